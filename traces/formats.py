@@ -1,0 +1,157 @@
+"""The project's own link format, and the only place where Mbit/s become bytes per second.
+
+A file has the header ``time_s,downlink_mbps,uplink_mbps`` and one row per change of rate. A rate
+holds from its row's time to the next row's, the last one as long as the step before it; then the
+file repeats. One row alone is a link that never changes. An empty ``uplink_mbps`` column means
+that the uplink was not measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from traces.bandwidth import BandwidthTrace, FloatArray, Link
+
+COLUMNS = ("time_s", "downlink_mbps", "uplink_mbps")
+BYTES_PER_S_PER_MBPS = 1e6 / 8
+# Far above any link and any recording: what lies beyond is a file in other units, and would
+# overflow the sums of the trace.
+MAX_TIME_S = 1e9
+MAX_MBPS = 1e6
+
+
+class _Row(NamedTuple):
+    time_s: float
+    downlink_mbps: float
+    uplink_mbps: float | None
+
+
+def read_link(path: str | Path, *, uplink_scale: float | None = None) -> Link:
+    """The link in a CSV file, named after it.
+
+    ``uplink_scale`` serves files without a measured uplink: it is then ``uplink_scale`` times the
+    downlink. A measured uplink is always kept. Raises ValueError that names the file, the line,
+    what stands there and what should.
+    """
+    path = Path(path)
+    if uplink_scale is not None and not (math.isfinite(uplink_scale) and uplink_scale > 0):
+        raise ValueError(f"uplink_scale must be a number above 0, got {uplink_scale}")
+    rows = _rows(path)
+    time_s = np.array([row.time_s for row in rows])
+    downlink = _trace(path, time_s, np.array([row.downlink_mbps for row in rows]), COLUMNS[1])
+    uplink_mbps = [row.uplink_mbps for row in rows if row.uplink_mbps is not None]
+    if uplink_mbps:
+        return Link(path.stem, downlink, _trace(path, time_s, np.array(uplink_mbps), COLUMNS[2]))
+    if uplink_scale is None:
+        raise ValueError(
+            f"{path}, lines 2 to {len(rows) + 1}: uplink_mbps is empty, so the uplink was not "
+            f"measured; give uplink_scale to use that multiple of the downlink instead"
+        )
+    return Link(path.stem, downlink, downlink.scaled(uplink_scale))
+
+
+def write_link(path: str | Path, link: Link) -> None:
+    """Write a link so that ``read_link`` returns the same rates at the same times.
+
+    Both directions must repeat after the same time, since one file has one time column.
+    """
+    down, up = link.downlink, link.uplink
+    if down.period_s != up.period_s:
+        raise ValueError(
+            f"both directions must have one period to share a file, got {down.period_s:g} s down "
+            f"and {up.period_s:g} s up (link {link.name})"
+        )
+    time_s = np.union1d(down.time_s, up.time_s)
+    last_s = down.period_s - time_s[-1]
+    if len(time_s) > 1 and not math.isclose(time_s[-1] - time_s[-2], last_s):
+        # The last rate lasts as long as the step before it, so an odd last step is halved.
+        time_s = np.append(time_s, time_s[-1] + last_s / 2)
+    lines = [",".join(COLUMNS)]
+    for at_s in time_s.tolist():
+        rates = (trace.rate_at(at_s) / BYTES_PER_S_PER_MBPS for trace in (down, up))
+        lines.append(",".join(f"{value:.12g}" for value in (at_s, *rates)))
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+
+
+def _rows(path: Path) -> list[_Row]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except OSError as error:
+        raise ValueError(f"{path}: the file cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: expected UTF-8 text, found other bytes") from None
+    header = lines[0].strip()
+    if tuple(name.strip() for name in header.split(",")) != COLUMNS:
+        raise ValueError(
+            f"{path}, line 1: expected the header {','.join(COLUMNS)}, "
+            f"found {_excerpt(header) if header else 'nothing'}"
+        )
+    if len(lines) == 1:
+        raise ValueError(f"{path}, line 2: expected at least one row, found the end of the file")
+    rows = [_row(f"{path}, line {number}", line) for number, line in enumerate(lines[1:], start=2)]
+    _check_order(path, rows)
+    return rows
+
+
+def _row(where: str, line: str) -> _Row:
+    fields = [field.strip() for field in line.split(",")]
+    if len(fields) != len(COLUMNS):
+        raise ValueError(
+            f"{where}: expected {len(COLUMNS)} fields ({','.join(COLUMNS)}), "
+            f"found {len(fields)} in {_excerpt(line)}"
+        )
+    return _Row(
+        _number(where, COLUMNS[0], fields[0], MAX_TIME_S),
+        _number(where, COLUMNS[1], fields[1], MAX_MBPS),
+        _number(where, COLUMNS[2], fields[2], MAX_MBPS) if fields[2] else None,
+    )
+
+
+def _number(where: str, column: str, text: str, largest: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= largest:
+        found = _excerpt(text) if text else "nothing"
+        raise ValueError(f"{where}: {column} must be a number in [0, {largest:g}], found {found}")
+    return value
+
+
+def _check_order(path: Path, rows: Sequence[_Row]) -> None:
+    if rows[0].time_s != 0:
+        raise ValueError(f"{path}, line 2: the first time_s must be 0, found {rows[0].time_s:g}")
+    is_measured = rows[0].uplink_mbps is not None
+    previous_s = -1.0
+    for number, row in enumerate(rows, start=2):
+        if row.time_s <= previous_s:
+            raise ValueError(
+                f"{path}, line {number}: time_s must increase, "
+                f"found {row.time_s:.12g} after {previous_s:.12g}"
+            )
+        if (row.uplink_mbps is not None) != is_measured:
+            raise ValueError(
+                f"{path}, line {number}: uplink_mbps must be given in every row or in none, "
+                f"found it {'missing' if is_measured else 'given'} here, unlike in line 2"
+            )
+        previous_s = row.time_s
+
+
+def _trace(path: Path, time_s: FloatArray, mbps: FloatArray, column: str) -> BandwidthTrace:
+    if not mbps.any():
+        raise ValueError(
+            f"{path}, lines 2 to {len(mbps) + 1}: {column} must be above 0 somewhere, "
+            f"found a link that never carries anything"
+        )
+    period_s = 2 * time_s[-1] - time_s[-2] if len(time_s) > 1 else 1.0
+    return BandwidthTrace(time_s, mbps * BYTES_PER_S_PER_MBPS, float(period_s))
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
