@@ -1,0 +1,93 @@
+"""What one training step asks of each block, and where gradients flow in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from devices.model_spec import ModelSpec
+from devices.plan import BoolArray, TermGrid
+from devices.profile import ComputeBits
+
+Position = Literal["below", "bottom", "above"]
+"""Of a block, relative to the lowest one with a trained term. No backward pass reaches a block
+below; one at the bottom is crossed, but its own input needs no gradient."""
+
+
+class Batch(NamedTuple):
+    """One batch as the device computes it."""
+
+    size: int  # b
+    length: int  # s, tokens of each sequence after padding
+    is_padded: bool  # at least one sequence is shorter than s
+    bits: ComputeBits  # of the operands of its matrix products
+
+    @property
+    def tokens(self) -> int:
+        """T = b s."""
+        return self.size * self.length
+
+    def num_bytes(self, elements: int) -> int:
+        """Bytes of so many operands."""
+        return elements * self.bits // 8
+
+
+class BlockTerms(NamedTuple):
+    """LoRA terms of one block, by linear layer in the order of ``ModelSpec.linears``."""
+
+    held: tuple[int, ...]
+    trained: tuple[int, ...]
+    position: Position
+
+
+class GradientFlow(NamedTuple):
+    """Which tensors need a gradient, by linear layer in the order of ``ModelSpec.linears``."""
+
+    inputs: tuple[bool, ...]
+    outputs: tuple[bool, ...]
+
+
+def block_terms(model: ModelSpec, terms: TermGrid) -> tuple[BlockTerms, ...]:
+    """(L,) blocks, from the embedding up."""
+    column = {layer.name: index for index, layer in enumerate(model.targets)}
+    columns = [column.get(layer.name) for layer in model.linears]
+    held, trained = _counts(terms.held, columns), _counts(terms.trained, columns)
+    touched = [block for block, counts in enumerate(trained) if any(counts)]
+    lowest = touched[0] if touched else model.num_blocks
+    return tuple(
+        BlockTerms(held[block], trained[block], _position(block, lowest))
+        for block in range(model.num_blocks)
+    )
+
+
+def _counts(grid: BoolArray, columns: Sequence[int | None]) -> list[tuple[int, ...]]:
+    """Terms by block and linear layer; a layer without a column has no LoRA."""
+    counts = grid.sum(axis=2).tolist()
+    return [tuple(0 if column is None else row[column] for column in columns) for row in counts]
+
+
+def _position(block: int, lowest: int) -> Position:
+    if block < lowest:
+        return "below"
+    return "bottom" if block == lowest else "above"
+
+
+@lru_cache(maxsize=1024)
+def gradient_flow(block: BlockTerms) -> GradientFlow:
+    """Forward propagation of "needs a gradient" through attention, feed-forward and residuals.
+
+    The layers are query, key, value, attention output, one or two into the feed-forward, and one
+    out of it: the order of both families.
+    """
+    hidden = block.position == "above"
+    trains = [count > 0 for count in block.trained]
+    qkv = [hidden or trained for trained in trains[:3]]
+    attended = any(qkv)
+    middle = hidden or attended or trains[3]
+    widened = [middle or trained for trained in trains[4:-1]]
+    narrowed = any(widened)
+    return GradientFlow(
+        inputs=(hidden, hidden, hidden, attended, *[middle] * len(widened), narrowed),
+        outputs=(*qkv, attended or trains[3], *widened, narrowed or trains[-1]),
+    )

@@ -1,0 +1,104 @@
+"""The cost model: what a plan demands in closed form, and the time it takes on a profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from devices.cost.blocks import Batch, block_terms
+from devices.cost.flops import backward_flops, forward_flops
+from devices.cost.memory import step_memory
+from devices.cost.model import Cost, MemoryBreakdown, StepTime
+from devices.cost.traffic import Traffic, step_traffic
+from devices.model_spec import ModelSpec
+from devices.plan import TrainingPlan
+from devices.profile import ComputeBits, DeviceProfile
+from devices.wire import download_bytes, upload_bytes
+
+MAX_REMEMBERED = 1 << 16
+"""Workloads; a long simulation must not fill the host's memory with them."""
+
+
+class Demand(NamedTuple):
+    """What one plan asks of any device, by training step."""
+
+    forward_flops: int
+    backward_flops: int
+    traffic: Traffic
+    memory: MemoryBreakdown
+    download_bytes: int
+    upload_bytes: int
+
+
+@dataclass(frozen=True)
+class ClosedFormCost:
+    """Costs from the model's sizes alone, nothing measured while simulating.
+
+    Every batch counts as padded to ``sequence_length``, the longest that the experiment allows,
+    with at least one shorter text in it: a simulated device pads to a fixed shape.
+    ``compute_bits`` is the width of the products and of what they leave in memory; a plan's weight
+    formats and activation bits decide memory and conversions, not the arithmetic rate.
+    """
+
+    model: ModelSpec
+    sequence_length: int
+    compute_bits: ComputeBits = 32
+    _demands: dict[bytes, Demand] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:
+        """Of the plan on the profile.
+
+        Raises ValueError where the profile has no rate for ``compute_bits``.
+        """
+        demand = self._demands.get(plan.workload)
+        if demand is None:
+            if len(self._demands) >= MAX_REMEMBERED:
+                self._demands.clear()
+            demand = self._demands[plan.workload] = self.demand(plan)
+        step = step_time(demand, profile, self.compute_bits)
+        train_s = plan.local_steps * sum(step)
+        return Cost(
+            download_bytes=demand.download_bytes,
+            upload_bytes=demand.upload_bytes,
+            flops=float(plan.local_steps * (demand.forward_flops + demand.backward_flops)),
+            memory=demand.memory,
+            step=step,
+            train_s=train_s,
+            compute_j=train_s * profile.power_w["compute"],
+        )
+
+    def demand(self, plan: TrainingPlan) -> Demand:
+        """What the plan asks of any device."""
+        batch = Batch(plan.batch_size, self.sequence_length, True, self.compute_bits)
+        blocks = block_terms(self.model, plan.terms)
+        return Demand(
+            forward_flops=forward_flops(self.model, blocks, batch),
+            backward_flops=backward_flops(self.model, blocks, batch),
+            traffic=step_traffic(self.model, plan, blocks, batch),
+            memory=step_memory(self.model, plan, batch),
+            download_bytes=download_bytes(self.model, plan.terms),
+            upload_bytes=upload_bytes(self.model, plan.terms),
+        )
+
+
+def step_time(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:
+    """A roofline for each phase: the slower of its arithmetic and its memory traffic.
+
+    Williams et al., "Roofline" (2009), applied phase by phase: our reconstruction.
+    """
+    if compute_bits not in profile.flops_per_s:
+        known = ", ".join(map(str, profile.flops_per_s))
+        raise ValueError(
+            f"profile {profile.name} must have a rate for {compute_bits} bits, it has only {known}"
+        )
+    flops_per_s, bytes_per_s = profile.flops_per_s[compute_bits], profile.memory_bytes_per_s
+    traffic = demand.traffic
+    return StepTime(
+        forward_s=max(demand.forward_flops / flops_per_s, traffic.forward / bytes_per_s),
+        backward_s=max(demand.backward_flops / flops_per_s, traffic.backward / bytes_per_s),
+        quantize_s=traffic.quantize / bytes_per_s,
+        optimizer_s=traffic.optimizer / bytes_per_s,
+        overhead_s=profile.overhead_s,
+    )

@@ -1,0 +1,94 @@
+"""FLOPs of one training step in closed form: two for each multiply-add of a matrix product.
+
+T = b s tokens, h hidden width, r held terms, L blocks. Only matrix products count, as in torch's
+own FlopCounterMode, against which these forms are tested.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from devices.cost.blocks import Batch, BlockTerms, gradient_flow
+from devices.model_spec import ModelSpec
+
+
+def forward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> int:
+    """Forward pass of all blocks and the head."""
+    return _head_forward(model, batch) + sum(
+        num_equal * _block_forward(model, block, batch)
+        for block, num_equal in Counter(blocks).items()
+    )
+
+
+def backward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> int:
+    """Backward pass of the head and of every block from the lowest trained one up.
+
+    A frozen weight costs one product (the gradient of its input), and none where that input needs
+    no gradient.
+    """
+    crossed = [block for block in blocks if block.position != "below"]
+    return _head_backward(model, batch, crosses=bool(crossed)) + sum(
+        num_equal * _block_backward(model, block, batch)
+        for block, num_equal in Counter(crossed).items()
+    )
+
+
+def _attention_product(model: ModelSpec, batch: Batch) -> int:
+    """One of attention's two products, for all heads: 2 b s^2 h."""
+    return 2 * batch.tokens * batch.length * model.linears[0].out_features
+
+
+def _block_forward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
+    """2 T (in out + r (in + out)) a layer, and attention's two products."""
+    layers = sum(
+        layer.num_weights + held * (layer.in_features + layer.out_features)
+        for layer, held in zip(model.linears, block.held, strict=True)
+    )
+    return 2 * batch.tokens * layers + 2 * _attention_product(model, batch)
+
+
+def _block_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
+    flow = gradient_flow(block)
+    layers = 0
+    for index, layer in enumerate(model.linears):
+        held, is_trained = block.held[index], block.trained[index] > 0
+        if flow.inputs[index]:
+            layers += layer.num_weights + held * layer.in_features  # dX through W and through A
+        if flow.inputs[index] or is_trained:
+            layers += held * layer.out_features  # gradient of A x
+        if is_trained:
+            layers += held * (layer.in_features + layer.out_features)  # dA and dB
+    return 2 * batch.tokens * layers + _attention_backward(model, block, batch)
+
+
+def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
+    """Four products in eager code, fewer where an operand is frozen; flash always does five."""
+    query, key, value = gradient_flow(block).outputs[:3]
+    products = query + key + value + (query or key)
+    if products and model.attention == "sdpa":
+        products = 5  # it computes the scores again
+    return products * _attention_product(model, batch)
+
+
+def _head_forward(model: ModelSpec, batch: Batch) -> int:
+    """One token a sequence goes through a dense layer and the classifier; Llama scores all T."""
+    scores = 2 * model.hidden * model.num_classes
+    if model.family == "llama":
+        return batch.tokens * scores
+    return batch.size * (2 * model.hidden**2 + scores)
+
+
+def _head_backward(model: ModelSpec, batch: Batch, *, crosses: bool) -> int:
+    """The classifier's own gradient, and that of its input where a block below is trained.
+
+    RoBERTa's dense layer is trained, so its own gradient and that of the classifier's input are
+    always needed; BERT's pooler is frozen.
+    """
+    scores = 2 * model.hidden * model.num_classes
+    dense = 2 * model.hidden**2
+    if model.family == "llama":
+        return batch.tokens * scores * (1 + crosses)
+    if model.family == "roberta":
+        return batch.size * (2 * scores + dense * (1 + crosses))
+    return batch.size * (scores + (scores + dense) * crosses)

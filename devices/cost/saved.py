@@ -1,0 +1,180 @@
+"""What a block keeps from its forward to its backward pass, tensor by tensor.
+
+T = b s tokens, h hidden width, f feed-forward width, n heads, r held terms of a layer. Listing
+tensors makes the form hold for any choice of adapted layers; ``docs/costs.md`` gives the sums.
+Tests compare them to the byte with what torch saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from devices.cost.blocks import Batch, BlockTerms, GradientFlow, gradient_flow
+from devices.model_spec import ModelSpec
+
+GROUP = 64
+"""Elements that share one scale and zero."""
+SMALLEST_PACKED = 1024
+"""Tensors of fewer elements stay as computed: packing them gains nothing."""
+INDEX_BITS = 64
+"""Labels and positions."""
+
+
+class SavedTensor(NamedTuple):
+    """One tensor kept for the backward pass."""
+
+    elements: int
+    bits: int  # of one element as computed
+    precision: Literal["planned", "attention", "exact"] = "planned"
+
+    @property
+    def raw_bytes(self) -> int:
+        """As computed."""
+        return self.elements * self.bits // 8
+
+    def held_bytes(self, activation_bits: int) -> int:
+        """Packed by whole groups, each with an fp16 scale and zero: 4 bytes.
+
+        Query, key and value never go below 8 bits: flash attention computes the scores again from
+        them, and noise there is raised to the exponential.
+        """
+        if self.precision == "exact" or activation_bits == 32 or self.elements < SMALLEST_PACKED:
+            return self.raw_bytes
+        bits = max(activation_bits, 8) if self.precision == "attention" else activation_bits
+        return -(-self.elements // GROUP) * (GROUP * bits // 8 + 4)
+
+
+def raw_bytes(tensors: Iterable[SavedTensor]) -> int:
+    """As computed."""
+    return sum(tensor.raw_bytes for tensor in tensors)
+
+
+class SavedHalves(NamedTuple):
+    """What one block saves, up to the attention's output and from there on."""
+
+    attention: list[SavedTensor]
+    feed_forward: list[SavedTensor]
+
+
+@lru_cache(maxsize=1024)
+def block_tensors(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedHalves:
+    """Everything that one block saves; nothing below the lowest trained one."""
+    if block.position == "below":
+        return SavedHalves([], [])
+    flow = gradient_flow(block)
+    adapters = _adapter_halves(model, block, batch)
+    norms = (_llama_halves if model.family == "llama" else _bert_halves)(model, flow, batch)
+    products = (_flash_tensors if model.attention == "sdpa" else _eager_tensors)(model, flow, batch)
+    return SavedHalves(
+        [*norms.attention, *adapters.attention, *products],
+        [*norms.feed_forward, *adapters.feed_forward],
+    )
+
+
+def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedHalves:
+    """A layer with trained terms saves its input, for A, and A's output (T r), for B.
+
+    Layers that read one tensor share it. A frozen weight needs no input, and nor do frozen terms.
+    """
+    trains = [count > 0 for count in block.trained]
+    # Flash attention saves its own output, which the layer after it reads.
+    is_shared = model.attention == "sdpa" and gradient_flow(block).inputs[3]
+    readers = [any(trains[:3]), trains[3] and not is_shared, any(trains[4:-1]), trains[-1]]
+    inputs = [
+        [SavedTensor(batch.tokens * model.linears[index].in_features, batch.bits)] * is_saved
+        for index, is_saved in zip((0, 3, 4, -1), readers, strict=True)
+    ]
+    lows = [
+        SavedTensor(batch.tokens * held * is_trained, batch.bits)
+        for held, is_trained in zip(block.held, trains, strict=True)
+    ]
+    return SavedHalves([*inputs[0], *lows[:3]], [*inputs[1], *inputs[2], *inputs[3], *lows[3:]])
+
+
+def _eager_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[SavedTensor]:
+    """Each product saves the operand that the other's gradient needs; softmax saves the scores.
+
+    Keys and values are repeated for every query head. Llama's softmax is in fp32, and then cast.
+    """
+    query, key, value = flow.outputs[:3]
+    scored = query or key
+    queries = batch.tokens * model.linears[0].out_features
+    num_scores = batch.tokens * batch.length * model.num_heads  # b n s^2
+    operands = [SavedTensor(queries, batch.bits, "attention")] * (key + query + scored)
+    scores = SavedTensor(num_scores, batch.bits)
+    if model.family == "llama" and batch.bits < 32:
+        return operands + [SavedTensor(num_scores, 32)] * scored + [scores] * value
+    return operands + [scores] * (scored or value)
+
+
+def _flash_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[SavedTensor]:
+    """Flash attention saves all its operands, its output and the log-sum-exp of each score row.
+
+    A mask is expanded to (b, s, s), and repeats keys and values for every query head.
+    """
+    if not any(flow.outputs[:3]):
+        return []
+    queries = batch.tokens * model.linears[0].out_features
+    keys = queries if batch.is_padded else batch.tokens * model.linears[1].out_features
+    mask = [SavedTensor(batch.tokens * batch.length, batch.bits, "exact")] * batch.is_padded
+    return [
+        *[SavedTensor(width, batch.bits, "attention") for width in (queries, keys, keys)],
+        SavedTensor(queries, batch.bits),
+        SavedTensor(batch.tokens * model.num_heads, 32, "exact"),
+        *mask,
+    ]
+
+
+def _bert_halves(model: ModelSpec, flow: GradientFlow, batch: Batch) -> SavedHalves:
+    """Two layer norms (input, mean, deviation) after attention, and the input of GELU."""
+    statistic = SavedTensor(batch.tokens, batch.bits)
+    norm = [SavedTensor(batch.tokens * model.hidden, batch.bits), statistic, statistic]
+    after_attention, widened, narrowed = flow.inputs[4], flow.outputs[4], flow.outputs[5]
+    gelu = [SavedTensor(batch.tokens * model.ffn, batch.bits)] * widened
+    return SavedHalves([], norm * after_attention + gelu + norm * (after_attention or narrowed))
+
+
+def _llama_halves(model: ModelSpec, flow: GradientFlow, batch: Batch) -> SavedHalves:
+    """An RMS norm before each half, and silu(gate) * up, which saves gate, silu(gate) and up."""
+    norm = _rms_norm_tensors(model, batch)
+    gate, up = flow.outputs[4:6]
+    product = [SavedTensor(batch.tokens * model.ffn, batch.bits)] * (2 * gate + up)
+    return SavedHalves(norm * flow.inputs[0], norm * flow.inputs[4] + product)
+
+
+def _rms_norm_tensors(model: ModelSpec, batch: Batch) -> list[SavedTensor]:
+    """Input and deviation: this norm computes in fp32 whatever the model's own width."""
+    return [SavedTensor(batch.tokens * model.hidden, 32), SavedTensor(batch.tokens, 32)]
+
+
+def rotary_tensors(
+    model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch
+) -> list[SavedTensor]:
+    """Cosine and sine (s, h / n), saved once by all that rotate a query or key with a gradient."""
+    rotates = any(
+        any(gradient_flow(block).outputs[:2]) for block in blocks if block.position != "below"
+    )
+    if model.family != "llama" or not rotates:
+        return []
+    head_size = model.linears[0].out_features // model.num_heads
+    return [SavedTensor(batch.length * head_size, batch.bits, "exact")] * 2
+
+
+def head_tensors(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> list[SavedTensor]:
+    """What the head and the loss save."""
+    loss = [
+        SavedTensor(batch.size * model.num_classes, batch.bits),  # log-softmax
+        SavedTensor(batch.size, INDEX_BITS),  # labels
+        SavedTensor(1, batch.bits),  # their number
+    ]
+    if model.family == "llama":
+        crosses = any(block.position != "below" for block in blocks)
+        norm = _rms_norm_tensors(model, batch) if crosses else []
+        scored = SavedTensor(batch.tokens * model.hidden, batch.bits)
+        return [*norm, scored, *[SavedTensor(batch.size, INDEX_BITS)] * 2, *loss]
+    pooled = [SavedTensor(batch.size * model.hidden, batch.bits)]
+    if model.family == "roberta":  # its dense layer keeps all tokens alive through the first
+        pooled.append(SavedTensor(batch.tokens * model.hidden, batch.bits))
+    return [*pooled, *loss]

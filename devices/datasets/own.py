@@ -1,0 +1,122 @@
+"""Reads a user's labelled texts: CSV (quoted), TSV (never quoted) or JSON lines, all in UTF-8."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ENDINGS = ("csv", "tsv", "jsonl")
+
+
+class Example(NamedTuple):
+    """One labelled text, and the line of its file where it begins (from 1)."""
+
+    line: int
+    text: str
+    label: str
+
+
+def error_at(path: Path, line: int, message: str) -> ValueError:
+    """An error that ends with its place."""
+    return ValueError(f"{message} ({path}, line {line})")
+
+
+def split_file(directory: Path, split: str) -> Path:
+    """The one file of a split. Raises ValueError where there is none, or more than one."""
+    paths = [directory / f"{split}.{ending}" for ending in ENDINGS]
+    found = [path for path in paths if os.path.isfile(path)]
+    if len(found) != 1:
+        raise ValueError(
+            f"exactly one of {', '.join(path.name for path in paths)} must be there, "
+            f"got {', '.join(path.name for path in found) or 'none'} ({directory})"
+        )
+    return found[0]
+
+
+def parse_examples(path: Path, content: bytes) -> list[Example]:
+    """The examples in a file's content; ``path`` tells the format and is named in errors.
+
+    Every record has a ``text`` and a ``label``; other columns are ignored, and so are blank lines
+    and space around both. Raises ValueError where a record is broken, or where there is none.
+    """
+    try:
+        decoded = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = f"byte {content[error.start]:#04x}"
+        raise error_at(path, line, f"the file must be UTF-8, got {found}") from None
+    read = _json_records if path.suffix == ".jsonl" else _table_records
+    examples = [_checked(path, *record) for record in read(path, decoded)]
+    if not examples:
+        raise ValueError(f"there must be at least one example, got none ({path})")
+    return examples
+
+
+def _checked(path: Path, line: int, text: str, label: str) -> Example:
+    for column, value in (("text", text), ("label", label)):
+        if not value.strip():
+            raise error_at(path, line, f"{column} must not be empty, got {value!r}")
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise error_at(path, line, f"{column} must be valid Unicode, got half of a character")
+    return Example(line, text.strip(), label.strip())
+
+
+def _table_rows(path: Path, decoded: str) -> Iterator[tuple[int, list[str]]]:
+    if path.suffix == ".csv":
+        reader = csv.reader(io.StringIO(decoded, newline=""), strict=True)
+    else:
+        reader = csv.reader(
+            io.StringIO(decoded, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE
+        )
+    line = 1
+    try:
+        for row in reader:
+            if row:
+                yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise error_at(path, line, f"every row must be well-formed, got: {error}") from None
+
+
+def _table_records(path: Path, decoded: str) -> Iterator[tuple[int, str, str]]:
+    rows = _table_rows(path, decoded)
+    line, header = next(rows, (1, []))
+    columns = [name.strip() for name in header]
+    if columns.count("text") != 1 or columns.count("label") != 1:
+        found = ", ".join(columns) or "nothing"
+        raise error_at(path, line, f"the header must name text and label once each, got {found}")
+    text, label = columns.index("text"), columns.index("label")
+    for line, row in rows:
+        if len(row) != len(columns):
+            raise error_at(
+                path, line, f"a row must have {len(columns)} fields as the header, got {len(row)}"
+            )
+        yield line, row[text], row[label]
+
+
+def _json_records(path: Path, decoded: str) -> Iterator[tuple[int, str, str]]:
+    for line, row in enumerate(decoded.split("\n"), start=1):
+        if not row.strip():
+            continue
+        try:
+            record = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            raise error_at(path, line, f"every line must be JSON, got: {error}") from None
+        if not isinstance(record, dict):
+            raise error_at(path, line, f"every line must be an object, got {type(record).__name__}")
+        text, label = record.get("text"), record.get("label")
+        if not isinstance(text, str):
+            raise error_at(path, line, f"text must be a string, got {_shown(record, 'text')}")
+        if not isinstance(label, str | int) or isinstance(label, bool):
+            found = _shown(record, "label")
+            raise error_at(path, line, f"label must be a string or a whole number, got {found}")
+        yield line, text, str(label)
+
+
+def _shown(record: dict[str, object], key: str) -> str:
+    return repr(record[key])[:60] if key in record else "nothing"

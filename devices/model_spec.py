@@ -1,0 +1,195 @@
+"""The sizes of a transformer that its costs follow from, without loading it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from devices.plan import Adapter, BoolArray, Factors, Float32Array, ModuleKey
+
+Family = Literal["bert", "roberta", "llama"]
+Attention = Literal["eager", "sdpa"]
+
+
+@dataclass(frozen=True)
+class LinearSpec:
+    """One linear layer of a block."""
+
+    name: str  # as in the model's own code: "query"
+    in_features: int
+    out_features: int
+    bias: bool
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of its weight matrix, the part that packs."""
+        return self.in_features * self.out_features
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A stack of equal transformer blocks with LoRA on ``targets``, and a classification head."""
+
+    name: str
+    family: Family
+    num_blocks: int  # L
+    hidden: int  # h
+    num_heads: int  # n
+    num_kv_heads: int
+    ffn: int  # f
+    linears: tuple[LinearSpec, ...]  # of one block, all of them
+    targets: tuple[LinearSpec, ...]  # those with LoRA, in the order of TermGrid's second axis
+    norm_parameters: int  # of one block
+    embedding_parameters: int  # everything below the first block
+    frozen_head_parameters: int  # BERT's pooler; the final norm of Llama; RoBERTa has none
+    num_classes: int
+    attention: Attention = "eager"
+
+    @property
+    def head_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The trained head's tensors, named as transformers names them."""
+        classes, hidden = self.num_classes, self.hidden
+        if self.family == "llama":
+            return {"score.weight": (classes, hidden)}
+        if self.family == "bert":
+            return {"classifier.weight": (classes, hidden), "classifier.bias": (classes,)}
+        return {
+            "classifier.dense.weight": (hidden, hidden),
+            "classifier.dense.bias": (hidden,),
+            "classifier.out_proj.weight": (classes, hidden),
+            "classifier.out_proj.bias": (classes,),
+        }
+
+    @property
+    def head_parameters(self) -> int:
+        """Elements of the trained head."""
+        return sum(math.prod(shape) for shape in self.head_shapes.values())
+
+    def grid_shape(self, rank: int) -> tuple[int, int, int]:
+        """(L, M, R) of a TermGrid."""
+        return self.num_blocks, len(self.targets), rank
+
+    def term_parameters(self, chosen: BoolArray) -> int:
+        """LoRA parameters of the chosen terms of a grid (L, M, R)."""
+        counts = chosen.sum(axis=(0, 2)).tolist()
+        return sum(
+            num_terms * (layer.in_features + layer.out_features)
+            for num_terms, layer in zip(counts, self.targets, strict=True)
+        )
+
+    @property
+    def max_rank(self) -> int:
+        """Above this rank LoRA holds more terms than the smallest adapted matrix has."""
+        return min(min(layer.in_features, layer.out_features) for layer in self.targets)
+
+    def initial_adapter(self, rank: int, alpha: float, rng: np.random.Generator) -> Adapter:
+        """A drawn as in LoRA (Kaiming uniform, a = sqrt(5)), B zero; a head with std 0.02."""
+        factors = {}
+        for block in range(self.num_blocks):
+            for layer in self.targets:
+                bound = 1.0 / np.sqrt(layer.in_features)
+                a = rng.uniform(-bound, bound, (rank, layer.in_features)).astype(np.float32)
+                b = np.zeros((layer.out_features, rank), dtype=np.float32)
+                factors[ModuleKey(block, layer.name)] = Factors(a, b)
+        head: dict[str, Float32Array] = {
+            name: (
+                np.zeros(shape, dtype=np.float32)
+                if name.endswith("bias")
+                else rng.normal(0.0, 0.02, shape).astype(np.float32)
+            )
+            for name, shape in self.head_shapes.items()
+        }
+        return Adapter(factors, head, alpha / rank)
+
+    @classmethod
+    def from_config(
+        cls, name: str, config: Mapping[str, Any], targets: Sequence[str], num_classes: int
+    ) -> ModelSpec:
+        """Read a transformers ``config.json``; ``targets`` name the adapted layers of a block.
+
+        Raises ValueError for a family or an activation function without checked closed forms, or a
+        target that is no linear layer of its block.
+        """
+        readers = {"bert": _bert, "roberta": _roberta, "llama": _llama}
+        model_type = str(config.get("model_type"))
+        if model_type not in readers:
+            raise ValueError(
+                f"model type must be one of {', '.join(readers)}, got {model_type!r} (model {name})"
+            )
+        sizes = readers[model_type](config)
+        expected = "silu" if model_type == "llama" else "gelu"
+        if config.get("hidden_act", expected) != expected:
+            raise ValueError(
+                f"hidden_act of a {model_type} must be {expected!r}, "
+                f"got {config['hidden_act']!r} (model {name})"
+            )
+        linears = {layer.name: layer for layer in sizes["linears"]}
+        unknown = [target for target in targets if target not in linears]
+        if unknown or not targets:
+            raise ValueError(
+                f"targets must be among {', '.join(linears)}, got {', '.join(unknown) or 'none'}"
+            )
+        ordered = tuple(linears[t] for t in linears if t in targets)
+        return cls(name=name, targets=ordered, num_classes=num_classes, **sizes)
+
+
+def _bert(config: Mapping[str, Any]) -> dict[str, Any]:
+    h, f = config["hidden_size"], config["intermediate_size"]
+    embeddings = config["vocab_size"] + config["max_position_embeddings"]
+    embeddings += config.get("type_vocab_size", 2)
+    attention = [LinearSpec(name, h, h, True) for name in ("query", "key", "value")]
+    return {
+        "family": "bert",
+        "num_blocks": config["num_hidden_layers"],
+        "hidden": h,
+        "num_heads": config["num_attention_heads"],
+        "num_kv_heads": config["num_attention_heads"],
+        "ffn": f,
+        "linears": (
+            *attention,
+            LinearSpec("attention.output.dense", h, h, True),
+            LinearSpec("intermediate.dense", h, f, True),
+            LinearSpec("output.dense", f, h, True),
+        ),
+        "norm_parameters": 4 * h,
+        "embedding_parameters": embeddings * h + 2 * h,
+        "frozen_head_parameters": h * h + h,
+    }
+
+
+def _roberta(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A BERT without a pooler: the dense layer of its head is trained."""
+    return {**_bert(config), "family": "roberta", "frozen_head_parameters": 0}
+
+
+def _llama(config: Mapping[str, Any]) -> dict[str, Any]:
+    h, f, n = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or n
+    head_dim = config.get("head_dim") or h // n
+    q, kv = n * head_dim, kv_heads * head_dim
+    attention_bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
+    linears = [
+        LinearSpec("q_proj", h, q, attention_bias),
+        LinearSpec("k_proj", h, kv, attention_bias),
+        LinearSpec("v_proj", h, kv, attention_bias),
+        LinearSpec("o_proj", q, h, attention_bias),
+        LinearSpec("gate_proj", h, f, mlp_bias),
+        LinearSpec("up_proj", h, f, mlp_bias),
+        LinearSpec("down_proj", f, h, mlp_bias),
+    ]
+    return {
+        "family": "llama",
+        "num_blocks": config["num_hidden_layers"],
+        "hidden": h,
+        "num_heads": n,
+        "num_kv_heads": kv_heads,
+        "ffn": f,
+        "linears": tuple(linears),
+        "norm_parameters": 2 * h,
+        "embedding_parameters": config["vocab_size"] * h,
+        "frozen_head_parameters": h,
+    }

@@ -1,0 +1,82 @@
+"""Divides the training examples among devices: every example to exactly one device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+IndexArray = npt.NDArray[np.int64]
+
+MAX_ALPHA = 1e6
+"""Far beyond the last alpha that differs from even shares; Dirichlet draws overflow near 1e306."""
+
+
+def dirichlet_shards(
+    labels: IndexArray,
+    num_devices: int,
+    *,
+    alpha: float,
+    rng: np.random.Generator,
+    min_examples: int = 1,
+) -> list[IndexArray]:
+    """Label-skewed shards: rising indices into ``labels``, one array a device.
+
+    Each class is divided by its own draw of Dirichlet(alpha, ..., alpha) over the devices
+    (Yurochkin et al. 2019, "Bayesian nonparametric federated learning of neural networks"), so both
+    the mix of labels and the size of a shard vary: alpha near 0 gives a class to one device, a
+    large alpha gives every device an even share. Then every device short of ``min_examples`` takes
+    random examples, one at a time, from whichever shard is the largest (the first of equals).
+
+    Raises ValueError for alpha outside (0, 1e6], or too few examples for the devices.
+    """
+    if not 0 < alpha <= MAX_ALPHA:
+        raise ValueError(f"alpha must be in (0, {MAX_ALPHA:g}], got {alpha:g}")
+    _check_enough(len(labels), num_devices, min_examples)
+    parts: list[list[IndexArray]] = [[] for _ in range(num_devices)]
+    for label in np.unique(labels):
+        examples = rng.permutation(np.flatnonzero(labels == label))
+        shares = rng.dirichlet(np.full(num_devices, alpha))
+        cuts = np.rint(np.cumsum(shares[:-1]) * len(examples)).astype(np.int64)
+        for part, chunk in zip(parts, np.split(examples, cuts), strict=True):
+            part.append(chunk)
+    return _repaired([np.concatenate(part) for part in parts], rng, min_examples)
+
+
+def iid_shards(
+    num_examples: int, num_devices: int, *, rng: np.random.Generator
+) -> list[IndexArray]:
+    """Random shards whose sizes differ by at most one: rising indices, one array a device.
+
+    Raises ValueError for fewer examples than devices.
+    """
+    _check_enough(num_examples, num_devices, 1)
+    shards = np.array_split(rng.permutation(num_examples), num_devices)
+    return [np.sort(shard) for shard in shards]
+
+
+def _check_enough(num_examples: int, num_devices: int, min_examples: int) -> None:
+    if num_devices < 1:
+        raise ValueError(f"the number of devices must be at least 1, got {num_devices}")
+    if min_examples < 1:
+        raise ValueError(f"min_examples must be at least 1, got {min_examples}")
+    if num_devices * min_examples > num_examples:
+        raise ValueError(
+            f"there must be at least {num_devices * min_examples} training examples "
+            f"({num_devices} devices, {min_examples} each), got {num_examples}"
+        )
+
+
+def _repaired(
+    shards: Sequence[IndexArray], rng: np.random.Generator, min_examples: int
+) -> list[IndexArray]:
+    held = [shard.tolist() for shard in shards]
+    sizes = np.array([len(shard) for shard in held])
+    for device in np.flatnonzero(sizes < min_examples):
+        while sizes[device] < min_examples:
+            largest = int(np.argmax(sizes))
+            held[device].append(held[largest].pop(int(rng.integers(sizes[largest]))))
+            sizes[device] += 1
+            sizes[largest] -= 1
+    return [np.array(sorted(shard), dtype=np.int64) for shard in held]

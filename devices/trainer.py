@@ -1,0 +1,66 @@
+"""What the engine needs of training: real gradients in zero simulated seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from devices.plan import Adapter, Broadcast, TrainingPlan
+
+SalienceMetric = Literal["wanda", "taylor", "influence", "outerr"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """One device's local training. The result is a function of these four and nothing else."""
+
+    plan: TrainingPlan
+    broadcast: Broadcast
+    examples: npt.NDArray[np.int64]  # (n,): the device's shard, as indices into the training set
+    seed: int
+
+
+class TrainingResult(NamedTuple):
+    """The adapter after the plan's steps, before the wire; terms not trained are untouched."""
+
+    adapter: Adapter
+    train_loss: float  # mean over the steps
+
+
+class Evaluation(NamedTuple):
+    """The global model on the held-out examples."""
+
+    accuracy: float
+    loss: float
+
+
+class Trainer(Protocol):
+    """Trains many jobs at once, in any order and on any number of workers, with one result."""
+
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]: ...
+
+    def evaluate(self, adapter: Adapter) -> Evaluation: ...
+
+    def block_salience(self, metric: SalienceMetric) -> npt.NDArray[np.float64]:
+        """(L,): how much each block matters to the model, larger is more."""
+        ...
+
+
+@dataclass(frozen=True)
+class NullTrainer:
+    """Timing only: adapters come back as they went out, and nothing is known of the model."""
+
+    num_blocks: int
+
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        return [TrainingResult(job.broadcast.adapter, float("nan")) for job in jobs]
+
+    def evaluate(self, adapter: Adapter) -> Evaluation:
+        return Evaluation(float("nan"), float("nan"))
+
+    def block_salience(self, metric: SalienceMetric) -> npt.NDArray[np.float64]:
+        return np.ones(self.num_blocks)

@@ -1,0 +1,292 @@
+"""The messages between server and device: every byte that the clock charges for is in them.
+
+    message    = header, payload
+    header     = magic 4 bytes | kind u8 | 3 zero bytes | payload length u32 | CRC-32 of payload u32
+    broadcast  = for each module: the held terms' rows of A, then their columns of B, fp32; the head
+    update     = for each module, and each precision in rising order: the uploaded terms' rows of A,
+                 then their columns of B; the head
+
+Both sides know the plan, so no message says which terms follow. A term sent at q < 32 bits is its
+difference from the broadcast: its row of A and its column of B have an fp32 scale each (64 bits a
+term) and codes of q bits, 2^(q-1) - 1 steps to either side of zero, rounded up or down at random.
+A term sent at 32 bits is the value itself, and so is the head. Numbers are little-endian; scales
+come before codes, and the codes of one module, precision and factor fill whole bytes.
+
+Quantizing the difference, term by term, is our reconstruction of HAFLQ's adaptive upload (Su et
+al., arXiv 2411.06581), whose abstract gives no format.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from devices.model_spec import ModelSpec
+from devices.plan import (
+    UPLOAD_BITS,
+    Adapter,
+    BitsArray,
+    BoolArray,
+    Factors,
+    Float32Array,
+    ModuleKey,
+    TermGrid,
+    TrainingPlan,
+)
+
+HEADER = struct.Struct("<4sB3xII")
+MAGIC = b"FCLK"
+Kind = Literal["broadcast", "update"]
+KINDS: tuple[Kind, ...] = ("broadcast", "update")
+SCALE_BYTES = 4
+FP32_BYTES = 4
+PRECISIONS = tuple(bits for bits in UPLOAD_BITS if bits > 0)
+
+
+G = TypeVar("G", bound=np.generic)
+
+
+class Stack(NamedTuple):
+    """One module's terms in all blocks; a term is a row of both."""
+
+    a: Float32Array  # (L, R, in)
+    b: Float32Array  # (L, R, out)
+
+
+def download_bytes(model: ModelSpec, terms: TermGrid) -> int:
+    """Length of the broadcast message for these terms."""
+    payload = _payload_bytes(np.where(terms.held, 32, 0).astype(np.uint8), _term_widths(model))
+    return HEADER.size + payload + FP32_BYTES * model.head_parameters
+
+
+def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
+    """Length of the update message for these terms."""
+    payload = _payload_bytes(terms.upload_bits, _term_widths(model))
+    return HEADER.size + payload + FP32_BYTES * model.head_parameters
+
+
+def _term_widths(model: ModelSpec) -> list[tuple[int, int]]:
+    """(in, out) of each module."""
+    return [(layer.in_features, layer.out_features) for layer in model.targets]
+
+
+def _payload_bytes(bits: BitsArray, widths: list[tuple[int, int]]) -> int:
+    """Bytes of all terms, sent at ``bits`` (L, M, R)."""
+    total = 0
+    for precision in PRECISIONS:
+        counts = (bits == precision).sum(axis=(0, 2)).tolist()
+        scale_bytes = SCALE_BYTES if precision < 32 else 0
+        for num_terms, module in zip(counts, widths, strict=True):
+            for width in module:
+                total += num_terms * scale_bytes + -(-num_terms * width * precision // 8)
+    return total
+
+
+def encode_broadcast(adapter: Adapter, *, terms: TermGrid) -> bytes:
+    """What a device downloads: the terms that it holds, and the head."""
+    parts = []
+    for module, held in _by_module(adapter, terms.held):
+        stack = _stack(adapter, module)
+        parts += [_fp32(stack.a[held]), _fp32(stack.b[held])]
+    return _message("broadcast", [*parts, _encode_head(adapter.head)])
+
+
+def decode_broadcast(message: bytes, model: ModelSpec, *, terms: TermGrid, scale: float) -> Adapter:
+    """What the device starts from; terms that it does not hold are zero.
+
+    Raises ValueError where the message is damaged, or no broadcast of these terms.
+    """
+    expected = download_bytes(model, terms) - HEADER.size
+    reader = _Reader(_payload(message, "broadcast", expected))
+    factors: dict[ModuleKey, Factors] = {}
+    blocks, _, rank = terms.held.shape
+    for column, layer in enumerate(model.targets):
+        stack = Stack(
+            np.zeros((blocks, rank, layer.in_features), dtype=np.float32),
+            np.zeros((blocks, rank, layer.out_features), dtype=np.float32),
+        )
+        for values in stack:
+            _fill(values, terms.held[:, column], reader)
+        factors |= _unstack(layer.name, stack)
+    by_block = dict(sorted(factors.items(), key=lambda item: item[0].block))
+    return Adapter(by_block, _decode_head(reader, model.head_shapes), scale)
+
+
+def encode_update(
+    adapter: Adapter, broadcast: Adapter, *, plan: TrainingPlan, rng: np.random.Generator
+) -> bytes:
+    """What a device uploads after training: the plan's terms at their precision, and the head.
+
+    Raises ValueError where a term to be quantized is not finite.
+    """
+    parts = []
+    for module, bits in _by_module(broadcast, plan.terms.upload_bits):
+        after, before = _stack(adapter, module), _stack(broadcast, module)
+        for precision, chosen in _by_precision(bits):
+            for values, origin in zip(after, before, strict=True):
+                if precision == 32:
+                    parts.append(_fp32(values[chosen]))
+                    continue
+                delta = values[chosen] - origin[chosen]
+                if not np.isfinite(delta).all():
+                    raise ValueError(f"an update must be finite, got NaN or inf in {module}")
+                parts += _quantize(delta, precision, rng)
+    return _message("update", [*parts, _encode_head(adapter.head)])
+
+
+def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> Adapter:
+    """What the server receives; terms that were not uploaded keep the broadcast's values.
+
+    Raises ValueError where the message is damaged, or no answer to this plan.
+    """
+    head_shapes = {name: values.shape for name, values in broadcast.head.items()}
+    firsts = [broadcast.factors[ModuleKey(0, module)] for module in broadcast.modules]
+    widths = [(first.a.shape[1], first.b.shape[0]) for first in firsts]
+    expected = _payload_bytes(plan.terms.upload_bits, widths)
+    expected += FP32_BYTES * sum(math.prod(shape) for shape in head_shapes.values())
+    reader = _Reader(_payload(message, "update", expected))
+    factors = dict(broadcast.factors)
+    for module, bits in _by_module(broadcast, plan.terms.upload_bits):
+        stack = _stack(broadcast, module)
+        for precision, chosen in _by_precision(bits):
+            for values in stack:
+                if precision == 32:
+                    _fill(values, chosen, reader)
+                else:
+                    shape = (int(chosen.sum()), values.shape[2])
+                    values[chosen] += reader.dequantized(shape, precision)
+        factors |= _unstack(module, stack)
+    return Adapter(factors, _decode_head(reader, head_shapes), broadcast.scale)
+
+
+def _by_module(adapter: Adapter, grid: npt.NDArray[G]) -> Iterator[tuple[str, npt.NDArray[G]]]:
+    """Each module with its (L, R) part of a (L, M, R) grid."""
+    for column, module in enumerate(adapter.modules):
+        yield module, grid[:, column]
+
+
+def _by_precision(bits: BitsArray) -> Iterator[tuple[int, BoolArray]]:
+    """Each precision in use, in rising order, and which terms (L, R) are sent at it."""
+    for precision in PRECISIONS:
+        chosen = bits == precision
+        if chosen.any():
+            yield precision, chosen
+
+
+def _stack(adapter: Adapter, module: str) -> Stack:
+    """A copy of one module's factors in all blocks."""
+    layers = [factors for key, factors in adapter.factors.items() if key.module == module]
+    return Stack(np.stack([layer.a for layer in layers]), np.stack([layer.b.T for layer in layers]))
+
+
+def _unstack(module: str, stack: Stack) -> dict[ModuleKey, Factors]:
+    return {
+        ModuleKey(block, module): Factors(a, np.ascontiguousarray(b.T))
+        for block, (a, b) in enumerate(zip(stack.a, stack.b, strict=True))
+    }
+
+
+def _fp32(values: Float32Array) -> bytes:
+    return values.astype("<f4", copy=False).tobytes()
+
+
+def _encode_head(head: Mapping[str, Float32Array]) -> bytes:
+    return b"".join(_fp32(head[name]) for name in sorted(head))
+
+
+def _quantize(delta: Float32Array, bits: int, rng: np.random.Generator) -> list[bytes]:
+    """Scales and codes of (terms, width); on average they decode to ``delta``."""
+    top = 2 ** (bits - 1) - 1
+    scales = (np.abs(delta).max(axis=1, keepdims=True) / top).astype(np.float32)
+    steps = np.divide(delta, scales, out=np.zeros(delta.shape), where=scales > 0, dtype=np.float64)
+    codes = np.clip(np.floor(steps + rng.random(delta.shape)), -top, top) + 2 ** (bits - 1)
+    return [_fp32(scales), _pack(codes.astype(np.uint16).ravel(), bits)]
+
+
+def _pack(codes: npt.NDArray[np.uint16], bits: int) -> bytes:
+    """Codes of 2, 4 or 8 bits side by side in bytes, the first in the low bits; 16 in two bytes."""
+    if bits == 16:
+        return codes.astype("<u2", copy=False).tobytes()
+    per_byte = 8 // bits
+    padded = np.zeros(-(-len(codes) // per_byte) * per_byte, dtype=np.uint8)
+    padded[: len(codes)] = codes
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    packed: npt.NDArray[np.uint8] = np.bitwise_or.reduce(
+        padded.reshape(-1, per_byte) << shifts, axis=1
+    )
+    return packed.tobytes()
+
+
+def _unpack(packed: memoryview, num_codes: int, bits: int) -> npt.NDArray[np.unsignedinteger]:
+    """The codes that ``_pack`` was given."""
+    if bits == 16:
+        return np.frombuffer(packed, dtype="<u2")
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    pieces = np.frombuffer(packed, dtype=np.uint8)[:, None] >> shifts
+    codes: npt.NDArray[np.uint8] = pieces & np.uint8(2**bits - 1)
+    return codes.ravel()[:num_codes]
+
+
+class _Reader:
+    """Takes one part of a payload after the other."""
+
+    def __init__(self, payload: memoryview) -> None:
+        self._rest = payload
+
+    def take(self, size_bytes: int) -> memoryview:
+        taken, self._rest = self._rest[:size_bytes], self._rest[size_bytes:]
+        return taken
+
+    def fp32(self, shape: tuple[int, ...]) -> Float32Array:
+        taken = self.take(FP32_BYTES * math.prod(shape))
+        return np.frombuffer(taken, dtype="<f4").astype(np.float32).reshape(shape)
+
+    def dequantized(self, shape: tuple[int, int], bits: int) -> Float32Array:
+        """Differences from the broadcast, (terms, width)."""
+        scales = self.fp32((shape[0], 1))
+        num_codes = math.prod(shape)
+        codes = _unpack(self.take(-(-num_codes * bits // 8)), num_codes, bits)
+        steps = codes.astype(np.float32).reshape(shape) - np.float32(2 ** (bits - 1))
+        return steps * scales
+
+
+def _fill(values: Float32Array, chosen: BoolArray, reader: _Reader) -> None:
+    """Overwrite the chosen (L, R) terms of a stack's (L, R, width) factor."""
+    values[chosen] = reader.fp32((int(chosen.sum()), values.shape[2]))
+
+
+def _decode_head(reader: _Reader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32Array]:
+    values = {name: reader.fp32(shapes[name]) for name in sorted(shapes)}
+    return {name: values[name] for name in shapes}
+
+
+def _message(kind: Kind, parts: list[bytes]) -> bytes:
+    payload = b"".join(parts)
+    header = HEADER.pack(MAGIC, KINDS.index(kind), len(payload), zlib.crc32(payload))
+    return header + payload
+
+
+def _payload(message: bytes, kind: Kind, expected_bytes: int) -> memoryview:
+    """What follows the header, once both have been checked."""
+    if len(message) < HEADER.size:
+        raise ValueError(
+            f"a message must have a header of {HEADER.size} bytes, got {len(message)} bytes"
+        )
+    magic, kind_code, length, checksum = HEADER.unpack_from(message)
+    if magic != MAGIC or kind_code != KINDS.index(kind):
+        raise ValueError(f"the message must be of kind {kind!r}, its header says otherwise")
+    payload = memoryview(message)[HEADER.size :]
+    if not len(payload) == length == expected_bytes:
+        raise ValueError(
+            f"the payload of this plan's {kind} must have {expected_bytes} bytes, "
+            f"got {len(payload)} where the header says {length}"
+        )
+    if zlib.crc32(payload) != checksum:
+        raise ValueError(f"the checksum of the {kind} does not match: its payload is damaged")
+    return payload

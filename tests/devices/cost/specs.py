@@ -1,0 +1,91 @@
+"""Models, plans and a device that cost tests are written against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from devices.model_spec import Attention, ModelSpec
+from devices.plan import TermGrid, TrainingPlan, WeightFormat
+from devices.profile import DeviceProfile
+
+MINILM_CONFIG: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 6,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+}
+LLAMA_CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "num_hidden_layers": 30,
+    "vocab_size": 49152,
+    "hidden_act": "silu",
+}
+BERT_LINEARS = (
+    "query",
+    "key",
+    "value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def minilm(
+    targets: Sequence[str] = ("query", "value"), attention: Attention = "eager"
+) -> ModelSpec:
+    """all-MiniLM-L6-v2 with 16 classes."""
+    return replace(
+        ModelSpec.from_config("minilm-l6", MINILM_CONFIG, targets, 16), attention=attention
+    )
+
+
+def smollm(
+    targets: Sequence[str] = ("q_proj", "v_proj"), attention: Attention = "eager"
+) -> ModelSpec:
+    """SmolLM2-135M with 16 classes."""
+    return replace(ModelSpec.from_config("smollm2", LLAMA_CONFIG, targets, 16), attention=attention)
+
+
+def make_plan(
+    model: ModelSpec,
+    terms: TermGrid,
+    *,
+    weight_format: WeightFormat = "fp32",
+    activation_bits: int = 32,
+) -> TrainingPlan:
+    """Ten steps of 16 texts, with every block alike."""
+    blocks = model.num_blocks
+    return TrainingPlan(
+        device_id=0,
+        terms=terms,
+        weight_formats=(weight_format,) * blocks,
+        activation_bits=(activation_bits,) * blocks,
+        local_steps=10,
+        batch_size=16,
+    )
+
+
+DEVICE = DeviceProfile(
+    name="board",
+    title="A board of round numbers",
+    tier="jetson",
+    flops_per_s={32: 1e12, 16: 2e12},
+    memory_bytes=8 << 30,
+    memory_bytes_per_s=1e10,
+    overhead_s=0.005,
+    power_w={"idle": 2.0, "compute": 10.0, "radio": 4.0},
+    confidence="low",
+    source="none",
+)

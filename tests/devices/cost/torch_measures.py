@@ -1,0 +1,237 @@
+"""What torch really does: the bytes that it saves and the FLOPs that it counts in one step.
+
+Models are transformers' own with peft's LoRA layers, small and random.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from devices.cost.blocks import Batch
+from devices.model_spec import Attention, ModelSpec
+
+RANK = 3
+NUM_CLASSES = 5
+VOCABULARY = 50
+BLOCKS = {"bert": "bert.encoder.layer", "roberta": "roberta.encoder.layer", "llama": "model.layers"}
+Where = int | str
+"""A block, or "before" and "after" all of them."""
+
+
+class Shape(NamedTuple):
+    """Sizes of a small model."""
+
+    num_blocks: int
+    hidden: int
+    num_heads: int
+    num_kv_heads: int
+    ffn: int
+
+
+TINY = Shape(num_blocks=3, hidden=32, num_heads=4, num_kv_heads=2, ffn=64)
+MINILM = Shape(num_blocks=2, hidden=384, num_heads=12, num_kv_heads=12, ffn=1536)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A model to run, and the sizes that its costs are to follow from."""
+
+    spec: ModelSpec
+    network: Any  # peft's model, whose attributes are found at run time
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """From the embedding up."""
+        return list(self.network.base_model.model.get_submodule(BLOCKS[self.spec.family]))
+
+    def train_top(self, depth: int) -> None:
+        """Every term of the top ``depth`` blocks, and the head."""
+        lowest = len(self.blocks) - depth
+        for index, block in enumerate(self.blocks):
+            for name, parameter in block.named_parameters():
+                parameter.requires_grad_("lora_" in name and index >= lowest)
+
+    def forward(self, batch: Batch) -> Any:
+        """Loss and logits; the first text of a padded batch is two tokens shorter."""
+        ids = torch.randint(1, VOCABULARY, (batch.size, batch.length))
+        mask = torch.ones_like(ids)
+        if batch.is_padded:
+            ids[0, -2:], mask[0, -2:] = 0, 0
+        labels = torch.randint(NUM_CLASSES, (batch.size,))
+        return self.network(input_ids=ids, attention_mask=mask, labels=labels)
+
+
+def load(
+    family: str,
+    shape: Shape,
+    targets: Sequence[str],
+    *,
+    attention: Attention,
+    dtype: torch.dtype = torch.float32,
+) -> Measured:
+    """Drawn from a fixed seed, without dropout."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=VOCABULARY,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.num_blocks,
+        num_attention_heads=shape.num_heads,
+        intermediate_size=shape.ffn,
+        max_position_embeddings=512,
+        num_labels=NUM_CLASSES,
+        pad_token_id=0,
+        attn_implementation=attention,
+        **(
+            {"num_key_value_heads": shape.num_kv_heads, "use_cache": False}
+            if family == "llama"
+            else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        ),
+    )
+    base = AutoModelForSequenceClassification.from_config(config)
+    # A bare name matches by its ending, and "output.dense" would find two layers of a block.
+    parents = r"(attention\.self\.|self_attn\.|mlp\.)?"
+    names = "|".join(name.replace(".", r"\.") for name in targets)
+    lora = LoraConfig(task_type="SEQ_CLS", r=RANK, target_modules=rf".*\.\d+\.{parents}({names})")
+    network = get_peft_model(base, lora).to(dtype).train()
+    spec = ModelSpec.from_config(family, config.to_dict(), targets, NUM_CLASSES)
+    return Measured(replace(spec, attention=attention), network)
+
+
+def saved_bytes(measured: Measured, batch: Batch) -> dict[Where, int]:
+    """Bytes of distinct storages kept for the backward pass, parameters and buffers excluded.
+
+    By the block that first saved them. Storages are kept alive while counting, so that no address
+    is given away twice.
+    """
+    resident = [*measured.network.parameters(), *measured.network.buffers()]
+    seen = {tensor.untyped_storage().data_ptr() for tensor in resident}
+    alive: list[Tensor] = []
+    found: Counter[Where] = Counter()
+    where: list[Where] = ["before"]
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            alive.append(tensor)
+            found[where[-1]] += storage.nbytes()
+        return tensor
+
+    def enter(place: Where) -> Callable[..., None]:
+        return lambda *_: where.append(place)
+
+    hooks = [
+        hook
+        for index, block in enumerate(measured.blocks)
+        for hook in (
+            block.register_forward_pre_hook(enter(index)),
+            block.register_forward_hook(enter("after")),
+        )
+    ]
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        measured.forward(batch)
+    for hook in hooks:
+        hook.remove()
+    return dict(found)
+
+
+class StepFlops(NamedTuple):
+    """As torch counts them."""
+
+    forward: int
+    backward: int
+
+
+def step_flops(measured: Measured, batch: Batch) -> StepFlops:
+    """By FlopCounterMode, taught the flash attention of CPUs, which it does not know."""
+    aten = torch.ops.aten
+    flash: dict[Any, Callable[..., int]] = {
+        aten._scaled_dot_product_flash_attention_for_cpu: (
+            lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+        ),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+        ),
+    }
+    with FlopCounterMode(display=False, custom_mapping=flash) as forward:
+        output = measured.forward(batch)
+    with FlopCounterMode(display=False, custom_mapping=flash) as backward:
+        output.loss.backward()
+    return StepFlops(forward.get_total_flops(), backward.get_total_flops())
+
+
+@dataclass(eq=False)
+class StorageTracker(TorchDispatchMode):
+    """Bytes of all storages that operators made and that are still alive."""
+
+    resident: Iterable[Tensor]
+    live_bytes: int = 0
+    peak_bytes: int = 0
+    _known: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._known = {tensor.untyped_storage()._cdata for tensor in self.resident}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self._known:
+                storage = leaf.untyped_storage()
+                self._known.add(storage._cdata)
+                self.live_bytes += storage.nbytes()
+                weakref.finalize(storage, self._release, storage._cdata, storage.nbytes())
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        return result
+
+    def _release(self, address: int, num_bytes: int) -> None:
+        self._known.discard(address)
+        self.live_bytes -= num_bytes
+
+
+class StepBytes(NamedTuple):
+    """Weights, adapters, their gradients and the batch itself excluded."""
+
+    after_forward: int
+    peak: int
+
+
+def step_bytes(
+    measured: Measured,
+    batch: Batch,
+    packing: AbstractContextManager[None],
+    *,
+    resident: Sequence[Tensor],
+) -> StepBytes:
+    """Bytes held between the two passes of a step, and at its peak; ``resident`` do not count."""
+    parameters = list(measured.network.parameters())
+    for parameter in parameters:  # gradients as the step before left them
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    tracker = StorageTracker([*parameters, *measured.network.buffers(), *gradients, *resident])
+    with tracker:
+        with packing:
+            output = measured.forward(batch)
+        after_forward = tracker.live_bytes
+        output.loss.backward()
+    return StepBytes(after_forward, tracker.peak_bytes)

@@ -1,0 +1,135 @@
+"""Bundled data is what it says it is, and can be made again from its source."""
+
+from __future__ import annotations
+
+import lzma
+import os
+from collections import defaultdict
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from devices.data import DATASETS, TextDataset, load_dataset, unpack
+from devices.datasets import build_wordnet16
+
+WORDNET_NOUN = "WORDNET_DATA_NOUN"
+"""Environment variable: where WordNet's data.noun lies, to rebuild the bundled file from."""
+
+
+@pytest.fixture(scope="module")
+def wordnet() -> TextDataset:
+    return load_dataset("wordnet-16")
+
+
+class TestBundled:
+    def test_every_data_set_holds_what_the_catalogue_says(self) -> None:
+        assert DATASETS
+        for name, entry in DATASETS.items():
+            data = load_dataset(name)
+            assert data.name == entry.name == name
+            assert len(data.train_texts) == len(data.train_labels) == entry.num_train
+            assert len(data.test_texts) == len(data.test_labels) == entry.num_test
+            assert data.num_classes == entry.num_classes
+            assert (data.sha256, data.source, data.licence) == (
+                entry.sha256,
+                entry.source,
+                entry.licence,
+            )
+
+    def test_wordnet_16_is_balanced(self, wordnet: TextDataset) -> None:
+        assert np.bincount(wordnet.train_labels).tolist() == [800] * 16
+        assert np.bincount(wordnet.test_labels).tolist() == [100] * 16
+        assert wordnet.majority_share == 1 / 16
+
+    def test_no_test_text_is_in_training(self, wordnet: TextDataset) -> None:
+        keys = [build_wordnet16.text_key(t) for t in wordnet.train_texts + wordnet.test_texts]
+        assert len(set(keys)) == len(keys)
+
+    def test_word_counts_alone_classify_far_above_chance(self, wordnet: TextDataset) -> None:
+        # Naive Bayes with add-one smoothing. 55 % of 1,600 lies 80 standard errors above 6.25 %.
+        counts: dict[str, np.ndarray] = defaultdict(lambda: np.ones(16))
+        for text, label in zip(wordnet.train_texts, wordnet.train_labels, strict=True):
+            for word in set(text.lower().split()):
+                counts[word][label] += 1
+        log_odds = {word: np.log(count) for word, count in counts.items()}
+        right = [
+            np.argmax(sum(log_odds[word] for word in set(text.lower().split()) & set(log_odds)))
+            == label
+            for text, label in zip(wordnet.test_texts, wordnet.test_labels, strict=True)
+        ]
+        assert np.mean(right) > 0.55
+
+    def test_a_damaged_file_is_refused(self) -> None:
+        entry = DATASETS["wordnet-16"]
+        packed = resources.files("devices.datasets").joinpath("wordnet-16.tsv.xz").read_bytes()
+        with pytest.raises(ValueError, match=r"wordnet-16\.tsv\.xz must be an xz file, got: "):
+            unpack(entry, packed[:1000])
+        other = lzma.compress(lzma.decompress(packed).replace(b"a", b"b"))
+        with pytest.raises(ValueError, match=f"wordnet-16 must have sha256 {entry.sha256}, got "):
+            unpack(entry, other)
+
+    @pytest.mark.parametrize("name", ["wordnet-61", "no/such/folder", "x" * 5000, "\0"])
+    def test_an_unknown_name_is_answered_with_the_valid_ones(self, name: str) -> None:
+        with pytest.raises(ValueError, match=r"data must be one of wordnet-16, or a .* got '"):
+            load_dataset(name)
+
+
+class TestSubset:
+    def test_a_subset_of_wordnet_16_is_its_beginning(self, wordnet: TextDataset) -> None:
+        small = wordnet.subset(num_train=160, num_test=20)
+        assert small.train_texts == wordnet.train_texts[:160]
+        assert small.test_texts == wordnet.test_texts[:20]
+        assert np.bincount(small.train_labels).tolist() == [10] * 16
+        assert small.num_classes == 16
+        assert small.sha256 == wordnet.sha256
+
+    @pytest.mark.parametrize(("num_train", "num_test"), [(0, 1), (12_801, 1), (1, 0), (1, 1_601)])
+    def test_more_than_there_is_is_refused(
+        self, wordnet: TextDataset, num_train: int, num_test: int
+    ) -> None:
+        with pytest.raises(ValueError, match=r"num_(train|test) must be in \[1, \d+\], got \d+"):
+            wordnet.subset(num_train=num_train, num_test=num_test)
+
+
+class TestBuilder:
+    def test_examples_are_cut_from_a_gloss(self) -> None:
+        definition = build_wordnet16.definition
+        assert definition('a thin  bar; used in "pits"; "a bar"; "b"') == (
+            'a thin bar; used in "pits"'
+        )
+        assert definition('a full range: "a face that showed it"') == "a full range"
+
+    def test_ambiguous_repeated_and_short_texts_are_left_out(self) -> None:
+        lines = [
+            "  1 This software and database is being provided | to you",
+            "00000001 05 n 01 cat 0 000 | a small animal",
+            "00000002 05 n 01 cat 0 000 | A small, animal",
+            "00000003 05 n 01 dog 0 000 | either this or that",
+            "00000004 06 n 01 box 0 000 | either this or that",
+            "00000005 06 n 01 lid 0 000 | two words",
+        ]
+        assert build_wordnet16.definitions_by_class("\n".join(lines)) == {
+            "animal": ["a small animal"]
+        }
+
+    def test_another_source_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source, output = tmp_path / "data.noun", tmp_path / "out"
+        source.write_text("something else")
+        with pytest.raises(SystemExit):
+            build_wordnet16.main([str(source), "--output", str(output)])
+        assert f"must have sha256 {build_wordnet16.SOURCE_SHA256}, got" in capsys.readouterr().err
+        assert not output.exists()
+
+    def test_the_source_yields_the_bundled_file(self, tmp_path: Path) -> None:
+        source = Path(os.environ.get(WORDNET_NOUN, ""))
+        if not source.is_file():
+            pytest.skip(f"{WORDNET_NOUN} does not name WordNet's data.noun")
+        output = tmp_path / "wordnet-16.tsv.xz"
+        build_wordnet16.main([str(source), "--output", str(output)])
+        bundled = Path(build_wordnet16.__file__).with_name(build_wordnet16.FILE_NAME)
+        # Unpacked, since another release of liblzma may pack the same text differently.
+        assert lzma.decompress(output.read_bytes()) == lzma.decompress(bundled.read_bytes())

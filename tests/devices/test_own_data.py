@@ -1,0 +1,215 @@
+"""A user's own data is read, or refused with its place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from devices.data import load_dataset
+
+TRAIN = "text,label\ngood film,pos\nbad film,neg\n"
+TEST = "text,label\nfine,pos\n"
+
+
+def write(directory: Path, **contents: str | bytes) -> str:
+    """Write files named like train_csv, and return the directory's path."""
+    for name, content in contents.items():
+        raw = content.encode() if isinstance(content, str) else content
+        (directory / name.replace("_", ".")).write_bytes(raw)
+    return str(directory)
+
+
+def refusal(directory: str) -> Exception | None:
+    """What loading raises, if anything."""
+    try:
+        load_dataset(directory)
+    except Exception as error:
+        return error
+    return None
+
+
+def test_classes_take_turns_in_sorted_data_too(tmp_path: Path) -> None:
+    table = "text,label\na1,a\na2,a\na3,a\nb1,b\nb2,b\n"
+    data = load_dataset(write(tmp_path, train_csv=table, test_csv=table))
+    assert data.subset(num_train=3, num_test=5).train_texts == ("a1", "b1", "a2")
+    assert data.subset(num_train=3, num_test=5).test_texts == ("a1", "b1", "a2", "b2", "a3")
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        ("csv", '\ufeffid,label,text\r\n1,x,"a ""b"",\nc"\r\n\r\n2, y , d \r\n'),
+        ("tsv", 'text\tlabel\na "b",\tx\nd\ty\n'),
+        ("jsonl", '{"text": "a", "label": "x"}\n\n{"label": "y", "text": "d", "id": 2}'),
+    ],
+)
+def test_each_format_is_read(tmp_path: Path, ending: str, content: str) -> None:
+    directory = write(tmp_path, **{f"train_{ending}": content, f"test_{ending}": content})
+    data = load_dataset(directory)
+    first = {"csv": 'a "b",\nc', "tsv": 'a "b",', "jsonl": "a"}[ending]
+    assert data.train_texts == data.test_texts == (first, "d")
+    assert data.train_labels.tolist() == [0, 1]
+    assert data.train_labels.dtype == np.int64
+    assert data.class_names == ("x", "y")
+
+
+def test_splits_may_differ_in_format_and_json_labels_may_be_numbers(tmp_path: Path) -> None:
+    jsonl = '{"text": "e", "label": 1}\n'
+    data = load_dataset(write(tmp_path, train_csv="text,label\nc,1\nd,0\n", test_jsonl=jsonl))
+    assert (data.name, data.source) == (tmp_path.name, str(tmp_path))
+    assert data.test_labels.tolist() == [1]
+    assert data.majority_share == 1.0
+
+
+def test_the_hash_follows_the_content(tmp_path: Path) -> None:
+    first = load_dataset(write(tmp_path, train_csv=TRAIN, test_csv=TEST)).sha256
+    digests = [hashlib.sha256(content.encode()).digest() for content in (TRAIN, TEST)]
+    assert first == hashlib.sha256(b"".join(digests)).hexdigest()
+    assert load_dataset(write(tmp_path, test_csv=TEST + "x,neg\n")).sha256 != first
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"train_csv": TRAIN}, "exactly one of test.csv, test.tsv, test.jsonl .* got none"),
+        (
+            {"train_csv": TRAIN, "train_tsv": TRAIN, "test_csv": TEST},
+            "exactly one of train.csv, .* got train.csv, train.tsv",
+        ),
+        ({"train_csv": b"", "test_csv": TEST}, "header must name text and label .* nothing"),
+        (
+            {"train_csv": "text,class\na,b\n", "test_csv": TEST},
+            r"header must name text and label once each, got text, class \(.*csv, line 1\)",
+        ),
+        (
+            {"train_csv": "text,label\n", "test_csv": TEST},
+            r"at least one example, got none \(.*train.csv\)",
+        ),
+        (
+            {"train_csv": TRAIN + " ,pos\n", "test_csv": TEST},
+            r"text must not be empty, got ' ' \(.*train.csv, line 4\)",
+        ),
+        (
+            {"train_csv": TRAIN, "test_csv": "text,label\nfine,\n"},
+            r"label must not be empty, got '' \(.*test.csv, line 2\)",
+        ),
+        (
+            {"train_csv": TRAIN + "a,b,c\n", "test_csv": TEST},
+            r"a row must have 2 fields as the header, got 3 \(.*line 4\)",
+        ),
+        (
+            {"train_csv": TRAIN + 'a"b,"c', "test_csv": TEST},
+            r"every row must be well-formed, got: unexpected end of data \(.*line 4\)",
+        ),
+        (
+            {"train_csv": TRAIN.encode() + b"caf\xe9,pos\n", "test_csv": TEST},
+            r"the file must be UTF-8, got byte 0xe9 \(.*train.csv, line 4\)",
+        ),
+        (
+            {"train_csv": TRAIN, "test_csv": "text,label\nfine,pos\nso so,mixed\n"},
+            r"label must be one of the training labels neg, pos, got 'mixed' \(.*, line 3\)",
+        ),
+        (
+            {
+                "train_csv": "text,label\n" + "".join(f"a,{i}\n" for i in range(10, 40)),
+                "test_csv": "text,label\na,5\n",
+            },
+            r"training labels 10, .*, 29, \.\.\., got '5'",
+        ),
+        (
+            {"train_csv": "text,label\na,pos\nb,pos\n", "test_csv": TEST},
+            "at least 2 labels, got only pos",
+        ),
+        (
+            {"train_csv": TRAIN, "test_jsonl": '{"text": "a", "label": "pos"}\n{"text": '},
+            r"every line must be JSON, got: .* \(.*test.jsonl, line 2\)",
+        ),
+        (
+            {"train_csv": TRAIN, "test_jsonl": "[" * 100_000},
+            r"every line must be JSON, got: .*recursion.* \(.*test.jsonl, line 1\)",
+        ),
+        ({"train_csv": TRAIN, "test_jsonl": "3"}, "every line must be an object, got int"),
+        (
+            {"train_csv": TRAIN, "test_jsonl": '{"label": "pos"}'},
+            "text must be a string, got nothing",
+        ),
+        (
+            {"train_csv": TRAIN, "test_jsonl": '{"text": "a", "label": true}'},
+            "label must be a string or a whole number, got True",
+        ),
+        (
+            {"train_csv": TRAIN, "test_jsonl": '{"text": "a\\ud800", "label": "pos"}'},
+            "text must be valid Unicode, got half of a character",
+        ),
+    ],
+)
+def test_broken_data_is_refused_with_its_place(
+    tmp_path: Path, contents: dict[str, str | bytes], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        load_dataset(write(tmp_path, **contents))
+    assert str(tmp_path) in str(error.value)
+
+
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+    directory = write(tmp_path, train_csv=TRAIN, test_csv=TEST)
+    (tmp_path / "test.csv").chmod(0)
+    if os.access(tmp_path / "test.csv", os.R_OK):
+        pytest.skip("this user may read every file")
+    with pytest.raises(ValueError, match=r"the file must be readable, got: .*test.csv"):
+        load_dataset(directory)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    ending=st.sampled_from(["csv", "tsv", "jsonl"]),
+    start=st.sampled_from([b"", b"text,label\n", b"text\tlabel\n", b'{"text": ']),
+    rest=st.one_of(
+        st.binary(max_size=80),
+        st.text(max_size=80).map(lambda text: text.encode(errors="surrogatepass")),
+        st.text(alphabet='a,\t\n\r"{}[]:\0\\1', max_size=80).map(str.encode),
+    ),
+)
+def test_any_bytes_are_read_or_refused_with_a_place(ending: str, start: bytes, rest: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        directory = write(Path(folder), **{f"train_{ending}": start + rest}, test_csv=TEST)
+        error = refusal(directory)
+    if error is not None:
+        assert type(error) is ValueError
+        assert re.search(r"must .*, got.* \(.*(train|test)\..*\)$", str(error), re.DOTALL)
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.text(min_size=1), st.sampled_from(["a", "b", "c"])), min_size=1),
+    damage=st.sampled_from(["no text", "empty label", "not an object", "no JSON", "a number"]),
+    data=st.data(),
+)
+def test_one_damaged_line_is_the_one_that_is_named(
+    rows: list[tuple[str, str]], damage: str, data: st.DataObject
+) -> None:
+    lines = [json.dumps({"text": f"x{text}", "label": label}) for text, label in rows]
+    at = data.draw(st.integers(0, len(lines)))
+    lines.insert(
+        at,
+        {
+            "no text": '{"label": "a"}',
+            "empty label": '{"text": "x", "label": ""}',
+            "not an object": '["x", "a"]',
+            "no JSON": "{",
+            "a number": '{"text": 1.5, "label": "a"}',
+        }[damage],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        directory = write(Path(folder), train_jsonl="\n".join(lines), test_csv=TEST)
+        with pytest.raises(ValueError, match=rf"train.jsonl, line {at + 1}\)$"):
+            load_dataset(directory)

@@ -1,0 +1,147 @@
+"""Shards: a partition whatever the draw, skewed as alpha says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from devices.partition import IndexArray, dirichlet_shards, iid_shards
+
+NUM_CLASSES, PER_CLASS, NUM_DEVICES = 16, 800, 20
+LABELS = np.repeat(np.arange(NUM_CLASSES), PER_CLASS)
+
+
+def class_shares(shards: list[IndexArray]) -> np.ndarray:
+    """(classes, devices): which part of a class each device holds."""
+    counts = [np.bincount(LABELS[shard], minlength=NUM_CLASSES) for shard in shards]
+    return np.stack(counts, axis=1) / PER_CLASS
+
+
+@settings(deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=60),
+    num_devices=st.integers(1, 12),
+    min_examples=st.integers(1, 5),
+    alpha=st.floats(1e-300, 1e6),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_example_goes_to_one_device_and_every_device_gets_its_minimum(
+    labels: list[int], num_devices: int, min_examples: int, alpha: float, seed: int
+) -> None:
+    if num_devices * min_examples > len(labels):
+        num_devices, min_examples = 1, 1
+    shards = dirichlet_shards(
+        np.array(labels, dtype=np.int64),
+        num_devices,
+        alpha=alpha,
+        rng=np.random.default_rng(seed),
+        min_examples=min_examples,
+    )
+    assert len(shards) == num_devices
+    assert min(len(shard) for shard in shards) >= min_examples
+    assert sorted(np.concatenate(shards).tolist()) == list(range(len(labels)))
+    for shard in shards:
+        assert shard.dtype == np.int64
+        assert (np.diff(shard) > 0).all()
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32 - 1))
+def test_iid_shards_are_a_partition_into_equal_sizes(
+    num_examples: int, num_devices: int, seed: int
+) -> None:
+    num_devices = min(num_devices, num_examples)
+    shards = iid_shards(num_examples, num_devices, rng=np.random.default_rng(seed))
+    sizes = [len(shard) for shard in shards]
+    assert len(shards) == num_devices
+    assert max(sizes) - min(sizes) <= 1
+    assert sorted(np.concatenate(shards).tolist()) == list(range(num_examples))
+
+
+def test_iid_shards_mix_the_classes() -> None:
+    shares = class_shares(iid_shards(len(LABELS), NUM_DEVICES, rng=np.random.default_rng(0)))
+    # A device draws n = 640 of N = 12,800 without replacement; its count of a class is
+    # hypergeometric with mean 40 and std sqrt(640 / 16 * 15 / 16 * 0.95) = 6.0. Five of them.
+    assert np.abs(shares * PER_CLASS - PER_CLASS / NUM_DEVICES).max() < 30
+
+
+def test_shards_depend_on_the_seed_alone() -> None:
+    def drawn(seed: int) -> list[list[int]]:
+        rng = np.random.default_rng(seed)
+        return [shard.tolist() for shard in dirichlet_shards(LABELS, 5, alpha=0.5, rng=rng)]
+
+    assert drawn(3) == drawn(3)
+    assert drawn(3) != drawn(4)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.5, 5.0])
+def test_skew_is_that_of_the_dirichlet_distribution(alpha: float) -> None:
+    # For p ~ Dirichlet(alpha, ..., alpha) over D devices, E[sum_d p_d^2] = (alpha + 1) / (D alpha
+    # + 1): 1 where one device holds the class, 1 / D where all hold the same; it rises as alpha
+    # falls, here 0.059, 0.136, 0.525. Rounding moves a share by at most 1 / 800, hence the sum by
+    # 2 / 800 = 0.0025. The repair moves at most 20 examples, each of them the sum of one of 16
+    # classes by at most 2 / 800, hence their mean by 0.003.
+    concentration = np.concatenate(
+        [
+            (class_shares(shards) ** 2).sum(axis=1)
+            for shards in (
+                dirichlet_shards(LABELS, NUM_DEVICES, alpha=alpha, rng=np.random.default_rng(seed))
+                for seed in range(30)
+            )
+        ]
+    )
+    expected = (alpha + 1) / (NUM_DEVICES * alpha + 1)
+    standard_error = concentration.std() / np.sqrt(len(concentration))
+    assert abs(concentration.mean() - expected) < 4 * standard_error + 0.0055
+
+
+def test_a_large_alpha_gives_even_shares() -> None:
+    shards = dirichlet_shards(LABELS, NUM_DEVICES, alpha=1e6, rng=np.random.default_rng(1))
+    # A share has mean 1 / 20 and variance (1/20)(19/20) / (20e6 + 1), a std of 0.04 examples of
+    # 800. Both its cuts are rounded, so a count is 40 give or take one.
+    assert np.abs(class_shares(shards) * PER_CLASS - 40).max() <= 1
+
+
+def test_a_tiny_alpha_leaves_whole_classes_together() -> None:
+    shards = dirichlet_shards(LABELS, NUM_DEVICES, alpha=1e-9, rng=np.random.default_rng(1))
+    # 16 classes over 20 devices leave devices empty; each takes one example, so at most 20 move.
+    assert (class_shares(shards).max(axis=0) >= 1 / PER_CLASS).all()
+    assert (class_shares(shards).max(axis=1) >= 1 - 20 / PER_CLASS).all()
+
+
+def test_the_repair_takes_from_the_largest_shard_only() -> None:
+    # alpha near 0 gives all 90 examples of the one class to one device; the others take 5 each.
+    shards = dirichlet_shards(
+        np.zeros(90, dtype=np.int64), 4, alpha=1e-9, rng=np.random.default_rng(0), min_examples=5
+    )
+    assert sorted(len(shard) for shard in shards) == [5, 5, 5, 75]
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf"), 2e6])
+def test_alpha_out_of_range_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"alpha must be in \(0, 1e\+06\], got "):
+        dirichlet_shards(LABELS, 2, alpha=alpha, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "min_examples", "message"),
+    [
+        (11, 1, r"at least 11 training examples \(11 devices, 1 each\), got 10"),
+        (3, 4, r"at least 12 training examples \(3 devices, 4 each\), got 10"),
+        (0, 1, "the number of devices must be at least 1, got 0"),
+        (2, 0, "min_examples must be at least 1, got 0"),
+    ],
+)
+def test_shards_that_cannot_be_made_are_refused(
+    num_devices: int, min_examples: int, message: str
+) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=message):
+        dirichlet_shards(LABELS[:10], num_devices, alpha=1.0, rng=rng, min_examples=min_examples)
+
+
+def test_more_devices_than_examples_are_refused_for_iid_too() -> None:
+    with pytest.raises(ValueError, match=r"at least 4 training examples .* got 3"):
+        iid_shards(3, 4, rng=np.random.default_rng(0))
