@@ -1,0 +1,159 @@
+"""Which depth each device trains, searched on a table of round times."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.bandwidth import FloatArray
+
+IntArray = npt.NDArray[np.int64]
+
+SLACK = 1e-9
+"""Shares of examples that differ by less than this are equal: they are sums of rounded numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class DepthProblem:
+    """N devices, each to train the top 1 to L blocks.
+
+    A choice is (N,) depths. It is worth its gain per second of round and of waiting:
+
+        sum_i weights_i G(d_i) / (T + wait_weight W),   T = max_i T_i,   W = mean_i (T - T_i)
+    """
+
+    round_s: FloatArray  # (N, L): column d - 1 is depth d; inf where a device cannot hold it
+    depth_gains: FloatArray  # (L,): G(1) to G(L), rising
+    weights: FloatArray  # (N,): shares of the examples, in sum 1
+    wait_weight: float
+
+    def score(self, depths: IntArray) -> float:
+        """Worth of a choice."""
+        taken_s = self.round_s[np.arange(len(depths)), depths - 1]
+        gain = self.weights @ self.depth_gains[depths - 1]
+        return float(gain / self.price_s(taken_s.max(), taken_s.mean()))
+
+    def price_s(self, slowest_s: FloatArray, mean_s: FloatArray) -> FloatArray:
+        """Seconds that a choice costs: T + wait_weight W."""
+        return slowest_s + self.wait_weight * (slowest_s - mean_s)
+
+
+def undominated(round_s: FloatArray) -> FloatArray:
+    """``round_s`` with inf wherever a greater depth takes no longer."""
+    quickest_from = np.minimum.accumulate(round_s[:, ::-1], axis=1)[:, ::-1]
+    kept = round_s.copy()
+    kept[:, :-1][quickest_from[:, 1:] <= round_s[:, :-1]] = math.inf
+    return kept
+
+
+def deepest_within(round_s: FloatArray, limit_s: float) -> IntArray:
+    """(N,): the greatest depth of each device that takes at most ``limit_s``; 0 where none does."""
+    depths = np.arange(1, round_s.shape[1] + 1)
+    chosen: IntArray = np.where(round_s <= limit_s, depths, 0).max(axis=1)
+    return chosen
+
+
+def sweep(problem: DepthProblem) -> IntArray:
+    """(N,): the best choice of the form "everybody as deep as tau allows", over all tau.
+
+    Optimal over all choices where round times rise with depth: with the slowest device given, going
+    deeper within its time raises the gain and lowers the waiting. Ties go to the smaller tau.
+    O(N L log(N L)): the picks change one device at a time as tau rises, so running sums suffice.
+    """
+    round_s = problem.round_s
+    order = np.argsort(round_s, axis=1, kind="stable")
+    at_s = np.take_along_axis(round_s, order, axis=1)  # (N, L): tau at which a depth opens
+    deepest = np.maximum.accumulate(order, axis=1)  # (N, L): depth - 1 picked from then on
+    is_open = np.isfinite(at_s)
+    taken_s = np.where(is_open, np.take_along_axis(round_s, deepest, axis=1), 0.0)
+    gained = problem.weights[:, None] * problem.depth_gains[deepest]
+
+    events = np.argsort(at_s, axis=None, kind="stable")[: is_open.sum()]  # inf sorts last
+    tau_s = at_s.ravel()[events]
+    gain = np.diff(gained, axis=1, prepend=0.0).ravel()[events].cumsum()
+    total_s = np.diff(taken_s, axis=1, prepend=0.0).ravel()[events].cumsum()
+    slowest_s = np.maximum.accumulate(taken_s.ravel()[events])
+    score = gain / problem.price_s(slowest_s, total_s / len(round_s))
+
+    is_last = np.append(tau_s[1:] > tau_s[:-1], True)  # only then are all in that open at this tau
+    score[~is_last | (tau_s < pace_of_slowest(round_s))] = -math.inf
+    return deepest_within(round_s, float(tau_s[score.argmax()]))
+
+
+def pace_of_slowest(round_s: FloatArray) -> float:
+    """Seconds below which some device can do nothing at all."""
+    return float(round_s.min(axis=1).max())
+
+
+def climb(problem: DepthProblem) -> IntArray:
+    """(N,): from everybody's quickest depth, deepen one device at a time while any can.
+
+    Each step takes the device with the most gain per second that it adds to round and waiting; the
+    best choice on the way is kept. O(N^2 L).
+    """
+    round_s, rows = problem.round_s, np.arange(len(problem.round_s))
+    deeper = _next_depth(round_s)
+    depths: IntArray = round_s.argmin(axis=1) + 1
+    best, best_score = depths.copy(), problem.score(depths)
+    while (able := np.flatnonzero(deeper[rows, depths - 1])).size:
+        now_s = round_s[rows, depths - 1]
+        after = deeper[able, depths[able] - 1]
+        after_s = round_s[able, after - 1]
+        mean_s = (now_s.sum() - now_s[able] + after_s) / len(rows)
+        then_s = problem.price_s(np.maximum(now_s.max(), after_s), mean_s)
+        added_s = then_s - problem.price_s(now_s.max(), now_s.mean())
+        gains = problem.depth_gains
+        added = problem.weights[able] * (gains[after - 1] - gains[depths[able] - 1])
+        rate = np.divide(added, added_s, out=np.full(len(able), math.inf), where=added_s > 0)
+        raised = int(rate.argmax())
+        depths[able[raised]] = after[raised]
+        if (score := problem.score(depths)) > best_score:
+            best, best_score = depths.copy(), score
+    return best
+
+
+def _next_depth(round_s: FloatArray) -> IntArray:
+    """(N, L): the next greater depth that a device can hold, 0 where there is none."""
+    num_blocks = round_s.shape[1]
+    held = np.where(np.isfinite(round_s), np.arange(1, num_blocks + 1), num_blocks + 1)
+    following = np.minimum.accumulate(held[:, ::-1], axis=1)[:, ::-1]
+    following = np.append(following[:, 1:], np.full((len(held), 1), num_blocks + 1), axis=1)
+    next_depth: IntArray = np.where(following > num_blocks, 0, following)
+    return next_depth
+
+
+def draw(round_s: FloatArray, rng: np.random.Generator) -> IntArray:
+    """(N,): for each device one of the depths that it can hold, each as likely as another."""
+    lots = rng.random(round_s.shape)
+    depths: IntArray = np.where(np.isfinite(round_s), lots, -1.0).argmax(axis=1) + 1
+    return depths
+
+
+def deepest_common(round_s: FloatArray) -> IntArray:
+    """(N,): the greatest depth that all devices can hold; 0 where there is none."""
+    is_common = np.isfinite(round_s).all(axis=0)
+    depth = int(np.flatnonzero(is_common)[-1]) + 1 if is_common.any() else 0
+    return np.full(len(round_s), depth)
+
+
+def cover(problem: DepthProblem, depths: IntArray, due: IntArray, share: float) -> IntArray:
+    """(N,): ``depths``, deepened until devices with ``share`` of the examples reach each due depth.
+
+    Everybody goes as deep as the least tau allows at which that is so. A due depth that devices
+    with less than ``share`` of the examples can hold waits for another cohort.
+    """
+    limits_s = [_time_to_cover(problem, int(depth), share) for depth in due]
+    limit_s = max((s for s in limits_s if math.isfinite(s)), default=0.0)
+    return np.maximum(depths, deepest_within(problem.round_s, limit_s))
+
+
+def _time_to_cover(problem: DepthProblem, depth: int, share: float) -> float:
+    """The least tau at which devices with ``share`` of the examples train ``depth`` blocks."""
+    reach_s = problem.round_s[:, depth - 1 :].min(axis=1)
+    order = np.argsort(reach_s, kind="stable")
+    covered = problem.weights[order].cumsum()
+    enough = min(int(np.searchsorted(covered, share - SLACK)), len(order) - 1)
+    return float(reach_s[order[enough]])

@@ -1,0 +1,110 @@
+"""FedLoRA: plain federated LoRA, the reference that every other strategy is held against.
+
+Zhang et al.: "Towards Building the Federated GPT: Federated Instruction Tuning" (FedIT),
+arXiv 2305.05644, ICASSP 2024.
+
+Who trains:         the whole cohort.
+What they train:    every rank-1 term of the top ``depth`` blocks, nothing quantized.
+How it is merged:   the mean of A and the mean of B, weighted by examples.
+
+FedIT trains all blocks: ``depth="all"``. A fixed depth and ``"common"`` are our own additions, so
+that a fleet with devices too small for all blocks has a reference too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from algorithms.lora import holder_weights, mean_adapter
+from algorithms.strategy import FleetView, ServerState, make_plan
+from devices.plan import Adapter, Broadcast, ClientUpdate, DeviceId, TermGrid, TrainingPlan
+
+
+@dataclass(frozen=True)
+class FedLoRA:
+    """The same plan for every device.
+
+    ``depth`` counts trained blocks from the output: ``"all"``, whether or not a device can hold
+    them; ``"common"``, the most that every device of the fleet can hold; or a number.
+    """
+
+    kind: ClassVar[str] = "fedlora"
+    title: ClassVar[str] = "FedLoRA (FedIT): one depth for all, mean of A and of B"
+
+    rank: int = 8
+    alpha: float = 16.0
+    depth: Literal["all", "common"] | int = "all"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be above 0, got {self.alpha:g}")
+        if self.depth not in ("all", "common") and (
+            not isinstance(self.depth, int) or self.depth < 1
+        ):
+            raise ValueError(f"depth must be all, common or at least 1, got {self.depth!r}")
+
+    def init(self, adapter: Adapter) -> ServerState[None]:
+        return ServerState(0, adapter, None)
+
+    def plan(
+        self,
+        state: ServerState[None],
+        fleet: FleetView,
+        cohort: Sequence[DeviceId],
+        rng: np.random.Generator,
+    ) -> Sequence[TrainingPlan]:
+        terms = TermGrid.top_blocks(fleet.model.grid_shape(self.rank), self._depth_on(fleet))
+        return [make_plan(fleet, device_id, terms) for device_id in cohort]
+
+    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
+        return Broadcast(state.version, state.adapter)
+
+    def aggregate(
+        self, state: ServerState[None], updates: Sequence[ClientUpdate]
+    ) -> ServerState[None]:
+        adapter = mean_adapter(state.adapter, updates, holder_weights(updates))
+        return state.advance(adapter, None)
+
+    def _depth_on(self, fleet: FleetView) -> int:
+        if self.depth == "all":
+            return fleet.model.num_blocks
+        if self.depth == "common":
+            return common_depth(fleet, self.rank)
+        if self.depth > fleet.model.num_blocks:
+            raise ValueError(
+                f"depth must be in [1, {fleet.model.num_blocks}], got {self.depth} "
+                f"(model {fleet.model.name})"
+            )
+        return self.depth
+
+
+def common_depth(fleet: FleetView, rank: int) -> int:
+    """The most blocks that every device of the fleet can train within its memory budget.
+
+    Raises ValueError where some device cannot train one.
+    """
+    shape = fleet.model.grid_shape(rank)
+    smallest: dict[str, DeviceId] = {}  # of each profile, the device with the least memory
+    for device_id in sorted(fleet.device_ids, key=fleet.memory_budget_bytes):
+        smallest.setdefault(fleet.profile(device_id).name, device_id)
+    for depth in range(fleet.model.num_blocks, 0, -1):
+        terms = TermGrid.top_blocks(shape, depth)
+        peaks = {
+            device_id: fleet.cost(make_plan(fleet, device_id, terms)).memory.total
+            for device_id in smallest.values()
+        }
+        short = [d for d, peak in peaks.items() if peak > fleet.memory_budget_bytes(d)]
+        if not short:
+            return depth
+    device_id = short[0]
+    raise ValueError(
+        f"depth common needs every device to hold one trained block, {peaks[device_id]} bytes; "
+        f"device {device_id} ({fleet.profile(device_id).name}) may use "
+        f"{fleet.memory_budget_bytes(device_id)}"
+    )

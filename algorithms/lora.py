@@ -1,0 +1,75 @@
+"""Arithmetic on adapters that several strategies share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from devices.plan import Adapter, BoolArray, ClientUpdate, Factors
+from traces.bandwidth import FloatArray
+
+
+def example_counts(updates: Sequence[ClientUpdate]) -> FloatArray:
+    """(K,): the examples behind each update. Whole numbers, so their sums have no order."""
+    return np.array([update.num_examples for update in updates], dtype=np.float64)
+
+
+def example_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
+    """(K,): each update's share of the examples."""
+    counts = example_counts(updates)
+    shares: FloatArray = counts / counts.sum()
+    return shares
+
+
+def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
+    """(K, L, M, R): each update's share of the examples behind a term, among those that sent it.
+
+    Sums to one over K for a term that somebody sent, and to zero for one that nobody did.
+    """
+    sent = np.stack([update.plan.terms.uploaded for update in updates])
+    counts = sent * example_counts(updates)[:, None, None, None]
+    total = counts.sum(axis=0)
+    weights: FloatArray = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+    return weights
+
+
+def mean_adapter(
+    current: Adapter, updates: Sequence[ClientUpdate], term_weights: FloatArray
+) -> Adapter:
+    """Average the updates term by term, and the head by examples.
+
+    ``term_weights`` is (K, L, M, R). A term whose weights are all zero keeps its current value.
+    Updates are taken in order of device, so arrival order cannot reach the sum.
+    """
+    order = sorted(range(len(updates)), key=lambda k: updates[k].plan.device_id)
+    updates, term_weights = [updates[k] for k in order], term_weights[order]
+    touched: BoolArray = np.any(term_weights > 0, axis=0)
+    modules = current.modules
+    factors = {}
+    for key, old in current.factors.items():
+        place = (key.block, modules.index(key.module))
+        weights = term_weights[(slice(None), *place)]  # (K, R)
+        keep = ~touched[place]  # (R,)
+        a = np.einsum("kr,kri->ri", weights, [u.adapter.factors[key].a for u in updates])
+        b = np.einsum("kr,kor->or", weights, [u.adapter.factors[key].b for u in updates])
+        a, b = np.where(keep[:, None], old.a, a), np.where(keep, old.b, b)
+        factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
+    shares = example_weights(updates)
+    head = {
+        name: np.einsum("k,k...->...", shares, [u.adapter.head[name] for u in updates]).astype(
+            np.float32
+        )
+        for name in current.head
+    }
+    return Adapter(factors, head, current.scale)
+
+
+def squared_change(before: Adapter, after: Adapter, num_blocks: int) -> FloatArray:
+    """(L,): squared Frobenius norm of the change in all factors of each block."""
+    change = np.zeros(num_blocks)
+    for key, old in before.factors.items():
+        for was, now in zip(old, after.factors[key], strict=True):
+            step = now.astype(np.float64) - was
+            change[key.block] += np.vdot(step, step)
+    return change

@@ -1,0 +1,102 @@
+"""How many rank-1 terms of each module a device has time and memory for."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from algorithms.bit_allocation import Formats
+from algorithms.strategy import FleetView, make_plan
+from devices.cost.model import Cost
+from devices.plan import BoolArray, DeviceId, TermGrid
+
+
+class Workload(NamedTuple):
+    """What a device can train, and in which of the formats on offer its blocks then lie."""
+
+    num_terms: int  # in each module
+    formats_index: int
+
+    @property
+    def without_terms(self) -> Workload:
+        """The head alone."""
+        return self._replace(num_terms=0)
+
+
+class TypicalCosts:
+    """Costs of plans whose terms are not chosen yet: how many there are matters, not which.
+
+    Each is asked for once per profile.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        formats: Sequence[Formats],
+        *,
+        rank: int,
+        grid_of: Callable[[BoolArray], TermGrid],
+    ) -> None:
+        """``grid_of`` makes a plan's terms of those that are trained."""
+        self._fleet, self._formats, self._grid_of = fleet, formats, grid_of
+        self._shape = fleet.model.grid_shape(rank)
+        self._known: dict[tuple[str, Workload], Cost] = {}
+
+    def __call__(self, device_id: DeviceId, work: Workload) -> Cost:
+        key = (self._fleet.profile(device_id).name, work)
+        if key not in self._known:
+            trained = np.broadcast_to(np.arange(self._shape[2]) < work.num_terms, self._shape)
+            formats = self._formats[work.formats_index]
+            plan = make_plan(self._fleet, device_id, self._grid_of(trained), formats)
+            self._known[key] = self._fleet.cost(plan)
+        return self._known[key]
+
+    def first_fitting(self, device_id: DeviceId, num_terms: int) -> Workload | None:
+        """The first formats in which the device can hold ``num_terms``.
+
+        Where it cannot in any, the most terms that it can hold in the last formats; None where it
+        cannot hold one. Memory has to fall along the formats.
+        """
+        budget_bytes = self._fleet.memory_budget_bytes(device_id)
+
+        def fits(num_terms: int, index: int) -> bool:
+            return self(device_id, Workload(num_terms, index)).memory.total <= budget_bytes
+
+        last = len(self._formats) - 1
+        if fits(num_terms, last):
+            index = bisect_left(range(last), True, key=lambda index: fits(num_terms, index))
+            return Workload(num_terms, index)
+        fewer = (n for n in range(num_terms - 1, 0, -1) if fits(n, last))
+        return next((Workload(n, last) for n in fewer), None)
+
+
+def budgets_by_speed(
+    step_s: Mapping[DeviceId, float], budgets: Sequence[int]
+) -> dict[DeviceId, int]:
+    """The largest budget for a device x times slower than the median, divided by x.
+
+    Rounded down to one of the ``budgets``, which rise; the smallest is for all.
+    """
+    median_s = float(np.median(list(step_s.values())))
+    return {
+        device_id: max(
+            (b for b in budgets if b * own_s <= budgets[-1] * median_s), default=budgets[0]
+        )
+        for device_id, own_s in step_s.items()
+    }
+
+
+def budgets_by_group(
+    step_s: Mapping[DeviceId, float], budgets: Sequence[int]
+) -> dict[DeviceId, int]:
+    """The largest budget for the fastest devices, the smallest for the slowest, in equal groups."""
+    from_fastest = sorted(step_s, key=lambda device_id: (step_s[device_id], device_id))
+    groups = np.array_split(np.array(from_fastest), len(budgets))
+    return {
+        int(device_id): budget
+        for budget, group in zip(reversed(budgets), groups, strict=True)
+        for device_id in group
+    }

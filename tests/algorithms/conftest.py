@@ -1,0 +1,42 @@
+"""Fleets that several strategies are tested on; ``static_fleet.py`` holds what they are made of."""
+
+from __future__ import annotations
+
+import pytest
+
+from algorithms.strategy import LinkRate
+from tests.algorithms.static_fleet import (
+    ClosedFormCost,
+    StaticDevice,
+    StaticFleet,
+    bert,
+    device_profile,
+)
+
+
+@pytest.fixture(scope="session")
+def costs() -> ClosedFormCost:
+    """Four blocks of width 8: one second forward each at 1 GFLOP/s, 100 kB saved by each."""
+    return ClosedFormCost(bert(4, 8), block_flops=1e9, activation_bytes=100_000)
+
+
+@pytest.fixture(scope="session")
+def fleet(costs: ClosedFormCost) -> StaticFleet:
+    """Three devices, slow to fast; beyond the weights they have room for 1, 2 and 4 blocks."""
+    weights = 4 * sum(layer.num_weights for layer in costs.model.linears) * costs.model.num_blocks
+    adapters = 100_000  # every held and trained term of rank 8 or less, and the head
+    devices = {
+        device_id: StaticDevice(
+            profile=device_profile(name, flops_per_s),
+            memory_budget_bytes=weights + adapters + num_blocks * 100_000,
+            link=LinkRate(1e6, 1e5),
+            num_examples=num_examples,
+            local_steps=2,
+        )
+        for device_id, name, flops_per_s, num_blocks, num_examples in (
+            (2, "slow", 1e9, 1, 30),
+            (5, "middle", 3e9, 2, 50),
+            (7, "fast", 1e10, 4, 20),
+        )
+    }
+    return StaticFleet(devices, costs)
