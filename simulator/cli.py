@@ -1,0 +1,152 @@
+"""The command ``fedclock``: run, validate and list; other packages add theirs as entry points."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from simulator.config import RunConfig
+from simulator.executor import available_cores
+from simulator.experiment import ConfigError, load_experiment
+from simulator.listing import TOPICS, show
+from simulator.progress import reporter
+from simulator.run import Trainers, run
+from simulator.store import UserError
+from simulator.world import build_world
+
+COMMANDS = "fedclock.commands"
+"""Entry points of this group are functions that become commands: analysis adds its own."""
+
+PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
+
+app = typer.Typer(
+    name="fedclock",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated LoRA fine-tuning on simulated edge devices: simulated clock, real training.",
+)
+
+File = Annotated[Path, typer.Argument(help="experiment YAML", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the YAML")
+]
+Output = Annotated[Path, typer.Option(help="folder that run folders are made in")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="training processes, one a core unless given; no result depends on it"
+    ),
+]
+
+
+@app.command("run")
+def run_command(
+    file: File,
+    overrides: Overrides = None,
+    only: Annotated[str | None, typer.Option(help="one strategy's label")] = None,
+    output: Output = Path("runs"),
+    workers: Workers = None,
+) -> None:
+    """Simulate the strategies of an experiment; finished runs are kept as they are."""
+    run_all(
+        select(load_experiment(file, overrides or ()), only), file, output=output, workers=workers
+    )
+
+
+@app.command("validate")
+def validate_command(
+    files: Annotated[list[Path], typer.Argument(help="experiment YAML files")],
+    overrides: Overrides = None,
+) -> None:
+    """Check experiments: keys, names, budgets. Nothing is written."""
+    failed = False
+    for file in files:
+        try:
+            for config in load_experiment(file, overrides or ()):
+                build_world(config, str(file))
+            print(f"{file}: valid")
+        except ConfigError as error:
+            complain(error)
+            failed = True
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command("list")
+def list_command(
+    topic: Annotated[str | None, typer.Argument(help=" | ".join(TOPICS))] = None,
+) -> None:
+    """Show what a config may name: strategies, devices, models, data, traces."""
+    if topic is not None and topic not in TOPICS:
+        raise ConfigError([f"the topic must be one of {', '.join(TOPICS)}, got {topic}"], "list")
+    show(Console(), topic)
+
+
+def select(configs: Sequence[RunConfig], only: str | None) -> list[RunConfig]:
+    """The run of this label, or all."""
+    chosen = [config for config in configs if only in (None, config.label)]
+    if not chosen:
+        labels = ", ".join(config.label for config in configs)
+        raise ConfigError([f"the label must be one of {labels}, got {only}"], "--only")
+    return chosen
+
+
+def run_all(
+    configs: Sequence[RunConfig], file: Path, *, output: Path, workers: int | None
+) -> list[Path]:
+    """Run one config after the other with the same workers; return the run folders."""
+    report = reporter(Console())
+    try:
+        with Trainers(workers or available_cores()) as trainers:
+            return [
+                run(
+                    config,
+                    output / config.folder,
+                    trainers=trainers,
+                    report=report,
+                    where=str(file),
+                )
+                for config in configs
+            ]
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def complain(error: Exception) -> None:
+    """Say what is wrong, one line each."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+
+
+def _check_packages() -> None:
+    """The package names are common words: say so where another project's stands before ours."""
+    home = Path(__file__).resolve().parent.parent
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or origin.parent.parent != home:
+            sys.exit(
+                f"fedclock: the package {name!r} must be FedClock's own ({home / name}), got "
+                f"{origin}; install FedClock in a virtual environment of its own"
+            )
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one message and exit code 2."""
+    _check_packages()
+    for entry in entry_points(group=COMMANDS):
+        app.command(entry.name)(entry.load())
+    try:
+        app()
+    except UserError as error:
+        complain(error)
+        sys.exit(2)

@@ -1,0 +1,208 @@
+"""What may stand in an experiment's config: keys, types, ranges and defaults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    Tag,
+    model_validator,
+)
+from pydantic_core.core_schema import plain_serializer_function_ser_schema
+
+from algorithms import PACINGS, SELECTIONS, STRATEGIES
+from algorithms.pacing import Pacing
+from algorithms.selection import Selection, Uniform
+from algorithms.strategy import Strategy
+
+
+class OneOf:
+    """Annotates a field as a tagged union: ``kind`` names the class, other keys are its fields."""
+
+    def __init__(self, kinds: Mapping[str, Any]) -> None:
+        choices = [
+            Annotated[cls, BeforeValidator(_without_kind), Tag(kind)] for kind, cls in kinds.items()
+        ]
+        self._union = Annotated[Union[tuple(choices)], Discriminator(_kind)]  # noqa: UP007
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> Any:
+        schema: Any = handler.generate_schema(self._union)
+        schema["serialization"] = plain_serializer_function_ser_schema(_to_mapping)
+        return schema
+
+
+def _kind(value: Any) -> str | None:
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+def _without_kind(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if key != "kind"}
+    return value
+
+
+def _to_mapping(value: Any) -> dict[str, Any]:
+    return {"kind": value.kind, **{f.name: getattr(value, f.name) for f in fields(value)}}
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _as_range(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
+def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
+    if len(value) not in (1, 2) or value[0] > value[-1]:
+        raise ValueError(f"must be one share, or two that rise, got {list(value)}")
+    return value
+
+
+ShareRange = Annotated[tuple[Share, ...], BeforeValidator(_as_range), AfterValidator(_rising)]
+"""One share for all, or a lower and an upper one between which each device draws its own."""
+
+
+class Section(BaseModel):
+    """A part of the config: no key but those named, and nothing changes once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Task(Section):
+    """What is fine-tuned on what."""
+
+    model: str = "minilm-l6"
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "value")
+    data: str = "wordnet-16"
+    max_length: Annotated[int, Field(ge=4, le=512)] = 32  # tokens; a device pads to it
+
+
+class Shards(Section):
+    """How the training set is divided among the devices."""
+
+    kind: Literal["dirichlet", "iid"] = "dirichlet"
+    alpha: Positive = 0.5  # of the Dirichlet distribution over labels; small is more skewed
+    min_examples: Count = 16
+
+
+class LocalWork(Section):
+    """What a device does in a round: ``steps`` or ``epochs``, one of the two."""
+
+    batch_size: Count = 16
+    steps: Count | None = None
+    epochs: Positive | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> LocalWork:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give steps or epochs, exactly one of the two")
+        return self
+
+
+class Training(Section):
+    """How the real training is done, on the machine that simulates."""
+
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor has it
+    compute: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["eager", "sdpa"] = "eager"
+
+
+TrainingOrNone = Annotated[
+    Annotated[Training, Tag("torch")] | Annotated[Literal["none"], Tag("none")],
+    Discriminator(lambda value: "none" if isinstance(value, str) else "torch"),
+]
+"""``none``: timing only, no model is loaded and nothing is learned."""
+
+
+class DeviceGroup(Section):
+    """Devices of one kind."""
+
+    profile: str
+    count: Count = 1
+    link: str
+    uplink_scale: Positive | None = None  # for traces that measured the downlink only
+    memory_share: ShareRange | None = None  # instead of the fleet's
+
+
+class Fleet(Section):
+    """The devices. ``memory_share`` is what other apps leave to training of a device's memory."""
+
+    memory_share: ShareRange
+    devices: Annotated[tuple[DeviceGroup, ...], Field(min_length=1)]
+
+    @property
+    def num_devices(self) -> int:
+        return sum(group.count for group in self.devices)
+
+
+class CostModelConfig(Section):
+    """What the simulated devices compute with; the host's own dtype is ``training.dtype``."""
+
+    compute_bits: Literal[32, 16] = 32
+
+
+class EvaluationConfig(Section):
+    """The global model is tested after every ``every`` rounds; that takes no simulated time."""
+
+    every: Count = 1
+    examples: Count = 400
+
+
+class StopConfig(Section):
+    """A run ends after ``rounds``, or earlier at a time or an accuracy."""
+
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)]
+    simulated_s: Positive | None = None
+    accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class RunConfig(Section):
+    """One run: one strategy, one seed."""
+
+    name: Name
+    label: Name
+    seed: Annotated[int, Field(ge=0)] = 0
+    task: Task = Task()
+    shards: Shards = Shards()
+    local: LocalWork = LocalWork(steps=10)
+    training: TrainingOrNone = Training()
+    fleet: Fleet
+    cost: CostModelConfig = CostModelConfig()
+    selection: Annotated[Selection, OneOf(SELECTIONS)] = Uniform()
+    pacing: Annotated[Pacing, OneOf(PACINGS)]
+    evaluation: EvaluationConfig = EvaluationConfig()
+    stop: StopConfig
+    strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, as plain data: running it again gives the same run."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def hash(self) -> str:
+        """Eight hexadecimal digits that change with any key but the seed and the names."""
+        plain = {k: v for k, v in self.resolved().items() if k not in ("seed", "name", "label")}
+        text = json.dumps(plain, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run stands below the output folder."""
+        return Path(self.name) / f"{self.label}-{self.hash}-s{self.seed}"

@@ -1,0 +1,176 @@
+"""Reads an experiment's YAML into run configs, and says all that is wrong with it at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from algorithms import PACINGS, SELECTIONS, STRATEGIES
+from simulator.config import RunConfig, Training
+from simulator.store import UserError
+
+MAX_BYTES = 1_000_000
+"""A config is written by hand; a larger file is a mistake, or meant to do harm."""
+
+UNIONS: dict[str, Mapping[str, Any]] = {
+    "strategy": STRATEGIES,
+    "pacing": PACINGS,
+    "selection": SELECTIONS,
+}
+
+
+class ConfigError(UserError):
+    """Everything that is wrong with a config, one line each."""
+
+    def __init__(self, problems: Sequence[str], where: str) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__("\n".join(f"{problem} ({where})" for problem in self.problems))
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> list[RunConfig]:
+    """The runs of an experiment file, one a strategy, after ``key.key=value`` overrides.
+
+    Raises ConfigError with every problem of the file.
+    """
+    raw = _read(path)
+    for override in overrides:
+        _override(raw, override)
+    if ("strategy" in raw) == ("strategies" in raw):
+        raise ConfigError(["give strategy or strategies, exactly one of the two"], str(path))
+    if "strategy" in raw:
+        return [_parse({"label": _kind(raw["strategy"]) or "run", **raw}, path)]
+    strategies = raw.pop("strategies")
+    if not isinstance(strategies, dict) or not strategies:
+        raise ConfigError(["strategies must map at least one label to a strategy"], str(path))
+    runs, problems = [], []
+    for label, strategy in strategies.items():
+        try:
+            runs.append(_parse({**raw, "label": label, "strategy": strategy}, path))
+        except ConfigError as error:
+            problems += [
+                line.replace("strategy", f"strategies.{label}", 1) for line in error.problems
+            ]
+    if problems:
+        raise ConfigError(problems, str(path))
+    return runs
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(
+                [f"a config must be at most {MAX_BYTES} bytes, got {size}"], str(path)
+            )
+        raw = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeys)
+    except OSError as error:
+        raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError([f"is no valid YAML: {text}"], str(path)) from None
+    if not isinstance(raw, dict):
+        raise ConfigError(["must hold a mapping of keys to values"], str(path))
+    return raw
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain YAML in which a key may not stand twice; the second would win in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Set ``a.b=value``; ``strategy.x`` reaches every strategy of ``strategies``."""
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError([f"an override must read key.key=value, got {override!r}"], "--set")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError([f"the value must be valid YAML, got {text!r}"], "--set") from None
+    strategies = raw.get("strategies")
+    if keys[0] == "strategy" and len(keys) > 1 and isinstance(strategies, dict):
+        for label in strategies:
+            _assign(raw, ["strategies", str(label), *keys[1:]], value)
+    else:
+        _assign(raw, keys, value)
+
+
+def _assign(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        if not isinstance(raw.get(key), dict):
+            raw[key] = {}
+        raw = raw[key]
+    raw[keys[-1]] = value
+
+
+def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = [_problem(detail, raw) for detail in error.errors()]
+        raise ConfigError(problems, str(path)) from None
+
+
+def _problem(error: Any, raw: Mapping[str, Any]) -> str:
+    """One line: what must hold, what was given, at which key."""
+    where = list(error["loc"])
+    if len(where) > 1 and where[0] in (*UNIONS, "training"):
+        del where[1]  # the union's tag is no key of the file
+    name = ".".join(str(part) for part in where) or "the config"
+    kind, given = error["type"], error["input"]
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        choices = ", ".join(UNIONS[str(where[0])])
+        return f"{name}.kind must be one of {choices}, got {_kind(given)!r}"
+    if kind in ("missing", "missing_argument"):
+        return f"{name} must be given"
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return _unknown_key(where, raw)
+    if kind == "value_error":
+        text = str(error["ctx"]["error"])
+        return f"{name}: {text}"
+    if kind == "too_short":
+        return f"{name} must have at least {error['ctx']['min_length']} entry, got {given!r}"
+    rule = error["msg"].removeprefix("Input should ").removeprefix("String should ")
+    return f"{name} must {rule}, got {given!r}"
+
+
+def _unknown_key(where: Sequence[Any], raw: Mapping[str, Any]) -> str:
+    valid = _valid_keys(where[:-1], raw)
+    near = difflib.get_close_matches(str(where[-1]), valid, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    place = ".".join(str(part) for part in where[:-1])
+    return (
+        f"{'.'.join(map(str, where))} is no key; {place or 'a config'} has {', '.join(valid)}{hint}"
+    )
+
+
+def _valid_keys(where: Sequence[Any], raw: Mapping[str, Any]) -> list[str]:
+    if where and where[0] in UNIONS:
+        chosen = UNIONS[where[0]][_kind(raw[where[0]]) or ""]
+        return ["kind", *(field.name for field in dataclasses.fields(chosen))]
+    model: type[BaseModel] = RunConfig
+    for part in where:
+        if isinstance(part, str):
+            found: Any = Training if part == "training" else model.model_fields[part].annotation
+            model = getattr(found, "__args__", (found,))[0]  # tuple[Group, ...] -> Group
+    return [*model.model_fields, *(["strategies"] if model is RunConfig else [])]
+
+
+def _kind(value: Any) -> str | None:
+    return value.get("kind") if isinstance(value, dict) else None

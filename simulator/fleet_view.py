@@ -1,0 +1,106 @@
+"""What the server knows of its fleet: profiles as registered, links as last measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from algorithms.strategy import LinkRate
+from devices.cost.model import Cost, CostModel
+from devices.fleet import Device
+from devices.model_spec import ModelSpec
+from devices.plan import DeviceId, TrainingPlan
+from devices.profile import DeviceProfile
+from devices.trainer import SalienceMetric, Trainer
+from traces.bandwidth import BandwidthTrace, FloatArray
+
+PROBE_BYTES = 1_000_000
+"""A device measures its link with one megabyte each way when it registers, before time 0."""
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What every device is asked to do in a round: a number of steps, or of epochs."""
+
+    batch_size: int
+    steps: int | None
+    epochs: float | None = None
+
+    def steps_for(self, num_examples: int) -> int:
+        """Training steps of a device with this many examples; at least one."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None  # the config admits exactly one of the two
+        return max(1, -(-int(self.epochs * num_examples) // self.batch_size))
+
+
+class ServerView:
+    """The FleetView that strategies get. Only :meth:`measured` changes what it says."""
+
+    def __init__(
+        self,
+        fleet: Sequence[Device],
+        *,
+        model: ModelSpec,
+        work: LocalWork,
+        cost_model: CostModel,
+        trainer: Trainer,
+    ) -> None:
+        self._devices = {device.device_id: device for device in fleet}
+        self._model = model
+        self._work = work
+        self._cost_model = cost_model
+        self._trainer = trainer
+        self._links = {
+            device.device_id: LinkRate(_probe(device.link.downlink), _probe(device.link.uplink))
+            for device in fleet
+        }
+        self._costs: dict[tuple[bytes, str], Cost] = {}
+        self._salience: dict[SalienceMetric, FloatArray] = {}
+
+    @property
+    def model(self) -> ModelSpec:
+        return self._model
+
+    @property
+    def batch_size(self) -> int:
+        return self._work.batch_size
+
+    @property
+    def device_ids(self) -> Sequence[DeviceId]:
+        return sorted(self._devices)
+
+    def profile(self, device_id: DeviceId) -> DeviceProfile:
+        return self._devices[device_id].profile
+
+    def memory_budget_bytes(self, device_id: DeviceId) -> int:
+        return self._devices[device_id].memory_budget_bytes
+
+    def num_examples(self, device_id: DeviceId) -> int:
+        return len(self._devices[device_id].examples)
+
+    def local_steps(self, device_id: DeviceId) -> int:
+        return self._work.steps_for(self.num_examples(device_id))
+
+    def link(self, device_id: DeviceId) -> LinkRate:
+        return self._links[device_id]
+
+    def cost(self, plan: TrainingPlan) -> Cost:
+        profile = self.profile(plan.device_id)
+        key = (plan.workload, profile.name)
+        if key not in self._costs:
+            self._costs[key] = self._cost_model.cost(plan, profile)
+        return self._costs[key]
+
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        if metric not in self._salience:
+            self._salience[metric] = self._trainer.block_salience(metric)
+        return self._salience[metric]
+
+    def measured(self, device_id: DeviceId, rate: LinkRate) -> None:
+        """Take note of the rates of a finished round trip."""
+        self._links[device_id] = rate
+
+
+def _probe(trace: BandwidthTrace) -> float:
+    return PROBE_BYTES / trace.transfer_s(PROBE_BYTES, 0.0)

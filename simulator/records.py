@@ -1,0 +1,164 @@
+"""What a run writes down: one flat record per plan handed out and one per round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from devices.cost.energy import round_energy
+from devices.cost.memory import FORMAT_BITS
+from devices.cost.model import Cost
+from devices.fleet import Device
+from devices.plan import TrainingPlan
+from devices.profile import DeviceProfile
+
+Outcome = Literal["aggregated", "oom", "late"]
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """One device of the fleet, whether or not it ever takes part."""
+
+    device_id: int
+    profile: str
+    link: str
+    memory_budget_bytes: int
+    num_examples: int
+
+    @classmethod
+    def of(cls, device: Device) -> DeviceRecord:
+        """The record of a device."""
+        return cls(
+            device_id=device.device_id,
+            profile=device.profile.name,
+            link=device.link.name,
+            memory_budget_bytes=device.memory_budget_bytes,
+            num_examples=len(device.examples),
+        )
+
+
+@dataclass
+class ClientRecord:
+    """One plan on one device, from hand-out to its end. Filled in as it happens."""
+
+    round: int
+    device_id: int
+    profile: str
+    link: str
+    started_s: float
+    memory_budget_bytes: int
+    peak_memory_bytes: int
+    memory_weights_bytes: int
+    memory_adapters_bytes: int
+    memory_gradients_bytes: int
+    memory_optimizer_bytes: int
+    memory_activations_bytes: int
+    memory_transient_bytes: int
+    memory_head_bytes: int
+    depth: int
+    num_quantized_blocks: int
+    weight_formats: str
+    mean_weight_bits: float
+    num_terms_held: int
+    num_terms_trained: int
+    num_terms_uploaded: int
+    mean_upload_bits: float  # over the uploaded terms
+    num_examples: int
+    outcome: Outcome = "late"
+    download_s: float = 0.0
+    train_s: float = 0.0
+    upload_s: float = 0.0
+    finished_s: float = 0.0
+    waiting_s: float = 0.0  # from its own end to the end of the round
+    download_bytes: int = 0
+    upload_bytes: int = 0
+    flops: float = 0.0
+    energy_compute_j: float = 0.0
+    energy_radio_j: float = 0.0
+    energy_idle_j: float = 0.0
+    train_loss: float = float("nan")
+
+    @classmethod
+    def open(
+        cls, plan: TrainingPlan, device: Device, cost: Cost, *, round_number: int, now_s: float
+    ) -> ClientRecord:
+        """The record of a plan that was just handed out."""
+        terms = plan.terms
+        parts = {
+            f"memory_{f.name}_bytes": getattr(cost.memory, f.name) for f in fields(cost.memory)
+        }
+        uploaded = terms.upload_bits[terms.uploaded]
+        return cls(
+            round=round_number,
+            device_id=device.device_id,
+            profile=device.profile.name,
+            link=device.link.name,
+            started_s=now_s,
+            memory_budget_bytes=device.memory_budget_bytes,
+            peak_memory_bytes=cost.memory.total,
+            depth=plan.depth,
+            num_quantized_blocks=plan.num_quantized_blocks,
+            weight_formats=",".join(plan.weight_formats),
+            mean_weight_bits=sum(FORMAT_BITS[f] for f in plan.weight_formats) / plan.num_blocks,
+            num_terms_held=int(terms.held.sum()),
+            num_terms_trained=int(terms.trained.sum()),
+            num_terms_uploaded=len(uploaded),
+            mean_upload_bits=float(uploaded.mean()) if len(uploaded) else 0.0,
+            num_examples=len(device.examples),
+            **parts,
+        )
+
+    def close(self, profile: DeviceProfile, round_closed_s: float) -> None:
+        """Fill in what only the end of the round tells: the waiting, and so the energy."""
+        self.waiting_s = round_closed_s - self.finished_s
+        energy = round_energy(
+            profile,
+            compute_s=self.train_s,
+            radio_s=self.download_s + self.upload_s,
+            idle_s=self.waiting_s,
+        )
+        self.energy_compute_j = energy.compute_j
+        self.energy_radio_j = energy.radio_j
+        self.energy_idle_j = energy.idle_j
+
+    @property
+    def energy_j(self) -> float:
+        """All joules the device spent in the round."""
+        return self.energy_compute_j + self.energy_radio_j + self.energy_idle_j
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One aggregation, or the initial model (round 0)."""
+
+    round: int
+    version: int
+    opened_s: float
+    closed_s: float
+    duration_s: float
+    accuracy: float  # NaN where the model was not evaluated
+    loss: float
+    train_loss: float  # mean over the aggregated updates, by examples
+    num_cohort: int
+    num_planned: int
+    num_sat_out: int
+    num_aggregated: int
+    num_oom: int
+    num_late: int
+    waiting_s: float  # mean over the aggregated devices of round end - own end
+    download_bytes: int
+    upload_bytes: int
+    flops: float
+    energy_j: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened at an instant of the simulated clock."""
+
+    at_s: float
+    name: str
+    round: int
+    device: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,241 @@
+"""One run, from its config to its folder. The only place that knows every concrete class."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from devices.fleet import conditions_hash
+from devices.plan import Adapter
+from devices.trainer import NullTrainer, Trainer
+from simulator.checkpoint import CheckpointedTrainer
+from simulator.config import RunConfig
+from simulator.executor import PooledTrainer
+from simulator.experiment import ConfigError
+from simulator.fleet_view import LocalWork, ServerView
+from simulator.progress import Reporter, Tee, duration
+from simulator.records import DeviceRecord
+from simulator.server import Federation, Server, Stop, simulate
+from simulator.store import RunFolder, check_same_config, read_manifest
+from simulator.world import World, build_world
+
+PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
+
+
+class Trainers:
+    """Keeps the trainer of the last run, because the next one often needs the same.
+
+    ``workers`` processes train at once. Use as a context manager: it ends them.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._key = ""
+        self._trainer: Trainer | None = None
+
+    def __enter__(self) -> Trainers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self._trainer, PooledTrainer):
+            self._trainer.close()
+        self._trainer = None
+
+    def get(self, config: RunConfig, world: World) -> Trainer:
+        """A trainer for this run's model, data and training settings."""
+        key = training_context(config, world)
+        if self._trainer is None or key != self._key:
+            self.__exit__()
+            self._trainer, self._key = self._make(config, world), key
+        return self._trainer
+
+    def _make(self, config: RunConfig, world: World) -> Trainer:
+        if config.training == "none":
+            return NullTrainer(world.model.num_blocks)
+        factory = _torch_trainer(config, world)
+        return PooledTrainer(factory, self._workers) if self._workers > 1 else factory()
+
+
+def _torch_trainer(config: RunConfig, world: World) -> Callable[[], Trainer]:
+    from devices.training.trainer import TorchTrainer, TrainingConfig  # torch takes seconds
+
+    settings = config.training
+    assert settings != "none"
+    training = TrainingConfig(
+        model=config.task.model,
+        targets=config.task.targets,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_length=config.task.max_length,
+        dtype=settings.dtype,
+        compute=settings.compute,
+        attention=settings.attention,
+        eval_examples=config.evaluation.examples,
+    )
+    return partial(TorchTrainer, training, world.data)
+
+
+def training_context(config: RunConfig, world: World) -> str:
+    """Everything beside a job that its result depends on."""
+    plain = config.resolved()
+    parts = {key: plain[key] for key in ("task", "training")}
+    parts |= {"examples": config.evaluation.examples, "data": world.data.sha256}
+    parts |= {"model": world.source.sha256}
+    if config.training != "none":
+        parts |= {"dtype": _host_dtype(config), "torch": version("torch")}
+    return json.dumps(parts, sort_keys=True)
+
+
+def _host_dtype(config: RunConfig) -> str:
+    """What ``auto`` comes to on this host. Raises ConfigError for a GPU that is not there."""
+    from devices.training.host import choose_host
+
+    settings = config.training
+    assert settings != "none"
+    try:
+        return choose_host(settings.compute, settings.dtype).dtype_name
+    except ValueError as error:
+        raise ConfigError([str(error)], "this machine") from None
+
+
+def run(
+    config: RunConfig, folder: Path, *, trainers: Trainers, report: Reporter, where: str
+) -> Path:
+    """Simulate one config into ``folder`` and return it; a finished run is left as it is.
+
+    Raises ConfigError or RunFolderError before anything is written.
+    """
+    resolved = config.resolved()
+    check_same_config(folder, resolved)
+    if (read_manifest(folder) or {}).get("status") == "done":
+        report.step(f"{config.label}: finished before, kept ({folder})")
+        return folder
+    world = build_world(config, where)
+    report.step(f"{config.label}: loading {config.task.model}")
+    trainer = trainers.get(config, world)
+    manifest = _manifest(config, world)
+    began = time.perf_counter()
+    store = RunFolder(folder, resolved, manifest)
+    store.fleet([DeviceRecord.of(device) for device in world.fleet])
+    if config.training != "none":
+        trainer = CheckpointedTrainer(trainer, store.checkpoint, training_context(config, world))
+    report.start(config.label, config.stop.rounds)
+    try:
+        server = simulate(_federation(config, world, trainer), Tee([store, report]))
+        outcome = _outcome(server, time.perf_counter() - began)
+        if config.training != "none":
+            _export(server.state.adapter, config, folder)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        store.close("interrupted" if interrupted else "failed", {"error": repr(error)})
+        report.finish(f"{config.label}: stopped; what is done is kept in {folder}")
+        raise
+    store.close("done", outcome)
+    report.finish(
+        f"{config.label}: done in {duration(outcome['wall_s'])}, "
+        f"simulated {duration(outcome['simulated_s'])} ({folder})"
+    )
+    return folder
+
+
+def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation:
+    work = LocalWork(config.local.batch_size, config.local.steps, config.local.epochs)
+    stop = config.stop
+    return Federation(
+        seed=config.seed,
+        fleet=world.fleet,
+        view=ServerView(
+            world.fleet,
+            model=world.model,
+            work=work,
+            cost_model=world.cost_model,
+            trainer=trainer,
+        ),
+        strategy=config.strategy,
+        pacing=config.pacing,
+        selection=config.selection,
+        trainer=trainer,
+        evaluate_every=config.evaluation.every,
+        stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy or math.inf),
+    )
+
+
+def _export(adapter: Adapter, config: RunConfig, folder: Path) -> None:
+    from devices.training.export import save_peft
+
+    save_peft(adapter, folder / "adapter", config.task.model)
+
+
+def _manifest(config: RunConfig, world: World) -> dict[str, Any]:
+    data, source = world.data, world.source
+    return {
+        "experiment": config.name,
+        "label": config.label,
+        "strategy": config.strategy.kind,
+        "seed": config.seed,
+        "config_hash": config.hash,
+        "conditions_hash": conditions_hash(world.fleet),
+        "model": {
+            "name": source.name,
+            "sha256": source.sha256,
+            "licence": source.licence,
+            "pinned": source.pinned,
+        },
+        "training_dtype": None if config.training == "none" else _host_dtype(config),
+        "data": {
+            "name": data.name,
+            "sha256": data.sha256,
+            "source": data.source,
+            "num_train": len(data.train_texts),
+            "num_test": len(data.test_texts),
+            "num_classes": data.num_classes,
+            "majority_share": data.majority_share,
+        },
+        "versions": {"python": platform.python_version(), **_versions()},
+        "host": {"machine": platform.machine(), "system": platform.system()},
+        **_git_state(),
+    }
+
+
+def _outcome(server: Server, wall_s: float) -> dict[str, Any]:
+    return {
+        "adapter_sha256": server.state.adapter.digest,
+        "num_rounds": server.num_rounds,
+        "simulated_s": server.now_s,
+        "final_accuracy": None if math.isnan(server.accuracy) else server.accuracy,
+        "wall_s": round(wall_s, 3),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_state() -> dict[str, Any]:
+    """The commit of the code that ran; nothing where it is no checkout."""
+    here = Path(__file__)
+    try:
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)  # else some other project's
+        sha = _git(here.parent, "rev-parse", "HEAD")
+        return {"git_sha": sha, "git_dirty": bool(_git(here.parent, "status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"git_sha": None, "git_dirty": None}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,153 @@
+"""The run folder: what is written while a run goes on, and when it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from simulator.records import ClientRecord, DeviceRecord, Event, RoundRecord
+
+FORMAT = 1
+Status = Literal["running", "done", "interrupted", "failed"]
+
+
+class RunLog(Protocol):
+    """Whoever wants to know what happens in a run."""
+
+    def event(self, event: Event) -> None: ...
+
+    def client(self, record: ClientRecord) -> None: ...
+
+    def round(self, record: RoundRecord) -> None: ...
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: its message is all that they need to see."""
+
+
+class RunFolderError(UserError):
+    """A folder that cannot take this run."""
+
+
+class RunFolder:
+    """Writes one run. Events go out line by line, tables and manifest at the end."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+        """Make the folder, or begin anew in one of the same config.
+
+        Raises RunFolderError where it holds another config or cannot be written.
+        """
+        self.path = path
+        self._manifest = dict(manifest)
+        self._rounds: list[RoundRecord] = []
+        self._clients: list[ClientRecord] = []
+        check_same_config(path, config)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            self._write_manifest("running")
+            self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(f"a run folder must be writable, got {path}: {error}") from None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where results are kept until the run is done."""
+        return self.path / "checkpoint"
+
+    def event(self, event: Event) -> None:
+        line = {"at_s": event.at_s, "event": event.name, "round": event.round}
+        line["device"] = event.device
+        line.update({key: _finite(value) for key, value in event.details.items()})
+        self._events.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def client(self, record: ClientRecord) -> None:
+        self._clients.append(record)
+
+    def round(self, record: RoundRecord) -> None:
+        self._rounds.append(record)
+        self._events.flush()
+
+    def fleet(self, devices: Sequence[DeviceRecord]) -> None:
+        """Write who the devices are."""
+        _write_table(self.path / "devices.parquet", DeviceRecord, devices)
+
+    def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
+        """Write the tables, then the manifest: its status is the last thing to change."""
+        self._events.close()
+        _write_table(self.path / "rounds.parquet", RoundRecord, self._rounds)
+        _write_table(self.path / "clients.parquet", ClientRecord, self._clients)
+        self._manifest.update(outcome)
+        self._write_manifest(status)
+        if status == "done":
+            shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+    def _write_manifest(self, status: Status) -> None:
+        manifest = {"format": FORMAT, "status": status, **self._manifest}
+        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a run folder; None where there is none."""
+    try:
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunFolderError(f"{path / 'manifest.json'} is damaged: {error}") from None
+    return manifest
+
+
+def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise RunFolderError where ``path`` is not a folder for this config."""
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"a run folder must be a directory, got the file {path}")
+    if not (path / "config.yaml").exists():
+        if path.exists() and any(path.iterdir()):
+            raise RunFolderError(f"a run folder must be empty or hold a run, got {path}")
+        return
+    there = yaml.safe_load((path / "config.yaml").read_text("utf-8"))
+    differing = _differences(there, dict(config))
+    if differing:
+        raise RunFolderError(
+            f"the run folder {path} must hold a run of this config, but differs in "
+            + "; ".join(differing[:5])
+        )
+
+
+def _differences(there: Any, here: Any, where: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [*here, *(key for key in there if key not in here)]
+        lists = [_differences(there.get(k), here.get(k), f"{where}.{k}".strip(".")) for k in keys]
+        return [line for lines in lists for line in lines]
+    return [] if there == here else [f"{where}: {there!r} there, {here!r} here"]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader sees the old text or the new."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def _write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
+    types = {"int": pa.int64(), "float": pa.float64()}
+    schema = pa.schema([(f.name, types.get(str(f.type), pa.string())) for f in fields(kind)])
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), partial)
+    os.replace(partial, path)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: an accuracy that nobody measured is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

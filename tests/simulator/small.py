@@ -1,0 +1,158 @@
+"""Small federations with links and profiles that can be worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from algorithms.fedlora import FedLoRA
+from algorithms.pacing import Pacing, Synchronous
+from algorithms.selection import Uniform
+from devices.cost.closed_form import ClosedFormCost
+from devices.fleet import Device
+from devices.model_spec import ModelSpec
+from devices.plan import Adapter, Factors
+from devices.profile import DeviceProfile
+from devices.trainer import (
+    Evaluation,
+    NullTrainer,
+    SalienceMetric,
+    Trainer,
+    TrainingJob,
+    TrainingResult,
+)
+from simulator.fleet_view import LocalWork, ServerView
+from simulator.records import ClientRecord, Event, RoundRecord
+from simulator.server import Federation, Stop
+from traces.bandwidth import BandwidthTrace, FloatArray, Link
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+}
+
+
+@dataclass
+class Memory:
+    """A log that keeps everything in lists."""
+
+    events: list[Event] = field(default_factory=list)
+    clients: list[ClientRecord] = field(default_factory=list)
+    rounds: list[RoundRecord] = field(default_factory=list)
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def client(self, record: ClientRecord) -> None:
+        self.clients.append(record)
+
+    def round(self, record: RoundRecord) -> None:
+        self.rounds.append(record)
+
+    def named(self, name: str) -> list[Event]:
+        return [event for event in self.events if event.name == name]
+
+
+def tiny_model() -> ModelSpec:
+    return ModelSpec.from_config("tiny", BERT, ("query", "value"), num_classes=4)
+
+
+def make_device(
+    device_id: int,
+    *,
+    flops_per_s: float = 1e9,
+    budget_bytes: int = 10**9,
+    rate_bytes_per_s: float = 1e5,
+    num_examples: int = 32,
+) -> Device:
+    profile = DeviceProfile(
+        name=f"test-{flops_per_s:g}",
+        title="test device",
+        tier="test",
+        flops_per_s={32: flops_per_s, 16: 2 * flops_per_s},
+        memory_bytes=10**9,
+        memory_bytes_per_s=1e12,
+        overhead_s=0.0,
+        power_w={"idle": 1.0, "compute": 10.0, "radio": 2.0},
+        confidence="high",
+        source="made for this test",
+    )
+    trace = BandwidthTrace.constant(rate_bytes_per_s)
+    first = device_id * num_examples
+    examples = np.arange(first, first + num_examples)
+    return Device(device_id, profile, budget_bytes, Link("constant", trace, trace), examples)
+
+
+def make_federation(
+    fleet: Sequence[Device],
+    *,
+    strategy: Any = None,
+    pacing: Pacing | None = None,
+    trainer: Trainer | None = None,
+    rounds: int = 2,
+    seed: int = 0,
+) -> Federation:
+    """Everybody takes part in every round, and trains three steps of four examples."""
+    model = tiny_model()
+    trainer = trainer or NullTrainer(model.num_blocks)
+    view = ServerView(
+        fleet,
+        model=model,
+        work=LocalWork(batch_size=4, steps=3),
+        cost_model=ClosedFormCost(model, 16),
+        trainer=trainer,
+    )
+    return Federation(
+        seed=seed,
+        fleet=fleet,
+        view=view,
+        strategy=strategy or FedLoRA(rank=2),
+        pacing=pacing or Synchronous(cohort=len(fleet)),
+        selection=Uniform(),
+        trainer=trainer,
+        evaluate_every=1,
+        stop=Stop(rounds),
+    )
+
+
+@dataclass
+class DriftTrainer:
+    """Real arithmetic without torch: every trained number moves half-way to a goal, plus noise
+    drawn from the job's seed. Keeps the jobs it was given."""
+
+    num_blocks: int = 3
+    goal: float = 1.0
+    jobs: list[TrainingJob] = field(default_factory=list)
+
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        self.jobs.extend(jobs)
+        return [self._result(job) for job in jobs]
+
+    def _result(self, job: TrainingJob) -> TrainingResult:
+        rng = np.random.default_rng(job.seed)
+        old, trained = job.broadcast.adapter, job.plan.terms.trained
+        factors = {}
+        for key, (a, b) in old.factors.items():
+            rows = trained[key.block, old.modules.index(key.module)]
+            step_a = rows[:, None] * (0.5 * (self.goal - a) + 0.01 * rng.normal(size=a.shape))
+            step_b = rows * (0.5 * (self.goal - b) + 0.01 * rng.normal(size=b.shape))
+            factors[key] = Factors((a + step_a).astype(np.float32), (b + step_b).astype(np.float32))
+        return TrainingResult(Adapter(factors, old.head, old.scale), self._distance(old))
+
+    def _distance(self, adapter: Adapter) -> float:
+        return float(np.mean([np.abs(f.b - self.goal).mean() for f in adapter.factors.values()]))
+
+    def evaluate(self, adapter: Adapter) -> Evaluation:
+        distance = self._distance(adapter)
+        return Evaluation(max(0.0, 1.0 - distance), distance)
+
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return np.arange(1.0, self.num_blocks + 1.0)

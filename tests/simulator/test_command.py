@@ -1,0 +1,270 @@
+"""The command line as a person meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "task": {"model": "tiny", "max_length": 16},
+    "training": "none",
+    "local": {"batch_size": 4, "steps": 2},
+    "fleet": {
+        "memory_share": 0.001,
+        "devices": [
+            {"profile": "jetson-nano-maxn", "count": 3, "link": "wifi"},
+            {"profile": "phone-snapdragon-665", "count": 2, "link": "lte-driving"},
+        ],
+    },
+    "pacing": {"kind": "synchronous", "cohort": 3},
+    "stop": {"rounds": 3},
+    "strategies": {
+        "fedlora": {"kind": "fedlora", "rank": 2},
+        "fedquad": {"kind": "fedquad", "rank": 2},
+        "haflq": {"kind": "haflq", "rank": 2},
+    },
+}
+REAL = {
+    **SMALL,
+    "training": {"learning_rate": 5e-3, "dtype": "fp32"},
+    "evaluation": {"examples": 64},
+}
+
+
+def fedclock(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "simulator", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def write(folder: Path, config: Any, name: str = "x.yaml") -> Path:
+    file = folder / name
+    file.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+    return file
+
+
+def logs(folder: Path) -> dict[str, bytes]:
+    """The event logs below a folder, by run."""
+    found = {path.parent.name: path.read_bytes() for path in folder.rglob("events.jsonl")}
+    assert found
+    return found
+
+
+def test_run_writes_a_folder_a_strategy_and_keeps_it(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    first = fedclock("run", file, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    folders = sorted((tmp_path / "runs" / "small").iterdir())
+    assert [folder.name.split("-")[0] for folder in folders] == ["fedlora", "fedquad", "haflq"]
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} == {
+            "config.yaml",
+            "manifest.json",
+            "devices.parquet",
+            "events.jsonl",
+            "rounds.parquet",
+            "clients.parquet",
+        }
+        assert json.loads((folder / "manifest.json").read_text("utf-8"))["status"] == "done"
+    assert "fedquad: round 3/3, simulated" in first.stdout  # plain lines where nobody watches
+    before = logs(tmp_path)
+    second = fedclock("run", file, cwd=tmp_path)
+    assert second.stdout.count("finished before, kept") == 3
+    assert logs(tmp_path) == before
+
+
+def test_a_resolved_config_reproduces_the_log_in_another_folder(tmp_path: Path) -> None:
+    fedclock("run", write(tmp_path, SMALL), "--only", "haflq", cwd=tmp_path)
+    (folder,) = (tmp_path / "runs" / "small").iterdir()
+    again = fedclock("run", folder / "config.yaml", "--output", "elsewhere", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert logs(tmp_path / "elsewhere") == logs(tmp_path / "runs")
+
+
+def test_conditions_are_the_same_for_every_strategy_and_differ_by_seed(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    fedclock("run", file, cwd=tmp_path)
+    fedclock("run", file, "--set", "seed=1", "--only", "fedlora", cwd=tmp_path)
+    hashes = [
+        json.loads(path.read_text("utf-8"))["conditions_hash"]
+        for path in sorted(tmp_path.rglob("manifest.json"))
+    ]
+    assert len(hashes) == 4
+    assert len(set(hashes)) == 2
+
+
+@pytest.fixture
+def busy_cores() -> Iterator[None]:
+    """Every core has something else to do."""
+    spin = [sys.executable, "-c", "while True: pass"]
+    load = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
+    yield
+    for process in load:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real training on one process, never interrupted."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    done = fedclock("run", write(folder, REAL), "--workers", "1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.usefixtures("busy_cores")
+def test_neither_load_nor_the_number_of_workers_reaches_the_log(
+    tmp_path: Path, unbroken: Path
+) -> None:
+    done = fedclock("run", write(tmp_path, REAL), "--workers", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert logs(tmp_path) == logs(unbroken)
+
+
+def test_the_log_of_real_training_differs_from_timing_only_in_accuracy_alone(
+    tmp_path: Path, unbroken: Path
+) -> None:
+    fedclock("run", write(tmp_path, SMALL), "--only", "fedlora", cwd=tmp_path)
+
+    def timed(folder: Path) -> list[tuple[float, str]]:
+        (log,) = (log for name, log in logs(folder).items() if name.startswith("fedlora"))
+        events = [json.loads(line) for line in log.splitlines()]
+        return [(event["at_s"], event["event"]) for event in events]
+
+    assert timed(tmp_path) == timed(unbroken)
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
+    tmp_path: Path, unbroken: Path
+) -> None:
+    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL))]
+    command += ["--workers", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "fedlora: round 2/3" in line:
+            os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
+            break
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in errors
+    assert "Traceback" not in errors
+    (folder,) = (path for path in (tmp_path / "runs" / "small").iterdir() if "fedlora" in path.name)
+    assert json.loads((folder / "manifest.json").read_text("utf-8"))["status"] == "interrupted"
+    kept = len(list((folder / "checkpoint").iterdir()))
+    assert kept > 0
+    done = fedclock("run", tmp_path / "x.yaml", "--workers", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert logs(tmp_path) == logs(unbroken)
+    assert not (folder / "checkpoint").exists()
+
+
+def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) -> None:
+    done = fedclock("compare", write(unbroken, REAL), "--target", "0.01", cwd=unbroken)
+    assert done.returncode == 0, done.stderr
+    report = Path("runs") / "small" / "report"
+    assert f"Report: {report / 'report.md'}" in done.stdout
+    assert (unbroken / report / "report.md").is_file()
+    assert list((unbroken / report / "figures").glob("*.png"))
+    again = fedclock("report", unbroken / "runs" / "small", "-o", tmp_path / "r", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "r" / "table.csv").is_file()
+
+
+def mistaken(cwd: Path, *arguments: str | Path) -> list[str]:
+    """Run a command that must fail cleanly; return its messages."""
+    before = sorted(cwd.rglob("*"))
+    done = fedclock(*arguments, cwd=cwd)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(cwd.rglob("*")) == before, "nothing may be written"
+    return [line.removeprefix("error: ") for line in done.stderr.splitlines()]
+
+
+def test_everything_that_does_not_exist_is_named_at_once(tmp_path: Path) -> None:
+    fleet = {
+        "memory_share": 0.5,
+        "devices": [
+            {"profile": "jetson-tx3", "link": "wifi"},
+            {"profile": "jetson-nano-maxn", "link": "wify"},
+            {"profile": "jetson-nano-maxn", "link": "none.csv"},
+        ],
+    }
+    task = {"model": "minilm-l7", "data": "wordnet-17", "targets": ["query"]}
+    file = write(tmp_path, {**SMALL, "fleet": fleet, "task": task})
+    text = "\n".join(mistaken(tmp_path, "run", file))
+    for part in ("jetson-tx3", "wify", "none.csv", "minilm-l7", "wordnet-17"):
+        assert part in text
+    for valid in ("jetson-tx2-maxn", "lte-driving", "minilm-l6", "wordnet-16"):
+        assert valid in text
+    assert str(file) in text
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("strategy.rank=0", "rank must be at least 1, got 0"),
+        ("strategy.rank=33", "strategy.rank must be in [1, 32]"),
+        ("task.targets=[qurey]", "targets must be among query, key, value"),
+        ("fleet.memory_share=1.0e-6", "must hold at least the smallest plan"),
+        ("pacing.cohort=6", "must ask for at most the 5 devices of the fleet, got 6"),
+        ("shards.min_examples=1000000", "at least 5000000 training examples"),
+        ("task.max_length=513", "task.max_length must be less than or equal to 512, got 513"),
+        ("stop.rounds=0", "stop.rounds must be greater than or equal to 1, got 0"),
+        ("nonsense=1", "nonsense is no key"),
+    ],
+)
+def test_each_mistake_is_one_message_and_nothing_is_written(
+    tmp_path: Path, change: str, says: str
+) -> None:
+    file = write(tmp_path, SMALL)
+    messages = mistaken(tmp_path, "run", file, "--set", change)
+    assert any(says in message for message in messages), messages
+
+
+def test_a_hub_name_without_a_network_fails_at_once_and_names_the_bundled(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    began = time.monotonic()
+    (message, *_) = mistaken(tmp_path, "run", file, "--set", "task.model=nobody/no-such-model")
+    assert "minilm-l6" in message
+    assert "directory" in message
+    assert time.monotonic() - began < 60  # no retries that look like a hang
+
+
+def test_validate_checks_several_files_and_names_each(tmp_path: Path) -> None:
+    good = write(tmp_path, SMALL, "good.yaml")
+    bad = write(tmp_path, {**SMALL, "seed": -1}, "bad.yaml")
+    messages = mistaken(tmp_path, "validate", good, bad)
+    assert messages == [f"seed must be greater than or equal to 0, got -1 ({bad})"]
+    assert fedclock("validate", good, cwd=tmp_path).stdout == f"{good}: valid\n"
+
+
+def test_list_shows_what_a_config_may_name(tmp_path: Path) -> None:
+    shown = fedclock("list", cwd=tmp_path).stdout
+    for name in ("fedquad", "synchronous", "jetson-tx2-maxq", "minilm-l6", "wordnet-16", "wifi"):
+        assert name in shown
+    (message,) = mistaken(tmp_path, "list", "nonsense")
+    assert "must be one of strategies, pacing" in message
+
+
+def test_every_bundled_experiment_is_valid(tmp_path: Path) -> None:
+    files = sorted((ROOT / "simulator" / "experiments").rglob("*.yaml"))
+    assert files
+    done = fedclock("validate", *files, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for file in files:
+        header = file.read_text("utf-8").splitlines()[0]
+        assert header == f"# fedclock compare {file.relative_to(ROOT).as_posix()}"
