@@ -1,0 +1,71 @@
+"""The commands that this package adds to ``fedclock``: compare and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from simulator.cli import File, Output, Overrides, Workers, run_all
+from simulator.experiment import load_experiment
+
+Target = Annotated[
+    float | None,
+    typer.Option(
+        help="accuracy to time runs to, e.g. 0.55; the highest that all reach unless given"
+    ),
+]
+Baseline = Annotated[
+    str | None, typer.Option(help="label that speed-ups are over; fedlora unless given")
+]
+
+
+def compare(
+    file: File,
+    overrides: Overrides = None,
+    output: Output = Path("runs"),
+    workers: Workers = None,
+    target: Target = None,
+    baseline: Baseline = None,
+) -> None:
+    """Simulate all strategies of an experiment and report on them side by side."""
+    configs = load_experiment(file, overrides or ())
+    folders = run_all(configs, file, output=output, workers=workers)
+    _report(folders, output / configs[0].name / "report", target=target, baseline=baseline)
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder for the report")
+    ] = None,
+    target: Target = None,
+    baseline: Baseline = None,
+) -> None:
+    """Compare finished runs: table and figures, with the numbers behind them."""
+    where = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "report"
+    _report(folders, where, target=target, baseline=baseline)
+
+
+def _report(
+    folders: list[Path], where: Path, *, target: float | None, baseline: str | None
+) -> None:
+    from analysis import tables  # pandas and matplotlib take a second
+    from analysis.report import write_report
+
+    console = Console()
+    with console.status("report") as status:
+        written = write_report(
+            folders,
+            where,
+            target=target,
+            baseline=baseline,
+            progress=lambda done, total, what: status.update(f"report: {what} ({done}/{total})"),
+        )
+    console.print(tables.rich_table(written.comparison))
+    for line in written.left_out:
+        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {where / 'report.md'}", highlight=False, soft_wrap=True)
+    console.print(f"Figures and the numbers behind them: {where / 'figures'}", highlight=False)

@@ -1,0 +1,121 @@
+"""What each strategy chose for each device, round by round, as heat maps."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from analysis.comparison import Comparison
+from analysis.figures import style
+from analysis.fleet import devices
+
+MAX_NAMES = 24
+CHOICES = {  # column: title
+    "depth": "Depth (blocks)",
+    "num_quantized_blocks": "Blocks with\npacked activations",
+    "mean_weight_bits": "Mean bits of\nfrozen weights",
+    "num_terms_trained": "Rank-1 terms\ntrained",
+    "mean_upload_bits": "Mean bits of\nuploaded terms",
+}
+
+
+def frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a plan handed out: device, round, outcome and the choices; position on the y axis."""
+    order = {device: place for place, device in enumerate(devices(comparison.runs).index)}
+    parts = [
+        run.clients[["device_id", "profile", "round", "outcome", *CHOICES]].assign(
+            label=run.label,
+            strategy=run.strategy,
+            position=run.clients["device_id"].map(order),
+            num_rounds=run.rounds["round"].max(),
+        )
+        for run in comparison.runs
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    """A column a choice with one colour scale, a row a run; grey where there was no plan."""
+    labels = list(dict.fromkeys(frame["label"]))
+    devices = frame.drop_duplicates("position").set_index("position")["device_id"].sort_index()
+    panel_in = min(2.2, max(0.9, 0.085 * (int(devices.index.max()) + 1)))
+    figure = style.figure(style.PAGE_IN, 1.1 + len(labels) * (panel_in + 0.1))
+    grid = figure.subplots(
+        1 + len(labels),
+        len(CHOICES),
+        squeeze=False,
+        height_ratios=[0.07] + [panel_in] * len(labels),
+    )
+    for column, (choice, title) in enumerate(CHOICES.items()):
+        scale = Normalize(min(0, frame[choice].min()), max(1, frame[choice].max()))
+        for axes, label in zip(grid[1:, column], labels, strict=True):
+            image = _panel(axes, frame[frame["label"] == label], choice, scale)
+            axes.set_ylim(-0.5, devices.index.max() + 0.5)
+            axes.set_yticks(devices.index if len(devices) <= MAX_NAMES else [], [])
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.tick_params(labelbottom=axes is grid[-1, column], length=1.5)
+        _color_bar(grid[0, column], image, title)
+        grid[-1, column].set_xlabel("Round")
+    for axes, label in zip(grid[1:, 0], labels, strict=True):
+        axes.set_ylabel(label)
+        if len(devices) <= MAX_NAMES:
+            axes.set_yticks(devices.index, [str(device) for device in devices], fontsize=5.5)
+    figure.supylabel("Device, by rising memory budget", fontsize=8)
+    marks: list[Artist] = [
+        Patch(color=style.LIGHT_GREY, label="no plan"),
+        Line2D([], [], color=style.RED, marker="o", linestyle="", label="the plan met OOM"),
+    ]
+    style.legend_above(figure, marks)
+    return figure
+
+
+def _panel(axes: Axes, rows: pd.DataFrame, choice: str, scale: Normalize) -> AxesImage:
+    """One choice of one run; plans that met OOM carry a dot."""
+    num_rounds, top = int(rows["num_rounds"].max()), int(rows["position"].max())
+    cells = rows.pivot_table(index="position", columns="round", values=choice)
+    cells = cells.reindex(index=range(top + 1), columns=range(1, num_rounds + 1))
+    axes.set_facecolor(style.LIGHT_GREY)
+    image = axes.imshow(
+        cells.to_numpy(),
+        cmap="viridis",
+        norm=scale,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        extent=(0.5, num_rounds + 0.5, -0.5, top + 0.5),
+    )
+    oom, dot = rows[rows["outcome"] == "oom"], min(2.8, 45 / num_rounds)
+    axes.plot(
+        oom["round"], oom["position"], "o", color=style.RED, markersize=dot, markeredgewidth=0
+    )
+    return image
+
+
+def _color_bar(axes: Axes, image: AxesImage, title: str) -> None:
+    """The scale of a column above it, with its ends and its middle marked."""
+    low, high = image.get_clim()
+    bar = axes.figure.colorbar(image, cax=axes, orientation="horizontal")
+    bar.set_ticks([low, (low + high) / 2, high])
+    bar.ax.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    bar.ax.tick_params(labeltop=True, labelbottom=False, top=False, bottom=False, pad=0)
+    first, _, last = bar.ax.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
+    bar.ax.annotate(
+        title,
+        (0.5, 1.0),
+        (0, 11),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        linespacing=0.9,
+    )
+    bar.outline.set_visible(False)

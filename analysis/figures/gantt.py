@@ -1,0 +1,160 @@
+"""What every device does in the first rounds: download, compute, upload, wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis.comparison import Comparison
+from analysis.figures import style
+from analysis.fleet import devices, sat_out
+from analysis.load import Run
+from analysis.units import SECONDS, choose
+
+NUM_ROUNDS = 3  # of the run whose rounds take longest
+MAX_ROWS = 76  # of all panels together: what fits a page
+PHASES: dict[str, dict[str, Any]] = {  # how a bar is filled, as matplotlib takes it
+    "download": {"facecolor": style.SKY},
+    "compute": {"facecolor": style.SLATE},
+    "upload": {"facecolor": style.ORANGE},
+    "wait": {"facecolor": style.LIGHT_GREY},
+    "sat out": {"facecolor": "white", "edgecolor": "#BDBDBD", "hatch": "//////"},
+}
+MARKS = {"oom": ("x", style.RED), "late": ("v", style.PURPLE)}
+AGGREGATION = "aggregation"
+
+
+def frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a phase of a device, a mark or an aggregation, within one window for all runs.
+
+    Marks and aggregations last 0 s; an aggregation has no device.
+    """
+    window_s = max(_closed_s(run, NUM_ROUNDS) for run in comparison.runs)
+    order = devices(comparison.runs)
+    spans = pd.concat([_spans(run) for run in comparison.runs], ignore_index=True)
+    spans = spans[spans["start_s"] <= window_s]
+    spans["length_s"] = spans["length_s"].clip(upper=window_s - spans["start_s"])
+    seen = set(spans["device_id"])
+    shown = _spread(
+        [device for device in order.index if device in seen],
+        most=max(8, min(24, MAX_ROWS // len(comparison.runs))),
+    )
+    position = {device: place for place, device in enumerate(shown)}
+    spans["position"] = spans["device_id"].map(position)
+    spans["profile"] = spans["device_id"].map(order["profile"])
+    kept = spans[spans["position"].notna() | (spans["phase"] == AGGREGATION)]
+    return kept.assign(window_s=window_s).reset_index(drop=True)
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    """One panel a run, all on one time axis; a row a device, a vertical line an aggregation."""
+    labels = list(dict.fromkeys(frame["label"]))
+    rows = frame.dropna(subset="position").drop_duplicates("position").sort_values("position")
+    panel_in = max(0.9, 0.115 * len(rows))
+    figure = style.figure(style.PAGE_IN, 0.7 + len(labels) * (panel_in + 0.2))
+    panels = figure.subplots(len(labels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    unit = choose(SECONDS, frame["window_s"])
+    for axes, label in zip(panels, labels, strict=True):
+        _panel(axes, frame[frame["label"] == label], unit.size)
+        axes.set_title(label, loc="left", pad=5)
+    names = [
+        f"{profile}  {device:.0f}"
+        for profile, device in zip(rows["profile"], rows["device_id"], strict=True)
+    ]
+    panels[0].set_yticks(rows["position"], names)
+    panels[0].set_ylim(-0.7, len(rows) - 0.3)
+    panels[0].set_xlim(0, frame["window_s"].max() / unit.size)
+    panels[-1].set_xlabel(f"Simulated time ({unit.name})")
+    style.legend_above(figure, _handles())
+    return figure
+
+
+def _closed_s(run: Run, number: int) -> float:
+    """When round ``number`` closed, or the last one before it."""
+    rounds = run.rounds
+    return float(rounds.loc[rounds["round"] <= number, "closed_s"].max())
+
+
+def _spread(everyone: Sequence[int], most: int) -> list[int]:
+    """At most this many of them, evenly spread, so that rows stay readable."""
+    if len(everyone) <= most:
+        return list(everyone)
+    places = np.linspace(0, len(everyone) - 1, most).round().astype(int)
+    return [everyone[place] for place in places]
+
+
+def _spans(run: Run) -> pd.DataFrame:
+    """Every phase and mark of a run: label, strategy, device_id, round, phase, start_s, length_s.
+
+    A phase ends with the plan at the latest: an OOM or a dropped device does not go on.
+    """
+    plans, ends_s = run.clients, run.clients["finished_s"]
+    start_s, parts = plans["started_s"], []
+    for phase in ("download", "compute", "upload"):
+        length_s = plans["train_s" if phase == "compute" else f"{phase}_s"].fillna(0.0)
+        length_s = length_s.clip(upper=(ends_s - start_s).clip(lower=0.0))
+        parts.append(_part(plans, phase, start_s, length_s))
+        start_s = start_s + length_s
+    done = plans["outcome"] == "aggregated"
+    parts.append(_part(plans[done], "wait", ends_s[done], plans.loc[done, "waiting_s"]))
+    spans = pd.concat(parts)
+    marks = [_part(plans[plans["outcome"] == mark], mark, ends_s, ends_s * 0.0) for mark in MARKS]
+    rounds = run.rounds[run.rounds["round"] > 0].assign(device_id=np.nan)
+    aggregated = rounds[rounds["num_aggregated"] > 0]
+    marks.append(_part(aggregated, AGGREGATION, rounds["closed_s"], rounds["closed_s"] * 0.0))
+    idle = pd.DataFrame(sat_out(run), columns=["device_id", "round"])
+    idle = idle.merge(rounds.drop(columns="device_id"), on="round")
+    marks.append(_part(idle, "sat out", idle["opened_s"], idle["duration_s"]))
+    everything = pd.concat([spans[spans["length_s"] > 0], *marks])
+    return everything.assign(label=run.label, strategy=run.strategy)
+
+
+def _part(
+    rows: pd.DataFrame, phase: str, start_s: pd.Series[float], length_s: pd.Series[float]
+) -> pd.DataFrame:
+    """Spans of one phase; the series are matched to the rows by index."""
+    return rows[["device_id", "round"]].assign(phase=phase, start_s=start_s, length_s=length_s)
+
+
+def _panel(axes: Axes, spans: pd.DataFrame, size: float) -> None:
+    """The bars, marks and aggregation lines of one run."""
+    for phase, fill in PHASES.items():
+        rows = spans[spans["phase"] == phase]
+        axes.barh(
+            rows["position"], rows["length_s"] / size, 0.74, rows["start_s"] / size,
+            linewidth=0, **fill,
+        )  # fmt: skip
+    for mark, (marker, color) in MARKS.items():
+        rows = spans[spans["phase"] == mark]
+        axes.plot(
+            rows["start_s"] / size, rows["position"], marker, color=color, markersize=3.6,
+            markeredgewidth=1.2,
+        )  # fmt: skip
+    for at_s in spans.loc[spans["phase"] == AGGREGATION, "start_s"] / size:
+        axes.axvline(at_s, color=style.BLACK, linewidth=0.8)
+        axes.plot(
+            at_s, 1.0, "v", color=style.BLACK, markersize=3.5, clip_on=False,
+            transform=axes.get_xaxis_transform(),
+        )  # fmt: skip
+    axes.tick_params(axis="y", length=0, labelsize=6)
+
+
+def _handles() -> list[Artist]:
+    bars: list[Artist] = [Patch(label=phase, linewidth=0, **fill) for phase, fill in PHASES.items()]
+    marks = [
+        Line2D([], [], color=color, marker=marker, linestyle="", label=words)
+        for marker, color, words in (
+            (*MARKS["oom"], "OOM"),
+            (*MARKS["late"], "dropped as late"),
+            ("v", style.BLACK, AGGREGATION),
+        )
+    ]
+    return [*bars, *marks]

@@ -1,0 +1,136 @@
+"""Peak memory by part against each device's budget, and where plans met OOM."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis.comparison import Comparison
+from analysis.figures import style
+from analysis.fleet import devices
+from analysis.load import Run
+from analysis.units import BYTES, choose
+
+MAX_NAMES = 40
+PARTS = {  # name in the legend: what of the cost model it adds up, and its colour
+    "frozen weights": (("weights",), style.SLATE),
+    "adapters, gradients, optimizer": (("adapters", "gradients", "optimizer"), style.PURPLE),
+    "saved activations": (("activations",), style.ORANGE),
+    "working block": (("transient",), style.SKY),
+    "head, loss": (("head",), style.GREEN),
+}
+
+
+def frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a run and device: the parts of its largest plan, its budget and its OOM count."""
+    order = devices(comparison.runs)
+    return pd.concat([_largest(run, order) for run in comparison.runs], ignore_index=True)
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    """One panel a run; a stacked bar a device, its budget as a dash, OOM as a cross."""
+    labels = list(dict.fromkeys(frame["label"]))
+    figure = style.figure(style.PAGE_IN, 1.5 + 1.25 * len(labels))
+    panels = figure.subplots(len(labels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    size = choose(BYTES, frame["peak_memory_bytes"])
+    for axes, label in zip(panels, labels, strict=True):
+        rows = frame[frame["label"] == label].reset_index(drop=True)
+        _panel(axes, rows, size.size, _top_bytes(frame))
+        axes.set_title(label, loc="left", pad=3)
+    panels[0].set_ylim(0, _top_bytes(frame) / size.size)
+    _name_devices(panels[-1], frame[frame["label"] == labels[0]].reset_index(drop=True))
+    panels[-1].set_xlabel("Device, by rising memory budget", labelpad=1)
+    figure.supylabel(f"Peak memory ({size.name})", fontsize=8)
+    is_above = bool((frame["memory_budget_bytes"] > _top_bytes(frame)).any())
+    style.legend_above(figure, _handles()[: None if is_above else -1])
+    return figure
+
+
+def _largest(run: Run, order: pd.DataFrame) -> pd.DataFrame:
+    """Per device, in the fleet's order: its plan with the largest peak; NaN without a plan."""
+    plans = run.clients
+    largest = plans.loc[plans.groupby("device_id")["peak_memory_bytes"].idxmax()]
+    rows = largest.set_index("device_id").reindex(order.index)
+    num_oom = (plans["outcome"] == "oom").groupby(plans["device_id"]).sum()
+    columns = {
+        "label": run.label,
+        "strategy": run.strategy,
+        "device_id": order.index,
+        "profile": order["profile"],
+        "memory_budget_bytes": order["memory_budget_bytes"],
+        "peak_memory_bytes": rows["peak_memory_bytes"],
+        "num_plans": plans.groupby("device_id").size().reindex(order.index, fill_value=0),
+        "num_oom": num_oom.reindex(order.index, fill_value=0),
+    }
+    parts = {
+        name: rows[[f"memory_{part}_bytes" for part in held]].sum(axis=1, min_count=1)
+        for name, (held, _) in PARTS.items()
+    }
+    return pd.DataFrame({**columns, **parts}, index=order.index).reset_index(drop=True)
+
+
+def _panel(axes: Axes, rows: pd.DataFrame, size: float, top_bytes: float) -> None:
+    """The bars of one run."""
+    floor = pd.Series(0.0, index=rows.index)
+    for name, (_, color) in PARTS.items():
+        height = rows[name].fillna(0.0) / size
+        axes.bar(rows.index, height, 0.72, bottom=floor, color=color, linewidth=0)
+        floor = floor + height
+    budget = rows["memory_budget_bytes"] / size
+    axes.hlines(budget, rows.index - 0.46, rows.index + 0.46, color=style.BLACK, linewidth=1.4)
+    oom = rows[rows["num_oom"] > 0]
+    axes.plot(
+        oom.index, oom["peak_memory_bytes"] / size * 1.07, "x", color=style.RED,
+        markersize=4.5, markeredgewidth=1.4,
+    )  # fmt: skip
+    unplanned = rows.index[rows["num_plans"] == 0] if len(rows) <= MAX_NAMES else ()
+    for position in unplanned:
+        axes.annotate(
+            "no plan", (float(position), 0), (0, 2), textcoords="offset points", rotation=90,
+            ha="center", va="bottom", fontsize=6.5, color="#555555",
+        )  # fmt: skip
+    above = budget[rows["memory_budget_bytes"] > top_bytes]
+    axes.plot(
+        above.index, [0.96] * len(above), "^", color=style.BLACK, markersize=3.5,
+        transform=axes.get_xaxis_transform(),
+    )  # fmt: skip
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.grid(axis="y")
+
+
+def _top_bytes(frame: pd.DataFrame) -> float:
+    """Where the axis ends: over every bar and its cross, and every budget not far above them."""
+    highest = float(frame["peak_memory_bytes"].max())
+    budgets = frame.loc[frame["memory_budget_bytes"] <= 1.5 * highest, "memory_budget_bytes"]
+    return max(1.2 * highest, 1.04 * float(budgets.max()))
+
+
+def _name_devices(axes: Axes, rows: pd.DataFrame) -> None:
+    """Number and profile below each bar; of a large fleet, every few numbers alone."""
+    step = -(-len(rows) // MAX_NAMES)
+    named = rows[::step]
+    texts = [
+        f"{profile}  {device}" if step == 1 else str(device)
+        for profile, device in zip(named["profile"], named["device_id"], strict=True)
+    ]
+    axes.set_xticks(named.index, texts, rotation=90, fontsize=6.5)
+
+
+def _handles() -> list[Artist]:
+    parts: list[Artist] = [Patch(color=color, label=name) for name, (_, color) in PARTS.items()]
+    return [
+        *parts,
+        Line2D([], [], color=style.BLACK, linewidth=1.4, label="budget"),
+        Line2D(
+            [], [], color=style.RED, marker="x", linestyle="", markersize=4.5,
+            markeredgewidth=1.4, label="a plan met OOM",
+        ),
+        Line2D(
+            [], [], color=style.BLACK, marker="^", linestyle="", markersize=3.5,
+            label="budget above the axis",
+        ),
+    ]  # fmt: skip

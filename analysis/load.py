@@ -1,0 +1,241 @@
+"""Run folders, read back: one finished run, or several that may stand side by side."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import yaml
+from pyarrow import ArrowException
+
+from simulator.store import FORMAT, UserError
+
+FILES = (
+    "manifest.json",
+    "config.yaml",
+    "devices.parquet",
+    "rounds.parquet",
+    "clients.parquet",
+    "events.jsonl",
+)
+MANIFEST_KEYS = ("label", "strategy", "seed", "conditions_hash", "config_hash", "model", "data")
+DEVICE_COLUMNS = ("device_id", "profile", "link", "memory_budget_bytes")
+ROUND_COLUMNS = (
+    "round", "opened_s", "closed_s", "duration_s", "accuracy", "loss", "num_aggregated",
+    "num_sat_out", "num_oom", "num_late", "waiting_s", "download_bytes", "upload_bytes", "energy_j",
+)  # fmt: skip
+CLIENT_COLUMNS = (
+    "round", "device_id", "profile", "link", "outcome", "started_s", "download_s", "train_s",
+    "upload_s", "finished_s", "waiting_s", "memory_budget_bytes", "peak_memory_bytes",
+    "memory_weights_bytes", "memory_adapters_bytes", "memory_gradients_bytes",
+    "memory_optimizer_bytes", "memory_activations_bytes", "memory_transient_bytes",
+    "memory_head_bytes", "depth", "num_quantized_blocks", "mean_weight_bits", "num_terms_trained",
+    "mean_upload_bits",
+)  # fmt: skip
+
+Json = dict[str, Any]  # what json and yaml return: any tree of plain values
+
+
+class RunError(UserError):
+    """A run folder cannot be read, or runs cannot be compared. The message says which and why."""
+
+
+class UnfinishedRunError(RunError):
+    """The folder is a run, but not one that has ended."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One finished run. The columns of the frames are those of the run folder."""
+
+    path: Path
+    label: str
+    manifest: Json
+    config: Json
+    devices: pd.DataFrame  # one row a device of the fleet
+    rounds: pd.DataFrame  # one row a round; round 0 is the initial model
+    clients: pd.DataFrame  # one row a plan handed out
+
+    @property
+    def strategy(self) -> str:
+        """The kind of its scheduler, e.g. ``"fedquad"``."""
+        return str(self.manifest["strategy"])
+
+    def events(self) -> Iterator[Json]:
+        """The event log, line by line, in order of time. Raises RunError on a damaged line."""
+        with (self.path / "events.jsonl").open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise RunError(
+                        f"{self.path / 'events.jsonl'}: line {number} is not JSON ({error})"
+                    ) from error
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """The run folders among ``paths`` and directly below them, each once, in the order given."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            raise RunError(f"a run folder must be a directory, got {path}, which is not there")
+        if (path / "manifest.json").is_file():
+            found.append(path)
+            continue
+        below = sorted(manifest.parent for manifest in path.glob("*/manifest.json"))
+        if not below:
+            raise RunError(
+                f"{path} is not a run folder and holds none: no manifest.json in it or one below"
+            )
+        found.extend(below)
+    return list({path.resolve(): path for path in found}.values())
+
+
+def load_run(path: Path) -> Run:
+    """The run in this folder. Raises RunError, or UnfinishedRunError where it has not ended."""
+    if not path.is_dir() or not (path / "manifest.json").is_file():
+        raise RunError(f"{path} is not a run folder: it holds no manifest.json")
+    manifest = _manifest(path)
+    for name in FILES:
+        if not (path / name).is_file():
+            raise RunError(f"run folder {path} lacks {name}")
+    return Run(
+        path=path,
+        label=str(manifest["label"]),
+        manifest=manifest,
+        config=_mapping(path / "config.yaml"),
+        devices=_frame(path / "devices.parquet", DEVICE_COLUMNS),
+        rounds=_frame(path / "rounds.parquet", ROUND_COLUMNS),
+        clients=_frame(path / "clients.parquet", CLIENT_COLUMNS),
+    )
+
+
+def load_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs in these folders, labels distinct. Raises RunError if they met unlike worlds."""
+    runs = [load_run(path) for path in find_runs(paths)]
+    require_same_conditions(runs)
+    return distinct_labels(runs)
+
+
+def load_finished(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """As load_runs, with the runs that have not ended left out, and why each was.
+
+    Raises RunError if none is left.
+    """
+    runs, left_out = [], []
+    for path in find_runs(paths):
+        try:
+            runs.append(load_run(path))
+        except UnfinishedRunError as error:
+            left_out.append(str(error))
+    if not runs:
+        raise RunError("at least one run must have ended; " + "; ".join(left_out or ["got none"]))
+    require_same_conditions(runs)
+    return distinct_labels(runs), left_out
+
+
+def require_same_conditions(runs: Sequence[Run]) -> None:
+    """Raise RunError unless all runs had one model, data set, seed, fleet and traces."""
+    for run in runs[1:]:
+        differences = _differences(runs[0], run)
+        if differences:
+            raise RunError(
+                "runs that are compared must share model, data, seed, fleet and traces;"
+                f" {runs[0].path} and {run.path} differ in " + "; ".join(differences)
+            )
+
+
+def distinct_labels(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those that share a label told apart by the hash of their config."""
+    count = Counter(run.label for run in runs)
+    return [
+        replace(run, label=f"{run.label} {str(run.manifest['config_hash'])[:8]}")
+        if count[run.label] > 1
+        else run
+        for run in runs
+    ]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _differences(one: Run, other: Run) -> list[str]:
+    """What the two runs do not share, in words."""
+    words = []
+    for name in ("model", "data"):
+        left, right = (flatten(run.manifest[name]) for run in (one, other))
+        keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+        words += [f"{name} {key} ({left.get(key)} / {right.get(key)})" for key in keys]
+    if one.manifest["seed"] != other.manifest["seed"]:
+        words.append(f"seed ({one.manifest['seed']} / {other.manifest['seed']})")
+    if one.manifest["conditions_hash"] != other.manifest["conditions_hash"] and not words:
+        words.append("the fleet, its traces or its data shards" + _config_differences(one, other))
+    return words
+
+
+def _config_differences(one: Run, other: Run) -> str:
+    """The keys of the two configs that differ, the strategy's own left out."""
+    left, right = flatten(one.config), flatten(other.config)
+    keys = [
+        key
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key) and not key.startswith(("strategy", "label"))
+    ]
+    listed = ", ".join(f"{key}: {left.get(key)} / {right.get(key)}" for key in keys)
+    return f" ({listed})" if listed else ""
+
+
+def _manifest(path: Path) -> Json:
+    """The manifest of a finished run of a known format."""
+    manifest = _mapping(path / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise RunError(
+            f"{path}: the run folder's format must be {FORMAT}, got {manifest.get('format')};"
+            " read it with the version of FedClock that wrote it"
+        )
+    if manifest.get("status") != "done":
+        error = f" ({manifest['error']})" if "error" in manifest else ""
+        raise UnfinishedRunError(
+            f"{path}: a run must have ended (status 'done'), got {manifest.get('status')!r}{error};"
+            " run its config again to finish it"
+        )
+    if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
+        raise RunError(f"{path / 'manifest.json'} lacks {', '.join(missing)}")
+    return manifest
+
+
+def _mapping(path: Path) -> Json:
+    """The mapping in a JSON or YAML file."""
+    parse = json.loads if path.suffix == ".json" else yaml.safe_load
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged: it must hold a mapping, got {type(content).__name__}")
+    return content
+
+
+def _frame(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The table in a Parquet file, which must have these columns."""
+    try:
+        frame: pd.DataFrame = pq.read_table(path).to_pandas()
+    except (OSError, ArrowException) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    if missing := [name for name in columns if name not in frame]:
+        raise RunError(f"{path} lacks the columns {', '.join(missing)}")
+    return frame

@@ -1,0 +1,161 @@
+"""A report is whole or absent, says what was run and what it means, and builds alike twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import page
+from analysis.comparison import compare
+from analysis.load import Run, RunError
+from analysis.report import Report, write_report
+
+WriteRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def report(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return write_report(folders, tmp_path_factory.mktemp("out") / "report")
+
+
+def content(report: Report) -> dict[str, bytes]:
+    return {path.relative_to(report.folder).as_posix(): path.read_bytes() for path in report.files}
+
+
+def test_a_report_is_its_tables_its_page_and_every_figure_in_three_formats(report: Report) -> None:
+    names = [name for name in content(report) if "/" not in name]
+    assert names == ["report.md", "table.csv", "table.md", "table.tex"]
+    on_disk = [path for path in report.folder.rglob("*") if path.is_file()]
+    assert sorted(on_disk) == sorted(report.files)
+    assert len(report.files) == 4 + 3 * 6
+
+
+def test_every_link_of_the_page_leads_to_a_file(report: Report) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (report.folder / "report.md").read_text())
+    assert len(links) == 3 * 6
+    assert all((report.folder / link).is_file() for link in links)
+
+
+def test_the_page_says_what_was_run_and_under_which_conditions(
+    report: Report, folders: list[Path]
+) -> None:
+    text = (report.folder / "report.md").read_text()
+    assert "minilm-l6" in text
+    assert "wordnet-16 (12800 training and 1600 test examples, 16 classes" in text
+    assert all(str(folder) in text for folder in folders)
+    assert "fleet.memory_share: 0.02" in text
+    assert "| raspberry-pi-4 | 0, 5 | 93.1 - 99.0 | 5g-car, lte-walk |" in text
+    assert "strategy.kind" not in text  # differs between the runs: not a shared setting
+    assert (report.folder / "table.md").read_text().rstrip() in text
+
+
+def test_the_page_keeps_the_authors_claims_apart_from_what_was_measured(
+    report: Report,
+) -> None:
+    text = (report.folder / "report.md").read_text()
+    assert "re-implemented from the published abstracts" in text
+    assert "our own reconstruction" in text
+    row, base = (report.comparison.table.loc[label] for label in ("haflq", "fedlora"))
+    memory = 100 * (row["planned_memory_bytes"] / base["planned_memory_bytes"] - 1)
+    points = 100 * (row["final_accuracy"] - base["final_accuracy"])
+    assert f"against fedlora: mean memory that a plan needs {memory:+.0f} %" in text
+    assert f"({points:+.1f} points)" in text
+    speed_up = report.comparison.table.loc["fedquad", "speed_up"]
+    assert f"Measured here, fedquad: {speed_up:.2f} times as fast as fedlora." in text
+
+
+def test_the_page_names_what_differs_beside_the_strategy(runs: list[Run]) -> None:
+    assert "the runs differ in" not in page.text(compare(runs), [], [])
+    config = {**runs[1].config, "training": "none"}
+    unlike = [runs[0], replace(runs[1], config=config)]
+    text = page.text(compare(unlike), [], [])
+    assert "Beside the strategy, the runs differ in** training, training.batch_size." in text
+
+
+def test_claims_are_left_out_where_their_strategies_are(runs: list[Run]) -> None:
+    alone = compare([run for run in runs if run.strategy == "fedlora"])
+    assert "claim" not in page.text(alone, [], [])
+
+
+def test_a_target_never_reached_is_told_in_words(runs: list[Run]) -> None:
+    text = page.text(compare(runs, target=0.6), [], [])
+    assert "* fedlora did not reach 60 %." in text
+    assert re.search(
+        r"fedquad reached 60 % after .*; more than .* \(fedlora never reached it\)", text
+    )
+
+
+def test_a_second_report_has_the_same_bytes_and_tells_its_progress(
+    report: Report, folders: list[Path], tmp_path: Path
+) -> None:
+    told: list[tuple[int, int, str]] = []
+    again = write_report(folders, tmp_path / "out", progress=lambda *step: told.append(step))
+    assert content(again) == content(report)
+    assert [done for done, _, _ in told] == list(range(9))
+    assert {total for _, total, _ in told} == {8}
+    assert told[1][2] == "draw accuracy"
+
+
+def test_a_report_over_an_older_one_keeps_other_files(folders: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "table.md").write_text("old")
+    report = write_report(folders[2:], out, target=0.4, baseline="haflq")
+    assert (out / "notes.txt").read_text() == "mine"
+    assert report.comparison.baseline.label == "haflq"
+    assert "Time to 40 % accuracy" in (out / "table.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_unfinished_runs_are_left_out_and_named(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "fedlora", num_rounds=2)
+    write_run(tmp_path / "runs", "haflq", num_rounds=2, status="interrupted")
+    report = write_report([tmp_path / "runs"], tmp_path / "out")
+    assert [run.label for run in report.comparison.runs] == ["fedlora"]
+    assert "'interrupted'" in report.left_out[0]
+    assert f"Left out: {report.left_out[0]}." in (tmp_path / "out/report.md").read_text()
+
+
+def test_no_finished_run_is_an_error_that_writes_nothing(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "runs", "fedlora", num_rounds=1, status="running")
+    with pytest.raises(RunError, match="at least one run must have ended"):
+        write_report([folder], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_an_error_half_way_leaves_nothing_behind(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs", "fedlora", num_rounds=1)
+    (folder / "events.jsonl").write_text("{\n")  # read only when figures are drawn
+    with pytest.raises(RunError, match=r"events\.jsonl: line 1 is not JSON"):
+        write_report([folder], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_place_that_cannot_be_written_is_named(folders: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"the report cannot be written to .*file/out"):
+        write_report(folders[:1], tmp_path / "file" / "out")
+    with pytest.raises(RunError, match=r"must be written to a folder, got .*, which is a file"):
+        write_report(folders[:1], tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_runs_without_evaluations_are_reported_without_accuracy(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "runs", "fedquad", num_rounds=2)
+    rounds = pd.read_parquet(folder / "rounds.parquet").assign(accuracy=float("nan"))
+    rounds.to_parquet(folder / "rounds.parquet")
+    report = write_report([folder], tmp_path / "out")
+    assert "figures/accuracy.png" not in content(report)
+    text = (tmp_path / "out/report.md").read_text()
+    assert "No target accuracy: no run evaluated its model." in text
+    assert "figures/accuracy" not in text

@@ -1,0 +1,207 @@
+"""Run folders are read back whole, or refused with a message that says what to do."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from analysis.load import (
+    Run,
+    RunError,
+    UnfinishedRunError,
+    find_runs,
+    load_finished,
+    load_run,
+    load_runs,
+)
+
+WriteRun = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(write_run: WriteRun, tmp_path: Path) -> Path:
+    return write_run(tmp_path, "fedquad", num_rounds=2)
+
+
+def test_a_run_is_read_back_with_its_label_frames_and_events(folder: Path) -> None:
+    run = load_run(folder)
+    assert (run.label, run.strategy) == ("fedquad", "fedquad")
+    assert list(run.rounds["round"]) == [0, 1, 2]
+    assert math.isnan(run.rounds["accuracy"][1])
+    assert run.config["fleet"]["memory_share"] == 0.02
+    events = list(run.events())
+    assert len(events) == len((folder / "events.jsonl").read_text().splitlines())
+    assert events[-1]["event"] == "aggregated"
+
+
+def test_runs_are_found_in_the_folder_above_them(folders: list[Path]) -> None:
+    assert find_runs([folders[0].parent]) == sorted(folders)
+
+
+def test_a_run_that_is_named_twice_is_taken_once(folders: list[Path]) -> None:
+    assert find_runs([folders[0], folders[0].parent]) == [
+        folders[0],
+        *sorted(folders[1:]),
+    ]
+
+
+def test_runs_that_share_a_label_get_the_hash_of_their_config(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    first = write_run(tmp_path / "a", "fedlora", num_rounds=1, config_hash="aaaaaaaa11")
+    second = write_run(tmp_path / "b", "fedlora", num_rounds=1, config_hash="bbbbbbbb22")
+    labels = [run.label for run in load_runs([first, second])]
+    assert labels == ["fedlora aaaaaaaa", "fedlora bbbbbbbb"]
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"must be a directory, got .*nowhere, which is not there"):
+        load_runs([tmp_path / "nowhere"])
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"is not a run folder and holds none: no manifest\.json"):
+        load_runs([tmp_path])
+
+
+def test_load_run_wants_the_run_folder_itself(folders: list[Path]) -> None:
+    with pytest.raises(RunError, match=r"is not a run folder: it holds no manifest\.json"):
+        load_run(folders[0].parent)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.yaml", "devices.parquet", "rounds.parquet", "clients.parquet", "events.jsonl"],
+)
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(RunError, match=f"{folder.name} lacks {name}"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "rounds.parquet", "clients.parquet"])
+def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=f"{name} is damaged: "):
+        load_run(folder)
+
+
+def test_a_config_that_is_no_mapping_is_damaged(folder: Path) -> None:
+    (folder / "config.yaml").write_text("- 1\n")
+    with pytest.raises(RunError, match=r"config.yaml is damaged: it must hold a mapping, got list"):
+        load_run(folder)
+
+
+def test_a_config_that_is_no_yaml_is_damaged(folder: Path) -> None:
+    (folder / "config.yaml").write_text("a: [1\n")
+    with pytest.raises(RunError, match=r"config.yaml is damaged: "):
+        load_run(folder)
+
+
+def test_a_damaged_event_is_named_by_its_line(folder: Path) -> None:
+    with (folder / "events.jsonl").open("a") as log:
+        log.write('{"at_s": 1.\n')
+    number = len((folder / "events.jsonl").read_text().splitlines())
+    with pytest.raises(RunError, match=f"events.jsonl: line {number} is not JSON"):
+        list(load_run(folder).events())
+
+
+def test_missing_columns_are_named(folder: Path) -> None:
+    rounds = pd.read_parquet(folder / "rounds.parquet")
+    rounds.drop(columns=["waiting_s", "energy_j"]).to_parquet(folder / "rounds.parquet")
+    with pytest.raises(RunError, match=r"rounds.parquet lacks the columns waiting_s, energy_j"):
+        load_run(folder)
+
+
+def test_a_manifest_without_a_key_is_refused(folder: Path) -> None:
+    edit_manifest(folder, "seed")
+    with pytest.raises(RunError, match=r"manifest.json lacks seed"):
+        load_run(folder)
+
+
+def test_an_unknown_format_is_refused(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "fedlora", num_rounds=1, format=9)
+    with pytest.raises(RunError, match="format must be 1, got 9; read it with the version"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_a_run_that_has_not_ended_is_refused(
+    write_run: WriteRun, tmp_path: Path, status: str
+) -> None:
+    folder = write_run(tmp_path, "fedlora", num_rounds=1, status=status)
+    (folder / "rounds.parquet").unlink()  # written only when a run closes
+    with pytest.raises(UnfinishedRunError, match=rf"status 'done'\), got '{status}'; run its"):
+        load_run(folder)
+
+
+def test_a_failed_run_says_why(write_run: WriteRun, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "fedlora", num_rounds=1, status="failed", error="KeyError('a')")
+    with pytest.raises(UnfinishedRunError, match=r"got 'failed' \(KeyError\('a'\)\); run its"):
+        load_run(folder)
+
+
+def test_unfinished_runs_are_left_out_by_name(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run(tmp_path, "fedlora", num_rounds=1)
+    write_run(tmp_path, "haflq", num_rounds=1, status="running")
+    runs, left_out = load_finished([tmp_path])
+    assert [run.label for run in runs] == ["fedlora"]
+    assert len(left_out) == 1
+    assert "haflq" in left_out[0]
+
+
+def test_no_finished_run_at_all_is_an_error(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run(tmp_path, "haflq", num_rounds=1, status="running")
+    with pytest.raises(RunError, match=r"at least one run must have ended; .*haflq.*'running'"):
+        load_finished([tmp_path])
+
+
+def test_no_paths_are_no_runs() -> None:
+    with pytest.raises(RunError, match="at least one run must have ended; got none"):
+        load_finished([])
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"model": {"name": "tiny", "sha256": "53aa"}}, r"model name \(minilm-l6 / tiny\)"),
+        ({"seed": 3}, r"seed \(0 / 3\)"),
+        ({"conditions_hash": "decaf"}, "the fleet, its traces or its data shards$"),
+    ],
+)
+def test_runs_under_unlike_conditions_are_refused(
+    write_run: WriteRun, tmp_path: Path, entries: dict[str, object], words: str
+) -> None:
+    one = write_run(tmp_path, "fedlora", num_rounds=1)
+    other = write_run(tmp_path, "fedquad", num_rounds=1, **entries)
+    with pytest.raises(RunError, match=rf"must share model, data, seed.* differ in {words}"):
+        load_runs([one, other])
+
+
+def test_what_differs_between_two_fleets_is_read_from_the_configs(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    one = write_run(tmp_path, "fedlora", num_rounds=1)
+    other = write_run(tmp_path, "fedquad", num_rounds=1, conditions_hash="decaf")
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["fleet"]["memory_share"] = 0.5
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(RunError, match=r"shards \(fleet.memory_share: 0.02 / 0.5\)$"):
+        load_runs([one, other])
+
+
+def test_runs_of_like_conditions_load_together(runs: list[Run]) -> None:
+    assert [run.label for run in runs] == ["fedlora", "fedquad", "haflq"]
+
+
+def edit_manifest(folder: Path, dropped: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest[dropped]
+    (folder / "manifest.json").write_text(json.dumps(manifest))

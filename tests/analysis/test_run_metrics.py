@@ -1,0 +1,185 @@
+"""Every metric on a run small enough to be worked by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import metrics
+from analysis.comparison import compare
+from analysis.load import Run, RunError
+from analysis.metrics import Reached, SpeedUp, Target
+
+NAN = math.nan
+
+
+def make_run(label: str, accuracy: list[float], seconds_per_round: float = 10.0) -> Run:
+    """Rounds of equal length; each moves 100 bytes down and 10 up and draws 4 J.
+
+    Clients: round 1 aggregates two devices that wait 2 and 4 s, round 2 one that waits 1 s, and
+    loses 3 s to an OOM and 5 s to a late device.
+    """
+    count = len(accuracy)
+    closed_s = [seconds_per_round * number for number in range(count)]
+    rounds = pd.DataFrame(
+        {
+            "round": range(count),
+            "closed_s": closed_s,
+            "accuracy": accuracy,
+            "download_bytes": [0] + [100] * (count - 1),
+            "upload_bytes": [0] + [10] * (count - 1),
+            "energy_j": [0.0] + [4.0] * (count - 1),
+            "num_aggregated": ([0, 2, 1] + [0] * count)[:count],
+            "waiting_s": ([0.0, 3.0, 1.0] + [NAN] * count)[:count],
+            "num_oom": ([0, 0, 1] + [0] * count)[:count],
+            "num_late": ([0, 0, 1] + [0] * count)[:count],
+            "num_sat_out": ([0, 1, 0] + [2] * count)[:count],
+        }
+    )
+    clients = pd.DataFrame(
+        {
+            "outcome": ["aggregated", "aggregated", "aggregated", "oom", "late"],
+            "started_s": [0.0, 0.0, 10.0, 10.0, 10.0],
+            "finished_s": [8.0, 6.0, 19.0, 13.0, 15.0],
+            "peak_memory_bytes": [50, 60, 60, 90, 40],
+            "memory_budget_bytes": [100, 80, 80, 70, 50],
+        }
+    )
+    manifest = {"strategy": label.split("-")[0], "config_hash": "", "seed": 0}
+    return Run(Path(label), label, manifest, {}, pd.DataFrame(), rounds, clients)
+
+
+LEARNS = make_run("fedquad", [0.1, NAN, 0.5, NAN, 0.62, 0.6])
+SLOW = make_run("fedlora", [0.1, NAN, 0.3, NAN, 0.44, 0.52], seconds_per_round=40.0)
+FAILS = make_run("haflq", [0.1, NAN, 0.1, NAN, 0.2, 0.12])
+BLIND = make_run("blind", [NAN, NAN, NAN])
+
+
+def test_target_is_reached_at_the_closing_of_the_first_evaluated_round_at_it() -> None:
+    # round 4 is the first evaluation at 0.6 or above: 4 rounds of 10 s, 110 bytes and 4 J
+    assert metrics.reached(LEARNS, 0.6) == Reached(4, 40.0, 440, 16.0)
+
+
+def test_an_accuracy_equal_to_the_target_reaches_it_even_as_float32() -> None:
+    run = make_run("x", [0.1, float(pd.Series([0.55], dtype="float32")[0]) - 5e-8])
+    assert metrics.reached(run, 0.55) is not None
+    assert metrics.reached(run, 0.551) is None
+
+
+def test_a_target_never_reached_is_none() -> None:
+    assert metrics.reached(FAILS, 0.5) is None
+    assert metrics.reached(BLIND, 0.5) is None
+
+
+def test_a_target_that_the_initial_model_meets_costs_nothing() -> None:
+    assert metrics.reached(LEARNS, 0.1) == Reached(0, 0.0, 0, 0.0)
+    assert metrics.speed_up(LEARNS, SLOW, 0.1) is None
+
+
+def test_speed_up_is_the_ratio_of_times_to_target() -> None:
+    # 0.5: after 20 s here, after 5 rounds of 40 s there
+    assert metrics.speed_up(LEARNS, SLOW, 0.5) == SpeedUp(10.0, "=")
+    assert metrics.speed_up(SLOW, LEARNS, 0.5) == SpeedUp(0.1, "=")
+    assert metrics.speed_up(SLOW, SLOW, 0.5) == SpeedUp(1.0, "=")
+
+
+def test_a_baseline_that_never_arrives_bounds_the_speed_up_from_below() -> None:
+    # its last evaluation is at 200 s, ours reached 0.6 at 40 s
+    assert metrics.speed_up(LEARNS, SLOW, 0.6) == SpeedUp(5.0, ">")
+
+
+def test_a_run_that_never_arrives_bounds_its_speed_up_from_above() -> None:
+    # the baseline took 200 s, this run was last evaluated at 50 s
+    assert metrics.speed_up(FAILS, SLOW, 0.5) == SpeedUp(4.0, "<")
+
+
+def test_two_runs_that_never_arrive_have_no_speed_up() -> None:
+    assert metrics.speed_up(FAILS, SLOW, 0.9) is None
+
+
+def test_final_accuracy_is_the_last_evaluation_and_best_the_highest() -> None:
+    assert metrics.final_accuracy(LEARNS) == 0.6
+    assert metrics.best_accuracy(LEARNS) == 0.62
+    assert math.isnan(metrics.final_accuracy(BLIND))
+    assert math.isnan(metrics.best_accuracy(BLIND))
+
+
+def test_waiting_is_the_mean_over_rounds_with_an_aggregation() -> None:
+    assert metrics.waiting_s(LEARNS) == 2.0  # (3 + 1) / 2: neither round 0 nor the empty ones
+
+
+def test_peak_memory_counts_only_the_plans_that_ran() -> None:
+    assert metrics.peak_memory_bytes(LEARNS) == 60.0  # not the 90 of the plan that met OOM
+    assert metrics.peak_memory_share(LEARNS) == pytest.approx(0.8)  # 40 / 50, above 60 / 80
+
+
+def test_planned_memory_counts_plans_that_met_oom_too() -> None:
+    assert metrics.planned_memory_bytes(LEARNS) == 60.0  # (50 + 60 + 60 + 90 + 40) / 5
+
+
+def test_lost_work_is_the_share_of_device_seconds_not_aggregated() -> None:
+    # lost 3 + 5 of 8 + 6 + 9 + 3 + 5
+    assert metrics.lost_work_share(LEARNS) == pytest.approx(8 / 31)
+
+
+def test_default_target_is_the_highest_multiple_of_5_points_that_every_run_reached() -> None:
+    target = metrics.choose_target([LEARNS, SLOW])
+    assert target == Target(0.5, "the highest multiple of 5 points that every run reached")
+
+
+def test_default_target_lies_above_every_initial_model() -> None:
+    start = make_run("warm", [0.51, 0.52])  # 50 % is where it started, not what it reached
+    target = metrics.choose_target([LEARNS, start])
+    assert target == Target(0.6, "the highest multiple of 5 points that any run reached")
+
+
+def test_a_run_that_was_never_evaluated_does_not_choose_the_target() -> None:
+    assert metrics.choose_target([LEARNS, BLIND]).accuracy == 0.6
+    assert metrics.choose_target([BLIND]) == Target(None, "no run evaluated its model")
+
+
+def test_no_target_where_nothing_was_learned() -> None:
+    flat = make_run("flat", [0.1, 0.12, 0.11])
+    assert metrics.choose_target([flat]).accuracy is None
+    assert "no run rose" in metrics.choose_target([flat]).rule
+
+
+def test_a_given_target_is_taken_as_it_is() -> None:
+    assert metrics.choose_target([FAILS], 0.57) == Target(0.57, "as asked for")
+
+
+@pytest.mark.parametrize("given", [0.0, -0.1, 55.0])
+def test_a_target_must_be_a_share(given: float) -> None:
+    with pytest.raises(RunError, match=rf"must be a share in \(0, 1\], got {given}"):
+        metrics.choose_target([LEARNS], given)
+
+
+def test_the_baseline_is_fedlora_else_the_first_run() -> None:
+    assert metrics.choose_baseline([LEARNS, SLOW]) is SLOW
+    assert metrics.choose_baseline([LEARNS, FAILS]) is LEARNS
+    assert metrics.choose_baseline([LEARNS, SLOW], "fedquad") is LEARNS
+
+
+def test_an_unknown_baseline_is_refused_with_the_choices() -> None:
+    with pytest.raises(RunError, match=r"one of the runs \(fedquad, fedlora\), got 'fedavg'"):
+        metrics.choose_baseline([LEARNS, SLOW], "fedavg")
+
+
+def test_the_table_holds_totals_of_every_run() -> None:
+    table = compare([LEARNS, SLOW, FAILS], target=0.5).table
+    row = table.loc["fedquad"]
+    assert (row["download_bytes"], row["upload_bytes"], row["energy_j"]) == (500, 50, 20.0)
+    assert (row["num_rounds"], row["simulated_s"]) == (5, 50.0)
+    assert (row["num_oom"], row["num_late"], row["num_sat_out"]) == (1, 1, 7)
+    assert (row["rounds_to_target"], row["bytes_to_target"]) == (2, 220)
+    assert list(table["is_reached"]) == [True, True, False]
+    assert math.isnan(table.loc["haflq", "time_to_target_s"])
+    assert list(table["speed_up_relation"]) == ["=", "=", "<"]
+
+
+def test_a_comparison_of_nothing_is_refused() -> None:
+    with pytest.raises(RunError, match="needs at least one finished run, got none"):
+        compare([])
