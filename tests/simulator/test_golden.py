@@ -1,0 +1,56 @@
+"""The event log of one small run a strategy, byte for byte.
+
+The runs are timing only, so that they are the same on every processor. A change that is meant to
+move them says so: ``pytest tests/simulator/test_golden.py --update-golden``, with the reason in the
+commit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from algorithms import STRATEGIES
+from simulator.executor import available_cores
+from simulator.experiment import load_experiment
+from simulator.progress import PlainReporter
+from simulator.run import Trainers, run
+
+GOLDEN = Path(__file__).parent / "golden"
+CONFIG = {
+    "name": "golden",
+    "task": {"model": "tiny", "max_length": 16},
+    "training": "none",
+    "local": {"batch_size": 8, "epochs": 0.02},
+    "fleet": {
+        # From a device that holds one trained block to one that holds everything.
+        "memory_share": [6.1e-4, 8.2e-4],
+        "devices": [
+            {"profile": "raspberry-pi-3b-plus", "count": 4, "link": "3g"},
+            {"profile": "raspberry-pi-4-2gb", "link": "lte-driving", "memory_share": 3.1e-4},
+            {"profile": "jetson-nano-5w", "link": "5g", "memory_share": 2.0e-4},
+        ],
+    },
+    "pacing": {"kind": "synchronous", "cohort": 5, "deadline_s": 0.45},
+    "stop": {"rounds": 4},
+}
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_the_log_is_the_golden_one(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump({**CONFIG, "strategy": {"kind": kind, "rank": 4}}), "utf-8")
+    (config,) = load_experiment(file)
+    report = PlainReporter(Console(quiet=True))
+    with Trainers(available_cores()) as trainers:
+        run(config, tmp_path / "run", trainers=trainers, report=report, where=str(file))
+    log = (tmp_path / "run" / "events.jsonl").read_text("utf-8")
+    golden = GOLDEN / f"{kind}.jsonl"
+    if request.config.getoption("--update-golden"):
+        golden.write_text(log, "utf-8")
+    assert log == golden.read_text("utf-8")
