@@ -17,7 +17,7 @@ from simulator.executor import available_cores
 from simulator.experiment import ConfigError, load_experiment
 from simulator.listing import TOPICS, show
 from simulator.progress import reporter
-from simulator.run import Trainers, run
+from simulator.run import Trainers, notes, run
 from simulator.store import UserError
 from simulator.world import build_world
 
@@ -71,7 +71,8 @@ def validate_command(
     for file in files:
         try:
             for config in load_experiment(file, overrides or ()):
-                build_world(config, str(file))
+                for note in notes(config, build_world(config, str(file)), str(file)):
+                    print(f"{file}: {note}")
             print(f"{file}: valid")
         except ConfigError as error:
             complain(error)

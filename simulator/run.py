@@ -20,12 +20,11 @@ from simulator.checkpoint import CheckpointedTrainer
 from simulator.config import RunConfig
 from simulator.executor import PooledTrainer
 from simulator.experiment import ConfigError
-from simulator.fleet_view import LocalWork, ServerView
 from simulator.progress import Reporter, Tee, duration
 from simulator.records import DeviceRecord
 from simulator.server import Federation, Server, Stop, simulate
 from simulator.store import RunFolder, check_same_config, read_manifest
-from simulator.world import World, build_world
+from simulator.world import World, build_world, make_view, rehearse
 
 PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
 
@@ -119,6 +118,8 @@ def run(
         report.step(f"{config.label}: finished before, kept ({folder})")
         return folder
     world = build_world(config, where)
+    for note in notes(config, world, where):
+        report.step(note)
     report.step(f"{config.label}: loading {config.task.model}")
     trainer = trainers.get(config, world)
     manifest = _manifest(config, world)
@@ -146,19 +147,23 @@ def run(
     return folder
 
 
+def notes(config: RunConfig, world: World, where: str) -> list[str]:
+    """What a person should know before the run. Raises ConfigError where it cannot be planned."""
+    idle = rehearse(config, world, where)
+    if not idle:
+        return []
+    return [
+        f"{config.label}: {len(idle)} of {len(world.fleet)} devices cannot hold any plan of this "
+        f"strategy and will sit out: {', '.join(map(str, idle[:10]))}{', ...' * (len(idle) > 10)}"
+    ]
+
+
 def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation:
-    work = LocalWork(config.local.batch_size, config.local.steps, config.local.epochs)
     stop = config.stop
     return Federation(
         seed=config.seed,
         fleet=world.fleet,
-        view=ServerView(
-            world.fleet,
-            model=world.model,
-            work=work,
-            cost_model=world.cost_model,
-            trainer=trainer,
-        ),
+        view=make_view(config, world, trainer),
         strategy=config.strategy,
         pacing=config.pacing,
         selection=config.selection,

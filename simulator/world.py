@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -18,10 +18,12 @@ from devices.fleet import Device
 from devices.model_catalog import ModelSource, resolve
 from devices.model_spec import ModelSpec
 from devices.partition import dirichlet_shards, iid_shards
-from devices.plan import BoolArray, TermGrid, TrainingPlan, WeightFormat
+from devices.plan import BoolArray, DeviceId, TermGrid, TrainingPlan, WeightFormat
 from devices.profile import DeviceProfile
+from devices.trainer import NullTrainer, Trainer
 from simulator.config import DeviceGroup, RunConfig
 from simulator.experiment import ConfigError
+from simulator.fleet_view import LocalWork, ServerView
 from simulator.seeds import stream
 from traces import catalog as trace_catalog
 from traces.bandwidth import Link
@@ -168,27 +170,61 @@ def _check_budgets(
     problems: _Problems,
 ) -> None:
     """A device that cannot hold the smallest plan there is would be dead weight in every run."""
-    floor = cost_model.cost(smallest_plan(config, model), fleet[0].profile).memory.total
+    profile = fleet[0].profile  # peak memory is the same on all
+    floor = min(cost_model.cost(p, profile).memory.total for p in smallest_plans(config, model))
     for device in fleet:
         if device.memory_budget_bytes < floor:
             problems.add(
                 f"fleet: a device must hold at least the smallest plan, {floor / 1e6:.1f} MB "
-                f"(one term in the top block, 4-bit weights and activations), got "
+                f"(one term in the top block, 4-bit weights), got "
                 f"{device.memory_budget_bytes / 1e6:.1f} MB for device {device.device_id}, "
                 f"{device.profile.name}; raise memory_share or lower local.batch_size"
             )
 
 
-def smallest_plan(config: RunConfig, model: ModelSpec) -> TrainingPlan:
-    """The least that any strategy could ask of device 0."""
-    terms: BoolArray = np.zeros(model.grid_shape(config.strategy.rank), dtype=np.bool_)
-    smallest: WeightFormat = "nf4"
-    terms[-1, 0, 0] = True
-    return TrainingPlan(
-        device_id=0,
-        terms=TermGrid(terms, terms, np.where(terms, 2, 0).astype(np.uint8)),
-        weight_formats=(smallest,) * model.num_blocks,
-        activation_bits=(4,) * model.num_blocks,
-        local_steps=1,
-        batch_size=config.local.batch_size,
+def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...]:
+    """Let the strategy plan for the whole fleet once; return the devices that it has no plan for.
+
+    Raises ConfigError where it cannot plan at all. The model is not loaded for it: every block
+    counts as equally salient.
+    """
+    view = make_view(config, world, NullTrainer(world.model.num_blocks))
+    rng = stream(config.seed, "rehearsal")
+    strategy = config.strategy
+    state = strategy.init(world.model.initial_adapter(strategy.rank, strategy.alpha, rng))
+    try:
+        plans = strategy.plan(state, view, view.device_ids, rng)
+    except ValueError as error:
+        raise ConfigError([f"strategy: {error}"], where) from None
+    planned = {plan.device_id for plan in plans}
+    return tuple(device for device in view.device_ids if device not in planned)
+
+
+def make_view(config: RunConfig, world: World, trainer: Trainer) -> ServerView:
+    """What the server of this run knows before the first round."""
+    return ServerView(
+        world.fleet,
+        model=world.model,
+        work=LocalWork(config.local.batch_size, config.local.steps, config.local.epochs),
+        cost_model=world.cost_model,
+        trainer=trainer,
     )
+
+
+def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan]:
+    """The least that any strategy could ask, with activations as computed and packed.
+
+    Packing saves what a block holds, and needs room of its own while it unpacks.
+    """
+    terms: BoolArray = np.zeros(model.grid_shape(config.strategy.rank), dtype=np.bool_)
+    terms[-1, 0, 0] = True
+    smallest: WeightFormat = "nf4"
+    for bits in (32, 4):
+        yield TrainingPlan(
+            device_id=0,
+            terms=TermGrid(terms, terms, np.where(terms, 2, 0).astype(np.uint8)),
+            weight_formats=(smallest,) * model.num_blocks,
+            activation_bits=(bits,) * model.num_blocks,
+            local_steps=1,
+            batch_size=config.local.batch_size,
+        )

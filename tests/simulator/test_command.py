@@ -235,6 +235,44 @@ def test_each_mistake_is_one_message_and_nothing_is_written(
     assert any(says in message for message in messages), messages
 
 
+def test_a_strategy_that_cannot_plan_fails_before_anything_is_written(tmp_path: Path) -> None:
+    strategies = {"fedlora": {"kind": "fedlora", "depth": "common", "rank": 2}}
+    file = write(tmp_path, SMALL | {"strategies": strategies})
+    messages = mistaken(tmp_path, "run", file, "--set", "fleet.memory_share=0.00012")
+    assert "strategy: " in messages[0]
+    assert "device" in messages[0]
+
+
+def test_devices_that_a_strategy_leaves_out_are_named_beforehand(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    done = fedclock("validate", file, "--set", "fleet.memory_share=0.00012", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "fedquad: 5 of 5 devices cannot hold any plan of this strategy" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "found nothing"),
+        ("time_s,downlink_mbps,uplink_mbps\n0,5,1\n2,5,1\n1,5,1\n", "line 4"),
+        ("time_s,downlink_mbps,uplink_mbps\n0,5,1\n1,-5,1\n", "line 3"),
+    ],
+)
+def test_a_broken_trace_is_named_with_its_line(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "link.csv").write_text(content, "utf-8")
+    fleet = {
+        "memory_share": 0.001,
+        "devices": [{"profile": "jetson-nano-maxn", "link": "link.csv"}],
+    }
+    file = write(
+        tmp_path, {**SMALL, "fleet": fleet, "pacing": {"kind": "synchronous", "cohort": 1}}
+    )
+    (message,) = mistaken(tmp_path, "run", file)
+    assert "fleet.devices.0" in message
+    assert "link.csv" in message
+    assert says in message
+
+
 def test_a_hub_name_without_a_network_fails_at_once_and_names_the_bundled(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL)
     began = time.monotonic()
