@@ -16,6 +16,8 @@ from devices.model_spec import ModelSpec
 
 HUB_TIMEOUT_S = 5.0
 """How long the hub may take to answer at all."""
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+"""What a model is made of; never code."""
 
 
 @dataclass(frozen=True)
@@ -155,26 +157,30 @@ def _weights_sha256(directory: Path) -> str:
 
 
 def _from_hub(name: str) -> ModelSource:
-    from huggingface_hub import HfApi, snapshot_download  # comes with transformers
+    from huggingface_hub import snapshot_download  # comes with transformers
 
-    files = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:  # what is in the cache stays what a run began with
+        directory = snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True)
+    except Exception:  # each version of the client has its own library's errors
+        directory = _fetch(name)
+    pinned = f"{name}@{Path(directory).name}"
+    return _local(name, Path(directory), licence="see the hub", pinned=pinned)
+
+
+def _fetch(name: str) -> str:
+    from huggingface_hub import HfApi, snapshot_download
+
     try:
-        # One request with a deadline says whether the hub can be reached. Downloads retry, and
+        # One request with a deadline says whether the hub can be reached. A download retries, and
         # without a network that would take minutes.
-        info = HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
-        directory = snapshot_download(name, revision=info.sha, allow_patterns=files)
-    except Exception as error:  # each version of the client has its own HTTP library's errors
-        try:
-            directory = snapshot_download(name, allow_patterns=files, local_files_only=True)
-        except Exception:
-            raise ValueError(
-                f"model must be one of {', '.join(MODELS)}, a local directory with config.json and "
-                f".safetensors, or a name on the Hugging Face hub, got {name!r}; "
-                f"the hub said: {_first_line(error)}"
-            ) from None
-    return _local(
-        name, Path(directory), licence="see the hub", pinned=f"{name}@{Path(directory).name}"
-    )
+        revision = HfApi().model_info(name, timeout=HUB_TIMEOUT_S).sha
+        return snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)
+    except Exception as error:
+        raise ValueError(
+            f"model must be one of {', '.join(MODELS)}, a local directory with config.json and "
+            f".safetensors, or a name on the Hugging Face hub, got {name!r}; "
+            f"the hub said: {_first_line(error)}"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

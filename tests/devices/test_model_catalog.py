@@ -93,6 +93,26 @@ def test_weights_other_than_safetensors_are_refused(tmp_path: Path) -> None:
         resolve(str(directory))
 
 
+def resolve_elsewhere(environment: dict[str, str], hub_home: Path) -> list[str]:
+    """What a process of its own prints: the source or the error, and what it had to import."""
+    code = (
+        "import sys; from devices.model_catalog import resolve\n"
+        "try: print(resolve('nobody/nothing'))\n"
+        "except ValueError as error: print(error)\n"
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HOME": str(hub_home), **environment},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.splitlines()
+
+
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
@@ -103,26 +123,21 @@ def test_weights_other_than_safetensors_are_refused(tmp_path: Path) -> None:
 def test_without_a_network_a_hub_name_fails_and_names_what_works(
     environment: dict[str, str], reason: str, tmp_path: Path
 ) -> None:
-    code = (
-        "import sys; from devices.model_catalog import resolve\n"
-        "try: resolve('nobody/nothing')\n"
-        "except ValueError as error: print(error)\n"
-        "print('torch' in sys.modules, 'transformers' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HF_HOME": str(tmp_path), **environment},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    message, heavy = done.stdout.splitlines()
+    message, heavy = resolve_elsewhere(environment, tmp_path)
     assert "minilm-l6, tiny, a local directory" in message
     assert "'nobody/nothing'" in message
     assert reason in message
     assert heavy == "False False"
+
+
+def test_a_model_in_the_cache_of_the_hub_needs_no_network(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--nobody--nothing"
+    write_model(repository / "snapshots" / "abc123", model=b"weights")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    source, _ = resolve_elsewhere({"HF_HUB_OFFLINE": "1"}, tmp_path)
+    assert "pinned='nobody/nothing@abc123'" in source
+    assert hashlib.sha256(b"weights").hexdigest() in source
 
 
 def test_an_unknown_target_is_answered_with_those_there_are() -> None:

@@ -1,0 +1,241 @@
+"""What a block saves for its backward pass, really packed to 8 or 4 bits."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.hooks import RemovableHandle
+
+from devices.training.codes import GROUP, SMALLEST_STEP, UNIFORM_4, join_nibbles, read_nibbles
+from devices.training.weights import QuantizedLinear
+
+SMALLEST_PACKED = 1024
+"""Tensors of fewer elements stay as they are: packing them gains nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedActivation:
+    """One saved tensor: codes, and an fp16 scale and zero for every 64 of its elements."""
+
+    codes: Tensor  # (groups, 64) bytes, or (groups, 32) of two codes each
+    scale: Tensor  # (groups, 1)
+    zero: Tensor  # (groups, 1)
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...]  # a group is 64 neighbours in memory, whatever the view
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes held until the backward pass."""
+        return self.codes.nbytes + self.scale.nbytes + self.zero.nbytes
+
+    def unpack(self) -> Tensor:
+        """The tensor, to within one step of each group's scale."""
+        if self.codes.shape[1] == GROUP:
+            values = self.codes.float()
+        else:
+            values = read_nibbles(self.codes, UNIFORM_4)
+        values.mul_(self.scale.float()).add_(self.zero.float())
+        return values.to(self.dtype).as_strided(self.shape, self.stride)
+
+
+class RoundingNoise:
+    """Uniform numbers that decide whether a code is rounded up.
+
+    They are drawn once a job, and each tensor reads them from a place of its own: drawing them anew
+    would take longer than all the rest of packing.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        generator = torch.Generator(device).manual_seed(seed)
+        self._pool = torch.rand(2**20, generator=generator, device=device)
+        self._rng = np.random.default_rng(seed)
+
+    def like(self, groups: Tensor) -> Tensor:
+        """(groups, 64) in [0, 1)."""
+        num_drawn, pool = groups.numel(), self._pool
+        if num_drawn > len(pool):
+            pool = pool.repeat(-(-num_drawn // len(pool)))
+        start = int(self._rng.integers(len(pool) - num_drawn + 1))
+        return pool[start : start + num_drawn].view(groups.shape)
+
+
+def pack_activation(tensor: Tensor, bits: int, noise: RoundingNoise) -> PackedActivation | None:
+    """Quantize by groups of 64 between their extremes, rounding up or down at random.
+
+    The expected value of what comes back is what went in. None where the tensor is not finite in
+    fp16: a mask of -inf must stay exact, or gradients turn into NaN.
+    """
+    tensor = tensor if _is_dense(tensor) else tensor.contiguous()
+    values = tensor.as_strided((tensor.numel(),), (1,))
+    missing = -len(values) % GROUP
+    if missing:
+        values = torch.cat([values, values[-1:].expand(missing)])
+    groups = values.view(-1, GROUP).float()  # extremes of bf16 take five times as long
+    top = 2**bits - 1
+    low = groups.amin(1, keepdim=True)
+    scale, zero = (groups.amax(1, keepdim=True) - low).div_(top).half(), low.half()
+    # Codes are taken with the rounded scale and zero, since those are what comes back.
+    step, origin = scale.float(), zero.float()
+    if not math.isfinite((step.sum() + origin.sum()).item()):
+        return None
+    per_step = step.clamp_min_(SMALLEST_STEP).reciprocal_()
+    steps = torch.addcmul(noise.like(groups), groups - origin, per_step).clamp_(0, top)
+    codes = steps.to(torch.int32).to(torch.uint8)  # in two casts: one is slower
+    if bits == 4:
+        codes = join_nibbles(codes)
+    return PackedActivation(codes, scale, zero, tensor.dtype, tensor.shape, tensor.stride())
+
+
+@dataclass(frozen=True, eq=False)
+class PackableBlock:
+    """One block, and the layers that its attention lies between."""
+
+    block: nn.Module
+    value: nn.Module  # the last of the three projections
+    output: nn.Module  # takes what attention gives
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+
+
+@contextmanager
+def packed_activations(
+    blocks: Sequence[PackableBlock], bits: Sequence[int], noise: RoundingNoise
+) -> Iterator[None]:
+    """Pack what each block saves to its number of bits; 32 leaves a block as it is.
+
+    Never packed: parameters and frozen weights, integers and booleans, tensors of fewer than 1,024
+    elements, and within attention whatever is neither query, key, value, score nor result: flash
+    attention's log-sum-exp, masks, rotary tables. Query, key and value never go below 8 bits: noise
+    in them is raised to the exponential.
+    """
+    packers = [
+        _BlockPacker(block, block_bits, noise)
+        for block, block_bits in zip(blocks, bits, strict=True)
+        if block_bits < 32
+    ]
+    handles = [handle for packer in packers for handle in packer.attach()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _BlockPacker:
+    """The hooks of one block, and where in its forward pass they are."""
+
+    def __init__(self, parts: PackableBlock, bits: int, noise: RoundingNoise) -> None:
+        self._parts = parts
+        self._bits = bits
+        self._noise = noise
+        self._hooks = saved_tensors_hooks(self._pack, _unpack)
+        self._tokens = self._length = self._num_projections = 0
+        self._is_attending = False
+        self._resident = {t.untyped_storage().data_ptr() for t in _resident(parts.block)}
+        self._recent: deque[tuple[Tensor, int, PackedActivation]] = deque(maxlen=8)
+
+    def attach(self) -> list[RemovableHandle]:
+        """Hook into the block; the handles take it out again."""
+        parts = self._parts
+        return [
+            parts.block.register_forward_pre_hook(self._enter),
+            parts.value.register_forward_hook(self._begin_attention),
+            parts.output.register_forward_pre_hook(self._end_attention),
+            parts.block.register_forward_hook(self._leave, always_call=True),
+        ]
+
+    def _enter(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        batch, self._length = args[0].shape[:2]
+        self._tokens, self._num_projections = batch * self._length, 0
+        self._is_attending = False
+        self._hooks.__enter__()
+
+    def _leave(self, *_: object) -> None:
+        self._hooks.__exit__()
+        self._recent.clear()
+
+    def _begin_attention(self, *_: object) -> None:
+        self._is_attending = True
+
+    def _end_attention(self, *_: object) -> None:
+        self._is_attending = False
+
+    def _pack(self, tensor: Tensor) -> Tensor | PackedActivation:
+        bits = self._bits_of(tensor)
+        if bits == 32:
+            return tensor
+        for seen, seen_bits, packed in self._recent:
+            if seen_bits == bits and _is_same(seen, tensor):
+                return replace(packed, shape=tensor.shape, stride=tensor.stride())
+        fresh = pack_activation(tensor, bits, self._noise)
+        if fresh is None:
+            return tensor
+        # The original is held until the block ends, so that its address cannot be given away.
+        self._recent.append((tensor, bits, fresh))
+        return fresh
+
+    def _bits_of(self, tensor: Tensor) -> int:
+        elements = tensor.numel()
+        if not tensor.is_floating_point() or elements < SMALLEST_PACKED:
+            return 32
+        if tensor.untyped_storage().data_ptr() in self._resident:
+            return 32
+        return self._attention_bits(elements) if self._is_attending else self._bits
+
+    def _attention_bits(self, elements: int) -> int:
+        """By size: all that attention saves is a projection, a score, its result or exact."""
+        parts, head_elements = self._parts, self._tokens * self._parts.head_size
+        is_square = self._length == parts.head_size  # then scores look like projections
+        if elements == self._tokens * self._length * parts.num_heads and not is_square:
+            return self._bits
+        if elements not in (head_elements * parts.num_heads, head_elements * parts.num_kv_heads):
+            return 32
+        self._num_projections += 1
+        is_result = self._num_projections > 3 and not is_square  # flash saves it after q, k, v
+        return self._bits if is_result else max(self._bits, 8)
+
+
+def _resident(module: nn.Module) -> Iterator[Tensor]:
+    """What a module holds whether or not it trains: parameters, buffers, frozen weights."""
+    yield from module.parameters()
+    yield from module.buffers()
+    for layer in module.modules():
+        if isinstance(layer, QuantizedLinear):
+            yield from layer.packed.casts
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two saved tensors are views of the same memory, all of it."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.numel() == other.numel()
+        and one.dtype == other.dtype
+        and one._version == other._version
+        and _is_dense(one)
+        and _is_dense(other)
+    )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether its elements are neighbours in memory, in some order of its axes."""
+    neighbours = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != neighbours:
+            return False
+        neighbours *= size
+    return True
+
+
+def _unpack(saved: Tensor | PackedActivation) -> Tensor:
+    return saved.unpack() if isinstance(saved, PackedActivation) else saved

@@ -1,0 +1,160 @@
+"""Adapters into the model and out again: what a plan trains, freezes and truncates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from devices.plan import Adapter, BoolArray, Factors, Float32Array, ModuleKey, TermGrid
+from devices.training.model import ADAPTER, AdaptedModel
+
+
+class Terms(nn.Module):
+    """One factor of the terms that a job holds in one layer, in place of peft's Linear.
+
+    Rows of A (``axis`` 0) or columns of B (``axis`` 1), trained ones first: the sum over terms has
+    no order. Only trained ones are parameters, so that no gradient, no optimizer state and no
+    weight decay can reach the frozen ones.
+    """
+
+    def __init__(self, factor: Tensor, trained: Tensor, frozen: Tensor, *, axis: int) -> None:
+        super().__init__()
+        self._axis = axis
+        self.trained = (
+            nn.Parameter(factor.index_select(axis, trained).contiguous()) if len(trained) else None
+        )
+        self.frozen = nn.Buffer(factor.index_select(axis, frozen).contiguous())
+
+    @property
+    def weight(self) -> Tensor:
+        """(r, in) of A, (out, r) of B."""
+        if self.trained is None:
+            return self.frozen
+        if self.frozen.shape[self._axis] == 0:
+            return self.trained
+        return torch.cat([self.trained, self.frozen], dim=self._axis)
+
+    def forward(self, x: Tensor) -> Tensor:
+        device_type = x.device.type
+        weight = self.weight
+        if torch.is_autocast_enabled(device_type):
+            dtype = torch.get_autocast_dtype(device_type)
+            x, weight = x.to(dtype), weight.to(dtype)
+        product: Tensor = _TermProduct.apply(x, weight)  # type: ignore[no-untyped-call]
+        return product
+
+
+class _TermProduct(torch.autograd.Function):
+    """x @ W.T that saves x alone: W is no activation, and must not be packed as one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(x)
+        return functional.linear(x, weight)  # (B, T, in) -> (B, T, r) for A
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        grad_x = grad @ ctx.weight if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_x, None
+        (x,) = ctx.saved_tensors
+        return grad_x, grad.flatten(0, -2).mT @ x.flatten(0, -2)  # (r, BT) @ (BT, in) for A
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedAdapter:
+    """One job's adapter inside the model, until the next one is loaded."""
+
+    model: AdaptedModel
+    start: Adapter
+    grid: TermGrid
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that trains: the trained terms, and the head."""
+        factors = [
+            terms.trained
+            for layer in self.model.lora_layers.values()
+            for terms in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
+            if terms.trained is not None
+        ]
+        return [*factors, *self.model.head.values()]
+
+    def read(self) -> Adapter:
+        """The adapter as it is now; frozen and truncated terms as they were loaded."""
+        factors = {}
+        for key, layer in self.model.lora_layers.items():
+            trained = self.grid.trained[_place(self.model, key)]
+            a, b = (factor.copy() for factor in self.start.factors[key])
+            if trained.any():
+                a[trained] = _numbers(layer.lora_A[ADAPTER].trained)
+                b[:, trained] = _numbers(layer.lora_B[ADAPTER].trained)
+            factors[key] = Factors(a, b)
+        head = {name: _numbers(values) for name, values in self.model.head.items()}
+        return Adapter(factors, head, self.start.scale)
+
+
+def load_adapter(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> LoadedAdapter:
+    """Put the held terms and the head of ``adapter`` into the model.
+
+    Raises ValueError unless the model takes every tensor of the adapter, and the grid is its own.
+    """
+    _check_fits(model, adapter, grid)
+    for key, layer in model.lora_layers.items():
+        held, trained = (mask[_place(model, key)] for mask in (grid.held, grid.trained))
+        chosen = [_indices(mask, model.host.device) for mask in (trained, held & ~trained)]
+        a, b = (torch.tensor(factor, device=model.host.device) for factor in adapter.factors[key])
+        layer.lora_A[ADAPTER] = Terms(a, *chosen, axis=0)
+        layer.lora_B[ADAPTER] = Terms(b, *chosen, axis=1)
+        layer.scaling[ADAPTER] = adapter.scale
+    for name, parameter in model.head.items():
+        parameter.requires_grad_(False).copy_(torch.tensor(adapter.head[name]))
+        parameter.requires_grad_(True)
+        parameter.grad = None  # a job that broke off may have left one
+    return LoadedAdapter(model, adapter, grid)
+
+
+def _check_fits(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> None:
+    rank = adapter.rank
+    sizes = {layer.name: (layer.in_features, layer.out_features) for layer in model.spec.targets}
+    expected = {
+        key: ((rank, sizes[key.module][0]), (sizes[key.module][1], rank))
+        for key in model.lora_layers
+    }
+    given = {key: (factors.a.shape, factors.b.shape) for key, factors in adapter.factors.items()}
+    heads = {name: values.shape for name, values in adapter.head.items()}
+    shape = model.spec.grid_shape(rank)
+    pairs: list[tuple[str, Mapping[Any, Any], Mapping[Any, Any]]] = [
+        ("factors", expected, given),
+        ("head", model.spec.head_shapes, heads),
+        ("terms", {"(L, M, R)": shape}, {"(L, M, R)": grid.held.shape}),
+    ]
+    for what, wanted, got in pairs:
+        wrong = sorted(str(k) for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k))
+        if wrong:
+            raise ValueError(
+                f"the adapter's {what} must be those of {model.spec.name} at rank {rank}, "
+                f"got others at {', '.join(wrong[:5])}"
+            )
+
+
+def _place(model: AdaptedModel, key: ModuleKey) -> tuple[int, int]:
+    """Where a layer's terms stand in a TermGrid."""
+    names = [layer.name for layer in model.spec.targets]
+    return key.block, names.index(key.module)
+
+
+def _indices(mask: BoolArray, device: torch.device) -> Tensor:
+    return torch.tensor(np.flatnonzero(mask), device=device)
+
+
+def _numbers(tensor: Tensor) -> Float32Array:
+    values: Float32Array = tensor.detach().cpu().numpy().copy()
+    return values

@@ -1,0 +1,38 @@
+"""Codes in memory: one a byte, or really two a byte, and the values they stand for."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+GROUP = 64
+"""Values that share one scale and zero."""
+
+UNIFORM_4 = tuple(float(code) for code in range(16))
+"""What 4-bit codes stand for where the steps are equal."""
+
+SMALLEST_STEP = 2.0**-24
+"""The smallest scale that fp16 holds, subnormal; divides in place of one that became zero."""
+
+
+def join_nibbles(codes: Tensor) -> Tensor:
+    """(groups, 64) codes below 16, as (groups, 32) bytes; the first of two in the low bits."""
+    pairs = codes.view(torch.int16)  # little-endian: second code * 256 + first
+    return (pairs | (pairs >> 4)).to(torch.uint8)
+
+
+def read_nibbles(stored: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """(groups, 64) fp32: the levels that the joined codes stand for."""
+    table = _pair_table(levels, stored.device)
+    # One look-up gives both values of a byte: a pair of fp32 travels as one fp64.
+    pairs = table.index_select(0, stored.view(-1).int())
+    return pairs.view(torch.float32).view(-1, GROUP)
+
+
+@lru_cache(maxsize=8)
+def _pair_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    values = torch.tensor(levels, dtype=torch.float32, device=device)
+    pairs = torch.stack([values.repeat(16), values.repeat_interleave(16)], dim=1)  # (256, 2)
+    return pairs.view(torch.float64).view(-1)

@@ -1,0 +1,129 @@
+"""Texts as tokens, and the batches that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from devices.model_catalog import ModelSource
+
+IndexArray = npt.NDArray[np.int64]
+START_ID, END_ID, FIRST_WORD_ID = 1, 2, 3
+"""In the vocabulary of a model that is drawn; 0 is padding."""
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+
+
+class Batch(NamedTuple):
+    """Texts of like lengths, padded to the longest."""
+
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T), 0 where padded
+    labels: Tensor  # (B,)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedTexts:
+    """Labelled texts as token ids."""
+
+    ids: Sequence[IndexArray]
+    labels: IndexArray  # (n,)
+    pad_id: int
+
+    @cached_property
+    def lengths(self) -> IndexArray:
+        """(n,): tokens of each text."""
+        return np.array([len(row) for row in self.ids], dtype=np.int64)
+
+    def batch(self, indices: IndexArray, device: torch.device) -> Batch:
+        """The texts at ``indices``, on ``device``."""
+        lengths = self.lengths[indices]
+        ids = np.full((len(indices), lengths.max()), self.pad_id, dtype=np.int64)
+        for row, index in zip(ids, indices, strict=True):
+            row[: self.lengths[index]] = self.ids[index]
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        arrays = (ids, mask.astype(np.int64), self.labels[indices])
+        return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def tokenize(source: ModelSource, texts: Sequence[str], max_length: int) -> list[IndexArray]:
+    """Token ids of each text as the model reads it, cut after ``max_length``.
+
+    Raises ValueError for a model without a tokenizer.
+    """
+    rows: Sequence[Sequence[int]]
+    if source.directory is None:
+        size = source.config["vocab_size"]
+        rows = [[*_hashed(text, size)[: max_length - 1], END_ID] for text in texts]
+    else:
+        # Without a vocabulary transformers makes an empty one, and every word is unknown.
+        if not any((source.directory / name).is_file() for name in VOCABULARIES):
+            raise ValueError(
+                f"a model directory must hold its tokenizer as one of {', '.join(VOCABULARIES)}, "
+                f"got none in {source.directory}"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source.directory, local_files_only=True)
+        rows = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    return [np.array(row, dtype=np.int64) for row in rows]
+
+
+def _hashed(text: str, vocabulary_size: int) -> list[int]:
+    """A start token, and each word as its hash: a vocabulary that needs no file."""
+    words = text.lower().split()
+    num_words = vocabulary_size - FIRST_WORD_ID
+    return [START_ID, *(FIRST_WORD_ID + crc32(word.encode()) % num_words for word in words)]
+
+
+def draw_batches(
+    shard: IndexArray,
+    lengths: IndexArray,
+    *,
+    steps: int,
+    batch_size: int,
+    rng: np.random.Generator,
+) -> list[IndexArray]:
+    """``steps`` batches of ``batch_size`` examples of a shard, in random order.
+
+    Examples come without replacement until the shard is used up, then again. Those drawn are
+    sorted into batches of like lengths, so that little is padded; ``lengths`` is of the whole
+    training set. Raises ValueError for an empty shard.
+    """
+    if len(shard) == 0:
+        raise ValueError("a device must have at least 1 example to train on, got none")
+    num_drawn = steps * batch_size
+    epochs = [rng.permutation(shard) for _ in range(-(-num_drawn // len(shard)))]
+    drawn = np.concatenate(epochs)[:num_drawn]
+    by_length = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(steps, batch_size)
+    return [by_length[step] for step in rng.permutation(steps)]
+
+
+def length_sorted_chunks(
+    indices: IndexArray, lengths: IndexArray, chunk_size: int
+) -> list[IndexArray]:
+    """The examples in order of length, ``chunk_size`` at a time."""
+    by_length = indices[np.argsort(lengths[indices], kind="stable")]
+    return [by_length[i : i + chunk_size] for i in range(0, len(by_length), chunk_size)]
+
+
+def balanced_subset(labels: IndexArray, count: int, seed: int) -> IndexArray:
+    """Indices of ``count`` examples drawn so that classes differ by one where they can.
+
+    All of them, in order, where there are no more than ``count``.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        turn[members] = np.arange(len(members))
+    place = np.empty(len(labels), dtype=np.int64)
+    place[shuffled] = np.arange(len(labels))
+    return np.sort(np.lexsort((place, turn))[:count])

