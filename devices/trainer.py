@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -12,6 +13,10 @@ import numpy.typing as npt
 from devices.plan import Adapter, Broadcast, TrainingPlan
 
 SalienceMetric = Literal["wanda", "taylor", "influence", "outerr"]
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message is all that a user needs to see."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +43,20 @@ class Evaluation(NamedTuple):
     loss: float
 
 
+class ChunkScore(NamedTuple):
+    """What one chunk of the held-out examples adds to an evaluation."""
+
+    num_examples: int
+    num_correct: int
+    loss_sum: float
+
+
+def combine(scores: Iterable[ChunkScore]) -> Evaluation:
+    """Accuracy and mean loss over all chunks, whoever scored them and in whatever order."""
+    counts, correct, losses = zip(*scores, strict=True)
+    return Evaluation(sum(correct) / sum(counts), math.fsum(losses) / sum(counts))
+
+
 class Trainer(Protocol):
     """Trains many jobs at once, in any order and on any number of workers, with one result."""
 
@@ -48,6 +67,15 @@ class Trainer(Protocol):
     def block_salience(self, metric: SalienceMetric) -> npt.NDArray[np.float64]:
         """(L,): how much each block matters to the model, larger is more."""
         ...
+
+
+class ChunkedTrainer(Trainer, Protocol):
+    """A trainer whose evaluation several of its kind can share: ``combine`` puts it together."""
+
+    @property
+    def num_chunks(self) -> int: ...
+
+    def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]: ...
 
 
 @dataclass(frozen=True)

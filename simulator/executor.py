@@ -5,14 +5,25 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from devices.plan import Adapter
-from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
+from devices.trainer import (
+    ChunkedTrainer,
+    ChunkScore,
+    Evaluation,
+    SalienceMetric,
+    TrainingError,
+    TrainingJob,
+    TrainingResult,
+    combine,
+)
 from traces.bandwidth import FloatArray
 
-_trainer: Trainer | None = None  # the worker process's own
+_trainer: ChunkedTrainer | None = None  # the worker process's own
 
 
 def available_cores() -> int:
@@ -27,7 +38,8 @@ class PooledTrainer:
     number of workers nor who takes which job can change it.
     """
 
-    def __init__(self, make_trainer: Callable[[], Trainer], workers: int) -> None:
+    def __init__(self, make_trainer: Callable[[], ChunkedTrainer], workers: int) -> None:
+        self._workers = workers
         self._pool = ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
@@ -45,26 +57,44 @@ class PooledTrainer:
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         # The longest first, so that no worker starts a long job when the others are done.
         order = sorted(range(len(jobs)), key=lambda k: -jobs[k].plan.depth)
-        futures = {k: self._pool.submit(_train, jobs[k]) for k in order}
-        return [futures[k].result() for k in range(len(jobs))]
+        with _workers_that_may_die():
+            futures = {k: self._pool.submit(_train, jobs[k]) for k in order}
+            return [futures[k].result() for k in range(len(jobs))]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        return self._pool.submit(_evaluate, adapter).result()
+        # Shared out by turns, since chunks grow with the length of their texts.
+        shares = [(adapter, k, self._workers) for k in range(self._workers)]
+        with _workers_that_may_die():
+            futures = [self._pool.submit(_score, *share) for share in shares]
+            return combine(score for future in futures for score in future.result())
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        return self._pool.submit(_block_salience, metric).result()
+        with _workers_that_may_die():
+            return self._pool.submit(_block_salience, metric).result()
 
     def close(self) -> None:
         """End the workers; what they were doing is lost."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(make_trainer: Callable[[], Trainer]) -> None:
+@contextmanager
+def _workers_that_may_die() -> Iterator[None]:
+    """Say in words what a dead worker means."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise TrainingError(
+            "a training process must not end before its work is done, but one did: was it killed, "
+            "or the machine out of memory? Fewer --workers need less"
+        ) from None
+
+
+def _start_worker(make_trainer: Callable[[], ChunkedTrainer]) -> None:
     global _trainer
     _trainer = make_trainer()
 
 
-def _worker_trainer() -> Trainer:
+def _worker_trainer() -> ChunkedTrainer:
     assert _trainer is not None, "a worker starts by making its trainer"
     return _trainer
 
@@ -73,8 +103,9 @@ def _train(job: TrainingJob) -> TrainingResult:
     return _worker_trainer().train([job])[0]
 
 
-def _evaluate(adapter: Adapter) -> Evaluation:
-    return _worker_trainer().evaluate(adapter)
+def _score(adapter: Adapter, first: int, step: int) -> list[ChunkScore]:
+    trainer = _worker_trainer()
+    return trainer.score(adapter, range(first, trainer.num_chunks, step))
 
 
 def _block_salience(metric: SalienceMetric) -> FloatArray:

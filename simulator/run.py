@@ -15,7 +15,7 @@ from typing import Any
 
 from devices.fleet import conditions_hash
 from devices.plan import Adapter
-from devices.trainer import NullTrainer, Trainer
+from devices.trainer import ChunkedTrainer, NullTrainer, Trainer
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.config import RunConfig
 from simulator.executor import PooledTrainer
@@ -63,7 +63,7 @@ class Trainers:
         return PooledTrainer(factory, self._workers) if self._workers > 1 else factory()
 
 
-def _torch_trainer(config: RunConfig, world: World) -> Callable[[], Trainer]:
+def _torch_trainer(config: RunConfig, world: World) -> Callable[[], ChunkedTrainer]:
     from devices.training.trainer import TorchTrainer, TrainingConfig  # torch takes seconds
 
     settings = config.training

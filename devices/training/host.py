@@ -51,7 +51,8 @@ def make_reproducible(host: Host) -> None:
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=host.device.type == "cuda")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, changes nothing
+    # What comes with that, filling all new memory, would cost time and change nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

@@ -14,7 +14,15 @@ from devices.data import TextDataset
 from devices.model_catalog import resolve
 from devices.model_spec import Attention, ModelSpec
 from devices.plan import Adapter
-from devices.trainer import Evaluation, SalienceMetric, TrainingJob, TrainingResult
+from devices.trainer import (
+    ChunkScore,
+    Evaluation,
+    SalienceMetric,
+    TrainingError,
+    TrainingJob,
+    TrainingResult,
+    combine,
+)
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.data import (
@@ -25,7 +33,7 @@ from devices.training.data import (
     length_sorted_chunks,
     tokenize,
 )
-from devices.training.evaluation import ChunkScore, combine, score_chunk
+from devices.training.evaluation import score_chunk
 from devices.training.host import HostCompute, HostDtype, choose_host, make_reproducible
 from devices.training.model import load_model
 from devices.training.salience import block_salience
@@ -53,7 +61,7 @@ class TrainingConfig:
     eval_batch_size: int = 50  # larger ones fall out of the cache
 
 
-class TrainingDiverged(ArithmeticError):  # noqa: N818 - what happened, like StopIteration
+class TrainingDivergedError(TrainingError):
     """A loss or a factor that is no finite number."""
 
 
@@ -150,12 +158,12 @@ def _check_finite(losses: Sequence[float], parameters: Sequence[nn.Parameter], w
     """Raises TrainingDiverged where training went to infinity."""
     broken = [step for step, loss in enumerate(losses, start=1) if not np.isfinite(loss)]
     if broken:
-        raise TrainingDiverged(
+        raise TrainingDivergedError(
             f"the loss must stay finite, got {losses[broken[0] - 1]} at step {broken[0]} of "
             f"{len(losses)} on {where}; lower training.learning_rate"
         )
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
-        raise TrainingDiverged(
+        raise TrainingDivergedError(
             f"factors must stay finite, got others after step {len(losses)} on {where}; "
             "lower training.learning_rate"
         )

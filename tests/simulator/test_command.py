@@ -184,6 +184,54 @@ def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) 
     assert (tmp_path / "r" / "table.csv").is_file()
 
 
+def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
+    file = write(tmp_path, REAL)
+    done = fedclock("run", file, "--set", "training.learning_rate=1.0e+38", cwd=tmp_path)
+    assert done.returncode == 2
+    (message,) = done.stderr.splitlines()
+    assert message.startswith("error: ")
+    assert "device" in message
+    manifests = [json.loads(path.read_text("utf-8")) for path in tmp_path.rglob("manifest.json")]
+    assert [manifest["status"] for manifest in manifests] == ["failed"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
+def test_a_worker_that_is_killed_is_said_in_one_line_and_the_run_goes_on_later(
+    tmp_path: Path, unbroken: Path
+) -> None:
+    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL))]
+    command += ["--workers", "2", "--only", "fedlora"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "round 1/3" in line:
+            (worker, *_) = children(process.pid)
+            os.kill(worker, signal.SIGKILL)
+            break
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "a training process must not end before its work is done" in errors
+    assert "Traceback" not in errors
+    done = fedclock("run", tmp_path / "x.yaml", "--workers", "2", "--only", "fedlora", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert logs(tmp_path).items() <= logs(unbroken).items()
+
+
+def children(pid: int) -> list[int]:
+    """Training processes of a run: those that multiprocessing spawned to work."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = (entry / "cmdline").read_text()
+        except (OSError, ValueError):
+            continue
+        if parent == pid and "spawn_main" in command:
+            found.append(int(entry.name))
+    return found
+
+
 def mistaken(cwd: Path, *arguments: str | Path) -> list[str]:
     """Run a command that must fail cleanly; return its messages."""
     before = sorted(cwd.rglob("*"))

@@ -9,9 +9,8 @@ import torch
 
 from devices.data import TextDataset, load_dataset
 from devices.plan import TermGrid
-from devices.trainer import TrainingJob
-from devices.training.evaluation import ChunkScore, combine
-from devices.training.trainer import TorchTrainer, TrainingDiverged
+from devices.trainer import ChunkScore, TrainingJob, combine
+from devices.training.trainer import TorchTrainer, TrainingDivergedError
 from tests.devices.training.tiny_task import (
     make_config,
     make_dataset,
@@ -100,13 +99,15 @@ def test_the_seed_decides_the_batches(tiny: TorchTrainer) -> None:
 
 def test_a_loss_that_is_not_finite_names_device_and_step(dataset: TextDataset) -> None:
     trainer = TorchTrainer(make_config(learning_rate=1e30), dataset)
-    with pytest.raises(TrainingDiverged, match=r"at step 2 of 4 on device 3; lower"):
+    with pytest.raises(TrainingDivergedError, match=r"at step 2 of 4 on device 3; lower"):
         trainer.train([make_job(trainer)])
 
 
 def test_factors_that_are_not_finite_name_device_and_step(dataset: TextDataset) -> None:
     trainer = TorchTrainer(make_config(learning_rate=1e39), dataset)
-    with pytest.raises(TrainingDiverged, match=r"factors must stay finite.*step 1 on device 3"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"factors must stay finite.*step 1 on device 3"
+    ):
         trainer.train([make_job(trainer, steps=1)])
 
 
