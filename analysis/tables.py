@@ -52,7 +52,7 @@ TOTALS = (
     Metric("Mean wait per round", "waiting_s", SECONDS),
     Metric("Mean memory that a plan needs", "planned_memory_bytes", BYTES),
     Metric("Highest peak memory", "peak_memory_bytes", BYTES),
-    Metric("Highest peak over budget", "peak_memory_share", (PERCENT,), ""),
+    Metric("Highest peak in its budget", "peak_memory_share", (PERCENT,), ""),
     Metric("Plans that met OOM", "num_oom", write=_count),
     Metric("Plans dropped as late", "num_late", write=_count),
     Metric("Device-rounds sat out", "num_sat_out", write=_count),

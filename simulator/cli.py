@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from devices.trainer import TrainingError
 from simulator.config import RunConfig
 from simulator.executor import available_cores
 from simulator.experiment import ConfigError, load_experiment
@@ -22,7 +23,7 @@ from simulator.store import UserError
 from simulator.world import build_world
 
 COMMANDS = "fedclock.commands"
-"""Entry points of this group are functions that become commands: analysis adds its own."""
+"""Entry points of this group become commands: a function one, a typer.Typer a group of them."""
 
 PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
 
@@ -145,9 +146,13 @@ def main() -> None:
     """Run the command line; a mistake of the user's is one message and exit code 2."""
     _check_packages()
     for entry in entry_points(group=COMMANDS):
-        app.command(entry.name)(entry.load())
+        loaded = entry.load()
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=entry.name)
+        else:
+            app.command(entry.name)(loaded)
     try:
         app()
-    except UserError as error:
+    except (UserError, TrainingError) as error:
         complain(error)
         sys.exit(2)

@@ -104,7 +104,7 @@ def test_an_upper_bound_on_the_speed_up_is_never_the_best() -> None:
 
 
 def test_rows_without_a_direction_or_a_difference_have_no_mark() -> None:
-    for title in ("Simulated", "Highest peak over budget", "Plans dropped"):
+    for title in ("Simulated", "Highest peak in its budget", "Plans dropped"):
         assert not any(line(title).is_best)
     (rounds,) = (one for one in tables.lines(comparison()) if one.title == "Rounds")
     assert not any(rounds.is_best)
