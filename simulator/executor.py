@@ -46,11 +46,12 @@ class PooledTrainer:
             initializer=_start_worker,
             initargs=(make_trainer,),
         )
-        # Workers inherit that Ctrl-C is ignored: it is the parent's to answer. The first job starts
-        # them all.
+        # Workers inherit that Ctrl-C is ignored: it is the parent's to answer. Each of these jobs
+        # starts a worker, since none is idle yet.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            self._pool.submit(available_cores)
+            for _ in range(workers):
+                self._pool.submit(available_cores)
         finally:
             signal.signal(signal.SIGINT, handler)
 
