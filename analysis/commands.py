@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from simulator.cli import File, Output, Overrides, Workers, run_all
+from simulator.cli import File, Output, Overrides, Workers, run_all, select
 from simulator.experiment import load_experiment
 
 Target = Annotated[
     float | None,
     typer.Option(
-        help="accuracy to time runs to, e.g. 0.55; the highest that all reach unless given"
+        min=0, max=1, help="accuracy to time runs to; the highest that all reach unless given"
     ),
 ]
 Baseline = Annotated[
@@ -32,6 +32,8 @@ def compare(
 ) -> None:
     """Simulate all strategies of an experiment and report on them side by side."""
     configs = load_experiment(file, overrides or ())
+    if baseline is not None:
+        select(configs, baseline, option="--baseline")  # before hours of training, not after
     folders = run_all(configs, file, output=output, workers=workers)
     _report(folders, output / configs[0].name / "report", target=target, baseline=baseline)
 

@@ -57,9 +57,8 @@ def run_command(
     workers: Workers = None,
 ) -> None:
     """Simulate the strategies of an experiment; finished runs are kept as they are."""
-    run_all(
-        select(load_experiment(file, overrides or ()), only), file, output=output, workers=workers
-    )
+    configs = select(load_experiment(file, overrides or ()), only, option="--only")
+    run_all(configs, file, output=output, workers=workers)
 
 
 @app.command("validate")
@@ -92,12 +91,12 @@ def list_command(
     show(Console(), topic)
 
 
-def select(configs: Sequence[RunConfig], only: str | None) -> list[RunConfig]:
-    """The run of this label, or all."""
-    chosen = [config for config in configs if only in (None, config.label)]
+def select(configs: Sequence[RunConfig], label: str | None, *, option: str) -> list[RunConfig]:
+    """The run of the label that this option names, or all."""
+    chosen = [config for config in configs if label in (None, config.label)]
     if not chosen:
         labels = ", ".join(config.label for config in configs)
-        raise ConfigError([f"the label must be one of {labels}, got {only}"], "--only")
+        raise ConfigError([f"the label must be one of {labels}, got {label}"], option)
     return chosen
 
 

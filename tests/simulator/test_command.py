@@ -321,6 +321,20 @@ def test_a_broken_trace_is_named_with_its_line(tmp_path: Path, content: str, say
     assert says in message
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--baseline", "fedavg"), "the label must be one of fedlora, fedquad, haflq, got fedavg"),
+        (("--target", "55"), "--target"),
+    ],
+)
+def test_a_report_that_cannot_be_made_is_said_before_the_runs(
+    tmp_path: Path, option: tuple[str, str], says: str
+) -> None:
+    messages = mistaken(tmp_path, "compare", write(tmp_path, SMALL), *option)
+    assert says in "\n".join(messages)
+
+
 def test_a_hub_name_without_a_network_fails_at_once_and_names_the_bundled(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL)
     began = time.monotonic()
