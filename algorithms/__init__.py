@@ -2,17 +2,29 @@
 
 from typing import Any
 
+from algorithms.fah_qlora import FAHQLoRA
 from algorithms.fedlora import FedLoRA
 from algorithms.fedquad import FedQuad
+from algorithms.flexlora import FlexLoRA
 from algorithms.haflq import HAFLQ
+from algorithms.hetlora import HetLoRA
+from algorithms.layersel import LayerSel
+from algorithms.legend import LEGEND
 from algorithms.pacing import Pacing, Synchronous
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
+from algorithms.zero_padding import ZeroPadding
 
 STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "fedlora": FedLoRA,
     "fedquad": FedQuad,
     "haflq": HAFLQ,
+    "zeropad": ZeroPadding,
+    "hetlora": HetLoRA,
+    "flexlora": FlexLoRA,
+    "legend": LEGEND,
+    "layersel": LayerSel,
+    "fah-qlora": FAHQLoRA,
 }
 PACINGS: dict[str, type[Pacing]] = {
     "synchronous": Synchronous,

@@ -161,3 +161,22 @@ def estimated_pace(costs: DepthCosts, device_id: DeviceId, prior: Pace, seen: Me
             blend(prior.link.up_bytes_per_s, upload_bytes / seen.upload_s),
         ),
     )
+
+
+def round_times(
+    fleet: FleetView, costs: DepthCosts, device_id: DeviceId, seen: Measured | None = None
+) -> FloatArray:
+    """(L,): seconds of a round at each depth; inf where it does not fit.
+
+    At the device's registered speed and last measured rates, corrected by what was ``seen``.
+    """
+    pace = Pace(1.0, fleet.link(device_id))
+    if seen is not None:
+        pace = estimated_pace(costs, device_id, pace, seen)
+    menu = costs.menu(device_id)
+    round_s: FloatArray = (
+        fleet.local_steps(device_id) * pace.train_ratio * menu.step_s
+        + menu.download_bytes / pace.link.down_bytes_per_s
+        + menu.upload_bytes / pace.link.up_bytes_per_s
+    )
+    return round_s

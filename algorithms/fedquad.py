@@ -23,11 +23,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from algorithms.depth_costs import DepthCosts, Measured, Pace, Work, estimated_pace
+from algorithms.depth_costs import DepthCosts, Measured, Work, round_times
 from algorithms.depth_search import (
     SLACK,
     DepthProblem,
@@ -42,6 +42,7 @@ from algorithms.depth_search import (
     undominated,
 )
 from algorithms.lora import example_weights, holder_weights, mean_adapter, squared_change
+from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.strategy import FleetView, ServerState, make_plan
 from devices.plan import Adapter, Broadcast, ClientUpdate, DeviceId, TermGrid, TrainingPlan
 from traces.bandwidth import FloatArray
@@ -91,7 +92,7 @@ class FedQuad:
     estimate_smoothing: float = 0.2  # beta: weight of the latest round in a device's pace
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_options(self, _RULES)
 
     def init(self, adapter: Adapter) -> ServerState[FedQuadMemory]:
         blocks = 1 + max(key.block for key in adapter.factors)
@@ -109,7 +110,9 @@ class FedQuad:
         able = [d for d in sorted(cohort) if (costs.menu(d).quantized >= 0).any()]
         if not able:
             return []
-        round_s = np.stack([_round_s(fleet, costs, d, state.memory.measured.get(d)) for d in able])
+        round_s = np.stack(
+            [round_times(fleet, costs, d, state.memory.measured.get(d)) for d in able]
+        )
         examples = np.array([fleet.num_examples(d) for d in able], dtype=np.float64)
         problem = DepthProblem(
             undominated(round_s) if self.candidates == "undominated" else round_s,
@@ -195,22 +198,6 @@ class FedQuad:
         return [int(depth) for depth in cover(problem, depths, due, self.coverage_share)]
 
 
-def _round_s(
-    fleet: FleetView, costs: DepthCosts, device_id: DeviceId, seen: Measured | None
-) -> FloatArray:
-    """(L,): seconds of a round at each depth; inf where it does not fit."""
-    pace = Pace(1.0, fleet.link(device_id))
-    if seen is not None:
-        pace = estimated_pace(costs, device_id, pace, seen)
-    menu = costs.menu(device_id)
-    round_s: FloatArray = (
-        fleet.local_steps(device_id) * pace.train_ratio * menu.step_s
-        + menu.download_bytes / pace.link.down_bytes_per_s
-        + menu.upload_bytes / pace.link.up_bytes_per_s
-    )
-    return round_s
-
-
 def _optimistic(block_gains: FloatArray) -> FloatArray:
     """(L,): gains, with blocks of which nothing is known as good as the best known one."""
     is_known = np.isfinite(block_gains)
@@ -220,25 +207,11 @@ def _optimistic(block_gains: FloatArray) -> FloatArray:
     return np.where(is_known, block_gains, best)
 
 
-def _check(options: FedQuad) -> None:
-    for name, choices in (
-        ("choose", get_args(Choice)),
-        ("quantize", get_args(Quantize)),
-        ("candidates", get_args(Candidates)),
-        ("activation_bits", get_args(PackedBits)),
-        ("quant_order", get_args(QuantOrder)),
-    ):
-        given = getattr(options, name)
-        if given not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {given!r}")
-    for name, holds, rule in (
-        ("rank", options.rank >= 1, "at least 1"),
-        ("alpha", options.alpha > 0, "above 0"),
-        ("wait_weight", options.wait_weight >= 0, "at least 0"),
-        ("coverage_share", 0 <= options.coverage_share <= 1, "in [0, 1]"),
-        ("coverage_rounds", options.coverage_rounds >= 1, "at least 1"),
-        ("gain_smoothing", 0 < options.gain_smoothing <= 1, "in (0, 1]"),
-        ("estimate_smoothing", 0 <= options.estimate_smoothing <= 1, "in [0, 1]"),
-    ):
-        if not holds:
-            raise ValueError(f"{name} must be {rule}, got {getattr(options, name)!r}")
+_RULES: tuple[Rule, ...] = (
+    *SIZE_RULES,
+    ("wait_weight", "at least 0", lambda value: value >= 0),
+    ("coverage_share", "in [0, 1]", lambda value: 0 <= value <= 1),
+    ("coverage_rounds", "at least 1", lambda value: value >= 1),
+    ("gain_smoothing", "in (0, 1]", lambda value: 0 < value <= 1),
+    ("estimate_smoothing", "in [0, 1]", lambda value: 0 <= value <= 1),
+)

@@ -23,8 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -38,7 +37,8 @@ from algorithms.bit_allocation import (
     uniform_bits,
 )
 from algorithms.importance import Sensitivity, choose_terms, magnitudes
-from algorithms.lora import example_weights, holder_weights, mean_adapter
+from algorithms.lora import holder_weights, in_device_order, mean_adapter, padded_weights
+from algorithms.options import SIZE_RULES, Rule, check_options, rank_list_rule, rises
 from algorithms.strategy import FleetView, ServerState, make_plan
 from algorithms.term_budgets import TypicalCosts, Workload, budgets_by_group, budgets_by_speed
 from devices.model_spec import ModelSpec
@@ -123,8 +123,7 @@ class HAFLQ:
     aggregation: Aggregation = "rank_one"
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_numbers(self)
+        check_options(self, _RULES)
 
     def init(self, adapter: Adapter) -> ServerState[Sensitivity]:
         return ServerState(0, adapter, Sensitivity.unknown(adapter))
@@ -158,8 +157,7 @@ class HAFLQ:
     def aggregate(
         self, state: ServerState[Sensitivity], updates: Sequence[ClientUpdate]
     ) -> ServerState[Sensitivity]:
-        # In order of device, so that arrival order cannot reach a sum.
-        updates = sorted(updates, key=lambda u: (u.plan.device_id, u.broadcast.version))
+        updates = in_device_order(updates)
         weigh = holder_weights if self.aggregation == "rank_one" else padded_weights
         return state.advance(
             mean_adapter(state.adapter, updates, weigh(updates)),
@@ -250,51 +248,19 @@ class HAFLQ:
         return lambda sent, budget: adaptive_bits(steps, sent, budget_bits=budget)
 
 
-def padded_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
-    """(K, L, M, R): each update's share of all examples, 0 for terms that it did not send.
-
-    Used as weights of a mean, they count a missing term as zero. (A term that nobody sent keeps its
-    value all the same: with A and B at zero it would have no gradient ever again.)
-    """
-    sent = np.stack([update.plan.terms.uploaded for update in updates])
-    weights: FloatArray = sent * example_weights(updates)[:, None, None, None]
-    return weights
-
-
 def _padding_bits(model: ModelSpec, levels: Sequence[int]) -> int:
     """At most so many bits fill up bytes: the codes of a module, factor and level end on one."""
     widths = [width for x in model.targets for width in (x.in_features, x.out_features)]
     return 7 * sum(width * bits % 8 > 0 for width in widths for bits in levels)
 
 
-def _check_choices(strategy: HAFLQ) -> None:
-    for name, hint in get_type_hints(HAFLQ).items():
-        given = getattr(strategy, name)
-        if get_origin(hint) is Literal and given not in get_args(hint):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(hint))}, got {given!r}")
-
-
-def _check_numbers(strategy: HAFLQ) -> None:
-    rules: tuple[tuple[str, str, Callable[..., bool]], ...] = (
-        ("rank", "at least 1", lambda value: value >= 1),
-        ("alpha", "above 0", lambda value: value > 0),
-        ("beta1", "in [0, 1)", lambda value: 0 <= value < 1),
-        ("beta2", "in [0, 1)", lambda value: 0 <= value < 1),
-        ("explore_share", "in [0, 1]", lambda value: 0 <= value <= 1),
-        ("threshold_share", "in [0, 1]", lambda value: 0 <= value <= 1),
-        ("term_budgets", "rising numbers of at least 1", lambda b: _rises(b) and b[0] >= 1),
-        ("upload_levels", f"rising, among {LEVELS}", lambda b: _rises(b) and set(b) <= {*LEVELS}),
-        (
-            "upload_s",
-            "auto or above 0",
-            lambda s: s == "auto" or (not isinstance(s, str) and s > 0),
-        ),
-    )
-    for name, rule, holds in rules:
-        given = getattr(strategy, name)
-        if not holds(given):
-            raise ValueError(f"{name} must be {rule}, got {given!r}")
-
-
-def _rises(numbers: Sequence[int]) -> bool:
-    return len(numbers) > 0 and all(low < high for low, high in pairwise(numbers))
+_RULES: tuple[Rule, ...] = (
+    *SIZE_RULES,
+    ("beta1", "in [0, 1)", lambda value: 0 <= value < 1),
+    ("beta2", "in [0, 1)", lambda value: 0 <= value < 1),
+    ("explore_share", "in [0, 1]", lambda value: 0 <= value <= 1),
+    ("threshold_share", "in [0, 1]", lambda value: 0 <= value <= 1),
+    rank_list_rule("term_budgets"),
+    ("upload_levels", f"rising, among {LEVELS}", lambda b: rises(b) and set(b) <= {*LEVELS}),
+    ("upload_s", "auto or above 0", lambda s: s == "auto" or (not isinstance(s, str) and s > 0)),
+)

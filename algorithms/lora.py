@@ -6,8 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from devices.plan import Adapter, BoolArray, ClientUpdate, Factors
+from devices.plan import Adapter, BoolArray, ClientUpdate, Factors, Float32Array
 from traces.bandwidth import FloatArray
+
+
+def in_device_order(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
+    """Sorted, so that arrival order cannot reach a sum."""
+    return sorted(updates, key=lambda u: (u.plan.device_id, u.broadcast.version))
 
 
 def example_counts(updates: Sequence[ClientUpdate]) -> FloatArray:
@@ -34,6 +39,17 @@ def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
     return weights
 
 
+def padded_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
+    """(K, L, M, R): each update's share of all examples, 0 for terms that it did not send.
+
+    Used as weights of a mean, they count a missing term as zero. (A term that nobody sent keeps its
+    value all the same: with A and B at zero it would have no gradient ever again.)
+    """
+    sent = np.stack([update.plan.terms.uploaded for update in updates])
+    weights: FloatArray = sent * example_weights(updates)[:, None, None, None]
+    return weights
+
+
 def mean_adapter(
     current: Adapter, updates: Sequence[ClientUpdate], term_weights: FloatArray
 ) -> Adapter:
@@ -55,14 +71,18 @@ def mean_adapter(
         b = np.einsum("kr,kor->or", weights, [u.adapter.factors[key].b for u in updates])
         a, b = np.where(keep[:, None], old.a, a), np.where(keep, old.b, b)
         factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
+    return Adapter(factors, mean_head(current, updates), current.scale)
+
+
+def mean_head(current: Adapter, updates: Sequence[ClientUpdate]) -> dict[str, Float32Array]:
+    """The mean by examples of what all devices sent, in the order given."""
     shares = example_weights(updates)
-    head = {
+    return {
         name: np.einsum("k,k...->...", shares, [u.adapter.head[name] for u in updates]).astype(
             np.float32
         )
         for name in current.head
     }
-    return Adapter(factors, head, current.scale)
 
 
 def squared_change(before: Adapter, after: Adapter, num_blocks: int) -> FloatArray:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from algorithms.bit_allocation import Formats
 from algorithms.strategy import FleetView, make_plan
 from devices.cost.model import Cost
-from devices.plan import BoolArray, DeviceId, TermGrid
+from devices.plan import BoolArray, DeviceId, TermGrid, TrainingPlan, WeightFormat
+
+RankRule = Literal["memory", "speed", "groups"]
+"""The largest of several ranks that a device is granted, by the time of one step with all terms:
+a device x times slower than the fleet's median gets the largest one divided by x (``speed``), or
+the fleet is cut into equal groups (``groups``). ``memory`` grants everybody the largest."""
 
 
 class Workload(NamedTuple):
@@ -71,6 +76,51 @@ class TypicalCosts:
             return Workload(num_terms, index)
         fewer = (n for n in range(num_terms - 1, 0, -1) if fits(n, last))
         return next((Workload(n, last) for n in fewer), None)
+
+
+def truncated(trained: BoolArray) -> TermGrid:
+    """Those terms held, trained and uploaded as they are; the others are not on the device."""
+    return TermGrid(trained, trained, np.where(trained, 32, 0).astype(np.uint8))
+
+
+def first_terms(shape: tuple[int, int, int], num_terms: int) -> TermGrid:
+    """The first ``num_terms`` of every module, and no other on the device."""
+    return truncated(np.broadcast_to(np.arange(shape[2]) < num_terms, shape))
+
+
+def plans_by_rank(
+    fleet: FleetView, cohort: Sequence[DeviceId], ranks: Mapping[DeviceId, int], *, rank: int
+) -> list[TrainingPlan]:
+    """Each device of the cohort holds and trains the first ``ranks`` of ``rank`` terms a module.
+
+    A device without a rank sits out.
+    """
+    shape = fleet.model.grid_shape(rank)
+    return [make_plan(fleet, d, first_terms(shape, ranks[d])) for d in sorted(cohort) if d in ranks]
+
+
+def fitting_ranks(
+    fleet: FleetView, ranks: Sequence[int], *, rank: int, rule: RankRule
+) -> dict[DeviceId, int]:
+    """For each device the largest of ``ranks`` that the rule grants and its memory holds.
+
+    One of them above ``rank`` means ``rank``. A device that cannot hold the smallest is absent.
+    """
+    tiers = sorted({min(tier, rank) for tier in ranks})
+    unpacked: WeightFormat = "fp32"
+    formats = [(unpacked,) * fleet.model.num_blocks]
+    costs = TypicalCosts(fleet, formats, rank=rank, grid_of=truncated)
+    granted = dict.fromkeys(fleet.device_ids, tiers[-1])
+    if rule != "memory":
+        step_s = {d: sum(costs(d, Workload(rank, 0)).step) for d in fleet.device_ids}
+        granted = (budgets_by_speed if rule == "speed" else budgets_by_group)(step_s, tiers)
+    fitting = {}
+    for device_id, most in granted.items():
+        budget_bytes = fleet.memory_budget_bytes(device_id)
+        for tier in tiers[: tiers.index(most) + 1]:
+            if costs(device_id, Workload(tier, 0)).memory.total <= budget_bytes:
+                fitting[device_id] = tier
+    return fitting
 
 
 def budgets_by_speed(

@@ -1,0 +1,157 @@
+"""HetLoRA: a rank for each device, and a mean that listens to those with the larger update.
+
+Cho, Liu, Xu, Fahrezi, Joshi: "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation
+Models", EMNLP 2024, arXiv 2401.06432.
+
+Who trains:         every device whose memory holds the smallest rank.
+What they train:    the first r terms of every module; r by device, the rest is not sent to it.
+How it is merged:   A and B padded with zeros to the full rank, the mean over all devices weighted
+                    by ||B A||_F, module by module.
+
+**Missing: the regulariser of self-pruning.** The paper adds lambda ||B_tail||_F ||A_tail||_F to the
+local loss, so that a tail that does not earn its place shrinks. Local training here has no such
+term, so ``self_pruning: server`` has the paper's pruning rule alone: the server compares the tail's
+score in the decoded update with that in the broadcast, and lowers the rank of a device whose tail
+shrank by itself. The device has then already paid for uploading the tail, which the server drops.
+
+Also ours: how a device comes to its first rank; a score that sums over modules where the paper has
+one matrix; weights by module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from algorithms.lora import example_weights, in_device_order, mean_adapter
+from algorithms.options import SIZE_RULES, Rule, check_options, rank_list_rule
+from algorithms.strategy import FleetView, ServerState
+from algorithms.term_budgets import RankRule, fitting_ranks, plans_by_rank
+from devices.plan import (
+    Adapter,
+    BoolArray,
+    Broadcast,
+    ClientUpdate,
+    DeviceId,
+    Factors,
+    TrainingPlan,
+)
+from traces.bandwidth import FloatArray
+
+SelfPruning = Literal["none", "server"]
+PrunedRanks = Mapping[DeviceId, int]
+"""The ranks of devices that have been pruned."""
+
+
+@dataclass(frozen=True)
+class HetLoRA:
+    """A device trains one of ``ranks``: the largest that ``rank_rule`` grants it (see
+    :data:`~algorithms.term_budgets.RankRule`) and its memory holds.
+
+    ``self_pruning``: ``server`` keeps ``kept_share`` (gamma) of a device's rank, rounded down, once
+    the score of the terms beyond fell in its local training; never below the smallest of ``ranks``.
+    """
+
+    kind: ClassVar[str] = "hetlora"
+    title: ClassVar[str] = "HetLoRA: ranks by device, padded mean weighted by ||B A||"
+
+    rank: int = 8
+    alpha: float = 16.0
+    ranks: tuple[int, ...] = (2, 4, 8)
+    rank_rule: RankRule = "speed"
+    self_pruning: SelfPruning = "none"
+    kept_share: float = 0.99
+
+    def __post_init__(self) -> None:
+        check_options(self, _RULES)
+
+    def init(self, adapter: Adapter) -> ServerState[PrunedRanks]:
+        return ServerState(0, adapter, {})
+
+    def plan(
+        self,
+        state: ServerState[PrunedRanks],
+        fleet: FleetView,
+        cohort: Sequence[DeviceId],
+        rng: np.random.Generator,
+    ) -> Sequence[TrainingPlan]:
+        fitting = fitting_ranks(fleet, self.ranks, rank=self.rank, rule=self.rank_rule)
+        ranks = {d: min(rank, state.memory.get(d, rank)) for d, rank in fitting.items()}
+        return plans_by_rank(fleet, cohort, ranks, rank=self.rank)
+
+    def broadcast(self, state: ServerState[PrunedRanks], plan: TrainingPlan) -> Broadcast:
+        return Broadcast(state.version, state.adapter)
+
+    def aggregate(
+        self, state: ServerState[PrunedRanks], updates: Sequence[ClientUpdate]
+    ) -> ServerState[PrunedRanks]:
+        updates = in_device_order(updates)
+        ranks = [self._rank_after(update) for update in updates]
+        index = np.arange(state.adapter.rank)
+        sent = np.stack(
+            [u.plan.terms.uploaded & (index < r) for u, r in zip(updates, ranks, strict=True)]
+        )
+        pruned = {
+            u.plan.device_id: r for u, r in zip(updates, ranks, strict=True) if r < rank_of(u.plan)
+        }
+        adapter = mean_adapter(state.adapter, updates, norm_weights(updates, sent))
+        return state.advance(adapter, {**state.memory, **pruned})
+
+    def _rank_after(self, update: ClientUpdate) -> int:
+        """The device's rank once it has seen what its tail was good for."""
+        rank = rank_of(update.plan)
+        lowest = min(self.ranks[0], self.rank)
+        kept = math.floor(self.kept_share * rank)
+        if self.self_pruning == "none" or rank <= lowest:
+            return rank
+        before = tail_score(update.broadcast.adapter, kept, rank)
+        return max(lowest, kept) if tail_score(update.adapter, kept, rank) < before else rank
+
+
+def rank_of(plan: TrainingPlan) -> int:
+    """Terms a module that the device holds."""
+    return int(plan.terms.held.sum(axis=2).max())
+
+
+def tail_score(adapter: Adapter, start: int, stop: int) -> float:
+    """Sum over modules of ||B[:, start:stop]||_F ||A[start:stop]||_F."""
+    return math.fsum(
+        float(np.linalg.norm(b[:, start:stop].astype(np.float64)))
+        * float(np.linalg.norm(a[start:stop].astype(np.float64)))
+        for a, b in adapter.factors.values()
+    )
+
+
+def norm_weights(updates: Sequence[ClientUpdate], sent: BoolArray) -> FloatArray:
+    """(K, L, M, R): ||B_k A_k||_F over its sum, the same for all terms that k sent of a module.
+
+    ``sent`` is (K, L, M, R). Where all of them are zero the weights are shares of the examples.
+    """
+    norms = np.zeros(sent.shape[:3])
+    modules = updates[0].adapter.modules
+    for k, update in enumerate(updates):
+        for key, (a, b) in update.adapter.factors.items():
+            place = (k, key.block, modules.index(key.module))
+            terms = sent[place]  # (R,)
+            norms[place] = product_norm(Factors(a[terms], b[:, terms]))
+    total = norms.sum(axis=0)
+    shares = np.broadcast_to(example_weights(updates)[:, None, None], norms.shape).copy()
+    np.divide(norms, total, out=shares, where=total > 0)
+    return sent * shares[..., None]
+
+
+def product_norm(factors: Factors) -> float:
+    """||B A||_F, from two (R, R) products: ||B A||_F^2 = sum of (B^T B) * (A A^T) elementwise."""
+    a, b = factors.a.astype(np.float64), factors.b.astype(np.float64)
+    return math.sqrt(max(float(np.sum((b.T @ b) * (a @ a.T))), 0.0))
+
+
+_RULES: tuple[Rule, ...] = (
+    *SIZE_RULES,
+    rank_list_rule("ranks"),
+    ("kept_share", "in (0, 1)", lambda value: 0 < value < 1),
+)

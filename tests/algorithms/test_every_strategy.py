@@ -1,0 +1,194 @@
+"""What holds of every scheduler in the registry, on one fleet of very different devices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from algorithms import STRATEGIES
+from algorithms.strategy import LinkRate, ServerState
+from devices.plan import Adapter, Broadcast, ClientUpdate, Factors, Timing, TrainingPlan
+from tests.algorithms.haflq_fleets import ROOMY, device, fleet_of, peak_bytes
+from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
+
+PADDING = ("zeropad", "hetlora", "fah-qlora")
+"""Those that count a term as zero where a device does not hold it, as their papers say."""
+
+
+def fleet_for(kind: str, mixed: StaticFleet) -> StaticFleet:
+    """The reference trains all blocks, which only roomy devices hold."""
+    return fleet_of([device()] * 5) if kind == "fedlora" else mixed
+
+
+@pytest.fixture(scope="module")
+def mixed() -> StaticFleet:
+    """From one that holds everything unpacked to one that holds it at 4 bits only; layers of
+    8 x 8 and 32 x 8, so at rank 8 no dimension tells a factor's axes apart."""
+    roomy = fleet_of([device()])
+    budgets = (ROOMY, ROOMY, *(peak_bytes(roomy, (f,) * 4, 8) for f in ("fp32", "int8", "int4")))
+    speeds = (4e9, 1e9, 1e9, 5e8, 1e8)
+    return fleet_of(
+        [
+            device(memory, LinkRate(1e6, 1e4 * (k + 1)), flops)
+            for k, (memory, flops) in enumerate(zip(budgets, speeds, strict=True))
+        ]
+    )
+
+
+def plans_of(
+    strategy: Any, state: ServerState[Any], fleet: StaticFleet, cohort: Sequence[int] | None = None
+) -> list[TrainingPlan]:
+    rng = np.random.default_rng(3)
+    return list(strategy.plan(state, fleet, cohort or fleet.device_ids, rng))
+
+
+def a_round(
+    kind: str, mixed: StaticFleet, rank: int = 8
+) -> tuple[Any, ServerState[Any], list[ClientUpdate]]:
+    make: Any = STRATEGIES[kind]
+    strategy = make(rank=rank)
+    rng = np.random.default_rng(5)
+    state = strategy.init(random_adapter(mixed.model, rank, rng))
+    updates = [
+        trained_update(
+            plan,
+            strategy.broadcast(state, plan),
+            rng,
+            num_examples=7 + plan.device_id,
+            timing=Timing(1.0, 2.0, 1.0 + plan.device_id),
+        )
+        for plan in plans_of(strategy, state, fleet_for(kind, mixed))
+    ]
+    return strategy, state, updates
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_every_plan_fits_its_device_in_every_round(kind: str, mixed: StaticFleet) -> None:
+    strategy, state, updates = a_round(kind, mixed)
+    fleet = fleet_for(kind, mixed)
+    for _ in range(4):
+        plans = plans_of(strategy, state, fleet)
+        assert len({plan.device_id for plan in plans}) == len(plans) > 0
+        for plan in plans:
+            assert fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(plan.device_id)
+            assert plan.terms.uploaded.any()
+            assert plan.local_steps == fleet.local_steps(plan.device_id)
+        state = strategy.aggregate(state, updates)
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("rank", [3, 8])
+def test_an_aggregation_makes_one_version_and_keeps_names_shapes_and_scale(
+    kind: str, rank: int, mixed: StaticFleet
+) -> None:
+    strategy, state, updates = a_round(kind, mixed, rank)
+    after = strategy.aggregate(state, updates)
+    assert after.version == state.version + 1
+    old, new = state.adapter, after.adapter
+    assert new.scale == old.scale
+    assert {k: (f.a.shape, f.b.shape) for k, f in new.factors.items()} == {
+        k: (f.a.shape, f.b.shape) for k, f in old.factors.items()
+    }
+    assert {n: v.shape for n, v in new.head.items()} == {n: v.shape for n, v in old.head.items()}
+    for factors in new.factors.values():
+        assert factors.a.dtype == factors.b.dtype == np.float32
+        assert np.isfinite(factors.a).all()
+        assert np.isfinite(factors.b).all()
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_the_order_in_which_updates_arrive_does_not_change_a_bit(
+    kind: str, mixed: StaticFleet
+) -> None:
+    strategy, state, updates = a_round(kind, mixed)
+    orders = [list(order) for order in permutations(updates)][::17]
+    after = [strategy.aggregate(state, order) for order in orders]
+    assert len({state.adapter.digest for state in after}) == 1
+    fleet = fleet_for(kind, mixed)
+    following = {tuple(p.workload for p in plans_of(strategy, s, fleet)) for s in after}
+    assert len(following) == 1
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_plans_do_not_depend_on_how_the_cohort_is_listed(kind: str, mixed: StaticFleet) -> None:
+    strategy, state, _ = a_round(kind, mixed)
+    fleet = fleet_for(kind, mixed)
+    forward, backward = (plans_of(strategy, state, fleet, c) for c in ([0, 2, 3], [3, 2, 0]))
+    assert {p.device_id: p.workload for p in forward} == {p.device_id: p.workload for p in backward}
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_what_stands_in_an_update_for_terms_not_sent_reaches_nothing(
+    kind: str, mixed: StaticFleet
+) -> None:
+    strategy, state, updates = a_round(kind, mixed)
+    spoiled = [replace(u, adapter=spoil(u.adapter, u.plan)) for u in updates]
+    if kind != "fedlora":  # which sends everything
+        assert any(
+            u.adapter.digest != v.adapter.digest for u, v in zip(updates, spoiled, strict=True)
+        )
+    clean, dirty = strategy.aggregate(state, updates), strategy.aggregate(state, spoiled)
+    assert clean.adapter.digest == dirty.adapter.digest
+
+
+def spoil(adapter: Adapter, plan: TrainingPlan) -> Adapter:
+    """A million in place of every term that the plan does not upload."""
+    factors = {}
+    for key, (a, b) in adapter.factors.items():
+        sent = plan.terms.uploaded[key.block, adapter.modules.index(key.module)]
+        million = np.float32(1e6)
+        factors[key] = Factors(np.where(sent[:, None], a, million), np.where(sent, b, million))
+    return replace(adapter, factors=factors)
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_devices_start_from_the_global_model_which_every_update_has_moved(
+    kind: str, mixed: StaticFleet
+) -> None:
+    """No silent training alone: what any device sends is in what all are sent next."""
+    strategy, state, updates = a_round(kind, mixed)
+    after = strategy.aggregate(state, updates)
+    fleet = fleet_for(kind, mixed)
+    for plan in plans_of(strategy, after, fleet):
+        broadcast: Broadcast = strategy.broadcast(after, plan)
+        assert broadcast.version == after.version
+        assert broadcast.adapter.digest == after.adapter.digest
+    for k, update in enumerate(updates):
+        unmoved = replace(update, adapter=update.broadcast.adapter)
+        without = strategy.aggregate(state, [*updates[:k], unmoved, *updates[k + 1 :]])
+        assert any(
+            not np.array_equal(without.adapter.factors[key].b, factors.b)
+            for key, factors in after.adapter.factors.items()
+        )
+
+
+@pytest.mark.parametrize("kind", [k for k in STRATEGIES if k != "flexlora"])
+def test_terms_on_which_all_their_senders_agree_come_out_as_sent(
+    kind: str, mixed: StaticFleet
+) -> None:
+    """Where missing terms count as zero, of the terms that all devices sent. FlexLoRA's terms are
+    other directions each round; its own tests have the product."""
+    strategy, state, updates = a_round(kind, mixed)
+    goal = random_adapter(mixed.model, 8, np.random.default_rng(9))
+    agreed = [replace(u, adapter=goal) for u in updates]
+    sent = np.stack([u.plan.terms.uploaded for u in updates])
+    known = sent.all(axis=0) if kind in PADDING else sent.any(axis=0)
+    assert known.any()
+    merged = strategy.aggregate(state, agreed).adapter
+    for key, (a, b) in goal.factors.items():
+        rows = known[key.block, goal.modules.index(key.module)]
+        np.testing.assert_array_equal(merged.factors[key].a[rows], a[rows])
+        np.testing.assert_array_equal(merged.factors[key].b[:, rows], b[:, rows])
+
+
+def test_the_page_on_algorithms_has_every_one_in_both_of_its_tables() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \|", page, flags=re.MULTILINE)
+    assert sorted(rows) == sorted([*STRATEGIES] * 2)
