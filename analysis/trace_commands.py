@@ -1,0 +1,143 @@
+"""The commands ``fedclock traces``: import, show and plot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from simulator.store import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Traces: import other formats, show their statistics, plot them.",
+)
+
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE|NAME...", help="CSV files, folders of them, bundled names"),
+]
+Force = Annotated[bool, typer.Option("--force", help="overwrite files that are there")]
+
+
+@app.command("import")
+def import_command(
+    format_name: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="a name from the table of formats below")
+    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="files of that format")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the CSV files")] = Path(
+        "imported"
+    ),
+    uplink_scale: Annotated[
+        float | None,
+        typer.Option(help="uplink as a multiple of the downlink, where it was not measured"),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Turn traces of other formats into CSV files of ours, all of them or none.
+
+    FORMAT: mahimahi, pensieve, lumos5g, puffer, ghent, hsdpa, ucc, csv, parquet (links);
+    fedscale-behave, flash, stunner (availability); fedscale-capacity, ai-benchmark (devices).
+    """
+    from analysis import trace_files, trace_tables
+    from traces.importers import import_files
+
+    with _user_errors():
+        if uplink_scale is not None and not 0 < uplink_scale < 1e6:
+            raise ValueError(f"--uplink-scale must be a number above 0, got {uplink_scale:g}")
+        imported = import_files(format_name, files, formats=trace_files.IMPORTS)
+        if uplink_scale is not None:
+            imported = trace_files.with_uplinks(imported, uplink_scale)
+        texts = {f"{one.name}.csv": one.text.encode() for one in imported}
+        own = [path for path in files if path.resolve() in _resolved(texts, output)]
+        if own:
+            raise ValueError(
+                f"an import must not overwrite what it reads, got {own[0]}; "
+                f"name another folder with --output"
+            )
+        publish(texts, output, force=force)
+    console = Console()
+    for line in trace_tables.import_report(imported, output):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("show")
+def show_command(names: Names) -> None:
+    """Statistics of traces: rates, outages, availability."""
+    from analysis import trace_files, trace_tables
+
+    with _user_errors():
+        tables = trace_tables.statistics(trace_files.load(names))
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+@app.command("plot")
+def plot_command(
+    names: Names,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the figures")] = Path(
+        "trace-figures"
+    ),
+    force: Force = False,
+) -> None:
+    """Rate over time and its distribution, availability over the day; PNG, PDF and CSV."""
+    from analysis import trace_files
+    from analysis.figures import links
+
+    with _user_errors():
+        loaded = trace_files.load(names)
+        if len(loaded.links) > links.MAX_LINKS:
+            raise ValueError(
+                f"a figure holds at most {links.MAX_LINKS} links, got {len(loaded.links)}; "
+                f"name fewer"
+            )
+        files = links.render_all(loaded.links, loaded.availability)
+        if not files:
+            raise ValueError("a figure needs a link or availability, got tables of devices only")
+        publish(files, output, force=force)
+    print(f"Figures and the numbers behind them: {output}")
+
+
+def publish(files: Mapping[str, bytes], folder: Path, *, force: bool) -> None:
+    """Write all files or none. Raises ValueError where one is there, unless ``force``."""
+    there = [name for name in files if (folder / name).exists()]
+    if there and not force:
+        listed = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
+        raise ValueError(f"{folder} already holds {listed}; --force overwrites them")
+    folder = folder.resolve()
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    is_made = not folder.exists()
+    try:
+        partial.mkdir(parents=True)
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        if is_made:
+            partial.rename(folder)
+        else:
+            for name in files:
+                (partial / name).replace(folder / name)
+    except OSError as error:
+        raise ValueError(f"the files cannot be written to {folder}: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _resolved(names: Iterable[str], folder: Path) -> set[Path]:
+    return {(folder / name).resolve() for name in names}
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """What a trace or an option is wrong in is a mistake that the user can mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,137 @@
+"""``fedclock traces plot``: figures that show their CSV and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from analysis.figures import links, style
+from analysis.trace_commands import app
+from analysis.trace_files import load
+from simulator.store import UserError
+from tests.traces.trace_files import write
+from traces.availability import AvailabilityTrace, availability_text
+from traces.statistics import online_share_by_hour
+
+DAY_S = 86400.0
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one's own to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def traces(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exception is None, result.exception
+    return result
+
+
+def refused(*arguments: str | Path) -> str:
+    """The message of a command that refuses."""
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert isinstance(result.exception, UserError), result.output
+    return str(result.exception)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def phones(home: Path) -> Path:
+    rng = np.random.default_rng(0)
+    devices = {}
+    for name in range(20):
+        edges = np.sort(rng.choice(int(7 * DAY_S), 40, replace=False)).astype(float)
+        pairs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        devices[str(name)] = AvailabilityTrace.of(pairs, 7 * DAY_S)
+    return write(home, "phones.csv", availability_text(devices))
+
+
+def test_plot_writes_each_figure_with_its_numbers(phones: Path) -> None:
+    traces("plot", "lte-driving-1", "wifi-1", phones, "--output", "out")
+    names = {f"{n}.{s}" for n in ("rate", "distribution", "day", "spans") for s in
+             ("png", "pdf", "csv")}  # fmt: skip
+    assert set(contents(Path("out"))) == names
+    first = contents(Path("out"))
+    assert refused("plot", "wifi-1", "--output", "out").startswith("out already holds rate.png")
+    traces("plot", "lte-driving-1", "wifi-1", phones, "--output", "out", "--force")
+    assert contents(Path("out")) == first
+
+
+DRAWN = {
+    "rate": links.draw_rate,
+    "distribution": links.draw_distribution,
+    "day": links.draw_day,
+    "spans": links.draw_spans,
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawing_the_csv_gives_the_figure(phones: Path, name: str) -> None:
+    traces("plot", "lte-driving-1", phones)
+    # the python engine reads floats exactly
+    frame = pd.read_csv(f"trace-figures/{name}.csv", engine="python")
+    with style.context():
+        picture = style.render(DRAWN[name](frame), "png")
+    assert picture == Path(f"trace-figures/{name}.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_fits_its_place_and_its_legend_covers_no_data(phones: Path, name: str) -> None:
+    loaded = load(["lte-driving", "wifi", str(phones)])
+    frame = {
+        "rate": lambda: links.rate_frame(loaded.links),
+        "distribution": lambda: links.distribution_frame(loaded.links),
+        "day": lambda: links.day_frame(loaded.availability),
+        "spans": lambda: links.span_frame(loaded.availability),
+    }[name]()
+    with style.context():
+        figure = DRAWN[name](frame)
+        figure.draw_without_rendering()
+    assert figure.get_figwidth() in (style.COLUMN_IN, style.PAGE_IN)
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y0 >= max(axes.bbox.y1 for axes in figure.axes)
+
+
+def test_frames_hold_the_traces(phones: Path) -> None:
+    loaded = load(["wifi-1", str(phones)])
+    rate = links.rate_frame(loaded.links)
+    down = rate[rate["direction"] == "down"]
+    carried = (down["rate_mbps"] * (down["end_s"] - down["time_s"])).sum() / down["end_s"].max()
+    assert carried == pytest.approx(down["mean_mbps"].iloc[0])
+    day = links.day_frame(loaded.availability)
+    devices = loaded.availability["phones"].values()
+    assert day["share_online"].tolist() == online_share_by_hour(devices).tolist()
+    share = np.mean([device.fraction_online for device in devices])
+    assert day["share_online"].mean() == pytest.approx(share)  # every hour as long as the next
+    found = links.span_frame(loaded.availability)
+    assert set(found.groupby("state")["share_of_spans"].max()) == {1.0}
+
+
+def test_plot_refuses_more_links_than_a_figure_holds_and_tables_alone(home: Path) -> None:
+    message = refused("plot", "wifi", "lte", "3g")
+    assert message == "a figure holds at most 8 links, got 12; name fewer"
+    write(home, "devices.csv", "device_id,model\n1,X\n")
+    assert refused("plot", "devices.csv").startswith("a figure needs a link or availability")
+    assert list(contents(home)) == ["devices.csv"]
+
+
+def test_availability_that_never_changes_is_plotted_without_spans(home: Path) -> None:
+    write(home, "on.csv", availability_text({"a": AvailabilityTrace.of([(0, DAY_S)], DAY_S)}))
+    traces("plot", "on.csv")
+    assert set(contents(Path("trace-figures"))) == {"day.png", "day.pdf", "day.csv"}

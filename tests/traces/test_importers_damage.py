@@ -1,0 +1,108 @@
+"""Thousands of broken files for each importer: a result, or an error that names the file."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.traces.trace_files import FILES, NAMES
+from traces.availability import availability_text, read_availability
+from traces.formats import read_link
+from traces.importers import FORMATS, Availability, Recording, import_files
+
+one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+# What files of other programs, of tired people and of ill will are made of.
+PIECES = [
+    b"", b"0", b"1", b"-1", b"9" * 25, b"1e3", b"1e-320", b"1e308", b"nan", b"inf", b",", b";",
+    b"\t", b" ", b"\n", b"\n\n", b"\r", b'"', b"'", b".", b"-", b"_", b"0x1", b"1_0", b"\x00",
+    b"\x85", b"\xff", b"\xef\xbb\xbf", "\u0663".encode(), b"{", b"}", b"[", b"]", b"null",
+    b"true", b":", b"\\u0000", b"time_s", b"device_id", b"2020-01-29 22:10:03", b"wifi",
+    b"86400000", b"1453121790686", b"(", b"q\x00", b"h\x00", b"K\x05", b"u", b"s", b"e", b"t",
+    b"G\x7f\xf8\x00\x00\x00\x00\x00\x00", b"R", b"c", b"b", b"2", b"0", b"\x85", b"\x94",
+    b"r\xff\xff\xff\xff", b"X\xff\xff\xff\xff", b"N.",
+]  # fmt: skip
+
+
+def damaged(rng, content):
+    """A file with a few stretches cut out, replaced, repeated or moved."""
+    for _ in range(rng.integers(1, 5)):
+        start = int(rng.integers(0, len(content) + 1))
+        end = min(start + int(rng.integers(0, 20)), len(content))
+        middle = b"".join(PIECES[i] for i in rng.integers(0, len(PIECES), rng.integers(0, 4)))
+        middle += content[start:end] * int(rng.integers(0, 3))
+        content = content[:start] + middle + content[end:]
+    return content[: rng.integers(0, len(content) + 1)] if rng.random() < 0.3 else content
+
+
+def overwrite(path, content):
+    """Write a file without emptying it first, which would cost a flush to the disk each time."""
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(content)
+        file.truncate()
+    return path
+
+
+def check(folder, name, content):
+    """Import it: what comes out is whole and reads back, or the error names the file."""
+    path = overwrite(folder / NAMES.get(name, "mine.dat"), content)
+    try:
+        imported = import_files(name, [path])
+    except ValueError as error:
+        assert path.name in str(error), error  # noqa: PT017
+        assert len(str(error)) < 2000  # noqa: PT017
+        return
+    for one in imported:
+        there = overwrite(folder / "there.csv", one.text.encode())
+        if isinstance(one, Recording):
+            link = read_link(there, uplink_scale=1.0)
+            mean = one.downlink.mean_bytes_per_s
+            assert link.downlink.mean_bytes_per_s == pytest.approx(mean, rel=1e-6)
+        elif isinstance(one, Availability):
+            back = read_availability(there)
+            assert availability_text(back) == one.text
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_of_3000_damages_gives_a_whole_import_or_an_error_that_names_the_file(tmp_path, name):
+    rng = np.random.default_rng(list(name.encode()))
+    for _ in range(3000):
+        check(tmp_path, name, damaged(rng, FILES[name]))
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_bytes_give_an_import_or_an_error_that_names_the_file(tmp_path, name):
+    rng = np.random.default_rng([7, *name.encode()])
+    for _ in range(200):
+        check(tmp_path, name, rng.bytes(rng.integers(0, 120)))
+        pieces = rng.integers(0, len(PIECES), rng.integers(0, 12))
+        check(tmp_path, name, b"".join(PIECES[i] for i in pieces))
+
+
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda leaf: (
+        st.lists(leaf, max_size=3)
+        | st.tuples(leaf, leaf)
+        | st.dictionaries(
+            st.sampled_from(
+                ["active", "inactive", "finish_time", "computation", "communication", 1]
+            ),
+            leaf,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize("name", ["fedscale-capacity", "fedscale-behave"])
+def test_plain_pickle_of_any_shape_gives_an_import_or_an_error_that_names_the_file(tmp_path, name):
+    @settings(one_folder, max_examples=300)
+    @given(st.dictionaries(st.integers() | st.text(max_size=3), trees, max_size=3) | trees)
+    def broken(value):
+        check(tmp_path, name, pickle.dumps(value))
+
+    broken()

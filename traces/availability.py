@@ -1,0 +1,236 @@
+"""When a device is online, exactly, and the CSV that holds it.
+
+A file has the header ``device_id,start_s,end_s,state``. An interval is half-open and its state is
+``online`` or ``offline``; what no row covers is offline. The rows of one device rise in time and do
+not overlap, its first period begins at 0 and its last row ends it; then it repeats.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from traces.bandwidth import FloatArray
+from traces.text import Row, Table, excerpt, read_table
+
+COLUMNS = ("device_id", "start_s", "end_s", "state")
+STATES = ("online", "offline")
+MAX_TIME_S = 1e9  # about 32 years: what lies beyond is a file in other units
+
+
+@dataclass(frozen=True, eq=False)
+class AvailabilityTrace:
+    """Online on each ``[start_s[i], end_s[i])``, else offline; it repeats every ``period_s``.
+
+    ``start_s`` and ``end_s`` are (n,), in ``[0, period_s]``; intervals are not empty, rise, and
+    neither touch nor overlap. Raises ValueError where one of these fails.
+    """
+
+    start_s: FloatArray
+    end_s: FloatArray
+    period_s: float
+
+    def __post_init__(self) -> None:
+        if self.start_s.shape != self.end_s.shape or self.start_s.ndim != 1:
+            raise ValueError(
+                f"availability needs as many starts as ends, got {self.start_s.shape} starts "
+                f"and {self.end_s.shape} ends"
+            )
+        if not (math.isfinite(self.period_s) and self.period_s > 0):
+            raise ValueError(f"the period must be a number above 0, got {self.period_s:g}")
+        edges = self._edges_s
+        if not (np.isfinite(edges).all() and (edges >= 0).all() and (edges <= self.period_s).all()):
+            raise ValueError(f"intervals must lie in [0, {self.period_s:g}] s")
+        if (np.diff(edges) <= 0).any():
+            at = int(np.argmax(np.diff(edges) <= 0))
+            raise ValueError(
+                f"intervals must neither be empty, touch nor overlap, "
+                f"got {edges[at + 1]:.12g} after {edges[at]:.12g}"
+            )
+
+    @classmethod
+    def of(cls, intervals: Iterable[tuple[float, float]], period_s: float) -> AvailabilityTrace:
+        """From ``(start, end)`` pairs in order; empty ones are left out, touching ones joined."""
+        joined: list[tuple[float, float]] = []
+        for start_s, end_s in intervals:
+            if joined and joined[-1][1] == start_s:
+                joined[-1] = (joined[-1][0], end_s)
+            elif start_s != end_s:
+                joined.append((start_s, end_s))
+        pairs = np.array(joined, dtype=np.float64).reshape(-1, 2)
+        return cls(pairs[:, 0].copy(), pairs[:, 1].copy(), float(period_s))
+
+    @cached_property
+    def _edges_s(self) -> FloatArray:
+        """(2 n,): start, end, start, end, ..."""
+        return np.stack([self.start_s, self.end_s], axis=1).ravel()
+
+    @cached_property
+    def _online_s(self) -> FloatArray:
+        """(2 n,): seconds online from 0 to each edge."""
+        spans = np.stack([np.zeros_like(self.start_s), self.end_s - self.start_s], axis=1)
+        return np.cumsum(spans.ravel())
+
+    @cached_property
+    def _changes_s(self) -> FloatArray:
+        """Instants in [0, period) at which the state changes, seen round the loop."""
+        edges = self._edges_s
+        if len(edges) == 0 or edges[-1] < self.period_s:
+            return edges
+        if edges[0] == 0:  # online through the end of the loop
+            return edges[1:-1]
+        return np.concatenate([[0.0], edges[:-1]])
+
+    @cached_property
+    def _is_online_first(self) -> bool:
+        """State ahead of the first change, as at the end of the loop before."""
+        return len(self.end_s) > 0 and bool(self.end_s[-1] == self.period_s)
+
+    @property
+    def fraction_online(self) -> float:
+        """Share of the time online."""
+        return self.online_s(self.period_s) / self.period_s
+
+    def online_s(self, until_s: float) -> float:
+        """Seconds online from instant 0 to ``until_s``."""
+        loops, within_s = divmod(until_s, self.period_s)
+        whole_s, rest_s = self.online_within_s(np.array([self.period_s, within_s])).tolist()
+        return float(loops * whole_s + rest_s)
+
+    def online_within_s(self, at_s: FloatArray) -> FloatArray:
+        """(n,): seconds online from 0 to each of the instants (n,) in [0, period]."""
+        if len(self._edges_s) == 0:
+            return np.zeros(len(at_s))
+        within_s: FloatArray = np.interp(at_s, self._edges_s, self._online_s, left=0.0)
+        return within_s
+
+    def is_online(self, at_s: float) -> bool:
+        """Whether the device is online at an instant."""
+        _, passed = self._position(at_s)
+        return self._is_online_first != bool(passed % 2)
+
+    def next_change_s(self, at_s: float) -> float:
+        """The first instant after ``at_s`` at which the state differs; ``inf`` if it never does."""
+        changes = self._changes_s
+        if len(changes) == 0:
+            return math.inf
+        loops, passed = self._position(at_s)
+        if passed == len(changes):
+            loops, passed = loops + 1, 0
+        return loops * self.period_s + float(changes[passed])
+
+    def shifted(self, offset_s: float) -> AvailabilityTrace:
+        """The same loop, begun ``offset_s`` into it."""
+        offset_s %= self.period_s
+        if offset_s == 0:
+            return self
+        ahead_s = self.period_s - offset_s
+        later = self.end_s > offset_s
+        earlier = self.start_s < offset_s
+        intervals = [
+            *zip(self.start_s[later] - offset_s, self.end_s[later] - offset_s, strict=True),
+            *zip(self.start_s[earlier] + ahead_s, self.end_s[earlier] + ahead_s, strict=True),
+        ]
+        clipped = [(max(float(a), 0.0), min(float(b), self.period_s)) for a, b in intervals]
+        return AvailabilityTrace.of(clipped, self.period_s)
+
+    def _position(self, at_s: float) -> tuple[int, int]:
+        """Loops ended, and changes passed in the loop that goes on.
+
+        Settled on the instants that ``next_change_s`` returns, rounded as they are: whoever waits
+        for one finds the state changed then, however large the clock has grown.
+        """
+        loops = math.floor(at_s / self.period_s)
+        while loops * self.period_s > at_s:
+            loops -= 1
+        while (loops + 1) * self.period_s <= at_s:
+            loops += 1
+        base_s = loops * self.period_s
+        passed = int(np.searchsorted(self._changes_s, at_s - base_s, side="right"))
+        while passed and base_s + self._changes_s[passed - 1] > at_s:
+            passed -= 1
+        while passed < len(self._changes_s) and base_s + self._changes_s[passed] <= at_s:
+            passed += 1
+        return loops, passed
+
+
+def availability_text(devices: Mapping[str, AvailabilityTrace]) -> str:
+    """The CSV of these devices, which ``read_availability`` reads back without loss."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for device_id, trace in devices.items():
+        end_s = 0.0
+        for start_s, end_s in zip(trace.start_s.tolist(), trace.end_s.tolist(), strict=True):
+            writer.writerow((device_id, _seconds(start_s), _seconds(end_s), "online"))
+        if end_s < trace.period_s:
+            writer.writerow((device_id, _seconds(end_s), _seconds(trace.period_s), "offline"))
+    return buffer.getvalue()
+
+
+def read_availability(path: str | Path) -> dict[str, AvailabilityTrace]:
+    """Device -> trace. Raises ValueError: file, line, what stands there and what should."""
+    return availability_of(read_table(Path(path)))
+
+
+def availability_of(table: Table) -> dict[str, AvailabilityTrace]:
+    """Device -> trace, from a table with our columns. Raises ValueError that says where."""
+    table.require(COLUMNS)
+    if not table.rows:
+        raise ValueError(f"{table.header_where}: expected at least one row below, found none")
+    rows: dict[str, list[_Interval]] = {}
+    for row in table.rows:
+        interval = _interval(row)
+        before = rows.setdefault(device_id(row.where, row.fields["device_id"]), [])
+        if before and interval.start_s < before[-1].end_s:
+            raise ValueError(
+                f"{row.where}: the intervals of a device must rise and not overlap, found "
+                f"{interval.start_s:.12g} s after {before[-1].end_s:.12g} s"
+            )
+        before.append(interval)
+    return {
+        name: AvailabilityTrace.of(
+            [(span.start_s, span.end_s) for span in spans if span.is_online], spans[-1].end_s
+        )
+        for name, spans in rows.items()
+    }
+
+
+def device_id(where: str, text: str) -> str:
+    """The name of a device. Raises ValueError unless it can be printed."""
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"{where}: device_id must be printable text, found {excerpt(text)}")
+    return text.strip()
+
+
+class _Interval(NamedTuple):
+    start_s: float
+    end_s: float
+    is_online: bool
+
+
+def _interval(row: Row) -> _Interval:
+    start_s = row.number("start_s", MAX_TIME_S)
+    end_s = row.number("end_s", MAX_TIME_S)
+    if end_s <= start_s:
+        raise ValueError(
+            f"{row.where}: end_s must be above start_s, found {end_s:.12g} and {start_s:.12g}"
+        )
+    if row.fields["state"] not in STATES:
+        raise ValueError(
+            f"{row.where}: state must be one of {', '.join(STATES)}, "
+            f"found {excerpt(row.fields['state'])}"
+        )
+    return _Interval(start_s, end_s, row.fields["state"] == "online")
+
+
+def _seconds(value: float) -> str:
+    return repr(value).removesuffix(".0")

@@ -1,0 +1,119 @@
+"""Tables of phones and their AI Benchmark scores: CSV by column name, or FLASH's two JSON files.
+
+Scores are points, not FLOP/s, and stay as they are. Memory becomes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from traces.availability import device_id
+from traces.importers.flash import read_json
+from traces.importers.result import DeviceTable, name_of
+from traces.text import excerpt, number, read_bytes, read_table
+
+BYTES_PER_GB = 1e9
+MAX_SCORE = 1e12
+# Names in FLASH's raw list -> ours.
+RANKING = {
+    "CPU": "soc",
+    "Year": "year",
+    "RAM": "memory_bytes",
+    "Android": "android",
+    "CPU_Q_AI_Score": "cpu_int8_score",
+    "CPU_F_AI_Score": "cpu_float_score",
+    "QUANT_Score": "nn_int8_score",
+    "FP16_Score": "nn_fp16_score",
+    "FP32_Score": "nn_fp32_score",
+    "FP_PAR_Score": "nn_parallel_score",
+    "Memory": "memory_score",
+    "AI_Score": "ai_score",
+}
+TEXTS = ("soc", "year", "android")
+
+Fields = Mapping[str, str]  # by our names; a field that is not there is not known
+
+
+def read(path: Path) -> DeviceTable:
+    """The phones of a table; another one of the same name is ``NAME #2``.
+
+    Raises ValueError: file, where, what was found, what is expected.
+    """
+    is_json = read_bytes(path).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+    rows: dict[str, Fields] = {}
+    num_repeats = 0
+    for where, name, fields in _from_json(path) if is_json else _from_csv(path):
+        if not any(column.endswith("score") for column in fields):
+            raise ValueError(f"{where}: expected at least one score, found none")
+        alike = [other for other in rows if other == name or other.startswith(f"{name} #")]
+        if any(rows[other] == fields for other in alike):
+            num_repeats += 1
+        else:
+            rows[f"{name} #{len(alike) + 1}" if alike else name] = fields
+    if not rows:
+        raise ValueError(f"{path}, line 1: expected at least one device, found none")
+    columns = tuple(dict.fromkeys(column for fields in rows.values() for column in fields))
+    table = tuple((name, *(row.get(c, "") for c in columns)) for name, row in rows.items())
+    notes = (f"repeats of a device, left out: {num_repeats}",) if num_repeats else ()
+    return DeviceTable(name_of(path), ("device_id", *columns), table, notes)
+
+
+def _from_csv(path: Path) -> Iterator[tuple[str, str, Fields]]:
+    """(where, device, fields) of a CSV with ``device`` and columns of which some are scores."""
+    table = read_table(path)
+    table.require(["device"])
+    if not any(column.endswith("_score") for column in table.columns):
+        raise ValueError(
+            f"{table.header_where}: expected columns that end in _score, "
+            f"found {excerpt(','.join(table.columns))}"
+        )
+    for row in table.rows:
+        fields = {}
+        for column, text in row.fields.items():
+            if column == "memory_gb":
+                fields["memory_bytes"] = _scaled(row.where, column, text, BYTES_PER_GB)
+            elif column.endswith("_score"):
+                fields[column] = _scaled(row.where, column, text, 1.0)
+            elif column in TEXTS:
+                fields[column] = text
+        yield row.where, device_id(row.where, row.fields["device"]), fields
+
+
+def _from_json(path: Path) -> Iterator[tuple[str, str, Fields]]:
+    """(where, device, fields) of ``{name: score}`` or of a list of objects with ``Model``."""
+    value = read_json(path)
+    if isinstance(value, dict):
+        for name, score in value.items():
+            where = f"{path}, device {excerpt(name)}"
+            text = "" if isinstance(score, dict | list | bool) else str(score)
+            score = number(where, "the score", text, MAX_SCORE)
+            yield where, device_id(where, name), {"ai_score": f"{score:.12g}"}
+        return
+    for n, entry in enumerate(value if isinstance(value, list) else [value], start=1):
+        where = f"{path}, device {n}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("Model"), str):
+            raise ValueError(f"{where}: expected an object with a Model, found another value")
+        yield where, device_id(where, entry["Model"]), _ranking(where, entry)
+
+
+def _ranking(where: str, entry: Mapping[str, Any]) -> Fields:
+    """One object of the raw list; its values are whatever JSON holds."""
+    fields = {}
+    for theirs, ours in RANKING.items():
+        text = entry.get(theirs, "")
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: {theirs} must be a text, found {excerpt(repr(text))}")
+        if ours == "memory_bytes":
+            fields[ours] = _scaled(where, theirs, text.strip().removesuffix("GB"), BYTES_PER_GB)
+        elif ours in TEXTS:
+            fields[ours] = text.strip()
+        else:  # "76206 1,6": the score, then marks that say how it came about
+            fields[ours] = _scaled(where, theirs, (text.split() or [""])[0], 1.0)
+    return fields
+
+
+def _scaled(where: str, column: str, text: str, size: float) -> str:
+    """The number in our unit as text; empty if not known."""
+    return f"{number(where, column, text, MAX_SCORE) * size:.12g}" if text else ""

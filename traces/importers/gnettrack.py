@@ -1,0 +1,100 @@
+"""UCC's 4G and 5G logs of G-NetTrack Pro, read by column name: about one row a second.
+
+A rate describes the second that ends at its row. Of two rows in one second the larger is kept (the
+other covers a part of it), a missing second takes the next row's rate, and seconds in which the
+phone was not downloading are left out and the time closed up. Downlink only: the uplink of a
+download is its acknowledgements.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from traces.formats import MAX_MBPS
+from traces.importers.result import Recording, name_of, steps
+from traces.text import Row, excerpt, read_table
+
+COLUMNS = ("Timestamp", "DL_bitrate", "State")
+DOWNLOADING = ("D", "VD")
+KNOWN_STATES = ("D", "VD", "V", "I")
+NO_VALUE = "-"
+MAX_FILL_S = 10  # a longer gap is a break in the recording, of which no row tells anything
+_EPOCH = datetime(1970, 1, 1)
+
+
+class _Second(NamedTuple):
+    at_s: int
+    mbps: float
+    is_download: bool
+
+
+def read(path: Path) -> Recording:
+    """The download in a log. Raises ValueError: file, line, found, expected."""
+    table = read_table(path)
+    table.require(COLUMNS)
+    seconds: list[_Second] = []
+    for row in table.rows:
+        second = _second(row)
+        if second is None:
+            continue
+        if seconds and second.at_s < seconds[-1].at_s:
+            raise ValueError(
+                f"{row.where}: Timestamp must not go backwards, "
+                f"found {row.fields['Timestamp']}, {seconds[-1].at_s - second.at_s} s earlier "
+                f"than a row above it"
+            )
+        if seconds and second.at_s == seconds[-1].at_s:
+            second = max(seconds.pop(), second, key=lambda one: (one.is_download, one.mbps))
+        seconds.append(second)
+    return _recording(path, seconds, len(table.rows))
+
+
+def _recording(path: Path, seconds: list[_Second], num_rows: int) -> Recording:
+    durations: list[float] = []
+    rates: list[float] = []
+    left_out_s = closed_s = 0
+    before_s = seconds[0].at_s - 1 if seconds else 0
+    for second in seconds:
+        length_s = second.at_s - before_s
+        if length_s > MAX_FILL_S:
+            closed_s += length_s - 1
+            length_s = 1
+        before_s = second.at_s
+        if second.is_download:
+            durations += [1.0] * length_s
+            rates += [second.mbps] * length_s
+        else:
+            left_out_s += length_s
+    where = f"{path}, lines 2 to {num_rows + 1}"
+    if not rates:
+        raise ValueError(
+            f"{where}: expected rows with State {' or '.join(DOWNLOADING)} and a DL_bitrate, "
+            f"found none"
+        )
+    notes = []
+    if left_out_s:
+        notes.append(f"left out: {left_out_s} s without a download")
+    if closed_s:
+        notes.append(f"closed up: {closed_s} s in gaps longer than {MAX_FILL_S} s")
+    return Recording(name_of(path), steps(where, durations, rates), notes=tuple(notes))
+
+
+def _second(row: Row) -> _Second | None:
+    """One row in whole seconds; None where it holds no rate."""
+    stamp, state = row.fields["Timestamp"], row.fields["State"]
+    try:
+        at = datetime.strptime(stamp, "%Y.%m.%d_%H.%M.%S")
+    except ValueError:
+        raise ValueError(
+            f"{row.where}: Timestamp must be YYYY.MM.DD_hh.mm.ss, found {excerpt(stamp)}"
+        ) from None
+    if state not in KNOWN_STATES:
+        raise ValueError(
+            f"{row.where}: State must be one of {', '.join(KNOWN_STATES)}, found {excerpt(state)}"
+        )
+    if row.fields["DL_bitrate"] == NO_VALUE:
+        return None
+    kbps = row.number("DL_bitrate", MAX_MBPS * 1000)
+    return _Second(int((at - _EPOCH).total_seconds()), kbps / 1000, state in DOWNLOADING)

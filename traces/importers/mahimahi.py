@@ -1,0 +1,106 @@
+"""Mahimahi: one line for each packet of 1500 bytes that the link could deliver, with its ms.
+
+``NAME.down`` and ``NAME.up`` are the two directions of one recording and are laid side by side, cut
+to the shorter. Any other name is a downlink alone. A file repeats after its last timestamp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.bandwidth import BandwidthTrace, FloatArray
+from traces.importers.result import MAX_LENGTH_S, Recording, steps
+from traces.text import excerpt, read_lines
+
+PACKET_BITS = 1500 * 8
+WINDOW_MS = 1000
+
+Stamps = npt.NDArray[np.int64]
+
+
+def read(paths: Sequence[Path]) -> list[Recording]:
+    """One recording for each downlink. Raises ValueError: file, line, found, expected."""
+    given = list(dict.fromkeys(paths))
+    recordings = []
+    for path in given:
+        if path.suffix == ".up":
+            if path.with_suffix(".down") not in given:
+                raise ValueError(
+                    f"{path}: expected the downlink {path.with_suffix('.down').name} beside the "
+                    f"uplink, found it not among the files given"
+                )
+        elif path.suffix == ".down" and path.with_suffix(".up") in given:
+            recordings.append(_both(path, path.with_suffix(".up")))
+        else:
+            stamps = _stamps(path)
+            recordings.append(Recording(_name(path), _trace(path, stamps, int(stamps[-1]))))
+    return recordings
+
+
+def _name(path: Path) -> str:
+    return path.stem if path.suffix in (".down", ".up", ".pps") else path.name
+
+
+def _both(down: Path, up: Path) -> Recording:
+    down_ms, up_ms = _stamps(down), _stamps(up)
+    period_ms = int(min(down_ms[-1], up_ms[-1]))
+    notes: tuple[str, ...] = ()
+    if down_ms[-1] != up_ms[-1]:
+        notes = (
+            f"down ends at {down_ms[-1] / 1000:g} s and up at {up_ms[-1] / 1000:g} s: "
+            f"both cut to {period_ms / 1000:g} s",
+        )
+    traces = _trace(down, down_ms, period_ms), _trace(up, up_ms, period_ms)
+    return Recording(_name(down), *traces, notes=notes)
+
+
+def _stamps(path: Path) -> Stamps:
+    """(n,): milliseconds, never decreasing, the last above 0."""
+    largest = int(MAX_LENGTH_S * 1000)
+    stamps: list[int] = []
+    lines = read_lines(path)
+    for line in lines:
+        text = line.text.strip()
+        # int() would also take signs, underscores and digits of other scripts.
+        if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= largest):
+            raise ValueError(
+                f"{line.where}: expected whole milliseconds up to {largest}, "
+                f"found {excerpt(text) if text else 'nothing'}"
+            )
+        if stamps and int(text) < stamps[-1]:
+            raise ValueError(
+                f"{line.where}: milliseconds must never decrease, "
+                f"found {int(text)} after {stamps[-1]}"
+            )
+        stamps.append(int(text))
+    if not stamps or stamps[-1] == 0:
+        raise ValueError(
+            f"{path}, line {max(len(lines), 1)}: expected milliseconds that end above 0, "
+            f"found {'0' if stamps else 'an empty file'}"
+        )
+    return np.array(stamps, dtype=np.int64)
+
+
+def _trace(path: Path, stamps: Stamps, period_ms: int) -> BandwidthTrace:
+    """Mean rate of each whole second, and of what is left after the last.
+
+    A packet at the very end of the period belongs to its last millisecond.
+    """
+    kept = np.minimum(stamps[stamps <= period_ms], period_ms - 1)
+    windows, packets = np.unique(kept // WINDOW_MS, return_counts=True)
+    # Only where the rate may change, so that a long silence costs two rows, not millions.
+    starts = np.union1d(np.concatenate([windows, windows + 1]) * WINDOW_MS, [0])
+    starts = starts[starts < period_ms]
+    duration_s: FloatArray = np.diff(np.append(starts, period_ms)) / 1000
+    bits = np.zeros(len(starts))
+    bits[np.searchsorted(starts, windows * WINDOW_MS)] = packets * PACKET_BITS
+    return steps(f"{path}, lines 1 to {len(stamps)}", duration_s.tolist(), _mbps(bits, duration_s))
+
+
+def _mbps(bits: FloatArray, duration_s: FloatArray) -> list[float]:
+    rates: list[float] = (bits / duration_s / 1e6).tolist()
+    return rates

@@ -1,0 +1,80 @@
+"""STUNNER session lists of the Gossip Learning Framework (``peersim_session_P.txt``).
+
+One line a phone and window: user, first state (1 online, 0 offline), start (epoch ms, UTC), time
+zone in hours, then the lengths in ms of sessions that alternate, beginning with the first state.
+Instant 0 becomes the local midnight before the window; a window is whole days long, so turning it
+round to there keeps every time of day. A line becomes the device USER-N, N its count for that user.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from traces.availability import AvailabilityTrace, device_id
+from traces.importers.result import Availability, name_of
+from traces.text import Line, excerpt, number, read_lines
+
+DAY_MS = 86_400_000
+MAX_WINDOW_MS = 366 * DAY_MS
+MAX_EPOCH_MS = 4.1e12  # the year 2100
+
+
+def read(path: Path) -> Availability:
+    """One device a line. Raises ValueError: file, line, found, expected."""
+    devices: dict[str, AvailabilityTrace] = {}
+    seen = Counter[str]()
+    for line in read_lines(path):
+        user, trace = _device(line)
+        seen[user] += 1
+        devices[f"{user}-{seen[user]}"] = trace
+    if not devices:
+        raise ValueError(f"{path}, line 1: expected a user and sessions, found an empty file")
+    return Availability(name_of(path), devices)
+
+
+def _device(line: Line) -> tuple[str, AvailabilityTrace]:
+    fields = line.text.split()
+    if len(fields) < 5:
+        raise ValueError(
+            f"{line.where}: expected user, state, start, time zone and at least one session, "
+            f"found {excerpt(line.text)}"
+        )
+    user, state, start, zone, *sessions = fields
+    if state not in ("0", "1"):
+        raise ValueError(f"{line.where}: the first state must be 0 or 1, found {excerpt(state)}")
+    start_ms = _whole_ms(line.where, "start", start, MAX_EPOCH_MS)
+    zone_h = number(line.where, "time zone in hours", zone, 14, smallest=-12)
+    lengths_ms = [_whole_ms(line.where, "a session", text, MAX_WINDOW_MS) for text in sessions]
+    total_ms = sum(lengths_ms)
+    if not 0 < total_ms <= MAX_WINDOW_MS or total_ms % DAY_MS:
+        raise ValueError(
+            f"{line.where}: the sessions must sum to whole days ({DAY_MS} ms each), "
+            f"found {total_ms} ms; a line cut short looks like this"
+        )
+    trace_ms = _alternating(lengths_ms, state == "1")
+    local_ms = (start_ms + round(zone_h * 3_600_000)) % DAY_MS
+    turned = trace_ms.shifted(trace_ms.period_s - local_ms)
+    in_seconds = zip(turned.start_s / 1000, turned.end_s / 1000, strict=True)
+    return device_id(line.where, user), AvailabilityTrace.of(in_seconds, total_ms / 1000)
+
+
+def _whole_ms(where: str, name: str, text: str, largest: float) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) <= largest):
+        raise ValueError(
+            f"{where}: {name} must be whole milliseconds up to {largest:.12g}, "
+            f"found {excerpt(text)}"
+        )
+    return int(text)
+
+
+def _alternating(lengths_ms: list[int], is_online: bool) -> AvailabilityTrace:
+    """Sessions from the window's start, with ms for seconds: whole numbers add up exactly."""
+    intervals = []
+    at_ms = 0
+    for length_ms in lengths_ms:
+        if is_online:
+            intervals.append((at_ms, at_ms + length_ms))
+        at_ms += length_ms
+        is_online = not is_online
+    return AvailabilityTrace.of(intervals, at_ms)
