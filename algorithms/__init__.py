@@ -10,7 +10,14 @@ from algorithms.haflq import HAFLQ
 from algorithms.hetlora import HetLoRA
 from algorithms.layersel import LayerSel
 from algorithms.legend import LEGEND
-from algorithms.pacing import Pacing, Synchronous
+from algorithms.pacing import (
+    FedAsync,
+    FedBuff,
+    OverSelection,
+    Pacing,
+    SemiSynchronous,
+    Synchronous,
+)
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
 from algorithms.zero_padding import ZeroPadding
@@ -28,6 +35,10 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
 }
 PACINGS: dict[str, type[Pacing]] = {
     "synchronous": Synchronous,
+    "over_selection": OverSelection,
+    "semi_synchronous": SemiSynchronous,
+    "fedbuff": FedBuff,
+    "fedasync": FedAsync,
 }
 SELECTIONS: dict[str, type[Selection]] = {
     "uniform": Uniform,

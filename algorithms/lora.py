@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from devices.plan import Adapter, BoolArray, ClientUpdate, Factors, Float32Array
+from devices.plan import Adapter, BoolArray, Broadcast, ClientUpdate, Factors, Float32Array
 from traces.bandwidth import FloatArray
 
 
@@ -93,3 +94,23 @@ def squared_change(before: Adapter, after: Adapter, num_blocks: int) -> FloatArr
             step = now.astype(np.float64) - was
             change[key.block] += np.vdot(step, step)
     return change
+
+
+def rebase(update: ClientUpdate, current: Broadcast, share: float) -> ClientUpdate:
+    """The update as if ``share`` of it had been trained from ``current``: current + share * delta.
+
+    What a device did not send has no delta, and stands as it is now.
+    """
+    start, end, now = update.broadcast.adapter, update.adapter, current.adapter
+    factors = {
+        key: Factors(
+            now.factors[key].a + np.float32(share) * (end.factors[key].a - start.factors[key].a),
+            now.factors[key].b + np.float32(share) * (end.factors[key].b - start.factors[key].b),
+        )
+        for key in now.factors
+    }
+    head = {
+        name: now.head[name] + np.float32(share) * (end.head[name] - start.head[name])
+        for name in now.head
+    }
+    return replace(update, broadcast=current, adapter=Adapter(factors, head, now.scale))

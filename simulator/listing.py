@@ -48,12 +48,16 @@ def _strategies() -> Iterator[tuple[str, ...]]:
 
 def _pacings() -> Iterator[tuple[str, ...]]:
     for kind, pacing in PACINGS.items():
-        yield kind, (pacing.__doc__ or "").splitlines()[0]
+        yield kind, _first_line(pacing)
 
 
 def _selections() -> Iterator[tuple[str, ...]]:
     for kind, selection in SELECTIONS.items():
-        yield kind, (selection.__doc__ or "").splitlines()[0]
+        yield kind, _first_line(selection)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").splitlines()[0].replace("``", "")
 
 
 def _devices() -> Iterator[tuple[str, ...]]:

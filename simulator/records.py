@@ -70,7 +70,8 @@ class ClientRecord:
     train_s: float = 0.0
     upload_s: float = 0.0
     finished_s: float = 0.0
-    waiting_s: float = 0.0  # from its own end to the end of the round
+    waiting_s: float = 0.0  # from its own end to its next plan, or to the end of the round
+    staleness: int = 0  # aggregations between its broadcast and its own
     download_bytes: int = 0
     upload_bytes: int = 0
     flops: float = 0.0
@@ -109,9 +110,9 @@ class ClientRecord:
             **parts,
         )
 
-    def close(self, profile: DeviceProfile, round_closed_s: float) -> None:
-        """Fill in what only the end of the round tells: the waiting, and so the energy."""
-        self.waiting_s = round_closed_s - self.finished_s
+    def close(self, profile: DeviceProfile, now_s: float) -> None:
+        """Fill in what only the end of the waiting tells: its length, and so the energy."""
+        self.waiting_s = now_s - self.finished_s
         energy = round_energy(
             profile,
             compute_s=self.train_s,

@@ -10,12 +10,13 @@ from typing import Any, cast
 import numpy as np
 import simpy
 
+from algorithms.lora import rebase
 from algorithms.pacing import Pacing
 from algorithms.selection import Selection
 from algorithms.strategy import LinkRate, ServerState, Strategy
 from devices import wire
 from devices.fleet import Device
-from devices.plan import ClientUpdate, DeviceId, TrainingPlan
+from devices.plan import Broadcast, ClientUpdate, DeviceId, TrainingPlan
 from devices.trainer import Evaluation, Trainer, TrainingJob
 from simulator.client import Assignment, run_client
 from simulator.fleet_view import ServerView
@@ -66,6 +67,9 @@ class Server:
         self._in_flight: dict[DeviceId, simpy.Process] = {}
         self._arrived: list[Assignment] = []
         self._ended: list[ClientRecord] = []  # of this round, whatever the outcome
+        self._resting: dict[
+            DeviceId, ClientRecord
+        ] = {}  # ended, and waiting for the round to close
         self._round = 1
         self._opened_s = 0.0
         self._handouts = 0
@@ -86,11 +90,11 @@ class Server:
         """Run rounds until the stop condition holds."""
         self._log.round(self._initial_round())
         while not self._is_over():
-            slots = self._fed.pacing.slots(len(self._in_flight), len(self._arrived))
-            if slots > 0:
-                self._hand_out(slots)
+            self._fill("round_opened")
             while not self._is_ready():
                 yield from self._wait()
+                if not self._is_ready():
+                    self._fill("refilled")
             yield from self._close_round()
 
     def _is_over(self) -> bool:
@@ -112,7 +116,13 @@ class Server:
     def _event(self, name: str, details: Mapping[str, Any], device: DeviceId | None = None) -> None:
         self._log.event(Event(self._env.now, name, self._round, device, details))
 
-    def _hand_out(self, slots: int) -> None:
+    def _fill(self, event: str) -> None:
+        """Hand plans to as many devices as the pacing has slots for."""
+        slots = self._fed.pacing.slots(len(self._in_flight), len(self._arrived))
+        if slots > 0:
+            self._hand_out(slots, event)
+
+    def _hand_out(self, slots: int, event: str) -> None:
         fed = self._fed
         self._handouts += 1
         idle = [device for device in fed.view.device_ids if device not in self._in_flight]
@@ -125,7 +135,7 @@ class Server:
         assert set(by_device) <= set(cohort), "a plan is for a device outside the cohort"
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
-        self._event("round_opened", {"cohort": list(cohort), "version": self.state.version})
+        self._event(event, {"cohort": list(cohort), "version": self.state.version})
         # In order of device: at one instant SimPy resolves ties by creation.
         for device_id in sorted(cohort):
             if device_id in by_device:
@@ -135,6 +145,7 @@ class Server:
 
     def _start(self, device_id: DeviceId, plan: TrainingPlan) -> None:
         fed, device = self._fed, self._devices[device_id]
+        self._end_rest(device_id)
         cost = fed.view.cost(plan)
         work = Assignment(
             plan=plan,
@@ -168,6 +179,7 @@ class Server:
         record = work.record
         del self._in_flight[record.device_id]
         self._ended.append(record)
+        self._resting[record.device_id] = record
         if record.outcome != "aggregated":
             return
         self._event("update_received", {"bytes": record.upload_bytes}, record.device_id)
@@ -204,6 +216,12 @@ class Server:
             work = yield self._inbox.get()
             self._receive(work)
 
+    def _end_rest(self, device_id: DeviceId) -> None:
+        """A device waits until it is asked again, or until the round closes."""
+        if device_id in self._resting:
+            profile = self._devices[device_id].profile
+            self._resting.pop(device_id).close(profile, self._env.now)
+
     def _train(self, arrived: Sequence[Assignment]) -> list[ClientUpdate]:
         """Real gradients, in no simulated time, only for what will be aggregated."""
         jobs = [
@@ -217,17 +235,24 @@ class Server:
             start = work.broadcast.adapter
             message = wire.encode_update(result.adapter, start, plan=work.plan, rng=rng)
             assert len(message) == work.cost.upload_bytes, "the clock charged another size"
-            updates.append(
-                ClientUpdate(
-                    plan=work.plan,
-                    broadcast=work.broadcast,
-                    adapter=wire.decode_update(message, start, plan=work.plan),
-                    num_examples=len(work.device.examples),
-                    train_loss=result.train_loss,
-                    timing=work.timing,
-                )
+            update = ClientUpdate(
+                plan=work.plan,
+                broadcast=work.broadcast,
+                adapter=wire.decode_update(message, start, plan=work.plan),
+                num_examples=len(work.device.examples),
+                train_loss=result.train_loss,
+                timing=work.timing,
             )
+            updates.append(self._brought_up_to_date(update, work.record))
         return updates
+
+    def _brought_up_to_date(self, update: ClientUpdate, record: ClientRecord) -> ClientUpdate:
+        """The update as if it had started from the model as it is now."""
+        record.staleness = self.state.version - update.broadcast.version
+        share = self._fed.pacing.mixing(record.staleness)
+        if record.staleness == 0 and share == 1.0:
+            return update
+        return rebase(update, Broadcast(self.state.version, self.state.adapter), share)
 
     def _evaluate(self) -> Evaluation:
         fed = self._fed
@@ -247,8 +272,9 @@ class Server:
 
     def _round_record(self, evaluation: Evaluation) -> RoundRecord:
         ended, now_s = self._ended, self._env.now
+        for device_id in sorted(self._resting):
+            self._end_rest(device_id)
         for record in ended:
-            record.close(self._devices[record.device_id].profile, now_s)
             self._log.client(record)
         merged = [record for record in ended if record.outcome == "aggregated"]
         examples = np.array([record.num_examples for record in merged], dtype=float)

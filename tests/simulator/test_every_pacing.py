@@ -1,0 +1,198 @@
+"""Every strategy under every pacing, and what each pacing promises."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from algorithms import PACINGS, STRATEGIES
+from algorithms.fedlora import FedLoRA
+from algorithms.lora import rebase
+from algorithms.pacing import FedAsync, FedBuff, OverSelection, Pacing, SemiSynchronous, Synchronous
+from devices.plan import (
+    Adapter,
+    Broadcast,
+    ClientUpdate,
+    Factors,
+    ModuleKey,
+    TermGrid,
+    TrainingPlan,
+)
+from simulator.server import Federation, simulate
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+
+EXAMPLES: dict[str, Pacing] = {
+    "synchronous": Synchronous(cohort=3),
+    "over_selection": OverSelection(cohort=2, factor=1.5),
+    "semi_synchronous": SemiSynchronous(cohort=3, period_s=0.5),
+    "fedbuff": FedBuff(concurrency=3, size=2),
+    "fedasync": FedAsync(concurrency=3),
+}
+
+
+def test_every_pacing_has_an_example_here() -> None:
+    assert set(EXAMPLES) == set(PACINGS)
+
+
+def run(federation: Federation) -> Memory:
+    log = Memory()
+    simulate(federation, log)
+    return log
+
+
+class CheckedTrainer(DriftTrainer):
+    """Trains, and checks each plan on the way."""
+
+    def __init__(self, budgets: dict[int, int], federation: list[Federation]) -> None:
+        super().__init__()
+        self.budgets, self.federation = budgets, federation
+
+    def _result(self, job: Any) -> Any:
+        peak = self.federation[0].view.cost(job.plan).memory.total
+        assert peak <= self.budgets[job.plan.device_id]
+        return super()._result(job)
+
+
+@pytest.mark.parametrize("pacing", EXAMPLES.values(), ids=EXAMPLES)
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_every_strategy_runs_under_every_pacing(kind: str, pacing: Pacing) -> None:
+    """Four unlike devices, one of which cannot hold a plan that takes no heed of memory."""
+    budgets = {0: 10**9, 1: 10**9, 2: 10**9, 3: 60_000}
+    fleet = [
+        make_device(k, flops_per_s=1e8 * (k + 1), rate_bytes_per_s=3e4 * (4 - k), budget_bytes=b)
+        for k, b in budgets.items()
+    ]
+    itself: list[Federation] = []
+    trainer = CheckedTrainer(budgets, itself)
+    itself.append(
+        make_federation(
+            fleet, strategy=STRATEGIES[kind](rank=4), pacing=pacing, trainer=trainer, rounds=6
+        )
+    )
+    log = run(itself[0])
+    versions = [record.version for record in log.rounds]
+    assert all(after - before in (0, 1) for before, after in itertools.pairwise(versions))
+    assert versions[-1] >= 3
+    times = [event.at_s for event in log.events]
+    assert times == sorted(times)
+    merged = [record for record in log.clients if record.outcome == "aggregated"]
+    assert len(merged) == len(trainer.jobs)  # nothing is lost, and nothing merged twice
+    assert all(record.staleness >= 0 and record.waiting_s >= 0 for record in log.clients)
+    accuracies = [record.accuracy for record in log.rounds]
+    assert np.isfinite(accuracies).all()
+
+
+def test_buffered_throughput_is_concurrency_by_round_trip() -> None:
+    """Four equal devices always at work, merged two at a time: a merge every half round trip."""
+    federation = make_federation(
+        [make_device(k) for k in range(4)], pacing=FedBuff(concurrency=4, size=2), rounds=9
+    )
+    log = run(federation)
+    round_trip_s = log.clients[0].finished_s
+    assert log.rounds[-1].closed_s == pytest.approx(5 * round_trip_s)  # 9 merges of 2, 4 a trip
+    assert {record.staleness for record in log.clients} <= {0, 1, 2}
+
+
+def test_over_selection_ends_with_the_fastest_and_cuts_the_rest() -> None:
+    fleet = [make_device(k, flops_per_s=1e9 / (1 + k)) for k in range(4)]
+    log = run(make_federation(fleet, pacing=OverSelection(cohort=3, factor=4 / 3), rounds=2))
+    for record in log.rounds[1:]:
+        assert (record.num_planned, record.num_aggregated, record.num_late) == (4, 3, 1)
+    assert {record.device_id for record in log.clients if record.outcome == "late"} == {3}
+
+
+def test_a_semi_synchronous_server_merges_on_the_beat_and_the_slow_work_on() -> None:
+    fleet = [make_device(0), make_device(1, flops_per_s=2e6)]
+    pacing = SemiSynchronous(cohort=2, period_s=1.0)
+    log = run(make_federation(fleet, pacing=pacing, rounds=12, trainer=DriftTrainer()))
+    assert [record.closed_s for record in log.rounds[1:]] == pytest.approx(np.arange(1.0, 13.0))
+    slow = [record for record in log.clients if record.device_id == 1]
+    assert slow
+    for record in slow:
+        assert record.outcome == "aggregated"
+        closed_in = math.ceil(record.finished_s)  # the round that merged it
+        assert record.staleness == closed_in - record.round > 0
+
+
+def adapter(value: float) -> Adapter:
+    factors = Factors(np.full((2, 3), value, np.float32), np.full((4, 2), value, np.float32))
+    return Adapter({ModuleKey(0, "query"): factors}, {"head": np.full(3, value, np.float32)}, 2.0)
+
+
+def update(start: float, end: float) -> ClientUpdate:
+    plan = TrainingPlan(0, TermGrid.top_blocks((1, 1, 2), 1), ("fp32",), (32,), 1, 1)
+    return ClientUpdate(plan, Broadcast(0, adapter(start)), adapter(end), 10, 0.0)
+
+
+def test_a_stale_update_adds_its_delta_to_the_model_as_it_is() -> None:
+    moved = rebase(update(1.0, 3.0), Broadcast(7, adapter(10.0)), 0.5)
+    assert moved.broadcast.version == 7
+    for values in (*moved.adapter.factors[ModuleKey(0, "query")], moved.adapter.head["head"]):
+        assert (values == 11.0).all()
+
+
+def test_fedasync_mixes_one_fresh_update_in_by_its_rate() -> None:
+    pacing = FedAsync(concurrency=1, mixing_rate=0.9)
+    moved = rebase(update(1.0, 3.0), Broadcast(0, adapter(1.0)), pacing.mixing(0))
+    assert moved.adapter.head["head"] == pytest.approx(0.1 * 1.0 + 0.9 * 3.0)
+
+
+def test_what_nobody_sent_stands_as_it_is_now() -> None:
+    moved = rebase(update(1.0, 1.0), Broadcast(7, adapter(10.0)), 0.25)
+    assert (moved.adapter.head["head"] == 10.0).all()
+
+
+@pytest.mark.parametrize(
+    ("pacing", "shares"),
+    [
+        (Synchronous(1), [1.0, 1.0, 1.0]),
+        (FedBuff(2, 1, server_rate=0.7, staleness_exponent=0.5), [0.7, 0.7 / 2**0.5, 0.7 / 3**0.5]),
+        (FedAsync(2, 0.8, "constant"), [0.8, 0.8, 0.8]),
+        (FedAsync(2, 0.8, "polynomial", exponent=1.0), [0.8, 0.4, 0.8 / 3]),
+        (FedAsync(2, 0.8, "hinge", hinge_slope=10, hinge_after=1), [0.8, 0.8, 0.8 / 11]),
+        (SemiSynchronous(2, 1.0, staleness_exponent=0.0), [1.0, 1.0, 1.0]),
+    ],
+)
+def test_shares_fade_with_staleness_and_never_from_call_to_call(
+    pacing: Pacing, shares: list[float]
+) -> None:
+    for _ in range(2):  # some public code multiplies its rate down for good
+        assert [pacing.mixing(staleness) for staleness in range(3)] == pytest.approx(shares)
+
+
+def test_a_device_asked_again_before_the_round_ends_has_stopped_waiting() -> None:
+    fleet = [make_device(k, flops_per_s=1e9 / (1 + 3 * k)) for k in range(2)]
+    federation = make_federation(
+        fleet, strategy=FedLoRA(rank=2), pacing=FedBuff(concurrency=2, size=3), rounds=4
+    )
+    log = run(federation)
+    by_device: dict[int, float] = {0: 0.0, 1: 0.0}
+    for record in sorted(log.clients, key=lambda record: record.started_s):
+        assert record.started_s >= by_device[record.device_id] - 1e-9  # never in two places
+        by_device[record.device_id] = record.finished_s + record.waiting_s
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: OverSelection(0), "cohort must be at least 1, got 0"),
+        (lambda: OverSelection(2, 0.5), r"factor must be in \[1, 100\], got 0.5"),
+        (lambda: SemiSynchronous(2, 0.0), "period_s must be above 0 and finite, got 0"),
+        (lambda: SemiSynchronous(2, math.inf), "period_s must be above 0 and finite, got inf"),
+        (lambda: FedBuff(0, 1), "concurrency must be at least 1, got 0"),
+        (lambda: FedBuff(1, 0), "size must be at least 1, got 0"),
+        (lambda: FedBuff(1, 1, server_rate=0), r"server_rate must be in \(0, 10\], got 0"),
+        (lambda: FedBuff(1, 1, staleness_exponent=-1), "exponent must be in"),
+        (lambda: FedAsync(0), "concurrency must be at least 1, got 0"),
+        (lambda: FedAsync(1, 1.5), r"mixing_rate must be in \(0, 1\], got 1.5"),
+        (lambda: FedAsync(1, decay="linear"), "decay must be one of constant, polynomial, hinge"),
+        (lambda: FedAsync(1, hinge_slope=0), "hinge_slope must be above 0"),
+    ],
+)
+def test_a_pacing_that_cannot_work_says_what_must_hold(make: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
