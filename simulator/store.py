@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
@@ -144,7 +144,7 @@ def _write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
     types = {"int": pa.int64(), "float": pa.float64()}
     schema = pa.schema([(f.name, types.get(str(f.type), pa.string())) for f in fields(kind)])
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), partial)
+    pq.write_table(pa.Table.from_pylist([vars(row) for row in rows], schema=schema), partial)
     os.replace(partial, path)
 
 
