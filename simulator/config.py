@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -18,6 +19,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     Tag,
+    create_model,
     model_validator,
 )
 from pydantic_core.core_schema import plain_serializer_function_ser_schema
@@ -26,6 +28,7 @@ from algorithms import PACINGS, SELECTIONS, STRATEGIES
 from algorithms.pacing import Pacing
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
+from simulator.own_strategy import check_scale, source_of
 
 
 class OneOf:
@@ -54,7 +57,12 @@ def _without_kind(value: Any) -> Any:
 
 
 def _to_mapping(value: Any) -> dict[str, Any]:
-    return {"kind": value.kind, **{f.name: getattr(value, f.name) for f in fields(value)}}
+    source = source_of(value)
+    return {
+        "kind": value.kind,
+        **({"source_sha256": source.sha256} if source else {}),
+        **{f.name: getattr(value, f.name) for f in fields(value) if f.init},
+    }
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -206,3 +214,15 @@ class RunConfig(Section):
     def folder(self) -> Path:
         """Where the run stands below the output folder."""
         return Path(self.name) / f"{self.label}-{self.hash}-s{self.seed}"
+
+
+@cache
+def config_for(own: type[Strategy[Any]]) -> type[RunConfig]:
+    """A config whose strategy is this class of the user's, held to its fields as ours are.
+
+    Raises PydanticUserError or NameError where the type of a field cannot be checked.
+    """
+    strategy = Annotated[Strategy[Any], OneOf({own.kind: own}), AfterValidator(check_scale)]
+    model = create_model("RunConfig", __base__=RunConfig, strategy=(strategy, ...))
+    model.model_rebuild()  # raises where a name in an annotation is unknown
+    return model

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from algorithms import PACINGS, SELECTIONS, STRATEGIES
-from simulator.config import RunConfig, Training
+from algorithms.strategy import Strategy
+from simulator.config import RunConfig, Training, config_for
+from simulator.own_strategy import StrategyFileError, load_strategy, names_file
 from simulator.store import UserError
 
 MAX_BYTES = 1_000_000
@@ -36,6 +38,8 @@ class ConfigError(UserError):
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> list[RunConfig]:
     """The runs of an experiment file, one a strategy, after ``key.key=value`` overrides.
 
+    A strategy ``file.py:Class`` is the user's own and is run; a relative path starts at the folder
+    of the experiment file, in an override too.
     Raises ConfigError with every problem of the file.
     """
     raw = _read(path)
@@ -44,7 +48,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> list[RunConfig
     if ("strategy" in raw) == ("strategies" in raw):
         raise ConfigError(["give strategy or strategies, exactly one of the two"], str(path))
     if "strategy" in raw:
-        return [_parse({"label": _kind(raw["strategy"]) or "run", **raw}, path)]
+        name = str(_kind(raw["strategy"]) or "run").rpartition(":")[2]  # mine.py:Name -> Name
+        return [_parse({"label": name, **raw}, path)]
     strategies = raw.pop("strategies")
     if not isinstance(strategies, dict) or not strategies:
         raise ConfigError(["strategies must map at least one label to a strategy"], str(path))
@@ -54,7 +59,10 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> list[RunConfig
             runs.append(_parse({**raw, "label": label, "strategy": strategy}, path))
         except ConfigError as error:
             problems += [
-                line.replace("strategy", f"strategies.{label}", 1) for line in error.problems
+                f"strategies.{label}{line.removeprefix('strategy')}"
+                if line.startswith("strategy")
+                else line
+                for line in error.problems
             ]
     if problems:
         raise ConfigError(problems, str(path))
@@ -120,14 +128,38 @@ def _assign(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
 
 
 def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
+    """Raises ConfigError with all that is wrong, in the user's scheduler and beside it."""
+    problems: list[str] = []
+    model, unions = RunConfig, UNIONS
+    if names_file(_kind(raw.get("strategy"))):
+        try:
+            own = load_strategy(raw["strategy"], path.parent)
+            model, unions = _own_config(own), {**UNIONS, "strategy": {own.kind: own}}
+            given = {k: v for k, v in raw["strategy"].items() if k != "source_sha256"}
+            raw = {**raw, "strategy": {**given, "kind": own.kind}}
+        except StrategyFileError as error:
+            problems = error.problems
     try:
-        return RunConfig.model_validate(raw)
+        config = model.model_validate(raw)
     except ValidationError as error:
-        problems = [_problem(detail, raw) for detail in error.errors()]
-        raise ConfigError(problems, str(path)) from None
+        details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]
+        problems += [_problem(detail, raw, unions) for detail in details]
+    if problems:
+        raise ConfigError(problems, str(path))
+    return config
 
 
-def _problem(error: Any, raw: Mapping[str, Any]) -> str:
+def _own_config(own: type[Strategy[Any]]) -> type[RunConfig]:
+    try:
+        return config_for(own)
+    except (PydanticUserError, NameError) as error:
+        text = str(error).splitlines()[0]
+        raise StrategyFileError(
+            [f"strategy.kind: {own.kind} must have fields of plain types: {text}"]
+        ) from None
+
+
+def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]) -> str:
     """One line: what must hold, what was given, at which key."""
     where = list(error["loc"])
     if len(where) > 1 and where[0] in (*UNIONS, "training"):
@@ -136,12 +168,13 @@ def _problem(error: Any, raw: Mapping[str, Any]) -> str:
     kind, given = error["type"], error["input"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         choices = ", ".join(UNIONS[str(where[0])])
-        return f"{name}.kind must be one of {choices}, got {_kind(given)!r}"
+        own = " or path/to/your.py:Class" if name == "strategy" else ""
+        return f"{name}.kind must be one of {choices}{own}, got {_kind(given)!r}"
     if kind in ("missing", "missing_argument"):
         return f"{name} must be given"
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return _unknown_key(where, raw)
-    if kind == "value_error":
+        return _unknown_key(where, raw, unions)
+    if kind in ("value_error", "assertion_error"):
         text = str(error["ctx"]["error"])
         return f"{name}: {text}"
     if kind == "too_short":
@@ -150,8 +183,10 @@ def _problem(error: Any, raw: Mapping[str, Any]) -> str:
     return f"{name} must {rule}, got {given!r}"
 
 
-def _unknown_key(where: Sequence[Any], raw: Mapping[str, Any]) -> str:
-    valid = _valid_keys(where[:-1], raw)
+def _unknown_key(
+    where: Sequence[Any], raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]
+) -> str:
+    valid = _valid_keys(where[:-1], raw, unions)
     near = difflib.get_close_matches(str(where[-1]), valid, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     place = ".".join(str(part) for part in where[:-1])
@@ -160,10 +195,12 @@ def _unknown_key(where: Sequence[Any], raw: Mapping[str, Any]) -> str:
     )
 
 
-def _valid_keys(where: Sequence[Any], raw: Mapping[str, Any]) -> list[str]:
-    if where and where[0] in UNIONS:
-        chosen = UNIONS[where[0]][_kind(raw[where[0]]) or ""]
-        return ["kind", *(field.name for field in dataclasses.fields(chosen))]
+def _valid_keys(
+    where: Sequence[Any], raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    if where and where[0] in unions:
+        chosen = unions[where[0]][_kind(raw[where[0]]) or ""]
+        return ["kind", *(field.name for field in dataclasses.fields(chosen) if field.init)]
     model: type[BaseModel] = RunConfig
     for part in where:
         if isinstance(part, str):

@@ -44,6 +44,7 @@ def _table(topic: str) -> Table:
 def _strategies() -> Iterator[tuple[str, ...]]:
     for kind, strategy in STRATEGIES.items():
         yield kind, strategy.title
+    yield "a_file.py:AClass", "your own (docs/own-scheduler.md)"
 
 
 def _pacings() -> Iterator[tuple[str, ...]]:

@@ -20,6 +20,7 @@ from simulator.checkpoint import CheckpointedTrainer
 from simulator.config import RunConfig
 from simulator.executor import PooledTrainer
 from simulator.experiment import ConfigError
+from simulator.own_strategy import source_of
 from simulator.progress import Reporter, Tee, duration
 from simulator.records import DeviceRecord
 from simulator.server import Federation, Server, Stop, simulate
@@ -126,6 +127,8 @@ def run(
     began = time.perf_counter()
     store = RunFolder(folder, resolved, manifest)
     store.fleet([DeviceRecord.of(device) for device in world.fleet])
+    if source := source_of(config.strategy):  # config.yaml names it by its place beside it
+        (folder / source.path.name).write_bytes(source.text)
     if config.training != "none":
         trainer = CheckpointedTrainer(trainer, store.checkpoint, training_context(config, world))
     report.start(config.label, config.stop.rounds)
@@ -180,11 +183,12 @@ def _export(adapter: Adapter, config: RunConfig, folder: Path) -> None:
 
 
 def _manifest(config: RunConfig, world: World) -> dict[str, Any]:
-    data, source = world.data, world.source
+    data, source, own = world.data, world.source, source_of(config.strategy)
     return {
         "experiment": config.name,
         "label": config.label,
         "strategy": config.strategy.kind,
+        "strategy_sha256": own.sha256 if own else None,
         "seed": config.seed,
         "config_hash": config.hash,
         "conditions_hash": conditions_hash(world.fleet),
