@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -12,6 +13,7 @@ Rule = tuple[str, str, Callable[..., bool]]
 SIZE_RULES: tuple[Rule, ...] = (
     ("rank", "at least 1", lambda value: value >= 1),
     ("alpha", "above 0", lambda value: value > 0),
+    ("alpha", "finite", math.isfinite),
 )
 """Of the global adapter."""
 

@@ -20,6 +20,10 @@ HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """What a model is made of; never code."""
 
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+"""A model comes with at least one of these."""
+
+
 @dataclass(frozen=True)
 class PackagedModel:
     """A model whose files come in a Python package."""
@@ -49,6 +53,7 @@ class ModelSource:
     directory: Path | None  # None: drawn from ``config``
     config: Mapping[str, Any]  # its config.json
     sha256: str  # of its weights; of its config where they are drawn
+    files_sha256: str  # of all that a result depends on: config, tokenizer and weights
     licence: str
     pinned: str  # package==version, hub name@revision, or the directory
 
@@ -92,9 +97,9 @@ def resolve(name: str) -> ModelSource:
     bundled = MODELS.get(name)
     if isinstance(bundled, DrawnModel):
         digest = hashlib.sha256(json.dumps(dict(bundled.config), sort_keys=True).encode())
-        return ModelSource(
-            name, None, bundled.config, digest.hexdigest(), bundled.licence, "drawn from a seed"
-        )
+        drawn = digest.hexdigest()
+        pinned = "drawn from a seed"
+        return ModelSource(name, None, bundled.config, drawn, drawn, bundled.licence, pinned)
     if isinstance(bundled, PackagedModel):
         return _packaged(name, bundled)
     if os.path.isdir(name):  # false, where Path.is_dir raises: a name too long, a folder shut
@@ -138,18 +143,28 @@ def _local(name: str, directory: Path, *, licence: str, pinned: str) -> ModelSou
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"config.json must be JSON, got: {error} ({path})") from None
-    return ModelSource(name, directory, config, _weights_sha256(directory), licence, pinned)
-
-
-def _weights_sha256(directory: Path) -> str:
-    """Of model.safetensors; of all its parts in order of name where it is split."""
-    parts = sorted(directory.glob("*.safetensors"))
-    if not parts:
+    if not isinstance(config, dict):
+        raise ValueError(f"config.json must hold an object, got {config!r:.40} ({path})")
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
         raise ValueError(
             f"a model directory must hold its weights as .safetensors, got none in {directory}"
         )
+    if not any((directory / file).is_file() for file in TOKENIZER_FILES):
+        raise ValueError(
+            f"a model directory must hold its tokenizer, one of {', '.join(TOKENIZER_FILES)}, "
+            f"got none in {directory}"
+        )
+    rest = sorted(p for p in directory.iterdir() if p.suffix in (".json", ".txt", ".model"))
+    sha256 = _sha256(weights)
+    whole = hashlib.sha256((sha256 + _sha256(rest)).encode()).hexdigest()
+    return ModelSource(name, directory, config, sha256, whole, licence, pinned)
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Of the bytes of all files, in the order given."""
     digest = hashlib.sha256()
-    for part in parts:
+    for part in files:
         with part.open("rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)

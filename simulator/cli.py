@@ -15,12 +15,11 @@ from rich.console import Console
 from devices.trainer import TrainingError
 from simulator.config import RunConfig
 from simulator.executor import available_cores
-from simulator.experiment import ConfigError, load_experiment
+from simulator.experiment import ConfigError, load_experiment, name_strategies
 from simulator.listing import TOPICS, show
 from simulator.progress import reporter
-from simulator.run import Trainers, notes, run
+from simulator.run import Prepared, Trainers, prepare, run
 from simulator.store import UserError
-from simulator.world import build_world
 
 COMMANDS = "fedclock.commands"
 """Entry points of this group become commands: a function one, a typer.Typer a group of them."""
@@ -34,6 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated LoRA fine-tuning on simulated edge devices: simulated clock, real training.",
 )
+
+NOWHERE = Path("no-such-folder")
+"""Where nothing stands that a config could collide with."""
 
 File = Annotated[Path, typer.Argument(help="experiment YAML", show_default=False)]
 Overrides = Annotated[
@@ -70,8 +72,8 @@ def validate_command(
     failed = False
     for file in files:
         try:
-            for config in load_experiment(file, overrides or ()):
-                for note in notes(config, build_world(config, str(file)), str(file)):
+            for checked in prepare_all(load_experiment(file, overrides or ()), file, NOWHERE):
+                for note in checked.notes:
                     print(f"{file}: {note}")
             print(f"{file}: valid")
         except ConfigError as error:
@@ -105,21 +107,26 @@ def run_all(
 ) -> list[Path]:
     """Run one config after the other with the same workers; return the run folders."""
     report = reporter(Console())
+    prepared = prepare_all(configs, file, output)
     try:
         with Trainers(workers or available_cores()) as trainers:
-            return [
-                run(
-                    config,
-                    output / config.folder,
-                    trainers=trainers,
-                    report=report,
-                    where=str(file),
-                )
-                for config in configs
-            ]
+            return [run(each, trainers=trainers, report=report) for each in prepared]
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def prepare_all(configs: Sequence[RunConfig], file: Path, output: Path) -> list[Prepared]:
+    """Check all runs before the first begins. Raises ConfigError with what is wrong in any."""
+    prepared, problems = [], []
+    for config in configs:
+        try:
+            prepared.append(prepare(config, output / config.folder, str(file)))
+        except ConfigError as error:
+            problems += name_strategies(error.problems, config.label if configs[1:] else None)
+    if problems:
+        raise ConfigError(problems, str(file))
+    return prepared
 
 
 def complain(error: Exception) -> None:

@@ -112,8 +112,8 @@ class LocalWork(Section):
     """What a device does in a round: ``steps`` or ``epochs``, one of the two."""
 
     batch_size: Count = 16
-    steps: Count | None = None
-    epochs: Positive | None = None
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> LocalWork:
@@ -126,7 +126,7 @@ class Training(Section):
     """How the real training is done, on the machine that simulates."""
 
     learning_rate: Positive = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, le=1_000)] = 0.01
     dtype: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor has it
     compute: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["eager", "sdpa"] = "eager"
@@ -164,6 +164,7 @@ class CostModelConfig(Section):
     """What the simulated devices compute with; the host's own dtype is ``training.dtype``."""
 
     compute_bits: Literal[32, 16] = 32
+    attention: Literal["eager", "sdpa"] = "eager"
 
 
 class EvaluationConfig(Section):

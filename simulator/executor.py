@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from safetensors import SafetensorError
+
 from devices.plan import Adapter
 from devices.trainer import (
     ChunkedTrainer,
@@ -24,6 +26,7 @@ from devices.trainer import (
 from traces.bandwidth import FloatArray
 
 _trainer: ChunkedTrainer | None = None  # the worker process's own
+_why_not: str | None = None  # it has none
 
 
 def available_cores() -> int:
@@ -50,10 +53,14 @@ class PooledTrainer:
         # starts a worker, since none is idle yet.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            for _ in range(workers):
-                self._pool.submit(available_cores)
+            started = [self._pool.submit(_failure) for _ in range(workers)]
         finally:
             signal.signal(signal.SIGINT, handler)
+        with _workers_that_may_die():
+            failures = [future.result() for future in started]
+        for failure in filter(None, failures):
+            self.close()
+            raise TrainingError(failure)
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         # The longest first, so that no worker starts a long job when the others are done.
@@ -90,9 +97,28 @@ def _workers_that_may_die() -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say in words why a model cannot be loaded."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(f"the model cannot be loaded: {first_line}") from None
+
+
 def _start_worker(make_trainer: Callable[[], ChunkedTrainer]) -> None:
-    global _trainer
-    _trainer = make_trainer()
+    global _trainer, _why_not
+    try:
+        with loading():
+            _trainer = make_trainer()
+    except TrainingError as error:
+        _why_not = str(error)
+
+
+def _failure() -> str | None:
+    """Why this worker has no trainer; None where it has one."""
+    return _why_not
 
 
 def _worker_trainer() -> ChunkedTrainer:

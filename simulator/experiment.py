@@ -58,15 +58,22 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> list[RunConfig
         try:
             runs.append(_parse({**raw, "label": label, "strategy": strategy}, path))
         except ConfigError as error:
-            problems += [
-                f"strategies.{label}{line.removeprefix('strategy')}"
-                if line.startswith("strategy")
-                else line
-                for line in error.problems
-            ]
+            problems += name_strategies(error.problems, str(label))
     if problems:
         raise ConfigError(problems, str(path))
     return runs
+
+
+def name_strategies(problems: Sequence[str], label: str | None) -> list[str]:
+    """The problems of one of several strategies, its keys as they stand in the file."""
+    if label is None:
+        return list(problems)
+    return [
+        f"strategies.{label}{line.removeprefix('strategy')}"
+        if line.startswith("strategy")
+        else line
+        for line in problems
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -79,7 +86,9 @@ def _read(path: Path) -> dict[str, Any]:
         raw = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         text = " ".join(str(error).split())
         raise ConfigError([f"is no valid YAML: {text}"], str(path)) from None
     if not isinstance(raw, dict):
@@ -90,15 +99,17 @@ def _read(path: Path) -> dict[str, Any]:
 class _UniqueKeys(yaml.SafeLoader):
     """Plain YAML in which a key may not stand twice; the second would win in silence."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return node
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -109,7 +120,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError([f"an override must read key.key=value, got {override!r}"], "--set")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         raise ConfigError([f"the value must be valid YAML, got {text!r}"], "--set") from None
     strategies = raw.get("strategies")
     if keys[0] == "strategy" and len(keys) > 1 and isinstance(strategies, dict):
@@ -121,6 +132,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 def _assign(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     for key in keys[:-1]:
+        if isinstance(raw.get(key), list):
+            raise ConfigError([f"an override must not reach into a list, got {key}"], "--set")
         if not isinstance(raw.get(key), dict):
             raw[key] = {}
         raw = raw[key]

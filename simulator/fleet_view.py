@@ -15,7 +15,9 @@ from devices.trainer import SalienceMetric, Trainer
 from traces.bandwidth import BandwidthTrace, FloatArray
 
 PROBE_BYTES = 1_000_000
-"""A device measures its link with one megabyte each way when it registers, before time 0."""
+PROBE_AT_S = -600.0
+"""A device measures its link with a megabyte each way when it registers, ten minutes before time 0.
+The trace repeats, so it has a past. On a link that takes longer the probe is cut at time 0."""
 
 
 @dataclass(frozen=True)
@@ -103,4 +105,8 @@ class ServerView:
 
 
 def _probe(trace: BandwidthTrace) -> float:
-    return PROBE_BYTES / trace.transfer_s(PROBE_BYTES, 0.0)
+    needed_s = trace.transfer_s(PROBE_BYTES, PROBE_AT_S)
+    if needed_s <= -PROBE_AT_S:
+        return PROBE_BYTES / needed_s
+    carried = trace.carried_bytes(0.0) - trace.carried_bytes(PROBE_AT_S)
+    return max(carried / -PROBE_AT_S, 1.0)  # in outage all the while: the slowest there is

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,13 +19,13 @@ from devices.plan import Adapter
 from devices.trainer import ChunkedTrainer, NullTrainer, Trainer
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.config import RunConfig
-from simulator.executor import PooledTrainer
+from simulator.executor import PooledTrainer, loading
 from simulator.experiment import ConfigError
 from simulator.own_strategy import source_of
 from simulator.progress import Reporter, Tee, duration
 from simulator.records import DeviceRecord
 from simulator.server import Federation, Server, Stop, simulate
-from simulator.store import RunFolder, check_same_config, read_manifest
+from simulator.store import RunFolder, check_same_config, is_finished
 from simulator.world import World, build_world, make_view, rehearse
 
 PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
@@ -60,8 +61,12 @@ class Trainers:
     def _make(self, config: RunConfig, world: World) -> Trainer:
         if config.training == "none":
             return NullTrainer(world.model.num_blocks)
+        _host(config)
         factory = _torch_trainer(config, world)
-        return PooledTrainer(factory, self._workers) if self._workers > 1 else factory()
+        if self._workers > 1:
+            return PooledTrainer(factory, self._workers)
+        with loading():
+            return factory()
 
 
 def _torch_trainer(config: RunConfig, world: World) -> Callable[[], ChunkedTrainer]:
@@ -88,44 +93,61 @@ def training_context(config: RunConfig, world: World) -> str:
     plain = config.resolved()
     parts = {key: plain[key] for key in ("task", "training")}
     parts |= {"examples": config.evaluation.examples, "data": world.data.sha256}
-    parts |= {"model": world.source.sha256}
+    parts |= {"model": world.source.files_sha256}
     if config.training != "none":
-        parts |= {"dtype": _host_dtype(config), "torch": version("torch")}
+        parts |= {"host": _host(config), "versions": _versions()}
     return json.dumps(parts, sort_keys=True)
 
 
-def _host_dtype(config: RunConfig) -> str:
-    """What ``auto`` comes to on this host. Raises ConfigError for a GPU that is not there."""
+def _host(config: RunConfig) -> tuple[str, str]:
+    """Processor and dtype that ``auto`` comes to. Raises ConfigError where there is no such GPU."""
     from devices.training.host import choose_host
 
     settings = config.training
     assert settings != "none"
     try:
-        return choose_host(settings.compute, settings.dtype).dtype_name
+        host = choose_host(settings.compute, settings.dtype)
     except ValueError as error:
         raise ConfigError([str(error)], "this machine") from None
+    return host.device.type, host.dtype_name
 
 
-def run(
-    config: RunConfig, folder: Path, *, trainers: Trainers, report: Reporter, where: str
-) -> Path:
-    """Simulate one config into ``folder`` and return it; a finished run is left as it is.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run that has been checked, and can begin."""
 
-    Raises ConfigError or RunFolderError before anything is written.
+    config: RunConfig
+    folder: Path
+    world: World
+    notes: tuple[str, ...]  # what a person should know beforehand
+    is_finished: bool
+
+
+def prepare(config: RunConfig, folder: Path, where: str) -> Prepared:
+    """Check everything about a run that can be checked; nothing is written.
+
+    Raises ConfigError or RunFolderError, the latter also for a folder with a finished run of this
+    config whose traces, data or model were others.
     """
-    resolved = config.resolved()
-    check_same_config(folder, resolved)
-    if (read_manifest(folder) or {}).get("status") == "done":
+    check_same_config(folder, config.resolved())
+    world = build_world(config, where)
+    said = tuple(notes(config, world, where))
+    return Prepared(config, folder, world, said, is_finished(folder, _inputs(world)))
+
+
+def run(prepared: Prepared, *, trainers: Trainers, report: Reporter) -> Path:
+    """Simulate into the folder, and return it; a finished run is left as it is."""
+    config, folder, world = prepared.config, prepared.folder, prepared.world
+    if prepared.is_finished:
         report.step(f"{config.label}: finished before, kept ({folder})")
         return folder
-    world = build_world(config, where)
-    for note in notes(config, world, where):
+    for note in prepared.notes:
         report.step(note)
     report.step(f"{config.label}: loading {config.task.model}")
     trainer = trainers.get(config, world)
     manifest = _manifest(config, world)
     began = time.perf_counter()
-    store = RunFolder(folder, resolved, manifest)
+    store = RunFolder(folder, config.resolved(), manifest)
     store.fleet([DeviceRecord.of(device) for device in world.fleet])
     if source := source_of(config.strategy):  # config.yaml names it by its place beside it
         (folder / source.path.name).write_bytes(source.text)
@@ -183,7 +205,7 @@ def _export(adapter: Adapter, config: RunConfig, folder: Path) -> None:
 
 
 def _manifest(config: RunConfig, world: World) -> dict[str, Any]:
-    data, source, own = world.data, world.source, source_of(config.strategy)
+    own = source_of(config.strategy)
     return {
         "experiment": config.name,
         "label": config.label,
@@ -191,14 +213,26 @@ def _manifest(config: RunConfig, world: World) -> dict[str, Any]:
         "strategy_sha256": own.sha256 if own else None,
         "seed": config.seed,
         "config_hash": config.hash,
+        **_inputs(world),
+        "training_dtype": None if config.training == "none" else _host(config)[1],
+        "versions": {"python": platform.python_version(), **_versions()},
+        "host": {"machine": platform.machine(), "system": platform.system()},
+        **_git_state(),
+    }
+
+
+def _inputs(world: World) -> dict[str, Any]:
+    """What the run is made from beside its config: two runs of one config may differ in it."""
+    data, source = world.data, world.source
+    return {
         "conditions_hash": conditions_hash(world.fleet),
         "model": {
             "name": source.name,
             "sha256": source.sha256,
+            "files_sha256": source.files_sha256,
             "licence": source.licence,
             "pinned": source.pinned,
         },
-        "training_dtype": None if config.training == "none" else _host_dtype(config),
         "data": {
             "name": data.name,
             "sha256": data.sha256,
@@ -208,9 +242,6 @@ def _manifest(config: RunConfig, world: World) -> dict[str, Any]:
             "num_classes": data.num_classes,
             "majority_share": data.majority_share,
         },
-        "versions": {"python": platform.python_version(), **_versions()},
-        "host": {"machine": platform.machine(), "system": platform.system()},
-        **_git_state(),
     }
 
 

@@ -75,6 +75,7 @@ class Server:
         self._handouts = 0
         self._num_cohort = self._num_planned = 0
         self.accuracy = math.nan  # as last evaluated
+        self._is_over = False
 
     @property
     def num_rounds(self) -> int:
@@ -89,7 +90,7 @@ class Server:
     def serve(self) -> Generator[simpy.Event, Any, None]:
         """Run rounds until the stop condition holds."""
         self._log.round(self._initial_round())
-        while not self._is_over():
+        while not self._is_over:
             self._fill("round_opened")
             while not self._is_ready():
                 yield from self._wait()
@@ -97,13 +98,10 @@ class Server:
                     self._fill("refilled")
             yield from self._close_round()
 
-    def _is_over(self) -> bool:
+    def _is_last_round(self) -> bool:
+        """Whether the run ends with the round that closes now, whatever its accuracy."""
         stop = self._fed.stop
-        return (
-            self._round > stop.rounds
-            or self._env.now >= stop.simulated_s
-            or self.accuracy >= stop.accuracy
-        )
+        return self._round >= stop.rounds or self._env.now >= stop.simulated_s
 
     def _is_ready(self) -> bool:
         pacing, opened_s, now_s = self._fed.pacing, self._opened_s, self._env.now
@@ -202,6 +200,9 @@ class Server:
         devices = [update.plan.device_id for update in updates]
         self._event("aggregated", {"version": self.state.version, "devices": devices})
         evaluation = self._evaluate()
+        self._is_over = self._is_last_round() or self.accuracy >= self._fed.stop.accuracy
+        if self._is_over:
+            yield from self._cut_rest()
         self._log.round(self._round_record(evaluation))
         self._round += 1
         self._opened_s = self._env.now
@@ -215,6 +216,14 @@ class Server:
         while self._in_flight:
             work = yield self._inbox.get()
             self._receive(work)
+
+    def _cut_rest(self) -> Generator[simpy.Event, Any, None]:
+        """What is still under way as the run ends is counted up to here, and merged nowhere."""
+        merged = len(self._ended)
+        yield from self._cut_late()
+        for record in self._ended[merged:]:
+            if record.outcome == "aggregated":  # it reported at this very instant
+                record.outcome = "late"
 
     def _end_rest(self, device_id: DeviceId) -> None:
         """A device waits until it is asked again, or until the round closes."""
@@ -256,7 +265,7 @@ class Server:
 
     def _evaluate(self) -> Evaluation:
         fed = self._fed
-        if self._round % fed.evaluate_every and self._round != fed.stop.rounds:
+        if self._round % fed.evaluate_every and not self._is_last_round():
             return NOT_EVALUATED
         evaluation = fed.trainer.evaluate(self.state.adapter)
         self.accuracy = evaluation.accuracy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -54,6 +55,7 @@ class RunFolder:
         check_same_config(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path)
             write_atomically(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
             self._write_manifest("running")
             self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")
@@ -91,32 +93,72 @@ class RunFolder:
         self._write_manifest(status)
         if status == "done":
             shutil.rmtree(self.checkpoint, ignore_errors=True)
+        os.close(self._lock)
 
     def _write_manifest(self, status: Status) -> None:
         manifest = {"format": FORMAT, "status": status, **self._manifest}
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a run folder; None where there is none."""
+def _lock(path: Path) -> int:
+    """A lock on the folder, held until it is closed. Raises RunFolderError if another has it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text("utf-8"))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunFolderError(
+            f"a run folder must be written by one process at a time, but another one is at work in "
+            f"{path}"
+        ) from None
+    return descriptor
+
+
+def is_finished(path: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a finished run of these inputs.
+
+    Raises RunFolderError where it is finished, but of others: a trace or a data set that has
+    changed behind the same path.
+    """
+    manifest = read_manifest(path)
+    if manifest.get("status") != "done":
+        return False
+    differing = [key for key, value in inputs.items() if manifest.get(key) != value]
+    if differing:
+        raise RunFolderError(
+            f"the finished run in {path} must be of the inputs that the config names, but "
+            f"{', '.join(differing)} differ now; remove the folder or choose another --output"
+        )
+    return True
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a run folder; empty where there is none."""
+    file = path / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunFolderError(f"{path / 'manifest.json'} is damaged: {error}") from None
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{file} cannot be read or is damaged: {error}") from None
+    if not isinstance(manifest, dict):
+        raise RunFolderError(f"{file} is damaged: it must hold an object")
     return manifest
 
 
 def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
     """Raise RunFolderError where ``path`` is not a folder for this config."""
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"a run folder must be a directory, got the file {path}")
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise RunFolderError(f"a run folder must be a directory, got the file {place}")
     if not (path / "config.yaml").exists():
         if path.exists() and any(path.iterdir()):
             raise RunFolderError(f"a run folder must be empty or hold a run, got {path}")
         return
-    there = yaml.safe_load((path / "config.yaml").read_text("utf-8"))
+    try:
+        there = yaml.safe_load((path / "config.yaml").read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunFolderError(f"{path / 'config.yaml'} cannot be read: {error}") from None
     differing = _differences(there, dict(config))
     if differing:
         raise RunFolderError(

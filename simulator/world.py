@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from devices import catalog as device_catalog
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.model import CostModel
+from devices.cost.saved import GROUP
 from devices.data import TextDataset, load_dataset
 from devices.fleet import Device
 from devices.model_catalog import ModelSource, resolve
@@ -112,15 +113,24 @@ class _Kind:
 
 
 def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> ModelSpec:
-    task = config.task
-    longest = int(source.config["max_position_embeddings"])
+    task, classes = config.task, data.num_classes if data else 2
+    try:
+        longest = int(source.config["max_position_embeddings"])
+        model = ModelSpec.from_config(task.model, source.config, task.targets, classes)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"config.json of {task.model} lacks or garbles {error}") from None
     if task.max_length > longest:
         raise ValueError(
             f"max_length must be at most the {longest} positions of {task.model}, "
             f"got {task.max_length}"
         )
-    num_classes = data.num_classes if data else 2
-    return ModelSpec.from_config(task.model, source.config, task.targets, num_classes)
+    odd = [layer.name for layer in model.linears if layer.num_weights % GROUP]
+    if odd:
+        raise ValueError(
+            f"the matrices of {task.model} must have a multiple of {GROUP} elements, so that they "
+            f"can be packed by groups, but {', '.join(odd)} have not"
+        )
+    return replace(model, attention=config.cost.attention)
 
 
 def _shards(config: RunConfig, labels: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

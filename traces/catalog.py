@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) ->
     if name in links():
         return read_link(DATA / f"{name}.csv")
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # false, where Path.is_file raises: a name too long
         return read_link(path, uplink_scale=uplink_scale)
     raise ValueError(f"a link must be a CSV file or one of {', '.join(links())}, got {name!r}")
 
@@ -46,12 +47,12 @@ def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tupl
         members = [link for link in links() if _pool_of(link) == name]
         return tuple(load_link(link) for link in members)
     path = Path(name_or_path)
-    if path.is_dir():
+    if os.path.isdir(path):
         files = sorted(path.glob("*.csv"))
         if not files:
             raise ValueError(f"a folder of links must hold CSV files, got none in {path}")
         return tuple(read_link(file, uplink_scale=uplink_scale) for file in files)
-    if name in links() or path.is_file():
+    if name in links() or os.path.isfile(path):
         return (load_link(name_or_path, uplink_scale=uplink_scale),)
     raise ValueError(
         f"links must be a CSV file, a folder of them, a pool ({', '.join(pools())}) "

@@ -113,17 +113,17 @@ def length_sorted_chunks(
     return [by_length[i : i + chunk_size] for i in range(0, len(by_length), chunk_size)]
 
 
-def balanced_subset(labels: IndexArray, count: int, seed: int) -> IndexArray:
-    """Indices of ``count`` examples drawn so that classes differ by one where they can.
+def stratified_subset(labels: IndexArray, count: int, seed: int) -> IndexArray:
+    """Indices of ``count`` examples drawn so that each class keeps its share of the whole.
 
     All of them, in order, where there are no more than ``count``.
     """
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(labels))
-    turn = np.empty(len(labels), dtype=np.int64)
+    turn = np.empty(len(labels), dtype=np.float64)
     for label in np.unique(labels):
         members = shuffled[labels[shuffled] == label]
-        turn[members] = np.arange(len(members))
+        turn[members] = (np.arange(len(members)) + 0.5) / len(members)
     place = np.empty(len(labels), dtype=np.int64)
     place[shuffled] = np.arange(len(labels))
     return np.sort(np.lexsort((place, turn))[:count])

@@ -28,9 +28,9 @@ from devices.training.adapters import load_adapter
 from devices.training.data import (
     IndexArray,
     TokenizedTexts,
-    balanced_subset,
     draw_batches,
     length_sorted_chunks,
+    stratified_subset,
     tokenize,
 )
 from devices.training.evaluation import score_chunk
@@ -84,7 +84,7 @@ class TorchTrainer:
         _check_length(config, self._model.max_length)
         self._train_texts = self._tokenized(dataset.train_texts, dataset.train_labels)
         self._test_texts = self._tokenized(dataset.test_texts, dataset.test_labels)
-        tested = balanced_subset(dataset.test_labels, config.eval_examples, SUBSET_SEED)
+        tested = stratified_subset(dataset.test_labels, config.eval_examples, SUBSET_SEED)
         self._test_chunks = length_sorted_chunks(
             tested, self._test_texts.lengths, config.eval_batch_size
         )
@@ -107,7 +107,7 @@ class TorchTrainer:
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         texts = self._train_texts
-        chosen = balanced_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
+        chosen = stratified_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
         return block_salience(self._model, texts.batch(chosen, self.host.device), metric)
 
     def _tokenized(self, texts: Sequence[str], labels: IndexArray) -> TokenizedTexts:

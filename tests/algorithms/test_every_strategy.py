@@ -190,5 +190,6 @@ def test_terms_on_which_all_their_senders_agree_come_out_as_sent(
 
 def test_the_page_on_algorithms_has_every_one_in_both_of_its_tables() -> None:
     page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text("utf-8")
+    page = page.partition("## Pacing")[0]
     rows = re.findall(r"^\| `([a-z-]+)` \|", page, flags=re.MULTILINE)
     assert sorted(rows) == sorted([*STRATEGIES] * 2)

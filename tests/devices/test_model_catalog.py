@@ -21,6 +21,7 @@ def write_model(directory: Path, **weights: bytes) -> Path:
     tiny = MODELS["tiny"]
     assert isinstance(tiny, DrawnModel)
     (directory / "config.json").write_text(json.dumps(dict(tiny.config)))
+    (directory / "vocab.txt").write_text("[UNK]")
     for name, content in weights.items():
         (directory / f"{name}.safetensors").write_bytes(content)
     return directory

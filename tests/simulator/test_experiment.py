@@ -133,6 +133,9 @@ def test_a_strategy_of_several_is_named_by_its_label(tmp_path: Path) -> None:
         ("", "must hold a mapping"),
         ("a: !!python/object/apply:os.system [ls]", "is no valid YAML"),
         ("a: " + "[" * 5000, "is no valid YAML"),
+        ("name: {{ name }}", "is no valid YAML"),
+        ("name: 2024-02-30", "is no valid YAML"),
+        ("seed: " + "9" * 5000, "is no valid YAML"),
         ("#" * 1_000_001, "must be at most 1000000 bytes"),
     ],
 )
@@ -143,13 +146,26 @@ def test_a_broken_file_is_one_clear_error(tmp_path: Path, text: str, says: str) 
         load_experiment(file)
 
 
+def test_merged_keys_do_not_count_as_standing_twice(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    base = "base: &a {kind: fedlora, rank: 4}\nstrategy: {<<: *a, rank: 2}\n"
+    rest = yaml.safe_dump({key: value for key, value in VALID.items() if key != "strategy"})
+    file.write_text(base + rest, "utf-8")
+    with pytest.raises(ConfigError) as error:
+        load_experiment(file)
+    (only,) = error.value.problems
+    assert only.startswith("base is no key")
+
+
 def test_a_missing_file_and_a_folder_are_clear_errors(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(ConfigError, match="cannot be read"):
             load_experiment(path)
 
 
-@pytest.mark.parametrize("override", ["rank", "=3", "a..b=3", "seed=[1"])
+@pytest.mark.parametrize(
+    "override", ["rank", "=3", "a..b=3", "seed=[1", "name=2024-13-01", "fleet.devices.0.count=3"]
+)
 def test_a_broken_override_is_refused(tmp_path: Path, override: str) -> None:
     (found,) = problems(tmp_path, VALID, override)
     assert "must" in found

@@ -17,7 +17,7 @@ from algorithms import STRATEGIES
 from simulator.executor import available_cores
 from simulator.experiment import load_experiment
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, run
+from simulator.run import Trainers, prepare, run
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = {
@@ -48,7 +48,7 @@ def test_the_log_is_the_golden_one(
     (config,) = load_experiment(file)
     report = PlainReporter(Console(quiet=True))
     with Trainers(available_cores()) as trainers:
-        run(config, tmp_path / "run", trainers=trainers, report=report, where=str(file))
+        run(prepare(config, tmp_path / "run", str(file)), trainers=trainers, report=report)
     log = (tmp_path / "run" / "events.jsonl").read_text("utf-8")
     golden = GOLDEN / f"{kind}.jsonl"
     if request.config.getoption("--update-golden"):

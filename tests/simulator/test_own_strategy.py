@@ -19,7 +19,7 @@ from simulator.config import RunConfig
 from simulator.experiment import ConfigError, load_experiment
 from simulator.own_strategy import StrategyFileError
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, notes, run
+from simulator.run import Trainers, notes, prepare, run
 from simulator.store import RunFolderError, UserError, read_manifest
 from simulator.world import build_world
 from tests.simulator.test_experiment import VALID, problems, write
@@ -49,7 +49,7 @@ def load(tmp_path: Path, text: str = HALF, **keys: Any) -> RunConfig:
 def simulate(config: RunConfig, folder: Path) -> Path:
     report = PlainReporter(Console(quiet=True))
     with Trainers(1) as trainers:
-        return run(config, folder, trainers=trainers, report=report, where="x.yaml")
+        return run(prepare(config, folder, "x.yaml"), trainers=trainers, report=report)
 
 
 # --- the page

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.fedlora import FedLoRA
-from algorithms.pacing import Synchronous
+from algorithms.pacing import FedAsync, FedBuff, Pacing, SemiSynchronous, Synchronous
 from devices.plan import TermGrid, TrainingPlan
 from simulator.server import Federation, Stop, simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
@@ -168,6 +168,52 @@ def test_a_run_stops_at_the_first_condition_that_holds(stop: Stop, rounds: int) 
     federation = make_federation([make_device(0)], trainer=DriftTrainer())
     server = simulate(replace(federation, stop=stop), Memory())
     assert server.num_rounds == rounds
+
+
+def test_the_model_of_the_last_round_is_evaluated_whatever_ends_the_run() -> None:
+    federation = make_federation([make_device(0)], trainer=DriftTrainer())
+    round_s = run(federation).rounds[1].duration_s
+    for stop in (Stop(3), Stop(50, simulated_s=2.5 * round_s)):
+        log = Memory()
+        federation = make_federation([make_device(0)], trainer=DriftTrainer())
+        server = simulate(replace(federation, stop=stop, evaluate_every=7), log)
+        assert [not math.isnan(record.accuracy) for record in log.rounds] == [
+            True,
+            False,
+            False,
+            True,
+        ]
+        assert server.accuracy == log.rounds[-1].accuracy
+
+
+@pytest.mark.parametrize("pacing", [FedBuff(3, 2), FedAsync(3), SemiSynchronous(3, 0.05)])
+def test_what_is_under_way_as_the_run_ends_is_counted(pacing: Pacing) -> None:
+    fleet = [make_device(k, flops_per_s=1e9 / (1 + k)) for k in range(3)]
+    log = run(make_federation(fleet, pacing=pacing, trainer=DriftTrainer(), rounds=4))
+    assert len(log.named("download_started")) == len(log.clients)
+    assert sum(record.download_bytes for record in log.rounds) == sum(
+        record.download_bytes for record in log.clients
+    )
+    assert log.rounds[-1].num_late == sum(record.outcome == "late" for record in log.clients) > 0
+
+
+def test_the_server_knows_nothing_of_a_link_s_future() -> None:
+    """Two links that were alike until time 0, and differ from then on."""
+    period_s = 10_000.0
+    known = []
+    for ahead in (1e3, 1e6):
+        rate = np.array([ahead, 5e4])
+        trace = BandwidthTrace(np.array([0.0, 5000.0]), rate, period_s)
+        device = replace(make_device(0), link=Link("x", trace, trace))
+        known.append(make_federation([device]).view.link(0))
+    assert known[0] == known[1]
+    assert known[0].down_bytes_per_s == pytest.approx(5e4)
+
+
+def test_a_link_that_has_long_been_down_is_known_as_slow_and_not_as_dead() -> None:
+    trace = BandwidthTrace(np.array([0.0, 100.0]), np.array([1e6, 0.0]), 10_000.0)
+    device = replace(make_device(0), link=Link("x", trace, trace))
+    assert make_federation([device]).view.link(0).up_bytes_per_s == 1.0
 
 
 def test_the_cohort_does_not_depend_on_the_strategy() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from simulator.records import Event, RoundRecord
 from simulator.server import simulate
-from simulator.store import RunFolder, RunFolderError, read_manifest
+from simulator.store import RunFolder, RunFolderError, is_finished, read_manifest
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 CONFIG = {"strategy": {"kind": "fedlora", "rank": 8}, "seed": 0}
@@ -39,11 +39,11 @@ def test_tables_hold_one_row_a_record_with_its_types(tmp_path: Path) -> None:
 
 def test_the_manifest_says_how_the_run_stands(tmp_path: Path) -> None:
     folder = open_folder(tmp_path / "run")
-    assert (read_manifest(tmp_path / "run") or {})["status"] == "running"
+    assert read_manifest(tmp_path / "run")["status"] == "running"
     folder.close("done", {"num_rounds": 7})
-    manifest = read_manifest(tmp_path / "run") or {}
+    manifest = read_manifest(tmp_path / "run")
     assert (manifest["status"], manifest["num_rounds"], manifest["label"]) == ("done", 7, "a")
-    assert read_manifest(tmp_path / "none") is None
+    assert read_manifest(tmp_path / "none") == {}
 
 
 def test_what_nobody_measured_is_null_in_the_log(tmp_path: Path) -> None:
@@ -73,10 +73,35 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text("{", "utf-8")
-    with pytest.raises(RunFolderError, match=r"manifest\.json is damaged"):
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text, "utf-8")
+    with pytest.raises(RunFolderError, match=r"manifest\.json .*is damaged"):
         read_manifest(tmp_path)
+
+
+def test_a_damaged_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: [", "utf-8")
+    with pytest.raises(RunFolderError, match=r"config\.yaml cannot be read"):
+        open_folder(tmp_path)
+
+
+def test_a_second_process_is_told_that_the_folder_is_taken(tmp_path: Path) -> None:
+    first = open_folder(tmp_path / "run")
+    first.event(Event(1.0, "aggregated", 1))
+    with pytest.raises(RunFolderError, match="one process at a time"):
+        open_folder(tmp_path / "run")
+    first.close("done", {})
+    assert (tmp_path / "run" / "events.jsonl").read_text("utf-8").count("aggregated") == 1
+
+
+def test_a_finished_run_of_other_inputs_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", CONFIG, {"conditions_hash": "one", "data": {"n": 1}})
+    assert not is_finished(tmp_path / "run", {})
+    folder.close("done", {})
+    assert is_finished(tmp_path / "run", {"conditions_hash": "one", "data": {"n": 1}})
+    with pytest.raises(RunFolderError, match="but conditions_hash differ now"):
+        is_finished(tmp_path / "run", {"conditions_hash": "two", "data": {"n": 1}})
 
 
 def test_done_leaves_no_checkpoint_and_interrupted_keeps_it(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from devices.model_catalog import resolve
 from devices.training.data import (
     TokenizedTexts,
-    balanced_subset,
     draw_batches,
     length_sorted_chunks,
+    stratified_subset,
     tokenize,
 )
 from tests.devices.training.tiny_task import needs_minilm
@@ -83,20 +83,19 @@ def test_a_long_text_is_cut_to_the_limit() -> None:
 
 
 @given(st.integers(1, 120), st.integers(0, 100))
-def test_a_subset_takes_classes_in_turn(count: int, seed: int) -> None:
-    labels = np.repeat([0, 1, 2], [60, 30, 10])
-    chosen = balanced_subset(labels, count, seed)
+def test_a_subset_keeps_the_shares_of_the_classes(count: int, seed: int) -> None:
+    """So an answer that is always the same scores as on the whole."""
+    sizes = np.array([60, 30, 10])
+    chosen = stratified_subset(np.repeat([0, 1, 2], sizes), count, seed)
     assert len(set(chosen.tolist())) == len(chosen) == min(count, 100)
-    counts = np.bincount(labels[chosen], minlength=3)
-    # Water filling: a class has the level of the fullest, one less, or all that it has.
-    level = counts.max()
-    assert all(n >= min(level - 1, size) for n, size in zip(counts, (60, 30, 10), strict=True))
+    counts = np.bincount(np.repeat([0, 1, 2], sizes)[chosen], minlength=3)
+    assert (np.abs(counts - len(chosen) * sizes / 100) <= 1).all()
 
 
 def test_a_subset_is_drawn_not_cut_off() -> None:
     labels = np.repeat([0, 1], 50)
-    assert balanced_subset(labels, 10, 0).tolist() != balanced_subset(labels, 10, 1).tolist()
-    assert balanced_subset(labels, 10, 0).tolist() == balanced_subset(labels, 10, 0).tolist()
+    assert stratified_subset(labels, 10, 0).tolist() != stratified_subset(labels, 10, 1).tolist()
+    assert stratified_subset(labels, 10, 0).tolist() == stratified_subset(labels, 10, 0).tolist()
 
 
 def test_chunks_hold_every_example_once_in_order_of_length() -> None:

@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification
 
 from devices.data import TextDataset
 from devices.trainer import SalienceMetric
-from devices.training.data import balanced_subset
+from devices.training.data import stratified_subset
 from devices.training.model import layer_path
 from devices.training.trainer import CALIBRATION_EXAMPLES, SUBSET_SEED, TorchTrainer
 from tests.devices.training.tiny_task import make_config, make_job
@@ -53,7 +53,7 @@ def test_taylor_is_the_gradient_that_torch_gives(family_trainer: TorchTrainer) -
         for name, values in neutral.head.items():
             plain.get_parameter(name).copy_(torch.tensor(values))
     texts = trainer._train_texts
-    chosen = balanced_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
+    chosen = stratified_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
     batch = texts.batch(chosen, torch.device("cpu"))
     logits = plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
     torch.nn.functional.cross_entropy(logits, batch.labels).backward()
