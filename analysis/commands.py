@@ -55,7 +55,7 @@ def report(
 def _report(
     folders: list[Path], where: Path, *, target: float | None, baseline: str | None
 ) -> None:
-    from analysis import tables  # pandas and matplotlib take a second
+    from analysis import page, tables  # pandas and matplotlib take a second
     from analysis.report import write_report
 
     console = Console()
@@ -68,6 +68,9 @@ def _report(
             progress=lambda done, total, what: status.update(f"report: {what} ({done}/{total})"),
         )
     console.print(tables.rich_table(written.comparison))
+    if differing := page.differing_settings(written.comparison.runs):
+        names = ", ".join(differing)
+        console.print(f"Beside the strategy, the runs differ in {names}", soft_wrap=True)
     for line in written.left_out:
         console.print(f"left out: {line}", highlight=False, soft_wrap=True)
     console.print(f"Report: {where / 'report.md'}", highlight=False, soft_wrap=True)

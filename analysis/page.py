@@ -112,6 +112,11 @@ def _conditions(runs: Sequence[Run]) -> str:
     )
 
 
+def differing_settings(runs: Sequence[Run]) -> list[str]:
+    """Names of the settings beside the strategy's that the runs do not share."""
+    return _settings_of_all(runs)[1]
+
+
 def _settings_of_all(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     """The settings that all runs share, and the names of those that they do not.
 

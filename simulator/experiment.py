@@ -177,6 +177,7 @@ def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[st
     where = list(error["loc"])
     if len(where) > 1 and where[0] in (*UNIONS, "training"):
         del where[1]  # the union's tag is no key of the file
+    where = [part for part in where if not _is_alternative(part)]
     name = ".".join(str(part) for part in where) or "the config"
     kind, given = error["type"], error["input"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -194,6 +195,11 @@ def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[st
         return f"{name} must have at least {error['ctx']['min_length']} entry, got {given!r}"
     rule = error["msg"].removeprefix("Input should ").removeprefix("String should ")
     return f"{name} must {rule}, got {given!r}"
+
+
+def _is_alternative(part: str | int) -> bool:
+    """Whether it names one of the types that a key may have, and is no key itself."""
+    return part in ("int", "float", "str", "bool") or "[" in str(part)
 
 
 def _unknown_key(

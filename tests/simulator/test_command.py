@@ -187,6 +187,15 @@ def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) 
     assert (tmp_path / "r" / "table.csv").is_file()
 
 
+def test_runs_of_unlike_work_are_compared_with_a_warning(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    fedclock("run", file, "--only", "fedlora", cwd=tmp_path)
+    fedclock("run", file, "--only", "fedquad", "--set", "local.steps=3", cwd=tmp_path)
+    done = fedclock("report", "runs/small", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Beside the strategy, the runs differ in local.steps" in done.stdout
+
+
 def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
     file = write(tmp_path, REAL)
     done = fedclock("run", file, "--set", "training.learning_rate=1.0e+38", cwd=tmp_path)

@@ -111,6 +111,12 @@ def test_each_mistake_says_what_must_hold(
     assert says in found
 
 
+def test_a_key_of_several_types_is_named_as_it_stands_in_the_file(tmp_path: Path) -> None:
+    found = problems(tmp_path, {**VALID, "strategy": {"kind": "fedlora", "depth": "deep"}})
+    assert [line.partition(" must")[0] for line in found] == ["strategy.depth", "strategy.depth"]
+    assert "'all' or 'common'" in found[0]
+
+
 def test_a_falling_range_is_refused(tmp_path: Path) -> None:
     fleet = {**VALID["fleet"], "memory_share": [0.4, 0.2]}
     (found,) = problems(tmp_path, {**VALID, "fleet": fleet})
