@@ -21,7 +21,8 @@ HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
-"""A model comes with at least one of these."""
+"""A model comes with at least one of these. Without one transformers makes an empty vocabulary, in
+which every word is unknown."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _local(name: str, directory: Path, *, licence: str, pinned: str) -> ModelSou
         )
     if not any((directory / file).is_file() for file in TOKENIZER_FILES):
         raise ValueError(
-            f"a model directory must hold its tokenizer, one of {', '.join(TOKENIZER_FILES)}, "
+            f"a model directory must hold its tokenizer as one of {', '.join(TOKENIZER_FILES)}, "
             f"got none in {directory}"
         )
     rest = sorted(p for p in directory.iterdir() if p.suffix in (".json", ".txt", ".model"))

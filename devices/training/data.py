@@ -19,7 +19,6 @@ from devices.model_catalog import ModelSource
 IndexArray = npt.NDArray[np.int64]
 START_ID, END_ID, FIRST_WORD_ID = 1, 2, 3
 """In the vocabulary of a model that is drawn; 0 is padding."""
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 
 
 class Batch(NamedTuple):
@@ -55,21 +54,12 @@ class TokenizedTexts:
 
 
 def tokenize(source: ModelSource, texts: Sequence[str], max_length: int) -> list[IndexArray]:
-    """Token ids of each text as the model reads it, cut after ``max_length``.
-
-    Raises ValueError for a model without a tokenizer.
-    """
+    """Token ids of each text as the model reads it, cut after ``max_length``."""
     rows: Sequence[Sequence[int]]
     if source.directory is None:
         size = source.config["vocab_size"]
         rows = [[*_hashed(text, size)[: max_length - 1], END_ID] for text in texts]
     else:
-        # Without a vocabulary transformers makes an empty one, and every word is unknown.
-        if not any((source.directory / name).is_file() for name in VOCABULARIES):
-            raise ValueError(
-                f"a model directory must hold its tokenizer as one of {', '.join(VOCABULARIES)}, "
-                f"got none in {source.directory}"
-            )
         tokenizer = AutoTokenizer.from_pretrained(source.directory, local_files_only=True)
         rows = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     return [np.array(row, dtype=np.int64) for row in rows]
