@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -80,3 +82,52 @@ def _repaired(
             sizes[device] += 1
             sizes[largest] -= 1
     return [np.array(sorted(shard), dtype=np.int64) for shard in held]
+
+
+@dataclass(frozen=True, eq=False)
+class DividedShards:
+    """Shards that were made all at once."""
+
+    shards: Sequence[IndexArray]
+
+    def __getitem__(self, device_id: int) -> IndexArray:
+        return self.shards[device_id]
+
+    def sizes(self) -> IndexArray:
+        """(n,): number of examples of each device."""
+        return np.array([len(shard) for shard in self.shards], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnShards:
+    """Shards for more devices than there are examples: each device draws its own, with
+    replacement, when it is asked for.
+
+    The labels of a device follow its own draw of Dirichlet(alpha, ..., alpha) over the classes;
+    ``rng`` gives the stream of a device.
+    """
+
+    labels: IndexArray  # (n,): of the training set
+    num_devices: int
+    num_examples: int  # of each device
+    alpha: float
+    rng: Callable[[int], np.random.Generator]
+
+    def __getitem__(self, device_id: int) -> IndexArray:
+        rng = self.rng(device_id)
+        order, starts, counts = self._by_class
+        shares = rng.dirichlet(np.full(len(counts), self.alpha))
+        classes = rng.choice(len(counts), size=self.num_examples, p=shares)
+        within = np.floor(rng.random(self.num_examples) * counts[classes]).astype(np.int64)
+        return np.sort(order[starts[classes] + within])
+
+    @cached_property
+    def _by_class(self) -> tuple[IndexArray, IndexArray, IndexArray]:
+        """Examples in order of their class; where each class begins there; how many it has."""
+        _, inverse, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
+        order = np.argsort(inverse, kind="stable")
+        return order, np.cumsum(counts) - counts, counts
+
+    def sizes(self) -> IndexArray:
+        """(n,): number of examples of each device."""
+        return np.full(self.num_devices, self.num_examples, dtype=np.int64)

@@ -12,9 +12,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     GetCoreSchemaHandler,
@@ -28,6 +26,8 @@ from algorithms import PACINGS, SELECTIONS, STRATEGIES
 from algorithms.pacing import Pacing
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
+from simulator.config_types import Count, Name, Positive, Section
+from simulator.fleet_config import FaultsConfig, Fleet
 from simulator.own_strategy import check_scale, source_of
 
 
@@ -65,32 +65,6 @@ def _to_mapping(value: Any) -> dict[str, Any]:
     }
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _as_range(value: Any) -> Any:
-    return (value,) if isinstance(value, int | float) else value
-
-
-def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
-    if len(value) not in (1, 2) or value[0] > value[-1]:
-        raise ValueError(f"must be one share, or two that rise, got {list(value)}")
-    return value
-
-
-ShareRange = Annotated[tuple[Share, ...], BeforeValidator(_as_range), AfterValidator(_rising)]
-"""One share for all, or a lower and an upper one between which each device draws its own."""
-
-
-class Section(BaseModel):
-    """A part of the config: no key but those named, and nothing changes once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
-
-
 class Task(Section):
     """What is fine-tuned on what."""
 
@@ -101,11 +75,16 @@ class Task(Section):
 
 
 class Shards(Section):
-    """How the training set is divided among the devices."""
+    """How the training set is divided among the devices.
 
-    kind: Literal["dirichlet", "iid"] = "dirichlet"
+    ``drawn``: each device draws ``examples`` of its own, with replacement, and two devices may hold
+    the same one; for fleets of more devices than the data can be divided among.
+    """
+
+    kind: Literal["dirichlet", "iid", "drawn"] = "dirichlet"
     alpha: Positive = 0.5  # of the Dirichlet distribution over labels; small is more skewed
     min_examples: Count = 16
+    examples: Count = 64  # of each device, where they are drawn
 
 
 class LocalWork(Section):
@@ -137,27 +116,6 @@ TrainingOrNone = Annotated[
     Discriminator(lambda value: "none" if isinstance(value, str) else "torch"),
 ]
 """``none``: timing only, no model is loaded and nothing is learned."""
-
-
-class DeviceGroup(Section):
-    """Devices of one kind."""
-
-    profile: str
-    count: Count = 1
-    link: str
-    uplink_scale: Positive | None = None  # for traces that measured the downlink only
-    memory_share: ShareRange | None = None  # instead of the fleet's
-
-
-class Fleet(Section):
-    """The devices. ``memory_share`` is what other apps leave to training of a device's memory."""
-
-    memory_share: ShareRange
-    devices: Annotated[tuple[DeviceGroup, ...], Field(min_length=1)]
-
-    @property
-    def num_devices(self) -> int:
-        return sum(group.count for group in self.devices)
 
 
 class CostModelConfig(Section):
@@ -193,6 +151,7 @@ class RunConfig(Section):
     local: LocalWork = LocalWork(steps=10)
     training: TrainingOrNone = Training()
     fleet: Fleet
+    faults: FaultsConfig = FaultsConfig()
     cost: CostModelConfig = CostModelConfig()
     selection: Annotated[Selection, OneOf(SELECTIONS)] = Uniform()
     pacing: Annotated[Pacing, OneOf(PACINGS)]

@@ -48,15 +48,12 @@ class ServerView:
         cost_model: CostModel,
         trainer: Trainer,
     ) -> None:
-        self._devices = {device.device_id: device for device in fleet}
+        self._devices = fleet
         self._model = model
         self._work = work
         self._cost_model = cost_model
         self._trainer = trainer
-        self._links = {
-            device.device_id: LinkRate(_probe(device.link.downlink), _probe(device.link.uplink))
-            for device in fleet
-        }
+        self._links: dict[DeviceId, LinkRate] = {}
         self._costs: dict[tuple[bytes, str], Cost] = {}
         self._salience: dict[SalienceMetric, FloatArray] = {}
 
@@ -70,7 +67,7 @@ class ServerView:
 
     @property
     def device_ids(self) -> Sequence[DeviceId]:
-        return sorted(self._devices)
+        return range(len(self._devices))
 
     def profile(self, device_id: DeviceId) -> DeviceProfile:
         return self._devices[device_id].profile
@@ -85,6 +82,9 @@ class ServerView:
         return self._work.steps_for(self.num_examples(device_id))
 
     def link(self, device_id: DeviceId) -> LinkRate:
+        if device_id not in self._links:
+            link = self._devices[device_id].link
+            self._links[device_id] = LinkRate(_probe(link.downlink), _probe(link.uplink))
         return self._links[device_id]
 
     def cost(self, plan: TrainingPlan) -> Cost:

@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from devices.fleet import conditions_hash
 from devices.plan import Adapter
 from devices.trainer import ChunkedTrainer, NullTrainer, Trainer
 from simulator.checkpoint import CheckpointedTrainer
@@ -225,7 +224,7 @@ def _inputs(world: World) -> dict[str, Any]:
     """What the run is made from beside its config: two runs of one config may differ in it."""
     data, source = world.data, world.source
     return {
-        "conditions_hash": conditions_hash(world.fleet),
+        "conditions_hash": world.fleet.conditions_hash(),
         "model": {
             "name": source.name,
             "sha256": source.sha256,

@@ -13,7 +13,12 @@ ONLY_IN = {
     "transformers": ("devices/training",),
     "peft": ("devices/training",),
     "simpy": ("simulator",),
-    "pydantic": ("simulator/config.py", "simulator/experiment.py"),
+    "pydantic": (
+        "simulator/config.py",
+        "simulator/config_types.py",
+        "simulator/fleet_config.py",
+        "simulator/experiment.py",
+    ),
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),
     "pyarrow": ("analysis", "simulator/store.py"),

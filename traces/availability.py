@@ -7,18 +7,20 @@ not overlap, its first period begins at 0 and its last row ends it; then it repe
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from traces.bandwidth import FloatArray
+from traces.steps import FloatArray
 from traces.text import Row, Table, excerpt, read_table
 
 COLUMNS = ("device_id", "start_s", "end_s", "state")
@@ -31,12 +33,14 @@ class AvailabilityTrace:
     """Online on each ``[start_s[i], end_s[i])``, else offline; it repeats every ``period_s``.
 
     ``start_s`` and ``end_s`` are (n,), in ``[0, period_s]``; intervals are not empty, rise, and
-    neither touch nor overlap. Raises ValueError where one of these fails.
+    neither touch nor overlap. Where ``period_s`` is ``inf`` the trace does not repeat. A clock's
+    instant 0 lies ``offset_s`` into it. Raises ValueError where one of these fails.
     """
 
     start_s: FloatArray
     end_s: FloatArray
     period_s: float
+    offset_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.start_s.shape != self.end_s.shape or self.start_s.ndim != 1:
@@ -44,10 +48,12 @@ class AvailabilityTrace:
                 f"availability needs as many starts as ends, got {self.start_s.shape} starts "
                 f"and {self.end_s.shape} ends"
             )
-        if not (math.isfinite(self.period_s) and self.period_s > 0):
+        if not self.period_s > 0:
             raise ValueError(f"the period must be a number above 0, got {self.period_s:g}")
         edges = self._edges_s
-        if not (np.isfinite(edges).all() and (edges >= 0).all() and (edges <= self.period_s).all()):
+        # The last end may be the period, and so infinite: online for ever.
+        known = not np.isnan(edges).any() and np.isfinite(edges[:-1]).all()
+        if not (known and (edges >= 0).all() and (edges <= self.period_s).all()):
             raise ValueError(f"intervals must lie in [0, {self.period_s:g}] s")
         if (np.diff(edges) <= 0).any():
             at = int(np.argmax(np.diff(edges) <= 0))
@@ -83,6 +89,8 @@ class AvailabilityTrace:
     def _changes_s(self) -> FloatArray:
         """Instants in [0, period) at which the state changes, seen round the loop."""
         edges = self._edges_s
+        if math.isinf(self.period_s):
+            return edges[np.isfinite(edges)]
         if len(edges) == 0 or edges[-1] < self.period_s:
             return edges
         if edges[0] == 0:  # online through the end of the loop
@@ -90,17 +98,24 @@ class AvailabilityTrace:
         return np.concatenate([[0.0], edges[:-1]])
 
     @cached_property
+    def _change_list_s(self) -> list[float]:
+        changes: list[float] = self._changes_s.tolist()
+        return changes
+
+    @cached_property
     def _is_online_first(self) -> bool:
         """State ahead of the first change, as at the end of the loop before."""
+        if math.isinf(self.period_s):  # there was none: the first interval is the first change
+            return False
         return len(self.end_s) > 0 and bool(self.end_s[-1] == self.period_s)
 
     @property
     def fraction_online(self) -> float:
-        """Share of the time online."""
+        """Share of the time online, of a trace that repeats."""
         return self.online_s(self.period_s) / self.period_s
 
     def online_s(self, until_s: float) -> float:
-        """Seconds online from instant 0 to ``until_s``."""
+        """Seconds online from the start of a trace that repeats to ``until_s`` in it."""
         loops, within_s = divmod(until_s, self.period_s)
         whole_s, rest_s = self.online_within_s(np.array([self.period_s, within_s])).tolist()
         return float(loops * whole_s + rest_s)
@@ -119,16 +134,36 @@ class AvailabilityTrace:
 
     def next_change_s(self, at_s: float) -> float:
         """The first instant after ``at_s`` at which the state differs; ``inf`` if it never does."""
-        changes = self._changes_s
+        changes = self._change_list_s
         if len(changes) == 0:
             return math.inf
         loops, passed = self._position(at_s)
         if passed == len(changes):
+            if math.isinf(self.period_s):
+                return math.inf
             loops, passed = loops + 1, 0
-        return loops * self.period_s + float(changes[passed])
+        return self._base_s(loops) + changes[passed]
+
+    def next_online_s(self, at_s: float) -> float:
+        """``at_s`` where the device is online then, else the next instant at which it is."""
+        return at_s if self.is_online(at_s) else self.next_change_s(at_s)
+
+    def begun_at(self, offset_s: float) -> AvailabilityTrace:
+        """The same trace, for a clock that starts ``offset_s`` further into it. Nothing is copied:
+        ``start_s`` and ``end_s`` stay as they are."""
+        begun = copy.copy(self)
+        total_s = self.offset_s + offset_s
+        if math.isfinite(self.period_s):
+            total_s %= self.period_s
+        object.__setattr__(begun, "offset_s", total_s)
+        return begun
+
+    def ended(self) -> AvailabilityTrace:
+        """The trace played once: then the device is offline for ever."""
+        return replace(self, period_s=math.inf)
 
     def shifted(self, offset_s: float) -> AvailabilityTrace:
-        """The same loop, begun ``offset_s`` into it."""
+        """The same loop written anew, begun ``offset_s`` into it."""
         offset_s %= self.period_s
         if offset_s == 0:
             return self
@@ -142,22 +177,28 @@ class AvailabilityTrace:
         clipped = [(max(float(a), 0.0), min(float(b), self.period_s)) for a, b in intervals]
         return AvailabilityTrace.of(clipped, self.period_s)
 
+    def _base_s(self, loops: int) -> float:
+        """The instant at which a loop begins."""
+        return (loops * self.period_s if loops else 0.0) - self.offset_s
+
     def _position(self, at_s: float) -> tuple[int, int]:
         """Loops ended, and changes passed in the loop that goes on.
 
         Settled on the instants that ``next_change_s`` returns, rounded as they are: whoever waits
         for one finds the state changed then, however large the clock has grown.
         """
-        loops = math.floor(at_s / self.period_s)
-        while loops * self.period_s > at_s:
-            loops -= 1
-        while (loops + 1) * self.period_s <= at_s:
-            loops += 1
-        base_s = loops * self.period_s
-        passed = int(np.searchsorted(self._changes_s, at_s - base_s, side="right"))
-        while passed and base_s + self._changes_s[passed - 1] > at_s:
+        changes, loops = self._change_list_s, 0
+        if math.isfinite(self.period_s):
+            loops = math.floor((at_s + self.offset_s) / self.period_s)
+            while self._base_s(loops) > at_s:
+                loops -= 1
+            while self._base_s(loops + 1) <= at_s:
+                loops += 1
+        base_s = self._base_s(loops)
+        passed = bisect_right(changes, at_s - base_s)
+        while passed and base_s + changes[passed - 1] > at_s:
             passed -= 1
-        while passed < len(self._changes_s) and base_s + self._changes_s[passed] <= at_s:
+        while passed < len(changes) and base_s + changes[passed] <= at_s:
             passed += 1
         return loops, passed
 
@@ -209,6 +250,10 @@ def device_id(where: str, text: str) -> str:
     if not text.strip() or not text.isprintable():
         raise ValueError(f"{where}: device_id must be printable text, found {excerpt(text)}")
     return text.strip()
+
+
+ALWAYS = AvailabilityTrace.of([(0.0, math.inf)], math.inf)
+"""A device that is never away."""
 
 
 class _Interval(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from traces.availability import AvailabilityTrace, availability_text, read_availability
+from traces.availability import ALWAYS, AvailabilityTrace, availability_text, read_availability
 
 HEADER = "device_id,start_s,end_s,state\n"
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -119,7 +119,6 @@ def test_whoever_waits_for_a_change_finds_the_state_changed(lengths_s, at_s, off
         ([(-1, 2)], 10, r"must lie in \[0, 10\] s"),
         ([(1, math.nan)], 10, r"must lie in \[0, 10\] s"),
         ([], 0, "the period must be a number above 0, got 0"),
-        ([], math.inf, "the period must be a number above 0, got inf"),
     ],
 )
 def test_impossible_availability_is_refused(intervals, period_s, message):
@@ -182,3 +181,36 @@ def test_broken_file_is_refused_with_its_name_and_line(tmp_path, text, message):
     path.write_text(text, "utf-8")
     with pytest.raises(ValueError, match=r"mine\.csv, " + message):
         read_availability(path)
+
+
+@given(traces(), eighths, eighths)
+def test_trace_begun_later_is_seen_by_a_clock_that_starts_there(device, offset_s, at_s):
+    begun = device.begun_at(offset_s)
+    assert begun.is_online(at_s) == device.is_online(offset_s + at_s)
+    assert begun.next_change_s(at_s) == device.next_change_s(offset_s + at_s) - offset_s
+
+
+@given(traces(), eighths)
+def test_trace_that_ended_is_offline_ever_after(device, at_s):
+    ended = device.ended()
+    assert ended.is_online(at_s) == (at_s < device.period_s and device.is_online(at_s))
+    if at_s >= device.period_s:
+        assert ended.next_online_s(at_s) == math.inf
+
+
+odd = st.floats(0, 1e7)
+
+
+@given(traces(), odd, odd)
+def test_who_waits_for_a_change_finds_it_at_any_offset(device, offset_s, at_s):
+    begun = device.begun_at(offset_s)
+    change_s = begun.next_change_s(at_s)
+    if change_s < math.inf:
+        assert change_s > at_s
+        assert begun.is_online(change_s) != begun.is_online(at_s)
+
+
+def test_who_is_always_there_never_leaves():
+    assert ALWAYS.is_online(0.0)
+    assert ALWAYS.is_online(1e15)
+    assert ALWAYS.next_change_s(5.0) == math.inf

@@ -1,0 +1,203 @@
+"""What a config may say of the devices: who they are, what they meet and what goes wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from simulator.config_types import Count, NotNegative, Positive, Section, Share, ShareRange
+
+
+def _named(value: Any) -> Any:
+    """``link: lte`` is short for ``link: {source: lte}``."""
+    return {"source": value} if isinstance(value, str | int | float) else value
+
+
+class Replay(Section):
+    """A trace, or a pool of them from which the seed draws one for each device.
+
+    ``source`` is a number (nothing changes), a file, a folder of files or a bundled name. Devices
+    start at ``random`` instants of their traces, or all at the ``beginning``.
+    """
+
+    source: str | NotNegative
+    sample: Literal["with_replacement", "without_replacement"] = "with_replacement"
+    start: Literal["random", "beginning"] = "random"
+    at_end: Literal["loop", "stop"] = "loop"
+
+
+class Calendar(Replay):
+    """A trace of days: its devices share a clock, and so start at its beginning."""
+
+    start: Literal["random", "beginning"] = "beginning"
+
+
+AnyReplay = Annotated[Replay, BeforeValidator(_named)]
+AnyCalendar = Annotated[Calendar, BeforeValidator(_named)]
+
+
+class BatteryConfig(Section):
+    """A battery that is drained by what the device does; see ``devices.battery``."""
+
+    capacity_j: Positive
+    initial_share: ShareRange = (1.0,)
+    charge_w: NotNegative = 10.0
+    charging: AnyCalendar | None = None  # when it is plugged in; never, unless given
+    floor_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    resume_share: Share = 0.2
+
+
+class BatteryLevel(Section):
+    """A battery level that was recorded; the device is off while it is below the floor."""
+
+    level: AnyCalendar
+    floor_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+
+AnyBattery = Annotated[
+    Annotated[BatteryConfig, Tag("battery")] | Annotated[BatteryLevel, Tag("level")],
+    Discriminator(
+        lambda value: (
+            "level"
+            if isinstance(value, BatteryLevel) or (isinstance(value, dict) and "level" in value)
+            else "battery"
+        )
+    ),
+]
+
+
+class DeviceGroup(Section):
+    """Devices of one kind: ``count`` of them, or a ``share`` of the fleet's ``size``."""
+
+    profile: str
+    count: Count | None = None
+    share: Share | None = None
+    link: AnyReplay
+    uplink_scale: Positive | None = None  # for traces that measured the downlink only
+    memory_share: ShareRange | None = None  # instead of the fleet's
+    latency: AnyReplay = Replay(source=0.0)  # s, from asking for a transfer to its first byte
+    speed: AnyReplay = Replay(source=1.0)  # share of the rates that other apps leave to training
+    free_memory: AnyReplay = Replay(source=1.0)  # share of the memory budget that is really free
+    availability: AnyCalendar | None = None  # always there, unless given
+    battery: AnyBattery | None = None  # on mains, unless given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_device(cls, value: Any) -> Any:
+        """A group that says nothing of its number is one device."""
+        if isinstance(value, dict) and value.get("count") is None and value.get("share") is None:
+            return {**value, "count": 1}
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> DeviceGroup:
+        if (self.count is None) == (self.share is None):
+            raise ValueError("give count or share, exactly one of the two")
+        return self
+
+
+class Fleet(Section):
+    """The devices. ``memory_share`` is what other apps leave to training of a device's memory.
+
+    ``when_offline`` is what becomes of work under way on a device that goes offline: it is lost
+    (``abort``), it waits (``resume``), or the transfer or training under way starts over
+    (``restart``).
+    """
+
+    memory_share: ShareRange
+    size: Annotated[int, Field(ge=1, le=10_000_000)] | None = None  # for groups given by shares
+    when_offline: Literal["abort", "resume", "restart"] = "abort"
+    when_out_of_memory: Literal["skip", "shrink", "drop"] = "skip"
+    devices: Annotated[tuple[DeviceGroup, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Fleet:
+        shares = [group.share for group in self.devices if group.share is not None]
+        counted = sum(group.count or 0 for group in self.devices)
+        if bool(shares) != (self.size is not None):
+            raise ValueError("give size and shares of it together, or neither")
+        if shares and abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"shares must add up to 1, got {sum(shares):g}")
+        if self.size is not None and self.size <= counted:
+            raise ValueError(
+                f"size must leave devices to the shares, got {self.size} with {counted} counted"
+            )
+        return self
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of devices of each group: shares of what is not counted, by largest remainder."""
+        rest = (self.size or 0) - sum(group.count or 0 for group in self.devices)
+        wanted = [(group.share or 0.0) * max(rest, 0) for group in self.devices]
+        pairs = zip(self.devices, wanted, strict=True)
+        counts = [group.count or int(want) for group, want in pairs]
+        by_remainder = sorted(range(len(wanted)), key=lambda k: (int(wanted[k]) - wanted[k], k))
+        missing = rest - sum(int(want) for want in wanted)
+        for k in by_remainder[: max(missing, 0)]:
+            counts[k] += 1
+        return tuple(counts)
+
+    @property
+    def num_devices(self) -> int:
+        return sum(self.counts)
+
+
+class Scheduled(Section):
+    """One fault of one device, written down."""
+
+    device: Annotated[int, Field(ge=0)]
+    at_s: NotNegative
+    down_s: Positive = 60.0
+
+
+class Failures(Section):
+    """Outages of a device: some written down, others by chance at a rate per hour."""
+
+    per_hour: NotNegative = 0.0
+    down_s: Positive = 60.0  # how long one by chance lasts
+    schedule: tuple[Scheduled, ...] = ()
+
+
+class Moment(Section):
+    """A device and an instant."""
+
+    device: Annotated[int, Field(ge=0)]
+    at_s: NotNegative
+
+
+class Joining(Section):
+    """Devices that join late: a share of the fleet, at instants up to ``within_s``, or by name."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    within_s: Positive = 3600.0
+    schedule: tuple[Moment, ...] = ()
+
+
+class Leaving(Section):
+    """Devices that leave for good: each at a rate per hour, or by name."""
+
+    per_hour: NotNegative = 0.0
+    schedule: tuple[Moment, ...] = ()
+
+
+class Restart(Section):
+    """The server is down for a while; what it has received it keeps."""
+
+    at_s: NotNegative
+    down_s: Positive = 30.0
+
+
+class FaultsConfig(Section):
+    """What goes wrong. All of it follows from the seed, and is the same for every strategy.
+
+    A crash loses the work under way. A link that is lost cuts the transfer under way, which then
+    goes on from where it was (``resume``), starts over (``restart``) or is given up (``drop``).
+    """
+
+    crash: Failures = Failures()
+    link_loss: Failures = Failures(down_s=10.0)
+    cut_transfers: Literal["resume", "restart", "drop"] = "resume"
+    join: Joining = Joining()
+    leave: Leaving = Leaving()
+    server_restarts: tuple[Restart, ...] = ()
