@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import simpy
 
 from devices.cost.model import Cost
 from devices.fleet import Device
 from devices.plan import Broadcast, Timing, TrainingPlan
-from simulator.records import ClientRecord, Event
+from devices.profile import Activity
+from simulator.faults import Cut, Faults
+from simulator.presence import Condition, Presence
+from simulator.records import ClientRecord, Event, Outcome
 from simulator.store import RunLog
 from traces.bandwidth import BandwidthTrace
+from traces.steps import StepTrace
 
 NO_DETAILS: Mapping[str, Any] = {}
+ELAPSED = StepTrace.constant(1.0)
+MAX_SHRINKS = 3
+"""How often a device may ask for a smaller plan before it gives the round up."""
+
+WhenOffline = Literal["abort", "resume", "restart"]
+WhenOutOfMemory = Literal["skip", "shrink", "drop"]
+Steps = Generator[simpy.Event, Any, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,64 +48,257 @@ class Assignment:
         return Timing(self.record.download_s, self.record.train_s, self.record.upload_s)
 
 
-def run_client(
-    env: simpy.Environment, work: Assignment, inbox: simpy.Store, log: RunLog
-) -> Generator[simpy.Event, Any, None]:
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """Where the devices of a run live."""
+
+    env: simpy.Environment
+    log: RunLog
+    presence: Presence
+    faults: Faults
+    when_offline: WhenOffline
+    when_out_of_memory: WhenOutOfMemory
+    smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
+
+
+class _WorkLostError(Exception):
+    """The work of this device ends here, with nothing to show for it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+class _Pace(Protocol):
+    """How fast an amount comes together: bytes on a link, or seconds of work."""
+
+    def time_to(self, amount: float, start_s: float) -> float: ...
+
+    def amount(self, until_s: float) -> float: ...
+
+
+def run_client(world: Surroundings, work: Assignment, inbox: simpy.Store) -> Steps:
     """Live through one plan, and tell the server how it ended.
 
     An interrupt means that the server has stopped waiting: what was under way is cut, and counted
     up to that instant.
     """
-    record, link, cost = work.record, work.device.link, work.cost
-    phase = _Phase(env, log, record)
+    client = _Client(world, work)
+    record = work.record
     try:
-        yield from phase.transfer("download", link.downlink, cost.download_bytes)
-        if cost.memory.total > work.device.memory_budget_bytes:
-            record.outcome = "oom"
-            needed, budget = cost.memory.total, record.memory_budget_bytes
-            phase.event("oom", {"needed_bytes": needed, "budget_bytes": budget})
-        else:
-            yield from phase.train(cost)
-            yield from phase.transfer("upload", link.uplink, cost.upload_bytes)
-            record.outcome = "aggregated"
+        yield from client.live()
+        record.outcome = "aggregated"
     except simpy.Interrupt:
         record.outcome = "late"
-        phase.event("late")
-    record.finished_s = env.now
-    inbox.put(work)
+        client.event("late")
+    except _WorkLostError as lost:
+        record.outcome = lost.outcome
+    record.lost_bytes += record.download_bytes + record.upload_bytes - client.delivered_bytes
+    record.finished_s = world.env.now
+    world.presence.rest(record.device_id, world.env.now)
+    inbox.put(client.work)
 
 
-class _Phase:
-    """Runs one phase, and keeps the record right when it is cut short."""
+class _Client:
+    """Runs the phases one after the other, and keeps the record right when one is cut short."""
 
-    def __init__(self, env: simpy.Environment, log: RunLog, record: ClientRecord) -> None:
-        self.env, self.log, self.record = env, log, record
+    def __init__(self, world: Surroundings, work: Assignment) -> None:
+        self.world, self.work = world, work
+        self.env, self.record = world.env, work.record
+        self.delivered_bytes = 0
+        faults, device_id = world.faults, work.device.device_id
+        self._links: Sequence[Condition] = (faults.link_losses(device_id), faults.server)
 
     def event(self, name: str, details: Mapping[str, Any] = NO_DETAILS) -> None:
         record = self.record
-        self.log.event(Event(self.env.now, name, record.round, record.device_id, details))
+        self.world.log.event(Event(self.env.now, name, record.round, record.device_id, details))
 
-    def transfer(
-        self, direction: str, trace: BandwidthTrace, size_bytes: int
-    ) -> Generator[simpy.Event, Any, None]:
+    def live(self) -> Steps:
+        link = self.work.device.link
+        yield from self._transfer("download", link.downlink, self.work.cost.download_bytes)
+        while not (yield from self._train()):
+            self._shrink()
+            yield from self._transfer("download", link.downlink, self.work.cost.download_bytes)
+        yield from self._transfer("upload", link.uplink, self.work.cost.upload_bytes)
+
+    def _transfer(self, direction: str, trace: BandwidthTrace, size_bytes: int) -> Steps:
         self.event(f"{direction}_started", {"bytes": size_bytes})
-        started_s = self.env.now
-        carried = size_bytes
+        latency_s = self.work.device.latency.at(self.env.now)
+        if latency_s:
+            yield from _Progress(self, f"{direction}_s", "radio").make(ELAPSED, latency_s)
+        progress = _Progress(self, f"{direction}_s", "radio", links=self._links)
+        field = f"{direction}_bytes"
+        before = getattr(self.record, field)
         try:
-            yield self.env.timeout(trace.transfer_s(size_bytes, started_s))
-        except simpy.Interrupt:
-            moved = trace.carried_bytes(self.env.now) - trace.carried_bytes(started_s)
-            carried = min(size_bytes, int(moved))
-            raise
+            yield from progress.make(trace.steps, size_bytes)
+            self.delivered_bytes += size_bytes
         finally:
-            setattr(self.record, f"{direction}_s", self.env.now - started_s)
-            setattr(self.record, f"{direction}_bytes", carried)
+            carried = size_bytes if progress.is_unbroken else int(progress.done)
+            setattr(self.record, field, before + carried)
 
-    def train(self, cost: Cost) -> Generator[simpy.Event, Any, None]:
+    def _train(self) -> Generator[simpy.Event, Any, bool]:
+        """Whether memory sufficed to the end."""
+        cost, device, record = self.work.cost, self.work.device, self.record
+        self._note_memory()
+        share = cost.memory.total / device.memory_budget_bytes
+        if device.free_memory.at(self.env.now) < share:
+            return self._out_of_memory()
         self.event("training_started", {"flops": cost.flops})
-        started_s = self.env.now
+        progress = _Progress(self, "train_s", "compute", memory_share=share)
+        before = record.flops
         try:
-            yield self.env.timeout(cost.train_s)
+            yield from progress.make(device.speed, cost.train_s)
         finally:
-            self.record.train_s = self.env.now - started_s
-            self.record.flops = cost.flops * self.record.train_s / cost.train_s
+            done = 1.0 if progress.is_unbroken else progress.done / cost.train_s
+            record.flops = before + cost.flops * done
+        if progress.is_out_of_memory:
+            self._note_memory()
+            return self._out_of_memory()
+        return True
+
+    def _note_memory(self) -> None:
+        device, record = self.work.device, self.record
+        free = device.free_memory.at(self.env.now) * device.memory_budget_bytes
+        record.free_memory_bytes = int(free)
+        record.battery_share = self.world.presence.battery_share(record.device_id, self.env.now)
+
+    def _out_of_memory(self) -> bool:
+        record = self.record
+        free, needed = record.free_memory_bytes, self.work.cost.memory.total
+        self.event("oom", {"needed_bytes": needed, "budget_bytes": free})
+        return False
+
+    def _shrink(self) -> None:
+        """Go on with a smaller plan, or end here."""
+        world, record = self.world, self.record
+        if world.when_out_of_memory == "drop":
+            world.presence.drop(record.device_id)
+            self.event("dropped")
+        if world.when_out_of_memory != "shrink" or record.num_shrinks == MAX_SHRINKS:
+            raise _WorkLostError("oom")
+        smaller = world.smaller(self.work, record.free_memory_bytes)
+        if smaller is None:
+            raise _WorkLostError("oom")
+        self.work = smaller
+        record.num_shrinks += 1
+        self.event("shrunk", {"needed_bytes": smaller.cost.memory.total})
+
+    def wait_until_back(self) -> Steps:
+        """Wait for the device to come back, if it keeps its work that long."""
+        world, device_id, away_s = self.world, self.record.device_id, self.env.now
+        cause = world.presence.cause(device_id, away_s)
+        if cause == "crashed" or world.when_offline == "abort" or cause in ("flat", "left"):
+            self.event("crashed" if cause == "crashed" else "went_offline")
+            raise _WorkLostError("crashed" if cause == "crashed" else "offline")
+        self.event("went_offline")
+        world.presence.rest(device_id, away_s)
+        try:
+            while not world.presence.is_there(device_id, self.env.now):
+                back_s = world.presence.until_s(device_id, self.env.now)
+                if math.isinf(back_s):
+                    raise _WorkLostError("offline")
+                yield self.env.timeout(back_s - self.env.now)
+        finally:
+            self.record.offline_s += self.env.now - away_s
+        self.event("came_back")
+
+
+class _Progress:
+    """One phase: an amount comes together at a pace, for as long as nothing cuts it."""
+
+    def __init__(
+        self,
+        client: _Client,
+        field: str,
+        activity: Activity,
+        *,
+        links: Sequence[Condition] = (),
+        memory_share: float = 0.0,
+    ) -> None:
+        self._client, self._field, self._activity = client, field, activity
+        self._links, self._memory_share = links, memory_share
+        self.done = 0.0  # of the amount, counting what was done in vain
+        self.is_unbroken = False
+        self.is_out_of_memory = False
+
+    def make(self, pace: _Pace, amount: float) -> Steps:
+        """Until the whole amount has come together, or memory runs out."""
+        client, world = self._client, self._client.world
+        env, device_id = world.env, client.record.device_id
+        left = amount
+        while True:
+            yield from self._until_up()
+            started_s = env.now
+            world.presence.draw(
+                device_id, client.work.device.profile.power_w[self._activity], started_s
+            )
+            needed_s = pace.time_to(left, started_s)
+            cut_s = self._cut_s(started_s, needed_s)
+            try:
+                if started_s + needed_s <= cut_s:
+                    if math.isinf(needed_s):
+                        client.event("lost")
+                        raise _WorkLostError("lost")  # nothing would ever change
+                    yield env.timeout(needed_s)
+                    self.is_unbroken = left == amount and self.done == 0
+                    self.done += 0 if self.is_unbroken else left
+                    return
+                yield env.timeout(cut_s - started_s)
+                left = self._after_cut(left, amount, pace.amount(env.now) - pace.amount(started_s))
+            except simpy.Interrupt:
+                moved = pace.amount(env.now) - pace.amount(started_s)
+                self.done += min(moved, left)
+                raise
+            finally:
+                self._spend(env.now - started_s)
+            if self.is_out_of_memory:
+                return
+
+    def _spend(self, elapsed_s: float) -> None:
+        record = self._client.record
+        setattr(record, self._field, getattr(record, self._field) + elapsed_s)
+
+    def _cut_s(self, now_s: float, needed_s: float) -> float:
+        """The next instant at which something ends this phase early."""
+        client = self._client
+        cuts = [client.world.presence.until_s(client.record.device_id, now_s)]
+        cuts += [link.span(now_s)[1] for link in self._links]
+        if self._memory_share:
+            free = client.work.device.free_memory
+            cuts.append(free.first_below(self._memory_share, now_s, now_s + needed_s))
+        return min(cuts)
+
+    def _after_cut(self, left: float, amount: float, moved: float) -> float:
+        """What is still to do."""
+        client, now_s = self._client, self._client.env.now
+        self.done += min(moved, left)
+        device = client.work.device
+        if self._memory_share and device.free_memory.at(now_s) < self._memory_share:
+            self.is_out_of_memory = True
+            return left
+        policy: Cut | WhenOffline = client.world.when_offline
+        if client.world.presence.is_there(client.record.device_id, now_s):
+            policy = client.world.faults.cut_transfers
+            client.event("link_lost")
+            if policy == "drop":
+                client.event("lost")
+                raise _WorkLostError("lost")
+        return amount if policy == "restart" else max(left - moved, 0.0)
+
+    def _until_up(self) -> Steps:
+        """Until the device is there, and all its links."""
+        client = self._client
+        presence, env, device_id = client.world.presence, client.env, client.record.device_id
+        while True:
+            if not presence.is_there(device_id, env.now):
+                yield from client.wait_until_back()
+                continue
+            ends_s = [end_s for up, end_s in (k.span(env.now) for k in self._links) if not up]
+            if not ends_s:
+                return
+            # Still at the wheel while the link is down, so the time belongs to the phase.
+            started_s = env.now
+            until_s = min(max(ends_s), presence.until_s(device_id, started_s))
+            try:
+                yield env.timeout(until_s - started_s)
+            finally:
+                self._spend(env.now - started_s)

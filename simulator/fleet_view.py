@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ class ServerView:
         self._cost_model = cost_model
         self._trainer = trainer
         self._links: dict[DeviceId, LinkRate] = {}
+        self._free_bytes: dict[DeviceId, int] = {}
         self._costs: dict[tuple[bytes, str], Cost] = {}
         self._salience: dict[SalienceMetric, FloatArray] = {}
 
@@ -73,6 +75,8 @@ class ServerView:
         return self._devices[device_id].profile
 
     def memory_budget_bytes(self, device_id: DeviceId) -> int:
+        if device_id in self._free_bytes:
+            return self._free_bytes[device_id]
         return self._devices[device_id].memory_budget_bytes
 
     def num_examples(self, device_id: DeviceId) -> int:
@@ -98,6 +102,12 @@ class ServerView:
         if metric not in self._salience:
             self._salience[metric] = self._trainer.block_salience(metric)
         return self._salience[metric]
+
+    def with_free_memory(self, device_id: DeviceId, free_bytes: int) -> ServerView:
+        """The same fleet, in which this device has said that it has only so much memory free."""
+        view = copy.copy(self)
+        view._free_bytes = {device_id: free_bytes}
+        return view
 
     def measured(self, device_id: DeviceId, rate: LinkRate) -> None:
         """Take note of the rates of a finished round trip."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from devices.cost.energy import round_energy
 from devices.cost.memory import FORMAT_BITS
@@ -12,8 +16,11 @@ from devices.cost.model import Cost
 from devices.fleet import Device
 from devices.plan import TrainingPlan
 from devices.profile import DeviceProfile
+from devices.trainer import Evaluation
 
-Outcome = Literal["aggregated", "oom", "late"]
+Outcome = Literal["aggregated", "oom", "late", "offline", "crashed", "lost", "rejected"]
+"""How a plan ended: merged; without the memory for it; too late; on a device that went away, or
+crashed; with an upload that could not be carried; with an update that the server refused."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,15 @@ class ClientRecord:
     train_s: float = 0.0
     upload_s: float = 0.0
     finished_s: float = 0.0
+    offline_s: float = 0.0  # away with work in hand, that it went on with
     waiting_s: float = 0.0  # from its own end to its next plan, or to the end of the round
     staleness: int = 0  # aggregations between its broadcast and its own
     download_bytes: int = 0
     upload_bytes: int = 0
+    lost_bytes: int = 0  # of both: carried in vain, on a transfer that was cut
+    free_memory_bytes: int = 0  # as training began, or failed to
+    num_shrinks: int = 0  # plans given up for smaller ones
+    battery_share: float = float("nan")  # as training began; NaN on mains
     flops: float = 0.0
     energy_compute_j: float = 0.0
     energy_radio_j: float = 0.0
@@ -85,11 +97,6 @@ class ClientRecord:
         cls, plan: TrainingPlan, device: Device, cost: Cost, *, round_number: int, now_s: float
     ) -> ClientRecord:
         """The record of a plan that was just handed out."""
-        terms = plan.terms
-        parts = {
-            f"memory_{f.name}_bytes": getattr(cost.memory, f.name) for f in fields(cost.memory)
-        }
-        uploaded = terms.upload_bits[terms.uploaded]
         return cls(
             round=round_number,
             device_id=device.device_id,
@@ -97,18 +104,14 @@ class ClientRecord:
             link=device.link.name,
             started_s=now_s,
             memory_budget_bytes=device.memory_budget_bytes,
-            peak_memory_bytes=cost.memory.total,
-            depth=plan.depth,
-            num_quantized_blocks=plan.num_quantized_blocks,
-            weight_formats=",".join(plan.weight_formats),
-            mean_weight_bits=sum(FORMAT_BITS[f] for f in plan.weight_formats) / plan.num_blocks,
-            num_terms_held=int(terms.held.sum()),
-            num_terms_trained=int(terms.trained.sum()),
-            num_terms_uploaded=len(uploaded),
-            mean_upload_bits=float(uploaded.mean()) if len(uploaded) else 0.0,
             num_examples=len(device.examples),
-            **parts,
+            **_plan_fields(plan, cost),
         )
+
+    def replan(self, plan: TrainingPlan, cost: Cost) -> None:
+        """Another plan in place of the one that was handed out."""
+        for name, value in _plan_fields(plan, cost).items():
+            setattr(self, name, value)
 
     def close(self, profile: DeviceProfile, now_s: float) -> None:
         """Fill in what only the end of the waiting tells: its length, and so the energy."""
@@ -117,7 +120,7 @@ class ClientRecord:
             profile,
             compute_s=self.train_s,
             radio_s=self.download_s + self.upload_s,
-            idle_s=self.waiting_s,
+            idle_s=self.waiting_s + self.offline_s,
         )
         self.energy_compute_j = energy.compute_j
         self.energy_radio_j = energy.radio_j
@@ -127,6 +130,24 @@ class ClientRecord:
     def energy_j(self) -> float:
         """All joules the device spent in the round."""
         return self.energy_compute_j + self.energy_radio_j + self.energy_idle_j
+
+
+def _plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
+    """What a plan says, as columns of a client record."""
+    terms = plan.terms
+    uploaded = terms.upload_bits[terms.uploaded]
+    memory = {f"memory_{f.name}_bytes": getattr(cost.memory, f.name) for f in fields(cost.memory)}
+    return memory | {
+        "peak_memory_bytes": cost.memory.total,
+        "depth": plan.depth,
+        "num_quantized_blocks": plan.num_quantized_blocks,
+        "weight_formats": ",".join(plan.weight_formats),
+        "mean_weight_bits": sum(FORMAT_BITS[f] for f in plan.weight_formats) / plan.num_blocks,
+        "num_terms_held": int(terms.held.sum()),
+        "num_terms_trained": int(terms.trained.sum()),
+        "num_terms_uploaded": len(uploaded),
+        "mean_upload_bits": float(uploaded.mean()) if len(uploaded) else 0.0,
+    }
 
 
 @dataclass(frozen=True)
@@ -147,11 +168,54 @@ class RoundRecord:
     num_aggregated: int
     num_oom: int
     num_late: int
+    num_offline: int
+    num_crashed: int
+    num_lost: int
+    num_rejected: int
+    num_shrunk: int
     waiting_s: float  # mean over the aggregated devices of round end - own end
     download_bytes: int
     upload_bytes: int
     flops: float
     energy_j: float
+
+    @classmethod
+    def of(
+        cls, ended: Sequence[ClientRecord], *, evaluation: Evaluation, progress: RoundProgress
+    ) -> RoundRecord:
+        """The sums and means over the plans that ended in a round."""
+        merged = [record for record in ended if record.outcome == "aggregated"]
+        examples = np.array([record.num_examples for record in merged], dtype=float)
+        losses = np.array([record.train_loss for record in merged])
+        outcomes = Counter(record.outcome for record in ended)
+        return cls(
+            **vars(progress),
+            duration_s=progress.closed_s - progress.opened_s,
+            accuracy=evaluation.accuracy,
+            loss=evaluation.loss,
+            train_loss=float(losses @ examples / examples.sum()) if merged else math.nan,
+            num_sat_out=progress.num_cohort - progress.num_planned,
+            num_aggregated=len(merged),
+            **{f"num_{name}": outcomes[name] for name in get_args(Outcome) if name != "aggregated"},
+            num_shrunk=sum(record.num_shrinks > 0 for record in ended),
+            waiting_s=float(np.mean([r.waiting_s for r in merged])) if merged else 0.0,
+            download_bytes=sum(record.download_bytes for record in ended),
+            upload_bytes=sum(record.upload_bytes for record in ended),
+            flops=sum(record.flops for record in ended),
+            energy_j=sum(record.energy_j for record in ended),
+        )
+
+
+@dataclass(frozen=True)
+class RoundProgress:
+    """What the server knows of a round beside the plans that ended in it."""
+
+    round: int
+    version: int
+    opened_s: float
+    closed_s: float
+    num_cohort: int
+    num_planned: int
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from simulator.checkpoint import CheckpointedTrainer
 from simulator.config import RunConfig
 from simulator.executor import PooledTrainer, loading
 from simulator.experiment import ConfigError
+from simulator.federation import Federation, Stop
 from simulator.own_strategy import source_of
 from simulator.progress import Reporter, Tee, duration
 from simulator.records import DeviceRecord
-from simulator.server import Federation, Server, Stop, simulate
+from simulator.server import Server, simulate
 from simulator.store import RunFolder, check_same_config, is_finished
 from simulator.world import World, build_world, make_view, rehearse
 
@@ -194,6 +195,9 @@ def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation
         trainer=trainer,
         evaluate_every=config.evaluation.every,
         stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy or math.inf),
+        faults=world.faults,
+        when_offline=config.fleet.when_offline,
+        when_out_of_memory=config.fleet.when_out_of_memory,
     )
 
 
@@ -224,7 +228,7 @@ def _inputs(world: World) -> dict[str, Any]:
     """What the run is made from beside its config: two runs of one config may differ in it."""
     data, source = world.data, world.source
     return {
-        "conditions_hash": world.fleet.conditions_hash(),
+        "conditions_hash": world.conditions_hash,
         "model": {
             "name": source.name,
             "sha256": source.sha256,

@@ -4,51 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import simpy
 
-from algorithms.lora import rebase
-from algorithms.pacing import Pacing
-from algorithms.selection import Selection
-from algorithms.strategy import LinkRate, ServerState, Strategy
-from devices import wire
-from devices.fleet import Device
-from devices.plan import Broadcast, ClientUpdate, DeviceId, TrainingPlan
-from devices.trainer import Evaluation, Trainer, TrainingJob
-from simulator.client import Assignment, run_client
-from simulator.fleet_view import ServerView
-from simulator.records import ClientRecord, Event, RoundRecord
+from algorithms.strategy import LinkRate, ServerState
+from devices.plan import DeviceId, TrainingPlan
+from devices.trainer import Evaluation
+from simulator.client import (
+    Assignment,
+    Surroundings,
+    run_client,
+)
+from simulator.collect import collect
+from simulator.federation import Federation
+from simulator.presence import Presence
+from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
 from simulator.seeds import stream, stream_seed
-from simulator.store import RunLog
+from simulator.store import RunLog, UserError
 
 NOT_EVALUATED = Evaluation(math.nan, math.nan)
 
 
-@dataclass(frozen=True)
-class Stop:
-    """When a run ends: after this many rounds, or earlier at a clock time or an accuracy."""
-
-    rounds: int
-    simulated_s: float = math.inf
-    accuracy: float = math.inf
-
-
-@dataclass(frozen=True, eq=False)
-class Federation:
-    """Everything a simulation is made of."""
-
-    seed: int
-    fleet: Sequence[Device]
-    view: ServerView
-    strategy: Strategy[Any]
-    pacing: Pacing
-    selection: Selection
-    trainer: Trainer
-    evaluate_every: int
-    stop: Stop
+class StalledError(UserError):
+    """Nothing can happen any more."""
 
 
 class Server:
@@ -57,7 +38,16 @@ class Server:
     def __init__(self, env: simpy.Environment, federation: Federation, log: RunLog) -> None:
         self._env, self._log = env, log
         self._fed = federation
-        self._devices = {device.device_id: device for device in federation.fleet}
+        self._presence = Presence(federation.fleet, federation.faults)
+        self._world = Surroundings(
+            env,
+            log,
+            self._presence,
+            federation.faults,
+            federation.when_offline,
+            federation.when_out_of_memory,
+            self._smaller,
+        )
         strategy, view = federation.strategy, federation.view
         adapter = view.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
@@ -91,12 +81,40 @@ class Server:
         """Run rounds until the stop condition holds."""
         self._log.round(self._initial_round())
         while not self._is_over:
+            yield from self._wait_for_devices()
             self._fill("round_opened")
             while not self._is_ready():
                 yield from self._wait()
                 if not self._is_ready():
                     self._fill("refilled")
             yield from self._close_round()
+
+    def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
+        """Until the server is up, and somebody is there or at work.
+
+        Raises StalledError where nobody ever will be.
+        """
+        yield from self._wait_for_server()
+        while not (self._in_flight or self._idle()):
+            arrival_s = self._presence.next_arrival_s(self._env.now)
+            if math.isinf(arrival_s):
+                raise StalledError(
+                    f"round {self._round}: no device is there at {self._env.now:.6g} s, and none "
+                    f"will come any more; let traces loop, run fewer rounds, or lose fewer devices"
+                )
+            yield self._env.timeout(arrival_s - self._env.now)
+            yield from self._wait_for_server()
+
+    def _wait_for_server(self) -> Generator[simpy.Event, Any, None]:
+        is_up, until_s = self._fed.faults.server.span(self._env.now)
+        if not is_up:
+            yield self._env.timeout(until_s - self._env.now)
+            self._event("server_restarted", {})
+
+    def _idle(self) -> list[DeviceId]:
+        """Devices that are there and have nothing to do, in rising order."""
+        present = np.flatnonzero(self._presence.present(self._env.now)).tolist()
+        return [device for device in present if device not in self._in_flight]
 
     def _is_last_round(self) -> bool:
         """Whether the run ends with the round that closes now, whatever its accuracy."""
@@ -116,14 +134,17 @@ class Server:
 
     def _fill(self, event: str) -> None:
         """Hand plans to as many devices as the pacing has slots for."""
-        slots = self._fed.pacing.slots(len(self._in_flight), len(self._arrived))
-        if slots > 0:
-            self._hand_out(slots, event)
+        slots = self._slots()
+        idle = self._idle() if slots > 0 else []
+        if idle:
+            self._hand_out(idle, slots, event)
 
-    def _hand_out(self, slots: int, event: str) -> None:
+    def _slots(self) -> int:
+        return self._fed.pacing.slots(len(self._in_flight), len(self._arrived))
+
+    def _hand_out(self, idle: Sequence[DeviceId], slots: int, event: str) -> None:
         fed = self._fed
         self._handouts += 1
-        idle = [device for device in fed.view.device_ids if device not in self._in_flight]
         cohort = fed.selection.pick(idle, slots, stream(fed.seed, "selection", self._handouts))
         plans = fed.strategy.plan(
             self.state, fed.view, cohort, stream(fed.seed, "strategy", self._handouts)
@@ -142,7 +163,7 @@ class Server:
                 self._event("sat_out", {}, device_id)
 
     def _start(self, device_id: DeviceId, plan: TrainingPlan) -> None:
-        fed, device = self._fed, self._devices[device_id]
+        fed, device = self._fed, self._fed.fleet[device_id]
         self._end_rest(device_id)
         cost = fed.view.cost(plan)
         work = Assignment(
@@ -156,22 +177,36 @@ class Server:
                 plan, device, cost, round_number=self._round, now_s=self._env.now
             ),
         )
-        self._in_flight[device_id] = self._env.process(
-            run_client(self._env, work, self._inbox, self._log)
-        )
+        self._in_flight[device_id] = self._env.process(run_client(self._world, work, self._inbox))
+
+    def _smaller(self, work: Assignment, free_bytes: int) -> Assignment | None:
+        """What the strategy asks of a device that has only so much memory, if there is such."""
+        fed, device_id = self._fed, work.plan.device_id
+        rng = stream(fed.seed, "shrink", self._handouts, device_id, work.record.num_shrinks)
+        view = fed.view.with_free_memory(device_id, free_bytes)
+        for plan in fed.strategy.plan(self.state, view, (device_id,), rng):
+            cost = fed.view.cost(plan)
+            if cost.memory.total <= free_bytes:
+                work.record.replan(plan, cost)
+                broadcast = fed.strategy.broadcast(self.state, plan)
+                return replace(work, plan=plan, cost=cost, broadcast=broadcast)
+        return None
 
     def _wait(self) -> Generator[simpy.Event, Any, None]:
-        """Until somebody reports, or the deadline passes."""
+        """Until somebody reports, a device comes that a plan is waiting for, or the deadline."""
         arrival = self._inbox.get()
-        deadline_s = self._opened_s + self._fed.pacing.deadline_s
-        if math.isinf(deadline_s):
+        alarm_s = self._opened_s + self._fed.pacing.deadline_s
+        if self._slots() > 0:
+            alarm_s = min(alarm_s, self._presence.next_arrival_s(self._env.now))
+        if math.isinf(alarm_s):
             yield arrival
         else:
-            yield arrival | self._env.timeout(deadline_s - self._env.now)
+            yield arrival | self._env.timeout(max(alarm_s - self._env.now, 0.0))
         if arrival.triggered:
             self._receive(cast(Assignment, arrival.value))
         else:
             arrival.cancel()  # else the stale request swallows the next arrival
+        yield from self._wait_for_server()
 
     def _receive(self, work: Assignment) -> None:
         record = work.record
@@ -192,7 +227,7 @@ class Server:
     def _close_round(self) -> Generator[simpy.Event, Any, None]:
         if self._fed.pacing.drops_late:
             yield from self._cut_late()
-        updates = self._train(sorted(self._arrived, key=lambda work: work.plan.device_id))
+        updates = collect(self._fed, self.state, self._arrived)
         if updates:
             before = self.state.version
             self.state = self._fed.strategy.aggregate(self.state, updates)
@@ -228,40 +263,8 @@ class Server:
     def _end_rest(self, device_id: DeviceId) -> None:
         """A device waits until it is asked again, or until the round closes."""
         if device_id in self._resting:
-            profile = self._devices[device_id].profile
+            profile = self._fed.fleet[device_id].profile
             self._resting.pop(device_id).close(profile, self._env.now)
-
-    def _train(self, arrived: Sequence[Assignment]) -> list[ClientUpdate]:
-        """Real gradients, in no simulated time, only for what will be aggregated."""
-        jobs = [
-            TrainingJob(work.plan, work.broadcast, work.device.examples, work.training_seed)
-            for work in arrived
-        ]
-        updates = []
-        for work, result in zip(arrived, self._fed.trainer.train(jobs), strict=True):
-            work.record.train_loss = result.train_loss
-            rng = np.random.default_rng(work.wire_seed)
-            start = work.broadcast.adapter
-            message = wire.encode_update(result.adapter, start, plan=work.plan, rng=rng)
-            assert len(message) == work.cost.upload_bytes, "the clock charged another size"
-            update = ClientUpdate(
-                plan=work.plan,
-                broadcast=work.broadcast,
-                adapter=wire.decode_update(message, start, plan=work.plan),
-                num_examples=len(work.device.examples),
-                train_loss=result.train_loss,
-                timing=work.timing,
-            )
-            updates.append(self._brought_up_to_date(update, work.record))
-        return updates
-
-    def _brought_up_to_date(self, update: ClientUpdate, record: ClientRecord) -> ClientUpdate:
-        """The update as if it had started from the model as it is now."""
-        record.staleness = self.state.version - update.broadcast.version
-        share = self._fed.pacing.mixing(record.staleness)
-        if record.staleness == 0 and share == 1.0:
-            return update
-        return rebase(update, Broadcast(self.state.version, self.state.adapter), share)
 
     def _evaluate(self) -> Evaluation:
         fed = self._fed
@@ -280,35 +283,19 @@ class Server:
         return record
 
     def _round_record(self, evaluation: Evaluation) -> RoundRecord:
-        ended, now_s = self._ended, self._env.now
         for device_id in sorted(self._resting):
             self._end_rest(device_id)
-        for record in ended:
+        for record in self._ended:
             self._log.client(record)
-        merged = [record for record in ended if record.outcome == "aggregated"]
-        examples = np.array([record.num_examples for record in merged], dtype=float)
-        losses = np.array([record.train_loss for record in merged])
-        return RoundRecord(
+        progress = RoundProgress(
             round=self._round,
             version=self.state.version,
             opened_s=self._opened_s,
-            closed_s=now_s,
-            duration_s=now_s - self._opened_s,
-            accuracy=evaluation.accuracy,
-            loss=evaluation.loss,
-            train_loss=float(losses @ examples / examples.sum()) if merged else math.nan,
+            closed_s=self._env.now,
             num_cohort=self._num_cohort,
             num_planned=self._num_planned,
-            num_sat_out=self._num_cohort - self._num_planned,
-            num_aggregated=len(merged),
-            num_oom=sum(record.outcome == "oom" for record in ended),
-            num_late=sum(record.outcome == "late" for record in ended),
-            waiting_s=float(np.mean([r.waiting_s for r in merged])) if merged else 0.0,
-            download_bytes=sum(record.download_bytes for record in ended),
-            upload_bytes=sum(record.upload_bytes for record in ended),
-            flops=sum(record.flops for record in ended),
-            energy_j=sum(record.energy_j for record in ended),
         )
+        return RoundRecord.of(self._ended, evaluation=evaluation, progress=progress)
 
 
 def simulate(federation: Federation, log: RunLog) -> Server:

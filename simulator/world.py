@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from devices.trainer import NullTrainer, Trainer
 from simulator.config import RunConfig
 from simulator.draw_fleet import draw_fleet
 from simulator.experiment import ConfigError
+from simulator.faults import Faults, draw_faults
 from simulator.fleet_view import LocalWork, ServerView
 from simulator.problems import Problems
 from simulator.seeds import stream
@@ -38,7 +40,14 @@ class World:
     model: ModelSpec
     data: TextDataset
     fleet: Fleet
+    faults: Faults
     cost_model: CostModel
+
+    @cached_property
+    def conditions_hash(self) -> str:
+        """SHA-256 of all that every scheduler must meet alike: devices, traces, shards, faults."""
+        faults = self.faults.config.model_dump_json() + str(self.faults.seed)
+        return hashlib.sha256((self.fleet.conditions_hash() + faults).encode()).hexdigest()
 
 
 def build_world(config: RunConfig, where: str) -> World:
@@ -64,13 +73,16 @@ def build_world(config: RunConfig, where: str) -> World:
         )
     shards = data and problems.attempt("shards", lambda: _shards(config, data.train_labels))
     fleet = draw_fleet(config, shards or DividedShards(()), problems)
+    faults = draw_faults(
+        config.faults, config.fleet.num_devices, seed=config.seed, problems=problems
+    )
     if problems.found or not (source and model and data and shards):
         raise ConfigError(problems.found, where)
     cost_model = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
     _check_budgets(config, fleet, model=model, cost_model=cost_model, problems=problems)
     if problems.found:
         raise ConfigError(problems.found, where)
-    return World(source, model, data, fleet, cost_model)
+    return World(source, model, data, fleet, faults, cost_model)
 
 
 def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> ModelSpec:

@@ -27,10 +27,11 @@ class BandwidthTrace:
     offset_s: float = 0.0
 
     def __post_init__(self) -> None:
-        _ = self._steps
+        _ = self.steps
 
     @cached_property
-    def _steps(self) -> StepTrace:
+    def steps(self) -> StepTrace:
+        """The same as steps of a quantity."""
         return StepTrace(self.time_s, self.rate_bytes_per_s, self.period_s, self.offset_s)
 
     @classmethod
@@ -41,28 +42,28 @@ class BandwidthTrace:
     @property
     def mean_bytes_per_s(self) -> float:
         """Average rate over one period."""
-        return self._steps.mean
+        return self.steps.mean
 
     def rate_at(self, at_s: float) -> float:
         """Rate in bytes/s at an instant."""
-        return self._steps.at(at_s)
+        return self.steps.at(at_s)
 
     def carried_bytes(self, at_s: float) -> float:
         """Bytes that the link carries from the start of its first loop to ``at_s``."""
-        return self._steps.amount(at_s)
+        return self.steps.amount(at_s)
 
     def transfer_s(self, size_bytes: float, start_s: float) -> float:
         """Seconds to carry ``size_bytes`` from ``start_s``; ``inf`` on a link that is always down.
 
         The exact integral of the rate: two binary searches, whatever the number of loops.
         """
-        return self._steps.time_to(size_bytes, start_s)
+        return self.steps.time_to(size_bytes, start_s)
 
     def begun_at(self, offset_s: float) -> BandwidthTrace:
         """The same trace, for a clock that starts ``offset_s`` further into it."""
         begun = copy.copy(self)
-        steps = self._steps.begun_at(offset_s)
-        begun.__dict__.update(_steps=steps, offset_s=steps.offset_s)
+        steps = self.steps.begun_at(offset_s)
+        begun.__dict__.update(steps=steps, offset_s=steps.offset_s)
         return begun
 
     def scaled(self, factor: float) -> BandwidthTrace:
@@ -71,7 +72,7 @@ class BandwidthTrace:
 
     def ended(self) -> BandwidthTrace:
         """The trace played once: then the link is down for ever."""
-        steps = self._steps.ended(last=0.0)
+        steps = self.steps.ended(last=0.0)
         return BandwidthTrace(steps.time_s, steps.values, steps.period_s, steps.offset_s)
 
 

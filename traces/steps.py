@@ -104,6 +104,8 @@ class StepTrace:
         per_loop = self._amounts[-1]
         if per_loop == 0:
             return math.inf
+        if len(self._values) == 1:  # no edge in the way: nothing to round at
+            return amount / self._values[0]
         # Counted from the start of the loop in which it begins, so that precision does not fade
         # as the clock grows.
         within_s = self._within(start_s)[1]

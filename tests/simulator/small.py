@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,10 @@ from devices.trainer import (
     TrainingJob,
     TrainingResult,
 )
+from simulator.faults import no_faults
+from simulator.federation import Federation, Stop
 from simulator.fleet_view import LocalWork, ServerView
 from simulator.records import ClientRecord, Event, RoundRecord
-from simulator.server import Federation, Stop
 from traces.bandwidth import BandwidthTrace, FloatArray, Link
 
 BERT = {
@@ -72,6 +73,7 @@ def make_device(
     budget_bytes: int = 10**9,
     rate_bytes_per_s: float = 1e5,
     num_examples: int = 32,
+    **met: Any,
 ) -> Device:
     profile = DeviceProfile(
         name=f"test-{flops_per_s:g}",
@@ -88,7 +90,7 @@ def make_device(
     trace = BandwidthTrace.constant(rate_bytes_per_s)
     first = device_id * num_examples
     examples = np.arange(first, first + num_examples)
-    return Device(device_id, profile, budget_bytes, Link("constant", trace, trace), examples)
+    return Device(device_id, profile, budget_bytes, Link("constant", trace, trace), examples, **met)
 
 
 def make_federation(
@@ -99,6 +101,7 @@ def make_federation(
     trainer: Trainer | None = None,
     rounds: int = 2,
     seed: int = 0,
+    **changed: Any,
 ) -> Federation:
     """Everybody takes part in every round, and trains three steps of four examples."""
     model = tiny_model()
@@ -110,7 +113,7 @@ def make_federation(
         cost_model=ClosedFormCost(model, 16),
         trainer=trainer,
     )
-    return Federation(
+    federation = Federation(
         seed=seed,
         fleet=fleet,
         view=view,
@@ -120,7 +123,9 @@ def make_federation(
         trainer=trainer,
         evaluate_every=1,
         stop=Stop(rounds),
+        faults=no_faults(len(fleet)),
     )
+    return replace(federation, **changed)
 
 
 @dataclass

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from simulator.checkpoint import CheckpointedTrainer
-from simulator.server import Federation, Server, simulate
+from simulator.federation import Federation
+from simulator.server import Server, simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 

@@ -22,7 +22,8 @@ from devices.plan import (
     TermGrid,
     TrainingPlan,
 )
-from simulator.server import Federation, simulate
+from simulator.federation import Federation
+from simulator.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 EXAMPLES: dict[str, Pacing] = {

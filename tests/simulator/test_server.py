@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from algorithms.fedlora import FedLoRA
 from algorithms.pacing import FedAsync, FedBuff, Pacing, SemiSynchronous, Synchronous
 from devices.plan import TermGrid, TrainingPlan
-from simulator.server import Federation, Stop, simulate
+from simulator.federation import Federation, Stop
+from simulator.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
 from traces.bandwidth import BandwidthTrace, Link
 

@@ -123,7 +123,7 @@ def test_rounding_leaves_no_more_than_a_loop_to_the_last_one():
     # 13 loops less an ulp: what 12 loops leave is more than a loop by rounding.
     rate, size_bytes = 175.97976477304877, 2287.736942049634
     assert size_bytes - 12 * rate > rate
-    assert trace([(1.0, rate)]).transfer_s(size_bytes, 0.0) == 13.0
+    assert trace([(0.5, rate), (0.5, rate)]).transfer_s(size_bytes, 0.0) == 13.0
 
 
 @given(exact_steps, st.integers(1, 20_000), starts_s, st.integers(0, 10**9))

@@ -1,0 +1,60 @@
+"""From arrivals to updates: train what will be aggregated, and pass it through the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from algorithms.lora import rebase
+from algorithms.strategy import ServerState
+from devices import wire
+from devices.plan import Broadcast, ClientUpdate
+from devices.trainer import TrainingJob
+from simulator.client import Assignment
+from simulator.federation import Federation
+
+
+def collect(
+    federation: Federation, state: ServerState[Any], arrived: Sequence[Assignment]
+) -> list[ClientUpdate]:
+    """The updates that arrived, in order of device, as the server decodes them.
+
+    Real gradients, in no simulated time, only for what will be aggregated. An update that started
+    from an older model is brought up to date.
+    """
+    arrived = sorted(arrived, key=lambda work: work.plan.device_id)
+    jobs = [
+        TrainingJob(work.plan, work.broadcast, work.device.examples, work.training_seed)
+        for work in arrived
+    ]
+    updates = []
+    for work, result in zip(arrived, federation.trainer.train(jobs), strict=True):
+        work.record.train_loss = result.train_loss
+        rng = np.random.default_rng(work.wire_seed)
+        start = work.broadcast.adapter
+        message = wire.encode_update(result.adapter, start, plan=work.plan, rng=rng)
+        assert len(message) == work.cost.upload_bytes, "the clock charged another size"
+        update = ClientUpdate(
+            plan=work.plan,
+            broadcast=work.broadcast,
+            adapter=wire.decode_update(message, start, plan=work.plan),
+            num_examples=len(work.device.examples),
+            train_loss=result.train_loss,
+            timing=work.timing,
+        )
+        updates.append(_brought_up_to_date(federation, state, update, work))
+    return updates
+
+
+def _brought_up_to_date(
+    federation: Federation, state: ServerState[Any], update: ClientUpdate, work: Assignment
+) -> ClientUpdate:
+    """The update as if it had started from the model as it is now."""
+    staleness = state.version - update.broadcast.version
+    work.record.staleness = staleness
+    share = federation.pacing.mixing(staleness)
+    if staleness == 0 and share == 1.0:
+        return update
+    return rebase(update, Broadcast(state.version, state.adapter), share)

@@ -1,0 +1,44 @@
+"""Everything that a simulation is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from algorithms.pacing import Pacing
+from algorithms.selection import Selection
+from algorithms.strategy import Strategy
+from devices.fleet import Device
+from devices.trainer import Trainer
+from simulator.client import WhenOffline, WhenOutOfMemory
+from simulator.faults import Faults
+from simulator.fleet_view import ServerView
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a run ends: after this many rounds, or earlier at a clock time or an accuracy."""
+
+    rounds: int
+    simulated_s: float = math.inf
+    accuracy: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """Everything a simulation is made of."""
+
+    seed: int
+    fleet: Sequence[Device]
+    view: ServerView
+    strategy: Strategy[Any]
+    pacing: Pacing
+    selection: Selection
+    trainer: Trainer
+    evaluate_every: int
+    stop: Stop
+    faults: Faults
+    when_offline: WhenOffline = "abort"
+    when_out_of_memory: WhenOutOfMemory = "skip"

@@ -1,0 +1,300 @@
+"""What devices meet moves the clock by exactly as much as it should."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from algorithms.fedlora import FedLoRA
+from algorithms.pacing import FedBuff, Synchronous
+from devices.battery import BatteryReplay, BatterySpec
+from simulator.faults import draw_faults
+from simulator.fleet_config import FaultsConfig
+from simulator.problems import Problems
+from simulator.server import StalledError, simulate
+from tests.simulator.small import Memory, make_device, make_federation
+from traces.availability import AvailabilityTrace
+from traces.steps import StepTrace
+
+
+def run(fleet, **given):
+    log = Memory()
+    simulate(make_federation(fleet, **given), log)
+    return log
+
+
+def steps(*pairs):
+    """A step trace of (length_s, value) that holds its last value."""
+    edges_s = np.concatenate([[0.0], np.cumsum([float(length) for length, _ in pairs])])
+    return StepTrace(edges_s[:-1], np.array([float(v) for _, v in pairs]), math.inf)
+
+
+def faults(num_devices, seed=0, **config):
+    return draw_faults(FaultsConfig(**config), num_devices, seed=seed, problems=Problems())
+
+
+def free_run():
+    """One device, one round, nothing in the way: what the others are measured against."""
+    (record,) = run([make_device(0)], rounds=1).clients
+    assert record.download_s > 0.01
+    assert record.train_s > 0.001
+    assert record.upload_s > 0.01
+    return record
+
+
+def test_latency_is_added_to_each_transfer():
+    free = free_run()
+    (late,) = run([make_device(0, latency=StepTrace.constant(0.25))], rounds=1).clients
+    assert late.download_s == pytest.approx(free.download_s + 0.25)
+    assert late.upload_s == pytest.approx(free.upload_s + 0.25)
+    assert late.train_s == pytest.approx(free.train_s)
+    assert (late.download_bytes, late.upload_bytes) == (free.download_bytes, free.upload_bytes)
+
+
+def test_contention_slows_training_by_the_integral_of_its_share():
+    free = free_run()
+    half_way_s = free.download_s + free.train_s  # half of the work at half the speed, then a fifth
+    speed = steps((half_way_s, 0.5), (1.0, 0.2))
+    (slow,) = run([make_device(0, speed=speed)], rounds=1).clients
+    assert slow.train_s == pytest.approx(free.train_s * (1 + 0.5 / 0.2))
+    assert slow.flops == free.flops
+    assert slow.energy_compute_j == pytest.approx(10.0 * slow.train_s)
+
+
+def test_memory_that_others_hold_fails_the_plan_as_training_begins():
+    free = free_run()
+    share = 0.999 * free.peak_memory_bytes / 10**9
+    log = run([make_device(0, free_memory=StepTrace.constant(share))], rounds=1)
+    (record,) = log.clients
+    assert record.outcome == "oom"
+    assert record.train_s == 0
+    assert record.free_memory_bytes == int(share * 10**9)
+    assert log.named("oom")[0].details["budget_bytes"] == record.free_memory_bytes
+
+
+def test_memory_that_is_taken_during_training_ends_it_there():
+    free = free_run()
+    share = free.peak_memory_bytes / 10**9
+    taken_s = free.download_s + free.train_s / 4
+    fleet = [make_device(0, free_memory=steps((taken_s, 1.0), (1.0, 0.9 * share)))]
+    (record,) = run(fleet, rounds=1).clients
+    assert record.outcome == "oom"
+    assert record.train_s == pytest.approx(free.train_s / 4)
+    assert record.flops == pytest.approx(free.flops / 4)
+    assert record.upload_bytes == 0
+
+
+def test_strategy_is_asked_for_a_smaller_plan_where_memory_runs_out():
+    full = run([make_device(0)], rounds=1, strategy=FedLoRA(rank=2, depth="common")).clients[0]
+    share = 0.999 * full.peak_memory_bytes / 10**9
+    fleet = [make_device(0, free_memory=StepTrace.constant(share))]
+    log = run(
+        fleet, rounds=1, strategy=FedLoRA(rank=2, depth="common"), when_out_of_memory="shrink"
+    )
+    (record,) = log.clients
+    assert record.outcome == "aggregated"
+    assert record.num_shrinks == 1
+    assert record.depth < full.depth
+    assert record.peak_memory_bytes <= record.free_memory_bytes
+    assert record.download_bytes == 2 * full.download_bytes  # the broadcast of the smaller plan too
+    assert log.rounds[-1].num_shrunk == 1
+    assert len(log.named("shrunk")) == 1
+
+
+def test_strategy_without_a_smaller_plan_gives_the_round_up():
+    fleet = [make_device(0, free_memory=StepTrace.constant(1e-6))]
+    (record,) = run(fleet, rounds=1, when_out_of_memory="shrink").clients
+    assert (record.outcome, record.num_shrinks) == ("oom", 0)
+
+
+def test_device_dropped_for_memory_never_takes_part_again():
+    fleet = [make_device(0, free_memory=StepTrace.constant(1e-6)), make_device(1)]
+    log = run(fleet, rounds=3, when_out_of_memory="drop")
+    assert [r.device_id for r in log.clients if r.outcome == "oom"] == [0]
+    assert [r.device_id for r in log.clients if r.outcome == "aggregated"] == [1, 1, 1]
+
+
+def away(start_s, end_s, period_s=1e6):
+    return AvailabilityTrace.of([(0.0, start_s), (end_s, period_s)], period_s)
+
+
+def test_work_on_a_device_that_goes_offline_is_lost():
+    free = free_run()
+    gone_s = free.download_s / 2
+    log = run([make_device(0, availability=away(gone_s, 5.0))], rounds=2)
+    first, second = log.clients
+    assert (first.outcome, first.finished_s) == ("offline", gone_s)
+    assert first.download_bytes == first.lost_bytes == pytest.approx(free.download_bytes / 2, abs=1)
+    assert second.started_s == 5.0  # nobody was there in between
+    assert second.outcome == "aggregated"
+    assert log.rounds[1].num_offline == 1
+
+
+@pytest.mark.parametrize("phase", ["download", "train", "upload"])
+@pytest.mark.parametrize("policy", ["resume", "restart"])
+def test_device_that_comes_back_goes_on_or_starts_the_phase_over(phase, policy):
+    free = free_run()
+    begun_s = {"download": 0.0, "train": free.download_s, "upload": free.download_s + free.train_s}
+    length_s = getattr(free, f"{phase}_s")
+    gone_s = begun_s[phase] + length_s / 4
+    fleet = [make_device(0, availability=away(gone_s, gone_s + 3.0))]
+    (record,) = run(fleet, rounds=1, when_offline=policy).clients
+    assert record.outcome == "aggregated"
+    assert record.offline_s == pytest.approx(3.0)
+    repeated_s = length_s / 4 if policy == "restart" else 0.0
+    assert getattr(record, f"{phase}_s") == pytest.approx(length_s + repeated_s)
+    assert record.finished_s == pytest.approx(free.finished_s + 3.0 + repeated_s)
+    lost = record.download_bytes + record.upload_bytes - free.download_bytes - free.upload_bytes
+    assert record.lost_bytes == lost
+    if phase == "train":
+        assert record.flops == pytest.approx(free.flops * (1.25 if policy == "restart" else 1.0))
+    elif policy == "restart":
+        assert lost == pytest.approx(getattr(free, f"{phase}_bytes") / 4, abs=1)
+    else:
+        assert lost == 0
+
+
+def test_only_devices_that_are_there_are_asked():
+    fleet = [make_device(k, availability=away(0.001 * k + 1e-9, 1e5)) for k in range(3)]
+    log = run([*fleet, make_device(3)], rounds=1, pacing=Synchronous(cohort=4))
+    assert log.named("round_opened")[0].details["cohort"] == [0, 1, 2, 3]
+    log = run([*fleet, make_device(3)], rounds=2, pacing=Synchronous(cohort=4))
+    assert log.named("round_opened")[1].details["cohort"] == [3]
+
+
+def test_buffered_pacing_asks_a_device_as_it_comes():
+    late = AvailabilityTrace.of([(0.5, 1e6)], 1e6)
+    fleet = [make_device(0, rate_bytes_per_s=1e4), make_device(1, availability=late)]
+    log = run(fleet, rounds=1, pacing=FedBuff(concurrency=2, size=2))
+    refilled = log.named("refilled")[0]
+    assert (refilled.at_s, refilled.details["cohort"]) == (0.5, [1])
+
+
+def test_run_says_why_it_cannot_go_on():
+    gone = AvailabilityTrace.of([(0.0, 0.01)], math.inf)
+    with pytest.raises(StalledError, match=r"round 2: no device is there at 0.01 s, and none will"):
+        run([make_device(0, availability=gone)], rounds=5)
+
+
+def test_link_that_ends_loses_the_update():
+    free = free_run()
+    device = make_device(0)
+    rate = device.link.uplink.rate_at(0.0)
+    uplink = type(device.link.uplink)(np.zeros(1), np.array([rate]), free.finished_s * 0.9).ended()
+    log = run([replace(device, link=replace(device.link, uplink=uplink))], rounds=1)
+    assert log.clients[0].outcome == "lost"
+    assert log.rounds[-1].num_lost == 1
+
+
+def test_crash_loses_the_work_and_the_device_comes_back():
+    free = free_run()
+    crash_s = free.download_s + free.train_s / 2
+    crash = {"schedule": [{"device": 0, "at_s": crash_s, "down_s": 2.0}]}
+    log = run([make_device(0)], rounds=2, faults=faults(1, crash=crash), when_offline="resume")
+    first, second = log.clients
+    assert (first.outcome, first.finished_s) == ("crashed", pytest.approx(crash_s))
+    assert second.started_s == pytest.approx(crash_s + 2.0)
+    assert log.rounds[1].num_crashed == 1
+    assert len(log.named("update_received")) == 1
+
+
+@pytest.mark.parametrize(("policy", "repeated"), [("resume", 0.0), ("restart", 0.5)])
+def test_lost_link_delays_a_transfer_by_its_outage(policy, repeated):
+    free = free_run()
+    loss = {"schedule": [{"device": 0, "at_s": free.download_s / 2, "down_s": 1.5}]}
+    given = faults(1, link_loss=loss, cut_transfers=policy)
+    (record,) = run([make_device(0)], rounds=1, faults=given).clients
+    assert record.download_s == pytest.approx(free.download_s * (1 + repeated) + 1.5)
+    assert record.lost_bytes == pytest.approx(free.download_bytes * repeated, abs=1)
+    assert record.outcome == "aggregated"
+
+
+def test_transfer_may_be_given_up_with_its_link():
+    free = free_run()
+    at_s = free.finished_s - free.upload_s / 2
+    loss = {"schedule": [{"device": 0, "at_s": at_s, "down_s": 1.5}]}
+    log = run([make_device(0)], rounds=1, faults=faults(1, link_loss=loss, cut_transfers="drop"))
+    assert log.clients[0].outcome == "lost"
+    assert log.rounds[-1].num_aggregated == 0
+    assert not log.named("update_received")
+
+
+def test_late_joiner_is_not_asked_before_it_joins_nor_a_leaver_after():
+    given = faults(
+        3,
+        join={"schedule": [{"device": 0, "at_s": 0.3}]},
+        leave={"schedule": [{"device": 1, "at_s": 0.3}]},
+    )
+    log = run([make_device(k) for k in range(3)], rounds=6, faults=given)
+    for opened in log.named("round_opened"):
+        cohort = opened.details["cohort"]
+        assert (0 in cohort) == (opened.at_s >= 0.3)
+        assert (1 in cohort) == (opened.at_s < 0.3)
+    assert len({tuple(e.details["cohort"]) for e in log.named("round_opened")}) > 1
+
+
+def test_server_restart_cuts_transfers_and_keeps_what_was_delivered():
+    fast, slow = make_device(0), make_device(1, rate_bytes_per_s=2e4)
+    free = run([fast, slow], rounds=1)
+    first, second = free.clients
+    down_s = (first.finished_s + second.finished_s) / 2  # one has delivered, the other uploads
+    given = faults(2, server_restarts=[{"at_s": down_s, "down_s": 10.0}])
+    log = run([fast, slow], rounds=1, faults=given)
+    assert log.rounds[-1].num_aggregated == 2
+    assert log.rounds[-1].closed_s == pytest.approx(second.finished_s + 10.0)
+    assert log.named("update_received")[0].at_s == first.finished_s
+
+
+def test_battery_that_runs_out_in_training_loses_the_work_and_charges_again():
+    free = free_run()
+    plugged = AvailabilityTrace.of([(50.0, 1e6)], 1e6)
+    joules = 2.0 * free.download_s + 10.0 * free.train_s / 2
+    battery = BatterySpec(joules, 1.0, 5.0, 0.0, 0.5, plugged)
+    first, second = run([make_device(0, battery=battery)], rounds=2).clients
+    assert first.outcome == "offline"
+    assert first.train_s == pytest.approx(free.train_s / 2)
+    assert second.started_s == pytest.approx(50.0 + joules / 2 / 5.0)
+    charged = 0.5 + (5.0 - 2.0) * free.download_s / joules
+    assert second.battery_share == pytest.approx(min(1.0, charged))
+
+
+def test_recorded_battery_level_keeps_a_device_away_below_its_floor():
+    level = steps((4.0, 0.1), (1.0, 0.9))
+    (record,) = run([make_device(0, battery=BatteryReplay(level, 0.2))], rounds=1).clients
+    assert (record.started_s, record.battery_share) == (4.0, 0.9)
+
+
+def test_faults_by_chance_come_at_their_rate_and_follow_the_seed():
+    drawn = faults(200, seed=3, crash={"per_hour": 2.0, "down_s": 60.0})
+    hours = 50
+    counts = [len(drawn.crashes(k).starts_within(0.0, hours * 3600.0)) for k in range(200)]
+    # A cycle lasts 1,800 s + 60 s; a renewal process counts hours / cycle with a variance below it.
+    expected = hours * 3600 / 1860
+    assert np.mean(counts) == pytest.approx(expected, abs=5 * math.sqrt(expected / 200))
+    again = faults(200, seed=3, crash={"per_hour": 2.0, "down_s": 60.0})
+    assert again.crashes(7).starts_within(0, 1e5) == drawn.crashes(7).starts_within(0, 1e5)
+    other = faults(200, seed=4, crash={"per_hour": 2.0, "down_s": 60.0})
+    assert other.crashes(7).starts_within(0, 1e5) != drawn.crashes(7).starts_within(0, 1e5)
+
+
+def test_one_more_device_changes_no_others_faults():
+    config = {
+        "crash": {"per_hour": 1.0},
+        "join": {"share": 0.5, "within_s": 100.0},
+        "leave": {"per_hour": 1.0},
+    }
+    small, large = faults(5, **config), faults(6, **config)
+    assert small.join_s.tolist() == large.join_s[:5].tolist()
+    assert small.leave_s.tolist() == large.leave_s[:5].tolist()
+    for k in range(5):
+        assert small.crashes(k).starts_within(0, 1e5) == large.crashes(k).starts_within(0, 1e5)
+
+
+def test_schedule_for_a_device_that_is_not_there_is_refused():
+    problems = Problems()
+    config = FaultsConfig(crash={"schedule": [{"device": 7, "at_s": 1.0}]})
+    draw_faults(config, 5, seed=0, problems=problems)
+    assert problems.found == [
+        "faults.crash.schedule.0.device must be in [0, 4], the devices of the fleet, got 7"
+    ]
