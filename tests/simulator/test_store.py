@@ -109,6 +109,6 @@ def test_done_leaves_no_checkpoint_and_interrupted_keeps_it(tmp_path: Path) -> N
         folder = open_folder(tmp_path / "run")
         folder.checkpoint.mkdir(exist_ok=True)
         (folder.checkpoint / "x.safetensors").write_bytes(b"")
-        folder.round(RoundRecord(0, 0, *([0.0] * 6), *([0] * 6), 0.0, 0, 0, 0.0, 0.0))
+        folder.round(RoundRecord(0, 0, *([0.0] * 6), *([0] * 11), 0.0, 0, 0, 0.0, 0.0))
         folder.close(status, {})  # type: ignore[arg-type]
         assert folder.checkpoint.exists() is kept
