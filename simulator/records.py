@@ -58,8 +58,9 @@ class ClientRecord:
     memory_head_bytes: int
     depth: int
     num_quantized_blocks: int
+    num_absent_blocks: int
     weight_formats: str
-    mean_weight_bits: float
+    mean_weight_bits: float  # over the blocks that are on the device
     num_terms_held: int
     num_terms_trained: int
     num_terms_uploaded: int
@@ -90,6 +91,7 @@ class ClientRecord:
             f"memory_{f.name}_bytes": getattr(cost.memory, f.name) for f in fields(cost.memory)
         }
         uploaded = terms.upload_bits[terms.uploaded]
+        num_present = int(plan.present.sum())
         return cls(
             round=round_number,
             device_id=device.device_id,
@@ -100,8 +102,9 @@ class ClientRecord:
             peak_memory_bytes=cost.memory.total,
             depth=plan.depth,
             num_quantized_blocks=plan.num_quantized_blocks,
+            num_absent_blocks=plan.num_blocks - num_present,
             weight_formats=",".join(plan.weight_formats),
-            mean_weight_bits=sum(FORMAT_BITS[f] for f in plan.weight_formats) / plan.num_blocks,
+            mean_weight_bits=sum(FORMAT_BITS[f] for f in plan.weight_formats) / num_present,
             num_terms_held=int(terms.held.sum()),
             num_terms_trained=int(terms.trained.sum()),
             num_terms_uploaded=len(uploaded),
