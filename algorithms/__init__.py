@@ -5,9 +5,11 @@ from typing import Any
 from algorithms.fah_qlora import FAHQLoRA
 from algorithms.fedlora import FedLoRA
 from algorithms.fedquad import FedQuad
+from algorithms.fedra import FedRA
 from algorithms.flexlora import FlexLoRA
 from algorithms.haflq import HAFLQ
 from algorithms.hetlora import HetLoRA
+from algorithms.inclusivefl import InclusiveFL
 from algorithms.layersel import LayerSel
 from algorithms.legend import LEGEND
 from algorithms.pacing import (
@@ -32,6 +34,8 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "legend": LEGEND,
     "layersel": LayerSel,
     "fah-qlora": FAHQLoRA,
+    "fedra": FedRA,
+    "inclusivefl": InclusiveFL,
 }
 PACINGS: dict[str, type[Pacing]] = {
     "synchronous": Synchronous,

@@ -12,6 +12,7 @@ from devices.cost.model import Cost
 from devices.model_spec import ModelSpec
 from devices.plan import (
     Adapter,
+    BlockFormat,
     Broadcast,
     ClientUpdate,
     DeviceId,
@@ -91,7 +92,7 @@ def make_plan(
     fleet: FleetView,
     device_id: DeviceId,
     terms: TermGrid,
-    weight_formats: tuple[WeightFormat, ...] | None = None,
+    weight_formats: tuple[BlockFormat, ...] | None = None,
     activation_bits: tuple[int, ...] | None = None,
 ) -> TrainingPlan:
     """A plan with the experiment's steps and batch size, and fp32 wherever nothing is given."""

@@ -22,6 +22,10 @@ WeightFormat = Literal["fp32", "fp16", "int8", "int4", "nf4"]
 group of 64."""
 
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
+BlockFormat = WeightFormat | Literal["absent"]
+"""The same, or that the block is not on the device: the hidden states pass it by."""
+
+BLOCK_FORMATS: tuple[BlockFormat, ...] = (*WEIGHT_FORMATS, "absent")
 ACTIVATION_BITS = (32, 8, 4)
 """What a block may save for its backward pass: as computed, or packed. 2 bits does not train."""
 UPLOAD_BITS = (0, 2, 4, 8, 16, 32)
@@ -124,7 +128,7 @@ class TrainingPlan:
 
     device_id: DeviceId
     terms: TermGrid
-    weight_formats: tuple[WeightFormat, ...]  # (L,): frozen base weights of each block
+    weight_formats: tuple[BlockFormat, ...]  # (L,): frozen base weights of each block
     activation_bits: tuple[int, ...]  # (L,): activations each block saves for the backward pass
     local_steps: int
     batch_size: int
@@ -133,10 +137,14 @@ class TrainingPlan:
         blocks = self.terms.held.shape[0]
         if not len(self.weight_formats) == len(self.activation_bits) == blocks:
             raise ValueError(f"weight_formats and activation_bits must name all {blocks} blocks")
-        if set(self.weight_formats) - set(WEIGHT_FORMATS):
+        if set(self.weight_formats) - set(BLOCK_FORMATS):
             raise ValueError(
-                f"weight formats must be among {WEIGHT_FORMATS}, got {self.weight_formats}"
+                f"weight formats must be among {BLOCK_FORMATS}, got {self.weight_formats}"
             )
+        if "absent" in self.weight_formats and not self.present.any():
+            raise ValueError("at least one block must be on the device, got none")
+        if "absent" in self.weight_formats and self.terms.held[~self.present].any():
+            raise ValueError("a block must be on the device for its terms to be held")
         if set(self.activation_bits) - set(ACTIVATION_BITS):
             raise ValueError(
                 f"activation bits must be among {ACTIVATION_BITS}, got {self.activation_bits}"
@@ -150,15 +158,34 @@ class TrainingPlan:
         return len(self.weight_formats)
 
     @cached_property
+    def present(self) -> BoolArray:
+        """(L,): the blocks that are on the device."""
+        return np.array([name != "absent" for name in self.weight_formats])
+
+    @cached_property
     def depth(self) -> int:
         """Blocks that the backward pass crosses, counted from the output."""
         touched = np.flatnonzero(self.terms.trained.any(axis=(1, 2)))
-        return self.num_blocks - int(touched[0]) if len(touched) else 0
+        return int(self.present[touched[0] :].sum()) if len(touched) else 0
 
     @property
     def num_quantized_blocks(self) -> int:
         """Crossed blocks whose saved activations are packed."""
-        return sum(bits < 32 for bits in self.activation_bits[self.num_blocks - self.depth :])
+        compact = self.compact()
+        crossed = compact.activation_bits[compact.num_blocks - self.depth :]
+        return sum(bits < 32 for bits in crossed)
+
+    def compact(self) -> TrainingPlan:
+        """The same work on a model of the blocks that are on the device, and no others."""
+        if "absent" not in self.weight_formats:
+            return self
+        here, grid = np.flatnonzero(self.present), self.terms
+        return replace(
+            self,
+            terms=TermGrid(grid.held[here], grid.trained[here], grid.upload_bits[here]),
+            weight_formats=tuple(self.weight_formats[block] for block in here),
+            activation_bits=tuple(self.activation_bits[block] for block in here),
+        )
 
     @cached_property
     def workload(self) -> bytes:

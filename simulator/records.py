@@ -65,8 +65,9 @@ class ClientRecord:
     memory_head_bytes: int
     depth: int
     num_quantized_blocks: int
+    num_absent_blocks: int
     weight_formats: str
-    mean_weight_bits: float
+    mean_weight_bits: float  # over the blocks that are on the device
     num_terms_held: int
     num_terms_trained: int
     num_terms_uploaded: int
@@ -136,13 +137,15 @@ def _plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
     """What a plan says, as columns of a client record."""
     terms = plan.terms
     uploaded = terms.upload_bits[terms.uploaded]
+    num_present = int(plan.present.sum())
     memory = {f"memory_{f.name}_bytes": getattr(cost.memory, f.name) for f in fields(cost.memory)}
     return memory | {
         "peak_memory_bytes": cost.memory.total,
         "depth": plan.depth,
         "num_quantized_blocks": plan.num_quantized_blocks,
+        "num_absent_blocks": plan.num_blocks - num_present,
         "weight_formats": ",".join(plan.weight_formats),
-        "mean_weight_bits": sum(FORMAT_BITS[f] for f in plan.weight_formats) / plan.num_blocks,
+        "mean_weight_bits": sum(FORMAT_BITS[f] for f in plan.weight_formats) / num_present,
         "num_terms_held": int(terms.held.sum()),
         "num_terms_trained": int(terms.trained.sum()),
         "num_terms_uploaded": len(uploaded),

@@ -18,7 +18,7 @@ from devices.fleet import Fleet, Shards
 from devices.model_catalog import ModelSource, resolve
 from devices.model_spec import ModelSpec
 from devices.partition import DividedShards, DrawnShards, dirichlet_shards, iid_shards
-from devices.plan import BoolArray, DeviceId, TermGrid, TrainingPlan, WeightFormat
+from devices.plan import BlockFormat, BoolArray, DeviceId, TermGrid, TrainingPlan
 from devices.trainer import NullTrainer, Trainer
 from simulator.config import RunConfig
 from simulator.draw_fleet import draw_fleet
@@ -137,7 +137,7 @@ def _check_budgets(
     for device in short[:MAX_NAMED].tolist():
         problems.add(
             f"fleet: a device must hold at least the smallest plan, {floor / 1e6:.1f} MB "
-            f"(one term in the top block, 4-bit weights), got "
+            f"(one term in one block of 4-bit weights, the others absent), got "
             f"{fleet.memory_budget_bytes[device] / 1e6:.1f} MB for device {device}, "
             f"{fleet.profile_of(device).name}; raise memory_share or lower local.batch_size"
         )
@@ -182,12 +182,12 @@ def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan
     """
     terms: BoolArray = np.zeros(model.grid_shape(config.strategy.rank), dtype=np.bool_)
     terms[-1, 0, 0] = True
-    smallest: WeightFormat = "nf4"
+    absent: BlockFormat = "absent"
     for bits in (32, 4):
         yield TrainingPlan(
             device_id=0,
             terms=TermGrid(terms, terms, np.where(terms, 2, 0).astype(np.uint8)),
-            weight_formats=(smallest,) * model.num_blocks,
+            weight_formats=(*[absent] * (model.num_blocks - 1), "nf4"),
             activation_bits=(bits,) * model.num_blocks,
             local_steps=1,
             batch_size=config.local.batch_size,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from devices.cost.blocks import Batch, block_terms
@@ -52,6 +52,7 @@ class ClosedFormCost:
 
         Raises ValueError where the profile has no rate for ``compute_bits``.
         """
+        plan = plan.compact()  # which blocks are absent makes no difference, only how many
         demand = self._demands.get(plan.workload)
         if demand is None:
             if len(self._demands) >= MAX_REMEMBERED:
@@ -70,16 +71,18 @@ class ClosedFormCost:
         )
 
     def demand(self, plan: TrainingPlan) -> Demand:
-        """What the plan asks of any device."""
+        """What the plan asks of any device: that of the whole plan on the blocks that are there."""
+        plan = plan.compact()
+        model = replace(self.model, num_blocks=plan.num_blocks)
         batch = Batch(plan.batch_size, self.sequence_length, True, self.compute_bits)
-        blocks = block_terms(self.model, plan.terms)
+        blocks = block_terms(model, plan.terms)
         return Demand(
-            forward_flops=forward_flops(self.model, blocks, batch),
-            backward_flops=backward_flops(self.model, blocks, batch),
-            traffic=step_traffic(self.model, plan, blocks, batch),
-            memory=step_memory(self.model, plan, batch),
-            download_bytes=download_bytes(self.model, plan.terms),
-            upload_bytes=upload_bytes(self.model, plan.terms),
+            forward_flops=forward_flops(model, blocks, batch),
+            backward_flops=backward_flops(model, blocks, batch),
+            traffic=step_traffic(model, plan, blocks, batch),
+            memory=step_memory(model, plan, batch),
+            download_bytes=download_bytes(model, plan.terms),
+            upload_bytes=upload_bytes(model, plan.terms),
         )
 
 

@@ -21,10 +21,24 @@ from devices.cost.saved import (
     rotary_tensors,
 )
 from devices.model_spec import LinearSpec, ModelSpec
-from devices.plan import TrainingPlan, WeightFormat
+from devices.plan import BlockFormat, TrainingPlan
 
-FORMAT_BITS: dict[WeightFormat, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4, "nf4": 4}
-GROUP_BYTES: dict[WeightFormat, int] = {"fp32": 0, "fp16": 0, "int8": 4, "int4": 4, "nf4": 2}
+FORMAT_BITS: dict[BlockFormat, int] = {
+    "fp32": 32,
+    "fp16": 16,
+    "int8": 8,
+    "int4": 4,
+    "nf4": 4,
+    "absent": 0,
+}
+GROUP_BYTES: dict[BlockFormat, int] = {
+    "fp32": 0,
+    "fp16": 0,
+    "int8": 4,
+    "int4": 4,
+    "nf4": 2,
+    "absent": 0,
+}
 """For each group of 64: an fp16 scale, and an fp16 zero where the format has one."""
 FP32_BYTES = 4
 MOMENTS_BYTES = 8
@@ -36,7 +50,7 @@ class BlockWork(NamedTuple):
 
     terms: BlockTerms
     activation_bits: int
-    weight_format: WeightFormat
+    weight_format: BlockFormat
 
 
 def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBreakdown:
@@ -68,13 +82,13 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBre
     )
 
 
-def matrix_bytes(layer: LinearSpec, weight_format: WeightFormat) -> int:
+def matrix_bytes(layer: LinearSpec, weight_format: BlockFormat) -> int:
     """One frozen matrix at rest: codes, and what each group of them needs."""
     codes = layer.num_weights * FORMAT_BITS[weight_format] // 8
     return codes + -(-layer.num_weights // GROUP) * GROUP_BYTES[weight_format]
 
 
-def _weight_bytes(model: ModelSpec, formats: Sequence[WeightFormat]) -> int:
+def _weight_bytes(model: ModelSpec, formats: Sequence[BlockFormat]) -> int:
     """All frozen weights. Embedding, biases, norms and pooler are fp32 whatever the plan."""
     biases = sum(layer.out_features for layer in model.linears if layer.bias)
     fp32 = model.embedding_parameters + model.frozen_head_parameters

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from devices.model_catalog import ModelSource
 from devices.model_spec import Family, ModelSpec
-from devices.plan import ModuleKey
+from devices.plan import BoolArray, ModuleKey
 from devices.training.activations import PackableBlock
 from devices.training.data import Batch
 from devices.training.host import Host
@@ -98,6 +98,19 @@ class AdaptedModel:
             output = self.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         logits: Tensor = output.logits
         return logits.float()
+
+    @contextmanager
+    def only(self, present: BoolArray) -> Iterator[None]:
+        """Without the other blocks: hidden states pass them by, in both passes. (L,)."""
+        owner, _, name = _BLOCKS[self.spec.family].rpartition(".")
+        stack = self.network.get_base_model().get_submodule(owner)  # type: ignore[operator]
+        every = getattr(stack, name)
+        kept = [block for block, is_kept in zip(every, present, strict=True) if is_kept]
+        setattr(stack, name, nn.ModuleList(kept))
+        try:
+            yield
+        finally:
+            setattr(stack, name, every)
 
 
 def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel:

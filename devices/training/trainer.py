@@ -131,7 +131,8 @@ class TorchTrainer:
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         noise = RoundingNoise(int(noise_seed), self.host.device)
-        with packed_activations(self._model.blocks, plan.activation_bits, noise):
+        packing = packed_activations(self._model.blocks, plan.activation_bits, noise)
+        with packing, self._model.only(plan.present):
             losses = [self._step(optimizer, indices) for indices in batches]
         _check_finite(losses, parameters, f"device {plan.device_id}")
         return TrainingResult(loaded.read(), float(np.mean(losses)))

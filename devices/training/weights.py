@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from devices.plan import WeightFormat
+from devices.plan import BlockFormat, WeightFormat
 from devices.training.codes import (
     GROUP,
     SMALLEST_STEP,
@@ -175,9 +175,14 @@ class WeightStore:
         self._compute_dtype = compute_dtype
         self._packed: dict[tuple[int, str, WeightFormat], PackedWeight] = {}
 
-    def use(self, formats: Sequence[WeightFormat]) -> None:
-        """Hand each block's layers their weights in its format; one format a block."""
+    def use(self, formats: Sequence[BlockFormat]) -> None:
+        """Hand each block's layers their weights in its format; one format a block.
+
+        The layers of an absent block stay as they are.
+        """
         for block, (layers, weight_format) in enumerate(zip(self.blocks, formats, strict=True)):
+            if weight_format == "absent":
+                continue
             for name, layer in layers.items():
                 key = (block, name, weight_format)
                 if key not in self._packed:

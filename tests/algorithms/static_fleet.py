@@ -49,6 +49,7 @@ class ClosedFormCost:
     transient_blocks: int = 1  # blocks held as computed while packed ones are at work
 
     def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:
+        plan = plan.compact()
         term_size = np.array([t.in_features + t.out_features for t in self.model.targets])
         sizes = term_size[None, :, None]  # (1, M, 1)
         held = int((plan.terms.held * sizes).sum()) + self.model.head_parameters

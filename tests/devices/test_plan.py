@@ -52,6 +52,44 @@ def test_only_crossed_blocks_count_as_quantized() -> None:
     assert plan.num_quantized_blocks == 1
 
 
+def without(*absent: int, depth: int = 4, activation_bits: int = 32) -> TrainingPlan:
+    """All terms of the top ``depth`` blocks, but for the blocks that are absent."""
+    terms = TermGrid.top_blocks(SHAPE, depth)
+    for block in absent:
+        terms.held[block] = terms.trained[block] = False
+        terms.upload_bits[block] = 0
+    formats = tuple("absent" if block in absent else "int8" for block in range(4))
+    bits = (8, 8, activation_bits, 8)
+    return plan_of(terms, weight_formats=formats, activation_bits=bits)
+
+
+def test_depth_and_quantized_blocks_count_what_is_on_the_device() -> None:
+    assert [without(*absent).depth for absent in ((), (0,), (2, 3), (0, 1, 3))] == [4, 3, 2, 1]
+    assert without(1, depth=3).depth == 2
+    assert without(2).num_quantized_blocks == 3
+    assert without(0, 3).num_quantized_blocks == 1
+
+
+def test_a_compact_plan_is_the_same_work_on_a_model_of_the_blocks_that_are_there() -> None:
+    compact = without(1, 2).compact()
+    expected = TrainingPlan(5, TermGrid.top_blocks((2, 2, 3), 2), ("int8",) * 2, (8, 8), 10, 16)
+    assert compact.workload == expected.workload
+    assert compact.num_blocks == compact.depth == without(1, 2).depth == 2
+    whole = plan_of(TermGrid.top_blocks(SHAPE, 2))
+    assert whole.compact() is whole
+
+
+def test_a_term_cannot_be_held_where_its_block_is_absent() -> None:
+    terms = TermGrid.top_blocks(SHAPE, 1)
+    with pytest.raises(ValueError, match="a block must be on the device for its terms to be held"):
+        plan_of(terms, weight_formats=("absent", "fp32", "fp32", "fp32"))
+
+
+def test_a_plan_without_any_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one block must be on the device, got none"):
+        plan_of(grid(held=False, trained=False, bits=0), weight_formats=("absent",) * 4)
+
+
 def test_the_same_work_has_one_workload_on_every_device() -> None:
     plan = plan_of(TermGrid.top_blocks(SHAPE, 2))
     assert plan.on(9).device_id == 9

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from devices.cost.blocks import Batch, block_terms
+from devices.cost.closed_form import ClosedFormCost
 from devices.cost.flops import backward_flops, forward_flops
 from devices.cost.memory import matrix_bytes, step_memory
 from devices.cost.model import MemoryBreakdown
-from devices.cost.saved import SavedTensor, block_tensors, raw_bytes
+from devices.cost.saved import (
+    SavedTensor,
+    block_tensors,
+    head_tensors,
+    raw_bytes,
+    rotary_tensors,
+)
 from devices.model_catalog import resolve
 from devices.model_spec import Attention, LinearSpec, ModelSpec
-from devices.plan import WEIGHT_FORMATS, TermGrid, TrainingPlan, WeightFormat
+from devices.plan import WEIGHT_FORMATS, BoolArray, TermGrid, TrainingPlan, WeightFormat
 from devices.training.activations import (
     PackableBlock,
     RoundingNoise,
@@ -38,6 +47,7 @@ from tests.devices.cost.torch_measures import (
     step_bytes,
     step_flops,
 )
+from tests.devices.training.tiny_task import TARGETS, save_model
 
 SMALL = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
 CPU = Host(torch.device("cpu"), torch.float32)
@@ -117,6 +127,60 @@ def test_frozen_and_truncated_terms_cost_what_training_saves_and_computes(
             forward_flops(spec, blocks, batch),
             backward_flops(spec, blocks, batch),
         )
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+def test_a_plan_with_absent_blocks_costs_what_training_without_them_holds_saves_and_computes(
+    family: str, attention: Attention, tmp_path: Path
+) -> None:
+    source = resolve(str(save_model(tmp_path, family, num_blocks=4)))
+    spec = ModelSpec.from_config(family, source.config, TARGETS[family], 4)
+    spec = replace(spec, attention=attention)
+    model = load_model(source, spec, CPU)
+    rng = np.random.default_rng(3)
+    adapter = spec.initial_adapter(RANK, 1.0, rng)
+    batch = Batch(2, 12, is_padded=False, bits=32)
+    for num_present in (1, 2, 3, 3):
+        present = np.isin(np.arange(4), rng.choice(4, num_present, replace=False))
+        plan = plan_without(spec, present, share_trained=0.6, rng=rng)
+        load_adapter(model, adapter, plan.terms)
+        measured = Measured(spec, model.network)
+        with model.only(present):
+            found, flops = saved_bytes(measured, batch), step_flops(measured, batch)
+            num_frozen = sum(p.numel() for n, p in frozen_parameters(model.network))
+        demand = ClosedFormCost(spec, batch.length).demand(plan)
+        small, compact = replace(spec, num_blocks=num_present), plan.compact()
+        blocks = block_terms(small, compact.terms)
+        assert sum(found.values()) == sum(
+            raw_bytes(tensors)
+            for tensors in (
+                *(half for block in blocks for half in block_tensors(small, block, batch)),
+                rotary_tensors(small, blocks, batch),
+                head_tensors(small, blocks, batch),
+            )
+        )
+        assert flops == (demand.forward_flops, demand.backward_flops)
+        assert demand.memory.weights == 4 * num_frozen
+
+
+def plan_without(
+    spec: ModelSpec, present: BoolArray, *, share_trained: float, rng: np.random.Generator
+) -> TrainingPlan:
+    """Terms held and trained at random in the blocks that are present, one at least."""
+    held = np.broadcast_to(present[:, None, None], spec.grid_shape(RANK)).copy()
+    trained = held & (rng.random(held.shape) < share_trained)
+    trained[np.flatnonzero(present)[-1], 0, 0] = True
+    grid = TermGrid(held, trained, np.zeros(held.shape, dtype=np.uint8))
+    formats = tuple("fp32" if is_present else "absent" for is_present in present)
+    return replace(make_plan(spec, grid), weight_formats=formats, batch_size=2)
+
+
+def frozen_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Neither LoRA's nor the head's."""
+    for name, parameter in network.named_parameters():
+        if not any(part in name for part in ("lora_", "modules_to_save", "original_module")):
+            yield name, parameter
 
 
 CASES = [

@@ -75,7 +75,7 @@ class Measured:
         mask = torch.ones_like(ids)
         if batch.is_padded:
             ids[0, -2:], mask[0, -2:] = 0, 0
-        labels = torch.randint(NUM_CLASSES, (batch.size,))
+        labels = torch.randint(self.spec.num_classes, (batch.size,))
         return self.network(input_ids=ids, attention_mask=mask, labels=labels)
 
 

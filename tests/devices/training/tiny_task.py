@@ -88,9 +88,10 @@ def make_job(
     return TrainingJob(plan, Broadcast(0, adapter), np.arange(100, dtype=np.int64), seed)
 
 
-def save_model(directory: Path, family: str) -> Path:
-    """A random model of two blocks and a word tokenizer, as transformers saves them."""
-    common = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+def save_model(directory: Path, family: str, num_blocks: int = 2) -> Path:
+    """A random model of a few blocks and a word tokenizer, as transformers saves them."""
+    common = {"vocab_size": 64, "hidden_size": 32, "pad_token_id": 0}
+    common["num_hidden_layers"] = num_blocks
     heads = {"num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64}
     configs = {
         "bert": lambda: BertConfig(**common, **heads),
