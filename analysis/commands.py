@@ -10,6 +10,7 @@ from rich.console import Console
 
 from simulator.cli import File, Output, Overrides, Workers, run_all, select
 from simulator.experiment import ConfigError, load_experiment
+from simulator.store import UserError, write_atomically
 
 Target = Annotated[
     float | None,
@@ -50,6 +51,25 @@ def report(
     """Compare finished runs: table and figures, with the numbers behind them."""
     where = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "report"
     _report(folders, where, target=target, baseline=baseline)
+
+
+def timeline(
+    folder: Annotated[Path, typer.Argument(help="a run folder", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="trace.json in the run folder if absent")
+    ] = None,
+) -> None:
+    """Write a finished run as a Chrome trace, a lane per device: open it at ui.perfetto.dev."""
+    from analysis.load import load_run  # pandas takes a second
+    from analysis.timeline import trace
+
+    where = output or folder / "trace.json"
+    text = trace(load_run(folder))
+    try:
+        write_atomically(where, text)
+    except OSError as error:
+        raise UserError(f"the trace cannot be written to {where}: {error}") from None
+    print(f"Trace: {where} (open it at https://ui.perfetto.dev or in chrome://tracing)")
 
 
 def _report(

@@ -65,6 +65,9 @@ class ClientRecord:
     num_terms_uploaded: int
     mean_upload_bits: float  # over the uploaded terms
     num_examples: int
+    forward_share: float  # of the training time, as planned; the rest is optimizer and overhead
+    backward_share: float
+    quantize_share: float  # packing and unpacking
     outcome: Outcome = "late"
     download_s: float = 0.0
     train_s: float = 0.0
@@ -107,6 +110,9 @@ class ClientRecord:
             num_terms_uploaded=len(uploaded),
             mean_upload_bits=float(uploaded.mean()) if len(uploaded) else 0.0,
             num_examples=len(device.examples),
+            forward_share=cost.step.forward_s / sum(cost.step),
+            backward_share=cost.step.backward_s / sum(cost.step),
+            quantize_share=cost.step.quantize_s / sum(cost.step),
             **parts,
         )
 
