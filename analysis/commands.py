@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from simulator.cli import File, Output, Overrides, Workers, run_all, select
+from simulator.cli import File, Log, Output, Overrides, Workers, run_all, select
 from simulator.experiment import ConfigError, load_experiment
+from simulator.store import UserError, write_atomically
+from simulator.writers import find_writers
 
 Target = Annotated[
     float | None,
@@ -25,17 +27,19 @@ def compare(
     overrides: Overrides = None,
     output: Output = Path("runs"),
     workers: Workers = None,
+    log: Log = None,
     target: Target = None,
     baseline: Baseline = None,
 ) -> None:
     """Simulate all strategies of an experiment and report on them side by side."""
+    writers = find_writers(log or ())
     configs = load_experiment(file, overrides or ())
     # Before hours of training, not after.
     if baseline is not None:
         select(configs, baseline, option="--baseline")
     if target is not None and not 0 < target <= 1:
         raise ConfigError([f"a target accuracy must be in (0, 1], got {target:g}"], "--target")
-    folders = run_all(configs, file, output=output, workers=workers)
+    folders = run_all(configs, file, output=output, workers=workers, writers=writers)
     _report(folders, output / configs[0].name / "report", target=target, baseline=baseline)
 
 
@@ -50,6 +54,25 @@ def report(
     """Compare finished runs: table and figures, with the numbers behind them."""
     where = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "report"
     _report(folders, where, target=target, baseline=baseline)
+
+
+def timeline(
+    folder: Annotated[Path, typer.Argument(help="a run folder", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="trace.json in the run folder if absent")
+    ] = None,
+) -> None:
+    """Write a finished run as a Chrome trace, a lane per device: open it at ui.perfetto.dev."""
+    from analysis.load import load_run  # pandas takes a second
+    from analysis.timeline import trace
+
+    where = output or folder / "trace.json"
+    text = trace(load_run(folder))
+    try:
+        write_atomically(where, text)
+    except OSError as error:
+        raise UserError(f"the trace cannot be written to {where}: {error}") from None
+    print(f"Trace: {where} (open it at https://ui.perfetto.dev or in chrome://tracing)")
 
 
 def _report(

@@ -20,6 +20,7 @@ from simulator.listing import TOPICS, show
 from simulator.progress import reporter
 from simulator.run import Prepared, Trainers, prepare, run
 from simulator.store import UserError
+from simulator.writers import WRITERS, WriterSpec, find_writers
 
 COMMANDS = "fedclock.commands"
 """Entry points of this group become commands: a function one, a typer.Typer a group of them."""
@@ -49,6 +50,15 @@ Workers = Annotated[
     ),
 ]
 
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="|".join(WRITERS),
+        help="write each round there too; may be given several times",
+    ),
+]
+
 
 @app.command("run")
 def run_command(
@@ -57,10 +67,12 @@ def run_command(
     only: Annotated[str | None, typer.Option(help="one strategy's label")] = None,
     output: Output = Path("runs"),
     workers: Workers = None,
+    log: Log = None,
 ) -> None:
     """Simulate the strategies of an experiment; finished runs are kept as they are."""
+    writers = find_writers(log or ())
     configs = select(load_experiment(file, overrides or ()), only, option="--only")
-    run_all(configs, file, output=output, workers=workers)
+    run_all(configs, file, output=output, workers=workers, writers=writers)
 
 
 @app.command("validate")
@@ -103,14 +115,21 @@ def select(configs: Sequence[RunConfig], label: str | None, *, option: str) -> l
 
 
 def run_all(
-    configs: Sequence[RunConfig], file: Path, *, output: Path, workers: int | None
+    configs: Sequence[RunConfig],
+    file: Path,
+    *,
+    output: Path,
+    workers: int | None,
+    writers: Sequence[WriterSpec] = (),
 ) -> list[Path]:
     """Run one config after the other with the same workers; return the run folders."""
     report = reporter(Console())
     prepared = prepare_all(configs, file, output)
     try:
         with Trainers(workers or available_cores()) as trainers:
-            return [run(each, trainers=trainers, report=report) for each in prepared]
+            return [
+                run(each, trainers=trainers, report=report, writers=writers) for each in prepared
+            ]
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None

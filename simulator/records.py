@@ -73,6 +73,9 @@ class ClientRecord:
     num_terms_uploaded: int
     mean_upload_bits: float  # over the uploaded terms
     num_examples: int
+    forward_share: float  # of the training time, as planned; the rest is optimizer and overhead
+    backward_share: float
+    quantize_share: float  # packing and unpacking
     outcome: Outcome = "late"
     download_s: float = 0.0
     train_s: float = 0.0
@@ -146,6 +149,9 @@ def _plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
         "num_absent_blocks": plan.num_blocks - num_present,
         "weight_formats": ",".join(plan.weight_formats),
         "mean_weight_bits": sum(FORMAT_BITS[f] for f in plan.weight_formats) / num_present,
+        "forward_share": cost.step.forward_s / sum(cost.step),
+        "backward_share": cost.step.backward_s / sum(cost.step),
+        "quantize_share": cost.step.quantize_s / sum(cost.step),
         "num_terms_held": int(terms.held.sum()),
         "num_terms_trained": int(terms.trained.sum()),
         "num_terms_uploaded": len(uploaded),

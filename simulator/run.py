@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +20,12 @@ from simulator.experiment import ConfigError
 from simulator.federation import Federation, Stop
 from simulator.own_strategy import source_of
 from simulator.progress import Reporter, Tee, duration
+from simulator.provenance import provenance, versions
 from simulator.records import DeviceRecord
 from simulator.server import Server, simulate
-from simulator.store import RunFolder, check_same_config, is_finished
+from simulator.store import RunFolder, Status, check_same_config, is_finished
 from simulator.world import World, build_world, make_view, rehearse
-
-PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
+from simulator.writers import RunFacts, RunWriter, WriterSpec, open_writers
 
 
 class Trainers:
@@ -95,7 +92,7 @@ def training_context(config: RunConfig, world: World) -> str:
     parts |= {"examples": config.evaluation.examples, "data": world.data.sha256}
     parts |= {"model": world.source.files_sha256}
     if config.training != "none":
-        parts |= {"host": _host(config), "versions": _versions()}
+        parts |= {"host": _host(config), "versions": versions()}
     return json.dumps(parts, sort_keys=True)
 
 
@@ -135,8 +132,17 @@ def prepare(config: RunConfig, folder: Path, where: str) -> Prepared:
     return Prepared(config, folder, world, said, is_finished(folder, _inputs(world)))
 
 
-def run(prepared: Prepared, *, trainers: Trainers, report: Reporter) -> Path:
-    """Simulate into the folder, and return it; a finished run is left as it is."""
+def run(
+    prepared: Prepared,
+    *,
+    trainers: Trainers,
+    report: Reporter,
+    writers: Sequence[WriterSpec] = (),
+) -> Path:
+    """Simulate into the folder, and return it; a finished run is left as it is.
+
+    Raises UserError where a writer cannot be opened.
+    """
     config, folder, world = prepared.config, prepared.folder, prepared.world
     if prepared.is_finished:
         report.step(f"{config.label}: finished before, kept ({folder})")
@@ -147,29 +153,43 @@ def run(prepared: Prepared, *, trainers: Trainers, report: Reporter) -> Path:
     trainer = trainers.get(config, world)
     manifest = _manifest(config, world)
     began = time.perf_counter()
-    store = RunFolder(folder, config.resolved(), manifest)
-    store.fleet([DeviceRecord.of(device) for device in world.fleet])
-    if source := source_of(config.strategy):  # config.yaml names it by its place beside it
-        (folder / source.path.name).write_bytes(source.text)
+    store = _open_folder(prepared, manifest)
     if config.training != "none":
         trainer = CheckpointedTrainer(trainer, store.checkpoint, training_context(config, world))
-    report.start(config.label, config.stop.rounds)
+    logs: list[RunWriter] = [store]
     try:
-        server = simulate(_federation(config, world, trainer), Tee([store, report]))
+        logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
+        report.start(config.label, config.stop.rounds)
+        server = simulate(_federation(config, world, trainer), Tee([*logs, report]))
         outcome = _outcome(server, time.perf_counter() - began)
         if config.training != "none":
             _export(server.state.adapter, config, folder)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        store.close("interrupted" if interrupted else "failed", {"error": repr(error)})
+        _close(logs, "interrupted" if interrupted else "failed", {"error": repr(error)})
         report.finish(f"{config.label}: stopped; what is done is kept in {folder}")
         raise
-    store.close("done", outcome)
+    _close(logs, "done", outcome)
     report.finish(
         f"{config.label}: done in {duration(outcome['wall_s'])}, "
         f"simulated {duration(outcome['simulated_s'])} ({folder})"
     )
     return folder
+
+
+def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
+    """The run folder, with what is known before the first event."""
+    config, folder = prepared.config, prepared.folder
+    store = RunFolder(folder, config.resolved(), manifest)
+    store.fleet([DeviceRecord.of(device) for device in prepared.world.fleet])
+    if source := source_of(config.strategy):  # config.yaml names it by its place beside it
+        (folder / source.path.name).write_bytes(source.text)
+    return store
+
+
+def _close(logs: Sequence[RunWriter], status: Status, outcome: Mapping[str, Any]) -> None:
+    for log in logs:
+        log.close(status, outcome)
 
 
 def notes(config: RunConfig, world: World, where: str) -> list[str]:
@@ -218,9 +238,7 @@ def _manifest(config: RunConfig, world: World) -> dict[str, Any]:
         "config_hash": config.hash,
         **_inputs(world),
         "training_dtype": None if config.training == "none" else _host(config)[1],
-        "versions": {"python": platform.python_version(), **_versions()},
-        "host": {"machine": platform.machine(), "system": platform.system()},
-        **_git_state(),
+        **provenance(),
     }
 
 
@@ -256,29 +274,3 @@ def _outcome(server: Server, wall_s: float) -> dict[str, Any]:
         "final_accuracy": None if math.isnan(server.accuracy) else server.accuracy,
         "wall_s": round(wall_s, 3),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _git_state() -> dict[str, Any]:
-    """The commit of the code that ran; nothing where it is no checkout."""
-    here = Path(__file__)
-    try:
-        _git(here.parent, "ls-files", "--error-unmatch", here.name)  # else some other project's
-        sha = _git(here.parent, "rev-parse", "HEAD")
-        return {"git_sha": sha, "git_dirty": bool(_git(here.parent, "status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"git_sha": None, "git_dirty": None}
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,55 @@
+"""What made a run beside its config: code, libraries, host and command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
+
+
+def provenance() -> dict[str, Any]:
+    """For the manifest: no result depends on it."""
+    return {
+        "versions": {"python": platform.python_version(), **versions()},
+        "host": {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cores": os.cpu_count(),
+        },
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **_git_state(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The libraries that a result of real training depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_state() -> dict[str, Any]:
+    """The commit of the code that ran; nothing where it is no checkout."""
+    here = Path(__file__)
+    try:
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)  # else some other project's
+        sha = _git(here.parent, "rev-parse", "HEAD")
+        return {"git_sha": sha, "git_dirty": bool(_git(here.parent, "status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"git_sha": None, "git_dirty": None}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
