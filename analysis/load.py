@@ -42,7 +42,6 @@ CLIENT_COLUMNS = (
 )  # fmt: skip
 
 REQUIRED = {"devices": DEVICE_COLUMNS, "rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS}
-"""The columns that every table of a run has."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "devices": {"expected_accuracy": math.nan},
     "rounds": {"num_offline": 0, "num_crashed": 0, "num_lost": 0, "num_rejected": 0},
@@ -273,7 +272,9 @@ def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> 
                 raise RunError(
                     f"{file} lacks the columns {', '.join(unknown)}; it has {', '.join(there)}"
                 )
-            frame: pd.DataFrame = parquet.read([n for n in wanted if n in there]).to_pandas()
+            # One thread: a run's tables are small, and starting more takes longer than reading.
+            stored = parquet.read([n for n in wanted if n in there], use_threads=False)
+            frame: pd.DataFrame = stored.to_pandas(use_threads=False)
             rows = parquet.metadata.num_rows
     except (OSError, ArrowException) as error:
         raise RunError(f"{file} is damaged: {error}") from error
