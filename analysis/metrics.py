@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from analysis.load import Run, RunError
 
 STEPS_PER_UNIT = 20  # a default target is a multiple of 5 points
+STRAGGLER_FACTOR = 1.5  # of the median time of a round's plans
+QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "max": 1.0}  # over devices
 TOLERANCE = 1e-6  # an accuracy stored as float32 still reaches the target it equals
+
+TO_TARGET = {
+    "spent_rounds": "rounds_to_target",
+    "spent_s": "time_to_target_s",
+    "spent_bytes": "bytes_to_target",
+    "spent_energy_j": "energy_to_target_j",
+}
+"""What was spent by the last evaluation, and the same to the target."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +34,8 @@ class Target:
     rule: str  # how it was chosen, for the reader of the table
 
 
-class Reached(NamedTuple):
-    """What it took to reach the target: sums over the rounds up to and with the one that did."""
+class Spent(NamedTuple):
+    """What a run took up to and with one of its rounds."""
 
     round: int
     at_s: float
@@ -41,28 +52,29 @@ class SpeedUp(NamedTuple):
 
 def evaluations(run: Run) -> pd.DataFrame:
     """The rounds at which the model was evaluated, the initial model (round 0) included."""
-    return run.rounds[run.rounds["accuracy"].notna()]
+    return evaluated(run.rounds)
 
 
-def best_accuracy(run: Run) -> float:
-    """The highest evaluated accuracy; NaN where the model was never evaluated."""
-    return float(evaluations(run)["accuracy"].max())
+def waiting_s(run: Run) -> float:
+    """Mean over the rounds with an aggregation of the mean wait of the aggregated devices."""
+    return mean_waiting_s(run.rounds)
 
 
-def final_accuracy(run: Run) -> float:
-    """The last evaluated accuracy; NaN where the model was never evaluated."""
-    accuracy = evaluations(run)["accuracy"]
-    return float(accuracy.iloc[-1]) if len(accuracy) else math.nan
+def evaluated(rounds: pd.DataFrame) -> pd.DataFrame:
+    """The rounds of one run at which the model was evaluated."""
+    return rounds[rounds["accuracy"].notna()]
 
 
-def reached(run: Run, target: float) -> Reached | None:
-    """What the run took to its first evaluation at or above ``target``; None: not reached."""
-    accuracy = evaluations(run)["accuracy"]
-    hits = accuracy.index[accuracy >= target - TOLERANCE]
-    if not len(hits):
-        return None
-    until = run.rounds.loc[: hits[0]]
-    return Reached(
+def smoothed(rounds: pd.DataFrame, evaluations: int) -> pd.DataFrame:
+    """The rounds of one run, accuracy replaced by the mean of so many evaluations up to there."""
+    means = evaluated(rounds)["accuracy"].rolling(evaluations).mean()
+    return rounds.assign(accuracy=means)
+
+
+def spent(rounds: pd.DataFrame, row: int) -> Spent:
+    """What one run took up to and with the round at this place."""
+    until = rounds.iloc[: row + 1]
+    return Spent(
         round=int(until["round"].iloc[-1]),
         at_s=float(until["closed_s"].iloc[-1]),
         transfer_bytes=int(until["download_bytes"].sum() + until["upload_bytes"].sum()),
@@ -70,37 +82,58 @@ def reached(run: Run, target: float) -> Reached | None:
     )
 
 
-def speed_up(run: Run, baseline: Run, target: float) -> SpeedUp | None:
-    """How many times sooner than the baseline the run reaches the target.
+def reached(rounds: pd.DataFrame, target: float) -> Spent | None:
+    """What one run took to its first evaluation at or above ``target``; None: not reached."""
+    hits = np.flatnonzero(rounds["accuracy"] >= target - TOLERANCE)
+    return spent(rounds, int(hits[0])) if len(hits) else None
+
+
+def to_target(rounds: pd.DataFrame, target: float | None) -> dict[str, float | bool]:
+    """What one run took to the target, and to its last evaluation; NaN where it did not get there.
+
+    ``spent_*`` bounds from below what a run would take that did not reach the target.
+    """
+    hit = reached(rounds, target) if target is not None else None
+    places = np.flatnonzero(rounds["accuracy"].notna())
+    last = spent(rounds, int(places[-1])) if len(places) else Spent(0, 0.0, 0, 0.0)
+    row: dict[str, float | bool] = {
+        "target_accuracy": math.nan if target is None else target,
+        "is_reached": hit is not None,
+    }
+    row |= dict(zip(TO_TARGET.values(), hit or [math.nan] * 4, strict=True))
+    return row | dict(zip(TO_TARGET, last, strict=True))
+
+
+def speed_up(own: Mapping[str, float], baseline: Mapping[str, float]) -> SpeedUp | None:
+    """How many times sooner than the baseline a run reaches the target, from their ``to_target``.
 
     Where one of the two never does, its last evaluation bounds the ratio from one side. None where
     neither does, or where the initial model is there already.
     """
-    own, base = reached(run, target), reached(baseline, target)
     own_s, base_s = (
-        hit.at_s if hit else _last_evaluated_s(one) for hit, one in ((own, run), (base, baseline))
+        one["time_to_target_s"] if one["is_reached"] else one["spent_s"] for one in (own, baseline)
     )
-    if (own is None and base is None) or own_s == 0:
+    if not (own["is_reached"] or baseline["is_reached"]) or own_s == 0:
         return None
-    relation: Literal["=", ">", "<"] = "=" if own and base else ">" if own else "<"
-    return SpeedUp(base_s / own_s, relation)
+    both = own["is_reached"] and baseline["is_reached"]
+    return SpeedUp(base_s / own_s, "=" if both else ">" if own["is_reached"] else "<")
 
 
-def choose_target(runs: Sequence[Run], given: float | None = None) -> Target:
+def choose_target(runs: Sequence[pd.DataFrame], given: float | None = None) -> Target:
     """The given target, or the highest multiple of 5 points that every run reached by training.
 
-    Where some run reached none, the highest that any run reached. Raises RunError if ``given`` is
-    not an accuracy.
+    ``runs`` are the rounds of each. Where some run reached no multiple, the highest that any run
+    reached. Raises RunError if ``given`` is not an accuracy.
     """
     if given is not None:
         if not 0 < given <= 1:
             raise RunError(f"a target accuracy must be a share in (0, 1], got {given}")
         return Target(given, "as asked for")
-    judged = [run for run in runs if len(evaluations(run))]
+    judged = [accuracy for rounds in runs if len(accuracy := evaluated(rounds)["accuracy"])]
     if not judged:
         return Target(None, "no run evaluated its model")
-    start = max(_steps(float(evaluations(run)["accuracy"].iloc[0])) for run in judged)
-    reached_steps = [_steps(best_accuracy(run)) for run in judged]
+    start = max(_steps(float(accuracy.iloc[0])) for accuracy in judged)
+    reached_steps = [_steps(float(accuracy.max())) for accuracy in judged]
     for steps, who in ((min(reached_steps), "every run"), (max(reached_steps), "any run")):
         if steps > start:
             return Target(
@@ -109,52 +142,120 @@ def choose_target(runs: Sequence[Run], given: float | None = None) -> Target:
     return Target(None, "no run rose by a multiple of 5 points above its initial model")
 
 
-def choose_baseline(runs: Sequence[Run], label: str | None = None) -> Run:
-    """The run of this label; without one, the first FedLoRA run, else the first of all."""
-    if label is None:
-        return next((run for run in runs if run.strategy == "fedlora"), runs[0])
-    for run in runs:
-        if run.label == label:
-            return run
-    labels = ", ".join(run.label for run in runs)
-    raise RunError(f"the baseline must be one of the runs ({labels}), got {label!r}")
+def accuracy_area(rounds: pd.DataFrame, until_s: float) -> float:
+    """Mean accuracy of one run over [0, until_s], linear between evaluations; NaN without any."""
+    points = evaluated(rounds)
+    if len(points) < 2 or not 0 < until_s <= points["closed_s"].iloc[-1]:
+        return math.nan
+    time_s, accuracy = points["closed_s"].to_numpy(), points["accuracy"].to_numpy()
+    inside = time_s < until_s
+    at_s = np.append(time_s[inside], until_s)
+    values = np.append(accuracy[inside], np.interp(until_s, time_s, accuracy))
+    return float(np.trapezoid(values, at_s) / until_s)
 
 
-def waiting_s(run: Run) -> float:
-    """Mean over the rounds with an aggregation of the mean wait of the aggregated devices."""
-    return float(run.rounds.loc[run.rounds["num_aggregated"] > 0, "waiting_s"].mean())
+def mean_waiting_s(rounds: pd.DataFrame) -> float:
+    """Mean over one run's rounds with an aggregation of the mean wait of those aggregated."""
+    return float(rounds.loc[rounds["num_aggregated"] > 0, "waiting_s"].mean())
 
 
-def peak_memory_bytes(run: Run) -> float:
-    """The largest peak of a plan that ran, that is, one that did not meet OOM."""
-    return float(_ran(run)["peak_memory_bytes"].max())
+def of_rounds(rounds: pd.DataFrame) -> dict[str, float]:
+    """What one run came to, by its rounds."""
+    accuracy = evaluated(rounds)["accuracy"]
+    counts = ("num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected")
+    sums = (*counts, "num_sat_out", "download_bytes", "upload_bytes", "energy_j")
+    return {
+        "final_accuracy": float(accuracy.iloc[-1]) if len(accuracy) else math.nan,
+        "best_accuracy": float(accuracy.max()),
+        "num_rounds": int(rounds["round"].max()),
+        "simulated_s": float(rounds["closed_s"].max()),
+        "waiting_s": mean_waiting_s(rounds),
+        **{name: _plain(rounds[name].sum()) for name in sums if name in rounds},
+    }
 
 
-def peak_memory_share(run: Run) -> float:
-    """The largest peak over budget of a plan that ran."""
-    ran = _ran(run)
-    return float((ran["peak_memory_bytes"] / ran["memory_budget_bytes"]).max())
+def of_clients(clients: pd.DataFrame) -> dict[str, float]:
+    """What one run came to, by the plans that it handed out."""
+    merged = clients["outcome"] == "aggregated"
+    ran = clients[clients["outcome"] != "oom"]
+    took_s = clients["finished_s"] - clients["started_s"]
+    given_s = float((took_s + clients["waiting_s"]).sum())
+    worked_s = float(clients[["download_s", "train_s", "upload_s"]].sum().sum())
+    lost = _lost(clients[~merged]).sum()
+    staleness = clients.loc[merged, "staleness"]
+    return {
+        "planned_memory_bytes": float(clients["peak_memory_bytes"].mean()),
+        "peak_memory_bytes": float(ran["peak_memory_bytes"].max()),
+        "peak_memory_share": float((ran["peak_memory_bytes"] / ran["memory_budget_bytes"]).max()),
+        "straggler_share": straggler_share(clients),
+        "utilisation": _ratio(worked_s, given_s),
+        "compute_utilisation": _ratio(float(clients["train_s"].sum()), given_s),
+        "lost_work_share": _ratio(float(took_s[~merged].sum()), float(took_s.sum())),
+        "lost_s": float(lost["lost_s"]),
+        "lost_bytes": int(lost["lost_bytes"]),
+        "lost_j": float(lost["lost_j"]),
+        "mean_staleness": float(staleness.mean()),
+        "max_staleness": float(staleness.max()),
+    }
 
 
-def planned_memory_bytes(run: Run) -> float:
-    """Mean over every plan handed out of the peak it needs, whether it fitted or not."""
-    return float(run.clients["peak_memory_bytes"].mean())
+def straggler_share(clients: pd.DataFrame) -> float:
+    """Share of one run's plans, OOM left out, that were late or far slower than their round's."""
+    ran = clients[clients["outcome"] != "oom"]
+    took_s = ran["finished_s"] - ran["started_s"]
+    median_s = took_s.groupby(ran["round"]).transform("median")
+    return float(((took_s > STRAGGLER_FACTOR * median_s) | (ran["outcome"] == "late")).mean())
 
 
-def lost_work_share(run: Run) -> float:
-    """Share of the device-seconds spent on plans whose update was never aggregated."""
-    busy_s = run.clients["finished_s"] - run.clients["started_s"]
-    lost_s = busy_s[run.clients["outcome"] != "aggregated"].sum()
-    return float(lost_s / busy_s.sum()) if busy_s.sum() > 0 else math.nan
+def of_devices(devices: pd.DataFrame, clients: pd.DataFrame) -> dict[str, float]:
+    """What one run came to for the devices of its fleet."""
+    updates = clients.loc[clients["outcome"] == "aggregated", "device_id"].value_counts()
+    num_squares = len(devices) * float((updates.astype(float) ** 2).sum())
+    quantiles = devices["expected_accuracy"].quantile(list(QUANTILES.values()))
+    return {
+        "participation_fairness": _ratio(float(updates.sum()) ** 2, num_squares),
+        **{f"device_accuracy_{name}": float(quantiles[q]) for name, q in QUANTILES.items()},
+    }
 
 
-def _ran(run: Run) -> pd.DataFrame:
-    return run.clients[run.clients["outcome"] != "oom"]
+def lost_work(clients: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and outcome other than aggregated: num_plans, lost_s, lost_bytes, lost_j.
+
+    ``clients`` are those of any number of runs, as ``RunSet.clients`` gives them.
+    """
+    lost = clients[clients["outcome"] != "aggregated"]
+    keys = [lost[name] for name in ("run", "variant", "seed", "outcome")]
+    sums = _lost(lost).assign(num_plans=1).groupby(keys, observed=True, sort=False).sum()
+    return sums.reset_index()
 
 
-def _last_evaluated_s(run: Run) -> float:
-    closed_s = evaluations(run)["closed_s"]
-    return float(closed_s.iloc[-1]) if len(closed_s) else 0.0
+def waiting_distribution(clients: pd.DataFrame) -> pd.DataFrame:
+    """One row a variant and wait: the share of its aggregated plans that waited at most so long."""
+    merged = clients[clients["outcome"] == "aggregated"]
+    by_variant = merged.groupby("variant", observed=True, sort=False)["waiting_s"]
+    counts = by_variant.value_counts(normalize=True, sort=False).sort_index()
+    share = counts.groupby(level="variant", observed=True).cumsum()
+    return share.rename("share").reset_index()
+
+
+def _lost(clients: pd.DataFrame) -> pd.DataFrame:
+    """Seconds, bytes and joules of each plan; waiting idly for the round is no work."""
+    return pd.DataFrame(
+        {
+            "lost_s": clients["finished_s"] - clients["started_s"],
+            "lost_bytes": clients["download_bytes"] + clients["upload_bytes"],
+            "lost_j": clients["energy_compute_j"] + clients["energy_radio_j"],
+        }
+    )
+
+
+def _plain(number: float) -> float:
+    """A number of Python's own: counts stay whole."""
+    return int(number) if float(number).is_integer() else float(number)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else math.nan
 
 
 def _steps(accuracy: float) -> int:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.comparison import Comparison
+from analysis.metrics import Target
 from analysis.units import BYTES, JOULES, ONE, PERCENT, SECONDS, Unit, choose, significant
 
 NOT_REACHED = "not reached"
@@ -61,6 +62,13 @@ TOTALS = (
     Metric("Energy", "energy_j", JOULES),
     Metric("Lost device time", "lost_work_share", (PERCENT,)),
 )
+LOSSES = (
+    Metric("Plans lost to a device gone offline", "num_offline", write=_count),
+    Metric("Plans lost to a crash", "num_crashed", write=_count),
+    Metric("Uploads lost on the link", "num_lost", write=_count),
+    Metric("Updates refused by the server", "num_rejected", write=_count),
+)
+"""Rows only where it happened at all."""
 
 
 @dataclass(frozen=True)
@@ -79,57 +87,75 @@ def lines(comparison: Comparison) -> list[Line]:
         "target": f"{100 * target:g} % accuracy" if target is not None else "",
         "baseline": comparison.baseline.label,
     }
-    chosen = (TO_TARGET if target is not None else ()) + TOTALS
+    table = comparison.table
+    happened = tuple(m for m in LOSSES if m.column in table and table[m.column].any())
+    chosen = (TO_TARGET if target is not None else ()) + TOTALS + happened
     return [_line(comparison.table, metric, metric.title.format(**words)) for metric in chosen]
 
 
 def note(comparison: Comparison) -> str:
     """What the reader of the table must know."""
-    target = comparison.target
+    return rule(comparison.target, comparison.baseline.label)
+
+
+def rule(target: Target, baseline: str) -> str:
+    """What is marked, and what was timed to what."""
     timed = (
         f"target {100 * target.accuracy:g} %: {target.rule}"
         if target.accuracy is not None
         else f"no target: {target.rule}"
     )
-    return f"best of a row marked; {timed}; baseline {comparison.baseline.label}"
+    return f"best of a row marked; {timed}; baseline {baseline}"
 
 
 def rich_table(comparison: Comparison) -> Table:
     """The table for a terminal. The best value is bold and starred."""
-    table = Table(caption=escape(note(comparison)), caption_justify="left")
+    return to_rich(_labels(comparison), lines(comparison), note(comparison))
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table in Markdown. The best value is bold."""
+    return to_markdown(_labels(comparison), lines(comparison), note(comparison))
+
+
+def latex(comparison: Comparison) -> str:
+    """A ``tabular`` for booktabs. The best value is bold."""
+    return to_latex(_labels(comparison), lines(comparison), note(comparison))
+
+
+def to_rich(names: Sequence[str], rows: Sequence[Line], caption: str) -> Table:
+    """A table of these columns for a terminal."""
+    table = Table(caption=escape(caption), caption_justify="left")
     table.add_column("")
-    for run in comparison.runs:
-        table.add_column(escape(run.label), justify="right", overflow="fold")
-    for line in lines(comparison):
+    for name in names:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    for line in rows:
         marked = zip(line.cells, line.is_best, strict=True)
         cells = [Text(f"{cell} *", "bold green") if best else Text(cell) for cell, best in marked]
         table.add_row(escape(line.title), *cells)
     return table
 
 
-def markdown(comparison: Comparison) -> str:
-    """The table in Markdown. The best value is bold."""
-    labels = [run.label.replace("|", "\\|") for run in comparison.runs]
-    rows = [["", *labels], ["---", *["---:"] * len(labels)]]
-    rows += [[line.title, *_marked(line, "**{}**")] for line in lines(comparison)]
-    body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{body}\n\n{_sentence(comparison)}\n"
+def to_markdown(names: Sequence[str], rows: Sequence[Line], caption: str) -> str:
+    """A table of these columns in Markdown."""
+    header = ["", *[name.replace("|", "\\|") for name in names]]
+    grid = [header, ["---", *["---:"] * len(names)]]
+    grid += [[line.title, *_marked(line, "**{}**")] for line in rows]
+    body = "\n".join("| " + " | ".join(row) + " |" for row in grid)
+    return f"{body}\n\n{_sentence(caption)}\n"
 
 
-def latex(comparison: Comparison) -> str:
-    """A ``tabular`` for booktabs. The best value is bold."""
-    header = ["", *[_tex(run.label) for run in comparison.runs]]
-    rows = [
-        [_tex(line.title), *_marked(_tex_line(line), r"\textbf{{{}}}")]
-        for line in lines(comparison)
-    ]
-    body = [" & ".join(row) + r" \\" for row in rows]
+def to_latex(names: Sequence[str], rows: Sequence[Line], caption: str) -> str:
+    """A ``tabular`` of these columns for booktabs."""
+    grid = [["", *[_tex(name) for name in names]]]
+    grid += [[_tex(line.title), *_marked(_tex_line(line), r"\textbf{{{}}}")] for line in rows]
+    header, *body = [" & ".join(row) + r" \\" for row in grid]
     return "\n".join(
         [
-            f"% {_sentence(comparison)}",
-            rf"\begin{{tabular}}{{l{'r' * len(comparison.runs)}}}",
+            f"% {_sentence(caption)}",
+            rf"\begin{{tabular}}{{l{'r' * len(names)}}}",
             r"\toprule",
-            " & ".join(header) + r" \\",
+            header,
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -158,7 +184,7 @@ def _line(table: pd.DataFrame, metric: Metric, title: str) -> Line:
             for value, relation in zip(values, table["speed_up_relation"], strict=True)
         ]
     named = f"{title} ({unit.name})" if unit.name else title
-    return Line(named, cells, _best(values, cells, metric.best))
+    return Line(named, cells, best(values, cells, metric.best))
 
 
 def _cell(row: pd.Series[Any], value: float, metric: Metric) -> str:
@@ -170,12 +196,12 @@ def _cell(row: pd.Series[Any], value: float, metric: Metric) -> str:
     return metric.write(value) if relation == "=" else f"{relation} {metric.write(value)}"
 
 
-def _best(values: Sequence[float], cells: Sequence[str], best: str) -> tuple[bool, ...]:
+def best(values: Sequence[float], cells: Sequence[str], direction: str) -> tuple[bool, ...]:
     """Which cells read as the best value; none where all read alike or the row has no best."""
     known = [value for value in values if not math.isnan(value)]
-    if not best or not known or len(set(cells)) == 1:
+    if not direction or not known or len(set(cells)) == 1:
         return (False,) * len(cells)
-    winner = cells[list(values).index(min(known) if best == "low" else max(known))]
+    winner = cells[list(values).index(min(known) if direction == "low" else max(known))]
     return tuple(cell == winner for cell in cells)
 
 
@@ -186,8 +212,11 @@ def _marked(line: Line, mark: str) -> list[str]:
     ]
 
 
-def _sentence(comparison: Comparison) -> str:
-    text = note(comparison)
+def _labels(comparison: Comparison) -> list[str]:
+    return [run.label for run in comparison.runs]
+
+
+def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -204,6 +233,7 @@ def _tex(text: str) -> str:
         ("<", "$<$"),
         (">", "$>$"),
         ("–", "--"),
+        ("∞", r"$\infty$"),
         ("^", r"\^{}"),
         ("~", r"\~{}"),
     ):

@@ -21,6 +21,7 @@ ONLY_IN = {
     ),
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),
+    "scipy": ("analysis",),
     "pyarrow": ("analysis", "simulator/store.py"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
@@ -35,7 +35,7 @@ def open_writer(facts: RunFacts) -> RunWriter:
         logging.getLogger(name).setLevel(logging.WARNING)
     place = facts.folder.parent.resolve()
     place.mkdir(parents=True, exist_ok=True)
-    is_told = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+    is_told: bool = cast(Any, mlflow).is_tracking_uri_set()
     client = MlflowClient(None if is_told else f"sqlite:///{place / 'mlflow.db'}")
     name = str(facts.manifest["experiment"])
     found = client.get_experiment_by_name(name)

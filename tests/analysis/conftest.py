@@ -89,7 +89,7 @@ class World:
             "download_bytes": 320_000, "upload_bytes": sent, "memory_budget_bytes": int(budget),
             "flops": flops, "energy_compute_j": watt * train_s,
             "energy_radio_j": 1.2 * (download_s + upload_s), "num_examples": 640,
-            "train_loss": math.nan if is_oom else 2.7 * math.exp(-number / 9),
+            "staleness": 0, "train_loss": math.nan if is_oom else 2.7 * math.exp(-number / 9),
         }  # fmt: skip
 
     def evaluation(self, number: int) -> dict[str, float]:

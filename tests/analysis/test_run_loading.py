@@ -128,7 +128,7 @@ def test_a_manifest_without_a_key_is_refused(folder: Path) -> None:
 
 def test_an_unknown_format_is_refused(write_run: WriteRun, tmp_path: Path) -> None:
     folder = write_run(tmp_path, "fedlora", num_rounds=1, format=9)
-    with pytest.raises(RunError, match="format must be 1, got 9; read it with the version"):
+    with pytest.raises(RunError, match="format must be at most 1, got 9; read it with the version"):
         load_run(folder)
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis import metrics
-from analysis.comparison import compare
+from analysis.comparison import choose_baseline, compare
 from analysis.load import Run, RunError
-from analysis.metrics import Reached, SpeedUp, Target
+from analysis.metrics import SpeedUp, Spent, Target
 
 NAN = math.nan
 
@@ -46,10 +46,26 @@ def make_run(label: str, accuracy: list[float], seconds_per_round: float = 10.0)
             "finished_s": [8.0, 6.0, 19.0, 13.0, 15.0],
             "peak_memory_bytes": [50, 60, 60, 90, 40],
             "memory_budget_bytes": [100, 80, 80, 70, 50],
+            "round": [1, 1, 2, 2, 2],
+            "device_id": [0, 1, 0, 2, 3],
+            "download_s": [1.0, 1.0, 1.0, 3.0, 1.0],
+            "train_s": [5.0, 4.0, 6.0, 0.0, 4.0],
+            "upload_s": [2.0, 1.0, 2.0, 0.0, 0.0],
+            "waiting_s": [2.0, 4.0, 1.0, 7.0, 5.0],
+            "staleness": [0, 0, 3, 0, 0],
+            "download_bytes": [100] * 5,
+            "upload_bytes": [10, 10, 10, 0, 4],
+            "energy_compute_j": [3.0, 3.0, 3.0, 0.0, 2.0],
+            "energy_radio_j": [1.0, 1.0, 1.0, 0.5, 0.25],
         }
     )
     manifest = {"strategy": label.split("-")[0], "config_hash": "", "seed": 0}
     return Run(Path(label), label, manifest, {}, pd.DataFrame(), rounds, clients)
+
+
+def speed_up(run: Run, baseline: Run, target: float) -> SpeedUp | None:
+    own, base = (metrics.to_target(one.rounds, target) for one in (run, baseline))
+    return metrics.speed_up(own, base)
 
 
 LEARNS = make_run("fedquad", [0.1, NAN, 0.5, NAN, 0.62, 0.6])
@@ -60,51 +76,51 @@ BLIND = make_run("blind", [NAN, NAN, NAN])
 
 def test_target_is_reached_at_the_closing_of_the_first_evaluated_round_at_it() -> None:
     # round 4 is the first evaluation at 0.6 or above: 4 rounds of 10 s, 110 bytes and 4 J
-    assert metrics.reached(LEARNS, 0.6) == Reached(4, 40.0, 440, 16.0)
+    assert metrics.reached(LEARNS.rounds, 0.6) == Spent(4, 40.0, 440, 16.0)
 
 
 def test_an_accuracy_equal_to_the_target_reaches_it_even_as_float32() -> None:
     run = make_run("x", [0.1, float(pd.Series([0.55], dtype="float32")[0]) - 5e-8])
-    assert metrics.reached(run, 0.55) is not None
-    assert metrics.reached(run, 0.551) is None
+    assert metrics.reached(run.rounds, 0.55) is not None
+    assert metrics.reached(run.rounds, 0.551) is None
 
 
 def test_a_target_never_reached_is_none() -> None:
-    assert metrics.reached(FAILS, 0.5) is None
-    assert metrics.reached(BLIND, 0.5) is None
+    assert metrics.reached(FAILS.rounds, 0.5) is None
+    assert metrics.reached(BLIND.rounds, 0.5) is None
 
 
 def test_a_target_that_the_initial_model_meets_costs_nothing() -> None:
-    assert metrics.reached(LEARNS, 0.1) == Reached(0, 0.0, 0, 0.0)
-    assert metrics.speed_up(LEARNS, SLOW, 0.1) is None
+    assert metrics.reached(LEARNS.rounds, 0.1) == Spent(0, 0.0, 0, 0.0)
+    assert speed_up(LEARNS, SLOW, 0.1) is None
 
 
 def test_speed_up_is_the_ratio_of_times_to_target() -> None:
     # 0.5: after 20 s here, after 5 rounds of 40 s there
-    assert metrics.speed_up(LEARNS, SLOW, 0.5) == SpeedUp(10.0, "=")
-    assert metrics.speed_up(SLOW, LEARNS, 0.5) == SpeedUp(0.1, "=")
-    assert metrics.speed_up(SLOW, SLOW, 0.5) == SpeedUp(1.0, "=")
+    assert speed_up(LEARNS, SLOW, 0.5) == SpeedUp(10.0, "=")
+    assert speed_up(SLOW, LEARNS, 0.5) == SpeedUp(0.1, "=")
+    assert speed_up(SLOW, SLOW, 0.5) == SpeedUp(1.0, "=")
 
 
 def test_a_baseline_that_never_arrives_bounds_the_speed_up_from_below() -> None:
     # its last evaluation is at 200 s, ours reached 0.6 at 40 s
-    assert metrics.speed_up(LEARNS, SLOW, 0.6) == SpeedUp(5.0, ">")
+    assert speed_up(LEARNS, SLOW, 0.6) == SpeedUp(5.0, ">")
 
 
 def test_a_run_that_never_arrives_bounds_its_speed_up_from_above() -> None:
     # the baseline took 200 s, this run was last evaluated at 50 s
-    assert metrics.speed_up(FAILS, SLOW, 0.5) == SpeedUp(4.0, "<")
+    assert speed_up(FAILS, SLOW, 0.5) == SpeedUp(4.0, "<")
 
 
 def test_two_runs_that_never_arrive_have_no_speed_up() -> None:
-    assert metrics.speed_up(FAILS, SLOW, 0.9) is None
+    assert speed_up(FAILS, SLOW, 0.9) is None
 
 
 def test_final_accuracy_is_the_last_evaluation_and_best_the_highest() -> None:
-    assert metrics.final_accuracy(LEARNS) == 0.6
-    assert metrics.best_accuracy(LEARNS) == 0.62
-    assert math.isnan(metrics.final_accuracy(BLIND))
-    assert math.isnan(metrics.best_accuracy(BLIND))
+    assert metrics.of_rounds(LEARNS.rounds)["final_accuracy"] == 0.6
+    assert metrics.of_rounds(LEARNS.rounds)["best_accuracy"] == 0.62
+    assert math.isnan(metrics.of_rounds(BLIND.rounds)["final_accuracy"])
+    assert math.isnan(metrics.of_rounds(BLIND.rounds)["best_accuracy"])
 
 
 def test_waiting_is_the_mean_over_rounds_with_an_aggregation() -> None:
@@ -112,60 +128,66 @@ def test_waiting_is_the_mean_over_rounds_with_an_aggregation() -> None:
 
 
 def test_peak_memory_counts_only_the_plans_that_ran() -> None:
-    assert metrics.peak_memory_bytes(LEARNS) == 60.0  # not the 90 of the plan that met OOM
-    assert metrics.peak_memory_share(LEARNS) == pytest.approx(0.8)  # 40 / 50, above 60 / 80
+    assert (
+        metrics.of_clients(LEARNS.clients)["peak_memory_bytes"] == 60.0
+    )  # not the 90 of the plan that met OOM
+    assert metrics.of_clients(LEARNS.clients)["peak_memory_share"] == pytest.approx(
+        0.8
+    )  # 40 / 50, above 60 / 80
 
 
 def test_planned_memory_counts_plans_that_met_oom_too() -> None:
-    assert metrics.planned_memory_bytes(LEARNS) == 60.0  # (50 + 60 + 60 + 90 + 40) / 5
+    assert (
+        metrics.of_clients(LEARNS.clients)["planned_memory_bytes"] == 60.0
+    )  # (50 + 60 + 60 + 90 + 40) / 5
 
 
 def test_lost_work_is_the_share_of_device_seconds_not_aggregated() -> None:
     # lost 3 + 5 of 8 + 6 + 9 + 3 + 5
-    assert metrics.lost_work_share(LEARNS) == pytest.approx(8 / 31)
+    assert metrics.of_clients(LEARNS.clients)["lost_work_share"] == pytest.approx(8 / 31)
 
 
 def test_default_target_is_the_highest_multiple_of_5_points_that_every_run_reached() -> None:
-    target = metrics.choose_target([LEARNS, SLOW])
+    target = metrics.choose_target([LEARNS.rounds, SLOW.rounds])
     assert target == Target(0.5, "the highest multiple of 5 points that every run reached")
 
 
 def test_default_target_lies_above_every_initial_model() -> None:
     start = make_run("warm", [0.51, 0.52])  # 50 % is where it started, not what it reached
-    target = metrics.choose_target([LEARNS, start])
+    target = metrics.choose_target([LEARNS.rounds, start.rounds])
     assert target == Target(0.6, "the highest multiple of 5 points that any run reached")
 
 
 def test_a_run_that_was_never_evaluated_does_not_choose_the_target() -> None:
-    assert metrics.choose_target([LEARNS, BLIND]).accuracy == 0.6
-    assert metrics.choose_target([BLIND]) == Target(None, "no run evaluated its model")
+    assert metrics.choose_target([LEARNS.rounds, BLIND.rounds]).accuracy == 0.6
+    assert metrics.choose_target([BLIND.rounds]) == Target(None, "no run evaluated its model")
 
 
 def test_no_target_where_nothing_was_learned() -> None:
     flat = make_run("flat", [0.1, 0.12, 0.11])
-    assert metrics.choose_target([flat]).accuracy is None
-    assert "no run rose" in metrics.choose_target([flat]).rule
+    assert metrics.choose_target([flat.rounds]).accuracy is None
+    assert "no run rose" in metrics.choose_target([flat.rounds]).rule
 
 
 def test_a_given_target_is_taken_as_it_is() -> None:
-    assert metrics.choose_target([FAILS], 0.57) == Target(0.57, "as asked for")
+    assert metrics.choose_target([FAILS.rounds], 0.57) == Target(0.57, "as asked for")
 
 
 @pytest.mark.parametrize("given", [0.0, -0.1, 55.0])
 def test_a_target_must_be_a_share(given: float) -> None:
     with pytest.raises(RunError, match=rf"must be a share in \(0, 1\], got {given}"):
-        metrics.choose_target([LEARNS], given)
+        metrics.choose_target([LEARNS.rounds], given)
 
 
 def test_the_baseline_is_fedlora_else_the_first_run() -> None:
-    assert metrics.choose_baseline([LEARNS, SLOW]) is SLOW
-    assert metrics.choose_baseline([LEARNS, FAILS]) is LEARNS
-    assert metrics.choose_baseline([LEARNS, SLOW], "fedquad") is LEARNS
+    assert choose_baseline([LEARNS, SLOW]) is SLOW
+    assert choose_baseline([LEARNS, FAILS]) is LEARNS
+    assert choose_baseline([LEARNS, SLOW], "fedquad") is LEARNS
 
 
 def test_an_unknown_baseline_is_refused_with_the_choices() -> None:
     with pytest.raises(RunError, match=r"one of the runs \(fedquad, fedlora\), got 'fedavg'"):
-        metrics.choose_baseline([LEARNS, SLOW], "fedavg")
+        choose_baseline([LEARNS, SLOW], "fedavg")
 
 
 def test_the_table_holds_totals_of_every_run() -> None:
@@ -183,3 +205,89 @@ def test_the_table_holds_totals_of_every_run() -> None:
 def test_a_comparison_of_nothing_is_refused() -> None:
     with pytest.raises(RunError, match="needs at least one finished run, got none"):
         compare([])
+
+
+def test_smoothing_asks_that_the_last_evaluations_together_are_at_the_target() -> None:
+    # means of two evaluations: 0.3 at round 2, 0.56 at round 4, 0.61 at round 5
+    smooth = metrics.smoothed(LEARNS.rounds, 2)
+    assert metrics.reached(smooth, 0.6) == Spent(5, 50.0, 550, 20.0)
+    assert metrics.reached(smooth, 0.1) == Spent(2, 20.0, 220, 8.0)  # none before the second
+    pd.testing.assert_frame_equal(metrics.smoothed(LEARNS.rounds, 1), LEARNS.rounds)
+
+
+def test_what_was_spent_by_the_last_evaluation_is_known_of_every_run() -> None:
+    row = metrics.to_target(FAILS.rounds, 0.5)
+    spent = [row[f"spent_{name}"] for name in ("rounds", "s", "bytes", "energy_j")]
+    assert spent == [5, 50.0, 550, 20.0]
+    assert math.isnan(row["time_to_target_s"])
+    assert metrics.to_target(BLIND.rounds, 0.5)["spent_s"] == 0.0
+
+
+def test_the_area_is_the_mean_accuracy_over_time_on_straight_lines() -> None:
+    # 20 s at 0.3 in the mean, then 10 s from 0.5 to 0.56
+    assert metrics.accuracy_area(LEARNS.rounds, 30.0) == pytest.approx((6.0 + 5.3) / 30)
+    assert metrics.accuracy_area(LEARNS.rounds, 20.0) == pytest.approx(0.3)
+    assert math.isnan(metrics.accuracy_area(LEARNS.rounds, 51.0))  # not known so far
+    assert math.isnan(metrics.accuracy_area(BLIND.rounds, 10.0))
+
+
+def test_utilisation_is_the_part_of_the_device_time_that_was_worked() -> None:
+    row = metrics.of_clients(LEARNS.clients)
+    assert row["utilisation"] == pytest.approx(31 / (31 + 19))
+    assert row["compute_utilisation"] == pytest.approx(19 / 50)
+
+
+def test_stragglers_are_late_or_far_slower_than_the_median_of_their_round() -> None:
+    # round 2, without OOM: 9 s, and 5 s that were late; 9 is not above 1.5 times their median 7
+    assert metrics.straggler_share(LEARNS.clients) == 1 / 4
+    slower = LEARNS.clients.assign(finished_s=[8.0, 6.0, 30.0, 13.0, 15.0])  # 20 > 1.5 x 12.5
+    assert metrics.straggler_share(slower) == 2 / 4
+
+
+def test_lost_work_is_told_in_seconds_bytes_and_joules() -> None:
+    row = metrics.of_clients(LEARNS.clients)
+    assert (row["lost_s"], row["lost_bytes"], row["lost_j"]) == (8.0, 204, 2.75)
+    many = LEARNS.clients.assign(run="a", variant="x", seed=0)
+    lost = metrics.lost_work(many).set_index("outcome")
+    assert lost.loc["oom", ["num_plans", "lost_s", "lost_bytes", "lost_j"]].tolist() == [
+        1, 3.0, 100, 0.5,
+    ]  # fmt: skip
+    assert lost.loc["late", ["lost_s", "lost_bytes", "lost_j"]].tolist() == [5.0, 104, 2.25]
+    assert set(lost.index) == {"oom", "late"}
+
+
+def test_staleness_is_that_of_the_aggregated_updates() -> None:
+    row = metrics.of_clients(LEARNS.clients)
+    assert (row["mean_staleness"], row["max_staleness"]) == (1.0, 3.0)
+
+
+def test_fairness_is_jains_index_over_the_whole_fleet() -> None:
+    fleet = pd.DataFrame({"device_id": range(5), "expected_accuracy": [0.2, 0.4, 0.6, 0.8, 1.0]})
+    row = metrics.of_devices(fleet, LEARNS.clients)
+    assert row["participation_fairness"] == 9 / (5 * 5)  # updates 2, 1, 0, 0, 0
+    none = LEARNS.clients.assign(outcome="late")
+    assert math.isnan(metrics.of_devices(fleet, none)["participation_fairness"])
+    all_alike = LEARNS.clients.assign(outcome="aggregated", device_id=range(5))
+    assert metrics.of_devices(fleet, all_alike)["participation_fairness"] == 1.0
+
+
+def test_device_accuracies_are_told_by_their_quantiles() -> None:
+    fleet = pd.DataFrame({"device_id": range(5), "expected_accuracy": [0.2, 0.4, 0.6, 0.8, 1.0]})
+    row = metrics.of_devices(fleet, LEARNS.clients)
+    names = ("min", "q10", "q25", "median", "max")
+    quantiles = [row[f"device_accuracy_{name}"] for name in names]
+    assert quantiles == pytest.approx([0.2, 0.28, 0.4, 0.6, 1.0])
+    unknown = fleet.assign(expected_accuracy=NAN)
+    assert math.isnan(metrics.of_devices(unknown, LEARNS.clients)["device_accuracy_min"])
+
+
+def test_the_distribution_of_waits_counts_the_aggregated_plans_of_a_variant() -> None:
+    many = pd.concat(
+        [LEARNS.clients.assign(run=f"x {seed}", variant="x", seed=seed) for seed in (0, 1)]
+        + [LEARNS.clients.assign(run="y 0", variant="y", seed=0, waiting_s=4.0)]
+    )
+    frame = metrics.waiting_distribution(many)
+    own = frame[frame["variant"] == "x"]
+    assert own["waiting_s"].tolist() == [1.0, 2.0, 4.0]
+    assert own["share"].tolist() == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert frame[frame["variant"] == "y"]["share"].tolist() == [1.0]

@@ -1,0 +1,146 @@
+"""What several seeds say together, and how sure it is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis.seeds import NUM_RESAMPLES, mean, median, median_ratio, over_seeds, speed_ups
+
+INF, NAN = math.inf, math.nan
+TIMES = st.lists(st.floats(1, 1e6), min_size=1, max_size=9)
+
+
+def test_the_mean_has_students_interval() -> None:
+    values = [2.0, 4.0, 6.0, NAN]
+    one = mean(values)
+    # s = 2, n = 3, t_2(0.975) = 4.302653
+    assert (one.value, one.num_known) == (4.0, 3)
+    assert one.high - 4.0 == pytest.approx(4.302653 * 2 / math.sqrt(3), rel=1e-6)
+    oracle = stats.t.interval(0.95, 2, loc=4.0, scale=stats.sem(values[:3]))
+    assert (one.low, one.high) == pytest.approx(oracle)
+
+
+def test_one_run_has_a_value_and_no_interval() -> None:
+    for one in (mean([3.0]), median([3.0], [3.0]), median_ratio([3.0], [3.0])):
+        assert one.value == pytest.approx(3.0)
+        assert math.isnan(one.low)
+        assert math.isnan(one.high)
+
+
+def test_no_run_has_no_number() -> None:
+    assert math.isnan(mean([NAN]).value)
+    assert math.isnan(median([], []).value)
+
+
+@given(TIMES)
+def test_without_censoring_the_median_is_the_ordinary_one(times: list[float]) -> None:
+    one = median(times, times)
+    assert one.value == one.upper == np.median(times)
+
+
+def test_a_run_that_never_arrived_bounds_the_median() -> None:
+    # known to need more than 50: beside 100 and 150 the middle one is 100 or 150
+    assert median([100, 150, 50], [100, 150, INF])[:2] == (100, 150)
+    # last evaluated after both others arrived: the middle one is known
+    assert median([100, 150, 400], [100, 150, INF])[:2] == (150, 150)
+    # most never arrive
+    assert median([100, 300, 400], [100, INF, INF])[:2] == (300, INF)
+
+
+@given(TIMES, st.data())
+def test_the_true_median_lies_within_the_bounds(times: list[float], data: st.DataObject) -> None:
+    ends = [data.draw(st.floats(0.5, 1e6)) for _ in times]
+    seen = [time <= end for time, end in zip(times, ends, strict=True)]
+    lower = [min(time, end) for time, end in zip(times, ends, strict=True)]
+    upper = [time if known else INF for time, known in zip(times, seen, strict=True)]
+    one = median(lower, upper)
+    assert one.value <= np.median(times) <= one.upper
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_few_seeds_have_the_span_from_the_smallest_to_the_largest(n: int) -> None:
+    times = [float(2**k) for k in range(n)]
+    one = median(times, times)
+    assert (one.low, one.high) == (times[0], times[-1])
+
+
+def test_the_interval_of_a_median_is_open_where_a_resample_could_be_censored() -> None:
+    one = median([100, 150, 400], [100, 150, INF])
+    assert (one.low, one.high) == (100, INF)
+
+
+@given(TIMES)
+def test_the_inverse_of_a_speed_up_is_the_speed_up_of_the_inverse(ratios: list[float]) -> None:
+    one = median_ratio(ratios, ratios)
+    other = median_ratio([1 / r for r in ratios], [1 / r for r in ratios])
+    assert other.value == pytest.approx(1 / one.value)
+    assert other.low == pytest.approx(1 / one.high, nan_ok=True)
+
+
+def test_the_bootstrap_interval_covers_the_median_as_often_as_its_order_statistics() -> None:
+    """n = 11. The middle of a resample is at most X_(k) with P(Binomial(11, k/11) >= 6), so the
+    interval ends at the order statistics a and b where that passes 2.5 and 97.5 %; it covers the
+    true median where a to b - 1 of the values lie below it: a Binomial(11, 1/2)."""
+    n, trials = 11, 300
+    below = stats.binom(n, np.arange(n + 1) / n).sf(n // 2)
+    a, b = np.searchsorted(below, 0.025), np.searchsorted(below, 0.975)
+    cover = stats.binom(n, 0.5).cdf(b - 1) - stats.binom(n, 0.5).cdf(a - 1)
+    margin = np.abs(below[1:-1] - 0.975).min()
+    assert margin > 4 * math.sqrt(0.975 * 0.025 / NUM_RESAMPLES)  # no draw can move a or b
+    rng = np.random.default_rng(1)
+    hits = 0
+    for sample in rng.lognormal(0.0, 1.0, (trials, n)):
+        one = median(sample.tolist(), sample.tolist())
+        ordered = np.sort(sample)
+        assert (one.low, one.high) == (ordered[a - 1], ordered[b - 1])
+        hits += one.low <= 1.0 <= one.high
+    assert abs(hits - trials * cover) < 4 * math.sqrt(trials * cover * (1 - cover))
+
+
+PER_RUN = pd.DataFrame(
+    {
+        "variant": ["base", "base", "base", "mine", "mine", "mine", "mine"],
+        "seed": [0, 1, 2, 0, 1, 2, 9],
+        "is_reached": [True, True, False, True, False, False, True],
+        "time_to_target_s": [100.0, 200.0, NAN, 50.0, NAN, NAN, 10.0],
+        "spent_s": [500.0, 500.0, 600.0, 400.0, 400.0, 300.0, 20.0],
+        "rounds_to_target": [1.0, 2.0, NAN, 2.0, NAN, NAN, 1.0],
+        "spent_rounds": [9, 9, 9, 9, 9, 9, 9],
+        "bytes_to_target": [1.0, 2.0, NAN, 2.0, NAN, NAN, 1.0],
+        "spent_bytes": [9, 9, 9, 9, 9, 9, 9],
+        "energy_to_target_j": [1.0, 2.0, NAN, 2.0, NAN, NAN, 1.0],
+        "spent_energy_j": [9, 9, 9, 9, 9, 9, 9],
+        "final_accuracy": [0.5, 0.6, 0.7, 0.4, NAN, 0.6, 0.5],
+    }
+)
+
+
+def test_speed_ups_are_paired_by_seed_and_bounded_where_a_run_never_arrived() -> None:
+    pairs = speed_ups(PER_RUN, "base").query("variant == 'mine'")
+    assert pairs["seed"].tolist() == [0, 1, 2]  # the baseline never ran seed 9
+    assert pairs["lower"].tolist() == [2.0, 0.0, 0.0]
+    assert pairs["upper"].tolist() == [2.0, 0.5, INF]  # 200 s over more than 400 s; neither
+
+
+def test_the_baseline_is_as_fast_as_itself_where_it_arrives() -> None:
+    pairs = speed_ups(PER_RUN, "base").query("variant == 'base'")
+    assert pairs["lower"].tolist() == [1.0, 1.0, 0.0]
+    assert pairs["upper"].tolist() == [1.0, 1.0, INF]
+
+
+def test_the_summary_has_one_row_a_variant_and_metric() -> None:
+    summary = over_seeds(PER_RUN, "base").set_index(["variant", "metric"])
+    time = summary.loc[("base", "time_to_target_s")]
+    assert (time["value"], time["upper"], time["num_runs"]) == (200.0, 200.0, 3)
+    accuracy = summary.loc[("mine", "final_accuracy")]
+    assert (accuracy["value"], accuracy["num_known"]) == (pytest.approx(0.5), 3)
+    assert summary.loc[("mine", "is_reached"), "value"] == 0.5
+    gain = summary.loc[("mine", "speed_up")]
+    assert (gain["value"], gain["upper"]) == (0.0, pytest.approx(2.0))
