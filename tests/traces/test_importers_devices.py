@@ -25,7 +25,8 @@ def intervals(device):
 def test_capacity_is_seconds_a_sample_and_one_rate_for_both_directions(tmp_path):
     (table,) = load(tmp_path, "fedscale-capacity", FILES["fedscale-capacity"])
     assert table.text == (
-        "device_id,inference_s_per_sample,downlink_mbps,uplink_mbps\n432802,0.162,5.6485,5.6485\n"
+        "device_id,inference_s_per_sample,downlink_mbps,uplink_mbps,speed\n"
+        "432802,0.162,5.6485,5.6485,1\n"
     )
 
 
@@ -232,8 +233,9 @@ def test_wrong_session_list_is_refused_with_its_line(tmp_path, content, message)
 def test_benchmark_table_by_name_with_memory_in_bytes(tmp_path):
     (table,) = load(tmp_path, "ai-benchmark", FILES["ai-benchmark"])
     assert table.text == (
-        "device_id,soc,year,memory_bytes,cpu_float_score,ai_score\n"
-        "Phone A,Chip 1,2019,8000000000,3744,76206\nPhone B,Chip 2,2018,6000000000,,1200\n"
+        "device_id,soc,year,memory_bytes,cpu_float_score,ai_score,speed\n"
+        "Phone A,Chip 1,2019,8000000000,3744,76206,1.969\n"
+        "Phone B,Chip 2,2018,6000000000,,1200,0.0310053\n"
     )
 
 
@@ -251,12 +253,14 @@ def test_benchmark_ranking_of_flash_as_json(tmp_path):
     assert fields["memory_bytes"] == "8000000000"
     assert (fields["ai_score"], fields["nn_fp32_score"]) == ("76206", "716")
     assert fields["nn_int8_score"] == fields["android"] == ""
-    assert table.notes == ("repeats of a device, left out: 1",)
+    assert table.notes[0] == "repeats of a device, left out: 1"
 
 
 def test_benchmark_scores_of_flash_as_json(tmp_path):
     (table,) = load(tmp_path, "ai-benchmark", '{"Phone, A": 76206, "Phone B": 100.5}')
-    assert table.text == 'device_id,ai_score\n"Phone, A",76206\nPhone B,100.5\n'
+    assert table.text == (
+        'device_id,ai_score,speed\n"Phone, A",76206,1.99737\nPhone B,100.5,0.00263411\n'
+    )
 
 
 WRONG_TABLES = {

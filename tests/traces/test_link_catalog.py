@@ -7,17 +7,21 @@ ROWS = "time_s,downlink_mbps,uplink_mbps\n0,8,\n1,16,\n"
 
 def test_links_are_listed_by_pool_and_number():
     names = links()
-    assert len(names) == len(list(DATA.glob("*.csv"))) == 34
+    assert len(names) == len(list(DATA.glob("*.csv"))) == 50
     assert names[:4] == ("3g-1", "3g-2", "3g-3", "3g-4")
     assert [name for name in names if name.startswith("lte")] == [
         *(f"lte-{number}" for number in range(1, 5)),
         *(f"lte-driving-{number}" for number in range(1, 5)),
+        *(f"lte-walking-{number}" for number in range(1, 5)),
     ]
     assert names.index("shannon-1100") < names.index("shannon-2000")
 
 
 def test_pools_are_the_names_without_the_number():
-    assert pools() == ("3g", "5g", "fixed", "lte", "lte-driving", "shannon", "wifi")
+    assert pools() == (
+        *("3g", "5g", "fixed", "lte", "lte-driving", "lte-walking", "shannon"),
+        *("wifi", "wifi4", "wifi5", "wifi6"),
+    )
 
 
 @pytest.mark.parametrize("name", links())
@@ -66,12 +70,12 @@ def test_link_can_be_a_file(tmp_path):
 
 
 def test_unknown_link_lists_the_valid_names():
-    with pytest.raises(ValueError, match=r"CSV file or one of 3g-1, .*, wifi-4, got 'wifi'"):
+    with pytest.raises(ValueError, match=r"CSV file or one of 3g-1, .*, wifi6-4, got 'wifi'"):
         load_link("wifi")
 
 
 def test_unknown_pool_lists_the_valid_names():
-    message = r"a pool \(3g, 5g, .*, wifi\) or a bundled link \(3g-1, .*\), got 'traces/6g\.csv'"
+    message = r"a pool \(3g, 5g, .*, wifi6\) or a bundled link \(3g-1, .*\), got 'traces/6g\.csv'"
     with pytest.raises(ValueError, match=message):
         pool("traces/6g.csv")
 

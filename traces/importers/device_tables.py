@@ -11,6 +11,7 @@ from typing import Any
 
 from traces.availability import device_id
 from traces.importers.flash import read_json
+from traces.importers.relative_speed import with_speed
 from traces.importers.result import DeviceTable, name_of
 from traces.text import excerpt, number, read_bytes, read_table
 
@@ -57,7 +58,7 @@ def read(path: Path) -> DeviceTable:
     columns = tuple(dict.fromkeys(column for fields in rows.values() for column in fields))
     table = tuple((name, *(row.get(c, "") for c in columns)) for name, row in rows.items())
     notes = (f"repeats of a device, left out: {num_repeats}",) if num_repeats else ()
-    return DeviceTable(name_of(path), ("device_id", *columns), table, notes)
+    return with_speed(DeviceTable(name_of(path), ("device_id", *columns), table, notes))
 
 
 def _from_csv(path: Path) -> Iterator[tuple[str, str, Fields]]:

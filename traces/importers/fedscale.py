@@ -10,6 +10,7 @@ from typing import Any
 from traces.availability import MAX_TIME_S, AvailabilityTrace, device_id
 from traces.formats import MAX_MBPS
 from traces.importers.plain_pickle import load
+from traces.importers.relative_speed import with_speed
 from traces.importers.result import Availability, DeviceTable, name_of
 from traces.text import excerpt
 
@@ -32,7 +33,7 @@ def read_capacity(path: Path) -> DeviceTable:
         rate = f"{kbps / 1000:.12g}"
         rows.append((name, f"{inference_ms / 1000:.12g}", rate, rate))
     notes = ("inference_s_per_sample: FedScale takes three times as long for training",)
-    return DeviceTable(name_of(path), CAPACITY_COLUMNS, tuple(rows), notes)
+    return with_speed(DeviceTable(name_of(path), CAPACITY_COLUMNS, tuple(rows), notes))
 
 
 def read_behave(path: Path) -> list[Availability | DeviceTable]:

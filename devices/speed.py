@@ -1,0 +1,92 @@
+"""How the speed of devices of one profile scatters: seeded factors on the profile's rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class SpeedDistribution(Protocol):
+    """Draws factors on the compute speed of a profile."""
+
+    def draw(self, rng: np.random.Generator, size: int) -> FloatArray:
+        """(size,): factors above 0. The first of more draws are the same as those of fewer."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """Log-normal factors with median 1: the profile is the typical device."""
+
+    kind: ClassVar[str] = "lognormal"
+
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma <= 5:
+            raise ValueError(f"sigma must be in [0, 5], got {self.sigma:g}")
+
+    def draw(self, rng: np.random.Generator, size: int) -> FloatArray:
+        factors: FloatArray = np.exp(self.sigma * rng.standard_normal(size))
+        return factors
+
+
+@dataclass(frozen=True)
+class Zipf:
+    """A device is k times slower than the profile with a probability in proportion to k^-exponent.
+
+    Few are very slow: latencies of clients after Zipf's law with exponent 1.2 are the setting of
+    Pisces (Jiang et al., SoCC 2022; from memory). The profile is the fastest device.
+    """
+
+    kind: ClassVar[str] = "zipf"
+
+    exponent: float = 1.2
+    max_slowdown: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.exponent <= 20:
+            raise ValueError(f"exponent must be in [0, 20], got {self.exponent:g}")
+        if not 1 <= self.max_slowdown <= 1_000_000:
+            raise ValueError(f"max_slowdown must be in [1, 1000000], got {self.max_slowdown}")
+
+    def draw(self, rng: np.random.Generator, size: int) -> FloatArray:
+        slowdowns = np.arange(1, self.max_slowdown + 1, dtype=np.float64)
+        below = np.cumsum(slowdowns**-self.exponent)
+        drawn = np.searchsorted(below, rng.random(size) * below[-1], side="right")
+        factors: FloatArray = 1 / slowdowns[np.minimum(drawn, self.max_slowdown - 1)]
+        return factors
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every factor between two is as likely as another."""
+
+    kind: ClassVar[str] = "uniform"
+
+    lowest: float
+    highest: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest <= self.highest < math.inf:
+            raise ValueError(
+                f"lowest must be above 0 and at most highest, "
+                f"got {self.lowest:g} of {self.highest:g}"
+            )
+
+    def draw(self, rng: np.random.Generator, size: int) -> FloatArray:
+        return rng.uniform(self.lowest, self.highest, size)
+
+
+SPEEDS: Mapping[str, type[SpeedDistribution]] = MappingProxyType(
+    {"lognormal": LogNormal, "zipf": Zipf, "uniform": Uniform}
+)
+"""Every distribution of speed that a config may name."""

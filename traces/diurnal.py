@@ -1,0 +1,93 @@
+"""Availability by the time of day: seeded spans online and offline, many of them short.
+
+A device alternates between the two states. How long it stays in one is drawn from lengths that are
+equally likely among those that begin in the same part of the day, so the daily profile, the
+distribution of the spans and the share of time online all follow from two tables (a semi-Markov
+process driven by the clock).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from traces.availability import AvailabilityTrace
+from traces.bandwidth import FloatArray
+
+DAY_S = 86400.0
+WARM_UP_DAYS = 4  # by then nothing tells any more that every device began in a drawn state
+MIN_SPAN_S = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class DiurnalModel:
+    """What one device of a fleet may do; instant 0 is midnight.
+
+    ``online_s`` and ``offline_s`` are (B, K), above 0: row b holds K equally likely lengths of
+    spans that begin in the b-th of B equal parts of the day. ``spread`` is the standard deviation
+    between devices of the log-odds of being online: a device's factor on its online spans is the
+    inverse of the one on its offline spans. ``never`` and ``always`` are the shares of devices that
+    are offline or online throughout. Raises ValueError where one of these fails.
+    """
+
+    online_s: FloatArray
+    offline_s: FloatArray
+    spread: float = 0.0
+    never: float = 0.0
+    always: float = 0.0
+    num_days: int = 7
+
+    def __post_init__(self) -> None:
+        for name, lengths_s in (("online_s", self.online_s), ("offline_s", self.offline_s)):
+            if lengths_s.ndim != 2 or lengths_s.size == 0:
+                raise ValueError(
+                    f"{name} must be rows of lengths for parts of the day, got {lengths_s.shape}"
+                )
+            if not (np.isfinite(lengths_s).all() and (lengths_s >= MIN_SPAN_S).all()):
+                raise ValueError(f"{name} must be numbers of at least {MIN_SPAN_S:g} s")
+        if not 0 <= self.spread <= 10:
+            raise ValueError(f"spread must be in [0, 10], got {self.spread:g}")
+        if not (self.never >= 0 and self.always >= 0 and self.never + self.always <= 1):
+            raise ValueError(
+                f"never and always must be shares of devices that sum to at most 1, "
+                f"got {self.never:g} and {self.always:g}"
+            )
+        if not 1 <= self.num_days <= 3660:
+            raise ValueError(f"num_days must be in [1, 3660], got {self.num_days}")
+
+    def availability(self, rng: np.random.Generator) -> AvailabilityTrace:
+        """One device over ``num_days``, which then repeat."""
+        period_s = self.num_days * DAY_S
+        kind = rng.random()
+        tilt = math.exp(self.spread * rng.standard_normal() / 2)
+        if kind < self.never:
+            return AvailabilityTrace.of([], period_s)
+        if kind >= 1 - self.always:
+            return AvailabilityTrace.of([(0.0, period_s)], period_s)
+        return AvailabilityTrace.of(self._spans(rng, tilt), period_s)
+
+    def _spans(self, rng: np.random.Generator, tilt: float) -> list[tuple[float, float]]:
+        """Online spans in [0, period), the first drawn well before instant 0."""
+        tables = [(self.offline_s / tilt).tolist(), (self.online_s * tilt).tolist()]
+        period_s = self.num_days * DAY_S
+        at_s, is_online = -WARM_UP_DAYS * DAY_S, int(rng.random() < 0.5)
+        found: list[tuple[float, float]] = []
+        while at_s < period_s:
+            rows = tables[is_online]
+            row = rows[int(at_s % DAY_S / DAY_S * len(rows))]
+            end_s = at_s + max(row[int(rng.random() * len(row))], MIN_SPAN_S)
+            if is_online and end_s > 0:
+                found.append((max(at_s, 0.0), min(end_s, period_s)))
+            at_s, is_online = end_s, 1 - is_online
+        return found
+
+
+def equally_likely(sorted_values: FloatArray, num_values: int) -> FloatArray:
+    """(num_values,): means of equal shares of the sorted values (n,); their mean is the same."""
+    below = np.concatenate([[0.0], np.cumsum(sorted_values)])
+    edges = np.linspace(0.0, len(sorted_values), num_values + 1)
+    sums = np.diff(np.interp(edges, np.arange(len(below)), below))
+    shares: FloatArray = sums * num_values / len(sorted_values)
+    return shares

@@ -1,0 +1,44 @@
+"""Compute speed of each device of a table as a multiple of the table's median."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from traces.bandwidth import FloatArray
+from traces.importers.result import DeviceTable
+
+# What speed is reckoned from, best first. Of a phone's scores, the one of its processor's floating
+# point is nearest to training there; those of accelerators for inference are not.
+SPEED_OF: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "inference_s_per_sample": lambda seconds: np.median(seconds) / seconds,
+    "cpu_float_score": lambda points: points / np.median(points),
+    "nn_fp32_score": lambda points: points / np.median(points),
+    "ai_score": lambda points: points / np.median(points),
+}
+MAX_RATIO = 1e6  # devices further apart are no measurement
+
+
+def with_speed(table: DeviceTable) -> DeviceTable:
+    """The table with a column ``speed``, from the first measure that every device has.
+
+    Without such a measure it stays as it is.
+    """
+    for column, speed_of in SPEED_OF.items():
+        if column not in table.columns:
+            continue
+        at = table.columns.index(column)
+        values = np.array([float(row[at] or "nan") for row in table.rows])
+        if not (values > 0).all():
+            continue
+        speeds = speed_of(values)
+        if not ((speeds >= 1 / MAX_RATIO) & (speeds <= MAX_RATIO)).all():
+            continue
+        rows = tuple((*row, f"{speed:.6g}") for row, speed in zip(table.rows, speeds, strict=True))
+        note = f"speed: {column} against the median of the table"
+        return replace(
+            table, columns=(*table.columns, "speed"), rows=rows, notes=(*table.notes, note)
+        )
+    return table

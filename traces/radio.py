@@ -1,0 +1,128 @@
+"""Links at the Shannon rate of a radio channel: path loss, shadowing and fading."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+
+from traces.bandwidth import BandwidthTrace, FloatArray, Link
+
+Fading = Literal["rayleigh", "none"]
+BASE_STATION_DBM = 46.0
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A radio channel with 3GPP macro-cell path loss and thermal noise."""
+
+    power_dbm: float = 23.0  # what a handset may send
+    bandwidth_hz: float = 900e3
+    noise_dbm_per_hz: float = -174.0
+
+
+@dataclass(frozen=True)
+class RayleighFading:
+    """The channel's power gain is drawn anew, exponential with mean 1, for each block of time."""
+
+    seed: int
+    block_s: float = 1.0
+    num_blocks: int = 300
+
+
+def shannon_link(
+    distance_m: float,
+    uplink: Channel | None = None,
+    *,
+    downlink: Channel | None = None,
+    fading: RayleighFading | None = None,
+) -> Link:
+    """A link at the Shannon rate W log2(1 + S/N) of its distance from the base station.
+
+    Path loss 128.1 + 37.6 log10(d / 1 km) dB (3GPP TR 36.942, macro cell). With 1,100 to 2,000 m
+    this is our reconstruction of HAFLQ's uplink (arXiv 2411.06581): the distances are known at
+    second hand, the constants are ours, and so is the downlink, which has the 46 dBm of a base
+    station unless one is given. Raises ValueError unless ``distance_m`` is above 0.
+    """
+    if not 0 < distance_m < np.inf:
+        raise ValueError(f"distance_m must be a number above 0, got {distance_m:g}")
+    channels = (downlink or Channel(power_dbm=BASE_STATION_DBM), uplink or Channel())
+    traces = []
+    rng = np.random.default_rng(fading.seed if fading else 0)
+    for channel in channels:
+        snr, blocks, block_s = _mean_snr(distance_m, channel), np.ones(1), 1.0
+        if fading:
+            blocks, block_s = rng.exponential(1.0, fading.num_blocks), fading.block_s
+        rates = channel.bandwidth_hz * np.log2(1 + snr * blocks) / 8
+        traces.append(stepped(rates, block_s))
+    return Link(f"shannon-{distance_m:.0f}", *traces)
+
+
+@dataclass(frozen=True)
+class PathLossLink:
+    """Shannon rate at a drawn distance from a 3GPP macro cell, with shadowing and fading.
+
+    The distance is uniform in [``nearest_m``, ``farthest_m``]: HAFLQ's devices stand 1,100 to
+    2,000 m away. Shadowing is log-normal with 8 dB (3GPP TR 36.814, table A.2.1.1-1; from memory),
+    one draw for both directions of a device that stays where it is. Rayleigh fading draws the gain
+    anew for each ``block_s``. The rest as ``shannon_link``. Raises ValueError for a number out of
+    range.
+    """
+
+    kind: ClassVar[str] = "path_loss"
+
+    nearest_m: float = 1100.0
+    farthest_m: float = 2000.0
+    shadowing_db: float = 8.0
+    fading: Fading = "rayleigh"
+    block_s: float = 1.0
+    duration_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.nearest_m <= self.farthest_m < math.inf:
+            raise ValueError(
+                f"nearest_m must be above 0 and at most farthest_m, "
+                f"got {self.nearest_m:g} of {self.farthest_m:g}"
+            )
+        if not 0 <= self.shadowing_db <= 50:
+            raise ValueError(f"shadowing_db must be in [0, 50], got {self.shadowing_db:g}")
+        if self.fading not in get_args(Fading):
+            raise ValueError(f"fading must be rayleigh or none, got {self.fading!r}")
+        if not 0 < self.block_s <= self.duration_s < math.inf:
+            raise ValueError(
+                f"block_s must be above 0 and at most duration_s, "
+                f"got {self.block_s:g} of {self.duration_s:g}"
+            )
+
+    def link(self, rng: np.random.Generator) -> Link:
+        """One device's link."""
+        distance_m = float(rng.uniform(self.nearest_m, self.farthest_m))
+        shadow_db = float(rng.normal(0.0, self.shadowing_db))
+        up, down = Channel(), Channel(power_dbm=BASE_STATION_DBM)
+        fading = RayleighFading(
+            seed=int(rng.integers(2**63)),
+            block_s=self.block_s,
+            num_blocks=round(self.duration_s / self.block_s),
+        )
+        return shannon_link(
+            distance_m,
+            replace(up, power_dbm=up.power_dbm - shadow_db),
+            downlink=replace(down, power_dbm=down.power_dbm - shadow_db),
+            fading=fading if self.fading == "rayleigh" else None,
+        )
+
+
+def stepped(rate_bytes_per_s: FloatArray, step_s: float) -> BandwidthTrace:
+    """The trace of rates (n,) that hold for ``step_s`` each."""
+    num_steps = len(rate_bytes_per_s)
+    return BandwidthTrace(
+        step_s * np.arange(num_steps, dtype=np.float64), rate_bytes_per_s, num_steps * step_s
+    )
+
+
+def _mean_snr(distance_m: float, channel: Channel) -> float:
+    path_loss_db = 128.1 + 37.6 * np.log10(distance_m / 1000)
+    noise_dbm = channel.noise_dbm_per_hz + 10 * np.log10(channel.bandwidth_hz)
+    return float(10 ** ((channel.power_dbm - path_loss_db - noise_dbm) / 10))
