@@ -5,6 +5,7 @@ from typing import Any
 from algorithms.fah_qlora import FAHQLoRA
 from algorithms.fedlora import FedLoRA
 from algorithms.fedquad import FedQuad
+from algorithms.ffa_lora import FFALoRA
 from algorithms.flexlora import FlexLoRA
 from algorithms.haflq import HAFLQ
 from algorithms.hetlora import HetLoRA
@@ -29,6 +30,7 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "zeropad": ZeroPadding,
     "hetlora": HetLoRA,
     "flexlora": FlexLoRA,
+    "ffa-lora": FFALoRA,
     "legend": LEGEND,
     "layersel": LayerSel,
     "fah-qlora": FAHQLoRA,
