@@ -6,6 +6,7 @@ from algorithms.fah_qlora import FAHQLoRA
 from algorithms.fedlora import FedLoRA
 from algorithms.fedquad import FedQuad
 from algorithms.fedra import FedRA
+from algorithms.ffa_lora import FFALoRA
 from algorithms.flexlora import FlexLoRA
 from algorithms.haflq import HAFLQ
 from algorithms.hetlora import HetLoRA
@@ -31,6 +32,7 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "zeropad": ZeroPadding,
     "hetlora": HetLoRA,
     "flexlora": FlexLoRA,
+    "ffa-lora": FFALoRA,
     "legend": LEGEND,
     "layersel": LayerSel,
     "fah-qlora": FAHQLoRA,

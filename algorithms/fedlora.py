@@ -14,40 +14,48 @@ that a fleet with devices too small for all blocks has a reference too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from algorithms.lora import holder_weights, mean_adapter
+from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.strategy import FleetView, ServerState, make_plan
-from devices.plan import Adapter, Broadcast, ClientUpdate, DeviceId, TermGrid, TrainingPlan
+from devices.plan import (
+    Adapter,
+    Broadcast,
+    ClientUpdate,
+    DeviceId,
+    FactorUse,
+    TermGrid,
+    TrainingPlan,
+)
+
+Depth = Literal["all", "common"] | int
+"""Trained blocks from the output: ``"all"``, whether or not a device can hold them; ``"common"``,
+the most that every device of the fleet can hold; or a number."""
+
+DEPTH_RULE: Rule = (
+    "depth",
+    "all, common or at least 1",
+    lambda depth: depth in ("all", "common") or (isinstance(depth, int) and depth >= 1),
+)
 
 
 @dataclass(frozen=True)
 class FedLoRA:
-    """The same plan for every device.
-
-    ``depth`` counts trained blocks from the output: ``"all"``, whether or not a device can hold
-    them; ``"common"``, the most that every device of the fleet can hold; or a number.
-    """
+    """The same plan for every device; for ``depth`` see :data:`Depth`."""
 
     kind: ClassVar[str] = "fedlora"
     title: ClassVar[str] = "FedLoRA (FedIT): one depth for all, mean of A and of B"
 
     rank: int = 8
     alpha: float = 16.0
-    depth: Literal["all", "common"] | int = "all"
+    depth: Depth = "all"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha must be above 0, got {self.alpha:g}")
-        if self.depth not in ("all", "common") and (
-            not isinstance(self.depth, int) or self.depth < 1
-        ):
-            raise ValueError(f"depth must be all, common or at least 1, got {self.depth!r}")
+        check_options(self, (*SIZE_RULES, DEPTH_RULE))
 
     def init(self, adapter: Adapter) -> ServerState[None]:
         return ServerState(0, adapter, None)
@@ -59,7 +67,8 @@ class FedLoRA:
         cohort: Sequence[DeviceId],
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
-        terms = TermGrid.top_blocks(fleet.model.grid_shape(self.rank), self._depth_on(fleet))
+        depth = depth_on(fleet, self.depth, rank=self.rank)
+        terms = TermGrid.top_blocks(fleet.model.grid_shape(self.rank), depth)
         return [make_plan(fleet, device_id, terms) for device_id in cohort]
 
     def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
@@ -71,20 +80,22 @@ class FedLoRA:
         adapter = mean_adapter(state.adapter, updates, holder_weights(updates))
         return state.advance(adapter, None)
 
-    def _depth_on(self, fleet: FleetView) -> int:
-        if self.depth == "all":
-            return fleet.model.num_blocks
-        if self.depth == "common":
-            return common_depth(fleet, self.rank)
-        if self.depth > fleet.model.num_blocks:
-            raise ValueError(
-                f"depth must be in [1, {fleet.model.num_blocks}], got {self.depth} "
-                f"(model {fleet.model.name})"
-            )
-        return self.depth
+
+def depth_on(fleet: FleetView, depth: Depth, *, rank: int, use: FactorUse = "both") -> int:
+    """Trained blocks, as a number. Raises ValueError where there are not that many."""
+    if depth == "all":
+        return fleet.model.num_blocks
+    if depth == "common":
+        return common_depth(fleet, rank, use)
+    if depth > fleet.model.num_blocks:
+        raise ValueError(
+            f"depth must be in [1, {fleet.model.num_blocks}], got {depth} "
+            f"(model {fleet.model.name})"
+        )
+    return depth
 
 
-def common_depth(fleet: FleetView, rank: int) -> int:
+def common_depth(fleet: FleetView, rank: int, use: FactorUse = "both") -> int:
     """The most blocks that every device of the fleet can train within its memory budget.
 
     Raises ValueError where some device cannot train one.
@@ -94,7 +105,7 @@ def common_depth(fleet: FleetView, rank: int) -> int:
     for device_id in sorted(fleet.device_ids, key=fleet.memory_budget_bytes):
         smallest.setdefault(fleet.profile(device_id).name, device_id)
     for depth in range(fleet.model.num_blocks, 0, -1):
-        terms = TermGrid.top_blocks(shape, depth)
+        terms = replace(TermGrid.top_blocks(shape, depth), use=use)
         peaks = {
             device_id: fleet.cost(make_plan(fleet, device_id, terms)).memory.total
             for device_id in smallest.values()

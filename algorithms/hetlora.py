@@ -8,21 +8,20 @@ What they train:    the first r terms of every module; r by device, the rest is 
 How it is merged:   A and B padded with zeros to the full rank, the mean over all devices weighted
                     by ||B A||_F, module by module.
 
-**Missing: the regulariser of self-pruning.** The paper adds lambda ||B_tail||_F ||A_tail||_F to the
-local loss, so that a tail that does not earn its place shrinks. Local training here has no such
-term, so ``self_pruning: server`` has the paper's pruning rule alone: the server compares the tail's
-score in the decoded update with that in the broadcast, and lowers the rank of a device whose tail
-shrank by itself. The device has then already paid for uploading the tail, which the server drops.
+Self-pruning: the local loss carries lambda ||B_tail||_F ||A_tail||_F, so that a tail that does not
+earn its place shrinks; a device whose tail shrank has a lower rank from then on.
 
-Also ours: how a device comes to its first rank; a score that sums over modules where the paper has
-one matrix; weights by module.
+Ours: it is the server that compares the tail's score in the decoded update with that in the
+broadcast, since a plan fixes what is uploaded before training. The device has then already paid for
+uploading the tail, which the server drops. Also how a device comes to its first rank; a score that
+sums over modules where the paper has one matrix; weights by module.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -38,6 +37,7 @@ from devices.plan import (
     ClientUpdate,
     DeviceId,
     Factors,
+    TailPenalty,
     TrainingPlan,
 )
 from traces.bandwidth import FloatArray
@@ -54,6 +54,8 @@ class HetLoRA:
 
     ``self_pruning``: ``server`` keeps ``kept_share`` (gamma) of a device's rank, rounded down, once
     the score of the terms beyond fell in its local training; never below the smallest of ``ranks``.
+    ``tail_penalty`` is lambda, what that score counts in the local loss; 0 leaves the pruning rule
+    alone.
     """
 
     kind: ClassVar[str] = "hetlora"
@@ -63,8 +65,9 @@ class HetLoRA:
     alpha: float = 16.0
     ranks: tuple[int, ...] = (2, 4, 8)
     rank_rule: RankRule = "speed"
-    self_pruning: SelfPruning = "none"
+    self_pruning: SelfPruning = "server"
     kept_share: float = 0.99
+    tail_penalty: float = 0.001
 
     def __post_init__(self) -> None:
         check_options(self, _RULES)
@@ -81,7 +84,8 @@ class HetLoRA:
     ) -> Sequence[TrainingPlan]:
         fitting = fitting_ranks(fleet, self.ranks, rank=self.rank, rule=self.rank_rule)
         ranks = {d: min(rank, state.memory.get(d, rank)) for d, rank in fitting.items()}
-        return plans_by_rank(fleet, cohort, ranks, rank=self.rank)
+        plans = plans_by_rank(fleet, cohort, ranks, rank=self.rank)
+        return [replace(plan, tail_penalty=self._penalty(rank_of(plan))) for plan in plans]
 
     def broadcast(self, state: ServerState[PrunedRanks], plan: TrainingPlan) -> Broadcast:
         return Broadcast(state.version, state.adapter)
@@ -104,12 +108,27 @@ class HetLoRA:
     def _rank_after(self, update: ClientUpdate) -> int:
         """The device's rank once it has seen what its tail was good for."""
         rank = rank_of(update.plan)
-        lowest = min(self.ranks[0], self.rank)
-        kept = math.floor(self.kept_share * rank)
-        if self.self_pruning == "none" or rank <= lowest:
+        if not self._may_shrink(rank):
             return rank
+        kept = self._kept(rank)
         before = tail_score(update.broadcast.adapter, kept, rank)
-        return max(lowest, kept) if tail_score(update.adapter, kept, rank) < before else rank
+        return max(self._lowest, kept) if tail_score(update.adapter, kept, rank) < before else rank
+
+    def _penalty(self, rank: int) -> TailPenalty | None:
+        if not self._may_shrink(rank) or self.tail_penalty == 0:
+            return None
+        return TailPenalty(self.tail_penalty, first_term=self._kept(rank))
+
+    def _may_shrink(self, rank: int) -> bool:
+        return self.self_pruning == "server" and rank > self._lowest
+
+    def _kept(self, rank: int) -> int:
+        """Terms that are not the tail."""
+        return math.floor(self.kept_share * rank)
+
+    @property
+    def _lowest(self) -> int:
+        return min(self.ranks[0], self.rank)
 
 
 def rank_of(plan: TrainingPlan) -> int:
@@ -154,4 +173,5 @@ _RULES: tuple[Rule, ...] = (
     *SIZE_RULES,
     rank_list_rule("ranks"),
     ("kept_share", "in (0, 1)", lambda value: 0 < value < 1),
+    ("tail_penalty", "at least 0 and finite", lambda value: 0 <= value < math.inf),
 )

@@ -9,7 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from devices.plan import Adapter, BoolArray, Factors, Float32Array, ModuleKey
+from devices.plan import (
+    Adapter,
+    BoolArray,
+    FactorName,
+    Factors,
+    Float32Array,
+    ModuleKey,
+    TermGrid,
+)
 
 Family = Literal["bert", "roberta", "llama"]
 Attention = Literal["eager", "sdpa"]
@@ -28,6 +36,10 @@ class LinearSpec:
     def num_weights(self) -> int:
         """Elements of its weight matrix, the part that packs."""
         return self.in_features * self.out_features
+
+    def factor_width(self, factor: FactorName) -> int:
+        """Numbers of one term: of its row of A, or its column of B."""
+        return self.in_features if factor == "a" else self.out_features
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,15 @@ class ModelSpec:
         return sum(
             num_terms * (layer.in_features + layer.out_features)
             for num_terms, layer in zip(counts, self.targets, strict=True)
+        )
+
+    def trained_parameters(self, terms: TermGrid) -> int:
+        """Everything that a device trains: the head, and what its terms train of A and B."""
+        counts: list[int] = terms.trained.sum(axis=(0, 2)).tolist()
+        return self.head_parameters + sum(
+            num_terms * layer.factor_width(name)
+            for num_terms, layer in zip(counts, self.targets, strict=True)
+            for name in terms.trained_factors
         )
 
     @property

@@ -32,6 +32,13 @@ UPLOAD_BITS = (0, 2, 4, 8, 16, 32)
 """Bits per parameter of an uploaded term; 0: not uploaded; 32: sent as it is."""
 
 
+FactorName = Literal["a", "b"]
+FactorUse = Literal["both", "b_only", "fresh"]
+"""Which factors of a term cross the wire and train. both: A and B come down, train and go up.
+b_only: B alone; A is drawn from a seed that all hold, and stays as it is. fresh: nothing comes
+down, since A is drawn from a seed that goes with the plan and B is zero; both train and go up."""
+
+
 class ModuleKey(NamedTuple):
     """One adapted linear layer. Block 0 is next to the embedding."""
 
@@ -96,6 +103,7 @@ class TermGrid:
     held: BoolArray  # downloaded and part of the forward pass; False: truncated
     trained: BoolArray  # a subset of held; held and not trained: frozen
     upload_bits: BitsArray  # one of UPLOAD_BITS; 0 wherever not trained
+    use: FactorUse = "both"  # of all terms alike
 
     def __post_init__(self) -> None:
         if not self.held.shape == self.trained.shape == self.upload_bits.shape:
@@ -117,9 +125,28 @@ class TermGrid:
         )
 
     @property
+    def downloaded_factors(self) -> tuple[FactorName, ...]:
+        """What the broadcast carries of a held term."""
+        factors: dict[FactorUse, tuple[FactorName, ...]] = {"both": ("a", "b"), "b_only": ("b",)}
+        return factors.get(self.use, ())
+
+    @property
+    def trained_factors(self) -> tuple[FactorName, ...]:
+        """What a trained term trains, and what of it the update carries."""
+        return ("b",) if self.use == "b_only" else ("a", "b")
+
+    @property
     def uploaded(self) -> BoolArray:
         """(L, M, R): terms that the server gets back."""
         return self.upload_bits > 0
+
+
+class TailPenalty(NamedTuple):
+    """Added to the local loss: ``weight`` times the sum over layers of ||B_tail||_F ||A_tail||_F,
+    the tail being the held terms from index ``first_term`` on."""
+
+    weight: float
+    first_term: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +159,7 @@ class TrainingPlan:
     activation_bits: tuple[int, ...]  # (L,): activations each block saves for the backward pass
     local_steps: int
     batch_size: int
+    tail_penalty: TailPenalty | None = None  # of the local loss
 
     def __post_init__(self) -> None:
         blocks = self.terms.held.shape[0]
@@ -190,11 +218,12 @@ class TrainingPlan:
     @cached_property
     def workload(self) -> bytes:
         """The same for two plans that ask for the same work, on whatever device."""
-        rest = (self.weight_formats, self.activation_bits, self.local_steps, self.batch_size)
         grid = self.terms
+        rest = (self.weight_formats, self.activation_bits, self.local_steps, self.batch_size)
+        objective = (self.tail_penalty,)
         return b"|".join(
             [
-                repr((grid.held.shape, rest)).encode(),
+                repr((grid.held.shape, grid.use, rest, objective)).encode(),
                 np.packbits(grid.held).tobytes(),
                 np.packbits(grid.trained).tobytes(),
                 grid.upload_bits.tobytes(),

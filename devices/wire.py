@@ -6,6 +6,9 @@
     update     = for each module, and each precision in rising order: the uploaded terms' rows of A,
                  then their columns of B; the head
 
+Factors that both sides draw from one seed, or that do not train, are in no message: see
+``devices.plan.FactorUse``. The seed itself is not charged.
+
 Both sides know the plan, so no message says which terms follow. A term sent at q < 32 bits is its
 difference from the broadcast: its row of A and its column of B have an fp32 scale each (64 bits a
 term) and codes of q bits, 2^(q-1) - 1 steps to either side of zero, rounded up or down at random.
@@ -21,7 +24,8 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -33,6 +37,7 @@ from devices.plan import (
     Adapter,
     BitsArray,
     BoolArray,
+    FactorName,
     Factors,
     Float32Array,
     ModuleKey,
@@ -58,25 +63,30 @@ class Stack(NamedTuple):
     a: Float32Array  # (L, R, in)
     b: Float32Array  # (L, R, out)
 
+    def of(self, factor: FactorName) -> Float32Array:
+        """One of the two."""
+        return self.a if factor == "a" else self.b
+
 
 def download_bytes(model: ModelSpec, terms: TermGrid) -> int:
     """Length of the broadcast message for these terms."""
-    payload = _payload_bytes(np.where(terms.held, 32, 0).astype(np.uint8), _term_widths(model))
+    bits = np.where(terms.held, 32, 0).astype(np.uint8)
+    payload = _payload_bytes(bits, _term_widths(model, terms.downloaded_factors))
     return HEADER.size + payload + FP32_BYTES * model.head_parameters
 
 
 def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
     """Length of the update message for these terms."""
-    payload = _payload_bytes(terms.upload_bits, _term_widths(model))
+    payload = _payload_bytes(terms.upload_bits, _term_widths(model, terms.trained_factors))
     return HEADER.size + payload + FP32_BYTES * model.head_parameters
 
 
-def _term_widths(model: ModelSpec) -> list[tuple[int, int]]:
-    """(in, out) of each module."""
-    return [(layer.in_features, layer.out_features) for layer in model.targets]
+def _term_widths(model: ModelSpec, factors: Sequence[FactorName]) -> list[tuple[int, ...]]:
+    """Of each module, the numbers of a term in each of these factors."""
+    return [tuple(layer.factor_width(name) for name in factors) for layer in model.targets]
 
 
-def _payload_bytes(bits: BitsArray, widths: list[tuple[int, int]]) -> int:
+def _payload_bytes(bits: BitsArray, widths: Sequence[Sequence[int]]) -> int:
     """Bytes of all terms, sent at ``bits`` (L, M, R)."""
     total = 0
     for precision in PRECISIONS:
@@ -93,29 +103,31 @@ def encode_broadcast(adapter: Adapter, *, terms: TermGrid) -> bytes:
     parts = []
     for module, held in _by_module(adapter, terms.held):
         stack = _stack(adapter, module)
-        parts += [_fp32(stack.a[held]), _fp32(stack.b[held])]
+        parts += [_fp32(stack.of(name)[held]) for name in terms.downloaded_factors]
     return _message("broadcast", [*parts, _encode_head(adapter.head)])
 
 
-def decode_broadcast(message: bytes, model: ModelSpec, *, terms: TermGrid, scale: float) -> Adapter:
+def decode_broadcast(
+    message: bytes, model: ModelSpec, *, terms: TermGrid, drawn: Adapter
+) -> Adapter:
     """What the device starts from; terms that it does not hold are zero.
 
-    Raises ValueError where the message is damaged, or no broadcast of these terms.
+    ``drawn`` is what it drew from the seed that came with the plan: what the message lacks of the
+    terms that it holds. Raises ValueError where the message is damaged, or no broadcast of these
+    terms.
     """
     expected = download_bytes(model, terms) - HEADER.size
     reader = _Reader(_payload(message, "broadcast", expected))
     factors: dict[ModuleKey, Factors] = {}
-    blocks, _, rank = terms.held.shape
     for column, layer in enumerate(model.targets):
-        stack = Stack(
-            np.zeros((blocks, rank, layer.in_features), dtype=np.float32),
-            np.zeros((blocks, rank, layer.out_features), dtype=np.float32),
-        )
+        held, stack = terms.held[:, column], _stack(drawn, layer.name)
         for values in stack:
-            _fill(values, terms.held[:, column], reader)
+            values[~held] = 0
+        for name in terms.downloaded_factors:
+            _fill(stack.of(name), held, reader)
         factors |= _unstack(layer.name, stack)
     by_block = dict(sorted(factors.items(), key=lambda item: item[0].block))
-    return Adapter(by_block, _decode_head(reader, model.head_shapes), scale)
+    return replace(drawn, factors=by_block, head=_decode_head(reader, model.head_shapes))
 
 
 def encode_update(
@@ -129,7 +141,8 @@ def encode_update(
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
         after, before = _stack(adapter, module), _stack(broadcast, module)
         for precision, chosen in _by_precision(bits):
-            for values, origin in zip(after, before, strict=True):
+            for name in plan.terms.trained_factors:
+                values, origin = after.of(name), before.of(name)
                 if precision == 32:
                     parts.append(_fp32(values[chosen]))
                     continue
@@ -146,23 +159,24 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
     Raises ValueError where the message is damaged, or no answer to this plan.
     """
     head_shapes = {name: values.shape for name, values in broadcast.head.items()}
-    firsts = [broadcast.factors[ModuleKey(0, module)] for module in broadcast.modules]
-    widths = [(first.a.shape[1], first.b.shape[0]) for first in firsts]
+    factor_names = plan.terms.trained_factors
+    stacks = {module: _stack(broadcast, module) for module in broadcast.modules}
+    widths = [[stack.of(name).shape[2] for name in factor_names] for stack in stacks.values()]
     expected = _payload_bytes(plan.terms.upload_bits, widths)
     expected += FP32_BYTES * sum(math.prod(shape) for shape in head_shapes.values())
     reader = _Reader(_payload(message, "update", expected))
     factors = dict(broadcast.factors)
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
-        stack = _stack(broadcast, module)
+        stack = stacks[module]
         for precision, chosen in _by_precision(bits):
-            for values in stack:
+            for values in map(stack.of, factor_names):
                 if precision == 32:
                     _fill(values, chosen, reader)
                 else:
                     shape = (int(chosen.sum()), values.shape[2])
                     values[chosen] += reader.dequantized(shape, precision)
         factors |= _unstack(module, stack)
-    return Adapter(factors, _decode_head(reader, head_shapes), broadcast.scale)
+    return replace(broadcast, factors=factors, head=_decode_head(reader, head_shapes))
 
 
 def _by_module(adapter: Adapter, grid: npt.NDArray[G]) -> Iterator[tuple[str, npt.NDArray[G]]]:

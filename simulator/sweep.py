@@ -9,7 +9,6 @@ from pathlib import Path
 
 import yaml
 
-from devices.fleet import conditions_hash
 from simulator.config import RunConfig
 from simulator.experiment import ConfigError, load_experiment
 from simulator.progress import Reporter
@@ -54,7 +53,7 @@ class Checked:
 def check(sweep_run: SweepRun) -> Checked:
     """Check everything that can be checked before the run; nothing is written."""
     prepared = _prepare(sweep_run)
-    conditions = conditions_hash(prepared.world.fleet)
+    conditions = prepared.world.conditions_hash
     return Checked(conditions, prepared.is_finished, prepared.notes)
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from devices.model_spec import ModelSpec
-from devices.plan import BoolArray, TermGrid
+from devices.plan import BoolArray, FactorName, TermGrid
 from devices.profile import ComputeBits
 
 Position = Literal["below", "bottom", "above"]
@@ -39,6 +39,12 @@ class BlockTerms(NamedTuple):
     held: tuple[int, ...]
     trained: tuple[int, ...]
     position: Position
+    trained_factors: tuple[FactorName, ...] = ("a", "b")
+
+    @property
+    def trains_a(self) -> tuple[bool, ...]:
+        """Layers with a trained A, which needs their input; B needs A x."""
+        return tuple(count > 0 and "a" in self.trained_factors for count in self.trained)
 
 
 class GradientFlow(NamedTuple):
@@ -56,7 +62,7 @@ def block_terms(model: ModelSpec, terms: TermGrid) -> tuple[BlockTerms, ...]:
     touched = [block for block, counts in enumerate(trained) if any(counts)]
     lowest = touched[0] if touched else model.num_blocks
     return tuple(
-        BlockTerms(held[block], trained[block], _position(block, lowest))
+        BlockTerms(held[block], trained[block], _position(block, lowest), terms.trained_factors)
         for block in range(model.num_blocks)
     )
 

@@ -69,7 +69,7 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBre
     peak = rotary + max(map(add, held_up_to, (working[work] for work in works)))
     activations = rotary + held_up_to[-1]
     head = _head_bytes(model, blocks, batch)
-    trained = model.head_parameters + model.term_parameters(plan.terms.trained)
+    trained = model.trained_parameters(plan.terms)
     return MemoryBreakdown(
         weights=_weight_bytes(model, plan.weight_formats),
         adapters=FP32_BYTES * (model.head_parameters + model.term_parameters(plan.terms.held)),
@@ -127,7 +127,7 @@ def _working_bytes(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
         return num_wide * wide + 4 * narrow + scores
     attention, feed_forward = map(raw_bytes, block_tensors(model, work.terms, batch))
     is_packed = work.activation_bits < 32
-    num_wide = 2 + (is_gated and not work.terms.trained[-1])  # its input is gone if it was saved
+    num_wide = 2 + (is_gated and not work.terms.trains_a[-1])  # its input is gone if it was saved
     num_scores = 2 + is_packed
     largest = max(num_wide * wide, num_scores * scores - feed_forward, wide + weight)
     return narrow + largest + (attention + feed_forward) * is_packed

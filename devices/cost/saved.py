@@ -78,10 +78,15 @@ def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedH
 
     Layers that read one tensor share it. A frozen weight needs no input, and nor do frozen terms.
     """
-    trains = [count > 0 for count in block.trained]
+    trains, trains_a = [count > 0 for count in block.trained], block.trains_a
     # Flash attention saves its own output, which the layer after it reads.
     is_shared = model.attention == "sdpa" and gradient_flow(block).inputs[3]
-    readers = [any(trains[:3]), trains[3] and not is_shared, any(trains[4:-1]), trains[-1]]
+    readers = [
+        any(trains_a[:3]),
+        trains_a[3] and not is_shared,
+        any(trains_a[4:-1]),
+        trains_a[-1],
+    ]
     inputs = [
         [SavedTensor(batch.tokens * model.linears[index].in_features, batch.bits)] * is_saved
         for index, is_saved in zip((0, 3, 4, -1), readers, strict=True)

@@ -36,7 +36,7 @@ def step_traffic(
     model: ModelSpec, plan: TrainingPlan, blocks: Sequence[BlockTerms], batch: Batch
 ) -> Traffic:
     """Of all blocks, and of AdamW on the trained terms and the head."""
-    trained = model.head_parameters + model.term_parameters(plan.terms.trained)
+    trained = model.trained_parameters(plan.terms)
     works = Counter(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats)).items()
     return Traffic(
         forward=sum(_forward(model, work.terms, batch) * count for work, count in works),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,18 +87,23 @@ class LoadedAdapter:
         ]
         return [*factors, *self.model.head.values()]
 
+    def place(self, key: ModuleKey) -> tuple[int, int]:
+        """Where a layer's terms stand in the grid."""
+        return _place(self.model, key)
+
     def read(self) -> Adapter:
         """The adapter as it is now; frozen and truncated terms as they were loaded."""
         factors = {}
         for key, layer in self.model.lora_layers.items():
-            trained = self.grid.trained[_place(self.model, key)]
+            trained = self.grid.trained[self.place(key)]
             a, b = (factor.copy() for factor in self.start.factors[key])
             if trained.any():
-                a[trained] = _numbers(layer.lora_A[ADAPTER].trained)
                 b[:, trained] = _numbers(layer.lora_B[ADAPTER].trained)
+                if "a" in self.grid.trained_factors:
+                    a[trained] = _numbers(layer.lora_A[ADAPTER].trained)
             factors[key] = Factors(a, b)
         head = {name: _numbers(values) for name, values in self.model.head.items()}
-        return Adapter(factors, head, self.start.scale)
+        return replace(self.start, factors=factors, head=head)
 
 
 def load_adapter(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> LoadedAdapter:
@@ -111,8 +116,10 @@ def load_adapter(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> Loade
         held, trained = (mask[_place(model, key)] for mask in (grid.held, grid.trained))
         chosen = [_indices(mask, model.host.device) for mask in (trained, held & ~trained)]
         a, b = (torch.tensor(factor, device=model.host.device) for factor in adapter.factors[key])
-        layer.lora_A[ADAPTER] = Terms(a, *chosen, axis=0)
         layer.lora_B[ADAPTER] = Terms(b, *chosen, axis=1)
+        if "a" not in grid.trained_factors:
+            chosen = [chosen[0][:0], torch.cat(chosen)]  # in the order of B's columns
+        layer.lora_A[ADAPTER] = Terms(a, *chosen, axis=0)
         layer.scaling[ADAPTER] = adapter.scale
     for name, parameter in model.head.items():
         parameter.requires_grad_(False).copy_(torch.tensor(adapter.head[name]))

@@ -223,13 +223,14 @@ def trained_update(
     num_examples: int = 1,
     timing: Timing | None = None,
 ) -> ClientUpdate:
-    """What a device sends back: noise added to the head and to every term that it uploads."""
+    """What a device sends back: noise added to the head and to all that it uploads of its terms."""
     start = broadcast.adapter
     factors = {}
     for key, (a, b) in start.factors.items():
         sent = plan.terms.uploaded[key.block, start.modules.index(key.module)]  # (R,)
+        sent_a = sent & ("a" in plan.terms.trained_factors)
         factors[key] = Factors(
-            np.where(sent[:, None], a + _noise(a.shape, rng), a),
+            np.where(sent_a[:, None], a + _noise(a.shape, rng), a),
             np.where(sent, b + _noise(b.shape, rng), b),
         )
     head = {name: values + _noise(values.shape, rng) for name, values in start.head.items()}

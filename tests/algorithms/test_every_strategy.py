@@ -21,10 +21,13 @@ from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_u
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those that count a term as zero where a device does not hold it, as their papers say."""
 
+WHOLE = ("fedlora", "ffa-lora")
+"""Those that take no heed of memory."""
+
 
 def fleet_for(kind: str, mixed: StaticFleet) -> StaticFleet:
-    """The reference trains all blocks, which only roomy devices hold."""
-    return fleet_of([device()] * 5) if kind == "fedlora" else mixed
+    """Those that train all blocks need roomy devices."""
+    return fleet_of([device()] * 5) if kind in WHOLE else mixed
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +142,13 @@ def test_what_stands_in_an_update_for_terms_not_sent_reaches_nothing(
 
 
 def spoil(adapter: Adapter, plan: TrainingPlan) -> Adapter:
-    """A million in place of every term that the plan does not upload."""
+    """A million in place of everything that the plan does not upload."""
     factors = {}
     for key, (a, b) in adapter.factors.items():
         sent = plan.terms.uploaded[key.block, adapter.modules.index(key.module)]
+        sent_a = sent & ("a" in plan.terms.trained_factors)
         million = np.float32(1e6)
-        factors[key] = Factors(np.where(sent[:, None], a, million), np.where(sent, b, million))
+        factors[key] = Factors(np.where(sent_a[:, None], a, million), np.where(sent, b, million))
     return replace(adapter, factors=factors)
 
 
@@ -177,6 +181,8 @@ def test_terms_on_which_all_their_senders_agree_come_out_as_sent(
     other directions each round; its own tests have the product."""
     strategy, state, updates = a_round(kind, mixed)
     goal = random_adapter(mixed.model, 8, np.random.default_rng(9))
+    if updates[0].plan.terms.use == "b_only":
+        goal = with_a_of(goal, state.adapter)
     agreed = [replace(u, adapter=goal) for u in updates]
     sent = np.stack([u.plan.terms.uploaded for u in updates])
     known = sent.all(axis=0) if kind in PADDING else sent.any(axis=0)
@@ -186,6 +192,11 @@ def test_terms_on_which_all_their_senders_agree_come_out_as_sent(
         rows = known[key.block, goal.modules.index(key.module)]
         np.testing.assert_array_equal(merged.factors[key].a[rows], a[rows])
         np.testing.assert_array_equal(merged.factors[key].b[:, rows], b[:, rows])
+
+
+def with_a_of(adapter: Adapter, other: Adapter) -> Adapter:
+    factors = {key: Factors(other.factors[key].a, b) for key, (_, b) in adapter.factors.items()}
+    return replace(adapter, factors=factors)
 
 
 def test_the_page_on_algorithms_has_every_one_in_both_of_its_tables() -> None:

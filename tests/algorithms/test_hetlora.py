@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from algorithms.hetlora import HetLoRA, PrunedRanks, product_norm, tail_score
 from algorithms.strategy import ServerState
-from devices.plan import Adapter, Broadcast, ClientUpdate, Factors, TrainingPlan
+from devices.plan import Adapter, Broadcast, ClientUpdate, Factors, TailPenalty, TrainingPlan
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
 
@@ -99,7 +99,7 @@ def test_examples_weigh_where_no_update_has_a_norm() -> None:
     a, b = state.adapter.factors[key]
     moved = {**updates[1].adapter.factors, key: Factors(a + 4, np.zeros_like(b))}
     updates[1] = replace(updates[1], adapter=replace(updates[1].adapter, factors=moved))
-    merged = HetLoRA().aggregate(state, updates).adapter
+    merged = HetLoRA(self_pruning="none").aggregate(state, updates).adapter
     np.testing.assert_allclose(merged.factors[key].a, a + 3, rtol=1e-5)
 
 
@@ -198,7 +198,7 @@ def test_a_tail_that_stayed_as_it_was_is_kept() -> None:
 
 def test_without_self_pruning_ranks_stay() -> None:
     fleet = fleet_of_ranks(1e9)
-    strategy = HetLoRA()
+    strategy = HetLoRA(self_pruning="none")
     _, after = after_tails(strategy, fleet, [0.5])
     assert [rank_of(plan) for plan in plans_of(strategy, fleet, after)] == [8]
 
@@ -214,6 +214,21 @@ def test_pruned_ranks_are_remembered_when_others_are_pruned() -> None:
         )
         state = strategy.aggregate(state, [with_tail(update, 0.5)])
     assert [rank_of(plan) for plan in plans_of(strategy, fleet, state)] == [7, 7]
+
+
+def test_the_loss_of_a_device_that_can_shrink_carries_the_norms_of_its_tail() -> None:
+    fleet = fleet_of_ranks(1e9, 1e9, 1e9 / 1.9, 1e9 / 100)  # ranks 8, 8, 4, 2
+    strategy = HetLoRA(kept_share=0.75, tail_penalty=0.01)
+    penalties = [p.tail_penalty for p in plans_of(strategy, fleet, start(strategy, fleet))]
+    assert penalties == [TailPenalty(0.01, 6), TailPenalty(0.01, 6), TailPenalty(0.01, 3), None]
+
+
+@pytest.mark.parametrize("options", [{"self_pruning": "none"}, {"tail_penalty": 0.0}])
+def test_without_pruning_or_its_weight_the_loss_is_left_alone(options: dict[str, Any]) -> None:
+    fleet = fleet_of_ranks(1e9)
+    strategy = HetLoRA(**options)
+    (plan,) = plans_of(strategy, fleet, start(strategy, fleet))
+    assert plan.tail_penalty is None
 
 
 def test_one_scale_for_all_ranks() -> None:
@@ -233,6 +248,7 @@ def test_one_scale_for_all_ranks() -> None:
         ({"ranks": ()}, r"ranks must be rising numbers of at least 1, got \(\)"),
         ({"self_pruning": "local"}, "self_pruning must be one of none, server, got 'local'"),
         ({"kept_share": 1.0}, r"kept_share must be in \(0, 1\), got 1.0"),
+        ({"tail_penalty": -0.1}, "tail_penalty must be at least 0 and finite, got -0.1"),
     ],
 )
 def test_a_wrong_option_is_named_with_what_must_hold(given: dict[str, Any], message: str) -> None:

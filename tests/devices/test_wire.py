@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from devices.plan import (
     Adapter,
     BitsArray,
     Factors,
+    FactorUse,
     ModuleKey,
     TermGrid,
     TrainingPlan,
@@ -46,6 +48,9 @@ BROADCAST = MODEL.initial_adapter(RANK, 8.0, np.random.default_rng(0))
 def plan_of(terms: TermGrid) -> TrainingPlan:
     blocks = terms.held.shape[0]
     return TrainingPlan(0, terms, ("fp32",) * blocks, (32,) * blocks, 1, 1)
+
+
+USES: tuple[FactorUse, ...] = get_args(FactorUse)
 
 
 def uploads(bits: BitsArray) -> TermGrid:
@@ -89,11 +94,12 @@ def bits_of(terms: TermGrid, key: ModuleKey) -> BitsArray:
 def test_messages_have_the_length_that_the_closed_form_says(seed: int) -> None:
     rng = np.random.default_rng(seed)
     terms = uploads(random_bits(seed))
-    terms = replace(terms, held=terms.trained | (rng.random(SHAPE) < 0.5))
+    use = USES[int(rng.integers(len(USES)))]
+    terms = replace(terms, held=terms.trained | (rng.random(SHAPE) < 0.5), use=use)
     message = encode_update(trained(seed), BROADCAST, plan=plan_of(terms), rng=rng)
     assert len(message) == upload_bytes(MODEL, terms)
     held = TermGrid(
-        rng.random(SHAPE) < 0.5, np.zeros(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=np.uint8)
+        rng.random(SHAPE) < 0.5, np.zeros(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=np.uint8), use
     )
     assert len(encode_broadcast(BROADCAST, terms=held)) == download_bytes(MODEL, held)
 
@@ -193,7 +199,7 @@ def test_a_broadcast_brings_held_terms_as_they_are_and_others_as_zero(seed: int)
     terms = TermGrid(held, np.zeros(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=np.uint8))
     adapter = trained(seed)
     received = decode_broadcast(
-        encode_broadcast(adapter, terms=terms), MODEL, terms=terms, scale=adapter.scale
+        encode_broadcast(adapter, terms=terms), MODEL, terms=terms, drawn=BROADCAST
     )
     assert list(received.factors) == list(adapter.factors)
     assert received.scale == adapter.scale
@@ -202,6 +208,43 @@ def test_a_broadcast_brings_held_terms_as_they_are_and_others_as_zero(seed: int)
         mask = held[key.block, BROADCAST.modules.index(key.module)]
         np.testing.assert_array_equal(factors.a, adapter.factors[key].a * mask[:, None])
         np.testing.assert_array_equal(factors.b, adapter.factors[key].b * mask)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=25)
+def test_what_both_sides_draw_from_a_seed_does_not_cross_the_wire(seed: int) -> None:
+    """The device has drawn an adapter of its own, and takes the rest from the message."""
+    held = np.random.default_rng(seed).random(SHAPE) < 0.5
+    terms = TermGrid(held, np.zeros(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=np.uint8))
+    adapter = trained(seed)
+    for use, from_message in (("b_only", ("b",)), ("fresh", ())):
+        grid = replace(terms, use=use)
+        message = encode_broadcast(adapter, terms=grid)
+        received = decode_broadcast(message, MODEL, terms=grid, drawn=BROADCAST)
+        assert received.head["score.weight"].tobytes() == adapter.head["score.weight"].tobytes()
+        for key, factors in received.factors.items():
+            mask = held[key.block, BROADCAST.modules.index(key.module)]
+            a, b = (
+                (adapter if name in from_message else BROADCAST).factors[key][column]
+                for column, name in enumerate("ab")
+            )
+            np.testing.assert_array_equal(factors.a, a * mask[:, None])
+            np.testing.assert_array_equal(factors.b, b * mask)
+
+
+@pytest.mark.parametrize("bits", [2, 8, 32])
+def test_where_b_alone_trains_its_update_is_all_that_goes_up(bits: int) -> None:
+    terms = replace(uploads(np.full(SHAPE, bits, dtype=np.uint8)), use="b_only")
+    decoded = sent(trained(1), terms)
+    for key, (a, b) in decoded.factors.items():
+        assert a.tobytes() == BROADCAST.factors[key].a.tobytes()
+        step = np.abs(trained(1).factors[key].b - BROADCAST.factors[key].b).max()
+        assert np.abs(b - trained(1).factors[key].b).max() <= step
+        assert (b != BROADCAST.factors[key].b).any()
+    one = np.zeros(SHAPE, dtype=np.uint8)
+    one[1, 2, 3] = bits  # down_proj: 12 values of B, and one scale
+    expected = HEADER.size + HEAD_BYTES + (0 if bits == 32 else 4) + 12 * bits // 8
+    assert upload_bytes(MODEL, replace(uploads(one), use="b_only")) == expected
 
 
 class TestDamage:

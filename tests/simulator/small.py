@@ -147,7 +147,8 @@ class DriftTrainer:
         factors = {}
         for key, (a, b) in old.factors.items():
             rows = trained[key.block, old.modules.index(key.module)]
-            step_a = rows[:, None] * (0.5 * (self.goal - a) + 0.01 * rng.normal(size=a.shape))
+            rows_a = rows & ("a" in job.plan.terms.trained_factors)
+            step_a = rows_a[:, None] * (0.5 * (self.goal - a) + 0.01 * rng.normal(size=a.shape))
             step_b = rows * (0.5 * (self.goal - b) + 0.01 * rng.normal(size=b.shape))
             factors[key] = Factors((a + step_a).astype(np.float32), (b + step_b).astype(np.float32))
         return TrainingResult(Adapter(factors, old.head, old.scale), self._distance(old))

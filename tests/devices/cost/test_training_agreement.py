@@ -25,7 +25,7 @@ from devices.cost.saved import (
 )
 from devices.model_catalog import resolve
 from devices.model_spec import Attention, LinearSpec, ModelSpec
-from devices.plan import WEIGHT_FORMATS, BoolArray, TermGrid, TrainingPlan, WeightFormat
+from devices.plan import WEIGHT_FORMATS, BoolArray, FactorUse, TermGrid, TrainingPlan, WeightFormat
 from devices.training.activations import (
     PackableBlock,
     RoundingNoise,
@@ -101,8 +101,9 @@ def test_an_activation_takes_the_bytes_that_it_is_packed_in(elements: int, bits:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("weight_format", ["fp32", "int4"])
-def test_frozen_and_truncated_terms_cost_what_training_saves_and_computes(
-    attention: Attention, weight_format: WeightFormat
+@pytest.mark.parametrize("use", ["both", "b_only"])
+def test_frozen_and_truncated_terms_and_factors_cost_what_training_saves_and_computes(
+    attention: Attention, weight_format: WeightFormat, use: FactorUse
 ) -> None:
     source = resolve("tiny")
     spec = ModelSpec.from_config("tiny", source.config, ("query", "value", "output.dense"), 5)
@@ -115,7 +116,7 @@ def test_frozen_and_truncated_terms_cost_what_training_saves_and_computes(
     for share_trained in (0.9, 0.5, 0.2, 0.2, 0.1, 0.1):
         held = rng.random(spec.grid_shape(RANK)) < 0.7
         trained = held & (rng.random(held.shape) < share_trained)
-        grid = TermGrid(held, trained, np.zeros(held.shape, dtype=np.uint8))
+        grid = TermGrid(held, trained, np.zeros(held.shape, dtype=np.uint8), use)
         load_adapter(model, adapter, grid)
         measured = Measured(spec, model.network)
         blocks = block_terms(spec, grid)

@@ -100,6 +100,31 @@ def test_frozen_and_truncated_terms_are_bit_identical_after_training(tiny: Torch
     assert all((after.head[name] != adapter.head[name]).any() for name in adapter.head)
 
 
+def test_where_b_alone_trains_a_is_bit_identical_after_training(tiny: TorchTrainer) -> None:
+    adapter, grid = random_adapter(tiny), replace(mixed_terms(), use="b_only")
+    assert tiny._config.weight_decay > 0
+    after = tiny.train([make_job(tiny, adapter=adapter, terms=grid)])[0].adapter
+    for key, (a, b) in adapter.factors.items():
+        trained = grid.trained[key.block, adapter.modules.index(key.module)]
+        assert after.factors[key].a.tobytes() == a.tobytes()
+        assert np.array_equal(after.factors[key].b[:, ~trained], b[:, ~trained])
+        assert (after.factors[key].b[:, trained] != b[:, trained]).any(axis=0).all()
+
+
+def test_where_b_alone_trains_terms_keep_their_partners(tiny: TorchTrainer) -> None:
+    """Trained columns of B lie first in the model; the rows of A have to follow them."""
+    adapter, grid = random_adapter(tiny), mixed_terms()
+    expected = logits(tiny, adapter, grid)
+    assert torch.equal(logits(tiny, adapter, replace(grid, use="b_only")), expected)
+    sizes = [
+        parameter.numel()
+        for parameter in load_adapter(
+            tiny._model, adapter, replace(grid, use="b_only")
+        ).parameters()
+    ]
+    assert sorted(sizes) == sorted([*[2 * 32] * 3, 4 * 32, 4])  # B of three layers, and the head
+
+
 def test_a_frozen_term_has_no_gradient_and_no_optimizer_state(tiny: TorchTrainer) -> None:
     loaded = load_adapter(tiny._model, random_adapter(tiny), mixed_terms())
     # Three layers train two of their terms; A is (2, 32), B is (32, 2). Then the head.
