@@ -73,6 +73,7 @@ class Fleet(Sequence[Device]):
     link: Assigned[Link]
     latency: Assigned[StepTrace]
     speed: Assigned[StepTrace]
+    speed_factor: FloatArray  # how much faster a device is than its profile
     free_memory: Assigned[StepTrace]
     availability: Assigned[AvailabilityTrace]
     battery: Assigned[Battery]
@@ -110,7 +111,7 @@ class Fleet(Sequence[Device]):
             link=_begun(self.link, device_id),
             examples=self.shards[device_id],
             latency=_begun(self.latency, device_id),
-            speed=_begun(self.speed, device_id),
+            speed=_scaled(_begun(self.speed, device_id), float(self.speed_factor[device_id])),
             free_memory=_begun(self.free_memory, device_id),
             availability=_begun(self.availability, device_id),
             battery=_begun(self.battery, device_id).holding(float(self.battery_share[device_id])),
@@ -134,7 +135,7 @@ class Fleet(Sequence[Device]):
                 _add(sha, one)
             sha.update(assigned.index.tobytes())
             sha.update(assigned.offset_s.tobytes())
-        sha.update(self.battery_share.tobytes())
+        sha.update(self.battery_share.tobytes() + self.speed_factor.tobytes())
         return sha.hexdigest()
 
 
@@ -149,6 +150,10 @@ def _begun(assigned: Assigned[TraceT], device_id: DeviceId) -> TraceT:
     trace = assigned.pool[int(assigned.index[device_id])]
     offset_s = float(assigned.offset_s[device_id])
     return trace.begun_at(offset_s) if offset_s else trace
+
+
+def _scaled(speed: StepTrace, factor: float) -> StepTrace:
+    return speed if factor == 1.0 else speed.scaled(factor)
 
 
 def _sampled(count: int) -> Iterator[int]:

@@ -4,65 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Discriminator,
     Field,
-    GetCoreSchemaHandler,
     Tag,
     create_model,
     model_validator,
 )
-from pydantic_core.core_schema import plain_serializer_function_ser_schema
 
 from algorithms import PACINGS, SELECTIONS, STRATEGIES
 from algorithms.pacing import Pacing
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
-from simulator.config_types import Count, Name, Positive, Section
+from simulator.config_types import Count, Name, OneOf, Positive, Section
 from simulator.fleet_config import FaultsConfig, Fleet
-from simulator.own_strategy import check_scale, source_of
-
-
-class OneOf:
-    """Annotates a field as a tagged union: ``kind`` names the class, other keys are its fields."""
-
-    def __init__(self, kinds: Mapping[str, Any]) -> None:
-        choices = [
-            Annotated[cls, BeforeValidator(_without_kind), Tag(kind)] for kind, cls in kinds.items()
-        ]
-        self._union = Annotated[Union[tuple(choices)], Discriminator(_kind)]  # noqa: UP007
-
-    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> Any:
-        schema: Any = handler.generate_schema(self._union)
-        schema["serialization"] = plain_serializer_function_ser_schema(_to_mapping)
-        return schema
-
-
-def _kind(value: Any) -> str | None:
-    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-
-
-def _without_kind(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: item for key, item in value.items() if key != "kind"}
-    return value
-
-
-def _to_mapping(value: Any) -> dict[str, Any]:
-    source = source_of(value)
-    return {
-        "kind": value.kind,
-        **({"source_sha256": source.sha256} if source else {}),
-        **{f.name: getattr(value, f.name) for f in fields(value) if f.init},
-    }
+from simulator.own_strategy import check_scale
 
 
 class Task(Section):

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Union
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    Tag,
+)
+from pydantic_core.core_schema import plain_serializer_function_ser_schema
+
+from simulator.own_strategy import source_of
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -31,3 +45,37 @@ class Section(BaseModel):
     """A part of the config: no key but those named, and nothing changes once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class OneOf:
+    """Annotates a field as a tagged union: ``kind`` names the class, other keys are its fields."""
+
+    def __init__(self, kinds: Mapping[str, Any]) -> None:
+        choices = [
+            Annotated[cls, BeforeValidator(_without_kind), Tag(kind)] for kind, cls in kinds.items()
+        ]
+        self._union = Annotated[Union[tuple(choices)], Discriminator(_kind)]  # noqa: UP007
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> Any:
+        schema: Any = handler.generate_schema(self._union)
+        schema["serialization"] = plain_serializer_function_ser_schema(_to_mapping)
+        return schema
+
+
+def _kind(value: Any) -> str | None:
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+def _without_kind(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if key != "kind"}
+    return value
+
+
+def _to_mapping(value: Any) -> dict[str, Any]:
+    source = source_of(value)
+    return {
+        "kind": value.kind,
+        **({"source_sha256": source.sha256} if source else {}),
+        **{f.name: getattr(value, f.name) for f in fields(value) if f.init},
+    }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from simulator.config_types import Count, NotNegative, Positive, Section, Share, ShareRange
+from devices.speed import SPEEDS, SpeedDistribution
+from simulator.config_types import Count, NotNegative, OneOf, Positive, Section, Share, ShareRange
+from traces.generators import AVAILABILITIES, LINKS, AvailabilityGenerator, LinkGenerator
 
 
 def _named(value: Any) -> Any:
@@ -21,20 +23,64 @@ class Replay(Section):
     start at ``random`` instants of their traces, or all at the ``beginning``.
     """
 
-    source: str | NotNegative
+    source: str | NotNegative | None = None
     sample: Literal["with_replacement", "without_replacement"] = "with_replacement"
     start: Literal["random", "beginning"] = "random"
     at_end: Literal["loop", "stop"] = "loop"
 
 
-class Calendar(Replay):
-    """A trace of days: its devices share a clock, and so start at its beginning."""
+class Generated(Replay):
+    """A replay whose pool may be drawn by a generator instead: ``variants`` traces, by seed."""
+
+    variants: Annotated[int, Field(ge=1, le=10_000)] = 64
+
+
+class LinkReplay(Generated):
+    """Links: replayed, generated, or of two rates that never change."""
+
+    generator: Annotated[LinkGenerator, OneOf(LINKS)] | None = None
+    mbps: tuple[Positive, Positive] | None = None  # down and up
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> LinkReplay:
+        return _checked(self, "source", "generator", "mbps")
+
+
+class Calendar(Generated):
+    """Availability, a trace of days: its devices share a clock, and so start at its beginning."""
+
+    start: Literal["random", "beginning"] = "beginning"
+    generator: Annotated[AvailabilityGenerator, OneOf(AVAILABILITIES)] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Calendar:
+        return _checked(self, "source", "generator")
+
+
+class LevelReplay(Replay):
+    """A level over days."""
 
     start: Literal["random", "beginning"] = "beginning"
 
 
-AnyReplay = Annotated[Replay, BeforeValidator(_named)]
+S = TypeVar("S", bound=Section)
+
+
+def _checked(section: S, *names: str) -> S:
+    """The section, if exactly one of these of its keys is given. Raises ValueError otherwise."""
+    if sum(getattr(section, name) is not None for name in names) != 1:
+        raise ValueError(f"give exactly one of {', '.join(names)}")
+    return section
+
+
+def _with_source(replay: Replay) -> Replay:
+    return _checked(replay, "source")
+
+
+AnyReplay = Annotated[Replay, BeforeValidator(_named), AfterValidator(_with_source)]
+AnyLink = Annotated[LinkReplay, BeforeValidator(_named)]
 AnyCalendar = Annotated[Calendar, BeforeValidator(_named)]
+AnyLevel = Annotated[LevelReplay, BeforeValidator(_named), AfterValidator(_with_source)]
 
 
 class BatteryConfig(Section):
@@ -51,7 +97,7 @@ class BatteryConfig(Section):
 class BatteryLevel(Section):
     """A battery level that was recorded; the device is off while it is below the floor."""
 
-    level: AnyCalendar
+    level: AnyLevel
     floor_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
@@ -68,14 +114,22 @@ AnyBattery = Annotated[
 
 
 class DeviceGroup(Section):
-    """Devices of one kind: ``count`` of them, or a ``share`` of the fleet's ``size``."""
+    """Devices of one ``profile``, of a ``mix`` of them, or the rows of a ``table``.
 
-    profile: str
+    ``count`` says how many, or ``share`` how much of the fleet's ``size``. A table stands for all
+    its rows, unless ``count`` of them are drawn; what it leaves open the other keys say.
+    """
+
+    profile: str | None = None
+    mix: str | None = None
+    table: str | None = None
     count: Count | None = None
     share: Share | None = None
-    link: AnyReplay
+    link: AnyLink | None = None
     uplink_scale: Positive | None = None  # for traces that measured the downlink only
     memory_share: ShareRange | None = None  # instead of the fleet's
+    memory_bytes: Count | None = None  # instead of the profile's
+    speed_spread: Annotated[SpeedDistribution, OneOf(SPEEDS)] | None = None  # factors on its rates
     latency: AnyReplay = Replay(source=0.0)  # s, from asking for a transfer to its first byte
     speed: AnyReplay = Replay(source=1.0)  # share of the rates that other apps leave to training
     free_memory: AnyReplay = Replay(source=1.0)  # share of the memory budget that is really free
@@ -86,14 +140,20 @@ class DeviceGroup(Section):
     @classmethod
     def _one_device(cls, value: Any) -> Any:
         """A group that says nothing of its number is one device."""
-        if isinstance(value, dict) and value.get("count") is None and value.get("share") is None:
+        if isinstance(value, dict) and not any(
+            value.get(key) is not None for key in ("count", "share", "table")
+        ):
             return {**value, "count": 1}
         return value
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> DeviceGroup:
-        if (self.count is None) == (self.share is None):
-            raise ValueError("give count or share, exactly one of the two")
+    def _consistent(self) -> DeviceGroup:
+        if self.table is None:
+            _checked(self, "count", "share")
+            _checked(self, "profile", "mix")
+            _checked(self, "link")
+        elif self.share is not None or self.mix is not None:
+            raise ValueError("a table stands for its rows: give neither share nor mix with it")
         return self
 
 
@@ -105,14 +165,17 @@ class Fleet(Section):
     (``restart``).
     """
 
-    memory_share: ShareRange
+    memory_share: ShareRange = (1.0,)
     size: Annotated[int, Field(ge=1, le=10_000_000)] | None = None  # for groups given by shares
     when_offline: Literal["abort", "resume", "restart"] = "abort"
     when_out_of_memory: Literal["skip", "shrink", "drop"] = "skip"
-    devices: Annotated[tuple[DeviceGroup, ...], Field(min_length=1)]
+    devices: tuple[DeviceGroup, ...] = ()
+    recorded: str | None = None  # a file of conditions that `fedclock record` wrote, instead
 
     @model_validator(mode="after")
     def _adds_up(self) -> Fleet:
+        if (self.recorded is None) == (not self.devices):
+            raise ValueError("give devices or recorded, exactly one of the two")
         shares = [group.share for group in self.devices if group.share is not None]
         counted = sum(group.count or 0 for group in self.devices)
         if bool(shares) != (self.size is not None):
@@ -127,7 +190,10 @@ class Fleet(Section):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Number of devices of each group: shares of what is not counted, by largest remainder."""
+        """Number of devices of each group: shares of what is not counted, by largest remainder.
+
+        A table that stands for all its rows counts 0 here: only its file knows.
+        """
         rest = (self.size or 0) - sum(group.count or 0 for group in self.devices)
         wanted = [(group.share or 0.0) * max(rest, 0) for group in self.devices]
         pairs = zip(self.devices, wanted, strict=True)
@@ -137,10 +203,6 @@ class Fleet(Section):
         for k in by_remainder[: max(missing, 0)]:
             counts[k] += 1
         return tuple(counts)
-
-    @property
-    def num_devices(self) -> int:
-        return sum(self.counts)
 
 
 class Scheduled(Section):

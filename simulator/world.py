@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
-import numpy.typing as npt
 
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.model import CostModel
@@ -24,6 +23,7 @@ from simulator.config import RunConfig
 from simulator.draw_fleet import draw_fleet
 from simulator.experiment import ConfigError
 from simulator.faults import Faults, draw_faults
+from simulator.fleet_groups import open_groups
 from simulator.fleet_view import LocalWork, ServerView
 from simulator.problems import Problems
 from simulator.seeds import stream
@@ -65,17 +65,14 @@ def build_world(config: RunConfig, where: str) -> World:
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
             f"matrices, got {config.strategy.rank}"
         )
+    groups = open_groups(config.fleet, config.seed, problems)
+    count = sum(group.count for group in groups)
     wanted = config.pacing.slots(in_flight=0, buffered=0)
-    if wanted > config.fleet.num_devices:
-        problems.add(
-            f"pacing must ask for at most the {config.fleet.num_devices} devices of the fleet, "
-            f"got {wanted}"
-        )
-    shards = data and problems.attempt("shards", lambda: _shards(config, data.train_labels))
-    fleet = draw_fleet(config, shards or DividedShards(()), problems)
-    faults = draw_faults(
-        config.faults, config.fleet.num_devices, seed=config.seed, problems=problems
-    )
+    if wanted > count and not problems.found:
+        problems.add(f"pacing must ask for at most the {count} devices of the fleet, got {wanted}")
+    shards = data and problems.attempt("shards", partial(_shards, config, data, count))
+    fleet = draw_fleet(config, groups, shards or DividedShards(()), problems)
+    faults = draw_faults(config.faults, count, seed=config.seed, problems=problems)
     if problems.found or not (source and model and data and shards):
         raise ConfigError(problems.found, where)
     cost_model = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
@@ -106,8 +103,8 @@ def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> 
     return replace(model, attention=config.cost.attention)
 
 
-def _shards(config: RunConfig, labels: npt.NDArray[np.int64]) -> Shards:
-    shards, count = config.shards, config.fleet.num_devices
+def _shards(config: RunConfig, data: TextDataset, count: int) -> Shards:
+    shards, labels = config.shards, data.train_labels
     rng = stream(config.seed, "shards")
     match shards.kind:
         case "iid":

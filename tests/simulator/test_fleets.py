@@ -1,0 +1,209 @@
+"""Fleets from a config: by counts, shares, mixes, tables, generators, and at any size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from simulator.experiment import ConfigError, load_experiment
+from simulator.world import World, build_world
+from traces.availability import ALWAYS, AvailabilityTrace, availability_text
+
+BASE = {
+    "name": "fleets",
+    "task": {"model": "tiny", "max_length": 16},
+    "training": "none",
+    "local": {"batch_size": 4, "steps": 1},
+    "pacing": {"kind": "synchronous", "cohort": 1},
+    "stop": {"rounds": 2},
+    "strategy": {"kind": "fedlora"},
+}
+PI = {"profile": "raspberry-pi-4-2gb", "link": "wifi"}
+
+
+def world(tmp_path: Path, fleet: dict, **changed) -> World:
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump({**BASE, "fleet": fleet, **changed}), "utf-8")
+    (config,) = load_experiment(file)
+    return build_world(config, "x.yaml")
+
+
+def refused(tmp_path: Path, fleet: dict, **changed) -> str:
+    with pytest.raises(ConfigError) as caught:
+        world(tmp_path, fleet, **changed)
+    return str(caught.value)
+
+
+def profiles(fleet) -> dict[str, int]:
+    names = [device.profile.name for device in fleet]
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def test_shares_become_counts_by_the_largest_remainder(tmp_path):
+    fleet = {
+        "size": 11,
+        "devices": [
+            {**PI, "share": 0.5},
+            {**PI, "profile": "jetson-nano-maxn", "share": 0.3},
+            {**PI, "profile": "raspberry-pi-5-8gb", "share": 0.2},
+            {**PI, "profile": "jetson-tx2-maxn", "count": 1},
+        ],
+    }
+    assert list(profiles(world(tmp_path, fleet).fleet).values()) == [5, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("fleet", "message"),
+    [
+        ({"size": 9, "devices": [{**PI, "share": 0.5}]}, "shares must add up to 1, got 0.5"),
+        ({"devices": [{**PI, "share": 1.0}]}, "give size and shares of it together, or neither"),
+        ({"size": 9, "devices": [PI]}, "give size and shares of it together, or neither"),
+        ({"devices": [{"profile": "x", "mix": "y", "link": "wifi"}]}, "one of profile, mix"),
+        ({"devices": [{"profile": "raspberry-pi-4-2gb"}]}, "give exactly one of link"),
+        ({"devices": [{**PI, "link": {"start": "random"}}]}, "one of source, generator, mbps"),
+        ({"memory_share": 0.5}, "give devices or recorded, exactly one of the two"),
+        ({"devices": [{"mix": "mine", "link": "wifi"}]}, "a mix must be one of jetson-testbed"),
+        ({"devices": [{**PI, "latency": -1}]}, "greater than or equal to 0"),
+        ({"devices": [{**PI, "speed": "nowhere.csv"}]}, "with the columns speed_share, or a folder"),
+        (
+            {"devices": [{**PI, "availability": "nowhere.csv"}]},
+            "with the columns device_id,start_s,end_s,state, or a folder",
+        ),
+        (
+            {"devices": [{**PI, "count": 9, "link": {"source": "wifi",
+                                                     "sample": "without_replacement"}}]},
+            r"fleet.devices.0.link: a pool drawn from without replacement must hold a trace for "
+            r"each of the 9 devices that draw from it, got \d in wifi",
+        ),
+    ],
+)  # fmt: skip
+def test_impossible_fleet_is_refused(tmp_path, fleet, message):
+    import re
+
+    found = refused(tmp_path, fleet)
+    assert re.search(message, found), found
+
+
+def test_without_replacement_every_device_has_a_trace_of_its_own(tmp_path):
+    link = {"source": "wifi", "sample": "without_replacement"}
+    size = len(set(world(tmp_path, {"devices": [{**PI, "count": 50}]}).fleet.link.index.tolist()))
+    fleet = world(tmp_path, {"devices": [{**PI, "count": size - 1, "link": link}, {**PI,
+                             "link": link}]}).fleet  # fmt: skip
+    assert sorted(fleet.link.index.tolist()) == list(range(size))
+
+
+def test_mix_draws_profiles_by_their_shares(tmp_path):
+    fleet = {"devices": [{"mix": "jetson-testbed", "link": "wifi", "count": 400}]}
+    found = profiles(world(tmp_path, fleet, shards={"min_examples": 1}).fleet)
+    for profile, share in [("jetson-tx2-maxn", 3 / 8), ("jetson-agx-xavier-maxn", 1 / 8)]:
+        # Five standard deviations of a share of 400.
+        assert found[profile] / 400 == pytest.approx(
+            share, abs=5 * (share * (1 - share) / 400) ** 0.5
+        )
+
+
+def test_spread_of_speeds_is_drawn_by_its_law(tmp_path):
+    spread = {"kind": "lognormal", "sigma": 0.5}
+    fleet = {"devices": [{**PI, "count": 400, "speed_spread": spread}]}
+    found = world(tmp_path, fleet, shards={"min_examples": 1}).fleet
+    logs = np.log(found.speed_factor)
+    assert logs.mean() == pytest.approx(0.0, abs=5 * 0.5 / 20)
+    assert logs.std() == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(800))
+    assert found[7].speed.at(0.0) == found.speed_factor[7]
+
+
+def test_generated_links_and_availability_are_pools_of_the_seed(tmp_path):
+    group = {
+        **PI,
+        "count": 6,
+        "link": {"generator": {"kind": "markov", "technology": "lte-driving"}, "variants": 3},
+        "availability": {"generator": {"kind": "diurnal"}, "variants": 2},
+    }
+    first, again = (world(tmp_path, {"devices": [group]}).fleet for _ in range(2))
+    other = world(tmp_path, {"devices": [group]}, seed=1).fleet
+    assert len(first.link.pool) == 3
+    assert first.conditions_hash() == again.conditions_hash() != other.conditions_hash()
+    assert first[0].availability is not ALWAYS
+    assert set(first.availability.offset_s.tolist()) == {0.0}  # one clock for all
+
+
+TABLE = """device_id,profile,link,speed,memory_bytes,downlink_mbps,uplink_mbps
+a,raspberry-pi-4-2gb,wifi,2.0,,,
+b,,,0.5,4000000000,10,5
+c,jetson-nano-maxn,,,,20,8
+"""
+
+
+def test_table_makes_a_device_of_each_row_and_the_group_says_the_rest(tmp_path):
+    (tmp_path / "devices.csv").write_text(TABLE, "utf-8")
+    group = {"table": str(tmp_path / "devices.csv"), "profile": "raspberry-pi-5-8gb"}
+    fleet = world(tmp_path, {"memory_share": 0.5, "devices": [group]}).fleet
+    assert list(profiles(fleet)) == ["raspberry-pi-4-2gb", "raspberry-pi-5-8gb", "jetson-nano-maxn"]
+    assert fleet.speed_factor.tolist() == [2.0, 0.5, 1.0]
+    assert fleet[1].memory_budget_bytes == 2_000_000_000
+    assert fleet[1].link.downlink.rate_at(0.0) == 1.25e6
+    assert fleet[2].link.uplink.rate_at(0.0) == 1e6
+
+
+def test_rows_of_a_large_table_are_drawn_by_seed(tmp_path):
+    (tmp_path / "devices.csv").write_text(TABLE, "utf-8")
+    group = {"table": str(tmp_path / "devices.csv"), "profile": "raspberry-pi-5-8gb", "count": 2}
+    found = {
+        tuple(profiles(world(tmp_path, {"devices": [group]}, seed=seed).fleet))
+        for seed in range(12)
+    }
+    assert len(found) == 3
+    message = refused(tmp_path, {"devices": [{**group, "count": 4}]})
+    assert "a table must hold a row for each of the 4 devices, got 3 rows" in message
+
+
+def test_row_without_a_profile_or_link_is_named(tmp_path):
+    (tmp_path / "devices.csv").write_text(TABLE, "utf-8")
+    message = refused(tmp_path, {"devices": [{"table": str(tmp_path / "devices.csv")}]})
+    assert "the row of device b must name a profile, or the group must, got neither" in message
+
+
+def test_traces_of_files_reach_the_devices(tmp_path):
+    (tmp_path / "speed.csv").write_text("time_s,speed_share\n0,1\n10,0.25\n", "utf-8")
+    (tmp_path / "latency.csv").write_text("time_s,latency_s\n0,0.05\n", "utf-8")
+    (tmp_path / "memory.csv").write_text("time_s,free_memory_share\n0,1\n5,0.5\n", "utf-8")
+    trace = AvailabilityTrace.of([(0.0, 30.0)], 60.0)
+    (tmp_path / "online.csv").write_text(availability_text({"a": trace}), "utf-8")
+    group = {
+        **PI,
+        "speed": {"source": str(tmp_path / "speed.csv"), "start": "beginning"},
+        "latency": str(tmp_path / "latency.csv"),
+        "free_memory": {
+            "source": str(tmp_path / "memory.csv"), "start": "beginning", "at_end": "stop"
+        },
+        "availability": str(tmp_path / "online.csv"),
+        "battery": {
+            "capacity_j": 40_000, "initial_share": [0.5, 1.0],
+            "charging": str(tmp_path / "online.csv"),
+        },
+    }  # fmt: skip
+    device = world(tmp_path, {"devices": [group]}).fleet[0]
+    assert [device.speed.at(t) for t in (0, 10, 20)] == [1, 0.25, 1]
+    assert device.latency.at(1e6) == 0.05
+    assert [device.free_memory.at(t) for t in (0, 5, 1e6)] == [1, 0.5, 0.5]
+    assert [device.availability.is_online(t) for t in (0, 30, 60)] == [True, False, True]
+    assert 0.5 <= device.battery.initial_share <= 1.0
+
+
+def test_one_more_group_moves_no_other_device(tmp_path):
+    few = world(tmp_path, {"memory_share": [0.1, 0.5], "devices": [{**PI, "count": 4}]}).fleet
+    more = world(tmp_path, {"memory_share": [0.1, 0.5], "devices": [{**PI, "count": 4}, PI]}).fleet
+    assert more.memory_budget_bytes[:4].tolist() == few.memory_budget_bytes.tolist()
+    assert more.link.index[:4].tolist() == few.link.index.tolist()
+    assert more.link.offset_s[:4].tolist() == few.link.offset_s.tolist()
+
+
+def test_a_million_devices_are_arrays_until_one_is_asked_for(tmp_path):
+    fleet = {"memory_share": [0.1, 0.5], "devices": [{**PI, "count": 1_000_000}]}
+    found = world(tmp_path, fleet, shards={"kind": "drawn", "examples": 20}).fleet
+    assert len(found) == 1_000_000
+    assert len(found._made) <= 1  # the device whose profile the smallest plan was costed on
+    device = found[987_654]
+    assert len(device.examples) == 20
+    assert device.memory_budget_bytes == found.memory_budget_bytes[987_654]
