@@ -18,6 +18,7 @@ from simulator.executor import available_cores
 from simulator.experiment import ConfigError, load_experiment, name_strategies
 from simulator.listing import TOPICS, show
 from simulator.progress import reporter
+from simulator.recording import record
 from simulator.run import Prepared, Trainers, prepare, run
 from simulator.store import UserError
 from simulator.writers import WRITERS, WriterSpec, find_writers
@@ -93,6 +94,16 @@ def validate_command(
             failed = True
     if failed:
         raise typer.Exit(2)
+
+
+@app.command("record")
+def record_command(
+    folder: Annotated[Path, typer.Argument(help="a finished run's folder", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write to")],
+) -> None:
+    """Write the conditions that a run met as traces, with an experiment that replays them."""
+    file = record(folder, output)
+    print(f"Recorded: {file.parent}; replay it with: fedclock run {file}")
 
 
 @app.command("list")

@@ -36,7 +36,8 @@ class Outages:
         down_s: float = 0.0,
         rng: np.random.Generator | None = None,
     ) -> None:
-        self._given = sorted((at_s, at_s + length_s) for at_s, length_s in given)
+        self._lengths = sorted(given)
+        self._given = [(at_s, at_s + length_s) for at_s, length_s in self._lengths]
         self._mean_gap_s, self._down_s, self._rng = mean_gap_s, down_s, rng
         self._drawn: list[tuple[float, float]] = []
 
@@ -49,11 +50,11 @@ class Outages:
             return False, end_s
         return True, self._next_start_s(at_s)
 
-    def starts_within(self, start_s: float, end_s: float) -> list[tuple[float, float]]:
-        """``(start, end)`` of the outages that begin in ``[start_s, end_s)``."""
-        self._draw_beyond(end_s)
-        every = sorted(self._given + self._drawn)
-        return [outage for outage in every if start_s <= outage[0] < end_s]
+    def given_within(self, until_s: float) -> list[tuple[float, float]]:
+        """``(start, length)`` of the outages that begin before ``until_s``, in order."""
+        self._draw_beyond(until_s)
+        drawn = [(start_s, self._down_s) for start_s, _ in self._drawn]
+        return [outage for outage in sorted(self._lengths + drawn) if outage[0] < until_s]
 
     def _down_until_s(self, at_s: float) -> float:
         """The end of an outage that goes on at ``at_s``; ``at_s`` where there is none."""

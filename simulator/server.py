@@ -109,7 +109,12 @@ class Server:
         is_up, until_s = self._fed.faults.server.span(self._env.now)
         if not is_up:
             yield self._env.timeout(until_s - self._env.now)
-            self._event("server_restarted", {})
+
+    def note_restarts(self) -> Generator[simpy.Event, Any, None]:
+        """Write down each restart of the server as it is up again."""
+        for start_s, down_s in self._fed.faults.server.given_within(math.inf):
+            yield self._env.timeout(max(start_s + down_s - self._env.now, 0.0))
+            self._event("server_restarted", {"down_s": down_s})
 
     def _idle(self) -> list[DeviceId]:
         """Devices that are there and have nothing to do, in rising order."""
@@ -302,6 +307,7 @@ def simulate(federation: Federation, log: RunLog) -> Server:
     """Run one federation to its end, and return the server as it stands then."""
     env = simpy.Environment()
     server = Server(env, federation, log)
+    env.process(server.note_restarts())
     # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
     env.run(until=env.process(server.serve()))
     return server

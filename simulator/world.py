@@ -19,6 +19,7 @@ from devices.model_spec import ModelSpec
 from devices.partition import DividedShards, DrawnShards, dirichlet_shards, iid_shards
 from devices.plan import BlockFormat, BoolArray, DeviceId, TermGrid, TrainingPlan
 from devices.trainer import NullTrainer, Trainer
+from simulator.conditions import read_conditions
 from simulator.config import RunConfig
 from simulator.draw_fleet import draw_fleet
 from simulator.experiment import ConfigError
@@ -66,15 +67,24 @@ def build_world(config: RunConfig, where: str) -> World:
             f"matrices, got {config.strategy.rank}"
         )
     groups = open_groups(config.fleet, config.seed, problems)
-    count = sum(group.count for group in groups)
+    recorded = config.fleet.recorded and problems.attempt(
+        "fleet.recorded", partial(read_conditions, config.fleet.recorded)
+    )
+    count = len(recorded) if recorded else sum(group.count for group in groups)
     wanted = config.pacing.slots(in_flight=0, buffered=0)
     if wanted > count and not problems.found:
         problems.add(f"pacing must ask for at most the {count} devices of the fleet, got {wanted}")
-    shards = data and problems.attempt("shards", partial(_shards, config, data, count))
-    fleet = draw_fleet(config, groups, shards or DividedShards(()), problems)
+    shards = (
+        recorded.shards
+        if recorded
+        else data and problems.attempt("shards", partial(_shards, config, data, count))
+    )
+    fleet = recorded or draw_fleet(config, groups, shards or DividedShards(()), problems)
     faults = draw_faults(config.faults, count, seed=config.seed, problems=problems)
     if problems.found or not (source and model and data and shards):
         raise ConfigError(problems.found, where)
+    if recorded:
+        _check_examples(recorded, data, problems)
     cost_model = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
     _check_budgets(config, fleet, model=model, cost_model=cost_model, problems=problems)
     if problems.found:
@@ -117,6 +127,16 @@ def _shards(config: RunConfig, data: TextDataset, count: int) -> Shards:
             )
     own = partial(stream, config.seed, "shards")
     return DrawnShards(labels, count, shards.examples, shards.alpha, own)
+
+
+def _check_examples(fleet: Fleet, data: TextDataset, problems: Problems) -> None:
+    """Recorded shards are indices into a training set, which may be another one now."""
+    last = max(int(fleet.shards[k].max(initial=0)) for k in range(len(fleet)))
+    if last >= len(data.train_labels):
+        problems.add(
+            f"fleet.recorded: the devices must hold examples of {data.name}, which has "
+            f"{len(data.train_labels)}, got number {last}"
+        )
 
 
 def _check_budgets(

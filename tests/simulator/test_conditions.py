@@ -268,14 +268,14 @@ def test_recorded_battery_level_keeps_a_device_away_below_its_floor():
 def test_faults_by_chance_come_at_their_rate_and_follow_the_seed():
     drawn = faults(200, seed=3, crash={"per_hour": 2.0, "down_s": 60.0})
     hours = 50
-    counts = [len(drawn.crashes(k).starts_within(0.0, hours * 3600.0)) for k in range(200)]
+    counts = [len(drawn.crashes(k).given_within(hours * 3600.0)) for k in range(200)]
     # A cycle lasts 1,800 s + 60 s; a renewal process counts hours / cycle with a variance below it.
     expected = hours * 3600 / 1860
     assert np.mean(counts) == pytest.approx(expected, abs=5 * math.sqrt(expected / 200))
     again = faults(200, seed=3, crash={"per_hour": 2.0, "down_s": 60.0})
-    assert again.crashes(7).starts_within(0, 1e5) == drawn.crashes(7).starts_within(0, 1e5)
+    assert again.crashes(7).given_within(1e5) == drawn.crashes(7).given_within(1e5)
     other = faults(200, seed=4, crash={"per_hour": 2.0, "down_s": 60.0})
-    assert other.crashes(7).starts_within(0, 1e5) != drawn.crashes(7).starts_within(0, 1e5)
+    assert other.crashes(7).given_within(1e5) != drawn.crashes(7).given_within(1e5)
 
 
 def test_one_more_device_changes_no_others_faults():
@@ -288,7 +288,7 @@ def test_one_more_device_changes_no_others_faults():
     assert small.join_s.tolist() == large.join_s[:5].tolist()
     assert small.leave_s.tolist() == large.leave_s[:5].tolist()
     for k in range(5):
-        assert small.crashes(k).starts_within(0, 1e5) == large.crashes(k).starts_within(0, 1e5)
+        assert small.crashes(k).given_within(1e5) == large.crashes(k).given_within(1e5)
 
 
 def test_schedule_for_a_device_that_is_not_there_is_refused():

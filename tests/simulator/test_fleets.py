@@ -65,7 +65,7 @@ def test_shares_become_counts_by_the_largest_remainder(tmp_path):
         ({"memory_share": 0.5}, "give devices or recorded, exactly one of the two"),
         ({"devices": [{"mix": "mine", "link": "wifi"}]}, "a mix must be one of jetson-testbed"),
         ({"devices": [{**PI, "latency": -1}]}, "greater than or equal to 0"),
-        ({"devices": [{**PI, "speed": "nowhere.csv"}]}, "with the columns speed_share, or a folder"),
+        ({"devices": [{**PI, "speed": "x.csv"}]}, "with the columns speed_share, or a folder"),
         (
             {"devices": [{**PI, "availability": "nowhere.csv"}]},
             "with the columns device_id,start_s,end_s,state, or a folder",

@@ -1,0 +1,122 @@
+"""A run's conditions, written out and replayed, give the same events byte for byte."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from simulator.conditions import read_conditions
+from simulator.experiment import ConfigError, load_experiment
+from simulator.progress import PlainReporter
+from simulator.recording import record
+from simulator.run import Trainers, prepare, run
+from simulator.store import UserError
+
+CONFIG = {
+    "name": "met",
+    "task": {"model": "tiny", "max_length": 16},
+    "training": "none",
+    "local": {"batch_size": 4, "steps": 2},
+    "fleet": {
+        "memory_share": [0.1, 0.5],
+        "when_offline": "resume",
+        "devices": [
+            {
+                "profile": "raspberry-pi-4-2gb",
+                "count": 6,
+                "link": {"generator": {"kind": "markov", "technology": "3g"}, "variants": 2},
+                "latency": 0.1,
+                "speed_spread": {"kind": "zipf"},
+                "availability": {
+                    "generator": {
+                        "kind": "on_off", "online_s": 4, "offline_s": 1, "period_s": 600
+                    },
+                    "start": "random",
+                    "variants": 4,
+                },
+                "battery": {"capacity_j": 50, "initial_share": [0.2, 1.0], "charge_w": 20,
+                            "charging": {"generator": {"kind": "on_off", "online_s": 3,
+                                                       "offline_s": 3, "period_s": 600}}},
+            },
+            {"profile": "jetson-nano-maxn", "count": 2, "link": "lte-driving"},
+        ],
+    },
+    "faults": {
+        "crash": {"per_hour": 400, "down_s": 1},
+        "link_loss": {"per_hour": 2000, "down_s": 0.2},
+        "cut_transfers": "restart",
+        "join": {"share": 0.3, "within_s": 3},
+        "leave": {"per_hour": 10},
+        "server_restarts": [{"at_s": 0.3, "down_s": 0.5}],
+    },
+    "pacing": {"kind": "synchronous", "cohort": 4, "deadline_s": 5},
+    "stop": {"rounds": 12},
+    "strategy": {"kind": "fedlora", "rank": 2},
+}  # fmt: skip
+
+
+def simulated(file: Path, folder: Path) -> str:
+    (config,) = load_experiment(file)
+    with Trainers(1) as trainers:
+        run(
+            prepare(config, folder, str(file)),
+            trainers=trainers,
+            report=PlainReporter(Console(quiet=True)),
+        )
+    return (folder / "events.jsonl").read_text("utf-8")
+
+
+@pytest.fixture
+def met(tmp_path: Path) -> Path:
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump(CONFIG), "utf-8")
+    log = simulated(file, tmp_path / "run")
+    found = {json.loads(line)["event"] for line in log.splitlines()}
+    # Else the replay would prove little.
+    assert {"went_offline", "came_back", "crashed", "link_lost", "server_restarted"} <= found
+    return tmp_path / "run"
+
+
+def test_replayed_conditions_give_the_same_events_byte_for_byte(met, tmp_path):
+    file = record(met, tmp_path / "replay")
+    assert simulated(file, tmp_path / "again") == (met / "events.jsonl").read_text("utf-8")
+
+
+def test_replay_is_independent_of_the_seed(met, tmp_path):
+    file = record(met, tmp_path / "replay")
+    raw = yaml.safe_load(file.read_text("utf-8"))
+    fleet = read_conditions(raw["fleet"]["recorded"])
+    (config,) = load_experiment(file, ["seed=5"])
+    world = prepare(config, tmp_path / "other", str(file)).world
+    assert world.fleet.conditions_hash() == fleet.conditions_hash()
+
+
+def test_unfinished_run_is_not_recorded(tmp_path):
+    with pytest.raises(UserError, match="a run must be finished to be recorded, got no run in"):
+        record(tmp_path, tmp_path / "replay")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: d.pop("link"), "lacks 'link'"),
+        (lambda d: d["speed_factor"].pop(), "speed_factor must hold 8 devices, found 7"),
+        (lambda d: d["link"]["index"].__setitem__(0, 99), "link must be among the .* found 99"),
+        (lambda d: d.update(format=9), "must be recorded conditions of format 1"),
+        (lambda d: d["link"]["pool"][0]["uplink"].update(values=[-1.0]), "as many values as times"),
+        (lambda d: d["battery"]["pool"][0].update(capacity_j="x"), "not supported between"),
+        (lambda d: d["link"]["offset_s"].__setitem__(0, None), "finite|float"),
+        (lambda d: d["memory_budget_bytes"].__setitem__(0, 0), "must be above 0"),
+    ],
+)
+def test_damaged_recording_is_refused_by_name(met, tmp_path, damage, message):
+    file = record(met, tmp_path / "replay")
+    place = tmp_path / "replay" / "conditions.json"
+    document = json.loads(place.read_text("utf-8"))
+    damage(document)
+    place.write_text(json.dumps(document), "utf-8")
+    (config,) = load_experiment(file)
+    with pytest.raises(ConfigError, match=rf"fleet.recorded: .*conditions.json.*{message}"):
+        prepare(config, tmp_path / "again", str(file))
