@@ -40,7 +40,6 @@ CLIENT_COLUMNS = (
     "memory_head_bytes", "depth", "num_quantized_blocks", "mean_weight_bits", "num_terms_trained",
     "mean_upload_bits",
 )  # fmt: skip
-
 REQUIRED = {"devices": DEVICE_COLUMNS, "rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "devices": {"expected_accuracy": math.nan},
