@@ -44,12 +44,25 @@ class RunSet:
         return list(dict.fromkeys(self.runs["variant"]))
 
     def where(self, **wanted: object) -> RunSet:
-        """The runs whose columns have these values; a list names several."""
-        chosen = self.runs
-        for column, value in wanted.items():
-            values = value if isinstance(value, list | tuple | set) else [value]
-            chosen = chosen[chosen[column].isin(list(values))]
-        return RunSet(chosen, self.left_out)
+        """The runs that have these values in columns of ``runs`` or ``settings``.
+
+        A set or tuple names several values. Raises RunError on a name that is in neither.
+        """
+        found = self.runs
+        if any(name not in found for name in wanted):
+            found = found.join(self.settings())
+        if unknown := [name for name in wanted if name not in found]:
+            raise RunError(
+                f"runs are chosen by {', '.join(map(str, found.columns))}, got {', '.join(unknown)}"
+            )
+        keep = [
+            all(
+                row[name] in (value if isinstance(value, set | tuple) else [value])
+                for name, value in wanted.items()
+            )
+            for _, row in found.iterrows()
+        ]
+        return RunSet(self.runs[keep], self.left_out)
 
     def rounds(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The rounds of all runs, after the columns run, variant and seed."""

@@ -40,7 +40,6 @@ CLIENT_COLUMNS = (
     "memory_head_bytes", "depth", "num_quantized_blocks", "mean_weight_bits", "num_terms_trained",
     "mean_upload_bits",
 )  # fmt: skip
-
 REQUIRED = {"devices": DEVICE_COLUMNS, "rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "devices": {"expected_accuracy": math.nan},
@@ -186,8 +185,9 @@ def _differences(one: Run, other: Run) -> list[str]:
         left, right = (flatten(run.manifest[name]) for run in (one, other))
         keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
         words += [f"{name} {key} ({left.get(key)} / {right.get(key)})" for key in keys]
-    if one.manifest["seed"] != other.manifest["seed"]:
-        words.append(f"seed ({one.manifest['seed']} / {other.manifest['seed']})")
+    one_seed, other_seed = (run.manifest["seed"] for run in (one, other))
+    if one_seed != other_seed:
+        words.append(f"seed ({one_seed} / {other_seed}; fedclock summary compares over seeds)")
     if one.manifest["conditions_hash"] != other.manifest["conditions_hash"] and not words:
         words.append(
             "the fleet, its traces or its data shards"

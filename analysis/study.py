@@ -55,6 +55,8 @@ def study(
     """
     if smoothing < 1:
         raise RunError(f"the smoothing must be over at least 1 evaluation, got {smoothing}")
+    if runs.runs.empty:
+        raise RunError("at least one run must be left to compare; none is as asked for")
     require_comparable(runs)
     rounds, work, damaged = _read(runs)
     if not rounds:

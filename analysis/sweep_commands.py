@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -74,6 +75,10 @@ def summary(
     target: Target = None,
     baseline: Baseline = None,
     smooth: Smooth = 1,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="only runs of this seed, label or config key"),
+    ] = None,
 ) -> None:
     """Compare variants over seeds: a table for the eyes, and as Markdown, LaTeX and CSV."""
     from analysis import seed_tables  # pandas takes a second
@@ -82,13 +87,28 @@ def summary(
 
     console = Console()
     with console.status("read runs"):
-        found = study(open_runs(folders), target=target, baseline=baseline, smoothing=smooth)
+        runs = open_runs(folders).where(**_wanted(where or ()))
+        found = study(runs, target=target, baseline=baseline, smoothing=smooth)
     console.print(seed_tables.rich_table(found))
-    where = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "summary"
-    _write(found, where)
+    place = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "summary"
+    _write(found, place)
     for line in found.runs.left_out:
         _say(console, f"left out: {line}")
-    _say(console, f"Tables and the numbers of each run: {where}")
+    _say(console, f"Tables and the numbers of each run: {place}")
+
+
+def _wanted(entries: Sequence[str]) -> dict[str, object]:
+    """The values that ``key=value`` entries ask for."""
+    wanted: dict[str, object] = {}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        try:
+            wanted[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            equals = ""
+        if not key or not equals:
+            raise UserError(f"--where must read key=value, got {entry!r}")
+    return wanted
 
 
 def _write(found: Study, where: Path) -> None:

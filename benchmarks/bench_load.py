@@ -70,11 +70,12 @@ def peak_bytes() -> int:
 
 
 def timed(what: str, action: Callable[[], Any]) -> Any:
-    """What the action returns; its seconds and the growth of the peak are printed."""
-    before, began = peak_bytes(), time.perf_counter()
+    """What the action returns; its seconds, and the growth of the peak are printed."""
+    before, began, cpu_began = peak_bytes(), time.perf_counter(), time.process_time()
     result = action()
+    took_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
     grown = (peak_bytes() - before) / 1e6
-    print(f"{what:<48} {time.perf_counter() - began:7.2f} s   peak {grown:+8.1f} MB")
+    print(f"{what:<34} {took_s:6.1f} s ({cpu_s:5.1f} s of CPU)   peak {grown:+7.1f} MB")
     return result
 
 

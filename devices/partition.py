@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -131,3 +132,21 @@ class DrawnShards:
     def sizes(self) -> IndexArray:
         """(n,): number of examples of each device."""
         return np.full(self.num_devices, self.num_examples, dtype=np.int64)
+
+
+def expected_accuracies(
+    shards: Iterable[IndexArray], labels: IndexArray, by_class: Sequence[float]
+) -> list[float]:
+    """What accuracy each shard's mix of classes lets expect of a model of these per class.
+
+    The mean of ``by_class`` weighted by the classes of the shard; those of unknown accuracy (NaN)
+    are left out of it. NaN where none is known.
+    """
+    accuracy = np.asarray(by_class)
+    known = ~np.isnan(accuracy)
+    expected = []
+    for examples in shards:
+        counts = np.bincount(labels[examples], minlength=len(accuracy))[known]
+        total = int(counts.sum())
+        expected.append(float(counts @ accuracy[known]) / total if total else math.nan)
+    return expected

@@ -41,6 +41,7 @@ class Evaluation(NamedTuple):
 
     accuracy: float
     loss: float
+    by_class: tuple[float, ...] = ()  # accuracy on each class; NaN where none of it is held out
 
 
 class ChunkScore(NamedTuple):
@@ -49,12 +50,15 @@ class ChunkScore(NamedTuple):
     num_examples: int
     num_correct: int
     loss_sum: float
+    by_class: tuple[tuple[int, int], ...] = ()  # examples and correct ones of each class
 
 
 def combine(scores: Iterable[ChunkScore]) -> Evaluation:
     """Accuracy and mean loss over all chunks, whoever scored them and in whatever order."""
-    counts, correct, losses = zip(*scores, strict=True)
-    return Evaluation(sum(correct) / sum(counts), math.fsum(losses) / sum(counts))
+    counts, correct, losses, by_class = zip(*scores, strict=True)
+    classes = (map(sum, zip(*of_class, strict=True)) for of_class in zip(*by_class, strict=True))
+    shares = tuple(right / num if num else math.nan for num, right in classes)
+    return Evaluation(sum(correct) / sum(counts), math.fsum(losses) / sum(counts), shares)
 
 
 class Trainer(Protocol):

@@ -50,10 +50,11 @@ class CheckpointedTrainer:
         key = self._key("evaluate", adapter.digest)
         tensors = self._read(key)
         if tensors is None:
-            tensors = {"evaluation": np.array(self._trainer.evaluate(adapter))}
+            found = self._trainer.evaluate(adapter)
+            tensors = {"evaluation": np.array([found.accuracy, found.loss, *found.by_class])}
             self._write(key, tensors)
-        accuracy, loss = tensors["evaluation"].tolist()
-        return Evaluation(accuracy, loss)
+        accuracy, loss, *by_class = tensors["evaluation"].tolist()
+        return Evaluation(accuracy, loss, tuple(by_class))
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         key = self._key("salience", metric)

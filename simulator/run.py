@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from devices.partition import expected_accuracies
 from devices.plan import Adapter
 from devices.trainer import ChunkedTrainer, NullTrainer, Trainer
 from simulator.checkpoint import CheckpointedTrainer
@@ -164,6 +165,9 @@ def run(
         outcome = _outcome(server, time.perf_counter() - began)
         if config.training != "none":
             _export(server.state.adapter, config, folder)
+        if server.by_class:
+            shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
+            store.accuracies(expected_accuracies(shards, world.data.train_labels, server.by_class))
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         _close(logs, "interrupted" if interrupted else "failed", {"error": repr(error)})

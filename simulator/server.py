@@ -65,6 +65,7 @@ class Server:
         self._handouts = 0
         self._num_cohort = self._num_planned = 0
         self.accuracy = math.nan  # as last evaluated
+        self.by_class: tuple[float, ...] = ()
         self._is_over = False
 
     @property
@@ -276,8 +277,9 @@ class Server:
         if self._round % fed.evaluate_every and not self._is_last_round():
             return NOT_EVALUATED
         evaluation = fed.trainer.evaluate(self.state.adapter)
-        self.accuracy = evaluation.accuracy
-        self._event("evaluated", evaluation._asdict())
+        self.accuracy, self.by_class = evaluation.accuracy, evaluation.by_class
+        details = {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
+        self._event("evaluated", details)
         return evaluation
 
     def _initial_round(self) -> RoundRecord:

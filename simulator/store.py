@@ -84,6 +84,12 @@ class RunFolder:
         """Write who the devices are."""
         _write_table(self.path / "devices.parquet", DeviceRecord, devices)
 
+    def accuracies(self, expected: Sequence[float]) -> None:
+        """Add to each device what accuracy its mix of classes lets expect of the final model."""
+        file = self.path / "devices.parquet"
+        column = pa.array(expected, pa.float64())
+        _replace_table(file, pq.read_table(file).append_column("expected_accuracy", column))
+
     def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
         """Write the tables, then the manifest: its status is the last thing to change."""
         self._events.close()
@@ -185,8 +191,12 @@ def write_atomically(path: Path, text: str) -> None:
 def _write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
     types = {"int": pa.int64(), "float": pa.float64()}
     schema = pa.schema([(f.name, types.get(str(f.type), pa.string())) for f in fields(kind)])
+    _replace_table(path, pa.Table.from_pylist([vars(row) for row in rows], schema=schema))
+
+
+def _replace_table(path: Path, table: pa.Table) -> None:
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist([vars(row) for row in rows], schema=schema), partial)
+    pq.write_table(table, partial)
     os.replace(partial, path)
 
 

@@ -22,5 +22,9 @@ def score_chunk(
     with torch.no_grad():
         logits = model.logits(batch)
         loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
-    num_correct = (logits.argmax(dim=1) == batch.labels).sum()
-    return ChunkScore(len(chunk), int(num_correct), loss.item())
+    num_classes = logits.shape[1]
+    is_correct = logits.argmax(dim=1) == batch.labels
+    counts = torch.bincount(batch.labels, minlength=num_classes).tolist()
+    correct = torch.bincount(batch.labels[is_correct], minlength=num_classes).tolist()
+    by_class = tuple(zip(counts, correct, strict=True))
+    return ChunkScore(len(chunk), sum(correct), loss.item(), by_class)

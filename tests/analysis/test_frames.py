@@ -54,7 +54,7 @@ def test_only_the_columns_asked_for_are_read(runs: RunSet) -> None:
 
 
 def test_some_of_the_runs_are_chosen_by_their_columns(runs: RunSet) -> None:
-    assert list(runs.where(strategy="fedquad", seed=[1, 2]).runs.index) == ["fedquad s1"]
+    assert list(runs.where(strategy="fedquad", seed=(1, 2)).runs.index) == ["fedquad s1"]
     with pytest.raises(RunError, match="at least one run must have ended; got none"):
         runs.where(seed=7).rounds()
 
@@ -91,6 +91,10 @@ def test_one_label_of_several_configs_is_told_apart_by_what_differs(
     runs = open_runs([tmp_path / "4", tmp_path / "8"])
     assert runs.variants == ["fedquad rank=4", "fedlora", "fedquad rank=8"]
     assert runs.settings()["strategy.rank"].tolist() == [4, 4, 8, 8, 8]
+    chosen = runs.where(**{"strategy.rank": 8, "label": "fedquad"})
+    assert chosen.variants == ["fedquad rank=8"]
+    with pytest.raises(RunError, match=r"chosen by path, .*strategy\.rank, got strategy\.rnk"):
+        runs.where(**{"strategy.rnk": 8})
     assert runs.where(strategy="fedquad").settings().columns.tolist() == ["strategy.rank"]
 
 

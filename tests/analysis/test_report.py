@@ -122,6 +122,21 @@ def test_unfinished_runs_are_left_out_and_named(write_run: WriteRun, tmp_path: P
     assert f"Left out: {report.left_out[0]}." in (tmp_path / "out/report.md").read_text()
 
 
+def test_damaged_and_incomplete_runs_are_left_out_and_named(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "runs", "fedlora", num_rounds=2)
+    cut = write_run(tmp_path / "runs", "haflq", num_rounds=2) / "rounds.parquet"
+    cut.write_bytes(cut.read_bytes()[:50])
+    (write_run(tmp_path / "runs", "fedquad", num_rounds=2) / "manifest.json").unlink()
+    report = write_report([tmp_path / "runs"], tmp_path / "out")
+    assert [run.label for run in report.comparison.runs] == ["fedlora"]
+    assert len(report.left_out) == 2
+    text = (tmp_path / "out/report.md").read_text()
+    assert "rounds.parquet is damaged" in text
+    assert re.search(r"Left out: .*fedquad.* holds no manifest\.json", text)
+
+
 def test_no_finished_run_is_an_error_that_writes_nothing(
     write_run: WriteRun, tmp_path: Path
 ) -> None:

@@ -172,7 +172,7 @@ def test_no_paths_are_no_runs() -> None:
     ("entries", "words"),
     [
         ({"model": {"name": "tiny", "sha256": "53aa"}}, r"model name \(minilm-l6 / tiny\)"),
-        ({"seed": 3}, r"seed \(0 / 3\)"),
+        ({"seed": 3}, r"seed \(0 / 3; fedclock summary compares over seeds\)"),
         ({"conditions_hash": "decaf"}, "the fleet, its traces or its data shards$"),
     ],
 )

@@ -131,3 +131,24 @@ def test_the_command_writes_four_files_and_names_what_it_left_out(
     assert names == {"table.md", "table.tex", "table.csv", "runs.csv"}
     assert "got 'failed' (boom)" in done.output
     assert "2 seeds a variant" in done.output
+
+
+def test_some_of_the_runs_are_compared_where_asked_for(tmp_path: Path) -> None:
+    import typer
+
+    from tests.analysis.conftest import write_run as write
+
+    for seed in (0, 1):
+        write(tmp_path, "fedlora", seed=seed, num_rounds=2, conditions_hash=f"{seed}")
+    write(tmp_path, "haflq", num_rounds=2, conditions_hash="other")
+    app = typer.Typer()
+    app.command()(summary)
+    refused = CliRunner().invoke(app, [str(tmp_path)])
+    assert "differ in the conditions of seed 0" in str(refused.exception)
+    done = CliRunner().invoke(app, [str(tmp_path), "--where", "strategy.kind=fedlora"])
+    assert done.exit_code == 0, done.output
+    assert "2 seeds a variant" in done.output
+    for entry, words in (("seed", "must read key=value, got 'seed'"), ("seed=9", "none is as ask"),
+                         ("seed=[", "must read key=value, got 'seed=['")):  # fmt: skip
+        refused = CliRunner().invoke(app, [str(tmp_path), "--where", entry])
+        assert words in str(refused.exception)

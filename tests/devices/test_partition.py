@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.partition import IndexArray, dirichlet_shards, iid_shards
+from devices.partition import IndexArray, dirichlet_shards, expected_accuracies, iid_shards
 
 NUM_CLASSES, PER_CLASS, NUM_DEVICES = 16, 800, 20
 LABELS = np.repeat(np.arange(NUM_CLASSES), PER_CLASS)
@@ -145,3 +145,11 @@ def test_shards_that_cannot_be_made_are_refused(
 def test_more_devices_than_examples_are_refused_for_iid_too() -> None:
     with pytest.raises(ValueError, match=r"at least 4 training examples .* got 3"):
         iid_shards(3, 4, rng=np.random.default_rng(0))
+
+
+def test_expected_accuracy_is_that_of_the_classes_weighted_by_the_shard() -> None:
+    labels = np.array([0, 0, 1, 1, 2])
+    shards = [np.array(examples, dtype=int) for examples in ([0, 1, 2], [2, 3], [3, 4], [4], [])]
+    found = expected_accuracies(shards, labels, [0.25, 1.0, np.nan])
+    # two of class 0 and one of class 1; class 1; class 1 and one unknown; unknown; nothing
+    assert found == pytest.approx([0.5, 1.0, 1.0, np.nan, np.nan], nan_ok=True)

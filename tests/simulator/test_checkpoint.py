@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from devices.plan import Adapter
+from devices.trainer import Evaluation
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.federation import Federation
 from simulator.server import Server, simulate
@@ -68,3 +70,14 @@ def test_another_context_finds_nothing(tmp_path: Path) -> None:
     trainer = DriftTrainer()
     simulate(federation(tmp_path, trainer, context="other data"), Memory())
     assert len(trainer.jobs) == 12
+
+
+def test_an_evaluation_is_read_back_with_its_classes(tmp_path: Path) -> None:
+    class Classes(DriftTrainer):
+        def evaluate(self, adapter: Adapter) -> Evaluation:
+            return Evaluation(0.5, 1.5, (0.25, 0.75))
+
+    adapter = finish(tmp_path / "any", DriftTrainer())[0].state.adapter
+    first = CheckpointedTrainer(Classes(), tmp_path, "x").evaluate(adapter)
+    again = CheckpointedTrainer(DriftTrainer(), tmp_path, "x").evaluate(adapter)
+    assert again == first == Evaluation(0.5, 1.5, (0.25, 0.75))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -173,6 +174,14 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     assert done.returncode == 0, done.stderr
     assert logs(tmp_path) == logs(unbroken)
     assert not (folder / "checkpoint").exists()
+
+
+def test_real_training_says_what_each_device_may_expect_of_the_final_model(unbroken: Path) -> None:
+    for file in unbroken.rglob("devices.parquet"):
+        devices = pq.read_table(file)
+        expected = devices["expected_accuracy"].to_numpy()
+        assert len(expected) == 5
+        assert ((expected >= 0) & (expected <= 1)).all()
 
 
 def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from devices.data import TextDataset, load_dataset
 from devices.plan import TermGrid
-from devices.trainer import ChunkScore, TrainingJob, combine
+from devices.trainer import ChunkScore, Evaluation, TrainingJob, combine
 from devices.training.trainer import TorchTrainer, TrainingDivergedError
 from tests.devices.training.tiny_task import (
     make_config,
@@ -152,7 +152,21 @@ def test_an_evaluation_is_the_sum_of_its_chunks_whoever_scores_them(
 
 def test_scores_combine_by_examples() -> None:
     scores = [ChunkScore(3, 3, 1.5), ChunkScore(1, 0, 2.5)]
-    assert combine(scores) == (0.75, 1.0)
+    assert combine(scores) == Evaluation(0.75, 1.0)
+    by_class = [((2, 1), (1, 1), (0, 0)), ((1, 1), (0, 0), (0, 0))]
+    scores = [ChunkScore(3, 2, 1.5, by_class[0]), ChunkScore(1, 1, 2.5, by_class[1])]
+    known, nan = combine(scores).by_class[:2], combine(scores).by_class[2]
+    assert known == (2 / 3, 1.0)
+    assert np.isnan(nan)
+
+
+def test_accuracy_by_class_weighted_by_the_classes_is_the_accuracy(dataset: TextDataset) -> None:
+    trainer = TorchTrainer(make_config(eval_examples=60, eval_batch_size=16), dataset)
+    evaluation = trainer.evaluate(random_adapter(trainer))
+    tested = np.concatenate([trainer._test_texts.labels[chunk] for chunk in trainer._test_chunks])
+    counts = np.bincount(tested, minlength=dataset.num_classes)
+    assert len(evaluation.by_class) == dataset.num_classes
+    assert counts @ np.nan_to_num(evaluation.by_class) / 60 == pytest.approx(evaluation.accuracy)
 
 
 def test_accuracy_is_the_share_of_right_answers(dataset: TextDataset) -> None:
