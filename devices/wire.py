@@ -2,7 +2,8 @@
 
     message    = header, payload
     header     = magic 4 bytes | kind u8 | 3 zero bytes | payload length u32 | CRC-32 of payload u32
-    broadcast  = for each module: the held terms' rows of A, then their columns of B, fp32; the head
+    broadcast  = for each module: the held terms' rows of A, then their columns of B; the head; for
+                 each layer into which terms were merged meanwhile: A and B, or the matrix; fp32
     update     = for each module, and each precision in rising order: the uploaded terms' rows of A,
                  then their columns of B; the head
 
@@ -31,12 +32,15 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from devices.adapter import Product
+from devices.merged import is_dense, num_numbers, summed
 from devices.model_spec import ModelSpec
 from devices.plan import (
     UPLOAD_BITS,
     Adapter,
     BitsArray,
     BoolArray,
+    Broadcast,
     FactorName,
     Factors,
     Float32Array,
@@ -68,11 +72,22 @@ class Stack(NamedTuple):
         return self.a if factor == "a" else self.b
 
 
-def download_bytes(model: ModelSpec, terms: TermGrid) -> int:
-    """Length of the broadcast message for these terms."""
-    bits = np.where(terms.held, 32, 0).astype(np.uint8)
-    payload = _payload_bytes(bits, _term_widths(model, terms.downloaded_factors))
-    return HEADER.size + payload + FP32_BYTES * model.head_parameters
+def download_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
+    """Length of the broadcast message for this plan."""
+    bits = np.where(plan.terms.held, 32, 0).astype(np.uint8)
+    payload = _payload_bytes(bits, _term_widths(model, plan.terms.downloaded_factors))
+    numbers = model.head_parameters + _missed_numbers(model, plan)
+    return HEADER.size + payload + FP32_BYTES * numbers
+
+
+def _missed_numbers(model: ModelSpec, plan: TrainingPlan) -> int:
+    if plan.missed_ranks is None:
+        return 0
+    return sum(
+        num_numbers(rank, inputs=layer.in_features, outputs=layer.out_features)
+        for ranks in plan.missed_ranks.tolist()
+        for rank, layer in zip(ranks, model.targets, strict=True)
+    )
 
 
 def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
@@ -98,25 +113,41 @@ def _payload_bytes(bits: BitsArray, widths: Sequence[Sequence[int]]) -> int:
     return total
 
 
-def encode_broadcast(adapter: Adapter, *, terms: TermGrid) -> bytes:
-    """What a device downloads: the terms that it holds, and the head."""
-    parts = []
-    for module, held in _by_module(adapter, terms.held):
+def encode_broadcast(broadcast: Broadcast, *, plan: TrainingPlan) -> bytes:
+    """What a device downloads: the terms that it holds, the head, and what was merged meanwhile."""
+    adapter, parts = broadcast.adapter, []
+    for module, held in _by_module(adapter, plan.terms.held):
         stack = _stack(adapter, module)
-        parts += [_fp32(stack.of(name)[held]) for name in terms.downloaded_factors]
-    return _message("broadcast", [*parts, _encode_head(adapter.head)])
+        parts += [_fp32(stack.of(name)[held]) for name in plan.terms.downloaded_factors]
+    parts.append(_encode_head(adapter.head))
+    for key in adapter.factors:
+        if products := broadcast.missed.get(key):
+            parts += _encode_product(summed(products))
+    return _message("broadcast", parts)
+
+
+def _encode_product(product: Product) -> list[bytes]:
+    return [_fp32(part) for part in (product if isinstance(product, Factors) else (product,))]
+
+
+class Received(NamedTuple):
+    """A broadcast as the device has it."""
+
+    adapter: Adapter  # terms that the device does not hold are zero
+    missed: Mapping[ModuleKey, Product]
 
 
 def decode_broadcast(
-    message: bytes, model: ModelSpec, *, terms: TermGrid, drawn: Adapter
-) -> Adapter:
-    """What the device starts from; terms that it does not hold are zero.
+    message: bytes, model: ModelSpec, *, plan: TrainingPlan, drawn: Adapter
+) -> Received:
+    """What the device starts from.
 
     ``drawn`` is what it drew from the seed that came with the plan: what the message lacks of the
-    terms that it holds. Raises ValueError where the message is damaged, or no broadcast of these
-    terms.
+    terms that it holds. Raises ValueError where the message is damaged, or no broadcast for this
+    plan.
     """
-    expected = download_bytes(model, terms) - HEADER.size
+    terms = plan.terms
+    expected = download_bytes(model, plan) - HEADER.size
     reader = _Reader(_payload(message, "broadcast", expected))
     factors: dict[ModuleKey, Factors] = {}
     for column, layer in enumerate(model.targets):
@@ -127,7 +158,22 @@ def decode_broadcast(
             _fill(stack.of(name), held, reader)
         factors |= _unstack(layer.name, stack)
     by_block = dict(sorted(factors.items(), key=lambda item: item[0].block))
-    return replace(drawn, factors=by_block, head=_decode_head(reader, model.head_shapes))
+    adapter = replace(drawn, factors=by_block, head=_decode_head(reader, model.head_shapes))
+    return Received(adapter, dict(_decode_missed(reader, model, plan)))
+
+
+def _decode_missed(
+    reader: _Reader, model: ModelSpec, plan: TrainingPlan
+) -> Iterator[tuple[ModuleKey, Product]]:
+    by_block = [] if plan.missed_ranks is None else plan.missed_ranks.tolist()
+    for block, ranks in enumerate(by_block):
+        for rank, layer in zip(ranks, model.targets, strict=True):
+            inputs, outputs = layer.in_features, layer.out_features
+            if is_dense(rank, inputs=inputs, outputs=outputs):
+                yield ModuleKey(block, layer.name), reader.fp32((outputs, inputs))
+            elif rank:
+                factors = Factors(reader.fp32((rank, inputs)), reader.fp32((outputs, rank)))
+                yield ModuleKey(block, layer.name), factors
 
 
 def encode_update(
