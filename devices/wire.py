@@ -23,17 +23,25 @@ al., arXiv 2411.06581), whose abstract gives no format.
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from devices.adapter import Product
 from devices.merged import is_dense, num_numbers, summed
+from devices.messages import (
+    FP32_BYTES,
+    HEADER,
+    SCALE_BYTES,
+    Reader,
+    fp32,
+    framed,
+    quantized,
+    unframed,
+)
 from devices.model_spec import ModelSpec
 from devices.plan import (
     UPLOAD_BITS,
@@ -49,12 +57,6 @@ from devices.plan import (
     TrainingPlan,
 )
 
-HEADER = struct.Struct("<4sB3xII")
-MAGIC = b"FCLK"
-Kind = Literal["broadcast", "update"]
-KINDS: tuple[Kind, ...] = ("broadcast", "update")
-SCALE_BYTES = 4
-FP32_BYTES = 4
 PRECISIONS = tuple(bits for bits in UPLOAD_BITS if bits > 0)
 
 
@@ -118,16 +120,16 @@ def encode_broadcast(broadcast: Broadcast, *, plan: TrainingPlan) -> bytes:
     adapter, parts = broadcast.adapter, []
     for module, held in _by_module(adapter, plan.terms.held):
         stack = _stack(adapter, module)
-        parts += [_fp32(stack.of(name)[held]) for name in plan.terms.downloaded_factors]
+        parts += [fp32(stack.of(name)[held]) for name in plan.terms.downloaded_factors]
     parts.append(_encode_head(adapter.head))
     for key in adapter.factors:
         if products := broadcast.missed.get(key):
             parts += _encode_product(summed(products))
-    return _message("broadcast", parts)
+    return framed("broadcast", parts)
 
 
 def _encode_product(product: Product) -> list[bytes]:
-    return [_fp32(part) for part in (product if isinstance(product, Factors) else (product,))]
+    return [fp32(part) for part in (product if isinstance(product, Factors) else (product,))]
 
 
 class Received(NamedTuple):
@@ -148,7 +150,7 @@ def decode_broadcast(
     """
     terms = plan.terms
     expected = download_bytes(model, plan) - HEADER.size
-    reader = _Reader(_payload(message, "broadcast", expected))
+    reader = Reader(unframed(message, "broadcast", expected))
     factors: dict[ModuleKey, Factors] = {}
     for column, layer in enumerate(model.targets):
         held, stack = terms.held[:, column], _stack(drawn, layer.name)
@@ -163,7 +165,7 @@ def decode_broadcast(
 
 
 def _decode_missed(
-    reader: _Reader, model: ModelSpec, plan: TrainingPlan
+    reader: Reader, model: ModelSpec, plan: TrainingPlan
 ) -> Iterator[tuple[ModuleKey, Product]]:
     by_block = [] if plan.missed_ranks is None else plan.missed_ranks.tolist()
     for block, ranks in enumerate(by_block):
@@ -190,13 +192,13 @@ def encode_update(
             for name in plan.terms.trained_factors:
                 values, origin = after.of(name), before.of(name)
                 if precision == 32:
-                    parts.append(_fp32(values[chosen]))
+                    parts.append(fp32(values[chosen]))
                     continue
                 delta = values[chosen] - origin[chosen]
                 if not np.isfinite(delta).all():
                     raise ValueError(f"an update must be finite, got NaN or inf in {module}")
-                parts += _quantize(delta, precision, rng)
-    return _message("update", [*parts, _encode_head(adapter.head)])
+                parts += quantized(delta, precision, rng)
+    return framed("update", [*parts, _encode_head(adapter.head)])
 
 
 def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> Adapter:
@@ -210,7 +212,7 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
     widths = [[stack.of(name).shape[2] for name in factor_names] for stack in stacks.values()]
     expected = _payload_bytes(plan.terms.upload_bits, widths)
     expected += FP32_BYTES * sum(math.prod(shape) for shape in head_shapes.values())
-    reader = _Reader(_payload(message, "update", expected))
+    reader = Reader(unframed(message, "update", expected))
     factors = dict(broadcast.factors)
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
         stack = stacks[module]
@@ -252,101 +254,15 @@ def _unstack(module: str, stack: Stack) -> dict[ModuleKey, Factors]:
     }
 
 
-def _fp32(values: Float32Array) -> bytes:
-    return values.astype("<f4", copy=False).tobytes()
-
-
 def _encode_head(head: Mapping[str, Float32Array]) -> bytes:
-    return b"".join(_fp32(head[name]) for name in sorted(head))
+    return b"".join(fp32(head[name]) for name in sorted(head))
 
 
-def _quantize(delta: Float32Array, bits: int, rng: np.random.Generator) -> list[bytes]:
-    """Scales and codes of (terms, width); on average they decode to ``delta``."""
-    top = 2 ** (bits - 1) - 1
-    scales = (np.abs(delta).max(axis=1, keepdims=True) / top).astype(np.float32)
-    steps = np.divide(delta, scales, out=np.zeros(delta.shape), where=scales > 0, dtype=np.float64)
-    codes = np.clip(np.floor(steps + rng.random(delta.shape)), -top, top) + 2 ** (bits - 1)
-    return [_fp32(scales), _pack(codes.astype(np.uint16).ravel(), bits)]
-
-
-def _pack(codes: npt.NDArray[np.uint16], bits: int) -> bytes:
-    """Codes of 2, 4 or 8 bits side by side in bytes, the first in the low bits; 16 in two bytes."""
-    if bits == 16:
-        return codes.astype("<u2", copy=False).tobytes()
-    per_byte = 8 // bits
-    padded = np.zeros(-(-len(codes) // per_byte) * per_byte, dtype=np.uint8)
-    padded[: len(codes)] = codes
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    packed: npt.NDArray[np.uint8] = np.bitwise_or.reduce(
-        padded.reshape(-1, per_byte) << shifts, axis=1
-    )
-    return packed.tobytes()
-
-
-def _unpack(packed: memoryview, num_codes: int, bits: int) -> npt.NDArray[np.unsignedinteger]:
-    """The codes that ``_pack`` was given."""
-    if bits == 16:
-        return np.frombuffer(packed, dtype="<u2")
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    pieces = np.frombuffer(packed, dtype=np.uint8)[:, None] >> shifts
-    codes: npt.NDArray[np.uint8] = pieces & np.uint8(2**bits - 1)
-    return codes.ravel()[:num_codes]
-
-
-class _Reader:
-    """Takes one part of a payload after the other."""
-
-    def __init__(self, payload: memoryview) -> None:
-        self._rest = payload
-
-    def take(self, size_bytes: int) -> memoryview:
-        taken, self._rest = self._rest[:size_bytes], self._rest[size_bytes:]
-        return taken
-
-    def fp32(self, shape: tuple[int, ...]) -> Float32Array:
-        taken = self.take(FP32_BYTES * math.prod(shape))
-        return np.frombuffer(taken, dtype="<f4").astype(np.float32).reshape(shape)
-
-    def dequantized(self, shape: tuple[int, int], bits: int) -> Float32Array:
-        """Differences from the broadcast, (terms, width)."""
-        scales = self.fp32((shape[0], 1))
-        num_codes = math.prod(shape)
-        codes = _unpack(self.take(-(-num_codes * bits // 8)), num_codes, bits)
-        steps = codes.astype(np.float32).reshape(shape) - np.float32(2 ** (bits - 1))
-        return steps * scales
-
-
-def _fill(values: Float32Array, chosen: BoolArray, reader: _Reader) -> None:
+def _fill(values: Float32Array, chosen: BoolArray, reader: Reader) -> None:
     """Overwrite the chosen (L, R) terms of a stack's (L, R, width) factor."""
     values[chosen] = reader.fp32((int(chosen.sum()), values.shape[2]))
 
 
-def _decode_head(reader: _Reader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32Array]:
+def _decode_head(reader: Reader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32Array]:
     values = {name: reader.fp32(shapes[name]) for name in sorted(shapes)}
     return {name: values[name] for name in shapes}
-
-
-def _message(kind: Kind, parts: list[bytes]) -> bytes:
-    payload = b"".join(parts)
-    header = HEADER.pack(MAGIC, KINDS.index(kind), len(payload), zlib.crc32(payload))
-    return header + payload
-
-
-def _payload(message: bytes, kind: Kind, expected_bytes: int) -> memoryview:
-    """What follows the header, once both have been checked."""
-    if len(message) < HEADER.size:
-        raise ValueError(
-            f"a message must have a header of {HEADER.size} bytes, got {len(message)} bytes"
-        )
-    magic, kind_code, length, checksum = HEADER.unpack_from(message)
-    if magic != MAGIC or kind_code != KINDS.index(kind):
-        raise ValueError(f"the message must be of kind {kind!r}, its header says otherwise")
-    payload = memoryview(message)[HEADER.size :]
-    if not len(payload) == length == expected_bytes:
-        raise ValueError(
-            f"the payload of this plan's {kind} must have {expected_bytes} bytes, "
-            f"got {len(payload)} where the header says {length}"
-        )
-    if zlib.crc32(payload) != checksum:
-        raise ValueError(f"the checksum of the {kind} does not match: its payload is damaged")
-    return payload

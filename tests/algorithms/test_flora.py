@@ -16,8 +16,9 @@ from algorithms.lora import rebase
 from algorithms.strategy import ServerState
 from devices.cost.closed_form import ClosedFormCost
 from devices.merged import multiplied_out
+from devices.messages import HEADER
 from devices.plan import Broadcast, ClientUpdate, Factors, ModuleKey, TrainingPlan
-from devices.wire import HEADER, decode_broadcast, encode_broadcast
+from devices.wire import decode_broadcast, encode_broadcast
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import (
     StaticFleet,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devices.messages import HEADER
 from devices.model_spec import ModelSpec
 from devices.plan import (
     UPLOAD_BITS,
@@ -21,7 +22,6 @@ from devices.plan import (
     TrainingPlan,
 )
 from devices.wire import (
-    HEADER,
     decode_broadcast,
     decode_update,
     download_bytes,
