@@ -8,6 +8,7 @@ from algorithms.fedquad import FedQuad
 from algorithms.fedra import FedRA
 from algorithms.ffa_lora import FFALoRA
 from algorithms.flexlora import FlexLoRA
+from algorithms.flora import FLoRA
 from algorithms.haflq import HAFLQ
 from algorithms.hetlora import HetLoRA
 from algorithms.inclusivefl import InclusiveFL
@@ -33,6 +34,7 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "hetlora": HetLoRA,
     "flexlora": FlexLoRA,
     "ffa-lora": FFALoRA,
+    "flora": FLoRA,
     "legend": LEGEND,
     "layersel": LayerSel,
     "fah-qlora": FAHQLoRA,

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from devices.cost.memory import FORMAT_BITS, GROUP_BYTES
 from devices.cost.saved import GROUP
+from devices.messages import SCALE_BYTES
 from devices.plan import BitsArray, BoolArray, WeightFormat
-from devices.wire import SCALE_BYTES
 from traces.bandwidth import FloatArray
 
 FourBit = Literal["int4", "nf4"]

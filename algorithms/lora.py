@@ -72,7 +72,7 @@ def mean_adapter(
         b = np.einsum("kr,kor->or", weights, [u.adapter.factors[key].b for u in updates])
         a, b = np.where(keep[:, None], old.a, a), np.where(keep, old.b, b)
         factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
-    return Adapter(factors, mean_head(current, updates), current.scale)
+    return replace(current, factors=factors, head=mean_head(current, updates))
 
 
 def mean_head(current: Adapter, updates: Sequence[ClientUpdate]) -> dict[str, Float32Array]:
@@ -99,9 +99,17 @@ def squared_change(before: Adapter, after: Adapter, num_blocks: int) -> FloatArr
 def rebase(update: ClientUpdate, current: Broadcast, share: float) -> ClientUpdate:
     """The update as if ``share`` of it had been trained from ``current``: current + share * delta.
 
-    What a device did not send has no delta, and stands as it is now.
+    What a device did not send has no delta, and stands as it is now. Where it started from a fresh
+    B at zero, B A is the delta itself: it fades as it is, and keeps its own start.
     """
     start, end, now = update.broadcast.adapter, update.adapter, current.adapter
+    head = {
+        name: now.head[name] + np.float32(share) * (end.head[name] - start.head[name])
+        for name in now.head
+    }
+    if update.plan.terms.use == "fresh":
+        faded = {key: Factors(a, np.float32(share) * b) for key, (a, b) in end.factors.items()}
+        return replace(update, adapter=replace(end, factors=faded, head=head))
     factors = {
         key: Factors(
             now.factors[key].a + np.float32(share) * (end.factors[key].a - start.factors[key].a),
@@ -109,8 +117,5 @@ def rebase(update: ClientUpdate, current: Broadcast, share: float) -> ClientUpda
         )
         for key in now.factors
     }
-    head = {
-        name: now.head[name] + np.float32(share) * (end.head[name] - start.head[name])
-        for name in now.head
-    }
-    return replace(update, broadcast=current, adapter=Adapter(factors, head, now.scale))
+    adapter = replace(now, factors=factors, head=head)
+    return replace(update, broadcast=current, adapter=adapter)

@@ -112,8 +112,7 @@ class ModelSpec:
         factors = {}
         for block in range(self.num_blocks):
             for layer in self.targets:
-                bound = 1.0 / np.sqrt(layer.in_features)
-                a = rng.uniform(-bound, bound, (rank, layer.in_features)).astype(np.float32)
+                a = drawn_a((rank, layer.in_features), rng)
                 b = np.zeros((layer.out_features, rank), dtype=np.float32)
                 factors[ModuleKey(block, layer.name)] = Factors(a, b)
         head: dict[str, Float32Array] = {
@@ -156,6 +155,12 @@ class ModelSpec:
             )
         ordered = tuple(linears[t] for t in linears if t in targets)
         return cls(name=name, targets=ordered, num_classes=num_classes, **sizes)
+
+
+def drawn_a(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
+    """(rank, in): a factor A as LoRA starts it, Kaiming uniform with a = sqrt(5)."""
+    bound = 1.0 / np.sqrt(shape[1])
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
 def _bert(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@ do, an update is what it returns."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,10 +11,16 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from devices.adapter import Adapter as Adapter
+from devices.adapter import Factors as Factors
+from devices.adapter import Float32Array as Float32Array
+from devices.adapter import ModuleKey as ModuleKey
+from devices.adapter import Product
+
 DeviceId = int
 BoolArray = npt.NDArray[np.bool_]
 BitsArray = npt.NDArray[np.uint8]
-Float32Array = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 
 WeightFormat = Literal["fp32", "fp16", "int8", "int4", "nf4"]
 """How a block's frozen weights lie in memory. Packed formats hold an fp16 scale (and zero) per
@@ -37,59 +42,6 @@ FactorUse = Literal["both", "b_only", "fresh"]
 """Which factors of a term cross the wire and train. both: A and B come down, train and go up.
 b_only: B alone; A is drawn from a seed that all hold, and stays as it is. fresh: nothing comes
 down, since A is drawn from a seed that goes with the plan and B is zero; both train and go up."""
-
-
-class ModuleKey(NamedTuple):
-    """One adapted linear layer. Block 0 is next to the embedding."""
-
-    block: int
-    module: str
-
-
-class Factors(NamedTuple):
-    """LoRA factors of one layer: the update of its weight is ``scale * b @ a``.
-
-    Row k of ``a`` and column k of ``b`` are the rank-1 term k.
-    """
-
-    a: Float32Array  # (R, in)
-    b: Float32Array  # (out, R)
-
-
-@dataclass(frozen=True, eq=False)
-class Adapter:
-    """LoRA factors of every adapted layer, and the trained task head.
-
-    ``scale`` is alpha / R, one constant for server and devices, so that the same factors mean the
-    same weight update whatever number of terms a device holds.
-    """
-
-    factors: Mapping[ModuleKey, Factors]
-    head: Mapping[str, Float32Array]
-    scale: float
-
-    @property
-    def rank(self) -> int:
-        """R, the number of rank-1 terms in each layer."""
-        return int(next(iter(self.factors.values())).a.shape[0])
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Adapted modules of a block, in the order of a TermGrid's second axis."""
-        return tuple(key.module for key in self.factors if key.block == 0)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of every number and name in it."""
-        sha = hashlib.sha256(repr(self.scale).encode())
-        for key, factors in sorted(self.factors.items()):
-            sha.update(f"{key.block}.{key.module}{factors.a.shape}{factors.b.shape}".encode())
-            sha.update(np.ascontiguousarray(factors.a).tobytes())
-            sha.update(np.ascontiguousarray(factors.b).tobytes())
-        for name, values in sorted(self.head.items()):
-            sha.update(f"{name}{values.shape}".encode())
-            sha.update(np.ascontiguousarray(values).tobytes())
-        return sha.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +112,7 @@ class TrainingPlan:
     local_steps: int
     batch_size: int
     tail_penalty: TailPenalty | None = None  # of the local loss
+    missed_ranks: IntArray | None = None  # (L, M): of what the broadcast says was merged meanwhile
 
     def __post_init__(self) -> None:
         blocks = self.terms.held.shape[0]
@@ -208,9 +161,15 @@ class TrainingPlan:
         if "absent" not in self.weight_formats:
             return self
         here, grid = np.flatnonzero(self.present), self.terms
+        terms = replace(
+            grid,
+            held=grid.held[here],
+            trained=grid.trained[here],
+            upload_bits=grid.upload_bits[here],
+        )
         return replace(
             self,
-            terms=TermGrid(grid.held[here], grid.trained[here], grid.upload_bits[here]),
+            terms=terms,
             weight_formats=tuple(self.weight_formats[block] for block in here),
             activation_bits=tuple(self.activation_bits[block] for block in here),
         )
@@ -227,6 +186,7 @@ class TrainingPlan:
                 np.packbits(grid.held).tobytes(),
                 np.packbits(grid.trained).tobytes(),
                 grid.upload_bits.tobytes(),
+                b"" if self.missed_ranks is None else self.missed_ranks.tobytes(),
             ]
         )
 
@@ -239,10 +199,16 @@ class TrainingPlan:
 
 @dataclass(frozen=True, eq=False)
 class Broadcast:
-    """What a device starts from. It downloads the terms that its plan holds, and the head."""
+    """What a device starts from. It downloads the terms that its plan holds, and the head.
+
+    Where terms are merged into the frozen weights (``adapter.merged``) it also downloads
+    ``missed``: what was merged since it last took part, layer by layer. That is the factors of each
+    round, or, where they would be no smaller, one matrix with the sum of all rounds from the first.
+    """
 
     version: int  # the ServerState.version it was cut from
     adapter: Adapter
+    missed: Mapping[ModuleKey, tuple[Product, ...]] = field(default_factory=dict)
 
 
 class Timing(NamedTuple):

@@ -2,7 +2,8 @@
 
     message    = header, payload
     header     = magic 4 bytes | kind u8 | 3 zero bytes | payload length u32 | CRC-32 of payload u32
-    broadcast  = for each module: the held terms' rows of A, then their columns of B, fp32; the head
+    broadcast  = for each module: the held terms' rows of A, then their columns of B; the head; for
+                 each layer into which terms were merged meanwhile: A and B, or the matrix; fp32
     update     = for each module, and each precision in rising order: the uploaded terms' rows of A,
                  then their columns of B; the head
 
@@ -22,21 +23,32 @@ al., arXiv 2411.06581), whose abstract gives no format.
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from devices.adapter import Product
+from devices.merged import is_dense, num_numbers, summed
+from devices.messages import (
+    FP32_BYTES,
+    HEADER,
+    SCALE_BYTES,
+    Reader,
+    fp32,
+    framed,
+    quantized,
+    unframed,
+)
 from devices.model_spec import ModelSpec
 from devices.plan import (
     UPLOAD_BITS,
     Adapter,
     BitsArray,
     BoolArray,
+    Broadcast,
     FactorName,
     Factors,
     Float32Array,
@@ -45,12 +57,6 @@ from devices.plan import (
     TrainingPlan,
 )
 
-HEADER = struct.Struct("<4sB3xII")
-MAGIC = b"FCLK"
-Kind = Literal["broadcast", "update"]
-KINDS: tuple[Kind, ...] = ("broadcast", "update")
-SCALE_BYTES = 4
-FP32_BYTES = 4
 PRECISIONS = tuple(bits for bits in UPLOAD_BITS if bits > 0)
 
 
@@ -68,11 +74,22 @@ class Stack(NamedTuple):
         return self.a if factor == "a" else self.b
 
 
-def download_bytes(model: ModelSpec, terms: TermGrid) -> int:
-    """Length of the broadcast message for these terms."""
-    bits = np.where(terms.held, 32, 0).astype(np.uint8)
-    payload = _payload_bytes(bits, _term_widths(model, terms.downloaded_factors))
-    return HEADER.size + payload + FP32_BYTES * model.head_parameters
+def download_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
+    """Length of the broadcast message for this plan."""
+    bits = np.where(plan.terms.held, 32, 0).astype(np.uint8)
+    payload = _payload_bytes(bits, _term_widths(model, plan.terms.downloaded_factors))
+    numbers = model.head_parameters + _missed_numbers(model, plan)
+    return HEADER.size + payload + FP32_BYTES * numbers
+
+
+def _missed_numbers(model: ModelSpec, plan: TrainingPlan) -> int:
+    if plan.missed_ranks is None:
+        return 0
+    return sum(
+        num_numbers(rank, inputs=layer.in_features, outputs=layer.out_features)
+        for ranks in plan.missed_ranks.tolist()
+        for rank, layer in zip(ranks, model.targets, strict=True)
+    )
 
 
 def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
@@ -98,26 +115,42 @@ def _payload_bytes(bits: BitsArray, widths: Sequence[Sequence[int]]) -> int:
     return total
 
 
-def encode_broadcast(adapter: Adapter, *, terms: TermGrid) -> bytes:
-    """What a device downloads: the terms that it holds, and the head."""
-    parts = []
-    for module, held in _by_module(adapter, terms.held):
+def encode_broadcast(broadcast: Broadcast, *, plan: TrainingPlan) -> bytes:
+    """What a device downloads: the terms that it holds, the head, and what was merged meanwhile."""
+    adapter, parts = broadcast.adapter, []
+    for module, held in _by_module(adapter, plan.terms.held):
         stack = _stack(adapter, module)
-        parts += [_fp32(stack.of(name)[held]) for name in terms.downloaded_factors]
-    return _message("broadcast", [*parts, _encode_head(adapter.head)])
+        parts += [fp32(stack.of(name)[held]) for name in plan.terms.downloaded_factors]
+    parts.append(_encode_head(adapter.head))
+    for key in adapter.factors:
+        if products := broadcast.missed.get(key):
+            parts += _encode_product(summed(products))
+    return framed("broadcast", parts)
+
+
+def _encode_product(product: Product) -> list[bytes]:
+    return [fp32(part) for part in (product if isinstance(product, Factors) else (product,))]
+
+
+class Received(NamedTuple):
+    """A broadcast as the device has it."""
+
+    adapter: Adapter  # terms that the device does not hold are zero
+    missed: Mapping[ModuleKey, Product]
 
 
 def decode_broadcast(
-    message: bytes, model: ModelSpec, *, terms: TermGrid, drawn: Adapter
-) -> Adapter:
-    """What the device starts from; terms that it does not hold are zero.
+    message: bytes, model: ModelSpec, *, plan: TrainingPlan, drawn: Adapter
+) -> Received:
+    """What the device starts from.
 
     ``drawn`` is what it drew from the seed that came with the plan: what the message lacks of the
-    terms that it holds. Raises ValueError where the message is damaged, or no broadcast of these
-    terms.
+    terms that it holds. Raises ValueError where the message is damaged, or no broadcast for this
+    plan.
     """
-    expected = download_bytes(model, terms) - HEADER.size
-    reader = _Reader(_payload(message, "broadcast", expected))
+    terms = plan.terms
+    expected = download_bytes(model, plan) - HEADER.size
+    reader = Reader(unframed(message, "broadcast", expected))
     factors: dict[ModuleKey, Factors] = {}
     for column, layer in enumerate(model.targets):
         held, stack = terms.held[:, column], _stack(drawn, layer.name)
@@ -127,7 +160,22 @@ def decode_broadcast(
             _fill(stack.of(name), held, reader)
         factors |= _unstack(layer.name, stack)
     by_block = dict(sorted(factors.items(), key=lambda item: item[0].block))
-    return replace(drawn, factors=by_block, head=_decode_head(reader, model.head_shapes))
+    adapter = replace(drawn, factors=by_block, head=_decode_head(reader, model.head_shapes))
+    return Received(adapter, dict(_decode_missed(reader, model, plan)))
+
+
+def _decode_missed(
+    reader: Reader, model: ModelSpec, plan: TrainingPlan
+) -> Iterator[tuple[ModuleKey, Product]]:
+    by_block = [] if plan.missed_ranks is None else plan.missed_ranks.tolist()
+    for block, ranks in enumerate(by_block):
+        for rank, layer in zip(ranks, model.targets, strict=True):
+            inputs, outputs = layer.in_features, layer.out_features
+            if is_dense(rank, inputs=inputs, outputs=outputs):
+                yield ModuleKey(block, layer.name), reader.fp32((outputs, inputs))
+            elif rank:
+                factors = Factors(reader.fp32((rank, inputs)), reader.fp32((outputs, rank)))
+                yield ModuleKey(block, layer.name), factors
 
 
 def encode_update(
@@ -144,13 +192,13 @@ def encode_update(
             for name in plan.terms.trained_factors:
                 values, origin = after.of(name), before.of(name)
                 if precision == 32:
-                    parts.append(_fp32(values[chosen]))
+                    parts.append(fp32(values[chosen]))
                     continue
                 delta = values[chosen] - origin[chosen]
                 if not np.isfinite(delta).all():
                     raise ValueError(f"an update must be finite, got NaN or inf in {module}")
-                parts += _quantize(delta, precision, rng)
-    return _message("update", [*parts, _encode_head(adapter.head)])
+                parts += quantized(delta, precision, rng)
+    return framed("update", [*parts, _encode_head(adapter.head)])
 
 
 def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> Adapter:
@@ -164,7 +212,7 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
     widths = [[stack.of(name).shape[2] for name in factor_names] for stack in stacks.values()]
     expected = _payload_bytes(plan.terms.upload_bits, widths)
     expected += FP32_BYTES * sum(math.prod(shape) for shape in head_shapes.values())
-    reader = _Reader(_payload(message, "update", expected))
+    reader = Reader(unframed(message, "update", expected))
     factors = dict(broadcast.factors)
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
         stack = stacks[module]
@@ -206,101 +254,15 @@ def _unstack(module: str, stack: Stack) -> dict[ModuleKey, Factors]:
     }
 
 
-def _fp32(values: Float32Array) -> bytes:
-    return values.astype("<f4", copy=False).tobytes()
-
-
 def _encode_head(head: Mapping[str, Float32Array]) -> bytes:
-    return b"".join(_fp32(head[name]) for name in sorted(head))
+    return b"".join(fp32(head[name]) for name in sorted(head))
 
 
-def _quantize(delta: Float32Array, bits: int, rng: np.random.Generator) -> list[bytes]:
-    """Scales and codes of (terms, width); on average they decode to ``delta``."""
-    top = 2 ** (bits - 1) - 1
-    scales = (np.abs(delta).max(axis=1, keepdims=True) / top).astype(np.float32)
-    steps = np.divide(delta, scales, out=np.zeros(delta.shape), where=scales > 0, dtype=np.float64)
-    codes = np.clip(np.floor(steps + rng.random(delta.shape)), -top, top) + 2 ** (bits - 1)
-    return [_fp32(scales), _pack(codes.astype(np.uint16).ravel(), bits)]
-
-
-def _pack(codes: npt.NDArray[np.uint16], bits: int) -> bytes:
-    """Codes of 2, 4 or 8 bits side by side in bytes, the first in the low bits; 16 in two bytes."""
-    if bits == 16:
-        return codes.astype("<u2", copy=False).tobytes()
-    per_byte = 8 // bits
-    padded = np.zeros(-(-len(codes) // per_byte) * per_byte, dtype=np.uint8)
-    padded[: len(codes)] = codes
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    packed: npt.NDArray[np.uint8] = np.bitwise_or.reduce(
-        padded.reshape(-1, per_byte) << shifts, axis=1
-    )
-    return packed.tobytes()
-
-
-def _unpack(packed: memoryview, num_codes: int, bits: int) -> npt.NDArray[np.unsignedinteger]:
-    """The codes that ``_pack`` was given."""
-    if bits == 16:
-        return np.frombuffer(packed, dtype="<u2")
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    pieces = np.frombuffer(packed, dtype=np.uint8)[:, None] >> shifts
-    codes: npt.NDArray[np.uint8] = pieces & np.uint8(2**bits - 1)
-    return codes.ravel()[:num_codes]
-
-
-class _Reader:
-    """Takes one part of a payload after the other."""
-
-    def __init__(self, payload: memoryview) -> None:
-        self._rest = payload
-
-    def take(self, size_bytes: int) -> memoryview:
-        taken, self._rest = self._rest[:size_bytes], self._rest[size_bytes:]
-        return taken
-
-    def fp32(self, shape: tuple[int, ...]) -> Float32Array:
-        taken = self.take(FP32_BYTES * math.prod(shape))
-        return np.frombuffer(taken, dtype="<f4").astype(np.float32).reshape(shape)
-
-    def dequantized(self, shape: tuple[int, int], bits: int) -> Float32Array:
-        """Differences from the broadcast, (terms, width)."""
-        scales = self.fp32((shape[0], 1))
-        num_codes = math.prod(shape)
-        codes = _unpack(self.take(-(-num_codes * bits // 8)), num_codes, bits)
-        steps = codes.astype(np.float32).reshape(shape) - np.float32(2 ** (bits - 1))
-        return steps * scales
-
-
-def _fill(values: Float32Array, chosen: BoolArray, reader: _Reader) -> None:
+def _fill(values: Float32Array, chosen: BoolArray, reader: Reader) -> None:
     """Overwrite the chosen (L, R) terms of a stack's (L, R, width) factor."""
     values[chosen] = reader.fp32((int(chosen.sum()), values.shape[2]))
 
 
-def _decode_head(reader: _Reader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32Array]:
+def _decode_head(reader: Reader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32Array]:
     values = {name: reader.fp32(shapes[name]) for name in sorted(shapes)}
     return {name: values[name] for name in shapes}
-
-
-def _message(kind: Kind, parts: list[bytes]) -> bytes:
-    payload = b"".join(parts)
-    header = HEADER.pack(MAGIC, KINDS.index(kind), len(payload), zlib.crc32(payload))
-    return header + payload
-
-
-def _payload(message: bytes, kind: Kind, expected_bytes: int) -> memoryview:
-    """What follows the header, once both have been checked."""
-    if len(message) < HEADER.size:
-        raise ValueError(
-            f"a message must have a header of {HEADER.size} bytes, got {len(message)} bytes"
-        )
-    magic, kind_code, length, checksum = HEADER.unpack_from(message)
-    if magic != MAGIC or kind_code != KINDS.index(kind):
-        raise ValueError(f"the message must be of kind {kind!r}, its header says otherwise")
-    payload = memoryview(message)[HEADER.size :]
-    if not len(payload) == length == expected_bytes:
-        raise ValueError(
-            f"the payload of this plan's {kind} must have {expected_bytes} bytes, "
-            f"got {len(payload)} where the header says {length}"
-        )
-    if zlib.crc32(payload) != checksum:
-        raise ValueError(f"the checksum of the {kind} does not match: its payload is damaged")
-    return payload

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,4 +111,5 @@ def _to_result(tensors: Tensors, like: Adapter) -> TrainingResult:
         for key in like.factors
     }
     head = {name: array(f"head/{name}") for name in like.head}
-    return TrainingResult(Adapter(factors, head, like.scale), float(tensors["train_loss"][0]))
+    adapter = replace(like, factors=factors, head=head)
+    return TrainingResult(adapter, float(tensors["train_loss"][0]))

@@ -81,7 +81,7 @@ class ClosedFormCost:
             backward_flops=backward_flops(model, blocks, batch),
             traffic=step_traffic(model, plan, blocks, batch),
             memory=step_memory(model, plan, batch),
-            download_bytes=download_bytes(model, plan.terms),
+            download_bytes=download_bytes(model, plan),
             upload_bytes=upload_bytes(model, plan.terms),
         )
 

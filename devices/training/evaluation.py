@@ -17,7 +17,7 @@ def score_chunk(
 ) -> ChunkScore:
     """Classify the texts at ``chunk`` in one batch, with every block's weights in fp32."""
     load_adapter(model, adapter, TermGrid.top_blocks(model.spec.grid_shape(adapter.rank), depth=0))
-    model.weights.use_fp32()
+    model.weights.use_fp32(adapter.merged, adapter.scale)
     batch = texts.batch(chunk, model.host.device)
     with torch.no_grad():
         logits = model.logits(batch)

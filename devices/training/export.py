@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from devices.merged import unmerged
 from devices.model_catalog import model_spec, resolve
 from devices.plan import Adapter
 from devices.training.model import layer_path, lora_config
@@ -15,9 +16,11 @@ from devices.training.model import layer_path, lora_config
 def save_peft(adapter: Adapter, directory: Path, model: str) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for the base model ``model``.
 
+    What was merged into its weights is written as terms too, so that the pretrained base is enough.
     ``PeftModel.from_pretrained(base, directory)`` puts factors and head back in place, where
     ``base`` is an AutoModelForSequenceClassification with as many labels as the head.
     """
+    adapter = unmerged(adapter)
     num_classes = list(adapter.head.values())[-1].shape[0]
     spec = model_spec(model, adapter.modules, num_classes)
     source = resolve(model)

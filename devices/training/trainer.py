@@ -118,8 +118,9 @@ class TorchTrainer:
     def _train(self, job: TrainingJob) -> TrainingResult:
         plan, config = job.plan, self._config
         batch_seed, noise_seed = np.random.SeedSequence(job.seed).generate_state(2)
-        loaded = load_adapter(self._model, job.broadcast.adapter, plan.terms)
-        self._model.weights.use(plan.weight_formats)
+        start = job.broadcast.adapter
+        loaded = load_adapter(self._model, start, plan.terms)
+        self._model.weights.use(plan.weight_formats, start.merged, start.scale)
         batches = draw_batches(
             job.examples,
             self._train_texts.lengths,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from devices.adapter import NOTHING_MERGED, Merged, ModuleKey
+from devices.merged import multiplied_out
 from devices.plan import BlockFormat, WeightFormat
 from devices.training.codes import (
     GROUP,
@@ -174,27 +176,57 @@ class WeightStore:
         self.blocks = blocks
         self._compute_dtype = compute_dtype
         self._packed: dict[tuple[int, str, WeightFormat], PackedWeight] = {}
+        self._merged, self._scale = NOTHING_MERGED, 1.0
 
-    def use(self, formats: Sequence[BlockFormat]) -> None:
+    def use(
+        self,
+        formats: Sequence[BlockFormat],
+        merged: Merged = NOTHING_MERGED,
+        scale: float = 1.0,
+    ) -> None:
         """Hand each block's layers their weights in its format; one format a block.
-
         The layers of an absent block stay as they are.
+
+        ``scale`` times what is ``merged`` is added to the weights as loaded, and the sum is packed:
+        a device that holds them packed has quantized them anew.
         """
+        self._merge(merged, scale)
         for block, (layers, weight_format) in enumerate(zip(self.blocks, formats, strict=True)):
             if weight_format == "absent":
                 continue
             for name, layer in layers.items():
                 key = (block, name, weight_format)
                 if key not in self._packed:
-                    self._packed[key] = pack(layer.weight, weight_format)
+                    self._packed[key] = pack(self._weight(block, name), weight_format)
                 layer.packed = self._packed[key]
                 if not layer.packed.is_quantized:
                     layer.packed.cast(self._compute_dtype)
 
-    def use_fp32(self) -> None:
-        """Every block as it was loaded."""
+    def use_fp32(self, merged: Merged = NOTHING_MERGED, scale: float = 1.0) -> None:
+        """Every block as it was loaded, with what is merged."""
         unpacked: WeightFormat = "fp32"
-        self.use([unpacked] * len(self.blocks))
+        self.use([unpacked] * len(self.blocks), merged, scale)
+
+    def _merge(self, merged: Merged, scale: float) -> None:
+        """Forget what was packed of the layers that change."""
+        if (merged.digest, scale) == (self._merged.digest, self._scale):
+            return
+        changed = {*self._merged.products, *merged.products}
+        self._packed = {
+            key: packed
+            for key, packed in self._packed.items()
+            if ModuleKey(*key[:2]) not in changed
+        }
+        self._merged, self._scale = merged, scale
+
+    def _weight(self, block: int, name: str) -> Tensor:
+        """(out, in): summed in fp64 and rounded once."""
+        weight = self.blocks[block][name].weight
+        product = self._merged.products.get(ModuleKey(block, name))
+        if product is None:
+            return weight
+        change = torch.from_numpy(self._scale * multiplied_out(product)).to(weight.device)
+        return (weight.double() + change).float()
 
     @property
     def stored_bytes(self) -> int:

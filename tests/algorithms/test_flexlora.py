@@ -100,6 +100,17 @@ def test_the_one_scale_of_server_and_devices_falls_out() -> None:
         np.testing.assert_array_equal(factors.b, two.adapter.factors[key].b)
 
 
+def test_equal_updates_average_to_themselves() -> None:
+    """As products: the factors are other ones."""
+    strategy = FlexLoRA()
+    state, updates = a_round(strategy, speeds=(1e9, 1e9, 1e9))
+    equal = [replace(u, adapter=updates[0].adapter) for u in updates]
+    merged = strategy.aggregate(state, equal).adapter
+    for key in merged.factors:
+        one = dense(updates[0].adapter, key)
+        assert np.abs(dense(merged, key) - one).max() <= 1e-5 * np.abs(one).max()
+
+
 def test_arrival_order_does_not_change_a_bit() -> None:
     strategy = FlexLoRA()
     state, updates = a_round(strategy)

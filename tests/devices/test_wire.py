@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devices.messages import HEADER
 from devices.model_spec import ModelSpec
 from devices.plan import (
     UPLOAD_BITS,
     Adapter,
     BitsArray,
+    Broadcast,
     Factors,
     FactorUse,
     ModuleKey,
@@ -20,7 +22,6 @@ from devices.plan import (
     TrainingPlan,
 )
 from devices.wire import (
-    HEADER,
     decode_broadcast,
     decode_update,
     download_bytes,
@@ -101,7 +102,8 @@ def test_messages_have_the_length_that_the_closed_form_says(seed: int) -> None:
     held = TermGrid(
         rng.random(SHAPE) < 0.5, np.zeros(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=np.uint8), use
     )
-    assert len(encode_broadcast(BROADCAST, terms=held)) == download_bytes(MODEL, held)
+    start = Broadcast(0, BROADCAST)
+    assert len(encode_broadcast(start, plan=plan_of(held))) == download_bytes(MODEL, plan_of(held))
 
 
 @pytest.mark.parametrize(("bits", "term_bits"), [(2, 2), (4, 4), (8, 8), (16, 16), (32, 32)])
@@ -198,9 +200,9 @@ def test_a_broadcast_brings_held_terms_as_they_are_and_others_as_zero(seed: int)
     held = np.random.default_rng(seed).random(SHAPE) < 0.5
     terms = TermGrid(held, np.zeros(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=np.uint8))
     adapter = trained(seed)
-    received = decode_broadcast(
-        encode_broadcast(adapter, terms=terms), MODEL, terms=terms, drawn=BROADCAST
-    )
+    plan = plan_of(terms)
+    message = encode_broadcast(Broadcast(0, adapter), plan=plan)
+    received = decode_broadcast(message, MODEL, plan=plan, drawn=BROADCAST).adapter
     assert list(received.factors) == list(adapter.factors)
     assert received.scale == adapter.scale
     assert received.head["score.weight"].tobytes() == adapter.head["score.weight"].tobytes()
@@ -219,8 +221,9 @@ def test_what_both_sides_draw_from_a_seed_does_not_cross_the_wire(seed: int) -> 
     adapter = trained(seed)
     for use, from_message in (("b_only", ("b",)), ("fresh", ())):
         grid = replace(terms, use=use)
-        message = encode_broadcast(adapter, terms=grid)
-        received = decode_broadcast(message, MODEL, terms=grid, drawn=BROADCAST)
+        plan = plan_of(grid)
+        message = encode_broadcast(Broadcast(0, adapter), plan=plan)
+        received = decode_broadcast(message, MODEL, plan=plan, drawn=BROADCAST).adapter
         assert received.head["score.weight"].tobytes() == adapter.head["score.weight"].tobytes()
         for key, factors in received.factors.items():
             mask = held[key.block, BROADCAST.modules.index(key.module)]
@@ -275,7 +278,7 @@ class TestDamage:
             self.decode(bytes(damaged))
 
     def test_another_kind_of_message_is_refused(self) -> None:
-        broadcast = encode_broadcast(BROADCAST, terms=self.plan.terms)
+        broadcast = encode_broadcast(Broadcast(0, BROADCAST), plan=self.plan)
         with pytest.raises(ValueError, match="must be of kind 'update'"):
             self.decode(broadcast)
 

@@ -22,6 +22,7 @@ from devices.plan import (
     TermGrid,
     TrainingPlan,
 )
+from devices.wire import encode_broadcast
 from simulator.federation import Federation
 from simulator.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
@@ -53,8 +54,10 @@ class CheckedTrainer(DriftTrainer):
         self.budgets, self.federation = budgets, federation
 
     def _result(self, job: Any) -> Any:
-        peak = self.federation[0].view.cost(job.plan).memory.total
-        assert peak <= self.budgets[job.plan.device_id]
+        cost = self.federation[0].view.cost(job.plan)
+        assert cost.memory.total <= self.budgets[job.plan.device_id]
+        message = encode_broadcast(job.broadcast, plan=job.plan)
+        assert len(message) == cost.download_bytes  # as an upload's, which the server checks
         return super()._result(job)
 
 

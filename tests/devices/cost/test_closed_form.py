@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from devices.cost.blocks import Batch
 from devices.cost.closed_form import ClosedFormCost, step_time
 from devices.cost.memory import step_memory
-from devices.plan import ACTIVATION_BITS, WEIGHT_FORMATS, TermGrid, TrainingPlan, WeightFormat
+from devices.plan import (
+    ACTIVATION_BITS,
+    WEIGHT_FORMATS,
+    Broadcast,
+    TermGrid,
+    TrainingPlan,
+    WeightFormat,
+)
 from devices.wire import encode_broadcast, encode_update
 from tests.devices.cost.specs import DEVICE, make_plan, minilm
 
@@ -100,7 +107,7 @@ def test_messages_are_charged_at_the_length_they_really_have() -> None:
     plan = replace(FULL, terms=replace(terms, upload_bits=terms.upload_bits.astype(np.uint8)))
     adapter = MODEL.initial_adapter(8, 16.0, rng)
     cost = COSTS.cost(plan, DEVICE)
-    assert cost.download_bytes == len(encode_broadcast(adapter, terms=plan.terms))
+    assert cost.download_bytes == len(encode_broadcast(Broadcast(0, adapter), plan=plan))
     assert cost.upload_bytes == len(encode_update(adapter, adapter, plan=plan, rng=rng))
 
 
