@@ -4,6 +4,7 @@ do, an update is what it returns."""
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -160,6 +161,7 @@ class TrainingPlan:
     local_steps: int
     batch_size: int
     tail_penalty: TailPenalty | None = None  # of the local loss
+    proximal_mu: float = 0.0  # FedProx: the local loss has mu/2 ||w - w_broadcast||^2 besides
 
     def __post_init__(self) -> None:
         blocks = self.terms.held.shape[0]
@@ -179,6 +181,8 @@ class TrainingPlan:
             )
         if self.local_steps < 1 or self.batch_size < 1:
             raise ValueError("local_steps and batch_size must be at least 1")
+        if not 0 <= self.proximal_mu < math.inf:
+            raise ValueError(f"proximal_mu must be at least 0 and finite, got {self.proximal_mu}")
 
     @property
     def num_blocks(self) -> int:
@@ -210,7 +214,12 @@ class TrainingPlan:
         here, grid = np.flatnonzero(self.present), self.terms
         return replace(
             self,
-            terms=TermGrid(grid.held[here], grid.trained[here], grid.upload_bits[here]),
+            terms=replace(
+                grid,
+                held=grid.held[here],
+                trained=grid.trained[here],
+                upload_bits=grid.upload_bits[here],
+            ),
             weight_formats=tuple(self.weight_formats[block] for block in here),
             activation_bits=tuple(self.activation_bits[block] for block in here),
         )
@@ -220,7 +229,7 @@ class TrainingPlan:
         """The same for two plans that ask for the same work, on whatever device."""
         grid = self.terms
         rest = (self.weight_formats, self.activation_bits, self.local_steps, self.batch_size)
-        objective = (self.tail_penalty,)
+        objective = (self.tail_penalty, self.proximal_mu)
         return b"|".join(
             [
                 repr((grid.held.shape, grid.use, rest, objective)).encode(),
