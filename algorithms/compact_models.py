@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -30,14 +30,15 @@ def block_counts(
 ) -> dict[DeviceId, int]:
     """How many blocks each device holds and trains, by rising device; without those with none."""
     num_blocks = fleet.model.num_blocks
-    known: dict[tuple[str, int], int] = {}
+    peaks: dict[str, list[int]] = {}  # by profile: bytes that 1, 2, .. L blocks take
     counts = {}
     for device_id in sorted(cohort):
-        key = (fleet.profile(device_id).name, fleet.memory_budget_bytes(device_id))
-        if key not in known:
-            known[key] = _most_blocks(fleet, device_id, rank)
+        profile = fleet.profile(device_id).name
+        if profile not in peaks:
+            peaks[profile] = _peak_bytes(fleet, device_id, rank)
+        most = bisect_right(peaks[profile], fleet.memory_budget_bytes(device_id))
         limit = num_blocks if limits == "memory" else limits[device_id % len(limits)]
-        counts[device_id] = min(known[key], limit)
+        counts[device_id] = min(most, limit)
     return {device_id: count for device_id, count in counts.items() if count > 0}
 
 
@@ -55,13 +56,8 @@ def counted_alike(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
     return [replace(update, num_examples=1) for update in updates]
 
 
-def _most_blocks(fleet: FleetView, device_id: DeviceId, rank: int) -> int:
-    """Blocks are alike, so that it matters how many there are and not which."""
+def _peak_bytes(fleet: FleetView, device_id: DeviceId, rank: int) -> list[int]:
+    """(L,): memory of 1, 2, .. L blocks. They are alike, so that it matters not which."""
     index = np.arange(fleet.model.num_blocks)
-    budget_bytes = fleet.memory_budget_bytes(device_id)
-
-    def is_too_much(count: int) -> bool:
-        plan = compact_plan(fleet, device_id, index < count, rank=rank)
-        return fleet.cost(plan).memory.total > budget_bytes
-
-    return bisect_left(range(1, len(index) + 1), True, key=is_too_much)
+    plans = [compact_plan(fleet, device_id, index <= last, rank=rank) for last in index]
+    return [fleet.cost(plan).memory.total for plan in plans]

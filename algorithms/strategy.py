@@ -57,6 +57,11 @@ class FleetView(Protocol):
     def batch_size(self) -> int: ...
 
     @property
+    def proximal_mu(self) -> float:
+        """What ``make_plan`` gives every plan: FedProx under any strategy."""
+        ...
+
+    @property
     def device_ids(self) -> Sequence[DeviceId]:
         """Every device of the fleet, in rising order."""
         ...
@@ -95,7 +100,7 @@ def make_plan(
     weight_formats: tuple[BlockFormat, ...] | None = None,
     activation_bits: tuple[int, ...] | None = None,
 ) -> TrainingPlan:
-    """A plan with the experiment's steps and batch size, and fp32 wherever nothing is given."""
+    """A plan with the experiment's local work, and fp32 wherever nothing is given."""
     blocks = fleet.model.num_blocks
     unpacked: WeightFormat = "fp32"
     return TrainingPlan(
@@ -105,6 +110,7 @@ def make_plan(
         activation_bits=activation_bits or (32,) * blocks,
         local_steps=fleet.local_steps(device_id),
         batch_size=fleet.batch_size,
+        proximal_mu=fleet.proximal_mu,
     )
 
 

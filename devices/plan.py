@@ -3,6 +3,7 @@ do, an update is what it returns."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -113,6 +114,7 @@ class TrainingPlan:
     batch_size: int
     tail_penalty: TailPenalty | None = None  # of the local loss
     missed_ranks: IntArray | None = None  # (L, M): of what the broadcast says was merged meanwhile
+    proximal_mu: float = 0.0  # FedProx: the local loss has mu/2 ||w - w_broadcast||^2 besides
 
     def __post_init__(self) -> None:
         blocks = self.terms.held.shape[0]
@@ -132,6 +134,8 @@ class TrainingPlan:
             )
         if self.local_steps < 1 or self.batch_size < 1:
             raise ValueError("local_steps and batch_size must be at least 1")
+        if not 0 <= self.proximal_mu < math.inf:
+            raise ValueError(f"proximal_mu must be at least 0 and finite, got {self.proximal_mu}")
 
     @property
     def num_blocks(self) -> int:
@@ -179,7 +183,7 @@ class TrainingPlan:
         """The same for two plans that ask for the same work, on whatever device."""
         grid = self.terms
         rest = (self.weight_formats, self.activation_bits, self.local_steps, self.batch_size)
-        objective = (self.tail_penalty,)
+        objective = (self.tail_penalty, self.proximal_mu)
         return b"|".join(
             [
                 repr((grid.held.shape, grid.use, rest, objective)).encode(),

@@ -49,11 +49,15 @@ class Shards(Section):
 
 
 class LocalWork(Section):
-    """What a device does in a round: ``steps`` or ``epochs``, one of the two."""
+    """What a device does in a round: ``steps`` or ``epochs``, one of the two.
+
+    ``proximal_mu`` above 0 is FedProx: mu/2 ||w - w_broadcast||^2 is added to the local loss.
+    """
 
     batch_size: Count = 16
     steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    proximal_mu: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
 
     @model_validator(mode="after")
     def _exactly_one(self) -> LocalWork:

@@ -28,6 +28,7 @@ class LocalWork:
     batch_size: int
     steps: int | None
     epochs: float | None = None
+    proximal_mu: float = 0.0
 
     def steps_for(self, num_examples: int) -> int:
         """Training steps of a device with this many examples; at least one."""
@@ -66,6 +67,10 @@ class ServerView:
     @property
     def batch_size(self) -> int:
         return self._work.batch_size
+
+    @property
+    def proximal_mu(self) -> float:
+        return self._work.proximal_mu
 
     @property
     def device_ids(self) -> Sequence[DeviceId]:

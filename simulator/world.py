@@ -183,10 +183,11 @@ def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...
 
 def make_view(config: RunConfig, world: World, trainer: Trainer) -> ServerView:
     """What the server of this run knows before the first round."""
+    local = config.local
     return ServerView(
         world.fleet,
         model=world.model,
-        work=LocalWork(config.local.batch_size, config.local.steps, config.local.epochs),
+        work=LocalWork(local.batch_size, local.steps, local.epochs, local.proximal_mu),
         cost_model=world.cost_model,
         trainer=trainer,
     )
@@ -208,4 +209,5 @@ def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan
             activation_bits=(bits,) * model.num_blocks,
             local_steps=1,
             batch_size=config.local.batch_size,
+            proximal_mu=config.local.proximal_mu,
         )

@@ -19,18 +19,23 @@ from analysis.fleet import devices
 MAX_NAMES = 24
 CHOICES = {  # column: title
     "depth": "Depth (blocks)",
+    "num_absent_blocks": "Blocks not on\nthe device",
     "num_quantized_blocks": "Blocks with\npacked activations",
     "mean_weight_bits": "Mean bits of\nfrozen weights",
     "num_terms_trained": "Rank-1 terms\ntrained",
     "mean_upload_bits": "Mean bits of\nuploaded terms",
 }
+COLUMNS = ["device_id", "profile", "round", "outcome", *CHOICES]
 
 
 def frame(comparison: Comparison) -> pd.DataFrame:
-    """One row a plan handed out: device, round, outcome and the choices; position on the y axis."""
+    """One row a plan handed out: device, round, outcome and the choices; position on the y axis.
+
+    Absent blocks are a choice where some plan has any.
+    """
     order = {device: place for place, device in enumerate(devices(comparison.runs).index)}
     parts = [
-        run.clients[["device_id", "profile", "round", "outcome", *CHOICES]].assign(
+        _with_absent_blocks(run.clients)[COLUMNS].assign(
             label=run.label,
             strategy=run.strategy,
             position=run.clients["device_id"].map(order),
@@ -38,22 +43,29 @@ def frame(comparison: Comparison) -> pd.DataFrame:
         )
         for run in comparison.runs
     ]
-    return pd.concat(parts, ignore_index=True)
+    plans = pd.concat(parts, ignore_index=True)
+    return plans if plans["num_absent_blocks"].any() else plans.drop(columns="num_absent_blocks")
+
+
+def _with_absent_blocks(clients: pd.DataFrame) -> pd.DataFrame:
+    """Older runs have no such column, and no such blocks."""
+    return clients if "num_absent_blocks" in clients else clients.assign(num_absent_blocks=0)
 
 
 def draw(frame: pd.DataFrame) -> Figure:
     """A column a choice with one colour scale, a row a run; grey where there was no plan."""
     labels = list(dict.fromkeys(frame["label"]))
+    choices = {choice: title for choice, title in CHOICES.items() if choice in frame}
     devices = frame.drop_duplicates("position").set_index("position")["device_id"].sort_index()
     panel_in = min(2.2, max(0.9, 0.085 * (int(devices.index.max()) + 1)))
     figure = style.figure(style.PAGE_IN, 1.1 + len(labels) * (panel_in + 0.1))
     grid = figure.subplots(
         1 + len(labels),
-        len(CHOICES),
+        len(choices),
         squeeze=False,
         height_ratios=[0.07] + [panel_in] * len(labels),
     )
-    for column, (choice, title) in enumerate(CHOICES.items()):
+    for column, (choice, title) in enumerate(choices.items()):
         scale = Normalize(min(0, frame[choice].min()), max(1, frame[choice].max()))
         for axes, label in zip(grid[1:, column], labels, strict=True):
             image = _panel(axes, frame[frame["label"] == label], choice, scale)

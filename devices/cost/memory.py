@@ -70,9 +70,11 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBre
     activations = rotary + held_up_to[-1]
     head = _head_bytes(model, blocks, batch)
     trained = model.trained_parameters(plan.terms)
+    held_numbers = model.head_parameters + model.term_parameters(plan.terms.held)
+    origin = trained * (plan.proximal_mu > 0)  # what a proximal loss measures the distance from
     return MemoryBreakdown(
         weights=_weight_bytes(model, plan.weight_formats),
-        adapters=FP32_BYTES * (model.head_parameters + model.term_parameters(plan.terms.held)),
+        adapters=FP32_BYTES * (held_numbers + origin),
         gradients=FP32_BYTES * trained,
         optimizer=MOMENTS_BYTES * trained,
         activations=activations,

@@ -14,7 +14,7 @@ class MemoryBreakdown:
     """Bytes held at the peak of a training step, by part."""
 
     weights: int  # frozen base weights at their formats, embedding and pooler included
-    adapters: int  # held terms and head
+    adapters: int  # held terms and head, and where a proximal loss started from
     gradients: int  # of trained terms and head
     optimizer: int  # AdamW: two fp32 moments
     activations: int  # saved for the backward pass, packed where planned

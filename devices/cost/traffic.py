@@ -20,7 +20,7 @@ from devices.plan import TrainingPlan
 
 ADAMW_ACCESSES = 7
 """Of fp32 values, per trained parameter: it, its gradient and two moments are read; it and the
-moments are written."""
+moments are written. A proximal loss reads its start besides."""
 
 
 class Traffic(NamedTuple):
@@ -42,7 +42,7 @@ def step_traffic(
         forward=sum(_forward(model, work.terms, batch) * count for work, count in works),
         backward=sum(_backward(model, work.terms, batch) * count for work, count in works),
         quantize=sum(_converted(model, work, batch) * count for work, count in works),
-        optimizer=ADAMW_ACCESSES * FP32_BYTES * trained,
+        optimizer=(ADAMW_ACCESSES + (plan.proximal_mu > 0)) * FP32_BYTES * trained,
     )
 
 

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from devices.plan import TailPenalty
+from devices.plan import TailPenalty, TrainingPlan
 from devices.training.adapters import LoadedAdapter
 from devices.training.model import ADAPTER
+
+Penalty = Callable[[], Tensor]
+
+
+def penalties_of(loaded: LoadedAdapter, plan: TrainingPlan) -> list[Penalty]:
+    """All of it; a distance is one from the parameters as they are now."""
+    penalties: list[Penalty] = []
+    if plan.tail_penalty:
+        penalties.append(partial(tail_penalty, loaded, plan.tail_penalty))
+    if plan.proximal_mu:
+        penalties.append(proximal_term(loaded.parameters(), plan.proximal_mu))
+    return penalties
+
+
+def proximal_term(parameters: Sequence[nn.Parameter], mu: float) -> Penalty:
+    """mu/2 ||w - w_0||^2, whose gradient is mu (w - w_0); w_0 is w as it is now.
+
+    Li et al.: "Federated Optimization in Heterogeneous Networks" (FedProx), arXiv 1812.06127,
+    equation (2). A part of the loss, so that AdamW scales its gradient as it scales the rest,
+    unlike the weight decay that it applies by itself.
+    """
+    origin = [parameter.detach().clone() for parameter in parameters]
+
+    def term() -> Tensor:
+        pairs = zip(parameters, origin, strict=True)
+        return mu / 2 * torch.stack([(w - w_0).square().sum() for w, w_0 in pairs]).sum()
+
+    return term
 
 
 def tail_penalty(loaded: LoadedAdapter, penalty: TailPenalty) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from devices.data import TextDataset
 from devices.model_catalog import resolve
 from devices.model_spec import Attention, ModelSpec
-from devices.plan import Adapter, TrainingPlan
+from devices.plan import Adapter
 from devices.trainer import (
     ChunkScore,
     Evaluation,
@@ -24,7 +24,7 @@ from devices.trainer import (
     combine,
 )
 from devices.training.activations import RoundingNoise, packed_activations
-from devices.training.adapters import LoadedAdapter, load_adapter
+from devices.training.adapters import load_adapter
 from devices.training.data import (
     IndexArray,
     TokenizedTexts,
@@ -36,7 +36,7 @@ from devices.training.data import (
 from devices.training.evaluation import score_chunk
 from devices.training.host import HostCompute, HostDtype, choose_host, make_reproducible
 from devices.training.model import load_model
-from devices.training.penalties import tail_penalty
+from devices.training.penalties import Penalty, penalties_of
 from devices.training.salience import block_salience
 from traces.bandwidth import FloatArray
 
@@ -132,10 +132,11 @@ class TorchTrainer:
         optimizer = torch.optim.AdamW(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
+        penalties = penalties_of(loaded, plan)
         noise = RoundingNoise(int(noise_seed), self.host.device)
         packing = packed_activations(self._model.blocks, plan.activation_bits, noise)
         with packing, self._model.only(plan.present):
-            losses = [self._step(optimizer, indices, loaded, plan) for indices in batches]
+            losses = [self._step(optimizer, indices, penalties) for indices in batches]
         _check_finite(losses, parameters, f"device {plan.device_id}")
         return TrainingResult(loaded.read(), float(np.mean(losses)))
 
@@ -143,15 +144,12 @@ class TorchTrainer:
         self,
         optimizer: torch.optim.Optimizer,
         indices: IndexArray,
-        loaded: LoadedAdapter,
-        plan: TrainingPlan,
+        penalties: Sequence[Penalty],
     ) -> float:
         """The loss on the texts before the step, without what the plan adds to it."""
         batch = self._train_texts.batch(indices, self.host.device)
         loss = functional.cross_entropy(self._model.logits(batch), batch.labels)
-        objective = loss
-        if plan.tail_penalty:
-            objective = objective + tail_penalty(loaded, plan.tail_penalty)
+        objective = sum((penalty() for penalty in penalties), start=loss)
         objective.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()

@@ -64,10 +64,13 @@ def fleet_of(
     salience: Sequence[float] = (4.0, 1.0, 3.0, 2.0),
     *,
     hidden: int = 8,
+    proximal_mu: float = 0.0,
 ) -> StaticFleet:
     """Devices under the cost model that experiments use."""
     costs = costs_of(len(salience), hidden)
-    return StaticFleet(devices, costs, batch_size=1, salience=np.array(salience))
+    return StaticFleet(
+        devices, costs, batch_size=1, proximal_mu=proximal_mu, salience=np.array(salience)
+    )
 
 
 def state_of(strategy: HAFLQ, fleet: FleetView, seed: int = 0) -> ServerState[Sensitivity]:

@@ -122,12 +122,14 @@ class StaticFleet:
         costs: ModelCosts,
         *,
         batch_size: int = 16,
+        proximal_mu: float = 0.0,
         salience: FloatArray | None = None,
     ) -> None:
         named = devices if isinstance(devices, Mapping) else dict(enumerate(devices))
         self._devices = dict(sorted(named.items()))
         self._costs = costs
         self._batch_size = batch_size
+        self._proximal_mu = proximal_mu
         self._salience = np.ones(costs.model.num_blocks) if salience is None else salience
         self._known: dict[tuple[bytes, str], Cost] = {}
 
@@ -138,6 +140,10 @@ class StaticFleet:
     @property
     def batch_size(self) -> int:
         return self._batch_size
+
+    @property
+    def proximal_mu(self) -> float:
+        return self._proximal_mu
 
     @property
     def device_ids(self) -> Sequence[DeviceId]:

@@ -133,6 +133,16 @@ def test_the_order_in_which_updates_arrive_does_not_change_a_bit(
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)
+def test_every_plan_has_the_proximal_term_that_the_experiment_asks_for(kind: str) -> None:
+    strategy: Any = STRATEGIES[kind](rank=8)
+    for mu in (0.0, 0.3):
+        fleet = fleet_of([device()] * 2, proximal_mu=mu)
+        state = strategy.init(random_adapter(fleet.model, 8, np.random.default_rng(0)))
+        plans = plans_of(strategy, state, fleet)
+        assert [plan.proximal_mu for plan in plans] == [mu, mu]
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
 def test_plans_do_not_depend_on_how_the_cohort_is_listed(kind: str, mixed: StaticFleet) -> None:
     strategy, state, _ = a_round(kind, mixed)
     fleet = fleet_for(kind, mixed)

@@ -247,6 +247,18 @@ def test_choices_hold_one_row_a_plan(comparison: Comparison) -> None:
     assert len(frame) == sum(len(run.clients) for run in comparison.runs)
 
 
+def test_absent_blocks_are_a_choice_only_where_some_plan_has_any(runs: list[Run]) -> None:
+    frame = choices.frame(compare(runs))
+    assert "num_absent_blocks" not in frame  # nor in the runs, as older ones have no such column
+    absent = np.arange(len(runs[0].clients)) % 3
+    some = replace(runs[0], clients=runs[0].clients.assign(num_absent_blocks=absent))
+    mixed = choices.frame(compare([some, *runs[1:]]))
+    assert mixed["num_absent_blocks"].tolist() == [*absent, *[0] * (len(frame) - len(absent))]
+    with style.context():
+        num_plain, num_mixed = (len(choices.draw(rows).axes) for rows in (frame, mixed))
+    assert num_mixed == num_plain * 6 // 5
+
+
 def test_devices_stand_by_rising_budget_in_every_figure(runs: list[Run]) -> None:
     order = devices(runs)
     assert order["memory_budget_bytes"].is_monotonic_increasing

@@ -101,6 +101,7 @@ def test_the_same_work_has_one_workload_on_every_device() -> None:
     [
         {"local_steps": 11},
         {"batch_size": 8},
+        {"proximal_mu": 0.1},
         {"weight_formats": ("fp32", "fp32", "fp32", "int8")},
         {"activation_bits": (32, 32, 32, 8)},
         {"terms": TermGrid.top_blocks(SHAPE, 1)},
@@ -146,6 +147,8 @@ def test_bits_that_no_upload_can_have_are_refused() -> None:
         ({"activation_bits": (32, 32, 32, 2)}, r"activation bits must be among \(32, 8, 4\)"),
         ({"local_steps": 0}, "must be at least 1"),
         ({"batch_size": 0}, "must be at least 1"),
+        ({"proximal_mu": -0.1}, "proximal_mu must be at least 0 and finite, got -0.1"),
+        ({"proximal_mu": float("nan")}, "proximal_mu must be at least 0 and finite, got nan"),
     ],
 )
 def test_a_plan_that_no_device_can_follow_is_refused(

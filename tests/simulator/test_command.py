@@ -292,6 +292,7 @@ def test_everything_that_does_not_exist_is_named_at_once(tmp_path: Path) -> None
         ("pacing.cohort=6", "must ask for at most the 5 devices of the fleet, got 6"),
         ("shards.min_examples=1000000", "at least 5000000 training examples"),
         ("task.max_length=513", "task.max_length must be less than or equal to 512, got 513"),
+        ("local.proximal_mu=-1", "local.proximal_mu must be greater than or equal to 0, got -1"),
         ("stop.rounds=0", "stop.rounds must be greater than or equal to 1, got 0"),
         ("nonsense=1", "nonsense is no key"),
     ],

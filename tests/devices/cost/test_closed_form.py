@@ -62,6 +62,16 @@ def test_the_optimizer_moves_seven_values_a_trained_parameter() -> None:
     assert COSTS.demand(FULL).traffic.optimizer == 7 * 4 * trained
 
 
+def test_a_proximal_loss_holds_and_reads_where_the_trained_numbers_started() -> None:
+    trained = 4 * (6 * 2 * 8 * 2 * 384 + 384 * 16 + 16)
+    plain, proximal = COSTS.demand(FULL), COSTS.demand(replace(FULL, proximal_mu=0.1))
+    assert proximal.memory.adapters - plain.memory.adapters == trained
+    assert proximal.memory.total - plain.memory.total == trained
+    assert proximal.traffic.optimizer - plain.traffic.optimizer == trained
+    unchanged = ("forward_flops", "backward_flops", "download_bytes", "upload_bytes")
+    assert all(getattr(proximal, name) == getattr(plain, name) for name in unchanged)
+
+
 def test_nothing_is_converted_where_everything_lies_as_it_is_computed() -> None:
     assert COSTS.cost(FULL, DEVICE).step.quantize_s == 0
     half = replace(FULL, weight_formats=("fp16",) * 6)
@@ -131,6 +141,7 @@ def test_different_work_is_never_mistaken_for_the_same() -> None:
         FULL,
         replace(FULL, local_steps=11),
         replace(FULL, batch_size=17),
+        replace(FULL, proximal_mu=0.1),
         replace(FULL, weight_formats=("fp16",) * 6),
         replace(FULL, activation_bits=(8,) * 6),
         depth_plan(5),

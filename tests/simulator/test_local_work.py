@@ -1,0 +1,88 @@
+"""What a config's ``local`` section and a plan's absent blocks come to in a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from algorithms import STRATEGIES
+from devices.trainer import NullTrainer
+from simulator.experiment import load_experiment
+from simulator.fleet_view import LocalWork, ServerView
+from simulator.server import Federation, simulate
+from simulator.world import build_world, make_view
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.simulator.test_golden import CONFIG
+
+
+def test_a_config_s_proximal_mu_is_in_the_plans_and_in_the_run_s_name(tmp_path: Path) -> None:
+    local = {"batch_size": 8, "steps": 3}
+    configs = []
+    for mu in (0.0, 0.25):
+        file = tmp_path / f"{mu}.yaml"
+        changed = {**CONFIG, "local": {**local, "proximal_mu": mu}, "strategy": {"kind": "fedra"}}
+        file.write_text(yaml.safe_dump(changed), "utf-8")
+        configs += load_experiment(file)
+    world = build_world(configs[1], "here")
+    view = make_view(configs[1], world, NullTrainer(world.model.num_blocks))
+    rng = np.random.default_rng(0)
+    strategy = configs[1].strategy
+    state = strategy.init(world.model.initial_adapter(strategy.rank, strategy.alpha, rng))
+    plans = strategy.plan(state, view, view.device_ids, rng)
+    assert plans
+    assert {plan.proximal_mu for plan in plans} == {0.25}
+    assert configs[0].hash != configs[1].hash
+    assert configs[1].resolved()["local"]["proximal_mu"] == 0.25
+
+
+def proximal(federation: Federation, mu: float) -> Federation:
+    old = federation.view
+    view = ServerView(
+        federation.fleet,
+        model=old.model,
+        work=LocalWork(batch_size=4, steps=3, proximal_mu=mu),
+        cost_model=old._cost_model,
+        trainer=federation.trainer,
+    )
+    return replace(federation, view=view)
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_every_strategy_runs_with_a_proximal_term_and_charges_for_it(kind: str) -> None:
+    make: Any = STRATEGIES[kind]
+    peaks = []
+    for mu in (0.0, 0.5):
+        trainer, log = DriftTrainer(), Memory()
+        fleet = [make_device(k, flops_per_s=1e9 * (k + 1)) for k in range(3)]
+        federation = make_federation(fleet, strategy=make(rank=4), trainer=trainer)
+        simulate(proximal(federation, mu), log)
+        assert {job.plan.proximal_mu for job in trainer.jobs} == {mu}
+        peaks.append([record.peak_memory_bytes for record in log.clients[:3]])
+    assert all(held > plain for plain, held in zip(*peaks, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["fedra", "inclusivefl"])
+def test_records_say_how_many_blocks_were_absent_and_average_the_bits_of_the_others(
+    kind: str,
+) -> None:
+    make: Any = STRATEGIES[kind]
+    trainer, log = DriftTrainer(), Memory()
+    fleet = [make_device(k) for k in range(3)]
+    strategy = make(rank=4, blocks=(1, 2, 3))
+    simulate(make_federation(fleet, strategy=strategy, trainer=trainer), log)
+    for record in log.clients:
+        present = record.device_id + 1
+        assert record.num_absent_blocks == 3 - present
+        assert record.depth == present
+        assert record.mean_weight_bits == 32
+        assert (
+            sorted(record.weight_formats.split(","))
+            == ["absent"] * (3 - present) + ["fp32"] * present
+        )
+        assert record.num_terms_held == record.num_terms_uploaded == present * 2 * 4
+        assert record.outcome == "aggregated"
