@@ -338,3 +338,11 @@ def test_markov_link_of_a_config_is_a_source_too():
     model = fit_link("lte", [source.downlink], [source.uplink])
     assert model.duration_s == 600
     assert model.step_s == 1
+
+
+def test_span_that_ends_just_before_midnight_begins_one_of_the_last_part():
+    # -1e-12 % 86400 is 86400.0 in floats: past the last row of the table.
+    rows = np.full((24, 1), DAY_S / 2)
+    model = type(fit_availability(nights()))(rows - 1e-12, rows, np.eye(24)[0], num_days=2)
+    for seed in range(50):
+        assert model.availability(np.random.default_rng(seed)).period_s == 2 * DAY_S
