@@ -116,7 +116,7 @@ def plot_command(
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Rate over time and its distribution, availability over the day; PNG, PDF and CSV."""
+    """Rate over time and its distribution, availability over the day, devices; PNG, PDF and CSV."""
     from analysis import trace_files
     from analysis.figures import links
 
@@ -127,9 +127,9 @@ def plot_command(
                 f"a figure holds at most {links.MAX_LINKS} links, got {len(loaded.links)}; "
                 f"name fewer"
             )
-        files = links.render_all(loaded.links, loaded.availability)
+        files = links.render_all(loaded.links, loaded.availability, loaded.tables)
         if not files:
-            raise ValueError("a figure needs a link or availability, got tables of devices only")
+            raise ValueError("a figure needs a link, availability or numbers of devices, got none")
         publish(files, output, force=force)
     print(f"Figures and the numbers behind them: {output}")
 
