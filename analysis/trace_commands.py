@@ -1,4 +1,4 @@
-"""The commands ``fedclock traces``: import, show and plot."""
+"""The commands ``fedclock traces``: import, fit, show and plot."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from simulator.store import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Traces: import other formats, show their statistics, plot them.",
+    help="Traces: import other formats, fit generators, show their statistics, plot them.",
 )
 
 Names = Annotated[
     list[str],
-    typer.Argument(metavar="FILE|NAME...", help="CSV files, folders of them, bundled names"),
+    typer.Argument(
+        metavar="FILE|NAME...", help="CSV and TOML files, folders of CSV, bundled names"
+    ),
 ]
+Seed = Annotated[int, typer.Option(min=0, help="what a generator in a TOML file draws with")]
 Force = Annotated[bool, typer.Option("--force", help="overwrite files that are there")]
 
 
@@ -68,13 +71,37 @@ def import_command(
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+@app.command("fit")
+def fit_command(
+    names: Names,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the TOML file")] = Path(
+        "fitted.toml"
+    ),
+    force: Force = False,
+) -> None:
+    """Fit a generator to links or availability and write it as TOML, to be named like a trace."""
+    from analysis import trace_files, trace_fit
+    from traces.model_file import model_text
+
+    with _user_errors():
+        if output.suffix != ".toml":
+            raise ValueError(f"--output must be a TOML file, got {output}")
+        loaded = trace_files.load(names)
+        model = trace_fit.fit(loaded, output.stem)
+        table = trace_fit.comparison(loaded, model)
+        publish({output.name: model_text(model, names).encode()}, output.parent, force=force)
+    console = Console()
+    console.print(table)
+    console.print(f"Generator: {output}", highlight=False, soft_wrap=True, markup=False)
+
+
 @app.command("show")
-def show_command(names: Names) -> None:
+def show_command(names: Names, seed: Seed = 0) -> None:
     """Statistics of traces: rates, outages, availability."""
     from analysis import trace_files, trace_tables
 
     with _user_errors():
-        tables = trace_tables.statistics(trace_files.load(names))
+        tables = trace_tables.statistics(trace_files.load(names, seed=seed))
     console = Console()
     for table in tables:
         console.print(table)
@@ -86,22 +113,23 @@ def plot_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the figures")] = Path(
         "trace-figures"
     ),
+    seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Rate over time and its distribution, availability over the day; PNG, PDF and CSV."""
+    """Rate over time and its distribution, availability over the day, devices; PNG, PDF and CSV."""
     from analysis import trace_files
     from analysis.figures import links
 
     with _user_errors():
-        loaded = trace_files.load(names)
+        loaded = trace_files.load(names, seed=seed)
         if len(loaded.links) > links.MAX_LINKS:
             raise ValueError(
                 f"a figure holds at most {links.MAX_LINKS} links, got {len(loaded.links)}; "
                 f"name fewer"
             )
-        files = links.render_all(loaded.links, loaded.availability)
+        files = links.render_all(loaded.links, loaded.availability, loaded.tables)
         if not files:
-            raise ValueError("a figure needs a link or availability, got tables of devices only")
+            raise ValueError("a figure needs a link, availability or numbers of devices, got none")
         publish(files, output, force=force)
     print(f"Figures and the numbers behind them: {output}")
 

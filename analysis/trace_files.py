@@ -16,7 +16,11 @@ from traces.bandwidth import Link
 from traces.importers import FORMATS, Availability, Format, Imported, Recording, each
 from traces.importers.own import from_table
 from traces.importers.result import DeviceTable
+from traces.link_model import LinkModel
+from traces.model_file import read_model
 from traces.text import Row, Table, excerpt, read_table
+
+NUM_DRAWN = 4  # links that stand for a generator in a table or figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +32,10 @@ class Loaded:
     tables: Mapping[str, DeviceTable]
 
 
-def load(names: Sequence[str]) -> Loaded:
+def load(names: Sequence[str], *, seed: int = 0) -> Loaded:
     """Bundled links and pools by name, files and folders of CSV by path.
+
+    A TOML file of ``fedclock traces fit`` stands for what it draws with ``seed``.
 
     Raises ValueError that lists the valid names, or says what is wrong in which file.
     """
@@ -42,6 +48,15 @@ def load(names: Sequence[str]) -> Loaded:
             continue
         for path in _files(name):
             label = _free(path, {*links, *availability, *tables})
+            if path.suffix == ".toml":
+                model = read_model(path, uplink_scale=1.0)
+                if isinstance(model, LinkModel):
+                    links |= _drawn(model, label, seed)
+                else:
+                    availability[label] = catalog.drawn_devices(
+                        model, catalog.NUM_DEVICES, seed=seed
+                    )
+                continue
             table = read_table(path)
             if table.columns == formats.COLUMNS:
                 links[label] = _link(path)
@@ -104,6 +119,16 @@ def _link(path: Path) -> Recording:
     return Recording(link.name, link.downlink, link.uplink if is_measured else None)
 
 
+def _drawn(model: LinkModel, label: str, seed: int) -> dict[str, Recording]:
+    """A few links of a generator; an uplink that was not measured stays None."""
+    return {
+        f"{label}-{k}": Recording(
+            f"{label}-{k}", link.downlink, link.uplink if model.uplink else None
+        )
+        for k, link in enumerate(catalog.drawn_links(model, NUM_DRAWN, seed=seed), start=1)
+    }
+
+
 def _files(name: str) -> list[Path]:
     path = Path(name)
     if path.is_file():
@@ -111,7 +136,7 @@ def _files(name: str) -> list[Path]:
     files = sorted(path.glob("*.csv")) if path.is_dir() else []
     if not files:
         raise ValueError(
-            f"a trace must be a CSV file, a folder of them, or one of "
+            f"a trace must be a CSV or TOML file, a folder of them, or one of "
             f"{', '.join(catalog.pools())}, got {name!r}"
         )
     return files

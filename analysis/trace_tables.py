@@ -59,7 +59,7 @@ def _summary(one: Imported) -> str:
         words = [f"{significant(_mbps(one.downlink.mean_bytes_per_s))} Mbit/s down"]
         if one.uplink is not None:
             words.append(f"{significant(_mbps(one.uplink.mean_bytes_per_s))} up")
-        return f"a link of {_time(one.downlink.period_s)}, mean {', '.join(words)}"
+        return f"a link of {time_text(one.downlink.period_s)}, mean {', '.join(words)}"
     if isinstance(one, Availability):
         shares = [device.fraction_online for device in one.devices.values()]
         return (
@@ -70,7 +70,7 @@ def _summary(one: Imported) -> str:
 
 
 def _link_table(links: Mapping[str, Recording]) -> Table:
-    table = _table(
+    table = empty_table(
         "Links (Mbit/s)",
         f"outage: time below 1 % of the mean; CV: standard deviation over mean; "
         f"r({LAG_S:g} s): correlation of rates {LAG_S:g} s apart",
@@ -86,7 +86,7 @@ def _link_table(links: Mapping[str, Recording]) -> Table:
     return table
 
 
-def _table(title: str, caption: str | None) -> Table:
+def empty_table(title: str, caption: str | None) -> Table:
     """An empty table that fits 80 columns: no rules between its columns."""
     return Table(
         title=escape(title),
@@ -103,7 +103,7 @@ def _rate_cells(trace: BandwidthTrace) -> list[str]:
     rates = [trace.mean_bytes_per_s, *rate_quantiles(trace, SHARES).tolist()]
     lagged = autocorrelation(trace, LAG_S)
     return [
-        _time(trace.period_s),
+        time_text(trace.period_s),
         *[significant(_mbps(rate)) for rate in rates],
         f"{100 * outage_share(trace):.1f} %",
         f"{variation(trace):.2f}",
@@ -112,7 +112,7 @@ def _rate_cells(trace: BandwidthTrace) -> list[str]:
 
 
 def _availability_table(files: Mapping[str, Mapping[str, AvailabilityTrace]]) -> Table:
-    table = _table(
+    table = empty_table(
         "Availability",
         "online: share of the time, mean over devices, and from the 5th to the 95th device of a "
         "hundred; on, off: length of whole spans online and offline, of all devices",
@@ -130,14 +130,14 @@ def _availability_cells(devices: Sequence[AvailabilityTrace]) -> list[str]:
     share = 100 * np.array([device.fraction_online for device in devices])
     low, high = np.quantile(share, (0.05, 0.95)).tolist()
     periods = {device.period_s for device in devices}
-    loop = _time(min(periods))
+    loop = time_text(min(periods))
     found = [spans(device) for device in devices]
     cells = []
     for lengths in ([one.online_s for one in found], [one.offline_s for one in found]):
         cells += _quantile_cells(np.concatenate(lengths))
     return [
         f"{len(devices):,}",
-        loop if len(periods) == 1 else f"{loop} to {_time(max(periods))}",
+        loop if len(periods) == 1 else f"{loop} to {time_text(max(periods))}",
         f"{significant(float(share.mean()))} %",
         f"{low:.0f}–{high:.0f} %",
         *cells,
@@ -147,12 +147,12 @@ def _availability_cells(devices: Sequence[AvailabilityTrace]) -> list[str]:
 def _quantile_cells(lengths_s: FloatArray) -> list[str]:
     if len(lengths_s) == 0:
         return [NO_NUMBER, NO_NUMBER]
-    return [_time(value) for value in np.quantile(lengths_s, (0.5, 0.95)).tolist()]
+    return [time_text(value) for value in np.quantile(lengths_s, (0.5, 0.95)).tolist()]
 
 
 def _device_table(devices: DeviceTable) -> Table:
     """Quantiles of each column that holds numbers, and how many others there are of the rest."""
-    table = _table(f"{devices.name} ({_count(len(devices.rows), 'device')})", None)
+    table = empty_table(f"{devices.name} ({_count(len(devices.rows), 'device')})", None)
     table.add_column("column")
     for title in ("known", "min", "p50", "max"):
         table.add_column(title, justify="right")
@@ -174,7 +174,7 @@ def _numbers(texts: Sequence[str]) -> FloatArray | None:
         return None
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     unit = choose(SECONDS, [seconds])
     value = seconds / unit.size
     return f"{value:.3g} {unit.name}" if value < 1000 else f"{value:,.0f} {unit.name}"

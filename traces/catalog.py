@@ -1,15 +1,24 @@
-"""Links by name: the bundled ones, and anyone's own files."""
+"""Links by name: the bundled ones, anyone's own files, and what a fitted generator draws."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from traces.availability import AvailabilityTrace, read_availability
 from traces.bandwidth import Link
+from traces.diurnal import DiurnalModel
 from traces.formats import read_link
+from traces.link_model import LinkModel
+from traces.model_file import read_model
 
 DATA = Path(__file__).parent / "data"
+NUM_LINKS = 16  # that a generator named as a pool stands for
+NUM_DEVICES = 64
 
 
 def links() -> tuple[str, ...]:
@@ -24,7 +33,7 @@ def pools() -> tuple[str, ...]:
 
 
 def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) -> Link:
-    """A bundled link, or the one in a CSV file of our format (see ``traces.formats``).
+    """A bundled link, the one in a CSV file of our format, or the first that a TOML file draws.
 
     Raises ValueError that lists the valid names, or says what is wrong in the file.
     """
@@ -33,12 +42,18 @@ def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) ->
         return read_link(DATA / f"{name}.csv")
     path = Path(name_or_path)
     if os.path.isfile(path):  # false, where Path.is_file raises: a name too long
+        if path.suffix == ".toml":
+            return drawn_links(link_model(path, uplink_scale=uplink_scale), 1)[0]
         return read_link(path, uplink_scale=uplink_scale)
-    raise ValueError(f"a link must be a CSV file or one of {', '.join(links())}, got {name!r}")
+    raise ValueError(
+        f"a link must be a CSV or TOML file or one of {', '.join(links())}, got {name!r}"
+    )
 
 
 def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tuple[Link, ...]:
-    """The links of a bundled pool or of a folder of CSV files; one link is a pool of one.
+    """The links of a bundled pool, of a folder of CSV files, or 16 that a TOML file draws.
+
+    One link is a pool of one.
 
     Raises ValueError that lists the valid names, or says which file is wrong.
     """
@@ -52,12 +67,63 @@ def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tupl
         if not files:
             raise ValueError(f"a folder of links must hold CSV files, got none in {path}")
         return tuple(read_link(file, uplink_scale=uplink_scale) for file in files)
+    if path.suffix == ".toml" and os.path.isfile(path):
+        return drawn_links(link_model(path, uplink_scale=uplink_scale), NUM_LINKS)
     if name in links() or os.path.isfile(path):
         return (load_link(name_or_path, uplink_scale=uplink_scale),)
     raise ValueError(
-        f"links must be a CSV file, a folder of them, a pool ({', '.join(pools())}) "
+        f"links must be a CSV or TOML file, a folder of them, a pool ({', '.join(pools())}) "
         f"or a bundled link ({', '.join(links())}), got {name!r}"
     )
+
+
+def availability(path: str | Path) -> Mapping[str, AvailabilityTrace]:
+    """Device -> trace, of a CSV file of our format, or 64 devices that a TOML file draws.
+
+    Raises ValueError that says what is wrong in the file.
+    """
+    if Path(path).suffix == ".toml":
+        return drawn_devices(availability_model(path), NUM_DEVICES)
+    return read_availability(path)
+
+
+def link_model(path: str | Path, *, uplink_scale: float | None = None) -> LinkModel:
+    """The generator of links in a TOML file. Raises ValueError that says what is wrong in it."""
+    model = read_model(path, uplink_scale=uplink_scale)
+    if not isinstance(model, LinkModel):
+        raise ValueError(f"{path}: kind must be link here, found availability")
+    if model.uplink is None and uplink_scale is None:
+        raise ValueError(
+            f"{path}: the uplink was not measured; give uplink_scale to use that multiple of the "
+            f"downlink instead"
+        )
+    return model
+
+
+def availability_model(path: str | Path) -> DiurnalModel:
+    """The generator of devices in a TOML file. Raises ValueError that says what is wrong in it."""
+    model = read_model(path)
+    if not isinstance(model, DiurnalModel):
+        raise ValueError(f"{path}: kind must be availability here, found link")
+    return model
+
+
+def drawn_links(model: LinkModel, count: int, *, seed: int = 0) -> tuple[Link, ...]:
+    """``NAME-1`` to ``NAME-count``; more of them leave the first as they are."""
+    drawn = (model.link(np.random.default_rng([seed, k])) for k in range(1, count + 1))
+    return tuple(
+        Link(f"{link.name}-{k}", link.downlink, link.uplink)
+        for k, link in enumerate(drawn, start=1)
+    )
+
+
+def drawn_devices(
+    model: DiurnalModel, count: int, *, seed: int = 0
+) -> Mapping[str, AvailabilityTrace]:
+    """Devices ``1`` to ``count``; more of them leave the first as they are."""
+    return {
+        str(k): model.availability(np.random.default_rng([seed, k])) for k in range(1, count + 1)
+    }
 
 
 def _pool_of(link: str) -> str:

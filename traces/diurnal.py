@@ -17,7 +17,7 @@ from traces.availability import AvailabilityTrace
 from traces.bandwidth import FloatArray
 
 DAY_S = 86400.0
-WARM_UP_DAYS = 4  # by then nothing tells any more that every device began in a drawn state
+WARM_UP_DAYS = 4  # by then nothing tells any more that every device began by going online
 MIN_SPAN_S = 1e-3
 
 
@@ -26,7 +26,8 @@ class DiurnalModel:
     """What one device of a fleet may do; instant 0 is midnight.
 
     ``online_s`` and ``offline_s`` are (B, K), above 0: row b holds K equally likely lengths of
-    spans that begin in the b-th of B equal parts of the day. ``spread`` is the standard deviation
+    spans that begin in the b-th of B equal parts of the day. ``begins`` (B,) is how often an online
+    span begins in each part; only ratios matter. ``spread`` is the standard deviation
     between devices of the log-odds of being online: a device's factor on its online spans is the
     inverse of the one on its offline spans. ``never`` and ``always`` are the shares of devices that
     are offline or online throughout. Raises ValueError where one of these fails.
@@ -34,6 +35,7 @@ class DiurnalModel:
 
     online_s: FloatArray
     offline_s: FloatArray
+    begins: FloatArray
     spread: float = 0.0
     never: float = 0.0
     always: float = 0.0
@@ -47,6 +49,13 @@ class DiurnalModel:
                 )
             if not (np.isfinite(lengths_s).all() and (lengths_s >= MIN_SPAN_S).all()):
                 raise ValueError(f"{name} must be numbers of at least {MIN_SPAN_S:g} s")
+        if self.begins.shape != self.online_s.shape[:1] or not (
+            np.isfinite(self.begins).all() and (self.begins >= 0).all() and self.begins.any()
+        ):
+            raise ValueError(
+                f"begins must be {len(self.online_s)} numbers of at least 0, one for each part of "
+                f"the day in online_s, not all of them 0"
+            )
         if not 0 <= self.spread <= 10:
             raise ValueError(f"spread must be in [0, 10], got {self.spread:g}")
         if not (self.never >= 0 and self.always >= 0 and self.never + self.always <= 1):
@@ -72,11 +81,15 @@ class DiurnalModel:
         """Online spans in [0, period), the first drawn well before instant 0."""
         tables = [(self.offline_s / tilt).tolist(), (self.online_s * tilt).tolist()]
         period_s = self.num_days * DAY_S
-        at_s, is_online = -WARM_UP_DAYS * DAY_S, int(rng.random() < 0.5)
+        below = np.cumsum(self.begins)
+        part = int(np.searchsorted(below, rng.random() * below[-1], side="right"))
+        at_s = (min(part, len(below) - 1) + rng.random()) / len(below) * DAY_S
+        at_s, is_online = at_s - WARM_UP_DAYS * DAY_S, 1
         found: list[tuple[float, float]] = []
         while at_s < period_s:
             rows = tables[is_online]
-            row = rows[int(at_s % DAY_S / DAY_S * len(rows))]
+            # What lies just before midnight may be rounded to the end of the day.
+            row = rows[min(int(at_s % DAY_S / DAY_S * len(rows)), len(rows) - 1)]
             end_s = at_s + max(row[int(rng.random() * len(row))], MIN_SPAN_S)
             if is_online and end_s > 0:
                 found.append((max(at_s, 0.0), min(end_s, period_s)))

@@ -50,6 +50,7 @@ class Pattern:
         return DiurnalModel(
             _by_hour(online_s, np.exp(-log_pace)),
             _by_hour(offline_s, np.exp(log_pace)),
+            np.ones(24),
             self.spread,
             num_days=num_days,
         )

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from analysis.figures import style
+from analysis.figures import device_tables, style
 from analysis.units import SECONDS, choose
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
 from traces.formats import BYTES_PER_S_PER_MBPS
 from traces.importers import Recording
+from traces.importers.result import DeviceTable
 from traces.statistics import online_share_by_hour, rate_distribution, spans
 
 MAX_LINKS = 8
@@ -37,11 +38,14 @@ PALETTE = (
 
 
 def render_all(
-    links: Mapping[str, Recording], files: Mapping[str, Mapping[str, AvailabilityTrace]]
+    links: Mapping[str, Recording],
+    files: Mapping[str, Mapping[str, AvailabilityTrace]],
+    tables: Mapping[str, DeviceTable],
 ) -> dict[str, bytes]:
     """File name -> content: PNG, PDF and the CSV of what is plotted, of each figure that applies.
 
-    Links give ``rate`` and ``distribution``, availability ``day`` and ``spans``.
+    Links give ``rate`` and ``distribution``, availability ``day`` and ``spans``,
+    tables of devices ``devices``.
     """
     drawn: list[tuple[str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = []
     if links:
@@ -51,9 +55,10 @@ def render_all(
         ]
     if files:
         drawn += [("day", day_frame(files), draw_day), ("spans", span_frame(files), draw_spans)]
+    drawn.append(("devices", device_tables.frame(tables), device_tables.draw))
     rendered: dict[str, bytes] = {}
     for name, frame, draw in drawn:
-        if frame.empty:  # a device that never changes has no spans
+        if frame.empty:  # devices that never change have no spans, others no numbers
             continue
         with style.context():
             figure = draw(frame)

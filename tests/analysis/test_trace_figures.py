@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from analysis.figures import links, style
+from analysis.figures import device_tables, links, style
 from analysis.trace_commands import app
 from analysis.trace_files import load
 from simulator.store import UserError
 from tests.traces.trace_files import write
 from traces.availability import AvailabilityTrace, availability_text
+from traces.importers.result import DeviceTable
 from traces.statistics import online_share_by_hour
 
 DAY_S = 86400.0
@@ -127,7 +128,9 @@ def test_plot_refuses_more_links_than_a_figure_holds_and_tables_alone(home: Path
     message = refused("plot", "wifi", "lte", "3g")
     assert message == "a figure holds at most 8 links, got 12; name fewer"
     write(home, "devices.csv", "device_id,model\n1,X\n")
-    assert refused("plot", "devices.csv").startswith("a figure needs a link or availability")
+    assert refused("plot", "devices.csv").startswith(
+        "a figure needs a link, availability or numbers of devices"
+    )
     assert list(contents(home)) == ["devices.csv"]
 
 
@@ -135,3 +138,33 @@ def test_availability_that_never_changes_is_plotted_without_spans(home: Path) ->
     write(home, "on.csv", availability_text({"a": AvailabilityTrace.of([(0, DAY_S)], DAY_S)}))
     traces("plot", "on.csv")
     assert set(contents(Path("trace-figures"))) == {"day.png", "day.pdf", "day.csv"}
+
+
+def test_devices_of_a_table_are_drawn_by_speed_memory_and_rate(tmp_path: Path) -> None:
+    columns = ("device_id", "model", "memory_bytes", "downlink_mbps", "speed")
+    rows = (
+        ("a", "x", "8000000000", "5", "1"),
+        ("b", "y", "4000000000", "", "2"),
+        ("c", "", "4000000000", "10", "0.5"),
+        ("d", "", "8000000000", "0", "0.5"),
+    )
+    table = DeviceTable("phones", columns, rows)
+    frame = device_tables.frame({"phones": table})
+    memory = frame[frame["column"] == "memory_bytes"]
+    assert memory["value"].tolist() == [4, 8]
+    assert memory["share_of_devices"].tolist() == [0.5, 1]
+    rate = frame[frame["column"] == "downlink_mbps"]  # what is not known or 0 has no place on it
+    assert rate["value"].tolist() == [5, 10]
+    assert rate["num_devices"].tolist() == [2, 2]
+    figure = device_tables.draw(frame)
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "Compute speed (multiple)", "Memory (GB)", "Downlink rate (Mbit/s)"
+    ]  # fmt: skip
+    assert set(links.render_all({}, {}, {"phones": table})) == {
+        "devices.png", "devices.pdf", "devices.csv"
+    }  # fmt: skip
+
+
+def test_table_without_numbers_has_no_figure() -> None:
+    table = DeviceTable("models", ("device_id", "model"), (("a", "x"),))
+    assert links.render_all({}, {}, {"models": table}) == {}

@@ -1,17 +1,30 @@
-"""Thousands of broken files for each importer: a result, or an error that names the file."""
+"""Thousands of broken files for each importer: a result, or an error that says what and where.
 
+``FEDCLOCK_FUZZ=50`` tries fifty times as many, of other seeds.
+"""
+
+import os
 import pickle
+import re
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from devices.table import read_device_columns
 from tests.traces.trace_files import FILES, NAMES
 from traces.availability import availability_text, read_availability
+from traces.diurnal import DiurnalModel
 from traces.formats import read_link
 from traces.importers import FORMATS, Availability, Recording, import_files
+from traces.link_model import LinkModel
+from traces.model_file import read_model
 
+TIMES = int(os.environ.get("FEDCLOCK_FUZZ", "1"))
+# Where in the file; a value that is broken as a whole has no line.
+PLACE = re.compile(r", (lines? \d|device |client |byte \d|row \d|\d+ rows)|: expected ")
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 # What files of other programs, of tired people and of ill will are made of.
 PIECES = [
@@ -51,6 +64,9 @@ def check(folder, name, content):
         imported = import_files(name, [path])
     except ValueError as error:
         assert path.name in str(error), error  # noqa: PT017
+        assert PLACE.search(str(error)), error  # noqa: PT017
+        assert re.search(r"must|expected|may hold|only", str(error)), error  # noqa: PT017
+        assert "found" in str(error), error  # noqa: PT017
         assert len(str(error)) < 2000  # noqa: PT017
         return
     for one in imported:
@@ -66,17 +82,17 @@ def check(folder, name, content):
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("name", FORMATS)
-def test_any_of_3000_damages_gives_a_whole_import_or_an_error_that_names_the_file(tmp_path, name):
-    rng = np.random.default_rng(list(name.encode()))
-    for _ in range(3000):
+def test_any_of_1000_damages_gives_a_whole_import_or_an_error_that_names_the_file(tmp_path, name):
+    rng = np.random.default_rng([TIMES, *name.encode()])
+    for _ in range(1000 * TIMES):
         check(tmp_path, name, damaged(rng, FILES[name]))
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("name", FORMATS)
 def test_any_bytes_give_an_import_or_an_error_that_names_the_file(tmp_path, name):
-    rng = np.random.default_rng([7, *name.encode()])
-    for _ in range(200):
+    rng = np.random.default_rng([7, TIMES, *name.encode()])
+    for _ in range(200 * TIMES):
         check(tmp_path, name, rng.bytes(rng.integers(0, 120)))
         pieces = rng.integers(0, len(PIECES), rng.integers(0, 12))
         check(tmp_path, name, b"".join(PIECES[i] for i in pieces))
@@ -100,9 +116,53 @@ trees = st.recursive(
 
 @pytest.mark.parametrize("name", ["fedscale-capacity", "fedscale-behave"])
 def test_plain_pickle_of_any_shape_gives_an_import_or_an_error_that_names_the_file(tmp_path, name):
-    @settings(one_folder, max_examples=300)
+    @settings(one_folder, max_examples=300 * TIMES)
     @given(st.dictionaries(st.integers() | st.text(max_size=3), trees, max_size=3) | trees)
     def broken(value):
         check(tmp_path, name, pickle.dumps(value))
 
     broken()
+
+
+# Files of ours that a config names: link, availability, devices, generators.
+OWN = {
+    "link.csv": (read_link, b"time_s,downlink_mbps,uplink_mbps\n0,8,1\n1.5,16,0\n3,0,2\n"),
+    "phones.csv": (
+        read_availability,
+        b"device_id,start_s,end_s,state\na,0,20,online\na,20,86400,offline\nb,5,90,online\n",
+    ),
+    "fleet.csv": (
+        read_device_columns,
+        b"device_id,profile,speed,memory_share\na,jetson-nano-maxn,1.5,0.5\nb,,,0.25\n",
+    ),
+    "road.toml": (
+        partial(read_model, uplink_scale=1.0),
+        b"kind = 'link'\nstep_s = 1.0\nduration_s = 60.0\nspread = 0.0\n[downlink]\n"
+        b"mean_mbps = 5.0\nmemory = 0.5\ntransition = [[0.5, 0.5], [1.0, 0.0]]\n"
+        b"rates = [[0.0, 0.5], [1.0, 2.0]]\n",
+    ),
+    "phones.toml": (
+        read_model,
+        b"kind = 'availability'\nnum_days = 1\nspread = 0.0\nnever = 0.0\nalways = 0.0\n"
+        b"begins = [1.0, 0.0]\nonline_s = [[60.0], [70.0]]\noffline_s = [[300.0], [400.0]]\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_files_with_any_of_1000_damages_are_read_or_refused_by_name(tmp_path, name):
+    read, content = OWN[name]
+    read(overwrite(tmp_path / name, content))
+    rng = np.random.default_rng([11, TIMES, *name.encode()])
+    for _ in range(1000 * TIMES):
+        path = overwrite(tmp_path / name, damaged(rng, content))
+        try:
+            value = read(path)
+        except ValueError as error:
+            assert name in str(error), error  # noqa: PT017
+            assert len(str(error)) < 2000  # noqa: PT017
+            continue
+        if isinstance(value, DiurnalModel):
+            value.availability(np.random.default_rng(0))
+        elif isinstance(value, LinkModel):
+            value.link(np.random.default_rng(0))

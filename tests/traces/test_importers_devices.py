@@ -234,7 +234,7 @@ def test_benchmark_table_by_name_with_memory_in_bytes(tmp_path):
     (table,) = load(tmp_path, "ai-benchmark", FILES["ai-benchmark"])
     assert table.text == (
         "device_id,soc,year,memory_bytes,cpu_float_score,ai_score,speed\n"
-        "Phone A,Chip 1,2019,8000000000,3744,76206,1.969\n"
+        "Phone A,Chip 1,2019,8000000000,3744,76206,1.96899\n"
         "Phone B,Chip 2,2018,6000000000,,1200,0.0310053\n"
     )
 

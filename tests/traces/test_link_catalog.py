@@ -70,7 +70,9 @@ def test_link_can_be_a_file(tmp_path):
 
 
 def test_unknown_link_lists_the_valid_names():
-    with pytest.raises(ValueError, match=r"CSV file or one of 3g-1, .*, wifi6-4, got 'wifi'"):
+    with pytest.raises(
+        ValueError, match=r"CSV or TOML file or one of 3g-1, .*, wifi6-4, got 'wifi'"
+    ):
         load_link("wifi")
 
 

@@ -58,7 +58,10 @@ def _entries(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, str, dict[s
         where = f"{path}, client {_kind(client)}"
         is_id = isinstance(client, int | str) and not isinstance(client, bool)
         if not is_id or (isinstance(client, int) and not 0 <= client <= MAX_ID):
-            raise ValueError(f"{where}: a client's id must be an int from 0 to {MAX_ID}")
+            raise ValueError(
+                f"{where}: a client's id must be an int from 0 to {MAX_ID} or a text, "
+                f"found {_kind(client)}"
+            )
         if not isinstance(entry, dict) or not all(key in entry for key in keys):
             raise ValueError(
                 f"{where}: expected a dict with {', '.join(keys)}, found {_kind(entry)}"

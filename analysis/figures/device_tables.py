@@ -1,0 +1,78 @@
+"""How the devices of tables differ: speed, memory and rates as distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from analysis.figures import style
+from traces.importers.result import DeviceTable
+
+# Column -> (title of its axis, its unit).
+PANELS = {
+    "speed": ("Compute speed (multiple)", 1.0),
+    "inference_s_per_sample": ("Inference (ms per sample)", 1e-3),
+    "memory_bytes": ("Memory (GB)", 1e9),
+    "downlink_mbps": ("Downlink rate (Mbit/s)", 1.0),
+}
+PALETTE = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.SKY, style.ORANGE)
+
+
+def frame(tables: Mapping[str, DeviceTable]) -> pd.DataFrame:
+    """One row a value that occurs: table, num_devices, column, value (in the panel's unit), share
+    of the devices at or below it.
+    """
+    parts = [pd.DataFrame(columns=["table", "num_devices", "column", "value", "share_of_devices"])]
+    for name, table in tables.items():
+        for column, (_, unit) in PANELS.items():
+            if column not in table.columns:
+                continue
+            at = table.columns.index(column)
+            known = pd.to_numeric(pd.Series([row[at] for row in table.rows]), errors="coerce")
+            values, counts = np.unique(known[known > 0] / unit, return_counts=True)
+            if len(values) == 0:
+                continue
+            part = {"table": name, "num_devices": counts.sum(), "column": column, "value": values}
+            share = np.cumsum(counts) / counts.sum()
+            parts.append(pd.DataFrame({**part, "share_of_devices": share}))
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+
+def draw(rows: pd.DataFrame) -> Figure:
+    """One panel a column that some table has, one line a table."""
+    shown = [column for column in PANELS if (rows["column"] == column).any()]
+    names = list(dict.fromkeys(rows["table"]))
+    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+    width_in = style.PAGE_IN if len(shown) > 1 else style.COLUMN_IN
+    figure = style.figure(width_in, 2.2 + 0.06 * len(names))
+    panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axes, column in zip(panels, shown, strict=True):
+        here = rows[rows["column"] == column]
+        low, high = here["value"].min() / 1.3, here["value"].max() * 1.3
+        for name, own in here.groupby("table", sort=False):
+            values = np.concatenate([[low], own["value"], [high]])
+            shares = np.concatenate([[0.0], own["share_of_devices"], [1.0]])
+            axes.step(values, 100 * shares, where="post", color=colors[str(name)])
+        axes.set(xscale="log", xlim=(low, high), ylim=(0, 102), xlabel=PANELS[column][0])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        # A range of less than a decade has no label but those of the minor ticks.
+        axes.xaxis.set_minor_formatter(
+            FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+            if high / low < 100
+            else FuncFormatter(lambda *_: "")
+        )
+        axes.grid()
+    panels[0].set_ylabel("Devices at or below (%)")
+    counts = rows.groupby("table", sort=False)["num_devices"].max().to_dict()
+    labels = {
+        name: f"{name} ({counts[name]:,} device{'s' * (counts[name] != 1)})" for name in names
+    }
+    style.legend_above(
+        figure, [Line2D([], [], color=colors[name], label=labels[name]) for name in names]
+    )
+    return figure
