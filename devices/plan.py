@@ -4,6 +4,7 @@ do, an update is what it returns."""
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -266,3 +267,4 @@ class ClientUpdate:
     num_examples: int
     train_loss: float
     timing: Timing = field(default=Timing(0.0, 0.0, 0.0))
+    squared_loss: float = math.nan  # mean of the squared losses of the examples
