@@ -25,7 +25,9 @@ class Participation:
         self._view = view
         self._device_ids = np.array(view.device_ids, dtype=np.int64)
         # A large fleet makes its devices when they are asked for, and here none is.
-        sizes = fleet.shards.sizes() if isinstance(fleet, Fleet) else [len(d.examples) for d in fleet]
+        sizes = (
+            fleet.shards.sizes() if isinstance(fleet, Fleet) else [len(d.examples) for d in fleet]
+        )
         self._num_examples = np.array(sizes, dtype=np.int64)
         count = len(self._device_ids)
         self._times_picked = np.zeros(count, dtype=np.int64)
@@ -70,9 +72,7 @@ class Participation:
         squared = np.array([update.squared_loss for update in updates])
         self._loss[rows] = [update.train_loss for update in updates]
         self._squared_loss[rows] = squared
-        self._utility.append(
-            math.fsum(self._num_examples[rows] * np.sqrt(np.nan_to_num(squared)))
-        )
+        self._utility.append(math.fsum(self._num_examples[rows] * np.sqrt(np.nan_to_num(squared))))
 
 
 def _read_only(values: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:

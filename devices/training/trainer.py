@@ -146,7 +146,7 @@ class TorchTrainer:
         loaded: LoadedAdapter,
         plan: TrainingPlan,
     ) -> tuple[float, float]:
-        """Mean loss and mean squared loss on the texts before the step, without what the plan adds."""
+        """Mean and mean squared loss on the texts before the step, without what the plan adds."""
         batch = self._train_texts.batch(indices, self.host.device)
         logits = self._model.logits(batch)
         loss = functional.cross_entropy(logits, batch.labels)
