@@ -3,6 +3,8 @@
 from typing import Any
 
 from algorithms.fah_qlora import FAHQLoRA
+from algorithms.fair import Fair
+from algorithms.fedcs import FedCS
 from algorithms.fedlora import FedLoRA
 from algorithms.fedquad import FedQuad
 from algorithms.fedra import FedRA
@@ -14,6 +16,7 @@ from algorithms.hetlora import HetLoRA
 from algorithms.inclusivefl import InclusiveFL
 from algorithms.layersel import LayerSel
 from algorithms.legend import LEGEND
+from algorithms.oort import Oort
 from algorithms.pacing import (
     FedAsync,
     FedBuff,
@@ -22,6 +25,7 @@ from algorithms.pacing import (
     SemiSynchronous,
     Synchronous,
 )
+from algorithms.power_of_choice import PowerOfChoice
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
 from algorithms.zero_padding import ZeroPadding
@@ -50,4 +54,8 @@ PACINGS: dict[str, type[Pacing]] = {
 }
 SELECTIONS: dict[str, type[Selection]] = {
     "uniform": Uniform,
+    "oort": Oort,
+    "power_of_choice": PowerOfChoice,
+    "fair": Fair,
+    "fedcs": FedCS,
 }

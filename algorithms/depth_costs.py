@@ -56,7 +56,7 @@ class DepthCosts:
         """``plan_of`` builds a one-step plan; ``most_quantized`` maps a depth to its limit."""
         self._fleet, self._plan_of, self._most_quantized = fleet, plan_of, most_quantized
         self._plans: dict[Work, TrainingPlan] = {}
-        self._costs: dict[tuple[str, Work], WorkCost] = {}
+        self._costs: dict[str, dict[Work, WorkCost]] = {}  # by profile
         self._menus: dict[tuple[str, int], DepthMenu] = {}
 
     def plan(self, work: Work) -> TrainingPlan:
@@ -67,13 +67,13 @@ class DepthCosts:
 
     def cost(self, device_id: DeviceId, work: Work) -> WorkCost:
         """Costs of a configuration on a device, by the cost model."""
-        key = (self._fleet.profile(device_id).name, work)
-        if key not in self._costs:
+        known = self._costs.setdefault(self._fleet.profile(device_id).name, {})
+        if work not in known:
             cost = self._fleet.cost(self.plan(work).on(device_id))
-            self._costs[key] = WorkCost(
+            known[work] = WorkCost(
                 cost.memory.total, cost.train_s, cost.download_bytes, cost.upload_bytes
             )
-        return self._costs[key]
+        return known[work]
 
     def menu(self, device_id: DeviceId) -> DepthMenu:
         """For each depth the fewest quantized blocks whose peak is within the device's budget.
@@ -82,13 +82,16 @@ class DepthCosts:
         falls with depth: what was too little for one depth is too little for the next.
         """
         budget = self._fleet.memory_budget_bytes(device_id)
-        key = (self._fleet.profile(device_id).name, budget)
+        profile = self._fleet.profile(device_id).name
+        key = (profile, budget)
         if key not in self._menus:
+            known = self._costs.setdefault(profile, {})
             rows, quantized = [], 0
             for depth in range(1, self._fleet.model.num_blocks + 1):
                 most = self._most_quantized(depth)
                 while quantized <= most:
-                    cost = self.cost(device_id, Work(depth, quantized))
+                    work = Work(depth, quantized)
+                    cost = known.get(work) or self.cost(device_id, work)
                     if cost.peak_bytes <= budget:
                         break
                     quantized += 1

@@ -63,7 +63,7 @@ class TypicalCosts:
         """The first formats in which the device can hold ``num_terms``.
 
         Where it cannot in any, the most terms that it can hold in the last formats; None where it
-        cannot hold one. Memory has to fall along the formats.
+        cannot hold one. Memory has to fall along the formats, and with the terms.
         """
         budget_bytes = self._fleet.memory_budget_bytes(device_id)
 
@@ -74,8 +74,9 @@ class TypicalCosts:
         if fits(num_terms, last):
             index = bisect_left(range(last), True, key=lambda index: fits(num_terms, index))
             return Workload(num_terms, index)
-        fewer = (n for n in range(num_terms - 1, 0, -1) if fits(n, last))
-        return next((Workload(n, last) for n in fewer), None)
+        fewer = range(num_terms - 1, 0, -1)
+        place = bisect_left(fewer, True, key=lambda n: fits(n, last))
+        return Workload(fewer[place], last) if place < len(fewer) else None
 
 
 def truncated(trained: BoolArray) -> TermGrid:

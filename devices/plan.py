@@ -196,8 +196,9 @@ class TrainingPlan:
 
     def on(self, device_id: DeviceId) -> TrainingPlan:
         """The same work, asked of another device."""
-        plan = replace(self, device_id=device_id)
-        plan.__dict__["workload"] = self.workload  # long to spell, and no device is part of it
+        # Nothing that was checked or worked out before depends on the device.
+        plan = object.__new__(TrainingPlan)
+        plan.__dict__.update(self.__dict__, device_id=device_id, workload=self.workload)
         return plan
 
 
@@ -236,3 +237,4 @@ class ClientUpdate:
     num_examples: int
     train_loss: float
     timing: Timing = field(default=Timing(0.0, 0.0, 0.0))
+    squared_loss: float = math.nan  # mean of the squared losses of the examples

@@ -88,7 +88,13 @@ class CheckpointedTrainer:
 
 def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
     examples = job.examples.astype(np.int64).tobytes()
-    return "train", job.plan.workload, job.broadcast.adapter.digest, examples, str(job.seed)
+    return (
+        "train and losses",
+        job.plan.workload,
+        job.broadcast.adapter.digest,
+        examples,
+        str(job.seed),
+    )
 
 
 def _to_tensors(result: TrainingResult) -> Tensors:
@@ -97,7 +103,7 @@ def _to_tensors(result: TrainingResult) -> Tensors:
         tensors[f"{key.block}/{key.module}/a"] = factors.a
         tensors[f"{key.block}/{key.module}/b"] = factors.b
     tensors.update({f"head/{name}": values for name, values in result.adapter.head.items()})
-    return tensors | {"train_loss": np.array([result.train_loss])}
+    return tensors | {"losses": np.array([result.train_loss, result.squared_loss])}
 
 
 def _to_result(tensors: Tensors, like: Adapter) -> TrainingResult:
@@ -112,4 +118,4 @@ def _to_result(tensors: Tensors, like: Adapter) -> TrainingResult:
     }
     head = {name: array(f"head/{name}") for name in like.head}
     adapter = replace(like, factors=factors, head=head)
-    return TrainingResult(adapter, float(tensors["train_loss"][0]))
+    return TrainingResult(adapter, *tensors["losses"].tolist())

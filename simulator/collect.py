@@ -43,6 +43,7 @@ def collect(
             num_examples=len(work.device.examples),
             train_loss=result.train_loss,
             timing=work.timing,
+            squared_loss=result.squared_loss,
         )
         updates.append(_brought_up_to_date(federation, state, update, work))
     return updates

@@ -20,6 +20,7 @@ from simulator.client import (
 )
 from simulator.collect import collect
 from simulator.federation import Federation
+from simulator.participation import Participation
 from simulator.presence import Presence
 from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
 from simulator.seeds import stream, stream_seed
@@ -53,6 +54,7 @@ class Server:
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
+        self._participation = Participation(federation.fleet, view)
         self._inbox = simpy.Store(env)
         self._in_flight: dict[DeviceId, simpy.Process] = {}
         self._arrived: list[Assignment] = []
@@ -151,7 +153,12 @@ class Server:
     def _hand_out(self, idle: Sequence[DeviceId], slots: int, event: str) -> None:
         fed = self._fed
         self._handouts += 1
-        cohort = fed.selection.pick(idle, slots, stream(fed.seed, "selection", self._handouts))
+        roster = self._participation.roster(
+            self._round, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
+        )
+        rng = stream(fed.seed, "selection", self._handouts)
+        cohort = fed.selection.pick(idle, slots, roster=roster, rng=rng)
+        self._participation.picked(cohort, self._round)
         plans = fed.strategy.plan(
             self.state, fed.view, cohort, stream(fed.seed, "strategy", self._handouts)
         )
@@ -218,6 +225,7 @@ class Server:
         record = work.record
         del self._in_flight[record.device_id]
         self._ended.append(record)
+        self._participation.ended(record)
         self._resting[record.device_id] = record
         if record.outcome != "aggregated":
             return
@@ -234,6 +242,7 @@ class Server:
         if self._fed.pacing.drops_late:
             yield from self._cut_late()
         updates = collect(self._fed, self.state, self._arrived)
+        self._participation.closed(updates)
         if updates:
             before = self.state.version
             self.state = self._fed.strategy.aggregate(self.state, updates)

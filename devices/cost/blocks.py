@@ -69,8 +69,12 @@ def block_terms(model: ModelSpec, terms: TermGrid) -> tuple[BlockTerms, ...]:
 
 def _counts(grid: BoolArray, columns: Sequence[int | None]) -> list[tuple[int, ...]]:
     """Terms by block and linear layer; a layer without a column has no LoRA."""
-    counts = grid.sum(axis=2).tolist()
-    return [tuple(0 if column is None else row[column] for column in columns) for row in counts]
+    rows = list(map(tuple, grid.sum(axis=2).tolist()))
+    counts = {  # few rows differ
+        row: tuple([0 if column is None else row[column] for column in columns])
+        for row in set(rows)
+    }
+    return [counts[row] for row in rows]
 
 
 def _position(block: int, lowest: int) -> Position:

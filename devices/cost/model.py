@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from devices.plan import TrainingPlan
@@ -21,7 +22,7 @@ class MemoryBreakdown:
     transient: int  # one block as computed, while its forward or backward pass runs
     head: int  # logits, loss and what the head saves
 
-    @property
+    @cached_property
     def total(self) -> int:
         """The peak."""
         return sum(getattr(self, part.name) for part in fields(self))

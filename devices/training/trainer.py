@@ -137,23 +137,26 @@ class TorchTrainer:
         packing = packed_activations(self._model.blocks, plan.activation_bits, noise)
         with packing, self._model.only(plan.present):
             losses = [self._step(optimizer, indices, penalties) for indices in batches]
-        _check_finite(losses, parameters, f"device {plan.device_id}")
-        return TrainingResult(loaded.read(), float(np.mean(losses)))
+        means, squares = zip(*losses, strict=True)
+        _check_finite(means, parameters, f"device {plan.device_id}")
+        return TrainingResult(loaded.read(), float(np.mean(means)), float(np.mean(squares)))
 
     def _step(
         self,
         optimizer: torch.optim.Optimizer,
         indices: IndexArray,
         penalties: Sequence[Penalty],
-    ) -> float:
-        """The loss on the texts before the step, without what the plan adds to it."""
+    ) -> tuple[float, float]:
+        """Mean and mean squared loss on the texts before the step, without what the plan adds."""
         batch = self._train_texts.batch(indices, self.host.device)
-        loss = functional.cross_entropy(self._model.logits(batch), batch.labels)
+        logits = self._model.logits(batch)
+        loss = functional.cross_entropy(logits, batch.labels)
         objective = sum((penalty() for penalty in penalties), start=loss)
         objective.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
-        return loss.item()
+        each = functional.cross_entropy(logits.detach().float(), batch.labels, reduction="none")
+        return loss.item(), each.square().mean().item()
 
 
 def _check_length(config: TrainingConfig, positions: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from algorithms.fedlora import FedLoRA
 from algorithms.pacing import Pacing, Synchronous
-from algorithms.selection import Uniform
+from algorithms.selection import Selection, Uniform
 from devices.cost.closed_form import ClosedFormCost
 from devices.fleet import Device
 from devices.model_spec import ModelSpec
@@ -98,6 +98,7 @@ def make_federation(
     *,
     strategy: Any = None,
     pacing: Pacing | None = None,
+    selection: Selection | None = None,
     trainer: Trainer | None = None,
     rounds: int = 2,
     seed: int = 0,
@@ -119,7 +120,7 @@ def make_federation(
         view=view,
         strategy=strategy or FedLoRA(rank=2),
         pacing=pacing or Synchronous(cohort=len(fleet)),
-        selection=Uniform(),
+        selection=selection or Uniform(),
         trainer=trainer,
         evaluate_every=1,
         stop=Stop(rounds),
@@ -151,7 +152,8 @@ class DriftTrainer:
             step_a = rows_a[:, None] * (0.5 * (self.goal - a) + 0.01 * rng.normal(size=a.shape))
             step_b = rows * (0.5 * (self.goal - b) + 0.01 * rng.normal(size=b.shape))
             factors[key] = Factors((a + step_a).astype(np.float32), (b + step_b).astype(np.float32))
-        return TrainingResult(Adapter(factors, old.head, old.scale), self._distance(old))
+        distance = self._distance(old)
+        return TrainingResult(Adapter(factors, old.head, old.scale), distance, distance**2)
 
     def _distance(self, adapter: Adapter) -> float:
         return float(np.mean([np.abs(f.b - self.goal).mean() for f in adapter.factors.values()]))

@@ -63,6 +63,24 @@ def test_one_run_a_strategy_and_an_override_reaches_each(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("selection", "line"),
+    [
+        (
+            {"kind": "best"},
+            "selection.kind must be one of uniform, oort, power_of_choice, fair, fedcs, got 'best'",
+        ),
+        ({"kind": "oort", "clip": 2}, "selection: clip must be in (0, 1], got 2"),
+        ({"kind": "power_of_choice", "d": 9}, "selection.d is no key; selection has kind, factor"),
+    ],
+)
+def test_a_selection_that_cannot_be_is_refused(
+    tmp_path: Path, selection: dict[str, Any], line: str
+) -> None:
+    (found,) = problems(tmp_path, {**VALID, "selection": selection})
+    assert line in found
+
+
 def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
     config = {
         **VALID,

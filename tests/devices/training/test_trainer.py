@@ -10,6 +10,8 @@ import torch
 from devices.data import TextDataset, load_dataset
 from devices.plan import TermGrid
 from devices.trainer import ChunkScore, Evaluation, TrainingJob, combine
+from devices.training.data import draw_batches
+from devices.training.evaluation import score_chunk
 from devices.training.trainer import TorchTrainer, TrainingDivergedError
 from tests.devices.training.tiny_task import (
     make_config,
@@ -69,6 +71,28 @@ def test_another_process_gets_the_same_bytes() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert other.stdout.split() == digests_in_both_dtypes()
+
+
+def test_losses_are_those_of_the_examples_that_were_trained_on(tiny: TorchTrainer) -> None:
+    """Mean and mean square over all, found again by testing each example alone before the step."""
+    job = make_job(tiny, steps=1)
+    drawn_seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
+    (batch,) = draw_batches(
+        job.examples,
+        tiny._train_texts.lengths,
+        steps=1,
+        batch_size=job.plan.batch_size,
+        rng=np.random.default_rng(drawn_seed),
+    )
+    alone = [
+        score_chunk(tiny._model, job.broadcast.adapter, tiny._train_texts, batch[k : k + 1])
+        for k in range(len(batch))
+    ]
+    losses = np.array([score.loss_sum for score in alone])
+    assert losses.std() > 0.01
+    (result,) = tiny.train([job])
+    assert result.train_loss == pytest.approx(losses.mean(), rel=1e-5)
+    assert result.squared_loss == pytest.approx((losses**2).mean(), rel=1e-5)
 
 
 def test_training_leaves_global_random_streams_alone(dataset: TextDataset) -> None:
