@@ -46,7 +46,10 @@ def compare(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="folder for the report")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="folder for the report, or page.html for the page alone"
+        ),
     ] = None,
     target: Target = None,
     baseline: Baseline = None,
@@ -79,7 +82,7 @@ def _report(
     folders: list[Path], where: Path, *, target: float | None, baseline: str | None
 ) -> None:
     from analysis import page, tables  # pandas and matplotlib take a second
-    from analysis.report import write_report
+    from analysis.report import PAGE, write_report
 
     console = Console()
     with console.status("report") as status:
@@ -96,5 +99,8 @@ def _report(
         console.print(f"Beside the strategy, the runs differ in {names}", soft_wrap=True)
     for line in written.left_out:
         console.print(f"left out: {line}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {where / 'report.md'}", highlight=False, soft_wrap=True)
-    console.print(f"Figures and the numbers behind them: {where / 'figures'}", highlight=False)
+    is_page = where.suffix == PAGE
+    shown = where if is_page else where / f"report{PAGE}"
+    console.print(f"Report: {shown}", highlight=False, soft_wrap=True)
+    if not is_page:
+        console.print(f"Figures and the numbers behind them: {where / 'figures'}", highlight=False)

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import figures, page, tables
+from analysis import figures, page, report_page, tables
 from analysis.comparison import Comparison, compare
+from analysis.figures import FigureSpec
 from analysis.load import RunError, load_finished
 
+PAGE = ".html"
 Progress = Callable[[int, int, str], None]
 """Told before each step: steps done, steps in all, what comes next."""
 
@@ -21,33 +23,34 @@ class Report:
     """What was compared and what was written."""
 
     comparison: Comparison
-    folder: Path
+    out: Path  # the folder, or the page
     files: tuple[Path, ...]
     left_out: tuple[str, ...]  # runs that have not ended, and what to do
 
 
 def write_report(
     run_paths: Sequence[Path],
-    out_dir: Path,
+    out: Path,
     *,
     target: float | None = None,
     baseline: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Compare the finished runs in (or directly below) these folders, and write it to ``out_dir``.
+    """Compare the finished runs in (or directly below) these folders, and write it to ``out``.
 
-    Files appear there only once all of them exist; other files there stay. Raises RunError on runs
-    that cannot be read or compared, on a target or baseline that cannot be, and on an ``out_dir``
-    that cannot be written.
+    That is a folder, or a name ending in .html for the page alone. Files appear only once all of
+    them exist; other files in the folder stay. Raises RunError on runs that cannot be read or
+    compared, on a target or baseline that cannot be, and where ``out`` cannot be written.
     """
-    if out_dir.exists() and not out_dir.is_dir():
-        raise RunError(f"the report must be written to a folder, got {out_dir}, which is a file")
+    is_page = out.suffix == PAGE
+    if not is_page and out.exists() and not out.is_dir():
+        raise RunError(f"the report must be written to a folder, got {out}, which is a file")
     tell = progress or _silent
     total = len(figures.FIGURES) + 2
     tell(0, total, "read runs")
     runs, left_out = load_finished(run_paths)
     comparison = compare(runs, target=target, baseline=baseline)
-    partial = out_dir.parent / f".{out_dir.name}.partial-{os.getpid()}"
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         (partial / "figures").mkdir(parents=True)
         drawn = []
@@ -56,25 +59,36 @@ def write_report(
             if figures.write(spec, comparison, partial / "figures"):
                 drawn.append(spec)
         tell(total - 1, total, "write tables")
-        _write_texts(partial, comparison, page.text(comparison, drawn, left_out))
-        files = _publish(partial, out_dir)
+        _write_texts(partial, comparison, drawn, left_out)
+        files = _publish_page(partial, out) if is_page else _publish(partial, out)
     except OSError as error:
-        raise RunError(f"the report cannot be written to {out_dir}: {error}") from error
+        raise RunError(f"the report cannot be written to {out}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     tell(total, total, "done")
-    return Report(comparison, out_dir, files, tuple(left_out))
+    return Report(comparison, out, files, tuple(left_out))
 
 
-def _write_texts(folder: Path, comparison: Comparison, report: str) -> None:
+def _write_texts(
+    folder: Path, comparison: Comparison, drawn: Sequence[FigureSpec], left_out: Sequence[str]
+) -> None:
     texts = {
         "table.md": tables.markdown(comparison),
         "table.tex": tables.latex(comparison),
         "table.csv": tables.csv(comparison),
-        "report.md": report,
+        "report.md": page.text(comparison, drawn, left_out),
+        f"report{PAGE}": report_page.html(comparison, drawn, folder / "figures", left_out),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _publish_page(partial: Path, out: Path) -> tuple[Path, ...]:
+    """Move the page alone to its place."""
+    if out.is_dir():
+        raise RunError(f"the page must be written to a file, got {out}, which is a folder")
+    (partial / f"report{PAGE}").replace(out)
+    return (out,)
 
 
 def _publish(partial: Path, out_dir: Path) -> tuple[Path, ...]:
