@@ -113,7 +113,7 @@ def _summary(comparison: Comparison) -> str:
     claims = page.claims(comparison)
     return _section(
         "summary",
-        _list([*page.facts(comparison.runs), *page.findings(comparison)]),
+        _list(page.findings(comparison)),
         _table(
             ["run", "strategy", *(line.title for line in lines)],
             rows,
@@ -121,6 +121,8 @@ def _summary(comparison: Comparison) -> str:
             num_text=2,
         ),
         f'<p class="note">{escape(tables.note(comparison).replace("a row", "a column"))}</p>',
+        "<h3>What was run</h3>",
+        _list(page.facts(comparison.runs)),
         "<h3>How to read it</h3>",
         _list(page.READING),
         *(["<h3>Beside the authors' claims</h3>", _words(page.RECONSTRUCTION)] if claims else []),
@@ -185,7 +187,7 @@ def _rounds(runs: Sequence[Run]) -> str:
         '<button id="later" type="button" aria-label="later round">&rarr;</button></span></div>',
         '<dl class="facts" id="facts"></dl>',
         f'<p class="note">The plans handed out in this round. {key}</p>',
-        _table(head, [], name="devices", num_text=1 + LANE),
+        _table(head, [], name="devices", num_text=5),
         '<p id="nobody" class="note" hidden></p>',
     )
 

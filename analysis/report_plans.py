@@ -26,9 +26,9 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("device_id", "device"),
+    Column("outcome", "outcome", is_text=True),
     Column("profile", "profile", is_text=True),
     Column("link", "link", is_text=True),
-    Column("outcome", "outcome", is_text=True),
     Column("download_s", "download (s)"),
     Column("train_s", "training (s)"),
     Column("upload_s", "upload (s)"),
@@ -47,7 +47,7 @@ COLUMNS = (
     Column("battery_share", "battery", 0.01),
     Column("train_loss", "training loss"),
 )
-LANE = 4  # the place before which the page draws what the device did when
+LANE = 2  # the place before which the page draws what the device did when
 ROUND_COLUMNS = (
     Column("opened_s", "opened (s)"),
     Column("duration_s", "lasted (s)"),

@@ -83,7 +83,8 @@ def page(profile: Path) -> Iterator[Page]:
         pytest.skip(f"needs a browser: {', '.join(BINARIES)}")
     command = [
         binary, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--no-first-run", "--hide-scrollbars", "--disable-background-networking", "--remote-debugging-port=0",
+        "--no-first-run", "--hide-scrollbars", "--disable-background-networking",
+        "--remote-debugging-port=0",
         f"--user-data-dir={profile}", "about:blank",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
