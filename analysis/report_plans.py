@@ -35,6 +35,7 @@ COLUMNS = (
     Column("waiting_s", "wait (s)"),
     Column("offline_s", "offline (s)"),
     Column("staleness", "staleness"),
+    Column("num_shrinks", "shrunk"),
     Column("depth", "depth"),
     Column("num_terms_trained", "terms trained"),
     Column("mean_weight_bits", "weight bits"),
@@ -44,7 +45,7 @@ COLUMNS = (
     Column("memory_budget_bytes", "budget (MB)", 1e6),
     Column("download_bytes", "down (MB)", 1e6),
     Column("upload_bytes", "up (MB)", 1e6),
-    Column("battery_share", "battery", 0.01),
+    Column("battery_share", "battery (%)", 0.01),
     Column("train_loss", "training loss"),
 )
 LANE = 2  # the place before which the page draws what the device did when
@@ -60,6 +61,7 @@ ROUND_COLUMNS = (
     Column("num_crashed", "crashed"),
     Column("num_lost", "lost on the link"),
     Column("num_rejected", "rejected"),
+    Column("num_shrunk", "shrunk"),
     Column("num_sat_out", "sat out"),
     Column("waiting_s", "mean wait (s)"),
 )
