@@ -81,7 +81,7 @@ def timeline(
 def _report(
     folders: list[Path], where: Path, *, target: float | None, baseline: str | None
 ) -> None:
-    from analysis import page, tables  # pandas and matplotlib take a second
+    from analysis import page, seed_tables, tables  # pandas and matplotlib take a second
     from analysis.report import PAGE, write_report
 
     console = Console()
@@ -93,8 +93,11 @@ def _report(
             baseline=baseline,
             progress=lambda done, total, what: status.update(f"report: {what} ({done}/{total})"),
         )
-    console.print(tables.rich_table(written.comparison))
-    if differing := page.differing_settings(written.comparison.runs):
+    over_seeds = written.over_seeds
+    table = seed_tables.rich_table(over_seeds) if over_seeds else None
+    console.print(table or tables.rich_table(written.comparison))
+    differing = [] if over_seeds else page.differing_settings(written.comparison.runs)
+    if differing:
         names = ", ".join(differing)
         console.print(f"Beside the strategy, the runs differ in {names}", soft_wrap=True)
     for line in written.left_out:

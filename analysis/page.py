@@ -80,7 +80,7 @@ def facts(runs: Sequence[Run]) -> list[str]:
         f"data: {data.get('name')} ({data.get('num_train')} training and {data.get('num_test')}"
         f" test examples, {data.get('num_classes')} classes,"
         f" majority class {_percent(data.get('majority_share'))})",
-        f"seed: {manifest['seed']}",
+        "seed: " + ", ".join(map(str, sorted({run.manifest["seed"] for run in runs}))),
         "versions: "
         + ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items()),
     ]

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis import page, tables
+from analysis import page, seed_tables, tables
 from analysis.comparison import Comparison
 from analysis.figures import FigureSpec
 from analysis.load import Run, flatten
 from analysis.report_plans import LANE, columns_of, inspection
+from analysis.study import Study
 
 MAX_SVG_BYTES = 400_000  # a larger drawing goes in as pixels
 WIDE_PX = 1500  # a figure of more pixels spans the page
@@ -45,14 +48,31 @@ class Cell(NamedTuple):
     kind: str = ""
 
 
-def html(
-    comparison: Comparison, drawn: Sequence[FigureSpec], figures: Path, left_out: Sequence[str]
-) -> str:
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a report is about."""
+
+    comparison: Comparison
+    over_seeds: Study | None  # where the runs are of several seeds
+    drawn: Sequence[FigureSpec]
+    left_out: Sequence[str]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs by names of their own: with the seed where there are several."""
+        runs = self.comparison.runs
+        if self.over_seeds is None:
+            return list(runs)
+        return [replace(run, label=f"{run.label} s{run.manifest['seed']}") for run in runs]
+
+
+def html(judged: Judged, figures: Path) -> str:
     """The page. ``figures`` is the folder with the files of the drawn figures."""
-    title = _title(comparison.runs)
+    title = _title(list(dict.fromkeys(run.label for run in judged.comparison.runs)))
+    runs = judged.runs
     links = "".join(f'<a href="#{name}">{words}</a>' for name, words in SECTIONS.items())
     # "<" in data could end the script element, whatever stands around it.
-    data = json.dumps(inspection(comparison.runs), allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps(inspection(runs), allow_nan=False).replace("<", "\\u003c")
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -61,12 +81,12 @@ def html(
         f'<body>\n<header><h1>{escape(title)}</h1><p class="faint">FedClock report: simulated'
         " clock, real training.</p></header>",
         f"<nav><div>{links}</div></nav>\n<main>",
-        _problems(left_out),
-        _summary(comparison),
-        _figures(drawn, figures),
-        _rounds(comparison.runs),
-        _settings(comparison.runs),
-        _provenance(comparison.runs),
+        _problems(judged.left_out),
+        _summary(judged),
+        _figures(judged.drawn, figures),
+        _rounds(runs),
+        _settings(runs),
+        _provenance(runs),
         "</main>\n<footer>Written by FedClock. The numbers behind each figure and table lie in the"
         " report folder as CSV.</footer>",
         f'<script type="application/json" id="plans">{data}</script>',
@@ -75,10 +95,9 @@ def html(
     return "\n".join(part for part in parts if part)
 
 
-def _title(runs: Sequence[Run]) -> str:
-    names = [run.label for run in runs[:MAX_NAMED]]
-    more = f" and {len(runs) - MAX_NAMED} more" if len(runs) > MAX_NAMED else ""
-    return ", ".join(names) + more
+def _title(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _own(name: str) -> str:
@@ -96,31 +115,31 @@ def _problems(left_out: Sequence[str]) -> str:
     return f'<section class="problems"><h2>Left out</h2>{_list(left_out)}</section>'
 
 
-def _summary(comparison: Comparison) -> str:
-    """The comparison with a row a run, and what it says in words."""
-    lines = tables.lines(comparison)
+def _summary(judged: Judged) -> str:
+    """The comparison with a row a run, or a variant over its seeds, and what it says in words."""
+    comparison, over_seeds = judged.comparison, judged.over_seeds
+    kinds = {run.label: run.strategy for run in comparison.runs}
+    lines = seed_tables.lines(over_seeds) if over_seeds else tables.lines(comparison)
+    note = seed_tables.note(over_seeds) if over_seeds else tables.note(comparison)
+    findings = [] if over_seeds else page.findings(comparison)
+    claims = [] if over_seeds else page.claims(comparison)
     rows = [
         [
-            Cell(run.label),
-            Cell(run.strategy, kind="text"),
+            Cell(label),
+            Cell(kinds[label], kind="text"),
             *(
                 Cell(line.cells[place], _sortable(line.cells[place]), _best(line.is_best[place]))
                 for line in lines
             ),
         ]
-        for place, run in enumerate(comparison.runs)
+        for place, label in enumerate(over_seeds.runs.variants if over_seeds else kinds)
     ]
-    claims = page.claims(comparison)
+    head = ["variant" if over_seeds else "run", "strategy", *(line.title for line in lines)]
     return _section(
         "summary",
-        _list(page.findings(comparison)),
-        _table(
-            ["run", "strategy", *(line.title for line in lines)],
-            rows,
-            name="comparison",
-            num_text=2,
-        ),
-        f'<p class="note">{escape(tables.note(comparison).replace("a row", "a column"))}</p>',
+        _list(findings),
+        _table(head, rows, name="comparison", num_text=2),
+        f'<p class="note">{escape(note.replace("a row", "a column"))}</p>',
         "<h3>What was run</h3>",
         _list(page.facts(comparison.runs)),
         "<h3>How to read it</h3>",
@@ -131,12 +150,9 @@ def _summary(comparison: Comparison) -> str:
 
 
 def _sortable(text: str) -> str:
-    """The number in a cell of the comparison; empty where it is none."""
-    number = text.lstrip("<> ").replace(",", "")
-    try:
-        return str(float(number))
-    except ValueError:
-        return ""
+    """The first number in a cell of the comparison; empty where there is none."""
+    found = re.match(r"[<>\s]*(-?[\d,]+(?:\.\d+)?)", text)
+    return found[1].replace(",", "") if found else ""
 
 
 def _best(is_best: bool) -> str:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from analysis import report_plans
+from analysis import report_page, report_plans
 from analysis.load import Run, RunError, load_runs
 from analysis.report import write_report
 from tests.analysis.browser import Page
@@ -171,15 +170,48 @@ def test_a_long_run_is_carried_up_to_a_bound_and_says_so(
 
 
 def test_columns_that_a_run_lacks_are_left_out(runs: list[Run]) -> None:
-    assert "offline_s" not in {column.name for column in report_plans.columns_of(runs)}
-    clients = runs[0].clients.assign(offline_s=1.5, battery_share=float("nan"))
-    both = Run(**{**vars(runs[0]), "clients": pd.DataFrame(clients)})
-    names = [column["name"] for column in report_plans.inspection([both])["columns"]]
-    assert {"offline_s", "battery_share"} <= set(names)
-    assert "offline_s" not in {column.name for column in report_plans.columns_of([both, runs[1]])}
+    clients = runs[0].clients.assign(num_shrinks=0, battery_share=float("nan"))
+    newer = Run(**{**vars(runs[0]), "clients": clients})
+    older = Run(**{**vars(runs[1]), "clients": clients.drop(columns="num_shrinks")})
+    names = [column["name"] for column in report_plans.inspection([newer])["columns"]]
+    assert {"num_shrinks", "battery_share"} <= set(names)
+    assert "num_shrinks" not in {column.name for column in report_plans.columns_of([newer, older])}
 
 
 def test_a_page_is_not_written_over_a_folder(folders: list[Path], tmp_path: Path) -> None:
     (tmp_path / "x.html").mkdir()
     with pytest.raises(RunError, match=r"must be written to a file, got .*x\.html, which is a f"):
         write_report(folders[:1], tmp_path / "x.html")
+
+
+def test_runs_of_several_seeds_stand_as_variants_and_damaged_ones_are_named(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        for strategy in ("fedlora", "fedquad"):
+            write_run(tmp_path / "runs", strategy, num_rounds=3, seed=seed)
+    broken = write_run(tmp_path / "runs", "haflq", num_rounds=3, seed=1)
+    (broken / "rounds.parquet").write_bytes(b"not a table")
+    report = write_report([tmp_path / "runs"], tmp_path / "report")
+    assert report.over_seeds is not None
+    names = {path.name for path in report.files if path.parent == tmp_path / "report"}
+    assert names == {"report.html", "runs.csv", "table.csv", "table.md", "table.tex"}
+    text = (tmp_path / "report" / "report.html").read_text("utf-8")
+    assert "2 seeds a variant; [95 % interval]" in text
+    assert "<li>seed: 0, 1</li>" in text
+    options = re.findall(r'<option value="\d">([^<]+)</option>', text)
+    assert sorted(options) == ["fedlora s0", "fedlora s1", "fedquad s0", "fedquad s1"]
+    (left_out,) = report.left_out
+    assert str(broken / "rounds.parquet") in left_out
+    assert left_out.split(":")[0] in text
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("1,234.5", "1234.5"), ("> 2.31", "2.31"), ("12.3 [11.0, 13.1]", "12.3"), ("–", ""),
+        ("not reached", ""), ("-0.5", "-0.5"),
+    ],
+)  # fmt: skip
+def test_a_cell_is_sorted_by_its_first_number(cell: str, value: str) -> None:
+    assert report_page._sortable(cell) == value
