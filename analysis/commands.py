@@ -46,7 +46,10 @@ def compare(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="folder for the report")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="folder for the report, or page.html for the page alone"
+        ),
     ] = None,
     target: Target = None,
     baseline: Baseline = None,
@@ -78,8 +81,8 @@ def timeline(
 def _report(
     folders: list[Path], where: Path, *, target: float | None, baseline: str | None
 ) -> None:
-    from analysis import page, tables  # pandas and matplotlib take a second
-    from analysis.report import write_report
+    from analysis import page, seed_tables, tables  # pandas and matplotlib take a second
+    from analysis.report import PAGE, write_report
 
     console = Console()
     with console.status("report") as status:
@@ -90,11 +93,17 @@ def _report(
             baseline=baseline,
             progress=lambda done, total, what: status.update(f"report: {what} ({done}/{total})"),
         )
-    console.print(tables.rich_table(written.comparison))
-    if differing := page.differing_settings(written.comparison.runs):
+    over_seeds = written.over_seeds
+    table = seed_tables.rich_table(over_seeds) if over_seeds else None
+    console.print(table or tables.rich_table(written.comparison))
+    differing = [] if over_seeds else page.differing_settings(written.comparison.runs)
+    if differing:
         names = ", ".join(differing)
         console.print(f"Beside the strategy, the runs differ in {names}", soft_wrap=True)
     for line in written.left_out:
         console.print(f"left out: {line}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {where / 'report.md'}", highlight=False, soft_wrap=True)
-    console.print(f"Figures and the numbers behind them: {where / 'figures'}", highlight=False)
+    is_page = where.suffix == PAGE
+    shown = where if is_page else where / f"report{PAGE}"
+    console.print(f"Report: {shown}", highlight=False, soft_wrap=True)
+    if not is_page:
+        console.print(f"Figures and the numbers behind them: {where / 'figures'}", highlight=False)

@@ -21,13 +21,14 @@ RECONSTRUCTION = (
     " the authors' own claims, on their own models, data and devices. This run neither confirms"
     " nor refutes them: it is another experiment."
 )
-READING = """\
-* Time is simulated: it follows from device profiles, link traces and the plan's cost. The training
-  behind the accuracy is real. The wall time above is that of the host that simulated.
-* A device that meets OOM leaves its round early. A strategy that loses its slow devices this way
-  has short rounds and little waiting, and never learns from their data: read its time and waiting
-  beside the OOM row.
-* The project's docs/metrics.md defines every number."""
+READING = (
+    "Time is simulated: it follows from device profiles, link traces and the plan's cost. The"
+    " training behind the accuracy is real. Wall times are those of the host that simulated.",
+    "A device that meets OOM leaves its round early. A strategy that loses its slow devices this"
+    " way has short rounds and little waiting, and never learns from their data: read its time and"
+    " waiting beside the OOM row.",
+    "The project's docs/metrics.md defines every number.",
+)
 
 
 def text(comparison: Comparison, drawn: Sequence[FigureSpec], left_out: Sequence[str]) -> str:
@@ -40,9 +41,9 @@ def text(comparison: Comparison, drawn: Sequence[FigureSpec], left_out: Sequence
         _conditions(comparison.runs),
         "## Result",
         tables.markdown(comparison).rstrip(),
-        _findings(comparison),
+        "\n".join(f"* {line}" for line in findings(comparison)),
         "## How to read it",
-        READING,
+        "\n".join(f"* {line}" for line in READING),
         *_claims(comparison),
         "## Figures",
         *[_figure(spec) for spec in drawn],
@@ -52,22 +53,6 @@ def text(comparison: Comparison, drawn: Sequence[FigureSpec], left_out: Sequence
 
 def _what(runs: Sequence[Run], left_out: Sequence[str]) -> str:
     """Model, data and the runs with their settings."""
-    manifest = runs[0].manifest
-    data = manifest["data"]
-    facts = [
-        f"* model: {manifest['model'].get('name')}",
-        f"* data: {data.get('name')} ({data.get('num_train')} training and {data.get('num_test')}"
-        f" test examples, {data.get('num_classes')} classes,"
-        f" majority class {_percent(data.get('majority_share'))})",
-        f"* seed: {manifest['seed']}",
-        "* versions: "
-        + ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items()),
-    ]
-    if dtype := manifest.get("training_dtype"):
-        facts.append(f"* training on the host in {dtype}")
-    if commit := manifest.get("git_sha"):
-        changed = " with uncommitted changes" if manifest.get("git_dirty") else ""
-        facts.append(f"* code: commit {commit}{changed}")
     rows = [
         [
             run.label,
@@ -82,7 +67,29 @@ def _what(runs: Sequence[Run], left_out: Sequence[str]) -> str:
     ]
     header = ["run", "strategy", "rounds", "simulated", "wall", "settings", "folder"]
     missing = [f"Left out: {reason}." for reason in left_out]
-    return "\n\n".join(["\n".join(facts), _grid(header, rows), *missing])
+    listed = "\n".join(f"* {fact}" for fact in facts(runs))
+    return "\n\n".join([listed, _grid(header, rows), *missing])
+
+
+def facts(runs: Sequence[Run]) -> list[str]:
+    """What all runs share: model, data, seed, versions, code."""
+    manifest = runs[0].manifest
+    data = manifest["data"]
+    lines = [
+        f"model: {manifest['model'].get('name')}",
+        f"data: {data.get('name')} ({data.get('num_train')} training and {data.get('num_test')}"
+        f" test examples, {data.get('num_classes')} classes,"
+        f" majority class {_percent(data.get('majority_share'))})",
+        "seed: " + ", ".join(map(str, sorted({run.manifest["seed"] for run in runs}))),
+        "versions: "
+        + ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items()),
+    ]
+    if dtype := manifest.get("training_dtype"):
+        lines.append(f"training on the host in {dtype}")
+    if commit := manifest.get("git_sha"):
+        changed = " with uncommitted changes" if manifest.get("git_dirty") else ""
+        lines.append(f"code: commit {commit}{changed}")
+    return lines
 
 
 def _conditions(runs: Sequence[Run]) -> str:
@@ -134,24 +141,24 @@ def _settings_of_all(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     )
 
 
-def _findings(comparison: Comparison) -> str:
+def findings(comparison: Comparison) -> list[str]:
     """One sentence a run on the target."""
     target, table = comparison.target.accuracy, comparison.table
     if target is None:
-        return f"No target accuracy: {comparison.target.rule}."
+        return [f"No target accuracy: {comparison.target.rule}."]
     unit = choose(SECONDS, table["time_to_target_s"])
     sentences = []
     for label, row in table.iterrows():
         if not row["is_reached"]:
-            sentences.append(f"* {label} did not reach {_percent(target)}.")
+            sentences.append(f"{label} did not reach {_percent(target)}.")
             continue
         time = f"{significant(row['time_to_target_s'] / unit.size)} {unit.name}"
         gain = "" if label == comparison.baseline.label else f"; {_gain(row, comparison)}"
-        sentences.append(f"* {label} reached {_percent(target)} after {time}{gain}.")
-    return "\n".join(sentences)
+        sentences.append(f"{label} reached {_percent(target)} after {time}{gain}.")
+    return sentences
 
 
-def _claims(comparison: Comparison) -> list[str]:
+def claims(comparison: Comparison) -> list[str]:
     """The authors' claims for the strategies present, each beside what these runs measured."""
     base_label = comparison.baseline.label
     rows = dict(comparison.table.iterrows())
@@ -161,16 +168,21 @@ def _claims(comparison: Comparison) -> list[str]:
             continue
         if row["strategy"] == "fedquad":
             lines.append(
-                "* FedQuad's authors claim 1.4-5.3x faster convergence to a target accuracy than"
+                "FedQuad's authors claim 1.4-5.3x faster convergence to a target accuracy than"
                 f" their baselines. Measured here, {label}: {_gain(row, comparison)}."
             )
         if row["strategy"] == "haflq":
             lines.append(
-                "* HAFLQ's authors claim 31 % less memory, 49 % less communication and 50 % more"
+                "HAFLQ's authors claim 31 % less memory, 49 % less communication and 50 % more"
                 f" accuracy than their baseline. Measured here, {label} against"
                 f" {base_label}: {_against(row, rows[base_label])}."
             )
-    return ["## Beside the authors' claims", RECONSTRUCTION, "\n".join(lines)] if lines else []
+    return lines
+
+
+def _claims(comparison: Comparison) -> list[str]:
+    lines = "\n".join(f"* {line}" for line in claims(comparison))
+    return ["## Beside the authors' claims", RECONSTRUCTION, lines] if lines else []
 
 
 def _gain(row: pd.Series[Any], comparison: Comparison) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis import figures, page, tables
+from analysis import figures, page, report_page, seed_tables, tables
 from analysis.comparison import Comparison, compare
-from analysis.load import RunError, load_finished
+from analysis.frames import open_runs
+from analysis.load import RunError, load_finished, load_run
+from analysis.report_page import Judged
+from analysis.study import Study, study
 
+PAGE = ".html"
 Progress = Callable[[int, int, str], None]
 """Told before each step: steps done, steps in all, what comes next."""
 
@@ -21,33 +25,34 @@ class Report:
     """What was compared and what was written."""
 
     comparison: Comparison
-    folder: Path
+    over_seeds: Study | None  # where the runs are of several seeds
+    out: Path  # the folder, or the page
     files: tuple[Path, ...]
     left_out: tuple[str, ...]  # runs that have not ended, and what to do
 
 
 def write_report(
     run_paths: Sequence[Path],
-    out_dir: Path,
+    out: Path,
     *,
     target: float | None = None,
     baseline: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Compare the finished runs in (or directly below) these folders, and write it to ``out_dir``.
+    """Compare the finished runs in (or directly below) these folders, and write it to ``out``.
 
-    Files appear there only once all of them exist; other files there stay. Raises RunError on runs
-    that cannot be read or compared, on a target or baseline that cannot be, and on an ``out_dir``
-    that cannot be written.
+    That is a folder, or a name ending in .html for the page alone. Files appear only once all of
+    them exist; other files in the folder stay. Raises RunError on runs that cannot be read or
+    compared, on a target or baseline that cannot be, and where ``out`` cannot be written.
     """
-    if out_dir.exists() and not out_dir.is_dir():
-        raise RunError(f"the report must be written to a folder, got {out_dir}, which is a file")
+    is_page = out.suffix == PAGE
+    if not is_page and out.exists() and not out.is_dir():
+        raise RunError(f"the report must be written to a folder, got {out}, which is a file")
     tell = progress or _silent
     total = len(figures.FIGURES) + 2
     tell(0, total, "read runs")
-    runs, left_out = load_finished(run_paths)
-    comparison = compare(runs, target=target, baseline=baseline)
-    partial = out_dir.parent / f".{out_dir.name}.partial-{os.getpid()}"
+    comparison, over_seeds, left_out = _judge(run_paths, target, baseline)
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         (partial / "figures").mkdir(parents=True)
         drawn = []
@@ -56,25 +61,60 @@ def write_report(
             if figures.write(spec, comparison, partial / "figures"):
                 drawn.append(spec)
         tell(total - 1, total, "write tables")
-        _write_texts(partial, comparison, page.text(comparison, drawn, left_out))
-        files = _publish(partial, out_dir)
+        judged = Judged(comparison, over_seeds, drawn, left_out)
+        _write_texts(partial, judged)
+        files = _publish_page(partial, out) if is_page else _publish(partial, out)
     except OSError as error:
-        raise RunError(f"the report cannot be written to {out_dir}: {error}") from error
+        raise RunError(f"the report cannot be written to {out}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     tell(total, total, "done")
-    return Report(comparison, out_dir, files, tuple(left_out))
+    return Report(comparison, over_seeds, out, files, tuple(left_out))
 
 
-def _write_texts(folder: Path, comparison: Comparison, report: str) -> None:
-    texts = {
-        "table.md": tables.markdown(comparison),
-        "table.tex": tables.latex(comparison),
-        "table.csv": tables.csv(comparison),
-        "report.md": report,
-    }
+def _judge(
+    paths: Sequence[Path], target: float | None, baseline: str | None
+) -> tuple[Comparison, Study | None, Sequence[str]]:
+    """The runs side by side; where they are of several seeds, what these say together, too.
+
+    A run is then known by its variant: runs of several seeds share a label.
+    """
+    found = open_runs(paths)
+    if found.runs["seed"].nunique() == 1:
+        runs, left_out = load_finished(paths)
+        return compare(runs, target=target, baseline=baseline), None, left_out
+    over_seeds = study(found, target=target, baseline=baseline)
+    kept = over_seeds.runs
+    runs = [
+        replace(load_run(Path(path)), label=str(variant))
+        for path, variant in zip(kept.runs["path"], kept.runs["variant"], strict=True)
+    ]
+    comparison = compare(runs, target=target, baseline=over_seeds.baseline)
+    return replace(comparison, target=over_seeds.target), over_seeds, kept.left_out
+
+
+def _write_texts(folder: Path, judged: Judged) -> None:
+    comparison = judged.comparison
+    if judged.over_seeds:
+        texts = seed_tables.files(judged.over_seeds)
+    else:
+        texts = {
+            "table.md": tables.markdown(comparison),
+            "table.tex": tables.latex(comparison),
+            "table.csv": tables.csv(comparison),
+            "report.md": page.text(comparison, judged.drawn, judged.left_out),
+        }
+    texts[f"report{PAGE}"] = report_page.html(judged, folder / "figures")
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _publish_page(partial: Path, out: Path) -> tuple[Path, ...]:
+    """Move the page alone to its place."""
+    if out.is_dir():
+        raise RunError(f"the page must be written to a file, got {out}, which is a folder")
+    (partial / f"report{PAGE}").replace(out)
+    return (out,)
 
 
 def _publish(partial: Path, out_dir: Path) -> tuple[Path, ...]:

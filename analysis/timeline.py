@@ -127,14 +127,15 @@ def _device_lane(lane: int, plans: list[Json], events: list[Json]) -> Iterator[J
 def _phase(lane: int, name: str, plan: Json, events: Sequence[Json]) -> Iterator[Json]:
     """From the first of these events to the one that ends it, or to the end of its plan.
 
-    Training is shown by pass too, unless it was interrupted and went on.
+    Training is shown by pass too, unless it was interrupted and went on, or the plan was replaced
+    by a smaller one: the record has the shares of the last.
     """
     started, place = events[0], 1
     while place < len(events) and not _ends_phase(events[place]):
         place += 1
     span_us = _us(started["at_s"]), _end_us(plan, started, events[place : place + 1])
     yield from _slice(DEVICES, lane, name, span_us, _details(started) | _of_plan(plan))
-    if name == "training" and place == 1:
+    if name == "training" and place == 1 and not plan.get("num_shrinks", 0):
         yield from _passes(lane, span_us, plan)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar in a terminal, plain lines elsewhere."""
+"""What a person sees while a run goes on: a live view in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
-    ProgressColumn,
     SpinnerColumn,
-    Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from simulator.records import ClientRecord, Event, RoundRecord
 from simulator.store import RunLog
+from simulator.tally import LOSSES, Tally, duration
 
 
 class Reporter(RunLog, Protocol):
@@ -52,110 +54,108 @@ class Tee:
             log.round(record)
 
 
-def duration(seconds: float) -> str:
-    """Like ``1h 05m``, ``3m 20s`` or ``4.1s``."""
-    if seconds >= 3600:
-        return f"{int(seconds // 3600)}h {int(seconds % 3600 // 60):02d}m"
-    if seconds >= 60:
-        return f"{int(seconds // 60)}m {int(seconds % 60):02d}s"
-    return f"{seconds:.1f}s"
-
-
-def _accuracy(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:6.1%}"
-
-
 class PlainReporter:
     """One line a round, for log files and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._label, self._rounds = "", 0
+        self._tally = Tally()
 
     def start(self, label: str, rounds: int) -> None:
-        self._label, self._rounds = label, rounds
+        self._label, self._rounds, self._tally = label, rounds, Tally()
 
     def finish(self, message: str) -> None:
         self.step(message)
 
     def step(self, message: str) -> None:
-        self._console.print(message, highlight=False, soft_wrap=True)
+        self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
     def event(self, event: Event) -> None:
-        """Events are for the log file."""
+        self._tally.event(event)
 
     def client(self, record: ClientRecord) -> None:
-        """Client records are for the tables."""
+        self._tally.client(record)
 
     def round(self, record: RoundRecord) -> None:
-        accuracy = _accuracy(record.accuracy)
-        self.step(
-            f"{self._label}: round {record.round}/{self._rounds}, simulated "
-            f"{duration(record.closed_s)}{', accuracy' + accuracy if accuracy else ''}"
-            f"{f', {record.num_oom} out of memory' if record.num_oom else ''}"
-        )
-
-
-class _Simulated(ProgressColumn):
-    """The simulated clock, the last accuracy and what went wrong so far."""
-
-    def render(self, task: Task) -> Text:
-        shown = task.fields
-        parts = [f"simulated {duration(shown['at_s'])}"]
-        if not math.isnan(shown["accuracy"]):
-            parts.append(f"accuracy {shown['accuracy']:.1%}")
-        parts += [f"{shown[key]} {key}" for key in ("oom", "late") if shown[key]]
-        return Text(" · ".join(parts), style="cyan")
+        tally = self._tally
+        tally.round(record)
+        parts = [
+            f"{self._label}: round {record.round}/{self._rounds}",
+            f"simulated {duration(record.closed_s)}",
+            "" if math.isnan(record.accuracy) else f"accuracy {record.accuracy:.1%}",
+            tally.straggler and f"waited for {tally.straggler}",
+            *(f"{n} {words}" for name, words in LOSSES.items() if (n := getattr(record, name))),
+        ]
+        self.step(", ".join(part for part in parts if part))
 
 
 class BarReporter:
-    """A live bar a run: rounds, simulated time, accuracy, what was lost, time left."""
+    """A live view of a run: rounds, accuracy, the simulated clock, who is awaited, what is lost."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} rounds"),
-            _Simulated(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._progress.add_task("", total=1, visible=False)
+        self._console = console
+        self._tally = Tally()
+        self._bar, self._live = _bar(console), Live(console=console)
+        self._task = TaskID(0)
 
     def start(self, label: str, rounds: int) -> None:
-        self._progress.start()
-        self._task = self._progress.add_task(
-            label, total=rounds, at_s=0.0, accuracy=math.nan, oom=0, late=0
-        )
+        self._tally, self._bar = Tally(), _bar(self._console)
+        self._task = self._bar.add_task(label, total=rounds)
+        self._live = Live(get_renderable=self._view, console=self._console, transient=True)
+        self._live.start()
 
     def finish(self, message: str) -> None:
-        self._progress.stop()
+        self._live.stop()
         self.step(message)
+        if self._tally.lost:
+            self.step(f"  lost: {self._tally.lost}")
 
     def step(self, message: str) -> None:
-        self._progress.console.print(message, highlight=False, soft_wrap=True)
+        self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
     def event(self, event: Event) -> None:
-        """Events are for the log file."""
+        self._tally.event(event)
 
     def client(self, record: ClientRecord) -> None:
-        """Client records are for the tables."""
+        self._tally.client(record)
 
     def round(self, record: RoundRecord) -> None:
-        shown = self._progress.tasks[-1].fields
-        accuracy = shown["accuracy"] if math.isnan(record.accuracy) else record.accuracy
-        self._progress.update(
-            self._task,
-            completed=record.round,
-            at_s=record.closed_s,
-            accuracy=accuracy,
-            oom=shown["oom"] + record.num_oom,
-            late=shown["late"] + record.num_late,
-        )
+        self._tally.round(record)
+        self._bar.update(self._task, completed=record.round)
+
+    def _view(self) -> RenderableType:
+        """The bar, and below it a line for each thing there is to say."""
+        tally = self._tally
+        lines = {
+            "clock": f"simulated {duration(tally.at_s)}",
+            "model": tally.accuracies,
+            "devices": tally.in_flight,
+            "awaited": tally.straggler and f"{tally.straggler} (last round)",
+            "lost": tally.lost,
+        }
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(style="dim", justify="right", min_width=9, no_wrap=True)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        for name, words in lines.items():
+            if words:
+                table.add_row(name, Text(words, style="yellow" if name == "lost" else "cyan"))
+        return Group(self._bar, table)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} rounds"),
+        TimeElapsedColumn(),
+        TextColumn("left", style="dim"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 def reporter(console: Console) -> Reporter:
-    """Bars where somebody watches, lines where not."""
+    """A live view where somebody watches, lines where not."""
     return BarReporter(console) if console.is_terminal else PlainReporter(console)

@@ -20,11 +20,12 @@ from simulator.executor import PooledTrainer, loading
 from simulator.experiment import ConfigError
 from simulator.federation import Federation, Stop
 from simulator.own_strategy import source_of
-from simulator.progress import Reporter, Tee, duration
+from simulator.progress import Reporter, Tee
 from simulator.provenance import provenance, versions
 from simulator.records import DeviceRecord
 from simulator.server import Server, simulate
 from simulator.store import RunFolder, Status, check_same_config, is_finished
+from simulator.tally import duration
 from simulator.world import World, build_world, make_view, rehearse
 from simulator.writers import RunFacts, RunWriter, WriterSpec, open_writers
 

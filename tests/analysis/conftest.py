@@ -213,7 +213,7 @@ def write_run(
     return path
 
 
-@pytest.fixture(name="write_run")
+@pytest.fixture(name="write_run", scope="session")
 def write_run_fixture() -> Callable[..., Path]:
     return write_run
 

@@ -24,40 +24,40 @@ def report(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Rep
 
 
 def content(report: Report) -> dict[str, bytes]:
-    return {path.relative_to(report.folder).as_posix(): path.read_bytes() for path in report.files}
+    return {path.relative_to(report.out).as_posix(): path.read_bytes() for path in report.files}
 
 
 def test_a_report_is_its_tables_its_page_and_every_figure_in_three_formats(report: Report) -> None:
     names = [name for name in content(report) if "/" not in name]
-    assert names == ["report.md", "table.csv", "table.md", "table.tex"]
-    on_disk = [path for path in report.folder.rglob("*") if path.is_file()]
+    assert names == ["report.html", "report.md", "table.csv", "table.md", "table.tex"]
+    on_disk = [path for path in report.out.rglob("*") if path.is_file()]
     assert sorted(on_disk) == sorted(report.files)
-    assert len(report.files) == 4 + 3 * 6
+    assert len(report.files) == 5 + 3 * 6
 
 
 def test_every_link_of_the_page_leads_to_a_file(report: Report) -> None:
-    links = re.findall(r"\]\(([^)]+)\)", (report.folder / "report.md").read_text())
+    links = re.findall(r"\]\(([^)]+)\)", (report.out / "report.md").read_text())
     assert len(links) == 3 * 6
-    assert all((report.folder / link).is_file() for link in links)
+    assert all((report.out / link).is_file() for link in links)
 
 
 def test_the_page_says_what_was_run_and_under_which_conditions(
     report: Report, folders: list[Path]
 ) -> None:
-    text = (report.folder / "report.md").read_text()
+    text = (report.out / "report.md").read_text()
     assert "minilm-l6" in text
     assert "wordnet-16 (12800 training and 1600 test examples, 16 classes" in text
     assert all(str(folder) in text for folder in folders)
     assert "fleet.memory_share: 0.02" in text
     assert "| raspberry-pi-4 | 0, 5 | 93.1 - 99.0 | 5g-car, lte-walk |" in text
     assert "strategy.kind" not in text  # differs between the runs: not a shared setting
-    assert (report.folder / "table.md").read_text().rstrip() in text
+    assert (report.out / "table.md").read_text().rstrip() in text
 
 
 def test_the_page_keeps_the_authors_claims_apart_from_what_was_measured(
     report: Report,
 ) -> None:
-    text = (report.folder / "report.md").read_text()
+    text = (report.out / "report.md").read_text()
     assert "re-implemented from the published abstracts" in text
     assert "our own reconstruction" in text
     row, base = (report.comparison.table.loc[label] for label in ("haflq", "fedlora"))

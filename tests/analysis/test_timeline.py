@@ -37,17 +37,25 @@ CONFIG = {
     },
     "stop": {"rounds": 6},
 }
-PACINGS: dict[str, Json] = {
-    "synchronous": {"kind": "synchronous", "cohort": 5, "deadline_s": 0.45},  # drops the late
-    "fedbuff": {"kind": "fedbuff", "concurrency": 4, "size": 2},
+SYNCHRONOUS = {"kind": "synchronous", "cohort": 5, "deadline_s": 1.0}  # drops the late
+WORLDS: dict[str, Json] = {
+    "deadline": {"pacing": SYNCHRONOUS},
+    "buffered": {"pacing": {"kind": "fedbuff", "concurrency": 4, "size": 2}},
+    "faulty": {
+        "pacing": SYNCHRONOUS,
+        "faults": {
+            "crash": {"schedule": [{"device": 5, "at_s": 0.2, "down_s": 0.3}]},
+            "link_loss": {"schedule": [{"device": 2, "at_s": 0.005, "down_s": 0.1}]},
+        },
+    },
 }
 
 
-@pytest.fixture(scope="module", params=PACINGS)
+@pytest.fixture(scope="module", params=WORLDS)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp(request.param)
     strategy = {"kind": "fedlora", "rank": 4, "depth": "all"}  # too big for one of the devices
-    text = yaml.safe_dump(CONFIG | {"pacing": PACINGS[request.param], "strategy": strategy})
+    text = yaml.safe_dump(CONFIG | WORLDS[request.param] | {"strategy": strategy})
     (folder / "x.yaml").write_text(text, "utf-8")
     (config,) = load_experiment(folder / "x.yaml")
     with Trainers(1) as trainers:
@@ -147,7 +155,7 @@ def test_training_is_cut_into_its_passes_by_their_planned_share(finished: Run) -
 
 def test_marks_stand_where_the_log_has_them(finished: Run) -> None:
     found = events(finished)
-    for outcome in ("oom", "late"):
+    for outcome in ("oom", "late", "crashed"):
         expected = [
             (FIRST_DEVICE_LANE + row.device_id, round(row.finished_s * 1e6))
             for row in finished.clients[finished.clients["outcome"] == outcome].itertuples()
@@ -158,6 +166,12 @@ def test_marks_stand_where_the_log_has_them(finished: Run) -> None:
     merged = [e["ts"] for e in found if e["ph"] == "i" and e["name"] == "aggregated"]
     closed = finished.rounds.loc[finished.rounds["round"] > 0, "closed_s"]
     assert merged == [round(at_s * 1e6) for at_s in closed]
+
+
+def test_a_faulty_world_leaves_its_marks(finished: Run) -> None:
+    marks = {e["name"] for e in events(finished) if e["ph"] == "i" and e["pid"] == DEVICES}
+    is_faulty = bool(finished.config["faults"]["crash"].get("schedule"))
+    assert ({"crashed", "link_lost"} <= marks) == is_faulty
 
 
 def test_counters_end_where_the_tables_do(finished: Run) -> None:
@@ -208,7 +222,7 @@ def written(folder: Path, log: list[Json], plan: Json) -> Run:
 def test_a_pause_offline_lies_within_its_phase_and_a_loss_ends_it(tmp_path: Path) -> None:
     steps = [
         (0.0, "download_started"), (1.0, "training_started"), (2.0, "went_offline"),
-        (4.0, "came_online"), (5.0, "upload_started"), (6.0, "went_offline"),
+        (4.0, "came_back"), (5.0, "upload_started"), (6.0, "went_offline"),
     ]  # fmt: skip
     log = [{"at_s": at_s, "event": name, "round": 1, "device": 0} for at_s, name in steps]
     shares = {"forward_share": 0.3, "backward_share": 0.6, "quantize_share": 0.0}
@@ -219,7 +233,7 @@ def test_a_pause_offline_lies_within_its_phase_and_a_loss_ends_it(tmp_path: Path
         ("download", 0, 1), ("training", 1, 5), ("offline", 2, 4), ("upload", 5, 6), ("wait", 6, 9),
     ]  # fmt: skip
     marks = [(e["name"], e["ts"] / 1e6) for e in found if e["ph"] == "i"]
-    assert marks == [("went_offline", 2), ("came_online", 4), ("went_offline", 6)]
+    assert marks == [("went_offline", 2), ("came_back", 4), ("went_offline", 6)]
 
 
 def test_a_damaged_log_is_named(finished: Run, tmp_path: Path) -> None:

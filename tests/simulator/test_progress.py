@@ -1,0 +1,130 @@
+"""What a person sees of a run: who is awaited, what is lost, where the clock stands."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from simulator.progress import BarReporter, PlainReporter, Reporter, reporter
+from simulator.records import ClientRecord, Event
+from simulator.server import simulate
+from simulator.tally import Tally, duration
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+
+LABEL = "a [red]label[/red]"
+
+
+def federation():
+    """One fast device, one slow one, and one whose memory holds no plan of FedLoRA's."""
+    fleet = [
+        make_device(0),
+        make_device(1, flops_per_s=1e7),
+        make_device(2, budget_bytes=1000),
+    ]
+    return make_federation(fleet, trainer=DriftTrainer(), rounds=2)
+
+
+def shown(console: Console, report: Reporter) -> str:
+    """All that was written while a run went on."""
+    report.start(LABEL, 2)
+    simulate(federation(), report)
+    report.finish("done")
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def log() -> Memory:
+    memory = Memory()
+    simulate(federation(), memory)
+    return memory
+
+
+def test_lines_say_clock_accuracy_straggler_and_losses(log: Memory) -> None:
+    console = Console(file=io.StringIO(), width=300)
+    lines = shown(console, PlainReporter(console)).splitlines()
+    first, second, third, done = lines
+    assert first.startswith(f"{LABEL}: round 0/2, simulated 0.0s, accuracy")
+    assert done == "done"
+    for line, record in zip((second, third), log.rounds[1:], strict=True):
+        assert line == (
+            f"{LABEL}: round {record.round}/2, simulated {duration(record.closed_s)},"
+            f" accuracy {record.accuracy:.1%},"
+            " waited for device 1 (test-1e+07), mostly training, 1 out of memory"
+        )
+
+
+def test_a_terminal_shows_the_same_live_and_sums_up_the_losses(log: Memory) -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    text = shown(console, BarReporter(console))
+    assert LABEL in text
+    assert "2/2 rounds" in text
+    assert f"accuracy {log.rounds[-1].accuracy:.1%}" in text
+    assert "device 1 (test-1e+07), mostly training (last round)" in text
+    spent_s = [record.finished_s - record.started_s for record in log.clients]
+    lost_s = [s for s, r in zip(spent_s, log.clients, strict=True) if r.outcome == "oom"]
+    share = f"{sum(lost_s) / sum(spent_s):.0%}"
+    assert text.rstrip().endswith(f"lost: 2 out of memory: {share} of device time")
+
+
+def test_bars_are_for_terminals_and_lines_for_files() -> None:
+    assert isinstance(reporter(Console(file=io.StringIO(), force_terminal=True)), BarReporter)
+    assert isinstance(reporter(Console(file=io.StringIO())), PlainReporter)
+
+
+def test_devices_in_flight_are_counted_by_what_they_do(log: Memory) -> None:
+    tally, seen = Tally(), []
+    for event in log.events:
+        tally.event(event)
+        seen.append(tally.in_flight)
+        if event.name == "aggregated":
+            break
+    assert seen[-1] == ""
+    assert "3 downloading" in seen
+    assert "2 training" in seen
+    assert "1 training, 1 uploading" in seen
+    assert "1 training, 1 arrived" in seen
+    assert seen[-2] == "2 arrived"
+
+
+def test_a_device_offline_is_counted_as_such_until_it_is_back_or_lost(log: Memory) -> None:
+    tally = Tally()
+    steps = {
+        "training_started": "1 training",
+        "went_offline": "1 offline",
+        "came_back": "1 training",
+    }
+    for name, expected in steps.items():
+        tally.event(Event(1.0, name, 1, 4))
+        assert tally.in_flight == expected
+    tally.event(Event(2.0, "went_offline", 1, 4))
+    gone: ClientRecord = replace(log.clients[0], device_id=4, outcome="offline")
+    tally.client(gone)
+    assert tally.in_flight == ""
+
+
+def test_a_round_that_merged_nothing_waited_for_nobody(log: Memory) -> None:
+    tally = Tally()
+    tally.client(replace(log.clients[0], outcome="oom"))
+    tally.round(replace(log.rounds[1], accuracy=float("nan"), num_late=0))
+    assert tally.straggler == ""
+    assert tally.accuracies == ""
+    assert tally.lost == "1 out of memory: 100% of device time"
+
+
+def test_the_best_accuracy_is_named_where_it_is_not_the_last(log: Memory) -> None:
+    tally = Tally()
+    for accuracy in (0.2, 0.6, 0.5, float("nan")):
+        tally.round(replace(log.rounds[1], accuracy=accuracy))
+    assert tally.accuracies == "accuracy 50.0% (best 60.0%)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4.06, "4.1s"), (200.0, "3m 20s"), (3900.0, "1h 05m")]
+)
+def test_durations_are_short(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
