@@ -47,7 +47,7 @@ def frame(comparison: Comparison) -> pd.DataFrame:
 
     def changes(run: Run) -> pd.DataFrame:
         base = bases[run.manifest["seed"]]
-        points = 100 * (metrics.final_accuracy(run) - metrics.final_accuracy(base))
+        points = 100 * (_final(run) - _final(base))
         row = {"baseline": label, CHANGES[0].column: points}
         measured = zip(_spent(run, target), _spent(base, target), strict=True)
         for change, (own, other) in zip(CHANGES[1:], measured, strict=True):
@@ -57,14 +57,18 @@ def frame(comparison: Comparison) -> pd.DataFrame:
     return of_runs(others, changes)
 
 
+def _final(run: Run) -> float:
+    return metrics.of_rounds(run.rounds)["final_accuracy"]
+
+
 def _spent(run: Run, target: float | None) -> tuple[float, float, float]:
     """Seconds to the target (NaN: not reached), bytes and joules of the whole run."""
-    hit = None if target is None else metrics.reached(run, target)
+    hit = None if target is None else metrics.reached(run.rounds, target)
     sent = run.rounds["download_bytes"].sum() + run.rounds["upload_bytes"].sum()
     return hit.at_s if hit else math.nan, float(sent), float(run.rounds["energy_j"].sum())
 
 
-def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str) -> None:
+def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range") -> None:
     """A bar a label, to the right of the baseline's line where there is more of it."""
     spread = bands.of_labels(frame, change.column, band=band)
     colors = [look.color for look in style.looks(frame).values()]

@@ -78,7 +78,7 @@ def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
     axes.grid()
 
 
-def plot_offline(frame: pd.DataFrame, axes: Axes, *, band: str) -> None:
+def plot_offline(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A line a label: the share of a round's plans that an offline device paused or lost."""
     for label, look in style.looks(frame).items():
         rows = frame[frame["label"] == label].assign(percent=lambda r: 100 * r["share_offline"])

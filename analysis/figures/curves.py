@@ -72,7 +72,12 @@ def _progress(run: Run) -> pd.DataFrame:
 
 
 def plot(
-    frame: pd.DataFrame, axes: Axes, *, x: Quantity = TIME, y: Quantity = ACCURACY, band: str
+    frame: pd.DataFrame,
+    axes: Axes,
+    *,
+    x: Quantity = TIME,
+    y: Quantity = ACCURACY,
+    band: str = "range",
 ) -> None:
     """One line a label with its band over seeds, and marks at evaluations."""
     across, up = x.unit(frame), y.unit(frame)

@@ -83,7 +83,7 @@ def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
     axes.grid()
 
 
-def plot_staleness(frame: pd.DataFrame, axes: Axes, *, band: str) -> None:
+def plot_staleness(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A line a label: the share of merged updates of each staleness, with its band over seeds."""
     for label, look in style.looks(frame).items():
         rows = frame[frame["label"] == label].assign(percent=lambda rows: 100 * rows["share"])

@@ -58,14 +58,14 @@ def _phases(run: Run) -> dict[str, float]:
     return {**phases, "lost_s": float(lost_s) / len(plans)}
 
 
-def plot_time(frame: pd.DataFrame, axes: Axes, *, band: str) -> None:
+def plot_time(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A bar a label: the mean time of a plan, by phase."""
     colors = {column: color for column, (_, color) in PHASES.items()}
     unit = bars.stack(frame, axes, colors, scale=SECONDS, band=band)
     axes.set_xlabel(f"Time per plan handed out ({unit.name})")
 
 
-def plot_energy(frame: pd.DataFrame, axes: Axes, *, band: str) -> None:
+def plot_energy(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A bar a label: the joules of the whole run, by what they were spent on."""
     colors = {column: color for column, (_, color) in ENERGY.items()}
     unit = bars.stack(frame, axes, colors, scale=JOULES, band=band)

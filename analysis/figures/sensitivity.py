@@ -69,10 +69,10 @@ def _row(run: Run, target: float | None) -> dict[str, object]:
     rounds = run.rounds
     num_rounds = max(1, int(rounds["round"].max()))
     sent = float(rounds["download_bytes"].sum() + rounds["upload_bytes"].sum())
-    hit = None if target is None else metrics.reached(run, target)
+    hit = None if target is None else metrics.reached(run.rounds, target)
     return {
         NUM_DEVICES: len(run.devices),
-        "final_accuracy": metrics.final_accuracy(run),
+        "final_accuracy": metrics.of_rounds(rounds)["final_accuracy"],
         "target": target,
         "time_to_target_s": hit.at_s if hit else math.nan,
         "transferred_bytes": sent,
@@ -102,7 +102,9 @@ def _require_equal(runs: Sequence[Run], key: str) -> None:
             )
 
 
-def plot(frame: pd.DataFrame, axes: Axes, y: Quantity, *, x: str = "value", band: str) -> None:
+def plot(
+    frame: pd.DataFrame, axes: Axes, y: Quantity, *, x: str = "value", band: str = "range"
+) -> None:
     """A line a label over the values in rising order, with its band over seeds.
 
     Numbers that span a factor of 8 or more stand on a logarithmic axis; words stand evenly apart.

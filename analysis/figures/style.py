@@ -27,10 +27,12 @@ FORMATS = ("pdf", "png", "svg")
 Dash = tuple[float, tuple[float, ...]]
 """Offset, then points drawn and left out in turn, as matplotlib takes it."""
 
-# Okabe and Ito's palette without its yellow, which is faint on white, and two of Tol's muted set.
-# With normal and with each kind of colour-blind sight any two are at least 14 apart in CIELAB.
+# Okabe and Ito's palette without its yellow, which is faint on white, two of Tol's muted set and
+# three more. To any colour-blind eye two of them are well apart in CIELAB, or their strategies have
+# other marks and dashes.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, BLACK, WINE, OLIVE = "#56B4E9", "#E69F00", "#000000", "#882255", "#999933"
+SIENNA, VIOLET = "#5C3310", "#5A3FC0"
 GREY, PALE, LIGHT_GREY, DARK_GREY = "#8A8A8A", "#CBCBCB", "#E4E4E4", "#555555"
 SLATE, RED = "#4C6A92", "#D3001B"  # of no strategy: for parts, phases and OOM
 COLORS = {
@@ -43,8 +45,11 @@ COLORS = {
     "flexlora": ORANGE,
     "layersel": WINE,
     "fah-qlora": OLIVE,
+    "ffa-lora": GREY,
+    "fedra": SIENNA,
+    "inclusivefl": VIOLET,
 }
-MARKERS = "osD^vPX<>"
+MARKERS = "osD^vPX<>hp*"
 DASHES: tuple[Dash, ...] = (
     (0, ()),
     (0, (5, 1.5)),
@@ -53,7 +58,7 @@ DASHES: tuple[Dash, ...] = (
     (0, (9, 2)),
     (0, (4, 1.2, 1.2, 1.2, 1.2, 1.2)),
 )
-NUM_LOOKS = 18  # of one colour: after so many, marker and dashes come round together
+NUM_LOOKS = 12  # of one colour: after so many, marker and dashes come round together
 TINTS = (0.0, 0.45, 0.7)  # how much white the first, second and third run of a strategy gets
 RC: Any = {  # matplotlib types the keys as literals or as strings, by its version
     "font.family": "STIXGeneral",  # ships with matplotlib, so every machine draws the same

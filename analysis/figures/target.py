@@ -31,12 +31,12 @@ def frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def _row(run: Run, target: float) -> dict[str, object]:
-    hit = reached(run, target)
+    hit = reached(run.rounds, target)
     last_s = float(evaluations(run)["closed_s"].iloc[-1])
     return {"target": target, "is_reached": hit is not None, "at_s": hit.at_s if hit else last_s}
 
 
-def plot(frame: pd.DataFrame, axes: Axes, *, band: str) -> None:
+def plot(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A bar a label; hatched and with ">" where a seed never reached the target.
 
     Such a seed counts with the time of its last evaluation, so the bar is a bound from below.

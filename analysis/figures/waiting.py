@@ -38,7 +38,7 @@ def wait_frame(comparison: Comparison) -> pd.DataFrame:
     )
 
 
-def plot_mean(frame: pd.DataFrame, axes: Axes, *, band: str) -> None:
+def plot_mean(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A bar a label: the mean wait per round, over seeds."""
     spread = bands.of_labels(frame, "waiting_s", band=band)
     unit = choose(SECONDS, spread["high"])
@@ -47,7 +47,7 @@ def plot_mean(frame: pd.DataFrame, axes: Axes, *, band: str) -> None:
     axes.set_xlabel(f"Mean waiting time per round ({unit.name})")
 
 
-def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str) -> None:
+def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A line a label over its rounds, with its band over seeds."""
     unit = choose(SECONDS, frame["waiting_s"])
     for label, look in style.looks(frame).items():

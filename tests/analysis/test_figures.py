@@ -232,8 +232,8 @@ def test_a_variant_before_it_does_not_take_the_look_of_the_strategy() -> None:
 def test_every_run_of_a_comparison_looks_unlike_the_others() -> None:
     kinds = [f"{kind}{n}:{kind}" for kind in (*style.COLORS, "new", "newer") for n in range(3)]
     looks = style.looks(pairs(*kinds))
-    assert len(looks) == 33
-    assert len(set(looks.values())) == 33
+    assert len(looks) == 42
+    assert len(set(looks.values())) == 42
 
 
 def test_every_strategy_of_the_project_has_a_look_of_its_own() -> None:
@@ -242,10 +242,12 @@ def test_every_strategy_of_the_project_has_a_look_of_its_own() -> None:
 
 @pytest.mark.parametrize("seen", CONE_LOSS.values(), ids=CONE_LOSS)
 def test_strategies_differ_in_colour_for_colour_blind_readers(seen: list[list[float]]) -> None:
-    """2.3 in CIELAB is what an eye can just tell apart; lines also differ in dash and mark."""
-    shades = [lab(color, seen) for color in style.COLORS.values()]
-    apart = [np.linalg.norm(one - two) for one, two in combinations(shades, 2)]
-    assert min(apart) > 5 * 2.3
+    """2.3 in CIELAB is what an eye can just tell apart."""
+    looks = style.looks(pairs(*(f"{kind}:{kind}" for kind in style.COLORS))).values()
+    for one, two in combinations(looks, 2):
+        apart = np.linalg.norm(lab(one.color, seen) - lab(two.color, seen))
+        is_other_line = one.marker != two.marker and one.dash != two.dash
+        assert apart > 5 * 2.3 or (apart > 2 * 2.3 and is_other_line), (one, two)
 
 
 def test_accuracy_lines_hold_the_evaluations_of_each_run(comparison: Comparison) -> None:
