@@ -36,7 +36,7 @@ IN_MEMORY = Path("config")
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Finished runs. The frames begin with the label, strategy and seed of a row's run."""
+    """Finished runs. The frames begin with label, strategy, shade and seed."""
 
     runs: tuple[Run, ...]
     found: RunSet  # the same runs, as the metrics over seeds take them

@@ -49,7 +49,7 @@ def test_a_result_holds_the_rows_of_its_runs_with_label_strategy_and_seed(
 ) -> None:
     assert len(result.runs) == 8
     for frame, rows in ((result.rounds, 8 * 4), (result.devices, 8 * 3), (result.clients, 8 * 6)):
-        assert list(frame.columns[:3]) == ["label", "strategy", "seed"]
+        assert list(frame.columns[:4]) == ["label", "strategy", "shade", "seed"]
         assert len(frame) == rows
     chosen = result["quad rank=8"]
     assert set(chosen.rounds["label"]) == {"quad rank=8"}

@@ -68,7 +68,8 @@ FIGURES = (
     FigureSpec(
         "time-to-target",
         "Simulated time to the target accuracy. Hatched: not reached by every run, so that the bar,"
-        " which takes the time of the last evaluation for it, bounds the time from below.",
+        " which takes the time of the last evaluation for it, bounds the time from below; in"
+        " brackets, how many runs reached it.",
         target.frame,
         target.draw,
     ),

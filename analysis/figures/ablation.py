@@ -40,13 +40,11 @@ def frame(comparison: Comparison) -> pd.DataFrame:
     """
     label, target = comparison.baseline.label, comparison.target.accuracy
     bases = {run.manifest["seed"]: run for run in comparison.runs if run.label == label}
-    paired = [run for run in comparison.runs if run.manifest["seed"] in bases]
-    others = [run for run in paired if run.label != label]
-    if not others:
-        return pd.DataFrame()
 
     def changes(run: Run) -> pd.DataFrame:
-        base = bases[run.manifest["seed"]]
+        base = bases.get(run.manifest["seed"])
+        if base is None or run.label == label:
+            return pd.DataFrame()
         points = 100 * (_final(run) - _final(base))
         row = {"baseline": label, CHANGES[0].column: points}
         measured = zip(_spent(run, target), _spent(base, target), strict=True)
@@ -54,7 +52,7 @@ def frame(comparison: Comparison) -> pd.DataFrame:
             row[change.column] = 100 * (own / other - 1) if other else math.nan
         return pd.DataFrame([row])
 
-    return of_runs(others, changes)
+    return of_runs(comparison.runs, changes)
 
 
 def _final(run: Run) -> float:
@@ -79,7 +77,7 @@ def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range"
     room = 0.4 * (right - left) or 1.0  # for the numbers
     axes.set_xlim(left - room * bool((spread["middle"] < 0).any()), right + room)
     for row, (low, middle, high) in enumerate(spread.to_numpy(float)):
-        text = "not reached" if math.isnan(middle) else f"{_signed(middle)}"
+        text = "missed by a seed" if math.isnan(middle) else f"{_signed(middle)}"
         end = 0.0 if math.isnan(middle) else high if middle >= 0 else low
         is_right = math.isnan(middle) or middle >= 0
         axes.annotate(
@@ -99,7 +97,9 @@ def _signed(value: float) -> str:
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """A wide figure: a panel a change; those that no run has are left out."""
-    shown = [change for change in CHANGES if frame[change.column].notna().any()]
+    columns = [change.column for change in CHANGES]
+    known = frame[columns].notna().groupby(frame["label"]).all()  # in every seed of a label
+    shown = [change for change in CHANGES if known[change.column].any()]
     figure = style.figure(paper.page_in, 0.6 + bars.ROW_IN * frame["label"].nunique())
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, change in zip(panels, shown, strict=True):

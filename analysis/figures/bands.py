@@ -66,8 +66,10 @@ BANDS = {
 
 def note(frame: pd.DataFrame, band: str) -> str:
     """What lines, bars, bands and whiskers stand for, for the legend; empty for a single seed."""
-    most = int(frame.groupby("label")["seed"].nunique().max())
-    return f"{BANDS[band].words} of {most} seeds" if most > 1 else ""
+    seeds = frame.groupby("label")["seed"].nunique()
+    few, most = int(seeds.min()), int(seeds.max())
+    number = str(most) if few == most else f"{few} to {most}"
+    return f"{BANDS[band].words} of {number} seeds" if most > 1 else ""
 
 
 def curve(rows: pd.DataFrame, *, x: str, y: str, band: str) -> Curve:

@@ -39,12 +39,11 @@ def staleness_frame(comparison: Comparison) -> pd.DataFrame:
 
     Runs in which no update was stale are left out: there is nothing to show of plain rounds.
     """
-    known = [run for run in comparison.runs if "staleness" in run.clients]
-    stale = [run for run in known if (_merged(run) > 0).any()]
-    if not stale:
-        return pd.DataFrame()
-    oldest = max(int(_merged(run).max()) for run in stale)
-    return of_runs(stale, lambda run: _staleness(run, oldest))
+    oldest = max((int(_merged(run).max()) for run in comparison.runs if _is_stale(run)), default=0)
+    return of_runs(
+        comparison.runs,
+        lambda run: _staleness(run, oldest) if _is_stale(run) else pd.DataFrame(),
+    )
 
 
 def _staleness(run: Run, oldest: int) -> pd.DataFrame:
@@ -52,6 +51,10 @@ def _staleness(run: Run, oldest: int) -> pd.DataFrame:
     return pd.DataFrame(
         {"staleness": np.arange(oldest + 1), "num_updates": count, "share": count / count.sum()}
     )
+
+
+def _is_stale(run: Run) -> bool:
+    return "staleness" in run.clients and bool((_merged(run) > 0).any())
 
 
 def _merged(run: Run) -> pd.Series[int]:

@@ -33,10 +33,9 @@ def time_frame(comparison: Comparison) -> pd.DataFrame:
     The phases are those of plans that were aggregated; of any other, all of its time is lost. Both
     are over the number of all plans, so that the parts of a bar add up to the mean time of a plan.
     """
-    planned = [run for run in comparison.runs if len(run.clients)]
-    if not planned:
-        return pd.DataFrame()
-    return of_runs(planned, lambda run: pd.DataFrame([_phases(run)]))
+    return of_runs(
+        comparison.runs, lambda run: pd.DataFrame([_phases(run)] if len(run.clients) else [])
+    )
 
 
 def energy_frame(comparison: Comparison) -> pd.DataFrame:

@@ -6,17 +6,31 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from analysis.figures import style
 from analysis.load import Run
 
 
 def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
-    """The rows of every run, with the label, strategy and seed of the run before them."""
+    """The rows of every run that has any, after its label, strategy, shade and seed.
+
+    ``shade`` counts the labels of one strategy, by which figures tell them apart: give all runs,
+    for it to be alike in every figure.
+    """
+    numbers = style.shades((run.label, run.strategy) for run in runs)
     parts = [
-        rows(run).assign(label=run.label, strategy=run.strategy, seed=run.manifest["seed"])
+        rows(run).assign(
+            label=run.label,
+            strategy=run.strategy,
+            shade=numbers[run.label],
+            seed=run.manifest["seed"],
+        )
         for run in runs
     ]
-    frame = pd.concat(parts, ignore_index=True)
-    first = ["label", "strategy", "seed"]
+    filled = [part for part in parts if len(part)]
+    if not filled:
+        return pd.DataFrame()
+    frame = pd.concat(filled, ignore_index=True)
+    first = ["label", "strategy", "shade", "seed"]
     return frame[first + [column for column in frame if column not in first]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,9 +45,9 @@ COLORS = {
     "flexlora": ORANGE,
     "layersel": WINE,
     "fah-qlora": OLIVE,
-    "ffa-lora": GREY,
     "fedra": SIENNA,
     "inclusivefl": VIOLET,
+    "ffa-lora": GREY,
 }
 MARKERS = "osD^vPX<>hp*"
 DASHES: tuple[Dash, ...] = (
@@ -129,25 +129,34 @@ def context() -> Iterator[None]:
         yield
 
 
-def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
-    """Label -> look, for the (label, strategy) pairs of a figure's frame.
+def shades(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Label -> how many labels of its strategy come before it, for (label, strategy) pairs.
 
-    The label that is the strategy's own name, or else its first, has the look of the strategy,
-    whatever else the frame holds. Further ones are tints of its colour, with other marks and
-    dashes.
+    The label that is the strategy's own name comes first.
+    """
+    numbers: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for label, strategy in sorted(dict.fromkeys(pairs), key=lambda pair: pair[0] != pair[1]):
+        numbers[label] = seen[strategy] = seen.get(strategy, -1) + 1
+    return numbers
+
+
+def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
+    """Label -> look, by the label, strategy and shade of a figure's frame.
+
+    Shade 0 has the look of its strategy, whatever else the frame holds. Further ones are tints of
+    its colour, with other marks and dashes.
     """
     chosen: dict[str, Look] = {}
-    seen: dict[str, int] = {}
-    pairs = dict.fromkeys(zip(frame["label"], frame["strategy"], strict=True))
-    for label, strategy in sorted(pairs, key=lambda pair: pair[0] != pair[1]):
-        nth = seen[strategy] = seen.get(strategy, -1) + 1
+    rows = frame[["label", "strategy", "shade"]].drop_duplicates("label")
+    for label, strategy, shade in rows.itertuples(index=False):
         color, place = _of_strategy(strategy)
-        tint = _tinted(color, TINTS[nth % len(TINTS)])
+        tint = _tinted(color, TINTS[shade % len(TINTS)])
         # Schedulers of the user's own may fall on one look, so the next that is free counts.
-        places = range(place + nth, place + nth + NUM_LOOKS)
+        places = range(place + shade, place + shade + NUM_LOOKS)
         look = next((one for at in places if (one := _look(tint, at)) not in chosen.values()), None)
-        chosen[label] = look or _look(tint, place + nth)
-    return {label: chosen[label] for label, _ in pairs}
+        chosen[label] = look or _look(tint, place + shade)
+    return chosen
 
 
 def _look(color: str, place: int) -> Look:

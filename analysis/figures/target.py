@@ -24,10 +24,12 @@ def frame(comparison: Comparison) -> pd.DataFrame:
     Empty where there is no target.
     """
     target = comparison.target.accuracy
-    judged = [run for run in comparison.runs if target is not None and len(evaluations(run))]
-    if target is None or not judged:
+    if target is None:
         return pd.DataFrame()
-    return of_runs(judged, lambda run: pd.DataFrame([_row(run, target)]))
+    return of_runs(
+        comparison.runs,
+        lambda run: pd.DataFrame([_row(run, target)] if len(evaluations(run)) else []),
+    )
 
 
 def _row(run: Run, target: float) -> dict[str, object]:
@@ -53,8 +55,7 @@ def plot(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
             fill = {"facecolor": "white", "edgecolor": color, "hatch": "//////"}
         axes.barh(row, low / unit.size, bars.HEIGHT, **fill)
         number = significant(low / unit.size)
-        missed = f" (reached by {hits} of {num})" if hits and hits < num else " (not reached)"
-        texts.append(number if hits == num else f"> {number}{missed}")
+        texts.append(number if hits == num else f"> {number} ({hits} of {num})")
     bars.whiskers(axes, spread, unit)
     bars.write(axes, spread["high"] / unit.size, texts)
     bars.name_rows(axes, [str(label) for label in spread.index])
@@ -68,7 +69,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     handles: list[Artist] = []
     if not frame["is_reached"].all():
         bound = Patch(facecolor="white", edgecolor=style.GREY, hatch="//////")
-        bound.set_label("bound from below: not reached by every run")
+        bound.set_label("at least: reached by so many runs alone")
         handles.append(bound)
     style.legend_above(figure, handles, bands.note(frame, paper.band))
     return figure

@@ -43,7 +43,7 @@ def as_seed(run: Run, seed: int, **columns: float) -> Run:
 def lines(*seeds: tuple[list[float], list[float]]) -> pd.DataFrame:
     """A frame of one label with x and y of each seed."""
     parts = [pd.DataFrame({"seed": n, "x": x, "y": y}) for n, (x, y) in enumerate(seeds)]
-    return pd.concat(parts).assign(label="a", strategy="fedquad")
+    return pd.concat(parts).assign(label="a", strategy="fedquad", shade=0)
 
 
 def test_a_band_spans_the_seeds_where_all_of_them_are() -> None:
@@ -106,8 +106,8 @@ def test_a_target_that_a_seed_misses_gives_a_bound_that_says_so(runs: list[Run])
     target.plot(frame, axes)
     texts = [text.get_text() for text in axes.texts]
     assert texts[0].startswith("> ")
-    assert texts[0].endswith("(reached by 1 of 2)")
-    assert texts[1].endswith("(not reached)")
+    assert texts[0].endswith("(1 of 2)")
+    assert texts[1].endswith("(0 of 1)")
 
 
 def test_mean_waiting_is_over_rounds_and_the_cdf_over_updates(comparison: Comparison) -> None:
@@ -238,3 +238,13 @@ def test_a_run_without_accuracy_or_merged_update_is_drawn_or_left_out(
     if not frame.empty:
         with style.context():
             assert isinstance(spec.draw(frame, style.IEEE), Figure)
+
+
+def test_a_variant_looks_alike_in_a_figure_that_leaves_its_sibling_out(runs: list[Run]) -> None:
+    stale = runs[1].clients.assign(staleness=1)
+    variant = replace(runs[1], label="async", clients=stale)
+    plain = replace(runs[1], clients=stale.assign(staleness=0))
+    comparison = compare([runs[0], variant, plain])
+    alone = participation.staleness_frame(comparison)
+    assert set(alone["label"]) == {"async"}
+    assert style.looks(alone)["async"] == style.looks(curves.frame(comparison))["async"]

@@ -213,7 +213,9 @@ def lab(color: str, seen: list[list[float]]) -> np.ndarray:
 
 def pairs(*names: str) -> pd.DataFrame:
     """A frame of runs named label:strategy."""
-    return pd.DataFrame([name.split(":") for name in names], columns=["label", "strategy"])
+    frame = pd.DataFrame([name.split(":") for name in names], columns=["label", "strategy"])
+    numbers = style.shades(zip(frame["label"], frame["strategy"], strict=True))
+    return frame.assign(shade=frame["label"].map(numbers))
 
 
 @pytest.mark.parametrize("strategy", [*style.COLORS, "mine", "MyStrategy"])
