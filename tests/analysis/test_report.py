@@ -99,8 +99,8 @@ def test_a_second_report_has_the_same_bytes_and_tells_its_progress(
     told: list[tuple[int, int, str]] = []
     again = write_report(folders, tmp_path / "out", progress=lambda *step: told.append(step))
     assert content(again) == content(report)
-    assert [done for done, _, _ in told] == list(range(9))
-    assert {total for _, total, _ in told} == {8}
+    assert [done for done, _, _ in told] == list(range(len(FIGURES) + 3))
+    assert {total for _, total, _ in told} == {len(FIGURES) + 2}
     assert told[1][2] == "draw accuracy"
 
 
