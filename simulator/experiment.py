@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,14 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> list[RunConfig
     of the experiment file, in an override too.
     Raises ConfigError with every problem of the file.
     """
-    raw = _read(path)
+    return read_experiment(_read(path), overrides, path)
+
+
+def read_experiment(
+    content: Mapping[str, Any], overrides: Sequence[str], path: Path
+) -> list[RunConfig]:
+    """As load_experiment, of what stands in a file; ``path`` is what messages call it."""
+    raw = copy.deepcopy(dict(content))
     for override in overrides:
         _override(raw, override)
     if ("strategy" in raw) == ("strategies" in raw):

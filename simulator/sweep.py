@@ -120,13 +120,13 @@ def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
             rule = "stand once" if key in axes else "not vary the names or the seed (--seeds does)"
             problems.append(f"a key of the grid must {rule}, got {key}")
         else:
-            axes[key] = [f"{key}={_yaml(value)}" for value in values]
+            axes[key] = [f"{key}={yaml_text(value)}" for value in values]
     if problems:
         raise ConfigError(problems, "--grid")
     return list(itertools.product(*axes.values()))
 
 
-def _yaml(value: object) -> str:
+def yaml_text(value: object) -> str:
     """The value on one line, as the config's own parser reads it."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
     return text.removesuffix("...\n").strip()

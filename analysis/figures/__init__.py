@@ -1,11 +1,13 @@
-"""Every figure of a report: one module each, with the frame it plots and how it plots it.
+"""Every figure: the frame it plots, how it plots it, and what it says.
 
-A figure is drawn from its frame alone, so the CSV of that frame is what stands in the picture.
+A figure is drawn from its frame alone, so the CSV of that frame is what stands in the picture. To
+add one, write a module with a frame and a drawing, and name them here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.comparison import Comparison
-from analysis.figures import accuracy, choices, gantt, memory, style, traffic, waiting
+from analysis.figures import (
+    ablation,
+    choices,
+    conditions,
+    curves,
+    gantt,
+    memory,
+    participation,
+    round_time,
+    style,
+    target,
+    traffic,
+    waiting,
+)
+
+Draw = Callable[[pd.DataFrame, style.Paper], Figure]
 
 
 class FigureSpec(NamedTuple):
@@ -22,21 +39,72 @@ class FigureSpec(NamedTuple):
     name: str
     caption: str
     frame: Callable[[Comparison], pd.DataFrame]
-    draw: Callable[[pd.DataFrame], Figure]
+    draw: Draw
+
+
+def _curve(name: str, caption: str, x: curves.Quantity, y: curves.Quantity) -> FigureSpec:
+    return FigureSpec(name, caption, curves.frame, partial(curves.draw, x=x, y=y))
 
 
 FIGURES = (
-    FigureSpec(
+    _curve(
         "accuracy",
         "Accuracy of the global model against simulated time.",
-        accuracy.frame,
-        accuracy.draw,
+        curves.TIME,
+        curves.ACCURACY,
+    ),
+    _curve(
+        "accuracy-rounds",
+        "Accuracy of the global model against rounds.",
+        curves.ROUND,
+        curves.ACCURACY,
+    ),
+    _curve(
+        "loss", "Test loss of the global model against simulated time.", curves.TIME, curves.LOSS
+    ),
+    _curve(
+        "loss-rounds", "Test loss of the global model against rounds.", curves.ROUND, curves.LOSS
+    ),
+    FigureSpec(
+        "time-to-target",
+        "Simulated time to the target accuracy. Hatched: not reached by every run, so that the bar,"
+        " which takes the time of the last evaluation for it, bounds the time from below; in"
+        " brackets, how many runs reached it.",
+        target.frame,
+        target.draw,
     ),
     FigureSpec(
         "waiting",
-        "Waiting time per round, mean over the aggregated devices; dashed: mean over the rounds.",
-        waiting.frame,
-        waiting.draw,
+        "Mean wait per round of the aggregated devices, for the last one of their round.",
+        waiting.mean_frame,
+        waiting.draw_mean,
+    ),
+    FigureSpec(
+        "waiting-cdf",
+        "How long aggregated devices waited for the end of their round: share of waits at most as"
+        " long.",
+        waiting.wait_frame,
+        waiting.draw_cdf,
+    ),
+    FigureSpec(
+        "waiting-rounds",
+        "Waiting time round by round, mean over the aggregated devices.",
+        waiting.round_frame,
+        waiting.draw_rounds,
+    ),
+    FigureSpec(
+        "round-time",
+        "Where the time of a plan goes: mean over all plans handed out. Lost work: the time of"
+        " plans whose update was not aggregated.",
+        round_time.time_frame,
+        round_time.draw_time,
+    ),
+    FigureSpec(
+        "gantt",
+        "What each device does in the first rounds, on one time axis for all strategies. Devices"
+        " by rising memory budget from the bottom; blank: not in the round's cohort, or out of it.",
+        gantt.frame,
+        gantt.draw,
     ),
     FigureSpec(
         "memory",
@@ -47,17 +115,27 @@ FIGURES = (
     ),
     FigureSpec(
         "traffic",
-        "Left: bytes sent up and down so far. Right: accuracy against bytes both ways.",
-        traffic.frame,
+        "Bytes of all devices so far against simulated time: left down, right up.",
+        curves.progress,
         traffic.draw,
     ),
+    _curve(
+        "accuracy-traffic",
+        "Accuracy against the bytes that all devices sent and received.",
+        curves.TRAFFIC,
+        curves.ACCURACY,
+    ),
     FigureSpec(
-        "gantt",
-        "What each device does in the first rounds, on one time axis for all strategies. Devices"
-        " by rising memory budget from the bottom; blank: not in the round's cohort, or out of it"
-        " after OOM.",
-        gantt.frame,
-        gantt.draw,
+        "energy",
+        "Energy of all devices in the whole run, by what it was spent on.",
+        round_time.energy_frame,
+        round_time.draw_energy,
+    ),
+    _curve(
+        "accuracy-energy",
+        "Accuracy against the energy that all devices spent.",
+        curves.ENERGY,
+        curves.ACCURACY,
     ),
     FigureSpec(
         "choices",
@@ -66,23 +144,60 @@ FIGURES = (
         choices.frame,
         choices.draw,
     ),
+    FigureSpec(
+        "staleness",
+        "Age of the merged updates: aggregations between a plan's broadcast and its merging.",
+        participation.staleness_frame,
+        participation.draw_staleness,
+    ),
+    FigureSpec(
+        "participation",
+        "Share of the fleet's devices that were merged at most so many times; at 0: never heard.",
+        participation.device_frame,
+        participation.draw_devices,
+    ),
+    FigureSpec(
+        "rates",
+        "Mean rate of each transfer, by the pool of its link; all runs together.",
+        conditions.rate_frame,
+        conditions.draw_rates,
+    ),
+    FigureSpec(
+        "availability",
+        "Plans that were paused or lost because their device was offline, by round.",
+        conditions.offline_frame,
+        conditions.draw_offline,
+    ),
+    FigureSpec(
+        "ablation",
+        "What each run changes against the baseline of its seed.",
+        ablation.frame,
+        ablation.draw,
+    ),
 )
 
 
-def write(spec: FigureSpec, comparison: Comparison, folder: Path) -> list[Path]:
-    """Write the figure as PNG and PDF, and the CSV of what it plots; their paths.
+def render(frame: pd.DataFrame, draw: Draw, paper: style.Paper) -> dict[str, bytes]:
+    """Suffix -> content of the figure in every format, and the CSV of what it plots."""
+    with style.context():
+        figure = draw(frame, paper)
+        files = {suffix: style.render(figure, suffix) for suffix in style.FORMATS}
+    files["csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
+    return files
+
+
+def write(
+    spec: FigureSpec, comparison: Comparison, folder: Path, *, paper: style.Paper = style.IEEE
+) -> list[Path]:
+    """Write the figure as PDF, PNG and SVG, and the CSV of what it plots; their paths.
 
     Nothing is written, and nothing returned, where the runs hold nothing to plot.
     """
     frame = spec.frame(comparison)
     if frame.empty:
         return []
-    with style.context():
-        figure = spec.draw(frame)
-        files = {suffix: style.render(figure, suffix) for suffix in ("png", "pdf")}
-    files["csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
     paths = []
-    for suffix, content in files.items():
+    for suffix, content in render(frame, spec.draw, paper).items():
         paths.append(folder / f"{spec.name}.{suffix}")
         paths[-1].write_bytes(content)
     return paths

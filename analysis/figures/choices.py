@@ -14,9 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.comparison import Comparison
 from analysis.figures import style
+from analysis.figures.rows import of_first_seed, of_runs
 from analysis.fleet import devices
 
-MAX_NAMES = 24
+NAME_IN = 0.11  # the height of a device number that can be read
 CHOICES = {  # column: title
     "depth": "Depth (blocks)",
     "num_absent_blocks": "Blocks not on\nthe device",
@@ -33,17 +34,14 @@ def frame(comparison: Comparison) -> pd.DataFrame:
 
     Absent blocks are a choice where some plan has any.
     """
-    order = {device: place for place, device in enumerate(devices(comparison.runs).index)}
-    parts = [
-        _with_absent_blocks(run.clients)[COLUMNS].assign(
-            label=run.label,
-            strategy=run.strategy,
-            position=run.clients["device_id"].map(order),
-            num_rounds=run.rounds["round"].max(),
-        )
-        for run in comparison.runs
-    ]
-    plans = pd.concat(parts, ignore_index=True)
+    runs = of_first_seed(comparison.runs)
+    order = {device: place for place, device in enumerate(devices(runs).index)}
+    plans = of_runs(
+        runs,
+        lambda run: _with_absent_blocks(run.clients)[COLUMNS].assign(
+            position=run.clients["device_id"].map(order), num_rounds=run.rounds["round"].max()
+        ),
+    )
     return plans if plans["num_absent_blocks"].any() else plans.drop(columns="num_absent_blocks")
 
 
@@ -52,13 +50,14 @@ def _with_absent_blocks(clients: pd.DataFrame) -> pd.DataFrame:
     return clients if "num_absent_blocks" in clients else clients.assign(num_absent_blocks=0)
 
 
-def draw(frame: pd.DataFrame) -> Figure:
+def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """A column a choice with one colour scale, a row a run; grey where there was no plan."""
     labels = list(dict.fromkeys(frame["label"]))
     choices = {choice: title for choice, title in CHOICES.items() if choice in frame}
     devices = frame.drop_duplicates("position").set_index("position")["device_id"].sort_index()
-    panel_in = min(2.2, max(0.9, 0.085 * (int(devices.index.max()) + 1)))
-    figure = style.figure(style.PAGE_IN, 1.1 + len(labels) * (panel_in + 0.1))
+    wanted_in = min(2.2, max(0.9, 0.085 * (int(devices.index.max()) + 1)))
+    panel_in = min(wanted_in, (style.MAX_HEIGHT_IN - 1.2) / len(labels) - 0.1)
+    figure = style.figure(paper.page_in, 0.9 + len(labels) * (panel_in + 0.1))
     grid = figure.subplots(
         1 + len(labels),
         len(choices),
@@ -68,17 +67,17 @@ def draw(frame: pd.DataFrame) -> Figure:
     for column, (choice, title) in enumerate(choices.items()):
         scale = Normalize(min(0, frame[choice].min()), max(1, frame[choice].max()))
         for axes, label in zip(grid[1:, column], labels, strict=True):
-            image = _panel(axes, frame[frame["label"] == label], choice, scale)
+            image = plot(frame[frame["label"] == label], axes, choice, scale=scale)
             axes.set_ylim(-0.5, devices.index.max() + 0.5)
-            axes.set_yticks(devices.index if len(devices) <= MAX_NAMES else [], [])
+            axes.set_yticks([])
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.tick_params(labelbottom=axes is grid[-1, column], length=1.5)
         _color_bar(grid[0, column], image, title)
         grid[-1, column].set_xlabel("Round")
     for axes, label in zip(grid[1:, 0], labels, strict=True):
         axes.set_ylabel(label)
-        if len(devices) <= MAX_NAMES:
-            axes.set_yticks(devices.index, [str(device) for device in devices], fontsize=5.5)
+        named = devices[:: -(-len(devices) // max(1, int(panel_in / NAME_IN)))]
+        axes.set_yticks(named.index, [str(device) for device in named], fontsize=7)
     figure.supylabel("Device, by rising memory budget", fontsize=8)
     marks: list[Artist] = [
         Patch(color=style.LIGHT_GREY, label="no plan"),
@@ -88,8 +87,8 @@ def draw(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, choice: str, scale: Normalize) -> AxesImage:
-    """One choice of one run; plans that met OOM carry a dot."""
+def plot(rows: pd.DataFrame, axes: Axes, choice: str, *, scale: Normalize) -> AxesImage:
+    """One choice of one label as a heat map, for its colour bar; plans that met OOM carry a dot."""
     num_rounds, top = int(rows["num_rounds"].max()), int(rows["position"].max())
     cells = rows.pivot_table(index="position", columns="round", values=choice)
     cells = cells.reindex(index=range(top + 1), columns=range(1, num_rounds + 1))
@@ -131,3 +130,5 @@ def _color_bar(axes: Axes, image: AxesImage, title: str) -> None:
         linespacing=0.9,
     )
     bar.outline.set_visible(False)
+    for artist in bar.ax.get_children():  # a bar clips by a path, to which SVG gives ids of chance
+        artist.set_clip_on(False)

@@ -48,7 +48,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     shown = [column for column in PANELS if (rows["column"] == column).any()]
     names = list(dict.fromkeys(rows["table"]))
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-    width_in = style.PAGE_IN if len(shown) > 1 else style.COLUMN_IN
+    width_in = style.IEEE.page_in if len(shown) > 1 else style.IEEE.column_in
     figure = style.figure(width_in, 2.2 + 0.06 * len(names))
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axes, column in zip(panels, shown, strict=True):

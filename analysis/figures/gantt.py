@@ -15,37 +15,47 @@ from matplotlib.patches import Patch
 
 from analysis.comparison import Comparison
 from analysis.figures import style
+from analysis.figures.rows import of_first_seed, of_runs
 from analysis.fleet import devices, sat_out
 from analysis.load import Run
-from analysis.units import SECONDS, choose
+from analysis.units import SECONDS, Unit, choose
 
 NUM_ROUNDS = 3  # of the run whose rounds take longest
-MAX_ROWS = 76  # of all panels together: what fits a page
+MAX_ROWS = 62  # of all panels together: what fits a page
 PHASES: dict[str, dict[str, Any]] = {  # how a bar is filled, as matplotlib takes it
     "download": {"facecolor": style.SKY},
     "compute": {"facecolor": style.SLATE},
     "upload": {"facecolor": style.ORANGE},
-    "wait": {"facecolor": style.LIGHT_GREY},
+    "wait": {"facecolor": style.PALE},
     "sat out": {"facecolor": "white", "edgecolor": "#BDBDBD", "hatch": "//////"},
 }
-MARKS = {"oom": ("x", style.RED), "late": ("v", style.PURPLE)}
+MARKS = {  # outcome: marker, colour and name in the legend
+    "oom": ("x", style.RED, "OOM"),
+    "late": ("v", style.PURPLE, "dropped as late"),
+    "offline": ("s", style.OLIVE, "went offline"),
+    "crashed": ("P", style.WINE, "crashed"),
+    "lost": ("D", style.GREY, "upload lost"),
+    "rejected": ("X", style.VERMILLION, "rejected"),
+}
 AGGREGATION = "aggregation"
 
 
 def frame(comparison: Comparison) -> pd.DataFrame:
-    """One row a phase of a device, a mark or an aggregation, within one window for all runs.
+    """One row a phase of a device, a mark or an aggregation, within one window for all
+    runs of the first seed.
 
     Marks and aggregations last 0 s; an aggregation has no device.
     """
-    window_s = max(_closed_s(run, NUM_ROUNDS) for run in comparison.runs)
-    order = devices(comparison.runs)
-    spans = pd.concat([_spans(run) for run in comparison.runs], ignore_index=True)
+    runs = of_first_seed(comparison.runs)
+    window_s = max(_closed_s(run, NUM_ROUNDS) for run in runs)
+    order = devices(runs)
+    spans = of_runs(runs, _spans)
     spans = spans[spans["start_s"] <= window_s]
     spans["length_s"] = spans["length_s"].clip(upper=window_s - spans["start_s"])
     seen = set(spans["device_id"])
     shown = _spread(
         [device for device in order.index if device in seen],
-        most=max(8, min(24, MAX_ROWS // len(comparison.runs))),
+        most=max(8, min(24, MAX_ROWS // len(runs))),
     )
     position = {device: place for place, device in enumerate(shown)}
     spans["position"] = spans["device_id"].map(position)
@@ -54,16 +64,16 @@ def frame(comparison: Comparison) -> pd.DataFrame:
     return kept.assign(window_s=window_s).reset_index(drop=True)
 
 
-def draw(frame: pd.DataFrame) -> Figure:
-    """One panel a run, all on one time axis; a row a device, a vertical line an aggregation."""
+def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A panel a label, all on one time axis; a row a device, a vertical line an aggregation."""
     labels = list(dict.fromkeys(frame["label"]))
     rows = frame.dropna(subset="position").drop_duplicates("position").sort_values("position")
-    panel_in = max(0.9, 0.115 * len(rows))
-    figure = style.figure(style.PAGE_IN, 0.7 + len(labels) * (panel_in + 0.2))
+    panel_in = max(0.9, 0.12 * len(rows))
+    figure = style.figure(paper.page_in, 0.45 + len(labels) * (panel_in + 0.2))
     panels = figure.subplots(len(labels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     unit = choose(SECONDS, frame["window_s"])
     for axes, label in zip(panels, labels, strict=True):
-        _panel(axes, frame[frame["label"] == label], unit.size)
+        plot(frame[frame["label"] == label], axes, unit)
         axes.set_title(label, loc="left", pad=5)
     names = [
         f"{profile}  {device:.0f}"
@@ -73,7 +83,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     panels[0].set_ylim(-0.7, len(rows) - 0.3)
     panels[0].set_xlim(0, frame["window_s"].max() / unit.size)
     panels[-1].set_xlabel(f"Simulated time ({unit.name})")
-    style.legend_above(figure, _handles())
+    style.legend_above(figure, _handles(set(frame["phase"])))
     return figure
 
 
@@ -113,8 +123,7 @@ def _spans(run: Run) -> pd.DataFrame:
     idle = pd.DataFrame(sat_out(run), columns=["device_id", "round"])
     idle = idle.merge(rounds.drop(columns="device_id"), on="round")
     marks.append(_part(idle, "sat out", idle["opened_s"], idle["duration_s"]))
-    everything = pd.concat([spans[spans["length_s"] > 0], *marks])
-    return everything.assign(label=run.label, strategy=run.strategy)
+    return pd.concat([spans[spans["length_s"] > 0], *marks])
 
 
 def _part(
@@ -124,15 +133,16 @@ def _part(
     return rows[["device_id", "round"]].assign(phase=phase, start_s=start_s, length_s=length_s)
 
 
-def _panel(axes: Axes, spans: pd.DataFrame, size: float) -> None:
-    """The bars, marks and aggregation lines of one run."""
+def plot(spans: pd.DataFrame, axes: Axes, unit: Unit) -> None:
+    """The bars, marks and aggregation lines of one label."""
+    size = unit.size
     for phase, fill in PHASES.items():
         rows = spans[spans["phase"] == phase]
         axes.barh(
             rows["position"], rows["length_s"] / size, 0.74, rows["start_s"] / size,
             linewidth=0, **fill,
         )  # fmt: skip
-    for mark, (marker, color) in MARKS.items():
+    for mark, (marker, color, _) in MARKS.items():
         rows = spans[spans["phase"] == mark]
         axes.plot(
             rows["start_s"] / size, rows["position"], marker, color=color, markersize=3.6,
@@ -144,17 +154,19 @@ def _panel(axes: Axes, spans: pd.DataFrame, size: float) -> None:
             at_s, 1.0, "v", color=style.BLACK, markersize=3.5, clip_on=False,
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
-    axes.tick_params(axis="y", length=0, labelsize=6)
+    axes.tick_params(axis="y", length=0, labelsize=7)
 
 
-def _handles() -> list[Artist]:
-    bars: list[Artist] = [Patch(label=phase, linewidth=0, **fill) for phase, fill in PHASES.items()]
-    marks = [
-        Line2D([], [], color=color, marker=marker, linestyle="", label=words)
-        for marker, color, words in (
-            (*MARKS["oom"], "OOM"),
-            (*MARKS["late"], "dropped as late"),
-            ("v", style.BLACK, AGGREGATION),
-        )
+def _handles(seen: set[str]) -> list[Artist]:
+    """What the legend names: the phases and marks that occur."""
+    bars: list[Artist] = [
+        Patch(label=phase, linewidth=0, **fill) for phase, fill in PHASES.items() if phase in seen
     ]
-    return [*bars, *marks]
+    marks = [look for mark, look in MARKS.items() if mark in seen]
+    return [
+        *bars,
+        *(
+            Line2D([], [], color=color, marker=marker, linestyle="", label=words)
+            for marker, color, words in (*marks, ("v", style.BLACK, AGGREGATION))
+        ),
+    ]

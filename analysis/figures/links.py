@@ -42,7 +42,7 @@ def render_all(
     files: Mapping[str, Mapping[str, AvailabilityTrace]],
     tables: Mapping[str, DeviceTable],
 ) -> dict[str, bytes]:
-    """File name -> content: PNG, PDF and the CSV of what is plotted, of each figure that applies.
+    """File name -> content: each figure that applies in every format, and the CSV behind it.
 
     Links give ``rate`` and ``distribution``, availability ``day`` and ``spans``,
     tables of devices ``devices``.
@@ -62,7 +62,7 @@ def render_all(
             continue
         with style.context():
             figure = draw(frame)
-            for suffix in ("png", "pdf"):
+            for suffix in style.FORMATS:
                 rendered[f"{name}.{suffix}"] = style.render(figure, suffix)
         rendered[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
     return rendered
@@ -89,7 +89,7 @@ def rate_frame(links: Mapping[str, Recording]) -> pd.DataFrame:
 def draw_rate(frame: pd.DataFrame) -> Figure:
     """One panel a link, both directions in it; each panel has the scale of its own link."""
     names = list(dict.fromkeys(frame["link"]))
-    figure = style.figure(style.PAGE_IN, 0.6 + 0.9 * len(names))
+    figure = style.figure(style.IEEE.page_in, 0.45 + 0.9 * len(names))
     panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     units = [choose(SECONDS, frame["end_s"][frame["link"] == name]) for name in names]
     for axes, name, unit, below in zip(panels, names, units, [*units[1:], None], strict=True):
@@ -134,8 +134,8 @@ def draw_distribution(frame: pd.DataFrame) -> Figure:
     shown = [one for one in DIRECTIONS if (frame["direction"] == one).any()]
     names = list(dict.fromkeys(frame["link"]))
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-    width_in = style.PAGE_IN if len(shown) > 1 else style.COLUMN_IN
-    figure = style.figure(width_in, 2.3 + 0.06 * len(names))
+    width_in = style.IEEE.page_in if len(shown) > 1 else style.IEEE.column_in
+    figure = style.figure(width_in, 1.95)
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axes, direction in zip(panels, shown, strict=True):
         rows = frame[frame["direction"] == direction]
@@ -172,7 +172,7 @@ def day_frame(files: Mapping[str, Mapping[str, AvailabilityTrace]]) -> pd.DataFr
 
 def draw_day(frame: pd.DataFrame) -> Figure:
     """Share of devices online in each hour of the day, one line a source."""
-    figure = style.figure(style.COLUMN_IN, 2.1 + 0.08 * frame["source"].nunique())
+    figure = style.figure(style.IEEE.column_in, 1.9)
     axes = figure.subplots()
     handles = []
     for i, (name, rows) in enumerate(frame.groupby("source", sort=False)):
@@ -212,7 +212,7 @@ def span_frame(files: Mapping[str, Mapping[str, AvailabilityTrace]]) -> pd.DataF
 def draw_spans(frame: pd.DataFrame) -> Figure:
     """Distribution of the lengths of spans; online drawn through, offline dashed."""
     sources = list(dict.fromkeys(frame["source"]))
-    figure = style.figure(style.COLUMN_IN, 2.1 + 0.08 * (len(sources) + 1))
+    figure = style.figure(style.IEEE.column_in, 1.9)
     axes = figure.subplots()
     for i, name in enumerate(sources):
         for state, dashes in (("online", "-"), ("offline", (0, (4, 2)))):

@@ -11,9 +11,10 @@ from matplotlib.patches import Patch
 
 from analysis.comparison import Comparison
 from analysis.figures import style
+from analysis.figures.rows import of_first_seed, of_runs
 from analysis.fleet import devices
 from analysis.load import Run
-from analysis.units import BYTES, choose
+from analysis.units import BYTES, Unit, choose
 
 MAX_NAMES = 40
 PARTS = {  # name in the legend: what of the cost model it adds up, and its colour
@@ -26,20 +27,23 @@ PARTS = {  # name in the legend: what of the cost model it adds up, and its colo
 
 
 def frame(comparison: Comparison) -> pd.DataFrame:
-    """One row a run and device: the parts of its largest plan, its budget and its OOM count."""
-    order = devices(comparison.runs)
-    return pd.concat([_largest(run, order) for run in comparison.runs], ignore_index=True)
+    """One row a device and run of the first seed: its largest plan's parts, budget, OOM count."""
+    runs = of_first_seed(comparison.runs)
+    order = devices(runs)
+    return of_runs(runs, lambda run: _largest(run, order))
 
 
-def draw(frame: pd.DataFrame) -> Figure:
+def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """One panel a run; a stacked bar a device, its budget as a dash, OOM as a cross."""
     labels = list(dict.fromkeys(frame["label"]))
-    figure = style.figure(style.PAGE_IN, 1.5 + 1.25 * len(labels))
+    figure = style.figure(
+        paper.page_in, 1.3 + min(1.25, (style.MAX_HEIGHT_IN - 1.9) / len(labels)) * len(labels)
+    )
     panels = figure.subplots(len(labels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     size = choose(BYTES, frame["peak_memory_bytes"])
     for axes, label in zip(panels, labels, strict=True):
         rows = frame[frame["label"] == label].reset_index(drop=True)
-        _panel(axes, rows, size.size, _top_bytes(frame))
+        plot(rows, axes, size, top_bytes=_top_bytes(frame))
         axes.set_title(label, loc="left", pad=3)
     panels[0].set_ylim(0, _top_bytes(frame) / size.size)
     _name_devices(panels[-1], frame[frame["label"] == labels[0]].reset_index(drop=True))
@@ -57,8 +61,6 @@ def _largest(run: Run, order: pd.DataFrame) -> pd.DataFrame:
     rows = largest.set_index("device_id").reindex(order.index)
     num_oom = (plans["outcome"] == "oom").groupby(plans["device_id"]).sum()
     columns = {
-        "label": run.label,
-        "strategy": run.strategy,
         "device_id": order.index,
         "profile": order["profile"],
         "memory_budget_bytes": order["memory_budget_bytes"],
@@ -73,8 +75,12 @@ def _largest(run: Run, order: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**columns, **parts}, index=order.index).reset_index(drop=True)
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, size: float, top_bytes: float) -> None:
-    """The bars of one run."""
+def plot(rows: pd.DataFrame, axes: Axes, unit: Unit, *, top_bytes: float) -> None:
+    """The bars, budgets and crosses of one label, a place on the axis for each row.
+
+    A budget above ``top_bytes`` is marked at the edge.
+    """
+    size = unit.size
     floor = pd.Series(0.0, index=rows.index)
     for name, (_, color) in PARTS.items():
         height = rows[name].fillna(0.0) / size
@@ -91,7 +97,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, size: float, top_bytes: float) -> Non
     for position in unplanned:
         axes.annotate(
             "no plan", (float(position), 0), (0, 2), textcoords="offset points", rotation=90,
-            ha="center", va="bottom", fontsize=6.5, color="#555555",
+            ha="center", va="bottom", fontsize=7, color=style.DARK_GREY,
         )  # fmt: skip
     above = budget[rows["memory_budget_bytes"] > top_bytes]
     axes.plot(
@@ -117,7 +123,7 @@ def _name_devices(axes: Axes, rows: pd.DataFrame) -> None:
         f"{profile}  {device}" if step == 1 else str(device)
         for profile, device in zip(named["profile"], named["device_id"], strict=True)
     ]
-    axes.set_xticks(named.index, texts, rotation=90, fontsize=6.5)
+    axes.set_xticks(named.index, texts, rotation=90, fontsize=7)
 
 
 def _handles() -> list[Artist]:

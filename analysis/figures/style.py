@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-COLUMN_IN = 3.5  # one column of an IEEE page
-PAGE_IN = 7.16  # both columns
+TEX_POINTS = 72.27  # to an inch; TeX's point is not the 1/72 inch of PDF
 PNG_DPI = 300
-MAX_MARKS = 20
+MAX_MARKS = 12
+MAX_HEIGHT_IN = 9.0  # of a page
+LINE_IN = 0.155  # of a legend
+FORMATS = ("pdf", "png", "svg")
 
-# Okabe and Ito's palette without its yellow, which is faint on white.
+Dash = tuple[float, tuple[float, ...]]
+"""Offset, then points drawn and left out in turn, as matplotlib takes it."""
+
+# Okabe and Ito's palette without its yellow, which is faint on white, two of Tol's muted set and
+# three more. To any colour-blind eye two of them are well apart in CIELAB, or their strategies have
+# other marks and dashes.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-SKY, ORANGE, BLACK = "#56B4E9", "#E69F00", "#000000"
-GREY, LIGHT_GREY = "#8A8A8A", "#E4E4E4"
+SKY, ORANGE, BLACK, WINE, OLIVE = "#56B4E9", "#E69F00", "#000000", "#882255", "#999933"
+SIENNA, VIOLET = "#5C3310", "#5A3FC0"
+GREY, PALE, LIGHT_GREY, DARK_GREY = "#8A8A8A", "#CBCBCB", "#E4E4E4", "#555555"
 SLATE, RED = "#4C6A92", "#D3001B"  # of no strategy: for parts, phases and OOM
 COLORS = {
     "fedlora": BLACK,
@@ -30,10 +41,24 @@ COLORS = {
     "haflq": VERMILLION,
     "legend": GREEN,
     "hetlora": PURPLE,
-    "flora": SKY,
+    "zeropad": SKY,
     "flexlora": ORANGE,
+    "layersel": WINE,
+    "fah-qlora": OLIVE,
+    "fedra": SIENNA,
+    "inclusivefl": VIOLET,
+    "ffa-lora": GREY,
 }
-MARKERS = "osD^vP*X"
+MARKERS = "osD^vPX<>hp*"
+DASHES: tuple[Dash, ...] = (
+    (0, ()),
+    (0, (5, 1.5)),
+    (0, (1.2, 1.2)),
+    (0, (5, 1.3, 1.2, 1.3)),
+    (0, (9, 2)),
+    (0, (4, 1.2, 1.2, 1.2, 1.2, 1.2)),
+)
+NUM_LOOKS = 12  # of one colour: after so many, marker and dashes come round together
 TINTS = (0.0, 0.45, 0.7)  # how much white the first, second and third run of a strategy gets
 RC: Any = {  # matplotlib types the keys as literals or as strings, by its version
     "font.family": "STIXGeneral",  # ships with matplotlib, so every machine draws the same
@@ -64,8 +89,27 @@ RC: Any = {  # matplotlib types the keys as literals or as strings, by its versi
     "pdf.fonttype": 42,  # embedded TrueType: IEEE's PDF check refuses type 3
     "ps.fonttype": 42,
     "svg.hashsalt": "fedclock",
-    "figure.dpi": 100,
+    "figure.dpi": PNG_DPI,  # letters are as wide when the layout is made as when they are drawn
 }
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where figures are to stand: the widths of a template, and what a band over seeds shows."""
+
+    column_in: float
+    page_in: float
+    band: str = "range"  # a key of bands.BANDS
+
+
+# \columnwidth and \textwidth of each LaTeX class. NeurIPS has one column, so a narrow figure takes
+# half of it: two stand side by side.
+PAPERS = {
+    "ieee": Paper(252.0 / TEX_POINTS, 516.0 / TEX_POINTS),
+    "acm": Paper(241.147 / TEX_POINTS, 506.295 / TEX_POINTS),
+    "neurips": Paper(397.485 / 2 / TEX_POINTS, 397.485 / TEX_POINTS),
+}
+IEEE = PAPERS["ieee"]
 
 
 class Look(NamedTuple):
@@ -73,6 +117,7 @@ class Look(NamedTuple):
 
     color: str
     marker: str
+    dash: Dash
 
 
 @contextmanager
@@ -84,27 +129,51 @@ def context() -> Iterator[None]:
         yield
 
 
-def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
-    """Label -> look, for the (label, strategy) pairs of a figure's frame.
+def shades(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Label -> how many labels of its strategy come before it, for (label, strategy) pairs.
 
-    A strategy has one colour and marker; its second and third run are tints of it. A strategy
-    without a colour of its own takes, in order of name, one that no other here uses.
+    The label that is the strategy's own name comes first.
     """
-    pairs = list(dict.fromkeys(zip(frame["label"], frame["strategy"], strict=True)))
-    strategies = sorted({strategy for _, strategy in pairs})
-    free = [c for kind, c in COLORS.items() if kind not in strategies]
-    unknown = [strategy for strategy in strategies if strategy not in COLORS]
-    palette = COLORS | {
-        strategy: (free or [GREY])[i % max(1, len(free))] for i, strategy in enumerate(unknown)
-    }
-    names = [*COLORS, *unknown]
-    chosen: dict[str, Look] = {}
+    numbers: dict[str, int] = {}
     seen: dict[str, int] = {}
-    for label, strategy in pairs:
-        nth = seen[strategy] = seen.get(strategy, -1) + 1
-        marker = MARKERS[names.index(strategy) % len(MARKERS)]
-        chosen[label] = Look(_tinted(palette[strategy], TINTS[nth % len(TINTS)]), marker)
+    for label, strategy in sorted(dict.fromkeys(pairs), key=lambda pair: pair[0] != pair[1]):
+        numbers[label] = seen[strategy] = seen.get(strategy, -1) + 1
+    return numbers
+
+
+def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
+    """Label -> look, by the label, strategy and shade of a figure's frame.
+
+    Shade 0 has the look of its strategy, whatever else the frame holds. Further ones are tints of
+    its colour, with other marks and dashes.
+    """
+    chosen: dict[str, Look] = {}
+    rows = frame[["label", "strategy", "shade"]].drop_duplicates("label")
+    for label, strategy, shade in rows.itertuples(index=False):
+        color, place = _of_strategy(strategy)
+        tint = _tinted(color, TINTS[shade % len(TINTS)])
+        # Schedulers of the user's own may fall on one look, so the next that is free counts.
+        places = range(place + shade, place + shade + NUM_LOOKS)
+        look = next((one for at in places if (one := _look(tint, at)) not in chosen.values()), None)
+        chosen[label] = look or _look(tint, place + shade)
     return chosen
+
+
+def _look(color: str, place: int) -> Look:
+    return Look(color, MARKERS[place % len(MARKERS)], DASHES[place % len(DASHES)])
+
+
+def _of_strategy(kind: str) -> tuple[str, int]:
+    """The colour of a strategy, and where its marker and dashes stand in their lists.
+
+    One that is not of this project has those that its name's hash falls on: no list of what else
+    there is may move them.
+    """
+    names = list(COLORS)
+    if kind in COLORS:
+        return COLORS[kind], names.index(kind)
+    number = int.from_bytes(hashlib.sha256(kind.encode()).digest()[:4], "big")
+    return COLORS[names[number % len(names)]], number // len(names)
 
 
 def _tinted(color: str, white: float) -> str:
@@ -118,28 +187,63 @@ def figure(width_in: float, height_in: float) -> Figure:
     return Figure(figsize=(width_in, height_in), layout=engine)
 
 
-def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend of these handles above the panels, where it covers no data."""
+def legend_above(figure: Figure, handles: Sequence[Artist], note: str = "") -> None:
+    """A legend of these handles above the panels, where it covers no data, and a note over it.
+
+    The figure grows by its height, so panels keep their size however many entries there are.
+    """
     names = [str(handle.get_label()) for handle in handles]
-    entry_in = 0.40 + 0.047 * max(len(name) for name in names)  # a handle, then 7.5 pt letters
-    rows = -(-len(handles) // max(1, int(figure.get_figwidth() / entry_in)))
+    entry_in = 0.40 + 0.047 * max((len(name) for name in names), default=1)  # 7.5 pt letters
+    columns = max(1, int(figure.get_figwidth() / entry_in))
+    rows = -(-len(handles) // columns)
+    if not handles and not note:
+        return
+    figure.set_figheight(figure.get_figheight() + LINE_IN * (rows + bool(note)))
     figure.legend(
         handles,
         names,
         loc="outside upper center",
-        ncols=-(-len(handles) // rows),
+        ncols=-(-len(handles) // rows) if rows else 1,
         borderaxespad=0.1,
+        title=note,
+        title_fontsize=7.5,
     )
 
 
-def mark_every(rows: pd.DataFrame) -> int:
-    """Of a line through these rows, every how many carry a mark: all of a few, some of many."""
-    return -(-len(rows) // MAX_MARKS)
+def labelled(axes: Axes) -> list[Artist]:
+    """What was plotted there under a name."""
+    return list(axes.get_legend_handles_labels()[0])
+
+
+def mark_every(num_points: int) -> int:
+    """Of a line through so many points, every how many carry a mark: all of a few, some of many."""
+    return max(1, -(-num_points // MAX_MARKS))
 
 
 def render(figure: Figure, file_format: str) -> bytes:
-    """The figure's file: the same bytes every time, hence without a date."""
+    """The figure's file: the same bytes every time, hence without a date.
+
+    The layout is made once, so that it is alike in every format, whichever comes first.
+    """
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        _settle(figure)
     dated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     buffer = io.BytesIO()
     figure.savefig(buffer, format=file_format, dpi=PNG_DPI, metadata=dated[file_format])
     return buffer.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Make the layout, for good.
+
+    Its solver goes by the order in which objects lie in memory, so the last bits differ from build
+    to build, and with them the names that SVG gives to clips: places are rounded.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = axes.get_position().bounds
+        axes.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))
+    for text in figure.texts:
+        x, y = text.get_position()
+        text.set_position((round(x, 6), round(y, 6)))

@@ -1,54 +1,108 @@
-"""Waiting time per round: what the devices that finish early lose to the last one."""
+"""Waiting time: what the devices that finish early lose to the last one."""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.comparison import Comparison
-from analysis.figures import style
+from analysis.figures import bands, bars, style
+from analysis.figures.rows import of_runs
 from analysis.metrics import waiting_s
-from analysis.units import SECONDS, choose, significant
+from analysis.units import SECONDS, choose
 
 
-def frame(comparison: Comparison) -> pd.DataFrame:
-    """One row a round with an aggregation; the run's mean beside it."""
-    parts = [
-        run.rounds.loc[run.rounds["num_aggregated"] > 0, ["round", "num_aggregated", "waiting_s"]]
-        .assign(label=run.label, strategy=run.strategy, mean_waiting_s=waiting_s(run))
-        .reset_index(drop=True)
-        for run in comparison.runs
-    ]
-    return pd.concat(parts, ignore_index=True)
+def mean_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a run with an aggregation: its mean wait per round."""
+    frame = of_runs(comparison.runs, lambda run: pd.DataFrame([{"waiting_s": waiting_s(run)}]))
+    return frame.dropna(subset="waiting_s").reset_index(drop=True)
 
 
-def draw(frame: pd.DataFrame) -> Figure:
-    """One line a run over its rounds, and its mean as a thin line, with the number."""
-    figure = style.figure(style.COLUMN_IN, 2.1 + 0.08 * frame["label"].nunique())
-    axes = figure.subplots()
+def round_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a round with an aggregation: the mean wait of its aggregated devices."""
+    columns = ["round", "num_aggregated", "waiting_s"]
+    return of_runs(
+        comparison.runs, lambda run: run.rounds.loc[run.rounds["num_aggregated"] > 0, columns]
+    )
+
+
+def wait_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row an aggregated update: how long its device waited for the end of the round."""
+    columns = ["round", "device_id", "waiting_s"]
+    return of_runs(
+        comparison.runs,
+        lambda run: run.clients.loc[run.clients["outcome"] == "aggregated", columns],
+    )
+
+
+def plot_mean(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
+    """A bar a label: the mean wait per round, over seeds."""
+    spread = bands.of_labels(frame, "waiting_s", band=band)
+    unit = choose(SECONDS, spread["high"])
+    colors = [look.color for look in style.looks(frame).values()]
+    bars.plain(axes, spread, colors, unit)
+    axes.set_xlabel(f"Mean waiting time per round ({unit.name})")
+
+
+def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
+    """A line a label over its rounds, with its band over seeds."""
     unit = choose(SECONDS, frame["waiting_s"])
     for label, look in style.looks(frame).items():
         rows = frame[frame["label"] == label]
-        if rows.empty:
-            continue
-        mean = rows["mean_waiting_s"].iloc[0] / unit.size
-        axes.plot(
-            rows["round"],
-            rows["waiting_s"] / unit.size,
-            color=look.color,
-            marker=look.marker,
-            markevery=style.mark_every(rows),
-            markersize=2.2,
-            linewidth=0.7,
-            alpha=0.6,
-            label=f"{label} (mean {significant(mean)} {unit.name})",
-        )
-        axes.axhline(mean, color=look.color, linewidth=1.2, linestyle=(0, (4, 2)))
+        curve = bands.curve(rows, x="round", y="waiting_s", band=band)
+        bands.plot(axes, curve, look, label=label, size=(1.0, unit.size))
     axes.set(xlabel="Round", ylabel=f"Mean waiting time ({unit.name})")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylim(bottom=0)
     axes.grid()
-    style.legend_above(figure, axes.get_legend_handles_labels()[0])
+
+
+def plot_cdf(frame: pd.DataFrame, axes: Axes) -> None:
+    """A staircase a label: the share of waits at most as long, all seeds together."""
+    unit = choose(SECONDS, frame["waiting_s"])
+    longest = float(frame["waiting_s"].max()) / unit.size
+    for label, look in style.looks(frame).items():
+        waits = np.sort(frame.loc[frame["label"] == label, "waiting_s"].to_numpy(float)) / unit.size
+        share = np.arange(1, len(waits) + 1) / len(waits)
+        axes.step(
+            np.concatenate([[0.0], waits, [longest]]),
+            100 * np.concatenate([[0.0], share, [1.0]]),
+            where="post",
+            color=look.color,
+            linestyle=look.dash,
+            label=label,
+        )
+    axes.set(xlabel=f"Waiting time ({unit.name})", ylabel="Waits at most as long (%)")
+    axes.set_xlim(0, longest or 1.0)
+    axes.set_ylim(0, 102)
+    axes.grid()
+
+
+def draw_mean(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A narrow figure of bars."""
+    figure, axes = bars.figure(frame, paper.column_in)
+    plot_mean(frame, axes, band=paper.band)
+    style.legend_above(figure, [], bands.note(frame, paper.band))
+    return figure
+
+
+def draw_rounds(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A narrow figure of lines."""
+    figure = style.figure(paper.column_in, 1.95)
+    axes = figure.subplots()
+    plot_rounds(frame, axes, band=paper.band)
+    style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
+    return figure
+
+
+def draw_cdf(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A narrow figure of staircases."""
+    figure = style.figure(paper.column_in, 1.95)
+    axes = figure.subplots()
+    plot_cdf(frame, axes)
+    style.legend_above(figure, style.labelled(axes))
     return figure

@@ -63,10 +63,10 @@ def phones(home: Path) -> Path:
 def test_plot_writes_each_figure_with_its_numbers(phones: Path) -> None:
     traces("plot", "lte-driving-1", "wifi-1", phones, "--output", "out")
     names = {f"{n}.{s}" for n in ("rate", "distribution", "day", "spans") for s in
-             ("png", "pdf", "csv")}  # fmt: skip
+             ("png", "pdf", "svg", "csv")}  # fmt: skip
     assert set(contents(Path("out"))) == names
     first = contents(Path("out"))
-    assert refused("plot", "wifi-1", "--output", "out").startswith("out already holds rate.png")
+    assert refused("plot", "wifi-1", "--output", "out").startswith("out already holds rate.pdf")
     traces("plot", "lte-driving-1", "wifi-1", phones, "--output", "out", "--force")
     assert contents(Path("out")) == first
 
@@ -101,7 +101,7 @@ def test_a_figure_fits_its_place_and_its_legend_covers_no_data(phones: Path, nam
     with style.context():
         figure = DRAWN[name](frame)
         figure.draw_without_rendering()
-    assert figure.get_figwidth() in (style.COLUMN_IN, style.PAGE_IN)
+    assert figure.get_figwidth() in (style.IEEE.column_in, style.IEEE.page_in)
     (legend,) = figure.legends
     box = legend.get_window_extent()
     assert figure.bbox.x0 <= box.x0
@@ -137,7 +137,9 @@ def test_plot_refuses_more_links_than_a_figure_holds_and_tables_alone(home: Path
 def test_availability_that_never_changes_is_plotted_without_spans(home: Path) -> None:
     write(home, "on.csv", availability_text({"a": AvailabilityTrace.of([(0, DAY_S)], DAY_S)}))
     traces("plot", "on.csv")
-    assert set(contents(Path("trace-figures"))) == {"day.png", "day.pdf", "day.csv"}
+    assert set(contents(Path("trace-figures"))) == {
+        f"day.{s}" for s in ("png", "pdf", "svg", "csv")
+    }
 
 
 def test_devices_of_a_table_are_drawn_by_speed_memory_and_rate(tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ def test_devices_of_a_table_are_drawn_by_speed_memory_and_rate(tmp_path: Path) -
         "Compute speed (multiple)", "Memory (GB)", "Downlink rate (Mbit/s)"
     ]  # fmt: skip
     assert set(links.render_all({}, {}, {"phones": table})) == {
-        "devices.png", "devices.pdf", "devices.csv"
+        f"devices.{s}" for s in ("png", "pdf", "svg", "csv")
     }  # fmt: skip
 
 

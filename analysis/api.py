@@ -1,0 +1,223 @@
+"""FedClock from Python: run an experiment, read runs back, and draw them. For notebooks.
+
+Mistakes are exceptions (``UserError``) with the messages of the command line; nothing is printed
+unless a reporter is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import figures
+from analysis.comparison import Comparison, compare
+from analysis.figures import sensitivity, style
+from analysis.figures.rows import of_runs
+from analysis.frames import RunSet, open_runs
+from analysis.load import Json, Run, RunError, load_run
+from analysis.study import require_comparable
+from simulator.cli import prepare_all
+from simulator.executor import available_cores
+from simulator.experiment import load_experiment, read_experiment
+from simulator.progress import Reporter
+from simulator.records import ClientRecord, Event, RoundRecord
+from simulator.run import Trainers
+from simulator.run import run as run_one
+from simulator.sweep import yaml_text
+
+IN_MEMORY = Path("config")
+"""What messages call a config that stands in no file; its own schedulers start at this folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Finished runs. The frames begin with label, strategy, shade and seed."""
+
+    runs: tuple[Run, ...]
+    found: RunSet  # the same runs, as the metrics over seeds take them
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """One row a round of every run; round 0 is the initial model."""
+        return of_runs(self.runs, lambda run: run.rounds)
+
+    @property
+    def clients(self) -> pd.DataFrame:
+        """One row a plan handed out in any run."""
+        return of_runs(self.runs, lambda run: run.clients)
+
+    @property
+    def devices(self) -> pd.DataFrame:
+        """One row a device of every run's fleet."""
+        return of_runs(self.runs, lambda run: run.devices)
+
+    @property
+    def manifest(self) -> Json:
+        """What the one run was made from, and came to. Raises RunError where there are several."""
+        return self._only().manifest
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the one run's adapter, in PEFT's format; None where nothing was trained.
+
+        Raises RunError where there are several runs.
+        """
+        folder = self._only().path / "adapter"
+        return folder if folder.is_dir() else None
+
+    def __getitem__(self, label: str) -> Result:
+        """The runs of one label, all its seeds. Raises RunError, with the labels there are."""
+        chosen = tuple(run for run in self.runs if run.label == label)
+        if not chosen:
+            labels = ", ".join(dict.fromkeys(run.label for run in self.runs))
+            raise RunError(f"the label must be one of {labels}, got {label}")
+        return Result(chosen, self.found.where(variant=label))
+
+    def compare(self, *, target: float | None = None, baseline: str | None = None) -> Comparison:
+        """The runs side by side, as every figure takes them.
+
+        Raises RunError where they met unlike conditions, or on a target or baseline that cannot be.
+        """
+        require_comparable(self.found)
+        return compare(self.runs, target=target, baseline=baseline)
+
+    def frame(self, name: str, *, target: float | None = None) -> pd.DataFrame:
+        """What the figure of this name plots. Raises RunError on a name that is none."""
+        return _spec(name).frame(self.compare(target=target))
+
+    def draw(self, name: str, *, paper: style.Paper = style.IEEE) -> Figure:
+        """The figure of this name. Raises RunError on one that is none, or has nothing to show."""
+        return draw(_spec(name).frame(self.compare()), _spec(name).draw, paper=paper)
+
+    def sensitivity(self, key: str, *, target: float | None = None) -> pd.DataFrame:
+        """What every run came to, beside the value that a key of its config had."""
+        return sensitivity.frame(self.runs, key, target=target)
+
+    def _only(self) -> Run:
+        if len(self.runs) != 1:
+            names = ", ".join(f"{run.label} s{run.manifest['seed']}" for run in self.runs)
+            raise RunError(f"the result must hold one run, got {names}; choose by label or seed")
+        return self.runs[0]
+
+
+def draw(frame: pd.DataFrame, drawing: figures.Draw, *, paper: style.Paper = style.IEEE) -> Figure:
+    """A figure of a frame, in FedClock's style. Raises RunError where the frame is empty."""
+    if frame.empty:
+        raise RunError("the runs hold nothing to plot in this figure")
+    with style.context():
+        return drawing(frame, paper)
+
+
+def run(
+    config: Path | str | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    output: Path | str = "runs",
+    workers: int | None = None,
+    report: Reporter | None = None,
+) -> Result:
+    """Simulate every strategy of an experiment, from its file or from what would stand in one.
+
+    ``overrides`` maps dotted keys to values: ``{"stop.rounds": 2}``. Finished runs below ``output``
+    are kept as they are. Raises ConfigError with all that is wrong, before anything is written.
+    """
+    texts = [f"{key}={yaml_text(value)}" for key, value in (overrides or {}).items()]
+    if isinstance(config, Mapping):
+        path, configs = IN_MEMORY, read_experiment(config, texts, IN_MEMORY)
+    else:
+        path = Path(config)
+        configs = load_experiment(path, texts)
+    prepared = prepare_all(configs, path, Path(output))
+    with Trainers(workers or available_cores()) as trainers:
+        return load(*(run_one(p, trainers=trainers, report=report or Silent()) for p in prepared))
+
+
+def load(*paths: Path | str) -> Result:
+    """The finished runs in (or directly below) these folders, one label a variant.
+
+    Runs that have not ended or are damaged are named in ``found.left_out``. Raises RunError where
+    none is left.
+    """
+    found = open_runs([Path(path) for path in paths])
+    rows = zip(found.runs["path"], found.runs["variant"], strict=True)
+    return Result(
+        tuple(replace(load_run(Path(path)), label=variant) for path, variant in rows), found
+    )
+
+
+def _made(folder: Path | str) -> Path:
+    """The folder, made where it is missing. Raises RunError where it cannot be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"figures must be written to a folder, got {folder}: {error}") from None
+    return Path(folder)
+
+
+def _spec(name: str) -> figures.FigureSpec:
+    for spec in figures.FIGURES:
+        if spec.name == name:
+            return spec
+    names = ", ".join(spec.name for spec in figures.FIGURES)
+    raise RunError(f"a figure must be one of {names}, got {name}")
+
+
+class Silent:
+    """Reports nothing."""
+
+    def start(self, label: str, rounds: int) -> None: ...
+
+    def finish(self, message: str) -> None: ...
+
+    def step(self, message: str) -> None: ...
+
+    def event(self, event: Event) -> None: ...
+
+    def client(self, record: ClientRecord) -> None: ...
+
+    def round(self, record: RoundRecord) -> None: ...
+
+
+def write_figures(
+    result: Result,
+    folder: Path | str,
+    *,
+    names: Sequence[str] = (),
+    paper: style.Paper = style.IEEE,
+    target: float | None = None,
+) -> list[Path]:
+    """Write the named figures, or all that have something to show, in every format with CSV.
+
+    Raises RunError on a name that is none.
+    """
+    chosen = [_spec(name) for name in names] or list(figures.FIGURES)
+    comparison = result.compare(target=target)
+    folder = _made(folder)
+    return [p for spec in chosen for p in figures.write(spec, comparison, folder, paper=paper)]
+
+
+def write_sensitivity(
+    result: Result,
+    folder: Path | str,
+    key: str,
+    *,
+    paper: style.Paper = style.IEEE,
+    target: float | None = None,
+) -> list[Path]:
+    """Write what the runs came to against the values of a key, or ("fleet") the fleet's size."""
+    if key == "fleet":
+        name, frame = "scalability", sensitivity.scale_frame(result.runs)
+        files = figures.render(frame, sensitivity.draw_scale, paper)
+    else:
+        name, frame = "sensitivity", sensitivity.frame(result.runs, key, target=target)
+        files = figures.render(frame, sensitivity.draw, paper)
+    folder = _made(folder)
+    paths = {folder / f"{name}.{suffix}": content for suffix, content in files.items()}
+    for path, content in paths.items():
+        path.write_bytes(content)
+    return list(paths)

@@ -1,0 +1,110 @@
+"""What each variant changes against the baseline: accuracy, time, bytes, joules."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import metrics
+from analysis.comparison import Comparison
+from analysis.figures import bands, bars, style
+from analysis.figures.rows import of_runs
+from analysis.load import Run
+from analysis.units import ONE, significant
+
+
+class Change(NamedTuple):
+    """A column of the frame, and what its axis says."""
+
+    column: str
+    title: str
+
+
+CHANGES = (
+    Change("accuracy_points", "Final accuracy (points)"),
+    Change("time_percent", "Time to target (%)"),
+    Change("bytes_percent", "Traffic, both ways (%)"),
+    Change("energy_percent", "Energy (%)"),
+)
+
+
+def frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a run that has a baseline of its seed: its changes against it.
+
+    The time is NaN where one of the two missed the target. Empty where there is nothing beside the
+    baseline.
+    """
+    label, target = comparison.baseline.label, comparison.target.accuracy
+    bases = {run.manifest["seed"]: run for run in comparison.runs if run.label == label}
+
+    def changes(run: Run) -> pd.DataFrame:
+        base = bases.get(run.manifest["seed"])
+        if base is None or run.label == label:
+            return pd.DataFrame()
+        points = 100 * (_final(run) - _final(base))
+        row = {"baseline": label, CHANGES[0].column: points}
+        measured = zip(_spent(run, target), _spent(base, target), strict=True)
+        for change, (own, other) in zip(CHANGES[1:], measured, strict=True):
+            row[change.column] = 100 * (own / other - 1) if other else math.nan
+        return pd.DataFrame([row])
+
+    return of_runs(comparison.runs, changes)
+
+
+def _final(run: Run) -> float:
+    return metrics.of_rounds(run.rounds)["final_accuracy"]
+
+
+def _spent(run: Run, target: float | None) -> tuple[float, float, float]:
+    """Seconds to the target (NaN: not reached), bytes and joules of the whole run."""
+    hit = None if target is None else metrics.reached(run.rounds, target)
+    sent = run.rounds["download_bytes"].sum() + run.rounds["upload_bytes"].sum()
+    return hit.at_s if hit else math.nan, float(sent), float(run.rounds["energy_j"].sum())
+
+
+def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range") -> None:
+    """A bar a label, to the right of the baseline's line where there is more of it."""
+    spread = bands.of_labels(frame, change.column, band=band)
+    colors = [look.color for look in style.looks(frame).values()]
+    axes.barh(range(len(spread)), spread["middle"], bars.HEIGHT, color=colors, linewidth=0)
+    bars.whiskers(axes, spread, ONE)
+    ends = spread.fillna(0.0).to_numpy(float)
+    left, right = min(0.0, float(ends.min())), max(0.0, float(ends.max()))
+    room = 0.4 * (right - left) or 1.0  # for the numbers
+    axes.set_xlim(left - room * bool((spread["middle"] < 0).any()), right + room)
+    for row, (low, middle, high) in enumerate(spread.to_numpy(float)):
+        text = "missed by a seed" if math.isnan(middle) else f"{_signed(middle)}"
+        end = 0.0 if math.isnan(middle) else high if middle >= 0 else low
+        is_right = math.isnan(middle) or middle >= 0
+        axes.annotate(
+            text, (max(end, 0.0) if is_right else min(end, 0.0), row),
+            (2.5 if is_right else -2.5, 0), textcoords="offset points", fontsize=7,
+            va="center", ha="left" if is_right else "right",
+        )  # fmt: skip
+    axes.axvline(0, color=style.BLACK, linewidth=0.8)
+    axes.set_xlabel(change.title)
+    bars.name_rows(axes, [str(label) for label in spread.index])
+
+
+def _signed(value: float) -> str:
+    sign = "+" if value >= 0 else "\N{MINUS SIGN}"
+    return f"{sign}{significant(abs(value))}"
+
+
+def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A wide figure: a panel a change; those that no run has are left out."""
+    columns = [change.column for change in CHANGES]
+    known = frame[columns].notna().groupby(frame["label"]).all()  # in every seed of a label
+    shown = [change for change in CHANGES if known[change.column].any()]
+    figure = style.figure(paper.page_in, 0.6 + bars.ROW_IN * frame["label"].nunique())
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, change in zip(panels, shown, strict=True):
+        plot(frame, axes, change, band=paper.band)
+    words = f"Change against {frame['baseline'].iloc[0]} at the same seed"
+    note = bands.note(frame, paper.band)
+    style.legend_above(figure, [], f"{words}. {note}" if note else words)
+    return figure

@@ -1,0 +1,117 @@
+"""What several seeds say together: a middle, and a band around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.figures import style
+
+Array = npt.NDArray[np.float64]
+
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; 1.96 beyond.
+T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+class Band(NamedTuple):
+    """``summary``: (seeds, points) -> low, middle, high, each (points,). ``words`` name it."""
+
+    words: str
+    summary: Callable[[Array], tuple[Array, Array, Array]]
+
+
+class Curve(NamedTuple):
+    """One label's line and band; all four (points,)."""
+
+    x: Array
+    low: Array
+    middle: Array
+    high: Array
+
+
+def _range(values: Array) -> tuple[Array, Array, Array]:
+    return values.min(axis=0), values.mean(axis=0), values.max(axis=0)
+
+
+def _ci95(values: Array) -> tuple[Array, Array, Array]:
+    num = len(values)
+    middle = values.mean(axis=0)
+    if num == 1:
+        return middle, middle, middle
+    quantile = T95[num - 2] if num - 2 < len(T95) else 1.96
+    half = quantile * values.std(axis=0, ddof=1) / np.sqrt(num)
+    return middle - half, middle, middle + half
+
+
+def _quartiles(values: Array) -> tuple[Array, Array, Array]:
+    low, middle, high = np.percentile(values, (25, 50, 75), axis=0)
+    return low, middle, high
+
+
+BANDS = {
+    "range": Band("Mean and min–max", _range),
+    "ci95": Band("Mean and 95 % confidence interval (t)", _ci95),
+    "quartiles": Band("Median and quartiles", _quartiles),
+}
+
+
+def note(frame: pd.DataFrame, band: str) -> str:
+    """What lines, bars, bands and whiskers stand for, for the legend; empty for a single seed."""
+    seeds = frame.groupby("label")["seed"].nunique()
+    few, most = int(seeds.min()), int(seeds.max())
+    number = str(most) if few == most else f"{few} to {most}"
+    return f"{BANDS[band].words} of {number} seeds" if most > 1 else ""
+
+
+def curve(rows: pd.DataFrame, *, x: str, y: str, band: str) -> Curve:
+    """One label's curve over its seeds, at every x that any of them has.
+
+    A seed is interpolated between its own points. The curve starts where the last seed starts and
+    ends where the first ends: beyond, the middle would jump with the seeds that are left.
+    """
+    seeds = [own[own[y].notna()].sort_values(x) for _, own in rows.groupby("seed")]
+    lines = [(own[x].to_numpy(float), own[y].to_numpy(float)) for own in seeds if len(own)]
+    if not lines:
+        return Curve(*(np.empty(0) for _ in range(4)))
+    start, end = max(at[0] for at, _ in lines), min(at[-1] for at, _ in lines)
+    points = np.unique(np.concatenate([at for at, _ in lines]))
+    points = points[(points >= start) & (points <= end)]
+    values = np.stack([np.interp(points, at, values) for at, values in lines])
+    return Curve(points, *BANDS[band].summary(values))
+
+
+def plot(
+    axes: Axes, curve: Curve, look: style.Look, *, label: str, size: tuple[float, float]
+) -> None:
+    """The curve and its band; ``size`` is of the units of x and y."""
+    x, (low, middle, high) = curve.x / size[0], (part / size[1] for part in curve[1:])
+    axes.plot(
+        x,
+        middle,
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.dash,
+        markevery=style.mark_every(len(x)),
+        label=label,
+    )
+    if (high > low).any():
+        axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
+
+
+def of_labels(frame: pd.DataFrame, column: str, *, band: str) -> pd.DataFrame:
+    """One row a label, in their order: low, middle and high of a column with one value a seed."""
+    summary = BANDS[band].summary
+    rows = {
+        label: [float(part[0]) for part in summary(own[column].to_numpy(float)[:, None])]
+        for label, own in frame.groupby("label", sort=False)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["low", "middle", "high"])

@@ -1,0 +1,101 @@
+"""Horizontal bars, one a label: parts on end, and what the seeds spread over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from analysis.figures import bands, style
+from analysis.units import Unit, choose, significant
+
+ROW_IN = 0.21
+HEIGHT = 0.68
+
+
+def figure(frame: pd.DataFrame, width_in: float) -> tuple[Figure, Axes]:
+    """A figure as high as its bars need."""
+    drawn = style.figure(width_in, 0.42 + ROW_IN * frame["label"].nunique())
+    return drawn, drawn.subplots()
+
+
+def stack(
+    frame: pd.DataFrame,
+    axes: Axes,
+    parts: Mapping[str, str],
+    *,
+    scale: tuple[Unit, ...],
+    band: str,
+) -> Unit:
+    """Stacked bars of the columns in ``parts`` (column: colour), and the unit they are in.
+
+    A part is the mean over seeds, so that parts add up; the whisker is the band of their sum, and
+    the number that of its middle.
+    """
+    total = frame.assign(total=frame[list(parts)].sum(axis=1))
+    spread = bands.of_labels(total, "total", band=band)
+    means = frame.groupby("label", sort=False)[list(parts)].mean()
+    unit = choose(scale, spread["high"])
+    floor = pd.Series(0.0, index=means.index)
+    for column, color in parts.items():
+        axes.barh(
+            range(len(means)),
+            means[column] / unit.size,
+            HEIGHT,
+            left=floor / unit.size,
+            color=color,
+            linewidth=0,
+        )
+        floor = floor + means[column]
+    whiskers(axes, spread, unit)
+    ends = spread["high"].where(spread["high"] > floor, floor)
+    write(axes, ends / unit.size, [significant(v / unit.size) for v in spread["middle"]])
+    name_rows(axes, list(means.index))
+    return unit
+
+
+def plain(axes: Axes, spread: pd.DataFrame, colors: Sequence[str], unit: Unit) -> None:
+    """One bar a label, as long as its middle, with whisker, number and name."""
+    axes.barh(range(len(spread)), spread["middle"] / unit.size, HEIGHT, color=colors, linewidth=0)
+    whiskers(axes, spread, unit)
+    ends = spread[["middle", "high"]].max(axis=1) / unit.size
+    write(axes, ends, [significant(value / unit.size) for value in spread["middle"]])
+    name_rows(axes, [str(label) for label in spread.index])
+
+
+def whiskers(axes: Axes, spread: pd.DataFrame, unit: Unit) -> None:
+    """A line from low to high at every bar whose seeds differ."""
+    for row, (low, _, high) in enumerate(spread.to_numpy(float) / unit.size):
+        if high > low:  # white below black, to be seen on a black bar too
+            axes.plot([low, high], [row, row], color="white", linewidth=2.2)
+            axes.plot(
+                [low, high], [row, row], "|-", color=style.BLACK, linewidth=0.9, markersize=4.5
+            )
+
+
+def write(axes: Axes, ends: pd.Series[float], texts: list[str]) -> None:
+    """A number right of each bar, and room for it."""
+    for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
+        axes.annotate(
+            text, (end, row), (2.5, 0), textcoords="offset points", va="center", fontsize=7
+        )
+    longest = max(len(text) for text in texts)
+    width_pt = 72 * float(axes.figure.bbox.width) / axes.figure.dpi * 0.7
+    room = min(0.5, (3.6 * longest + 5) / width_pt)
+    axes.set_xlim(0, float(ends.max()) / (1 - room) or 1.0)
+
+
+def name_rows(axes: Axes, labels: list[str]) -> None:
+    """The labels at their bars, the first at the top."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+
+
+def patches(parts: Mapping[str, str]) -> list[Patch]:
+    """Handles of a legend: name and colour of each part."""
+    return [Patch(color=color, linewidth=0, label=name) for name, color in parts.items()]

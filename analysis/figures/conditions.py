@@ -1,0 +1,120 @@
+"""The conditions that devices met: the rates of their transfers, and when they were offline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from analysis.comparison import Comparison
+from analysis.figures import bands, style
+from analysis.figures.rows import of_runs
+from analysis.load import Run
+
+BITS_PER_MBIT = 1e6
+DIRECTIONS = ("download", "upload")
+MAX_POOLS = 8
+
+
+def rate_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a finished transfer: device, link, its pool, direction, start and mean rate.
+
+    A pool is a link's name without its number: lte-3 is of lte.
+    """
+    return of_runs(comparison.runs, _rates)
+
+
+def _rates(run: Run) -> pd.DataFrame:
+    plans = run.clients
+    parts = []
+    for direction in DIRECTIONS:
+        sent, took_s = plans[f"{direction}_bytes"], plans[f"{direction}_s"]
+        rows = plans.loc[(sent > 0) & (took_s > 0), ["round", "device_id", "link", "started_s"]]
+        rate_mbps = 8 * sent / took_s.where(took_s > 0) / BITS_PER_MBIT
+        parts.append(rows.assign(direction=direction, rate_mbps=rate_mbps))
+    frame = pd.concat(parts, ignore_index=True)
+    return frame.assign(pool=frame["link"].astype(str).str.replace(r"-\d+$", "", regex=True))
+
+
+def offline_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a round: its plans, and how many were paused or lost because a device was offline.
+
+    Empty where no plan of any run was.
+    """
+    frame = of_runs(comparison.runs, _offline)
+    return frame if frame["num_offline"].any() else pd.DataFrame()
+
+
+def _offline(run: Run) -> pd.DataFrame:
+    plans = run.clients
+    met = (plans["outcome"] == "offline") | (plans.get("offline_s", 0.0 * plans["started_s"]) > 0)
+    rounds = met.groupby(plans["round"]).agg(["size", "sum", "mean"]).reset_index()
+    rounds.columns = pd.Index(["round", "num_plans", "num_offline", "share_offline"])
+    closed = run.rounds[["round", "closed_s"]]
+    return rounds.merge(closed, on="round")
+
+
+def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
+    """A staircase a pool: the share of transfers at most as fast; the rows of one direction."""
+    pools = sorted(frame["pool"].unique())
+    for place, pool in enumerate(pools):
+        rates = np.sort(frame.loc[frame["pool"] == pool, "rate_mbps"].to_numpy(float))
+        share = 100 * np.arange(1, len(rates) + 1) / len(rates)
+        axes.step(
+            [rates[0], *rates, 10 * frame["rate_mbps"].max()],
+            [0.0, *share, 100.0],
+            where="post",
+            color=list(style.COLORS.values())[place % len(style.COLORS)],
+            linestyle=style.DASHES[place % len(style.DASHES)],
+            label=pool,
+        )
+    low, high = frame["rate_mbps"].min(), frame["rate_mbps"].max()
+    axes.set(xscale="log", xlim=(low / 1.2, 1.2 * high), ylim=(0, 102))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.set_ylabel("Transfers at most as fast (%)")
+    axes.grid()
+
+
+def plot_offline(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
+    """A line a label: the share of a round's plans that an offline device paused or lost."""
+    for label, look in style.looks(frame).items():
+        rows = frame[frame["label"] == label].assign(percent=lambda r: 100 * r["share_offline"])
+        curve = bands.curve(rows, x="round", y="percent", band=band)
+        bands.plot(axes, curve, look, label=label, size=(1.0, 1.0))
+    axes.set(xlabel="Round", ylabel="Plans paused or lost offline (%)")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid()
+
+
+def draw_rates(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A wide figure: left downloads, right uploads; the pools with the most transfers."""
+    most = frame["pool"].value_counts().sort_index().nlargest(MAX_POOLS).index
+    shown = frame[frame["pool"].isin(most)]
+    figure = style.figure(paper.page_in, 1.9)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, direction in zip(panels, DIRECTIONS, strict=True):
+        rows = shown[shown["direction"] == direction]
+        if rows.empty:
+            axes.set_visible(False)
+            continue
+        plot_rates(rows, axes)
+        axes.set_xlabel(f"Mean rate of a whole {direction} (Mbit/s)")
+    panels[1].set_ylabel("")
+    handles: dict[str, Artist] = {}
+    for axes in panels:
+        handles |= {str(one.get_label()): one for one in style.labelled(axes)}
+    style.legend_above(figure, list(handles.values()))
+    return figure
+
+
+def draw_offline(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A narrow figure."""
+    figure = style.figure(paper.column_in, 1.95)
+    axes = figure.subplots()
+    plot_offline(frame, axes, band=paper.band)
+    style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
+    return figure

@@ -1,0 +1,129 @@
+"""What the global model reaches, and for what: accuracy and loss against time, rounds, bytes."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.comparison import Comparison
+from analysis.figures import bands, style
+from analysis.figures.rows import of_runs
+from analysis.load import Run
+from analysis.units import BYTES, JOULES, ONE, PERCENT, SECONDS, Unit, choose
+
+
+class Quantity(NamedTuple):
+    """A column that can stand on an axis, its name there and the units to choose from."""
+
+    column: str
+    name: str
+    scale: tuple[Unit, ...]
+
+    def unit(self, frame: pd.DataFrame) -> Unit:
+        """The unit for all values of the frame."""
+        return choose(self.scale, frame[self.column])
+
+    def title(self, unit: Unit) -> str:
+        """The name with the unit."""
+        return f"{self.name} ({unit.name})" if unit.name else self.name
+
+
+ACCURACY = Quantity("accuracy", "Test accuracy", (PERCENT,))
+LOSS = Quantity("loss", "Test loss", (ONE,))
+TIME = Quantity("closed_s", "Simulated time", SECONDS)
+ROUND = Quantity("round", "Round", (ONE,))
+TRAFFIC = Quantity("transferred_bytes", "Cumulative traffic, both ways", BYTES)
+DOWNLOAD = Quantity("downloaded_bytes", "Cumulative download", BYTES)
+UPLOAD = Quantity("uploaded_bytes", "Cumulative upload", BYTES)
+ENERGY = Quantity("spent_j", "Cumulative energy of all devices", JOULES)
+
+
+def progress(comparison: Comparison) -> pd.DataFrame:
+    """One row a round: when it closed, bytes and joules of all rounds so far, accuracy and loss."""
+    return of_runs(comparison.runs, _progress)
+
+
+def frame(comparison: Comparison) -> pd.DataFrame:
+    """As ``progress``, the evaluated rounds alone, with the target and the majority class."""
+    rows = progress(comparison)
+    shares = {run.label: run.manifest["data"].get("majority_share") for run in comparison.runs}
+    return (
+        rows[rows["accuracy"].notna()]
+        .assign(
+            target=comparison.target.accuracy,
+            majority_share=lambda rows: rows["label"].map(shares),
+        )
+        .reset_index(drop=True)
+    )
+
+
+def _progress(run: Run) -> pd.DataFrame:
+    rounds = run.rounds
+    down, up = rounds["download_bytes"].cumsum(), rounds["upload_bytes"].cumsum()
+    return rounds[["round", "closed_s", "accuracy", "loss"]].assign(
+        downloaded_bytes=down,
+        uploaded_bytes=up,
+        transferred_bytes=down + up,
+        spent_j=rounds["energy_j"].cumsum(),
+    )
+
+
+def plot(
+    frame: pd.DataFrame,
+    axes: Axes,
+    *,
+    x: Quantity = TIME,
+    y: Quantity = ACCURACY,
+    band: str = "range",
+) -> None:
+    """One line a label with its band over seeds, and marks at evaluations."""
+    across, up = x.unit(frame), y.unit(frame)
+    for label, look in style.looks(frame).items():
+        rows = frame[frame["label"] == label]
+        curve = bands.curve(rows, x=x.column, y=y.column, band=band)
+        bands.plot(axes, curve, look, label=label, size=(across.size, up.size))
+    axes.set(xlabel=x.title(across), ylabel=y.title(up))
+    axes.set_xlim(left=0)
+    axes.grid()
+
+
+def plot_levels(frame: pd.DataFrame, axes: Axes) -> None:
+    """The target and the share of the most frequent class, as thin named lines."""
+    # Curves rise from the lower left, so each word stands where they are not.
+    _level(axes, frame["target"], "target", "left")
+    _level(axes, frame["majority_share"], "majority class", "right")
+
+
+def draw(frame: pd.DataFrame, paper: style.Paper, *, x: Quantity, y: Quantity) -> Figure:
+    """A narrow figure of one quantity against another."""
+    figure = style.figure(paper.column_in, 1.95)
+    axes = figure.subplots()
+    plot(frame, axes, x=x, y=y, band=paper.band)
+    if y is ACCURACY:
+        axes.set_ylim(bottom=0)
+        plot_levels(frame, axes)
+    style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
+    return figure
+
+
+def _level(
+    axes: Axes, column: pd.Series[float], words: str, side: Literal["left", "right"]
+) -> None:
+    """A thin named line at the accuracy in ``column``, if there is one."""
+    level = 100 * pd.to_numeric(column).max()
+    if pd.isna(level):
+        return
+    axes.axhline(level, color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+    axes.annotate(
+        f"{words} {level:.3g} %",
+        (0.0 if side == "left" else 1.0, level),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(2 if side == "left" else -2, 1.5),
+        textcoords="offset points",
+        ha=side,
+        fontsize=7,
+        color=style.DARK_GREY,
+    )

@@ -1,0 +1,116 @@
+"""Whose updates count, and how old they are: participation of devices, staleness of updates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.comparison import Comparison
+from analysis.figures import bands, style
+from analysis.figures.rows import of_runs
+from analysis.load import Run
+
+
+def device_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a run and device of the fleet, drawn or not: its plans, and how many were merged."""
+    return of_runs(comparison.runs, _devices)
+
+
+def _devices(run: Run) -> pd.DataFrame:
+    plans = run.clients.groupby("device_id")["outcome"]
+    fleet = run.devices[["device_id", "profile", "memory_budget_bytes"]].reset_index(drop=True)
+    counts = {
+        "num_plans": plans.size(),
+        "num_aggregated": plans.apply(lambda outcomes: int((outcomes == "aggregated").sum())),
+    }
+    return fleet.assign(
+        **{
+            name: fleet["device_id"].map(count).fillna(0).astype(int)
+            for name, count in counts.items()
+        }
+    )
+
+
+def staleness_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a run and staleness: how many of its merged updates were so stale, and what share.
+
+    Runs in which no update was stale are left out: there is nothing to show of plain rounds.
+    """
+    oldest = max((int(_merged(run).max()) for run in comparison.runs if _is_stale(run)), default=0)
+    return of_runs(
+        comparison.runs,
+        lambda run: _staleness(run, oldest) if _is_stale(run) else pd.DataFrame(),
+    )
+
+
+def _staleness(run: Run, oldest: int) -> pd.DataFrame:
+    count = np.bincount(_merged(run).to_numpy(int), minlength=oldest + 1)
+    return pd.DataFrame(
+        {"staleness": np.arange(oldest + 1), "num_updates": count, "share": count / count.sum()}
+    )
+
+
+def _is_stale(run: Run) -> bool:
+    return "staleness" in run.clients and bool((_merged(run) > 0).any())
+
+
+def _merged(run: Run) -> pd.Series[int]:
+    return run.clients.loc[run.clients["outcome"] == "aggregated", "staleness"]
+
+
+def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
+    """A staircase a label: the share of devices with at most so many merged updates.
+
+    All seeds together. What a staircase starts at is the share of devices that were never heard.
+    """
+    most = int(frame["num_aggregated"].max())
+    counts = np.arange(most + 1)
+    for label, look in style.looks(frame).items():
+        merged = np.sort(frame.loc[frame["label"] == label, "num_aggregated"].to_numpy())
+        share = np.searchsorted(merged, counts, side="right") / len(merged)
+        axes.step(
+            [-1, *counts, most + 1],
+            100 * np.array([0.0, *share, 1.0]),
+            where="post",
+            color=look.color,
+            linestyle=look.dash,
+            label=label,
+        )
+    axes.set(xlabel="Updates merged from a device", ylabel="Devices with at most so many (%)")
+    axes.set_xlim(-0.5, most + 0.5)
+    axes.set_ylim(0, 102)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.grid()
+
+
+def plot_staleness(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
+    """A line a label: the share of merged updates of each staleness, with its band over seeds."""
+    for label, look in style.looks(frame).items():
+        rows = frame[frame["label"] == label].assign(percent=lambda rows: 100 * rows["share"])
+        curve = bands.curve(rows, x="staleness", y="percent", band=band)
+        bands.plot(axes, curve, look, label=label, size=(1.0, 1.0))
+    axes.set(xlabel="Staleness (aggregations since the broadcast)", ylabel="Merged updates (%)")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.grid()
+
+
+def draw_devices(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A narrow figure."""
+    figure = style.figure(paper.column_in, 1.95)
+    axes = figure.subplots()
+    plot_devices(frame, axes)
+    style.legend_above(figure, style.labelled(axes))
+    return figure
+
+
+def draw_staleness(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A narrow figure."""
+    figure = style.figure(paper.column_in, 1.95)
+    axes = figure.subplots()
+    plot_staleness(frame, axes, band=paper.band)
+    style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
+    return figure

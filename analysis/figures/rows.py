@@ -1,0 +1,40 @@
+"""What the figures' frames share: whose rows they are, and of which seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from analysis.figures import style
+from analysis.load import Run
+
+
+def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+    """The rows of every run that has any, after its label, strategy, shade and seed.
+
+    ``shade`` counts the labels of one strategy, by which figures tell them apart: give all runs,
+    for it to be alike in every figure.
+    """
+    numbers = style.shades((run.label, run.strategy) for run in runs)
+    parts = [
+        rows(run).assign(
+            label=run.label,
+            strategy=run.strategy,
+            shade=numbers[run.label],
+            seed=run.manifest["seed"],
+        )
+        for run in runs
+    ]
+    filled = [part for part in parts if len(part)]
+    if not filled:
+        return pd.DataFrame()
+    frame = pd.concat(filled, ignore_index=True)
+    first = ["label", "strategy", "shade", "seed"]
+    return frame[first + [column for column in frame if column not in first]]
+
+
+def of_first_seed(runs: Sequence[Run]) -> list[Run]:
+    """The runs of the lowest seed: what is shown device by device is shown of one world."""
+    seed = min(run.manifest["seed"] for run in runs)
+    return [run for run in runs if run.manifest["seed"] == seed]

@@ -1,0 +1,172 @@
+"""How results follow a setting: one key of a sweep, or the size of the fleet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from analysis import metrics
+from analysis.figures import bands, style
+from analysis.figures.curves import Quantity
+from analysis.figures.rows import of_runs
+from analysis.load import Run, RunError, flatten
+from analysis.units import BYTES, JOULES, PERCENT, SECONDS
+
+FINAL_ACCURACY = Quantity("final_accuracy", "Final accuracy", (PERCENT,))
+TIME_TO_TARGET = Quantity("time_to_target_s", "Time to target", SECONDS)
+TRAFFIC = Quantity("transferred_bytes", "Traffic, both ways", BYTES)
+ENERGY = Quantity("energy_j", "Energy", JOULES)
+ROUND_TIME = Quantity("round_s", "Simulated time per round", SECONDS)
+WALL_TIME = Quantity("wall_s_per_round", "Host time per round", SECONDS)
+BYTES_PER_ROUND = Quantity("bytes_per_round", "Traffic per round", BYTES)
+NUM_DEVICES = "num_devices"
+
+
+def frame(runs: Sequence[Run], key: str, *, target: float | None = None) -> pd.DataFrame:
+    """One row a run: the value of a key of its config, and what the run came to.
+
+    Runs of one label may differ in this key and in the seed alone: raises RunError on others, and
+    on a key that no config has or whose value is the same in all runs.
+    """
+    configs = [flatten(run.config) for run in runs]
+    values = [_value(config.get(key)) for config in configs]
+    if not any(key in config for config in configs):
+        raise RunError(f"the key must be one of the runs' configs, got {key}")
+    if len(set(map(str, values))) < 2:
+        raise RunError(f"the key must have several values in the runs, got {key}={values[0]} alone")
+    _require_equal(runs, key)
+    rows = [
+        _row(run, target) | {"key": key, "value": v} for run, v in zip(runs, values, strict=True)
+    ]
+    return _of_labels(runs, rows)
+
+
+def scale_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run: the devices of its fleet, and what a round of them took.
+
+    The host's time is that of the run's manifest: the one number here that is not simulated.
+    Raises RunError where all fleets are of one size.
+    """
+    if len({len(run.devices) for run in runs}) < 2:
+        raise RunError("the runs must have fleets of several sizes, got one")
+    return _of_labels(runs, [_row(run, None) for run in runs])
+
+
+def _of_labels(runs: Sequence[Run], rows: Sequence[dict[str, object]]) -> pd.DataFrame:
+    """The rows under the labels that the configs give, for a sweep may name its runs otherwise."""
+    named = dict(zip(map(id, runs), rows, strict=True))
+    table = of_runs(runs, lambda run: pd.DataFrame([named[id(run)]]))
+    return table.assign(label=[str(run.manifest["label"]) for run in runs])
+
+
+def _row(run: Run, target: float | None) -> dict[str, object]:
+    rounds = run.rounds
+    num_rounds = max(1, int(rounds["round"].max()))
+    sent = float(rounds["download_bytes"].sum() + rounds["upload_bytes"].sum())
+    hit = None if target is None else metrics.reached(run.rounds, target)
+    return {
+        NUM_DEVICES: len(run.devices),
+        "final_accuracy": metrics.of_rounds(rounds)["final_accuracy"],
+        "target": target,
+        "time_to_target_s": hit.at_s if hit else math.nan,
+        "transferred_bytes": sent,
+        "energy_j": float(rounds["energy_j"].sum()),
+        "round_s": float(rounds["closed_s"].max()) / num_rounds,
+        "wall_s_per_round": float(run.manifest.get("wall_s", math.nan)) / num_rounds,
+        "bytes_per_round": sent / num_rounds,
+    }
+
+
+def _value(value: object) -> object:
+    """A value that a table can hold: a list or a mapping as text."""
+    return value if isinstance(value, int | float | str | None) else str(value)
+
+
+def _require_equal(runs: Sequence[Run], key: str) -> None:
+    """Raise RunError where runs of one label differ in more than the key and the seed."""
+    first: dict[str, dict[str, object]] = {}
+    for run in runs:
+        own = {k: v for k, v in flatten(run.config).items() if k not in (key, "seed", "name")}
+        base = first.setdefault(str(run.manifest["label"]), own)
+        differing = sorted(k for k in own.keys() | base.keys() if own.get(k) != base.get(k))
+        if differing:
+            raise RunError(
+                f"runs of one label must differ in {key} and the seed alone; {run.path} differs in"
+                f" {', '.join(differing)} too"
+            )
+
+
+def plot(
+    frame: pd.DataFrame, axes: Axes, y: Quantity, *, x: str = "value", band: str = "range"
+) -> None:
+    """A line a label over the values in rising order, with its band over seeds.
+
+    Numbers that span a factor of 8 or more stand on a logarithmic axis; words stand evenly apart.
+    """
+    unit = y.unit(frame)
+    values = sorted(frame[x].unique(), key=lambda v: (isinstance(v, str), v))
+    is_number = pd.api.types.is_numeric_dtype(frame[x])
+    place = {value: float(value) if is_number else float(i) for i, value in enumerate(values)}
+    for label, look in style.looks(frame).items():
+        rows = frame[(frame["label"] == label) & frame[y.column].notna()]
+        if rows.empty:
+            continue
+        curve = bands.curve(rows.assign(at=rows[x].map(place)), x="at", y=y.column, band=band)
+        bands.plot(axes, curve, look, label=label, size=(1.0, unit.size))
+    if is_number and 0 < 8 * values[0] <= values[-1]:
+        axes.set_xscale("log")
+    _mark_values(axes, values)
+    axes.set_ylabel(y.title(unit))
+    axes.grid()
+
+
+def _mark_values(axes: Axes, values: Sequence[Any]) -> None:
+    """A tick at every value, and nowhere else: numbers where they are, words evenly apart."""
+    words = [isinstance(value, str) for value in values]
+    places = range(len(values)) if any(words) else values
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(list(places), [str(v) if any(words) else f"{v:g}" for v in values])
+
+
+def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A wide figure: accuracy, time to the target, bytes and joules, as far as runs have them."""
+    shown = [
+        quantity
+        for quantity in (FINAL_ACCURACY, TIME_TO_TARGET, TRAFFIC, ENERGY)
+        if frame[quantity.column].notna().any()
+    ]
+    figure = _panels(frame, paper, shown, x="value", name=str(frame["key"].iloc[0]))
+    for axes in figure.axes:
+        axes.set_ylim(bottom=0)
+    return figure
+
+
+def draw_scale(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A wide figure: simulated time, bytes and the host's time of a round against devices."""
+    shown = (ROUND_TIME, BYTES_PER_ROUND, WALL_TIME)
+    figure = _panels(frame, paper, shown, x=NUM_DEVICES, name="Devices")
+    for axes in figure.axes:  # what grows with the fleet is a straight line
+        axes.set(xscale="log", yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _mark_values(axes, sorted(frame[NUM_DEVICES].unique()))
+    return figure
+
+
+def _panels(
+    frame: pd.DataFrame, paper: style.Paper, shown: Sequence[Quantity], *, x: str, name: str
+) -> Figure:
+    figure = style.figure(paper.page_in, 1.8)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, quantity in zip(panels, shown, strict=True):
+        plot(frame, axes, quantity, x=x, band=paper.band)
+        axes.set_xlabel(name)
+    style.legend_above(figure, style.labelled(panels[-1]), bands.note(frame, paper.band))
+    return figure

@@ -1,0 +1,75 @@
+"""Simulated time to the target accuracy: how long each strategy took, or at least took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from analysis.comparison import Comparison
+from analysis.figures import bands, bars, style
+from analysis.figures.rows import of_runs
+from analysis.load import Run
+from analysis.metrics import evaluations, reached
+from analysis.units import SECONDS, choose, significant
+
+
+def frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a run: the target, whether it was reached, and when, or when it was last tried.
+
+    Empty where there is no target.
+    """
+    target = comparison.target.accuracy
+    if target is None:
+        return pd.DataFrame()
+    return of_runs(
+        comparison.runs,
+        lambda run: pd.DataFrame([_row(run, target)] if len(evaluations(run)) else []),
+    )
+
+
+def _row(run: Run, target: float) -> dict[str, object]:
+    hit = reached(run.rounds, target)
+    last_s = float(evaluations(run)["closed_s"].iloc[-1])
+    return {"target": target, "is_reached": hit is not None, "at_s": hit.at_s if hit else last_s}
+
+
+def plot(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
+    """A bar a label; hatched and with ">" where a seed never reached the target.
+
+    Such a seed counts with the time of its last evaluation, so the bar is a bound from below.
+    """
+    spread = bands.of_labels(frame, "at_s", band=band)
+    unit = choose(SECONDS, frame["at_s"])
+    looks, texts = style.looks(frame), []
+    for row, (label, low) in enumerate(spread["middle"].items()):
+        own = frame[frame["label"] == label]
+        hits, num = int(own["is_reached"].sum()), len(own)
+        color = looks[str(label)].color
+        fill: dict[str, Any] = {"facecolor": color, "linewidth": 0}
+        if hits < num:
+            fill = {"facecolor": "white", "edgecolor": color, "hatch": "//////"}
+        axes.barh(row, low / unit.size, bars.HEIGHT, **fill)
+        number = significant(low / unit.size)
+        texts.append(number if hits == num else f"> {number} ({hits} of {num})")
+    bars.whiskers(axes, spread, unit)
+    bars.write(axes, spread["high"] / unit.size, texts)
+    bars.name_rows(axes, [str(label) for label in spread.index])
+    axes.set_xlabel(f"Simulated time to {100 * frame['target'].iloc[0]:.3g} % ({unit.name})")
+
+
+def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A narrow figure; a legend only where a target was missed."""
+    figure, axes = bars.figure(frame, paper.column_in)
+    plot(frame, axes, band=paper.band)
+    handles: list[Artist] = []
+    if not frame["is_reached"].all():
+        bound = Patch(facecolor="white", edgecolor=style.GREY, hatch="//////")
+        bound.set_label("at least: reached by so many runs alone")
+        handles.append(bound)
+    style.legend_above(figure, handles, bands.note(frame, paper.band))
+    return figure

