@@ -34,6 +34,17 @@ def backward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch)
     )
 
 
+def recomputed_flops(
+    model: ModelSpec, blocks: Sequence[BlockTerms], activation_bits: Sequence[int], batch: Batch
+) -> int:
+    """What the backward pass adds: each block of 0 bits that it crosses runs forward once more."""
+    return sum(
+        _block_forward(model, block, batch)
+        for block, bits in zip(blocks, activation_bits, strict=True)
+        if bits == 0 and block.position != "below"
+    )
+
+
 def _attention_product(model: ModelSpec, batch: Batch) -> int:
     """One of attention's two products, for all heads: 2 b s^2 h."""
     return 2 * batch.tokens * batch.length * model.linears[0].out_features

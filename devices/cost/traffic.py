@@ -40,7 +40,7 @@ def step_traffic(
     works = Counter(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats)).items()
     return Traffic(
         forward=sum(_forward(model, work.terms, batch) * count for work, count in works),
-        backward=sum(_backward(model, work.terms, batch) * count for work, count in works),
+        backward=sum(_backward(model, work, batch) * count for work, count in works),
         quantize=sum(_converted(model, work, batch) * count for work, count in works),
         optimizer=ADAMW_ACCESSES * FP32_BYTES * trained,
     )
@@ -54,14 +54,19 @@ def _forward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
     return batch.num_bytes(weights + 2 * _produced(model, block, batch))
 
 
-def _backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
-    """A gradient for every tensor of the forward pass, what was saved, and the weights again."""
+def _backward(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
+    """A gradient for every tensor of the forward pass, what was saved, and the weights again.
+
+    Before that a block that kept nothing runs forward a second time.
+    """
+    block = work.terms
     if block.position == "below":
         return 0
+    again = _forward(model, block, batch) if work.is_recomputed else 0
     needs = zip(model.linears, gradient_flow(block).inputs, strict=True)
     weights = sum(layer.num_weights for layer, is_needed in needs if is_needed)
     saved = sum(map(raw_bytes, block_tensors(model, block, batch)))
-    return saved + batch.num_bytes(weights + 2 * _produced(model, block, batch))
+    return again + saved + batch.num_bytes(weights + 2 * _produced(model, block, batch))
 
 
 def _produced(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
@@ -88,13 +93,13 @@ def _converted(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
 
 
 def _converted_weights(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
-    """Matrices at another width than the products': once in the forward pass, and once more where
+    """Matrices at another width than the products': once in each forward pass, and once more where
     the backward pass multiplies by them."""
     if FORMAT_BITS[work.weight_format] == batch.bits:
         return 0
     needs = zip(model.linears, gradient_flow(work.terms).inputs, strict=True)
     return sum(
-        (1 + is_needed)
+        (1 + work.is_recomputed + is_needed)
         * (matrix_bytes(layer, work.weight_format) + batch.num_bytes(layer.num_weights))
         for layer, is_needed in needs
     )
@@ -102,6 +107,8 @@ def _converted_weights(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
 
 def _packed_activations(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
     """Read as computed and written packed; then read packed and written as computed."""
+    if work.is_recomputed:
+        return 0
     tensors = chain.from_iterable(block_tensors(model, work.terms, batch))
     sizes = [(tensor.raw_bytes, tensor.held_bytes(work.activation_bits)) for tensor in tensors]
     return sum(2 * (raw + held) for raw, held in sizes if held < raw)
