@@ -135,6 +135,8 @@ def _shared_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: Batch) ->
 
 def _mask_bytes(model: ModelSpec, batch: Batch) -> int:
     """(b, s, s): numbers to add to the scores, or for flash attention one byte each, if any."""
+    if not batch.is_padded and model.family != "llama":
+        return 0
     if model.attention == "eager":
         return batch.num_bytes(batch.tokens * batch.length)
     return batch.tokens * batch.length * batch.is_padded

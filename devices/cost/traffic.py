@@ -1,8 +1,8 @@
 """Bytes that one training step moves through the device's memory, in closed form.
 
-Our reconstruction: no source gives it. Every tensor that an operator of a block produces is
-written once and read once; weights are read once by each product; caches save nothing. Embedding
-and head are left out: they are a few hundredths of it.
+Each operator of a block reads its operands and writes its result, as PyTorch runs them: one by one,
+nothing fused, caches save nothing. Counted operator by operator, and held against what torch's
+dispatcher sees (``docs/costs.md``). Embedding and head are left out: a few hundredths of it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import NamedTuple
 
 from devices.cost.blocks import Batch, BlockTerms, gradient_flow
 from devices.cost.memory import FORMAT_BITS, FP32_BYTES, BlockWork, matrix_bytes
-from devices.cost.saved import block_tensors, raw_bytes
+from devices.cost.saved import block_tensors
 from devices.model_spec import ModelSpec
 from devices.plan import TrainingPlan
 
 ADAMW_ACCESSES = 7
 """Of fp32 values, per trained parameter: it, its gradient and two moments are read; it and the
 moments are written."""
+RMS_NORM_BACKWARD = 19
+"""Tensors of width h that the operators of an RMS norm read and write in its backward pass."""
 
 
 class Traffic(NamedTuple):
@@ -47,44 +49,111 @@ def step_traffic(
 
 
 def _forward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
-    weights = sum(
-        layer.num_weights + held * (layer.in_features + layer.out_features)
+    layers = sum(
+        batch.tokens * (layer.in_features + layer.out_features) + layer.num_weights
+        for layer in model.linears
+    ) + sum(
+        batch.tokens * (layer.in_features + 6 * layer.out_features + 2 * held)
+        + held * (layer.in_features + layer.out_features)
         for layer, held in zip(model.linears, block.held, strict=True)
+        if held
     )
-    return batch.num_bytes(weights + 2 * _produced(model, block, batch))
+    return batch.num_bytes(
+        layers + _pointwise_forward(model, batch) + _attention_forward(model, batch)
+    )
+
+
+def _pointwise_forward(model: ModelSpec, batch: Batch) -> int:
+    """Two residual sums (3 h a token), two norms and the activation function.
+
+    A layer norm is one operator, an RMS norm four: the square, its mean, and two products. Rotating
+    a query or key takes six.
+    """
+    if model.family != "llama":
+        return batch.tokens * ((6 + 4) * model.hidden + 2 * model.ffn)
+    rotated = sum(layer.out_features for layer in model.linears[:2])
+    return batch.tokens * ((6 + 14) * model.hidden + 5 * model.ffn + 10 * rotated)
+
+
+def _attention_forward(model: ModelSpec, batch: Batch) -> int:
+    """Operands are first brought in order, and keys and values repeated for each query head.
+
+    Then two products, and between them the scale, the mask and the softmax; or flash attention.
+    """
+    queries, keys, scores = _attention_elements(model, batch)
+    mask, is_llama = batch.tokens * batch.length, model.family == "llama"
+    repeats = 2 * (queries + keys)
+    if model.attention == "sdpa":
+        read = 2 * queries + 2 * (queries if batch.is_padded else keys)
+        return read + (repeats * is_llama + 2 * mask) * batch.is_padded
+    masked = (2 * scores + mask) * (batch.is_padded or is_llama)
+    return 8 * queries + (repeats if is_llama else 4 * queries) + 6 * scores + masked
+
+
+def _attention_elements(model: ModelSpec, batch: Batch) -> tuple[int, int, int]:
+    """Of the queries, the keys and the scores b n s^2."""
+    queries, keys = (batch.tokens * layer.out_features for layer in model.linears[:2])
+    return queries, keys, batch.tokens * batch.length * model.num_heads
 
 
 def _backward(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
-    """A gradient for every tensor of the forward pass, what was saved, and the weights again.
+    """Of each operator whose input needs a gradient; a block that kept nothing runs forward first.
 
-    Before that a block that kept nothing runs forward a second time.
+    Where several gradients of one tensor meet, each sum moves three tensors.
     """
     block = work.terms
     if block.position == "below":
         return 0
     again = _forward(model, block, batch) if work.is_recomputed else 0
-    needs = zip(model.linears, gradient_flow(block).inputs, strict=True)
-    weights = sum(layer.num_weights for layer, is_needed in needs if is_needed)
-    saved = sum(map(raw_bytes, block_tensors(model, block, batch)))
-    return again + saved + batch.num_bytes(weights + 2 * _produced(model, block, batch))
+    layers = sum(_layer_backward(model, block, batch, index) for index in range(len(block.held)))
+    rest = _pointwise_backward(model, block, batch) + _attention_backward(model, block, batch)
+    return again + batch.num_bytes(layers + rest)
 
 
-def _produced(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
-    """Elements that the operators of one block write.
+def _layer_backward(model: ModelSpec, block: BlockTerms, batch: Batch, index: int) -> int:
+    layer, held, tokens = model.linears[index], block.held[index], batch.tokens
+    passes, trains = gradient_flow(block).inputs[index], block.trained[index] > 0
+    width_in, width_out = layer.in_features, layer.out_features
+    moved = (tokens * (width_in + width_out) + layer.num_weights) * passes
+    if held and (passes or trains):
+        by_a, by_b = (tokens * (width + held) + held * width for width in (width_in, width_out))
+        moved += 2 * tokens * width_out + by_b * (1 + trains) + by_a * block.trains_a[index]
+        moved += (by_a + 3 * tokens * width_in) * passes
+    return moved
 
-    Each linear layer's output, an adapted one's T r and its output once more; two norms and two
-    sums with the residual, h each; attention's output; one tensor of width f (two with a gate); and
-    without flash attention the scores before and after the softmax.
-    """
-    widths = sum(
-        layer.out_features + (held + layer.out_features if held else 0)
-        for layer, held in zip(model.linears, block.held, strict=True)
+
+def _pointwise_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
+    flow, hidden = gradient_flow(block), model.hidden
+    middle, first = flow.inputs[4], flow.inputs[0]
+    # Sums: of query, key and value at the block's input, and of each half with its residual.
+    num_sums = 2 * first + middle + first
+    if model.family != "llama":
+        widths = 3 * (middle + flow.outputs[5] + num_sums) * hidden
+        return batch.tokens * (widths + 3 * model.ffn * flow.outputs[4])
+    gate, up = flow.outputs[4:6]
+    rotated = sum(
+        layer.out_features * needs
+        for layer, needs in zip(model.linears[:2], flow.outputs[:2], strict=True)
     )
-    widths += 4 * model.hidden + model.linears[0].out_features
-    widths += model.ffn * (2 if model.family == "llama" else 1)
-    if model.attention == "eager":
-        widths += 2 * batch.length * model.num_heads
-    return batch.tokens * widths
+    widths = (RMS_NORM_BACKWARD * (first + middle) + 3 * (num_sums + middle)) * hidden
+    return batch.tokens * (widths + (6 * gate + 3 * up) * model.ffn + 14 * rotated)
+
+
+def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
+    query, key, value = gradient_flow(block).outputs[:3]
+    queries, keys, scores = _attention_elements(model, batch)
+    if not (query or key or value):
+        return 0
+    repeated = key + value if model.family == "llama" else 0
+    if model.attention == "sdpa":
+        if not batch.is_padded:
+            return 4 * (queries + keys) + 2 * queries * bool(repeated)
+        ordered = 2 * queries + 4 * keys + 2 * (queries + keys)
+        return 8 * queries + ordered * (model.family == "llama")
+    softmax = query or key
+    products = (query + key + value + softmax) * (scores + 2 * queries) + 5 * scores * softmax
+    ordered = 2 * queries * (1 + query) + 2 * keys * (key + value)
+    return products + ordered + (queries + keys) * repeated
 
 
 def _converted(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
