@@ -86,7 +86,7 @@ def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> in
 def _head_forward(model: ModelSpec, batch: Batch) -> int:
     """One token a sequence goes through a dense layer and the classifier; Llama scores all T."""
     scores = 2 * model.hidden * model.num_classes
-    if model.family == "llama":
+    if model.form == "llama":
         return batch.tokens * scores
     return batch.size * (2 * model.hidden**2 + scores)
 
@@ -99,8 +99,8 @@ def _head_backward(model: ModelSpec, batch: Batch, *, crosses: bool) -> int:
     """
     scores = 2 * model.hidden * model.num_classes
     dense = 2 * model.hidden**2
-    if model.family == "llama":
+    if model.form == "llama":
         return batch.tokens * scores * (1 + crosses)
-    if model.family == "roberta":
+    if model.family != "bert":
         return batch.size * (2 * scores + dense * (1 + crosses))
     return batch.size * (scores + (scores + dense) * crosses)

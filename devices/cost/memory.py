@@ -134,12 +134,17 @@ def _shared_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: Batch) ->
 
 
 def _mask_bytes(model: ModelSpec, batch: Batch) -> int:
-    """(b, s, s): numbers to add to the scores, or for flash attention one byte each, if any."""
-    if not batch.is_padded and model.family != "llama":
-        return 0
+    """(b, s, s): numbers to add to the scores, or for flash attention one byte each, if any.
+
+    MPNet adds another for each head, by the distance of two tokens.
+    """
+    elements = batch.tokens * batch.length
+    biases = elements * model.num_heads * (model.family == "mpnet")
+    if not batch.is_padded and model.form == "bert":
+        return batch.num_bytes(biases)
     if model.attention == "eager":
-        return batch.num_bytes(batch.tokens * batch.length)
-    return batch.tokens * batch.length * batch.is_padded
+        return batch.num_bytes(elements + biases)
+    return elements * batch.is_padded
 
 
 def _entry_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: Batch) -> int:

@@ -66,7 +66,7 @@ def block_tensors(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedHal
         return SavedHalves([], [])
     flow = gradient_flow(block)
     adapters = _adapter_halves(model, block, batch)
-    norms = (_llama_halves if model.family == "llama" else _bert_halves)(model, flow, batch)
+    norms = (_llama_halves if model.form == "llama" else _bert_halves)(model, flow, batch)
     products = (_flash_tensors if model.attention == "sdpa" else _eager_tensors)(model, flow, batch)
     return SavedHalves(
         [*norms.attention, *adapters.attention, *products],
@@ -88,7 +88,7 @@ def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedH
         any(trains_a[4:-1]),
         trains_a[-1],
     ]
-    first = "x" if model.family != "llama" else "normed"
+    first = "x" if model.form != "llama" else "normed"
     inputs = [
         [SavedTensor(batch.tokens * model.linears[index].in_features, batch.bits, name=name)]
         * is_saved
@@ -117,7 +117,7 @@ def _eager_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[S
         SavedTensor(queries, batch.bits, "attention", name) for name, is_saved in named if is_saved
     ]
     scores = SavedTensor(num_scores, batch.bits, name="scores")
-    if model.family == "llama" and batch.bits < 32:
+    if model.form == "llama" and batch.bits < 32:
         softmax = SavedTensor(num_scores, 32, name="softmax")
         return operands + [softmax] * scored + [scores] * value
     return operands + [scores] * (scored or value)
@@ -166,7 +166,19 @@ def _llama_halves(model: ModelSpec, flow: GradientFlow, batch: Batch) -> SavedHa
         if is_saved
     ]
     first, second = (_rms_norm_tensors(model, batch, name) for name in ("x", "residual"))
-    return SavedHalves(first * flow.inputs[0], second * flow.inputs[4] + product)
+    heads = [] if model.family != "qwen3" else _head_norm_tensors(model, flow, batch)
+    return SavedHalves(first * flow.inputs[0] + heads, second * flow.inputs[4] + product)
+
+
+def _head_norm_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[SavedTensor]:
+    """Qwen3's norms of each head's query and key: input and deviation, in fp32."""
+    heads = (model.num_heads, model.num_kv_heads)
+    return [
+        SavedTensor(batch.tokens * elements, 32, name=name)
+        for layer, num_heads, is_saved in zip(model.linears, heads, flow.outputs[:2], strict=False)
+        for elements, name in ((layer.out_features, layer.name), (num_heads, "statistics"))
+        if is_saved
+    ]
 
 
 def _rms_norm_tensors(model: ModelSpec, batch: Batch, name: str) -> list[SavedTensor]:
@@ -187,7 +199,7 @@ def rotary_tensors(
 
 def position_tensors(model: ModelSpec, batch: Batch) -> list[SavedTensor]:
     """Cosine and sine (s, h / n), and the positions that they are of; none but for a Llama."""
-    if model.family != "llama":
+    if model.form != "llama":
         return []
     head_size = model.linears[0].out_features // model.num_heads
     table = SavedTensor(batch.length * head_size, batch.bits, "exact")
@@ -201,12 +213,12 @@ def head_tensors(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -
         SavedTensor(batch.size, INDEX_BITS),  # labels
         SavedTensor(1, batch.bits),  # their number
     ]
-    if model.family == "llama":
+    if model.form == "llama":
         crosses = any(block.position != "below" for block in blocks)
         norm = _rms_norm_tensors(model, batch, "final") if crosses else []
         scored = SavedTensor(batch.tokens * model.hidden, batch.bits)
         return [*norm, scored, *[SavedTensor(batch.size, INDEX_BITS)] * 2, *loss]
     pooled = [SavedTensor(batch.size * model.hidden, batch.bits)]
-    if model.family == "roberta":  # its dense layer keeps all tokens alive through the first
+    if model.family != "bert":  # its dense layer keeps all tokens alive through the first
         pooled.append(SavedTensor(batch.tokens * model.hidden, batch.bits))
     return [*pooled, *loss]

@@ -69,10 +69,11 @@ def _pointwise_forward(model: ModelSpec, batch: Batch) -> int:
     A layer norm is one operator, an RMS norm four: the square, its mean, and two products. Rotating
     a query or key takes six.
     """
-    if model.family != "llama":
+    if model.form != "llama":
         return batch.tokens * ((6 + 4) * model.hidden + 2 * model.ffn)
     rotated = sum(layer.out_features for layer in model.linears[:2])
-    return batch.tokens * ((6 + 14) * model.hidden + 5 * model.ffn + 10 * rotated)
+    by_head = 10 + 7 * (model.family == "qwen3")  # its queries and keys have norms of their own
+    return batch.tokens * ((6 + 14) * model.hidden + 5 * model.ffn + by_head * rotated)
 
 
 def _attention_forward(model: ModelSpec, batch: Batch) -> int:
@@ -81,12 +82,13 @@ def _attention_forward(model: ModelSpec, batch: Batch) -> int:
     Then two products, and between them the scale, the mask and the softmax; or flash attention.
     """
     queries, keys, scores = _attention_elements(model, batch)
-    mask, is_llama = batch.tokens * batch.length, model.family == "llama"
+    mask, is_llama = batch.tokens * batch.length, model.form == "llama"
     repeats = 2 * (queries + keys)
     if model.attention == "sdpa":
         read = 2 * queries + 2 * (queries if batch.is_padded else keys)
         return read + (repeats * is_llama + 2 * mask) * batch.is_padded
     masked = (2 * scores + mask) * (batch.is_padded or is_llama)
+    masked += 3 * scores * (model.family == "mpnet")  # its bias is added in place
     return 8 * queries + (repeats if is_llama else 4 * queries) + 6 * scores + masked
 
 
@@ -127,7 +129,7 @@ def _pointwise_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> in
     middle, first = flow.inputs[4], flow.inputs[0]
     # Sums: of query, key and value at the block's input, and of each half with its residual.
     num_sums = 2 * first + middle + first
-    if model.family != "llama":
+    if model.form != "llama":
         widths = 3 * (middle + flow.outputs[5] + num_sums) * hidden
         return batch.tokens * (widths + 3 * model.ffn * flow.outputs[4])
     gate, up = flow.outputs[4:6]
@@ -136,7 +138,8 @@ def _pointwise_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> in
         for layer, needs in zip(model.linears[:2], flow.outputs[:2], strict=True)
     )
     widths = (RMS_NORM_BACKWARD * (first + middle) + 3 * (num_sums + middle)) * hidden
-    return batch.tokens * (widths + (6 * gate + 3 * up) * model.ffn + 14 * rotated)
+    by_head = 14 + RMS_NORM_BACKWARD * (model.family == "qwen3")
+    return batch.tokens * (widths + (6 * gate + 3 * up) * model.ffn + by_head * rotated)
 
 
 def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
@@ -144,12 +147,12 @@ def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> in
     queries, keys, scores = _attention_elements(model, batch)
     if not (query or key or value):
         return 0
-    repeated = key + value if model.family == "llama" else 0
+    repeated = key + value if model.form == "llama" else 0
     if model.attention == "sdpa":
         if not batch.is_padded:
             return 4 * (queries + keys) + 2 * queries * bool(repeated)
         ordered = 2 * queries + 4 * keys + 2 * (queries + keys)
-        return 8 * queries + ordered * (model.family == "llama")
+        return 8 * queries + ordered * (model.form == "llama")
     softmax = query or key
     products = (query + key + value + softmax) * (scores + 2 * queries) + 5 * scores * softmax
     ordered = 2 * queries * (1 + query) + 2 * keys * (key + value)

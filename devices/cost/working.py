@@ -63,7 +63,7 @@ def block_peaks(
 ) -> Peaks:
     """With ``bits`` of activations, and weights that are converted for each product or not."""
     size = _sizes(model, batch, bits, converts)
-    is_llama = model.family == "llama"
+    is_llama = model.form == "llama"
     forward = list((_llama_forward if is_llama else _bert_forward)(model, block, size))
     if block.position == "below":
         return Peaks(_peak([], forward, 32), 0)
@@ -127,11 +127,20 @@ def _adapted(held: int, out: int) -> dict[str, int]:
 
 
 def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
-    """``scores`` live to the end of the block: its code keeps what attention returns."""
+    """``scores`` live to the end of the block, whose code keeps what attention returns.
+
+    Not in MPNet: there they live, twice, to the end of attention, its output layer included.
+    """
     projected = {"q": size.narrow, "k": size.narrow, "v": size.narrow}
     later = frozenset((*AFTER_ATTENTION, *WIDE, "value"))
     yield from _scores_forward(block, size, {"x": size.narrow, **projected}, later)
-    here = {"x": size.narrow, "middle": size.narrow, "scores": size.scores}
+    is_mpnet = model.family == "mpnet"
+    kept_scores = size.scores * (not is_mpnet)
+    if is_mpnet:
+        output = {"attended": size.narrow, **_adapted(block.held[3], size.narrow)}
+        both = {"masked": size.scores, "scores": size.scores}
+        yield Instant({"x": size.narrow, **projected, **both, **output}, later - {"attended"})
+    here = {"x": size.narrow, "middle": size.narrow, "scores": kept_scores}
     up = _adapted(block.held[4], size.wide)
     yield Instant({**here, **up}, frozenset(WIDE))
     yield Instant({**here, "output": size.wide, "weight": size.weight}, frozenset(WIDE))
@@ -144,10 +153,10 @@ def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator
     if block.trains_a[5]:
         beside = {"output": size.narrow, "scratch": size.packing}
         yield Instant({**here, "last": size.wide, **beside}, frozenset(("last norm",)))
-    summed = {"output": size.narrow, "last norm": size.narrow, "normed": size.narrow}
-    yield Instant({**here, "last": size.wide, **summed})
-    summed["normed"] = size.packing_narrow
-    yield Instant({**here, "last": size.wide, **summed})
+    # DistilBERT's code lets go of the wide tensor here.
+    summed = {"last": size.wide * (model.family != "distilbert"), "output": size.narrow}
+    beside = {"last norm": size.narrow, "normed": max(size.narrow, size.packing_narrow)}
+    yield Instant({**here, **summed, **beside})
 
 
 def _scores_forward(

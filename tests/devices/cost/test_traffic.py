@@ -10,13 +10,21 @@ from devices.cost.blocks import Batch, block_terms
 from devices.cost.traffic import Traffic, step_traffic
 from devices.model_spec import Attention, ModelSpec
 from devices.plan import TermGrid
-from tests.devices.cost.specs import BERT_LINEARS, LLAMA_LINEARS, make_plan, minilm
+from tests.devices.cost.specs import (
+    BERT_LINEARS,
+    LINEARS,
+    LLAMA_LINEARS,
+    attentions,
+    make_plan,
+    minilm,
+)
 from tests.devices.cost.torch_measures import RANK, BlockBytes, Shape, load, top_block_traffic
 
 SHAPE = Shape(num_blocks=2, hidden=192, num_heads=6, num_kv_heads=2, ffn=512)
 TARGETS = {
     "bert": (("query", "value"), BERT_LINEARS, ("output.dense",)),
     "roberta": (("query", "value"),),
+    **{family: (LINEARS[family][:3:2],) for family in ("distilbert", "mpnet", "qwen3")},
     "llama": (("q_proj", "v_proj"), LLAMA_LINEARS, ("down_proj",)),
 }
 
@@ -37,10 +45,14 @@ def top_block(spec: ModelSpec, depth: int, batch: Batch) -> BlockBytes:
 
 
 @pytest.mark.parametrize("is_padded", [True, False])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize(
-    ("family", "targets"),
-    [(family, targets) for family, choices in TARGETS.items() for targets in choices],
+    ("family", "targets", "attention"),
+    [
+        (family, targets, attention)
+        for family, choices in TARGETS.items()
+        for targets in choices
+        for attention in attentions(family)
+    ],
     ids=lambda value: value if isinstance(value, str) else str(len(value)),
 )
 def test_bytes_moved_are_within_3_percent_of_what_operators_read_and_write(

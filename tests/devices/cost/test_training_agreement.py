@@ -36,16 +36,14 @@ from devices.plan import (
     WeightFormat,
 )
 from devices.training.activations import (
-    PackableBlock,
     RoundingNoise,
     pack_activation,
     packed_activations,
 )
 from devices.training.adapters import load_adapter
-from devices.training.host import Host
 from devices.training.model import load_model
 from devices.training.weights import pack
-from tests.devices.cost.specs import BERT_LINEARS, LLAMA_LINEARS, make_plan
+from tests.devices.cost.specs import BERT_LINEARS, LINEARS, LLAMA_LINEARS, attentions, make_plan
 from tests.devices.cost.torch_measures import (
     RANK,
     Measured,
@@ -53,40 +51,12 @@ from tests.devices.cost.torch_measures import (
     StepBytes,
     load,
     saved_bytes,
-    step_bytes,
     step_flops,
 )
+from tests.devices.cost.training_measures import CPU, measure_step, parts_of
 from tests.devices.training.tiny_task import TARGETS, save_model
 
 SMALL = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
-CPU = Host(torch.device("cpu"), torch.float32)
-
-
-def parts_of(measured: Measured) -> list[PackableBlock]:
-    """The blocks of the model, as training takes them."""
-    spec = measured.spec
-    paths = ("attention.self.value", "attention.output.dense")
-    if spec.family == "llama":
-        paths = ("self_attn.v_proj", "self_attn.o_proj")
-    return [
-        PackableBlock(
-            block=block,
-            value=block.get_submodule(paths[0]),
-            output=block.get_submodule(paths[1]),
-            num_heads=spec.num_heads,
-            num_kv_heads=spec.num_kv_heads,
-            head_size=spec.hidden // spec.num_heads,
-        )
-        for block in measured.blocks
-    ]
-
-
-def measure_step(measured: Measured, bits: Sequence[int], batch: Batch) -> StepBytes:
-    """With each block's activations really packed to its bits, or computed again."""
-    noise = RoundingNoise(0, CPU.device)
-    drawn = [value for value in vars(noise).values() if isinstance(value, torch.Tensor)]
-    packing = packed_activations(parts_of(measured), bits, noise)
-    return step_bytes(measured, batch, packing, resident=drawn)
 
 
 def plan_of(spec: ModelSpec, depth: int, bits: Sequence[int]) -> TrainingPlan:
@@ -202,13 +172,14 @@ def frozen_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 TARGET_SETS = {
     "bert": (("query", "value"), BERT_LINEARS, ("output.dense",)),
     "roberta": (BERT_LINEARS,),
+    **{family: (LINEARS[family][:3:2],) for family in ("distilbert", "mpnet", "qwen3")},
     "llama": (("q_proj", "v_proj"), LLAMA_LINEARS, ("down_proj",)),
 }
 CASES = [
     (family, targets, attention, bits)
     for family, choices in TARGET_SETS.items()
     for targets in choices
-    for attention in ("eager", "sdpa")
+    for attention in attentions(family)
     for bits in ACTIVATION_BITS
 ]
 
@@ -221,7 +192,7 @@ CASES = [
 def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
     family: str, targets: tuple[str, ...], attention: Attention, bits: int
 ) -> None:
-    """Of 112 configurations: every case at two depths, one of them with wide scores."""
+    """Of 152 configurations: every case at two depths, one of them with wide scores."""
     measured = load(family, SMALL, targets, attention=attention)
     spec = measured.spec
     for depth, length in ((1, 96), (spec.num_blocks, 40)):
