@@ -119,7 +119,8 @@ def _layer_backward(model: ModelSpec, block: BlockTerms, batch: Batch, index: in
     moved = (tokens * (width_in + width_out) + layer.num_weights) * passes
     if held and (passes or trains):
         by_a, by_b = (tokens * (width + held) + held * width for width in (width_in, width_out))
-        moved += 2 * tokens * width_out + by_b * (1 + trains) + by_a * block.trains_a[index]
+        trains_a = block.trains_a[index]
+        moved += 2 * tokens * width_out + by_b * ((passes or trains_a) + trains) + by_a * trains_a
         moved += (by_a + 3 * tokens * width_in) * passes
     return moved
 
