@@ -36,8 +36,8 @@ from tests.devices.cost.torch_measures import (
     load,
     saved_bytes,
     step_flops,
-    top_block_traffic,
 )
+from tests.devices.cost.traffic_measures import top_block_traffic
 from tests.devices.cost.training_measures import CPU, measure_step, parts_of
 
 ROOT = Path(__file__).parents[1]

@@ -148,12 +148,13 @@ def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> in
     queries, keys, scores = _attention_elements(model, batch)
     if not (query or key or value):
         return 0
-    repeated = key + value if model.form == "llama" else 0
+    is_llama = model.form == "llama"
+    repeated = (key + value) * is_llama
+    if model.attention == "sdpa" and not batch.is_padded:
+        return 4 * (queries + keys) + 2 * (queries * query + keys * key) * is_llama
     if model.attention == "sdpa":
-        if not batch.is_padded:
-            return 4 * (queries + keys) + 2 * queries * bool(repeated)
-        ordered = 2 * queries + 4 * keys + 2 * (queries + keys)
-        return 8 * queries + ordered * (model.form == "llama")
+        ordered = 2 * queries * query * is_llama + 2 * keys * repeated
+        return 8 * queries + batch.tokens * batch.length + ordered + (queries + keys) * repeated
     softmax = query or key
     products = (query + key + value + softmax) * (scores + 2 * queries) + 5 * scores * softmax
     ordered = 2 * queries * (1 + query) + 2 * keys * (key + value)

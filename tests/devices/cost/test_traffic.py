@@ -18,7 +18,8 @@ from tests.devices.cost.specs import (
     make_plan,
     minilm,
 )
-from tests.devices.cost.torch_measures import RANK, BlockBytes, Shape, load, top_block_traffic
+from tests.devices.cost.torch_measures import RANK, Shape, load
+from tests.devices.cost.traffic_measures import BlockBytes, top_block_traffic
 
 SHAPE = Shape(num_blocks=2, hidden=192, num_heads=6, num_kv_heads=2, ffn=512)
 TARGETS = {
@@ -55,7 +56,7 @@ def top_block(spec: ModelSpec, depth: int, batch: Batch) -> BlockBytes:
     ],
     ids=lambda value: value if isinstance(value, str) else str(len(value)),
 )
-def test_bytes_moved_are_within_3_percent_of_what_operators_read_and_write(
+def test_bytes_moved_are_within_2_percent_of_what_operators_read_and_write(
     family: str, targets: tuple[str, ...], attention: Attention, is_padded: bool
 ) -> None:
     measured = load(family, SHAPE, targets, attention=attention)
@@ -64,8 +65,8 @@ def test_bytes_moved_are_within_3_percent_of_what_operators_read_and_write(
         found = top_block_traffic(measured, batch, depth=depth)
         charged = top_block(measured.spec, depth, batch)
         # Left out are the smallest tensors: statistics of norms, biases, gradients of scales.
-        assert charged.forward == pytest.approx(found.forward, rel=0.03)
-        assert charged.backward == pytest.approx(found.backward, rel=0.03)
+        assert charged.forward == pytest.approx(found.forward, rel=0.02)
+        assert charged.backward == pytest.approx(found.backward, rel=0.02)
 
 
 def test_a_block_computed_again_moves_its_forward_bytes_in_the_backward_pass() -> None:
