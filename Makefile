@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types unit setup clean
+.PHONY: demo test lint types unit validate-costs setup clean
 
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
@@ -19,6 +19,9 @@ types: $(READY)
 
 unit: $(READY)
 	$(BIN)/pytest
+
+validate-costs: $(READY)
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/validate_costs.py
 
 setup: $(READY)
 

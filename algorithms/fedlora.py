@@ -8,7 +8,9 @@ What they train:    every rank-1 term of the top ``depth`` blocks, nothing quant
 How it is merged:   the mean of A and the mean of B, weighted by examples.
 
 FedIT trains all blocks: ``depth="all"``. A fixed depth and ``"common"`` are our own additions, so
-that a fleet with devices too small for all blocks has a reference too.
+that a fleet with devices too small for all blocks has a reference too; so is ``activation_bits``,
+whose 0 is gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost",
+arXiv 1604.06174), the usual answer to a memory that is too small.
 """
 
 from __future__ import annotations
@@ -45,7 +47,11 @@ DEPTH_RULE: Rule = (
 
 @dataclass(frozen=True)
 class FedLoRA:
-    """The same plan for every device; for ``depth`` see :data:`Depth`."""
+    """The same plan for every device; for ``depth`` see :data:`Depth`.
+
+    ``activation_bits``: 32 saves what the backward pass needs as computed; 8 and 4 pack it; 0 saves
+    only each block's input and computes the block again.
+    """
 
     kind: ClassVar[str] = "fedlora"
     title: ClassVar[str] = "FedLoRA (FedIT): one depth for all, mean of A and of B"
@@ -53,6 +59,7 @@ class FedLoRA:
     rank: int = 8
     alpha: float = 16.0
     depth: Depth = "all"
+    activation_bits: Literal[32, 8, 4, 0] = 32
 
     def __post_init__(self) -> None:
         check_options(self, (*SIZE_RULES, DEPTH_RULE))
@@ -67,9 +74,10 @@ class FedLoRA:
         cohort: Sequence[DeviceId],
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
-        depth = depth_on(fleet, self.depth, rank=self.rank)
+        bits = (self.activation_bits,) * fleet.model.num_blocks
+        depth = depth_on(fleet, self.depth, rank=self.rank, activation_bits=self.activation_bits)
         terms = TermGrid.top_blocks(fleet.model.grid_shape(self.rank), depth)
-        return [make_plan(fleet, device_id, terms) for device_id in cohort]
+        return [make_plan(fleet, device_id, terms, activation_bits=bits) for device_id in cohort]
 
     def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
         return Broadcast(state.version, state.adapter)
@@ -81,12 +89,19 @@ class FedLoRA:
         return state.advance(adapter, None)
 
 
-def depth_on(fleet: FleetView, depth: Depth, *, rank: int, use: FactorUse = "both") -> int:
+def depth_on(
+    fleet: FleetView,
+    depth: Depth,
+    *,
+    rank: int,
+    use: FactorUse = "both",
+    activation_bits: int = 32,
+) -> int:
     """Trained blocks, as a number. Raises ValueError where there are not that many."""
     if depth == "all":
         return fleet.model.num_blocks
     if depth == "common":
-        return common_depth(fleet, rank, use)
+        return common_depth(fleet, rank, use=use, activation_bits=activation_bits)
     if depth > fleet.model.num_blocks:
         raise ValueError(
             f"depth must be in [1, {fleet.model.num_blocks}], got {depth} "
@@ -95,7 +110,9 @@ def depth_on(fleet: FleetView, depth: Depth, *, rank: int, use: FactorUse = "bot
     return depth
 
 
-def common_depth(fleet: FleetView, rank: int, use: FactorUse = "both") -> int:
+def common_depth(
+    fleet: FleetView, rank: int, *, use: FactorUse = "both", activation_bits: int = 32
+) -> int:
     """The most blocks that every device of the fleet can train within its memory budget.
 
     Raises ValueError where some device cannot train one.
@@ -104,10 +121,13 @@ def common_depth(fleet: FleetView, rank: int, use: FactorUse = "both") -> int:
     smallest: dict[str, DeviceId] = {}  # of each profile, the device with the least memory
     for device_id in sorted(fleet.device_ids, key=fleet.memory_budget_bytes):
         smallest.setdefault(fleet.profile(device_id).name, device_id)
+    bits = (activation_bits,) * fleet.model.num_blocks
     for depth in range(fleet.model.num_blocks, 0, -1):
         terms = replace(TermGrid.top_blocks(shape, depth), use=use)
         peaks = {
-            device_id: fleet.cost(make_plan(fleet, device_id, terms)).memory.total
+            device_id: fleet.cost(
+                make_plan(fleet, device_id, terms, activation_bits=bits)
+            ).memory.total
             for device_id in smallest.values()
         }
         short = [d for d, peak in peaks.items() if peak > fleet.memory_budget_bytes(d)]

@@ -50,7 +50,7 @@ from traces.bandwidth import FloatArray
 Choice = Literal["sweep", "ref_time", "marginal", "random", "common_depth"]
 Quantize = Literal["as_needed", "never"]
 Candidates = Literal["all", "undominated"]
-PackedBits = Literal[8, 4]
+PackedBits = Literal[8, 4, 0]
 QuantOrder = Literal["output_first", "input_first"]
 
 
@@ -72,6 +72,7 @@ class FedQuad:
     allows; ``marginal`` deepens one device at a time; ``random`` draws a feasible depth;
     ``common_depth`` gives all the greatest depth that all can hold (no adaptive depth).
     ``quantize``: ``never`` leaves activations as computed (no activation quantization).
+    ``activation_bits``: 0 packs nothing, but computes the block again in the backward pass.
     ``candidates``: ``undominated`` leaves out depths that take no less time than a greater one.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,10 @@ from devices.plan import (
     TermGrid,
 )
 
-Family = Literal["bert", "roberta", "llama"]
+Family = Literal["bert", "roberta", "distilbert", "mpnet", "llama", "qwen2", "qwen3"]
+Form = Literal["bert", "llama"]
+"""What a block is: attention and a feed-forward part, each followed by a layer norm; or each after
+an RMS norm, queries and keys rotated, the feed-forward part gated."""
 Attention = Literal["eager", "sdpa"]
 
 
@@ -62,13 +65,25 @@ class ModelSpec:
     attention: Attention = "eager"
 
     @property
+    def form(self) -> Form:
+        """Of its blocks, by which they cost."""
+        return "llama" if self.family in ("llama", "qwen2", "qwen3") else "bert"
+
+    @property
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
         """The trained head's tensors, named as transformers names them."""
         classes, hidden = self.num_classes, self.hidden
-        if self.family == "llama":
+        if self.form == "llama":
             return {"score.weight": (classes, hidden)}
         if self.family == "bert":
             return {"classifier.weight": (classes, hidden), "classifier.bias": (classes,)}
+        if self.family == "distilbert":
+            return {
+                "pre_classifier.weight": (hidden, hidden),
+                "pre_classifier.bias": (hidden,),
+                "classifier.weight": (classes, hidden),
+                "classifier.bias": (classes,),
+            }
         return {
             "classifier.dense.weight": (hidden, hidden),
             "classifier.dense.bias": (hidden,),
@@ -134,18 +149,26 @@ class ModelSpec:
         Raises ValueError for a family or an activation function without checked closed forms, or a
         target that is no linear layer of its block.
         """
-        readers = {"bert": _bert, "roberta": _roberta, "llama": _llama}
+        readers = {
+            "bert": _bert,
+            "roberta": _roberta,
+            "distilbert": _distilbert,
+            "mpnet": _mpnet,
+            "llama": _llama,
+            "qwen2": _qwen2,
+            "qwen3": _qwen3,
+        }
         model_type = str(config.get("model_type"))
         if model_type not in readers:
             raise ValueError(
                 f"model type must be one of {', '.join(readers)}, got {model_type!r} (model {name})"
             )
         sizes = readers[model_type](config)
-        expected = "silu" if model_type == "llama" else "gelu"
-        if config.get("hidden_act", expected) != expected:
+        key = "activation" if model_type == "distilbert" else "hidden_act"
+        expected = "silu" if model_type in ("llama", "qwen2", "qwen3") else "gelu"
+        if config.get(key, expected) != expected:
             raise ValueError(
-                f"hidden_act of a {model_type} must be {expected!r}, "
-                f"got {config['hidden_act']!r} (model {name})"
+                f"{key} of a {model_type} must be {expected!r}, got {config[key]!r} (model {name})"
             )
         linears = {layer.name: layer for layer in sizes["linears"]}
         unknown = [target for target in targets if target not in linears]
@@ -190,6 +213,59 @@ def _bert(config: Mapping[str, Any]) -> dict[str, Any]:
 def _roberta(config: Mapping[str, Any]) -> dict[str, Any]:
     """A BERT without a pooler: the dense layer of its head is trained."""
     return {**_bert(config), "family": "roberta", "frozen_head_parameters": 0}
+
+
+def _distilbert(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A BERT of other names, without segments; the dense layer of its head is trained."""
+    sizes = _bert(
+        {
+            "hidden_size": config["dim"],
+            "intermediate_size": config["hidden_dim"],
+            "num_attention_heads": config["n_heads"],
+            "num_hidden_layers": config["n_layers"],
+            "vocab_size": config["vocab_size"],
+            "max_position_embeddings": config["max_position_embeddings"],
+            "type_vocab_size": 0,
+        }
+    )
+    names = ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2")
+    linears = _renamed(sizes["linears"], names)
+    return {**sizes, "family": "distilbert", "linears": linears, "frozen_head_parameters": 0}
+
+
+def _mpnet(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A RoBERTa with a bias on the scores by distance, and without segments."""
+    sizes = _roberta({**config, "type_vocab_size": 0})
+    names = ("q", "k", "v", "o", "intermediate.dense", "output.dense")
+    buckets = config.get("relative_attention_num_buckets", 32) * config["num_attention_heads"]
+    return {
+        **sizes,
+        "family": "mpnet",
+        "linears": _renamed(sizes["linears"], names),
+        "embedding_parameters": sizes["embedding_parameters"] + buckets,
+    }
+
+
+def _renamed(linears: Sequence[LinearSpec], names: Sequence[str]) -> tuple[LinearSpec, ...]:
+    return tuple(replace(layer, name=name) for layer, name in zip(linears, names, strict=True))
+
+
+def _qwen2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A Llama with biases on query, key and value."""
+    sizes = _llama(config)
+    linears = [replace(layer, bias=layer.name in _PROJECTIONS) for layer in sizes["linears"]]
+    return {**sizes, "family": "qwen2", "linears": tuple(linears)}
+
+
+def _qwen3(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A Llama with an RMS norm on each head's query and key."""
+    sizes = _llama({**config, "head_dim": config.get("head_dim") or 128})
+    head_size = sizes["linears"][0].out_features // sizes["num_heads"]
+    norms = sizes["norm_parameters"] + 2 * head_size
+    return {**sizes, "family": "qwen3", "norm_parameters": norms}
+
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 def _llama(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,10 @@ BlockFormat = WeightFormat | Literal["absent"]
 """The same, or that the block is not on the device: the hidden states pass it by."""
 
 BLOCK_FORMATS: tuple[BlockFormat, ...] = (*WEIGHT_FORMATS, "absent")
-ACTIVATION_BITS = (32, 8, 4)
-"""What a block may save for its backward pass: as computed, or packed. 2 bits does not train."""
+ACTIVATION_BITS = (32, 8, 4, 0)
+"""Of what a block saves for its backward pass: as computed, or packed. 2 bits does not train. 0:
+nothing but its input is saved, and the backward pass computes the block again (gradient
+checkpointing)."""
 UPLOAD_BITS = (0, 2, 4, 8, 16, 32)
 """Bits per parameter of an uploaded term; 0: not uploaded; 32: sent as it is."""
 
@@ -155,7 +157,7 @@ class TrainingPlan:
 
     @property
     def num_quantized_blocks(self) -> int:
-        """Crossed blocks whose saved activations are packed."""
+        """Crossed blocks whose saved activations are packed, or computed again."""
         compact = self.compact()
         crossed = compact.activation_bits[compact.num_blocks - self.depth :]
         return sum(bits < 32 for bits in crossed)

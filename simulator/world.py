@@ -194,14 +194,14 @@ def make_view(config: RunConfig, world: World, trainer: Trainer) -> ServerView:
 
 
 def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan]:
-    """The least that any strategy could ask, with activations as computed and packed.
+    """The least that any strategy could ask, with activations as computed, packed and recomputed.
 
     Packing saves what a block holds, and needs room of its own while it unpacks.
     """
     terms: BoolArray = np.zeros(model.grid_shape(config.strategy.rank), dtype=np.bool_)
     terms[-1, 0, 0] = True
     absent: BlockFormat = "absent"
-    for bits in (32, 4):
+    for bits in (32, 4, 0):
         yield TrainingPlan(
             device_id=0,
             terms=TermGrid(terms, terms, np.where(terms, 2, 0).astype(np.uint8)),

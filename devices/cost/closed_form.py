@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from devices.cost.blocks import Batch, block_terms
-from devices.cost.flops import backward_flops, forward_flops
+from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import step_memory
 from devices.cost.model import Cost, MemoryBreakdown, StepTime
 from devices.cost.traffic import Traffic, step_traffic
@@ -23,7 +23,7 @@ class Demand(NamedTuple):
     """What one plan asks of any device, by training step."""
 
     forward_flops: int
-    backward_flops: int
+    backward_flops: int  # with those of blocks that are computed again
     traffic: Traffic
     memory: MemoryBreakdown
     download_bytes: int
@@ -76,9 +76,10 @@ class ClosedFormCost:
         model = replace(self.model, num_blocks=plan.num_blocks)
         batch = Batch(plan.batch_size, self.sequence_length, True, self.compute_bits)
         blocks = block_terms(model, plan.terms)
+        recomputed = recomputed_flops(model, blocks, plan.activation_bits, batch)
         return Demand(
             forward_flops=forward_flops(model, blocks, batch),
-            backward_flops=backward_flops(model, blocks, batch),
+            backward_flops=backward_flops(model, blocks, batch) + recomputed,
             traffic=step_traffic(model, plan, blocks, batch),
             memory=step_memory(model, plan, batch),
             download_bytes=download_bytes(model, plan),

@@ -34,6 +34,17 @@ def backward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch)
     )
 
 
+def recomputed_flops(
+    model: ModelSpec, blocks: Sequence[BlockTerms], activation_bits: Sequence[int], batch: Batch
+) -> int:
+    """What the backward pass adds: each block of 0 bits that it crosses runs forward once more."""
+    return sum(
+        _block_forward(model, block, batch)
+        for block, bits in zip(blocks, activation_bits, strict=True)
+        if bits == 0 and block.position != "below"
+    )
+
+
 def _attention_product(model: ModelSpec, batch: Batch) -> int:
     """One of attention's two products, for all heads: 2 b s^2 h."""
     return 2 * batch.tokens * batch.length * model.linears[0].out_features
@@ -75,7 +86,7 @@ def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> in
 def _head_forward(model: ModelSpec, batch: Batch) -> int:
     """One token a sequence goes through a dense layer and the classifier; Llama scores all T."""
     scores = 2 * model.hidden * model.num_classes
-    if model.family == "llama":
+    if model.form == "llama":
         return batch.tokens * scores
     return batch.size * (2 * model.hidden**2 + scores)
 
@@ -88,8 +99,8 @@ def _head_backward(model: ModelSpec, batch: Batch, *, crosses: bool) -> int:
     """
     scores = 2 * model.hidden * model.num_classes
     dense = 2 * model.hidden**2
-    if model.family == "llama":
+    if model.form == "llama":
         return batch.tokens * scores * (1 + crosses)
-    if model.family == "roberta":
+    if model.family != "bert":
         return batch.size * (2 * scores + dense * (1 + crosses))
     return batch.size * (scores + (scores + dense) * crosses)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
-from operator import add
 from typing import NamedTuple
 
 from devices.cost.blocks import Batch, BlockTerms, block_terms
@@ -17,9 +16,11 @@ from devices.cost.saved import (
     GROUP,
     block_tensors,
     head_tensors,
+    position_tensors,
     raw_bytes,
     rotary_tensors,
 )
+from devices.cost.working import Peaks, block_peaks
 from devices.model_spec import LinearSpec, ModelSpec
 from devices.plan import BlockFormat, TrainingPlan
 
@@ -52,6 +53,11 @@ class BlockWork(NamedTuple):
     activation_bits: int
     weight_format: BlockFormat
 
+    @property
+    def is_recomputed(self) -> bool:
+        """Whether its input is all that it saves."""
+        return self.activation_bits == 0 and self.terms.position != "below"
+
 
 def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBreakdown:
     """The peak of a training step, once the optimizer has its state.
@@ -62,12 +68,17 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBre
     """
     blocks = block_terms(model, plan.terms)
     works = list(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
-    held = {work: held_bytes(model, work, batch) for work in dict.fromkeys(works)}
-    working = {work: _working_bytes(model, work, batch) for work in held}
-    rotary = raw_bytes(rotary_tensors(model, blocks, batch))
-    held_up_to = list(accumulate(held[work] for work in works))
-    peak = rotary + max(map(add, held_up_to, (working[work] for work in works)))
-    activations = rotary + held_up_to[-1]
+    held = [held_bytes(model, work, batch) for work in works]
+    below = [0, *accumulate(held)]
+    shared = _shared_bytes(model, works, batch)
+    peaks = [_peaks(model, work, batch) for work in works]
+    entry = _entry_bytes(model, works, batch)
+    embedded = batch.num_bytes(batch.tokens * model.hidden)
+    peak = max(
+        shared + held_below + max(block.forward + entry + embedded * (index > 0), block.backward)
+        for index, (held_below, block) in enumerate(zip(below, peaks, strict=False))
+    )
+    activations = shared + below[-1]
     head = _head_bytes(model, blocks, batch)
     trained = model.trained_parameters(plan.terms)
     held_numbers = model.head_parameters + model.term_parameters(plan.terms.held)
@@ -103,36 +114,44 @@ def _weight_bytes(model: ModelSpec, formats: Sequence[BlockFormat]) -> int:
 
 
 def held_bytes(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
-    """What one block holds from its forward to its backward pass, packed where planned."""
+    """What one block holds from its forward to its backward pass, as planned."""
+    if work.is_recomputed:
+        return batch.num_bytes(batch.tokens * model.hidden)
     halves = block_tensors(model, work.terms, batch)
     return sum(tensor.held_bytes(work.activation_bits) for half in halves for tensor in half)
 
 
-def _working_bytes(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
-    """What one block needs beyond what is held, while its forward or backward pass runs.
+def _peaks(model: ModelSpec, work: BlockWork, batch: Batch) -> Peaks:
+    converts = FORMAT_BITS[work.weight_format] != batch.bits
+    return block_peaks(model, work.terms, batch, bits=work.activation_bits, converts=converts)
 
-    Forward pass without a backward pass: two tensors of width f (three with a gate, one more under
-    an adapter), four of width h, and the scores. Otherwise what a packed block saves, as computed;
-    and the gradients of a product of width f, or of the scores once the tensors of the
-    feed-forward half are gone. A weight that is not at the width of the products is converted
-    beside them. Our reconstruction, fitted to measured peaks: docs/costs.md says how well.
+
+def _shared_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: Batch) -> int:
+    """Held once, whatever the number of blocks: rotary tables, and what blocks that are computed
+    again are called with."""
+    blocks = [work.terms for work in works]
+    if not any(work.is_recomputed for work in works):
+        return raw_bytes(rotary_tensors(model, blocks, batch))
+    return _mask_bytes(model, batch) + raw_bytes(position_tensors(model, batch))
+
+
+def _mask_bytes(model: ModelSpec, batch: Batch) -> int:
+    """(b, s, s): numbers to add to the scores, or for flash attention one byte each, if any.
+
+    MPNet adds another for each head, by the distance of two tokens.
     """
-    wide = batch.num_bytes(batch.tokens * model.ffn)
-    narrow = batch.num_bytes(batch.tokens * model.hidden)
-    is_gated = model.family == "llama"
-    scores = batch.num_bytes(batch.tokens * batch.length * model.num_heads)
-    scores *= model.attention == "eager"
-    converted = max(layer.num_weights for layer in model.linears)
-    weight = batch.num_bytes(converted) * (FORMAT_BITS[work.weight_format] != batch.bits)
-    if work.terms.position == "below":
-        num_wide = 2 + is_gated + (work.terms.held[-2] > 0)
-        return num_wide * wide + 4 * narrow + scores
-    attention, feed_forward = map(raw_bytes, block_tensors(model, work.terms, batch))
-    is_packed = work.activation_bits < 32
-    num_wide = 2 + (is_gated and not work.terms.trains_a[-1])  # its input is gone if it was saved
-    num_scores = 2 + is_packed
-    largest = max(num_wide * wide, num_scores * scores - feed_forward, wide + weight)
-    return narrow + largest + (attention + feed_forward) * is_packed
+    elements = batch.tokens * batch.length
+    biases = elements * model.num_heads * (model.family == "mpnet")
+    if not batch.is_padded and model.form == "bert":
+        return batch.num_bytes(biases)
+    if model.attention == "eager":
+        return batch.num_bytes(elements + biases)
+    return elements * batch.is_padded
+
+
+def _entry_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: Batch) -> int:
+    """What the model's own code keeps through all forward passes."""
+    return _mask_bytes(model, batch) if not any(w.is_recomputed for w in works) else 0
 
 
 def _head_bytes(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> int:

@@ -28,6 +28,7 @@ class SavedTensor(NamedTuple):
     elements: int
     bits: int  # of one element as computed
     precision: Literal["planned", "attention", "exact"] = "planned"
+    name: str = ""  # of what it holds, within its block
 
     @property
     def raw_bytes(self) -> int:
@@ -65,7 +66,7 @@ def block_tensors(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedHal
         return SavedHalves([], [])
     flow = gradient_flow(block)
     adapters = _adapter_halves(model, block, batch)
-    norms = (_llama_halves if model.family == "llama" else _bert_halves)(model, flow, batch)
+    norms = (_llama_halves if model.form == "llama" else _bert_halves)(model, flow, batch)
     products = (_flash_tensors if model.attention == "sdpa" else _eager_tensors)(model, flow, batch)
     return SavedHalves(
         [*norms.attention, *adapters.attention, *products],
@@ -87,13 +88,17 @@ def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedH
         any(trains_a[4:-1]),
         trains_a[-1],
     ]
+    first = "x" if model.form != "llama" else "normed"
     inputs = [
-        [SavedTensor(batch.tokens * model.linears[index].in_features, batch.bits)] * is_saved
-        for index, is_saved in zip((0, 3, 4, -1), readers, strict=True)
+        [SavedTensor(batch.tokens * model.linears[index].in_features, batch.bits, name=name)]
+        * is_saved
+        for index, name, is_saved in zip(
+            (0, 3, 4, -1), (first, "attended", "middle", "last"), readers, strict=True
+        )
     ]
     lows = [
-        SavedTensor(batch.tokens * held * is_trained, batch.bits)
-        for held, is_trained in zip(block.held, trains, strict=True)
+        SavedTensor(batch.tokens * held * is_trained, batch.bits, name=f"low of {layer.name}")
+        for layer, held, is_trained in zip(model.linears, block.held, trains, strict=True)
     ]
     return SavedHalves([*inputs[0], *lows[:3]], [*inputs[1], *inputs[2], *inputs[3], *lows[3:]])
 
@@ -107,10 +112,14 @@ def _eager_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[S
     scored = query or key
     queries = batch.tokens * model.linears[0].out_features
     num_scores = batch.tokens * batch.length * model.num_heads  # b n s^2
-    operands = [SavedTensor(queries, batch.bits, "attention")] * (key + query + scored)
-    scores = SavedTensor(num_scores, batch.bits)
-    if model.family == "llama" and batch.bits < 32:
-        return operands + [SavedTensor(num_scores, 32)] * scored + [scores] * value
+    named = (("query", key), ("key", query), ("value", scored))
+    operands = [
+        SavedTensor(queries, batch.bits, "attention", name) for name, is_saved in named if is_saved
+    ]
+    scores = SavedTensor(num_scores, batch.bits, name="scores")
+    if model.form == "llama" and batch.bits < 32:
+        softmax = SavedTensor(num_scores, 32, name="softmax")
+        return operands + [softmax] * scored + [scores] * value
     return operands + [scores] * (scored or value)
 
 
@@ -123,35 +132,59 @@ def _flash_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[S
         return []
     queries = batch.tokens * model.linears[0].out_features
     keys = queries if batch.is_padded else batch.tokens * model.linears[1].out_features
-    mask = [SavedTensor(batch.tokens * batch.length, batch.bits, "exact")] * batch.is_padded
+    mask = [SavedTensor(batch.tokens * batch.length, batch.bits, "exact", "mask")]
+    mask *= batch.is_padded
     return [
-        *[SavedTensor(width, batch.bits, "attention") for width in (queries, keys, keys)],
-        SavedTensor(queries, batch.bits),
-        SavedTensor(batch.tokens * model.num_heads, 32, "exact"),
+        SavedTensor(queries, batch.bits, "attention", "query"),
+        SavedTensor(keys, batch.bits, "attention", "key"),
+        SavedTensor(keys, batch.bits, "attention", "value"),
+        SavedTensor(queries, batch.bits, name="attended"),
+        SavedTensor(batch.tokens * model.num_heads, 32, "exact", "log-sum-exp"),
         *mask,
     ]
 
 
 def _bert_halves(model: ModelSpec, flow: GradientFlow, batch: Batch) -> SavedHalves:
     """Two layer norms (input, mean, deviation) after attention, and the input of GELU."""
-    statistic = SavedTensor(batch.tokens, batch.bits)
-    norm = [SavedTensor(batch.tokens * model.hidden, batch.bits), statistic, statistic]
+    statistic = SavedTensor(batch.tokens, batch.bits, name="statistics")
+    first, second = (
+        [SavedTensor(batch.tokens * model.hidden, batch.bits, name=name), statistic, statistic]
+        for name in ("norm", "last norm")
+    )
     after_attention, widened, narrowed = flow.inputs[4], flow.outputs[4], flow.outputs[5]
-    gelu = [SavedTensor(batch.tokens * model.ffn, batch.bits)] * widened
-    return SavedHalves([], norm * after_attention + gelu + norm * (after_attention or narrowed))
+    gelu = [SavedTensor(batch.tokens * model.ffn, batch.bits, name="wide")] * widened
+    return SavedHalves([], first * after_attention + gelu + second * (after_attention or narrowed))
 
 
 def _llama_halves(model: ModelSpec, flow: GradientFlow, batch: Batch) -> SavedHalves:
     """An RMS norm before each half, and silu(gate) * up, which saves gate, silu(gate) and up."""
-    norm = _rms_norm_tensors(model, batch)
     gate, up = flow.outputs[4:6]
-    product = [SavedTensor(batch.tokens * model.ffn, batch.bits)] * (2 * gate + up)
-    return SavedHalves(norm * flow.inputs[0], norm * flow.inputs[4] + product)
+    named = (("gate", gate), ("up", gate), ("silu", up))
+    product = [
+        SavedTensor(batch.tokens * model.ffn, batch.bits, name=name)
+        for name, is_saved in named
+        if is_saved
+    ]
+    first, second = (_rms_norm_tensors(model, batch, name) for name in ("x", "residual"))
+    heads = [] if model.family != "qwen3" else _head_norm_tensors(model, flow, batch)
+    return SavedHalves(first * flow.inputs[0] + heads, second * flow.inputs[4] + product)
 
 
-def _rms_norm_tensors(model: ModelSpec, batch: Batch) -> list[SavedTensor]:
+def _head_norm_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[SavedTensor]:
+    """Qwen3's norms of each head's query and key: input and deviation, in fp32."""
+    heads = (model.num_heads, model.num_kv_heads)
+    return [
+        SavedTensor(batch.tokens * elements, 32, name=name)
+        for layer, num_heads, is_saved in zip(model.linears, heads, flow.outputs[:2], strict=False)
+        for elements, name in ((layer.out_features, layer.name), (num_heads, "statistics"))
+        if is_saved
+    ]
+
+
+def _rms_norm_tensors(model: ModelSpec, batch: Batch, name: str) -> list[SavedTensor]:
     """Input and deviation: this norm computes in fp32 whatever the model's own width."""
-    return [SavedTensor(batch.tokens * model.hidden, 32), SavedTensor(batch.tokens, 32)]
+    width = SavedTensor(batch.tokens * model.hidden, 32, name=name)
+    return [width, SavedTensor(batch.tokens, 32, name="statistics")]
 
 
 def rotary_tensors(
@@ -161,10 +194,16 @@ def rotary_tensors(
     rotates = any(
         any(gradient_flow(block).outputs[:2]) for block in blocks if block.position != "below"
     )
-    if model.family != "llama" or not rotates:
+    return position_tensors(model, batch)[:2] if rotates else []
+
+
+def position_tensors(model: ModelSpec, batch: Batch) -> list[SavedTensor]:
+    """Cosine and sine (s, h / n), and the positions that they are of; none but for a Llama."""
+    if model.form != "llama":
         return []
     head_size = model.linears[0].out_features // model.num_heads
-    return [SavedTensor(batch.length * head_size, batch.bits, "exact")] * 2
+    table = SavedTensor(batch.length * head_size, batch.bits, "exact")
+    return [table, table, SavedTensor(batch.length, INDEX_BITS, "exact")]
 
 
 def head_tensors(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> list[SavedTensor]:
@@ -174,12 +213,12 @@ def head_tensors(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -
         SavedTensor(batch.size, INDEX_BITS),  # labels
         SavedTensor(1, batch.bits),  # their number
     ]
-    if model.family == "llama":
+    if model.form == "llama":
         crosses = any(block.position != "below" for block in blocks)
-        norm = _rms_norm_tensors(model, batch) if crosses else []
+        norm = _rms_norm_tensors(model, batch, "final") if crosses else []
         scored = SavedTensor(batch.tokens * model.hidden, batch.bits)
         return [*norm, scored, *[SavedTensor(batch.size, INDEX_BITS)] * 2, *loss]
     pooled = [SavedTensor(batch.size * model.hidden, batch.bits)]
-    if model.family == "roberta":  # its dense layer keeps all tokens alive through the first
+    if model.family != "bert":  # its dense layer keeps all tokens alive through the first
         pooled.append(SavedTensor(batch.tokens * model.hidden, batch.bits))
     return [*pooled, *loss]

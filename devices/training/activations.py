@@ -1,21 +1,23 @@
-"""What a block saves for its backward pass, really packed to 8 or 4 bits."""
+"""What a block saves for its backward pass: really packed to 8 or 4 bits, or computed again."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from torch.utils.hooks import RemovableHandle
 
-from devices.training.codes import GROUP, SMALLEST_STEP, UNIFORM_4, join_nibbles, read_nibbles
+from devices.training.codes import GROUP, SMALLEST_STEP, UNIFORM_4, decode, join_nibbles, slices
 from devices.training.weights import QuantizedLinear
 
 SMALLEST_PACKED = 1024
@@ -40,12 +42,8 @@ class PackedActivation:
 
     def unpack(self) -> Tensor:
         """The tensor, to within one step of each group's scale."""
-        if self.codes.shape[1] == GROUP:
-            values = self.codes.float()
-        else:
-            values = read_nibbles(self.codes, UNIFORM_4)
-        values.mul_(self.scale.float()).add_(self.zero.float())
-        return values.to(self.dtype).as_strided(self.shape, self.stride)
+        values = decode(self.codes, self.scale, self.zero, levels=UNIFORM_4, dtype=self.dtype)
+        return values.as_strided(self.shape, self.stride)
 
 
 class RoundingNoise:
@@ -62,11 +60,9 @@ class RoundingNoise:
 
     def like(self, groups: Tensor) -> Tensor:
         """(groups, 64) in [0, 1)."""
-        num_drawn, pool = groups.numel(), self._pool
-        if num_drawn > len(pool):
-            pool = pool.repeat(-(-num_drawn // len(pool)))
-        start = int(self._rng.integers(len(pool) - num_drawn + 1))
-        return pool[start : start + num_drawn].view(groups.shape)
+        num_drawn = groups.numel()
+        start = int(self._rng.integers(len(self._pool) - num_drawn + 1))
+        return self._pool[start : start + num_drawn].view(groups.shape)
 
 
 def pack_activation(tensor: Tensor, bits: int, noise: RoundingNoise) -> PackedActivation | None:
@@ -77,10 +73,26 @@ def pack_activation(tensor: Tensor, bits: int, noise: RoundingNoise) -> PackedAc
     """
     tensor = tensor if _is_dense(tensor) else tensor.contiguous()
     values = tensor.as_strided((tensor.numel(),), (1,))
-    missing = -len(values) % GROUP
-    if missing:
-        values = torch.cat([values, values[-1:].expand(missing)])
-    groups = values.view(-1, GROUP).float()  # extremes of bf16 take five times as long
+    num_groups, tail = -(-len(values) // GROUP), values[len(values) // GROUP * GROUP :]
+    groups = values[: len(values) - len(tail)].view(-1, GROUP)
+    codes = tensor.new_empty(num_groups, GROUP * bits // 8, dtype=torch.uint8)
+    scale, zero = (tensor.new_empty(num_groups, 1, dtype=torch.float16) for _ in range(2))
+    parts = [(part, groups[part]) for part in slices(len(groups))]
+    if len(tail):  # a last group is filled up
+        last = torch.cat([tail, tail[-1:].expand(GROUP - len(tail))])
+        parts.append((slice(num_groups - 1, num_groups), last[None]))
+    for part, some in parts:
+        packed = _pack_groups(some.float(), bits, noise)
+        if packed is None:
+            return None
+        codes[part], scale[part], zero[part] = packed
+    return PackedActivation(codes, scale, zero, tensor.dtype, tensor.shape, tensor.stride())
+
+
+def _pack_groups(
+    groups: Tensor, bits: int, noise: RoundingNoise
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Codes, scale and zero of each group, in fp32: extremes of bf16 take five times as long."""
     top = 2**bits - 1
     low = groups.amin(1, keepdim=True)
     scale, zero = (groups.amax(1, keepdim=True) - low).div_(top).half(), low.half()
@@ -89,11 +101,9 @@ def pack_activation(tensor: Tensor, bits: int, noise: RoundingNoise) -> PackedAc
     if not math.isfinite((step.sum() + origin.sum()).item()):
         return None
     per_step = step.clamp_min_(SMALLEST_STEP).reciprocal_()
-    steps = torch.addcmul(noise.like(groups), groups - origin, per_step).clamp_(0, top)
+    steps = (groups - origin).mul_(per_step).add_(noise.like(groups)).clamp_(0, top)
     codes = steps.to(torch.int32).to(torch.uint8)  # in two casts: one is slower
-    if bits == 4:
-        codes = join_nibbles(codes)
-    return PackedActivation(codes, scale, zero, tensor.dtype, tensor.shape, tensor.stride())
+    return (join_nibbles(codes) if bits == 4 else codes), scale, zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,22 +124,47 @@ def packed_activations(
 ) -> Iterator[None]:
     """Pack what each block saves to its number of bits; 32 leaves a block as it is.
 
+    At 0 bits a block saves its input alone, and the backward pass first computes it again.
+
     Never packed: parameters and frozen weights, integers and booleans, tensors of fewer than 1,024
     elements, and within attention whatever is neither query, key, value, score nor result: flash
     attention's log-sum-exp, masks, rotary tables. Query, key and value never go below 8 bits: noise
     in them is raised to the exponential.
     """
-    packers = [
-        _BlockPacker(block, block_bits, noise)
-        for block, block_bits in zip(blocks, bits, strict=True)
-        if block_bits < 32
-    ]
+    planned = list(zip(blocks, bits, strict=True))
+    packers = [_BlockPacker(block, bits, noise) for block, bits in planned if 0 < bits < 32]
+    recomputed = [parts.block for parts, bits in planned if bits == 0]
     handles = [handle for packer in packers for handle in packer.attach()]
+    for block in recomputed:
+        block.forward = partial(_recomputed, block.forward)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for block in recomputed:
+            del block.forward  # the class's own comes to light again
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016), for one block.
+
+    Recomputing runs the whole block, so that it costs as much as its forward pass.
+    """
+    with set_checkpoint_early_stop(False):
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
+class _Packed(NamedTuple):
+    """A saved tensor, as others are told to be the same by, and what it was packed to.
+
+    The original is not held: whatever saves it a second time holds it until then, and a storage
+    that is gone is nobody's any more, even if its address is given away again.
+    """
+
+    storage: weakref.ref[torch.UntypedStorage]
+    identity: tuple[Any, ...]
+    activation: PackedActivation
 
 
 class _BlockPacker:
@@ -143,7 +178,7 @@ class _BlockPacker:
         self._tokens = self._length = self._num_projections = 0
         self._is_attending = False
         self._resident = {t.untyped_storage().data_ptr() for t in _resident(parts.block)}
-        self._recent: deque[tuple[Tensor, int, PackedActivation]] = deque(maxlen=8)
+        self._packed: list[_Packed] = []
 
     def attach(self) -> list[RemovableHandle]:
         """Hook into the block; the handles take it out again."""
@@ -163,7 +198,7 @@ class _BlockPacker:
 
     def _leave(self, *_: object) -> None:
         self._hooks.__exit__()
-        self._recent.clear()
+        self._packed.clear()
 
     def _begin_attention(self, *_: object) -> None:
         self._is_attending = True
@@ -175,14 +210,16 @@ class _BlockPacker:
         bits = self._bits_of(tensor)
         if bits == 32:
             return tensor
-        for seen, seen_bits, packed in self._recent:
-            if seen_bits == bits and _is_same(seen, tensor):
-                return replace(packed, shape=tensor.shape, stride=tensor.stride())
+        identity = (_identity(tensor), bits)
+        for known in self._packed:
+            if known.identity == identity and known.storage() is not None and _is_dense(tensor):
+                return replace(known.activation, shape=tensor.shape, stride=tensor.stride())
         fresh = pack_activation(tensor, bits, self._noise)
         if fresh is None:
             return tensor
-        # The original is held until the block ends, so that its address cannot be given away.
-        self._recent.append((tensor, bits, fresh))
+        if _is_dense(tensor):
+            storage = weakref.ref(tensor.untyped_storage())
+            self._packed.append(_Packed(storage, identity, fresh))
         return fresh
 
     def _bits_of(self, tensor: Tensor) -> int:
@@ -191,14 +228,17 @@ class _BlockPacker:
             return 32
         if tensor.untyped_storage().data_ptr() in self._resident:
             return 32
-        return self._attention_bits(elements) if self._is_attending else self._bits
+        return self._attention_bits(tensor.shape) if self._is_attending else self._bits
 
-    def _attention_bits(self, elements: int) -> int:
-        """By size: all that attention saves is a projection, a score, its result or exact."""
+    def _attention_bits(self, shape: torch.Size) -> int:
+        """By shape: all that attention saves is a projection, a score, its result or exact."""
+        elements = shape.numel()
         parts, head_elements = self._parts, self._tokens * self._parts.head_size
         is_square = self._length == parts.head_size  # then scores look like projections
         if elements == self._tokens * self._length * parts.num_heads and not is_square:
             return self._bits
+        if self._parts.head_size not in shape[-2:]:
+            return 32
         if elements not in (head_elements * parts.num_heads, head_elements * parts.num_kv_heads):
             return 32
         self._num_projections += 1
@@ -215,16 +255,9 @@ def _resident(module: nn.Module) -> Iterator[Tensor]:
             yield from layer.packed.casts
 
 
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two saved tensors are views of the same memory, all of it."""
-    return (
-        one.data_ptr() == other.data_ptr()
-        and one.numel() == other.numel()
-        and one.dtype == other.dtype
-        and one._version == other._version
-        and _is_dense(one)
-        and _is_dense(other)
-    )
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    """The same for two views of the same memory, where both are of all of it."""
+    return tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor._version
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor
 
 GROUP = 64
 """Values that share one scale and zero."""
+
+GROUPS_AT_ONCE = 2**11
+"""Groups that are packed or unpacked together: their fp32 copies, half a megabyte each, lie beside
+everything else, and stay within the cache."""
 
 UNIFORM_4 = tuple(float(code) for code in range(16))
 """What 4-bit codes stand for where the steps are equal."""
@@ -29,6 +34,36 @@ def read_nibbles(stored: Tensor, levels: tuple[float, ...]) -> Tensor:
     # One look-up gives both values of a byte: a pair of fp32 travels as one fp64.
     pairs = table.index_select(0, stored.view(-1).int())
     return pairs.view(torch.float32).view(-1, GROUP)
+
+
+def slices(num_groups: int) -> Iterator[slice]:
+    """All groups, some at a time."""
+    for start in range(0, num_groups, GROUPS_AT_ONCE):
+        yield slice(start, min(start + GROUPS_AT_ONCE, num_groups))
+
+
+def decode(
+    codes: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    *,
+    levels: tuple[float, ...],
+    dtype: torch.dtype,
+) -> Tensor:
+    """(groups, 64): what the codes of each group stand for, times its scale, plus its zero.
+
+    ``levels`` are those of two codes in a byte; a code with a byte of its own stands for itself.
+    Computed in fp32 and rounded to ``dtype`` once.
+    """
+    values = torch.empty(len(codes), GROUP, dtype=dtype, device=codes.device)
+    for part in slices(len(codes)):
+        is_byte = codes.shape[1] == GROUP
+        steps = codes[part].float() if is_byte else read_nibbles(codes[part], levels)
+        steps.mul_(scale[part].float())
+        if zero is not None:
+            steps.add_(zero[part].float())
+        values[part] = steps
+    return values
 
 
 @lru_cache(maxsize=8)

@@ -29,12 +29,19 @@ ADAPTER = "default"
 _BLOCKS: dict[Family, str] = {
     "bert": "bert.encoder.layer",
     "roberta": "roberta.encoder.layer",
+    "distilbert": "distilbert.transformer.layer",
+    "mpnet": "mpnet.encoder.layer",
     "llama": "model.layers",
+    "qwen2": "model.layers",
+    "qwen3": "model.layers",
 }
 _PARENTS = {
     "query": "attention.self.",
     "key": "attention.self.",
     "value": "attention.self.",
+    **dict.fromkeys(("q_lin", "k_lin", "v_lin", "out_lin"), "attention."),
+    **dict.fromkeys(("lin1", "lin2"), "ffn."),
+    **dict.fromkeys(("q", "k", "v", "o"), "attention.attn."),
     "q_proj": "self_attn.",
     "k_proj": "self_attn.",
     "v_proj": "self_attn.",
@@ -56,9 +63,9 @@ def layer_path(spec: ModelSpec, block: int | str, linear: str) -> str:
     return f"{block_path(spec, block)}.{_PARENTS.get(linear, '')}{linear}"
 
 
-def head_name(spec: ModelSpec) -> str:
-    """What the model calls its classification head."""
-    return next(iter(spec.head_shapes)).split(".")[0]
+def head_names(spec: ModelSpec) -> list[str]:
+    """What the model calls the modules of its classification head."""
+    return list(dict.fromkeys(name.split(".")[0] for name in spec.head_shapes))
 
 
 def lora_config(spec: ModelSpec, *, rank: int, alpha: float) -> LoraConfig:
@@ -74,7 +81,7 @@ def lora_config(spec: ModelSpec, *, rank: int, alpha: float) -> LoraConfig:
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=0.0,
         target_modules="(" + paths.replace(".", r"\.").replace("#", r"\d+") + ")",
-        modules_to_save=[head_name(spec)],
+        modules_to_save=head_names(spec),
     )
 
 
@@ -123,8 +130,8 @@ def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel
         linears = [_quantize_block(base, spec, block) for block in range(spec.num_blocks)]
         network = get_peft_model(base, lora_config(spec, rank=1, alpha=1.0))
     network.eval().requires_grad_(False)  # without dropout both modes compute the same
-    wrapper = base.get_submodule(head_name(spec)).modules_to_save[ADAPTER]
-    names = {name: name.split(".", 1)[1] for name in spec.head_shapes}
+    heads = {name: base.get_submodule(name).modules_to_save[ADAPTER] for name in head_names(spec)}
+    places = {name: name.split(".", 1) for name in spec.head_shapes}
     return AdaptedModel(
         spec=spec,
         network=network,
@@ -134,7 +141,7 @@ def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel
             for block in range(spec.num_blocks)
             for layer in spec.targets
         },
-        head={name: wrapper.get_parameter(inner) for name, inner in names.items()},
+        head={name: heads[top].get_parameter(inner) for name, (top, inner) in places.items()},
         blocks=tuple(_packable(base, spec, block) for block in range(spec.num_blocks)),
         host=host,
         pad_id=base.config.pad_token_id,
@@ -161,7 +168,7 @@ def _load_base(source: ModelSource, spec: ModelSpec) -> Any:
         ) from error
     # transformers draws what a file lacks. A head is ours to train, and a frozen pooler may be any
     # projection, but blocks at random would learn nothing, and nobody would know why.
-    drawn = sorted(k for k in loading["missing_keys"] if not k.startswith(head_name(spec)))
+    drawn = sorted(k for k in loading["missing_keys"] if not k.startswith(tuple(head_names(spec))))
     if lacking := [key for key in drawn if "pooler" not in key]:
         raise ValueError(
             f"the weights of {source.name} must be those that its config.json describes, got none "
@@ -200,8 +207,9 @@ def _configure(config: Any, spec: ModelSpec) -> Any:
 
 def _max_length(config: Any) -> int:
     positions: int = config.max_position_embeddings
-    # RoBERTa counts positions from the one after its padding.
-    return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions
+    # RoBERTa and MPNet count positions from the one after their padding.
+    is_shifted = config.model_type in ("roberta", "mpnet")
+    return positions - config.pad_token_id - 1 if is_shifted else positions
 
 
 def _quantize_block(base: Any, spec: ModelSpec, block: int) -> dict[str, QuantizedLinear]:

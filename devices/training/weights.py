@@ -17,8 +17,8 @@ from devices.training.codes import (
     GROUP,
     SMALLEST_STEP,
     UNIFORM_4,
+    decode,
     join_nibbles,
-    read_nibbles,
 )
 
 NF4_LEVELS = (
@@ -64,14 +64,10 @@ class PackedWeight:
         """(out, in), computed in fp32 and rounded to ``dtype`` once."""
         if self.scale is None:
             return self.codes.float().to(dtype)
-        if self.format == "int8":
-            values = self.codes.float()
-        else:
-            values = read_nibbles(self.codes, NF4_LEVELS if self.zero is None else UNIFORM_4)
-        values.mul_(self.scale.float())
-        if self.zero is not None:
-            values.add_(self.zero.float())
-        return values.to(dtype).view(self.shape)
+        levels = NF4_LEVELS if self.zero is None else UNIFORM_4
+        return decode(self.codes, self.scale, self.zero, levels=levels, dtype=dtype).view(
+            self.shape
+        )
 
     def cast(self, dtype: torch.dtype) -> Tensor:
         """(out, in) of an unquantized weight, as autocast would cast it for the product.

@@ -45,7 +45,9 @@ class ClosedFormCost:
     head_s: float = 0.0
     backward_share: float = 1.1  # of one block's forward time
     quantize_share: float = 0.25
-    packed_share: Mapping[int, float] = field(default_factory=lambda: {32: 1.0, 8: 0.27, 4: 0.155})
+    packed_share: Mapping[int, float] = field(
+        default_factory=lambda: {32: 1.0, 8: 0.27, 4: 0.155, 0: 0.08}
+    )
     transient_blocks: int = 1  # blocks held as computed while packed ones are at work
 
     def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:

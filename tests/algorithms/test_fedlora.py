@@ -10,6 +10,7 @@ from tests.algorithms.static_fleet import (
     ClosedFormCost,
     StaticDevice,
     StaticFleet,
+    bert,
     device_profile,
     trained_update,
 )
@@ -63,6 +64,27 @@ def test_common_depth_is_the_deepest_that_the_weakest_device_holds(costs: Closed
         )
         assert common_depth(fleet, rank=8) == expected
         assert {plan.depth for plan in plans_of(FedLoRA(depth="common"), fleet)} == {expected}
+
+
+def test_checkpointing_fits_all_blocks_where_keeping_activations_does_not() -> None:
+    costs = ClosedFormCost(bert(4, 8), block_flops=1e9, activation_bytes=100_000)
+    profile = device_profile("any")
+    terms = TermGrid.top_blocks(costs.model.grid_shape(8), 4)
+    plan = TrainingPlan(0, terms, ("fp32",) * 4, (0,) * 4, 1, 16)
+    budget = costs.cost(plan, profile).memory.total
+    fleet = StaticFleet([StaticDevice(profile, budget, LinkRate(1e6, 1e6), 10)], costs)
+    depths = {}
+    for bits in (32, 0):
+        (made,) = plans_of(FedLoRA(depth="common", activation_bits=bits), fleet)
+        assert set(made.activation_bits) == {bits}
+        depths[bits] = made.depth
+    assert depths == {32: 1, 0: 4}
+
+
+def test_activation_bits_that_nothing_can_hold_are_refused() -> None:
+    message = "activation_bits must be one of 32, 8, 4, 0, got 2"
+    with pytest.raises(ValueError, match=message):
+        FedLoRA(activation_bits=2)  # type: ignore[arg-type]
 
 
 def test_common_depth_follows_the_whole_fleet_and_not_the_cohort(fleet: StaticFleet) -> None:

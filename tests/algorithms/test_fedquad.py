@@ -173,7 +173,7 @@ def test_random_choice_follows_the_generator_alone(fleet: StaticFleet) -> None:
         ({"choose": "best"}, "choose must be one of sweep, ref_time, marginal, random, common_d"),
         ({"quantize": "always"}, "quantize must be one of as_needed, never, got 'always'"),
         ({"candidates": "some"}, "candidates must be one of all, undominated, got 'some'"),
-        ({"activation_bits": 2}, "activation_bits must be one of 8, 4, got 2"),
+        ({"activation_bits": 2}, "activation_bits must be one of 8, 4, 0, got 2"),
         ({"quant_order": "up"}, "quant_order must be one of output_first, input_first, got 'up'"),
         ({"wait_weight": -1.0}, "wait_weight must be at least 0, got -1.0"),
         ({"coverage_share": 1.5}, r"coverage_share must be in \[0, 1\], got 1.5"),

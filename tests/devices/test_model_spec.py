@@ -41,11 +41,30 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "mlp_bias": True,
     },
+    "distilbert": {
+        "model_type": "distilbert",
+        "dim": 12,
+        "hidden_dim": 20,
+        "n_heads": 3,
+        "n_layers": 4,
+        "vocab_size": 50,
+        "max_position_embeddings": 64,
+    },
+    "mpnet": {**BERT, "model_type": "mpnet"},
+    "qwen2": {**LLAMA, "model_type": "qwen2", "num_key_value_heads": 1},
+    "qwen3": {**LLAMA, "model_type": "qwen3", "head_dim": 6, "num_key_value_heads": 1},
+}
+FIRST = {
+    "llama": "q_proj",
+    "qwen2": "q_proj",
+    "qwen3": "q_proj",
+    "distilbert": "q_lin",
+    "mpnet": "q",
 }
 
 
 def spec_of(config: dict[str, Any], *targets: str, num_classes: int = 5) -> ModelSpec:
-    first = "q_proj" if config["model_type"] == "llama" else "query"
+    first = FIRST.get(config["model_type"], "query")
     return ModelSpec.from_config("small", config, targets or (first,), num_classes)
 
 
@@ -115,7 +134,8 @@ def test_a_fresh_adapter_changes_nothing_and_is_drawn_as_lora_draws_it() -> None
 
 def test_unknown_families_targets_and_activations_are_refused_with_the_choices() -> None:
     with pytest.raises(
-        ValueError, match=r"must be one of bert, roberta, llama, got 't5' \(model small\)"
+        ValueError,
+        match=r"must be one of bert, .*, qwen3, got 't5' \(model small\)",
     ):
         spec_of({**BERT, "model_type": "t5"}, "query")
     with pytest.raises(ValueError, match=r"among query, key, value, .*, got q_proj"):

@@ -144,7 +144,7 @@ def test_bits_that_no_upload_can_have_are_refused() -> None:
         ({"weight_formats": ("fp32",) * 3}, "must name all 4 blocks"),
         ({"activation_bits": (32,) * 5}, "must name all 4 blocks"),
         ({"weight_formats": ("fp32",) * 3 + ("int3",)}, "weight formats must be among"),
-        ({"activation_bits": (32, 32, 32, 2)}, r"activation bits must be among \(32, 8, 4\)"),
+        ({"activation_bits": (32, 32, 32, 2)}, r"activation bits must be among \(32, 8, 4, 0\)"),
         ({"local_steps": 0}, "must be at least 1"),
         ({"batch_size": 0}, "must be at least 1"),
         ({"proximal_mu": -0.1}, "proximal_mu must be at least 0 and finite, got -0.1"),

@@ -41,6 +41,20 @@ BERT_LINEARS = (
 )
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+LINEARS = {
+    "bert": BERT_LINEARS,
+    "roberta": BERT_LINEARS,
+    "distilbert": ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
+    "mpnet": ("q", "k", "v", "o", "intermediate.dense", "output.dense"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3"), LLAMA_LINEARS),
+}
+"""Of a block, by family."""
+
+
+def attentions(family: str) -> tuple[Attention, ...]:
+    """That transformers has for it."""
+    return ("eager",) if family == "mpnet" else ("eager", "sdpa")
+
 
 def minilm(
     targets: Sequence[str] = ("query", "value"), attention: Attention = "eager"

@@ -6,10 +6,8 @@ from devices.cost.blocks import Batch, block_terms
 from devices.cost.flops import backward_flops, forward_flops
 from devices.model_spec import Attention, ModelSpec
 from devices.plan import TermGrid
-from tests.devices.cost.specs import BERT_LINEARS, LLAMA_LINEARS, minilm, smollm
+from tests.devices.cost.specs import BERT_LINEARS, LINEARS, minilm, smollm
 from tests.devices.cost.torch_measures import RANK, TINY, StepFlops, load, step_flops
-
-LINEARS = {"bert": BERT_LINEARS, "roberta": BERT_LINEARS, "llama": LLAMA_LINEARS}
 
 
 def closed_form(spec: ModelSpec, depth: int, batch: Batch, rank: int = RANK) -> StepFlops:
@@ -25,7 +23,8 @@ def closed_form(spec: ModelSpec, depth: int, batch: Batch, rank: int = RANK) -> 
         for family in ("bert", "llama")
         for indices in (range(len(LINEARS[family])), (0, 2), range(4), (1,), (3,), (4,), (-1,))
     ]
-    + [("roberta", ("query", "value"))],
+    + [("roberta", ("query", "value")), ("distilbert", LINEARS["distilbert"])]
+    + [(family, LINEARS[family]) for family in ("qwen2", "qwen3")],
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_flops_equal_what_torch_counts_at_every_depth(

@@ -16,10 +16,16 @@ from devices.cost.saved import (
 )
 from devices.model_spec import Attention, ModelSpec
 from devices.plan import TermGrid
-from tests.devices.cost.specs import BERT_LINEARS, LLAMA_LINEARS, minilm, smollm
+from tests.devices.cost.specs import (
+    BERT_LINEARS,
+    LINEARS,
+    LLAMA_LINEARS,
+    attentions,
+    minilm,
+    smollm,
+)
 from tests.devices.cost.torch_measures import MINILM, RANK, TINY, Where, load, saved_bytes
 
-LINEARS = {"bert": BERT_LINEARS, "roberta": BERT_LINEARS, "llama": LLAMA_LINEARS}
 ATTENTIONS: tuple[Attention, ...] = ("eager", "sdpa")
 FAMILIES = ("bert", "llama")
 
@@ -67,6 +73,21 @@ def test_saved_bytes_equal_what_torch_saves_at_every_depth(
         batch = Batch(2, 12, is_padded=depth % 2 == 0, bits=32)
         measured.train_top(depth)
         assert saved_bytes(measured, batch) == closed_form(measured.spec, depth, batch), depth
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("family", ["distilbert", "mpnet", "qwen2", "qwen3"])
+def test_saved_bytes_equal_what_torch_saves_in_other_families(
+    family: str, attention: Attention
+) -> None:
+    if attention not in attentions(family):
+        pytest.skip("transformers has no flash attention for it")
+    for targets in target_sets(family)[:3]:
+        measured = load(family, TINY, targets, attention=attention)
+        for depth in range(TINY.num_blocks + 1):
+            batch = Batch(2, 12, is_padded=depth % 2 == 0, bits=32)
+            measured.train_top(depth)
+            assert saved_bytes(measured, batch) == closed_form(measured.spec, depth, batch), depth
 
 
 @pytest.mark.parametrize("is_padded", [True, False])

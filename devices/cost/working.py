@@ -1,0 +1,242 @@
+"""What lives in one block at the worst instants of its forward and its backward pass.
+
+Operators run forward one by one and backward in reverse; a tensor lives until the last operator,
+variable of the code or saved reference that needs it. An instant lists the tensors that operators
+then work on, and the saved ones that are not there: not yet made, or let go. A saved tensor that an
+operator works on is there once if it is kept as computed, and beside its packed form otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from devices.cost.blocks import Batch, BlockTerms, gradient_flow
+from devices.cost.saved import GROUP, SavedTensor, block_tensors
+from devices.model_spec import ModelSpec
+
+PACKED_AT_ONCE = 2**11 * GROUP
+"""Elements that are packed or unpacked together, in fp32 beside everything else."""
+PACKING_BYTES = 9
+"""Of an element while it is packed: its distance from zero, its code in 32 bits and in 8."""
+UNPACKING_BYTES = {8: 4, 4: 6}
+"""Of an element while it is unpacked: its value; for two codes in a byte, their place in a
+table."""
+AFTER_ATTENTION = ("attended", "norm", "residual", "middle")
+WIDE = ("wide", "gate", "silu", "up", "last", "last norm")
+"""Names of what a block saves from its attention's output on, and in its wide part."""
+
+
+class Instant(NamedTuple):
+    """What lives besides the saved tensors."""
+
+    computed: dict[str, int]  # bytes by name; a saved tensor has its own name
+    absent: frozenset[str] = frozenset()  # saved tensors not yet or no longer there
+
+
+class Peaks(NamedTuple):
+    """Bytes of one block at its worst instants, with what it saves."""
+
+    forward: int
+    backward: int  # 0 where no backward pass comes
+
+
+class _Sizes(NamedTuple):
+    """Bytes of the tensors that a block computes with."""
+
+    narrow: int  # T h
+    queries: int  # T n times the width of a head
+    keys: int  # T n_kv times the width of a head
+    wide: int  # T f
+    scores: int  # b n s^2; 0 with flash attention
+    weight: int  # the largest matrix, while it is converted for a product
+    packing: int  # beside a wide tensor that is being packed
+    packing_narrow: int
+    packing_scores: int
+    unpacking: int
+
+
+@lru_cache(maxsize=4096)
+def block_peaks(
+    model: ModelSpec, block: BlockTerms, batch: Batch, *, bits: int, converts: bool
+) -> Peaks:
+    """With ``bits`` of activations, and weights that are converted for each product or not."""
+    size = _sizes(model, batch, bits, converts)
+    is_llama = model.form == "llama"
+    forward = list((_llama_forward if is_llama else _bert_forward)(model, block, size))
+    if block.position == "below":
+        return Peaks(_peak([], forward, 32), 0)
+    backward = [
+        *(_llama_backward if is_llama else _bert_backward)(block, size),
+        *_attention_backward(model, block, size),
+    ]
+    halves = block_tensors(model, block, batch)
+    saved = [*halves.attention, *halves.feed_forward]
+    if bits:
+        return Peaks(_peak(saved, forward, bits), _peak(saved, backward, bits))
+    # The first pass saves its input, which lives anyway. The second runs beside the gradient.
+    saved = _with_input(saved, size)
+    again = _peak(saved, forward, 32) + size.narrow
+    return Peaks(_peak([], forward, 32), max(again, _peak(saved, backward, 32)))
+
+
+def _with_input(saved: list[SavedTensor], size: _Sizes) -> list[SavedTensor]:
+    has_input = any(tensor.name == "x" for tensor in saved)
+    return saved if has_input else [*saved, SavedTensor(size.narrow, 8, "exact", "x")]
+
+
+def _peak(saved: Iterable[SavedTensor], instants: Iterable[Instant], bits: int) -> int:
+    kept: dict[str, int] = {}
+    for tensor in saved:
+        kept[tensor.name] = kept.get(tensor.name, 0) + tensor.held_bytes(bits)
+    raw = {tensor.name for tensor in saved if tensor.held_bytes(bits) == tensor.raw_bytes}
+    return max(
+        sum(size for name, size in kept.items() if name not in instant.absent)
+        + sum(
+            size
+            for name, size in instant.computed.items()
+            if not (name in raw and name not in instant.absent)
+        )
+        for instant in instants
+    )
+
+
+def _sizes(model: ModelSpec, batch: Batch, bits: int, converts: bool) -> _Sizes:
+    narrow, wide = (batch.tokens * width for width in (model.hidden, model.ffn))
+    scores = batch.tokens * batch.length * model.num_heads * (model.attention == "eager")
+    largest = max(layer.num_weights for layer in model.linears)
+    packing = PACKING_BYTES * (0 < bits < 32)
+    return _Sizes(
+        narrow=batch.num_bytes(narrow),
+        queries=batch.num_bytes(batch.tokens * model.linears[0].out_features),
+        keys=batch.num_bytes(batch.tokens * model.linears[1].out_features),
+        wide=batch.num_bytes(wide),
+        scores=batch.num_bytes(scores),
+        weight=batch.num_bytes(largest) * converts,
+        packing=min(wide, PACKED_AT_ONCE) * packing,
+        packing_narrow=min(narrow, PACKED_AT_ONCE) * packing,
+        packing_scores=min(scores, PACKED_AT_ONCE) * packing,
+        unpacking=min(wide, PACKED_AT_ONCE) * UNPACKING_BYTES.get(bits, 0),
+    )
+
+
+def _adapted(held: int, out: int) -> dict[str, int]:
+    """Output of a layer; with terms, also B's output and that times the scale."""
+    return {"output": out, **({"of B": out, "scaled": out} if held else {})}
+
+
+def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
+    """``scores`` live to the end of the block, whose code keeps what attention returns.
+
+    Not in MPNet: there they live, twice, to the end of attention, its output layer included.
+    """
+    projected = {"q": size.narrow, "k": size.narrow, "v": size.narrow}
+    later = frozenset((*AFTER_ATTENTION, *WIDE, "value"))
+    yield from _scores_forward(block, size, {"x": size.narrow, **projected}, later)
+    is_mpnet = model.family == "mpnet"
+    kept_scores = size.scores * (not is_mpnet)
+    if is_mpnet:
+        output = {"attended": size.narrow, **_adapted(block.held[3], size.narrow)}
+        both = {"masked": size.scores, "scores": size.scores}
+        yield Instant({"x": size.narrow, **projected, **both, **output}, later - {"attended"})
+    here = {"x": size.narrow, "middle": size.narrow, "scores": kept_scores}
+    up = _adapted(block.held[4], size.wide)
+    yield Instant({**here, **up}, frozenset(WIDE))
+    yield Instant({**here, "output": size.wide, "weight": size.weight}, frozenset(WIDE))
+    not_yet = frozenset(("last", "last norm"))
+    yield Instant({**here, "wide": size.wide, "last": size.wide}, not_yet)
+    if gradient_flow(block).outputs[4]:
+        yield Instant({**here, "wide": size.wide, "scratch": size.packing}, not_yet)
+    down = {**here, "last": size.wide, **_adapted(block.held[5], size.narrow)}
+    yield Instant({**down, "weight": size.weight}, frozenset(("last norm",)))
+    if block.trains_a[5]:
+        beside = {"output": size.narrow, "scratch": size.packing}
+        yield Instant({**here, "last": size.wide, **beside}, frozenset(("last norm",)))
+    # DistilBERT's code lets go of the wide tensor here.
+    summed = {"last": size.wide * (model.family != "distilbert"), "output": size.narrow}
+    beside = {"last norm": size.narrow, "normed": max(size.narrow, size.packing_narrow)}
+    yield Instant({**here, **summed, **beside})
+
+
+def _scores_forward(
+    block: BlockTerms, size: _Sizes, before: dict[str, int], later: frozenset[str]
+) -> Iterator[Instant]:
+    """Masked scores, and the softmax of them, which is then packed."""
+    both = {**before, "masked": size.scores, "scores": size.scores}
+    yield Instant(both, later | {"softmax"})
+    if any(gradient_flow(block).outputs[:3]):
+        yield Instant({**both, "scratch": size.packing_scores}, later)
+
+
+def _bert_backward(block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
+    flow = gradient_flow(block)
+    done = frozenset(("last", "last norm"))
+    here = {"gradient": size.narrow, "of layer": size.narrow}
+    yield Instant(here)
+    if flow.inputs[5]:
+        here = {"gradient": size.narrow}
+        yield Instant({**here, **_adapted(block.held[5], size.wide)}, done)
+        parts = size.wide * (1 + (block.held[5] > 0))
+        yield Instant({**here, "parts": parts, "weight": size.weight}, done)
+        working = {**here, "in": size.wide, "wide": size.wide}
+        yield Instant({**working, "out": size.wide}, done)
+        yield Instant({**working, "scratch": size.unpacking}, done)
+
+
+def _llama_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
+    """As in a BERT; the code also keeps the input of the block and of each half."""
+    projected = {"q": size.queries, "k": size.keys, "v": size.keys}
+    repeated = {"key": size.queries, "value": size.queries} if size.scores else {}
+    later = frozenset((*AFTER_ATTENTION, *WIDE))
+    before = {"x": size.narrow, "normed": size.narrow}
+    yield from _scores_forward(block, size, {**before, **projected, **repeated}, later)
+    here = {"x": size.narrow, "residual": size.narrow, "middle": size.narrow}
+    here["scores"] = size.scores
+    yield Instant({**here, **_adapted(block.held[4], size.wide)}, frozenset(WIDE))
+    not_yet = frozenset(("up", "silu", "last"))
+    up = _adapted(block.held[5], size.wide)
+    yield Instant({**here, "silu": size.wide, **up}, not_yet)
+    yield Instant({**here, "silu": size.wide, "output": size.wide, "weight": size.weight}, not_yet)
+    both = {**here, "silu": size.wide, "up": size.wide}
+    yield Instant({**both, "last": size.wide}, frozenset(("last",)))
+    if any(gradient_flow(block).outputs[4:6]):
+        yield Instant({**both, "scratch": size.packing}, frozenset(("last",)))
+    down = {**here, "last": size.wide, **_adapted(block.held[6], size.narrow)}
+    yield Instant({**down, "weight": size.weight})
+    if block.trains_a[6]:
+        beside = {"output": size.narrow, "scratch": size.packing}
+        yield Instant({**here, "last": size.wide, **beside})
+
+
+def _llama_backward(block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
+    flow = gradient_flow(block)
+    here = {"gradient": size.narrow}
+    yield Instant({**here, "of layer": size.narrow})
+    if not flow.inputs[6]:
+        return
+    done = frozenset(("last",))
+    yield Instant({**here, **_adapted(block.held[6], size.wide)}, done)
+    parts = size.wide * (1 + (block.held[6] > 0))
+    yield Instant({**here, "parts": parts, "weight": size.weight}, done)
+    gate, up = flow.outputs[4:6]
+    unpacked = {"up": size.wide * gate, "silu": size.wide * up}
+    working = {**here, "in": size.wide, **unpacked}
+    yield Instant({**working, "out": size.wide * (gate + up)}, done)
+    yield Instant({**working, "scratch": size.unpacking}, done)
+
+
+def _attention_backward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
+    """Through the softmax, or all of flash attention at once."""
+    query, key, value = gradient_flow(block).outputs[:3]
+    if not (query or key or value):
+        return
+    done = frozenset((*AFTER_ATTENTION, *WIDE))
+    here = {"gradient": size.narrow * (block.position == "above"), "of v": size.queries * value}
+    if model.attention == "eager":
+        scores = {"scores": size.scores, "in": size.scores, "out": size.scores}
+        yield Instant({**here, **scores}, done | {"value"})
+        return
+    operands = dict.fromkeys(("query", "key", "value", "attended", "in"), size.queries)
+    found = {"of q": size.queries, "of k": size.queries}
+    yield Instant({**here, **operands, **found}, done - {"attended"})
