@@ -27,12 +27,12 @@ FORMATS = ("pdf", "png", "svg")
 Dash = tuple[float, tuple[float, ...]]
 """Offset, then points drawn and left out in turn, as matplotlib takes it."""
 
-# Okabe and Ito's palette without its yellow, which is faint on white, two of Tol's muted set and
-# three more. To any colour-blind eye two of them are well apart in CIELAB, or their strategies have
+# Okabe and Ito's palette without its yellow, which is faint on white, three of Tol's muted set and
+# two more. To any colour-blind eye two of them are well apart in CIELAB, or their strategies have
 # other marks and dashes.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, BLACK, WINE, OLIVE = "#56B4E9", "#E69F00", "#000000", "#882255", "#999933"
-SIENNA, VIOLET = "#5C3310", "#5A3FC0"
+SIENNA, VIOLET, FOREST = "#5C3310", "#5A3FC0", "#117733"
 GREY, PALE, LIGHT_GREY, DARK_GREY = "#8A8A8A", "#CBCBCB", "#E4E4E4", "#555555"
 SLATE, RED = "#4C6A92", "#D3001B"  # of no strategy: for parts, phases and OOM
 COLORS = {
@@ -48,6 +48,7 @@ COLORS = {
     "fedra": SIENNA,
     "inclusivefl": VIOLET,
     "ffa-lora": GREY,
+    "flora": FOREST,
 }
 MARKERS = "osD^vPX<>hp*"
 DASHES: tuple[Dash, ...] = (

@@ -367,7 +367,7 @@ def test_absent_blocks_are_a_choice_only_where_some_plan_has_any(runs: list[Run]
     mixed = choices.frame(compare([some, *runs[1:]]))
     assert mixed["num_absent_blocks"].tolist() == [*absent, *[0] * (len(frame) - len(absent))]
     with style.context():
-        num_plain, num_mixed = (len(choices.draw(rows).axes) for rows in (frame, mixed))
+        num_plain, num_mixed = (len(choices.draw(rows, style.IEEE).axes) for rows in (frame, mixed))
     assert num_mixed == num_plain * 6 // 5
 
 

@@ -84,7 +84,8 @@ def test_generator_is_shown_and_plotted_with_its_seed() -> None:
     assert "link-4" in first
     assert "64" in first
     traces("plot", "link.toml", "phones.toml", "-o", "figures")
-    assert {path.suffix for path in Path("figures").iterdir()} == {".png", ".pdf", ".csv"}
+    suffixes = {path.suffix for path in Path("figures").iterdir()}
+    assert suffixes == {".png", ".pdf", ".svg", ".csv"}
     assert {path.stem for path in Path("figures").iterdir()} == {
         "rate", "distribution", "day", "spans"
     }  # fmt: skip
