@@ -122,8 +122,13 @@ def held_bytes(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
 
 
 def _peaks(model: ModelSpec, work: BlockWork, batch: Batch) -> Peaks:
-    converts = FORMAT_BITS[work.weight_format] != batch.bits
-    return block_peaks(model, work.terms, batch, bits=work.activation_bits, converts=converts)
+    return block_peaks(
+        model,
+        work.terms,
+        batch,
+        bits=work.activation_bits,
+        weight_bits=FORMAT_BITS[work.weight_format],
+    )
 
 
 def _shared_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: Batch) -> int:

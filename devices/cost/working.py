@@ -50,7 +50,8 @@ class _Sizes(NamedTuple):
     keys: int  # T n_kv times the width of a head
     wide: int  # T f
     scores: int  # b n s^2; 0 with flash attention
-    weight: int  # the largest matrix, while it is converted for a product
+    weight: int  # the largest matrix, converted for a product; 0 where it lies as it is used
+    unpacking_weight: int
     packing: int  # beside a wide tensor that is being packed
     packing_narrow: int
     packing_scores: int
@@ -59,10 +60,10 @@ class _Sizes(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def block_peaks(
-    model: ModelSpec, block: BlockTerms, batch: Batch, *, bits: int, converts: bool
+    model: ModelSpec, block: BlockTerms, batch: Batch, *, bits: int, weight_bits: int
 ) -> Peaks:
-    """With ``bits`` of activations, and weights that are converted for each product or not."""
-    size = _sizes(model, batch, bits, converts)
+    """With so many ``bits`` of activations, and of weights, which are converted for products."""
+    size = _sizes(model, batch, bits, weight_bits)
     is_llama = model.form == "llama"
     forward = list((_llama_forward if is_llama else _bert_forward)(model, block, size))
     if block.position == "below":
@@ -102,7 +103,7 @@ def _peak(saved: Iterable[SavedTensor], instants: Iterable[Instant], bits: int) 
     )
 
 
-def _sizes(model: ModelSpec, batch: Batch, bits: int, converts: bool) -> _Sizes:
+def _sizes(model: ModelSpec, batch: Batch, bits: int, weight_bits: int) -> _Sizes:
     narrow, wide = (batch.tokens * width for width in (model.hidden, model.ffn))
     scores = batch.tokens * batch.length * model.num_heads * (model.attention == "eager")
     largest = max(layer.num_weights for layer in model.linears)
@@ -113,7 +114,8 @@ def _sizes(model: ModelSpec, batch: Batch, bits: int, converts: bool) -> _Sizes:
         keys=batch.num_bytes(batch.tokens * model.linears[1].out_features),
         wide=batch.num_bytes(wide),
         scores=batch.num_bytes(scores),
-        weight=batch.num_bytes(largest) * converts,
+        weight=batch.num_bytes(largest) * (weight_bits != batch.bits),
+        unpacking_weight=min(largest, PACKED_AT_ONCE) * UNPACKING_BYTES.get(weight_bits, 0),
         packing=min(wide, PACKED_AT_ONCE) * packing,
         packing_narrow=min(narrow, PACKED_AT_ONCE) * packing,
         packing_scores=min(scores, PACKED_AT_ONCE) * packing,
@@ -124,6 +126,13 @@ def _sizes(model: ModelSpec, batch: Batch, bits: int, converts: bool) -> _Sizes:
 def _adapted(held: int, out: int) -> dict[str, int]:
     """Output of a layer; with terms, also B's output and that times the scale."""
     return {"output": out, **({"of B": out, "scaled": out} if held else {})}
+
+
+def _converted(size: _Sizes, out: int) -> dict[str, int]:
+    """A matrix that is first unpacked, and then multiplied by."""
+    if not size.weight:
+        return {"output": out}
+    return {"weight": size.weight, "output": max(out, size.unpacking_weight)}
 
 
 def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
@@ -143,13 +152,14 @@ def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator
     here = {"x": size.narrow, "middle": size.narrow, "scores": kept_scores}
     up = _adapted(block.held[4], size.wide)
     yield Instant({**here, **up}, frozenset(WIDE))
-    yield Instant({**here, "output": size.wide, "weight": size.weight}, frozenset(WIDE))
+    yield Instant({**here, **_converted(size, size.wide)}, frozenset(WIDE))
     not_yet = frozenset(("last", "last norm"))
     yield Instant({**here, "wide": size.wide, "last": size.wide}, not_yet)
     if gradient_flow(block).outputs[4]:
         yield Instant({**here, "wide": size.wide, "scratch": size.packing}, not_yet)
     down = {**here, "last": size.wide, **_adapted(block.held[5], size.narrow)}
-    yield Instant({**down, "weight": size.weight}, frozenset(("last norm",)))
+    yield Instant(down, frozenset(("last norm",)))
+    yield Instant({**here, "last": size.wide, **_converted(size, size.narrow)}, not_yet)
     if block.trains_a[5]:
         beside = {"output": size.narrow, "scratch": size.packing}
         yield Instant({**here, "last": size.wide, **beside}, frozenset(("last norm",)))
@@ -177,8 +187,8 @@ def _bert_backward(block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
     if flow.inputs[5]:
         here = {"gradient": size.narrow}
         yield Instant({**here, **_adapted(block.held[5], size.wide)}, done)
-        parts = size.wide * (1 + (block.held[5] > 0))
-        yield Instant({**here, "parts": parts, "weight": size.weight}, done)
+        through_a = size.wide * (block.held[5] > 0)
+        yield Instant({**here, "of A": through_a, **_converted(size, size.wide)}, done)
         working = {**here, "in": size.wide, "wide": size.wide}
         yield Instant({**working, "out": size.wide}, done)
         yield Instant({**working, "scratch": size.unpacking}, done)
@@ -197,13 +207,14 @@ def _llama_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterato
     not_yet = frozenset(("up", "silu", "last"))
     up = _adapted(block.held[5], size.wide)
     yield Instant({**here, "silu": size.wide, **up}, not_yet)
-    yield Instant({**here, "silu": size.wide, "output": size.wide, "weight": size.weight}, not_yet)
+    yield Instant({**here, "silu": size.wide, **_converted(size, size.wide)}, not_yet)
     both = {**here, "silu": size.wide, "up": size.wide}
     yield Instant({**both, "last": size.wide}, frozenset(("last",)))
     if any(gradient_flow(block).outputs[4:6]):
         yield Instant({**both, "scratch": size.packing}, frozenset(("last",)))
     down = {**here, "last": size.wide, **_adapted(block.held[6], size.narrow)}
-    yield Instant({**down, "weight": size.weight})
+    yield Instant(down)
+    yield Instant({**here, "last": size.wide, **_converted(size, size.narrow)})
     if block.trains_a[6]:
         beside = {"output": size.narrow, "scratch": size.packing}
         yield Instant({**here, "last": size.wide, **beside})
@@ -217,8 +228,8 @@ def _llama_backward(block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
         return
     done = frozenset(("last",))
     yield Instant({**here, **_adapted(block.held[6], size.wide)}, done)
-    parts = size.wide * (1 + (block.held[6] > 0))
-    yield Instant({**here, "parts": parts, "weight": size.weight}, done)
+    through_a = size.wide * (block.held[6] > 0)
+    yield Instant({**here, "of A": through_a, **_converted(size, size.wide)}, done)
     gate, up = flow.outputs[4:6]
     unpacked = {"up": size.wide * gate, "silu": size.wide * up}
     working = {**here, "in": size.wide, **unpacked}

@@ -57,13 +57,18 @@ def decode(
     """
     values = torch.empty(len(codes), GROUP, dtype=dtype, device=codes.device)
     for part in slices(len(codes)):
-        is_byte = codes.shape[1] == GROUP
-        steps = codes[part].float() if is_byte else read_nibbles(codes[part], levels)
-        steps.mul_(scale[part].float())
-        if zero is not None:
-            steps.add_(zero[part].float())
-        values[part] = steps
+        values[part] = _decoded(
+            codes[part], scale[part], zero[part] if zero is not None else None, levels
+        )
     return values
+
+
+def _decoded(
+    codes: Tensor, scale: Tensor, zero: Tensor | None, levels: tuple[float, ...]
+) -> Tensor:
+    steps = codes.float() if codes.shape[1] == GROUP else read_nibbles(codes, levels)
+    steps.mul_(scale.float())
+    return steps if zero is None else steps.add_(zero.float())
 
 
 @lru_cache(maxsize=8)

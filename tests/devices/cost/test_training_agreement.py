@@ -51,6 +51,7 @@ from tests.devices.cost.torch_measures import (
     StepBytes,
     load,
     saved_bytes,
+    step_bytes,
     step_flops,
 )
 from tests.devices.cost.training_measures import CPU, measure_step, parts_of
@@ -218,6 +219,28 @@ def test_the_peak_follows_the_width_of_the_feed_forward_part(
         memory = step_memory(measured.spec, plan_of(measured.spec, 2, (bits,) * 2), batch)
         found = measure_step(measured, (bits,) * 2, batch)
         assert 0.95 < peak_ratio(memory, found) < 1.05, bits
+
+
+@pytest.mark.parametrize("bits", ACTIVATION_BITS)
+@pytest.mark.parametrize("weight_format", ["int8", "int4", "nf4"])
+def test_the_peak_follows_weights_that_are_unpacked_for_each_product(
+    weight_format: WeightFormat, bits: int
+) -> None:
+    source = resolve("tiny")
+    spec = ModelSpec.from_config("tiny", source.config, ("query", "value"), 5)
+    model = load_model(source, spec, CPU)
+    model.weights.use((weight_format,) * spec.num_blocks)
+    terms = TermGrid.top_blocks(spec.grid_shape(RANK), spec.num_blocks)
+    load_adapter(model, spec.initial_adapter(RANK, 1.0, np.random.default_rng(0)), terms)
+    batch = Batch(4, 40, is_padded=True, bits=32)
+    noise = RoundingNoise(0, CPU.device)
+    packing = packed_activations(model.blocks, (bits,) * spec.num_blocks, noise)
+    layers = [layer.packed for block in model.weights.blocks for layer in block.values()]
+    stored = [part for p in layers for part in (p.codes, p.scale, p.zero) if part is not None]
+    resident = [*stored, *(v for v in vars(noise).values() if isinstance(v, torch.Tensor))]
+    found = step_bytes(Measured(spec, model.network), batch, packing, resident=resident)
+    plan = make_plan(spec, terms, weight_format=weight_format, activation_bits=bits)
+    assert 0.95 < peak_ratio(step_memory(spec, plan, batch), found) < 1.05
 
 
 @pytest.mark.parametrize(
