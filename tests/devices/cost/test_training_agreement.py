@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +265,7 @@ def test_the_tracker_finds_what_the_profiler_of_torch_finds(family: str, bits: i
     measured.train_top(2)
     tracked = measure_step(measured, (bits,) * 3, batch)
     measured.network.zero_grad(set_to_none=True)
+    gc.collect()  # what other tests left must not be let go of meanwhile
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         measure_step(measured, (bits,) * 3, batch)
     events = profiled.profiler.kineto_results.events()
