@@ -27,14 +27,14 @@ CONFIG = {
     "local": {"batch_size": 8, "epochs": 0.02},
     "fleet": {
         # From a device that holds one trained block to one that holds everything.
-        "memory_share": [6.1e-4, 8.2e-4],
+        "memory_share": [6.6e-4, 9.6e-4],
         "devices": [
             {"profile": "raspberry-pi-3b-plus", "count": 4, "link": "3g"},
             {"profile": "raspberry-pi-4-2gb", "link": "lte-driving", "memory_share": 3.1e-4},
             {"profile": "jetson-nano-5w", "link": "5g", "memory_share": 2.0e-4},
         ],
     },
-    "pacing": {"kind": "synchronous", "cohort": 5, "deadline_s": 0.45},
+    "pacing": {"kind": "synchronous", "cohort": 5, "deadline_s": 0.5},
     "stop": {"rounds": 4},
 }
 
