@@ -19,6 +19,8 @@ PROBE_BYTES = 1_000_000
 PROBE_AT_S = -600.0
 """A device measures its link with a megabyte each way when it registers, ten minutes before time 0.
 The trace repeats, so it has a past. On a link that takes longer the probe is cut at time 0."""
+MAX_REMEMBERED = 1 << 16
+"""Costs of plans: some schedulers ask for others in every round, of a run that may be long."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,12 @@ class ServerView:
     def cost(self, plan: TrainingPlan) -> Cost:
         profile = self.profile(plan.device_id)
         key = (plan.workload, profile.name)
-        if key not in self._costs:
-            self._costs[key] = self._cost_model.cost(plan, profile)
-        return self._costs[key]
+        cost = self._costs.get(key)
+        if cost is None:
+            if len(self._costs) >= MAX_REMEMBERED:
+                self._costs.clear()
+            cost = self._costs[key] = self._cost_model.cost(plan, profile)
+        return cost
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         if metric not in self._salience:

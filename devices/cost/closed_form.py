@@ -73,7 +73,9 @@ class ClosedFormCost:
     def demand(self, plan: TrainingPlan) -> Demand:
         """What the plan asks of any device: that of the whole plan on the blocks that are there."""
         plan = plan.compact()
-        model = replace(self.model, num_blocks=plan.num_blocks)
+        model = self.model
+        if plan.num_blocks != model.num_blocks:
+            model = replace(model, num_blocks=plan.num_blocks)
         batch = Batch(plan.batch_size, self.sequence_length, True, self.compute_bits)
         blocks = block_terms(model, plan.terms)
         recomputed = recomputed_flops(model, blocks, plan.activation_bits, batch)

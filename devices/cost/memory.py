@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -68,12 +69,12 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBre
     """
     blocks = block_terms(model, plan.terms)
     works = list(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
-    held = [held_bytes(model, work, batch) for work in works]
-    below = [0, *accumulate(held)]
+    memory = {work: _block_memory(model, work, batch) for work in set(works)}  # few differ
+    below = [0, *accumulate(memory[work].held for work in works)]
     shared = _shared_bytes(model, works, batch)
-    peaks = [_peaks(model, work, batch) for work in works]
     entry = _entry_bytes(model, works, batch)
     embedded = batch.num_bytes(batch.tokens * model.hidden)
+    peaks = [memory[work].peaks for work in works]
     peak = max(
         shared + held_below + max(block.forward + entry + embedded * (index > 0), block.backward)
         for index, (held_below, block) in enumerate(zip(below, peaks, strict=False))
@@ -111,6 +112,19 @@ def _weight_bytes(model: ModelSpec, formats: Sequence[BlockFormat]) -> int:
         for weight_format, num_equal in Counter(formats).items()
         for layer in model.linears
     )
+
+
+class BlockMemory(NamedTuple):
+    """What one block holds from pass to pass, and what it needs besides while it works."""
+
+    held: int
+    peaks: Peaks
+
+
+@lru_cache(maxsize=1024)
+def _block_memory(model: ModelSpec, work: BlockWork, batch: Batch) -> BlockMemory:
+    """Remembered, since a scheduler asks for many plans of few kinds of blocks."""
+    return BlockMemory(held_bytes(model, work, batch), _peaks(model, work, batch))
 
 
 def held_bytes(model: ModelSpec, work: BlockWork, batch: Batch) -> int:

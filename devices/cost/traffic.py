@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -39,12 +40,25 @@ def step_traffic(
 ) -> Traffic:
     """Of all blocks, and of AdamW on the trained terms and the head."""
     trained = model.trained_parameters(plan.terms)
-    works = Counter(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats)).items()
+    works = Counter(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
+    passes = [(_passes(model, work, batch), count) for work, count in works.items()]
     return Traffic(
-        forward=sum(_forward(model, work.terms, batch) * count for work, count in works),
-        backward=sum(_backward(model, work, batch) * count for work, count in works),
-        quantize=sum(_converted(model, work, batch) * count for work, count in works),
+        forward=sum(block.forward * count for block, count in passes),
+        backward=sum(block.backward * count for block, count in passes),
+        quantize=sum(block.quantize * count for block, count in passes),
         optimizer=(ADAMW_ACCESSES + (plan.proximal_mu > 0)) * FP32_BYTES * trained,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _passes(model: ModelSpec, work: BlockWork, batch: Batch) -> Traffic:
+    """Of one block, without the optimizer. Remembered, since a scheduler asks for many plans of few
+    kinds of blocks."""
+    return Traffic(
+        forward=_forward(model, work.terms, batch),
+        backward=_backward(model, work, batch),
+        quantize=_converted(model, work, batch),
+        optimizer=0,
     )
 
 

@@ -247,5 +247,16 @@ def trained_update(
     return ClientUpdate(plan, broadcast, adapter, num_examples, 1.0, timing)
 
 
+def spoil(adapter: Adapter, plan: TrainingPlan) -> Adapter:
+    """A million in place of everything that the plan does not upload."""
+    factors = {}
+    for key, (a, b) in adapter.factors.items():
+        sent = plan.terms.uploaded[key.block, adapter.modules.index(key.module)]
+        sent_a = sent & ("a" in plan.terms.trained_factors)
+        million = np.float32(1e6)
+        factors[key] = Factors(np.where(sent_a[:, None], a, million), np.where(sent, b, million))
+    return replace(adapter, factors=factors)
+
+
 def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
     return rng.normal(0.0, 1.0, shape).astype(np.float32)

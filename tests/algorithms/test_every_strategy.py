@@ -25,7 +25,7 @@ from devices.plan import (
     TrainingPlan,
 )
 from tests.algorithms.haflq_fleets import ROOMY, device, fleet_of, peak_bytes
-from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
+from tests.algorithms.static_fleet import StaticFleet, random_adapter, spoil, trained_update
 from traces.bandwidth import FloatArray
 
 PADDING = ("zeropad", "hetlora", "fah-qlora")
@@ -162,17 +162,6 @@ def test_what_stands_in_an_update_for_terms_not_sent_reaches_nothing(
         )
     clean, dirty = strategy.aggregate(state, updates), strategy.aggregate(state, spoiled)
     assert clean.adapter.digest == dirty.adapter.digest
-
-
-def spoil(adapter: Adapter, plan: TrainingPlan) -> Adapter:
-    """A million in place of everything that the plan does not upload."""
-    factors = {}
-    for key, (a, b) in adapter.factors.items():
-        sent = plan.terms.uploaded[key.block, adapter.modules.index(key.module)]
-        sent_a = sent & ("a" in plan.terms.trained_factors)
-        million = np.float32(1e6)
-        factors[key] = Factors(np.where(sent_a[:, None], a, million), np.where(sent, b, million))
-    return replace(adapter, factors=factors)
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)

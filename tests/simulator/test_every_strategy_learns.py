@@ -3,62 +3,103 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from algorithms import STRATEGIES
-from algorithms.strategy import make_plan
+from algorithms.fedlora import FedLoRA
+from algorithms.pacing import FedBuff
+from algorithms.strategy import ServerState, make_plan
 from devices.cost.closed_form import ClosedFormCost
-from devices.data import load_dataset
+from devices.data import TextDataset, load_dataset
 from devices.fleet import Device
+from devices.merged import multiplied_out
 from devices.model_spec import ModelSpec
-from devices.plan import Factors, TermGrid
+from devices.plan import ClientUpdate, TermGrid, TrainingPlan
 from devices.trainer import TrainingJob, TrainingResult
 from devices.training.adapters import load_adapter
+from devices.training.model import ADAPTER
 from devices.training.trainer import TorchTrainer, TrainingConfig
-from devices.wire import decode_broadcast, encode_broadcast
 from simulator.fleet_view import LocalWork, ServerView
 from simulator.server import simulate
+from tests.simulator.arrivals import Arrivals, held_terms
 from tests.simulator.small import Memory, make_device, make_federation
 
-ROUNDS, SEEDS = 10, (0, 1)
+ROUNDS, SEEDS = 10, (2, 3)
+MEASURED = {
+    "fedlora": 1.00,
+    "fedquad": 0.86,
+    "haflq": 0.61,
+    "zeropad": 0.59,
+    "hetlora": 0.59,
+    "flexlora": 0.58,
+    "ffa-lora": 0.91,
+    "flora": 0.83,
+    "legend": 0.85,
+    "layersel": 0.86,
+    "fah-qlora": 0.49,
+    "fedra": 0.69,
+    "inclusivefl": 0.76,
+}
+"""Mean share of FedLoRA's fall of the loss, on the eight seeds 10 to 17, which are not tested."""
+HEAD_ALONE = 0.14
+"""The same with every factor dropped on arrival; 0.11 to 0.17."""
+MARGIN = 0.27
+"""Of the mean of two new seeds below that of eight. One strategy's share has a standard deviation
+of 0.084 from seed to seed, pooled over the twelve (0.036 for HAFLQ, 0.146 for FLoRA), and a
+difference of such means one of 0.084 (1/2 + 1/8)^0.5: this is four of these."""
+HEAD_MARGIN = 0.06
+"""The same for the head alone, whose standard deviation is 0.019."""
 EXAMPLES = 32  # of each of four devices
-WHOLE = ("fedlora", "ffa-lora")
+WHOLE = ("fedlora", "ffa-lora", "head-alone")
 """Those that take no heed of memory; their devices have enough."""
 
 
 class CheckedTrainer(TorchTrainer):
-    """Trains, and checks what each device starts from and what it sends for."""
+    """Trains, and checks what each device starts from."""
+
+    def __init__(self, config: TrainingConfig, dataset: TextDataset) -> None:
+        super().__init__(config, dataset)
+        self.arrivals = Arrivals(self.spec)  # of one run
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         for job in jobs:
-            self._check(job)
+            self.arrivals.check(job)
+            assert self.arrivals.downloaded_bytes[-1] == downloaded_bytes(job.plan)
+            self._check_model(job)
         return super().train(jobs)
 
-    def _check(self, job: TrainingJob) -> None:
-        """What was sent arrives whole and stands in the model, number by number."""
-        adapter, terms = job.broadcast.adapter, job.plan.terms
-        message = encode_broadcast(adapter, terms=terms)
-        assert len(message) == costs(self.spec).demand(job.plan).download_bytes
-        nothing = {key: Factors(0 * a, 0 * b) for key, (a, b) in adapter.factors.items()}
-        blank = replace(adapter, factors=nothing)
-        arrived = decode_broadcast(message, self.spec, terms=terms, drawn=blank)
-        in_model = load_adapter(self._model, adapter, terms).read()
-        for key, factors in adapter.factors.items():
-            held = terms.held[key.block, adapter.modules.index(key.module)]
-            for name in terms.downloaded_factors:
-                sent, got, used = (
-                    np.moveaxis(getattr(f, name), 0 if name == "a" else 1, 0)[held]
-                    for f in (factors, arrived.factors[key], in_model.factors[key])
-                )
-                np.testing.assert_array_equal(got, sent)
-                np.testing.assert_array_equal(used, sent)
+    def _check_model(self, job: TrainingJob) -> None:
+        """What arrived stands in the model, number by number."""
+        adapter, plan, store = job.broadcast.adapter, job.plan, self._model.weights
+        load_adapter(self._model, adapter, plan.terms)
+        store.use(plan.weight_formats, adapter.merged, adapter.scale)
+        for key, layer in self._model.lora_layers.items():
+            held = held_terms(plan, key, adapter)
+            trained = plan.terms.trained[key.block, adapter.modules.index(key.module)]
+            order = [*np.flatnonzero(trained), *np.flatnonzero(held & ~trained)]
+            a, b = adapter.factors[key]
+            np.testing.assert_array_equal(layer.lora_A[ADAPTER].weight.detach().numpy(), a[order])
+            np.testing.assert_array_equal(
+                layer.lora_B[ADAPTER].weight.detach().numpy(), b[:, order]
+            )
+            if key in adapter.merged.products and plan.weight_formats[key.block] == "fp32":
+                base = store.blocks[key.block][key.module]
+                change = adapter.scale * multiplied_out(adapter.merged.products[key])
+                wanted = torch.from_numpy(base.weight.double().numpy() + change).float()
+                assert torch.equal(base.packed.dequantize(torch.float32), wanted)
         for name, values in adapter.head.items():
-            np.testing.assert_array_equal(arrived.head[name], values)
-            np.testing.assert_array_equal(in_model.head[name], values)
+            np.testing.assert_array_equal(self._model.head[name].detach().numpy(), values)
+
+
+def downloaded_bytes(plan: TrainingPlan) -> int:
+    """What the clock charges."""
+    return costs(trainer().spec).demand(plan).download_bytes
 
 
 @cache
@@ -76,9 +117,9 @@ def costs(model: ModelSpec) -> ClosedFormCost:
     return ClosedFormCost(model, sequence_length=8)
 
 
-def make_view(fleet: Sequence[Device]) -> ServerView:
+def make_view(fleet: Sequence[Device], steps: int = 10) -> ServerView:
     model = trainer().spec
-    work = LocalWork(batch_size=16, steps=10)
+    work = LocalWork(batch_size=16, steps=steps)
     return ServerView(fleet, model=model, work=work, cost_model=costs(model), trainer=trainer())
 
 
@@ -92,13 +133,26 @@ def make_fleet(kind: str) -> list[Device]:
     return [*fleet[:3], replace(fleet[3], memory_budget_bytes=view.cost(block).memory.total)]
 
 
+@dataclass(frozen=True)
+class HeadAlone(FedLoRA):
+    """FedLoRA whose server drops every factor on arrival."""
+
+    def aggregate(
+        self, state: ServerState[None], updates: Sequence[ClientUpdate]
+    ) -> ServerState[None]:
+        after = super().aggregate(state, updates)
+        return replace(after, adapter=replace(after.adapter, factors=state.adapter.factors))
+
+
 @cache
 def learned(kind: str, seed: int) -> float:
     """By how much the loss of the global model falls."""
     fleet, log = make_fleet(kind), Memory()
+    strategies: dict[str, Any] = {**STRATEGIES, "head-alone": HeadAlone}
+    trainer().arrivals = Arrivals(trainer().spec)
     federation = make_federation(
         fleet,
-        strategy=STRATEGIES[kind](rank=4),
+        strategy=strategies[kind](rank=4),
         trainer=trainer(),
         rounds=ROUNDS,
         seed=seed,
@@ -109,16 +163,38 @@ def learned(kind: str, seed: int) -> float:
     return log.rounds[0].loss - log.rounds[-1].loss
 
 
+def share(kind: str) -> float:
+    """Of what FedLoRA learns where everybody can train everything; the mean over seeds."""
+    return float(np.mean([learned(kind, seed) / learned("fedlora", seed) for seed in SEEDS]))
+
+
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_no_scheduler_loses_more_than_its_idea_costs(kind: str) -> None:
-    """At least 0.4 of the fall of the loss that FedLoRA gets where everybody can train everything.
+    assert min(learned("fedlora", seed) for seed in SEEDS) > 0.5
+    assert share(kind) >= MEASURED[kind] - MARGIN
 
-    Measured on seeds 0 and 1: depth by device keeps 0.75 to 0.99, FFA-LoRA 0.88 and 0.92, FedRA and
-    InclusiveFL 0.73 to 0.82, HAFLQ and ranks by device 0.49 to 0.67; the least mean of the two
-    seeds is 0.55, and seeds differ by 0.1. The task head alone, with every factor dropped on
-    arrival, keeps 0.15 and 0.10: a scheduler whose terms do not reach the global model fails here.
-    """
-    fell = [learned(kind, seed) for seed in SEEDS]
-    reference = [learned("fedlora", seed) for seed in SEEDS]
-    assert np.mean(reference) > 0.5
-    assert np.mean(fell) >= 0.4 * np.mean(reference)
+
+def test_the_head_alone_would_not_pass_for_any_scheduler() -> None:
+    """So one whose terms do not reach the global model fails above."""
+    assert share("head-alone") <= HEAD_ALONE + HEAD_MARGIN < min(MEASURED.values()) - MARGIN
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_nothing_that_was_sent_is_dropped_without_rounds_either(kind: str) -> None:
+    """Buffered merging: stale starts, and devices that are asked again before they were merged."""
+    fleet, log = make_fleet(kind), Memory()
+    arrivals = trainer().arrivals = Arrivals(trainer().spec)
+    federation = make_federation(
+        fleet,
+        strategy=STRATEGIES[kind](rank=4),
+        pacing=FedBuff(concurrency=3, size=2),
+        trainer=trainer(),
+        rounds=5,
+        view=make_view(fleet, steps=2),
+    )
+    simulate(federation, log)
+    merged = [record for record in log.clients if record.outcome == "aggregated"]
+    assert sorted(arrivals.downloaded_bytes) == sorted(record.download_bytes for record in merged)
+    assert any(record.staleness > 0 for record in merged)
+    if kind == "flora":
+        assert sum(any(base) for bases in arrivals.bases.values() for base in bases) >= 3

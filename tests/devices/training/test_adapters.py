@@ -7,9 +7,11 @@ import pytest
 import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
-from devices.plan import Adapter, Factors, ModuleKey, TermGrid
+from devices.plan import Adapter, BlockFormat, Factors, FactorUse, ModuleKey, TermGrid
+from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.model import ADAPTER, layer_path
 from devices.training.trainer import TorchTrainer
@@ -130,6 +132,67 @@ def test_a_frozen_term_has_no_gradient_and_no_optimizer_state(tiny: TorchTrainer
     # Three layers train two of their terms; A is (2, 32), B is (32, 2). Then the head.
     sizes = sorted(parameter.numel() for parameter in loaded.parameters())
     assert sizes == sorted([*[2 * 32] * 6, 4 * 32, 4])
+
+
+def grid_of(
+    blocks: list[int], use: FactorUse = "both", *, terms: tuple[int, ...] = (0, 1, 2, 3)
+) -> TermGrid:
+    """These terms of these blocks held and trained, and no other."""
+    trained = np.zeros(SHAPE, dtype=bool)
+    trained[np.ix_(blocks, range(SHAPE[1]), terms)] = True
+    return TermGrid(trained, trained, np.where(trained, 32, 0).astype(np.uint8), use)
+
+
+PLANS: dict[str, tuple[TermGrid, tuple[BlockFormat, ...], tuple[int, ...]]] = {
+    "everything": (EVERYTHING, ("fp32", "fp32"), (32, 32)),
+    "depth": (TermGrid.top_blocks(SHAPE, 1), ("fp32", "fp32"), (32, 32)),
+    "depth, activations packed": (TermGrid.top_blocks(SHAPE, 1), ("fp32", "fp32"), (8, 8)),
+    "depth, blocks computed again": (TermGrid.top_blocks(SHAPE, 1), ("fp32", "fp32"), (0, 0)),
+    "weights packed": (EVERYTHING, ("int8", "nf4"), (32, 32)),
+    "lowest block alone": (grid_of([0]), ("fp32", "fp32"), (32, 32)),
+    "some frozen, some truncated": (mixed_terms(), ("fp32", "fp32"), (32, 32)),
+    "first terms": (grid_of([0, 1], terms=(0, 1)), ("fp32", "fp32"), (32, 32)),
+    "B alone": (replace(mixed_terms(), use="b_only"), ("fp32", "fp32"), (32, 32)),
+    "fresh": (grid_of([0, 1], "fresh", terms=(0, 1)), ("fp32", "fp32"), (32, 32)),
+    "upper block absent": (grid_of([0]), ("fp32", "absent"), (32, 32)),
+    "lower block absent": (grid_of([1]), ("absent", "fp32"), (32, 32)),
+}
+"""What the plans of all schedulers are made of."""
+
+
+@pytest.mark.parametrize(("grid", "formats", "activation_bits"), PLANS.values(), ids=PLANS)
+def test_what_a_plan_does_not_train_has_no_gradient(
+    tiny: TorchTrainer,
+    grid: TermGrid,
+    formats: tuple[BlockFormat, ...],
+    activation_bits: tuple[int, ...],
+) -> None:
+    """After a backward pass: none on any frozen weight of the model, nor on any factor outside the
+    plan, and one on all that the plan trains."""
+    model = tiny._model
+    loaded = load_adapter(model, random_adapter(tiny), grid)
+    model.weights.use(formats)
+    here = np.array([weight_format != "absent" for weight_format in formats])
+    noise = RoundingNoise(0, torch.device("cpu"))
+    with packed_activations(model.blocks, activation_bits, noise), model.only(here):
+        batch = tiny._train_texts.batch(np.arange(8), torch.device("cpu"))
+        functional.cross_entropy(model.logits(batch), batch.labels).backward()
+    trained = {id(parameter) for parameter in loaded.parameters()}
+    expected = grid.trained.any(axis=2).sum() * len(grid.trained_factors) + len(model.head)
+    assert len(trained) == expected
+    parameters = list(model.network.parameters())
+    assert trained <= {id(parameter) for parameter in parameters}
+    for parameter in parameters:
+        if id(parameter) in trained:
+            assert parameter.grad is not None
+            assert (parameter.grad != 0).any()
+        else:
+            assert parameter.grad is None
+    for key, layer in model.lora_layers.items():
+        is_trained = grid.trained[loaded.place(key)].any()
+        for name, terms in (("a", layer.lora_A[ADAPTER]), ("b", layer.lora_B[ADAPTER])):
+            assert (terms.trained is not None) == (is_trained and name in grid.trained_factors)
+            assert terms.frozen.grad is None
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])

@@ -1,0 +1,97 @@
+"""The devices' side of the wire: what was sent arrives whole, and leads to the model it was cut
+from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from devices.merged import multiplied_out
+from devices.model_spec import ModelSpec
+from devices.plan import (
+    Adapter,
+    BoolArray,
+    DeviceId,
+    Factors,
+    Float32Array,
+    ModuleKey,
+    TrainingPlan,
+)
+from devices.trainer import TrainingJob
+from devices.wire import Received, decode_broadcast, encode_broadcast
+from traces.bandwidth import FloatArray
+
+Base = Mapping[ModuleKey, FloatArray]
+"""What was added to the frozen weights, without the scale; a layer may be absent."""
+
+
+@dataclass
+class Arrivals:
+    """Takes each job's broadcast off the wire, as its device would."""
+
+    model: ModelSpec
+    downloaded_bytes: list[int] = field(default_factory=list)
+    bases: dict[DeviceId, list[Base]] = field(default_factory=lambda: defaultdict(lambda: [{}]))
+
+    def check(self, job: TrainingJob) -> None:
+        """Fails where a number that was sent is not there, or leads to another model."""
+        sent, plan = job.broadcast, job.plan
+        message = encode_broadcast(sent, plan=plan)
+        drawn = without_downloaded(sent.adapter, plan)
+        got = decode_broadcast(message, self.model, plan=plan, drawn=drawn)
+        self.downloaded_bytes.append(len(message))
+        for key, factors in sent.adapter.factors.items():
+            held = held_terms(plan, key, sent.adapter)
+            np.testing.assert_array_equal(got.adapter.factors[key].a[held], factors.a[held])
+            np.testing.assert_array_equal(got.adapter.factors[key].b[:, held], factors.b[:, held])
+        for name, values in sent.adapter.head.items():
+            np.testing.assert_array_equal(got.adapter.head[name], values)
+        self._check_base(job, got)
+
+    def _check_base(self, job: TrainingJob, got: Received) -> None:
+        """From one of the bases that the device has had, the broadcast leads to that of now."""
+        wanted = {
+            key: multiplied_out(product)
+            for key, product in job.broadcast.adapter.merged.products.items()
+        }
+        bases = self.bases[job.plan.device_id]
+        assert any(is_close(after(base, got), wanted) for base in bases)
+        bases.append(wanted)
+
+
+def after(base: Base, got: Received) -> Base:
+    """With what was merged meanwhile: factors add to the base, a matrix is all of it."""
+    moved = dict(base)
+    for key, product in got.missed.items():
+        is_all = not isinstance(product, Factors)
+        before = 0.0 if is_all or key not in base else base[key]
+        moved[key] = before + multiplied_out(product)
+    return moved
+
+
+def is_close(base: Base, wanted: Base) -> bool:
+    """Up to the rounding of a sum that is kept in float32."""
+    return base.keys() == wanted.keys() and all(
+        np.abs(base[key] - wanted[key]).max() <= 1e-5 * max(1e-3, np.abs(wanted[key]).max())
+        for key in wanted
+    )
+
+
+def held_terms(plan: TrainingPlan, key: ModuleKey, adapter: Adapter) -> BoolArray:
+    """(R,): terms of a layer that the device holds."""
+    held: BoolArray = plan.terms.held[key.block, adapter.modules.index(key.module)]
+    return held
+
+
+def without_downloaded(adapter: Adapter, plan: TrainingPlan) -> Adapter:
+    """What a device has before the message comes: what it draws from a seed, and zeros."""
+
+    def left(name: str, values: Float32Array) -> Float32Array:
+        return np.zeros_like(values) if name in plan.terms.downloaded_factors else values
+
+    factors = {key: Factors(left("a", a), left("b", b)) for key, (a, b) in adapter.factors.items()}
+    head = {name: np.zeros_like(values) for name, values in adapter.head.items()}
+    return replace(adapter, factors=factors, head=head)

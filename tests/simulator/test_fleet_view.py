@@ -1,0 +1,29 @@
+"""What the server's view of the fleet remembers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from algorithms.strategy import make_plan
+from devices.plan import TermGrid
+from simulator import fleet_view
+from tests.simulator.small import make_device, make_federation
+
+
+def test_costs_that_are_forgotten_are_worked_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FedRA asks for other blocks in every round: a long run must not fill the memory."""
+    monkeypatch.setattr(fleet_view, "MAX_REMEMBERED", 5)
+    view = make_federation([make_device(0), make_device(1, flops_per_s=2e9)]).view
+    shape = view.model.grid_shape(8)
+    plans = []
+    for chosen in range(1, 2**3):
+        held = np.broadcast_to(
+            np.array([chosen >> block & 1 for block in range(3)], dtype=bool)[:, None, None], shape
+        )
+        bits = np.where(held, 32, 0).astype(np.uint8)
+        plans += [make_plan(view, device, TermGrid(held, held, bits)) for device in (0, 1)]
+    first = [view.cost(plan) for plan in plans]
+    assert len(view._costs) <= 5 < len(plans)
+    assert [view.cost(plan) for plan in plans] == first
+    assert len({cost.train_s for cost in first}) > 5
