@@ -9,14 +9,12 @@ from typing import Any, Literal, Protocol
 
 import simpy
 
-from devices.cost.model import Cost
-from devices.fleet import Device
-from devices.plan import Broadcast, Timing, TrainingPlan
 from devices.profile import Activity
+from simulator.assignment import Assignment
 from simulator.clock import Steps, sleep_until
 from simulator.faults import Cut, Faults
 from simulator.presence import Condition, Presence
-from simulator.records import ClientRecord, Event, Outcome
+from simulator.records import Event, Outcome
 from simulator.store import RunLog
 from traces.bandwidth import BandwidthTrace
 from traces.steps import StepTrace
@@ -25,27 +23,10 @@ NO_DETAILS: Mapping[str, Any] = {}
 ELAPSED = StepTrace.constant(1.0)
 MAX_SHRINKS = 3
 """How often a device may ask for a smaller plan before it gives the round up."""
-
+MAX_CUTS = 1_000
+"""How often a phase may be cut: one that starts over and over would never come to an end."""
 WhenOffline = Literal["abort", "resume", "restart"]
 WhenOutOfMemory = Literal["skip", "shrink", "drop"]
-
-
-@dataclass(frozen=True, eq=False)
-class Assignment:
-    """A plan on its way: what the server remembers of it until its end."""
-
-    plan: TrainingPlan
-    broadcast: Broadcast
-    device: Device
-    cost: Cost
-    training_seed: int
-    wire_seed: int
-    record: ClientRecord
-
-    @property
-    def timing(self) -> Timing:
-        """The seconds that the server has measured."""
-        return Timing(self.record.download_s, self.record.train_s, self.record.upload_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +207,7 @@ class _Progress:
         """Until the whole amount has come together, or memory runs out."""
         client, env = self._client, self._client.env
         left = amount
-        while not self.is_out_of_memory:
+        for _ in range(MAX_CUTS):
             yield from self._until_up()
             started_s = env.now
             needed_s = pace.time_to(left, started_s)
@@ -247,6 +228,10 @@ class _Progress:
                 raise
             finally:
                 self._spend(env.now - started_s)
+            if self.is_out_of_memory:
+                return
+        client.event("lost")
+        raise _WorkLostError("lost")
 
     def _spend(self, elapsed_s: float) -> None:
         record = self._client.record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,16 @@ import simpy
 
 from devices.plan import DeviceId
 from simulator.faults import Faults
+from simulator.records import ClientRecord
+from simulator.store import UserError
 
 Steps = Generator[simpy.Event, Any, None]
+MAX_FAILED = 100
+"""How often a device may fail in one round, on average over the fleet."""
+
+
+class StalledError(UserError):
+    """Nothing can happen any more."""
 
 
 def sleep_until(env: simpy.Environment, at_s: float) -> Steps:
@@ -36,3 +44,16 @@ def note_faults(
     for at_s, name, device, details in sorted(happened, key=lambda one: one[:2]):
         yield from sleep_until(env, at_s)
         note(name, details, device)
+
+
+def check_progress(round_number: int, ended: Sequence[ClientRecord], *, num_devices: int) -> None:
+    """Raise StalledError where plans fail for ever, and the round would never close."""
+    if len(ended) <= MAX_FAILED * num_devices:
+        return
+    num_failed = sum(record.outcome != "aggregated" for record in ended)
+    if num_failed > MAX_FAILED * num_devices:
+        raise StalledError(
+            f"round {round_number}: at most {MAX_FAILED} plans for each of the {num_devices} "
+            f"devices may fail in one round, got {num_failed}; keep devices there for longer, give "
+            f"rounds a deadline, or set fleet.when_offline to resume"
+        )

@@ -13,21 +13,18 @@ import simpy
 from algorithms.strategy import LinkRate, ServerState
 from devices.plan import DeviceId, TrainingPlan
 from devices.trainer import Evaluation
-from simulator.client import Assignment, Surroundings, run_client
-from simulator.clock import note_faults, sleep_until
+from simulator.assignment import Assignment
+from simulator.client import Surroundings, run_client
+from simulator.clock import StalledError, check_progress, note_faults, sleep_until
 from simulator.collect import collect
 from simulator.federation import Federation
 from simulator.participation import Participation
 from simulator.presence import Presence
 from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
 from simulator.seeds import stream, stream_seed
-from simulator.store import RunLog, UserError
+from simulator.store import RunLog
 
 NOT_EVALUATED = Evaluation(math.nan, math.nan)
-
-
-class StalledError(UserError):
-    """Nothing can happen any more."""
 
 
 class Server:
@@ -211,6 +208,7 @@ class Server:
         self._participation.ended(record)
         self._resting[record.device_id] = record
         if record.outcome != "aggregated":
+            check_progress(self._round, self._ended, num_devices=len(self._fed.fleet))
             return
         self.note("update_received", {"bytes": record.upload_bytes}, record.device_id)
         self._arrived.append(work)
@@ -279,14 +277,8 @@ class Server:
             self._end_rest(device_id)
         for record in self._ended:
             self._log.client(record)
-        progress = RoundProgress(
-            round=self._round,
-            version=self.state.version,
-            opened_s=self._opened_s,
-            closed_s=self._env.now,
-            num_cohort=self._num_cohort,
-            num_planned=self._num_planned,
-        )
+        counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
+        progress = RoundProgress(self._round, self.state.version, *counted)
         return RoundRecord.of(self._ended, evaluation=evaluation, progress=progress)
 
 

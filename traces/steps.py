@@ -143,6 +143,7 @@ class StepTrace:
 
         A trace that does not repeat is begun within its length.
         """
+        _ = self._edges, self._values, self._amounts, self._lowest  # once, for all copies
         begun = copy.copy(self)
         total_s = self.offset_s + offset_s
         if math.isfinite(self.period_s):

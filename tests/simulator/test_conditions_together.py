@@ -8,7 +8,7 @@ import pytest
 from algorithms.fedlora import FedLoRA
 from algorithms.pacing import FedBuff, Synchronous
 from devices.battery import BatteryReplay, BatterySpec
-from simulator.server import StalledError
+from simulator.clock import StalledError
 from tests.simulator.met import away, faults, free_run, run
 from tests.simulator.small import make_device
 from traces.availability import AvailabilityTrace
