@@ -84,6 +84,8 @@ def facts(runs: Sequence[Run]) -> list[str]:
         "versions: "
         + ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items()),
     ]
+    hashes = ", ".join(sorted({str(run.manifest["conditions_hash"]) for run in runs}))
+    lines.append(f"conditions that every run met (devices, traces, shards, failures): {hashes}")
     if dtype := manifest.get("training_dtype"):
         lines.append(f"training on the host in {dtype}")
     if commit := manifest.get("git_sha"):
@@ -109,8 +111,9 @@ def _conditions(runs: Sequence[Run]) -> str:
     settings = yaml.safe_dump(shared, sort_keys=True, allow_unicode=True).rstrip()
     return "\n\n".join(
         [
-            "Every strategy met the same devices, memory budgets, link traces and data shards."
-            " Those that took part in at least one round:",
+            "Every strategy met the same devices, memory budgets, traces, failures and data shards:"
+            f" the hash of all of them is `{runs[0].manifest['conditions_hash']}` in every run"
+            " (runs of unlike hashes are refused). Devices that took part in at least one round:",
             _grid(["device", "numbers", "memory for training (MB)", "links"], rows),
             "Settings shared by all runs (among them the share of memory that training may have):",
             f"```yaml\n{settings}\n```",

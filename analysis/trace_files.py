@@ -18,8 +18,10 @@ from traces.importers.own import from_table
 from traces.importers.result import DeviceTable
 from traces.link_model import LinkModel
 from traces.model_file import read_model
+from traces.signals import BATTERY_LEVEL, FREE_MEMORY, LATENCY, SPEED
 from traces.text import Row, Table, excerpt, read_table
 
+STEP_COLUMNS = tuple(one.column for one in (LATENCY, SPEED, FREE_MEMORY, BATTERY_LEVEL))
 NUM_DRAWN = 4  # links that stand for a generator in a table or figure
 
 
@@ -65,6 +67,12 @@ def load(names: Sequence[str], *, seed: int = 0) -> Loaded:
             elif "device_id" in table.columns:
                 rows = tuple(tuple(row.fields.values()) for row in table.rows)
                 tables[label] = DeviceTable(label, table.columns, rows)
+            elif table.columns[-1] in STEP_COLUMNS:
+                raise ValueError(
+                    f"{table.header_where}: expected links, availability or devices, found a trace "
+                    f"of {table.columns[-1]}, which a run replays (docs/conditions.md) and which "
+                    f"has no table or figure here"
+                )
             else:
                 found = excerpt(",".join(table.columns))
                 raise ValueError(

@@ -116,7 +116,7 @@ class DrainedBattery:
         spec = self._spec
         mark = (spec.floor_share if self._is_on else spec.resume_share) * spec.capacity_j
         at_s, level = self._at_s, self._level_j
-        loop_s, level_before = at_s + spec.charging.period_s, math.nan
+        loop_s, begun, nearest, is_full = at_s + spec.charging.period_s, level, math.inf, False
         while True:
             net_w = self._net_w(at_s)
             change_s = min(spec.charging.next_change_s(at_s), loop_s)
@@ -126,12 +126,19 @@ class DrainedBattery:
                     return max(crossing_s, math.nextafter(self._at_s, math.inf))
             if math.isinf(change_s):
                 return math.inf
-            level = min(max(level + net_w * (change_s - at_s), 0.0), spec.capacity_j)
-            at_s = change_s
+            moved = level + net_w * (change_s - at_s)
+            at_s, level = change_s, min(max(moved, 0.0), spec.capacity_j)
+            nearest, is_full = min(nearest, abs(level - mark)), is_full or moved != level
             if at_s == loop_s:
-                if math.isclose(level, level_before, rel_tol=1e-12):
-                    return math.inf  # a whole loop has changed nothing: it never will cross
-                loop_s, level_before = loop_s + spec.charging.period_s, level
+                nearer = abs(begun - mark) - abs(level - mark)
+                if nearer <= 1e-12 * spec.capacity_j:
+                    return math.inf  # every loop to come begins no nearer: it never will cross
+                # Until it crosses every loop moves it as far, so most need not be gone through.
+                skipped = 0 if is_full else max(math.floor(nearest / nearer) - 1, 0)
+                level += math.copysign(skipped * nearer, mark - level)
+                at_s += skipped * spec.charging.period_s
+                loop_s, begun = at_s + spec.charging.period_s, level
+                nearest, is_full = math.inf, False
 
     def _forward(self, to_s: float) -> None:
         spec = self._spec

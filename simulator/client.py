@@ -9,13 +9,12 @@ from typing import Any, Literal, Protocol
 
 import simpy
 
-from devices.cost.model import Cost
-from devices.fleet import Device
-from devices.plan import Broadcast, Timing, TrainingPlan
 from devices.profile import Activity
+from simulator.assignment import Assignment
+from simulator.clock import Steps, sleep_until
 from simulator.faults import Cut, Faults
 from simulator.presence import Condition, Presence
-from simulator.records import ClientRecord, Event, Outcome
+from simulator.records import Event, Outcome
 from simulator.store import RunLog
 from traces.bandwidth import BandwidthTrace
 from traces.steps import StepTrace
@@ -24,28 +23,10 @@ NO_DETAILS: Mapping[str, Any] = {}
 ELAPSED = StepTrace.constant(1.0)
 MAX_SHRINKS = 3
 """How often a device may ask for a smaller plan before it gives the round up."""
-
+MAX_CUTS = 1_000
+"""How often a phase may be cut: one that starts over and over would never come to an end."""
 WhenOffline = Literal["abort", "resume", "restart"]
 WhenOutOfMemory = Literal["skip", "shrink", "drop"]
-Steps = Generator[simpy.Event, Any, None]
-
-
-@dataclass(frozen=True, eq=False)
-class Assignment:
-    """A plan on its way: what the server remembers of it until its end."""
-
-    plan: TrainingPlan
-    broadcast: Broadcast
-    device: Device
-    cost: Cost
-    training_seed: int
-    wire_seed: int
-    record: ClientRecord
-
-    @property
-    def timing(self) -> Timing:
-        """The seconds that the server has measured."""
-        return Timing(self.record.download_s, self.record.train_s, self.record.upload_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +63,7 @@ def run_client(world: Surroundings, work: Assignment, inbox: simpy.Store) -> Ste
     An interrupt means that the server has stopped waiting: what was under way is cut, and counted
     up to that instant.
     """
-    client = _Client(world, work)
-    record = work.record
+    client, record = _Client(world, work), work.record
     try:
         yield from client.live()
         record.outcome = "aggregated"
@@ -126,14 +106,13 @@ class _Client:
         if latency_s:
             yield from _Progress(self, f"{direction}_s", "radio").make(ELAPSED, latency_s)
         progress = _Progress(self, f"{direction}_s", "radio", links=self._links)
-        field = f"{direction}_bytes"
-        before = getattr(self.record, field)
+        field, before = f"{direction}_bytes", getattr(self.record, f"{direction}_bytes")
         try:
             yield from progress.make(trace.steps, size_bytes)
             self.delivered_bytes += size_bytes
         finally:
-            carried = size_bytes if progress.is_unbroken else int(progress.done)
-            setattr(self.record, field, before + carried)
+            # Rounded, since the parts of a transfer that was cut may miss its size by an ulp.
+            setattr(self.record, field, before + round(progress.done))
 
     def _train(self) -> Generator[simpy.Event, Any, bool]:
         """Whether memory sufficed to the end."""
@@ -148,22 +127,19 @@ class _Client:
         try:
             yield from progress.make(device.speed, cost.train_s)
         finally:
-            done = 1.0 if progress.is_unbroken else progress.done / cost.train_s
-            record.flops = before + cost.flops * done
+            record.flops = before + cost.flops * (progress.done / cost.train_s)
         if progress.is_out_of_memory:
             self._note_memory()
             return self._out_of_memory()
         return True
 
     def _note_memory(self) -> None:
-        device, record = self.work.device, self.record
-        free = device.free_memory.at(self.env.now) * device.memory_budget_bytes
-        record.free_memory_bytes = int(free)
-        record.battery_share = self.world.presence.battery_share(record.device_id, self.env.now)
+        device, record, now_s = self.work.device, self.record, self.env.now
+        record.free_memory_bytes = int(device.free_memory.at(now_s) * device.memory_budget_bytes)
+        record.battery_share = self.world.presence.battery_share(record.device_id, now_s)
 
     def _out_of_memory(self) -> bool:
-        record = self.record
-        free, needed = record.free_memory_bytes, self.work.cost.memory.total
+        free, needed = self.record.free_memory_bytes, self.work.cost.memory.total
         self.event("oom", {"needed_bytes": needed, "budget_bytes": free})
         return False
 
@@ -185,21 +161,29 @@ class _Client:
     def wait_until_back(self) -> Steps:
         """Wait for the device to come back, if it keeps its work that long."""
         world, device_id, away_s = self.world, self.record.device_id, self.env.now
-        cause = world.presence.cause(device_id, away_s)
-        if cause == "crashed" or world.when_offline == "abort" or cause in ("flat", "left"):
-            self.event("crashed" if cause == "crashed" else "went_offline")
-            raise _WorkLostError("crashed" if cause == "crashed" else "offline")
-        self.event("went_offline")
+        is_crash = world.presence.cause(device_id, away_s) == "crashed"
+        self.event("crashed" if is_crash else "went_offline")
+        self._end_if_lost()
+        if world.when_offline == "abort":
+            raise _WorkLostError("offline")
         world.presence.rest(device_id, away_s)
         try:
             while not world.presence.is_there(device_id, self.env.now):
                 back_s = world.presence.until_s(device_id, self.env.now)
-                if math.isinf(back_s):
+                until_s = min(back_s, world.presence.next_loss_s(device_id, self.env.now))
+                if math.isinf(until_s):
                     raise _WorkLostError("offline")
-                yield self.env.timeout(back_s - self.env.now)
+                yield from sleep_until(self.env, until_s)
+                self._end_if_lost()
         finally:
             self.record.offline_s += self.env.now - away_s
         self.event("came_back")
+
+    def _end_if_lost(self) -> None:
+        """Work does not outlive a crash, a flat battery or the device's leaving for good."""
+        cause = self.world.presence.cause(self.record.device_id, self.env.now)
+        if cause not in (None, "offline"):
+            raise _WorkLostError("crashed" if cause == "crashed" else "offline")
 
 
 class _Progress:
@@ -217,20 +201,15 @@ class _Progress:
         self._client, self._field, self._activity = client, field, activity
         self._links, self._memory_share = links, memory_share
         self.done = 0.0  # of the amount, counting what was done in vain
-        self.is_unbroken = False
         self.is_out_of_memory = False
 
     def make(self, pace: _Pace, amount: float) -> Steps:
         """Until the whole amount has come together, or memory runs out."""
-        client, world = self._client, self._client.world
-        env, device_id = world.env, client.record.device_id
+        client, env = self._client, self._client.env
         left = amount
-        while True:
+        for _ in range(MAX_CUTS):
             yield from self._until_up()
             started_s = env.now
-            world.presence.draw(
-                device_id, client.work.device.profile.power_w[self._activity], started_s
-            )
             needed_s = pace.time_to(left, started_s)
             cut_s = self._cut_s(started_s, needed_s)
             try:
@@ -239,10 +218,9 @@ class _Progress:
                         client.event("lost")
                         raise _WorkLostError("lost")  # nothing would ever change
                     yield env.timeout(needed_s)
-                    self.is_unbroken = left == amount and self.done == 0
-                    self.done += 0 if self.is_unbroken else left
+                    self.done += left
                     return
-                yield env.timeout(cut_s - started_s)
+                yield from sleep_until(env, cut_s)
                 left = self._after_cut(left, amount, pace.amount(env.now) - pace.amount(started_s))
             except simpy.Interrupt:
                 moved = pace.amount(env.now) - pace.amount(started_s)
@@ -252,6 +230,8 @@ class _Progress:
                 self._spend(env.now - started_s)
             if self.is_out_of_memory:
                 return
+        client.event("lost")
+        raise _WorkLostError("lost")
 
     def _spend(self, elapsed_s: float) -> None:
         record = self._client.record
@@ -288,17 +268,18 @@ class _Progress:
         """Until the device is there, and all its links."""
         client = self._client
         presence, env, device_id = client.world.presence, client.env, client.record.device_id
+        power_w = client.work.device.profile.power_w[self._activity]
         while True:
             if not presence.is_there(device_id, env.now):
                 yield from client.wait_until_back()
                 continue
+            presence.draw(device_id, power_w, env.now)
             ends_s = [end_s for up, end_s in (k.span(env.now) for k in self._links) if not up]
             if not ends_s:
                 return
             # Still at the wheel while the link is down, so the time belongs to the phase.
             started_s = env.now
-            until_s = min(max(ends_s), presence.until_s(device_id, started_s))
             try:
-                yield env.timeout(until_s - started_s)
+                yield from sleep_until(env, min(max(ends_s), presence.until_s(device_id, env.now)))
             finally:
                 self._spend(env.now - started_s)

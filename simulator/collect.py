@@ -12,7 +12,7 @@ from algorithms.strategy import ServerState
 from devices import wire
 from devices.plan import Broadcast, ClientUpdate
 from devices.trainer import TrainingJob
-from simulator.client import Assignment
+from simulator.assignment import Assignment
 from simulator.federation import Federation
 
 

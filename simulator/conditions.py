@@ -248,5 +248,8 @@ def _check(fleet: Fleet) -> None:
     for name, (index, pool) in pools.items():
         if index.min() < 0 or index.max() >= len(pool):
             raise ValueError(f"{name} must be among the {len(pool)} there are, found {index.max()}")
-    if (fleet.memory_budget_bytes <= 0).any() or not (fleet.speed_factor > 0).all():
-        raise ValueError("memory_budget_bytes and speed_factor must be above 0")
+    factor, share = fleet.speed_factor, fleet.battery_share
+    if (fleet.memory_budget_bytes <= 0).any() or not ((factor > 0) & np.isfinite(factor)).all():
+        raise ValueError("memory_budget_bytes and speed_factor must be above 0 and finite")
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError("battery_share must be in [0, 1]")

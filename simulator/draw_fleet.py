@@ -139,7 +139,10 @@ class _Draw:
                 assert quantity.missing is not None
                 pool = pools.of("", [quantity.missing].copy)
             else:
-                where, key = f"{self.groups[k].where}.{quantity.name}", self._key(k, replay)
+                where, key = (
+                    f"{self.groups[k].where}.{quantity.name}",
+                    self._key(k, quantity.name, replay),
+                )
                 loaded = partial(quantity.load, k, replay)
                 found = self.problems.attempt(where, partial(pools.of, key, loaded))
                 if found is None:
@@ -156,11 +159,11 @@ class _Draw:
                 pool.end()
         return Assigned(pools.traces(), index, offset_s)
 
-    def _key(self, k: int, replay: Replay) -> str:
+    def _key(self, k: int, name: str, replay: Replay) -> str:
         """Groups of one key draw from one pool."""
         config = self.groups[k].config
         origin = (replay.model_dump_json(exclude={"start", "sample"}), config.uplink_scale)
-        is_own = replay.source is None or config.battery is not None
+        is_own = replay.source is None or name == "battery"
         return repr((origin, self.groups[k].where if is_own else ""))
 
     def _each_once(self, name: str, k: int, replay: Replay, pool: _Pool[Any]) -> IndexArray:
@@ -263,10 +266,12 @@ def _load_availability(draw: _Draw, k: int, replay: Replay) -> Sequence[Availabi
 def _speed_factors(draw: _Draw, groups: Sequence[DeviceGroup]) -> FloatArray:
     """(n,): how much faster each device is than its profile."""
     factors = np.ones(len(draw.members))
+    rngs: dict[tuple[str, str], np.random.Generator] = {}  # the rows of a table share theirs
     for k, group in enumerate(groups):
         if group.speed_spread is not None:
             mine = draw.devices(k)
-            rng = stream(draw.seed, "speed_spread", draw.groups[k].where, str(group.profile))
+            name = draw.groups[k].where, str(group.profile)
+            rng = rngs.setdefault(name, stream(draw.seed, "speed_spread", *name))
             factors[mine] = group.speed_spread.draw(rng, len(mine))
     return factors
 

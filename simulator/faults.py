@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from devices.plan import DeviceId
+from devices.plan import BoolArray, DeviceId
 from simulator.fleet_config import Failures, FaultsConfig, Moment, Scheduled
 from simulator.problems import Problems
 from simulator.seeds import stream
@@ -37,7 +37,7 @@ class Outages:
         rng: np.random.Generator | None = None,
     ) -> None:
         self._lengths = sorted(given)
-        self._given = [(at_s, at_s + length_s) for at_s, length_s in self._lengths]
+        self._given = [(at_s, _end_s(at_s, length_s)) for at_s, length_s in self._lengths]
         self._mean_gap_s, self._down_s, self._rng = mean_gap_s, down_s, rng
         self._drawn: list[tuple[float, float]] = []
 
@@ -78,7 +78,12 @@ class Outages:
         while not self._drawn or self._drawn[-1][0] <= at_s:
             before_s = self._drawn[-1][1] if self._drawn else 0.0
             start_s = before_s + float(self._rng.exponential(self._mean_gap_s))
-            self._drawn.append((start_s, start_s + self._down_s))
+            self._drawn.append((start_s, _end_s(start_s, self._down_s)))
+
+
+def _end_s(start_s: float, length_s: float) -> float:
+    """Above ``start_s``, also where the clock is too large to show the length."""
+    return max(start_s + length_s, math.nextafter(start_s, math.inf))
 
 
 NO_OUTAGES = Outages()
@@ -102,9 +107,12 @@ class Faults:
         return self.config.cut_transfers
 
     @property
-    def may_crash(self) -> bool:
-        """Whether any device ever crashes."""
-        return self.config.crash.per_hour > 0 or bool(self.config.crash.schedule)
+    def may_crash(self) -> BoolArray:
+        """(n,): which devices ever crash."""
+        crash = self.config.crash
+        found = np.full(len(self.join_s), crash.per_hour > 0)
+        found[[one.device for one in crash.schedule]] = True
+        return found
 
     def crashes(self, device_id: DeviceId) -> Outages:
         """When the device is down after a crash."""

@@ -216,7 +216,7 @@ class Scheduled(Section):
 class Failures(Section):
     """Outages of a device: some written down, others by chance at a rate per hour."""
 
-    per_hour: NotNegative = 0.0
+    per_hour: Annotated[float, Field(ge=0, le=36_000)] = 0.0
     down_s: Positive = 60.0  # how long one by chance lasts
     schedule: tuple[Scheduled, ...] = ()
 

@@ -11,10 +11,24 @@ from rich.table import Table
 from algorithms import PACINGS, SELECTIONS, STRATEGIES
 from devices.catalog import load_profiles
 from devices.data import DATASETS
+from devices.mixes import MIXES
 from devices.model_catalog import MODELS
+from devices.speed import SPEEDS
 from traces.catalog import pool, pools
+from traces.generators import AVAILABILITIES, LINKS
 
-TOPICS = ("strategies", "pacing", "selection", "devices", "models", "data", "traces")
+TOPICS = (
+    "strategies",
+    "pacing",
+    "selection",
+    "devices",
+    "models",
+    "data",
+    "traces",
+    "generators",
+    "speeds",
+    "mixes",
+)
 
 
 def show(console: Console, topic: str | None) -> None:
@@ -95,6 +109,22 @@ def _traces() -> Iterator[tuple[str, ...]]:
     yield "a .csv file or a folder of them", "", "", ""
 
 
+def _generators() -> Iterator[tuple[str, ...]]:
+    for what, kinds in (("link", LINKS), ("availability", AVAILABILITIES)):
+        for kind, generator in kinds.items():
+            yield kind, what, _first_line(generator)
+
+
+def _speeds() -> Iterator[tuple[str, ...]]:
+    for kind, speed in SPEEDS.items():
+        yield kind, _first_line(speed)
+
+
+def _mixes() -> Iterator[tuple[str, ...]]:
+    for name, one in MIXES.items():
+        yield name, ", ".join(one.profiles)
+
+
 _ROWS = {
     "strategies": (("kind", "what it is"), _strategies),
     "pacing": (("kind", "what it is"), _pacings),
@@ -114,4 +144,7 @@ _ROWS = {
     "models": (("model", "what it is", "licence"), _models),
     "data": (("data", "what it is", "licence"), _data),
     "traces": (("link", "traces\nnumber", "mean down\nMbit/s", "mean up\nMbit/s"), _traces),
+    "generators": (("generator", "of", "what it is"), _generators),
+    "speeds": (("speed_spread", "what it is"), _speeds),
+    "mixes": (("mix", "profiles"), _mixes),
 }

@@ -12,9 +12,11 @@ import numpy as np
 from devices.battery import Mains, PowerSupply, power_supply
 from devices.fleet import Device, Fleet
 from devices.plan import BoolArray, DeviceId
-from simulator.faults import Faults
+from simulator.faults import NO_OUTAGES, Faults
 from traces.availability import ALWAYS, AvailabilityTrace
 
+MAX_LOOKS = 10_000
+"""Conditions that take turns so often without all of them holding at once never will."""
 Cause = Literal["crashed", "flat", "left", "offline"]
 
 
@@ -40,8 +42,7 @@ class Presence:
         self._conditions: dict[DeviceId, dict[Cause, Condition]] = {}
         self._supplies: dict[DeviceId, PowerSupply] = {}
         changing = ~_is_steady(fleet) | (faults.join_s > 0) | np.isfinite(faults.leave_s)
-        if faults.may_crash:
-            changing[:] = True
+        changing |= faults.may_crash
         self._until_s[changing] = -np.inf  # not asked for yet
 
     def present(self, at_s: float) -> BoolArray:
@@ -67,17 +68,23 @@ class Presence:
         away = ~self.present(at_s)
         return float(self._until_s[away].min(initial=math.inf))
 
-    def cause(self, device_id: DeviceId, at_s: float) -> Cause:
-        """Why a device that is away is away."""
+    def cause(self, device_id: DeviceId, at_s: float) -> Cause | None:
+        """Why a device that is away is away, the gravest cause first; None where it is there."""
         for cause, condition in self._of(device_id).items():
             if not condition.span(at_s)[0]:
                 return cause
-        return "left"
+        return None
+
+    def next_loss_s(self, device_id: DeviceId, at_s: float) -> float:
+        """When a device that is offline at ``at_s`` would lose the work it keeps."""
+        keeping = [k for cause, k in self._of(device_id).items() if cause != "offline"]
+        return min((condition.span(at_s)[1] for condition in keeping), default=math.inf)
 
     def drop(self, device_id: DeviceId) -> None:
         """The device does not come back."""
         self._is_there[device_id], self._until_s[device_id] = False, np.inf
         self._conditions[device_id] = {}
+        self._supplies.pop(device_id, None)
 
     def draw(self, device_id: DeviceId, power_w: float, at_s: float) -> None:
         """From ``at_s`` on the device draws this much."""
@@ -117,8 +124,8 @@ class Presence:
     def _make(self, device_id: DeviceId) -> dict[Cause, Condition]:
         device, faults = self._fleet[device_id], self._faults
         conditions: dict[Cause, Condition] = {}
-        if faults.may_crash:
-            conditions["crashed"] = faults.crashes(device_id)
+        if (crashes := faults.crashes(device_id)) is not NO_OUTAGES:
+            conditions["crashed"] = crashes
         member_s = float(faults.join_s[device_id]), float(faults.leave_s[device_id])
         if member_s != (0.0, math.inf):
             conditions["left"] = _Online(
@@ -148,7 +155,7 @@ def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
     if all(holds for holds, _ in spans):
         return True, min((until_s for _, until_s in spans), default=math.inf)
     now_s = at_s
-    while True:
+    for _ in range(MAX_LOOKS):
         # On copies: a battery that is asked for an instant has lived up to it.
         looks = [copy.copy(condition).span(now_s) for condition in conditions]
         waits = [until_s for holds, until_s in looks if not holds]
@@ -156,7 +163,8 @@ def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
             return False, now_s
         now_s = max(waits)
         if math.isinf(now_s):
-            return False, now_s
+            break
+    return False, math.inf
 
 
 def _is_steady(fleet: Sequence[Device]) -> BoolArray:

@@ -13,24 +13,18 @@ import simpy
 from algorithms.strategy import LinkRate, ServerState
 from devices.plan import DeviceId, TrainingPlan
 from devices.trainer import Evaluation
-from simulator.client import (
-    Assignment,
-    Surroundings,
-    run_client,
-)
+from simulator.assignment import Assignment
+from simulator.client import Surroundings, run_client
+from simulator.clock import StalledError, check_progress, note_faults, sleep_until
 from simulator.collect import collect
 from simulator.federation import Federation
 from simulator.participation import Participation
 from simulator.presence import Presence
 from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
 from simulator.seeds import stream, stream_seed
-from simulator.store import RunLog, UserError
+from simulator.store import RunLog
 
 NOT_EVALUATED = Evaluation(math.nan, math.nan)
-
-
-class StalledError(UserError):
-    """Nothing can happen any more."""
 
 
 class Server:
@@ -40,15 +34,9 @@ class Server:
         self._env, self._log = env, log
         self._fed = federation
         self._presence = Presence(federation.fleet, federation.faults)
-        self._world = Surroundings(
-            env,
-            log,
-            self._presence,
-            federation.faults,
-            federation.when_offline,
-            federation.when_out_of_memory,
-            self._smaller,
-        )
+        when = federation.when_offline, federation.when_out_of_memory
+        faults = federation.faults
+        self._world = Surroundings(env, log, self._presence, faults, *when, self._smaller)
         strategy, view = federation.strategy, federation.view
         adapter = view.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
@@ -59,9 +47,7 @@ class Server:
         self._in_flight: dict[DeviceId, simpy.Process] = {}
         self._arrived: list[Assignment] = []
         self._ended: list[ClientRecord] = []  # of this round, whatever the outcome
-        self._resting: dict[
-            DeviceId, ClientRecord
-        ] = {}  # ended, and waiting for the round to close
+        self._resting: dict[DeviceId, ClientRecord] = {}  # ended; waits for the round to close
         self._round = 1
         self._opened_s = 0.0
         self._handouts = 0
@@ -85,6 +71,7 @@ class Server:
         self._log.round(self._initial_round())
         while not self._is_over:
             yield from self._wait_for_devices()
+            self._opened_s = self._env.now  # a deadline counts from when somebody can be asked
             self._fill("round_opened")
             while not self._is_ready():
                 yield from self._wait()
@@ -105,19 +92,13 @@ class Server:
                     f"round {self._round}: no device is there at {self._env.now:.6g} s, and none "
                     f"will come any more; let traces loop, run fewer rounds, or lose fewer devices"
                 )
-            yield self._env.timeout(arrival_s - self._env.now)
+            yield from sleep_until(self._env, arrival_s)
             yield from self._wait_for_server()
 
     def _wait_for_server(self) -> Generator[simpy.Event, Any, None]:
         is_up, until_s = self._fed.faults.server.span(self._env.now)
         if not is_up:
-            yield self._env.timeout(until_s - self._env.now)
-
-    def note_restarts(self) -> Generator[simpy.Event, Any, None]:
-        """Write down each restart of the server as it is up again."""
-        for start_s, down_s in self._fed.faults.server.given_within(math.inf):
-            yield self._env.timeout(max(start_s + down_s - self._env.now, 0.0))
-            self._event("server_restarted", {"down_s": down_s})
+            yield from sleep_until(self._env, until_s)
 
     def _idle(self) -> list[DeviceId]:
         """Devices that are there and have nothing to do, in rising order."""
@@ -137,14 +118,13 @@ class Server:
         waited_s = pacing.deadline_s if is_due else now_s - opened_s
         return pacing.ready(len(self._in_flight), len(self._arrived), waited_s)
 
-    def _event(self, name: str, details: Mapping[str, Any], device: DeviceId | None = None) -> None:
+    def note(self, name: str, details: Mapping[str, Any], device: DeviceId | None = None) -> None:
+        """Log an event of this instant."""
         self._log.event(Event(self._env.now, name, self._round, device, details))
 
     def _fill(self, event: str) -> None:
         """Hand plans to as many devices as the pacing has slots for."""
-        slots = self._slots()
-        idle = self._idle() if slots > 0 else []
-        if idle:
+        if (slots := self._slots()) > 0 and (idle := self._idle()):
             self._hand_out(idle, slots, event)
 
     def _slots(self) -> int:
@@ -167,18 +147,20 @@ class Server:
         assert set(by_device) <= set(cohort), "a plan is for a device outside the cohort"
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
-        self._event(event, {"cohort": list(cohort), "version": self.state.version})
+        self.note(event, {"cohort": list(cohort), "version": self.state.version})
         # In order of device: at one instant SimPy resolves ties by creation.
         for device_id in sorted(cohort):
             if device_id in by_device:
                 self._start(device_id, by_device[device_id])
             else:
-                self._event("sat_out", {}, device_id)
+                self.note("sat_out", {}, device_id)
 
     def _start(self, device_id: DeviceId, plan: TrainingPlan) -> None:
         fed, device = self._fed, self._fed.fleet[device_id]
         self._end_rest(device_id)
         cost = fed.view.cost(plan)
+        now_s = self._env.now
+        record = ClientRecord.open(plan, device, cost, round_number=self._round, now_s=now_s)
         work = Assignment(
             plan=plan,
             broadcast=fed.strategy.broadcast(self.state, plan),
@@ -186,9 +168,7 @@ class Server:
             cost=cost,
             training_seed=stream_seed(fed.seed, "training", self._handouts, device_id),
             wire_seed=stream_seed(fed.seed, "wire", self._handouts, device_id),
-            record=ClientRecord.open(
-                plan, device, cost, round_number=self._round, now_s=self._env.now
-            ),
+            record=record,
         )
         self._in_flight[device_id] = self._env.process(run_client(self._world, work, self._inbox))
 
@@ -228,15 +208,13 @@ class Server:
         self._participation.ended(record)
         self._resting[record.device_id] = record
         if record.outcome != "aggregated":
+            check_progress(self._round, self._ended, num_devices=len(self._fed.fleet))
             return
-        self._event("update_received", {"bytes": record.upload_bytes}, record.device_id)
+        self.note("update_received", {"bytes": record.upload_bytes}, record.device_id)
         self._arrived.append(work)
-        self._fed.view.measured(
-            record.device_id,
-            LinkRate(
-                record.download_bytes / record.download_s, record.upload_bytes / record.upload_s
-            ),
-        )
+        down, up = record.download_bytes, record.upload_bytes
+        rate = LinkRate(down / record.download_s, up / record.upload_s)
+        self._fed.view.measured(record.device_id, rate)
 
     def _close_round(self) -> Generator[simpy.Event, Any, None]:
         if self._fed.pacing.drops_late:
@@ -248,16 +226,14 @@ class Server:
             self.state = self._fed.strategy.aggregate(self.state, updates)
             assert self.state.version == before + 1, "an aggregation makes one new version"
         devices = [update.plan.device_id for update in updates]
-        self._event("aggregated", {"version": self.state.version, "devices": devices})
+        self.note("aggregated", {"version": self.state.version, "devices": devices})
         evaluation = self._evaluate()
         self._is_over = self._is_last_round() or self.accuracy >= self._fed.stop.accuracy
         if self._is_over:
             yield from self._cut_rest()
         self._log.round(self._round_record(evaluation))
         self._round += 1
-        self._opened_s = self._env.now
-        self._arrived, self._ended = [], []
-        self._num_cohort = self._num_planned = 0
+        self._arrived, self._ended, self._num_cohort, self._num_planned = [], [], 0, 0
 
     def _cut_late(self) -> Generator[simpy.Event, Any, None]:
         for _, process in sorted(self._in_flight.items()):
@@ -287,14 +263,12 @@ class Server:
             return NOT_EVALUATED
         evaluation = fed.trainer.evaluate(self.state.adapter)
         self.accuracy, self.by_class = evaluation.accuracy, evaluation.by_class
-        details = {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
-        self._event("evaluated", details)
+        self.note("evaluated", {"accuracy": evaluation.accuracy, "loss": evaluation.loss})
         return evaluation
 
     def _initial_round(self) -> RoundRecord:
         self._round = 0
-        evaluation = self._evaluate()
-        record = self._round_record(evaluation)
+        record = self._round_record(self._evaluate())
         self._round = 1
         return record
 
@@ -303,14 +277,8 @@ class Server:
             self._end_rest(device_id)
         for record in self._ended:
             self._log.client(record)
-        progress = RoundProgress(
-            round=self._round,
-            version=self.state.version,
-            opened_s=self._opened_s,
-            closed_s=self._env.now,
-            num_cohort=self._num_cohort,
-            num_planned=self._num_planned,
-        )
+        counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
+        progress = RoundProgress(self._round, self.state.version, *counted)
         return RoundRecord.of(self._ended, evaluation=evaluation, progress=progress)
 
 
@@ -318,7 +286,7 @@ def simulate(federation: Federation, log: RunLog) -> Server:
     """Run one federation to its end, and return the server as it stands then."""
     env = simpy.Environment()
     server = Server(env, federation, log)
-    env.process(server.note_restarts())
+    env.process(note_faults(env, federation.faults, server.note))
     # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
     env.run(until=env.process(server.serve()))
     return server

@@ -131,11 +131,12 @@ def _shards(config: RunConfig, data: TextDataset, count: int) -> Shards:
 
 def _check_examples(fleet: Fleet, data: TextDataset, problems: Problems) -> None:
     """Recorded shards are indices into a training set, which may be another one now."""
-    last = max(int(fleet.shards[k].max(initial=0)) for k in range(len(fleet)))
-    if last >= len(data.train_labels):
+    held = np.concatenate([fleet.shards[k] for k in range(len(fleet))])
+    wrong = held[(held < 0) | (held >= len(data.train_labels))]
+    if len(wrong):
         problems.add(
             f"fleet.recorded: the devices must hold examples of {data.name}, which has "
-            f"{len(data.train_labels)}, got number {last}"
+            f"{len(data.train_labels)}, got number {wrong[0]}"
         )
 
 

@@ -151,6 +151,7 @@ class AvailabilityTrace:
     def begun_at(self, offset_s: float) -> AvailabilityTrace:
         """The same trace, for a clock that starts ``offset_s`` further into it. Nothing is copied:
         ``start_s`` and ``end_s`` stay as they are."""
+        _ = self._change_list_s, self._is_online_first  # worked out once, for all copies
         begun = copy.copy(self)
         total_s = self.offset_s + offset_s
         if math.isfinite(self.period_s):

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from traces.availability import AvailabilityTrace, read_availability
+from traces.availability import COLUMNS, AvailabilityTrace
+from traces.catalog import availability
 from traces.formats import MAX_TIME_S
 from traces.steps import StepTrace
 from traces.text import Row, read_table
@@ -47,12 +48,20 @@ def step_pool(source: str | float, quantity: Quantity) -> tuple[StepTrace, ...]:
 
 
 def availability_pool(source: str) -> tuple[AvailabilityTrace, ...]:
-    """The devices of an availability CSV, or those of all CSV files of a folder, in order."""
-    return tuple(
-        trace
-        for file in _files(source, "device_id,start_s,end_s,state")
-        for trace in read_availability(file).values()
-    )
+    """The devices of an availability CSV, of all of a folder in order, or of a fitted generator.
+
+    In a folder, tables of devices are passed over: an import may write one beside the availability.
+    """
+    files = [Path(source)] if source.endswith(".toml") else _files(source, ",".join(COLUMNS))
+    if os.path.isdir(source):
+        kept = [file for file in files if "start_s" in read_table(file).columns]
+        if not kept:
+            raise ValueError(
+                f"a folder of availability must hold CSV files with the columns "
+                f"{','.join(COLUMNS)}, got none in {source}"
+            )
+        files = kept
+    return tuple(trace for file in files for trace in availability(file).values())
 
 
 def read_steps(path: str | Path, quantity: Quantity) -> StepTrace:

@@ -68,6 +68,10 @@ class StepTrace:
         return found
 
     @cached_property
+    def _lowest(self) -> float:
+        return float(self.values.min())
+
+    @cached_property
     def _amounts(self) -> list[float]:
         """(n + 1,): amount from 0 to each edge; the last is ``inf`` where the trace never ends."""
         lengths = np.diff(np.append(self.time_s, self.period_s))
@@ -86,7 +90,8 @@ class StepTrace:
 
     def at(self, at_s: float) -> float:
         """The value at an instant."""
-        return self._values[bisect_right(self._edges, self._within(at_s)[1]) - 1]
+        step = bisect_right(self._edges, self._within(at_s)[1]) - 1
+        return self._values[min(step, len(self._values) - 1)]  # divmod may round up to the period
 
     def amount(self, until_s: float) -> float:
         """Value times seconds, from the start of the trace's first loop to ``until_s``."""
@@ -124,14 +129,13 @@ class StepTrace:
 
     def first_below(self, level: float, start_s: float, end_s: float) -> float:
         """The first instant in ``[start_s, end_s)`` with a value below ``level``; else ``inf``."""
+        if self._lowest >= level:
+            return math.inf
         at_s = start_s
-        steps = 0
         while at_s < end_s:
             if self.at(at_s) < level:
                 return at_s
-            at_s, steps = self._next_edge_s(at_s), steps + 1
-            if steps > len(self._values):  # once round the loop: it never is
-                break
+            at_s = self._next_edge_s(at_s)
         return math.inf
 
     def begun_at(self, offset_s: float) -> StepTrace:
@@ -139,6 +143,7 @@ class StepTrace:
 
         A trace that does not repeat is begun within its length.
         """
+        _ = self._edges, self._values, self._amounts, self._lowest  # once, for all copies
         begun = copy.copy(self)
         total_s = self.offset_s + offset_s
         if math.isfinite(self.period_s):

@@ -9,38 +9,14 @@ import pytest
 from algorithms.fedlora import FedLoRA
 from algorithms.pacing import FedBuff, Synchronous
 from devices.battery import BatteryReplay, BatterySpec
+from simulator.clock import StalledError
 from simulator.faults import draw_faults
 from simulator.fleet_config import FaultsConfig
 from simulator.problems import Problems
-from simulator.server import StalledError, simulate
-from tests.simulator.small import Memory, make_device, make_federation
+from tests.simulator.met import away, faults, free_run, run, steps
+from tests.simulator.small import make_device
 from traces.availability import AvailabilityTrace
 from traces.steps import StepTrace
-
-
-def run(fleet, **given):
-    log = Memory()
-    simulate(make_federation(fleet, **given), log)
-    return log
-
-
-def steps(*pairs):
-    """A step trace of (length_s, value) that holds its last value."""
-    edges_s = np.concatenate([[0.0], np.cumsum([float(length) for length, _ in pairs])])
-    return StepTrace(edges_s[:-1], np.array([float(v) for _, v in pairs]), math.inf)
-
-
-def faults(num_devices, seed=0, **config):
-    return draw_faults(FaultsConfig(**config), num_devices, seed=seed, problems=Problems())
-
-
-def free_run():
-    """One device, one round, nothing in the way: what the others are measured against."""
-    (record,) = run([make_device(0)], rounds=1).clients
-    assert record.download_s > 0.01
-    assert record.train_s > 0.001
-    assert record.upload_s > 0.01
-    return record
 
 
 def test_latency_is_added_to_each_transfer():
@@ -113,10 +89,6 @@ def test_device_dropped_for_memory_never_takes_part_again():
     log = run(fleet, rounds=3, when_out_of_memory="drop")
     assert [r.device_id for r in log.clients if r.outcome == "oom"] == [0]
     assert [r.device_id for r in log.clients if r.outcome == "aggregated"] == [1, 1, 1]
-
-
-def away(start_s, end_s, period_s=1e6):
-    return AvailabilityTrace.of([(0.0, start_s), (end_s, period_s)], period_s)
 
 
 def test_work_on_a_device_that_goes_offline_is_lost():

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import yaml
 
+from algorithms import STRATEGIES
 from simulator.experiment import ConfigError, load_experiment
 from simulator.world import World, build_world
 from traces.availability import ALWAYS, AvailabilityTrace, availability_text
+from traces.model_file import model_text
+from traces.patterns import pattern_model
 
 BASE = {
     "name": "fleets",
@@ -207,3 +210,41 @@ def test_a_million_devices_are_arrays_until_one_is_asked_for(tmp_path):
     device = found[987_654]
     assert len(device.examples) == 20
     assert device.memory_budget_bytes == found.memory_budget_bytes[987_654]
+
+
+def test_rows_of_a_table_scatter_each_by_its_own(tmp_path):
+    rows = "".join(f"d{k},raspberry-pi-4-2gb\n" for k in range(5))
+    (tmp_path / "devices.csv").write_text(f"device_id,profile\n{rows}", "utf-8")
+    group = {"table": str(tmp_path / "devices.csv"), "link": "wifi"}
+    fleet = world(tmp_path, {"devices": [{**group, "speed_spread": {"kind": "lognormal"}}]}).fleet
+    assert len(set(fleet.speed_factor.tolist())) == 5
+
+
+def test_conditions_are_the_same_for_every_strategy_and_others_for_another_seed(tmp_path):
+    group = {**PI, "count": 4, "availability": {"generator": {"kind": "diurnal"}, "variants": 2}}
+    given = {"faults": {"crash": {"per_hour": 2}, "leave": {"per_hour": 1}}}
+    hashes = {
+        world(tmp_path, {"devices": [group]}, strategy={"kind": kind}, **given).conditions_hash
+        for kind in STRATEGIES
+    }
+    assert len(hashes) == 1
+    other = world(tmp_path, {"devices": [group]}, seed=1, **given).conditions_hash
+    assert other not in hashes
+
+
+def test_folder_of_an_import_and_a_fitted_generator_serve_as_availability(tmp_path):
+    trace = AvailabilityTrace.of([(0.0, 30.0)], 86400.0)
+    folder = tmp_path / "imported"
+    folder.mkdir()
+    (folder / "online.csv").write_text(availability_text({"a": trace, "b": trace}), "utf-8")
+    (folder / "online-models.csv").write_text("device_id,model\na,X\n", "utf-8")
+    assert len(world(tmp_path, fleet_of(folder)).fleet.availability.pool) == 2
+    toml = tmp_path / "fitted.toml"
+    toml.write_text(model_text(pattern_model("charging", 1), ["x"]), "utf-8")
+    assert len(world(tmp_path, fleet_of(toml)).fleet.availability.pool) == 64
+    (folder / "online.csv").unlink()
+    assert "a folder of availability must hold CSV files" in refused(tmp_path, fleet_of(folder))
+
+
+def fleet_of(availability: Path) -> dict:
+    return {"devices": [{**PI, "availability": str(availability)}]}

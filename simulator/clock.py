@@ -1,0 +1,59 @@
+"""Waiting on the simulated clock, and writing down what happens on it whatever the server does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import simpy
+
+from devices.plan import DeviceId
+from simulator.faults import Faults
+from simulator.records import ClientRecord
+from simulator.store import UserError
+
+Steps = Generator[simpy.Event, Any, None]
+MAX_FAILED = 100
+"""How often a device may fail in one round, on average over the fleet."""
+
+
+class StalledError(UserError):
+    """Nothing can happen any more."""
+
+
+def sleep_until(env: simpy.Environment, at_s: float) -> Steps:
+    """Wait until the clock shows ``at_s``: a single timeout may fall short of it by rounding."""
+    while env.now < at_s:
+        yield env.timeout(at_s - env.now)
+
+
+def note_faults(
+    env: simpy.Environment,
+    faults: Faults,
+    note: Callable[[str, Mapping[str, Any], DeviceId | None], None],
+) -> Steps:
+    """Write down who joins late, who leaves for good and each restart of the server, as it is."""
+    happened: list[tuple[float, str, DeviceId | None, Mapping[str, Any]]] = [
+        (start_s + down_s, "server_restarted", None, {"down_s": down_s})
+        for start_s, down_s in faults.server.given_within(np.inf)
+    ]
+    for name, moments_s in (("joined", faults.join_s), ("left", faults.leave_s)):
+        devices = np.flatnonzero((moments_s > 0) & np.isfinite(moments_s)).tolist()
+        happened += [(float(moments_s[device]), name, device, {}) for device in devices]
+    for at_s, name, device, details in sorted(happened, key=lambda one: one[:2]):
+        yield from sleep_until(env, at_s)
+        note(name, details, device)
+
+
+def check_progress(round_number: int, ended: Sequence[ClientRecord], *, num_devices: int) -> None:
+    """Raise StalledError where plans fail for ever, and the round would never close."""
+    if len(ended) <= MAX_FAILED * num_devices:
+        return
+    num_failed = sum(record.outcome != "aggregated" for record in ended)
+    if num_failed > MAX_FAILED * num_devices:
+        raise StalledError(
+            f"round {round_number}: at most {MAX_FAILED} plans for each of the {num_devices} "
+            f"devices may fail in one round, got {num_failed}; keep devices there for longer, give "
+            f"rounds a deadline, or set fleet.when_offline to resume"
+        )

@@ -1,0 +1,187 @@
+"""Conditions that change at one instant, or on a device that waits: none is missed or doubled."""
+
+import math
+
+import numpy as np
+import pytest
+
+from algorithms.fedlora import FedLoRA
+from algorithms.pacing import FedBuff, Synchronous
+from devices.battery import BatteryReplay, BatterySpec
+from simulator.clock import StalledError
+from tests.simulator.met import away, faults, free_run, run
+from tests.simulator.small import make_device
+from traces.availability import AvailabilityTrace
+from traces.steps import StepTrace
+
+
+@pytest.mark.parametrize("policy", ["resume", "restart"])
+def test_crash_of_a_paused_device_loses_the_work_it_kept(policy):
+    free = free_run()
+    gone_s = free.download_s / 2
+    crash = {"schedule": [{"device": 0, "at_s": gone_s + 1.0, "down_s": 0.5}]}
+    log = run(
+        [make_device(0, availability=away(gone_s, gone_s + 3.0))],
+        rounds=2, faults=faults(1, crash=crash), when_offline=policy,
+    )  # fmt: skip
+    first, second = log.clients
+    assert (first.outcome, first.finished_s) == ("crashed", gone_s + 1.0)
+    assert first.offline_s == pytest.approx(1.0)
+    assert first.lost_bytes == first.download_bytes > 0
+    assert second.started_s == gone_s + 3.0
+    assert not log.named("came_back")
+
+
+def test_battery_that_runs_flat_while_paused_loses_the_work():
+    free = free_run()
+    gone_s = free.download_s / 2
+    never = AvailabilityTrace.of([], math.inf)
+    joules = 2.0 * gone_s + 1.0 * 5.0  # radio until it goes offline, then five idle seconds
+    battery = BatterySpec(joules, 1.0, 0.0, 0.0, 0.5, never)
+    device = make_device(0, battery=battery, availability=away(gone_s, gone_s + 60.0))
+    fleet = [device, make_device(1)]
+    log = run(fleet, rounds=1, when_offline="resume")
+    record = next(one for one in log.clients if one.device_id == 0)
+    assert (record.outcome, record.finished_s) == ("offline", pytest.approx(gone_s + 5.0))
+
+
+def test_crash_comes_before_going_offline_at_the_same_instant():
+    free = free_run()
+    gone_s = free.download_s / 2
+    crash = {"schedule": [{"device": 0, "at_s": gone_s, "down_s": 0.5}]}
+    fleet = [make_device(0, availability=away(gone_s, gone_s + 3.0))]
+    (first, *_) = run(fleet, rounds=2, faults=faults(1, crash=crash), when_offline="resume").clients
+    assert first.outcome == "crashed"
+
+
+def test_phase_that_ends_as_the_device_goes_is_complete():
+    free = free_run()
+    gone_s = free.download_s  # to the last bit
+    log = run(
+        [make_device(0, availability=away(gone_s, gone_s + 3.0))], rounds=1, when_offline="restart"
+    )
+    (record,) = log.clients
+    assert (record.download_bytes, record.lost_bytes) == (free.download_bytes, 0)
+    assert record.download_s == free.download_s
+    assert record.finished_s == pytest.approx(free.finished_s + 3.0)
+    (record,) = run([make_device(0, availability=away(free.finished_s, 5.0))], rounds=1).clients
+    assert record.outcome == "aggregated"
+
+
+@pytest.mark.parametrize("start_s", [0.0, 1e3, 1e6, 1e9])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7])
+def test_going_offline_is_never_taken_for_a_lost_link(start_s, share):
+    # With sums that round: a clock that falls an ulp short of the cut still finds the device there.
+    free = free_run()
+    gone_s = start_s + 0.1 + share * free.download_s
+    period_s = 1e10
+    trace = AvailabilityTrace.of([(start_s + 0.1, gone_s), (gone_s + 3.3, period_s)], period_s)
+    log = run(
+        [make_device(0, availability=trace)],
+        rounds=1, when_offline="resume", faults=faults(1, cut_transfers="drop"),
+    )  # fmt: skip
+    (record,) = log.clients
+    assert record.outcome == "aggregated"
+    assert not log.named("link_lost")
+    assert record.lost_bytes == 0
+
+
+def test_resumed_transfer_carries_its_bytes_once_however_often_it_is_cut():
+    (free,) = run([make_device(0)], rounds=1).clients
+    step_s = free.download_s / 7.3
+    loss = [{"device": 0, "at_s": 0.7 * step_s + 2 * k * step_s, "down_s": step_s / 3}
+            for k in range(6)]  # fmt: skip
+    log = run([make_device(0)], rounds=1, faults=faults(1, link_loss={"schedule": loss}))
+    (record,) = log.clients
+    assert len(log.named("link_lost")) >= 3
+    assert record.download_bytes == free.download_bytes
+    assert record.lost_bytes == 0
+
+
+def test_deadline_counts_from_when_somebody_could_be_asked():
+    trace = AvailabilityTrace.of([(500.0, 1e6)], 1e6)
+    pacing = Synchronous(cohort=1, deadline_s=60.0)
+    log = run([make_device(0, availability=trace)], rounds=1, pacing=pacing)
+    (record,) = log.clients
+    assert record.outcome == "aggregated"
+    assert log.rounds[-1].opened_s == record.started_s == 500.0
+
+
+def test_device_dropped_for_memory_stays_away_with_its_battery():
+    battery = BatterySpec(1e6, 1.0, 0.0, 0.0, 0.5, AvailabilityTrace.of([], math.inf))
+    short = make_device(0, battery=battery, free_memory=StepTrace.constant(1e-6))
+    log = run([short, make_device(1)], rounds=3, when_out_of_memory="drop")
+    assert [r.device_id for r in log.clients if r.outcome == "oom"] == [0]
+
+
+def test_conditions_that_never_hold_together_are_found_out():
+    first_half = AvailabilityTrace.of([(0.0, 30.0)], 60.0)
+    second = StepTrace(np.array([0.0, 30.0]), np.array([0.0, 1.0]), 60.0)
+    device = make_device(0, availability=first_half, battery=BatteryReplay(second, 0.2))
+    with pytest.raises(StalledError, match="no device is there at 0 s, and none will come"):
+        run([device], rounds=1)
+
+
+def test_battery_drains_at_the_radio_while_a_transfer_waits_for_its_link():
+    free = free_run()
+    at_s = free.download_s + free.train_s  # the link is lost as training ends
+    loss = {"schedule": [{"device": 0, "at_s": at_s, "down_s": 10.0}]}
+    spent_j = 2.0 * free.download_s + 10.0 * free.train_s + 2.0 * 10.0 + 2.0 * free.upload_s
+    never = AvailabilityTrace.of([], math.inf)
+    for joules, outcome in ((1.001 * spent_j, "aggregated"), (0.999 * spent_j, "offline")):
+        battery = BatterySpec(joules, 1.0, 0.0, 0.0, 0.5, never)
+        fleet = [make_device(0, battery=battery)]
+        (record,) = run(fleet, rounds=1, faults=faults(1, link_loss=loss)).clients
+        assert record.outcome == outcome
+    assert record.upload_s == pytest.approx(free.upload_s + 10.0, rel=0.01)
+
+
+def test_idle_device_drains_its_battery_whether_or_not_it_is_asked():
+    never = AvailabilityTrace.of([], math.inf)
+    battery = BatterySpec(5.0, 1.0, 0.0, 0.0, 0.5, never)  # five seconds at 1 W
+    late = AvailabilityTrace.of([(4.0, 1e6)], 1e6)
+    (first,) = run([make_device(0, battery=battery, availability=late)], rounds=1).clients
+    assert first.battery_share < 0.2
+    later = AvailabilityTrace.of([(6.0, 1e6)], 1e6)
+    with pytest.raises(StalledError):
+        run([make_device(0, battery=battery, availability=later)], rounds=1)
+
+
+def test_server_down_over_the_deadline_closes_the_round_as_it_is_up_again():
+    fast, slow = make_device(0), make_device(1, rate_bytes_per_s=2e4)
+    first, second = run([fast, slow], rounds=1).clients
+    down_s = (first.finished_s + second.finished_s) / 2
+    given = faults(2, server_restarts=[{"at_s": down_s, "down_s": 10.0}])
+    pacing = Synchronous(cohort=2, deadline_s=second.finished_s + 1.0)
+    log = run([fast, slow], rounds=1, faults=given, pacing=pacing)
+    assert {r.device_id: r.outcome for r in log.clients} == {0: "aggregated", 1: "late"}
+    assert log.rounds[-1].closed_s == pytest.approx(down_s + 10.0)
+
+
+def test_plan_that_is_shrunk_under_async_pacing_starts_from_the_newest_model():
+    full = run([make_device(0)], rounds=1, strategy=FedLoRA(rank=2, depth="common")).clients[0]
+    share = 0.999 * full.peak_memory_bytes / 10**9
+    slow = make_device(0, rate_bytes_per_s=2e4, free_memory=StepTrace.constant(share))
+    log = run(
+        [slow, make_device(1)], rounds=8, strategy=FedLoRA(rank=2, depth="common"),
+        pacing=FedBuff(concurrency=2, size=1), when_out_of_memory="shrink",
+    )  # fmt: skip
+    (shrunk,) = log.named("shrunk")[:1]
+    record = next(r for r in log.clients if r.device_id == 0 and r.outcome == "aggregated")
+    newer = [e for e in log.named("aggregated") if shrunk.at_s < e.at_s <= record.finished_s]
+    # The last of them is its own.
+    assert record.staleness == len(newer) - 1
+
+
+def test_joining_leaving_and_restarts_each_leave_a_record():
+    given = faults(
+        3,
+        join={"schedule": [{"device": 0, "at_s": 0.3}]},
+        leave={"schedule": [{"device": 1, "at_s": 0.4}]},
+        server_restarts=[{"at_s": 0.1, "down_s": 0.1}],
+    )
+    log = run([make_device(k) for k in range(3)], rounds=6, faults=given)
+    found = {(e.name, e.device): e.at_s for e in log.events}
+    assert found["joined", 0] == 0.3
+    assert found["left", 1] == 0.4
+    assert found["server_restarted", None] == pytest.approx(0.2)
