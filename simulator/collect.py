@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.lora import rebase
+from algorithms.lora import WeightsError, rebase
 from algorithms.strategy import ServerState
 from devices import wire
 from devices.plan import Broadcast, ClientUpdate
 from devices.trainer import TrainingJob
 from simulator.client import Assignment
 from simulator.federation import Federation
+from simulator.invariants import InvariantError, check_adapter
 
 
 def collect(
@@ -47,6 +48,28 @@ def collect(
         )
         updates.append(_brought_up_to_date(federation, state, update, work))
     return updates
+
+
+def merge(
+    federation: Federation, state: ServerState[Any], updates: Sequence[ClientUpdate], *, where: str
+) -> ServerState[Any]:
+    """The state after the strategy has aggregated; the same where there is nothing to aggregate.
+
+    Raises InvariantError where the weights are those of no average, or the result is not finite.
+    """
+    if not updates:
+        return state
+    try:
+        after = federation.strategy.aggregate(state, updates)
+    except WeightsError as error:
+        raise InvariantError(f"{error}; {where}") from None
+    if after.version != state.version + 1:
+        raise InvariantError(
+            f"an aggregation must make one new version of version {state.version}, "
+            f"got {after.version}; {where}"
+        )
+    check_adapter(after.adapter, where)
+    return after
 
 
 def _brought_up_to_date(

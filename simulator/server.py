@@ -18,8 +18,9 @@ from simulator.client import (
     Surroundings,
     run_client,
 )
-from simulator.collect import collect
+from simulator.collect import collect, merge
 from simulator.federation import Federation
+from simulator.invariants import CheckedLog, InvariantError
 from simulator.participation import Participation
 from simulator.presence import Presence
 from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
@@ -163,8 +164,12 @@ class Server:
             self.state, fed.view, cohort, stream(fed.seed, "strategy", self._handouts)
         )
         by_device = {plan.device_id: plan for plan in plans}
-        assert len(by_device) == len(plans), "a device got two plans"
-        assert set(by_device) <= set(cohort), "a plan is for a device outside the cohort"
+        if len(by_device) != len(plans) or not set(by_device) <= set(cohort):
+            raise InvariantError(
+                f"a strategy must make at most one plan for each device of the cohort "
+                f"{list(cohort)}, got {[plan.device_id for plan in plans]}; {event} in round "
+                f"{self._round}"
+            )
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self._event(event, {"cohort": list(cohort), "version": self.state.version})
@@ -243,10 +248,8 @@ class Server:
             yield from self._cut_late()
         updates = collect(self._fed, self.state, self._arrived)
         self._participation.closed(updates)
-        if updates:
-            before = self.state.version
-            self.state = self._fed.strategy.aggregate(self.state, updates)
-            assert self.state.version == before + 1, "an aggregation makes one new version"
+        where = f"aggregation at {self._env.now!r} s in round {self._round}"
+        self.state = merge(self._fed, self.state, updates, where=where)
         devices = [update.plan.device_id for update in updates]
         self._event("aggregated", {"version": self.state.version, "devices": devices})
         evaluation = self._evaluate()
@@ -315,10 +318,15 @@ class Server:
 
 
 def simulate(federation: Federation, log: RunLog) -> Server:
-    """Run one federation to its end, and return the server as it stands then."""
+    """Run one federation to its end, and return the server as it stands then.
+
+    Raises StalledError where it cannot go on, and InvariantError where it contradicts itself.
+    """
     env = simpy.Environment()
-    server = Server(env, federation, log)
+    checked = CheckedLog(log)
+    server = Server(env, federation, checked)
     env.process(server.note_restarts())
     # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
     env.run(until=env.process(server.serve()))
+    checked.finish()
     return server
