@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from algorithms.robust import Robustness
 from devices.partition import expected_accuracies
 from devices.plan import Adapter
 from devices.trainer import ChunkedTrainer, NullTrainer, Trainer
@@ -83,6 +84,7 @@ def _torch_trainer(config: RunConfig, world: World) -> Callable[[], ChunkedTrain
         compute=settings.compute,
         attention=settings.attention,
         eval_examples=config.evaluation.examples,
+        max_loss=settings.max_loss,
     )
     return partial(TorchTrainer, training, world.data)
 
@@ -209,7 +211,7 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
 
 
 def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation:
-    stop = config.stop
+    stop, aggregation = config.stop, config.aggregation
     return Federation(
         seed=config.seed,
         fleet=world.fleet,
@@ -223,6 +225,12 @@ def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation
         faults=world.faults,
         when_offline=config.fleet.when_offline,
         when_out_of_memory=config.fleet.when_out_of_memory,
+        when_diverged="stop" if config.training == "none" else config.training.when_diverged,
+        robustness=Robustness(
+            aggregation.max_norm or math.inf,
+            aggregation.clip_norm or math.inf,
+            aggregation.trim_share,
+        ),
     )
 
 

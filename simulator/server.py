@@ -246,7 +246,9 @@ class Server:
     def _close_round(self) -> Generator[simpy.Event, Any, None]:
         if self._fed.pacing.drops_late:
             yield from self._cut_late()
-        updates = collect(self._fed, self.state, self._arrived)
+        updates, refused = collect(self._fed, self.state, self._arrived)
+        for device_id, reason in refused:
+            self._event("rejected", {"reason": reason}, device_id)
         self._participation.closed(updates)
         where = f"aggregation at {self._env.now!r} s in round {self._round}"
         self.state = merge(self._fed, self.state, updates, where=where)
