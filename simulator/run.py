@@ -191,11 +191,15 @@ def run(
             _close(logs, "interrupted" if interrupted else "failed", {"error": repr(error)})
         report.finish(f"{config.label}: stopped; what is done is kept in {folder}")
         raise
-    _close(logs, "done", outcome)
-    report.finish(
-        f"{config.label}: done in {duration(outcome['wall_s'])}, "
-        f"simulated {duration(outcome['simulated_s'])} ({folder})"
-    )
+    said = f"{config.label}: its tables cannot be written"
+    try:
+        _close(logs, "done", outcome)
+        said = (
+            f"{config.label}: done in {duration(outcome['wall_s'])}, "
+            f"simulated {duration(outcome['simulated_s'])} ({folder})"
+        )
+    finally:
+        report.finish(said)
     return folder
 
 

@@ -72,6 +72,7 @@ class RunFolder:
             self._write_manifest("running")
             self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")
         except OSError as error:
+            _clean_up(path)
             os.close(self._lock)
             raise self._unwritable(error) from None
         except RunFolderError:
@@ -253,7 +254,8 @@ def _clean_up(path: Path) -> None:
     for partial in path.glob("*.partial"):
         partial.unlink(missing_ok=True)
     events = path / "events.jsonl"
-    os.truncate(events, events.read_bytes().rfind(b"\n") + 1)
+    if events.exists():
+        os.truncate(events, events.read_bytes().rfind(b"\n") + 1)
 
 
 def _finite(value: Any) -> Any:

@@ -37,19 +37,34 @@ def limited(size_bytes: int, *arguments: str | Path, cwd: Path) -> subprocess.Co
     )
 
 
-@pytest.mark.parametrize("size_bytes", [2_000, 6_000, 9_000])
-def test_a_run_that_cannot_write_says_so_and_goes_on_later(size_bytes: int, tmp_path: Path) -> None:
-    """Of 2 kB the first events do not find room; of 6 kB the last; of 9 kB the tables."""
-    file = write(tmp_path, {**ONE, "stop": {"rounds": 12}})
+@pytest.mark.parametrize(
+    ("rounds", "size_bytes", "cut"),
+    [
+        (12, 1_000, "config.yaml"),
+        (12, 3_000, "events.jsonl"),
+        (12, 17_500, "events.jsonl"),
+        (2, 10_000, "clients.parquet"),
+    ],
+)
+def test_a_run_that_cannot_write_says_so_and_goes_on_later(
+    rounds: int, size_bytes: int, cut: str, tmp_path: Path
+) -> None:
+    """``cut`` is the first file that does not find room."""
+    file = write(tmp_path, {**ONE, "stop": {"rounds": rounds}})
     whole = fedclock("run", file, "--output", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
-    cut = limited(size_bytes, "run", file, "--output", "cut", cwd=tmp_path)
-    assert cut.returncode == 2, cut.stdout
-    assert "error: a run folder must be writable, got" in cut.stderr
-    assert "File too large; once it is, the same command goes on from here" in cut.stderr
-    assert "Traceback" not in cut.stderr
+    sizes = {
+        f.name: f.stat().st_size for f in next((tmp_path / "whole" / "small").iterdir()).iterdir()
+    }
+    assert sizes[cut] > size_bytes
+    stopped = limited(size_bytes, "run", file, "--output", "cut", cwd=tmp_path)
+    assert stopped.returncode == 2, stopped.stdout
+    assert "error: a run folder must be writable, got" in stopped.stderr
+    assert "File too large" in stopped.stderr
+    assert "once it is, the same command goes on from here" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
     (folder,) = (tmp_path / "cut" / "small").iterdir()
-    assert read_manifest(folder)["status"] != "done"
+    assert read_manifest(folder).get("status") != "done"
     assert not list(folder.glob("*.partial"))
     events = folder / "events.jsonl"
     if events.exists():
@@ -90,7 +105,6 @@ def test_a_folder_that_could_not_be_begun_is_not_locked(
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
         with pytest.raises(RunFolderError, match="No space"):
             RunFolder(tmp_path / "run", CONFIG, {})
-    (tmp_path / "run" / "config.yaml.partial").unlink(missing_ok=True)
     RunFolder(tmp_path / "run", CONFIG, {}).close("done", {})
 
 
