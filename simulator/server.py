@@ -202,7 +202,11 @@ class Server:
         fed, device_id = self._fed, work.plan.device_id
         rng = stream(fed.seed, "shrink", self._handouts, device_id, work.record.num_shrinks)
         view = fed.view.with_free_memory(device_id, free_bytes)
-        for plan in fed.strategy.plan(self.state, view, (device_id,), rng):
+        try:
+            plans = fed.strategy.plan(self.state, view, (device_id,), rng)
+        except ValueError:  # it cannot plan at all for so little memory
+            return None
+        for plan in plans:
             cost = fed.view.cost(plan)
             if cost.memory.total <= free_bytes:
                 work.record.replan(plan, cost)
