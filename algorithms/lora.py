@@ -10,6 +10,12 @@ import numpy as np
 from devices.plan import Adapter, BoolArray, Broadcast, ClientUpdate, Factors, Float32Array
 from traces.bandwidth import FloatArray
 
+WEIGHT_TOLERANCE = 1e-9  # sums of a cohort of doubles
+
+
+class WeightsError(ArithmeticError):
+    """Weights that are those of no average."""
+
 
 def in_device_order(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
     """Sorted, so that arrival order cannot reach a sum."""
@@ -25,7 +31,7 @@ def example_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
     """(K,): each update's share of the examples."""
     counts = example_counts(updates)
     shares: FloatArray = counts / counts.sum()
-    return shares
+    return _checked(shares, least=1.0)
 
 
 def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
@@ -37,6 +43,23 @@ def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
     counts = sent * example_counts(updates)[:, None, None, None]
     total = counts.sum(axis=0)
     weights: FloatArray = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+    return _checked(weights, least=np.where(total > 0, 1.0, 0.0))
+
+
+def _checked(weights: FloatArray, *, least: float | FloatArray) -> FloatArray:
+    """The weights (K, ...), if none is negative and their sums over K are in [least, 1].
+
+    Raises WeightsError otherwise.
+    """
+    sums = weights.sum(axis=0)
+    is_average = (weights.min() >= 0) and np.all(
+        (sums >= least - WEIGHT_TOLERANCE) & (sums <= 1 + WEIGHT_TOLERANCE)
+    )
+    if not is_average:
+        raise WeightsError(
+            f"the weights of an average must be at least 0 and sum to 1, or to less where what "
+            f"nobody sent counts as zero, got sums from {sums.min():g} to {sums.max():g}"
+        )
     return weights
 
 
@@ -58,7 +81,9 @@ def mean_adapter(
 
     ``term_weights`` is (K, L, M, R). A term whose weights are all zero keeps its current value.
     Updates are taken in order of device, so arrival order cannot reach the sum.
+    Raises WeightsError where weights are negative, or more than one in sum.
     """
+    term_weights = _checked(term_weights, least=0.0)
     order = sorted(range(len(updates)), key=lambda k: updates[k].plan.device_id)
     updates, term_weights = [updates[k] for k in order], term_weights[order]
     touched: BoolArray = np.any(term_weights > 0, axis=0)

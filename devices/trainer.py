@@ -35,6 +35,7 @@ class TrainingResult(NamedTuple):
     adapter: Adapter
     train_loss: float  # mean over the steps
     squared_loss: float = math.nan  # mean of the squared losses of the examples; NaN: not measured
+    diverged: str = ""  # how training went to infinity, where it did
 
 
 class Evaluation(NamedTuple):

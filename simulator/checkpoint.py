@@ -103,6 +103,8 @@ def _to_tensors(result: TrainingResult) -> Tensors:
         tensors[f"{key.block}/{key.module}/a"] = factors.a
         tensors[f"{key.block}/{key.module}/b"] = factors.b
     tensors.update({f"head/{name}": values for name, values in result.adapter.head.items()})
+    if result.diverged:  # as characters, since a file of tensors holds nothing else
+        tensors["diverged"] = np.array([ord(letter) for letter in result.diverged], np.float64)
     return tensors | {"losses": np.array([result.train_loss, result.squared_loss])}
 
 
@@ -118,4 +120,6 @@ def _to_result(tensors: Tensors, like: Adapter) -> TrainingResult:
     }
     head = {name: array(f"head/{name}") for name in like.head}
     adapter = replace(like, factors=factors, head=head)
-    return TrainingResult(adapter, *tensors["losses"].tolist())
+    diverged = "".join(chr(int(code)) for code in tensors.get("diverged", np.zeros(0)))
+    train_loss, squared_loss = tensors["losses"].tolist()
+    return TrainingResult(adapter, train_loss, squared_loss, diverged)

@@ -16,6 +16,7 @@ from devices.trainer import TrainingError
 from simulator.config import RunConfig
 from simulator.executor import available_cores
 from simulator.experiment import ConfigError, load_experiment, name_strategies
+from simulator.invariants import InvariantError
 from simulator.listing import TOPICS, show
 from simulator.progress import reporter
 from simulator.recording import record
@@ -192,3 +193,11 @@ def main() -> None:
     except (UserError, TrainingError) as error:
         complain(error)
         sys.exit(2)
+    except InvariantError as error:
+        complain(error)
+        print(
+            "This is a mistake in FedClock or in a scheduler of your own; the run folder keeps the "
+            "events up to it.",
+            file=sys.stderr,
+        )
+        sys.exit(1)

@@ -105,6 +105,11 @@ def fault_schedules(faults: Faults, until_s: float) -> dict[str, Any]:
         "join": {"schedule": _moments(faults.join_s, lambda at_s: at_s > 0)},
         "leave": {"schedule": _moments(faults.leave_s, math.isfinite)},
         "server_restarts": [one.model_dump() for one in config.server_restarts],
+        "byzantine": {
+            "kind": config.byzantine.kind,
+            "strength": config.byzantine.strength,
+            "schedule": _moments(faults.byzantine_s, math.isfinite),
+        },
     }
 
 

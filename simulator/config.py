@@ -74,6 +74,8 @@ class Training(Section):
     dtype: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor has it
     compute: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["eager", "sdpa"] = "eager"
+    max_loss: Positive = 10_000.0  # a step with a larger loss has diverged, as one without a number
+    when_diverged: Literal["stop", "drop"] = "stop"  # the run, or this update alone
 
 
 TrainingOrNone = Annotated[
@@ -88,6 +90,17 @@ class CostModelConfig(Section):
 
     compute_bits: Literal[32, 16] = 32
     attention: Literal["eager", "sdpa"] = "eager"
+
+
+class Aggregation(Section):
+    """What the server does with updates before the strategy aggregates; see algorithms/robust.py.
+
+    ``trim_share`` of the values of a coordinate are not believed at either end.
+    """
+
+    max_norm: Positive | None = None  # L2; an update that changes more is refused
+    clip_norm: Positive | None = None  # L2; an update that changes more is scaled down to it
+    trim_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
 
 
 class EvaluationConfig(Section):
@@ -120,6 +133,7 @@ class RunConfig(Section):
     cost: CostModelConfig = CostModelConfig()
     selection: Annotated[Selection, OneOf(SELECTIONS)] = Uniform()
     pacing: Annotated[Pacing, OneOf(PACINGS)]
+    aggregation: Aggregation = Aggregation()
     evaluation: EvaluationConfig = EvaluationConfig()
     stop: StopConfig
     strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]

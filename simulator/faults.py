@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from devices.plan import BoolArray, DeviceId
-from simulator.fleet_config import Failures, FaultsConfig, Moment, Scheduled
+from simulator.fleet_config import Byzantine, Failures, FaultsConfig, Moment, Scheduled
 from simulator.problems import Problems
 from simulator.seeds import stream
 from traces.steps import FloatArray
@@ -97,6 +97,7 @@ class Faults:
     seed: int
     join_s: FloatArray  # (n,); 0: there from the beginning
     leave_s: FloatArray  # (n,); inf: never
+    byzantine_s: FloatArray  # (n,); from when on its updates are an attack; inf: never
     server: Outages
     _crashes: dict[DeviceId, Outages] = field(default_factory=dict)
     _link_losses: dict[DeviceId, Outages] = field(default_factory=dict)
@@ -113,6 +114,10 @@ class Faults:
         found = np.full(len(self.join_s), crash.per_hour > 0)
         found[[one.device for one in crash.schedule]] = True
         return found
+
+    def attack(self, device_id: DeviceId, at_s: float) -> Byzantine | None:
+        """What the device does to the update of a plan that it was given at ``at_s``."""
+        return self.config.byzantine if self.byzantine_s[device_id] <= at_s else None
 
     def crashes(self, device_id: DeviceId) -> Outages:
         """When the device is down after a crash."""
@@ -151,6 +156,7 @@ def draw_faults(config: FaultsConfig, num_devices: int, *, seed: int, problems: 
         "link_loss.schedule": config.link_loss.schedule,
         "join.schedule": config.join.schedule,
         "leave.schedule": config.leave.schedule,
+        "byzantine.schedule": config.byzantine.schedule,
     }
     for name, entries in scheduled.items():
         for k, entry in enumerate(entries):
@@ -168,8 +174,11 @@ def draw_faults(config: FaultsConfig, num_devices: int, *, seed: int, problems: 
         leave_s = gaps * HOUR_S / config.leave.per_hour
     _set(join_s, config.join.schedule)
     _set(leave_s, config.leave.schedule)
+    attacks = stream(seed, "byzantine").random(num_devices) < config.byzantine.share
+    byzantine_s = np.where(attacks, 0.0, np.inf)
+    _set(byzantine_s, config.byzantine.schedule)
     server = Outages([(restart.at_s, restart.down_s) for restart in config.server_restarts])
-    return Faults(config, seed, join_s, leave_s, server)
+    return Faults(config, seed, join_s, leave_s, byzantine_s, server)
 
 
 def _set(at_s: FloatArray, schedule: Iterable[Moment]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from algorithms.pacing import Pacing
+from algorithms.robust import AS_SENT, Robustness
 from algorithms.selection import Selection
 from algorithms.strategy import Strategy
 from devices.fleet import Device
@@ -15,6 +16,8 @@ from devices.trainer import Trainer
 from simulator.client import WhenOffline, WhenOutOfMemory
 from simulator.faults import Faults
 from simulator.fleet_view import ServerView
+
+WhenDiverged = Literal["stop", "drop"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,5 @@ class Federation:
     faults: Faults
     when_offline: WhenOffline = "abort"
     when_out_of_memory: WhenOutOfMemory = "skip"
+    when_diverged: WhenDiverged = "stop"
+    robustness: Robustness = AS_SENT

@@ -243,6 +243,19 @@ class Leaving(Section):
     schedule: tuple[Moment, ...] = ()
 
 
+class Byzantine(Section):
+    """Devices whose updates are not what they trained: a share of the fleet, or by name from an
+    instant on. ``nan`` and ``wrong_shape`` are what the message holds; ``huge_norm`` and
+    ``sign_flip`` are the update times ``strength`` and -``strength``; ``noise`` is normal, of
+    ``strength`` times the update's own root mean square.
+    """
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    schedule: tuple[Moment, ...] = ()
+    kind: Literal["nan", "wrong_shape", "huge_norm", "sign_flip", "noise"] = "sign_flip"
+    strength: Annotated[float, Field(gt=0, le=1_000_000)] = 10.0
+
+
 class Restart(Section):
     """The server is down for a while; what it has received it keeps."""
 
@@ -263,3 +276,4 @@ class FaultsConfig(Section):
     join: Joining = Joining()
     leave: Leaving = Leaving()
     server_restarts: tuple[Restart, ...] = ()
+    byzantine: Byzantine = Byzantine()

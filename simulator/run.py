@@ -6,11 +6,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from algorithms.robust import Robustness
 from devices.partition import expected_accuracies
 from devices.plan import Adapter
 from devices.trainer import ChunkedTrainer, NullTrainer, Trainer
@@ -24,7 +26,14 @@ from simulator.progress import Reporter, Tee
 from simulator.provenance import provenance, versions
 from simulator.records import DeviceRecord
 from simulator.server import Server, simulate
-from simulator.store import RunFolder, Status, check_same_config, is_finished
+from simulator.store import (
+    FinishedMeanwhileError,
+    RunFolder,
+    RunFolderError,
+    Status,
+    check_same_config,
+    is_finished,
+)
 from simulator.tally import duration
 from simulator.world import World, build_world, make_view, rehearse
 from simulator.writers import RunFacts, RunWriter, WriterSpec, open_writers
@@ -83,6 +92,7 @@ def _torch_trainer(config: RunConfig, world: World) -> Callable[[], ChunkedTrain
         compute=settings.compute,
         attention=settings.attention,
         eval_examples=config.evaluation.examples,
+        max_loss=settings.max_loss,
     )
     return partial(TorchTrainer, training, world.data)
 
@@ -155,7 +165,12 @@ def run(
     trainer = trainers.get(config, world)
     manifest = _manifest(config, world)
     began = time.perf_counter()
-    store = _open_folder(prepared, manifest)
+    try:
+        store = _open_folder(prepared, manifest)
+    except FinishedMeanwhileError as finished:
+        is_finished(folder, _inputs(world))  # of these inputs, or raises
+        report.step(f"{config.label}: {finished}, kept")
+        return folder
     if config.training != "none":
         trainer = CheckpointedTrainer(trainer, store.checkpoint, training_context(config, world))
     logs: list[RunWriter] = [store]
@@ -165,20 +180,26 @@ def run(
         server = simulate(_federation(config, world, trainer), Tee([*logs, report]))
         outcome = _outcome(server, time.perf_counter() - began)
         if config.training != "none":
-            _export(server.state.adapter, config, folder)
+            with store.writing():
+                _export(server.state.adapter, config, folder)
         if server.by_class:
             shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
             store.accuracies(expected_accuracies(shards, world.data.train_labels, server.by_class))
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        _close(logs, "interrupted" if interrupted else "failed", {"error": repr(error)})
+        with suppress(RunFolderError):  # a full disk is what stopped it, and has been said
+            _close(logs, "interrupted" if interrupted else "failed", {"error": repr(error)})
         report.finish(f"{config.label}: stopped; what is done is kept in {folder}")
         raise
-    _close(logs, "done", outcome)
-    report.finish(
-        f"{config.label}: done in {duration(outcome['wall_s'])}, "
-        f"simulated {duration(outcome['simulated_s'])} ({folder})"
-    )
+    said = f"{config.label}: its tables cannot be written"
+    try:
+        _close(logs, "done", outcome)
+        said = (
+            f"{config.label}: done in {duration(outcome['wall_s'])}, "
+            f"simulated {duration(outcome['simulated_s'])} ({folder})"
+        )
+    finally:
+        report.finish(said)
     return folder
 
 
@@ -188,7 +209,8 @@ def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
     store = RunFolder(folder, config.resolved(), manifest)
     store.fleet([DeviceRecord.of(device) for device in prepared.world.fleet])
     if source := source_of(config.strategy):  # config.yaml names it by its place beside it
-        (folder / source.path.name).write_bytes(source.text)
+        with store.writing():
+            (folder / source.path.name).write_bytes(source.text)
     return store
 
 
@@ -209,7 +231,7 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
 
 
 def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation:
-    stop = config.stop
+    stop, aggregation = config.stop, config.aggregation
     return Federation(
         seed=config.seed,
         fleet=world.fleet,
@@ -223,6 +245,12 @@ def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation
         faults=world.faults,
         when_offline=config.fleet.when_offline,
         when_out_of_memory=config.fleet.when_out_of_memory,
+        when_diverged="stop" if config.training == "none" else config.training.when_diverged,
+        robustness=Robustness(
+            aggregation.max_norm or math.inf,
+            aggregation.clip_norm or math.inf,
+            aggregation.trim_share,
+        ),
     )
 
 

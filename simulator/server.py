@@ -16,8 +16,9 @@ from devices.trainer import Evaluation
 from simulator.assignment import Assignment
 from simulator.client import Surroundings, run_client
 from simulator.clock import StalledError, check_progress, note_faults, sleep_until
-from simulator.collect import collect
+from simulator.collect import collect, merge
 from simulator.federation import Federation
+from simulator.invariants import CheckedLog, InvariantError
 from simulator.participation import Participation
 from simulator.presence import Presence
 from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
@@ -143,8 +144,12 @@ class Server:
             self.state, fed.view, cohort, stream(fed.seed, "strategy", self._handouts)
         )
         by_device = {plan.device_id: plan for plan in plans}
-        assert len(by_device) == len(plans), "a device got two plans"
-        assert set(by_device) <= set(cohort), "a plan is for a device outside the cohort"
+        if len(by_device) != len(plans) or not set(by_device) <= set(cohort):
+            raise InvariantError(
+                f"a strategy must make at most one plan for each device of the cohort "
+                f"{list(cohort)}, got {[plan.device_id for plan in plans]}; {event} in round "
+                f"{self._round}"
+            )
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
@@ -177,7 +182,11 @@ class Server:
         fed, device_id = self._fed, work.plan.device_id
         rng = stream(fed.seed, "shrink", self._handouts, device_id, work.record.num_shrinks)
         view = fed.view.with_free_memory(device_id, free_bytes)
-        for plan in fed.strategy.plan(self.state, view, (device_id,), rng):
+        try:
+            plans = fed.strategy.plan(self.state, view, (device_id,), rng)
+        except ValueError:  # it cannot plan at all for so little memory
+            return None
+        for plan in plans:
             cost = fed.view.cost(plan)
             if cost.memory.total <= free_bytes:
                 work.record.replan(plan, cost)
@@ -219,12 +228,12 @@ class Server:
     def _close_round(self) -> Generator[simpy.Event, Any, None]:
         if self._fed.pacing.drops_late:
             yield from self._cut_late()
-        updates = collect(self._fed, self.state, self._arrived)
+        updates, refused = collect(self._fed, self.state, self._arrived)
+        for device_id, reason in refused:
+            self.note("rejected", {"reason": reason}, device_id)
         self._participation.closed(updates)
-        if updates:
-            before = self.state.version
-            self.state = self._fed.strategy.aggregate(self.state, updates)
-            assert self.state.version == before + 1, "an aggregation makes one new version"
+        where = f"aggregation at {self._env.now!r} s in round {self._round}"
+        self.state = merge(self._fed, self.state, updates, where=where)
         devices = [update.plan.device_id for update in updates]
         self.note("aggregated", {"version": self.state.version, "devices": devices})
         evaluation = self._evaluate()
@@ -283,10 +292,15 @@ class Server:
 
 
 def simulate(federation: Federation, log: RunLog) -> Server:
-    """Run one federation to its end, and return the server as it stands then."""
+    """Run one federation to its end, and return the server as it stands then.
+
+    Raises StalledError where it cannot go on, and InvariantError where it contradicts itself.
+    """
     env = simpy.Environment()
-    server = Server(env, federation, log)
+    checked = CheckedLog(log)
+    server = Server(env, federation, checked)
     env.process(note_faults(env, federation.faults, server.note))
     # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
     env.run(until=env.process(server.serve()))
+    checked.finish()
     return server

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
@@ -15,6 +16,7 @@ from typing import Any, Literal, Protocol, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from safetensors import SafetensorError
 
 from simulator.records import ClientRecord, DeviceRecord, Event, RoundRecord
 
@@ -40,13 +42,18 @@ class RunFolderError(UserError):
     """A folder that cannot take this run."""
 
 
+class FinishedMeanwhileError(RunFolderError):
+    """A folder whose run another process has finished."""
+
+
 class RunFolder:
     """Writes one run. Events go out line by line, tables and manifest at the end."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         """Make the folder, or begin anew in one of the same config.
 
-        Raises RunFolderError where it holds another config or cannot be written.
+        Raises RunFolderError where it holds another config or cannot be written, and
+        FinishedMeanwhileError where its run is done: whoever looked before did so without the lock.
         """
         self.path = path
         self._manifest = dict(manifest)
@@ -56,11 +63,21 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            if read_manifest(path).get("status") == "done":
+                raise FinishedMeanwhileError(f"the run in {path} was finished by another process")
             write_atomically(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
             self._write_manifest("running")
             self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")
         except OSError as error:
-            raise RunFolderError(f"a run folder must be writable, got {path}: {error}") from None
+            _clean_up(path)
+            os.close(self._lock)
+            raise self._unwritable(error) from None
+        except RunFolderError:
+            os.close(self._lock)
+            raise
 
     @property
     def checkpoint(self) -> Path:
@@ -71,27 +88,46 @@ class RunFolder:
         line = {"at_s": event.at_s, "event": event.name, "round": event.round}
         line["device"] = event.device
         line.update({key: _finite(value) for key, value in event.details.items()})
-        self._events.write(json.dumps(line, allow_nan=False) + "\n")
+        try:
+            self._events.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def client(self, record: ClientRecord) -> None:
         self._clients.append(record)
 
     def round(self, record: RoundRecord) -> None:
         self._rounds.append(record)
-        self._events.flush()
+        with self.writing():
+            self._events.flush()
 
     def fleet(self, devices: Sequence[DeviceRecord]) -> None:
         """Write who the devices are."""
-        _write_table(self.path / "devices.parquet", DeviceRecord, devices)
+        with self.writing():
+            _write_table(self.path / "devices.parquet", DeviceRecord, devices)
 
     def accuracies(self, expected: Sequence[float]) -> None:
         """Add to each device what accuracy its mix of classes lets expect of the final model."""
         file = self.path / "devices.parquet"
         column = pa.array(expected, pa.float64())
-        _replace_table(file, pq.read_table(file).append_column("expected_accuracy", column))
+        with self.writing():
+            _replace_table(file, pq.read_table(file).append_column("expected_accuracy", column))
 
     def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
-        """Write the tables, then the manifest: its status is the last thing to change."""
+        """Write the tables, then the manifest: its status is the last thing to change.
+
+        Raises RunFolderError where they cannot be written; the run is then not done.
+        """
+        try:
+            with self.writing():
+                self._finish(status, outcome)
+        except RunFolderError:
+            _clean_up(self.path)
+            raise
+        finally:
+            os.close(self._lock)
+
+    def _finish(self, status: Status, outcome: Mapping[str, Any]) -> None:
         self._events.close()
         _write_table(self.path / "rounds.parquet", RoundRecord, self._rounds)
         _write_table(self.path / "clients.parquet", ClientRecord, self._clients)
@@ -99,7 +135,20 @@ class RunFolder:
         self._write_manifest(status)
         if status == "done":
             shutil.rmtree(self.checkpoint, ignore_errors=True)
-        os.close(self._lock)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say in words what it means that a file of the folder cannot be written."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: Exception) -> RunFolderError:
+        return RunFolderError(
+            f"a run folder must be writable, got {self.path}: {error}; once it "
+            f"is, the same command goes on from here"
+        )
 
     def _write_manifest(self, status: Status) -> None:
         manifest = {"format": FORMAT, "status": status, **self._manifest}
@@ -198,6 +247,15 @@ def _replace_table(path: Path, table: pa.Table) -> None:
     partial = path.with_name(path.name + ".partial")
     pq.write_table(table, partial)
     os.replace(partial, path)
+
+
+def _clean_up(path: Path) -> None:
+    """Of what a full disk cut off, keep whole lines and whole files."""
+    for partial in path.glob("*.partial"):
+        partial.unlink(missing_ok=True)
+    events = path / "events.jsonl"
+    if events.exists():
+        os.truncate(events, events.read_bytes().rfind(b"\n") + 1)
 
 
 def _finite(value: Any) -> Any:

@@ -178,6 +178,14 @@ def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...
         plans = strategy.plan(state, view, cohort, rng)
     except ValueError as error:
         raise ConfigError([f"strategy: {error}"], where) from None
+    if config.aggregation.trim_share and any(plan.terms.use == "fresh" for plan in plans):
+        raise ConfigError(
+            [
+                f"aggregation.trim_share must be 0 under {strategy.kind}, whose devices start from "
+                f"factors of their own: no two have a coordinate in common; clip_norm is possible"
+            ],
+            where,
+        )
     planned = {plan.device_id for plan in plans}
     return tuple(device for device in cohort if device not in planned)
 

@@ -18,7 +18,6 @@ from devices.trainer import (
     ChunkScore,
     Evaluation,
     SalienceMetric,
-    TrainingError,
     TrainingJob,
     TrainingResult,
     combine,
@@ -59,11 +58,8 @@ class TrainingConfig:
     compute: HostCompute = "auto"
     attention: Attention = "eager"  # on short texts in bf16, sdpa takes twice as long
     eval_examples: int = 400
+    max_loss: float = 10_000.0  # a larger one counts as diverged
     eval_batch_size: int = 50  # larger ones fall out of the cache
-
-
-class TrainingDivergedError(TrainingError):
-    """A loss or a factor that is no finite number."""
 
 
 class TorchTrainer:
@@ -138,8 +134,10 @@ class TorchTrainer:
         with packing, self._model.only(plan.present):
             losses = [self._step(optimizer, indices, penalties) for indices in batches]
         means, squares = zip(*losses, strict=True)
-        _check_finite(means, parameters, f"device {plan.device_id}")
-        return TrainingResult(loaded.read(), float(np.mean(means)), float(np.mean(squares)))
+        where = f"device {plan.device_id}"
+        diverged = _diverged(means, parameters, max_loss=config.max_loss, where=where)
+        means_of_both = float(np.mean(means)), float(np.mean(squares))
+        return TrainingResult(loaded.read(), *means_of_both, diverged)
 
     def _step(
         self,
@@ -167,16 +165,19 @@ def _check_length(config: TrainingConfig, positions: int) -> None:
         )
 
 
-def _check_finite(losses: Sequence[float], parameters: Sequence[nn.Parameter], where: str) -> None:
-    """Raises TrainingDiverged where training went to infinity."""
-    broken = [step for step, loss in enumerate(losses, start=1) if not np.isfinite(loss)]
+def _diverged(
+    losses: Sequence[float], parameters: Sequence[nn.Parameter], *, max_loss: float, where: str
+) -> str:
+    """How training went to infinity; empty where it did not."""
+    broken = [step for step, loss in enumerate(losses, start=1) if not abs(loss) <= max_loss]
     if broken:
-        raise TrainingDivergedError(
-            f"the loss must stay finite, got {losses[broken[0] - 1]} at step {broken[0]} of "
-            f"{len(losses)} on {where}; lower training.learning_rate"
+        return (
+            f"the loss must stay finite and at most {max_loss:g}, got {losses[broken[0] - 1]:g} "
+            f"at step {broken[0]} of {len(losses)} on {where}; lower training.learning_rate"
         )
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
-        raise TrainingDivergedError(
+        return (
             f"factors must stay finite, got others after step {len(losses)} on {where}; "
             "lower training.learning_rate"
         )
+    return ""

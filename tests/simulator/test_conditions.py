@@ -78,9 +78,11 @@ def test_strategy_is_asked_for_a_smaller_plan_where_memory_runs_out():
     assert len(log.named("shrunk")) == 1
 
 
-def test_strategy_without_a_smaller_plan_gives_the_round_up():
+@pytest.mark.parametrize("depth", ["all", "common"])  # the latter cannot plan for so little at all
+def test_strategy_without_a_smaller_plan_gives_the_round_up(depth):
     fleet = [make_device(0, free_memory=StepTrace.constant(1e-6))]
-    (record,) = run(fleet, rounds=1, when_out_of_memory="shrink").clients
+    strategy = FedLoRA(rank=2, depth=depth)
+    (record,) = run(fleet, rounds=1, when_out_of_memory="shrink", strategy=strategy).clients
     assert (record.outcome, record.num_shrinks) == ("oom", 0)
 
 

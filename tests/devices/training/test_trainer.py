@@ -12,7 +12,7 @@ from devices.plan import TermGrid
 from devices.trainer import ChunkScore, Evaluation, TrainingJob, combine
 from devices.training.data import draw_batches
 from devices.training.evaluation import score_chunk
-from devices.training.trainer import TorchTrainer, TrainingDivergedError
+from devices.training.trainer import TorchTrainer
 from tests.devices.training.tiny_task import (
     make_config,
     make_dataset,
@@ -123,16 +123,24 @@ def test_the_seed_decides_the_batches(tiny: TorchTrainer) -> None:
 
 def test_a_loss_that_is_not_finite_names_device_and_step(dataset: TextDataset) -> None:
     trainer = TorchTrainer(make_config(learning_rate=1e30), dataset)
-    with pytest.raises(TrainingDivergedError, match=r"at step 2 of 4 on device 3; lower"):
-        trainer.train([make_job(trainer)])
+    (result,) = trainer.train([make_job(trainer)])
+    assert "at step 2 of 4 on device 3; lower" in result.diverged
+
+
+def test_a_loss_above_the_bound_names_both(dataset: TextDataset) -> None:
+    trainer = TorchTrainer(make_config(max_loss=1e-3), dataset)
+    (result,) = trainer.train([make_job(trainer)])
+    assert "the loss must stay finite and at most 0.001, got" in result.diverged
+    assert "at step 1 of 4 on device 3" in result.diverged
+    (result,) = TorchTrainer(make_config(), dataset).train([make_job(trainer)])
+    assert result.diverged == ""
 
 
 def test_factors_that_are_not_finite_name_device_and_step(dataset: TextDataset) -> None:
     trainer = TorchTrainer(make_config(learning_rate=1e39), dataset)
-    with pytest.raises(
-        TrainingDivergedError, match=r"factors must stay finite.*step 1 on device 3"
-    ):
-        trainer.train([make_job(trainer, steps=1)])
+    (result,) = trainer.train([make_job(trainer, steps=1)])
+    assert result.diverged.startswith("factors must stay finite")
+    assert "step 1 on device 3" in result.diverged
 
 
 def test_a_job_after_a_failed_one_is_not_affected(dataset: TextDataset) -> None:

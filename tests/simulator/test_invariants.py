@@ -1,0 +1,296 @@
+"""Each rule of a run can be broken, and is then named with the event that broke it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import algorithms.fedlora
+import algorithms.lora
+import simulator.server
+from algorithms.lora import WeightsError, example_weights, mean_adapter
+from algorithms.pacing import FedBuff
+from devices.cost.closed_form import ClosedFormCost
+from devices.plan import Factors
+from simulator.client import _Client, _Progress
+from simulator.invariants import InvariantError
+from simulator.records import ClientRecord, Event
+from simulator.server import Server, simulate
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.simulator.test_command import SMALL, fedclock, write
+from traces.steps import StepTrace
+
+Patch = pytest.MonkeyPatch
+
+
+def run(**given: Any) -> Memory:
+    log = Memory()
+    fleet = [make_device(0), make_device(1, rate_bytes_per_s=5e4)]
+    simulate(make_federation(fleet, trainer=DriftTrainer(), **given), log)
+    return log
+
+
+def after(owner: Any, name: str, change: Callable[..., None]) -> Callable[[Patch], None]:
+    """A mutation: ``change`` is called with what the method was given, once it has ended."""
+    original = getattr(owner, name)
+
+    def mutate(patch: Patch) -> None:
+        def changed(*given: Any, **keys: Any) -> Any:
+            result = original(*given, **keys)
+            change(*given, **keys)
+            return result
+
+        patch.setattr(owner, name, changed)
+
+    return mutate
+
+
+def instead(owner: Any, name: str, changed: Callable[..., Any]) -> Callable[[Patch], None]:
+    """A mutation: the method is another, which is given the original first."""
+    original = getattr(owner, name)
+    return lambda patch: patch.setattr(owner, name, lambda *a, **k: changed(original, *a, **k))
+
+
+def early(original: Any, client: _Client, name: str, *details: Any) -> None:
+    """An event is dated back before the one before it."""
+    record, now_s = client.record, client.env.now
+    client.world.log.event(Event(now_s - 1, name, record.round, record.device_id, *details))
+
+
+def unless(dropped: str) -> Callable[..., None]:
+    def event(original: Any, self: Any, name: str, *details: Any) -> None:
+        if name != dropped:
+            original(self, name, *details)
+
+    return event
+
+
+def one_byte_more(record: ClientRecord, *_: Any) -> None:
+    record.upload_bytes += 1
+
+
+def collect_stale(original: Any, federation: Any, state: Any, arrived: Any) -> Any:
+    updates = original(federation, state, arrived)
+    for work in arrived:
+        work.record.staleness = -1
+    return updates
+
+
+def throw_away(self: Any, work: Any) -> None:
+    if self._arrived and self._round == 1:
+        self._arrived.pop().record.outcome = "late"
+
+
+def train_at_once(original: Any, *given: Any) -> Any:
+    return replace(original(*given), train_s=0.0)
+
+
+def wrong_energy(record: ClientRecord, *_: Any) -> None:
+    record.energy_idle_j = -1e9
+
+
+def wrong_start(record: ClientRecord, *_: Any) -> None:
+    record.started_s += 1.0
+    record.finished_s += 1.0
+
+
+def negative_wait(record: ClientRecord, *_: Any) -> None:
+    record.waiting_s = -1.0
+
+
+def not_finite(original: Any, *given: Any) -> Any:
+    adapter = original(*given)
+    key, (a, b) = next(iter(adapter.factors.items()))
+    b = b.copy()
+    b[0, 0] = np.inf
+    return replace(adapter, factors={**adapter.factors, key: Factors(a, b)})
+
+
+def start_twice(original: Any, self: Server, device_id: int, plan: Any) -> None:
+    original(self, device_id, plan)
+    original(self, device_id, plan)
+
+
+def without_last(original: Any, self: Server, evaluation: Any) -> Any:
+    """The last plan of the run is in no record. It was late, so that no count of updates tells."""
+    if self._is_over:
+        self._ended.pop()
+    return original(self, evaluation)
+
+
+def skip_round(original: Any, self: Server, evaluation: Any) -> Any:
+    record = original(self, evaluation)
+    return replace(record, round=record.round + (record.round == 2))
+
+
+def miscounted(original: Any, self: Server, evaluation: Any) -> Any:
+    return replace(original(self, evaluation), num_aggregated=1)
+
+
+MUTATIONS = {
+    "an event is dated back": (
+        instead(_Client, "event", early),
+        r"clock must not go back.*event download_started on device 0",
+    ),
+    "a phase is counted twice": (
+        after(_Progress, "_spend", lambda self, s: setattr(self._client.record, "train_s", 1.0)),
+        r"must end at its start and what it took.*plan of round 1 on device 0",
+    ),
+    "a phase lasts less than nothing": (
+        instead(_Progress, "_spend", lambda original, self, s: original(self, -s)),
+        "no phase may last less than 0 s",
+    ),
+    "waiting is negative": (after(ClientRecord, "close", negative_wait), "less than 0 s"),
+    "a record starts later than its work": (
+        after(ClientRecord, "close", wrong_start),
+        "record must start with its work",
+    ),
+    "a byte appears": (
+        after(ClientRecord, "close", one_byte_more),
+        "bytes sent must be bytes received and lost",
+    ),
+    "memory is not checked": (
+        after(_Client, "_note_memory", lambda self: setattr(self.record, "free_memory_bytes", 9)),
+        r"memory in use must be at most what is free, 9 bytes, got \d+; plan of round 1 on device",
+    ),
+    "an arrival is not logged": (
+        instead(Server, "_event", unless("update_received")),
+        "bytes sent must be bytes received and lost",
+    ),
+    "a start is not logged": (
+        instead(_Client, "event", unless("download_started")),
+        r"device without a plan must do nothing.*event training_started on device 0",
+    ),
+    "a device starts twice": (
+        instead(Server, "_start", start_twice),
+        "begin once for each time that it was asked",
+    ),
+    "an update is merged twice": (
+        after(Server, "_receive", lambda self, work: self._arrived.append(work)),
+        r"each update must be merged once: merged \[0, 0, 1, 1\], recorded \[0, 1\]",
+    ),
+    "an update is not merged": (
+        instead(
+            simulator.server, "collect", lambda original, f, state, arrived: original(f, state, [])
+        ),
+        r"each update must be merged once: merged \[\], recorded \[0, 1\]",
+    ),
+    "an update that arrived is thrown away": (
+        after(Server, "_receive", throw_away),
+        "no update that arrived may be thrown away",
+    ),
+    "a plan has no outcome": (
+        instead(Server, "_round_record", without_last),
+        "every plan must have an outcome",
+    ),
+    "training takes no time": (
+        instead(ClosedFormCost, "cost", train_at_once),
+        "training must take time and operations",
+    ),
+    "staleness is negative": (
+        instead(simulator.server, "collect", collect_stale),
+        "staleness must be at least 0, got -1",
+    ),
+    "energy is negative": (after(ClientRecord, "close", wrong_energy), "FLOPs and joules"),
+    "an aggregate is not finite": (
+        instead(algorithms.fedlora, "mean_adapter", not_finite),
+        r"global adapter must be finite; aggregation at .* s in round 1",
+    ),
+    "weights sum to two": (
+        instead(algorithms.fedlora, "holder_weights", lambda original, u: 2 * original(u)),
+        r"weights of an average must .* got sums from 2 to 2; aggregation at .* in round 1",
+    ),
+    "a round is skipped": (
+        instead(Server, "_round_record", skip_round),
+        "round 3 must follow on round 1",
+    ),
+    "an outcome is not counted": (
+        instead(Server, "_round_record", miscounted),
+        "must count one outcome a plan",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_rule_that_is_broken_stops_the_run_and_names_where(name: str, monkeypatch: Patch) -> None:
+    mutate, message = MUTATIONS[name]
+    pacing = FedBuff(concurrency=2, size=1) if name == "a plan has no outcome" else None
+    run(pacing=pacing)  # unbroken without the mutation
+    mutate(monkeypatch)
+    with pytest.raises(InvariantError, match=message):
+        run(pacing=pacing)
+
+
+def test_the_event_that_broke_a_rule_is_the_last_in_the_log(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(_Client, "event", lambda *given: early(None, *given))
+    log = Memory()
+    with pytest.raises(InvariantError, match="event download_started on device 0 at -1 s"):
+        simulate(make_federation([make_device(0)]), log)
+    assert (log.events[-1].name, log.events[-1].at_s) == ("download_started", -1.0)
+
+
+def test_a_plan_that_outgrows_what_is_free_is_found_in_its_record(monkeypatch: Patch) -> None:
+    fleet = [make_device(0, free_memory=StepTrace.constant(1e-6))]
+    log = Memory()
+    simulate(make_federation(fleet), log)
+    assert {record.outcome for record in log.clients} == {"oom"}
+    monkeypatch.setattr(_Client, "_out_of_memory", lambda self: True)  # and goes on
+    with pytest.raises(InvariantError, match="memory in use must be at most what is free"):
+        simulate(make_federation(fleet), Memory())
+
+
+def test_weights_of_no_average_are_refused(monkeypatch: Patch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(
+        algorithms.fedlora, "mean_adapter", lambda *args: given.append(args) or mean_adapter(*args)
+    )
+    run(rounds=1)
+    current, updates, weights = given[0]
+    mean_adapter(current, updates, weights / 2)  # what nobody sent counts as zero
+    for wrong in (2 * weights, -weights, weights * np.nan):
+        with pytest.raises(WeightsError, match="at least 0 and sum to 1"):
+            mean_adapter(current, updates, wrong)
+    with pytest.raises(WeightsError), np.errstate(invalid="ignore"):
+        example_weights([replace(update, num_examples=0) for update in updates])
+
+
+SPOILED = """
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from algorithms.fedlora import FedLoRA
+
+
+@dataclass(frozen=True)
+class Broken(FedLoRA):
+    kind: ClassVar[str] = "broken"
+    title: ClassVar[str] = "divides by zero in its second round"
+
+    def aggregate(self, state, updates):
+        after = super().aggregate(state, updates)
+        if state.version == 0:
+            return after
+        head = {name: values / np.float32(0) for name, values in after.adapter.head.items()}
+        return replace(after, adapter=replace(after.adapter, head=head))
+"""
+
+
+def test_a_run_that_breaks_a_rule_has_failed_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(SPOILED, "utf-8")
+    config = {k: v for k, v in SMALL.items() if k != "strategies"}
+    file = write(tmp_path, {**config, "strategy": {"kind": "broken.py:Broken", "rank": 2}})
+    done = fedclock("run", file, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the global adapter must be finite; aggregation at" in done.stderr
+    assert "in round 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    (manifest,) = tmp_path.rglob("manifest.json")
+    assert json.loads(manifest.read_text("utf-8"))["status"] == "failed"
