@@ -14,7 +14,7 @@ from devices import wire
 from devices.messages import HEADER, framed
 from devices.plan import Adapter, ClientUpdate, Factors, Float32Array
 from devices.trainer import TrainingResult
-from simulator.client import Assignment
+from simulator.assignment import Assignment
 from simulator.fleet_config import Byzantine
 from simulator.seeds import stream
 
