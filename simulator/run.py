@@ -24,7 +24,7 @@ from simulator.progress import Reporter, Tee
 from simulator.provenance import provenance, versions
 from simulator.records import DeviceRecord
 from simulator.server import Server, simulate
-from simulator.store import RunFolder, Status, check_same_config, is_finished
+from simulator.store import RunFolder, Status, check_same_config, is_finished, remove_checkpoint
 from simulator.tally import duration
 from simulator.world import World, build_world, make_view, rehearse
 from simulator.writers import RunFacts, RunWriter, WriterSpec, open_writers
@@ -147,6 +147,7 @@ def run(
     """
     config, folder, world = prepared.config, prepared.folder, prepared.world
     if prepared.is_finished:
+        remove_checkpoint(folder)
         report.step(f"{config.label}: finished before, kept ({folder})")
         return folder
     for note in prepared.notes:
@@ -157,7 +158,8 @@ def run(
     began = time.perf_counter()
     store = _open_folder(prepared, manifest)
     if config.training != "none":
-        trainer = CheckpointedTrainer(trainer, store.checkpoint, training_context(config, world))
+        context = training_context(config, world)
+        trainer = CheckpointedTrainer(trainer, store.checkpoint, context, warn=report.step)
     logs: list[RunWriter] = [store]
     try:
         logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
