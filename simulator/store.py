@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from simulator.plain_yaml import parse_yaml
 from simulator.records import ClientRecord, DeviceRecord, Event, RoundRecord
 
 FORMAT = 1
@@ -169,8 +170,8 @@ def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
             raise RunFolderError(f"a run folder must be empty or hold a run, got {path}")
         return
     try:
-        there = yaml.safe_load((path / "config.yaml").read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        there = parse_yaml((path / "config.yaml").read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"{path / 'config.yaml'} cannot be read: {error}") from None
     differing = _differences(there, dict(config))
     if differing:

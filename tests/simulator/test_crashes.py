@@ -167,13 +167,14 @@ def unbroken(harness: Harness) -> Unbroken:
 
 
 def snapshot(output: Path) -> dict[str, bytes]:
-    """Every file below, by its path; of a manifest, what does not measure the host."""
+    """Every file below, by its path; of a manifest, what does not speak of the host."""
     found = {}
     for file in sorted(path for path in output.rglob("*") if path.is_file()):
         content = file.read_bytes()
         if file.name == "manifest.json":
             manifest = json.loads(content)
             assert manifest.pop("wall_s") > 0
+            del manifest["git_sha"], manifest["git_dirty"]  # of the code, which may move meanwhile
             content = json.dumps(manifest).encode()
         found[str(file.relative_to(output))] = content
     return found
