@@ -189,13 +189,16 @@ def assert_resumes(harness: Harness, unbroken: Unbroken, output: Path) -> None:
 def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(
     harness: Harness, unbroken: Unbroken, tmp_path: Path
 ) -> None:
-    rng = np.random.default_rng(1)
+    rng, num_killed = np.random.default_rng(1), 0
     for number in range(scaled(4, 100)):
         output = tmp_path / str(number)
         for _ in range(rng.integers(1, 4)):  # and killed again while it resumes
             status = harness.run(output, die_after(rng.random() * unbroken.seconds))
             assert status in (KILLED, 0)  # what had less to do may have been done in time
+            num_killed += status == KILLED
         assert_resumes(harness, unbroken, output)
+    print(f"killed at random moments: {num_killed} times")
+    assert num_killed > 0
 
 
 def test_a_run_killed_before_any_file_operation_ends_as_the_unbroken_one(
@@ -205,7 +208,9 @@ def test_a_run_killed_before_any_file_operation_ends_as_the_unbroken_one(
     assert total > 50
     few = np.random.default_rng(2).permutation(total)[: scaled(6, total)].tolist()
     # The last ones write tables and manifest, and remove the checkpoint.
-    for number in sorted({0, 1, 2, 3, *few, total - 1, total - 2}):
+    chosen = sorted({0, 1, 2, 3, *few, total - 1, total - 2})
+    print(f"killed before {len(chosen)} of {total} file operations")
+    for number in chosen:
         output = tmp_path / str(number)
         assert harness.run(output, die_before_file_operation(number)) == KILLED
         assert_resumes(harness, unbroken, output)
