@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types unit validate-costs setup clean
+.PHONY: demo test lint types unit torture audit validate-costs setup clean
 
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
@@ -19,6 +19,19 @@ types: $(READY)
 
 unit: $(READY)
 	$(BIN)/pytest
+
+# The long versions of what docs/reliability.md promises; 0.1 of them: make torture FEDCLOCK_TORTURE=0.1
+FEDCLOCK_TORTURE ?= 1
+torture: $(READY)
+	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) FEDCLOCK_FUZZ=3 OMP_NUM_THREADS=1 $(BIN)/pytest -s --durations=10 \
+	  tests/simulator/test_bitwise.py tests/simulator/test_checkpoint.py tests/simulator/test_crashes.py \
+	  tests/simulator/test_bad_input.py tests/analysis/test_damaged_runs.py tests/traces/test_importers_damage.py
+
+# Asks PyPI for known holes in what is installed, so it needs a network; --strict: what cannot be
+# looked up fails.
+audit: $(READY)
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --strict --skip-editable
 
 validate-costs: $(READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/validate_costs.py

@@ -26,7 +26,16 @@ FILES = (
     "clients.parquet",
     "events.jsonl",
 )
-MANIFEST_KEYS = ("label", "strategy", "seed", "conditions_hash", "config_hash", "model", "data")
+MANIFEST_KEYS = {
+    "label": str, "strategy": str, "seed": int, "conditions_hash": str, "config_hash": str,
+    "model": dict, "data": dict,
+}  # fmt: skip
+EVENT_KEYS: dict[str, Any] = {
+    "at_s": (int, float),
+    "event": str,
+    "round": int,
+    "device": (int, type(None)),
+}
 DEVICE_COLUMNS = ("device_id", "profile", "link", "memory_budget_bytes")
 ROUND_COLUMNS = (
     "round", "opened_s", "closed_s", "duration_s", "accuracy", "loss", "num_aggregated",
@@ -78,14 +87,21 @@ class Run:
 
     def events(self) -> Iterator[Json]:
         """The event log, line by line, in order of time. Raises RunError on a damaged line."""
-        with (self.path / "events.jsonl").open(encoding="utf-8") as lines:
+        # A byte that is no UTF-8 makes its line no event, rather than the reading fail.
+        with (self.path / "events.jsonl").open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
+                    event = json.loads(line)
+                except (ValueError, RecursionError) as error:
                     raise RunError(
                         f"{self.path / 'events.jsonl'}: line {number} is not JSON ({error})"
                     ) from error
+                if not _is_event(event):
+                    raise RunError(
+                        f"{self.path / 'events.jsonl'}: line {number} must be an event with "
+                        f"{', '.join(EVENT_KEYS)}, got {line[:100]}"
+                    )
+                yield event
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -230,6 +246,12 @@ def read_manifest(path: Path) -> Json:
         )
     if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
         raise RunError(f"{path / 'manifest.json'} lacks {', '.join(missing)}")
+    for key, kind in MANIFEST_KEYS.items():
+        if not isinstance(manifest[key], kind):
+            raise RunError(
+                f"{path / 'manifest.json'} is damaged: {key} must be a {kind.__name__}, got "
+                f"{manifest[key]!r:.60}"
+            )
     for name in FILES:
         if not (path / name).is_file():
             raise RunError(f"run folder {path} lacks {name}")
@@ -281,6 +303,12 @@ def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> 
     for name in lacking:
         frame[name] = np.full(rows, defaults[name])
     return frame[wanted]
+
+
+def _is_event(event: Any) -> bool:
+    return isinstance(event, dict) and all(
+        key in event and isinstance(event[key], kind) for key, kind in EVENT_KEYS.items()
+    )
 
 
 def _load_yaml(text: str) -> Any:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from analysis.commands import Target
 from simulator.cli import File, Output, Overrides
 from simulator.executor import available_cores
+from simulator.plain_yaml import parse_yaml
 from simulator.store import UserError
 from simulator.sweep import SweepRun, expand, same_conditions
 from simulator.sweep_processes import Failure, outcomes
@@ -103,8 +103,8 @@ def _wanted(entries: Sequence[str]) -> dict[str, object]:
     for entry in entries:
         key, equals, text = entry.partition("=")
         try:
-            wanted[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            wanted[key] = parse_yaml(text)
+        except ValueError:
             equals = ""
         if not key or not equals:
             raise UserError(f"--where must read key=value, got {entry!r}")

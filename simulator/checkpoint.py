@@ -3,36 +3,45 @@
 A simulation is a function of its config, and what takes time in it is training. So an unbroken run
 and a resumed one are the same thing: the resumed one replays from instant 0, and finds here what
 was trained before.
+
+Each result is a file of its own that is written once, behind a checksum over its name and content.
+Nothing newer ever takes its place, so whatever moment a process is killed at, what it had trained
+before is there, and a file that is damaged costs the training of that one result.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
-from devices.plan import Adapter, Factors, ModuleKey
+from devices.plan import Adapter, Factors
 from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
+from simulator.store import RunFolderError, write_atomically
 from traces.bandwidth import FloatArray
 
-Tensors = Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.float64]]
+Array = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Tensors = Mapping[str, Array]
+SUFFIX = ".result"
+CHECKSUM_BYTES = 32
 
 
 class CheckpointedTrainer:
     """Asks ``trainer`` only for what ``folder`` does not hold.
 
     ``context`` names everything beside the job that a result depends on: weights, data, settings.
+    ``warn`` is told of each file that is damaged.
     """
 
-    def __init__(self, trainer: Trainer, folder: Path, context: str) -> None:
-        self._trainer, self._folder, self._context = trainer, folder, context
+    def __init__(
+        self, trainer: Trainer, folder: Path, context: str, *, warn: Callable[[str], None]
+    ) -> None:
+        self._trainer, self._folder, self._context, self._warn = trainer, folder, context, warn
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         keys = [self._key(*_job_parts(job)) for job in jobs]
@@ -40,7 +49,7 @@ class CheckpointedTrainer:
         missing = [k for k, tensors in enumerate(found) if tensors is None]
         trained = self._trainer.train([jobs[k] for k in missing])
         for k, result in zip(missing, trained, strict=True):
-            found[k] = _to_tensors(result)
+            found[k] = _to_tensors(result, jobs[k].broadcast.adapter)
             self._write(keys[k], found[k] or {})
         return [
             _to_result(tensors or {}, job.broadcast.adapter)
@@ -73,17 +82,36 @@ class CheckpointedTrainer:
         return sha.hexdigest()[:40]
 
     def _read(self, key: str) -> Tensors | None:
+        file = self._folder / f"{key}{SUFFIX}"
         try:
-            tensors: Tensors = load_file(self._folder / f"{key}.safetensors")
-        except (FileNotFoundError, SafetensorError):
-            return None  # absent, or cut short by a crash: train it again
+            content = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(f"checkpoint: {file} cannot be read ({error.strerror}): trained again")
+            return None
+        checksum, packed = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+        if checksum != _checksum(key, packed):
+            self._warn(f"checkpoint: {file} is damaged (its checksum differs): trained again")
+            return None
+        tensors: Tensors = load(packed)
         return tensors
 
     def _write(self, key: str, tensors: Tensors) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f"{key}.partial"
-        save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, partial)
-        os.replace(partial, self._folder / f"{key}.safetensors")
+        packed = save({name: np.ascontiguousarray(values) for name, values in tensors.items()})
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._folder / f"{key}{SUFFIX}", _checksum(key, packed) + packed)
+        except OSError as error:
+            raise RunFolderError(
+                f"training results must be kept until the run is done, but {self._folder} cannot "
+                f"be written: {error}"
+            ) from None
+
+
+def _checksum(key: str, packed: bytes) -> bytes:
+    """Of the name too: a result that lies under another's name is none."""
+    return hashlib.sha256(key.encode() + packed).digest()
 
 
 def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
@@ -97,29 +125,37 @@ def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
     )
 
 
-def _to_tensors(result: TrainingResult) -> Tensors:
-    tensors: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.float64]] = {}
-    for key, factors in result.adapter.factors.items():
-        tensors[f"{key.block}/{key.module}/a"] = factors.a
-        tensors[f"{key.block}/{key.module}/b"] = factors.b
-    tensors.update({f"head/{name}": values for name, values in result.adapter.head.items()})
-    if result.diverged:  # as characters, since a file of tensors holds nothing else
-        tensors["diverged"] = np.array([ord(letter) for letter in result.diverged], np.float64)
-    return tensors | {"losses": np.array([result.train_loss, result.squared_loss])}
-
-
-def _to_result(tensors: Tensors, like: Adapter) -> TrainingResult:
-    def array(name: str) -> npt.NDArray[np.float32]:
-        return np.asarray(tensors[name], dtype=np.float32)
-
-    factors = {
-        ModuleKey(*key): Factors(
-            array(f"{key.block}/{key.module}/a"), array(f"{key.block}/{key.module}/b")
-        )
-        for key in like.factors
+def _to_tensors(result: TrainingResult, start: Adapter) -> Tensors:
+    """The arrays that training has changed, and the losses."""
+    before = _arrays(start)
+    changed = {
+        name: values
+        for name, values in _arrays(result.adapter).items()
+        if values.tobytes() != before[name].tobytes()  # bits: -0.0 and 0.0 are equal
     }
-    head = {name: array(f"head/{name}") for name in like.head}
-    adapter = replace(like, factors=factors, head=head)
+    if result.diverged:  # as characters, since a file of tensors holds nothing else
+        changed["diverged"] = np.array([ord(letter) for letter in result.diverged], np.float32)
+    return {**changed, "losses": np.array([result.train_loss, result.squared_loss])}
+
+
+def _to_result(tensors: Tensors, start: Adapter) -> TrainingResult:
+    arrays = _arrays(start) | {
+        name: np.asarray(values, dtype=np.float32) for name, values in tensors.items()
+    }
+    factors = {
+        key: Factors(arrays[f"{key.block}/{key.module}/a"], arrays[f"{key.block}/{key.module}/b"])
+        for key in start.factors
+    }
+    head = {name: arrays[f"head/{name}"] for name in start.head}
+    adapter = replace(start, factors=factors, head=head)
     diverged = "".join(chr(int(code)) for code in tensors.get("diverged", np.zeros(0)))
     train_loss, squared_loss = tensors["losses"].tolist()
     return TrainingResult(adapter, train_loss, squared_loss, diverged)
+
+
+def _arrays(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
+    arrays = {f"head/{name}": values for name, values in adapter.head.items()}
+    for key, factors in adapter.factors.items():
+        arrays[f"{key.block}/{key.module}/a"] = factors.a
+        arrays[f"{key.block}/{key.module}/b"] = factors.b
+    return arrays

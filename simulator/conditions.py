@@ -65,6 +65,8 @@ def read_conditions(path: str | Path) -> Fleet:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("must be a regular file")
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"must be at most {MAX_BYTES} bytes")
         found = json.loads(path.read_text("utf-8"))

@@ -21,17 +21,17 @@ from algorithms import PACINGS, SELECTIONS, STRATEGIES
 from algorithms.pacing import Pacing
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
-from simulator.config_types import Count, Name, OneOf, Positive, Section
-from simulator.fleet_config import FaultsConfig, Fleet
+from simulator.config_types import Count, Name, OneOf, PathOrName, Positive, Section
+from simulator.fleet_config import FaultsConfig, Fleet, Length
 from simulator.own_strategy import check_scale
 
 
 class Task(Section):
     """What is fine-tuned on what."""
 
-    model: str = "minilm-l6"
+    model: PathOrName = "minilm-l6"
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "value")
-    data: str = "wordnet-16"
+    data: PathOrName = "wordnet-16"
     max_length: Annotated[int, Field(ge=4, le=512)] = 32  # tokens; a device pads to it
 
 
@@ -54,7 +54,7 @@ class LocalWork(Section):
     ``proximal_mu`` above 0 is FedProx: mu/2 ||w - w_broadcast||^2 is added to the local loss.
     """
 
-    batch_size: Count = 16
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
     proximal_mu: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
@@ -114,7 +114,7 @@ class StopConfig(Section):
     """A run ends after ``rounds``, or earlier at a time or an accuracy."""
 
     rounds: Annotated[int, Field(ge=1, le=1_000_000)]
-    simulated_s: Positive | None = None
+    simulated_s: Length | None = None
     accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
@@ -123,7 +123,7 @@ class RunConfig(Section):
 
     name: Name
     label: Name
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     task: Task = Task()
     shards: Shards = Shards()
     local: LocalWork = LocalWork(steps=10)

@@ -18,13 +18,17 @@ from pydantic import (
 )
 from pydantic_core.core_schema import plain_serializer_function_ser_schema
 
+from simulator.named_paths import stay_inside
 from simulator.own_strategy import source_of
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+PathOrName = Annotated[str, AfterValidator(stay_inside)]
 
 
 def _as_range(value: Any) -> Any:

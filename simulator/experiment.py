@@ -7,16 +7,18 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from algorithms import PACINGS, SELECTIONS, STRATEGIES
 from algorithms.strategy import Strategy
-from simulator.config import RunConfig, Training, config_for
+from devices.speed import SPEEDS
+from simulator.config import RunConfig, config_for
 from simulator.own_strategy import StrategyFileError, load_strategy, names_file
+from simulator.plain_yaml import parse_yaml
 from simulator.store import UserError
+from traces.generators import AVAILABILITIES, LINKS
 
 MAX_BYTES = 1_000_000
 """A config is written by hand; a larger file is a mistake, or meant to do harm."""
@@ -26,6 +28,12 @@ UNIONS: dict[str, Mapping[str, Any]] = {
     "pacing": PACINGS,
     "selection": SELECTIONS,
 }
+
+TAGGED = (*UNIONS, "training", "generator", "speed_spread", "battery")
+"""Keys whose value is one of several types; pydantic names the type after the key."""
+
+MAX_SHOWN = 200
+"""Characters of a wrong value that a message quotes."""
 
 
 class ConfigError(UserError):
@@ -86,38 +94,20 @@ def name_strategies(problems: Sequence[str], label: str | None) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ConfigError(
-                [f"a config must be at most {MAX_BYTES} bytes, got {size}"], str(path)
-            )
-        raw = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeys)
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # of a device or a pipe, nobody knows the size
+        if len(content) > MAX_BYTES:
+            raise ConfigError([f"a config must be at most {MAX_BYTES} bytes, got more"], str(path))
+        raw = parse_yaml(content.decode())
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from None
     except ConfigError:
         raise
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        text = " ".join(str(error).split())
-        raise ConfigError([f"is no valid YAML: {text}"], str(path)) from None
+    except ValueError as error:
+        raise ConfigError([str(error)], str(path)) from None
     if not isinstance(raw, dict):
         raise ConfigError(["must hold a mapping of keys to values"], str(path))
     return raw
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Plain YAML in which a key may not stand twice; the second would win in silence."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return node
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -125,11 +115,11 @@ def _override(raw: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError([f"an override must read key.key=value, got {override!r}"], "--set")
+        raise ConfigError([f"an override must read key.key=value, got {_shown(override)}"], "--set")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-        raise ConfigError([f"the value must be valid YAML, got {text!r}"], "--set") from None
+        value = parse_yaml(text)
+    except ValueError:
+        raise ConfigError([f"the value must be valid YAML, got {_shown(text)}"], "--set") from None
     strategies = raw.get("strategies")
     if keys[0] == "strategy" and len(keys) > 1 and isinstance(strategies, dict):
         for label in strategies:
@@ -182,16 +172,13 @@ def _own_config(own: type[Strategy[Any]]) -> type[RunConfig]:
 
 def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]) -> str:
     """One line: what must hold, what was given, at which key."""
-    where = list(error["loc"])
-    if len(where) > 1 and where[0] in (*UNIONS, "training"):
-        del where[1]  # the union's tag is no key of the file
-    where = [part for part in where if not _is_alternative(part)]
-    name = ".".join(str(part) for part in where) or "the config"
+    where = _keys(error["loc"])
+    name = _shown_keys(where) or "the config"
     kind, given = error["type"], error["input"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        choices = ", ".join(UNIONS[str(where[0])])
+        choices = ", ".join(_choices(where, UNIONS))
         own = " or path/to/your.py:Class" if name == "strategy" else ""
-        return f"{name}.kind must be one of {choices}{own}, got {_kind(given)!r}"
+        return f"{name}.kind must be one of {choices}{own}, got {_shown(_kind(given))}"
     if kind in ("missing", "missing_argument"):
         return f"{name} must be given"
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -200,14 +187,34 @@ def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[st
         text = str(error["ctx"]["error"])
         return f"{name}: {text}"
     if kind == "too_short":
-        return f"{name} must have at least {error['ctx']['min_length']} entry, got {given!r}"
+        return f"{name} must have at least {error['ctx']['min_length']} entry, got {_shown(given)}"
     rule = error["msg"].removeprefix("Input should ").removeprefix("String should ")
-    return f"{name} must {rule}, got {given!r}"
+    return f"{name} must {rule}, got {_shown(given)}"
 
 
-def _is_alternative(part: str | int) -> bool:
-    """Whether it names one of the types that a key may have, and is no key itself."""
-    return part in ("int", "float", "str", "bool") or "[" in str(part)
+def _keys(loc: Sequence[str | int]) -> list[str | int]:
+    """The keys of the file on the way to an error, without the types that pydantic chose among."""
+    keys: list[str | int] = []
+    follows_union = False
+    for part in loc:
+        if not (follows_union or part in ("int", "float", "str", "bool") or "[" in str(part)):
+            keys.append(part)
+        follows_union = not follows_union and part in TAGGED
+    return keys
+
+
+def _shown_keys(where: Sequence[str | int]) -> str:
+    return ".".join(str(part)[:MAX_SHOWN] for part in where)
+
+
+def _choices(
+    where: Sequence[str | int], unions: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """What may stand as the ``kind`` of this key; nothing where it has none."""
+    key = where[-1] if where else ""
+    if key == "generator":
+        return LINKS if "link" in where else AVAILABILITIES
+    return SPEEDS if key == "speed_spread" else unions.get(str(key), {})
 
 
 def _unknown_key(
@@ -216,24 +223,42 @@ def _unknown_key(
     valid = _valid_keys(where[:-1], raw, unions)
     near = difflib.get_close_matches(str(where[-1]), valid, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    place = ".".join(str(part) for part in where[:-1])
-    return (
-        f"{'.'.join(map(str, where))} is no key; {place or 'a config'} has {', '.join(valid)}{hint}"
-    )
+    place = _shown_keys(where[:-1])
+    return f"{_shown_keys(where)} is no key; {place or 'a config'} has {', '.join(valid)}{hint}"
 
 
 def _valid_keys(
     where: Sequence[Any], raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    if where and where[0] in unions:
-        chosen = unions[where[0]][_kind(raw[where[0]]) or ""]
+    given: Any = raw
+    for part in where:
+        given = given[part]
+    if choices := _choices(where, unions):
+        chosen = choices[_kind(given) or ""]
         return ["kind", *(field.name for field in dataclasses.fields(chosen) if field.init)]
-    model: type[BaseModel] = RunConfig
+    models: list[type[BaseModel]] = [RunConfig]
     for part in where:
         if isinstance(part, str):
-            found: Any = Training if part == "training" else model.model_fields[part].annotation
-            model = getattr(found, "__args__", (found,))[0]  # tuple[Group, ...] -> Group
-    return [*model.model_fields, *(["strategies"] if model is RunConfig else [])]
+            fields = [model.model_fields[part] for model in models if part in model.model_fields]
+            models = [model for field in fields for model in _models(field.annotation)]
+    names = dict.fromkeys(name for model in models for name in model.model_fields)
+    return [*names, *(["strategies"] if models == [RunConfig] else [])]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a key may hold: tuple[Group, ...] -> [Group]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _shown(given: Any) -> str:
+    """What was given, as a message quotes it: short."""
+    try:
+        text = repr(given)
+    except ValueError:  # Python prints no number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
 def _kind(value: Any) -> str | None:

@@ -14,10 +14,13 @@ from devices.plan import BoolArray, DeviceId
 from simulator.fleet_config import Byzantine, Failures, FaultsConfig, Moment, Scheduled
 from simulator.problems import Problems
 from simulator.seeds import stream
+from simulator.store import UserError
 from traces.steps import FloatArray
 
 HOUR_S = 3600.0
 Cut = Literal["resume", "restart", "drop"]
+
+MAX_OUTAGES = 1_000_000
 
 
 class Outages:
@@ -76,6 +79,11 @@ class Outages:
         if self._rng is None or math.isinf(self._mean_gap_s):
             return
         while not self._drawn or self._drawn[-1][0] <= at_s:
+            if len(self._drawn) >= MAX_OUTAGES:
+                raise UserError(
+                    f"faults: a device must have at most {MAX_OUTAGES} outages by chance, but has "
+                    f"more until {at_s:.6g} s; lower per_hour, or stop earlier"
+                )
             before_s = self._drawn[-1][1] if self._drawn else 0.0
             start_s = before_s + float(self._rng.exponential(self._mean_gap_s))
             self._drawn.append((start_s, _end_s(start_s, self._down_s)))

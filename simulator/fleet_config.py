@@ -7,8 +7,25 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from devices.speed import SPEEDS, SpeedDistribution
-from simulator.config_types import Count, NotNegative, OneOf, Positive, Section, Share, ShareRange
+from simulator.config_types import (
+    Count,
+    NotNegative,
+    OneOf,
+    PathOrName,
+    Positive,
+    Section,
+    Share,
+    ShareRange,
+)
+from simulator.named_paths import stay_inside
 from traces.generators import AVAILABILITIES, LINKS, AvailabilityGenerator, LinkGenerator
+
+MAX_DEVICES = 10_000_000
+MAX_S = 1e9  # about 32 years
+
+Instant = Annotated[float, Field(ge=0, le=MAX_S)]
+Length = Annotated[float, Field(gt=0, le=MAX_S)]
+PerHour = Annotated[float, Field(ge=0, le=36_000)]
 
 
 def _named(value: Any) -> Any:
@@ -23,7 +40,7 @@ class Replay(Section):
     start at ``random`` instants of their traces, or all at the ``beginning``.
     """
 
-    source: str | NotNegative | None = None
+    source: Annotated[str | NotNegative | None, AfterValidator(stay_inside)] = None
     sample: Literal["with_replacement", "without_replacement"] = "with_replacement"
     start: Literal["random", "beginning"] = "random"
     at_end: Literal["loop", "stop"] = "loop"
@@ -122,13 +139,13 @@ class DeviceGroup(Section):
 
     profile: str | None = None
     mix: str | None = None
-    table: str | None = None
+    table: PathOrName | None = None
     count: Count | None = None
     share: Share | None = None
     link: AnyLink | None = None
     uplink_scale: Positive | None = None  # for traces that measured the downlink only
     memory_share: ShareRange | None = None  # instead of the fleet's
-    memory_bytes: Count | None = None  # instead of the profile's
+    memory_bytes: Annotated[int, Field(ge=1, le=10**15)] | None = None  # instead of the profile's
     speed_spread: Annotated[SpeedDistribution, OneOf(SPEEDS)] | None = None  # factors on its rates
     latency: AnyReplay = Replay(source=0.0)  # s, from asking for a transfer to its first byte
     speed: AnyReplay = Replay(source=1.0)  # share of the rates that other apps leave to training
@@ -166,11 +183,11 @@ class Fleet(Section):
     """
 
     memory_share: ShareRange = (1.0,)
-    size: Annotated[int, Field(ge=1, le=10_000_000)] | None = None  # for groups given by shares
+    size: Annotated[int, Field(ge=1, le=MAX_DEVICES)] | None = None  # for groups given by shares
     when_offline: Literal["abort", "resume", "restart"] = "abort"
     when_out_of_memory: Literal["skip", "shrink", "drop"] = "skip"
     devices: Annotated[tuple[DeviceGroup, ...], Field(min_length=1)] = ()
-    recorded: str | None = None  # a file of conditions that `fedclock record` wrote, instead
+    recorded: PathOrName | None = None  # a file of conditions that `fedclock record` wrote, instead
 
     @model_validator(mode="after")
     def _adds_up(self) -> Fleet:
@@ -178,6 +195,8 @@ class Fleet(Section):
             raise ValueError("give devices or recorded, exactly one of the two")
         shares = [group.share for group in self.devices if group.share is not None]
         counted = sum(group.count or 0 for group in self.devices)
+        if counted > MAX_DEVICES:
+            raise ValueError(f"there must be at most {MAX_DEVICES} devices, got {counted}")
         if bool(shares) != (self.size is not None):
             raise ValueError("give size and shares of it together, or neither")
         if shares and abs(sum(shares) - 1) > 1e-6:
@@ -208,38 +227,38 @@ class Fleet(Section):
 class Scheduled(Section):
     """One fault of one device, written down."""
 
-    device: Annotated[int, Field(ge=0)]
-    at_s: NotNegative
-    down_s: Positive = 60.0
+    device: Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
+    at_s: Instant
+    down_s: Length = 60.0
 
 
 class Failures(Section):
     """Outages of a device: some written down, others by chance at a rate per hour."""
 
-    per_hour: Annotated[float, Field(ge=0, le=36_000)] = 0.0
-    down_s: Positive = 60.0  # how long one by chance lasts
+    per_hour: PerHour = 0.0
+    down_s: Length = 60.0  # how long one by chance lasts
     schedule: tuple[Scheduled, ...] = ()
 
 
 class Moment(Section):
     """A device and an instant."""
 
-    device: Annotated[int, Field(ge=0)]
-    at_s: NotNegative
+    device: Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
+    at_s: Instant
 
 
 class Joining(Section):
     """Devices that join late: a share of the fleet, at instants up to ``within_s``, or by name."""
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    within_s: Positive = 3600.0
+    within_s: Length = 3600.0
     schedule: tuple[Moment, ...] = ()
 
 
 class Leaving(Section):
     """Devices that leave for good: each at a rate per hour, or by name."""
 
-    per_hour: NotNegative = 0.0
+    per_hour: PerHour = 0.0
     schedule: tuple[Moment, ...] = ()
 
 
@@ -259,8 +278,8 @@ class Byzantine(Section):
 class Restart(Section):
     """The server is down for a while; what it has received it keeps."""
 
-    at_s: NotNegative
-    down_s: Positive = 30.0
+    at_s: Instant
+    down_s: Length = 30.0
 
 
 class FaultsConfig(Section):

@@ -13,6 +13,7 @@ from devices.mixes import mix
 from devices.speed import Uniform
 from devices.table import DeviceColumns, read_device_columns
 from simulator.fleet_config import Calendar, DeviceGroup, Fleet, LinkReplay
+from simulator.named_paths import stay_inside
 from simulator.problems import Problems
 from simulator.seeds import stream
 from traces.formats import BYTES_PER_S_PER_MBPS
@@ -80,11 +81,11 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
     if table.profile[row]:
         said["profile"] = table.profile[row]
     if table.link[row]:
-        said["link"] = LinkReplay(source=table.link[row])
+        said["link"] = LinkReplay(source=_inside(config, table.link[row]))
     elif not math.isnan(table.downlink_bytes_per_s[row]):
         said["link"] = LinkReplay(mbps=_mbps(config, table, row))
     if table.availability[row]:
-        said["availability"] = Calendar(source=table.availability[row])
+        said["availability"] = Calendar(source=_inside(config, table.availability[row]))
     if not math.isnan(table.speed[row]):
         factor = float(table.speed[row])
         said["speed_spread"] = Uniform(factor, factor)
@@ -102,6 +103,13 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
                 f"the group must, got neither"
             )
     return one
+
+
+def _inside(config: DeviceGroup, named: str) -> str:
+    try:
+        return str(stay_inside(named))
+    except ValueError as error:
+        raise ValueError(f"{config.table}: {error}") from None
 
 
 def _mbps(config: DeviceGroup, table: DeviceColumns, row: int) -> tuple[float, float]:

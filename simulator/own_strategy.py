@@ -20,6 +20,7 @@ from typing import Any
 
 from algorithms.strategy import ServerState, Strategy
 from devices.plan import Broadcast, TrainingPlan
+from simulator.named_paths import stay_inside
 from simulator.store import UserError
 
 METHODS: dict[str, list[str]] = {
@@ -80,7 +81,7 @@ def load_strategy(named: Mapping[str, Any], folder: Path) -> type[Strategy[Any]]
     content is not run. Raises StrategyFileError.
     """
     file, _, name = named["kind"].rpartition(":")
-    source = _read(folder / file)
+    source = _read(folder, file)
     expected = named.get("source_sha256", source.sha256)
     if expected != source.sha256:
         raise StrategyFileError(
@@ -170,8 +171,12 @@ def _wrong_result(method: str, arguments: Sequence[Any], result: Any) -> str | N
     return None
 
 
-def _read(path: Path) -> Source:
+def _read(folder: Path, file: str) -> Source:
+    path = folder / file
     try:
+        stay_inside(file)
+        if path.exists() and not path.is_file():  # a device or a pipe may never end
+            raise ValueError("it is no regular file")
         return Source(path.absolute(), path.read_bytes())
     except (OSError, ValueError) as error:  # ValueError: no path at all
         reason = getattr(error, "strerror", None) or error

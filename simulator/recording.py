@@ -34,6 +34,8 @@ def record(run_folder: Path, output: Path) -> Path:
         )
     plain = config.resolved()
     plain["name"] = f"{config.name}-replayed"[:64]
+    if ".." in output.parts:  # a config names what lies outside by an absolute path
+        output = output.resolve()
     keep = ("when_offline", "when_out_of_memory")
     fleet = {key: plain["fleet"][key] for key in keep}
     plain["fleet"] = fleet | {"recorded": str(output / "conditions.json")}

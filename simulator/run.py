@@ -33,6 +33,7 @@ from simulator.store import (
     Status,
     check_same_config,
     is_finished,
+    remove_checkpoint,
 )
 from simulator.tally import duration
 from simulator.world import World, build_world, make_view, rehearse
@@ -157,6 +158,7 @@ def run(
     """
     config, folder, world = prepared.config, prepared.folder, prepared.world
     if prepared.is_finished:
+        remove_checkpoint(folder)
         report.step(f"{config.label}: finished before, kept ({folder})")
         return folder
     for note in prepared.notes:
@@ -172,7 +174,8 @@ def run(
         report.step(f"{config.label}: {finished}, kept")
         return folder
     if config.training != "none":
-        trainer = CheckpointedTrainer(trainer, store.checkpoint, training_context(config, world))
+        context = training_context(config, world)
+        trainer = CheckpointedTrainer(trainer, store.checkpoint, context, warn=report.step)
     logs: list[RunWriter] = [store]
     try:
         logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)

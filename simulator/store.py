@@ -18,9 +18,12 @@ import pyarrow.parquet as pq
 import yaml
 from safetensors import SafetensorError
 
+from simulator.plain_yaml import parse_yaml
 from simulator.records import ClientRecord, DeviceRecord, Event, RoundRecord
 
 FORMAT = 1
+CHECKPOINT = "checkpoint"
+PARTIAL = ".partial"
 Status = Literal["running", "done", "interrupted", "failed"]
 
 
@@ -82,7 +85,7 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """Where results are kept until the run is done."""
-        return self.path / "checkpoint"
+        return self.path / CHECKPOINT
 
     def event(self, event: Event) -> None:
         line = {"at_s": event.at_s, "event": event.name, "round": event.round}
@@ -132,9 +135,13 @@ class RunFolder:
         _write_table(self.path / "rounds.parquet", RoundRecord, self._rounds)
         _write_table(self.path / "clients.parquet", ClientRecord, self._clients)
         self._manifest.update(outcome)
+        if status == "done":  # so say only what a power cut could not undo
+            for file in filter(Path.is_file, self.path.rglob("*")):
+                _flush_to_disk(file)
         self._write_manifest(status)
+        _flush_to_disk(self.path)  # the names, before the checkpoint goes
         if status == "done":
-            shutil.rmtree(self.checkpoint, ignore_errors=True)
+            remove_checkpoint(self.path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -207,12 +214,13 @@ def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
         if place.exists() and not place.is_dir():
             raise RunFolderError(f"a run folder must be a directory, got the file {place}")
     if not (path / "config.yaml").exists():
-        if path.exists() and any(path.iterdir()):
+        # A partial file is what a kill leaves of the first one.
+        if path.exists() and any(file.suffix != PARTIAL for file in path.iterdir()):
             raise RunFolderError(f"a run folder must be empty or hold a run, got {path}")
         return
     try:
-        there = yaml.safe_load((path / "config.yaml").read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        there = parse_yaml((path / "config.yaml").read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"{path / 'config.yaml'} cannot be read: {error}") from None
     differing = _differences(there, dict(config))
     if differing:
@@ -230,11 +238,27 @@ def _differences(there: Any, here: Any, where: str = "") -> list[str]:
     return [] if there == here else [f"{where}: {there!r} there, {here!r} here"]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old text or the new."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, "utf-8")
+def remove_checkpoint(path: Path) -> None:
+    """A finished run needs none, and a kill may have left some of it."""
+    shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step: a reader, even after a crash, sees the old content or the new."""
+    partial = path.with_name(path.name + PARTIAL)
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
@@ -244,7 +268,7 @@ def _write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
 
 
 def _replace_table(path: Path, table: pa.Table) -> None:
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     pq.write_table(table, partial)
     os.replace(partial, path)
 

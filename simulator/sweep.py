@@ -11,6 +11,7 @@ import yaml
 
 from simulator.config import RunConfig
 from simulator.experiment import ConfigError, load_experiment
+from simulator.plain_yaml import parse_yaml
 from simulator.progress import Reporter
 from simulator.run import Prepared, Trainers, prepare, run
 
@@ -111,8 +112,8 @@ def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
     for entry in grid:
         key, equals, text = entry.partition("=")
         try:
-            values = yaml.safe_load(f"[{text}]")
-        except yaml.YAMLError:
+            values = parse_yaml(f"[{text}]")
+        except ValueError:
             values = None
         if not (key.strip() and equals and values):
             problems.append(f"a grid must read key.key=value,value, got {entry!r}")

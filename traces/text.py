@@ -53,9 +53,18 @@ class Table:
             )
 
 
+MAX_BYTES = 4_000_000_000
+
+
 def read_bytes(path: Path) -> bytes:
     """What the file holds. Raises ValueError that names it where it cannot be read."""
     try:
+        if path.exists() and not (
+            path.is_file() or path.is_dir()
+        ):  # a device or a pipe may never end
+            raise ValueError(f"{path}: expected a regular file, found another thing")
+        if path.exists() and path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes, found more")
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: the file cannot be read: {error.strerror}") from None

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from algorithms.fedlora import FedLoRA
 from devices.plan import Adapter
 from devices.trainer import Evaluation
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.federation import Federation
 from simulator.server import Server, simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.torture import scaled
 
 
 class BrokenError(Exception):
@@ -32,7 +38,19 @@ class BreakingLog(Memory):
 
 def federation(folder: Path, trainer: DriftTrainer, context: str = "") -> Federation:
     plain = make_federation([make_device(k) for k in range(3)], trainer=trainer, rounds=4)
-    return replace(plain, trainer=CheckpointedTrainer(trainer, folder, context))
+    return replace(plain, trainer=kept(trainer, folder, context))
+
+
+def kept(trainer: DriftTrainer, folder: Path, context: str = "") -> CheckpointedTrainer:
+    return CheckpointedTrainer(trainer, folder, context, warn=warnings.append)
+
+
+warnings: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> None:
+    warnings.clear()
 
 
 def finish(folder: Path, trainer: DriftTrainer) -> tuple[Server, Memory]:
@@ -51,18 +69,84 @@ def test_a_broken_run_resumes_to_the_same_log_and_trains_only_the_rest(tmp_path:
     assert len(rest.jobs) == 3 * 2  # rounds 1 and 2 had trained
 
 
-@pytest.mark.parametrize("damage", [b"", b"not safetensors", None])
-def test_a_damaged_result_is_trained_again(tmp_path: Path, damage: bytes | None) -> None:
-    whole, log = finish(tmp_path, DriftTrainer())
-    files = sorted(tmp_path.glob("*.safetensors"))
+@st.composite
+def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
+    """Bits flipped, an end cut off or grown, or a stretch of zeros as a lost disk block leaves."""
+    kind = draw(st.sampled_from(["flip", "cut", "grow", "zero", "replace"]))
+    at, some = draw(st.floats(0, 1, exclude_max=True)), draw(st.binary(min_size=1, max_size=40))
+
+    def damage(content: bytes) -> bytes:
+        k = int(at * len(content))
+        match kind:
+            case "flip":
+                return content[:k] + bytes([content[k] ^ (some[0] or 1)]) + content[k + 1 :]
+            case "cut":
+                return content[:k]
+            case "grow":
+                return content + some
+            case "zero":
+                return content[:k] + bytes(len(content) - k)
+        return some
+
+    return damage
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, Memory, dict[str, bytes]]:
+    """A run that was never broken, and the files it kept."""
+    folder = tmp_path_factory.mktemp("whole")
+    server, log = finish(folder, DriftTrainer())
+    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
     assert len(files) == 3 * 4 + 5  # jobs and evaluations
-    for file in files:
-        file.write_bytes(file.read_bytes()[:-7] if damage is None else damage)
-    trainer = DriftTrainer()
-    resumed, again = finish(tmp_path, trainer)
-    assert len(trainer.jobs) == 12
+    return server, log, files
+
+
+@settings(max_examples=scaled(40, 10_000))
+@given(damage=damages(), num_damaged=st.integers(1, 3), first=st.integers(0, 14))
+def test_a_damaged_result_is_named_and_trained_again(
+    whole: tuple[Server, Memory, dict[str, bytes]],
+    damage: Callable[[bytes], bytes],
+    num_damaged: int,
+    first: int,
+) -> None:
+    server, log, files = whole
+    changed = {name: damage(files[name]) for name in list(files)[first : first + num_damaged]}
+    changed = {name: content for name, content in changed.items() if content != files[name]}
+    warnings.clear()
+    with TemporaryDirectory() as folder:
+        for name, content in (files | changed).items():
+            (Path(folder) / name).write_bytes(content)
+        resumed, again = finish(Path(folder), DriftTrainer())
+        mended = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
     assert again.events == log.events
+    assert resumed.state.adapter.digest == server.state.adapter.digest
+    assert mended == files
+    assert len(warnings) == len(changed)
+    assert all(any(name in warning for warning in warnings) for name in changed)
+
+
+def test_a_result_under_the_name_of_another_is_damaged(tmp_path: Path) -> None:
+    whole, log = finish(tmp_path, DriftTrainer())
+    first, second, *_ = sorted(tmp_path.glob("*.result"))
+    first.write_bytes(second.read_bytes())
+    resumed, again = finish(tmp_path, DriftTrainer())
+    assert (again.events, len(warnings)) == (log.events, 1)
     assert resumed.state.adapter.digest == whole.state.adapter.digest
+
+
+def test_what_training_left_as_it_was_is_not_kept_twice(tmp_path: Path) -> None:
+    frozen = FedLoRA(rank=2, depth=1)
+    for folder, strategy in (("whole", FedLoRA(rank=2)), ("frozen", frozen)):
+        trainer = DriftTrainer()
+        plain = federation(tmp_path / folder, trainer)
+        simulate(replace(plain, strategy=strategy), Memory())
+        simulate(replace(plain, strategy=strategy), Memory())
+        assert len(trainer.jobs) == 12
+    whole, part = (
+        sum(file.stat().st_size for file in (tmp_path / folder).iterdir())
+        for folder in ("whole", "frozen")
+    )
+    assert part < whole
 
 
 def test_another_context_finds_nothing(tmp_path: Path) -> None:
@@ -78,6 +162,6 @@ def test_an_evaluation_is_read_back_with_its_classes(tmp_path: Path) -> None:
             return Evaluation(0.5, 1.5, (0.25, 0.75))
 
     adapter = finish(tmp_path / "any", DriftTrainer())[0].state.adapter
-    first = CheckpointedTrainer(Classes(), tmp_path, "x").evaluate(adapter)
-    again = CheckpointedTrainer(DriftTrainer(), tmp_path, "x").evaluate(adapter)
+    first = kept(Classes(), tmp_path).evaluate(adapter)
+    again = kept(DriftTrainer(), tmp_path).evaluate(adapter)
     assert again == first == Evaluation(0.5, 1.5, (0.25, 0.75))

@@ -166,7 +166,7 @@ def test_a_relative_path_starts_at_the_folder_of_the_config(
     monkeypatch.chdir(elsewhere)
     (home / "half.py").write_text(HALF, "utf-8")
     file = write(home, VALID)
-    for kind in ("half.py:HalfDepth", "../home/half.py:HalfDepth", f"{home}/half.py:HalfDepth"):
+    for kind in ("half.py:HalfDepth", "./half.py:HalfDepth", f"{home}/half.py:HalfDepth"):
         (config,) = load_experiment(file, [f"strategy.kind={kind}"])
         assert config.strategy.kind == "half.py:HalfDepth"
 

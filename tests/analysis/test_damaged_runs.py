@@ -1,0 +1,104 @@
+"""Damaged run folders, by the hundred: a table, or an error that names the file; never a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis.frames import open_runs
+from analysis.load import load_finished
+from analysis.report import write_report
+from analysis.study import study
+from analysis.timeline import trace
+from simulator.store import UserError
+from tests.simulator.fuzzing import Broke, broken_bytes, broken_tree, time_limit
+from tests.simulator.own_data import write_data
+from tests.simulator.test_bad_input import BASE, simulate
+from tests.torture import scaled
+
+SEED = int(os.environ.get("FEDCLOCK_SEED", "0"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs, timing only."""
+    folder = tmp_path_factory.mktemp("sound")
+    task = {**BASE["task"], "data": str(write_data(folder / "data"))}
+    fleet = {**BASE["fleet"], "devices": BASE["fleet"]["devices"][:1]}
+    plain = {key: value for key, value in BASE.items() if key != "strategy"}
+    strategies = {kind: {"kind": kind, "rank": 2} for kind in ("fedlora", "fedquad")}
+    config = {**plain, "task": task, "fleet": fleet, "strategies": strategies}
+    (folder / "x.yaml").write_text(yaml.safe_dump(config))
+    simulate(folder / "x.yaml", folder / "runs")
+    return folder / "runs" / "fuzzed"
+
+
+def damage(rng: np.random.Generator, file: Path) -> None:
+    """Break one file: as bytes, or as what its text says."""
+    content = file.read_bytes()
+    structured = file.suffix in (".json", ".yaml") and rng.random() < 0.8
+    if structured:
+        tree: Any = broken_tree(rng, yaml.safe_load(content), [yaml.safe_load(content)])
+        is_json = file.suffix == ".json"
+        text = json.dumps(tree, default=repr, skipkeys=True) if is_json else yaml.safe_dump(tree)
+        file.write_text(text, "utf-8")
+    elif rng.random() < 0.1:
+        file.unlink()
+    else:
+        file.write_bytes(broken_bytes(rng, content))
+
+
+def read_all(folder: Path) -> str:
+    """As summary, timeline and report do before they draw. Returns what was said."""
+    said = []
+    for read in (
+        lambda: study(open_runs([folder]), target=None, baseline=None, smoothing=1),
+        lambda: [trace(run) for run in load_finished([folder])[0]],
+    ):
+        try:
+            read()
+        except UserError as error:
+            said.append(str(error))
+    return "; ".join(said)
+
+
+def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng([SEED, 2])
+    broke, counts = Broke(tmp_path), Counter[str]()
+    copy = tmp_path / "copy"
+    for _ in range(scaled(20, 10_000)):
+        shutil.copytree(runs, copy)
+        files = sorted(path for path in copy.rglob("*") if path.is_file())
+        file = files[rng.integers(len(files))]
+        damage(rng, file)
+        with broke.keeping(file if file.exists() else files[0]), time_limit(20.0):
+            said = read_all(copy)
+            assert len(said) < 20_000
+            counts["error" if said else "table"] += 1
+        shutil.rmtree(copy)
+    print(f"run folders: {dict(counts)}")
+    assert not broke.found, broke.found
+    assert counts["error"] > 0
+
+
+def test_a_report_on_damaged_runs_is_whole_or_not_there(runs: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng([SEED, 3])
+    for number in range(scaled(0, 40)):
+        copy, out = tmp_path / f"copy{number}", tmp_path / f"report{number}"
+        shutil.copytree(runs, copy)
+        files = sorted(copy.rglob("*.parquet"))
+        damage(rng, files[rng.integers(len(files))])
+        try:
+            write_report([copy], out, target=None, baseline=None)
+            assert (out / "report.md").is_file()
+        except UserError:
+            assert not out.exists()
+        assert not list(tmp_path.glob(".*partial*"))
