@@ -25,7 +25,6 @@ from analysis.figures import (
     fleet_conditions,
     gantt,
     memory,
-    render,
     style,
     waiting,
     write,
@@ -113,7 +112,9 @@ def drawn(
 
 
 def picture(spec: FigureSpec, frame: pd.DataFrame) -> bytes:
-    return render(frame, spec.draw, style.IEEE)["png"]
+    """The SVG alone: it shows what the other formats do, and takes a third of the time."""
+    with style.context():
+        return style.render(spec.draw(frame, style.IEEE), "svg")
 
 
 def test_a_figure_is_written_in_every_format_and_twice_alike(
@@ -129,7 +130,7 @@ def test_drawing_the_csv_gives_the_figure(drawn: Drawn) -> None:
     # the python engine reads floats exactly
     read = pd.read_csv(drawn.folder / f"{drawn.spec.name}.csv", engine="python")
     assert len(read) > 0
-    assert picture(drawn.spec, read) == (drawn.folder / f"{drawn.spec.name}.png").read_bytes()
+    assert picture(drawn.spec, read) == (drawn.folder / f"{drawn.spec.name}.svg").read_bytes()
 
 
 def test_a_number_in_the_csv_moves_the_figure(drawn: Drawn) -> None:
@@ -159,7 +160,7 @@ def test_a_number_in_the_csv_moves_the_figure(drawn: Drawn) -> None:
     }[drawn.spec.name]
     moved = drawn.frame.copy()
     moved.loc[moved.index[::2], plotted] *= 0.5
-    assert picture(drawn.spec, moved) != (drawn.folder / f"{drawn.spec.name}.png").read_bytes()
+    assert picture(drawn.spec, moved) != (drawn.folder / f"{drawn.spec.name}.svg").read_bytes()
 
 
 def test_fonts_are_embedded_and_no_file_carries_a_date(drawn: Drawn) -> None:
