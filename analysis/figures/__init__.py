@@ -165,8 +165,8 @@ FIGURES = (
     ),
     FigureSpec(
         "fleet",
-        "What the fleet met, whatever the strategy: the share of the devices that are online, have"
-        " joined and have not crashed, batteries left out; and the rates of their links.",
+        "What the fleet met, whatever the strategy (first seed): the share of the devices that are"
+        " online, have joined and have not crashed, batteries left out; and their links' rates.",
         fleet_conditions.frame,
         fleet_conditions.draw,
     ),

@@ -122,5 +122,5 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     for axes in (left, right):
         axes.set_xlim(0, frame["at_s"].max() / unit.size)
         axes.set_xlabel(f"Simulated time ({unit.name})")
-    style.legend_above(figure, style.labelled(right), "median and middle half of the devices")
+    style.legend_above(figure, style.labelled(right), "Median and middle half of the devices")
     return figure
