@@ -129,6 +129,18 @@ def test_runs_of_a_sweep_are_logged_beside_each_other(tmp_path: Path, writer: st
         assert {run.data.tags["seed"] for run in runs} == {"0", "1", "2"}
 
 
+def test_the_experiment_of_a_paper_is_as_the_page_says(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "sweeps.md").read_text("utf-8")
+    command = "fedclock sweep simulator/experiments/paper.yaml --seeds 3\n"
+    assert command in page
+    file = root / "simulator" / "experiments" / "paper.yaml"
+    runs = expand(file, (), grid=(), seeds="3", output=tmp_path)
+    assert f"with real training: {len(runs)} runs" in page
+    done = fedclock("validate", file, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_writer_that_there_is_not_is_refused_before_any_run(tmp_path: Path) -> None:
     done = fedclock("sweep", write(tmp_path, SMALL), "--log", "paper", cwd=tmp_path)
     assert done.returncode == 2
