@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import pandas as pd
@@ -28,3 +29,26 @@ def sat_out(run: Run) -> list[tuple[int, int]]:
         for event in run.events()
         if event["event"] == "sat_out"
     ]
+
+
+def offline_pauses(run: Run) -> dict[tuple[int, int], list[tuple[float, float]]]:
+    """(device, round of its plan) -> when it went offline with work in hand, and until when.
+
+    A device that did not come back to its work is away until its plan ends.
+    """
+    if not (run.clients.get("offline_s", pd.Series(dtype=float)) > 0).any():
+        return {}
+    found: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    keys = zip(run.clients["device_id"], run.clients["round"], strict=True)
+    ends_s = dict(zip(keys, run.clients["finished_s"], strict=True))
+    left_s: dict[tuple[int, int], float] = {}
+    for event in run.events():
+        key = (event["device"], event["round"])
+        if event["event"] == "went_offline":
+            left_s[key] = event["at_s"]
+        elif event["event"] == "came_back":
+            found[key].append((left_s.pop(key), event["at_s"]))
+    for key, at_s in left_s.items():
+        if ends_s[key] > at_s:
+            found[key].append((at_s, ends_s[key]))
+    return dict(found)

@@ -16,11 +16,11 @@ from analysis.load import (
     RunError,
     check_table,
     find_runs,
-    flatten,
     read_config,
     read_manifest,
     read_table,
 )
+from simulator.experiment import flatten
 
 NAMES = ("name", "label", "seed")
 """Keys of a config that tell runs apart without changing what is simulated, but for the draw."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import yaml
 from pyarrow import ArrowException
 
+from analysis.differences import settings_that_differ
+from simulator.experiment import flatten
 from simulator.store import FORMAT, UserError
 
 FILES = (
@@ -183,17 +185,6 @@ def distinct_labels(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _differences(one: Run, other: Run) -> list[str]:
     """What the two runs do not share, in words."""
     words = []
@@ -210,18 +201,6 @@ def _differences(one: Run, other: Run) -> list[str]:
             + settings_that_differ(one.config, other.config)
         )
     return words
-
-
-def settings_that_differ(one: Json, other: Json) -> str:
-    """The keys of two configs that differ, the strategy's own left out, in brackets."""
-    left, right = flatten(one), flatten(other)
-    keys = [
-        key
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key) and not key.startswith(("strategy", "label"))
-    ]
-    listed = ", ".join(f"{key}: {left.get(key)} / {right.get(key)}" for key in keys)
-    return f" ({listed})" if listed else ""
 
 
 def read_manifest(path: Path) -> Json:
@@ -273,8 +252,7 @@ def check_table(path: Path, table: str) -> None:
         names = pq.read_schema(file).names
     except (OSError, ArrowException) as error:
         raise RunError(f"{file} is damaged: {error}") from error
-    if missing := [name for name in REQUIRED[table] if name not in names]:
-        raise RunError(f"{file} lacks the columns {', '.join(missing)}")
+    _require(file, REQUIRED[table], names)
 
 
 def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -282,18 +260,15 @@ def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> 
 
     Raises RunError where the file is damaged, or a column is neither there nor has a default.
     """
-    check_table(path, table)
     file, defaults = path / f"{table}.parquet", DEFAULTS[table]
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
             there = parquet.schema_arrow.names
+            _require(file, REQUIRED[table], there)
             wanted = [*there, *(name for name in defaults if name not in there)]
             wanted = wanted if columns is None else list(columns)
             lacking = [name for name in wanted if name not in there]
-            if unknown := [name for name in lacking if name not in defaults]:
-                raise RunError(
-                    f"{file} lacks the columns {', '.join(unknown)}; it has {', '.join(there)}"
-                )
+            _require(file, [name for name in lacking if name not in defaults], there)
             # One thread: a run's tables are small, and starting more takes longer than reading.
             stored = parquet.read([n for n in wanted if n in there], use_threads=False)
             frame: pd.DataFrame = stored.to_pandas(use_threads=False)
@@ -302,7 +277,12 @@ def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> 
         raise RunError(f"{file} is damaged: {error}") from error
     for name in lacking:
         frame[name] = np.full(rows, defaults[name])
-    return frame[wanted]
+    return frame if list(frame) == wanted else frame[wanted]
+
+
+def _require(file: Path, names: Sequence[str], there: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in there]:
+        raise RunError(f"{file} lacks the columns {', '.join(missing)}; it has {', '.join(there)}")
 
 
 def _is_event(event: Any) -> bool:

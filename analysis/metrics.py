@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.load import Run, RunError
@@ -24,6 +25,7 @@ TO_TARGET = {
     "spent_energy_j": "energy_to_target_j",
 }
 """What was spent by the last evaluation, and the same to the target."""
+SPENT = ("round", "closed_s", "download_bytes", "upload_bytes", "energy_j")
 
 
 @dataclass(frozen=True)
@@ -67,24 +69,26 @@ def evaluated(rounds: pd.DataFrame) -> pd.DataFrame:
 
 def smoothed(rounds: pd.DataFrame, evaluations: int) -> pd.DataFrame:
     """The rounds of one run, accuracy replaced by the mean of so many evaluations up to there."""
+    if evaluations == 1:
+        return rounds
     means = evaluated(rounds)["accuracy"].rolling(evaluations).mean()
     return rounds.assign(accuracy=means)
 
 
 def spent(rounds: pd.DataFrame, row: int) -> Spent:
     """What one run took up to and with the round at this place."""
-    until = rounds.iloc[: row + 1]
+    upto = {name: rounds[name].to_numpy()[: row + 1] for name in SPENT}
     return Spent(
-        round=int(until["round"].iloc[-1]),
-        at_s=float(until["closed_s"].iloc[-1]),
-        transfer_bytes=int(until["download_bytes"].sum() + until["upload_bytes"].sum()),
-        energy_j=float(until["energy_j"].sum()),
+        round=int(upto["round"][-1]),
+        at_s=float(upto["closed_s"][-1]),
+        transfer_bytes=int(upto["download_bytes"].sum() + upto["upload_bytes"].sum()),
+        energy_j=float(upto["energy_j"].sum()),
     )
 
 
 def reached(rounds: pd.DataFrame, target: float) -> Spent | None:
     """What one run took to its first evaluation at or above ``target``; None: not reached."""
-    hits = np.flatnonzero(rounds["accuracy"] >= target - TOLERANCE)
+    hits = np.flatnonzero(rounds["accuracy"].to_numpy() >= target - TOLERANCE)
     return spent(rounds, int(hits[0])) if len(hits) else None
 
 
@@ -94,7 +98,7 @@ def to_target(rounds: pd.DataFrame, target: float | None) -> dict[str, float | b
     ``spent_*`` bounds from below what a run would take that did not reach the target.
     """
     hit = reached(rounds, target) if target is not None else None
-    places = np.flatnonzero(rounds["accuracy"].notna())
+    places = np.flatnonzero(~np.isnan(rounds["accuracy"].to_numpy()))
     last = spent(rounds, int(places[-1])) if len(places) else Spent(0, 0.0, 0, 0.0)
     row: dict[str, float | bool] = {
         "target_accuracy": math.nan if target is None else target,
@@ -144,10 +148,11 @@ def choose_target(runs: Sequence[pd.DataFrame], given: float | None = None) -> T
 
 def accuracy_area(rounds: pd.DataFrame, until_s: float) -> float:
     """Mean accuracy of one run over [0, until_s], linear between evaluations; NaN without any."""
-    points = evaluated(rounds)
-    if len(points) < 2 or not 0 < until_s <= points["closed_s"].iloc[-1]:
+    time_s, accuracy = rounds["closed_s"].to_numpy(), rounds["accuracy"].to_numpy()
+    is_known = ~np.isnan(accuracy)
+    time_s, accuracy = time_s[is_known], accuracy[is_known]
+    if len(time_s) < 2 or not 0 < until_s <= time_s[-1]:
         return math.nan
-    time_s, accuracy = points["closed_s"].to_numpy(), points["accuracy"].to_numpy()
     inside = time_s < until_s
     at_s = np.append(time_s[inside], until_s)
     values = np.append(accuracy[inside], np.interp(until_s, time_s, accuracy))
@@ -156,65 +161,81 @@ def accuracy_area(rounds: pd.DataFrame, until_s: float) -> float:
 
 def mean_waiting_s(rounds: pd.DataFrame) -> float:
     """Mean over one run's rounds with an aggregation of the mean wait of those aggregated."""
-    return float(rounds.loc[rounds["num_aggregated"] > 0, "waiting_s"].mean())
+    return _mean(rounds["waiting_s"].to_numpy()[rounds["num_aggregated"].to_numpy() > 0])
 
 
 def of_rounds(rounds: pd.DataFrame) -> dict[str, float]:
     """What one run came to, by its rounds."""
-    accuracy = evaluated(rounds)["accuracy"]
+    accuracy = rounds["accuracy"].to_numpy()
+    accuracy = accuracy[~np.isnan(accuracy)]
     counts = ("num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected")
     sums = (*counts, "num_sat_out", "download_bytes", "upload_bytes", "energy_j")
     return {
-        "final_accuracy": float(accuracy.iloc[-1]) if len(accuracy) else math.nan,
-        "best_accuracy": float(accuracy.max()),
-        "num_rounds": int(rounds["round"].max()),
-        "simulated_s": float(rounds["closed_s"].max()),
+        "final_accuracy": float(accuracy[-1]) if len(accuracy) else math.nan,
+        "best_accuracy": float(accuracy.max()) if len(accuracy) else math.nan,
+        "num_rounds": int(rounds["round"].to_numpy().max()),
+        "simulated_s": float(rounds["closed_s"].to_numpy().max()),
         "waiting_s": mean_waiting_s(rounds),
-        **{name: _plain(rounds[name].sum()) for name in sums if name in rounds},
+        **{name: _plain(rounds[name].to_numpy().sum()) for name in sums if name in rounds},
     }
 
 
 def of_clients(clients: pd.DataFrame) -> dict[str, float]:
     """What one run came to, by the plans that it handed out."""
-    merged = clients["outcome"] == "aggregated"
-    ran = clients[clients["outcome"] != "oom"]
-    took_s = clients["finished_s"] - clients["started_s"]
-    given_s = float((took_s + clients["waiting_s"]).sum())
-    worked_s = float(clients[["download_s", "train_s", "upload_s"]].sum().sum())
-    lost = _lost(clients[~merged]).sum()
-    staleness = clients.loc[merged, "staleness"]
+    # In arrays: of a thousand runs, frames within frames would take most of the time.
+    of = {str(name): column.to_numpy() for name, column in clients.items()}
+    merged, ran = of["outcome"] == "aggregated", of["outcome"] != "oom"
+    took_s = of["finished_s"] - of["started_s"]
+    given_s = float((took_s + of["waiting_s"]).sum())
+    worked_s = float(sum(of[name].sum() for name in ("download_s", "train_s", "upload_s")))
+    lost_j = of["energy_compute_j"] + of["energy_radio_j"]
+    staleness, peak = of["staleness"][merged], of["peak_memory_bytes"]
     return {
-        "planned_memory_bytes": float(clients["peak_memory_bytes"].mean()),
-        "peak_memory_bytes": float(ran["peak_memory_bytes"].max()),
-        "peak_memory_share": float((ran["peak_memory_bytes"] / ran["memory_budget_bytes"]).max()),
+        "planned_memory_bytes": _mean(peak),
+        "peak_memory_bytes": _max(peak[ran]),
+        "peak_memory_share": _max(peak[ran] / of["memory_budget_bytes"][ran]),
         "straggler_share": straggler_share(clients),
         "utilisation": _ratio(worked_s, given_s),
-        "compute_utilisation": _ratio(float(clients["train_s"].sum()), given_s),
+        "compute_utilisation": _ratio(float(of["train_s"].sum()), given_s),
         "lost_work_share": _ratio(float(took_s[~merged].sum()), float(took_s.sum())),
-        "lost_s": float(lost["lost_s"]),
-        "lost_bytes": int(lost["lost_bytes"]),
-        "lost_j": float(lost["lost_j"]),
-        "mean_staleness": float(staleness.mean()),
-        "max_staleness": float(staleness.max()),
+        "lost_s": float(took_s[~merged].sum()),
+        "lost_bytes": int((of["download_bytes"] + of["upload_bytes"])[~merged].sum()),
+        "lost_j": float(lost_j[~merged].sum()),
+        "mean_staleness": _mean(staleness),
+        "max_staleness": _max(staleness),
     }
 
 
 def straggler_share(clients: pd.DataFrame) -> float:
     """Share of one run's plans, OOM left out, that were late or far slower than their round's."""
-    ran = clients[clients["outcome"] != "oom"]
-    took_s = ran["finished_s"] - ran["started_s"]
-    median_s = took_s.groupby(ran["round"]).transform("median")
-    return float(((took_s > STRAGGLER_FACTOR * median_s) | (ran["outcome"] == "late")).mean())
+    outcome = clients["outcome"].to_numpy()
+    ran = outcome != "oom"
+    took_s = (clients["finished_s"].to_numpy() - clients["started_s"].to_numpy())[ran]
+    _, group, sizes = np.unique(
+        clients["round"].to_numpy()[ran], return_inverse=True, return_counts=True
+    )
+    rising_s = took_s[np.lexsort((took_s, group))]
+    first = np.cumsum(sizes) - sizes
+    median_s = (rising_s[first + (sizes - 1) // 2] + rising_s[first + sizes // 2]) / 2
+    return _mean((took_s > STRAGGLER_FACTOR * median_s[group]) | (outcome[ran] == "late"))
 
 
 def of_devices(devices: pd.DataFrame, clients: pd.DataFrame) -> dict[str, float]:
     """What one run came to for the devices of its fleet."""
-    updates = clients.loc[clients["outcome"] == "aggregated", "device_id"].value_counts()
-    num_squares = len(devices) * float((updates.astype(float) ** 2).sum())
-    quantiles = devices["expected_accuracy"].quantile(list(QUANTILES.values()))
+    merged = clients["outcome"].to_numpy() == "aggregated"
+    updates = np.unique(clients["device_id"].to_numpy()[merged], return_counts=True)[1].astype(
+        float
+    )
+    num_squares = len(devices) * float((updates**2).sum())
+    expected = devices["expected_accuracy"].to_numpy()
+    expected = expected[~np.isnan(expected)]
+    quantiles = np.quantile(expected, list(QUANTILES.values())) if len(expected) else [math.nan] * 5
     return {
         "participation_fairness": _ratio(float(updates.sum()) ** 2, num_squares),
-        **{f"device_accuracy_{name}": float(quantiles[q]) for name, q in QUANTILES.items()},
+        **{
+            f"device_accuracy_{name}": float(value)
+            for name, value in zip(QUANTILES, quantiles, strict=True)
+        },
     }
 
 
@@ -252,6 +273,14 @@ def _lost(clients: pd.DataFrame) -> pd.DataFrame:
 def _plain(number: float) -> float:
     """A number of Python's own: counts stay whole."""
     return int(number) if float(number).is_integer() else float(number)
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _max(values: npt.NDArray[Any]) -> float:
+    return float(values.max()) if len(values) else math.nan
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -12,8 +12,9 @@ from analysis import tables
 from analysis.comparison import Comparison
 from analysis.figures import FigureSpec
 from analysis.fleet import devices
-from analysis.load import Run, flatten
+from analysis.load import Run
 from analysis.units import SECONDS, choose, significant
+from simulator.experiment import flatten
 
 RECONSTRUCTION = (
     "FedQuad- and HAFLQ-style methods here are re-implemented from the published abstracts;"

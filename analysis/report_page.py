@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 from analysis import page, seed_tables, tables
 from analysis.comparison import Comparison
 from analysis.figures import FigureSpec
-from analysis.load import Run, flatten
+from analysis.load import Run
 from analysis.report_plans import LANE, columns_of, inspection
 from analysis.study import Study
+from simulator.experiment import flatten
 
 MAX_SVG_BYTES = 400_000  # a larger drawing goes in as pixels
 WIDE_PX = 1500  # a figure of more pixels spans the page

@@ -71,8 +71,10 @@ def _median(lower: Floats, upper: Floats) -> Estimate:
     drawn = np.random.default_rng(SEED).integers(len(lower), size=(NUM_RESAMPLES, len(lower)))
     # Quantiles that are resamples themselves: between a number and infinity lies nothing.
     tail = (1 - CONFIDENCE) / 2
-    low = np.quantile(np.median(lower[drawn], axis=1), tail, method="lower")
-    high = np.quantile(np.median(upper[drawn], axis=1), 1 - tail, method="higher")
+    lowest = np.median(lower[drawn], axis=1)
+    highest = lowest if np.array_equal(lower, upper) else np.median(upper[drawn], axis=1)
+    low = np.quantile(lowest, tail, method="lower")
+    high = np.quantile(highest, 1 - tail, method="higher")
     return Estimate(*center, float(low), float(high), len(lower))
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import metrics
+from analysis.differences import settings_that_differ
 from analysis.frames import RunSet
-from analysis.load import RunError, read_config, read_table, settings_that_differ
+from analysis.load import RunError, read_config, read_table
 from analysis.metrics import Target
 from analysis.seeds import over_seeds
 

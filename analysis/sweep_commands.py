@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from analysis.commands import Target
-from simulator.cli import File, Output, Overrides
+from simulator.cli import File, Log, Output, Overrides
 from simulator.executor import available_cores
 from simulator.plain_yaml import parse_yaml
 from simulator.store import UserError
 from simulator.sweep import SweepRun, expand, same_conditions
 from simulator.sweep_processes import Failure, outcomes
+from simulator.writers import find_writers
 
 if TYPE_CHECKING:
     from analysis.study import Study
@@ -45,12 +47,15 @@ def sweep(
     ] = None,
     overrides: Overrides = None,
     output: Output = Path("runs"),
+    log: Log = None,
 ) -> None:
     """Run an experiment at several seeds and grid points: what is missing, several at once."""
     cores = available_cores()
     jobs = jobs or cores
     crew = {"jobs": jobs, "workers": workers or max(1, cores // jobs)}
+    find_writers(log or ())  # all mistakes first
     runs = expand(file, overrides or (), grid=grid or (), seeds=seeds, output=output)
+    runs = [replace(one, log=tuple(log or ())) for one in runs]
     console = Console()
     try:
         missing = _check(runs, console, **crew)

@@ -80,6 +80,17 @@ def read_experiment(
     return runs
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``: keys as an override names them."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def name_strategies(problems: Sequence[str], label: str | None) -> list[str]:
     """The problems of one of several strategies, its keys as they stand in the file."""
     if label is None:

@@ -14,6 +14,7 @@ from simulator.experiment import ConfigError, load_experiment
 from simulator.plain_yaml import parse_yaml
 from simulator.progress import Reporter
 from simulator.run import Prepared, Trainers, prepare, run
+from simulator.writers import find_writers
 
 RESERVED = ("name", "label", "seed")
 """Keys that tell runs apart: a grid over them would name the same run twice."""
@@ -30,6 +31,7 @@ class SweepRun:
     seed: int
     folder: Path
     num_rounds: int
+    log: tuple[str, ...] = ()  # names of the writers that are told of each round
 
     @property
     def name(self) -> str:
@@ -60,7 +62,8 @@ def check(sweep_run: SweepRun) -> Checked:
 
 def carry_out(sweep_run: SweepRun, trainers: Trainers, report: Reporter) -> Path:
     """Simulate the run, or go on with it where it was interrupted; its folder."""
-    return run(_prepare(sweep_run), trainers=trainers, report=report)
+    writers = find_writers(sweep_run.log)
+    return run(_prepare(sweep_run), trainers=trainers, report=report, writers=writers)
 
 
 def _prepare(sweep_run: SweepRun) -> Prepared:

@@ -20,6 +20,7 @@ from analysis.figures import (
     choices,
     conditions,
     curves,
+    fleet_conditions,
     gantt,
     memory,
     participation,
@@ -161,6 +162,13 @@ FIGURES = (
         "Mean rate of each transfer, by the pool of its link; all runs together.",
         conditions.rate_frame,
         conditions.draw_rates,
+    ),
+    FigureSpec(
+        "fleet",
+        "What the fleet met, whatever the strategy (first seed): the share of the devices that are"
+        " online, have joined and have not crashed, batteries left out; and their links' rates.",
+        fleet_conditions.frame,
+        fleet_conditions.draw,
     ),
     FigureSpec(
         "availability",

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from analysis.comparison import Comparison
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
-from analysis.fleet import devices, sat_out
+from analysis.fleet import devices, offline_pauses, sat_out
 from analysis.load import Run
 from analysis.units import SECONDS, Unit, choose
 
@@ -26,6 +26,7 @@ PHASES: dict[str, dict[str, Any]] = {  # how a bar is filled, as matplotlib take
     "download": {"facecolor": style.SKY},
     "compute": {"facecolor": style.SLATE},
     "upload": {"facecolor": style.ORANGE},
+    "offline": {"facecolor": "white", "edgecolor": style.OLIVE, "hatch": "......"},
     "wait": {"facecolor": style.PALE},
     "sat out": {"facecolor": "white", "edgecolor": "#BDBDBD", "hatch": "//////"},
 }
@@ -113,6 +114,7 @@ def _spans(run: Run) -> pd.DataFrame:
         length_s = length_s.clip(upper=(ends_s - start_s).clip(lower=0.0))
         parts.append(_part(plans, phase, start_s, length_s))
         start_s = start_s + length_s
+    parts = [_interrupted(pd.concat(parts), run)]
     done = plans["outcome"] == "aggregated"
     parts.append(_part(plans[done], "wait", ends_s[done], plans.loc[done, "waiting_s"]))
     spans = pd.concat(parts)
@@ -124,6 +126,31 @@ def _spans(run: Run) -> pd.DataFrame:
     idle = idle.merge(rounds.drop(columns="device_id"), on="round")
     marks.append(_part(idle, "sat out", idle["opened_s"], idle["duration_s"]))
     return pd.concat([spans[spans["length_s"] > 0], *marks])
+
+
+def _interrupted(working: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """The phases of all plans, cut and put off by the time that their devices were offline."""
+    pauses = offline_pauses(run)
+    if not pauses:
+        return working
+    rows = []
+    for key, phases in working.groupby(["device_id", "round"], sort=False):
+        device, number = (int(str(part)) for part in key)
+        away = iter(pauses.get((device, number), ()))
+        pause = next(away, None)
+        late_s = 0.0  # how much later than without pauses
+        for phase, start_s, length_s in phases[["phase", "start_s", "length_s"]].values:
+            at_s, left_s = start_s + late_s, length_s
+            while pause and pause[0] < at_s + left_s:
+                done_s, gone_s = max(pause[0] - at_s, 0.0), pause[1] - pause[0]
+                rows += [(device, number, phase, at_s, done_s)]
+                rows += [(device, number, "offline", pause[0], gone_s)]
+                at_s, left_s, late_s = pause[1], left_s - done_s, late_s + gone_s
+                pause = next(away, None)
+            rows.append((device, number, phase, at_s, left_s))
+        if pause:  # it never came back to work
+            rows.append((device, number, "offline", pause[0], pause[1] - pause[0]))
+    return pd.DataFrame(rows, columns=["device_id", "round", "phase", "start_s", "length_s"])
 
 
 def _part(

@@ -15,8 +15,9 @@ from analysis import metrics
 from analysis.figures import bands, style
 from analysis.figures.curves import Quantity
 from analysis.figures.rows import of_runs
-from analysis.load import Run, RunError, flatten
+from analysis.load import Run, RunError
 from analysis.units import BYTES, JOULES, PERCENT, SECONDS
+from simulator.experiment import flatten
 
 FINAL_ACCURACY = Quantity("final_accuracy", "Final accuracy", (PERCENT,))
 TIME_TO_TARGET = Quantity("time_to_target_s", "Time to target", SECONDS)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from simulator.experiment import flatten
 from simulator.records import ClientRecord, Event, RoundRecord
 from simulator.store import Status
 from simulator.writers import RunFacts, RunWriter, scalars
@@ -35,6 +38,12 @@ def open_writer(facts: RunFacts) -> RunWriter:
         logging.getLogger(name).setLevel(logging.WARNING)
     place = facts.folder.parent.resolve()
     place.mkdir(parents=True, exist_ok=True)
+    with (place / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # runs of a sweep would make one database at once
+        return _begin(facts, place)
+
+
+def _begin(facts: RunFacts, place: Path) -> RunWriter:
     is_told: bool = cast(Any, mlflow).is_tracking_uri_set()
     client = MlflowClient(None if is_told else f"sqlite:///{place / 'mlflow.db'}")
     name = str(facts.manifest["experiment"])
@@ -42,7 +51,9 @@ def open_writer(facts: RunFacts) -> RunWriter:
     artifacts = None if is_told else (place / "mlartifacts").as_uri()
     experiment = found.experiment_id if found else client.create_experiment(name, artifacts)
     run = client.create_run(experiment, run_name=facts.folder.name)
-    parameters = [Param(key, str(value)[:MAX_LENGTH]) for key, value in _flat(facts.config)]
+    parameters = [
+        Param(key, str(value)[:MAX_LENGTH]) for key, value in flatten(facts.config).items()
+    ]
     tags = [RunTag(key, str(facts.manifest.get(key))) for key in TAGS]
     tags.append(RunTag("folder", str(facts.folder)))
     for start in range(0, len(parameters), MAX_PARAMETERS):
@@ -70,11 +81,3 @@ class _MlflowWriter:
 
     def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
         self._client.set_terminated(self._run_id, STATUS[status])
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from analysis.differences import settings_that_differ
 from analysis.load import (
     Run,
     RunError,
@@ -195,6 +196,21 @@ def test_what_differs_between_two_fleets_is_read_from_the_configs(
     (other / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(RunError, match=r"shards \(fleet.memory_share: 0.02 / 0.5\)$"):
         load_runs([one, other])
+
+
+def test_fleets_without_a_key_in_common_differ_in_a_few_lines() -> None:
+    groups = [{"profile": f"p{n}", "count": n + 1, "link": "wifi" * 50} for n in range(30)]
+    one = {"fleet": {"devices": groups}, **{f"a{n}": 1 for n in range(9)}}
+    other = {"fleet": {"devices": [*groups[:7], {**groups[7], "count": 99}, *groups[8:]]}}
+    said = settings_that_differ(other, one)
+    assert "None / 1" in said
+    assert said.endswith("4 more)")
+    assert len(said) < 200
+    said = settings_that_differ({"fleet": {"devices": groups}}, other)
+    assert said == " (fleet.devices.7.count: 8 / 99)"
+    assert settings_that_differ({"seeds": [1, 2]}, {"seeds": [1]}) == " (seeds: 2 / 1 entries)"
+    long = settings_that_differ({"link": "a" * 900}, {"link": "b"})
+    assert long == f" (link: {'a' * 37}... / b)"
 
 
 def test_runs_of_like_conditions_load_together(runs: list[Run]) -> None:

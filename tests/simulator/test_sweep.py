@@ -110,6 +110,44 @@ def test_the_number_of_jobs_reaches_no_result_and_what_is_there_is_kept(
     assert logs(tmp_path) == logs(one_by_one[0])
 
 
+@pytest.mark.parametrize("writer", ["tensorboard", "mlflow"])
+def test_runs_of_a_sweep_are_logged_beside_each_other(tmp_path: Path, writer: str) -> None:
+    pytest.importorskip(writer, reason=f"needs the extra [{writer}]")
+    file = write(tmp_path, {**SMALL, "strategies": {"fedlora": {"kind": "fedlora", "rank": 2}}})
+    done = fedclock("sweep", file, "--seeds", "3", "--jobs", "3", "--log", writer, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    place = tmp_path / "runs" / "small"
+    if writer == "tensorboard":
+        assert len(list(place.glob("tensorboard/fedlora-*/events.out.tfevents.*"))) == 3
+    else:
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+        (experiment,) = client.search_experiments(filter_string="name = 'small'")
+        runs = client.search_runs([experiment.experiment_id])
+        assert [run.info.status for run in runs] == ["FINISHED"] * 3
+        assert {run.data.tags["seed"] for run in runs} == {"0", "1", "2"}
+
+
+def test_the_experiment_of_a_paper_is_as_the_page_says(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "sweeps.md").read_text("utf-8")
+    command = "fedclock sweep simulator/experiments/paper.yaml --seeds 3\n"
+    assert command in page
+    file = root / "simulator" / "experiments" / "paper.yaml"
+    runs = expand(file, (), grid=(), seeds="3", output=tmp_path)
+    assert f"with real training: {len(runs)} runs" in page
+    done = fedclock("validate", file, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_writer_that_there_is_not_is_refused_before_any_run(tmp_path: Path) -> None:
+    done = fedclock("sweep", write(tmp_path, SMALL), "--log", "paper", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "must be one of tensorboard, mlflow, got paper (--log)" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_that_fails_or_dies_is_named_and_stops_no_other(tmp_path: Path) -> None:
     file = faulty(tmp_path, breaks="raise", dies="die", works="")
     done = fedclock("sweep", file, "--seeds", "2", "--jobs", "2", cwd=tmp_path)

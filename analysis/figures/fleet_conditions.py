@@ -1,0 +1,126 @@
+"""What the fleet as a whole met: how many devices are there, and how fast their links are.
+
+A run folder holds the config of its conditions, not the conditions: they are built again from it,
+and shown only where they come out as in the run.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.comparison import Comparison
+from analysis.figures import style
+from analysis.figures.rows import of_first_seed
+from analysis.load import Run
+from analysis.units import SECONDS, Unit, choose
+from devices.fleet import Device
+from simulator.experiment import read_experiment
+from simulator.faults import Faults
+from simulator.store import UserError
+from simulator.world import World, build_world
+from traces.bandwidth import BandwidthTrace
+from traces.steps import FloatArray
+
+NUM_STEPS = 240
+MAX_DEVICES = 200  # of a larger fleet: so many, evenly spread
+BYTES_PER_S_PER_MBPS = 125_000.0
+WAYS = {"download": style.BLUE, "upload": style.VERMILLION}
+QUARTILES = (0.25, 0.5, 0.75)
+
+
+def frame(comparison: Comparison) -> pd.DataFrame:
+    """One row a step of time up to the end of the longest run, of the first seed.
+
+    ``online_share`` of the devices at its beginning, without batteries, which follow from the work;
+    quartiles over the devices of their link's mean rate in the step. Empty where the conditions
+    cannot be built as they were in the run.
+    """
+    runs = of_first_seed(comparison.runs)
+    world = _world(runs[0])
+    if world is None:
+        return pd.DataFrame()
+    until_s = max(float(run.rounds["closed_s"].max()) for run in runs)
+    edges_s = np.linspace(0.0, until_s, NUM_STEPS + 1)
+    places = np.linspace(0, len(world.fleet) - 1, min(len(world.fleet), MAX_DEVICES))
+    shown = [world.fleet[int(place)] for place in places.round()]
+    columns: dict[str, object] = {
+        "seed": runs[0].manifest["seed"],
+        "num_devices": len(world.fleet),
+        "at_s": edges_s[:-1],
+        "online_share": np.mean([_is_there(k, world.faults, edges_s[:-1]) for k in shown], axis=0),
+    }
+    for way, traces in (
+        ("download", [device.link.downlink for device in shown]),
+        ("upload", [device.link.uplink for device in shown]),
+    ):
+        rates = np.quantile([_mean_mbps(trace, edges_s) for trace in traces], QUARTILES, axis=0)
+        columns |= {f"{way}_q{100 * q:.0f}_mbps": r for q, r in zip(QUARTILES, rates, strict=True)}
+    return pd.DataFrame(columns)
+
+
+def _world(run: Run) -> World | None:
+    """What the run met; None where that is not to be had any more."""
+    try:
+        (config,) = read_experiment(run.config, (), run.path / "config.yaml")
+        world = build_world(config, str(run.path))
+    except UserError:  # a trace, data set or model that is gone, or a config of another version
+        return None
+    return world if world.conditions_hash == run.manifest["conditions_hash"] else None
+
+
+def _is_there(device: Device, faults: Faults, at_s: FloatArray) -> FloatArray:
+    """(n,): 1 where the device is online, has joined, has not left and has not crashed."""
+    first_s, last_s = faults.join_s[device.device_id], faults.leave_s[device.device_id]
+    crashes = faults.crashes(device.device_id)
+    there = [
+        first_s <= t < last_s and device.availability.is_online(t) and crashes.span(t)[0]
+        for t in at_s.tolist()
+    ]
+    return np.array(there, dtype=float)
+
+
+def _mean_mbps(trace: BandwidthTrace, edges_s: FloatArray) -> FloatArray:
+    """(n,): the exact mean rate between each two of the instants (n + 1,)."""
+    carried = np.array([trace.carried_bytes(t) for t in edges_s.tolist()])
+    rates: FloatArray = np.diff(carried) / np.diff(edges_s) / BYTES_PER_S_PER_MBPS
+    return rates
+
+
+def plot_online(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
+    """A staircase: the share of the devices that are present."""
+    at = frame["at_s"] / unit.size
+    axes.step(at, 100 * frame["online_share"], where="post", color=style.BLACK)
+    axes.set(ylabel="Devices present (%)", ylim=(0, 103))
+    axes.grid()
+
+
+def plot_rates(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
+    """For each direction the median over the devices, and the band of the middle half."""
+    at = frame["at_s"] / unit.size
+    for way, color in WAYS.items():
+        low, mid, high = (frame[f"{way}_q{100 * q:.0f}_mbps"] for q in QUARTILES)
+        axes.fill_between(at, low, high, step="post", color=color, alpha=0.2, linewidth=0)
+        axes.step(at, mid, where="post", color=color, label=way)
+    axes.set(yscale="log", ylabel="Rate of a link (Mbit/s)")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid()
+
+
+def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """A wide figure: left who is there, right how fast the links are."""
+    figure = style.figure(paper.page_in, 1.9)
+    left, right = figure.subplots(1, 2)
+    unit = choose(SECONDS, frame["at_s"])
+    plot_online(frame, left, unit)
+    plot_rates(frame, right, unit)
+    for axes in (left, right):
+        axes.set_xlim(0, frame["at_s"].max() / unit.size)
+        axes.set_xlabel(f"Simulated time ({unit.name})")
+    style.legend_above(figure, style.labelled(right), "Median and middle half of the devices")
+    return figure
