@@ -127,7 +127,8 @@ class _Client:
         try:
             yield from progress.make(device.speed, cost.train_s)
         finally:
-            record.flops = before + cost.flops * (progress.done / cost.train_s)
+            share_done = progress.done / cost.train_s if cost.train_s else 1.0
+            record.flops = before + cost.flops * share_done
         if progress.is_out_of_memory:
             self._note_memory()
             return self._out_of_memory()

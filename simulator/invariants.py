@@ -21,6 +21,8 @@ from simulator.store import RunLog
 TOLERANCE = 1e-9
 """Relative: seconds are sums of a few dozen doubles, each rounded to 1e-16 of the clock."""
 
+COMES_AND_GOES = ("joined", "left")
+"""Events of a device that need no plan."""
 TRAINED = ("training_started", "upload_started")
 
 
@@ -65,7 +67,7 @@ class CheckedLog:
         self._last = event
         if event.name == "aggregated":
             self._merged += event.details["devices"]
-        elif event.device is not None:
+        elif event.device is not None and event.name not in COMES_AND_GOES:
             self._of_device(event, event.device)
         elif "cohort" in event.details:
             if self._is_cut:
@@ -174,7 +176,7 @@ class CheckedLog:
         if record.num_aggregated + _num_unmerged(record) != len(ended):
             self._broken(f"round {record.round} must count one outcome a plan, of {len(ended)}")
         if before and not (
-            record.opened_s == before.closed_s <= record.closed_s
+            before.closed_s <= record.opened_s <= record.closed_s  # it may wait for a device
             and record.round == before.round + 1
             and record.version - before.version in (0, 1)
         ):

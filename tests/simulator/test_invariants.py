@@ -160,7 +160,7 @@ MUTATIONS = {
         r"memory in use must be at most what is free, 9 bytes, got \d+; plan of round 1 on device",
     ),
     "an arrival is not logged": (
-        instead(Server, "_event", unless("update_received")),
+        instead(Server, "note", unless("update_received")),
         "bytes sent must be bytes received and lost",
     ),
     "a start is not logged": (
