@@ -22,7 +22,7 @@ from algorithms.pacing import Pacing
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
 from simulator.config_types import Count, Name, OneOf, Positive, Section
-from simulator.fleet_config import FaultsConfig, Fleet
+from simulator.fleet_config import FaultsConfig, Fleet, NetworkConfig
 from simulator.own_strategy import check_scale
 
 
@@ -117,6 +117,7 @@ class RunConfig(Section):
     training: TrainingOrNone = Training()
     fleet: Fleet
     faults: FaultsConfig = FaultsConfig()
+    network: NetworkConfig = NetworkConfig()
     cost: CostModelConfig = CostModelConfig()
     selection: Annotated[Selection, OneOf(SELECTIONS)] = Uniform()
     pacing: Annotated[Pacing, OneOf(PACINGS)]

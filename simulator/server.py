@@ -18,6 +18,7 @@ from simulator.client import Surroundings, run_client
 from simulator.clock import StalledError, check_progress, note_faults, sleep_until
 from simulator.collect import collect
 from simulator.federation import Federation
+from simulator.network import Network
 from simulator.participation import Participation
 from simulator.presence import Presence
 from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
@@ -35,8 +36,10 @@ class Server:
         self._fed = federation
         self._presence = Presence(federation.fleet, federation.faults)
         when = federation.when_offline, federation.when_out_of_memory
-        faults = federation.faults
-        self._world = Surroundings(env, log, self._presence, faults, *when, self._smaller)
+        faults, network = federation.faults, (Network(env), federation.shared_links)
+        self._world = Surroundings(
+            env, log, self._presence, faults, *when, self._smaller, *network
+        )
         strategy, view = federation.strategy, federation.view
         adapter = view.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")

@@ -22,10 +22,13 @@ from devices.trainer import NullTrainer, Trainer
 from simulator.conditions import read_conditions
 from simulator.config import RunConfig
 from simulator.draw_fleet import draw_fleet
+from simulator.draw_network import open_network
 from simulator.experiment import ConfigError
 from simulator.faults import Faults, draw_faults
+from simulator.fleet_config import NetworkConfig
 from simulator.fleet_groups import open_groups
 from simulator.fleet_view import LocalWork, ServerView
+from simulator.network import NOTHING_SHARED, SharedLinks
 from simulator.problems import Problems
 from simulator.seeds import stream
 
@@ -42,13 +45,16 @@ class World:
     data: TextDataset
     fleet: Fleet
     faults: Faults
+    shared_links: SharedLinks
     cost_model: CostModel
 
     @cached_property
     def conditions_hash(self) -> str:
         """SHA-256 of all that every scheduler must meet alike: devices, traces, shards, faults."""
         faults = self.faults.config.model_dump_json() + str(self.faults.seed)
-        return hashlib.sha256((self.fleet.conditions_hash() + faults).encode()).hexdigest()
+        sha = hashlib.sha256((self.fleet.conditions_hash() + faults).encode())
+        self.shared_links.hash_into(sha)
+        return sha.hexdigest()
 
 
 def build_world(config: RunConfig, where: str) -> World:
@@ -67,9 +73,14 @@ def build_world(config: RunConfig, where: str) -> World:
             f"matrices, got {config.strategy.rank}"
         )
     groups = open_groups(config.fleet, config.seed, problems)
-    recorded = config.fleet.recorded and problems.attempt(
-        "fleet.recorded", partial(read_conditions, config.fleet.recorded)
-    )
+    recorded, shared_links = None, NOTHING_SHARED
+    if config.fleet.recorded:
+        read = partial(read_conditions, config.fleet.recorded)
+        recorded, shared_links = problems.attempt("fleet.recorded", read) or (None, NOTHING_SHARED)
+        if config.network != NetworkConfig():
+            problems.add("network must be left out: recorded conditions hold what is shared")
+    else:
+        shared_links = open_network(config.network, groups, problems)
     count = len(recorded) if recorded else sum(group.count for group in groups)
     wanted = config.pacing.slots(in_flight=0, buffered=0)
     if wanted > count and not problems.found:
@@ -89,7 +100,7 @@ def build_world(config: RunConfig, where: str) -> World:
     _check_budgets(config, fleet, model=model, cost_model=cost_model, problems=problems)
     if problems.found:
         raise ConfigError(problems.found, where)
-    return World(source, model, data, fleet, faults, cost_model)
+    return World(source, model, data, fleet, faults, shared_links, cost_model)
 
 
 def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> ModelSpec:

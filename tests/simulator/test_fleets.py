@@ -1,5 +1,6 @@
 """Fleets from a config: by counts, shares, mixes, tables, generators, and at any size."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,41 @@ def test_impossible_fleet_is_refused(tmp_path, fleet, message):
 
     found = refused(tmp_path, fleet)
     assert re.search(message, found), found
+
+
+@pytest.mark.parametrize(
+    ("cell", "network", "message"),
+    [
+        ("home", {}, r"fleet.devices.0.cell must be one of those in network.cells \(none is"),
+        ("home", {"cells": {"street": {"mbps": [9, 9]}}}, r"\(street\), got home"),
+        ("a", {"cells": {"a": {"mbps": [9, 9], "source": "lte"}}}, "give exactly one of mbps, s"),
+        ("a", {"cells": {"a": {"mbps": [9, 0]}}}, "cells.a.mbps.1 must be greater than 0, got 0"),
+        ("a", {"cells": {"a": {"source": "wifi"}}}, "network.cells.a: source must be one trace"),
+        (None, {"server": {"source": "no-such"}}, "network.server: .*no-such"),
+    ],
+)
+def test_impossible_network_is_refused(tmp_path, cell, network, message):
+    said = refused(tmp_path, {"devices": [{**PI, "cell": cell}]}, network=network)
+    assert re.search(message, said), said
+
+
+def test_groups_share_the_cells_that_they_name(tmp_path):
+    fleet = {"devices": [{**PI, "count": 2, "cell": "b"}, PI, {**PI, "cell": "a"}]}
+    network = {
+        "server": {"mbps": [80, 40]},
+        "cells": {"a": {"mbps": [8, 8]}, "b": {"mbps": [4, 4]}},
+    }
+    shared = world(tmp_path, fleet, network=network).shared_links
+    names = [[link.name for link in shared.of(device)] for device in range(4)]
+    assert names == [["b", "server"], ["b", "server"], ["server"], ["a", "server"]]
+    assert shared.server.uplink.rate_at(0) == 40e6 / 8
+
+
+def test_a_shared_network_is_a_condition_of_the_run(tmp_path):
+    fleet = {"devices": [PI]}
+    free = world(tmp_path, fleet).conditions_hash
+    narrow = world(tmp_path, fleet, network={"server": {"mbps": [1, 1]}}).conditions_hash
+    assert free != narrow
 
 
 def test_without_replacement_every_device_has_a_trace_of_its_own(tmp_path):
