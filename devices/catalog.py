@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import tomllib
 from collections.abc import Collection, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from devices.profile import Activity, DeviceProfile
+from devices.profile import Activity, DeviceProfile, StepRates
 
 CATALOG = Path(__file__).parent / "catalog.toml"
 
@@ -22,6 +23,13 @@ _FACTS = (
     "name", "title", "tier", "class", "memory_gib", "peak_gflops", "peak_gb_per_s",
     "overhead_s", "idle_w", "radio_w", "sources",
 )  # fmt: skip
+CALIBRATED = (
+    "name", "title", "tier", "memory_gib", "idle_w", "compute_w", "radio_w", "confidence",
+    "source", "measured",
+)  # fmt: skip
+"""Of a device that ``fedclock calibrate`` measured."""
+RATES = ("gflops", "memory_gb_per_s", "cast_gb_per_s", "unpack_gb_per_s", "pack_gb_per_s")
+"""Of it at an operand width, beside its overhead_s; in the order of ``StepRates``."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,9 @@ def load_profiles(path: Path = CATALOG) -> dict[str, DeviceProfile]:
 def read_catalog(catalog: Mapping[str, Any], where: str) -> dict[str, DeviceProfile]:
     """As ``load_profiles``, of a catalog that TOML has parsed; ``where`` opens its errors."""
     root = _Table(where, catalog)
+    if "calibrated" in catalog:
+        root.check_keys(("calibrated",))
+        return _calibrated(root)
     root.check_keys(("source", "class", "device"))
     profiles: dict[str, DeviceProfile] = {}
     for device in root.tables("device"):
@@ -115,13 +126,106 @@ def read_catalog(catalog: Mapping[str, Any], where: str) -> dict[str, DeviceProf
 
 
 def profile(name: str) -> DeviceProfile:
-    """One profile of the catalog. Raises ValueError that lists near and valid names."""
+    """One profile: of our catalog, or ``file.toml`` that holds one, or ``file.toml:name``.
+
+    Raises ValueError that lists near and valid names.
+    """
+    path, is_file, chosen = name.partition(".toml")
+    if is_file:
+        profiles = load_profiles(Path(path + is_file))
+        if not chosen and len(profiles) == 1:
+            return next(iter(profiles.values()))
+        name = chosen.removeprefix(":")
+        if name not in profiles:
+            raise ValueError(
+                f"one device of {path}{is_file} must be named, as {path}{is_file}:NAME with one "
+                f"of {', '.join(profiles)}, got {name or 'none'}"
+            )
+        return profiles[name]
     profiles = load_profiles()
     if name not in profiles:
+        _check_mode(name)
         near = difflib.get_close_matches(name, profiles, n=3)
         meant = f" (near: {', '.join(near)})" if near else ""
         raise ValueError(f"a device must be one of {', '.join(profiles)}, got {name!r}{meant}")
     return profiles[name]
+
+
+def _check_mode(name: str) -> None:
+    """Raises ValueError where the name is that of a device in a mode that it does not have."""
+    for device in tomllib.loads(CATALOG.read_text(encoding="utf-8"))["device"]:
+        if "mode" in device and name.startswith(f"{device['name']}-"):
+            modes = [mode["name"] for mode in device["mode"]]
+            given = name.removeprefix(f"{device['name']}-")
+            raise ValueError(
+                f"a power mode of {device['name']} must be one of {', '.join(modes)}, got {given!r}"
+            )
+
+
+def _calibrated(root: _Table) -> dict[str, DeviceProfile]:
+    profiles: dict[str, DeviceProfile] = {}
+    for device in root.tables("calibrated"):
+        device.check_keys(CALIBRATED)
+        name = device.text("name")
+        if name in profiles:
+            raise ValueError(f"{root.where}: names of devices must differ, got {name} twice")
+        profiles[name] = _calibrated_profile(device)
+    return profiles
+
+
+def _calibrated_profile(device: _Table) -> DeviceProfile:
+    by_width = device.table("measured")
+    if not by_width.values or set(by_width.values) - set(_WIDTHS):
+        raise ValueError(
+            f"{by_width.where}: must have at least one of the keys {', '.join(_WIDTHS)} and no "
+            f"other, got {', '.join(by_width.values) or 'none'}"
+        )
+    tables = {int(k): by_width.table(k, (*RATES, "overhead_s")) for k in by_width.values}
+    measured = {
+        width: StepRates(
+            flops_per_s=rates.number("gflops") * 1e9,
+            memory_bytes_per_s=rates.number("memory_gb_per_s") * 1e9,
+            cast_bytes_per_s=rates.number("cast_gb_per_s") * 1e9,
+            unpack_bytes_per_s=rates.number("unpack_gb_per_s") * 1e9,
+            pack_bytes_per_s=rates.number("pack_gb_per_s") * 1e9,
+            overhead_s=rates.number("overhead_s"),
+        )
+        for width, rates in tables.items()
+    }
+    first = measured[max(measured)]
+    confidence = device.text("confidence", CONFIDENCES)
+    return DeviceProfile(
+        name=device.text("name"),
+        title=device.text("title"),
+        tier=device.text("tier"),
+        flops_per_s={width: rates.flops_per_s for width, rates in measured.items()},
+        memory_bytes=round(device.number("memory_gib") * 2**30),
+        memory_bytes_per_s=first.memory_bytes_per_s,
+        overhead_s=first.overhead_s,
+        power_w=_power_w(device, _Mode("", "", device.number("compute_w"))),
+        confidence=CONFIDENCES[CONFIDENCES.index(confidence)],
+        source=device.text("source"),
+        measured=measured,
+    )
+
+
+def calibrated_text(profile: DeviceProfile) -> str:
+    """A calibrated profile as a catalog that ``load_profiles`` reads."""
+    facts = {
+        "name": profile.name,
+        "title": profile.title,
+        "tier": profile.tier,
+        "memory_gib": profile.memory_bytes / 2**30,
+        **{f"{activity}_w": watts for activity, watts in profile.power_w.items()},
+        "confidence": profile.confidence,
+        "source": profile.source,
+    }
+    lines = ["[[calibrated]]", *(f"{key} = {json.dumps(value)}" for key, value in facts.items())]
+    for width, rates in (profile.measured or {}).items():
+        lines += ["", f"[calibrated.measured.{width}]"]
+        lines += [f"{key} = {rate / 1e9!r}" for key, rate in zip(RATES, rates, strict=False)]
+        lines += [f"overhead_s = {rates.overhead_s!r}"]
+    return "\n".join([*lines, ""])
 
 
 def _modes(device: _Table) -> list[_Mode]:

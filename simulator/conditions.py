@@ -17,7 +17,7 @@ import numpy as np
 from devices.battery import MAINS, Battery, BatteryReplay, BatterySpec
 from devices.fleet import Assigned, Fleet
 from devices.partition import DividedShards
-from devices.profile import DeviceProfile
+from devices.profile import DeviceProfile, StepRates
 from simulator.faults import Faults
 from simulator.network import NOTHING_SHARED, SharedLinks
 from simulator.store import UserError, write_atomically
@@ -194,7 +194,10 @@ def _fleet(found: Mapping[str, Any]) -> Fleet:
 
 def _profile(found: Mapping[str, Any]) -> DeviceProfile:
     rates = {int(bits): float(rate) for bits, rate in found["flops_per_s"].items()}
-    return DeviceProfile(**{**found, "flops_per_s": rates})
+    measured = found.get("measured") and {
+        int(bits): StepRates(*map(float, each)) for bits, each in found["measured"].items()
+    }
+    return DeviceProfile(**{**found, "flops_per_s": rates, "measured": measured})
 
 
 def _read_assigned(found: Mapping[str, Any], decode: Callable[[Any], T]) -> Assigned[T]:

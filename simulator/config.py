@@ -88,6 +88,14 @@ class CostModelConfig(Section):
 
     compute_bits: Literal[32, 16] = 32
     attention: Literal["eager", "sdpa"] = "eager"
+    kind: Literal["closed_form", "measured"] = "closed_form"
+    table: str | None = None  # of measured steps, which ``fedclock calibrate`` writes
+
+    @model_validator(mode="after")
+    def _has_table(self) -> CostModelConfig:
+        if (self.kind == "measured") != (self.table is not None):
+            raise ValueError("give a table with kind measured, and none with closed_form")
+        return self
 
 
 class EvaluationConfig(Section):

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from devices.cost.closed_form import ClosedFormCost
+from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
 from devices.cost.saved import GROUP
 from devices.data import TextDataset, load_dataset
@@ -53,6 +54,8 @@ class World:
         """SHA-256 of all that every scheduler must meet alike: devices, traces, shards, faults."""
         faults = self.faults.config.model_dump_json() + str(self.faults.seed)
         sha = hashlib.sha256((self.fleet.conditions_hash() + faults).encode())
+        if isinstance(self.cost_model, MeasuredCost):
+            sha.update(repr(self.cost_model.steps).encode())
         self.shared_links.hash_into(sha)
         return sha.hexdigest()
 
@@ -96,9 +99,12 @@ def build_world(config: RunConfig, where: str) -> World:
         raise ConfigError(problems.found, where)
     if recorded:
         _check_examples(recorded, data, problems)
-    cost_model = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
-    _check_budgets(config, fleet, model=model, cost_model=cost_model, problems=problems)
-    if problems.found:
+    closed_form = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
+    cost_model = problems.attempt("cost.table", partial(_cost_model, config, closed_form))
+    _check_rates(config, fleet, problems)
+    if not problems.found:
+        _check_budgets(config, fleet, model=model, cost_model=closed_form, problems=problems)
+    if problems.found or cost_model is None:
         raise ConfigError(problems.found, where)
     return World(source, model, data, fleet, faults, shared_links, cost_model)
 
@@ -122,6 +128,26 @@ def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> 
             f"can be packed by groups, but {', '.join(odd)} have not"
         )
     return replace(model, attention=config.cost.attention)
+
+
+def _cost_model(config: RunConfig, closed_form: ClosedFormCost) -> CostModel:
+    if config.cost.table is None:
+        return closed_form
+    return MeasuredCost(closed_form, tuple(read_steps(config.cost.table)))
+
+
+def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
+    """Every profile must have the rate that is asked for, and a name of its own."""
+    bits, by_name = config.cost.compute_bits, {p.name: p for p in fleet.profiles}
+    for profile in by_name.values():
+        if bits not in profile.flops_per_s:
+            problems.add(
+                f"cost.compute_bits must be one of {', '.join(map(str, profile.flops_per_s))} for "
+                f"{profile.name}, got {bits}"
+            )
+    for profile in fleet.profiles:
+        if by_name[profile.name] != profile:
+            problems.add(f"fleet: two different profiles must not have one name, {profile.name}")
 
 
 def _shards(config: RunConfig, data: TextDataset, count: int) -> Shards:

@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from algorithms import STRATEGIES
+from analysis.calibrate import save
+from devices.cost.measured import MeasuredCost
 from simulator.experiment import ConfigError, load_experiment
 from simulator.world import World, build_world
+from tests.devices.cost.test_measured import PROFILE, table
 from traces.availability import ALWAYS, AvailabilityTrace, availability_text
 from traces.model_file import model_text
 from traces.patterns import pattern_model
@@ -122,6 +125,48 @@ def test_a_shared_network_is_a_condition_of_the_run(tmp_path):
     free = world(tmp_path, fleet).conditions_hash
     narrow = world(tmp_path, fleet, network={"server": {"mbps": [1, 1]}}).conditions_hash
     assert free != narrow
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path) -> Path:
+    """A profile of one's own, and beside it the steps that it was fitted to."""
+    file = tmp_path / "mine.toml"
+    save(file, table(), PROFILE)
+    return file
+
+
+def test_calibrated_profile_is_named_by_its_file(tmp_path, calibrated):
+    own = world(tmp_path, {"devices": [{**PI, "profile": str(calibrated)}]})
+    assert own.fleet[0].profile.measured is not None
+
+
+def test_measured_steps_are_the_cost_of_devices_that_they_were_measured_on(tmp_path, calibrated):
+    cost = {"kind": "measured", "table": str(calibrated.with_suffix(".csv"))}
+    fleet = {"devices": [{**PI, "profile": str(calibrated)}]}
+    own = world(tmp_path, fleet, cost=cost)
+    assert isinstance(own.cost_model, MeasuredCost)
+    assert own.conditions_hash != world(tmp_path, fleet).conditions_hash
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        ({"kind": "measured"}, "give a table with kind measured, and none with closed_form"),
+        ({"kind": "measured", "table": "no.csv"}, "cost.table: no.csv: the table cannot be read"),
+        ({"compute_bits": 16}, r"cost.compute_bits must be one of 32 for test-1e\+09, got 16"),
+    ],
+)
+def test_impossible_cost_is_refused(tmp_path, calibrated, cost, message):
+    devices = [{**PI, "profile": str(calibrated)}]
+    said = refused(tmp_path, {"devices": devices}, cost=cost)
+    assert re.search(message, said), said
+
+
+def test_two_profiles_of_one_name_are_refused(tmp_path, calibrated):
+    other = tmp_path / "other.toml"
+    other.write_text(calibrated.read_text("utf-8").replace("overhead_s = 0", "overhead_s = 1"))
+    devices = [{**PI, "profile": str(file)} for file in (calibrated, other)]
+    assert "must not have one name, test-1e+09" in refused(tmp_path, {"devices": devices})
 
 
 def test_without_replacement_every_device_has_a_trace_of_its_own(tmp_path):
