@@ -28,6 +28,7 @@ from analysis.step_fit import (
     measured_step,
 )
 from devices import catalog
+from devices.calibrated import calibrated_text
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredStep, steps_text
 from devices.model_catalog import ModelSource, resolve
@@ -92,7 +93,7 @@ def save(output: Path, steps: Sequence[MeasuredStep], template: DeviceProfile) -
     table = output.with_suffix(".csv")
     try:
         write_atomically(table, steps_text(steps))
-        write_atomically(output, catalog.calibrated_text(_calibrated(template, fits)))
+        write_atomically(output, calibrated_text(_calibrated(template, fits)))
     except OSError as error:
         raise UserError(f"the profile cannot be written to {output}: {error}") from None
     files = f"Profile: {output} (as fleet.devices.profile); measured steps: {table}"

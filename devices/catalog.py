@@ -3,86 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import json
-import math
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from devices.profile import Activity, DeviceProfile, StepRates
+from devices.calibrated import WIDTHS, power_w, read_calibrated
+from devices.profile import CONFIDENCES, Confidence, DeviceProfile
+from devices.toml_table import TomlTable
 
 CATALOG = Path(__file__).parent / "catalog.toml"
 
-Confidence = Literal["high", "medium", "low"]
-CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)  # best first
-_WIDTHS = ("32", "16")
 _CLOCKS = ("gpu_mhz", "gpu_units", "memory_mhz", "cpu_mhz")
 _FACTS = (
     "name", "title", "tier", "class", "memory_gib", "peak_gflops", "peak_gb_per_s",
     "overhead_s", "idle_w", "radio_w", "sources",
 )  # fmt: skip
-CALIBRATED = (
-    "name", "title", "tier", "memory_gib", "idle_w", "compute_w", "radio_w", "confidence",
-    "source", "measured",
-)  # fmt: skip
-"""Of a device that ``fedclock calibrate`` measured."""
-RATES = ("gflops", "memory_gb_per_s", "cast_gb_per_s", "unpack_gb_per_s", "pack_gb_per_s")
-"""Of it at an operand width, beside its overhead_s; in the order of ``StepRates``."""
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A TOML table that knows where it stands, so that errors can say so."""
-
-    where: str
-    values: Mapping[str, Any]  # whatever TOML holds, until one of the methods has checked it
-
-    def check_keys(self, required: Collection[str]) -> None:
-        missing = [key for key in required if key not in self.values]
-        unknown = [key for key in self.values if key not in required]
-        if missing or unknown:
-            found = [f"no {key}" for key in missing] + unknown
-            raise ValueError(
-                f"{self.where} must have the keys {', '.join(required)}, got {', '.join(found)}"
-            )
-
-    def text(self, key: str, choices: Collection[str] = ()) -> str:
-        value = self.values[key]
-        if not isinstance(value, str) or not value or (choices and value not in choices):
-            wanted = f"one of {', '.join(choices)}" if choices else "a text"
-            raise ValueError(f"{self.where}: {key} must be {wanted}, got {value!r}")
-        return value
-
-    def number(self, key: str, largest: float = math.inf) -> float:
-        """A finite number in (0, largest]."""
-        value = self.values[key]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and math.isfinite(value) and 0 < value <= largest):
-            limit = "" if math.isinf(largest) else f" and at most {largest:g}"
-            raise ValueError(f"{self.where}: {key} must be a number above 0{limit}, got {value!r}")
-        return float(value)
-
-    def table(self, key: str, required: Collection[str] = ()) -> _Table:
-        """The table at ``key``, with exactly the keys in ``required`` where any are."""
-        value = self.values[key]
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{self.where}: {key} must be a table, got {value!r}")
-        table = _Table(f"{self.where}: {key}", value)
-        if required:
-            table.check_keys(required)
-        return table
-
-    def tables(self, key: str) -> list[_Table]:
-        value = self.values[key]
-        is_list = isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
-        if not is_list or not value:
-            raise ValueError(f"{self.where}: {key} must be a list of tables, got {value!r}")
-        return [
-            _Table(f"{self.where}: {key} {item.get('name', number)}", item)
-            for number, item in enumerate(value, start=1)
-        ]
 
 
 @dataclass(frozen=True)
@@ -111,10 +48,10 @@ def load_profiles(path: Path = CATALOG) -> dict[str, DeviceProfile]:
 
 def read_catalog(catalog: Mapping[str, Any], where: str) -> dict[str, DeviceProfile]:
     """As ``load_profiles``, of a catalog that TOML has parsed; ``where`` opens its errors."""
-    root = _Table(where, catalog)
+    root = TomlTable(where, catalog)
     if "calibrated" in catalog:
         root.check_keys(("calibrated",))
-        return _calibrated(root)
+        return read_calibrated(root)
     root.check_keys(("source", "class", "device"))
     profiles: dict[str, DeviceProfile] = {}
     for device in root.tables("device"):
@@ -162,73 +99,7 @@ def _check_mode(name: str) -> None:
             )
 
 
-def _calibrated(root: _Table) -> dict[str, DeviceProfile]:
-    profiles: dict[str, DeviceProfile] = {}
-    for device in root.tables("calibrated"):
-        device.check_keys(CALIBRATED)
-        name = device.text("name")
-        if name in profiles:
-            raise ValueError(f"{root.where}: names of devices must differ, got {name} twice")
-        profiles[name] = _calibrated_profile(device)
-    return profiles
-
-
-def _calibrated_profile(device: _Table) -> DeviceProfile:
-    by_width = device.table("measured")
-    if not by_width.values or set(by_width.values) - set(_WIDTHS):
-        raise ValueError(
-            f"{by_width.where}: must have at least one of the keys {', '.join(_WIDTHS)} and no "
-            f"other, got {', '.join(by_width.values) or 'none'}"
-        )
-    tables = {int(k): by_width.table(k, (*RATES, "overhead_s")) for k in by_width.values}
-    measured = {
-        width: StepRates(
-            flops_per_s=rates.number("gflops") * 1e9,
-            memory_bytes_per_s=rates.number("memory_gb_per_s") * 1e9,
-            cast_bytes_per_s=rates.number("cast_gb_per_s") * 1e9,
-            unpack_bytes_per_s=rates.number("unpack_gb_per_s") * 1e9,
-            pack_bytes_per_s=rates.number("pack_gb_per_s") * 1e9,
-            overhead_s=rates.number("overhead_s"),
-        )
-        for width, rates in tables.items()
-    }
-    first = measured[max(measured)]
-    confidence = device.text("confidence", CONFIDENCES)
-    return DeviceProfile(
-        name=device.text("name"),
-        title=device.text("title"),
-        tier=device.text("tier"),
-        flops_per_s={width: rates.flops_per_s for width, rates in measured.items()},
-        memory_bytes=round(device.number("memory_gib") * 2**30),
-        memory_bytes_per_s=first.memory_bytes_per_s,
-        overhead_s=first.overhead_s,
-        power_w=_power_w(device, _Mode("", "", device.number("compute_w"))),
-        confidence=CONFIDENCES[CONFIDENCES.index(confidence)],
-        source=device.text("source"),
-        measured=measured,
-    )
-
-
-def calibrated_text(profile: DeviceProfile) -> str:
-    """A calibrated profile as a catalog that ``load_profiles`` reads."""
-    facts = {
-        "name": profile.name,
-        "title": profile.title,
-        "tier": profile.tier,
-        "memory_gib": profile.memory_bytes / 2**30,
-        **{f"{activity}_w": watts for activity, watts in profile.power_w.items()},
-        "confidence": profile.confidence,
-        "source": profile.source,
-    }
-    lines = ["[[calibrated]]", *(f"{key} = {json.dumps(value)}" for key, value in facts.items())]
-    for width, rates in (profile.measured or {}).items():
-        lines += ["", f"[calibrated.measured.{width}]"]
-        lines += [f"{key} = {rate / 1e9!r}" for key, rate in zip(RATES, rates, strict=False)]
-        lines += [f"overhead_s = {rates.overhead_s!r}"]
-    return "\n".join([*lines, ""])
-
-
-def _modes(device: _Table) -> list[_Mode]:
+def _modes(device: TomlTable) -> list[_Mode]:
     if "mode" not in device.values:
         device.check_keys((*_FACTS, "compute_w"))
         return [_Mode(device.text("name"), device.text("title"), device.number("compute_w"))]
@@ -237,7 +108,7 @@ def _modes(device: _Table) -> list[_Mode]:
     return [_mode(device, full, mode) for mode in device.tables("mode")]
 
 
-def _mode(device: _Table, full: _Table, mode: _Table) -> _Mode:
+def _mode(device: TomlTable, full: TomlTable, mode: TomlTable) -> _Mode:
     mode.check_keys(("name", "compute_w", *_CLOCKS))
     share = {key: mode.number(key, full.number(key)) / full.number(key) for key in _CLOCKS}
     return _Mode(
@@ -250,7 +121,7 @@ def _mode(device: _Table, full: _Table, mode: _Table) -> _Mode:
     )
 
 
-def _profile(root: _Table, device: _Table, mode: _Mode) -> DeviceProfile:
+def _profile(root: TomlTable, device: TomlTable, mode: _Mode) -> DeviceProfile:
     classes = root.table("class")
     assumed = classes.table(
         device.text("class", tuple(classes.values)),
@@ -268,18 +139,18 @@ def _profile(root: _Table, device: _Table, mode: _Mode) -> DeviceProfile:
             device.number("peak_gb_per_s") * 1e9 * sustained_memory * mode.memory_share
         ),
         overhead_s=device.number("overhead_s") / mode.cpu_share,
-        power_w=_power_w(device, mode),
+        power_w=power_w(device, mode.compute_w, mode.name),
         confidence=confidence,
         source=source,
     )
 
 
-def _flops_per_s(device: _Table, assumed: _Table, mode: _Mode) -> dict[int, float]:
-    peak = device.table("peak_gflops", _WIDTHS)
-    efficiency = assumed.table("training_efficiency", _WIDTHS)
+def _flops_per_s(device: TomlTable, assumed: TomlTable, mode: _Mode) -> dict[int, float]:
+    peak = device.table("peak_gflops", WIDTHS)
+    efficiency = assumed.table("training_efficiency", WIDTHS)
     rates = {
         int(key): peak.number(key) * 1e9 * efficiency.number(key, 1) * mode.arithmetic_share
-        for key in _WIDTHS
+        for key in WIDTHS
     }
     if rates[16] < rates[32]:
         raise ValueError(
@@ -289,18 +160,7 @@ def _flops_per_s(device: _Table, assumed: _Table, mode: _Mode) -> dict[int, floa
     return rates
 
 
-def _power_w(device: _Table, mode: _Mode) -> dict[Activity, float]:
-    idle_w, radio_w = device.number("idle_w"), device.number("radio_w")
-    for name, watts in (("compute_w", mode.compute_w), ("radio_w", radio_w)):
-        if watts < idle_w:
-            raise ValueError(
-                f"{device.where}: {name} must be no less than idle_w, "
-                f"got {watts:g} and {idle_w:g} ({mode.name})"
-            )
-    return {"idle": idle_w, "compute": mode.compute_w, "radio": radio_w}
-
-
-def _source(root: _Table, device: _Table, assumed: _Table) -> tuple[str, Confidence]:
+def _source(root: TomlTable, device: TomlTable, assumed: TomlTable) -> tuple[str, Confidence]:
     """Where each number comes from, in one text, and how far the facts can be trusted."""
     facts = ("peak", "memory", "mode") if "mode" in device.values else ("peak", "memory")
     cited = device.table("sources", (*facts, "power", "overhead"))
@@ -312,7 +172,7 @@ def _source(root: _Table, device: _Table, assumed: _Table) -> tuple[str, Confide
         texts.append(f"{topic} [{confidence}]: {source.text('text')}")
         if topic in facts:
             lowest = max(lowest, CONFIDENCES.index(confidence))
-    efficiency = assumed.table("training_efficiency", _WIDTHS)
+    efficiency = assumed.table("training_efficiency", WIDTHS)
     texts.append(
         f"sustained [assumed]: {efficiency.number('32'):.0%} of the peak at 32 bits, "
         f"{efficiency.number('16'):.0%} at 16, {assumed.number('sustained_memory'):.0%} of the "

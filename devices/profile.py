@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 Activity = Literal["idle", "compute", "radio"]
 ComputeBits = Literal[32, 16]
+Confidence = Literal["high", "medium", "low"]
+CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)  # best first
 
 
 class StepRates(NamedTuple):
@@ -35,6 +37,6 @@ class DeviceProfile:
     memory_bytes_per_s: float  # sustained
     overhead_s: float  # fixed cost of one training step: kernel launches, data loading
     power_w: Mapping[Activity, float]
-    confidence: Literal["high", "medium", "low"]
+    confidence: Confidence
     source: str
     measured: Mapping[int, StepRates] | None = None  # by operand width, of a calibrated device

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from devices.catalog import calibrated_text, profile
+from devices.calibrated import calibrated_text
+from devices.catalog import profile
 from devices.profile import DeviceProfile, StepRates
 
 RATES = StepRates(1e11, 1.5e10, 3e10, 7e9, 2.5e9, 0.011)
