@@ -37,9 +37,7 @@ class Server:
         self._presence = Presence(federation.fleet, federation.faults)
         when = federation.when_offline, federation.when_out_of_memory
         faults, network = federation.faults, (Network(env), federation.shared_links)
-        self._world = Surroundings(
-            env, log, self._presence, faults, *when, self._smaller, *network
-        )
+        self._world = Surroundings(env, log, self._presence, faults, *when, self._smaller, *network)
         strategy, view = federation.strategy, federation.view
         adapter = view.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
