@@ -3,78 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import math
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from devices.profile import Activity, DeviceProfile
+from devices.calibrated import WIDTHS, power_w, read_calibrated
+from devices.profile import CONFIDENCES, Confidence, DeviceProfile
+from devices.toml_table import TomlTable
 
 CATALOG = Path(__file__).parent / "catalog.toml"
 
-Confidence = Literal["high", "medium", "low"]
-CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)  # best first
-_WIDTHS = ("32", "16")
 _CLOCKS = ("gpu_mhz", "gpu_units", "memory_mhz", "cpu_mhz")
 _FACTS = (
     "name", "title", "tier", "class", "memory_gib", "peak_gflops", "peak_gb_per_s",
     "overhead_s", "idle_w", "radio_w", "sources",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A TOML table that knows where it stands, so that errors can say so."""
-
-    where: str
-    values: Mapping[str, Any]  # whatever TOML holds, until one of the methods has checked it
-
-    def check_keys(self, required: Collection[str]) -> None:
-        missing = [key for key in required if key not in self.values]
-        unknown = [key for key in self.values if key not in required]
-        if missing or unknown:
-            found = [f"no {key}" for key in missing] + unknown
-            raise ValueError(
-                f"{self.where} must have the keys {', '.join(required)}, got {', '.join(found)}"
-            )
-
-    def text(self, key: str, choices: Collection[str] = ()) -> str:
-        value = self.values[key]
-        if not isinstance(value, str) or not value or (choices and value not in choices):
-            wanted = f"one of {', '.join(choices)}" if choices else "a text"
-            raise ValueError(f"{self.where}: {key} must be {wanted}, got {value!r}")
-        return value
-
-    def number(self, key: str, largest: float = math.inf) -> float:
-        """A finite number in (0, largest]."""
-        value = self.values[key]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and math.isfinite(value) and 0 < value <= largest):
-            limit = "" if math.isinf(largest) else f" and at most {largest:g}"
-            raise ValueError(f"{self.where}: {key} must be a number above 0{limit}, got {value!r}")
-        return float(value)
-
-    def table(self, key: str, required: Collection[str] = ()) -> _Table:
-        """The table at ``key``, with exactly the keys in ``required`` where any are."""
-        value = self.values[key]
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{self.where}: {key} must be a table, got {value!r}")
-        table = _Table(f"{self.where}: {key}", value)
-        if required:
-            table.check_keys(required)
-        return table
-
-    def tables(self, key: str) -> list[_Table]:
-        value = self.values[key]
-        is_list = isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
-        if not is_list or not value:
-            raise ValueError(f"{self.where}: {key} must be a list of tables, got {value!r}")
-        return [
-            _Table(f"{self.where}: {key} {item.get('name', number)}", item)
-            for number, item in enumerate(value, start=1)
-        ]
 
 
 @dataclass(frozen=True)
@@ -103,7 +48,10 @@ def load_profiles(path: Path = CATALOG) -> dict[str, DeviceProfile]:
 
 def read_catalog(catalog: Mapping[str, Any], where: str) -> dict[str, DeviceProfile]:
     """As ``load_profiles``, of a catalog that TOML has parsed; ``where`` opens its errors."""
-    root = _Table(where, catalog)
+    root = TomlTable(where, catalog)
+    if "calibrated" in catalog:
+        root.check_keys(("calibrated",))
+        return read_calibrated(root)
     root.check_keys(("source", "class", "device"))
     profiles: dict[str, DeviceProfile] = {}
     for device in root.tables("device"):
@@ -115,16 +63,43 @@ def read_catalog(catalog: Mapping[str, Any], where: str) -> dict[str, DeviceProf
 
 
 def profile(name: str) -> DeviceProfile:
-    """One profile of the catalog. Raises ValueError that lists near and valid names."""
+    """One profile: of our catalog, or ``file.toml`` that holds one, or ``file.toml:name``.
+
+    Raises ValueError that lists near and valid names.
+    """
+    path, is_file, chosen = name.partition(".toml")
+    if is_file:
+        profiles = load_profiles(Path(path + is_file))
+        if not chosen and len(profiles) == 1:
+            return next(iter(profiles.values()))
+        name = chosen.removeprefix(":")
+        if name not in profiles:
+            raise ValueError(
+                f"one device of {path}{is_file} must be named, as {path}{is_file}:NAME with one "
+                f"of {', '.join(profiles)}, got {name or 'none'}"
+            )
+        return profiles[name]
     profiles = load_profiles()
     if name not in profiles:
+        _check_mode(name)
         near = difflib.get_close_matches(name, profiles, n=3)
         meant = f" (near: {', '.join(near)})" if near else ""
         raise ValueError(f"a device must be one of {', '.join(profiles)}, got {name!r}{meant}")
     return profiles[name]
 
 
-def _modes(device: _Table) -> list[_Mode]:
+def _check_mode(name: str) -> None:
+    """Raises ValueError where the name is that of a device in a mode that it does not have."""
+    for device in tomllib.loads(CATALOG.read_text(encoding="utf-8"))["device"]:
+        if "mode" in device and name.startswith(f"{device['name']}-"):
+            modes = [mode["name"] for mode in device["mode"]]
+            given = name.removeprefix(f"{device['name']}-")
+            raise ValueError(
+                f"a power mode of {device['name']} must be one of {', '.join(modes)}, got {given!r}"
+            )
+
+
+def _modes(device: TomlTable) -> list[_Mode]:
     if "mode" not in device.values:
         device.check_keys((*_FACTS, "compute_w"))
         return [_Mode(device.text("name"), device.text("title"), device.number("compute_w"))]
@@ -133,7 +108,7 @@ def _modes(device: _Table) -> list[_Mode]:
     return [_mode(device, full, mode) for mode in device.tables("mode")]
 
 
-def _mode(device: _Table, full: _Table, mode: _Table) -> _Mode:
+def _mode(device: TomlTable, full: TomlTable, mode: TomlTable) -> _Mode:
     mode.check_keys(("name", "compute_w", *_CLOCKS))
     share = {key: mode.number(key, full.number(key)) / full.number(key) for key in _CLOCKS}
     return _Mode(
@@ -146,7 +121,7 @@ def _mode(device: _Table, full: _Table, mode: _Table) -> _Mode:
     )
 
 
-def _profile(root: _Table, device: _Table, mode: _Mode) -> DeviceProfile:
+def _profile(root: TomlTable, device: TomlTable, mode: _Mode) -> DeviceProfile:
     classes = root.table("class")
     assumed = classes.table(
         device.text("class", tuple(classes.values)),
@@ -164,18 +139,18 @@ def _profile(root: _Table, device: _Table, mode: _Mode) -> DeviceProfile:
             device.number("peak_gb_per_s") * 1e9 * sustained_memory * mode.memory_share
         ),
         overhead_s=device.number("overhead_s") / mode.cpu_share,
-        power_w=_power_w(device, mode),
+        power_w=power_w(device, mode.compute_w, mode.name),
         confidence=confidence,
         source=source,
     )
 
 
-def _flops_per_s(device: _Table, assumed: _Table, mode: _Mode) -> dict[int, float]:
-    peak = device.table("peak_gflops", _WIDTHS)
-    efficiency = assumed.table("training_efficiency", _WIDTHS)
+def _flops_per_s(device: TomlTable, assumed: TomlTable, mode: _Mode) -> dict[int, float]:
+    peak = device.table("peak_gflops", WIDTHS)
+    efficiency = assumed.table("training_efficiency", WIDTHS)
     rates = {
         int(key): peak.number(key) * 1e9 * efficiency.number(key, 1) * mode.arithmetic_share
-        for key in _WIDTHS
+        for key in WIDTHS
     }
     if rates[16] < rates[32]:
         raise ValueError(
@@ -185,18 +160,7 @@ def _flops_per_s(device: _Table, assumed: _Table, mode: _Mode) -> dict[int, floa
     return rates
 
 
-def _power_w(device: _Table, mode: _Mode) -> dict[Activity, float]:
-    idle_w, radio_w = device.number("idle_w"), device.number("radio_w")
-    for name, watts in (("compute_w", mode.compute_w), ("radio_w", radio_w)):
-        if watts < idle_w:
-            raise ValueError(
-                f"{device.where}: {name} must be no less than idle_w, "
-                f"got {watts:g} and {idle_w:g} ({mode.name})"
-            )
-    return {"idle": idle_w, "compute": mode.compute_w, "radio": radio_w}
-
-
-def _source(root: _Table, device: _Table, assumed: _Table) -> tuple[str, Confidence]:
+def _source(root: TomlTable, device: TomlTable, assumed: TomlTable) -> tuple[str, Confidence]:
     """Where each number comes from, in one text, and how far the facts can be trusted."""
     facts = ("peak", "memory", "mode") if "mode" in device.values else ("peak", "memory")
     cited = device.table("sources", (*facts, "power", "overhead"))
@@ -208,7 +172,7 @@ def _source(root: _Table, device: _Table, assumed: _Table) -> tuple[str, Confide
         texts.append(f"{topic} [{confidence}]: {source.text('text')}")
         if topic in facts:
             lowest = max(lowest, CONFIDENCES.index(confidence))
-    efficiency = assumed.table("training_efficiency", _WIDTHS)
+    efficiency = assumed.table("training_efficiency", WIDTHS)
     texts.append(
         f"sustained [assumed]: {efficiency.number('32'):.0%} of the peak at 32 bits, "
         f"{efficiency.number('16'):.0%} at 16, {assumed.number('sustained_memory'):.0%} of the "

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from devices.cost.measured import OutsideMeasuredError
 from devices.trainer import TrainingError
 from simulator.config import RunConfig
 from simulator.executor import available_cores
@@ -190,7 +191,7 @@ def main() -> None:
             app.command(entry.name)(loaded)
     try:
         app()
-    except (UserError, TrainingError) as error:
+    except (UserError, TrainingError, OutsideMeasuredError) as error:
         complain(error)
         sys.exit(2)
     except InvariantError as error:

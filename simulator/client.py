@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal
 
 import simpy
 
@@ -13,6 +14,7 @@ from devices.profile import Activity
 from simulator.assignment import Assignment
 from simulator.clock import Steps, sleep_until
 from simulator.faults import Cut, Faults
+from simulator.network import Alone, Direction, Flow, Network, SharedLinks, Stint
 from simulator.presence import Condition, Presence
 from simulator.records import Event, Outcome
 from simulator.store import RunLog
@@ -40,6 +42,8 @@ class Surroundings:
     when_offline: WhenOffline
     when_out_of_memory: WhenOutOfMemory
     smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
+    network: Network
+    shared_links: SharedLinks
 
 
 class _WorkLostError(Exception):
@@ -47,14 +51,6 @@ class _WorkLostError(Exception):
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
-
-
-class _Pace(Protocol):
-    """How fast an amount comes together: bytes on a link, or seconds of work."""
-
-    def time_to(self, amount: float, start_s: float) -> float: ...
-
-    def amount(self, until_s: float) -> float: ...
 
 
 def run_client(world: Surroundings, work: Assignment, inbox: simpy.Store) -> Steps:
@@ -100,19 +96,28 @@ class _Client:
             yield from self._transfer("download", link.downlink, self.work.cost.download_bytes)
         yield from self._transfer("upload", link.uplink, self.work.cost.upload_bytes)
 
-    def _transfer(self, direction: str, trace: BandwidthTrace, size_bytes: int) -> Steps:
+    def _transfer(self, direction: Direction, trace: BandwidthTrace, size_bytes: int) -> Steps:
         self.event(f"{direction}_started", {"bytes": size_bytes})
         latency_s = self.work.device.latency.at(self.env.now)
         if latency_s:
-            yield from _Progress(self, f"{direction}_s", "radio").make(ELAPSED, latency_s)
+            yield from _Progress(self, f"{direction}_s", "radio").make(
+                partial(Alone, self.env, ELAPSED), latency_s
+            )
         progress = _Progress(self, f"{direction}_s", "radio", links=self._links)
         field, before = f"{direction}_bytes", getattr(self.record, f"{direction}_bytes")
         try:
-            yield from progress.make(trace.steps, size_bytes)
+            yield from progress.make(self._way(direction, trace.steps), size_bytes)
             self.delivered_bytes += size_bytes
         finally:
             # Rounded, since the parts of a transfer that was cut may miss its size by an ulp.
             setattr(self.record, field, before + round(progress.done))
+
+    def _way(self, direction: Direction, own: StepTrace) -> Callable[[float], Stint]:
+        shared = self.world.shared_links.of(self.record.device_id)
+        if not shared:
+            return partial(Alone, self.env, own)
+        ways = (k.downlink if direction == "download" else k.uplink for k in shared)
+        return partial(Flow, self.world.network, own, [way.steps for way in ways])
 
     def _train(self) -> Generator[simpy.Event, Any, bool]:
         """Whether memory sufficed to the end."""
@@ -125,7 +130,7 @@ class _Client:
         progress = _Progress(self, "train_s", "compute", memory_share=share)
         before = record.flops
         try:
-            yield from progress.make(device.speed, cost.train_s)
+            yield from progress.make(partial(Alone, self.env, device.speed), cost.train_s)
         finally:
             share_done = progress.done / cost.train_s if cost.train_s else 1.0
             record.flops = before + cost.flops * share_done
@@ -204,30 +209,28 @@ class _Progress:
         self.done = 0.0  # of the amount, counting what was done in vain
         self.is_out_of_memory = False
 
-    def make(self, pace: _Pace, amount: float) -> Steps:
+    def make(self, begin: Callable[[float], Stint], amount: float) -> Steps:
         """Until the whole amount has come together, or memory runs out."""
         client, env = self._client, self._client.env
         left = amount
         for _ in range(MAX_CUTS):
             yield from self._until_up()
             started_s = env.now
-            needed_s = pace.time_to(left, started_s)
-            cut_s = self._cut_s(started_s, needed_s)
+            stint = begin(left)
+            cut_s = self._cut_s(started_s, stint.needed_s)
             try:
-                if started_s + needed_s <= cut_s:
-                    if math.isinf(needed_s):
-                        client.event("lost")
-                        raise _WorkLostError("lost")  # nothing would ever change
-                    yield env.timeout(needed_s)
+                if math.isinf(stint.needed_s) and math.isinf(cut_s):
+                    client.event("lost")
+                    raise _WorkLostError("lost")  # nothing would ever change
+                if (yield from stint.until(cut_s)):
                     self.done += left
                     return
-                yield from sleep_until(env, cut_s)
-                left = self._after_cut(left, amount, pace.amount(env.now) - pace.amount(started_s))
+                left = self._after_cut(left, amount, stint.moved())
             except simpy.Interrupt:
-                moved = pace.amount(env.now) - pace.amount(started_s)
-                self.done += min(moved, left)
+                self.done += min(stint.moved(), left)
                 raise
             finally:
+                stint.end()
                 self._spend(env.now - started_s)
             if self.is_out_of_memory:
                 return

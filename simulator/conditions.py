@@ -17,8 +17,9 @@ import numpy as np
 from devices.battery import MAINS, Battery, BatteryReplay, BatterySpec
 from devices.fleet import Assigned, Fleet
 from devices.partition import DividedShards
-from devices.profile import DeviceProfile
+from devices.profile import DeviceProfile, StepRates
 from simulator.faults import Faults
+from simulator.network import NOTHING_SHARED, SharedLinks
 from simulator.store import UserError, write_atomically
 from traces.availability import ALWAYS, AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
@@ -31,8 +32,8 @@ T = TypeVar("T")
 Encoded = dict[str, Any]
 
 
-def write_conditions(path: Path, fleet: Fleet) -> None:
-    """Write a fleet with all that its devices meet.
+def write_conditions(path: Path, fleet: Fleet, shared: SharedLinks) -> None:
+    """Write a fleet with all that its devices meet, and what they share.
 
     Raises UserError for a fleet too large to be written device by device.
     """
@@ -54,12 +55,17 @@ def write_conditions(path: Path, fleet: Fleet) -> None:
         "free_memory": _assigned(fleet.free_memory, _steps),
         "availability": _assigned(fleet.availability, _availability),
         "battery": _assigned(fleet.battery, _battery),
+        "shared": {
+            "server": _link(shared.server) if shared.server else None,
+            "cells": [_link(cell) for cell in shared.cells],
+            "cell_index": shared.cell_index.tolist(),
+        },
     }
     write_atomically(path, json.dumps(document, default=dict) + "\n")
 
 
-def read_conditions(path: str | Path) -> Fleet:
-    """The fleet in a file that ``write_conditions`` wrote.
+def read_conditions(path: str | Path) -> tuple[Fleet, SharedLinks]:
+    """The fleet in a file that ``write_conditions`` wrote, and what its devices share.
 
     Raises ValueError that names the file and what is wrong in it.
     """
@@ -74,6 +80,7 @@ def read_conditions(path: str | Path) -> Fleet:
             raise ValueError(f"must be recorded conditions of format {FORMAT}")
         fleet = _fleet(found)
         _check(fleet)
+        shared = _shared(found["shared"], len(fleet)) if "shared" in found else NOTHING_SHARED
     except OSError as error:
         raise ValueError(f"{path}: the file cannot be read: {error.strerror}") from None
     except (
@@ -86,7 +93,17 @@ def read_conditions(path: str | Path) -> Fleet:
     ) as error:
         said = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path}: no recorded conditions, or damaged: {said}") from None
-    return fleet
+    return fleet, shared
+
+
+def _shared(found: Mapping[str, Any], num_devices: int) -> SharedLinks:
+    cells = tuple(_read_link(cell) for cell in found["cells"])
+    index = np.array(found["cell_index"], dtype=np.int64)
+    if cells and (
+        len(index) != num_devices or not (index >= -1).all() or index.max() >= len(cells)
+    ):
+        raise ValueError(f"cell_index must name one of {len(cells)} cells for each device, or -1")
+    return SharedLinks(_read_link(found["server"]) if found["server"] else None, cells, index)
 
 
 def fault_schedules(faults: Faults, until_s: float) -> dict[str, Any]:
@@ -184,7 +201,10 @@ def _fleet(found: Mapping[str, Any]) -> Fleet:
 
 def _profile(found: Mapping[str, Any]) -> DeviceProfile:
     rates = {int(bits): float(rate) for bits, rate in found["flops_per_s"].items()}
-    return DeviceProfile(**{**found, "flops_per_s": rates})
+    measured = found.get("measured") and {
+        int(bits): StepRates(*map(float, each)) for bits, each in found["measured"].items()
+    }
+    return DeviceProfile(**{**found, "flops_per_s": rates, "measured": measured})
 
 
 def _read_assigned(found: Mapping[str, Any], decode: Callable[[Any], T]) -> Assigned[T]:

@@ -22,7 +22,7 @@ from algorithms.pacing import Pacing
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
 from simulator.config_types import Count, Name, OneOf, PathOrName, Positive, Section
-from simulator.fleet_config import FaultsConfig, Fleet, Length
+from simulator.fleet_config import FaultsConfig, Fleet, Length, NetworkConfig
 from simulator.own_strategy import check_scale
 
 
@@ -90,6 +90,14 @@ class CostModelConfig(Section):
 
     compute_bits: Literal[32, 16] = 32
     attention: Literal["eager", "sdpa"] = "eager"
+    kind: Literal["closed_form", "measured"] = "closed_form"
+    table: str | None = None  # of measured steps, which ``fedclock calibrate`` writes
+
+    @model_validator(mode="after")
+    def _has_table(self) -> CostModelConfig:
+        if (self.kind == "measured") != (self.table is not None):
+            raise ValueError("give a table with kind measured, and none with closed_form")
+        return self
 
 
 class Aggregation(Section):
@@ -130,6 +138,7 @@ class RunConfig(Section):
     training: TrainingOrNone = Training()
     fleet: Fleet
     faults: FaultsConfig = FaultsConfig()
+    network: NetworkConfig = NetworkConfig()
     cost: CostModelConfig = CostModelConfig()
     selection: Annotated[Selection, OneOf(SELECTIONS)] = Uniform()
     pacing: Annotated[Pacing, OneOf(PACINGS)]

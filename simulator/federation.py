@@ -16,6 +16,7 @@ from devices.trainer import Trainer
 from simulator.client import WhenOffline, WhenOutOfMemory
 from simulator.faults import Faults
 from simulator.fleet_view import ServerView
+from simulator.network import NOTHING_SHARED, SharedLinks
 
 WhenDiverged = Literal["stop", "drop"]
 
@@ -43,6 +44,7 @@ class Federation:
     evaluate_every: int
     stop: Stop
     faults: Faults
+    shared_links: SharedLinks = NOTHING_SHARED
     when_offline: WhenOffline = "abort"
     when_out_of_memory: WhenOutOfMemory = "skip"
     when_diverged: WhenDiverged = "stop"

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from devices.speed import SPEEDS, SpeedDistribution
 from simulator.config_types import (
     Count,
+    Name,
     NotNegative,
     OneOf,
     PathOrName,
@@ -100,6 +101,25 @@ AnyCalendar = Annotated[Calendar, BeforeValidator(_named)]
 AnyLevel = Annotated[LevelReplay, BeforeValidator(_named), AfterValidator(_with_source)]
 
 
+class Capacity(Section):
+    """What devices share: two rates that never change, or one trace of them."""
+
+    mbps: tuple[Positive, Positive] | None = None  # to the devices, and from them
+    source: str | None = None  # a file or a bundled name
+    uplink_scale: Positive | None = None  # for a trace that measured the downlink only
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Capacity:
+        return _checked(self, "mbps", "source")
+
+
+class NetworkConfig(Section):
+    """Capacities that transfers share fairly: the server's link, and cells that groups name."""
+
+    server: Capacity | None = None
+    cells: dict[Name, Capacity] = Field(default_factory=dict)
+
+
 class BatteryConfig(Section):
     """A battery that is drained by what the device does; see ``devices.battery``."""
 
@@ -144,6 +164,7 @@ class DeviceGroup(Section):
     share: Share | None = None
     link: AnyLink | None = None
     uplink_scale: Positive | None = None  # for traces that measured the downlink only
+    cell: str | None = None  # of network.cells, which its devices share
     memory_share: ShareRange | None = None  # instead of the fleet's
     memory_bytes: Annotated[int, Field(ge=1, le=10**15)] | None = None  # instead of the profile's
     speed_spread: Annotated[SpeedDistribution, OneOf(SPEEDS)] | None = None  # factors on its rates

@@ -39,10 +39,11 @@ def record(run_folder: Path, output: Path) -> Path:
     keep = ("when_offline", "when_out_of_memory")
     fleet = {key: plain["fleet"][key] for key in keep}
     plain["fleet"] = fleet | {"recorded": str(output / "conditions.json")}
+    plain.pop("network", None)  # the conditions hold it
     plain["faults"] = fault_schedules(world.faults, manifest["simulated_s"])
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_conditions(output / "conditions.json", world.fleet)
+        write_conditions(output / "conditions.json", world.fleet, world.shared_links)
         write_atomically(output / "experiment.yaml", yaml.safe_dump(plain, sort_keys=False))
     except OSError as error:
         raise UserError(f"the conditions cannot be written to {output}: {error}") from None

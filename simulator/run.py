@@ -246,6 +246,7 @@ def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation
         evaluate_every=config.evaluation.every,
         stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy or math.inf),
         faults=world.faults,
+        shared_links=world.shared_links,
         when_offline=config.fleet.when_offline,
         when_out_of_memory=config.fleet.when_out_of_memory,
         when_diverged="stop" if config.training == "none" else config.training.when_diverged,

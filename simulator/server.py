@@ -19,6 +19,7 @@ from simulator.clock import StalledError, check_progress, note_faults, sleep_unt
 from simulator.collect import collect, merge
 from simulator.federation import Federation
 from simulator.invariants import CheckedLog, InvariantError
+from simulator.network import Network
 from simulator.participation import Participation
 from simulator.presence import Presence
 from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
@@ -36,8 +37,8 @@ class Server:
         self._fed = federation
         self._presence = Presence(federation.fleet, federation.faults)
         when = federation.when_offline, federation.when_out_of_memory
-        faults = federation.faults
-        self._world = Surroundings(env, log, self._presence, faults, *when, self._smaller)
+        faults, network = federation.faults, (Network(env), federation.shared_links)
+        self._world = Surroundings(env, log, self._presence, faults, *when, self._smaller, *network)
         strategy, view = federation.strategy, federation.view
         adapter = view.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from devices.cost.closed_form import ClosedFormCost
+from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
 from devices.cost.saved import GROUP
 from devices.data import TextDataset, load_dataset
@@ -22,10 +23,13 @@ from devices.trainer import NullTrainer, Trainer
 from simulator.conditions import read_conditions
 from simulator.config import RunConfig
 from simulator.draw_fleet import draw_fleet
+from simulator.draw_network import open_network
 from simulator.experiment import ConfigError
 from simulator.faults import Faults, draw_faults
+from simulator.fleet_config import NetworkConfig
 from simulator.fleet_groups import open_groups
 from simulator.fleet_view import LocalWork, ServerView
+from simulator.network import NOTHING_SHARED, SharedLinks
 from simulator.problems import Problems
 from simulator.seeds import stream
 
@@ -42,13 +46,18 @@ class World:
     data: TextDataset
     fleet: Fleet
     faults: Faults
+    shared_links: SharedLinks
     cost_model: CostModel
 
     @cached_property
     def conditions_hash(self) -> str:
         """SHA-256 of all that every scheduler must meet alike: devices, traces, shards, faults."""
         faults = self.faults.config.model_dump_json() + str(self.faults.seed)
-        return hashlib.sha256((self.fleet.conditions_hash() + faults).encode()).hexdigest()
+        sha = hashlib.sha256((self.fleet.conditions_hash() + faults).encode())
+        if isinstance(self.cost_model, MeasuredCost):
+            sha.update(repr(self.cost_model.steps).encode())
+        self.shared_links.hash_into(sha)
+        return sha.hexdigest()
 
 
 def build_world(config: RunConfig, where: str) -> World:
@@ -67,9 +76,14 @@ def build_world(config: RunConfig, where: str) -> World:
             f"matrices, got {config.strategy.rank}"
         )
     groups = open_groups(config.fleet, config.seed, problems)
-    recorded = config.fleet.recorded and problems.attempt(
-        "fleet.recorded", partial(read_conditions, config.fleet.recorded)
-    )
+    recorded, shared_links = None, NOTHING_SHARED
+    if config.fleet.recorded:
+        read = partial(read_conditions, config.fleet.recorded)
+        recorded, shared_links = problems.attempt("fleet.recorded", read) or (None, NOTHING_SHARED)
+        if config.network != NetworkConfig():
+            problems.add("network must be left out: recorded conditions hold what is shared")
+    else:
+        shared_links = open_network(config.network, groups, problems)
     count = len(recorded) if recorded else sum(group.count for group in groups)
     wanted = config.pacing.slots(in_flight=0, buffered=0)
     if wanted > count and not problems.found:
@@ -85,11 +99,14 @@ def build_world(config: RunConfig, where: str) -> World:
         raise ConfigError(problems.found, where)
     if recorded:
         _check_examples(recorded, data, problems)
-    cost_model = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
-    _check_budgets(config, fleet, model=model, cost_model=cost_model, problems=problems)
-    if problems.found:
+    closed_form = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
+    cost_model = problems.attempt("cost.table", partial(_cost_model, config, closed_form))
+    _check_rates(config, fleet, problems)
+    if not problems.found:
+        _check_budgets(config, fleet, model=model, cost_model=closed_form, problems=problems)
+    if problems.found or cost_model is None:
         raise ConfigError(problems.found, where)
-    return World(source, model, data, fleet, faults, cost_model)
+    return World(source, model, data, fleet, faults, shared_links, cost_model)
 
 
 def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> ModelSpec:
@@ -111,6 +128,26 @@ def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> 
             f"can be packed by groups, but {', '.join(odd)} have not"
         )
     return replace(model, attention=config.cost.attention)
+
+
+def _cost_model(config: RunConfig, closed_form: ClosedFormCost) -> CostModel:
+    if config.cost.table is None:
+        return closed_form
+    return MeasuredCost(closed_form, tuple(read_steps(config.cost.table)))
+
+
+def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
+    """Every profile must have the rate that is asked for, and a name of its own."""
+    bits, by_name = config.cost.compute_bits, {p.name: p for p in fleet.profiles}
+    for profile in by_name.values():
+        if bits not in profile.flops_per_s:
+            problems.add(
+                f"cost.compute_bits must be one of {', '.join(map(str, profile.flops_per_s))} for "
+                f"{profile.name}, got {bits}"
+            )
+    for profile in fleet.profiles:
+        if by_name[profile.name] != profile:
+            problems.add(f"fleet: two different profiles must not have one name, {profile.name}")
 
 
 def _shards(config: RunConfig, data: TextDataset, count: int) -> Shards:

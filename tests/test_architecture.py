@@ -60,11 +60,11 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
         assert rooms is None or where.startswith(rooms), f"{where} imports {name}"
 
 
-def test_only_run_reaches_for_real_training() -> None:
+def test_only_run_and_calibrate_reach_for_real_training() -> None:
     reaching = {
         path.relative_to(ROOT).as_posix()
         for path in sources()
         if "devices/training" not in path.as_posix()
         and any(name.startswith("devices.training") for name in imported(path))
     }
-    assert reaching == {"simulator/run.py"}
+    assert reaching == {"analysis/calibrate.py", "simulator/run.py"}

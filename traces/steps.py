@@ -135,7 +135,7 @@ class StepTrace:
         while at_s < end_s:
             if self.at(at_s) < level:
                 return at_s
-            at_s = self._next_edge_s(at_s)
+            at_s = self.next_change_s(at_s)
         return math.inf
 
     def begun_at(self, offset_s: float) -> StepTrace:
@@ -185,8 +185,10 @@ class StepTrace:
         missing = self._amounts[edge] - target
         return self._edges[edge] - (missing / self._values[edge - 1] if missing > 0 else 0.0)
 
-    def _next_edge_s(self, at_s: float) -> float:
-        """The next instant after ``at_s`` at which a step begins."""
+    def next_change_s(self, at_s: float) -> float:
+        """The next instant after ``at_s`` at which a step begins; ``inf`` if none ever does."""
+        if len(self._values) == 1:
+            return math.inf
         within_s = self._within(at_s)[1]
         edge = self._edges[min(bisect_right(self._edges, within_s), len(self._edges) - 1)]
         # At a large clock the difference may round to nothing, and time must go on.

@@ -12,7 +12,7 @@ from devices.cost.model import Cost, MemoryBreakdown, StepTime
 from devices.cost.traffic import Traffic, step_traffic
 from devices.model_spec import ModelSpec
 from devices.plan import TrainingPlan
-from devices.profile import ComputeBits, DeviceProfile
+from devices.profile import ComputeBits, DeviceProfile, StepRates
 from devices.wire import download_bytes, upload_bytes
 
 MAX_REMEMBERED = 1 << 16
@@ -90,15 +90,44 @@ class ClosedFormCost:
 
 
 def step_time(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:
-    """A roofline for each phase: the slower of its arithmetic and its memory traffic.
+    """As measured where the profile is calibrated, else by a roofline.
 
-    Williams et al., "Roofline" (2009), applied phase by phase: our reconstruction.
+    Raises ValueError where the profile has no rate for ``compute_bits``.
     """
     if compute_bits not in profile.flops_per_s:
         known = ", ".join(map(str, profile.flops_per_s))
         raise ValueError(
             f"profile {profile.name} must have a rate for {compute_bits} bits, it has only {known}"
         )
+    if profile.measured:
+        return serial_time(demand, profile.measured[compute_bits])
+    return _roofline(demand, profile, compute_bits)
+
+
+def serial_time(demand: Demand, rates: StepRates) -> StepTime:
+    """Every part after the other: products keep to the processor, all else to memory."""
+    traffic = demand.traffic
+    forward, backward = (
+        flops / rates.flops_per_s + moved / rates.memory_bytes_per_s
+        for flops, moved in (
+            (demand.forward_flops, traffic.forward),
+            (demand.backward_flops, traffic.backward),
+        )
+    )
+    converted = (
+        traffic.cast / rates.cast_bytes_per_s
+        + traffic.unpacked / rates.unpack_bytes_per_s
+        + traffic.packed / rates.pack_bytes_per_s
+    )
+    optimizer = traffic.optimizer / rates.memory_bytes_per_s
+    return StepTime(forward, backward, converted, optimizer, rates.overhead_s)
+
+
+def _roofline(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:
+    """For each phase, the slower of its arithmetic and its memory traffic.
+
+    Williams et al., "Roofline" (2009), applied phase by phase: our reconstruction.
+    """
     flops_per_s, bytes_per_s = profile.flops_per_s[compute_bits], profile.memory_bytes_per_s
     traffic = demand.traffic
     return StepTime(

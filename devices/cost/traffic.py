@@ -31,8 +31,15 @@ class Traffic(NamedTuple):
 
     forward: int
     backward: int
-    quantize: int
+    cast: int  # weights of at least 8 bits, at another width than the products'
+    unpacked: int  # weights of 4 bits
+    packed: int  # activations, both ways
     optimizer: int
+
+    @property
+    def quantize(self) -> int:
+        """Of all conversions."""
+        return self.cast + self.unpacked + self.packed
 
 
 def step_traffic(
@@ -45,7 +52,9 @@ def step_traffic(
     return Traffic(
         forward=sum(block.forward * count for block, count in passes),
         backward=sum(block.backward * count for block, count in passes),
-        quantize=sum(block.quantize * count for block, count in passes),
+        cast=sum(block.cast * count for block, count in passes),
+        unpacked=sum(block.unpacked * count for block, count in passes),
+        packed=sum(block.packed * count for block, count in passes),
         optimizer=(ADAMW_ACCESSES + (plan.proximal_mu > 0)) * FP32_BYTES * trained,
     )
 
@@ -54,10 +63,14 @@ def step_traffic(
 def _passes(model: ModelSpec, work: BlockWork, batch: Batch) -> Traffic:
     """Of one block, without the optimizer. Remembered, since a scheduler asks for many plans of few
     kinds of blocks."""
+    converted = _converted_weights(model, work, batch)
+    is_small = FORMAT_BITS[work.weight_format] < 8
     return Traffic(
         forward=_forward(model, work.terms, batch),
         backward=_backward(model, work, batch),
-        quantize=_converted(model, work, batch),
+        cast=0 if is_small else converted,
+        unpacked=converted if is_small else 0,
+        packed=_packed_activations(model, work, batch),
         optimizer=0,
     )
 
@@ -173,11 +186,6 @@ def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> in
     products = (query + key + value + softmax) * (scores + 2 * queries) + 5 * scores * softmax
     ordered = 2 * queries * (1 + query) + 2 * keys * (key + value)
     return products + ordered + (queries + keys) * repeated
-
-
-def _converted(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
-    """Weights and activations, between how they lie and how the products take them."""
-    return _converted_weights(model, work, batch) + _packed_activations(model, work, batch)
 
 
 def _converted_weights(model: ModelSpec, work: BlockWork, batch: Batch) -> int:

@@ -1,5 +1,6 @@
 """Fleets from a config: by counts, shares, mixes, tables, generators, and at any size."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 import yaml
 
 from algorithms import STRATEGIES
+from analysis.calibrate import save
+from devices.cost.measured import MeasuredCost
 from simulator.experiment import ConfigError, load_experiment
 from simulator.world import World, build_world
+from tests.devices.cost.test_measured import PROFILE, table
 from traces.availability import ALWAYS, AvailabilityTrace, availability_text
 from traces.model_file import model_text
 from traces.patterns import pattern_model
@@ -86,6 +90,83 @@ def test_impossible_fleet_is_refused(tmp_path, fleet, message):
 
     found = refused(tmp_path, fleet)
     assert re.search(message, found), found
+
+
+@pytest.mark.parametrize(
+    ("cell", "network", "message"),
+    [
+        ("home", {}, r"fleet.devices.0.cell must be one of those in network.cells \(none is"),
+        ("home", {"cells": {"street": {"mbps": [9, 9]}}}, r"\(street\), got home"),
+        ("a", {"cells": {"a": {"mbps": [9, 9], "source": "lte"}}}, "give exactly one of mbps, s"),
+        ("a", {"cells": {"a": {"mbps": [9, 0]}}}, "cells.a.mbps.1 must be greater than 0, got 0"),
+        ("a", {"cells": {"a": {"source": "wifi"}}}, "network.cells.a: source must be one trace"),
+        (None, {"server": {"source": "no-such"}}, "network.server: .*no-such"),
+    ],
+)
+def test_impossible_network_is_refused(tmp_path, cell, network, message):
+    said = refused(tmp_path, {"devices": [{**PI, "cell": cell}]}, network=network)
+    assert re.search(message, said), said
+
+
+def test_groups_share_the_cells_that_they_name(tmp_path):
+    fleet = {"devices": [{**PI, "count": 2, "cell": "b"}, PI, {**PI, "cell": "a"}]}
+    network = {
+        "server": {"mbps": [80, 40]},
+        "cells": {"a": {"mbps": [8, 8]}, "b": {"mbps": [4, 4]}},
+    }
+    shared = world(tmp_path, fleet, network=network).shared_links
+    names = [[link.name for link in shared.of(device)] for device in range(4)]
+    assert names == [["b", "server"], ["b", "server"], ["server"], ["a", "server"]]
+    assert shared.server.uplink.rate_at(0) == 40e6 / 8
+
+
+def test_a_shared_network_is_a_condition_of_the_run(tmp_path):
+    fleet = {"devices": [PI]}
+    free = world(tmp_path, fleet).conditions_hash
+    narrow = world(tmp_path, fleet, network={"server": {"mbps": [1, 1]}}).conditions_hash
+    assert free != narrow
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path) -> Path:
+    """A profile of one's own, and beside it the steps that it was fitted to."""
+    file = tmp_path / "mine.toml"
+    save(file, table(), PROFILE)
+    return file
+
+
+def test_calibrated_profile_is_named_by_its_file(tmp_path, calibrated):
+    own = world(tmp_path, {"devices": [{**PI, "profile": str(calibrated)}]})
+    assert own.fleet[0].profile.measured is not None
+
+
+def test_measured_steps_are_the_cost_of_devices_that_they_were_measured_on(tmp_path, calibrated):
+    cost = {"kind": "measured", "table": str(calibrated.with_suffix(".csv"))}
+    fleet = {"devices": [{**PI, "profile": str(calibrated)}]}
+    own = world(tmp_path, fleet, cost=cost)
+    assert isinstance(own.cost_model, MeasuredCost)
+    assert own.conditions_hash != world(tmp_path, fleet).conditions_hash
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        ({"kind": "measured"}, "give a table with kind measured, and none with closed_form"),
+        ({"kind": "measured", "table": "no.csv"}, "cost.table: no.csv: the table cannot be read"),
+        ({"compute_bits": 16}, r"cost.compute_bits must be one of 32 for test-1e\+09, got 16"),
+    ],
+)
+def test_impossible_cost_is_refused(tmp_path, calibrated, cost, message):
+    devices = [{**PI, "profile": str(calibrated)}]
+    said = refused(tmp_path, {"devices": devices}, cost=cost)
+    assert re.search(message, said), said
+
+
+def test_two_profiles_of_one_name_are_refused(tmp_path, calibrated):
+    other = tmp_path / "other.toml"
+    other.write_text(calibrated.read_text("utf-8").replace("overhead_s = 0", "overhead_s = 1"))
+    devices = [{**PI, "profile": str(file)} for file in (calibrated, other)]
+    assert "must not have one name, test-1e+09" in refused(tmp_path, {"devices": devices})
 
 
 def test_without_replacement_every_device_has_a_trace_of_its_own(tmp_path):

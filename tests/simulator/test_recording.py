@@ -40,8 +40,11 @@ CONFIG = {
                             "charging": {"generator": {"kind": "on_off", "online_s": 3,
                                                        "offline_s": 3, "period_s": 600}}},
             },
-            {"profile": "jetson-nano-maxn", "count": 2, "link": "lte-driving"},
+            {"profile": "jetson-nano-maxn", "count": 2, "link": "lte-driving", "cell": "street"},
         ],
+    },
+    "network": {
+        "server": {"mbps": [4, 1]}, "cells": {"street": {"source": "lte-driving-1"}},
     },
     "faults": {
         "crash": {"per_hour": 400, "down_s": 1},
@@ -87,7 +90,7 @@ def test_replayed_conditions_give_the_same_events_byte_for_byte(met, tmp_path):
 def test_replay_is_independent_of_the_seed(met, tmp_path):
     file = record(met, tmp_path / "replay")
     raw = yaml.safe_load(file.read_text("utf-8"))
-    fleet = read_conditions(raw["fleet"]["recorded"])
+    fleet, _ = read_conditions(raw["fleet"]["recorded"])
     (config,) = load_experiment(file, ["seed=5"])
     world = prepare(config, tmp_path / "other", str(file)).world
     assert world.fleet.conditions_hash() == fleet.conditions_hash()
@@ -108,6 +111,7 @@ def test_unfinished_run_is_not_recorded(tmp_path):
         (lambda d: d["link"]["pool"][0]["uplink"].update(values=[-1.0]), "as many values as times"),
         (lambda d: d["battery"]["pool"][0].update(capacity_j="x"), "not supported between"),
         (lambda d: d["link"]["offset_s"].__setitem__(0, None), "finite|float"),
+        (lambda d: d["shared"]["cell_index"].__setitem__(0, 1), "cell_index must name one of 1"),
         (lambda d: d["memory_budget_bytes"].__setitem__(0, 0), "must be above 0"),
     ],
 )

@@ -1,0 +1,111 @@
+"""Calibration: a grid, a fit that finds what is there, and a refusal where nothing can be found."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.calibrate import calibrate, save
+from analysis.step_fit import FULL, MAX_SPREAD, QUICK, SEED, fit_rates, grid
+from devices.catalog import profile
+from devices.model_catalog import model_spec, resolve
+from simulator.store import UserError
+from tests.devices.cost.test_measured import PROFILE, RATES, table
+
+
+def noisy(sigma, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        replace(row, step_s=row.step_s * float(np.exp(sigma * rng.normal()))) for row in table(FULL)
+    ]
+
+
+def test_fit_recovers_the_rates_that_the_times_were_made_with():
+    fit = fit_rates(table(FULL), 32)
+    assert fit.rates == pytest.approx(RATES, rel=1e-6)
+    assert fit.median_error == pytest.approx(0, abs=1e-9)
+    assert fit.is_good
+
+
+def test_held_out_error_is_about_the_noise_of_the_times():
+    # Times off by 5 %: the median of |N(0, 0.05)| is 0.034, the 90th percentile 0.082, and of 16
+    # the median scatters by about a third, and the fit adds sqrt(6/40) of the noise.
+    fit = fit_rates(noisy(0.05), 32)
+    assert 0.01 < fit.median_error < 0.07
+    assert fit.tail_error < 0.16
+
+
+def test_held_out_steps_have_no_part_in_the_fit():
+    rows = table(FULL)
+    spoiled = [replace(row, step_s=9 * row.step_s) if row.is_held_out else row for row in rows]
+    assert fit_rates(spoiled, 32).rates == fit_rates(rows, 32).rates
+    assert fit_rates(spoiled, 32).median_error == pytest.approx(8 / 9)
+
+
+def test_every_level_of_the_grid_comes_as_often_as_any_other():
+    model = model_spec("tiny", ("query", "value"), 16)
+    points = [one for one in grid(model, FULL) if not one.is_held_out]
+    for levels in (
+        [one.plan.weight_formats[0] for one in points],
+        [one.plan.depth for one in points],
+        [one.activation_bits for one in points],
+        [(one.plan.batch_size, one.length) for one in points],
+    ):
+        counts = Counter(levels).values()
+        assert max(counts) - min(counts) <= 1
+    assert len(points) == FULL.num_fitted
+    assert grid(model, QUICK)[0].plan.batch_size * grid(model, QUICK)[0].length <= QUICK.max_tokens
+    assert SEED == 0  # all machines are measured on one grid
+
+
+def test_a_noisy_machine_is_refused_and_the_old_profile_kept(tmp_path: Path):
+    output = tmp_path / "mine.toml"
+    save(output, table(), PROFILE)
+    before = output.read_bytes(), output.with_suffix(".csv").read_bytes()
+    wild = [replace(row, spread=0.5) for row in table()]
+    message = (
+        f"must lie within {MAX_SPREAD:.0%} .* got 50% at 32 bits.*; .*mine.toml is kept as it was"
+    )
+    with pytest.raises(UserError, match=message):
+        save(output, wild, PROFILE)
+    assert (output.read_bytes(), output.with_suffix(".csv").read_bytes()) == before
+
+
+def test_saved_profile_can_be_named_and_says_how_good_it_is(tmp_path: Path):
+    output = tmp_path / "mine.toml"
+    said = save(output, table(), PROFILE)
+    found = profile(str(output))
+    assert found.measured is not None
+    assert found.measured[32] == pytest.approx(RATES, rel=1e-6)
+    assert found.confidence == "high"
+    assert "median 0.0%" in found.source
+    assert "median error 0.0%" in said[1]
+    bad = [replace(row, step_s=2 * row.step_s) if row.is_held_out else row for row in table()]
+    assert "more than the 10% and 20%" in save(output, bad, PROFILE)[1]
+    assert profile(str(output)).confidence == "low"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"output": Path("mine.json")}, "--output must be a .toml file, got mine.json"),
+        ({"like": "jetson-tx2-turbo"}, "a power mode of jetson-tx2 must be one of"),
+        ({"compute": "tpu"}, "compute must be one of auto, cpu, cuda, got tpu"),
+        ({"model": "no/such"}, "model must be one of"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_measured(given, message):
+    asked = {"output": Path("x.toml"), "name": "x", "model": "tiny", "threads": 1} | given
+    with pytest.raises(UserError, match=message):
+        calibrate(**asked)
+
+
+def test_stopwatch_times_a_step_of_every_kind():
+    from devices.training.stopwatch import Stopwatch, hosts
+
+    source, model = resolve("tiny"), model_spec("tiny", ("query", "value"), 16)
+    stopwatch = Stopwatch(source, model, hosts("cpu")[32], threads=1)
+    for one in grid(model, QUICK)[:6]:
+        assert stopwatch.step_s(one.plan, one.length) > 0
