@@ -87,8 +87,8 @@ def throw_away(self: Any, work: Any) -> None:
         self._arrived.pop().record.outcome = "late"
 
 
-def train_at_once(original: Any, *given: Any) -> Any:
-    return replace(original(*given), train_s=0.0)
+def train_without_work(original: Any, *given: Any) -> Any:
+    return replace(original(*given), flops=0.0)
 
 
 def wrong_energy(record: ClientRecord, *_: Any) -> None:
@@ -160,7 +160,7 @@ MUTATIONS = {
         r"memory in use must be at most what is free, 9 bytes, got \d+; plan of round 1 on device",
     ),
     "an arrival is not logged": (
-        instead(Server, "_event", unless("update_received")),
+        instead(Server, "note", unless("update_received")),
         "bytes sent must be bytes received and lost",
     ),
     "a start is not logged": (
@@ -189,8 +189,8 @@ MUTATIONS = {
         instead(Server, "_round_record", without_last),
         "every plan must have an outcome",
     ),
-    "training takes no time": (
-        instead(ClosedFormCost, "cost", train_at_once),
+    "training takes no operations": (
+        instead(ClosedFormCost, "cost", train_without_work),
         "training must take time and operations",
     ),
     "staleness is negative": (
