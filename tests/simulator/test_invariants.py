@@ -87,8 +87,8 @@ def throw_away(self: Any, work: Any) -> None:
         self._arrived.pop().record.outcome = "late"
 
 
-def train_at_once(original: Any, *given: Any) -> Any:
-    return replace(original(*given), train_s=0.0)
+def train_without_work(original: Any, *given: Any) -> Any:
+    return replace(original(*given), flops=0.0)
 
 
 def wrong_energy(record: ClientRecord, *_: Any) -> None:
@@ -189,8 +189,8 @@ MUTATIONS = {
         instead(Server, "_round_record", without_last),
         "every plan must have an outcome",
     ),
-    "training takes no time": (
-        instead(ClosedFormCost, "cost", train_at_once),
+    "training takes no operations": (
+        instead(ClosedFormCost, "cost", train_without_work),
         "training must take time and operations",
     ),
     "staleness is negative": (
