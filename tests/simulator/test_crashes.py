@@ -45,7 +45,10 @@ CONFIG: dict[str, Any] = {
             {"profile": "phone-snapdragon-665", "count": 2, "link": "lte-driving"},
         ],
     },
-    "faults": {"crash": {"per_hour": 60.0, "down_s": 1.0}, "link_loss": {"per_hour": 120.0}},
+    "faults": {  # the run lasts about a second
+        "crash": {"schedule": [{"device": k, "at_s": 0.1, "down_s": 0.05} for k in range(5)]},
+        "link_loss": {"per_hour": 3600.0, "down_s": 0.02},
+    },
     "pacing": {"kind": "fedbuff", "concurrency": 3, "size": 2},
     "stop": {"rounds": 4},
     "strategy": {"kind": "fedquad", "rank": 2},
@@ -160,6 +163,8 @@ def unbroken(harness: Harness) -> Unbroken:
     seconds = time.perf_counter() - began
     found = snapshot(folder / "whole")
     assert found == snapshot(folder / "timed")
+    (log,) = (content for name, content in found.items() if name.endswith("events.jsonl"))
+    assert b'"event": "crashed"' in log
     assert {"adapter/adapter_model.safetensors", "events.jsonl"} <= {
         name.split("/", 2)[2] for name in found
     }
