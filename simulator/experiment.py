@@ -183,17 +183,18 @@ def _own_config(own: type[Strategy[Any]]) -> type[RunConfig]:
 
 def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]) -> str:
     """One line: what must hold, what was given, at which key."""
+    kind, given = error["type"], error["input"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        *place, unknown = error["loc"]
+        return _unknown_key([*_keys(place), unknown], raw, unions)
     where = _keys(error["loc"])
     name = _shown_keys(where) or "the config"
-    kind, given = error["type"], error["input"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         choices = ", ".join(_choices(where, UNIONS))
         own = " or path/to/your.py:Class" if name == "strategy" else ""
         return f"{name}.kind must be one of {choices}{own}, got {_shown(_kind(given))}"
     if kind in ("missing", "missing_argument"):
         return f"{name} must be given"
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return _unknown_key(where, raw, unions)
     if kind in ("value_error", "assertion_error"):
         text = str(error["ctx"]["error"])
         return f"{name}: {text}"

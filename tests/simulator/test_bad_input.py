@@ -187,6 +187,50 @@ def test_every_seed_is_valid(folder: Path) -> None:
     assert not any(problems), problems
 
 
+GENERATED = {"profile": "jetson-nano-maxn", "count": 3}
+BROKE: list[tuple[dict[str, Any], str]] = [
+    ({"a[b": 1}, "a[b is no key"),
+    (
+        {"fleet": {"devices": [{**GENERATED, "link": {"generator": {"kind": "cellular"}}}]}},
+        "fleet.devices.0.link.generator.kind must be one of markov, path_loss",
+    ),
+    (
+        {"fleet": {"devices": [{**GENERATED, "link": {"generator": {"kind": "markov", "x": 1}}}]}},
+        "fleet.devices.0.link.generator.x is no key",
+    ),
+    (
+        {"fleet": {"devices": [{**GENERATED, "link": "wifi", "speed_spread": {"kind": "x"}}]}},
+        "fleet.devices.0.speed_spread.kind must be one of lognormal, zipf, uniform",
+    ),
+    (
+        {"fleet": {"devices": [{**GENERATED, "link": "wifi", "battery": {"x": 1}}]}},
+        "fleet.devices.0.battery.x is no key",
+    ),
+    (
+        {"faults": {"server_restarts": [{"at_s": 10.0, "down_s": 2**64}]}},
+        "faults.server_restarts.0.down_s must be less than or equal to 1000000000",
+    ),
+    (
+        {"faults": {"crash": {"per_hour": 3600.0, "down_s": 0.001},
+                    "server_restarts": [{"at_s": 0.0, "down_s": 1e9}]}},
+        "faults: a device must have at most 1000000 outages by chance",
+    ),
+    ({"fleet": {"recorded": "/dev/zero"}}, "must be a regular file"),
+    ({"fleet": {"devices": [{**GENERATED, "link": "/dev/zero"}]}}, "links must be a CSV"),
+    ({"fleet": {"devices": [{"table": "/dev/zero"}]}}, "expected a regular file"),
+    ({"strategy": {"kind": "/dev/zero.py:X"}}, "cannot be read"),
+]  # fmt: skip
+"""What once was a traceback, a hang or a process that ate all memory."""
+
+
+@pytest.mark.parametrize(("change", "says"), BROKE)
+def test_what_once_broke_is_an_error_in_words(
+    folder: Path, change: dict[str, Any], says: str
+) -> None:
+    (folder / "x.yaml").write_text(yaml.safe_dump({**BASE, **change}))
+    assert says in answer(folder / "x.yaml", folder / "out")
+
+
 def test_a_broken_config_is_an_error_in_words_or_a_run(folder: Path) -> None:
     rng = np.random.default_rng([SEED, 1])
     guided, broke, counts = Guided(seeds()), Broke(folder.parent), Counter[str]()
@@ -202,7 +246,8 @@ def test_a_broken_config_is_an_error_in_words_or_a_run(folder: Path) -> None:
             guided.learn(tree, said)
             counts["error" if said not in ("", "too large") else said or "run"] += 1
         shutil.rmtree(output, ignore_errors=True)
-    print(f"configs: {dict(counts)}, {len(guided.wordings)} wordings")
+        if counts.total() % 1000 == 0:
+            print(f"configs: {dict(counts)}, {len(guided.wordings)} wordings", flush=True)
     assert not broke.found, broke.found
     assert counts["run"] > 0
     assert counts["error"] > 0
