@@ -180,7 +180,7 @@ def run(
     try:
         logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
         report.start(config.label, config.stop.rounds)
-        server = simulate(_federation(config, world, trainer), Tee([*logs, report]))
+        server = simulate(federation_of(config, world, trainer), Tee([*logs, report]))
         outcome = _outcome(server, time.perf_counter() - began)
         if config.training != "none":
             with store.writing():
@@ -210,7 +210,7 @@ def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
     """The run folder, with what is known before the first event."""
     config, folder = prepared.config, prepared.folder
     store = RunFolder(folder, config.resolved(), manifest)
-    store.fleet([DeviceRecord.of(device) for device in prepared.world.fleet])
+    store.fleet(DeviceRecord.columns(prepared.world.fleet))
     if source := source_of(config.strategy):  # config.yaml names it by its place beside it
         with store.writing():
             (folder / source.path.name).write_bytes(source.text)
@@ -233,7 +233,8 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
     ]
 
 
-def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation:
+def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
+    """Everything that the simulation of this config is made of."""
     stop, aggregation = config.stop, config.aggregation
     return Federation(
         seed=config.seed,
