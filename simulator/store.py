@@ -302,7 +302,7 @@ def remove_checkpoint(path: Path) -> None:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file in one step: a reader, even after a crash, sees the old content or the new."""
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # another may write the same
     with partial.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
