@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.trainer import Evaluation, NullTrainer, SalienceMetric, TrainingJob, TrainingResult
+from devices.trainer import NullTrainer
 from simulator.experiment import load_experiment
 from simulator.records import ClientTable, DeviceRecord
 from simulator.run import federation_of
@@ -21,7 +21,7 @@ from simulator.server import simulate
 from simulator.store import RunFolder
 from simulator.wave import Wave
 from simulator.world import build_world
-from tests.simulator.small import Memory, make_device, make_federation
+from tests.simulator.small import Memory, OneByOne, make_device, make_federation
 from traces.steps import StepTrace
 
 FLEET = [
@@ -36,22 +36,6 @@ FLEET = [
         "speed_spread": {"kind": "uniform", "lowest": 0.5, "highest": 2.0},
     },
 ]
-
-
-class OneByOne:
-    """Timing only as well, and yet not the trainer that the closed form is for."""
-
-    def __init__(self, num_blocks: int) -> None:
-        self._trainer = NullTrainer(num_blocks)
-
-    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-        return self._trainer.train(jobs)
-
-    def evaluate(self, adapter: Any) -> Evaluation:
-        return self._trainer.evaluate(adapter)
-
-    def block_salience(self, metric: SalienceMetric) -> Any:
-        return self._trainer.block_salience(metric)
 
 
 class Waves(Memory):
