@@ -23,7 +23,7 @@ import numpy as np
 
 from algorithms.lora import holder_weights, mean_adapter
 from algorithms.options import SIZE_RULES, Rule, check_options
-from algorithms.strategy import FleetView, ServerState, make_plan
+from algorithms.strategy import FleetView, ServerState, make_plan, make_plans
 from devices.plan import (
     Adapter,
     Broadcast,
@@ -77,7 +77,7 @@ class FedLoRA:
         bits = (self.activation_bits,) * fleet.model.num_blocks
         depth = depth_on(fleet, self.depth, rank=self.rank, activation_bits=self.activation_bits)
         terms = TermGrid.top_blocks(fleet.model.grid_shape(self.rank), depth)
-        return [make_plan(fleet, device_id, terms, activation_bits=bits) for device_id in cohort]
+        return make_plans(fleet, cohort, terms, activation_bits=bits)
 
     def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
         return Broadcast(state.version, state.adapter)

@@ -39,7 +39,7 @@ def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
 
     Sums to one over K for a term that somebody sent, and to zero for one that nobody did.
     """
-    sent = np.stack([update.plan.terms.uploaded for update in updates])
+    sent = _sent(updates)
     counts = sent * example_counts(updates)[:, None, None, None]
     total = counts.sum(axis=0)
     weights: FloatArray = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
@@ -69,9 +69,17 @@ def padded_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
     Used as weights of a mean, they count a missing term as zero. (A term that nobody sent keeps its
     value all the same: with A and B at zero it would have no gradient ever again.)
     """
-    sent = np.stack([update.plan.terms.uploaded for update in updates])
+    sent = _sent(updates)
     weights: FloatArray = sent * example_weights(updates)[:, None, None, None]
     return weights
+
+
+def _sent(updates: Sequence[ClientUpdate]) -> BoolArray:
+    """(K, L, M, R): the terms that each update has brought."""
+    grids = {id(update.plan.terms): update.plan.terms for update in updates}
+    row = {key: k for k, key in enumerate(grids)}
+    each: BoolArray = np.stack([grid.uploaded for grid in grids.values()])
+    return each[[row[id(update.plan.terms)] for update in updates]]
 
 
 def mean_adapter(
@@ -88,13 +96,14 @@ def mean_adapter(
     updates, term_weights = [updates[k] for k in order], term_weights[order]
     touched: BoolArray = np.any(term_weights > 0, axis=0)
     modules = current.modules
+    adapters, term_weights = _distinct(updates, term_weights)
     factors = {}
     for key, old in current.factors.items():
         place = (key.block, modules.index(key.module))
         weights = term_weights[(slice(None), *place)]  # (K, R)
         keep = ~touched[place]  # (R,)
-        a = np.einsum("kr,kri->ri", weights, [u.adapter.factors[key].a for u in updates])
-        b = np.einsum("kr,kor->or", weights, [u.adapter.factors[key].b for u in updates])
+        a = np.einsum("kr,kri->ri", weights, [one.factors[key].a for one in adapters])
+        b = np.einsum("kr,kor->or", weights, [one.factors[key].b for one in adapters])
         a, b = np.where(keep[:, None], old.a, a), np.where(keep, old.b, b)
         factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
     return replace(current, factors=factors, head=mean_head(current, updates))
@@ -102,13 +111,29 @@ def mean_adapter(
 
 def mean_head(current: Adapter, updates: Sequence[ClientUpdate]) -> dict[str, Float32Array]:
     """The mean by examples of what all devices sent, in the order given."""
-    shares = example_weights(updates)
+    adapters, shares = _distinct(updates, example_weights(updates))
     return {
-        name: np.einsum("k,k...->...", shares, [u.adapter.head[name] for u in updates]).astype(
+        name: np.einsum("k,k...->...", shares, [one.head[name] for one in adapters]).astype(
             np.float32
         )
         for name in current.head
     }
+
+
+def _distinct(
+    updates: Sequence[ClientUpdate], weights: FloatArray
+) -> tuple[list[Adapter], FloatArray]:
+    """The D different adapters among K updates, and their weights: of (K, ...), summed to (D, ...).
+
+    In timing only all devices bring the same one.
+    """
+    found = {id(update.adapter): update.adapter for update in updates}
+    if len(found) == len(updates):
+        return [update.adapter for update in updates], weights
+    row = {key: k for k, key in enumerate(found)}
+    summed = np.zeros((len(found), *weights.shape[1:]))
+    np.add.at(summed, [row[id(update.adapter)] for update in updates], weights)
+    return list(found.values()), summed
 
 
 def squared_change(before: Adapter, after: Adapter, num_blocks: int) -> FloatArray:

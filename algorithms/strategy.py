@@ -114,6 +114,24 @@ def make_plan(
     )
 
 
+def make_plans(
+    fleet: FleetView,
+    device_ids: Sequence[DeviceId],
+    terms: TermGrid,
+    *,
+    activation_bits: tuple[int, ...] | None = None,
+) -> list[TrainingPlan]:
+    """``make_plan`` of each device: one plan is made for all that train as many steps."""
+    made: dict[int, TrainingPlan] = {}
+    plans = []
+    for device_id in device_ids:
+        steps = fleet.local_steps(device_id)
+        if steps not in made:
+            made[steps] = make_plan(fleet, device_id, terms, activation_bits=activation_bits)
+        plans.append(made[steps].on(device_id))
+    return plans
+
+
 class Strategy(Protocol[M]):
     """A frozen dataclass of its hyper-parameters, with four pure methods.
 

@@ -25,10 +25,11 @@ from simulator.cli import prepare_all
 from simulator.executor import available_cores
 from simulator.experiment import load_experiment, read_experiment
 from simulator.progress import Reporter
-from simulator.records import ClientRecord, Event, RoundRecord
+from simulator.records import ClientRecord, ClientTable, Event, RoundRecord
 from simulator.run import Trainers
 from simulator.run import run as run_one
 from simulator.sweep import yaml_text
+from simulator.wave import Wave
 
 IN_MEMORY = Path("config")
 """What messages call a config that stands in no file; its own schedulers start at this folder."""
@@ -181,6 +182,10 @@ class Silent:
     def client(self, record: ClientRecord) -> None: ...
 
     def round(self, record: RoundRecord) -> None: ...
+
+    def wave(self, wave: Wave) -> None: ...
+
+    def client_table(self, table: ClientTable) -> None: ...
 
 
 def write_figures(

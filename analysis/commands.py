@@ -8,8 +8,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from simulator.cli import File, Log, Output, Overrides, Workers, run_all, select
+from simulator.cli import (
+    Cache,
+    CacheSize,
+    File,
+    Log,
+    NoCache,
+    Output,
+    Overrides,
+    Workers,
+    run_all,
+    select,
+    trainers_with,
+)
 from simulator.experiment import ConfigError, load_experiment
+from simulator.result_cache import DEFAULT_GB, open_cache
 from simulator.store import UserError, write_atomically
 from simulator.writers import find_writers
 
@@ -28,6 +41,9 @@ def compare(
     output: Output = Path("runs"),
     workers: Workers = None,
     log: Log = None,
+    cache: Cache = None,
+    cache_gb: CacheSize = DEFAULT_GB,
+    no_cache: NoCache = False,
     target: Target = None,
     baseline: Baseline = None,
 ) -> None:
@@ -39,7 +55,8 @@ def compare(
         select(configs, baseline, option="--baseline")
     if target is not None and not 0 < target <= 1:
         raise ConfigError([f"a target accuracy must be in (0, 1], got {target:g}"], "--target")
-    folders = run_all(configs, file, output=output, workers=workers, writers=writers)
+    trainers = trainers_with(workers, None if no_cache else open_cache(cache, cache_gb))
+    folders = run_all(configs, file, output=output, trainers=trainers, writers=writers)
     _report(folders, output / configs[0].name / "report", target=target, baseline=baseline)
 
 

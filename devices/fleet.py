@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Generic, Protocol, TypeVar, overload
 
 import numpy as np
@@ -103,15 +104,28 @@ class Fleet(Sequence[Device]):
         """The profile of a device."""
         return self.profiles[int(self.profile_index[device_id])]
 
+    def link_of(self, device_id: DeviceId) -> Link:
+        """The link of a device."""
+        return _begun(self.link, device_id)
+
+    def speed_of(self, device_id: DeviceId) -> StepTrace:
+        """The share of its profile's rates that a device trains at."""
+        return _scaled(_begun(self.speed, device_id), float(self.speed_factor[device_id]))
+
+    @cached_property
+    def num_examples(self) -> IndexArray:
+        """(n,): size of each device's shard."""
+        return self.shards.sizes()
+
     def _make(self, device_id: DeviceId) -> Device:
         return Device(
             device_id=device_id,
             profile=self.profile_of(device_id),
             memory_budget_bytes=int(self.memory_budget_bytes[device_id]),
-            link=_begun(self.link, device_id),
+            link=self.link_of(device_id),
             examples=self.shards[device_id],
             latency=_begun(self.latency, device_id),
-            speed=_scaled(_begun(self.speed, device_id), float(self.speed_factor[device_id])),
+            speed=self.speed_of(device_id),
             free_memory=_begun(self.free_memory, device_id),
             availability=_begun(self.availability, device_id),
             battery=_begun(self.battery, device_id).holding(float(self.battery_share[device_id])),

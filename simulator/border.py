@@ -101,7 +101,18 @@ def received(
     for name, arrays in _by_name(adapter).items():
         if not all(np.isfinite(values).all() for values in arrays):
             raise RefusedUpdateError(f"an update must be finite, got NaN or inf in {name}")
-    update = ClientUpdate(
+    update = update_of(work, adapter, result)
+    if max_norm < math.inf and not (norm := update_norm(update)) <= max_norm:
+        raise RefusedUpdateError(
+            f"the norm of an update must be at most {max_norm:g} (aggregation.max_norm), "
+            f"got {norm:.6g}"
+        )
+    return update
+
+
+def update_of(work: Assignment, adapter: Adapter, result: TrainingResult) -> ClientUpdate:
+    """What this adapter says as an answer to the plan."""
+    return ClientUpdate(
         plan=work.plan,
         broadcast=work.broadcast,
         adapter=adapter,
@@ -110,12 +121,6 @@ def received(
         timing=work.timing,
         squared_loss=result.squared_loss,
     )
-    if max_norm < math.inf and not (norm := update_norm(update)) <= max_norm:
-        raise RefusedUpdateError(
-            f"the norm of an update must be at most {max_norm:g} (aggregation.max_norm), "
-            f"got {norm:.6g}"
-        )
-    return update
 
 
 def _by_name(adapter: Adapter) -> Mapping[str, tuple[Float32Array, ...]]:

@@ -12,7 +12,9 @@ before is there, and a file that is damaged costs the training of that one resul
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +96,8 @@ class CheckpointedTrainer:
         if checksum != _checksum(key, packed):
             self._warn(f"checkpoint: {file} is damaged (its checksum differs): trained again")
             return None
+        with suppress(OSError):  # a cache lets go of what was used the longest ago
+            os.utime(file)
         tensors: Tensors = load(packed)
         return tensors
 

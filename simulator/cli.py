@@ -21,6 +21,7 @@ from simulator.invariants import InvariantError
 from simulator.listing import TOPICS, show
 from simulator.progress import reporter
 from simulator.recording import record
+from simulator.result_cache import DEFAULT_GB, ResultCache, open_cache
 from simulator.run import Prepared, Trainers, prepare, run
 from simulator.store import UserError
 from simulator.writers import WRITERS, WriterSpec, find_writers
@@ -53,6 +54,15 @@ Workers = Annotated[
     ),
 ]
 
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="folder that keeps training results for later runs; your own, if absent"),
+]
+CacheSize = Annotated[
+    float, typer.Option("--cache-gb", help="the least recently used go beyond this many GB")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="train all, and keep nothing for later")]
+
 Log = Annotated[
     list[str] | None,
     typer.Option(
@@ -71,11 +81,15 @@ def run_command(
     output: Output = Path("runs"),
     workers: Workers = None,
     log: Log = None,
+    cache: Cache = None,
+    cache_gb: CacheSize = DEFAULT_GB,
+    no_cache: NoCache = False,
 ) -> None:
     """Simulate the strategies of an experiment; finished runs are kept as they are."""
     writers = find_writers(log or ())
     configs = select(load_experiment(file, overrides or ()), only, option="--only")
-    run_all(configs, file, output=output, workers=workers, writers=writers)
+    trainers = trainers_with(workers, None if no_cache else open_cache(cache, cache_gb))
+    run_all(configs, file, output=output, trainers=trainers, writers=writers)
 
 
 @app.command("validate")
@@ -127,19 +141,24 @@ def select(configs: Sequence[RunConfig], label: str | None, *, option: str) -> l
     return chosen
 
 
+def trainers_with(workers: int | None, cache: ResultCache | None) -> Trainers:
+    """So many training processes, one a core unless given."""
+    return Trainers(workers or available_cores(), cache)
+
+
 def run_all(
     configs: Sequence[RunConfig],
     file: Path,
     *,
     output: Path,
-    workers: int | None,
+    trainers: Trainers,
     writers: Sequence[WriterSpec] = (),
 ) -> list[Path]:
-    """Run one config after the other with the same workers; return the run folders."""
+    """Run one config after the other with the same trainers; return the run folders."""
     report = reporter(Console())
     prepared = prepare_all(configs, file, output)
     try:
-        with Trainers(workers or available_cores()) as trainers:
+        with trainers:
             return [
                 run(each, trainers=trainers, report=report, writers=writers) for each in prepared
             ]

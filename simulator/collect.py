@@ -10,7 +10,7 @@ from algorithms.strategy import ServerState
 from devices.plan import Broadcast, ClientUpdate, DeviceId
 from devices.trainer import TrainingError, TrainingJob, TrainingResult
 from simulator.assignment import Assignment
-from simulator.border import RefusedUpdateError, attack_of, received, sent
+from simulator.border import RefusedUpdateError, attack_of, received, sent, update_of
 from simulator.federation import Federation
 from simulator.invariants import InvariantError, check_adapter
 
@@ -56,6 +56,9 @@ def _delivered(federation: Federation, work: Assignment, result: TrainingResult)
             raise TrainingError(result.diverged)
         raise RefusedUpdateError(result.diverged)
     config = federation.faults.attack(work.plan.device_id, work.record.started_s)
+    if config is None and result.adapter is work.broadcast.adapter:
+        # Nothing was trained: at any precision no change arrives as none.
+        return update_of(work, result.adapter, result)
     message = sent(work, result, attack_of(config, work) if config else None)
     return received(work, message, result, max_norm=federation.robustness.max_norm)
 

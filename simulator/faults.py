@@ -116,6 +116,17 @@ class Faults:
         return self.config.cut_transfers
 
     @property
+    def may_cut_links(self) -> bool:
+        """Whether any device or the server ever loses its link."""
+        losses = self.config.link_loss
+        return bool(losses.per_hour > 0 or losses.schedule or self.config.server_restarts)
+
+    @property
+    def is_honest(self) -> bool:
+        """Whether every device sends what it has trained."""
+        return bool(np.isinf(self.byzantine_s).all())
+
+    @property
     def may_crash(self) -> BoolArray:
         """(n,): which devices ever crash."""
         crash = self.config.crash

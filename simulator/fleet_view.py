@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from algorithms.strategy import LinkRate
 from devices.cost.model import Cost, CostModel
-from devices.fleet import Device
+from devices.fleet import Device, Fleet, IndexArray
 from devices.model_spec import ModelSpec
 from devices.plan import DeviceId, TrainingPlan
 from devices.profile import DeviceProfile
@@ -53,6 +55,8 @@ class ServerView:
         trainer: Trainer,
     ) -> None:
         self._devices = fleet
+        self._profiles, self._profile_index = _profiles(fleet)
+        self._budget_bytes, self._num_examples = _sizes(fleet)
         self._model = model
         self._work = work
         self._cost_model = cost_model
@@ -79,22 +83,23 @@ class ServerView:
         return range(len(self._devices))
 
     def profile(self, device_id: DeviceId) -> DeviceProfile:
-        return self._devices[device_id].profile
+        return self._profiles[int(self._profile_index[device_id])]
 
     def memory_budget_bytes(self, device_id: DeviceId) -> int:
         if device_id in self._free_bytes:
             return self._free_bytes[device_id]
-        return self._devices[device_id].memory_budget_bytes
+        return int(self._budget_bytes[device_id])
 
     def num_examples(self, device_id: DeviceId) -> int:
-        return len(self._devices[device_id].examples)
+        return int(self._num_examples[device_id])
 
     def local_steps(self, device_id: DeviceId) -> int:
         return self._work.steps_for(self.num_examples(device_id))
 
     def link(self, device_id: DeviceId) -> LinkRate:
         if device_id not in self._links:
-            link = self._devices[device_id].link
+            fleet = self._devices
+            link = fleet.link_of(device_id) if isinstance(fleet, Fleet) else fleet[device_id].link
             self._links[device_id] = LinkRate(_probe(link.downlink), _probe(link.uplink))
         return self._links[device_id]
 
@@ -122,6 +127,27 @@ class ServerView:
     def measured(self, device_id: DeviceId, rate: LinkRate) -> None:
         """Take note of the rates of a finished round trip."""
         self._links[device_id] = rate
+
+    def all_measured(self, rates: Mapping[DeviceId, LinkRate]) -> None:
+        """The same for many devices at once."""
+        self._links.update(rates)
+
+
+# A large fleet makes its devices when they are asked for, and what a server knows of them asks for
+# none.
+def _profiles(fleet: Sequence[Device]) -> tuple[Sequence[DeviceProfile], IndexArray]:
+    """Profiles, and which of them each device has."""
+    if isinstance(fleet, Fleet):
+        return fleet.profiles, fleet.profile_index
+    return [device.profile for device in fleet], np.arange(len(fleet))
+
+
+def _sizes(fleet: Sequence[Device]) -> tuple[IndexArray, IndexArray]:
+    """Memory budgets in bytes, and numbers of examples."""
+    if isinstance(fleet, Fleet):
+        return fleet.memory_budget_bytes, fleet.num_examples
+    budgets = np.array([device.memory_budget_bytes for device in fleet], dtype=np.int64)
+    return budgets, np.array([len(device.examples) for device in fleet], dtype=np.int64)
 
 
 def _probe(trace: BandwidthTrace) -> float:

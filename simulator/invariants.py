@@ -15,8 +15,9 @@ from typing import NoReturn
 import numpy as np
 
 from devices.plan import Adapter, DeviceId
-from simulator.records import ClientRecord, Event, RoundRecord
-from simulator.store import RunLog
+from simulator.records import ClientRecord, ClientTable, Event, Outcome, RoundRecord
+from simulator.store import RunLog, log_clients, log_wave
+from simulator.wave import Wave
 
 TOLERANCE = 1e-9
 """Relative: seconds are sums of a few dozen doubles, each rounded to 1e-16 of the clock."""
@@ -54,7 +55,8 @@ class CheckedLog:
         self._works: dict[DeviceId, deque[_Work]] = {}  # without a record yet, in order
         self._free_s: dict[DeviceId, float] = {}  # end of the device's last plan
         self._merged: list[DeviceId] = []  # this round, by the event
-        self._recorded: list[ClientRecord] = []  # this round
+        self._recorded: list[tuple[DeviceId, Outcome]] = []  # this round
+        self._wave: Wave | None = None  # without its records yet
         self._closed: RoundRecord | None = None
         self._num_planned = self._num_begun = 0
         self._is_cut = False  # an update that arrived was thrown away: only the end may do so
@@ -127,7 +129,41 @@ class CheckedLog:
             self._check_reported(record, work)
         elif work.is_received:
             self._is_cut = True
-        self._recorded.append(record)
+        self._recorded.append((record.device_id, record.outcome))
+
+    def wave(self, wave: Wave) -> None:
+        """All events of a wave, which has one of each kind a device."""
+        log_wave(self._log, wave)
+        devices = set(wave.devices.tolist())
+        if self._wave or len(devices) != len(wave.devices) or not devices <= self._asked:
+            self._broken("a device must begin once for each time that it was asked")
+        phases_s = (wave.download_s, wave.train_s, wave.upload_s)
+        if not all(bool((phase_s > 0).all()) for phase_s in phases_s):
+            self._broken("training and transfers must take time")
+        if not self._last.at_s <= wave.started_s < wave.finished_s.max() < math.inf:
+            self._broken(f"the clock must not go back, got {wave.started_s!r} s")
+        self._asked -= devices
+        self._num_begun += len(devices)
+        self._last = Event(float(wave.finished_s.max()), "update_received", wave.round)
+        self._wave = wave
+
+    def client_table(self, table: ClientTable) -> None:
+        """The records of a wave: each device of it once, and what its phases add up to."""
+        log_clients(self._log, table)
+        wave, columns = self._wave, table.columns
+        if wave is None or sorted(columns["device_id"].tolist()) != wave.devices.tolist():
+            self._broken("a plan must begin before it ends, and end once")
+        ends_s = sum(columns[name] for name in ("started_s", "download_s", "train_s", "upload_s"))
+        if not np.allclose(ends_s, columns["finished_s"], rtol=TOLERANCE, atol=TOLERANCE):
+            self._broken("plans must end at their start and what they took")
+        if (columns["peak_memory_bytes"] > columns["free_memory_bytes"] + 1).any():
+            self._broken("memory in use must be at most what is free")
+        if not (columns["waiting_s"] >= 0).all() or not (columns["flops"] > 0).all():
+            self._broken("no device may wait less than 0 s or train without operations")
+        devices = columns["device_id"].tolist()
+        self._free_s.update(zip(devices, columns["finished_s"].tolist(), strict=True))
+        self._recorded += zip(devices, columns["outcome"].tolist(), strict=True)
+        self._wave = None
 
     def _check_times(self, record: ClientRecord, work: _Work) -> None:
         phases_s = (record.download_s, record.train_s, record.upload_s, record.offline_s)
@@ -167,7 +203,7 @@ class CheckedLog:
         """A round that has closed; its plans came before it."""
         self._log.round(record)
         before, ended = self._closed, self._recorded
-        merged = [r.device_id for r in ended if r.outcome == "aggregated"]
+        merged = [device_id for device_id, outcome in ended if outcome == "aggregated"]
         if sorted(merged) != sorted(self._merged):
             self._broken(
                 f"each update must be merged once: merged {sorted(self._merged)}, recorded "
@@ -187,7 +223,7 @@ class CheckedLog:
     def finish(self) -> None:
         """The run is over: nothing may be left open."""
         left = sorted(device_id for device_id, works in self._works.items() if works)
-        if left or self._asked or self._num_begun != self._num_planned:
+        if left or self._wave or self._asked or self._num_begun != self._num_planned:
             self._broken(
                 f"every plan must have an outcome: {self._num_planned} planned, {self._num_begun} "
                 f"begun, never begun on {sorted(self._asked)[:10]}, never ended on {left[:10]}"

@@ -34,6 +34,11 @@ class SharedLinks:
     cells: tuple[Link, ...] = ()
     cell_index: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # -1: none
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether every device has its way to itself."""
+        return self.server is None and not self.cells
+
     def of(self, device_id: DeviceId) -> tuple[Link, ...]:
         """What the transfers of a device share with others."""
         cell = int(self.cell_index[device_id]) if self.cells else -1

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from algorithms.selection import Roster
 from algorithms.strategy import FleetView
-from devices.fleet import Device, Fleet
+from devices.fleet import Device, Fleet, IndexArray
 from devices.plan import ClientUpdate, DeviceId
 from simulator.records import ClientRecord
+from traces.bandwidth import FloatArray
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -25,9 +26,7 @@ class Participation:
         self._view = view
         self._device_ids = np.array(view.device_ids, dtype=np.int64)
         # A large fleet makes its devices when they are asked for, and here none is.
-        sizes = (
-            fleet.shards.sizes() if isinstance(fleet, Fleet) else [len(d.examples) for d in fleet]
-        )
+        sizes = fleet.num_examples if isinstance(fleet, Fleet) else [len(d.examples) for d in fleet]
         self._num_examples = np.array(sizes, dtype=np.int64)
         count = len(self._device_ids)
         self._times_picked = np.zeros(count, dtype=np.int64)
@@ -65,6 +64,10 @@ class Participation:
             self._trip_s[row] = taken_s
         elif record.outcome == "late":
             self._trip_s[row] = np.fmax(self._trip_s[row], taken_s)
+
+    def all_ended(self, device_ids: IndexArray, taken_s: FloatArray) -> None:
+        """The same for many devices at once, all of which brought their updates."""
+        self._trip_s[np.searchsorted(self._device_ids, device_ids)] = taken_s
 
     def closed(self, updates: Sequence[ClientUpdate]) -> None:
         """What the updates merged in a round have shown of the losses on their devices."""

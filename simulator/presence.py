@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from devices.battery import Mains, PowerSupply, power_supply
-from devices.fleet import Device, Fleet
+from devices.fleet import Device, Fleet, IndexArray
 from devices.plan import BoolArray, DeviceId
 from simulator.faults import NO_OUTAGES, Faults
 from traces.availability import ALWAYS, AvailabilityTrace
@@ -44,12 +44,17 @@ class Presence:
         changing = ~_is_steady(fleet) | (faults.join_s > 0) | np.isfinite(faults.leave_s)
         changing |= faults.may_crash
         self._until_s[changing] = -np.inf  # not asked for yet
+        self._is_steady = ~changing
 
     def present(self, at_s: float) -> BoolArray:
         """(n,): which devices are there at ``at_s``; it may not lie before an instant asked for."""
         for device_id in np.flatnonzero(self._until_s <= at_s).tolist():
             self._update(device_id, at_s)
         return self._is_there
+
+    def stays(self, device_ids: IndexArray) -> bool:
+        """Whether all of them are there for ever, on mains and in a world without crashes."""
+        return bool(self._is_steady[device_ids].all())
 
     def until_s(self, device_id: DeviceId, at_s: float) -> float:
         """The next instant at which the device comes or goes."""

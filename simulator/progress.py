@@ -20,9 +20,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from simulator.records import ClientRecord, Event, RoundRecord
-from simulator.store import RunLog
+from simulator.records import ClientRecord, ClientTable, Event, RoundRecord
+from simulator.store import RunLog, log_clients, log_wave
 from simulator.tally import LOSSES, Tally, duration
+from simulator.wave import Wave
 
 
 class Reporter(RunLog, Protocol):
@@ -48,6 +49,14 @@ class Tee:
     def client(self, record: ClientRecord) -> None:
         for log in self._logs:
             log.client(record)
+
+    def wave(self, wave: Wave) -> None:
+        for log in self._logs:
+            log_wave(log, wave)
+
+    def client_table(self, table: ClientTable) -> None:
+        for log in self._logs:
+            log_clients(log, table)
 
     def round(self, record: RoundRecord) -> None:
         for log in self._logs:
@@ -76,6 +85,12 @@ class PlainReporter:
 
     def client(self, record: ClientRecord) -> None:
         self._tally.client(record)
+
+    def wave(self, wave: Wave) -> None:
+        self._tally.wave(wave)
+
+    def client_table(self, table: ClientTable) -> None:
+        self._tally.client_table(table)
 
     def round(self, record: RoundRecord) -> None:
         tally = self._tally
@@ -119,6 +134,12 @@ class BarReporter:
 
     def client(self, record: ClientRecord) -> None:
         self._tally.client(record)
+
+    def wave(self, wave: Wave) -> None:
+        self._tally.wave(wave)
+
+    def client_table(self, table: ClientTable) -> None:
+        self._tally.client_table(table)
 
     def round(self, record: RoundRecord) -> None:
         self._tally.round(record)

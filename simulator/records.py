@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from devices.cost.energy import round_energy
 from devices.cost.memory import FORMAT_BITS
 from devices.cost.model import Cost
-from devices.fleet import Device
+from devices.fleet import Device, Fleet
 from devices.plan import TrainingPlan
 from devices.profile import DeviceProfile
 from devices.trainer import Evaluation
@@ -21,6 +22,19 @@ from devices.trainer import Evaluation
 Outcome = Literal["aggregated", "oom", "late", "offline", "crashed", "lost", "rejected"]
 """How a plan ended: merged; without the memory for it; too late; on a device that went away, or
 crashed; with an upload that could not be carried; with an update that the server refused."""
+
+
+Columns = Mapping[str, npt.NDArray[Any]]
+"""Of records, by field: (n,) numbers, or names as objects."""
+
+
+def columns_of(kind: type, records: Sequence[Any]) -> Columns:
+    """The fields of these records, which are all of one kind."""
+    types: Mapping[str, type] = {"int": np.int64, "float": np.float64}
+    return {
+        f.name: np.array([getattr(r, f.name) for r in records], types.get(str(f.type), object))
+        for f in fields(kind)
+    }
 
 
 @dataclass(frozen=True)
@@ -34,15 +48,17 @@ class DeviceRecord:
     num_examples: int
 
     @classmethod
-    def of(cls, device: Device) -> DeviceRecord:
-        """The record of a device."""
-        return cls(
-            device_id=device.device_id,
-            profile=device.profile.name,
-            link=device.link.name,
-            memory_budget_bytes=device.memory_budget_bytes,
-            num_examples=len(device.examples),
-        )
+    def columns(cls, fleet: Fleet) -> Columns:
+        """The records of a whole fleet."""
+        profiles = np.array([profile.name for profile in fleet.profiles], dtype=object)
+        links = np.array([link.name for link in fleet.link.pool], dtype=object)
+        return {
+            "device_id": np.arange(len(fleet)),
+            "profile": profiles[fleet.profile_index],
+            "link": links[fleet.link.index],
+            "memory_budget_bytes": fleet.memory_budget_bytes,
+            "num_examples": fleet.num_examples,
+        }
 
 
 @dataclass
@@ -109,12 +125,12 @@ class ClientRecord:
             started_s=now_s,
             memory_budget_bytes=device.memory_budget_bytes,
             num_examples=len(device.examples),
-            **_plan_fields(plan, cost),
+            **plan_fields(plan, cost),
         )
 
     def replan(self, plan: TrainingPlan, cost: Cost) -> None:
         """Another plan in place of the one that was handed out."""
-        for name, value in _plan_fields(plan, cost).items():
+        for name, value in plan_fields(plan, cost).items():
             setattr(self, name, value)
 
     def close(self, profile: DeviceProfile, now_s: float) -> None:
@@ -136,7 +152,7 @@ class ClientRecord:
         return self.energy_compute_j + self.energy_radio_j + self.energy_idle_j
 
 
-def _plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
+def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
     """What a plan says, as columns of a client record."""
     terms = plan.terms
     uploaded = terms.upload_bits[terms.uploaded]
@@ -157,6 +173,29 @@ def _plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
         "num_terms_uploaded": len(uploaded),
         "mean_upload_bits": float(uploaded.mean()) if len(uploaded) else 0.0,
     }
+
+
+@dataclass(frozen=True, eq=False)
+class ClientTable:
+    """Client records in columns of length n."""
+
+    columns: Columns
+
+    @classmethod
+    def of(cls, records: Sequence[ClientRecord]) -> ClientTable:
+        """The table of these records."""
+        return cls(columns_of(ClientRecord, records))
+
+    def __len__(self) -> int:
+        return len(self.columns["device_id"])
+
+    def record(self, row: int) -> ClientRecord:
+        """One of the records."""
+        return ClientRecord(**{name: values.item(row) for name, values in self.columns.items()})
+
+    def records(self) -> Iterator[ClientRecord]:
+        """One record after the other."""
+        return map(self.record, range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -190,28 +229,36 @@ class RoundRecord:
 
     @classmethod
     def of(
-        cls, ended: Sequence[ClientRecord], *, evaluation: Evaluation, progress: RoundProgress
+        cls, ended: ClientTable, *, evaluation: Evaluation, progress: RoundProgress
     ) -> RoundRecord:
         """The sums and means over the plans that ended in a round."""
-        merged = [record for record in ended if record.outcome == "aggregated"]
-        examples = np.array([record.num_examples for record in merged], dtype=float)
-        losses = np.array([record.train_loss for record in merged])
-        outcomes = Counter(record.outcome for record in ended)
+        columns = ended.columns
+        merged = np.flatnonzero(columns["outcome"] == "aggregated")
+        examples = columns["num_examples"][merged].astype(float)
+        losses = columns["train_loss"][merged]
+        outcomes = Counter(columns["outcome"].tolist())
+
+        # In the order of the records, which numpy's own sum does not keep.
+        def total(name: str) -> Any:
+            return sum(columns[name].tolist())
+
+        energy_j = columns["energy_compute_j"] + columns["energy_radio_j"]
+        energy_j = energy_j + columns["energy_idle_j"]
         return cls(
             **vars(progress),
             duration_s=progress.closed_s - progress.opened_s,
             accuracy=evaluation.accuracy,
             loss=evaluation.loss,
-            train_loss=float(losses @ examples / examples.sum()) if merged else math.nan,
+            train_loss=float(losses @ examples / examples.sum()) if len(merged) else math.nan,
             num_sat_out=progress.num_cohort - progress.num_planned,
             num_aggregated=len(merged),
             **{f"num_{name}": outcomes[name] for name in get_args(Outcome) if name != "aggregated"},
-            num_shrunk=sum(record.num_shrinks > 0 for record in ended),
-            waiting_s=float(np.mean([r.waiting_s for r in merged])) if merged else 0.0,
-            download_bytes=sum(record.download_bytes for record in ended),
-            upload_bytes=sum(record.upload_bytes for record in ended),
-            flops=sum(record.flops for record in ended),
-            energy_j=sum(record.energy_j for record in ended),
+            num_shrunk=int((columns["num_shrinks"] > 0).sum()),
+            waiting_s=float(columns["waiting_s"][merged].mean()) if len(merged) else 0.0,
+            download_bytes=total("download_bytes"),
+            upload_bytes=total("upload_bytes"),
+            flops=total("flops"),
+            energy_j=sum(energy_j.tolist()),
         )
 
 

@@ -25,6 +25,7 @@ from simulator.own_strategy import source_of
 from simulator.progress import Reporter, Tee
 from simulator.provenance import provenance, versions
 from simulator.records import DeviceRecord
+from simulator.result_cache import CountedTrainer, ResultCache, code_sha256
 from simulator.server import Server, simulate
 from simulator.store import (
     FinishedMeanwhileError,
@@ -43,11 +44,13 @@ from simulator.writers import RunFacts, RunWriter, WriterSpec, open_writers
 class Trainers:
     """Keeps the trainer of the last run, because the next one often needs the same.
 
-    ``workers`` processes train at once. Use as a context manager: it ends them.
+    ``workers`` processes train at once. Use as a context manager: it ends them. ``cache`` is where
+    results are kept from run to run.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, cache: ResultCache | None = None) -> None:
         self._workers = workers
+        self.cache = cache
         self._key = ""
         self._trainer: Trainer | None = None
 
@@ -173,14 +176,16 @@ def run(
         is_finished(folder, _inputs(world))  # of these inputs, or raises
         report.step(f"{config.label}: {finished}, kept")
         return folder
+    counts: Counts | None = None
     if config.training != "none":
         context = training_context(config, world)
-        trainer = CheckpointedTrainer(trainer, store.checkpoint, context, warn=report.step)
+        remembering = partial(_remembering, cache=trainers.cache, store=store, warn=report.step)
+        trainer, counts = remembering(trainer, context)
     logs: list[RunWriter] = [store]
     try:
         logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
         report.start(config.label, config.stop.rounds)
-        server = simulate(_federation(config, world, trainer), Tee([*logs, report]))
+        server = simulate(federation_of(config, world, trainer), Tee([*logs, report]))
         outcome = _outcome(server, time.perf_counter() - began)
         if config.training != "none":
             with store.writing():
@@ -188,6 +193,7 @@ def run(
         if server.by_class:
             shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
             store.accuracies(expected_accuracies(shards, world.data.train_labels, server.by_class))
+        outcome |= _savings(counts)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         with suppress(RunFolderError):  # a full disk is what stopped it, and has been said
@@ -197,20 +203,55 @@ def run(
     said = f"{config.label}: its tables cannot be written"
     try:
         _close(logs, "done", outcome)
+        if trainers.cache:
+            trainers.cache.trim()
         said = (
             f"{config.label}: done in {duration(outcome['wall_s'])}, "
-            f"simulated {duration(outcome['simulated_s'])} ({folder})"
+            f"simulated {duration(outcome['simulated_s'])}{_saved(outcome)} ({folder})"
         )
     finally:
         report.finish(said)
     return folder
 
 
+Counts = tuple[CountedTrainer, CountedTrainer]
+"""What was asked for, and what of it had to be trained."""
+
+
+def _remembering(
+    trainer: Trainer,
+    context: str,
+    *,
+    cache: ResultCache | None,
+    store: RunFolder,
+    warn: Callable[[str], None],
+) -> tuple[Trainer, Counts]:
+    """The trainer behind what earlier runs have trained, and what this run had when it broke."""
+    trained = CountedTrainer(trainer)
+    kept: Trainer = trained
+    if cache:
+        kept = CheckpointedTrainer(kept, cache.folder, context + code_sha256(), warn=warn)
+    asked = CountedTrainer(CheckpointedTrainer(kept, store.checkpoint, context, warn=warn))
+    return asked, (asked, trained)
+
+
+def _saved(outcome: Mapping[str, Any]) -> str:
+    reused = outcome.get("num_trainings_reused")
+    return f", reused {reused} of {outcome['num_trainings']} trainings" if reused else ""
+
+
+def _savings(counts: Counts | None) -> dict[str, int]:
+    if counts is None:
+        return {}
+    asked, trained = (counted.num_jobs for counted in counts)
+    return {"num_trainings": asked, "num_trainings_reused": asked - trained}
+
+
 def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
     """The run folder, with what is known before the first event."""
     config, folder = prepared.config, prepared.folder
     store = RunFolder(folder, config.resolved(), manifest)
-    store.fleet([DeviceRecord.of(device) for device in prepared.world.fleet])
+    store.fleet(DeviceRecord.columns(prepared.world.fleet))
     if source := source_of(config.strategy):  # config.yaml names it by its place beside it
         with store.writing():
             (folder / source.path.name).write_bytes(source.text)
@@ -233,7 +274,8 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
     ]
 
 
-def _federation(config: RunConfig, world: World, trainer: Trainer) -> Federation:
+def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
+    """Everything that the simulation of this config is made of."""
     stop, aggregation = config.stop, config.aggregation
     return Federation(
         seed=config.seed,

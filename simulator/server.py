@@ -11,7 +11,7 @@ import numpy as np
 import simpy
 
 from algorithms.strategy import LinkRate, ServerState
-from devices.plan import DeviceId, TrainingPlan
+from devices.plan import ClientUpdate, DeviceId, TrainingPlan
 from devices.trainer import Evaluation
 from simulator.assignment import Assignment
 from simulator.client import Surroundings, run_client
@@ -22,9 +22,12 @@ from simulator.invariants import CheckedLog, InvariantError
 from simulator.network import Network
 from simulator.participation import Participation
 from simulator.presence import Presence
-from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
+from simulator.records import ClientRecord, ClientTable, Event, RoundProgress, RoundRecord
 from simulator.seeds import stream, stream_seed
-from simulator.store import RunLog
+from simulator.store import RunLog, log_clients, log_wave
+from simulator.wave import Wave
+from simulator.wave_clock import Waves
+from simulator.wave_records import client_table, updates_of
 
 NOT_EVALUATED = Evaluation(math.nan, math.nan)
 
@@ -45,6 +48,8 @@ class Server:
         )
         self.state: ServerState[Any] = strategy.init(adapter)
         self._participation = Participation(federation.fleet, view)
+        self._waves = Waves(federation, self._presence)
+        self._wave: Wave | None = None  # under way
         self._inbox = simpy.Store(env)
         self._in_flight: dict[DeviceId, simpy.Process] = {}
         self._arrived: list[Assignment] = []
@@ -75,6 +80,7 @@ class Server:
             yield from self._wait_for_devices()
             self._opened_s = self._env.now  # a deadline counts from when somebody can be asked
             self._fill("round_opened")
+            yield from self._wait_for_wave()
             while not self._is_ready():
                 yield from self._wait()
                 if not self._is_ready():
@@ -104,8 +110,10 @@ class Server:
 
     def _idle(self) -> list[DeviceId]:
         """Devices that are there and have nothing to do, in rising order."""
-        present = np.flatnonzero(self._presence.present(self._env.now)).tolist()
-        return [device for device in present if device not in self._in_flight]
+        is_idle = self._presence.present(self._env.now).copy()
+        is_idle[list(self._in_flight)] = False
+        found: list[DeviceId] = np.flatnonzero(is_idle).tolist()
+        return found
 
     def _is_last_round(self) -> bool:
         """Whether the run ends with the round that closes now, whatever its accuracy."""
@@ -154,12 +162,26 @@ class Server:
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
+        due_s = self._opened_s + fed.pacing.deadline_s
+        self._wave = self._waves.wave(plans, (self._round, self._env.now), due_s)
         # In order of device: at one instant SimPy resolves ties by creation.
         for device_id in sorted(cohort):
-            if device_id in by_device:
-                self._start(device_id, by_device[device_id])
-            else:
+            if device_id not in by_device:
                 self.note("sat_out", {}, device_id)
+            elif self._wave is None:
+                self._start(device_id, by_device[device_id])
+
+    def _wait_for_wave(self) -> Generator[simpy.Event, Any, None]:
+        """Until the last device of a wave has reported, if there is one."""
+        wave = self._wave
+        if wave is None:
+            return
+        log_wave(self._log, wave)
+        # Phase by phase, so that the clock rounds as it does for a device by itself.
+        for phase_s in wave.last_phases_s:
+            yield self._env.timeout(phase_s)
+        self._participation.all_ended(wave.devices, wave.finished_s - wave.started_s)
+        self._fed.view.all_measured(wave.link_rates())
 
     def _start(self, device_id: DeviceId, plan: TrainingPlan) -> None:
         fed, device = self._fed, self._fed.fleet[device_id]
@@ -229,9 +251,7 @@ class Server:
     def _close_round(self) -> Generator[simpy.Event, Any, None]:
         if self._fed.pacing.drops_late:
             yield from self._cut_late()
-        updates, refused = collect(self._fed, self.state, self._arrived)
-        for device_id, reason in refused:
-            self.note("rejected", {"reason": reason}, device_id)
+        updates = self._updates()
         self._participation.closed(updates)
         where = f"aggregation at {self._env.now!r} s in round {self._round}"
         self.state = merge(self._fed, self.state, updates, where=where)
@@ -243,7 +263,18 @@ class Server:
             yield from self._cut_rest()
         self._log.round(self._round_record(evaluation))
         self._round += 1
-        self._arrived, self._ended, self._num_cohort, self._num_planned = [], [], 0, 0
+        self._arrived, self._ended, self._wave = [], [], None
+        self._num_cohort = self._num_planned = 0
+
+    def _updates(self) -> list[ClientUpdate]:
+        """What is merged; what is refused is noted."""
+        if self._wave is None:
+            updates, refused = collect(self._fed, self.state, self._arrived)
+            for device_id, reason in refused:
+                self.note("rejected", {"reason": reason}, device_id)
+            return updates
+        broadcasts = [self._fed.strategy.broadcast(self.state, plan) for plan in self._wave.plans]
+        return updates_of(self._wave, broadcasts)
 
     def _cut_late(self) -> Generator[simpy.Event, Any, None]:
         for _, process in sorted(self._in_flight.items()):
@@ -285,11 +316,15 @@ class Server:
     def _round_record(self, evaluation: Evaluation) -> RoundRecord:
         for device_id in sorted(self._resting):
             self._end_rest(device_id)
+        ended = ClientTable.of(self._ended)
+        if self._wave:
+            ended = client_table(self._wave, self._env.now)
+            log_clients(self._log, ended)
         for record in self._ended:
             self._log.client(record)
         counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
         progress = RoundProgress(self._round, self.state.version, *counted)
-        return RoundRecord.of(self._ended, evaluation=evaluation, progress=progress)
+        return RoundRecord.of(ended, evaluation=evaluation, progress=progress)
 
 
 def simulate(federation: Federation, log: RunLog) -> Server:

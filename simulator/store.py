@@ -7,11 +7,10 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,11 +18,22 @@ import yaml
 from safetensors import SafetensorError
 
 from simulator.plain_yaml import parse_yaml
-from simulator.records import ClientRecord, DeviceRecord, Event, RoundRecord
+from simulator.records import (
+    ClientRecord,
+    ClientTable,
+    Columns,
+    DeviceRecord,
+    Event,
+    RoundRecord,
+    columns_of,
+)
+from simulator.table_file import TableFile, wave_lines, write_columns
+from simulator.wave import Wave
 
 FORMAT = 1
 CHECKPOINT = "checkpoint"
 PARTIAL = ".partial"
+ROWS_AT_ONCE = 50_000
 Status = Literal["running", "done", "interrupted", "failed"]
 
 
@@ -35,6 +45,33 @@ class RunLog(Protocol):
     def client(self, record: ClientRecord) -> None: ...
 
     def round(self, record: RoundRecord) -> None: ...
+
+
+@runtime_checkable
+class WaveLog(RunLog, Protocol):
+    """A log that takes many events or records at once."""
+
+    def wave(self, wave: Wave) -> None: ...
+
+    def client_table(self, table: ClientTable) -> None: ...
+
+
+def log_wave(log: RunLog, wave: Wave) -> None:
+    """Tell a log of all the events of a wave."""
+    if isinstance(log, WaveLog):
+        log.wave(wave)
+        return
+    for event in wave.events():
+        log.event(event)
+
+
+def log_clients(log: RunLog, table: ClientTable) -> None:
+    """Tell a log of all the records of a table."""
+    if isinstance(log, WaveLog):
+        log.client_table(table)
+        return
+    for record in table.records():
+        log.client(record)
 
 
 class UserError(ValueError):
@@ -61,7 +98,7 @@ class RunFolder:
         self.path = path
         self._manifest = dict(manifest)
         self._rounds: list[RoundRecord] = []
-        self._clients: list[ClientRecord] = []
+        self._clients: list[ClientRecord] = []  # not yet in the file
         check_same_config(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -74,6 +111,7 @@ class RunFolder:
             write_atomically(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
             self._write_manifest("running")
             self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")
+            self._client_rows = TableFile(path / "clients.parquet", ClientRecord)
         except OSError as error:
             _clean_up(path)
             os.close(self._lock)
@@ -96,20 +134,37 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    def wave(self, wave: Wave) -> None:
+        with self.writing():
+            self._events.writelines(wave_lines(wave))
+
     def client(self, record: ClientRecord) -> None:
         self._clients.append(record)
+        if len(self._clients) == ROWS_AT_ONCE:
+            self._flush_clients()
+
+    def client_table(self, table: ClientTable) -> None:
+        self._flush_clients()
+        with self.writing():
+            self._client_rows.write(table.columns)
+
+    def _flush_clients(self) -> None:
+        if self._clients:
+            with self.writing():
+                self._client_rows.write(columns_of(ClientRecord, self._clients))
+        self._clients = []
 
     def round(self, record: RoundRecord) -> None:
         self._rounds.append(record)
         with self.writing():
             self._events.flush()
 
-    def fleet(self, devices: Sequence[DeviceRecord]) -> None:
-        """Write who the devices are."""
+    def fleet(self, columns: Columns) -> None:
+        """Write who the devices are: the columns of their records."""
         with self.writing():
-            _write_table(self.path / "devices.parquet", DeviceRecord, devices)
+            write_columns(self.path / "devices.parquet", DeviceRecord, columns)
 
-    def accuracies(self, expected: Sequence[float]) -> None:
+    def accuracies(self, expected: list[float]) -> None:
         """Add to each device what accuracy its mix of classes lets expect of the final model."""
         file = self.path / "devices.parquet"
         column = pa.array(expected, pa.float64())
@@ -132,8 +187,10 @@ class RunFolder:
 
     def _finish(self, status: Status, outcome: Mapping[str, Any]) -> None:
         self._events.close()
-        _write_table(self.path / "rounds.parquet", RoundRecord, self._rounds)
-        _write_table(self.path / "clients.parquet", ClientRecord, self._clients)
+        rounds = columns_of(RoundRecord, self._rounds)
+        write_columns(self.path / "rounds.parquet", RoundRecord, rounds)
+        self._flush_clients()
+        self._client_rows.close()
         self._manifest.update(outcome)
         if status == "done":  # so say only what a power cut could not undo
             for file in filter(Path.is_file, self.path.rglob("*")):
@@ -245,7 +302,7 @@ def remove_checkpoint(path: Path) -> None:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file in one step: a reader, even after a crash, sees the old content or the new."""
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # another may write the same
     with partial.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
@@ -259,12 +316,6 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
-    types = {"int": pa.int64(), "float": pa.float64()}
-    schema = pa.schema([(f.name, types.get(str(f.type), pa.string())) for f in fields(kind)])
-    _replace_table(path, pa.Table.from_pylist([vars(row) for row in rows], schema=schema))
 
 
 def _replace_table(path: Path, table: pa.Table) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from simulator.records import ClientRecord, Event, RoundRecord
+import numpy as np
+
+from simulator.records import ClientRecord, ClientTable, Event, RoundRecord
+from simulator.wave import Wave
 
 LOSSES = {  # counts of a round record: work that was not merged, in the order shown
     "num_oom": "out of memory",
@@ -73,6 +76,18 @@ class Tally:
             self._doing.pop(record.device_id, None)
             self._away.discard(record.device_id)
         self._round.append(record)
+
+    def wave(self, wave: Wave) -> None:
+        """Follow many devices at once, to the last arrival."""
+        self.at_s = float(wave.finished_s.max())
+        self._num_arrived += len(wave.devices)
+
+    def client_table(self, table: ClientTable) -> None:
+        """Take in plans of which all have brought their updates."""
+        columns = table.columns
+        self._spent_s += float((columns["finished_s"] - columns["started_s"]).sum())
+        last = np.flatnonzero(columns["finished_s"] == columns["finished_s"].max())
+        self._round.append(table.record(int(last[np.argmin(columns["device_id"][last])])))
 
     def round(self, record: RoundRecord) -> None:
         """Take in a round that has closed; its plans came before it."""

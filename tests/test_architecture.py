@@ -22,7 +22,7 @@ ONLY_IN = {
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),
     "scipy": ("analysis",),
-    "pyarrow": ("analysis", "simulator/store.py"),
+    "pyarrow": ("analysis", "simulator/store.py", "simulator/table_file.py"),
 }
 
 

@@ -127,6 +127,42 @@ class StepTrace:
         end_s = self._reached_s(min(rest, per_loop))
         return max(loops * self.period_s + end_s - within_s, 0.0)
 
+    def times_to(
+        self, amounts: FloatArray, starts_s: FloatArray, offsets_s: FloatArray
+    ) -> FloatArray:
+        """``begun_at(offset).time_to(amount, start)`` for many clocks on this trace, bit for bit.
+
+        All arrays are (n,); amounts must be above 0.
+        """
+        edges, held = np.array(self._edges), np.array(self._amounts)
+        values, per_loop = np.append(self.values, 0.0), self._amounts[-1]
+        if per_loop == 0:
+            return np.full(len(amounts), np.inf)
+        if len(self._values) == 1:
+            return amounts / self._values[0]
+        loops_for_ever = math.isfinite(self.period_s)
+        begun_s = self.offset_s + offsets_s
+        if loops_for_ever:
+            begun_s = np.where(offsets_s != 0, np.mod(begun_s, self.period_s), begun_s)
+            within_s = np.mod(starts_s + begun_s, self.period_s)
+        else:
+            within_s = np.maximum(starts_s + begun_s, 0.0)
+        step = np.searchsorted(edges, within_s, side="right") - 1
+        with np.errstate(invalid="ignore", over="ignore"):  # in what ``where`` leaves out
+            into = np.where(step == len(self._values), 0.0, values[step] * (within_s - edges[step]))
+            targets = held[step] + into + amounts
+            if not loops_for_ever:
+                ends_s = self._all_reached_s(np.minimum(targets, per_loop))
+                return np.where(targets <= per_loop, ends_s - within_s, np.inf)
+            loops = np.floor(targets / per_loop)
+            rest = targets - loops * per_loop
+            is_edge = rest <= 0
+            loops, rest = loops - is_edge, np.where(is_edge, per_loop, rest)
+            ends_s = self._all_reached_s(np.minimum(rest, per_loop))
+            needed_s = np.maximum(loops * self.period_s + ends_s - within_s, 0.0)
+        found: FloatArray = np.where(np.isinf(loops), np.inf, needed_s)
+        return found
+
     def first_below(self, level: float, start_s: float, end_s: float) -> float:
         """The first instant in ``[start_s, end_s)`` with a value below ``level``; else ``inf``."""
         if self._lowest >= level:
@@ -184,6 +220,18 @@ class StepTrace:
             return self._edges[before] + missing / self._values[before]
         missing = self._amounts[edge] - target
         return self._edges[edge] - (missing / self._values[edge - 1] if missing > 0 else 0.0)
+
+    def _all_reached_s(self, targets: FloatArray) -> FloatArray:
+        """``_reached_s`` of many targets."""
+        edges, held = np.array(self._edges), np.array(self._amounts)
+        edge = np.clip(np.searchsorted(held, targets, side="left"), 1, len(self._values))
+        before, rate = edge - 1, self.values[edge - 1]
+        with np.errstate(invalid="ignore", divide="ignore"):  # in what ``where`` leaves out
+            from_start_s = edges[before] + (targets - held[before]) / rate
+            missing = held[edge] - targets
+            to_end_s = edges[edge] - np.where(missing > 0, missing / rate, 0.0)
+        found: FloatArray = np.where(np.isinf(edges[edge]), from_start_s, to_end_s)
+        return found
 
     def next_change_s(self, at_s: float) -> float:
         """The next instant after ``at_s`` at which a step begins; ``inf`` if none ever does."""

@@ -164,3 +164,19 @@ class DriftTrainer:
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.arange(1.0, self.num_blocks + 1.0)
+
+
+class OneByOne:
+    """Timing only as well, and yet not the trainer that the closed form is for."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self._trainer = NullTrainer(num_blocks)
+
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        return self._trainer.train(jobs)
+
+    def evaluate(self, adapter: Adapter) -> Evaluation:
+        return self._trainer.evaluate(adapter)
+
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return self._trainer.block_salience(metric)

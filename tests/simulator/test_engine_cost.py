@@ -1,0 +1,87 @@
+"""What the engine does for each plan, counted in calls: seconds differ from machine to machine."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from devices.fleet import Assigned, Fleet
+from devices.partition import DividedShards
+from devices.trainer import NullTrainer
+from simulator.server import simulate
+from tests.simulator.small import OneByOne, make_device, make_federation
+from traces.steps import StepTrace
+
+WAVE_CALLS, PROCESS_CALLS = 35, 760
+"""Calls for each plan beyond those of a round: a quarter above the 28 and 609 that were
+counted."""
+
+
+class Nowhere:
+    """Takes in everything, and looks at nothing."""
+
+    def event(self, event: Any) -> None: ...
+
+    def client(self, record: Any) -> None: ...
+
+    def round(self, record: Any) -> None: ...
+
+    def wave(self, wave: Any) -> None: ...
+
+    def client_table(self, table: Any) -> None: ...
+
+
+def fleet_of(count: int) -> Fleet:
+    """Equal devices as arrays."""
+    one = make_device(0)
+    nobody, zeros = np.zeros(count, dtype=np.int64), np.zeros(count)
+
+    def assigned(trace: Any) -> Assigned[Any]:
+        return Assigned([trace], nobody, zeros)
+
+    return Fleet(
+        profiles=[one.profile],
+        profile_index=nobody,
+        memory_budget_bytes=np.full(count, one.memory_budget_bytes),
+        shards=DividedShards([one.examples] * count),
+        link=assigned(one.link),
+        latency=assigned(StepTrace.constant(0.0)),
+        speed=assigned(one.speed),
+        speed_factor=np.ones(count),
+        free_memory=assigned(one.free_memory),
+        availability=assigned(one.availability),
+        battery=assigned(one.battery),
+        battery_share=np.ones(count),
+    )
+
+
+def num_calls(count: int, trainer: Any) -> int:
+    """Python and C functions called to simulate two rounds of so many devices."""
+    federation = make_federation(fleet_of(count), trainer=trainer, rounds=2)
+    calls = 0
+
+    def count_call(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count_call)
+    try:
+        simulate(federation, Nowhere())
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("trainer", "most"), [(NullTrainer(3), WAVE_CALLS), (OneByOne(3), PROCESS_CALLS)]
+)
+def test_a_plan_costs_so_many_calls_and_no_more_in_a_larger_fleet(trainer: Any, most: int) -> None:
+    num_calls(10, trainer)  # what is imported or worked out only once
+    calls = [num_calls(count, trainer) for count in (100, 200, 400)]
+    each = [(calls[1] - calls[0]) / 200, (calls[2] - calls[1]) / 400]  # two rounds
+    assert each[1] <= most
+    assert each[1] <= 1.02 * each[0] + 0.5
