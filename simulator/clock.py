@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,15 @@ def note_faults(
     for at_s, name, device, details in sorted(happened, key=lambda one: one[:2]):
         yield from sleep_until(env, at_s)
         note(name, details, device)
+
+
+def check_arrival(round_number: int, now_s: float, arrival_s: float) -> None:
+    """Raise StalledError where nobody is there, and nobody will ever come."""
+    if math.isinf(arrival_s):
+        raise StalledError(
+            f"round {round_number}: no device is there at {now_s:.6g} s, and none "
+            f"will come any more; let traces loop, run fewer rounds, or lose fewer devices"
+        )
 
 
 def check_progress(round_number: int, ended: Sequence[ClientRecord], *, num_devices: int) -> None:

@@ -15,7 +15,7 @@ from devices.plan import ClientUpdate, DeviceId, TrainingPlan
 from devices.trainer import Evaluation
 from simulator.assignment import Assignment
 from simulator.client import Surroundings, run_client
-from simulator.clock import StalledError, check_progress, note_faults, sleep_until
+from simulator.clock import check_arrival, check_progress, note_faults, sleep_until
 from simulator.collect import collect, merge
 from simulator.federation import Federation
 from simulator.invariants import CheckedLog, InvariantError
@@ -88,18 +88,11 @@ class Server:
             yield from self._close_round()
 
     def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
-        """Until the server is up, and somebody is there or at work.
-
-        Raises StalledError where nobody ever will be.
-        """
+        """Until the server is up, and somebody is there or at work."""
         yield from self._wait_for_server()
         while not (self._in_flight or self._idle()):
             arrival_s = self._presence.next_arrival_s(self._env.now)
-            if math.isinf(arrival_s):
-                raise StalledError(
-                    f"round {self._round}: no device is there at {self._env.now:.6g} s, and none "
-                    f"will come any more; let traces loop, run fewer rounds, or lose fewer devices"
-                )
+            check_arrival(self._round, self._env.now, arrival_s)
             yield from sleep_until(self._env, arrival_s)
             yield from self._wait_for_server()
 

@@ -20,8 +20,9 @@ from algorithms.fedlora import FedLoRA
 from algorithms.robust import Robustness
 from devices.battery import BatterySpec
 from devices.fleet import Device
+from simulator.clock import StalledError
 from simulator.federation import Stop
-from simulator.server import StalledError, simulate
+from simulator.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_conditions import faults, free_run, steps
 from tests.torture import scaled
