@@ -172,7 +172,7 @@ FIGURES = (
     ),
     FigureSpec(
         "availability",
-        "Plans that were paused or lost because their device was offline, by round.",
+        "Plans that were paused or lost because their device was offline.",
         conditions.offline_frame,
         conditions.draw_offline,
     ),

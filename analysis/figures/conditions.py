@@ -7,16 +7,18 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from analysis.comparison import Comparison
-from analysis.figures import bands, style
+from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
 from analysis.load import Run
+from analysis.units import PERCENT
 
 BITS_PER_MBIT = 1e6
 DIRECTIONS = ("download", "upload")
 MAX_POOLS = 8
+OFFLINE = {"share_paused": style.SKY, "share_lost": style.VERMILLION}
 
 
 def rate_frame(comparison: Comparison) -> pd.DataFrame:
@@ -40,21 +42,20 @@ def _rates(run: Run) -> pd.DataFrame:
 
 
 def offline_frame(comparison: Comparison) -> pd.DataFrame:
-    """One row a round: its plans, and how many were paused or lost because a device was offline.
+    """One row a run: the shares of its plans that an offline device paused, and lost.
 
     Empty where no plan of any run was.
     """
     frame = of_runs(comparison.runs, _offline)
-    return frame if frame["num_offline"].any() else pd.DataFrame()
+    return frame if frame[list(OFFLINE)].any(axis=None) else pd.DataFrame()
 
 
 def _offline(run: Run) -> pd.DataFrame:
     plans = run.clients
-    met = (plans["outcome"] == "offline") | (plans.get("offline_s", 0.0 * plans["started_s"]) > 0)
-    rounds = met.groupby(plans["round"]).agg(["size", "sum", "mean"]).reset_index()
-    rounds.columns = pd.Index(["round", "num_plans", "num_offline", "share_offline"])
-    closed = run.rounds[["round", "closed_s"]]
-    return rounds.merge(closed, on="round")
+    is_lost = plans["outcome"] == "offline"
+    was_away = plans.get("offline_s", 0.0 * plans["started_s"]) > 0
+    shares = {"share_paused": (was_away & ~is_lost).mean(), "share_lost": is_lost.mean()}
+    return pd.DataFrame([{"num_plans": len(plans), **shares}])
 
 
 def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
@@ -79,15 +80,9 @@ def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
 
 
 def plot_offline(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
-    """A line a label: the share of a round's plans that an offline device paused or lost."""
-    for label, look in style.looks(frame).items():
-        rows = frame[frame["label"] == label].assign(percent=lambda r: 100 * r["share_offline"])
-        curve = bands.curve(rows, x="round", y="percent", band=band)
-        bands.plot(axes, curve, look, label=label, size=(1.0, 1.0))
-    axes.set(xlabel="Round", ylabel="Plans paused or lost offline (%)")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid()
+    """A bar a label: the shares of its plans that an offline device paused, and lost."""
+    unit = bars.stack(frame, axes, OFFLINE, scale=(PERCENT,), band=band)
+    axes.set_xlabel(f"Plans paused or lost offline ({unit.name})")
 
 
 def draw_rates(frame: pd.DataFrame, paper: style.Paper) -> Figure:
@@ -113,8 +108,8 @@ def draw_rates(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 def draw_offline(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """A narrow figure."""
-    figure = style.figure(paper.column_in, 1.95)
-    axes = figure.subplots()
+    figure, axes = bars.figure(frame, paper.column_in)
     plot_offline(frame, axes, band=paper.band)
-    style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
+    parts = {"paused": style.SKY, "lost": style.VERMILLION}
+    style.legend_above(figure, bars.patches(parts), bands.note(frame, paper.band))
     return figure
