@@ -18,6 +18,7 @@ from algorithms.pacing import FedBuff
 from algorithms.robust import Robustness
 from devices.plan import Factors
 from devices.trainer import TrainingError, TrainingJob, TrainingResult
+from simulator.checkpoint import CheckpointedTrainer
 from simulator.experiment import ConfigError, load_experiment
 from simulator.run import notes, prepare
 from simulator.server import simulate
@@ -162,6 +163,15 @@ def test_a_diverged_update_is_dropped_or_stops_the_run() -> None:
     assert [r.outcome for r in log.clients if r.device_id == 2] == ["rejected"] * 2
     with pytest.raises(TrainingError, match="the loss must stay finite"):
         run(trainer=Diverging())
+
+
+def test_a_resumed_run_knows_which_updates_had_diverged(tmp_path: Path) -> None:
+    def resumed() -> Memory:
+        kept = CheckpointedTrainer(Diverging(), tmp_path, "context", warn=pytest.fail)
+        return run(trainer=kept, when_diverged="drop")
+
+    first, again = resumed(), resumed()
+    assert again.named("rejected") == first.named("rejected") != []
 
 
 def test_real_training_that_diverges_is_dropped_and_counted(tmp_path: Path) -> None:
