@@ -17,10 +17,12 @@ from devices.partition import expected_accuracies
 from devices.plan import Adapter
 from devices.trainer import ChunkedTrainer, NullTrainer, Trainer
 from simulator.checkpoint import CheckpointedTrainer
+from simulator.conditions import fault_schedules
 from simulator.config import RunConfig
 from simulator.executor import PooledTrainer, loading
 from simulator.experiment import ConfigError
 from simulator.federation import Federation, Stop
+from simulator.fleet_config import FaultsConfig
 from simulator.own_strategy import source_of
 from simulator.progress import Reporter, Tee
 from simulator.provenance import provenance, versions
@@ -190,6 +192,8 @@ def run(
         if config.training != "none":
             with store.writing():
                 _export(server.state.adapter, config, folder)
+        if config.faults != FaultsConfig():
+            store.faults(fault_schedules(world.faults, server.now_s))
         if server.by_class:
             shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
             store.accuracies(expected_accuracies(shards, world.data.train_labels, server.by_class))

@@ -164,6 +164,11 @@ class RunFolder:
         with self.writing():
             write_columns(self.path / "devices.parquet", DeviceRecord, columns)
 
+    def faults(self, schedules: Mapping[str, Any]) -> None:
+        """Write every fault that began while the run lasted, whether or not it met any work."""
+        with self.writing():
+            write_atomically(self.path / "faults.json", json.dumps(schedules, indent=2) + "\n")
+
     def accuracies(self, expected: list[float]) -> None:
         """Add to each device what accuracy its mix of classes lets expect of the final model."""
         file = self.path / "devices.parquet"

@@ -124,3 +124,14 @@ def test_damaged_recording_is_refused_by_name(met, tmp_path, damage, message):
     (config,) = load_experiment(file)
     with pytest.raises(ConfigError, match=rf"fleet.recorded: .*conditions.json.*{message}"):
         prepare(config, tmp_path / "again", str(file))
+
+
+def test_every_fault_of_a_run_is_written_down_whether_or_not_it_met_work(met):
+    faults = json.loads((met / "faults.json").read_text("utf-8"))
+    events = [json.loads(line) for line in (met / "events.jsonl").read_text("utf-8").splitlines()]
+    crashed = [event for event in events if event["event"] == "crashed"]
+    assert len(faults["crash"]["schedule"]) >= len(crashed) > 0
+    starts = {(one["device"], one["at_s"]) for one in faults["crash"]["schedule"]}
+    for event in crashed:  # at its start, or as the device came to its work during the outage
+        ends = [(at, at + 1) for device, at in starts if device == event["device"]]
+        assert any(start <= event["at_s"] <= end for start, end in ends)
