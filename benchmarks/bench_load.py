@@ -22,7 +22,7 @@ import numpy as np
 
 from analysis.frames import open_runs
 from analysis.study import study
-from simulator.records import ClientRecord, DeviceRecord, RoundRecord
+from simulator.records import ClientRecord, DeviceRecord, RoundRecord, columns_of
 from simulator.store import RunFolder
 
 STRATEGIES = ("fedlora", "fedquad", "haflq", "hetlora")
@@ -48,7 +48,8 @@ def write_run(path: Path, strategy: str, seed: int, *, rounds: int, cohort: int)
     }  # fmt: skip
     config = {"label": strategy, "seed": seed, "strategy": {"kind": strategy, "rank": 8}}
     store = RunFolder(path, config, manifest)
-    store.fleet([drawn(DeviceRecord, rng, device_id=device) for device in range(2 * cohort)])
+    devices = [drawn(DeviceRecord, rng, device_id=device) for device in range(2 * cohort)]
+    store.fleet(columns_of(DeviceRecord, devices))
     first = drawn(ClientRecord, rng)
     for number in range(rounds + 1):
         for _ in range(cohort if number else 0):
