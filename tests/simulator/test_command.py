@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -49,6 +50,8 @@ REAL = {
 
 def fedclock(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "simulator", *map(str, arguments)]
+    if arguments[0] in ("run", "compare"):
+        command.append("--no-cache")  # else what is compared would be read, not trained
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
@@ -153,7 +156,7 @@ def test_the_log_of_real_training_differs_from_timing_only_in_accuracy_alone(
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     tmp_path: Path, unbroken: Path
 ) -> None:
-    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL))]
+    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
     command += ["--workers", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes)
@@ -188,7 +191,7 @@ def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) 
     done = fedclock("compare", write(unbroken, REAL), "--target", "0.01", cwd=unbroken)
     assert done.returncode == 0, done.stderr
     report = Path("runs") / "small" / "report"
-    assert f"Report: {report / 'report.md'}" in done.stdout
+    assert f"Report: {report / 'report.html'}" in done.stdout
     assert (unbroken / report / "report.md").is_file()
     assert list((unbroken / report / "figures").glob("*.png"))
     again = fedclock("report", unbroken / "runs" / "small", "-o", tmp_path / "r", cwd=tmp_path)
@@ -220,7 +223,7 @@ def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
 def test_a_worker_that_is_killed_is_said_in_one_line_and_the_run_goes_on_later(
     tmp_path: Path, unbroken: Path
 ) -> None:
-    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL))]
+    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
     command += ["--workers", "2", "--only", "fedlora"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)
@@ -461,4 +464,5 @@ def test_every_bundled_experiment_is_valid(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for file in files:
         header = file.read_text("utf-8").splitlines()[0]
-        assert header == f"# fedclock compare {file.relative_to(ROOT).as_posix()}"
+        name = re.escape(file.relative_to(ROOT).as_posix())
+        assert re.fullmatch(rf"# fedclock (run|compare|sweep) {name}( --seeds \d)?", header), file

@@ -179,6 +179,8 @@ def snapshot(output: Path) -> dict[str, bytes]:
         if file.name == "manifest.json":
             manifest = json.loads(content)
             assert manifest.pop("wall_s") > 0
+            for count in ("num_trainings", "num_trainings_reused"):  # of the last attempt
+                manifest.pop(count, None)
             del manifest["git_sha"], manifest["git_dirty"]  # of the code, which may move meanwhile
             content = json.dumps(manifest).encode()
         found[str(file.relative_to(output))] = content

@@ -26,7 +26,7 @@ CONFIG = {"seed": 0}
 
 def limited(size_bytes: int, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command line, where no file may grow beyond a size: what a full disk does, EFBIG."""
-    command = [sys.executable, "-m", "simulator", *map(str, arguments)]
+    command = [sys.executable, "-m", "simulator", *map(str, arguments), "--no-cache"]
     return subprocess.run(
         command,
         cwd=cwd,
@@ -128,7 +128,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_kept(tmp_path: Path) -
 def test_two_processes_at_once_make_one_run(tmp_path: Path) -> None:
     """One does the work; the other is told of it, or finds it done. Neither spoils the folder."""
     file = write(tmp_path, ONE)
-    command = [sys.executable, "-m", "simulator", "run", str(file)]
+    command = [sys.executable, "-m", "simulator", "run", str(file), "--no-cache"]
     both = [
         subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, stdout=-3)
         for _ in range(2)
