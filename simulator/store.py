@@ -108,6 +108,7 @@ class RunFolder:
         try:
             if read_manifest(path).get("status") == "done":
                 raise FinishedMeanwhileError(f"the run in {path} was finished by another process")
+            _clean_up(path)  # of a process that was killed
             write_atomically(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
             self._write_manifest("running")
             self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")
@@ -330,7 +331,7 @@ def _replace_table(path: Path, table: pa.Table) -> None:
 
 
 def _clean_up(path: Path) -> None:
-    """Of what a full disk cut off, keep whole lines and whole files."""
+    """Of what was cut off, by a full disk or a kill, keep whole lines and whole files."""
     for partial in path.glob("*.partial"):
         partial.unlink(missing_ok=True)
     events = path / "events.jsonl"
