@@ -167,7 +167,7 @@ def table(cases: list[Case]) -> str:
 
 def draw(cases: list[Case]) -> Figure:
     """Left: peaks, charged against measured. Right: by how much each is off."""
-    figure = style.figure(style.PAGE_IN, 2.6)
+    figure = style.figure(style.IEEE.page_in, 2.6)
     left, right = figure.subplots(1, 2)
     peaks = [case for case in cases if case.quantity == "peak of a step"]
     for bits, color in COLORS.items():

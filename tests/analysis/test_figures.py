@@ -155,7 +155,7 @@ def test_a_number_in_the_csv_moves_the_figure(drawn: Drawn) -> None:
         "participation": "num_aggregated",
         "rates": "rate_mbps",
         "fleet": "online_share",
-        "availability": "share_lost",
+        "availability": "share_paused",
         "ablation": "bytes_percent",
     }[drawn.spec.name]
     moved = drawn.frame.copy()
