@@ -19,7 +19,8 @@ from analysis.comparison import Comparison, compare
 from analysis.figures import sensitivity, style
 from analysis.figures.rows import of_runs
 from analysis.frames import RunSet, open_runs
-from analysis.load import Json, Run, RunError, load_run
+from analysis.load import Run, load_run
+from analysis.run_files import Json, RunError
 from analysis.study import require_comparable
 from simulator.cli import prepare_all
 from simulator.executor import available_cores

@@ -34,7 +34,8 @@ from devices.cost.measured import MeasuredStep, steps_text
 from devices.model_catalog import ModelSource, resolve
 from devices.model_spec import ModelSpec
 from devices.profile import ComputeBits, DeviceProfile
-from simulator.store import UserError, write_atomically
+from simulator.disk import write_atomically
+from simulator.problems import UserError
 
 NUM_CLASSES = 16
 WIDTHS: tuple[ComputeBits, ...] = (32, 16)

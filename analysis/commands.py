@@ -21,9 +21,10 @@ from simulator.cli import (
     select,
     trainers_with,
 )
+from simulator.disk import write_atomically
 from simulator.experiment import ConfigError, load_experiment
+from simulator.problems import UserError
 from simulator.result_cache import DEFAULT_GB, open_cache
-from simulator.store import UserError, write_atomically
 from simulator.writers import find_writers
 
 Target = Annotated[

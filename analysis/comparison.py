@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import metrics
-from analysis.load import Run, RunError
+from analysis.load import Run
 from analysis.metrics import Target
+from analysis.run_files import RunError
 
 
 @dataclass(frozen=True, eq=False)

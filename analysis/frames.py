@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import (
+from analysis.load import find_runs
+from analysis.run_files import (
     REQUIRED,
     Json,
     RunError,
     check_table,
-    find_runs,
     read_config,
     read_manifest,
     read_table,

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.load import Run, RunError
+from analysis.load import Run
+from analysis.run_files import RunError
 
 STEPS_PER_UNIT = 20  # a default target is a multiple of 5 points
 STRAGGLER_FACTOR = 1.5  # of the median time of a round's plans

@@ -11,8 +11,9 @@ from pathlib import Path
 from analysis import figures, page, report_page, seed_tables, tables
 from analysis.comparison import Comparison, compare
 from analysis.frames import open_runs
-from analysis.load import RunError, load_finished, load_run
+from analysis.load import load_finished, load_run
 from analysis.report_page import Judged
+from analysis.run_files import RunError
 from analysis.study import Study, study
 
 PAGE = ".html"

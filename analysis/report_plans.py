@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from analysis.load import Json, Run
+from analysis.load import Run
+from analysis.run_files import Json
 
 MAX_PLANS = 50_000  # of a run that a page carries: some 2 MB of it
 

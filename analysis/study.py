@@ -13,8 +13,8 @@ import pandas as pd
 from analysis import metrics
 from analysis.differences import settings_that_differ
 from analysis.frames import RunSet
-from analysis.load import RunError, read_config, read_table
 from analysis.metrics import Target
+from analysis.run_files import RunError, read_config, read_table
 from analysis.seeds import over_seeds
 
 ROUND_COLUMNS = (

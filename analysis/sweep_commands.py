@@ -17,7 +17,7 @@ from analysis.commands import Target
 from simulator.cli import File, Log, Output, Overrides
 from simulator.executor import available_cores
 from simulator.plain_yaml import parse_yaml
-from simulator.store import UserError
+from simulator.problems import UserError
 from simulator.sweep import SweepRun, expand, same_conditions
 from simulator.sweep_processes import Failure, outcomes
 from simulator.writers import find_writers

@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load import Json, Run
+from analysis.load import Run
+from analysis.run_files import Json
 
 SERVER, DEVICES = 1, 2  # process ids: groups of lanes
 SERVER_LANE = 1

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from simulator.store import UserError
+from simulator.problems import UserError
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -29,9 +29,14 @@ NUM_DRAWN = 4  # links that stand for a generator in a table or figure
 class Loaded:
     """Everything that was named, by what it is. A link's uplink is None if it was not measured."""
 
-    links: Mapping[str, Recording]
-    availability: Mapping[str, Mapping[str, AvailabilityTrace]]
-    tables: Mapping[str, DeviceTable]
+    links: dict[str, Recording]
+    availability: dict[str, Mapping[str, AvailabilityTrace]]
+    tables: dict[str, DeviceTable]
+
+    @property
+    def labels(self) -> set[str]:
+        """Every name that is taken."""
+        return {*self.links, *self.availability, *self.tables}
 
 
 def load(names: Sequence[str], *, seed: int = 0) -> Loaded:
@@ -41,46 +46,49 @@ def load(names: Sequence[str], *, seed: int = 0) -> Loaded:
 
     Raises ValueError that lists the valid names, or says what is wrong in which file.
     """
-    links: dict[str, Recording] = {}
-    availability: dict[str, Mapping[str, AvailabilityTrace]] = {}
-    tables: dict[str, DeviceTable] = {}
+    found = Loaded({}, {}, {})
     for name in names:
         if name in catalog.pools() or name in catalog.links():
-            links |= {link.name: _recording(link) for link in catalog.pool(name)}
+            found.links.update({link.name: _recording(link) for link in catalog.pool(name)})
             continue
         for path in _files(name):
-            label = _free(path, {*links, *availability, *tables})
+            label = path.stem if path.stem not in found.labels else str(path)
             if path.suffix == ".toml":
-                model = read_model(path, uplink_scale=1.0)
-                if isinstance(model, LinkModel):
-                    links |= _drawn(model, label, seed)
-                else:
-                    availability[label] = catalog.drawn_devices(
-                        model, catalog.NUM_DEVICES, seed=seed
-                    )
-                continue
-            table = read_table(path)
-            if table.columns == formats.COLUMNS:
-                links[label] = _link(path)
-            elif "start_s" in table.columns:
-                availability[label] = availability_of(table)
-            elif "device_id" in table.columns:
-                rows = tuple(tuple(row.fields.values()) for row in table.rows)
-                tables[label] = DeviceTable(label, table.columns, rows)
-            elif table.columns[-1] in STEP_COLUMNS:
-                raise ValueError(
-                    f"{table.header_where}: expected links, availability or devices, found a trace "
-                    f"of {table.columns[-1]}, which a run replays (docs/conditions.md) and which "
-                    f"has no table or figure here"
-                )
+                _add_model(found, label, path, seed)
             else:
-                found = excerpt(",".join(table.columns))
-                raise ValueError(
-                    f"{table.header_where}: expected {','.join(formats.COLUMNS)}, or device_id "
-                    f"with other columns, found {found}; a file of another format "
-                    f"must be imported first (fedclock traces import)"
-                )
-    return Loaded(links, availability, tables)
+                _add_table(found, label, path)
+    return found
+
+
+def _add_model(found: Loaded, label: str, path: Path, seed: int) -> None:
+    model = read_model(path, uplink_scale=1.0)
+    if isinstance(model, LinkModel):
+        found.links.update(_drawn(model, label, seed))
+    else:
+        found.availability[label] = catalog.drawn_devices(model, catalog.NUM_DEVICES, seed=seed)
+
+
+def _add_table(found: Loaded, label: str, path: Path) -> None:
+    table = read_table(path)
+    if table.columns == formats.COLUMNS:
+        found.links[label] = _link(path)
+    elif "start_s" in table.columns:
+        found.availability[label] = availability_of(table)
+    elif "device_id" in table.columns:
+        rows = tuple(tuple(row.fields.values()) for row in table.rows)
+        found.tables[label] = DeviceTable(label, table.columns, rows)
+    elif table.columns[-1] in STEP_COLUMNS:
+        raise ValueError(
+            f"{table.header_where}: expected links, availability or devices, found a trace "
+            f"of {table.columns[-1]}, which a run replays (docs/conditions.md) and which "
+            f"has no table or figure here"
+        )
+    else:
+        raise ValueError(
+            f"{table.header_where}: expected {','.join(formats.COLUMNS)}, or device_id "
+            f"with other columns, found {excerpt(','.join(table.columns))}; a file of another "
+            f"format must be imported first (fedclock traces import)"
+        )
 
 
 def with_uplinks(imported: Sequence[Imported], scale: float) -> list[Imported]:
@@ -148,8 +156,3 @@ def _files(name: str) -> list[Path]:
             f"{', '.join(catalog.pools())}, got {name!r}"
         )
     return files
-
-
-def _free(path: Path, taken: set[str]) -> str:
-    """What to call a file: its stem, or its path where another has that name."""
-    return path.stem if path.stem not in taken else str(path)

@@ -15,7 +15,7 @@ from devices.messages import HEADER, framed
 from devices.plan import Adapter, ClientUpdate, Factors, Float32Array
 from devices.trainer import TrainingResult
 from simulator.assignment import Assignment
-from simulator.fleet_config import Byzantine
+from simulator.fault_config import Byzantine
 from simulator.seeds import stream
 
 

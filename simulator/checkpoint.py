@@ -24,7 +24,8 @@ from safetensors.numpy import load, save
 
 from devices.plan import Adapter, Factors
 from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
-from simulator.store import RunFolderError, write_atomically
+from simulator.disk import write_atomically
+from simulator.manifest import RunFolderError
 from traces.bandwidth import FloatArray
 
 Array = npt.NDArray[np.float32] | npt.NDArray[np.float64]

@@ -19,11 +19,11 @@ from simulator.executor import available_cores
 from simulator.experiment import ConfigError, load_experiment, name_strategies
 from simulator.invariants import InvariantError
 from simulator.listing import TOPICS, show
+from simulator.problems import UserError
 from simulator.progress import reporter
 from simulator.recording import record
 from simulator.result_cache import DEFAULT_GB, ResultCache, open_cache
 from simulator.run import Prepared, Trainers, prepare, run
-from simulator.store import UserError
 from simulator.writers import WRITERS, WriterSpec, find_writers
 
 COMMANDS = "fedclock.commands"

@@ -17,7 +17,7 @@ from simulator.faults import Cut, Faults
 from simulator.network import Alone, Direction, Flow, Network, SharedLinks, Stint
 from simulator.presence import Condition, Presence
 from simulator.records import Event, Outcome
-from simulator.store import RunLog
+from simulator.run_log import RunLog
 from traces.bandwidth import BandwidthTrace
 from traces.steps import StepTrace
 

@@ -11,8 +11,8 @@ import simpy
 
 from devices.plan import DeviceId
 from simulator.faults import Faults
+from simulator.problems import UserError
 from simulator.records import ClientRecord
-from simulator.store import UserError
 
 Steps = Generator[simpy.Event, Any, None]
 MAX_FAILED = 100

@@ -18,9 +18,10 @@ from devices.battery import MAINS, Battery, BatteryReplay, BatterySpec
 from devices.fleet import Assigned, Fleet
 from devices.partition import DividedShards
 from devices.profile import DeviceProfile, StepRates
+from simulator.disk import write_atomically
 from simulator.faults import Faults
 from simulator.network import NOTHING_SHARED, SharedLinks
-from simulator.store import UserError, write_atomically
+from simulator.problems import UserError
 from traces.availability import ALWAYS, AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace

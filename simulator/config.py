@@ -21,8 +21,9 @@ from algorithms import PACINGS, SELECTIONS, STRATEGIES
 from algorithms.pacing import Pacing
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
-from simulator.config_types import Count, Name, OneOf, PathOrName, Positive, Section
-from simulator.fleet_config import FaultsConfig, Fleet, Length, NetworkConfig
+from simulator.config_types import Count, Length, Name, OneOf, PathOrName, Positive, Section
+from simulator.fault_config import FaultsConfig
+from simulator.fleet_config import Fleet, NetworkConfig
 from simulator.own_strategy import check_scale
 
 

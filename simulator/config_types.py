@@ -83,3 +83,11 @@ def _to_mapping(value: Any) -> dict[str, Any]:
         **({"source_sha256": source.sha256} if source else {}),
         **{f.name: getattr(value, f.name) for f in fields(value) if f.init},
     }
+
+
+MAX_DEVICES = 10_000_000
+MAX_S = 1e9  # about 32 years
+
+Instant = Annotated[float, Field(ge=0, le=MAX_S)]
+Length = Annotated[float, Field(gt=0, le=MAX_S)]
+PerHour = Annotated[float, Field(ge=0, le=36_000)]

@@ -17,7 +17,7 @@ from devices.speed import SPEEDS
 from simulator.config import RunConfig, config_for
 from simulator.own_strategy import StrategyFileError, load_strategy, names_file
 from simulator.plain_yaml import parse_yaml
-from simulator.store import UserError
+from simulator.problems import UserError
 from traces.generators import AVAILABILITIES, LINKS
 
 MAX_BYTES = 1_000_000

@@ -11,10 +11,9 @@ from typing import Literal
 import numpy as np
 
 from devices.plan import BoolArray, DeviceId
-from simulator.fleet_config import Byzantine, Failures, FaultsConfig, Moment, Scheduled
-from simulator.problems import Problems
+from simulator.fault_config import Byzantine, Failures, FaultsConfig, Moment, Scheduled
+from simulator.problems import Problems, UserError
 from simulator.seeds import stream
-from simulator.store import UserError
 from traces.steps import FloatArray
 
 HOUR_S = 3600.0

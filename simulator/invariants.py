@@ -16,7 +16,7 @@ import numpy as np
 
 from devices.plan import Adapter, DeviceId
 from simulator.records import ClientRecord, ClientTable, Event, Outcome, RoundRecord
-from simulator.store import RunLog, log_clients, log_wave
+from simulator.run_log import RunLog, log_clients, log_wave
 from simulator.wave import Wave
 
 TOLERANCE = 1e-9

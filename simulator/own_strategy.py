@@ -21,7 +21,7 @@ from typing import Any
 from algorithms.strategy import ServerState, Strategy
 from devices.plan import Broadcast, TrainingPlan
 from simulator.named_paths import stay_inside
-from simulator.store import UserError
+from simulator.problems import UserError
 
 METHODS: dict[str, list[str]] = {
     name: list(inspect.signature(member).parameters)

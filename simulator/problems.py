@@ -1,4 +1,6 @@
-"""Collects what is wrong with a config, so that all of it can be said at once."""
+"""What is wrong with a config, collected so that all of it can be said at once, and the error that
+says it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: its message is all that they need to see."""
 
 
 class Problems:

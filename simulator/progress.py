@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.records import ClientRecord, ClientTable, Event, RoundRecord
-from simulator.store import RunLog, log_clients, log_wave
+from simulator.run_log import RunLog, log_clients, log_wave
 from simulator.tally import LOSSES, Tally, duration
 from simulator.wave import Wave
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import yaml
 
 from simulator.conditions import fault_schedules, write_conditions
+from simulator.disk import write_atomically
 from simulator.experiment import load_experiment
-from simulator.store import RunFolderError, UserError, read_manifest, write_atomically
+from simulator.manifest import RunFolderError, read_manifest
+from simulator.problems import UserError
 from simulator.world import build_world
 
 

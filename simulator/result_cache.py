@@ -19,7 +19,7 @@ import platformdirs
 import devices
 from devices.plan import Adapter
 from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
-from simulator.store import UserError
+from simulator.problems import UserError
 from traces.bandwidth import FloatArray
 
 GB = 10**9

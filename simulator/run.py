@@ -21,23 +21,22 @@ from simulator.conditions import fault_schedules
 from simulator.config import RunConfig
 from simulator.executor import PooledTrainer, loading
 from simulator.experiment import ConfigError
+from simulator.fault_config import FaultsConfig
 from simulator.federation import Federation, Stop
-from simulator.fleet_config import FaultsConfig
+from simulator.manifest import (
+    FinishedMeanwhileError,
+    RunFolderError,
+    Status,
+    check_same_config,
+    is_finished,
+)
 from simulator.own_strategy import source_of
 from simulator.progress import Reporter, Tee
 from simulator.provenance import provenance, versions
 from simulator.records import DeviceRecord
 from simulator.result_cache import CountedTrainer, ResultCache, code_sha256
 from simulator.server import Server, simulate
-from simulator.store import (
-    FinishedMeanwhileError,
-    RunFolder,
-    RunFolderError,
-    Status,
-    check_same_config,
-    is_finished,
-    remove_checkpoint,
-)
+from simulator.store import RunFolder, remove_checkpoint
 from simulator.tally import duration
 from simulator.world import World, build_world, make_view, rehearse
 from simulator.writers import RunFacts, RunWriter, WriterSpec, open_writers

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import simpy
 
 from algorithms.strategy import LinkRate, ServerState
-from devices.plan import ClientUpdate, DeviceId, TrainingPlan
+from devices.plan import ClientUpdate, DeviceId
 from devices.trainer import Evaluation
 from simulator.assignment import Assignment
 from simulator.client import Surroundings, run_client
 from simulator.clock import check_arrival, check_progress, note_faults, sleep_until
 from simulator.collect import collect, merge
 from simulator.federation import Federation
-from simulator.invariants import CheckedLog, InvariantError
+from simulator.handouts import Handouts
+from simulator.invariants import CheckedLog
 from simulator.network import Network
 from simulator.participation import Participation
 from simulator.presence import Presence
 from simulator.records import ClientRecord, ClientTable, Event, RoundProgress, RoundRecord
-from simulator.seeds import stream, stream_seed
-from simulator.store import RunLog, log_clients, log_wave
+from simulator.run_log import RunLog, log_clients, log_wave
+from simulator.seeds import stream
 from simulator.wave import Wave
 from simulator.wave_clock import Waves
 from simulator.wave_records import client_table, updates_of
@@ -39,15 +39,16 @@ class Server:
         self._env, self._log = env, log
         self._fed = federation
         self._presence = Presence(federation.fleet, federation.faults)
+        self._participation = Participation(federation.fleet, federation.view)
+        self._handouts = Handouts(federation, self._participation)
         when = federation.when_offline, federation.when_out_of_memory
         faults, network = federation.faults, (Network(env), federation.shared_links)
-        self._world = Surroundings(env, log, self._presence, faults, *when, self._smaller, *network)
+        self._world = Surroundings(env, log, self._presence, faults, *when, self._shrink, *network)
         strategy, view = federation.strategy, federation.view
         adapter = view.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
-        self._participation = Participation(federation.fleet, view)
         self._waves = Waves(federation, self._presence)
         self._wave: Wave | None = None  # under way
         self._inbox = simpy.Store(env)
@@ -57,7 +58,6 @@ class Server:
         self._resting: dict[DeviceId, ClientRecord] = {}  # ended; waits for the round to close
         self._round = 1
         self._opened_s = 0.0
-        self._handouts = 0
         self._num_cohort = self._num_planned = 0
         self.accuracy = math.nan  # as last evaluated
         self.by_class: tuple[float, ...] = ()
@@ -134,35 +134,25 @@ class Server:
         return self._fed.pacing.slots(len(self._in_flight), len(self._arrived))
 
     def _hand_out(self, idle: Sequence[DeviceId], slots: int, event: str) -> None:
-        fed = self._fed
-        self._handouts += 1
-        roster = self._participation.roster(
-            self._round, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
-        )
-        rng = stream(fed.seed, "selection", self._handouts)
-        cohort = fed.selection.pick(idle, slots, roster=roster, rng=rng)
-        self._participation.picked(cohort, self._round)
-        plans = fed.strategy.plan(
-            self.state, fed.view, cohort, stream(fed.seed, "strategy", self._handouts)
-        )
-        by_device = {plan.device_id: plan for plan in plans}
-        if len(by_device) != len(plans) or not set(by_device) <= set(cohort):
-            raise InvariantError(
-                f"a strategy must make at most one plan for each device of the cohort "
-                f"{list(cohort)}, got {[plan.device_id for plan in plans]}; {event} in round "
-                f"{self._round}"
-            )
+        cohort, plans = self._handouts.ask(self.state, idle, slots, self._round)
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
-        due_s = self._opened_s + fed.pacing.deadline_s
-        self._wave = self._waves.wave(plans, (self._round, self._env.now), due_s)
+        due_s = self._opened_s + self._fed.pacing.deadline_s
+        now = self._round, self._env.now
+        self._wave = self._waves.wave(list(plans.values()), now, due_s)
         # In order of device: at one instant SimPy resolves ties by creation.
         for device_id in sorted(cohort):
-            if device_id not in by_device:
+            if device_id not in plans:
                 self.note("sat_out", {}, device_id)
             elif self._wave is None:
-                self._start(device_id, by_device[device_id])
+                self._end_rest(device_id)
+                work = self._handouts.assignment(self.state, plans[device_id], now)
+                process = self._env.process(run_client(self._world, work, self._inbox))
+                self._in_flight[device_id] = process
+
+    def _shrink(self, work: Assignment, free_bytes: int) -> Assignment | None:
+        return self._handouts.smaller(self.state, work, free_bytes)
 
     def _wait_for_wave(self) -> Generator[simpy.Event, Any, None]:
         """Until the last device of a wave has reported, if there is one."""
@@ -175,40 +165,6 @@ class Server:
             yield self._env.timeout(phase_s)
         self._participation.all_ended(wave.devices, wave.finished_s - wave.started_s)
         self._fed.view.all_measured(wave.link_rates())
-
-    def _start(self, device_id: DeviceId, plan: TrainingPlan) -> None:
-        fed, device = self._fed, self._fed.fleet[device_id]
-        self._end_rest(device_id)
-        cost = fed.view.cost(plan)
-        now_s = self._env.now
-        record = ClientRecord.open(plan, device, cost, round_number=self._round, now_s=now_s)
-        work = Assignment(
-            plan=plan,
-            broadcast=fed.strategy.broadcast(self.state, plan),
-            device=device,
-            cost=cost,
-            training_seed=stream_seed(fed.seed, "training", self._handouts, device_id),
-            wire_seed=stream_seed(fed.seed, "wire", self._handouts, device_id),
-            record=record,
-        )
-        self._in_flight[device_id] = self._env.process(run_client(self._world, work, self._inbox))
-
-    def _smaller(self, work: Assignment, free_bytes: int) -> Assignment | None:
-        """What the strategy asks of a device that has only so much memory, if there is such."""
-        fed, device_id = self._fed, work.plan.device_id
-        rng = stream(fed.seed, "shrink", self._handouts, device_id, work.record.num_shrinks)
-        view = fed.view.with_free_memory(device_id, free_bytes)
-        try:
-            plans = fed.strategy.plan(self.state, view, (device_id,), rng)
-        except ValueError:  # it cannot plan at all for so little memory
-            return None
-        for plan in plans:
-            cost = fed.view.cost(plan)
-            if cost.memory.total <= free_bytes:
-                work.record.replan(plan, cost)
-                broadcast = fed.strategy.broadcast(self.state, plan)
-                return replace(work, plan=plan, cost=cost, broadcast=broadcast)
-        return None
 
     def _wait(self) -> Generator[simpy.Event, Any, None]:
         """Until somebody reports, a device comes that a plan is waiting for, or the deadline."""

@@ -10,14 +10,22 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO, runtime_checkable
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from safetensors import SafetensorError
 
-from simulator.plain_yaml import parse_yaml
+from simulator.disk import flush_to_disk, replace_table, write_atomically
+from simulator.manifest import (
+    FORMAT,
+    FinishedMeanwhileError,
+    RunFolderError,
+    Status,
+    check_same_config,
+    read_manifest,
+)
 from simulator.records import (
     ClientRecord,
     ClientTable,
@@ -30,60 +38,8 @@ from simulator.records import (
 from simulator.table_file import TableFile, wave_lines, write_columns
 from simulator.wave import Wave
 
-FORMAT = 1
 CHECKPOINT = "checkpoint"
-PARTIAL = ".partial"
 ROWS_AT_ONCE = 50_000
-Status = Literal["running", "done", "interrupted", "failed"]
-
-
-class RunLog(Protocol):
-    """Whoever wants to know what happens in a run."""
-
-    def event(self, event: Event) -> None: ...
-
-    def client(self, record: ClientRecord) -> None: ...
-
-    def round(self, record: RoundRecord) -> None: ...
-
-
-@runtime_checkable
-class WaveLog(RunLog, Protocol):
-    """A log that takes many events or records at once."""
-
-    def wave(self, wave: Wave) -> None: ...
-
-    def client_table(self, table: ClientTable) -> None: ...
-
-
-def log_wave(log: RunLog, wave: Wave) -> None:
-    """Tell a log of all the events of a wave."""
-    if isinstance(log, WaveLog):
-        log.wave(wave)
-        return
-    for event in wave.events():
-        log.event(event)
-
-
-def log_clients(log: RunLog, table: ClientTable) -> None:
-    """Tell a log of all the records of a table."""
-    if isinstance(log, WaveLog):
-        log.client_table(table)
-        return
-    for record in table.records():
-        log.client(record)
-
-
-class UserError(ValueError):
-    """A mistake that the user can mend: its message is all that they need to see."""
-
-
-class RunFolderError(UserError):
-    """A folder that cannot take this run."""
-
-
-class FinishedMeanwhileError(RunFolderError):
-    """A folder whose run another process has finished."""
 
 
 class RunFolder:
@@ -175,7 +131,7 @@ class RunFolder:
         file = self.path / "devices.parquet"
         column = pa.array(expected, pa.float64())
         with self.writing():
-            _replace_table(file, pq.read_table(file).append_column("expected_accuracy", column))
+            replace_table(file, pq.read_table(file).append_column("expected_accuracy", column))
 
     def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
         """Write the tables, then the manifest: its status is the last thing to change.
@@ -200,9 +156,9 @@ class RunFolder:
         self._manifest.update(outcome)
         if status == "done":  # so say only what a power cut could not undo
             for file in filter(Path.is_file, self.path.rglob("*")):
-                _flush_to_disk(file)
+                flush_to_disk(file)
         self._write_manifest(status)
-        _flush_to_disk(self.path)  # the names, before the checkpoint goes
+        flush_to_disk(self.path)  # the names, before the checkpoint goes
         if status == "done":
             remove_checkpoint(self.path)
 
@@ -239,95 +195,9 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def is_finished(path: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether the folder holds a finished run of these inputs.
-
-    Raises RunFolderError where it is finished, but of others: a trace or a data set that has
-    changed behind the same path.
-    """
-    manifest = read_manifest(path)
-    if manifest.get("status") != "done":
-        return False
-    differing = [key for key, value in inputs.items() if manifest.get(key) != value]
-    if differing:
-        raise RunFolderError(
-            f"the finished run in {path} must be of the inputs that the config names, but "
-            f"{', '.join(differing)} differ now; remove the folder or choose another --output"
-        )
-    return True
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a run folder; empty where there is none."""
-    file = path / "manifest.json"
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{file} cannot be read or is damaged: {error}") from None
-    if not isinstance(manifest, dict):
-        raise RunFolderError(f"{file} is damaged: it must hold an object")
-    return manifest
-
-
-def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise RunFolderError where ``path`` is not a folder for this config."""
-    for place in (path, *path.parents):
-        if place.exists() and not place.is_dir():
-            raise RunFolderError(f"a run folder must be a directory, got the file {place}")
-    if not (path / "config.yaml").exists():
-        # A partial file is what a kill leaves of the first one.
-        if path.exists() and any(file.suffix != PARTIAL for file in path.iterdir()):
-            raise RunFolderError(f"a run folder must be empty or hold a run, got {path}")
-        return
-    try:
-        there = parse_yaml((path / "config.yaml").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path / 'config.yaml'} cannot be read: {error}") from None
-    differing = _differences(there, dict(config))
-    if differing:
-        raise RunFolderError(
-            f"the run folder {path} must hold a run of this config, but differs in "
-            + "; ".join(differing[:5])
-        )
-
-
-def _differences(there: Any, here: Any, where: str = "") -> list[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = [*here, *(key for key in there if key not in here)]
-        lists = [_differences(there.get(k), here.get(k), f"{where}.{k}".strip(".")) for k in keys]
-        return [line for lines in lists for line in lines]
-    return [] if there == here else [f"{where}: {there!r} there, {here!r} here"]
-
-
 def remove_checkpoint(path: Path) -> None:
     """A finished run needs none, and a kill may have left some of it."""
     shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step: a reader, even after a crash, sees the old content or the new."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # another may write the same
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace_table(path: Path, table: pa.Table) -> None:
-    partial = path.with_name(path.name + PARTIAL)
-    pq.write_table(table, partial)
-    os.replace(partial, path)
 
 
 def _clean_up(path: Path) -> None:

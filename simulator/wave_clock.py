@@ -61,7 +61,7 @@ class Waves:
         needed_bytes = np.array([cost.memory.total for cost in costs])[index]
         if (needed_bytes > fleet.memory_budget_bytes[devices]).any():
             return None
-        wave = _lived(fleet, plans, devices, works=works, index=index, at=at)
+        wave = _lived(fleet, plans, devices, works=(works, index), at=at)
         phases = (wave.download_s, wave.train_s, wave.upload_s)
         lasting = all(bool((phase > 0).all()) for phase in phases)
         is_whole = (
@@ -90,11 +90,11 @@ def _lived(
     plans: Sequence[TrainingPlan],
     devices: IndexArray,
     *,
-    works: Sequence[tuple[TrainingPlan, Cost]],
-    index: IndexArray,
+    works: tuple[Sequence[tuple[TrainingPlan, Cost]], IndexArray],
     at: tuple[int, float],
 ) -> Wave:
-    costs = [cost for _, cost in works]
+    distinct, index = works
+    costs = [cost for _, cost in distinct]
     down = np.array([cost.download_bytes for cost in costs], dtype=np.float64)[index]
     up = np.array([cost.upload_bytes for cost in costs], dtype=np.float64)[index]
     work_s = np.array([cost.train_s for cost in costs])[index]
@@ -109,7 +109,7 @@ def _lived(
     ):
         pace = _Pace(traces, assigned.index, assigned.offset_s, factors)
         ends_s.append(ends_s[-1] + pace.times_to(devices, amounts, ends_s[-1]))
-    return Wave(fleet, *at, plans, devices, works, index, *ends_s[1:])
+    return Wave(fleet, *at, plans, devices, distinct, index, *ends_s[1:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,6 +75,26 @@ def build_world(config: RunConfig, where: str) -> World:
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
             f"matrices, got {config.strategy.rank}"
         )
+    met = _devices(config, data, problems)
+    if problems.found or not (source and model and data and met):
+        raise ConfigError(problems.found, where)
+    fleet, faults, shared_links = met
+    if config.fleet.recorded:
+        _check_examples(fleet, data, problems)
+    closed_form = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
+    cost_model = problems.attempt("cost.table", partial(_cost_model, config, closed_form))
+    _check_rates(config, fleet, problems)
+    if not problems.found:
+        _check_budgets(config, fleet, model=model, cost_model=closed_form, problems=problems)
+    if problems.found or cost_model is None:
+        raise ConfigError(problems.found, where)
+    return World(source, model, data, fleet, faults, shared_links, cost_model)
+
+
+def _devices(
+    config: RunConfig, data: TextDataset | None, problems: Problems
+) -> tuple[Fleet, Faults, SharedLinks] | None:
+    """Who the devices are, what goes wrong and what they share, drawn or as recorded."""
     groups = open_groups(config.fleet, config.seed, problems)
     recorded, shared_links = None, NOTHING_SHARED
     if config.fleet.recorded:
@@ -88,25 +108,13 @@ def build_world(config: RunConfig, where: str) -> World:
     wanted = config.pacing.slots(in_flight=0, buffered=0)
     if wanted > count and not problems.found:
         problems.add(f"pacing must ask for at most the {count} devices of the fleet, got {wanted}")
-    shards = (
-        recorded.shards
-        if recorded
-        else data and problems.attempt("shards", partial(_shards, config, data, count))
-    )
-    fleet = recorded or draw_fleet(config, groups, shards or DividedShards(()), problems)
-    faults = draw_faults(config.faults, count, seed=config.seed, problems=problems)
-    if problems.found or not (source and model and data and shards):
-        raise ConfigError(problems.found, where)
+    faults = partial(draw_faults, config.faults, count, seed=config.seed, problems=problems)
     if recorded:
-        _check_examples(recorded, data, problems)
-    closed_form = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
-    cost_model = problems.attempt("cost.table", partial(_cost_model, config, closed_form))
-    _check_rates(config, fleet, problems)
-    if not problems.found:
-        _check_budgets(config, fleet, model=model, cost_model=closed_form, problems=problems)
-    if problems.found or cost_model is None:
-        raise ConfigError(problems.found, where)
-    return World(source, model, data, fleet, faults, shared_links, cost_model)
+        return recorded, faults(), shared_links
+    shards = data and problems.attempt("shards", partial(_shards, config, data, count))
+    fleet = draw_fleet(config, groups, shards or DividedShards(()), problems)
+    drawn = fleet, faults(), shared_links
+    return drawn if shards else None
 
 
 def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> ModelSpec:

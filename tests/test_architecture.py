@@ -16,13 +16,19 @@ ONLY_IN = {
     "pydantic": (
         "simulator/config.py",
         "simulator/config_types.py",
+        "simulator/fault_config.py",
         "simulator/fleet_config.py",
         "simulator/experiment.py",
     ),
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),
     "scipy": ("analysis",),
-    "pyarrow": ("analysis", "simulator/store.py", "simulator/table_file.py"),
+    "pyarrow": (
+        "analysis",
+        "simulator/disk.py",
+        "simulator/store.py",
+        "simulator/table_file.py",
+    ),
 }
 
 

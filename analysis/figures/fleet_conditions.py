@@ -20,7 +20,7 @@ from analysis.units import SECONDS, Unit, choose
 from devices.fleet import Device
 from simulator.experiment import read_experiment
 from simulator.faults import Faults
-from simulator.store import UserError
+from simulator.problems import UserError
 from simulator.world import World, build_world
 from traces.bandwidth import BandwidthTrace
 from traces.steps import FloatArray

@@ -15,7 +15,8 @@ from analysis import metrics
 from analysis.figures import bands, style
 from analysis.figures.curves import Quantity
 from analysis.figures.rows import of_runs
-from analysis.load import Run, RunError
+from analysis.load import Run
+from analysis.run_files import RunError
 from analysis.units import BYTES, JOULES, PERCENT, SECONDS
 from simulator.experiment import flatten
 

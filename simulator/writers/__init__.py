@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from simulator.experiment import ConfigError
+from simulator.manifest import Status
+from simulator.problems import UserError
 from simulator.records import ClientRecord, Event, RoundRecord
-from simulator.store import RunLog, Status, UserError
+from simulator.run_log import RunLog
 
 
 @dataclass(frozen=True)

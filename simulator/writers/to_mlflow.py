@@ -13,8 +13,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from simulator.experiment import flatten
+from simulator.manifest import Status
 from simulator.records import ClientRecord, Event, RoundRecord
-from simulator.store import Status
 from simulator.writers import RunFacts, RunWriter, scalars
 
 STATUS = {

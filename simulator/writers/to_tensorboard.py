@@ -10,8 +10,8 @@ from tensorboard.compat.proto.event_pb2 import Event as TensorBoardEvent
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from simulator.manifest import Status
 from simulator.records import ClientRecord, Event, RoundRecord
-from simulator.store import Status
 from simulator.writers import RunFacts, RunWriter, scalars
 
 

@@ -11,7 +11,7 @@ from analysis.calibrate import calibrate, save
 from analysis.step_fit import FULL, MAX_SPREAD, QUICK, SEED, fit_rates, grid
 from devices.catalog import profile
 from devices.model_catalog import model_spec, resolve
-from simulator.store import UserError
+from simulator.problems import UserError
 from tests.devices.cost.test_measured import PROFILE, RATES, table
 
 

@@ -18,7 +18,7 @@ from analysis.load import load_finished
 from analysis.report import write_report
 from analysis.study import study
 from analysis.timeline import trace
-from simulator.store import UserError
+from simulator.problems import UserError
 from tests.simulator.fuzzing import Broke, broken_bytes, broken_tree, time_limit
 from tests.simulator.own_data import write_data
 from tests.simulator.test_bad_input import BASE, simulate

@@ -26,7 +26,8 @@ from analysis.figures import (
     target,
     waiting,
 )
-from analysis.load import Run, RunError
+from analysis.load import Run
+from analysis.run_files import RunError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from analysis.frames import RunSet, open_runs
-from analysis.load import RunError, load_run
+from analysis.load import load_run
+from analysis.run_files import RunError
 
 WriteRun = Callable[..., Path]
 

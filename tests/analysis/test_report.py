@@ -13,8 +13,9 @@ import pytest
 from analysis import page
 from analysis.comparison import compare
 from analysis.figures import FIGURES
-from analysis.load import Run, RunError
+from analysis.load import Run
 from analysis.report import Report, write_report
+from analysis.run_files import RunError
 
 WriteRun = Callable[..., Path]
 

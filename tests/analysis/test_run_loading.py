@@ -12,15 +12,8 @@ import pytest
 import yaml
 
 from analysis.differences import settings_that_differ
-from analysis.load import (
-    Run,
-    RunError,
-    UnfinishedRunError,
-    find_runs,
-    load_finished,
-    load_run,
-    load_runs,
-)
+from analysis.load import Run, find_runs, load_finished, load_run, load_runs
+from analysis.run_files import RunError, UnfinishedRunError
 
 WriteRun = Callable[..., Path]
 

@@ -10,8 +10,9 @@ import pytest
 
 from analysis import metrics
 from analysis.comparison import choose_baseline, compare
-from analysis.load import Run, RunError
+from analysis.load import Run
 from analysis.metrics import SpeedUp, Spent, Target
+from analysis.run_files import RunError
 
 NAN = math.nan
 

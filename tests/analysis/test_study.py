@@ -12,7 +12,8 @@ import yaml
 
 from analysis.comparison import compare
 from analysis.frames import open_runs
-from analysis.load import RunError, load_runs
+from analysis.load import load_runs
+from analysis.run_files import RunError
 from analysis.study import Study, study
 
 WriteRun = Callable[..., Path]

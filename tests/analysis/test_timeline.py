@@ -14,12 +14,13 @@ import yaml
 from rich.console import Console
 
 from analysis import commands
-from analysis.load import Run, RunError, load_run
+from analysis.load import Run, load_run
+from analysis.run_files import RunError
 from analysis.timeline import DEVICES, FIRST_DEVICE_LANE, SERVER, trace
 from simulator.experiment import load_experiment
+from simulator.problems import UserError
 from simulator.progress import PlainReporter
 from simulator.run import Trainers, prepare, run
-from simulator.store import UserError
 
 Json = dict[str, Any]
 CONFIG = {

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from analysis.trace_commands import app
 from analysis.trace_files import IMPORTS, load, read_parquet
-from simulator.store import UserError
+from simulator.problems import UserError
 from tests.traces.trace_files import FILES, sample, write
 from traces.availability import AvailabilityTrace, availability_text
 from traces.formats import read_link

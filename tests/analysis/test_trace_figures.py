@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from analysis.figures import device_tables, links, style
 from analysis.trace_commands import app
 from analysis.trace_files import load
-from simulator.store import UserError
+from simulator.problems import UserError
 from tests.traces.trace_files import write
 from traces.availability import AvailabilityTrace, availability_text
 from traces.importers.result import DeviceTable

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from analysis.trace_commands import app
-from simulator.store import UserError
+from simulator.problems import UserError
 from tests.traces.trace_files import write
 from traces.catalog import availability, pool
 

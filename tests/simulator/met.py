@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
+from simulator.fault_config import FaultsConfig
 from simulator.faults import draw_faults
-from simulator.fleet_config import FaultsConfig
 from simulator.problems import Problems
 from simulator.server import simulate
 from tests.simulator.small import Memory, make_device, make_federation

@@ -10,8 +10,8 @@ from algorithms.fedlora import FedLoRA
 from algorithms.pacing import FedBuff, Synchronous
 from devices.battery import BatteryReplay, BatterySpec
 from simulator.clock import StalledError
+from simulator.fault_config import FaultsConfig
 from simulator.faults import draw_faults
-from simulator.fleet_config import FaultsConfig
 from simulator.problems import Problems
 from tests.simulator.met import away, faults, free_run, run, steps
 from tests.simulator.small import make_device

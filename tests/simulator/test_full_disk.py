@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from simulator.experiment import load_experiment
+from simulator.manifest import RunFolderError, read_manifest
 from simulator.progress import PlainReporter
 from simulator.run import Trainers, prepare, run
-from simulator.store import RunFolder, RunFolderError, read_manifest
+from simulator.store import RunFolder
 from tests.simulator.test_command import SMALL, fedclock, write
 
 ONE = {k: v for k, v in SMALL.items() if k != "strategies"} | {

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from simulator.config import RunConfig
 from simulator.experiment import ConfigError, load_experiment
+from simulator.manifest import RunFolderError, read_manifest
 from simulator.own_strategy import StrategyFileError
+from simulator.problems import UserError
 from simulator.progress import PlainReporter
 from simulator.run import Trainers, notes, prepare, run
-from simulator.store import RunFolderError, UserError, read_manifest
 from simulator.world import build_world
 from tests.simulator.test_experiment import VALID, problems, write
 

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from simulator.conditions import read_conditions
 from simulator.experiment import ConfigError, load_experiment
+from simulator.problems import UserError
 from simulator.progress import PlainReporter
 from simulator.recording import record
 from simulator.run import Trainers, prepare, run
-from simulator.store import UserError
 
 CONFIG = {
     "name": "met",

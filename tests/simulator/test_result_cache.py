@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from algorithms.pacing import Synchronous
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.cli import app
+from simulator.fault_config import FaultsConfig
 from simulator.faults import draw_faults
-from simulator.fleet_config import FaultsConfig
-from simulator.problems import Problems
+from simulator.manifest import read_manifest
+from simulator.problems import Problems, UserError
 from simulator.result_cache import ResultCache, open_cache
 from simulator.server import simulate
-from simulator.store import UserError, read_manifest
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 SLOW, FAST = 1e4, 1e6  # bytes/s

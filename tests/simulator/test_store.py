@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from simulator.manifest import RunFolderError, is_finished, read_manifest
 from simulator.records import Event, RoundRecord
 from simulator.server import simulate
-from simulator.store import RunFolder, RunFolderError, is_finished, read_manifest
+from simulator.store import RunFolder
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 CONFIG = {"strategy": {"kind": "fedlora", "rank": 8}, "seed": 0}

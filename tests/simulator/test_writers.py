@@ -13,11 +13,11 @@ from rich.console import Console
 
 from simulator import cli
 from simulator.experiment import ConfigError, load_experiment
+from simulator.problems import UserError
 from simulator.progress import PlainReporter
 from simulator.records import Event
 from simulator.run import Trainers, prepare, run
 from simulator.server import simulate
-from simulator.store import UserError
 from simulator.writers import WRITERS, RunFacts, WriterSpec, find_writers, open_writers, scalars
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
