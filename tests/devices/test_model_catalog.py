@@ -109,7 +109,7 @@ def resolve_elsewhere(environment: dict[str, str], hub_home: Path) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     return done.stdout.splitlines()
 

@@ -135,7 +135,7 @@ def test_another_python_writes_the_same_log(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == hashlib.sha256(log).hexdigest(), python
