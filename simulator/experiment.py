@@ -165,6 +165,8 @@ def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
         config = model.model_validate(raw)
     except ValidationError as error:
         details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]
+        # A list all of whose entries are wrong counts as empty.
+        details = [d for d in details if d["type"] != "too_short" or not d["input"]]
         problems += [_problem(detail, raw, unions) for detail in details]
     if problems:
         raise ConfigError(problems, str(path))

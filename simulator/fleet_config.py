@@ -81,7 +81,8 @@ S = TypeVar("S", bound=Section)
 def _checked(section: S, *names: str) -> S:
     """The section, if exactly one of these of its keys is given. Raises ValueError otherwise."""
     if sum(getattr(section, name) is not None for name in names) != 1:
-        raise ValueError(f"give exactly one of {', '.join(names)}")
+        one = names[0] if len(names) == 1 else f"exactly one of {', '.join(names)}"
+        raise ValueError(f"give {one}")
     return section
 
 

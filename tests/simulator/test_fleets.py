@@ -67,7 +67,7 @@ def test_shares_become_counts_by_the_largest_remainder(tmp_path):
         ({"devices": [{**PI, "share": 1.0}]}, "give size and shares of it together, or neither"),
         ({"size": 9, "devices": [PI]}, "give size and shares of it together, or neither"),
         ({"devices": [{"profile": "x", "mix": "y", "link": "wifi"}]}, "one of profile, mix"),
-        ({"devices": [{"profile": "raspberry-pi-4-2gb"}]}, "give exactly one of link"),
+        ({"devices": [{"profile": "raspberry-pi-4-2gb"}]}, "fleet.devices.0: give link"),
         ({"devices": [{**PI, "link": {"start": "random"}}]}, "one of source, generator, mbps"),
         ({"memory_share": 0.5}, "give devices or recorded, exactly one of the two"),
         ({"devices": [{"mix": "mine", "link": "wifi"}]}, "a mix must be one of jetson-testbed"),
@@ -106,6 +106,11 @@ def test_impossible_fleet_is_refused(tmp_path, fleet, message):
 def test_impossible_network_is_refused(tmp_path, cell, network, message):
     said = refused(tmp_path, {"devices": [{**PI, "cell": cell}]}, network=network)
     assert re.search(message, said), said
+
+
+def test_a_list_of_wrong_groups_alone_is_not_called_empty(tmp_path):
+    said = refused(tmp_path, {"devices": [{"profile": "raspberry-pi-4-2gb"}]})
+    assert "at least" not in said
 
 
 def test_groups_share_the_cells_that_they_name(tmp_path):

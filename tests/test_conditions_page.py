@@ -1,0 +1,43 @@
+"""docs/conditions.md tells of every key that a config may say of devices and faults, no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from simulator.config_types import Section
+from simulator.fault_config import Failures, FaultsConfig, Joining, Leaving, Restart, Scheduled
+from simulator.fleet_config import (
+    BatteryConfig,
+    BatteryLevel,
+    Calendar,
+    DeviceGroup,
+    Fleet,
+    LevelReplay,
+    LinkReplay,
+)
+
+PAGE = (Path(__file__).parents[1] / "docs" / "conditions.md").read_text("utf-8")
+SECTIONS: tuple[type[Section], ...] = (
+    Fleet, DeviceGroup, LinkReplay, Calendar, LevelReplay, BatteryConfig, BatteryLevel,
+    FaultsConfig, Failures, Joining, Leaving, Restart, Scheduled,
+)  # fmt: skip
+
+
+def told() -> set[str]:
+    """Every word in backticks."""
+    spans = re.findall(r"`([^`]+)`", PAGE)
+    return {word for span in spans for word in re.findall(r"[a-z_]+", span)}
+
+
+def test_every_key_of_devices_and_faults_is_told() -> None:
+    keys = {name for section in SECTIONS for name in section.model_fields}
+    assert keys - told() == set()
+
+
+def test_every_key_that_a_table_tells_of_is_one() -> None:
+    keys = {name for section in SECTIONS for name in section.model_fields}
+    first = re.findall(r"^\| ([^|]+) \|", PAGE, flags=re.MULTILINE)
+    names = {name for cell in first for name in re.findall(r"`(?:fleet\.)?([a-z_]+)`", cell)}
+    assert len(names) > 20
+    assert names <= keys
