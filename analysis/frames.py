@@ -19,6 +19,7 @@ from analysis.run_files import (
     read_config,
     read_manifest,
     read_table,
+    training,
 )
 from simulator.experiment import flatten
 
@@ -138,7 +139,14 @@ def _row(path: Path, manifest: Json) -> dict[str, object]:
     for part in ("model", "data"):
         entry = manifest[part] if isinstance(manifest[part], dict) else {}
         parts |= {part: entry.get("name"), f"{part}_sha256": entry.get("sha256")}
-    return {"path": str(path), **{name: manifest.get(name) for name in names}, **parts}
+    row = {"path": str(path), **{name: manifest.get(name) for name in names}, **parts}
+    for name, value in row.items():
+        if not isinstance(value, str | int | float | None):
+            raise RunError(
+                f"{path / 'manifest.json'} is damaged: {name} must be a number or a text, got "
+                f"{value!r:.60}"
+            )
+    return {**row, "training": training(manifest)}
 
 
 def _variants(runs: pd.DataFrame) -> list[str]:

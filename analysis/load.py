@@ -117,12 +117,15 @@ def load_finished(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def require_same_conditions(runs: Sequence[Run]) -> None:
-    """Raise RunError unless all runs had one model, data set, seed, fleet and traces."""
+    """Raise RunError unless all runs had one model, data set, seed, fleet and traces.
+
+    Neither may some of them have trained and others (``training: none``) not.
+    """
     for run in runs[1:]:
         differences = _differences(runs[0], run)
         if differences:
             raise RunError(
-                "runs that are compared must share model, data, seed, fleet and traces;"
+                "runs that are compared must share model, data, training, seed, fleet and traces;"
                 f" {runs[0].path} and {run.path} differ in " + "; ".join(differences)
             )
 
@@ -138,9 +141,17 @@ def distinct_labels(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
+def training(manifest: Json) -> str:
+    """Whether a run trained: ``real``, or ``none`` where it only told the time."""
+    return "none" if manifest.get("training_dtype", "not said") is None else "real"
+
+
 def _differences(one: Run, other: Run) -> list[str]:
     """What the two runs do not share, in words."""
     words = []
+    trained = [training(run.manifest) for run in (one, other)]
+    if trained[0] != trained[1]:  # of a run that trained nothing no accuracy is known
+        words.append(f"training ({' / '.join(trained)})")
     for name in ("model", "data"):
         left, right = (flatten(run.manifest[name]) for run in (one, other))
         keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))

@@ -28,7 +28,7 @@ CLIENT_COLUMNS = (
     "energy_radio_j", "memory_budget_bytes", "peak_memory_bytes",
 )  # fmt: skip
 DEVICE_COLUMNS = ("device_id", "expected_accuracy")
-SAME_TASK = ("model", "model_sha256", "data", "data_sha256")
+SAME_TASK = ("model", "model_sha256", "data", "data_sha256", "training")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,9 @@ def choose_baseline(runs: RunSet, given: str | None = None) -> str:
 
 
 def require_comparable(runs: RunSet) -> None:
-    """Raise RunError unless all runs share model and data, and those of a seed their conditions."""
+    """Raise RunError unless all runs share model, data and training or none, and those of a seed
+    their conditions.
+    """
     for column, rows in [
         *((name, runs.runs) for name in SAME_TASK),
         *(("conditions_hash", same) for _, same in runs.runs.groupby("seed", sort=False)),
@@ -102,8 +104,8 @@ def require_comparable(runs: RunSet) -> None:
         if len(different) > 1:
             one, other = different.iloc[0], different.iloc[1]
             raise RunError(
-                "variants that are compared must share model and data, and for each seed the fleet,"
-                f" its traces and data shards; {one['path']} and {other['path']} differ in "
+                "variants that are compared must share model, data and training, and for each seed"
+                f" the fleet, its traces and shards; {one['path']} and {other['path']} differ in "
                 + _difference(column, one, other)
             )
 

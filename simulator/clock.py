@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,18 @@ import simpy
 from devices.plan import DeviceId
 from simulator.faults import Faults
 from simulator.problems import UserError
-from simulator.records import ClientRecord
+from simulator.records import ClientRecord, Outcome
 
 Steps = Generator[simpy.Event, Any, None]
 MAX_FAILED = 100
 """How often a device may fail in one round, on average over the fleet."""
+ADVICE: Mapping[Outcome, str] = {
+    "offline": "keep devices there for longer, or set fleet.when_offline to resume",
+    "crashed": "let devices crash less often",
+    "oom": "leave devices more memory, or set fleet.when_out_of_memory to shrink",
+    "lost": "lose fewer links, or set faults.cut_transfers to resume",
+}
+"""By the commonest way to fail in a round that would never close."""
 
 
 class StalledError(UserError):
@@ -60,10 +68,11 @@ def check_progress(round_number: int, ended: Sequence[ClientRecord], *, num_devi
     """Raise StalledError where plans fail for ever, and the round would never close."""
     if len(ended) <= MAX_FAILED * num_devices:
         return
-    num_failed = sum(record.outcome != "aggregated" for record in ended)
-    if num_failed > MAX_FAILED * num_devices:
+    outcomes = Counter(record.outcome for record in ended if record.outcome != "aggregated")
+    if outcomes.total() > MAX_FAILED * num_devices:
+        said = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.most_common())
         raise StalledError(
             f"round {round_number}: at most {MAX_FAILED} plans for each of the {num_devices} "
-            f"devices may fail in one round, got {num_failed}; keep devices there for longer, give "
-            f"rounds a deadline, or set fleet.when_offline to resume"
+            f"devices may fail in one round, got {outcomes.total()} ({said}); give rounds a "
+            f"deadline, or " + ADVICE[outcomes.most_common(1)[0][0]]
         )

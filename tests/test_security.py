@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from simulator.experiment import ConfigError, load_experiment
+from simulator.named_paths import stay_inside
 from simulator.plain_yaml import MAX_DEPTH, MAX_VALUES, parse_yaml
 from tests.simulator.test_experiment import VALID
 
@@ -176,6 +177,36 @@ def test_a_relative_path_that_leads_out_is_refused(tmp_path: Path, override: str
     said = refused(tmp_path, yaml.safe_dump(VALID), override)
     assert "must not lead out of its folder by '..'" in said
     assert "give an absolute path" in said
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "fleet={devices: [{profile: p, link: away/x.csv}]}",
+        "task.data=away",
+        "strategy={kind: 'away/mine.py:Mine'}",
+    ],
+)
+def test_a_symbolic_link_that_leads_out_is_refused_with_where_it_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.csv").touch()
+    (tmp_path / "other" / "mine.py").touch()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "away").symlink_to("../other")
+    monkeypatch.chdir(home)
+    said = refused(home, yaml.safe_dump(VALID), override)
+    assert "must not lead out of its folder by a symbolic link, got away" in said
+    assert f"which is {tmp_path / 'other'}" in said
+    assert "give an absolute path" in said
+
+
+def test_a_symbolic_link_within_the_folder_is_welcome(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").touch()
+    (tmp_path / "here.csv").symlink_to("x.csv")
+    assert stay_inside("here.csv", tmp_path) == "here.csv"
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "/root", ".hidden", "", "a\n", "x" * 65])

@@ -70,6 +70,16 @@ def read_all(folder: Path) -> str:
     return "; ".join(said)
 
 
+@pytest.mark.parametrize(("key", "value"), [("experiment", []), ("num_rounds", {"a": 1})])
+def test_a_manifest_with_a_value_of_no_plain_type_is_an_error_in_words(
+    runs: Path, tmp_path: Path, key: str, value: Any
+) -> None:
+    shutil.copytree(runs, tmp_path / "copy")
+    for file in (tmp_path / "copy").glob("*/manifest.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), key: value}), "utf-8")
+    assert f"{key} must be a number or a text, got {value!r}" in read_all(tmp_path / "copy")
+
+
 def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng([SEED, 2])
     broke, counts = Broke(tmp_path), Counter[str]()

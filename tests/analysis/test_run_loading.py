@@ -166,6 +166,7 @@ def test_no_paths_are_no_runs() -> None:
     ("entries", "words"),
     [
         ({"model": {"name": "tiny", "sha256": "53aa"}}, r"model name \(minilm-l6 / tiny\)"),
+        ({"training_dtype": None}, r"training \(real / none\)"),
         ({"seed": 3}, r"seed \(0 / 3; fedclock summary compares over seeds\)"),
         ({"conditions_hash": "decaf"}, "the fleet, its traces or its data shards$"),
     ],
@@ -175,7 +176,9 @@ def test_runs_under_unlike_conditions_are_refused(
 ) -> None:
     one = write_run(tmp_path, "fedlora", num_rounds=1)
     other = write_run(tmp_path, "fedquad", num_rounds=1, **entries)
-    with pytest.raises(RunError, match=rf"must share model, data, seed.* differ in {words}"):
+    with pytest.raises(
+        RunError, match=rf"must share model, data, training, seed.* differ in {words}"
+    ):
         load_runs([one, other])
 
 

@@ -99,6 +99,7 @@ def test_a_smoothing_below_one_evaluation_is_refused(sweep: Path) -> None:
     ("entries", "words"),
     [
         ({"model": {"name": "tiny", "sha256": "53aa"}}, r"model \(minilm-l6 / tiny\)"),
+        ({"training_dtype": None}, r"training \(real / none\)"),
         ({"data": {"name": "wordnet-16", "sha256": "0"}}, r"data sha256 \(77bb / 0\)"),
         (
             {"conditions_hash": "decaf"},
@@ -115,7 +116,7 @@ def test_runs_of_unlike_tasks_or_conditions_are_refused_and_the_difference_said(
         config = yaml.safe_load((other / "config.yaml").read_text())
         config["fleet"]["memory_share"] = 1
         (other / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(RunError, match=rf"must share model and data.* differ in {words}"):
+    with pytest.raises(RunError, match=rf"must share model, data and training.* differ in {words}"):
         study(open_runs([tmp_path]))
 
 

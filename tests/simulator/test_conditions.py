@@ -151,6 +151,27 @@ def test_run_says_why_it_cannot_go_on():
         run([make_device(0, availability=gone)], rounds=5)
 
 
+FULL = {"free_memory": StepTrace.constant(1e-6)}
+SHORT = AvailabilityTrace.of([(0.0, 0.01)], 0.011)
+
+
+@pytest.mark.parametrize(
+    ("met", "says"),
+    [
+        ([FULL] * 3, r"\(301 oom\); give rounds a deadline, or leave devices more memory"),
+        (
+            [{"availability": SHORT.begun_at(0.003 * k)} for k in range(3)],
+            r"\(301 offline\); give rounds a deadline, or keep devices there for longer",
+        ),
+    ],
+)
+def test_run_whose_devices_fail_for_ever_says_how_they_did(met, says):
+    fleet = [make_device(k, rate_bytes_per_s=(3 + k) * 1e4, **met[k]) for k in range(3)]
+    start = r"round 1: at most 100 plans for each of the 3 devices may fail in one round, got 301 "
+    with pytest.raises(StalledError, match=start + says):
+        run(fleet, rounds=1, pacing=FedBuff(concurrency=2, size=2))
+
+
 def test_link_that_ends_loses_the_update():
     free = free_run()
     device = make_device(0)

@@ -7,6 +7,7 @@ test_invariants.py, which breaks each. Here the schedules of faults are random.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -172,8 +173,11 @@ def test_no_schedule_of_faults_hangs_a_run_or_loses_or_doubles_an_update(
     for outcome in sorted({record.outcome for record in log.clients}):
         event(f"some {outcome}")
     if stalled:
-        assert "no device is there at" in stalled
-        assert "none will come any more" in stalled
+        assert re.search(
+            r"no device is there at .* and none will come any more; let traces loop"
+            r"|at most 100 plans .* may fail in one round, got \d+ \(.*\); give rounds a deadline",
+            stalled,
+        )
         return
     # Counted anew from the log, not by the checks that the run has itself.
     arrived = Counter(e.device for e in log.named("update_received"))
