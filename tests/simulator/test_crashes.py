@@ -221,3 +221,21 @@ def test_a_run_killed_before_any_file_operation_ends_as_the_unbroken_one(
         output = tmp_path / str(number)
         assert harness.run(output, die_before_file_operation(number)) == KILLED
         assert_resumes(harness, unbroken, output)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_older_results_are_used(
+    harness: Harness, unbroken: Unbroken, tmp_path: Path
+) -> None:
+    output = tmp_path / "cut"
+    assert harness.run(output, die_before_file_operation(unbroken.num_file_operations // 2)) < 0
+    kept = sorted(output.rglob("*.result"), key=lambda file: file.stat().st_mtime_ns)
+    assert len(kept) > 2
+    newest = kept[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert harness.run(output) == 0
+    said = " ".join(output.with_suffix(".log").read_text().split())
+    assert f"{newest.name} is damaged (its checksum differs): trained again" in said
+    assert said.count("is damaged") == 1
+    assert snapshot(output) == unbroken.files
+    manifest = json.loads(next(output.rglob("manifest.json")).read_text())
+    assert 0 < manifest["num_trainings_reused"] < manifest["num_trainings"]
