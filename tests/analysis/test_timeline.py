@@ -18,8 +18,9 @@ from analysis.load import Run, RunError, load_run
 from analysis.timeline import DEVICES, FIRST_DEVICE_LANE, SERVER, trace
 from simulator.experiment import load_experiment
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
 from simulator.store import UserError
+from simulator.trainers import Trainers
 
 Json = dict[str, Any]
 CONFIG = {

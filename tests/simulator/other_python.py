@@ -9,7 +9,8 @@ from rich.console import Console
 
 from simulator.experiment import load_experiment
 from simulator.progress import reporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
 
 file, output = Path(sys.argv[1]), Path(sys.argv[2])
 (config,) = load_experiment(file)

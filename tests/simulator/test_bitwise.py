@@ -27,7 +27,8 @@ from simulator.experiment import load_experiment
 from simulator.faults import draw_faults
 from simulator.problems import Problems
 from simulator.progress import reporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
 from simulator.world import build_world
 from tests.simulator.own_data import write_data
 from tests.torture import scaled

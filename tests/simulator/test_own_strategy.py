@@ -19,8 +19,9 @@ from simulator.config import RunConfig
 from simulator.experiment import ConfigError, load_experiment
 from simulator.own_strategy import StrategyFileError
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, notes, prepare, run
+from simulator.run import notes, prepare, run
 from simulator.store import RunFolderError, UserError, read_manifest
+from simulator.trainers import Trainers
 from simulator.world import build_world
 from tests.simulator.test_experiment import VALID, problems, write
 

@@ -11,8 +11,9 @@ from simulator.conditions import read_conditions
 from simulator.experiment import ConfigError, load_experiment
 from simulator.progress import PlainReporter
 from simulator.recording import record
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
 from simulator.store import UserError
+from simulator.trainers import Trainers
 
 CONFIG = {
     "name": "met",
