@@ -27,9 +27,9 @@ from simulator.executor import available_cores
 from simulator.experiment import load_experiment, read_experiment
 from simulator.progress import Reporter
 from simulator.records import ClientRecord, ClientTable, Event, RoundRecord
-from simulator.run import Trainers
 from simulator.run import run as run_one
 from simulator.sweep import yaml_text
+from simulator.trainers import Trainers
 from simulator.wave import Wave
 
 IN_MEMORY = Path("config")

@@ -27,7 +27,8 @@ from rich.console import Console
 
 from simulator.experiment import load_experiment
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
 
 ROUNDS = 10
 

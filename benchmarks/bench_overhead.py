@@ -21,7 +21,8 @@ from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, Tr
 from simulator.config import RunConfig
 from simulator.experiment import load_experiment
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
 from simulator.world import World
 from traces.bandwidth import FloatArray
 

@@ -23,7 +23,8 @@ from simulator.problems import UserError
 from simulator.progress import reporter
 from simulator.recording import record
 from simulator.result_cache import DEFAULT_GB, ResultCache, open_cache
-from simulator.run import Prepared, Trainers, prepare, run
+from simulator.run import Prepared, prepare, run
+from simulator.trainers import Trainers
 from simulator.writers import WRITERS, WriterSpec, find_writers
 
 COMMANDS = "fedclock.commands"

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from algorithms.robust import Robustness
 from devices.partition import expected_accuracies
-from devices.plan import Adapter
-from devices.trainer import ChunkedTrainer, NullTrainer, Trainer
-from simulator.checkpoint import CheckpointedTrainer
+from devices.trainer import Trainer
 from simulator.conditions import fault_schedules
 from simulator.config import RunConfig
-from simulator.executor import PooledTrainer, loading
-from simulator.experiment import ConfigError
 from simulator.fault_config import FaultsConfig
 from simulator.federation import Federation, Stop
 from simulator.manifest import (
@@ -32,98 +26,23 @@ from simulator.manifest import (
 )
 from simulator.own_strategy import source_of
 from simulator.progress import Reporter, Tee
-from simulator.provenance import provenance, versions
+from simulator.provenance import provenance
 from simulator.records import DeviceRecord
-from simulator.result_cache import CountedTrainer, ResultCache, code_sha256
+from simulator.result_cache import ResultCache
+from simulator.run_log import RunLog
 from simulator.server import Server, simulate
 from simulator.store import RunFolder, remove_checkpoint
 from simulator.tally import duration
+from simulator.trainers import (
+    Remembering,
+    Trainers,
+    export_adapter,
+    host_of,
+    remembering,
+    training_context,
+)
 from simulator.world import World, build_world, make_view, rehearse
 from simulator.writers import RunFacts, RunWriter, WriterSpec, open_writers
-
-
-class Trainers:
-    """Keeps the trainer of the last run, because the next one often needs the same.
-
-    ``workers`` processes train at once. Use as a context manager: it ends them. ``cache`` is where
-    results are kept from run to run.
-    """
-
-    def __init__(self, workers: int, cache: ResultCache | None = None) -> None:
-        self._workers = workers
-        self.cache = cache
-        self._key = ""
-        self._trainer: Trainer | None = None
-
-    def __enter__(self) -> Trainers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if isinstance(self._trainer, PooledTrainer):
-            self._trainer.close()
-        self._trainer = None
-
-    def get(self, config: RunConfig, world: World) -> Trainer:
-        """A trainer for this run's model, data and training settings."""
-        key = training_context(config, world)
-        if self._trainer is None or key != self._key:
-            self.__exit__()
-            self._trainer, self._key = self._make(config, world), key
-        return self._trainer
-
-    def _make(self, config: RunConfig, world: World) -> Trainer:
-        if config.training == "none":
-            return NullTrainer(world.model.num_blocks)
-        _host(config)
-        factory = _torch_trainer(config, world)
-        if self._workers > 1:
-            return PooledTrainer(factory, self._workers)
-        with loading():
-            return factory()
-
-
-def _torch_trainer(config: RunConfig, world: World) -> Callable[[], ChunkedTrainer]:
-    from devices.training.trainer import TorchTrainer, TrainingConfig  # torch takes seconds
-
-    settings = config.training
-    assert settings != "none"
-    training = TrainingConfig(
-        model=config.task.model,
-        targets=config.task.targets,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        max_length=config.task.max_length,
-        dtype=settings.dtype,
-        compute=settings.compute,
-        attention=settings.attention,
-        eval_examples=config.evaluation.examples,
-        max_loss=settings.max_loss,
-    )
-    return partial(TorchTrainer, training, world.data)
-
-
-def training_context(config: RunConfig, world: World) -> str:
-    """Everything beside a job that its result depends on."""
-    plain = config.resolved()
-    parts = {key: plain[key] for key in ("task", "training")}
-    parts |= {"examples": config.evaluation.examples, "data": world.data.sha256}
-    parts |= {"model": world.source.files_sha256}
-    if config.training != "none":
-        parts |= {"host": _host(config), "versions": versions()}
-    return json.dumps(parts, sort_keys=True)
-
-
-def _host(config: RunConfig) -> tuple[str, str]:
-    """Processor and dtype that ``auto`` comes to. Raises ConfigError where there is no such GPU."""
-    from devices.training.host import choose_host
-
-    settings = config.training
-    assert settings != "none"
-    try:
-        host = choose_host(settings.compute, settings.dtype)
-    except ValueError as error:
-        raise ConfigError([str(error)], "this machine") from None
-    return host.device.type, host.dtype_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +79,7 @@ def run(
 
     Raises UserError where a writer cannot be opened.
     """
-    config, folder, world = prepared.config, prepared.folder, prepared.world
+    config, folder, inputs = prepared.config, prepared.folder, _inputs(prepared.world)
     if prepared.is_finished:
         remove_checkpoint(folder)
         report.step(f"{config.label}: finished before, kept ({folder})")
@@ -168,86 +87,26 @@ def run(
     for note in prepared.notes:
         report.step(note)
     report.step(f"{config.label}: loading {config.task.model}")
-    trainer = trainers.get(config, world)
-    manifest = _manifest(config, world)
-    began = time.perf_counter()
+    trainer = trainers.get(config, prepared.world)
+    manifest = _manifest(config, inputs)
     try:
         store = _open_folder(prepared, manifest)
     except FinishedMeanwhileError as finished:
-        is_finished(folder, _inputs(world))  # of these inputs, or raises
+        is_finished(folder, inputs)  # of these inputs, or raises
         report.step(f"{config.label}: {finished}, kept")
         return folder
-    counts: Counts | None = None
-    if config.training != "none":
-        context = training_context(config, world)
-        remembering = partial(_remembering, cache=trainers.cache, store=store, warn=report.step)
-        trainer, counts = remembering(trainer, context)
     logs: list[RunWriter] = [store]
     try:
         logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
+        remembered = _remembered(prepared, trainer, store, cache=trainers.cache, warn=report.step)
         report.start(config.label, config.stop.rounds)
-        server = simulate(federation_of(config, world, trainer), Tee([*logs, report]))
-        outcome = _outcome(server, time.perf_counter() - began)
-        if config.training != "none":
-            with store.writing():
-                _export(server.state.adapter, config, folder)
-        if config.faults != FaultsConfig():
-            store.faults(fault_schedules(world.faults, server.now_s))
-        if server.by_class:
-            shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
-            store.accuracies(expected_accuracies(shards, world.data.train_labels, server.by_class))
-        outcome |= _savings(counts)
+        outcome = _simulated(prepared, remembered, store, log=Tee([*logs, report]))
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        with suppress(RunFolderError):  # a full disk is what stopped it, and has been said
-            _close(logs, "interrupted" if interrupted else "failed", {"error": repr(error)})
+        _close_broken(logs, error)
         report.finish(f"{config.label}: stopped; what is done is kept in {folder}")
         raise
-    said = f"{config.label}: its tables cannot be written"
-    try:
-        _close(logs, "done", outcome)
-        if trainers.cache:
-            trainers.cache.trim()
-        said = (
-            f"{config.label}: done in {duration(outcome['wall_s'])}, "
-            f"simulated {duration(outcome['simulated_s'])}{_saved(outcome)} ({folder})"
-        )
-    finally:
-        report.finish(said)
+    _close_done(prepared, logs, outcome, trainers=trainers, report=report)
     return folder
-
-
-Counts = tuple[CountedTrainer, CountedTrainer]
-"""What was asked for, and what of it had to be trained."""
-
-
-def _remembering(
-    trainer: Trainer,
-    context: str,
-    *,
-    cache: ResultCache | None,
-    store: RunFolder,
-    warn: Callable[[str], None],
-) -> tuple[Trainer, Counts]:
-    """The trainer behind what earlier runs have trained, and what this run had when it broke."""
-    trained = CountedTrainer(trainer)
-    kept: Trainer = trained
-    if cache:
-        kept = CheckpointedTrainer(kept, cache.folder, context + code_sha256(), warn=warn)
-    asked = CountedTrainer(CheckpointedTrainer(kept, store.checkpoint, context, warn=warn))
-    return asked, (asked, trained)
-
-
-def _saved(outcome: Mapping[str, Any]) -> str:
-    reused = outcome.get("num_trainings_reused")
-    return f", reused {reused} of {outcome['num_trainings']} trainings" if reused else ""
-
-
-def _savings(counts: Counts | None) -> dict[str, int]:
-    if counts is None:
-        return {}
-    asked, trained = (counted.num_jobs for counted in counts)
-    return {"num_trainings": asked, "num_trainings_reused": asked - trained}
 
 
 def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
@@ -261,9 +120,76 @@ def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
     return store
 
 
+def _remembered(
+    prepared: Prepared,
+    trainer: Trainer,
+    store: RunFolder,
+    *,
+    cache: ResultCache | None,
+    warn: Callable[[str], None],
+) -> Remembering:
+    """The trainer, behind what need not be trained again."""
+    if prepared.config.training == "none":
+        return Remembering(trainer)
+    context = training_context(prepared.config, prepared.world)
+    return remembering(trainer, context, store.checkpoint, cache=cache, warn=warn)
+
+
+def _simulated(
+    prepared: Prepared, remembered: Remembering, store: RunFolder, *, log: RunLog
+) -> dict[str, Any]:
+    """Simulate, and write what is known at the end; what the run came to."""
+    config, world = prepared.config, prepared.world
+    began = time.perf_counter()
+    server = simulate(federation_of(config, world, remembered.trainer), log)
+    wall_s = time.perf_counter() - began
+    if config.training != "none":
+        with store.writing():
+            export_adapter(server.state.adapter, config, prepared.folder)
+    if config.faults != FaultsConfig():
+        store.faults(fault_schedules(world.faults, server.now_s))
+    if server.by_class:
+        shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
+        store.accuracies(expected_accuracies(shards, world.data.train_labels, server.by_class))
+    return _outcome(server, wall_s) | remembered.savings
+
+
+def _close_broken(logs: Sequence[RunWriter], error: BaseException) -> None:
+    status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    with suppress(RunFolderError):  # a full disk is what stopped it, and has been said
+        _close(logs, status, {"error": repr(error)})
+
+
+def _close_done(
+    prepared: Prepared,
+    logs: Sequence[RunWriter],
+    outcome: Mapping[str, Any],
+    *,
+    trainers: Trainers,
+    report: Reporter,
+) -> None:
+    label = prepared.config.label
+    said = f"{label}: its tables cannot be written"
+    try:
+        _close(logs, "done", outcome)
+        if trainers.cache:
+            trainers.cache.trim()
+        said = (
+            f"{label}: done in {duration(outcome['wall_s'])}, simulated "
+            f"{duration(outcome['simulated_s'])}{_saved(outcome)} ({prepared.folder})"
+        )
+    finally:
+        report.finish(said)
+
+
 def _close(logs: Sequence[RunWriter], status: Status, outcome: Mapping[str, Any]) -> None:
     for log in logs:
         log.close(status, outcome)
+
+
+def _saved(outcome: Mapping[str, Any]) -> str:
+    reused = outcome.get("num_trainings_reused")
+    return f", reused {reused} of {outcome['num_trainings']} trainings" if reused else ""
 
 
 def notes(config: RunConfig, world: World, where: str) -> list[str]:
@@ -303,13 +229,7 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
     )
 
 
-def _export(adapter: Adapter, config: RunConfig, folder: Path) -> None:
-    from devices.training.export import save_peft
-
-    save_peft(adapter, folder / "adapter", config.task.model)
-
-
-def _manifest(config: RunConfig, world: World) -> dict[str, Any]:
+def _manifest(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     own = source_of(config.strategy)
     return {
         "experiment": config.name,
@@ -318,8 +238,8 @@ def _manifest(config: RunConfig, world: World) -> dict[str, Any]:
         "strategy_sha256": own.sha256 if own else None,
         "seed": config.seed,
         "config_hash": config.hash,
-        **_inputs(world),
-        "training_dtype": None if config.training == "none" else _host(config)[1],
+        **inputs,
+        "training_dtype": None if config.training == "none" else host_of(config)[1],
         **provenance(),
     }
 

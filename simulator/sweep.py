@@ -13,7 +13,8 @@ from simulator.config import RunConfig
 from simulator.experiment import ConfigError, load_experiment
 from simulator.plain_yaml import parse_yaml
 from simulator.progress import Reporter
-from simulator.run import Prepared, Trainers, prepare, run
+from simulator.run import Prepared, prepare, run
+from simulator.trainers import Trainers
 from simulator.writers import find_writers
 
 RESERVED = ("name", "label", "seed")

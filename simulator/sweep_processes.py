@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 from devices.trainer import TrainingError
 from simulator.problems import UserError
 from simulator.records import ClientRecord, Event, RoundRecord
-from simulator.run import Trainers
 from simulator.sweep import SweepRun, carry_out, check
+from simulator.trainers import Trainers
 
 STOP_S = 30.0  # a run that is told to stop writes its tables; one that does not is killed
 Job = Literal["check", "run"]

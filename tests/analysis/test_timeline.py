@@ -20,7 +20,8 @@ from analysis.timeline import DEVICES, FIRST_DEVICE_LANE, SERVER, trace
 from simulator.experiment import load_experiment
 from simulator.problems import UserError
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
 
 Json = dict[str, Any]
 CONFIG = {

@@ -13,8 +13,9 @@ from rich.console import Console
 from algorithms import STRATEGIES
 from simulator.experiment import load_experiment
 from simulator.progress import reporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
 from simulator.server import simulate
+from simulator.trainers import Trainers
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 

@@ -24,7 +24,8 @@ from simulator.experiment import load_experiment
 from simulator.problems import UserError
 from simulator.progress import reporter
 from simulator.recording import record
-from simulator.run import Trainers, run
+from simulator.run import run
+from simulator.trainers import Trainers
 from tests.simulator.fuzzing import Broke, Guided, broken_bytes, broken_tree, time_limit
 from tests.simulator.own_data import write_data
 from tests.torture import scaled

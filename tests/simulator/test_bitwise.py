@@ -26,7 +26,8 @@ from simulator.experiment import load_experiment
 from simulator.faults import draw_faults
 from simulator.problems import Problems
 from simulator.progress import reporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
 from simulator.world import build_world
 from tests.simulator.other_python import agreed
 from tests.simulator.own_data import write_data

@@ -25,7 +25,8 @@ from rich.console import Console
 
 from simulator.experiment import load_experiment
 from simulator.progress import reporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
 from tests.simulator.own_data import write_data
 from tests.torture import scaled
 

@@ -15,8 +15,9 @@ from rich.console import Console
 from simulator.experiment import load_experiment
 from simulator.manifest import RunFolderError, read_manifest
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
 from simulator.store import RunFolder
+from simulator.trainers import Trainers
 from tests.simulator.test_command import SMALL, fedclock, write
 
 ONE = {k: v for k, v in SMALL.items() if k != "strategies"} | {

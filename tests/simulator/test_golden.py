@@ -17,7 +17,8 @@ from algorithms import STRATEGIES
 from simulator.executor import available_cores
 from simulator.experiment import load_experiment
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = {

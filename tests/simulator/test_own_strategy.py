@@ -21,7 +21,8 @@ from simulator.manifest import RunFolderError, read_manifest
 from simulator.own_strategy import StrategyFileError
 from simulator.problems import UserError
 from simulator.progress import PlainReporter
-from simulator.run import Trainers, notes, prepare, run
+from simulator.run import notes, prepare, run
+from simulator.trainers import Trainers
 from simulator.world import build_world
 from tests.simulator.test_experiment import VALID, problems, write
 

@@ -12,7 +12,8 @@ from simulator.experiment import ConfigError, load_experiment
 from simulator.problems import UserError
 from simulator.progress import PlainReporter
 from simulator.recording import record
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
 
 CONFIG = {
     "name": "met",

@@ -16,8 +16,9 @@ from simulator.experiment import ConfigError, load_experiment
 from simulator.problems import UserError
 from simulator.progress import PlainReporter
 from simulator.records import Event
-from simulator.run import Trainers, prepare, run
+from simulator.run import prepare, run
 from simulator.server import simulate
+from simulator.trainers import Trainers
 from simulator.writers import WRITERS, RunFacts, WriterSpec, find_writers, open_writers, scalars
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
