@@ -21,12 +21,17 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class TrainingJob:
-    """One device's local training. The result is a function of these four and nothing else."""
+    """One device's local training.
+
+    The result is a function of the first four and nothing else; with ``stack`` above 1 also of the
+    jobs that it is stacked with, in its last digits.
+    """
 
     plan: TrainingPlan
     broadcast: Broadcast
     examples: npt.NDArray[np.int64]  # (n,): the device's shard, as indices into the training set
     seed: int
+    stack: int = 1  # jobs that may be trained in one pass; see devices/stacks.py
 
 
 class TrainingResult(NamedTuple):

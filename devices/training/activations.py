@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,14 +49,18 @@ class PackedActivation:
 class RoundingNoise:
     """Uniform numbers that decide whether a code is rounded up.
 
-    They are drawn once a job, and each tensor reads them from a place of its own: drawing them anew
-    would take longer than all the rest of packing.
+    They are drawn once a job, if it packs anything, and each tensor reads them from a place of its
+    own: drawing them anew would take longer than all the rest of packing.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        generator = torch.Generator(device).manual_seed(seed)
-        self._pool = torch.rand(2**20, generator=generator, device=device)
+        self._seed, self._device = seed, device
         self._rng = np.random.default_rng(seed)
+
+    @cached_property
+    def _pool(self) -> Tensor:
+        generator = torch.Generator(self._device).manual_seed(self._seed)
+        return torch.rand(2**20, generator=generator, device=self._device)
 
     def like(self, groups: Tensor) -> Tensor:
         """(groups, 64) in [0, 1)."""

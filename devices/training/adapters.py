@@ -89,7 +89,7 @@ class LoadedAdapter:
 
     def place(self, key: ModuleKey) -> tuple[int, int]:
         """Where a layer's terms stand in the grid."""
-        return _place(self.model, key)
+        return place_of(self.model, key)
 
     def read(self) -> Adapter:
         """The adapter as it is now; frozen and truncated terms as they were loaded."""
@@ -111,9 +111,9 @@ def load_adapter(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> Loade
 
     Raises ValueError unless the model takes every tensor of the adapter, and the grid is its own.
     """
-    _check_fits(model, adapter, grid)
+    check_fits(model, adapter, grid)
     for key, layer in model.lora_layers.items():
-        held, trained = (mask[_place(model, key)] for mask in (grid.held, grid.trained))
+        held, trained = (mask[place_of(model, key)] for mask in (grid.held, grid.trained))
         chosen = [_indices(mask, model.host.device) for mask in (trained, held & ~trained)]
         a, b = (torch.tensor(factor, device=model.host.device) for factor in adapter.factors[key])
         layer.lora_B[ADAPTER] = Terms(b, *chosen, axis=1)
@@ -128,7 +128,8 @@ def load_adapter(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> Loade
     return LoadedAdapter(model, adapter, grid)
 
 
-def _check_fits(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> None:
+def check_fits(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> None:
+    """Raises ValueError unless the model takes every tensor, and the grid is its own."""
     rank = adapter.rank
     sizes = {layer.name: (layer.in_features, layer.out_features) for layer in model.spec.targets}
     expected = {
@@ -152,7 +153,7 @@ def _check_fits(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> None:
             )
 
 
-def _place(model: AdaptedModel, key: ModuleKey) -> tuple[int, int]:
+def place_of(model: AdaptedModel, key: ModuleKey) -> tuple[int, int]:
     """Where a layer's terms stand in a TermGrid."""
     names = [layer.name for layer in model.spec.targets]
     return key.block, names.index(key.module)

@@ -94,6 +94,7 @@ class AdaptedModel:
     weights: WeightStore
     lora_layers: Mapping[ModuleKey, Any]  # peft's LoRA layers, in order of blocks and targets
     head: Mapping[str, nn.Parameter]  # named as in ModelSpec.head_shapes
+    head_layers: Mapping[str, nn.Linear]  # that these belong to, by what stands before the dot
     blocks: tuple[PackableBlock, ...]
     host: Host
     pad_id: int
@@ -142,6 +143,10 @@ def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel
             for layer in spec.targets
         },
         head={name: heads[top].get_parameter(inner) for name, (top, inner) in places.items()},
+        head_layers={
+            name.rpartition(".")[0]: heads[top].get_submodule(inner.rpartition(".")[0])
+            for name, (top, inner) in places.items()
+        },
         blocks=tuple(_packable(base, spec, block) for block in range(spec.num_blocks)),
         host=host,
         pad_id=base.config.pad_token_id,

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from devices.data import TextDataset
 from devices.model_catalog import resolve
 from devices.model_spec import Attention, ModelSpec
 from devices.plan import Adapter
+from devices.stacks import stacks_of
 from devices.trainer import (
     ChunkScore,
     Evaluation,
@@ -37,6 +38,7 @@ from devices.training.host import HostCompute, HostDtype, choose_host, make_repr
 from devices.training.model import load_model
 from devices.training.penalties import Penalty, penalties_of
 from devices.training.salience import block_salience
+from devices.training.stacked import load_stack
 from traces.bandwidth import FloatArray
 
 SUBSET_SEED = 0
@@ -87,7 +89,12 @@ class TorchTrainer:
         )
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-        return [self._train(job) for job in jobs]
+        results: dict[int, TrainingResult] = {}
+        for members in stacks_of(jobs):
+            stack = [jobs[k] for k in members]
+            trained = self._train_stack(stack) if len(stack) > 1 else [self._train(stack[0])]
+            results |= zip(members, trained, strict=True)
+        return [results[k] for k in range(len(jobs))]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return combine(self.score(adapter, range(self.num_chunks)))
@@ -112,49 +119,90 @@ class TorchTrainer:
         return TokenizedTexts(ids, labels, self._model.pad_id)
 
     def _train(self, job: TrainingJob) -> TrainingResult:
-        plan, config = job.plan, self._config
-        batch_seed, noise_seed = np.random.SeedSequence(job.seed).generate_state(2)
-        start = job.broadcast.adapter
-        loaded = load_adapter(self._model, start, plan.terms)
-        self._model.weights.use(plan.weight_formats, start.merged, start.scale)
-        batches = draw_batches(
+        loaded = load_adapter(self._model, job.broadcast.adapter, job.plan.terms)
+        losses = self._steps([job], loaded.parameters(), penalties_of(loaded, job.plan))
+        return self._result(job, loaded.read(), losses[:, :, 0])
+
+    def _train_stack(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        loaded = load_stack(self._model, jobs)
+        with loaded.heads():
+            losses = self._steps(jobs, loaded.parameters(), loaded.penalties())
+        adapters = enumerate(loaded.read())
+        return [self._result(jobs[k], adapter, losses[:, :, k]) for k, adapter in adapters]
+
+    def _steps(
+        self,
+        jobs: Sequence[TrainingJob],
+        parameters: Sequence[nn.Parameter],
+        penalties: Sequence[Penalty],
+    ) -> FloatArray:
+        """(steps, 2, jobs): mean and mean squared loss of each job's texts before each step."""
+        plan, start, model = jobs[0].plan, jobs[0].broadcast.adapter, self._model
+        model.weights.use(plan.weight_formats, start.merged, start.scale)
+        optimizer = torch.optim.AdamW(
+            parameters,
+            lr=self._config.learning_rate,
+            weight_decay=self._config.weight_decay,
+            fused=True,
+        )
+        seeds = [np.random.SeedSequence(job.seed).generate_state(2).tolist() for job in jobs]
+        drawn = [
+            self._draw(job, batch_seed) for job, (batch_seed, _) in zip(jobs, seeds, strict=True)
+        ]
+        noise = RoundingNoise(seeds[0][1], self.host.device)
+        packing = packed_activations(model.blocks, plan.activation_bits, noise)
+        with packing, model.only(plan.present):
+            steps = [
+                self._step(optimizer, np.stack(batches), penalties)
+                for batches in zip(*drawn, strict=True)
+            ]
+        # Taken from the device at the end: waiting for each step's would leave a GPU idle.
+        losses: FloatArray = torch.stack(steps).cpu().double().numpy()
+        return losses
+
+    def _draw(self, job: TrainingJob, seed: int) -> list[IndexArray]:
+        return draw_batches(
             job.examples,
             self._train_texts.lengths,
-            steps=plan.local_steps,
-            batch_size=plan.batch_size,
-            rng=np.random.default_rng(batch_seed),
+            steps=job.plan.local_steps,
+            batch_size=job.plan.batch_size,
+            rng=np.random.default_rng(seed),
         )
-        parameters = loaded.parameters()
-        optimizer = torch.optim.AdamW(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        penalties = penalties_of(loaded, plan)
-        noise = RoundingNoise(int(noise_seed), self.host.device)
-        packing = packed_activations(self._model.blocks, plan.activation_bits, noise)
-        with packing, self._model.only(plan.present):
-            losses = [self._step(optimizer, indices, penalties) for indices in batches]
-        means, squares = zip(*losses, strict=True)
-        where = f"device {plan.device_id}"
-        diverged = _diverged(means, parameters, max_loss=config.max_loss, where=where)
-        means_of_both = float(np.mean(means)), float(np.mean(squares))
-        return TrainingResult(loaded.read(), *means_of_both, diverged)
 
     def _step(
         self,
         optimizer: torch.optim.Optimizer,
         indices: IndexArray,
         penalties: Sequence[Penalty],
-    ) -> tuple[float, float]:
-        """Mean and mean squared loss on the texts before the step, without what the plan adds."""
-        batch = self._train_texts.batch(indices, self.host.device)
+    ) -> Tensor:
+        """(2, jobs): losses on the texts at ``indices``, (jobs, B), before what the plan adds."""
+        batch = self._train_texts.batch(indices.ravel(), self.host.device)
         logits = self._model.logits(batch)
-        loss = functional.cross_entropy(logits, batch.labels)
-        objective = sum((penalty() for penalty in penalties), start=loss)
+        means = _mean_losses(logits, batch.labels, len(indices))
+        # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
+        objective = sum((penalty() for penalty in penalties), start=means.sum())
         objective.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
-        each = functional.cross_entropy(logits.detach().float(), batch.labels, reduction="none")
-        return loss.item(), each.square().mean().item()
+        each = functional.cross_entropy(logits.detach(), batch.labels, reduction="none")
+        return torch.stack([means.detach(), each.square().view(len(indices), -1).mean(1)])
+
+    def _result(self, job: TrainingJob, adapter: Adapter, losses: FloatArray) -> TrainingResult:
+        """``losses`` is (steps, 2)."""
+        where = f"device {job.plan.device_id}"
+        diverged = _diverged(
+            losses[:, 0].tolist(), adapter, max_loss=self._config.max_loss, where=where
+        )
+        mean, squared = (float(column.mean()) for column in losses.T)
+        return TrainingResult(adapter, mean, squared, diverged)
+
+
+def _mean_losses(logits: Tensor, labels: Tensor, num_jobs: int) -> Tensor:
+    """(jobs,): of a batch whose rows go job by job."""
+    if num_jobs == 1:  # rounds otherwise than the mean of what is kept apart
+        return functional.cross_entropy(logits, labels)[None]
+    each = functional.cross_entropy(logits, labels, reduction="none")
+    return each.view(num_jobs, -1).mean(1)
 
 
 def _check_length(config: TrainingConfig, positions: int) -> None:
@@ -165,9 +213,7 @@ def _check_length(config: TrainingConfig, positions: int) -> None:
         )
 
 
-def _diverged(
-    losses: Sequence[float], parameters: Sequence[nn.Parameter], *, max_loss: float, where: str
-) -> str:
+def _diverged(losses: Sequence[float], adapter: Adapter, *, max_loss: float, where: str) -> str:
     """How training went to infinity; empty where it did not."""
     broken = [step for step, loss in enumerate(losses, start=1) if not abs(loss) <= max_loss]
     if broken:
@@ -175,7 +221,8 @@ def _diverged(
             f"the loss must stay finite and at most {max_loss:g}, got {losses[broken[0] - 1]:g} "
             f"at step {broken[0]} of {len(losses)} on {where}; lower training.learning_rate"
         )
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+    arrays = [*adapter.head.values(), *(part for pair in adapter.factors.values() for part in pair)]
+    if not all(np.isfinite(array).all() for array in arrays):
         return (
             f"factors must stay finite, got others after step {len(losses)} on {where}; "
             "lower training.learning_rate"

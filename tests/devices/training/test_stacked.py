@@ -1,0 +1,157 @@
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from devices.adapter import Merged
+from devices.plan import Adapter, Broadcast, Factors, TermGrid
+from devices.trainer import TrainingJob, TrainingResult
+from devices.training.trainer import TorchTrainer
+from tests.devices.training.tiny_task import make_job, random_adapter
+from traces.bandwidth import FloatArray
+
+TOLERANCE = 5e-6
+"""Of numbers up to about 1 after five steps: other rows beside them round products otherwise."""
+
+Change = Callable[[TrainingJob, int], TrainingJob]
+
+
+def jobs_of(trainer: TorchTrainer, change: Change, count: int = 3) -> list[TrainingJob]:
+    """Jobs of one shape that differ in start, texts and seed."""
+    jobs = []
+    for k in range(count):
+        job = make_job(trainer, adapter=random_adapter(trainer, seed=k), steps=5, seed=20 + k)
+        job = replace(job, examples=np.arange(60 * k, 60 * k + 60, dtype=np.int64))
+        jobs.append(change(job, k))
+    return jobs
+
+
+def stacked(trainer: TorchTrainer, jobs: list[TrainingJob]) -> list[TrainingResult]:
+    """All jobs in one pass of ``trainer``'s model."""
+    return trainer._train_stack(jobs)
+
+
+def differences(one: Adapter, other: Adapter) -> FloatArray:
+    """All numbers of one adapter less those of another."""
+    pairs = [(one.head[name], other.head[name]) for name in one.head]
+    for key, factors in one.factors.items():
+        pairs += zip(factors, other.factors[key], strict=True)
+    return np.concatenate([(a - b).ravel() for a, b in pairs])
+
+
+def largest_difference(one: TrainingResult, other: TrainingResult) -> float:
+    return float(np.abs(differences(one.adapter, other.adapter)).max())
+
+
+def as_it_is(job: TrainingJob, _: int) -> TrainingJob:
+    return job
+
+
+def own_terms(job: TrainingJob, k: int, use: str = "both") -> TrainingJob:
+    """Terms truncated, frozen and trained at random, other ones in each job."""
+    rng = np.random.default_rng(k)
+    held = rng.random(job.plan.terms.held.shape) < 0.8
+    trained = held & (rng.random(held.shape) < 0.6)
+    trained[0, 0, k] = held[0, 0, k] = True  # all go as deep
+    grid = TermGrid(held, trained, np.where(trained, 32, 0).astype(np.uint8), use)  # type: ignore[arg-type]
+    return replace(job, plan=replace(job.plan, terms=grid))
+
+
+def shallow(job: TrainingJob, _: int) -> TrainingJob:
+    grid = TermGrid.top_blocks(job.plan.terms.held.shape, depth=1)
+    return replace(job, plan=replace(job.plan, terms=grid))
+
+
+def absent(job: TrainingJob, _: int) -> TrainingJob:
+    held = job.plan.terms.held.copy()
+    held[0] = False
+    grid = TermGrid(held, held, np.where(held, 32, 0).astype(np.uint8))
+    return replace(job, plan=replace(job.plan, terms=grid, weight_formats=("absent", "int8")))
+
+
+def planned(job: TrainingJob, _: int, **changes: object) -> TrainingJob:
+    return replace(job, plan=replace(job.plan, **changes))  # type: ignore[arg-type]
+
+
+def merged(job: TrainingJob, _: int) -> TrainingJob:
+    adapter = job.broadcast.adapter
+    rng, (key, (a, b)) = np.random.default_rng(9), next(iter(adapter.factors.items()))
+    product = Factors(*(rng.normal(0, 0.1, part.shape).astype(np.float32) for part in (a, b)))
+    onto = replace(adapter, merged=Merged({key: product}))
+    return replace(job, broadcast=Broadcast(0, onto))
+
+
+CHANGES: dict[str, Change] = {
+    "plain": as_it_is,
+    "own terms": own_terms,
+    "b alone": partial(own_terms, use="b_only"),
+    "shallow": shallow,
+    "absent block": absent,
+    "nf4": partial(planned, weight_formats=("nf4", "nf4")),
+    "proximal": partial(planned, proximal_mu=0.5),
+    "checkpointed": partial(planned, activation_bits=(0, 0)),
+    "merged": merged,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_stack_trains_each_job_as_if_alone(tiny: TorchTrainer, name: str) -> None:
+    jobs = jobs_of(tiny, CHANGES[name])
+    alone = tiny.train(jobs)
+    together = stacked(tiny, jobs)
+    for job, one, other in zip(jobs, alone, together, strict=True):
+        assert largest_difference(one, other) < TOLERANCE
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+        assert one.squared_loss == pytest.approx(other.squared_loss, rel=1e-5)
+        # Told apart from doing nothing, and from another's work.
+        assert np.abs(differences(one.adapter, job.broadcast.adapter)).max() > 1e-2
+    assert largest_difference(together[0], together[1]) > 1e-2
+
+
+def test_every_family_can_be_stacked(family_trainer: TorchTrainer) -> None:
+    """As a whole: a gradient of zero is all rounding, and AdamW steps as far for it as for any."""
+    jobs = jobs_of(family_trainer, as_it_is, count=2)
+    together = stacked(family_trainer, jobs)
+    for job, one, other in zip(jobs, family_trainer.train(jobs), together, strict=True):
+        trained = np.linalg.norm(differences(one.adapter, job.broadcast.adapter))
+        assert trained > 1e-2
+        assert np.linalg.norm(differences(one.adapter, other.adapter)) < 1e-3 * trained
+
+
+def test_frozen_and_truncated_terms_stay_to_the_bit(tiny: TorchTrainer) -> None:
+    jobs = jobs_of(tiny, own_terms)
+    for job, result in zip(jobs, stacked(tiny, jobs), strict=True):
+        for key, (a, b) in result.adapter.factors.items():
+            place = key.block, ("query", "value").index(key.module)
+            still = ~job.plan.terms.trained[place]
+            start = job.broadcast.adapter.factors[key]
+            assert np.array_equal(a[still], start.a[still])
+            assert np.array_equal(b[:, still], start.b[:, still])
+
+
+def test_one_that_diverges_harms_no_other_of_its_stack(tiny: TorchTrainer) -> None:
+    jobs = jobs_of(tiny, as_it_is)
+    healthy = stacked(tiny, jobs)
+    adapter = jobs[1].broadcast.adapter
+    key, (a, b) = next(iter(adapter.factors.items()))
+    broken = replace(adapter, factors={**adapter.factors, key: Factors(a, b * np.float32(np.inf))})
+    jobs[1] = replace(jobs[1], broadcast=Broadcast(0, broken))
+    results = stacked(tiny, jobs)
+    assert "got nan at step 1 of 5 on device 3" in results[1].diverged
+    for k in (0, 2):
+        assert results[k].diverged == ""
+        assert results[k].adapter.digest == healthy[k].adapter.digest
+
+
+def test_a_stack_leaves_nothing_behind(tiny: TorchTrainer) -> None:
+    jobs = [replace(job, stack=2) for job in jobs_of(tiny, as_it_is)]
+    alone = [tiny.train([job])[0].adapter.digest for job in jobs]
+    accuracy = tiny.evaluate(jobs[0].broadcast.adapter)
+    together = [result.adapter.digest for result in tiny.train(jobs)]
+    assert together[2] == alone[2]
+    assert together[:2] != alone[:2]  # in the last digits: it is a switch
+    assert tiny.evaluate(jobs[0].broadcast.adapter) == accuracy
+    assert [result.adapter.digest for result in tiny.train(jobs)] == together
+    assert [tiny.train([job])[0].adapter.digest for job in jobs] == alone
