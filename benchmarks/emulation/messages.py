@@ -1,0 +1,61 @@
+"""What passes between a real server and its clients.
+
+Over TCP go the wire's own messages and nothing else, through the links. Over a pipe, in no time to
+speak of, goes what the simulated clock charges nobody for: the plan, the seeds, and what a client
+says of itself.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from benchmarks.emulation.shaping import receive
+from devices.messages import HEADER
+from devices.plan import DeviceId, TrainingPlan
+from simulator.config import RunConfig
+
+NUM_CLIENTS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Enrolment:
+    """Which device of which federation a client is from now on.
+
+    Training takes ``slowdown`` times the seconds that the processor works on it; where that is None
+    it takes what the cost model says, whatever the processor needed.
+    """
+
+    config: RunConfig
+    device_id: DeviceId
+    slowdown: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A plan, as it is handed out; the broadcast comes over TCP."""
+
+    plan: TrainingPlan
+    training_seed: int
+    wire_seed: int
+    version: int
+    origin_s: float  # of the federation's clock, on the machine's
+
+
+class Report(NamedTuple):
+    """What a client says of a task that it has trained."""
+
+    downloaded_s: float  # instants of the federation's clock
+    trained_s: float
+    compute_s: float  # seconds that the processor gave to the task
+    waited_s: float  # for the processor
+    overran_s: float  # beyond what training should have taken
+    train_loss: float
+    squared_loss: float
+
+
+def receive_message(connection: socket.socket) -> bytes:
+    """The next message of the wire: its header says how long it is."""
+    header = receive(connection, HEADER.size)
+    return header + receive(connection, HEADER.unpack(header)[2])

@@ -1,0 +1,205 @@
+"""A server that really serves: the strategy, pacing and border of the simulation, on real time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from algorithms.lora import rebase
+from algorithms.strategy import LinkRate, ServerState
+from benchmarks.emulation.messages import Report, Task, receive_message
+from benchmarks.emulation.shaping import Bucket, WallClock, send
+from devices import wire
+from devices.plan import Broadcast, ClientUpdate, DeviceId, TrainingPlan
+from devices.trainer import TrainingResult
+from simulator.assignment import Assignment
+from simulator.border import received
+from simulator.collect import merge
+from simulator.federation import Federation
+from simulator.participation import Participation
+from simulator.records import ClientRecord
+from simulator.seeds import stream, stream_seed
+
+
+class Peer(NamedTuple):
+    """The server's ends of what leads to a client."""
+
+    connection: socket.socket
+    control: Connection
+
+
+class Span(NamedTuple):
+    """A round, from before it is planned to after it is merged."""
+
+    opened_s: float
+    closed_s: float
+
+
+class Served(NamedTuple):
+    """A plan that came back."""
+
+    plan: TrainingPlan
+    record: ClientRecord
+    report: Report
+
+
+@dataclass
+class Emulation:
+    """What a real federation has measured of itself."""
+
+    served: list[Served] = field(default_factory=list)
+    rounds: list[Span] = field(default_factory=list)
+    adapter_sha256: str = ""
+
+
+class _Reply(NamedTuple):
+    work: Assignment
+    message: bytes
+    received_s: float
+    report: Report
+
+
+class Server:
+    """Rounds of a federation whose devices are the peers. Whoever is idle can be asked, nobody
+    fails, and no pacing with a deadline is known here."""
+
+    def __init__(self, federation: Federation, peers: Sequence[Peer]) -> None:
+        self._fed, self._peers = federation, peers
+        strategy, view = federation.strategy, federation.view
+        adapter = view.model.initial_adapter(
+            strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
+        )
+        self.state: ServerState[Any] = strategy.init(adapter)
+        self._participation = Participation(federation.fleet, view)
+        self._downlink = multiprocessing.Value("d", 0.0)
+        self._inbox: queue.Queue[_Reply | Exception] = queue.Queue()
+        self._in_flight: dict[DeviceId, threading.Thread] = {}
+        self._arrived: list[_Reply] = []
+        self._handouts = 0
+        self.found = Emulation()
+        # What a strategy measures of the model, it has measured before the clock starts.
+        strategy.plan(self.state, view, view.device_ids, stream(federation.seed, "rehearsal"))
+
+    def run(self) -> Emulation:
+        """Serve all rounds; what is under way after the last is waited for, and left out."""
+        self._clock = WallClock(time.monotonic())
+        while len(self.found.rounds) < self._fed.stop.rounds:
+            opened_s = self._clock.now_s()
+            self._fill()
+            while not self._is_ready(opened_s):
+                self._receive()
+                if not self._is_ready(opened_s):
+                    self._fill()
+            self._close(opened_s)
+        for conversation in self._in_flight.values():
+            conversation.join()
+        self.found.adapter_sha256 = self.state.adapter.digest
+        return self.found
+
+    @property
+    def _round(self) -> int:
+        return len(self.found.rounds) + 1
+
+    def _is_ready(self, opened_s: float) -> bool:
+        waited_s = self._clock.now_s() - opened_s
+        return self._fed.pacing.ready(len(self._in_flight), len(self._arrived), waited_s)
+
+    def _fill(self) -> None:
+        fed = self._fed
+        slots = fed.pacing.slots(len(self._in_flight), len(self._arrived))
+        idle = [device for device in fed.view.device_ids if device not in self._in_flight]
+        if slots <= 0 or not idle:
+            return
+        self._handouts += 1
+        roster = self._participation.roster(
+            self._round, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
+        )
+        rng = stream(fed.seed, "selection", self._handouts)
+        cohort = fed.selection.pick(idle, slots, roster=roster, rng=rng)
+        rng = stream(fed.seed, "strategy", self._handouts)
+        for plan in sorted(
+            fed.strategy.plan(self.state, fed.view, cohort, rng), key=lambda plan: plan.device_id
+        ):
+            self._start(plan)
+
+    def _start(self, plan: TrainingPlan) -> None:
+        fed, device_id = self._fed, plan.device_id
+        device, cost = fed.fleet[device_id], fed.view.cost(plan)
+        now_s = self._clock.now_s()
+        work = Assignment(
+            plan=plan,
+            broadcast=fed.strategy.broadcast(self.state, plan),
+            device=device,
+            cost=cost,
+            training_seed=stream_seed(fed.seed, "training", self._handouts, device_id),
+            wire_seed=stream_seed(fed.seed, "wire", self._handouts, device_id),
+            record=ClientRecord.open(plan, device, cost, round_number=self._round, now_s=now_s),
+        )
+        conversation = threading.Thread(target=self._converse, args=(work,), daemon=True)
+        self._in_flight[device_id] = conversation
+        conversation.start()
+
+    def _converse(self, work: Assignment) -> None:
+        """With one client, from the plan to its update."""
+        peer = self._peers[work.plan.device_id]
+        try:
+            seeds = work.training_seed, work.wire_seed
+            task = Task(work.plan, *seeds, work.broadcast.version, self._clock.origin_s)
+            peer.control.send(task)
+            self._download(work, peer.connection)
+            message = receive_message(peer.connection)
+            received_s = self._clock.now_s()
+            self._inbox.put(_Reply(work, message, received_s, peer.control.recv()))
+        except Exception as error:  # raised again by whoever waits for the reply
+            self._inbox.put(error)
+
+    def _download(self, work: Assignment, connection: socket.socket) -> None:
+        message = wire.encode_broadcast(work.broadcast, plan=work.plan)
+        work.record.download_bytes = len(message)
+        clock, device, server = self._clock, work.device, self._fed.shared_links.server
+        clock.sleep_until(work.record.started_s + device.latency.at(work.record.started_s))
+        own = multiprocessing.Value("d", clock.now_s())
+        ways = [Bucket(device.link.downlink.steps, own)]
+        if server:
+            ways.append(Bucket(server.downlink.steps, self._downlink))
+        send(connection, message, ways, clock=clock)
+
+    def _receive(self) -> None:
+        reply = self._inbox.get()
+        if isinstance(reply, Exception):
+            raise reply
+        record, report = reply.work.record, reply.report
+        record.download_s = report.downloaded_s - record.started_s
+        record.train_s = report.trained_s - report.downloaded_s
+        record.upload_s = reply.received_s - report.trained_s
+        record.finished_s, record.upload_bytes = reply.received_s, len(reply.message)
+        record.outcome = "aggregated"
+        rates = record.download_bytes / record.download_s, record.upload_bytes / record.upload_s
+        self._fed.view.measured(record.device_id, LinkRate(*rates))
+        del self._in_flight[record.device_id]
+        self._arrived.append(reply)
+        self.found.served.append(Served(reply.work.plan, record, report))
+
+    def _close(self, opened_s: float) -> None:
+        arrived = sorted(self._arrived, key=lambda reply: reply.work.plan.device_id)
+        updates = [self._update(reply) for reply in arrived]
+        self.state = merge(self._fed, self.state, updates, where=f"round {self._round}")
+        self._arrived = []
+        self.found.rounds.append(Span(opened_s, self._clock.now_s()))
+
+    def _update(self, reply: _Reply) -> ClientUpdate:
+        work, report = reply.work, reply.report
+        told = TrainingResult(work.broadcast.adapter, report.train_loss, report.squared_loss)
+        update = received(work, reply.message, told, max_norm=self._fed.robustness.max_norm)
+        staleness = self.state.version - work.broadcast.version
+        share = self._fed.pacing.mixing(staleness)
+        if staleness == 0 and share == 1.0:
+            return update
+        return rebase(update, Broadcast(self.state.version, self.state.adapter), share)

@@ -1,0 +1,117 @@
+"""Client processes on this machine, and the federations that are run with them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from benchmarks.emulation.client import Surroundings, client_main
+from benchmarks.emulation.messages import Enrolment
+from benchmarks.emulation.server import Emulation, Peer, Server
+from simulator.config import RunConfig
+from simulator.records import ClientRecord, Event, RoundRecord
+from simulator.run import Trainers, federation_of
+from simulator.server import simulate
+from simulator.world import build_world
+
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Simulation:
+    """A log of a simulated run that keeps what a real one measures too."""
+
+    clients: list[ClientRecord] = field(default_factory=list)
+    rounds: list[RoundRecord] = field(default_factory=list)
+    adapter_sha256: str = ""
+
+    def event(self, event: Event) -> None:
+        pass
+
+    def client(self, record: ClientRecord) -> None:
+        self.clients.append(record)
+
+    def round(self, record: RoundRecord) -> None:
+        self.rounds.append(record)
+
+
+class Workbench:
+    """So many client processes, each connected by TCP, and kept from one federation to the next.
+
+    Use as a context manager: it ends them.
+    """
+
+    def __init__(self, num_clients: int) -> None:
+        self._num_clients = num_clients
+        self._trainers = Trainers(1)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Workbench:
+        context = multiprocessing.get_context("spawn")
+        self._uplink = context.Value("d", 0.0)
+        shared = Surroundings(context.Lock(), self._uplink)
+        with ExitStack() as stack:
+            listener = stack.enter_context(socket.create_server((HOST, 0)))
+            processes = []
+            for _ in range(self._num_clients):
+                ours, theirs = context.Pipe()
+                stack.callback(ours.close)
+                process = context.Process(
+                    target=client_main, args=(listener.getsockname(), theirs, shared), daemon=True
+                )
+                process.start()
+                theirs.close()
+                stack.callback(_end, process, ours)
+                processes.append((process, ours))
+            self._peers = _connected(listener, [ours for _, ours in processes])
+            for peer in self._peers:
+                stack.callback(peer.connection.close)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self._trainers.__exit__()
+
+    def emulate(self, config: RunConfig, slowdowns: Sequence[float | None]) -> Emulation:
+        """The federation of a config, for real; ``slowdowns`` as in an ``Enrolment``."""
+        peers = self._peers[: len(slowdowns)]
+        for device_id, (peer, slowdown) in enumerate(zip(peers, slowdowns, strict=True)):
+            peer.control.send(Enrolment(config, device_id, slowdown))
+        for peer in peers:
+            assert peer.control.recv() == "enrolled"
+        self._uplink.value = 0.0
+        world = build_world(config, "an emulation")
+        assert len(world.fleet) == len(slowdowns)
+        federation = federation_of(config, world, self._trainers.get(config, world))
+        return Server(federation, peers).run()
+
+    def simulate(self, config: RunConfig) -> Simulation:
+        """The same federation, simulated."""
+        world, log = build_world(config, "an emulation"), Simulation()
+        federation = federation_of(config, world, self._trainers.get(config, world))
+        log.adapter_sha256 = simulate(federation, log).state.adapter.digest
+        return log
+
+
+def _connected(listener: socket.socket, controls: Sequence[Connection]) -> list[Peer]:
+    by_address = dict(_accepted(listener) for _ in controls)
+    return [Peer(by_address[control.recv()], control) for control in controls]
+
+
+def _accepted(listener: socket.socket) -> tuple[object, socket.socket]:
+    connection, address = listener.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return address, connection
+
+
+def _end(process: BaseProcess, control: Connection) -> None:
+    """Tell a client that it can go."""
+    if process.is_alive():
+        control.send(None)
+    process.join()

@@ -1,0 +1,80 @@
+"""A real server and real clients on this machine end where the simulation of them ends."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.emulation.workbench import Workbench
+from simulator.config import RunConfig
+from simulator.experiment import read_experiment
+from tests.devices.training.tiny_task import make_dataset
+
+# Options with which no plan depends on measured seconds: those of a real federation are its own.
+STRATEGIES = {
+    "fedlora": {"kind": "fedlora", "rank": 2},
+    "fedquad": {"kind": "fedquad", "rank": 2, "choose": "common_depth"},
+    "haflq": {"kind": "haflq", "rank": 2, "upload_s": 1000.0},
+}
+
+
+@pytest.fixture(scope="module")
+def workbench() -> Iterator[Workbench]:
+    with Workbench(2) as workbench:
+        yield workbench
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("words")
+    words = make_dataset(num_train=64, num_test=8)
+    splits = {
+        "train": (words.train_texts, words.train_labels),
+        "test": (words.test_texts, words.test_labels),
+    }
+    for split, (texts, labels) in splits.items():
+        rows = zip(texts, labels.tolist(), strict=True)
+        lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
+    return folder
+
+
+def config_of(data: Path, strategy: str, **changed: Any) -> RunConfig:
+    content = {
+        "name": "emulated",
+        "task": {"model": "tiny", "data": str(data), "max_length": 16},
+        "shards": {"kind": "iid"},
+        "local": {"batch_size": 4, "steps": 2},
+        "training": {"dtype": "fp32", "learning_rate": 0.01},
+        "fleet": {
+            "devices": [
+                {"profile": "jetson-nano-maxn", "link": {"mbps": [80.0, 40.0]}, "latency": 0.01},
+                {"profile": "raspberry-pi-4-2gb", "link": {"mbps": [40.0, 20.0]}},
+            ]
+        },
+        "pacing": {"kind": "synchronous", "cohort": 2},
+        "evaluation": {"every": 1000, "examples": 8},
+        "stop": {"rounds": 2},
+        "strategy": STRATEGIES[strategy],
+    }
+    return read_experiment(content | changed, (), Path("emulated.yaml"))[0]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_real_clients_end_with_the_simulated_adapter_bit_for_bit(
+    workbench: Workbench, data: Path, strategy: str
+) -> None:
+    config = config_of(data, strategy)
+    real, simulated = workbench.emulate(config, [1.0, 1.0]), workbench.simulate(config)
+    assert real.adapter_sha256 == simulated.adapter_sha256
+    sent = {
+        (r.round, r.device_id): (r.download_bytes, r.upload_bytes)
+        for r in (served.record for served in real.served)
+    }
+    charged = {
+        (r.round, r.device_id): (r.download_bytes, r.upload_bytes) for r in simulated.clients
+    }
+    assert sent == charged
+    assert len(sent) == 4

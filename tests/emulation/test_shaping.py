@@ -1,0 +1,114 @@
+"""Token buckets on a clock that stands still but for their own sleeping."""
+
+import socket
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.emulation.shaping import BURST_S, PACKET_BYTES, Bucket, receive, send
+from traces.steps import StepTrace
+
+
+@dataclass
+class Spent:
+    value: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get_lock(self) -> AbstractContextManager[object]:
+        return self.lock
+
+
+@dataclass
+class FakeClock:
+    """Every sleep ends ``late_s`` after it should."""
+
+    at_s: float = 0.0
+    late_s: float = 0.0
+
+    def now_s(self) -> float:
+        return self.at_s
+
+    def sleep_until(self, at_s: float) -> None:
+        if at_s > self.at_s:
+            self.at_s = at_s + self.late_s
+
+
+def sent_s(size_bytes: int, buckets: list[Bucket], clock: FakeClock) -> float:
+    """When the last packet of a message has left."""
+    ours, theirs = socket.socketpair()
+    message = bytes(range(256)) * (size_bytes // 256 + 1)
+    arrived: list[bytes] = []
+    reader = threading.Thread(target=lambda: arrived.append(receive(theirs, size_bytes)))
+    reader.start()
+    with ours, theirs:
+        send(ours, message[:size_bytes], buckets, clock=clock)
+        reader.join()
+    assert arrived == [message[:size_bytes]]
+    return clock.at_s
+
+
+rates = st.lists(st.sampled_from([0.0, 2e4, 1e5, 7e5]), min_size=1, max_size=6)
+
+
+@given(rates, st.integers(1, 60_000), st.floats(0, 20))
+def test_a_message_takes_the_integral_of_its_trace(
+    rates: list[float], size_bytes: int, start_s: float
+) -> None:
+    trace = StepTrace(np.arange(len(rates), dtype=float), np.array(rates), float(len(rates)))
+    if not any(rates):
+        return
+    bucket = Bucket(trace, Spent(start_s))
+    needed_s = trace.time_to(size_bytes, start_s)
+    assert sent_s(size_bytes, [bucket], FakeClock(start_s)) == pytest.approx(start_s + needed_s)
+
+
+def test_sleeping_too_long_costs_only_the_last_packet_its_delay() -> None:
+    bucket, clock = Bucket(StepTrace.constant(1e5), Spent()), FakeClock(late_s=BURST_S / 2)
+    needed_s = 100 * PACKET_BYTES / 1e5
+    assert sent_s(100 * PACKET_BYTES, [bucket], clock) == pytest.approx(needed_s + BURST_S / 2)
+
+
+def test_tokens_beyond_a_burst_are_lost() -> None:
+    bucket = Bucket(StepTrace.constant(1e5), Spent())
+    assert bucket.take(1_000, 10.0) == pytest.approx(10.0 - BURST_S + 0.01)
+
+
+def test_the_slower_of_two_buckets_on_the_way_sets_the_pace() -> None:
+    own, shared = (Bucket(StepTrace.constant(rate), Spent()) for rate in (3e5, 1e5))
+    size_bytes = 50 * PACKET_BYTES
+    # The first packet waits for one after the other.
+    taken_s = size_bytes / 1e5 + PACKET_BYTES / 3e5
+    assert sent_s(size_bytes, [own, shared], FakeClock()) == pytest.approx(
+        taken_s, abs=PACKET_BYTES / 1e5
+    )
+
+
+def test_senders_that_share_a_bucket_get_max_min_shares() -> None:
+    """Two with fast links and one that is slow by itself: 100, 250 and 250 of 600 kB/s."""
+    shared = Bucket(StepTrace.constant(6e5), Spent())
+    rates = (1e5, 1e6, 1e6)
+    own = [Bucket(StepTrace.constant(rate), Spent()) for rate in rates]
+    # Each sender's next packet and when it may ask for the bucket that all share.
+    asks_s = [bucket.take(PACKET_BYTES, 0.0) for bucket in own]
+    num_sent = [0, 0, 0]
+    while (at_s := min(asks_s)) < 10.0:
+        sender = asks_s.index(at_s)
+        gone_s = shared.take(PACKET_BYTES, at_s)
+        num_sent[sender] += 1
+        asks_s[sender] = max(gone_s, own[sender].take(PACKET_BYTES, gone_s))
+    shares = [count * PACKET_BYTES / 10.0 for count in num_sent]
+    # One packet in 10 s is 205 bytes/s, and the bucket gives a burst more than its rate.
+    assert shares == pytest.approx([1e5, 2.5e5, 2.5e5], rel=BURST_S / 10 + 0.005)
+
+
+def test_a_peer_that_hangs_up_is_an_error_that_says_what_lacks() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.close()
+        with pytest.raises(ConnectionError, match="its whole message, 5 bytes lack"):
+            receive(theirs, 5)
