@@ -17,8 +17,8 @@ from benchmarks.emulation.shaping import Bucket, Spent, WallClock, send
 from devices import wire
 from devices.plan import WEIGHT_FORMATS, Broadcast, TermGrid, TrainingPlan
 from devices.trainer import Trainer, TrainingJob, TrainingResult
-from simulator.run import Trainers
 from simulator.seeds import stream
+from simulator.trainers import Trainers
 from simulator.world import World, build_world
 
 

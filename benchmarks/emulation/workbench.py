@@ -15,8 +15,9 @@ from benchmarks.emulation.messages import Enrolment
 from benchmarks.emulation.server import Emulation, Peer, Server
 from simulator.config import RunConfig
 from simulator.records import ClientRecord, Event, RoundRecord
-from simulator.run import Trainers, federation_of
+from simulator.run import federation_of
 from simulator.server import simulate
+from simulator.trainers import Trainers
 from simulator.world import build_world
 
 HOST = "127.0.0.1"
