@@ -23,7 +23,6 @@ from analysis.load import Run, load_run
 from analysis.run_files import Json, RunError
 from analysis.study import require_comparable
 from simulator.cli import prepare_all
-from simulator.executor import available_cores
 from simulator.experiment import load_experiment, read_experiment
 from simulator.progress import Reporter
 from simulator.records import ClientRecord, ClientTable, Event, RoundRecord
@@ -121,6 +120,7 @@ def run(
     *,
     output: Path | str = "runs",
     workers: int | None = None,
+    executor: str = "processes",
     report: Reporter | None = None,
 ) -> Result:
     """Simulate every strategy of an experiment, from its file or from what would stand in one.
@@ -135,7 +135,7 @@ def run(
         path = Path(config)
         configs = load_experiment(path, texts)
     prepared = prepare_all(configs, path, Path(output))
-    with Trainers(workers or available_cores()) as trainers:
+    with Trainers(workers, executor=executor) as trainers:
         return load(*(run_one(p, trainers=trainers, report=report or Silent()) for p in prepared))
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from simulator.cli import (
     Cache,
     CacheSize,
+    ExecutorOption,
     File,
     Log,
     NoCache,
@@ -19,12 +20,12 @@ from simulator.cli import (
     Workers,
     run_all,
     select,
-    trainers_with,
 )
 from simulator.disk import write_atomically
 from simulator.experiment import ConfigError, load_experiment
 from simulator.problems import UserError
 from simulator.result_cache import DEFAULT_GB, open_cache
+from simulator.trainers import Trainers
 from simulator.writers import find_writers
 
 Target = Annotated[
@@ -41,6 +42,7 @@ def compare(
     overrides: Overrides = None,
     output: Output = Path("runs"),
     workers: Workers = None,
+    executor: ExecutorOption = "processes",
     log: Log = None,
     cache: Cache = None,
     cache_gb: CacheSize = DEFAULT_GB,
@@ -56,7 +58,8 @@ def compare(
         select(configs, baseline, option="--baseline")
     if target is not None and not 0 < target <= 1:
         raise ConfigError([f"a target accuracy must be in (0, 1], got {target:g}"], "--target")
-    trainers = trainers_with(workers, None if no_cache else open_cache(cache, cache_gb))
+    kept = None if no_cache else open_cache(cache, cache_gb)
+    trainers = Trainers(workers, kept, executor=executor)
     folders = run_all(configs, file, output=output, trainers=trainers, writers=writers)
     _report(folders, output / configs[0].name / "report", target=target, baseline=baseline)
 

@@ -15,16 +15,15 @@ from rich.console import Console
 from devices.cost.measured import OutsideMeasuredError
 from devices.trainer import TrainingError
 from simulator.config import RunConfig
-from simulator.executor import available_cores
 from simulator.experiment import ConfigError, load_experiment, name_strategies
 from simulator.invariants import InvariantError
 from simulator.listing import TOPICS, show
 from simulator.problems import UserError
 from simulator.progress import reporter
 from simulator.recording import record
-from simulator.result_cache import DEFAULT_GB, ResultCache, open_cache
+from simulator.result_cache import DEFAULT_GB, open_cache
 from simulator.run import Prepared, prepare, run
-from simulator.trainers import Trainers
+from simulator.trainers import EXECUTORS, Trainers
 from simulator.writers import WRITERS, WriterSpec, find_writers
 
 COMMANDS = "fedclock.commands"
@@ -54,6 +53,14 @@ Workers = Annotated[
         min=1, help="training processes, one a core unless given; no result depends on it"
     ),
 ]
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="|".join(EXECUTORS),
+        help="where they run: on this machine, or in a Ray cluster",
+    ),
+]
 
 Cache = Annotated[
     Path | None,
@@ -81,6 +88,7 @@ def run_command(
     only: Annotated[str | None, typer.Option(help="one strategy's label")] = None,
     output: Output = Path("runs"),
     workers: Workers = None,
+    executor: ExecutorOption = "processes",
     log: Log = None,
     cache: Cache = None,
     cache_gb: CacheSize = DEFAULT_GB,
@@ -89,7 +97,8 @@ def run_command(
     """Simulate the strategies of an experiment; finished runs are kept as they are."""
     writers = find_writers(log or ())
     configs = select(load_experiment(file, overrides or ()), only, option="--only")
-    trainers = trainers_with(workers, None if no_cache else open_cache(cache, cache_gb))
+    kept = None if no_cache else open_cache(cache, cache_gb)
+    trainers = Trainers(workers, kept, executor=executor)
     run_all(configs, file, output=output, trainers=trainers, writers=writers)
 
 
@@ -140,11 +149,6 @@ def select(configs: Sequence[RunConfig], label: str | None, *, option: str) -> l
         labels = ", ".join(config.label for config in configs)
         raise ConfigError([f"the label must be one of {labels}, got {label}"], option)
     return chosen
-
-
-def trainers_with(workers: int | None, cache: ResultCache | None) -> Trainers:
-    """So many training processes, one a core unless given."""
-    return Trainers(workers or available_cores(), cache)
 
 
 def run_all(

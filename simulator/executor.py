@@ -1,14 +1,22 @@
-"""Training on several processes, with the same result as on one."""
+"""Training on several workers at once, with the same result as on one.
+
+A worker is a process with a trainer of its own, on this machine or another. A job's result depends
+on the job alone and every worker computes on one thread, so neither the number of workers, nor who
+takes which job, nor that one of them dies can change it.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from queue import PriorityQueue
+from threading import Lock, Thread
+from typing import Any, Protocol, TypeVar
 
 from safetensors import SafetensorError
 
@@ -25,8 +33,15 @@ from devices.trainer import (
 )
 from traces.bandwidth import FloatArray
 
-_trainer: ChunkedTrainer | None = None  # the worker process's own
-_why_not: str | None = None  # it has none
+T = TypeVar("T")
+Task = Callable[[ChunkedTrainer], T]
+"""What a worker does with its trainer. It travels to the worker, so it is a partial of a function
+of a module."""
+
+MAX_DEATHS = 3
+"""How many workers a task may take with it before it is given up."""
+AT_ONCE, MEANWHILE = 0, 1
+"""How urgent a task is: the server waits for it, or goes on."""
 
 
 def available_cores() -> int:
@@ -34,67 +49,55 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class PooledTrainer:
-    """A Trainer whose jobs run on worker processes, each with a trainer of its own.
+class WorkerDiedError(Exception):
+    """A worker ended before its work was done."""
 
-    A job's result depends on the job alone and every worker computes on one thread, so neither the
-    number of workers nor who takes which job can change it.
-    """
 
-    def __init__(self, make_trainer: Callable[[], ChunkedTrainer], workers: int) -> None:
-        self._workers = workers
-        self._pool = ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(make_trainer,),
-        )
-        # Workers inherit that Ctrl-C is ignored: it is the parent's to answer. Each of these jobs
-        # starts a worker, since none is idle yet.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+class Worker(Protocol):
+    """A process with a trainer of its own that does one task after the other."""
+
+    def do(self, task: Task[T]) -> T:
+        """What the task returns or raises; WorkerDiedError where there is no worker any more.
+
+        Raises TrainingError where the worker has no trainer.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Site(Protocol):
+    """Where workers run."""
+
+    @property
+    def num_free(self) -> int:
+        """How many workers there is room for."""
+        ...
+
+    def start(self) -> Worker:
+        """Another worker; returns before it is ready, so that several can become so at once."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Station:
+    """The worker's side: makes its trainer once, and does what comes with it."""
+
+    def __init__(self, make_trainer: Callable[[], ChunkedTrainer]) -> None:
+        self._trainer: ChunkedTrainer | None = None
+        self._why_not = ""
         try:
-            started = [self._pool.submit(_failure) for _ in range(workers)]
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        with _workers_that_may_die():
-            failures = [future.result() for future in started]
-        for failure in filter(None, failures):
-            self.close()
-            raise TrainingError(failure)
+            with loading():
+                self._trainer = make_trainer()
+        except TrainingError as error:
+            self._why_not = str(error)
 
-    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-        # The longest first, so that no worker starts a long job when the others are done.
-        order = sorted(range(len(jobs)), key=lambda k: -jobs[k].plan.depth)
-        with _workers_that_may_die():
-            futures = {k: self._pool.submit(_train, jobs[k]) for k in order}
-            return [futures[k].result() for k in range(len(jobs))]
-
-    def evaluate(self, adapter: Adapter) -> Evaluation:
-        # Shared out by turns, since chunks grow with the length of their texts.
-        shares = [(adapter, k, self._workers) for k in range(self._workers)]
-        with _workers_that_may_die():
-            futures = [self._pool.submit(_score, *share) for share in shares]
-            return combine(score for future in futures for score in future.result())
-
-    def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        with _workers_that_may_die():
-            return self._pool.submit(_block_salience, metric).result()
-
-    def close(self) -> None:
-        """End the workers; what they were doing is lost."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _workers_that_may_die() -> Iterator[None]:
-    """Say in words what a dead worker means."""
-    try:
-        yield
-    except BrokenProcessPool:
-        raise TrainingError(
-            "a training process must not end before its work is done, but one did: was it killed, "
-            "or the machine out of memory? Fewer --workers need less"
-        ) from None
+    def do(self, task: Task[T]) -> T:
+        """Raises TrainingError where there is no trainer."""
+        if self._trainer is None:
+            raise TrainingError(self._why_not)
+        return task(self._trainer)
 
 
 @contextmanager
@@ -107,33 +110,132 @@ def loading() -> Iterator[None]:
         raise TrainingError(f"the model cannot be loaded: {first_line}") from None
 
 
-def _start_worker(make_trainer: Callable[[], ChunkedTrainer]) -> None:
-    global _trainer, _why_not
-    try:
-        with loading():
-            _trainer = make_trainer()
-    except TrainingError as error:
-        _why_not = str(error)
+class _Seat:
+    """One worker, and after it dies another."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._worker = site.start()
+
+    def do(self, task: Task[T]) -> T:
+        for _ in range(MAX_DEATHS):
+            try:
+                return self._worker.do(task)
+            except WorkerDiedError:
+                self._worker.close()
+                self._worker = self._site.start()
+        raise TrainingError(
+            f"a training process must not end before its work is done, but {MAX_DEATHS} did at the "
+            "same work: were they killed, or the machine out of memory? Fewer --workers need less"
+        )
+
+    def close(self) -> None:
+        self._worker.close()
 
 
-def _failure() -> str | None:
-    """Why this worker has no trainer; None where it has one."""
-    return _why_not
+@dataclass(order=True)
+class _Order:
+    """A task on its way to whoever is free."""
+
+    urgency: int
+    turn: int
+    task: Task[Any] | None = field(compare=False)  # None: go home
+    future: Future[Any] = field(compare=False, default_factory=Future)
 
 
-def _worker_trainer() -> ChunkedTrainer:
-    assert _trainer is not None, "a worker starts by making its trainer"
-    return _trainer
+class Executor:
+    """Does tasks on workers, the urgent ones first, and replaces a worker that dies.
+
+    Raises TrainingError where a worker has no trainer.
+    """
+
+    def __init__(self, site: Site, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self._site = site
+        self._orders: PriorityQueue[_Order] = PriorityQueue()
+        self._turns, self._lock, self._is_closed = count(), Lock(), False
+        seats = [_Seat(site) for _ in range(num_workers)]
+        try:
+            for seat in seats:
+                seat.do(_nothing)
+        except BaseException:
+            for seat in seats:
+                seat.close()
+            site.close()
+            raise
+        self._threads = [Thread(target=self._serve, args=(seat,), daemon=True) for seat in seats]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, task: Task[T], urgency: int = AT_ONCE) -> Future[T]:
+        """Have it done; among equally urgent tasks in this order."""
+        order = _Order(urgency, next(self._turns), task)
+        with self._lock:
+            if self._is_closed:
+                raise CancelledError("the workers have gone home")
+            self._orders.put(order)
+        return order.future
+
+    def close(self) -> None:
+        """End the workers once they are done with what they are at; the rest is cancelled."""
+        with self._lock:
+            self._is_closed = True
+            while not self._orders.empty():
+                self._orders.get().future.cancel()
+        for _ in self._threads:
+            self._orders.put(_Order(AT_ONCE, next(self._turns), None))
+        for thread in self._threads:
+            thread.join()
+        self._site.close()
+
+    def _serve(self, seat: _Seat) -> None:
+        while (order := self._orders.get()).task:
+            if order.future.set_running_or_notify_cancel():
+                try:
+                    order.future.set_result(seat.do(order.task))
+                except BaseException as error:  # the one who waits for it is to hear of it
+                    order.future.set_exception(error)
+        seat.close()
 
 
-def _train(job: TrainingJob) -> TrainingResult:
-    return _worker_trainer().train([job])[0]
+class SharedTrainer:
+    """A Trainer whose jobs, and the parts of whose evaluations, workers share."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        # The longest first, so that no worker starts a long job when the others are done.
+        order = sorted(range(len(jobs)), key=lambda k: -jobs[k].plan.depth)
+        futures = {k: self._executor.submit(partial(_train, job=jobs[k])) for k in order}
+        return [futures[k].result() for k in range(len(jobs))]
+
+    def evaluate(self, adapter: Adapter) -> Evaluation:
+        # Shared out by turns, since chunks grow with the length of their texts.
+        shares = range(self._executor.num_workers)
+        tasks = [partial(_score, adapter=adapter, first=k, step=len(shares)) for k in shares]
+        futures = [self._executor.submit(task, MEANWHILE) for task in tasks]
+        return combine(score for future in futures for score in future.result())
+
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return self._executor.submit(partial(_block_salience, metric=metric)).result()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._executor.close()
 
 
-def _score(adapter: Adapter, first: int, step: int) -> list[ChunkScore]:
-    trainer = _worker_trainer()
+def _nothing(trainer: ChunkedTrainer) -> None:
+    """Whether there is a trainer is all that is asked."""
+
+
+def _train(trainer: ChunkedTrainer, job: TrainingJob) -> TrainingResult:
+    return trainer.train([job])[0]
+
+
+def _score(trainer: ChunkedTrainer, adapter: Adapter, first: int, step: int) -> list[ChunkScore]:
     return trainer.score(adapter, range(first, trainer.num_chunks, step))
 
 
-def _block_salience(metric: SalienceMetric) -> FloatArray:
-    return _worker_trainer().block_salience(metric)
+def _block_salience(trainer: ChunkedTrainer, metric: SalienceMetric) -> FloatArray:
+    return trainer.block_salience(metric)

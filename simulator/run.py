@@ -239,7 +239,7 @@ def _manifest(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
         "seed": config.seed,
         "config_hash": config.hash,
         **inputs,
-        "training_dtype": None if config.training == "none" else host_of(config)[1],
+        "training_dtype": None if config.training == "none" else host_of(config).dtype_name,
         **provenance(),
     }
 

@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from devices.data import TextDataset
 from devices.plan import Adapter
-from devices.trainer import ChunkedTrainer, NullTrainer, Trainer
+from devices.trainer import ChunkedTrainer, NullTrainer, Trainer, TrainingError
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.config import RunConfig
-from simulator.executor import PooledTrainer, loading
+from simulator.executor import Executor, SharedTrainer, Site, available_cores, loading
 from simulator.experiment import ConfigError
 from simulator.provenance import versions
 from simulator.result_cache import CountedTrainer, ResultCache, code_sha256
+from simulator.worker_processes import LocalProcesses
 from simulator.world import World
+
+if TYPE_CHECKING:  # torch takes seconds
+    from devices.training.host import Host
+    from devices.training.trainer import TrainingConfig
+
+EXECUTORS = ("processes", "ray")
 
 
 class Trainers:
     """Keeps the trainer of the last run, because the next one often needs the same.
 
-    ``workers`` processes train at once. Use as a context manager: it ends them. ``cache`` is where
-    results are kept from run to run.
+    ``workers`` train at once, as many as there is room for if None; one of ``processes`` is this
+    process itself. Use as a context manager: it ends them. ``cache`` is where results are kept from
+    run to run. Raises ConfigError for an executor that is not to be had.
     """
 
-    def __init__(self, workers: int, cache: ResultCache | None = None) -> None:
-        self._workers = workers
+    def __init__(
+        self,
+        workers: int | None = None,
+        cache: ResultCache | None = None,
+        *,
+        executor: str = "processes",
+    ) -> None:
+        _check_executor(executor)
+        self._workers, self._executor = workers, executor
         self.cache = cache
         self._key = ""
         self._trainer: Trainer | None = None
@@ -36,7 +55,7 @@ class Trainers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if isinstance(self._trainer, PooledTrainer):
+        if isinstance(self._trainer, SharedTrainer):
             self._trainer.close()
         self._trainer = None
 
@@ -51,32 +70,73 @@ class Trainers:
     def _make(self, config: RunConfig, world: World) -> Trainer:
         if config.training == "none":
             return NullTrainer(world.model.num_blocks)
-        host_of(config)
-        factory = _torch_trainer(config, world)
-        if self._workers > 1:
-            return PooledTrainer(factory, self._workers)
+        make = _torch_trainer(config, world)
+        if self._executor == "ray":
+            from simulator.worker_ray import RayCluster  # an extra
+
+            gpus_each = int(host_of(config).device.type == "cuda")
+            return self._shared(RayCluster(make, self._workers, gpus_each))
+        if (self._workers or available_cores()) > 1:
+            return self._shared(LocalProcesses(make))
         with loading():
-            return factory()
+            return make()
+
+    def _shared(self, site: Site) -> SharedTrainer:
+        return SharedTrainer(Executor(site, self._workers or site.num_free))
+
+
+def _check_executor(name: str) -> None:
+    if name not in EXECUTORS:
+        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}"
+        raise ConfigError([problem], "--executor")
+    if name == "ray":
+        try:
+            import_module("ray")
+        except ImportError as error:
+            problem = f"ray needs the library of that name ({error}): pip install 'fedclock[ray]'"
+            raise ConfigError([problem], "--executor") from None
 
 
 def _torch_trainer(config: RunConfig, world: World) -> Callable[[], ChunkedTrainer]:
-    from devices.training.trainer import TorchTrainer, TrainingConfig  # torch takes seconds
+    from devices.training.trainer import TrainingConfig
 
     settings = config.training
     assert settings != "none"
+    host = host_of(config)
     training = TrainingConfig(
         model=config.task.model,
         targets=config.task.targets,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         max_length=config.task.max_length,
-        dtype=settings.dtype,
-        compute=settings.compute,
+        dtype=host.dtype_name,  # what auto comes to here: a worker may be on another machine
+        compute="cuda" if host.device.type == "cuda" else "cpu",
         attention=settings.attention,
         eval_examples=config.evaluation.examples,
         max_loss=settings.max_loss,
     )
-    return partial(TorchTrainer, training, world.data)
+    expected = _software() | {"the model's files": world.source.files_sha256}
+    return partial(_make_here, training, world.data, expected)
+
+
+def _software() -> dict[str, str]:
+    return {"FedClock": code_sha256(), **versions()}
+
+
+def _make_here(
+    training: TrainingConfig, data: TextDataset, expected: Mapping[str, str]
+) -> ChunkedTrainer:
+    """A trainer, made by the worker. Raises TrainingError where it would train something else."""
+    from devices.training.trainer import TorchTrainer
+
+    trainer = TorchTrainer(training, data)
+    here = _software() | {"the model's files": trainer.source.files_sha256}
+    if differing := [name for name in expected if here.get(name) != expected[name]]:
+        raise TrainingError(
+            "a worker must have what the process that starts it has, but "
+            f"{', '.join(differing)} differ on {platform.node()}"
+        )
+    return trainer
 
 
 def training_context(config: RunConfig, world: World) -> str:
@@ -86,21 +146,21 @@ def training_context(config: RunConfig, world: World) -> str:
     parts |= {"examples": config.evaluation.examples, "data": world.data.sha256}
     parts |= {"model": world.source.files_sha256}
     if config.training != "none":
-        parts |= {"host": host_of(config), "versions": versions()}
+        host = host_of(config)
+        parts |= {"host": (host.device.type, host.dtype_name), "versions": versions()}
     return json.dumps(parts, sort_keys=True)
 
 
-def host_of(config: RunConfig) -> tuple[str, str]:
+def host_of(config: RunConfig) -> Host:
     """Processor and dtype that ``auto`` comes to. Raises ConfigError where there is no such GPU."""
-    from devices.training.host import choose_host  # torch takes seconds
+    from devices.training.host import choose_host
 
     settings = config.training
     assert settings != "none"
     try:
-        host = choose_host(settings.compute, settings.dtype)
+        return choose_host(settings.compute, settings.dtype)
     except ValueError as error:
         raise ConfigError([str(error)], "this machine") from None
-    return host.device.type, host.dtype_name
 
 
 def export_adapter(adapter: Adapter, config: RunConfig, folder: Path) -> None:

@@ -13,6 +13,7 @@ ONLY_IN = {
     "transformers": ("devices/training",),
     "peft": ("devices/training",),
     "simpy": ("simulator",),
+    "ray": ("simulator/worker_ray.py",),
     "pydantic": (
         "simulator/config.py",
         "simulator/config_types.py",

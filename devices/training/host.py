@@ -19,7 +19,7 @@ class Host:
     dtype: torch.dtype
 
     @property
-    def dtype_name(self) -> str:
+    def dtype_name(self) -> Literal["bf16", "fp32"]:
         """``bf16`` or ``fp32``."""
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 

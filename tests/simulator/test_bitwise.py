@@ -88,23 +88,35 @@ def write(folder: Path, config: dict[str, Any]) -> Path:
     return file
 
 
-def outcome(file: Path, output: Path, workers: int) -> tuple[bytes, str]:
+def outcome(
+    file: Path, output: Path, workers: int, executor: str = "processes"
+) -> tuple[bytes, str]:
     """The event log and the hash of the final adapter."""
     (config,) = load_experiment(file)
-    with Trainers(workers) as trainers:
+    with Trainers(workers, executor=executor) as trainers:
         prepared = prepare(config, output, str(file))
         folder = run(prepared, trainers=trainers, report=reporter(Console(file=StringIO())))
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     return (folder / "events.jsonl").read_bytes(), manifest["adapter_sha256"]
 
 
-def test_four_workers_write_what_one_does_with_faults_and_asynchronous_rounds(
-    tmp_path: Path,
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[bytes, str]]:
+    """A run with faults and asynchronous rounds, trained on one process: its config and outcome."""
+    folder = tmp_path_factory.mktemp("alone")
+    file = write(folder, REAL)
+    return file, outcome(file, folder / "one", 1)
+
+
+@pytest.mark.parametrize(("executor", "workers"), [("processes", 4), ("ray", 2)])
+def test_any_executor_writes_what_one_process_does(
+    executor: str, workers: int, alone: tuple[Path, tuple[bytes, str]], tmp_path: Path
 ) -> None:
-    file = write(tmp_path, REAL)
-    log, adapter = outcome(file, tmp_path / "one", 1)
+    if executor == "ray":
+        pytest.importorskip("ray", reason="needs the extra [ray]")
+    file, (log, adapter) = alone
     assert {b"crashed", b"server_restarted"} <= set(re.findall(rb'"event": "(\w+)"', log))
-    assert outcome(file, tmp_path / "four", 4) == (log, adapter)
+    assert outcome(file, tmp_path / "many", workers, executor) == (log, adapter)
 
 
 def other_pythons() -> list[str]:

@@ -220,7 +220,7 @@ def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
-def test_a_worker_that_is_killed_is_said_in_one_line_and_the_run_goes_on_later(
+def test_a_worker_that_is_killed_is_replaced_and_no_byte_changes(
     tmp_path: Path, unbroken: Path
 ) -> None:
     command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
@@ -228,17 +228,16 @@ def test_a_worker_that_is_killed_is_said_in_one_line_and_the_run_goes_on_later(
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)
     assert process.stdout is not None
+    killed = 0
     for line in process.stdout:
         if "round 1/3" in line:
-            (worker, *_) = children(process.pid)
-            os.kill(worker, signal.SIGKILL)
+            (killed, *_) = children(process.pid)
+            os.kill(killed, signal.SIGKILL)
             break
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert "a training process must not end before its work is done" in errors
-    assert "Traceback" not in errors
-    done = fedclock("run", tmp_path / "x.yaml", "--workers", "2", "--only", "fedlora", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert killed
+    assert process.returncode == 0, errors
+    assert errors == ""
     assert logs(tmp_path).items() <= logs(unbroken).items()
 
 

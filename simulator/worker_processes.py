@@ -1,0 +1,81 @@
+"""Workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from devices.trainer import ChunkedTrainer
+from simulator.executor import Station, T, Task, Worker, WorkerDiedError, available_cores
+
+_station: Station | None = None  # the worker process's own
+
+
+class LocalProcesses:
+    """As many processes as are asked for, each with a model of its own."""
+
+    def __init__(self, make_trainer: Callable[[], ChunkedTrainer]) -> None:
+        self._make_trainer = make_trainer
+
+    @property
+    def num_free(self) -> int:
+        return available_cores()
+
+    def start(self) -> Worker:
+        return _ProcessWorker(self._make_trainer)
+
+    def close(self) -> None:
+        """Nothing is left when the workers are closed."""
+
+
+class _ProcessWorker:
+    def __init__(self, make_trainer: Callable[[], ChunkedTrainer]) -> None:
+        self._pool = ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(make_trainer,),
+        )
+        with _no_interrupt():
+            self._pool.submit(int)  # which starts the process
+
+    def do(self, task: Task[T]) -> T:
+        try:
+            return self._pool.submit(_do, task).result()
+        except BrokenProcessPool:
+            raise WorkerDiedError from None
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """A process that is started here inherits that Ctrl-C is ignored: it is the parent's to answer.
+
+    Only a main thread can see to that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _start(make_trainer: Callable[[], ChunkedTrainer]) -> None:
+    global _station
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of those that no main thread has started
+    _station = Station(make_trainer)
+
+
+def _do(task: Task[T]) -> T:
+    assert _station is not None, "a worker starts by making its trainer"
+    return _station.do(task)

@@ -1,0 +1,178 @@
+"""Workers, here and in Ray: who does what, and what becomes of the work of one that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from devices.trainer import NullTrainer, TrainingError
+from simulator.executor import MAX_DEATHS, MEANWHILE, Executor, Site
+from simulator.experiment import ConfigError, load_experiment
+from simulator.trainers import Trainers
+from simulator.worker_processes import LocalProcesses
+from simulator.world import build_world
+from tests.simulator.test_bitwise import REAL, write
+
+MAKE = partial(NullTrainer, 3)
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    found = pytest.importorskip("ray", reason="needs the extra [ray]")
+    found.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield found
+    found.shutdown()
+
+
+def site(name: str, make: Any, request: pytest.FixtureRequest) -> Site:
+    if name == "processes":
+        return LocalProcesses(make)
+    request.getfixturevalue("ray")
+    from simulator.worker_ray import RayCluster
+
+    return RayCluster(make, 2, gpus_each=0)
+
+
+@pytest.fixture(params=["processes", "ray"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    found = Executor(site(request.param, MAKE, request), 2)
+    yield found
+    found.close()
+
+
+def square(_: Any, number: int) -> int:
+    return number * number
+
+
+def die_once(_: Any, marker: Path) -> int:
+    """Kills its worker, unless another has died of it before."""
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def die(_: Any, deaths: Path) -> None:
+    with deaths.open("a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(_: Any) -> None:
+    raise TrainingError("no good")
+
+
+def wait_for(_: Any, file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
+
+
+def note(_: Any, log: Path, word: str) -> None:
+    with log.open("a") as file:
+        file.write(f"{word} ")
+
+
+def no_model() -> Any:
+    raise ValueError("there is none\nof that name")
+
+
+def test_a_worker_that_dies_is_replaced_and_its_jobs_run_again(
+    executor: Executor, tmp_path: Path
+) -> None:
+    deadly = executor.submit(partial(die_once, marker=tmp_path / "died"))
+    others = [executor.submit(partial(square, number=k)) for k in range(20)]
+    assert [other.result(60) for other in others] == [k * k for k in range(20)]
+    survivor = deadly.result(60)
+    assert (tmp_path / "died").exists()
+    assert survivor != os.getpid()
+
+
+def test_work_that_no_worker_outlives_is_given_up(executor: Executor, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=rf"but {MAX_DEATHS} did at the same work"):
+        executor.submit(partial(die, deaths=tmp_path / "deaths")).result(120)
+    assert (tmp_path / "deaths").read_text() == "x" * MAX_DEATHS
+    assert executor.submit(partial(square, number=3)).result(60) == 9
+
+
+def test_a_mistake_in_a_task_is_its_own(executor: Executor) -> None:
+    with pytest.raises(TrainingError, match=r"^no good$"):
+        executor.submit(fail).result(60)
+    assert executor.submit(partial(square, number=3)).result(60) == 9
+
+
+@pytest.mark.parametrize("name", ["processes", "ray"])
+def test_why_a_worker_cannot_make_its_trainer_is_said(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    there = site(name, no_model, request)
+    with pytest.raises(TrainingError, match=r"^the model cannot be loaded: there is none$"):
+        Executor(there, 1)
+
+
+def test_what_the_server_waits_for_goes_before_what_it_does_not(tmp_path: Path) -> None:
+    executor = Executor(LocalProcesses(MAKE), 1)
+    log, go = tmp_path / "log", tmp_path / "go"
+    executor.submit(partial(wait_for, file=go))
+    tasks = [("late", MEANWHILE), ("first", 0), ("second", 0), ("later", MEANWHILE)]
+    futures = [executor.submit(partial(note, log=log, word=word), k) for word, k in tasks]
+    go.touch()
+    for future in futures:
+        future.result(60)
+    assert log.read_text().split() == ["first", "second", "late", "later"]
+    executor.close()
+
+
+def test_what_has_not_begun_when_the_workers_go_home_is_cancelled(tmp_path: Path) -> None:
+    executor = Executor(LocalProcesses(MAKE), 1)
+    busy = executor.submit(partial(wait_for, file=tmp_path / "go"))
+    while not busy.running():
+        time.sleep(0.01)
+    waiting = executor.submit(partial(square, number=3))
+    closing = Thread(target=executor.close)
+    closing.start()
+    with pytest.raises(CancelledError):
+        waiting.result(60)
+    (tmp_path / "go").touch()
+    closing.join()
+    assert busy.result() is None
+    with pytest.raises(CancelledError, match="gone home"):
+        executor.submit(partial(square, number=3))
+
+
+def test_a_cluster_without_room_is_refused_at_once(ray: Any) -> None:
+    from simulator.worker_ray import RayCluster
+
+    with pytest.raises(ConfigError, match="at most 2, the room in the Ray cluster, got 3"):
+        RayCluster(MAKE, 3, gpus_each=0)
+
+
+def test_an_executor_that_is_none_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="must be one of processes, ray, got slurm"):
+        Trainers(2, executor="slurm")
+
+
+def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=r"pip install 'fedclock\[ray\]'"):
+        Trainers(2, executor="ray")
+
+
+def test_a_worker_with_other_files_is_refused(tmp_path: Path) -> None:
+    from simulator.trainers import _torch_trainer
+
+    (config,) = load_experiment(write(tmp_path, REAL))
+    world = build_world(config, "x.yaml")
+    make: Any = _torch_trainer(config, world)
+    other = make.args[-1] | {"torch": "0.1", "the model's files": "0"}
+    with pytest.raises(TrainingError, match=r"but torch, the model's files differ on \S+$"):
+        make.func(*make.args[:-1], other)
