@@ -26,6 +26,7 @@ from simulator.cli import prepare_all
 from simulator.experiment import load_experiment, read_experiment
 from simulator.progress import Reporter
 from simulator.records import ClientRecord, ClientTable, Event, RoundRecord
+from simulator.result_cache import DEFAULT_GB, open_cache
 from simulator.run import run as run_one
 from simulator.sweep import yaml_text
 from simulator.trainers import Trainers
@@ -56,6 +57,14 @@ class Result:
     def devices(self) -> pd.DataFrame:
         """One row a device of every run's fleet."""
         return of_runs(self.runs, lambda run: run.devices)
+
+    @property
+    def savings(self) -> pd.DataFrame:
+        """How many trainings each run asked for, and how many were there already."""
+        keys = ("num_trainings", "num_trainings_reused")
+        return of_runs(
+            self.runs, lambda run: pd.DataFrame([{k: run.manifest.get(k, 0) for k in keys}])
+        )
 
     @property
     def manifest(self) -> Json:
@@ -121,12 +130,15 @@ def run(
     output: Path | str = "runs",
     workers: int | None = None,
     executor: str = "processes",
+    cache: Path | str | None = "auto",
     report: Reporter | None = None,
 ) -> Result:
     """Simulate every strategy of an experiment, from its file or from what would stand in one.
 
     ``overrides`` maps dotted keys to values: ``{"stop.rounds": 2}``. Finished runs below ``output``
-    are kept as they are. Raises ConfigError with all that is wrong, before anything is written.
+    are kept as they are, and training results in ``cache`` for later runs: ``auto`` is the user's
+    own folder, None keeps nothing (``Result.savings`` has what it saved). Raises ConfigError with
+    all that is wrong, before anything is written.
     """
     texts = [f"{key}={yaml_text(value)}" for key, value in (overrides or {}).items()]
     if isinstance(config, Mapping):
@@ -135,7 +147,8 @@ def run(
         path = Path(config)
         configs = load_experiment(path, texts)
     prepared = prepare_all(configs, path, Path(output))
-    with Trainers(workers, executor=executor) as trainers:
+    kept = open_cache(None if cache == "auto" else Path(cache), DEFAULT_GB) if cache else None
+    with Trainers(workers, kept, executor=executor) as trainers:
         return load(*(run_one(p, trainers=trainers, report=report or Silent()) for p in prepared))
 
 

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from analysis.commands import Target
-from simulator.cli import File, Log, Output, Overrides
+from simulator.cli import Cache, CacheSize, File, Log, NoCache, Output, Overrides
 from simulator.executor import available_cores
 from simulator.plain_yaml import parse_yaml
 from simulator.problems import UserError
-from simulator.sweep import SweepRun, expand, same_conditions
-from simulator.sweep_processes import Failure, outcomes
+from simulator.result_cache import DEFAULT_GB, open_cache
+from simulator.sweep import SweepRun, expand, same_conditions, savings_of
+from simulator.sweep_processes import Failure, Means, outcomes
 from simulator.writers import find_writers
 
 if TYPE_CHECKING:
@@ -48,26 +49,31 @@ def sweep(
     overrides: Overrides = None,
     output: Output = Path("runs"),
     log: Log = None,
+    cache: Cache = None,
+    cache_gb: CacheSize = DEFAULT_GB,
+    no_cache: NoCache = False,
 ) -> None:
     """Run an experiment at several seeds and grid points: what is missing, several at once."""
     cores = available_cores()
     jobs = jobs or cores
-    crew = {"jobs": jobs, "workers": workers or max(1, cores // jobs)}
     find_writers(log or ())  # all mistakes first
     runs = expand(file, overrides or (), grid=grid or (), seeds=seeds, output=output)
     runs = [replace(one, log=tuple(log or ())) for one in runs]
+    kept = None if no_cache else open_cache(cache, cache_gb)
+    means = Means(jobs, workers or max(1, cores // jobs), kept)
     console = Console()
     try:
-        missing = _check(runs, console, **crew)
-        failures = _carry_out(missing, console, **crew)
+        missing = _check(runs, console, means)
+        failures = _carry_out(missing, console, means)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
     for one, failure in failures.items():
         print(f"error: {one.name} failed: {failure.message} ({one.folder})", file=sys.stderr)
     folder = runs[0].folder.parent
-    done = len(runs) - len(failures)
-    _say(console, f"{done} of {len(runs)} runs are done; their table: fedclock summary {folder}")
+    done = f"{len(runs) - len(failures)} of {len(runs)} runs are done"
+    saved = savings_of([one for one in missing if one not in failures])
+    _say(console, f"{done}{saved}; their table: fedclock summary {folder}")
     if failures:
         raise typer.Exit(1)
 
@@ -127,12 +133,10 @@ def _write(found: Study, where: Path) -> None:
         raise UserError(f"the tables must be written to a folder, got {where}: {error}") from error
 
 
-def _check(
-    runs: Sequence[SweepRun], console: Console, *, jobs: int, workers: int
-) -> list[SweepRun]:
+def _check(runs: Sequence[SweepRun], console: Console, means: Means) -> list[SweepRun]:
     """The runs that are missing. Raises UserError with all that is wrong with any of them."""
     checked, problems, notes = {}, [], []
-    found = outcomes(runs, "check", jobs=jobs, workers=workers, advanced=lambda *_: None)
+    found = outcomes(runs, "check", means=means, advanced=lambda *_: None)
     with console.status(f"check {len(runs)} runs"), closing(found):
         for one, result in found:
             if isinstance(result, Failure):
@@ -151,9 +155,7 @@ def _check(
     return missing
 
 
-def _carry_out(
-    runs: Sequence[SweepRun], console: Console, *, jobs: int, workers: int
-) -> dict[SweepRun, Failure]:
+def _carry_out(runs: Sequence[SweepRun], console: Console, means: Means) -> dict[SweepRun, Failure]:
     """Simulate the runs; those that failed, and why."""
     failures = {}
     progress = Progress(
@@ -171,7 +173,7 @@ def _carry_out(
         rounds[one] = number
         progress.update(bar, completed=sum(rounds.values()))
 
-    ended = outcomes(runs, "run", jobs=jobs, workers=workers, advanced=advance)
+    ended = outcomes(runs, "run", means=means, advanced=advance)
     with progress, closing(ended):
         bar = progress.add_task(
             f"0/{len(runs)} runs", total=sum(one.num_rounds for one in runs), start=bool(runs)
@@ -181,8 +183,8 @@ def _carry_out(
             progress.update(bar, description=f"{count}/{len(runs)} runs")
             if isinstance(result, Failure):
                 failures[one] = result
-            _say(progress.console, f"[{count}/{len(runs)}] {one.name}: "
-                 f"{'failed' if one in failures else 'done'} ({one.folder})")  # fmt: skip
+            became = "failed" if one in failures else f"done{savings_of([one])}"
+            _say(progress.console, f"[{count}/{len(runs)}] {one.name}: {became} ({one.folder})")
     return {one: failures[one] for one in runs if one in failures}
 
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from safetensors import SafetensorError
 
 from devices.plan import Adapter
+from devices.stacks import stacks_of
 from devices.trainer import (
     ChunkedTrainer,
     ChunkScore,
@@ -205,10 +206,14 @@ class SharedTrainer:
         self._executor = executor
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-        # The longest first, so that no worker starts a long job when the others are done.
-        order = sorted(range(len(jobs)), key=lambda k: -jobs[k].plan.depth)
-        futures = {k: self._executor.submit(partial(_train, job=jobs[k])) for k in order}
-        return [futures[k].result() for k in range(len(jobs))]
+        # The longest first, so that no worker starts a long pass when the others are done.
+        stacks = sorted(stacks_of(jobs), key=lambda k: -len(k) * jobs[k[0]].plan.depth)
+        tasks = [partial(_train, jobs=[jobs[k] for k in members]) for members in stacks]
+        futures = [self._executor.submit(task) for task in tasks]
+        results: dict[int, TrainingResult] = {}
+        for members, future in zip(stacks, futures, strict=True):
+            results |= zip(members, future.result(), strict=True)
+        return [results[k] for k in range(len(jobs))]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         # Shared out by turns, since chunks grow with the length of their texts.
@@ -229,8 +234,8 @@ def _nothing(trainer: ChunkedTrainer) -> None:
     """Whether there is a trainer is all that is asked."""
 
 
-def _train(trainer: ChunkedTrainer, job: TrainingJob) -> TrainingResult:
-    return trainer.train([job])[0]
+def _train(trainer: ChunkedTrainer, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+    return trainer.train(jobs)
 
 
 def _score(trainer: ChunkedTrainer, adapter: Adapter, first: int, step: int) -> list[ChunkScore]:

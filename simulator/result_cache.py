@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,11 +20,14 @@ import platformdirs
 import devices
 from devices.plan import Adapter
 from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
+from simulator.disk import PARTIAL
 from simulator.problems import UserError
 from traces.bandwidth import FloatArray
 
 GB = 10**9
 DEFAULT_GB = 4.0
+STALE_S = 3600.0
+"""A file that has been half written for so long was left by a process that was killed."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class ResultCache:
                 status = file.stat()
             except FileNotFoundError:
                 continue  # another process was quicker
+            if file.suffix == PARTIAL and time.time() - status.st_mtime < STALE_S:
+                continue  # another process is writing it
             found.append((status.st_mtime, status.st_size, file))
         total = sum(size for _, size, _ in found)
         for _, size, file in sorted(found):

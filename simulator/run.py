@@ -176,7 +176,7 @@ def _close_done(
             trainers.cache.trim()
         said = (
             f"{label}: done in {duration(outcome['wall_s'])}, simulated "
-            f"{duration(outcome['simulated_s'])}{_saved(outcome)} ({prepared.folder})"
+            f"{duration(outcome['simulated_s'])}{savings_in_words(outcome)} ({prepared.folder})"
         )
     finally:
         report.finish(said)
@@ -187,7 +187,8 @@ def _close(logs: Sequence[RunWriter], status: Status, outcome: Mapping[str, Any]
         log.close(status, outcome)
 
 
-def _saved(outcome: Mapping[str, Any]) -> str:
+def savings_in_words(outcome: Mapping[str, Any]) -> str:
+    """What of the trainings was there before, to stand behind "done"; empty where none was."""
     reused = outcome.get("num_trainings_reused")
     return f", reused {reused} of {outcome['num_trainings']} trainings" if reused else ""
 

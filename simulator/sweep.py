@@ -11,9 +11,10 @@ import yaml
 
 from simulator.config import RunConfig
 from simulator.experiment import ConfigError, load_experiment
+from simulator.manifest import read_manifest
 from simulator.plain_yaml import parse_yaml
 from simulator.progress import Reporter
-from simulator.run import Prepared, prepare, run
+from simulator.run import Prepared, prepare, run, savings_in_words
 from simulator.trainers import Trainers
 from simulator.writers import find_writers
 
@@ -69,6 +70,13 @@ def carry_out(sweep_run: SweepRun, trainers: Trainers, report: Reporter) -> Path
 
 def _prepare(sweep_run: SweepRun) -> Prepared:
     return prepare(sweep_run.load(), sweep_run.folder, str(sweep_run.file))
+
+
+def savings_of(done: Sequence[SweepRun]) -> str:
+    """What finished runs need not have trained, in words; empty where they trained all."""
+    manifests = [read_manifest(one.folder) for one in done]
+    keys = ("num_trainings", "num_trainings_reused")
+    return savings_in_words({key: sum(found.get(key, 0) for found in manifests) for key in keys})
 
 
 def expand(

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from devices.trainer import TrainingError
 from simulator.problems import UserError
 from simulator.records import ClientRecord, Event, RoundRecord
+from simulator.result_cache import ResultCache
 from simulator.sweep import SweepRun, carry_out, check
 from simulator.trainers import Trainers
 
@@ -39,6 +40,15 @@ class Outcome(NamedTuple):
     result: Any
 
 
+@dataclass(frozen=True)
+class Means:
+    """What a sweep is carried out with; no result depends on it."""
+
+    jobs: int  # runs at once
+    workers: int  # training processes of each
+    cache: ResultCache | None = None
+
+
 @dataclass
 class _Worker:
     """A process and what it is at."""
@@ -52,17 +62,16 @@ def outcomes(
     runs: Iterable[SweepRun],
     job: Job,
     *,
-    jobs: int,
-    workers: int,
+    means: Means,
     advanced: Callable[[SweepRun, int], None],
 ) -> Generator[tuple[SweepRun, Any], None, None]:
     """Each run with what became of it, as they end; a Failure where it did not succeed.
 
-    ``jobs`` processes at once, each with ``workers`` to train with. ``advanced`` is told after
-    each round. All processes are ended when the iteration is, however it ends.
+    ``advanced`` is told after each round. All processes are ended when the iteration is, however it
+    ends.
     """
     waiting = list(runs)[::-1]
-    crew = [_start(workers) for _ in range(min(jobs, len(waiting)))]
+    crew = [_start(means) for _ in range(min(means.jobs, len(waiting)))]
     try:
         for worker in crew:
             _give(worker, job, waiting.pop())
@@ -77,17 +86,17 @@ def outcomes(
                 yield worker.at_work, message.result
                 worker.at_work = None
                 if not worker.process.is_alive() and waiting:
-                    crew[crew.index(worker)] = worker = _start(workers)
+                    crew[crew.index(worker)] = worker = _start(means)
                 if waiting:
                     _give(worker, job, waiting.pop())
     finally:
         _end(crew)
 
 
-def _start(workers: int) -> _Worker:
+def _start(means: Means) -> _Worker:
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_serve, args=(theirs, workers))
+    process = context.Process(target=_serve, args=(theirs, means))
     # Ctrl-C is the parent's to answer: a process inherits that it is ignored.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -135,11 +144,11 @@ def _end(crew: Sequence[_Worker]) -> None:
         worker.connection.close()
 
 
-def _serve(connection: Connection, workers: int) -> None:
+def _serve(connection: Connection, means: Means) -> None:
     """A process of the crew: do what is given until there is no more."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with Trainers(workers) as trainers:
+        with Trainers(means.workers, means.cache) as trainers:
             while True:
                 job, sweep_run = connection.recv()
                 connection.send(Outcome(_attempt(job, sweep_run, trainers, connection)))

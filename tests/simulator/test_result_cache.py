@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from algorithms.pacing import Synchronous
+from analysis import api
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.cli import app
 from simulator.fault_config import FaultsConfig
 from simulator.faults import draw_faults
 from simulator.manifest import read_manifest
 from simulator.problems import Problems, UserError
-from simulator.result_cache import ResultCache, open_cache
+from simulator.result_cache import STALE_S, ResultCache, open_cache
 from simulator.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.simulator.test_command import fedclock
 
 SLOW, FAST = 1e4, 1e6  # bytes/s
 
@@ -71,6 +77,14 @@ def test_what_was_used_the_longest_ago_goes_first(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["middle", "new"]
 
 
+def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    for age_s, name in ((0, "new.partial"), (2 * STALE_S, "old.partial")):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (0, time.time() - age_s))
+    ResultCache(tmp_path, 1).trim()
+    assert [file.name for file in tmp_path.iterdir()] == ["new.partial"]
+
+
 def test_a_result_that_is_read_counts_as_used(tmp_path: Path) -> None:
     trained(tmp_path, SLOW)
     files = sorted(tmp_path.iterdir())
@@ -92,45 +106,78 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         open_cache(tmp_path / "file" / "cache", 1.0)
 
 
+CONFIG: dict[str, Any] = {
+    "name": "x",
+    "task": {"model": "tiny", "max_length": 16},
+    "local": {"batch_size": 4, "steps": 1},
+    "training": {"dtype": "fp32"},
+    "fleet": {"devices": [{"profile": "jetson-nano-5w", "count": 4, "link": "lte"}]},
+    "pacing": {"kind": "synchronous", "cohort": 2},
+    "evaluation": {"every": 2, "examples": 20},
+    "stop": {"rounds": 2},
+    "strategy": {"kind": "fedlora", "rank": 2},
+}
+
+
+def written(folder: Path, config: dict[str, Any] = CONFIG, **fleet: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / "x.yaml"
+    file.write_text(yaml.safe_dump({**config, "fleet": {**config["fleet"], **fleet}}), "utf-8")
+    return file
+
+
+def on(link: str) -> list[dict[str, Any]]:
+    return [{**CONFIG["fleet"]["devices"][0], "link": link}]
+
+
+def hashes(folder: Path) -> list[str]:
+    """Of the adapters that the runs in the folder came to, in order of their folders."""
+    return [read_manifest(path.parent)["adapter_sha256"] for path in sorted(folder.rglob("manif*"))]
+
+
 def test_a_comparison_on_other_links_says_what_it_saved(tmp_path: Path) -> None:
-    config = {
-        "name": "x",
-        "task": {"model": "tiny", "max_length": 16},
-        "local": {"batch_size": 4, "steps": 1},
-        "training": {"dtype": "fp32"},
-        "fleet": {"devices": [{"profile": "jetson-nano-5w", "count": 4, "link": "lte"}]},
-        "pacing": {"kind": "synchronous", "cohort": 2},
-        "evaluation": {"every": 2, "examples": 20},
-        "stop": {"rounds": 2},
-        "strategy": {"kind": "fedlora", "rank": 2},
-    }
-    said, accuracies = [], []
+    said = []
     for link in ("lte", "5g"):
-        config["fleet"]["devices"][0]["link"] = link  # type: ignore[index]
-        file = tmp_path / f"{link}.yaml"
-        file.write_text(yaml.safe_dump(config), "utf-8")
+        file = written(tmp_path / link, devices=on(link))
         options = ["--output", str(tmp_path / link), "--cache", str(tmp_path / "cache")]
         result = CliRunner().invoke(app, ["run", str(file), "--workers", "1", *options])
         assert result.exit_code == 0, result.output
         said.append("reused 4 of 4 trainings" in result.output)
-        (folder,) = (tmp_path / link / "x").iterdir()
-        accuracies.append(read_manifest(folder)["adapter_sha256"])
     assert said == [False, True]
-    assert accuracies[0] == accuracies[1]
+    assert hashes(tmp_path / "lte") == hashes(tmp_path / "5g")
+
+
+def test_a_sweep_trains_nothing_twice_and_says_what_it_saved(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    devices = ",".join(json.dumps(on(link)) for link in ("lte", "5g"))
+    options = ["--grid", f"fleet.devices={devices}", "--seeds", "1", "--cache", "cache"]
+    said = []
+    for jobs, output in (("1", "one"), ("2", "two")):
+        done = fedclock("sweep", file, *options, "--jobs", jobs, "--output", output, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said += re.findall(r"2 of 2 runs are done, (.*); their table", done.stdout)
+        said += re.findall(r"\[2/2\] .* done, (.*) \(", done.stdout)
+    assert said == [
+        "reused 4 of 8 trainings", "reused 4 of 4 trainings",
+        "reused 8 of 8 trainings", "reused 4 of 4 trainings",
+    ]  # fmt: skip
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
+    assert len(hashes(tmp_path / "one")) == 2
+
+
+def test_a_notebook_trains_nothing_twice_and_says_what_it_saved(tmp_path: Path) -> None:
+    def reused(output: str, cache: str | None) -> int:
+        result = api.run(CONFIG, output=tmp_path / output, workers=1, cache=cache)
+        (row,) = result.savings.to_dict("records")
+        assert row["num_trainings"] == 4
+        return int(row["num_trainings_reused"])
+
+    kept = str(tmp_path / "cache")
+    assert [reused("a", kept), reused("b", kept), reused("c", None)] == [0, 4, 0]
 
 
 def test_timing_only_needs_no_torch(tmp_path: Path) -> None:
-    file = tmp_path / "x.yaml"
-    config = {
-        "name": "x",
-        "task": {"model": "tiny"},
-        "training": "none",
-        "fleet": {"devices": [{"profile": "jetson-nano-5w", "count": 4, "link": "lte"}]},
-        "pacing": {"kind": "synchronous", "cohort": 2},
-        "stop": {"rounds": 2},
-        "strategy": {"kind": "fedlora"},
-    }
-    file.write_text(yaml.safe_dump(config), "utf-8")
+    file = written(tmp_path, {**CONFIG, "training": "none"})
     code = (
         "import sys; from simulator.cli import app; "
         f"app(['run', {str(file)!r}, '--output', {str(tmp_path)!r}], standalone_mode=False); "
