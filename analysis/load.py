@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.differences import settings_that_differ
-from analysis.run_files import Json, RunError, read_config, read_manifest, read_table
+from analysis.run_files import Json, RunError, read_config, read_manifest, read_table, training
 from simulator.experiment import flatten
 
 EVENT_KEYS: dict[str, Any] = {
@@ -139,11 +139,6 @@ def distinct_labels(runs: Sequence[Run]) -> list[Run]:
         else run
         for run in runs
     ]
-
-
-def training(manifest: Json) -> str:
-    """Whether a run trained: ``real``, or ``none`` where it only told the time."""
-    return "none" if manifest.get("training_dtype", "not said") is None else "real"
 
 
 def _differences(one: Run, other: Run) -> list[str]:

@@ -95,6 +95,11 @@ def read_manifest(path: Path) -> Json:
     return manifest
 
 
+def training(manifest: Json) -> str:
+    """Whether a run trained: ``real``, or ``none`` where it only told the time."""
+    return "none" if manifest.get("training_dtype", "not said") is None else "real"
+
+
 def read_config(path: Path) -> Json:
     """The resolved config of the run in this folder. Raises RunError where it is damaged."""
     return _mapping(path / "config.yaml")
