@@ -13,11 +13,13 @@ import simpy
 from devices.plan import DeviceId
 from simulator.faults import Faults
 from simulator.problems import UserError
-from simulator.records import ClientRecord, Outcome
+from simulator.records import ClientRecord, Outcome, RoundRecord
 
 Steps = Generator[simpy.Event, Any, None]
 MAX_FAILED = 100
 """How often a device may fail in one round, on average over the fleet."""
+MAX_VOID = 20
+"""More than one, since a strategy that draws its plans may have one the next time."""
 ADVICE: Mapping[Outcome, str] = {
     "offline": "keep devices there for longer, or set fleet.when_offline to resume",
     "crashed": "let devices crash less often",
@@ -62,6 +64,24 @@ def check_arrival(round_number: int, now_s: float, arrival_s: float) -> None:
             f"round {round_number}: no device is there at {now_s:.6g} s, and none "
             f"will come any more; let traces loop, run fewer rounds, or lose fewer devices"
         )
+
+
+class VoidRounds:
+    """Counts rounds in a row in which all were asked and nobody began, while no time went by."""
+
+    _num = 0
+
+    def closed(self, record: RoundRecord) -> None:
+        """A round has closed. Raises StalledError where there are too many."""
+        is_void = not record.num_planned and record.closed_s == record.opened_s
+        self._num = self._num + 1 if is_void else 0
+        if self._num > MAX_VOID:
+            raise StalledError(
+                f"round {record.round}: at most {MAX_VOID} rounds in a row may close at one "
+                f"instant without a plan, got {self._num} at {record.closed_s:.6g} s: every device "
+                f"that is there sits out, and no other will come; leave devices more memory, or "
+                f"keep those there that can hold a plan of this strategy"
+            )
 
 
 def check_progress(round_number: int, ended: Sequence[ClientRecord], *, num_devices: int) -> None:

@@ -25,21 +25,30 @@ class Handouts:
         self._count = 0
 
     def ask(
-        self, state: ServerState[Any], idle: Sequence[DeviceId], slots: int, round_number: int
+        self,
+        state: ServerState[Any],
+        idle: Sequence[DeviceId],
+        *,
+        slots: int,
+        round_number: int,
+        num_passed_over: int,
     ) -> tuple[tuple[DeviceId, ...], dict[DeviceId, TrainingPlan]]:
         """A cohort of at most ``slots`` of the idle devices, and the plan of each that has one.
 
+        Who is asked because so many sat out is drawn from streams of its own: under every strategy
+        the next round meets the same cohort.
         Raises InvariantError where the strategy plans twice for a device, or for another.
         """
         fed = self._fed
-        self._count += 1
+        self._count += not num_passed_over
+        names = (self._count, num_passed_over) if num_passed_over else (self._count,)
         roster = self._participation.roster(
             round_number, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
         )
-        rng = stream(fed.seed, "selection", self._count)
+        rng = stream(fed.seed, "selection", *names)
         cohort = tuple(fed.selection.pick(idle, slots, roster=roster, rng=rng))
         self._participation.picked(cohort, round_number)
-        rng = stream(fed.seed, "strategy", self._count)
+        rng = stream(fed.seed, "strategy", *names)
         plans = fed.strategy.plan(state, fed.view, cohort, rng)
         by_device = {plan.device_id: plan for plan in plans}
         if len(by_device) != len(plans) or not set(by_device) <= set(cohort):

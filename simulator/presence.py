@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -68,9 +68,13 @@ class Presence:
             self._update(device_id, at_s)
         return bool(self._is_there[device_id])
 
-    def next_arrival_s(self, at_s: float) -> float:
-        """The first instant after ``at_s`` at which a device comes; ``inf`` if none ever will."""
+    def next_arrival_s(self, at_s: float, but: Collection[DeviceId] = ()) -> float:
+        """The first instant after ``at_s`` at which a device comes; ``inf`` if none ever will.
+
+        Devices of ``but`` are passed over.
+        """
         away = ~self.present(at_s)
+        away[list(but)] = False
         return float(self._until_s[away].min(initial=math.inf))
 
     def cause(self, device_id: DeviceId, at_s: float) -> Cause | None:

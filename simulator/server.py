@@ -14,7 +14,7 @@ from devices.plan import ClientUpdate, DeviceId
 from devices.trainer import Evaluation
 from simulator.assignment import Assignment
 from simulator.client import Surroundings, run_client
-from simulator.clock import check_arrival, check_progress, note_faults, sleep_until
+from simulator.clock import VoidRounds, check_arrival, check_progress, note_faults, sleep_until
 from simulator.collect import collect, merge
 from simulator.federation import Federation
 from simulator.handouts import Handouts
@@ -22,12 +22,12 @@ from simulator.invariants import CheckedLog
 from simulator.network import Network
 from simulator.participation import Participation
 from simulator.presence import Presence
-from simulator.records import ClientRecord, ClientTable, Event, RoundProgress, RoundRecord
-from simulator.run_log import RunLog, log_clients, log_wave
+from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
+from simulator.run_log import RunLog, log_wave
 from simulator.seeds import stream
 from simulator.wave import Wave
 from simulator.wave_clock import Waves
-from simulator.wave_records import client_table, updates_of
+from simulator.wave_records import log_ended, updates_of
 
 NOT_EVALUATED = Evaluation(math.nan, math.nan)
 
@@ -56,9 +56,10 @@ class Server:
         self._arrived: list[Assignment] = []
         self._ended: list[ClientRecord] = []  # of this round, whatever the outcome
         self._resting: dict[DeviceId, ClientRecord] = {}  # ended; waits for the round to close
-        self._round = 1
-        self._opened_s = 0.0
+        self._round, self._opened_s = 0, 0.0
         self._num_cohort = self._num_planned = 0
+        self._sat_out: set[DeviceId] = set()  # and are passed over until somebody is at work
+        self._void_rounds = VoidRounds()
         self.accuracy = math.nan  # as last evaluated
         self.by_class: tuple[float, ...] = ()
         self._is_over = False
@@ -74,8 +75,9 @@ class Server:
         return float(self._env.now)
 
     def serve(self) -> Generator[simpy.Event, Any, None]:
-        """Run rounds until the stop condition holds."""
-        self._log.round(self._initial_round())
+        """Run rounds until the stop condition holds; round 0 is the initial model."""
+        self._log.round(self._round_record(self._evaluate()))
+        self._round = 1
         while not self._is_over:
             yield from self._wait_for_devices()
             self._opened_s = self._env.now  # a deadline counts from when somebody can be asked
@@ -83,7 +85,7 @@ class Server:
             yield from self._wait_for_wave()
             while not self._is_ready():
                 yield from self._wait()
-                if not self._is_ready():
+                if self._is_void() or not self._is_ready():
                     self._fill("refilled")
             yield from self._close_round()
 
@@ -105,20 +107,32 @@ class Server:
         """Devices that are there and have nothing to do, in rising order."""
         is_idle = self._presence.present(self._env.now).copy()
         is_idle[list(self._in_flight)] = False
+        is_idle[list(self._sat_out)] = False
         found: list[DeviceId] = np.flatnonzero(is_idle).tolist()
         return found
+
+    def _next_arrival_s(self) -> float:
+        return self._presence.next_arrival_s(self._env.now, but=self._sat_out)
 
     def _is_last_round(self) -> bool:
         """Whether the run ends with the round that closes now, whatever its accuracy."""
         stop = self._fed.stop
         return self._round >= stop.rounds or self._env.now >= stop.simulated_s
 
-    def _is_ready(self) -> bool:
-        pacing, opened_s, now_s = self._fed.pacing, self._opened_s, self._env.now
+    def _is_due(self) -> bool:
         # The alarm rings at opened + deadline. The difference of that and opened may fall short of
         # the deadline by rounding, and then the alarm would ring for ever.
-        is_due = now_s >= opened_s + pacing.deadline_s
-        waited_s = pacing.deadline_s if is_due else now_s - opened_s
+        return float(self._env.now) >= self._opened_s + self._fed.pacing.deadline_s
+
+    def _is_void(self) -> bool:
+        """Whether nobody has begun this round, and there is time left to."""
+        return not (self._num_planned or self._in_flight or self._arrived or self._is_due())
+
+    def _is_ready(self) -> bool:
+        pacing = self._fed.pacing
+        if self._is_void() and math.isfinite(self._next_arrival_s()):
+            return False  # everybody here sits out, and another will come
+        waited_s = pacing.deadline_s if self._is_due() else self._env.now - self._opened_s
         return pacing.ready(len(self._in_flight), len(self._arrived), waited_s)
 
     def note(self, name: str, details: Mapping[str, Any], device: DeviceId | None = None) -> None:
@@ -126,15 +140,20 @@ class Server:
         self._log.event(Event(self._env.now, name, self._round, device, details))
 
     def _fill(self, event: str) -> None:
-        """Hand plans to as many devices as the pacing has slots for."""
-        if (slots := self._slots()) > 0 and (idle := self._idle()):
+        """Hand plans to as many as the pacing has slots for; where all sit out, to others."""
+        while (slots := self._slots()) > 0 and (idle := self._idle()):
+            passed_over = self._sat_out
             self._hand_out(idle, slots, event)
+            if self._sat_out <= passed_over:  # somebody has begun, or nobody was asked
+                return
+            event = "refilled"
 
     def _slots(self) -> int:
         return self._fed.pacing.slots(len(self._in_flight), len(self._arrived))
 
     def _hand_out(self, idle: Sequence[DeviceId], slots: int, event: str) -> None:
-        cohort, plans = self._handouts.ask(self.state, idle, slots, self._round)
+        counts = {"slots": slots, "num_passed_over": len(self._sat_out)}
+        cohort, plans = self._handouts.ask(self.state, idle, round_number=self._round, **counts)
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
@@ -150,6 +169,8 @@ class Server:
                 work = self._handouts.assignment(self.state, plans[device_id], now)
                 process = self._env.process(run_client(self._world, work, self._inbox))
                 self._in_flight[device_id] = process
+        is_begun = self._in_flight or self._arrived or self._wave
+        self._sat_out = set() if is_begun else self._sat_out | set(cohort)
 
     def _shrink(self, work: Assignment, free_bytes: int) -> Assignment | None:
         return self._handouts.smaller(self.state, work, free_bytes)
@@ -171,11 +192,9 @@ class Server:
         arrival = self._inbox.get()
         alarm_s = self._opened_s + self._fed.pacing.deadline_s
         if self._slots() > 0:
-            alarm_s = min(alarm_s, self._presence.next_arrival_s(self._env.now))
-        if math.isinf(alarm_s):
-            yield arrival
-        else:
-            yield arrival | self._env.timeout(max(alarm_s - self._env.now, 0.0))
+            alarm_s = min(alarm_s, self._next_arrival_s())
+        left_s = max(alarm_s - self._env.now, 0.0)
+        yield arrival if math.isinf(left_s) else arrival | self._env.timeout(left_s)
         if arrival.triggered:
             self._receive(cast(Assignment, arrival.value))
         else:
@@ -210,9 +229,10 @@ class Server:
         self._is_over = self._is_last_round() or self.accuracy >= self._fed.stop.accuracy
         if self._is_over:
             yield from self._cut_rest()
-        self._log.round(self._round_record(evaluation))
+        self._log.round(record := self._round_record(evaluation))
+        self._void_rounds.closed(record)
         self._round += 1
-        self._arrived, self._ended, self._wave = [], [], None
+        self._arrived, self._ended, self._wave, self._sat_out = [], [], None, set()
         self._num_cohort = self._num_planned = 0
 
     def _updates(self) -> list[ClientUpdate]:
@@ -256,21 +276,10 @@ class Server:
         self.note("evaluated", {"accuracy": evaluation.accuracy, "loss": evaluation.loss})
         return evaluation
 
-    def _initial_round(self) -> RoundRecord:
-        self._round = 0
-        record = self._round_record(self._evaluate())
-        self._round = 1
-        return record
-
     def _round_record(self, evaluation: Evaluation) -> RoundRecord:
         for device_id in sorted(self._resting):
             self._end_rest(device_id)
-        ended = ClientTable.of(self._ended)
-        if self._wave:
-            ended = client_table(self._wave, self._env.now)
-            log_clients(self._log, ended)
-        for record in self._ended:
-            self._log.client(record)
+        ended = log_ended(self._log, self._ended, self._wave, now_s=self._env.now)
         counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
         progress = RoundProgress(self._round, self.state.version, *counted)
         return RoundRecord.of(ended, evaluation=evaluation, progress=progress)

@@ -1,4 +1,4 @@
-"""The records of a wave, column by column."""
+"""The records of a round, those of a wave column by column."""
 
 from __future__ import annotations
 
@@ -13,9 +13,23 @@ import numpy.typing as npt
 from devices.cost.energy import round_energy
 from devices.plan import Broadcast, ClientUpdate, Timing
 from simulator.records import ClientRecord, ClientTable, plan_fields
+from simulator.run_log import RunLog, log_clients
 from simulator.wave import Wave
 
 Column = npt.NDArray[Any]  # of numbers, or of names as objects
+
+
+def log_ended(
+    log: RunLog, ended: Sequence[ClientRecord], wave: Wave | None, *, now_s: float
+) -> ClientTable:
+    """Write down the plans of a round that closes, one by one or as a wave; all as a table."""
+    for record in ended:
+        log.client(record)
+    if wave is None:
+        return ClientTable.of(ended)
+    table = client_table(wave, now_s)
+    log_clients(log, table)
+    return table
 
 
 def client_table(wave: Wave, closed_s: float) -> ClientTable:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from algorithms.fedlora import FedLoRA
+from algorithms.fedquad import FedQuad
 from algorithms.pacing import FedBuff, Synchronous
 from devices.battery import BatteryReplay, BatterySpec
 from simulator.clock import StalledError
@@ -170,6 +171,59 @@ def test_run_whose_devices_fail_for_ever_says_how_they_did(met, says):
     start = r"round 1: at most 100 plans for each of the 3 devices may fail in one round, got 301 "
     with pytest.raises(StalledError, match=start + says):
         run(fleet, rounds=1, pacing=FedBuff(concurrency=2, size=2))
+
+
+def fleet_of_one_able(**met):
+    """Two devices too small for any plan of FedQuad, and one that is not."""
+    return [make_device(k, budget_bytes=1000) for k in range(2)] + [make_device(2, **met)]
+
+
+def test_where_a_whole_cohort_sits_out_others_are_asked_in_the_same_round():
+    few = {"strategy": FedQuad(rank=2), "pacing": Synchronous(cohort=1), "rounds": 9}
+    log = run(fleet_of_one_able(), **few)
+    assert [(r.round, r.device_id) for r in log.clients] == [(k, 2) for k in range(1, 10)]
+    assert {e.device for e in log.named("sat_out")} == {0, 1}
+    asked = [e.details["cohort"] for e in [*log.named("round_opened"), *log.named("refilled")]]
+    assert sum(map(len, asked)) == len(log.named("sat_out")) + 9  # each at most once a round
+
+
+def test_asking_others_moves_no_later_cohort():
+    few = {"pacing": Synchronous(cohort=1), "rounds": 9}
+    firsts = []
+    for strategy in (FedQuad(rank=2), FedLoRA(rank=2)):
+        log = run(fleet_of_one_able(), strategy=strategy, **few)
+        firsts.append([e.details["cohort"] for e in log.named("round_opened")])
+    assert firsts[0] == firsts[1]
+    assert [0] in firsts[0]
+
+
+@pytest.mark.parametrize("pacing", [Synchronous(cohort=3), FedBuff(concurrency=3, size=1)])
+def test_where_all_that_are_there_sit_out_the_round_waits_for_one_who_can(pacing):
+    late = AvailabilityTrace.of([(0.5, 1e6)], 1e6)
+    log = run(fleet_of_one_able(availability=late), strategy=FedQuad(rank=2), pacing=pacing)
+    assert [r.device_id for r in log.clients] == [2, 2]
+    assert log.clients[0].started_s == 0.5
+    assert len(log.named("sat_out")) == 4  # once a round
+
+
+def test_where_all_sit_out_until_the_deadline_the_round_closes_then():
+    late = AvailabilityTrace.of([(5.0, 1e6)], 1e6)
+    log = run(
+        fleet_of_one_able(availability=late),
+        strategy=FedQuad(rank=2),
+        pacing=Synchronous(cohort=3, deadline_s=2.0),
+        rounds=3,
+    )
+    assert [record.closed_s for record in log.rounds[1:3]] == [2.0, 4.0]
+    assert [r.started_s for r in log.clients] == [5.0]
+
+
+def test_run_in_which_everybody_sits_out_for_ever_says_so_at_once():
+    away = AvailabilityTrace.of([(0.0, 0.1)], 0.2)  # comings and goings change nothing
+    fleet = [make_device(k, budget_bytes=1000, availability=away) for k in range(2)]
+    says = r"at most 20 rounds in a row may close at one instant without a plan, got 21 at 0 s"
+    with pytest.raises(StalledError, match=says):
+        run(fleet, strategy=FedQuad(rank=2), rounds=10**6)
 
 
 def test_link_that_ends_loses_the_update():
