@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types unit torture audit validate-costs setup clean
+.PHONY: demo test lint types unit torture audit validate-costs validate-emulation setup clean
 
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
@@ -37,6 +37,10 @@ audit: $(READY)
 
 validate-costs: $(READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/validate_costs.py
+
+# Real processes in real time: nothing else should run on the machine. About six minutes.
+validate-emulation: $(READY)
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/validate_emulation.py
 
 setup: $(READY)
 

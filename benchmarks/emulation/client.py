@@ -76,9 +76,8 @@ class _Client:
         message = receive_message(connection)
         downloaded_s = clock.now_s()
         worked = self._work(task, message)
-        due_s = downloaded_s + self._device.speed.time_to(
-            self._train_s(task.plan, worked.compute_s), downloaded_s
-        )
+        train_s = self._train_s(task.plan, worked.compute_s)
+        due_s = downloaded_s + self._device.speed.time_to(train_s, downloaded_s)
         overran_s = max(clock.now_s() - due_s, 0.0)
         clock.sleep_until(due_s)
         trained_s = clock.now_s()
@@ -104,6 +103,8 @@ class _Client:
             return _Worked(update, result, time.process_time() - began_s, waited_s)
 
     def _train_s(self, plan: TrainingPlan, compute_s: float) -> float:
+        """Of the device at its full speed. The client sleeps through what it has not computed, and
+        the wait for the processor is part of that sleep."""
         if self._slowdown is not None:
             return self._slowdown * compute_s
         return self._world.cost_model.cost(plan, self._device.profile).train_s

@@ -12,9 +12,9 @@ from typing import Protocol
 from traces.steps import StepTrace
 
 PACKET_BYTES = 2_048
-BURST_S = 0.025
-"""How long a bucket goes on filling while its sender sleeps too long, or waits for another bucket.
-What a sender misses beyond it is lost, as on a link that is idle."""
+PAUSE_S = 0.05
+"""How long a sender may keep a bucket waiting, since it slept too long or stands before another
+bucket, and yet lose no tokens. Beyond it the link was idle, and an idle link saves nothing up."""
 
 
 class Clock(Protocol):
@@ -57,7 +57,8 @@ class Bucket:
     def take(self, size_bytes: int, now_s: float) -> float:
         """The instant at which tokens for so many bytes have come, beside all taken before."""
         with self._spent.get_lock():
-            start_s = max(self._spent.value, now_s - BURST_S)
+            spent_s = self._spent.value
+            start_s = spent_s if now_s - spent_s <= PAUSE_S else now_s
             self._spent.value = start_s + self._trace.time_to(size_bytes, start_s)
             return self._spent.value
 

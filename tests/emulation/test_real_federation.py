@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.emulation.calibration import beside_links_s
 from benchmarks.emulation.workbench import Workbench
+from devices.cost.closed_form import ClosedFormCost
 from simulator.config import RunConfig
 from simulator.experiment import read_experiment
+from simulator.world import build_world
 from tests.devices.training.tiny_task import make_dataset
 
 # Options with which no plan depends on measured seconds: those of a real federation are its own.
@@ -41,6 +45,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+LINKS = [
+    {"profile": "jetson-nano-maxn", "link": {"mbps": [80.0, 40.0]}, "latency": 0.01},
+    {"profile": "raspberry-pi-4-2gb", "link": {"mbps": [40.0, 20.0]}},
+]
+
+
 def config_of(data: Path, strategy: str, **changed: Any) -> RunConfig:
     content = {
         "name": "emulated",
@@ -48,12 +58,7 @@ def config_of(data: Path, strategy: str, **changed: Any) -> RunConfig:
         "shards": {"kind": "iid"},
         "local": {"batch_size": 4, "steps": 2},
         "training": {"dtype": "fp32", "learning_rate": 0.01},
-        "fleet": {
-            "devices": [
-                {"profile": "jetson-nano-maxn", "link": {"mbps": [80.0, 40.0]}, "latency": 0.01},
-                {"profile": "raspberry-pi-4-2gb", "link": {"mbps": [40.0, 20.0]}},
-            ]
-        },
+        "fleet": {"devices": LINKS},
         "pacing": {"kind": "synchronous", "cohort": 2},
         "evaluation": {"every": 1000, "examples": 8},
         "stop": {"rounds": 2},
@@ -78,3 +83,32 @@ def test_real_clients_end_with_the_simulated_adapter_bit_for_bit(
     }
     assert sent == charged
     assert len(sent) == 4
+
+
+def test_no_device_is_done_before_its_link_and_its_profile_let_it(
+    workbench: Workbench, data: Path
+) -> None:
+    config = config_of(data, "fedlora", stop={"rounds": 1})
+    fleet = build_world(config, "test").fleet
+    for served in workbench.emulate(config, [6.0, None]).served:
+        plan, record, report = served
+        device = fleet[plan.device_id]
+        cost = ClosedFormCost(build_world(config, "test").model, 16).cost(plan, device.profile)
+        due_s = cost.train_s if plan.device_id == 1 else 6.0 * report.compute_s
+        assert record.train_s >= due_s
+        assert report.compute_s > 0
+    # Beside what its link needs, every message has taken some time, and it is no more than all.
+    assert all(late_s > -1e-6 for late_s in beside_links_s(config, [served]))
+
+
+def test_an_asynchronous_federation_merges_whatever_comes_first(
+    workbench: Workbench, data: Path
+) -> None:
+    pacing = {"kind": "fedbuff", "concurrency": 2, "size": 1}
+    config = config_of(data, "fedlora", pacing=pacing, stop={"rounds": 5})
+    found = workbench.emulate(config, [1.0, 1.0])
+    assert [served.record.finished_s for served in found.served] == sorted(
+        served.record.finished_s for served in found.served
+    )
+    assert len(found.served) == len(found.rounds) == 5
+    assert all(a.closed_s <= b.opened_s for a, b in pairwise(found.rounds))

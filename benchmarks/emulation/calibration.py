@@ -1,0 +1,108 @@
+"""What is free in the simulation of this machine, fitted to federations that were run on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.step_fit import Configuration, Fit, fit_rates, measured_step
+from benchmarks.emulation.server import Served
+from benchmarks.emulation.trials import MAX_LENGTH, Files, Trial
+from benchmarks.emulation.workbench import Workbench
+from devices.cost.closed_form import ClosedFormCost
+from devices.fleet import Device
+from devices.model_spec import ModelSpec
+from devices.plan import TrainingPlan
+from devices.profile import DeviceProfile, StepRates
+from simulator.config import RunConfig
+from simulator.world import build_world
+
+GUESSED = DeviceProfile(
+    name="host",
+    title="the machine that the emulation runs on",
+    tier="calibrated",
+    flops_per_s={32: 1e11},
+    memory_bytes=8 * 2**30,
+    memory_bytes_per_s=1e10,
+    overhead_s=0.01,
+    power_w={"idle": 1.0, "compute": 1.0, "radio": 1.0},
+    confidence="low",
+    source="guessed, to make plans with that it can be calibrated on",
+    measured={32: StepRates(1e11, 1e10, 1e10, 1e10, 1e10, 0.01)},
+)
+HELD_OUT = 4
+"""One distinct plan of so many is not fitted to, and says how good the fit is."""
+
+
+class Calibration(NamedTuple):
+    """The free parameters."""
+
+    fit: Fit  # of this machine, not slowed down
+    message_s: float  # that a message takes beside its link
+    num_served: int
+
+    @property
+    def host(self) -> DeviceProfile:
+        """This machine as a profile."""
+        return replace(GUESSED, measured={32: self.fit.rates}, source="fitted to an emulation")
+
+
+def calibrate(bench: Workbench, files: Files, trials: Sequence[Trial]) -> Calibration:
+    """Run the trials, and fit rates to their training and a constant to their messages."""
+    served: list[Served] = []
+    late_s: list[float] = []
+    files.write_profiles(GUESSED, trials)
+    for trial in trials:
+        config = files.config(trial)
+        found = bench.emulate(config, trial.slowdowns).served
+        late_s += beside_links_s(config, found)
+        served += found
+    model = build_world(config, trial.name).model
+    return Calibration(fitted(served, model), float(np.median(late_s)), len(served))
+
+
+def fitted(served: Iterable[Served], model: ModelSpec) -> Fit:
+    """Rates of this machine, from what the processor spent on each plan, by step.
+
+    Plans that ask for the same training count as repeats of one. Raises NoisyMachineError where
+    those differ too much.
+    """
+    costs = ClosedFormCost(model, MAX_LENGTH)
+    repeats: dict[tuple[object, ...], list[Served]] = {}
+    for one in served:
+        repeats.setdefault(costs.demand(one.plan)[:3], []).append(one)
+    steps = [
+        measured_step(
+            "host",
+            costs,
+            _configuration(same[0].plan, number),
+            [one.report.compute_s / one.plan.local_steps for one in same],
+        )
+        for number, same in enumerate(repeats.values())
+    ]
+    return fit_rates(steps, 32)
+
+
+def _configuration(plan: TrainingPlan, number: int) -> Configuration:
+    packed = plan.num_quantized_blocks
+    bits = min(plan.activation_bits) if packed else 32
+    return Configuration(plan, MAX_LENGTH, packed, bits, number % HELD_OUT == HELD_OUT - 1)
+
+
+def beside_links_s(config: RunConfig, served: Iterable[Served]) -> Iterator[float]:
+    """Seconds of each transfer beyond its latency and the integral of its own link."""
+    fleet = build_world(config, config.label).fleet
+    for record in (one.record for one in served):
+        device = fleet[record.device_id]
+        yield record.download_s - _link_s(device, record.started_s, record.download_bytes, "down")
+        asked_s = record.started_s + record.download_s + record.train_s
+        yield record.upload_s - _link_s(device, asked_s, record.upload_bytes, "up")
+
+
+def _link_s(device: Device, asked_s: float, size_bytes: int, way: str) -> float:
+    trace = device.link.downlink if way == "down" else device.link.uplink
+    latency_s = device.latency.at(asked_s)
+    return latency_s + trace.transfer_s(size_bytes, asked_s + latency_s)

@@ -1,0 +1,108 @@
+"""Hold simulated federations against real ones; write table, cases and figure.
+
+make validate-emulation, or python benchmarks/validate_emulation.py [NAME ...] for some of the
+validation fleets alone, which writes nothing.
+
+A real server and real client processes on this machine, over TCP that token buckets shape. First
+some federations that the free parameters are fitted to, then others, each also simulated. What is
+found goes into docs/costs.md between its two marks, the figure and every case beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from analysis.figures import style
+from analysis.step_fit import NoisyMachineError
+from benchmarks.emulation.calibration import Calibration, calibrate
+from benchmarks.emulation.comparison import (
+    TARGETS,
+    Comparison,
+    cases_text,
+    compared,
+    draw,
+    fleet_table,
+    quantity_table,
+    verdict,
+)
+from benchmarks.emulation.trials import CALIBRATION, VALIDATION, Files
+from benchmarks.emulation.workbench import Workbench
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT, IMAGES = ROOT / "docs" / "costs.md", ROOT / "docs" / "images"
+BEGIN, END = "<!-- validate-emulation: begin -->\n", "<!-- validate-emulation: end -->\n"
+
+
+def run_all(names: list[str]) -> tuple[Calibration, list[Comparison]]:
+    """Calibrate, then run and simulate the validation fleets of these names, or all."""
+    chosen = [trial for trial in VALIDATION if not names or trial.name in names]
+    clients = max(len(trial.devices) for trial in (*CALIBRATION, *chosen))
+    with tempfile.TemporaryDirectory() as folder, Workbench(clients) as bench:
+        files = Files(Path(folder))
+        files.write()
+        found = calibrate(bench, files, CALIBRATION)
+        print(said(found), flush=True)
+        files.write_profiles(found.host, chosen)
+        comparisons = []
+        for trial in chosen:
+            real = bench.emulate(files.config(trial), trial.slowdowns)
+            simulated = bench.simulate(files.config(trial, found.message_s))
+            comparisons.append(compared(trial, real, simulated))
+            print(fleet_table(comparisons[-1:]).splitlines()[-1], flush=True)
+    return found, comparisons
+
+
+def said(found: Calibration) -> str:
+    """What the calibration came to."""
+    fit = found.fit
+    return (
+        f"Calibrated on {found.num_served} plans of {len(CALIBRATION)} other fleets: "
+        f"{fit.rates.flops_per_s / 1e9:.1f} GFLOP/s, overhead {fit.rates.overhead_s * 1e3:.1f} ms "
+        f"a step, {found.message_s * 1e3:.1f} ms a message; off by {100 * fit.median_error:.1f} % "
+        f"(median) on {fit.num_held_out} plans held out, repeats by {100 * fit.spread:.1f} %."
+    )
+
+
+def written(found: Calibration, comparisons: list[Comparison]) -> str:
+    """What goes into the documentation."""
+    reached = verdict(comparisons)
+    targets = ", ".join(
+        f"{name} {100 * reached[name]:.1f} % (target {100 * most:.0f} %)"
+        for name, most in TARGETS.items()
+    )
+    overrun, plans = (
+        sum(getattr(one, count) for one in comparisons) for count in ("num_overrun", "num_plans")
+    )
+    parts = [
+        f"{said(found)} Of {plans} plans of {len(comparisons)} fleets compared, {overrun} overran. "
+        f"Deviation of all that does not follow by construction: {targets}.",
+        quantity_table(comparisons).rstrip(),
+        fleet_table(comparisons).rstrip(),
+    ]
+    return "\n\n".join(parts)
+
+
+def main(names: list[str]) -> None:
+    """Measure, and put what was found into the documentation."""
+    began_s = time.monotonic()
+    try:
+        found, comparisons = run_all(names)
+    except NoisyMachineError as error:
+        sys.exit(f"error: {error}; what was found before stays")
+    text = written(found, comparisons)
+    print(text, f"{time.monotonic() - began_s:.0f} s", sep="\n")
+    if names:
+        return
+    before, rest = DOCUMENT.read_text("utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", "utf-8")
+    (IMAGES / "emulation.csv").write_text(cases_text(comparisons), "utf-8")
+    with style.context():
+        draw(comparisons).savefig(IMAGES / "emulation.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
