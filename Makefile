@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types unit torture audit validate-costs validate-emulation setup clean
+.PHONY: demo test lint types unit torture audit validate-costs validate-emulation bench setup clean
 
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
@@ -42,6 +42,18 @@ validate-costs: $(READY)
 validate-emulation: $(READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/validate_emulation.py
 
+# Beside a loop by hand, pfl, Flower and FLGo, which get environments of their own below .bench/.
+# A few minutes of it, written nowhere: make bench BENCH_QUICK=1. What is learned in ten rounds, too:
+# make bench BENCH_ACCURACY=1
+bench: $(READY)
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_peers.py \
+	  $(if $(BENCH_QUICK),--quick) $(if $(BENCH_ACCURACY),--accuracy)
+ifndef BENCH_QUICK
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_overhead.py
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_engine.py 3 10000
+endif
+
 setup: $(READY)
 
 # torch goes first and by its exact version: a range may draw several GB of GPU packages. The model's
@@ -58,4 +70,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache

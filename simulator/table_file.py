@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +18,7 @@ from simulator.records import Columns
 from simulator.wave import PHASES, Wave
 
 TYPES = {"int": pa.int64(), "float": pa.float64()}
+DTYPES = {pa.int64(): np.int64, pa.float64(): np.float64}
 
 
 class TableFile:
@@ -32,7 +36,7 @@ class TableFile:
 
     def write(self, columns: Columns) -> None:
         """Add rows, which are given as columns."""
-        arrays = [pa.array(columns[one.name], one.type, from_pandas=False) for one in self._schema]
+        arrays = [_array(columns[one.name], one.type) for one in self._schema]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 
     def close(self) -> None:
@@ -46,6 +50,18 @@ def write_columns(path: Path, kind: type, columns: Columns) -> None:
     file = TableFile(path, kind)
     file.write(columns)
     file.close()
+
+
+def _array(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """One column. ``pa.array`` would import pandas first, which takes longer than a short run."""
+    if kind == pa.string():
+        texts = [text.encode() for text in values]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        parts = (pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+        return pa.StringArray.from_buffers(len(texts), *parts)
+    numbers = np.array(values, dtype=None if len(values) else DTYPES[kind])
+    safe = np.ascontiguousarray(numbers.astype(DTYPES[kind], casting="safe", copy=False))
+    return pa.Array.from_buffers(kind, len(safe), [None, pa.py_buffer(safe)])
 
 
 def wave_lines(wave: Wave) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from devices.model_catalog import ModelSource
 IndexArray = npt.NDArray[np.int64]
 START_ID, END_ID, FIRST_WORD_ID = 1, 2, 3
 """In the vocabulary of a model that is drawn; 0 is padding."""
+TEXTS_AT_ONCE = 512
 
 
 class Batch(NamedTuple):
@@ -55,14 +56,28 @@ class TokenizedTexts:
 
 def tokenize(source: ModelSource, texts: Sequence[str], max_length: int) -> list[IndexArray]:
     """Token ids of each text as the model reads it, cut after ``max_length``."""
-    rows: Sequence[Sequence[int]]
+    rows: Iterable[Sequence[int]]
     if source.directory is None:
         size = source.config["vocab_size"]
-        rows = [[*_hashed(text, size)[: max_length - 1], END_ID] for text in texts]
+        rows = ([*_hashed(text, size)[: max_length - 1], END_ID] for text in texts)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(source.directory, local_files_only=True)
-        rows = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+        rows = _as_the_model_reads(source, texts, max_length)
     return [np.array(row, dtype=np.int64) for row in rows]
+
+
+def _as_the_model_reads(
+    source: ModelSource, texts: Sequence[str], max_length: int
+) -> Iterator[list[int]]:
+    """By the model's own tokenizer, some texts at a time: each takes kilobytes on the way."""
+    tokenizer = AutoTokenizer.from_pretrained(source.directory, local_files_only=True)
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        yield from tokenizer(
+            list(texts[first : first + TEXTS_AT_ONCE]),
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
 
 
 def _hashed(text: str, vocabulary_size: int) -> list[int]:

@@ -1,0 +1,29 @@
+"""python -m peers PARTICIPANT JOB_FOLDER ROUNDS RESULT_FOLDER: train, and say when what was done.
+
+``BENCH_STARTED_S`` is the monotonic clock when this process was started.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+name, job_folder, rounds, result_folder = sys.argv[1:]
+participant = importlib.import_module(f"peers.{name}")
+
+from peers.job import Job, save  # noqa: E402  # counted as an import of the participant's
+
+imported_s = time.monotonic()
+adapter = participant.train(Job.load(Path(job_folder)), int(rounds))
+trained_s = time.monotonic()
+out, started_s = Path(result_folder), float(os.environ["BENCH_STARTED_S"])
+save(adapter, out / "adapter.safetensors")
+begun = out / "begun"  # of Job.begin, in whatever process came first
+times = {
+    "imports_s": imported_s - started_s,
+    "first_batch_s": float(begun.read_text()) - started_s if begun.exists() else None,
+    "trained_s": trained_s - started_s,
+}
+(out / "times.json").write_text(json.dumps(times))

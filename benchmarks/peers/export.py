@@ -1,0 +1,174 @@
+"""Writes the job from FedClock's own config: its shards, its first adapter and its batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from devices.cost.blocks import Batch, block_terms
+from devices.cost.flops import backward_flops, forward_flops
+from devices.plan import Adapter
+from devices.trainer import Evaluation, NullTrainer, SalienceMetric, TrainingJob, TrainingResult
+from devices.training.data import TokenizedTexts, draw_batches, tokenize
+from devices.training.export import save_peft
+from simulator.config import RunConfig
+from simulator.experiment import load_experiment
+from simulator.progress import Tee
+from simulator.run import federation_of
+from simulator.server import simulate
+from simulator.world import World, build_world
+from traces.bandwidth import FloatArray
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained, and of what."""
+
+    clients: int = 20
+    cohort: int = 20
+    steps: int = 10
+    batch_size: int = 16
+    rounds: int = 10  # batches are exported for
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Way:
+    """How FedClock and the others compute. ``attention``: the others', FedClock has its own."""
+
+    training: dict[str, Any] = field(default_factory=dict)  # as shipped
+    attention: str = "sdpa"  # what transformers takes by itself
+    threads: int = 1
+    workers: int = 1
+
+
+class Recorder:
+    """Trains nothing and keeps the jobs."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self._null = NullTrainer(num_blocks)
+        self.rounds: list[Sequence[TrainingJob]] = []
+
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        self.rounds.append(jobs)
+        return self._null.train(jobs)
+
+    def evaluate(self, adapter: Adapter) -> Evaluation:
+        return self._null.evaluate(adapter)
+
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return self._null.block_salience(metric)
+
+
+def experiment(size: Size, training: dict[str, Any] | str) -> dict[str, Any]:
+    """The job as FedClock's config: every device of the fleet holds every plan."""
+    divided = size.clients == size.cohort
+    return {
+        "name": "bench",
+        "seed": size.seed,
+        "task": {"model": "minilm-l6", "data": "wordnet-16", "max_length": 32},
+        "shards": {"kind": "iid"} if divided else {"kind": "drawn", "examples": 640},
+        "local": {"batch_size": size.batch_size, "steps": size.steps},
+        "training": training,
+        "fleet": {
+            "devices": [{"profile": "jetson-nano-maxn", "count": size.clients, "link": "wifi"}]
+        },
+        "pacing": {"kind": "synchronous", "cohort": size.cohort},
+        "evaluation": {"every": size.rounds, "examples": 16},
+        "stop": {"rounds": size.rounds},
+        "strategy": {"kind": "fedlora", "rank": 8, "alpha": 16.0, "depth": "all"},
+    }
+
+
+def export(folder: Path, size: Size, way: Way) -> None:
+    """Write the job for everyone into a new folder."""
+    folder.mkdir()
+    file = folder / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment(size, "none")), "utf-8")
+    (config,) = load_experiment(file)
+    world = build_world(config, str(file))
+    recorder = Recorder(world.model.num_blocks)
+    simulate(federation_of(config, world, recorder), Tee([]))
+    first = recorder.rounds[0][0].broadcast.adapter
+    save_peft(first, folder / "adapter", config.task.model)
+    (folder / "adapter" / "adapter_model.safetensors").rename(folder / "initial.safetensors")
+    texts = texts_of(config, world, recorder)
+    np.savez(folder / "texts.npz", **texts)
+    file.write_text(yaml.safe_dump(experiment(size, dict(way.training))), "utf-8")
+    (config,) = load_experiment(file)
+    settings = {
+        "model": str(world.source.directory),
+        "attention": way.attention,
+        "targets": list(config.task.targets),
+        "rank": first.rank,
+        "alpha": first.scale * first.rank,
+        "num_classes": world.data.num_classes,
+        "learning_rate": config.training.learning_rate,
+        "weight_decay": config.training.weight_decay,
+        "steps": size.steps,
+        "batch_size": size.batch_size,
+        "seed": size.seed,
+        "threads": way.threads,
+        "workers": way.workers,
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    lengths = np.diff(texts["ends"], prepend=0)[texts["batches"]].max(axis=-1)
+    (folder / "flops.json").write_text(json.dumps(flops_of(world, recorder, lengths)))
+
+
+def texts_of(config: RunConfig, world: World, recorder: Recorder) -> dict[str, np.ndarray]:
+    """Tokens, labels and shards one after the other with their ends, and the batches."""
+    data, task = world.data, config.task
+    tokens = {
+        split: TokenizedTexts(tokenize(world.source, texts, task.max_length), labels, 0)
+        for split, texts, labels in (
+            ("train", data.train_texts, data.train_labels),
+            ("test", data.test_texts, data.test_labels),
+        )
+    }
+    train, test = tokens["train"], tokens["test"]
+    jobs = recorder.rounds[0]
+    return {
+        "ids": np.concatenate(train.ids),
+        "ends": train.lengths.cumsum(),
+        "labels": train.labels,
+        "test_ids": np.concatenate(test.ids),
+        "test_ends": test.lengths.cumsum(),
+        "test_labels": test.labels,
+        "shards": np.concatenate([job.examples for job in jobs]),
+        "shard_ends": np.cumsum([len(job.examples) for job in jobs]),
+        "batches": np.array(
+            [[batches_of(job, train.lengths) for job in jobs] for jobs in recorder.rounds]
+        ),
+    }
+
+
+def batches_of(job: TrainingJob, lengths: np.ndarray) -> list[np.ndarray]:
+    """What FedClock's trainer draws for this job."""
+    seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
+    return draw_batches(
+        job.examples,
+        lengths,
+        steps=job.plan.local_steps,
+        batch_size=job.plan.batch_size,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def flops_of(world: World, recorder: Recorder, lengths: np.ndarray) -> float:
+    """FLOPs that a round needs, the mean of all; (rounds, clients, steps) tokens of each text."""
+    model, plan = world.model, recorder.rounds[0][0].plan
+    blocks = block_terms(model, plan.terms)
+    values, counts = np.unique(lengths, return_counts=True)
+    total = 0
+    for length, count in zip(values.tolist(), counts.tolist(), strict=True):
+        batch = Batch(plan.batch_size, length, is_padded=True, bits=32)
+        step = forward_flops(model, blocks, batch) + backward_flops(model, blocks, batch)
+        total += count * step
+    return total / len(lengths)

@@ -1,0 +1,1 @@
+"""A benchmark as FLGo wants one: a package with ``core``."""

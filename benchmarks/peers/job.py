@@ -1,0 +1,181 @@
+"""The job that everyone is given, as files; needs numpy, torch, transformers and peft alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.models.bert import modeling_bert  # noqa: F401  # loaded on first use otherwise
+from transformers.utils import logging
+
+State = dict[str, torch.Tensor]
+"""What trains, named as in the files that peft writes."""
+
+
+class Batch(NamedTuple):
+    """Texts padded to the longest of them."""
+
+    ids: torch.Tensor  # (B, T)
+    mask: torch.Tensor  # (B, T)
+    labels: torch.Tensor  # (B,)
+
+
+class Settings(NamedTuple):
+    """Numbers of the job."""
+
+    model: str  # a directory
+    attention: str  # "sdpa" is what transformers takes by itself
+    targets: list[str]
+    rank: int
+    alpha: float
+    num_classes: int
+    learning_rate: float
+    weight_decay: float
+    steps: int  # of each client in each round
+    batch_size: int
+    seed: int
+    threads: int  # of each process that trains; FedClock's own choice is one
+    workers: int  # processes of FedClock
+
+
+@dataclass(frozen=True)
+class Job:
+    """Texts as tokens, shards, the adapter to start from, and FedClock's own batches."""
+
+    settings: Settings
+    ids: list[np.ndarray]
+    labels: np.ndarray
+    shards: list[np.ndarray]
+    initial: State
+    batches: np.ndarray  # (rounds, clients, steps, batch size), those that FedClock draws
+
+    @classmethod
+    def load(cls, folder: Path) -> Job:
+        """What ``export`` wrote; torch takes the threads of the settings."""
+        settings = Settings(**json.loads((folder / "settings.json").read_text()))
+        torch.set_num_threads(settings.threads)
+        texts = np.load(folder / "texts.npz")
+        return cls(
+            settings,
+            np.split(texts["ids"], texts["ends"][:-1]),
+            texts["labels"],
+            np.split(texts["shards"], texts["shard_ends"][:-1]),
+            load_file(folder / "initial.safetensors"),
+            texts["batches"],
+        )
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(n,): tokens of each text."""
+        return np.array([len(row) for row in self.ids])
+
+    def network(self) -> Any:
+        """The model with peft's layers and the initial adapter; only what trains has gradients."""
+        own = self.settings
+        logging.set_verbosity_error()  # the head is untrained on purpose
+        logging.disable_progress_bar()
+        config = AutoConfig.from_pretrained(
+            own.model,
+            num_labels=own.num_classes,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        base = AutoModelForSequenceClassification.from_pretrained(
+            own.model, config=config, attn_implementation=own.attention
+        )
+        lora = LoraConfig(
+            task_type="SEQ_CLS",
+            r=own.rank,
+            lora_alpha=own.alpha,
+            lora_dropout=0.0,
+            target_modules=own.targets,
+            modules_to_save=["classifier"],
+        )
+        network = get_peft_model(base, lora)
+        assign(trained(network), self.initial)
+        return network
+
+    def draw(self, client: int, rng: np.random.Generator) -> np.ndarray:
+        """(steps, batch size): a client's examples for one round, without replacement."""
+        shape = (self.settings.steps, self.settings.batch_size)
+        return rng.choice(self.shards[client], np.prod(shape), replace=False).reshape(shape)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """These texts."""
+        begin()
+        lengths = self.lengths[indices]
+        ids = np.zeros((len(indices), lengths.max()), dtype=np.int64)
+        for row, index in zip(ids, indices, strict=True):
+            row[: self.lengths[index]] = self.ids[index]
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        arrays = (ids, mask.astype(np.int64), self.labels[indices])
+        return Batch(*(torch.from_numpy(array) for array in arrays))
+
+    def optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Everyone's."""
+        own = self.settings
+        return torch.optim.AdamW(
+            [parameter for parameter in parameters if parameter.requires_grad],
+            lr=own.learning_rate,
+            weight_decay=own.weight_decay,
+            fused=True,
+        )
+
+    def train_client(self, network: Any, batches: Iterable[np.ndarray]) -> None:
+        """Steps on these batches, with an optimizer of their own."""
+        optimizer = self.optimizer(network.parameters())
+        for indices in batches:
+            loss_of(network, self.batch(indices)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def loss_of(network: Any, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy."""
+    logits = network(input_ids=batch.ids, attention_mask=batch.mask).logits
+    return functional.cross_entropy(logits, batch.labels)
+
+
+def trained(network: torch.nn.Module, prefix: str = "") -> State:
+    """The parameters that train, by their names in peft's files."""
+    return {
+        name.removeprefix(prefix).replace(".modules_to_save", "").replace(".default", ""): parameter
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+@torch.no_grad()
+def assign(parameters: State, values: Mapping[str, torch.Tensor]) -> None:
+    """Overwrite parameters."""
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
+
+
+def copy_of(parameters: State) -> State:
+    """Values that stay as they are."""
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def save(state: State, file: Path) -> None:
+    """A file that ``load_file`` reads."""
+    save_file({name: value.detach().contiguous() for name, value in state.items()}, file)
+
+
+def begin() -> None:
+    """Note when the first batch of all is made."""
+    with suppress(FileExistsError), open(os.environ["BENCH_BEGUN"], "x") as file:
+        file.write(str(time.monotonic()))

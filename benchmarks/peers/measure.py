@@ -1,0 +1,117 @@
+"""One participant, once, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+LIMIT_S = 3600
+SAMPLE_S = 0.25
+BENCHMARKS = Path(__file__).parents[1]
+
+
+class RunError(Exception):
+    """The participant did not end well; the message is its last line."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """A module below peers/, and the interpreter that it runs on."""
+
+    name: str
+    module: str
+    python: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process, from its start to its end."""
+
+    participant: str
+    rounds: int
+    imports_s: float
+    first_batch_s: float  # since the start, as all of these
+    trained_s: float
+    cpu_s: float  # of the process and of those it waited for
+    peak_bytes: int  # of this process alone
+    tree_peak_bytes: int  # proportional set sizes of it and all below it, sampled
+
+
+def measure(participant: Participant, job: Path, rounds: int, out: Path) -> Run:
+    """Run it into a new folder. Raises RunError."""
+    out.mkdir()
+    command = [str(participant.python), "-W", "ignore", "-m", "peers", participant.module,
+               str(job), str(rounds), str(out)]  # fmt: skip
+    with (out / "log").open("w+") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=_environment(job, out), start_new_session=True
+        )
+        tree = _Tree(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        tree.stop()
+        log.seek(0)
+        lines = [line for line in log.read().splitlines() if line.strip()]
+    if process.returncode:
+        raise RunError((lines or [f"exit code {process.returncode}"])[-1])
+    times: dict[str, Any] = json.loads((out / "times.json").read_text())
+    return Run(
+        participant.name,
+        rounds,
+        **times,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_bytes=usage.ru_maxrss * 1024,
+        tree_peak_bytes=tree.peak_bytes,
+    )
+
+
+def _environment(job: Path, out: Path) -> dict[str, str]:
+    """Ours without settings of threads, and with what the participants read."""
+    own = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    return own | {
+        "PYTHONPATH": str(BENCHMARKS),
+        "BENCH_JOB": str(job),
+        "BENCH_BEGUN": str(out / "begun"),
+        "BENCH_STARTED_S": str(time.monotonic()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+class _Tree:
+    """Watches the memory of a process and of all below it; ends it after ``LIMIT_S``."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_bytes = 0
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The process has ended."""
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        ends_s = time.monotonic() + LIMIT_S
+        with suppress(psutil.Error):
+            root = psutil.Process(self._pid)
+            while not self._over.wait(SAMPLE_S):
+                now = 0
+                for process in [root, *root.children(recursive=True)]:
+                    with suppress(psutil.Error):
+                        now += process.memory_full_info().pss
+                self.peak_bytes = max(self.peak_bytes, now)
+                if time.monotonic() > ends_s:
+                    root.kill()

@@ -1,0 +1,187 @@
+"""From what the runs took to tables."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from simulator.provenance import provenance
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT, NUMBERS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "peers.json"
+BEGIN, END = "<!-- bench-peers: begin -->\n", "<!-- bench-peers: end -->\n"
+OURS, OURS_FP32, LOOP = "FedClock", "FedClock, fp32", "loop, same batches"
+
+Rows = Sequence[dict[str, Any]]
+
+
+@dataclass
+class Findings:
+    """Everything that was found, as it goes into the file."""
+
+    facts: dict[str, Any]
+    size: dict[str, int]
+    rounds: list[int]
+    failures: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    rates: list[dict[str, float]] = field(default_factory=list)
+    fleets: dict[int, int] = field(default_factory=dict)  # peak bytes by clients
+    accuracy: dict[str, float] = field(default_factory=dict)
+    flops_per_round: float = 0.0
+
+    def of(self, job: str, name: str) -> Rows:
+        """The runs of one participant, in order."""
+        return [run for run in self.runs.get(job, ()) if run["participant"] == name]
+
+    def names(self, job: str) -> list[str]:
+        """Who came through at both numbers of rounds, as often as anyone."""
+        every = dict.fromkeys(run["participant"] for run in self.runs.get(job, ()))
+        return [name for name in every if name not in self.failures]
+
+    def round_s(self, job: str, name: str, key: str = "trained_s") -> list[float]:
+        """Seconds a round of each repeat: the slope between its two numbers of rounds."""
+        rows, apart = self.of(job, name), self.rounds[1] - self.rounds[0]
+        return [
+            (more[key] - less[key]) / apart
+            for less, more in zip(rows[::2], rows[1::2], strict=True)
+        ]
+
+
+def facts(cores: int) -> dict[str, Any]:
+    """Versions and machine."""
+    known = provenance()
+    return {
+        "processor": _processor(),
+        "cores": cores,
+        "versions": known["versions"],
+        "git_sha": known["git_sha"],
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in named.items()}
+    kind = ", ".join(f"{key} {named.get(key, '?')}" for key in ("cpu family", "model"))
+    return f"{named.get('model name', platform.machine())} ({kind})"
+
+
+def told(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """Median, and the range where there are several."""
+    if len(values) < 2:
+        return form(median(values))
+    return f"{form(median(values))} ({form(min(values))} to {form(max(values))})"
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """Repeat by repeat."""
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def table(findings: Findings) -> str:
+    """All of it in Markdown."""
+    own = findings.size
+    head = (
+        f"{findings.facts['processor']}, {findings.facts['cores']} cores; "
+        + ", ".join(f"{name} {number}" for name, number in findings.facts["versions"].items())
+        + f". {own['clients']} clients x {own['steps']} steps of {own['batch_size']}, seed "
+        f"{own['seed']}; slope between {findings.rounds[0]} and {findings.rounds[1]} rounds, "
+        f"{len(findings.rates)} repeats."
+    )
+    parts = [head, _shipped(findings), _same_steps(findings), _failures(findings)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _shipped(findings: Findings) -> str:
+    job = "as shipped"
+    names = findings.names(job)
+    rows = [
+        "| as shipped | s a round | times FedClock's | s before the first batch "
+        "| of them imports | peak memory, MB | accuracy |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    ours = findings.round_s(job, OURS) if OURS in names else []
+    for name in names:
+        runs, taken_s = findings.of(job, name), findings.round_s(job, name)
+        times = told(ratios(taken_s, ours), "{:.2f}".format) if ours else "-"
+        score = findings.accuracy.get(name)
+        cells = [
+            name,
+            told(taken_s, "{:.2f}".format),
+            times,
+            told([run["first_batch_s"] for run in runs], "{:.1f}".format),
+            told([run["imports_s"] for run in runs], "{:.1f}".format),
+            f"{max(run['tree_peak_bytes'] for run in runs) / 1e6:,.0f}",
+            "-" if score is None else f"{score:.2%}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*rows, "", _share(findings, ours)] if ours else rows)
+
+
+def _share(findings: Findings, ours: Sequence[float]) -> str:
+    shares = [
+        findings.flops_per_round / taken_s / max(rate.values())
+        for taken_s, rate in zip(ours, findings.rates, strict=True)
+    ]
+    rates = [max(rate.values()) / 1e9 for rate in findings.rates]
+    return (
+        f"A round of FedClock needs {findings.flops_per_round / 1e9:,.0f} GFLOP. It reaches "
+        f"{told(shares, '{:.0%}'.format)} of the rate of matrix products on all cores at once, "
+        f"{told(rates, '{:,.0f}'.format)} GFLOP/s."
+    )
+
+
+def _same_steps(findings: Findings) -> str:
+    job = "same steps"
+    if not {OURS_FP32, LOOP} <= set(findings.names(job)):
+        return ""
+    rows = ["| fp32, one process and thread, the same batches | loop by hand | FedClock | FedClock "
+            "to the loop |", "|---|---|---|---|"]  # fmt: skip
+    clients = findings.size["cohort"]
+    for what, key in (("s a client and round", "trained_s"), ("of the processor", "cpu_s")):
+        both = [findings.round_s(job, name, key) for name in (LOOP, OURS_FP32)]
+        cells = [told([taken_s / clients for taken_s in one], "{:.3f}".format) for one in both]
+        over = told([share - 1 for share in ratios(both[1], both[0])], "{:+.1%}".format)
+        rows.append(f"| {what} | {cells[0]} | {cells[1]} | {over} |")
+    start, peak = ([_start(findings, name)[k] for name in (LOOP, OURS_FP32)] for k in (0, 1))
+    cells = [told(one, "{:.2f}".format) for one in start]
+    rows.append(f"| s from the imports to the first batch | {cells[0]} | {cells[1]} | |")
+    times = told(ratios(peak[1], peak[0]), "{:.2f} times".format)
+    cells = [told(one, "{:,.0f}".format) for one in peak]
+    rows.append(f"| peak memory, MB | {cells[0]} | {cells[1]} | {times} |")
+    if len(findings.fleets) > 1:
+        (few, less), (many, more) = sorted(findings.fleets.items())
+        rows.append(
+            f"| peak memory with {few:,} clients and with {many:,}, MB | | "
+            f"{less / 1e6:,.0f} and {more / 1e6:,.0f} | {more / less:.2f} times |"
+        )
+    scores = [findings.accuracy.get(name) for name in (LOOP, OURS_FP32)]
+    if None not in scores:
+        rows.append(f"| accuracy after the learning rounds | {scores[0]:.2%} | {scores[1]:.2%} | |")
+    return "\n".join(rows)
+
+
+def _start(findings: Findings, name: str) -> tuple[list[float], list[float]]:
+    runs = findings.of("same steps", name)
+    start_s = [run["first_batch_s"] - run["imports_s"] for run in runs]
+    return start_s, [run["peak_bytes"] / 1e6 for run in runs]
+
+
+def _failures(findings: Findings) -> str:
+    return "\n".join(f"* **{name}** {why}" for name, why in findings.failures.items())
+
+
+def write(findings: Findings, document: Path = DOCUMENT, numbers: Path = NUMBERS) -> None:
+    """Put the tables between their marks in the documentation, and the numbers beside them."""
+    numbers.write_text(json.dumps(asdict(findings), indent=1) + "\n", "utf-8")
+    before, rest = document.read_text("utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    document.write_text(f"{before}{BEGIN}\n{table(findings)}\n{END}{after}", "utf-8")

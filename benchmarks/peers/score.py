@@ -1,0 +1,39 @@
+"""python -m peers.score JOB ADAPTER...: accuracy of each adapter on all test texts, by one code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from peers.job import Job, assign, trained
+
+BATCH = 50
+
+
+@torch.no_grad()
+def accuracies(folder: Path, adapters: list[Path]) -> list[float]:
+    """Shares of the test texts that each adapter classifies rightly, in fp32."""
+    job, texts = Job.load(folder), np.load(folder / "texts.npz")
+    ids = np.split(texts["test_ids"], texts["test_ends"][:-1])
+    tested = Job(job.settings, ids, texts["test_labels"], [], {}, job.batches)
+    by_length = np.argsort(tested.lengths, kind="stable")
+    network = job.network()
+    shares = []
+    for adapter in adapters:
+        assign(trained(network), load_file(adapter))
+        right = 0
+        for first in range(0, len(by_length), BATCH):
+            batch = tested.batch(by_length[first : first + BATCH])
+            logits = network(input_ids=batch.ids, attention_mask=batch.mask).logits
+            right += int((logits.argmax(dim=1) == batch.labels).sum())
+        shares.append(right / len(by_length))
+    return shares
+
+
+if __name__ == "__main__":
+    print(json.dumps(accuracies(Path(sys.argv[1]), [Path(file) for file in sys.argv[2:]])))

@@ -1,0 +1,58 @@
+"""FedClock, from its YAML to its run folder, without its cache of results."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from safetensors.torch import load_file
+
+from devices.plan import Adapter
+from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
+from devices.training import trainer  # noqa: F401  # torch and transformers are imports
+from peers.job import Job, State, begin
+from simulator.config import RunConfig
+from simulator.experiment import load_experiment
+from simulator.progress import PlainReporter
+from simulator.run import prepare, run
+from simulator.trainers import Trainers
+from simulator.world import World
+from traces.bandwidth import FloatArray
+
+
+class Noting:
+    """A trainer that notes when it is first asked."""
+
+    def __init__(self, inner: Trainer) -> None:
+        self._inner = inner
+
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        begin()
+        return self._inner.train(jobs)
+
+    def evaluate(self, adapter: Adapter) -> Evaluation:
+        return self._inner.evaluate(adapter)
+
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return self._inner.block_salience(metric)
+
+
+class NotingTrainers(Trainers):
+    """Trainers that note when the first is first asked."""
+
+    def get(self, config: RunConfig, world: World) -> Trainer:
+        return Noting(super().get(config, world))
+
+
+def train(job: Job, rounds: int) -> State:
+    """A run in a folder of its own; evaluated at its start and end, as briefly as may be."""
+    file = Path(os.environ["BENCH_JOB"]) / "experiment.yaml"
+    (config,) = load_experiment(file, [f"stop.rounds={rounds}", f"evaluation.every={rounds}"])
+    with tempfile.TemporaryDirectory() as folder, NotingTrainers(job.settings.workers) as trainers:
+        report = PlainReporter(Console(quiet=True))
+        prepared = prepare(config, Path(folder) / "run", str(file))
+        path = run(prepared, trainers=trainers, report=report)
+        return load_file(path / "adapter" / "adapter_model.safetensors")
