@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -151,7 +151,6 @@ class Executor:
     """
 
     def __init__(self, site: Site, num_workers: int) -> None:
-        self.num_workers = num_workers
         self._site = site
         self._orders: PriorityQueue[_Order] = PriorityQueue()
         self._turns, self._lock, self._is_closed = count(), Lock(), False
@@ -204,6 +203,8 @@ class SharedTrainer:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+        self._num_chunks = executor.submit(_num_chunks).result()
+        self._beside = ThreadPoolExecutor(1)
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         # The longest first, so that no worker starts a long pass when the others are done.
@@ -216,17 +217,22 @@ class SharedTrainer:
         return [results[k] for k in range(len(jobs))]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        # Shared out by turns, since chunks grow with the length of their texts.
-        shares = range(self._executor.num_workers)
-        tasks = [partial(_score, adapter=adapter, first=k, step=len(shares)) for k in shares]
+        tasks = [partial(_score, adapter=adapter, chunk=k) for k in range(self._num_chunks)]
         futures = [self._executor.submit(task, MEANWHILE) for task in tasks]
         return combine(score for future in futures for score in future.result())
+
+    def begin(
+        self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
+    ) -> Future[Evaluation]:
+        """Evaluate while the workers train: they take it up when they would be idle."""
+        return self._beside.submit(evaluate, adapter)
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._executor.submit(partial(_block_salience, metric=metric)).result()
 
     def close(self) -> None:
         """End the workers."""
+        self._beside.shutdown(wait=False, cancel_futures=True)
         self._executor.close()
 
 
@@ -238,8 +244,12 @@ def _train(trainer: ChunkedTrainer, jobs: Sequence[TrainingJob]) -> list[Trainin
     return trainer.train(jobs)
 
 
-def _score(trainer: ChunkedTrainer, adapter: Adapter, first: int, step: int) -> list[ChunkScore]:
-    return trainer.score(adapter, range(first, trainer.num_chunks, step))
+def _num_chunks(trainer: ChunkedTrainer) -> int:
+    return trainer.num_chunks
+
+
+def _score(trainer: ChunkedTrainer, adapter: Adapter, chunk: int) -> list[ChunkScore]:
+    return trainer.score(adapter, [chunk])
 
 
 def _block_salience(trainer: ChunkedTrainer, metric: SalienceMetric) -> FloatArray:

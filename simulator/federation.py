@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,13 +13,25 @@ from algorithms.robust import AS_SENT, Robustness
 from algorithms.selection import Selection
 from algorithms.strategy import Strategy
 from devices.fleet import Device
-from devices.trainer import Trainer
+from devices.plan import Adapter
+from devices.trainer import Evaluation, Trainer
 from simulator.client import WhenOffline, WhenOutOfMemory
 from simulator.faults import Faults
 from simulator.fleet_view import ServerView
 from simulator.network import NOTHING_SHARED, SharedLinks
 
 WhenDiverged = Literal["stop", "drop"]
+
+
+BeginEvaluation = Callable[[Callable[[Adapter], Evaluation], Adapter], Future[Evaluation]]
+"""Has an evaluation done, now or while the run goes on."""
+
+
+def at_once(evaluate: Callable[[Adapter], Evaluation], adapter: Adapter) -> Future[Evaluation]:
+    """The evaluation, done."""
+    future: Future[Evaluation] = Future()
+    future.set_result(evaluate(adapter))
+    return future
 
 
 @dataclass(frozen=True)
@@ -49,3 +62,4 @@ class Federation:
     when_out_of_memory: WhenOutOfMemory = "skip"
     when_diverged: WhenDiverged = "stop"
     robustness: Robustness = AS_SENT
+    begin: BeginEvaluation = at_once

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +141,17 @@ def _simulated(
     """Simulate, and write what is known at the end; what the run came to."""
     config, world = prepared.config, prepared.world
     began = time.perf_counter()
-    server = simulate(federation_of(config, world, remembered.trainer), log)
+    federation = federation_of(config, world, remembered.trainer)
+    server = simulate(replace(federation, begin=remembered.begin), log)
     wall_s = time.perf_counter() - began
     if config.training != "none":
         with store.writing():
             export_adapter(server.state.adapter, config, prepared.folder)
     if config.faults != FaultsConfig():
         store.faults(fault_schedules(world.faults, server.now_s))
-    if server.by_class:
+    if by_class := server.evaluations.last.by_class:
         shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
-        store.accuracies(expected_accuracies(shards, world.data.train_labels, server.by_class))
+        store.accuracies(expected_accuracies(shards, world.data.train_labels, by_class))
     return _outcome(server, wall_s) | remembered.savings
 
 
@@ -270,10 +271,11 @@ def _inputs(world: World) -> dict[str, Any]:
 
 
 def _outcome(server: Server, wall_s: float) -> dict[str, Any]:
+    accuracy = server.evaluations.last.accuracy
     return {
         "adapter_sha256": server.state.adapter.digest,
         "num_rounds": server.num_rounds,
         "simulated_s": server.now_s,
-        "final_accuracy": None if math.isnan(server.accuracy) else server.accuracy,
+        "final_accuracy": None if math.isnan(accuracy) else accuracy,
         "wall_s": round(wall_s, 3),
     }

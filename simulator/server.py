@@ -11,16 +11,17 @@ import simpy
 
 from algorithms.strategy import LinkRate, ServerState
 from devices.plan import ClientUpdate, DeviceId
-from devices.trainer import Evaluation
 from simulator.assignment import Assignment
 from simulator.client import Surroundings, run_client
 from simulator.clock import VoidRounds, check_arrival, check_progress, note_faults, sleep_until
 from simulator.collect import collect, merge
+from simulator.evaluations import NOT_EVALUATED, Evaluations
 from simulator.federation import Federation
 from simulator.handouts import Handouts
 from simulator.invariants import CheckedLog
 from simulator.network import Network
 from simulator.participation import Participation
+from simulator.patient_log import PatientLog
 from simulator.presence import Presence
 from simulator.records import ClientRecord, Event, RoundProgress, RoundRecord
 from simulator.run_log import RunLog, log_wave
@@ -29,13 +30,11 @@ from simulator.wave import Wave
 from simulator.wave_clock import Waves
 from simulator.wave_records import log_ended, updates_of
 
-NOT_EVALUATED = Evaluation(math.nan, math.nan)
-
 
 class Server:
     """Owns all that changes in a run: the state, who is in flight, and what has arrived."""
 
-    def __init__(self, env: simpy.Environment, federation: Federation, log: RunLog) -> None:
+    def __init__(self, env: simpy.Environment, federation: Federation, log: PatientLog) -> None:
         self._env, self._log = env, log
         self._fed = federation
         self._presence = Presence(federation.fleet, federation.faults)
@@ -60,8 +59,7 @@ class Server:
         self._num_cohort = self._num_planned = 0
         self._sat_out: set[DeviceId] = set()  # and are passed over until somebody is at work
         self._void_rounds = VoidRounds()
-        self.accuracy = math.nan  # as last evaluated
-        self.by_class: tuple[float, ...] = ()
+        self.evaluations = Evaluations(federation, log)
         self._is_over = False
 
     @property
@@ -76,7 +74,8 @@ class Server:
 
     def serve(self) -> Generator[simpy.Event, Any, None]:
         """Run rounds until the stop condition holds; round 0 is the initial model."""
-        self._log.round(self._round_record(self._evaluate()))
+        self._evaluate()
+        self.evaluations.close(self._round_record())
         self._round = 1
         while not self._is_over:
             yield from self._wait_for_devices()
@@ -225,11 +224,11 @@ class Server:
         self.state = merge(self._fed, self.state, updates, where=where)
         devices = [update.plan.device_id for update in updates]
         self.note("aggregated", {"version": self.state.version, "devices": devices})
-        evaluation = self._evaluate()
-        self._is_over = self._is_last_round() or self.accuracy >= self._fed.stop.accuracy
+        self._evaluate()
+        self._is_over = self._is_last_round() or self.evaluations.has_reached_target
         if self._is_over:
             yield from self._cut_rest()
-        self._log.round(record := self._round_record(evaluation))
+        self.evaluations.close(record := self._round_record())
         self._void_rounds.closed(record)
         self._round += 1
         self._arrived, self._ended, self._wave, self._sat_out = [], [], None, set()
@@ -267,22 +266,18 @@ class Server:
             profile = self._fed.fleet[device_id].profile
             self._resting.pop(device_id).close(profile, self._env.now)
 
-    def _evaluate(self) -> Evaluation:
-        fed = self._fed
-        if self._round % fed.evaluate_every and not self._is_last_round():
-            return NOT_EVALUATED
-        evaluation = fed.trainer.evaluate(self.state.adapter)
-        self.accuracy, self.by_class = evaluation.accuracy, evaluation.by_class
-        self.note("evaluated", {"accuracy": evaluation.accuracy, "loss": evaluation.loss})
-        return evaluation
+    def _evaluate(self) -> None:
+        if self._round % self._fed.evaluate_every == 0 or self._is_last_round():
+            self.evaluations.begin(self.state.adapter, self._env.now, self._round)
 
-    def _round_record(self, evaluation: Evaluation) -> RoundRecord:
+    def _round_record(self) -> RoundRecord:
+        """The round, as yet without what its evaluation found."""
         for device_id in sorted(self._resting):
             self._end_rest(device_id)
         ended = log_ended(self._log, self._ended, self._wave, now_s=self._env.now)
         counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
         progress = RoundProgress(self._round, self.state.version, *counted)
-        return RoundRecord.of(ended, evaluation=evaluation, progress=progress)
+        return RoundRecord.of(ended, evaluation=NOT_EVALUATED, progress=progress)
 
 
 def simulate(federation: Federation, log: RunLog) -> Server:
@@ -292,9 +287,10 @@ def simulate(federation: Federation, log: RunLog) -> Server:
     """
     env = simpy.Environment()
     checked = CheckedLog(log)
-    server = Server(env, federation, checked)
-    env.process(note_faults(env, federation.faults, server.note))
-    # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
-    env.run(until=env.process(server.serve()))
+    with PatientLog(checked) as patient:
+        server = Server(env, federation, patient)
+        env.process(note_faults(env, federation.faults, server.note))
+        # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
+        env.run(until=env.process(server.serve()))
     checked.finish()
     return server

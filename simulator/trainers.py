@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from devices.data import TextDataset
 from devices.plan import Adapter
-from devices.trainer import ChunkedTrainer, NullTrainer, Trainer, TrainingError
+from devices.trainer import ChunkedTrainer, Evaluation, NullTrainer, Trainer, TrainingError
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.config import RunConfig
 from simulator.executor import Executor, SharedTrainer, Site, available_cores, loading
 from simulator.experiment import ConfigError
+from simulator.federation import BeginEvaluation, at_once
 from simulator.provenance import versions
 from simulator.result_cache import CountedTrainer, ResultCache, code_sha256
 from simulator.worker_processes import LocalProcesses
@@ -28,6 +30,15 @@ if TYPE_CHECKING:  # torch takes seconds
     from devices.training.trainer import TrainingConfig
 
 EXECUTORS = ("processes", "ray")
+
+
+@runtime_checkable
+class TrainsMeanwhile(Trainer, Protocol):
+    """A trainer that can train while it evaluates."""
+
+    def begin(
+        self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
+    ) -> Future[Evaluation]: ...
 
 
 class Trainers:
@@ -177,6 +188,7 @@ class Remembering:
     trainer: Trainer
     asked: CountedTrainer | None = None
     trained: CountedTrainer | None = None  # what of it was new
+    begin: BeginEvaluation = at_once
 
     @property
     def savings(self) -> dict[str, int]:
@@ -201,4 +213,5 @@ def remembering(
     if cache:
         kept = CheckpointedTrainer(kept, cache.folder, context + code_sha256(), warn=warn)
     asked = CountedTrainer(CheckpointedTrainer(kept, checkpoint, context, warn=warn))
-    return Remembering(asked, asked, trained)
+    begin = trainer.begin if isinstance(trainer, TrainsMeanwhile) else at_once
+    return Remembering(asked, asked, trained, begin)

@@ -117,20 +117,20 @@ def start_twice(original: Any, world: Any, work: Any, inbox: Any) -> Any:
     return original(world, work, inbox)
 
 
-def without_last(original: Any, self: Server, evaluation: Any) -> Any:
+def without_last(original: Any, self: Server) -> Any:
     """The last plan of the run is in no record. It was late, so that no count of updates tells."""
     if self._is_over:
         self._ended.pop()
-    return original(self, evaluation)
+    return original(self)
 
 
-def skip_round(original: Any, self: Server, evaluation: Any) -> Any:
-    record = original(self, evaluation)
+def skip_round(original: Any, self: Server) -> Any:
+    record = original(self)
     return replace(record, round=record.round + (record.round == 2))
 
 
-def miscounted(original: Any, self: Server, evaluation: Any) -> Any:
-    return replace(original(self, evaluation), num_aggregated=1)
+def miscounted(original: Any, self: Server) -> Any:
+    return replace(original(self), num_aggregated=1)
 
 
 MUTATIONS = {

@@ -184,7 +184,7 @@ def test_the_model_of_the_last_round_is_evaluated_whatever_ends_the_run() -> Non
             False,
             True,
         ]
-        assert server.accuracy == log.rounds[-1].accuracy
+        assert server.evaluations.last.accuracy == log.rounds[-1].accuracy
 
 
 @pytest.mark.parametrize("pacing", [FedBuff(3, 2), FedAsync(3), SemiSynchronous(3, 0.05)])
