@@ -6,22 +6,36 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 
-from devices.trainer import NullTrainer, TrainingError
-from simulator.executor import MAX_DEATHS, MEANWHILE, Executor, Site
+from devices.plan import Adapter
+from devices.trainer import (
+    ChunkScore,
+    Evaluation,
+    NullTrainer,
+    SalienceMetric,
+    TrainingError,
+    TrainingJob,
+    TrainingResult,
+    combine,
+)
+from simulator.executor import MAX_DEATHS, MEANWHILE, Executor, SharedTrainer, Site
 from simulator.experiment import ConfigError, load_experiment
 from simulator.trainers import Trainers
 from simulator.worker_processes import LocalProcesses
 from simulator.world import build_world
+from tests.devices.test_stacks import job as a_job
 from tests.simulator.test_bitwise import REAL, write
+from traces.bandwidth import FloatArray
 
 MAKE = partial(NullTrainer, 3)
 
@@ -117,6 +131,38 @@ def test_why_a_worker_cannot_make_its_trainer_is_said(
     there = site(name, no_model, request)
     with pytest.raises(TrainingError, match=r"^the model cannot be loaded: there is none$"):
         Executor(there, 1)
+
+
+class Counting:
+    """Tells of each job how many were trained with it, and of each chunk which it was."""
+
+    num_chunks = 3
+
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        return [TrainingResult(job.broadcast.adapter, float(len(jobs)), job.seed) for job in jobs]
+
+    def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
+        return [ChunkScore(2, k, float(k), ((2, k),)) for k in chunks]
+
+    def evaluate(self, adapter: Adapter) -> Evaluation:
+        return combine(self.score(adapter, range(self.num_chunks)))
+
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return np.array([1.0, 2.0])
+
+
+def test_workers_share_whole_passes_and_all_chunks_whoever_is_first() -> None:
+    shared = SharedTrainer(Executor(LocalProcesses(Counting), 2))
+    jobs = [replace(a_job(stack=2), seed=k) for k in range(5)]
+    assert [result[1:3] for result in shared.train(jobs)] == [
+        (2, 0), (2, 1), (2, 2), (2, 3), (1, 4),
+    ]  # fmt: skip
+    alone = Counting()
+    adapter = jobs[0].broadcast.adapter
+    assert shared.evaluate(adapter) == alone.evaluate(adapter) == (0.5, 0.5, (0.5,))
+    assert shared.begin(alone.evaluate, adapter).result(60) == alone.evaluate(adapter)
+    assert shared.block_salience("wanda").tolist() == [1.0, 2.0]
+    shared.close()
 
 
 def test_what_the_server_waits_for_goes_before_what_it_does_not(tmp_path: Path) -> None:
