@@ -164,9 +164,11 @@ def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
     if all(holds for holds, _ in spans):
         return True, min((until_s for _, until_s in spans), default=math.inf)
     now_s = at_s
+    # Copies: a battery that is asked for an instant has lived up to it. The same ones for all
+    # looks: if each lived from here on, the work would grow with the square of their number.
+    ahead = [copy.copy(condition) for condition in conditions]
     for _ in range(MAX_LOOKS):
-        # On copies: a battery that is asked for an instant has lived up to it.
-        looks = [copy.copy(condition).span(now_s) for condition in conditions]
+        looks = [condition.span(now_s) for condition in ahead]
         waits = [until_s for holds, until_s in looks if not holds]
         if not waits:
             return False, now_s

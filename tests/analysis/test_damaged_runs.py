@@ -94,7 +94,8 @@ def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_pa
             assert len(said) < 20_000
             counts["error" if said else "table"] += 1
         shutil.rmtree(copy)
-    print(f"run folders: {dict(counts)}")
+        if counts.total() % 500 == 0:
+            print(f"run folders: {dict(counts)}", flush=True)
     assert not broke.found, broke.found
     assert counts["error"] > 0
 

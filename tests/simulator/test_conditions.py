@@ -226,6 +226,15 @@ def test_run_in_which_everybody_sits_out_for_ever_says_so_at_once():
         run(fleet, strategy=FedQuad(rank=2), rounds=10**6)
 
 
+def test_device_that_is_online_only_while_its_battery_is_flat_never_comes():
+    """Looked for through 10,000 turns, each lived once: lived anew from the first, it hung."""
+    plugged = AvailabilityTrace.of([(1.0, 2.0)], 3.0)
+    battery = BatterySpec(0.1, 1.0, 5.0, 0.1, 0.5, plugged)
+    online = AvailabilityTrace.of([(0.5, 0.9)], 3.0)
+    with pytest.raises(StalledError, match=r"no device is there at 0 s, and none will come"):
+        run([make_device(0, battery=battery, availability=online)], rounds=1)
+
+
 def test_link_that_ends_loses_the_update():
     free = free_run()
     device = make_device(0)

@@ -150,7 +150,9 @@ def run(fleet: list[Device], given: dict[str, Any]) -> tuple[Memory, str]:
     """The log, and why the run could not go on; nothing where it came to its end."""
     log = Memory()
     try:
-        simulate(make_federation(fleet, trainer=DriftTrainer(), **given), log)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(simpy, "Environment", LimitedClock)
+            simulate(make_federation(fleet, trainer=DriftTrainer(), **given), log)
     except StalledError as error:
         return log, str(error)
     return log, ""
@@ -166,9 +168,7 @@ def test_no_schedule_of_faults_hangs_a_run_or_loses_or_doubles_an_update(
     made: dict[str, Any],
 ) -> None:
     given = {key: value for key, value in made.items() if key != "fleet"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simpy, "Environment", LimitedClock)
-        log, stalled = run(made["fleet"], given)
+    log, stalled = run(made["fleet"], given)
     event("stalled" if stalled else "ended")
     for outcome in sorted({record.outcome for record in log.clients}):
         event(f"some {outcome}")
@@ -191,7 +191,11 @@ def test_no_schedule_of_faults_hangs_a_run_or_loses_or_doubles_an_update(
     assert sum(record.num_planned for record in log.rounds) == len(log.clients)
 
 
-@settings(max_examples=scaled(10, 100), suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=scaled(10, 100),
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(federations())
 def test_faults_are_the_same_again(made: dict[str, Any]) -> None:
     """Nothing of a run is left in the faults or the fleet for the next to trip over."""
