@@ -38,7 +38,7 @@ audit: $(READY)
 validate-costs: $(READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/validate_costs.py
 
-# Real processes in real time: nothing else should run on the machine. About six minutes.
+# Real processes in real time: nothing else should run on the machine. About ten minutes.
 validate-emulation: $(READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/validate_emulation.py
 

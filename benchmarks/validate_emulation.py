@@ -17,7 +17,7 @@ from pathlib import Path
 
 from analysis.figures import style
 from analysis.step_fit import NoisyMachineError
-from benchmarks.emulation.calibration import Calibration, calibrate
+from benchmarks.emulation.calibration import Calibration, calibrate, transfers
 from benchmarks.emulation.comparison import (
     TARGETS,
     Comparison,
@@ -28,7 +28,8 @@ from benchmarks.emulation.comparison import (
     quantity_table,
     verdict,
 )
-from benchmarks.emulation.trials import CALIBRATION, VALIDATION, Files
+from benchmarks.emulation.fleets import CALIBRATION, VALIDATION
+from benchmarks.emulation.trials import Files
 from benchmarks.emulation.workbench import Workbench
 
 ROOT = Path(__file__).parents[1]
@@ -48,9 +49,11 @@ def run_all(names: list[str]) -> tuple[Calibration, list[Comparison]]:
         files.write_profiles(found.host, chosen)
         comparisons = []
         for trial in chosen:
-            real = bench.emulate(files.config(trial), trial.slowdowns)
-            simulated = bench.simulate(files.config(trial, found.message_s))
-            comparisons.append(compared(trial, real, simulated))
+            expected = files.config(trial, found.message_s)
+            simulated = bench.simulate(expected)
+            real = bench.emulate(files.config(trial), trial.slowdowns, simulated.openings_s)
+            alone = transfers(expected, real.served)
+            comparisons.append(compared(trial, real, simulated, alone))
             print(fleet_table(comparisons[-1:]).splitlines()[-1], flush=True)
     return found, comparisons
 

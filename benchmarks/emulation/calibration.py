@@ -19,6 +19,7 @@ from devices.plan import TrainingPlan
 from devices.profile import DeviceProfile, StepRates
 from simulator.config import RunConfig
 from simulator.world import build_world
+from traces.steps import StepTrace
 
 GUESSED = DeviceProfile(
     name="host",
@@ -58,7 +59,7 @@ def calibrate(bench: Workbench, files: Files, trials: Sequence[Trial]) -> Calibr
     for trial in trials:
         config = files.config(trial)
         found = bench.emulate(config, trial.slowdowns).served
-        late_s += beside_links_s(config, found)
+        late_s += [one.measured_s - one.link_s for one in transfers(config, found)]
         served += found
     model = build_world(config, trial.name).model
     return Calibration(fitted(served, model), float(np.median(late_s)), len(served))
@@ -92,17 +93,25 @@ def _configuration(plan: TrainingPlan, number: int) -> Configuration:
     return Configuration(plan, MAX_LENGTH, packed, bits, number % HELD_OUT == HELD_OUT - 1)
 
 
-def beside_links_s(config: RunConfig, served: Iterable[Served]) -> Iterator[float]:
-    """Seconds of each transfer beyond its latency and the integral of its own link."""
+class Transfer(NamedTuple):
+    """How long a transfer took, and its link from when it really began."""
+
+    measured_s: float
+    link_s: float  # latency, and the integral of the link's rate
+
+
+def transfers(config: RunConfig, served: Iterable[Served]) -> Iterator[Transfer]:
+    """Down and up, of each plan. What is shared with others counts for nothing."""
     fleet = build_world(config, config.label).fleet
     for record in (one.record for one in served):
         device = fleet[record.device_id]
-        yield record.download_s - _link_s(device, record.started_s, record.download_bytes, "down")
-        asked_s = record.started_s + record.download_s + record.train_s
-        yield record.upload_s - _link_s(device, asked_s, record.upload_bytes, "up")
+        down, up = (way.steps for way in (device.link.downlink, device.link.uplink))
+        link_s = _link_s(device, down, record.started_s, record.download_bytes)
+        yield Transfer(record.download_s, link_s)
+        trained_s = record.started_s + record.download_s + record.train_s
+        yield Transfer(record.upload_s, _link_s(device, up, trained_s, record.upload_bytes))
 
 
-def _link_s(device: Device, asked_s: float, size_bytes: int, way: str) -> float:
-    trace = device.link.downlink if way == "down" else device.link.uplink
+def _link_s(device: Device, trace: StepTrace, asked_s: float, size_bytes: int) -> float:
     latency_s = device.latency.at(asked_s)
-    return latency_s + trace.transfer_s(size_bytes, asked_s + latency_s)
+    return latency_s + trace.time_to(size_bytes, asked_s + latency_s)

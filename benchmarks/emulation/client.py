@@ -65,10 +65,7 @@ class _Client:
         rng = stream(config.seed, "adapter")
         self._drawn = self._world.model.initial_adapter(rank, alpha, rng)
         with shared.processor:
-            _warm_up(self._trainer, self._world, self._broadcast(0))
-
-    def _broadcast(self, version: int) -> Broadcast:
-        return Broadcast(version, self._drawn)
+            _warm_up(self._trainer, self._world, Broadcast(0, self._drawn))
 
     def serve(self, task: Task, connection: socket.socket, control: Connection) -> None:
         """From the first byte of the broadcast to the last of the update."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.figures import style
+from benchmarks.emulation.calibration import Transfer
 from benchmarks.emulation.server import Emulation
 from benchmarks.emulation.trials import Trial
 from benchmarks.emulation.workbench import Simulation
@@ -58,9 +59,12 @@ class Comparison(NamedTuple):
     num_plans: int
     is_same_adapter: bool
     num_overrun: int  # trainings that ended later than they should, for want of the processor
+    alone: tuple[Transfer, ...]  # of fleets where nothing is shared
 
 
-def compared(trial: Trial, real: Emulation, simulated: Simulation) -> Comparison:
+def compared(
+    trial: Trial, real: Emulation, simulated: Simulation, alone: Iterable[Transfer]
+) -> Comparison:
     """The n-th plan of a device beside its n-th, and so with rounds."""
     pairs = list(_pairs([one.record for one in real.served], simulated.clients))
     cases = [case for pair in pairs for case in _cases_of(trial, *pair)]
@@ -79,6 +83,7 @@ def compared(trial: Trial, real: Emulation, simulated: Simulation) -> Comparison
         len(pairs),
         real.adapter_sha256 == simulated.adapter_sha256,
         sum(one.report.overran_s > 0 for one in real.served),
+        () if trial.network else tuple(alone),
     )
 
 
@@ -141,17 +146,21 @@ def quantity_table(comparisons: Sequence[Comparison]) -> str:
         "round": [case for case in cases if case.quantity == "round"],
         "all but by a profile": [case for case in cases if not case.is_by_profile],
     }
+    off = {name: [case.deviation for case in mine] for name, mine in rows.items()}
+    alone = [one.link_s / one.measured_s - 1 for each in comparisons for one in each.alone]
+    off["transfer, from when it really began"] = alone
     lines = [
         "| time | cases | too slow by, median | off by, median | 90th percentile | most |",
         "|---|---|---|---|---|---|",
     ]
-    for name, mine in ((name, mine) for name, mine in rows.items() if mine):
-        deviations = np.array([case.deviation for case in mine])
-        off = np.abs(deviations)
-        shown = [f"{100 * np.median(deviations):+.1f} %"]
-        shown += [f"{100 * value:.1f} %" for value in (*np.quantile(off, [0.5, 0.9]), off.max())]
-        lines.append(f"| {name} | {len(mine)} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(_row(name, mine) for name, mine in off.items() if mine)]) + "\n"
+
+
+def _row(name: str, deviations: Sequence[float]) -> str:
+    off = np.abs(deviations)
+    shown = [f"{100 * value:.1f} %" for value in (*np.quantile(off, [0.5, 0.9]), off.max())]
+    middle = f"{100 * np.median(deviations):+.1f} %"
+    return f"| {name} | {len(deviations)} | {middle} | {' | '.join(shown)} |"
 
 
 def fleet_table(comparisons: Sequence[Comparison]) -> str:

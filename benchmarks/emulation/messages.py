@@ -16,8 +16,6 @@ from devices.messages import HEADER
 from devices.plan import DeviceId, TrainingPlan
 from simulator.config import RunConfig
 
-NUM_CLIENTS = 5
-
 
 @dataclass(frozen=True, eq=False)
 class Enrolment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import queue
 import socket
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from algorithms.lora import rebase
 from algorithms.strategy import LinkRate, ServerState
 from benchmarks.emulation.messages import Report, Task, receive_message
-from benchmarks.emulation.shaping import Bucket, WallClock, send
+from benchmarks.emulation.shaping import Bucket, Spent, WallClock, send
 from devices import wire
 from devices.plan import Broadcast, ClientUpdate, DeviceId, TrainingPlan
 from devices.trainer import TrainingResult
@@ -68,10 +69,11 @@ class _Reply(NamedTuple):
 
 class Server:
     """Rounds of a federation whose devices are the peers. Whoever is idle can be asked, nobody
-    fails, and no pacing with a deadline is known here."""
+    fails, and no pacing with a deadline is known here. ``uplink`` is what the clients share where
+    the server's link is shared."""
 
-    def __init__(self, federation: Federation, peers: Sequence[Peer]) -> None:
-        self._fed, self._peers = federation, peers
+    def __init__(self, federation: Federation, peers: Sequence[Peer], uplink: Spent) -> None:
+        self._fed, self._peers, self._uplink = federation, peers, uplink
         strategy, view = federation.strategy, federation.view
         adapter = view.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
@@ -87,10 +89,16 @@ class Server:
         # What a strategy measures of the model, it has measured before the clock starts.
         strategy.plan(self.state, view, view.device_ids, stream(federation.seed, "rehearsal"))
 
-    def run(self) -> Emulation:
-        """Serve all rounds; what is under way after the last is waited for, and left out."""
-        self._clock = WallClock(time.monotonic())
+    def run(self, openings_s: Sequence[float] = ()) -> Emulation:
+        """Serve all rounds; what is under way after the last is waited for, and left out.
+
+        ``openings_s`` is where in the traces each round begins, as long as nobody is at work then;
+        without it they go on.
+        """
+        self._set_clock(0.0)
         while len(self.found.rounds) < self._fed.stop.rounds:
+            if openings_s and not self._in_flight:
+                self._set_clock(openings_s[len(self.found.rounds)])
             opened_s = self._clock.now_s()
             self._fill()
             while not self._is_ready(opened_s):
@@ -102,6 +110,10 @@ class Server:
             conversation.join()
         self.found.adapter_sha256 = self.state.adapter.digest
         return self.found
+
+    def _set_clock(self, now_s: float) -> None:
+        self._clock = WallClock(time.monotonic() - now_s)
+        self._downlink.value = self._uplink.value = -math.inf  # idle
 
     @property
     def _round(self) -> int:

@@ -21,6 +21,8 @@ from simulator.trainers import Trainers
 from simulator.world import build_world
 
 HOST = "127.0.0.1"
+START_S = 300.0
+"""After which a client that has not connected is taken for dead."""
 
 
 @dataclass
@@ -28,8 +30,13 @@ class Simulation:
     """A log of a simulated run that keeps what a real one measures too."""
 
     clients: list[ClientRecord] = field(default_factory=list)
-    rounds: list[RoundRecord] = field(default_factory=list)
+    rounds: list[RoundRecord] = field(default_factory=list)  # the first is the initial model
     adapter_sha256: str = ""
+
+    @property
+    def openings_s(self) -> list[float]:
+        """Where each round begins."""
+        return [record.opened_s for record in self.rounds[1:]]
 
     def event(self, event: Event) -> None:
         pass
@@ -58,6 +65,7 @@ class Workbench:
         shared = Surroundings(context.Lock(), self._uplink)
         with ExitStack() as stack:
             listener = stack.enter_context(socket.create_server((HOST, 0)))
+            listener.settimeout(START_S)
             processes = []
             for _ in range(self._num_clients):
                 ours, theirs = context.Pipe()
@@ -79,18 +87,22 @@ class Workbench:
         self._stack.close()
         self._trainers.__exit__()
 
-    def emulate(self, config: RunConfig, slowdowns: Sequence[float | None]) -> Emulation:
+    def emulate(
+        self,
+        config: RunConfig,
+        slowdowns: Sequence[float | None],
+        openings_s: Sequence[float] = (),
+    ) -> Emulation:
         """The federation of a config, for real; ``slowdowns`` as in an ``Enrolment``."""
         peers = self._peers[: len(slowdowns)]
         for device_id, (peer, slowdown) in enumerate(zip(peers, slowdowns, strict=True)):
             peer.control.send(Enrolment(config, device_id, slowdown))
         for peer in peers:
             assert peer.control.recv() == "enrolled"
-        self._uplink.value = 0.0
         world = build_world(config, "an emulation")
         assert len(world.fleet) == len(slowdowns)
         federation = federation_of(config, world, self._trainers.get(config, world))
-        return Server(federation, peers).run()
+        return Server(federation, peers, self._uplink).run(openings_s)
 
     def simulate(self, config: RunConfig) -> Simulation:
         """The same federation, simulated."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.emulation.calibration import fitted
+from benchmarks.emulation.calibration import Transfer, fitted
 from benchmarks.emulation.comparison import (
     cases_text,
     compared,
@@ -14,9 +14,10 @@ from benchmarks.emulation.comparison import (
     quantity_table,
     verdict,
 )
+from benchmarks.emulation.fleets import CALIBRATION, VALIDATION
 from benchmarks.emulation.messages import Report
 from benchmarks.emulation.server import Emulation, Served, Span
-from benchmarks.emulation.trials import CALIBRATION, VALIDATION, Device, Trial, name_of, slowed
+from benchmarks.emulation.trials import Device, Trial, name_of, slowed
 from benchmarks.emulation.workbench import Simulation
 from devices.catalog import load_profiles
 from devices.cost.closed_form import ClosedFormCost, serial_time
@@ -116,7 +117,7 @@ def two_sides() -> tuple[Emulation, Simulation]:
 
 
 def test_each_span_stands_beside_the_one_of_the_same_plan() -> None:
-    found = compared(TRIAL, *two_sides())
+    found = compared(TRIAL, *two_sides(), [Transfer(2.0, 2.1)])
     deviations = {(case.quantity, case.device): case.deviation for case in found.cases}
     assert deviations == pytest.approx(
         {
@@ -129,7 +130,7 @@ def test_each_span_stands_beside_the_one_of_the_same_plan() -> None:
 
 
 def test_what_follows_by_construction_is_left_out_of_the_verdict() -> None:
-    found = compared(TRIAL, *two_sides())
+    found = compared(TRIAL, *two_sides(), [Transfer(2.0, 2.1)])
     reached = verdict([found])
     # Without the 25 % of the device that takes what the catalog says.
     assert reached["median"] == 0.0
@@ -137,7 +138,7 @@ def test_what_follows_by_construction_is_left_out_of_the_verdict() -> None:
 
 
 def test_tables_and_figure_show_every_case() -> None:
-    found = compared(TRIAL, *two_sides())
+    found = compared(TRIAL, *two_sides(), [Transfer(2.0, 2.1)])
     assert "| train, by a profile | 1 | +25.0 % | 25.0 % | 25.0 % | 25.0 % |" in quantity_table(
         [found]
     )
