@@ -31,7 +31,6 @@ WAYS = {
     "same steps": Way({"dtype": "fp32"}, attention="eager"),
     "as shipped": Way(threads=CORES, workers=CORES),
 }
-LEARNING_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,11 @@ class Plan:
     size: Size
     rounds: tuple[int, int]
     repeats: int
-    accuracy: bool
+    learning_rounds: int  # before accuracy is scored; 0: it is not
 
 
-FULL = Plan(Size(), (1, 2), 3, accuracy=False)
-QUICK = Plan(Size(clients=4, cohort=4, steps=5), (1, 3), 1, accuracy=False)
+FULL = Plan(Size(), (1, 2), 3, learning_rounds=10)
+QUICK = Plan(Size(clients=4, cohort=4, steps=5), (1, 3), 1, learning_rounds=2)
 SMALL_FLEET, LARGE_FLEET = 10, 10_000
 FLEET = Size(cohort=10, steps=1, rounds=1)
 
@@ -76,7 +75,7 @@ class Bench:
     def __init__(self, folder: Path, plan: Plan, findings: Findings) -> None:
         self._folder, self._plan, self._findings = folder, plan, findings
         self._count = 0
-        rounds = LEARNING_ROUNDS if plan.accuracy else plan.rounds[1]
+        rounds = max(plan.learning_rounds, plan.rounds[1])
         for name, way in WAYS.items():
             export(folder / name, replace(plan.size, rounds=rounds), way)
         findings.flops_per_round = json.loads((folder / "as shipped" / "flops.json").read_text())
@@ -115,11 +114,11 @@ class Bench:
                 self._findings.fleets[clients] = found[0].peak_bytes
 
     def learning(self, who: dict[str, list[Participant]]) -> None:
-        """Ten rounds of everyone, and the accuracy of what comes out."""
+        """Some rounds of everyone, and the accuracy of what comes out."""
         names, adapters = [], []
         for job, members in who.items():
             for member in members:
-                if found := self.one(member, job, LEARNING_ROUNDS):
+                if found := self.one(member, job, self._plan.learning_rounds):
                     names.append(member.name)
                     adapters.append(str(found[1] / "adapter.safetensors"))
         asked = [str(self._folder / "as shipped"), *adapters]
@@ -145,7 +144,7 @@ def bench(plan: Plan, who: dict[str, list[Participant]], findings: Findings) -> 
         runs = Bench(Path(folder), plan, findings)
         runs.times(who)
         runs.fleets(who["same steps"][0])
-        if plan.accuracy:
+        if plan.learning_rounds:
             runs.learning(who)
 
 
@@ -157,8 +156,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int)
     given = parser.parse_args()
     plan = QUICK if given.quick else FULL
-    plan = replace(plan, accuracy=given.accuracy, repeats=given.repeats or plan.repeats)
-    findings = Findings(facts(CORES), asdict(plan.size), list(plan.rounds))
+    if not given.accuracy:
+        plan = replace(plan, learning_rounds=0)
+    plan = replace(plan, repeats=given.repeats or plan.repeats)
+    findings = Findings(
+        facts(CORES), asdict(plan.size), list(plan.rounds), learning_rounds=plan.learning_rounds
+    )
     bench(plan, participants(findings), findings)
     print(table(findings))
     if not given.quick:

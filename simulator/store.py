@@ -35,7 +35,7 @@ from simulator.records import (
     RoundRecord,
     columns_of,
 )
-from simulator.table_file import TableFile, wave_lines, write_columns
+from simulator.table_file import TableFile, column, wave_lines, write_columns
 from simulator.wave import Wave
 
 CHECKPOINT = "checkpoint"
@@ -129,9 +129,11 @@ class RunFolder:
     def accuracies(self, expected: list[float]) -> None:
         """Add to each device what accuracy its mix of classes lets expect of the final model."""
         file = self.path / "devices.parquet"
-        column = pa.array(expected, pa.float64())
+        found = column(expected, pa.float64())
         with self.writing():
-            replace_table(file, pq.read_table(file).append_column("expected_accuracy", column))
+            with pq.ParquetFile(file) as written:  # read_table would import pandas
+                table = written.read()
+            replace_table(file, table.append_column("expected_accuracy", found))
 
     def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
         """Write the tables, then the manifest: its status is the last thing to change.

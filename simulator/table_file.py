@@ -36,7 +36,7 @@ class TableFile:
 
     def write(self, columns: Columns) -> None:
         """Add rows, which are given as columns."""
-        arrays = [_array(columns[one.name], one.type) for one in self._schema]
+        arrays = [column(columns[one.name], one.type) for one in self._schema]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ def write_columns(path: Path, kind: type, columns: Columns) -> None:
     file.close()
 
 
-def _array(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+def column(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     """One column. ``pa.array`` would import pandas first, which takes longer than a short run."""
     if kind == pa.string():
         texts = [text.encode() for text in values]

@@ -15,9 +15,8 @@ from devices.cost.blocks import Batch, block_terms
 from devices.cost.flops import backward_flops, forward_flops
 from devices.plan import Adapter
 from devices.trainer import Evaluation, NullTrainer, SalienceMetric, TrainingJob, TrainingResult
-from devices.training.data import TokenizedTexts, draw_batches, tokenize
+from devices.training.data import draw_batches, tokenize
 from devices.training.export import save_peft
-from simulator.config import RunConfig
 from simulator.experiment import load_experiment
 from simulator.progress import Tee
 from simulator.run import federation_of
@@ -98,12 +97,17 @@ def export(folder: Path, size: Size, way: Way) -> None:
     first = recorder.rounds[0][0].broadcast.adapter
     save_peft(first, folder / "adapter", config.task.model)
     (folder / "adapter" / "adapter_model.safetensors").rename(folder / "initial.safetensors")
-    texts = texts_of(config, world, recorder)
-    np.savez(folder / "texts.npz", **texts)
+    (folder / "train.json").write_text(json.dumps(world.data.train_texts))
+    (folder / "test.json").write_text(json.dumps(world.data.test_texts))
+    tokens = tokenize(world.source, world.data.train_texts, config.task.max_length)
+    lengths = np.array([len(row) for row in tokens])
+    arrays = arrays_of(world, recorder, lengths)
+    np.savez(folder / "arrays.npz", **arrays)
     file.write_text(yaml.safe_dump(experiment(size, dict(way.training))), "utf-8")
     (config,) = load_experiment(file)
     settings = {
         "model": str(world.source.directory),
+        "max_length": config.task.max_length,
         "attention": way.attention,
         "targets": list(config.task.targets),
         "rank": first.rank,
@@ -118,33 +122,20 @@ def export(folder: Path, size: Size, way: Way) -> None:
         "workers": way.workers,
     }
     (folder / "settings.json").write_text(json.dumps(settings))
-    lengths = np.diff(texts["ends"], prepend=0)[texts["batches"]].max(axis=-1)
-    (folder / "flops.json").write_text(json.dumps(flops_of(world, recorder, lengths)))
+    padded = lengths[arrays["batches"]].max(axis=-1)
+    (folder / "flops.json").write_text(json.dumps(flops_of(world, recorder, padded)))
 
 
-def texts_of(config: RunConfig, world: World, recorder: Recorder) -> dict[str, np.ndarray]:
-    """Tokens, labels and shards one after the other with their ends, and the batches."""
-    data, task = world.data, config.task
-    tokens = {
-        split: TokenizedTexts(tokenize(world.source, texts, task.max_length), labels, 0)
-        for split, texts, labels in (
-            ("train", data.train_texts, data.train_labels),
-            ("test", data.test_texts, data.test_labels),
-        )
-    }
-    train, test = tokens["train"], tokens["test"]
+def arrays_of(world: World, recorder: Recorder, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    """Labels, shards one after the other with their ends, and the batches."""
     jobs = recorder.rounds[0]
     return {
-        "ids": np.concatenate(train.ids),
-        "ends": train.lengths.cumsum(),
-        "labels": train.labels,
-        "test_ids": np.concatenate(test.ids),
-        "test_ends": test.lengths.cumsum(),
-        "test_labels": test.labels,
+        "labels": world.data.train_labels,
+        "test_labels": world.data.test_labels,
         "shards": np.concatenate([job.examples for job in jobs]),
         "shard_ends": np.cumsum([len(job.examples) for job in jobs]),
         "batches": np.array(
-            [[batches_of(job, train.lengths) for job in jobs] for jobs in recorder.rounds]
+            [[batches_of(job, lengths) for job in jobs] for jobs in recorder.rounds]
         ),
     }
 
@@ -162,7 +153,7 @@ def batches_of(job: TrainingJob, lengths: np.ndarray) -> list[np.ndarray]:
 
 
 def flops_of(world: World, recorder: Recorder, lengths: np.ndarray) -> float:
-    """FLOPs that a round needs, the mean of all; (rounds, clients, steps) tokens of each text."""
+    """FLOPs that a round needs, the mean of all. (rounds, clients, steps): tokens of each text."""
     model, plan = world.model, recorder.rounds[0][0].plan
     blocks = block_terms(model, plan.terms)
     values, counts = np.unique(lengths, return_counts=True)

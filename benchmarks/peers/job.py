@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.bert import modeling_bert  # noqa: F401  # loaded on first use otherwise
 from transformers.utils import logging
 
@@ -37,6 +37,7 @@ class Settings(NamedTuple):
     """Numbers of the job."""
 
     model: str  # a directory
+    max_length: int  # tokens
     attention: str  # "sdpa" is what transformers takes by itself
     targets: list[str]
     rank: int
@@ -67,14 +68,14 @@ class Job:
         """What ``export`` wrote; torch takes the threads of the settings."""
         settings = Settings(**json.loads((folder / "settings.json").read_text()))
         torch.set_num_threads(settings.threads)
-        texts = np.load(folder / "texts.npz")
+        arrays = np.load(folder / "arrays.npz")
         return cls(
             settings,
-            np.split(texts["ids"], texts["ends"][:-1]),
-            texts["labels"],
-            np.split(texts["shards"], texts["shard_ends"][:-1]),
+            tokens(settings, json.loads((folder / "train.json").read_text())),
+            arrays["labels"],
+            np.split(arrays["shards"], arrays["shard_ends"][:-1]),
             load_file(folder / "initial.safetensors"),
-            texts["batches"],
+            arrays["batches"],
         )
 
     @cached_property
@@ -141,6 +142,13 @@ class Job:
             loss_of(network, self.batch(indices)).backward()
             optimizer.step()
             optimizer.zero_grad()
+
+
+def tokens(settings: Settings, texts: list[str]) -> list[np.ndarray]:
+    """Each text as the model reads it."""
+    tokenizer = AutoTokenizer.from_pretrained(settings.model)
+    ids = tokenizer(texts, truncation=True, max_length=settings.max_length)["input_ids"]
+    return [np.array(row) for row in ids]
 
 
 def loss_of(network: Any, batch: Batch) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -56,9 +57,13 @@ def measure(participant: Participant, job: Path, rounds: int, out: Path) -> Run:
             command, stdout=log, stderr=log, env=_environment(job, out), start_new_session=True
         )
         tree = _Tree(process.pid)
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            with suppress(ProcessLookupError):  # whom it has left behind, or all on Ctrl-C
+                os.killpg(process.pid, signal.SIGKILL)
+            tree.stop()
         process.returncode = os.waitstatus_to_exitcode(status)
-        tree.stop()
         log.seek(0)
         lines = [line for line in log.read().splitlines() if line.strip()]
     if process.returncode:

@@ -33,6 +33,7 @@ class Findings:
     fleets: dict[int, int] = field(default_factory=dict)  # peak bytes by clients
     accuracy: dict[str, float] = field(default_factory=dict)
     flops_per_round: float = 0.0
+    learning_rounds: int = 0  # before accuracy was scored
 
     def of(self, job: str, name: str) -> Rows:
         """The runs of one participant, in order."""
@@ -105,7 +106,7 @@ def _shipped(findings: Findings) -> str:
     names = findings.names(job)
     rows = [
         "| as shipped | s a round | times FedClock's | s before the first batch "
-        "| of them imports | peak memory, MB | accuracy |",
+        f"| of them imports | peak memory, MB | accuracy, {findings.learning_rounds} rounds |",
         "|---|---|---|---|---|---|---|",
     ]
     ours = findings.round_s(job, OURS) if OURS in names else []
@@ -165,7 +166,9 @@ def _same_steps(findings: Findings) -> str:
         )
     scores = [findings.accuracy.get(name) for name in (LOOP, OURS_FP32)]
     if None not in scores:
-        rows.append(f"| accuracy after the learning rounds | {scores[0]:.2%} | {scores[1]:.2%} | |")
+        rows.append(
+            f"| accuracy, {findings.learning_rounds} rounds | {scores[0]:.2%} | {scores[1]:.2%} | |"
+        )
     return "\n".join(rows)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from peers.job import Job, assign, trained
+from peers.job import Job, assign, tokens, trained
 
 BATCH = 50
 
@@ -18,9 +18,9 @@ BATCH = 50
 @torch.no_grad()
 def accuracies(folder: Path, adapters: list[Path]) -> list[float]:
     """Shares of the test texts that each adapter classifies rightly, in fp32."""
-    job, texts = Job.load(folder), np.load(folder / "texts.npz")
-    ids = np.split(texts["test_ids"], texts["test_ends"][:-1])
-    tested = Job(job.settings, ids, texts["test_labels"], [], {}, job.batches)
+    job, labels = Job.load(folder), np.load(folder / "arrays.npz")["test_labels"]
+    ids = tokens(job.settings, json.loads((folder / "test.json").read_text()))
+    tested = Job(job.settings, ids, labels, [], {}, job.batches)
     by_length = np.argsort(tested.lengths, kind="stable")
     network = job.network()
     shares = []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from devices.model_catalog import resolve
 from devices.training.data import (
+    TEXTS_AT_ONCE,
     TokenizedTexts,
     draw_batches,
     length_sorted_chunks,
@@ -80,6 +81,14 @@ def test_a_long_text_is_cut_to_the_limit() -> None:
     long, short = tokenize(resolve("minilm-l6"), ["oak " * 50, "oak"], 12)
     assert (len(long), len(short)) == (12, 3)
     assert (long[0], long[-1]) == (short[0], short[-1])  # start and end survive
+
+
+@needs_minilm
+def test_a_text_is_read_alike_wherever_it_stands_among_many() -> None:
+    rows = tokenize(resolve("minilm-l6"), [f"oak {k % 7}" for k in range(TEXTS_AT_ONCE + 7)], 12)
+    assert len(rows) == TEXTS_AT_ONCE + 7
+    for k, row in enumerate(rows):
+        np.testing.assert_array_equal(row, rows[k % 7])
 
 
 @given(st.integers(1, 120), st.integers(0, 100))
