@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from queue import PriorityQueue
+from queue import Empty, PriorityQueue
 from threading import Lock, Thread
 from typing import Any, Protocol, TypeVar
 
@@ -180,8 +180,9 @@ class Executor:
         """End the workers once they are done with what they are at; the rest is cancelled."""
         with self._lock:
             self._is_closed = True
-            while not self._orders.empty():
-                self._orders.get().future.cancel()
+            with suppress(Empty):  # the workers may be quicker
+                while True:
+                    self._orders.get_nowait().future.cancel()
         for _ in self._threads:
             self._orders.put(_Order(AT_ONCE, next(self._turns), None))
         for thread in self._threads:

@@ -372,6 +372,11 @@ def test_a_trace_that_changed_behind_its_path_is_no_finished_run(tmp_path: Path)
     assert "conditions_hash differ now" in done.stderr
 
 
+def test_an_executor_that_is_none_is_refused(tmp_path: Path) -> None:
+    (message,) = mistaken(tmp_path, "run", write(tmp_path, SMALL), "--executor", "slurm")
+    assert "an executor must be one of processes, ray, got slurm (--executor)" in message
+
+
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("mine", "utf-8")
     (message,) = mistaken(tmp_path, "run", write(tmp_path, SMALL), "--output", "taken")
