@@ -192,6 +192,11 @@ CORPUS = {
         pickle.dumps({-1: None}),
         r"client -1: .*found -1",
     ),
+    "a clock that was set ahead by a lifetime": (
+        "flash",
+        b'{"0": {"messages": "2020-01-29 22:10:03\\twifi\\n2090-01-29 22:11:41\\tscreen_lock"}}',
+        r"device '0': messages must lie within 11574 days, found 25569",
+    ),
     "nothing but a stop": ("fedscale-behave", b"N.", r"expected a dict of clients, found None"),
 }
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from traces.availability import AvailabilityTrace, device_id
+from traces.availability import MAX_TIME_S, AvailabilityTrace, device_id
 from traces.importers.result import Availability, DeviceTable, name_of
 from traces.text import excerpt, read_text
 
@@ -29,6 +29,7 @@ SETS = {
 }
 CONDITIONS = ("locked", "charging", "wifi")
 IGNORED = ("screen_on", "screen_off")
+DAY_S = 86400.0
 
 Event = tuple[datetime, str]
 
@@ -44,7 +45,13 @@ def read(path: Path) -> list[Availability | DeviceTable]:
         if not events:
             raise ValueError(f"{where}: expected at least one message, found none")
         unknown |= {word for _, word in events if not _is_known(word)}
-        devices[device_id(where, name)] = _trace(events)
+        trace = _trace(events)
+        if trace.period_s > MAX_TIME_S:
+            raise ValueError(
+                f"{where}: messages must lie within {MAX_TIME_S / DAY_S:.0f} days, found "
+                f"{trace.period_s / DAY_S:.0f}"
+            )
+        devices[device_id(where, name)] = trace
         models.append((device_id(where, name), _model(where, entry.get("model", ""))))
     if not devices:
         raise ValueError(f"{path}, line 1: expected at least one device, found none")
@@ -126,7 +133,7 @@ def _trace(events: list[Event]) -> AvailabilityTrace:
             since_s = None
     if since_s is not None:
         intervals.append((since_s, (events[-1][0] - midnight).total_seconds()))
-    return AvailabilityTrace.of(intervals, num_days * 86400.0)
+    return AvailabilityTrace.of(intervals, num_days * DAY_S)
 
 
 def _model(where: str, value: object) -> str:
