@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 from analysis.figures import style
-from analysis.step_fit import NoisyMachineError
 from benchmarks.emulation.calibration import Calibration, calibrate, transfers
 from benchmarks.emulation.comparison import (
     TARGETS,
@@ -29,7 +28,7 @@ from benchmarks.emulation.comparison import (
     verdict,
 )
 from benchmarks.emulation.fleets import CALIBRATION, VALIDATION
-from benchmarks.emulation.trials import Files
+from benchmarks.emulation.trials import Files, Trial
 from benchmarks.emulation.workbench import Workbench
 
 ROOT = Path(__file__).parents[1]
@@ -37,9 +36,16 @@ DOCUMENT, IMAGES = ROOT / "docs" / "costs.md", ROOT / "docs" / "images"
 BEGIN, END = "<!-- validate-emulation: begin -->\n", "<!-- validate-emulation: end -->\n"
 
 
-def run_all(names: list[str]) -> tuple[Calibration, list[Comparison]]:
-    """Calibrate, then run and simulate the validation fleets of these names, or all."""
-    chosen = [trial for trial in VALIDATION if not names or trial.name in names]
+def chosen_of(names: list[str]) -> list[Trial]:
+    """The validation fleets of these names; all, where none is given. Raises ValueError."""
+    known = {trial.name: trial for trial in VALIDATION}
+    if wrong := [name for name in names if name not in known]:
+        raise ValueError(f"a fleet must be one of {', '.join(known)}, got {wrong[0]!r}")
+    return [known[name] for name in names or known]
+
+
+def run_all(chosen: list[Trial]) -> tuple[Calibration, list[Comparison]]:
+    """Calibrate, then run and simulate these fleets."""
     clients = max(len(trial.devices) for trial in (*CALIBRATION, *chosen))
     with tempfile.TemporaryDirectory() as folder, Workbench(clients) as bench:
         files = Files(Path(folder))
@@ -92,9 +98,10 @@ def main(names: list[str]) -> None:
     """Measure, and put what was found into the documentation."""
     began_s = time.monotonic()
     try:
-        found, comparisons = run_all(names)
-    except NoisyMachineError as error:
-        sys.exit(f"error: {error}; what was found before stays")
+        found, comparisons = run_all(chosen_of(names))
+    except ValueError as error:  # a name that is none, or a machine too noisy to calibrate
+        print(f"error: {error}; what was found before stays", file=sys.stderr)
+        sys.exit(2)
     text = written(found, comparisons)
     print(text, f"{time.monotonic() - began_s:.0f} s", sep="\n")
     if names:

@@ -72,6 +72,7 @@ VALIDATION = (
         ),
         seed=2,
         batch_size=4,
+        rounds=2,
     ),
     Trial(
         "LTE in a car",
@@ -128,6 +129,7 @@ VALIDATION = (
         {"kind": "haflq", "mode": "truncation"},
         tuple(Device(k, "lte-driving", memory_mb=80.0 + k) for k in (10, 12, 14, 16, 24)),
         seed=8,
+        rounds=2,
     ),
     Trial(
         "outages",

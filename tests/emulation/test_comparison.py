@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from analysis.step_fit import NoisyMachineError
+from benchmarks import validate_emulation
 from benchmarks.emulation.calibration import Transfer, fitted
 from benchmarks.emulation.comparison import (
     cases_text,
@@ -163,3 +165,20 @@ def test_at_least_ten_fleets_are_held_out_of_the_calibration() -> None:
     names = [trial.name for trial in (*CALIBRATION, *VALIDATION)]
     assert len(set(names)) == len(names)
     assert {len(trial.devices) for trial in VALIDATION} == {2, 3, 4, 5}
+
+
+def test_a_fleet_that_does_not_exist_is_answered_with_those_that_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        validate_emulation.main(["outages", "inages"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "error: a fleet must be one of constant links, drawn 3G, " in said
+    assert "got 'inages'; what was found before stays" in said
+
+
+def test_a_machine_too_noisy_is_refused() -> None:
+    seconds = (0.5, 0.7, 0.9, 1.1)
+    with pytest.raises(NoisyMachineError, match="repeats of a training step must lie within 15%"):
+        fitted([served(plan_of(0), compute_s) for compute_s in seconds], tiny_model())
