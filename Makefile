@@ -48,7 +48,8 @@ validate-emulation: $(READY)
 bench: $(READY)
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_peers.py \
-	  $(if $(BENCH_QUICK),--quick) $(if $(BENCH_ACCURACY),--accuracy)
+	  $(if $(BENCH_QUICK),--quick) $(if $(BENCH_ACCURACY),--accuracy) \
+	  $(if $(BENCH_REPEATS),--repeats $(BENCH_REPEATS))
 ifndef BENCH_QUICK
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_overhead.py
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_engine.py 3 10000

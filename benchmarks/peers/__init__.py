@@ -1,4 +1,5 @@
 """The same federated job in FedClock, in a loop by hand, and in other frameworks.
 
-Each module of a participant has one function, ``train(job, rounds)``, that returns the adapter.
+Each module of a participant has one function, ``train(job_folder, rounds)``, that returns the
+adapter.
 """

@@ -66,7 +66,7 @@ class Job:
     @classmethod
     def load(cls, folder: Path) -> Job:
         """What ``export`` wrote; torch takes the threads of the settings."""
-        settings = Settings(**json.loads((folder / "settings.json").read_text()))
+        settings = read_settings(folder)
         torch.set_num_threads(settings.threads)
         arrays = np.load(folder / "arrays.npz")
         return cls(
@@ -142,6 +142,11 @@ class Job:
             loss_of(network, self.batch(indices)).backward()
             optimizer.step()
             optimizer.zero_grad()
+
+
+def read_settings(folder: Path) -> Settings:
+    """Of the job in this folder."""
+    return Settings(**json.loads((folder / "settings.json").read_text()))
 
 
 def tokens(settings: Settings, texts: list[str]) -> list[np.ndarray]:

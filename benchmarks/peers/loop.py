@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from peers.job import Job, State, assign, copy_of, trained
 
 
-def train(job: Job, rounds: int) -> State:
+def train(folder: Path, rounds: int) -> State:
     """Batches drawn at random, padded to the longest."""
+    job = Job.load(folder)
     rng = np.random.default_rng(job.settings.seed)
     clients = range(len(job.shards))
     return run(job, [[job.draw(client, rng) for client in clients] for _ in range(rounds)])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from peers.job import Job, State
 from peers.loop import run
 
 
-def train(job: Job, rounds: int) -> State:
+def train(folder: Path, rounds: int) -> State:
     """The first rounds of those that were exported."""
+    job = Job.load(folder)
     return run(job, list(job.batches[:rounds]))

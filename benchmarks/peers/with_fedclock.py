@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from devices.plan import Adapter
 from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
 from devices.training import trainer  # noqa: F401  # torch and transformers are imports
-from peers.job import Job, State, begin
+from peers.job import State, begin, read_settings
 from simulator.config import RunConfig
 from simulator.experiment import load_experiment
 from simulator.progress import PlainReporter
@@ -47,12 +46,12 @@ class NotingTrainers(Trainers):
         return Noting(super().get(config, world))
 
 
-def train(job: Job, rounds: int) -> State:
+def train(folder: Path, rounds: int) -> State:
     """A run in a folder of its own; evaluated at its start and end, as briefly as may be."""
-    file = Path(os.environ["BENCH_JOB"]) / "experiment.yaml"
+    file, workers = folder / "experiment.yaml", read_settings(folder).workers
     (config,) = load_experiment(file, [f"stop.rounds={rounds}", f"evaluation.every={rounds}"])
-    with tempfile.TemporaryDirectory() as folder, NotingTrainers(job.settings.workers) as trainers:
+    with tempfile.TemporaryDirectory() as scratch, NotingTrainers(workers) as trainers:
         report = PlainReporter(Console(quiet=True))
-        prepared = prepare(config, Path(folder) / "run", str(file))
+        prepared = prepare(config, Path(scratch) / "run", str(file))
         path = run(prepared, trainers=trainers, report=report)
         return load_file(path / "adapter" / "adapter_model.safetensors")

@@ -8,14 +8,16 @@ from pathlib import Path
 import flgo
 from flgo.algorithm import fedavg
 
-from peers.job import Job, State, copy_of, trained
+from peers.flgo_task.core import job as the_job
+from peers.job import State, copy_of, trained
 
 
-def train(job: Job, rounds: int) -> State:
+def train(folder: Path, rounds: int) -> State:
     """Every client in every round, without its evaluations."""
+    job = the_job()
     own = job.settings
-    with tempfile.TemporaryDirectory() as folder:
-        task = str(Path(folder) / "task")
+    with tempfile.TemporaryDirectory() as scratch:
+        task = str(Path(scratch) / "task")
         flgo.gen_task({"benchmark": {"name": "peers.flgo_task"}}, task)
         option = {
             "num_rounds": rounds,

@@ -48,8 +48,9 @@ def fit(message: Message, context: Context) -> Message:
     return Message(content=RecordDict(content), reply_to=message)
 
 
-def train(job: Job, rounds: int) -> State:
+def train(folder: Path, rounds: int) -> State:
     """Every client in every round."""
+    job = Job.load(folder)
     server_app, found, clients = ServerApp(), {}, len(job.shards)
 
     @server_app.main()

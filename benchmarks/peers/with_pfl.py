@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,9 @@ class Network(torch.nn.Module):
         return {}
 
 
-def train(job: Job, rounds: int) -> State:
+def train(folder: Path, rounds: int) -> State:
     """Every user in every central iteration."""
+    job = Job.load(folder)
     own = job.settings
     rng = np.random.default_rng(own.seed)
 
