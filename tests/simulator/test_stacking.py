@@ -21,11 +21,13 @@ from devices.plan import Adapter, Factors
 from devices.stacks import stacks_of
 from devices.trainer import Evaluation, SalienceMetric, TrainingJob, TrainingResult
 from simulator.checkpoint import SUFFIX, CheckpointedTrainer
+from simulator.executor import Executor, SharedTrainer
 from simulator.experiment import ConfigError, load_experiment
 from simulator.progress import reporter
 from simulator.run import prepare, run
 from simulator.server import Server, simulate
 from simulator.trainers import Trainers
+from simulator.worker_processes import LocalProcesses
 from tests.simulator.own_data import write_data
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from traces.bandwidth import FloatArray
@@ -49,6 +51,7 @@ class StackedDrift:
     """A trainer without torch whose results feel who is beside them, and where."""
 
     drift: DriftTrainer = field(default_factory=DriftTrainer)
+    num_chunks: int = 1  # as the trainer of a worker has them
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         results = self.drift.train(jobs)
@@ -106,31 +109,45 @@ def test_another_size_of_stacks_finds_nothing(tmp_path: Path) -> None:
     assert [len(one.drift.jobs) for one in (other, alone)] == [15, 15]
 
 
-def finished(folder: Path, workers: int, **training: object) -> dict[str, Any]:
+def test_workers_share_out_whole_stacks(tmp_path: Path) -> None:
+    finish(tmp_path, here := StackedDrift(), stack=3)
+    jobs = here.drift.jobs
+    assert [len(stack) for stack in stacks_of(jobs)] == [3] * 5
+    shared = SharedTrainer(Executor(LocalProcesses(StackedDrift), 2))
+    try:
+        results = shared.train(jobs)
+    finally:
+        shared.close()
+    assert [one.adapter.digest for one in results] == [
+        one.adapter.digest for one in StackedDrift().train(jobs)
+    ]
+
+
+def finished(folder: Path, **training: object) -> dict[str, Any]:
     """The manifest of a real run."""
-    file = folder / "x.yaml"
-    if not file.exists():
+    if not (folder / "data").exists():
         write_data(folder / "data")
     changed = {
         "task": {**CONFIG["task"], "data": str(folder / "data")},
         "training": {**CONFIG["training"], **training},
     }
+    file = folder / "x.yaml"
     file.write_text(yaml.safe_dump({**CONFIG, **changed}), "utf-8")
     (config,) = load_experiment(file)
-    output = folder / f"{workers}-{config.hash}"
-    with Trainers(workers) as trainers:
-        prepared = prepare(config, output, str(file))
+    with Trainers(1) as trainers:
+        prepared = prepare(config, folder / config.hash, str(file))
         run(prepared, trainers=trainers, report=reporter(Console(file=StringIO())))
-    manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text("utf-8"))
+    manifest: dict[str, Any] = json.loads(
+        (folder / config.hash / "manifest.json").read_text("utf-8")
+    )
     return manifest
 
 
-def test_workers_share_out_stacks_and_the_manifest_counts_them(tmp_path: Path) -> None:
-    one, two = (finished(tmp_path, workers) for workers in (1, 2))
-    alone = finished(tmp_path, 1, stack=1)
-    assert one["adapter_sha256"] == two["adapter_sha256"] != alone["adapter_sha256"]
-    counted = [(m["num_trainings"], m["num_trainings_stacked"]) for m in (one, two, alone)]
-    assert counted == [(10, 8), (10, 8), (10, 0)]
+def test_a_run_stacks_what_its_config_says_and_counts_it(tmp_path: Path) -> None:
+    pairs, alone = finished(tmp_path), finished(tmp_path, stack=1)
+    assert pairs["adapter_sha256"] != alone["adapter_sha256"]
+    counted = [(m["num_trainings"], m["num_trainings_stacked"]) for m in (pairs, alone)]
+    assert counted == [(10, 8), (10, 0)]
 
 
 @pytest.mark.parametrize(
@@ -138,4 +155,4 @@ def test_workers_share_out_stacks_and_the_manifest_counts_them(tmp_path: Path) -
 )
 def test_a_stack_of_no_sense_is_refused(tmp_path: Path, stack: int, said: str) -> None:
     with pytest.raises(ConfigError, match=rf"training\.stack must be .*{said}"):
-        finished(tmp_path, 1, stack=stack)
+        finished(tmp_path, stack=stack)
