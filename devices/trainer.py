@@ -23,8 +23,8 @@ class TrainingError(Exception):
 class TrainingJob:
     """One device's local training.
 
-    The result is a function of the first four and nothing else; with ``stack`` above 1 also of the
-    jobs that it is stacked with, in its last digits.
+    The result is a function of these and nothing else; but with ``stack`` above 1 its last digits
+    depend on the jobs that it is stacked with.
     """
 
     plan: TrainingPlan

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from devices.plan import Adapter, Factors
+from devices.stacks import stacks_of
 from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
 from simulator.disk import write_atomically
 from simulator.manifest import RunFolderError
@@ -47,13 +48,17 @@ class CheckpointedTrainer:
         self._trainer, self._folder, self._context, self._warn = trainer, folder, context, warn
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-        keys = [self._key(*_job_parts(job)) for job in jobs]
+        stacks = stacks_of(jobs)
+        keys = self._job_keys(jobs, stacks)
         found = [self._read(key) for key in keys]
-        missing = [k for k, tensors in enumerate(found) if tensors is None]
-        trained = self._trainer.train([jobs[k] for k in missing])
-        for k, result in zip(missing, trained, strict=True):
-            found[k] = _to_tensors(result, jobs[k].broadcast.adapter)
-            self._write(keys[k], found[k] or {})
+        # A stack is trained again as a whole: without the others a job comes to other digits.
+        broken = [stack for stack in stacks if any(found[k] is None for k in stack)]
+        wanted = sorted(k for stack in broken for k in stack)
+        trained = self._trainer.train([jobs[k] for k in wanted])
+        for k, result in zip(wanted, trained, strict=True):
+            if found[k] is None:
+                found[k] = _to_tensors(result, jobs[k].broadcast.adapter)
+                self._write(keys[k], found[k] or {})
         return [
             _to_result(tensors or {}, job.broadcast.adapter)
             for tensors, job in zip(found, jobs, strict=True)
@@ -76,6 +81,17 @@ class CheckpointedTrainer:
             tensors = {"salience": self._trainer.block_salience(metric)}
             self._write(key, tensors)
         return np.asarray(tensors["salience"], dtype=np.float64)
+
+    def _job_keys(self, jobs: Sequence[TrainingJob], stacks: Sequence[Sequence[int]]) -> list[str]:
+        """By the job, its place in its stack, and the stack."""
+        keys = [self._key(*_job_parts(job)) for job in jobs]
+        stacked = {
+            k: self._key("stacked", str(place), *(keys[other] for other in stack))
+            for stack in stacks
+            if len(stack) > 1
+            for place, k in enumerate(stack)
+        }
+        return [stacked.get(k, key) for k, key in enumerate(keys)]
 
     def _key(self, *parts: str | bytes) -> str:
         sha = hashlib.sha256(self._context.encode())
@@ -127,6 +143,8 @@ def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
         job.broadcast.adapter.digest,
         examples,
         str(job.seed),
+        # Where jobs may be stacked, the version says in what order the batches come.
+        "" if job.stack == 1 else f"{job.stack} from version {job.broadcast.version}",
     )
 
 

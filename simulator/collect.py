@@ -33,7 +33,13 @@ def collect(
     """
     arrived = sorted(arrived, key=lambda work: work.plan.device_id)
     jobs = [
-        TrainingJob(work.plan, work.broadcast, work.device.examples, work.training_seed)
+        TrainingJob(
+            work.plan,
+            work.broadcast,
+            work.device.examples,
+            work.training_seed,
+            federation.stack,
+        )
         for work in arrived
     ]
     found = Collected([], [])

@@ -75,6 +75,7 @@ class Training(Section):
     dtype: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor has it
     compute: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["eager", "sdpa"] = "eager"
+    stack: Annotated[int, Field(ge=1, le=1_000)] = 1  # devices in one pass, where plans are alike
     max_loss: Positive = 10_000.0  # a step with a larger loss has diverged, as one without a number
     when_diverged: Literal["stop", "drop"] = "stop"  # the run, or this update alone
 

@@ -1,8 +1,8 @@
 """Training on several workers at once, with the same result as on one.
 
 A worker is a process with a trainer of its own, on this machine or another. A job's result depends
-on the job alone and every worker computes on one thread, so neither the number of workers, nor who
-takes which job, nor that one of them dies can change it.
+on the job and its stack alone, and every worker computes on one thread, so neither the number of
+workers, nor who takes which stack, nor that one of them dies can change it.
 """
 
 from __future__ import annotations

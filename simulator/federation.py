@@ -63,3 +63,4 @@ class Federation:
     when_diverged: WhenDiverged = "stop"
     robustness: Robustness = AS_SENT
     begin: BeginEvaluation = at_once
+    stack: int = 1  # updates that may be trained in one pass

@@ -19,6 +19,7 @@ import platformdirs
 
 import devices
 from devices.plan import Adapter
+from devices.stacks import stacks_of
 from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
 from simulator.disk import PARTIAL
 from simulator.problems import UserError
@@ -91,14 +92,15 @@ def code_sha256() -> str:
 
 
 class CountedTrainer:
-    """Passes everything on, and counts the jobs."""
+    """Passes everything on, and counts the jobs, and those that are stacked with others."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self.num_jobs = 0
+        self.num_jobs = self.num_stacked = 0
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         self.num_jobs += len(jobs)
+        self.num_stacked += sum(len(stack) for stack in stacks_of(jobs) if len(stack) > 1)
         return self._trainer.train(jobs)
 
     def evaluate(self, adapter: Adapter) -> Evaluation:

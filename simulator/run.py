@@ -228,6 +228,7 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
             aggregation.clip_norm or math.inf,
             aggregation.trim_share,
         ),
+        stack=1 if config.training == "none" else config.training.stack,
     )
 
 

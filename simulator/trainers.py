@@ -192,11 +192,15 @@ class Remembering:
 
     @property
     def savings(self) -> dict[str, int]:
-        """How many trainings were asked for, and how many of them were there already."""
+        """How many trainings were asked for; how many were there already, and are of a stack."""
         if self.asked is None or self.trained is None:
             return {}
         num_asked, num_trained = self.asked.num_jobs, self.trained.num_jobs
-        return {"num_trainings": num_asked, "num_trainings_reused": num_asked - num_trained}
+        return {
+            "num_trainings": num_asked,
+            "num_trainings_reused": num_asked - num_trained,
+            "num_trainings_stacked": self.asked.num_stacked,
+        }
 
 
 def remembering(

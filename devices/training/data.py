@@ -110,6 +110,18 @@ def draw_batches(
     return [by_length[step] for step in rng.permutation(steps)]
 
 
+def in_common_order(
+    batches: Sequence[IndexArray], lengths: IndexArray, rng: np.random.Generator
+) -> list[IndexArray]:
+    """The same batches, the shortest texts at a step that ``rng`` draws, and so on to the longest.
+
+    Jobs that draw alike have texts of like lengths at the same step, so that little is padded where
+    they are trained in one pass.
+    """
+    by_length = sorted(batches, key=lambda batch: int(lengths[batch].max()))
+    return [by_length[rank] for rank in rng.permutation(len(batches))]
+
+
 def length_sorted_chunks(
     indices: IndexArray, lengths: IndexArray, chunk_size: int
 ) -> list[IndexArray]:

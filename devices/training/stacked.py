@@ -148,8 +148,7 @@ def _linear(x: Tensor, *, weight: Tensor, bias: Tensor | None) -> Tensor:
     product = _product(x, weight.mT)
     if bias is None:
         return product
-    per_row = bias.repeat_interleave(len(x) // len(bias), dim=0)  # (n, out) -> (nB, out)
-    return product + per_row.view(len(x), *[1] * (x.dim() - 2), -1)
+    return (product.view(len(bias), -1, bias.shape[-1]) + bias[:, None]).view(product.shape)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from devices.training.data import (
     IndexArray,
     TokenizedTexts,
     draw_batches,
+    in_common_order,
     length_sorted_chunks,
     stratified_subset,
     tokenize,
@@ -161,13 +162,17 @@ class TorchTrainer:
         return losses
 
     def _draw(self, job: TrainingJob, seed: int) -> list[IndexArray]:
-        return draw_batches(
+        lengths = self._train_texts.lengths
+        batches = draw_batches(
             job.examples,
-            self._train_texts.lengths,
+            lengths,
             steps=job.plan.local_steps,
             batch_size=job.plan.batch_size,
             rng=np.random.default_rng(seed),
         )
+        if job.stack == 1:
+            return batches
+        return in_common_order(batches, lengths, np.random.default_rng(job.broadcast.version))
 
     def _step(
         self,

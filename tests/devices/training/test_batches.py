@@ -12,6 +12,7 @@ from devices.training.data import (
     TEXTS_AT_ONCE,
     TokenizedTexts,
     draw_batches,
+    in_common_order,
     length_sorted_chunks,
     stratified_subset,
     tokenize,
@@ -42,6 +43,21 @@ def test_a_batch_holds_texts_of_like_lengths() -> None:
     ranges = sorted((LENGTHS[batch].min(), LENGTHS[batch].max()) for batch in batches)
     assert all(one[1] <= other[0] for one, other in pairwise(ranges))
     assert [LENGTHS[batch].min() for batch in batches] != [low for low, _ in ranges]  # shuffled
+
+
+def test_in_a_common_order_two_jobs_have_like_lengths_at_each_step() -> None:
+    first, second = (
+        draw_batches(shard, LENGTHS, steps=8, batch_size=5, rng=np.random.default_rng(k))
+        for k, shard in enumerate(np.arange(200).reshape(2, 100))
+    )
+    ordered = [in_common_order(of, LENGTHS, np.random.default_rng(3)) for of in (first, second)]
+    for job, drawn in zip(ordered, (first, second), strict=True):
+        assert sorted(map(tuple, job)) == sorted(map(tuple, drawn))
+    longest = [[int(LENGTHS[batch].max()) for batch in job] for job in ordered]
+    assert np.argsort(longest[0]).tolist() == np.argsort(longest[1]).tolist()
+    assert longest[0] != sorted(longest[0])
+    other = in_common_order(first, LENGTHS, np.random.default_rng(4))
+    assert [tuple(batch) for batch in other] != [tuple(batch) for batch in ordered[0]]
 
 
 def test_batches_follow_from_the_seed() -> None:

@@ -14,6 +14,9 @@ from traces.bandwidth import FloatArray
 
 TOLERANCE = 5e-6
 """Of numbers up to about 1 after five steps: other rows beside them round products otherwise."""
+UNSETTLED = 0.002
+"""Share of numbers that may be further apart, and how far all are, of what was trained: where a
+gradient is so near zero that rounding decides it, AdamW steps as far as anywhere."""
 
 Change = Callable[[TrainingJob, int], TrainingJob]
 
@@ -23,7 +26,8 @@ def jobs_of(trainer: TorchTrainer, change: Change, count: int = 3) -> list[Train
     jobs = []
     for k in range(count):
         job = make_job(trainer, adapter=random_adapter(trainer, seed=k), steps=5, seed=20 + k)
-        job = replace(job, examples=np.arange(60 * k, 60 * k + 60, dtype=np.int64))
+        examples = np.arange(60 * k, 60 * k + 60, dtype=np.int64)
+        job = replace(job, examples=examples, stack=2)
         jobs.append(change(job, k))
     return jobs
 
@@ -41,8 +45,15 @@ def differences(one: Adapter, other: Adapter) -> FloatArray:
     return np.concatenate([(a - b).ravel() for a, b in pairs])
 
 
-def largest_difference(one: TrainingResult, other: TrainingResult) -> float:
-    return float(np.abs(differences(one.adapter, other.adapter)).max())
+def check_equal(job: TrainingJob, one: TrainingResult, other: TrainingResult) -> None:
+    """Two ways of training a job came to the same, and not to nothing."""
+    trained = differences(one.adapter, job.broadcast.adapter)
+    apart = np.abs(differences(one.adapter, other.adapter))
+    assert np.abs(trained).max() > 1e-2
+    assert np.quantile(apart, 1 - UNSETTLED) < TOLERANCE
+    assert np.linalg.norm(apart) < UNSETTLED * np.linalg.norm(trained)
+    assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+    assert one.squared_loss == pytest.approx(other.squared_loss, rel=1e-5)
 
 
 def as_it_is(job: TrainingJob, _: int) -> TrainingJob:
@@ -99,25 +110,17 @@ CHANGES: dict[str, Change] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_stack_trains_each_job_as_if_alone(tiny: TorchTrainer, name: str) -> None:
     jobs = jobs_of(tiny, CHANGES[name])
-    alone = tiny.train(jobs)
     together = stacked(tiny, jobs)
-    for job, one, other in zip(jobs, alone, together, strict=True):
-        assert largest_difference(one, other) < TOLERANCE
-        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
-        assert one.squared_loss == pytest.approx(other.squared_loss, rel=1e-5)
-        # Told apart from doing nothing, and from another's work.
-        assert np.abs(differences(one.adapter, job.broadcast.adapter)).max() > 1e-2
-    assert largest_difference(together[0], together[1]) > 1e-2
+    for job, result in zip(jobs, together, strict=True):
+        check_equal(job, tiny.train([job])[0], result)
+    of_others = differences(together[0].adapter, together[1].adapter)
+    assert np.abs(of_others).max() > 1e-2
 
 
 def test_every_family_can_be_stacked(family_trainer: TorchTrainer) -> None:
-    """As a whole: a gradient of zero is all rounding, and AdamW steps as far for it as for any."""
     jobs = jobs_of(family_trainer, as_it_is, count=2)
-    together = stacked(family_trainer, jobs)
-    for job, one, other in zip(jobs, family_trainer.train(jobs), together, strict=True):
-        trained = np.linalg.norm(differences(one.adapter, job.broadcast.adapter))
-        assert trained > 1e-2
-        assert np.linalg.norm(differences(one.adapter, other.adapter)) < 1e-3 * trained
+    for job, result in zip(jobs, stacked(family_trainer, jobs), strict=True):
+        check_equal(job, family_trainer.train([job])[0], result)
 
 
 def test_frozen_and_truncated_terms_stay_to_the_bit(tiny: TorchTrainer) -> None:
@@ -146,7 +149,7 @@ def test_one_that_diverges_harms_no_other_of_its_stack(tiny: TorchTrainer) -> No
 
 
 def test_a_stack_leaves_nothing_behind(tiny: TorchTrainer) -> None:
-    jobs = [replace(job, stack=2) for job in jobs_of(tiny, as_it_is)]
+    jobs = jobs_of(tiny, as_it_is)
     alone = [tiny.train([job])[0].adapter.digest for job in jobs]
     accuracy = tiny.evaluate(jobs[0].broadcast.adapter)
     together = [result.adapter.digest for result in tiny.train(jobs)]

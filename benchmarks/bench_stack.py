@@ -1,0 +1,122 @@
+"""How much faster clients train several in one pass than one by one.
+
+OMP_NUM_THREADS=1 python benchmarks/bench_stack.py [MODEL] [DTYPE] [COMPUTE] [RUNS]
+
+The same 5 steps of 16 texts for 16 clients, in turns: one by one, and 4 and 16 in a pass. LoRA r=8
+on query and value at full depth, on WordNet's glosses cut at 32 tokens. Seconds of the processor,
+or with a GPU of the clock, as medians and ranges; what share of the rate of products of 1024 x 1024
+matrices, measured in between, the FLOPs of one by one come to; and how far the results are apart.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from devices.data import load_dataset
+from devices.plan import Broadcast, TermGrid, TrainingPlan
+from devices.trainer import TrainingJob, TrainingResult
+from devices.training.trainer import TorchTrainer, TrainingConfig
+
+NUM_CLIENTS, RANK, STEPS, BATCH = 16, 8, 5, 16
+SIZES = (1, 4, 16)
+SIDE, NUM_PRODUCTS = 1024, 50
+
+
+def main(model: str = "tiny", dtype: Any = "auto", compute: Any = "auto", runs: str = "5") -> None:
+    """Print a line for each number of clients in a pass."""
+    config = TrainingConfig(
+        model, ("query", "value"), learning_rate=2e-3, dtype=dtype, compute=compute
+    )
+    trainer = TorchTrainer(config, load_dataset("wordnet-16"))
+    jobs = _jobs(trainer)
+    with FlopCounterMode(display=False) as counter:
+        alone = _train(trainer, jobs, 1)
+    apart = {size: _apart(alone, _train(trainer, jobs, size)) for size in SIZES}  # warms up too
+    seconds: dict[int, list[float]] = {size: [] for size in SIZES}
+    shares: dict[int, list[float]] = {size: [] for size in SIZES}
+    for _ in range(int(runs)):
+        for size in SIZES:
+            flops_per_s = 2 * SIDE**3 * NUM_PRODUCTS / _seconds(trainer, _products(trainer))
+            spent_s = _seconds(trainer, lambda size=size: _train(trainer, jobs, size))
+            seconds[size].append(spent_s)
+            shares[size].append(counter.get_total_flops() / spent_s / flops_per_s)
+    what = f"{model}, {trainer.host.dtype_name} on {trainer.host.device.type}"
+    print(f"{what}: {NUM_CLIENTS} clients x {STEPS} steps of {BATCH} texts")
+    for size in SIZES:
+        ratios = [one / other for one, other in zip(seconds[1], seconds[size], strict=True)]
+        print(
+            f"  {size} in a pass: {_told(seconds[size])} s, {_told(ratios)} times as fast, "
+            f"{_told(shares[size])} of the rate, apart by {apart[size]:.1e}"
+        )
+
+
+def _told(numbers: list[float]) -> str:
+    return f"{median(numbers):.3g} ({min(numbers):.3g} to {max(numbers):.3g})"
+
+
+def _train(trainer: TorchTrainer, jobs: list[TrainingJob], size: int) -> list[TrainingResult]:
+    """All jobs with the same batches, ``size`` in a pass."""
+    passes = [jobs[first : first + size] for first in range(0, len(jobs), size)]
+    return [result for some in passes for result in trainer.train(some)]
+
+
+def _products(trainer: TorchTrainer) -> Callable[[], Any]:
+    device, dtype = trainer.host.device, trainer.host.dtype
+    a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    return lambda: [a @ b for _ in range(NUM_PRODUCTS)]
+
+
+def _seconds(trainer: TorchTrainer, work: Callable[[], Any]) -> float:
+    began_s = _now_s(trainer)
+    work()
+    return _now_s(trainer) - began_s
+
+
+def _jobs(trainer: TorchTrainer) -> list[TrainingJob]:
+    """Each client on shards of its own, from one broadcast."""
+    blocks = trainer.spec.num_blocks
+    adapter = trainer.spec.initial_adapter(RANK, 2.0 * RANK, np.random.default_rng(0))
+    plan = TrainingPlan(
+        device_id=0,
+        terms=TermGrid.top_blocks(trainer.spec.grid_shape(RANK), blocks),
+        weight_formats=("fp32",) * blocks,
+        activation_bits=(32,) * blocks,
+        local_steps=STEPS,
+        batch_size=BATCH,
+    )
+    shards = np.arange(NUM_CLIENTS * 640).reshape(NUM_CLIENTS, 640)
+    return [
+        TrainingJob(plan.on(k), Broadcast(0, adapter), shards[k], seed=k, stack=NUM_CLIENTS)
+        for k in range(NUM_CLIENTS)
+    ]
+
+
+def _now_s(trainer: TorchTrainer) -> float:
+    if trainer.host.device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def _apart(ones: list[TrainingResult], others: list[TrainingResult]) -> float:
+    """The largest difference of any number of a factor."""
+    pairs = [
+        pair
+        for one, other in zip(ones, others, strict=True)
+        for key, factors in one.adapter.factors.items()
+        for pair in zip(factors, other.adapter.factors[key], strict=True)
+    ]
+    return max(float(np.abs(a - b).max()) for a, b in pairs)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
