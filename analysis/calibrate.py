@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 import typer
@@ -28,11 +29,12 @@ from analysis.step_fit import (
     measured_step,
 )
 from devices import catalog
+from devices.architectures import model_spec, plan_costs
 from devices.calibrated import calibrated_text
-from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredStep, steps_text
 from devices.model_catalog import ModelSource, resolve
 from devices.model_spec import ModelSpec
+from devices.plan import TrainingPlan
 from devices.profile import ComputeBits, DeviceProfile
 from simulator.disk import write_atomically
 from simulator.problems import UserError
@@ -55,9 +57,10 @@ def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="profile to write, a .toml file")],
     name: Annotated[str, typer.Option(help="what the device shall be called")],
     quick: Annotated[bool, typer.Option("--quick", help="fewer and smaller steps")] = False,
-    model: Annotated[
-        str, typer.Option(help="what is trained; needs query and value")
-    ] = "minilm-l6",
+    model: Annotated[str, typer.Option(help="what is trained")] = "minilm-l6",
+    targets: Annotated[
+        str, typer.Option(help="its layers with LoRA, between commas: c_attn for gpt2")
+    ] = "query,value",
     compute: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="one a core unless given")] = None,
     like: Annotated[
@@ -70,11 +73,10 @@ def calibrate(
     try:
         watts = catalog.profile(like)
         source = resolve(model)
-        spec = ModelSpec.from_config(model, source.config, ("query", "value"), NUM_CLASSES)
-        spec = replace(spec, attention="eager")
+        spec = model_spec(source, targets.split(","), num_classes=NUM_CLASSES)
         bench = Bench(source, spec, QUICK if quick else FULL, compute, threads or _cores())
         template = _template(name, bench, watts)
-        steps = list(_measure(name, bench))
+        steps = list(measure(name, bench, _stopwatches(bench)))
     except ValueError as error:
         raise UserError(str(error)) from None
     for line in save(output, steps, template):
@@ -101,23 +103,39 @@ def save(output: Path, steps: Sequence[MeasuredStep], template: DeviceProfile) -
     return [line for fit in fits for line in _said(fit)] + [files]
 
 
-def _measure(device: str, bench: Bench) -> Iterator[MeasuredStep]:
-    """A row for each configuration and operand width.
+class StepClock(Protocol):
+    """Says how long a step takes."""
+
+    def step_s(self, plan: TrainingPlan, length: int) -> float: ...
+
+
+def _stopwatches(bench: Bench) -> dict[ComputeBits, Callable[[], StepClock]]:
+    """Of this machine, by operand width."""
+    from devices.training.stopwatch import Stopwatch, hosts
+
+    widths: dict[int, ComputeBits] = {32: 32, 16: 16}
+    return {
+        widths[bits]: partial(Stopwatch, bench.source, bench.model, host, bench.threads)
+        for bits, host in hosts(bench.compute).items()
+    }
+
+
+def measure(
+    device: str, bench: Bench, clocks: Mapping[ComputeBits, Callable[[], StepClock]]
+) -> Iterator[MeasuredStep]:
+    """A row for each configuration and operand width, timed by that width's clock.
 
     Repeats are interleaved, each time in another order: whatever comes and goes on the machine
     meets all configurations alike.
     """
-    from devices.training.stopwatch import Stopwatch, hosts
-
     configurations = grid(bench.model, bench.effort)
-    found = hosts(bench.compute)
     rng = np.random.default_rng(SEED)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console()) as progress:
-        total = len(found) * bench.effort.num_repeats * len(configurations)
+        total = len(clocks) * bench.effort.num_repeats * len(configurations)
         task = progress.add_task("loading", total=total)
-        for bits, host in found.items():
-            stopwatch = Stopwatch(bench.source, bench.model, host, bench.threads)
+        for bits, clock in clocks.items():
+            stopwatch = clock()
             times_s: list[list[float]] = [[] for _ in configurations]
             for repeat in range(1, bench.effort.num_repeats + 1):
                 said = f"{bits} bits, pass {repeat} of {bench.effort.num_repeats}"
@@ -128,18 +146,19 @@ def _measure(device: str, bench: Bench) -> Iterator[MeasuredStep]:
                     one = configurations[k]
                     times_s[k].append(stopwatch.step_s(one.plan, one.length))
                     progress.advance(task)
-            yield from _rows(device, bench.model, 16 if bits == 16 else 32, configurations, times_s)
+            yield from _rows(device, bench, bits, configurations, times_s)
 
 
 def _rows(
     device: str,
-    model: ModelSpec,
+    bench: Bench,
     bits: ComputeBits,
     configurations: Sequence[Configuration],
     times_s: Sequence[Sequence[float]],
 ) -> Iterator[MeasuredStep]:
+    costs = plan_costs(bench.source, bench.model, 1, compute_bits=bits)
     for one, times in zip(configurations, times_s, strict=True):
-        yield measured_step(device, ClosedFormCost(model, one.length, bits), one, times)
+        yield measured_step(device, replace(costs, sequence_length=one.length), one, times)
 
 
 def _template(name: str, bench: Bench, watts: DeviceProfile) -> DeviceProfile:

@@ -1,16 +1,19 @@
 """Hold the closed forms of the costs against real training steps; write table and figure.
 
-python benchmarks/validate_costs.py        (from the root of the project; some minutes)
+python benchmarks/validate_costs.py            (from the root of the project; some minutes)
+python benchmarks/validate_costs.py traced     (the families without closed forms alone)
 
 Small random models of all families take real steps, with LoRA on different layers at different
-depths. The table goes into docs/costs.md, between its two marks, and the figure beside it.
+depths. The tables go into docs/costs.md, each between its two marks, and the figure beside them.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +22,14 @@ import torch
 from matplotlib.figure import Figure
 
 from analysis.figures import style
+from devices.architectures import plan_costs
 from devices.cost.blocks import Batch, block_terms
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import step_memory
 from devices.model_spec import Attention
 from devices.plan import ACTIVATION_BITS, TermGrid
 from devices.training.activations import RoundingNoise, packed_activations
-from tests.devices.cost.specs import LINEARS, attentions
+from tests.devices.cost.specs import LINEARS, TRACED_LINEARS, attentions
 from tests.devices.cost.test_saved_tensors import closed_form as saved_form
 from tests.devices.cost.test_traffic import top_block
 from tests.devices.cost.test_training_agreement import plan_of
@@ -33,16 +37,19 @@ from tests.devices.cost.torch_measures import (
     RANK,
     Measured,
     Shape,
+    config_of,
     load,
     saved_bytes,
+    source_of,
     step_flops,
 )
 from tests.devices.cost.traffic_measures import top_block_traffic
 from tests.devices.cost.training_measures import CPU, measure_step, parts_of
 
 ROOT = Path(__file__).parents[1]
+SHORT = {"bert": LINEARS["bert"], "llama": LINEARS["llama"], "gpt2": TRACED_LINEARS["gpt2"]}
+"""One family of each kind of block."""
 DOCUMENT, FIGURE = ROOT / "docs" / "costs.md", ROOT / "docs" / "images" / "costs-validation.png"
-BEGIN, END = "<!-- validate-costs: begin -->\n", "<!-- validate-costs: end -->\n"
 
 TINY = Shape(num_blocks=3, hidden=32, num_heads=4, num_kv_heads=2, ffn=64)
 # Feed-forward parts of four, two and under two times the width; the last is as wide as MiniLM.
@@ -151,6 +158,48 @@ def traffic_cases() -> Iterator[Case]:
                 yield Case("bytes moved, backward", form.backward, found.backward)
 
 
+def traced_cases() -> Iterator[Case]:
+    """As ``memory_cases`` and ``flop_cases``, of families that are traced."""
+    for family, names in TRACED_LINEARS.items():
+        for attention in attentions(family):
+            for targets in (names, names[:1], names[-1:]):
+                yield from _traced_steps(family, attention, targets)
+
+
+def dropout_cases() -> Iterator[Case]:
+    """The same of one family of each kind, with dropout in its adapters."""
+    for family, names in SHORT.items():
+        for attention in attentions(family):
+            for targets in (names, names[:1], names[-1:]):
+                for case in _traced_steps(family, attention, targets, lora_dropout=0.1):
+                    yield case._replace(quantity=f"with dropout: {case.quantity}")
+
+
+def _traced_steps(
+    family: str, attention: Attention, targets: tuple[str, ...], lora_dropout: float = 0.0
+) -> Iterator[Case]:
+    """Each depth's ends and every number of bits, on a small and a larger shape."""
+    for shape, size, length in SHAPES[:2]:
+        measured = load(family, shape, targets, attention=attention, lora_dropout=lora_dropout)
+        spec, batch = measured.spec, Batch(size, length, is_padded=True, bits=32)
+        source = source_of(config_of(family, shape))
+        costs = plan_costs(source, spec, length, lora_dropout=lora_dropout)
+        for depth, bits in itertools.product((1, shape.num_blocks), ACTIVATION_BITS):
+            if bits == 0 and lora_dropout:
+                continue  # training computes again without dropout's own draws
+            measured.train_top(depth)
+            plan = plan_of(spec, depth, (bits,) * shape.num_blocks)
+            demand = costs.demand(replace(plan, batch_size=size))
+            found, memory = measure_step(measured, plan.activation_bits, batch), demand.memory
+            held = memory.activations + memory.head
+            yield Case("held between the passes", held, found.after_forward, bits)
+            yield Case("peak of a step", held + memory.transient, found.peak, bits)
+            if bits == 32:
+                flops = step_flops(measured, batch)
+                yield Case("FLOPs, forward", demand.forward_flops, flops.forward)
+                yield Case("FLOPs, backward", demand.backward_flops, flops.backward)
+
+
 def table(cases: list[Case]) -> str:
     """One row a quantity."""
     rows = ["| quantity | cases | equal | lowest | median | highest |", "|---|---|---|---|---|---|"]
@@ -186,9 +235,22 @@ def draw(cases: list[Case]) -> Figure:
     return figure
 
 
+def put(found: str, mark: str) -> None:
+    """A table between its marks in the documentation."""
+    print(found)
+    begin, end = (f"<!-- {mark}: {side} -->\n" for side in ("begin", "end"))
+    text = DOCUMENT.read_text("utf-8")
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    DOCUMENT.write_text(f"{before}{begin}\n{found}\n{end}{after}", "utf-8")
+
+
 def main() -> None:
     """Measure, and put what was found into the documentation."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore")
+    put(table([*traced_cases(), *dropout_cases()]), "validate-traced")
+    if sys.argv[1:] == ["traced"]:
+        return
     cases = [
         *saved_cases(torch.float32),
         *saved_cases(torch.bfloat16),
@@ -196,12 +258,7 @@ def main() -> None:
         *memory_cases(),
         *traffic_cases(),
     ]
-    found = table(cases)
-    print(found)
-    text = DOCUMENT.read_text("utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{found}\n{END}{after}", "utf-8")
+    put(table(cases), "validate-costs")
     FIGURE.parent.mkdir(exist_ok=True)
     with style.context():
         draw(cases).savefig(FIGURE, dpi=150)

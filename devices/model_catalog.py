@@ -12,8 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from devices.model_spec import ModelSpec
-
 HUB_TIMEOUT_S = 5.0
 """How long the hub may take to answer at all."""
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -106,14 +104,6 @@ def resolve(name: str) -> ModelSource:
     if os.path.isdir(name):  # false, where Path.is_dir raises: a name too long, a folder shut
         return _local(name, Path(name), licence="the user's own", pinned=str(Path(name).resolve()))
     return _from_hub(name)
-
-
-def model_spec(name: str, targets: Sequence[str], num_classes: int) -> ModelSpec:
-    """The sizes of a model, adapted on ``targets``, without loading it.
-
-    Raises ValueError as ``resolve`` and ``ModelSpec.from_config`` do.
-    """
-    return ModelSpec.from_config(name, resolve(name).config, targets, num_classes)
 
 
 def _packaged(name: str, model: PackagedModel) -> ModelSource:

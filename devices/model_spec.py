@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,6 @@ from devices.plan import (
     TermGrid,
 )
 
-Family = Literal["bert", "roberta", "distilbert", "mpnet", "llama", "qwen2", "qwen3"]
 Form = Literal["bert", "llama"]
 """What a block is: attention and a feed-forward part, each followed by a layer norm; or each after
 an RMS norm, queries and keys rotated, the feed-forward part gated."""
@@ -46,11 +46,23 @@ class LinearSpec:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What the code of a family without closed forms says about itself."""
+
+    blocks: str  # where they stand in the model: "transformer.h"
+    paths: tuple[str, ...]  # of each linear layer within its block: "attn.c_attn"
+    head_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    attention: tuple[int, int]  # its score lies between these two of the linear layers
+    head_size: int
+    max_length: int  # tokens that it has positions for
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A stack of equal transformer blocks with LoRA on ``targets``, and a classification head."""
 
     name: str
-    family: Family
+    family: str  # transformers' model_type
     num_blocks: int  # L
     hidden: int  # h
     num_heads: int  # n
@@ -63,6 +75,7 @@ class ModelSpec:
     frozen_head_parameters: int  # BERT's pooler; the final norm of Llama; RoBERTa has none
     num_classes: int
     attention: Attention = "eager"
+    outline: Outline | None = None  # None where there are closed forms
 
     @property
     def form(self) -> Form:
@@ -72,6 +85,8 @@ class ModelSpec:
     @property
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
         """The trained head's tensors, named as transformers names them."""
+        if self.outline:
+            return dict(self.outline.head_shapes)
         classes, hidden = self.num_classes, self.hidden
         if self.form == "llama":
             return {"score.weight": (classes, hidden)}
@@ -131,12 +146,7 @@ class ModelSpec:
                 b = np.zeros((layer.out_features, rank), dtype=np.float32)
                 factors[ModuleKey(block, layer.name)] = Factors(a, b)
         head: dict[str, Float32Array] = {
-            name: (
-                np.zeros(shape, dtype=np.float32)
-                if name.endswith("bias")
-                else rng.normal(0.0, 0.02, shape).astype(np.float32)
-            )
-            for name, shape in self.head_shapes.items()
+            name: _drawn_head(name, shape, rng) for name, shape in self.head_shapes.items()
         }
         return Adapter(factors, head, alpha / rank)
 
@@ -149,35 +159,39 @@ class ModelSpec:
         Raises ValueError for a family or an activation function without checked closed forms, or a
         target that is no linear layer of its block.
         """
-        readers = {
-            "bert": _bert,
-            "roberta": _roberta,
-            "distilbert": _distilbert,
-            "mpnet": _mpnet,
-            "llama": _llama,
-            "qwen2": _qwen2,
-            "qwen3": _qwen3,
-        }
         model_type = str(config.get("model_type"))
-        if model_type not in readers:
+        if model_type not in CLOSED_FORMS:
+            known = ", ".join(CLOSED_FORMS)
             raise ValueError(
-                f"model type must be one of {', '.join(readers)}, got {model_type!r} (model {name})"
+                f"model type must be one of {known}, got {model_type!r} (model {name})"
             )
-        sizes = readers[model_type](config)
+        sizes = CLOSED_FORMS[model_type](config)
         key = "activation" if model_type == "distilbert" else "hidden_act"
         expected = "silu" if model_type in ("llama", "qwen2", "qwen3") else "gelu"
         if config.get(key, expected) != expected:
             raise ValueError(
                 f"{key} of a {model_type} must be {expected!r}, got {config[key]!r} (model {name})"
             )
-        linears = {layer.name: layer for layer in sizes["linears"]}
-        unknown = [target for target in targets if target not in linears]
-        if unknown or not targets:
-            raise ValueError(
-                f"targets must be among {', '.join(linears)}, got {', '.join(unknown) or 'none'}"
-            )
-        ordered = tuple(linears[t] for t in linears if t in targets)
-        return cls(name=name, targets=ordered, num_classes=num_classes, **sizes)
+        chosen = chosen_layers(sizes["linears"], targets)
+        return cls(name=name, targets=chosen, num_classes=num_classes, **sizes)
+
+
+def chosen_layers(linears: Sequence[LinearSpec], targets: Sequence[str]) -> tuple[LinearSpec, ...]:
+    """Those named, in the order of the block. Raises ValueError for a name that is none of them."""
+    names = [layer.name for layer in linears]
+    unknown = [target for target in targets if target not in names]
+    if unknown or not targets:
+        raise ValueError(
+            f"targets must be among {', '.join(names)}, got {', '.join(unknown) or 'none'}"
+        )
+    return tuple(layer for layer in linears if layer.name in targets)
+
+
+def _drawn_head(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
+    if len(shape) == 1:
+        value = 0.0 if name.endswith("bias") else 1.0  # of a norm
+        return np.full(shape, value, dtype=np.float32)
+    return rng.normal(0.0, 0.02, shape).astype(np.float32)
 
 
 def drawn_a(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
@@ -295,3 +309,17 @@ def _llama(config: Mapping[str, Any]) -> dict[str, Any]:
         "embedding_parameters": config["vocab_size"] * h,
         "frozen_head_parameters": h,
     }
+
+
+CLOSED_FORMS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
+    {
+        "bert": _bert,
+        "roberta": _roberta,
+        "distilbert": _distilbert,
+        "mpnet": _mpnet,
+        "llama": _llama,
+        "qwen2": _qwen2,
+        "qwen3": _qwen3,
+    }
+)
+"""Readers of a config.json, by the model types whose costs have closed forms."""

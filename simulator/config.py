@@ -92,6 +92,9 @@ class CostModelConfig(Section):
 
     compute_bits: Literal[32, 16] = 32
     attention: Literal["eager", "sdpa"] = "eager"
+    # Of adapters, as it costs a device. The host trains without: masks would be drawn by the order
+    # in which it runs the clients.
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     kind: Literal["closed_form", "measured"] = "closed_form"
     table: str | None = None  # of measured steps, which ``fedclock calibrate`` writes
 

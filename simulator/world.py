@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
 
+from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
@@ -81,7 +82,13 @@ def build_world(config: RunConfig, where: str) -> World:
     fleet, faults, shared_links = met
     if config.fleet.recorded:
         _check_examples(fleet, data, problems)
-    closed_form = ClosedFormCost(model, task.max_length, compute_bits=config.cost.compute_bits)
+    closed_form = plan_costs(
+        source,
+        model,
+        task.max_length,
+        compute_bits=config.cost.compute_bits,
+        lora_dropout=config.cost.lora_dropout,
+    )
     cost_model = problems.attempt("cost.table", partial(_cost_model, config, closed_form))
     _check_rates(config, fleet, problems)
     if not problems.found:
@@ -119,9 +126,16 @@ def _devices(
 
 def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> ModelSpec:
     task, classes = config.task, data.num_classes if data else 2
+    sized = partial(model_spec, source, task.targets, num_classes=classes)
     try:
-        longest = int(source.config["max_position_embeddings"])
-        model = ModelSpec.from_config(task.model, source.config, task.targets, classes)
+        model = sized(attention=config.cost.attention)
+        if config.training != "none" and config.training.attention != model.attention:
+            sized(attention=config.training.attention)
+        longest = (
+            model.outline.max_length
+            if model.outline
+            else int(source.config["max_position_embeddings"])
+        )
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"config.json of {task.model} lacks or garbles {error}") from None
     if task.max_length > longest:
@@ -135,7 +149,7 @@ def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> 
             f"the matrices of {task.model} must have a multiple of {GROUP} elements, so that they "
             f"can be packed by groups, but {', '.join(odd)} have not"
         )
-    return replace(model, attention=config.cost.attention)
+    return model
 
 
 def _cost_model(config: RunConfig, closed_form: ClosedFormCost) -> CostModel:

@@ -74,4 +74,8 @@ def test_only_run_and_calibrate_reach_for_real_training() -> None:
         if "devices/training" not in path.as_posix()
         and any(name.startswith("devices.training") for name in imported(path))
     }
-    assert reaching == {"analysis/calibrate.py", "simulator/trainers.py"}
+    assert reaching == {
+        "analysis/calibrate.py",
+        "devices/architectures.py",
+        "simulator/trainers.py",
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from devices.cost.blocks import Batch, block_terms
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
@@ -30,6 +30,26 @@ class Demand(NamedTuple):
     upload_bytes: int
 
 
+class DemandOf(Protocol):
+    """What a plan that leaves no block out asks of any device."""
+
+    def __call__(self, model: ModelSpec, plan: TrainingPlan, batch: Batch) -> Demand: ...
+
+
+def closed_form_demand(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> Demand:
+    """From the model's sizes alone."""
+    blocks = block_terms(model, plan.terms)
+    recomputed = recomputed_flops(model, blocks, plan.activation_bits, batch)
+    return Demand(
+        forward_flops=forward_flops(model, blocks, batch),
+        backward_flops=backward_flops(model, blocks, batch) + recomputed,
+        traffic=step_traffic(model, plan, blocks, batch),
+        memory=step_memory(model, plan, batch),
+        download_bytes=download_bytes(model, plan),
+        upload_bytes=upload_bytes(model, plan.terms),
+    )
+
+
 @dataclass(frozen=True)
 class ClosedFormCost:
     """Costs from the model's sizes alone, nothing measured while simulating.
@@ -37,12 +57,14 @@ class ClosedFormCost:
     Every batch counts as padded to ``sequence_length``, the longest that the experiment allows,
     with at least one shorter text in it: a simulated device pads to a fixed shape.
     ``compute_bits`` is the width of the products and of what they leave in memory; a plan's weight
-    formats and activation bits decide memory and conversions, not the arithmetic rate.
+    formats and activation bits decide memory and conversions, not the arithmetic rate. A
+    model without closed forms brings a ``demand_of`` of its own (``devices/cost/traced.py``).
     """
 
     model: ModelSpec
     sequence_length: int
     compute_bits: ComputeBits = 32
+    demand_of: DemandOf = closed_form_demand
     _demands: dict[bytes, Demand] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -77,16 +99,7 @@ class ClosedFormCost:
         if plan.num_blocks != model.num_blocks:
             model = replace(model, num_blocks=plan.num_blocks)
         batch = Batch(plan.batch_size, self.sequence_length, True, self.compute_bits)
-        blocks = block_terms(model, plan.terms)
-        recomputed = recomputed_flops(model, blocks, plan.activation_bits, batch)
-        return Demand(
-            forward_flops=forward_flops(model, blocks, batch),
-            backward_flops=backward_flops(model, blocks, batch) + recomputed,
-            traffic=step_traffic(model, plan, blocks, batch),
-            memory=step_memory(model, plan, batch),
-            download_bytes=download_bytes(model, plan),
-            upload_bytes=upload_bytes(model, plan.terms),
-        )
+        return self.demand_of(model, plan, batch)
 
 
 def step_time(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:

@@ -60,6 +60,22 @@ class BlockWork(NamedTuple):
         return self.activation_bits == 0 and self.terms.position != "below"
 
 
+class BlockMemory(NamedTuple):
+    """What one block holds from pass to pass, and what it needs besides while it works."""
+
+    held: int
+    peaks: Peaks
+
+
+class Surroundings(NamedTuple):
+    """Bytes that are there whatever a block does."""
+
+    shared: int  # held by all blocks together, from pass to pass
+    first: int  # while the first block runs forward, besides its input
+    later: int  # while any other does
+    head: int
+
+
 def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBreakdown:
     """The peak of a training step, once the optimizer has its state.
 
@@ -70,17 +86,33 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBre
     blocks = block_terms(model, plan.terms)
     works = list(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
     memory = {work: _block_memory(model, work, batch) for work in set(works)}  # few differ
-    below = [0, *accumulate(memory[work].held for work in works)]
-    shared = _shared_bytes(model, works, batch)
-    entry = _entry_bytes(model, works, batch)
-    embedded = batch.num_bytes(batch.tokens * model.hidden)
-    peaks = [memory[work].peaks for work in works]
-    peak = max(
-        shared + held_below + max(block.forward + entry + embedded * (index > 0), block.backward)
-        for index, (held_below, block) in enumerate(zip(below, peaks, strict=False))
+    entry, embedded = (
+        _entry_bytes(model, works, batch),
+        batch.num_bytes(batch.tokens * model.hidden),
     )
-    activations = shared + below[-1]
-    head = _head_bytes(model, blocks, batch)
+    around = Surroundings(
+        shared=_shared_bytes(model, works, batch),
+        first=entry,
+        later=entry + embedded,
+        head=_head_bytes(model, blocks, batch),
+    )
+    return whole_memory(model, plan, [memory[work] for work in works], around)
+
+
+def whole_memory(
+    model: ModelSpec,
+    plan: TrainingPlan,
+    blocks: Sequence[BlockMemory],
+    around: Surroundings,
+) -> MemoryBreakdown:
+    """The peak of a step, from what each block holds and needs and what there is around them."""
+    below = [0, *accumulate(block.held for block in blocks)]
+    beside = [around.first, *[around.later] * (len(blocks) - 1)]
+    peak = around.shared + max(
+        held_below + max(block.peaks.forward + entry, block.peaks.backward)
+        for held_below, block, entry in zip(below, blocks, beside, strict=False)
+    )
+    activations = around.shared + below[-1]
     trained = model.trained_parameters(plan.terms)
     held_numbers = model.head_parameters + model.term_parameters(plan.terms.held)
     origin = trained * (plan.proximal_mu > 0)  # what a proximal loss measures the distance from
@@ -91,8 +123,8 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBre
         optimizer=MOMENTS_BYTES * trained,
         activations=activations,
         # What the head saves comes after the forward passes, and is gone before the backward ones.
-        transient=max(peak - activations - head, 0),
-        head=head,
+        transient=max(peak - activations - around.head, 0),
+        head=around.head,
     )
 
 
@@ -112,13 +144,6 @@ def _weight_bytes(model: ModelSpec, formats: Sequence[BlockFormat]) -> int:
         for weight_format, num_equal in Counter(formats).items()
         for layer in model.linears
     )
-
-
-class BlockMemory(NamedTuple):
-    """What one block holds from pass to pass, and what it needs besides while it works."""
-
-    held: int
-    peaks: Peaks
 
 
 @lru_cache(maxsize=1024)

@@ -46,7 +46,6 @@ def step_traffic(
     model: ModelSpec, plan: TrainingPlan, blocks: Sequence[BlockTerms], batch: Batch
 ) -> Traffic:
     """Of all blocks, and of AdamW on the trained terms and the head."""
-    trained = model.trained_parameters(plan.terms)
     works = Counter(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
     passes = [(_passes(model, work, batch), count) for work, count in works.items()]
     return Traffic(
@@ -55,8 +54,14 @@ def step_traffic(
         cast=sum(block.cast * count for block, count in passes),
         unpacked=sum(block.unpacked * count for block, count in passes),
         packed=sum(block.packed * count for block, count in passes),
-        optimizer=(ADAMW_ACCESSES + (plan.proximal_mu > 0)) * FP32_BYTES * trained,
+        optimizer=optimizer_bytes(model, plan),
     )
+
+
+def optimizer_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
+    """Of AdamW on everything that trains."""
+    accesses = ADAMW_ACCESSES + (plan.proximal_mu > 0)
+    return accesses * FP32_BYTES * model.trained_parameters(plan.terms)
 
 
 @lru_cache(maxsize=1024)

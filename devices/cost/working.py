@@ -78,7 +78,9 @@ def block_peaks(
         return Peaks(_peak(saved, forward, bits), _peak(saved, backward, bits))
     # The first pass saves its input, which lives anyway. The second runs beside the gradient.
     saved = _with_input(saved, size)
-    again = _peak(saved, forward, 32) + size.narrow
+    # A Llama's last layer, if it trains nothing, needs nothing for its gradient but its weight.
+    is_passed = is_llama and size.weight > 0 and not block.trained[-1]
+    again = _peak(saved, forward, 32) + size.narrow + size.wide * is_passed
     return Peaks(_peak([], forward, 32), max(again, _peak(saved, backward, 32)))
 
 
@@ -235,6 +237,11 @@ def _llama_backward(block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
     working = {**here, "in": size.wide, **unpacked}
     yield Instant({**working, "out": size.wide * (gate + up)}, done)
     yield Instant({**working, "scratch": size.unpacking}, done)
+    of_both = {"of gate": size.wide * gate, "of up": size.wide * up}
+    if flow.inputs[4]:
+        yield Instant(
+            {**here, **of_both, **_converted(size, size.narrow)}, done | {"up", "silu", "gate"}
+        )
 
 
 def _attention_backward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator[Instant]:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from torch.utils.hooks import RemovableHandle
 
 from devices.training.codes import GROUP, SMALLEST_STEP, UNIFORM_4, decode, join_nibbles, slices
+from devices.training.scores import ScoreWatch
 from devices.training.weights import QuantizedLinear
 
 SMALLEST_PACKED = 1024
@@ -136,17 +137,26 @@ def packed_activations(
     in them is raised to the exponential.
     """
     planned = list(zip(blocks, bits, strict=True))
-    packers = [_BlockPacker(block, bits, noise) for block, bits in planned if 0 < bits < 32]
-    recomputed = [parts.block for parts, bits in planned if bits == 0]
+    pack = partial(pack_activation, noise=noise)
+    packers = [BlockPacker(block, bits, pack) for block, bits in planned if 0 < bits < 32]
     handles = [handle for packer in packers for handle in packer.attach()]
-    for block in recomputed:
+    try:
+        with recomputed([parts.block for parts, bits in planned if bits == 0]):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Let each of them save its input alone, and run forward again in the backward pass."""
+    for block in blocks:
         block.forward = partial(_recomputed, block.forward)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for block in recomputed:
+        for block in blocks:
             del block.forward  # the class's own comes to light again
 
 
@@ -168,20 +178,27 @@ class _Packed(NamedTuple):
 
     storage: weakref.ref[torch.UntypedStorage]
     identity: tuple[Any, ...]
-    activation: PackedActivation
+    activation: Any
 
 
-class _BlockPacker:
-    """The hooks of one block, and where in its forward pass they are."""
+class BlockPacker:
+    """The hooks of one block, and where in its forward pass they are.
 
-    def __init__(self, parts: PackableBlock, bits: int, noise: RoundingNoise) -> None:
+    ``pack`` makes a PackedActivation, or what stands for one, of a tensor and a number of bits; or
+    None where the tensor must stay as it is.
+    """
+
+    def __init__(
+        self, parts: PackableBlock, bits: int, pack: Callable[[Tensor, int], Any | None]
+    ) -> None:
         self._parts = parts
         self._bits = bits
-        self._noise = noise
+        self._pack_tensor = pack
         self._hooks = saved_tensors_hooks(self._pack, _unpack)
         self._tokens = self._length = self._num_projections = 0
         self._is_attending = False
-        self._resident = {t.untyped_storage().data_ptr() for t in _resident(parts.block)}
+        self._resident = {t.untyped_storage()._cdata for t in _resident(parts.block)}
+        self._watch: ScoreWatch | None = None
         self._packed: list[_Packed] = []
 
     def attach(self) -> list[RemovableHandle]:
@@ -198,10 +215,16 @@ class _BlockPacker:
         batch, self._length = args[0].shape[:2]
         self._tokens, self._num_projections = batch * self._length, 0
         self._is_attending = False
+        if self._length == self._parts.head_size:
+            self._watch = ScoreWatch()
+            self._watch.__enter__()  # type: ignore[no-untyped-call]
         self._hooks.__enter__()
 
     def _leave(self, *_: object) -> None:
         self._hooks.__exit__()
+        if self._watch:
+            self._watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._watch = None
         self._packed.clear()
 
     def _begin_attention(self, *_: object) -> None:
@@ -210,7 +233,7 @@ class _BlockPacker:
     def _end_attention(self, *_: object) -> None:
         self._is_attending = False
 
-    def _pack(self, tensor: Tensor) -> Tensor | PackedActivation:
+    def _pack(self, tensor: Tensor) -> Any:
         bits = self._bits_of(tensor)
         if bits == 32:
             return tensor
@@ -218,7 +241,7 @@ class _BlockPacker:
         for known in self._packed:
             if known.identity == identity and known.storage() is not None and _is_dense(tensor):
                 return replace(known.activation, shape=tensor.shape, stride=tensor.stride())
-        fresh = pack_activation(tensor, bits, self._noise)
+        fresh = self._pack_tensor(tensor, bits)
         if fresh is None:
             return tensor
         if _is_dense(tensor):
@@ -230,7 +253,7 @@ class _BlockPacker:
         elements = tensor.numel()
         if not tensor.is_floating_point() or elements < SMALLEST_PACKED:
             return 32
-        if tensor.untyped_storage().data_ptr() in self._resident:
+        if tensor.untyped_storage()._cdata in self._resident:
             return 32
         return self._attention_bits(tensor.shape) if self._is_attending else self._bits
 
@@ -238,15 +261,15 @@ class _BlockPacker:
         """By shape: all that attention saves is a projection, a score, its result or exact."""
         elements = shape.numel()
         parts, head_elements = self._parts, self._tokens * self._parts.head_size
-        is_square = self._length == parts.head_size  # then scores look like projections
-        if elements == self._tokens * self._length * parts.num_heads and not is_square:
+        num_scores = self._tokens * self._length * parts.num_heads
+        if self._watch.next_is_score() if self._watch else elements == num_scores:
             return self._bits
         if self._parts.head_size not in shape[-2:]:
             return 32
         if elements not in (head_elements * parts.num_heads, head_elements * parts.num_kv_heads):
             return 32
         self._num_projections += 1
-        is_result = self._num_projections > 3 and not is_square  # flash saves it after q, k, v
+        is_result = self._num_projections > 3  # flash attention saves it after q, k, v
         return self._bits if is_result else max(self._bits, 8)
 
 
@@ -261,7 +284,8 @@ def _resident(module: nn.Module) -> Iterator[Tensor]:
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:
     """The same for two views of the same memory, where both are of all of it."""
-    return tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor._version
+    storage = tensor.untyped_storage()
+    return storage._cdata, tensor.storage_offset(), tensor.numel(), tensor.dtype, tensor._version
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -274,5 +298,5 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def _unpack(saved: Tensor | PackedActivation) -> Tensor:
-    return saved.unpack() if isinstance(saved, PackedActivation) else saved
+def _unpack(saved: Any) -> Tensor:
+    return saved if isinstance(saved, Tensor) else saved.unpack()

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from devices.architectures import model_spec
 from devices.merged import unmerged
-from devices.model_catalog import model_spec, resolve
+from devices.model_catalog import resolve
 from devices.plan import Adapter
 from devices.training.model import layer_path, lora_config
 
@@ -22,8 +23,8 @@ def save_peft(adapter: Adapter, directory: Path, model: str) -> None:
     """
     adapter = unmerged(adapter)
     num_classes = list(adapter.head.values())[-1].shape[0]
-    spec = model_spec(model, adapter.modules, num_classes)
     source = resolve(model)
+    spec = model_spec(source, adapter.modules, num_classes=num_classes)
     directory.mkdir(parents=True, exist_ok=True)
     config = lora_config(spec, rank=adapter.rank, alpha=adapter.scale * adapter.rank)
     config.base_model_name_or_path = str(source.directory or source.name)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from devices.model_catalog import ModelSource
-from devices.model_spec import Family, ModelSpec
+from devices.model_spec import Attention, ModelSpec
 from devices.plan import BoolArray, ModuleKey
 from devices.training.activations import PackableBlock
 from devices.training.data import Batch
@@ -26,7 +26,7 @@ from devices.training.weights import QuantizedLinear, WeightStore
 ADAPTER = "default"
 """What peft calls the one adapter it has."""
 
-_BLOCKS: dict[Family, str] = {
+_BLOCKS: dict[str, str] = {
     "bert": "bert.encoder.layer",
     "roberta": "roberta.encoder.layer",
     "distilbert": "distilbert.transformer.layer",
@@ -55,12 +55,29 @@ _PARENTS = {
 
 def block_path(spec: ModelSpec, block: int | str) -> str:
     """Where a block stands in the model."""
-    return f"{_BLOCKS[spec.family]}.{block}"
+    return f"{blocks_path(spec)}.{block}"
+
+
+def blocks_path(spec: ModelSpec) -> str:
+    """Where the list of all blocks stands in the model."""
+    return spec.outline.blocks if spec.outline else _BLOCKS[spec.family]
 
 
 def layer_path(spec: ModelSpec, block: int | str, linear: str) -> str:
     """Where a linear layer of a block stands in the model."""
+    if spec.outline:
+        paths = {
+            layer.name: path for layer, path in zip(spec.linears, spec.outline.paths, strict=True)
+        }
+        return f"{block_path(spec, block)}.{paths[linear]}"
     return f"{block_path(spec, block)}.{_PARENTS.get(linear, '')}{linear}"
+
+
+def head_size(spec: ModelSpec) -> int:
+    """Width of one query, key or value."""
+    if spec.outline:
+        return spec.outline.head_size
+    return spec.linears[0].out_features // spec.num_heads
 
 
 def head_names(spec: ModelSpec) -> list[str]:
@@ -68,7 +85,7 @@ def head_names(spec: ModelSpec) -> list[str]:
     return list(dict.fromkeys(name.split(".")[0] for name in spec.head_shapes))
 
 
-def lora_config(spec: ModelSpec, *, rank: int, alpha: float) -> LoraConfig:
+def lora_config(spec: ModelSpec, *, rank: int, alpha: float, dropout: float = 0.0) -> LoraConfig:
     """peft's own description of our adapters.
 
     Targets are whole paths in one pattern: peft matches a bare name by its ending, and
@@ -79,7 +96,7 @@ def lora_config(spec: ModelSpec, *, rank: int, alpha: float) -> LoraConfig:
         task_type="SEQ_CLS",
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes any number
-        lora_dropout=0.0,
+        lora_dropout=dropout,
         target_modules="(" + paths.replace(".", r"\.").replace("#", r"\d+") + ")",
         modules_to_save=head_names(spec),
     )
@@ -110,7 +127,7 @@ class AdaptedModel:
     @contextmanager
     def only(self, present: BoolArray) -> Iterator[None]:
         """Without the other blocks: hidden states pass them by, in both passes. (L,)."""
-        owner, _, name = _BLOCKS[self.spec.family].rpartition(".")
+        owner, _, name = blocks_path(self.spec).rpartition(".")
         stack = self.network.get_base_model().get_submodule(owner)  # type: ignore[operator]
         every = getattr(stack, name)
         kept = [block for block, is_kept in zip(every, present, strict=True) if is_kept]
@@ -125,7 +142,7 @@ def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel
     """Load the base model, let its blocks' weights be packed, and wrap its targets with LoRA."""
     # Whatever transformers and peft draw here, an adapter replaces; the caller's draws stay as
     # they would have been.
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base = _load_base(source, spec).to(host.device)
         linears = [_quantize_block(base, spec, block) for block in range(spec.num_blocks)]
@@ -147,10 +164,10 @@ def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel
             name.rpartition(".")[0]: heads[top].get_submodule(inner.rpartition(".")[0])
             for name, (top, inner) in places.items()
         },
-        blocks=tuple(_packable(base, spec, block) for block in range(spec.num_blocks)),
+        blocks=tuple(packable(base, spec, block) for block in range(spec.num_blocks)),
         host=host,
         pad_id=base.config.pad_token_id,
-        max_length=_max_length(base.config),
+        max_length=spec.outline.max_length if spec.outline else _max_length(base.config),
     )
 
 
@@ -160,7 +177,7 @@ def _load_base(source: ModelSource, spec: ModelSpec) -> Any:
     try:
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source.directory,
-            config=_configure(AutoConfig.from_pretrained(source.directory), spec),
+            config=_configured(AutoConfig.from_pretrained(source.directory), spec),
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
@@ -187,7 +204,7 @@ def _drawn(source: ModelSource, spec: ModelSpec) -> Any:
     sizes = {key: value for key, value in source.config.items() if key != "model_type"}
     config = AutoConfig.for_model(source.config["model_type"], **sizes)
     model = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
-        _configure(config, spec)
+        _configured(config, spec)
     )
     generator = torch.Generator().manual_seed(0)
     for _, parameter in sorted(model.named_parameters()):
@@ -196,13 +213,17 @@ def _drawn(source: ModelSource, spec: ModelSpec) -> Any:
     return model
 
 
-def _configure(config: Any, spec: ModelSpec) -> Any:
+def _configured(config: Any, spec: ModelSpec) -> Any:
+    return configure(config, num_classes=spec.num_classes, attention=spec.attention)
+
+
+def configure(config: Any, *, num_classes: int, attention: Attention) -> Any:
     """Without dropout: layers could not share what they save, and its masks take memory."""
-    config.num_labels = spec.num_classes
+    config.num_labels = num_classes
     config.use_cache = False  # of keys and values, for generating text
-    config._attn_implementation = spec.attention
+    config._attn_implementation = attention
     for name, value in list(vars(config).items()):
-        if "dropout" in name and isinstance(value, float):
+        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
     if config.pad_token_id is None:  # decoders often have none, and find the last token by it
         ends = config.eos_token_id
@@ -227,20 +248,21 @@ def _quantize_block(base: Any, spec: ModelSpec, block: int) -> dict[str, Quantiz
     return layers
 
 
-def _packable(base: Any, spec: ModelSpec, block: int) -> PackableBlock:
-    value, output = (layer_path(spec, block, spec.linears[i].name) for i in (2, 3))
+def packable(base: Any, spec: ModelSpec, block: int) -> PackableBlock:
+    ends = spec.outline.attention if spec.outline else (2, 3)
+    value, output = (layer_path(spec, block, spec.linears[i].name) for i in ends)
     return PackableBlock(
         block=base.get_submodule(block_path(spec, block)),
         value=base.get_submodule(value),
         output=base.get_submodule(output),
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
-        head_size=spec.linears[0].out_features // spec.num_heads,
+        head_size=head_size(spec),
     )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No loading bars, and no warning that the head is untrained: it is, on purpose."""
     level = transformers_logging.get_verbosity()
     has_bars = transformers_logging.is_progress_bar_enabled()

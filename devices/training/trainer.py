@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from devices.architectures import model_spec
 from devices.data import TextDataset
 from devices.model_catalog import resolve
-from devices.model_spec import Attention, ModelSpec
+from devices.model_spec import Attention
 from devices.plan import Adapter
 from devices.stacks import stacks_of
 from devices.trainer import (
@@ -75,10 +76,12 @@ class TorchTrainer:
         self._config = config
         self.host = choose_host(config.compute, config.dtype)
         self.source = resolve(config.model)
-        spec = ModelSpec.from_config(
-            config.model, self.source.config, config.targets, dataset.num_classes
+        self.spec = model_spec(
+            self.source,
+            config.targets,
+            num_classes=dataset.num_classes,
+            attention=config.attention,
         )
-        self.spec = replace(spec, attention=config.attention)
         make_reproducible(self.host)
         self._model = load_model(self.source, self.spec, self.host)
         _check_length(config, self._model.max_length)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from devices.adapter import NOTHING_MERGED, Merged, ModuleKey
 from devices.merged import multiplied_out
@@ -125,12 +126,14 @@ class QuantizedLinear(nn.Linear):
     packed: PackedWeight
 
     @classmethod
-    def around(cls, linear: nn.Linear) -> QuantizedLinear:
-        """The same layer, sharing its tensors."""
-        layer = cls(
-            linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta"
-        )
-        layer.weight, layer.bias = linear.weight, linear.bias
+    def around(cls, linear: nn.Linear | Conv1D) -> QuantizedLinear:
+        """The same layer, sharing its tensors; of GPT-2's transposed layers, a linear one."""
+        weight = linear.weight
+        if isinstance(linear, Conv1D):
+            weight = nn.Parameter(weight.detach().mT.contiguous())
+        outputs, inputs = weight.shape
+        layer = cls(inputs, outputs, bias=linear.bias is not None, device="meta")
+        layer.weight, layer.bias = weight, linear.bias
         layer.packed = pack(layer.weight, "fp32")
         return layer.requires_grad_(False)
 

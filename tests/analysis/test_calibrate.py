@@ -2,17 +2,20 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analysis.calibrate import calibrate, save
+from analysis.calibrate import Bench, calibrate, measure, save
 from analysis.step_fit import FULL, MAX_SPREAD, QUICK, SEED, fit_rates, grid
+from devices.architectures import model_spec
 from devices.catalog import profile
-from devices.model_catalog import model_spec, resolve
+from devices.model_catalog import resolve
 from simulator.problems import UserError
 from tests.devices.cost.test_measured import PROFILE, RATES, table
+from tests.devices.training.tiny_task import save_model
 
 
 def noisy(sigma, seed=0):
@@ -45,7 +48,7 @@ def test_held_out_steps_have_no_part_in_the_fit():
 
 
 def test_every_level_of_the_grid_comes_as_often_as_any_other():
-    model = model_spec("tiny", ("query", "value"), 16)
+    model = model_spec(resolve("tiny"), ("query", "value"), num_classes=16)
     points = [one for one in grid(model, FULL) if not one.is_held_out]
     for levels in (
         [one.plan.weight_formats[0] for one in points],
@@ -97,7 +100,13 @@ def test_saved_profile_can_be_named_and_says_how_good_it_is(tmp_path: Path):
     ],
 )
 def test_mistakes_are_refused_before_anything_is_measured(given, message):
-    asked = {"output": Path("x.toml"), "name": "x", "model": "tiny", "threads": 1} | given
+    asked = {
+        "output": Path("x.toml"),
+        "name": "x",
+        "model": "tiny",
+        "targets": "query,value",
+        "threads": 1,
+    } | given
     with pytest.raises(UserError, match=message):
         calibrate(**asked)
 
@@ -105,7 +114,49 @@ def test_mistakes_are_refused_before_anything_is_measured(given, message):
 def test_stopwatch_times_a_step_of_every_kind():
     from devices.training.stopwatch import Stopwatch, hosts
 
-    source, model = resolve("tiny"), model_spec("tiny", ("query", "value"), 16)
+    source, model = resolve("tiny"), model_spec(resolve("tiny"), ("query", "value"), num_classes=16)
     stopwatch = Stopwatch(source, model, hosts("cpu")[32], threads=1)
     for one in grid(model, QUICK)[:6]:
         assert stopwatch.step_s(one.plan, one.length) > 0
+
+
+class Loaded:
+    """The clock of a machine on which other programs come and go."""
+
+    def __init__(self, sigma):
+        self._rng, self._sigma = np.random.default_rng(0), sigma
+
+    def step_s(self, plan, length):
+        return 0.01 * plan.batch_size * length * float(np.exp(self._sigma * self._rng.normal()))
+
+
+def bench_of(model):
+    spec = model_spec(resolve(model), ("query", "value"), num_classes=16)
+    return Bench(resolve(model), spec, QUICK, compute="cpu", threads=1)
+
+
+def test_times_taken_on_a_loaded_machine_leave_the_old_profile(tmp_path: Path):
+    output = tmp_path / "mine.toml"
+    save(output, list(measure("mine", bench_of("tiny"), {32: partial(Loaded, 0.01)})), PROFILE)
+    before = output.read_bytes(), output.with_suffix(".csv").read_bytes()
+    # The interquartile range of exp(N(0, 0.6)) is 0.8 of its median; of three repeats, about half.
+    wild = list(measure("mine", bench_of("tiny"), {32: partial(Loaded, 0.6)}))
+    with pytest.raises(UserError, match=r"at 32 bits.*; .*mine.toml is kept as it was"):
+        save(output, wild, PROFILE)
+    assert (output.read_bytes(), output.with_suffix(".csv").read_bytes()) == before
+
+
+def test_a_model_of_other_layers_needs_their_names(tmp_path: Path):
+    directory = str(save_model(tmp_path, "gpt2"))
+    asked = {"output": Path("x.toml"), "name": "x", "threads": 1, "model": directory}
+    with pytest.raises(UserError, match=r"targets must be among c_attn, .*, got query, value"):
+        calibrate(**asked, targets="query,value")
+
+
+def test_steps_of_a_traced_model_are_rows_like_any_other(tmp_path: Path):
+    source = resolve(str(save_model(tmp_path, "gpt2")))
+    spec = model_spec(source, ("c_attn",), num_classes=4)
+    bench = Bench(source, spec, QUICK._replace(num_fitted=2, num_held_out=1), "cpu", 1)
+    rows = list(measure("mine", bench, {32: partial(Loaded, 0.01)}))
+    assert len(rows) == 3
+    assert all(row.forward_flops > 0 and row.forward_bytes > 0 for row in rows)

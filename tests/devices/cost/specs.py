@@ -48,7 +48,15 @@ LINEARS = {
     "mpnet": ("q", "k", "v", "o", "intermediate.dense", "output.dense"),
     **dict.fromkeys(("llama", "qwen2", "qwen3"), LLAMA_LINEARS),
 }
-"""Of a block, by family."""
+"""Of a block, by family with closed forms."""
+TRACED_LINEARS = {
+    "gpt2": ("c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"),
+    "opt": ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2"),
+    "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
+    "electra": BERT_LINEARS,
+    **dict.fromkeys(("mistral", "gemma"), LLAMA_LINEARS),
+}
+"""Of a block, by family that is traced."""
 
 
 def attentions(family: str) -> tuple[Attention, ...]:

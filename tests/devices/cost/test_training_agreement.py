@@ -207,6 +207,20 @@ def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
         assert 0.95 < peak_ratio(memory, found) < 1.05
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("family", ["bert", "mpnet", "llama"])
+def test_scores_of_texts_as_long_as_a_head_is_wide_are_packed_as_scores(
+    family: str, bits: int
+) -> None:
+    for attention in attentions(family):
+        measured = load(family, SMALL, LINEARS[family], attention=attention)
+        batch = Batch(4, SMALL.hidden // SMALL.num_heads, is_padded=True, bits=32)
+        measured.train_top(3)
+        memory = step_memory(measured.spec, plan_of(measured.spec, 3, (bits,) * 3), batch)
+        found = measure_step(measured, (bits,) * 3, batch)
+        assert found.after_forward == memory.activations + memory.head
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_the_peak_follows_the_width_of_the_feed_forward_part(

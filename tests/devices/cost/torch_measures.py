@@ -9,7 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -25,14 +25,16 @@ from torch.utils.flop_counter import (
 )
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from devices.architectures import model_spec
 from devices.cost.blocks import Batch
+from devices.model_catalog import ModelSource
 from devices.model_spec import Attention, ModelSpec
 from devices.training.model import lora_config
 
 RANK = 3
 NUM_CLASSES = 5
 VOCABULARY = 50
-DECODERS = ("llama", "qwen2", "qwen3")
+DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma", "phi", "opt")
 BLOCKS = {
     "bert": "bert.encoder.layer",
     "roberta": "roberta.encoder.layer",
@@ -68,7 +70,9 @@ class Measured:
     @property
     def blocks(self) -> list[nn.Module]:
         """From the embedding up."""
-        return list(self.network.base_model.model.get_submodule(BLOCKS[self.spec.family]))
+        outline = self.spec.outline
+        path = outline.blocks if outline else BLOCKS[self.spec.family]
+        return list(self.network.base_model.model.get_submodule(path))
 
     def train_top(self, depth: int) -> None:
         """Every term of the top ``depth`` blocks, and the head."""
@@ -94,23 +98,37 @@ def load(
     *,
     attention: Attention,
     dtype: torch.dtype = torch.float32,
+    lora_dropout: float = 0.0,
 ) -> Measured:
-    """Drawn from a fixed seed, without dropout."""
+    """Drawn from a fixed seed, without dropout but that of adapters."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=512,
-        num_labels=NUM_CLASSES,
-        pad_token_id=0,
-        attn_implementation=attention,
-        **_sizes(family, shape),
-    )
+    given = config_of(family, shape)
+    config = AutoConfig.for_model(**given, num_labels=NUM_CLASSES, attn_implementation=attention)
     base = AutoModelForSequenceClassification.from_config(config)
-    spec = ModelSpec.from_config(family, config.to_dict(), targets, NUM_CLASSES)
-    network = get_peft_model(base, lora_config(spec, rank=RANK, alpha=RANK)).to(dtype).train()
-    return Measured(replace(spec, attention=attention), network)
+    spec = model_spec(source_of(given), targets, num_classes=NUM_CLASSES, attention=attention)
+    adapters = lora_config(spec, rank=RANK, alpha=RANK, dropout=lora_dropout)
+    network = get_peft_model(base, adapters).to(dtype).train()
+    return Measured(spec, network)
+
+
+def config_of(family: str, shape: Shape) -> dict[str, Any]:
+    """A config.json, without dropout."""
+    return {
+        "model_type": family,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "use_cache": False,
+        **_sizes(family, shape),
+    }
+
+
+def source_of(config: dict[str, Any]) -> ModelSource:
+    """A model of nothing but sizes."""
+    return ModelSource(config["model_type"], None, config, "", "", "none", "nowhere")
 
 
 def _sizes(family: str, shape: Shape) -> dict[str, Any]:
@@ -123,19 +141,29 @@ def _sizes(family: str, shape: Shape) -> dict[str, Any]:
             "n_heads": shape.num_heads,
             **dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout"), 0.0),
         }
+    if family == "gpt2":
+        return {
+            "n_embd": shape.hidden,
+            "n_inner": shape.ffn,
+            "n_layer": shape.num_blocks,
+            "n_head": shape.num_heads,
+            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+        }
     sizes = {
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.num_blocks,
         "num_attention_heads": shape.num_heads,
         "intermediate_size": shape.ffn,
     }
+    if family == "opt":
+        narrow = {"ffn_dim": shape.ffn, "word_embed_proj_dim": shape.hidden}
+        return sizes | narrow | {"dropout": 0.0}
     if family not in DECODERS:
         return sizes | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     head_dim = shape.hidden // shape.num_heads
     return sizes | {
         "num_key_value_heads": shape.num_kv_heads,
-        "use_cache": False,
-        **({"head_dim": head_dim} if family == "qwen3" else {}),
+        **({"head_dim": head_dim} if family in ("qwen3", "gemma") else {}),
     }
 
 

@@ -9,7 +9,7 @@ import torch
 from devices.cost.blocks import Batch
 from devices.training.activations import PackableBlock, RoundingNoise, packed_activations
 from devices.training.host import Host
-from devices.training.model import block_path, layer_path
+from devices.training.model import block_path, head_size, layer_path
 from tests.devices.cost.torch_measures import Measured, StepBytes, step_bytes
 
 CPU = Host(torch.device("cpu"), torch.float32)
@@ -19,7 +19,8 @@ def parts_of(measured: Measured) -> list[PackableBlock]:
     """The blocks of the model, as training takes them."""
     spec = measured.spec
     top = block_path(spec, 0)
-    paths = [layer_path(spec, 0, spec.linears[k].name).removeprefix(f"{top}.") for k in (2, 3)]
+    ends = spec.outline.attention if spec.outline else (2, 3)
+    paths = [layer_path(spec, 0, spec.linears[k].name).removeprefix(f"{top}.") for k in ends]
     return [
         PackableBlock(
             block=block,
@@ -27,7 +28,7 @@ def parts_of(measured: Measured) -> list[PackableBlock]:
             output=block.get_submodule(paths[1]),
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
-            head_size=spec.linears[0].out_features // spec.num_heads,
+            head_size=head_size(spec),
         )
         for block in measured.blocks
     ]

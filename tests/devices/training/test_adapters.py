@@ -9,6 +9,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
 from devices.plan import Adapter, BlockFormat, Factors, FactorUse, ModuleKey, TermGrid
 from devices.training.activations import RoundingNoise, packed_activations
@@ -64,7 +65,8 @@ def test_the_update_of_a_weight_is_scale_times_b_a(family_trainer: TorchTrainer)
     with torch.no_grad():
         for key, (a, b) in adapter.factors.items():
             layer = plain.get_submodule(layer_path(trainer.spec, key.block, key.module))
-            layer.weight += torch.tensor(adapter.scale * b @ a)
+            change = torch.tensor(adapter.scale * b @ a)
+            layer.weight += change.T if isinstance(layer, Conv1D) else change
         for name, values in adapter.head.items():
             plain.get_parameter(name).copy_(torch.tensor(values))
         batch = trainer._train_texts.batch(np.arange(12), torch.device("cpu"))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
 from devices.adapter import Merged, Product
 from devices.merged import multiplied_out
@@ -117,7 +118,8 @@ def test_every_family_computes_and_exports_the_merged_model(
         for key, (a, b) in adapter.factors.items():
             change = b.astype(np.float64) @ a + multiplied_out(adapter.merged.products[key])
             layer = by_hand.get_submodule(layer_path(trainer.spec, key.block, key.module))
-            layer.weight += torch.from_numpy(adapter.scale * change).float()
+            added = torch.from_numpy(adapter.scale * change).float()
+            layer.weight += added.T if isinstance(layer, Conv1D) else added
         for name, values in adapter.head.items():
             by_hand.get_parameter(name).copy_(torch.tensor(values))
         ours = logits(trainer, adapter)

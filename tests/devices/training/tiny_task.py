@@ -23,6 +23,7 @@ TARGETS = {
     "llama": ("q_proj", "v_proj"),
     "qwen2": ("q_proj", "v_proj"),
     "qwen3": ("k_proj", "down_proj"),
+    "gpt2": ("c_attn", "mlp.c_proj"),
 }
 
 needs_minilm = pytest.mark.skipif(
@@ -90,11 +91,14 @@ def make_job(
     return TrainingJob(plan, Broadcast(0, adapter), np.arange(100, dtype=np.int64), seed)
 
 
-def save_model(directory: Path, family: str, num_blocks: int = 2) -> Path:
+def save_model(directory: Path, family: str, num_blocks: int = 2, num_classes: int = 4) -> Path:
     """A random model of a few blocks and a word tokenizer, as transformers saves them."""
     sizes = {"vocab_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}
     if family == "distilbert":
         sizes |= {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": num_blocks}
+    elif family == "gpt2":
+        sizes |= {"n_embd": 32, "n_inner": 64, "n_head": 4, "n_layer": num_blocks}
+        sizes |= {"bos_token_id": 1, "eos_token_id": 2}
     else:
         sizes |= {"hidden_size": 32, "num_hidden_layers": num_blocks}
         sizes |= {"num_attention_heads": 4, "intermediate_size": 64}
@@ -105,7 +109,7 @@ def save_model(directory: Path, family: str, num_blocks: int = 2) -> Path:
     if family == "roberta":
         sizes |= {"bos_token_id": 1, "eos_token_id": 2}
     config = AutoConfig.for_model(family, **sizes)
-    config.num_labels = 4
+    config.num_labels = num_classes
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = AutoModelForSequenceClassification.from_config(config)

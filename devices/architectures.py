@@ -1,0 +1,62 @@
+"""Sizes and costs of any model: in closed form, or as its own code tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from devices.cost.closed_form import ClosedFormCost
+from devices.cost.traced import TracedDemand
+from devices.model_catalog import ModelSource
+from devices.model_spec import CLOSED_FORMS, Attention, ModelSpec
+from devices.profile import ComputeBits
+
+ONLY_EAGER = ("mpnet",)
+"""Families with closed forms for which transformers has no flash attention."""
+
+
+def model_spec(
+    source: ModelSource,
+    targets: Sequence[str],
+    *,
+    num_classes: int,
+    attention: Attention = "eager",
+) -> ModelSpec:
+    """The sizes of a model adapted on ``targets``. It is not loaded; where its family has no closed
+    forms, its code is run without numbers, which takes torch.
+
+    Raises ValueError for a model that is no list of equal transformer blocks, a target that it has
+    not, or an attention that transformers has not for it.
+    """
+    family = str(source.config.get("model_type"))
+    if family not in CLOSED_FORMS:
+        from devices.training.outline import outlined_spec
+
+        return outlined_spec(source, targets, num_classes=num_classes, attention=attention)
+    if attention != "eager" and family in ONLY_EAGER:
+        raise ValueError(
+            f"cost.attention and training.attention must be eager for a {family}, whose scores "
+            f"have a bias that flash attention does not take, got {attention} (model {source.name})"
+        )
+    spec = ModelSpec.from_config(source.name, source.config, targets, num_classes)
+    return replace(spec, attention=attention)
+
+
+def plan_costs(
+    source: ModelSource,
+    model: ModelSpec,
+    length: int,
+    *,
+    compute_bits: ComputeBits = 32,
+    lora_dropout: float = 0.0,
+) -> ClosedFormCost:
+    """Of plans for this model, on texts of so many tokens.
+
+    There are closed forms for training without dropout; with it blocks are traced as well.
+    """
+    if model.outline is None and not lora_dropout:
+        return ClosedFormCost(model, length, compute_bits)
+    from devices.training.tracing import BlockTracer
+
+    traced = TracedDemand(BlockTracer(model, source.config, lora_dropout=lora_dropout))
+    return ClosedFormCost(model, length, compute_bits, traced)
