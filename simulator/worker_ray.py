@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from simulator.experiment import ConfigError
 
 
 class RayCluster:
-    """The cluster that RAY_ADDRESS names or that runs on this machine, else one of its own.
+    """The cluster that RAY_ADDRESS names, else one of its own on this machine.
 
     ``num_workers`` is how many will be asked for, where that is known; ``gpus_each`` is how many
     GPUs a worker takes. Raises TrainingError where there is no such cluster, and ConfigError where
@@ -54,10 +55,11 @@ class RayCluster:
 
 def _connect(num_cpus: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = os.environ.get("RAY_ADDRESS")  # Ray would also join whatever runs on this machine
     try:
-        try:
-            ray.init("auto", **quiet)
-        except ConnectionError:  # there is none
+        if address:
+            ray.init(address, **quiet)
+        else:
             ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
     except (ValueError, RuntimeError, OSError) as error:
         raise TrainingError(f"Ray must start, or be found, but: {error}") from None
