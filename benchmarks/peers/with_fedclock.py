@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from rich.console import Console
@@ -15,9 +16,10 @@ from devices.training import trainer  # noqa: F401  # torch and transformers are
 from peers.job import State, begin, read_settings
 from simulator.config import RunConfig
 from simulator.experiment import load_experiment
+from simulator.federation import at_once
 from simulator.progress import PlainReporter
 from simulator.run import prepare, run
-from simulator.trainers import Trainers
+from simulator.trainers import Trainers, TrainsMeanwhile
 from simulator.world import World
 from traces.bandwidth import FloatArray
 
@@ -27,6 +29,7 @@ class Noting:
 
     def __init__(self, inner: Trainer) -> None:
         self._inner = inner
+        self._begin = inner.begin if isinstance(inner, TrainsMeanwhile) else at_once
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         begin()
@@ -34,6 +37,11 @@ class Noting:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return self._inner.evaluate(adapter)
+
+    def begin(
+        self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
+    ) -> Future[Evaluation]:
+        return self._begin(evaluate, adapter)
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._inner.block_salience(metric)
