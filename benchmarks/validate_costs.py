@@ -162,7 +162,7 @@ def traced_cases() -> Iterator[Case]:
     """As ``memory_cases`` and ``flop_cases``, of families that are traced."""
     for family, names in TRACED_LINEARS.items():
         for attention in attentions(family):
-            for targets in (names, names[:1], names[-1:]):
+            for targets in (names, names[-1:]):
                 yield from _traced_steps(family, attention, targets)
 
 
@@ -170,7 +170,7 @@ def dropout_cases() -> Iterator[Case]:
     """The same of one family of each kind, with dropout in its adapters."""
     for family, names in SHORT.items():
         for attention in attentions(family):
-            for targets in (names, names[:1], names[-1:]):
+            for targets in (names, names[-1:]):
                 for case in _traced_steps(family, attention, targets, lora_dropout=0.1):
                     yield case._replace(quantity=f"with dropout: {case.quantity}")
 
@@ -178,26 +178,26 @@ def dropout_cases() -> Iterator[Case]:
 def _traced_steps(
     family: str, attention: Attention, targets: tuple[str, ...], lora_dropout: float = 0.0
 ) -> Iterator[Case]:
-    """Each depth's ends and every number of bits, on a small and a larger shape."""
-    for shape, size, length in SHAPES[:2]:
-        measured = load(family, shape, targets, attention=attention, lora_dropout=lora_dropout)
-        spec, batch = measured.spec, Batch(size, length, is_padded=True, bits=32)
-        source = source_of(config_of(family, shape))
-        costs = plan_costs(source, spec, length, lora_dropout=lora_dropout)
-        for depth, bits in itertools.product((1, shape.num_blocks), ACTIVATION_BITS):
-            if bits == 0 and lora_dropout:
-                continue  # training computes again without dropout's own draws
-            measured.train_top(depth)
-            plan = plan_of(spec, depth, (bits,) * shape.num_blocks)
-            demand = costs.demand(replace(plan, batch_size=size))
-            found, memory = measure_step(measured, plan.activation_bits, batch), demand.memory
-            held = memory.activations + memory.head
-            yield Case("held between the passes", held, found.after_forward, bits)
-            yield Case("peak of a step", held + memory.transient, found.peak, bits)
-            if bits == 32:
-                flops = step_flops(measured, batch)
-                yield Case("FLOPs, forward", demand.forward_flops, flops.forward)
-                yield Case("FLOPs, backward", demand.backward_flops, flops.backward)
+    """Both ends of depth and every number of bits."""
+    shape, size, length = SHAPES[0]
+    measured = load(family, shape, targets, attention=attention, lora_dropout=lora_dropout)
+    spec, batch = measured.spec, Batch(size, length, is_padded=True, bits=32)
+    source = source_of(config_of(family, shape))
+    costs = plan_costs(source, spec, length, lora_dropout=lora_dropout)
+    for depth, bits in itertools.product((1, shape.num_blocks), ACTIVATION_BITS):
+        if bits == 0 and lora_dropout:
+            continue  # training computes again without dropout's own draws
+        measured.train_top(depth)
+        plan = plan_of(spec, depth, (bits,) * shape.num_blocks)
+        demand = costs.demand(replace(plan, batch_size=size))
+        found, memory = measure_step(measured, plan.activation_bits, batch), demand.memory
+        held = memory.activations + memory.head
+        yield Case("held between the passes", held, found.after_forward, bits)
+        yield Case("peak of a step", held + memory.transient, found.peak, bits)
+        if bits == 32:
+            flops = step_flops(measured, batch)
+            yield Case("FLOPs, forward", demand.forward_flops, flops.forward)
+            yield Case("FLOPs, backward", demand.backward_flops, flops.backward)
 
 
 def table(cases: list[Case]) -> str:

@@ -37,6 +37,5 @@ def parts_of(measured: Measured) -> list[PackableBlock]:
 def measure_step(measured: Measured, bits: Sequence[int], batch: Batch) -> StepBytes:
     """With each block's activations really packed to its bits, or computed again."""
     noise = RoundingNoise(0, CPU.device)
-    drawn = [value for value in vars(noise).values() if isinstance(value, torch.Tensor)]
     packing = packed_activations(parts_of(measured), bits, noise)
-    return step_bytes(measured, batch, packing, resident=drawn)
+    return step_bytes(measured, batch, packing, resident=[noise._pool])
