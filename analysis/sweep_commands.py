@@ -70,10 +70,9 @@ def sweep(
         raise typer.Exit(130) from None
     for one, failure in failures.items():
         print(f"error: {one.name} failed: {failure.message} ({one.folder})", file=sys.stderr)
-    folder = runs[0].folder.parent
     done = f"{len(runs) - len(failures)} of {len(runs)} runs are done"
     saved = savings_of([one for one in missing if one not in failures])
-    _say(console, f"{done}{saved}; their table: fedclock summary {folder}")
+    _say(console, f"{done}{saved}; their table: fedclock summary {runs[0].folder.parent}")
     if failures:
         raise typer.Exit(1)
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.traced import TracedDemand
+from devices.families import CLOSED_FORMS
 from devices.model_catalog import ModelSource
-from devices.model_spec import CLOSED_FORMS, Attention, ModelSpec
+from devices.model_spec import Attention, ModelSpec
 from devices.profile import ComputeBits
 
 ONLY_EAGER = ("mpnet",)

@@ -22,7 +22,8 @@ from devices.cost.saved import (
     rotary_tensors,
 )
 from devices.cost.working import Peaks, block_peaks
-from devices.model_spec import LinearSpec, ModelSpec
+from devices.families import LinearSpec
+from devices.model_spec import ModelSpec
 from devices.plan import BlockFormat, TrainingPlan
 
 FORMAT_BITS: dict[BlockFormat, int] = {

@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
+from devices.families import LinearSpec, chosen_layers
 from devices.model_catalog import ModelSource
-from devices.model_spec import Attention, LinearSpec, ModelSpec, Outline, chosen_layers
+from devices.model_spec import Attention, ModelSpec, Outline
 from devices.training.model import configure, quiet
 
 _ATTENDING = ("_softmax", "_safe_softmax", "_scaled_dot_product_flash_attention_for_cpu")
@@ -49,26 +50,23 @@ class UnsupportedError(Exception):
 def _outlined(
     source: ModelSource, targets: Sequence[str], num_classes: int, attention: Attention
 ) -> ModelSpec:
-    config = source.config
     with FakeTensorMode(), quiet():
-        network = built(config, num_classes=num_classes, attention=attention)
+        network = built(source.config, num_classes=num_classes, attention=attention)
         sizes = network.config
         path, blocks = _blocks(network, int(sizes.num_hidden_layers))
         layers = linear_layers(blocks[0])
-        linears = tuple(
-            _linear(short, layers[inner]) for inner, short in _short_names(layers).items()
-        )
+        names = _short_names(layers)
+        linears = tuple(_linear(short, layers[inner]) for inner, short in names.items())
         chosen = chosen_layers(linears, targets)
         ends = _attention_ends(network, layers)
     num_heads = int(sizes.num_attention_heads)
     head = _head_shapes(network)
     matrices = sum(layer.num_weights + layer.bias * layer.out_features for layer in linears)
-    in_block = sum(parameter.numel() for parameter in blocks[0].parameters())
-    everything = sum(parameter.numel() for parameter in network.parameters())
+    in_block = _num_parameters(blocks[0])
     in_head = sum(math.prod(shape) for _, shape in head)
     return ModelSpec(
         name=source.name,
-        family=str(config["model_type"]),
+        family=str(source.config["model_type"]),
         num_blocks=len(blocks),
         hidden=int(sizes.hidden_size),
         num_heads=num_heads,
@@ -77,7 +75,7 @@ def _outlined(
         linears=linears,
         targets=chosen,
         norm_parameters=in_block - matrices,
-        embedding_parameters=everything - len(blocks) * in_block - in_head,
+        embedding_parameters=_num_parameters(network) - len(blocks) * in_block - in_head,
         frozen_head_parameters=0,
         num_classes=num_classes,
         attention=attention,
@@ -90,6 +88,10 @@ def _outlined(
             max_length=_max_length(network),
         ),
     )
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def built(

@@ -25,8 +25,9 @@ from devices.cost.saved import (
     raw_bytes,
     rotary_tensors,
 )
+from devices.families import LinearSpec
 from devices.model_catalog import resolve
-from devices.model_spec import Attention, LinearSpec, ModelSpec
+from devices.model_spec import Attention, ModelSpec
 from devices.plan import (
     ACTIVATION_BITS,
     WEIGHT_FORMATS,

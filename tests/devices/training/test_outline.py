@@ -9,7 +9,8 @@ import pytest
 
 from devices.architectures import model_spec
 from devices.data import TextDataset
-from devices.model_spec import Attention, LinearSpec
+from devices.families import LinearSpec
+from devices.model_spec import Attention
 from devices.training.trainer import TorchTrainer
 from tests.devices.cost.torch_measures import Shape, config_of, load, source_of
 from tests.devices.training.tiny_task import make_config, save_model
