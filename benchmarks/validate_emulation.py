@@ -41,7 +41,7 @@ def chosen_of(names: list[str]) -> list[Trial]:
     """The validation fleets of these names; all, where none is given. Raises ValueError."""
     known = {trial.name: trial for trial in VALIDATION}
     if wrong := [name for name in names if name not in known]:
-        raise ValueError(f"a fleet must be one of {', '.join(known)}, got {wrong[0]!r}")
+        raise ValueError(f"a fleet must be one of {'; '.join(known)}, got {wrong[0]!r}")
     return [known[name] for name in names or known]
 
 
