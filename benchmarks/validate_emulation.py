@@ -10,6 +10,7 @@ found goes into docs/costs.md between its two marks, the figure and every case b
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -40,7 +41,7 @@ def chosen_of(names: list[str]) -> list[Trial]:
     """The validation fleets of these names; all, where none is given. Raises ValueError."""
     known = {trial.name: trial for trial in VALIDATION}
     if wrong := [name for name in names if name not in known]:
-        raise ValueError(f"a fleet must be one of {', '.join(known)}, got {wrong[0]!r}")
+        raise ValueError(f"a fleet must be one of {'; '.join(known)}, got {wrong[0]!r}")
     return [known[name] for name in names or known]
 
 
@@ -75,8 +76,8 @@ def said(found: Calibration) -> str:
     )
 
 
-def written(found: Calibration, comparisons: list[Comparison]) -> str:
-    """What goes into the documentation."""
+def written(found: Calibration, comparisons: list[Comparison], load: float) -> str:
+    """What goes into the documentation; ``load`` is that of other programs as it began."""
     reached = verdict(comparisons)
     targets = ", ".join(
         f"{name} {100 * reached[name]:.1f} % (target {100 * most:.0f} %)"
@@ -86,7 +87,8 @@ def written(found: Calibration, comparisons: list[Comparison]) -> str:
         sum(getattr(one, count) for one in comparisons) for count in ("num_overrun", "num_plans")
     )
     parts = [
-        f"{said(found)} Of {plans} plans of {len(comparisons)} fleets compared, {overrun} overran. "
+        f"On {os.cpu_count()} cores, at a load average of {load:.1f} as it began. {said(found)} "
+        f"Of {plans} plans of {len(comparisons)} fleets compared, {overrun} overran. "
         f"Deviation of all that does not follow by construction: {targets}.",
         quantity_table(comparisons).rstrip(),
         fleet_table(comparisons).rstrip(),
@@ -96,13 +98,13 @@ def written(found: Calibration, comparisons: list[Comparison]) -> str:
 
 def main(names: list[str]) -> None:
     """Measure, and put what was found into the documentation."""
-    began_s = time.monotonic()
+    began_s, load = time.monotonic(), os.getloadavg()[0]
     try:
         found, comparisons = run_all(chosen_of(names))
     except ValueError as error:  # a name that is none, or a machine too noisy to calibrate
         print(f"error: {error}; what was found before stays", file=sys.stderr)
         sys.exit(2)
-    text = written(found, comparisons)
+    text = written(found, comparisons, load)
     print(text, f"{time.monotonic() - began_s:.0f} s", sep="\n")
     if names:
         return

@@ -174,7 +174,7 @@ def test_a_fleet_that_does_not_exist_is_answered_with_those_that_do(
         validate_emulation.main(["outages", "inages"])
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert "error: a fleet must be one of constant links, drawn 3G, " in said
+    assert "error: a fleet must be one of constant links; drawn 3G; " in said
     assert "got 'inages'; what was found before stays" in said
 
 
