@@ -1,11 +1,12 @@
 """Real training beside a loop by hand, pfl, Flower and FLGo: the same job, in turns, in one run.
 
-python benchmarks/bench_peers.py [--quick] [--repeats 3] [--accuracy]
+python benchmarks/bench_peers.py [--quick] [--repeats 3] [--accuracy] [--only NAME] ...
 
 Each run is a process of its own, at two numbers of rounds: their difference is what a round takes,
 whatever the start costs. The table goes into docs/performance.md and the numbers beside it;
 ``--quick`` trains little, says roughly how things stand, and writes neither. ``--accuracy`` runs
-everyone for ten rounds, too, and scores what they learned.
+everyone for ten rounds, too, and scores what they learned; ``--only`` leaves out who is not named,
+and writes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from peers.export import Size, Way, export
 from peers.measure import BENCHMARKS, Participant, Run, RunError, measure
-from peers.report import Findings, facts, table, write
+from peers.report import STACKED, Findings, facts, table, write
 from peers.venvs import FRAMEWORKS, InstallError, python_of
 
 CORES = len(os.sched_getaffinity(0))
@@ -49,13 +50,16 @@ SMALL_FLEET, LARGE_FLEET = 10, 10_000
 FLEET = Size(cohort=10, steps=1, rounds=1)
 
 
-def participants(findings: Findings) -> dict[str, list[Participant]]:
+def participants(findings: Findings, only: Sequence[str]) -> dict[str, list[Participant]]:
     """Who takes part in what; a framework that cannot be installed is noted with the reason."""
     shipped = [
         Participant("FedClock", "with_fedclock", HERE),
+        Participant(STACKED, "with_fedclock_stacked", HERE),
         Participant("loop by hand", "loop", HERE),
     ]
     for name, framework in FRAMEWORKS.items():
+        if only and name not in only:
+            continue
         try:
             python = python_of(name, framework)
         except (InstallError, OSError) as error:
@@ -66,7 +70,11 @@ def participants(findings: Findings) -> dict[str, list[Participant]]:
         Participant("FedClock, fp32", "with_fedclock", HERE),
         Participant("loop, same batches", "same_steps", HERE),
     ]
-    return {"same steps": same, "as shipped": shipped}
+    who = {"same steps": same, "as shipped": shipped}
+    return {
+        job: [one for one in members if not only or one.name in only]
+        for job, members in who.items()
+    }
 
 
 class Bench:
@@ -143,7 +151,8 @@ def bench(plan: Plan, who: dict[str, list[Participant]], findings: Findings) -> 
     with tempfile.TemporaryDirectory() as folder:
         runs = Bench(Path(folder), plan, findings)
         runs.times(who)
-        runs.fleets(who["same steps"][0])
+        if who["same steps"]:
+            runs.fleets(who["same steps"][0])
         if plan.learning_rounds:
             runs.learning(who)
 
@@ -154,6 +163,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--accuracy", action="store_true")
     parser.add_argument("--repeats", type=int)
+    parser.add_argument("--only", action="append", help="FedClock, 'loop by hand', pfl, ...")
     given = parser.parse_args()
     plan = QUICK if given.quick else FULL
     if not given.accuracy:
@@ -162,9 +172,9 @@ def main() -> None:
     findings = Findings(
         facts(CORES), asdict(plan.size), list(plan.rounds), learning_rounds=plan.learning_rounds
     )
-    bench(plan, participants(findings), findings)
+    bench(plan, participants(findings, given.only or ()), findings)
     print(table(findings))
-    if not given.quick:
+    if not (given.quick or given.only):
         write(findings)
 
 

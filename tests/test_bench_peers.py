@@ -110,7 +110,7 @@ def test_the_table_has_slopes_and_ratios_of_each_repeat() -> None:
     assert "| pfl | 9.00 (6.00 to 12.00) | 3.50 (3.00 to 4.00) | 6.5 (6.5 to 6.5)" in text
     assert "| s a client and round | 2.000 (2.000 to 2.000) | 2.150 (2.100 to 2.200)" in text
     assert "+7.5% (+5.0% to +10.0%)" in text
-    assert "42% (33% to 50%) of the rate" in text
+    assert "FedClock reaches 42% (33% to 50%) of it" in text
     assert "100 and 110 | 1.10 times" in text
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT, NUMBERS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "peers.json"
 BEGIN, END = "<!-- bench-peers: begin -->\n", "<!-- bench-peers: end -->\n"
 OURS, OURS_FP32, LOOP = "FedClock", "FedClock, fp32", "loop, same batches"
+STACKED = "FedClock, training.stack: 5"
 
 Rows = Sequence[dict[str, Any]]
 
@@ -124,20 +125,29 @@ def _shipped(findings: Findings) -> str:
             "-" if score is None else f"{score:.2%}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*rows, "", _share(findings, ours)] if ours else rows)
+    return "\n".join([*rows, "", _shares(findings, names)] if ours else rows)
 
 
-def _share(findings: Findings, ours: Sequence[float]) -> str:
-    shares = [
-        findings.flops_per_round / taken_s / max(rate.values())
-        for taken_s, rate in zip(ours, findings.rates, strict=True)
-    ]
+def _shares(findings: Findings, names: Sequence[str]) -> str:
     rates = [max(rate.values()) / 1e9 for rate in findings.rates]
+    reached = [
+        f"{name} reaches {told(_share(findings, name), '{:.0%}'.format)} of it"
+        for name in (OURS, STACKED)
+        if name in names
+    ]
     return (
-        f"A round of FedClock needs {findings.flops_per_round / 1e9:,.0f} GFLOP. It reaches "
-        f"{told(shares, '{:.0%}'.format)} of the rate of matrix products on all cores at once, "
-        f"{told(rates, '{:,.0f}'.format)} GFLOP/s."
+        f"A round of FedClock needs {findings.flops_per_round / 1e9:,.0f} GFLOP. The rate of "
+        f"matrix products on all cores at once is {told(rates, '{:,.0f}'.format)} "
+        f"GFLOP/s; {', '.join(reached)}."
     )
+
+
+def _share(findings: Findings, name: str) -> list[float]:
+    """Of the rate of matrix products, repeat by repeat."""
+    return [
+        findings.flops_per_round / taken_s / max(rate.values())
+        for taken_s, rate in zip(findings.round_s("as shipped", name), findings.rates, strict=True)
+    ]
 
 
 def _same_steps(findings: Findings) -> str:

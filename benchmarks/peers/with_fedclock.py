@@ -54,10 +54,11 @@ class NotingTrainers(Trainers):
         return Noting(super().get(config, world))
 
 
-def train(folder: Path, rounds: int) -> State:
+def train(folder: Path, rounds: int, *overrides: str) -> State:
     """A run in a folder of its own; evaluated at its start and end, as briefly as may be."""
     file, workers = folder / "experiment.yaml", read_settings(folder).workers
-    (config,) = load_experiment(file, [f"stop.rounds={rounds}", f"evaluation.every={rounds}"])
+    briefly = [f"stop.rounds={rounds}", f"evaluation.every={rounds}"]
+    (config,) = load_experiment(file, [*briefly, *overrides])
     with tempfile.TemporaryDirectory() as scratch, NotingTrainers(workers) as trainers:
         report = PlainReporter(Console(quiet=True))
         prepared = prepare(config, Path(scratch) / "run", str(file))
