@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from devices.model_catalog import resolve
+from tests.simulator.interrupts import heed_interrupts
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -158,7 +159,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
 ) -> None:
     command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
     command += ["--workers", "2"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_interrupts}
     process = subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes)
     assert process.stdout is not None
     for line in process.stdout:

@@ -16,6 +16,7 @@ import yaml
 
 from simulator.experiment import ConfigError
 from simulator.sweep import Checked, SweepRun, expand, grid_points, same_conditions
+from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import SMALL, fedclock, logs, write
 from tests.simulator.test_own_strategy import HALF
 
@@ -167,7 +168,12 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path: Path) 
     file = faulty(tmp_path, rounds=60, slow="slow")
     command = [sys.executable, "-m", "simulator", "sweep", str(file), "--seeds", "2", "--jobs", "2"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         assert process.stdout
         for line in process.stdout:
