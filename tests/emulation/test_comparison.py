@@ -153,7 +153,7 @@ def test_tables_and_figure_show_every_case() -> None:
     left, right = draw([found]).axes
     assert sum(len(points.get_offsets()) for points in left.collections) == 6
     assert [text.get_text() for text in right.get_legend().get_texts()] == [
-        "download", "train", "upload", "round",
+        "download", "train", "upload", "round", "target: above",
     ]  # fmt: skip
 
 
