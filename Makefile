@@ -43,8 +43,8 @@ validate-emulation: $(READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/validate_emulation.py
 
 # Beside a loop by hand, pfl, Flower and FLGo, which get environments of their own below .bench/.
-# A few minutes of it, written nowhere: make bench BENCH_QUICK=1. What is learned in ten rounds, too:
-# make bench BENCH_ACCURACY=1
+# Half an hour a repeat, of which there are three: make bench BENCH_REPEATS=1. A few minutes of it,
+# written nowhere: make bench BENCH_QUICK=1.
 bench: $(READY)
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_peers.py \

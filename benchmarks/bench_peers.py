@@ -1,12 +1,12 @@
 """Real training beside a loop by hand, pfl, Flower and FLGo: the same job, in turns, in one run.
 
-python benchmarks/bench_peers.py [--quick] [--repeats 3] [--accuracy] [--only NAME] ...
+python benchmarks/bench_peers.py [--quick] [--repeats 3] [--only NAME] ...
 
 Each run is a process of its own, at two numbers of rounds: their difference is what a round takes,
-whatever the start costs. The table goes into docs/performance.md and the numbers beside it;
-``--quick`` trains little, says roughly how things stand, and writes neither. ``--accuracy`` runs
-everyone for ten rounds, too, and scores what they learned; ``--only`` leaves out who is not named,
-and writes nothing.
+whatever the start costs. What the longer one learned is scored. Each repeat has a seed of its own,
+and takes about half an hour. The table goes into docs/performance.md and the numbers beside it;
+``--quick`` trains little, says roughly how things stand, and writes neither. ``--only`` leaves out
+who is not named, and writes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from peers.export import Size, Way, export
-from peers.measure import BENCHMARKS, Participant, Run, RunError, measure
+from peers.measure import BENCHMARKS, Participant, RunError, measure
 from peers.report import STACKED, Findings, facts, table, write
 from peers.venvs import FRAMEWORKS, InstallError, python_of
 
@@ -41,11 +41,11 @@ class Plan:
     size: Size
     rounds: tuple[int, int]
     repeats: int
-    learning_rounds: int  # before accuracy is scored; 0: it is not
+    turns: int  # rounds of FedClock and the loop in turns, the last of which is not timed
 
 
-FULL = Plan(Size(), (1, 2), 3, learning_rounds=10)
-QUICK = Plan(Size(clients=4, cohort=4, steps=5), (1, 3), 1, learning_rounds=2)
+FULL = Plan(Size(), (1, 10), 3, turns=4)
+QUICK = Plan(Size(clients=4, cohort=4, steps=5), (1, 3), 1, turns=4)
 SMALL_FLEET, LARGE_FLEET = 10, 10_000
 FLEET = Size(cohort=10, steps=1, rounds=1)
 
@@ -83,55 +83,61 @@ class Bench:
     def __init__(self, folder: Path, plan: Plan, findings: Findings) -> None:
         self._folder, self._plan, self._findings = folder, plan, findings
         self._count = 0
-        rounds = max(plan.learning_rounds, plan.rounds[1])
+
+    def repeat(self, seed: int, who: dict[str, list[Participant]]) -> None:
+        """Everyone in turns, on the job of this seed."""
+        rounds_needed = max(*self._plan.rounds, self._plan.turns)
+        size = replace(self._plan.size, rounds=rounds_needed, seed=seed)
+        jobs = {name: self._folder / f"{name} {seed}" for name in WAYS}
         for name, way in WAYS.items():
-            export(folder / name, replace(plan.size, rounds=rounds), way)
-        findings.flops_per_round = json.loads((folder / "as shipped" / "flops.json").read_text())
+            export(jobs[name], size, way)
+        shipped = jobs["as shipped"]
+        self._findings.flops_per_round.append(json.loads((shipped / "flops.json").read_text()))
+        self._findings.rates.append(measured_rates())
+        learned = {}
+        for rounds in self._plan.rounds:
+            for member in who["as shipped"]:
+                if out := self._one(member, "as shipped", shipped, rounds):
+                    learned[member.name] = str(out / "adapter.safetensors")
+        if learned:
+            shares = json.loads(_module("score", [str(shipped), *learned.values()]))
+            for name, share in zip(learned, shares, strict=True):
+                self._findings.accuracy.setdefault(name, []).append(share)
+        if who["same steps"]:
+            self._same_steps(jobs["same steps"], who["same steps"])
 
-    def one(self, who: Participant, job: str, rounds: int) -> tuple[Run, Path] | None:
-        """Measure once; None, with the reason noted, where it breaks, and from then on."""
-        if who.name in self._findings.failures:
-            return None
-        self._count += 1
-        out = self._folder / f"out{self._count}"
-        try:
-            run = measure(who, self._folder / job, rounds, out)
-        except RunError as error:
-            self._findings.failures[who.name] = f"did not run: {error}"
-            print(f"{who.name}: {error}", file=sys.stderr)
-            return None
-        print(f"{who.name}, {rounds} rounds: {run.trained_s:.1f} s", file=sys.stderr)
-        return run, out
-
-    def times(self, who: dict[str, list[Participant]]) -> None:
-        """Everyone in turns at both numbers of rounds, again and again."""
-        for _ in range(self._plan.repeats):
-            self._findings.rates.append(measured_rates())
-            for job, members in who.items():
-                for rounds in self._plan.rounds:
-                    for member in members:
-                        if found := self.one(member, job, rounds):
-                            self._findings.runs.setdefault(job, []).append(asdict(found[0]))
+    def _same_steps(self, job: Path, who: Sequence[Participant]) -> None:
+        """Start and memory of each alone, and both in turns."""
+        for member in who:
+            self._one(member, "same steps", job, 1)
+        pairs = json.loads(_module("in_turns", [str(job), str(self._plan.turns)]))
+        self._findings.turns.append(pairs)
+        ratios = ", ".join(f"{ours_s / loop_s:.3f}" for ours_s, loop_s in pairs)
+        print(f"FedClock to the loop, in turns: {ratios}", file=sys.stderr)
 
     def fleets(self, who: Participant) -> None:
         """Memory with few clients and with many, of whom as many train."""
         for clients in (SMALL_FLEET, LARGE_FLEET):
             name = f"fleet of {clients}"
             export(self._folder / name, replace(FLEET, clients=clients), WAYS["same steps"])
-            if found := self.one(who, name, 1):
-                self._findings.fleets[clients] = found[0].peak_bytes
+            if self._one(who, name, self._folder / name, 1):
+                self._findings.fleets[clients] = self._findings.runs[name][-1]["peak_bytes"]
 
-    def learning(self, who: dict[str, list[Participant]]) -> None:
-        """Some rounds of everyone, and the accuracy of what comes out."""
-        names, adapters = [], []
-        for job, members in who.items():
-            for member in members:
-                if found := self.one(member, job, self._plan.learning_rounds):
-                    names.append(member.name)
-                    adapters.append(str(found[1] / "adapter.safetensors"))
-        asked = [str(self._folder / "as shipped"), *adapters]
-        shares = json.loads(_module("score", asked))
-        self._findings.accuracy.update(zip(names, shares, strict=True))
+    def _one(self, who: Participant, what: str, job: Path, rounds: int) -> Path | None:
+        """Measure once; None, with the reason noted, where it breaks, and from then on."""
+        if who.name in self._findings.failures:
+            return None
+        self._count += 1
+        out = self._folder / f"out{self._count}"
+        try:
+            run = measure(who, job, rounds, out)
+        except RunError as error:
+            self._findings.failures[who.name] = f"did not run: {error}"
+            print(f"{who.name}: {error}", file=sys.stderr)
+            return None
+        print(f"{who.name}, {rounds} rounds: {run.trained_s:.1f} s", file=sys.stderr)
+        self._findings.runs.setdefault(what, []).append(asdict(run))
+        return out
 
 
 def measured_rates() -> dict[str, float]:
@@ -142,7 +148,9 @@ def measured_rates() -> dict[str, float]:
 def _module(name: str, arguments: Sequence[str]) -> str:
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS), "BENCH_BEGUN": os.devnull}
     command = [sys.executable, "-W", "ignore", "-m", f"peers.{name}", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if ended.returncode:
+        raise RunError(f"{name} did not run: {ended.stderr.strip().splitlines()[-1]}")
     return ended.stdout.splitlines()[-1]
 
 
@@ -150,28 +158,22 @@ def bench(plan: Plan, who: dict[str, list[Participant]], findings: Findings) -> 
     """Run everything; ``findings`` has what there is even where this is broken off."""
     with tempfile.TemporaryDirectory() as folder:
         runs = Bench(Path(folder), plan, findings)
-        runs.times(who)
+        for seed in range(plan.repeats):
+            runs.repeat(seed, who)
         if who["same steps"]:
             runs.fleets(who["same steps"][0])
-        if plan.learning_rounds:
-            runs.learning(who)
 
 
 def main() -> None:
     """Measure, print, and write unless in haste."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--accuracy", action="store_true")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--only", action="append", help="FedClock, 'loop by hand', pfl, ...")
     given = parser.parse_args()
     plan = QUICK if given.quick else FULL
-    if not given.accuracy:
-        plan = replace(plan, learning_rounds=0)
     plan = replace(plan, repeats=given.repeats or plan.repeats)
-    findings = Findings(
-        facts(CORES), asdict(plan.size), list(plan.rounds), learning_rounds=plan.learning_rounds
-    )
+    findings = Findings(facts(CORES), asdict(plan.size), list(plan.rounds))
     bench(plan, participants(findings, given.only or ()), findings)
     print(table(findings))
     if not (given.quick or given.only):

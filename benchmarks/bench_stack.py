@@ -13,19 +13,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from full_depth import full_depth_job
 from torch.utils.flop_counter import FlopCounterMode
 
 from devices.data import load_dataset
-from devices.plan import Broadcast, TermGrid, TrainingPlan
 from devices.trainer import TrainingJob, TrainingResult
 from devices.training.trainer import TorchTrainer, TrainingConfig
 
-NUM_CLIENTS, RANK, STEPS, BATCH = 16, 8, 5, 16
+NUM_CLIENTS, STEPS, BATCH = 16, 5, 16
 SIZES = (1, 4, 16)
 SIDE, NUM_PRODUCTS = 1024, 50
 
@@ -82,20 +83,11 @@ def _seconds(trainer: TorchTrainer, work: Callable[[], Any]) -> float:
 
 
 def _jobs(trainer: TorchTrainer) -> list[TrainingJob]:
-    """Each client on shards of its own, from one broadcast."""
-    blocks = trainer.spec.num_blocks
-    adapter = trainer.spec.initial_adapter(RANK, 2.0 * RANK, np.random.default_rng(0))
-    plan = TrainingPlan(
-        device_id=0,
-        terms=TermGrid.top_blocks(trainer.spec.grid_shape(RANK), blocks),
-        weight_formats=("fp32",) * blocks,
-        activation_bits=(32,) * blocks,
-        local_steps=STEPS,
-        batch_size=BATCH,
-    )
+    """Each client on a shard of its own, from one broadcast."""
     shards = np.arange(NUM_CLIENTS * 640).reshape(NUM_CLIENTS, 640)
+    job = full_depth_job(trainer.spec, shards[0], steps=STEPS, batch_size=BATCH)
     return [
-        TrainingJob(plan.on(k), Broadcast(0, adapter), shards[k], seed=k, stack=NUM_CLIENTS)
+        replace(job, plan=job.plan.on(k), examples=shards[k], seed=k, stack=NUM_CLIENTS)
         for k in range(NUM_CLIENTS)
     ]
 

@@ -10,6 +10,32 @@ import torch
 from peers.job import Job, State, assign, copy_of, trained
 
 
+class Loop:
+    """Federated averaging, client by client."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._network = job.network()
+        self._parameters = trained(self._network)
+        self._weights = [len(shard) / sum(map(len, job.shards)) for shard in job.shards]
+        self.state = copy_of(self._parameters)
+        self._total = self._nothing()
+
+    def client(self, client: int, batches: np.ndarray) -> None:
+        """Train one, on (steps, batch size) of examples."""
+        assign(self._parameters, self.state)
+        self._job.train_client(self._network, batches)
+        for name, parameter in self._parameters.items():
+            self._total[name] += self._weights[client] * parameter.detach()
+
+    def end_round(self) -> None:
+        """The average of those trained is what the next ones start from."""
+        self.state, self._total = self._total, self._nothing()
+
+    def _nothing(self) -> State:
+        return {name: torch.zeros_like(value) for name, value in self.state.items()}
+
+
 def train(folder: Path, rounds: int) -> State:
     """Batches drawn at random, padded to the longest."""
     job = Job.load(folder)
@@ -20,16 +46,9 @@ def train(folder: Path, rounds: int) -> State:
 
 def run(job: Job, rounds: list[list[np.ndarray]]) -> State:
     """Federated averaging over these batches of each round and client."""
-    network = job.network()
-    parameters = trained(network)
-    state = copy_of(parameters)
-    weights = [len(shard) / sum(map(len, job.shards)) for shard in job.shards]
+    loop = Loop(job)
     for clients in rounds:
-        total = {name: torch.zeros_like(value) for name, value in state.items()}
-        for batches, weight in zip(clients, weights, strict=True):
-            assign(parameters, state)
-            job.train_client(network, batches)
-            for name, parameter in parameters.items():
-                total[name] += weight * parameter.detach()
-        state = total
-    return state
+        for client, batches in enumerate(clients):
+            loop.client(client, batches)
+        loop.end_round()
+    return loop.state

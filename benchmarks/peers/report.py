@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,9 +33,10 @@ class Findings:
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     rates: list[dict[str, float]] = field(default_factory=list)
     fleets: dict[int, int] = field(default_factory=dict)  # peak bytes by clients
-    accuracy: dict[str, float] = field(default_factory=dict)
-    flops_per_round: float = 0.0
-    learning_rounds: int = 0  # before accuracy was scored
+    flops_per_round: list[float] = field(default_factory=list)
+    accuracy: dict[str, list[float]] = field(default_factory=dict)  # after the longer runs
+    # Of each repeat and round, FedClock's seconds of a client and the loop's, in turns.
+    turns: list[list[tuple[float, float]]] = field(default_factory=list)
 
     def of(self, job: str, name: str) -> Rows:
         """The runs of one participant, in order."""
@@ -94,9 +96,9 @@ def table(findings: Findings) -> str:
     head = (
         f"{findings.facts['processor']}, {findings.facts['cores']} cores; "
         + ", ".join(f"{name} {number}" for name, number in findings.facts["versions"].items())
-        + f". {own['clients']} clients x {own['steps']} steps of {own['batch_size']}, seed "
-        f"{own['seed']}; slope between {findings.rounds[0]} and {findings.rounds[1]} rounds, "
-        f"{len(findings.rates)} repeats."
+        + f". {own['clients']} clients x {own['steps']} steps of {own['batch_size']}; slope "
+        f"between {findings.rounds[0]} and {findings.rounds[1]} rounds, {len(findings.rates)} "
+        "repeats, each with a seed of its own."
     )
     parts = [head, _shipped(findings), _same_steps(findings), _failures(findings)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -105,10 +107,10 @@ def table(findings: Findings) -> str:
 def _shipped(findings: Findings) -> str:
     job = "as shipped"
     names = findings.names(job)
+    if not names:
+        return ""
     heads = ["as shipped", "s a round", "times FedClock's", "s before the first batch"]
-    heads += ["of them imports", "peak memory, MB"]
-    if findings.accuracy:
-        heads.append(f"accuracy, {findings.learning_rounds} rounds")
+    heads += ["of them imports", "peak memory, MB", f"accuracy, {findings.rounds[1]} rounds"]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     ours = findings.round_s(job, OURS) if OURS in names else []
     for name in names:
@@ -121,10 +123,8 @@ def _shipped(findings: Findings) -> str:
             told([run["first_batch_s"] for run in runs], "{:.1f}".format),
             told([run["imports_s"] for run in runs], "{:.1f}".format),
             f"{max(run['tree_peak_bytes'] for run in runs) / 1e6:,.0f}",
+            told(findings.accuracy[name], "{:.1%}".format),
         ]
-        if findings.accuracy:
-            score = findings.accuracy.get(name)
-            cells.append("-" if score is None else f"{score:.2%}")
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, "", _shares(findings, names)] if ours else rows)
 
@@ -137,32 +137,32 @@ def _shares(findings: Findings, names: Sequence[str]) -> str:
         if name in names
     ]
     return (
-        f"A round of FedClock needs {findings.flops_per_round / 1e9:,.0f} GFLOP. The rate of "
-        f"matrix products on all cores at once is {told(rates, '{:,.0f}'.format)} "
+        f"A round of FedClock needs {median(findings.flops_per_round) / 1e9:,.0f} GFLOP. The rate "
+        f"of matrix products on all cores at once is {told(rates, '{:,.0f}'.format)} "
         f"GFLOP/s; {', '.join(reached)}."
     )
 
 
 def _share(findings: Findings, name: str) -> list[float]:
     """Of the rate of matrix products, repeat by repeat."""
-    return [
-        findings.flops_per_round / taken_s / max(rate.values())
-        for taken_s, rate in zip(findings.round_s("as shipped", name), findings.rates, strict=True)
-    ]
+    each = zip(
+        findings.flops_per_round,
+        findings.round_s("as shipped", name),
+        findings.rates,
+        strict=True,
+    )
+    return [flops / taken_s / max(rate.values()) for flops, taken_s, rate in each]
 
 
 def _same_steps(findings: Findings) -> str:
-    job = "same steps"
-    if not {OURS_FP32, LOOP} <= set(findings.names(job)):
+    if not findings.turns or not {OURS_FP32, LOOP} <= set(findings.names("same steps")):
         return ""
     rows = ["| fp32, one process and thread, the same batches | loop by hand | FedClock | FedClock "
             "to the loop |", "|---|---|---|---|"]  # fmt: skip
-    clients = findings.size["cohort"]
-    for what, key in (("s a client and round", "trained_s"), ("of the processor", "cpu_s")):
-        both = [findings.round_s(job, name, key) for name in (LOOP, OURS_FP32)]
-        cells = [told([taken_s / clients for taken_s in one], "{:.3f}".format) for one in both]
-        over = told([share - 1 for share in ratios(both[1], both[0])], "{:+.1%}".format)
-        rows.append(f"| {what} | {cells[0]} | {cells[1]} | {over} |")
+    ours_s, loop_s = zip(*chain.from_iterable(findings.turns), strict=True)
+    cells = [told(one, "{:.3f}".format) for one in (loop_s, ours_s)]
+    over = told([share - 1 for share in ratios(ours_s, loop_s)], "{:+.1%}".format)
+    rows.append(f"| s a client and round, in turns | {' | '.join(cells)} | {over} |")
     start, peak = ([_start(findings, name)[k] for name in (LOOP, OURS_FP32)] for k in (0, 1))
     cells = [told(one, "{:.2f}".format) for one in start]
     rows.append(f"| s from the imports to the first batch | {cells[0]} | {cells[1]} | |")
@@ -174,11 +174,6 @@ def _same_steps(findings: Findings) -> str:
         rows.append(
             f"| peak memory with {few:,} clients and with {many:,}, MB | | "
             f"{less / 1e6:,.0f} and {more / 1e6:,.0f} | {more / less:.2f} times |"
-        )
-    scores = [findings.accuracy.get(name) for name in (LOOP, OURS_FP32)]
-    if None not in scores:
-        rows.append(
-            f"| accuracy, {findings.learning_rounds} rounds | {scores[0]:.2%} | {scores[1]:.2%} | |"
         )
     return "\n".join(rows)
 

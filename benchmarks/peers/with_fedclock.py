@@ -55,11 +55,17 @@ class NotingTrainers(Trainers):
 
 
 def train(folder: Path, rounds: int, *overrides: str) -> State:
-    """A run in a folder of its own; evaluated at its start and end, as briefly as may be."""
-    file, workers = folder / "experiment.yaml", read_settings(folder).workers
+    """A run in a folder of its own, as the settings have it."""
+    with NotingTrainers(read_settings(folder).workers) as trainers:
+        return run_here(folder, rounds, trainers, *overrides)
+
+
+def run_here(folder: Path, rounds: int, trainers: Trainers, *overrides: str) -> State:
+    """From the job's YAML; evaluated at its start and end, as briefly as may be."""
+    file = folder / "experiment.yaml"
     briefly = [f"stop.rounds={rounds}", f"evaluation.every={rounds}"]
     (config,) = load_experiment(file, [*briefly, *overrides])
-    with tempfile.TemporaryDirectory() as scratch, NotingTrainers(workers) as trainers:
+    with tempfile.TemporaryDirectory() as scratch:
         report = PlainReporter(Console(quiet=True))
         prepared = prepare(config, Path(scratch) / "run", str(file))
         path = run(prepared, trainers=trainers, report=report)

@@ -1,0 +1,27 @@
+"""The job that benchmarks of a single step train: LoRA r=8 in every block, unpacked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from devices.model_spec import ModelSpec
+from devices.plan import Broadcast, TermGrid, TrainingPlan
+from devices.trainer import TrainingJob
+
+RANK = 8
+
+
+def full_depth_job(
+    spec: ModelSpec, examples: np.ndarray, *, steps: int, batch_size: int
+) -> TrainingJob:
+    """Of device 0, on these examples."""
+    plan = TrainingPlan(
+        device_id=0,
+        terms=TermGrid.top_blocks(spec.grid_shape(RANK), spec.num_blocks),
+        weight_formats=("fp32",) * spec.num_blocks,
+        activation_bits=(32,) * spec.num_blocks,
+        local_steps=steps,
+        batch_size=batch_size,
+    )
+    adapter = spec.initial_adapter(RANK, 2.0 * RANK, np.random.default_rng(0))
+    return TrainingJob(plan, Broadcast(0, adapter), examples, seed=0)
