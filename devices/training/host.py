@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BYTES = 2**30
 
 HostDtype = Literal["auto", "bf16", "fp32"]
 HostCompute = Literal["auto", "cpu", "cuda"]
@@ -53,6 +58,22 @@ def make_reproducible(host: Host) -> None:
     torch.use_deterministic_algorithms(True, warn_only=host.device.type == "cuda")
     # What comes with that, filling all new memory, would cost time and change nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def keep_freed_memory() -> None:
+    """Let the allocator of this process keep what tensors free, for the next ones to lie in.
+
+    glibc gives large pieces back to the system, and gets them again page by page, each cleared:
+    3,000 page faults in a step of MiniLM, a twentieth of its time. Other C libraries stay as is.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    # Older ones take no threshold above 32 MiB; one of the two must hold, since any setting ends
+    # glibc's own adjustment of both.
+    if not mallopt(M_MMAP_THRESHOLD, KEPT_BYTES):
+        mallopt(M_MMAP_THRESHOLD, 2**25)
+    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

@@ -36,7 +36,13 @@ from devices.training.data import (
     tokenize,
 )
 from devices.training.evaluation import score_chunk
-from devices.training.host import HostCompute, HostDtype, choose_host, make_reproducible
+from devices.training.host import (
+    HostCompute,
+    HostDtype,
+    choose_host,
+    keep_freed_memory,
+    make_reproducible,
+)
 from devices.training.model import load_model
 from devices.training.penalties import Penalty, penalties_of
 from devices.training.salience import block_salience
@@ -83,6 +89,7 @@ class TorchTrainer:
             attention=config.attention,
         )
         make_reproducible(self.host)
+        keep_freed_memory()
         self._model = load_model(self.source, self.spec, self.host)
         _check_length(config, self._model.max_length)
         self._train_texts = self._tokenized(dataset.train_texts, dataset.train_labels)
