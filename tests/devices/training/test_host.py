@@ -19,7 +19,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def step():
     torch.ones(12 * 2**20)  # more than glibc ever keeps by itself
-for _ in range(8):
+for _ in range(30):
     step()
 before = faults()
 step()
