@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-HostDtype = Literal["auto", "bf16", "fp32"]
-HostCompute = Literal["auto", "cpu", "cuda"]
+from devices.trainer import HostNames
+from devices.training.config import HostCompute, HostDtype
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,12 @@ class Host:
     dtype: torch.dtype
 
     @property
-    def dtype_name(self) -> Literal["bf16", "fp32"]:
-        """``bf16`` or ``fp32``."""
-        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+    def names(self) -> HostNames:
+        """What it is called where there is no torch."""
+        return HostNames(
+            "cuda" if self.device.type == "cuda" else "cpu",
+            "bf16" if self.dtype == torch.bfloat16 else "fp32",
+        )
 
     def autocast(self) -> torch.autocast:
         """Matrix products in ``dtype``, the rest as torch deems safe."""

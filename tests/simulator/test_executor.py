@@ -31,7 +31,7 @@ from devices.trainer import (
 from simulator.executor import MAX_DEATHS, MEANWHILE, Executor, SharedTrainer, Site
 from simulator.experiment import ConfigError, load_experiment
 from simulator.trainers import Trainers
-from simulator.worker_processes import LocalProcesses
+from simulator.worker_processes import CAN_COPY, LocalProcesses
 from simulator.world import build_world
 from tests.devices.test_stacks import job as a_job
 from tests.simulator.test_bitwise import REAL, write
@@ -131,6 +131,17 @@ def test_why_a_worker_cannot_make_its_trainer_is_said(
     there = site(name, no_model, request)
     with pytest.raises(TrainingError, match=r"^the model cannot be loaded: there is none$"):
         Executor(there, 1)
+
+
+def has_imported(_: Any, module: str) -> bool:
+    return module in sys.modules
+
+
+@pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
+def test_a_worker_has_imported_what_it_needs_before_it_needs_it() -> None:
+    executor = Executor(LocalProcesses(MAKE), 1)
+    assert executor.submit(partial(has_imported, module="devices.training.trainer")).result(60)
+    executor.close()
 
 
 class Counting:
