@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 
-from devices.trainer import ChunkedTrainer
+from devices.trainer import ChunkedTrainer, TrainingError
 from simulator.executor import Station, T, Task, Worker, WorkerDiedError, available_cores
 
 CAN_COPY = sys.platform == "linux"
 """Whether workers are copies of one process, the template, that has imported what they all need:
 that takes less time and memory than each importing it. Elsewhere the system's own libraries may
 not be copied once they are in use."""
+
+TEMPLATE = "simulator.worker_template"
 
 _CONTEXT: ForkServerContext | SpawnContext = (
     multiprocessing.get_context("forkserver") if CAN_COPY else multiprocessing.get_context("spawn")
@@ -49,10 +51,23 @@ class LocalProcesses:
 
 def _start_template() -> None:
     """Return when it is ready, unless Ctrl-C is quicker."""
-    _CONTEXT.set_forkserver_preload(["simulator.worker_template"])
+    _CONTEXT.set_forkserver_preload([TEMPLATE])
     with _no_interrupt():
         forkserver.ensure_running()
-    _CONTEXT.Process(target=int).start()  # this is what waits: the first copy can be made
+    with _copying():
+        _CONTEXT.Process(target=int).start()  # this is what waits: the first copy can be made
+
+
+@contextmanager
+def _copying() -> Iterator[None]:
+    """Raises TrainingError where the template ends meanwhile."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise TrainingError(
+            "the process that training processes are copies of must not end while they start, but "
+            "did: was it killed, or the machine out of memory?"
+        ) from None
 
 
 class _ProcessWorker:
@@ -60,7 +75,7 @@ class _ProcessWorker:
         self._pool = ProcessPoolExecutor(
             1, mp_context=_CONTEXT, initializer=_start, initargs=(make_trainer,)
         )
-        with _no_interrupt():
+        with _no_interrupt(), _copying():
             self._pool.submit(int)  # which starts the process
 
     def do(self, task: Task[T]) -> T:

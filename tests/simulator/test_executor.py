@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -142,6 +143,38 @@ def test_a_worker_has_imported_what_it_needs_before_it_needs_it() -> None:
     executor = Executor(LocalProcesses(MAKE), 1)
     assert executor.submit(partial(has_imported, module="devices.training.trainer")).result(60)
     executor.close()
+
+
+def kill_template_once(_: Any, marker: Path) -> None:
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
+def test_a_run_outlives_the_process_that_workers_are_copies_of(tmp_path: Path) -> None:
+    executor = Executor(LocalProcesses(MAKE), 2)
+    executor.submit(partial(kill_template_once, marker=tmp_path / "killed")).result(60)
+    squares = [executor.submit(partial(square, number=k)) for k in range(6)]
+    assert [one.result(60) for one in squares] == [k * k for k in range(6)]
+    executor.close()
+
+
+@pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
+def test_a_template_that_dies_as_it_starts_is_said(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text("import os; os._exit(1)", "utf-8")
+    code = (
+        "from simulator import worker_processes as own; own.TEMPLATE = 'dies'; "
+        "own.LocalProcesses(None)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert (
+        "TrainingError: the process that training processes are copies of must not end"
+        in (ended.stderr.splitlines()[-1])
+    )
 
 
 class Counting:
