@@ -67,7 +67,7 @@ def participants(findings: Findings, only: Sequence[str]) -> dict[str, list[Part
         else:
             shipped.append(Participant(name, f"with_{name.lower()}", python))
     same = [
-        Participant("FedClock, fp32", "with_fedclock", HERE),
+        Participant("FedClock, fp32", "with_fedclock_alone", HERE),
         Participant("loop, same batches", "same_steps", HERE),
     ]
     who = {"same steps": same, "as shipped": shipped}

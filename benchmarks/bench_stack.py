@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from devices.data import load_dataset
 from devices.trainer import TrainingJob, TrainingResult
-from devices.training.trainer import TorchTrainer, TrainingConfig
+from devices.training.config import TrainingConfig
+from devices.training.trainer import TorchTrainer
 
 NUM_CLIENTS, STEPS, BATCH = 16, 5, 16
 SIZES = (1, 4, 16)
@@ -49,7 +50,7 @@ def main(model: str = "tiny", dtype: Any = "auto", compute: Any = "auto", runs: 
             spent_s = _seconds(trainer, lambda size=size: _train(trainer, jobs, size))
             seconds[size].append(spent_s)
             shares[size].append(counter.get_total_flops() / spent_s / flops_per_s)
-    what = f"{model}, {trainer.host.dtype_name} on {trainer.host.device.type}"
+    what = f"{model}, {trainer.host_names.dtype} on {trainer.host_names.compute}"
     print(f"{what}: {NUM_CLIENTS} clients x {STEPS} steps of {BATCH} texts")
     for size in SIZES:
         ratios = [one / other for one, other in zip(seconds[1], seconds[size], strict=True)]

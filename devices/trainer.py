@@ -68,6 +68,13 @@ def combine(scores: Iterable[ChunkScore]) -> Evaluation:
     return Evaluation(sum(correct) / sum(counts), math.fsum(losses) / sum(counts), shares)
 
 
+class HostNames(NamedTuple):
+    """What a trainer computes with, which its results depend on."""
+
+    compute: Literal["cpu", "cuda"]
+    dtype: Literal["bf16", "fp32"]  # of matrix products
+
+
 class Trainer(Protocol):
     """Trains many jobs at once, in any order and on any number of workers, with one result."""
 
@@ -82,6 +89,9 @@ class Trainer(Protocol):
 
 class ChunkedTrainer(Trainer, Protocol):
     """A trainer whose evaluation several of its kind can share: ``combine`` puts it together."""
+
+    @property
+    def host_names(self) -> HostNames: ...
 
     @property
     def num_chunks(self) -> int: ...

@@ -26,6 +26,7 @@ from devices.trainer import (
     ChunkedTrainer,
     ChunkScore,
     Evaluation,
+    HostNames,
     SalienceMetric,
     TrainingError,
     TrainingJob,
@@ -207,6 +208,14 @@ class SharedTrainer:
         self._num_chunks = executor.submit(_num_chunks).result()
         self._beside = ThreadPoolExecutor(1)
 
+    @property
+    def host_names(self) -> HostNames:
+        return self.have_done(_host_names)
+
+    def have_done(self, task: Task[T]) -> T:
+        """What a worker makes of it."""
+        return self._executor.submit(task).result()
+
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         # The longest first, so that no worker starts a long pass when the others are done.
         stacks = sorted(stacks_of(jobs), key=lambda k: -len(k) * jobs[k[0]].plan.depth)
@@ -229,7 +238,7 @@ class SharedTrainer:
         return self._beside.submit(evaluate, adapter)
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        return self._executor.submit(partial(_block_salience, metric=metric)).result()
+        return self.have_done(partial(_block_salience, metric=metric))
 
     def close(self) -> None:
         """End the workers."""
@@ -243,6 +252,10 @@ def _nothing(trainer: ChunkedTrainer) -> None:
 
 def _train(trainer: ChunkedTrainer, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
     return trainer.train(jobs)
+
+
+def _host_names(trainer: ChunkedTrainer) -> HostNames:
+    return trainer.host_names
 
 
 def _num_chunks(trainer: ChunkedTrainer) -> int:

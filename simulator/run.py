@@ -12,7 +12,7 @@ from typing import Any
 
 from algorithms.robust import Robustness
 from devices.partition import expected_accuracies
-from devices.trainer import Trainer
+from devices.trainer import HostNames, Trainer
 from simulator.conditions import fault_schedules
 from simulator.config import RunConfig
 from simulator.fault_config import FaultsConfig
@@ -28,7 +28,6 @@ from simulator.own_strategy import source_of
 from simulator.progress import Reporter, Tee
 from simulator.provenance import provenance
 from simulator.records import DeviceRecord
-from simulator.result_cache import ResultCache
 from simulator.run_log import RunLog
 from simulator.server import Server, simulate
 from simulator.store import RunFolder, remove_checkpoint
@@ -36,8 +35,6 @@ from simulator.tally import duration
 from simulator.trainers import (
     Remembering,
     Trainers,
-    export_adapter,
-    host_of,
     remembering,
     training_context,
 )
@@ -88,7 +85,7 @@ def run(
         report.step(note)
     report.step(f"{config.label}: loading {config.task.model}")
     trainer = trainers.get(config, prepared.world)
-    manifest = _manifest(config, inputs)
+    manifest = _manifest(config, inputs, trainers.host_names)
     try:
         store = _open_folder(prepared, manifest)
     except FinishedMeanwhileError as finished:
@@ -98,9 +95,10 @@ def run(
     logs: list[RunWriter] = [store]
     try:
         logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
-        remembered = _remembered(prepared, trainer, store, cache=trainers.cache, warn=report.step)
+        remembered = _remembered(prepared, trainer, store, trainers=trainers, warn=report.step)
         report.start(config.label, config.stop.rounds)
-        outcome = _simulated(prepared, remembered, store, log=Tee([*logs, report]))
+        log = Tee([*logs, report])
+        outcome = _simulated(prepared, remembered, store, trainers=trainers, log=log)
     except BaseException as error:
         _close_broken(logs, error)
         report.finish(f"{config.label}: stopped; what is done is kept in {folder}")
@@ -125,18 +123,23 @@ def _remembered(
     trainer: Trainer,
     store: RunFolder,
     *,
-    cache: ResultCache | None,
+    trainers: Trainers,
     warn: Callable[[str], None],
 ) -> Remembering:
     """The trainer, behind what need not be trained again."""
     if prepared.config.training == "none":
         return Remembering(trainer)
-    context = training_context(prepared.config, prepared.world)
-    return remembering(trainer, context, store.checkpoint, cache=cache, warn=warn)
+    context = training_context(prepared.config, prepared.world, trainers.host_names)
+    return remembering(trainer, context, store.checkpoint, cache=trainers.cache, warn=warn)
 
 
 def _simulated(
-    prepared: Prepared, remembered: Remembering, store: RunFolder, *, log: RunLog
+    prepared: Prepared,
+    remembered: Remembering,
+    store: RunFolder,
+    *,
+    trainers: Trainers,
+    log: RunLog,
 ) -> dict[str, Any]:
     """Simulate, and write what is known at the end; what the run came to."""
     config, world = prepared.config, prepared.world
@@ -146,7 +149,7 @@ def _simulated(
     wall_s = time.perf_counter() - began
     if config.training != "none":
         with store.writing():
-            export_adapter(server.state.adapter, config, prepared.folder)
+            trainers.export(server.state.adapter, config, prepared.folder)
     if config.faults != FaultsConfig():
         store.faults(fault_schedules(world.faults, server.now_s))
     if by_class := server.evaluations.last.by_class:
@@ -232,7 +235,9 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
     )
 
 
-def _manifest(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(
+    config: RunConfig, inputs: Mapping[str, Any], host: HostNames | None
+) -> dict[str, Any]:
     own = source_of(config.strategy)
     return {
         "experiment": config.name,
@@ -242,7 +247,7 @@ def _manifest(config: RunConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
         "seed": config.seed,
         "config_hash": config.hash,
         **inputs,
-        "training_dtype": None if config.training == "none" else host_of(config).dtype_name,
+        "training_dtype": host.dtype if host else None,
         **provenance(),
     }
 

@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from devices.data import TextDataset
 from devices.plan import Adapter
-from devices.trainer import ChunkedTrainer, Evaluation, NullTrainer, Trainer, TrainingError
+from devices.trainer import (
+    ChunkedTrainer,
+    Evaluation,
+    HostNames,
+    NullTrainer,
+    Trainer,
+    TrainingError,
+)
+from devices.training.config import HostCompute, HostDtype, TrainingConfig
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.config import RunConfig
 from simulator.executor import Executor, SharedTrainer, Site, available_cores, loading
@@ -25,11 +33,8 @@ from simulator.result_cache import CountedTrainer, ResultCache, code_sha256
 from simulator.worker_processes import LocalProcesses
 from simulator.world import World
 
-if TYPE_CHECKING:  # torch takes seconds
-    from devices.training.host import Host
-    from devices.training.trainer import TrainingConfig
-
 EXECUTORS = ("processes", "ray")
+_OwnTrainer: TypeAlias = NullTrainer | ChunkedTrainer | SharedTrainer
 
 
 @runtime_checkable
@@ -60,7 +65,7 @@ class Trainers:
         self._workers, self._executor = workers, executor
         self.cache = cache
         self._key = ""
-        self._trainer: Trainer | None = None
+        self._trainer: _OwnTrainer | None = None
 
     def __enter__(self) -> Trainers:
         return self
@@ -72,21 +77,35 @@ class Trainers:
 
     def get(self, config: RunConfig, world: World) -> Trainer:
         """A trainer for this run's model, data and training settings."""
-        key = training_context(config, world)
+        key = training_context(config, world, None)  # the host stays the same
         if self._trainer is None or key != self._key:
             self.__exit__()
             self._trainer, self._key = self._make(config, world), key
         return self._trainer
 
-    def _make(self, config: RunConfig, world: World) -> Trainer:
+    @property
+    def host_names(self) -> HostNames | None:
+        """What the trainer computes with; None for timing only."""
+        return None if isinstance(self._trainer, NullTrainer | None) else self._trainer.host_names
+
+    def export(self, adapter: Adapter, config: RunConfig, folder: Path) -> None:
+        """Write what was trained as PEFT reads it. Raises OSError where it cannot be written."""
+        save = partial(_save, adapter=adapter, folder=folder / "adapter", model=config.task.model)
+        if isinstance(self._trainer, SharedTrainer) and self._executor == "processes":
+            self._trainer.have_done(save)  # to import peft here would take seconds
+        else:
+            save(self._trainer)
+
+    def _make(self, config: RunConfig, world: World) -> _OwnTrainer:
         if config.training == "none":
             return NullTrainer(world.model.num_blocks)
-        make = _torch_trainer(config, world)
         if self._executor == "ray":
             from simulator.worker_ray import RayCluster  # an extra
 
-            gpus_each = int(host_of(config).device.type == "cuda")
-            return self._shared(RayCluster(make, self._workers, gpus_each))
+            host = _host_here(config)  # what auto comes to: a worker may be on another machine
+            make = _torch_trainer(config, world, host)
+            return self._shared(RayCluster(make, self._workers, int(host.compute == "cuda")))
+        make = _torch_trainer(config, world)
         if (self._workers or available_cores()) > 1:
             return self._shared(LocalProcesses(make))
         with loading():
@@ -108,20 +127,20 @@ def _check_executor(name: str) -> None:
             raise ConfigError([problem], "--executor") from None
 
 
-def _torch_trainer(config: RunConfig, world: World) -> Callable[[], ChunkedTrainer]:
-    from devices.training.trainer import TrainingConfig
-
+def _torch_trainer(
+    config: RunConfig, world: World, host: HostNames | None = None
+) -> Callable[[], ChunkedTrainer]:
+    """Makes a trainer that computes with what ``host`` says, else with what it finds."""
     settings = config.training
     assert settings != "none"
-    host = host_of(config)
     training = TrainingConfig(
         model=config.task.model,
         targets=config.task.targets,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         max_length=config.task.max_length,
-        dtype=host.dtype_name,  # what auto comes to here: a worker may be on another machine
-        compute="cuda" if host.device.type == "cuda" else "cpu",
+        dtype=host.dtype if host else settings.dtype,
+        compute=host.compute if host else settings.compute,
         attention=settings.attention,
         eval_examples=config.evaluation.examples,
         max_loss=settings.max_loss,
@@ -137,9 +156,13 @@ def _software() -> dict[str, str]:
 def _make_here(
     training: TrainingConfig, data: TextDataset, expected: Mapping[str, str]
 ) -> ChunkedTrainer:
-    """A trainer, made by the worker. Raises TrainingError where it would train something else."""
+    """A trainer, made by the worker.
+
+    Raises TrainingError where it has no such GPU, or would train something else.
+    """
     from devices.training.trainer import TorchTrainer
 
+    _host_names(training.compute, training.dtype)  # before it seems to be the model's fault
     trainer = TorchTrainer(training, data)
     here = _software() | {"the model's files": trainer.source.files_sha256}
     if differing := [name for name in expected if here.get(name) != expected[name]]:
@@ -150,35 +173,38 @@ def _make_here(
     return trainer
 
 
-def training_context(config: RunConfig, world: World) -> str:
+def _host_here(config: RunConfig) -> HostNames:
+    settings = config.training
+    assert settings != "none"
+    return _host_names(settings.compute, settings.dtype)
+
+
+def _host_names(compute: HostCompute, dtype: HostDtype) -> HostNames:
+    """Raises TrainingError where there is no such GPU."""
+    from devices.training.host import choose_host
+
+    try:
+        return choose_host(compute, dtype).names
+    except ValueError as error:
+        raise TrainingError(f"{error} ({platform.node()})") from None
+
+
+def training_context(config: RunConfig, world: World, host: HostNames | None) -> str:
     """Everything beside a job that its result depends on."""
     plain = config.resolved()
     parts = {key: plain[key] for key in ("task", "training")}
     parts |= {"examples": config.evaluation.examples, "data": world.data.sha256}
     parts |= {"model": world.source.files_sha256}
-    if config.training != "none":
-        host = host_of(config)
-        parts |= {"host": (host.device.type, host.dtype_name), "versions": versions()}
+    if host:
+        parts |= {"host": host, "versions": versions()}
     return json.dumps(parts, sort_keys=True)
 
 
-def host_of(config: RunConfig) -> Host:
-    """Processor and dtype that ``auto`` comes to. Raises ConfigError where there is no such GPU."""
-    from devices.training.host import choose_host
-
-    settings = config.training
-    assert settings != "none"
-    try:
-        return choose_host(settings.compute, settings.dtype)
-    except ValueError as error:
-        raise ConfigError([str(error)], "this machine") from None
-
-
-def export_adapter(adapter: Adapter, config: RunConfig, folder: Path) -> None:
-    """Write what was trained as PEFT reads it."""
+def _save(_: object, *, adapter: Adapter, folder: Path, model: str) -> None:
+    """A task for whoever has a trainer, though it needs none."""
     from devices.training.export import save_peft
 
-    save_peft(adapter, folder / "adapter", config.task.model)
+    save_peft(adapter, folder, model)
 
 
 @dataclass(frozen=True, eq=False)

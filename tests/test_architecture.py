@@ -78,4 +78,5 @@ def test_only_run_and_calibrate_reach_for_real_training() -> None:
         "analysis/calibrate.py",
         "devices/architectures.py",
         "simulator/trainers.py",
+        "simulator/worker_template.py",
     }

@@ -85,7 +85,8 @@ class InTurnsTrainers(Trainers):
 def take_turns(folder: Path, rounds: int) -> list[tuple[float, float]]:
     """See InTurns.pairs. Raises ValueError where the two did not take the same steps."""
     with InTurnsTrainers(folder) as trainers:
-        ours = run_here(folder, rounds, trainers)
+        arrays = run_here(folder, rounds, trainers)
+        ours = {name: torch.from_numpy(array) for name, array in arrays.items()}
         theirs = trainers.turns.loop.state
     apart = max(float((theirs[name] - ours[name]).abs().max()) for name in theirs)
     if not apart <= TOLERANCE:

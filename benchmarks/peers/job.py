@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +18,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.models.bert import modeling_bert  # noqa: F401  # loaded on first use otherwise
 from transformers.utils import logging
 
+from peers.settings import Settings, begin, read_settings
+
 State = dict[str, torch.Tensor]
 """What trains, named as in the files that peft writes."""
 
@@ -31,25 +30,6 @@ class Batch(NamedTuple):
     ids: torch.Tensor  # (B, T)
     mask: torch.Tensor  # (B, T)
     labels: torch.Tensor  # (B,)
-
-
-class Settings(NamedTuple):
-    """Numbers of the job."""
-
-    model: str  # a directory
-    max_length: int  # tokens
-    attention: str  # "sdpa" is what transformers takes by itself
-    targets: list[str]
-    rank: int
-    alpha: float
-    num_classes: int
-    learning_rate: float
-    weight_decay: float
-    steps: int  # of each client in each round
-    batch_size: int
-    seed: int
-    threads: int  # of each process that trains; FedClock's own choice is one
-    workers: int  # processes of FedClock
 
 
 @dataclass(frozen=True)
@@ -144,11 +124,6 @@ class Job:
             optimizer.zero_grad()
 
 
-def read_settings(folder: Path) -> Settings:
-    """Of the job in this folder."""
-    return Settings(**json.loads((folder / "settings.json").read_text()))
-
-
 def tokens(settings: Settings, texts: list[str]) -> list[np.ndarray]:
     """Each text as the model reads it."""
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
@@ -186,9 +161,3 @@ def copy_of(parameters: State) -> State:
 def save(state: State, file: Path) -> None:
     """A file that ``load_file`` reads."""
     save_file({name: value.detach().contiguous() for name, value in state.items()}, file)
-
-
-def begin() -> None:
-    """Note when the first batch of all is made."""
-    with suppress(FileExistsError), open(os.environ["BENCH_BEGUN"], "x") as file:
-        file.write(str(time.monotonic()))

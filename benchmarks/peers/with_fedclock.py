@@ -1,4 +1,7 @@
-"""FedClock, from its YAML to its run folder, without its cache of results."""
+"""FedClock, from its YAML to its run folder, without its cache of results.
+
+The process that is measured imports what it needs itself: no torch, where it has workers.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 
 from devices.plan import Adapter
 from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
-from devices.training import trainer  # noqa: F401  # torch and transformers are imports
-from peers.job import State, begin, read_settings
+from peers.settings import begin, read_settings
 from simulator.config import RunConfig
 from simulator.experiment import load_experiment
 from simulator.federation import at_once
@@ -22,6 +26,9 @@ from simulator.run import prepare, run
 from simulator.trainers import Trainers, TrainsMeanwhile
 from simulator.world import World
 from traces.bandwidth import FloatArray
+
+if TYPE_CHECKING:
+    from peers.job import State
 
 
 class Noting:
@@ -57,11 +64,16 @@ class NotingTrainers(Trainers):
 def train(folder: Path, rounds: int, *overrides: str) -> State:
     """A run in a folder of its own, as the settings have it."""
     with NotingTrainers(read_settings(folder).workers) as trainers:
-        return run_here(folder, rounds, trainers, *overrides)
+        arrays = run_here(folder, rounds, trainers, *overrides)
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def run_here(folder: Path, rounds: int, trainers: Trainers, *overrides: str) -> State:
-    """From the job's YAML; evaluated at its start and end, as briefly as may be."""
+def run_here(
+    folder: Path, rounds: int, trainers: Trainers, *overrides: str
+) -> dict[str, npt.NDArray[Any]]:
+    """What trained. From the job's YAML; evaluated at its start and end, as briefly as may be."""
     file = folder / "experiment.yaml"
     briefly = [f"stop.rounds={rounds}", f"evaluation.every={rounds}"]
     (config,) = load_experiment(file, [*briefly, *overrides])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peers import with_fedclock
-from peers.job import State
+
+if TYPE_CHECKING:
+    from peers.job import State
 
 
 def train(folder: Path, rounds: int) -> State:

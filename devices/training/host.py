@@ -5,15 +5,14 @@ from __future__ import annotations
 import ctypes
 import platform
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from devices.trainer import HostNames
+from devices.training.config import HostCompute, HostDtype
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT_BYTES = 2**30
-
-HostDtype = Literal["auto", "bf16", "fp32"]
-HostCompute = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,12 @@ class Host:
     dtype: torch.dtype
 
     @property
-    def dtype_name(self) -> Literal["bf16", "fp32"]:
-        """``bf16`` or ``fp32``."""
-        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+    def names(self) -> HostNames:
+        """What it is called where there is no torch."""
+        return HostNames(
+            "cuda" if self.device.type == "cuda" else "cpu",
+            "bf16" if self.dtype == torch.bfloat16 else "fp32",
+        )
 
     def autocast(self) -> torch.autocast:
         """Matrix products in ``dtype``, the rest as torch deems safe."""

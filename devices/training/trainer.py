@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,12 +12,12 @@ from torch.nn import functional
 from devices.architectures import model_spec
 from devices.data import TextDataset
 from devices.model_catalog import resolve
-from devices.model_spec import Attention
 from devices.plan import Adapter
 from devices.stacks import stacks_of
 from devices.trainer import (
     ChunkScore,
     Evaluation,
+    HostNames,
     SalienceMetric,
     TrainingJob,
     TrainingResult,
@@ -26,6 +25,7 @@ from devices.trainer import (
 )
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
+from devices.training.config import TrainingConfig
 from devices.training.data import (
     IndexArray,
     TokenizedTexts,
@@ -36,13 +36,7 @@ from devices.training.data import (
     tokenize,
 )
 from devices.training.evaluation import score_chunk
-from devices.training.host import (
-    HostCompute,
-    HostDtype,
-    choose_host,
-    keep_freed_memory,
-    make_reproducible,
-)
+from devices.training.host import choose_host, keep_freed_memory, make_reproducible
 from devices.training.model import load_model
 from devices.training.penalties import Penalty, penalties_of
 from devices.training.salience import block_salience
@@ -53,23 +47,6 @@ SUBSET_SEED = 0
 """Which texts every run of every experiment is tested and calibrated on."""
 CALIBRATION_EXAMPLES = 64
 """Training texts that block salience is measured on."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How every job of a run is trained, and how the global model is tested."""
-
-    model: str
-    targets: tuple[str, ...]
-    learning_rate: float
-    weight_decay: float = 0.01
-    max_length: int = 32  # tokens; longer texts are cut
-    dtype: HostDtype = "auto"
-    compute: HostCompute = "auto"
-    attention: Attention = "eager"  # on short texts in bf16, sdpa takes twice as long
-    eval_examples: int = 400
-    max_loss: float = 10_000.0  # a larger one counts as diverged
-    eval_batch_size: int = 50  # larger ones fall out of the cache
 
 
 class TorchTrainer:
@@ -109,6 +86,10 @@ class TorchTrainer:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return combine(self.score(adapter, range(self.num_chunks)))
+
+    @property
+    def host_names(self) -> HostNames:
+        return self.host.names
 
     @property
     def num_chunks(self) -> int:

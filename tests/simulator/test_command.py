@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from devices.model_catalog import resolve
@@ -180,6 +181,20 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     assert not (folder / "checkpoint").exists()
 
 
+def test_ctrl_c_while_the_workers_start_is_heeded(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
+    command += ["--workers", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_interrupts}
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes)
+    assert process.stdout is not None
+    assert "fedlora: loading tiny" in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert (output, errors) == ("", "interrupted: the same command goes on from here\n")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_real_training_says_what_each_device_may_expect_of_the_final_model(unbroken: Path) -> None:
     for file in unbroken.rglob("devices.parquet"):
         devices = pq.read_table(file)
@@ -243,17 +258,18 @@ def test_a_worker_that_is_killed_is_replaced_and_no_byte_changes(
 
 
 def children(pid: int) -> list[int]:
-    """Training processes of a run: those that multiprocessing spawned to work."""
-    found = []
+    """Training processes of a run: copies of the one that it began for that."""
+    parents, templates = {}, []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
             command = (entry / "cmdline").read_text()
         except (OSError, ValueError):
             continue
-        if parent == pid and "spawn_main" in command:
-            found.append(int(entry.name))
-    return found
+        parents[int(entry.name)] = parent
+        if parent == pid and "forkserver" in command:
+            templates.append(int(entry.name))
+    return [child for child, parent in parents.items() if parent in templates]
 
 
 def mistaken(cwd: Path, *arguments: str | Path) -> list[str]:
@@ -357,6 +373,19 @@ def test_weights_that_cannot_be_loaded_are_said_before_anything_is_written(
     overrides = ("--set", "task.model=model", "--set", "fleet.memory_share=0.1")
     messages = mistaken(tmp_path, "run", file, *overrides, "--workers", workers)
     assert messages[0].startswith("the model cannot be loaded: ")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_written(
+    tmp_path: Path, workers: str
+) -> None:
+    file = write(tmp_path, REAL)
+    use_gpu = ("--set", "training.compute=cuda", "--workers", workers)
+    (message,) = mistaken(tmp_path, "run", file, *use_gpu)
+    assert message.startswith(
+        "training.compute must be auto or cpu where torch finds no GPU, got cuda ("
+    )
 
 
 def test_a_trace_that_changed_behind_its_path_is_no_finished_run(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from devices.model_spec import ModelSpec
 from devices.plan import ClientUpdate, TermGrid, TrainingPlan
 from devices.trainer import TrainingJob, TrainingResult
 from devices.training.adapters import load_adapter
+from devices.training.config import TrainingConfig
 from devices.training.model import ADAPTER
-from devices.training.trainer import TorchTrainer, TrainingConfig
+from devices.training.trainer import TorchTrainer
 from simulator.fleet_view import LocalWork, ServerView
 from simulator.server import simulate
 from tests.simulator.arrivals import Arrivals, held_terms

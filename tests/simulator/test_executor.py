@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ from devices.trainer import (
 from simulator.executor import MAX_DEATHS, MEANWHILE, Executor, SharedTrainer, Site
 from simulator.experiment import ConfigError, load_experiment
 from simulator.trainers import Trainers
-from simulator.worker_processes import LocalProcesses
+from simulator.worker_processes import CAN_COPY, LocalProcesses
 from simulator.world import build_world
 from tests.devices.test_stacks import job as a_job
 from tests.simulator.test_bitwise import REAL, write
@@ -131,6 +132,49 @@ def test_why_a_worker_cannot_make_its_trainer_is_said(
     there = site(name, no_model, request)
     with pytest.raises(TrainingError, match=r"^the model cannot be loaded: there is none$"):
         Executor(there, 1)
+
+
+def has_imported(_: Any, module: str) -> bool:
+    return module in sys.modules
+
+
+@pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
+def test_a_worker_has_imported_what_it_needs_before_it_needs_it() -> None:
+    executor = Executor(LocalProcesses(MAKE), 1)
+    assert executor.submit(partial(has_imported, module="devices.training.trainer")).result(60)
+    executor.close()
+
+
+def kill_template_once(_: Any, marker: Path) -> None:
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
+def test_a_run_outlives_the_process_that_workers_are_copies_of(tmp_path: Path) -> None:
+    executor = Executor(LocalProcesses(MAKE), 2)
+    executor.submit(partial(kill_template_once, marker=tmp_path / "killed")).result(60)
+    squares = [executor.submit(partial(square, number=k)) for k in range(6)]
+    assert [one.result(60) for one in squares] == [k * k for k in range(6)]
+    executor.close()
+
+
+@pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
+def test_a_template_that_dies_as_it_starts_is_said(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text("import os; os._exit(1)", "utf-8")
+    code = (
+        "from simulator import worker_processes as own; own.TEMPLATE = 'dies'; "
+        "own.LocalProcesses(None)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert (
+        "TrainingError: the process that training processes are copies of must not end"
+        in (ended.stderr.splitlines()[-1])
+    )
 
 
 class Counting:

@@ -176,12 +176,14 @@ def test_a_notebook_trains_nothing_twice_and_says_what_it_saved(tmp_path: Path) 
     assert [reused("a", kept), reused("b", kept), reused("c", None)] == [0, 4, 0]
 
 
-def test_timing_only_needs_no_torch(tmp_path: Path) -> None:
-    file = written(tmp_path, {**CONFIG, "training": "none"})
+@pytest.mark.parametrize("training", ["none", "by two workers"])
+def test_a_process_that_does_not_train_needs_no_torch(tmp_path: Path, training: str) -> None:
+    file = written(tmp_path, CONFIG if training != "none" else {**CONFIG, "training": "none"})
+    command = ["run", str(file), "--output", str(tmp_path), "--workers", "2", "--no-cache"]
     code = (
-        "import sys; from simulator.cli import app; "
-        f"app(['run', {str(file)!r}, '--output', {str(tmp_path)!r}], standalone_mode=False); "
+        f"import sys; from simulator.cli import app; app({command}, standalone_mode=False); "
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == "[]"
+    assert bool(list(tmp_path.glob("*/*/adapter/*"))) == (training != "none")

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from devices.data import TextDataset
 from devices.plan import Adapter, Broadcast, Factors, TermGrid, TrainingPlan, WeightFormat
 from devices.trainer import TrainingJob
-from devices.training.trainer import TorchTrainer, TrainingConfig
+from devices.training.config import TrainingConfig
+from devices.training.trainer import TorchTrainer
 
 WORDS = [f"word{k}" for k in range(48)]
 TARGETS = {
