@@ -8,11 +8,10 @@ workers, nor who takes which stack, nor that one of them dies can change it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from queue import Empty, PriorityQueue
 from threading import Lock, Thread
@@ -20,20 +19,10 @@ from typing import Any, Protocol, TypeVar
 
 from safetensors import SafetensorError
 
-from devices.plan import Adapter
-from devices.stacks import stacks_of
 from devices.trainer import (
     ChunkedTrainer,
-    ChunkScore,
-    Evaluation,
-    HostNames,
-    SalienceMetric,
     TrainingError,
-    TrainingJob,
-    TrainingResult,
-    combine,
 )
-from traces.bandwidth import FloatArray
 
 T = TypeVar("T")
 Task = Callable[[ChunkedTrainer], T]
@@ -44,6 +33,7 @@ MAX_DEATHS = 3
 """How many workers a task may take with it before it is given up."""
 AT_ONCE, MEANWHILE = 0, 1
 """How urgent a task is: the server waits for it, or goes on."""
+GONE_HOME = "the workers have gone home"
 
 
 def available_cores() -> int:
@@ -116,23 +106,57 @@ class _Seat:
     """One worker, and after it dies another."""
 
     def __init__(self, site: Site) -> None:
-        self._site = site
-        self._worker = site.start()
+        self._site, self._worker = site, site.start()
+        self._is_ready, self._is_left, self._lock = False, False, Lock()
+        self._why_not: BaseException | None = None
+
+    def wait(self) -> None:
+        """Until the worker can work, or it is known why none can, or the seat is left."""
+        try:
+            for _ in range(MAX_DEATHS):
+                if self._is_ready or self._is_left:
+                    return
+                with suppress(WorkerDiedError):
+                    self.do(_nothing)
+                    self._is_ready = True
+                    return
+            raise _too_many_deaths("before they could begin")
+        except BaseException as error:  # the one who waits for its work is to hear of it
+            self._why_not = error
 
     def do(self, task: Task[T]) -> T:
-        for _ in range(MAX_DEATHS):
-            try:
-                return self._worker.do(task)
-            except WorkerDiedError:
-                self._worker.close()
+        """Raises WorkerDiedError, and has another worker come, which ``wait`` waits for."""
+        if self._why_not:
+            raise self._why_not
+        try:
+            return self._worker.do(task)
+        except WorkerDiedError:
+            self._replace()
+            raise
+
+    def _replace(self) -> None:
+        with self._lock:
+            self._worker.close()
+            self._is_ready = False
+            if not self._is_left:
                 self._worker = self._site.start()
-        raise TrainingError(
-            f"a training process must not end before its work is done, but {MAX_DEATHS} did at the "
-            "same work: were they killed, or the machine out of memory? Fewer --workers need less"
-        )
+
+    def leave(self) -> None:
+        """Wait no longer for a worker, and have no other come."""
+        with self._lock:
+            self._is_left = True
+            if not self._is_ready:
+                self._worker.close()
 
     def close(self) -> None:
         self._worker.close()
+
+
+def _too_many_deaths(when: str) -> TrainingError:
+    return TrainingError(
+        f"a training process must not end before its work is done, but {MAX_DEATHS} did {when}: "
+        "were they killed, or the machine out of memory? Fewer --workers need less"
+    )
 
 
 @dataclass(order=True)
@@ -143,37 +167,39 @@ class _Order:
     turn: int
     task: Task[Any] | None = field(compare=False)  # None: go home
     future: Future[Any] = field(compare=False, default_factory=Future)
+    num_deaths: int = field(compare=False, default=0)
 
 
 class Executor:
     """Does tasks on workers, the urgent ones first, and replaces a worker that dies.
 
-    Raises TrainingError where a worker has no trainer.
+    It begins with the first worker that is ready: others may have to wait until there is room for
+    them, and so may who replaces one whose machine is gone. What a worker was at when it died goes
+    to whoever is free. Raises TrainingError where a worker has no trainer.
     """
 
     def __init__(self, site: Site, num_workers: int) -> None:
         self._site = site
         self._orders: PriorityQueue[_Order] = PriorityQueue()
         self._turns, self._lock, self._is_closed = count(), Lock(), False
-        seats = [_Seat(site) for _ in range(num_workers)]
-        try:
-            for seat in seats:
-                seat.do(_nothing)
-        except BaseException:
-            for seat in seats:
-                seat.close()
-            site.close()
-            raise
-        self._threads = [Thread(target=self._serve, args=(seat,), daemon=True) for seat in seats]
+        self._seats = [_Seat(site) for _ in range(num_workers)]
+        self._threads = [
+            Thread(target=self._serve, args=(seat,), daemon=True) for seat in self._seats
+        ]
         for thread in self._threads:
             thread.start()
+        try:
+            self.submit(_nothing).result()
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, task: Task[T], urgency: int = AT_ONCE) -> Future[T]:
         """Have it done; among equally urgent tasks in this order."""
         order = _Order(urgency, next(self._turns), task)
         with self._lock:
             if self._is_closed:
-                raise CancelledError("the workers have gone home")
+                raise CancelledError(GONE_HOME)
             self._orders.put(order)
         return order.future
 
@@ -183,88 +209,46 @@ class Executor:
             self._is_closed = True
             with suppress(Empty):  # the workers may be quicker
                 while True:
-                    self._orders.get_nowait().future.cancel()
-        for _ in self._threads:
+                    _cancel(self._orders.get_nowait().future)
+        for seat in self._seats:
+            seat.leave()
             self._orders.put(_Order(AT_ONCE, next(self._turns), None))
         for thread in self._threads:
             thread.join()
         self._site.close()
 
     def _serve(self, seat: _Seat) -> None:
+        seat.wait()
         while (order := self._orders.get()).task:
-            if order.future.set_running_or_notify_cancel():
-                try:
-                    order.future.set_result(seat.do(order.task))
-                except BaseException as error:  # the one who waits for it is to hear of it
-                    order.future.set_exception(error)
+            if order.num_deaths or order.future.set_running_or_notify_cancel():
+                self._do(order.task, order, seat)
+            seat.wait()
         seat.close()
 
+    def _do(self, task: Task[Any], order: _Order, seat: _Seat) -> None:
+        try:
+            order.future.set_result(seat.do(task))
+        except WorkerDiedError:
+            self._again(order)
+        except BaseException as error:  # the one who waits for it is to hear of it
+            order.future.set_exception(error)
 
-class SharedTrainer:
-    """A Trainer whose jobs, and the parts of whose evaluations, workers share."""
+    def _again(self, order: _Order) -> None:
+        order.num_deaths += 1
+        with self._lock:
+            if self._is_closed:
+                _cancel(order.future)
+            elif order.num_deaths < MAX_DEATHS:
+                self._orders.put(order)
+            else:
+                order.future.set_exception(_too_many_deaths("at the same work"))
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self._num_chunks = executor.submit(_num_chunks).result()
-        self._beside = ThreadPoolExecutor(1)
 
-    @property
-    def host_names(self) -> HostNames:
-        return self.have_done(_host_names)
-
-    def have_done(self, task: Task[T]) -> T:
-        """What a worker makes of it."""
-        return self._executor.submit(task).result()
-
-    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-        # The longest first, so that no worker starts a long pass when the others are done.
-        stacks = sorted(stacks_of(jobs), key=lambda k: -len(k) * jobs[k[0]].plan.depth)
-        tasks = [partial(_train, jobs=[jobs[k] for k in members]) for members in stacks]
-        futures = [self._executor.submit(task) for task in tasks]
-        results: dict[int, TrainingResult] = {}
-        for members, future in zip(stacks, futures, strict=True):
-            results |= zip(members, future.result(), strict=True)
-        return [results[k] for k in range(len(jobs))]
-
-    def evaluate(self, adapter: Adapter) -> Evaluation:
-        tasks = [partial(_score, adapter=adapter, chunk=k) for k in range(self._num_chunks)]
-        futures = [self._executor.submit(task, MEANWHILE) for task in tasks]
-        return combine(score for future in futures for score in future.result())
-
-    def begin(
-        self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
-    ) -> Future[Evaluation]:
-        """Evaluate while the workers train: they take it up when they would be idle."""
-        return self._beside.submit(evaluate, adapter)
-
-    def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        return self.have_done(partial(_block_salience, metric=metric))
-
-    def close(self) -> None:
-        """End the workers."""
-        self._beside.shutdown(wait=False, cancel_futures=True)
-        self._executor.close()
+def _cancel(future: Future[Any]) -> None:
+    """Also of what was begun, by a worker that died."""
+    if not future.cancel():
+        future.set_exception(CancelledError(GONE_HOME))
 
 
 def _nothing(trainer: ChunkedTrainer) -> None:
     """Whether there is a trainer is all that is asked."""
-
-
-def _train(trainer: ChunkedTrainer, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-    return trainer.train(jobs)
-
-
-def _host_names(trainer: ChunkedTrainer) -> HostNames:
-    return trainer.host_names
-
-
-def _num_chunks(trainer: ChunkedTrainer) -> int:
-    return trainer.num_chunks
-
-
-def _score(trainer: ChunkedTrainer, adapter: Adapter, chunk: int) -> list[ChunkScore]:
-    return trainer.score(adapter, [chunk])
-
-
-def _block_salience(trainer: ChunkedTrainer, metric: SalienceMetric) -> FloatArray:
-    return trainer.block_salience(metric)

@@ -25,11 +25,12 @@ from devices.trainer import (
 from devices.training.config import HostCompute, HostDtype, TrainingConfig
 from simulator.checkpoint import CheckpointedTrainer
 from simulator.config import RunConfig
-from simulator.executor import Executor, SharedTrainer, Site, available_cores, loading
+from simulator.executor import Executor, Site, available_cores, loading
 from simulator.experiment import ConfigError
 from simulator.federation import BeginEvaluation, at_once
 from simulator.provenance import versions
 from simulator.result_cache import CountedTrainer, ResultCache, code_sha256
+from simulator.shared_trainer import SharedTrainer
 from simulator.worker_processes import LocalProcesses
 from simulator.world import World
 

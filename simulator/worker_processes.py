@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
@@ -80,8 +80,12 @@ class _ProcessWorker:
 
     def do(self, task: Task[T]) -> T:
         try:
-            return self._pool.submit(_do, task).result()
-        except BrokenProcessPool:
+            future = self._pool.submit(_do, task)
+        except RuntimeError:  # broken, or closed by who waits for it no longer
+            raise WorkerDiedError from None
+        try:
+            return future.result()
+        except (BrokenProcessPool, CancelledError):
             raise WorkerDiedError from None
 
     def close(self) -> None:

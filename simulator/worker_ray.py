@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from devices.trainer import ChunkedTrainer, TrainingError
 from simulator.executor import Station, T, Task, Worker, WorkerDiedError, available_cores
 from simulator.experiment import ConfigError
+
+ANSWER_WITHIN_S = 10.0
+"""How long a cluster may take to answer, and to have room for a first worker."""
+_DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError)
 
 
 class RayCluster:
     """The cluster that RAY_ADDRESS names, else one of its own on this machine.
 
     ``num_workers`` is how many will be asked for, where that is known; ``gpus_each`` is how many
-    GPUs a worker takes. Raises TrainingError where there is no such cluster, and ConfigError where
-    it is too small.
+    GPUs a worker takes. Raises TrainingError where there is no such cluster, or others hold all
+    of it, and ConfigError where it is too small.
     """
 
     def __init__(
@@ -29,12 +44,27 @@ class RayCluster:
         self._is_own = not ray.is_initialized()
         if self._is_own:
             _connect(num_workers or available_cores())
-        room = self._room(ray.cluster_resources())
-        if room < (num_workers or 1):  # or they would be waited for without end
+        try:
+            self._check_room(num_workers or 1)
+            self._make_trainer = ray.put(make_trainer)  # with the texts, once to each machine
+        except BaseException:
             self.close()
+            raise
+
+    def _check_room(self, num_workers: int) -> None:
+        """Or they would be waited for without end, or without a word."""
+        room = self._room(ray.cluster_resources())
+        if room < num_workers:
             rule = f"it must be at most {room}, the room in the Ray cluster, got {num_workers}"
             raise ConfigError([rule], "--workers")
-        self._make_trainer = ray.put(make_trainer)  # with the texts, once to each machine
+        until_s = time.monotonic() + ANSWER_WITHIN_S  # who has just ended may still be counted
+        while not self._room(ray.available_resources()):
+            if time.monotonic() > until_s:
+                raise TrainingError(
+                    f"the Ray cluster must have room for a worker, but others hold all {room} "
+                    "places: try again when they are done"
+                )
+            time.sleep(0.1)
 
     @property
     def num_free(self) -> int:
@@ -58,11 +88,20 @@ def _connect(num_cpus: int) -> None:
     address = os.environ.get("RAY_ADDRESS")  # Ray would also join whatever runs on this machine
     try:
         if address:
+            _check_answers(address)
             ray.init(address, **quiet)
         else:
             ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise TrainingError(f"Ray must start, or be found, but: {error}") from None
+    except (ValueError, RuntimeError, ImportError, OSError, RayError) as error:
+        problem = f"Ray must start, or be found, but: {error}"
+        raise TrainingError(f"{problem} (RAY_ADDRESS={address})" if address else problem) from None
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try for minutes. Raises OSError."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:  # else it is a word such as auto
+        socket.create_connection((place.hostname, place.port), ANSWER_WITHIN_S).close()
 
 
 class _RayWorker:
@@ -74,7 +113,9 @@ class _RayWorker:
             result: T = ray.get(self._actor.do.remote(task))
         except RayTaskError as error:
             raise error.cause from None
-        except RayActorError:
+        except _DEATHS as error:  # of the worker, or of its machine with what it had done
+            if getattr(error, "actor_init_failed", False):
+                raise _cannot_begin(error) from None
             raise WorkerDiedError from None
         except RayError as error:
             raise TrainingError(f"Ray must go on while a run does, but: {error}") from None
@@ -82,3 +123,8 @@ class _RayWorker:
 
     def close(self) -> None:
         ray.kill(self._actor)
+
+
+def _cannot_begin(error: RayError) -> TrainingError:
+    why = str(error).strip().splitlines()[-1]
+    return TrainingError(f"FedClock must be installed on each machine of the Ray cluster: {why}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,8 +32,9 @@ from devices.trainer import (
     TrainingResult,
     combine,
 )
-from simulator.executor import MAX_DEATHS, MEANWHILE, Executor, SharedTrainer, Site
+from simulator.executor import MAX_DEATHS, MEANWHILE, Executor, Site
 from simulator.experiment import ConfigError, load_experiment
+from simulator.shared_trainer import SharedTrainer
 from simulator.trainers import Trainers
 from simulator.worker_processes import CAN_COPY, LocalProcesses
 from simulator.world import build_world
@@ -90,6 +94,11 @@ def fail(_: Any) -> None:
 def wait_for(_: Any, file: Path) -> None:
     while not file.exists():
         time.sleep(0.01)
+
+
+def meet(_: Any, mine: Path, other: Path) -> None:
+    mine.touch()
+    wait_for(_, other)
 
 
 def note(_: Any, log: Path, word: str) -> None:
@@ -177,6 +186,10 @@ def test_a_template_that_dies_as_it_starts_is_said(tmp_path: Path) -> None:
     )
 
 
+def not_installed() -> Any:
+    raise ModuleNotFoundError("none here")
+
+
 class Counting:
     """Tells of each job how many were trained with it, and of each chunk which it was."""
 
@@ -244,6 +257,90 @@ def test_a_cluster_without_room_is_refused_at_once(ray: Any) -> None:
 
     with pytest.raises(ConfigError, match="at most 2, the room in the Ray cluster, got 3"):
         RayCluster(MAKE, 3, gpus_each=0)
+
+
+@contextmanager
+def held(ray: Any, num_cpus: int) -> Iterator[None]:
+    """Another run has so many cores of the cluster."""
+    holder = ray.remote(num_cpus=num_cpus)(Counting).remote()
+    ray.get(holder.evaluate.remote(None))
+    yield
+    ray.kill(holder)
+
+
+def test_a_cluster_that_others_hold_is_refused_rather_than_waited_for(
+    ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simulator import worker_ray
+
+    monkeypatch.setattr(worker_ray, "ANSWER_WITHIN_S", 0.5)
+    with held(ray, 2), pytest.raises(TrainingError, match="but others hold all 2 places"):
+        worker_ray.RayCluster(MAKE, 1, gpus_each=0)
+
+
+def test_work_begins_with_the_first_worker_and_another_joins_when_there_is_room(
+    ray: Any, tmp_path: Path
+) -> None:
+    from simulator.worker_ray import RayCluster
+
+    with held(ray, 1):
+        executor = Executor(RayCluster(MAKE, 2, gpus_each=0), 2)
+        assert executor.submit(partial(square, number=3)).result(60) == 9
+    first, second = tmp_path / "first", tmp_path / "second"
+    pair = [(first, second), (second, first)]  # neither ends unless both are under way
+    futures = [executor.submit(partial(meet, mine=mine, other=other)) for mine, other in pair]
+    for future in futures:
+        future.result(60)
+    executor.close()
+
+
+def test_who_waits_for_room_is_not_waited_for_at_the_end(ray: Any) -> None:
+    from simulator.worker_ray import RayCluster
+
+    executor = Executor(RayCluster(MAKE, 2, gpus_each=0), 3)  # one more than there is room for
+    assert executor.submit(partial(square, number=3)).result(60) == 9
+    executor.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])  # nobody listens at 1
+def test_a_cluster_that_does_not_answer_is_named_at_once(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra [ray]")
+    from simulator import worker_ray
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(TrainingError, match=rf"refused \(RAY_ADDRESS={address}\)$"):
+        worker_ray._connect(1)
+
+
+def test_why_a_worker_cannot_even_begin_is_said(ray: Any) -> None:
+    from simulator.worker_ray import RayCluster
+
+    with pytest.raises(TrainingError, match=r"must be installed on each machine.*: none here$"):
+        Executor(RayCluster(not_installed, 1, gpus_each=0), 1)
+
+
+def test_work_of_a_lost_machine_goes_to_who_is_left_and_a_machine_that_joins_works(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra [ray]")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.simulator.ray_machines", tmp_path],
+        cwd=Path(__file__).parents[2],
+        env=environment | token,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    head, second, third = found["machines"]
+    assert set(found["first"]) == {head, second}
+    assert found["lost"] == [head, head]
+    assert set(found["joined"]) == {head, third}
 
 
 def test_an_executor_that_is_none_is_answered_with_those_there_are() -> None:

@@ -21,11 +21,12 @@ from devices.plan import Adapter, Factors
 from devices.stacks import stacks_of
 from devices.trainer import Evaluation, SalienceMetric, TrainingJob, TrainingResult
 from simulator.checkpoint import SUFFIX, CheckpointedTrainer
-from simulator.executor import Executor, SharedTrainer
+from simulator.executor import Executor
 from simulator.experiment import ConfigError, load_experiment
 from simulator.progress import reporter
 from simulator.run import prepare, run
 from simulator.server import Server, simulate
+from simulator.shared_trainer import SharedTrainer
 from simulator.trainers import Trainers
 from simulator.worker_processes import LocalProcesses
 from tests.simulator.own_data import write_data
