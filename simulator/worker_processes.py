@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ that takes less time and memory than each importing it. Elsewhere the system's o
 not be copied once they are in use."""
 
 TEMPLATE = "simulator.worker_template"
+
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Asks Linux for pages of 2 MB: to find where small ones lie takes a tenth of a step. The allocator
+reads it when a process starts."""
 
 _CONTEXT: ForkServerContext | SpawnContext = (
     multiprocessing.get_context("forkserver") if CAN_COPY else multiprocessing.get_context("spawn")
@@ -52,10 +57,22 @@ class LocalProcesses:
 def _start_template() -> None:
     """Return when it is ready, unless Ctrl-C is quicker."""
     _CONTEXT.set_forkserver_preload([TEMPLATE])
-    with _no_interrupt():
+    with _no_interrupt(), _environment(HUGE_PAGES):
         forkserver.ensure_running()
     with _copying():
         _CONTEXT.Process(target=int).start()  # this is what waits: the first copy can be made
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """For a process that is started here; what the user has set stays."""
+    added = {key: value for key, value in values.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            del os.environ[key]
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from simulator.executor import MAX_DEATHS, MEANWHILE, Executor, Site
 from simulator.experiment import ConfigError, load_experiment
 from simulator.shared_trainer import SharedTrainer
 from simulator.trainers import Trainers
-from simulator.worker_processes import CAN_COPY, LocalProcesses
+from simulator.worker_processes import CAN_COPY, HUGE_PAGES, LocalProcesses
 from simulator.world import build_world
 from tests.devices.test_stacks import job as a_job
 from tests.simulator.test_bitwise import REAL, write
@@ -152,6 +152,30 @@ def test_a_worker_has_imported_what_it_needs_before_it_needs_it() -> None:
     executor = Executor(LocalProcesses(MAKE), 1)
     assert executor.submit(partial(has_imported, module="devices.training.trainer")).result(60)
     executor.close()
+
+
+def environment_of(_: Any, name: str) -> str | None:
+    return os.environ.get(name)
+
+
+@pytest.mark.skipif(not CAN_COPY, reason="each worker is started by itself here")
+@pytest.mark.parametrize("own", [None, "glibc.malloc.hugetlb=0"])
+def test_workers_lie_in_huge_pages_unless_the_user_says_how(own: str | None) -> None:
+    (name,) = HUGE_PAGES
+    code = (
+        "from functools import partial; from simulator.executor import Executor; "
+        "from simulator.worker_processes import LocalProcesses; import os; "
+        "from tests.simulator.test_executor import MAKE, environment_of; "
+        "executor = Executor(LocalProcesses(MAKE), 1); "
+        f"asked = executor.submit(partial(environment_of, name={name!r})); "
+        f"print(asked.result(60), os.environ.get({name!r})); executor.close()"
+    )
+    plain = {key: value for key, value in os.environ.items() if key != name}
+    environment = plain | ({name: own} if own else {}) | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert ended.stdout.split() == [own or HUGE_PAGES[name], str(own)], ended.stderr
 
 
 def kill_template_once(_: Any, marker: Path) -> None:
