@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 from devices.trainer import ChunkedTrainer, TrainingError
@@ -27,6 +28,9 @@ TEMPLATE = "simulator.worker_template"
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """Asks Linux for pages of 2 MB: to find where small ones lie takes a tenth of a step. The allocator
 reads it when a process starts."""
+
+LOOKS_EVERY_S = 1.0
+"""How long a worker may outlive the process that it was copied from."""
 
 _CONTEXT: ForkServerContext | SpawnContext = (
     multiprocessing.get_context("forkserver") if CAN_COPY else multiprocessing.get_context("spawn")
@@ -128,7 +132,17 @@ def _no_interrupt() -> Iterator[None]:
 def _start(make_trainer: Callable[[], ChunkedTrainer]) -> None:
     global _station
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of those that no main thread has started
+    threading.Thread(target=_end_with_the_others, args=(os.getppid(),), daemon=True).start()
     _station = Station(make_trainer)
+
+
+def _end_with_the_others(started_by: int) -> None:
+    """Nobody else ends this worker where the server is killed, or the template."""
+    server = multiprocessing.parent_process()
+    assert server, "a worker is started by another process"
+    while os.getppid() == started_by and not wait([server.sentinel], LOOKS_EVERY_S):
+        pass
+    os._exit(1)
 
 
 def _do(task: Task[T]) -> T:

@@ -235,6 +235,28 @@ def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
     assert [manifest["status"] for manifest in manifests] == ["failed"]
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="looks for them by their process group")
+def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
+    command += ["--workers", "2", "--set", "stop.rounds=10000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, text=True, start_new_session=True, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert any("round 1/10000" in line for line in process.stdout)
+    process.kill()
+    process.wait()
+    left = True
+    for _ in range(600):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            left = False
+            break
+        time.sleep(0.1)
+    assert not left
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
 def test_a_worker_that_is_killed_is_replaced_and_no_byte_changes(
     tmp_path: Path, unbroken: Path
