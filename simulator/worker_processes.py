@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -91,13 +92,22 @@ def _copying() -> Iterator[None]:
         ) from None
 
 
+def _begun(make_trainer: Callable[[], ChunkedTrainer]) -> ProcessPoolExecutor:
+    pool = ProcessPoolExecutor(1, mp_context=_CONTEXT, initializer=_start, initargs=(make_trainer,))
+    with _no_interrupt():
+        pool.submit(int)  # which starts the process
+    return pool
+
+
 class _ProcessWorker:
     def __init__(self, make_trainer: Callable[[], ChunkedTrainer]) -> None:
-        self._pool = ProcessPoolExecutor(
-            1, mp_context=_CONTEXT, initializer=_start, initargs=(make_trainer,)
-        )
-        with _no_interrupt(), _copying():
-            self._pool.submit(int)  # which starts the process
+        for _ in range(50):
+            with suppress(EOFError, ConnectionError):  # the template died: soon there is another
+                self._pool = _begun(make_trainer)
+                return
+            time.sleep(0.1)
+        with _copying():
+            self._pool = _begun(make_trainer)
 
     def do(self, task: Task[T]) -> T:
         try:
