@@ -22,9 +22,9 @@ from analysis.figures.target import plot as plot_time_to_target
 from analysis.figures.waiting import plot_cdf as plot_waiting_cdf
 from analysis.figures.waiting import plot_mean as plot_waiting
 from analysis.figures.waiting import plot_rounds as plot_waiting_rounds
-from analysis.run_files import RunError
-from simulator.experiment import ConfigError
-from simulator.problems import UserError
+from analysis.runs.files import RunError
+from simulator.config.experiment import ConfigError
+from simulator.config.problems import UserError
 
 __all__ = [
     "FIGURES",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from algorithms.strategy import FleetView
-from devices.plan import DeviceId
+from devices.vocabulary.plan import DeviceId
 from traces.bandwidth import FloatArray
 
 IntArray = npt.NDArray[np.int64]

@@ -9,8 +9,9 @@ from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from devices.cost.model import Cost
-from devices.model_spec import ModelSpec
-from devices.plan import (
+from devices.fleet.profile import DeviceProfile
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import (
     Adapter,
     BlockFormat,
     Broadcast,
@@ -20,8 +21,7 @@ from devices.plan import (
     TrainingPlan,
     WeightFormat,
 )
-from devices.profile import DeviceProfile
-from devices.trainer import SalienceMetric
+from devices.vocabulary.trainer import SalienceMetric
 from traces.bandwidth import FloatArray
 
 M = TypeVar("M")

@@ -15,22 +15,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures
-from analysis.comparison import Comparison, compare
 from analysis.figures import sensitivity, style
 from analysis.figures.rows import of_runs
-from analysis.frames import RunSet, open_runs
-from analysis.load import Run, load_run
-from analysis.run_files import Json, RunError
-from analysis.study import require_comparable
-from simulator.cli import prepare_all
-from simulator.experiment import load_experiment, read_experiment
-from simulator.progress import Reporter
-from simulator.records import ClientRecord, ClientTable, Event, RoundRecord
-from simulator.result_cache import DEFAULT_GB, open_cache
-from simulator.run import run as run_one
-from simulator.sweep import yaml_text
-from simulator.trainers import Trainers
-from simulator.wave import Wave
+from analysis.metrics.comparison import Comparison, compare
+from analysis.metrics.study import require_comparable
+from analysis.runs.files import Json, RunError
+from analysis.runs.frames import RunSet, open_runs
+from analysis.runs.load import Run, load_run
+from simulator.config.experiment import load_experiment, read_experiment
+from simulator.log.bulk_round import Wave
+from simulator.log.progress import Reporter
+from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
+from simulator.runs.run import prepare_all
+from simulator.runs.run import run as run_one
+from simulator.runs.sweep import yaml_text
+from simulator.workers.result_cache import DEFAULT_GB, open_cache
+from simulator.workers.trainers import Trainers
 
 IN_MEMORY = Path("config")
 """What messages call a config that stands in no file; its own schedulers start at this folder."""

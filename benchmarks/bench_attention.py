@@ -15,10 +15,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from full_depth import full_depth_job
+from full_depth import full_depth_job, make_trainer
 
-from devices.data import load_dataset
-from devices.training.trainer import TorchTrainer, TrainingConfig
+from devices.datasets.dataset import load_dataset
+from devices.training.trainer import TrainingConfig
 
 LENGTHS = (32, 64, 128, 256)
 DTYPES: Any = ("bf16", "fp32")
@@ -46,7 +46,7 @@ class _Work:
         config = TrainingConfig(
             model, ("query", "value"), 2e-3, max_length=length, dtype=dtype, attention=attention
         )
-        self._trainer = TorchTrainer(config, data)
+        self._trainer = make_trainer(config, data)
         self._job = full_depth_job(
             self._trainer.spec, np.arange(len(long)), steps=STEPS, batch_size=BATCH
         )

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.fedquad import FedQuad
-from algorithms.haflq import HAFLQ
+from algorithms.strategies.fedquad import FedQuad
+from algorithms.strategies.haflq import HAFLQ
 from algorithms.strategy import LinkRate, ServerState, Strategy
-from devices.catalog import load_profiles
 from devices.cost.closed_form import ClosedFormCost
-from devices.fleet import Device
-from devices.model_spec import ModelSpec
-from devices.plan import Adapter, Broadcast, ClientUpdate, Factors, Timing, TrainingPlan
-from devices.trainer import NullTrainer
-from simulator.fleet_view import LocalWork, ServerView
+from devices.fleet.catalog import load_profiles
+from devices.fleet.fleet import Device
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, Factors, Timing, TrainingPlan
+from devices.vocabulary.trainer import NullTrainer
+from simulator.engine.server_view import LocalWork, ServerView
 from traces.bandwidth import BandwidthTrace, Link
 
 ROBERTA = {

@@ -25,10 +25,10 @@ import simpy
 import yaml
 from rich.console import Console
 
-from simulator.experiment import load_experiment
-from simulator.progress import PlainReporter
-from simulator.run import prepare, run
-from simulator.trainers import Trainers
+from simulator.config.experiment import load_experiment
+from simulator.log.progress import PlainReporter
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers
 
 ROUNDS = 10
 

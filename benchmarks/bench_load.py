@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.frames import open_runs
-from analysis.study import study
-from simulator.records import ClientRecord, DeviceRecord, RoundRecord, columns_of
-from simulator.store import RunFolder
+from analysis.metrics.study import study
+from analysis.runs.frames import open_runs
+from simulator.log.records import ClientRecord, DeviceRecord, RoundRecord, columns_of
+from simulator.log.run_folder import RunFolder
 
 STRATEGIES = ("fedlora", "fedquad", "haflq", "hetlora")
 OUTCOMES = ("aggregated",) * 8 + ("late", "oom")

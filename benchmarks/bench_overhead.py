@@ -19,15 +19,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from devices.plan import Adapter
-from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
-from simulator.config import RunConfig
-from simulator.experiment import load_experiment
-from simulator.federation import at_once
-from simulator.progress import PlainReporter
-from simulator.run import prepare, run
-from simulator.trainers import Trainers, TrainsMeanwhile
-from simulator.world import World
+from devices.vocabulary.plan import Adapter
+from devices.vocabulary.trainer import (
+    Evaluation,
+    SalienceMetric,
+    Trainer,
+    TrainingJob,
+    TrainingResult,
+)
+from simulator.config.experiment import load_experiment
+from simulator.config.schema import RunConfig
+from simulator.engine.federation import at_once
+from simulator.log.progress import PlainReporter
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers, TrainsMeanwhile
+from simulator.world.build import World
 from traces.bandwidth import FloatArray
 
 DEMO = Path("simulator/experiments/demo.yaml")

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from full_depth import full_depth_job
+from full_depth import full_depth_job, make_trainer
 from torch.utils.flop_counter import FlopCounterMode
 
-from devices.data import load_dataset
-from devices.trainer import TrainingJob, TrainingResult
+from devices.datasets.dataset import load_dataset
 from devices.training.config import TrainingConfig
 from devices.training.trainer import TorchTrainer
+from devices.vocabulary.trainer import TrainingJob, TrainingResult
 
 NUM_CLIENTS, STEPS, BATCH = 16, 5, 16
 SIZES = (1, 4, 16)
@@ -37,7 +37,7 @@ def main(model: str = "tiny", dtype: Any = "auto", compute: Any = "auto", runs: 
     config = TrainingConfig(
         model, ("query", "value"), learning_rate=2e-3, dtype=dtype, compute=compute
     )
-    trainer = TorchTrainer(config, load_dataset("wordnet-16"))
+    trainer = make_trainer(config, load_dataset("wordnet-16"))
     jobs = _jobs(trainer)
     with FlopCounterMode(display=False) as counter:
         alone = _train(trainer, jobs, 1)

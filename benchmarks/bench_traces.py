@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from simulator.config import RunConfig
-from simulator.presence import Presence
-from simulator.world import build_world
+from simulator.config.schema import RunConfig
+from simulator.engine.presence import Presence
+from simulator.world.build import build_world
 from traces.bandwidth import BandwidthTrace
 
 HOUR_S = 3600

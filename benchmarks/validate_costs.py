@@ -26,9 +26,9 @@ from devices.architectures import plan_costs
 from devices.cost.blocks import Batch, block_terms
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import step_memory
-from devices.model_spec import Attention
-from devices.plan import ACTIVATION_BITS, TermGrid
+from devices.models.spec import Attention
 from devices.training.activations import RoundingNoise, packed_activations
+from devices.vocabulary.plan import ACTIVATION_BITS, TermGrid
 from tests.devices.cost.specs import LINEARS, TRACED_LINEARS, attentions
 from tests.devices.cost.test_saved_tensors import closed_form as saved_form
 from tests.devices.cost.test_traffic import top_block

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.traced import TracedDemand
-from devices.families import CLOSED_FORMS
-from devices.model_catalog import ModelSource
-from devices.model_spec import Attention, ModelSpec
-from devices.profile import ComputeBits
+from devices.fleet.profile import ComputeBits
+from devices.models.catalog import ModelSource
+from devices.models.families import CLOSED_FORMS
+from devices.models.spec import Attention, ModelSpec
 
 ONLY_EAGER = ("mpnet",)
 """Families with closed forms for which transformers has no flash attention."""
@@ -31,7 +31,7 @@ def model_spec(
     """
     family = str(source.config.get("model_type"))
     if family not in CLOSED_FORMS:
-        from devices.training.outline import outlined_spec
+        from devices.tracing.outline import outlined_spec
 
         return outlined_spec(source, targets, num_classes=num_classes, attention=attention)
     if attention != "eager" and family in ONLY_EAGER:
@@ -57,7 +57,7 @@ def plan_costs(
     """
     if model.outline is None and not lora_dropout:
         return ClosedFormCost(model, length, compute_bits)
-    from devices.training.tracing import BlockTracer
+    from devices.tracing.block_tracer import BlockTracer
 
     traced = TracedDemand(BlockTracer(model, source.config, lora_dropout=lora_dropout))
     return ClosedFormCost(model, length, compute_bits, traced)

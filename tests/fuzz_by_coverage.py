@@ -22,17 +22,17 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[1]))
 OURS = [
     "traces",
-    "devices.table",
-    "simulator.plain_yaml",
-    "simulator.config",
-    "simulator.experiment",
+    "devices.fleet.table",
+    "simulator.config.plain_yaml",
+    "simulator.config.schema",
+    "simulator.config.experiment",
 ]
 
 with atheris.instrument_imports(include=OURS):
     import yaml
 
-    from simulator.experiment import load_experiment
-    from simulator.problems import UserError
+    from simulator.config.experiment import load_experiment
+    from simulator.config.problems import UserError
     from tests.simulator.test_bad_input import seeds
     from tests.traces.test_importers_damage import OWN, check, overwrite
     from tests.traces.trace_files import FILES

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from simulator.config_types import Section
-from simulator.fault_config import Failures, FaultsConfig, Joining, Leaving, Restart, Scheduled
-from simulator.fleet_config import (
+from simulator.config.faults import Failures, FaultsConfig, Joining, Leaving, Restart, Scheduled
+from simulator.config.fleet import (
     BatteryConfig,
     BatteryLevel,
     Calendar,
@@ -16,6 +15,7 @@ from simulator.fleet_config import (
     LevelReplay,
     LinkReplay,
 )
+from simulator.config.types import Section
 
 PAGE = (Path(__file__).parents[1] / "docs" / "conditions.md").read_text("utf-8")
 SECTIONS: tuple[type[Section], ...] = (

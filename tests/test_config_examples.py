@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from simulator.config import RunConfig
-from simulator.experiment import read_experiment
+from simulator.config.experiment import read_experiment
+from simulator.config.schema import RunConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 BASE: dict[str, Any] = {

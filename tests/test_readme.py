@@ -33,7 +33,7 @@ def test_the_example_experiment_runs_by_the_commands_shown(tmp_path: Path) -> No
         program, *arguments = command.split()
         assert program == "fedclock"
         done = subprocess.run(
-            [sys.executable, "-m", "simulator", *arguments],
+            [sys.executable, "-m", "analysis", *arguments],
             cwd=tmp_path,
             capture_output=True,
             text=True,

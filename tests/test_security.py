@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from simulator.experiment import ConfigError, load_experiment
-from simulator.named_paths import stay_inside
-from simulator.plain_yaml import MAX_DEPTH, MAX_VALUES, parse_yaml
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.paths import stay_inside
+from simulator.config.plain_yaml import MAX_DEPTH, MAX_VALUES, parse_yaml
 from tests.simulator.test_experiment import VALID
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
 FORBIDDEN_IMPORTS = ("pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 ALLOWED = {
-    ("simulator/own_strategy.py", "exec"),  # the strategy file that the user names
-    ("simulator/plain_yaml.py", "yaml.load"),  # with a loader of plain data
-    ("analysis/run_files.py", "yaml.load"),  # likewise
+    ("simulator/config/own_strategy.py", "exec"),  # the strategy file that the user names
+    ("simulator/config/plain_yaml.py", "yaml.load"),  # with a loader of plain data
+    ("analysis/runs/files.py", "yaml.load"),  # likewise
 }
 """The only places, and why each may."""
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from simulator.experiment import load_experiment
-from simulator.world import build_world
+from simulator.config.experiment import load_experiment
+from simulator.world.build import build_world
 from tests.simulator.own_data import write_data
 
 PAGE = (Path(__file__).parents[1] / "docs" / "traces.md").read_text("utf-8")
@@ -43,7 +43,7 @@ def test_the_examples_import_show_plot_fit_and_replay(
         words = []
         for word in line.partition("#")[0].split()[1:]:
             words += sorted(map(str, Path().glob(word))) if "*" in word else [word]
-        command = [sys.executable, "-m", "simulator", *words]
+        command = [sys.executable, "-m", "analysis", *words]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, (line, done.stderr)
     assert Path("foot.toml").is_file()

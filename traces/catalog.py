@@ -11,10 +11,10 @@ import numpy as np
 
 from traces.availability import AvailabilityTrace, read_availability
 from traces.bandwidth import Link
-from traces.diurnal import DiurnalModel
 from traces.formats import read_link
-from traces.link_model import LinkModel
-from traces.model_file import read_model
+from traces.generators.diurnal import DiurnalModel
+from traces.generators.link_model import LinkModel
+from traces.generators.model_file import read_model
 
 DATA = Path(__file__).parent / "data"
 NUM_LINKS = 16  # that a generator named as a pool stands for

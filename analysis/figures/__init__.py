@@ -14,7 +14,6 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.comparison import Comparison
 from analysis.figures import (
     ablation,
     choices,
@@ -30,6 +29,7 @@ from analysis.figures import (
     traffic,
     waiting,
 )
+from analysis.metrics.comparison import Comparison
 
 Draw = Callable[[pd.DataFrame, style.Paper], Figure]
 

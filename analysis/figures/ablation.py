@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import metrics
-from analysis.comparison import Comparison
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.load import Run
+from analysis.metrics import run_metrics as metrics
+from analysis.metrics.comparison import Comparison
+from analysis.runs.load import Run
 from analysis.units import ONE, significant
 
 

@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.comparison import Comparison
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
-from analysis.fleet import devices
+from analysis.metrics.comparison import Comparison
+from analysis.runs.fleet import devices
 
 NAME_IN = 0.11  # the height of a device number that can be read
 CHOICES = {  # column: title

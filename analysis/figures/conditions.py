@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from analysis.comparison import Comparison
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.load import Run
+from analysis.metrics.comparison import Comparison
+from analysis.runs.load import Run
 from analysis.units import PERCENT
 
 BITS_PER_MBIT = 1e6

@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.comparison import Comparison
 from analysis.figures import bands, style
 from analysis.figures.rows import of_runs
-from analysis.load import Run
+from analysis.metrics.comparison import Comparison
+from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, ONE, PERCENT, SECONDS, Unit, choose
 
 

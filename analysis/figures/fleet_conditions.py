@@ -12,16 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from analysis.comparison import Comparison
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed
-from analysis.load import Run
+from analysis.metrics.comparison import Comparison
+from analysis.runs.load import Run
 from analysis.units import SECONDS, Unit, choose
-from devices.fleet import Device
-from simulator.experiment import read_experiment
-from simulator.faults import Faults
-from simulator.problems import UserError
-from simulator.world import World, build_world
+from devices.fleet.fleet import Device
+from simulator.config.experiment import read_experiment
+from simulator.config.problems import UserError
+from simulator.engine.faults import Faults
+from simulator.world.build import World, build_world
 from traces.bandwidth import BandwidthTrace
 from traces.steps import FloatArray
 

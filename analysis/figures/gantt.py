@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.comparison import Comparison
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
-from analysis.fleet import devices, offline_pauses, sat_out
-from analysis.load import Run
+from analysis.metrics.comparison import Comparison
+from analysis.runs.fleet import devices, offline_pauses, sat_out
+from analysis.runs.load import Run
 from analysis.units import SECONDS, Unit, choose
 
 NUM_ROUNDS = 3  # of the run whose rounds take longest

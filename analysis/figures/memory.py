@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.comparison import Comparison
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
-from analysis.fleet import devices
-from analysis.load import Run
+from analysis.metrics.comparison import Comparison
+from analysis.runs.fleet import devices
+from analysis.runs.load import Run
 from analysis.units import BYTES, Unit, choose
 
 MAX_NAMES = 40

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.comparison import Comparison
 from analysis.figures import bands, style
 from analysis.figures.rows import of_runs
-from analysis.load import Run
+from analysis.metrics.comparison import Comparison
+from analysis.runs.load import Run
 
 
 def device_frame(comparison: Comparison) -> pd.DataFrame:

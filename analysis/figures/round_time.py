@@ -6,10 +6,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.comparison import Comparison
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.load import Run
+from analysis.metrics.comparison import Comparison
+from analysis.runs.load import Run
 from analysis.units import JOULES, SECONDS
 
 PHASES = {  # column: name in the legend and colour

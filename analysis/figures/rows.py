@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from analysis.figures import style
-from analysis.load import Run
+from analysis.runs.load import Run
 
 
 def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:

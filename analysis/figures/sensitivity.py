@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis import metrics
 from analysis.figures import bands, style
 from analysis.figures.curves import Quantity
 from analysis.figures.rows import of_runs
-from analysis.load import Run
-from analysis.run_files import RunError
+from analysis.metrics import run_metrics as metrics
+from analysis.runs.files import RunError
+from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, PERCENT, SECONDS
-from simulator.experiment import flatten
+from simulator.config.experiment import flatten
 
 FINAL_ACCURACY = Quantity("final_accuracy", "Final accuracy", (PERCENT,))
 TIME_TO_TARGET = Quantity("time_to_target_s", "Time to target", SECONDS)

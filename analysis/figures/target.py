@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from analysis.comparison import Comparison
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.load import Run
-from analysis.metrics import evaluations, reached
+from analysis.metrics.comparison import Comparison
+from analysis.metrics.run_metrics import evaluations, reached
+from analysis.runs.load import Run
 from analysis.units import SECONDS, choose, significant
 
 

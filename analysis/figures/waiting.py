@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.comparison import Comparison
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.metrics import waiting_s
+from analysis.metrics.comparison import Comparison
+from analysis.metrics.run_metrics import waiting_s
 from analysis.units import SECONDS, choose
 
 

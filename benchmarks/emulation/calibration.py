@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.step_fit import Configuration, Fit, fit_rates, measured_step
+from analysis.calibration.step_fit import Configuration, Fit, fit_rates, measured_step
 from benchmarks.emulation.server import Served
 from benchmarks.emulation.trials import MAX_LENGTH, Files, Trial
 from benchmarks.emulation.workbench import Workbench
 from devices.cost.closed_form import ClosedFormCost
-from devices.fleet import Device
-from devices.model_spec import ModelSpec
-from devices.plan import TrainingPlan
-from devices.profile import DeviceProfile, StepRates
-from simulator.config import RunConfig
-from simulator.world import build_world
+from devices.fleet.fleet import Device
+from devices.fleet.profile import DeviceProfile, StepRates
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import TrainingPlan
+from simulator.config.schema import RunConfig
+from simulator.world.build import build_world
 from traces.steps import StepTrace
 
 GUESSED = DeviceProfile(

@@ -14,12 +14,12 @@ import numpy as np
 
 from benchmarks.emulation.messages import Enrolment, Report, Task, receive_message
 from benchmarks.emulation.shaping import Bucket, Spent, WallClock, send
-from devices import wire
-from devices.plan import WEIGHT_FORMATS, Broadcast, TermGrid, TrainingPlan
-from devices.trainer import Trainer, TrainingJob, TrainingResult
-from simulator.seeds import stream
-from simulator.trainers import Trainers
-from simulator.world import World, build_world
+from devices.vocabulary.plan import WEIGHT_FORMATS, Broadcast, TermGrid, TrainingPlan
+from devices.vocabulary.trainer import Trainer, TrainingJob, TrainingResult
+from devices.wire import wire
+from simulator.engine.seeds import stream
+from simulator.workers.trainers import Trainers
+from simulator.world.build import World, build_world
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from benchmarks.emulation.calibration import Transfer
 from benchmarks.emulation.server import Emulation
 from benchmarks.emulation.trials import Trial
 from benchmarks.emulation.workbench import Simulation
-from simulator.records import ClientRecord
+from simulator.log.records import ClientRecord
 
 Quantity = Literal["download", "train", "upload", "round"]
 QUANTITIES: tuple[Quantity, ...] = ("download", "train", "upload", "round")

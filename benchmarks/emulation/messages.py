@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks.emulation.shaping import receive
-from devices.messages import HEADER
-from devices.plan import DeviceId, TrainingPlan
-from simulator.config import RunConfig
+from devices.vocabulary.plan import DeviceId, TrainingPlan
+from devices.wire.messages import HEADER
+from simulator.config.schema import RunConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from algorithms.lora import rebase
+from algorithms.merging.lora import rebase
 from algorithms.strategy import LinkRate, ServerState
 from benchmarks.emulation.messages import Report, Task, receive_message
 from benchmarks.emulation.shaping import Bucket, Spent, WallClock, send
-from devices import wire
-from devices.plan import Broadcast, ClientUpdate, DeviceId, TrainingPlan
-from devices.trainer import TrainingResult
-from simulator.assignment import Assignment
-from simulator.border import received
-from simulator.collect import merge
-from simulator.federation import Federation
-from simulator.participation import Participation
-from simulator.records import ClientRecord
-from simulator.seeds import stream, stream_seed
+from devices.vocabulary.plan import Broadcast, ClientUpdate, DeviceId, TrainingPlan
+from devices.vocabulary.trainer import TrainingResult
+from devices.wire import wire
+from simulator.engine.aggregation import merge
+from simulator.engine.assignment import Assignment
+from simulator.engine.delivery import received
+from simulator.engine.federation import Federation
+from simulator.engine.participation import Participation
+from simulator.engine.seeds import stream, stream_seed
+from simulator.log.records import ClientRecord
 
 
 class Peer(NamedTuple):

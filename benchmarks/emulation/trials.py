@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from devices.calibrated import calibrated_text
-from devices.data import load_dataset
-from devices.profile import DeviceProfile, StepRates
-from simulator.config import RunConfig
-from simulator.experiment import read_experiment
+from devices.datasets.dataset import load_dataset
+from devices.fleet.calibrated import calibrated_text
+from devices.fleet.profile import DeviceProfile, StepRates
+from simulator.config.experiment import read_experiment
+from simulator.config.schema import RunConfig
 
 Section = Mapping[str, Any]
 MAX_LENGTH = 32

@@ -13,12 +13,12 @@ from multiprocessing.process import BaseProcess
 from benchmarks.emulation.client import Surroundings, client_main
 from benchmarks.emulation.messages import Enrolment
 from benchmarks.emulation.server import Emulation, Peer, Server
-from simulator.config import RunConfig
-from simulator.records import ClientRecord, Event, RoundRecord
-from simulator.run import federation_of
-from simulator.server import simulate
-from simulator.trainers import Trainers
-from simulator.world import build_world
+from simulator.config.schema import RunConfig
+from simulator.engine.server import simulate
+from simulator.log.records import ClientRecord, Event, RoundRecord
+from simulator.runs.run import federation_of
+from simulator.workers.trainers import Trainers
+from simulator.world.build import build_world
 
 HOST = "127.0.0.1"
 START_S = 300.0

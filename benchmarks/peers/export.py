@@ -13,15 +13,21 @@ import yaml
 
 from devices.cost.blocks import Batch, block_terms
 from devices.cost.flops import backward_flops, forward_flops
-from devices.plan import Adapter
-from devices.trainer import Evaluation, NullTrainer, SalienceMetric, TrainingJob, TrainingResult
 from devices.training.data import draw_batches, tokenize
 from devices.training.export import save_peft
-from simulator.experiment import load_experiment
-from simulator.progress import Tee
-from simulator.run import federation_of
-from simulator.server import simulate
-from simulator.world import World, build_world
+from devices.vocabulary.plan import Adapter
+from devices.vocabulary.trainer import (
+    Evaluation,
+    NullTrainer,
+    SalienceMetric,
+    TrainingJob,
+    TrainingResult,
+)
+from simulator.config.experiment import load_experiment
+from simulator.engine.server import simulate
+from simulator.log.progress import Tee
+from simulator.runs.run import federation_of
+from simulator.world.build import World, build_world
 from traces.bandwidth import FloatArray
 
 
@@ -95,7 +101,7 @@ def export(folder: Path, size: Size, way: Way) -> None:
     recorder = Recorder(world.model.num_blocks)
     simulate(federation_of(config, world, recorder), Tee([]))
     first = recorder.rounds[0][0].broadcast.adapter
-    save_peft(first, folder / "adapter", config.task.model)
+    save_peft(first, folder / "adapter", source=world.source, spec=world.model)
     (folder / "adapter" / "adapter_model.safetensors").rename(folder / "initial.safetensors")
     (folder / "train.json").write_text(json.dumps(world.data.train_texts))
     (folder / "test.json").write_text(json.dumps(world.data.test_texts))

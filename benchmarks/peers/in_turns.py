@@ -15,14 +15,20 @@ from pathlib import Path
 
 import torch
 
-from devices.plan import Adapter
-from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
+from devices.vocabulary.plan import Adapter
+from devices.vocabulary.trainer import (
+    Evaluation,
+    SalienceMetric,
+    Trainer,
+    TrainingJob,
+    TrainingResult,
+)
 from peers.job import Job
 from peers.loop import Loop
 from peers.with_fedclock import run_here
-from simulator.config import RunConfig
-from simulator.trainers import Trainers
-from simulator.world import World
+from simulator.config.schema import RunConfig
+from simulator.workers.trainers import Trainers
+from simulator.world.build import World
 from traces.bandwidth import FloatArray
 
 TOLERANCE = 1e-4

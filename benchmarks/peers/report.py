@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from simulator.provenance import provenance
+from simulator.log.provenance import provenance
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT, NUMBERS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "peers.json"

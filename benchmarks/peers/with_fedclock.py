@@ -15,16 +15,22 @@ import numpy.typing as npt
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from devices.plan import Adapter
-from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
+from devices.vocabulary.plan import Adapter
+from devices.vocabulary.trainer import (
+    Evaluation,
+    SalienceMetric,
+    Trainer,
+    TrainingJob,
+    TrainingResult,
+)
 from peers.settings import begin, read_settings
-from simulator.config import RunConfig
-from simulator.experiment import load_experiment
-from simulator.federation import at_once
-from simulator.progress import PlainReporter
-from simulator.run import prepare, run
-from simulator.trainers import Trainers, TrainsMeanwhile
-from simulator.world import World
+from simulator.config.experiment import load_experiment
+from simulator.config.schema import RunConfig
+from simulator.engine.federation import at_once
+from simulator.log.progress import PlainReporter
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers, TrainsMeanwhile
+from simulator.world.build import World
 from traces.bandwidth import FloatArray
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from devices.model_spec import ModelSpec
-from devices.plan import BoolArray, FactorName, TermGrid
-from devices.profile import ComputeBits
+from devices.fleet.profile import ComputeBits
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import BoolArray, FactorName, TermGrid
 
 Position = Literal["below", "bottom", "above"]
 """Of a block, relative to the lowest one with a trained term. No backward pass reaches a block

@@ -10,10 +10,10 @@ from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import step_memory
 from devices.cost.model import Cost, MemoryBreakdown, StepTime
 from devices.cost.traffic import Traffic, step_traffic
-from devices.model_spec import ModelSpec
-from devices.plan import TrainingPlan
-from devices.profile import ComputeBits, DeviceProfile, StepRates
-from devices.wire import download_bytes, upload_bytes
+from devices.fleet.profile import ComputeBits, DeviceProfile, StepRates
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import TrainingPlan
+from devices.wire.wire import download_bytes, upload_bytes
 
 MAX_REMEMBERED = 1 << 16
 """Workloads; a long simulation must not fill the host's memory with them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from devices.profile import DeviceProfile
+from devices.fleet.profile import DeviceProfile
 
 
 class RoundEnergy(NamedTuple):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from devices.cost.blocks import Batch, BlockTerms, gradient_flow
-from devices.model_spec import ModelSpec
+from devices.models.spec import ModelSpec
 
 
 def forward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> int:

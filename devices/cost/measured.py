@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from devices.cost.closed_form import ClosedFormCost, Demand
 from devices.cost.model import Cost, StepTime
-from devices.plan import TrainingPlan
-from devices.profile import DeviceProfile
+from devices.fleet.profile import DeviceProfile
+from devices.vocabulary.plan import TrainingPlan
 
 FloatArray = npt.NDArray[np.float64]
 NEAREST = 6

@@ -22,9 +22,9 @@ from devices.cost.saved import (
     rotary_tensors,
 )
 from devices.cost.working import Peaks, block_peaks
-from devices.families import LinearSpec
-from devices.model_spec import ModelSpec
-from devices.plan import BlockFormat, TrainingPlan
+from devices.models.families import LinearSpec
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import BlockFormat, TrainingPlan
 
 FORMAT_BITS: dict[BlockFormat, int] = {
     "fp32": 32,

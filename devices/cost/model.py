@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
-from devices.plan import TrainingPlan
-from devices.profile import DeviceProfile
+from devices.fleet.profile import DeviceProfile
+from devices.vocabulary.plan import TrainingPlan
 
 
 @dataclass(frozen=True)

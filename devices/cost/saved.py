@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from devices.cost.blocks import Batch, BlockTerms, GradientFlow, gradient_flow
-from devices.model_spec import ModelSpec
+from devices.models.spec import ModelSpec
 
 GROUP = 64
 """Elements that share one scale and zero."""

@@ -1,6 +1,6 @@
 """Costs of blocks without closed forms: from one block that was run once, without its numbers.
 
-Whoever runs it (``devices/training/tracing.py``) writes down which tensors live when and what each
+``devices/tracing/block_tracer.py`` runs it and writes down which tensors live when and what each
 operator computes and moves, with sizes that grow with the terms held in a layer told apart. What a
 plan costs follows from these records as from closed forms, for any ranks and formats.
 """
@@ -28,9 +28,9 @@ from devices.cost.memory import (
 from devices.cost.saved import SMALLEST_PACKED, SavedTensor
 from devices.cost.traffic import Traffic, optimizer_bytes
 from devices.cost.working import PACKED_AT_ONCE, PACKING_BYTES, UNPACKING_BYTES, Peaks
-from devices.model_spec import ModelSpec
-from devices.plan import BoolArray, TrainingPlan
-from devices.wire import download_bytes, upload_bytes
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import BoolArray, TrainingPlan
+from devices.wire.wire import download_bytes, upload_bytes
 
 IntVector = npt.NDArray[np.int64]
 Keeping = Literal["kept", "packed", "recomputed"]

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from devices.cost.blocks import Batch, BlockTerms, gradient_flow
 from devices.cost.memory import FORMAT_BITS, FP32_BYTES, BlockWork, matrix_bytes
 from devices.cost.saved import block_tensors
-from devices.model_spec import ModelSpec
-from devices.plan import TrainingPlan
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import TrainingPlan
 
 ADAMW_ACCESSES = 7
 """Of fp32 values, per trained parameter: it, its gradient and two moments are read; it and the

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from devices.cost.blocks import Batch, BlockTerms, gradient_flow
 from devices.cost.saved import GROUP, SavedTensor, block_tensors
-from devices.model_spec import ModelSpec
+from devices.models.spec import ModelSpec
 
 PACKED_AT_ONCE = 2**11 * GROUP
 """Elements that are packed or unpacked together, in fp32 beside everything else."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from devices.plan import Adapter, BoolArray, Factors, Float32Array, ModuleKey, TermGrid
 from devices.training.model import ADAPTER, AdaptedModel
+from devices.vocabulary.plan import Adapter, BoolArray, Factors, Float32Array, ModuleKey, TermGrid
 
 
 class Terms(nn.Module):

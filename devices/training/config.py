@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from devices.model_spec import Attention
+from devices.models.spec import Attention
 
 HostDtype = Literal["auto", "bf16", "fp32"]
 HostCompute = Literal["auto", "cpu", "cuda"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from devices.model_catalog import ModelSource
+from devices.models.catalog import ModelSource
 
 IndexArray = npt.NDArray[np.int64]
 START_ID, END_ID, FIRST_WORD_ID = 1, 2, 3

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from devices.plan import Adapter, TermGrid
-from devices.trainer import ChunkScore
 from devices.training.adapters import load_adapter
 from devices.training.data import IndexArray, TokenizedTexts
 from devices.training.model import AdaptedModel
+from devices.vocabulary.plan import Adapter, TermGrid
+from devices.vocabulary.trainer import ChunkScore
 
 
 def score_chunk(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from devices.trainer import HostNames
 from devices.training.config import HostCompute, HostDtype
+from devices.vocabulary.trainer import HostNames
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT_BYTES = 2**30

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from devices.model_catalog import ModelSource
-from devices.model_spec import Attention, ModelSpec
-from devices.plan import BoolArray, ModuleKey
+from devices.models.catalog import ModelSource
+from devices.models.spec import Attention, ModelSpec
 from devices.training.activations import PackableBlock
 from devices.training.data import Batch
 from devices.training.host import Host
 from devices.training.weights import QuantizedLinear, WeightStore
+from devices.vocabulary.plan import BoolArray, ModuleKey
 
 ADAPTER = "default"
 """What peft calls the one adapter it has."""

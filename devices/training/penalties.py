@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from devices.plan import TailPenalty, TrainingPlan
 from devices.training.adapters import LoadedAdapter
 from devices.training.model import ADAPTER
+from devices.vocabulary.plan import TailPenalty, TrainingPlan
 
 Penalty = Callable[[], Tensor]
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from devices.plan import TermGrid
-from devices.trainer import SalienceMetric
 from devices.training.adapters import load_adapter
 from devices.training.data import Batch
 from devices.training.model import AdaptedModel
 from devices.training.weights import QuantizedLinear, pack
+from devices.vocabulary.plan import TermGrid
+from devices.vocabulary.trainer import SalienceMetric
 from traces.bandwidth import FloatArray
 
 Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from devices.plan import Adapter, Factors, Float32Array, IntArray, ModuleKey
-from devices.trainer import TrainingJob
 from devices.training.adapters import check_fits, place_of
 from devices.training.model import ADAPTER, AdaptedModel
 from devices.training.penalties import Penalty, proximal_term
+from devices.vocabulary.plan import Adapter, Factors, Float32Array, IntArray, ModuleKey
+from devices.vocabulary.trainer import TrainingJob
 
 
 class StackedFactor(nn.Module):

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from devices.model_catalog import ModelSource
-from devices.model_spec import ModelSpec
-from devices.plan import TrainingPlan
+from devices.models.catalog import ModelSource
+from devices.models.spec import ModelSpec
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.data import FIRST_WORD_ID, Batch
 from devices.training.host import Host, choose_host
 from devices.training.model import load_model
+from devices.vocabulary.plan import TrainingPlan
 
 LEARNING_RATE = 1e-6  # so small that training on random texts goes on for ever
 

@@ -9,20 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from devices.architectures import model_spec
-from devices.data import TextDataset
-from devices.model_catalog import resolve
-from devices.plan import Adapter
-from devices.stacks import stacks_of
-from devices.trainer import (
-    ChunkScore,
-    Evaluation,
-    HostNames,
-    SalienceMetric,
-    TrainingJob,
-    TrainingResult,
-    combine,
-)
+from devices.datasets.dataset import TextDataset
+from devices.models.catalog import ModelSource
+from devices.models.spec import ModelSpec
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
@@ -41,6 +30,17 @@ from devices.training.model import load_model
 from devices.training.penalties import Penalty, penalties_of
 from devices.training.salience import block_salience
 from devices.training.stacked import load_stack
+from devices.vocabulary.plan import Adapter
+from devices.vocabulary.stacks import stacks_of
+from devices.vocabulary.trainer import (
+    ChunkScore,
+    Evaluation,
+    HostNames,
+    SalienceMetric,
+    TrainingJob,
+    TrainingResult,
+    combine,
+)
 from traces.bandwidth import FloatArray
 
 SUBSET_SEED = 0
@@ -50,21 +50,20 @@ CALIBRATION_EXAMPLES = 64
 
 
 class TorchTrainer:
-    """A Trainer on one frozen base model that jobs take turns in.
+    """A Trainer that trains jobs in turn on one frozen base model.
 
-    Raises ValueError for a model that cannot be had, or a config it cannot be trained by.
+    ``source`` holds the model's files and ``spec`` its sizes, with the attention of ``config`` and
+    a head for the classes of ``dataset``. Raises ValueError for a model that cannot be loaded, or
+    a config that it cannot be trained by.
     """
 
-    def __init__(self, config: TrainingConfig, dataset: TextDataset) -> None:
+    def __init__(
+        self, config: TrainingConfig, dataset: TextDataset, *, source: ModelSource, spec: ModelSpec
+    ) -> None:
         self._config = config
         self.host = choose_host(config.compute, config.dtype)
-        self.source = resolve(config.model)
-        self.spec = model_spec(
-            self.source,
-            config.targets,
-            num_classes=dataset.num_classes,
-            attention=config.attention,
-        )
+        self.source = source
+        self.spec = spec
         make_reproducible(self.host)
         keep_freed_memory()
         self._model = load_model(self.source, self.spec, self.host)

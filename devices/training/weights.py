@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from devices.adapter import NOTHING_MERGED, Merged, ModuleKey
-from devices.merged import multiplied_out
-from devices.plan import BlockFormat, WeightFormat
 from devices.training.codes import (
     GROUP,
     SMALLEST_STEP,
@@ -21,6 +18,9 @@ from devices.training.codes import (
     decode,
     join_nibbles,
 )
+from devices.vocabulary.adapter import NOTHING_MERGED, Merged, ModuleKey
+from devices.vocabulary.merged import multiplied_out
+from devices.vocabulary.plan import BlockFormat, WeightFormat
 
 NF4_LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,

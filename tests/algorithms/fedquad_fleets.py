@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from algorithms.fedquad import (
+from algorithms.strategies.fedquad import (
     FedQuad,
     FedQuadMemory,
 )
 from algorithms.strategy import LinkRate, ServerState
-from devices.plan import ClientUpdate, DeviceId, Timing, TrainingPlan
+from devices.vocabulary.plan import ClientUpdate, DeviceId, Timing, TrainingPlan
 from tests.algorithms.static_fleet import (
     ClosedFormCost,
     StaticDevice,

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.haflq import HAFLQ
-from algorithms.importance import Sensitivity
+from algorithms.planning.importance import Sensitivity
+from algorithms.strategies.haflq import HAFLQ
 from algorithms.strategy import FleetView, LinkRate, ServerState, make_plan
 from devices.cost.closed_form import ClosedFormCost
-from devices.model_spec import ModelSpec
-from devices.plan import (
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,

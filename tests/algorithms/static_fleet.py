@@ -10,8 +10,9 @@ import numpy as np
 
 from algorithms.strategy import LinkRate
 from devices.cost.model import Cost, CostModel, MemoryBreakdown, StepTime
-from devices.model_spec import ModelSpec
-from devices.plan import (
+from devices.fleet.profile import DeviceProfile
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,
@@ -21,8 +22,7 @@ from devices.plan import (
     Timing,
     TrainingPlan,
 )
-from devices.profile import DeviceProfile
-from devices.trainer import SalienceMetric
+from devices.vocabulary.trainer import SalienceMetric
 from traces.bandwidth import FloatArray
 
 FORMAT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0625, "int4": 0.5625, "nf4": 0.53125}

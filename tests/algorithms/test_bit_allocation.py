@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.bit_allocation import (
+from algorithms.planning.bit_allocation import (
     SCALE_BITS,
     UploadSteps,
     adaptive_bits,

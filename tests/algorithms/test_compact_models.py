@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.compact_models import (
+from algorithms.planning.compact_models import (
     BlockCounts,
     block_counts,
     compact_plan,
     counted_alike,
 )
-from devices.plan import Broadcast
+from devices.vocabulary.plan import Broadcast
 from tests.algorithms.haflq_fleets import ROOMY, device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.depth_costs import DepthCosts, Measured, Pace, Work, estimated_pace
+from algorithms.planning.depth_costs import DepthCosts, Measured, Pace, Work, estimated_pace
 from algorithms.strategy import FleetView, LinkRate, make_plan
 from devices.cost import closed_form
-from devices.model_spec import ModelSpec
-from devices.plan import TermGrid, Timing, TrainingPlan
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import TermGrid, Timing, TrainingPlan
 from tests.algorithms.static_fleet import (
     ClosedFormCost,
     ModelCosts,

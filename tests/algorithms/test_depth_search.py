@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from algorithms.depth_search import (
+from algorithms.planning.depth_search import (
     DepthProblem,
     IntArray,
     climb,

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms import STRATEGIES
+from algorithms.registry import STRATEGIES
 from algorithms.strategy import LinkRate, ServerState
-from devices.merged import multiplied_out
-from devices.plan import (
+from devices.vocabulary.merged import multiplied_out
+from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,

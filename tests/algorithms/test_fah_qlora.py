@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.fah_qlora import FAHQLoRA, RankSearch, assign_ranks
+from algorithms.strategies.fah_qlora import FAHQLoRA, RankSearch, assign_ranks
 from algorithms.strategy import LinkRate, round_trip_s
-from devices.plan import Timing, TrainingPlan
+from devices.vocabulary.plan import Timing, TrainingPlan
 from tests.algorithms.haflq_fleets import FAST, ROOMY, device, fleet_of, peak_bytes
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
 from traces.bandwidth import FloatArray

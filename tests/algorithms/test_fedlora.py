@@ -3,9 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.fedlora import FedLoRA, common_depth
+from algorithms.strategies.fedlora import FedLoRA, common_depth
 from algorithms.strategy import LinkRate, ServerState, make_plan
-from devices.plan import TermGrid, TrainingPlan
+from devices.vocabulary.plan import TermGrid, TrainingPlan
 from tests.algorithms.static_fleet import (
     ClosedFormCost,
     StaticDevice,

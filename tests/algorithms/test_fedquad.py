@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.fedquad import (
+from algorithms.strategies.fedquad import (
     Candidates,
     Choice,
     FedQuad,
@@ -15,7 +15,7 @@ from algorithms.fedquad import (
     QuantOrder,
 )
 from algorithms.strategy import LinkRate, make_plan, round_trip_s
-from devices.plan import DeviceId, TermGrid
+from devices.vocabulary.plan import DeviceId, TermGrid
 from tests.algorithms.fedquad_fleets import (
     depths_of,
     fleets,

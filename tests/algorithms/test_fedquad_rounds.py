@@ -8,12 +8,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from algorithms.fedquad import (
+from algorithms.strategies.fedquad import (
     Choice,
     FedQuad,
 )
 from algorithms.strategy import LinkRate
-from devices.plan import ClientUpdate, DeviceId, ModuleKey
+from devices.vocabulary.plan import ClientUpdate, DeviceId, ModuleKey
 from tests.algorithms.fedquad_fleets import (
     AMPLE,
     COSTS,

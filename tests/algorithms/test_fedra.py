@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.compact_models import compact_plan
-from algorithms.fedra import FedRA
-from devices.plan import ModuleKey, TrainingPlan
+from algorithms.planning.compact_models import compact_plan
+from algorithms.strategies.fedra import FedRA
+from devices.vocabulary.plan import ModuleKey, TrainingPlan
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
 

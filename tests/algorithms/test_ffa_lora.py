@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.fedlora import FedLoRA
-from algorithms.ffa_lora import FFALoRA
+from algorithms.strategies.fedlora import FedLoRA
+from algorithms.strategies.ffa_lora import FFALoRA
 from algorithms.strategy import ServerState
 from devices.cost.closed_form import ClosedFormCost
-from devices.messages import HEADER
-from devices.plan import ClientUpdate, Factors, TrainingPlan
+from devices.vocabulary.plan import ClientUpdate, Factors, TrainingPlan
+from devices.wire.messages import HEADER
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import (
     StaticFleet,

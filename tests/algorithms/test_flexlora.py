@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.flexlora import FlexLoRA, leading_factors
+from algorithms.strategies.flexlora import FlexLoRA, leading_factors
 from algorithms.strategy import ServerState
-from devices.plan import Adapter, ClientUpdate, Factors, ModuleKey
+from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, ModuleKey
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
 from traces.bandwidth import FloatArray

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.flora import Bases, FLoRA
-from algorithms.lora import rebase
+from algorithms.merging.lora import rebase
+from algorithms.strategies.flora import Bases, FLoRA
 from algorithms.strategy import ServerState
 from devices.cost.closed_form import ClosedFormCost
-from devices.merged import multiplied_out
-from devices.messages import HEADER
-from devices.plan import Broadcast, ClientUpdate, Factors, ModuleKey, TrainingPlan
-from devices.wire import decode_broadcast, encode_broadcast
+from devices.vocabulary.merged import multiplied_out
+from devices.vocabulary.plan import Broadcast, ClientUpdate, Factors, ModuleKey, TrainingPlan
+from devices.wire.messages import HEADER
+from devices.wire.wire import decode_broadcast, encode_broadcast
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import (
     StaticFleet,

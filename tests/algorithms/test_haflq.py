@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.haflq import HAFLQ
+from algorithms.strategies.haflq import HAFLQ
 from algorithms.strategy import LinkRate
-from devices.plan import (
+from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.haflq import HAFLQ
+from algorithms.strategies.haflq import HAFLQ
 from devices.cost.model import Cost
-from devices.model_spec import ModelSpec
-from devices.plan import TrainingPlan
-from devices.profile import DeviceProfile
-from devices.trainer import SalienceMetric
+from devices.fleet.profile import DeviceProfile
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import TrainingPlan
+from devices.vocabulary.trainer import SalienceMetric
 from tests.algorithms.haflq_fleets import (
     RANK,
     costs_of,

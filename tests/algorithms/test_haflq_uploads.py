@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from algorithms.haflq import HAFLQ
+from algorithms.strategies.haflq import HAFLQ
 from algorithms.strategy import LinkRate, make_plan
-from devices.plan import (
+from devices.vocabulary.plan import (
     Broadcast,
     TermGrid,
 )

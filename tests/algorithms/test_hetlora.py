@@ -11,9 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.hetlora import HetLoRA, PrunedRanks, product_norm, tail_score
+from algorithms.strategies.hetlora import HetLoRA, PrunedRanks, product_norm, tail_score
 from algorithms.strategy import ServerState
-from devices.plan import Adapter, Broadcast, ClientUpdate, Factors, TailPenalty, TrainingPlan
+from devices.vocabulary.plan import (
+    Adapter,
+    Broadcast,
+    ClientUpdate,
+    Factors,
+    TailPenalty,
+    TrainingPlan,
+)
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
 

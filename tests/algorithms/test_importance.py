@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.importance import Sensitivity, choose_terms, magnitudes
-from devices.plan import (
+from algorithms.planning.importance import Sensitivity, choose_terms, magnitudes
+from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,

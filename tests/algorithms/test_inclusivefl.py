@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.compact_models import compact_plan, counted_alike
-from algorithms.inclusivefl import InclusiveFL, Momentum
-from algorithms.lora import holder_weights, mean_adapter
+from algorithms.merging.lora import holder_weights, mean_adapter
+from algorithms.planning.compact_models import compact_plan, counted_alike
+from algorithms.strategies.inclusivefl import InclusiveFL, Momentum
 from algorithms.strategy import ServerState
-from devices.plan import Adapter, ClientUpdate, Factors, TrainingPlan
+from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, TrainingPlan
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import random_adapter, trained_update
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.depth_search import IntArray
-from algorithms.layer_choice import LayerProblem, best_blocks, choose_layers
-from devices.plan import BoolArray
+from algorithms.planning.depth_search import IntArray
+from algorithms.planning.layer_choice import LayerProblem, best_blocks, choose_layers
+from devices.vocabulary.plan import BoolArray
 
 
 def feasible(budgets: IntArray) -> Iterator[BoolArray]:

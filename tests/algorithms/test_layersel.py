@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.layersel import LayerNorms, LayerSel, optimistic
+from algorithms.strategies.layersel import LayerNorms, LayerSel, optimistic
 from algorithms.strategy import ServerState
 from devices.cost.model import Cost
-from devices.model_spec import ModelSpec
-from devices.plan import Factors, ModuleKey, TrainingPlan
-from devices.profile import DeviceProfile
+from devices.fleet.profile import DeviceProfile
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import Factors, ModuleKey, TrainingPlan
 from tests.algorithms.haflq_fleets import costs_of, device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
 

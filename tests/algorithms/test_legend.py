@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.legend import LEGEND, rising_ranks
+from algorithms.strategies.legend import LEGEND, rising_ranks
 from algorithms.strategy import LinkRate, round_trip_s
-from devices.plan import ModuleKey, TrainingPlan
+from devices.vocabulary.plan import ModuleKey, TrainingPlan
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.lora import example_weights, holder_weights, mean_adapter, squared_change
-from devices.plan import (
+from algorithms.merging.lora import example_weights, holder_weights, mean_adapter, squared_change
+from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.robust import Robustness, clipped, update_norm, winsorized
-from devices.plan import (
+from algorithms.merging.robust import Robustness, clipped, update_norm, winsorized
+from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms import SELECTIONS
-from algorithms.fair import Fair
-from algorithms.fedcs import FedCS, expected_trips_s
-from algorithms.oort import Oort
-from algorithms.power_of_choice import PowerOfChoice
+from algorithms.registry import SELECTIONS
 from algorithms.selection import Roster, Selection, Uniform, draw_weighted
+from algorithms.selections.fair import Fair
+from algorithms.selections.fedcs import FedCS, expected_trips_s
+from algorithms.selections.oort import Oort
+from algorithms.selections.power_of_choice import PowerOfChoice
 from algorithms.strategy import LinkRate, make_plan, round_trip_s
-from devices.plan import TermGrid
+from devices.vocabulary.plan import TermGrid
 from tests.algorithms.static_fleet import (
     ClosedFormCost,
     StaticDevice,

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from algorithms.planning.term_budgets import first_terms
+from algorithms.strategies.zero_padding import ZeroPadding
 from algorithms.strategy import make_plan
-from algorithms.term_budgets import first_terms
-from algorithms.zero_padding import ZeroPadding
-from devices.plan import Adapter, Broadcast, ClientUpdate, Factors, ModuleKey
+from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, Factors, ModuleKey
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.load import Run, load_runs
+from analysis.runs.load import Run, load_runs
 
 NUM_BLOCKS = 6
 NUM_TERMS = NUM_BLOCKS * 2 * 8

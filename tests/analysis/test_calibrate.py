@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.calibrate import Bench, calibrate, measure, save
-from analysis.step_fit import FULL, MAX_SPREAD, QUICK, SEED, fit_rates, grid
+from analysis.calibration.calibrate import Bench, calibrate, measure, save
+from analysis.calibration.step_fit import FULL, MAX_SPREAD, QUICK, SEED, fit_rates, grid
 from devices.architectures import model_spec
-from devices.catalog import profile
-from devices.model_catalog import resolve
-from simulator.problems import UserError
+from devices.fleet.catalog import profile
+from devices.models.catalog import resolve
+from simulator.config.problems import UserError
 from tests.devices.cost.test_measured import PROFILE, RATES, table
 from tests.devices.training.tiny_task import save_model
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis import tables
-from analysis.comparison import Comparison, compare
-from analysis.load import Run
-from analysis.metrics import Target
+from analysis.metrics.comparison import Comparison, compare
+from analysis.metrics.run_metrics import Target
+from analysis.report import tables
+from analysis.runs.load import Run
 from analysis.units import BYTES, SECONDS, Unit, choose, significant
 
 NAN = math.nan

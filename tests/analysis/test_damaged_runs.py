@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis.frames import open_runs
-from analysis.load import load_finished
-from analysis.report import write_report
-from analysis.study import study
-from analysis.timeline import trace
-from simulator.problems import UserError
+from analysis.metrics.study import study
+from analysis.report.report import write_report
+from analysis.report.timeline import trace
+from analysis.runs.frames import open_runs
+from analysis.runs.load import load_finished
+from simulator.config.problems import UserError
 from tests.simulator.fuzzing import Broke, broken_bytes, broken_tree, time_limit
 from tests.simulator.own_data import write_data
 from tests.simulator.test_bad_input import BASE, simulate

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.comparison import Comparison, compare
 from analysis.figures import (
     FIGURES,
     FigureSpec,
@@ -26,8 +25,9 @@ from analysis.figures import (
     target,
     waiting,
 )
-from analysis.load import Run
-from analysis.run_files import RunError
+from analysis.metrics.comparison import Comparison, compare
+from analysis.runs.files import RunError
+from analysis.runs.load import Run
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from algorithms import STRATEGIES
-from analysis.comparison import Comparison, compare
+from algorithms.registry import STRATEGIES
 from analysis.figures import (
     FIGURES,
     FigureSpec,
@@ -29,10 +28,11 @@ from analysis.figures import (
     waiting,
     write,
 )
-from analysis.fleet import devices
-from analysis.load import Run
-from simulator.config import RunConfig
-from simulator.world import World, build_world
+from analysis.metrics.comparison import Comparison, compare
+from analysis.runs.fleet import devices
+from analysis.runs.load import Run
+from simulator.config.schema import RunConfig
+from simulator.world.build import World, build_world
 
 
 class Drawn(NamedTuple):

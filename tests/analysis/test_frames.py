@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.frames import RunSet, open_runs
-from analysis.load import load_run
-from analysis.run_files import RunError
+from analysis.runs.files import RunError
+from analysis.runs.frames import RunSet, open_runs
+from analysis.runs.load import load_run
 
 WriteRun = Callable[..., Path]
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import page
-from analysis.comparison import compare
 from analysis.figures import FIGURES
-from analysis.load import Run
-from analysis.report import Report, write_report
-from analysis.run_files import RunError
+from analysis.metrics.comparison import compare
+from analysis.report.report import Report, page, write_report
+from analysis.runs.files import RunError
+from analysis.runs.load import Run
 
 WriteRun = Callable[..., Path]
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import report_page, report_plans
-from analysis.load import Run, load_runs
-from analysis.report import write_report
-from analysis.run_files import RunError
+from analysis.report import report_page, report_plans, write_report
+from analysis.runs.files import RunError
+from analysis.runs.load import Run, load_runs
 from tests.analysis.browser import Page
 from tests.analysis.browser import page as open_page
 

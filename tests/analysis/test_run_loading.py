@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.differences import settings_that_differ
-from analysis.load import Run, find_runs, load_finished, load_run, load_runs
-from analysis.run_files import RunError, UnfinishedRunError
+from analysis.runs.differences import settings_that_differ
+from analysis.runs.files import RunError, UnfinishedRunError
+from analysis.runs.load import Run, find_runs, load_finished, load_run, load_runs
 
 WriteRun = Callable[..., Path]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import metrics
-from analysis.comparison import choose_baseline, compare
-from analysis.load import Run
-from analysis.metrics import SpeedUp, Spent, Target
-from analysis.run_files import RunError
+from analysis.metrics import run_metrics as metrics
+from analysis.metrics.comparison import choose_baseline, compare
+from analysis.metrics.run_metrics import SpeedUp, Spent, Target
+from analysis.runs.files import RunError
+from analysis.runs.load import Run
 
 NAN = math.nan
 

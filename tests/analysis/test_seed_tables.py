@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from analysis import seed_tables
-from analysis.frames import RunSet
-from analysis.metrics import Target
-from analysis.study import Study
-from analysis.sweep_commands import summary
-from analysis.tables import Line
+from analysis.commands.sweeps import summary
+from analysis.metrics.run_metrics import Target
+from analysis.metrics.study import Study
+from analysis.report import seed_tables
+from analysis.report.tables import Line
+from analysis.runs.frames import RunSet
 
 INF, NAN = math.inf, math.nan
 ESTIMATES = {  # metric: value, upper, low, high of each variant

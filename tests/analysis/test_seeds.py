@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.seeds import NUM_RESAMPLES, mean, median, median_ratio, over_seeds, speed_ups
+from analysis.metrics.seeds import NUM_RESAMPLES, mean, median, median_ratio, over_seeds, speed_ups
 
 INF, NAN = math.inf, math.nan
 TIMES = st.lists(st.floats(1, 1e6), min_size=1, max_size=9)

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.comparison import compare
-from analysis.frames import open_runs
-from analysis.load import load_runs
-from analysis.run_files import RunError
-from analysis.study import Study, study
+from analysis.metrics.comparison import compare
+from analysis.metrics.study import Study, study
+from analysis.runs.files import RunError
+from analysis.runs.frames import open_runs
+from analysis.runs.load import load_runs
 
 WriteRun = Callable[..., Path]
 

@@ -13,15 +13,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from analysis import commands
-from analysis.load import Run, load_run
-from analysis.run_files import RunError
-from analysis.timeline import DEVICES, FIRST_DEVICE_LANE, SERVER, trace
-from simulator.experiment import load_experiment
-from simulator.problems import UserError
-from simulator.progress import PlainReporter
-from simulator.run import prepare, run
-from simulator.trainers import Trainers
+from analysis.commands.reports import reports as commands
+from analysis.report.timeline import DEVICES, FIRST_DEVICE_LANE, SERVER, trace
+from analysis.runs.files import RunError
+from analysis.runs.load import Run, load_run
+from simulator.config.experiment import load_experiment
+from simulator.config.problems import UserError
+from simulator.log.progress import PlainReporter
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers
 
 Json = dict[str, Any]
 CONFIG = {

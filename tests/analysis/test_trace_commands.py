@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from analysis.trace_commands import app
-from analysis.trace_files import IMPORTS, load, read_parquet
-from simulator.problems import UserError
+from analysis.commands.traces import app
+from analysis.traces.files import IMPORTS, load, read_parquet
+from simulator.config.problems import UserError
 from tests.traces.trace_files import FILES, sample, write
 from traces.availability import AvailabilityTrace, availability_text
 from traces.formats import read_link
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_command_line_says_what_is_wrong_with_exit_code_2(home: Path) -> None:
     write(home, "mine.log", FILES["hsdpa"])
-    command = [sys.executable, "-m", "simulator", "traces", "import", "ghent", "mine.log"]
+    command = [sys.executable, "-m", "analysis", "traces", "import", "ghent", "mine.log"]
     done = subprocess.run(command, cwd=home, capture_output=True, text=True)
     assert done.returncode == 2
     assert re.match(r"error: mine\.log, line 1: epoch in ms must be a number", done.stderr)

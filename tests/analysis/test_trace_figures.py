@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from analysis.commands.traces import app
 from analysis.figures import device_tables, links, style
-from analysis.trace_commands import app
-from analysis.trace_files import load
-from simulator.problems import UserError
+from analysis.traces.files import load
+from simulator.config.problems import UserError
 from tests.traces.trace_files import write
 from traces.availability import AvailabilityTrace, availability_text
 from traces.importers.result import DeviceTable

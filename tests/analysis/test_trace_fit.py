@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from analysis.trace_commands import app
-from simulator.problems import UserError
+from analysis.commands.traces import app
+from simulator.config.problems import UserError
 from tests.traces.trace_files import write
 from traces.catalog import availability, pool
 
@@ -120,7 +120,7 @@ def test_broken_file_ends_the_command_with_exit_code_2(home: Path) -> None:
         (["show", "bad.toml"], "error: bad.toml: expected the keys step_s, duration_s"),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "simulator", "traces", *arguments],
+            [sys.executable, "-m", "analysis", "traces", *arguments],
             cwd=home, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 2

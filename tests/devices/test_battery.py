@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.battery import BatterySpec, DrainedBattery
+from devices.fleet.battery import BatterySpec, DrainedBattery
 from traces.availability import ALWAYS, AvailabilityTrace
 
 NEVER = AvailabilityTrace.of([], 10.0)

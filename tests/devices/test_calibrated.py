@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from devices.calibrated import calibrated_text
-from devices.catalog import profile
-from devices.profile import DeviceProfile, StepRates
+from devices.fleet.calibrated import calibrated_text
+from devices.fleet.catalog import profile
+from devices.fleet.profile import DeviceProfile, StepRates
 
 RATES = StepRates(1e11, 1.5e10, 3e10, 7e9, 2.5e9, 0.011)
 MINE = DeviceProfile(

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from devices.catalog import CATALOG, load_profiles, profile, read_catalog
+from devices.fleet.catalog import CATALOG, load_profiles, profile, read_catalog
 
 PARSED = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
 PROFILES = load_profiles()

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from devices.data import DATASETS, TextDataset, load_dataset, unpack
 from devices.datasets import build_wordnet16
+from devices.datasets.dataset import DATASETS, TextDataset, load_dataset, unpack
 
 WORDNET_NOUN = "WORDNET_DATA_NOUN"
 """Environment variable: where WordNet's data.noun lies, to rebuild the bundled file from."""

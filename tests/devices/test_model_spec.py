@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devices.model_spec import ModelSpec
+from devices.models.spec import ModelSpec
 
 BERT: dict[str, Any] = {
     "model_type": "bert",

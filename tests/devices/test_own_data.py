@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.data import load_dataset
+from devices.datasets.dataset import load_dataset
 
 TRAIN = "text,label\ngood film,pos\nbad film,neg\n"
 TEST = "text,label\nfine,pos\n"

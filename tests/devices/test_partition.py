@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.partition import IndexArray, dirichlet_shards, expected_accuracies, iid_shards
+from devices.datasets.partition import IndexArray, dirichlet_shards, expected_accuracies, iid_shards
 
 NUM_CLASSES, PER_CLASS, NUM_DEVICES = 16, 800, 20
 LABELS = np.repeat(np.arange(NUM_CLASSES), PER_CLASS)

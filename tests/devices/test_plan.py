@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from devices.plan import Adapter, Factors, ModuleKey, TermGrid, TrainingPlan
+from devices.vocabulary.plan import Adapter, Factors, ModuleKey, TermGrid, TrainingPlan
 
 SHAPE = (4, 2, 3)
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from devices.catalog import load_profiles
-from devices.mixes import MIXES, mix
-from devices.speed import SPEEDS, LogNormal, Uniform, Zipf
+from devices.fleet.catalog import load_profiles
+from devices.fleet.mixes import MIXES, mix
+from devices.fleet.speed import SPEEDS, LogNormal, Uniform, Zipf
 
 DISTRIBUTIONS = [LogNormal(0.5), Zipf(), Uniform(0.5, 2.0)]
 NUM_DEVICES = 20_000

@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.adapter import Adapter, Factors, ModuleKey
-from devices.plan import Broadcast, TailPenalty, TermGrid, TrainingPlan
-from devices.stacks import stacks_of
-from devices.trainer import TrainingJob
+from devices.vocabulary.adapter import Adapter, Factors, ModuleKey
+from devices.vocabulary.plan import Broadcast, TailPenalty, TermGrid, TrainingPlan
+from devices.vocabulary.stacks import stacks_of
+from devices.vocabulary.trainer import TrainingJob
 
 SHAPE = (2, 1, 2)
 ADAPTER = Adapter(

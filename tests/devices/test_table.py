@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from devices.table import read_device_columns
+from devices.fleet.table import read_device_columns
 from tests.traces.trace_files import CAPACITY, FILES, write
 from traces.importers import import_files
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.messages import HEADER
-from devices.model_spec import ModelSpec
-from devices.plan import (
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import (
     UPLOAD_BITS,
     Adapter,
     BitsArray,
@@ -21,7 +20,8 @@ from devices.plan import (
     TermGrid,
     TrainingPlan,
 )
-from devices.wire import (
+from devices.wire.messages import HEADER
+from devices.wire.wire import (
     decode_broadcast,
     decode_update,
     download_bytes,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.step_fit import NoisyMachineError
+from analysis.calibration.step_fit import NoisyMachineError
 from benchmarks import validate_emulation
 from benchmarks.emulation.calibration import Transfer, fitted
 from benchmarks.emulation.comparison import (
@@ -21,12 +21,12 @@ from benchmarks.emulation.messages import Report
 from benchmarks.emulation.server import Emulation, Served, Span
 from benchmarks.emulation.trials import Device, Trial, name_of, slowed
 from benchmarks.emulation.workbench import Simulation
-from devices.catalog import load_profiles
 from devices.cost.closed_form import ClosedFormCost, serial_time
-from devices.plan import TermGrid, TrainingPlan, WeightFormat
-from devices.profile import StepRates
-from simulator.records import ClientRecord, ClientTable, RoundProgress, RoundRecord
-from simulator.server import NOT_EVALUATED
+from devices.fleet.catalog import load_profiles
+from devices.fleet.profile import StepRates
+from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
+from simulator.engine.server import NOT_EVALUATED
+from simulator.log.records import ClientRecord, ClientTable, RoundProgress, RoundRecord
 from tests.simulator.small import make_device, tiny_model
 
 RATES = StepRates(2e9, 3e9, 1e9, 5e8, 4e8, 0.002)

@@ -11,9 +11,9 @@ import pytest
 from benchmarks.emulation.calibration import transfers
 from benchmarks.emulation.workbench import Workbench
 from devices.cost.closed_form import ClosedFormCost
-from simulator.config import RunConfig
-from simulator.experiment import read_experiment
-from simulator.world import build_world
+from simulator.config.experiment import read_experiment
+from simulator.config.schema import RunConfig
+from simulator.world.build import build_world
 from tests.devices.training.tiny_task import make_dataset
 
 # Options with which no plan depends on measured seconds: those of a real federation are its own.

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from devices.merged import multiplied_out
-from devices.model_spec import ModelSpec
-from devices.plan import (
+from devices.models.spec import ModelSpec
+from devices.vocabulary.merged import multiplied_out
+from devices.vocabulary.plan import (
     Adapter,
     BoolArray,
     DeviceId,
@@ -20,8 +20,8 @@ from devices.plan import (
     ModuleKey,
     TrainingPlan,
 )
-from devices.trainer import TrainingJob
-from devices.wire import Received, decode_broadcast, encode_broadcast
+from devices.vocabulary.trainer import TrainingJob
+from devices.wire.wire import Received, decode_broadcast, encode_broadcast
 from traces.bandwidth import FloatArray
 
 Base = Mapping[ModuleKey, FloatArray]

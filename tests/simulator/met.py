@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from simulator.fault_config import FaultsConfig
-from simulator.faults import draw_faults
-from simulator.problems import Problems
-from simulator.server import simulate
+from simulator.config.faults import FaultsConfig
+from simulator.config.problems import Problems
+from simulator.engine.faults import draw_faults
+from simulator.engine.server import simulate
 from tests.simulator.small import Memory, make_device, make_federation
 from traces.availability import AvailabilityTrace
 from traces.steps import StepTrace

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from algorithms import STRATEGIES
-from simulator.experiment import load_experiment
-from simulator.progress import reporter
-from simulator.run import prepare, run
-from simulator.server import simulate
-from simulator.trainers import Trainers
+from algorithms.registry import STRATEGIES
+from simulator.config.experiment import load_experiment
+from simulator.engine.server import simulate
+from simulator.log.progress import reporter
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from devices.trainer import NullTrainer
-from simulator.executor import Executor
-from simulator.worker_ray import RayCluster
+from devices.vocabulary.trainer import NullTrainer
+from simulator.workers.executor import Executor
+from simulator.workers.ray_actors import RayCluster
 
 
 def where(_: Any, folder: Path) -> str:

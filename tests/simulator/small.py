@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.fedlora import FedLoRA
 from algorithms.pacing import Pacing, Synchronous
 from algorithms.selection import Selection, Uniform
+from algorithms.strategies.fedlora import FedLoRA
 from devices.cost.closed_form import ClosedFormCost
-from devices.fleet import Device
-from devices.model_spec import ModelSpec
-from devices.plan import Adapter, Factors
-from devices.profile import DeviceProfile
-from devices.trainer import (
+from devices.fleet.fleet import Device
+from devices.fleet.profile import DeviceProfile
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import Adapter, Factors
+from devices.vocabulary.trainer import (
     Evaluation,
     NullTrainer,
     SalienceMetric,
@@ -24,10 +24,10 @@ from devices.trainer import (
     TrainingJob,
     TrainingResult,
 )
-from simulator.faults import no_faults
-from simulator.federation import Federation, Stop
-from simulator.fleet_view import LocalWork, ServerView
-from simulator.records import ClientRecord, Event, RoundRecord
+from simulator.engine.faults import no_faults
+from simulator.engine.federation import Federation, Stop
+from simulator.engine.server_view import LocalWork, ServerView
+from simulator.log.records import ClientRecord, Event, RoundRecord
 from traces.bandwidth import BandwidthTrace, FloatArray, Link
 
 BERT = {

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from devices.data import load_dataset
-from devices.model_catalog import resolve
+from devices.datasets.dataset import load_dataset
+from devices.models.catalog import resolve
 from tests.simulator.test_command import SMALL, fedclock
 
 STRANGER = """

@@ -17,15 +17,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from devices.trainer import TrainingError
-from simulator.cli import prepare_all
-from simulator.config import RunConfig
-from simulator.experiment import load_experiment
-from simulator.problems import UserError
-from simulator.progress import reporter
-from simulator.recording import record
-from simulator.run import run
-from simulator.trainers import Trainers
+from devices.vocabulary.trainer import TrainingError
+from simulator.config.experiment import load_experiment
+from simulator.config.problems import UserError
+from simulator.config.schema import RunConfig
+from simulator.log.progress import reporter
+from simulator.runs.run import prepare_all, run
+from simulator.workers.trainers import Trainers
+from simulator.world.record import record
 from tests.simulator.fuzzing import Broke, Guided, broken_bytes, broken_tree, time_limit
 from tests.simulator.own_data import write_data
 from tests.torture import scaled

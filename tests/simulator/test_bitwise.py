@@ -20,15 +20,15 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from devices.fleet import Fleet
-from simulator.config import RunConfig
-from simulator.experiment import load_experiment
-from simulator.faults import draw_faults
-from simulator.problems import Problems
-from simulator.progress import reporter
-from simulator.run import prepare, run
-from simulator.trainers import Trainers
-from simulator.world import build_world
+from devices.fleet.fleet import Fleet
+from simulator.config.experiment import load_experiment
+from simulator.config.problems import Problems
+from simulator.config.schema import RunConfig
+from simulator.engine.faults import draw_faults
+from simulator.log.progress import reporter
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers
+from simulator.world.build import build_world
 from tests.simulator.other_python import agreed
 from tests.simulator.own_data import write_data
 from tests.torture import scaled

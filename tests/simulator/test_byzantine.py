@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import yaml
 
-from algorithms import STRATEGIES
-from algorithms.fedlora import FedLoRA
-from algorithms.haflq import HAFLQ
+from algorithms.merging.robust import Robustness
 from algorithms.pacing import FedBuff
-from algorithms.robust import Robustness
-from devices.plan import Factors
-from devices.trainer import TrainingError, TrainingJob, TrainingResult
-from simulator.checkpoint import CheckpointedTrainer
-from simulator.experiment import ConfigError, load_experiment
-from simulator.run import notes, prepare
-from simulator.server import simulate
-from simulator.world import build_world
+from algorithms.registry import STRATEGIES
+from algorithms.strategies.fedlora import FedLoRA
+from algorithms.strategies.haflq import HAFLQ
+from devices.vocabulary.plan import Factors
+from devices.vocabulary.trainer import TrainingError, TrainingJob, TrainingResult
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.engine.server import simulate
+from simulator.runs.run import notes, prepare
+from simulator.workers.kept_results import CheckpointedTrainer
+from simulator.world.build import build_world
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_command import REAL, fedclock, write
 from tests.simulator.test_conditions import faults

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.fedlora import FedLoRA
-from devices.plan import Adapter
-from devices.trainer import Evaluation
-from simulator.checkpoint import CheckpointedTrainer
-from simulator.federation import Federation
-from simulator.server import Server, simulate
+from algorithms.strategies.fedlora import FedLoRA
+from devices.vocabulary.plan import Adapter
+from devices.vocabulary.trainer import Evaluation
+from simulator.engine.federation import Federation
+from simulator.engine.server import Server, simulate
+from simulator.workers.kept_results import CheckpointedTrainer
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.torture import scaled
 

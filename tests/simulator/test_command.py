@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from devices.model_catalog import resolve
+from devices.models.catalog import resolve
 from tests.simulator.interrupts import heed_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ REAL = {
 
 
 def fedclock(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "simulator", *map(str, arguments)]
+    command = [sys.executable, "-m", "analysis", *map(str, arguments)]
     if arguments[0] in ("run", "compare"):
         command.append("--no-cache")  # else what is compared would be read, not trained
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
@@ -158,7 +158,7 @@ def test_the_log_of_real_training_differs_from_timing_only_in_accuracy_alone(
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     tmp_path: Path, unbroken: Path
 ) -> None:
-    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
+    command = [sys.executable, "-m", "analysis", "run", str(write(tmp_path, REAL)), "--no-cache"]
     command += ["--workers", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_interrupts}
     process = subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes)
@@ -182,7 +182,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
 
 
 def test_ctrl_c_while_the_workers_start_is_heeded(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
+    command = [sys.executable, "-m", "analysis", "run", str(write(tmp_path, REAL)), "--no-cache"]
     command += ["--workers", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_interrupts}
     process = subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes)
@@ -237,7 +237,7 @@ def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="looks for them by their process group")
 def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
+    command = [sys.executable, "-m", "analysis", "run", str(write(tmp_path, REAL)), "--no-cache"]
     command += ["--workers", "2", "--set", "stop.rounds=10000"]
     process = subprocess.Popen(
         command, cwd=tmp_path, text=True, start_new_session=True, stdout=subprocess.PIPE
@@ -261,7 +261,7 @@ def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
 def test_a_worker_that_is_killed_is_replaced_and_no_byte_changes(
     tmp_path: Path, unbroken: Path
 ) -> None:
-    command = [sys.executable, "-m", "simulator", "run", str(write(tmp_path, REAL)), "--no-cache"]
+    command = [sys.executable, "-m", "analysis", "run", str(write(tmp_path, REAL)), "--no-cache"]
     command += ["--workers", "2", "--only", "fedlora"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from algorithms.fedlora import FedLoRA
-from algorithms.fedquad import FedQuad
 from algorithms.pacing import FedBuff, Synchronous
-from devices.battery import BatteryReplay, BatterySpec
-from simulator.clock import StalledError
-from simulator.fault_config import FaultsConfig
-from simulator.faults import draw_faults
-from simulator.problems import Problems
+from algorithms.strategies.fedlora import FedLoRA
+from algorithms.strategies.fedquad import FedQuad
+from devices.fleet.battery import BatteryReplay, BatterySpec
+from simulator.config.faults import FaultsConfig
+from simulator.config.problems import Problems
+from simulator.engine.clock import StalledError
+from simulator.engine.faults import draw_faults
 from tests.simulator.met import away, faults, free_run, run, steps
 from tests.simulator.small import make_device
 from traces.availability import AvailabilityTrace

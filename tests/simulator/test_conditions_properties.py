@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from algorithms.pacing import FedAsync, FedBuff, OverSelection, SemiSynchronous, Synchronous
-from devices.battery import BatterySpec
-from simulator.clock import StalledError
+from devices.fleet.battery import BatterySpec
+from simulator.engine.clock import StalledError
 from tests.simulator.met import faults, run
 from tests.simulator.small import make_device
 from traces.availability import AvailabilityTrace

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from algorithms.fedlora import FedLoRA
 from algorithms.pacing import FedBuff, Synchronous
-from devices.battery import BatteryReplay, BatterySpec
-from simulator.clock import StalledError
+from algorithms.strategies.fedlora import FedLoRA
+from devices.fleet.battery import BatteryReplay, BatterySpec
+from simulator.engine.clock import StalledError
 from tests.simulator.met import away, faults, free_run, run
 from tests.simulator.small import make_device
 from traces.availability import AvailabilityTrace

@@ -23,10 +23,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from simulator.experiment import load_experiment
-from simulator.progress import reporter
-from simulator.run import prepare, run
-from simulator.trainers import Trainers
+from simulator.config.experiment import load_experiment
+from simulator.log.progress import reporter
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers
 from tests.simulator.own_data import write_data
 from tests.torture import scaled
 

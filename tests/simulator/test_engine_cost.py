@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devices.fleet import Assigned, Fleet
-from devices.partition import DividedShards
-from devices.trainer import NullTrainer
-from simulator.server import simulate
+from devices.datasets.partition import DividedShards
+from devices.fleet.fleet import Assigned, Fleet
+from devices.vocabulary.trainer import NullTrainer
+from simulator.engine.server import simulate
 from tests.simulator.small import OneByOne, make_device, make_federation
 from traces.steps import StepTrace
 

@@ -13,10 +13,16 @@ from typing import Any
 import pytest
 
 from algorithms.pacing import FedAsync, FedBuff, Pacing, SemiSynchronous, Synchronous
-from devices.plan import Adapter
-from devices.trainer import Evaluation, SalienceMetric, TrainingError, TrainingJob, TrainingResult
-from simulator.federation import BeginEvaluation, Stop, at_once
-from simulator.server import simulate
+from devices.vocabulary.plan import Adapter
+from devices.vocabulary.trainer import (
+    Evaluation,
+    SalienceMetric,
+    TrainingError,
+    TrainingJob,
+    TrainingResult,
+)
+from simulator.engine.federation import BeginEvaluation, Stop, at_once
+from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from traces.bandwidth import FloatArray
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms import PACINGS, STRATEGIES
-from algorithms.fedlora import FedLoRA
-from algorithms.lora import rebase
+from algorithms.merging.lora import rebase
 from algorithms.pacing import FedAsync, FedBuff, OverSelection, Pacing, SemiSynchronous, Synchronous
+from algorithms.registry import PACINGS, STRATEGIES
+from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategy import ServerState
-from devices.plan import (
+from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,
@@ -25,10 +25,10 @@ from devices.plan import (
     TermGrid,
     TrainingPlan,
 )
-from devices.trainer import TrainingJob, TrainingResult
-from devices.wire import encode_update
-from simulator.federation import Federation
-from simulator.server import simulate
+from devices.vocabulary.trainer import TrainingJob, TrainingResult
+from devices.wire.wire import encode_update
+from simulator.engine.federation import Federation
+from simulator.engine.server import simulate
 from tests.algorithms.static_fleet import spoil
 from tests.simulator.arrivals import Arrivals
 from tests.simulator.small import (

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms import SELECTIONS
-from algorithms.fedcs import FedCS
 from algorithms.pacing import FedBuff, Pacing, Synchronous
-from algorithms.power_of_choice import PowerOfChoice
+from algorithms.registry import SELECTIONS
 from algorithms.selection import Roster, Uniform
-from devices.trainer import TrainingJob, TrainingResult
-from simulator.server import simulate
+from algorithms.selections.fedcs import FedCS
+from algorithms.selections.power_of_choice import PowerOfChoice
+from devices.vocabulary.trainer import TrainingJob, TrainingResult
+from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_every_pacing import EXAMPLES
 

@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms import STRATEGIES
-from algorithms.fedlora import FedLoRA
 from algorithms.pacing import FedBuff
+from algorithms.registry import STRATEGIES
+from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategy import ServerState, make_plan
 from devices.cost.closed_form import ClosedFormCost
-from devices.data import TextDataset, load_dataset
-from devices.fleet import Device
-from devices.merged import multiplied_out
-from devices.model_spec import ModelSpec
-from devices.plan import ClientUpdate, TermGrid, TrainingPlan
-from devices.trainer import TrainingJob, TrainingResult
+from devices.datasets.dataset import TextDataset, load_dataset
+from devices.fleet.fleet import Device
+from devices.models.spec import ModelSpec
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
 from devices.training.model import ADAPTER
 from devices.training.trainer import TorchTrainer
-from simulator.fleet_view import LocalWork, ServerView
-from simulator.server import simulate
+from devices.vocabulary.merged import multiplied_out
+from devices.vocabulary.plan import ClientUpdate, TermGrid, TrainingPlan
+from devices.vocabulary.trainer import TrainingJob, TrainingResult
+from simulator.engine.server import simulate
+from simulator.engine.server_view import LocalWork, ServerView
 from tests.simulator.arrivals import Arrivals, held_terms
 from tests.simulator.small import Memory, make_device, make_federation
 

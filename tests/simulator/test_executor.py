@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devices.plan import Adapter
-from devices.trainer import (
+from devices.vocabulary.plan import Adapter
+from devices.vocabulary.trainer import (
     ChunkScore,
     Evaluation,
     NullTrainer,
@@ -32,12 +32,12 @@ from devices.trainer import (
     TrainingResult,
     combine,
 )
-from simulator.executor import MAX_DEATHS, MEANWHILE, Executor, Site
-from simulator.experiment import ConfigError, load_experiment
-from simulator.shared_trainer import SharedTrainer
-from simulator.trainers import Trainers
-from simulator.worker_processes import CAN_COPY, HUGE_PAGES, LocalProcesses
-from simulator.world import build_world
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.workers.executor import MAX_DEATHS, MEANWHILE, Executor, Site
+from simulator.workers.processes import CAN_COPY, HUGE_PAGES, LocalProcesses
+from simulator.workers.shared_trainer import SharedTrainer
+from simulator.workers.trainers import Trainers
+from simulator.world.build import build_world
 from tests.devices.test_stacks import job as a_job
 from tests.simulator.test_bitwise import REAL, write
 from traces.bandwidth import FloatArray
@@ -57,7 +57,7 @@ def site(name: str, make: Any, request: pytest.FixtureRequest) -> Site:
     if name == "processes":
         return LocalProcesses(make)
     request.getfixturevalue("ray")
-    from simulator.worker_ray import RayCluster
+    from simulator.workers.ray_actors import RayCluster
 
     return RayCluster(make, 2, gpus_each=0)
 
@@ -163,8 +163,8 @@ def environment_of(_: Any, name: str) -> str | None:
 def test_workers_lie_in_huge_pages_unless_the_user_says_how(own: str | None) -> None:
     (name,) = HUGE_PAGES
     code = (
-        "from functools import partial; from simulator.executor import Executor; "
-        "from simulator.worker_processes import LocalProcesses; import os; "
+        "from functools import partial; from simulator.workers.executor import Executor; "
+        "from simulator.workers.processes import LocalProcesses; import os; "
         "from tests.simulator.test_executor import MAKE, environment_of; "
         "executor = Executor(LocalProcesses(MAKE), 1); "
         f"asked = executor.submit(partial(environment_of, name={name!r})); "
@@ -197,7 +197,7 @@ def test_a_run_outlives_the_process_that_workers_are_copies_of(tmp_path: Path) -
 def test_a_template_that_dies_as_it_starts_is_said(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text("import os; os._exit(1)", "utf-8")
     code = (
-        "from simulator import worker_processes as own; own.TEMPLATE = 'dies'; "
+        "from simulator.workers import processes as own; own.TEMPLATE = 'dies'; "
         "own.LocalProcesses(None)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
@@ -277,7 +277,7 @@ def test_what_has_not_begun_when_the_workers_go_home_is_cancelled(tmp_path: Path
 
 
 def test_a_cluster_without_room_is_refused_at_once(ray: Any) -> None:
-    from simulator.worker_ray import RayCluster
+    from simulator.workers.ray_actors import RayCluster
 
     with pytest.raises(ConfigError, match="at most 2, the room in the Ray cluster, got 3"):
         RayCluster(MAKE, 3, gpus_each=0)
@@ -295,7 +295,7 @@ def held(ray: Any, num_cpus: int) -> Iterator[None]:
 def test_a_cluster_that_others_hold_is_refused_rather_than_waited_for(
     ray: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simulator import worker_ray
+    from simulator.workers import ray_actors as worker_ray
 
     monkeypatch.setattr(worker_ray, "ANSWER_WITHIN_S", 0.5)
     with held(ray, 2), pytest.raises(TrainingError, match="but others hold all 2 places"):
@@ -305,7 +305,7 @@ def test_a_cluster_that_others_hold_is_refused_rather_than_waited_for(
 def test_work_begins_with_the_first_worker_and_another_joins_when_there_is_room(
     ray: Any, tmp_path: Path
 ) -> None:
-    from simulator.worker_ray import RayCluster
+    from simulator.workers.ray_actors import RayCluster
 
     with held(ray, 1):
         executor = Executor(RayCluster(MAKE, 2, gpus_each=0), 2)
@@ -319,7 +319,7 @@ def test_work_begins_with_the_first_worker_and_another_joins_when_there_is_room(
 
 
 def test_who_waits_for_room_is_not_waited_for_at_the_end(ray: Any) -> None:
-    from simulator.worker_ray import RayCluster
+    from simulator.workers.ray_actors import RayCluster
 
     executor = Executor(RayCluster(MAKE, 2, gpus_each=0), 3)  # one more than there is room for
     assert executor.submit(partial(square, number=3)).result(60) == 9
@@ -331,7 +331,7 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra [ray]")
-    from simulator import worker_ray
+    from simulator.workers import ray_actors as worker_ray
 
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(TrainingError, match=rf"refused \(RAY_ADDRESS={address}\)$"):
@@ -339,7 +339,7 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(
 
 
 def test_why_a_worker_cannot_even_begin_is_said(ray: Any) -> None:
-    from simulator.worker_ray import RayCluster
+    from simulator.workers.ray_actors import RayCluster
 
     with pytest.raises(TrainingError, match=r"must be installed on each machine.*: none here$"):
         Executor(RayCluster(not_installed, 1, gpus_each=0), 1)
@@ -379,7 +379,7 @@ def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_worker_with_other_files_is_refused(tmp_path: Path) -> None:
-    from simulator.trainers import _torch_trainer
+    from simulator.workers.trainers import _torch_trainer
 
     (config,) = load_experiment(write(tmp_path, REAL))
     world = build_world(config, "x.yaml")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from simulator.experiment import ConfigError, load_experiment
+from simulator.config.experiment import ConfigError, load_experiment
 
 VALID: dict[str, Any] = {
     "name": "small",

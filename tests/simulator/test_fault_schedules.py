@@ -16,14 +16,14 @@ import simpy
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from algorithms import PACINGS, SELECTIONS
-from algorithms.fedlora import FedLoRA
-from algorithms.robust import Robustness
-from devices.battery import BatterySpec
-from devices.fleet import Device
-from simulator.clock import StalledError
-from simulator.federation import Stop
-from simulator.server import simulate
+from algorithms.merging.robust import Robustness
+from algorithms.registry import PACINGS, SELECTIONS
+from algorithms.strategies.fedlora import FedLoRA
+from devices.fleet.battery import BatterySpec
+from devices.fleet.fleet import Device
+from simulator.engine.clock import StalledError
+from simulator.engine.federation import Stop
+from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_conditions import faults, free_run, steps
 from tests.torture import scaled

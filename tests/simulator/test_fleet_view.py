@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from algorithms.strategy import make_plan
-from devices.plan import TermGrid
-from simulator import fleet_view
+from devices.vocabulary.plan import TermGrid
+from simulator.engine import server_view as fleet_view
 from tests.simulator.small import make_device, make_federation
 
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import yaml
 
-from algorithms import STRATEGIES
-from analysis.calibrate import save
+from algorithms.registry import STRATEGIES
+from analysis.calibration.calibrate import save
 from devices.cost.measured import MeasuredCost
-from simulator.experiment import ConfigError, load_experiment
-from simulator.world import World, build_world
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.world.build import World, build_world
 from tests.devices.cost.test_measured import PROFILE, table
 from traces.availability import ALWAYS, AvailabilityTrace, availability_text
-from traces.model_file import model_text
-from traces.patterns import pattern_model
+from traces.generators.model_file import model_text
+from traces.generators.patterns import pattern_model
 
 BASE = {
     "name": "fleets",

@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 import pytest
 from rich.console import Console
 
-from simulator.experiment import load_experiment
-from simulator.manifest import RunFolderError, read_manifest
-from simulator.progress import PlainReporter
-from simulator.run import prepare, run
-from simulator.store import RunFolder
-from simulator.trainers import Trainers
+from simulator.config.experiment import load_experiment
+from simulator.log.manifest import RunFolderError, read_manifest
+from simulator.log.progress import PlainReporter
+from simulator.log.run_folder import RunFolder
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers
 from tests.simulator.test_command import SMALL, fedclock, write
 
 ONE = {k: v for k, v in SMALL.items() if k != "strategies"} | {
@@ -30,7 +30,7 @@ CONFIG = {"seed": 0}
 
 def limited(size_bytes: int, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command line, where no file may grow beyond a size: what a full disk does, EFBIG."""
-    command = [sys.executable, "-m", "simulator", *map(str, arguments), "--no-cache"]
+    command = [sys.executable, "-m", "analysis", *map(str, arguments), "--no-cache"]
     return subprocess.run(
         command,
         cwd=cwd,
@@ -167,7 +167,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_kept(tmp_path: Path) -
 def test_two_processes_at_once_make_one_run(tmp_path: Path) -> None:
     """One does the work; the other is told of it, or finds it done. Neither spoils the folder."""
     file = write(tmp_path, ONE)
-    command = [sys.executable, "-m", "simulator", "run", str(file), "--no-cache"]
+    command = [sys.executable, "-m", "analysis", "run", str(file), "--no-cache"]
     both = [
         subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, stdout=-3)
         for _ in range(2)

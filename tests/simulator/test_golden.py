@@ -13,12 +13,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from algorithms import STRATEGIES
-from simulator.executor import available_cores
-from simulator.experiment import load_experiment
-from simulator.progress import PlainReporter
-from simulator.run import prepare, run
-from simulator.trainers import Trainers
+from algorithms.registry import STRATEGIES
+from simulator.config.experiment import load_experiment
+from simulator.log.progress import PlainReporter
+from simulator.runs.run import prepare, run
+from simulator.workers.executor import available_cores
+from simulator.workers.trainers import Trainers
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = {

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-import algorithms.fedlora
-import algorithms.lora
-import simulator.server
-from algorithms.lora import WeightsError, example_weights, mean_adapter
+import algorithms.merging.lora
+import algorithms.strategies.fedlora
+import simulator.engine.server
+from algorithms.merging.lora import WeightsError, example_weights, mean_adapter
 from algorithms.pacing import FedBuff
 from devices.cost.closed_form import ClosedFormCost
-from devices.plan import Factors
-from simulator.client import _Client, _Progress
-from simulator.invariants import InvariantError
-from simulator.records import ClientRecord, Event
-from simulator.server import Server, simulate
+from devices.vocabulary.plan import Factors
+from simulator.engine.device import _Client, _Progress
+from simulator.engine.server import Server, simulate
+from simulator.log.checked import InvariantError
+from simulator.log.records import ClientRecord, Event
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_command import SMALL, fedclock, write
 from traces.steps import StepTrace
@@ -168,7 +168,7 @@ MUTATIONS = {
         r"device without a plan must do nothing.*event training_started on device 0",
     ),
     "a device starts twice": (
-        instead(simulator.server, "run_client", start_twice),
+        instead(simulator.engine.server, "run_client", start_twice),
         "begin once for each time that it was asked",
     ),
     "an update is merged twice": (
@@ -177,7 +177,9 @@ MUTATIONS = {
     ),
     "an update is not merged": (
         instead(
-            simulator.server, "collect", lambda original, f, state, arrived: original(f, state, [])
+            simulator.engine.server,
+            "collect",
+            lambda original, f, state, arrived: original(f, state, []),
         ),
         r"each update must be merged once: merged \[\], recorded \[0, 1\]",
     ),
@@ -194,16 +196,18 @@ MUTATIONS = {
         "training must take time and operations",
     ),
     "staleness is negative": (
-        instead(simulator.server, "collect", collect_stale),
+        instead(simulator.engine.server, "collect", collect_stale),
         "staleness must be at least 0, got -1",
     ),
     "energy is negative": (after(ClientRecord, "close", wrong_energy), "FLOPs and joules"),
     "an aggregate is not finite": (
-        instead(algorithms.fedlora, "mean_adapter", not_finite),
+        instead(algorithms.strategies.fedlora, "mean_adapter", not_finite),
         r"global adapter must be finite; aggregation at .* s in round 1",
     ),
     "weights sum to two": (
-        instead(algorithms.fedlora, "holder_weights", lambda original, u: 2 * original(u)),
+        instead(
+            algorithms.strategies.fedlora, "holder_weights", lambda original, u: 2 * original(u)
+        ),
         r"weights of an average must .* got sums from 2 to 2; aggregation at .* in round 1",
     ),
     "a round is skipped": (
@@ -248,7 +252,9 @@ def test_a_plan_that_outgrows_what_is_free_is_found_in_its_record(monkeypatch: P
 def test_weights_of_no_average_are_refused(monkeypatch: Patch) -> None:
     given: list[Any] = []
     monkeypatch.setattr(
-        algorithms.fedlora, "mean_adapter", lambda *args: given.append(args) or mean_adapter(*args)
+        algorithms.strategies.fedlora,
+        "mean_adapter",
+        lambda *args: given.append(args) or mean_adapter(*args),
     )
     run(rounds=1)
     current, updates, weights = given[0]
@@ -266,7 +272,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.fedlora import FedLoRA
+from algorithms.strategies.fedlora import FedLoRA
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms import STRATEGIES
-from algorithms.ffa_lora import FFALoRA
-from algorithms.flexlora import FlexLoRA
-from algorithms.flora import FLoRA
-from algorithms.zero_padding import ZeroPadding
-from devices.fleet import Device
-from devices.merged import multiplied_out
-from devices.model_spec import ModelSpec
-from devices.plan import Adapter, BoolArray, Factors, ModuleKey
-from devices.trainer import Evaluation, SalienceMetric, Trainer, TrainingJob, TrainingResult
-from simulator.server import Server, simulate
+from algorithms.registry import STRATEGIES
+from algorithms.strategies.ffa_lora import FFALoRA
+from algorithms.strategies.flexlora import FlexLoRA
+from algorithms.strategies.flora import FLoRA
+from algorithms.strategies.zero_padding import ZeroPadding
+from devices.fleet.fleet import Device
+from devices.models.spec import ModelSpec
+from devices.vocabulary.merged import multiplied_out
+from devices.vocabulary.plan import Adapter, BoolArray, Factors, ModuleKey
+from devices.vocabulary.trainer import (
+    Evaluation,
+    SalienceMetric,
+    Trainer,
+    TrainingJob,
+    TrainingResult,
+)
+from simulator.engine.server import Server, simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
 from traces.bandwidth import FloatArray
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from algorithms import STRATEGIES
-from devices.trainer import NullTrainer
-from simulator.experiment import load_experiment
-from simulator.fleet_view import LocalWork, ServerView
-from simulator.server import Federation, simulate
-from simulator.world import build_world, make_view
+from algorithms.registry import STRATEGIES
+from devices.vocabulary.trainer import NullTrainer
+from simulator.config.experiment import load_experiment
+from simulator.engine.server import Federation, simulate
+from simulator.engine.server_view import LocalWork, ServerView
+from simulator.world.build import build_world, make_view
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_golden import CONFIG
 

@@ -8,8 +8,8 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.network import Flow, Network, SharedLinks, fair_rates
-from simulator.server import simulate
+from simulator.engine.network import Flow, Network, SharedLinks, fair_rates
+from simulator.engine.server import simulate
 from tests.simulator.small import Memory, make_device, make_federation
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link

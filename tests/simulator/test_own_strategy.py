@@ -15,15 +15,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from simulator.config import RunConfig
-from simulator.experiment import ConfigError, load_experiment
-from simulator.manifest import RunFolderError, read_manifest
-from simulator.own_strategy import StrategyFileError
-from simulator.problems import UserError
-from simulator.progress import PlainReporter
-from simulator.run import notes, prepare, run
-from simulator.trainers import Trainers
-from simulator.world import build_world
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.own_strategy import StrategyFileError
+from simulator.config.problems import UserError
+from simulator.config.schema import RunConfig
+from simulator.log.manifest import RunFolderError, read_manifest
+from simulator.log.progress import PlainReporter
+from simulator.runs.run import notes, prepare, run
+from simulator.workers.trainers import Trainers
+from simulator.world.build import build_world
 from tests.simulator.test_experiment import VALID, problems, write
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-scheduler.md").read_text("utf-8")
@@ -66,7 +66,7 @@ def test_the_page_does_what_it_shows(tmp_path: Path) -> None:
     for command in commands:
         arguments = command.removeprefix("fedclock ").split()
         done = subprocess.run(
-            [sys.executable, "-m", "simulator", *arguments],
+            [sys.executable, "-m", "analysis", *arguments],
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -221,7 +221,7 @@ def test_a_faulty_file_is_one_clear_error(tmp_path: Path, old: str, new: str, sa
 
 
 def test_a_class_that_the_file_only_imports_is_none_of_its_own(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "from algorithms.fedlora import FedLoRA as HalfDepth\n")
+    config = config_of(tmp_path, "from algorithms.strategies.fedlora import FedLoRA as HalfDepth\n")
     (found,) = problems(tmp_path, config)
     assert "must define the class HalfDepth, defines none" in found
 
@@ -333,7 +333,7 @@ def test_its_methods_may_call_each_other_as_they_like(tmp_path: Path) -> None:
 
 def test_a_method_that_it_inherits_is_ours(tmp_path: Path) -> None:
     text = (
-        "from dataclasses import dataclass\nfrom algorithms.fedlora import FedLoRA\n\n"
+        "from dataclasses import dataclass\nfrom algorithms.strategies.fedlora import FedLoRA\n\n"
         "@dataclass(frozen=True)\nclass HalfDepth(FedLoRA):\n    depth: int = 1\n"
     )
     config = load(tmp_path, text, depth=9)

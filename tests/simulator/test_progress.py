@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from simulator.progress import BarReporter, PlainReporter, Reporter, reporter
-from simulator.records import ClientRecord, Event
-from simulator.server import simulate
-from simulator.tally import Tally, duration
+from simulator.engine.server import simulate
+from simulator.log.progress import BarReporter, PlainReporter, Reporter, reporter
+from simulator.log.progress_state import Tally, duration
+from simulator.log.records import ClientRecord, Event
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 LABEL = "a [red]label[/red]"

@@ -7,13 +7,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from simulator.conditions import read_conditions
-from simulator.experiment import ConfigError, load_experiment
-from simulator.problems import UserError
-from simulator.progress import PlainReporter
-from simulator.recording import record
-from simulator.run import prepare, run
-from simulator.trainers import Trainers
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.problems import UserError
+from simulator.log.progress import PlainReporter
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers
+from simulator.world.record import record
+from simulator.world.recorded import read_conditions
 
 CONFIG = {
     "name": "met",

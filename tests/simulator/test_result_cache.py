@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 from algorithms.pacing import Synchronous
 from analysis import api
-from simulator.checkpoint import CheckpointedTrainer
-from simulator.cli import app
-from simulator.fault_config import FaultsConfig
-from simulator.faults import draw_faults
-from simulator.manifest import read_manifest
-from simulator.problems import Problems, UserError
-from simulator.result_cache import STALE_S, ResultCache, open_cache
-from simulator.server import simulate
+from analysis.commands.main import app
+from simulator.config.faults import FaultsConfig
+from simulator.config.problems import Problems, UserError
+from simulator.engine.faults import draw_faults
+from simulator.engine.server import simulate
+from simulator.log.manifest import read_manifest
+from simulator.workers.kept_results import CheckpointedTrainer
+from simulator.workers.result_cache import STALE_S, ResultCache, open_cache
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_command import fedclock
 
@@ -181,7 +181,8 @@ def test_a_process_that_does_not_train_needs_no_torch(tmp_path: Path, training: 
     file = written(tmp_path, CONFIG if training != "none" else {**CONFIG, "training": "none"})
     command = ["run", str(file), "--output", str(tmp_path), "--workers", "2", "--no-cache"]
     code = (
-        f"import sys; from simulator.cli import app; app({command}, standalone_mode=False); "
+        "import sys; from analysis.commands.main import app; "
+        f"app({command}, standalone_mode=False); "
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

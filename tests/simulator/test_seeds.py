@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.seeds import stream, stream_seed
+from simulator.engine.seeds import stream, stream_seed
 
 names = st.lists(st.one_of(st.text(), st.integers(0, 10**6)), min_size=1, max_size=4)
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.fedlora import FedLoRA
 from algorithms.pacing import FedAsync, FedBuff, Pacing, SemiSynchronous, Synchronous
-from devices.plan import TermGrid, TrainingPlan
-from simulator.federation import Federation, Stop
-from simulator.server import simulate
+from algorithms.strategies.fedlora import FedLoRA
+from devices.vocabulary.plan import TermGrid, TrainingPlan
+from simulator.engine.federation import Federation, Stop
+from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
 from traces.bandwidth import BandwidthTrace, Link
 

@@ -17,18 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from devices.plan import Adapter, Factors
-from devices.stacks import stacks_of
-from devices.trainer import Evaluation, SalienceMetric, TrainingJob, TrainingResult
-from simulator.checkpoint import SUFFIX, CheckpointedTrainer
-from simulator.executor import Executor
-from simulator.experiment import ConfigError, load_experiment
-from simulator.progress import reporter
-from simulator.run import prepare, run
-from simulator.server import Server, simulate
-from simulator.shared_trainer import SharedTrainer
-from simulator.trainers import Trainers
-from simulator.worker_processes import LocalProcesses
+from devices.vocabulary.plan import Adapter, Factors
+from devices.vocabulary.stacks import stacks_of
+from devices.vocabulary.trainer import Evaluation, SalienceMetric, TrainingJob, TrainingResult
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.engine.server import Server, simulate
+from simulator.log.progress import reporter
+from simulator.runs.run import prepare, run
+from simulator.workers.executor import Executor
+from simulator.workers.kept_results import SUFFIX, CheckpointedTrainer
+from simulator.workers.processes import LocalProcesses
+from simulator.workers.shared_trainer import SharedTrainer
+from simulator.workers.trainers import Trainers
 from tests.simulator.own_data import write_data
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from traces.bandwidth import FloatArray

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from simulator.manifest import RunFolderError, is_finished, read_manifest
-from simulator.records import Event, RoundRecord
-from simulator.server import simulate
-from simulator.store import RunFolder
+from simulator.engine.server import simulate
+from simulator.log.manifest import RunFolderError, is_finished, read_manifest
+from simulator.log.records import Event, RoundRecord
+from simulator.log.run_folder import RunFolder
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 CONFIG = {"strategy": {"kind": "fedlora", "rank": 8}, "seed": 0}

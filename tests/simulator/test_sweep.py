@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from simulator.experiment import ConfigError
-from simulator.sweep import Checked, SweepRun, expand, grid_points, same_conditions
+from simulator.config.experiment import ConfigError
+from simulator.runs.sweep import Checked, SweepRun, expand, grid_points, same_conditions
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import SMALL, fedclock, logs, write
 from tests.simulator.test_own_strategy import HALF
@@ -166,7 +166,7 @@ def test_a_run_that_fails_or_dies_is_named_and_stops_no_other(tmp_path: Path) ->
 
 def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
     file = faulty(tmp_path, rounds=60, slow="slow")
-    command = [sys.executable, "-m", "simulator", "sweep", str(file), "--seeds", "2", "--jobs", "2"]
+    command = [sys.executable, "-m", "analysis", "sweep", str(file), "--seeds", "2", "--jobs", "2"]
     with subprocess.Popen(
         command,
         cwd=tmp_path,

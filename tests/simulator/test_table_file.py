@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.table_file import column
+from simulator.log.tables import column
 
 VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.int64(): st.integers(-(2**63), 2**63 - 1),
@@ -45,8 +45,8 @@ def test_whole_numbers_may_be_written_as_fractions_but_not_the_other_way_round()
 def test_writing_does_not_import_pandas() -> None:
     code = """
 import sys, tempfile, pathlib
-from simulator.records import RoundRecord
-from simulator.table_file import write_columns
+from simulator.log.records import RoundRecord
+from simulator.log.tables import write_columns
 from dataclasses import fields
 columns = {f.name: ["a"] if str(f.type) == "str" else [1] for f in fields(RoundRecord)}
 with tempfile.TemporaryDirectory() as folder:

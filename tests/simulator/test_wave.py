@@ -13,14 +13,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.trainer import NullTrainer
-from simulator.experiment import load_experiment
-from simulator.records import ClientTable, DeviceRecord
-from simulator.run import federation_of
-from simulator.server import simulate
-from simulator.store import RunFolder
-from simulator.wave import Wave
-from simulator.world import build_world
+from devices.vocabulary.trainer import NullTrainer
+from simulator.config.experiment import load_experiment
+from simulator.engine.server import simulate
+from simulator.log.bulk_round import Wave
+from simulator.log.records import ClientTable, DeviceRecord
+from simulator.log.run_folder import RunFolder
+from simulator.runs.run import federation_of
+from simulator.world.build import build_world
 from tests.simulator.small import Memory, OneByOne, make_device, make_federation
 from traces.steps import StepTrace
 

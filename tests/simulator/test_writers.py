@@ -11,15 +11,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from simulator import cli
-from simulator.experiment import ConfigError, load_experiment
-from simulator.problems import UserError
-from simulator.progress import PlainReporter
-from simulator.records import Event
-from simulator.run import prepare, run
-from simulator.server import simulate
-from simulator.trainers import Trainers
-from simulator.writers import WRITERS, RunFacts, WriterSpec, find_writers, open_writers, scalars
+from analysis.commands import running
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.problems import UserError
+from simulator.engine.server import simulate
+from simulator.log.progress import PlainReporter
+from simulator.log.records import Event
+from simulator.log.writers import WRITERS, RunFacts, WriterSpec, find_writers, open_writers, scalars
+from simulator.runs.run import prepare, run
+from simulator.workers.trainers import Trainers
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
 CONFIG: dict[str, Any] = {
@@ -149,7 +149,7 @@ def test_unknown_and_missing_writers_are_all_named_before_anything_runs(
     file = tmp_path / "x.yaml"
     file.write_text(yaml.safe_dump(CONFIG), "utf-8")
     with pytest.raises(ConfigError) as caught:
-        cli.run_command(file, output=tmp_path / "runs", log=["mlflow", "paper"])
+        running.run_experiment(file, output=tmp_path / "runs", log=["mlflow", "paper"])
     message = str(caught.value)
     assert "a writer must be one of tensorboard, mlflow, got paper (--log)" in message
     assert "the writer mlflow needs the library mlflow" in message

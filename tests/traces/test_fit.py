@@ -9,11 +9,12 @@ import pytest
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
 from traces.catalog import availability, drawn_devices, drawn_links, load_link, pool
-from traces.diurnal_fit import fit_availability
 from traces.formats import read_link
-from traces.generators import Diurnal, OnOff
-from traces.link_model import RateChain, fit_chain, fit_link
-from traces.model_file import model_text, read_model
+from traces.generators.diurnal_fit import fit_availability
+from traces.generators.link_model import RateChain, fit_chain, fit_link
+from traces.generators.model_file import model_text, read_model
+from traces.generators.registry import Diurnal, OnOff
+from traces.generators.synthetic import MarkovLink, synthetic_link
 from traces.statistics import (
     autocorrelation,
     online_share_by_hour,
@@ -21,7 +22,6 @@ from traces.statistics import (
     rate_quantiles,
     spans,
 )
-from traces.synthetic import MarkovLink, synthetic_link
 
 TRACES = Path(__file__).parents[2] / "../shared/traces"
 RECORDINGS = sorted(

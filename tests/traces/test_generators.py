@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from traces.generators import AVAILABILITIES, LINKS, Diurnal, OnOff
-from traces.patterns import PATTERNS
-from traces.radio import PathLossLink, shannon_link
+from traces.generators.patterns import PATTERNS
+from traces.generators.radio import PathLossLink, shannon_link
+from traces.generators.registry import AVAILABILITIES, LINKS, Diurnal, OnOff
+from traces.generators.synthetic import MarkovLink
+from traces.generators.technologies import TECHNOLOGIES
 from traces.statistics import online_share_by_hour, spans
-from traces.synthetic import MarkovLink
-from traces.technologies import TECHNOLOGIES
 
 LINK_GENERATORS = [*map(MarkovLink, TECHNOLOGIES), PathLossLink(), PathLossLink(fading="none")]
 AVAILABILITY_GENERATORS = [*map(Diurnal, PATTERNS), OnOff(600, 1800)]

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devices.table import read_device_columns
+from devices.fleet.table import read_device_columns
 from tests.traces.trace_files import FILES, NAMES
 from traces.availability import availability_text, read_availability
-from traces.diurnal import DiurnalModel
 from traces.formats import read_link
+from traces.generators.diurnal import DiurnalModel
+from traces.generators.link_model import LinkModel
+from traces.generators.model_file import read_model
 from traces.importers import FORMATS, Availability, Recording, import_files
-from traces.link_model import LinkModel
-from traces.model_file import read_model
 
 TIMES = int(os.environ.get("FEDCLOCK_FUZZ", "1"))
 # Where in the file; a value that is broken as a whole has no line.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from traces.formats import read_link
-from traces.technologies import TECHNOLOGIES
+from traces.generators.technologies import TECHNOLOGIES
 
 TRACES = Path(__file__).parents[2] / "../shared/traces"
 pytestmark = pytest.mark.skipif(

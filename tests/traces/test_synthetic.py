@@ -8,9 +8,9 @@ import pytest
 from scipy.special import exp1
 
 from traces.catalog import DATA
-from traces.radio import Channel, RayleighFading, shannon_link
-from traces.synthetic import synthetic_link, synthetic_pool, write_bundle
-from traces.technologies import TECHNOLOGIES
+from traces.generators.radio import Channel, RayleighFading, shannon_link
+from traces.generators.synthetic import synthetic_link, synthetic_pool, write_bundle
+from traces.generators.technologies import TECHNOLOGIES
 
 PROJECT = Path(__file__).parents[2]
 NUM_LINKS = 200
@@ -178,7 +178,7 @@ def test_distance_that_is_none_is_refused(distance_m):
 
 
 def test_command_of_the_readme_remakes_the_bundled_files_byte_for_byte(tmp_path):
-    command = [sys.executable, "-m", "traces.synthetic", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "traces.generators.synthetic", str(tmp_path / "data")]
     subprocess.run(command, cwd=PROJECT, check=True)
     remade = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
     assert remade == {path.name: path.read_bytes() for path in DATA.glob("*.csv")}

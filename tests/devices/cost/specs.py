@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from devices.model_spec import Attention, ModelSpec
-from devices.plan import TermGrid, TrainingPlan, WeightFormat
-from devices.profile import DeviceProfile
+from devices.fleet.profile import DeviceProfile
+from devices.models.spec import Attention, ModelSpec
+from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
 
 MINILM_CONFIG: dict[str, Any] = {
     "model_type": "bert",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from devices.cost.blocks import Batch
 from devices.cost.closed_form import ClosedFormCost, step_time
 from devices.cost.memory import step_memory
-from devices.plan import (
+from devices.vocabulary.plan import (
     ACTIVATION_BITS,
     WEIGHT_FORMATS,
     Broadcast,
@@ -18,7 +18,7 @@ from devices.plan import (
     TrainingPlan,
     WeightFormat,
 )
-from devices.wire import encode_broadcast, encode_update
+from devices.wire.wire import encode_broadcast, encode_update
 from tests.devices.cost.specs import DEVICE, make_plan, minilm
 
 MODEL = minilm()

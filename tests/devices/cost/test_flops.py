@@ -4,8 +4,8 @@ import pytest
 
 from devices.cost.blocks import Batch, block_terms
 from devices.cost.flops import backward_flops, forward_flops
-from devices.model_spec import Attention, ModelSpec
-from devices.plan import TermGrid
+from devices.models.spec import Attention, ModelSpec
+from devices.vocabulary.plan import TermGrid
 from tests.devices.cost.specs import BERT_LINEARS, LINEARS, minilm, smollm
 from tests.devices.cost.torch_measures import RANK, TINY, StepFlops, load, step_flops
 

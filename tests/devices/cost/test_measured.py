@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.step_fit import FULL, QUICK, grid, measured_step, predicted_s
+from analysis.calibration.step_fit import FULL, QUICK, grid, measured_step, predicted_s
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, OutsideMeasuredError, read_steps, steps_text
-from devices.profile import StepRates
+from devices.fleet.profile import StepRates
 from tests.simulator.small import make_device, tiny_model
 
 MODEL = tiny_model()

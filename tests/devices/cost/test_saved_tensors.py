@@ -14,8 +14,8 @@ from devices.cost.saved import (
     raw_bytes,
     rotary_tensors,
 )
-from devices.model_spec import Attention, ModelSpec
-from devices.plan import TermGrid
+from devices.models.spec import Attention, ModelSpec
+from devices.vocabulary.plan import TermGrid
 from tests.devices.cost.specs import (
     BERT_LINEARS,
     LINEARS,

@@ -8,8 +8,8 @@ import pytest
 from devices.cost.blocks import Batch, block_terms
 from devices.cost.memory import BlockWork, held_bytes, step_memory
 from devices.cost.model import MemoryBreakdown
-from devices.model_spec import ModelSpec
-from devices.plan import TermGrid, TrainingPlan, WeightFormat
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
 from tests.devices.cost.specs import BERT_LINEARS, make_plan, minilm, smollm
 
 BATCH = Batch(16, 32, is_padded=True, bits=32)

@@ -12,8 +12,8 @@ from devices.architectures import plan_costs
 from devices.cost.blocks import Batch
 from devices.cost.closed_form import Demand, DemandOf, closed_form_demand
 from devices.cost.memory import MemoryBreakdown
-from devices.model_spec import Attention, ModelSpec
-from devices.plan import ACTIVATION_BITS, WEIGHT_FORMATS, TermGrid, TrainingPlan
+from devices.models.spec import Attention, ModelSpec
+from devices.vocabulary.plan import ACTIVATION_BITS, WEIGHT_FORMATS, TermGrid, TrainingPlan
 from tests.devices.cost.specs import LINEARS, TRACED_LINEARS, attentions, make_plan
 from tests.devices.cost.torch_measures import (
     RANK,
@@ -33,7 +33,7 @@ SHAPE = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
 def traced(spec: ModelSpec, lora_dropout: float = 0.0) -> DemandOf:
     """Of a small model, whether or not there are closed forms for it."""
     from devices.cost.traced import TracedDemand
-    from devices.training.tracing import BlockTracer
+    from devices.tracing.block_tracer import BlockTracer
 
     return TracedDemand(BlockTracer(spec, config_of(spec.family, SHAPE), lora_dropout=lora_dropout))
 

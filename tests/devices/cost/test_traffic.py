@@ -8,8 +8,8 @@ import pytest
 
 from devices.cost.blocks import Batch, block_terms
 from devices.cost.traffic import Traffic, step_traffic
-from devices.model_spec import Attention, ModelSpec
-from devices.plan import TermGrid
+from devices.models.spec import Attention, ModelSpec
+from devices.vocabulary.plan import TermGrid
 from tests.devices.cost.specs import (
     BERT_LINEARS,
     LINEARS,

@@ -25,18 +25,9 @@ from devices.cost.saved import (
     raw_bytes,
     rotary_tensors,
 )
-from devices.families import LinearSpec
-from devices.model_catalog import resolve
-from devices.model_spec import Attention, ModelSpec
-from devices.plan import (
-    ACTIVATION_BITS,
-    WEIGHT_FORMATS,
-    BoolArray,
-    FactorUse,
-    TermGrid,
-    TrainingPlan,
-    WeightFormat,
-)
+from devices.models.catalog import resolve
+from devices.models.families import LinearSpec
+from devices.models.spec import Attention, ModelSpec
 from devices.training.activations import (
     RoundingNoise,
     pack_activation,
@@ -45,6 +36,15 @@ from devices.training.activations import (
 from devices.training.adapters import load_adapter
 from devices.training.model import load_model
 from devices.training.weights import pack
+from devices.vocabulary.plan import (
+    ACTIVATION_BITS,
+    WEIGHT_FORMATS,
+    BoolArray,
+    FactorUse,
+    TermGrid,
+    TrainingPlan,
+    WeightFormat,
+)
 from tests.devices.cost.specs import BERT_LINEARS, LINEARS, LLAMA_LINEARS, attentions, make_plan
 from tests.devices.cost.torch_measures import (
     RANK,

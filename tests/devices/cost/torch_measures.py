@@ -27,8 +27,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from devices.architectures import model_spec
 from devices.cost.blocks import Batch
-from devices.model_catalog import ModelSource
-from devices.model_spec import Attention, ModelSpec
+from devices.models.catalog import ModelSource
+from devices.models.spec import Attention, ModelSpec
 from devices.training.model import lora_config
 
 RANK = 3

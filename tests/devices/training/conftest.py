@@ -1,8 +1,14 @@
 import pytest
 
-from devices.data import TextDataset
+from devices.datasets.dataset import TextDataset
 from devices.training.trainer import TorchTrainer
-from tests.devices.training.tiny_task import TARGETS, make_config, make_dataset, save_model
+from tests.devices.training.tiny_task import (
+    TARGETS,
+    make_config,
+    make_dataset,
+    make_trainer,
+    save_model,
+)
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +19,7 @@ def dataset() -> TextDataset:
 @pytest.fixture(scope="session")
 def tiny(dataset: TextDataset) -> TorchTrainer:
     """A trainer in fp32 on the model that needs no file."""
-    return TorchTrainer(make_config(), dataset)
+    return make_trainer(make_config(), dataset)
 
 
 @pytest.fixture(scope="session", params=TARGETS)
@@ -22,4 +28,4 @@ def family_trainer(
 ) -> TorchTrainer:
     """A trainer on a local directory, one for each family."""
     directory = save_model(tmp_path_factory.mktemp(request.param), request.param)
-    return TorchTrainer(make_config(str(directory), targets=TARGETS[request.param]), dataset)
+    return make_trainer(make_config(str(directory), targets=TARGETS[request.param]), dataset)

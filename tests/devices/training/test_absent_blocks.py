@@ -12,14 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from devices.data import TextDataset
-from devices.plan import Adapter, BoolArray, Broadcast, ModuleKey
-from devices.trainer import TrainingJob
+from devices.datasets.dataset import TextDataset
 from devices.training.trainer import TorchTrainer
+from devices.vocabulary.plan import Adapter, BoolArray, Broadcast, ModuleKey
+from devices.vocabulary.trainer import TrainingJob
 from tests.devices.training.tiny_task import (
     TARGETS,
     make_config,
     make_job,
+    make_trainer,
     random_adapter,
     save_model,
 )
@@ -88,7 +89,7 @@ def test_training_without_blocks_is_training_the_model_that_never_had_them(
     directory = save_model(tmp_path / "whole", family, NUM_BLOCKS)
     compact = keep_blocks(directory, kept, tmp_path / "compact")
     whole, small = (
-        TorchTrainer(make_config(str(path), targets=TARGETS[family]), dataset)
+        make_trainer(make_config(str(path), targets=TARGETS[family]), dataset)
         for path in (directory, compact)
     )
     job = without_blocks(whole_job(whole, activation_bits), kept)

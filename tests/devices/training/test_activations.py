@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.data import TextDataset, load_dataset
-from devices.plan import TermGrid, WeightFormat
+from devices.datasets.dataset import TextDataset, load_dataset
 from devices.training.activations import (
     PackedActivation,
     RoundingNoise,
@@ -18,7 +17,14 @@ from devices.training.activations import (
 from devices.training.adapters import load_adapter
 from devices.training.data import Batch
 from devices.training.trainer import TorchTrainer
-from tests.devices.training.tiny_task import make_config, make_job, needs_minilm, random_adapter
+from devices.vocabulary.plan import TermGrid, WeightFormat
+from tests.devices.training.tiny_task import (
+    make_config,
+    make_job,
+    make_trainer,
+    needs_minilm,
+    random_adapter,
+)
 
 CPU = torch.device("cpu")
 LINEARS = (
@@ -133,7 +139,7 @@ def full_batch(trainer: TorchTrainer, size: int, length: int) -> Batch:
 def test_held_bytes_are_those_of_the_closed_form(
     dataset: TextDataset, bits: int, attention: str
 ) -> None:
-    trainer = TorchTrainer(make_config(targets=LINEARS, attention=attention), dataset)
+    trainer = make_trainer(make_config(targets=LINEARS, attention=attention), dataset)
     b, s, h, f, r, n = 8, 20, 32, 64, 8, 2
     gc.collect()
     loss, _ = forward(trainer, bits, full_batch(trainer, b, s))
@@ -171,7 +177,7 @@ def test_unplanned_blocks_save_as_computed(tiny: TorchTrainer) -> None:
 def test_gradients_of_a_padded_batch_keep_their_direction(attention: str) -> None:
     data = load_dataset("wordnet-16")
     config = make_config("minilm-l6", attention=attention, max_length=64)
-    trainer = TorchTrainer(config, data.subset(num_train=160, num_test=16))
+    trainer = make_trainer(config, data.subset(num_train=160, num_test=16))
     batch = trainer._train_texts.batch(np.arange(0, 160, 20), CPU)
     assert 0.2 < 1 - batch.attention_mask.float().mean() < 0.8  # padding there is
     exact = gradient(trainer, 32, batch)

@@ -11,11 +11,11 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from devices.plan import Adapter, BlockFormat, Factors, FactorUse, ModuleKey, TermGrid
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.model import ADAPTER, layer_path
 from devices.training.trainer import TorchTrainer
+from devices.vocabulary.plan import Adapter, BlockFormat, Factors, FactorUse, ModuleKey, TermGrid
 from tests.devices.training.tiny_task import make_job, random_adapter
 
 SHAPE = (2, 2, 4)  # blocks, modules, terms of `tiny` at rank 4

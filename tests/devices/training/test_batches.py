@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.model_catalog import resolve
+from devices.models.catalog import resolve
 from devices.training.data import (
     TEXTS_AT_ONCE,
     TokenizedTexts,

@@ -8,15 +8,16 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from devices.data import load_dataset
-from devices.plan import TermGrid
-from devices.trainer import TrainingJob
+from devices.datasets.dataset import load_dataset
 from devices.training.adapters import load_adapter
 from devices.training.export import save_peft
 from devices.training.trainer import TorchTrainer
+from devices.vocabulary.plan import TermGrid
+from devices.vocabulary.trainer import TrainingJob
 from tests.devices.training.tiny_task import (
     make_config,
     make_job,
+    make_trainer,
     needs_minilm,
     random_adapter,
 )
@@ -49,15 +50,15 @@ print(right, any(name.split(".")[0] in ours for name in sys.modules))
 def test_plain_peft_gets_the_accuracy_that_we_report(tmp_path: Path) -> None:
     data = load_dataset("wordnet-16").subset(num_train=320, num_test=128)
     settings = {"learning_rate": 2e-3, "eval_examples": 128}
-    trained_in = TorchTrainer(make_config("minilm-l6", dtype="auto", **settings), data)
+    trained_in = make_trainer(make_config("minilm-l6", dtype="auto", **settings), data)
     start = trained_in.spec.initial_adapter(8, 16.0, np.random.default_rng(0))
     job = make_job(trained_in, adapter=start, steps=24)
     everything = TrainingJob(job.plan, job.broadcast, np.arange(320), seed=0)
     adapter = trained_in.train([everything])[0].adapter
-    reported = TorchTrainer(make_config("minilm-l6", **settings), data).evaluate(adapter)
+    reported = make_trainer(make_config("minilm-l6", **settings), data).evaluate(adapter)
     assert reported.accuracy > 0.15  # guessing gets 6 %
 
-    save_peft(adapter, tmp_path / "adapter", "minilm-l6")
+    save_peft(adapter, tmp_path / "adapter", source=trained_in.source, spec=trained_in.spec)
     rows = list(zip(data.test_texts, data.test_labels.tolist(), strict=True))
     (tmp_path / "texts.json").write_text(json.dumps(rows))
     base = str(trained_in.source.directory)
@@ -74,7 +75,7 @@ def test_plain_peft_gets_the_accuracy_that_we_report(tmp_path: Path) -> None:
 def test_every_family_loads_in_plain_peft(family_trainer: TorchTrainer, tmp_path: Path) -> None:
     trainer, adapter = family_trainer, random_adapter(family_trainer)
     directory = str(trainer.source.directory)
-    save_peft(adapter, tmp_path, directory)
+    save_peft(adapter, tmp_path, source=trainer.source, spec=trainer.spec)
     base = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=4)
     plain = PeftModel.from_pretrained(base, str(tmp_path)).eval()
     batch = trainer._train_texts.batch(np.arange(12), torch.device("cpu"))
@@ -88,6 +89,6 @@ def test_every_family_loads_in_plain_peft(family_trainer: TorchTrainer, tmp_path
 def test_the_same_adapter_gives_the_same_files(tiny: TorchTrainer, tmp_path: Path) -> None:
     adapter = random_adapter(tiny)
     for name in ("one", "two"):
-        save_peft(adapter, tmp_path / name, "tiny")
+        save_peft(adapter, tmp_path / name, source=tiny.source, spec=tiny.spec)
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

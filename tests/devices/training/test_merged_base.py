@@ -14,14 +14,14 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from devices.adapter import Merged, Product
-from devices.merged import multiplied_out
-from devices.plan import WEIGHT_FORMATS, Adapter, Factors, TermGrid, WeightFormat
 from devices.training.adapters import load_adapter
 from devices.training.export import save_peft
 from devices.training.model import layer_path
 from devices.training.trainer import TorchTrainer
 from devices.training.weights import pack
+from devices.vocabulary.adapter import Merged, Product
+from devices.vocabulary.merged import multiplied_out
+from devices.vocabulary.plan import WEIGHT_FORMATS, Adapter, Factors, TermGrid, WeightFormat
 from tests.devices.training.tiny_task import make_job, random_adapter
 
 
@@ -108,7 +108,7 @@ def test_every_family_computes_and_exports_the_merged_model(
 ) -> None:
     trainer, directory = family_trainer, str(family_trainer.source.directory)
     adapter = with_merged(random_adapter(trainer))
-    save_peft(adapter, tmp_path, directory)
+    save_peft(adapter, tmp_path, source=trainer.source, spec=trainer.spec)
     batch = trainer._train_texts.batch(np.arange(12), torch.device("cpu"))
     exported = PeftModel.from_pretrained(
         AutoModelForSequenceClassification.from_pretrained(directory, num_labels=4), str(tmp_path)

@@ -7,9 +7,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from devices.data import TextDataset
+from devices.datasets.dataset import TextDataset
 from devices.training.trainer import TorchTrainer
-from tests.devices.training.tiny_task import make_config, save_model
+from tests.devices.training.tiny_task import make_config, make_trainer, save_model
 
 
 @pytest.fixture
@@ -20,14 +20,14 @@ def directory(tmp_path: Path) -> Path:
 def test_weights_that_cannot_be_read_are_refused(directory: Path, dataset: TextDataset) -> None:
     (directory / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"transformers can load, got: .*header"):
-        TorchTrainer(make_config(str(directory)), dataset)
+        make_trainer(make_config(str(directory)), dataset)
 
 
 def test_weights_of_another_shape_are_refused(directory: Path, dataset: TextDataset) -> None:
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
     with pytest.raises(ValueError, match="must be one that transformers can load"):
-        TorchTrainer(make_config(str(directory)), dataset)
+        make_trainer(make_config(str(directory)), dataset)
 
 
 def test_weights_that_lack_a_block_are_refused(directory: Path, dataset: TextDataset) -> None:
@@ -35,7 +35,7 @@ def test_weights_that_lack_a_block_are_refused(directory: Path, dataset: TextDat
     lower = {name: values for name, values in weights.items() if ".layer.1." not in name}
     save_file(lower, directory / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"got none for bert\.encoder\.layer\.1\."):
-        TorchTrainer(make_config(str(directory)), dataset)
+        make_trainer(make_config(str(directory)), dataset)
 
 
 def test_a_head_and_a_pooler_may_be_lacking(directory: Path, dataset: TextDataset) -> None:
@@ -43,7 +43,7 @@ def test_a_head_and_a_pooler_may_be_lacking(directory: Path, dataset: TextDatase
     body = {k: v for k, v in weights.items() if "pooler" not in k and "classifier" not in k}
     assert len(body) == len(weights) - 4
     save_file(body, directory / "model.safetensors", {"format": "pt"})
-    one, other = (TorchTrainer(make_config(str(directory)), dataset) for _ in range(2))
+    one, other = (make_trainer(make_config(str(directory)), dataset) for _ in range(2))
     start = one.spec.initial_adapter(4, 8.0, np.random.default_rng(0))
     assert one.evaluate(start) == other.evaluate(start)  # what is drawn is drawn alike
 
@@ -51,7 +51,7 @@ def test_a_head_and_a_pooler_may_be_lacking(directory: Path, dataset: TextDatase
 def test_a_directory_without_a_tokenizer_is_refused(directory: Path, dataset: TextDataset) -> None:
     (directory / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"its tokenizer as one of tokenizer\.json, vocab\.txt"):
-        TorchTrainer(make_config(str(directory)), dataset)
+        make_trainer(make_config(str(directory)), dataset)
 
 
 def test_loading_is_silent_and_leaves_the_noise_of_others_on(
@@ -59,7 +59,7 @@ def test_loading_is_silent_and_leaves_the_noise_of_others_on(
 ) -> None:
     capfd.readouterr()
     level, filters = transformers_logging.get_verbosity(), list(warnings.filters)
-    TorchTrainer(make_config(str(directory)), dataset)
+    make_trainer(make_config(str(directory)), dataset)
     assert capfd.readouterr() == ("", "")
     assert transformers_logging.get_verbosity() == level
     assert transformers_logging.is_progress_bar_enabled()

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from devices.architectures import model_spec
-from devices.data import TextDataset
-from devices.families import LinearSpec
-from devices.model_spec import Attention
-from devices.training.trainer import TorchTrainer
+from devices.datasets.dataset import TextDataset
+from devices.models.families import LinearSpec
+from devices.models.spec import Attention
 from tests.devices.cost.torch_measures import Shape, config_of, load, source_of
-from tests.devices.training.tiny_task import make_config, save_model
+from tests.devices.training.tiny_task import make_config, make_trainer, save_model
 
 SHAPE = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
 BERT = config_of("bert", SHAPE)
@@ -21,7 +20,7 @@ BERT = config_of("bert", SHAPE)
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mpnet", "llama", "qwen3"])
 def test_an_outline_finds_what_the_closed_forms_know(family: str) -> None:
-    from devices.training.outline import outlined_spec
+    from devices.tracing.outline import outlined_spec
 
     source, name = source_of(config_of(family, SHAPE)), ""
     with pytest.raises(ValueError, match="targets must be among ") as refused:
@@ -124,7 +123,7 @@ def test_a_traced_family_trains_from_a_local_directory(
 
     directory = save_model(tmp_path, family)
     first = {"gpt2": "c_attn", "electra": "query", "opt": "q_proj"}[family]
-    trainer = TorchTrainer(make_config(str(directory), targets=(first,)), dataset)
+    trainer = make_trainer(make_config(str(directory), targets=(first,)), dataset)
     result = trainer.train([make_job(trainer, steps=30)])[0]
     before = trainer.evaluate(make_job(trainer).broadcast.adapter)
     after = trainer.evaluate(result.adapter)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from algorithms.hetlora import HetLoRA, rank_of, tail_score
-from devices.plan import Adapter, ClientUpdate, Factors, ModuleKey, TailPenalty, TermGrid
-from devices.trainer import TrainingJob
+from algorithms.strategies.hetlora import HetLoRA, rank_of, tail_score
 from devices.training.adapters import load_adapter
 from devices.training.model import ADAPTER
 from devices.training.penalties import tail_penalty
 from devices.training.trainer import TorchTrainer
+from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, ModuleKey, TailPenalty, TermGrid
+from devices.vocabulary.trainer import TrainingJob
 from tests.devices.training.tiny_task import make_job, random_adapter
 from traces.bandwidth import FloatArray
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from devices.plan import Adapter, TermGrid
-from devices.trainer import TrainingJob
 from devices.training.adapters import load_adapter
 from devices.training.data import draw_batches
 from devices.training.penalties import proximal_term
 from devices.training.trainer import TorchTrainer
+from devices.vocabulary.plan import Adapter, TermGrid
+from devices.vocabulary.trainer import TrainingJob
 from tests.devices.training.tiny_task import make_job, random_adapter
 
 SHAPE = (2, 2, 4)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from devices.data import TextDataset
-from devices.trainer import SalienceMetric
+from devices.datasets.dataset import TextDataset
 from devices.training.data import stratified_subset
 from devices.training.model import layer_path
 from devices.training.trainer import CALIBRATION_EXAMPLES, SUBSET_SEED, TorchTrainer
-from tests.devices.training.tiny_task import make_config, make_job
+from devices.vocabulary.trainer import SalienceMetric
+from tests.devices.training.tiny_task import make_config, make_job, make_trainer
 
 METRICS = get_args(SalienceMetric)
 
@@ -18,7 +18,7 @@ METRICS = get_args(SalienceMetric)
 @pytest.fixture(scope="module")
 def half_empty(dataset: TextDataset) -> TorchTrainer:
     """`tiny` whose upper block has zeros for weights."""
-    trainer = TorchTrainer(make_config(), dataset)
+    trainer = make_trainer(make_config(), dataset)
     with torch.no_grad():
         for layer in trainer._model.weights.blocks[1].values():
             layer.weight.zero_()
@@ -70,7 +70,7 @@ def test_taylor_is_the_gradient_that_torch_gives(family_trainer: TorchTrainer) -
 def test_salience_depends_on_no_job_before(
     dataset: TextDataset, tiny: TorchTrainer, metric: SalienceMetric
 ) -> None:
-    fresh = TorchTrainer(make_config(dtype="bf16"), dataset)
+    fresh = make_trainer(make_config(dtype="bf16"), dataset)
     first = fresh.block_salience(metric)
     job = make_job(fresh, weight_format="int4")
     trained = fresh.train([job])[0].adapter.digest

@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from devices.adapter import Merged
-from devices.plan import Adapter, Broadcast, Factors, TermGrid
-from devices.trainer import TrainingJob, TrainingResult
 from devices.training.trainer import TorchTrainer
+from devices.vocabulary.adapter import Merged
+from devices.vocabulary.plan import Adapter, Broadcast, Factors, TermGrid
+from devices.vocabulary.trainer import TrainingJob, TrainingResult
 from tests.devices.training.tiny_task import make_job, random_adapter
 from traces.bandwidth import FloatArray
 

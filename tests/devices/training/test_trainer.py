@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from devices.data import TextDataset, load_dataset
-from devices.plan import TermGrid
-from devices.trainer import ChunkScore, Evaluation, TrainingJob, combine
+from devices.datasets.dataset import TextDataset, load_dataset
 from devices.training.data import draw_batches
 from devices.training.evaluation import score_chunk
 from devices.training.trainer import TorchTrainer
+from devices.vocabulary.plan import TermGrid
+from devices.vocabulary.trainer import ChunkScore, Evaluation, TrainingJob, combine
 from tests.devices.training.tiny_task import (
     make_config,
     make_dataset,
     make_job,
+    make_trainer,
     needs_minilm,
     random_adapter,
     save_model,
@@ -45,7 +46,7 @@ def digests(trainer: TorchTrainer, *, backwards: bool) -> list[str]:
 
 
 def digests_in_both_dtypes() -> list[str]:
-    trainers = [TorchTrainer(make_config(dtype=dtype), make_dataset()) for dtype in DTYPES]
+    trainers = [make_trainer(make_config(dtype=dtype), make_dataset()) for dtype in DTYPES]
     return [digest for trainer in trainers for digest in digests(trainer, backwards=False)]
 
 
@@ -53,7 +54,7 @@ def digests_in_both_dtypes() -> list[str]:
 def test_neither_order_nor_what_ran_before_changes_a_result(
     dataset: TextDataset, dtype: str
 ) -> None:
-    trainer = TorchTrainer(make_config(dtype=dtype), dataset)
+    trainer = make_trainer(make_config(dtype=dtype), dataset)
     first = digests(trainer, backwards=False)
     assert len(set(first)) == len(first)
     trainer.evaluate(random_adapter(trainer))
@@ -97,7 +98,7 @@ def test_losses_are_those_of_the_examples_that_were_trained_on(tiny: TorchTraine
 
 def test_training_leaves_global_random_streams_alone(dataset: TextDataset) -> None:
     before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    trainer = TorchTrainer(make_config(), dataset)
+    trainer = make_trainer(make_config(), dataset)
     trainer.train([make_job(trainer, activation_bits=8)])
     trainer.evaluate(random_adapter(trainer))
     assert torch.equal(torch.get_rng_state(), before)
@@ -122,29 +123,29 @@ def test_the_seed_decides_the_batches(tiny: TorchTrainer) -> None:
 
 
 def test_a_loss_that_is_not_finite_names_device_and_step(dataset: TextDataset) -> None:
-    trainer = TorchTrainer(make_config(learning_rate=1e30), dataset)
+    trainer = make_trainer(make_config(learning_rate=1e30), dataset)
     (result,) = trainer.train([make_job(trainer)])
     assert "at step 2 of 4 on device 3; lower" in result.diverged
 
 
 def test_a_loss_above_the_bound_names_both(dataset: TextDataset) -> None:
-    trainer = TorchTrainer(make_config(max_loss=1e-3), dataset)
+    trainer = make_trainer(make_config(max_loss=1e-3), dataset)
     (result,) = trainer.train([make_job(trainer)])
     assert "the loss must stay finite and at most 0.001, got" in result.diverged
     assert "at step 1 of 4 on device 3" in result.diverged
-    (result,) = TorchTrainer(make_config(), dataset).train([make_job(trainer)])
+    (result,) = make_trainer(make_config(), dataset).train([make_job(trainer)])
     assert result.diverged == ""
 
 
 def test_factors_that_are_not_finite_name_device_and_step(dataset: TextDataset) -> None:
-    trainer = TorchTrainer(make_config(learning_rate=1e39), dataset)
+    trainer = make_trainer(make_config(learning_rate=1e39), dataset)
     (result,) = trainer.train([make_job(trainer, steps=1)])
     assert result.diverged.startswith("factors must stay finite")
     assert "step 1 on device 3" in result.diverged
 
 
 def test_a_job_after_a_failed_one_is_not_affected(dataset: TextDataset) -> None:
-    trainer = TorchTrainer(make_config(), dataset)
+    trainer = make_trainer(make_config(), dataset)
     job = make_job(trainer)
     expected = trainer.train([job])[0].adapter.digest
     batch = trainer._train_texts.batch(np.arange(4), trainer.host.device)
@@ -159,8 +160,8 @@ def test_texts_longer_than_the_model_reads_are_refused(
     directory = str(save_model(tmp_path, family))
     long_texts = replace(make_dataset(), train_texts=("word1 " * 80,) * 240)
     with pytest.raises(ValueError, match=f"max_length must be at most {positions}, the positions"):
-        TorchTrainer(make_config(directory, max_length=positions + 1), long_texts)
-    trainer = TorchTrainer(make_config(directory, max_length=positions), long_texts)
+        make_trainer(make_config(directory, max_length=positions + 1), long_texts)
+    trainer = make_trainer(make_config(directory, max_length=positions), long_texts)
     assert np.isfinite(trainer.train([make_job(trainer)])[0].train_loss)
 
 
@@ -168,13 +169,13 @@ def test_a_gpu_that_is_not_there_is_refused(dataset: TextDataset) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match=r"training\.compute must be auto or cpu.*got cuda"):
-        TorchTrainer(make_config(compute="cuda"), dataset)
+        make_trainer(make_config(compute="cuda"), dataset)
 
 
 def test_an_evaluation_is_the_sum_of_its_chunks_whoever_scores_them(
     dataset: TextDataset,
 ) -> None:
-    trainer = TorchTrainer(make_config(eval_examples=50, eval_batch_size=16), dataset)
+    trainer = make_trainer(make_config(eval_examples=50, eval_batch_size=16), dataset)
     adapter = random_adapter(trainer)
     assert trainer.num_chunks == 4
     one, other = trainer.score(adapter, [3, 1]), trainer.score(adapter, [0, 2])
@@ -193,7 +194,7 @@ def test_scores_combine_by_examples() -> None:
 
 
 def test_accuracy_by_class_weighted_by_the_classes_is_the_accuracy(dataset: TextDataset) -> None:
-    trainer = TorchTrainer(make_config(eval_examples=60, eval_batch_size=16), dataset)
+    trainer = make_trainer(make_config(eval_examples=60, eval_batch_size=16), dataset)
     evaluation = trainer.evaluate(random_adapter(trainer))
     tested = np.concatenate([trainer._test_texts.labels[chunk] for chunk in trainer._test_chunks])
     counts = np.bincount(tested, minlength=dataset.num_classes)
@@ -202,7 +203,7 @@ def test_accuracy_by_class_weighted_by_the_classes_is_the_accuracy(dataset: Text
 
 
 def test_accuracy_is_the_share_of_right_answers(dataset: TextDataset) -> None:
-    trainer = TorchTrainer(make_config(eval_examples=1000), dataset)
+    trainer = make_trainer(make_config(eval_examples=1000), dataset)
     adapter = random_adapter(trainer)
     evaluation = trainer.evaluate(adapter)
     texts = trainer._test_texts
@@ -228,7 +229,7 @@ def test_tiny_learns_its_words(tiny: TorchTrainer) -> None:
 def test_minilm_learns_wordnet_in_forty_steps() -> None:
     data = load_dataset("wordnet-16").subset(num_train=640, num_test=160)
     config = make_config("minilm-l6", learning_rate=2e-3, dtype="auto", eval_examples=160)
-    trainer = TorchTrainer(config, data)
+    trainer = make_trainer(config, data)
     start = trainer.spec.initial_adapter(8, 16.0, np.random.default_rng(0))
     job = make_job(trainer, adapter=start, steps=40)
     everything = TrainingJob(job.plan, job.broadcast, np.arange(640), seed=0)

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
-from devices.plan import WEIGHT_FORMATS, TermGrid, WeightFormat
 from devices.training.adapters import load_adapter
 from devices.training.codes import UNIFORM_4, join_nibbles, read_nibbles
 from devices.training.model import AdaptedModel
 from devices.training.trainer import TorchTrainer
 from devices.training.weights import NF4_LEVELS, QuantizedLinear, pack
+from devices.vocabulary.plan import WEIGHT_FORMATS, TermGrid, WeightFormat
 from tests.devices.training.tiny_task import make_job, random_adapter
 
 QUANTIZED: tuple[WeightFormat, ...] = ("int8", "int4", "nf4")

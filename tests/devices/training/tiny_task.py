@@ -9,11 +9,20 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from devices.data import TextDataset
-from devices.plan import Adapter, Broadcast, Factors, TermGrid, TrainingPlan, WeightFormat
-from devices.trainer import TrainingJob
+from devices.architectures import model_spec
+from devices.datasets.dataset import TextDataset
+from devices.models.catalog import resolve
 from devices.training.config import TrainingConfig
 from devices.training.trainer import TorchTrainer
+from devices.vocabulary.plan import (
+    Adapter,
+    Broadcast,
+    Factors,
+    TermGrid,
+    TrainingPlan,
+    WeightFormat,
+)
+from devices.vocabulary.trainer import TrainingJob
 
 WORDS = [f"word{k}" for k in range(48)]
 TARGETS = {
@@ -55,6 +64,14 @@ def make_dataset(num_train: int = 240, num_test: int = 60) -> TextDataset:
 def make_config(model: str = "tiny", **changes: object) -> TrainingConfig:
     settings = {"targets": ("query", "value"), "learning_rate": 1e-2, "dtype": "fp32"} | changes
     return TrainingConfig(model=model, **settings)  # type: ignore[arg-type]
+
+
+def make_trainer(config: TrainingConfig, dataset: TextDataset) -> TorchTrainer:
+    source = resolve(config.model)
+    spec = model_spec(
+        source, config.targets, num_classes=dataset.num_classes, attention=config.attention
+    )
+    return TorchTrainer(config, dataset, source=source, spec=spec)
 
 
 def random_adapter(trainer: TorchTrainer, rank: int = 4, seed: int = 0) -> Adapter:

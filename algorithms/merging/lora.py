@@ -1,0 +1,178 @@
+"""Arithmetic on adapters that several strategies share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from devices.vocabulary.plan import (
+    Adapter,
+    BoolArray,
+    Broadcast,
+    ClientUpdate,
+    Factors,
+    Float32Array,
+)
+from traces.bandwidth import FloatArray
+
+WEIGHT_TOLERANCE = 1e-9  # sums of a cohort of doubles
+
+
+class WeightsError(ArithmeticError):
+    """Weights that are those of no average."""
+
+
+def in_device_order(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
+    """Sorted, so that arrival order cannot reach a sum."""
+    return sorted(updates, key=lambda u: (u.plan.device_id, u.broadcast.version))
+
+
+def example_counts(updates: Sequence[ClientUpdate]) -> FloatArray:
+    """(K,): the examples behind each update. Whole numbers, so their sums have no order."""
+    return np.array([update.num_examples for update in updates], dtype=np.float64)
+
+
+def example_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
+    """(K,): each update's share of the examples."""
+    counts = example_counts(updates)
+    shares: FloatArray = counts / counts.sum()
+    return _checked(shares, least=1.0)
+
+
+def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
+    """(K, L, M, R): each update's share of the examples behind a term, among those that sent it.
+
+    Sums to one over K for a term that somebody sent, and to zero for one that nobody did.
+    """
+    sent = _sent(updates)
+    counts = sent * example_counts(updates)[:, None, None, None]
+    total = counts.sum(axis=0)
+    weights: FloatArray = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+    return _checked(weights, least=np.where(total > 0, 1.0, 0.0))
+
+
+def _checked(weights: FloatArray, *, least: float | FloatArray) -> FloatArray:
+    """The weights (K, ...), if none is negative and their sums over K are in [least, 1].
+
+    Raises WeightsError otherwise.
+    """
+    sums = weights.sum(axis=0)
+    is_average = (weights.min() >= 0) and np.all(
+        (sums >= least - WEIGHT_TOLERANCE) & (sums <= 1 + WEIGHT_TOLERANCE)
+    )
+    if not is_average:
+        raise WeightsError(
+            f"the weights of an average must be at least 0 and sum to 1, or to less where what "
+            f"nobody sent counts as zero, got sums from {sums.min():g} to {sums.max():g}"
+        )
+    return weights
+
+
+def padded_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
+    """(K, L, M, R): each update's share of all examples, 0 for terms that it did not send.
+
+    Used as weights of a mean, they count a missing term as zero. (A term that nobody sent keeps its
+    value all the same: with A and B at zero it would have no gradient ever again.)
+    """
+    sent = _sent(updates)
+    weights: FloatArray = sent * example_weights(updates)[:, None, None, None]
+    return weights
+
+
+def _sent(updates: Sequence[ClientUpdate]) -> BoolArray:
+    """(K, L, M, R): the terms that each update has brought."""
+    grids = {id(update.plan.terms): update.plan.terms for update in updates}
+    row = {key: k for k, key in enumerate(grids)}
+    each: BoolArray = np.stack([grid.uploaded for grid in grids.values()])
+    return each[[row[id(update.plan.terms)] for update in updates]]
+
+
+def mean_adapter(
+    current: Adapter, updates: Sequence[ClientUpdate], term_weights: FloatArray
+) -> Adapter:
+    """Average the updates term by term, and the head by examples.
+
+    ``term_weights`` is (K, L, M, R). A term whose weights are all zero keeps its current value.
+    Updates are taken in order of device, so arrival order cannot reach the sum.
+    Raises WeightsError where weights are negative, or more than one in sum.
+    """
+    term_weights = _checked(term_weights, least=0.0)
+    order = sorted(range(len(updates)), key=lambda k: updates[k].plan.device_id)
+    updates, term_weights = [updates[k] for k in order], term_weights[order]
+    touched: BoolArray = np.any(term_weights > 0, axis=0)
+    modules = current.modules
+    adapters, term_weights = _distinct(updates, term_weights)
+    factors = {}
+    for key, old in current.factors.items():
+        place = (key.block, modules.index(key.module))
+        weights = term_weights[(slice(None), *place)]  # (K, R)
+        keep = ~touched[place]  # (R,)
+        a = np.einsum("kr,kri->ri", weights, [one.factors[key].a for one in adapters])
+        b = np.einsum("kr,kor->or", weights, [one.factors[key].b for one in adapters])
+        a, b = np.where(keep[:, None], old.a, a), np.where(keep, old.b, b)
+        factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
+    return replace(current, factors=factors, head=mean_head(current, updates))
+
+
+def mean_head(current: Adapter, updates: Sequence[ClientUpdate]) -> dict[str, Float32Array]:
+    """The mean by examples of what all devices sent, in the order given."""
+    adapters, shares = _distinct(updates, example_weights(updates))
+    return {
+        name: np.einsum("k,k...->...", shares, [one.head[name] for one in adapters]).astype(
+            np.float32
+        )
+        for name in current.head
+    }
+
+
+def _distinct(
+    updates: Sequence[ClientUpdate], weights: FloatArray
+) -> tuple[list[Adapter], FloatArray]:
+    """The D different adapters among K updates, and their weights: of (K, ...), summed to (D, ...).
+
+    In timing only all devices bring the same one.
+    """
+    found = {id(update.adapter): update.adapter for update in updates}
+    if len(found) == len(updates):
+        return [update.adapter for update in updates], weights
+    row = {key: k for k, key in enumerate(found)}
+    summed = np.zeros((len(found), *weights.shape[1:]))
+    np.add.at(summed, [row[id(update.adapter)] for update in updates], weights)
+    return list(found.values()), summed
+
+
+def squared_change(before: Adapter, after: Adapter, num_blocks: int) -> FloatArray:
+    """(L,): squared Frobenius norm of the change in all factors of each block."""
+    change = np.zeros(num_blocks)
+    for key, old in before.factors.items():
+        for was, now in zip(old, after.factors[key], strict=True):
+            step = now.astype(np.float64) - was
+            change[key.block] += np.vdot(step, step)
+    return change
+
+
+def rebase(update: ClientUpdate, current: Broadcast, share: float) -> ClientUpdate:
+    """The update as if ``share`` of it had been trained from ``current``: current + share * delta.
+
+    What a device did not send has no delta, and stands as it is now. Where it started from a fresh
+    B at zero, B A is the delta itself: it fades as it is, and keeps its own start.
+    """
+    start, end, now = update.broadcast.adapter, update.adapter, current.adapter
+    head = {
+        name: now.head[name] + np.float32(share) * (end.head[name] - start.head[name])
+        for name in now.head
+    }
+    if update.plan.terms.use == "fresh":
+        faded = {key: Factors(a, np.float32(share) * b) for key, (a, b) in end.factors.items()}
+        return replace(update, adapter=replace(end, factors=faded, head=head))
+    factors = {
+        key: Factors(
+            now.factors[key].a + np.float32(share) * (end.factors[key].a - start.factors[key].a),
+            now.factors[key].b + np.float32(share) * (end.factors[key].b - start.factors[key].b),
+        )
+        for key in now.factors
+    }
+    adapter = replace(now, factors=factors, head=head)
+    return replace(update, broadcast=current, adapter=adapter)

@@ -1,0 +1,122 @@
+"""Switches against updates that do harm, under any strategy: applied before it aggregates.
+
+Clipping by norm, as in Sun et al., "Can You Really Backdoor Federated Learning?", arXiv 1911.07963.
+
+Trimming after the trimmed mean of Yin et al., "Byzantine-Robust Distributed Learning: Towards
+Optimal Statistical Rates", ICML 2018, arXiv 1803.01498: of n values of a coordinate the
+floor(share n) largest and smallest are not believed. They leave those out of a plain mean. Our
+strategies have weights, masks and decompositions of their own, so instead a value outside the range
+of those kept is moved to its border (winsorized), and the strategy goes on as ever. That is our
+reconstruction: no attacker's value leaves the range that honest ones span either way, as long as
+attackers are at most that share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from devices.vocabulary.plan import BoolArray, ClientUpdate, Factors, Float32Array
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What the server does with updates before it aggregates them; nothing unless told."""
+
+    max_norm: float = math.inf  # a larger update is refused
+    clip_norm: float = math.inf  # a larger update is scaled down to it
+    trim_share: float = 0.0  # of the values of a coordinate, at either end
+
+    def tame(self, updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
+        """The updates clipped, then trimmed."""
+        tamed = list(updates)
+        if self.clip_norm < math.inf:
+            tamed = [clipped(update, self.clip_norm) for update in tamed]
+        return winsorized(tamed, self.trim_share) if self.trim_share else tamed
+
+
+AS_SENT = Robustness()
+
+
+def update_norm(update: ClientUpdate) -> float:
+    """L2 norm of all that the update changes: factors and head, as one vector."""
+    pairs = zip(_arrays(update), _starts(update), strict=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = [end.astype(np.float64) - start for end, start in pairs]
+    return math.sqrt(math.fsum(float(np.vdot(step, step)) for step in steps))
+
+
+def clipped(update: ClientUpdate, norm: float) -> ClientUpdate:
+    """The update, its change scaled down to ``norm`` where it is larger."""
+    size = update_norm(update)
+    if size <= norm:
+        return update
+    share = np.float32(norm / size)
+    pairs = zip(_arrays(update), _starts(update), strict=True)
+    return _with_arrays(update, [start + share * (end - start) for end, start in pairs])
+
+
+def winsorized(updates: Sequence[ClientUpdate], share: float) -> list[ClientUpdate]:
+    """The updates, each number's change moved into the range of those that trimming keeps.
+
+    Of n updates that sent a term the floor(share n) largest and smallest are not kept: fewer than
+    1 / share updates stay as they are.
+    """
+    columns = zip(*map(_arrays, updates), strict=True)
+    starts = zip(*map(_starts, updates), strict=True)
+    sent = zip(*map(_sent, updates), strict=True)
+    tamed = [
+        _winsorize(np.stack(ends), np.stack(begins), np.stack(masks), share)
+        for ends, begins, masks in zip(columns, starts, sent, strict=True)
+    ]
+    return [_with_arrays(u, [column[k] for column in tamed]) for k, u in enumerate(updates)]
+
+
+def _winsorize(
+    ends: Float32Array, starts: Float32Array, sent: BoolArray, share: float
+) -> Float32Array:
+    """(K, ...) arrays alike, of one matrix of K updates; ``sent`` is broadcast to them."""
+    sent = np.broadcast_to(sent, ends.shape)
+    steps = ends - starts
+    ranked = np.sort(np.where(sent, steps, np.inf), axis=0)  # what nobody sent comes last
+    num_sent = sent.sum(axis=0)
+    # Shares are decimal: 0.29 * 100 must count as 29.
+    cut = np.minimum((share * num_sent + 1e-9).astype(np.int64), (num_sent - 1) // 2).clip(min=0)
+    low = np.take_along_axis(ranked, cut[None], axis=0)
+    high = np.take_along_axis(ranked, (num_sent - 1 - cut).clip(min=0)[None], axis=0)
+    inside = sent & (low <= steps) & (steps <= high)
+    moved = starts + np.clip(steps, low, high).astype(np.float32)
+    result: Float32Array = np.where(inside | ~sent, ends, moved)
+    return result
+
+
+def _arrays(update: ClientUpdate) -> list[Float32Array]:
+    adapter = update.adapter
+    return [*(v for f in adapter.factors.values() for v in f), *adapter.head.values()]
+
+
+def _starts(update: ClientUpdate) -> list[Float32Array]:
+    """What each of ``_arrays`` was before training."""
+    start = update.broadcast.adapter
+    factors = [value for key in update.adapter.factors for value in start.factors[key]]
+    return [*factors, *(start.head[name] for name in update.adapter.head)]
+
+
+def _sent(update: ClientUpdate) -> list[BoolArray]:
+    """Which numbers of each of ``_arrays`` were uploaded."""
+    adapter, uploaded = update.adapter, update.plan.terms.uploaded
+    masks: list[BoolArray] = []
+    for key in adapter.factors:
+        terms = uploaded[key.block, adapter.modules.index(key.module)]  # (R,)
+        masks += [terms[:, None], terms[None, :]]
+    return masks + [np.ones((1,) * values.ndim, dtype=np.bool_) for values in adapter.head.values()]
+
+
+def _with_arrays(update: ClientUpdate, arrays: Sequence[Float32Array]) -> ClientUpdate:
+    adapter, values = update.adapter, iter(arrays)
+    factors = {key: Factors(next(values), next(values)) for key in adapter.factors}
+    head = {name: next(values) for name in adapter.head}
+    return replace(update, adapter=replace(adapter, factors=factors, head=head))

@@ -1,0 +1,63 @@
+"""Models of fewer blocks: how many a device can train, the plan that does, and plain means."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from algorithms.options import Rule
+from algorithms.planning.term_budgets import truncated
+from algorithms.strategy import FleetView, make_plan
+from devices.vocabulary.plan import BlockFormat, BoolArray, ClientUpdate, DeviceId, TrainingPlan
+
+BlockCounts = Literal["memory"] | tuple[int, ...]
+"""``memory``: a device trains as many blocks as fit. A list limits that, as the fixed tiers of the
+papers do: device k to entry k mod n."""
+
+BLOCK_COUNTS_RULE: Rule = (
+    "blocks",
+    "memory or numbers of at least 1",
+    lambda value: value == "memory" or (len(value) > 0 and all(count >= 1 for count in value)),
+)
+
+
+def block_counts(
+    fleet: FleetView, cohort: Sequence[DeviceId], *, rank: int, limits: BlockCounts
+) -> dict[DeviceId, int]:
+    """How many blocks each device holds and trains, by rising device; without those with none."""
+    num_blocks = fleet.model.num_blocks
+    peaks: dict[str, list[int]] = {}  # by profile: bytes that 1, 2, .. L blocks take
+    counts = {}
+    for device_id in sorted(cohort):
+        profile = fleet.profile(device_id).name
+        if profile not in peaks:
+            peaks[profile] = _peak_bytes(fleet, device_id, rank)
+        most = bisect_right(peaks[profile], fleet.memory_budget_bytes(device_id))
+        limit = num_blocks if limits == "memory" else limits[device_id % len(limits)]
+        counts[device_id] = min(most, limit)
+    return {device_id: count for device_id, count in counts.items() if count > 0}
+
+
+def compact_plan(
+    fleet: FleetView, device_id: DeviceId, present: BoolArray, *, rank: int
+) -> TrainingPlan:
+    """Every term of the blocks that are ``present`` (L,) held and trained, the others absent."""
+    formats: list[BlockFormat] = ["fp32" if is_present else "absent" for is_present in present]
+    held = np.broadcast_to(present[:, None, None], fleet.model.grid_shape(rank))
+    return make_plan(fleet, device_id, truncated(held), tuple(formats))
+
+
+def counted_alike(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
+    """With one example each, so that means over them are not weighted."""
+    return [replace(update, num_examples=1) for update in updates]
+
+
+def _peak_bytes(fleet: FleetView, device_id: DeviceId, rank: int) -> list[int]:
+    """(L,): memory of 1, 2, .. L blocks. They are alike, so that it matters not which."""
+    index = np.arange(fleet.model.num_blocks)
+    plans = [compact_plan(fleet, device_id, index <= last, rank=rank) for last in index]
+    return [fleet.cost(plan).memory.total for plan in plans]

@@ -1,0 +1,185 @@
+"""What each depth takes of each device: least quantization, seconds and bytes, then and now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from algorithms.planning.depth_search import IntArray
+from algorithms.strategy import FleetView, LinkRate
+from devices.vocabulary.plan import DeviceId, Timing, TrainingPlan
+from traces.bandwidth import FloatArray
+
+
+class Work(NamedTuple):
+    """A configuration: the top ``depth`` blocks trained, ``quantized`` of them packed."""
+
+    depth: int
+    quantized: int
+
+
+class WorkCost(NamedTuple):
+    """What a configuration costs on one device profile."""
+
+    peak_bytes: int
+    step_s: float
+    download_bytes: int
+    upload_bytes: int
+
+
+class DepthMenu(NamedTuple):
+    """(L,) each: what depth d takes, at index d - 1, with the least quantization that fits."""
+
+    quantized: IntArray  # -1 where a depth does not fit at all
+    step_s: FloatArray  # inf there
+    download_bytes: FloatArray
+    upload_bytes: FloatArray
+
+
+NOT_HELD = (-1, math.inf, 0, 0)
+"""The row of a DepthMenu for a depth that does not fit."""
+
+
+class DepthCosts:
+    """Costs of one decision, each worked out once: per profile, and per profile and budget."""
+
+    def __init__(
+        self,
+        fleet: FleetView,
+        plan_of: Callable[[Work], TrainingPlan],
+        most_quantized: Callable[[int], int],
+    ) -> None:
+        """``plan_of`` builds a one-step plan; ``most_quantized`` maps a depth to its limit."""
+        self._fleet, self._plan_of, self._most_quantized = fleet, plan_of, most_quantized
+        self._plans: dict[Work, TrainingPlan] = {}
+        self._costs: dict[str, dict[Work, WorkCost]] = {}  # by profile
+        self._menus: dict[tuple[str, int], DepthMenu] = {}
+
+    def plan(self, work: Work) -> TrainingPlan:
+        """The plan of a configuration, for no device in particular."""
+        if work not in self._plans:
+            self._plans[work] = self._plan_of(work)
+        return self._plans[work]
+
+    def cost(self, device_id: DeviceId, work: Work) -> WorkCost:
+        """Costs of a configuration on a device, by the cost model."""
+        known = self._costs.setdefault(self._fleet.profile(device_id).name, {})
+        if work not in known:
+            cost = self._fleet.cost(self.plan(work).on(device_id))
+            known[work] = WorkCost(
+                cost.memory.total, cost.train_s, cost.download_bytes, cost.upload_bytes
+            )
+        return known[work]
+
+    def menu(self, device_id: DeviceId) -> DepthMenu:
+        """For each depth the fewest quantized blocks whose peak is within the device's budget.
+
+        More than the fewest only adds time and noise. One walk finds them all, since the peak never
+        falls with depth: what was too little for one depth is too little for the next.
+        """
+        budget = self._fleet.memory_budget_bytes(device_id)
+        profile = self._fleet.profile(device_id).name
+        key = (profile, budget)
+        if key not in self._menus:
+            known = self._costs.setdefault(profile, {})
+            rows, quantized = [], 0
+            for depth in range(1, self._fleet.model.num_blocks + 1):
+                most = self._most_quantized(depth)
+                while quantized <= most:
+                    work = Work(depth, quantized)
+                    cost = known.get(work) or self.cost(device_id, work)
+                    if cost.peak_bytes <= budget:
+                        break
+                    quantized += 1
+                rows.append((quantized, *cost[1:]) if quantized <= most else NOT_HELD)
+            columns = np.array(rows, dtype=np.float64).T
+            self._menus[key] = DepthMenu(columns[0].astype(np.int64), *columns[1:])
+        return self._menus[key]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a device's rounds took, weighted: the last counts ``smoothing``, each before it
+    ``1 - smoothing`` times its successor.
+
+    The server learns a round's seconds when it has no prediction at hand, so it keeps which
+    configurations they were spent on. Predicting the same mix later makes the two comparable.
+    """
+
+    mix: Mapping[Work, float]  # weight of each configuration; in sum 1 - (1 - smoothing)^rounds
+    step_s: float
+    download_s: float
+    upload_s: float
+
+    @classmethod
+    def nothing(cls) -> Measured:
+        """Before the first round."""
+        return cls({}, 0.0, 0.0, 0.0)
+
+    def add(self, work: Work, local_steps: int, timing: Timing, smoothing: float) -> Measured:
+        """With one more round. One in which some phase took no time measures nothing."""
+        if min(timing) <= 0:
+            return self
+        kept = 1 - smoothing
+        mix = {known: kept * weight for known, weight in self.mix.items()}
+        mix[work] = mix.get(work, 0.0) + smoothing
+        return Measured(
+            mix,
+            kept * self.step_s + smoothing * timing.train_s / local_steps,
+            kept * self.download_s + smoothing * timing.download_s,
+            kept * self.upload_s + smoothing * timing.upload_s,
+        )
+
+
+class Pace(NamedTuple):
+    """How a device is believed to run now."""
+
+    train_ratio: float  # its training seconds for each second that the cost model predicts
+    link: LinkRate
+
+
+def estimated_pace(costs: DepthCosts, device_id: DeviceId, prior: Pace, seen: Measured) -> Pace:
+    """The prior, replaced by what was measured as rounds come in: mu <- (1 - beta) mu + beta x."""
+    if not seen.mix:
+        return prior
+    step_s = download_bytes = upload_bytes = 0.0
+    for work, weight in seen.mix.items():
+        cost = costs.cost(device_id, work)
+        step_s += weight * cost.step_s
+        download_bytes += weight * cost.download_bytes
+        upload_bytes += weight * cost.upload_bytes
+    trust = sum(seen.mix.values())
+
+    def blend(before: float, measured: float) -> float:
+        return (1 - trust) * before + trust * measured
+
+    return Pace(
+        blend(prior.train_ratio, seen.step_s / step_s),
+        LinkRate(
+            blend(prior.link.down_bytes_per_s, download_bytes / seen.download_s),
+            blend(prior.link.up_bytes_per_s, upload_bytes / seen.upload_s),
+        ),
+    )
+
+
+def round_times(
+    fleet: FleetView, costs: DepthCosts, device_id: DeviceId, seen: Measured | None = None
+) -> FloatArray:
+    """(L,): seconds of a round at each depth; inf where it does not fit.
+
+    At the device's registered speed and last measured rates, corrected by what was ``seen``.
+    """
+    pace = Pace(1.0, fleet.link(device_id))
+    if seen is not None:
+        pace = estimated_pace(costs, device_id, pace, seen)
+    menu = costs.menu(device_id)
+    round_s: FloatArray = (
+        fleet.local_steps(device_id) * pace.train_ratio * menu.step_s
+        + menu.download_bytes / pace.link.down_bytes_per_s
+        + menu.upload_bytes / pace.link.up_bytes_per_s
+    )
+    return round_s

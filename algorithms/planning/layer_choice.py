@@ -1,0 +1,96 @@
+"""Which blocks each device trains: large norms, within budgets, and alike where that is asked."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from dataclasses import dataclass
+
+import numpy as np
+
+from algorithms.planning.depth_search import IntArray
+from devices.vocabulary.plan import BoolArray
+from traces.bandwidth import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProblem:
+    """N devices, each to train some of L blocks: x_il says whether device i trains block l.
+
+    max  sum_il x_il norms_il - consistency sum_l sum_{i<j} (x_il - x_jl)^2
+    """
+
+    norms: FloatArray  # (N, L)
+    budgets: IntArray  # (N, L): blocks that fit if l is the lowest of them; 0: l is out of reach
+    consistency: float  # lambda
+
+    def score(self, chosen: BoolArray) -> float:
+        """What a choice (N, L) is worth."""
+        counts = chosen.sum(axis=0)
+        apart = int((counts * (len(chosen) - counts)).sum())
+        return float(self.norms[chosen].sum()) - self.consistency * apart
+
+    def own_gains(self, chosen: BoolArray, device: int) -> FloatArray:
+        """(L,): what each block adds to the score if this device trains it, the others given."""
+        num_others = len(chosen) - 1
+        alike = chosen.sum(axis=0) - chosen[device]
+        gains: FloatArray = self.norms[device] - self.consistency * (num_others - 2 * alike)
+        return gains
+
+
+def choose_layers(problem: LayerProblem) -> BoolArray:
+    """(N, L): the blocks that each device trains, at least one where it can train any.
+
+    Exact without the consistency term, where devices do not depend on each other. With it, the best
+    of three climbs: from what each device would choose alone, from what it would choose by the mean
+    norms, and from the best blocks that all can train, which is exact for a large lambda. A climb
+    gives one device after the other its best blocks, the others given, until none moves.
+    """
+    norms, budgets = problem.norms, problem.budgets
+    alone = np.stack([best_blocks(*row) for row in zip(norms, budgets, strict=True)])
+    if problem.consistency == 0 or len(norms) == 1:
+        return alone
+    mean = norms.mean(axis=0)
+    common = best_blocks(mean, budgets.min(axis=0))
+    starts = [alone, np.stack([best_blocks(mean, row) for row in budgets])]
+    if common.any():
+        starts.append(np.broadcast_to(common, norms.shape))
+    return max((_climb(problem, start) for start in starts), key=problem.score)
+
+
+def best_blocks(gains: FloatArray, budgets: IntArray) -> BoolArray:
+    """(L,): the blocks of one device with the largest sum of gains; none where no budget allows it.
+
+    For each block that may be the lowest: that one, and the most gainful of those above, as many
+    positive ones as the budget holds. Ties go to the fewest crossed blocks. O(L^2).
+    """
+    above: list[tuple[float, int]] = []  # (-gain, -block) of positive gains, the best first
+    best, best_gain = [], -math.inf
+    for block in range(len(gains) - 1, -1, -1):
+        gain, budget = float(gains[block]), int(budgets[block])
+        if budget > 0:
+            taken = above[: budget - 1]
+            total = gain - math.fsum(negative for negative, _ in taken)
+            if total > best_gain:
+                best, best_gain = [block, *(-minus for _, minus in taken)], total
+        if gain > 0:
+            insort(above, (-gain, -block))
+    chosen = np.zeros(len(gains), dtype=bool)
+    chosen[best] = True
+    return chosen
+
+
+def _climb(problem: LayerProblem, start: BoolArray) -> BoolArray:
+    chosen, settled = start.copy(), 0
+    while settled < len(chosen):
+        for device in range(len(chosen)):
+            gains = problem.own_gains(chosen, device)
+            better = best_blocks(gains, problem.budgets[device])
+            # More than rounding, or two equal choices would alternate for ever.
+            slack = 1e-9 * float(np.abs(gains).sum())
+            if gains[better].sum() > gains[chosen[device]].sum() + slack:
+                chosen[device], settled = better, 0
+            settled += 1
+            if settled == len(chosen):
+                break
+    return chosen

@@ -1,0 +1,61 @@
+"""Every scheduler, pacing and selection that a config may name: one file and one line each."""
+
+from typing import Any
+
+from algorithms.pacing import (
+    FedAsync,
+    FedBuff,
+    OverSelection,
+    Pacing,
+    SemiSynchronous,
+    Synchronous,
+)
+from algorithms.selection import Selection, Uniform
+from algorithms.selections.fair import Fair
+from algorithms.selections.fedcs import FedCS
+from algorithms.selections.oort import Oort
+from algorithms.selections.power_of_choice import PowerOfChoice
+from algorithms.strategies.fah_qlora import FAHQLoRA
+from algorithms.strategies.fedlora import FedLoRA
+from algorithms.strategies.fedquad import FedQuad
+from algorithms.strategies.fedra import FedRA
+from algorithms.strategies.ffa_lora import FFALoRA
+from algorithms.strategies.flexlora import FlexLoRA
+from algorithms.strategies.flora import FLoRA
+from algorithms.strategies.haflq import HAFLQ
+from algorithms.strategies.hetlora import HetLoRA
+from algorithms.strategies.inclusivefl import InclusiveFL
+from algorithms.strategies.layersel import LayerSel
+from algorithms.strategies.legend import LEGEND
+from algorithms.strategies.zero_padding import ZeroPadding
+from algorithms.strategy import Strategy
+
+STRATEGIES: dict[str, type[Strategy[Any]]] = {
+    "fedlora": FedLoRA,
+    "fedquad": FedQuad,
+    "haflq": HAFLQ,
+    "zeropad": ZeroPadding,
+    "hetlora": HetLoRA,
+    "flexlora": FlexLoRA,
+    "ffa-lora": FFALoRA,
+    "flora": FLoRA,
+    "legend": LEGEND,
+    "layersel": LayerSel,
+    "fah-qlora": FAHQLoRA,
+    "fedra": FedRA,
+    "inclusivefl": InclusiveFL,
+}
+PACINGS: dict[str, type[Pacing]] = {
+    "synchronous": Synchronous,
+    "over_selection": OverSelection,
+    "semi_synchronous": SemiSynchronous,
+    "fedbuff": FedBuff,
+    "fedasync": FedAsync,
+}
+SELECTIONS: dict[str, type[Selection]] = {
+    "uniform": Uniform,
+    "oort": Oort,
+    "power_of_choice": PowerOfChoice,
+    "fair": Fair,
+    "fedcs": FedCS,
+}

@@ -1,0 +1,141 @@
+"""FedLoRA: plain federated LoRA, the reference that every other strategy is held against.
+
+Zhang et al.: "Towards Building the Federated GPT: Federated Instruction Tuning" (FedIT),
+arXiv 2305.05644, ICASSP 2024.
+
+Who trains:         the whole cohort.
+What they train:    every rank-1 term of the top ``depth`` blocks, nothing quantized.
+How it is merged:   the mean of A and the mean of B, weighted by examples.
+
+FedIT trains all blocks: ``depth="all"``. A fixed depth and ``"common"`` are our own additions, so
+that a fleet with devices too small for all blocks has a reference too; so is ``activation_bits``,
+whose 0 is gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost",
+arXiv 1604.06174), the usual answer to a memory that is too small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from algorithms.merging.lora import holder_weights, mean_adapter
+from algorithms.options import SIZE_RULES, Rule, check_options
+from algorithms.strategy import FleetView, ServerState, make_plan, make_plans
+from devices.vocabulary.plan import (
+    Adapter,
+    Broadcast,
+    ClientUpdate,
+    DeviceId,
+    FactorUse,
+    TermGrid,
+    TrainingPlan,
+)
+
+Depth = Literal["all", "common"] | int
+"""Trained blocks from the output: ``"all"``, whether or not a device can hold them; ``"common"``,
+the most that every device of the fleet can hold; or a number."""
+
+DEPTH_RULE: Rule = (
+    "depth",
+    "all, common or at least 1",
+    lambda depth: depth in ("all", "common") or (isinstance(depth, int) and depth >= 1),
+)
+
+
+@dataclass(frozen=True)
+class FedLoRA:
+    """The same plan for every device; for ``depth`` see :data:`Depth`.
+
+    ``activation_bits``: 32 saves what the backward pass needs as computed; 8 and 4 pack it; 0 saves
+    only each block's input and computes the block again.
+    """
+
+    kind: ClassVar[str] = "fedlora"
+    title: ClassVar[str] = "FedLoRA (FedIT): one depth for all, mean of A and of B"
+
+    rank: int = 8
+    alpha: float = 16.0
+    depth: Depth = "all"
+    activation_bits: Literal[32, 8, 4, 0] = 32
+
+    def __post_init__(self) -> None:
+        check_options(self, (*SIZE_RULES, DEPTH_RULE))
+
+    def init(self, adapter: Adapter) -> ServerState[None]:
+        return ServerState(0, adapter, None)
+
+    def plan(
+        self,
+        state: ServerState[None],
+        fleet: FleetView,
+        cohort: Sequence[DeviceId],
+        rng: np.random.Generator,
+    ) -> Sequence[TrainingPlan]:
+        bits = (self.activation_bits,) * fleet.model.num_blocks
+        depth = depth_on(fleet, self.depth, rank=self.rank, activation_bits=self.activation_bits)
+        terms = TermGrid.top_blocks(fleet.model.grid_shape(self.rank), depth)
+        return make_plans(fleet, cohort, terms, activation_bits=bits)
+
+    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
+        return Broadcast(state.version, state.adapter)
+
+    def aggregate(
+        self, state: ServerState[None], updates: Sequence[ClientUpdate]
+    ) -> ServerState[None]:
+        adapter = mean_adapter(state.adapter, updates, holder_weights(updates))
+        return state.advance(adapter, None)
+
+
+def depth_on(
+    fleet: FleetView,
+    depth: Depth,
+    *,
+    rank: int,
+    use: FactorUse = "both",
+    activation_bits: int = 32,
+) -> int:
+    """Trained blocks, as a number. Raises ValueError where there are not that many."""
+    if depth == "all":
+        return fleet.model.num_blocks
+    if depth == "common":
+        return common_depth(fleet, rank, use=use, activation_bits=activation_bits)
+    if depth > fleet.model.num_blocks:
+        raise ValueError(
+            f"depth must be in [1, {fleet.model.num_blocks}], got {depth} "
+            f"(model {fleet.model.name})"
+        )
+    return depth
+
+
+def common_depth(
+    fleet: FleetView, rank: int, *, use: FactorUse = "both", activation_bits: int = 32
+) -> int:
+    """The most blocks that every device of the fleet can train within its memory budget.
+
+    Raises ValueError where some device cannot train one.
+    """
+    shape = fleet.model.grid_shape(rank)
+    smallest: dict[str, DeviceId] = {}  # of each profile, the device with the least memory
+    for device_id in sorted(fleet.device_ids, key=fleet.memory_budget_bytes):
+        smallest.setdefault(fleet.profile(device_id).name, device_id)
+    bits = (activation_bits,) * fleet.model.num_blocks
+    for depth in range(fleet.model.num_blocks, 0, -1):
+        terms = replace(TermGrid.top_blocks(shape, depth), use=use)
+        peaks = {
+            device_id: fleet.cost(
+                make_plan(fleet, device_id, terms, activation_bits=bits)
+            ).memory.total
+            for device_id in smallest.values()
+        }
+        short = [d for d, peak in peaks.items() if peak > fleet.memory_budget_bytes(d)]
+        if not short:
+            return depth
+    device_id = short[0]
+    raise ValueError(
+        f"depth common needs every device to hold one trained block, {peaks[device_id]} bytes; "
+        f"device {device_id} ({fleet.profile(device_id).name}) may use "
+        f"{fleet.memory_budget_bytes(device_id)}"
+    )

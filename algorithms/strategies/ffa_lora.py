@@ -1,0 +1,76 @@
+"""FFA-LoRA: A stays as it was drawn, so that the mean of B is the mean of B A.
+
+Sun, Li, Li, Ding: "Improving LoRA in Privacy-preserving Federated Learning" (Federated Freeze A),
+ICLR 2024, arXiv 2403.12313.
+
+Who trains:         the whole cohort.
+What they train:    B of every rank-1 term of the top ``depth`` blocks; A is the same on all.
+How it is merged:   the mean of B by examples, exact: sum p_k B_k A = (sum p_k B_k) A.
+
+A is drawn from a seed that the server and all devices hold, so B alone crosses the wire each way.
+``depth``, as in ``fedlora``, is our own addition, and the noise of differential privacy, for which
+the paper is written, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from algorithms.merging.lora import holder_weights, mean_adapter
+from algorithms.options import SIZE_RULES, check_options
+from algorithms.strategies.fedlora import DEPTH_RULE, Depth, depth_on
+from algorithms.strategy import FleetView, ServerState, make_plan
+from devices.vocabulary.plan import (
+    Adapter,
+    Broadcast,
+    ClientUpdate,
+    DeviceId,
+    Factors,
+    TermGrid,
+    TrainingPlan,
+)
+
+
+@dataclass(frozen=True)
+class FFALoRA:
+    """The same plan for every device; for ``depth`` see :data:`~algorithms.fedlora.Depth`."""
+
+    kind: ClassVar[str] = "ffa-lora"
+    title: ClassVar[str] = "FFA-LoRA: A frozen as drawn, B alone trained and sent, exact mean"
+
+    rank: int = 8
+    alpha: float = 16.0
+    depth: Depth = "all"
+
+    def __post_init__(self) -> None:
+        check_options(self, (*SIZE_RULES, DEPTH_RULE))
+
+    def init(self, adapter: Adapter) -> ServerState[None]:
+        return ServerState(0, adapter, None)
+
+    def plan(
+        self,
+        state: ServerState[None],
+        fleet: FleetView,
+        cohort: Sequence[DeviceId],
+        rng: np.random.Generator,
+    ) -> Sequence[TrainingPlan]:
+        depth = depth_on(fleet, self.depth, rank=self.rank, use="b_only")
+        terms = TermGrid.top_blocks(fleet.model.grid_shape(self.rank), depth)
+        return [make_plan(fleet, d, replace(terms, use="b_only")) for d in cohort]
+
+    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
+        return Broadcast(state.version, state.adapter)
+
+    def aggregate(
+        self, state: ServerState[None], updates: Sequence[ClientUpdate]
+    ) -> ServerState[None]:
+        mean = mean_adapter(state.adapter, updates, holder_weights(updates))
+        factors = {
+            key: Factors(old.a, mean.factors[key].b) for key, old in state.adapter.factors.items()
+        }
+        return state.advance(replace(mean, factors=factors), None)

@@ -1,0 +1,271 @@
+"""HAFLQ: important rank-1 terms by device, bits by salience in memory and by bandwidth on the wire.
+
+Su, Yan, Deng, Dohler, Schober: HAFLQ, arXiv 2411.06581v2 (2025). Its first version, by Su, Yan and
+Deng: "Federated LLMs Fine-tuned with Adaptive Importance-Aware LoRA" (HAFL), ICC 2025,
+doi 10.1109/ICC52391.2025.11161447.
+
+Who trains:         every device whose memory holds the model once its blocks are packed.
+What they train:    in each module the most important rank-1 terms, as many as the device is fast
+                    enough for; the other terms are frozen, or not held at all.
+How it is merged:   term by term, over the devices that sent the term.
+
+A HAFLQ-style method, re-implemented from the published abstracts; what they do not specify is our
+own reconstruction. From the abstracts: block-wise bits by salience, truncation and freezing of
+rank-1 terms by smoothed sensitivity, uploads quantized by importance and bandwidth, and the mean at
+the level of rank-1 terms. Ours: the salience metric, the rules that spend the bits, the terms that
+a device may train, the exploration, the time that an upload may take, and every number; each choice
+is a field. The authors claim 31 % less memory, 49 % less communication and 50 % more accuracy than
+their baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from algorithms.merging.lora import holder_weights, in_device_order, mean_adapter, padded_weights
+from algorithms.options import SIZE_RULES, Rule, check_options, rank_list_rule, rises
+from algorithms.planning.bit_allocation import (
+    Formats,
+    FourBit,
+    UploadSteps,
+    adaptive_bits,
+    greedy_formats,
+    threshold_formats,
+    uniform_bits,
+)
+from algorithms.planning.importance import Sensitivity, choose_terms, magnitudes
+from algorithms.planning.term_budgets import (
+    TypicalCosts,
+    Workload,
+    budgets_by_group,
+    budgets_by_speed,
+)
+from algorithms.strategy import FleetView, ServerState, make_plan
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import (
+    Adapter,
+    BitsArray,
+    BoolArray,
+    Broadcast,
+    ClientUpdate,
+    DeviceId,
+    TermGrid,
+    TrainingPlan,
+)
+from devices.vocabulary.trainer import SalienceMetric
+from traces.bandwidth import FloatArray
+
+Mode = Literal["freezing", "truncation"]
+Importance = Literal["sensitivity", "magnitude", "random"]
+TermRule = Literal["speed", "groups"]
+BlockRule = Literal["greedy", "threshold"]
+AllocationScope = Literal["shared", "per_device"]
+UploadPolicy = Literal["adaptive", "uniform", "discard"]
+Aggregation = Literal["rank_one", "zero_padding"]
+
+LEVELS = (2, 4, 8, 16)
+"""Bits per parameter that a term may be uploaded with."""
+
+
+@dataclass(frozen=True)
+class HAFLQ:
+    """Block bits from memory, terms from speed and importance, upload bits from bandwidth.
+
+    ``mode``: a device holds every term and trains the important ones (``freezing``), or is sent
+    those alone (``truncation``).
+
+    ``importance`` ranks the terms. Of a device's slots, ``explore_share`` go to terms drawn at
+    random, so that none starves; 0 is the strict reading.
+
+    ``term_budgets`` are the terms a module that a device may train, by its time for one step with
+    all terms in fp16: a device x times slower than the fleet's median gets the largest one divided
+    by x (``speed``), or the fleet is cut into equal groups (``groups``). A budget above the rank
+    means the rank.
+
+    ``block_rule``: blocks lose bits, the least salient first, until the plan fits (``greedy``), or
+    the least salient ``threshold_share`` of them lie at 4 bits and the rest at 8 whatever the
+    memory (``threshold``). A device that still cannot hold its plan trains fewer terms, and with
+    no room for one in each module sits out.
+
+    ``allocation_scope``: the server sends out one packed model, small enough for the neediest
+    device of the fleet that can take part at all (``shared``), or one for each device's own memory
+    (``per_device``). Where one small device would cost all others their bits, take the latter.
+
+    ``upload_policy``: bits by importance (``adaptive``), one level for all terms (``uniform``), or
+    the highest level for the most important terms and nothing for the rest (``discard``). An upload
+    may take ``upload_s`` at the last measured rate; ``auto`` is the fleet's median time for all of
+    a device's terms at the highest level.
+
+    ``aggregation``: ``zero_padding`` is the control that divides by all devices, whether or not
+    they sent the term.
+    """
+
+    kind: ClassVar[str] = "haflq"
+    title: ClassVar[str] = "HAFLQ: important terms, bits by salience and bandwidth, rank-1 mean"
+
+    rank: int = 8
+    alpha: float = 16.0
+    mode: Mode = "freezing"
+    importance: Importance = "sensitivity"
+    beta1: float = 0.85
+    beta2: float = 0.85
+    explore_share: float = 0.1
+    term_budgets: tuple[int, ...] = (2, 4, 8)
+    term_rule: TermRule = "speed"
+    salience: SalienceMetric = "outerr"
+    block_rule: BlockRule = "greedy"
+    threshold_share: float = 0.62
+    four_bit: FourBit = "int4"
+    allocation_scope: AllocationScope = "shared"
+    upload_policy: UploadPolicy = "adaptive"
+    upload_levels: tuple[int, ...] = LEVELS
+    upload_s: float | Literal["auto"] = "auto"
+    aggregation: Aggregation = "rank_one"
+
+    def __post_init__(self) -> None:
+        check_options(self, _RULES)
+
+    def init(self, adapter: Adapter) -> ServerState[Sensitivity]:
+        return ServerState(0, adapter, Sensitivity.unknown(adapter))
+
+    def plan(
+        self,
+        state: ServerState[Sensitivity],
+        fleet: FleetView,
+        cohort: Sequence[DeviceId],
+        rng: np.random.Generator,
+    ) -> Sequence[TrainingPlan]:
+        formats = self._formats(fleet)
+        costs = TypicalCosts(fleet, formats, rank=self.rank, grid_of=self._full_grid)
+        workloads = self._workloads(fleet, costs)
+        budget_bits = self._upload_budgets(fleet, costs, workloads)
+        score = self._score(state, rng)
+        upload_bits = self._upload_rule(fleet.model, self._upload_score(state, score))
+        plans = []
+        for device_id in sorted(set(cohort) & set(workloads)):
+            num_terms, index = workloads[device_id]
+            chosen = choose_terms(score, num_terms, explore_share=self.explore_share, rng=rng)
+            terms = self._grid(chosen, upload_bits(chosen, budget_bits[device_id]))
+            plan = make_plan(fleet, device_id, terms, formats[index])
+            if fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(device_id):
+                plans.append(plan)
+        return plans
+
+    def broadcast(self, state: ServerState[Sensitivity], plan: TrainingPlan) -> Broadcast:
+        return Broadcast(state.version, state.adapter)
+
+    def aggregate(
+        self, state: ServerState[Sensitivity], updates: Sequence[ClientUpdate]
+    ) -> ServerState[Sensitivity]:
+        updates = in_device_order(updates)
+        weigh = holder_weights if self.aggregation == "rank_one" else padded_weights
+        return state.advance(
+            mean_adapter(state.adapter, updates, weigh(updates)),
+            state.memory.observe(updates, beta1=self.beta1, beta2=self.beta2),
+        )
+
+    def _formats(self, fleet: FleetView) -> Sequence[Formats]:
+        """What the blocks may be packed to, from the most memory to the least."""
+        salience = fleet.block_salience(self.salience)
+        if self.block_rule == "greedy":
+            return greedy_formats(salience, self.four_bit)
+        return [threshold_formats(salience, self.threshold_share, four_bit=self.four_bit)]
+
+    def _grid(self, trained: BoolArray, upload_bits: BitsArray) -> TermGrid:
+        held = np.ones_like(trained) if self.mode == "freezing" else trained
+        return TermGrid(held, trained, upload_bits)
+
+    def _full_grid(self, trained: BoolArray) -> TermGrid:
+        """Everything trained is uploaded at the highest level."""
+        return self._grid(trained, (trained * self.upload_levels[-1]).astype(np.uint8))
+
+    def _workloads(self, fleet: FleetView, costs: TypicalCosts) -> dict[DeviceId, Workload]:
+        """What each device of the fleet can hold and train; one that cannot do anything is absent.
+
+        All devices count and not the cohort alone: a shared model is packed once.
+        """
+        everything = Workload(self.rank, 0)
+        step_s = {d: sum(costs(d, everything).step) for d in fleet.device_ids}
+        share_out = budgets_by_speed if self.term_rule == "speed" else budgets_by_group
+        budgets = share_out(step_s, [min(budget, self.rank) for budget in self.term_budgets])
+        fitting = {d: costs.first_fitting(d, budget) for d, budget in budgets.items()}
+        workloads = {d: work for d, work in fitting.items() if work is not None}
+        if self.allocation_scope == "per_device":
+            return workloads
+        neediest = max((work.formats_index for work in workloads.values()), default=0)
+        return {d: work._replace(formats_index=neediest) for d, work in workloads.items()}
+
+    def _score(self, state: ServerState[Sensitivity], rng: np.random.Generator) -> FloatArray:
+        """(L, M, R): what terms are chosen by. All are equal before the first update."""
+        if self.importance == "sensitivity":
+            return state.memory.score
+        if self.importance == "magnitude":
+            return magnitudes(state.adapter)
+        return rng.random(state.memory.is_measured.shape)
+
+    def _upload_score(self, state: ServerState[Sensitivity], score: FloatArray) -> FloatArray:
+        """(L, M, R): what upload bits are given by.
+
+        A term of unknown sensitivity counts as an average one: at 0 a slow link would never carry
+        it, and it would stay unknown.
+        """
+        known = state.memory.is_measured
+        if self.importance != "sensitivity" or known.all():
+            return score
+        return np.where(known, score, score[known].mean() if known.any() else 1.0)
+
+    def _upload_budgets(
+        self, fleet: FleetView, costs: TypicalCosts, workloads: Mapping[DeviceId, Workload]
+    ) -> dict[DeviceId, int]:
+        """Bits that the terms of each device may take; below 0 where the head takes them all."""
+        full = {d: 8 * costs(d, work).upload_bytes for d, work in workloads.items()}
+        head = {d: 8 * costs(d, work.without_terms).upload_bytes for d, work in workloads.items()}
+        rate = {d: 8 * fleet.link(d).up_bytes_per_s for d in workloads}
+        full_s = {d: full[d] / rate[d] if rate[d] > 0 else math.inf for d in workloads}
+        limit_s = self.upload_s
+        if limit_s == "auto":
+            limit_s = float(np.median(list(full_s.values()))) if full_s else math.inf
+        lost = _padding_bits(fleet.model, self.upload_levels)
+        return {
+            d: (full[d] if full_s[d] <= limit_s else math.floor(rate[d] * limit_s) - lost) - head[d]
+            for d in workloads
+        }
+
+    def _upload_rule(
+        self, model: ModelSpec, score: FloatArray
+    ) -> Callable[[BoolArray, int], BitsArray]:
+        """Bits for each of the terms sent, within a budget in bits."""
+        sizes = np.array([layer.in_features + layer.out_features for layer in model.targets])
+        num_parameters = np.broadcast_to(sizes[:, None], score.shape)
+        levels = self.upload_levels
+        if self.upload_policy == "uniform":
+            return lambda sent, budget: uniform_bits(
+                num_parameters, sent, budget_bits=budget, levels=levels
+            )
+        # To discard is to adapt with a single level.
+        levels = levels if self.upload_policy == "adaptive" else levels[-1:]
+        steps = UploadSteps.by_worth(score, num_parameters, levels=levels)
+        return lambda sent, budget: adaptive_bits(steps, sent, budget_bits=budget)
+
+
+def _padding_bits(model: ModelSpec, levels: Sequence[int]) -> int:
+    """At most so many bits fill up bytes: the codes of a module, factor and level end on one."""
+    widths = [width for x in model.targets for width in (x.in_features, x.out_features)]
+    return 7 * sum(width * bits % 8 > 0 for width in widths for bits in levels)
+
+
+_RULES: tuple[Rule, ...] = (
+    *SIZE_RULES,
+    ("beta1", "in [0, 1)", lambda value: 0 <= value < 1),
+    ("beta2", "in [0, 1)", lambda value: 0 <= value < 1),
+    ("explore_share", "in [0, 1]", lambda value: 0 <= value <= 1),
+    ("threshold_share", "in [0, 1]", lambda value: 0 <= value <= 1),
+    rank_list_rule("term_budgets"),
+    ("upload_levels", f"rising, among {LEVELS}", lambda b: rises(b) and set(b) <= {*LEVELS}),
+    ("upload_s", "auto or above 0", lambda s: s == "auto" or (not isinstance(s, str) and s > 0)),
+)

@@ -1,0 +1,180 @@
+"""LayerSel: each device trains the blocks in which its gradients are largest.
+
+Sun, Xie, Ding, Li, Zhang: "Exploring Selective Layer Fine-Tuning in Federated Learning", ISIT 2025,
+arXiv 2408.15600.
+
+Who trains:         every device of the cohort that can hold one trained block.
+What they train:    any blocks, those with the largest norms within the device's memory; the other
+                    blocks are frozen.
+How it is merged:   block by block, the example-weighted mean over the devices that trained it.
+
+From the paper and its code: the objective, with the consistency term lambda, and the mean over
+those who chose a layer. Ours: norms. The paper's devices pass over their data to measure squared
+gradient norms before each round; here the server takes the squared norm of each block's last update
+from that device. What it has not seen counts as the most it has seen of that block from anybody,
+and a block that nobody trained counts as the largest norm there is. Also ours: budgets follow from
+memory, where crossing a block to reach a lower one counts; the solver, in place of a mixed-integer
+one; lambda in units of the mean norm. The code then fills what is left of a budget with the largest
+norms; here a choice stays as the objective has it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from algorithms.merging.lora import holder_weights, in_device_order, mean_adapter, squared_change
+from algorithms.options import SIZE_RULES, Rule, check_options
+from algorithms.planning.depth_search import IntArray
+from algorithms.planning.layer_choice import LayerProblem, choose_layers
+from algorithms.strategy import FleetView, ServerState, make_plan
+from devices.vocabulary.plan import (
+    Adapter,
+    BoolArray,
+    Broadcast,
+    ClientUpdate,
+    DeviceId,
+    TermGrid,
+    TrainingPlan,
+)
+from traces.bandwidth import FloatArray
+
+LayerNorms = Mapping[DeviceId, FloatArray]
+"""(L,) of each device: the squared norm of its last update of a block; NaN: none yet."""
+
+
+@dataclass(frozen=True)
+class LayerSel:
+    """``max_blocks`` limits the blocks that a device trains beyond what its ``memory`` does.
+
+    ``consistency`` is lambda, in units of the mean norm: what it costs that a block is trained by
+    one of two devices only.
+    """
+
+    kind: ClassVar[str] = "layersel"
+    title: ClassVar[str] = "LayerSel: the blocks with the largest update norms, by device"
+
+    rank: int = 8
+    alpha: float = 16.0
+    max_blocks: Literal["memory"] | int = "memory"
+    consistency: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_options(self, _RULES)
+
+    def init(self, adapter: Adapter) -> ServerState[LayerNorms]:
+        return ServerState(0, adapter, {})
+
+    def plan(
+        self,
+        state: ServerState[LayerNorms],
+        fleet: FleetView,
+        cohort: Sequence[DeviceId],
+        rng: np.random.Generator,
+    ) -> Sequence[TrainingPlan]:
+        budgets = self._budgets(fleet, cohort)
+        able = [d for d in sorted(cohort) if budgets[d].any()]
+        if not able:
+            return []
+        norms = optimistic(state.memory, able, num_blocks=fleet.model.num_blocks)
+        mean = norms.mean() or 1.0  # nobody in this cohort moved anything
+        problem = LayerProblem(norms / mean, np.stack([budgets[d] for d in able]), self.consistency)
+        return [
+            self._fitting_plan(fleet, device_id, chosen)
+            for device_id, chosen in zip(able, choose_layers(problem), strict=True)
+        ]
+
+    def broadcast(self, state: ServerState[LayerNorms], plan: TrainingPlan) -> Broadcast:
+        return Broadcast(state.version, state.adapter)
+
+    def aggregate(
+        self, state: ServerState[LayerNorms], updates: Sequence[ClientUpdate]
+    ) -> ServerState[LayerNorms]:
+        updates = in_device_order(updates)
+        norms = dict(state.memory)
+        for update in updates:
+            plan, blocks = update.plan, update.plan.num_blocks
+            change = squared_change(update.broadcast.adapter, update.adapter, blocks)
+            known = norms.get(plan.device_id, np.full(blocks, np.nan))
+            trained = plan.terms.uploaded.any(axis=(1, 2))  # (L,)
+            norms[plan.device_id] = np.where(trained, change, known)
+        adapter = mean_adapter(state.adapter, updates, holder_weights(updates))
+        return state.advance(adapter, norms)
+
+    def _budgets(self, fleet: FleetView, cohort: Sequence[DeviceId]) -> dict[DeviceId, IntArray]:
+        """(L,) of each device: the most blocks that fit if l is the lowest of them."""
+        known: dict[tuple[str, int], IntArray] = {}
+        budgets = {}
+        for device_id in cohort:
+            key = (fleet.profile(device_id).name, fleet.memory_budget_bytes(device_id))
+            if key not in known:
+                known[key] = self._budget(fleet, device_id)
+            budgets[device_id] = known[key]
+        return budgets
+
+    def _budget(self, fleet: FleetView, device_id: DeviceId) -> IntArray:
+        num_blocks = fleet.model.num_blocks
+        index = np.arange(num_blocks)
+        limit = num_blocks if self.max_blocks == "memory" else self.max_blocks
+
+        def most_from(lowest: int) -> int:
+            def is_too_much(number: int) -> bool:
+                chosen = (index >= lowest) & (index < lowest + number)
+                return not _fits(fleet, self._plan(fleet, device_id, chosen))
+
+            numbers = range(1, min(limit, num_blocks - lowest) + 1)
+            return bisect_left(numbers, True, key=is_too_much)
+
+        return np.array([most_from(lowest) for lowest in range(num_blocks)])
+
+    def _plan(self, fleet: FleetView, device_id: DeviceId, chosen: BoolArray) -> TrainingPlan:
+        shape = fleet.model.grid_shape(self.rank)
+        trained = np.broadcast_to(chosen[:, None, None], shape)
+        bits = np.where(trained, 32, 0).astype(np.uint8)
+        terms = TermGrid(np.ones(shape, dtype=bool), trained, bits)
+        return make_plan(fleet, device_id, terms)
+
+    def _fitting_plan(
+        self, fleet: FleetView, device_id: DeviceId, chosen: BoolArray
+    ) -> TrainingPlan:
+        """The plan of these blocks, less the lowest ones if they take more than others would."""
+        plan = self._plan(fleet, device_id, chosen)
+        while not _fits(fleet, plan) and chosen.sum() > 1:
+            chosen = chosen.copy()
+            chosen[chosen.argmax()] = False
+            plan = self._plan(fleet, device_id, chosen)
+        return plan
+
+
+def optimistic(known: LayerNorms, devices: Sequence[DeviceId], *, num_blocks: int) -> FloatArray:
+    """(N, L): norms by device and block; unseen ones as large as any seen. All 1 before the first.
+
+    Any seen of the same block, or where there is none, of all blocks.
+    """
+    unseen = np.full(num_blocks, np.nan)
+    seen = np.array(list(known.values())) if known else unseen[None]
+    most = np.where(np.isnan(seen), -1.0, seen).max(axis=0)  # (L,): -1 where nobody knows
+    top = most.max()
+    if top <= 0:
+        return np.ones((len(devices), num_blocks))
+    own = np.stack([known.get(device_id, unseen) for device_id in devices])
+    return np.where(np.isnan(own), np.where(most < 0, top, most), own)
+
+
+def _fits(fleet: FleetView, plan: TrainingPlan) -> bool:
+    return fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(plan.device_id)
+
+
+_RULES: tuple[Rule, ...] = (
+    *SIZE_RULES,
+    (
+        "max_blocks",
+        "memory or at least 1",
+        lambda value: value == "memory" or (isinstance(value, int) and value >= 1),
+    ),
+    ("consistency", "at least 0", lambda value: value >= 0),
+)

@@ -1,0 +1,65 @@
+"""Zero padding: devices of different ranks, and a mean that counts what they lack as zero.
+
+The control of Wang et al.: "FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous
+Low-Rank Adaptations", NeurIPS 2024, arXiv 2409.05976 (``--zero_padding`` in its code): the mean of
+FedIT (Zhang et al., arXiv 2305.05644) on padded factors.
+
+Who trains:         every device whose memory holds the smallest rank.
+What they train:    the first r terms of every module; r by device, the rest is not sent to it.
+How it is merged:   A and B padded with zeros to the full rank, the example-weighted mean over all.
+
+That control gives ranks by hand. How a device comes to its rank here is our own reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from algorithms.merging.lora import mean_adapter, padded_weights
+from algorithms.options import SIZE_RULES, check_options, rank_list_rule
+from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
+from algorithms.strategy import FleetView, ServerState
+from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, DeviceId, TrainingPlan
+
+
+@dataclass(frozen=True)
+class ZeroPadding:
+    """A device trains one of ``ranks``: the largest that ``rank_rule`` grants it (see
+    :data:`~algorithms.term_budgets.RankRule`) and its memory holds.
+    """
+
+    kind: ClassVar[str] = "zeropad"
+    title: ClassVar[str] = "Zero padding: ranks by device, mean over all, missing terms count as 0"
+
+    rank: int = 8
+    alpha: float = 16.0
+    ranks: tuple[int, ...] = (2, 4, 8)
+    rank_rule: RankRule = "speed"
+
+    def __post_init__(self) -> None:
+        check_options(self, (*SIZE_RULES, rank_list_rule("ranks")))
+
+    def init(self, adapter: Adapter) -> ServerState[None]:
+        return ServerState(0, adapter, None)
+
+    def plan(
+        self,
+        state: ServerState[None],
+        fleet: FleetView,
+        cohort: Sequence[DeviceId],
+        rng: np.random.Generator,
+    ) -> Sequence[TrainingPlan]:
+        ranks = fitting_ranks(fleet, self.ranks, rank=self.rank, rule=self.rank_rule)
+        return plans_by_rank(fleet, cohort, ranks, rank=self.rank)
+
+    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
+        return Broadcast(state.version, state.adapter)
+
+    def aggregate(
+        self, state: ServerState[None], updates: Sequence[ClientUpdate]
+    ) -> ServerState[None]:
+        return state.advance(mean_adapter(state.adapter, updates, padded_weights(updates)), None)

@@ -1,0 +1,5 @@
+"""``python -m analysis`` is the command ``fedclock``."""
+
+from analysis.commands.main import main
+
+main()

@@ -1,0 +1,212 @@
+"""``fedclock calibrate``: times real training steps here, and writes a device profile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NamedTuple, Protocol
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from analysis.calibration.step_fit import (
+    FULL,
+    MEDIAN_TARGET,
+    QUICK,
+    SEED,
+    TAIL_TARGET,
+    Configuration,
+    Effort,
+    Fit,
+    NoisyMachineError,
+    fit_rates,
+    grid,
+    measured_step,
+)
+from devices.architectures import model_spec, plan_costs
+from devices.cost.measured import MeasuredStep, steps_text
+from devices.fleet import catalog
+from devices.fleet.calibrated import calibrated_text
+from devices.fleet.profile import ComputeBits, DeviceProfile
+from devices.models.catalog import ModelSource, resolve
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import TrainingPlan
+from simulator.config.problems import UserError
+from simulator.log.disk import write_atomically
+
+NUM_CLASSES = 16
+WIDTHS: tuple[ComputeBits, ...] = (32, 16)
+
+
+class Bench(NamedTuple):
+    """What is measured on what."""
+
+    source: ModelSource
+    model: ModelSpec
+    effort: Effort
+    compute: str
+    threads: int
+
+
+def calibrate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="profile to write, a .toml file")],
+    name: Annotated[str, typer.Option(help="what the device shall be called")],
+    quick: Annotated[bool, typer.Option("--quick", help="fewer and smaller steps")] = False,
+    model: Annotated[str, typer.Option(help="what is trained")] = "minilm-l6",
+    targets: Annotated[
+        str, typer.Option(help="its layers with LoRA, between commas: c_attn for gpt2")
+    ] = "query,value",
+    compute: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="one a core unless given")] = None,
+    like: Annotated[
+        str, typer.Option(help="device whose watts are taken, for they are not measured")
+    ] = "laptop-core-i5-1135g7",
+) -> None:
+    """Turn this machine into a device profile, by timing real training steps on it."""
+    if output.suffix != ".toml":
+        raise UserError(f"--output must be a .toml file, got {output}")
+    try:
+        watts = catalog.profile(like)
+        source = resolve(model)
+        spec = model_spec(source, targets.split(","), num_classes=NUM_CLASSES)
+        bench = Bench(source, spec, QUICK if quick else FULL, compute, threads or _cores())
+        template = _template(name, bench, watts)
+        steps = list(measure(name, bench, _stopwatches(bench)))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    for line in save(output, steps, template):
+        print(line)
+
+
+def save(output: Path, steps: Sequence[MeasuredStep], template: DeviceProfile) -> list[str]:
+    """Fit the steps; write the profile, and the table beside it. What there is to say about it.
+
+    Raises UserError, before anything is written, where the steps were timed on too noisy a machine.
+    """
+    try:
+        fits = [fit_rates(steps, bits) for bits in WIDTHS if _has(steps, bits)]
+    except NoisyMachineError as error:
+        kept = f"; {output} is kept as it was" if output.exists() else ""
+        raise UserError(f"{error}{kept}") from None
+    table = output.with_suffix(".csv")
+    try:
+        write_atomically(table, steps_text(steps))
+        write_atomically(output, calibrated_text(_calibrated(template, fits)))
+    except OSError as error:
+        raise UserError(f"the profile cannot be written to {output}: {error}") from None
+    files = f"Profile: {output} (as fleet.devices.profile); measured steps: {table}"
+    return [line for fit in fits for line in _said(fit)] + [files]
+
+
+class StepClock(Protocol):
+    """Says how long a step takes."""
+
+    def step_s(self, plan: TrainingPlan, length: int) -> float: ...
+
+
+def _stopwatches(bench: Bench) -> dict[ComputeBits, Callable[[], StepClock]]:
+    """Of this machine, by operand width."""
+    from devices.training.stopwatch import Stopwatch, hosts
+
+    widths: dict[int, ComputeBits] = {32: 32, 16: 16}
+    return {
+        widths[bits]: partial(Stopwatch, bench.source, bench.model, host, bench.threads)
+        for bits, host in hosts(bench.compute).items()
+    }
+
+
+def measure(
+    device: str, bench: Bench, clocks: Mapping[ComputeBits, Callable[[], StepClock]]
+) -> Iterator[MeasuredStep]:
+    """A row for each configuration and operand width, timed by that width's clock.
+
+    Repeats are interleaved, each time in another order: whatever comes and goes on the machine
+    meets all configurations alike.
+    """
+    configurations = grid(bench.model, bench.effort)
+    rng = np.random.default_rng(SEED)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console()) as progress:
+        total = len(clocks) * bench.effort.num_repeats * len(configurations)
+        task = progress.add_task("loading", total=total)
+        for bits, clock in clocks.items():
+            stopwatch = clock()
+            times_s: list[list[float]] = [[] for _ in configurations]
+            for repeat in range(1, bench.effort.num_repeats + 1):
+                said = f"{bits} bits, pass {repeat} of {bench.effort.num_repeats}"
+                progress.update(task, description=said)
+                if not progress.console.is_terminal:  # where the bar shows at its end alone
+                    progress.console.print(said)
+                for k in rng.permutation(len(configurations)).tolist():
+                    one = configurations[k]
+                    times_s[k].append(stopwatch.step_s(one.plan, one.length))
+                    progress.advance(task)
+            yield from _rows(device, bench, bits, configurations, times_s)
+
+
+def _rows(
+    device: str,
+    bench: Bench,
+    bits: ComputeBits,
+    configurations: Sequence[Configuration],
+    times_s: Sequence[Sequence[float]],
+) -> Iterator[MeasuredStep]:
+    costs = plan_costs(bench.source, bench.model, 1, compute_bits=bits)
+    for one, times in zip(configurations, times_s, strict=True):
+        yield measured_step(device, replace(costs, sequence_length=one.length), one, times)
+
+
+def _template(name: str, bench: Bench, watts: DeviceProfile) -> DeviceProfile:
+    """The profile but for what is measured, which stands at that of the device like it."""
+    from devices.training.stopwatch import hosts, memory_bytes, processor
+
+    host = hosts(bench.compute)[32]
+    return replace(
+        watts,
+        name=name,
+        title=f"{processor(host)}, {bench.threads} thread{'s' * (bench.threads > 1)}",
+        tier="calibrated",
+        memory_bytes=memory_bytes(host),
+        source=f"power [assumed]: that of {watts.name}",
+    )
+
+
+def _calibrated(template: DeviceProfile, fits: Sequence[Fit]) -> DeviceProfile:
+    errors = "; ".join(
+        f"{fit.compute_bits} bits: median {fit.median_error:.1%}, 90th percentile "
+        f"{fit.tail_error:.1%} off on {fit.num_held_out} held-out configurations"
+        for fit in fits
+    )
+    return replace(
+        template,
+        confidence="high" if all(fit.is_good for fit in fits) else "low",
+        source=f"rates [measured]: fedclock calibrate, {errors}; {template.source}",
+        measured={fit.compute_bits: fit.rates for fit in fits},
+    )
+
+
+def _said(fit: Fit) -> list[str]:
+    rates = fit.rates
+    bad = (
+        f"; more than the {MEDIAN_TARGET:.0%} and {TAIL_TARGET:.0%} that a fit should reach: its "
+        f"confidence is low, and the table itself may serve better (cost.kind: measured)"
+    )
+    return [
+        f"{fit.compute_bits} bits: {rates.flops_per_s / 1e9:.1f} GFLOP/s, memory "
+        f"{rates.memory_bytes_per_s / 1e9:.1f} GB/s, overhead {rates.overhead_s * 1e3:.1f} ms",
+        f"  held out ({fit.num_held_out}): median error {fit.median_error:.1%}, 90th percentile "
+        f"{fit.tail_error:.1%}; repeats differ by {fit.spread:.1%}{'' if fit.is_good else bad}",
+    ]
+
+
+def _has(steps: Sequence[MeasuredStep], bits: ComputeBits) -> bool:
+    return any(step.compute_bits == bits for step in steps)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,46 @@
+"""The command ``fedclock figures``: a paper's figures from run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulator.config.experiment import ConfigError
+
+
+def figures(
+    folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the figures")] = Path(
+        "figures"
+    ),
+    only: Annotated[list[str] | None, typer.Option(help="a figure's name; all if absent")] = None,
+    paper: Annotated[str, typer.Option(help="ieee | acm | neurips: how wide figures are")] = "ieee",
+    band: Annotated[
+        str, typer.Option(help="range | ci95 | quartiles: what a band over seeds shows")
+    ] = "range",
+    over: Annotated[
+        str | None, typer.Option(help="a swept key, or fleet: results against its values instead")
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="accuracy to time runs to")] = None,
+) -> None:
+    """Draw finished runs, over all their seeds, as PDF, PNG and SVG with the CSV behind each."""
+    from dataclasses import replace
+
+    from analysis import api  # pandas and matplotlib take a second
+    from analysis.figures.bands import BANDS
+    from analysis.figures.style import PAPERS
+
+    for option, given, choices in (("--paper", paper, PAPERS), ("--band", band, BANDS)):
+        if given not in choices:
+            raise ConfigError([f"must be one of {', '.join(choices)}, got {given}"], option)
+    result = api.load(*folders)
+    chosen = replace(PAPERS[paper], band=band)
+    if over is None:
+        written = api.write_figures(result, output, names=only or (), paper=chosen, target=target)
+    else:
+        written = api.write_sensitivity(result, output, over, paper=chosen, target=target)
+    for line in result.found.left_out:
+        print(f"left out: {line}")
+    print(f"{len(written)} files in {output}")

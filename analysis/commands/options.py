@@ -1,0 +1,49 @@
+"""Arguments and options that several commands share, each with its help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulator.log.writers import WRITERS
+from simulator.workers.trainers import EXECUTORS
+
+File = Annotated[Path, typer.Argument(help="experiment YAML", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the YAML")
+]
+Output = Annotated[Path, typer.Option(help="folder that run folders are made in")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="training processes, one a core unless given; no result depends on it"
+    ),
+]
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="|".join(EXECUTORS),
+        help="where they run: on this machine, or in a Ray cluster",
+    ),
+]
+
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="folder that keeps training results for later runs; your own, if absent"),
+]
+CacheSize = Annotated[
+    float, typer.Option("--cache-gb", help="the least recently used go beyond this many GB")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="train all, and keep nothing for later")]
+
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="|".join(WRITERS),
+        help="write each round there too; may be given several times",
+    ),
+]

@@ -1,0 +1,130 @@
+"""The commands that this package adds to ``fedclock``: compare and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from analysis.commands.options import (
+    Cache,
+    CacheSize,
+    ExecutorOption,
+    File,
+    Log,
+    NoCache,
+    Output,
+    Overrides,
+    Workers,
+)
+from analysis.commands.running import run_all, select
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.problems import UserError
+from simulator.log.disk import write_atomically
+from simulator.log.writers import find_writers
+from simulator.workers.result_cache import DEFAULT_GB, open_cache
+from simulator.workers.trainers import Trainers
+
+Target = Annotated[
+    float | None,
+    typer.Option(help="accuracy to time runs to, e.g. 0.55; the highest that all reach if absent"),
+]
+Baseline = Annotated[
+    str | None, typer.Option(help="label that speed-ups are over; fedlora unless given")
+]
+
+
+def compare(
+    file: File,
+    overrides: Overrides = None,
+    output: Output = Path("runs"),
+    workers: Workers = None,
+    executor: ExecutorOption = "processes",
+    log: Log = None,
+    cache: Cache = None,
+    cache_gb: CacheSize = DEFAULT_GB,
+    no_cache: NoCache = False,
+    target: Target = None,
+    baseline: Baseline = None,
+) -> None:
+    """Simulate all strategies of an experiment and report on them side by side."""
+    writers = find_writers(log or ())
+    configs = load_experiment(file, overrides or ())
+    # Before hours of training, not after.
+    if baseline is not None:
+        select(configs, baseline, option="--baseline")
+    if target is not None and not 0 < target <= 1:
+        raise ConfigError([f"a target accuracy must be in (0, 1], got {target:g}"], "--target")
+    kept = None if no_cache else open_cache(cache, cache_gb)
+    trainers = Trainers(workers, kept, executor=executor)
+    folders = run_all(configs, file, output=output, trainers=trainers, writers=writers)
+    _report(folders, output / configs[0].name / "report", target=target, baseline=baseline)
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="folder for the report, or page.html for the page alone"
+        ),
+    ] = None,
+    target: Target = None,
+    baseline: Baseline = None,
+) -> None:
+    """Compare finished runs: table and figures, with the numbers behind them."""
+    where = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "report"
+    _report(folders, where, target=target, baseline=baseline)
+
+
+def timeline(
+    folder: Annotated[Path, typer.Argument(help="a run folder", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="trace.json in the run folder if absent")
+    ] = None,
+) -> None:
+    """Write a finished run as a Chrome trace, a lane per device: open it at ui.perfetto.dev."""
+    from analysis.report.timeline import trace
+    from analysis.runs.load import load_run  # pandas takes a second
+
+    where = output or folder / "trace.json"
+    text = trace(load_run(folder))
+    try:
+        write_atomically(where, text)
+    except OSError as error:
+        raise UserError(f"the trace cannot be written to {where}: {error}") from None
+    print(f"Trace: {where} (open it at https://ui.perfetto.dev or in chrome://tracing)")
+
+
+def _report(
+    folders: list[Path], where: Path, *, target: float | None, baseline: str | None
+) -> None:
+    # pandas and matplotlib take a second
+    from analysis.report import page, seed_tables, tables
+    from analysis.report.report import PAGE, write_report
+
+    console = Console()
+    with console.status("report") as status:
+        written = write_report(
+            folders,
+            where,
+            target=target,
+            baseline=baseline,
+            progress=lambda done, total, what: status.update(f"report: {what} ({done}/{total})"),
+        )
+    over_seeds = written.over_seeds
+    table = seed_tables.rich_table(over_seeds) if over_seeds else None
+    console.print(table or tables.rich_table(written.comparison))
+    differing = [] if over_seeds else page.differing_settings(written.comparison.runs)
+    if differing:
+        names = ", ".join(differing)
+        console.print(f"Beside the strategy, the runs differ in {names}", soft_wrap=True)
+    for line in written.left_out:
+        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+    is_page = where.suffix == PAGE
+    shown = where if is_page else where / f"report{PAGE}"
+    console.print(f"Report: {shown}", highlight=False, soft_wrap=True)
+    if not is_page:
+        console.print(f"Figures and the numbers behind them: {where / 'figures'}", highlight=False)

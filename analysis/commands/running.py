@@ -1,0 +1,128 @@
+"""The commands ``fedclock run``, ``validate``, ``record`` and ``list``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from analysis.commands.options import (
+    Cache,
+    CacheSize,
+    ExecutorOption,
+    File,
+    Log,
+    NoCache,
+    Output,
+    Overrides,
+    Workers,
+)
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.schema import RunConfig
+from simulator.log.progress import reporter
+from simulator.log.writers import WriterSpec, find_writers
+from simulator.runs.listing import TOPICS, show
+from simulator.runs.run import prepare_all, run
+from simulator.workers.result_cache import DEFAULT_GB, open_cache
+from simulator.workers.trainers import Trainers
+from simulator.world.record import record
+
+NOWHERE = Path("no-such-folder")
+"""Where nothing stands that a config could collide with."""
+
+
+def complain(error: Exception) -> None:
+    """Print each line of an error's message on standard error."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+
+
+def run_experiment(
+    file: File,
+    overrides: Overrides = None,
+    only: Annotated[str | None, typer.Option(help="one strategy's label")] = None,
+    output: Output = Path("runs"),
+    workers: Workers = None,
+    executor: ExecutorOption = "processes",
+    log: Log = None,
+    cache: Cache = None,
+    cache_gb: CacheSize = DEFAULT_GB,
+    no_cache: NoCache = False,
+) -> None:
+    """Simulate the strategies of an experiment; finished runs are kept as they are."""
+    writers = find_writers(log or ())
+    configs = select(load_experiment(file, overrides or ()), only, option="--only")
+    kept = None if no_cache else open_cache(cache, cache_gb)
+    trainers = Trainers(workers, kept, executor=executor)
+    run_all(configs, file, output=output, trainers=trainers, writers=writers)
+
+
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="experiment YAML files")],
+    overrides: Overrides = None,
+) -> None:
+    """Check experiments: keys, names, budgets. Nothing is written."""
+    failed = False
+    for file in files:
+        try:
+            for checked in prepare_all(load_experiment(file, overrides or ()), file, NOWHERE):
+                for note in checked.notes:
+                    print(f"{file}: {note}")
+            print(f"{file}: valid")
+        except ConfigError as error:
+            complain(error)
+            failed = True
+    if failed:
+        raise typer.Exit(2)
+
+
+def record_conditions(
+    folder: Annotated[Path, typer.Argument(help="a finished run's folder", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write to")],
+) -> None:
+    """Write the conditions that a run met as traces, with an experiment that replays them."""
+    file = record(folder, output)
+    print(f"Recorded: {file.parent}; replay it with: fedclock run {file}")
+
+
+def list_names(
+    topic: Annotated[str | None, typer.Argument(help=" | ".join(TOPICS))] = None,
+) -> None:
+    """Show what a config may name: strategies, devices, models, data, traces."""
+    if topic is not None and topic not in TOPICS:
+        raise ConfigError([f"the topic must be one of {', '.join(TOPICS)}, got {topic}"], "list")
+    show(Console(), topic)
+
+
+def select(configs: Sequence[RunConfig], label: str | None, *, option: str) -> list[RunConfig]:
+    """The run of the label that this option names, or all."""
+    chosen = [config for config in configs if label in (None, config.label)]
+    if not chosen:
+        labels = ", ".join(config.label for config in configs)
+        raise ConfigError([f"the label must be one of {labels}, got {label}"], option)
+    return chosen
+
+
+def run_all(
+    configs: Sequence[RunConfig],
+    file: Path,
+    *,
+    output: Path,
+    trainers: Trainers,
+    writers: Sequence[WriterSpec] = (),
+) -> list[Path]:
+    """Run one config after the other with the same trainers; return the run folders."""
+    report = reporter(Console())
+    prepared = prepare_all(configs, file, output)
+    try:
+        with trainers:
+            return [
+                run(each, trainers=trainers, report=report, writers=writers) for each in prepared
+            ]
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None

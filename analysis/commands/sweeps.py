@@ -1,0 +1,191 @@
+"""The commands ``fedclock sweep`` and ``fedclock summary``: runs of many seeds, and their table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from analysis.commands.options import Cache, CacheSize, File, Log, NoCache, Output, Overrides
+from analysis.commands.reports import Target
+from simulator.config.plain_yaml import parse_yaml
+from simulator.config.problems import UserError
+from simulator.log.writers import find_writers
+from simulator.runs.sweep import SweepRun, expand, same_conditions, savings_of
+from simulator.runs.sweep_processes import Failure, Means, outcomes
+from simulator.workers.executor import available_cores
+from simulator.workers.result_cache import DEFAULT_GB, open_cache
+
+if TYPE_CHECKING:
+    from analysis.metrics.study import Study
+
+Baseline = Annotated[
+    str | None, typer.Option(help="variant that speed-ups are over; fedlora unless given")
+]
+Smooth = Annotated[
+    int, typer.Option(min=1, help="evaluations whose mean must reach the target; 1: each alone")
+]
+
+
+def sweep(
+    file: File,
+    grid: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE,VALUE", help="a key at several values")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="how many, or a list: 0,3,7")] = "5",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="runs at once, one a core unless given")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="training processes of each run")
+    ] = None,
+    overrides: Overrides = None,
+    output: Output = Path("runs"),
+    log: Log = None,
+    cache: Cache = None,
+    cache_gb: CacheSize = DEFAULT_GB,
+    no_cache: NoCache = False,
+) -> None:
+    """Run an experiment at several seeds and grid points: what is missing, several at once."""
+    cores = available_cores()
+    jobs = jobs or cores
+    find_writers(log or ())  # all mistakes first
+    runs = expand(file, overrides or (), grid=grid or (), seeds=seeds, output=output)
+    runs = [replace(one, log=tuple(log or ())) for one in runs]
+    kept = None if no_cache else open_cache(cache, cache_gb)
+    means = Means(jobs, workers or max(1, cores // jobs), kept)
+    console = Console()
+    try:
+        missing = _check(runs, console, means)
+        failures = _carry_out(missing, console, means)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for one, failure in failures.items():
+        print(f"error: {one.name} failed: {failure.message} ({one.folder})", file=sys.stderr)
+    done = f"{len(runs) - len(failures)} of {len(runs)} runs are done"
+    saved = savings_of([one for one in missing if one not in failures])
+    _say(console, f"{done}{saved}; their table: fedclock summary {runs[0].folder.parent}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def summary(
+    folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder for the tables")
+    ] = None,
+    target: Target = None,
+    baseline: Baseline = None,
+    smooth: Smooth = 1,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="only runs of this seed, label or config key"),
+    ] = None,
+) -> None:
+    """Compare variants over seeds: a table for the eyes, and as Markdown, LaTeX and CSV."""
+    from analysis.metrics.study import study
+    from analysis.report import seed_tables  # pandas takes a second
+    from analysis.runs.frames import open_runs
+
+    console = Console()
+    with console.status("read runs"):
+        runs = open_runs(folders).where(**_wanted(where or ()))
+        found = study(runs, target=target, baseline=baseline, smoothing=smooth)
+    console.print(seed_tables.rich_table(found))
+    place = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "summary"
+    _write(found, place)
+    for line in found.runs.left_out:
+        _say(console, f"left out: {line}")
+    _say(console, f"Tables and the numbers of each run: {place}")
+
+
+def _wanted(entries: Sequence[str]) -> dict[str, object]:
+    """The values that ``key=value`` entries ask for."""
+    wanted: dict[str, object] = {}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        try:
+            wanted[key] = parse_yaml(text)
+        except ValueError:
+            equals = ""
+        if not key or not equals:
+            raise UserError(f"--where must read key=value, got {entry!r}")
+    return wanted
+
+
+def _write(found: Study, where: Path) -> None:
+    from analysis.report import seed_tables
+
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        for name, text in seed_tables.files(found).items():
+            (where / name).write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"the tables must be written to a folder, got {where}: {error}") from error
+
+
+def _check(runs: Sequence[SweepRun], console: Console, means: Means) -> list[SweepRun]:
+    """The runs that are missing. Raises UserError with all that is wrong with any of them."""
+    checked, problems, notes = {}, [], []
+    found = outcomes(runs, "check", means=means, advanced=lambda *_: None)
+    with console.status(f"check {len(runs)} runs"), closing(found):
+        for one, result in found:
+            if isinstance(result, Failure):
+                problems += result.message.splitlines()
+            else:
+                checked[one] = result
+                notes += result.notes
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    in_order = {one: checked[one] for one in runs}
+    for line in [*same_conditions(in_order), *sorted(set(notes))]:
+        _say(console, line)
+    missing = [one for one, result in in_order.items() if not result.is_finished]
+    if kept := len(runs) - len(missing):
+        _say(console, f"{kept} of {len(runs)} runs were finished before, and are kept")
+    return missing
+
+
+def _carry_out(runs: Sequence[SweepRun], console: Console, means: Means) -> dict[SweepRun, Failure]:
+    """Simulate the runs; those that failed, and why."""
+    failures = {}
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} rounds"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    rounds = dict.fromkeys(runs, 0)
+
+    def advance(one: SweepRun, number: int) -> None:
+        rounds[one] = number
+        progress.update(bar, completed=sum(rounds.values()))
+
+    ended = outcomes(runs, "run", means=means, advanced=advance)
+    with progress, closing(ended):
+        bar = progress.add_task(
+            f"0/{len(runs)} runs", total=sum(one.num_rounds for one in runs), start=bool(runs)
+        )
+        for count, (one, result) in enumerate(ended, start=1):
+            advance(one, one.num_rounds)  # a run may end before its last round
+            progress.update(bar, description=f"{count}/{len(runs)} runs")
+            if isinstance(result, Failure):
+                failures[one] = result
+            became = "failed" if one in failures else f"done{savings_of([one])}"
+            _say(progress.console, f"[{count}/{len(runs)}] {one.name}: {became} ({one.folder})")
+    return {one: failures[one] for one in runs if one in failures}
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,174 @@
+"""The commands ``fedclock traces``: import, fit, show and plot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from simulator.config.problems import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Traces: import other formats, fit generators, show their statistics, plot them.",
+)
+
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE|NAME...", help="CSV and TOML files, folders of CSV, bundled names"
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="what a generator in a TOML file draws with")]
+Force = Annotated[bool, typer.Option("--force", help="overwrite files that are there")]
+
+
+@app.command("import")
+def import_command(
+    format_name: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="a name from the table of formats below")
+    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="files of that format")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the CSV files")] = Path(
+        "imported"
+    ),
+    uplink_scale: Annotated[
+        float | None,
+        typer.Option(help="uplink as a multiple of the downlink, where it was not measured"),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Turn traces of other formats into CSV files of ours, all of them or none.
+
+    FORMAT: mahimahi, pensieve, lumos5g, puffer, ghent, hsdpa, ucc, csv, parquet (links);
+    fedscale-behave, flash, stunner (availability); fedscale-capacity, ai-benchmark (devices).
+    """
+    from analysis.traces import files as trace_files
+    from analysis.traces import tables as trace_tables
+    from traces.importers import import_files
+
+    with _user_errors():
+        if uplink_scale is not None and not 0 < uplink_scale < 1e6:
+            raise ValueError(f"--uplink-scale must be a number above 0, got {uplink_scale:g}")
+        imported = import_files(format_name, files, formats=trace_files.IMPORTS)
+        if uplink_scale is not None:
+            imported = trace_files.with_uplinks(imported, uplink_scale)
+        texts = {f"{one.name}.csv": one.text.encode() for one in imported}
+        own = [path for path in files if path.resolve() in _resolved(texts, output)]
+        if own:
+            raise ValueError(
+                f"an import must not overwrite what it reads, got {own[0]}; "
+                f"name another folder with --output"
+            )
+        publish(texts, output, force=force)
+    console = Console()
+    for line in trace_tables.import_report(imported, output):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("fit")
+def fit_command(
+    names: Names,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the TOML file")] = Path(
+        "fitted.toml"
+    ),
+    force: Force = False,
+) -> None:
+    """Fit a generator to links or availability and write it as TOML, to be named like a trace."""
+    from analysis.traces import files as trace_files
+    from analysis.traces import fit as trace_fit
+    from traces.generators.model_file import model_text
+
+    with _user_errors():
+        if output.suffix != ".toml":
+            raise ValueError(f"--output must be a TOML file, got {output}")
+        loaded = trace_files.load(names)
+        model = trace_fit.fit(loaded, output.stem)
+        table = trace_fit.comparison(loaded, model)
+        publish({output.name: model_text(model, names).encode()}, output.parent, force=force)
+    console = Console()
+    console.print(table)
+    console.print(f"Generator: {output}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("show")
+def show_command(names: Names, seed: Seed = 0) -> None:
+    """Statistics of traces: rates, outages, availability."""
+    from analysis.traces import files as trace_files
+    from analysis.traces import tables as trace_tables
+
+    with _user_errors():
+        tables = trace_tables.statistics(trace_files.load(names, seed=seed))
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+@app.command("plot")
+def plot_command(
+    names: Names,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the figures")] = Path(
+        "trace-figures"
+    ),
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Rate over time and its distribution, availability over the day, devices; PNG, PDF and CSV."""
+    from analysis.figures import links
+    from analysis.traces import files as trace_files
+
+    with _user_errors():
+        loaded = trace_files.load(names, seed=seed)
+        if len(loaded.links) > links.MAX_LINKS:
+            raise ValueError(
+                f"a figure holds at most {links.MAX_LINKS} links, got {len(loaded.links)}; "
+                f"name fewer"
+            )
+        files = links.render_all(loaded.links, loaded.availability, loaded.tables)
+        if not files:
+            raise ValueError("a figure needs a link, availability or numbers of devices, got none")
+        publish(files, output, force=force)
+    print(f"Figures and the numbers behind them: {output}")
+
+
+def publish(files: Mapping[str, bytes], folder: Path, *, force: bool) -> None:
+    """Write all files or none. Raises ValueError where one is there, unless ``force``."""
+    there = [name for name in files if (folder / name).exists()]
+    if there and not force:
+        listed = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
+        raise ValueError(f"{folder} already holds {listed}; --force overwrites them")
+    folder = folder.resolve()
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    is_made = not folder.exists()
+    try:
+        partial.mkdir(parents=True)
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        if is_made:
+            partial.rename(folder)
+        else:
+            for name in files:
+                (partial / name).replace(folder / name)
+    except OSError as error:
+        raise ValueError(f"the files cannot be written to {folder}: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _resolved(names: Iterable[str], folder: Path) -> set[Path]:
+    return {(folder / name).resolve() for name in names}
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """What a trace or an option is wrong in is a mistake that the user can mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,125 @@
+"""One number from the runs of several seeds, and how sure it is. docs/metrics.md, "Over seeds"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import stdtrit
+
+from analysis.metrics.run_metrics import TO_TARGET
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 10_000
+SEED = 20_000  # of the bootstrap: the same runs give the same interval
+
+Floats = npt.NDArray[np.float64]
+
+
+class Estimate(NamedTuple):
+    """A number known as one of [value, upper], and the confidence interval [low, high].
+
+    ``upper`` is infinite where nothing bounds it from above. NaN: no number, or no interval.
+    """
+
+    value: float
+    upper: float
+    low: float
+    high: float
+    num_known: int  # runs that have the number, or bound it
+
+
+NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan, 0)
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """The mean of the values that are numbers, with Student's interval."""
+    known = np.array([value for value in values if not math.isnan(value)])
+    if not len(known):
+        return NOTHING
+    center = float(known.mean())
+    if len(known) == 1:
+        return Estimate(center, center, math.nan, math.nan, 1)
+    quantile = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2))
+    half = quantile * float(known.std(ddof=1)) / math.sqrt(len(known))
+    return Estimate(center, center, center - half, center + half, len(known))
+
+
+def median(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
+    """The median of numbers of which each is known to lie in [lower, upper]."""
+    return _median(np.array(lower, dtype=float), np.array(upper, dtype=float))
+
+
+def median_ratio(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
+    """As ``median``, taken on the logarithm: the median of the inverses is its inverse."""
+    with np.errstate(divide="ignore"):
+        logs = _median(np.log(np.array(lower, float)), np.log(np.array(upper, float)))
+    value, center, low, high = (math.exp(number) for number in logs[:4])
+    return Estimate(value, center, low, high, logs.num_known)
+
+
+def _median(lower: Floats, upper: Floats) -> Estimate:
+    if not len(lower):
+        return NOTHING
+    center = float(np.median(lower)), float(np.median(upper))
+    if len(lower) == 1:
+        return Estimate(*center, math.nan, math.nan, 1)
+    drawn = np.random.default_rng(SEED).integers(len(lower), size=(NUM_RESAMPLES, len(lower)))
+    # Quantiles that are resamples themselves: between a number and infinity lies nothing.
+    tail = (1 - CONFIDENCE) / 2
+    lowest = np.median(lower[drawn], axis=1)
+    highest = lowest if np.array_equal(lower, upper) else np.median(upper[drawn], axis=1)
+    low = np.quantile(lowest, tail, method="lower")
+    high = np.quantile(highest, 1 - tail, method="higher")
+    return Estimate(*center, float(low), float(high), len(lower))
+
+
+def speed_ups(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """One row a run: the time to target of the baseline's run of its seed over its own.
+
+    Columns variant, seed, lower, upper: equal where both reached the target. A run whose seed the
+    baseline did not run, or that was at the target from the start, has no row.
+    """
+    times = per_run[["variant", "seed"]].assign(
+        lower_s=per_run["time_to_target_s"].fillna(per_run["spent_s"]),
+        upper_s=per_run["time_to_target_s"].fillna(math.inf),
+    )
+    base = times[times["variant"] == baseline].drop(columns="variant")
+    pairs = times.merge(base, on="seed", suffixes=("", "_base"))
+    pairs = pairs[pairs["lower_s"] > 0]
+    return pairs[["variant", "seed"]].assign(
+        lower=pairs["lower_s_base"] / pairs["upper_s"],
+        upper=pairs["upper_s_base"] / pairs["lower_s"],
+    )
+
+
+def over_seeds(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """One row a variant and metric: value, upper, low, high, num_known, num_runs.
+
+    ``per_run`` has one row a run, with the columns variant, seed and those of ``metrics``.
+    """
+    spent = set(TO_TARGET)
+    totals = [
+        name
+        for name, kind in per_run.dtypes.items()
+        if pd.api.types.is_numeric_dtype(kind)
+        and name not in {"seed", "target_accuracy", *spent, *TO_TARGET.values()}
+    ]
+    pairs = speed_ups(per_run, baseline)
+    rows = []
+    for variant, runs in per_run.groupby("variant", sort=False, observed=True):
+        found = {str(name): mean(runs[name].astype(float).tolist()) for name in totals}
+        for bound, name in TO_TARGET.items():
+            lower, upper = runs[name].fillna(runs[bound]), runs[name].fillna(math.inf)
+            found[name] = median(lower.tolist(), upper.tolist())
+        own = pairs[pairs["variant"] == variant]
+        found["speed_up"] = median_ratio(own["lower"].tolist(), own["upper"].tolist())
+        rows += [
+            {"variant": variant, "metric": metric, **one._asdict(), "num_runs": len(runs)}
+            for metric, one in found.items()
+        ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,130 @@
+"""The plans of runs as a page carries them: one block of compressed JSON a run."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from analysis.runs.files import Json
+from analysis.runs.load import Run
+
+MAX_PLANS = 50_000  # of a run that a page carries: some 2 MB of it
+
+
+class Column(NamedTuple):
+    """One column of the table of a round's plans."""
+
+    name: str  # in clients.parquet
+    title: str
+    size: float = 1.0  # of the unit in the title
+    is_text: bool = False
+
+
+COLUMNS = (
+    Column("device_id", "device"),
+    Column("outcome", "outcome", is_text=True),
+    Column("profile", "profile", is_text=True),
+    Column("link", "link", is_text=True),
+    Column("download_s", "download (s)"),
+    Column("train_s", "training (s)"),
+    Column("upload_s", "upload (s)"),
+    Column("waiting_s", "wait (s)"),
+    Column("offline_s", "offline (s)"),
+    Column("staleness", "staleness"),
+    Column("num_shrinks", "shrunk"),
+    Column("depth", "depth"),
+    Column("num_terms_trained", "terms trained"),
+    Column("mean_weight_bits", "weight bits"),
+    Column("num_quantized_blocks", "packed blocks"),
+    Column("mean_upload_bits", "upload bits"),
+    Column("peak_memory_bytes", "peak (MB)", 1e6),
+    Column("memory_budget_bytes", "budget (MB)", 1e6),
+    Column("download_bytes", "down (MB)", 1e6),
+    Column("upload_bytes", "up (MB)", 1e6),
+    Column("battery_share", "battery (%)", 0.01),
+    Column("train_loss", "training loss"),
+)
+LANE = 2  # the place before which the page draws what the device did when
+ROUND_COLUMNS = (
+    Column("opened_s", "opened (s)"),
+    Column("duration_s", "lasted (s)"),
+    Column("accuracy", "accuracy (%)", 0.01),
+    Column("loss", "loss"),
+    Column("num_aggregated", "aggregated"),
+    Column("num_oom", "out of memory"),
+    Column("num_late", "late"),
+    Column("num_offline", "offline"),
+    Column("num_crashed", "crashed"),
+    Column("num_lost", "lost on the link"),
+    Column("num_rejected", "rejected"),
+    Column("num_shrunk", "shrunk"),
+    Column("num_sat_out", "sat out"),
+    Column("waiting_s", "mean wait (s)"),
+)
+PHASES = (("download", "download_s"), ("train", "train_s"), ("upload", "upload_s"))
+
+
+def columns_of(runs: Sequence[Run]) -> list[Column]:
+    """The columns that every run has: older ones lack some."""
+    return [column for column in COLUMNS if all(column.name in run.clients for run in runs)]
+
+
+def inspection(runs: Sequence[Run]) -> Json:
+    """What the page's script needs to show any round of any run."""
+    columns = columns_of(runs)
+    return {
+        "lane": LANE,
+        "columns": [{"name": column.name, "is_text": column.is_text} for column in columns],
+        "runs": [_packed(run, columns) for run in runs],
+    }
+
+
+def _packed(run: Run, columns: Sequence[Column]) -> Json:
+    """The rounds of a run, and its plans by round: as many first rounds as may be carried."""
+    by_round: dict[int, list[Json]] = defaultdict(list)
+    clients = run.clients.sort_values(["round", "device_id"], kind="stable")
+    for row in clients.head(MAX_PLANS).to_dict("records"):
+        by_round[int(row["round"])].append(_plan({str(k): v for k, v in row.items()}, columns))
+    rounds = list(_rounds(run))
+    is_cut = len(clients) > MAX_PLANS
+    num_shown = int(clients["round"].iloc[MAX_PLANS]) if is_cut else len(rounds)
+    plans = [by_round[number] for number in range(num_shown)]
+    text = json.dumps({"rounds": rounds, "plans": plans}, allow_nan=False, separators=(",", ":"))
+    # Without the time of day: the same page for the same runs.
+    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    note = f"The page carries the plans of rounds before {num_shown}; the run folder has all."
+    return {"packed": packed, "num_shown": num_shown, "note": note if is_cut else ""}
+
+
+def _plan(row: Json, columns: Sequence[Column]) -> Json:
+    """One plan: its cells, and when it was at what."""
+    parts = [[kind, _number(row[name])] for kind, name in PHASES]
+    waited = [["wait", _number(row["waiting_s"])]]
+    return {
+        "cells": [
+            str(row[column.name]) if column.is_text else _number(row[column.name], column.size)
+            for column in columns
+        ],
+        "start": round(row["started_s"], 6),  # late in a run six digits are too few for a bar
+        "parts": [part for part in parts + waited if part[1]],
+    }
+
+
+def _rounds(run: Run) -> Iterator[Json]:
+    """What stands above the plans of each round."""
+    columns = [column for column in ROUND_COLUMNS if column.name in run.rounds]
+    for row in run.rounds.to_dict("records"):
+        yield {column.title: _number(row[column.name], column.size) for column in columns}
+
+
+def _number(value: Any, size: float = 1.0) -> float | int | None:
+    """The number in its unit, six digits of it; None where there is none."""
+    scaled = float(value) / size
+    if not math.isfinite(scaled):
+        return None
+    return int(scaled) if scaled.is_integer() else float(f"{scaled:.6g}")

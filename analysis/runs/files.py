@@ -1,0 +1,165 @@
+"""The files of a finished run folder, and what is wrong where one cannot be read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import yaml
+from pyarrow import ArrowException
+
+from simulator.config.problems import UserError
+from simulator.log.manifest import FORMAT
+
+FILES = (
+    "manifest.json",
+    "config.yaml",
+    "devices.parquet",
+    "rounds.parquet",
+    "clients.parquet",
+    "events.jsonl",
+)
+MANIFEST_KEYS = {
+    "label": str, "strategy": str, "seed": int, "conditions_hash": str, "config_hash": str,
+    "model": dict, "data": dict,
+}  # fmt: skip
+DEVICE_COLUMNS = ("device_id", "profile", "link", "memory_budget_bytes")
+ROUND_COLUMNS = (
+    "round", "opened_s", "closed_s", "duration_s", "accuracy", "loss", "num_aggregated",
+    "num_sat_out", "num_oom", "num_late", "waiting_s", "download_bytes", "upload_bytes", "energy_j",
+)  # fmt: skip
+CLIENT_COLUMNS = (
+    "round", "device_id", "profile", "link", "outcome", "started_s", "download_s", "train_s",
+    "upload_s", "finished_s", "waiting_s", "memory_budget_bytes", "peak_memory_bytes",
+    "memory_weights_bytes", "memory_adapters_bytes", "memory_gradients_bytes",
+    "memory_optimizer_bytes", "memory_activations_bytes", "memory_transient_bytes",
+    "memory_head_bytes", "depth", "num_quantized_blocks", "mean_weight_bits", "num_terms_trained",
+    "mean_upload_bits",
+)  # fmt: skip
+REQUIRED = {"devices": DEVICE_COLUMNS, "rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "devices": {"expected_accuracy": math.nan},
+    "rounds": {"num_offline": 0, "num_crashed": 0, "num_lost": 0, "num_rejected": 0},
+    "clients": {"offline_s": 0.0, "battery_share": math.nan},
+}
+"""Columns that older runs lack, and what stood for them then."""
+
+Json = dict[str, Any]  # what json and yaml return: any tree of plain values
+
+
+class RunError(UserError):
+    """A run folder cannot be read, or runs cannot be compared. The message says which and why."""
+
+
+class UnfinishedRunError(RunError):
+    """The folder is a run, but not one that has ended."""
+
+
+def read_manifest(path: Path) -> Json:
+    """The manifest of a finished run whose files are all there.
+
+    Raises RunError, or UnfinishedRunError where the run has not ended.
+    """
+    if not (path / "manifest.json").is_file():
+        raise RunError(f"{path} is not a run folder: it holds no manifest.json")
+    manifest = _mapping(path / "manifest.json")
+    written = manifest.get("format")
+    if not isinstance(written, int) or not 1 <= written <= FORMAT:
+        raise RunError(
+            f"{path}: the run folder's format must be at most {FORMAT}, got {written};"
+            " read it with the version of FedClock that wrote it"
+        )
+    if manifest.get("status") != "done":
+        error = f" ({manifest['error']})" if "error" in manifest else ""
+        raise UnfinishedRunError(
+            f"{path}: a run must have ended (status 'done'), got {manifest.get('status')!r}{error};"
+            " run its config again to finish it"
+        )
+    if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
+        raise RunError(f"{path / 'manifest.json'} lacks {', '.join(missing)}")
+    for key, kind in MANIFEST_KEYS.items():
+        if not isinstance(manifest[key], kind):
+            raise RunError(
+                f"{path / 'manifest.json'} is damaged: {key} must be a {kind.__name__}, got "
+                f"{manifest[key]!r:.60}"
+            )
+    for name in FILES:
+        if not (path / name).is_file():
+            raise RunError(f"run folder {path} lacks {name}")
+    return manifest
+
+
+def training(manifest: Json) -> str:
+    """Whether a run trained: ``real``, or ``none`` where it only told the time."""
+    return "none" if manifest.get("training_dtype", "not said") is None else "real"
+
+
+def read_config(path: Path) -> Json:
+    """The resolved config of the run in this folder. Raises RunError where it is damaged."""
+    return _mapping(path / "config.yaml")
+
+
+def check_table(path: Path, table: str) -> None:
+    """Raise RunError unless this table of the run can be opened and has the columns it must.
+
+    Reads the schema alone: a damaged page of data is found when its rows are asked for.
+    """
+    file = path / f"{table}.parquet"
+    try:
+        names = pq.read_schema(file).names
+    except (OSError, ArrowException) as error:
+        raise RunError(f"{file} is damaged: {error}") from error
+    _require(file, REQUIRED[table], names)
+
+
+def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table of the run, or these columns of it; what older runs lack is filled in.
+
+    Raises RunError where the file is damaged, or a column is neither there nor has a default.
+    """
+    file, defaults = path / f"{table}.parquet", DEFAULTS[table]
+    try:
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
+            there = parquet.schema_arrow.names
+            _require(file, REQUIRED[table], there)
+            wanted = [*there, *(name for name in defaults if name not in there)]
+            wanted = wanted if columns is None else list(columns)
+            lacking = [name for name in wanted if name not in there]
+            _require(file, [name for name in lacking if name not in defaults], there)
+            # One thread: a run's tables are small, and starting more takes longer than reading.
+            stored = parquet.read([n for n in wanted if n in there], use_threads=False)
+            frame: pd.DataFrame = stored.to_pandas(use_threads=False)
+            rows = parquet.metadata.num_rows
+    except (OSError, ArrowException) as error:
+        raise RunError(f"{file} is damaged: {error}") from error
+    for name in lacking:
+        frame[name] = np.full(rows, defaults[name])
+    return frame if list(frame) == wanted else frame[wanted]
+
+
+def _require(file: Path, names: Sequence[str], there: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in there]:
+        raise RunError(f"{file} lacks the columns {', '.join(missing)}; it has {', '.join(there)}")
+
+
+def _load_yaml(text: str) -> Any:
+    """As yaml.safe_load, ten times as fast where libyaml is there."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def _mapping(path: Path) -> Json:
+    """The mapping in a JSON or YAML file."""
+    parse = json.loads if path.suffix == ".json" else _load_yaml
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged: it must hold a mapping, got {type(content).__name__}")
+    return content

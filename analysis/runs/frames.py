@@ -1,0 +1,184 @@
+"""Many finished runs as pandas frames. Only what is asked for is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.runs.files import (
+    REQUIRED,
+    Json,
+    RunError,
+    check_table,
+    read_config,
+    read_manifest,
+    read_table,
+    training,
+)
+from analysis.runs.load import find_runs
+from simulator.config.experiment import flatten
+
+NAMES = ("name", "label", "seed")
+"""Keys of a config that tell runs apart without changing what is simulated, but for the draw."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunSet:
+    """Finished runs. ``rounds``, ``clients`` and ``devices`` read the run folders at each call.
+
+    ``runs`` has one row a run, indexed by ``run``: path, experiment, label, strategy, variant,
+    seed, config_hash, conditions_hash, model, model_sha256, data, data_sha256, num_rounds,
+    simulated_s, final_accuracy, wall_s. Runs of one variant differ in their seed alone.
+    """
+
+    runs: pd.DataFrame
+    left_out: tuple[str, ...] = ()  # what could not be read, and why
+
+    @property
+    def variants(self) -> list[str]:
+        """The names of the variants, in order of their first run."""
+        return list(dict.fromkeys(self.runs["variant"]))
+
+    def where(self, **wanted: object) -> RunSet:
+        """The runs that have these values in columns of ``runs`` or ``settings``.
+
+        A set or tuple names several values. Raises RunError on a name that is in neither.
+        """
+        found = self.runs
+        if any(name not in found for name in wanted):
+            found = found.join(self.settings())
+        if unknown := [name for name in wanted if name not in found]:
+            raise RunError(
+                f"runs are chosen by {', '.join(map(str, found.columns))}, got {', '.join(unknown)}"
+            )
+        keep = [
+            all(
+                row[name] in (value if isinstance(value, set | tuple) else [value])
+                for name, value in wanted.items()
+            )
+            for _, row in found.iterrows()
+        ]
+        return RunSet(self.runs[keep], self.left_out)
+
+    def rounds(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The rounds of all runs, after the columns run, variant and seed."""
+        return self._table("rounds", columns)
+
+    def clients(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The plans handed out in all runs, after the columns run, variant and seed."""
+        return self._table("clients", columns)
+
+    def devices(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The fleets of all runs, after the columns run, variant and seed."""
+        return self._table("devices", columns)
+
+    def settings(self) -> pd.DataFrame:
+        """One row a run: the keys of the configs in which the runs differ, but for the seed."""
+        kinds = self.runs.groupby(["label", "config_hash"], sort=False)
+        differing = _differing([flatten(read_config(Path(one))) for one in kinds["path"].first()])
+        numbers = kinds.ngroup()
+        return pd.DataFrame([differing[k] for k in numbers], index=self.runs.index)
+
+    def _table(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
+        if self.runs.empty:
+            raise RunError("at least one run must have ended; got none")
+        frames = [read_table(Path(path), table, columns) for path in self.runs["path"]]
+        lengths = [len(frame) for frame in frames]
+        frame: pd.DataFrame = pd.concat(frames, ignore_index=True)
+        for place, key in enumerate(("run", "variant")):
+            names = pd.Series(self.runs.index if key == "run" else self.runs[key])
+            codes, there = pd.factorize(names)  # in order of first appearance, as variants is
+            column = pd.Categorical.from_codes(np.repeat(codes, lengths), there)
+            frame.insert(place, key, pd.Series(column))
+        frame.insert(2, "seed", np.repeat(self.runs["seed"].to_numpy(), lengths))
+        return frame
+
+
+def open_runs(paths: Sequence[Path]) -> RunSet:
+    """The finished runs in (or directly below) these folders; manifests and schemas are read.
+
+    A run that has not ended, is damaged or stands twice is left out and named. Raises RunError
+    where none is left.
+    """
+    rows, left_out = [], []
+    seen: dict[tuple[object, ...], Path] = {}
+    for path in find_runs(paths):
+        try:
+            manifest = read_manifest(path)
+            for table in REQUIRED:
+                check_table(path, table)
+            row = _row(path, manifest)
+        except RunError as error:
+            left_out.append(str(error))
+            continue
+        key = tuple(row[name] for name in ("experiment", "label", "config_hash", "seed"))
+        if key in seen:
+            left_out.append(f"{path}: the same run stands in {seen[key]} already")
+            continue
+        seen[key] = path
+        rows.append(row)
+    if not rows:
+        raise RunError("at least one run must have ended; " + "; ".join(left_out or ["got none"]))
+    runs = pd.DataFrame(rows)
+    runs["variant"] = _variants(runs)
+    runs["run"] = [f"{v} s{s}" for v, s in zip(runs["variant"], runs["seed"], strict=True)]
+    if not runs["run"].is_unique:  # one label and hash in experiments of two names
+        runs["run"] = runs["experiment"] + " " + runs["run"]
+    return RunSet(runs.set_index("run"), tuple(left_out))
+
+
+def _row(path: Path, manifest: Json) -> dict[str, object]:
+    names = ("experiment", "label", "strategy", "seed", "config_hash", "conditions_hash",
+             "num_rounds", "simulated_s", "final_accuracy", "wall_s")  # fmt: skip
+    parts: dict[str, object] = {}
+    for part in ("model", "data"):
+        entry = manifest[part] if isinstance(manifest[part], dict) else {}
+        parts |= {part: entry.get("name"), f"{part}_sha256": entry.get("sha256")}
+    row = {"path": str(path), **{name: manifest.get(name) for name in names}, **parts}
+    for name, value in row.items():
+        if not isinstance(value, str | int | float | None):
+            raise RunError(
+                f"{path / 'manifest.json'} is damaged: {name} must be a number or a text, got "
+                f"{value!r:.60}"
+            )
+    return {**row, "training": training(manifest)}
+
+
+def _variants(runs: pd.DataFrame) -> list[str]:
+    """The name of each run's variant: its label, and the settings that the label alone hides."""
+    names: dict[tuple[object, object], str] = {}
+    for label, same in runs.groupby("label", sort=False):
+        first = same.drop_duplicates("config_hash")
+        if len(first) == 1:
+            names[label, first["config_hash"].iloc[0]] = str(label)
+            continue
+        differing = _differing([flatten(read_config(Path(path))) for path in first["path"]])
+        named = [" ".join([str(label), *_words(one)]) for one in differing]
+        if len(set(named)) < len(named) or max(map(len, named)) > 60:
+            named = [f"{label} {config_hash}" for config_hash in first["config_hash"]]
+        names |= {(label, h): name for h, name in zip(first["config_hash"], named, strict=True)}
+    keys = zip(runs["label"], runs["config_hash"], strict=True)
+    return [names[key] for key in keys]
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each config, the keys in which any two differ, in the order of the first to have them."""
+    keys = dict.fromkeys(key for config in configs for key in config if key not in NAMES)
+    chosen = [k for k in keys if any(c.get(k) != configs[0].get(k) for c in configs)]
+    return [{key: config.get(key) for key in chosen} for config in configs]
+
+
+def _words(settings: Mapping[str, Any]) -> list[str]:
+    """Like ``rank=8``: the last part of each key, or all of it where two end alike."""
+    short = {key: key.rpartition(".")[2] for key in settings}
+    ends = list(short.values())
+    return [
+        f"{short[key] if ends.count(short[key]) == 1 else key}={value}"
+        for key, value in settings.items()
+        if value is not None
+    ]

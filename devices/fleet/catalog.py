@@ -1,0 +1,181 @@
+"""Device profiles from ``catalog.toml``: vendors' facts times stated assumptions, in SI units."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devices.fleet.calibrated import WIDTHS, power_w, read_calibrated
+from devices.fleet.profile import CONFIDENCES, Confidence, DeviceProfile
+from devices.fleet.toml_table import TomlTable
+
+CATALOG = Path(__file__).parent / "catalog.toml"
+
+_CLOCKS = ("gpu_mhz", "gpu_units", "memory_mhz", "cpu_mhz")
+_FACTS = (
+    "name", "title", "tier", "class", "memory_gib", "peak_gflops", "peak_gb_per_s",
+    "overhead_s", "idle_w", "radio_w", "sources",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Mode:
+    """A power mode; its shares are those of the full clocks."""
+
+    name: str
+    title: str
+    compute_w: float
+    arithmetic_share: float = 1.0
+    memory_share: float = 1.0
+    cpu_share: float = 1.0
+
+
+def load_profiles(path: Path = CATALOG) -> dict[str, DeviceProfile]:
+    """Every profile of a catalog, by name.
+
+    Raises ValueError that says which key of which device is wrong, what it must be and what it is.
+    """
+    try:
+        catalog = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: the catalog cannot be read: {error}") from None
+    return read_catalog(catalog, str(path))
+
+
+def read_catalog(catalog: Mapping[str, Any], where: str) -> dict[str, DeviceProfile]:
+    """As ``load_profiles``, of a catalog that TOML has parsed; ``where`` opens its errors."""
+    root = TomlTable(where, catalog)
+    if "calibrated" in catalog:
+        root.check_keys(("calibrated",))
+        return read_calibrated(root)
+    root.check_keys(("source", "class", "device"))
+    profiles: dict[str, DeviceProfile] = {}
+    for device in root.tables("device"):
+        for mode in _modes(device):
+            if mode.name in profiles:
+                raise ValueError(f"{where}: names of devices must differ, got {mode.name} twice")
+            profiles[mode.name] = _profile(root, device, mode)
+    return profiles
+
+
+def profile(name: str) -> DeviceProfile:
+    """One profile: of our catalog, or ``file.toml`` that holds one, or ``file.toml:name``.
+
+    Raises ValueError that lists near and valid names.
+    """
+    path, is_file, chosen = name.partition(".toml")
+    if is_file:
+        profiles = load_profiles(Path(path + is_file))
+        if not chosen and len(profiles) == 1:
+            return next(iter(profiles.values()))
+        name = chosen.removeprefix(":")
+        if name not in profiles:
+            raise ValueError(
+                f"one device of {path}{is_file} must be named, as {path}{is_file}:NAME with one "
+                f"of {', '.join(profiles)}, got {name or 'none'}"
+            )
+        return profiles[name]
+    profiles = load_profiles()
+    if name not in profiles:
+        _check_mode(name)
+        near = difflib.get_close_matches(name, profiles, n=3)
+        meant = f" (near: {', '.join(near)})" if near else ""
+        raise ValueError(f"a device must be one of {', '.join(profiles)}, got {name!r}{meant}")
+    return profiles[name]
+
+
+def _check_mode(name: str) -> None:
+    """Raises ValueError where the name is that of a device in a mode that it does not have."""
+    for device in tomllib.loads(CATALOG.read_text(encoding="utf-8"))["device"]:
+        if "mode" in device and name.startswith(f"{device['name']}-"):
+            modes = [mode["name"] for mode in device["mode"]]
+            given = name.removeprefix(f"{device['name']}-")
+            raise ValueError(
+                f"a power mode of {device['name']} must be one of {', '.join(modes)}, got {given!r}"
+            )
+
+
+def _modes(device: TomlTable) -> list[_Mode]:
+    if "mode" not in device.values:
+        device.check_keys((*_FACTS, "compute_w"))
+        return [_Mode(device.text("name"), device.text("title"), device.number("compute_w"))]
+    device.check_keys((*_FACTS, "full", "mode"))
+    full = device.table("full", _CLOCKS)
+    return [_mode(device, full, mode) for mode in device.tables("mode")]
+
+
+def _mode(device: TomlTable, full: TomlTable, mode: TomlTable) -> _Mode:
+    mode.check_keys(("name", "compute_w", *_CLOCKS))
+    share = {key: mode.number(key, full.number(key)) / full.number(key) for key in _CLOCKS}
+    return _Mode(
+        name=f"{device.text('name')}-{mode.text('name')}",
+        title=f"{device.text('title')}, mode {mode.text('name')}",
+        compute_w=mode.number("compute_w"),
+        arithmetic_share=share["gpu_mhz"] * share["gpu_units"],
+        memory_share=share["memory_mhz"],
+        cpu_share=share["cpu_mhz"],
+    )
+
+
+def _profile(root: TomlTable, device: TomlTable, mode: _Mode) -> DeviceProfile:
+    classes = root.table("class")
+    assumed = classes.table(
+        device.text("class", tuple(classes.values)),
+        ("training_efficiency", "sustained_memory", "reason"),
+    )
+    source, confidence = _source(root, device, assumed)
+    sustained_memory = assumed.number("sustained_memory", largest=1)
+    return DeviceProfile(
+        name=mode.name,
+        title=mode.title,
+        tier=device.text("tier"),
+        flops_per_s=_flops_per_s(device, assumed, mode),
+        memory_bytes=round(device.number("memory_gib") * 2**30),
+        memory_bytes_per_s=(
+            device.number("peak_gb_per_s") * 1e9 * sustained_memory * mode.memory_share
+        ),
+        overhead_s=device.number("overhead_s") / mode.cpu_share,
+        power_w=power_w(device, mode.compute_w, mode.name),
+        confidence=confidence,
+        source=source,
+    )
+
+
+def _flops_per_s(device: TomlTable, assumed: TomlTable, mode: _Mode) -> dict[int, float]:
+    peak = device.table("peak_gflops", WIDTHS)
+    efficiency = assumed.table("training_efficiency", WIDTHS)
+    rates = {
+        int(key): peak.number(key) * 1e9 * efficiency.number(key, 1) * mode.arithmetic_share
+        for key in WIDTHS
+    }
+    if rates[16] < rates[32]:
+        raise ValueError(
+            f"{device.where}: peak_gflops times training_efficiency must be no less at 16 bits "
+            f"than at 32, got {rates[16]:.4g} and {rates[32]:.4g} FLOP/s"
+        )
+    return rates
+
+
+def _source(root: TomlTable, device: TomlTable, assumed: TomlTable) -> tuple[str, Confidence]:
+    """Where each number comes from, in one text, and how far the facts can be trusted."""
+    facts = ("peak", "memory", "mode") if "mode" in device.values else ("peak", "memory")
+    cited = device.table("sources", (*facts, "power", "overhead"))
+    known = root.table("source")
+    texts, lowest = [], 0
+    for topic in cited.values:
+        source = known.table(cited.text(topic, tuple(known.values)), ("text", "confidence"))
+        confidence = source.text("confidence", CONFIDENCES)
+        texts.append(f"{topic} [{confidence}]: {source.text('text')}")
+        if topic in facts:
+            lowest = max(lowest, CONFIDENCES.index(confidence))
+    efficiency = assumed.table("training_efficiency", WIDTHS)
+    texts.append(
+        f"sustained [assumed]: {efficiency.number('32'):.0%} of the peak at 32 bits, "
+        f"{efficiency.number('16'):.0%} at 16, {assumed.number('sustained_memory'):.0%} of the "
+        f"bandwidth: {assumed.text('reason')}"
+    )
+    return "; ".join(texts), CONFIDENCES[lowest]

@@ -1,0 +1,202 @@
+"""The devices of one experiment: profiles, memory budgets, data shards and what each will meet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Generic, Protocol, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from devices.fleet.battery import MAINS, Battery, BatteryReplay, BatterySpec, Mains
+from devices.fleet.profile import DeviceProfile
+from devices.vocabulary.plan import DeviceId
+from traces.availability import ALWAYS, AvailabilityTrace
+from traces.bandwidth import BandwidthTrace, Link
+from traces.steps import FloatArray, StepTrace
+
+IndexArray = npt.NDArray[np.int64]
+NO_LATENCY = StepTrace.constant(0.0)
+FULL_SPEED = StepTrace.constant(1.0)
+ALL_FREE = StepTrace.constant(1.0)
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Device:
+    """One device of the fleet, as the world knows it. A server sees less (see FleetView)."""
+
+    device_id: DeviceId
+    profile: DeviceProfile
+    memory_budget_bytes: int  # what other apps leave to training, as the server is told
+    link: Link
+    examples: IndexArray  # (n,): its shard, as indices into the training set
+    latency: StepTrace = NO_LATENCY  # seconds from asking for a transfer to its first byte
+    speed: StepTrace = FULL_SPEED  # share of the profile's rates that other apps leave to training
+    free_memory: StepTrace = ALL_FREE  # share of the budget that is really free
+    availability: AvailabilityTrace = ALWAYS
+    battery: Battery = MAINS
+
+
+class Shards(Protocol):
+    """Every device's examples, made when they are asked for."""
+
+    def __getitem__(self, device_id: DeviceId) -> IndexArray: ...
+
+    def sizes(self) -> IndexArray:
+        """(n,): number of examples of each device."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Assigned(Generic[T_co]):
+    """Which trace of a pool each device has, and how far into it the device's clock starts."""
+
+    pool: Sequence[T_co]
+    index: IndexArray  # (n,)
+    offset_s: FloatArray  # (n,)
+
+
+@dataclass(frozen=True, eq=False)
+class Fleet(Sequence[Device]):
+    """Any number of devices as arrays of length n; a Device is made when it is asked for.
+
+    Traces are shared: a device is an index into a pool and an offset.
+    """
+
+    profiles: Sequence[DeviceProfile]
+    profile_index: IndexArray
+    memory_budget_bytes: IndexArray
+    shards: Shards
+    link: Assigned[Link]
+    latency: Assigned[StepTrace]
+    speed: Assigned[StepTrace]
+    speed_factor: FloatArray  # how much faster a device is than its profile
+    free_memory: Assigned[StepTrace]
+    availability: Assigned[AvailabilityTrace]
+    battery: Assigned[Battery]
+    battery_share: FloatArray  # of its capacity, at instant 0
+    _made: dict[int, Device] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.profile_index)
+
+    @overload
+    def __getitem__(self, device_id: int) -> Device: ...
+    @overload
+    def __getitem__(self, device_id: slice) -> list[Device]: ...
+    def __getitem__(self, device_id: int | slice) -> Device | list[Device]:
+        if isinstance(device_id, slice):
+            return [self[k] for k in range(*device_id.indices(len(self)))]
+        if not 0 <= device_id < len(self):
+            raise IndexError(f"a device id must be in [0, {len(self)}), got {device_id}")
+        if device_id not in self._made:
+            self._made[device_id] = self._make(device_id)
+        return self._made[device_id]
+
+    def __iter__(self) -> Iterator[Device]:
+        return (self[device_id] for device_id in range(len(self)))
+
+    def profile_of(self, device_id: DeviceId) -> DeviceProfile:
+        """The profile of a device."""
+        return self.profiles[int(self.profile_index[device_id])]
+
+    def link_of(self, device_id: DeviceId) -> Link:
+        """The link of a device."""
+        return _begun(self.link, device_id)
+
+    def speed_of(self, device_id: DeviceId) -> StepTrace:
+        """The share of its profile's rates that a device trains at."""
+        return _scaled(_begun(self.speed, device_id), float(self.speed_factor[device_id]))
+
+    @cached_property
+    def num_examples(self) -> IndexArray:
+        """(n,): size of each device's shard."""
+        return self.shards.sizes()
+
+    def _make(self, device_id: DeviceId) -> Device:
+        return Device(
+            device_id=device_id,
+            profile=self.profile_of(device_id),
+            memory_budget_bytes=int(self.memory_budget_bytes[device_id]),
+            link=self.link_of(device_id),
+            examples=self.shards[device_id],
+            latency=_begun(self.latency, device_id),
+            speed=self.speed_of(device_id),
+            free_memory=_begun(self.free_memory, device_id),
+            availability=_begun(self.availability, device_id),
+            battery=_begun(self.battery, device_id).holding(float(self.battery_share[device_id])),
+        )
+
+    def conditions_hash(self) -> str:
+        """SHA-256 of everything that every scheduler must meet alike: devices, traces, shards."""
+        sha = hashlib.sha256()
+        for profile in self.profiles:
+            sha.update(repr(profile).encode())
+        sha.update(self.profile_index.tobytes())
+        sha.update(self.memory_budget_bytes.tobytes())
+        sha.update(np.ascontiguousarray(self.shards.sizes()).tobytes())
+        for device_id in _sampled(len(self)):
+            sha.update(self.shards[device_id].tobytes())
+        every: tuple[Assigned[object], ...] = (
+            self.link, self.latency, self.speed, self.free_memory, self.availability, self.battery
+        )  # fmt: skip
+        for assigned in every:
+            for one in assigned.pool:
+                _add(sha, one)
+            sha.update(assigned.index.tobytes())
+            sha.update(assigned.offset_s.tobytes())
+        sha.update(self.battery_share.tobytes() + self.speed_factor.tobytes())
+        return sha.hexdigest()
+
+
+class _Trace(Protocol):
+    def begun_at(self: TraceT, offset_s: float) -> TraceT: ...
+
+
+TraceT = TypeVar("TraceT", bound=_Trace)
+
+
+def _begun(assigned: Assigned[TraceT], device_id: DeviceId) -> TraceT:
+    trace = assigned.pool[int(assigned.index[device_id])]
+    offset_s = float(assigned.offset_s[device_id])
+    return trace.begun_at(offset_s) if offset_s else trace
+
+
+def _scaled(speed: StepTrace, factor: float) -> StepTrace:
+    return speed if factor == 1.0 else speed.scaled(factor)
+
+
+def _sampled(count: int) -> Iterator[int]:
+    """All devices of a fleet, or 10,000 of a larger one: the shards of the others follow from the
+    same seed."""
+    return iter(range(0, count, max(1, count // 10_000)))
+
+
+def _add(sha: hashlib._Hash, value: object) -> None:
+    match value:
+        case Link():
+            _add(sha, value.downlink)
+            _add(sha, value.uplink)
+        case BandwidthTrace():
+            sha.update(repr((value.period_s, value.offset_s)).encode())
+            sha.update(value.time_s.tobytes() + value.rate_bytes_per_s.tobytes())
+        case StepTrace():
+            sha.update(repr((value.period_s, value.offset_s)).encode())
+            sha.update(value.time_s.tobytes() + value.values.tobytes())
+        case AvailabilityTrace():
+            sha.update(repr((value.period_s, value.offset_s)).encode())
+            sha.update(value.start_s.tobytes() + value.end_s.tobytes())
+        case BatterySpec():
+            sha.update(repr(value.numbers).encode())
+            _add(sha, value.charging)
+        case BatteryReplay():
+            sha.update(repr(value.floor_share).encode())
+            _add(sha, value.level)
+        case Mains():
+            sha.update(b"mains")
+        case _:
+            raise TypeError(f"no hash for {type(value).__name__}")

@@ -1,0 +1,169 @@
+"""The sizes of a transformer that its costs follow from, without loading it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from devices.models.families import CLOSED_FORMS, LinearSpec, chosen_layers
+from devices.vocabulary.plan import (
+    Adapter,
+    BoolArray,
+    Factors,
+    Float32Array,
+    ModuleKey,
+    TermGrid,
+)
+
+Form = Literal["bert", "llama"]
+"""What a block is: attention and a feed-forward part, each followed by a layer norm; or each after
+an RMS norm, queries and keys rotated, the feed-forward part gated."""
+Attention = Literal["eager", "sdpa"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the code of a family without closed forms says about itself."""
+
+    blocks: str  # where they stand in the model: "transformer.h"
+    paths: tuple[str, ...]  # of each linear layer within its block: "attn.c_attn"
+    head_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    attention: tuple[int, int]  # its score lies between these two of the linear layers
+    head_size: int
+    max_length: int  # tokens that it has positions for
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A stack of equal transformer blocks with LoRA on ``targets``, and a classification head."""
+
+    name: str
+    family: str  # transformers' model_type
+    num_blocks: int  # L
+    hidden: int  # h
+    num_heads: int  # n
+    num_kv_heads: int
+    ffn: int  # f
+    linears: tuple[LinearSpec, ...]  # of one block, all of them
+    targets: tuple[LinearSpec, ...]  # those with LoRA, in the order of TermGrid's second axis
+    norm_parameters: int  # of one block
+    embedding_parameters: int  # everything below the first block
+    frozen_head_parameters: int  # BERT's pooler; the final norm of Llama; RoBERTa has none
+    num_classes: int
+    attention: Attention = "eager"
+    outline: Outline | None = None  # None where there are closed forms
+
+    @property
+    def form(self) -> Form:
+        """Of its blocks, by which they cost."""
+        return "llama" if self.family in ("llama", "qwen2", "qwen3") else "bert"
+
+    @property
+    def head_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The trained head's tensors, named as transformers names them."""
+        if self.outline:
+            return dict(self.outline.head_shapes)
+        classes, hidden = self.num_classes, self.hidden
+        if self.form == "llama":
+            return {"score.weight": (classes, hidden)}
+        if self.family == "bert":
+            return {"classifier.weight": (classes, hidden), "classifier.bias": (classes,)}
+        if self.family == "distilbert":
+            return {
+                "pre_classifier.weight": (hidden, hidden),
+                "pre_classifier.bias": (hidden,),
+                "classifier.weight": (classes, hidden),
+                "classifier.bias": (classes,),
+            }
+        return {
+            "classifier.dense.weight": (hidden, hidden),
+            "classifier.dense.bias": (hidden,),
+            "classifier.out_proj.weight": (classes, hidden),
+            "classifier.out_proj.bias": (classes,),
+        }
+
+    @property
+    def head_parameters(self) -> int:
+        """Elements of the trained head."""
+        return sum(math.prod(shape) for shape in self.head_shapes.values())
+
+    def grid_shape(self, rank: int) -> tuple[int, int, int]:
+        """(L, M, R) of a TermGrid."""
+        return self.num_blocks, len(self.targets), rank
+
+    def term_parameters(self, chosen: BoolArray) -> int:
+        """LoRA parameters of the chosen terms of a grid (L, M, R)."""
+        counts = chosen.sum(axis=(0, 2)).tolist()
+        return sum(
+            num_terms * (layer.in_features + layer.out_features)
+            for num_terms, layer in zip(counts, self.targets, strict=True)
+        )
+
+    def trained_parameters(self, terms: TermGrid) -> int:
+        """Everything that a device trains: the head, and what its terms train of A and B."""
+        counts: list[int] = terms.trained.sum(axis=(0, 2)).tolist()
+        return self.head_parameters + sum(
+            num_terms * layer.factor_width(name)
+            for num_terms, layer in zip(counts, self.targets, strict=True)
+            for name in terms.trained_factors
+        )
+
+    @property
+    def max_rank(self) -> int:
+        """Above this rank LoRA holds more terms than the smallest adapted matrix has."""
+        return min(min(layer.in_features, layer.out_features) for layer in self.targets)
+
+    def initial_adapter(self, rank: int, alpha: float, rng: np.random.Generator) -> Adapter:
+        """A drawn as in LoRA (Kaiming uniform, a = sqrt(5)), B zero; a head with std 0.02."""
+        factors = {}
+        for block in range(self.num_blocks):
+            for layer in self.targets:
+                a = drawn_a((rank, layer.in_features), rng)
+                b = np.zeros((layer.out_features, rank), dtype=np.float32)
+                factors[ModuleKey(block, layer.name)] = Factors(a, b)
+        head: dict[str, Float32Array] = {
+            name: _drawn_head(name, shape, rng) for name, shape in self.head_shapes.items()
+        }
+        return Adapter(factors, head, alpha / rank)
+
+    @classmethod
+    def from_config(
+        cls, name: str, config: Mapping[str, Any], targets: Sequence[str], num_classes: int
+    ) -> ModelSpec:
+        """Read a transformers ``config.json``; ``targets`` name the adapted layers of a block.
+
+        Raises ValueError for a family or an activation function without checked closed forms, or a
+        target that is no linear layer of its block.
+        """
+        model_type = str(config.get("model_type"))
+        if model_type not in CLOSED_FORMS:
+            known = ", ".join(CLOSED_FORMS)
+            raise ValueError(
+                f"model type must be one of {known}, got {model_type!r} (model {name})"
+            )
+        sizes = CLOSED_FORMS[model_type](config)
+        key = "activation" if model_type == "distilbert" else "hidden_act"
+        expected = "silu" if model_type in ("llama", "qwen2", "qwen3") else "gelu"
+        if config.get(key, expected) != expected:
+            raise ValueError(
+                f"{key} of a {model_type} must be {expected!r}, got {config[key]!r} (model {name})"
+            )
+        chosen = chosen_layers(sizes["linears"], targets)
+        return cls(name=name, targets=chosen, num_classes=num_classes, **sizes)
+
+
+def _drawn_head(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
+    if len(shape) == 1:
+        value = 0.0 if name.endswith("bias") else 1.0  # of a norm
+        return np.full(shape, value, dtype=np.float32)
+    return rng.normal(0.0, 0.02, shape).astype(np.float32)
+
+
+def drawn_a(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
+    """(rank, in): a factor A as LoRA starts it, Kaiming uniform with a = sqrt(5)."""
+    bound = 1.0 / np.sqrt(shape[1])
+    return rng.uniform(-bound, bound, shape).astype(np.float32)

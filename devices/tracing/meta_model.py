@@ -1,0 +1,193 @@
+"""A model of two blocks on which costs are traced: shapes without numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._pytree import tree_flatten
+
+from devices.cost.blocks import Batch
+from devices.cost.traced import LayerState
+from devices.models.spec import ModelSpec
+from devices.tracing.operator_trace import Tape
+from devices.tracing.outline import built
+from devices.training.adapters import Terms
+from devices.training.model import (
+    ADAPTER,
+    block_path,
+    head_names,
+    layer_path,
+    lora_config,
+    packable,
+)
+
+NUM_BLOCKS = 2
+"""A first, and one that stands for all others."""
+PRIMES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121, 1000133,
+           1000151, 1000159, 1000171)  # fmt: skip
+"""Ranks that no other size of a block is a multiple of."""
+
+
+class Call(NamedTuple):
+    """How the model calls its blocks, but for the hidden states."""
+
+    leaves: tuple[Any, ...]  # of what stands behind them, tensors among others
+    structure: Any
+    returns_tuple: bool
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that are."""
+        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+
+
+class _ShadowLinear(nn.Linear):
+    """A frozen layer that converts its weight for each product."""
+
+    tape: Tape | None = None
+    place = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.tape is None:
+            return functional.linear(input, self.weight, self.bias)
+        product: Tensor = _ShadowProduct.apply(input, self)  # type: ignore[no-untyped-call]
+        return product
+
+    def operand(self, dtype: torch.dtype) -> Tensor:
+        """(out, in), made for one product."""
+        assert self.tape
+        return self.tape.converted(self.place, self.weight.shape, dtype)
+
+
+class _ShadowProduct(torch.autograd.Function):
+    """As the product with a packed weight: nothing is saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: _ShadowLinear) -> Tensor:
+        ctx.layer = layer
+        return functional.linear(x, layer.operand(x.dtype), layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad @ ctx.layer.operand(grad.dtype), None
+
+
+class Stage:
+    """A model of two blocks, with peft's LoRA layers around shadows of its linear layers."""
+
+    def __init__(self, spec: ModelSpec, config: Mapping[str, Any], *, lora_dropout: float) -> None:
+        self.spec, self.dtype = spec, torch.float32
+        with torch.device("meta"):
+            network = built(
+                config,
+                num_classes=spec.num_classes,
+                attention=spec.attention,
+                num_blocks=NUM_BLOCKS,
+            )
+            self.shadows = [_shadow(network, spec, place) for place in range(len(spec.linears))]
+            adapters = lora_config(spec, rank=1, alpha=1.0, dropout=lora_dropout)
+            self.network: Any = get_peft_model(network, adapters)
+        self.network.train().requires_grad_(False)  # without any dropout but that of adapters
+        for name in head_names(spec):
+            network.get_submodule(name).modules_to_save[ADAPTER].requires_grad_(True)
+        self.base = network
+        self.blocks: list[nn.Module] = [
+            network.get_submodule(block_path(spec, block)) for block in range(NUM_BLOCKS)
+        ]
+        self._adapted = {
+            layer.name: network.get_submodule(layer_path(spec, 0, layer.name))
+            for layer in spec.targets
+        }
+        self.ranks = [1] * len(spec.linears)
+
+    def fill(self, dtype: torch.dtype) -> None:
+        """Put fake tensors of a device that computes in place of those of none at all."""
+        self.dtype = dtype
+        for module in self.network.modules():
+            for values in (module._parameters, module._buffers):
+                for name, value in values.items():
+                    if value is not None:
+                        kind = dtype if value.is_floating_point() else value.dtype
+                        values[name] = _like(value, torch.empty(value.shape, dtype=kind))
+
+    def install(self, layers: Sequence[LayerState], *, trains_a: bool) -> None:
+        """Terms in the first block: a prime number of them in each layer that holds any."""
+        for place, (layer, state) in enumerate(zip(self.spec.linears, layers, strict=True)):
+            self.ranks[place] = PRIMES[place] if state.holds else 1
+            if layer.name not in self._adapted:
+                continue
+            adapted = self._adapted[layer.name]
+            path = layer_path(self.spec, 0, layer.name)
+            self.base.set_submodule(path, adapted if state.holds else self.shadows[place])
+            if state.holds:
+                rank = PRIMES[place]
+                a, b = (rank, layer.in_features), (layer.out_features, rank)
+                adapted.lora_A[ADAPTER] = self._terms(a, axis=0, trains=state.trains and trains_a)
+                adapted.lora_B[ADAPTER] = self._terms(b, axis=1, trains=state.trains)
+        self.parts = packable(self.base, self.spec, 0)
+
+    @contextmanager
+    def taped(self, tape: Tape) -> Iterator[None]:
+        """Conversions of weights go onto the tape."""
+        for shadow in self.shadows:
+            shadow.tape = tape
+        yield
+        for shadow in self.shadows:
+            shadow.tape = None
+
+    def _terms(self, shape: tuple[int, int], *, axis: int, trains: bool) -> Terms:
+        every, none = torch.arange(shape[axis]), torch.arange(0)
+        chosen = (every, none) if trains else (none, every)
+        return Terms(torch.empty(shape, dtype=self.dtype), *chosen, axis=axis)
+
+    def call(self, batch: Batch) -> Call:
+        """With what the model calls its first block."""
+        noted: dict[str, Any] = {}
+
+        def note(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            noted.update(rest=(args[1:], kwargs), returns_tuple=isinstance(output, tuple))
+
+        self.install([LayerState(False, False)] * len(self.spec.linears), trains_a=True)
+        handle = self.blocks[0].register_forward_hook(note, with_kwargs=True)
+        with torch.no_grad():
+            self.forward(*texts(batch))
+        handle.remove()
+        leaves, structure = tree_flatten(noted["rest"])
+        return Call(tuple(leaves), structure, noted["returns_tuple"])
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(b, C) logits of (b, s) tokens."""
+        logits: Tensor = self.base(input_ids=ids, attention_mask=mask).logits
+        return logits
+
+    def resident(self) -> Iterator[Tensor]:
+        """What is there before and after a step, gradients included."""
+        for parameter in self.network.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+            yield from (parameter, *([] if parameter.grad is None else [parameter.grad]))
+        yield from self.network.buffers()
+
+
+def _like(value: Tensor, fake: Tensor) -> Tensor:
+    return nn.Parameter(fake, value.requires_grad) if isinstance(value, nn.Parameter) else fake
+
+
+def _shadow(network: Any, spec: ModelSpec, place: int) -> _ShadowLinear:
+    """Put a shadow in place of a linear layer of the first block."""
+    layer = spec.linears[place]
+    shadow = _ShadowLinear(layer.in_features, layer.out_features, bias=layer.bias)
+    shadow.place = place
+    network.set_submodule(layer_path(spec, 0, layer.name), shadow)
+    return shadow
+
+
+def texts(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(b, s) tokens, and which of them are there."""
+    ids = torch.ones(batch.size, batch.length, dtype=torch.long)
+    return ids, torch.ones_like(ids)

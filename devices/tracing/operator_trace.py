@@ -1,0 +1,220 @@
+"""What operators make, compute and move, written down while they run without numbers."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from devices.cost.traced import IntVector, PassTrace, TensorKind, TracedTensor
+from devices.vocabulary.plan import BoolArray
+
+_ATEN = torch.ops.aten
+_FLASH: dict[Any, Callable[..., int]] = {  # torch has no formula for the flash attention of CPUs
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: (
+        lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape)  # type: ignore[no-untyped-call]
+    ),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(  # type: ignore[no-untyped-call]
+            grad.shape, q.shape, k.shape, v.shape
+        )
+    ),
+}
+_FREE = (_ATEN._unsafe_view, _ATEN.detach)
+
+
+class Cut(NamedTuple):
+    """What ran for a while. Amounts are fixed, and for each term of a layer."""
+
+    flops: IntVector
+    moved_bytes: IntVector
+    conversions: IntVector
+    instants: list[frozenset[int]]  # what lived after each operator
+
+    @property
+    def fixed_flops(self) -> int:
+        """Whatever the ranks."""
+        return int(self.flops[0])
+
+
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs operators on fake tensors and notes storages, FLOPs and bytes.
+
+    ``ranks`` are the numbers of terms that layers hold meanwhile: primes above every other size, so
+    that whatever they divide grows with that layer's terms, and with them alone.
+    """
+
+    def __init__(
+        self, ranks: Sequence[int], resident: Iterable[Tensor], arguments: Sequence[Tensor]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._ranks = ranks
+        self._known: dict[int, int | None] = {_place(tensor): None for tensor in resident}
+        self.arguments = set(range(len(arguments)))  # those that are still there
+        for index, argument in enumerate(arguments):
+            storage = argument.untyped_storage()
+            self._known[storage._cdata] = None
+            weakref.finalize(storage, self._forget_argument, storage._cdata, index)
+        self.tensors: list[TracedTensor] = []
+        self.live: set[int] = set()
+        self._is_noting = True
+        self._reset()
+
+    def _reset(self) -> None:
+        self._flops, self._moved = np.zeros((2, 1 + len(self._ranks)), dtype=np.int64)
+        self._conversions = np.zeros(len(self._ranks), dtype=np.int64)
+        self._instants: list[frozenset[int]] = []
+
+    def cut(self) -> Cut:
+        """Everything since the last cut."""
+        found = Cut(self._flops, self._moved, self._conversions, self._instants)
+        self._reset()
+        return found
+
+    @property
+    def live_bytes(self) -> int:
+        """Of all that was made here and is still there."""
+        return sum(self.tensors[k].elements * self.tensors[k].bits // 8 for k in self.live)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.namespace != "aten":
+            return result
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        for output in outputs:
+            self._note_storage(output)
+        if self._is_noting:
+            self._note_work(func, args, kwargs, result)
+        self._instants.append(frozenset(self.live))
+        return result
+
+    def index(self, tensor: Tensor) -> int | None:
+        """Of its storage among all that were made here; None where it was there before."""
+        return self._known[_place(tensor)]
+
+    def converted(self, layer: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """A frozen weight as an operand, and beside it for a moment what unpacking it takes."""
+        self._conversions[layer] += 1
+        weight = self.made(shape, dtype, "weight")
+        self.made(shape, torch.uint8, "unpacking weight")
+        return weight
+
+    def made(self, shape: Sequence[int], dtype: torch.dtype, kind: TensorKind) -> Tensor:
+        """A tensor that no operator of the block makes."""
+        with self._as(kind):
+            return torch.empty(shape, dtype=dtype)
+
+    @contextmanager
+    def _as(self, kind: TensorKind) -> Iterator[None]:
+        self._is_noting, self._kind = False, kind
+        try:
+            yield
+        finally:
+            self._is_noting, self._kind = True, "plain"
+
+    _kind: TensorKind = "plain"
+
+    def _note_storage(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        place = storage._cdata
+        if place in self._known:
+            return
+        index = self._known[place] = len(self.tensors)
+        self.live.add(index)
+        width = tensor.element_size()
+        elements, layer = self._by_rank(storage.nbytes() // width)
+        self.tensors.append(TracedTensor(elements, 8 * width, layer, self._kind))
+        weakref.finalize(storage, self._forget, place, index)
+
+    def _forget(self, place: int, index: int) -> None:
+        del self._known[place]
+        self.live.discard(index)
+
+    def _forget_argument(self, place: int, index: int) -> None:
+        del self._known[place]  # for the address is given away again
+        self.arguments.discard(index)
+
+    def _by_rank(self, amount: int) -> tuple[int, int | None]:
+        for layer, rank in enumerate(self._ranks):
+            if amount and rank > 1 and amount % rank == 0:
+                return amount // rank, layer
+        return amount, None
+
+    def _note_work(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        packet = func.overloadpacket
+        if packet in _FLASH:
+            self._add(self._flops, _FLASH[packet](*args, **kwargs))
+        elif packet in flop_registry:
+            self._add(self._flops, flop_registry[packet](*args, **kwargs, out_val=result))
+        if func.is_view or packet in _FREE:
+            return
+        if packet is _ATEN.add_ and self._known.get(_place(args[0]), 0) is None:
+            return  # into a gradient that was there before: in training it takes the place of one
+        for leaf in tree_leaves((args, kwargs, result)):
+            if isinstance(leaf, Tensor):  # an expanded one is read as often as it is there: once
+                self._add(self._moved, min(leaf.nbytes, leaf.untyped_storage().nbytes()))
+
+    def _add(self, total: IntVector, amount: int) -> None:
+        of_one, layer = self._by_rank(amount)
+        total[0 if layer is None else 1 + layer] += of_one
+
+
+def _place(tensor: Tensor) -> int:
+    place: int = tensor.untyped_storage()._cdata
+    return place
+
+
+def pass_trace(cut: Cut, num_tensors: int) -> PassTrace:
+    """Of one pass, of so many tensors in both."""
+    live = _worst(cut.instants, num_tensors)
+    return PassTrace(cut.flops, cut.moved_bytes, cut.conversions, live)
+
+
+def _worst(instants: Sequence[frozenset[int]], num_tensors: int) -> BoolArray:
+    """(instants, tensors), without instants at which only part lives of what lives at others."""
+    distinct = list(dict.fromkeys(instants))
+    live = np.zeros((len(distinct), num_tensors), dtype=np.int64)
+    for row, instant in enumerate(distinct):
+        live[row, list(instant)] = 1
+    common = live @ live.T
+    is_part = common == live.sum(axis=1)[:, None]
+    np.fill_diagonal(is_part, val=False)
+    kept: BoolArray = live[~is_part.any(axis=1)].astype(np.bool_)
+    return kept
+
+
+@dataclass(frozen=True, eq=False)
+class ShadowActivation:
+    """Stands for a saved tensor that was packed."""
+
+    tape: Tape
+    packed: Tensor
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...]
+    extent: int = field(default=0)  # elements
+
+    def unpack(self) -> Tensor:
+        """A tensor like it, and beside it for a moment what unpacking takes."""
+        values = self.tape.made((self.extent,), self.dtype, "plain")
+        self.tape.made((self.extent,), self.dtype, "unpacking")
+        return values.as_strided(self.shape, self.stride)
+
+
+def shadow_packed(tape: Tape, tensor: Tensor, bits: int) -> ShadowActivation:
+    """As ``pack_activation`` takes room; to 4 bits, or to 8 whatever the plan."""
+    kind: TensorKind = "planned" if bits == 4 else "attention"
+    extent = tensor.numel()
+    packed = tape.made((extent,), tensor.dtype, kind)
+    tape.made((extent,), tensor.dtype, "packing")
+    return ShadowActivation(tape, packed, tensor.dtype, tensor.shape, tensor.stride(), extent)

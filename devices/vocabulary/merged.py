@@ -1,0 +1,86 @@
+"""Arithmetic on what is merged into frozen weights: factors while they are small, then a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from devices.vocabulary.adapter import Adapter, Factors, Float32Array, Product
+from traces.bandwidth import FloatArray
+
+
+def num_numbers(rank: int, *, inputs: int, outputs: int) -> int:
+    """Of a sum of so many terms, as it is kept and sent: factors, or the matrix if that is less."""
+    return min(rank * (inputs + outputs), inputs * outputs)
+
+
+def is_dense(rank: int, *, inputs: int, outputs: int) -> bool:
+    """Whether that is the matrix."""
+    return rank * (inputs + outputs) >= inputs * outputs
+
+
+def multiplied_out(product: Product) -> FloatArray:
+    """(out, in) in float64."""
+    if not isinstance(product, Factors):
+        return product.astype(np.float64)
+    dense: FloatArray = product.b.astype(np.float64) @ product.a.astype(np.float64)
+    return dense
+
+
+def side_by_side(parts: Sequence[Factors]) -> Factors:
+    """[A_1; A_2; ...] and [B_1, B_2, ...]: their product is the sum of the products, exactly."""
+    return Factors(
+        np.concatenate([part.a for part in parts]),
+        np.concatenate([part.b for part in parts], axis=1),
+    )
+
+
+def summed(parts: Sequence[Product]) -> Product:
+    """The sum, in the smaller form."""
+    factors = [part for part in parts if isinstance(part, Factors)]
+    if len(factors) == len(parts):
+        stack = side_by_side(factors)
+        rank, inputs = stack.a.shape
+        if not is_dense(rank, inputs=inputs, outputs=len(stack.b)):
+            return stack
+    total: Float32Array = np.sum(list(map(multiplied_out, parts)), axis=0).astype(np.float32)
+    return total
+
+
+def as_factors(product: Product) -> Factors:
+    """Exactly the same as factors; of a matrix, the other factor is the identity."""
+    if isinstance(product, Factors):
+        return product
+    outputs, inputs = product.shape
+    if inputs <= outputs:
+        return Factors(np.eye(inputs, dtype=np.float32), product)
+    return Factors(product, np.eye(outputs, dtype=np.float32))
+
+
+def unmerged(adapter: Adapter) -> Adapter:
+    """The same model as an adapter of the pretrained weights, whose rank is as high as it takes.
+
+    Terms with B at zero are left out; layers of lower rank are filled up with zeros.
+    """
+    if not adapter.merged.products:
+        return adapter
+    factors = {}
+    for key, (a, b) in adapter.factors.items():
+        used = b.any(axis=0)
+        parts: list[Product] = [Factors(a[used], b[:, used])]
+        if key in adapter.merged.products:
+            parts.append(adapter.merged.products[key])
+        factors[key] = as_factors(summed(parts))
+    rank = max(1, max(len(a) for a, _ in factors.values()))
+    padded = {
+        key: Factors(_padded(a, rank, axis=0), _padded(b, rank, axis=1))
+        for key, (a, b) in factors.items()
+    }
+    return Adapter(padded, adapter.head, adapter.scale)
+
+
+def _padded(factor: Float32Array, rank: int, *, axis: int) -> Float32Array:
+    missing = [(0, 0), (0, 0)]
+    missing[axis] = (0, rank - factor.shape[axis])
+    return np.pad(factor, missing)

@@ -1,0 +1,268 @@
+"""The messages between server and device: every byte that the clock charges for is in them.
+
+    message    = header, payload
+    header     = magic 4 bytes | kind u8 | 3 zero bytes | payload length u32 | CRC-32 of payload u32
+    broadcast  = for each module: the held terms' rows of A, then their columns of B; the head; for
+                 each layer into which terms were merged meanwhile: A and B, or the matrix; fp32
+    update     = for each module, and each precision in rising order: the uploaded terms' rows of A,
+                 then their columns of B; the head
+
+Factors that both sides draw from one seed, or that do not train, are in no message: see
+``devices.plan.FactorUse``. The seed itself is not charged.
+
+Both sides know the plan, so no message says which terms follow. A term sent at q < 32 bits is its
+difference from the broadcast: its row of A and its column of B have an fp32 scale each (64 bits a
+term) and codes of q bits, 2^(q-1) - 1 steps to either side of zero, rounded up or down at random.
+A term sent at 32 bits is the value itself, and so is the head. Numbers are little-endian; scales
+come before codes, and the codes of one module, precision and factor fill whole bytes.
+
+Quantizing the difference, term by term, is our reconstruction of HAFLQ's adaptive upload (Su et
+al., arXiv 2411.06581), whose abstract gives no format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from devices.models.spec import ModelSpec
+from devices.vocabulary.adapter import Product
+from devices.vocabulary.merged import is_dense, num_numbers, summed
+from devices.vocabulary.plan import (
+    UPLOAD_BITS,
+    Adapter,
+    BitsArray,
+    BoolArray,
+    Broadcast,
+    FactorName,
+    Factors,
+    Float32Array,
+    ModuleKey,
+    TermGrid,
+    TrainingPlan,
+)
+from devices.wire.messages import (
+    FP32_BYTES,
+    HEADER,
+    SCALE_BYTES,
+    Reader,
+    fp32,
+    framed,
+    quantized,
+    unframed,
+)
+
+PRECISIONS = tuple(bits for bits in UPLOAD_BITS if bits > 0)
+
+
+G = TypeVar("G", bound=np.generic)
+
+
+class Stack(NamedTuple):
+    """One module's terms in all blocks; a term is a row of both."""
+
+    a: Float32Array  # (L, R, in)
+    b: Float32Array  # (L, R, out)
+
+    def of(self, factor: FactorName) -> Float32Array:
+        """One of the two."""
+        return self.a if factor == "a" else self.b
+
+
+def download_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
+    """Length of the broadcast message for this plan."""
+    bits = np.where(plan.terms.held, 32, 0).astype(np.uint8)
+    payload = _payload_bytes(bits, _term_widths(model, plan.terms.downloaded_factors))
+    numbers = model.head_parameters + _missed_numbers(model, plan)
+    return HEADER.size + payload + FP32_BYTES * numbers
+
+
+def _missed_numbers(model: ModelSpec, plan: TrainingPlan) -> int:
+    if plan.missed_ranks is None:
+        return 0
+    return sum(
+        num_numbers(rank, inputs=layer.in_features, outputs=layer.out_features)
+        for ranks in plan.missed_ranks.tolist()
+        for rank, layer in zip(ranks, model.targets, strict=True)
+    )
+
+
+def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
+    """Length of the update message for these terms."""
+    payload = _payload_bytes(terms.upload_bits, _term_widths(model, terms.trained_factors))
+    return HEADER.size + payload + FP32_BYTES * model.head_parameters
+
+
+def _term_widths(model: ModelSpec, factors: Sequence[FactorName]) -> list[tuple[int, ...]]:
+    """Of each module, the numbers of a term in each of these factors."""
+    return [tuple(layer.factor_width(name) for name in factors) for layer in model.targets]
+
+
+def _payload_bytes(bits: BitsArray, widths: Sequence[Sequence[int]]) -> int:
+    """Bytes of all terms, sent at ``bits`` (L, M, R)."""
+    total = 0
+    for precision in PRECISIONS:
+        counts = (bits == precision).sum(axis=(0, 2)).tolist()
+        scale_bytes = SCALE_BYTES if precision < 32 else 0
+        for num_terms, module in zip(counts, widths, strict=True):
+            for width in module:
+                total += num_terms * scale_bytes + -(-num_terms * width * precision // 8)
+    return total
+
+
+def encode_broadcast(broadcast: Broadcast, *, plan: TrainingPlan) -> bytes:
+    """What a device downloads: the terms that it holds, the head, and what was merged meanwhile."""
+    adapter, parts = broadcast.adapter, []
+    for module, held in _by_module(adapter, plan.terms.held):
+        stack = _stack(adapter, module)
+        parts += [fp32(stack.of(name)[held]) for name in plan.terms.downloaded_factors]
+    parts.append(_encode_head(adapter.head))
+    for key in adapter.factors:
+        if products := broadcast.missed.get(key):
+            parts += _encode_product(summed(products))
+    return framed("broadcast", parts)
+
+
+def _encode_product(product: Product) -> list[bytes]:
+    return [fp32(part) for part in (product if isinstance(product, Factors) else (product,))]
+
+
+class Received(NamedTuple):
+    """A broadcast as the device has it."""
+
+    adapter: Adapter  # terms that the device does not hold are zero
+    missed: Mapping[ModuleKey, Product]
+
+
+def decode_broadcast(
+    message: bytes, model: ModelSpec, *, plan: TrainingPlan, drawn: Adapter
+) -> Received:
+    """What the device starts from.
+
+    ``drawn`` is what it drew from the seed that came with the plan: what the message lacks of the
+    terms that it holds. Raises ValueError where the message is damaged, or no broadcast for this
+    plan.
+    """
+    terms = plan.terms
+    expected = download_bytes(model, plan) - HEADER.size
+    reader = Reader(unframed(message, "broadcast", expected))
+    factors: dict[ModuleKey, Factors] = {}
+    for column, layer in enumerate(model.targets):
+        held, stack = terms.held[:, column], _stack(drawn, layer.name)
+        for values in stack:
+            values[~held] = 0
+        for name in terms.downloaded_factors:
+            _fill(stack.of(name), held, reader)
+        factors |= _unstack(layer.name, stack)
+    by_block = dict(sorted(factors.items(), key=lambda item: item[0].block))
+    adapter = replace(drawn, factors=by_block, head=_decode_head(reader, model.head_shapes))
+    return Received(adapter, dict(_decode_missed(reader, model, plan)))
+
+
+def _decode_missed(
+    reader: Reader, model: ModelSpec, plan: TrainingPlan
+) -> Iterator[tuple[ModuleKey, Product]]:
+    by_block = [] if plan.missed_ranks is None else plan.missed_ranks.tolist()
+    for block, ranks in enumerate(by_block):
+        for rank, layer in zip(ranks, model.targets, strict=True):
+            inputs, outputs = layer.in_features, layer.out_features
+            if is_dense(rank, inputs=inputs, outputs=outputs):
+                yield ModuleKey(block, layer.name), reader.fp32((outputs, inputs))
+            elif rank:
+                factors = Factors(reader.fp32((rank, inputs)), reader.fp32((outputs, rank)))
+                yield ModuleKey(block, layer.name), factors
+
+
+def encode_update(
+    adapter: Adapter, broadcast: Adapter, *, plan: TrainingPlan, rng: np.random.Generator
+) -> bytes:
+    """What a device uploads after training: the plan's terms at their precision, and the head.
+
+    Raises ValueError where a term to be quantized is not finite.
+    """
+    parts = []
+    for module, bits in _by_module(broadcast, plan.terms.upload_bits):
+        after, before = _stack(adapter, module), _stack(broadcast, module)
+        for precision, chosen in _by_precision(bits):
+            for name in plan.terms.trained_factors:
+                values, origin = after.of(name), before.of(name)
+                if precision == 32:
+                    parts.append(fp32(values[chosen]))
+                    continue
+                delta = values[chosen] - origin[chosen]
+                if not np.isfinite(delta).all():
+                    raise ValueError(f"an update must be finite, got NaN or inf in {module}")
+                parts += quantized(delta, precision, rng)
+    return framed("update", [*parts, _encode_head(adapter.head)])
+
+
+def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> Adapter:
+    """What the server receives; terms that were not uploaded keep the broadcast's values.
+
+    Raises ValueError where the message is damaged, or no answer to this plan.
+    """
+    head_shapes = {name: values.shape for name, values in broadcast.head.items()}
+    factor_names = plan.terms.trained_factors
+    stacks = {module: _stack(broadcast, module) for module in broadcast.modules}
+    widths = [[stack.of(name).shape[2] for name in factor_names] for stack in stacks.values()]
+    expected = _payload_bytes(plan.terms.upload_bits, widths)
+    expected += FP32_BYTES * sum(math.prod(shape) for shape in head_shapes.values())
+    reader = Reader(unframed(message, "update", expected))
+    factors = dict(broadcast.factors)
+    for module, bits in _by_module(broadcast, plan.terms.upload_bits):
+        stack = stacks[module]
+        for precision, chosen in _by_precision(bits):
+            for values in map(stack.of, factor_names):
+                if precision == 32:
+                    _fill(values, chosen, reader)
+                else:
+                    shape = (int(chosen.sum()), values.shape[2])
+                    values[chosen] += reader.dequantized(shape, precision)
+        factors |= _unstack(module, stack)
+    return replace(broadcast, factors=factors, head=_decode_head(reader, head_shapes))
+
+
+def _by_module(adapter: Adapter, grid: npt.NDArray[G]) -> Iterator[tuple[str, npt.NDArray[G]]]:
+    """Each module with its (L, R) part of a (L, M, R) grid."""
+    for column, module in enumerate(adapter.modules):
+        yield module, grid[:, column]
+
+
+def _by_precision(bits: BitsArray) -> Iterator[tuple[int, BoolArray]]:
+    """Each precision in use, in rising order, and which terms (L, R) are sent at it."""
+    for precision in PRECISIONS:
+        chosen = bits == precision
+        if chosen.any():
+            yield precision, chosen
+
+
+def _stack(adapter: Adapter, module: str) -> Stack:
+    """A copy of one module's factors in all blocks."""
+    layers = [factors for key, factors in adapter.factors.items() if key.module == module]
+    return Stack(np.stack([layer.a for layer in layers]), np.stack([layer.b.T for layer in layers]))
+
+
+def _unstack(module: str, stack: Stack) -> dict[ModuleKey, Factors]:
+    return {
+        ModuleKey(block, module): Factors(a, np.ascontiguousarray(b.T))
+        for block, (a, b) in enumerate(zip(stack.a, stack.b, strict=True))
+    }
+
+
+def _encode_head(head: Mapping[str, Float32Array]) -> bytes:
+    return b"".join(fp32(head[name]) for name in sorted(head))
+
+
+def _fill(values: Float32Array, chosen: BoolArray, reader: Reader) -> None:
+    """Overwrite the chosen (L, R) terms of a stack's (L, R, width) factor."""
+    values[chosen] = reader.fp32((int(chosen.sum()), values.shape[2]))
+
+
+def _decode_head(reader: Reader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32Array]:
+    values = {name: reader.fp32(shapes[name]) for name in sorted(shapes)}
+    return {name: values[name] for name in shapes}

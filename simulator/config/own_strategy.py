@@ -1,0 +1,253 @@
+"""A scheduler in a file of the user's: ``strategy: {kind: path/to/mine.py:MyStrategy}``.
+
+It is the only code that a config can bring with it. What runs is the very text whose hash the run
+is known by: no byte code is read or written, and no search path changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, cached_property, wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from algorithms.strategy import ServerState, Strategy
+from devices.vocabulary.plan import Broadcast, TrainingPlan
+from simulator.config.paths import stay_inside
+from simulator.config.problems import UserError
+
+METHODS: dict[str, list[str]] = {
+    name: list(inspect.signature(member).parameters)
+    for name, member in vars(Strategy).items()
+    if inspect.isfunction(member) and not name.startswith("_")
+}
+"""What the engine calls, with the arguments it gives, by position."""
+
+RESULTS: dict[str, type] = {
+    "init": ServerState,
+    "plan": Sequence,
+    "broadcast": Broadcast,
+    "aggregate": ServerState,
+}
+SCALE = ("rank", "alpha")
+RESERVED = ("kind", "title", "source_sha256")
+"""No fields: in a config these keys mean something else."""
+
+
+class StrategyFileError(UserError):
+    """What is wrong with a user's scheduler, one line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as it was read."""
+
+    path: Path
+    text: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text).hexdigest()
+
+    def told(self, error: BaseException, line: int) -> str:
+        """The error in one line: where in the file, and its own message."""
+        said = str(error)
+        if isinstance(error, SyntaxError) and error.filename == str(self.path):
+            said = error.msg  # str() would say file and line once more
+        text = " ".join(said.split())
+        return f"{self.path}, line {line}: {type(error).__name__}{': ' * bool(text)}{text}"
+
+
+def names_file(kind: object) -> bool:
+    """Whether a config's ``kind`` is a class in a file, and none of ours."""
+    return isinstance(kind, str) and kind.rpartition(":")[0].endswith(".py")
+
+
+def load_strategy(named: Mapping[str, Any], folder: Path) -> type[Strategy[Any]]:
+    """The class that ``named["kind"]`` names; its ``kind`` and ``title`` are set here.
+
+    A relative path starts at ``folder``. Where ``named`` has a ``source_sha256``, a file of another
+    content is not run. Raises StrategyFileError.
+    """
+    file, _, name = named["kind"].rpartition(":")
+    source = _read(folder, file)
+    expected = named.get("source_sha256", source.sha256)
+    if expected != source.sha256:
+        raise StrategyFileError(
+            [
+                f"strategy.source_sha256 must be that of {source.path}, {source.sha256}, got "
+                f"{expected}: the file has changed since; leave this key out to run it as it is"
+            ]
+        )
+    module = _run(source)
+    own: Any = vars(module).get(name)
+    problems = _problems(own, name, module)
+    if problems:
+        raise StrategyFileError([f"strategy.kind: {source.path} {text}" for text in problems])
+    return _adopt(own)
+
+
+def source_of(strategy: object) -> Source | None:
+    """The file that a strategy, or its class, comes from; None for one of ours."""
+    cls = strategy if isinstance(strategy, type) else type(strategy)
+    return getattr(sys.modules.get(cls.__module__), "__source__", None)
+
+
+def check_scale(strategy: Strategy[Any]) -> Strategy[Any]:
+    """Raises ValueError where no adapter could be made of the rank and alpha."""
+    if not isinstance(strategy.rank, int) or strategy.rank < 1:
+        raise ValueError(f"rank must be a whole number of at least 1, got {strategy.rank!r}")
+    if not isinstance(strategy.alpha, int | float) or not 0 < strategy.alpha < float("inf"):
+        raise ValueError(f"alpha must be a finite number above 0, got {strategy.alpha!r}")
+    return strategy
+
+
+@cache
+def _adopt(own: Any) -> type[Strategy[Any]]:
+    """Once for each class: give it its names, and let its methods speak for themselves."""
+    source = source_of(own)
+    assert source is not None
+    own.kind = f"{source.path.name}:{own.__name__}"
+    own.title = vars(own).get("title") or (inspect.getdoc(own) or own.__name__).splitlines()[0]
+    for name in METHODS:
+        setattr(own, name, _guarded(getattr(own, name), source))
+    if "__post_init__" in vars(own):
+        own.__post_init__ = _guarded(own.__post_init__, source, passes=ValueError)
+    adopted: type[Strategy[Any]] = own
+    return adopted
+
+
+def _guarded(method: Any, source: Source, passes: type[Exception] = UserError) -> Any:
+    """The method; an exception of its own names file and line, a wrong result what must hold."""
+
+    @wraps(method)
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            result = method(self, *arguments, **named)
+        except passes:
+            raise
+        except Exception as error:
+            line = _line(error, source)
+            if line is None:
+                raise  # out of a method that it inherits
+            raise StrategyFileError([source.told(error, line)]) from error
+        # The engine names no argument; a call that does is between the user's own methods.
+        wrong = None if named else _wrong_result(method.__name__, arguments, result)
+        if wrong:
+            raise StrategyFileError([f"{source.path}: {method.__qualname__} must return {wrong}"])
+        return result
+
+    return call
+
+
+def _wrong_result(method: str, arguments: Sequence[Any], result: Any) -> str | None:
+    """What it must be and what it is, where the engine could not go on with it."""
+    expected: Any = RESULTS.get(method, object)
+    if not isinstance(result, expected):
+        return f"a {expected.__name__}, got {result!r:.80}"
+    if method == "plan":
+        cohort = list(arguments[2])
+        if not all(isinstance(plan, TrainingPlan) for plan in result):
+            return f"TrainingPlans, got {result!r:.80}"
+        devices = [plan.device_id for plan in result]
+        if len(set(devices)) < len(devices) or not set(devices) <= set(cohort):
+            return f"at most one plan for each device of {cohort}, got plans for {devices}"
+    if method == "aggregate" and result.version != arguments[0].version + 1:
+        return (
+            f"a state of the next version, {arguments[0].version + 1}, as state.advance() does, "
+            f"got {result.version}"
+        )
+    return None
+
+
+def _read(folder: Path, file: str) -> Source:
+    path = folder / file
+    try:
+        stay_inside(file, folder)
+        if path.exists() and not path.is_file():  # a device or a pipe may never end
+            raise ValueError("it is no regular file")
+        return Source(path.absolute(), path.read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: no path at all
+        reason = getattr(error, "strerror", None) or error
+        raise StrategyFileError(
+            [
+                f"strategy.kind: {path.absolute()} cannot be read: {reason} "
+                "(a relative path starts at the config's folder)"
+            ]
+        ) from None
+
+
+def _run(source: Source) -> ModuleType:
+    """The file as a module, run once for each content."""
+    sha256 = hashlib.sha256(source.path.name.encode() + b"\0" + source.text).hexdigest()
+    name = f"own_strategy_{sha256[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, source.path)
+    assert spec is not None  # since the name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    vars(module)["__source__"] = source
+    sys.modules[name] = module  # where dataclasses and pydantic look annotations up
+    try:
+        # Not by the loader: it might find the byte code of an earlier text.
+        exec(compile(source.text, source.path, "exec", dont_inherit=True), vars(module))
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        line = _line(error, source) or getattr(error, "lineno", None) or 1
+        raise StrategyFileError([f"strategy.kind: {source.told(error, line)}"]) from error
+    return module
+
+
+def _line(error: BaseException, source: Source) -> int | None:
+    """The innermost line of the file on the way to the error."""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == str(source.path)]
+    return lines[-1] if lines else None
+
+
+def _problems(own: Any, name: str, module: ModuleType) -> list[str]:
+    """What keeps a class from being a Strategy, each to be read after the file's path."""
+    if not isinstance(own, type) or own.__module__ != module.__name__:
+        there = [
+            k for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__
+        ]
+        return [f"must define the class {name}, defines {', '.join(there) or 'none'}"]
+    if "__dataclass_fields__" not in vars(own) or not vars(own)["__dataclass_params__"].frozen:
+        return [f"must define {name} as a frozen dataclass: @dataclass(frozen=True) above it"]
+    names = [field.name for field in fields(own)]
+    reserved = [f"{name}.{key} must not be a field" for key in RESERVED if key in names]
+    missing = [
+        f"{name} must have a field {key}" for key in SCALE if key not in names and _lacks(own, key)
+    ]
+    return reserved + missing + [text for key in METHODS for text in _method_problems(own, key)]
+
+
+def _method_problems(own: type, key: str) -> list[str]:
+    method = inspect.getattr_static(own, key, None)
+    wanted = f"({', '.join(METHODS[key])})"
+    if _lacks(own, key) or not inspect.isfunction(method):
+        return [f"{own.__name__} must have a method {key}{wanted}"]
+    signature = inspect.signature(method)
+    try:
+        signature.bind(*METHODS[key])
+    except TypeError:
+        plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        return [f"{own.__name__}.{key} must take {wanted}, takes {inspect.Signature(plain)}"]
+    return []
+
+
+def _lacks(own: type, key: str) -> bool:
+    """Whether it is absent, or no more than what the protocol declares."""
+    found = inspect.getattr_static(own, key, None)
+    return found is None or found is inspect.getattr_static(Strategy, key)

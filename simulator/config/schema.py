@@ -1,0 +1,183 @@
+"""What may stand in an experiment's config: keys, types, ranges and defaults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    create_model,
+    model_validator,
+)
+
+from algorithms.pacing import Pacing
+from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
+from algorithms.selection import Selection, Uniform
+from algorithms.strategy import Strategy
+from simulator.config.faults import FaultsConfig
+from simulator.config.fleet import Fleet, NetworkConfig
+from simulator.config.own_strategy import check_scale
+from simulator.config.types import Count, Length, Name, OneOf, PathOrName, Positive, Section
+
+
+class Task(Section):
+    """What is fine-tuned on what."""
+
+    model: PathOrName = "minilm-l6"
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "value")
+    data: PathOrName = "wordnet-16"
+    max_length: Annotated[int, Field(ge=4, le=512)] = 32  # tokens; a device pads to it
+
+
+class Shards(Section):
+    """How the training set is divided among the devices.
+
+    ``drawn``: each device draws ``examples`` of its own, with replacement, and two devices may hold
+    the same one; for fleets of more devices than the data can be divided among.
+    """
+
+    kind: Literal["dirichlet", "iid", "drawn"] = "dirichlet"
+    alpha: Positive = 0.5  # of the Dirichlet distribution over labels; small is more skewed
+    min_examples: Count = 16
+    examples: Count = 64  # of each device, where they are drawn
+
+
+class LocalWork(Section):
+    """What a device does in a round: ``steps`` or ``epochs``, one of the two.
+
+    ``proximal_mu`` above 0 is FedProx: mu/2 ||w - w_broadcast||^2 is added to the local loss.
+    """
+
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    proximal_mu: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> LocalWork:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give steps or epochs, exactly one of the two")
+        return self
+
+
+class Training(Section):
+    """How the real training is done, on the machine that simulates."""
+
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1_000)] = 0.01
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor has it
+    compute: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["eager", "sdpa"] = "eager"
+    stack: Annotated[int, Field(ge=1, le=1_000)] = 1  # devices in one pass, where plans are alike
+    max_loss: Positive = 10_000.0  # a step with a larger loss has diverged, as one without a number
+    when_diverged: Literal["stop", "drop"] = "stop"  # the run, or this update alone
+
+
+TrainingOrNone = Annotated[
+    Annotated[Training, Tag("torch")] | Annotated[Literal["none"], Tag("none")],
+    Discriminator(lambda value: "none" if isinstance(value, str) else "torch"),
+]
+"""``none``: timing only, no model is loaded and nothing is learned."""
+
+
+class CostModelConfig(Section):
+    """What the simulated devices compute with; the host's own dtype is ``training.dtype``."""
+
+    compute_bits: Literal[32, 16] = 32
+    attention: Literal["eager", "sdpa"] = "eager"
+    # Of adapters, as it costs a device. The host trains without: masks would be drawn by the order
+    # in which it runs the clients.
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    kind: Literal["closed_form", "measured"] = "closed_form"
+    table: str | None = None  # of measured steps, which ``fedclock calibrate`` writes
+
+    @model_validator(mode="after")
+    def _has_table(self) -> CostModelConfig:
+        if (self.kind == "measured") != (self.table is not None):
+            raise ValueError("give a table with kind measured, and none with closed_form")
+        return self
+
+
+class Aggregation(Section):
+    """What the server does with updates before the strategy aggregates.
+
+    ``algorithms/merging/robust.py`` has the rules.
+
+    ``trim_share`` of the values of a coordinate are not believed at either end.
+    """
+
+    max_norm: Positive | None = None  # L2; an update that changes more is refused
+    clip_norm: Positive | None = None  # L2; an update that changes more is scaled down to it
+    trim_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+
+
+class EvaluationConfig(Section):
+    """The global model is tested after every ``every`` rounds; that takes no simulated time."""
+
+    every: Count = 1
+    examples: Count = 400
+
+
+class StopConfig(Section):
+    """A run ends after ``rounds``, or earlier at a time or an accuracy."""
+
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)]
+    simulated_s: Length | None = None
+    accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class RunConfig(Section):
+    """One run: one strategy, one seed."""
+
+    name: Name
+    label: Name
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    task: Task = Task()
+    shards: Shards = Shards()
+    local: LocalWork = LocalWork(steps=10)
+    training: TrainingOrNone = Training()
+    fleet: Fleet
+    faults: FaultsConfig = FaultsConfig()
+    network: NetworkConfig = NetworkConfig()
+    cost: CostModelConfig = CostModelConfig()
+    selection: Annotated[Selection, OneOf(SELECTIONS)] = Uniform()
+    pacing: Annotated[Pacing, OneOf(PACINGS)]
+    aggregation: Aggregation = Aggregation()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    stop: StopConfig
+    strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, as plain data: running it again gives the same run."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def hash(self) -> str:
+        """Eight hexadecimal digits that change with any key but the seed and the names."""
+        plain = {k: v for k, v in self.resolved().items() if k not in ("seed", "name", "label")}
+        text = json.dumps(plain, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run stands below the output folder."""
+        return Path(self.name) / f"{self.label}-{self.hash}-s{self.seed}"
+
+
+@cache
+def config_for(own: type[Strategy[Any]]) -> type[RunConfig]:
+    """A config whose strategy is this class of the user's, held to its fields as ours are.
+
+    Raises PydanticUserError or NameError where the type of a field cannot be checked.
+    """
+    strategy = Annotated[Strategy[Any], OneOf({own.kind: own}), AfterValidator(check_scale)]
+    model = create_model("RunConfig", __base__=RunConfig, strategy=(strategy, ...))
+    model.model_rebuild()  # raises where a name in an annotation is unknown
+    return model

@@ -1,0 +1,103 @@
+"""From arrivals to updates: train what will be aggregated, and pass it through the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from algorithms.merging.lora import WeightsError, rebase
+from algorithms.strategy import ServerState
+from devices.vocabulary.plan import Broadcast, ClientUpdate, DeviceId
+from devices.vocabulary.trainer import TrainingError, TrainingJob, TrainingResult
+from simulator.engine.assignment import Assignment
+from simulator.engine.delivery import RefusedUpdateError, attack_of, received, sent, update_of
+from simulator.engine.federation import Federation
+from simulator.log.checked import InvariantError, check_adapter
+
+
+class Collected(NamedTuple):
+    """What became of the updates that arrived."""
+
+    updates: list[ClientUpdate]
+    refused: list[tuple[DeviceId, str]]  # with the reason
+
+
+def collect(
+    federation: Federation, state: ServerState[Any], arrived: Sequence[Assignment]
+) -> Collected:
+    """The updates that arrived, in order of device, as the server decodes them.
+
+    Real gradients, in no simulated time, only for what will be aggregated. An update that started
+    from an older model is brought up to date. Raises TrainingError where training went to infinity,
+    and that ends the run.
+    """
+    arrived = sorted(arrived, key=lambda work: work.plan.device_id)
+    jobs = [
+        TrainingJob(
+            work.plan,
+            work.broadcast,
+            work.device.examples,
+            work.training_seed,
+            federation.stack,
+        )
+        for work in arrived
+    ]
+    found = Collected([], [])
+    for work, result in zip(arrived, federation.trainer.train(jobs), strict=True):
+        work.record.train_loss = result.train_loss
+        try:
+            update = _delivered(federation, work, result)
+        except RefusedUpdateError as refusal:
+            work.record.outcome = "rejected"
+            found.refused.append((work.plan.device_id, str(refusal)))
+        else:
+            found.updates.append(_brought_up_to_date(federation, state, update, work))
+    return found._replace(updates=federation.robustness.tame(found.updates))
+
+
+def _delivered(federation: Federation, work: Assignment, result: TrainingResult) -> ClientUpdate:
+    """The update as the server decodes it. Raises RefusedUpdateError where it does not merge it."""
+    if result.diverged:
+        if federation.when_diverged == "stop":
+            raise TrainingError(result.diverged)
+        raise RefusedUpdateError(result.diverged)
+    config = federation.faults.attack(work.plan.device_id, work.record.started_s)
+    if config is None and result.adapter is work.broadcast.adapter:
+        # Nothing was trained: at any precision no change arrives as none.
+        return update_of(work, result.adapter, result)
+    message = sent(work, result, attack_of(config, work) if config else None)
+    return received(work, message, result, max_norm=federation.robustness.max_norm)
+
+
+def merge(
+    federation: Federation, state: ServerState[Any], updates: Sequence[ClientUpdate], *, where: str
+) -> ServerState[Any]:
+    """The state after the strategy has aggregated; the same where there is nothing to aggregate.
+
+    Raises InvariantError where the weights are those of no average, or the result is not finite.
+    """
+    if not updates:
+        return state
+    try:
+        after = federation.strategy.aggregate(state, updates)
+    except WeightsError as error:
+        raise InvariantError(f"{error}; {where}") from None
+    if after.version != state.version + 1:
+        raise InvariantError(
+            f"an aggregation must make one new version of version {state.version}, "
+            f"got {after.version}; {where}"
+        )
+    check_adapter(after.adapter, where)
+    return after
+
+
+def _brought_up_to_date(
+    federation: Federation, state: ServerState[Any], update: ClientUpdate, work: Assignment
+) -> ClientUpdate:
+    """The update as if it had started from the model as it is now."""
+    staleness = state.version - update.broadcast.version
+    work.record.staleness = staleness
+    share = federation.pacing.mixing(staleness)
+    if staleness == 0 and share == 1.0:
+        return update
+    return rebase(update, Broadcast(state.version, state.adapter), share)

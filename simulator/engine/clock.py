@@ -1,0 +1,98 @@
+"""Waiting on the simulated clock, and writing down what happens on it whatever the server does."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import simpy
+
+from devices.vocabulary.plan import DeviceId
+from simulator.config.problems import UserError
+from simulator.engine.faults import Faults
+from simulator.log.records import ClientRecord, Outcome, RoundRecord
+
+Steps = Generator[simpy.Event, Any, None]
+MAX_FAILED = 100
+"""How often a device may fail in one round, on average over the fleet."""
+MAX_VOID = 20
+"""More than one, since a strategy that draws its plans may have one the next time."""
+ADVICE: Mapping[Outcome, str] = {
+    "offline": "keep devices there for longer, or set fleet.when_offline to resume",
+    "crashed": "let devices crash less often",
+    "oom": "leave devices more memory, or set fleet.when_out_of_memory to shrink",
+    "lost": "lose fewer links, or set faults.cut_transfers to resume",
+}
+"""By the commonest way to fail in a round that would never close."""
+
+
+class StalledError(UserError):
+    """Nothing can happen any more."""
+
+
+def sleep_until(env: simpy.Environment, at_s: float) -> Steps:
+    """Wait until the clock shows ``at_s``: a single timeout may fall short of it by rounding."""
+    while env.now < at_s:
+        yield env.timeout(at_s - env.now)
+
+
+def note_faults(
+    env: simpy.Environment,
+    faults: Faults,
+    note: Callable[[str, Mapping[str, Any], DeviceId | None], None],
+) -> Steps:
+    """Write down who joins late, who leaves for good and each restart of the server, as it is."""
+    happened: list[tuple[float, str, DeviceId | None, Mapping[str, Any]]] = [
+        (start_s + down_s, "server_restarted", None, {"down_s": down_s})
+        for start_s, down_s in faults.server.given_within(np.inf)
+    ]
+    for name, moments_s in (("joined", faults.join_s), ("left", faults.leave_s)):
+        devices = np.flatnonzero((moments_s > 0) & np.isfinite(moments_s)).tolist()
+        happened += [(float(moments_s[device]), name, device, {}) for device in devices]
+    for at_s, name, device, details in sorted(happened, key=lambda one: one[:2]):
+        yield from sleep_until(env, at_s)
+        note(name, details, device)
+
+
+def check_arrival(round_number: int, now_s: float, arrival_s: float) -> None:
+    """Raise StalledError where nobody is there, and nobody will ever come."""
+    if math.isinf(arrival_s):
+        raise StalledError(
+            f"round {round_number}: no device is there at {now_s:.6g} s, and none "
+            f"will come any more; let traces loop, run fewer rounds, or lose fewer devices"
+        )
+
+
+class VoidRounds:
+    """Counts rounds in a row in which all were asked and nobody began, while no time went by."""
+
+    _num = 0
+
+    def closed(self, record: RoundRecord) -> None:
+        """A round has closed. Raises StalledError where there are too many."""
+        is_void = not record.num_planned and record.closed_s == record.opened_s
+        self._num = self._num + 1 if is_void else 0
+        if self._num > MAX_VOID:
+            raise StalledError(
+                f"round {record.round}: at most {MAX_VOID} rounds in a row may close at one "
+                f"instant without a plan, got {self._num} at {record.closed_s:.6g} s: every device "
+                f"that is there sits out, and no other will come; leave devices more memory, or "
+                f"keep those there that can hold a plan of this strategy"
+            )
+
+
+def check_progress(round_number: int, ended: Sequence[ClientRecord], *, num_devices: int) -> None:
+    """Raise StalledError where plans fail for ever, and the round would never close."""
+    if len(ended) <= MAX_FAILED * num_devices:
+        return
+    outcomes = Counter(record.outcome for record in ended if record.outcome != "aggregated")
+    if outcomes.total() > MAX_FAILED * num_devices:
+        said = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.most_common())
+        raise StalledError(
+            f"round {round_number}: at most {MAX_FAILED} plans for each of the {num_devices} "
+            f"devices may fail in one round, got {outcomes.total()} ({said}); give rounds a "
+            f"deadline, or " + ADVICE[outcomes.most_common(1)[0][0]]
+        )

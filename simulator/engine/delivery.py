@@ -1,0 +1,128 @@
+"""The server's border: every update crosses it as a message, and not every one is let in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from algorithms.merging.robust import update_norm
+from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, Float32Array
+from devices.vocabulary.trainer import TrainingResult
+from devices.wire import wire
+from devices.wire.messages import HEADER, framed
+from simulator.config.faults import Byzantine
+from simulator.engine.assignment import Assignment
+from simulator.engine.seeds import stream
+
+
+class RefusedUpdateError(Exception):
+    """An update that the server does not merge; the message is the reason."""
+
+
+class Attack(NamedTuple):
+    """How a device that is not honest changes what it sends.
+
+    A message is forged in its payload, with a header that fits: ``nan`` sets every bit of it, which
+    makes each 32-bit number and each scale NaN, and ``wrong_shape`` leaves out its second half. The
+    other kinds change the update before it is encoded, by ``strength`` times its own size.
+    """
+
+    config: Byzantine
+    rng: np.random.Generator
+
+    def on_update(self, adapter: Adapter, start: Adapter) -> Adapter:
+        """What the device claims to have learned."""
+        if self.config.kind in ("nan", "wrong_shape"):
+            return adapter
+        factors = {
+            key: Factors(
+                self._changed(a, start.factors[key].a), self._changed(b, start.factors[key].b)
+            )
+            for key, (a, b) in adapter.factors.items()
+        }
+        head = {name: self._changed(v, start.head[name]) for name, v in adapter.head.items()}
+        return replace(adapter, factors=factors, head=head)
+
+    def _changed(self, end: Float32Array, start: Float32Array) -> Float32Array:
+        step, strength = end.astype(np.float64) - start, self.config.strength
+        match self.config.kind:
+            case "huge_norm":
+                step = strength * step
+            case "sign_flip":
+                step = -strength * step
+            case "noise":
+                size = strength * math.sqrt(np.square(step).mean())
+                step = step + size * self.rng.normal(size=step.shape)
+        return (start + step).astype(np.float32)
+
+    def on_message(self, message: bytes) -> bytes:
+        """What the device sends."""
+        payload = message[HEADER.size :]
+        match self.config.kind:
+            case "nan":
+                return framed("update", [b"\xff" * len(payload)])
+            case "wrong_shape":
+                return framed("update", [payload[: len(payload) // 2]])
+        return message
+
+
+def attack_of(config: Byzantine, work: Assignment) -> Attack:
+    """The attack of the device that does this work."""
+    return Attack(config, stream(work.wire_seed, "byzantine"))
+
+
+def sent(work: Assignment, result: TrainingResult, attack: Attack | None) -> bytes:
+    """The message with which a device answers its plan."""
+    start, adapter = work.broadcast.adapter, result.adapter
+    if attack:
+        adapter = attack.on_update(adapter, start)
+    rng = np.random.default_rng(work.wire_seed)
+    message = wire.encode_update(adapter, start, plan=work.plan, rng=rng)
+    assert len(message) == work.cost.upload_bytes, "the clock charged another size"
+    return attack.on_message(message) if attack else message
+
+
+def received(
+    work: Assignment, message: bytes, result: TrainingResult, *, max_norm: float
+) -> ClientUpdate:
+    """The update in a message.
+
+    Raises RefusedUpdateError where it is no answer to the plan, holds a number that is not finite,
+    or changes more than ``max_norm``.
+    """
+    try:
+        adapter = wire.decode_update(message, work.broadcast.adapter, plan=work.plan)
+    except ValueError as error:
+        raise RefusedUpdateError(str(error)) from None
+    for name, arrays in _by_name(adapter).items():
+        if not all(np.isfinite(values).all() for values in arrays):
+            raise RefusedUpdateError(f"an update must be finite, got NaN or inf in {name}")
+    update = update_of(work, adapter, result)
+    if max_norm < math.inf and not (norm := update_norm(update)) <= max_norm:
+        raise RefusedUpdateError(
+            f"the norm of an update must be at most {max_norm:g} (aggregation.max_norm), "
+            f"got {norm:.6g}"
+        )
+    return update
+
+
+def update_of(work: Assignment, adapter: Adapter, result: TrainingResult) -> ClientUpdate:
+    """What this adapter says as an answer to the plan."""
+    return ClientUpdate(
+        plan=work.plan,
+        broadcast=work.broadcast,
+        adapter=adapter,
+        num_examples=len(work.device.examples),
+        train_loss=result.train_loss,
+        timing=work.timing,
+        squared_loss=result.squared_loss,
+    )
+
+
+def _by_name(adapter: Adapter) -> Mapping[str, tuple[Float32Array, ...]]:
+    factors = {f"block {key.block} {key.module}": pair for key, pair in adapter.factors.items()}
+    return factors | {f"the head's {name}": (values,) for name, values in adapter.head.items()}

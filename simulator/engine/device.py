@@ -1,0 +1,289 @@
+"""One device's part of a round, as a SimPy process: download, train, upload."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import simpy
+
+from devices.fleet.profile import Activity
+from simulator.engine.assignment import Assignment
+from simulator.engine.clock import Steps, sleep_until
+from simulator.engine.faults import Cut, Faults
+from simulator.engine.network import Alone, Direction, Flow, Network, SharedLinks, Stint
+from simulator.engine.presence import Condition, Presence
+from simulator.log.protocol import RunLog
+from simulator.log.records import Event, Outcome
+from traces.bandwidth import BandwidthTrace
+from traces.steps import StepTrace
+
+NO_DETAILS: Mapping[str, Any] = {}
+ELAPSED = StepTrace.constant(1.0)
+MAX_SHRINKS = 3
+"""How often a device may ask for a smaller plan before it gives the round up."""
+MAX_CUTS = 1_000
+"""How often a phase may be cut: one that starts over and over would never come to an end."""
+WhenOffline = Literal["abort", "resume", "restart"]
+WhenOutOfMemory = Literal["skip", "shrink", "drop"]
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """Where the devices of a run live."""
+
+    env: simpy.Environment
+    log: RunLog
+    presence: Presence
+    faults: Faults
+    when_offline: WhenOffline
+    when_out_of_memory: WhenOutOfMemory
+    smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
+    network: Network
+    shared_links: SharedLinks
+
+
+class _WorkLostError(Exception):
+    """The work of this device ends here, with nothing to show for it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+def run_client(world: Surroundings, work: Assignment, inbox: simpy.Store) -> Steps:
+    """Live through one plan, and tell the server how it ended.
+
+    An interrupt means that the server has stopped waiting: what was under way is cut, and counted
+    up to that instant.
+    """
+    client, record = _Client(world, work), work.record
+    try:
+        yield from client.live()
+        record.outcome = "aggregated"
+    except simpy.Interrupt:
+        record.outcome = "late"
+        client.event("late")
+    except _WorkLostError as lost:
+        record.outcome = lost.outcome
+    record.lost_bytes += record.download_bytes + record.upload_bytes - client.delivered_bytes
+    record.finished_s = world.env.now
+    world.presence.rest(record.device_id, world.env.now)
+    inbox.put(client.work)
+
+
+class _Client:
+    """Runs the phases one after the other, and keeps the record right when one is cut short."""
+
+    def __init__(self, world: Surroundings, work: Assignment) -> None:
+        self.world, self.work = world, work
+        self.env, self.record = world.env, work.record
+        self.delivered_bytes = 0
+        faults, device_id = world.faults, work.device.device_id
+        self._links: Sequence[Condition] = (faults.link_losses(device_id), faults.server)
+
+    def event(self, name: str, details: Mapping[str, Any] = NO_DETAILS) -> None:
+        record = self.record
+        self.world.log.event(Event(self.env.now, name, record.round, record.device_id, details))
+
+    def live(self) -> Steps:
+        link = self.work.device.link
+        yield from self._transfer("download", link.downlink, self.work.cost.download_bytes)
+        while not (yield from self._train()):
+            self._shrink()
+            yield from self._transfer("download", link.downlink, self.work.cost.download_bytes)
+        yield from self._transfer("upload", link.uplink, self.work.cost.upload_bytes)
+
+    def _transfer(self, direction: Direction, trace: BandwidthTrace, size_bytes: int) -> Steps:
+        self.event(f"{direction}_started", {"bytes": size_bytes})
+        latency_s = self.work.device.latency.at(self.env.now)
+        if latency_s:
+            yield from _Progress(self, f"{direction}_s", "radio").make(
+                partial(Alone, self.env, ELAPSED), latency_s
+            )
+        progress = _Progress(self, f"{direction}_s", "radio", links=self._links)
+        field, before = f"{direction}_bytes", getattr(self.record, f"{direction}_bytes")
+        try:
+            yield from progress.make(self._way(direction, trace.steps), size_bytes)
+            self.delivered_bytes += size_bytes
+        finally:
+            # Rounded, since the parts of a transfer that was cut may miss its size by an ulp.
+            setattr(self.record, field, before + round(progress.done))
+
+    def _way(self, direction: Direction, own: StepTrace) -> Callable[[float], Stint]:
+        shared = self.world.shared_links.of(self.record.device_id)
+        if not shared:
+            return partial(Alone, self.env, own)
+        ways = (k.downlink if direction == "download" else k.uplink for k in shared)
+        return partial(Flow, self.world.network, own, [way.steps for way in ways])
+
+    def _train(self) -> Generator[simpy.Event, Any, bool]:
+        """Whether memory sufficed to the end."""
+        cost, device, record = self.work.cost, self.work.device, self.record
+        self._note_memory()
+        share = cost.memory.total / device.memory_budget_bytes
+        if device.free_memory.at(self.env.now) < share:
+            return self._out_of_memory()
+        self.event("training_started", {"flops": cost.flops})
+        progress = _Progress(self, "train_s", "compute", memory_share=share)
+        before = record.flops
+        try:
+            yield from progress.make(partial(Alone, self.env, device.speed), cost.train_s)
+        finally:
+            share_done = progress.done / cost.train_s if cost.train_s else 1.0
+            record.flops = before + cost.flops * share_done
+        if progress.is_out_of_memory:
+            self._note_memory()
+            return self._out_of_memory()
+        return True
+
+    def _note_memory(self) -> None:
+        device, record, now_s = self.work.device, self.record, self.env.now
+        record.free_memory_bytes = int(device.free_memory.at(now_s) * device.memory_budget_bytes)
+        record.battery_share = self.world.presence.battery_share(record.device_id, now_s)
+
+    def _out_of_memory(self) -> bool:
+        free, needed = self.record.free_memory_bytes, self.work.cost.memory.total
+        self.event("oom", {"needed_bytes": needed, "budget_bytes": free})
+        return False
+
+    def _shrink(self) -> None:
+        """Go on with a smaller plan, or end here."""
+        world, record = self.world, self.record
+        if world.when_out_of_memory == "drop":
+            world.presence.drop(record.device_id)
+            self.event("dropped")
+        if world.when_out_of_memory != "shrink" or record.num_shrinks == MAX_SHRINKS:
+            raise _WorkLostError("oom")
+        smaller = world.smaller(self.work, record.free_memory_bytes)
+        if smaller is None:
+            raise _WorkLostError("oom")
+        self.work = smaller
+        record.num_shrinks += 1
+        self.event("shrunk", {"needed_bytes": smaller.cost.memory.total})
+
+    def wait_until_back(self) -> Steps:
+        """Wait for the device to come back, if it keeps its work that long."""
+        world, device_id, away_s = self.world, self.record.device_id, self.env.now
+        is_crash = world.presence.cause(device_id, away_s) == "crashed"
+        self.event("crashed" if is_crash else "went_offline")
+        self._end_if_lost()
+        if world.when_offline == "abort":
+            raise _WorkLostError("offline")
+        world.presence.rest(device_id, away_s)
+        try:
+            while not world.presence.is_there(device_id, self.env.now):
+                back_s = world.presence.until_s(device_id, self.env.now)
+                until_s = min(back_s, world.presence.next_loss_s(device_id, self.env.now))
+                if math.isinf(until_s):
+                    raise _WorkLostError("offline")
+                yield from sleep_until(self.env, until_s)
+                self._end_if_lost()
+        finally:
+            self.record.offline_s += self.env.now - away_s
+        self.event("came_back")
+
+    def _end_if_lost(self) -> None:
+        """Work does not outlive a crash, a flat battery or the device's leaving for good."""
+        cause = self.world.presence.cause(self.record.device_id, self.env.now)
+        if cause not in (None, "offline"):
+            raise _WorkLostError("crashed" if cause == "crashed" else "offline")
+
+
+class _Progress:
+    """One phase: an amount comes together at a pace, for as long as nothing cuts it."""
+
+    def __init__(
+        self,
+        client: _Client,
+        field: str,
+        activity: Activity,
+        *,
+        links: Sequence[Condition] = (),
+        memory_share: float = 0.0,
+    ) -> None:
+        self._client, self._field, self._activity = client, field, activity
+        self._links, self._memory_share = links, memory_share
+        self.done = 0.0  # of the amount, counting what was done in vain
+        self.is_out_of_memory = False
+
+    def make(self, begin: Callable[[float], Stint], amount: float) -> Steps:
+        """Until the whole amount has come together, or memory runs out."""
+        client, env = self._client, self._client.env
+        left = amount
+        for _ in range(MAX_CUTS):
+            yield from self._until_up()
+            started_s = env.now
+            stint = begin(left)
+            cut_s = self._cut_s(started_s, stint.needed_s)
+            try:
+                if math.isinf(stint.needed_s) and math.isinf(cut_s):
+                    client.event("lost")
+                    raise _WorkLostError("lost")  # nothing would ever change
+                if (yield from stint.until(cut_s)):
+                    self.done += left
+                    return
+                left = self._after_cut(left, amount, stint.moved())
+            except simpy.Interrupt:
+                self.done += min(stint.moved(), left)
+                raise
+            finally:
+                stint.end()
+                self._spend(env.now - started_s)
+            if self.is_out_of_memory:
+                return
+        client.event("lost")
+        raise _WorkLostError("lost")
+
+    def _spend(self, elapsed_s: float) -> None:
+        record = self._client.record
+        setattr(record, self._field, getattr(record, self._field) + elapsed_s)
+
+    def _cut_s(self, now_s: float, needed_s: float) -> float:
+        """The next instant at which something ends this phase early."""
+        client = self._client
+        cuts = [client.world.presence.until_s(client.record.device_id, now_s)]
+        cuts += [link.span(now_s)[1] for link in self._links]
+        if self._memory_share:
+            free = client.work.device.free_memory
+            cuts.append(free.first_below(self._memory_share, now_s, now_s + needed_s))
+        return min(cuts)
+
+    def _after_cut(self, left: float, amount: float, moved: float) -> float:
+        """What is still to do."""
+        client, now_s = self._client, self._client.env.now
+        self.done += min(moved, left)
+        device = client.work.device
+        if self._memory_share and device.free_memory.at(now_s) < self._memory_share:
+            self.is_out_of_memory = True
+            return left
+        policy: Cut | WhenOffline = client.world.when_offline
+        if client.world.presence.is_there(client.record.device_id, now_s):
+            policy = client.world.faults.cut_transfers
+            client.event("link_lost")
+            if policy == "drop":
+                client.event("lost")
+                raise _WorkLostError("lost")
+        return amount if policy == "restart" else max(left - moved, 0.0)
+
+    def _until_up(self) -> Steps:
+        """Until the device is there, and all its links."""
+        client = self._client
+        presence, env, device_id = client.world.presence, client.env, client.record.device_id
+        power_w = client.work.device.profile.power_w[self._activity]
+        while True:
+            if not presence.is_there(device_id, env.now):
+                yield from client.wait_until_back()
+                continue
+            presence.draw(device_id, power_w, env.now)
+            ends_s = [end_s for up, end_s in (k.span(env.now) for k in self._links) if not up]
+            if not ends_s:
+                return
+            # Still at the wheel while the link is down, so the time belongs to the phase.
+            started_s = env.now
+            try:
+                yield from sleep_until(env, min(max(ends_s), presence.until_s(device_id, env.now)))
+            finally:
+                self._spend(env.now - started_s)

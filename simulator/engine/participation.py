@@ -1,0 +1,84 @@
+"""What the server remembers of each device's participation, for the selection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from algorithms.selection import Roster
+from algorithms.strategy import FleetView
+from devices.fleet.fleet import Device, Fleet, IndexArray
+from devices.vocabulary.plan import ClientUpdate, DeviceId
+from simulator.log.records import ClientRecord
+from traces.bandwidth import FloatArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class Participation:
+    """Arrays over the fleet; an entry takes as many steps as it names devices, a roster none."""
+
+    def __init__(self, fleet: Sequence[Device], view: FleetView) -> None:
+        self._view = view
+        self._device_ids = np.array(view.device_ids, dtype=np.int64)
+        # A large fleet makes its devices when they are asked for, and here none is.
+        sizes = fleet.num_examples if isinstance(fleet, Fleet) else [len(d.examples) for d in fleet]
+        self._num_examples = np.array(sizes, dtype=np.int64)
+        count = len(self._device_ids)
+        self._times_picked = np.zeros(count, dtype=np.int64)
+        self._last_round, self._loss, self._squared_loss, self._trip_s = np.full((4, count), np.nan)
+        self._utility: list[float] = []
+
+    def roster(self, round_number: int, *, deadline_s: float, rank: int) -> Roster:
+        """A view of what is known now. It must not outlive the next entry."""
+        return Roster(
+            fleet=self._view,
+            device_ids=_read_only(self._device_ids),
+            num_examples=_read_only(self._num_examples),
+            times_picked=_read_only(self._times_picked),
+            last_round=_read_only(self._last_round),
+            loss=_read_only(self._loss),
+            squared_loss=_read_only(self._squared_loss),
+            trip_s=_read_only(self._trip_s),
+            utility=np.array(self._utility),
+            round=round_number,
+            deadline_s=deadline_s,
+            rank=rank,
+        )
+
+    def picked(self, cohort: Sequence[DeviceId], round_number: int) -> None:
+        """The cohort of a hand-out, those who sit it out included: they have had their turn."""
+        rows = np.searchsorted(self._device_ids, cohort)
+        self._times_picked[rows] += 1
+        self._last_round[rows] = round_number
+
+    def ended(self, record: ClientRecord) -> None:
+        """How long a device took to bring its update, or has not been quick enough to bring it."""
+        row = int(np.searchsorted(self._device_ids, record.device_id))
+        taken_s = record.finished_s - record.started_s
+        if record.outcome == "aggregated":
+            self._trip_s[row] = taken_s
+        elif record.outcome == "late":
+            self._trip_s[row] = np.fmax(self._trip_s[row], taken_s)
+
+    def all_ended(self, device_ids: IndexArray, taken_s: FloatArray) -> None:
+        """The same for many devices at once, all of which brought their updates."""
+        self._trip_s[np.searchsorted(self._device_ids, device_ids)] = taken_s
+
+    def closed(self, updates: Sequence[ClientUpdate]) -> None:
+        """What the updates merged in a round have shown of the losses on their devices."""
+        rows = np.searchsorted(self._device_ids, [u.plan.device_id for u in updates])
+        squared = np.array([update.squared_loss for update in updates])
+        self._loss[rows] = [update.train_loss for update in updates]
+        self._squared_loss[rows] = squared
+        self._utility.append(math.fsum(self._num_examples[rows] * np.sqrt(np.nan_to_num(squared))))
+
+
+def _read_only(values: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+    view = values.view()
+    view.flags.writeable = False
+    return view

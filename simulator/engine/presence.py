@@ -1,0 +1,189 @@
+"""Which devices are there, and until when: availability, batteries, crashes, joining, leaving."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from devices.fleet.battery import Mains, PowerSupply, power_supply
+from devices.fleet.fleet import Device, Fleet, IndexArray
+from devices.vocabulary.plan import BoolArray, DeviceId
+from simulator.engine.faults import NO_OUTAGES, Faults
+from traces.availability import ALWAYS, AvailabilityTrace
+
+MAX_LOOKS = 10_000
+"""Conditions that take turns so often without all of them holding at once never will."""
+Cause = Literal["crashed", "flat", "left", "offline"]
+
+
+class Condition(Protocol):
+    """Something that must hold for a device to be there."""
+
+    def span(self, at_s: float) -> tuple[bool, float]:
+        """Whether it holds at ``at_s``, and until when that stays so."""
+        ...
+
+
+class Presence:
+    """The state of the whole fleet, brought forward only as far as it is asked for.
+
+    A device on mains that is always there, in a world without faults, costs two numbers.
+    """
+
+    def __init__(self, fleet: Sequence[Device], faults: Faults) -> None:
+        self._fleet, self._faults = fleet, faults
+        count = len(fleet)
+        self._is_there = np.ones(count, dtype=np.bool_)
+        self._until_s = np.full(count, np.inf)
+        self._conditions: dict[DeviceId, dict[Cause, Condition]] = {}
+        self._supplies: dict[DeviceId, PowerSupply] = {}
+        changing = ~_is_steady(fleet) | (faults.join_s > 0) | np.isfinite(faults.leave_s)
+        changing |= faults.may_crash
+        self._until_s[changing] = -np.inf  # not asked for yet
+        self._is_steady = ~changing
+
+    def present(self, at_s: float) -> BoolArray:
+        """(n,): which devices are there at ``at_s``; it may not lie before an instant asked for."""
+        for device_id in np.flatnonzero(self._until_s <= at_s).tolist():
+            self._update(device_id, at_s)
+        return self._is_there
+
+    def stays(self, device_ids: IndexArray) -> bool:
+        """Whether all of them are there for ever, on mains and in a world without crashes."""
+        return bool(self._is_steady[device_ids].all())
+
+    def until_s(self, device_id: DeviceId, at_s: float) -> float:
+        """The next instant at which the device comes or goes."""
+        if self._until_s[device_id] <= at_s:
+            self._update(device_id, at_s)
+        return float(self._until_s[device_id])
+
+    def is_there(self, device_id: DeviceId, at_s: float) -> bool:
+        """Whether the device is there at ``at_s``."""
+        if self._until_s[device_id] <= at_s:
+            self._update(device_id, at_s)
+        return bool(self._is_there[device_id])
+
+    def next_arrival_s(self, at_s: float, but: Collection[DeviceId] = ()) -> float:
+        """The first instant after ``at_s`` at which a device comes; ``inf`` if none ever will.
+
+        Devices of ``but`` are passed over.
+        """
+        away = ~self.present(at_s)
+        away[list(but)] = False
+        return float(self._until_s[away].min(initial=math.inf))
+
+    def cause(self, device_id: DeviceId, at_s: float) -> Cause | None:
+        """Why a device that is away is away, the gravest cause first; None where it is there."""
+        for cause, condition in self._of(device_id).items():
+            if not condition.span(at_s)[0]:
+                return cause
+        return None
+
+    def next_loss_s(self, device_id: DeviceId, at_s: float) -> float:
+        """When a device that is offline at ``at_s`` would lose the work it keeps."""
+        keeping = [k for cause, k in self._of(device_id).items() if cause != "offline"]
+        return min((condition.span(at_s)[1] for condition in keeping), default=math.inf)
+
+    def drop(self, device_id: DeviceId) -> None:
+        """The device does not come back."""
+        self._is_there[device_id], self._until_s[device_id] = False, np.inf
+        self._conditions[device_id] = {}
+        self._supplies.pop(device_id, None)
+
+    def draw(self, device_id: DeviceId, power_w: float, at_s: float) -> None:
+        """From ``at_s`` on the device draws this much."""
+        if supply := self._supply(device_id):
+            supply.draw(power_w, at_s)
+            self._update(device_id, at_s)
+
+    def rest(self, device_id: DeviceId, at_s: float) -> None:
+        """From ``at_s`` on the device is idle."""
+        if supply := self._supply(device_id):
+            supply.rest(at_s)
+            self._update(device_id, at_s)
+
+    def battery_share(self, device_id: DeviceId, at_s: float) -> float:
+        """What is left in the battery; NaN on mains."""
+        supply = self._supply(device_id)
+        if supply is None:
+            return math.nan
+        supply.span(at_s)
+        return supply.share
+
+    def _supply(self, device_id: DeviceId) -> PowerSupply | None:
+        if self._until_s[device_id] == math.inf and device_id not in self._conditions:
+            return None  # steady, and so on mains
+        self._of(device_id)
+        return self._supplies.get(device_id)
+
+    def _update(self, device_id: DeviceId, at_s: float) -> None:
+        there, until_s = _span(list(self._of(device_id).values()), at_s)
+        self._is_there[device_id], self._until_s[device_id] = there, until_s
+
+    def _of(self, device_id: DeviceId) -> dict[Cause, Condition]:
+        if device_id not in self._conditions:
+            self._conditions[device_id] = self._make(device_id)
+        return self._conditions[device_id]
+
+    def _make(self, device_id: DeviceId) -> dict[Cause, Condition]:
+        device, faults = self._fleet[device_id], self._faults
+        conditions: dict[Cause, Condition] = {}
+        if (crashes := faults.crashes(device_id)) is not NO_OUTAGES:
+            conditions["crashed"] = crashes
+        member_s = float(faults.join_s[device_id]), float(faults.leave_s[device_id])
+        if member_s != (0.0, math.inf):
+            conditions["left"] = _Online(
+                AvailabilityTrace.of([member_s] if member_s[0] < member_s[1] else [], math.inf)
+            )
+        supply = power_supply(device.battery, device.profile.power_w["idle"])
+        if supply:
+            self._supplies[device_id] = conditions["flat"] = supply
+        if device.availability is not ALWAYS:
+            conditions["offline"] = _Online(device.availability)
+        return conditions
+
+
+class _Online:
+    """An availability trace as a condition."""
+
+    def __init__(self, trace: AvailabilityTrace) -> None:
+        self._trace = trace
+
+    def span(self, at_s: float) -> tuple[bool, float]:
+        return self._trace.is_online(at_s), self._trace.next_change_s(at_s)
+
+
+def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
+    """Whether all of them hold at ``at_s``, and until when that stays so."""
+    spans = [condition.span(at_s) for condition in conditions]
+    if all(holds for holds, _ in spans):
+        return True, min((until_s for _, until_s in spans), default=math.inf)
+    now_s = at_s
+    # Copies: a battery that is asked for an instant has lived up to it. The same ones for all
+    # looks: if each lived from here on, the work would grow with the square of their number.
+    ahead = [copy.copy(condition) for condition in conditions]
+    for _ in range(MAX_LOOKS):
+        looks = [condition.span(now_s) for condition in ahead]
+        waits = [until_s for holds, until_s in looks if not holds]
+        if not waits:
+            return False, now_s
+        now_s = max(waits)
+        if math.isinf(now_s):
+            break
+    return False, math.inf
+
+
+def _is_steady(fleet: Sequence[Device]) -> BoolArray:
+    """(n,): devices on mains that are always there."""
+    if not isinstance(fleet, Fleet):
+        steady = [d.availability is ALWAYS and isinstance(d.battery, Mains) for d in fleet]
+        return np.array(steady, dtype=np.bool_)
+    always = np.array([trace is ALWAYS for trace in fleet.availability.pool], dtype=np.bool_)
+    mains = np.array([isinstance(one, Mains) for one in fleet.battery.pool], dtype=np.bool_)
+    found: BoolArray = always[fleet.availability.index] & mains[fleet.battery.index]
+    return found

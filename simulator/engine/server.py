@@ -1,0 +1,302 @@
+"""The server, as a SimPy process: hand out plans, wait for updates or the deadline, aggregate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import simpy
+
+from algorithms.strategy import LinkRate, ServerState
+from devices.vocabulary.plan import ClientUpdate, DeviceId
+from simulator.engine.aggregation import collect, merge
+from simulator.engine.assignment import Assignment
+from simulator.engine.bulk_clock import Waves
+from simulator.engine.clock import (
+    VoidRounds,
+    check_arrival,
+    check_progress,
+    note_faults,
+    sleep_until,
+)
+from simulator.engine.device import Surroundings, run_client
+from simulator.engine.dispatch import Handouts
+from simulator.engine.evaluations import NOT_EVALUATED, Evaluations
+from simulator.engine.federation import Federation
+from simulator.engine.network import Network
+from simulator.engine.participation import Participation
+from simulator.engine.presence import Presence
+from simulator.engine.seeds import stream
+from simulator.log.bulk_records import log_ended, updates_of
+from simulator.log.bulk_round import Wave
+from simulator.log.checked import CheckedLog
+from simulator.log.deferred import PatientLog
+from simulator.log.protocol import RunLog, log_wave
+from simulator.log.records import ClientRecord, Event, RoundProgress, RoundRecord
+
+
+class Server:
+    """Owns all that changes in a run: the state, who is in flight, and what has arrived."""
+
+    def __init__(self, env: simpy.Environment, federation: Federation, log: PatientLog) -> None:
+        self._env, self._log = env, log
+        self._fed = federation
+        self._presence = Presence(federation.fleet, federation.faults)
+        self._participation = Participation(federation.fleet, federation.view)
+        self._handouts = Handouts(federation, self._participation)
+        when = federation.when_offline, federation.when_out_of_memory
+        faults, network = federation.faults, (Network(env), federation.shared_links)
+        self._world = Surroundings(env, log, self._presence, faults, *when, self._shrink, *network)
+        strategy, view = federation.strategy, federation.view
+        adapter = view.model.initial_adapter(
+            strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
+        )
+        self.state: ServerState[Any] = strategy.init(adapter)
+        self._waves = Waves(federation, self._presence)
+        self._wave: Wave | None = None  # under way
+        self._inbox = simpy.Store(env)
+        self._in_flight: dict[DeviceId, simpy.Process] = {}
+        self._arrived: list[Assignment] = []
+        self._ended: list[ClientRecord] = []  # of this round, whatever the outcome
+        self._resting: dict[DeviceId, ClientRecord] = {}  # ended; waits for the round to close
+        self._round, self._opened_s = 0, 0.0
+        self._num_cohort = self._num_planned = 0
+        self._sat_out: set[DeviceId] = set()  # and are passed over until somebody is at work
+        self._void_rounds = VoidRounds()
+        self.evaluations = Evaluations(federation, log)
+        self._is_over = False
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds that have closed."""
+        return self._round - 1
+
+    @property
+    def now_s(self) -> float:
+        """The simulated clock."""
+        return float(self._env.now)
+
+    def serve(self) -> Generator[simpy.Event, Any, None]:
+        """Run rounds until the stop condition holds; round 0 is the initial model."""
+        self._evaluate()
+        self.evaluations.close(self._round_record())
+        self._round = 1
+        while not self._is_over:
+            yield from self._wait_for_devices()
+            self._opened_s = self._env.now  # a deadline counts from when somebody can be asked
+            self._fill("round_opened")
+            yield from self._wait_for_wave()
+            while not self._is_ready():
+                yield from self._wait()
+                if self._is_void() or not self._is_ready():
+                    self._fill("refilled")
+            yield from self._close_round()
+
+    def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
+        """Until the server is up, and somebody is there or at work."""
+        yield from self._wait_for_server()
+        while not (self._in_flight or self._idle()):
+            arrival_s = self._presence.next_arrival_s(self._env.now)
+            check_arrival(self._round, self._env.now, arrival_s)
+            yield from sleep_until(self._env, arrival_s)
+            yield from self._wait_for_server()
+
+    def _wait_for_server(self) -> Generator[simpy.Event, Any, None]:
+        is_up, until_s = self._fed.faults.server.span(self._env.now)
+        if not is_up:
+            yield from sleep_until(self._env, until_s)
+
+    def _idle(self) -> list[DeviceId]:
+        """Devices that are there and have nothing to do, in rising order."""
+        is_idle = self._presence.present(self._env.now).copy()
+        is_idle[list(self._in_flight)] = False
+        is_idle[list(self._sat_out)] = False
+        found: list[DeviceId] = np.flatnonzero(is_idle).tolist()
+        return found
+
+    def _next_arrival_s(self) -> float:
+        return self._presence.next_arrival_s(self._env.now, but=self._sat_out)
+
+    def _is_last_round(self) -> bool:
+        """Whether the run ends with the round that closes now, whatever its accuracy."""
+        stop = self._fed.stop
+        return self._round >= stop.rounds or self._env.now >= stop.simulated_s
+
+    def _is_due(self) -> bool:
+        # The alarm rings at opened + deadline. The difference of that and opened may fall short of
+        # the deadline by rounding, and then the alarm would ring for ever.
+        return float(self._env.now) >= self._opened_s + self._fed.pacing.deadline_s
+
+    def _is_void(self) -> bool:
+        """Whether nobody has begun this round, and there is time left to."""
+        return not (self._num_planned or self._in_flight or self._arrived or self._is_due())
+
+    def _is_ready(self) -> bool:
+        pacing = self._fed.pacing
+        if self._is_void() and math.isfinite(self._next_arrival_s()):
+            return False  # everybody here sits out, and another will come
+        waited_s = pacing.deadline_s if self._is_due() else self._env.now - self._opened_s
+        return pacing.ready(len(self._in_flight), len(self._arrived), waited_s)
+
+    def note(self, name: str, details: Mapping[str, Any], device: DeviceId | None = None) -> None:
+        """Log an event of this instant."""
+        self._log.event(Event(self._env.now, name, self._round, device, details))
+
+    def _fill(self, event: str) -> None:
+        """Hand plans to as many as the pacing has slots for; where all sit out, to others."""
+        while (slots := self._slots()) > 0 and (idle := self._idle()):
+            passed_over = self._sat_out
+            self._hand_out(idle, slots, event)
+            if self._sat_out <= passed_over:  # somebody has begun, or nobody was asked
+                return
+            event = "refilled"
+
+    def _slots(self) -> int:
+        return self._fed.pacing.slots(len(self._in_flight), len(self._arrived))
+
+    def _hand_out(self, idle: Sequence[DeviceId], slots: int, event: str) -> None:
+        counts = {"slots": slots, "num_passed_over": len(self._sat_out)}
+        cohort, plans = self._handouts.ask(self.state, idle, round_number=self._round, **counts)
+        self._num_cohort += len(cohort)
+        self._num_planned += len(plans)
+        self.note(event, {"cohort": list(cohort), "version": self.state.version})
+        due_s = self._opened_s + self._fed.pacing.deadline_s
+        now = self._round, self._env.now
+        self._wave = self._waves.wave(list(plans.values()), now, due_s)
+        # In order of device: at one instant SimPy resolves ties by creation.
+        for device_id in sorted(cohort):
+            if device_id not in plans:
+                self.note("sat_out", {}, device_id)
+            elif self._wave is None:
+                self._end_rest(device_id)
+                work = self._handouts.assignment(self.state, plans[device_id], now)
+                process = self._env.process(run_client(self._world, work, self._inbox))
+                self._in_flight[device_id] = process
+        is_begun = self._in_flight or self._arrived or self._wave
+        self._sat_out = set() if is_begun else self._sat_out | set(cohort)
+
+    def _shrink(self, work: Assignment, free_bytes: int) -> Assignment | None:
+        return self._handouts.smaller(self.state, work, free_bytes)
+
+    def _wait_for_wave(self) -> Generator[simpy.Event, Any, None]:
+        """Until the last device of a wave has reported, if there is one."""
+        wave = self._wave
+        if wave is None:
+            return
+        log_wave(self._log, wave)
+        # Phase by phase, so that the clock rounds as it does for a device by itself.
+        for phase_s in wave.last_phases_s:
+            yield self._env.timeout(phase_s)
+        self._participation.all_ended(wave.devices, wave.finished_s - wave.started_s)
+        self._fed.view.all_measured(wave.link_rates())
+
+    def _wait(self) -> Generator[simpy.Event, Any, None]:
+        """Until somebody reports, a device comes that a plan is waiting for, or the deadline."""
+        arrival = self._inbox.get()
+        alarm_s = self._opened_s + self._fed.pacing.deadline_s
+        if self._slots() > 0:
+            alarm_s = min(alarm_s, self._next_arrival_s())
+        left_s = max(alarm_s - self._env.now, 0.0)
+        yield arrival if math.isinf(left_s) else arrival | self._env.timeout(left_s)
+        if arrival.triggered:
+            self._receive(cast(Assignment, arrival.value))
+        else:
+            arrival.cancel()  # else the stale request swallows the next arrival
+        yield from self._wait_for_server()
+
+    def _receive(self, work: Assignment) -> None:
+        record = work.record
+        del self._in_flight[record.device_id]
+        self._ended.append(record)
+        self._participation.ended(record)
+        self._resting[record.device_id] = record
+        if record.outcome != "aggregated":
+            check_progress(self._round, self._ended, num_devices=len(self._fed.fleet))
+            return
+        self.note("update_received", {"bytes": record.upload_bytes}, record.device_id)
+        self._arrived.append(work)
+        down, up = record.download_bytes, record.upload_bytes
+        rate = LinkRate(down / record.download_s, up / record.upload_s)
+        self._fed.view.measured(record.device_id, rate)
+
+    def _close_round(self) -> Generator[simpy.Event, Any, None]:
+        if self._fed.pacing.drops_late:
+            yield from self._cut_late()
+        updates = self._updates()
+        self._participation.closed(updates)
+        where = f"aggregation at {self._env.now!r} s in round {self._round}"
+        self.state = merge(self._fed, self.state, updates, where=where)
+        devices = [update.plan.device_id for update in updates]
+        self.note("aggregated", {"version": self.state.version, "devices": devices})
+        self._evaluate()
+        self._is_over = self._is_last_round() or self.evaluations.has_reached_target
+        if self._is_over:
+            yield from self._cut_rest()
+        self.evaluations.close(record := self._round_record())
+        self._void_rounds.closed(record)
+        self._round += 1
+        self._arrived, self._ended, self._wave, self._sat_out = [], [], None, set()
+        self._num_cohort = self._num_planned = 0
+
+    def _updates(self) -> list[ClientUpdate]:
+        """What is merged; what is refused is noted."""
+        if self._wave is None:
+            updates, refused = collect(self._fed, self.state, self._arrived)
+            for device_id, reason in refused:
+                self.note("rejected", {"reason": reason}, device_id)
+            return updates
+        broadcasts = [self._fed.strategy.broadcast(self.state, plan) for plan in self._wave.plans]
+        return updates_of(self._wave, broadcasts)
+
+    def _cut_late(self) -> Generator[simpy.Event, Any, None]:
+        for _, process in sorted(self._in_flight.items()):
+            if process.is_alive:  # else it reported at this very instant, and is in time
+                process.interrupt("late")
+        while self._in_flight:
+            work = yield self._inbox.get()
+            self._receive(work)
+
+    def _cut_rest(self) -> Generator[simpy.Event, Any, None]:
+        """What is still under way as the run ends is counted up to here, and merged nowhere."""
+        merged = len(self._ended)
+        yield from self._cut_late()
+        for record in self._ended[merged:]:
+            if record.outcome == "aggregated":  # it reported at this very instant
+                record.outcome = "late"
+
+    def _end_rest(self, device_id: DeviceId) -> None:
+        """A device waits until it is asked again, or until the round closes."""
+        if device_id in self._resting:
+            profile = self._fed.fleet[device_id].profile
+            self._resting.pop(device_id).close(profile, self._env.now)
+
+    def _evaluate(self) -> None:
+        if self._round % self._fed.evaluate_every == 0 or self._is_last_round():
+            self.evaluations.begin(self.state.adapter, self._env.now, self._round)
+
+    def _round_record(self) -> RoundRecord:
+        """The round, as yet without what its evaluation found."""
+        for device_id in sorted(self._resting):
+            self._end_rest(device_id)
+        ended = log_ended(self._log, self._ended, self._wave, now_s=self._env.now)
+        counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
+        progress = RoundProgress(self._round, self.state.version, *counted)
+        return RoundRecord.of(ended, evaluation=NOT_EVALUATED, progress=progress)
+
+
+def simulate(federation: Federation, log: RunLog) -> Server:
+    """Run one federation to its end, and return the server as it stands then.
+
+    Raises StalledError where it cannot go on, and InvariantError where it contradicts itself.
+    """
+    env = simpy.Environment()
+    checked = CheckedLog(log)
+    with PatientLog(checked) as patient:
+        server = Server(env, federation, patient)
+        env.process(note_faults(env, federation.faults, server.note))
+        # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
+        env.run(until=env.process(server.serve()))
+    checked.finish()
+    return server

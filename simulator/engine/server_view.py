@@ -1,0 +1,158 @@
+"""What the server knows of its fleet: profiles as registered, links as last measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from algorithms.strategy import LinkRate
+from devices.cost.model import Cost, CostModel
+from devices.fleet.fleet import Device, Fleet, IndexArray
+from devices.fleet.profile import DeviceProfile
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import DeviceId, TrainingPlan
+from devices.vocabulary.trainer import SalienceMetric, Trainer
+from traces.bandwidth import BandwidthTrace, FloatArray
+
+PROBE_BYTES = 1_000_000
+PROBE_AT_S = -600.0
+"""A device measures its link with a megabyte each way when it registers, ten minutes before time 0.
+The trace repeats, so it has a past. On a link that takes longer the probe is cut at time 0."""
+MAX_REMEMBERED = 1 << 16
+"""Costs of plans: some schedulers ask for others in every round, of a run that may be long."""
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What every device is asked to do in a round: a number of steps, or of epochs."""
+
+    batch_size: int
+    steps: int | None
+    epochs: float | None = None
+    proximal_mu: float = 0.0
+
+    def steps_for(self, num_examples: int) -> int:
+        """Training steps of a device with this many examples; at least one."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None  # the config admits exactly one of the two
+        return max(1, -(-int(self.epochs * num_examples) // self.batch_size))
+
+
+class ServerView:
+    """The FleetView that strategies get. Only :meth:`measured` changes what it says."""
+
+    def __init__(
+        self,
+        fleet: Sequence[Device],
+        *,
+        model: ModelSpec,
+        work: LocalWork,
+        cost_model: CostModel,
+        trainer: Trainer,
+    ) -> None:
+        self._devices = fleet
+        self._profiles, self._profile_index = _profiles(fleet)
+        self._budget_bytes, self._num_examples = _sizes(fleet)
+        self._model = model
+        self._work = work
+        self._cost_model = cost_model
+        self._trainer = trainer
+        self._links: dict[DeviceId, LinkRate] = {}
+        self._free_bytes: dict[DeviceId, int] = {}
+        self._costs: dict[tuple[bytes, str], Cost] = {}
+        self._salience: dict[SalienceMetric, FloatArray] = {}
+
+    @property
+    def model(self) -> ModelSpec:
+        return self._model
+
+    @property
+    def batch_size(self) -> int:
+        return self._work.batch_size
+
+    @property
+    def proximal_mu(self) -> float:
+        return self._work.proximal_mu
+
+    @property
+    def device_ids(self) -> Sequence[DeviceId]:
+        return range(len(self._devices))
+
+    def profile(self, device_id: DeviceId) -> DeviceProfile:
+        return self._profiles[int(self._profile_index[device_id])]
+
+    def memory_budget_bytes(self, device_id: DeviceId) -> int:
+        if device_id in self._free_bytes:
+            return self._free_bytes[device_id]
+        return int(self._budget_bytes[device_id])
+
+    def num_examples(self, device_id: DeviceId) -> int:
+        return int(self._num_examples[device_id])
+
+    def local_steps(self, device_id: DeviceId) -> int:
+        return self._work.steps_for(self.num_examples(device_id))
+
+    def link(self, device_id: DeviceId) -> LinkRate:
+        if device_id not in self._links:
+            fleet = self._devices
+            link = fleet.link_of(device_id) if isinstance(fleet, Fleet) else fleet[device_id].link
+            self._links[device_id] = LinkRate(_probe(link.downlink), _probe(link.uplink))
+        return self._links[device_id]
+
+    def cost(self, plan: TrainingPlan) -> Cost:
+        profile = self.profile(plan.device_id)
+        key = (plan.workload, profile.name)
+        cost = self._costs.get(key)
+        if cost is None:
+            if len(self._costs) >= MAX_REMEMBERED:
+                self._costs.clear()
+            cost = self._costs[key] = self._cost_model.cost(plan, profile)
+        return cost
+
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        if metric not in self._salience:
+            self._salience[metric] = self._trainer.block_salience(metric)
+        return self._salience[metric]
+
+    def with_free_memory(self, device_id: DeviceId, free_bytes: int) -> ServerView:
+        """The same fleet, in which this device has said that it has only so much memory free."""
+        view = copy.copy(self)
+        view._free_bytes = {device_id: free_bytes}
+        return view
+
+    def measured(self, device_id: DeviceId, rate: LinkRate) -> None:
+        """Take note of the rates of a finished round trip."""
+        self._links[device_id] = rate
+
+    def all_measured(self, rates: Mapping[DeviceId, LinkRate]) -> None:
+        """The same for many devices at once."""
+        self._links.update(rates)
+
+
+# A large fleet makes its devices when they are asked for, and what a server knows of them asks for
+# none.
+def _profiles(fleet: Sequence[Device]) -> tuple[Sequence[DeviceProfile], IndexArray]:
+    """Profiles, and which of them each device has."""
+    if isinstance(fleet, Fleet):
+        return fleet.profiles, fleet.profile_index
+    return [device.profile for device in fleet], np.arange(len(fleet))
+
+
+def _sizes(fleet: Sequence[Device]) -> tuple[IndexArray, IndexArray]:
+    """Memory budgets in bytes, and numbers of examples."""
+    if isinstance(fleet, Fleet):
+        return fleet.memory_budget_bytes, fleet.num_examples
+    budgets = np.array([device.memory_budget_bytes for device in fleet], dtype=np.int64)
+    return budgets, np.array([len(device.examples) for device in fleet], dtype=np.int64)
+
+
+def _probe(trace: BandwidthTrace) -> float:
+    needed_s = trace.transfer_s(PROBE_BYTES, PROBE_AT_S)
+    if needed_s <= -PROBE_AT_S:
+        return PROBE_BYTES / needed_s
+    carried = trace.carried_bytes(0.0) - trace.carried_bytes(PROBE_AT_S)
+    return max(carried / -PROBE_AT_S, 1.0)  # in outage all the while: the slowest there is

@@ -1,0 +1,79 @@
+"""A run's log while an evaluation is still under way: the order stays, the run need not wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+
+from devices.vocabulary.trainer import Evaluation
+from simulator.log.bulk_round import Wave
+from simulator.log.protocol import RunLog, log_clients, log_wave
+from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
+
+
+class PatientLog:
+    """Passes what happens on to ``log``; what an evaluation decides waits for it, and all after it.
+
+    Whatever writing raises, or the evaluation, is raised by whichever call comes upon it, and
+    nothing that waited behind it is written. Use as a context manager: in the end all is written.
+    """
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+        self._waiting: deque[tuple[Future[Evaluation] | None, Callable[..., None]]] = deque()
+
+    def __enter__(self) -> PatientLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.flush()
+        elif issubclass(kind, Exception):  # who interrupts a run does not want to wait
+            with suppress(Exception):  # the first is what is to be said
+                self.flush()
+
+    def event(self, event: Event) -> None:
+        if self._waiting:
+            self._then(partial(self.log.event, event))
+        else:
+            self.log.event(event)
+
+    def client(self, record: ClientRecord) -> None:
+        self._then(partial(self.log.client, record))
+
+    def round(self, record: RoundRecord) -> None:
+        self._then(partial(self.log.round, record))
+
+    def wave(self, wave: Wave) -> None:
+        self._then(partial(log_wave, self.log, wave))
+
+    def client_table(self, table: ClientTable) -> None:
+        self._then(partial(log_clients, self.log, table))
+
+    def once(self, evaluation: Future[Evaluation], write: Callable[[Evaluation], None]) -> None:
+        """Call ``write`` when the evaluation is known, and all before it is written."""
+        self._waiting.append((evaluation, write))
+        self._write(lambda pending: pending.done())
+
+    def flush(self) -> None:
+        """Write all, waiting for the evaluations."""
+        self._write(lambda pending: True)
+
+    def _then(self, write: Callable[[], None]) -> None:
+        self._waiting.append((None, write))
+        self._write(lambda pending: pending.done())
+
+    def _write(self, may_ask: Callable[[Future[Evaluation]], bool]) -> None:
+        while self._waiting:
+            evaluation, write = self._waiting[0]
+            if evaluation and not may_ask(evaluation):
+                return
+            try:
+                write(*([evaluation.result()] if evaluation else []))
+                self._waiting.popleft()
+            except BaseException:
+                self._waiting.clear()
+                raise

@@ -1,0 +1,182 @@
+"""What a person sees while a run goes on: a live view in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from simulator.log.bulk_round import Wave
+from simulator.log.progress_state import LOSSES, Tally, duration
+from simulator.log.protocol import RunLog, log_clients, log_wave
+from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
+
+
+class Reporter(RunLog, Protocol):
+    """Told of the steps around a run as well as of the run itself."""
+
+    def start(self, label: str, rounds: int) -> None: ...
+
+    def finish(self, message: str) -> None: ...
+
+    def step(self, message: str) -> None: ...
+
+
+class Tee:
+    """Passes what happens on to several logs."""
+
+    def __init__(self, logs: Sequence[RunLog]) -> None:
+        self._logs = logs
+
+    def event(self, event: Event) -> None:
+        for log in self._logs:
+            log.event(event)
+
+    def client(self, record: ClientRecord) -> None:
+        for log in self._logs:
+            log.client(record)
+
+    def wave(self, wave: Wave) -> None:
+        for log in self._logs:
+            log_wave(log, wave)
+
+    def client_table(self, table: ClientTable) -> None:
+        for log in self._logs:
+            log_clients(log, table)
+
+    def round(self, record: RoundRecord) -> None:
+        for log in self._logs:
+            log.round(record)
+
+
+class PlainReporter:
+    """One line a round, for log files and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._label, self._rounds = "", 0
+        self._tally = Tally()
+
+    def start(self, label: str, rounds: int) -> None:
+        self._label, self._rounds, self._tally = label, rounds, Tally()
+
+    def finish(self, message: str) -> None:
+        self.step(message)
+
+    def step(self, message: str) -> None:
+        self._console.print(message, highlight=False, soft_wrap=True, markup=False)
+
+    def event(self, event: Event) -> None:
+        self._tally.event(event)
+
+    def client(self, record: ClientRecord) -> None:
+        self._tally.client(record)
+
+    def wave(self, wave: Wave) -> None:
+        self._tally.wave(wave)
+
+    def client_table(self, table: ClientTable) -> None:
+        self._tally.client_table(table)
+
+    def round(self, record: RoundRecord) -> None:
+        tally = self._tally
+        tally.round(record)
+        parts = [
+            f"{self._label}: round {record.round}/{self._rounds}",
+            f"simulated {duration(record.closed_s)}",
+            "" if math.isnan(record.accuracy) else f"accuracy {record.accuracy:.1%}",
+            tally.straggler and f"waited for {tally.straggler}",
+            *(f"{n} {words}" for name, words in LOSSES.items() if (n := getattr(record, name))),
+        ]
+        self.step(", ".join(part for part in parts if part))
+
+
+class BarReporter:
+    """A live view of a run: rounds, accuracy, the simulated clock, who is awaited, what is lost."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally = Tally()
+        self._bar, self._live = _bar(console), Live(console=console)
+        self._task = TaskID(0)
+
+    def start(self, label: str, rounds: int) -> None:
+        self._tally, self._bar = Tally(), _bar(self._console)
+        self._task = self._bar.add_task(label, total=rounds)
+        self._live = Live(get_renderable=self._view, console=self._console, transient=True)
+        self._live.start()
+
+    def finish(self, message: str) -> None:
+        self._live.stop()
+        self.step(message)
+        if self._tally.lost:
+            self.step(f"  lost: {self._tally.lost}")
+
+    def step(self, message: str) -> None:
+        self._console.print(message, highlight=False, soft_wrap=True, markup=False)
+
+    def event(self, event: Event) -> None:
+        self._tally.event(event)
+
+    def client(self, record: ClientRecord) -> None:
+        self._tally.client(record)
+
+    def wave(self, wave: Wave) -> None:
+        self._tally.wave(wave)
+
+    def client_table(self, table: ClientTable) -> None:
+        self._tally.client_table(table)
+
+    def round(self, record: RoundRecord) -> None:
+        self._tally.round(record)
+        self._bar.update(self._task, completed=record.round)
+
+    def _view(self) -> RenderableType:
+        """The bar, and below it a line for each thing there is to say."""
+        tally = self._tally
+        lines = {
+            "clock": f"simulated {duration(tally.at_s)}",
+            "model": tally.accuracies,
+            "devices": tally.in_flight,
+            "awaited": tally.straggler and f"{tally.straggler} (last round)",
+            "lost": tally.lost,
+        }
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(style="dim", justify="right", min_width=9, no_wrap=True)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        for name, words in lines.items():
+            if words:
+                table.add_row(name, Text(words, style="yellow" if name == "lost" else "cyan"))
+        return Group(self._bar, table)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} rounds"),
+        TimeElapsedColumn(),
+        TextColumn("left", style="dim"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def reporter(console: Console) -> Reporter:
+    """A live view where somebody watches, lines where not."""
+    return BarReporter(console) if console.is_terminal else PlainReporter(console)

@@ -1,0 +1,144 @@
+"""What a run has come to so far, in the words of its progress view."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from simulator.log.bulk_round import Wave
+from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
+
+LOSSES = {  # counts of a round record: work that was not merged, in the order shown
+    "num_oom": "out of memory",
+    "num_late": "late",
+    "num_offline": "offline",
+    "num_crashed": "crashed",
+    "num_lost": "lost on the link",
+    "num_rejected": "rejected",
+}
+STARTED = "_started"
+ENDS = ("update_received", "oom", "late", "crashed", "lost")
+PHASES = {"download_s": "downloading", "train_s": "training", "upload_s": "uploading"}
+DOING = {name.removesuffix("_s"): words for name, words in PHASES.items()} | {
+    "training": "training"
+}
+
+
+def duration(seconds: float) -> str:
+    """Like ``1h 05m``, ``3m 20s`` or ``4.1s``."""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)}h {int(seconds % 3600 // 60):02d}m"
+    if seconds >= 60:
+        return f"{int(seconds // 60)}m {int(seconds % 60):02d}s"
+    return f"{seconds:.1f}s"
+
+
+class Tally:
+    """Counts along with one run. Only for eyes: no result depends on it."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+        self.accuracy = self.best_accuracy = math.nan  # of the evaluated rounds
+        self.losses: Counter[str] = Counter()
+        self._spent_s = self._lost_s = 0.0  # device time
+        self._doing: dict[int, str] = {}
+        self._away: set[int] = set()
+        self._num_arrived = 0  # updates that no aggregation has merged yet
+        self._round: list[ClientRecord] = []
+        self._last = ""
+
+    def event(self, event: Event) -> None:
+        """Follow what each device does."""
+        self.at_s = event.at_s
+        if event.name == "aggregated":
+            self._num_arrived = 0
+        self._num_arrived += event.name == "update_received"
+        if event.device is None:
+            return
+        if event.name.endswith(STARTED):
+            self._doing[event.device] = DOING[event.name.removesuffix(STARTED)]
+        elif event.name in ENDS:
+            self._doing.pop(event.device, None)
+        elif event.name == "went_offline":
+            self._away.add(event.device)
+        elif event.name == "came_back":
+            self._away.discard(event.device)
+
+    def client(self, record: ClientRecord) -> None:
+        """Take in a plan that has ended."""
+        spent_s = record.finished_s - record.started_s
+        self._spent_s += spent_s
+        if record.outcome != "aggregated":
+            self._lost_s += spent_s
+        if record.outcome == "offline":
+            self._doing.pop(record.device_id, None)
+            self._away.discard(record.device_id)
+        self._round.append(record)
+
+    def wave(self, wave: Wave) -> None:
+        """Follow many devices at once, to the last arrival."""
+        self.at_s = float(wave.finished_s.max())
+        self._num_arrived += len(wave.devices)
+
+    def client_table(self, table: ClientTable) -> None:
+        """Take in plans of which all have brought their updates."""
+        columns = table.columns
+        self._spent_s += float((columns["finished_s"] - columns["started_s"]).sum())
+        last = np.flatnonzero(columns["finished_s"] == columns["finished_s"].max())
+        self._round.append(table.record(int(last[np.argmin(columns["device_id"][last])])))
+
+    def round(self, record: RoundRecord) -> None:
+        """Take in a round that has closed; its plans came before it."""
+        self.at_s = record.closed_s
+        if not math.isnan(record.accuracy):
+            self.accuracy = record.accuracy
+            self.best_accuracy = max(record.accuracy, *self._known_best())
+        self.losses.update({words: getattr(record, name) for name, words in LOSSES.items()})
+        self._last = _straggler(self._round)
+        self._round = []
+
+    def _known_best(self) -> list[float]:
+        return [0.0] if math.isnan(self.best_accuracy) else [self.best_accuracy]
+
+    @property
+    def accuracies(self) -> str:
+        """Like ``accuracy 61.2% (best 63.0%)``; empty where nothing was evaluated."""
+        if math.isnan(self.accuracy):
+            return ""
+        best = f" (best {self.best_accuracy:.1%})" if self.best_accuracy > self.accuracy else ""
+        return f"accuracy {self.accuracy:.1%}{best}"
+
+    @property
+    def in_flight(self) -> str:
+        """Like ``2 training, 1 offline, 5 arrived``: what the devices with a plan do now."""
+        doing = Counter(
+            "offline" if device in self._away else words for device, words in self._doing.items()
+        )
+        doing["arrived"] = self._num_arrived
+        names = [*PHASES.values(), "offline", "arrived"]
+        return ", ".join(f"{doing[name]} {name}" for name in names if doing[name])
+
+    @property
+    def straggler(self) -> str:
+        """Whom the last round waited for, and on what: like ``device 8 (phone), uploading``."""
+        return self._last
+
+    @property
+    def lost(self) -> str:
+        """Like ``7 out of memory, 1 late: 12% of device time``; empty where no work was lost."""
+        counts = ", ".join(f"{n} {words}" for words, n in self.losses.items() if n)
+        if not counts:
+            return ""
+        return f"{counts}: {self._lost_s / max(self._spent_s, 1e-300):.0%} of device time"
+
+
+def _straggler(ended: list[ClientRecord]) -> str:
+    """The device that ended last of those the round could not close without."""
+    awaited = [record for record in ended if record.outcome in ("aggregated", "late")]
+    if not awaited:
+        return ""
+    last = max(awaited, key=lambda record: (record.finished_s, -record.device_id))
+    longest = max(PHASES, key=lambda name: float(getattr(last, name)))
+    return f"device {last.device_id} ({last.profile}), mostly {PHASES[longest]}"

@@ -1,0 +1,285 @@
+"""What a run writes down: one flat record per plan handed out and one per round."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from devices.cost.energy import round_energy
+from devices.cost.memory import FORMAT_BITS
+from devices.cost.model import Cost
+from devices.fleet.fleet import Device, Fleet
+from devices.fleet.profile import DeviceProfile
+from devices.vocabulary.plan import TrainingPlan
+from devices.vocabulary.trainer import Evaluation
+
+Outcome = Literal["aggregated", "oom", "late", "offline", "crashed", "lost", "rejected"]
+"""How a plan ended: merged; without the memory for it; too late; on a device that went away, or
+crashed; with an upload that could not be carried; with an update that the server refused."""
+
+
+Columns = Mapping[str, npt.NDArray[Any]]
+"""Of records, by field: (n,) numbers, or names as objects."""
+
+
+def columns_of(kind: type, records: Sequence[Any]) -> Columns:
+    """The fields of these records, which are all of one kind."""
+    types: Mapping[str, type] = {"int": np.int64, "float": np.float64}
+    return {
+        f.name: np.array([getattr(r, f.name) for r in records], types.get(str(f.type), object))
+        for f in fields(kind)
+    }
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """One device of the fleet, whether or not it ever takes part."""
+
+    device_id: int
+    profile: str
+    link: str
+    memory_budget_bytes: int
+    num_examples: int
+
+    @classmethod
+    def columns(cls, fleet: Fleet) -> Columns:
+        """The records of a whole fleet."""
+        profiles = np.array([profile.name for profile in fleet.profiles], dtype=object)
+        links = np.array([link.name for link in fleet.link.pool], dtype=object)
+        return {
+            "device_id": np.arange(len(fleet)),
+            "profile": profiles[fleet.profile_index],
+            "link": links[fleet.link.index],
+            "memory_budget_bytes": fleet.memory_budget_bytes,
+            "num_examples": fleet.num_examples,
+        }
+
+
+@dataclass
+class ClientRecord:
+    """One plan on one device, from hand-out to its end. Filled in as it happens."""
+
+    round: int
+    device_id: int
+    profile: str
+    link: str
+    started_s: float
+    memory_budget_bytes: int
+    peak_memory_bytes: int
+    memory_weights_bytes: int
+    memory_adapters_bytes: int
+    memory_gradients_bytes: int
+    memory_optimizer_bytes: int
+    memory_activations_bytes: int
+    memory_transient_bytes: int
+    memory_head_bytes: int
+    depth: int
+    num_quantized_blocks: int
+    num_absent_blocks: int
+    weight_formats: str
+    mean_weight_bits: float  # over the blocks that are on the device
+    num_terms_held: int
+    num_terms_trained: int
+    num_terms_uploaded: int
+    mean_upload_bits: float  # over the uploaded terms
+    num_examples: int
+    forward_share: float  # of the training time, as planned; the rest is optimizer and overhead
+    backward_share: float
+    quantize_share: float  # packing and unpacking
+    outcome: Outcome = "late"
+    download_s: float = 0.0
+    train_s: float = 0.0
+    upload_s: float = 0.0
+    finished_s: float = 0.0
+    offline_s: float = 0.0  # away with work in hand, that it went on with
+    waiting_s: float = 0.0  # from its own end to its next plan, or to the end of the round
+    staleness: int = 0  # aggregations between its broadcast and its own
+    download_bytes: int = 0
+    upload_bytes: int = 0
+    lost_bytes: int = 0  # of both: carried in vain, on a transfer that was cut
+    free_memory_bytes: int = 0  # as training began, or failed to
+    num_shrinks: int = 0  # plans given up for smaller ones
+    battery_share: float = float("nan")  # as training began; NaN on mains
+    flops: float = 0.0
+    energy_compute_j: float = 0.0
+    energy_radio_j: float = 0.0
+    energy_idle_j: float = 0.0
+    train_loss: float = float("nan")
+
+    @classmethod
+    def open(
+        cls, plan: TrainingPlan, device: Device, cost: Cost, *, round_number: int, now_s: float
+    ) -> ClientRecord:
+        """The record of a plan that was just handed out."""
+        return cls(
+            round=round_number,
+            device_id=device.device_id,
+            profile=device.profile.name,
+            link=device.link.name,
+            started_s=now_s,
+            memory_budget_bytes=device.memory_budget_bytes,
+            num_examples=len(device.examples),
+            **plan_fields(plan, cost),
+        )
+
+    def replan(self, plan: TrainingPlan, cost: Cost) -> None:
+        """Another plan in place of the one that was handed out."""
+        for name, value in plan_fields(plan, cost).items():
+            setattr(self, name, value)
+
+    def close(self, profile: DeviceProfile, now_s: float) -> None:
+        """Fill in what only the end of the waiting tells: its length, and so the energy."""
+        self.waiting_s = now_s - self.finished_s
+        energy = round_energy(
+            profile,
+            compute_s=self.train_s,
+            radio_s=self.download_s + self.upload_s,
+            idle_s=self.waiting_s + self.offline_s,
+        )
+        self.energy_compute_j = energy.compute_j
+        self.energy_radio_j = energy.radio_j
+        self.energy_idle_j = energy.idle_j
+
+    @property
+    def energy_j(self) -> float:
+        """All joules the device spent in the round."""
+        return self.energy_compute_j + self.energy_radio_j + self.energy_idle_j
+
+
+def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
+    """What a plan says, as columns of a client record."""
+    terms = plan.terms
+    uploaded = terms.upload_bits[terms.uploaded]
+    num_present = int(plan.present.sum())
+    memory = {f"memory_{f.name}_bytes": getattr(cost.memory, f.name) for f in fields(cost.memory)}
+    return memory | {
+        "peak_memory_bytes": cost.memory.total,
+        "depth": plan.depth,
+        "num_quantized_blocks": plan.num_quantized_blocks,
+        "num_absent_blocks": plan.num_blocks - num_present,
+        "weight_formats": ",".join(plan.weight_formats),
+        "mean_weight_bits": sum(FORMAT_BITS[f] for f in plan.weight_formats) / num_present,
+        "forward_share": cost.step.forward_s / sum(cost.step),
+        "backward_share": cost.step.backward_s / sum(cost.step),
+        "quantize_share": cost.step.quantize_s / sum(cost.step),
+        "num_terms_held": int(terms.held.sum()),
+        "num_terms_trained": int(terms.trained.sum()),
+        "num_terms_uploaded": len(uploaded),
+        "mean_upload_bits": float(uploaded.mean()) if len(uploaded) else 0.0,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class ClientTable:
+    """Client records in columns of length n."""
+
+    columns: Columns
+
+    @classmethod
+    def of(cls, records: Sequence[ClientRecord]) -> ClientTable:
+        """The table of these records."""
+        return cls(columns_of(ClientRecord, records))
+
+    def __len__(self) -> int:
+        return len(self.columns["device_id"])
+
+    def record(self, row: int) -> ClientRecord:
+        """One of the records."""
+        return ClientRecord(**{name: values.item(row) for name, values in self.columns.items()})
+
+    def records(self) -> Iterator[ClientRecord]:
+        """One record after the other."""
+        return map(self.record, range(len(self)))
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One aggregation, or the initial model (round 0)."""
+
+    round: int
+    version: int
+    opened_s: float
+    closed_s: float
+    duration_s: float
+    accuracy: float  # NaN where the model was not evaluated
+    loss: float
+    train_loss: float  # mean over the aggregated updates, by examples
+    num_cohort: int
+    num_planned: int
+    num_sat_out: int
+    num_aggregated: int
+    num_oom: int
+    num_late: int
+    num_offline: int
+    num_crashed: int
+    num_lost: int
+    num_rejected: int
+    num_shrunk: int
+    waiting_s: float  # mean over the aggregated devices of round end - own end
+    download_bytes: int
+    upload_bytes: int
+    flops: float
+    energy_j: float
+
+    @classmethod
+    def of(
+        cls, ended: ClientTable, *, evaluation: Evaluation, progress: RoundProgress
+    ) -> RoundRecord:
+        """The sums and means over the plans that ended in a round."""
+        columns = ended.columns
+        merged = np.flatnonzero(columns["outcome"] == "aggregated")
+        examples = columns["num_examples"][merged].astype(float)
+        losses = columns["train_loss"][merged]
+        outcomes = Counter(columns["outcome"].tolist())
+
+        # In the order of the records, which numpy's own sum does not keep.
+        def total(name: str) -> Any:
+            return sum(columns[name].tolist())
+
+        energy_j = columns["energy_compute_j"] + columns["energy_radio_j"]
+        energy_j = energy_j + columns["energy_idle_j"]
+        return cls(
+            **vars(progress),
+            duration_s=progress.closed_s - progress.opened_s,
+            accuracy=evaluation.accuracy,
+            loss=evaluation.loss,
+            train_loss=float(losses @ examples / examples.sum()) if len(merged) else math.nan,
+            num_sat_out=progress.num_cohort - progress.num_planned,
+            num_aggregated=len(merged),
+            **{f"num_{name}": outcomes[name] for name in get_args(Outcome) if name != "aggregated"},
+            num_shrunk=int((columns["num_shrinks"] > 0).sum()),
+            waiting_s=float(columns["waiting_s"][merged].mean()) if len(merged) else 0.0,
+            download_bytes=total("download_bytes"),
+            upload_bytes=total("upload_bytes"),
+            flops=total("flops"),
+            energy_j=sum(energy_j.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class RoundProgress:
+    """What the server knows of a round beside the plans that ended in it."""
+
+    round: int
+    version: int
+    opened_s: float
+    closed_s: float
+    num_cohort: int
+    num_planned: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened at an instant of the simulated clock."""
+
+    at_s: float
+    name: str
+    round: int
+    device: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,216 @@
+"""The run folder: what is written while a run goes on, and when it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from safetensors import SafetensorError
+
+from simulator.log.bulk_round import Wave
+from simulator.log.disk import flush_to_disk, replace_table, write_atomically
+from simulator.log.manifest import (
+    FORMAT,
+    FinishedMeanwhileError,
+    RunFolderError,
+    Status,
+    check_same_config,
+    read_manifest,
+)
+from simulator.log.records import (
+    ClientRecord,
+    ClientTable,
+    Columns,
+    DeviceRecord,
+    Event,
+    RoundRecord,
+    columns_of,
+)
+from simulator.log.tables import TableFile, column, wave_lines, write_columns
+
+CHECKPOINT = "checkpoint"
+ROWS_AT_ONCE = 50_000
+
+
+class RunFolder:
+    """Writes one run. Events go out line by line, tables and manifest at the end."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+        """Make the folder, or begin anew in one of the same config.
+
+        Raises RunFolderError where it holds another config or cannot be written, and
+        FinishedMeanwhileError where its run is done: whoever looked before did so without the lock.
+        """
+        self.path = path
+        self._manifest = dict(manifest)
+        self._rounds: list[RoundRecord] = []
+        self._clients: list[ClientRecord] = []  # not yet in the file
+        check_same_config(path, config)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            if read_manifest(path).get("status") == "done":
+                raise FinishedMeanwhileError(f"the run in {path} was finished by another process")
+            _clean_up(path)  # of a process that was killed
+            write_atomically(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            self._write_manifest("running")
+            self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")
+            self._client_rows = TableFile(path / "clients.parquet", ClientRecord)
+        except OSError as error:
+            _clean_up(path)
+            os.close(self._lock)
+            raise self._unwritable(error) from None
+        except RunFolderError:
+            os.close(self._lock)
+            raise
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where results are kept until the run is done."""
+        return self.path / CHECKPOINT
+
+    def event(self, event: Event) -> None:
+        line = {"at_s": event.at_s, "event": event.name, "round": event.round}
+        line["device"] = event.device
+        line.update({key: _finite(value) for key, value in event.details.items()})
+        try:
+            self._events.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def wave(self, wave: Wave) -> None:
+        with self.writing():
+            self._events.writelines(wave_lines(wave))
+
+    def client(self, record: ClientRecord) -> None:
+        self._clients.append(record)
+        if len(self._clients) == ROWS_AT_ONCE:
+            self._flush_clients()
+
+    def client_table(self, table: ClientTable) -> None:
+        self._flush_clients()
+        with self.writing():
+            self._client_rows.write(table.columns)
+
+    def _flush_clients(self) -> None:
+        if self._clients:
+            with self.writing():
+                self._client_rows.write(columns_of(ClientRecord, self._clients))
+        self._clients = []
+
+    def round(self, record: RoundRecord) -> None:
+        self._rounds.append(record)
+        with self.writing():
+            self._events.flush()
+
+    def fleet(self, columns: Columns) -> None:
+        """Write who the devices are: the columns of their records."""
+        with self.writing():
+            write_columns(self.path / "devices.parquet", DeviceRecord, columns)
+
+    def faults(self, schedules: Mapping[str, Any]) -> None:
+        """Write every fault that began while the run lasted, whether or not it met any work."""
+        with self.writing():
+            write_atomically(self.path / "faults.json", json.dumps(schedules, indent=2) + "\n")
+
+    def accuracies(self, expected: list[float]) -> None:
+        """Add to each device what accuracy its mix of classes lets expect of the final model."""
+        file = self.path / "devices.parquet"
+        found = column(expected, pa.float64())
+        with self.writing():
+            with pq.ParquetFile(file) as written:  # read_table would import pandas
+                table = written.read()
+            replace_table(file, table.append_column("expected_accuracy", found))
+
+    def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
+        """Write the tables, then the manifest: its status is the last thing to change.
+
+        Raises RunFolderError where they cannot be written; the run is then not done.
+        """
+        try:
+            with self.writing():
+                self._finish(status, outcome)
+        except RunFolderError:
+            _clean_up(self.path)
+            raise
+        finally:
+            os.close(self._lock)
+
+    def _finish(self, status: Status, outcome: Mapping[str, Any]) -> None:
+        self._events.close()
+        rounds = columns_of(RoundRecord, self._rounds)
+        write_columns(self.path / "rounds.parquet", RoundRecord, rounds)
+        self._flush_clients()
+        self._client_rows.close()
+        self._manifest.update(outcome)
+        if status == "done":  # so say only what a power cut could not undo
+            for file in filter(Path.is_file, self.path.rglob("*")):
+                flush_to_disk(file)
+        self._write_manifest(status)
+        flush_to_disk(self.path)  # the names, before the checkpoint goes
+        if status == "done":
+            remove_checkpoint(self.path)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say in words what it means that a file of the folder cannot be written."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: Exception) -> RunFolderError:
+        return RunFolderError(
+            f"a run folder must be writable, got {self.path}: {error}; once it "
+            f"is, the same command goes on from here"
+        )
+
+    def _write_manifest(self, status: Status) -> None:
+        manifest = {"format": FORMAT, "status": status, **self._manifest}
+        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _lock(path: Path) -> int:
+    """A lock on the folder, held until it is closed. Raises RunFolderError if another has it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunFolderError(
+            f"a run folder must be written by one process at a time, but another one is at work in "
+            f"{path}"
+        ) from None
+    return descriptor
+
+
+def remove_checkpoint(path: Path) -> None:
+    """A finished run needs none, and a kill may have left some of it."""
+    shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
+
+
+def _clean_up(path: Path) -> None:
+    """Of what was cut off, by a full disk or a kill, keep whole lines and whole files."""
+    for partial in path.glob("*.partial"):
+        partial.unlink(missing_ok=True)
+    events = path / "events.jsonl"
+    if events.exists():
+        os.truncate(events, events.read_bytes().rfind(b"\n") + 1)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: an accuracy that nobody measured is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,79 @@
+"""Tables and event lines as they stand in a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simulator.log.bulk_round import PHASES, Wave
+from simulator.log.records import Columns
+
+TYPES = {"int": pa.int64(), "float": pa.float64()}
+DTYPES = {pa.int64(): np.int64, pa.float64(): np.float64}
+
+
+class TableFile:
+    """A Parquet file of records of one kind, written by pieces, and there once it is whole."""
+
+    def __init__(self, path: Path, kind: type) -> None:
+        self._path = path
+        types = {f.name: TYPES.get(str(f.type), pa.string()) for f in fields(kind)}
+        self._schema = pa.schema(list(types.items()))
+        self._writer = pq.ParquetWriter(self._partial, self._schema)
+
+    @property
+    def _partial(self) -> Path:
+        return self._path.with_name(self._path.name + ".partial")
+
+    def write(self, columns: Columns) -> None:
+        """Add rows, which are given as columns."""
+        arrays = [column(columns[one.name], one.type) for one in self._schema]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        """Give the file its name."""
+        self._writer.close()
+        os.replace(self._partial, self._path)
+
+
+def write_columns(path: Path, kind: type, columns: Columns) -> None:
+    """Write a file whose rows are all there."""
+    file = TableFile(path, kind)
+    file.write(columns)
+    file.close()
+
+
+def column(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """One column. ``pa.array`` would import pandas first, which takes longer than a short run."""
+    if kind == pa.string():
+        texts = [text.encode() for text in values]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        parts = (pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+        return pa.StringArray.from_buffers(len(texts), *parts)
+    numbers = np.array(values, dtype=None if len(values) else DTYPES[kind])
+    safe = np.ascontiguousarray(numbers.astype(DTYPES[kind], casting="safe", copy=False))
+    return pa.Array.from_buffers(kind, len(safe), [None, pa.py_buffer(safe)])
+
+
+def wave_lines(wave: Wave) -> Iterator[str]:
+    """The lines of events.jsonl that its events would have, one by one."""
+    heads = [f', "event": "{name}", "round": {wave.round}, "device": ' for name in PHASES]
+    tails = [
+        [f", {json.dumps(name)}: {json.dumps(value)}}}\n" for name, value in wave.amounts(phase)]
+        for phase in range(len(PHASES))
+    ]
+    devices, works = wave.devices.tolist(), wave.work_index.tolist()
+    start = f'{{"at_s": {json.dumps(wave.started_s)}{heads[0]}'
+    for device, work in zip(devices, works, strict=True):
+        yield f"{start}{device}{tails[0][work]}"
+    for at_s, phase, row in zip(*(column.tolist() for column in wave.happenings), strict=True):
+        yield f'{{"at_s": {at_s!r}{heads[phase]}{devices[row]}{tails[phase][works[row]]}'

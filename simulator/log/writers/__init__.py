@@ -1,0 +1,133 @@
+"""Where a run's numbers may go beside its folder: ``fedclock run x.yaml --log tensorboard``.
+
+A writer is told what the run folder is told, and tells nothing back: no result depends on it. Its
+library is imported only where it was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+from simulator.config.experiment import ConfigError
+from simulator.config.problems import UserError
+from simulator.log.manifest import Status
+from simulator.log.protocol import RunLog
+from simulator.log.records import ClientRecord, Event, RoundRecord
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a writer is told of a run before it begins."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+
+
+class RunWriter(RunLog, Protocol):
+    """Writes one run: the run folder, or a writer beside it."""
+
+    def close(self, status: Status, outcome: Mapping[str, Any]) -> None: ...
+
+
+class WriterSpec(NamedTuple):
+    """A writer that can be asked for. Its module has ``open_writer(facts) -> RunWriter``."""
+
+    name: str  # of the extra that installs its library, too
+    library: str
+    module: str
+
+
+WRITERS = {
+    spec.name: spec
+    for spec in (
+        WriterSpec("tensorboard", "tensorboard", "simulator.log.writers.to_tensorboard"),
+        WriterSpec("mlflow", "mlflow", "simulator.log.writers.to_mlflow"),
+    )
+}
+
+
+def find_writers(names: Sequence[str]) -> list[WriterSpec]:
+    """The writers of these names, each once. Raises ConfigError where one is not to be had."""
+    problems = []
+    for name in dict.fromkeys(names):
+        if name not in WRITERS:
+            problems.append(f"a writer must be one of {', '.join(WRITERS)}, got {name}")
+            continue
+        try:
+            import_module(WRITERS[name].library)
+        except ImportError as error:
+            problems.append(
+                f"the writer {name} needs the library {WRITERS[name].library} ({error}):"
+                f" pip install 'fedclock[{name}]'"
+            )
+    if problems:
+        raise ConfigError(problems, "--log")
+    return [WRITERS[name] for name in dict.fromkeys(names)]
+
+
+def open_writers(
+    specs: Sequence[WriterSpec], facts: RunFacts, tell: Callable[[str], None]
+) -> list[RunWriter]:
+    """A writer of each kind for one run. Raises UserError where one cannot be opened.
+
+    Where one fails later, ``tell`` is told once, and the run goes on without it.
+    """
+    opened: list[RunWriter] = []
+    for spec in specs:
+        try:
+            writer = cast(RunWriter, import_module(spec.module).open_writer(facts))
+        except Exception as error:  # whatever a foreign library raises
+            raise UserError(f"the writer {spec.name} cannot be opened: {error}") from error
+        opened.append(_Guarded(spec.name, writer, tell))
+    return opened
+
+
+def scalars(record: RoundRecord) -> dict[str, float]:
+    """The numbers of a round by the name they have in every writer; no NaN."""
+    found = {}
+    for field in fields(record):
+        value = float(getattr(record, field.name))
+        if field.name != "round" and math.isfinite(value):
+            found[f"{_group(field.name)}/{field.name}"] = value
+    return found
+
+
+def _group(name: str) -> str:
+    if name.endswith(("accuracy", "loss", "version")):
+        return "model"
+    return "devices" if name.startswith("num_") else "time" if name.endswith("_s") else "cost"
+
+
+class _Guarded:
+    """Keeps the run going where its writer fails: the run folder is what counts."""
+
+    def __init__(self, name: str, writer: RunWriter, tell: Callable[[str], None]) -> None:
+        self._name, self._writer, self._tell = name, writer, tell
+        self._has_failed = False
+
+    def event(self, event: Event) -> None:
+        self._do(lambda: self._writer.event(event))
+
+    def client(self, record: ClientRecord) -> None:
+        self._do(lambda: self._writer.client(record))
+
+    def round(self, record: RoundRecord) -> None:
+        self._do(lambda: self._writer.round(record))
+
+    def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
+        self._do(lambda: self._writer.close(status, outcome))
+
+    def _do(self, act: Callable[[], None]) -> None:
+        if self._has_failed:
+            return
+        try:
+            act()
+        except Exception as error:  # whatever a foreign library raises
+            self._has_failed = True
+            self._tell(f"{self._name}: no more is written ({error!r}); the run goes on without it")

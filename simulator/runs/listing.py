@@ -1,0 +1,150 @@
+"""What ``fedclock list`` shows: everything that a config may name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
+from devices.datasets.dataset import DATASETS
+from devices.fleet.catalog import load_profiles
+from devices.fleet.mixes import MIXES
+from devices.fleet.speed import SPEEDS
+from devices.models.catalog import MODELS
+from traces.catalog import pool, pools
+from traces.generators.registry import AVAILABILITIES, LINKS
+
+TOPICS = (
+    "strategies",
+    "pacing",
+    "selection",
+    "devices",
+    "models",
+    "data",
+    "traces",
+    "generators",
+    "speeds",
+    "mixes",
+)
+
+
+def show(console: Console, topic: str | None) -> None:
+    """Print the table of one topic, or of all."""
+    for name in TOPICS if topic is None else (topic,):
+        console.print(_table(name))
+
+
+def _table(topic: str) -> Table:
+    columns, rows = _ROWS[topic]
+    table = Table(
+        title=topic,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for column in columns:
+        is_number = "\n" in column  # its unit stands below it
+        is_name = column == columns[0]  # to be copied, so it stays in one piece
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_name)
+    for row in rows():
+        table.add_row(*row)
+    return table
+
+
+def _strategies() -> Iterator[tuple[str, ...]]:
+    for kind, strategy in STRATEGIES.items():
+        yield kind, strategy.title
+    yield "a_file.py:AClass", "your own (docs/own-scheduler.md)"
+
+
+def _pacings() -> Iterator[tuple[str, ...]]:
+    for kind, pacing in PACINGS.items():
+        yield kind, _first_line(pacing)
+
+
+def _selections() -> Iterator[tuple[str, ...]]:
+    for kind, selection in SELECTIONS.items():
+        yield kind, _first_line(selection)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").splitlines()[0].replace("``", "")
+
+
+def _devices() -> Iterator[tuple[str, ...]]:
+    for profile in load_profiles().values():
+        yield (
+            profile.name,
+            f"{profile.flops_per_s[32] / 1e9:,.0f}",
+            f"{profile.flops_per_s[16] / 1e9:,.0f}",
+            f"{profile.memory_bytes / 2**30:.0f}",
+            f"{profile.memory_bytes_per_s / 1e9:.0f}",
+            f"{profile.power_w['compute']:.1f}",
+            profile.confidence,
+        )
+
+
+def _models() -> Iterator[tuple[str, ...]]:
+    for name, model in MODELS.items():
+        yield name, model.title, model.licence
+    yield "a directory or hub name", "loaded by transformers from safetensors", ""
+
+
+def _data() -> Iterator[tuple[str, ...]]:
+    for name, data in DATASETS.items():
+        yield name, data.title, data.licence
+    yield "a directory", "train and test as .csv, .tsv or .jsonl with text and label", ""
+
+
+def _traces() -> Iterator[tuple[str, ...]]:
+    for name in pools():
+        links = pool(name)
+        down = sum(link.downlink.mean_bytes_per_s for link in links) / len(links)
+        up = sum(link.uplink.mean_bytes_per_s for link in links) / len(links)
+        yield name, str(len(links)), f"{down * 8e-6:.1f}", f"{up * 8e-6:.1f}"
+    yield "a .csv file or a folder of them", "", "", ""
+
+
+def _generators() -> Iterator[tuple[str, ...]]:
+    for what, kinds in (("link", LINKS), ("availability", AVAILABILITIES)):
+        for kind, generator in kinds.items():
+            yield kind, what, _first_line(generator)
+
+
+def _speeds() -> Iterator[tuple[str, ...]]:
+    for kind, speed in SPEEDS.items():
+        yield kind, _first_line(speed)
+
+
+def _mixes() -> Iterator[tuple[str, ...]]:
+    for name, one in MIXES.items():
+        yield name, ", ".join(one.profiles)
+
+
+_ROWS = {
+    "strategies": (("kind", "what it is"), _strategies),
+    "pacing": (("kind", "what it is"), _pacings),
+    "selection": (("kind", "what it is"), _selections),
+    "devices": (
+        (
+            "profile",
+            "fp32\nGFLOP/s",
+            "fp16\nGFLOP/s",
+            "RAM\nGiB",
+            "RAM\nGB/s",
+            "compute\nW",
+            "confidence",
+        ),
+        _devices,
+    ),
+    "models": (("model", "what it is", "licence"), _models),
+    "data": (("data", "what it is", "licence"), _data),
+    "traces": (("link", "traces\nnumber", "mean down\nMbit/s", "mean up\nMbit/s"), _traces),
+    "generators": (("generator", "of", "what it is"), _generators),
+    "speeds": (("speed_spread", "what it is"), _speeds),
+    "mixes": (("mix", "profiles"), _mixes),
+}

@@ -1,0 +1,301 @@
+"""One run, from its config to its folder. The only place that knows every concrete class."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from algorithms.merging.robust import Robustness
+from devices.datasets.partition import expected_accuracies
+from devices.vocabulary.trainer import HostNames, Trainer
+from simulator.config.experiment import ConfigError, name_strategies
+from simulator.config.faults import FaultsConfig
+from simulator.config.own_strategy import source_of
+from simulator.config.schema import RunConfig
+from simulator.engine.federation import Federation, Stop
+from simulator.engine.server import Server, simulate
+from simulator.log.manifest import (
+    FinishedMeanwhileError,
+    RunFolderError,
+    Status,
+    check_same_config,
+    is_finished,
+)
+from simulator.log.progress import Reporter, Tee
+from simulator.log.progress_state import duration
+from simulator.log.protocol import RunLog
+from simulator.log.provenance import provenance
+from simulator.log.records import DeviceRecord
+from simulator.log.run_folder import RunFolder, remove_checkpoint
+from simulator.log.writers import RunFacts, RunWriter, WriterSpec, open_writers
+from simulator.workers.trainers import (
+    Remembering,
+    Trainers,
+    remembering,
+    training_context,
+)
+from simulator.world.build import World, build_world, make_view, rehearse
+from simulator.world.recorded import fault_schedules
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run that has been checked, and can begin."""
+
+    config: RunConfig
+    folder: Path
+    world: World
+    notes: tuple[str, ...]  # what a person should know beforehand
+    is_finished: bool
+
+
+def prepare(config: RunConfig, folder: Path, where: str) -> Prepared:
+    """Check everything about a run that can be checked; nothing is written.
+
+    Raises ConfigError or RunFolderError, the latter also for a folder with a finished run of this
+    config whose traces, data or model were others.
+    """
+    check_same_config(folder, config.resolved())
+    world = build_world(config, where)
+    said = tuple(notes(config, world, where))
+    return Prepared(config, folder, world, said, is_finished(folder, _inputs(world)))
+
+
+def run(
+    prepared: Prepared,
+    *,
+    trainers: Trainers,
+    report: Reporter,
+    writers: Sequence[WriterSpec] = (),
+) -> Path:
+    """Simulate into the folder, and return it; a finished run is left as it is.
+
+    Raises UserError where a writer cannot be opened.
+    """
+    config, folder, inputs = prepared.config, prepared.folder, _inputs(prepared.world)
+    if prepared.is_finished:
+        remove_checkpoint(folder)
+        report.step(f"{config.label}: finished before, kept ({folder})")
+        return folder
+    for note in prepared.notes:
+        report.step(note)
+    report.step(f"{config.label}: loading {config.task.model}")
+    trainer = trainers.get(config, prepared.world)
+    manifest = _manifest(config, inputs, trainers.host_names)
+    try:
+        store = _open_folder(prepared, manifest)
+    except FinishedMeanwhileError as finished:
+        is_finished(folder, inputs)  # of these inputs, or raises
+        report.step(f"{config.label}: {finished}, kept")
+        return folder
+    logs: list[RunWriter] = [store]
+    try:
+        logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
+        remembered = _remembered(prepared, trainer, store, trainers=trainers, warn=report.step)
+        report.start(config.label, config.stop.rounds)
+        log = Tee([*logs, report])
+        outcome = _simulated(prepared, remembered, store, trainers=trainers, log=log)
+    except BaseException as error:
+        _close_broken(logs, error)
+        report.finish(f"{config.label}: stopped; what is done is kept in {folder}")
+        raise
+    _close_done(prepared, logs, outcome, trainers=trainers, report=report)
+    return folder
+
+
+def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
+    """The run folder, with what is known before the first event."""
+    config, folder = prepared.config, prepared.folder
+    store = RunFolder(folder, config.resolved(), manifest)
+    store.fleet(DeviceRecord.columns(prepared.world.fleet))
+    if source := source_of(config.strategy):  # config.yaml names it by its place beside it
+        with store.writing():
+            (folder / source.path.name).write_bytes(source.text)
+    return store
+
+
+def _remembered(
+    prepared: Prepared,
+    trainer: Trainer,
+    store: RunFolder,
+    *,
+    trainers: Trainers,
+    warn: Callable[[str], None],
+) -> Remembering:
+    """The trainer, behind what need not be trained again."""
+    if prepared.config.training == "none":
+        return Remembering(trainer)
+    context = training_context(prepared.config, prepared.world, trainers.host_names)
+    return remembering(trainer, context, store.checkpoint, cache=trainers.cache, warn=warn)
+
+
+def _simulated(
+    prepared: Prepared,
+    remembered: Remembering,
+    store: RunFolder,
+    *,
+    trainers: Trainers,
+    log: RunLog,
+) -> dict[str, Any]:
+    """Simulate, and write what is known at the end; what the run came to."""
+    config, world = prepared.config, prepared.world
+    began = time.perf_counter()
+    federation = federation_of(config, world, remembered.trainer)
+    server = simulate(replace(federation, begin=remembered.begin), log)
+    wall_s = time.perf_counter() - began
+    if config.training != "none":
+        with store.writing():
+            trainers.export(server.state.adapter, world, prepared.folder)
+    if config.faults != FaultsConfig():
+        store.faults(fault_schedules(world.faults, server.now_s))
+    if by_class := server.evaluations.last.by_class:
+        shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
+        store.accuracies(expected_accuracies(shards, world.data.train_labels, by_class))
+    return _outcome(server, wall_s) | remembered.savings
+
+
+def _close_broken(logs: Sequence[RunWriter], error: BaseException) -> None:
+    status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    with suppress(RunFolderError):  # a full disk is what stopped it, and has been said
+        _close(logs, status, {"error": repr(error)})
+
+
+def _close_done(
+    prepared: Prepared,
+    logs: Sequence[RunWriter],
+    outcome: Mapping[str, Any],
+    *,
+    trainers: Trainers,
+    report: Reporter,
+) -> None:
+    label = prepared.config.label
+    said = f"{label}: its tables cannot be written"
+    try:
+        _close(logs, "done", outcome)
+        if trainers.cache:
+            trainers.cache.trim()
+        said = (
+            f"{label}: done in {duration(outcome['wall_s'])}, simulated "
+            f"{duration(outcome['simulated_s'])}{savings_in_words(outcome)} ({prepared.folder})"
+        )
+    finally:
+        report.finish(said)
+
+
+def _close(logs: Sequence[RunWriter], status: Status, outcome: Mapping[str, Any]) -> None:
+    for log in logs:
+        log.close(status, outcome)
+
+
+def savings_in_words(outcome: Mapping[str, Any]) -> str:
+    """What of the trainings was there before, to stand behind "done"; empty where none was."""
+    reused = outcome.get("num_trainings_reused")
+    return f", reused {reused} of {outcome['num_trainings']} trainings" if reused else ""
+
+
+def notes(config: RunConfig, world: World, where: str) -> list[str]:
+    """What a person should know before the run. Raises ConfigError where it cannot be planned."""
+    idle = rehearse(config, world, where)
+    if not idle:
+        return []
+    return [
+        f"{config.label}: {len(idle)} of {len(world.fleet)} devices cannot hold any plan of this "
+        f"strategy and will sit out: {', '.join(map(str, idle[:10]))}{', ...' * (len(idle) > 10)}"
+    ]
+
+
+def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
+    """Everything that the simulation of this config is made of."""
+    stop, aggregation = config.stop, config.aggregation
+    return Federation(
+        seed=config.seed,
+        fleet=world.fleet,
+        view=make_view(config, world, trainer),
+        strategy=config.strategy,
+        pacing=config.pacing,
+        selection=config.selection,
+        trainer=trainer,
+        evaluate_every=config.evaluation.every,
+        stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy or math.inf),
+        faults=world.faults,
+        shared_links=world.shared_links,
+        when_offline=config.fleet.when_offline,
+        when_out_of_memory=config.fleet.when_out_of_memory,
+        when_diverged="stop" if config.training == "none" else config.training.when_diverged,
+        robustness=Robustness(
+            aggregation.max_norm or math.inf,
+            aggregation.clip_norm or math.inf,
+            aggregation.trim_share,
+        ),
+        stack=1 if config.training == "none" else config.training.stack,
+    )
+
+
+def _manifest(
+    config: RunConfig, inputs: Mapping[str, Any], host: HostNames | None
+) -> dict[str, Any]:
+    own = source_of(config.strategy)
+    return {
+        "experiment": config.name,
+        "label": config.label,
+        "strategy": config.strategy.kind,
+        "strategy_sha256": own.sha256 if own else None,
+        "seed": config.seed,
+        "config_hash": config.hash,
+        **inputs,
+        "training_dtype": host.dtype if host else None,
+        **provenance(),
+    }
+
+
+def _inputs(world: World) -> dict[str, Any]:
+    """What the run is made from beside its config: two runs of one config may differ in it."""
+    data, source = world.data, world.source
+    return {
+        "conditions_hash": world.conditions_hash,
+        "model": {
+            "name": source.name,
+            "sha256": source.sha256,
+            "files_sha256": source.files_sha256,
+            "licence": source.licence,
+            "pinned": source.pinned,
+        },
+        "data": {
+            "name": data.name,
+            "sha256": data.sha256,
+            "source": data.source,
+            "num_train": len(data.train_texts),
+            "num_test": len(data.test_texts),
+            "num_classes": data.num_classes,
+            "majority_share": data.majority_share,
+        },
+    }
+
+
+def _outcome(server: Server, wall_s: float) -> dict[str, Any]:
+    accuracy = server.evaluations.last.accuracy
+    return {
+        "adapter_sha256": server.state.adapter.digest,
+        "num_rounds": server.num_rounds,
+        "simulated_s": server.now_s,
+        "final_accuracy": None if math.isnan(accuracy) else accuracy,
+        "wall_s": round(wall_s, 3),
+    }
+
+
+def prepare_all(configs: Sequence[RunConfig], file: Path, output: Path) -> list[Prepared]:
+    """Check all runs before the first begins. Raises ConfigError with what is wrong in any."""
+    prepared, problems = [], []
+    for config in configs:
+        try:
+            prepared.append(prepare(config, output / config.folder, str(file)))
+        except ConfigError as error:
+            problems += name_strategies(error.problems, config.label if configs[1:] else None)
+    if problems:
+        raise ConfigError(problems, str(file))
+    return prepared

@@ -1,0 +1,182 @@
+"""Sweeps: an experiment at several seeds and grid points, every strategy at each of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.plain_yaml import parse_yaml
+from simulator.config.schema import RunConfig
+from simulator.log.manifest import read_manifest
+from simulator.log.progress import Reporter
+from simulator.log.writers import find_writers
+from simulator.runs.run import Prepared, prepare, run, savings_in_words
+from simulator.workers.trainers import Trainers
+
+RESERVED = ("name", "label", "seed")
+"""Keys that tell runs apart: a grid over them would name the same run twice."""
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep, as any process can load it: a config's classes may not cross over."""
+
+    file: Path
+    overrides: tuple[str, ...]  # of the command, the grid point and the seed
+    label: str
+    point: str  # the grid values, for a reader: "strategy.rank=4"; empty without a grid
+    seed: int
+    folder: Path
+    num_rounds: int
+    log: tuple[str, ...] = ()  # names of the writers that are told of each round
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return " ".join(filter(None, [self.label, self.point, f"seed {self.seed}"]))
+
+    def load(self) -> RunConfig:
+        """Its config. Raises ConfigError where the file has changed."""
+        configs = load_experiment(self.file, self.overrides)
+        return next(config for config in configs if config.label == self.label)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found out about a run that can begin."""
+
+    conditions_hash: str
+    is_finished: bool
+    notes: tuple[str, ...]
+
+
+def check(sweep_run: SweepRun) -> Checked:
+    """Check everything that can be checked before the run; nothing is written."""
+    prepared = _prepare(sweep_run)
+    conditions = prepared.world.conditions_hash
+    return Checked(conditions, prepared.is_finished, prepared.notes)
+
+
+def carry_out(sweep_run: SweepRun, trainers: Trainers, report: Reporter) -> Path:
+    """Simulate the run, or go on with it where it was interrupted; its folder."""
+    writers = find_writers(sweep_run.log)
+    return run(_prepare(sweep_run), trainers=trainers, report=report, writers=writers)
+
+
+def _prepare(sweep_run: SweepRun) -> Prepared:
+    return prepare(sweep_run.load(), sweep_run.folder, str(sweep_run.file))
+
+
+def savings_of(done: Sequence[SweepRun]) -> str:
+    """What finished runs need not have trained, in words; empty where they trained all."""
+    manifests = [read_manifest(one.folder) for one in done]
+    keys = ("num_trainings", "num_trainings_reused")
+    return savings_in_words({key: sum(found.get(key, 0) for found in manifests) for key in keys})
+
+
+def expand(
+    file: Path, overrides: Sequence[str], *, grid: Sequence[str], seeds: str, output: Path
+) -> list[SweepRun]:
+    """The runs of every strategy at every seed and grid point, each once.
+
+    ``seeds`` is how many, counted from the config's own, or a list of them: "0,3,7". Raises
+    ConfigError with all that is wrong at any point.
+    """
+    points = grid_points(grid)
+    first: list[RunConfig] = []
+    problems: list[str] = []
+    for point in points:
+        try:
+            first += load_experiment(file, [*overrides, *point])
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems, str(file))
+    runs: dict[Path, SweepRun] = {}
+    for seed, point in itertools.product(_seeds(seeds, first[0].seed), points):
+        chosen = (*overrides, *point, f"seed={seed}")
+        for config in load_experiment(file, chosen):
+            # Strategies that a grid value does not reach have one run for all points.
+            runs.setdefault(
+                output / config.folder,
+                SweepRun(
+                    file=file,
+                    overrides=chosen,
+                    label=config.label,
+                    point=", ".join(point),
+                    seed=seed,
+                    folder=output / config.folder,
+                    num_rounds=config.stop.rounds,
+                ),
+            )
+    return list(runs.values())
+
+
+def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
+    """The overrides of every combination of ``key=value,value`` entries."""
+    axes: dict[str, list[str]] = {}
+    problems = []
+    for entry in grid:
+        key, equals, text = entry.partition("=")
+        try:
+            values = parse_yaml(f"[{text}]")
+        except ValueError:
+            values = None
+        if not (key.strip() and equals and values):
+            problems.append(f"a grid must read key.key=value,value, got {entry!r}")
+        elif key in axes or key in RESERVED:
+            rule = "stand once" if key in axes else "not vary the names or the seed (--seeds does)"
+            problems.append(f"a key of the grid must {rule}, got {key}")
+        else:
+            axes[key] = [f"{key}={yaml_text(value)}" for value in values]
+    if problems:
+        raise ConfigError(problems, "--grid")
+    return list(itertools.product(*axes.values()))
+
+
+def yaml_text(value: object) -> str:
+    """The value on one line, as the config's own parser reads it."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+def same_conditions(checked: Mapping[SweepRun, Checked]) -> list[str]:
+    """One line for each seed and conditions: who meets them.
+
+    Raises ConfigError where strategies of one seed and grid point would meet unlike ones.
+    """
+    found: dict[tuple[int, str], str] = {}
+    meeting: dict[tuple[int, str], list[SweepRun]] = {}
+    for one, result in checked.items():
+        conditions = found.setdefault((one.seed, one.point), result.conditions_hash)
+        if conditions != result.conditions_hash:
+            raise ConfigError(
+                [
+                    "all strategies must meet the same conditions, but those of "
+                    f"{one.name} are {result.conditions_hash[:8]}, of others {conditions[:8]}"
+                ],
+                str(one.file),
+            )
+        meeting.setdefault((one.seed, conditions), []).append(one)
+    lines = []
+    for (seed, conditions), runs in meeting.items():
+        labels = ", ".join(dict.fromkeys(one.label for one in runs))
+        lines.append(f"seed {seed}: conditions {conditions[:8]} for {len(runs)} runs of {labels}")
+    return lines
+
+
+def _seeds(text: str, first: int) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [-1]
+    if min(numbers) < 0 or ("," not in text and numbers == [0]):
+        raise ConfigError(
+            [f"seeds must be how many, or a list of them as in 0,3,7, got {text!r}"], "--seeds"
+        )
+    return list(dict.fromkeys(numbers)) if "," in text else [first + k for k in range(numbers[0])]

@@ -1,0 +1,130 @@
+"""Workers that are actors of a Ray cluster, or of a Ray that is started here for them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from devices.vocabulary.trainer import ChunkedTrainer, TrainingError
+from simulator.config.experiment import ConfigError
+from simulator.workers.executor import Station, T, Task, Worker, WorkerDiedError, available_cores
+
+ANSWER_WITHIN_S = 10.0
+"""How long a cluster may take to answer, and to have room for a first worker."""
+_DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError)
+
+
+class RayCluster:
+    """The cluster that RAY_ADDRESS names, else one of its own on this machine.
+
+    ``num_workers`` is how many will be asked for, where that is known; ``gpus_each`` is how many
+    GPUs a worker takes. Raises TrainingError where there is no such cluster, or others hold all
+    of it, and ConfigError where it is too small.
+    """
+
+    def __init__(
+        self, make_trainer: Callable[[], ChunkedTrainer], num_workers: int | None, gpus_each: int
+    ) -> None:
+        self._gpus_each = gpus_each
+        self._is_own = not ray.is_initialized()
+        if self._is_own:
+            _connect(num_workers or available_cores())
+        try:
+            self._check_room(num_workers or 1)
+            self._make_trainer = ray.put(make_trainer)  # with the texts, once to each machine
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_room(self, num_workers: int) -> None:
+        """Or they would be waited for without end, or without a word."""
+        room = self._room(ray.cluster_resources())
+        if room < num_workers:
+            rule = f"it must be at most {room}, the room in the Ray cluster, got {num_workers}"
+            raise ConfigError([rule], "--workers")
+        until_s = time.monotonic() + ANSWER_WITHIN_S  # who has just ended may still be counted
+        while not self._room(ray.available_resources()):
+            if time.monotonic() > until_s:
+                raise TrainingError(
+                    f"the Ray cluster must have room for a worker, but others hold all {room} "
+                    "places: try again when they are done"
+                )
+            time.sleep(0.1)
+
+    @property
+    def num_free(self) -> int:
+        return max(1, self._room(ray.available_resources()))
+
+    def _room(self, resources: Mapping[str, float]) -> int:
+        room = int(resources.get("CPU", 0))
+        return min(room, int(resources.get("GPU", 0))) if self._gpus_each else room
+
+    def start(self) -> Worker:
+        actor = ray.remote(num_cpus=1, num_gpus=self._gpus_each)(Station)
+        return _RayWorker(actor.remote(self._make_trainer))
+
+    def close(self) -> None:
+        if self._is_own:
+            ray.shutdown()
+
+
+def _connect(num_cpus: int) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = os.environ.get("RAY_ADDRESS")  # Ray would also join whatever runs on this machine
+    try:
+        if address:
+            _check_answers(address)
+            ray.init(address, **quiet)
+        else:
+            ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    except (ValueError, RuntimeError, ImportError, OSError, RayError) as error:
+        problem = f"Ray must start, or be found, but: {error}"
+        raise TrainingError(f"{problem} (RAY_ADDRESS={address})" if address else problem) from None
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try for minutes. Raises OSError."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:  # else it is a word such as auto
+        socket.create_connection((place.hostname, place.port), ANSWER_WITHIN_S).close()
+
+
+class _RayWorker:
+    def __init__(self, actor: Any) -> None:  # Ray's handles have no types
+        self._actor = actor
+
+    def do(self, task: Task[T]) -> T:
+        try:
+            result: T = ray.get(self._actor.do.remote(task))
+        except RayTaskError as error:
+            raise error.cause from None
+        except _DEATHS as error:  # of the worker, or of its machine with what it had done
+            if getattr(error, "actor_init_failed", False):
+                raise _cannot_begin(error) from None
+            raise WorkerDiedError from None
+        except RayError as error:
+            raise TrainingError(f"Ray must go on while a run does, but: {error}") from None
+        return result
+
+    def close(self) -> None:
+        ray.kill(self._actor)
+
+
+def _cannot_begin(error: RayError) -> TrainingError:
+    why = str(error).strip().splitlines()[-1]
+    return TrainingError(f"FedClock must be installed on each machine of the Ray cluster: {why}")

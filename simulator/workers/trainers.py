@@ -1,0 +1,263 @@
+"""Who trains for a run: on this process or several, behind what was trained before."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from devices.architectures import model_spec
+from devices.datasets.dataset import TextDataset
+from devices.models.catalog import ModelSource, resolve
+from devices.models.spec import ModelSpec
+from devices.training.config import HostCompute, HostDtype, TrainingConfig
+from devices.vocabulary.plan import Adapter
+from devices.vocabulary.trainer import (
+    ChunkedTrainer,
+    Evaluation,
+    HostNames,
+    NullTrainer,
+    Trainer,
+    TrainingError,
+)
+from simulator.config.experiment import ConfigError
+from simulator.config.schema import RunConfig
+from simulator.engine.federation import BeginEvaluation, at_once
+from simulator.log.provenance import versions
+from simulator.workers.executor import Executor, Site, available_cores, loading
+from simulator.workers.kept_results import CheckpointedTrainer
+from simulator.workers.processes import LocalProcesses
+from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha256
+from simulator.workers.shared_trainer import SharedTrainer
+from simulator.world.build import World
+
+EXECUTORS = ("processes", "ray")
+_OwnTrainer: TypeAlias = NullTrainer | ChunkedTrainer | SharedTrainer
+
+
+@runtime_checkable
+class TrainsMeanwhile(Trainer, Protocol):
+    """A trainer that can train while it evaluates."""
+
+    def begin(
+        self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
+    ) -> Future[Evaluation]: ...
+
+
+class Trainers:
+    """Keeps the trainer of the last run, because the next one often needs the same.
+
+    ``workers`` train at once, as many as there is room for if None; one of ``processes`` is this
+    process itself. Use as a context manager: it ends them. ``cache`` is where results are kept from
+    run to run. Raises ConfigError for an executor that is not to be had.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        cache: ResultCache | None = None,
+        *,
+        executor: str = "processes",
+    ) -> None:
+        _check_executor(executor)
+        self._workers, self._executor = workers, executor
+        self.cache = cache
+        self._key = ""
+        self._trainer: _OwnTrainer | None = None
+
+    def __enter__(self) -> Trainers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self._trainer, SharedTrainer):
+            self._trainer.close()
+        self._trainer = None
+
+    def get(self, config: RunConfig, world: World) -> Trainer:
+        """A trainer for this run's model, data and training settings."""
+        key = training_context(config, world, None)  # the host stays the same
+        if self._trainer is None or key != self._key:
+            self.__exit__()
+            self._trainer, self._key = self._make(config, world), key
+        return self._trainer
+
+    @property
+    def host_names(self) -> HostNames | None:
+        """What the trainer computes with; None for timing only."""
+        return None if isinstance(self._trainer, NullTrainer | None) else self._trainer.host_names
+
+    def export(self, adapter: Adapter, world: World, folder: Path) -> None:
+        """Write the adapter in PEFT's format. Raises OSError where it cannot be written."""
+        save = partial(
+            _save,
+            adapter=adapter,
+            folder=folder / "adapter",
+            source=world.source,
+            spec=world.model,
+        )
+        if isinstance(self._trainer, SharedTrainer) and self._executor == "processes":
+            self._trainer.have_done(save)  # to import peft here would take seconds
+        else:
+            save(self._trainer)
+
+    def _make(self, config: RunConfig, world: World) -> _OwnTrainer:
+        if config.training == "none":
+            return NullTrainer(world.model.num_blocks)
+        if self._executor == "ray":
+            from simulator.workers.ray_actors import RayCluster  # an extra
+
+            host = _host_here(config)  # what auto comes to: a worker may be on another machine
+            make = _torch_trainer(config, world, host)
+            return self._shared(RayCluster(make, self._workers, int(host.compute == "cuda")))
+        make = _torch_trainer(config, world)
+        if (self._workers or available_cores()) > 1:
+            return self._shared(LocalProcesses(make))
+        with loading():
+            return make()
+
+    def _shared(self, site: Site) -> SharedTrainer:
+        return SharedTrainer(Executor(site, self._workers or site.num_free))
+
+
+def _check_executor(name: str) -> None:
+    if name not in EXECUTORS:
+        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}"
+        raise ConfigError([problem], "--executor")
+    if name == "ray":
+        try:
+            import_module("ray")
+        except ImportError as error:
+            problem = f"ray needs the library of that name ({error}): pip install 'fedclock[ray]'"
+            raise ConfigError([problem], "--executor") from None
+
+
+def _torch_trainer(
+    config: RunConfig, world: World, host: HostNames | None = None
+) -> Callable[[], ChunkedTrainer]:
+    """Makes a trainer that computes with what ``host`` says, else with what it finds."""
+    settings = config.training
+    assert settings != "none"
+    training = TrainingConfig(
+        model=config.task.model,
+        targets=config.task.targets,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_length=config.task.max_length,
+        dtype=host.dtype if host else settings.dtype,
+        compute=host.compute if host else settings.compute,
+        attention=settings.attention,
+        eval_examples=config.evaluation.examples,
+        max_loss=settings.max_loss,
+    )
+    expected = _software() | {"the model's files": world.source.files_sha256}
+    return partial(_make_here, training, world.data, expected)
+
+
+def _software() -> dict[str, str]:
+    return {"FedClock": code_sha256(), **versions()}
+
+
+def _make_here(
+    training: TrainingConfig, data: TextDataset, expected: Mapping[str, str]
+) -> ChunkedTrainer:
+    """A trainer, made by the worker.
+
+    Raises TrainingError where it has no such GPU, or would train something else.
+    """
+    from devices.training.trainer import TorchTrainer
+
+    _host_names(training.compute, training.dtype)  # before it seems to be the model's fault
+    source = resolve(training.model)
+    spec = model_spec(
+        source, training.targets, num_classes=data.num_classes, attention=training.attention
+    )
+    trainer = TorchTrainer(training, data, source=source, spec=spec)
+    here = _software() | {"the model's files": trainer.source.files_sha256}
+    if differing := [name for name in expected if here.get(name) != expected[name]]:
+        raise TrainingError(
+            "a worker must have what the process that starts it has, but "
+            f"{', '.join(differing)} differ on {platform.node()}"
+        )
+    return trainer
+
+
+def _host_here(config: RunConfig) -> HostNames:
+    settings = config.training
+    assert settings != "none"
+    return _host_names(settings.compute, settings.dtype)
+
+
+def _host_names(compute: HostCompute, dtype: HostDtype) -> HostNames:
+    """Raises TrainingError where there is no such GPU."""
+    from devices.training.host import choose_host
+
+    try:
+        return choose_host(compute, dtype).names
+    except ValueError as error:
+        raise TrainingError(f"{error} ({platform.node()})") from None
+
+
+def training_context(config: RunConfig, world: World, host: HostNames | None) -> str:
+    """Everything beside a job that its result depends on."""
+    plain = config.resolved()
+    parts = {key: plain[key] for key in ("task", "training")}
+    parts |= {"examples": config.evaluation.examples, "data": world.data.sha256}
+    parts |= {"model": world.source.files_sha256}
+    if host:
+        parts |= {"host": host, "versions": versions()}
+    return json.dumps(parts, sort_keys=True)
+
+
+def _save(
+    _: object, *, adapter: Adapter, folder: Path, source: ModelSource, spec: ModelSpec
+) -> None:
+    """Save an adapter for peft: a task that any worker can do, since it has imported torch."""
+    from devices.training.export import save_peft
+
+    save_peft(adapter, folder, source=source, spec=spec)
+
+
+@dataclass(frozen=True, eq=False)
+class Remembering:
+    """A trainer behind what earlier runs have trained, and what this run had when it broke."""
+
+    trainer: Trainer
+    asked: CountedTrainer | None = None
+    trained: CountedTrainer | None = None  # what of it was new
+    begin: BeginEvaluation = at_once
+
+    @property
+    def savings(self) -> dict[str, int]:
+        """How many trainings were asked for; how many were there already, and are of a stack."""
+        if self.asked is None or self.trained is None:
+            return {}
+        num_asked, num_trained = self.asked.num_jobs, self.trained.num_jobs
+        return {
+            "num_trainings": num_asked,
+            "num_trainings_reused": num_asked - num_trained,
+            "num_trainings_stacked": self.asked.num_stacked,
+        }
+
+
+def remembering(
+    trainer: Trainer,
+    context: str,
+    checkpoint: Path,
+    *,
+    cache: ResultCache | None,
+    warn: Callable[[str], None],
+) -> Remembering:
+    """The trainer, asked only for what neither ``checkpoint`` nor ``cache`` holds."""
+    trained = CountedTrainer(trainer)
+    kept: Trainer = trained
+    if cache:
+        kept = CheckpointedTrainer(kept, cache.folder, context + code_sha256(), warn=warn)
+    asked = CountedTrainer(CheckpointedTrainer(kept, checkpoint, context, warn=warn))
+    begin = trainer.begin if isinstance(trainer, TrainsMeanwhile) else at_once
+    return Remembering(asked, asked, trained, begin)

@@ -1,0 +1,281 @@
+"""Builds what a run meets, the same for every strategy: model, data, devices and their costs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+
+from devices.architectures import model_spec, plan_costs
+from devices.cost.closed_form import ClosedFormCost
+from devices.cost.measured import MeasuredCost, read_steps
+from devices.cost.model import CostModel
+from devices.cost.saved import GROUP
+from devices.datasets.dataset import TextDataset, load_dataset
+from devices.datasets.partition import DividedShards, DrawnShards, dirichlet_shards, iid_shards
+from devices.fleet.fleet import Fleet, Shards
+from devices.models.catalog import ModelSource, resolve
+from devices.models.spec import ModelSpec
+from devices.vocabulary.plan import BlockFormat, BoolArray, DeviceId, TermGrid, TrainingPlan
+from devices.vocabulary.trainer import NullTrainer, Trainer
+from simulator.config.experiment import ConfigError
+from simulator.config.fleet import NetworkConfig
+from simulator.config.problems import Problems
+from simulator.config.schema import RunConfig
+from simulator.engine.faults import Faults, draw_faults
+from simulator.engine.network import NOTHING_SHARED, SharedLinks
+from simulator.engine.seeds import stream
+from simulator.engine.server_view import LocalWork, ServerView
+from simulator.world.fleet import draw_fleet
+from simulator.world.groups import open_groups
+from simulator.world.network import open_network
+from simulator.world.recorded import read_conditions
+
+MAX_NAMED = 10
+MAX_REHEARSED = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """The conditions of a run. They follow from config and seed, never from the strategy."""
+
+    source: ModelSource
+    model: ModelSpec
+    data: TextDataset
+    fleet: Fleet
+    faults: Faults
+    shared_links: SharedLinks
+    cost_model: CostModel
+
+    @cached_property
+    def conditions_hash(self) -> str:
+        """SHA-256 of all that every scheduler must meet alike: devices, traces, shards, faults."""
+        faults = self.faults.config.model_dump_json() + str(self.faults.seed)
+        sha = hashlib.sha256((self.fleet.conditions_hash() + faults).encode())
+        if isinstance(self.cost_model, MeasuredCost):
+            sha.update(repr(self.cost_model.steps).encode())
+        self.shared_links.hash_into(sha)
+        return sha.hexdigest()
+
+
+def build_world(config: RunConfig, where: str) -> World:
+    """Load and draw everything that the config names.
+
+    Raises ConfigError with every name that does not exist and every number that cannot work.
+    """
+    problems = Problems()
+    task = config.task
+    data = problems.attempt("task.data", lambda: load_dataset(task.data))
+    source = problems.attempt("task.model", lambda: resolve(task.model))
+    model = source and problems.attempt("task", partial(_model, config, source, data))
+    if model and config.strategy.rank > model.max_rank:
+        problems.add(
+            f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
+            f"matrices, got {config.strategy.rank}"
+        )
+    met = _devices(config, data, problems)
+    if problems.found or not (source and model and data and met):
+        raise ConfigError(problems.found, where)
+    fleet, faults, shared_links = met
+    if config.fleet.recorded:
+        _check_examples(fleet, data, problems)
+    closed_form = plan_costs(
+        source,
+        model,
+        task.max_length,
+        compute_bits=config.cost.compute_bits,
+        lora_dropout=config.cost.lora_dropout,
+    )
+    cost_model = problems.attempt("cost.table", partial(_cost_model, config, closed_form))
+    _check_rates(config, fleet, problems)
+    if not problems.found:
+        _check_budgets(config, fleet, model=model, cost_model=closed_form, problems=problems)
+    if problems.found or cost_model is None:
+        raise ConfigError(problems.found, where)
+    return World(source, model, data, fleet, faults, shared_links, cost_model)
+
+
+def _devices(
+    config: RunConfig, data: TextDataset | None, problems: Problems
+) -> tuple[Fleet, Faults, SharedLinks] | None:
+    """Who the devices are, what goes wrong and what they share, drawn or as recorded."""
+    groups = open_groups(config.fleet, config.seed, problems)
+    recorded, shared_links = None, NOTHING_SHARED
+    if config.fleet.recorded:
+        read = partial(read_conditions, config.fleet.recorded)
+        recorded, shared_links = problems.attempt("fleet.recorded", read) or (None, NOTHING_SHARED)
+        if config.network != NetworkConfig():
+            problems.add("network must be left out: recorded conditions hold what is shared")
+    else:
+        shared_links = open_network(config.network, groups, problems)
+    count = len(recorded) if recorded else sum(group.count for group in groups)
+    wanted = config.pacing.slots(in_flight=0, buffered=0)
+    if wanted > count and not problems.found:
+        problems.add(f"pacing must ask for at most the {count} devices of the fleet, got {wanted}")
+    faults = partial(draw_faults, config.faults, count, seed=config.seed, problems=problems)
+    if recorded:
+        return recorded, faults(), shared_links
+    shards = data and problems.attempt("shards", partial(_shards, config, data, count))
+    fleet = draw_fleet(config, groups, shards or DividedShards(()), problems)
+    drawn = fleet, faults(), shared_links
+    return drawn if shards else None
+
+
+def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> ModelSpec:
+    task, classes = config.task, data.num_classes if data else 2
+    sized = partial(model_spec, source, task.targets, num_classes=classes)
+    try:
+        model = sized(attention=config.cost.attention)
+        if config.training != "none" and config.training.attention != model.attention:
+            sized(attention=config.training.attention)
+        longest = (
+            model.outline.max_length
+            if model.outline
+            else int(source.config["max_position_embeddings"])
+        )
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"config.json of {task.model} lacks or garbles {error}") from None
+    if task.max_length > longest:
+        raise ValueError(
+            f"max_length must be at most the {longest} positions of {task.model}, "
+            f"got {task.max_length}"
+        )
+    odd = [layer.name for layer in model.linears if layer.num_weights % GROUP]
+    if odd:
+        raise ValueError(
+            f"the matrices of {task.model} must have a multiple of {GROUP} elements, so that they "
+            f"can be packed by groups, but {', '.join(odd)} have not"
+        )
+    return model
+
+
+def _cost_model(config: RunConfig, closed_form: ClosedFormCost) -> CostModel:
+    if config.cost.table is None:
+        return closed_form
+    return MeasuredCost(closed_form, tuple(read_steps(config.cost.table)))
+
+
+def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
+    """Every profile must have the rate that is asked for, and a name of its own."""
+    bits, by_name = config.cost.compute_bits, {p.name: p for p in fleet.profiles}
+    for profile in by_name.values():
+        if bits not in profile.flops_per_s:
+            problems.add(
+                f"cost.compute_bits must be one of {', '.join(map(str, profile.flops_per_s))} for "
+                f"{profile.name}, got {bits}"
+            )
+    for profile in fleet.profiles:
+        if by_name[profile.name] != profile:
+            problems.add(f"fleet: two different profiles must not have one name, {profile.name}")
+
+
+def _shards(config: RunConfig, data: TextDataset, count: int) -> Shards:
+    shards, labels = config.shards, data.train_labels
+    rng = stream(config.seed, "shards")
+    match shards.kind:
+        case "iid":
+            return DividedShards(iid_shards(len(labels), count, rng=rng))
+        case "dirichlet":
+            return DividedShards(
+                dirichlet_shards(
+                    labels, count, alpha=shards.alpha, rng=rng, min_examples=shards.min_examples
+                )
+            )
+    own = partial(stream, config.seed, "shards")
+    return DrawnShards(labels, count, shards.examples, shards.alpha, own)
+
+
+def _check_examples(fleet: Fleet, data: TextDataset, problems: Problems) -> None:
+    """Recorded shards are indices into a training set, which may be another one now."""
+    held = np.concatenate([fleet.shards[k] for k in range(len(fleet))])
+    wrong = held[(held < 0) | (held >= len(data.train_labels))]
+    if len(wrong):
+        problems.add(
+            f"fleet.recorded: the devices must hold examples of {data.name}, which has "
+            f"{len(data.train_labels)}, got number {wrong[0]}"
+        )
+
+
+def _check_budgets(
+    config: RunConfig,
+    fleet: Fleet,
+    *,
+    model: ModelSpec,
+    cost_model: CostModel,
+    problems: Problems,
+) -> None:
+    """A device that cannot hold the smallest plan there is would be dead weight in every run."""
+    profile = fleet[0].profile  # peak memory is the same on all
+    floor = min(cost_model.cost(p, profile).memory.total for p in smallest_plans(config, model))
+    short = np.flatnonzero(fleet.memory_budget_bytes < floor)
+    for device in short[:MAX_NAMED].tolist():
+        problems.add(
+            f"fleet: a device must hold at least the smallest plan, {floor / 1e6:.1f} MB "
+            f"(one term in one block of 4-bit weights, the others absent), got "
+            f"{fleet.memory_budget_bytes[device] / 1e6:.1f} MB for device {device}, "
+            f"{fleet.profile_of(device).name}; raise memory_share or lower local.batch_size"
+        )
+    if len(short) > MAX_NAMED:
+        problems.add(f"fleet: {len(short) - MAX_NAMED} more devices cannot hold the smallest plan")
+
+
+def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...]:
+    """Let the strategy plan for the fleet once; return the devices that it has no plan for.
+
+    Of a large fleet, for ``MAX_REHEARSED`` devices at even distances. Raises ConfigError where it
+    cannot plan at all. The model is not loaded for it: every block counts as equally salient.
+    """
+    view = make_view(config, world, NullTrainer(world.model.num_blocks))
+    rng = stream(config.seed, "rehearsal")
+    strategy = config.strategy
+    state = strategy.init(world.model.initial_adapter(strategy.rank, strategy.alpha, rng))
+    try:
+        cohort = view.device_ids[:: -(-len(world.fleet) // MAX_REHEARSED)]
+        plans = strategy.plan(state, view, cohort, rng)
+    except ValueError as error:
+        raise ConfigError([f"strategy: {error}"], where) from None
+    if config.aggregation.trim_share and any(plan.terms.use == "fresh" for plan in plans):
+        raise ConfigError(
+            [
+                f"aggregation.trim_share must be 0 under {strategy.kind}, whose devices start from "
+                f"factors of their own: no two have a coordinate in common; clip_norm is possible"
+            ],
+            where,
+        )
+    planned = {plan.device_id for plan in plans}
+    return tuple(device for device in cohort if device not in planned)
+
+
+def make_view(config: RunConfig, world: World, trainer: Trainer) -> ServerView:
+    """What the server of this run knows before the first round."""
+    local = config.local
+    return ServerView(
+        world.fleet,
+        model=world.model,
+        work=LocalWork(local.batch_size, local.steps, local.epochs, local.proximal_mu),
+        cost_model=world.cost_model,
+        trainer=trainer,
+    )
+
+
+def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan]:
+    """The least that any strategy could ask, with activations as computed, packed and recomputed.
+
+    Packing saves what a block holds, and needs room of its own while it unpacks.
+    """
+    terms: BoolArray = np.zeros(model.grid_shape(config.strategy.rank), dtype=np.bool_)
+    terms[-1, 0, 0] = True
+    absent: BlockFormat = "absent"
+    for bits in (32, 4, 0):
+        yield TrainingPlan(
+            device_id=0,
+            terms=TermGrid(terms, terms, np.where(terms, 2, 0).astype(np.uint8)),
+            weight_formats=(*[absent] * (model.num_blocks - 1), "nf4"),
+            activation_bits=(bits,) * model.num_blocks,
+            local_steps=1,
+            batch_size=config.local.batch_size,
+            proximal_mu=config.local.proximal_mu,
+        )

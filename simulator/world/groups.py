@@ -1,0 +1,128 @@
+"""From the groups of a config to groups of one profile each: mixes and tables are opened up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from devices.fleet.mixes import mix
+from devices.fleet.speed import Uniform
+from devices.fleet.table import DeviceColumns, read_device_columns
+from simulator.config.fleet import Calendar, DeviceGroup, Fleet, LinkReplay
+from simulator.config.paths import stay_inside
+from simulator.config.problems import Problems
+from simulator.engine.seeds import stream
+from traces.formats import BYTES_PER_S_PER_MBPS
+
+
+@dataclass(frozen=True)
+class Group:
+    """``count`` devices of one profile, which differ only in what the seed draws for them."""
+
+    where: str  # the key, for errors
+    config: DeviceGroup
+    count: int
+
+
+def open_groups(fleet: Fleet, seed: int, problems: Problems) -> list[Group]:
+    """The groups of a fleet in order, none of them a mix or a table any more.
+
+    Of a table larger than its ``count``, the seed draws the rows.
+    """
+    opened: list[Group] = []
+    for k, (config, count) in enumerate(zip(fleet.devices, fleet.counts, strict=True)):
+        group = Group(f"fleet.devices.{k}", config, count)
+        opened += problems.attempt(group.where, partial(_open, group, seed)) or []
+    return opened
+
+
+def _open(group: Group, seed: int) -> list[Group]:
+    if group.config.mix is not None:
+        return list(_of_mix(group, seed))
+    if group.config.table is not None:
+        return list(_of_table(group, seed))
+    return [group]
+
+
+def _of_mix(group: Group, seed: int) -> Iterator[Group]:
+    """A group for each profile that the seed draws, in the order of the mix."""
+    chosen = mix(str(group.config.mix))
+    drawn = chosen.draw(stream(seed, "mix", group.where), group.count)
+    counts = np.bincount(drawn, minlength=len(chosen.profiles)).tolist()
+    for profile, count in zip(chosen.profiles, counts, strict=True):
+        if count:
+            one = group.config.model_copy(update={"mix": None, "profile": profile})
+            yield Group(group.where, one, count)
+
+
+def _of_table(group: Group, seed: int) -> Iterator[Group]:
+    """A group for each row."""
+    path = str(group.config.table)
+    table = read_device_columns(path)
+    rows: Sequence[int] = range(len(table))
+    if group.count:
+        if group.count > len(table):
+            raise ValueError(
+                f"a table must hold a row for each of the {group.count} devices, got "
+                f"{len(table)} rows in {path}"
+            )
+        rng = stream(seed, "table", group.where)
+        rows = np.sort(rng.permutation(len(table))[: group.count]).tolist()
+    return (Group(group.where, _of_row(group.config, table, row), 1) for row in rows)
+
+
+def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
+    """What the row says, and what the group says where the row is silent."""
+    said: dict[str, object] = {"table": None, "count": 1}
+    if table.profile[row]:
+        said["profile"] = table.profile[row]
+    if table.link[row]:
+        said["link"] = LinkReplay(source=_inside(config, table.link[row]))
+    elif not math.isnan(table.downlink_bytes_per_s[row]):
+        said["link"] = LinkReplay(mbps=_mbps(config, table, row))
+    if table.availability[row]:
+        said["availability"] = Calendar(source=_inside(config, table.availability[row]))
+    if not math.isnan(table.speed[row]):
+        factor = float(table.speed[row])
+        said["speed_spread"] = Uniform(factor, factor)
+    if not math.isnan(table.memory_bytes[row]):
+        said["memory_bytes"] = int(table.memory_bytes[row])
+    if not math.isnan(table.memory_share[row]):
+        said["memory_share"] = (float(table.memory_share[row]),)
+    if not math.isnan(table.uplink_scale[row]):
+        said["uplink_scale"] = float(table.uplink_scale[row])
+    one = config.model_copy(update=said)
+    for key in ("profile", "link"):
+        if getattr(one, key) is None:
+            raise ValueError(
+                f"{config.table}: the row of device {table.device_id[row]} must name a {key}, or "
+                f"the group must, got neither"
+            )
+    return one
+
+
+def _inside(config: DeviceGroup, named: str) -> str:
+    try:
+        return str(stay_inside(named))
+    except ValueError as error:
+        raise ValueError(f"{config.table}: {error}") from None
+
+
+def _mbps(config: DeviceGroup, table: DeviceColumns, row: int) -> tuple[float, float]:
+    down = float(table.downlink_bytes_per_s[row]) / BYTES_PER_S_PER_MBPS
+    up = float(table.uplink_bytes_per_s[row]) / BYTES_PER_S_PER_MBPS
+    if not math.isnan(up):
+        return down, up
+    scale = float(table.uplink_scale[row])
+    if math.isnan(scale):
+        if config.uplink_scale is None:
+            raise ValueError(
+                f"{config.table}: the uplink of device {table.device_id[row]} was not measured; "
+                f"give uplink_scale to use that multiple of the downlink instead"
+            )
+        scale = config.uplink_scale
+    return down, down * scale

@@ -1,0 +1,155 @@
+"""Links made by seeded generators whose means are published figures.
+
+``python -m traces.synthetic FOLDER`` writes the bundled set, byte for byte the same each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.bandwidth import FloatArray, Link
+from traces.formats import BYTES_PER_S_PER_MBPS, write_link
+from traces.generators.radio import shannon_link, stepped
+from traces.generators.technologies import TECHNOLOGIES, State, Technology
+
+
+@dataclass(frozen=True)
+class MarkovLink:
+    """Markov-modulated link of a technology: 3G, 4G, 5G, Wi-Fi or fixed.
+
+    ``scale`` times the technology's mean rates; ``spread`` is the log-normal spread of that mean
+    between links, the technology's own unless one is given. Raises ValueError for an unknown
+    technology or a number out of range.
+    """
+
+    kind: ClassVar[str] = "markov"
+
+    technology: str
+    scale: float = 1.0
+    spread: float | None = None
+    duration_s: float = 300.0
+    step_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        model = _technology(self.technology)
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale must be a number above 0, got {self.scale:g}")
+        if not 0 <= self._spread(model) <= 5:
+            raise ValueError(f"spread must be in [0, 5], got {self.spread:g}")
+        if not 0 < self.step_s <= self.duration_s < math.inf:
+            raise ValueError(
+                f"step_s must be above 0 and at most duration_s, "
+                f"got {self.step_s:g} of {self.duration_s:g}"
+            )
+
+    def link(self, rng: np.random.Generator) -> Link:
+        """One link. Radio conditions change both directions together; scatter is drawn for each
+        alone. Rates are whole kbit/s, so that a file holds them exactly.
+        """
+        model = _technology(self.technology)
+        sigma = self._spread(model)
+        scale = self.scale * (float(_log_normal(rng, sigma, 1)[0]) if sigma else 1.0)
+        num_steps = round(self.duration_s / self.step_s)
+        level = scale * _levels(model)[_chain(rng, model.states, self.step_s, num_steps)]
+        traces = []
+        for mean_mbps in (model.down_mbps, model.up_mbps):
+            mbps = np.round(mean_mbps * level * _log_normal(rng, model.scatter, num_steps), 3)
+            traces.append(stepped(mbps * BYTES_PER_S_PER_MBPS, self.step_s))
+        return Link(self.technology, *traces)
+
+    def _spread(self, model: Technology) -> float:
+        return model.link_sigma if self.spread is None else self.spread
+
+
+def synthetic_link(
+    technology: str,
+    seed: int,
+    *,
+    scale: float = 1.0,
+    duration_s: float = 300.0,
+    step_s: float = 1.0,
+) -> Link:
+    """A link at ``scale`` times its technology's mean rates, the same for the same seed.
+
+    Raises ValueError for an unknown technology.
+    """
+    generator = MarkovLink(technology, scale, 0.0, duration_s, step_s)
+    # The name is part of the seed, else one seed would give every technology the same luck.
+    rng = np.random.default_rng([seed, *technology.encode()])
+    return replace(generator.link(rng), name=f"{technology}-{seed}")
+
+
+def synthetic_pool(technology: str, num_links: int) -> tuple[Link, ...]:
+    """Links of one technology, with the seeds 1 to ``num_links`` and rising levels.
+
+    Their mean rates stand at the quantiles of the technology's spread between links, and average
+    to its mean.
+    """
+    sigma = _technology(technology).link_sigma
+    levels = np.exp([sigma * NormalDist().inv_cdf((i + 0.5) / num_links) for i in range(num_links)])
+    return tuple(
+        synthetic_link(technology, seed, scale=float(level))
+        for seed, level in enumerate(levels / levels.mean(), start=1)
+    )
+
+
+def _technology(name: str) -> Technology:
+    if name not in TECHNOLOGIES:
+        raise ValueError(f"technology must be one of {', '.join(TECHNOLOGIES)}, got {name!r}")
+    return TECHNOLOGIES[name]
+
+
+def _levels(model: Technology) -> FloatArray:
+    """(S,): the rate of each state as a multiple of the mean over time."""
+    mean = sum(state.share * state.level for state in model.states)
+    return np.array([state.level / mean for state in model.states])
+
+
+def _chain(
+    rng: np.random.Generator, states: tuple[State, ...], step_s: float, num_steps: int
+) -> npt.NDArray[np.int64]:
+    """(num_steps,): the state in each step, from its long-run law on."""
+    share = np.array([state.share for state in states])
+    leaving = np.array([min(step_s / state.dwell_s, 1.0) for state in states])
+    # Time in a state is in proportion to how often it is drawn and how long it then lasts.
+    drawn = share * leaving
+    leaves = rng.random(num_steps) < leaving[:, None]  # (S, num_steps)
+    following = rng.choice(len(states), num_steps, p=drawn / drawn.sum())
+    path = np.empty(num_steps, dtype=np.int64)
+    path[0] = rng.choice(len(states), p=share / share.sum())
+    for step in range(1, num_steps):
+        here = path[step - 1]
+        path[step] = following[step] if leaves[here, step] else here
+    return path
+
+
+def _log_normal(rng: np.random.Generator, sigma: float, size: int) -> FloatArray:
+    """(size,): log-normal factors with mean 1."""
+    return np.exp(rng.normal(-(sigma**2) / 2, sigma, size))
+
+
+def bundled_links() -> tuple[Link, ...]:
+    """The links of ``traces/data``: four of each technology, and HAFLQ's ten distances."""
+    pools = [synthetic_pool(technology, 4) for technology in TECHNOLOGIES]
+    return sum(pools, tuple(shannon_link(distance_m) for distance_m in range(1100, 2001, 100)))
+
+
+def write_bundle(folder: Path) -> None:
+    """Write each bundled link as ``NAME.csv``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for link in bundled_links():
+        write_link(folder / f"{link.name}.csv", link)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m traces.synthetic", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    write_bundle(parser.parse_args().folder)
