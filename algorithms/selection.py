@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from algorithms.strategy import FleetView
 from devices.vocabulary.plan import DeviceId
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray, IntArray
 
-IntArray = npt.NDArray[np.int64]
 NO_WEIGHT = 1e-300
 """Next to nothing, and yet no number overflows when it is divided by this."""
 

@@ -22,7 +22,7 @@ from devices.vocabulary.plan import (
     WeightFormat,
 )
 from devices.vocabulary.trainer import SalienceMetric
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 M = TypeVar("M")
 

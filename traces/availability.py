@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from traces.steps import FloatArray
+from traces.arrays import FloatArray
 from traces.text import Row, Table, excerpt, read_table
 
 COLUMNS = ("device_id", "start_s", "end_s", "state")

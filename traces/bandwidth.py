@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from traces.steps import FloatArray, StepTrace
+from traces.arrays import FloatArray
+from traces.steps import StepTrace
 
 __all__ = ["BandwidthTrace", "FloatArray", "Link"]
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from traces.bandwidth import BandwidthTrace, FloatArray, Link
+from traces.arrays import FloatArray
+from traces.bandwidth import BandwidthTrace, Link
 from traces.text import excerpt, number, read_text
 
 COLUMNS = ("time_s", "downlink_mbps", "uplink_mbps")

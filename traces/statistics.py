@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
-from traces.bandwidth import BandwidthTrace, FloatArray
+from traces.bandwidth import BandwidthTrace
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 OUTAGE_SHARE_OF_MEAN = 0.01

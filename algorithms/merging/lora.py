@@ -7,15 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from devices.vocabulary.plan import (
-    Adapter,
-    BoolArray,
-    Broadcast,
-    ClientUpdate,
-    Factors,
-    Float32Array,
-)
-from traces.bandwidth import FloatArray
+from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, Factors
+from traces.arrays import BoolArray, Float32Array, FloatArray
 
 WEIGHT_TOLERANCE = 1e-9  # sums of a cohort of doubles
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from devices.vocabulary.plan import BoolArray, ClientUpdate, Factors, Float32Array
+from devices.vocabulary.plan import ClientUpdate, Factors
+from traces.arrays import BoolArray, Float32Array
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,15 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from devices.cost.memory import FORMAT_BITS, GROUP_BYTES
 from devices.cost.saved import GROUP
-from devices.vocabulary.plan import BitsArray, BoolArray, WeightFormat
+from devices.vocabulary.plan import WeightFormat
 from devices.wire.messages import SCALE_BYTES
-from traces.bandwidth import FloatArray
+from traces.arrays import BitsArray, BoolArray, FloatArray, IntArray
 
 FourBit = Literal["int4", "nf4"]
 Formats = tuple[WeightFormat, ...]
-IntArray = npt.NDArray[np.int64]
 
 SCALE_BITS = 2 * 8 * SCALE_BYTES
 """What a quantized term carries besides its parameters: one scale for each of its factors."""

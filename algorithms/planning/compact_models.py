@@ -12,7 +12,8 @@ import numpy as np
 from algorithms.options import Rule
 from algorithms.planning.term_budgets import truncated
 from algorithms.strategy import FleetView, make_plan
-from devices.vocabulary.plan import BlockFormat, BoolArray, ClientUpdate, DeviceId, TrainingPlan
+from devices.vocabulary.plan import BlockFormat, ClientUpdate, DeviceId, TrainingPlan
+from traces.arrays import BoolArray
 
 BlockCounts = Literal["memory"] | tuple[int, ...]
 """``memory``: a device trains as many blocks as fit. A list limits that, as the fixed tiers of the

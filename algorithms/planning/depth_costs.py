@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from algorithms.planning.depth_search import IntArray
 from algorithms.strategy import FleetView, LinkRate
 from devices.vocabulary.plan import DeviceId, Timing, TrainingPlan
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 
 class Work(NamedTuple):

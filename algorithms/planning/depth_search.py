@@ -6,11 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from traces.bandwidth import FloatArray
-
-IntArray = npt.NDArray[np.int64]
+from traces.arrays import FloatArray, IntArray
 
 SLACK = 1e-9
 """Shares of examples that differ by less than this are equal: they are sums of rounded numbers."""

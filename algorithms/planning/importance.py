@@ -9,15 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from algorithms.merging.lora import holder_weights
-from devices.vocabulary.plan import (
-    Adapter,
-    BoolArray,
-    ClientUpdate,
-    Factors,
-    Float32Array,
-    ModuleKey,
-)
-from traces.bandwidth import FloatArray
+from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, ModuleKey
+from traces.arrays import BoolArray, Float32Array, FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from algorithms.planning.depth_search import IntArray
-from devices.vocabulary.plan import BoolArray
-from traces.bandwidth import FloatArray
+from traces.arrays import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ import numpy as np
 from algorithms.planning.bit_allocation import Formats
 from algorithms.strategy import FleetView, make_plan
 from devices.cost.model import Cost
-from devices.vocabulary.plan import BoolArray, DeviceId, TermGrid, TrainingPlan, WeightFormat
+from devices.vocabulary.plan import DeviceId, TermGrid, TrainingPlan, WeightFormat
+from traces.arrays import BoolArray
 
 RankRule = Literal["memory", "speed", "groups"]
 """The largest of several ranks that a device is granted, by the time of one step with all terms:

@@ -23,7 +23,7 @@ import numpy as np
 from algorithms.options import Rule, check_options
 from algorithms.selection import Roster
 from devices.vocabulary.plan import DeviceId
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from typing import ClassVar
 import numpy as np
 
 from algorithms.options import check_options
-from algorithms.selection import IntArray, Roster
+from algorithms.selection import Roster
 from algorithms.selections.power_of_choice import CANDIDATE_RULES
 from algorithms.strategy import make_plan, round_trip_s
 from devices.vocabulary.plan import DeviceId, TermGrid
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True)

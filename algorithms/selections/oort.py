@@ -29,9 +29,9 @@ from typing import ClassVar
 import numpy as np
 
 from algorithms.options import Rule, check_options
-from algorithms.selection import IntArray, Roster, draw_weighted
+from algorithms.selection import Roster, draw_weighted
 from devices.vocabulary.plan import DeviceId
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 PACER_FLAT, PACER_SHARP = 0.1, 5.0
 """Relative changes of the utility of a window of rounds, at most and at least, that move T."""

@@ -36,7 +36,7 @@ from algorithms.merging.lora import (
 )
 from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.bit_allocation import Formats, FourBit
-from algorithms.planning.depth_search import IntArray, deepest_within
+from algorithms.planning.depth_search import deepest_within
 from algorithms.planning.term_budgets import TypicalCosts, Workload, first_terms, truncated
 from algorithms.strategy import FleetView, ServerState, make_plan
 from devices.vocabulary.plan import (
@@ -47,7 +47,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
     WeightFormat,
 )
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 Aggregation = Literal["zero_padding", "rank_one"]
 

@@ -33,7 +33,6 @@ from algorithms.planning.depth_costs import DepthCosts, Measured, Work, round_ti
 from algorithms.planning.depth_search import (
     SLACK,
     DepthProblem,
-    IntArray,
     climb,
     cover,
     deepest_common,
@@ -52,7 +51,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 Choice = Literal["sweep", "ref_time", "marginal", "random", "common_depth"]
 Quantize = Literal["as_needed", "never"]

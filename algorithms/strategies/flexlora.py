@@ -31,7 +31,7 @@ from devices.vocabulary.plan import (
     Factors,
     TrainingPlan,
 )
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,10 @@ from devices.vocabulary.plan import (
     ClientUpdate,
     DeviceId,
     Factors,
-    IntArray,
     ModuleKey,
     TrainingPlan,
 )
+from traces.arrays import IntArray
 
 Stack = Mapping[ModuleKey, Factors]
 """What one round added to the base; a layer for which nobody sent a term is absent."""

@@ -49,8 +49,6 @@ from algorithms.strategy import FleetView, ServerState, make_plan
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import (
     Adapter,
-    BitsArray,
-    BoolArray,
     Broadcast,
     ClientUpdate,
     DeviceId,
@@ -58,7 +56,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from devices.vocabulary.trainer import SalienceMetric
-from traces.bandwidth import FloatArray
+from traces.arrays import BitsArray, BoolArray, FloatArray
 
 Mode = Literal["freezing", "truncation"]
 Importance = Literal["sensitivity", "magnitude", "random"]

@@ -32,7 +32,6 @@ from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_r
 from algorithms.strategy import FleetView, ServerState
 from devices.vocabulary.plan import (
     Adapter,
-    BoolArray,
     Broadcast,
     ClientUpdate,
     DeviceId,
@@ -40,7 +39,7 @@ from devices.vocabulary.plan import (
     TailPenalty,
     TrainingPlan,
 )
-from traces.bandwidth import FloatArray
+from traces.arrays import BoolArray, FloatArray
 
 SelfPruning = Literal["none", "server"]
 PrunedRanks = Mapping[DeviceId, int]

@@ -29,19 +29,17 @@ import numpy as np
 
 from algorithms.merging.lora import holder_weights, in_device_order, mean_adapter, squared_change
 from algorithms.options import SIZE_RULES, Rule, check_options
-from algorithms.planning.depth_search import IntArray
 from algorithms.planning.layer_choice import LayerProblem, choose_layers
 from algorithms.strategy import FleetView, ServerState, make_plan
 from devices.vocabulary.plan import (
     Adapter,
-    BoolArray,
     Broadcast,
     ClientUpdate,
     DeviceId,
     TermGrid,
     TrainingPlan,
 )
-from traces.bandwidth import FloatArray
+from traces.arrays import BoolArray, FloatArray, IntArray
 
 LayerNorms = Mapping[DeviceId, FloatArray]
 """(L,) of each device: the squared norm of its last update of a block; NaN: none yet."""

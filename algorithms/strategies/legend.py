@@ -27,7 +27,7 @@ import numpy as np
 from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.depth_costs import DepthCosts, Work, round_times
-from algorithms.planning.depth_search import IntArray, deepest_within
+from algorithms.planning.depth_search import deepest_within
 from algorithms.strategy import FleetView, ServerState, make_plan
 from devices.vocabulary.plan import (
     Adapter,
@@ -37,6 +37,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
+from traces.arrays import IntArray
 
 PaceSetter = Literal["slowest", "median"]
 

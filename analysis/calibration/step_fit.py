@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import nnls
 
 from devices.cost.closed_form import ClosedFormCost
@@ -15,8 +14,6 @@ from devices.cost.measured import MeasuredStep
 from devices.fleet.profile import ComputeBits, StepRates
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import WEIGHT_FORMATS, TermGrid, TrainingPlan
-
-FloatArray = npt.NDArray[np.float64]
 
 RANK = 8
 SEED = 0

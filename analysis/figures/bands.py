@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures import style
-
-Array = npt.NDArray[np.float64]
+from traces.arrays import FloatArray
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; 1.96 beyond.
 T95 = (
@@ -26,23 +24,23 @@ class Band(NamedTuple):
     """``summary``: (seeds, points) -> low, middle, high, each (points,). ``words`` name it."""
 
     words: str
-    summary: Callable[[Array], tuple[Array, Array, Array]]
+    summary: Callable[[FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
 
 
 class Curve(NamedTuple):
     """One label's line and band; all four (points,)."""
 
-    x: Array
-    low: Array
-    middle: Array
-    high: Array
+    x: FloatArray
+    low: FloatArray
+    middle: FloatArray
+    high: FloatArray
 
 
-def _range(values: Array) -> tuple[Array, Array, Array]:
+def _range(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     return values.min(axis=0), values.mean(axis=0), values.max(axis=0)
 
 
-def _ci95(values: Array) -> tuple[Array, Array, Array]:
+def _ci95(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     num = len(values)
     middle = values.mean(axis=0)
     if num == 1:
@@ -52,7 +50,7 @@ def _ci95(values: Array) -> tuple[Array, Array, Array]:
     return middle - half, middle, middle + half
 
 
-def _quartiles(values: Array) -> tuple[Array, Array, Array]:
+def _quartiles(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     low, middle, high = np.percentile(values, (25, 50, 75), axis=0)
     return low, middle, high
 

@@ -22,8 +22,8 @@ from simulator.config.experiment import read_experiment
 from simulator.config.problems import UserError
 from simulator.engine.faults import Faults
 from simulator.world.build import World, build_world
+from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace
-from traces.steps import FloatArray
 
 NUM_STEPS = 240
 MAX_DEVICES = 200  # of a larger fleet: so many, evenly spread

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtrit
 
 from analysis.metrics.run_metrics import TO_TARGET
+from traces.arrays import FloatArray
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
 SEED = 20_000  # of the bootstrap: the same runs give the same interval
-
-Floats = npt.NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
@@ -62,7 +60,7 @@ def median_ratio(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
     return Estimate(value, center, low, high, logs.num_known)
 
 
-def _median(lower: Floats, upper: Floats) -> Estimate:
+def _median(lower: FloatArray, upper: FloatArray) -> Estimate:
     if not len(lower):
         return NOTHING
     center = float(np.median(lower)), float(np.median(upper))

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from analysis.traces.files import Loaded
 from analysis.units import SECONDS, choose, significant
+from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
-from traces.bandwidth import BandwidthTrace, FloatArray
+from traces.bandwidth import BandwidthTrace
 from traces.formats import BYTES_PER_S_PER_MBPS
 from traces.importers import Availability, Imported, Recording
 from traces.importers.device_tables import TEXTS

@@ -28,7 +28,7 @@ from simulator.engine.server import simulate
 from simulator.log.progress import Tee
 from simulator.runs.run import federation_of
 from simulator.world.build import World, build_world
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from peers.with_fedclock import run_here
 from simulator.config.schema import RunConfig
 from simulator.workers.trainers import Trainers
 from simulator.world.build import World
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 TOLERANCE = 1e-4
 """How far their adapters may be apart at the end: rounding, through Adam."""

@@ -31,7 +31,7 @@ from simulator.log.progress import PlainReporter
 from simulator.runs.run import prepare, run
 from simulator.workers.trainers import Trainers, TrainsMeanwhile
 from simulator.world.build import World
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 if TYPE_CHECKING:
     from peers.job import State

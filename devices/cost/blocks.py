@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 from devices.fleet.profile import ComputeBits
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import BoolArray, FactorName, TermGrid
+from devices.vocabulary.plan import FactorName, TermGrid
+from traces.arrays import BoolArray
 
 Position = Literal["below", "bottom", "above"]
 """Of a block, relative to the lowest one with a trained term. No backward pass reaches a block

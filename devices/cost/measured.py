@@ -11,14 +11,13 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from devices.cost.closed_form import ClosedFormCost, Demand
 from devices.cost.model import Cost, StepTime
 from devices.fleet.profile import DeviceProfile
 from devices.vocabulary.plan import TrainingPlan
+from traces.arrays import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 NEAREST = 6
 """Runs that a time is interpolated between."""
 

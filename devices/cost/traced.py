@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from devices.cost.blocks import Batch, BlockTerms, block_terms
 from devices.cost.closed_form import Demand
@@ -29,10 +28,10 @@ from devices.cost.saved import SMALLEST_PACKED, SavedTensor
 from devices.cost.traffic import Traffic, optimizer_bytes
 from devices.cost.working import PACKED_AT_ONCE, PACKING_BYTES, UNPACKING_BYTES, Peaks
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import BoolArray, TrainingPlan
+from devices.vocabulary.plan import TrainingPlan
 from devices.wire.wire import download_bytes, upload_bytes
+from traces.arrays import BoolArray, IntArray
 
-IntVector = npt.NDArray[np.int64]
 Keeping = Literal["kept", "packed", "recomputed"]
 """What becomes of the tensors that a block saves."""
 TensorKind = Literal[
@@ -75,9 +74,9 @@ class TracedTensor(NamedTuple):
 class PassTrace:
     """One pass through a block. Amounts are (1 + layers,): fixed, and for each term of a layer."""
 
-    flops: IntVector
-    moved_bytes: IntVector  # read and written by operators
-    conversions: IntVector  # (layers,): times that each layer's weights are converted
+    flops: IntArray
+    moved_bytes: IntArray  # read and written by operators
+    conversions: IntArray  # (layers,): times that each layer's weights are converted
     live: BoolArray  # (instants, tensors), without instants at which less lives than at others
 
 
@@ -219,7 +218,7 @@ def block_demand(
     )
 
 
-def _peak(trace: PassTrace, sizes: IntVector) -> int:
+def _peak(trace: PassTrace, sizes: IntArray) -> int:
     return int((trace.live @ sizes).max(initial=0))
 
 

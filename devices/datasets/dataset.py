@@ -12,11 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
 from devices.datasets.own import error_at, parse_examples, split_file
+from traces.arrays import IntArray
 
-LabelArray = npt.NDArray[np.int64]
 SPLITS = ("train", "test")
 
 
@@ -26,9 +25,9 @@ class TextDataset:
 
     name: str
     train_texts: tuple[str, ...]
-    train_labels: LabelArray  # (len(train_texts),)
+    train_labels: IntArray  # (len(train_texts),)
     test_texts: tuple[str, ...]
-    test_labels: LabelArray  # (len(test_texts),)
+    test_labels: IntArray  # (len(test_texts),)
     class_names: tuple[str, ...]  # sorted
     sha256: str  # of the whole data set; a subset keeps it
     source: str
@@ -190,7 +189,7 @@ def _dataset(
     )
 
 
-def _in_turn(labels: LabelArray, count: int, name: str) -> LabelArray:
+def _in_turn(labels: IntArray, count: int, name: str) -> IntArray:
     """Indices of the first ``count`` examples when each class gives its next one in turn."""
     if not 1 <= count <= len(labels):
         raise ValueError(f"{name} must be in [1, {len(labels)}], got {count}")

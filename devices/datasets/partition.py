@@ -8,22 +8,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-IndexArray = npt.NDArray[np.int64]
+from traces.arrays import IntArray
 
 MAX_ALPHA = 1e6
 """Far beyond the last alpha that differs from even shares; Dirichlet draws overflow near 1e306."""
 
 
 def dirichlet_shards(
-    labels: IndexArray,
+    labels: IntArray,
     num_devices: int,
     *,
     alpha: float,
     rng: np.random.Generator,
     min_examples: int = 1,
-) -> list[IndexArray]:
+) -> list[IntArray]:
     """Label-skewed shards: rising indices into ``labels``, one array a device.
 
     Each class is divided by its own draw of Dirichlet(alpha, ..., alpha) over the devices
@@ -37,7 +36,7 @@ def dirichlet_shards(
     if not 0 < alpha <= MAX_ALPHA:
         raise ValueError(f"alpha must be in (0, {MAX_ALPHA:g}], got {alpha:g}")
     _check_enough(len(labels), num_devices, min_examples)
-    parts: list[list[IndexArray]] = [[] for _ in range(num_devices)]
+    parts: list[list[IntArray]] = [[] for _ in range(num_devices)]
     for label in np.unique(labels):
         examples = rng.permutation(np.flatnonzero(labels == label))
         shares = rng.dirichlet(np.full(num_devices, alpha))
@@ -47,9 +46,7 @@ def dirichlet_shards(
     return _repaired([np.concatenate(part) for part in parts], rng, min_examples)
 
 
-def iid_shards(
-    num_examples: int, num_devices: int, *, rng: np.random.Generator
-) -> list[IndexArray]:
+def iid_shards(num_examples: int, num_devices: int, *, rng: np.random.Generator) -> list[IntArray]:
     """Random shards whose sizes differ by at most one: rising indices, one array a device.
 
     Raises ValueError for fewer examples than devices.
@@ -72,8 +69,8 @@ def _check_enough(num_examples: int, num_devices: int, min_examples: int) -> Non
 
 
 def _repaired(
-    shards: Sequence[IndexArray], rng: np.random.Generator, min_examples: int
-) -> list[IndexArray]:
+    shards: Sequence[IntArray], rng: np.random.Generator, min_examples: int
+) -> list[IntArray]:
     held = [shard.tolist() for shard in shards]
     sizes = np.array([len(shard) for shard in held])
     for device in np.flatnonzero(sizes < min_examples):
@@ -89,12 +86,12 @@ def _repaired(
 class DividedShards:
     """Shards that were made all at once."""
 
-    shards: Sequence[IndexArray]
+    shards: Sequence[IntArray]
 
-    def __getitem__(self, device_id: int) -> IndexArray:
+    def __getitem__(self, device_id: int) -> IntArray:
         return self.shards[device_id]
 
-    def sizes(self) -> IndexArray:
+    def sizes(self) -> IntArray:
         """(n,): number of examples of each device."""
         return np.array([len(shard) for shard in self.shards], dtype=np.int64)
 
@@ -108,13 +105,13 @@ class DrawnShards:
     ``rng`` gives the stream of a device.
     """
 
-    labels: IndexArray  # (n,): of the training set
+    labels: IntArray  # (n,): of the training set
     num_devices: int
     num_examples: int  # of each device
     alpha: float
     rng: Callable[[int], np.random.Generator]
 
-    def __getitem__(self, device_id: int) -> IndexArray:
+    def __getitem__(self, device_id: int) -> IntArray:
         rng = self.rng(device_id)
         order, starts, counts = self._by_class
         shares = rng.dirichlet(np.full(len(counts), self.alpha))
@@ -123,19 +120,19 @@ class DrawnShards:
         return np.sort(order[starts[classes] + within])
 
     @cached_property
-    def _by_class(self) -> tuple[IndexArray, IndexArray, IndexArray]:
+    def _by_class(self) -> tuple[IntArray, IntArray, IntArray]:
         """Examples in order of their class; where each class begins there; how many it has."""
         _, inverse, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
         return order, np.cumsum(counts) - counts, counts
 
-    def sizes(self) -> IndexArray:
+    def sizes(self) -> IntArray:
         """(n,): number of examples of each device."""
         return np.full(self.num_devices, self.num_examples, dtype=np.int64)
 
 
 def expected_accuracies(
-    shards: Iterable[IndexArray], labels: IndexArray, by_class: Sequence[float]
+    shards: Iterable[IntArray], labels: IntArray, by_class: Sequence[float]
 ) -> list[float]:
     """What accuracy each shard's mix of classes lets expect of a model of these per class.
 

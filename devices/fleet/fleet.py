@@ -9,16 +9,15 @@ from functools import cached_property
 from typing import Generic, Protocol, TypeVar, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from devices.fleet.battery import MAINS, Battery, BatteryReplay, BatterySpec, Mains
 from devices.fleet.profile import DeviceProfile
 from devices.vocabulary.plan import DeviceId
+from traces.arrays import FloatArray, IntArray
 from traces.availability import ALWAYS, AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
-from traces.steps import FloatArray, StepTrace
+from traces.steps import StepTrace
 
-IndexArray = npt.NDArray[np.int64]
 NO_LATENCY = StepTrace.constant(0.0)
 FULL_SPEED = StepTrace.constant(1.0)
 ALL_FREE = StepTrace.constant(1.0)
@@ -33,7 +32,7 @@ class Device:
     profile: DeviceProfile
     memory_budget_bytes: int  # what other apps leave to training, as the server is told
     link: Link
-    examples: IndexArray  # (n,): its shard, as indices into the training set
+    examples: IntArray  # (n,): its shard, as indices into the training set
     latency: StepTrace = NO_LATENCY  # seconds from asking for a transfer to its first byte
     speed: StepTrace = FULL_SPEED  # share of the profile's rates that other apps leave to training
     free_memory: StepTrace = ALL_FREE  # share of the budget that is really free
@@ -44,9 +43,9 @@ class Device:
 class Shards(Protocol):
     """Every device's examples, made when they are asked for."""
 
-    def __getitem__(self, device_id: DeviceId) -> IndexArray: ...
+    def __getitem__(self, device_id: DeviceId) -> IntArray: ...
 
-    def sizes(self) -> IndexArray:
+    def sizes(self) -> IntArray:
         """(n,): number of examples of each device."""
         ...
 
@@ -56,7 +55,7 @@ class Assigned(Generic[T_co]):
     """Which trace of a pool each device has, and how far into it the device's clock starts."""
 
     pool: Sequence[T_co]
-    index: IndexArray  # (n,)
+    index: IntArray  # (n,)
     offset_s: FloatArray  # (n,)
 
 
@@ -68,8 +67,8 @@ class Fleet(Sequence[Device]):
     """
 
     profiles: Sequence[DeviceProfile]
-    profile_index: IndexArray
-    memory_budget_bytes: IndexArray
+    profile_index: IntArray
+    memory_budget_bytes: IntArray
     shards: Shards
     link: Assigned[Link]
     latency: Assigned[StepTrace]
@@ -113,7 +112,7 @@ class Fleet(Sequence[Device]):
         return _scaled(_begun(self.speed, device_id), float(self.speed_factor[device_id]))
 
     @cached_property
-    def num_examples(self) -> IndexArray:
+    def num_examples(self) -> IntArray:
         """(n,): size of each device's shard."""
         return self.shards.sizes()
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
+
+from traces.arrays import IntArray
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class Mix:
         """Names, in the order that ``draw`` counts them in."""
         return tuple(self.shares)
 
-    def draw(self, rng: np.random.Generator, size: int) -> npt.NDArray[np.int64]:
+    def draw(self, rng: np.random.Generator, size: int) -> IntArray:
         """(size,): indices into ``profiles``. The first of more draws are those of fewer."""
         below = np.cumsum(list(self.shares.values()))
         drawn = np.searchsorted(below, rng.random(size) * below[-1], side="right")
-        indices: npt.NDArray[np.int64] = np.minimum(drawn, len(below) - 1)
+        indices: IntArray = np.minimum(drawn, len(below) - 1)
         return indices
 
 

@@ -9,9 +9,8 @@ from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from traces.arrays import FloatArray
 
 
 class SpeedDistribution(Protocol):

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.arrays import FloatArray
 from traces.availability import device_id
 from traces.formats import BYTES_PER_S_PER_MBPS, MAX_MBPS
 from traces.text import Row, excerpt, read_table
-
-FloatArray = npt.NDArray[np.float64]
 
 NAMES = ("profile", "link", "availability")
 LARGEST = {

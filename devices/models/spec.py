@@ -10,14 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from devices.models.families import CLOSED_FORMS, LinearSpec, chosen_layers
-from devices.vocabulary.plan import (
-    Adapter,
-    BoolArray,
-    Factors,
-    Float32Array,
-    ModuleKey,
-    TermGrid,
-)
+from devices.vocabulary.plan import Adapter, Factors, ModuleKey, TermGrid
+from traces.arrays import BoolArray, Float32Array
 
 Form = Literal["bert", "llama"]
 """What a block is: attention and a feed-forward part, each followed by a layer norm; or each after

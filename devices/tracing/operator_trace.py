@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from devices.cost.traced import IntVector, PassTrace, TensorKind, TracedTensor
-from devices.vocabulary.plan import BoolArray
+from devices.cost.traced import PassTrace, TensorKind, TracedTensor
+from traces.arrays import BoolArray, IntArray
 
 _ATEN = torch.ops.aten
 _FLASH: dict[Any, Callable[..., int]] = {  # torch has no formula for the flash attention of CPUs
@@ -35,9 +35,9 @@ _FREE = (_ATEN._unsafe_view, _ATEN.detach)
 class Cut(NamedTuple):
     """What ran for a while. Amounts are fixed, and for each term of a layer."""
 
-    flops: IntVector
-    moved_bytes: IntVector
-    conversions: IntVector
+    flops: IntArray
+    moved_bytes: IntArray
+    conversions: IntArray
     instants: list[frozenset[int]]  # what lived after each operator
 
     @property
@@ -164,7 +164,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(leaf, Tensor):  # an expanded one is read as often as it is there: once
                 self._add(self._moved, min(leaf.nbytes, leaf.untyped_storage().nbytes()))
 
-    def _add(self, total: IntVector, amount: int) -> None:
+    def _add(self, total: IntArray, amount: int) -> None:
         of_one, layer = self._by_rank(amount)
         total[0 if layer is None else 1 + layer] += of_one
 

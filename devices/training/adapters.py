@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from devices.training.model import ADAPTER, AdaptedModel
-from devices.vocabulary.plan import Adapter, BoolArray, Factors, Float32Array, ModuleKey, TermGrid
+from devices.vocabulary.plan import Adapter, Factors, ModuleKey, TermGrid
+from traces.arrays import BoolArray, Float32Array
 
 
 class Terms(nn.Module):

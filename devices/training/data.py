@@ -9,14 +9,13 @@ from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from devices.models.catalog import ModelSource
+from traces.arrays import IntArray
 
-IndexArray = npt.NDArray[np.int64]
 START_ID, END_ID, FIRST_WORD_ID = 1, 2, 3
 """In the vocabulary of a model that is drawn; 0 is padding."""
 TEXTS_AT_ONCE = 512
@@ -34,16 +33,16 @@ class Batch(NamedTuple):
 class TokenizedTexts:
     """Labelled texts as token ids."""
 
-    ids: Sequence[IndexArray]
-    labels: IndexArray  # (n,)
+    ids: Sequence[IntArray]
+    labels: IntArray  # (n,)
     pad_id: int
 
     @cached_property
-    def lengths(self) -> IndexArray:
+    def lengths(self) -> IntArray:
         """(n,): tokens of each text."""
         return np.array([len(row) for row in self.ids], dtype=np.int64)
 
-    def batch(self, indices: IndexArray, device: torch.device) -> Batch:
+    def batch(self, indices: IntArray, device: torch.device) -> Batch:
         """The texts at ``indices``, on ``device``."""
         lengths = self.lengths[indices]
         ids = np.full((len(indices), lengths.max()), self.pad_id, dtype=np.int64)
@@ -54,7 +53,7 @@ class TokenizedTexts:
         return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
-def tokenize(source: ModelSource, texts: Sequence[str], max_length: int) -> list[IndexArray]:
+def tokenize(source: ModelSource, texts: Sequence[str], max_length: int) -> list[IntArray]:
     """Token ids of each text as the model reads it, cut after ``max_length``."""
     rows: Iterable[Sequence[int]]
     if source.directory is None:
@@ -88,13 +87,13 @@ def _hashed(text: str, vocabulary_size: int) -> list[int]:
 
 
 def draw_batches(
-    shard: IndexArray,
-    lengths: IndexArray,
+    shard: IntArray,
+    lengths: IntArray,
     *,
     steps: int,
     batch_size: int,
     rng: np.random.Generator,
-) -> list[IndexArray]:
+) -> list[IntArray]:
     """``steps`` batches of ``batch_size`` examples of a shard, in random order.
 
     Examples come without replacement until the shard is used up, then again. Those drawn are
@@ -111,8 +110,8 @@ def draw_batches(
 
 
 def in_common_order(
-    batches: Sequence[IndexArray], lengths: IndexArray, rng: np.random.Generator
-) -> list[IndexArray]:
+    batches: Sequence[IntArray], lengths: IntArray, rng: np.random.Generator
+) -> list[IntArray]:
     """The same batches, the shortest texts at a step that ``rng`` draws, and so on to the longest.
 
     Jobs that draw alike have texts of like lengths at the same step, so that little is padded where
@@ -122,15 +121,13 @@ def in_common_order(
     return [by_length[rank] for rank in rng.permutation(len(batches))]
 
 
-def length_sorted_chunks(
-    indices: IndexArray, lengths: IndexArray, chunk_size: int
-) -> list[IndexArray]:
+def length_sorted_chunks(indices: IntArray, lengths: IntArray, chunk_size: int) -> list[IntArray]:
     """The examples in order of length, ``chunk_size`` at a time."""
     by_length = indices[np.argsort(lengths[indices], kind="stable")]
     return [by_length[i : i + chunk_size] for i in range(0, len(by_length), chunk_size)]
 
 
-def stratified_subset(labels: IndexArray, count: int, seed: int) -> IndexArray:
+def stratified_subset(labels: IntArray, count: int, seed: int) -> IntArray:
     """Indices of ``count`` examples drawn so that each class keeps its share of the whole.
 
     All of them, in order, where there are no more than ``count``.

@@ -6,14 +6,15 @@ import torch
 from torch.nn import functional
 
 from devices.training.adapters import load_adapter
-from devices.training.data import IndexArray, TokenizedTexts
+from devices.training.data import TokenizedTexts
 from devices.training.model import AdaptedModel
 from devices.vocabulary.plan import Adapter, TermGrid
 from devices.vocabulary.trainer import ChunkScore
+from traces.arrays import IntArray
 
 
 def score_chunk(
-    model: AdaptedModel, adapter: Adapter, texts: TokenizedTexts, chunk: IndexArray
+    model: AdaptedModel, adapter: Adapter, texts: TokenizedTexts, chunk: IntArray
 ) -> ChunkScore:
     """Classify the texts at ``chunk`` in one batch, with every block's weights in fp32."""
     load_adapter(model, adapter, TermGrid.top_blocks(model.spec.grid_shape(adapter.rank), depth=0))

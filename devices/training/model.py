@@ -21,7 +21,8 @@ from devices.training.activations import PackableBlock
 from devices.training.data import Batch
 from devices.training.host import Host
 from devices.training.weights import QuantizedLinear, WeightStore
-from devices.vocabulary.plan import BoolArray, ModuleKey
+from devices.vocabulary.plan import ModuleKey
+from traces.arrays import BoolArray
 
 ADAPTER = "default"
 """What peft calls the one adapter it has."""

@@ -21,7 +21,7 @@ from devices.training.model import AdaptedModel
 from devices.training.weights import QuantizedLinear, pack
 from devices.vocabulary.plan import TermGrid
 from devices.vocabulary.trainer import SalienceMetric
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 """Sees a module, its arguments and its output."""

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from devices.training.adapters import check_fits, place_of
 from devices.training.model import ADAPTER, AdaptedModel
 from devices.training.penalties import Penalty, proximal_term
-from devices.vocabulary.plan import Adapter, Factors, Float32Array, IntArray, ModuleKey
+from devices.vocabulary.plan import Adapter, Factors, ModuleKey
 from devices.vocabulary.trainer import TrainingJob
+from traces.arrays import Float32Array, IntArray
 
 
 class StackedFactor(nn.Module):

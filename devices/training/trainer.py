@@ -16,7 +16,6 @@ from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
 from devices.training.data import (
-    IndexArray,
     TokenizedTexts,
     draw_batches,
     in_common_order,
@@ -41,7 +40,7 @@ from devices.vocabulary.trainer import (
     TrainingResult,
     combine,
 )
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 SUBSET_SEED = 0
 """Which texts every run of every experiment is tested and calibrated on."""
@@ -105,7 +104,7 @@ class TorchTrainer:
         chosen = stratified_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
         return block_salience(self._model, texts.batch(chosen, self.host.device), metric)
 
-    def _tokenized(self, texts: Sequence[str], labels: IndexArray) -> TokenizedTexts:
+    def _tokenized(self, texts: Sequence[str], labels: IntArray) -> TokenizedTexts:
         ids = tokenize(self.source, texts, self._config.max_length)
         return TokenizedTexts(ids, labels, self._model.pad_id)
 
@@ -151,7 +150,7 @@ class TorchTrainer:
         losses: FloatArray = torch.stack(steps).cpu().double().numpy()
         return losses
 
-    def _draw(self, job: TrainingJob, seed: int) -> list[IndexArray]:
+    def _draw(self, job: TrainingJob, seed: int) -> list[IntArray]:
         lengths = self._train_texts.lengths
         batches = draw_batches(
             job.examples,
@@ -167,7 +166,7 @@ class TorchTrainer:
     def _step(
         self,
         optimizer: torch.optim.Optimizer,
-        indices: IndexArray,
+        indices: IntArray,
         penalties: Sequence[Penalty],
     ) -> Tensor:
         """(2, jobs): losses on the texts at ``indices``, (jobs, B), before what the plan adds."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from devices.vocabulary.adapter import Adapter, Factors, Float32Array, Product
-from traces.bandwidth import FloatArray
+from devices.vocabulary.adapter import Adapter, Factors, Product
+from traces.arrays import Float32Array, FloatArray
 
 
 def num_numbers(rank: int, *, inputs: int, outputs: int) -> int:

@@ -10,18 +10,14 @@ from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from devices.vocabulary.adapter import Adapter as Adapter
 from devices.vocabulary.adapter import Factors as Factors
-from devices.vocabulary.adapter import Float32Array as Float32Array
 from devices.vocabulary.adapter import ModuleKey as ModuleKey
 from devices.vocabulary.adapter import Product
+from traces.arrays import BitsArray, BoolArray, IntArray
 
 DeviceId = int
-BoolArray = npt.NDArray[np.bool_]
-BitsArray = npt.NDArray[np.uint8]
-IntArray = npt.NDArray[np.int64]
 
 WeightFormat = Literal["fp32", "fp16", "int8", "int4", "nf4"]
 """How a block's frozen weights lie in memory. Packed formats hold an fp16 scale (and zero) per

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from devices.vocabulary.plan import Adapter, Broadcast, TrainingPlan
+from traces.arrays import FloatArray, IntArray
 
 SalienceMetric = Literal["wanda", "taylor", "influence", "outerr"]
 
@@ -29,7 +29,7 @@ class TrainingJob:
 
     plan: TrainingPlan
     broadcast: Broadcast
-    examples: npt.NDArray[np.int64]  # (n,): the device's shard, as indices into the training set
+    examples: IntArray  # (n,): the device's shard, as indices into the training set
     seed: int
     stack: int = 1  # jobs that may be trained in one pass; see devices/vocabulary/stacks.py
 
@@ -82,7 +82,7 @@ class Trainer(Protocol):
 
     def evaluate(self, adapter: Adapter) -> Evaluation: ...
 
-    def block_salience(self, metric: SalienceMetric) -> npt.NDArray[np.float64]:
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
         """(L,): how much each block matters to the model, larger is more."""
         ...
 
@@ -111,5 +111,5 @@ class NullTrainer:
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return Evaluation(float("nan"), float("nan"))
 
-    def block_salience(self, metric: SalienceMetric) -> npt.NDArray[np.float64]:
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.ones(self.num_blocks)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from devices.vocabulary.adapter import Float32Array
+from traces.arrays import Float32Array
 
 HEADER = struct.Struct("<4sB3xII")
 MAGIC = b"FCLK"

@@ -36,12 +36,9 @@ from devices.vocabulary.merged import is_dense, num_numbers, summed
 from devices.vocabulary.plan import (
     UPLOAD_BITS,
     Adapter,
-    BitsArray,
-    BoolArray,
     Broadcast,
     FactorName,
     Factors,
-    Float32Array,
     ModuleKey,
     TermGrid,
     TrainingPlan,
@@ -56,6 +53,7 @@ from devices.wire.messages import (
     quantized,
     unframed,
 )
+from traces.arrays import BitsArray, BoolArray, Float32Array
 
 PRECISIONS = tuple(bits for bits in UPLOAD_BITS if bits > 0)
 

@@ -11,13 +11,14 @@ import numpy as np
 from algorithms.merging.robust import AS_SENT
 from algorithms.pacing import Synchronous
 from devices.cost.model import Cost
-from devices.fleet.fleet import Assigned, Fleet, IndexArray
-from devices.vocabulary.plan import BoolArray, TrainingPlan
+from devices.fleet.fleet import Assigned, Fleet
+from devices.vocabulary.plan import TrainingPlan
 from devices.vocabulary.trainer import NullTrainer
 from simulator.engine.federation import Federation
 from simulator.engine.presence import Presence
 from simulator.log.bulk_round import Wave
-from traces.steps import FloatArray, StepTrace
+from traces.arrays import BoolArray, FloatArray, IntArray
+from traces.steps import StepTrace
 
 
 class Waves:
@@ -71,7 +72,7 @@ class Waves:
 
     def _works(
         self, plans: Sequence[TrainingPlan]
-    ) -> tuple[list[tuple[TrainingPlan, Cost]], IndexArray]:
+    ) -> tuple[list[tuple[TrainingPlan, Cost]], IntArray]:
         """Distinct works, and which of them each plan is."""
         found: dict[int, int] = {}  # by the cost, which the view makes once for each work
         works: list[tuple[TrainingPlan, Cost]] = []
@@ -88,9 +89,9 @@ class Waves:
 def _lived(
     fleet: Fleet,
     plans: Sequence[TrainingPlan],
-    devices: IndexArray,
+    devices: IntArray,
     *,
-    works: tuple[Sequence[tuple[TrainingPlan, Cost]], IndexArray],
+    works: tuple[Sequence[tuple[TrainingPlan, Cost]], IntArray],
     at: tuple[int, float],
 ) -> Wave:
     distinct, index = works
@@ -117,13 +118,11 @@ class _Pace:
     """How fast amounts come together on each device of a fleet."""
 
     traces: Sequence[StepTrace]
-    index: IndexArray  # of each device's trace
+    index: IntArray  # of each device's trace
     offset_s: FloatArray
     factor: FloatArray  # of its values
 
-    def times_to(
-        self, devices: IndexArray, amounts: FloatArray, starts_s: FloatArray
-    ) -> FloatArray:
+    def times_to(self, devices: IntArray, amounts: FloatArray, starts_s: FloatArray) -> FloatArray:
         """Seconds that these devices need from these instants: all (n,)."""
         needed_s = np.empty(len(devices))
         of_trace = self.index[devices]

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from algorithms.merging.robust import update_norm
-from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, Float32Array
+from devices.vocabulary.plan import Adapter, ClientUpdate, Factors
 from devices.vocabulary.trainer import TrainingResult
 from devices.wire import wire
 from devices.wire.messages import HEADER, framed
 from simulator.config.faults import Byzantine
 from simulator.engine.assignment import Assignment
 from simulator.engine.seeds import stream
+from traces.arrays import Float32Array
 
 
 class RefusedUpdateError(Exception):

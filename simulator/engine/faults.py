@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from devices.vocabulary.plan import BoolArray, DeviceId
+from devices.vocabulary.plan import DeviceId
 from simulator.config.faults import Byzantine, Failures, FaultsConfig, Moment, Scheduled
 from simulator.config.problems import Problems, UserError
 from simulator.engine.seeds import stream
-from traces.steps import FloatArray
+from traces.arrays import BoolArray, FloatArray
 
 HOUR_S = 3600.0
 Cut = Literal["resume", "restart", "drop"]

@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import simpy
 
-from devices.fleet.fleet import IndexArray
 from devices.vocabulary.plan import DeviceId
 from simulator.engine.clock import sleep_until
+from traces.arrays import IntArray
 from traces.bandwidth import Link
 from traces.steps import StepTrace
 
@@ -32,7 +32,7 @@ class SharedLinks:
 
     server: Link | None = None
     cells: tuple[Link, ...] = ()
-    cell_index: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # -1: none
+    cell_index: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # -1: none
 
     @property
     def is_nothing(self) -> bool:

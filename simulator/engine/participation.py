@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from algorithms.selection import Roster
 from algorithms.strategy import FleetView
-from devices.fleet.fleet import Device, Fleet, IndexArray
+from devices.fleet.fleet import Device, Fleet
 from devices.vocabulary.plan import ClientUpdate, DeviceId
 from simulator.log.records import ClientRecord
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -65,7 +65,7 @@ class Participation:
         elif record.outcome == "late":
             self._trip_s[row] = np.fmax(self._trip_s[row], taken_s)
 
-    def all_ended(self, device_ids: IndexArray, taken_s: FloatArray) -> None:
+    def all_ended(self, device_ids: IntArray, taken_s: FloatArray) -> None:
         """The same for many devices at once, all of which brought their updates."""
         self._trip_s[np.searchsorted(self._device_ids, device_ids)] = taken_s
 

@@ -10,9 +10,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from devices.fleet.battery import Mains, PowerSupply, power_supply
-from devices.fleet.fleet import Device, Fleet, IndexArray
-from devices.vocabulary.plan import BoolArray, DeviceId
+from devices.fleet.fleet import Device, Fleet
+from devices.vocabulary.plan import DeviceId
 from simulator.engine.faults import NO_OUTAGES, Faults
+from traces.arrays import BoolArray, IntArray
 from traces.availability import ALWAYS, AvailabilityTrace
 
 MAX_LOOKS = 10_000
@@ -52,7 +53,7 @@ class Presence:
             self._update(device_id, at_s)
         return self._is_there
 
-    def stays(self, device_ids: IndexArray) -> bool:
+    def stays(self, device_ids: IntArray) -> bool:
         """Whether all of them are there for ever, on mains and in a world without crashes."""
         return bool(self._is_steady[device_ids].all())
 

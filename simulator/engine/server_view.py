@@ -10,12 +10,13 @@ import numpy as np
 
 from algorithms.strategy import LinkRate
 from devices.cost.model import Cost, CostModel
-from devices.fleet.fleet import Device, Fleet, IndexArray
+from devices.fleet.fleet import Device, Fleet
 from devices.fleet.profile import DeviceProfile
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import DeviceId, TrainingPlan
 from devices.vocabulary.trainer import SalienceMetric, Trainer
-from traces.bandwidth import BandwidthTrace, FloatArray
+from traces.arrays import FloatArray, IntArray
+from traces.bandwidth import BandwidthTrace
 
 PROBE_BYTES = 1_000_000
 PROBE_AT_S = -600.0
@@ -135,14 +136,14 @@ class ServerView:
 
 # A large fleet makes its devices when they are asked for, and what a server knows of them asks for
 # none.
-def _profiles(fleet: Sequence[Device]) -> tuple[Sequence[DeviceProfile], IndexArray]:
+def _profiles(fleet: Sequence[Device]) -> tuple[Sequence[DeviceProfile], IntArray]:
     """Profiles, and which of them each device has."""
     if isinstance(fleet, Fleet):
         return fleet.profiles, fleet.profile_index
     return [device.profile for device in fleet], np.arange(len(fleet))
 
 
-def _sizes(fleet: Sequence[Device]) -> tuple[IndexArray, IndexArray]:
+def _sizes(fleet: Sequence[Device]) -> tuple[IntArray, IntArray]:
     """Memory budgets in bytes, and numbers of examples."""
     if isinstance(fleet, Fleet):
         return fleet.memory_budget_bytes, fleet.num_examples

@@ -14,10 +14,10 @@ import numpy as np
 
 from algorithms.strategy import LinkRate
 from devices.cost.model import Cost
-from devices.fleet.fleet import Fleet, IndexArray
+from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import DeviceId, TrainingPlan
 from simulator.log.records import Event
-from traces.steps import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 PHASES = ("download_started", "training_started", "upload_started", "update_received")
 
@@ -33,9 +33,9 @@ class Wave:
     round: int
     started_s: float
     plans: Sequence[TrainingPlan]
-    devices: IndexArray
+    devices: IntArray
     works: Sequence[tuple[TrainingPlan, Cost]]
-    work_index: IndexArray
+    work_index: IntArray
     trained_from_s: FloatArray  # instants
     upload_from_s: FloatArray
     finished_s: FloatArray
@@ -56,7 +56,7 @@ class Wave:
         return self.finished_s - self.upload_from_s
 
     @cached_property
-    def arrivals(self) -> IndexArray:
+    def arrivals(self) -> IntArray:
         """Rows in order of arrival.
 
         At one instant SimPy resolves ties by who began to wait first, and so by the order in which
@@ -65,14 +65,14 @@ class Wave:
         return self._orders[2]
 
     @cached_property
-    def _orders(self) -> tuple[IndexArray, IndexArray, IndexArray]:
+    def _orders(self) -> tuple[IntArray, IntArray, IntArray]:
         """Rows by the end of the download, of the training and of the upload."""
         first = np.argsort(self.trained_from_s, kind="stable")
         second = first[np.argsort(self.upload_from_s[first], kind="stable")]
         return first, second, second[np.argsort(self.finished_s[second], kind="stable")]
 
     @cached_property
-    def happenings(self) -> tuple[FloatArray, IndexArray, IndexArray]:
+    def happenings(self) -> tuple[FloatArray, IntArray, IntArray]:
         """Instant, phase and row of all events after the downloads began, in order.
 
         At one instant the server receives last, since it wakes up after the devices have.

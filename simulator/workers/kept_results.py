@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from devices.vocabulary.plan import Adapter, Factors
@@ -33,9 +32,9 @@ from devices.vocabulary.trainer import (
 )
 from simulator.log.disk import write_atomically
 from simulator.log.manifest import RunFolderError
-from traces.bandwidth import FloatArray
+from traces.arrays import Float32Array, FloatArray
 
-Array = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Array = Float32Array | FloatArray
 Tensors = Mapping[str, Array]
 SUFFIX = ".result"
 CHECKSUM_BYTES = 32
@@ -182,7 +181,7 @@ def _to_result(tensors: Tensors, start: Adapter) -> TrainingResult:
     return TrainingResult(adapter, train_loss, squared_loss, diverged)
 
 
-def _arrays(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
+def _arrays(adapter: Adapter) -> dict[str, Float32Array]:
     arrays = {f"head/{name}": values for name, values in adapter.head.items()}
     for key, factors in adapter.factors.items():
         arrays[f"{key.block}/{key.module}/a"] = factors.a

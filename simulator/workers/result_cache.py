@@ -29,7 +29,7 @@ from devices.vocabulary.trainer import (
 )
 from simulator.config.problems import UserError
 from simulator.log.disk import PARTIAL
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 GB = 10**9
 DEFAULT_GB = 4.0

@@ -19,7 +19,7 @@ from devices.vocabulary.trainer import (
     combine,
 )
 from simulator.workers.executor import MEANWHILE, Executor, T, Task
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 
 class SharedTrainer:

@@ -19,7 +19,7 @@ from devices.datasets.partition import DividedShards, DrawnShards, dirichlet_sha
 from devices.fleet.fleet import Fleet, Shards
 from devices.models.catalog import ModelSource, resolve
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import BlockFormat, BoolArray, DeviceId, TermGrid, TrainingPlan
+from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import NullTrainer, Trainer
 from simulator.config.experiment import ConfigError
 from simulator.config.fleet import NetworkConfig
@@ -33,6 +33,7 @@ from simulator.world.fleet import draw_fleet
 from simulator.world.groups import open_groups
 from simulator.world.network import open_network
 from simulator.world.recorded import read_conditions
+from traces.arrays import BoolArray
 
 MAX_NAMED = 10
 MAX_REHEARSED = 1_000

@@ -10,7 +10,7 @@ import numpy as np
 
 from devices.fleet import catalog as device_catalog
 from devices.fleet.battery import MAINS, Battery, BatteryReplay, BatterySpec
-from devices.fleet.fleet import Fleet, IndexArray, Shards
+from devices.fleet.fleet import Fleet, Shards
 from devices.fleet.profile import DeviceProfile
 from simulator.config.fleet import (
     BatteryConfig,
@@ -26,6 +26,7 @@ from simulator.engine.seeds import stream
 from simulator.world.groups import Group
 from simulator.world.traces import Draw, Replayed
 from traces import catalog as trace_catalog
+from traces.arrays import FloatArray, IntArray
 from traces.availability import ALWAYS, AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 from traces.formats import BYTES_PER_S_PER_MBPS
@@ -38,7 +39,7 @@ from traces.signals import (
     availability_pool,
     step_pool,
 )
-from traces.steps import FloatArray, StepTrace
+from traces.steps import StepTrace
 
 NEVER = AvailabilityTrace.of([], math.inf)
 
@@ -85,14 +86,14 @@ def _memory_budgets(
     groups: Sequence[DeviceGroup],
     profiles: Sequence[DeviceProfile | None],
     fleet_share: Sequence[float],
-) -> IndexArray:
+) -> IntArray:
     """(n,) bytes: the share of its memory that is each device's for training."""
     memory_bytes = [
         group.memory_bytes or (profile.memory_bytes if profile else 0)
         for group, profile in zip(groups, profiles, strict=True)
     ]
     share = draw.between("memory_share", [group.memory_share or fleet_share for group in groups])
-    budgets: IndexArray = (share * np.array(memory_bytes)[draw.members]).astype(np.int64)
+    budgets: IntArray = (share * np.array(memory_bytes)[draw.members]).astype(np.int64)
     return budgets
 
 

@@ -13,12 +13,12 @@ from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
-from devices.fleet.fleet import Assigned, IndexArray
+from devices.fleet.fleet import Assigned
 from simulator.config.fleet import Replay
 from simulator.config.problems import Problems
 from simulator.engine.seeds import stream
 from simulator.world.groups import Group
-from traces.steps import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Draw:
         self.members = np.repeat(np.arange(len(groups)), counts)  # (n,): the group of each device
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).tolist()
 
-    def devices(self, group: int) -> IndexArray:
+    def devices(self, group: int) -> IntArray:
         """The devices of a group."""
         return np.arange(self._starts[group], self._starts[group + 1])
 
@@ -97,10 +97,10 @@ class Draw:
         is_own = replay.source is None or name == "battery"
         return repr((origin, self.groups[k].where if is_own else ""))
 
-    def _each_once(self, name: str, k: int, replay: Replay, pool: _Pool[Any]) -> IndexArray:
+    def _each_once(self, name: str, k: int, replay: Replay, pool: _Pool[Any]) -> IntArray:
         count = self.groups[k].count
         order = stream(self.seed, name, "order", pool.key).permutation(pool.size)
-        picked: IndexArray = order[pool.num_taken : pool.num_taken + count]
+        picked: IntArray = order[pool.num_taken : pool.num_taken + count]
         pool.num_taken += count
         if len(picked) == count:
             return picked

@@ -18,12 +18,11 @@ from devices.vocabulary.plan import (
     ClientUpdate,
     DeviceId,
     Factors,
-    Float32Array,
     Timing,
     TrainingPlan,
 )
 from devices.vocabulary.trainer import SalienceMetric
-from traces.bandwidth import FloatArray
+from traces.arrays import Float32Array, FloatArray
 
 FORMAT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0625, "int4": 0.5625, "nf4": 0.53125}
 """Bytes a weight: packed formats carry 4 bytes (nf4: 2) per group of 64."""

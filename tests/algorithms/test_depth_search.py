@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from algorithms.planning.depth_search import (
     DepthProblem,
-    IntArray,
     climb,
     cover,
     deepest_common,
@@ -19,7 +18,7 @@ from algorithms.planning.depth_search import (
     sweep,
     undominated,
 )
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 INF = math.inf
 WAIT_WEIGHTS = (0.0, 0.5, 1.0, 2.0)

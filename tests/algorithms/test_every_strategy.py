@@ -26,7 +26,7 @@ from devices.vocabulary.plan import (
 )
 from tests.algorithms.haflq_fleets import ROOMY, device, fleet_of, peak_bytes
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, spoil, trained_update
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those that count a term as zero where a device does not hold it, as their papers say."""

@@ -17,7 +17,7 @@ from algorithms.strategy import LinkRate, round_trip_s
 from devices.vocabulary.plan import Timing, TrainingPlan
 from tests.algorithms.haflq_fleets import FAST, ROOMY, device, fleet_of, peak_bytes
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 
 def plans_of(

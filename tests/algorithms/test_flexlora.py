@@ -18,7 +18,7 @@ from algorithms.strategy import ServerState
 from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, ModuleKey
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, trained_update
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 
 def a_round(

@@ -26,7 +26,7 @@ from tests.algorithms.static_fleet import (
     random_adapter,
     trained_update,
 )
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 STRATEGY = FLoRA(rank=4, ranks=(1, 2, 4))
 FLEET = fleet_of([device(flops_per_s=s) for s in (1e9, 1e9, 2e8, 2e8, 1e9, 1e9)])

@@ -24,7 +24,7 @@ from tests.algorithms.haflq_fleets import (
     state_of,
 )
 from tests.algorithms.static_fleet import StaticFleet
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 
 def test_blocks_stay_fp16_where_memory_allows() -> None:

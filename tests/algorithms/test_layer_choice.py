@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.planning.depth_search import IntArray
 from algorithms.planning.layer_choice import LayerProblem, best_blocks, choose_layers
-from devices.vocabulary.plan import BoolArray
+from traces.arrays import BoolArray, IntArray
 
 
 def feasible(budgets: IntArray) -> Iterator[BoolArray]:

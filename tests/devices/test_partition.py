@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.datasets.partition import IndexArray, dirichlet_shards, expected_accuracies, iid_shards
+from devices.datasets.partition import dirichlet_shards, expected_accuracies, iid_shards
+from traces.arrays import IntArray
 
 NUM_CLASSES, PER_CLASS, NUM_DEVICES = 16, 800, 20
 LABELS = np.repeat(np.arange(NUM_CLASSES), PER_CLASS)
 
 
-def class_shares(shards: list[IndexArray]) -> np.ndarray:
+def class_shares(shards: list[IntArray]) -> np.ndarray:
     """(classes, devices): which part of a class each device holds."""
     counts = [np.bincount(LABELS[shard], minlength=NUM_CLASSES) for shard in shards]
     return np.stack(counts, axis=1) / PER_CLASS

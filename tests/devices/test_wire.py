@@ -12,7 +12,6 @@ from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import (
     UPLOAD_BITS,
     Adapter,
-    BitsArray,
     Broadcast,
     Factors,
     FactorUse,
@@ -29,6 +28,7 @@ from devices.wire.wire import (
     encode_update,
     upload_bytes,
 )
+from traces.arrays import BitsArray
 
 CONFIG = {
     "model_type": "llama",  # layers of unequal widths: 12 x 12, 12 x 4, 12 x 20

@@ -11,18 +11,10 @@ import numpy as np
 
 from devices.models.spec import ModelSpec
 from devices.vocabulary.merged import multiplied_out
-from devices.vocabulary.plan import (
-    Adapter,
-    BoolArray,
-    DeviceId,
-    Factors,
-    Float32Array,
-    ModuleKey,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, DeviceId, Factors, ModuleKey, TrainingPlan
 from devices.vocabulary.trainer import TrainingJob
 from devices.wire.wire import Received, decode_broadcast, encode_broadcast
-from traces.bandwidth import FloatArray
+from traces.arrays import BoolArray, Float32Array, FloatArray
 
 Base = Mapping[ModuleKey, FloatArray]
 """What was added to the frozen weights, without the scale; a layer may be absent."""

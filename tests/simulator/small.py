@@ -28,7 +28,8 @@ from simulator.engine.faults import no_faults
 from simulator.engine.federation import Federation, Stop
 from simulator.engine.server_view import LocalWork, ServerView
 from simulator.log.records import ClientRecord, Event, RoundRecord
-from traces.bandwidth import BandwidthTrace, FloatArray, Link
+from traces.arrays import FloatArray
+from traces.bandwidth import BandwidthTrace, Link
 
 BERT = {
     "model_type": "bert",

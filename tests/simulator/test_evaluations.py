@@ -24,7 +24,7 @@ from devices.vocabulary.trainer import (
 from simulator.engine.federation import BeginEvaluation, Stop, at_once
 from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 NEVER = 10**9
 PACINGS = [Synchronous(3), FedBuff(3, 2), FedAsync(3), SemiSynchronous(3, 0.05)]

@@ -40,7 +40,7 @@ from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
 from tests.devices.test_stacks import job as a_job
 from tests.simulator.test_bitwise import REAL, write
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 MAKE = partial(NullTrainer, 3)
 

@@ -18,7 +18,7 @@ from algorithms.strategies.zero_padding import ZeroPadding
 from devices.fleet.fleet import Device
 from devices.models.spec import ModelSpec
 from devices.vocabulary.merged import multiplied_out
-from devices.vocabulary.plan import Adapter, BoolArray, Factors, ModuleKey
+from devices.vocabulary.plan import Adapter, Factors, ModuleKey
 from devices.vocabulary.trainer import (
     Evaluation,
     SalienceMetric,
@@ -28,7 +28,7 @@ from devices.vocabulary.trainer import (
 )
 from simulator.engine.server import Server, simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
-from traces.bandwidth import FloatArray
+from traces.arrays import BoolArray, FloatArray
 
 ROUNDS = 40
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ from simulator.workers.shared_trainer import SharedTrainer
 from simulator.workers.trainers import Trainers
 from tests.simulator.own_data import write_data
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 CONFIG: dict[str, Any] = {
     "name": "stacked",

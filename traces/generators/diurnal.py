@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
-from traces.bandwidth import FloatArray
 
 DAY_S = 86400.0
 WARM_UP_DAYS = 4  # by then nothing tells any more that every device began by going online

@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.arrays import FloatArray, IntArray
 from traces.availability import AvailabilityTrace
-from traces.bandwidth import FloatArray
 from traces.generators.diurnal import DAY_S, MIN_SPAN_S, DiurnalModel, equally_likely
 
 NUM_LENGTHS = 20
@@ -121,6 +120,6 @@ def _table(starts_s: FloatArray, lengths_s: FloatArray, num_parts: int) -> Float
     return table
 
 
-def _part(at_s: FloatArray, num_parts: int) -> npt.NDArray[np.int64]:
-    parts: npt.NDArray[np.int64] = (at_s % DAY_S / DAY_S * num_parts).astype(np.int64)
+def _part(at_s: FloatArray, num_parts: int) -> IntArray:
+    parts: IntArray = (at_s % DAY_S / DAY_S * num_parts).astype(np.int64)
     return np.minimum(parts, num_parts - 1)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from traces.bandwidth import BandwidthTrace, FloatArray, Link
+from traces.arrays import FloatArray, IntArray
+from traces.bandwidth import BandwidthTrace, Link
 from traces.generators.diurnal import equally_likely
 from traces.generators.radio import stepped
 from traces.statistics import OUTAGE_SHARE_OF_MEAN
@@ -77,7 +77,7 @@ class RateChain:
         drawn: FloatArray = self.rates[states, place]
         return drawn
 
-    def _states(self, moves: FloatArray) -> npt.NDArray[np.int64]:
+    def _states(self, moves: FloatArray) -> IntArray:
         below = [np.cumsum(row).tolist() for row in self.transition]
         last = len(below) - 1
         state = min(bisect.bisect(np.cumsum(self.shares).tolist(), float(moves[0])), last)

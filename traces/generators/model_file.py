@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 from traces.formats import BYTES_PER_S_PER_MBPS
 from traces.generators.diurnal import DiurnalModel
 from traces.generators.link_model import LinkModel, RateChain

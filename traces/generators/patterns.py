@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 from traces.generators.diurnal import DAY_S, DiurnalModel, equally_likely
 
 HOUR_S = 3600.0

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from traces.bandwidth import BandwidthTrace, FloatArray, Link
+from traces.arrays import FloatArray
+from traces.bandwidth import BandwidthTrace, Link
 
 Fading = Literal["rayleigh", "none"]
 BASE_STATION_DBM = 46.0

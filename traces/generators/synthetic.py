@@ -13,9 +13,9 @@ from statistics import NormalDist
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from traces.bandwidth import FloatArray, Link
+from traces.arrays import FloatArray, IntArray
+from traces.bandwidth import Link
 from traces.formats import BYTES_PER_S_PER_MBPS, write_link
 from traces.generators.radio import shannon_link, stepped
 from traces.generators.technologies import TECHNOLOGIES, State, Technology
@@ -115,7 +115,7 @@ def _levels(model: Technology) -> FloatArray:
 
 def _chain(
     rng: np.random.Generator, states: tuple[State, ...], step_s: float, num_steps: int
-) -> npt.NDArray[np.int64]:
+) -> IntArray:
     """(num_steps,): the state in each step, from its long-run law on."""
     share = np.array([state.share for state in states])
     leaving = np.array([min(step_s / state.dwell_s, 1.0) for state in states])

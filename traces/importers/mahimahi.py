@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from traces.bandwidth import BandwidthTrace, FloatArray
+from traces.arrays import FloatArray, IntArray
+from traces.bandwidth import BandwidthTrace
 from traces.importers.result import MAX_LENGTH_S, Recording, steps
 from traces.text import excerpt, read_lines
 
 PACKET_BITS = 1500 * 8
 WINDOW_MS = 1000
-
-Stamps = npt.NDArray[np.int64]
 
 
 def read(paths: Sequence[Path]) -> list[Recording]:
@@ -58,7 +56,7 @@ def _both(down: Path, up: Path) -> Recording:
     return Recording(_name(down), *traces, notes=notes)
 
 
-def _stamps(path: Path) -> Stamps:
+def _stamps(path: Path) -> IntArray:
     """(n,): milliseconds, never decreasing, the last above 0."""
     largest = int(MAX_LENGTH_S * 1000)
     stamps: list[int] = []
@@ -85,7 +83,7 @@ def _stamps(path: Path) -> Stamps:
     return np.array(stamps, dtype=np.int64)
 
 
-def _trace(path: Path, stamps: Stamps, period_ms: int) -> BandwidthTrace:
+def _trace(path: Path, stamps: IntArray, period_ms: int) -> BandwidthTrace:
     """Mean rate of each whole second, and of what is left after the last.
 
     A packet at the very end of the period belongs to its last millisecond.

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 from traces.importers.result import DeviceTable
 
 # What speed is reckoned from, best first. Of a phone's scores, the one of its processor's floating

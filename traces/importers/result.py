@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace, availability_text
-from traces.bandwidth import BandwidthTrace, FloatArray
+from traces.bandwidth import BandwidthTrace
 from traces.formats import BYTES_PER_S_PER_MBPS, MAX_MBPS, link_text
 
 MIN_STEP_S = 1e-3

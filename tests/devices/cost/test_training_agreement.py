@@ -39,7 +39,6 @@ from devices.training.weights import pack
 from devices.vocabulary.plan import (
     ACTIVATION_BITS,
     WEIGHT_FORMATS,
-    BoolArray,
     FactorUse,
     TermGrid,
     TrainingPlan,
@@ -58,6 +57,7 @@ from tests.devices.cost.torch_measures import (
 )
 from tests.devices.cost.training_measures import CPU, measure_step, parts_of
 from tests.devices.training.tiny_task import TARGETS, save_model
+from traces.arrays import BoolArray
 
 SMALL = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from devices.datasets.dataset import TextDataset
 from devices.training.trainer import TorchTrainer
-from devices.vocabulary.plan import Adapter, BoolArray, Broadcast, ModuleKey
+from devices.vocabulary.plan import Adapter, Broadcast, ModuleKey
 from devices.vocabulary.trainer import TrainingJob
 from tests.devices.training.tiny_task import (
     TARGETS,
@@ -24,6 +24,7 @@ from tests.devices.training.tiny_task import (
     random_adapter,
     save_model,
 )
+from traces.arrays import BoolArray
 
 NUM_BLOCKS = 3
 KEPT = [(0,), (2,), (0, 1), (0, 2)]

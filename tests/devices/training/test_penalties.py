@@ -15,7 +15,7 @@ from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, ModuleKey, TailPenalty, TermGrid
 from devices.vocabulary.trainer import TrainingJob
 from tests.devices.training.tiny_task import make_job, random_adapter
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 SHAPE = (2, 2, 4)  # blocks, modules, terms of `tiny` at rank 4
 

@@ -10,7 +10,7 @@ from devices.vocabulary.adapter import Merged
 from devices.vocabulary.plan import Adapter, Broadcast, Factors, TermGrid
 from devices.vocabulary.trainer import TrainingJob, TrainingResult
 from tests.devices.training.tiny_task import make_job, random_adapter
-from traces.bandwidth import FloatArray
+from traces.arrays import FloatArray
 
 TOLERANCE = 5e-6
 """Of numbers up to about 1 after five steps: other rows beside them round products otherwise."""
