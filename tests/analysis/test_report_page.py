@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import report_page, report_plans, write_report
+from analysis.report import report_page, report_plans
+from analysis.report.report import write_report
 from analysis.runs.files import RunError
 from analysis.runs.load import Run, load_runs
 from tests.analysis.browser import Page

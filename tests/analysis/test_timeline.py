@@ -13,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from analysis.commands.reports import reports as commands
+from analysis.commands import reports as commands
 from analysis.report.timeline import DEVICES, FIRST_DEVICE_LANE, SERVER, trace
 from analysis.runs.files import RunError
 from analysis.runs.load import Run, load_run
