@@ -37,8 +37,10 @@ class Package:
     @property
     def pinned(self) -> str:
         """The package as its own client names it."""
-        return f"{self.name}@{self.version}" if self.registry == "npm" else (
-            f"{self.name}=={self.version}"
+        return (
+            f"{self.name}@{self.version}"
+            if self.registry == "npm"
+            else (f"{self.name}=={self.version}")
         )
 
 

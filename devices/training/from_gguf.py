@@ -20,7 +20,9 @@ def save_unpacked(gguf: Path, folder: Path) -> None:
     """
     source = {"gguf_file": gguf.name, "trust_remote_code": False}
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **source)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), dtype=torch.float32, **source
+        )
         AutoTokenizer.from_pretrained(str(gguf.parent), **source).save_pretrained(str(folder))
     config = model.config.to_dict()
     for key in ("quantization_config", "_name_or_path"):
