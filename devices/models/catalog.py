@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from devices.models.fetched import FETCHED, FetchedModel, fetched_folder
+from traces.canonical import canonical
 
 HUB_TIMEOUT_S = 5.0
 """How long the hub may take to answer at all."""
@@ -98,10 +99,10 @@ def resolve(name: str) -> ModelSource:
     """
     bundled = MODELS.get(name)
     if isinstance(bundled, DrawnModel):
-        digest = hashlib.sha256(json.dumps(dict(bundled.config), sort_keys=True).encode())
-        drawn = digest.hexdigest()
+        config = dict(bundled.config)  # plain, since it is sent to workers
+        drawn = hashlib.sha256(canonical(config).encode()).hexdigest()
         pinned = "drawn from a seed"
-        return ModelSource(name, None, bundled.config, drawn, drawn, bundled.licence, pinned)
+        return ModelSource(name, None, config, drawn, drawn, bundled.licence, pinned)
     if isinstance(bundled, PackagedModel):
         return _packaged(name, bundled)
     if isinstance(bundled, FetchedModel):
