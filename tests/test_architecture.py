@@ -14,7 +14,17 @@ ROOMS = {
         *("generators", "catalog", "signals", "importers"),
     ),
     "devices": (
-        *("vocabulary", "fleet", "datasets", "models", "wire", "cost", "training", "tracing"),
+        *(
+            "vocabulary",
+            "fleet",
+            "fetching",
+            "datasets",
+            "models",
+            "wire",
+            "cost",
+            "training",
+            "tracing",
+        ),
         "architectures",
     ),
     "algorithms": (
