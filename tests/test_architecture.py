@@ -13,6 +13,7 @@ ROOMS = {
         *(
             "canonical",
             "arrays",
+            "units",
             "text",
             "steps",
             "bandwidth",

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from devices.cost.blocks import Batch, BlockTerms, block_terms
 from devices.cost.model import MemoryBreakdown
 from devices.cost.saved import (
-    GROUP,
     block_tensors,
     head_tensors,
     position_tensors,
@@ -24,6 +23,7 @@ from devices.cost.saved import (
 from devices.cost.working import Peaks, block_peaks
 from devices.models.families import LinearSpec
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import FP32_BYTES, GROUP
 from devices.vocabulary.plan import BlockFormat, TrainingPlan
 
 FORMAT_BITS: dict[BlockFormat, int] = {
@@ -43,7 +43,6 @@ GROUP_BYTES: dict[BlockFormat, int] = {
     "absent": 0,
 }
 """For each group of 64: an fp16 scale, and an fp16 zero where the format has one."""
-FP32_BYTES = 4
 MOMENTS_BYTES = 8
 """AdamW's two fp32 moments of one trained parameter."""
 

@@ -13,11 +13,8 @@ from typing import Literal, NamedTuple
 
 from devices.cost.blocks import Batch, BlockTerms, GradientFlow, gradient_flow
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import GROUP, SMALLEST_PACKED
 
-GROUP = 64
-"""Elements that share one scale and zero."""
-SMALLEST_PACKED = 1024
-"""Tensors of fewer elements stay as computed: packing them gains nothing."""
 INDEX_BITS = 64
 """Labels and positions."""
 

@@ -24,10 +24,11 @@ from devices.cost.memory import (
     matrix_bytes,
     whole_memory,
 )
-from devices.cost.saved import SMALLEST_PACKED, SavedTensor
+from devices.cost.saved import SavedTensor
 from devices.cost.traffic import Traffic, optimizer_bytes
 from devices.cost.working import PACKED_AT_ONCE, PACKING_BYTES, UNPACKING_BYTES, Peaks
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import SMALLEST_PACKED
 from devices.vocabulary.plan import TrainingPlan
 from devices.wire.wire import download_bytes, upload_bytes
 from traces.arrays import BoolArray, IntArray

@@ -14,9 +14,10 @@ from itertools import chain
 from typing import NamedTuple
 
 from devices.cost.blocks import Batch, BlockTerms, gradient_flow
-from devices.cost.memory import FORMAT_BITS, FP32_BYTES, BlockWork, matrix_bytes
+from devices.cost.memory import FORMAT_BITS, BlockWork, matrix_bytes
 from devices.cost.saved import block_tensors
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import FP32_BYTES
 from devices.vocabulary.plan import TrainingPlan
 
 ADAMW_ACCESSES = 7

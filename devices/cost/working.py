@@ -13,10 +13,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from devices.cost.blocks import Batch, BlockTerms, gradient_flow
-from devices.cost.saved import GROUP, SavedTensor, block_tensors
+from devices.cost.saved import SavedTensor, block_tensors
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import GROUP, GROUPS_AT_ONCE
 
-PACKED_AT_ONCE = 2**11 * GROUP
+PACKED_AT_ONCE = GROUPS_AT_ONCE * GROUP
 """Elements that are packed or unpacked together, in fp32 beside everything else."""
 PACKING_BYTES = 9
 """Of an element while it is packed: its distance from zero, its code in 32 bits and in 8."""

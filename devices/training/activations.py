@@ -17,12 +17,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from torch.utils.hooks import RemovableHandle
 
-from devices.training.codes import GROUP, SMALLEST_STEP, UNIFORM_4, decode, join_nibbles, slices
+from devices.training.codes import SMALLEST_STEP, UNIFORM_4, decode, join_nibbles, slices
 from devices.training.scores import ScoreWatch
 from devices.training.weights import QuantizedLinear
-
-SMALLEST_PACKED = 1024
-"""Tensors of fewer elements stay as they are: packing them gains nothing."""
+from devices.vocabulary.number_formats import GROUP, SMALLEST_PACKED
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-GROUP = 64
-"""Values that share one scale and zero."""
-
-GROUPS_AT_ONCE = 2**11
-"""Groups that are packed or unpacked together: their fp32 copies, half a megabyte each, lie beside
-everything else, and stay within the cache."""
+from devices.vocabulary.number_formats import GROUP, GROUPS_AT_ONCE
 
 UNIFORM_4 = tuple(float(code) for code in range(16))
 """What 4-bit codes stand for where the steps are equal."""

@@ -11,15 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from devices.training.codes import (
-    GROUP,
-    SMALLEST_STEP,
-    UNIFORM_4,
-    decode,
-    join_nibbles,
-)
+from devices.training.codes import SMALLEST_STEP, UNIFORM_4, decode, join_nibbles
 from devices.vocabulary.adapter import NOTHING_MERGED, Merged, ModuleKey
 from devices.vocabulary.merged import multiplied_out
+from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import BlockFormat, WeightFormat
 
 NF4_LEVELS = (

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from devices.vocabulary.number_formats import FP32_BYTES
 from traces.arrays import Float32Array
 
 HEADER = struct.Struct("<4sB3xII")
@@ -18,7 +19,6 @@ MAGIC = b"FCLK"
 Kind = Literal["broadcast", "update"]
 KINDS: tuple[Kind, ...] = ("broadcast", "update")
 SCALE_BYTES = 4
-FP32_BYTES = 4
 
 
 def fp32(values: Float32Array) -> bytes:

@@ -33,6 +33,7 @@ import numpy.typing as npt
 from devices.models.spec import ModelSpec
 from devices.vocabulary.adapter import Product
 from devices.vocabulary.merged import is_dense, num_numbers, summed
+from devices.vocabulary.number_formats import FP32_BYTES
 from devices.vocabulary.plan import (
     UPLOAD_BITS,
     Adapter,
@@ -43,16 +44,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from devices.wire.messages import (
-    FP32_BYTES,
-    HEADER,
-    SCALE_BYTES,
-    Reader,
-    fp32,
-    framed,
-    quantized,
-    unframed,
-)
+from devices.wire.messages import HEADER, SCALE_BYTES, Reader, fp32, framed, quantized, unframed
 from traces.arrays import BitsArray, BoolArray, Float32Array
 
 PRECISIONS = tuple(bits for bits in UPLOAD_BITS if bits > 0)

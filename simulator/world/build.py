@@ -13,12 +13,12 @@ from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
-from devices.cost.saved import GROUP
 from devices.datasets.dataset import TextDataset, load_dataset
 from devices.datasets.partition import DividedShards, DrawnShards, dirichlet_shards, iid_shards
 from devices.fleet.fleet import Fleet, Shards
 from devices.models.catalog import ModelSource, resolve
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import NullTrainer, Trainer
 from simulator.config.experiment import ConfigError

@@ -6,15 +6,9 @@ import pytest
 import torch
 
 from devices.cost.blocks import Batch, BlockTerms, block_terms, gradient_flow
-from devices.cost.saved import (
-    SMALLEST_PACKED,
-    SavedTensor,
-    block_tensors,
-    head_tensors,
-    raw_bytes,
-    rotary_tensors,
-)
+from devices.cost.saved import SavedTensor, block_tensors, head_tensors, raw_bytes, rotary_tensors
 from devices.models.spec import Attention, ModelSpec
+from devices.vocabulary.number_formats import SMALLEST_PACKED
 from devices.vocabulary.plan import TermGrid
 from tests.devices.cost.specs import (
     BERT_LINEARS,
