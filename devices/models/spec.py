@@ -112,7 +112,13 @@ class ModelSpec:
         return min(min(layer.in_features, layer.out_features) for layer in self.targets)
 
     def initial_adapter(self, rank: int, alpha: float, rng: np.random.Generator) -> Adapter:
-        """A drawn as in LoRA (Kaiming uniform, a = sqrt(5)), B zero; a head with std 0.02."""
+        """Draw the adapter that training starts from: A as in LoRA, B zero, and a random head.
+
+        A is Kaiming uniform with a = sqrt(5); the head is normal with a standard deviation of 0.02.
+        The head comes from a stream of its own, a child of ``rng``: the same seed gives the same
+        head at every rank, so that the untrained model is the same one.
+        """
+        (head_rng,) = rng.spawn(1)
         factors = {}
         for block in range(self.num_blocks):
             for layer in self.targets:
@@ -120,7 +126,7 @@ class ModelSpec:
                 b = np.zeros((layer.out_features, rank), dtype=np.float32)
                 factors[ModuleKey(block, layer.name)] = Factors(a, b)
         head: dict[str, Float32Array] = {
-            name: _drawn_head(name, shape, rng) for name, shape in self.head_shapes.items()
+            name: _drawn_head(name, shape, head_rng) for name, shape in self.head_shapes.items()
         }
         return Adapter(factors, head, alpha / rank)
 
