@@ -26,9 +26,7 @@ from devices.models.spec import ModelSpec
 from devices.tracing.meta_model import NUM_BLOCKS, PRIMES, Call, Stage, texts
 from devices.tracing.operator_trace import Tape, pass_trace, shadow_packed
 from devices.training.activations import BlockPacker, PackableBlock, recomputed
-from devices.training.model import (
-    quiet,
-)
+from devices.training.files import quiet
 
 
 class BlockTracer:

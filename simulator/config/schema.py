@@ -23,7 +23,16 @@ from algorithms.strategy import Strategy
 from simulator.config.faults import FaultsConfig
 from simulator.config.fleet import Fleet, NetworkConfig
 from simulator.config.own_strategy import check_scale
-from simulator.config.types import Count, Length, Name, OneOf, PathOrName, Positive, Section
+from simulator.config.types import (
+    Count,
+    Length,
+    Name,
+    OneOf,
+    PathOrName,
+    Positive,
+    Revision,
+    Section,
+)
 from traces.canonical import canonical
 
 
@@ -31,6 +40,7 @@ class Task(Section):
     """What is fine-tuned on what."""
 
     model: PathOrName = "minilm-l6"
+    revision: Revision | None = None  # of a model on the hub: a commit, branch or tag
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "value")
     data: PathOrName = "wordnet-16"
     max_length: Annotated[int, Field(ge=4, le=512)] = 32  # tokens; a device pads to it

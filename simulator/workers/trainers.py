@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from devices.architectures import model_spec
 from devices.datasets.dataset import TextDataset
-from devices.models.catalog import ModelSource, resolve
+from devices.models.catalog import MODELS, ModelSource, resolve
 from devices.models.spec import ModelSpec
 from devices.training.config import HostCompute, HostDtype, TrainingConfig
 from devices.vocabulary.plan import Adapter
@@ -91,6 +91,14 @@ class Trainers:
         """Return what went wrong with the cache since the last call, in words."""
         return self.cache.complaints() if self.cache else []
 
+    def try_model(self, config: RunConfig, world: World) -> None:
+        """Load a model of the user's own and turn all texts into its tokens, as a run would.
+
+        Nothing is done for a model whose files are known by their hash. Raises TrainingError.
+        """
+        if config.training != "none" and config.task.model not in MODELS:
+            self.get(config, world)
+
     @property
     def host_names(self) -> HostNames | None:
         """What the trainer computes with; None for timing only."""
@@ -158,6 +166,7 @@ def _torch_trainer(
         attention=settings.attention,
         eval_examples=config.evaluation.examples,
         max_loss=settings.max_loss,
+        revision=config.task.revision,
     )
     expected = _software() | {"the model's files": world.source.files_sha256}
     return partial(_make_here, training, world.data, expected)
@@ -177,7 +186,7 @@ def _make_here(
     from devices.training.trainer import TorchTrainer
 
     _host_names(training.compute, training.dtype)  # before it seems to be the model's fault
-    source = resolve(training.model)
+    source = resolve(training.model, training.revision)
     spec = model_spec(
         source, training.targets, num_classes=data.num_classes, attention=training.attention
     )
