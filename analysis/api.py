@@ -6,7 +6,8 @@ unless a reporter is given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from analysis.runs.frames import RunSet, open_runs
 from analysis.runs.load import Run, load_run
 from simulator.config.experiment import load_experiment, read_experiment
 from simulator.log.bulk_round import Wave
+from simulator.log.disk import writing_into
 from simulator.log.progress import Reporter
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 from simulator.runs.run import prepare_all
@@ -165,13 +167,14 @@ def load(*paths: Path | str) -> Result:
     )
 
 
-def _made(folder: Path | str) -> Path:
-    """The folder, made where it is missing. Raises RunError where it cannot be."""
+@contextmanager
+def _figures_into(folder: Path | str) -> Iterator[Path]:
+    """Hand out a folder whose files move to ``folder`` at the end. Raises RunError."""
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        with writing_into(Path(folder)) as staged:
+            yield staged
     except OSError as error:
         raise RunError(f"figures must be written to a folder, got {folder}: {error}") from None
-    return Path(folder)
 
 
 def _spec(name: str) -> figures.FigureSpec:
@@ -216,8 +219,9 @@ def write_figures(
     """
     chosen = [_spec(name) for name in names] or list(figures.FIGURES)
     comparison = result.compare(target=target)
-    folder = _made(folder)
-    return [p for spec in chosen for p in figures.write(spec, comparison, folder, paper=paper)]
+    with _figures_into(folder) as staged:
+        drawn = [p for spec in chosen for p in figures.write(spec, comparison, staged, paper=paper)]
+    return [Path(folder) / path.name for path in drawn]
 
 
 def write_sensitivity(
@@ -235,8 +239,7 @@ def write_sensitivity(
     else:
         name, frame = "sensitivity", sensitivity.frame(result.runs, key, target=target)
         files = figures.render(frame, sensitivity.draw, paper)
-    folder = _made(folder)
-    paths = {folder / f"{name}.{suffix}": content for suffix, content in files.items()}
-    for path, content in paths.items():
-        path.write_bytes(content)
-    return list(paths)
+    with _figures_into(folder) as staged:
+        for suffix, content in files.items():
+            (staged / f"{name}.{suffix}").write_bytes(content)
+    return [Path(folder) / f"{name}.{suffix}" for suffix in files]

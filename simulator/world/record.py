@@ -8,7 +8,7 @@ import yaml
 
 from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
-from simulator.log.disk import write_atomically
+from simulator.log.disk import writing_into
 from simulator.log.manifest import RunFolderError, read_manifest
 from simulator.world.build import build_world
 from simulator.world.recorded import fault_schedules, write_conditions
@@ -44,9 +44,11 @@ def record(run_folder: Path, output: Path) -> Path:
     plain.pop("network", None)  # the conditions hold it
     plain["faults"] = fault_schedules(world.faults, manifest["simulated_s"])
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_conditions(output / "conditions.json", world.fleet, world.shared_links)
-        write_atomically(output / "experiment.yaml", yaml.safe_dump(plain, sort_keys=False))
+        with writing_into(output) as folder:
+            write_conditions(folder / "conditions.json", world.fleet, world.shared_links)
+            (folder / "experiment.yaml").write_text(
+                yaml.safe_dump(plain, sort_keys=False), "utf-8", newline="\n"
+            )
     except OSError as error:
         raise UserError(f"the conditions cannot be written to {output}: {error}") from None
     return output / "experiment.yaml"
