@@ -26,7 +26,7 @@ from devices.models.spec import ModelSpec
 from devices.tracing.meta_model import NUM_BLOCKS, PRIMES, BlockCall, MetaModel, texts
 from devices.tracing.operator_trace import OperatorTrace, pass_trace, shadow_packed
 from devices.training.activations import BlockPacker, PackableBlock, recomputed
-from devices.training.model import quiet
+from devices.training.files import quiet
 
 
 class BlockTracer:

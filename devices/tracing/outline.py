@@ -22,7 +22,8 @@ from transformers.pytorch_utils import Conv1D
 from devices.models.catalog import ModelSource
 from devices.models.families import LinearSpec, chosen_layers
 from devices.models.spec import Attention, ModelSpec, Outline
-from devices.training.model import configure, quiet
+from devices.training.files import quiet
+from devices.training.model import configure
 
 _ATTENDING = ("_softmax", "_safe_softmax", "_scaled_dot_product_flash_attention_for_cpu")
 

@@ -88,7 +88,7 @@ class Server:
             self._opened_s = self._env.now  # a deadline counts from when somebody can be asked
             self._fill("round_opened")
             yield from self._wait_for_wave()
-            while not self._is_ready():
+            while self._can_change() and not self._is_ready():
                 yield from self._wait()
                 if self._is_void() or not self._is_ready():
                     self._fill("refilled")
@@ -139,6 +139,12 @@ class Server:
             return False  # everybody here sits out, and another will come
         waited_s = pacing.deadline_s if self._is_due() else self._env.now - self._opened_s
         return pacing.ready(len(self._in_flight), len(self._arrived), waited_s)
+
+    def _can_change(self) -> bool:
+        """Whether a device at work, one that comes or the deadline can still change the round."""
+        if self._in_flight or math.isfinite(self._fed.pacing.deadline_s):
+            return True
+        return self._slots() > 0 and math.isfinite(self._next_arrival_s())
 
     def note(self, name: str, details: Mapping[str, Any], device: DeviceId | None = None) -> None:
         """Log an event of this instant."""

@@ -1,6 +1,7 @@
 """Conditions that change at one instant, or on a device that waits: none is missed or doubled."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,3 +186,48 @@ def test_joining_leaving_and_restarts_each_leave_a_record():
     assert found["joined", 0] == 0.3
     assert found["left", 1] == 0.4
     assert found["server_restarted", None] == pytest.approx(0.2)
+
+
+MIXED = [
+    # when_offline, cut_transfers, device offline, link lost, seconds of the whole transfer of 4 s
+    ("resume", "resume", (2, 3), (1, 5), 8.0),
+    ("restart", "resume", (2, 3), (1, 5), 9.0),
+    ("resume", "restart", (2, 3), (1, 5), 9.0),
+    ("resume", "resume", (1, 5), (2, 3), 8.0),
+    ("restart", "resume", (1, 5), (2, 3), 9.0),
+    ("resume", "restart", (1, 5), (2, 3), 9.0),
+    ("restart", "resume", (1, 2), (2, 3), 7.0),
+    ("resume", "restart", (1, 2), (2, 3), 7.0),
+    ("restart", "resume", (2, 3), (1, 2), 7.0),
+    ("resume", "restart", (1, 3), (1, 2), 7.0),
+    ("restart", "resume", (1, 2), (1, 3), 7.0),
+]
+
+
+@pytest.mark.parametrize(("when_offline", "cut_transfers", "away", "lost", "ends_s"), MIXED)
+def test_each_outage_under_way_applies_its_own_policy(
+    when_offline: Any,
+    cut_transfers: str,
+    away: tuple[int, int],
+    lost: tuple[int, int],
+    ends_s: float,
+) -> None:
+    """As docs/conditions.md says, also where one outage begins within the other."""
+    availability = AvailabilityTrace.of([(0.0, away[0]), (away[1], 100.0)], 100.0)
+    down_bytes = run([make_device(0)], rounds=1).clients[0].download_bytes
+    device = make_device(0, rate_bytes_per_s=down_bytes / 4, availability=availability)
+    schedule = [{"device": 0, "at_s": lost[0], "down_s": lost[1] - lost[0]}]
+    given = faults(1, cut_transfers=cut_transfers, link_loss={"schedule": schedule})
+    log = run([device], rounds=1, faults=given, when_offline=when_offline)
+    started = [event.at_s for event in log.events if event.name == "training_started"]
+    assert started == [pytest.approx(ends_s)]
+
+
+def test_a_link_lost_while_the_device_is_away_drops_its_transfer_at_once() -> None:
+    availability = AvailabilityTrace.of([(0.0, 1.0), (5.0, 100.0)], 100.0)
+    down_bytes = run([make_device(0)], rounds=1).clients[0].download_bytes
+    device = make_device(0, rate_bytes_per_s=down_bytes / 4, availability=availability)
+    schedule = [{"device": 0, "at_s": 2, "down_s": 1}]
+    given = faults(1, cut_transfers="drop", link_loss={"schedule": schedule})
+    (record,) = run([device], rounds=1, faults=given, when_offline="resume").clients
+    assert (record.outcome, record.finished_s) == ("lost", pytest.approx(2.0))
