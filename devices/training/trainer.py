@@ -17,6 +17,7 @@ from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
 from devices.training.data import (
     TokenizedTexts,
+    check_tokens,
     draw_batches,
     in_common_order,
     length_sorted_chunks,
@@ -24,6 +25,7 @@ from devices.training.data import (
     tokenize,
 )
 from devices.training.evaluation import score_chunk
+from devices.training.files import said_in_words
 from devices.training.host import choose_host, keep_freed_memory, make_reproducible
 from devices.training.model import load_model
 from devices.training.penalties import Penalty, penalties_of
@@ -73,6 +75,7 @@ class TorchTrainer:
         self._test_chunks = length_sorted_chunks(
             tested, self._test_texts.lengths, config.eval_batch_size
         )
+        self._check_runs()
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         results: dict[int, TrainingResult] = {}
@@ -104,8 +107,18 @@ class TorchTrainer:
         chosen = stratified_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
         return block_salience(self._model, texts.batch(chosen, self.host.device), metric)
 
+    def _check_runs(self) -> None:
+        """Raise ValueError for a model that fails on its first text, or gives no number."""
+        one = self._train_texts.batch(np.zeros(1, dtype=np.int64), self.host.device)
+        with said_in_words(self.source, "that classifies a text"):
+            with torch.no_grad():
+                logits = self._model.logits(one)
+            if logits.shape != (1, self.spec.num_classes) or not logits.isfinite().all():
+                raise ValueError(f"{logits.flatten().tolist()} for the first text")
+
     def _tokenized(self, texts: Sequence[str], labels: IntArray) -> TokenizedTexts:
         ids = tokenize(self.source, texts, self._config.max_length)
+        check_tokens(self.source, texts, ids, self._model.vocabulary_size)
         return TokenizedTexts(ids, labels, self._model.pad_id)
 
     def _train(self, job: TrainingJob) -> TrainingResult:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from traces.importers.result import MAX_LENGTH_S, Recording, name_of, steps
-from traces.text import Line, excerpt, number, read_lines
+from traces.text import TextLine, excerpt, number, read_lines
 
 COLUMNS = ("epoch", "uptime_ms", "latitude", "longitude", "bytes", "interval_ms")
 EPOCH_2001_S = 978e6
@@ -63,7 +63,7 @@ def _read(path: Path, epoch: str, units_per_s: float) -> Recording:
     return Recording(name_of(path), trace, notes=notes)
 
 
-def _row(line: Line, epoch: str, units_per_s: float) -> _LogRow:
+def _row(line: TextLine, epoch: str, units_per_s: float) -> _LogRow:
     fields = line.text.split()
     if len(fields) != len(COLUMNS):
         raise ValueError(
