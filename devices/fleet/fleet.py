@@ -158,7 +158,11 @@ class Fleet(Sequence[Device]):
 
 
 class _Trace(Protocol):
-    def begun_at(self: TraceT, offset_s: float) -> TraceT: ...
+    """A trace of any kind, which a device begins at an offset."""
+
+    def begun_at(self: TraceT, offset_s: float) -> TraceT:
+        """Return the trace for a clock that starts ``offset_s`` further into it."""
+        ...
 
 
 TraceT = TypeVar("TraceT", bound=_Trace)

@@ -47,7 +47,7 @@ class TrainingResult(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The global model on the held-out examples."""
+    """The accuracy and mean loss of the global model on the held-out examples."""
 
     accuracy: float
     loss: float
@@ -64,7 +64,10 @@ class ChunkScore(NamedTuple):
 
 
 def combine(scores: Iterable[ChunkScore]) -> Evaluation:
-    """Accuracy and mean loss over all chunks, whoever scored them and in whatever order."""
+    """Return the evaluation that the scores of all chunks add up to, in any order.
+
+    The loss is the mean over examples, from an exact sum.
+    """
     counts, correct, losses, by_class = zip(*scores, strict=True)
     classes = (map(sum, zip(*of_class, strict=True)) for of_class in zip(*by_class, strict=True))
     shares = tuple(right / num if num else math.nan for num, right in classes)
