@@ -174,7 +174,7 @@ def _wrong_result(method: str, arguments: Sequence[Any], result: Any) -> str | N
 def _read(folder: Path, file: str) -> Source:
     path = folder / file
     try:
-        stay_inside(file, folder)
+        stay_inside(file, folder=folder)
         if path.exists() and not path.is_file():  # a device or a pipe may never end
             raise ValueError("it is no regular file")
         return Source(path.absolute(), path.read_bytes())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def stay_inside(named: Any, folder: Path = Path()) -> Any:
+def stay_inside(named: Any, *, folder: Path = Path()) -> Any:
     """A name, or a path that starts at ``folder``, as it is.
 
     Raises ValueError where it is relative and leads out, by ``..`` or by a symbolic link.
