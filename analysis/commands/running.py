@@ -21,7 +21,7 @@ from analysis.commands.options import (
     Overrides,
     Workers,
 )
-from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.experiment import ConfigError, code_of, load_experiment
 from simulator.config.schema import RunConfig
 from simulator.log.progress import reporter
 from simulator.log.writers import WriterSpec, find_writers
@@ -55,7 +55,10 @@ def run_experiment(
 ) -> None:
     """Simulate the strategies of an experiment; finished runs are kept as they are."""
     writers = find_writers(log or ())
-    configs = select(load_experiment(file, overrides or ()), only, option="--only")
+    for code in code_of(file, overrides or ()):
+        print(f"{file}: runs the code in {code}", file=sys.stderr)
+    configs = load_experiment(file, overrides or (), code="of_run_folders")
+    configs = select(configs, only, option="--only")
     kept = None if no_cache else open_cache(cache, cache_gb)
     trainers = Trainers(workers, kept, executor=executor)
     run_all(configs, file, output=output, trainers=trainers, writers=writers)
