@@ -10,11 +10,21 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
 ROOMS = {
     "traces": (
-        *("arrays", "text", "steps", "bandwidth", "availability", "formats", "statistics"),
+        *("arrays", "units", "text", "steps", "bandwidth", "availability", "formats", "statistics"),
         *("generators", "catalog", "signals", "importers"),
     ),
     "devices": (
-        *("vocabulary", "fleet", "datasets", "models", "wire", "cost", "training", "tracing"),
+        *(
+            "vocabulary",
+            "fleet",
+            "fetching",
+            "datasets",
+            "models",
+            "wire",
+            "cost",
+            "training",
+            "tracing",
+        ),
         "architectures",
     ),
     "algorithms": (

@@ -11,6 +11,7 @@ import typer
 
 from analysis.calibration.calibrate import calibrate
 from analysis.commands import traces
+from analysis.commands.fetch import fetch
 from analysis.commands.figures import figures
 from analysis.commands.reports import compare, report, timeline
 from analysis.commands.running import (
@@ -22,6 +23,7 @@ from analysis.commands.running import (
 )
 from analysis.commands.sweeps import summary, sweep
 from devices.cost.measured import OutsideMeasuredError
+from devices.fetching.packages import FetchError
 from devices.vocabulary.trainer import TrainingError
 from simulator.config.problems import UserError
 from simulator.log.checked import InvariantError
@@ -40,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "validate": validate,
     "record": record_conditions,
     "list": list_names,
+    "fetch": fetch,
     "calibrate": calibrate,
     "compare": compare,
     "figures": figures,
@@ -71,7 +74,7 @@ def main() -> None:
     _check_packages()
     try:
         app()
-    except (UserError, TrainingError, OutsideMeasuredError) as error:
+    except (UserError, TrainingError, OutsideMeasuredError, FetchError) as error:
         complain(error)
         sys.exit(2)
     except InvariantError as error:

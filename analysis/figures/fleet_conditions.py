@@ -24,10 +24,11 @@ from simulator.engine.faults import Faults
 from simulator.world.build import World, build_world
 from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace
+from traces.units import BYTES_PER_S_PER_MBPS
 
 NUM_STEPS = 240
 MAX_DEVICES = 200  # of a larger fleet: so many, evenly spread
-BYTES_PER_S_PER_MBPS = 125_000.0
+
 WAYS = {"download": style.BLUE, "upload": style.VERMILLION}
 QUARTILES = (0.25, 0.5, 0.75)
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from traces.arrays import FloatArray
 from traces.availability import device_id
-from traces.formats import BYTES_PER_S_PER_MBPS, MAX_MBPS
 from traces.text import Row, excerpt, read_table
+from traces.units import BYTES_PER_S_PER_MBPS, MAX_MBPS
 
 NAMES = ("profile", "link", "availability")
 LARGEST = {

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from devices.models.fetched import FETCHED, FetchedModel, fetched_folder
+
 HUB_TIMEOUT_S = 5.0
 """How long the hub may take to answer at all."""
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -57,7 +59,7 @@ class ModelSource:
     pinned: str  # package==version, hub name@revision, or the directory
 
 
-MODELS: Mapping[str, PackagedModel | DrawnModel] = MappingProxyType(
+MODELS: Mapping[str, PackagedModel | DrawnModel | FetchedModel] = MappingProxyType(
     {
         "minilm-l6": PackagedModel(
             title="all-MiniLM-L6-v2: BERT, 6 blocks of width 384, 22.7 M parameters",
@@ -83,6 +85,7 @@ MODELS: Mapping[str, PackagedModel | DrawnModel] = MappingProxyType(
                 }
             ),
         ),
+        **FETCHED,
     }
 )
 
@@ -101,6 +104,8 @@ def resolve(name: str) -> ModelSource:
         return ModelSource(name, None, bundled.config, drawn, drawn, bundled.licence, pinned)
     if isinstance(bundled, PackagedModel):
         return _packaged(name, bundled)
+    if isinstance(bundled, FetchedModel):
+        return _fetched(name, bundled)
     if os.path.isdir(name):  # false, where Path.is_dir raises: a name too long, a folder shut
         return _local(name, Path(name), licence="the user's own", pinned=str(Path(name).resolve()))
     return _from_hub(name)
@@ -122,6 +127,19 @@ def _packaged(name: str, model: PackagedModel) -> ModelSource:
         raise ValueError(
             f"model.safetensors of {name} must have sha256 {model.sha256}, got {source.sha256} "
             f"({directory}); reinstall {model.package}=={model.version}"
+        )
+    return source
+
+
+def _fetched(name: str, model: FetchedModel) -> ModelSource:
+    directory = fetched_folder(name, model)
+    if not directory.is_dir():
+        raise ValueError(f"the model {name} must be fetched first: fedclock fetch {name}")
+    source = _local(name, directory, licence=model.licence, pinned=model.pinned)
+    if source.sha256 != model.sha256:
+        raise ValueError(
+            f"model.safetensors of {name} must have sha256 {model.sha256}, got {source.sha256} "
+            f"({directory}); remove that folder, then: fedclock fetch {name}"
         )
     return source
 

@@ -16,7 +16,7 @@ from simulator.config.fleet import Calendar, DeviceGroup, Fleet, LinkReplay
 from simulator.config.paths import profile_inside, stay_inside
 from simulator.config.problems import Problems
 from simulator.engine.seeds import stream
-from traces.formats import BYTES_PER_S_PER_MBPS
+from traces.units import BYTES_PER_S_PER_MBPS
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_without_a_network_a_hub_name_fails_and_names_what_works(
     environment: dict[str, str], reason: str, tmp_path: Path
 ) -> None:
     message, heavy = resolve_elsewhere(environment, tmp_path)
-    assert "minilm-l6, tiny, a local directory" in message
+    assert f"{', '.join(MODELS)}, a local directory" in message
     assert "'nobody/nothing'" in message
     assert reason in message
     assert heavy == "False False"

@@ -213,10 +213,10 @@ WRONG_LISTS = {
     "cut": (f"u 1 1402358400000 2 1000 {DAY_MS}", "line 1: the sessions must sum to whole days"),
     "short": ("u 1 1402358400000 2", "line 1: expected user, state, start, time zone and at leas"),
     "state": (f"u 2 1402358400000 2 {DAY_MS}", "line 1: the first state must be 0 or 1, found '2'"),
-    "start": (f"u 1 yesterday 2 {DAY_MS}", "line 1: start must be whole milliseconds .* 'yester"),
+    "start": (f"u 1 yesterday 2 {DAY_MS}", "line 1: start in ms must be a whole number .* 'y"),
     "zone": (f"u 1 1402358400000 99 {DAY_MS}", "line 1: time zone in hours must be a number"),
-    "negative": (f"u 1 1402358400000 2 -5 {DAY_MS + 5}", "line 1: a session must be whole .* '-5'"),
-    "long": (f"u 1 1402358400000 2 {DAY_MS * 400}", "line 1: a session must be whole milliseconds"),
+    "negative": (f"u 1 1402358400000 2 -5 {DAY_MS + 5}", "line 1: a session in ms must be .* '-5'"),
+    "long": (f"u 1 1402358400000 2 {DAY_MS * 400}", "line 1: a session in ms must be a whole"),
     "nothing": ("u 1 1402358400000 2 0", "line 1: the sessions must sum to whole days"),
 }
 

