@@ -384,12 +384,12 @@ def test_a_changed_copy_in_a_run_folder_is_said_and_not_run(tmp_path: Path) -> N
     assert str(folder / "half.py") in str(error.value)
 
 
-EVIL = "from pathlib import Path\nPath(r'{}').write_text('run')\n" + HALF
+EVIL = "from pathlib import Path\nPath(r'PLACE').write_text('run')\n" + HALF
 
 
 def test_a_run_folder_is_read_without_running_its_code(tmp_path: Path) -> None:
     folder = simulate(load(tmp_path), tmp_path / "runs" / "run")
-    (folder / "half.py").write_text(EVIL.format(tmp_path / "was-run"), "utf-8")
+    (folder / "half.py").write_text(EVIL.replace("PLACE", str(tmp_path / "was-run")), "utf-8")
     config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     config["strategy"].pop("source_sha256")
     (folder / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
