@@ -1,4 +1,4 @@
-"""Sizes and costs of any model: in closed form, or as its own code tells them."""
+"""Gives the sizes and costs of any model: in closed form, or read off the model's own code."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def model_spec(
     num_classes: int,
     attention: Attention = "eager",
 ) -> ModelSpec:
-    """The sizes of a model adapted on ``targets``. It is not loaded; where its family has no closed
-    forms, its code is run without numbers, which takes torch.
+    """Describe a model adapted on ``targets`` by its sizes, without loading its weights.
+
+    Where its family has no closed forms, its code is run without numbers, which needs torch.
 
     Raises ValueError for a model that is no list of equal transformer blocks, a target that it has
     not, or an attention that transformers has not for it.
@@ -51,7 +52,7 @@ def plan_costs(
     compute_bits: ComputeBits = 32,
     lora_dropout: float = 0.0,
 ) -> ClosedFormCost:
-    """Of plans for this model, on texts of so many tokens.
+    """Return the cost model of plans for this model, on texts of ``length`` tokens.
 
     There are closed forms for training without dropout; with it blocks are traced as well.
     """

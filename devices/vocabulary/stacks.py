@@ -1,4 +1,4 @@
-"""Which jobs are trained in one pass: one frozen base, and each job's own adapter over it.
+"""Groups jobs that are trained in one pass: one frozen base, and each job's own adapter over it.
 
 This follows from the list of jobs alone, never from who trains it. A matrix product may round
 differently with other rows beside it, so a result depends, in its last digits, on what it is
@@ -13,7 +13,7 @@ from devices.vocabulary.trainer import TrainingJob
 
 
 def stacks_of(jobs: Sequence[TrainingJob]) -> list[tuple[int, ...]]:
-    """Indices of the jobs of each pass, at most ``TrainingJob.stack`` of them; each job is in one.
+    """Return the indices of each pass's jobs, at most ``TrainingJob.stack``; each job is in one.
 
     Jobs go together in the order of the list, where their passes have one shape. Without some of
     the stacks, the rest of the list falls into the same stacks: a part of it can come out of a
@@ -30,7 +30,7 @@ def stacks_of(jobs: Sequence[TrainingJob]) -> list[tuple[int, ...]]:
 
 
 def _shape_of_pass(job: TrainingJob) -> Hashable:
-    """The same for two jobs that can be stacked; None for one that must be alone.
+    """Return a key that is equal for two jobs that can be stacked; None for one that must be alone.
 
     Alone are packed activations, whose noise is drawn tensor by tensor, and a penalty on tails.
     Which terms a job holds and trains is its own affair, as long as its backward pass goes as deep.

@@ -1,4 +1,7 @@
-"""What the engine needs of training: real gradients in zero simulated seconds."""
+"""Defines what the engine needs of training, and what a trainer guarantees.
+
+Training is real, but takes no simulated time: seconds, bytes and joules follow from the plan alone.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,14 @@ SalienceMetric = Literal["wanda", "taylor", "influence", "outerr"]
 
 
 class TrainingError(Exception):
-    """Training cannot go on; the message is all that a user needs to see."""
+    """Training that cannot go on. The message is all that a user needs to see."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingJob:
-    """One device's local training.
+    """One device's local training: all that its result depends on.
 
-    The result is a function of these and nothing else; but with ``stack`` above 1 its last digits
-    depend on the jobs that it is stacked with.
+    With ``stack`` above 1 its last digits depend on the jobs that it is stacked with, too.
     """
 
     plan: TrainingPlan
@@ -35,7 +37,7 @@ class TrainingJob:
 
 
 class TrainingResult(NamedTuple):
-    """The adapter after the plan's steps, before the wire; terms not trained are untouched."""
+    """The adapter after the plan's steps, before it is encoded; terms not trained are untouched."""
 
     adapter: Adapter
     train_loss: float  # mean over the steps
@@ -44,15 +46,15 @@ class TrainingResult(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The global model on the held-out examples."""
+    """The score of the global model on the held-out examples."""
 
-    accuracy: float
-    loss: float
+    accuracy: float  # share of correct answers, in [0, 1]; NaN: not measured
+    loss: float  # mean cross-entropy, in nats; NaN: not measured
     by_class: tuple[float, ...] = ()  # accuracy on each class; NaN where none of it is held out
 
 
 class ChunkScore(NamedTuple):
-    """What one chunk of the held-out examples adds to an evaluation."""
+    """The counts and the loss of one chunk of the held-out examples, to be added to others."""
 
     num_examples: int
     num_correct: int
@@ -61,7 +63,7 @@ class ChunkScore(NamedTuple):
 
 
 def combine(scores: Iterable[ChunkScore]) -> Evaluation:
-    """Accuracy and mean loss over all chunks, whoever scored them and in whatever order."""
+    """Put chunks' scores together: the same Evaluation, whoever scored them, in whatever order."""
     counts, correct, losses, by_class = zip(*scores, strict=True)
     classes = (map(sum, zip(*of_class, strict=True)) for of_class in zip(*by_class, strict=True))
     shares = tuple(right / num if num else math.nan for num, right in classes)
@@ -69,39 +71,68 @@ def combine(scores: Iterable[ChunkScore]) -> Evaluation:
 
 
 class HostNames(NamedTuple):
-    """What a trainer computes with, which its results depend on."""
+    """The device and the number format of a trainer, which its results depend on."""
 
     compute: Literal["cpu", "cuda"]
     dtype: Literal["bf16", "fp32"]  # of matrix products
 
 
 class Trainer(Protocol):
-    """Trains many jobs at once, in any order and on any number of workers, with one result."""
+    """Trains jobs and tests models, in no simulated time.
 
-    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]: ...
+    A result is a function of the job, the model, the data and the settings of training. It does not
+    depend on the number of workers, on the order of the calls, or on what was trained before.
+    """
 
-    def evaluate(self, adapter: Adapter) -> Evaluation: ...
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        """Train each job from its broadcast; return one result a job, in the order of ``jobs``.
+
+        The adapters have the shapes of the broadcast's, and their frozen and truncated terms are
+        as they were broadcast. Training that goes to infinity is no error: its result says so in
+        ``diverged``. Raises TrainingError where no worker can train, and ValueError for a plan or
+        an adapter that does not fit the model.
+        """
+        ...
+
+    def evaluate(self, adapter: Adapter) -> Evaluation:
+        """Test the model with this adapter on the held-out examples, the same ones every time.
+
+        All blocks are present, and their weights in fp32. Raises as ``train`` does.
+        """
+        ...
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        """(L,): how much each block matters to the model, larger is more."""
+        """Measure how much each block matters to the base model: (L,), larger matters more.
+
+        Values are finite and at least 0; their unit is the metric's own.
+        """
         ...
 
 
 class ChunkedTrainer(Trainer, Protocol):
-    """A trainer whose evaluation several of its kind can share: ``combine`` puts it together."""
+    """A trainer whose evaluation several of its kind can share, chunk by chunk.
+
+    ``combine`` of the scores of all chunks is what ``evaluate`` returns.
+    """
 
     @property
-    def host_names(self) -> HostNames: ...
+    def host_names(self) -> HostNames:
+        """The device and number format that it computes with."""
+        ...
 
     @property
-    def num_chunks(self) -> int: ...
+    def num_chunks(self) -> int:
+        """The number of chunks of the held-out examples, at least 1; they are numbered from 0."""
+        ...
 
-    def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]: ...
+    def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
+        """Score each of these chunks, in their order; the result follows from adapter and chunk."""
+        ...
 
 
 @dataclass(frozen=True)
 class NullTrainer:
-    """Timing only: adapters come back as they went out, and nothing is known of the model."""
+    """A trainer that trains nothing: adapters come back as they went out, and no score is known."""
 
     num_blocks: int
 
