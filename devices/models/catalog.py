@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from devices.datasets.own import portable_name
 from devices.models.directory import ModelFiles, check_inside, read_directory
 from devices.models.fetched import FETCHED, FetchedModel, fetched_folder
 from devices.models.hub import HubError, from_hub
+from traces.canonical import canonical
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,10 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
             f"{revision} for {name}, which is {'bundled' if bundled else 'a directory'}"
         )
     if isinstance(bundled, DrawnModel):
-        digest = hashlib.sha256(json.dumps(dict(bundled.config), sort_keys=True).encode())
-        drawn = digest.hexdigest()
+        config = dict(bundled.config)  # plain, since it is sent to workers
+        drawn = hashlib.sha256(canonical(config).encode()).hexdigest()
         pinned = "drawn from a seed"
-        return ModelSource(name, None, bundled.config, drawn, drawn, bundled.licence, pinned)
+        return ModelSource(name, None, config, drawn, drawn, bundled.licence, pinned)
     if isinstance(bundled, PackagedModel):
         return _packaged(name, bundled)
     if isinstance(bundled, FetchedModel):

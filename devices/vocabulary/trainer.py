@@ -1,7 +1,4 @@
-"""Defines what the engine needs of training, and what a trainer guarantees.
-
-Training is real, but takes no simulated time: seconds, bytes and joules follow from the plan alone.
-"""
+"""Defines what the engine needs of a trainer, which takes no simulated time."""
 
 from __future__ import annotations
 
@@ -19,42 +16,46 @@ SalienceMetric = Literal["wanda", "taylor", "influence", "outerr"]
 
 
 class TrainingError(Exception):
-    """Training that cannot go on. The message is all that a user needs to see."""
+    """Training cannot go on; the message tells the user why and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingJob:
-    """One device's local training: all that its result depends on.
+    """A training job is one device's local training.
 
-    With ``stack`` above 1 its last digits depend on the jobs that it is stacked with, too.
+    Its result is a function of these fields and nothing else; only with ``stack`` above 1 do its
+    last digits also depend on the jobs that it is stacked with (``devices/vocabulary/stacks.py``).
     """
 
     plan: TrainingPlan
     broadcast: Broadcast
     examples: IntArray  # (n,): the device's shard, as indices into the training set
     seed: int
-    stack: int = 1  # jobs that may be trained in one pass; see devices/vocabulary/stacks.py
+    stack: int = 1  # most jobs that may be trained in one pass
 
 
 class TrainingResult(NamedTuple):
-    """The adapter after the plan's steps, before it is encoded; terms not trained are untouched."""
+    """A training result is the adapter after a plan's local steps, before it is uploaded.
+
+    Terms that were not trained have the values of the broadcast.
+    """
 
     adapter: Adapter
     train_loss: float  # mean over the steps
     squared_loss: float = math.nan  # mean of the squared losses of the examples; NaN: not measured
-    diverged: str = ""  # how training went to infinity, where it did
+    diverged: str = ""  # how a loss or weight became infinite; empty if none did
 
 
 class Evaluation(NamedTuple):
-    """The score of the global model on the held-out examples."""
+    """The accuracy and mean loss of the global model on the held-out examples."""
 
-    accuracy: float  # share of correct answers, in [0, 1]; NaN: not measured
-    loss: float  # mean cross-entropy, in nats; NaN: not measured
+    accuracy: float
+    loss: float
     by_class: tuple[float, ...] = ()  # accuracy on each class; NaN where none of it is held out
 
 
 class ChunkScore(NamedTuple):
-    """The counts and the loss of one chunk of the held-out examples, to be added to others."""
+    """A chunk score is what one chunk of the held-out examples adds to an evaluation."""
 
     num_examples: int
     num_correct: int
@@ -63,7 +64,10 @@ class ChunkScore(NamedTuple):
 
 
 def combine(scores: Iterable[ChunkScore]) -> Evaluation:
-    """Put chunks' scores together: the same Evaluation, whoever scored them, in whatever order."""
+    """Return the evaluation that the scores of all chunks add up to, in any order.
+
+    The loss is the mean over examples, from an exact sum.
+    """
     counts, correct, losses, by_class = zip(*scores, strict=True)
     classes = (map(sum, zip(*of_class, strict=True)) for of_class in zip(*by_class, strict=True))
     shares = tuple(right / num if num else math.nan for num, right in classes)
@@ -71,68 +75,70 @@ def combine(scores: Iterable[ChunkScore]) -> Evaluation:
 
 
 class HostNames(NamedTuple):
-    """The device and the number format of a trainer, which its results depend on."""
+    """The hardware and number format that a trainer computes with; its results depend on both."""
 
     compute: Literal["cpu", "cuda"]
     dtype: Literal["bf16", "fp32"]  # of matrix products
 
 
 class Trainer(Protocol):
-    """Trains jobs and tests models, in no simulated time.
+    """A trainer does the real training and evaluation of a run.
 
-    A result is a function of the job, the model, the data and the settings of training. It does not
-    depend on the number of workers, on the order of the calls, or on what was trained before.
+    Its results depend on its arguments alone, not on the order of calls or the number of workers.
     """
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-        """Train each job from its broadcast; return one result a job, in the order of ``jobs``.
+        """Return the result of each job, in the order of the jobs.
 
-        The adapters have the shapes of the broadcast's, and their frozen and truncated terms are
-        as they were broadcast. Training that goes to infinity is no error: its result says so in
-        ``diverged``. Raises TrainingError where no worker can train, and ValueError for a plan or
-        an adapter that does not fit the model.
+        Adapters have the shapes of the broadcast's. Training that goes to infinity is no error: the
+        result says so in ``diverged``. Raises TrainingError where training cannot go on, and
+        ValueError for a plan or an adapter that does not fit the model.
         """
         ...
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        """Test the model with this adapter on the held-out examples, the same ones every time.
+        """Return the accuracy and loss of the global model on the held-out examples.
 
-        All blocks are present, and their weights in fp32. Raises as ``train`` does.
+        They are the same examples every time. All blocks are present, their weights in fp32.
+        Raises as ``train`` does.
         """
         ...
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        """Measure how much each block matters to the base model: (L,), larger matters more.
+        """Return (L,): how much each block matters to the pretrained model; larger is more.
 
-        Values are finite and at least 0; their unit is the metric's own.
+        Values are finite; their unit is the metric's own.
         """
         ...
 
 
 class ChunkedTrainer(Trainer, Protocol):
-    """A trainer whose evaluation several of its kind can share, chunk by chunk.
+    """A chunked trainer can evaluate a part of the held-out examples.
 
-    ``combine`` of the scores of all chunks is what ``evaluate`` returns.
+    Several of them share one evaluation, which ``combine`` makes of their scores.
     """
 
     @property
     def host_names(self) -> HostNames:
-        """The device and number format that it computes with."""
+        """The hardware and number format that it computes with."""
         ...
 
     @property
     def num_chunks(self) -> int:
-        """The number of chunks of the held-out examples, at least 1; they are numbered from 0."""
+        """The number of chunks that the held-out examples are divided into."""
         ...
 
     def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
-        """Score each of these chunks, in their order; the result follows from adapter and chunk."""
+        """Return the score of each of these chunks, numbered from 0, in the order given."""
         ...
 
 
 @dataclass(frozen=True)
 class NullTrainer:
-    """A trainer that trains nothing: adapters come back as they went out, and no score is known."""
+    """A null trainer serves runs of timing alone: it returns adapters as they were broadcast.
+
+    Losses and accuracy are NaN, and every block is as salient as another.
+    """
 
     num_blocks: int
 

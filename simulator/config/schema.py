@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +33,7 @@ from simulator.config.types import (
     Revision,
     Section,
 )
+from traces.canonical import canonical
 
 
 class Task(Section):
@@ -172,8 +172,7 @@ class RunConfig(Section):
     def hash(self) -> str:
         """Eight hexadecimal digits that change with any key but the seed and the names."""
         plain = {k: v for k, v in self.resolved().items() if k not in ("seed", "name", "label")}
-        text = json.dumps(plain, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return hashlib.sha256(canonical(plain).encode()).hexdigest()[:8]
 
     @property
     def folder(self) -> Path:
