@@ -21,6 +21,7 @@ from analysis.commands.options import (
     Overrides,
     Workers,
 )
+from devices.vocabulary.trainer import TrainingError
 from simulator.config.experiment import ConfigError, code_of, load_experiment
 from simulator.config.schema import RunConfig
 from simulator.log.progress import reporter
@@ -68,15 +69,17 @@ def validate(
     files: Annotated[list[Path], typer.Argument(help="experiment YAML files")],
     overrides: Overrides = None,
 ) -> None:
-    """Check experiments: keys, names, budgets. Nothing is written."""
+    """Check experiments: keys, names, budgets, models of one's own. Nothing is written."""
     failed = False
     for file in files:
         try:
-            for checked in prepare_all(load_experiment(file, overrides or ()), file, NOWHERE):
-                for note in checked.notes:
-                    print(f"{file}: {note}")
+            with Trainers(1) as trainers:
+                for checked in prepare_all(load_experiment(file, overrides or ()), file, NOWHERE):
+                    trainers.try_model(checked.config, checked.world)
+                    for note in checked.notes:
+                        print(f"{file}: {note}")
             print(f"{file}: valid")
-        except ConfigError as error:
+        except (ConfigError, TrainingError) as error:
             complain(error)
             failed = True
     if failed:

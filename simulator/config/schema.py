@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,13 +24,24 @@ from algorithms.strategy import Strategy
 from simulator.config.faults import FaultsConfig
 from simulator.config.fleet import Fleet, NetworkConfig
 from simulator.config.own_strategy import check_scale
-from simulator.config.types import Count, Length, Name, OneOf, PathOrName, Positive, Section
+from simulator.config.types import (
+    Count,
+    Length,
+    Name,
+    OneOf,
+    PathOrName,
+    Positive,
+    Revision,
+    Section,
+)
+from traces.canonical import canonical
 
 
 class Task(Section):
     """What is fine-tuned on what."""
 
     model: PathOrName = "minilm-l6"
+    revision: Revision | None = None  # of a model on the hub: a commit, branch or tag
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "value")
     data: PathOrName = "wordnet-16"
     max_length: Annotated[int, Field(ge=4, le=512)] = 32  # tokens; a device pads to it
@@ -164,8 +174,7 @@ class RunConfig(Section):
     def hash(self) -> str:
         """Eight hexadecimal digits that change with any key but the seed and the names."""
         plain = {k: v for k, v in self.resolved().items() if k not in ("seed", "name", "label")}
-        text = json.dumps(plain, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return hashlib.sha256(canonical(plain).encode()).hexdigest()[:8]
 
     @property
     def folder(self) -> Path:

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from devices.fleet.mixes import mix
-from devices.fleet.speed import Uniform
+from devices.fleet.speed import UniformSpeed
 from devices.fleet.table import DeviceColumns, read_device_columns
 from simulator.config.fleet import Calendar, DeviceGroup, Fleet, LinkReplay
 from simulator.config.paths import profile_inside, stay_inside
@@ -88,7 +88,7 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
         said["availability"] = Calendar(source=_inside(config, table.availability[row]))
     if not math.isnan(table.speed[row]):
         factor = float(table.speed[row])
-        said["speed_spread"] = Uniform(factor, factor)
+        said["speed_spread"] = UniformSpeed(factor, factor)
     if not math.isnan(table.memory_bytes[row]):
         said["memory_bytes"] = int(table.memory_bytes[row])
     if not math.isnan(table.memory_share[row]):

@@ -135,7 +135,7 @@ def test_number_that_is_none_or_not_above_0_is_refused_by_device_and_key():
     for path in NUMBERS:
         for value in (0, -1, math.nan, math.inf, "8", True, [8]):
             message = refusal(changed(path, value))
-            assert f"{path[-1]} must be a number above 0" in message
+            assert f"{path[-1]} must be a number of at least" in message
             assert f"got {value!r}" in message
             assert owner(path) in message
 
@@ -157,7 +157,7 @@ def test_missing_key_is_refused_by_name():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("class", "cuda", "sustained_memory"), 1.2, "above 0 and at most 1, got 1.2"),
+        (("class", "cuda", "sustained_memory"), 1.2, "at most 1, got 1.2"),
         (("class", "cuda", "training_efficiency", "32"), 40, "32 must be .* at most 1, got 40"),
         (("class", "board", "training_efficiency", "16"), 0.1, "no less at 16 bits than at 32"),
         (("device", 1, "idle_w"), 9, "radio_w must be no less than idle_w, got 4 and 9"),
@@ -195,8 +195,8 @@ def test_device_like_no_other_lists_the_valid_names():
 
 
 def test_catalog_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.toml: the catalog cannot be read: .*No such file"):
+    with pytest.raises(ValueError, match=r"none\.toml: the file cannot be read: No such file"):
         load_profiles(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("[device\n")
-    with pytest.raises(ValueError, match=r"bad\.toml: the catalog cannot be read: .*line 1"):
+    with pytest.raises(ValueError, match=r"bad\.toml: the catalog cannot be read as TOML: .*line"):
         load_profiles(tmp_path / "bad.toml")

@@ -7,9 +7,9 @@ import pytest
 
 from devices.fleet.catalog import load_profiles
 from devices.fleet.mixes import MIXES, mix
-from devices.fleet.speed import SPEEDS, LogNormal, Uniform, Zipf
+from devices.fleet.speed import SPEEDS, LogNormal, UniformSpeed, Zipf
 
-DISTRIBUTIONS = [LogNormal(0.5), Zipf(), Uniform(0.5, 2.0)]
+DISTRIBUTIONS = [LogNormal(0.5), Zipf(), UniformSpeed(0.5, 2.0)]
 NUM_DEVICES = 20_000
 
 
@@ -45,7 +45,7 @@ def test_zipf_slowdowns_have_the_shares_of_the_law():
 
 
 def test_uniform_speeds_fill_their_range():
-    drawn = Uniform(0.5, 2.0).draw(rng(), NUM_DEVICES)
+    drawn = UniformSpeed(0.5, 2.0).draw(rng(), NUM_DEVICES)
     assert 0.5 <= drawn.min() < 0.51
     assert 1.99 < drawn.max() <= 2.0
 
@@ -68,7 +68,7 @@ def test_mix_draws_profiles_of_the_catalog_in_its_shares(name):
         (lambda: LogNormal(-1), r"sigma must be in \[0, 5\], got -1"),
         (lambda: Zipf(-1), r"exponent must be in \[0, 20\], got -1"),
         (lambda: Zipf(1.2, 0), r"max_slowdown must be in \[1, 1000000\], got 0"),
-        (lambda: Uniform(2, 1), "lowest must be above 0 and at most highest, got 2 of 1"),
+        (lambda: UniformSpeed(2, 1), "lowest must be above 0 and at most highest, got 2 of 1"),
         (lambda: mix("robots"), "a mix must be one of jetson-testbed, phones-2023, got 'robots'"),
     ],
 )

@@ -103,12 +103,18 @@ def test_table_reads_back_as_it_was_written(tmp_path: Path):
     ("damage", "message"),
     [
         (lambda text: "", "must hold at least one measured step, got none"),
-        (lambda text: text.replace("step_s", "steps"), "line 2: the column step_s must be there"),
+        (
+            lambda text: text.replace("step_s", "steps"),
+            "found .*, without step_s",
+        ),
         (
             lambda text: text.replace("test-1e+09,tiny,32", "a,tiny,x", 1),
             "line 2: compute_bits must",
         ),
-        (lambda text: text.replace("test-1e+09,tiny,32", "a,tiny,-1", 1), "at least 0, got '-1'"),
+        (
+            lambda text: text.replace("test-1e+09,tiny,32", "a,tiny,-1", 1),
+            "compute_bits must .*-1",
+        ),
     ],
 )
 def test_damaged_table_is_refused_by_line(tmp_path: Path, damage, message):
