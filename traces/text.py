@@ -22,8 +22,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE = re.compile(r"\d{1,20}", re.ASCII)
 
 
-class Line(NamedTuple):
-    """One line of a text file, without its line end."""
+class TextLine(NamedTuple):
+    """A line of a text file, without its line end."""
 
     path: Path
     number: int  # from 1
@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of a table: where it stands, and its fields by the name of their column."""
+    """A row of a table: where it stands, and its fields by the name of their column."""
 
     where: str
     fields: Mapping[str, str]
@@ -100,13 +100,17 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[TextLine]:
     """Return the lines of a text file up to the last one that is not blank.
 
     An empty file has none. Raises ValueError as ``read_text`` does.
     """
     text = read_text(path).rstrip()
-    return [Line(path, n, line) for n, line in enumerate(text.split("\n"), start=1)] if text else []
+    return (
+        [TextLine(path, n, line) for n, line in enumerate(text.split("\n"), start=1)]
+        if text
+        else []
+    )
 
 
 def read_table(path: Path) -> Table:

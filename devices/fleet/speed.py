@@ -70,7 +70,7 @@ class Zipf:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class UniformSpeed:
     """This distribution draws factors uniformly between two. Raises ValueError if out of range."""
 
     kind: ClassVar[str] = "uniform"
@@ -90,6 +90,6 @@ class Uniform:
 
 
 SPEEDS: Mapping[str, type[SpeedDistribution]] = MappingProxyType(
-    {"lognormal": LogNormal, "zipf": Zipf, "uniform": Uniform}
+    {"lognormal": LogNormal, "zipf": Zipf, "uniform": UniformSpeed}
 )
 """Every distribution of speed that a config may name."""

@@ -28,7 +28,7 @@ LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
-class Pattern:
+class DailyPattern:
     """A pattern holds quantiles of span lengths in seconds, and how they depend on the hour.
 
     ``online_s`` and ``offline_s`` are the quantiles at ``LEVELS``. The longest spans are chosen so
@@ -59,9 +59,9 @@ class Pattern:
         )
 
 
-PATTERNS: Mapping[str, Pattern] = MappingProxyType(
+PATTERNS: Mapping[str, DailyPattern] = MappingProxyType(
     {
-        "charging": Pattern(
+        "charging": DailyPattern(
             (0.098, 1.158, 4.238, 40.6, 400.3, 2123.0, 8310.0, 19830.0, 37824.0),
             71607.0,
             (0.113, 0.941, 2.334, 14.82, 62.22, 2932.0, 30498.0, 52789.0, 111353.0),
@@ -71,7 +71,7 @@ PATTERNS: Mapping[str, Pattern] = MappingProxyType(
             "STUNNER, on the charger with a network: 23 % of the time online, 36 % at 4 h, 16 % at "
             "13 h; 7 sessions a day, half of them shorter than 7 minutes",
         ),
-        "charged": Pattern(
+        "charged": DailyPattern(
             (0.18, 1.993, 7.782, 57.28, 421.7, 2107.0, 8168.0, 19210.0, 44110.0),
             73907.0,
             (0.187, 1.425, 4.038, 16.52, 47.33, 925.0, 15837.0, 34306.0, 82556.0),

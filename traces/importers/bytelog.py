@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from traces.importers.result import MAX_LENGTH_S, Recording, name_of, steps
-from traces.text import Line, excerpt, number, read_lines
+from traces.text import TextLine, excerpt, number, read_lines
 
 COLUMNS = ("epoch", "uptime_ms", "latitude", "longitude", "bytes", "interval_ms")
 EPOCH_2001_S = 978e6
@@ -34,6 +34,8 @@ def read_hsdpa(path: Path) -> Recording:
 
 
 class _LogRow(NamedTuple):
+    """The numbers of one row of a log that the rate depends on."""
+
     uptime_ms: float
     received_bytes: float
     interval_ms: float
@@ -63,7 +65,7 @@ def _read(path: Path, epoch: str, units_per_s: float) -> Recording:
     return Recording(name_of(path), trace, notes=notes)
 
 
-def _row(line: Line, epoch: str, units_per_s: float) -> _LogRow:
+def _row(line: TextLine, epoch: str, units_per_s: float) -> _LogRow:
     fields = line.text.split()
     if len(fields) != len(COLUMNS):
         raise ValueError(

@@ -16,7 +16,7 @@ from traces.importers.result import (
     steps,
     unlikely_units,
 )
-from traces.text import Line, excerpt, number, read_lines
+from traces.text import TextLine, excerpt, number, read_lines
 from traces.units import MAX_MBPS
 
 
@@ -61,7 +61,7 @@ def _read(path: Path, *, mbps_per_unit: float) -> Recording:
     return Recording(name_of(path), steps(where, durations, mbps), notes=notes)
 
 
-def _row(line: Line) -> tuple[float, float]:
+def _row(line: TextLine) -> tuple[float, float]:
     fields = line.text.split()
     if len(fields) != 2:
         raise ValueError(

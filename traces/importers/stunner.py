@@ -13,7 +13,7 @@ from pathlib import Path
 
 from traces.availability import AvailabilityTrace, device_id
 from traces.importers.result import Availability, name_of
-from traces.text import Line, excerpt, number, read_lines, whole_number
+from traces.text import TextLine, excerpt, number, read_lines, whole_number
 
 DAY_MS = 86_400_000
 MAX_WINDOW_MS = 366 * DAY_MS
@@ -37,7 +37,7 @@ def read(path: Path) -> Availability:
     return Availability(name_of(path), devices)
 
 
-def _device(line: Line) -> tuple[str, AvailabilityTrace]:
+def _device(line: TextLine) -> tuple[str, AvailabilityTrace]:
     fields = line.text.split()
     if len(fields) < 5:
         raise ValueError(
