@@ -18,6 +18,7 @@ _watch = threading.Thread(target=_end_with_parent, args=(os.getppid(),))
 _watch.start()
 gc.disable()  # a sixth of the time, and what is imported stays
 
+import devices.training.trainer  # noqa: E402, F401
 import simulator.workers.trainers  # noqa: E402, F401
 
 gc.freeze()  # to look at an object in vain is to write to memory that workers share
