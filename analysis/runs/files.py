@@ -98,7 +98,8 @@ def read_manifest(path: Path) -> Json:
                 f"{manifest[key]!r:.60}"
             )
     for key in NAMES:
-        if key in manifest and not NAME.fullmatch(str(manifest[key])):
+        value = manifest.get(key)
+        if isinstance(value, str) and not NAME.fullmatch(value):
             raise RunError(
                 f"{path / 'manifest.json'} is damaged: {key} must be a name of letters, digits, "
                 f"'.', '_' and '-', got {_shown(manifest[key])}"
@@ -124,7 +125,8 @@ def _check_files(path: Path) -> None:
 
 def _shown(value: object) -> str:
     """Return a value of a foreign file as a message may show it: short, and on one line."""
-    return f"{str(value)!r:.300}"
+    text = str(value)
+    return text[:300] if text.isprintable() else f"{text!r:.300}"
 
 
 def training(manifest: Json) -> str:
