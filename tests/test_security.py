@@ -207,7 +207,7 @@ def test_a_symbolic_link_that_leads_out_is_refused_with_where_it_leads(
 def test_a_symbolic_link_within_the_folder_is_welcome(tmp_path: Path) -> None:
     (tmp_path / "x.csv").touch()
     (tmp_path / "here.csv").symlink_to("x.csv")
-    assert stay_inside("here.csv", tmp_path) == "here.csv"
+    assert stay_inside("here.csv", folder=tmp_path) == "here.csv"
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "/root", ".hidden", "", "a\n", "x" * 65])

@@ -15,7 +15,7 @@ MAX_PROFILE_BYTES = 10_000_000
 MAX_SHOWN = 100
 
 
-def stay_inside(named: Any, folder: Path = Path()) -> Any:
+def stay_inside(named: Any, *, folder: Path = Path()) -> Any:
     """Return a name, or a path that starts at ``folder``, as it is; a value of no text too.
 
     What stands there must be a regular file or a folder of at most ``MAX_BYTES``. Raises ValueError
@@ -25,7 +25,7 @@ def stay_inside(named: Any, folder: Path = Path()) -> Any:
     return checked_path(named, folder) if isinstance(named, str) else named
 
 
-def profile_inside(named: str, folder: Path = Path()) -> str:
+def profile_inside(named: str, *, folder: Path = Path()) -> str:
     """Return a profile as it is: a name, ``file.toml`` or ``file.toml:name``.
 
     Its file is held to the rules of ``stay_inside``. Raises ValueError where it breaks them.
