@@ -6,6 +6,7 @@ unless a reporter is given.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -157,10 +158,12 @@ def run(
 def load(*paths: Path | str) -> Result:
     """The finished runs in (or directly below) these folders, one label a variant.
 
-    Runs that have not ended or are damaged are named in ``found.left_out``. Raises RunError where
-    none is left.
+    Runs that have not ended or are damaged are named in ``found.left_out``, and each is a warning.
+    Raises RunError where none is left.
     """
     found = open_runs([Path(path) for path in paths])
+    for line in found.left_out:
+        warnings.warn(f"left out: {line}", stacklevel=2)
     rows = zip(found.runs["path"], found.runs["variant"], strict=True)
     return Result(
         tuple(replace(load_run(Path(path)), label=variant) for path, variant in rows), found
