@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -133,33 +134,68 @@ def make_plans(
 
 
 class Strategy(Protocol[M]):
-    """A frozen dataclass of its hyper-parameters, with four pure methods.
+    """A scheduler: who trains what, and how updates are merged.
 
-    ``rank`` and ``alpha`` fix the global adapter. A device of the cohort for which ``plan`` returns
-    nothing sits the round out.
+    A strategy is a frozen dataclass of its options with four pure methods, which it may inherit
+    from here where their bodies suit it. L is the number of blocks, M of adapted modules in a block
+    and R of rank-1 terms of a module; ``rank`` is the R and ``alpha`` / ``rank`` the scale of the
+    global adapter. What it remembers from one aggregation to the next stands in
+    ``ServerState.memory``, never in the object: an equal call gets an equal answer. It sees no
+    clock, no trace and no future. ``algorithms.checks.check_strategy`` tries every clause below.
+
+    The simulation guarantees that ``init`` is called once, before anything else; that a cohort
+    rises and holds each device once; that ``broadcast`` is called for plans of this strategy at the
+    state they were made at; and that updates are in rising order of device. It stops with an error
+    in words where a strategy breaks a clause.
     """
 
-    kind: ClassVar[str]
-    title: ClassVar[str]
+    kind: ClassVar[str]  # what a config calls it
+    title: ClassVar[str]  # one line for lists
+    rank: int
+    alpha: float
 
-    @property
-    def rank(self) -> int: ...
+    def init(self, adapter: Adapter) -> ServerState[M]:
+        """Return the state of version 0 that starts from ``adapter``.
 
-    @property
-    def alpha(self) -> float: ...
+        ``adapter`` has factors A (R, in) and B (out, R), float32, for each block and module, B all
+        zero. The default has no memory: ``ServerState(0, adapter, None)``.
+        """
+        return ServerState(0, adapter, cast(M, None))
 
-    def init(self, adapter: Adapter) -> ServerState[M]: ...
-
+    @abstractmethod
     def plan(
         self,
         state: ServerState[M],
         fleet: FleetView,
         cohort: Sequence[DeviceId],
         rng: np.random.Generator,
-    ) -> Sequence[TrainingPlan]: ...
+    ) -> Sequence[TrainingPlan]:
+        """Return at most one plan for each device of ``cohort``, and none for any other.
 
-    def broadcast(self, state: ServerState[M], plan: TrainingPlan) -> Broadcast: ...
+        A device without a plan sits the round out. Terms are (L, M, R). ``make_plan`` gives a plan
+        the experiment's local work, which it must keep. A plan that needs more bytes than its
+        device's budget is handed out all the same and ends in an out-of-memory event. All
+        randomness comes from ``rng``. A ValueError says, in words, why the options do not suit the
+        fleet; it ends the run before anything is written.
+        """
+        ...
 
-    def aggregate(
-        self, state: ServerState[M], updates: Sequence[ClientUpdate]
-    ) -> ServerState[M]: ...
+    def broadcast(self, state: ServerState[M], plan: TrainingPlan) -> Broadcast:
+        """Return what the device of ``plan`` starts from, at ``state.version``.
+
+        Factors and head keep the shapes of the global adapter. The device downloads the terms that
+        its plan holds; the default sends the global adapter.
+        """
+        return Broadcast(state.version, state.adapter)
+
+    @abstractmethod
+    def aggregate(self, state: ServerState[M], updates: Sequence[ClientUpdate]) -> ServerState[M]:
+        """Return ``state.advance(adapter, memory)`` with the updates merged.
+
+        ``updates`` is not empty and in rising order of device; a device may be missing that has
+        failed, and an update may have started from an older version, brought up to date by the
+        pacing. Terms that ``plan.terms.uploaded`` does not name were not sent: they stand in the
+        update as they were broadcast, and must reach nothing. Names, shapes, the scale and float32
+        stay, every number is finite, and each update has its part in the result.
+        """
+        ...

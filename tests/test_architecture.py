@@ -39,7 +39,7 @@ ROOMS = {
     ),
     "algorithms": (
         *("options", "strategy", "pacing", "selection"),
-        *("merging", "planning", "selections", "strategies", "registry"),
+        *("merging", "planning", "selections", "strategies", "checks", "registry"),
     ),
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
     "analysis": (

@@ -38,10 +38,9 @@ from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.bit_allocation import Formats, FourBit
 from algorithms.planning.depth_search import deepest_within
 from algorithms.planning.term_budgets import TypicalCosts, Workload, first_terms, truncated
-from algorithms.strategy import FleetView, ServerState, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     TrainingPlan,
@@ -77,7 +76,7 @@ class RankSearch:
 
 
 @dataclass(frozen=True)
-class FAHQLoRA:
+class FAHQLoRA(Strategy[RankSearch]):
     """``mean_rank`` is the first mean over the cohort; no device trains less than ``min_rank``
     terms unless its memory holds no more. Either above the adapter's rank means that rank.
 
@@ -130,9 +129,6 @@ class FAHQLoRA:
             make_plan(fleet, d, first_terms(shape, int(rank)), formats[limit.formats_index])
             for (d, limit), rank in zip(able.items(), ranks, strict=True)
         ]
-
-    def broadcast(self, state: ServerState[RankSearch], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
 
     def aggregate(
         self, state: ServerState[RankSearch], updates: Sequence[ClientUpdate]

@@ -45,11 +45,10 @@ from algorithms.planning.term_budgets import (
     budgets_by_group,
     budgets_by_speed,
 )
-from algorithms.strategy import FleetView, ServerState, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     TermGrid,
@@ -71,7 +70,7 @@ LEVELS = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
-class HAFLQ:
+class HAFLQ(Strategy[Sensitivity]):
     """Block bits from memory, terms from speed and importance, upload bits from bandwidth.
 
     ``mode``: a device holds every term and trains the important ones (``freezing``), or is sent
@@ -153,9 +152,6 @@ class HAFLQ:
             if fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(device_id):
                 plans.append(plan)
         return plans
-
-    def broadcast(self, state: ServerState[Sensitivity], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
 
     def aggregate(
         self, state: ServerState[Sensitivity], updates: Sequence[ClientUpdate]

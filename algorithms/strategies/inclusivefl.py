@@ -43,10 +43,9 @@ from algorithms.planning.compact_models import (
     compact_plan,
     counted_alike,
 )
-from algorithms.strategy import FleetView, ServerState
+from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     Factors,
@@ -61,7 +60,7 @@ Momentum = Mapping[int, Change]
 
 
 @dataclass(frozen=True)
-class InclusiveFL:
+class InclusiveFL(Strategy[Momentum]):
     """``distillation`` is beta; 0 leaves the plain mean over holders.
 
     ``blocks`` says how many a device trains, see :data:`~algorithms.compact_models.BlockCounts`.
@@ -95,9 +94,6 @@ class InclusiveFL:
             compact_plan(fleet, device_id, index < count, rank=self.rank)
             for device_id, count in counts.items()
         ]
-
-    def broadcast(self, state: ServerState[Momentum], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
 
     def aggregate(
         self, state: ServerState[Momentum], updates: Sequence[ClientUpdate]

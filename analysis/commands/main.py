@@ -11,6 +11,7 @@ import typer
 
 from analysis.calibration.calibrate import calibrate
 from analysis.commands import traces
+from analysis.commands.check import check
 from analysis.commands.fetch import fetch
 from analysis.commands.figures import figures
 from analysis.commands.reports import compare, report, timeline
@@ -40,6 +41,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_experiment,
     "validate": validate,
+    "check": check,
     "record": record_conditions,
     "list": list_names,
     "fetch": fetch,

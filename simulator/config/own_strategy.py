@@ -248,6 +248,6 @@ def _method_problems(own: type, key: str) -> list[str]:
 
 
 def _lacks(own: type, key: str) -> bool:
-    """Whether it is absent, or no more than what the protocol declares."""
+    """Whether a class has no such attribute, or only the declaration that it inherits."""
     found = inspect.getattr_static(own, key, None)
-    return found is None or found is inspect.getattr_static(Strategy, key)
+    return found is None or getattr(found, "__isabstractmethod__", False)
