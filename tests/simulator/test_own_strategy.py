@@ -43,7 +43,8 @@ HALF = (
     .replace("HalfDepth(Strategy)", "HalfDepth")
     .replace(
         "    def plan",
-        "    def init(self, adapter):\n        return ServerState(0, adapter, None)\n\n    def plan",
+        "    def init(self, adapter):\n"
+        "        return ServerState(0, adapter, None)\n\n    def plan",
         1,
     )
     .replace(
