@@ -38,8 +38,9 @@ ROOMS = {
         "architectures",
     ),
     "algorithms": (
-        *("options", "strategy", "pacing", "selection"),
+        *("options", "strategy", "contract", "pacing", "selection"),
         *("merging", "planning", "selections", "strategies", "registry"),
+        "static_fleet",
     ),
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
     "analysis": (

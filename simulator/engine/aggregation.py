@@ -32,7 +32,7 @@ def collect(
     from an older model is brought up to date. Raises TrainingError where training went to infinity,
     and that ends the run.
     """
-    arrived = sorted(arrived, key=lambda work: work.plan.device_id)
+    arrived = sorted(arrived, key=lambda work: (work.plan.device_id, work.broadcast.version))
     jobs = [
         TrainingJob(
             work.plan,

@@ -46,7 +46,7 @@ class Handouts:
             round_number, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
         )
         rng = stream(fed.seed, "selection", *names)
-        cohort = tuple(fed.selection.pick(idle, slots, roster=roster, rng=rng))
+        cohort = tuple(sorted(fed.selection.pick(idle, slots, roster=roster, rng=rng)))
         self._participation.picked(cohort, round_number)
         rng = stream(fed.seed, "strategy", *names)
         plans = fed.strategy.plan(state, fed.view, cohort, rng)
