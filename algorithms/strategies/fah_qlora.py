@@ -30,7 +30,6 @@ import numpy as np
 from algorithms.merging.lora import (
     example_weights,
     holder_weights,
-    in_device_order,
     mean_adapter,
     padded_weights,
 )
@@ -115,7 +114,7 @@ class FAHQLoRA(Strategy[RankSearch]):
     ) -> Sequence[TrainingPlan]:
         formats = self._formats(fleet)
         costs = TypicalCosts(fleet, formats, rank=self.rank, grid_of=truncated)
-        limits = {d: costs.first_fitting(d, self.rank) for d in sorted(cohort)}
+        limits = {d: costs.first_fitting(d, self.rank) for d in cohort}
         able = {d: limit for d, limit in limits.items() if limit is not None}
         if not able:
             return []
@@ -133,7 +132,6 @@ class FAHQLoRA(Strategy[RankSearch]):
     def aggregate(
         self, state: ServerState[RankSearch], updates: Sequence[ClientUpdate]
     ) -> ServerState[RankSearch]:
-        updates = in_device_order(updates)
         weigh = padded_weights if self.aggregation == "zero_padding" else holder_weights
         loss = float(example_weights(updates) @ np.array([u.train_loss for u in updates]))
         round_s = max(sum(update.timing) for update in updates)

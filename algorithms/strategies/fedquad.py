@@ -113,7 +113,7 @@ class FedQuad(Strategy[FedQuadMemory]):
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
         costs = DepthCosts(fleet, partial(self._one_step, fleet), self._most_quantized)
-        able = [d for d in sorted(cohort) if (costs.menu(d).quantized >= 0).any()]
+        able = [d for d in cohort if (costs.menu(d).quantized >= 0).any()]
         if not able:
             return []
         round_s = np.stack(

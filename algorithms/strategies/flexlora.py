@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.merging.lora import example_weights, in_device_order, mean_head
+from algorithms.merging.lora import example_weights, mean_head
 from algorithms.options import SIZE_RULES, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
 from algorithms.strategy import FleetView, ServerState, Strategy
@@ -63,7 +63,6 @@ class FlexLoRA(Strategy[None]):
     def aggregate(
         self, state: ServerState[None], updates: Sequence[ClientUpdate]
     ) -> ServerState[None]:
-        updates = in_device_order(updates)
         current = state.adapter
         modules, shares = current.modules, example_weights(updates)
         factors = {}

@@ -25,7 +25,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.merging.lora import example_weights, in_device_order, mean_head
+from algorithms.merging.lora import example_weights, mean_head
 from algorithms.options import SIZE_RULES, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
 from algorithms.strategy import FleetView, ServerState, Strategy
@@ -108,7 +108,6 @@ class FLoRA(Strategy[Bases]):
     def aggregate(
         self, state: ServerState[Bases], updates: Sequence[ClientUpdate]
     ) -> ServerState[Bases]:
-        updates = in_device_order(updates)
         stack = stacked(updates)
         before, memory = state.adapter.merged.products, state.memory
         after = {

@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from algorithms.merging.lora import holder_weights, in_device_order, mean_adapter, padded_weights
+from algorithms.merging.lora import holder_weights, mean_adapter, padded_weights
 from algorithms.options import SIZE_RULES, Rule, check_options, rank_list_rule, rises
 from algorithms.planning.bit_allocation import (
     Formats,
@@ -156,7 +156,6 @@ class HAFLQ(Strategy[Sensitivity]):
     def aggregate(
         self, state: ServerState[Sensitivity], updates: Sequence[ClientUpdate]
     ) -> ServerState[Sensitivity]:
-        updates = in_device_order(updates)
         weigh = holder_weights if self.aggregation == "rank_one" else padded_weights
         return state.advance(
             mean_adapter(state.adapter, updates, weigh(updates)),

@@ -26,7 +26,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from algorithms.merging.lora import example_weights, in_device_order, mean_adapter
+from algorithms.merging.lora import example_weights, mean_adapter
 from algorithms.options import SIZE_RULES, Rule, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
 from algorithms.strategy import FleetView, ServerState, Strategy
@@ -88,7 +88,6 @@ class HetLoRA(Strategy[PrunedRanks]):
     def aggregate(
         self, state: ServerState[PrunedRanks], updates: Sequence[ClientUpdate]
     ) -> ServerState[PrunedRanks]:
-        updates = in_device_order(updates)
         ranks = [self._rank_after(update) for update in updates]
         index = np.arange(state.adapter.rank)
         sent = np.stack(

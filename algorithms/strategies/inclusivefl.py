@@ -34,7 +34,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.merging.lora import holder_weights, in_device_order, mean_adapter
+from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.options import SIZE_RULES, check_options
 from algorithms.planning.compact_models import (
     BLOCK_COUNTS_RULE,
@@ -98,7 +98,7 @@ class InclusiveFL(Strategy[Momentum]):
     def aggregate(
         self, state: ServerState[Momentum], updates: Sequence[ClientUpdate]
     ) -> ServerState[Momentum]:
-        updates = counted_alike(in_device_order(updates))
+        updates = counted_alike(updates)
         merged = [self._distilled(update, state.memory) for update in updates]
         adapter = mean_adapter(state.adapter, merged, holder_weights(merged))
         return state.advance(adapter, {**state.memory, **mean_changes(updates)})

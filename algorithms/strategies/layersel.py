@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from algorithms.merging.lora import holder_weights, in_device_order, mean_adapter, squared_change
+from algorithms.merging.lora import holder_weights, mean_adapter, squared_change
 from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.layer_choice import LayerProblem, choose_layers
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
@@ -74,7 +74,7 @@ class LayerSel(Strategy[LayerNorms]):
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
         budgets = self._budgets(fleet, cohort)
-        able = [d for d in sorted(cohort) if budgets[d].any()]
+        able = [d for d in cohort if budgets[d].any()]
         if not able:
             return []
         norms = optimistic(state.memory, able, num_blocks=fleet.model.num_blocks)
@@ -88,7 +88,6 @@ class LayerSel(Strategy[LayerNorms]):
     def aggregate(
         self, state: ServerState[LayerNorms], updates: Sequence[ClientUpdate]
     ) -> ServerState[LayerNorms]:
-        updates = in_device_order(updates)
         norms = dict(state.memory)
         for update in updates:
             plan, blocks = update.plan, update.plan.num_blocks

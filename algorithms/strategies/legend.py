@@ -69,7 +69,7 @@ class LEGEND(Strategy[None]):
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
         costs = DepthCosts(fleet, partial(self._one_step, fleet), most_quantized=lambda depth: 0)
-        able = [d for d in sorted(cohort) if (costs.menu(d).quantized >= 0).any()]
+        able = [d for d in cohort if (costs.menu(d).quantized >= 0).any()]
         if not able:
             return []
         round_s = np.stack([round_times(fleet, costs, d) for d in able])

@@ -251,6 +251,10 @@ def test_what_the_protocol_only_declares_is_missing(tmp_path: Path) -> None:
     found = problems(tmp_path, config_of(tmp_path, text))
     assert "must have a field rank" in found[0]
     assert "must have a method aggregate(self, state, updates)" in found[1]
+    for default in ("init", "broadcast"):
+        inheriting = HALF.replace("ServerState, make_plan", "ServerState, Strategy, make_plan")
+        inheriting = inheriting.replace("class HalfDepth:", "class HalfDepth(Strategy):")
+        load(tmp_path, inheriting.replace(f"def {default}", "def other"))
 
 
 @pytest.mark.parametrize(
@@ -332,6 +336,31 @@ def test_a_plan_that_cannot_be_used_is_said_before_the_run(
             "aggregate must return a ServerState, got None",
         ),
         ("return state.advance(merged, None)", "return state", "the next version, 1, .* got 0"),
+        (
+            "return state.advance(merged, None)",
+            "return state.advance([1, 2], None)",
+            r"aggregate must return a state with an adapter that is an Adapter, got \[1, 2\]",
+        ),
+        (
+            "return state.advance(merged, None)",
+            "from dataclasses import replace\n        "
+            "return state.advance(replace(merged, factors=[]), None)",
+            "that has the factors of .* in this order, got \\[\\]",
+        ),
+        (
+            "return state.advance(merged, None)",
+            "from dataclasses import replace\n        "
+            "halves = {k: type(f)(f.a[:2], f.b) for k, f in merged.factors.items()}\n        "
+            "return state.advance(replace(merged, factors=halves), None)",
+            r"whose a of block 0, query has the shape \(\d+, \d+\), got \(2, \d+\)",
+        ),
+        (
+            "return state.advance(merged, None)",
+            "from dataclasses import replace\n        "
+            "lists = {k: type(f)(f.a.tolist(), f.b) for k, f in merged.factors.items()}\n        "
+            "return state.advance(replace(merged, factors=lists), None)",
+            "whose a of block 0, query is an array, got",
+        ),
     ],
 )
 def test_a_result_that_cannot_be_used_is_said_in_the_run(
