@@ -9,8 +9,8 @@ from pathlib import Path
 
 import typer
 
-from analysis.calibration.calibrate import calibrate
 from analysis.commands import traces
+from analysis.commands.calibrate import calibrate
 from analysis.commands.fetch import fetch
 from analysis.commands.figures import figures
 from analysis.commands.reports import compare, report, timeline
