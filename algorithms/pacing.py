@@ -1,4 +1,11 @@
-"""When to hand out plans and when to aggregate, whatever the strategy."""
+"""When the server hands out plans and when it aggregates, whatever the strategy.
+
+Letters: x is the global model as an aggregation finds it, x_k the model that device k trained,
+x_start the model that it started from, s_k the number of aggregations between its broadcast and
+this one, n_k the examples behind its update, and p_k = n_k / (sum of n_j over the updates that are
+merged). The equations hold for a strategy whose aggregation is the mean by examples, as FedLoRA's;
+other strategies put their own aggregation in its place.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +14,70 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, get_args
 
 Decay = Literal["constant", "polynomial", "hinge"]
+Mixes = Literal["change", "model"]
+"""What of a device's update is mixed into the global model, by the share ``Pacing.mixing``:
+
+* ``change``: x + share (x_k - x_start), the device's change added to the model as it is now.
+* ``model``: (1 - share) x + share x_k, the device's model in place of a share of the model as it
+  is now.
+
+Both are one where the device started from x."""
 
 
 class Pacing(Protocol):
-    """``in_flight`` devices are at work and ``buffered`` updates wait to be aggregated."""
+    """Decides when plans go out and when a round closes; a frozen dataclass of its options.
+
+    The server asks it with two counts: ``in_flight`` devices have a plan and are at work, and
+    ``buffered`` updates have arrived and wait to be aggregated. A pacing keeps nothing from one
+    call to the next, so that equal counts get equal answers.
+
+    The server guarantees that it asks ``slots`` when a round opens and after each device that
+    ends, and ``ready`` before it waits; that it closes a round without asking where no device is
+    at work and none can be expected; and that no device has two plans at a time.
+    """
+
+    kind: ClassVar[str]
+    mixes: ClassVar[Mixes] = "change"
 
     @property
     def deadline_s(self) -> float:
-        """Seconds after a round opened at which :meth:`ready` must be asked again; may be inf."""
-        ...
+        """Seconds after a round opened at which ``ready`` is asked again; ``inf`` if never."""
+        return math.inf
 
     @property
     def drops_late(self) -> bool:
         """Whether devices that are still at work when a round closes are told to stop."""
-        ...
+        return False
 
     def slots(self, in_flight: int, buffered: int) -> int:
-        """Number of devices to hand plans to now; asked when a round opens and as devices end."""
+        """The number of further devices to hand plans to now; at most 0 for none."""
         ...
 
     def ready(self, in_flight: int, buffered: int, waited_s: float) -> bool:
-        """Whether to close the round, ``waited_s`` after it opened.
+        """Whether the round closes now, ``waited_s`` seconds after it opened.
 
-        True at the deadline at the latest; without one, true where nobody is in flight, since
-        nothing would ever arrive.
+        Must be true once ``waited_s`` is at least ``deadline_s``.
         """
         ...
 
     def mixing(self, staleness: int) -> float:
-        """Share of an update that counts, ``staleness`` aggregations after its broadcast."""
-        ...
+        """The share, in (0, 10], of an update that started ``staleness`` aggregations ago."""
+        return 1.0
 
 
 @dataclass(frozen=True)
-class Synchronous:
-    """Rounds: plans go out together, and the round ends with the last device or at the deadline.
+class Synchronous(Pacing):
+    """Plans go out together, and the round ends with the last device or at the deadline.
 
-    A round in which every device failed, or none made the deadline, closes without an update.
+    McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+    AISTATS 2017, Algorithm 1, over the updates that arrived in time:
+
+        x <- sum_k p_k x_k
+
+    The deadline is that of Nishio and Yonetani, "Client Selection for Federated Learning with
+    Heterogeneous Resources in Mobile Edge", ICC 2019: who misses it is cut, and the mean is over
+    the others. A round in which every device failed, or none made the deadline, closes without an
+    update.
     """
 
     kind: ClassVar[str] = "synchronous"
@@ -66,15 +100,15 @@ class Synchronous:
     def ready(self, in_flight: int, buffered: int, waited_s: float) -> bool:
         return in_flight == 0 or waited_s >= self.deadline_s
 
-    def mixing(self, staleness: int) -> float:
-        return 1.0
-
 
 @dataclass(frozen=True)
-class OverSelection:
-    """More plans than needed: the round ends with the first ``cohort`` updates, the rest is cut.
+class OverSelection(Pacing):
+    """More plans than needed go out; the round ends with the first ``cohort`` updates.
 
-    Bonawitz et al., "Towards Federated Learning at Scale", MLSys 2019: ``factor`` 1.3.
+    Bonawitz et al., "Towards Federated Learning at Scale: System Design", MLSys 2019: ``factor``
+    1.3, and devices that are still at work are cut. Over the first ``cohort`` updates:
+
+        x <- sum_k p_k x_k
     """
 
     kind: ClassVar[str] = "over_selection"
@@ -88,10 +122,6 @@ class OverSelection:
             raise ValueError(f"factor must be in [1, 100], got {self.factor:g}")
 
     @property
-    def deadline_s(self) -> float:
-        return math.inf
-
-    @property
     def drops_late(self) -> bool:
         return True
 
@@ -101,16 +131,16 @@ class OverSelection:
     def ready(self, in_flight: int, buffered: int, waited_s: float) -> bool:
         return in_flight == 0 or buffered >= self.cohort
 
-    def mixing(self, staleness: int) -> float:
-        return 1.0
-
 
 @dataclass(frozen=True)
-class SemiSynchronous:
-    """Every ``period_s`` the server merges what has arrived; who is slower works on.
+class SemiSynchronous(Pacing):
+    """Every ``period_s`` the server merges what has arrived; slower devices work on.
 
-    A late update is brought up to date (``algorithms.lora.rebase``) and counts
-    (1 + staleness)^-``staleness_exponent``.
+        x <- x + sum_k p_k (1 + s_k)^-staleness_exponent (x_k - x_start)
+
+    This rule is ours: the fixed period of a round with a deadline, and for those who miss it the
+    staleness weight of FedBuff in place of the cut. A period in which nothing arrived closes
+    without an update.
     """
 
     kind: ClassVar[str] = "semi_synchronous"
@@ -129,10 +159,6 @@ class SemiSynchronous:
     def deadline_s(self) -> float:
         return self.period_s
 
-    @property
-    def drops_late(self) -> bool:
-        return False
-
     def slots(self, in_flight: int, buffered: int) -> int:
         return self.cohort - in_flight - buffered
 
@@ -144,12 +170,17 @@ class SemiSynchronous:
 
 
 @dataclass(frozen=True)
-class FedBuff:
-    """``concurrency`` devices always at work; every ``size`` updates the server merges.
+class FedBuff(Pacing):
+    """``concurrency`` devices are always at work; every ``size`` updates the server merges.
 
-    Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022: the
-    updates are deltas, added to the model as it now is, each weighted (1 + staleness)^-exponent and
-    all by ``server_rate``. One device more is asked as soon as one ends.
+    Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022,
+    Algorithm 1 with its staleness weight 1 / sqrt(1 + s), over the updates in the buffer:
+
+        x <- x + server_rate sum_k p_k (1 + s_k)^-staleness_exponent (x_k - x_start)
+
+    The sum is divided by the examples in the buffer (by ``size`` where all devices have as many),
+    never by the sum of the staleness weights, so that a stale buffer makes a smaller step. One
+    device more is asked as soon as one ends, also with the buffer not yet full.
     """
 
     kind: ClassVar[str] = "fedbuff"
@@ -168,35 +199,32 @@ class FedBuff:
             raise ValueError(f"server_rate must be in (0, 10], got {self.server_rate:g}")
         _check_exponent(self.staleness_exponent)
 
-    @property
-    def deadline_s(self) -> float:
-        return math.inf
-
-    @property
-    def drops_late(self) -> bool:
-        return False
-
     def slots(self, in_flight: int, buffered: int) -> int:
         return self.concurrency - in_flight
 
     def ready(self, in_flight: int, buffered: int, waited_s: float) -> bool:
-        return in_flight == 0 or buffered >= self.size
+        return buffered >= self.size
 
     def mixing(self, staleness: int) -> float:
         return float(self.server_rate * (1 + staleness) ** -self.staleness_exponent)
 
 
 @dataclass(frozen=True)
-class FedAsync:
-    """Every update is merged as it arrives: model <- (1 - a) model + a update.
+class FedAsync(Pacing):
+    """Every update is merged as it arrives, the device's whole model and not its change alone.
 
-    Xie et al., "Asynchronous Federated Optimization", 2019, arXiv 1903.03934: a is ``mixing_rate``
-    times a function of the staleness s: ``constant`` 1, ``polynomial`` (1 + s)^-``exponent``, or
-    ``hinge`` 1 up to s = ``hinge_after``, then 1 / (``hinge_slope`` (s - hinge_after) + 1). It
-    follows from each s anew, and never fades from one update to the next.
+    Xie et al., "Asynchronous Federated Optimization", 2019, arXiv 1903.03934, Algorithm 1:
+
+        x <- (1 - a) x + a x_k,    a = mixing_rate f(s_k)
+
+    f(s) is ``constant`` 1, ``polynomial`` (1 + s)^-exponent, or ``hinge`` 1 up to s = hinge_after
+    and 1 / (hinge_slope (s - hinge_after) + 1) beyond. a follows from
+    each staleness anew and never fades from one update to the next. Only what the update sent is
+    mixed: every other number of x stays.
     """
 
     kind: ClassVar[str] = "fedasync"
+    mixes: ClassVar[Mixes] = "model"
 
     concurrency: int
     mixing_rate: float = 0.9
@@ -217,19 +245,11 @@ class FedAsync:
         if not self.hinge_slope > 0 or self.hinge_after < 0:
             raise ValueError("hinge_slope must be above 0 and hinge_after at least 0")
 
-    @property
-    def deadline_s(self) -> float:
-        return math.inf
-
-    @property
-    def drops_late(self) -> bool:
-        return False
-
     def slots(self, in_flight: int, buffered: int) -> int:
         return self.concurrency - in_flight
 
     def ready(self, in_flight: int, buffered: int, waited_s: float) -> bool:
-        return in_flight == 0 or buffered >= 1
+        return buffered >= 1
 
     def mixing(self, staleness: int) -> float:
         match self.decay:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import style
 from devices.architectures import plan_costs
-from devices.cost.blocks import Batch, block_terms
+from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import step_memory
 from devices.models.spec import Attention
@@ -102,7 +102,7 @@ def saved_cases(dtype: torch.dtype) -> Iterator[Case]:
     bits = 16 if dtype == torch.bfloat16 else 32
     for measured in models(TINY, dtype):
         for depth, is_padded in itertools.product(range(1, 4), (False, True)):
-            batch = Batch(2, 12, is_padded, bits)
+            batch = BatchShape(2, 12, is_padded, bits)
             measured.train_top(depth)
             found, form = saved_bytes(measured, batch), saved_form(measured.spec, depth, batch)
             for block in range(TINY.num_blocks - depth, TINY.num_blocks):
@@ -112,7 +112,7 @@ def saved_cases(dtype: torch.dtype) -> Iterator[Case]:
 
 def flop_cases() -> Iterator[Case]:
     """Forward and backward, at each depth, as computed and computed again."""
-    batch = Batch(2, 12, is_padded=False, bits=32)
+    batch = BatchShape(2, 12, is_padded=False, bits=32)
     for measured in models(TINY):
         spec = measured.spec
         for depth, bits in itertools.product(range(4), (32, 0)):
@@ -130,7 +130,7 @@ def flop_cases() -> Iterator[Case]:
 def memory_cases() -> Iterator[Case]:
     """What a step holds between its passes, and its peak; weights and adapters excluded."""
     for shape, size, length in SHAPES:
-        batch = Batch(size, length, is_padded=True, bits=32)
+        batch = BatchShape(size, length, is_padded=True, bits=32)
         for family, attention in kinds():
             for targets in [*target_sets(family)[:2], (LINEARS[family][-1],)]:
                 measured = load(family, shape, targets, attention=attention)
@@ -151,7 +151,7 @@ def traffic_cases() -> Iterator[Case]:
     for shape, size, length in SHAPES[1:]:
         for measured in models(shape._replace(num_blocks=2)):
             for depth, is_padded in itertools.product((1, 2), (False, True)):
-                batch = Batch(size, length, is_padded, bits=32)
+                batch = BatchShape(size, length, is_padded, bits=32)
                 found = top_block_traffic(measured, batch, depth=depth)
                 form = top_block(measured.spec, depth, batch)
                 yield Case("bytes moved, forward", form.forward, found.forward)
@@ -181,7 +181,7 @@ def _traced_steps(
     """Both ends of depth and every number of bits."""
     shape, size, length = SHAPES[0]
     measured = load(family, shape, targets, attention=attention, lora_dropout=lora_dropout)
-    spec, batch = measured.spec, Batch(size, length, is_padded=True, bits=32)
+    spec, batch = measured.spec, BatchShape(size, length, is_padded=True, bits=32)
     source = source_of(config_of(family, shape))
     costs = plan_costs(source, spec, length, lora_dropout=lora_dropout)
     for depth, bits in itertools.product((1, shape.num_blocks), ACTIVATION_BITS):

@@ -1,4 +1,4 @@
-"""Sizes and costs of any model: in closed form, or as its own code tells them."""
+"""Finds the sizes and costs of a model, in closed form or by running its code without numbers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def model_spec(
     num_classes: int,
     attention: Attention = "eager",
 ) -> ModelSpec:
-    """The sizes of a model adapted on ``targets``. It is not loaded; where its family has no closed
-    forms, its code is run without numbers, which takes torch.
+    """Return the sizes of a model with LoRA on the layers that ``targets`` name.
 
-    Raises ValueError for a model that is no list of equal transformer blocks, a target that it has
-    not, or an attention that transformers has not for it.
+    No weight is loaded. Where the family of the model has no closed forms, its code is run on fake
+    tensors, which takes torch. Raises ValueError for a model that is no list of equal transformer
+    blocks, for a target that it does not have, and for an attention that transformers does not
+    offer for it.
     """
     family = str(source.config.get("model_type"))
     if family not in CLOSED_FORMS:
@@ -51,9 +52,9 @@ def plan_costs(
     compute_bits: ComputeBits = 32,
     lora_dropout: float = 0.0,
 ) -> ClosedFormCost:
-    """Of plans for this model, on texts of so many tokens.
+    """Return the cost model of plans for this model on texts of ``length`` tokens.
 
-    There are closed forms for training without dropout; with it blocks are traced as well.
+    Blocks are traced where the family has no closed forms, or where the adapters have dropout.
     """
     if model.outline is None and not lora_dropout:
         return ClosedFormCost(model, length, compute_bits)

@@ -10,7 +10,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
 ROOMS = {
     "traces": (
-        *("arrays", "text", "steps", "bandwidth", "availability", "formats", "statistics"),
+        *(
+            "canonical",
+            "arrays",
+            "units",
+            "text",
+            "steps",
+            "bandwidth",
+            "availability",
+            "formats",
+            "statistics",
+        ),
         *("generators", "catalog", "signals", "importers"),
     ),
     "devices": (

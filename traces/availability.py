@@ -1,8 +1,9 @@
-"""When a device is online, exactly, and the CSV that holds it.
+"""Traces of when a device is online, and the CSV format that holds them.
 
-A file has the header ``device_id,start_s,end_s,state``. An interval is half-open and its state is
-``online`` or ``offline``; what no row covers is offline. The rows of one device rise in time and do
-not overlap, its first period begins at 0 and its last row ends it; then it repeats.
+A file has the header ``device_id,start_s,end_s,state``. Each row is a half-open interval in which
+the state of one device is ``online`` or ``offline``; a device is offline wherever no row covers it.
+The rows of one device rise in time and do not overlap. Its trace begins at 0, ends with its last
+row and then repeats.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ import numpy as np
 
 from traces.arrays import FloatArray
 from traces.text import Row, Table, excerpt, read_table
+from traces.units import MAX_TIME_S
 
 COLUMNS = ("device_id", "start_s", "end_s", "state")
 STATES = ("online", "offline")
-MAX_TIME_S = 1e9  # about 32 years: what lies beyond is a file in other units
 
 
 @dataclass(frozen=True, eq=False)
 class AvailabilityTrace:
-    """Online on each ``[start_s[i], end_s[i])``, else offline; it repeats every ``period_s``.
+    """An availability trace says when one device is online, and repeats every ``period_s``.
 
-    ``start_s`` and ``end_s`` are (n,), in ``[0, period_s]``; intervals are not empty, rise, and
-    neither touch nor overlap. Where ``period_s`` is ``inf`` the trace does not repeat. A clock's
-    instant 0 lies ``offset_s`` into it. Raises ValueError where one of these fails.
+    The device is online on each ``[start_s[i], end_s[i])`` and offline elsewhere. ``start_s`` and
+    ``end_s`` are (n,), in [0, period_s]; intervals are not empty, rise, and neither touch nor
+    overlap. With a ``period_s`` of ``inf`` the trace does not repeat. Instant 0 of the simulated
+    clock lies ``offset_s`` into the trace. Raises ValueError where one of these fails.
     """
 
     start_s: FloatArray
@@ -64,7 +66,7 @@ class AvailabilityTrace:
 
     @classmethod
     def of(cls, intervals: Iterable[tuple[float, float]], period_s: float) -> AvailabilityTrace:
-        """From ``(start, end)`` pairs in order; empty ones are left out, touching ones joined."""
+        """Return the trace of (start, end) pairs in order; touching ones are joined."""
         joined: list[tuple[float, float]] = []
         for start_s, end_s in intervals:
             if joined and joined[-1][1] == start_s:
@@ -76,7 +78,7 @@ class AvailabilityTrace:
 
     @cached_property
     def _edges_s(self) -> FloatArray:
-        """(2 n,): start, end, start, end, ..."""
+        """(2 n,): the start and end of each interval in turn."""
         return np.stack([self.start_s, self.end_s], axis=1).ravel()
 
     @cached_property
@@ -87,7 +89,7 @@ class AvailabilityTrace:
 
     @cached_property
     def _changes_s(self) -> FloatArray:
-        """Instants in [0, period) at which the state changes, seen round the loop."""
+        """(k,): instants in [0, period) at which the state changes, the repetition included."""
         edges = self._edges_s
         if math.isinf(self.period_s):
             return edges[np.isfinite(edges)]
@@ -104,36 +106,36 @@ class AvailabilityTrace:
 
     @cached_property
     def _is_online_first(self) -> bool:
-        """State ahead of the first change, as at the end of the loop before."""
-        if math.isinf(self.period_s):  # there was none: the first interval is the first change
+        """Whether the device is online before the first change of a loop."""
+        if math.isinf(self.period_s):  # no loop came before, so the first change goes online
             return False
         return len(self.end_s) > 0 and bool(self.end_s[-1] == self.period_s)
 
     @property
     def fraction_online(self) -> float:
-        """Share of the time online, of a trace that repeats."""
+        """Share of the time that the device is online, for a trace that repeats."""
         return self.online_s(self.period_s) / self.period_s
 
     def online_s(self, until_s: float) -> float:
-        """Seconds online from the start of a trace that repeats to ``until_s`` in it."""
+        """Return the seconds online from 0 to ``until_s``, for a trace that repeats."""
         loops, within_s = divmod(until_s, self.period_s)
         whole_s, rest_s = self.online_within_s(np.array([self.period_s, within_s])).tolist()
         return float(loops * whole_s + rest_s)
 
     def online_within_s(self, at_s: FloatArray) -> FloatArray:
-        """(n,): seconds online from 0 to each of the instants (n,) in [0, period]."""
+        """Return (n,): seconds online from 0 to each instant of ``at_s`` (n,) in [0, period]."""
         if len(self._edges_s) == 0:
             return np.zeros(len(at_s))
         within_s: FloatArray = np.interp(at_s, self._edges_s, self._online_s, left=0.0)
         return within_s
 
     def is_online(self, at_s: float) -> bool:
-        """Whether the device is online at an instant."""
+        """Return whether the device is online at an instant of the simulated clock."""
         _, passed = self._position(at_s)
         return self._is_online_first != bool(passed % 2)
 
     def next_change_s(self, at_s: float) -> float:
-        """The first instant after ``at_s`` at which the state differs; ``inf`` if it never does."""
+        """Return the first instant after ``at_s`` at which the state differs, else ``inf``."""
         changes = self._change_list_s
         if len(changes) == 0:
             return math.inf
@@ -145,12 +147,14 @@ class AvailabilityTrace:
         return self._base_s(loops) + changes[passed]
 
     def next_online_s(self, at_s: float) -> float:
-        """``at_s`` where the device is online then, else the next instant at which it is."""
+        """Return ``at_s`` if the device is online then, else the next instant at which it is."""
         return at_s if self.is_online(at_s) else self.next_change_s(at_s)
 
     def begun_at(self, offset_s: float) -> AvailabilityTrace:
-        """The same trace, for a clock that starts ``offset_s`` further into it. Nothing is copied:
-        ``start_s`` and ``end_s`` stay as they are."""
+        """Return the trace for a clock that starts ``offset_s`` further into it.
+
+        The arrays are shared with this trace, and so stay as they are; ``shifted`` rewrites them.
+        """
         _ = self._change_list_s, self._is_online_first  # worked out once, for all copies
         begun = copy.copy(self)
         total_s = self.offset_s + offset_s
@@ -160,11 +164,11 @@ class AvailabilityTrace:
         return begun
 
     def ended(self) -> AvailabilityTrace:
-        """The trace played once: then the device is offline for ever."""
+        """Return the trace without repetition: after its period the device is offline for ever."""
         return replace(self, period_s=math.inf)
 
     def shifted(self, offset_s: float) -> AvailabilityTrace:
-        """The same loop written anew, begun ``offset_s`` into it."""
+        """Return the loop with rewritten intervals: its instant 0 is ``offset_s`` of this one."""
         offset_s %= self.period_s
         if offset_s == 0:
             return self
@@ -179,14 +183,14 @@ class AvailabilityTrace:
         return AvailabilityTrace.of(clipped, self.period_s)
 
     def _base_s(self, loops: int) -> float:
-        """The instant at which a loop begins."""
+        """Return the instant of the clock at which a loop begins."""
         return (loops * self.period_s if loops else 0.0) - self.offset_s
 
     def _position(self, at_s: float) -> tuple[int, int]:
-        """Loops ended, and changes passed in the loop that goes on.
+        """Return how many loops have ended, and how many changes of the current one have passed.
 
-        Settled on the instants that ``next_change_s`` returns, rounded as they are: whoever waits
-        for one finds the state changed then, however large the clock has grown.
+        Both are decided by the rounded instants that ``next_change_s`` returns, so that the state
+        has changed at such an instant however large the clock is.
         """
         changes, loops = self._change_list_s, 0
         if math.isfinite(self.period_s):
@@ -205,7 +209,7 @@ class AvailabilityTrace:
 
 
 def availability_text(devices: Mapping[str, AvailabilityTrace]) -> str:
-    """The CSV of these devices, which ``read_availability`` reads back without loss."""
+    """Return the CSV of these devices, which ``read_availability`` reads back without loss."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -219,12 +223,18 @@ def availability_text(devices: Mapping[str, AvailabilityTrace]) -> str:
 
 
 def read_availability(path: str | Path) -> dict[str, AvailabilityTrace]:
-    """Device -> trace. Raises ValueError: file, line, what stands there and what should."""
+    """Return the trace of each device in a CSV file.
+
+    Raises ValueError that names the file, the line, what was found and what is expected.
+    """
     return availability_of(read_table(Path(path)))
 
 
 def availability_of(table: Table) -> dict[str, AvailabilityTrace]:
-    """Device -> trace, from a table with our columns. Raises ValueError that says where."""
+    """Return the trace of each device in a table with the columns of the format.
+
+    Raises ValueError that names the file, the line, what was found and what is expected.
+    """
     table.require(COLUMNS)
     if not table.rows:
         raise ValueError(f"{table.header_where}: expected at least one row below, found none")
@@ -247,17 +257,22 @@ def availability_of(table: Table) -> dict[str, AvailabilityTrace]:
 
 
 def device_id(where: str, text: str) -> str:
-    """The name of a device. Raises ValueError unless it can be printed."""
+    """Return the name of a device without white space around it.
+
+    Raises ValueError that begins with ``where`` unless it is printable text.
+    """
     if not text.strip() or not text.isprintable():
         raise ValueError(f"{where}: device_id must be printable text, found {excerpt(text)}")
     return text.strip()
 
 
 ALWAYS = AvailabilityTrace.of([(0.0, math.inf)], math.inf)
-"""A device that is never away."""
+"""The trace of a device that is always online."""
 
 
 class _Interval(NamedTuple):
+    """One row of an availability file."""
+
     start_s: float
     end_s: float
     is_online: bool

@@ -1,4 +1,4 @@
-"""Links by name: the bundled ones, anyone's own files, and what a fitted generator draws."""
+"""Finds links and availability by name: bundled ones, files, and draws of fitted generators."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ from traces.generators.link_model import LinkModel
 from traces.generators.model_file import read_model
 
 DATA = Path(__file__).parent / "data"
-NUM_LINKS = 16  # that a generator named as a pool stands for
+NUM_LINKS = 16
+"""Links that are drawn where a config names a fitted generator as a pool."""
 NUM_DEVICES = 64
+"""Devices that are drawn where a config names a fitted generator of availability."""
 
 
 def links() -> tuple[str, ...]:
-    """Names of the bundled links."""
+    """Return the names of the bundled links, pool by pool."""
     names = [path.stem for path in DATA.glob("*.csv")]
     return tuple(sorted(names, key=lambda name: (_pool_of(name), name)))
 
 
 def pools() -> tuple[str, ...]:
-    """Names of the bundled pools: ``lte-driving`` holds ``lte-driving-1`` and its like."""
+    """Return the names of the bundled pools; ``lte-driving`` holds ``lte-driving-1`` and so on."""
     return tuple(dict.fromkeys(_pool_of(name) for name in links()))
 
 
 def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) -> Link:
-    """A bundled link, the one in a CSV file of our format, or the first that a TOML file draws.
+    """Return a bundled link, the link of a CSV file, or the first that a TOML file draws.
 
-    Raises ValueError that lists the valid names, or says what is wrong in the file.
+    ``uplink_scale`` serves files without a measured uplink, as in ``read_link``. Raises ValueError
+    that lists the valid names, or says what is wrong in the file.
     """
     name = str(name_or_path)
     if name in links():
@@ -51,9 +54,9 @@ def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) ->
 
 
 def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tuple[Link, ...]:
-    """The links of a bundled pool, of a folder of CSV files, or 16 that a TOML file draws.
+    """Return the links of a bundled pool or of a folder of CSV files, or 16 that a TOML file draws.
 
-    One link is a pool of one.
+    The name or file of one link gives a pool of one. ``uplink_scale`` is as in ``load_link``.
 
     Raises ValueError that lists the valid names, or says which file is wrong.
     """
@@ -78,7 +81,7 @@ def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tupl
 
 
 def availability(path: str | Path) -> Mapping[str, AvailabilityTrace]:
-    """Device -> trace, of a CSV file of our format, or 64 devices that a TOML file draws.
+    """Return the trace of each device in a CSV file, or of 64 devices that a TOML file draws.
 
     Raises ValueError that says what is wrong in the file.
     """
@@ -88,7 +91,7 @@ def availability(path: str | Path) -> Mapping[str, AvailabilityTrace]:
 
 
 def link_model(path: str | Path, *, uplink_scale: float | None = None) -> LinkModel:
-    """The generator of links in a TOML file. Raises ValueError that says what is wrong in it."""
+    """Return the generator of links in a TOML file. Raises ValueError that says what is wrong."""
     model = read_model(path, uplink_scale=uplink_scale)
     if not isinstance(model, LinkModel):
         raise ValueError(f"{path}: kind must be link here, found availability")
@@ -101,7 +104,10 @@ def link_model(path: str | Path, *, uplink_scale: float | None = None) -> LinkMo
 
 
 def availability_model(path: str | Path) -> DiurnalModel:
-    """The generator of devices in a TOML file. Raises ValueError that says what is wrong in it."""
+    """Return the generator of availability in a TOML file.
+
+    Raises ValueError that says what is wrong in it.
+    """
     model = read_model(path)
     if not isinstance(model, DiurnalModel):
         raise ValueError(f"{path}: kind must be availability here, found link")
@@ -109,7 +115,7 @@ def availability_model(path: str | Path) -> DiurnalModel:
 
 
 def drawn_links(model: LinkModel, count: int, *, seed: int = 0) -> tuple[Link, ...]:
-    """``NAME-1`` to ``NAME-count``; more of them leave the first as they are."""
+    """Return the links NAME-1 to NAME-count; a larger count adds links and changes none."""
     drawn = (model.link(np.random.default_rng([seed, k])) for k in range(1, count + 1))
     return tuple(
         Link(f"{link.name}-{k}", link.downlink, link.uplink)
@@ -120,7 +126,7 @@ def drawn_links(model: LinkModel, count: int, *, seed: int = 0) -> tuple[Link, .
 def drawn_devices(
     model: DiurnalModel, count: int, *, seed: int = 0
 ) -> Mapping[str, AvailabilityTrace]:
-    """Devices ``1`` to ``count``; more of them leave the first as they are."""
+    """Return the traces of devices 1 to count; a larger count adds devices and changes none."""
     return {
         str(k): model.availability(np.random.default_rng([seed, k])) for k in range(1, count + 1)
     }

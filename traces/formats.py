@@ -1,9 +1,9 @@
-"""The project's own link format, and the only place where Mbit/s become bytes per second.
+"""Reads and writes the project's own link format.
 
 A file has the header ``time_s,downlink_mbps,uplink_mbps`` and one row per change of rate. A rate
-holds from its row's time to the next row's, the last one as long as the step before it; then the
-file repeats. One row alone is a link that never changes. An empty ``uplink_mbps`` column means
-that the uplink was not measured.
+holds from its row's time to the next row's, and the last one as long as the step before it; then
+the link repeats. A file of one row is a link that never changes. An empty ``uplink_mbps`` column
+means that the uplink was not measured.
 """
 
 from __future__ import annotations
@@ -18,27 +18,24 @@ import numpy as np
 from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace, Link
 from traces.text import excerpt, number, read_text
+from traces.units import BYTES_PER_S_PER_MBPS, MAX_MBPS, MAX_TIME_S
 
 COLUMNS = ("time_s", "downlink_mbps", "uplink_mbps")
-BYTES_PER_S_PER_MBPS = 1e6 / 8
-# Far above any link and any recording: what lies beyond is a file in other units, and would
-# overflow the sums of the trace.
-MAX_TIME_S = 1e9
-MAX_MBPS = 1e6
 
 
-class _Row(NamedTuple):
+class _LinkRow(NamedTuple):
+    """One row of a link file; an uplink of None was not measured."""
+
     time_s: float
     downlink_mbps: float
     uplink_mbps: float | None
 
 
 def read_link(path: str | Path, *, uplink_scale: float | None = None) -> Link:
-    """The link in a CSV file, named after it.
+    """Return the link in a CSV file, under the name of the file.
 
-    ``uplink_scale`` serves files without a measured uplink: it is then ``uplink_scale`` times the
-    downlink. A measured uplink is always kept. Raises ValueError that names the file, the line,
-    what stands there and what should.
+    An uplink that was not measured is ``uplink_scale`` times the downlink; a measured one is always
+    kept. Raises ValueError that names the file, the line, what was found and what is expected.
     """
     path = Path(path)
     if uplink_scale is not None and not (math.isfinite(uplink_scale) and uplink_scale > 0):
@@ -58,9 +55,10 @@ def read_link(path: str | Path, *, uplink_scale: float | None = None) -> Link:
 
 
 def write_link(path: str | Path, link: Link) -> None:
-    """Write a link so that ``read_link`` returns the same rates at the same times.
+    """Write a link as a CSV file from which ``read_link`` returns the same rates and times.
 
-    Both directions must repeat after the same time, since one file has one time column.
+    Raises ValueError unless both directions repeat after the same time, since one file has one
+    time column.
     """
     if link.downlink.period_s != link.uplink.period_s:
         raise ValueError(
@@ -72,7 +70,7 @@ def write_link(path: str | Path, link: Link) -> None:
 
 
 def link_text(downlink: BandwidthTrace, uplink: BandwidthTrace | None) -> str:
-    """The CSV of two traces of one period; no uplink leaves its column empty: not measured."""
+    """Return the CSV of two traces of one period; without an uplink its column stays empty."""
     traces = [downlink] if uplink is None else [downlink, uplink]
     time_s = downlink.time_s if uplink is None else np.union1d(downlink.time_s, uplink.time_s)
     last_s = downlink.period_s - time_s[-1]
@@ -87,7 +85,7 @@ def link_text(downlink: BandwidthTrace, uplink: BandwidthTrace | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(path: Path) -> list[_Row]:
+def _rows(path: Path) -> list[_LinkRow]:
     lines = read_text(path).rstrip().split("\n")
     header = lines[0].strip()
     if tuple(name.strip() for name in header.split(",")) != COLUMNS:
@@ -102,21 +100,21 @@ def _rows(path: Path) -> list[_Row]:
     return rows
 
 
-def _row(where: str, line: str) -> _Row:
+def _row(where: str, line: str) -> _LinkRow:
     fields = [field.strip() for field in line.split(",")]
     if len(fields) != len(COLUMNS):
         raise ValueError(
             f"{where}: expected {len(COLUMNS)} fields ({','.join(COLUMNS)}), "
             f"found {len(fields)} in {excerpt(line)}"
         )
-    return _Row(
+    return _LinkRow(
         number(where, COLUMNS[0], fields[0], MAX_TIME_S),
         number(where, COLUMNS[1], fields[1], MAX_MBPS),
         number(where, COLUMNS[2], fields[2], MAX_MBPS) if fields[2] else None,
     )
 
 
-def _check_order(path: Path, rows: Sequence[_Row]) -> None:
+def _check_order(path: Path, rows: Sequence[_LinkRow]) -> None:
     if rows[0].time_s != 0:
         raise ValueError(f"{path}, line 2: the first time_s must be 0, found {rows[0].time_s:g}")
     is_measured = rows[0].uplink_mbps is not None

@@ -1,8 +1,8 @@
-"""Step traces from files: latency, speed, free memory, battery level, each in its own column.
+"""Reads the step traces of latency, speed, free memory and battery level from CSV files.
 
-A file has the header ``time_s,<column>`` and one row per change. A value holds from its row's time
-to the next row's, the last one as long as the step before it; then the file repeats. One row alone
-is a value that never changes.
+A file has the columns ``time_s`` and that of its signal, and one row per change. A value holds
+from its row's time to the next row's, and the last one as long as the step before it; then the
+trace repeats. A file of one row is a value that never changes.
 """
 
 from __future__ import annotations
@@ -15,42 +15,44 @@ import numpy as np
 
 from traces.availability import COLUMNS, AvailabilityTrace
 from traces.catalog import availability
-from traces.formats import MAX_TIME_S
 from traces.steps import StepTrace
 from traces.text import Row, read_table
+from traces.units import HOUR_S, MAX_TIME_S
 
 
-class Quantity(NamedTuple):
-    """What a step trace tells: the column that holds it, and the largest value that makes sense."""
+class Signal(NamedTuple):
+    """A signal is a quantity that a run can replay from a file."""
 
-    column: str
-    largest: float
-
-
-LATENCY = Quantity("latency_s", 3600.0)
-SPEED = Quantity("speed_share", 10.0)
-FREE_MEMORY = Quantity("free_memory_share", 10.0)
-BATTERY_LEVEL = Quantity("battery_share", 1.0)
+    column: str  # that holds it
+    largest: float  # value that makes sense
 
 
-def step_pool(source: str | float, quantity: Quantity) -> tuple[StepTrace, ...]:
-    """A constant, the trace of a CSV file, or those of all CSV files of a folder, by name.
+LATENCY = Signal("latency_s", HOUR_S)
+SPEED = Signal("speed_share", 10.0)
+FREE_MEMORY = Signal("free_memory_share", 10.0)
+BATTERY_LEVEL = Signal("battery_share", 1.0)
 
-    Raises ValueError that names the file, the line, what stands there and what should.
+
+def step_pool(source: str | float, signal: Signal) -> tuple[StepTrace, ...]:
+    """Return the traces of a signal that a config names by ``source``.
+
+    A number is one constant trace, a CSV file one trace, and a folder those of its CSV files in
+    order of their names. Raises ValueError that names the file, the line, what was found and what
+    is expected.
     """
     if isinstance(source, int | float):
-        if not 0 <= source <= quantity.largest:
-            raise ValueError(
-                f"{quantity.column} must be in [0, {quantity.largest:g}], got {source:g}"
-            )
+        if not 0 <= source <= signal.largest:
+            raise ValueError(f"{signal.column} must be in [0, {signal.largest:g}], got {source:g}")
         return (StepTrace.constant(source),)
-    return tuple(read_steps(file, quantity) for file in _files(source, quantity.column))
+    return tuple(read_steps(file, signal) for file in _files(source, signal.column))
 
 
 def availability_pool(source: str) -> tuple[AvailabilityTrace, ...]:
-    """The devices of an availability CSV, of all of a folder in order, or of a fitted generator.
+    """Return the traces of the devices that a config names by ``source``.
 
-    In a folder, tables of devices are passed over: an import may write one beside the availability.
+    ``source`` is an availability CSV, a folder of them, or the TOML file of a fitted generator.
+    Device tables in a folder are skipped, since an import may write one beside the availability.
+    Raises ValueError that names the file and what is wrong.
     """
     files = [Path(source)] if source.endswith(".toml") else _files(source, ",".join(COLUMNS))
     if os.path.isdir(source):
@@ -64,14 +66,17 @@ def availability_pool(source: str) -> tuple[AvailabilityTrace, ...]:
     return tuple(trace for file in files for trace in availability(file).values())
 
 
-def read_steps(path: str | Path, quantity: Quantity) -> StepTrace:
-    """The step trace in a CSV file. Raises ValueError that says where it is wrong."""
+def read_steps(path: str | Path, signal: Signal) -> StepTrace:
+    """Return the step trace of a signal in a CSV file.
+
+    Raises ValueError that names the file, the line, what was found and what is expected.
+    """
     table = read_table(Path(path))
-    table.require(("time_s", quantity.column))
+    table.require(("time_s", signal.column))
     if not table.rows:
         raise ValueError(f"{table.header_where}: expected at least one row below, found none")
     times = [row.number("time_s", MAX_TIME_S) for row in table.rows]
-    values = [row.number(quantity.column, quantity.largest) for row in table.rows]
+    values = [row.number(signal.column, signal.largest) for row in table.rows]
     _check_order(table.rows, times)
     if len(times) == 1:
         return StepTrace.constant(values[0])

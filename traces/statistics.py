@@ -1,4 +1,4 @@
-"""What a trace is like, in numbers; exact over one loop, whatever the steps."""
+"""Statistics of traces over one loop, exact whatever the lengths of their steps."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import numpy as np
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
+from traces.units import HOUR_S
 
-HOUR_S, DAY_S = 3600.0, 86400.0
 OUTAGE_SHARE_OF_MEAN = 0.01
 """A rate below this share of the mean counts as an outage: recordings seldom show an exact 0."""
 
 
 class RateDistribution(NamedTuple):
-    """Rates in rising order (k,), and the share of time at or below each (k,), which ends at 1."""
+    """Rates of a link in rising order (k,), and the share of time at or below each (k,)."""
 
     rate_bytes_per_s: FloatArray
-    share: FloatArray
+    share: FloatArray  # ends at 1
 
 
 class Spans(NamedTuple):
-    """Lengths in seconds of whole online and offline spans, those across the loop's end joined."""
+    """Lengths in seconds of a device's online and offline spans, joined across the loop's end."""
 
     online_s: FloatArray
     offline_s: FloatArray
 
 
 def rate_distribution(trace: BandwidthTrace) -> RateDistribution:
-    """The cumulative distribution of the rate over time."""
+    """Return the cumulative distribution of a link's rate over time."""
     rates, group = np.unique(trace.rate_bytes_per_s, return_inverse=True)
     held_s = np.bincount(group, weights=_durations_s(trace))
     share = np.cumsum(held_s) / held_s.sum()
@@ -40,41 +40,42 @@ def rate_distribution(trace: BandwidthTrace) -> RateDistribution:
 
 
 def rate_quantiles(trace: BandwidthTrace, shares: Sequence[float]) -> FloatArray:
-    """(len(shares),): the lowest rate in bytes/s that is not exceeded for each share of time."""
+    """Return (len(shares),): the lowest rate in bytes/s not exceeded for each share of time."""
     rates, share = rate_distribution(trace)
-    # A share that a sum misses by its rounding is still reached.
+    # A sum of shares may fall short of the exact value by its rounding.
     at = np.searchsorted(share, np.asarray(shares) - 1e-12, side="left")
     quantiles: FloatArray = rates[at]
     return quantiles
 
 
 def outage_share(trace: BandwidthTrace) -> float:
-    """Share of time below 1 % of the mean rate."""
+    """Return the share of time in which the rate is below 1 % of its mean."""
     is_outage = trace.rate_bytes_per_s < OUTAGE_SHARE_OF_MEAN * trace.mean_bytes_per_s
     return float(_durations_s(trace)[is_outage].sum() / trace.period_s)
 
 
 def variation(trace: BandwidthTrace) -> float:
-    """Coefficient of variation: standard deviation over time as a multiple of the mean."""
+    """Return the coefficient of variation: the standard deviation over time over the mean."""
     return math.sqrt(_covariance(trace, 0.0)) / trace.mean_bytes_per_s
 
 
 def autocorrelation(trace: BandwidthTrace, lag_s: float) -> float:
-    """Correlation of the rate with itself ``lag_s`` later; NaN of a rate that never changes.
+    """Return the correlation of a link's rate with itself ``lag_s`` later.
 
-    The trace is taken as the loop that replays it: what follows its end is its start.
+    The end of the trace is followed by its start. A rate that never changes gives NaN.
     """
     variance = _covariance(trace, 0.0)
-    # The rounding of a constant rate is no variation.
+    # The variance of a constant rate may differ from 0 by its rounding.
     if variance <= 1e-24 * trace.mean_bytes_per_s**2:
         return math.nan
     return _covariance(trace, lag_s) / variance
 
 
 def online_share_by_hour(devices: Iterable[AvailabilityTrace]) -> FloatArray:
-    """(24,): share of time online in each hour of the day, over all devices; NaN where none was.
+    """Return (24,): the share of time online in each hour of the day, over all devices.
 
-    Instant 0 is taken as midnight, and each device counts for one period.
+    Instant 0 counts as midnight, and each device counts for one period. An hour that no period
+    covers is NaN.
     """
     online_s, covered_s = np.zeros(24), np.zeros(24)
     for device in devices:
@@ -89,7 +90,7 @@ def online_share_by_hour(devices: Iterable[AvailabilityTrace]) -> FloatArray:
 
 
 def spans(device: AvailabilityTrace) -> Spans:
-    """How long it is online and offline at a time. A state that never ends is no span."""
+    """Return the lengths of a device's online and offline spans, which must end to count."""
     starts_s, ends_s = device.start_s, device.end_s
     if len(starts_s) == 0 or device.fraction_online == 1:
         return Spans(np.zeros(0), np.zeros(0))
@@ -106,7 +107,7 @@ def _durations_s(trace: BandwidthTrace) -> FloatArray:
 
 
 def _covariance(trace: BandwidthTrace, lag_s: float) -> float:
-    """Mean over a loop of (rate(t) - mean) (rate(t + lag) - mean)."""
+    """Return the mean over a loop of (rate(t) - mean) (rate(t + lag) - mean)."""
     lag_s %= trace.period_s
     # The product changes where the rate does, or where it will a lag later.
     edges_s = np.union1d(trace.time_s, (trace.time_s - lag_s) % trace.period_s)

@@ -1,4 +1,4 @@
-"""A quantity that changes in steps over time: a rate, a latency, a share of what a device has."""
+"""Traces of a quantity that changes in steps over time, such as a rate or a latency."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from traces.arrays import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class StepTrace:
-    """``values[i]`` holds on ``[time_s[i], time_s[i + 1])``; the whole repeats every ``period_s``.
+    """A step trace has one value from each of its instants to the next, and then repeats.
 
-    ``time_s`` is (n,), starts at 0 and increases; ``values`` is (n,), finite and >= 0; ``period_s``
-    is where the last value ends, and where it is ``inf`` the last value holds for ever. A clock's
-    instant 0 lies ``offset_s`` into the trace. Raises ValueError where one of these fails.
+    ``values[i]`` holds on ``[time_s[i], time_s[i + 1])``. ``time_s`` is (n,), starts at 0 and
+    increases; ``values`` is (n,), finite and >= 0; the last value ends at ``period_s``, where the
+    trace begins again. With a ``period_s`` of ``inf`` the last value holds for ever. Instant 0 of
+    the simulated clock lies ``offset_s`` into the trace. Raises ValueError where one of these
+    fails.
 
-    Amounts are values times seconds: bytes of a rate, or seconds of work of a share of the speed.
+    An amount is a value times seconds: the bytes of a rate, or seconds of work at a share of the
+    full speed.
     """
 
     time_s: FloatArray
@@ -51,7 +54,7 @@ class StepTrace:
 
     @classmethod
     def constant(cls, value: float) -> StepTrace:
-        """One value for ever."""
+        """Return a trace whose value never changes."""
         return cls(np.zeros(1), np.array([float(value)]), math.inf)
 
     # Lists and bisect rather than arrays and searchsorted: for one instant they take a tenth of
@@ -71,8 +74,12 @@ class StepTrace:
         return float(self.values.min())
 
     @cached_property
+    def _highest(self) -> float:
+        return float(self.values.max())
+
+    @cached_property
     def _amounts(self) -> list[float]:
-        """(n + 1,): amount from 0 to each edge; the last is ``inf`` where the trace never ends."""
+        """(n + 1,): the amount from 0 to each edge, ``inf`` at the end of an endless trace."""
         lengths = np.diff(np.append(self.time_s, self.period_s))
         held = self.values > 0  # what is 0 adds nothing, however long
         steps = np.zeros(len(lengths))
@@ -82,26 +89,28 @@ class StepTrace:
 
     @property
     def mean(self) -> float:
-        """Average value over one period; the last value of a trace that does not repeat."""
+        """Average value over one period, or the last value of a trace that does not repeat."""
         if math.isinf(self.period_s):
             return self._values[-1]
         return self._amounts[-1] / self.period_s
 
     def at(self, at_s: float) -> float:
-        """The value at an instant."""
+        """Return the value at an instant of the simulated clock."""
         step = bisect_right(self._edges, self._within(at_s)[1]) - 1
         return self._values[min(step, len(self._values) - 1)]  # divmod may round up to the period
 
     def amount(self, until_s: float) -> float:
-        """Value times seconds, from the start of the trace's first loop to ``until_s``."""
+        """Return the amount from the start of the trace's first loop to ``until_s``."""
         loops, within_s = self._within(until_s)
         before = loops * self._amounts[-1] if loops else 0.0
         return before + self._amount_within(within_s)
 
     def time_to(self, amount: float, start_s: float) -> float:
-        """Seconds from ``start_s`` until ``amount`` has come together; ``inf`` if it never does.
+        """Return the seconds from ``start_s`` until ``amount`` is reached, ``inf`` if it never is.
 
-        The exact integral: two binary searches, whatever the number of loops.
+        This is the exact integral, in two binary searches whatever the number of loops. An amount
+        above 0 takes more than 0 s, also where the clock is too large to tell its end from its
+        start.
         """
         if amount <= 0:
             return 0.0
@@ -115,7 +124,9 @@ class StepTrace:
         within_s = self._within(start_s)[1]
         target = self._amount_within(within_s) + amount
         if math.isinf(self.period_s):
-            return self._reached_s(target) - within_s if target <= per_loop else math.inf
+            if target > per_loop:
+                return math.inf
+            return self._not_instant(self._reached_s(target) - within_s, amount)
         filled = target / per_loop
         if math.isinf(filled):  # so slow that no float holds the time
             return math.inf
@@ -124,14 +135,22 @@ class StepTrace:
         if rest <= 0:  # what ends on a loop's edge ends with the loop before, ahead of any outage
             loops, rest = loops - 1, per_loop
         end_s = self._reached_s(min(rest, per_loop))
-        return max(loops * self.period_s + end_s - within_s, 0.0)
+        return self._not_instant(loops * self.period_s + end_s - within_s, amount)
+
+    def _not_instant(self, needed_s: float, amount: float) -> float:
+        """Return ``needed_s``, or the least time that ``amount`` can take where that rounded to 0.
+
+        Two instants may be too close for their difference to show; nothing is faster than the
+        highest value allows.
+        """
+        return needed_s if needed_s > 0 else amount / self._highest
 
     def times_to(
         self, amounts: FloatArray, starts_s: FloatArray, offsets_s: FloatArray
     ) -> FloatArray:
-        """``begun_at(offset).time_to(amount, start)`` for many clocks on this trace, bit for bit.
+        """Return ``begun_at(offset).time_to(amount, start)`` for many clocks, bit for bit.
 
-        All arrays are (n,); amounts must be above 0.
+        All arrays are (n,), one entry a clock; amounts must be above 0.
         """
         edges, held = np.array(self._edges), np.array(self._amounts)
         values, per_loop = np.append(self.values, 0.0), self._amounts[-1]
@@ -152,18 +171,20 @@ class StepTrace:
             targets = held[step] + into + amounts
             if not loops_for_ever:
                 ends_s = self._all_reached_s(np.minimum(targets, per_loop))
-                return np.where(targets <= per_loop, ends_s - within_s, np.inf)
+                needed_s = np.where(targets <= per_loop, ends_s - within_s, np.inf)
+                return np.where(needed_s > 0, needed_s, amounts / self._highest)
             loops = np.floor(targets / per_loop)
             rest = targets - loops * per_loop
             is_edge = rest <= 0
             loops, rest = loops - is_edge, np.where(is_edge, per_loop, rest)
             ends_s = self._all_reached_s(np.minimum(rest, per_loop))
-            needed_s = np.maximum(loops * self.period_s + ends_s - within_s, 0.0)
+            needed_s = loops * self.period_s + ends_s - within_s
+            needed_s = np.where(needed_s > 0, needed_s, amounts / self._highest)
         found: FloatArray = np.where(np.isinf(loops), np.inf, needed_s)
         return found
 
     def first_below(self, level: float, start_s: float, end_s: float) -> float:
-        """The first instant in ``[start_s, end_s)`` with a value below ``level``; else ``inf``."""
+        """Return the first instant in [start_s, end_s) with a value below ``level``, or ``inf``."""
         if self._lowest >= level:
             return math.inf
         at_s = start_s
@@ -174,11 +195,12 @@ class StepTrace:
         return math.inf
 
     def begun_at(self, offset_s: float) -> StepTrace:
-        """The same trace, for a clock that starts ``offset_s`` further into it. Nothing is copied.
+        """Return the trace for a clock that starts ``offset_s`` further into it.
 
-        A trace that does not repeat is begun within its length.
+        The arrays are shared with this trace, not copied.
         """
-        _ = self._edges, self._values, self._amounts, self._lowest  # once, for all copies
+        _ = self._edges, self._values, self._amounts  # worked out once, for all copies
+        _ = self._lowest, self._highest
         begun = copy.copy(self)
         total_s = self.offset_s + offset_s
         if math.isfinite(self.period_s):
@@ -187,18 +209,18 @@ class StepTrace:
         return begun
 
     def scaled(self, factor: float) -> StepTrace:
-        """The same shape at ``factor`` times the value."""
+        """Return the trace with ``factor`` times each value."""
         return replace(self, values=self.values * factor)
 
     def ended(self, last: float | None = None) -> StepTrace:
-        """The trace played once: then its last value holds, or the value ``last``."""
+        """Return the trace without repetition: at its end its last value holds, or ``last``."""
         if last is None or math.isinf(self.period_s):
             return replace(self, period_s=math.inf)
         time_s = np.append(self.time_s, self.period_s)
         return replace(self, time_s=time_s, values=np.append(self.values, last), period_s=math.inf)
 
     def _within(self, at_s: float) -> tuple[float, float]:
-        """Loops ended, and the instant within the one that goes on."""
+        """Return how many loops have ended, and the instant within the one that goes on."""
         if math.isinf(self.period_s):
             return 0.0, max(at_s + self.offset_s, 0.0)  # before its start it is as at its start
         return divmod(at_s + self.offset_s, self.period_s)
@@ -210,8 +232,8 @@ class StepTrace:
         return self._amounts[step] + self._values[step] * (within_s - self._edges[step])
 
     def _reached_s(self, target: float) -> float:
-        """The instant within a loop at which its amount is ``target``, in (0, a loop's]."""
-        # bisect_left: where nothing comes, it was complete when that began.
+        """Return the instant in a loop at which its amount is ``target``, at most the loop's."""
+        # bisect_left: an amount that is complete when an outage begins is not delayed by it.
         edge = bisect_left(self._amounts, target)
         if math.isinf(self._edges[edge]):
             before = edge - 1
@@ -221,7 +243,7 @@ class StepTrace:
         return self._edges[edge] - (missing / self._values[edge - 1] if missing > 0 else 0.0)
 
     def _all_reached_s(self, targets: FloatArray) -> FloatArray:
-        """``_reached_s`` of many targets."""
+        """Return ``_reached_s`` of many targets (n,)."""
         edges, held = np.array(self._edges), np.array(self._amounts)
         edge = np.clip(np.searchsorted(held, targets, side="left"), 1, len(self._values))
         before, rate = edge - 1, self.values[edge - 1]
@@ -233,7 +255,7 @@ class StepTrace:
         return found
 
     def next_change_s(self, at_s: float) -> float:
-        """The next instant after ``at_s`` at which a step begins; ``inf`` if none ever does."""
+        """Return the next instant after ``at_s`` at which a step begins, ``inf`` if none does."""
         if len(self._values) == 1:
             return math.inf
         within_s = self._within(at_s)[1]

@@ -1,17 +1,29 @@
-"""Text files read so that every error says where: file, line, what was found, what should be."""
+"""Reads text files and tables so that every error names the file, the line and what was found.
+
+All importers and table readers take their numbers from here: one notation is a number everywhere.
+"""
 
 from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+MAX_BYTES = 1_000_000_000
+"""Largest file that is read: as Python objects a text takes many times its size in memory."""
+MAX_ROWS = 10_000_000
+"""Most rows of a table, and most intervals of an availability file."""
 
-class Line(NamedTuple):
-    """One line of a file, without its end."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WHOLE = re.compile(r"\d{1,20}", re.ASCII)
+
+
+class TextLine(NamedTuple):
+    """A line of a text file, without its line end."""
 
     path: Path
     number: int  # from 1
@@ -19,59 +31,66 @@ class Line(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The words that an error begins with."""
+        """The file and line, as an error message begins."""
         return f"{self.path}, line {self.number}"
 
 
 class Row(NamedTuple):
-    """One row of a table: its fields by the name of their column."""
+    """A row of a table: where it stands, and its fields by the name of their column."""
 
     where: str
     fields: Mapping[str, str]
 
     def number(self, column: str, largest: float, *, smallest: float = 0.0) -> float:
-        """The finite number in a column. Raises ValueError that says where."""
+        """Return the number in a column, in [smallest, largest].
+
+        Raises ValueError that names the file, the line and the column.
+        """
         return number(self.where, column, self.fields[column], largest, smallest=smallest)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns; ``header_where`` is where the names stand."""
+    """Rows under named columns; ``header_where`` says where the names stand."""
 
     header_where: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
     def require(self, columns: Sequence[str]) -> None:
-        """Raise ValueError unless each of ``columns`` is there."""
+        """Check that the table has these columns. Raises ValueError that names the missing ones."""
         missing = [column for column in columns if column not in self.columns]
         if missing:
             found = excerpt(",".join(self.columns)) if any(self.columns) else "nothing"
             raise ValueError(
                 f"{self.header_where}: expected a header with the columns {', '.join(columns)}, "
-                f"found {found}"
+                f"found {found}, without {', '.join(missing)}"
             )
 
 
-MAX_BYTES = 4_000_000_000
-
-
 def read_bytes(path: Path) -> bytes:
-    """What the file holds. Raises ValueError that names it where it cannot be read."""
+    """Return the content of a regular file.
+
+    Raises ValueError that names the file where it cannot be read, is a device or a pipe (which may
+    never end), or is larger than ``MAX_BYTES``.
+    """
     try:
-        if path.exists() and not (
-            path.is_file() or path.is_dir()
-        ):  # a device or a pipe may never end
-            raise ValueError(f"{path}: expected a regular file, found another thing")
-        if path.exists() and path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes, found more")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path}: expected a regular file, found a device or a pipe")
+        if path.exists() and (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(
+                f"{path}: expected at most {MAX_BYTES:,} bytes, found {size:,}; split the file"
+            )
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: the file cannot be read: {error.strerror}") from None
 
 
 def read_text(path: Path) -> str:
-    """The file as UTF-8, each line end as LF. Raises ValueError that names the file and line."""
+    """Return a UTF-8 file as text in which every line ends in a line feed.
+
+    Raises ValueError that names the file, and the line where the bytes are not UTF-8.
+    """
     content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
@@ -81,15 +100,33 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: Path) -> list[Line]:
-    """The lines up to the last that is not blank; none in an empty file."""
+def read_lines(path: Path) -> list[TextLine]:
+    """Return the lines of a text file up to the last one that is not blank.
+
+    An empty file has none. Raises ValueError as ``read_text`` does.
+    """
     text = read_text(path).rstrip()
-    return [Line(path, n, line) for n, line in enumerate(text.split("\n"), start=1)] if text else []
+    return (
+        [TextLine(path, n, line) for n, line in enumerate(text.split("\n"), start=1)]
+        if text
+        else []
+    )
 
 
 def read_table(path: Path) -> Table:
-    """A CSV file with a header. Raises ValueError that names the file and line."""
-    reader = csv.reader((line.text + "\n" for line in read_lines(path)), strict=True)
+    """Return a table with a header, whose fields are separated by commas or by tabs.
+
+    Tabs separate the fields where the header has a tab and no comma. Fields lose the white space
+    around them. Raises ValueError that names the file and line.
+    """
+    lines = read_lines(path)
+    if len(lines) > MAX_ROWS + 1:
+        raise ValueError(
+            f"{path}: expected at most {MAX_ROWS:,} rows, found {len(lines) - 1:,}; split the file"
+        )
+    header_line = lines[0].text if lines else ""
+    separator = "\t" if "\t" in header_line and "," not in header_line else ","
+    reader = csv.reader((line.text + "\n" for line in lines), delimiter=separator, strict=True)
     records = _records(path, reader)
     _, header = next(records, (1, []))
     columns = tuple(name.strip() for name in header)
@@ -103,34 +140,64 @@ def read_table(path: Path) -> Table:
         if len(fields) != len(columns):
             raise ValueError(
                 f"{where}: expected {len(columns)} fields ({excerpt(','.join(columns))}), "
-                f"found {len(fields)} in {excerpt(','.join(fields))}"
+                f"found {len(fields)} in {excerpt(separator.join(fields))}"
             )
         stripped = (field.strip() for field in fields)
         rows.append(Row(where, dict(zip(columns, stripped, strict=True))))
     return Table(f"{path}, line 1", columns, tuple(rows))
 
 
-def number(where: str, column: str, text: str, largest: float, *, smallest: float = 0.0) -> float:
-    """The number that ``text`` holds, in [smallest, largest]. Raises ValueError that says where."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+def plain_number(text: str) -> float:
+    """Return the number that a text holds in ASCII decimal notation, and NaN for any other text.
+
+    Python's ``float`` would also take underscores, digits of other scripts, white space, ``inf``
+    and ``nan``, all of which are mistakes in a data file. A number too large for a float is inf.
+    """
+    return float(text) if _NUMBER.fullmatch(text) else math.nan
+
+
+def number(where: str, name: str, text: str, largest: float, *, smallest: float = 0.0) -> float:
+    """Return the number that a text holds, in [smallest, largest].
+
+    Raises ValueError that begins with ``where``, calls the number ``name`` and quotes the text.
+    """
+    value = plain_number(text)
     if not smallest <= value <= largest:
         found = excerpt(text) if text else "nothing"
         raise ValueError(
-            f"{where}: {column} must be a number in [{smallest:g}, {largest:g}], found {found}"
+            f"{where}: {name} must be a number in [{smallest:g}, {largest:g}], found {found}"
         )
     return value
 
 
+def whole_number(where: str, name: str, text: str, largest: float) -> int:
+    """Return the whole number in [0, largest] that a text of decimal digits holds.
+
+    Raises ValueError that begins with ``where``, calls the number ``name`` and quotes the text.
+    """
+    if not (_WHOLE.fullmatch(text) and int(text) <= largest):
+        raise ValueError(
+            f"{where}: {name} must be a whole number up to {largest:.12g}, "
+            f"found {excerpt(text) if text else 'nothing'}"
+        )
+    return int(text)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value of JSON, TOML or a pickle is a finite number, and not a truth value.
+
+    A whole number too large for a float is not.
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
+
+
 def excerpt(text: str) -> str:
-    """The text as an error quotes it: short."""
+    """Return a text as an error message quotes it: escaped, and cut where it is long."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def _records(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of each record; a record over several lines has the number of its first."""
+    """Yield the line and fields of each record; one over several lines has the first's number."""
     line = 1
     while True:
         try:

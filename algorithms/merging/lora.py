@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, Factors
+from devices.vocabulary.plan import Adapter, ClientUpdate, Factors
 from traces.arrays import BoolArray, Float32Array, FloatArray
 
 WEIGHT_TOLERANCE = 1e-9  # sums of a cohort of doubles
@@ -144,28 +144,3 @@ def squared_change(before: Adapter, after: Adapter, num_blocks: int) -> FloatArr
             step = now.astype(np.float64) - was
             change[key.block] += np.vdot(step, step)
     return change
-
-
-def rebase(update: ClientUpdate, current: Broadcast, share: float) -> ClientUpdate:
-    """The update as if ``share`` of it had been trained from ``current``: current + share * delta.
-
-    What a device did not send has no delta, and stands as it is now. Where it started from a fresh
-    B at zero, B A is the delta itself: it fades as it is, and keeps its own start.
-    """
-    start, end, now = update.broadcast.adapter, update.adapter, current.adapter
-    head = {
-        name: now.head[name] + np.float32(share) * (end.head[name] - start.head[name])
-        for name in now.head
-    }
-    if update.plan.terms.use == "fresh":
-        faded = {key: Factors(a, np.float32(share) * b) for key, (a, b) in end.factors.items()}
-        return replace(update, adapter=replace(end, factors=faded, head=head))
-    factors = {
-        key: Factors(
-            now.factors[key].a + np.float32(share) * (end.factors[key].a - start.factors[key].a),
-            now.factors[key].b + np.float32(share) * (end.factors[key].b - start.factors[key].b),
-        )
-        for key in now.factors
-    }
-    adapter = replace(now, factors=factors, head=head)
-    return replace(update, broadcast=current, adapter=adapter)

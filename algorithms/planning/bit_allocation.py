@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from devices.cost.memory import FORMAT_BITS, GROUP_BYTES
-from devices.cost.saved import GROUP
+from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import WeightFormat
 from devices.wire.messages import SCALE_BYTES
 from traces.arrays import BitsArray, BoolArray, FloatArray, IntArray

@@ -47,7 +47,7 @@ def import_command(
 ) -> None:
     """Turn traces of other formats into CSV files of ours, all of them or none.
 
-    FORMAT: mahimahi, pensieve, lumos5g, puffer, ghent, hsdpa, ucc, csv, parquet (links);
+    FORMAT: mahimahi, pensieve, lumos5g, puffer, rates, ghent, hsdpa, ucc, csv, parquet (links);
     fedscale-behave, flash, stunner (availability); fedscale-capacity, ai-benchmark (devices).
     """
     from analysis.traces import files as trace_files

@@ -18,16 +18,17 @@ from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import SECONDS, Unit
 from devices.fleet.fleet import Device
-from simulator.config.experiment import read_experiment
+from simulator.config.experiment import read_recorded
 from simulator.config.problems import UserError
 from simulator.engine.faults import Faults
 from simulator.world.build import World, build_world
 from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace
+from traces.units import BYTES_PER_S_PER_MBPS
 
 NUM_STEPS = 240
 MAX_DEVICES = 200  # of a larger fleet: so many, evenly spread
-BYTES_PER_S_PER_MBPS = 125_000.0
+
 WAYS = {"download": style.BLUE, "upload": style.VERMILLION}
 QUARTILES = (0.25, 0.5, 0.75)
 
@@ -65,7 +66,7 @@ def frame(study: Study) -> pd.DataFrame:
 def _world(run: Run) -> World | None:
     """What the run met; None where that is not to be had any more."""
     try:
-        (config,) = read_experiment(run.config, (), run.path / "config.yaml")
+        config = read_recorded(run.config, run.path / "config.yaml")
         world = build_world(config, str(run.path))
     except UserError:  # a trace, data set or model that is gone, or a config of another version
         return None

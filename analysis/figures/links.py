@@ -18,10 +18,10 @@ from analysis.figures import device_tables, style
 from analysis.units import SECONDS
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
-from traces.formats import BYTES_PER_S_PER_MBPS
 from traces.importers import Recording
 from traces.importers.result import DeviceTable
 from traces.statistics import online_share_by_hour, rate_distribution, spans
+from traces.units import BYTES_PER_S_PER_MBPS
 
 MAX_LINKS = 8
 DIRECTIONS = {"down": style.BLUE, "up": style.VERMILLION}

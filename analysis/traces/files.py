@@ -1,4 +1,4 @@
-"""Trace files of any kind by path or name: what they hold, and Parquet as one more format."""
+"""Loads trace files of any kind by path or name, and imports Parquet as one more format."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from traces import catalog, formats
@@ -19,15 +20,23 @@ from traces.importers import FORMATS, Availability, Format, Imported, Recording,
 from traces.importers.own import from_table
 from traces.importers.result import DeviceTable
 from traces.signals import BATTERY_LEVEL, FREE_MEMORY, LATENCY, SPEED
-from traces.text import Row, Table, excerpt, read_table
+from traces.text import MAX_BYTES, Row, Table, excerpt, read_table
 
 STEP_COLUMNS = tuple(one.column for one in (LATENCY, SPEED, FREE_MEMORY, BATTERY_LEVEL))
-NUM_DRAWN = 4  # links that stand for a generator in a table or figure
+NUM_DRAWN = 4
+"""Links that are drawn where a table or figure shows a generator."""
+MAX_TEXT = 1000
+"""Longest text in a Parquet file; a short file may repeat a long one many times."""
+MAX_CELLS = 10_000_000
+"""Most rows times columns of a Parquet file; as Python objects they take some gigabytes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """Everything that was named, by what it is. A link's uplink is None if it was not measured."""
+    """Everything that was named: links, availability and device tables, by their labels.
+
+    The uplink of a link is None if it was not measured.
+    """
 
     links: dict[str, Recording]
     availability: dict[str, Mapping[str, AvailabilityTrace]]
@@ -35,16 +44,15 @@ class Loaded:
 
     @property
     def labels(self) -> set[str]:
-        """Every name that is taken."""
+        """Every label that is taken."""
         return {*self.links, *self.availability, *self.tables}
 
 
 def load(names: Sequence[str], *, seed: int = 0) -> Loaded:
-    """Bundled links and pools by name, files and folders of CSV by path.
+    """Return bundled links and pools by name, and the content of files and folders by path.
 
-    A TOML file of ``fedclock traces fit`` stands for what it draws with ``seed``.
-
-    Raises ValueError that lists the valid names, or says what is wrong in which file.
+    The TOML file of a fitted generator stands for what it draws with ``seed``. Raises ValueError
+    that lists the valid names, or says what is wrong in which file.
     """
     found = Loaded({}, {}, {})
     for name in names:
@@ -92,14 +100,21 @@ def _add_table(found: Loaded, label: str, path: Path) -> None:
 
 
 def with_uplinks(imported: Sequence[Imported], scale: float) -> list[Imported]:
-    """Links whose uplink was not measured get ``scale`` times their downlink."""
+    """Return the imports with ``scale`` times the downlink for each unmeasured uplink."""
     return [one.with_uplink(scale) if isinstance(one, Recording) else one for one in imported]
 
 
 def read_parquet(path: Path) -> Recording | Availability:
-    """The link or availability in a Parquet file. Raises ValueError: file, row, found, expected."""
+    """Return the link or the availability in a Parquet file, whose columns are as those of a CSV.
+
+    The size of the table is checked before its content is read, since a file of some kilobytes may
+    hold millions of rows. Raises ValueError that names the file, the row, what was found and what
+    is expected.
+    """
     try:
-        columns = pq.read_table(path).to_pydict()
+        columns = _parquet_columns(path)
+    except _RefusedError as error:
+        raise ValueError(f"{path}: {error}") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         words = (str(error).splitlines() or ["no reason given"])[0][:100]
         raise ValueError(f"{path}: expected a Parquet file, found damage ({words})") from None
@@ -120,6 +135,43 @@ IMPORTS: Mapping[str, Format] = MappingProxyType(
 """Every format that ``fedclock traces import`` reads."""
 
 
+class _RefusedError(Exception):
+    """A Parquet file is whole but must not be read; the message says why."""
+
+
+def _parquet_columns(path: Path) -> Mapping[str, Sequence[object]]:
+    """Return the columns of a Parquet file. Raises _RefusedError for one that is too large."""
+    if not path.is_file():
+        raise _RefusedError("expected a regular file, found another thing or nothing")
+    with pq.ParquetFile(path) as file:
+        size, schema = file.metadata, file.schema_arrow
+        num_bytes = sum(size.row_group(k).total_byte_size for k in range(size.num_row_groups))
+    if size.num_rows * size.num_columns > MAX_CELLS or num_bytes > MAX_BYTES:
+        raise _RefusedError(
+            f"expected at most {MAX_CELLS:,} rows times columns and {MAX_BYTES:,} bytes unpacked, "
+            f"found {size.num_rows:,} rows of {size.num_columns:,} columns and {num_bytes:,} "
+            f"bytes; split the file"
+        )
+    if nested := [field.name for field in schema if pa.types.is_nested(field.type)]:
+        raise _RefusedError(
+            f"expected columns of numbers and texts, found lists or records in "
+            f"{excerpt(', '.join(nested))}"
+        )
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    texts += [field.name for field in schema if pa.types.is_large_string(field.type)]
+    table = pq.read_table(path, read_dictionary=texts)
+    for name in texts:
+        for chunk in table.column(name).chunks:
+            longest = pc.max(pc.utf8_length(chunk.dictionary)).as_py() or 0
+            if longest > MAX_TEXT:
+                raise _RefusedError(
+                    f"expected texts of at most {MAX_TEXT} characters, found {longest} in "
+                    f"{excerpt(name)}"
+                )
+    columns: Mapping[str, Sequence[object]] = table.to_pydict()
+    return columns
+
+
 def _text(value: object) -> str:
     return "" if value is None else str(value)
 
@@ -129,14 +181,14 @@ def _recording(link: Link) -> Recording:
 
 
 def _link(path: Path) -> Recording:
-    """A link file of ours; an uplink that was not measured stays None."""
+    """Return the link in a CSV file; an uplink that was not measured stays None."""
     link = formats.read_link(path, uplink_scale=1.0)
     is_measured = any(row.fields["uplink_mbps"] for row in read_table(path).rows)
     return Recording(link.name, link.downlink, link.uplink if is_measured else None)
 
 
 def _drawn(model: LinkModel, label: str, seed: int) -> dict[str, Recording]:
-    """A few links of a generator; an uplink that was not measured stays None."""
+    """Return some links of a generator; an uplink that was not measured stays None."""
     return {
         f"{label}-{k}": Recording(
             f"{label}-{k}", link.downlink, link.uplink if model.uplink else None

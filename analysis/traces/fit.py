@@ -15,7 +15,6 @@ from analysis.units import significant
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
 from traces.catalog import drawn_devices, drawn_links
-from traces.formats import BYTES_PER_S_PER_MBPS
 from traces.generators.diurnal import DiurnalModel
 from traces.generators.diurnal_fit import fit_availability
 from traces.generators.link_model import LinkModel, fit_link
@@ -26,6 +25,7 @@ from traces.statistics import (
     rate_quantiles,
     spans,
 )
+from traces.units import BYTES_PER_S_PER_MBPS
 
 NUM_DRAWN = 50
 

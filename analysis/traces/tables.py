@@ -16,7 +16,6 @@ from analysis.units import SECONDS, significant
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
-from traces.formats import BYTES_PER_S_PER_MBPS
 from traces.importers import Availability, Imported, Recording
 from traces.importers.device_tables import TEXTS
 from traces.importers.result import DeviceTable
@@ -27,6 +26,8 @@ from traces.statistics import (
     spans,
     variation,
 )
+from traces.text import plain_number
+from traces.units import BYTES_PER_S_PER_MBPS
 
 NO_NUMBER = "–"
 SHARES = (0.05, 0.5, 0.95)
@@ -168,11 +169,9 @@ def _device_table(devices: DeviceTable) -> Table:
 
 
 def _numbers(texts: Sequence[str]) -> FloatArray | None:
-    """The column as numbers; None where one is none."""
-    try:
-        return np.array([float(text) for text in texts]) if texts else None
-    except ValueError:
-        return None
+    """Return the column as numbers, None where it is empty or holds a text that is no number."""
+    values = np.array([plain_number(text) for text in texts])
+    return values if len(values) and np.isfinite(values).all() else None
 
 
 def time_text(seconds: float) -> str:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from algorithms.merging.lora import rebase
+import numpy as np
+
+from algorithms.merging.staleness import up_to_date
 from algorithms.strategy import LinkRate, ServerState
 from benchmarks.emulation.messages import Report, Task, receive_message
 from benchmarks.emulation.shaping import Bucket, Spent, WallClock, send
@@ -126,8 +128,8 @@ class Server:
     def _fill(self) -> None:
         fed = self._fed
         slots = fed.pacing.slots(len(self._in_flight), len(self._arrived))
-        idle = [device for device in fed.view.device_ids if device not in self._in_flight]
-        if slots <= 0 or not idle:
+        idle = np.setdiff1d(fed.view.device_ids, list(self._in_flight))
+        if slots <= 0 or not len(idle):
             return
         self._handouts += 1
         roster = self._participation.roster(
@@ -210,8 +212,5 @@ class Server:
         work, report = reply.work, reply.report
         told = TrainingResult(work.broadcast.adapter, report.train_loss, report.squared_loss)
         update = received(work, reply.message, told, max_norm=self._fed.robustness.max_norm)
-        staleness = self.state.version - work.broadcast.version
-        share = self._fed.pacing.mixing(staleness)
-        if staleness == 0 and share == 1.0:
-            return update
-        return rebase(update, Broadcast(self.state.version, self.state.adapter), share)
+        current = Broadcast(self.state.version, self.state.adapter)
+        return up_to_date(update, current, self._fed.pacing)

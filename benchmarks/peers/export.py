@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from devices.cost.blocks import Batch, block_terms
+from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.flops import backward_flops, forward_flops
 from devices.training.data import draw_batches, tokenize
 from devices.training.export import save_peft
@@ -165,7 +165,7 @@ def flops_of(world: World, recorder: Recorder, lengths: np.ndarray) -> float:
     values, counts = np.unique(lengths, return_counts=True)
     total = 0
     for length, count in zip(values.tolist(), counts.tolist(), strict=True):
-        batch = Batch(plan.batch_size, length, is_padded=True, bits=32)
+        batch = BatchShape(plan.batch_size, length, is_padded=True, bits=32)
         step = forward_flops(model, blocks, batch) + backward_flops(model, blocks, batch)
         total += count * step
     return total / len(lengths)

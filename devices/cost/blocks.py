@@ -1,4 +1,4 @@
-"""What one training step asks of each block, and where gradients flow in it."""
+"""Describes the blocks of one training step: their LoRA terms and where gradients flow."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from devices.vocabulary.plan import FactorName, TermGrid
 from traces.arrays import BoolArray
 
 Position = Literal["below", "bottom", "above"]
-"""Of a block, relative to the lowest one with a trained term. No backward pass reaches a block
-below; one at the bottom is crossed, but its own input needs no gradient."""
+"""The position of a block relative to the lowest block with a trained term.
+
+No backward pass reaches a block below. The one at the bottom is crossed, but its input needs no
+gradient.
+"""
 
 
-class Batch(NamedTuple):
-    """One batch as the device computes it."""
+class BatchShape(NamedTuple):
+    """The shape of one batch as a simulated device computes it."""
 
     size: int  # b
     length: int  # s, tokens of each sequence after padding
     is_padded: bool  # at least one sequence is shorter than s
-    bits: ComputeBits  # of the operands of its matrix products
+    bits: ComputeBits  # width of the operands of matrix products
 
     @property
     def tokens(self) -> int:
-        """T = b s."""
+        """T = b s, the tokens of the batch with padding."""
         return self.size * self.length
 
     def num_bytes(self, elements: int) -> int:
-        """Bytes of so many operands."""
+        """Return the bytes of so many operands."""
         return elements * self.bits // 8
 
 
 class BlockTerms(NamedTuple):
-    """LoRA terms of one block, by linear layer in the order of ``ModelSpec.linears``."""
+    """The numbers of LoRA terms in one block, by linear layer as in ``ModelSpec.linears``."""
 
     held: tuple[int, ...]
     trained: tuple[int, ...]
@@ -44,19 +47,19 @@ class BlockTerms(NamedTuple):
 
     @property
     def trains_a(self) -> tuple[bool, ...]:
-        """Layers with a trained A, which needs their input; B needs A x."""
+        """Which layers have a trained A, whose gradient needs their input; that of B needs A x."""
         return tuple(count > 0 and "a" in self.trained_factors for count in self.trained)
 
 
 class GradientFlow(NamedTuple):
-    """Which tensors need a gradient, by linear layer in the order of ``ModelSpec.linears``."""
+    """Which inputs and outputs need a gradient, by linear layer as in ``ModelSpec.linears``."""
 
     inputs: tuple[bool, ...]
     outputs: tuple[bool, ...]
 
 
 def block_terms(model: ModelSpec, terms: TermGrid) -> tuple[BlockTerms, ...]:
-    """(L,) blocks, from the embedding up."""
+    """Return the terms of each of the L blocks, from the embedding up."""
     column = {layer.name: index for index, layer in enumerate(model.targets)}
     columns = [column.get(layer.name) for layer in model.linears]
     held, trained = _counts(terms.held, columns), _counts(terms.trained, columns)
@@ -69,9 +72,9 @@ def block_terms(model: ModelSpec, terms: TermGrid) -> tuple[BlockTerms, ...]:
 
 
 def _counts(grid: BoolArray, columns: Sequence[int | None]) -> list[tuple[int, ...]]:
-    """Terms by block and linear layer; a layer without a column has no LoRA."""
+    """Return the terms by block and linear layer; a layer without a column has no LoRA."""
     rows = list(map(tuple, grid.sum(axis=2).tolist()))
-    counts = {  # few rows differ
+    counts = {  # worked out once for equal rows, of which there are many
         row: tuple([0 if column is None else row[column] for column in columns])
         for row in set(rows)
     }
@@ -86,10 +89,10 @@ def _position(block: int, lowest: int) -> Position:
 
 @lru_cache(maxsize=1024)
 def gradient_flow(block: BlockTerms) -> GradientFlow:
-    """Forward propagation of "needs a gradient" through attention, feed-forward and residuals.
+    """Return which tensors of a block need a gradient.
 
-    The layers are query, key, value, attention output, one or two into the feed-forward, and one
-    out of it: the order of both families.
+    The need is propagated forward through attention, feed-forward and residuals. The layers are
+    query, key, value, attention output, one or two into the feed-forward, and one out of it.
     """
     hidden = block.position == "above"
     trains = [count > 0 for count in block.trained]

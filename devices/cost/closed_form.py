@@ -1,11 +1,11 @@
-"""The cost model: what a plan demands in closed form, and the time it takes on a profile."""
+"""Computes the demand of a plan in closed form, and the time that it takes on a device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
-from devices.cost.blocks import Batch, block_terms
+from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import step_memory
 from devices.cost.model import Cost, MemoryBreakdown, StepTime
@@ -16,14 +16,14 @@ from devices.vocabulary.plan import TrainingPlan
 from devices.wire.wire import download_bytes, upload_bytes
 
 MAX_REMEMBERED = 1 << 16
-"""Workloads; a long simulation must not fill the host's memory with them."""
+"""Most workloads whose demands are remembered, so that a long simulation fits in memory."""
 
 
 class Demand(NamedTuple):
-    """What one plan asks of any device, by training step."""
+    """The demand of a plan is what one training step of it asks of any device."""
 
     forward_flops: int
-    backward_flops: int  # with those of blocks that are computed again
+    backward_flops: int  # including the blocks that are computed again
     traffic: Traffic
     memory: MemoryBreakdown
     download_bytes: int
@@ -31,13 +31,13 @@ class Demand(NamedTuple):
 
 
 class DemandOf(Protocol):
-    """What a plan that leaves no block out asks of any device."""
+    """A function that returns the demand of a plan without absent blocks."""
 
-    def __call__(self, model: ModelSpec, plan: TrainingPlan, batch: Batch) -> Demand: ...
+    def __call__(self, model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> Demand: ...
 
 
-def closed_form_demand(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> Demand:
-    """From the model's sizes alone."""
+def closed_form_demand(model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> Demand:
+    """Return the demand of a plan, from the model's sizes alone."""
     blocks = block_terms(model, plan.terms)
     recomputed = recomputed_flops(model, blocks, plan.activation_bits, batch)
     return Demand(
@@ -52,7 +52,7 @@ def closed_form_demand(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> De
 
 @dataclass(frozen=True)
 class ClosedFormCost:
-    """Costs from the model's sizes alone, nothing measured while simulating.
+    """This cost model computes costs from the model's sizes; it measures nothing.
 
     Every batch counts as padded to ``sequence_length``, the longest that the experiment allows,
     with at least one shorter text in it: a simulated device pads to a fixed shape.
@@ -70,11 +70,11 @@ class ClosedFormCost:
     )
 
     def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:
-        """Of the plan on the profile.
+        """Return the cost of a plan on a device.
 
         Raises ValueError where the profile has no rate for ``compute_bits``.
         """
-        plan = plan.compact()  # which blocks are absent makes no difference, only how many
+        plan = plan.compact()  # costs depend on how many blocks are absent, not on which
         demand = self._demands.get(plan.workload)
         if demand is None:
             if len(self._demands) >= MAX_REMEMBERED:
@@ -93,17 +93,17 @@ class ClosedFormCost:
         )
 
     def demand(self, plan: TrainingPlan) -> Demand:
-        """What the plan asks of any device: that of the whole plan on the blocks that are there."""
+        """Return the demand of a plan, on a model of the blocks that are not absent."""
         plan = plan.compact()
         model = self.model
         if plan.num_blocks != model.num_blocks:
             model = replace(model, num_blocks=plan.num_blocks)
-        batch = Batch(plan.batch_size, self.sequence_length, True, self.compute_bits)
+        batch = BatchShape(plan.batch_size, self.sequence_length, True, self.compute_bits)
         return self.demand_of(model, plan, batch)
 
 
 def step_time(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:
-    """As measured where the profile is calibrated, else by a roofline.
+    """Return the seconds of a step: by measured rates for a calibrated profile, else by a roofline.
 
     Raises ValueError where the profile has no rate for ``compute_bits``.
     """
@@ -118,7 +118,10 @@ def step_time(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits)
 
 
 def serial_time(demand: Demand, rates: StepRates) -> StepTime:
-    """Every part after the other: products keep to the processor, all else to memory."""
+    """Return the seconds of a step as the sum of its parts, each at its own rate.
+
+    In each pass the FLOPs and the bytes moved count one after the other.
+    """
     traffic = demand.traffic
     forward, backward = (
         flops / rates.flops_per_s + moved / rates.memory_bytes_per_s
@@ -137,7 +140,7 @@ def serial_time(demand: Demand, rates: StepRates) -> StepTime:
 
 
 def _roofline(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:
-    """For each phase, the slower of its arithmetic and its memory traffic.
+    """Return the seconds of a step, each pass as long as the longer of arithmetic and traffic.
 
     Williams et al., "Roofline" (2009), applied phase by phase: our reconstruction.
     """

@@ -1,4 +1,4 @@
-"""Joules of one device's round: seconds in each state, and the profile's watts."""
+"""Computes the energy of one device in one round from its seconds in each state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from devices.fleet.profile import DeviceProfile
 
 
 class RoundEnergy(NamedTuple):
-    """Joules drawn in one round, by what the device was doing."""
+    """The joules that a device drew in one round, by what it was doing."""
 
     compute_j: float
     radio_j: float
@@ -18,9 +18,9 @@ class RoundEnergy(NamedTuple):
 def round_energy(
     profile: DeviceProfile, *, compute_s: float, radio_s: float, idle_s: float
 ) -> RoundEnergy:
-    """Seconds of training, of transfers in both directions and of waiting, each at its own watts.
+    """Return the energy of seconds of training, of transfers both ways and of waiting.
 
-    Watts are those of the whole device in that state, so states never overlap and simply add up.
+    The watts of a profile are those of the whole device in one state, so the states add up.
     """
     return RoundEnergy(
         compute_j=compute_s * profile.power_w["compute"],

@@ -1,4 +1,4 @@
-"""FLOPs of one training step in closed form: two for each multiply-add of a matrix product.
+"""Counts the FLOPs of one training step in closed form, two for each multiply-add.
 
 T = b s tokens, h hidden width, r held terms, L blocks. Only matrix products count, as in torch's
 own FlopCounterMode, against which these forms are tested.
@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from devices.cost.blocks import Batch, BlockTerms, gradient_flow
+from devices.cost.blocks import BatchShape, BlockTerms, gradient_flow
 from devices.models.spec import ModelSpec
 
 
-def forward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> int:
-    """Forward pass of all blocks and the head."""
+def forward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape) -> int:
+    """Return the FLOPs of the forward pass of all blocks and the head."""
     return _head_forward(model, batch) + sum(
         num_equal * _block_forward(model, block, batch)
         for block, num_equal in Counter(blocks).items()
     )
 
 
-def backward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> int:
-    """Backward pass of the head and of every block from the lowest trained one up.
+def backward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape) -> int:
+    """Return the FLOPs of the backward pass: of the head, and of all blocks that it crosses.
 
     A frozen weight costs one product (the gradient of its input), and none where that input needs
     no gradient.
@@ -35,9 +35,12 @@ def backward_flops(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch)
 
 
 def recomputed_flops(
-    model: ModelSpec, blocks: Sequence[BlockTerms], activation_bits: Sequence[int], batch: Batch
+    model: ModelSpec,
+    blocks: Sequence[BlockTerms],
+    activation_bits: Sequence[int],
+    batch: BatchShape,
 ) -> int:
-    """What the backward pass adds: each block of 0 bits that it crosses runs forward once more."""
+    """Return the FLOPs of the blocks that the backward pass computes again, those of 0 bits."""
     return sum(
         _block_forward(model, block, batch)
         for block, bits in zip(blocks, activation_bits, strict=True)
@@ -45,13 +48,13 @@ def recomputed_flops(
     )
 
 
-def _attention_product(model: ModelSpec, batch: Batch) -> int:
-    """One of attention's two products, for all heads: 2 b s^2 h."""
+def _attention_product(model: ModelSpec, batch: BatchShape) -> int:
+    """Return the FLOPs of one of attention's two products, for all heads: 2 b s^2 h."""
     return 2 * batch.tokens * batch.length * model.linears[0].out_features
 
 
-def _block_forward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
-    """2 T (in out + r (in + out)) a layer, and attention's two products."""
+def _block_forward(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> int:
+    """Return 2 T (in out + r (in + out)) for each layer, and attention's two products."""
     layers = sum(
         layer.num_weights + held * (layer.in_features + layer.out_features)
         for layer, held in zip(model.linears, block.held, strict=True)
@@ -59,7 +62,7 @@ def _block_forward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
     return 2 * batch.tokens * layers + 2 * _attention_product(model, batch)
 
 
-def _block_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
+def _block_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> int:
     flow = gradient_flow(block)
     layers = 0
     for index, layer in enumerate(model.linears):
@@ -74,26 +77,33 @@ def _block_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
     return 2 * batch.tokens * layers + _attention_backward(model, block, batch)
 
 
-def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
-    """Four products in eager code, fewer where an operand is frozen; flash always does five."""
+def _attention_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> int:
+    """Return the FLOPs of attention's backward pass.
+
+    Eager code makes four products, fewer where an operand is frozen. Flash attention makes five.
+    """
     query, key, value = gradient_flow(block).outputs[:3]
     products = query + key + value + (query or key)
     if products and model.attention == "sdpa":
-        products = 5  # it computes the scores again
+        products = 5  # flash attention computes the scores again
     return products * _attention_product(model, batch)
 
 
-def _head_forward(model: ModelSpec, batch: Batch) -> int:
-    """One token a sequence goes through a dense layer and the classifier; Llama scores all T."""
+def _head_forward(model: ModelSpec, batch: BatchShape) -> int:
+    """Return the FLOPs of the head.
+
+    One token of each sequence passes a dense layer and the classifier; Llama classifies all T.
+    """
     scores = 2 * model.hidden * model.num_classes
     if model.form == "llama":
         return batch.tokens * scores
     return batch.size * (2 * model.hidden**2 + scores)
 
 
-def _head_backward(model: ModelSpec, batch: Batch, *, crosses: bool) -> int:
-    """The classifier's own gradient, and that of its input where a block below is trained.
+def _head_backward(model: ModelSpec, batch: BatchShape, *, crosses: bool) -> int:
+    """Return the FLOPs of the head's backward pass.
 
+    They are those of the classifier's own gradient, and of its input's if a block is trained.
     RoBERTa's dense layer is trained, so its own gradient and that of the classifier's input are
     always needed; BERT's pooler is frozen.
     """

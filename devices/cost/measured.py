@@ -1,9 +1,8 @@
-"""Training steps that were really timed, and the cost model that reads times off such a table."""
+"""Holds training steps that were really timed, and the cost model that interpolates their times."""
 
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -17,18 +16,21 @@ from devices.cost.model import Cost, StepTime
 from devices.fleet.profile import DeviceProfile
 from devices.vocabulary.plan import TrainingPlan
 from traces.arrays import FloatArray
+from traces.text import Row, excerpt, read_table, whole_number
 
 NEAREST = 6
-"""Runs that a time is interpolated between."""
+"""Number of measured steps that a time is interpolated between."""
+MAX_AMOUNT = 1e30
+"""Largest number in a table of measured steps."""
 
 
 class OutsideMeasuredError(ValueError):
-    """A plan that nothing measured comes near."""
+    """A plan is outside the range of the measured steps, or its device was not measured."""
 
 
 @dataclass(frozen=True)
 class MeasuredStep:
-    """One configuration: what it demands by the closed forms, and how long its step took."""
+    """A measured step is one configuration, its closed-form demand and the seconds it took."""
 
     device: str  # name of the profile that the table is of
     model: str
@@ -39,7 +41,7 @@ class MeasuredStep:
     weight_format: str
     batch_size: int
     sequence_length: int
-    is_held_out: bool  # from the fit of the profile
+    is_held_out: bool  # whether the fit of the profile left it out
     forward_flops: float
     backward_flops: float
     forward_bytes: float
@@ -48,20 +50,20 @@ class MeasuredStep:
     unpacked_bytes: float
     packed_bytes: float
     optimizer_bytes: float
-    step_s: float  # median
-    spread: float  # interquartile range over the median
+    step_s: float  # median of the repeats
+    spread: float  # their interquartile range over the median
     num_repeats: int
 
     @property
     def work(self) -> FloatArray:
-        """(5,): FLOPs, bytes moved, and bytes cast, unpacked and packed."""
+        """(5,): the FLOPs, the bytes moved, and the bytes cast, unpacked and packed."""
         flops = self.forward_flops + self.backward_flops
         moved = self.forward_bytes + self.backward_bytes + self.optimizer_bytes
         return np.array([flops, moved, self.cast_bytes, self.unpacked_bytes, self.packed_bytes])
 
 
 def steps_text(steps: Sequence[MeasuredStep]) -> str:
-    """As CSV, one row a step."""
+    """Return the CSV of measured steps, one row a step."""
     text = StringIO()
     writer = csv.DictWriter(text, [f.name for f in fields(MeasuredStep)], lineterminator="\n")
     writer.writeheader()
@@ -70,55 +72,49 @@ def steps_text(steps: Sequence[MeasuredStep]) -> str:
 
 
 def read_steps(path: str | Path) -> list[MeasuredStep]:
-    """The steps in a CSV file that ``steps_text`` made.
+    """Return the steps in a CSV file that ``steps_text`` made.
 
-    Raises ValueError that names the file, the line, what must stand there and what does.
+    Raises ValueError that names the file, the line, what was found and what is expected.
     """
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: the table cannot be read: {error}") from None
-    if not rows:
+    table = read_table(Path(path))
+    if not table.rows:
         raise ValueError(f"{path}: the table must hold at least one measured step, got none")
-    return [_read_step(f"{path}: line {line}", row) for line, row in enumerate(rows, start=2)]
+    table.require([column.name for column in fields(MeasuredStep)])
+    return [_read_step(row) for row in table.rows]
 
 
-def _read_step(where: str, row: dict[str, str | None]) -> MeasuredStep:
+def _read_step(row: Row) -> MeasuredStep:
     values: dict[str, str | float | int | bool] = {}
     for column in fields(MeasuredStep):
-        text = row.get(column.name)
-        if text is None:
-            raise ValueError(f"{where}: the column {column.name} must be there, got none")
+        text = row.fields[column.name]
         match column.type:
             case "str":
                 values[column.name] = text
             case "bool":
+                if text not in ("True", "False"):
+                    raise ValueError(
+                        f"{row.where}: {column.name} must be True or False, found {excerpt(text)}"
+                    )
                 values[column.name] = text == "True"
+            case "int":
+                values[column.name] = whole_number(row.where, column.name, text, MAX_AMOUNT)
             case _:
-                values[column.name] = _number(f"{where}: {column.name}", text, str(column.type))
+                values[column.name] = row.number(column.name, MAX_AMOUNT)
     step = MeasuredStep(**values)  # type: ignore[arg-type]  # by the types of its own fields
     if not step.step_s > 0 or not (step.work[:2] > 0).all():
-        raise ValueError(f"{where}: step_s, FLOPs and bytes must be above 0, got {step.step_s:g} s")
+        raise ValueError(
+            f"{row.where}: step_s, FLOPs and bytes must be above 0, got {step.step_s:g} s"
+        )
     return step
-
-
-def _number(where: str, text: str, kind: str) -> float | int:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{where} must be a number of at least 0, got {text!r}")
-    return int(value) if kind == "int" else value
 
 
 @dataclass(frozen=True)
 class MeasuredCost:
-    """Times from a table of measured steps, everything else by the closed forms.
+    """This cost model takes times from a table of measured steps, and the rest from closed forms.
 
-    Shepard's interpolation (1968) between the ``NEAREST`` runs of the device, by seconds per FLOP:
-    near are runs of like FLOPs and bytes (logarithms), and like shares of converted bytes.
+    The seconds per FLOP of a step are interpolated between the ``NEAREST`` measured steps of the
+    device by Shepard's method (1968). Steps are near each other when the logarithms of their FLOPs
+    and bytes are, and the shares of their bytes that are converted.
     """
 
     closed_form: ClosedFormCost
@@ -126,10 +122,10 @@ class MeasuredCost:
     _tables: dict[str, _Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:
-        """Of the plan on the device.
+        """Return the cost of a plan on a device.
 
         Raises OutsideMeasuredError for a device that the table does not hold, and for a plan with
-        more or less work of a kind than any measured run of it.
+        more or less work of any kind than every measured step of the device.
         """
         cost = self.closed_form.cost(plan, profile)
         demand = self.closed_form.demand(plan)
@@ -159,7 +155,7 @@ class MeasuredCost:
 
 @dataclass(frozen=True)
 class _Table:
-    """The runs of one device."""
+    """The measured steps of one device."""
 
     device: str
     steps: tuple[MeasuredStep, ...]
@@ -169,7 +165,7 @@ class _Table:
         return np.array([step.work for step in self.steps])  # (n, 5)
 
     def step_s(self, work: FloatArray) -> float:
-        """Seconds of a step with this work, (5,). Raises OutsideMeasuredError."""
+        """Return the seconds of a step with this work (5,). Raises OutsideMeasuredError."""
         self._check_range(work)
         distance = np.linalg.norm(_place(self._works) - _place(work[None]), axis=1)
         nearest = np.argsort(distance, kind="stable")[:NEAREST]
@@ -206,5 +202,5 @@ def _work(demand: Demand) -> FloatArray:
 
 
 def _place(works: FloatArray) -> FloatArray:
-    """(n, 5) -> (n, 5): where runs lie to each other."""
+    """Return (n, 5): coordinates of steps with these works (n, 5), to tell their distances."""
     return np.hstack([np.log(works[:, :2]), works[:, 2:] / works[:, 1:2]])

@@ -1,4 +1,4 @@
-"""Bytes held at the peak of one training step, in closed form.
+"""Computes the bytes held at the peak of one training step, in closed form.
 
 T = b s tokens, h hidden width, f feed-forward width, n heads.
 """
@@ -11,10 +11,9 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from devices.cost.blocks import Batch, BlockTerms, block_terms
+from devices.cost.blocks import BatchShape, BlockTerms, block_terms
 from devices.cost.model import MemoryBreakdown
 from devices.cost.saved import (
-    GROUP,
     block_tensors,
     head_tensors,
     position_tensors,
@@ -24,6 +23,7 @@ from devices.cost.saved import (
 from devices.cost.working import Peaks, block_peaks
 from devices.models.families import LinearSpec
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import FP32_BYTES, GROUP
 from devices.vocabulary.plan import BlockFormat, TrainingPlan
 
 FORMAT_BITS: dict[BlockFormat, int] = {
@@ -42,14 +42,13 @@ GROUP_BYTES: dict[BlockFormat, int] = {
     "nf4": 2,
     "absent": 0,
 }
-"""For each group of 64: an fp16 scale, and an fp16 zero where the format has one."""
-FP32_BYTES = 4
+"""Bytes for each group of elements: an fp16 scale, and an fp16 zero if the format has one."""
 MOMENTS_BYTES = 8
-"""AdamW's two fp32 moments of one trained parameter."""
+"""Bytes of AdamW's two fp32 moments of one trained parameter."""
 
 
 class BlockWork(NamedTuple):
-    """One block, as far as its memory goes."""
+    """The properties of one block that its memory depends on."""
 
     terms: BlockTerms
     activation_bits: int
@@ -57,66 +56,66 @@ class BlockWork(NamedTuple):
 
     @property
     def is_recomputed(self) -> bool:
-        """Whether its input is all that it saves."""
+        """Whether the block saves its input only and is computed again in the backward pass."""
         return self.activation_bits == 0 and self.terms.position != "below"
 
 
 class BlockMemory(NamedTuple):
-    """What one block holds from pass to pass, and what it needs besides while it works."""
+    """The bytes that one block holds between its passes, and needs besides while it computes."""
 
     held: int
     peaks: Peaks
 
 
-class Surroundings(NamedTuple):
-    """Bytes that are there whatever a block does."""
+class BesideBlocks(NamedTuple):
+    """The bytes held beside the blocks, whatever a block does."""
 
-    shared: int  # held by all blocks together, from pass to pass
+    shared: int  # held by all blocks together between the passes
     first: int  # while the first block runs forward, besides its input
     later: int  # while any other does
     head: int
 
 
-def step_memory(model: ModelSpec, plan: TrainingPlan, batch: Batch) -> MemoryBreakdown:
-    """The peak of a training step, once the optimizer has its state.
+def step_memory(model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> MemoryBreakdown:
+    """Return the memory at the peak of a training step, once the optimizer has its state.
 
-    While block i works, in either pass, those above it hold nothing: they have not run yet, or
-    backward is done with them. So the peak is the largest, over i, of what blocks up to i hold and
-    block i needs besides. Activations are those of all blocks, and the rest is transient.
+    While block i computes, in either pass, the blocks above it hold nothing: they have not run yet,
+    or the backward pass has left them. So the peak is the largest, over i, of what blocks up to i
+    hold and block i needs besides. Activations are those of all blocks, and the rest is transient.
     """
     blocks = block_terms(model, plan.terms)
     works = list(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
-    memory = {work: _block_memory(model, work, batch) for work in set(works)}  # few differ
+    memory = {work: _block_memory(model, work, batch) for work in set(works)}
     entry, embedded = (
         _entry_bytes(model, works, batch),
         batch.num_bytes(batch.tokens * model.hidden),
     )
-    around = Surroundings(
+    beside = BesideBlocks(
         shared=_shared_bytes(model, works, batch),
         first=entry,
         later=entry + embedded,
         head=_head_bytes(model, blocks, batch),
     )
-    return whole_memory(model, plan, [memory[work] for work in works], around)
+    return whole_memory(model, plan, [memory[work] for work in works], beside)
 
 
 def whole_memory(
     model: ModelSpec,
     plan: TrainingPlan,
     blocks: Sequence[BlockMemory],
-    around: Surroundings,
+    beside: BesideBlocks,
 ) -> MemoryBreakdown:
-    """The peak of a step, from what each block holds and needs and what there is around them."""
+    """Return the memory at the peak of a step, from that of each block and that beside them."""
     below = [0, *accumulate(block.held for block in blocks)]
-    beside = [around.first, *[around.later] * (len(blocks) - 1)]
-    peak = around.shared + max(
+    entries = [beside.first, *[beside.later] * (len(blocks) - 1)]
+    peak = beside.shared + max(
         held_below + max(block.peaks.forward + entry, block.peaks.backward)
-        for held_below, block, entry in zip(below, blocks, beside, strict=False)
+        for held_below, block, entry in zip(below, blocks, entries, strict=False)
     )
-    activations = around.shared + below[-1]
+    activations = beside.shared + below[-1]
     trained = model.trained_parameters(plan.terms)
     held_numbers = model.head_parameters + model.term_parameters(plan.terms.held)
-    origin = trained * (plan.proximal_mu > 0)  # what a proximal loss measures the distance from
+    origin = trained * (plan.proximal_mu > 0)  # from which a proximal loss measures the distance
     return MemoryBreakdown(
         weights=_weight_bytes(model, plan.weight_formats),
         adapters=FP32_BYTES * (held_numbers + origin),
@@ -124,19 +123,22 @@ def whole_memory(
         optimizer=MOMENTS_BYTES * trained,
         activations=activations,
         # What the head saves comes after the forward passes, and is gone before the backward ones.
-        transient=max(peak - activations - around.head, 0),
-        head=around.head,
+        transient=max(peak - activations - beside.head, 0),
+        head=beside.head,
     )
 
 
 def matrix_bytes(layer: LinearSpec, weight_format: BlockFormat) -> int:
-    """One frozen matrix at rest: codes, and what each group of them needs."""
+    """Return the bytes of one frozen matrix: its codes, and the scale and zero of each group."""
     codes = layer.num_weights * FORMAT_BITS[weight_format] // 8
     return codes + -(-layer.num_weights // GROUP) * GROUP_BYTES[weight_format]
 
 
 def _weight_bytes(model: ModelSpec, formats: Sequence[BlockFormat]) -> int:
-    """All frozen weights. Embedding, biases, norms and pooler are fp32 whatever the plan."""
+    """Return the bytes of all frozen weights.
+
+    Embedding, biases, norms and pooler are fp32 whatever the plan.
+    """
     biases = sum(layer.out_features for layer in model.linears if layer.bias)
     fp32 = model.embedding_parameters + model.frozen_head_parameters
     fp32 += model.num_blocks * (biases + model.norm_parameters)
@@ -148,20 +150,20 @@ def _weight_bytes(model: ModelSpec, formats: Sequence[BlockFormat]) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _block_memory(model: ModelSpec, work: BlockWork, batch: Batch) -> BlockMemory:
-    """Remembered, since a scheduler asks for many plans of few kinds of blocks."""
+def _block_memory(model: ModelSpec, work: BlockWork, batch: BatchShape) -> BlockMemory:
+    """Return the memory of one block, remembered since many plans share few kinds of blocks."""
     return BlockMemory(held_bytes(model, work, batch), _peaks(model, work, batch))
 
 
-def held_bytes(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
-    """What one block holds from its forward to its backward pass, as planned."""
+def held_bytes(model: ModelSpec, work: BlockWork, batch: BatchShape) -> int:
+    """Return the bytes that one block holds from its forward to its backward pass, as planned."""
     if work.is_recomputed:
         return batch.num_bytes(batch.tokens * model.hidden)
     halves = block_tensors(model, work.terms, batch)
     return sum(tensor.held_bytes(work.activation_bits) for half in halves for tensor in half)
 
 
-def _peaks(model: ModelSpec, work: BlockWork, batch: Batch) -> Peaks:
+def _peaks(model: ModelSpec, work: BlockWork, batch: BatchShape) -> Peaks:
     return block_peaks(
         model,
         work.terms,
@@ -171,19 +173,22 @@ def _peaks(model: ModelSpec, work: BlockWork, batch: Batch) -> Peaks:
     )
 
 
-def _shared_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: Batch) -> int:
-    """Held once, whatever the number of blocks: rotary tables, and what blocks that are computed
-    again are called with."""
+def _shared_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: BatchShape) -> int:
+    """Return the bytes held once for all blocks.
+
+    These are rotary tables, and the arguments of blocks that are computed again.
+    """
     blocks = [work.terms for work in works]
     if not any(work.is_recomputed for work in works):
         return raw_bytes(rotary_tensors(model, blocks, batch))
     return _mask_bytes(model, batch) + raw_bytes(position_tensors(model, batch))
 
 
-def _mask_bytes(model: ModelSpec, batch: Batch) -> int:
-    """(b, s, s): numbers to add to the scores, or for flash attention one byte each, if any.
+def _mask_bytes(model: ModelSpec, batch: BatchShape) -> int:
+    """Return the bytes of the attention mask (b, s, s).
 
-    MPNet adds another for each head, by the distance of two tokens.
+    Its elements are numbers to add to the scores, or one byte each for flash attention, which has
+    a mask only for padded batches. MPNet adds a bias for each head and pair of tokens.
     """
     elements = batch.tokens * batch.length
     biases = elements * model.num_heads * (model.family == "mpnet")
@@ -194,12 +199,12 @@ def _mask_bytes(model: ModelSpec, batch: Batch) -> int:
     return elements * batch.is_padded
 
 
-def _entry_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: Batch) -> int:
-    """What the model's own code keeps through all forward passes."""
+def _entry_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: BatchShape) -> int:
+    """Return the bytes that the model's own code keeps through all forward passes."""
     return _mask_bytes(model, batch) if not any(w.is_recomputed for w in works) else 0
 
 
-def _head_bytes(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> int:
-    """Logits and loss, and what head and loss save."""
+def _head_bytes(model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape) -> int:
+    """Return the bytes of logits and loss, and of what head and loss save."""
     results = batch.num_bytes(batch.size * model.num_classes + 1)
     return results + raw_bytes(head_tensors(model, blocks, batch))

@@ -1,4 +1,4 @@
-"""What a plan costs: bytes, FLOPs and memory in closed form, seconds and joules on a profile."""
+"""Defines what a plan costs: bytes, FLOPs, memory, and seconds and joules on a device."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from devices.vocabulary.plan import TrainingPlan
 
 @dataclass(frozen=True)
 class MemoryBreakdown:
-    """Bytes held at the peak of a training step, by part."""
+    """The bytes held at the peak of a training step, by part."""
 
     weights: int  # frozen base weights at their formats, embedding and pooler included
-    adapters: int  # held terms and head, and where a proximal loss started from
+    adapters: int  # held terms and head, and the start of a proximal loss
     gradients: int  # of trained terms and head
     optimizer: int  # AdamW: two fp32 moments
     activations: int  # saved for the backward pass, packed where planned
-    transient: int  # one block as computed, while its forward or backward pass runs
+    transient: int  # of one block while its forward or backward pass runs
     head: int  # logits, loss and what the head saves
 
     @cached_property
     def total(self) -> int:
-        """The peak."""
+        """The bytes of all parts, which is the peak."""
         return sum(getattr(self, part.name) for part in fields(self))
 
 
 class StepTime(NamedTuple):
-    """Seconds of one training step, by phase."""
+    """The seconds of one training step, by phase."""
 
     forward_s: float
     backward_s: float
@@ -40,7 +40,7 @@ class StepTime(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one plan costs on one device, before the network."""
+    """What one plan costs on one device, without the time of its transfers."""
 
     download_bytes: int
     upload_bytes: int
@@ -52,6 +52,18 @@ class Cost:
 
 
 class CostModel(Protocol):
-    """Costs follow from the plan and the profile alone, so they are known before training."""
+    """A cost model gives the cost of any plan on any device, before it is trained.
 
-    def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost: ...
+    Costs are a function of the plan and the profile alone: equal arguments give equal costs, and
+    the ``device_id`` of a plan does not matter. ``download_bytes`` and ``upload_bytes`` are the
+    lengths of the real messages. Seconds are those of a device at its full speed with nothing else
+    to do; the engine applies speed traces, outages and links to them.
+    """
+
+    def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:
+        """Return the cost of a plan on a device.
+
+        Raises ValueError where the model cannot tell, for example where the profile has no rate at
+        the operand width.
+        """
+        ...

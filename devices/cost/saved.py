@@ -1,4 +1,4 @@
-"""What a block keeps from its forward to its backward pass, tensor by tensor.
+"""Lists the tensors that a block saves from its forward to its backward pass.
 
 T = b s tokens, h hidden width, f feed-forward width, n heads, r held terms of a layer. Listing
 tensors makes the form hold for any choice of adapted layers; ``docs/costs.md`` gives the sums.
@@ -11,35 +11,33 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from devices.cost.blocks import Batch, BlockTerms, GradientFlow, gradient_flow
+from devices.cost.blocks import BatchShape, BlockTerms, GradientFlow, gradient_flow
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import GROUP, SMALLEST_PACKED
 
-GROUP = 64
-"""Elements that share one scale and zero."""
-SMALLEST_PACKED = 1024
-"""Tensors of fewer elements stay as computed: packing them gains nothing."""
 INDEX_BITS = 64
-"""Labels and positions."""
+"""Bits of a label or a position."""
 
 
 class SavedTensor(NamedTuple):
-    """One tensor kept for the backward pass."""
+    """A saved tensor is kept from the forward to the backward pass."""
 
     elements: int
     bits: int  # of one element as computed
     precision: Literal["planned", "attention", "exact"] = "planned"
-    name: str = ""  # of what it holds, within its block
+    name: str = ""  # what it holds; equal names in a block are one tensor's parts
 
     @property
     def raw_bytes(self) -> int:
-        """As computed."""
+        """The bytes of the tensor as computed."""
         return self.elements * self.bits // 8
 
     def held_bytes(self, activation_bits: int) -> int:
-        """Packed by whole groups, each with an fp16 scale and zero: 4 bytes.
+        """Return the bytes that a plan with these bits keeps the tensor in.
 
-        Query, key and value never go below 8 bits: flash attention computes the scores again from
-        them, and noise there is raised to the exponential.
+        A packed tensor has whole groups, each with an fp16 scale and zero (4 bytes). Query, key and
+        value are packed to no fewer than 8 bits, since flash attention computes the scores from
+        them again and their noise enters an exponential.
         """
         if self.precision == "exact" or activation_bits == 32 or self.elements < SMALLEST_PACKED:
             return self.raw_bytes
@@ -48,20 +46,20 @@ class SavedTensor(NamedTuple):
 
 
 def raw_bytes(tensors: Iterable[SavedTensor]) -> int:
-    """As computed."""
+    """Return the bytes of tensors as computed."""
     return sum(tensor.raw_bytes for tensor in tensors)
 
 
 class SavedHalves(NamedTuple):
-    """What one block saves, up to the attention's output and from there on."""
+    """The tensors that one block saves before and after the output of its attention."""
 
     attention: list[SavedTensor]
     feed_forward: list[SavedTensor]
 
 
 @lru_cache(maxsize=1024)
-def block_tensors(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedHalves:
-    """Everything that one block saves; nothing below the lowest trained one."""
+def block_tensors(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> SavedHalves:
+    """Return the tensors that one block saves; a block below the lowest trained one has none."""
     if block.position == "below":
         return SavedHalves([], [])
     flow = gradient_flow(block)
@@ -74,10 +72,11 @@ def block_tensors(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedHal
     )
 
 
-def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedHalves:
-    """A layer with trained terms saves its input, for A, and A's output (T r), for B.
+def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> SavedHalves:
+    """Return the tensors that layers with trained terms save.
 
-    Layers that read one tensor share it. A frozen weight needs no input, and nor do frozen terms.
+    They are the layer's input, for the gradient of A, and A's output (T r), for that of B. Layers
+    with the same input share it. Frozen weights and frozen terms need no input.
     """
     trains, trains_a = [count > 0 for count in block.trained], block.trains_a
     # Flash attention saves its own output, which the layer after it reads.
@@ -103,10 +102,11 @@ def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: Batch) -> SavedH
     return SavedHalves([*inputs[0], *lows[:3]], [*inputs[1], *inputs[2], *inputs[3], *lows[3:]])
 
 
-def _eager_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[SavedTensor]:
-    """Each product saves the operand that the other's gradient needs; softmax saves the scores.
+def _eager_tensors(model: ModelSpec, flow: GradientFlow, batch: BatchShape) -> list[SavedTensor]:
+    """Return the tensors that eager attention saves.
 
-    Keys and values are repeated for every query head. Llama's softmax is in fp32, and then cast.
+    A product saves each operand that the gradient of the other needs, and softmax its result. Keys
+    and values are repeated for every query head. Llama's softmax is in fp32, and then cast.
     """
     query, key, value = flow.outputs[:3]
     scored = query or key
@@ -123,10 +123,11 @@ def _eager_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[S
     return operands + [scores] * (scored or value)
 
 
-def _flash_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[SavedTensor]:
-    """Flash attention saves all its operands, its output and the log-sum-exp of each score row.
+def _flash_tensors(model: ModelSpec, flow: GradientFlow, batch: BatchShape) -> list[SavedTensor]:
+    """Return the tensors that flash attention saves.
 
-    A mask is expanded to (b, s, s), and repeats keys and values for every query head.
+    They are its operands, its output and the log-sum-exp of each row of scores. A mask is expanded
+    to (b, s, s), and repeats keys and values for every query head.
     """
     if not any(flow.outputs[:3]):
         return []
@@ -144,8 +145,11 @@ def _flash_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[S
     ]
 
 
-def _bert_halves(model: ModelSpec, flow: GradientFlow, batch: Batch) -> SavedHalves:
-    """Two layer norms (input, mean, deviation) after attention, and the input of GELU."""
+def _bert_halves(model: ModelSpec, flow: GradientFlow, batch: BatchShape) -> SavedHalves:
+    """Return the tensors that a BERT block's norms and activation save.
+
+    They are the input, mean and deviation of two layer norms, and the input of GELU.
+    """
     statistic = SavedTensor(batch.tokens, batch.bits, name="statistics")
     first, second = (
         [SavedTensor(batch.tokens * model.hidden, batch.bits, name=name), statistic, statistic]
@@ -156,8 +160,11 @@ def _bert_halves(model: ModelSpec, flow: GradientFlow, batch: Batch) -> SavedHal
     return SavedHalves([], first * after_attention + gelu + second * (after_attention or narrowed))
 
 
-def _llama_halves(model: ModelSpec, flow: GradientFlow, batch: Batch) -> SavedHalves:
-    """An RMS norm before each half, and silu(gate) * up, which saves gate, silu(gate) and up."""
+def _llama_halves(model: ModelSpec, flow: GradientFlow, batch: BatchShape) -> SavedHalves:
+    """Return the tensors that a Llama block's norms and activation save.
+
+    There is an RMS norm before each half, and silu(gate) * up saves gate, silu(gate) and up.
+    """
     gate, up = flow.outputs[4:6]
     named = (("gate", gate), ("up", gate), ("silu", up))
     product = [
@@ -170,8 +177,10 @@ def _llama_halves(model: ModelSpec, flow: GradientFlow, batch: Batch) -> SavedHa
     return SavedHalves(first * flow.inputs[0] + heads, second * flow.inputs[4] + product)
 
 
-def _head_norm_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> list[SavedTensor]:
-    """Qwen3's norms of each head's query and key: input and deviation, in fp32."""
+def _head_norm_tensors(
+    model: ModelSpec, flow: GradientFlow, batch: BatchShape
+) -> list[SavedTensor]:
+    """Return what Qwen3's norms of each head's query and key save: input and deviation, in fp32."""
     heads = (model.num_heads, model.num_kv_heads)
     return [
         SavedTensor(batch.tokens * elements, 32, name=name)
@@ -181,24 +190,27 @@ def _head_norm_tensors(model: ModelSpec, flow: GradientFlow, batch: Batch) -> li
     ]
 
 
-def _rms_norm_tensors(model: ModelSpec, batch: Batch, name: str) -> list[SavedTensor]:
-    """Input and deviation: this norm computes in fp32 whatever the model's own width."""
+def _rms_norm_tensors(model: ModelSpec, batch: BatchShape, name: str) -> list[SavedTensor]:
+    """Return what an RMS norm saves: input and deviation, in fp32 whatever the model's width."""
     width = SavedTensor(batch.tokens * model.hidden, 32, name=name)
     return [width, SavedTensor(batch.tokens, 32, name="statistics")]
 
 
 def rotary_tensors(
-    model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch
+    model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape
 ) -> list[SavedTensor]:
-    """Cosine and sine (s, h / n), saved once by all that rotate a query or key with a gradient."""
+    """Return the cosine and sine (s, h / n) that all blocks share.
+
+    They are saved if any block rotates a query or key that needs a gradient.
+    """
     rotates = any(
         any(gradient_flow(block).outputs[:2]) for block in blocks if block.position != "below"
     )
     return position_tensors(model, batch)[:2] if rotates else []
 
 
-def position_tensors(model: ModelSpec, batch: Batch) -> list[SavedTensor]:
-    """Cosine and sine (s, h / n), and the positions that they are of; none but for a Llama."""
+def position_tensors(model: ModelSpec, batch: BatchShape) -> list[SavedTensor]:
+    """Return the cosine and sine (s, h / n) and their positions; only a Llama has them."""
     if model.form != "llama":
         return []
     head_size = model.linears[0].out_features // model.num_heads
@@ -206,8 +218,10 @@ def position_tensors(model: ModelSpec, batch: Batch) -> list[SavedTensor]:
     return [table, table, SavedTensor(batch.length, INDEX_BITS, "exact")]
 
 
-def head_tensors(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -> list[SavedTensor]:
-    """What the head and the loss save."""
+def head_tensors(
+    model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape
+) -> list[SavedTensor]:
+    """Return the tensors that the head and the loss save."""
     loss = [
         SavedTensor(batch.size * model.num_classes, batch.bits),  # log-softmax
         SavedTensor(batch.size, INDEX_BITS),  # labels
@@ -219,6 +233,6 @@ def head_tensors(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch) -
         scored = SavedTensor(batch.tokens * model.hidden, batch.bits)
         return [*norm, scored, *[SavedTensor(batch.size, INDEX_BITS)] * 2, *loss]
     pooled = [SavedTensor(batch.size * model.hidden, batch.bits)]
-    if model.family != "bert":  # its dense layer keeps all tokens alive through the first
+    if model.family != "bert":  # the view of the first token keeps all tokens alive
         pooled.append(SavedTensor(batch.tokens * model.hidden, batch.bits))
     return [*pooled, *loss]

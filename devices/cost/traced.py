@@ -1,8 +1,9 @@
-"""Costs of blocks without closed forms: from one block that was run once, without its numbers.
+"""Computes costs of blocks without closed forms from the trace of one block.
 
-``devices/tracing/block_tracer.py`` runs it and writes down which tensors live when and what each
-operator computes and moves, with sizes that grow with the terms held in a layer told apart. What a
-plan costs follows from these records as from closed forms, for any ranks and formats.
+``devices/tracing/block_tracer.py`` runs one block on fake tensors. It records which tensors live
+when, and what each operator computes and moves, and separates sizes that grow with the terms held
+in a layer from those that do not. The costs of a plan follow from these records as from closed
+forms, for any ranks and formats.
 """
 
 from __future__ import annotations
@@ -14,46 +15,47 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from devices.cost.blocks import Batch, BlockTerms, block_terms
+from devices.cost.blocks import BatchShape, BlockTerms, block_terms
 from devices.cost.closed_form import Demand
 from devices.cost.memory import (
     FORMAT_BITS,
+    BesideBlocks,
     BlockMemory,
     BlockWork,
-    Surroundings,
     matrix_bytes,
     whole_memory,
 )
-from devices.cost.saved import SMALLEST_PACKED, SavedTensor
+from devices.cost.saved import SavedTensor
 from devices.cost.traffic import Traffic, optimizer_bytes
 from devices.cost.working import PACKED_AT_ONCE, PACKING_BYTES, UNPACKING_BYTES, Peaks
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import SMALLEST_PACKED
 from devices.vocabulary.plan import TrainingPlan
 from devices.wire.wire import download_bytes, upload_bytes
 from traces.arrays import BoolArray, IntArray
 
 Keeping = Literal["kept", "packed", "recomputed"]
-"""What becomes of the tensors that a block saves."""
+"""How a block keeps the tensors that it saves."""
 TensorKind = Literal[
-    "plain",  # at the width of the products
-    "planned",  # saved, at the bits of the plan
-    "attention",  # saved, never below 8 bits
-    "packing",  # beside a tensor that is being packed
-    "unpacking",
-    "weight",  # converted for a product
-    "unpacking weight",
+    "plain",  # as computed, not saved
+    "planned",  # saved at the bits of the plan
+    "attention",  # saved at the bits of the plan, but at least 8
+    "packing",  # needed while a saved tensor is packed
+    "unpacking",  # needed while one is unpacked
+    "weight",  # a frozen weight converted to the operand width
+    "unpacking weight",  # needed while a frozen weight is unpacked
 ]
 
 
 class LayerState(NamedTuple):
-    """What a trace depends on of one layer's terms; their number it does not."""
+    """The state of one layer's terms that a trace depends on; their number is not part of it."""
 
     holds: bool
     trains: bool
 
 
-class Pattern(NamedTuple):
-    """One kind of block, by what autograd makes of it."""
+class BlockPattern(NamedTuple):
+    """A block pattern is a kind of block: blocks of one pattern have the same trace."""
 
     layers: tuple[LayerState, ...]  # in the order of ModelSpec.linears
     trains_a: bool
@@ -62,57 +64,66 @@ class Pattern(NamedTuple):
 
 
 class TracedTensor(NamedTuple):
-    """One storage that lived while the block ran."""
+    """A traced tensor is one storage that lived while the block ran."""
 
-    elements: int  # of one term where ``layer`` names one
+    elements: int  # in total, or for each term of ``layer``
     bits: int  # of an element as computed
-    layer: int | None  # its size is that of one term, times the terms that this layer holds
+    layer: int | None  # the layer with whose held terms the size grows; None for a fixed size
     kind: TensorKind = "plain"
 
 
 @dataclass(frozen=True, eq=False)
 class PassTrace:
-    """One pass through a block. Amounts are (1 + layers,): fixed, and for each term of a layer."""
+    """The trace of one pass through a block.
+
+    Amounts are (1 + layers,): a fixed amount, and that for each held term of each layer.
+    """
 
     flops: IntArray
     moved_bytes: IntArray  # read and written by operators
-    conversions: IntArray  # (layers,): times that each layer's weights are converted
-    live: BoolArray  # (instants, tensors), without instants at which less lives than at others
+    conversions: IntArray  # (layers,): how often each layer's weight is converted
+    live: BoolArray  # (instants, tensors): which tensors live at the instants that may be a peak
 
 
 @dataclass(frozen=True, eq=False)
 class BlockTrace:
-    """One block of one pattern, run forward and backward."""
+    """The trace of one block of a pattern, run forward and backward."""
 
     tensors: tuple[TracedTensor, ...]
     forward: PassTrace
     backward: PassTrace
-    held: tuple[int, ...]  # tensors that live between the passes
-    held_arguments: frozenset[int]  # that all blocks are called with, and that this one keeps
+    held: tuple[int, ...]  # the tensors that live between the passes
+    held_arguments: frozenset[int]  # arguments common to all blocks that this block keeps
 
 
 class FrameTrace(NamedTuple):
-    """Everything but the blocks."""
+    """The trace of a model without its blocks."""
 
     forward_flops: int
     backward_flops: int
-    argument_bytes: tuple[int, ...]  # of what all blocks are called with, besides hidden states
-    first_bytes: int  # while the first block runs: all that lives but its input
-    later_bytes: int  # while any other runs
-    head_bytes: int  # after the forward pass
+    argument_bytes: tuple[int, ...]  # of each argument of a block besides the hidden states
+    first_bytes: int  # what lives while the first block runs, without its input
+    later_bytes: int  # what lives while any other block runs, without its input
+    head_bytes: int  # what lives after the forward pass
 
 
 class Tracer(Protocol):
-    """Runs a block and what is around it. Batches are padded."""
+    """A tracer runs a block, and a model without its blocks, on padded batches."""
 
-    def block(self, pattern: Pattern, batch: Batch) -> BlockTrace: ...
-    def frame(self, batch: Batch, *, crosses: bool) -> FrameTrace:
-        """``crosses``: a gradient goes into the topmost block."""
+    def block(self, pattern: BlockPattern, batch: BatchShape) -> BlockTrace:
+        """Return the trace of a block of this pattern."""
+        ...
+
+    def frame(self, batch: BatchShape, *, crosses: bool) -> FrameTrace:
+        """Return the trace of a model without its blocks.
+
+        ``crosses`` says whether a gradient goes into the topmost block.
+        """
         ...
 
 
 class _BlockDemand(NamedTuple):
-    """What one block asks of any device."""
+    """What one block of a plan asks of any device."""
 
     forward_flops: int
     backward_flops: int
@@ -122,15 +133,15 @@ class _BlockDemand(NamedTuple):
 
 @dataclass(frozen=True)
 class TracedDemand:
-    """What plans ask of any device, for a model whose blocks were traced."""
+    """This function of a plan returns its demand, for a model whose blocks are traced."""
 
     tracer: Tracer
-    _blocks: dict[tuple[BlockWork, Batch], _BlockDemand] = field(
+    _blocks: dict[tuple[BlockWork, BatchShape], _BlockDemand] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def __call__(self, model: ModelSpec, plan: TrainingPlan, batch: Batch) -> Demand:
-        """Of a plan that leaves no block out."""
+    def __call__(self, model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> Demand:
+        """Return the demand of a plan without absent blocks."""
         blocks = block_terms(model, plan.terms)
         works = [*map(BlockWork, blocks, plan.activation_bits, plan.weight_formats)]
         counted = [(self._block(model, w, batch), n) for w, n in Counter(works).items()]
@@ -148,25 +159,27 @@ class TracedDemand:
                 optimizer=optimizer_bytes(model, plan),
             ),
             memory=whole_memory(
-                model, plan, [memory[work] for work in works], self._around(frame, works, batch)
+                model, plan, [memory[work] for work in works], self._beside(frame, works, batch)
             ),
             download_bytes=download_bytes(model, plan),
             upload_bytes=upload_bytes(model, plan.terms),
         )
 
-    def _block(self, model: ModelSpec, work: BlockWork, batch: Batch) -> _BlockDemand:
+    def _block(self, model: ModelSpec, work: BlockWork, batch: BatchShape) -> _BlockDemand:
         known = self._blocks.get((work, batch))
         if known is None:
             trace = self.tracer.block(pattern_of(work), batch)
             known = self._blocks[work, batch] = block_demand(model, trace, work, batch)
         return known
 
-    def _around(self, frame: FrameTrace, works: Sequence[BlockWork], batch: Batch) -> Surroundings:
+    def _beside(
+        self, frame: FrameTrace, works: Sequence[BlockWork], batch: BatchShape
+    ) -> BesideBlocks:
         kept = frozenset[int]().union(
             *(self.tracer.block(pattern_of(work), batch).held_arguments for work in set(works))
         )
         shared = sum(frame.argument_bytes[index] for index in kept)
-        return Surroundings(
+        return BesideBlocks(
             shared=shared,
             first=frame.first_bytes - shared,
             later=frame.later_bytes - shared,
@@ -174,11 +187,11 @@ class TracedDemand:
         )
 
 
-def pattern_of(work: BlockWork) -> Pattern:
-    """The kind of trace that a block's costs follow from."""
+def pattern_of(work: BlockWork) -> BlockPattern:
+    """Return the pattern of a block, from whose trace its costs follow."""
     terms = work.terms
     keeping: Mapping[int, Keeping] = {32: "kept", 0: "recomputed"}
-    return Pattern(
+    return BlockPattern(
         layers=tuple(
             LayerState(held > 0, trained > 0)
             for held, trained in zip(terms.held, terms.trained, strict=True)
@@ -192,9 +205,9 @@ def pattern_of(work: BlockWork) -> Pattern:
 
 
 def block_demand(
-    model: ModelSpec, trace: BlockTrace, work: BlockWork, batch: Batch
+    model: ModelSpec, trace: BlockTrace, work: BlockWork, batch: BatchShape
 ) -> _BlockDemand:
-    """Of one block, at its own ranks and formats."""
+    """Return the demand of one block, at its ranks and formats, from its pattern's trace."""
     counts = np.array([1, *work.terms.held], dtype=np.int64)
     sizes = np.array([_size(tensor, work, batch) for tensor in trace.tensors], dtype=np.int64)
     converted = _converted_bytes(model, trace, work, batch)
@@ -223,12 +236,12 @@ def _peak(trace: PassTrace, sizes: IntArray) -> int:
 
 
 def _terms(tensor: TracedTensor, terms: BlockTerms) -> int:
-    """Elements, at the number of terms that the layer really holds."""
+    """Return the elements of a tensor at the number of terms that its layer holds."""
     return tensor.elements * (1 if tensor.layer is None else terms.held[tensor.layer])
 
 
-def _size(tensor: TracedTensor, work: BlockWork, batch: Batch) -> int:
-    """Bytes of one tensor under this plan."""
+def _size(tensor: TracedTensor, work: BlockWork, batch: BatchShape) -> int:
+    """Return the bytes of one tensor under a plan."""
     elements, bits = _terms(tensor, work.terms), FORMAT_BITS[work.weight_format]
     at_once = min(elements, PACKED_AT_ONCE)
     match tensor.kind:
@@ -245,8 +258,10 @@ def _size(tensor: TracedTensor, work: BlockWork, batch: Batch) -> int:
     return elements * tensor.bits // 8
 
 
-def _converted_bytes(model: ModelSpec, trace: BlockTrace, work: BlockWork, batch: Batch) -> int:
-    """Read as they lie and written as operands, as often as they were."""
+def _converted_bytes(
+    model: ModelSpec, trace: BlockTrace, work: BlockWork, batch: BatchShape
+) -> int:
+    """Return the bytes of converting weights to operands, as often as the trace did."""
     if FORMAT_BITS[work.weight_format] == batch.bits:
         return 0
     times = (trace.forward.conversions + trace.backward.conversions).tolist()
@@ -257,7 +272,7 @@ def _converted_bytes(model: ModelSpec, trace: BlockTrace, work: BlockWork, batch
 
 
 def _packed_bytes(trace: BlockTrace, work: BlockWork) -> int:
-    """Read as computed and written packed; then read packed and written as computed."""
+    """Return the bytes of packing saved tensors and of unpacking them again."""
     found = 0
     for index in trace.held:
         tensor = trace.tensors[index]

@@ -1,8 +1,8 @@
-"""Bytes that one training step moves through the device's memory, in closed form.
+"""Counts the bytes that one training step moves through the device's memory, in closed form.
 
-Each operator of a block reads its operands and writes its result, as PyTorch runs them: one by one,
-nothing fused, caches save nothing. Counted operator by operator, and held against what torch's
-dispatcher sees (``docs/costs.md``). Embedding and head are left out: a few hundredths of it.
+Each operator of a block reads its operands and writes its result, one after the other as PyTorch
+runs them: nothing is fused, and caches save nothing. Tests compare the counts with what torch's
+dispatcher sees (``docs/costs.md``). Embedding and head are left out, a few hundredths of the whole.
 """
 
 from __future__ import annotations
@@ -13,39 +13,43 @@ from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
-from devices.cost.blocks import Batch, BlockTerms, gradient_flow
-from devices.cost.memory import FORMAT_BITS, FP32_BYTES, BlockWork, matrix_bytes
+from devices.cost.blocks import BatchShape, BlockTerms, gradient_flow
+from devices.cost.memory import FORMAT_BITS, BlockWork, matrix_bytes
 from devices.cost.saved import block_tensors
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import FP32_BYTES
 from devices.vocabulary.plan import TrainingPlan
 
 ADAMW_ACCESSES = 7
-"""Of fp32 values, per trained parameter: it, its gradient and two moments are read; it and the
-moments are written. A proximal loss reads its start besides."""
+"""Reads and writes of fp32 values by AdamW for each trained parameter.
+
+The parameter, its gradient and two moments are read; it and the moments are written. A proximal
+loss also reads the parameter's start.
+"""
 RMS_NORM_BACKWARD = 19
-"""Tensors of width h that the operators of an RMS norm read and write in its backward pass."""
+"""Tensors of the norm's width that an RMS norm reads and writes in its backward pass."""
 
 
 class Traffic(NamedTuple):
-    """Bytes read and written in one step, by phase."""
+    """The bytes read and written in one training step, by phase."""
 
     forward: int
     backward: int
-    cast: int  # weights of at least 8 bits, at another width than the products'
-    unpacked: int  # weights of 4 bits
-    packed: int  # activations, both ways
+    cast: int  # conversion of weights of at least 8 bits to the operand width
+    unpacked: int  # conversion of weights of 4 bits
+    packed: int  # packing and unpacking of activations
     optimizer: int
 
     @property
     def quantize(self) -> int:
-        """Of all conversions."""
+        """The bytes of all conversions."""
         return self.cast + self.unpacked + self.packed
 
 
 def step_traffic(
-    model: ModelSpec, plan: TrainingPlan, blocks: Sequence[BlockTerms], batch: Batch
+    model: ModelSpec, plan: TrainingPlan, blocks: Sequence[BlockTerms], batch: BatchShape
 ) -> Traffic:
-    """Of all blocks, and of AdamW on the trained terms and the head."""
+    """Return the traffic of all blocks, and of AdamW on the trained terms and the head."""
     works = Counter(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
     passes = [(_passes(model, work, batch), count) for work, count in works.items()]
     return Traffic(
@@ -59,15 +63,17 @@ def step_traffic(
 
 
 def optimizer_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
-    """Of AdamW on everything that trains."""
+    """Return the bytes that AdamW moves for all trained parameters."""
     accesses = ADAMW_ACCESSES + (plan.proximal_mu > 0)
     return accesses * FP32_BYTES * model.trained_parameters(plan.terms)
 
 
 @lru_cache(maxsize=1024)
-def _passes(model: ModelSpec, work: BlockWork, batch: Batch) -> Traffic:
-    """Of one block, without the optimizer. Remembered, since a scheduler asks for many plans of few
-    kinds of blocks."""
+def _passes(model: ModelSpec, work: BlockWork, batch: BatchShape) -> Traffic:
+    """Return the traffic of one block, without the optimizer.
+
+    It is remembered, since many plans share few kinds of blocks.
+    """
     converted = _converted_weights(model, work, batch)
     is_small = FORMAT_BITS[work.weight_format] < 8
     return Traffic(
@@ -80,7 +86,7 @@ def _passes(model: ModelSpec, work: BlockWork, batch: Batch) -> Traffic:
     )
 
 
-def _forward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
+def _forward(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> int:
     layers = sum(
         batch.tokens * (layer.in_features + layer.out_features) + layer.num_weights
         for layer in model.linears
@@ -95,11 +101,11 @@ def _forward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
     )
 
 
-def _pointwise_forward(model: ModelSpec, batch: Batch) -> int:
-    """Two residual sums (3 h a token), two norms and the activation function.
+def _pointwise_forward(model: ModelSpec, batch: BatchShape) -> int:
+    """Return the elements that residual sums, norms and the activation function move.
 
-    A layer norm is one operator, an RMS norm four: the square, its mean, and two products. Rotating
-    a query or key takes six.
+    Two residual sums move 3 h each for each token. A layer norm is one operator, an RMS norm four:
+    the square, its mean, and two products. Rotating a query or key takes six.
     """
     if model.form != "llama":
         return batch.tokens * ((6 + 4) * model.hidden + 2 * model.ffn)
@@ -108,10 +114,11 @@ def _pointwise_forward(model: ModelSpec, batch: Batch) -> int:
     return batch.tokens * ((6 + 14) * model.hidden + 5 * model.ffn + by_head * rotated)
 
 
-def _attention_forward(model: ModelSpec, batch: Batch) -> int:
-    """Operands are first brought in order, and keys and values repeated for each query head.
+def _attention_forward(model: ModelSpec, batch: BatchShape) -> int:
+    """Return the elements that attention moves in the forward pass.
 
-    Then two products, and between them the scale, the mask and the softmax; or flash attention.
+    Operands are first made contiguous, and keys and values repeated for each query head. Then come
+    two products with scale, mask and softmax between them, or flash attention.
     """
     queries, keys, scores = _attention_elements(model, batch)
     mask, is_llama = batch.tokens * batch.length, model.form == "llama"
@@ -124,16 +131,17 @@ def _attention_forward(model: ModelSpec, batch: Batch) -> int:
     return 8 * queries + (repeats if is_llama else 4 * queries) + 6 * scores + masked
 
 
-def _attention_elements(model: ModelSpec, batch: Batch) -> tuple[int, int, int]:
-    """Of the queries, the keys and the scores b n s^2."""
+def _attention_elements(model: ModelSpec, batch: BatchShape) -> tuple[int, int, int]:
+    """Return the elements of the queries, of the keys and of the scores, b n s^2."""
     queries, keys = (batch.tokens * layer.out_features for layer in model.linears[:2])
     return queries, keys, batch.tokens * batch.length * model.num_heads
 
 
-def _backward(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
-    """Of each operator whose input needs a gradient; a block that kept nothing runs forward first.
+def _backward(model: ModelSpec, work: BlockWork, batch: BatchShape) -> int:
+    """Return the bytes that one block moves in the backward pass.
 
-    Where several gradients of one tensor meet, each sum moves three tensors.
+    They are those of each operator whose input needs a gradient, and of a second forward pass in a
+    block that is computed again. Each sum of two gradients of one tensor moves three tensors.
     """
     block = work.terms
     if block.position == "below":
@@ -144,7 +152,7 @@ def _backward(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
     return again + batch.num_bytes(layers + rest)
 
 
-def _layer_backward(model: ModelSpec, block: BlockTerms, batch: Batch, index: int) -> int:
+def _layer_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape, index: int) -> int:
     layer, held, tokens = model.linears[index], block.held[index], batch.tokens
     passes, trains = gradient_flow(block).inputs[index], block.trained[index] > 0
     width_in, width_out = layer.in_features, layer.out_features
@@ -157,7 +165,7 @@ def _layer_backward(model: ModelSpec, block: BlockTerms, batch: Batch, index: in
     return moved
 
 
-def _pointwise_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
+def _pointwise_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> int:
     flow, hidden = gradient_flow(block), model.hidden
     middle, first = flow.inputs[4], flow.inputs[0]
     # Sums: of query, key and value at the block's input, and of each half with its residual.
@@ -175,7 +183,7 @@ def _pointwise_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> in
     return batch.tokens * (widths + (6 * gate + 3 * up) * model.ffn + by_head * rotated)
 
 
-def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> int:
+def _attention_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> int:
     query, key, value = gradient_flow(block).outputs[:3]
     queries, keys, scores = _attention_elements(model, batch)
     if not (query or key or value):
@@ -193,9 +201,12 @@ def _attention_backward(model: ModelSpec, block: BlockTerms, batch: Batch) -> in
     return products + ordered + (queries + keys) * repeated
 
 
-def _converted_weights(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
-    """Matrices at another width than the products': once in each forward pass, and once more where
-    the backward pass multiplies by them."""
+def _converted_weights(model: ModelSpec, work: BlockWork, batch: BatchShape) -> int:
+    """Return the bytes of converting weights of another width than the operands.
+
+    Each matrix is converted once in each forward pass, and once more where the backward pass
+    multiplies by it.
+    """
     if FORMAT_BITS[work.weight_format] == batch.bits:
         return 0
     needs = zip(model.linears, gradient_flow(work.terms).inputs, strict=True)
@@ -206,8 +217,8 @@ def _converted_weights(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
     )
 
 
-def _packed_activations(model: ModelSpec, work: BlockWork, batch: Batch) -> int:
-    """Read as computed and written packed; then read packed and written as computed."""
+def _packed_activations(model: ModelSpec, work: BlockWork, batch: BatchShape) -> int:
+    """Return the bytes of packing saved tensors and of unpacking them again."""
     if work.is_recomputed:
         return 0
     tensors = chain.from_iterable(block_tensors(model, work.terms, batch))

@@ -1,9 +1,9 @@
-"""What lives in one block at the worst instants of its forward and its backward pass.
+"""Lists the tensors that live in one block at the instants that may be its peak of memory.
 
-Operators run forward one by one and backward in reverse; a tensor lives until the last operator,
+Operators run forward one by one, and backward in reverse. A tensor lives until the last operator,
 variable of the code or saved reference that needs it. An instant lists the tensors that operators
-then work on, and the saved ones that are not there: not yet made, or let go. A saved tensor that an
-operator works on is there once if it is kept as computed, and beside its packed form otherwise.
+then compute with, and the saved tensors that do not live: not yet made, or released. A saved tensor
+that an operator computes with lives once if it is kept as computed, else beside its packed form.
 """
 
 from __future__ import annotations
@@ -12,45 +12,49 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from devices.cost.blocks import Batch, BlockTerms, gradient_flow
-from devices.cost.saved import GROUP, SavedTensor, block_tensors
+from devices.cost.blocks import BatchShape, BlockTerms, gradient_flow
+from devices.cost.saved import SavedTensor, block_tensors
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import GROUP, GROUPS_AT_ONCE
 
-PACKED_AT_ONCE = 2**11 * GROUP
-"""Elements that are packed or unpacked together, in fp32 beside everything else."""
+PACKED_AT_ONCE = GROUPS_AT_ONCE * GROUP
+"""Elements that are packed or unpacked together, in fp32 beside all other tensors."""
 PACKING_BYTES = 9
-"""Of an element while it is packed: its distance from zero, its code in 32 bits and in 8."""
+"""Bytes of an element while it is packed: its distance from zero, and its code in 32 and 8 bits."""
 UNPACKING_BYTES = {8: 4, 4: 6}
-"""Of an element while it is unpacked: its value; for two codes in a byte, their place in a
-table."""
+"""Bytes of an element while it is unpacked, by the bits of its code.
+
+They are its value, and where two codes share a byte also their index into a table.
+"""
 AFTER_ATTENTION = ("attended", "norm", "residual", "middle")
+"""Names of the tensors that a block saves between its attention's output and its feed-forward."""
 WIDE = ("wide", "gate", "silu", "up", "last", "last norm")
-"""Names of what a block saves from its attention's output on, and in its wide part."""
+"""Names of the tensors that a block saves in and after its feed-forward."""
 
 
 class Instant(NamedTuple):
-    """What lives besides the saved tensors."""
+    """The tensors that live at one instant besides the saved ones."""
 
     computed: dict[str, int]  # bytes by name; a saved tensor has its own name
     absent: frozenset[str] = frozenset()  # saved tensors not yet or no longer there
 
 
 class Peaks(NamedTuple):
-    """Bytes of one block at its worst instants, with what it saves."""
+    """The most bytes of one block in each pass, with the tensors that it saves."""
 
     forward: int
-    backward: int  # 0 where no backward pass comes
+    backward: int  # 0 if no backward pass reaches the block
 
 
 class _Sizes(NamedTuple):
-    """Bytes of the tensors that a block computes with."""
+    """The bytes of the tensors that a block computes with."""
 
     narrow: int  # T h
     queries: int  # T n times the width of a head
     keys: int  # T n_kv times the width of a head
     wide: int  # T f
     scores: int  # b n s^2; 0 with flash attention
-    weight: int  # the largest matrix, converted for a product; 0 where it lies as it is used
+    weight: int  # the largest matrix, converted for a product; 0 if it needs no conversion
     unpacking_weight: int
     packing: int  # beside a wide tensor that is being packed
     packing_narrow: int
@@ -60,9 +64,9 @@ class _Sizes(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def block_peaks(
-    model: ModelSpec, block: BlockTerms, batch: Batch, *, bits: int, weight_bits: int
+    model: ModelSpec, block: BlockTerms, batch: BatchShape, *, bits: int, weight_bits: int
 ) -> Peaks:
-    """With so many ``bits`` of activations, and of weights, which are converted for products."""
+    """Return the peaks of a block with activations and weights of these bits."""
     size = _sizes(model, batch, bits, weight_bits)
     is_llama = model.form == "llama"
     forward = list((_llama_forward if is_llama else _bert_forward)(model, block, size))
@@ -76,9 +80,9 @@ def block_peaks(
     saved = [*halves.attention, *halves.feed_forward]
     if bits:
         return Peaks(_peak(saved, forward, bits), _peak(saved, backward, bits))
-    # The first pass saves its input, which lives anyway. The second runs beside the gradient.
+    # The first forward pass saves its input only. The second runs while the gradient lives.
     saved = _with_input(saved, size)
-    # A Llama's last layer, if it trains nothing, needs nothing for its gradient but its weight.
+    # The backward pass of a Llama's last layer, if it trains nothing, needs its weight alone.
     is_passed = is_llama and size.weight > 0 and not block.trained[-1]
     again = _peak(saved, forward, 32) + size.narrow + size.wide * is_passed
     return Peaks(_peak([], forward, 32), max(again, _peak(saved, backward, 32)))
@@ -105,7 +109,7 @@ def _peak(saved: Iterable[SavedTensor], instants: Iterable[Instant], bits: int) 
     )
 
 
-def _sizes(model: ModelSpec, batch: Batch, bits: int, weight_bits: int) -> _Sizes:
+def _sizes(model: ModelSpec, batch: BatchShape, bits: int, weight_bits: int) -> _Sizes:
     narrow, wide = (batch.tokens * width for width in (model.hidden, model.ffn))
     scores = batch.tokens * batch.length * model.num_heads * (model.attention == "eager")
     largest = max(layer.num_weights for layer in model.linears)
@@ -126,21 +130,22 @@ def _sizes(model: ModelSpec, batch: Batch, bits: int, weight_bits: int) -> _Size
 
 
 def _adapted(held: int, out: int) -> dict[str, int]:
-    """Output of a layer; with terms, also B's output and that times the scale."""
+    """Return the output of a layer and, if it has terms, B's output and its scaled copy."""
     return {"output": out, **({"of B": out, "scaled": out} if held else {})}
 
 
 def _converted(size: _Sizes, out: int) -> dict[str, int]:
-    """A matrix that is first unpacked, and then multiplied by."""
+    """Return a converted matrix and what lives beside it, while it is unpacked or multiplied."""
     if not size.weight:
         return {"output": out}
     return {"weight": size.weight, "output": max(out, size.unpacking_weight)}
 
 
 def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
-    """``scores`` live to the end of the block, whose code keeps what attention returns.
+    """Yield the instants of a BERT block's forward pass.
 
-    Not in MPNet: there they live, twice, to the end of attention, its output layer included.
+    The scores live to the end of the block, whose code keeps what attention returns. In MPNet they
+    live twice, to the end of attention with its output layer.
     """
     projected = {"q": size.narrow, "k": size.narrow, "v": size.narrow}
     later = frozenset((*AFTER_ATTENTION, *WIDE, "value"))
@@ -165,7 +170,7 @@ def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator
     if block.trains_a[5]:
         beside = {"output": size.narrow, "scratch": size.packing}
         yield Instant({**here, "last": size.wide, **beside}, frozenset(("last norm",)))
-    # DistilBERT's code lets go of the wide tensor here.
+    # DistilBERT's code releases the wide tensor here.
     summed = {"last": size.wide * (model.family != "distilbert"), "output": size.narrow}
     beside = {"last norm": size.narrow, "normed": max(size.narrow, size.packing_narrow)}
     yield Instant({**here, **summed, **beside})
@@ -174,7 +179,7 @@ def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator
 def _scores_forward(
     block: BlockTerms, size: _Sizes, before: dict[str, int], later: frozenset[str]
 ) -> Iterator[Instant]:
-    """Masked scores, and the softmax of them, which is then packed."""
+    """Yield the instants of masked scores, and of their softmax, which is then packed."""
     both = {**before, "masked": size.scores, "scores": size.scores}
     yield Instant(both, later | {"softmax"})
     if any(gradient_flow(block).outputs[:3]):
@@ -197,7 +202,10 @@ def _bert_backward(block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
 
 
 def _llama_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
-    """As in a BERT; the code also keeps the input of the block and of each half."""
+    """Yield the instants of a Llama block's forward pass.
+
+    They are like a BERT block's, but the code also keeps the input of the block and of each half.
+    """
     projected = {"q": size.queries, "k": size.keys, "v": size.keys}
     repeated = {"key": size.queries, "value": size.queries} if size.scores else {}
     later = frozenset((*AFTER_ATTENTION, *WIDE))
@@ -245,7 +253,7 @@ def _llama_backward(block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
 
 
 def _attention_backward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator[Instant]:
-    """Through the softmax, or all of flash attention at once."""
+    """Yield the instants of attention's backward pass: the softmax, or all of flash attention."""
     query, key, value = gradient_flow(block).outputs[:3]
     if not (query or key or value):
         return

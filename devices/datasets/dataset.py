@@ -1,4 +1,4 @@
-"""Labelled texts to train and to test on: bundled ones by name, a user's own by directory."""
+"""Loads labelled texts to train and test on: bundled ones by name, a user's own by directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from devices.datasets.own import error_at, parse_examples, split_file
+from devices.datasets.own import error_at, parse_examples, portable_name, split_file
 from traces.arrays import IntArray
 
 SPLITS = ("train", "test")
@@ -21,7 +21,7 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True, eq=False)
 class TextDataset:
-    """A text classification task. Labels are indices into ``class_names``."""
+    """The labelled texts of a classification task. Labels are indices into ``class_names``."""
 
     name: str
     train_texts: tuple[str, ...]
@@ -30,21 +30,21 @@ class TextDataset:
     test_labels: IntArray  # (len(test_texts),)
     class_names: tuple[str, ...]  # sorted
     sha256: str  # of the whole data set; a subset keeps it
-    source: str
+    source: str  # a package, or a directory without its place on this machine
     licence: str
 
     @property
     def num_classes(self) -> int:
-        """Classes of the training examples."""
+        """The number of classes among the training examples."""
         return len(self.class_names)
 
     @property
     def majority_share(self) -> float:
-        """Test accuracy of the best constant answer."""
+        """The test accuracy, in [0, 1], of the best constant answer."""
         return float(np.bincount(self.test_labels).max() / len(self.test_labels))
 
     def subset(self, *, num_train: int, num_test: int) -> TextDataset:
-        """The first ``num_train`` and ``num_test`` examples, classes taking turns.
+        """Return the first ``num_train`` and ``num_test`` examples, classes taking turns.
 
         Raises ValueError for a number below 1 or above what there is.
         """
@@ -61,7 +61,7 @@ class TextDataset:
 
 @dataclass(frozen=True)
 class BundledDataset:
-    """What is known of a data set that comes with the package, before it is unpacked."""
+    """The description of a data set that comes with the package, known before it is unpacked."""
 
     name: str
     title: str
@@ -89,10 +89,11 @@ DATASETS: Mapping[str, BundledDataset] = MappingProxyType({entry.name: entry for
 
 
 def load_dataset(name: str) -> TextDataset:
-    """A bundled data set by its name, or a user's own by the path of its directory.
+    """Load a bundled data set by its name, or a user's own by the path of its directory.
 
     The directory holds ``train`` and ``test``, each as .csv, .tsv or .jsonl with ``text`` and
-    ``label``. Raises ValueError for an unknown name, or for files that are broken.
+    ``label`` and no other column. Labels are those of the training examples, sorted. Raises
+    ValueError for an unknown name, or for files that are broken.
     """
     if name in DATASETS:
         packed = resources.files("devices.datasets").joinpath(f"{name}.tsv.xz").read_bytes()
@@ -106,7 +107,7 @@ def load_dataset(name: str) -> TextDataset:
 
 
 def unpack(entry: BundledDataset, packed: bytes) -> TextDataset:
-    """A bundled file's examples. Raises ValueError unless it is the file that was published."""
+    """Unpack a bundled file. Raises ValueError unless it is the file that was published."""
     try:
         content = lzma.decompress(packed)
     except lzma.LZMAError as error:
@@ -149,7 +150,7 @@ def _read_directory(directory: Path) -> TextDataset:
         {split: [(example.text, example.label) for example in examples[split]] for split in SPLITS},
         name=directory.resolve().name,
         sha256=hashlib.sha256(b"".join(digests)).hexdigest(),
-        source=str(directory),
+        source=portable_name(str(directory)),
         licence="the user's own",
     )
 
@@ -190,7 +191,7 @@ def _dataset(
 
 
 def _in_turn(labels: IntArray, count: int, name: str) -> IntArray:
-    """Indices of the first ``count`` examples when each class gives its next one in turn."""
+    """Return the indices of the first ``count`` examples when classes give one each in turn."""
     if not 1 <= count <= len(labels):
         raise ValueError(f"{name} must be in [1, {len(labels)}], got {count}")
     turn = np.empty(len(labels), dtype=np.int64)

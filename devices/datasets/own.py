@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,20 +15,28 @@ ENDINGS = ("csv", "tsv", "jsonl")
 
 
 class Example(NamedTuple):
-    """One labelled text, and the line of its file where it begins (from 1)."""
+    """One labelled text, and the line of its file where it begins, counted from 1."""
 
     line: int
     text: str
     label: str
 
 
+def portable_name(path: str) -> str:
+    """Return a relative path as it is, and of an absolute one the last part alone.
+
+    What is written into run folders names files by this, and tells them apart by their SHA-256.
+    """
+    return os.path.basename(os.path.normpath(path)) if os.path.isabs(path) else path
+
+
 def error_at(path: Path, line: int, message: str) -> ValueError:
-    """An error that ends with its place."""
+    """Make an error whose message ends with its place, a line counted from 1."""
     return ValueError(f"{message} ({path}, line {line})")
 
 
 def split_file(directory: Path, split: str) -> Path:
-    """The one file of a split. Raises ValueError where there is none, or more than one."""
+    """Find the one file of a split. Raises ValueError where there is none, or more than one."""
     paths = [directory / f"{split}.{ending}" for ending in ENDINGS]
     found = [path for path in paths if os.path.isfile(path)]
     if len(found) != 1:
@@ -39,10 +48,11 @@ def split_file(directory: Path, split: str) -> Path:
 
 
 def parse_examples(path: Path, content: bytes) -> list[Example]:
-    """The examples in a file's content; ``path`` tells the format and is named in errors.
+    """Read the examples in a file's content; ``path`` tells the format and is named in errors.
 
-    Every record has a ``text`` and a ``label``; other columns are ignored, and so are blank lines
-    and space around both. Raises ValueError where a record is broken, or where there is none.
+    Every record has a ``text`` and a ``label``, without space around them; blank lines are left
+    out. Raises ValueError, with file and line, where a record is broken or has any other column,
+    or where there is no record.
     """
     try:
         decoded = content.decode("utf-8-sig")
@@ -66,37 +76,63 @@ def _checked(path: Path, line: int, text: str, label: str) -> Example:
     return Example(line, text.strip(), label.strip())
 
 
-def _table_rows(path: Path, decoded: str) -> Iterator[tuple[int, list[str]]]:
+@contextmanager
+def _fields_of_any_size(longest: int) -> Iterator[None]:
+    """Lift the csv module's limit on a field, which is one number for the whole process."""
+    before = csv.field_size_limit(max(longest, csv.field_size_limit()))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _table_rows(path: Path, decoded: str) -> list[tuple[int, list[str]]]:
+    """Read the rows that are not blank, each with the line where it begins."""
+    content = io.StringIO(decoded, newline="")
     if path.suffix == ".csv":
-        reader = csv.reader(io.StringIO(decoded, newline=""), strict=True)
+        reader = csv.reader(content, strict=True)
     else:
-        reader = csv.reader(
-            io.StringIO(decoded, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE
-        )
+        reader = csv.reader(content, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows: list[tuple[int, list[str]]] = []
     line = 1
     try:
-        for row in reader:
-            if row:
-                yield line, row
-            line = reader.line_num + 1
+        with _fields_of_any_size(len(decoded)):
+            for row in reader:
+                if row:
+                    rows.append((line, row))
+                line = reader.line_num + 1
     except csv.Error as error:
         raise error_at(path, line, f"every row must be well-formed, got: {error}") from None
+    return rows
 
 
 def _table_records(path: Path, decoded: str) -> Iterator[tuple[int, str, str]]:
     rows = _table_rows(path, decoded)
-    line, header = next(rows, (1, []))
+    line, header = rows[0] if rows else (1, [])
     columns = [name.strip() for name in header]
     if columns.count("text") != 1 or columns.count("label") != 1:
         found = ", ".join(columns) or "nothing"
         raise error_at(path, line, f"the header must name text and label once each, got {found}")
+    _check_no_other(path, line, columns)
     text, label = columns.index("text"), columns.index("label")
-    for line, row in rows:
+    for line, row in rows[1:]:
         if len(row) != len(columns):
             raise error_at(
                 path, line, f"a row must have {len(columns)} fields as the header, got {len(row)}"
             )
         yield line, row[text], row[label]
+
+
+def _check_no_other(path: Path, line: int, columns: list[str]) -> None:
+    """Raise ValueError for a column that nothing would read: a second text, a client, a weight."""
+    others = [repr(name)[:60] for name in columns if name not in ("text", "label")]
+    if others:
+        raise error_at(
+            path,
+            line,
+            "the columns must be text and label alone, since no other would be used, got also "
+            f"{', '.join(others[:5])}; remove what is not to be used, or join it into text",
+        )
 
 
 def _json_records(path: Path, decoded: str) -> Iterator[tuple[int, str, str]]:
@@ -109,6 +145,7 @@ def _json_records(path: Path, decoded: str) -> Iterator[tuple[int, str, str]]:
             raise error_at(path, line, f"every line must be JSON, got: {error}") from None
         if not isinstance(record, dict):
             raise error_at(path, line, f"every line must be an object, got {type(record).__name__}")
+        _check_no_other(path, line, list(record))
         text, label = record.get("text"), record.get("label")
         if not isinstance(text, str):
             raise error_at(path, line, f"text must be a string, got {_shown(record, 'text')}")

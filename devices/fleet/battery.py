@@ -1,4 +1,4 @@
-"""A battery that work drains, that charges while it is plugged in, and that can run out."""
+"""Models a battery that work drains, that charges while plugged in, and that can run out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from traces.steps import StepTrace
 
 @dataclass(frozen=True, eq=False)
 class BatterySpec:
-    """``charging`` says when the device is plugged in; then ``charge_w`` flows into it.
+    """A battery specification gives the capacity of a battery and how it is charged.
 
-    The device switches off at ``floor_share`` of its capacity and is back at ``resume_share``.
+    The device is plugged in wherever ``charging`` is online, and then ``charge_w`` flows into the
+    battery. It switches off at ``floor_share`` of the capacity and on again at ``resume_share``.
+    Raises ValueError for a number out of range.
     """
 
     capacity_j: float
@@ -42,7 +44,7 @@ class BatterySpec:
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """All fields but the trace."""
+        """All fields but the charging trace."""
         return (
             self.capacity_j,
             self.initial_share,
@@ -52,24 +54,24 @@ class BatterySpec:
         )
 
     def begun_at(self, offset_s: float) -> BatterySpec:
-        """The same battery, whose charging trace starts ``offset_s`` further on."""
+        """Return the battery for a clock that starts ``offset_s`` further into the trace."""
         return replace(self, charging=self.charging.begun_at(offset_s))
 
     def ended(self) -> BatterySpec:
-        """The same battery, plugged in as the trace says once, and never after."""
+        """Return the battery whose charging trace does not repeat."""
         return replace(self, charging=self.charging.ended())
 
     def holding(self, share: float) -> BatterySpec:
-        """The same battery, with this share of its capacity at instant 0."""
+        """Return the battery with this share of its capacity at instant 0, at least the floor."""
         return replace(self, initial_share=max(share, self.floor_share))
 
 
 class DrainedBattery:
-    """The level of one battery, brought forward only when it is asked for.
+    """A drained battery keeps the level of one battery, and updates it only when it is asked for.
 
-    d(level)/dt = charge_w * charging(t) - power_w, within [0, capacity]: linear between the
-    changes of the charging trace, so every crossing is in closed form. While it is switched off a
-    device draws nothing.
+    d(level)/dt = charge_w * charging(t) - power_w, within [0, capacity]. The level is linear
+    between the changes of the charging trace, so every crossing of a mark is in closed form. A
+    device that is switched off draws nothing.
     """
 
     def __init__(self, spec: BatterySpec, idle_w: float) -> None:
@@ -82,20 +84,20 @@ class DrainedBattery:
 
     @property
     def share(self) -> float:
-        """Level over capacity, as of the last instant asked for."""
+        """The level over the capacity at the last instant asked for."""
         return self._level_j / self._spec.capacity_j
 
     def draw(self, power_w: float, at_s: float) -> None:
-        """From ``at_s`` on the device draws this much; a device that is off draws nothing."""
+        """Set the power that the device draws from ``at_s`` on while it is switched on."""
         self.span(at_s)
         self._power_w = power_w
 
     def rest(self, at_s: float) -> None:
-        """From ``at_s`` on the device is idle."""
+        """Set the power of an idle device from ``at_s`` on."""
         self.draw(self._idle_w, at_s)
 
     def span(self, at_s: float) -> tuple[bool, float]:
-        """Whether the device is on at ``at_s``, and until when it stays so at this power."""
+        """Return whether the device is on at ``at_s``, and until when it stays so at this power."""
         while True:
             switch_s = self._switch_s()
             if switch_s > at_s:
@@ -103,7 +105,7 @@ class DrainedBattery:
                 return self._is_on, switch_s
             self._forward(switch_s)
             self._is_on = not self._is_on
-            # Exactly on the mark, whatever the roundings on the way there.
+            # The level is set to the mark, so that roundings on the way do not add up.
             share = self._spec.resume_share if self._is_on else self._spec.floor_share
             self._level_j = share * self._spec.capacity_j
 
@@ -112,7 +114,7 @@ class DrainedBattery:
         return charge_w - (self._power_w if self._is_on else 0.0)
 
     def _switch_s(self) -> float:
-        """When the level will cross the mark at which the device goes off, or comes back."""
+        """Return when the level reaches the mark at which the device switches off, or on."""
         spec = self._spec
         mark = (spec.floor_share if self._is_on else spec.resume_share) * spec.capacity_j
         at_s, level = self._at_s, self._level_j
@@ -132,8 +134,8 @@ class DrainedBattery:
             if at_s == loop_s:
                 nearer = abs(begun - mark) - abs(level - mark)
                 if nearer <= 1e-12 * spec.capacity_j:
-                    return math.inf  # every loop to come begins no nearer: it never will cross
-                # Until it crosses every loop moves it as far, so most need not be gone through.
+                    return math.inf  # each loop begins no nearer to the mark than that before
+                # Each loop moves the level equally far, so loops before the crossing are skipped.
                 skipped = 0 if is_full else max(math.floor(nearest / nearer) - 1, 0)
                 level += math.copysign(skipped * nearer, mark - level)
                 at_s += skipped * spec.charging.period_s
@@ -151,48 +153,48 @@ class DrainedBattery:
 
 @dataclass(frozen=True, eq=False)
 class BatteryReplay:
-    """A recorded battery level: the device is off while it is below ``floor_share``."""
+    """A battery replay is a recorded level; the device is off while it is below a floor."""
 
     level: StepTrace
     floor_share: float
 
     def begun_at(self, offset_s: float) -> BatteryReplay:
-        """The same recording, begun ``offset_s`` further on."""
+        """Return the recording for a clock that starts ``offset_s`` further into it."""
         return BatteryReplay(self.level.begun_at(offset_s), self.floor_share)
 
     def ended(self) -> BatteryReplay:
-        """The recording played once; its last level stays."""
+        """Return the recording without repetition: its last level stays."""
         return BatteryReplay(self.level.ended(), self.floor_share)
 
     def holding(self, share: float) -> BatteryReplay:
-        """The recording says what is in it."""
+        """Return the recording itself, which has its own level at instant 0."""
         return self
 
 
 @dataclass(frozen=True)
 class Mains:
-    """Power without end."""
+    """A device on mains has power without end."""
 
     def begun_at(self, offset_s: float) -> Mains:
-        """Always the same."""
+        """Return mains, which have no trace."""
         return self
 
     def ended(self) -> Mains:
-        """Always the same."""
+        """Return mains, which never end."""
         return self
 
     def holding(self, share: float) -> Mains:
-        """Always the same."""
+        """Return mains, which hold no charge."""
         return self
 
 
 MAINS = Mains()
 Battery = BatterySpec | BatteryReplay | Mains
-"""What feeds a device."""
+"""Where a device gets its power from."""
 
 
 class ReplayedBattery:
-    """A battery whose level is what was recorded, whatever the device does."""
+    """A replayed battery has the level that was recorded, whatever the device does."""
 
     def __init__(self, spec: BatteryReplay) -> None:
         level = spec.level
@@ -208,38 +210,46 @@ class ReplayedBattery:
 
     @property
     def share(self) -> float:
-        """The level at the last instant asked for."""
+        """The recorded level at the last instant asked for."""
         return self._level.at(self._at_s)
 
     def draw(self, power_w: float, at_s: float) -> None:
-        """The recording has it already."""
+        """Note the instant; what the device draws is in the recording."""
         self._at_s = at_s
 
     def rest(self, at_s: float) -> None:
-        """The recording has it already."""
+        """Note the instant; what the device draws is in the recording."""
         self._at_s = at_s
 
     def span(self, at_s: float) -> tuple[bool, float]:
-        """Whether the device is on at ``at_s``, and until when it stays so."""
+        """Return whether the device is on at ``at_s``, and until when it stays so."""
         self._at_s = at_s
         return self._on.is_online(at_s), self._on.next_change_s(at_s)
 
 
 class PowerSupply(Protocol):
-    """What keeps a device on."""
+    """A power supply says when a device has power. It is asked in order of time only."""
 
     @property
-    def share(self) -> float: ...
+    def share(self) -> float:
+        """The level over the capacity at the last instant asked for, in [0, 1]."""
+        ...
 
-    def draw(self, power_w: float, at_s: float) -> None: ...
+    def draw(self, power_w: float, at_s: float) -> None:
+        """Set the watts that the device draws from ``at_s`` on."""
+        ...
 
-    def rest(self, at_s: float) -> None: ...
+    def rest(self, at_s: float) -> None:
+        """Let the device be idle from ``at_s`` on."""
+        ...
 
-    def span(self, at_s: float) -> tuple[bool, float]: ...
+    def span(self, at_s: float) -> tuple[bool, float]:
+        """Return whether the device is on at ``at_s``, and until when it stays so."""
+        ...
 
 
 def power_supply(spec: Battery, idle_w: float) -> PowerSupply | None:
-    """The battery of a device at instant 0; none for a device on mains."""
+    """Return the power supply of a device at instant 0, None for a device on mains."""
     match spec:
         case BatterySpec():
             return DrainedBattery(spec, idle_w)

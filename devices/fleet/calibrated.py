@@ -1,4 +1,4 @@
-"""Profiles of devices that were calibrated: every number is as it was measured."""
+"""Reads and writes the profiles of calibrated devices, whose numbers are as measured."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import json
 
 from devices.fleet.profile import CONFIDENCES, Activity, DeviceProfile, StepRates
 from devices.fleet.toml_table import TomlTable
+from traces.units import BYTES_PER_GIB
 
 WIDTHS = ("32", "16")
 CALIBRATED = (
     "name", "title", "tier", "memory_gib", "idle_w", "compute_w", "radio_w", "confidence",
     "source", "measured",
 )  # fmt: skip
-"""Of a device that ``fedclock calibrate`` measured."""
+"""Keys of a device that ``fedclock calibrate`` measured."""
 RATES = ("gflops", "memory_gb_per_s", "cast_gb_per_s", "unpack_gb_per_s", "pack_gb_per_s")
-"""Of it at an operand width, beside its overhead_s; in the order of ``StepRates``."""
+"""Keys of its rates at one operand width, in the order of ``StepRates``, before overhead_s."""
 
 
 def read_calibrated(root: TomlTable) -> dict[str, DeviceProfile]:
-    """The profiles of a catalog of calibrated devices, by name. Raises ValueError as it does."""
+    """Return the profiles of a catalog of calibrated devices, by name.
+
+    Raises ValueError that names the file, the device and the key.
+    """
     profiles: dict[str, DeviceProfile] = {}
     for device in root.tables("calibrated"):
         device.check_keys(CALIBRATED)
@@ -55,7 +59,7 @@ def _profile(device: TomlTable) -> DeviceProfile:
         title=device.text("title"),
         tier=device.text("tier"),
         flops_per_s={width: rates.flops_per_s for width, rates in measured.items()},
-        memory_bytes=round(device.number("memory_gib") * 2**30),
+        memory_bytes=round(device.number("memory_gib") * BYTES_PER_GIB),
         memory_bytes_per_s=first.memory_bytes_per_s,
         overhead_s=first.overhead_s,
         power_w=power_w(device, device.number("compute_w"), device.text("name")),
@@ -66,12 +70,12 @@ def _profile(device: TomlTable) -> DeviceProfile:
 
 
 def calibrated_text(profile: DeviceProfile) -> str:
-    """A calibrated profile as a catalog that ``load_profiles`` reads."""
+    """Return a calibrated profile as the TOML of a catalog that ``load_profiles`` reads."""
     facts = {
         "name": profile.name,
         "title": profile.title,
         "tier": profile.tier,
-        "memory_gib": profile.memory_bytes / 2**30,
+        "memory_gib": profile.memory_bytes / BYTES_PER_GIB,
         **{f"{activity}_w": watts for activity, watts in profile.power_w.items()},
         "confidence": profile.confidence,
         "source": profile.source,
@@ -84,13 +88,16 @@ def calibrated_text(profile: DeviceProfile) -> str:
     return "\n".join([*lines, ""])
 
 
-def power_w(device: TomlTable, compute_w: float, name: str) -> dict[Activity, float]:
-    """Watts of the whole device by activity."""
+def power_w(device: TomlTable, compute_w: float, profile: str) -> dict[Activity, float]:
+    """Return the watts of the whole device by activity.
+
+    Raises ValueError where a device that works would draw less than one that is idle.
+    """
     idle_w, radio_w = device.number("idle_w"), device.number("radio_w")
     for name, watts in (("compute_w", compute_w), ("radio_w", radio_w)):
         if watts < idle_w:
             raise ValueError(
                 f"{device.where}: {name} must be no less than idle_w, "
-                f"got {watts:g} and {idle_w:g} ({name})"
+                f"got {watts:g} and {idle_w:g} ({profile})"
             )
     return {"idle": idle_w, "compute": compute_w, "radio": radio_w}

@@ -1,4 +1,4 @@
-"""Device profiles from ``catalog.toml``: vendors' facts times stated assumptions, in SI units."""
+"""Reads device profiles from a catalog: vendors' figures times stated assumptions, in SI units."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from devices.fleet.calibrated import WIDTHS, power_w, read_calibrated
 from devices.fleet.profile import CONFIDENCES, Confidence, DeviceProfile
 from devices.fleet.toml_table import TomlTable
+from traces.text import read_text
+from traces.units import BYTES_PER_GIB
 
 CATALOG = Path(__file__).parent / "catalog.toml"
 
@@ -24,7 +26,7 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class _Mode:
-    """A power mode; its shares are those of the full clocks."""
+    """A power mode of a device, whose clocks are shares of the full ones."""
 
     name: str
     title: str
@@ -35,19 +37,20 @@ class _Mode:
 
 
 def load_profiles(path: Path = CATALOG) -> dict[str, DeviceProfile]:
-    """Every profile of a catalog, by name.
+    """Return every profile of a catalog, by name.
 
-    Raises ValueError that says which key of which device is wrong, what it must be and what it is.
+    Raises ValueError that names the file, the device and the key, what must hold and what was
+    found.
     """
     try:
-        catalog = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path}: the catalog cannot be read: {error}") from None
+        catalog = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: the catalog cannot be read as TOML: {error}") from None
     return read_catalog(catalog, str(path))
 
 
 def read_catalog(catalog: Mapping[str, Any], where: str) -> dict[str, DeviceProfile]:
-    """As ``load_profiles``, of a catalog that TOML has parsed; ``where`` opens its errors."""
+    """Return every profile of a parsed catalog, by name; ``where`` begins error messages."""
     root = TomlTable(where, catalog)
     if "calibrated" in catalog:
         root.check_keys(("calibrated",))
@@ -63,9 +66,10 @@ def read_catalog(catalog: Mapping[str, Any], where: str) -> dict[str, DeviceProf
 
 
 def profile(name: str) -> DeviceProfile:
-    """One profile: of our catalog, or ``file.toml`` that holds one, or ``file.toml:name``.
+    """Return the profile that a config names.
 
-    Raises ValueError that lists near and valid names.
+    A name is that of our catalog, ``FILE.toml`` with one profile, or ``FILE.toml:NAME``. Raises
+    ValueError that lists near and valid names.
     """
     path, is_file, chosen = name.partition(".toml")
     if is_file:
@@ -89,7 +93,7 @@ def profile(name: str) -> DeviceProfile:
 
 
 def _check_mode(name: str) -> None:
-    """Raises ValueError where the name is that of a device in a mode that it does not have."""
+    """Raise ValueError where a name is that of a device with a mode that it does not have."""
     for device in tomllib.loads(CATALOG.read_text(encoding="utf-8"))["device"]:
         if "mode" in device and name.startswith(f"{device['name']}-"):
             modes = [mode["name"] for mode in device["mode"]]
@@ -134,7 +138,7 @@ def _profile(root: TomlTable, device: TomlTable, mode: _Mode) -> DeviceProfile:
         title=mode.title,
         tier=device.text("tier"),
         flops_per_s=_flops_per_s(device, assumed, mode),
-        memory_bytes=round(device.number("memory_gib") * 2**30),
+        memory_bytes=round(device.number("memory_gib") * BYTES_PER_GIB),
         memory_bytes_per_s=(
             device.number("peak_gb_per_s") * 1e9 * sustained_memory * mode.memory_share
         ),
@@ -161,7 +165,7 @@ def _flops_per_s(device: TomlTable, assumed: TomlTable, mode: _Mode) -> dict[int
 
 
 def _source(root: TomlTable, device: TomlTable, assumed: TomlTable) -> tuple[str, Confidence]:
-    """Where each number comes from, in one text, and how far the facts can be trusted."""
+    """Return the sources of all numbers as one text, and the lowest confidence of the facts."""
     facts = ("peak", "memory", "mode") if "mode" in device.values else ("peak", "memory")
     cited = device.table("sources", (*facts, "power", "overhead"))
     known = root.table("source")

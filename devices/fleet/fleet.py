@@ -1,4 +1,4 @@
-"""The devices of one experiment: profiles, memory budgets, data shards and what each will meet."""
+"""Holds the devices of one experiment: profiles, memory budgets, data shards and traces."""
 
 from __future__ import annotations
 
@@ -26,44 +26,46 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, eq=False)
 class Device:
-    """One device of the fleet, as the world knows it. A server sees less (see FleetView)."""
+    """A device of the fleet, with all that it will meet. A server sees less (see FleetView)."""
 
     device_id: DeviceId
     profile: DeviceProfile
-    memory_budget_bytes: int  # what other apps leave to training, as the server is told
+    memory_budget_bytes: int  # memory for training, as the server is told
     link: Link
-    examples: IntArray  # (n,): its shard, as indices into the training set
-    latency: StepTrace = NO_LATENCY  # seconds from asking for a transfer to its first byte
-    speed: StepTrace = FULL_SPEED  # share of the profile's rates that other apps leave to training
+    examples: IntArray  # (n,): the device's shard, as indices into the training set
+    latency: StepTrace = NO_LATENCY  # seconds from the request of a transfer to its first byte
+    speed: StepTrace = FULL_SPEED  # share of the profile's rates available to training
     free_memory: StepTrace = ALL_FREE  # share of the budget that is really free
     availability: AvailabilityTrace = ALWAYS
     battery: Battery = MAINS
 
 
 class Shards(Protocol):
-    """Every device's examples, made when they are asked for."""
+    """Shards give the training examples of each device; they are made when they are asked for."""
 
-    def __getitem__(self, device_id: DeviceId) -> IntArray: ...
+    def __getitem__(self, device_id: DeviceId) -> IntArray:
+        """Return (n,) indices of a device's examples into the training set."""
+        ...
 
     def sizes(self) -> IntArray:
-        """(n,): number of examples of each device."""
+        """Return (n,): the number of examples of each device."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Assigned(Generic[T_co]):
-    """Which trace of a pool each device has, and how far into it the device's clock starts."""
+    """An assignment gives each of n devices a trace of a pool and an offset into it."""
 
     pool: Sequence[T_co]
-    index: IntArray  # (n,)
-    offset_s: FloatArray  # (n,)
+    index: IntArray  # (n,): positions in the pool
+    offset_s: FloatArray  # (n,): where instant 0 lies in the trace
 
 
 @dataclass(frozen=True, eq=False)
 class Fleet(Sequence[Device]):
-    """Any number of devices as arrays of length n; a Device is made when it is asked for.
+    """A fleet holds n devices as arrays of length n, and makes a Device when it is asked for.
 
-    Traces are shared: a device is an index into a pool and an offset.
+    Devices share traces: each has an index into a pool and an offset.
     """
 
     profiles: Sequence[DeviceProfile]
@@ -79,6 +81,34 @@ class Fleet(Sequence[Device]):
     battery: Assigned[Battery]
     battery_share: FloatArray  # of its capacity, at instant 0
     _made: dict[int, Device] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, devices: Sequence[Device]) -> Fleet:
+        """Return the fleet of these devices, of which the k-th must have the id k.
+
+        Raises ValueError for another id.
+        """
+        for k, device in enumerate(devices):
+            if device.device_id != k:
+                raise ValueError(
+                    f"devices must be listed by id from 0 on, got {device.device_id} at place {k}"
+                )
+        each, zeros = np.arange(len(devices)), np.zeros(len(devices))
+        return cls(
+            profiles=[device.profile for device in devices],
+            profile_index=each,
+            memory_budget_bytes=np.array([d.memory_budget_bytes for d in devices], dtype=np.int64),
+            shards=_ListedShards([device.examples for device in devices]),
+            link=Assigned([device.link for device in devices], each, zeros),
+            latency=Assigned([device.latency for device in devices], each, zeros),
+            speed=Assigned([device.speed for device in devices], each, zeros),
+            speed_factor=np.ones(len(devices)),
+            free_memory=Assigned([device.free_memory for device in devices], each, zeros),
+            availability=Assigned([device.availability for device in devices], each, zeros),
+            battery=Assigned([device.battery for device in devices], each, zeros),
+            battery_share=np.ones(len(devices)),
+            _made=dict(enumerate(devices)),  # as they are: a battery keeps its initial share
+        )
 
     def __len__(self) -> int:
         return len(self.profile_index)
@@ -100,20 +130,20 @@ class Fleet(Sequence[Device]):
         return (self[device_id] for device_id in range(len(self)))
 
     def profile_of(self, device_id: DeviceId) -> DeviceProfile:
-        """The profile of a device."""
+        """Return the profile of a device."""
         return self.profiles[int(self.profile_index[device_id])]
 
     def link_of(self, device_id: DeviceId) -> Link:
-        """The link of a device."""
+        """Return the link of a device."""
         return _begun(self.link, device_id)
 
     def speed_of(self, device_id: DeviceId) -> StepTrace:
-        """The share of its profile's rates that a device trains at."""
+        """Return the share of its profile's rates that a device trains at, over time."""
         return _scaled(_begun(self.speed, device_id), float(self.speed_factor[device_id]))
 
     @cached_property
     def num_examples(self) -> IntArray:
-        """(n,): size of each device's shard."""
+        """(n,): the number of examples of each device."""
         return self.shards.sizes()
 
     def _make(self, device_id: DeviceId) -> Device:
@@ -131,7 +161,10 @@ class Fleet(Sequence[Device]):
         )
 
     def conditions_hash(self) -> str:
-        """SHA-256 of everything that every scheduler must meet alike: devices, traces, shards."""
+        """Return the SHA-256 of the devices, their traces and shards.
+
+        Runs with equal hashes meet equal conditions, so their schedulers can be compared.
+        """
         sha = hashlib.sha256()
         for profile in self.profiles:
             sha.update(repr(profile).encode())
@@ -152,8 +185,19 @@ class Fleet(Sequence[Device]):
         return sha.hexdigest()
 
 
+class _ListedShards(list[IntArray]):
+    """Shards that are known one by one."""
+
+    def sizes(self) -> IntArray:
+        return np.array([len(examples) for examples in self], dtype=np.int64)
+
+
 class _Trace(Protocol):
-    def begun_at(self: TraceT, offset_s: float) -> TraceT: ...
+    """A trace of any kind, which a device begins at an offset."""
+
+    def begun_at(self: TraceT, offset_s: float) -> TraceT:
+        """Return the trace for a clock that starts ``offset_s`` further into it."""
+        ...
 
 
 TraceT = TypeVar("TraceT", bound=_Trace)
@@ -170,8 +214,10 @@ def _scaled(speed: StepTrace, factor: float) -> StepTrace:
 
 
 def _sampled(count: int) -> Iterator[int]:
-    """All devices of a fleet, or 10,000 of a larger one: the shards of the others follow from the
-    same seed."""
+    """Return the devices whose shards are hashed: all, or about 10,000 of a larger fleet.
+
+    The shards of the others follow from the same seed.
+    """
     return iter(range(0, count, max(1, count // 10_000)))
 
 

@@ -1,4 +1,4 @@
-"""Fleets by shares: which profiles there are, and how many of each, from published figures."""
+"""Mixes of device profiles, with the shares of each from published figures."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from traces.arrays import IntArray
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of profiles of the catalog; ``source`` says whose."""
+    """A mix gives the share of each profile in a fleet, and the source of the shares."""
 
-    shares: Mapping[str, float]  # profile -> share; only ratios matter
+    shares: Mapping[str, float]  # by name of a profile; only ratios matter
     source: str
 
     @property
     def profiles(self) -> tuple[str, ...]:
-        """Names, in the order that ``draw`` counts them in."""
+        """Names of the profiles, in the order that ``draw`` counts them in."""
         return tuple(self.shares)
 
     def draw(self, rng: np.random.Generator, size: int) -> IntArray:
-        """(size,): indices into ``profiles``. The first of more draws are those of fewer."""
+        """Return (size,) indices into ``profiles``; a larger size adds draws and changes none."""
         below = np.cumsum(list(self.shares.values()))
         drawn = np.searchsorted(below, rng.random(size) * below[-1], side="right")
         indices: IntArray = np.minimum(drawn, len(below) - 1)
@@ -57,7 +57,7 @@ MIXES: Mapping[str, Mix] = MappingProxyType(
 
 
 def mix(name: str) -> Mix:
-    """One mix. Raises ValueError that lists the names."""
+    """Return the mix of a name. Raises ValueError that lists the names."""
     if name not in MIXES:
         raise ValueError(f"a mix must be one of {', '.join(MIXES)}, got {name!r}")
     return MIXES[name]

@@ -1,4 +1,4 @@
-"""What one kind of device is: rates, memory and power."""
+"""Describes one kind of device: its rates, memory and power."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ from typing import Literal, NamedTuple, get_args
 Activity = Literal["idle", "compute", "radio"]
 ComputeBits = Literal[32, 16]
 Confidence = Literal["high", "medium", "low"]
-CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)  # best first
+CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
+"""How far the figures of a profile can be trusted, best first."""
 
 
 class StepRates(NamedTuple):
-    """What the parts of a training step go at, fitted to steps that were timed: the seconds of a
-    step are the sum of each part over its rate. Not to be compared with a profile's sustained
-    rates, which hold where arithmetic and memory traffic hide each other."""
+    """Rates of the parts of a training step, fitted to steps that were timed.
+
+    The seconds of a step are the sum of each part over its rate, plus the overhead. The sustained
+    rates of a profile are another model, in which arithmetic and memory traffic overlap, and so
+    must not be compared with these.
+    """
 
     flops_per_s: float
     memory_bytes_per_s: float
-    cast_bytes_per_s: float  # weights of 32, 16 and 8 bits, at another width than the products'
-    unpack_bytes_per_s: float  # weights of 4 bits
-    pack_bytes_per_s: float  # activations, both ways
+    cast_bytes_per_s: float  # conversion of weights of 32, 16 and 8 bits to the operand width
+    unpack_bytes_per_s: float  # conversion of weights of 4 bits
+    pack_bytes_per_s: float  # packing and unpacking of activations
     overhead_s: float
 
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """One device kind in one power mode. ``source`` and ``confidence`` say where it comes from."""
+    """A device profile holds the figures of one kind of device in one power mode."""
 
     name: str  # "jetson-tx2-maxq"
     title: str  # "NVIDIA Jetson TX2 8 GB, Max-Q"
     tier: str  # "jetson", "raspberry-pi", "phone-high", ...
     flops_per_s: Mapping[int, float]  # sustained in training, by operand width in bits (32, 16)
-    memory_bytes: int  # what the box has; the fleet says which share of it training may use
+    memory_bytes: int  # of the whole device; the fleet says which share of it training may use
     memory_bytes_per_s: float  # sustained
     overhead_s: float  # fixed cost of one training step: kernel launches, data loading
-    power_w: Mapping[Activity, float]
+    power_w: Mapping[Activity, float]  # of the whole device
     confidence: Confidence
-    source: str
+    source: str  # of each figure
     measured: Mapping[int, StepRates] | None = None  # by operand width, of a calibrated device

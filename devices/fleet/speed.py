@@ -1,4 +1,4 @@
-"""How the speed of devices of one profile scatters: seeded factors on the profile's rates."""
+"""Distributions of the speed of devices that share a profile: seeded factors on its rates."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from traces.arrays import FloatArray
 
 
 class SpeedDistribution(Protocol):
-    """Draws factors on the compute speed of a profile."""
+    """A speed distribution draws factors on the compute speed of a profile."""
 
     def draw(self, rng: np.random.Generator, size: int) -> FloatArray:
-        """(size,): factors above 0. The first of more draws are the same as those of fewer."""
+        """Return (size,) factors above 0; a larger size adds draws and changes none."""
         ...
 
 
 @dataclass(frozen=True)
 class LogNormal:
-    """Log-normal factors with median 1: the profile is the typical device."""
+    """This distribution draws log-normal factors with median 1: the profile is the typical device.
+
+    Raises ValueError for a sigma out of range.
+    """
 
     kind: ClassVar[str] = "lognormal"
 
@@ -40,10 +43,11 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Zipf:
-    """A device is k times slower than the profile with a probability in proportion to k^-exponent.
+    """This distribution makes a device k times slower than its profile, with few very slow ones.
 
-    Few are very slow: latencies of clients after Zipf's law with exponent 1.2 are the setting of
-    Pisces (Jiang et al., SoCC 2022; from memory). The profile is the fastest device.
+    The probability of k is in proportion to k^-exponent. Client latencies by Zipf's law with
+    exponent 1.2 are the setting of Pisces (Jiang et al., SoCC 2022; from memory). The profile is
+    the fastest device. Raises ValueError for a number out of range.
     """
 
     kind: ClassVar[str] = "zipf"
@@ -66,8 +70,8 @@ class Zipf:
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """Every factor between two is as likely as another."""
+class UniformSpeed:
+    """This distribution draws factors uniformly between two. Raises ValueError if out of range."""
 
     kind: ClassVar[str] = "uniform"
 
@@ -86,6 +90,6 @@ class Uniform:
 
 
 SPEEDS: Mapping[str, type[SpeedDistribution]] = MappingProxyType(
-    {"lognormal": LogNormal, "zipf": Zipf, "uniform": Uniform}
+    {"lognormal": LogNormal, "zipf": Zipf, "uniform": UniformSpeed}
 )
 """Every distribution of speed that a config may name."""

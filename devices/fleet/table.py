@@ -1,9 +1,9 @@
-"""A fleet from a CSV with one row a device, as columns of numbers.
+"""Reads the devices of a fleet from a CSV with one row a device.
 
-``device_id`` must be there, every other column may be missing, and an empty field is not known:
-``profile``, ``link``, ``availability`` (names as a config gives them); ``speed`` (a factor on the
-profile's compute speed), ``memory_bytes``, ``memory_share``, ``uplink_scale``, ``downlink_mbps``,
-``uplink_mbps``. Further columns are left alone, so the table of an import is such a file.
+The column ``device_id`` must be there. Every other column may be missing, and an empty field is not
+known: ``profile``, ``link``, ``availability`` (names as in a config); ``speed`` (a factor on the
+profile's compute speed), ``memory_bytes``, ``memory_share``, ``uplink_scale``, ``downlink_mbps``
+and ``uplink_mbps``. Further columns are not used, so the device table of an import is such a file.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from traces.arrays import FloatArray
 from traces.availability import device_id
-from traces.formats import BYTES_PER_S_PER_MBPS, MAX_MBPS
 from traces.text import Row, excerpt, read_table
+from traces.units import BYTES_PER_S_PER_MBPS, MAX_MBPS
 
 NAMES = ("profile", "link", "availability")
 LARGEST = {
@@ -33,7 +33,10 @@ LARGEST = {
 
 @dataclass(frozen=True, eq=False)
 class DeviceColumns:
-    """N devices. A text that is not known is empty, a number that is not known is NaN."""
+    """The devices of a table as columns of N entries each.
+
+    A text that is not known is empty, and a number that is not known is NaN.
+    """
 
     device_id: tuple[str, ...]
     profile: tuple[str, ...]
@@ -41,7 +44,7 @@ class DeviceColumns:
     availability: tuple[str, ...]
     speed: FloatArray  # (N,), a factor on the profile's compute speed
     memory_bytes: FloatArray
-    memory_share: FloatArray  # in (0, 1], of the memory
+    memory_share: FloatArray  # share of the memory that training may use, in (0, 1]
     uplink_scale: FloatArray  # uplink as a multiple of a downlink that was measured alone
     downlink_bytes_per_s: FloatArray
     uplink_bytes_per_s: FloatArray
@@ -51,9 +54,9 @@ class DeviceColumns:
 
 
 def read_device_columns(path: str | Path) -> DeviceColumns:
-    """The devices in a CSV file.
+    """Return the devices in a CSV file.
 
-    Raises ValueError that names the file, the line, what stands there and what should.
+    Raises ValueError that names the file, the line, what was found and what is expected.
     """
     table = read_table(Path(path))
     table.require(["device_id"])
@@ -99,7 +102,7 @@ def _names(rows: Sequence[Row], column: str) -> tuple[str, ...]:
 
 
 def _numbers(rows: Sequence[Row], column: str) -> FloatArray:
-    """(N,): the column, NaN where it is empty."""
+    """Return (N,) numbers of a column, NaN where it is empty."""
     if rows and column not in rows[0].fields:
         return np.full(len(rows), math.nan)
     largest = LARGEST[column]

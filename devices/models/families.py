@@ -1,4 +1,4 @@
-"""Families of transformers with closed forms: their sizes, read from a ``config.json``."""
+"""Reads the sizes of a transformer from its ``config.json``, for families with closed forms."""
 
 from __future__ import annotations
 
@@ -9,10 +9,44 @@ from typing import Any
 
 from devices.vocabulary.plan import FactorName
 
+MAX_SIZE = 2**31 - 1
+
+
+class Sizes:
+    """The numbers of a config.json, each checked when it is read.
+
+    ``sizes["key"]`` is a whole number from 1 to 2^31 - 1; anything else raises ValueError.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def __getitem__(self, key: str) -> int:
+        value = self._config.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
+            given = f"{value!r:.60}" if key in self._config else "nothing"
+            raise ValueError(f"{key} must be a whole number from 1 to {MAX_SIZE}, got {given}")
+        return value
+
+    def optional(self, key: str, default: int) -> int:
+        """Return the size at ``key``; ``default`` where there is none, or null."""
+        return default if self._config.get(key) is None else self[key]
+
+    def flag(self, key: str) -> bool:
+        """Return the truth value at ``key``; False where there is none."""
+        value = self._config.get(key, False)
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} must be true or false, got {value!r:.60}")
+        return value
+
+    def with_(self, **changes: int) -> Sizes:
+        """Return the same sizes with some of them changed."""
+        return Sizes({**self._config, **changes})
+
 
 @dataclass(frozen=True)
 class LinearSpec:
-    """One linear layer of a block."""
+    """One linear layer of a block: its name, and its width on both sides."""
 
     name: str  # as in the model's own code: "query"
     in_features: int
@@ -21,16 +55,19 @@ class LinearSpec:
 
     @property
     def num_weights(self) -> int:
-        """Elements of its weight matrix, the part that packs."""
+        """The number of elements of its weight matrix, which is the part that can be packed."""
         return self.in_features * self.out_features
 
     def factor_width(self, factor: FactorName) -> int:
-        """Numbers of one term: of its row of A, or its column of B."""
+        """The length of one term's row of A (inputs), or of its column of B (outputs)."""
         return self.in_features if factor == "a" else self.out_features
 
 
 def chosen_layers(linears: Sequence[LinearSpec], targets: Sequence[str]) -> tuple[LinearSpec, ...]:
-    """Those named, in the order of the block. Raises ValueError for a name that is none of them."""
+    """Return the named layers in the order of the block.
+
+    Raises ValueError for a name that no layer has, or for no name at all.
+    """
     names = [layer.name for layer in linears]
     unknown = [target for target in targets if target not in names]
     if unknown or not targets:
@@ -40,17 +77,18 @@ def chosen_layers(linears: Sequence[LinearSpec], targets: Sequence[str]) -> tupl
     return tuple(layer for layer in linears if layer.name in targets)
 
 
-def _bert(config: Mapping[str, Any]) -> dict[str, Any]:
+def _bert(config: Sizes, *, num_segments: int | None = None) -> dict[str, Any]:
     h, f = config["hidden_size"], config["intermediate_size"]
+    heads = _dividing(config, "num_attention_heads", h, "hidden_size")
     embeddings = config["vocab_size"] + config["max_position_embeddings"]
-    embeddings += config.get("type_vocab_size", 2)
+    embeddings += config.optional("type_vocab_size", 2) if num_segments is None else num_segments
     attention = [LinearSpec(name, h, h, True) for name in ("query", "key", "value")]
     return {
         "family": "bert",
         "num_blocks": config["num_hidden_layers"],
         "hidden": h,
-        "num_heads": config["num_attention_heads"],
-        "num_kv_heads": config["num_attention_heads"],
+        "num_heads": heads,
+        "num_kv_heads": heads,
         "ffn": f,
         "linears": (
             *attention,
@@ -64,56 +102,62 @@ def _bert(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _roberta(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A BERT without a pooler: the dense layer of its head is trained."""
+def _roberta(config: Sizes) -> dict[str, Any]:
+    """RoBERTa is a BERT without a pooler: the dense layer of its head is trained."""
     return {**_bert(config), "family": "roberta", "frozen_head_parameters": 0}
 
 
-def _distilbert(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A BERT of other names, without segments; the dense layer of its head is trained."""
-    sizes = _bert(
-        {
-            "hidden_size": config["dim"],
-            "intermediate_size": config["hidden_dim"],
-            "num_attention_heads": config["n_heads"],
-            "num_hidden_layers": config["n_layers"],
-            "vocab_size": config["vocab_size"],
-            "max_position_embeddings": config["max_position_embeddings"],
-            "type_vocab_size": 0,
-        }
+def _distilbert(config: Sizes) -> dict[str, Any]:
+    """DistilBERT is a BERT of other names, without segments; its head's dense layer is trained."""
+    _dividing(config, "n_heads", config["dim"], "dim")
+    renamed = config.with_(
+        hidden_size=config["dim"],
+        intermediate_size=config["hidden_dim"],
+        num_attention_heads=config["n_heads"],
+        num_hidden_layers=config["n_layers"],
     )
+    sizes = _bert(renamed, num_segments=0)
     names = ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2")
     linears = _renamed(sizes["linears"], names)
     return {**sizes, "family": "distilbert", "linears": linears, "frozen_head_parameters": 0}
 
 
-def _mpnet(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A RoBERTa with a bias on the scores by distance, and without segments."""
-    sizes = _roberta({**config, "type_vocab_size": 0})
+def _mpnet(config: Sizes) -> dict[str, Any]:
+    """MPNet is a RoBERTa with a bias on the scores by distance, and without segments."""
+    sizes = _bert(config, num_segments=0)
     names = ("q", "k", "v", "o", "intermediate.dense", "output.dense")
-    buckets = config.get("relative_attention_num_buckets", 32) * config["num_attention_heads"]
+    buckets = config.optional("relative_attention_num_buckets", 32) * sizes["num_heads"]
     return {
         **sizes,
         "family": "mpnet",
         "linears": _renamed(sizes["linears"], names),
         "embedding_parameters": sizes["embedding_parameters"] + buckets,
+        "frozen_head_parameters": 0,
     }
+
+
+def _dividing(config: Sizes, key: str, whole: int, name: str) -> int:
+    """Return the number of heads at ``key``, which must divide ``whole``."""
+    parts = config[key]
+    if whole % parts:
+        raise ValueError(f"{key} must divide {name}, {whole}, got {parts}")
+    return parts
 
 
 def _renamed(linears: Sequence[LinearSpec], names: Sequence[str]) -> tuple[LinearSpec, ...]:
     return tuple(replace(layer, name=name) for layer, name in zip(linears, names, strict=True))
 
 
-def _qwen2(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A Llama with biases on query, key and value."""
+def _qwen2(config: Sizes) -> dict[str, Any]:
+    """Qwen2 is a Llama with biases on query, key and value."""
     sizes = _llama(config)
     linears = [replace(layer, bias=layer.name in _PROJECTIONS) for layer in sizes["linears"]]
     return {**sizes, "family": "qwen2", "linears": tuple(linears)}
 
 
-def _qwen3(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A Llama with an RMS norm on each head's query and key."""
-    sizes = _llama({**config, "head_dim": config.get("head_dim") or 128})
+def _qwen3(config: Sizes) -> dict[str, Any]:
+    """Qwen3 is a Llama with an RMS norm on each head's query and key."""
+    sizes = _llama(config.with_(head_dim=config.optional("head_dim", 128)))
     head_size = sizes["linears"][0].out_features // sizes["num_heads"]
     norms = sizes["norm_parameters"] + 2 * head_size
     return {**sizes, "family": "qwen3", "norm_parameters": norms}
@@ -122,12 +166,18 @@ def _qwen3(config: Mapping[str, Any]) -> dict[str, Any]:
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
-def _llama(config: Mapping[str, Any]) -> dict[str, Any]:
+def _llama(config: Sizes) -> dict[str, Any]:
     h, f, n = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or n
-    head_dim = config.get("head_dim") or h // n
+    kv_heads = config.optional("num_key_value_heads", n)
+    if n % kv_heads:
+        raise ValueError(
+            f"num_key_value_heads must divide num_attention_heads, {n}, got {kv_heads}"
+        )
+    head_dim = config.optional("head_dim", h // n)
+    if not head_dim:
+        raise ValueError(f"num_attention_heads must be at most hidden_size, {h}, got {n}")
     q, kv = n * head_dim, kv_heads * head_dim
-    attention_bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
+    attention_bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
     linears = [
         LinearSpec("q_proj", h, q, attention_bias),
         LinearSpec("k_proj", h, kv, attention_bias),
@@ -151,7 +201,7 @@ def _llama(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-CLOSED_FORMS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
+CLOSED_FORMS: Mapping[str, Callable[[Sizes], dict[str, Any]]] = MappingProxyType(
     {
         "bert": _bert,
         "roberta": _roberta,
@@ -162,4 +212,4 @@ CLOSED_FORMS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = Mapp
         "qwen3": _qwen3,
     }
 )
-"""Readers of a config.json, by the model types whose costs have closed forms."""
+"""Functions that read a config.json, by the model type; these families' costs have closed forms."""

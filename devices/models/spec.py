@@ -1,4 +1,4 @@
-"""The sizes of a transformer that its costs follow from, without loading it."""
+"""Describes a transformer by the sizes that its costs follow from, without loading it."""
 
 from __future__ import annotations
 
@@ -9,31 +9,38 @@ from typing import Any, Literal
 
 import numpy as np
 
-from devices.models.families import CLOSED_FORMS, LinearSpec, chosen_layers
+from devices.models.families import CLOSED_FORMS, LinearSpec, Sizes, chosen_layers
 from devices.vocabulary.plan import Adapter, Factors, ModuleKey, TermGrid
 from traces.arrays import BoolArray, Float32Array
 
 Form = Literal["bert", "llama"]
-"""What a block is: attention and a feed-forward part, each followed by a layer norm; or each after
-an RMS norm, queries and keys rotated, the feed-forward part gated."""
+"""The make of a block. ``bert``: attention and a feed-forward part, each followed by a layer norm.
+``llama``: each of the two after an RMS norm, queries and keys rotated, the feed-forward part gated.
+"""
 Attention = Literal["eager", "sdpa"]
+"""How attention is computed: ``eager`` keeps the score matrix, ``sdpa`` (flash attention) does not.
+"""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What the code of a family without closed forms says about itself."""
+    """The structure of a model of a family without closed forms, read off transformers' own code.
 
-    blocks: str  # where they stand in the model: "transformer.h"
-    paths: tuple[str, ...]  # of each linear layer within its block: "attn.c_attn"
-    head_shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    attention: tuple[int, int]  # its score lies between these two of the linear layers
-    head_size: int
-    max_length: int  # tokens that it has positions for
+    An outline says where the parts stand that closed forms know by name: it is taken by building
+    the model without numbers and watching one forward pass (``devices/tracing/outline.py``).
+    """
+
+    blocks: str  # the path of the list of blocks in the model, as "transformer.h"
+    paths: tuple[str, ...]  # the path of each linear layer within its block, as "attn.c_attn"
+    head_shapes: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of the head's tensors
+    attention: tuple[int, int]  # indices of the linear layers just before and after the score
+    head_size: int  # width of one head's query, key or value
+    max_length: int  # the longest text, in tokens, that it has positions for
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A stack of equal transformer blocks with LoRA on ``targets``, and a classification head."""
+    """The sizes of a stack of equal transformer blocks, its LoRA layers, and its trained head."""
 
     name: str
     family: str  # transformers' model_type
@@ -53,12 +60,12 @@ class ModelSpec:
 
     @property
     def form(self) -> Form:
-        """Of its blocks, by which they cost."""
+        """The make of its blocks, which decides what they cost."""
         return "llama" if self.family in ("llama", "qwen2", "qwen3") else "bert"
 
     @property
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The trained head's tensors, named as transformers names them."""
+        """The shape of each tensor of the trained head, by the name that transformers gives it."""
         if self.outline:
             return dict(self.outline.head_shapes)
         classes, hidden = self.num_classes, self.hidden
@@ -82,15 +89,15 @@ class ModelSpec:
 
     @property
     def head_parameters(self) -> int:
-        """Elements of the trained head."""
+        """The number of elements of the trained head."""
         return sum(math.prod(shape) for shape in self.head_shapes.values())
 
     def grid_shape(self, rank: int) -> tuple[int, int, int]:
-        """(L, M, R) of a TermGrid."""
+        """The shape (L, M, R) of a TermGrid of this model: blocks, adapted modules, terms."""
         return self.num_blocks, len(self.targets), rank
 
     def term_parameters(self, chosen: BoolArray) -> int:
-        """LoRA parameters of the chosen terms of a grid (L, M, R)."""
+        """Count the LoRA parameters of the chosen terms of a grid, (L, M, R)."""
         counts = chosen.sum(axis=(0, 2)).tolist()
         return sum(
             num_terms * (layer.in_features + layer.out_features)
@@ -98,7 +105,7 @@ class ModelSpec:
         )
 
     def trained_parameters(self, terms: TermGrid) -> int:
-        """Everything that a device trains: the head, and what its terms train of A and B."""
+        """Count what a device trains: the head, and the parts of A and B that its terms train."""
         counts: list[int] = terms.trained.sum(axis=(0, 2)).tolist()
         return self.head_parameters + sum(
             num_terms * layer.factor_width(name)
@@ -108,11 +115,17 @@ class ModelSpec:
 
     @property
     def max_rank(self) -> int:
-        """Above this rank LoRA holds more terms than the smallest adapted matrix has."""
+        """The highest rank: above it LoRA holds more terms than the smallest adapted matrix has."""
         return min(min(layer.in_features, layer.out_features) for layer in self.targets)
 
     def initial_adapter(self, rank: int, alpha: float, rng: np.random.Generator) -> Adapter:
-        """A drawn as in LoRA (Kaiming uniform, a = sqrt(5)), B zero; a head with std 0.02."""
+        """Draw the adapter that training starts from: A as in LoRA, B zero, and a random head.
+
+        A is Kaiming uniform with a = sqrt(5); the head is normal with a standard deviation of 0.02.
+        The head comes from a stream of its own, a child of ``rng``: the same seed gives the same
+        head at every rank, so that the untrained model is the same one.
+        """
+        (head_rng,) = rng.spawn(1)
         factors = {}
         for block in range(self.num_blocks):
             for layer in self.targets:
@@ -120,7 +133,7 @@ class ModelSpec:
                 b = np.zeros((layer.out_features, rank), dtype=np.float32)
                 factors[ModuleKey(block, layer.name)] = Factors(a, b)
         head: dict[str, Float32Array] = {
-            name: _drawn_head(name, shape, rng) for name, shape in self.head_shapes.items()
+            name: _drawn_head(name, shape, head_rng) for name, shape in self.head_shapes.items()
         }
         return Adapter(factors, head, alpha / rank)
 
@@ -130,8 +143,8 @@ class ModelSpec:
     ) -> ModelSpec:
         """Read a transformers ``config.json``; ``targets`` name the adapted layers of a block.
 
-        Raises ValueError for a family or an activation function without checked closed forms, or a
-        target that is no linear layer of its block.
+        Raises ValueError for a family or an activation function without checked closed forms, a
+        size that is missing or cannot be, or a target that is no linear layer of its block.
         """
         model_type = str(config.get("model_type"))
         if model_type not in CLOSED_FORMS:
@@ -139,12 +152,16 @@ class ModelSpec:
             raise ValueError(
                 f"model type must be one of {known}, got {model_type!r} (model {name})"
             )
-        sizes = CLOSED_FORMS[model_type](config)
+        try:
+            sizes = CLOSED_FORMS[model_type](Sizes(config))
+        except ValueError as error:
+            raise ValueError(f"{error} (config.json of {name})") from None
         key = "activation" if model_type == "distilbert" else "hidden_act"
         expected = "silu" if model_type in ("llama", "qwen2", "qwen3") else "gelu"
         if config.get(key, expected) != expected:
             raise ValueError(
-                f"{key} of a {model_type} must be {expected!r}, got {config[key]!r} (model {name})"
+                f"{key} of a {model_type} must be {expected!r}, got {config[key]!r:.60} "
+                f"(model {name})"
             )
         chosen = chosen_layers(sizes["linears"], targets)
         return cls(name=name, targets=chosen, num_classes=num_classes, **sizes)
@@ -158,6 +175,6 @@ def _drawn_head(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> 
 
 
 def drawn_a(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
-    """(rank, in): a factor A as LoRA starts it, Kaiming uniform with a = sqrt(5)."""
+    """Draw a factor A, (rank, in), as LoRA starts it: Kaiming uniform with a = sqrt(5)."""
     bound = 1.0 / np.sqrt(shape[1])
     return rng.uniform(-bound, bound, shape).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Runs one block of a model, and what is around it, to learn what they cost.
+"""Runs one block of a model, and the model without its blocks, to learn what they cost.
 
-What runs is this project's own training, on fake tensors: shapes without numbers, which take no
-memory and next to no time. Only frozen weights and packed activations are shadows, whose conversion
-takes the room that the real one takes.
+It runs this project's own training on fake tensors: shapes without numbers, which take no memory
+and little time. Frozen weights and packed activations are replaced by stand-ins whose conversion
+takes as much memory as the real one.
 """
 
 from __future__ import annotations
@@ -20,21 +20,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._pytree import tree_unflatten
 
-from devices.cost.blocks import Batch
-from devices.cost.traced import BlockTrace, FrameTrace, Keeping, Pattern
+from devices.cost.blocks import BatchShape
+from devices.cost.traced import BlockPattern, BlockTrace, FrameTrace, Keeping
 from devices.models.spec import ModelSpec
-from devices.tracing.meta_model import NUM_BLOCKS, PRIMES, Call, Stage, texts
-from devices.tracing.operator_trace import Tape, pass_trace, shadow_packed
+from devices.tracing.meta_model import NUM_BLOCKS, PRIMES, BlockCall, MetaModel, texts
+from devices.tracing.operator_trace import OperatorTrace, pass_trace, shadow_packed
 from devices.training.activations import BlockPacker, PackableBlock, recomputed
-from devices.training.model import (
-    quiet,
-)
+from devices.training.files import quiet
 
 
 class BlockTracer:
-    """Traces of one model, each made once.
+    """A block tracer makes the traces of one model, each once.
 
-    Raises ValueError for a model of more linear layers a block than it can tell apart.
+    Raises ValueError for a model with more linear layers in a block than it can tell apart.
     """
 
     def __init__(
@@ -51,35 +49,35 @@ class BlockTracer:
         self._fake = FakeTensorMode()
         self.block = lru_cache(maxsize=1024)(self._block)
         self.frame = lru_cache(maxsize=256)(self._frame)
-        self._stage = lru_cache(maxsize=2)(self._built_stage)
+        self._model = lru_cache(maxsize=2)(self._built_model)
         self._call = lru_cache(maxsize=64)(self._noted_call)
 
-    def _built_stage(self, bits: int) -> Stage:
+    def _built_model(self, bits: int) -> MetaModel:
         with quiet():
-            stage = Stage(self._spec, self._config, lora_dropout=self._lora_dropout)
+            model = MetaModel(self._spec, self._config, lora_dropout=self._lora_dropout)
         with self._fake:
-            stage.fill(torch.float32 if bits == 32 else torch.bfloat16)
-        return stage
+            model.fill(torch.float32 if bits == 32 else torch.bfloat16)
+        return model
 
-    def _noted_call(self, batch: Batch) -> Call:
+    def _noted_call(self, batch: BatchShape) -> BlockCall:
         with self._fake:
-            return self._stage(batch.bits).call(batch)
+            return self._model(batch.bits).call(batch)
 
-    def _block(self, pattern: Pattern, batch: Batch) -> BlockTrace:
-        stage, call = self._stage(batch.bits), self._call(batch)
+    def _block(self, pattern: BlockPattern, batch: BatchShape) -> BlockTrace:
+        model, call = self._model(batch.bits), self._call(batch)
         with self._fake, _uncollected():
-            stage.install(pattern.layers, trains_a=pattern.trains_a)
-            return _block_trace(stage, call, pattern, batch)
+            model.install(pattern.layers, trains_a=pattern.trains_a)
+            return _block_trace(model, call, pattern, batch)
 
-    def _frame(self, batch: Batch, *, crosses: bool) -> FrameTrace:
-        stage, call = self._stage(batch.bits), self._call(batch)
+    def _frame(self, batch: BatchShape, *, crosses: bool) -> FrameTrace:
+        model, call = self._model(batch.bits), self._call(batch)
         with self._fake, _uncollected():
-            return _frame_trace(stage, call, batch, crosses=crosses)
+            return _frame_trace(model, call, batch, crosses=crosses)
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the collector of cycles: when it runs must not decide what lives when."""
+    """Turn the collector of reference cycles off, since its runs would change what lives when."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -90,11 +88,11 @@ def _uncollected() -> Iterator[None]:
 
 
 class _Source(torch.autograd.Function):
-    """Hidden states from nowhere; their gradient goes where they came from."""
+    """Makes the hidden states that enter a block, and drops their gradient."""
 
     @staticmethod
-    def forward(ctx: Any, leaf: Tensor, tape: Tape, shape: Sequence[int]) -> Tensor:
-        return tape.made(shape, leaf.dtype, "plain")
+    def forward(ctx: Any, leaf: Tensor, trace: OperatorTrace, shape: Sequence[int]) -> Tensor:
+        return trace.made(shape, leaf.dtype, "plain")
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
@@ -102,22 +100,22 @@ class _Source(torch.autograd.Function):
 
 
 class _Sink(torch.autograd.Function):
-    """Takes hidden states, and in the backward pass makes their gradient."""
+    """Takes the hidden states that leave a block, and makes their gradient in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, tape: Tape) -> Tensor:
-        ctx.tape, ctx.shape, ctx.dtype = tape, hidden.shape, hidden.dtype
-        return tape.made((), hidden.dtype, "plain")
+    def forward(ctx: Any, hidden: Tensor, trace: OperatorTrace) -> Tensor:
+        ctx.trace, ctx.shape, ctx.dtype = trace, hidden.shape, hidden.dtype
+        return trace.made((), hidden.dtype, "plain")
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.tape.made(ctx.shape, ctx.dtype, "plain"), None
+        return ctx.trace.made(ctx.shape, ctx.dtype, "plain"), None
 
 
 class _Arguments:
-    """What a block is called with besides hidden states, in storages of its own."""
+    """The arguments of a block besides the hidden states, in storages of their own."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: BlockCall) -> None:
         self._storages: dict[int, Tensor] = {}
         self._call = call
         self._leaves = [self._like(leaf) for leaf in call.leaves]
@@ -134,12 +132,14 @@ class _Arguments:
 
     @property
     def storages(self) -> list[Tensor]:
-        """Each once."""
+        """The storages of the arguments, each once."""
         return list(self._storages.values())
 
     def given_to(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """What the block makes of the hidden states. The arguments are gone then, but for those
-        that the block keeps."""
+        """Call a block with hidden states and the arguments, and return its hidden states.
+
+        Afterwards only the arguments that the block keeps still live.
+        """
         args, kwargs = tree_unflatten(self._leaves, self._call.structure)
         self._leaves.clear()
         self._storages.clear()
@@ -148,68 +148,72 @@ class _Arguments:
         return hidden_out
 
 
-def _block_trace(stage: Stage, call: Call, pattern: Pattern, batch: Batch) -> BlockTrace:
-    """One run of the first block, forward and backward."""
+def _block_trace(
+    model: MetaModel, call: BlockCall, pattern: BlockPattern, batch: BatchShape
+) -> BlockTrace:
+    """Return the trace of one run of the first block, forward and backward."""
     arguments = _Arguments(call)
-    tape = Tape(stage.ranks, stage.resident(), arguments.storages)
-    leaf = torch.zeros((), dtype=stage.dtype, requires_grad=pattern.position == "above")
-    shape = (batch.size, batch.length, stage.spec.hidden)
-    with tape, stage.taped(tape), _kept(stage.parts, tape, pattern.keeping):
-        hidden = _Source.apply(leaf, tape, shape)  # type: ignore[no-untyped-call]
-        output = arguments.given_to(stage.parts.block, hidden)
+    trace = OperatorTrace(model.ranks, model.resident(), arguments.storages)
+    leaf = torch.zeros((), dtype=model.dtype, requires_grad=pattern.position == "above")
+    shape = (batch.size, batch.length, model.spec.hidden)
+    with trace, model.traced(trace), _kept(model.parts, trace, pattern.keeping):
+        hidden = _Source.apply(leaf, trace, shape)  # type: ignore[no-untyped-call]
+        output = arguments.given_to(model.parts.block, hidden)
         del hidden
-        held, held_arguments = tape.live - {tape.index(output)}, frozenset(tape.arguments)
-        forward = tape.cut()
+        held, held_arguments = trace.live - {trace.index(output)}, frozenset(trace.arguments)
+        forward = trace.cut()
         if pattern.position != "below":
-            end = _Sink.apply(output, tape)  # type: ignore[no-untyped-call]
+            end = _Sink.apply(output, trace)  # type: ignore[no-untyped-call]
             del output
             end.backward()
-    tensors = tuple(tape.tensors)
+    tensors = tuple(trace.tensors)
     return BlockTrace(
         tensors,
         forward=pass_trace(forward, len(tensors)),
-        backward=pass_trace(tape.cut(), len(tensors)),
+        backward=pass_trace(trace.cut(), len(tensors)),
         held=tuple(sorted(held)),
         held_arguments=held_arguments if pattern.position != "below" else frozenset(),
     )
 
 
 @contextmanager
-def _kept(parts: PackableBlock, tape: Tape, keeping: Keeping) -> Iterator[None]:
-    """Let the block save as planned."""
+def _kept(parts: PackableBlock, trace: OperatorTrace, keeping: Keeping) -> Iterator[None]:
+    """Make the block keep its saved tensors in one of the three ways."""
     if keeping == "recomputed":
         with recomputed([parts.block]):
             yield
         return
-    packer = BlockPacker(parts, 4, partial(shadow_packed, tape))
+    packer = BlockPacker(parts, 4, partial(shadow_packed, trace))
     handles = packer.attach() if keeping == "packed" else []
     yield
     for handle in handles:
         handle.remove()
 
 
-def _frame_trace(stage: Stage, call: Call, batch: Batch, *, crosses: bool) -> FrameTrace:
-    """One run of the whole model with blocks that pass hidden states on."""
+def _frame_trace(
+    model: MetaModel, call: BlockCall, batch: BatchShape, *, crosses: bool
+) -> FrameTrace:
+    """Return the trace of one run of the model, whose blocks only pass hidden states on."""
     given = texts(batch)
-    tape = Tape((), [*stage.resident(), *given], ())
-    leaf = torch.zeros((), dtype=stage.dtype, requires_grad=crosses)
-    shape = (batch.size, batch.length, stage.spec.hidden)
+    trace = OperatorTrace((), [*model.resident(), *given], ())
+    leaf = torch.zeros((), dtype=model.dtype, requires_grad=crosses)
+    shape = (batch.size, batch.length, model.spec.hidden)
     beside: list[int] = []
 
     def passing(hidden: Tensor, *_: Any, **__: Any) -> Any:
-        beside.append(tape.live_bytes - hidden.untyped_storage().nbytes())
-        passed = _Source.apply(leaf, tape, shape)  # type: ignore[no-untyped-call]
+        beside.append(trace.live_bytes - hidden.untyped_storage().nbytes())
+        passed = _Source.apply(leaf, trace, shape)  # type: ignore[no-untyped-call]
         return (passed, *[None] * 2) if call.returns_tuple else passed
 
-    with tape, _forwards(stage.blocks, passing):
-        logits = stage.forward(*given)
-        loss = functional.cross_entropy(logits, tape.made((batch.size,), torch.long, "plain"))
-        head_bytes, forward_flops = tape.live_bytes, tape.cut().fixed_flops
+    with trace, _forwards(model.blocks, passing):
+        logits = model.forward(*given)
+        loss = functional.cross_entropy(logits, trace.made((batch.size,), torch.long, "plain"))
+        head_bytes, forward_flops = trace.live_bytes, trace.cut().fixed_flops
         loss.backward()  # type: ignore[no-untyped-call]
     storages = {leaf.untyped_storage()._cdata: leaf for leaf in call.tensors}
     return FrameTrace(
         forward_flops=forward_flops,
-        backward_flops=tape.cut().fixed_flops,
+        backward_flops=trace.cut().fixed_flops,
         argument_bytes=tuple(leaf.untyped_storage().nbytes() for leaf in storages.values()),
         first_bytes=beside[0],
         later_bytes=beside[1],
@@ -219,7 +223,7 @@ def _frame_trace(stage: Stage, call: Call, batch: Batch, *, crosses: bool) -> Fr
 
 @contextmanager
 def _forwards(blocks: Sequence[nn.Module], forward: Any) -> Iterator[None]:
-    """Let blocks do something else."""
+    """Replace the forward pass of blocks for a while."""
     for block in blocks:
         block.forward = forward
     yield

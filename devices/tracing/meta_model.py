@@ -1,4 +1,4 @@
-"""A model of two blocks on which costs are traced: shapes without numbers."""
+"""Builds the model of two blocks, without numbers, on which costs are traced."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_flatten
 
-from devices.cost.blocks import Batch
+from devices.cost.blocks import BatchShape
 from devices.cost.traced import LayerState
 from devices.models.spec import ModelSpec
-from devices.tracing.operator_trace import Tape
+from devices.tracing.operator_trace import OperatorTrace
 from devices.tracing.outline import built
 from devices.training.adapters import Terms
 from devices.training.model import (
@@ -28,45 +28,48 @@ from devices.training.model import (
 )
 
 NUM_BLOCKS = 2
-"""A first, and one that stands for all others."""
+"""Blocks of a meta model: the first, and one that represents all others."""
 PRIMES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121, 1000133,
            1000151, 1000159, 1000171)  # fmt: skip
-"""Ranks that no other size of a block is a multiple of."""
+"""Numbers of terms for each layer while it is traced.
+
+No other size of a block is a multiple of them, so a size that is grows with that layer's terms.
+"""
 
 
-class Call(NamedTuple):
-    """How the model calls its blocks, but for the hidden states."""
+class BlockCall(NamedTuple):
+    """A block call holds how a model calls its blocks, without the hidden states."""
 
-    leaves: tuple[Any, ...]  # of what stands behind them, tensors among others
-    structure: Any
+    leaves: tuple[Any, ...]  # of the remaining arguments, tensors among others
+    structure: Any  # of the arguments, as torch's pytree holds it
     returns_tuple: bool
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that are."""
+        """The tensors among the arguments."""
         return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
 
 class _ShadowLinear(nn.Linear):
-    """A frozen layer that converts its weight for each product."""
+    """A stand-in for a frozen layer that converts its weight for each product."""
 
-    tape: Tape | None = None
+    trace: OperatorTrace | None = None
     place = 0
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.tape is None:
+        if self.trace is None:
             return functional.linear(input, self.weight, self.bias)
         product: Tensor = _ShadowProduct.apply(input, self)  # type: ignore[no-untyped-call]
         return product
 
     def operand(self, dtype: torch.dtype) -> Tensor:
-        """(out, in), made for one product."""
-        assert self.tape
-        return self.tape.converted(self.place, self.weight.shape, dtype)
+        """Return a converted weight (out, in), made for one product."""
+        assert self.trace
+        return self.trace.converted(self.place, self.weight.shape, dtype)
 
 
 class _ShadowProduct(torch.autograd.Function):
-    """As the product with a packed weight: nothing is saved."""
+    """The product with a packed weight, which saves nothing for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: _ShadowLinear) -> Tensor:
@@ -78,8 +81,8 @@ class _ShadowProduct(torch.autograd.Function):
         return grad @ ctx.layer.operand(grad.dtype), None
 
 
-class Stage:
-    """A model of two blocks, with peft's LoRA layers around shadows of its linear layers."""
+class MetaModel:
+    """A meta model has two blocks with peft's LoRA layers around stand-ins of linear layers."""
 
     def __init__(self, spec: ModelSpec, config: Mapping[str, Any], *, lora_dropout: float) -> None:
         self.spec, self.dtype = spec, torch.float32
@@ -107,7 +110,7 @@ class Stage:
         self.ranks = [1] * len(spec.linears)
 
     def fill(self, dtype: torch.dtype) -> None:
-        """Put fake tensors of a device that computes in place of those of none at all."""
+        """Replace the tensors of the meta device by fake ones of a CPU, in this number format."""
         self.dtype = dtype
         for module in self.network.modules():
             for values in (module._parameters, module._buffers):
@@ -117,7 +120,7 @@ class Stage:
                         values[name] = _like(value, torch.empty(value.shape, dtype=kind))
 
     def install(self, layers: Sequence[LayerState], *, trains_a: bool) -> None:
-        """Terms in the first block: a prime number of them in each layer that holds any."""
+        """Give each layer of the first block that holds terms a prime number of them."""
         for place, (layer, state) in enumerate(zip(self.spec.linears, layers, strict=True)):
             self.ranks[place] = PRIMES[place] if state.holds else 1
             if layer.name not in self._adapted:
@@ -133,21 +136,21 @@ class Stage:
         self.parts = packable(self.base, self.spec, 0)
 
     @contextmanager
-    def taped(self, tape: Tape) -> Iterator[None]:
-        """Conversions of weights go onto the tape."""
+    def traced(self, trace: OperatorTrace) -> Iterator[None]:
+        """Record conversions of weights in an operator trace for a while."""
         for shadow in self.shadows:
-            shadow.tape = tape
+            shadow.trace = trace
         yield
         for shadow in self.shadows:
-            shadow.tape = None
+            shadow.trace = None
 
     def _terms(self, shape: tuple[int, int], *, axis: int, trains: bool) -> Terms:
         every, none = torch.arange(shape[axis]), torch.arange(0)
         chosen = (every, none) if trains else (none, every)
         return Terms(torch.empty(shape, dtype=self.dtype), *chosen, axis=axis)
 
-    def call(self, batch: Batch) -> Call:
-        """With what the model calls its first block."""
+    def call(self, batch: BatchShape) -> BlockCall:
+        """Return how the model calls its first block."""
         noted: dict[str, Any] = {}
 
         def note(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -159,15 +162,15 @@ class Stage:
             self.forward(*texts(batch))
         handle.remove()
         leaves, structure = tree_flatten(noted["rest"])
-        return Call(tuple(leaves), structure, noted["returns_tuple"])
+        return BlockCall(tuple(leaves), structure, noted["returns_tuple"])
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(b, C) logits of (b, s) tokens."""
+        """Return the logits (b, C) of tokens (b, s)."""
         logits: Tensor = self.base(input_ids=ids, attention_mask=mask).logits
         return logits
 
     def resident(self) -> Iterator[Tensor]:
-        """What is there before and after a step, gradients included."""
+        """Yield the tensors that live before and after a step, gradients included."""
         for parameter in self.network.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
             yield from (parameter, *([] if parameter.grad is None else [parameter.grad]))
@@ -179,7 +182,7 @@ def _like(value: Tensor, fake: Tensor) -> Tensor:
 
 
 def _shadow(network: Any, spec: ModelSpec, place: int) -> _ShadowLinear:
-    """Put a shadow in place of a linear layer of the first block."""
+    """Replace a linear layer of the first block by its stand-in, and return that."""
     layer = spec.linears[place]
     shadow = _ShadowLinear(layer.in_features, layer.out_features, bias=layer.bias)
     shadow.place = place
@@ -187,7 +190,7 @@ def _shadow(network: Any, spec: ModelSpec, place: int) -> _ShadowLinear:
     return shadow
 
 
-def texts(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(b, s) tokens, and which of them are there."""
+def texts(batch: BatchShape) -> tuple[Tensor, Tensor]:
+    """Return tokens (b, s) and the mask (b, s) of a batch, with arbitrary tokens."""
     ids = torch.ones(batch.size, batch.length, dtype=torch.long)
     return ids, torch.ones_like(ids)

@@ -1,4 +1,4 @@
-"""What operators make, compute and move, written down while they run without numbers."""
+"""Records what operators make, compute and move while they run on fake tensors."""
 
 from __future__ import annotations
 
@@ -32,25 +32,29 @@ _FLASH: dict[Any, Callable[..., int]] = {  # torch has no formula for the flash 
 _FREE = (_ATEN._unsafe_view, _ATEN.detach)
 
 
-class Cut(NamedTuple):
-    """What ran for a while. Amounts are fixed, and for each term of a layer."""
+class TracePart(NamedTuple):
+    """A part of a trace holds what ran between two calls of ``cut``.
+
+    Amounts are (1 + layers,): a fixed amount, and that for each held term of each layer.
+    """
 
     flops: IntArray
     moved_bytes: IntArray
     conversions: IntArray
-    instants: list[frozenset[int]]  # what lived after each operator
+    instants: list[frozenset[int]]  # the tensors that lived after each operator
 
     @property
     def fixed_flops(self) -> int:
-        """Whatever the ranks."""
+        """The FLOPs that do not depend on the number of terms."""
         return int(self.flops[0])
 
 
-class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Runs operators on fake tensors and notes storages, FLOPs and bytes.
+class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """An operator trace runs operators on fake tensors and records storages, FLOPs and bytes.
 
-    ``ranks`` are the numbers of terms that layers hold meanwhile: primes above every other size, so
-    that whatever they divide grows with that layer's terms, and with them alone.
+    ``ranks`` are the numbers of terms that each layer holds meanwhile. They are primes above every
+    other size, so that an amount that one divides grows with that layer's terms alone. ``resident``
+    are tensors that live throughout, and ``arguments`` those that a block may keep or release.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._ranks = ranks
         self._known: dict[int, int | None] = {_place(tensor): None for tensor in resident}
-        self.arguments = set(range(len(arguments)))  # those that are still there
+        self.arguments = set(range(len(arguments)))  # those that still live
         for index, argument in enumerate(arguments):
             storage = argument.untyped_storage()
             self._known[storage._cdata] = None
@@ -74,15 +78,15 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._conversions = np.zeros(len(self._ranks), dtype=np.int64)
         self._instants: list[frozenset[int]] = []
 
-    def cut(self) -> Cut:
-        """Everything since the last cut."""
-        found = Cut(self._flops, self._moved, self._conversions, self._instants)
+    def cut(self) -> TracePart:
+        """Return what was recorded since the last cut, and begin a new part."""
+        found = TracePart(self._flops, self._moved, self._conversions, self._instants)
         self._reset()
         return found
 
     @property
     def live_bytes(self) -> int:
-        """Of all that was made here and is still there."""
+        """The bytes of all recorded tensors that still live."""
         return sum(self.tensors[k].elements * self.tensors[k].bits // 8 for k in self.live)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -99,18 +103,18 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def index(self, tensor: Tensor) -> int | None:
-        """Of its storage among all that were made here; None where it was there before."""
+        """Return the number of a tensor's recorded storage, None if it is resident."""
         return self._known[_place(tensor)]
 
     def converted(self, layer: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """A frozen weight as an operand, and beside it for a moment what unpacking it takes."""
+        """Return a frozen weight as an operand; what unpacking it needs lives for a moment."""
         self._conversions[layer] += 1
         weight = self.made(shape, dtype, "weight")
         self.made(shape, torch.uint8, "unpacking weight")
         return weight
 
     def made(self, shape: Sequence[int], dtype: torch.dtype, kind: TensorKind) -> Tensor:
-        """A tensor that no operator of the block makes."""
+        """Return an empty tensor that counts as of this kind, and not as an operator's work."""
         with self._as(kind):
             return torch.empty(shape, dtype=dtype)
 
@@ -141,7 +145,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live.discard(index)
 
     def _forget_argument(self, place: int, index: int) -> None:
-        del self._known[place]  # for the address is given away again
+        del self._known[place]  # since the address may be used again
         self.arguments.discard(index)
 
     def _by_rank(self, amount: int) -> tuple[int, int | None]:
@@ -159,9 +163,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func.is_view or packet in _FREE:
             return
         if packet is _ATEN.add_ and self._known.get(_place(args[0]), 0) is None:
-            return  # into a gradient that was there before: in training it takes the place of one
+            return  # a sum into a resident gradient, which in training replaces a missing one
         for leaf in tree_leaves((args, kwargs, result)):
-            if isinstance(leaf, Tensor):  # an expanded one is read as often as it is there: once
+            if isinstance(leaf, Tensor):  # an expanded tensor is read once
                 self._add(self._moved, min(leaf.nbytes, leaf.untyped_storage().nbytes()))
 
     def _add(self, total: IntArray, amount: int) -> None:
@@ -174,14 +178,17 @@ def _place(tensor: Tensor) -> int:
     return place
 
 
-def pass_trace(cut: Cut, num_tensors: int) -> PassTrace:
-    """Of one pass, of so many tensors in both."""
+def pass_trace(cut: TracePart, num_tensors: int) -> PassTrace:
+    """Return the trace of one pass, where both passes have ``num_tensors`` tensors."""
     live = _worst(cut.instants, num_tensors)
     return PassTrace(cut.flops, cut.moved_bytes, cut.conversions, live)
 
 
 def _worst(instants: Sequence[frozenset[int]], num_tensors: int) -> BoolArray:
-    """(instants, tensors), without instants at which only part lives of what lives at others."""
+    """Return (instants, tensors): which tensors live at instants that may be a peak.
+
+    An instant is left out where its tensors are a part of those of another.
+    """
     distinct = list(dict.fromkeys(instants))
     live = np.zeros((len(distinct), num_tensors), dtype=np.int64)
     for row, instant in enumerate(distinct):
@@ -195,9 +202,9 @@ def _worst(instants: Sequence[frozenset[int]], num_tensors: int) -> BoolArray:
 
 @dataclass(frozen=True, eq=False)
 class ShadowActivation:
-    """Stands for a saved tensor that was packed."""
+    """A stand-in for a saved tensor that was packed."""
 
-    tape: Tape
+    trace: OperatorTrace
     packed: Tensor
     dtype: torch.dtype
     shape: torch.Size
@@ -205,16 +212,19 @@ class ShadowActivation:
     extent: int = field(default=0)  # elements
 
     def unpack(self) -> Tensor:
-        """A tensor like it, and beside it for a moment what unpacking takes."""
-        values = self.tape.made((self.extent,), self.dtype, "plain")
-        self.tape.made((self.extent,), self.dtype, "unpacking")
+        """Return the unpacked tensor; what unpacking it needs lives for a moment."""
+        values = self.trace.made((self.extent,), self.dtype, "plain")
+        self.trace.made((self.extent,), self.dtype, "unpacking")
         return values.as_strided(self.shape, self.stride)
 
 
-def shadow_packed(tape: Tape, tensor: Tensor, bits: int) -> ShadowActivation:
-    """As ``pack_activation`` takes room; to 4 bits, or to 8 whatever the plan."""
+def shadow_packed(trace: OperatorTrace, tensor: Tensor, bits: int) -> ShadowActivation:
+    """Return the stand-in for a packed tensor, which takes the memory of ``pack_activation``.
+
+    ``bits`` are 4, or 8 for a tensor that no plan packs further.
+    """
     kind: TensorKind = "planned" if bits == 4 else "attention"
     extent = tensor.numel()
-    packed = tape.made((extent,), tensor.dtype, kind)
-    tape.made((extent,), tensor.dtype, "packing")
-    return ShadowActivation(tape, packed, tensor.dtype, tensor.shape, tensor.stride(), extent)
+    packed = trace.made((extent,), tensor.dtype, kind)
+    trace.made((extent,), tensor.dtype, "packing")
+    return ShadowActivation(trace, packed, tensor.dtype, tensor.shape, tensor.stride(), extent)

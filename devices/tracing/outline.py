@@ -1,6 +1,6 @@
-"""The sizes of a transformer whose family we have no closed forms for, as its own code tells them.
+"""Finds the sizes of a transformer without closed forms by running its code.
 
-The model is built and run with fake tensors: shapes without numbers, which take no memory.
+The model is built and run on fake tensors: shapes without numbers, which take no memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from transformers.pytorch_utils import Conv1D
 from devices.models.catalog import ModelSource
 from devices.models.families import LinearSpec, chosen_layers
 from devices.models.spec import Attention, ModelSpec, Outline
-from devices.training.model import configure, quiet
+from devices.training.files import quiet
+from devices.training.model import configure
 
 _ATTENDING = ("_softmax", "_safe_softmax", "_scaled_dot_product_flash_attention_for_cpu")
 
@@ -30,9 +31,9 @@ _ATTENDING = ("_softmax", "_safe_softmax", "_scaled_dot_product_flash_attention_
 def outlined_spec(
     source: ModelSource, targets: Sequence[str], *, num_classes: int, attention: Attention
 ) -> ModelSpec:
-    """The sizes of any transformer that is a list of equal blocks.
+    """Return the sizes of any transformer that is a list of equal blocks.
 
-    Raises ValueError that says what of the model is not supported, or which target it has not.
+    Raises ValueError that says what of the model is not supported, or which target it lacks.
     """
     try:
         return _outlined(source, targets, num_classes, attention)
@@ -41,10 +42,17 @@ def outlined_spec(
             f"the model {source.name} must be a list of equal transformer blocks with a "
             f"classification head, but of {source.config.get('model_type')}, {error}"
         ) from None
+    except ValueError:
+        raise
+    except Exception as error:  # of any family's own code, at sizes that it cannot have
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"config.json of {source.name} must describe a transformer, got: {said:.300}"
+        ) from None
 
 
 class UnsupportedError(Exception):
-    """What stands in the way, as the rest of a sentence."""
+    """A model is not supported; the message ends a sentence that names the model."""
 
 
 def _outlined(
@@ -101,8 +109,9 @@ def built(
     attention: Attention,
     num_blocks: int | None = None,
 ) -> Any:
-    """The model that a config.json describes, with weights as the caller's modes make them, and
-    perhaps another number of blocks.
+    """Return the model that a config.json describes, perhaps with another number of blocks.
+
+    Its weights are fake, meta or real, as the caller's context makes them.
 
     Code that comes with a model is never run. Raises ValueError where transformers has no such
     model, or not with this attention.
@@ -125,7 +134,7 @@ def built(
 
 
 def _max_length(network: Any) -> int:
-    """Tokens that it has positions for: no end where positions are no part of its sizes."""
+    """Return how many tokens the model has positions for, without bound if it has no table."""
     positions = getattr(network.config, "max_position_embeddings", None) or sys.maxsize
     shifts = [  # RoBERTa and its like count positions from the one after their padding
         module.padding_idx + 1
@@ -136,7 +145,7 @@ def _max_length(network: Any) -> int:
 
 
 def _blocks(network: Any, number: int) -> tuple[str, Sequence[nn.Module]]:
-    """The one list of as many blocks as the model has, and where it stands."""
+    """Return the path of the one list of ``number`` blocks in the model, and the blocks."""
     lists = [
         (path, module)
         for path, module in network.named_modules()
@@ -159,7 +168,10 @@ def _kinds(config: Any) -> Sequence[Any]:
 
 
 def linear_layers(block: nn.Module) -> dict[str, Any]:
-    """By path; GPT-2's "1D convolutions" are linear layers with a transposed matrix."""
+    """Return the linear layers of a block by path.
+
+    GPT-2's "1D convolutions" are linear layers with a transposed matrix.
+    """
     layers = {
         path: module
         for path, module in block.named_modules()
@@ -173,7 +185,7 @@ def linear_layers(block: nn.Module) -> dict[str, Any]:
 
 
 def _short_names(layers: Mapping[str, Any]) -> dict[str, str]:
-    """Of each path, the shortest ending that no other path has."""
+    """Return, for each path, the shortest ending that no other path has."""
 
     def short(path: str) -> str:
         parts = path.split(".")
@@ -193,7 +205,7 @@ def _linear(name: str, module: Any) -> LinearSpec:
 
 
 def _head_shapes(network: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """What transformers puts on top of the model that others are made of too."""
+    """Return the names and shapes of the head, which transformers adds to the base model."""
     below = f"{network.base_model_prefix}."
     head = tuple(
         (name, tuple(value.shape))
@@ -207,7 +219,7 @@ def _head_shapes(network: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 @dataclass(eq=False)
 class _AttentionWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """How many operators of attention have run."""
+    """Counts the operators of attention that have run."""
 
     count: int = 0
 
@@ -221,7 +233,7 @@ class _AttentionWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(eq=False)
 class _Calls:
-    """Linear layers of one block, in the order in which they ran."""
+    """Notes the linear layers of one block in the order in which they run."""
 
     watch: _AttentionWatch
     before: list[int] = field(default_factory=list)
@@ -242,7 +254,7 @@ class _Calls:
 
 
 def _attention_ends(network: Any, layers: Mapping[str, Any]) -> tuple[int, int]:
-    """The last linear layer before attention's score, and the first after it."""
+    """Return the last linear layer before attention's scores and the first after them."""
     calls = _Calls(_AttentionWatch())
     ids = torch.ones(2, 8, dtype=torch.long)
     with calls.noted(layers):

@@ -1,4 +1,4 @@
-"""How jobs are trained: numbers alone, which whoever hands them on can read without torch."""
+"""Holds the settings of training, as plain numbers that can be read without torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Literal
 from devices.models.spec import Attention
 
 HostDtype = Literal["auto", "bf16", "fp32"]
+"""The type of the host's matrix products; ``auto`` is bf16 where that is fast."""
 HostCompute = Literal["auto", "cpu", "cuda"]
+"""The device that the host computes on; ``auto`` is a GPU where there is one."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How every job of a run is trained, and how the global model is tested."""
+    """The settings by which every job of a run is trained and the global model is tested."""
 
     model: str
-    targets: tuple[str, ...]
+    targets: tuple[str, ...]  # names of the adapted layers of a block
     learning_rate: float
     weight_decay: float = 0.01
     max_length: int = 32  # tokens; longer texts are cut
@@ -26,3 +28,4 @@ class TrainingConfig:
     eval_examples: int = 400
     max_loss: float = 10_000.0  # a larger one counts as diverged
     eval_batch_size: int = 50  # larger ones fall out of the cache
+    revision: str | None = None  # of a model on the hub

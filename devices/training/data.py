@@ -1,8 +1,8 @@
-"""Texts as tokens, and the batches that are made of them."""
+"""Turns texts into tokens, and draws the batches that training is done on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,19 +14,21 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from devices.models.catalog import ModelSource
+from devices.training.files import checked_folder, quiet, read_config, said_in_words
 from traces.arrays import IntArray
 
 START_ID, END_ID, FIRST_WORD_ID = 1, 2, 3
-"""In the vocabulary of a model that is drawn; 0 is padding."""
+"""Token ids in the vocabulary of a model that is drawn; 0 is padding."""
 TEXTS_AT_ONCE = 512
+"""Texts that a tokenizer is given in one call: each takes kilobytes on the way."""
 
 
 class Batch(NamedTuple):
-    """Texts of like lengths, padded to the longest."""
+    """A batch of labelled texts as tensors, padded to the longest of them."""
 
-    input_ids: Tensor  # (B, T)
-    attention_mask: Tensor  # (B, T), 0 where padded
-    labels: Tensor  # (B,)
+    input_ids: Tensor  # (B, T) token ids
+    attention_mask: Tensor  # (B, T), 1 for a token of the text, 0 for padding
+    labels: Tensor  # (B,) indices of classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +41,11 @@ class TokenizedTexts:
 
     @cached_property
     def lengths(self) -> IntArray:
-        """(n,): tokens of each text."""
+        """The number of tokens of each text, (n,)."""
         return np.array([len(row) for row in self.ids], dtype=np.int64)
 
     def batch(self, indices: IntArray, device: torch.device) -> Batch:
-        """The texts at ``indices``, on ``device``."""
+        """Gather the texts at ``indices``, (B,), as tensors on ``device``."""
         lengths = self.lengths[indices]
         ids = np.full((len(indices), lengths.max()), self.pad_id, dtype=np.int64)
         for row, index in zip(ids, indices, strict=True):
@@ -54,33 +56,56 @@ class TokenizedTexts:
 
 
 def tokenize(source: ModelSource, texts: Sequence[str], max_length: int) -> list[IntArray]:
-    """Token ids of each text as the model reads it, cut after ``max_length``."""
-    rows: Iterable[Sequence[int]]
-    if source.directory is None:
+    """Turn each text into token ids as the model's own tokenizer does, cut after ``max_length``.
+
+    Raises ValueError for a tokenizer that cannot be loaded or used.
+    """
+    if source.files is None:
         size = source.config["vocab_size"]
-        rows = ([*_hashed(text, size)[: max_length - 1], END_ID] for text in texts)
-    else:
-        rows = _as_the_model_reads(source, texts, max_length)
-    return [np.array(row, dtype=np.int64) for row in rows]
+        rows = [[*_hashed(text, size)[: max_length - 1], END_ID] for text in texts]
+        return [np.array(row, dtype=np.int64) for row in rows]
+    with said_in_words(source, "whose tokenizer transformers can use"), quiet():
+        with checked_folder(source.files) as folder:
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=read_config(source), local_files_only=True, trust_remote_code=False
+            )
+        return [
+            np.array(row[:max_length], dtype=np.int64)
+            for first in range(0, len(texts), TEXTS_AT_ONCE)
+            for row in tokenizer(
+                list(texts[first : first + TEXTS_AT_ONCE]),
+                truncation=True,
+                max_length=max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+        ]
 
 
-def _as_the_model_reads(
-    source: ModelSource, texts: Sequence[str], max_length: int
-) -> Iterator[list[int]]:
-    """By the model's own tokenizer, some texts at a time: each takes kilobytes on the way."""
-    tokenizer = AutoTokenizer.from_pretrained(source.directory, local_files_only=True)
-    for first in range(0, len(texts), TEXTS_AT_ONCE):
-        yield from tokenizer(
-            list(texts[first : first + TEXTS_AT_ONCE]),
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
+def check_tokens(
+    source: ModelSource, texts: Sequence[str], ids: Sequence[IntArray], vocabulary_size: int
+) -> None:
+    """Raise ValueError for a text without a token, or with one that the model has no embedding for.
+
+    ``ids`` are the tokens of ``texts``, one array each.
+    """
+    for text, row in zip(texts, ids, strict=True):
+        if not len(row):
+            raise ValueError(
+                f"every text must become at least one token of {source.name}, got none for "
+                f"{text!r:.60}"
+            )
+        if not 0 <= row.min() <= row.max() < vocabulary_size:
+            wrong = next(token for token in row.tolist() if not 0 <= token < vocabulary_size)
+            raise ValueError(
+                f"the tokens of {source.name} must be below the {vocabulary_size} that its "
+                f"embedding has, got {wrong} for {text!r:.60}: tokenizer and weights are of two "
+                "models"
+            )
 
 
 def _hashed(text: str, vocabulary_size: int) -> list[int]:
-    """A start token, and each word as its hash: a vocabulary that needs no file."""
+    """Return a start token, and for each word its hash: a vocabulary that needs no file."""
     words = text.lower().split()
     num_words = vocabulary_size - FIRST_WORD_ID
     return [START_ID, *(FIRST_WORD_ID + crc32(word.encode()) % num_words for word in words)]
@@ -94,7 +119,9 @@ def draw_batches(
     batch_size: int,
     rng: np.random.Generator,
 ) -> list[IntArray]:
-    """``steps`` batches of ``batch_size`` examples of a shard, in random order.
+    """Draw ``steps`` batches of ``batch_size`` examples of a shard, in random order.
+
+    Returns ``steps`` arrays of indices into the training set, each (batch_size,).
 
     Examples come without replacement until the shard is used up, then again. Those drawn are
     sorted into batches of like lengths, so that little is padded; ``lengths`` is of the whole
@@ -112,7 +139,7 @@ def draw_batches(
 def in_common_order(
     batches: Sequence[IntArray], lengths: IntArray, rng: np.random.Generator
 ) -> list[IntArray]:
-    """The same batches, the shortest texts at a step that ``rng`` draws, and so on to the longest.
+    """Reorder batches: the shortest texts come at a step that ``rng`` draws, and so on.
 
     Jobs that draw alike have texts of like lengths at the same step, so that little is padded where
     they are trained in one pass.
@@ -122,13 +149,13 @@ def in_common_order(
 
 
 def length_sorted_chunks(indices: IntArray, lengths: IntArray, chunk_size: int) -> list[IntArray]:
-    """The examples in order of length, ``chunk_size`` at a time."""
+    """Split the examples into chunks of ``chunk_size``, in order of their lengths in tokens."""
     by_length = indices[np.argsort(lengths[indices], kind="stable")]
     return [by_length[i : i + chunk_size] for i in range(0, len(by_length), chunk_size)]
 
 
 def stratified_subset(labels: IntArray, count: int, seed: int) -> IntArray:
-    """Indices of ``count`` examples drawn so that each class keeps its share of the whole.
+    """Draw the indices of ``count`` examples so that each class keeps its share of the whole.
 
     All of them, in order, where there are no more than ``count``.
     """

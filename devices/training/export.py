@@ -1,4 +1,4 @@
-"""The global adapter in PEFT's own format, for anyone to load without this project."""
+"""Writes the global adapter in PEFT's own format, for anyone to load without this project."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def save_peft(adapter: Adapter, directory: Path, *, source: ModelSource, spec: M
 
     What was merged into its weights is written as terms too, so that the pretrained base is enough.
     ``PeftModel.from_pretrained(base, directory)`` puts factors and head back in place, where
-    ``base`` is an AutoModelForSequenceClassification with as many labels as the head.
+    ``base`` is an AutoModelForSequenceClassification with as many labels as the head. The base is
+    named by where anybody finds it, never by its place on this machine.
     """
     adapter = unmerged(adapter)
     directory.mkdir(parents=True, exist_ok=True)
     config = lora_config(spec, rank=adapter.rank, alpha=adapter.scale * adapter.rank)
-    config.base_model_name_or_path = str(source.directory or source.name)
+    config.base_model_name_or_path = source.hub_name or source.name
+    config.revision = source.hub_revision
     config.inference_mode = True
     config.save_pretrained(str(directory))
     tensors = {f"base_model.model.{name}": values for name, values in adapter.head.items()}

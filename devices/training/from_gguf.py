@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from devices.training.model import quiet
+from devices.training.files import quiet
 
 
 def save_unpacked(gguf: Path, folder: Path) -> None:

@@ -1,9 +1,8 @@
-"""The base model as transformers loads it, frozen, with peft's LoRA layers in place."""
+"""Loads the base model by transformers, freezes it, and puts peft's LoRA layers in place."""
 
 from __future__ import annotations
 
-import logging
-import warnings
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,20 +11,27 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForSequenceClassification
 
 from devices.models.catalog import ModelSource
+from devices.models.directory import ModelFiles, tensor_shapes
 from devices.models.spec import Attention, ModelSpec
 from devices.training.activations import PackableBlock
 from devices.training.data import Batch
+from devices.training.files import (
+    UnusableModelError,
+    checked_folder,
+    quiet,
+    read_config,
+    said_in_words,
+)
 from devices.training.host import Host
 from devices.training.weights import QuantizedLinear, WeightStore
 from devices.vocabulary.plan import ModuleKey
 from traces.arrays import BoolArray
 
 ADAPTER = "default"
-"""What peft calls the one adapter it has."""
+"""The name that peft gives to the one adapter of a model."""
 
 _BLOCKS: dict[str, str] = {
     "bert": "bert.encoder.layer",
@@ -51,21 +57,21 @@ _PARENTS = {
     "up_proj": "mlp.",
     "down_proj": "mlp.",
 }
-"""What stands before a linear layer's name within its block."""
+"""The path that stands before a linear layer's name within its block."""
 
 
 def block_path(spec: ModelSpec, block: int | str) -> str:
-    """Where a block stands in the model."""
+    """Return the path of a block in the model."""
     return f"{blocks_path(spec)}.{block}"
 
 
 def blocks_path(spec: ModelSpec) -> str:
-    """Where the list of all blocks stands in the model."""
+    """Return the path of the list of all blocks in the model."""
     return spec.outline.blocks if spec.outline else _BLOCKS[spec.family]
 
 
 def layer_path(spec: ModelSpec, block: int | str, linear: str) -> str:
-    """Where a linear layer of a block stands in the model."""
+    """Return the path of a block's linear layer in the model."""
     if spec.outline:
         paths = {
             layer.name: path for layer, path in zip(spec.linears, spec.outline.paths, strict=True)
@@ -75,19 +81,19 @@ def layer_path(spec: ModelSpec, block: int | str, linear: str) -> str:
 
 
 def head_size(spec: ModelSpec) -> int:
-    """Width of one query, key or value."""
+    """Return the width of one head's query, key or value."""
     if spec.outline:
         return spec.outline.head_size
     return spec.linears[0].out_features // spec.num_heads
 
 
 def head_names(spec: ModelSpec) -> list[str]:
-    """What the model calls the modules of its classification head."""
+    """Return the names of the modules that make up the model's classification head."""
     return list(dict.fromkeys(name.split(".")[0] for name in spec.head_shapes))
 
 
 def lora_config(spec: ModelSpec, *, rank: int, alpha: float, dropout: float = 0.0) -> LoraConfig:
-    """peft's own description of our adapters.
+    """Describe our adapters in peft's own terms.
 
     Targets are whole paths in one pattern: peft matches a bare name by its ending, and
     "output.dense" would also find "attention.output.dense".
@@ -105,21 +111,22 @@ def lora_config(spec: ModelSpec, *, rank: int, alpha: float, dropout: float = 0.
 
 @dataclass(frozen=True, eq=False)
 class AdaptedModel:
-    """A frozen base model that jobs share, and the places where a job puts its own."""
+    """A frozen base model that all jobs share, and the places where a job puts its own tensors."""
 
     spec: ModelSpec
     network: nn.Module
     weights: WeightStore
     lora_layers: Mapping[ModuleKey, Any]  # peft's LoRA layers, in order of blocks and targets
     head: Mapping[str, nn.Parameter]  # named as in ModelSpec.head_shapes
-    head_layers: Mapping[str, nn.Linear]  # that these belong to, by what stands before the dot
+    head_layers: Mapping[str, nn.Linear]  # the layers of these tensors, without ".weight"
     blocks: tuple[PackableBlock, ...]
     host: Host
     pad_id: int
-    max_length: int  # tokens that it has positions for
+    vocabulary_size: int  # token ids are below it
+    max_length: int  # the longest text, in tokens, that it has positions for
 
     def logits(self, batch: Batch) -> Tensor:
-        """(B, C), in fp32 whatever the matrix products ran in."""
+        """Compute the logits of a batch, (B, C), in fp32 whatever the matrix products ran in."""
         with self.host.autocast():
             output = self.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         logits: Tensor = output.logits
@@ -127,7 +134,10 @@ class AdaptedModel:
 
     @contextmanager
     def only(self, present: BoolArray) -> Iterator[None]:
-        """Without the other blocks: hidden states pass them by, in both passes. (L,)."""
+        """Leave out the blocks that are not ``present``, (L,), while the context is open.
+
+        Hidden states pass them by, forward and backward.
+        """
         owner, _, name = blocks_path(self.spec).rpartition(".")
         stack = self.network.get_base_model().get_submodule(owner)  # type: ignore[operator]
         every = getattr(stack, name)
@@ -140,7 +150,17 @@ class AdaptedModel:
 
 
 def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel:
-    """Load the base model, let its blocks' weights be packed, and wrap its targets with LoRA."""
+    """Load the base model, make its blocks' weights packable, and wrap its targets with LoRA.
+
+    Raises ValueError for a model that transformers cannot load, or whose weights are not those
+    that its config.json describes. A classification head of the files is not used: an adapter
+    brings its own.
+    """
+    with said_in_words(source, "that transformers can load"):
+        return _load(source, spec, host)
+
+
+def _load(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel:
     # Whatever transformers and peft draw here, an adapter replaces; the caller's draws stay as
     # they would have been.
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -168,45 +188,64 @@ def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel
         blocks=tuple(packable(base, spec, block) for block in range(spec.num_blocks)),
         host=host,
         pad_id=base.config.pad_token_id,
+        vocabulary_size=base.get_input_embeddings().weight.shape[0],
         max_length=spec.outline.max_length if spec.outline else _max_length(base.config),
     )
 
 
 def _load_base(source: ModelSource, spec: ModelSpec) -> Any:
-    if source.directory is None:
-        return _drawn(source, spec)
-    try:
+    config = _configured(read_config(source), spec)
+    if source.files is None:
+        return _drawn(config)
+    _check_sizes(config, source.files)
+    with checked_folder(source.files) as folder:
         model, loading = AutoModelForSequenceClassification.from_pretrained(
-            source.directory,
-            config=_configured(AutoConfig.from_pretrained(source.directory), spec),
+            folder,
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # of a head; others are refused below
             output_loading_info=True,
         )
-    except Exception as error:  # of safetensors, of transformers, of the file system
-        raise ValueError(
-            f"the model {source.name} must be one that transformers can load, got: {error} "
-            f"({source.directory})"
-        ) from error
     # transformers draws what a file lacks. A head is ours to train, and a frozen pooler may be any
     # projection, but blocks at random would learn nothing, and nobody would know why.
-    drawn = sorted(k for k in loading["missing_keys"] if not k.startswith(tuple(head_names(spec))))
-    if lacking := [key for key in drawn if "pooler" not in key]:
-        raise ValueError(
+    odd = {str(key) for key in loading["missing_keys"]}
+    odd = {key for key in odd if "pooler" not in key}
+    odd |= {str(key if isinstance(key, str) else key[0]) for key in loading["mismatched_keys"]}
+    if lacking := sorted(key for key in odd if not _is_of_head(key, spec)):
+        raise UnusableModelError(
             f"the weights of {source.name} must be those that its config.json describes, got none "
-            f"for {', '.join(lacking[:3])} ({source.directory})"
+            f"of its shape for {', '.join(lacking[:3])} ({source.directory})"
         )
     return model
 
 
-def _drawn(source: ModelSource, spec: ModelSpec) -> Any:
-    """Weights of variance 1 / inputs: a model that knows nothing, but tells texts apart."""
-    sizes = {key: value for key, value in source.config.items() if key != "model_type"}
-    config = AutoConfig.for_model(source.config["model_type"], **sizes)
-    model = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
-        _configured(config, spec)
-    )
+def _is_of_head(key: str, spec: ModelSpec) -> bool:
+    return key.split(".")[0] in head_names(spec)
+
+
+def _check_sizes(config: Any, files: ModelFiles) -> None:
+    """Raise ValueError for a config of more parameters than the files hold.
+
+    The model is built without memory for it: what it lacks would be drawn, however large.
+    """
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    body = getattr(model, model.base_model_prefix)
+    needed = sum(p.numel() for name, p in body.named_parameters() if "pooler" not in name)
+    there = sum(math.prod(shape) for _, shape in tensor_shapes(files.weights))
+    if needed > there:
+        raise UnusableModelError(
+            f"the weights must be those that config.json describes, {needed} numbers, got {there} "
+            f"({files.directory})"
+        )
+
+
+def _drawn(config: Any) -> Any:
+    """Draw weights of variance 1 / inputs: a model that knows nothing, but tells texts apart."""
+    model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(0)
     for _, parameter in sorted(model.named_parameters()):
         if parameter.dim() == 2:
@@ -219,7 +258,11 @@ def _configured(config: Any, spec: ModelSpec) -> Any:
 
 
 def configure(config: Any, *, num_classes: int, attention: Attention) -> Any:
-    """Without dropout: layers could not share what they save, and its masks take memory."""
+    """Set what every model here has in common, and return the config itself.
+
+    Dropout is off: with it layers could not share what they save, and its masks take memory.
+    Raises ValueError for a model without a token to pad texts with.
+    """
     config.num_labels = num_classes
     config.use_cache = False  # of keys and values, for generating text
     config._attn_implementation = attention
@@ -228,7 +271,12 @@ def configure(config: Any, *, num_classes: int, attention: Attention) -> Any:
             setattr(config, name, 0.0)
     if config.pad_token_id is None:  # decoders often have none, and find the last token by it
         ends = config.eos_token_id
-        config.pad_token_id = ends[0] if isinstance(ends, list) else ends
+        config.pad_token_id = ends[0] if isinstance(ends, list) and ends else ends
+    if not isinstance(config.pad_token_id, int):
+        raise ValueError(
+            "config.json must name a pad_token_id or an eos_token_id, which texts are padded with, "
+            f"got {config.pad_token_id!r:.60}"
+        )
     return config
 
 
@@ -240,7 +288,7 @@ def _max_length(config: Any) -> int:
 
 
 def _quantize_block(base: Any, spec: ModelSpec, block: int) -> dict[str, QuantizedLinear]:
-    """Put a QuantizedLinear in place of each linear layer, and return them by name."""
+    """Put a QuantizedLinear in place of each linear layer of a block, and return them by name."""
     layers = {}
     for linear in spec.linears:
         path = layer_path(spec, block, linear.name)
@@ -250,6 +298,7 @@ def _quantize_block(base: Any, spec: ModelSpec, block: int) -> dict[str, Quantiz
 
 
 def packable(base: Any, spec: ModelSpec, block: int) -> PackableBlock:
+    """Find the parts of a block that packing its saved activations needs to know."""
     ends = spec.outline.attention if spec.outline else (2, 3)
     value, output = (layer_path(spec, block, spec.linears[i].name) for i in ends)
     return PackableBlock(
@@ -260,20 +309,3 @@ def packable(base: Any, spec: ModelSpec, block: int) -> PackableBlock:
         num_kv_heads=spec.num_kv_heads,
         head_size=head_size(spec),
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No loading bars, and no warning that the head is untrained: it is, on purpose."""
-    level = transformers_logging.get_verbosity()
-    has_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if has_bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

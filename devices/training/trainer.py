@@ -1,4 +1,4 @@
-"""Real fine-tuning, by torch, transformers and peft."""
+"""Fine-tunes the real model, by torch, transformers and peft."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
 from devices.training.data import (
     TokenizedTexts,
+    check_tokens,
     draw_batches,
     in_common_order,
     length_sorted_chunks,
@@ -24,6 +25,7 @@ from devices.training.data import (
     tokenize,
 )
 from devices.training.evaluation import score_chunk
+from devices.training.files import said_in_words
 from devices.training.host import choose_host, keep_freed_memory, make_reproducible
 from devices.training.model import load_model
 from devices.training.penalties import Penalty, penalties_of
@@ -43,9 +45,9 @@ from devices.vocabulary.trainer import (
 from traces.arrays import FloatArray, IntArray
 
 SUBSET_SEED = 0
-"""Which texts every run of every experiment is tested and calibrated on."""
+"""The seed by which the texts are drawn that every run is tested and calibrated on."""
 CALIBRATION_EXAMPLES = 64
-"""Training texts that block salience is measured on."""
+"""The number of training texts that block salience is measured on."""
 
 
 class TorchTrainer:
@@ -73,6 +75,7 @@ class TorchTrainer:
         self._test_chunks = length_sorted_chunks(
             tested, self._test_texts.lengths, config.eval_batch_size
         )
+        self._check_runs()
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         results: dict[int, TrainingResult] = {}
@@ -91,11 +94,11 @@ class TorchTrainer:
 
     @property
     def num_chunks(self) -> int:
-        """Parts that an evaluation can be shared out in; ``combine`` puts their scores together."""
+        """The number of chunks that an evaluation can be shared out in."""
         return len(self._test_chunks)
 
     def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
-        """What each of these chunks adds to the evaluation of ``adapter``."""
+        """Score ``adapter`` on each of these chunks, numbered from 0."""
         texts = self._test_texts
         return [score_chunk(self._model, adapter, texts, self._test_chunks[k]) for k in chunks]
 
@@ -104,8 +107,18 @@ class TorchTrainer:
         chosen = stratified_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
         return block_salience(self._model, texts.batch(chosen, self.host.device), metric)
 
+    def _check_runs(self) -> None:
+        """Raise ValueError for a model that fails on its first text, or gives no number."""
+        one = self._train_texts.batch(np.zeros(1, dtype=np.int64), self.host.device)
+        with said_in_words(self.source, "that classifies a text"):
+            with torch.no_grad():
+                logits = self._model.logits(one)
+            if logits.shape != (1, self.spec.num_classes) or not logits.isfinite().all():
+                raise ValueError(f"{logits.flatten().tolist()} for the first text")
+
     def _tokenized(self, texts: Sequence[str], labels: IntArray) -> TokenizedTexts:
         ids = tokenize(self.source, texts, self._config.max_length)
+        check_tokens(self.source, texts, ids, self._model.vocabulary_size)
         return TokenizedTexts(ids, labels, self._model.pad_id)
 
     def _train(self, job: TrainingJob) -> TrainingResult:
@@ -126,7 +139,7 @@ class TorchTrainer:
         parameters: Sequence[nn.Parameter],
         penalties: Sequence[Penalty],
     ) -> FloatArray:
-        """(steps, 2, jobs): mean and mean squared loss of each job's texts before each step."""
+        """Train, and return the mean and mean squared loss before each step, (steps, 2, jobs)."""
         plan, start, model = jobs[0].plan, jobs[0].broadcast.adapter, self._model
         model.weights.use(plan.weight_formats, start.merged, start.scale)
         optimizer = torch.optim.AdamW(
@@ -169,7 +182,10 @@ class TorchTrainer:
         indices: IntArray,
         penalties: Sequence[Penalty],
     ) -> Tensor:
-        """(2, jobs): losses on the texts at ``indices``, (jobs, B), before what the plan adds."""
+        """Take one step on the texts at ``indices``, (jobs, B); return the losses, (2, jobs).
+
+        These are before the step, and without the penalties that the plan adds.
+        """
         batch = self._train_texts.batch(indices.ravel(), self.host.device)
         logits = self._model.logits(batch)
         means = _mean_losses(logits, batch.labels, len(indices))
@@ -182,7 +198,7 @@ class TorchTrainer:
         return torch.stack([means.detach(), each.square().view(len(indices), -1).mean(1)])
 
     def _result(self, job: TrainingJob, adapter: Adapter, losses: FloatArray) -> TrainingResult:
-        """``losses`` is (steps, 2)."""
+        """Put the result of one job together; ``losses`` is (steps, 2)."""
         where = f"device {job.plan.device_id}"
         diverged = _diverged(
             losses[:, 0].tolist(), adapter, max_loss=self._config.max_loss, where=where
@@ -192,7 +208,7 @@ class TorchTrainer:
 
 
 def _mean_losses(logits: Tensor, labels: Tensor, num_jobs: int) -> Tensor:
-    """(jobs,): of a batch whose rows go job by job."""
+    """Return the mean loss of each job, (jobs,), of a batch whose rows go job by job."""
     if num_jobs == 1:  # rounds otherwise than the mean of what is kept apart
         return functional.cross_entropy(logits, labels)[None]
     each = functional.cross_entropy(logits, labels, reduction="none")
@@ -208,7 +224,7 @@ def _check_length(config: TrainingConfig, positions: int) -> None:
 
 
 def _diverged(losses: Sequence[float], adapter: Adapter, *, max_loss: float, where: str) -> str:
-    """How training went to infinity; empty where it did not."""
+    """Say in words how training went to infinity; empty if it did not."""
     broken = [step for step, loss in enumerate(losses, start=1) if not abs(loss) <= max_loss]
     if broken:
         return (

@@ -1,4 +1,4 @@
-"""What is learned: LoRA factors, the task head, and what was merged into the frozen weights."""
+"""Holds what is learned: LoRA factors, the task head, and updates merged into frozen weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from traces.arrays import Float32Array
 
 
 class ModuleKey(NamedTuple):
-    """One adapted linear layer. Block 0 is next to the embedding."""
+    """A module key names one adapted linear layer; block 0 is next to the embedding."""
 
     block: int
     module: str
 
 
 class Factors(NamedTuple):
-    """LoRA factors of one layer: the update of its weight is ``scale * b @ a``.
+    """The LoRA factors A and B of one layer, whose weight they update by ``scale * b @ a``.
 
     Row k of ``a`` and column k of ``b`` are the rank-1 term k.
     """
@@ -31,18 +31,18 @@ class Factors(NamedTuple):
 
 
 Product = Factors | Float32Array
-"""B A of one layer, without the scale: as factors, or as the matrix (out, in)."""
+"""The product B A of one layer without the scale, as factors or as a matrix (out, in)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """What was added to the frozen weights for good: the scale times a product, layer by layer."""
+    """A merge holds the product that, times the scale, was added to each frozen weight."""
 
     products: Mapping[ModuleKey, Product] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of every number and name in it."""
+        """The SHA-256 of every number and name in the merge."""
         sha = hashlib.sha256()
         for key, product in sorted(self.products.items(), key=lambda item: item[0]):
             for part in product if isinstance(product, Factors) else (product,):
@@ -56,11 +56,13 @@ NOTHING_MERGED = Merged()
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """LoRA factors of every adapted layer, and the trained task head: all that the model is beside
-    its pretrained weights.
+    """An adapter is all that a fine-tuned model has beside its pretrained weights.
 
-    ``scale`` is alpha / R, one constant for server and devices, so that the same factors mean the
-    same weight update whatever number of terms a device holds.
+    It holds the LoRA factors of every adapted layer, in the order of blocks and then of modules,
+    and the tensors of the task head by name. ``scale`` is alpha / R, one constant for server and
+    devices, so that the same factors mean the same weight update whatever number of terms a device
+    holds. ``merged`` is what was added to the frozen weights meanwhile. All arrays are float32, and
+    none of them is ever changed in place.
     """
 
     factors: Mapping[ModuleKey, Factors]
@@ -75,12 +77,12 @@ class Adapter:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Adapted modules of a block, in the order of a TermGrid's second axis."""
+        """The adapted modules of a block, in the order of the second axis of a ``TermGrid``."""
         return tuple(key.module for key in self.factors if key.block == 0)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of every number and name in it."""
+        """The SHA-256 of every number and name in the adapter."""
         sha = hashlib.sha256(repr(self.scale).encode())
         for key, factors in sorted(self.factors.items()):
             sha.update(f"{key.block}.{key.module}{factors.a.shape}{factors.b.shape}".encode())

@@ -1,4 +1,7 @@
-"""Arithmetic on what is merged into frozen weights: factors while they are small, then a matrix."""
+"""Adds up products that are merged into frozen weights.
+
+A sum is kept as LoRA factors while they hold fewer numbers than the matrix, and then as the matrix.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from traces.arrays import Float32Array, FloatArray
 
 
 def num_numbers(rank: int, *, inputs: int, outputs: int) -> int:
-    """Of a sum of so many terms, as it is kept and sent: factors, or the matrix if that is less."""
+    """Return how many numbers a sum of ``rank`` terms is kept and sent as."""
     return min(rank * (inputs + outputs), inputs * outputs)
 
 
 def is_dense(rank: int, *, inputs: int, outputs: int) -> bool:
-    """Whether that is the matrix."""
+    """Return whether a sum of ``rank`` terms is kept as the matrix, which is then no larger."""
     return rank * (inputs + outputs) >= inputs * outputs
 
 
 def multiplied_out(product: Product) -> FloatArray:
-    """(out, in) in float64."""
+    """Return a product as a matrix (out, in) in float64."""
     if not isinstance(product, Factors):
         return product.astype(np.float64)
     dense: FloatArray = product.b.astype(np.float64) @ product.a.astype(np.float64)
@@ -29,7 +32,10 @@ def multiplied_out(product: Product) -> FloatArray:
 
 
 def side_by_side(parts: Sequence[Factors]) -> Factors:
-    """[A_1; A_2; ...] and [B_1, B_2, ...]: their product is the sum of the products, exactly."""
+    """Return the factors [A_1; A_2; ...] and [B_1, B_2, ...].
+
+    Their product is exactly the sum of the products of the parts.
+    """
     return Factors(
         np.concatenate([part.a for part in parts]),
         np.concatenate([part.b for part in parts], axis=1),
@@ -37,7 +43,7 @@ def side_by_side(parts: Sequence[Factors]) -> Factors:
 
 
 def summed(parts: Sequence[Product]) -> Product:
-    """The sum, in the smaller form."""
+    """Return the sum of products, as factors or as the matrix, whichever holds fewer numbers."""
     factors = [part for part in parts if isinstance(part, Factors)]
     if len(factors) == len(parts):
         stack = side_by_side(factors)
@@ -49,7 +55,7 @@ def summed(parts: Sequence[Product]) -> Product:
 
 
 def as_factors(product: Product) -> Factors:
-    """Exactly the same as factors; of a matrix, the other factor is the identity."""
+    """Return a product as factors, exactly; for a matrix one of them is the identity."""
     if isinstance(product, Factors):
         return product
     outputs, inputs = product.shape
@@ -59,9 +65,10 @@ def as_factors(product: Product) -> Factors:
 
 
 def unmerged(adapter: Adapter) -> Adapter:
-    """The same model as an adapter of the pretrained weights, whose rank is as high as it takes.
+    """Return an adapter of the pretrained weights that gives the same model, with nothing merged.
 
-    Terms with B at zero are left out; layers of lower rank are filled up with zeros.
+    Its rank is the highest that a layer needs; other layers are padded with zeros. Terms whose B is
+    zero are left out.
     """
     if not adapter.merged.products:
         return adapter

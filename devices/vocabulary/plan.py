@@ -1,5 +1,9 @@
-"""The vocabulary that crosses between server and device: a plan is what a device can be asked to
-do, an update is what it returns."""
+"""Defines what server and device exchange: plans, broadcasts and updates.
+
+A plan says what one device is asked to do, a broadcast what it starts from, and an update what the
+server gets back. L is the number of blocks, M that of adapted modules in a block, and R that of
+rank-1 terms in a module.
+"""
 
 from __future__ import annotations
 
@@ -20,41 +24,52 @@ from traces.arrays import BitsArray, BoolArray, IntArray
 DeviceId = int
 
 WeightFormat = Literal["fp32", "fp16", "int8", "int4", "nf4"]
-"""How a block's frozen weights lie in memory. Packed formats hold an fp16 scale (and zero) per
-group of 64."""
+"""The format of a block's frozen weights in memory.
+
+Each group of 64 weights of a packed format has an fp16 scale, and an fp16 zero where it needs one.
+"""
 
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 BlockFormat = WeightFormat | Literal["absent"]
-"""The same, or that the block is not on the device: the hidden states pass it by."""
+"""The format of a block's weights, or ``absent``: hidden states skip the block on this device."""
 
 BLOCK_FORMATS: tuple[BlockFormat, ...] = (*WEIGHT_FORMATS, "absent")
 ACTIVATION_BITS = (32, 8, 4, 0)
-"""Of what a block saves for its backward pass: as computed, or packed. 2 bits does not train. 0:
-nothing but its input is saved, and the backward pass computes the block again (gradient
-checkpointing)."""
-UPLOAD_BITS = (0, 2, 4, 8, 16, 32)
-"""Bits per parameter of an uploaded term; 0: not uploaded; 32: sent as it is."""
+"""Bits of the activations that a block saves for its backward pass.
 
+With 32 they stay as computed, and with 8 or 4 they are packed; with 2 a model does not train. With
+0 the block saves its input only and is computed again in the backward pass (gradient
+checkpointing).
+"""
+UPLOAD_BITS = (0, 2, 4, 8, 16, 32)
+"""Bits per parameter of an uploaded term: 0 is not uploaded, 32 is sent without quantization."""
 
 FactorName = Literal["a", "b"]
 FactorUse = Literal["both", "b_only", "fresh"]
-"""Which factors of a term cross the wire and train. both: A and B come down, train and go up.
-b_only: B alone; A is drawn from a seed that all hold, and stays as it is. fresh: nothing comes
-down, since A is drawn from a seed that goes with the plan and B is zero; both train and go up."""
+"""Which factors of a term are sent and trained.
+
+* ``both``: A and B are downloaded, trained and uploaded.
+* ``b_only``: B alone is. A is drawn from a seed that all devices hold, and never changes.
+* ``fresh``: nothing is downloaded, since A is drawn from a seed that comes with the plan and B is
+  zero. Both are trained and uploaded.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class TermGrid:
-    """What happens to each rank-1 term on one device: three arrays of shape (L, M, R).
+    """A term grid says what happens to each rank-1 term on one device, in arrays (L, M, R).
 
-    L blocks, M adapted modules a block (in the order of ``ModelSpec.targets``), R terms a module.
-    Term indices are the server's and are never renumbered.
+    Modules are in the order of ``ModelSpec.targets``. Term indices are the server's and are never
+    renumbered. A term that is not ``held`` is truncated: it is not downloaded and no part of the
+    forward pass. A term that is held and not ``trained`` is frozen. ``upload_bits`` are among
+    ``UPLOAD_BITS``, and 0 wherever a term is not trained. ``use`` holds for all terms. Raises
+    ValueError where the arrays contradict each other.
     """
 
-    held: BoolArray  # downloaded and part of the forward pass; False: truncated
-    trained: BoolArray  # a subset of held; held and not trained: frozen
-    upload_bits: BitsArray  # one of UPLOAD_BITS; 0 wherever not trained
-    use: FactorUse = "both"  # of all terms alike
+    held: BoolArray
+    trained: BoolArray
+    upload_bits: BitsArray
+    use: FactorUse = "both"
 
     def __post_init__(self) -> None:
         if not self.held.shape == self.trained.shape == self.upload_bits.shape:
@@ -68,7 +83,7 @@ class TermGrid:
 
     @classmethod
     def top_blocks(cls, shape: tuple[int, int, int], depth: int, upload_bits: int = 32) -> TermGrid:
-        """Every term held; those of the top ``depth`` blocks trained and uploaded."""
+        """Return the grid that holds all terms, and trains and uploads those of the top blocks."""
         trained = np.zeros(shape, dtype=bool)
         trained[shape[0] - depth :] = True
         return cls(
@@ -77,24 +92,26 @@ class TermGrid:
 
     @property
     def downloaded_factors(self) -> tuple[FactorName, ...]:
-        """What the broadcast carries of a held term."""
+        """The factors of a held term that are downloaded."""
         factors: dict[FactorUse, tuple[FactorName, ...]] = {"both": ("a", "b"), "b_only": ("b",)}
         return factors.get(self.use, ())
 
     @property
     def trained_factors(self) -> tuple[FactorName, ...]:
-        """What a trained term trains, and what of it the update carries."""
+        """The factors of a trained term that are trained, and uploaded if the term is."""
         return ("b",) if self.use == "b_only" else ("a", "b")
 
     @property
     def uploaded(self) -> BoolArray:
-        """(L, M, R): terms that the server gets back."""
+        """(L, M, R): the terms that the server gets back."""
         return self.upload_bits > 0
 
 
 class TailPenalty(NamedTuple):
-    """Added to the local loss: ``weight`` times the sum over layers of ||B_tail||_F ||A_tail||_F,
-    the tail being the held terms from index ``first_term`` on."""
+    """A tail penalty adds ``weight`` times sum_layers ||B_tail||_F ||A_tail||_F to the local loss.
+
+    The tail of a layer is its held terms from index ``first_term`` on.
+    """
 
     weight: float
     first_term: int
@@ -102,17 +119,27 @@ class TailPenalty(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TrainingPlan:
-    """Everything a scheduler may decide about one device's work."""
+    """A training plan is everything that a scheduler decides about one device's work.
+
+    ``weight_formats`` (L,) are the formats of each block's frozen weights, and ``activation_bits``
+    (L,) those of the activations that it saves; block 0 is next to the embedding. The device makes
+    ``local_steps`` of AdamW on batches of ``batch_size`` examples. ``missed_ranks`` (L, M) are the
+    ranks of the products that were merged since the device last took part, and that it must
+    download; None where a strategy merges nothing. ``proximal_mu`` adds FedProx's
+    mu/2 ||w - w_broadcast||^2 to the local loss. Seconds, bytes and memory follow from the plan and
+    the device's profile alone. Raises ValueError where a field is out of range or contradicts
+    another.
+    """
 
     device_id: DeviceId
     terms: TermGrid
-    weight_formats: tuple[BlockFormat, ...]  # (L,): frozen base weights of each block
-    activation_bits: tuple[int, ...]  # (L,): activations each block saves for the backward pass
+    weight_formats: tuple[BlockFormat, ...]
+    activation_bits: tuple[int, ...]
     local_steps: int
     batch_size: int
-    tail_penalty: TailPenalty | None = None  # of the local loss
-    missed_ranks: IntArray | None = None  # (L, M): of what the broadcast says was merged meanwhile
-    proximal_mu: float = 0.0  # FedProx: the local loss has mu/2 ||w - w_broadcast||^2 besides
+    tail_penalty: TailPenalty | None = None
+    missed_ranks: IntArray | None = None
+    proximal_mu: float = 0.0
 
     def __post_init__(self) -> None:
         blocks = self.terms.held.shape[0]
@@ -142,24 +169,24 @@ class TrainingPlan:
 
     @cached_property
     def present(self) -> BoolArray:
-        """(L,): the blocks that are on the device."""
+        """(L,): which blocks are on the device."""
         return np.array([name != "absent" for name in self.weight_formats])
 
     @cached_property
     def depth(self) -> int:
-        """Blocks that the backward pass crosses, counted from the output."""
+        """The number of blocks that the backward pass crosses, counted from the output."""
         touched = np.flatnonzero(self.terms.trained.any(axis=(1, 2)))
         return int(self.present[touched[0] :].sum()) if len(touched) else 0
 
     @property
     def num_quantized_blocks(self) -> int:
-        """Crossed blocks whose saved activations are packed, or computed again."""
+        """The number of crossed blocks whose saved activations are packed or computed again."""
         compact = self.compact()
         crossed = compact.activation_bits[compact.num_blocks - self.depth :]
         return sum(bits < 32 for bits in crossed)
 
     def compact(self) -> TrainingPlan:
-        """The same work on a model of the blocks that are on the device, and no others."""
+        """Return the plan of the same work on a model without the blocks that are absent."""
         if "absent" not in self.weight_formats:
             return self
         here, grid = np.flatnonzero(self.present), self.terms
@@ -178,7 +205,7 @@ class TrainingPlan:
 
     @cached_property
     def workload(self) -> bytes:
-        """The same for two plans that ask for the same work, on whatever device."""
+        """Bytes that are equal for two plans if and only if they ask for the same work."""
         grid = self.terms
         rest = (self.weight_formats, self.activation_bits, self.local_steps, self.batch_size)
         objective = (self.tail_penalty, self.proximal_mu)
@@ -193,8 +220,8 @@ class TrainingPlan:
         )
 
     def on(self, device_id: DeviceId) -> TrainingPlan:
-        """The same work, asked of another device."""
-        # Nothing that was checked or worked out before depends on the device.
+        """Return the plan of the same work on another device."""
+        # What was checked and computed before does not depend on the device.
         plan = object.__new__(TrainingPlan)
         plan.__dict__.update(self.__dict__, device_id=device_id, workload=self.workload)
         return plan
@@ -202,14 +229,15 @@ class TrainingPlan:
 
 @dataclass(frozen=True, eq=False)
 class Broadcast:
-    """What a device starts from. It downloads the terms that its plan holds, and the head.
+    """A broadcast is what a device starts from: the terms that its plan holds, and the head.
 
-    Where terms are merged into the frozen weights (``adapter.merged``) it also downloads
-    ``missed``: what was merged since it last took part, layer by layer. That is the factors of each
+    Where terms are merged into the frozen weights (``adapter.merged``) the device also downloads
+    ``missed``: for each layer, what was merged since it last took part. That is the factors of each
     round, or, where they would be no smaller, one matrix with the sum of all rounds from the first.
+    ``version`` is that of the server's state.
     """
 
-    version: int  # the ServerState.version it was cut from
+    version: int
     adapter: Adapter
     missed: Mapping[ModuleKey, tuple[Product, ...]] = field(default_factory=dict)
 
@@ -224,9 +252,11 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ClientUpdate:
-    """What the server decodes from one device's upload.
+    """A client update is what the server decodes from one device's upload.
 
-    Terms that were not uploaded stand in ``adapter`` with the values of the broadcast.
+    Terms that were not uploaded have the values of the broadcast in ``adapter``. ``train_loss`` is
+    the mean over the local steps, and NaN where nothing was trained. ``squared_loss`` is the mean
+    of the squared losses of the examples, and NaN where it was not measured.
     """
 
     plan: TrainingPlan
@@ -235,4 +265,4 @@ class ClientUpdate:
     num_examples: int
     train_loss: float
     timing: Timing = field(default=Timing(0.0, 0.0, 0.0))
-    squared_loss: float = math.nan  # mean of the squared losses of the examples
+    squared_loss: float = math.nan

@@ -1,8 +1,8 @@
-"""Which jobs are trained in one pass: one frozen base, and each job's own adapter over it.
+"""Decides which training jobs are stacked: trained in one pass over one frozen base.
 
-This follows from the list of jobs alone, never from who trains it. A matrix product may round
-differently with other rows beside it, so a result depends, in its last digits, on what it is
-stacked with.
+Each job of a stack has its own adapter. A matrix product may round differently with other rows
+beside it, so the last digits of a result depend on the jobs that it is stacked with. Stacks
+therefore follow from the list of jobs alone, never from the worker that trains them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from devices.vocabulary.trainer import TrainingJob
 
 
 def stacks_of(jobs: Sequence[TrainingJob]) -> list[tuple[int, ...]]:
-    """Indices of the jobs of each pass, at most ``TrainingJob.stack`` of them; each job is in one.
+    """Return the stacks of a list of jobs, each as indices into it; each job is in one stack.
 
-    Jobs go together in the order of the list, where their passes have one shape. Without some of
-    the stacks, the rest of the list falls into the same stacks: a part of it can come out of a
-    cache, or go to another worker.
+    Jobs whose passes have one shape are stacked in the order of the list, at most
+    ``TrainingJob.stack`` at a time. If whole stacks are removed from the list, the others stay as
+    they are, so some may come from a cache or go to another worker.
     """
     alike: dict[Hashable, list[int]] = {}
     for k, job in enumerate(jobs):
@@ -30,10 +30,11 @@ def stacks_of(jobs: Sequence[TrainingJob]) -> list[tuple[int, ...]]:
 
 
 def _shape_of_pass(job: TrainingJob) -> Hashable:
-    """The same for two jobs that can be stacked; None for one that must be alone.
+    """Return a key that is equal for jobs that can be stacked, None for a job that cannot be.
 
-    Alone are packed activations, whose noise is drawn tensor by tensor, and a penalty on tails.
-    Which terms a job holds and trains is its own affair, as long as its backward pass goes as deep.
+    Jobs with packed activations cannot, since their noise is drawn tensor by tensor, nor can jobs
+    with a tail penalty. Jobs may differ in the terms that they hold and train, if their backward
+    passes reach equally deep.
     """
     plan, adapter = job.plan, job.broadcast.adapter
     if job.stack == 1 or plan.tail_penalty or any(0 < b < 32 for b in plan.activation_bits):

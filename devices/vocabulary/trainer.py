@@ -1,4 +1,4 @@
-"""What the engine needs of training: real gradients in zero simulated seconds."""
+"""Defines what the engine needs of a trainer, which takes no simulated time."""
 
 from __future__ import annotations
 
@@ -16,35 +16,38 @@ SalienceMetric = Literal["wanda", "taylor", "influence", "outerr"]
 
 
 class TrainingError(Exception):
-    """Training cannot go on; the message is all that a user needs to see."""
+    """Training cannot go on; the message tells the user why and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingJob:
-    """One device's local training.
+    """A training job is one device's local training.
 
-    The result is a function of these and nothing else; but with ``stack`` above 1 its last digits
-    depend on the jobs that it is stacked with.
+    Its result is a function of these fields and nothing else; only with ``stack`` above 1 do its
+    last digits also depend on the jobs that it is stacked with (``devices/vocabulary/stacks.py``).
     """
 
     plan: TrainingPlan
     broadcast: Broadcast
     examples: IntArray  # (n,): the device's shard, as indices into the training set
     seed: int
-    stack: int = 1  # jobs that may be trained in one pass; see devices/vocabulary/stacks.py
+    stack: int = 1  # most jobs that may be trained in one pass
 
 
 class TrainingResult(NamedTuple):
-    """The adapter after the plan's steps, before the wire; terms not trained are untouched."""
+    """A training result is the adapter after a plan's local steps, before it is uploaded.
+
+    Terms that were not trained have the values of the broadcast.
+    """
 
     adapter: Adapter
     train_loss: float  # mean over the steps
     squared_loss: float = math.nan  # mean of the squared losses of the examples; NaN: not measured
-    diverged: str = ""  # how training went to infinity, where it did
+    diverged: str = ""  # how a loss or weight became infinite; empty if none did
 
 
 class Evaluation(NamedTuple):
-    """The global model on the held-out examples."""
+    """The accuracy and mean loss of the global model on the held-out examples."""
 
     accuracy: float
     loss: float
@@ -52,7 +55,7 @@ class Evaluation(NamedTuple):
 
 
 class ChunkScore(NamedTuple):
-    """What one chunk of the held-out examples adds to an evaluation."""
+    """A chunk score is what one chunk of the held-out examples adds to an evaluation."""
 
     num_examples: int
     num_correct: int
@@ -61,7 +64,10 @@ class ChunkScore(NamedTuple):
 
 
 def combine(scores: Iterable[ChunkScore]) -> Evaluation:
-    """Accuracy and mean loss over all chunks, whoever scored them and in whatever order."""
+    """Return the evaluation that the scores of all chunks add up to, in any order.
+
+    The loss is the mean over examples, from an exact sum.
+    """
     counts, correct, losses, by_class = zip(*scores, strict=True)
     classes = (map(sum, zip(*of_class, strict=True)) for of_class in zip(*by_class, strict=True))
     shares = tuple(right / num if num else math.nan for num, right in classes)
@@ -69,39 +75,70 @@ def combine(scores: Iterable[ChunkScore]) -> Evaluation:
 
 
 class HostNames(NamedTuple):
-    """What a trainer computes with, which its results depend on."""
+    """The hardware and number format that a trainer computes with; its results depend on both."""
 
     compute: Literal["cpu", "cuda"]
     dtype: Literal["bf16", "fp32"]  # of matrix products
 
 
 class Trainer(Protocol):
-    """Trains many jobs at once, in any order and on any number of workers, with one result."""
+    """A trainer does the real training and evaluation of a run.
 
-    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]: ...
+    Its results depend on its arguments alone, not on the order of calls or the number of workers.
+    """
 
-    def evaluate(self, adapter: Adapter) -> Evaluation: ...
+    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        """Return the result of each job, in the order of the jobs.
+
+        Adapters have the shapes of the broadcast's. Training that goes to infinity is no error: the
+        result says so in ``diverged``. Raises TrainingError where training cannot go on, and
+        ValueError for a plan or an adapter that does not fit the model.
+        """
+        ...
+
+    def evaluate(self, adapter: Adapter) -> Evaluation:
+        """Return the accuracy and loss of the global model on the held-out examples.
+
+        They are the same examples every time. All blocks are present, their weights in fp32.
+        Raises as ``train`` does.
+        """
+        ...
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        """(L,): how much each block matters to the model, larger is more."""
+        """Return (L,): how much each block matters to the pretrained model; larger is more.
+
+        Values are finite; their unit is the metric's own.
+        """
         ...
 
 
 class ChunkedTrainer(Trainer, Protocol):
-    """A trainer whose evaluation several of its kind can share: ``combine`` puts it together."""
+    """A chunked trainer can evaluate a part of the held-out examples.
+
+    Several of them share one evaluation, which ``combine`` makes of their scores.
+    """
 
     @property
-    def host_names(self) -> HostNames: ...
+    def host_names(self) -> HostNames:
+        """The hardware and number format that it computes with."""
+        ...
 
     @property
-    def num_chunks(self) -> int: ...
+    def num_chunks(self) -> int:
+        """The number of chunks that the held-out examples are divided into."""
+        ...
 
-    def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]: ...
+    def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
+        """Return the score of each of these chunks, numbered from 0, in the order given."""
+        ...
 
 
 @dataclass(frozen=True)
 class NullTrainer:
-    """Timing only: adapters come back as they went out, and nothing is known of the model."""
+    """A null trainer serves runs of timing alone: it returns adapters as they were broadcast.
+
+    Losses and accuracy are NaN, and every block is as salient as another.
+    """
 
     num_blocks: int
 

@@ -1,4 +1,4 @@
-"""What messages are made of: a checked header, fp32 numbers, and codes of a few bits."""
+"""Encodes and decodes the parts of messages: a checked header, fp32 numbers, and packed codes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from devices.vocabulary.number_formats import FP32_BYTES
 from traces.arrays import Float32Array
 
 HEADER = struct.Struct("<4sB3xII")
@@ -18,16 +19,19 @@ MAGIC = b"FCLK"
 Kind = Literal["broadcast", "update"]
 KINDS: tuple[Kind, ...] = ("broadcast", "update")
 SCALE_BYTES = 4
-FP32_BYTES = 4
+"""Bytes of the fp32 scale of one factor of a quantized term."""
 
 
 def fp32(values: Float32Array) -> bytes:
-    """Numbers as they are, little-endian."""
+    """Return numbers as little-endian fp32 bytes, without loss."""
     return values.astype("<f4", copy=False).tobytes()
 
 
 def quantized(delta: Float32Array, bits: int, rng: np.random.Generator) -> list[bytes]:
-    """Scales and codes of (terms, width); on average they decode to ``delta``."""
+    """Return the scales and codes of ``delta`` (terms, width), at 2, 4, 8 or 16 bits.
+
+    Codes are rounded up or down at random, so that their expected value is ``delta``.
+    """
     top = 2 ** (bits - 1) - 1
     scales = (np.abs(delta).max(axis=1, keepdims=True) / top).astype(np.float32)
     steps = np.divide(delta, scales, out=np.zeros(delta.shape), where=scales > 0, dtype=np.float64)
@@ -36,7 +40,10 @@ def quantized(delta: Float32Array, bits: int, rng: np.random.Generator) -> list[
 
 
 def _pack(codes: npt.NDArray[np.uint16], bits: int) -> bytes:
-    """Codes of 2, 4 or 8 bits side by side in bytes, the first in the low bits; 16 in two bytes."""
+    """Return codes (n,) packed into whole bytes, the first code in the lowest bits.
+
+    A code of 16 bits takes two bytes, the low one first.
+    """
     if bits == 16:
         return codes.astype("<u2", copy=False).tobytes()
     per_byte = 8 // bits
@@ -50,7 +57,7 @@ def _pack(codes: npt.NDArray[np.uint16], bits: int) -> bytes:
 
 
 def _unpack(packed: memoryview, num_codes: int, bits: int) -> npt.NDArray[np.unsignedinteger]:
-    """The codes that ``_pack`` was given."""
+    """Return the ``num_codes`` codes that ``_pack`` was given."""
     if bits == 16:
         return np.frombuffer(packed, dtype="<u2")
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
@@ -60,23 +67,23 @@ def _unpack(packed: memoryview, num_codes: int, bits: int) -> npt.NDArray[np.uns
 
 
 class Reader:
-    """Takes one part of a payload after the other."""
+    """A reader takes the parts of a payload one after the other."""
 
     def __init__(self, payload: memoryview) -> None:
         self._rest = payload
 
     def take(self, size_bytes: int) -> memoryview:
-        """The next bytes, as they are."""
+        """Return the next ``size_bytes`` bytes."""
         taken, self._rest = self._rest[:size_bytes], self._rest[size_bytes:]
         return taken
 
     def fp32(self, shape: tuple[int, ...]) -> Float32Array:
-        """The next numbers."""
+        """Return the next fp32 numbers as an array of this shape."""
         taken = self.take(FP32_BYTES * math.prod(shape))
         return np.frombuffer(taken, dtype="<f4").astype(np.float32).reshape(shape)
 
     def dequantized(self, shape: tuple[int, int], bits: int) -> Float32Array:
-        """Differences from the broadcast, (terms, width)."""
+        """Return the next quantized differences, an array (terms, width)."""
         scales = self.fp32((shape[0], 1))
         num_codes = math.prod(shape)
         codes = _unpack(self.take(-(-num_codes * bits // 8)), num_codes, bits)
@@ -85,14 +92,14 @@ class Reader:
 
 
 def framed(kind: Kind, parts: Sequence[bytes]) -> bytes:
-    """A message: header and payload."""
+    """Return the message of a kind whose payload is these parts."""
     payload = b"".join(parts)
     header = HEADER.pack(MAGIC, KINDS.index(kind), len(payload), zlib.crc32(payload))
     return header + payload
 
 
 def unframed(message: bytes, kind: Kind, expected_bytes: int) -> memoryview:
-    """What follows the header, once both have been checked.
+    """Return the payload of a message after checking header and payload.
 
     Raises ValueError where the message is damaged, or of another kind or length.
     """

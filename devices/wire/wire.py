@@ -1,4 +1,6 @@
-"""The messages between server and device: every byte that the clock charges for is in them.
+"""Encodes the messages between server and device, and gives their lengths in closed form.
+
+The simulated clock charges for exactly the bytes of these messages.
 
     message    = header, payload
     header     = magic 4 bytes | kind u8 | 3 zero bytes | payload length u32 | CRC-32 of payload u32
@@ -7,8 +9,8 @@
     update     = for each module, and each precision in rising order: the uploaded terms' rows of A,
                  then their columns of B; the head
 
-Factors that both sides draw from one seed, or that do not train, are in no message: see
-``devices.plan.FactorUse``. The seed itself is not charged.
+Factors that both sides draw from one seed, or that do not train, are in no message; see
+``FactorUse`` in ``devices/vocabulary/plan.py``. The seed itself is not charged.
 
 Both sides know the plan, so no message says which terms follow. A term sent at q < 32 bits is its
 difference from the broadcast: its row of A and its column of B have an fp32 scale each (64 bits a
@@ -33,6 +35,7 @@ import numpy.typing as npt
 from devices.models.spec import ModelSpec
 from devices.vocabulary.adapter import Product
 from devices.vocabulary.merged import is_dense, num_numbers, summed
+from devices.vocabulary.number_formats import FP32_BYTES
 from devices.vocabulary.plan import (
     UPLOAD_BITS,
     Adapter,
@@ -43,37 +46,29 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from devices.wire.messages import (
-    FP32_BYTES,
-    HEADER,
-    SCALE_BYTES,
-    Reader,
-    fp32,
-    framed,
-    quantized,
-    unframed,
-)
+from devices.wire.messages import HEADER, SCALE_BYTES, Reader, fp32, framed, quantized, unframed
 from traces.arrays import BitsArray, BoolArray, Float32Array
 
 PRECISIONS = tuple(bits for bits in UPLOAD_BITS if bits > 0)
+"""Bits that a term may be sent at, in rising order."""
 
 
 G = TypeVar("G", bound=np.generic)
 
 
-class Stack(NamedTuple):
-    """One module's terms in all blocks; a term is a row of both."""
+class ModuleTerms(NamedTuple):
+    """The terms of one module in all blocks; each term is a row of ``a`` and a row of ``b``."""
 
     a: Float32Array  # (L, R, in)
     b: Float32Array  # (L, R, out)
 
     def of(self, factor: FactorName) -> Float32Array:
-        """One of the two."""
+        """Return the array of one factor."""
         return self.a if factor == "a" else self.b
 
 
 def download_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
-    """Length of the broadcast message for this plan."""
+    """Return the bytes of the broadcast for a plan: ``len(encode_broadcast(...))``, exactly."""
     bits = np.where(plan.terms.held, 32, 0).astype(np.uint8)
     payload = _payload_bytes(bits, _term_widths(model, plan.terms.downloaded_factors))
     numbers = model.head_parameters + _missed_numbers(model, plan)
@@ -91,18 +86,18 @@ def _missed_numbers(model: ModelSpec, plan: TrainingPlan) -> int:
 
 
 def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
-    """Length of the update message for these terms."""
+    """Return the bytes of the update for these terms: ``len(encode_update(...))``, exactly."""
     payload = _payload_bytes(terms.upload_bits, _term_widths(model, terms.trained_factors))
     return HEADER.size + payload + FP32_BYTES * model.head_parameters
 
 
 def _term_widths(model: ModelSpec, factors: Sequence[FactorName]) -> list[tuple[int, ...]]:
-    """Of each module, the numbers of a term in each of these factors."""
+    """Return, for each module, how many numbers a term has in each of these factors."""
     return [tuple(layer.factor_width(name) for name in factors) for layer in model.targets]
 
 
 def _payload_bytes(bits: BitsArray, widths: Sequence[Sequence[int]]) -> int:
-    """Bytes of all terms, sent at ``bits`` (L, M, R)."""
+    """Return the bytes of all terms, sent at ``bits`` (L, M, R) and with these widths by module."""
     total = 0
     for precision in PRECISIONS:
         counts = (bits == precision).sum(axis=(0, 2)).tolist()
@@ -114,10 +109,14 @@ def _payload_bytes(bits: BitsArray, widths: Sequence[Sequence[int]]) -> int:
 
 
 def encode_broadcast(broadcast: Broadcast, *, plan: TrainingPlan) -> bytes:
-    """What a device downloads: the terms that it holds, the head, and what was merged meanwhile."""
+    """Return the message that a device downloads.
+
+    It has the terms that the plan holds, the head, and what was merged since the device last took
+    part.
+    """
     adapter, parts = broadcast.adapter, []
     for module, held in _by_module(adapter, plan.terms.held):
-        stack = _stack(adapter, module)
+        stack = _module_terms(adapter, module)
         parts += [fp32(stack.of(name)[held]) for name in plan.terms.downloaded_factors]
     parts.append(_encode_head(adapter.head))
     for key in adapter.factors:
@@ -131,32 +130,32 @@ def _encode_product(product: Product) -> list[bytes]:
 
 
 class Received(NamedTuple):
-    """A broadcast as the device has it."""
+    """A received broadcast is what a device has after its download."""
 
-    adapter: Adapter  # terms that the device does not hold are zero
+    adapter: Adapter  # terms that the plan does not hold are zero
     missed: Mapping[ModuleKey, Product]
 
 
 def decode_broadcast(
     message: bytes, model: ModelSpec, *, plan: TrainingPlan, drawn: Adapter
 ) -> Received:
-    """What the device starts from.
+    """Return the broadcast in a message, as the device has it.
 
-    ``drawn`` is what it drew from the seed that came with the plan: what the message lacks of the
-    terms that it holds. Raises ValueError where the message is damaged, or no broadcast for this
-    plan.
+    ``drawn`` has the factors that the device draws from the seed that comes with the plan; they
+    stand wherever the message has none. Raises ValueError where the message is damaged, or is no
+    broadcast for this plan.
     """
     terms = plan.terms
     expected = download_bytes(model, plan) - HEADER.size
     reader = Reader(unframed(message, "broadcast", expected))
     factors: dict[ModuleKey, Factors] = {}
     for column, layer in enumerate(model.targets):
-        held, stack = terms.held[:, column], _stack(drawn, layer.name)
+        held, stack = terms.held[:, column], _module_terms(drawn, layer.name)
         for values in stack:
             values[~held] = 0
         for name in terms.downloaded_factors:
             _fill(stack.of(name), held, reader)
-        factors |= _unstack(layer.name, stack)
+        factors |= _by_layer(layer.name, stack)
     by_block = dict(sorted(factors.items(), key=lambda item: item[0].block))
     adapter = replace(drawn, factors=by_block, head=_decode_head(reader, model.head_shapes))
     return Received(adapter, dict(_decode_missed(reader, model, plan)))
@@ -179,13 +178,16 @@ def _decode_missed(
 def encode_update(
     adapter: Adapter, broadcast: Adapter, *, plan: TrainingPlan, rng: np.random.Generator
 ) -> bytes:
-    """What a device uploads after training: the plan's terms at their precision, and the head.
+    """Return the message that a device uploads after training.
+
+    It has the terms that the plan uploads, each at its bits, and the head. ``adapter`` is the
+    trained one, and ``broadcast`` that from which it started; ``rng`` draws the rounding.
 
     Raises ValueError where a term to be quantized is not finite.
     """
     parts = []
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
-        after, before = _stack(adapter, module), _stack(broadcast, module)
+        after, before = _module_terms(adapter, module), _module_terms(broadcast, module)
         for precision, chosen in _by_precision(bits):
             for name in plan.terms.trained_factors:
                 values, origin = after.of(name), before.of(name)
@@ -200,13 +202,15 @@ def encode_update(
 
 
 def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> Adapter:
-    """What the server receives; terms that were not uploaded keep the broadcast's values.
+    """Return the adapter that the server decodes from an update.
 
-    Raises ValueError where the message is damaged, or no answer to this plan.
+    Terms that were not uploaded have the values of the broadcast.
+
+    Raises ValueError where the message is damaged, or is no update for this plan.
     """
     head_shapes = {name: values.shape for name, values in broadcast.head.items()}
     factor_names = plan.terms.trained_factors
-    stacks = {module: _stack(broadcast, module) for module in broadcast.modules}
+    stacks = {module: _module_terms(broadcast, module) for module in broadcast.modules}
     widths = [[stack.of(name).shape[2] for name in factor_names] for stack in stacks.values()]
     expected = _payload_bytes(plan.terms.upload_bits, widths)
     expected += FP32_BYTES * sum(math.prod(shape) for shape in head_shapes.values())
@@ -221,31 +225,33 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
                 else:
                     shape = (int(chosen.sum()), values.shape[2])
                     values[chosen] += reader.dequantized(shape, precision)
-        factors |= _unstack(module, stack)
+        factors |= _by_layer(module, stack)
     return replace(broadcast, factors=factors, head=_decode_head(reader, head_shapes))
 
 
 def _by_module(adapter: Adapter, grid: npt.NDArray[G]) -> Iterator[tuple[str, npt.NDArray[G]]]:
-    """Each module with its (L, R) part of a (L, M, R) grid."""
+    """Yield each module with its (L, R) part of a grid (L, M, R)."""
     for column, module in enumerate(adapter.modules):
         yield module, grid[:, column]
 
 
 def _by_precision(bits: BitsArray) -> Iterator[tuple[int, BoolArray]]:
-    """Each precision in use, in rising order, and which terms (L, R) are sent at it."""
+    """Yield each precision in use, in rising order, and which terms (L, R) are sent at it."""
     for precision in PRECISIONS:
         chosen = bits == precision
         if chosen.any():
             yield precision, chosen
 
 
-def _stack(adapter: Adapter, module: str) -> Stack:
-    """A copy of one module's factors in all blocks."""
+def _module_terms(adapter: Adapter, module: str) -> ModuleTerms:
+    """Return a copy of one module's factors in all blocks."""
     layers = [factors for key, factors in adapter.factors.items() if key.module == module]
-    return Stack(np.stack([layer.a for layer in layers]), np.stack([layer.b.T for layer in layers]))
+    return ModuleTerms(
+        np.stack([layer.a for layer in layers]), np.stack([layer.b.T for layer in layers])
+    )
 
 
-def _unstack(module: str, stack: Stack) -> dict[ModuleKey, Factors]:
+def _by_layer(module: str, stack: ModuleTerms) -> dict[ModuleKey, Factors]:
     return {
         ModuleKey(block, module): Factors(a, np.ascontiguousarray(b.T))
         for block, (a, b) in enumerate(zip(stack.a, stack.b, strict=True))
@@ -257,7 +263,7 @@ def _encode_head(head: Mapping[str, Float32Array]) -> bytes:
 
 
 def _fill(values: Float32Array, chosen: BoolArray, reader: Reader) -> None:
-    """Overwrite the chosen (L, R) terms of a stack's (L, R, width) factor."""
+    """Overwrite the chosen (L, R) terms of a factor (L, R, width) with the next numbers."""
     values[chosen] = reader.fp32((int(chosen.sum()), values.shape[2]))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -24,13 +24,24 @@ from algorithms.strategy import Strategy
 from simulator.config.faults import FaultsConfig
 from simulator.config.fleet import Fleet, NetworkConfig
 from simulator.config.own_strategy import check_scale
-from simulator.config.types import Count, Length, Name, OneOf, PathOrName, Positive, Section
+from simulator.config.types import (
+    Count,
+    Length,
+    Name,
+    OneOf,
+    PathOrName,
+    Positive,
+    Revision,
+    Section,
+)
+from traces.canonical import canonical
 
 
 class Task(Section):
     """What is fine-tuned on what."""
 
     model: PathOrName = "minilm-l6"
+    revision: Revision | None = None  # of a model on the hub: a commit, branch or tag
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "value")
     data: PathOrName = "wordnet-16"
     max_length: Annotated[int, Field(ge=4, le=512)] = 32  # tokens; a device pads to it
@@ -46,7 +57,8 @@ class Shards(Section):
     kind: Literal["dirichlet", "iid", "drawn"] = "dirichlet"
     alpha: Positive = 0.5  # of the Dirichlet distribution over labels; small is more skewed
     min_examples: Count = 16
-    examples: Count = 64  # of each device, where they are drawn
+    # Of each device, where they are drawn.
+    examples: Annotated[int, Field(ge=1, le=1_000_000)] = 64
 
 
 class LocalWork(Section):
@@ -96,7 +108,7 @@ class CostModelConfig(Section):
     # in which it runs the clients.
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     kind: Literal["closed_form", "measured"] = "closed_form"
-    table: str | None = None  # of measured steps, which ``fedclock calibrate`` writes
+    table: PathOrName | None = None  # of measured steps, which ``fedclock calibrate`` writes
 
     @model_validator(mode="after")
     def _has_table(self) -> CostModelConfig:
@@ -162,13 +174,27 @@ class RunConfig(Section):
     def hash(self) -> str:
         """Eight hexadecimal digits that change with any key but the seed and the names."""
         plain = {k: v for k, v in self.resolved().items() if k not in ("seed", "name", "label")}
-        text = json.dumps(plain, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return hashlib.sha256(canonical(plain).encode()).hexdigest()[:8]
 
     @property
     def folder(self) -> Path:
         """Where the run stands below the output folder."""
         return Path(self.name) / f"{self.label}-{self.hash}-s{self.seed}"
+
+
+class RecordedStrategy(Section):
+    """The strategy of a run folder's config, as plain data: none of its code is imported."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    rank: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+RecordedConfig: type[RunConfig] = create_model(
+    "RunConfig", __base__=RunConfig, strategy=(RecordedStrategy, ...)
+)
+"""The config of a run folder that is read, and not run."""
 
 
 @cache

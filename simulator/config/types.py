@@ -29,6 +29,10 @@ Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 PathOrName = Annotated[str, AfterValidator(stay_inside)]
+Revision = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]|[./][A-Za-z0-9_-])*$", max_length=200)
+]
+"""A commit, branch or tag of a repository; never a path that leads out of a folder."""
 
 
 def _as_range(value: Any) -> Any:

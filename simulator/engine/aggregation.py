@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from algorithms.merging.lora import WeightsError, rebase
+from algorithms.merging.lora import WeightsError
+from algorithms.merging.staleness import up_to_date
 from algorithms.strategy import ServerState
 from devices.vocabulary.plan import Broadcast, ClientUpdate, DeviceId
 from devices.vocabulary.trainer import TrainingError, TrainingJob, TrainingResult
@@ -31,7 +32,7 @@ def collect(
     from an older model is brought up to date. Raises TrainingError where training went to infinity,
     and that ends the run.
     """
-    arrived = sorted(arrived, key=lambda work: work.plan.device_id)
+    arrived = sorted(arrived, key=lambda work: (work.plan.device_id, work.broadcast.version))
     jobs = [
         TrainingJob(
             work.plan,
@@ -51,7 +52,9 @@ def collect(
             work.record.outcome = "rejected"
             found.refused.append((work.plan.device_id, str(refusal)))
         else:
-            found.updates.append(_brought_up_to_date(federation, state, update, work))
+            work.record.staleness = state.version - update.broadcast.version
+            current = Broadcast(state.version, state.adapter)
+            found.updates.append(up_to_date(update, current, federation.pacing))
     return found._replace(updates=federation.robustness.tame(found.updates))
 
 
@@ -89,15 +92,3 @@ def merge(
         )
     check_adapter(after.adapter, where)
     return after
-
-
-def _brought_up_to_date(
-    federation: Federation, state: ServerState[Any], update: ClientUpdate, work: Assignment
-) -> ClientUpdate:
-    """The update as if it had started from the model as it is now."""
-    staleness = state.version - update.broadcast.version
-    work.record.staleness = staleness
-    share = federation.pacing.mixing(staleness)
-    if staleness == 0 and share == 1.0:
-        return update
-    return rebase(update, Broadcast(state.version, state.adapter), share)

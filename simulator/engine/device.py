@@ -164,8 +164,11 @@ class _Client:
         record.num_shrinks += 1
         self.event("shrunk", {"needed_bytes": smaller.cost.memory.total})
 
-    def wait_until_back(self) -> Steps:
-        """Wait for the device to come back, if it keeps its work that long."""
+    def wait_until_back(self, phase: _Progress) -> Steps:
+        """Wait for the device to come back, if it keeps its work that long.
+
+        ``phase`` is what it was doing, which a link that is lost meanwhile may cut as well.
+        """
         world, device_id, away_s = self.world, self.record.device_id, self.env.now
         is_crash = world.presence.cause(device_id, away_s) == "crashed"
         self.event("crashed" if is_crash else "went_offline")
@@ -173,13 +176,16 @@ class _Client:
         if world.when_offline == "abort":
             raise _WorkLostError("offline")
         world.presence.rest(device_id, away_s)
+        phase.cut(world.when_offline)
         try:
             while not world.presence.is_there(device_id, self.env.now):
+                phase.cut_where_no_link()
                 back_s = world.presence.until_s(device_id, self.env.now)
-                until_s = min(back_s, world.presence.next_loss_s(device_id, self.env.now))
+                loss_s = world.presence.next_loss_s(device_id, self.env.now)
+                until_s = min(back_s, loss_s)
                 if math.isinf(until_s):
                     raise _WorkLostError("offline")
-                yield from sleep_until(self.env, until_s)
+                yield from sleep_until(self.env, min(until_s, phase.next_link_loss_s()))
                 self._end_if_lost()
         finally:
             self.record.offline_s += self.env.now - away_s
@@ -207,27 +213,30 @@ class _Progress:
         self._client, self._field, self._activity = client, field, activity
         self._links, self._memory_share = links, memory_share
         self.done = 0.0  # of the amount, counting what was done in vain
+        self._amount = self._left = 0.0
+        self._has_begun = False
         self.is_out_of_memory = False
 
     def make(self, begin: Callable[[float], Stint], amount: float) -> Steps:
         """Until the whole amount has come together, or memory runs out."""
         client, env = self._client, self._client.env
-        left = amount
+        self._amount = self._left = amount
         for _ in range(MAX_CUTS):
             yield from self._until_up()
             started_s = env.now
-            stint = begin(left)
+            stint = begin(self._left)
+            self._has_begun = True
             cut_s = self._cut_s(started_s, stint.needed_s)
             try:
                 if math.isinf(stint.needed_s) and math.isinf(cut_s):
                     client.event("lost")
                     raise _WorkLostError("lost")  # nothing would ever change
                 if (yield from stint.until(cut_s)):
-                    self.done += left
+                    self.done += self._left
                     return
-                left = self._after_cut(left, amount, stint.moved())
+                self._after_cut(stint.moved())
             except simpy.Interrupt:
-                self.done += min(stint.moved(), left)
+                self.done += min(stint.moved(), self._left)
                 raise
             finally:
                 stint.end()
@@ -251,22 +260,43 @@ class _Progress:
             cuts.append(free.first_below(self._memory_share, now_s, now_s + needed_s))
         return min(cuts)
 
-    def _after_cut(self, left: float, amount: float, moved: float) -> float:
-        """What is still to do."""
+    def _after_cut(self, moved: float) -> None:
+        """Take note of what was done, and cut the phase where a link was lost.
+
+        Where the device has left, ``wait_until_back`` follows at this very instant.
+        """
         client, now_s = self._client, self._client.env.now
-        self.done += min(moved, left)
-        device = client.work.device
-        if self._memory_share and device.free_memory.at(now_s) < self._memory_share:
+        self.done += min(moved, self._left)
+        free_memory = client.work.device.free_memory
+        if self._memory_share and free_memory.at(now_s) < self._memory_share:
             self.is_out_of_memory = True
-            return left
-        policy: Cut | WhenOffline = client.world.when_offline
+            return
+        self._left = max(self._left - moved, 0.0)
         if client.world.presence.is_there(client.record.device_id, now_s):
-            policy = client.world.faults.cut_transfers
             client.event("link_lost")
-            if policy == "drop":
-                client.event("lost")
-                raise _WorkLostError("lost")
-        return amount if policy == "restart" else max(left - moved, 0.0)
+            self.cut(client.world.faults.cut_transfers)
+
+    def cut(self, policy: Cut | WhenOffline) -> None:
+        """Apply a policy to what the phase has done so far; nothing where it has not begun."""
+        if not self._has_begun:
+            return
+        if policy == "drop":
+            self._client.event("lost")
+            raise _WorkLostError("lost")
+        if policy == "restart":
+            self._left = self._amount
+
+    def cut_where_no_link(self) -> None:
+        """Apply the policy for lost links where one is lost now; to apply it again is harmless."""
+        if not all(link.span(self._client.env.now)[0] for link in self._links):
+            self.cut(self._client.world.faults.cut_transfers)
+
+    def next_link_loss_s(self) -> float:
+        """The next instant at which a link that is up is lost; ``inf`` where it changes nothing."""
+        if not self._has_begun or self._client.world.faults.cut_transfers == "resume":
+            return math.inf
+        spans = (link.span(self._client.env.now) for link in self._links)
+        return min((until_s for is_up, until_s in spans if is_up), default=math.inf)
 
     def _until_up(self) -> Steps:
         """Until the device is there, and all its links."""
@@ -275,12 +305,13 @@ class _Progress:
         power_w = client.work.device.profile.power_w[self._activity]
         while True:
             if not presence.is_there(device_id, env.now):
-                yield from client.wait_until_back()
+                yield from client.wait_until_back(self)
                 continue
             presence.draw(device_id, power_w, env.now)
             ends_s = [end_s for up, end_s in (k.span(env.now) for k in self._links) if not up]
             if not ends_s:
                 return
+            self.cut_where_no_link()
             # Still at the wheel while the link is down, so the time belongs to the phase.
             started_s = env.now
             try:

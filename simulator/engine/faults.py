@@ -15,8 +15,8 @@ from simulator.config.faults import Byzantine, Failures, FaultsConfig, Moment, S
 from simulator.config.problems import Problems, UserError
 from simulator.engine.seeds import stream
 from traces.arrays import BoolArray, FloatArray
+from traces.units import HOUR_S
 
-HOUR_S = 3600.0
 Cut = Literal["resume", "restart", "drop"]
 
 MAX_OUTAGES = 1_000_000

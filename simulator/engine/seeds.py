@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
+
+from traces.canonical import canonical
 
 
 def stream_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed for the stream of this name; the same on every machine and Python."""
-    text = json.dumps([seed, *names])
+    text = canonical([seed, *names])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

@@ -82,7 +82,7 @@ def run(
         remove_checkpoint(folder)
         report.step(f"{config.label}: finished before, kept ({folder})")
         return folder
-    for note in prepared.notes:
+    for note in (*prepared.notes, *trainers.complaints()):
         report.step(note)
     report.step(f"{config.label}: loading {config.task.model}")
     trainer = trainers.get(config, prepared.world)
@@ -184,6 +184,8 @@ def _close_done(
             f"{duration(outcome['simulated_s'])}{savings_in_words(outcome)} ({prepared.folder})"
         )
     finally:
+        for complaint in trainers.complaints():
+            report.step(complaint)
         report.finish(said)
 
 

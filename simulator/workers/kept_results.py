@@ -1,4 +1,4 @@
-"""Training results kept on disk while a run is unfinished.
+"""Training results kept on disk, so that nothing is trained twice.
 
 A simulation is a function of its config, and what takes time in it is training. So an unbroken run
 and a resumed one are the same thing: the resumed one replays from instant 0, and finds here what
@@ -13,12 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from devices.vocabulary.plan import Adapter, Factors
@@ -32,63 +37,160 @@ from devices.vocabulary.trainer import (
 )
 from simulator.log.disk import write_atomically
 from simulator.log.manifest import RunFolderError
-from traces.arrays import Float32Array, FloatArray
+from traces.arrays import FloatArray
 
-Array = Float32Array | FloatArray
+T = TypeVar("T")
+Array = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Tensors = Mapping[str, Array]
 SUFFIX = ".result"
 CHECKSUM_BYTES = 32
+MAX_BYTES = 4 * 2**30
+
+
+class DamagedResultError(ValueError):
+    """A file that does not hold the result that its name promises."""
+
+
+class KeptResults(Protocol):
+    """A place where results are kept by their keys."""
+
+    def read(self, key: str, decode: Callable[[Tensors], T]) -> T | None:
+        """Return the decoded result, or None where there is none that can be used.
+
+        ``decode`` raises ValueError or KeyError on arrays that are not what it expects.
+        """
+        ...
+
+    def write(self, key: str, tensors: Tensors) -> None:
+        """Keep a result."""
+        ...
+
+
+class Checkpoint:
+    """Keeps the results of an unfinished run in its folder; ``warn`` is told of each damaged one.
+
+    Raises RunFolderError where a result cannot be written: an interrupted run would lose it.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+        self._folder, self._warn = folder, warn
+
+    def read(self, key: str, decode: Callable[[Tensors], T]) -> T | None:
+        file = self._folder / f"{key}{SUFFIX}"
+        try:
+            return read_result(file, decode)
+        except DamagedResultError as error:
+            self._warn(f"checkpoint: {error}: trained again")
+        except OSError as error:
+            self._warn(f"checkpoint: {file} cannot be read ({error.strerror}): trained again")
+        return None
+
+    def write(self, key: str, tensors: Tensors) -> None:
+        try:
+            if self._folder.is_symlink():  # a run folder may come from somebody else
+                raise OSError("it must be a folder of its own, not a link")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_result(self._folder / f"{key}{SUFFIX}", tensors)
+        except OSError as error:
+            raise RunFolderError(
+                f"training results must be kept until the run is done, but {self._folder} cannot "
+                f"be written: {error}"
+            ) from None
+
+
+def read_result(file: Path, decode: Callable[[Tensors], T]) -> T | None:
+    """Return the decoded result in a file, or None where there is no such file.
+
+    Raises DamagedResultError where it holds something else, and OSError where it cannot be read
+    or is no regular file. No link is followed, and nothing waits for a pipe.
+    """
+    try:
+        content = _content(file)
+    except FileNotFoundError:
+        return None
+    checksum, packed = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+    if checksum != _checksum(file.stem, packed):
+        raise DamagedResultError(f"{file} is damaged (its checksum differs)")
+    try:
+        return decode(load(packed))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedResultError(f"{file} holds no result of this training ({error})") from None
+
+
+def write_result(file: Path, tensors: Tensors) -> None:
+    """Write a result behind its checksum. Raises OSError where that cannot be done."""
+    packed = save({name: np.ascontiguousarray(values) for name, values in tensors.items()})
+    write_atomically(file, _checksum(file.stem, packed) + packed)
+
+
+def _content(file: Path) -> bytes:
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it must be a regular file")
+        if status.st_size > MAX_BYTES:
+            raise DamagedResultError(
+                f"{file} must hold at most {MAX_BYTES} bytes, got {status.st_size}"
+            )
+        content = opened.read()
+        with suppress(OSError):  # a cache lets go of what was used the longest ago
+            os.utime(descriptor)
+    return content
+
+
+def _checksum(key: str, packed: bytes) -> bytes:
+    """Return the SHA-256 of name and content: a result under another result's name is damaged."""
+    return hashlib.sha256(key.encode() + packed).digest()
 
 
 class CheckpointedTrainer:
-    """Asks ``trainer`` only for what ``folder`` does not hold.
+    """A Trainer that asks another one only for what is not kept in ``results``.
 
     ``context`` names everything beside the job that a result depends on: weights, data, settings.
-    ``warn`` is told of each file that is damaged.
     """
 
-    def __init__(
-        self, trainer: Trainer, folder: Path, context: str, *, warn: Callable[[str], None]
-    ) -> None:
-        self._trainer, self._folder, self._context, self._warn = trainer, folder, context, warn
+    def __init__(self, trainer: Trainer, results: KeptResults, context: str) -> None:
+        self._trainer, self._results, self._context = trainer, results, context
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         stacks = stacks_of(jobs)
         keys = self._job_keys(jobs, stacks)
-        found = [self._read(key) for key in keys]
+        found = [
+            self._results.read(key, partial(_to_result, start=job.broadcast.adapter))
+            for key, job in zip(keys, jobs, strict=True)
+        ]
         # A stack is trained again as a whole: without the others a job comes to other digits.
         broken = [stack for stack in stacks if any(found[k] is None for k in stack)]
         wanted = sorted(k for stack in broken for k in stack)
         trained = self._trainer.train([jobs[k] for k in wanted])
         for k, result in zip(wanted, trained, strict=True):
             if found[k] is None:
-                found[k] = _to_tensors(result, jobs[k].broadcast.adapter)
-                self._write(keys[k], found[k] or {})
-        return [
-            _to_result(tensors or {}, job.broadcast.adapter)
-            for tensors, job in zip(found, jobs, strict=True)
-        ]
+                start = jobs[k].broadcast.adapter
+                tensors = _to_tensors(result, start)
+                self._results.write(keys[k], tensors)
+                found[k] = _to_result(tensors, start)  # as it will be read, to the bit
+        return [result for result in found if result is not None]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         key = self._key("evaluate", adapter.digest)
-        tensors = self._read(key)
-        if tensors is None:
+        found = self._results.read(key, _to_evaluation)
+        if found is None:
             found = self._trainer.evaluate(adapter)
-            tensors = {"evaluation": np.array([found.accuracy, found.loss, *found.by_class])}
-            self._write(key, tensors)
-        accuracy, loss, *by_class = tensors["evaluation"].tolist()
-        return Evaluation(accuracy, loss, tuple(by_class))
+            values = np.array([found.accuracy, found.loss, *found.by_class])
+            self._results.write(key, {"evaluation": values})
+        return found
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         key = self._key("salience", metric)
-        tensors = self._read(key)
-        if tensors is None:
-            tensors = {"salience": self._trainer.block_salience(metric)}
-            self._write(key, tensors)
-        return np.asarray(tensors["salience"], dtype=np.float64)
+        found = self._results.read(key, _to_salience)
+        if found is None:
+            found = self._trainer.block_salience(metric)
+            self._results.write(key, {"salience": found})
+        return found
 
     def _job_keys(self, jobs: Sequence[TrainingJob], stacks: Sequence[Sequence[int]]) -> list[str]:
-        """By the job, its place in its stack, and the stack."""
+        """Return a key for each job: the job itself, its place in its stack, and the stack."""
         keys = [self._key(*_job_parts(job)) for job in jobs]
         stacked = {
             k: self._key("stacked", str(place), *(keys[other] for other in stack))
@@ -105,40 +207,6 @@ class CheckpointedTrainer:
             sha.update(len(data).to_bytes(8, "big") + data)
         return sha.hexdigest()[:40]
 
-    def _read(self, key: str) -> Tensors | None:
-        file = self._folder / f"{key}{SUFFIX}"
-        try:
-            content = file.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self._warn(f"checkpoint: {file} cannot be read ({error.strerror}): trained again")
-            return None
-        checksum, packed = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
-        if checksum != _checksum(key, packed):
-            self._warn(f"checkpoint: {file} is damaged (its checksum differs): trained again")
-            return None
-        with suppress(OSError):  # a cache lets go of what was used the longest ago
-            os.utime(file)
-        tensors: Tensors = load(packed)
-        return tensors
-
-    def _write(self, key: str, tensors: Tensors) -> None:
-        packed = save({name: np.ascontiguousarray(values) for name, values in tensors.items()})
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._folder / f"{key}{SUFFIX}", _checksum(key, packed) + packed)
-        except OSError as error:
-            raise RunFolderError(
-                f"training results must be kept until the run is done, but {self._folder} cannot "
-                f"be written: {error}"
-            ) from None
-
-
-def _checksum(key: str, packed: bytes) -> bytes:
-    """Of the name too: a result that lies under another's name is none."""
-    return hashlib.sha256(key.encode() + packed).digest()
-
 
 def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
     examples = job.examples.astype(np.int64).tobytes()
@@ -154,7 +222,7 @@ def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
 
 
 def _to_tensors(result: TrainingResult, start: Adapter) -> Tensors:
-    """The arrays that training has changed, and the losses."""
+    """Return the arrays that training has changed, and the losses."""
     before = _arrays(start)
     changed = {
         name: values
@@ -167,8 +235,15 @@ def _to_tensors(result: TrainingResult, start: Adapter) -> Tensors:
 
 
 def _to_result(tensors: Tensors, start: Adapter) -> TrainingResult:
-    arrays = _arrays(start) | {
-        name: np.asarray(values, dtype=np.float32) for name, values in tensors.items()
+    """Return the result that was kept. Raises ValueError on arrays of another adapter's shapes."""
+    before = _arrays(start)
+    changed = {k: v for k, v in tensors.items() if k not in ("losses", "diverged")}
+    for name, values in changed.items():
+        there = before.get(name)
+        if there is None or (values.shape, values.dtype) != (there.shape, there.dtype):
+            raise ValueError(f"{name} is no array of this adapter: {values.dtype} {values.shape}")
+    arrays = before | {
+        name: np.asarray(values, dtype=np.float32) for name, values in changed.items()
     }
     factors = {
         key: Factors(arrays[f"{key.block}/{key.module}/a"], arrays[f"{key.block}/{key.module}/b"])
@@ -177,11 +252,28 @@ def _to_result(tensors: Tensors, start: Adapter) -> TrainingResult:
     head = {name: arrays[f"head/{name}"] for name in start.head}
     adapter = replace(start, factors=factors, head=head)
     diverged = "".join(chr(int(code)) for code in tensors.get("diverged", np.zeros(0)))
-    train_loss, squared_loss = tensors["losses"].tolist()
+    train_loss, squared_loss = _row(tensors["losses"])
     return TrainingResult(adapter, train_loss, squared_loss, diverged)
 
 
-def _arrays(adapter: Adapter) -> dict[str, Float32Array]:
+def _to_evaluation(tensors: Tensors) -> Evaluation:
+    accuracy, loss, *by_class = _row(tensors["evaluation"])
+    return Evaluation(accuracy, loss, tuple(by_class))
+
+
+def _to_salience(tensors: Tensors) -> FloatArray:
+    return np.array(_row(tensors["salience"]), dtype=np.float64)
+
+
+def _row(values: Array) -> list[float]:
+    """Return the numbers of an array of one dimension. Raises ValueError on any other."""
+    if values.ndim != 1 or values.dtype.kind != "f":
+        raise ValueError(f"a row of numbers is expected, found {values.dtype} {values.shape}")
+    return [float(value) for value in values]
+
+
+def _arrays(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
+    """Return every array of an adapter by a name of its own."""
     arrays = {f"head/{name}": values for name, values in adapter.head.items()}
     for key, factors in adapter.factors.items():
         arrays[f"{key.block}/{key.module}/a"] = factors.a

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import platformdirs
 
@@ -28,68 +29,117 @@ from devices.vocabulary.trainer import (
     TrainingResult,
 )
 from simulator.config.problems import UserError
-from simulator.log.disk import PARTIAL
+from simulator.log.disk import clear_leftovers
+from simulator.workers.kept_results import (
+    SUFFIX,
+    DamagedResultError,
+    Tensors,
+    read_result,
+    write_result,
+)
 from traces.arrays import FloatArray
 
+T = TypeVar("T")
 GB = 10**9
 DEFAULT_GB = 4.0
-STALE_S = 3600.0
-"""A file that has been half written for so long was left by a process that was killed."""
+OWN_FOLDER = "fedclock-results"
+"""The folder inside the one that a user names: nothing outside it is read, counted or deleted."""
+_OWN_NAME = re.compile(rf"[0-9a-f]{{40}}{re.escape(SUFFIX)}")
 
 
-@dataclass(frozen=True)
 class ResultCache:
-    """A folder that may hold so much between runs; several processes may use it at once."""
+    """A folder that may hold ``max_bytes`` of results between runs; processes may share it.
 
-    folder: Path
-    max_bytes: int
+    Nothing in it can stop or spoil a run. Where the folder fails, it is left out from then on, and
+    a result in it that is damaged is trained again; ``complaints`` says so, each once. Files that
+    are not its own, by place, name and kind, are neither read nor counted nor deleted.
+    """
 
-    def __post_init__(self) -> None:
-        """Raises UserError where it cannot be written, or may hold nothing."""
-        if self.max_bytes <= 0:
-            raise UserError(f"--cache-gb must be above 0, got {self.max_bytes / GB:g}")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            writable = os.access(self.folder, os.W_OK | os.X_OK)
-        except OSError:
-            writable = False
-        if not writable:
-            raise UserError(
-                f"the cache of training results must be a folder that can be written, got "
-                f"{self.folder}; choose another with --cache, or do without: --no-cache"
-            )
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """Make the folder where it is missing. Raises UserError where it may hold nothing."""
+        if max_bytes <= 0:
+            raise UserError(f"--cache-gb must be above 0, got {max_bytes / GB:g}")
+        self.folder, self.max_bytes = folder, max_bytes
+        self._is_left_out = self._has_damage = False
+        self._unsaid: list[str] = []
+        self._attempt(self._open)
+
+    def complaints(self) -> list[str]:
+        """Return what went wrong with the cache since the last call, in words."""
+        unsaid, self._unsaid = self._unsaid, []
+        return unsaid
+
+    def read(self, key: str, decode: Callable[[Tensors], T]) -> T | None:
+        """Return a decoded result, or None where there is none that can be used."""
+        return self._attempt(partial(read_result, self.folder / f"{key}{SUFFIX}", decode))
+
+    def write(self, key: str, tensors: Tensors) -> None:
+        """Keep a result, where the folder can take it."""
+        self._attempt(partial(write_result, self.folder / f"{key}{SUFFIX}", tensors))
 
     def trim(self) -> None:
-        """Remove what was used the longest ago, until the rest is within the limit."""
-        found = []
-        for file in self.folder.iterdir():
-            try:
-                status = file.stat()
-            except FileNotFoundError:
-                continue  # another process was quicker
-            if file.suffix == PARTIAL and time.time() - status.st_mtime < STALE_S:
-                continue  # another process is writing it
-            found.append((status.st_mtime, status.st_size, file))
+        """Remove the results that were used the longest ago, until the rest is within the limit."""
+        self._attempt(self._trim)
+
+    def _attempt(self, act: Callable[[], T]) -> T | None:
+        """Do something in the folder, unless it is left out; leave it out where that fails."""
+        if self._is_left_out:
+            return None
+        try:
+            return act()
+        except DamagedResultError as error:
+            if not self._has_damage:
+                self._unsaid.append(f"cache: {error}: trained again, as are others like it")
+            self._has_damage = True
+        except (OSError, MemoryError) as error:
+            self._is_left_out = True
+            self._unsaid.append(
+                f"cache: {self.folder} cannot be used and is left out: {error}; choose another "
+                "folder with --cache, or do without: --no-cache"
+            )
+        return None
+
+    def _open(self) -> None:
+        """Raise OSError unless the folder is one of its own that can be used."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.folder.is_symlink():
+            raise NotADirectoryError("it must be a folder of its own, not a link")
+        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError("it must be a folder that can be read and written")
+
+    def _trim(self) -> None:
+        clear_leftovers(self.folder)
+        found = sorted(self._files())
         total = sum(size for _, size, _ in found)
-        for _, size, file in sorted(found):
+        for _, size, name in found:
             if total <= self.max_bytes:
                 return
-            file.unlink(missing_ok=True)
+            (self.folder / name).unlink(missing_ok=True)
             total -= size
+
+    def _files(self) -> Iterator[tuple[float, int, str]]:
+        """Yield last use, size and name of each result; links and folders are none."""
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # another process was quicker
+                    if _OWN_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                        status = entry.stat(follow_symlinks=False)
+                        yield status.st_mtime, status.st_size, entry.name
 
 
 def open_cache(folder: Path | None, max_gb: float) -> ResultCache:
-    """The cache in this folder, or else in the user's own cache folder.
+    """Return the cache in this folder, or else in the user's own cache folder.
 
-    Raises UserError where it cannot be written.
+    Raises UserError where it may hold nothing.
     """
-    place = folder or Path(platformdirs.user_cache_dir("fedclock", appauthor=False)) / "results"
+    own = platformdirs.user_cache_path("fedclock", appauthor=False)
+    place = folder / OWN_FOLDER if folder else own / "results"
     return ResultCache(place, int(max_gb * GB))
 
 
 @cache
 def code_sha256() -> str:
-    """SHA-256 of the code that trains: another version of it may come to another result."""
+    """Return the SHA-256 of the code that trains: another version may come to other digits."""
     root = Path(str(devices.__file__)).parent
     sha = hashlib.sha256(platform.machine().encode())
     for file in sorted(root.rglob("*.py")):
@@ -98,7 +148,7 @@ def code_sha256() -> str:
 
 
 class CountedTrainer:
-    """Passes everything on, and counts the jobs, and those that are stacked with others."""
+    """A Trainer that passes everything on and counts the jobs, and those trained in one pass."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer

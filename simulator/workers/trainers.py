@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -14,7 +13,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from devices.architectures import model_spec
 from devices.datasets.dataset import TextDataset
-from devices.models.catalog import ModelSource, resolve
+from devices.models.catalog import MODELS, ModelSource, resolve
 from devices.models.spec import ModelSpec
 from devices.training.config import HostCompute, HostDtype, TrainingConfig
 from devices.vocabulary.plan import Adapter
@@ -31,11 +30,12 @@ from simulator.config.schema import RunConfig
 from simulator.engine.federation import BeginEvaluation, at_once
 from simulator.log.provenance import versions
 from simulator.workers.executor import Executor, Site, available_cores, loading
-from simulator.workers.kept_results import CheckpointedTrainer
+from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
 from simulator.workers.processes import LocalProcesses
 from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha256
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.world.build import World
+from traces.canonical import canonical
 
 EXECUTORS = ("processes", "ray")
 _OwnTrainer: TypeAlias = NullTrainer | ChunkedTrainer | SharedTrainer
@@ -86,6 +86,18 @@ class Trainers:
             self.__exit__()
             self._trainer, self._key = self._make(config, world), key
         return self._trainer
+
+    def complaints(self) -> list[str]:
+        """Return what went wrong with the cache since the last call, in words."""
+        return self.cache.complaints() if self.cache else []
+
+    def try_model(self, config: RunConfig, world: World) -> None:
+        """Load a model of the user's own and turn all texts into its tokens, as a run would.
+
+        Nothing is done for a model whose files are known by their hash. Raises TrainingError.
+        """
+        if config.training != "none" and config.task.model not in MODELS:
+            self.get(config, world)
 
     @property
     def host_names(self) -> HostNames | None:
@@ -154,6 +166,7 @@ def _torch_trainer(
         attention=settings.attention,
         eval_examples=config.evaluation.examples,
         max_loss=settings.max_loss,
+        revision=config.task.revision,
     )
     expected = _software() | {"the model's files": world.source.files_sha256}
     return partial(_make_here, training, world.data, expected)
@@ -173,7 +186,7 @@ def _make_here(
     from devices.training.trainer import TorchTrainer
 
     _host_names(training.compute, training.dtype)  # before it seems to be the model's fault
-    source = resolve(training.model)
+    source = resolve(training.model, training.revision)
     spec = model_spec(
         source, training.targets, num_classes=data.num_classes, attention=training.attention
     )
@@ -211,7 +224,7 @@ def training_context(config: RunConfig, world: World, host: HostNames | None) ->
     parts |= {"model": world.source.files_sha256}
     if host:
         parts |= {"host": host, "versions": versions()}
-    return json.dumps(parts, sort_keys=True)
+    return canonical(parts)
 
 
 def _save(
@@ -257,7 +270,7 @@ def remembering(
     trained = CountedTrainer(trainer)
     kept: Trainer = trained
     if cache:
-        kept = CheckpointedTrainer(kept, cache.folder, context + code_sha256(), warn=warn)
-    asked = CountedTrainer(CheckpointedTrainer(kept, checkpoint, context, warn=warn))
+        kept = CheckpointedTrainer(kept, cache, context + code_sha256())
+    asked = CountedTrainer(CheckpointedTrainer(kept, Checkpoint(checkpoint, warn), context))
     begin = trainer.begin if isinstance(trainer, TrainsMeanwhile) else at_once
     return Remembering(asked, asked, trained, begin)

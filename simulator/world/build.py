@@ -13,12 +13,13 @@ from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
-from devices.cost.saved import GROUP
 from devices.datasets.dataset import TextDataset, load_dataset
 from devices.datasets.partition import DividedShards, DrawnShards, dirichlet_shards, iid_shards
 from devices.fleet.fleet import Fleet, Shards
 from devices.models.catalog import ModelSource, resolve
+from devices.models.families import Sizes
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import NullTrainer, Trainer
 from simulator.config.experiment import ConfigError
@@ -70,7 +71,7 @@ def build_world(config: RunConfig, where: str) -> World:
     problems = Problems()
     task = config.task
     data = problems.attempt("task.data", lambda: load_dataset(task.data))
-    source = problems.attempt("task.model", lambda: resolve(task.model))
+    source = problems.attempt("task.model", lambda: resolve(task.model, task.revision))
     model = source and problems.attempt("task", partial(_model, config, source, data))
     if model and config.strategy.rank > model.max_rank:
         problems.add(
@@ -135,10 +136,10 @@ def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> 
         longest = (
             model.outline.max_length
             if model.outline
-            else int(source.config["max_position_embeddings"])
+            else Sizes(source.config)["max_position_embeddings"]
         )
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"config.json of {task.model} lacks or garbles {error}") from None
+    except OverflowError as error:
+        raise ValueError(f"config.json of {source.name} has sizes too large: {error}") from None
     if task.max_length > longest:
         raise ValueError(
             f"max_length must be at most the {longest} positions of {task.model}, "

@@ -29,17 +29,17 @@ from traces import catalog as trace_catalog
 from traces.arrays import FloatArray, IntArray
 from traces.availability import ALWAYS, AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
-from traces.formats import BYTES_PER_S_PER_MBPS
 from traces.signals import (
     BATTERY_LEVEL,
     FREE_MEMORY,
     LATENCY,
     SPEED,
-    Quantity,
+    Signal,
     availability_pool,
     step_pool,
 )
 from traces.steps import StepTrace
+from traces.units import BYTES_PER_S_PER_MBPS
 
 NEVER = AvailabilityTrace.of([], math.inf)
 
@@ -97,7 +97,7 @@ def _memory_budgets(
     return budgets
 
 
-def _steps(name: str, quantity: Quantity) -> Replayed[StepTrace]:
+def _steps(name: str, quantity: Signal) -> Replayed[StepTrace]:
     return Replayed(
         name,
         lambda _, replay: step_pool(_source(replay), quantity),

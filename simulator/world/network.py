@@ -13,7 +13,7 @@ from simulator.engine.network import SharedLinks
 from simulator.world.groups import Group
 from traces import catalog
 from traces.bandwidth import BandwidthTrace, Link
-from traces.formats import BYTES_PER_S_PER_MBPS
+from traces.units import BYTES_PER_S_PER_MBPS
 
 
 def open_network(config: NetworkConfig, groups: Sequence[Group], problems: Problems) -> SharedLinks:

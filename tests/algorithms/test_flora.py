@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.merging.lora import rebase
+from algorithms.merging.staleness import with_change_added
 from algorithms.strategies.flora import Bases, FLoRA
 from algorithms.strategy import ServerState
 from devices.cost.closed_form import ClosedFormCost
@@ -250,7 +250,7 @@ def test_a_late_update_fades_as_a_product_and_leaves_the_base_it_started_from() 
     states = after_rounds([[0], [1], [3]])
     (update,) = updates_of(states[1], [2])
     current = Broadcast(3, states[3].adapter)
-    faded = rebase(update, current, 0.25)
+    faded = with_change_added(update, current, 0.25)
     after = STRATEGY.aggregate(states[3], [faded])
     for key, (a, b) in update.adapter.factors.items():
         moved = base_of(after, key) - base_of(states[3], key)

@@ -179,7 +179,7 @@ def test_parquet_availability_is_read_by_column_name(home: Path) -> None:
             "row 2: downlink_mbps must be .*nothing",
         ),
         ({"time_s": [0, 1], "downlink_mbps": [1.0, -1]}, "row 2: downlink_mbps must be .*'-1.0'"),
-        ({"time_s": [1, 0], "downlink_mbps": [1, 1]}, "row 2: time_s must rise .* 0 after 1"),
+        ({"time_s": [1, 0], "downlink_mbps": [1, 1]}, "row 2: time_s must rise .* 0 s after 1"),
         ({"time_s": [0], "rate": [1]}, "expected a header with the columns time_s, downlink_mbps"),
         ({"time_s": [], "downlink_mbps": []}, "expected at least one row below, found none"),
     ],
@@ -276,3 +276,22 @@ def test_real_recordings_are_imported_as_they_are_and_shown(home: Path) -> None:
     assert all(isinstance(link, Recording) and link.uplink is None for link in
                loaded.links.values())  # fmt: skip
     assert files[0].stem in traces("show", files[0]).output
+
+
+def test_a_small_parquet_file_of_a_huge_table_is_refused_before_it_is_read(home: Path) -> None:
+    at_s = pa.repeat(pa.scalar(1.0), 20_000_000)
+    path = parquet(home, time_s=at_s, downlink_mbps=at_s)
+    assert path.stat().st_size < 1_000_000
+    assert re.match(
+        r"mine\.parquet: expected at most 10,000,000 rows times columns .* found 20,000,000 rows",
+        refused("import", "parquet", "mine.parquet"),
+    )
+
+
+def test_a_parquet_text_that_is_too_long_or_a_list_is_refused(home: Path) -> None:
+    parquet(home, device_id=["x" * 5000] * 9, start_s=[0] * 9, end_s=[1] * 9, state=["online"] * 9)
+    assert "texts of at most 1000 characters, found 5000" in refused(
+        "import", "parquet", "mine.parquet"
+    )
+    parquet(home, time_s=[[0], [1]], downlink_mbps=[1, 1])
+    assert "found lists or records in 'time_s'" in refused("import", "parquet", "mine.parquet")

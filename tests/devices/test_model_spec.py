@@ -132,6 +132,36 @@ def test_a_fresh_adapter_changes_nothing_and_is_drawn_as_lora_draws_it() -> None
     assert again.digest == adapter.digest
 
 
+def test_the_head_is_the_same_at_every_rank() -> None:
+    """So that the untrained model, of round 0, is one model for all ranks and strategies."""
+    spec = spec_of(BERT, "query", "output.dense")
+    low, high = (spec.initial_adapter(rank, 16.0, np.random.default_rng(3)) for rank in (1, 8))
+    assert low.head.keys() == high.head.keys()
+    for name, values in low.head.items():
+        assert np.array_equal(values, high.head[name])
+    other = spec.initial_adapter(1, 16.0, np.random.default_rng(4))
+    assert not np.array_equal(low.head["classifier.weight"], other.head["classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number from 1 .*, got 0"),
+        ({"hidden_size": -12}, "hidden_size must be a whole number from 1"),
+        ({"vocab_size": "50"}, "vocab_size must be a whole number .* got '50'"),
+        ({"vocab_size": True}, "vocab_size must be a whole number .* got True"),
+        ({"intermediate_size": 20.0}, "intermediate_size must be a whole number"),
+        ({"intermediate_size": 10**30}, "intermediate_size must be a whole number"),
+        ({"num_attention_heads": 5}, "num_attention_heads must divide hidden_size, 12, got 5"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_with_its_key(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message + r".*\(config\.json of small\)"):
+        spec_of({**BERT, **changes}, "query")
+
+
 def test_unknown_families_targets_and_activations_are_refused_with_the_choices() -> None:
     with pytest.raises(
         ValueError,

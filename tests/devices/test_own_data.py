@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -47,9 +48,9 @@ def test_classes_take_turns_in_sorted_data_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ending", "content"),
     [
-        ("csv", '\ufeffid,label,text\r\n1,x,"a ""b"",\nc"\r\n\r\n2, y , d \r\n'),
+        ("csv", '\ufefflabel,text\r\nx,"a ""b"",\nc"\r\n\r\n y , d \r\n'),
         ("tsv", 'text\tlabel\na "b",\tx\nd\ty\n'),
-        ("jsonl", '{"text": "a", "label": "x"}\n\n{"label": "y", "text": "d", "id": 2}'),
+        ("jsonl", '{"text": "a", "label": "x"}\n\n{"label": "y", "text": "d"}'),
     ],
 )
 def test_each_format_is_read(tmp_path: Path, ending: str, content: str) -> None:
@@ -65,9 +66,37 @@ def test_each_format_is_read(tmp_path: Path, ending: str, content: str) -> None:
 def test_splits_may_differ_in_format_and_json_labels_may_be_numbers(tmp_path: Path) -> None:
     jsonl = '{"text": "e", "label": 1}\n'
     data = load_dataset(write(tmp_path, train_csv="text,label\nc,1\nd,0\n", test_jsonl=jsonl))
-    assert (data.name, data.source) == (tmp_path.name, str(tmp_path))
+    assert (data.name, data.source) == (tmp_path.name, tmp_path.name)
     assert data.test_labels.tolist() == [1]
     assert data.majority_share == 1.0
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "named"),
+    [
+        ("csv", "text,label,client\na,x,7\n", "'client'"),
+        ("csv", ",text,label\n0,a,x\n", "''"),
+        ("tsv", "text2\ttext\tlabel\nb\ta\tx\n", "'text2'"),
+        ("jsonl", '{"text": "a", "label": "x", "pair": "b"}', "'pair'"),
+    ],
+)
+def test_a_column_that_nothing_would_read_is_refused_by_its_name(
+    tmp_path: Path, ending: str, content: str, named: str
+) -> None:
+    directory = write(tmp_path, **{f"train_{ending}": content}, test_csv=TEST)
+    with pytest.raises(ValueError, match=rf"alone.*got also {named}; .*train.{ending}, line 1\)"):
+        load_dataset(directory)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_text_longer_than_pythons_limit_is_read(tmp_path: Path, ending: str) -> None:
+    long = "a" * 131_073
+    limit = csv.field_size_limit()
+    tab = "," if ending == "csv" else "\t"
+    content = f"text{tab}label\n{long}{tab}pos\nb{tab}neg\n"
+    data = load_dataset(write(tmp_path, **{f"train_{ending}": content}, test_csv=TEST))
+    assert data.train_texts == (long, "b")
+    assert csv.field_size_limit() == limit
 
 
 def test_the_hash_follows_the_content(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation
 from simulator.engine.federation import Federation
 from simulator.engine.server import Server, simulate
-from simulator.workers.kept_results import CheckpointedTrainer
+from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.torture import scaled
 
@@ -42,7 +42,7 @@ def federation(folder: Path, trainer: DriftTrainer, context: str = "") -> Federa
 
 
 def kept(trainer: DriftTrainer, folder: Path, context: str = "") -> CheckpointedTrainer:
-    return CheckpointedTrainer(trainer, folder, context, warn=warnings.append)
+    return CheckpointedTrainer(trainer, Checkpoint(folder, warnings.append), context)
 
 
 warnings: list[str] = []

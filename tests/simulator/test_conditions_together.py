@@ -1,6 +1,7 @@
 """Conditions that change at one instant, or on a device that waits: none is missed or doubled."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from algorithms.pacing import FedBuff, Synchronous
 from algorithms.strategies.fedlora import FedLoRA
 from devices.fleet.battery import BatteryReplay, BatterySpec
 from simulator.engine.clock import StalledError
+from simulator.engine.network import SharedLinks
 from tests.simulator.met import away, faults, free_run, run
 from tests.simulator.small import make_device
 from traces.availability import AvailabilityTrace
+from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
 
 
@@ -173,6 +176,24 @@ def test_plan_that_is_shrunk_under_async_pacing_starts_from_the_newest_model():
     assert record.staleness == len(newer) - 1
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize("start_s", [1e9, 1e12, 2.0**52])
+def test_work_too_short_for_the_clock_to_show_takes_one_step_of_it(start_s, is_shared):
+    """A transfer takes less than a nanosecond, on a clock that moves in steps of 1e-7 s or more."""
+    quick = {"flops_per_s": 1e18, "rate_bytes_per_s": 1e15}
+    calendar = AvailabilityTrace.of([(start_s, 4 * start_s)], math.inf)
+    trace = BandwidthTrace.constant(1e16)
+    shared = SharedLinks(server=Link("server", trace, trace)) if is_shared else SharedLinks()
+    fleet = [make_device(k, availability=calendar, **quick) for k in range(2)]
+    log = run(fleet, rounds=3, shared_links=shared)
+    assert len(log.clients) == 6
+    step_s = math.ulp(start_s)
+    for record in log.clients:
+        assert record.outcome == "aggregated"
+        assert (record.download_s, record.upload_s) == (step_s, step_s)
+        assert record.train_s >= step_s
+
+
 def test_joining_leaving_and_restarts_each_leave_a_record():
     given = faults(
         3,
@@ -185,3 +206,48 @@ def test_joining_leaving_and_restarts_each_leave_a_record():
     assert found["joined", 0] == 0.3
     assert found["left", 1] == 0.4
     assert found["server_restarted", None] == pytest.approx(0.2)
+
+
+MIXED = [
+    # when_offline, cut_transfers, device offline, link lost, seconds of the whole transfer of 4 s
+    ("resume", "resume", (2, 3), (1, 5), 8.0),
+    ("restart", "resume", (2, 3), (1, 5), 9.0),
+    ("resume", "restart", (2, 3), (1, 5), 9.0),
+    ("resume", "resume", (1, 5), (2, 3), 8.0),
+    ("restart", "resume", (1, 5), (2, 3), 9.0),
+    ("resume", "restart", (1, 5), (2, 3), 9.0),
+    ("restart", "resume", (1, 2), (2, 3), 7.0),
+    ("resume", "restart", (1, 2), (2, 3), 7.0),
+    ("restart", "resume", (2, 3), (1, 2), 7.0),
+    ("resume", "restart", (1, 3), (1, 2), 7.0),
+    ("restart", "resume", (1, 2), (1, 3), 7.0),
+]
+
+
+@pytest.mark.parametrize(("when_offline", "cut_transfers", "away", "lost", "ends_s"), MIXED)
+def test_each_outage_under_way_applies_its_own_policy(
+    when_offline: Any,
+    cut_transfers: str,
+    away: tuple[int, int],
+    lost: tuple[int, int],
+    ends_s: float,
+) -> None:
+    """As docs/conditions.md says, also where one outage begins within the other."""
+    availability = AvailabilityTrace.of([(0.0, away[0]), (away[1], 100.0)], 100.0)
+    down_bytes = run([make_device(0)], rounds=1).clients[0].download_bytes
+    device = make_device(0, rate_bytes_per_s=down_bytes / 4, availability=availability)
+    schedule = [{"device": 0, "at_s": lost[0], "down_s": lost[1] - lost[0]}]
+    given = faults(1, cut_transfers=cut_transfers, link_loss={"schedule": schedule})
+    log = run([device], rounds=1, faults=given, when_offline=when_offline)
+    started = [event.at_s for event in log.events if event.name == "training_started"]
+    assert started == [pytest.approx(ends_s)]
+
+
+def test_a_link_lost_while_the_device_is_away_drops_its_transfer_at_once() -> None:
+    availability = AvailabilityTrace.of([(0.0, 1.0), (5.0, 100.0)], 100.0)
+    down_bytes = run([make_device(0)], rounds=1).clients[0].download_bytes
+    device = make_device(0, rate_bytes_per_s=down_bytes / 4, availability=availability)
+    schedule = [{"device": 0, "at_s": 2, "down_s": 1}]
+    given = faults(1, cut_transfers="drop", link_loss={"schedule": schedule})
+    (record,) = run([device], rounds=1, faults=given, when_offline="resume").clients
+    assert (record.outcome, record.finished_s) == ("lost", pytest.approx(2.0))

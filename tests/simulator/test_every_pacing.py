@@ -5,30 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from algorithms.merging.lora import rebase
 from algorithms.pacing import FedAsync, FedBuff, OverSelection, Pacing, SemiSynchronous, Synchronous
 from algorithms.registry import PACINGS, STRATEGIES
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategy import ServerState
-from devices.vocabulary.plan import (
-    Adapter,
-    Broadcast,
-    ClientUpdate,
-    Factors,
-    ModuleKey,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import ClientUpdate, Factors
 from devices.vocabulary.trainer import TrainingJob, TrainingResult
 from devices.wire.wire import encode_update
 from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
+from simulator.log.records import ClientRecord, RoundRecord
 from tests.algorithms.static_fleet import spoil
 from tests.simulator.arrivals import Arrivals
 from tests.simulator.small import (
@@ -38,6 +30,7 @@ from tests.simulator.small import (
     make_federation,
     tiny_model,
 )
+from traces.availability import AvailabilityTrace
 
 EXAMPLES: dict[str, Pacing] = {
     "synchronous": Synchronous(cohort=3),
@@ -170,32 +163,55 @@ def test_a_semi_synchronous_server_merges_on_the_beat_and_the_slow_work_on() -> 
         assert record.staleness == closed_in - record.round > 0
 
 
-def adapter(value: float) -> Adapter:
-    factors = Factors(np.full((2, 3), value, np.float32), np.full((4, 2), value, np.float32))
-    return Adapter({ModuleKey(0, "query"): factors}, {"head": np.full(3, value, np.float32)}, 2.0)
+class GoesToItsNumber(DriftTrainer):
+    """Every trained number of device k becomes k + 1, wherever it started from."""
+
+    def _result(self, job: TrainingJob) -> TrainingResult:
+        old, goal = job.broadcast.adapter, np.float32(job.plan.device_id + 1)
+        factors = {
+            key: Factors(np.full_like(a, goal), np.full_like(b, goal))
+            for key, (a, b) in old.factors.items()
+        }
+        return TrainingResult(replace(old, factors=factors), 0.0, 0.0)
 
 
-def update(start: float, end: float) -> ClientUpdate:
-    plan = TrainingPlan(0, TermGrid.top_blocks((1, 1, 2), 1), ("fp32",), (32,), 1, 1)
-    return ClientUpdate(plan, Broadcast(0, adapter(start)), adapter(end), 10, 0.0)
+def test_fedasync_follows_its_equation_through_a_whole_run() -> None:
+    """B starts at 0, and each update that arrives moves it to (1 - a) B + a (k + 1)."""
+    fleet = [make_device(0), make_device(1, rate_bytes_per_s=2.2e4)]
+    pacing = FedAsync(concurrency=2, mixing_rate=0.5, exponent=1.0)
+    log = Memory()
+    federation = make_federation(fleet, pacing=pacing, trainer=GoesToItsNumber(), rounds=20)
+    server = simulate(federation, log)
+    staleness = [(r.device_id, r.staleness) for r in log.clients if r.outcome == "aggregated"]
+    assert max(stale for _, stale in staleness) >= 3
+    expected = 0.0
+    for device_id, stale in staleness:
+        share = 0.5 / (1 + stale)
+        expected = (1 - share) * expected + share * (device_id + 1)
+    for _, b in server.state.adapter.factors.values():
+        np.testing.assert_allclose(b, expected, rtol=1e-5)
 
 
-def test_a_stale_update_adds_its_delta_to_the_model_as_it_is() -> None:
-    moved = rebase(update(1.0, 3.0), Broadcast(7, adapter(10.0)), 0.5)
-    assert moved.broadcast.version == 7
-    for values in (*moved.adapter.factors[ModuleKey(0, "query")], moved.adapter.head["head"]):
-        assert (values == 11.0).all()
+@pytest.mark.parametrize("num_devices", [1, 3])
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_buffer_is_full_before_it_is_merged(num_devices: int, concurrency: int) -> None:
+    """Also where one device at a time is at work, and nobody else is under way."""
+    fleet = [make_device(k) for k in range(num_devices)]
+    log = run(make_federation(fleet, pacing=FedBuff(concurrency, size=3), rounds=4))
+    assert [record.num_aggregated for record in log.rounds[1:]] == [3] * 4
 
 
-def test_fedasync_mixes_one_fresh_update_in_by_its_rate() -> None:
-    pacing = FedAsync(concurrency=1, mixing_rate=0.9)
-    moved = rebase(update(1.0, 3.0), Broadcast(0, adapter(1.0)), pacing.mixing(0))
-    assert moved.adapter.head["head"] == pytest.approx(0.1 * 1.0 + 0.9 * 3.0)
-
-
-def test_what_nobody_sent_stands_as_it_is_now() -> None:
-    moved = rebase(update(1.0, 1.0), Broadcast(7, adapter(10.0)), 0.25)
-    assert (moved.adapter.head["head"] == 10.0).all()
+def test_a_buffer_waits_for_a_device_that_comes_back_and_not_for_one_that_never_does() -> None:
+    """The only device leaves after its first update, for a while or for good."""
+    (first,) = run(make_federation([make_device(0)], rounds=1)).clients
+    gone_s = 1.5 * first.finished_s
+    for back_s, merged, closed_s in ((gone_s + 50.0, 3, gone_s + 50.0), (math.inf, 1, gone_s)):
+        spans = [(0.0, gone_s), *([(back_s, 1e6)] if math.isfinite(back_s) else [])]
+        device = make_device(0, availability=AvailabilityTrace.of(spans, math.inf))
+        log = run(make_federation([device], pacing=FedBuff(1, size=3), rounds=1))
+        (closed,) = log.rounds[1:]
+        assert closed.num_aggregated == merged
+        assert closed.closed_s >= closed_s
 
 
 @pytest.mark.parametrize(
@@ -214,6 +230,65 @@ def test_shares_fade_with_staleness_and_never_from_call_to_call(
 ) -> None:
     for _ in range(2):  # some public code multiplies its rate down for good
         assert [pacing.mixing(staleness) for staleness in range(3)] == pytest.approx(shares)
+
+
+@dataclass
+class ByRound(Memory):
+    """Keeps which plans ended in each round as well."""
+
+    ended: list[list[ClientRecord]] = field(default_factory=list)
+
+    def round(self, record: RoundRecord) -> None:
+        before = sum(map(len, self.ended))
+        self.ended.append(self.clients[before:])
+        super().round(record)
+
+
+@pytest.mark.parametrize("pacing", EXAMPLES.values(), ids=EXAMPLES)
+def test_a_device_waits_from_its_end_to_its_next_plan_or_to_the_close_of_the_round(
+    pacing: Pacing,
+) -> None:
+    """W_r of docs/metrics.md, worked out anew from when plans began and ended."""
+    fleet = [make_device(k, flops_per_s=1e9 / (1 + 3 * k)) for k in range(5)]
+    log = ByRound()
+    simulate(make_federation(fleet, pacing=pacing, rounds=10), log)
+    starts = {k: sorted(r.started_s for r in log.clients if r.device_id == k) for k in range(5)}
+    for closed, ended in zip(log.rounds, log.ended, strict=True):
+        merged = [record for record in ended if record.outcome == "aggregated"]
+        waits = []
+        for record in merged:
+            later = [at_s for at_s in starts[record.device_id] if at_s >= record.finished_s]
+            waits.append(min([closed.closed_s, *later]) - record.finished_s)
+            assert record.waiting_s == pytest.approx(waits[-1], abs=1e-12)
+        assert closed.waiting_s == pytest.approx(np.mean(waits) if waits else 0.0, abs=1e-12)
+
+
+def test_in_a_buffer_the_update_waits_and_the_device_does_not() -> None:
+    """Two of two devices are always at work, and three updates make a round. Device 0 needs a
+    second for a plan and device 1 needs 1.5 s: updates come at 1, 1.5 and 2 s. Device 0 is asked
+    again at 1 s, device 1 at 1.5 s, and the last update comes as the round closes: nobody waits. In
+    one synchronous round, device 0 waits half a second, and W is a quarter."""
+    (free,) = run(make_federation([make_device(0)], rounds=1)).clients
+    transfers = free.download_bytes + free.upload_bytes
+    rates = [transfers / (seconds - free.train_s) for seconds in (1.0, 1.5)]
+    fleet = [make_device(k, rate_bytes_per_s=rate) for k, rate in enumerate(rates)]
+    buffered = run(make_federation(fleet, pacing=FedBuff(2, size=3), rounds=1))
+    assert [r.finished_s for r in buffered.clients[:3]] == pytest.approx([1.0, 1.5, 2.0])
+    assert [r.waiting_s for r in buffered.clients[:3]] == pytest.approx([0.0, 0.0, 0.0])
+    assert buffered.rounds[1].waiting_s == pytest.approx(0.0)
+    together = run(make_federation(fleet, pacing=Synchronous(2), rounds=1))
+    assert [r.waiting_s for r in together.clients] == pytest.approx([0.5, 0.0])
+    assert together.rounds[1].waiting_s == pytest.approx(0.25)
+
+
+def test_a_device_that_is_not_asked_again_waits_until_its_update_is_merged() -> None:
+    """In periods of 1.25 s the device is done after a second, and waits for the rest: a
+    semi-synchronous cohort is filled only as updates are merged."""
+    (free,) = run(make_federation([make_device(0)], rounds=1)).clients
+    rate = (free.download_bytes + free.upload_bytes) / (1.0 - free.train_s)
+    pacing = SemiSynchronous(cohort=1, period_s=1.25)
+    log = run(make_federation([make_device(0, rate_bytes_per_s=rate)], pacing=pacing, rounds=3))
+    assert [record.waiting_s for record in log.rounds[1:]] == pytest.approx([0.25] * 3)
 
 
 def test_a_device_asked_again_before_the_round_ends_has_stopped_waiting() -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
+import shutil
+import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -23,11 +28,13 @@ from simulator.config.faults import FaultsConfig
 from simulator.config.problems import Problems, UserError
 from simulator.engine.faults import draw_faults
 from simulator.engine.server import simulate
+from simulator.log.disk import PARTIAL, staging
 from simulator.log.manifest import read_manifest
-from simulator.workers.kept_results import CheckpointedTrainer
-from simulator.workers.result_cache import STALE_S, ResultCache, open_cache
+from simulator.workers.kept_results import SUFFIX, Checkpoint, CheckpointedTrainer, write_result
+from simulator.workers.result_cache import ResultCache, open_cache
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_command import fedclock
+from tests.torture import scaled
 
 SLOW, FAST = 1e4, 1e6  # bytes/s
 
@@ -37,7 +44,10 @@ def trained(folder: Path, rate_bytes_per_s: float, context: str = "") -> tuple[i
     trainer, log = DriftTrainer(), Memory()
     fleet = [make_device(k, rate_bytes_per_s=rate_bytes_per_s * (k + 1)) for k in range(3)]
     plain = make_federation(fleet, trainer=trainer, rounds=4)
-    simulate(replace(plain, trainer=CheckpointedTrainer(trainer, folder, context, warn=print)), log)
+    simulate(
+        replace(plain, trainer=CheckpointedTrainer(trainer, Checkpoint(folder, print), context)),
+        log,
+    )
     return len(trainer.jobs), log
 
 
@@ -69,20 +79,56 @@ def test_who_is_late_offline_or_crashed_costs_no_gradient() -> None:
     assert [job.plan.device_id for job in trainer.jobs] == [0]
 
 
+def result_name(number: int) -> str:
+    """A name as the cache gives them."""
+    return f"{number:040x}{SUFFIX}"
+
+
+def put(folder: Path, number: int, age_s: float) -> Path:
+    file = folder / result_name(number)
+    file.write_bytes(bytes(100))
+    os.utime(file, (0, 1e9 - age_s))
+    return file
+
+
 def test_what_was_used_the_longest_ago_goes_first(tmp_path: Path) -> None:
-    for age_s, name in ((30, "old"), (20, "middle"), (10, "new")):
-        (tmp_path / name).write_bytes(bytes(100))
-        os.utime(tmp_path / name, (0, 1e9 - age_s))
+    files = [put(tmp_path, k, age_s) for k, age_s in enumerate((30, 10, 20))]
     ResultCache(tmp_path, 250).trim()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["middle", "new"]
+    assert [file.exists() for file in files] == [False, True, True]
 
 
-def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
-    for age_s, name in ((0, "new.partial"), (2 * STALE_S, "old.partial")):
-        (tmp_path / name).write_bytes(bytes(100))
-        os.utime(tmp_path / name, (0, time.time() - age_s))
-    ResultCache(tmp_path, 1).trim()
-    assert [file.name for file in tmp_path.iterdir()] == ["new.partial"]
+def test_nothing_but_its_own_files_is_counted_or_deleted(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path, 250 / 1e9)
+    kept = [put(cache.folder, k, age_s=k) for k in range(2)]
+    outside = tmp_path / "outside"
+    outside.write_bytes(bytes(1000))
+    foreign = [tmp_path / result_name(7), cache.folder / "thesis.pdf", cache.folder / "a.result"]
+    for file in foreign:
+        file.write_bytes(bytes(1000))
+        os.utime(file, (0, 0))
+    (cache.folder / result_name(8)).symlink_to(outside)
+    (cache.folder / result_name(9)).mkdir()
+    (cache.folder / "folder").mkdir()
+    there = sorted(tmp_path.rglob("*"))
+    cache.trim()
+    assert sorted(tmp_path.rglob("*")) == there
+    put(cache.folder, 10, age_s=0)
+    cache.trim()
+    assert sorted(tmp_path.rglob("*")) == sorted(
+        {*there, cache.folder / result_name(10)} - {kept[1]}
+    )
+    assert cache.complaints() == []
+
+
+def test_what_a_killed_process_left_half_written_goes_and_what_is_being_written_stays(
+    tmp_path: Path,
+) -> None:
+    left = tmp_path / f".{result_name(1)}.0123456789ab{PARTIAL}"
+    left.write_bytes(bytes(100))
+    with staging(tmp_path, "another") as being_written:
+        ResultCache(tmp_path, 1).trim()
+        assert list(tmp_path.iterdir()) == [being_written]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_result_that_is_read_counts_as_used(tmp_path: Path) -> None:
@@ -100,10 +146,176 @@ def test_a_cache_that_may_hold_nothing_is_refused(tmp_path: Path, gb: float, sai
         open_cache(tmp_path, gb)
 
 
-def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"folder that can be written, got .*; choose another with"):
-        open_cache(tmp_path / "file" / "cache", 1.0)
+def spoil_with_a_file(folder: Path) -> None:
+    folder.parent.mkdir()
+    folder.write_text("a file", "utf-8")
+
+
+def spoil_with_a_file_above(folder: Path) -> None:
+    folder.parent.write_text("a file", "utf-8")
+
+
+def spoil_with_a_link(folder: Path) -> None:
+    folder.parent.mkdir()
+    (folder.parent / "elsewhere").mkdir()
+    folder.symlink_to(folder.parent / "elsewhere")
+
+
+def spoil_with_folders_as_results(folder: Path) -> None:
+    trained_through(ResultCache(folder, 10**9))
+    for file in folder.iterdir():
+        file.unlink()
+        file.mkdir()
+
+
+def spoil_with_pipes_as_results(folder: Path) -> None:
+    trained_through(ResultCache(folder, 10**9))
+    for file in folder.iterdir():
+        file.unlink()
+        os.mkfifo(file)
+
+
+SPOILS = [
+    spoil_with_a_file,
+    spoil_with_a_file_above,
+    spoil_with_a_link,
+    spoil_with_folders_as_results,
+    spoil_with_pipes_as_results,
+]
+
+
+def trained_through(cache: ResultCache) -> tuple[int, Memory]:
+    """How many jobs a run behind the cache had to train, and its log."""
+    trainer, log = DriftTrainer(), Memory()
+    plain = make_federation([make_device(k) for k in range(3)], trainer=trainer, rounds=2)
+    simulate(replace(plain, trainer=CheckpointedTrainer(trainer, cache, "context")), log)
+    cache.trim()
+    return len(trainer.jobs), log
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_a_cache_that_cannot_be_used_is_said_once_and_left_out(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    _, log = trained_through(ResultCache(tmp_path / "sound", 10**9))
+    spoil(tmp_path / "cache" / "own")
+    there = sorted(tmp_path.rglob("*"))
+    cache = ResultCache(tmp_path / "cache" / "own", 10**9)
+    num_trained, again = trained_through(cache)
+    assert (num_trained, again.events) == (6, log.events)
+    assert sorted(tmp_path.rglob("*")) == there
+    (complaint,) = cache.complaints()
+    assert "cannot be used and is left out" in complaint
+    assert trained_through(cache)[0] == 6
+    assert cache.complaints() == []
+
+
+def test_a_full_disk_leaves_the_cache_out(tmp_path: Path) -> None:
+    """As the system answers where no file may grow, EFBIG, in a fork of this process."""
+    _, log = trained_through(ResultCache(tmp_path / "sound", 10**9))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            cache = ResultCache(tmp_path / "full", 10**9)
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+            num_trained, again = trained_through(cache)
+            (complaint,) = cache.complaints()
+            is_said = "File too large" in complaint
+            status = int((num_trained, again.events, is_said) != (6, log.events, True))
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not list((tmp_path / "full").iterdir())
+
+
+def test_a_sound_file_that_holds_another_result_is_trained_again(tmp_path: Path) -> None:
+    """Its checksum fits, since whoever wrote it knew how: its arrays are of another shape."""
+    _, log = trained_through(ResultCache(tmp_path, 10**9))
+    for file in tmp_path.iterdir():
+        write_result(file, {"losses": np.zeros((2, 2)), "evaluation": np.zeros(1)})
+    cache = ResultCache(tmp_path, 10**9)
+    num_trained, again = trained_through(cache)
+    assert (num_trained, again.events) == (6, log.events)
+    (complaint,) = cache.complaints()
+    assert "holds no result of this training" in complaint
+    assert trained_through(ResultCache(tmp_path, 10**9))[0] == 0
+
+
+def mutate(file: Path, rng: np.random.Generator) -> None:
+    """Put something else in the place of a result, or beside it."""
+    content = file.read_bytes()
+    at = int(rng.integers(len(content)))
+    some = rng.bytes(int(rng.integers(1, 60)))
+    odd = [".", "\n", "\u202e", "x" * 200, file.name + PARTIAL, f".{file.name}.0{PARTIAL}"]
+    beside = file.with_name(f"{rng.choice(odd)}{rng.integers(99)}")
+    match int(rng.integers(12)):
+        case 0:
+            file.write_bytes(content[:at] + some + content[at + len(some) :])
+        case 1:
+            file.write_bytes(content[:at])
+        case 2:
+            file.write_bytes(content + some)
+        case 3:
+            file.write_bytes(content[:at] + bytes(len(content) - at))
+        case 4:
+            write_result(file, {"losses": rng.normal(size=rng.integers(0, 4))})
+        case 5:
+            write_result(file, {"evaluation": rng.normal(size=(1, 2)), "head/b": np.zeros(3)})
+        case 6:
+            packed = rng.bytes(8) + content[40:]
+            file.write_bytes(sha256(file.stem.encode() + packed).digest() + packed)
+        case 7:
+            file.unlink()
+            file.mkdir()
+        case 8:
+            file.unlink()
+            file.symlink_to(rng.choice(["/dev/zero", "/dev/null", "nowhere", file.name, "../x"]))
+        case 9:
+            file.unlink()
+            os.mkfifo(file)
+        case 10:
+            beside.write_bytes(some)
+        case 11:
+            beside.mkdir(exist_ok=True)
+
+
+def foreign(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder and is no result of the cache, by name; of files, their bytes."""
+    return {
+        entry.name: b"" if entry.is_symlink() or not entry.is_file() else Path(entry).read_bytes()
+        for entry in os.scandir(folder)
+        if not (IS_OWN.fullmatch(entry.name) and entry.is_file(follow_symlinks=False))
+    }
+
+
+IS_OWN = re.compile(r"[0-9a-f]{40}\.result")
+
+
+def test_whatever_a_cache_folder_holds_the_run_is_the_same(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    _, log = trained_through(ResultCache(whole, 10**9))
+    total = sum(file.stat().st_size for file in whole.iterdir())
+    num_tries, num_left_out, num_damaged = scaled(60, 20_000), 0, 0
+    for seed in range(num_tries):
+        rng = np.random.default_rng(seed)
+        folder = tmp_path / "tried"
+        shutil.copytree(whole, folder)
+        for file in rng.permutation(sorted(folder.iterdir()))[: rng.integers(1, 4)].tolist():
+            mutate(file, rng)
+        there = foreign(folder)
+        cache = ResultCache(folder, int(rng.integers(1, 2 * total)))
+        assert trained_through(cache)[1].events == log.events, seed
+        assert foreign(folder) == there, seed
+        said = cache.complaints()
+        assert len(said) <= 2, seed
+        num_left_out += any("left out" in line for line in said)
+        num_damaged += any("trained again" in line for line in said)
+        shutil.rmtree(folder)
+    print(f"{num_tries} cache folders: {num_damaged} named damage, {num_left_out} were left out")
+    assert num_left_out
+    assert num_damaged
 
 
 CONFIG: dict[str, Any] = {

@@ -25,7 +25,7 @@ from simulator.engine.server import Server, simulate
 from simulator.log.progress import reporter
 from simulator.runs.run import prepare, run
 from simulator.workers.executor import Executor
-from simulator.workers.kept_results import SUFFIX, CheckpointedTrainer
+from simulator.workers.kept_results import SUFFIX, Checkpoint, CheckpointedTrainer
 from simulator.workers.processes import LocalProcesses
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.workers.trainers import Trainers
@@ -81,7 +81,7 @@ def finish(folder: Path, trainer: StackedDrift, stack: int = 2) -> tuple[Server,
     """Three rounds of five devices: two stacks of two, and one alone."""
     fleet = [make_device(k) for k in range(5)]
     plain = make_federation(fleet, trainer=trainer, rounds=3, stack=stack)
-    kept = CheckpointedTrainer(trainer, folder, "context", warn=pytest.fail)
+    kept = CheckpointedTrainer(trainer, Checkpoint(folder, pytest.fail), "context")
     log = Memory()
     return simulate(replace(plain, trainer=kept), log), log
 

@@ -54,6 +54,7 @@ FILES: dict[str, bytes] = {
     "pensieve": b"2.0\t0.8\n7.0\t1.6\n9.5\t0\n",
     "lumos5g": b"0 812.5\n1 0\n2 95\n",
     "puffer": b"0.0 0.5\n2.0 1.0\n",
+    "rates": b"0.57,Mbits/sec\n0.00,Mbits/sec\n12.4,Mbits/sec\n980,Kbits/sec\n",
     "ghent": (
         b"1453121790686 39287 51.0 3.73 2493100 1000\n1453121791686 40287 51.0 3.73 250000 1000\n"
         b"1453121792686 41287 51.0 3.73 0 0999\n"

@@ -1,9 +1,9 @@
-"""Availability by the time of day: seeded spans online and offline, many of them short.
+"""Draws availability that follows the time of day: seeded online and offline spans.
 
-A device alternates between the two states. How long it stays in one is drawn from lengths that are
-equally likely among those that begin in the same part of the day, so the daily profile, the
-distribution of the spans and the share of time online all follow from two tables (a semi-Markov
-process driven by the clock).
+A device alternates between the two states. The length of each span is drawn from equally likely
+lengths for the part of the day in which it begins. So the daily profile, the distribution of the
+spans and the share of time online all follow from two tables (a semi-Markov process driven by the
+time of day).
 """
 
 from __future__ import annotations
@@ -15,22 +15,26 @@ import numpy as np
 
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
+from traces.units import DAY_S
 
-DAY_S = 86400.0
-WARM_UP_DAYS = 4  # by then nothing tells any more that every device began by going online
+WARM_UP_DAYS = 4
+"""Days drawn before instant 0, so that the first span of all devices leaves no trace in them."""
 MIN_SPAN_S = 1e-3
+MAX_SPANS = 1_000_000
+"""Most spans of one state that a device may be expected to have in a trace."""
 
 
 @dataclass(frozen=True, eq=False)
 class DiurnalModel:
-    """What one device of a fleet may do; instant 0 is midnight.
+    """A diurnal model draws the availability of devices; instant 0 is midnight.
 
     ``online_s`` and ``offline_s`` are (B, K), above 0: row b holds K equally likely lengths of
-    spans that begin in the b-th of B equal parts of the day. ``begins`` (B,) is how often an online
-    span begins in each part; only ratios matter. ``spread`` is the standard deviation
+    spans that begin in the b-th of B equal parts of the day. ``begins`` (B,) says how often an
+    online span begins in each part; only ratios matter. ``spread`` is the standard deviation
     between devices of the log-odds of being online: a device's factor on its online spans is the
-    inverse of the one on its offline spans. ``never`` and ``always`` are the shares of devices that
-    are offline or online throughout. Raises ValueError where one of these fails.
+    inverse of that on its offline spans. ``never`` and ``always`` are the shares of devices that
+    are offline or online throughout. A drawn trace lasts ``num_days`` and then repeats. Raises
+    ValueError where one of these fails, or where a trace would have too many spans.
     """
 
     online_s: FloatArray
@@ -65,9 +69,16 @@ class DiurnalModel:
             )
         if not 1 <= self.num_days <= 3660:
             raise ValueError(f"num_days must be in [1, 3660], got {self.num_days}")
+        # However a device's factor divides them, on + off is at least 2 sqrt(on off).
+        means_s = self.online_s.mean(axis=1).min(), self.offline_s.mean(axis=1).min()
+        if self.num_days * DAY_S > MAX_SPANS * 2 * math.sqrt(means_s[0] * means_s[1]):
+            raise ValueError(
+                f"a trace must have at most {MAX_SPANS:,} online spans, got mean lengths down to "
+                f"{means_s[0]:g} s online and {means_s[1]:g} s offline over {self.num_days} days"
+            )
 
     def availability(self, rng: np.random.Generator) -> AvailabilityTrace:
-        """One device over ``num_days``, which then repeat."""
+        """Draw the trace of one device from ``rng`` and nothing else."""
         period_s = self.num_days * DAY_S
         kind = rng.random()
         tilt = math.exp(self.spread * rng.standard_normal() / 2)
@@ -78,7 +89,10 @@ class DiurnalModel:
         return AvailabilityTrace.of(self._spans(rng, tilt), period_s)
 
     def _spans(self, rng: np.random.Generator, tilt: float) -> list[tuple[float, float]]:
-        """Online spans in [0, period), the first drawn well before instant 0."""
+        """Return the online spans in [0, period), drawn from well before instant 0 on.
+
+        ``tilt`` multiplies the online spans and divides the offline ones.
+        """
         tables = [(self.offline_s / tilt).tolist(), (self.online_s * tilt).tolist()]
         period_s = self.num_days * DAY_S
         below = np.cumsum(self.begins)
@@ -88,7 +102,7 @@ class DiurnalModel:
         found: list[tuple[float, float]] = []
         while at_s < period_s:
             rows = tables[is_online]
-            # What lies just before midnight may be rounded to the end of the day.
+            # An instant just before midnight may be rounded to the end of the day.
             row = rows[min(int(at_s % DAY_S / DAY_S * len(rows)), len(rows) - 1)]
             end_s = at_s + max(row[int(rng.random() * len(row))], MIN_SPAN_S)
             if is_online and end_s > 0:
@@ -98,7 +112,7 @@ class DiurnalModel:
 
 
 def equally_likely(sorted_values: FloatArray, num_values: int) -> FloatArray:
-    """(num_values,): means of equal shares of the sorted values (n,); their mean is the same."""
+    """Return (num_values,): the means of equal shares of sorted values (n,), with the same mean."""
     below = np.concatenate([[0.0], np.cumsum(sorted_values)])
     edges = np.linspace(0.0, len(sorted_values), num_values + 1)
     sums = np.diff(np.interp(edges, np.arange(len(below)), below))

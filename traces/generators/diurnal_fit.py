@@ -1,4 +1,4 @@
-"""Fits a ``DiurnalModel`` to when devices were online."""
+"""Fits a ``DiurnalModel`` to the availability of devices."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import numpy as np
 
 from traces.arrays import FloatArray, IntArray
 from traces.availability import AvailabilityTrace
-from traces.generators.diurnal import DAY_S, MIN_SPAN_S, DiurnalModel, equally_likely
+from traces.generators.diurnal import MIN_SPAN_S, DiurnalModel, equally_likely
+from traces.units import DAY_S
 
 NUM_LENGTHS = 20
+"""Equally likely lengths in each part of the day."""
 PARTS_OF_DAY = (24, 12, 8, 6, 4, 3, 2, 1)
-MIN_SPANS = 5  # of each state, on average over the parts of the day in which one begins
+"""Numbers of equal parts that the day may be divided into, tried in this order."""
+MIN_SPANS = 5
+"""Fewest spans of each state, on average over the parts of the day in which any begins."""
 MAX_TILT = 20.0
+"""Largest deviation of one device's log-odds of being online from the mean."""
 
 
 def fit_availability(devices: Sequence[AvailabilityTrace]) -> DiurnalModel:
-    """The model of these devices; instant 0 is taken as midnight.
+    """Return the model fitted to these devices; instant 0 counts as midnight.
 
     Raises ValueError unless some device goes online and offline.
     """
@@ -54,8 +59,9 @@ def fit_availability(devices: Sequence[AvailabilityTrace]) -> DiurnalModel:
 
 
 def _spans(device: AvailabilityTrace) -> tuple[tuple[FloatArray, FloatArray], ...]:
-    """Starts and lengths of the spans, each by state: (offline, online); those across the loop's
-    end are whole.
+    """Return the starts and the lengths of the spans, each as (offline, online).
+
+    A span across the end of the loop is one span.
     """
     starts_s, ends_s, period_s = device.start_s, device.end_s, device.period_s
     if starts_s[0] == 0 and ends_s[-1] == period_s:
@@ -69,15 +75,15 @@ def _spans(device: AvailabilityTrace) -> tuple[tuple[FloatArray, FloatArray], ..
 def _tilts(
     devices: Sequence[AvailabilityTrace], lengths_s: Sequence[tuple[FloatArray, FloatArray]]
 ) -> tuple[float, FloatArray]:
-    """Spread of the log-odds of being online between devices, and each one's own deviation.
+    """Return the spread between devices of the log-odds of being online, and each one's deviation.
 
-    What few and uneven spans scatter by chance (CV^2 / n of each state) is taken off the variance,
-    and each device's deviation is shrunk by the share that is left.
+    The variance that few and uneven spans have by chance (CV^2 / n for each state) is subtracted,
+    and each device's deviation is shrunk by the share that remains.
     """
     odds = np.array([math.log(d.fraction_online / (1 - d.fraction_online)) for d in devices])
     if len(odds) < 2:
         return 0.0, np.zeros(len(odds))
-    # The deviation of few spans says little: all devices' spans serve for their variation.
+    # One device has too few spans to estimate their variation, so those of all are pooled.
     pooled = [np.concatenate([one[state] for one in lengths_s]) for state in (0, 1)]
     variation = [float((one.std() / one.mean()) ** 2) for one in pooled]
     chance = [
@@ -92,7 +98,7 @@ def _tilts(
 
 
 def _num_parts(starts_s: Sequence[FloatArray]) -> int:
-    """The most parts of the day that the spans can fill."""
+    """Return the largest number of parts of the day that the spans can fill."""
     for parts in PARTS_OF_DAY:
         if all(len(at_s) >= MIN_SPANS * len(set(_part(at_s, parts))) for at_s in starts_s):
             return parts
@@ -100,7 +106,7 @@ def _num_parts(starts_s: Sequence[FloatArray]) -> int:
 
 
 def _table(starts_s: FloatArray, lengths_s: FloatArray, num_parts: int) -> FloatArray:
-    """(num_parts, K): equally likely lengths; a part without spans takes those nearest to it."""
+    """Return (num_parts, K) equally likely lengths; a part without spans has the nearest's."""
     part = _part(starts_s, num_parts)
     filled = np.unique(part)
     rows = []
@@ -109,8 +115,8 @@ def _table(starts_s: FloatArray, lengths_s: FloatArray, num_parts: int) -> Float
         nearest = filled[np.argmin(np.minimum(away, num_parts - away))]
         own_s = np.sort(lengths_s[part == nearest])
         means_s = equally_likely(own_s, NUM_LENGTHS)
-        # A length that occurred: between one and two nights lies none, and whoever drew such a one
-        # would go to sleep at noon from then on.
+        # Each mean is replaced by the nearest length that occurred. A mean between one night and
+        # two would otherwise end the offline spans of all later days at noon.
         above = np.clip(np.searchsorted(own_s, means_s), 1, max(1, len(own_s) - 1))
         above = np.minimum(above, len(own_s) - 1)
         below = np.maximum(above - 1, 0)

@@ -1,4 +1,4 @@
-"""A link as a Markov chain of conditions with scattered rates, and its fit to traces."""
+"""Models a link as a Markov chain of conditions with scattered rates, and fits it to traces."""
 
 from __future__ import annotations
 
@@ -12,24 +12,32 @@ import numpy as np
 from traces.arrays import FloatArray, IntArray
 from traces.bandwidth import BandwidthTrace, Link
 from traces.generators.diurnal import equally_likely
-from traces.generators.radio import stepped
+from traces.generators.stepped import check_num_steps, stepped
 from traces.statistics import OUTAGE_SHARE_OF_MEAN
 
-NUM_LEVELS = 6  # conditions besides the outage
+NUM_LEVELS = 6
+"""Conditions of a fitted chain besides the outage."""
 NUM_RATES = 20
-MAX_STEPS = 200_000  # of one trace; a longer one is fitted with a coarser step
-WINDOWS = (1, 3, 5, 9, 15, 25, 41)  # steps over which the rate is averaged to tell conditions apart
+"""Equally likely rates in each condition of a fitted chain."""
+MAX_FITTED_STEPS = 200_000
+"""Most steps of a trace in a fit; a longer one is fitted with a coarser step."""
+WINDOWS = (1, 3, 5, 9, 15, 25, 41)
+"""Numbers of steps that a fit tries to average the rate over, to tell conditions apart."""
 MEMORIES = tuple(np.linspace(0.0, 0.95, 20).tolist())
-LAGS = (1, 2, 3, 5, 8, 13, 20, 30, 50)  # steps at which the autocorrelation is matched
+"""Values of ``RateChain.memory`` that a fit tries."""
+LAGS = (1, 2, 3, 5, 8, 13, 20, 30, 50)
+"""Lags in steps at which a fit matches the autocorrelation."""
 
 
 @dataclass(frozen=True, eq=False)
 class RateChain:
-    """One direction. In each step the chain moves, and the rate is one of its condition's rates.
+    """A rate chain draws the rates of one direction of a link, step by step.
 
-    ``transition`` is (S, S) with rows that sum to 1; ``rates`` is (S, K), equally likely multiples
-    of the mean rate in rising order. From one step to the next the place in that order is kept with
-    probability ``memory``, else drawn anew. Raises ValueError where one of these fails.
+    In each step the chain moves to one of S conditions, and the rate is one of the K equally likely
+    rates of that condition. ``transition`` is (S, S) with rows that sum to 1; ``rates`` is (S, K),
+    multiples of the mean rate in rising order. From one step to the next the position in that order
+    is kept with probability ``memory``, else drawn again. Raises ValueError where one of these
+    fails.
     """
 
     mean_bytes_per_s: float
@@ -58,7 +66,7 @@ class RateChain:
 
     @property
     def shares(self) -> FloatArray:
-        """(S,): share of the time in each condition in the long run."""
+        """(S,): the share of the time in each condition in the long run."""
         size = len(self.transition)
         equations = np.vstack([self.transition.T - np.eye(size), np.ones(size)])
         shares: FloatArray = np.linalg.lstsq(equations, np.append(np.zeros(size), 1.0), rcond=None)[
@@ -67,7 +75,10 @@ class RateChain:
         return np.clip(shares, 0.0, 1.0)
 
     def draw(self, moves: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """(n,): multiples of the mean rate, the chain driven by the uniform numbers ``moves``."""
+        """Return (n,) multiples of the mean rate, for uniform random numbers ``moves`` (n,).
+
+        ``moves`` decide how the chain moves, and ``rng`` which rate of a condition is drawn.
+        """
         states = self._states(moves)
         num_steps, num_rates = len(moves), self.rates.shape[1]
         is_new = rng.random(num_steps) >= self.memory
@@ -88,7 +99,7 @@ class RateChain:
         return np.array(states, dtype=np.int64)
 
     def covariance(self, lags: Sequence[int]) -> FloatArray:
-        """(len(lags),): covariance of the multiples with themselves so many steps later.
+        """Return (len(lags),): the covariance of the multiples with themselves, lags in steps.
 
         With shares p, transition P and rates q: sum_ij p_i P^k_ij (m^k E[q_i q_j] + (1 - m^k)
         E[q_i] E[q_j]) less the square of the mean.
@@ -107,10 +118,12 @@ class RateChain:
 
 @dataclass(frozen=True, eq=False)
 class LinkModel:
-    """A pool of links alike. Both directions meet the same luck in how conditions change.
+    """A link model draws links whose directions follow rate chains.
 
-    ``spread`` is the log-normal spread of the mean rate between links. ``uplink`` None: not
-    measured, ``uplink_scale`` times the downlink.
+    Both chains of a link move by the same random numbers, so that conditions change together.
+    ``spread`` is the log-normal spread of the mean rate between links. Where ``uplink`` is None it
+    was not measured, and is ``uplink_scale`` times the downlink. Raises ValueError for a number out
+    of range.
     """
 
     name: str
@@ -127,13 +140,12 @@ class LinkModel:
                 f"step_s must be above 0 and at most duration_s, "
                 f"got {self.step_s:g} of {self.duration_s:g}"
             )
-        if self.duration_s / self.step_s > 1e7:
-            raise ValueError(f"duration_s must be at most 1e7 steps, got {self.duration_s:g} s")
+        check_num_steps(self.duration_s, self.step_s)
         if not 0 <= self.spread <= 5:
             raise ValueError(f"spread must be in [0, 5], got {self.spread:g}")
 
     def link(self, rng: np.random.Generator) -> Link:
-        """One link. Raises ValueError where the uplink is not known."""
+        """Draw one link, which loops. Raises ValueError where the uplink is not known."""
         num_steps = max(1, round(self.duration_s / self.step_s))
         level = math.exp(self.spread * rng.standard_normal() - self.spread**2 / 2)
         moves = rng.random(num_steps)
@@ -153,16 +165,16 @@ class LinkModel:
 def fit_link(
     name: str, downlinks: Sequence[BandwidthTrace], uplinks: Sequence[BandwidthTrace]
 ) -> LinkModel:
-    """The model of these links; no uplinks: they were not measured.
+    """Return the model fitted to these links; ``uplinks`` is empty where none was measured.
 
-    Each link is fitted as a multiple of its own mean; how the means differ is ``spread``. Raises
-    ValueError without a link, or for one that never carries anything.
+    Each link is fitted as a multiple of its own mean, and ``spread`` says how the means differ.
+    Raises ValueError without a link, and for a link that never carries anything.
     """
     if not downlinks:
         raise ValueError("a fit needs at least one link, got none")
     lengths_s = np.concatenate([_lengths_s(trace) for trace in downlinks])
     longest_s = max(trace.period_s for trace in downlinks)
-    step_s = max(float(np.median(lengths_s)), longest_s / MAX_STEPS)
+    step_s = max(float(np.median(lengths_s)), longest_s / MAX_FITTED_STEPS)
     means = np.array([trace.mean_bytes_per_s for trace in downlinks])
     return LinkModel(
         name,
@@ -175,15 +187,19 @@ def fit_link(
 
 
 def fit_chain(traces: Sequence[BandwidthTrace], step_s: float) -> RateChain:
-    """The chain whose autocorrelation comes nearest, over all ways to tell conditions apart."""
+    """Return the chain whose autocorrelation is nearest to that of the traces.
+
+    All ``WINDOWS`` and ``MEMORIES`` are tried, on a grid of steps of about ``step_s``.
+    """
     means = [trace.mean_bytes_per_s for trace in traces]
     if not all(mean > 0 for mean in means):
         raise ValueError("a link must carry something to be fitted, got one that never does")
     grids = [_grid(trace, step_s) / mean for trace, mean in zip(traces, means, strict=True)]
     lags = [lag for lag in LAGS if 2 * lag < max(map(len, grids))]
     target = _covariances(grids, lags)
-    # A chain's correlation fades with the lag. That of a link with periodic stalls rises again: it
-    # cannot be met, and must not spoil the short lags, by which a transfer is felt.
+    # The correlation of a chain fades with the lag, while that of a link with periodic stalls rises
+    # again. It cannot be matched there, and the short lags, which decide how long a transfer takes,
+    # must not suffer for it.
     weights = 1 / np.array(lags, dtype=np.float64)
     best, least = None, math.inf
     for window in WINDOWS:
@@ -202,7 +218,10 @@ def fit_chain(traces: Sequence[BandwidthTrace], step_s: float) -> RateChain:
 
 
 def _chain(grids: Sequence[FloatArray], window: int, mean_bytes_per_s: float) -> RateChain:
-    """Conditions: outage, then levels of the rate averaged over ``window`` steps."""
+    """Return a chain without memory whose conditions are the outage and levels of the mean rate.
+
+    The level of a step is that of the rate averaged over ``window`` steps around it.
+    """
     rates = np.concatenate(grids)
     smooth = np.concatenate([_smoothed(grid, window) for grid in grids])
     is_outage = rates < OUTAGE_SHARE_OF_MEAN
@@ -211,7 +230,7 @@ def _chain(grids: Sequence[FloatArray], window: int, mean_bytes_per_s: float) ->
     used, labels = np.unique(labels, return_inverse=True)
     moves = np.zeros((len(used), len(used)))
     begin = 0
-    for grid in grids:  # each grid is a loop, so that no condition is left for good
+    for grid in grids:  # each grid loops, so that every condition is left again
         own = labels[begin : begin + len(grid)]
         np.add.at(moves, (own, np.roll(own, -1)), 1.0)
         begin += len(grid)
@@ -225,17 +244,17 @@ def _chain(grids: Sequence[FloatArray], window: int, mean_bytes_per_s: float) ->
 
 
 def _grid(trace: BandwidthTrace, step_s: float) -> FloatArray:
-    """(n,): mean rate in each of n equal steps of about ``step_s`` that make up the loop."""
+    """Return (n,): the mean rate in each of n equal steps of about ``step_s`` in the loop."""
     edges_s = np.append(trace.time_s, trace.period_s)
     carried = np.concatenate([[0.0], np.cumsum(trace.rate_bytes_per_s * np.diff(edges_s))])
     grid_s = np.linspace(0.0, trace.period_s, max(1, round(trace.period_s / step_s)) + 1)
     rates: FloatArray = np.diff(np.interp(grid_s, edges_s, carried)) / np.diff(grid_s)
-    # A difference of sums may miss an exact 0 by its rounding.
+    # A difference of two equal sums may round to slightly below 0.
     return np.maximum(rates, 0.0)
 
 
 def _smoothed(grid: FloatArray, window: int) -> FloatArray:
-    """(n,): mean over ``window`` steps around each, round the loop."""
+    """Return (n,): the mean over ``window`` steps around each step, across the loop's end."""
     half = window // 2
     total = np.cumsum(np.concatenate([[0.0], grid[len(grid) - half :], grid, grid[:half]]))
     means: FloatArray = (total[window:] - total[:-window]) / window
@@ -243,7 +262,7 @@ def _smoothed(grid: FloatArray, window: int) -> FloatArray:
 
 
 def _covariances(grids: Sequence[FloatArray], lags: Sequence[int]) -> FloatArray:
-    """(len(lags),): mean over all steps of (rate - 1) (rate so many steps later - 1)."""
+    """Return (len(lags),): the mean over all steps of (rate - 1) (rate a lag later - 1)."""
     num_steps = sum(map(len, grids))
     sums = [sum(float((g - 1) @ (np.roll(g, -lag) - 1)) for g in grids) for lag in lags]
     return np.array(sums) / num_steps

@@ -1,7 +1,7 @@
-"""Fitted generators as TOML: written by ``fedclock traces fit``, read wherever a trace may be.
+"""Reads and writes fitted generators as TOML files, which may be named wherever a trace may be.
 
-``kind`` is ``link`` or ``availability``; the keys are the fields of ``LinkModel`` and
-``DiurnalModel``, rates in Mbit/s.
+``fedclock traces fit`` writes them. ``kind`` is ``link`` or ``availability``, and the other keys
+are the fields of ``LinkModel`` or ``DiurnalModel``, with rates in Mbit/s.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from traces.arrays import FloatArray
-from traces.formats import BYTES_PER_S_PER_MBPS
 from traces.generators.diurnal import DiurnalModel
 from traces.generators.link_model import LinkModel, RateChain
-from traces.text import excerpt, read_text
+from traces.text import excerpt, is_number, read_text
+from traces.units import BYTES_PER_S_PER_MBPS
 
 LINK_KEYS = ("step_s", "duration_s", "spread", "downlink")
 CHAIN_KEYS = ("mean_mbps", "memory", "transition", "rates")
@@ -27,9 +27,10 @@ AVAILABILITY_KEYS = ("num_days", "spread", "never", "always", "begins", "online_
 
 
 def read_model(path: str | Path, *, uplink_scale: float | None = None) -> LinkModel | DiurnalModel:
-    """The generator in a TOML file; ``uplink_scale`` serves links whose uplink was not measured.
+    """Return the generator in a TOML file.
 
-    Raises ValueError: file, key, what stands there and what should.
+    An uplink that was not measured becomes ``uplink_scale`` times the downlink. Raises ValueError
+    that names the file, the key, what was found and what is expected.
     """
     path = Path(path)
     try:
@@ -48,7 +49,10 @@ def read_model(path: str | Path, *, uplink_scale: float | None = None) -> LinkMo
 
 
 def model_text(model: LinkModel | DiurnalModel, sources: Sequence[str]) -> str:
-    """The TOML of a generator, which ``read_model`` reads back; comments say what it is."""
+    """Return the TOML of a generator, which ``read_model`` reads back.
+
+    Its comments name the ``sources`` of the fit and say what each key means.
+    """
     fitted = f"# Fitted by fedclock traces fit to: {', '.join(sources)}"
     lines = [line if line.isprintable() else ascii(line) for line in fitted.splitlines()]
     if isinstance(model, DiurnalModel):
@@ -172,7 +176,7 @@ def _check_keys(
 
 def _float(values: Mapping[str, Any], key: str) -> float:
     value = values[key]
-    if not _is_number(value):
+    if not is_number(value):
         raise ValueError(f"{key} must be a finite number, found {_found(value)}")
     return float(value)
 
@@ -183,13 +187,9 @@ def _table(values: Mapping[str, Any], key: str) -> FloatArray:
     if not is_table or len({len(row) for row in rows}) > 1:
         raise ValueError(f"{key} must be rows of equally many numbers, found {_found(rows)}")
     for value in (value for row in rows for value in row):
-        if not _is_number(value):
+        if not is_number(value):
             raise ValueError(f"{key} must hold finite numbers, found {_found(value)}")
     return np.array(rows, dtype=np.float64)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
 
 
 def _found(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Links at the Shannon rate of a radio channel: path loss, shadowing and fading."""
+"""Draws links at the Shannon rate of a radio channel with path loss, shadowing and fading."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from traces.arrays import FloatArray
-from traces.bandwidth import BandwidthTrace, Link
+from traces.bandwidth import Link
+from traces.generators.stepped import check_num_steps, stepped
 
 Fading = Literal["rayleigh", "none"]
 BASE_STATION_DBM = 46.0
+"""Transmit power of a macro-cell base station."""
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A radio channel with 3GPP macro-cell path loss and thermal noise."""
+    """A channel is one direction of a radio link in a 3GPP macro cell, with thermal noise."""
 
-    power_dbm: float = 23.0  # what a handset may send
+    power_dbm: float = 23.0  # transmit power; a handset may send this much
     bandwidth_hz: float = 900e3
     noise_dbm_per_hz: float = -174.0
 
 
 @dataclass(frozen=True)
 class RayleighFading:
-    """The channel's power gain is drawn anew, exponential with mean 1, for each block of time."""
+    """Rayleigh fading draws the power gain, exponential with mean 1, for each block of time."""
 
     seed: int
     block_s: float = 1.0
@@ -40,12 +41,13 @@ def shannon_link(
     downlink: Channel | None = None,
     fading: RayleighFading | None = None,
 ) -> Link:
-    """A link at the Shannon rate W log2(1 + S/N) of its distance from the base station.
+    """Return a link at the Shannon rate W log2(1 + S/N) for its distance from the base station.
 
-    Path loss 128.1 + 37.6 log10(d / 1 km) dB (3GPP TR 36.942, macro cell). With 1,100 to 2,000 m
-    this is our reconstruction of HAFLQ's uplink (arXiv 2411.06581): the distances are known at
-    second hand, the constants are ours, and so is the downlink, which has the 46 dBm of a base
-    station unless one is given. Raises ValueError unless ``distance_m`` is above 0.
+    The path loss is 128.1 + 37.6 log10(d / 1 km) dB (3GPP TR 36.942, macro cell). With 1,100 to
+    2,000 m this is our reconstruction of HAFLQ's uplink (arXiv 2411.06581): we know the distances
+    only at second hand, and chose the constants. The downlink is our choice too, and has the power
+    of a base station unless ``downlink`` is given. Raises ValueError unless ``distance_m`` is above
+    0.
     """
     if not 0 < distance_m < np.inf:
         raise ValueError(f"distance_m must be a number above 0, got {distance_m:g}")
@@ -63,12 +65,12 @@ def shannon_link(
 
 @dataclass(frozen=True)
 class PathLossLink:
-    """Shannon rate at a drawn distance from a 3GPP macro cell, with shadowing and fading.
+    """A path-loss link draws links at the Shannon rate of a drawn distance from a 3GPP macro cell.
 
-    The distance is uniform in [``nearest_m``, ``farthest_m``]: HAFLQ's devices stand 1,100 to
-    2,000 m away. Shadowing is log-normal with 8 dB (3GPP TR 36.814, table A.2.1.1-1; from memory),
-    one draw for both directions of a device that stays where it is. Rayleigh fading draws the gain
-    anew for each ``block_s``. The rest as ``shannon_link``. Raises ValueError for a number out of
+    The distance is uniform in [``nearest_m``, ``farthest_m``]; HAFLQ's devices are 1,100 to 2,000 m
+    away. Shadowing is log-normal with 8 dB (3GPP TR 36.814, table A.2.1.1-1; from memory), drawn
+    once for both directions, since a device does not move. Rayleigh fading draws the gain of each
+    ``block_s``. The rate follows as in ``shannon_link``. Raises ValueError for a number out of
     range.
     """
 
@@ -96,9 +98,10 @@ class PathLossLink:
                 f"block_s must be above 0 and at most duration_s, "
                 f"got {self.block_s:g} of {self.duration_s:g}"
             )
+        check_num_steps(self.duration_s, self.block_s)
 
     def link(self, rng: np.random.Generator) -> Link:
-        """One device's link."""
+        """Draw the link of one device, which loops."""
         distance_m = float(rng.uniform(self.nearest_m, self.farthest_m))
         shadow_db = float(rng.normal(0.0, self.shadowing_db))
         up, down = Channel(), Channel(power_dbm=BASE_STATION_DBM)
@@ -113,14 +116,6 @@ class PathLossLink:
             downlink=replace(down, power_dbm=down.power_dbm - shadow_db),
             fading=fading if self.fading == "rayleigh" else None,
         )
-
-
-def stepped(rate_bytes_per_s: FloatArray, step_s: float) -> BandwidthTrace:
-    """The trace of rates (n,) that hold for ``step_s`` each."""
-    num_steps = len(rate_bytes_per_s)
-    return BandwidthTrace(
-        step_s * np.arange(num_steps, dtype=np.float64), rate_bytes_per_s, num_steps * step_s
-    )
 
 
 def _mean_snr(distance_m: float, channel: Channel) -> float:

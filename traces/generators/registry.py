@@ -1,8 +1,8 @@
-"""Every generator of links and of availability that a config may name: one line each.
+"""Lists every generator of links and of availability that a config may name.
 
-A generator is a frozen value. ``link(rng)`` and ``availability(rng)`` draw one device from the
-``np.random.Generator`` they are given and from nothing else, so a device whose generator is seeded
-by its own number stays as it is however large the fleet.
+A generator is a frozen dataclass of its options. ``link(rng)`` and ``availability(rng)`` draw one
+device from the ``np.random.Generator`` that they are given and from nothing else. So a device whose
+``rng`` is seeded by its own number is the same in a fleet of any size.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ import numpy as np
 
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import Link
-from traces.generators.diurnal import MIN_SPAN_S
+from traces.generators.diurnal import MAX_SPANS, MIN_SPAN_S
 from traces.generators.patterns import pattern_model
 from traces.generators.radio import PathLossLink
 from traces.generators.synthetic import MarkovLink
 
 
 class LinkGenerator(Protocol):
-    """Draws links."""
+    """A link generator draws the links of devices."""
 
     def link(self, rng: np.random.Generator) -> Link:
-        """One device's link, which loops."""
+        """Draw the link of one device, which loops."""
         ...
 
 
 class AvailabilityGenerator(Protocol):
-    """Draws when devices are online."""
+    """An availability generator draws when devices are online."""
 
     def availability(self, rng: np.random.Generator) -> AvailabilityTrace:
-        """One device's availability, which loops; instant 0 is midnight."""
+        """Draw the availability of one device, which loops; instant 0 is midnight."""
         ...
 
 
 @dataclass(frozen=True)
 class Diurnal:
-    """Phones by the time of day with many short flaps: ``charging`` or ``charged`` (STUNNER).
+    """This generator draws phones by a daily pattern with many short spans (STUNNER).
 
-    Raises ValueError for an unknown pattern.
+    Patterns are ``charging`` and ``charged``. Raises ValueError for an unknown one.
     """
 
     kind: ClassVar[str] = "diurnal"
@@ -60,7 +60,10 @@ class Diurnal:
 
 @dataclass(frozen=True)
 class OnOff:
-    """Exponential spans online and offline with these means, at any time of day."""
+    """This generator draws exponential online and offline spans with these means.
+
+    Raises ValueError for a number out of range, or where a trace would have too many spans.
+    """
 
     kind: ClassVar[str] = "on_off"
 
@@ -73,10 +76,15 @@ class OnOff:
             value = getattr(self, name)
             if not 1 <= value < math.inf:
                 raise ValueError(f"{name} must be a number of at least 1, got {value:g}")
+        if self.period_s > MAX_SPANS * (self.online_s + self.offline_s):
+            raise ValueError(
+                f"period_s must be at most {MAX_SPANS:,} times online_s + offline_s, "
+                f"got {self.period_s:g}"
+            )
 
     def availability(self, rng: np.random.Generator) -> AvailabilityTrace:
         means_s = (self.offline_s, self.online_s)
-        # What is left of an exponential span is exponential too, so instant 0 needs no warm-up.
+        # The rest of an exponential span is exponential too, so instant 0 needs no warm-up.
         is_online = int(rng.random() < self.online_s / (self.online_s + self.offline_s))
         at_s, found = 0.0, []
         while at_s < self.period_s:
@@ -90,6 +98,8 @@ class OnOff:
 LINKS: Mapping[str, type[LinkGenerator]] = MappingProxyType(
     {"markov": MarkovLink, "path_loss": PathLossLink}
 )
+"""Generators of links by the kind that a config names."""
 AVAILABILITIES: Mapping[str, type[AvailabilityGenerator]] = MappingProxyType(
     {"diurnal": Diurnal, "on_off": OnOff}
 )
+"""Generators of availability by the kind that a config names."""

@@ -1,6 +1,7 @@
-"""Links made by seeded generators whose means are published figures.
+"""Draws links of access technologies from seeded generators whose means are published figures.
 
-``python -m traces.synthetic FOLDER`` writes the bundled set, byte for byte the same each time.
+``python -m traces.generators.synthetic FOLDER`` writes the bundled links, with the same bytes each
+time.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ import numpy as np
 
 from traces.arrays import FloatArray, IntArray
 from traces.bandwidth import Link
-from traces.formats import BYTES_PER_S_PER_MBPS, write_link
-from traces.generators.radio import shannon_link, stepped
+from traces.formats import write_link
+from traces.generators.radio import shannon_link
+from traces.generators.stepped import check_num_steps, stepped
 from traces.generators.technologies import TECHNOLOGIES, State, Technology
+from traces.units import BYTES_PER_S_PER_MBPS
 
 
 @dataclass(frozen=True)
 class MarkovLink:
-    """Markov-modulated link of a technology: 3G, 4G, 5G, Wi-Fi or fixed.
+    """This generator draws the Markov-modulated links of a technology: 3G, 4G, 5G, Wi-Fi or fixed.
 
-    ``scale`` times the technology's mean rates; ``spread`` is the log-normal spread of that mean
-    between links, the technology's own unless one is given. Raises ValueError for an unknown
-    technology or a number out of range.
+    The mean rates are ``scale`` times those of the technology. ``spread`` is the log-normal spread
+    of that mean between links, the technology's own unless one is given. Raises ValueError for an
+    unknown technology or a number out of range.
     """
 
     kind: ClassVar[str] = "markov"
@@ -49,10 +52,13 @@ class MarkovLink:
                 f"step_s must be above 0 and at most duration_s, "
                 f"got {self.step_s:g} of {self.duration_s:g}"
             )
+        check_num_steps(self.duration_s, self.step_s)
 
     def link(self, rng: np.random.Generator) -> Link:
-        """One link. Radio conditions change both directions together; scatter is drawn for each
-        alone. Rates are whole kbit/s, so that a file holds them exactly.
+        """Draw the link of one device, which loops.
+
+        The states of both directions change together; scatter is drawn for each alone. Rates are
+        whole kbit/s, so that a file holds them exactly.
         """
         model = _technology(self.technology)
         sigma = self._spread(model)
@@ -77,21 +83,20 @@ def synthetic_link(
     duration_s: float = 300.0,
     step_s: float = 1.0,
 ) -> Link:
-    """A link at ``scale`` times its technology's mean rates, the same for the same seed.
+    """Return a link at ``scale`` times its technology's mean rates, the same for the same seed.
 
     Raises ValueError for an unknown technology.
     """
     generator = MarkovLink(technology, scale, 0.0, duration_s, step_s)
-    # The name is part of the seed, else one seed would give every technology the same luck.
+    # The name is part of the seed, so that links of two technologies are independent.
     rng = np.random.default_rng([seed, *technology.encode()])
     return replace(generator.link(rng), name=f"{technology}-{seed}")
 
 
 def synthetic_pool(technology: str, num_links: int) -> tuple[Link, ...]:
-    """Links of one technology, with the seeds 1 to ``num_links`` and rising levels.
+    """Return links of one technology with the seeds 1 to ``num_links`` and rising mean rates.
 
-    Their mean rates stand at the quantiles of the technology's spread between links, and average
-    to its mean.
+    The mean rates are quantiles of the technology's spread between links; their mean is its mean.
     """
     sigma = _technology(technology).link_sigma
     levels = np.exp([sigma * NormalDist().inv_cdf((i + 0.5) / num_links) for i in range(num_links)])
@@ -108,7 +113,7 @@ def _technology(name: str) -> Technology:
 
 
 def _levels(model: Technology) -> FloatArray:
-    """(S,): the rate of each state as a multiple of the mean over time."""
+    """Return (S,): the rate of each state as a multiple of the mean over time."""
     mean = sum(state.share * state.level for state in model.states)
     return np.array([state.level / mean for state in model.states])
 
@@ -116,10 +121,10 @@ def _levels(model: Technology) -> FloatArray:
 def _chain(
     rng: np.random.Generator, states: tuple[State, ...], step_s: float, num_steps: int
 ) -> IntArray:
-    """(num_steps,): the state in each step, from its long-run law on."""
+    """Return (num_steps,): the state in each step; the first is drawn by the long-run shares."""
     share = np.array([state.share for state in states])
     leaving = np.array([min(step_s / state.dwell_s, 1.0) for state in states])
-    # Time in a state is in proportion to how often it is drawn and how long it then lasts.
+    # The share of time in a state is how often it is drawn times how long it then lasts.
     drawn = share * leaving
     leaves = rng.random(num_steps) < leaving[:, None]  # (S, num_steps)
     following = rng.choice(len(states), num_steps, p=drawn / drawn.sum())
@@ -132,12 +137,12 @@ def _chain(
 
 
 def _log_normal(rng: np.random.Generator, sigma: float, size: int) -> FloatArray:
-    """(size,): log-normal factors with mean 1."""
+    """Return (size,) log-normal factors with mean 1."""
     return np.exp(rng.normal(-(sigma**2) / 2, sigma, size))
 
 
 def bundled_links() -> tuple[Link, ...]:
-    """The links of ``traces/data``: four of each technology, and HAFLQ's ten distances."""
+    """Return the links of ``traces/data``: four of each technology, and HAFLQ's ten distances."""
     pools = [synthetic_pool(technology, 4) for technology in TECHNOLOGIES]
     return sum(pools, tuple(shannon_link(distance_m) for distance_m in range(1100, 2001, 100)))
 
@@ -150,6 +155,8 @@ def write_bundle(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m traces.synthetic", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m traces.generators.synthetic", description=__doc__
+    )
     parser.add_argument("folder", type=Path)
     write_bundle(parser.parse_args().folder)

@@ -1,4 +1,4 @@
-"""Access technologies as Markov-modulated links, with the source of each figure."""
+"""Parameters of access technologies as Markov-modulated links, with the source of each figure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class State:
-    """One condition of a link; ``level`` 0 is an outage."""
+    """A state is one condition of a link; one with ``level`` 0 is an outage."""
 
-    share: float  # of the time, in the long run
+    share: float  # of the time in this state, in the long run
     dwell_s: float  # mean time until the next state is drawn; a state may follow itself
     level: float  # its rate relative to the other states'; only ratios matter
 
 
 @dataclass(frozen=True)
 class Technology:
-    """A Markov-modulated link: states, and log-normal scatter within each."""
+    """A technology is a Markov-modulated link: states, and log-normal scatter within each."""
 
     down_mbps: float  # mean over time, and over the links of a pool
     up_mbps: float
@@ -29,7 +29,7 @@ class Technology:
 
     @property
     def outage_share(self) -> float:
-        """Share of the time without a link."""
+        """Share of the time in which the link is down."""
         return sum(state.share for state in self.states if state.level == 0)
 
 

@@ -1,7 +1,12 @@
-"""Every format that a trace can be imported from: one entry each, one module a family.
+"""Lists every format that traces can be imported from: one entry for each, one module a family.
 
-An importer takes files and returns what they hold in our own units, or raises ValueError that says
-file, line, what was found and what is expected. It writes nothing.
+The contract of an importer. It gets the paths of files that the user says are of its format, and
+returns what they hold as ``Recording``, ``Availability`` or ``DeviceTable``, each under a name that
+becomes the name of a CSV file. Files that stand for themselves give their results in the order of
+the paths. Units are SI and 1 Mbit/s is 1e6 bit/s; numbers are read by ``traces.text``. Whatever was
+left out or assumed is a sentence in ``notes``, which the user reads. An importer writes nothing,
+and never runs anything that a file holds. Where a file is wrong it raises ValueError that names the
+file, the line (or client, device, row or byte), what was found and what is expected.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from traces.importers import (
     gnettrack,
     mahimahi,
     own,
+    rates,
     stunner,
 )
 from traces.importers.result import Availability, DeviceTable, Imported, Recording
@@ -41,16 +47,16 @@ Read = Callable[[Sequence[Path]], Sequence[Imported]]
 
 
 class Format(NamedTuple):
-    """One format: what it is, what an import gives, and how files of it are read."""
+    """A format says what its files are, what an import gives, and how the files are read."""
 
     title: str
     gives: Literal["link", "availability", "devices", "link or availability"]
     read: Read
-    looks: str = ""  # the name that ``sniff`` gives it, where that is not its own
+    looks: str = ""  # the name that ``sniff`` gives its files, where that is another
 
 
 def each(read_one: Callable[[Path], Imported | Sequence[Imported]]) -> Read:
-    """The importer of files that stand for themselves."""
+    """Return the importer that reads each file by itself with ``read_one``."""
 
     def read(paths: Sequence[Path]) -> Sequence[Imported]:
         imported: list[Imported] = []
@@ -72,6 +78,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "puffer": Format(
             "Puffer traces cooked alike, MB/s", "link", each(cooked.read_megabytes), "pensieve"
         ),
+        "rates": Format("rates with their units, one a second", "link", each(rates.read)),
         "ghent": Format("Ghent 4G logs (report_*.log)", "link", each(bytelog.read_ghent)),
         "hsdpa": Format("Norway HSDPA raw logs", "link", each(bytelog.read_hsdpa)),
         "ucc": Format("UCC 4G and 5G logs of G-NetTrack Pro", "link", each(gnettrack.read)),
@@ -91,15 +98,16 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ),
     }
 )
+"""Every format by the name that ``fedclock traces import`` takes, but for Parquet."""
 
 
 def import_files(
     name: str, paths: Sequence[Path], *, formats: Mapping[str, Format] = FORMATS
 ) -> list[Imported]:
-    """What files of the named format hold, each under a name of its own.
+    """Return what files of the named format hold, each under a name of its own.
 
-    Raises ValueError for an unknown format, for a file that is wrong (and says which format it
-    looks like, if another), and where two results would have one name.
+    Raises ValueError for an unknown format, for a file that is wrong (and then says which other
+    format it looks like, if any), and where two results would have one name.
     """
     if name not in formats:
         raise ValueError(f"the format must be one of {', '.join(formats)}, got {name!r}")
@@ -118,7 +126,7 @@ def import_files(
 
 
 def _hint(name: str, paths: Sequence[Path], error: str, formats: Mapping[str, Format]) -> str:
-    """Which other format the file that an error names looks like."""
+    """Return which other format the file that an error names looks like, empty if none."""
     wrong = max(
         (path for path in paths if str(path) in error), key=lambda p: len(str(p)), default=None
     )

@@ -1,8 +1,9 @@
-"""Ghent's 4G and Norway's HSDPA logs: what was received since the row before.
+"""Imports Ghent's 4G and Norway's HSDPA logs: the bytes received since the row before.
 
-Six columns split by spaces: epoch, ms of uptime, latitude, longitude, bytes, ms since the row
-before (which may have leading zeros). A rate belongs to the interval that ends at its row; time
-between rows that no row covers was not measured and is closed up. Downlink only.
+A row has six columns separated by spaces: epoch, milliseconds of uptime, latitude, longitude, bytes
+and milliseconds since the row before (which may have leading zeros). The rate of a row belongs to
+the interval that ends at it. Time between rows that no interval covers was not measured, and is
+left out. Only the downlink is known.
 """
 
 from __future__ import annotations
@@ -11,31 +12,37 @@ from pathlib import Path
 from typing import NamedTuple
 
 from traces.importers.result import MAX_LENGTH_S, Recording, name_of, steps
-from traces.text import Line, excerpt, number, read_lines
+from traces.text import TextLine, excerpt, number, read_lines
 
 COLUMNS = ("epoch", "uptime_ms", "latitude", "longitude", "bytes", "interval_ms")
-EPOCH_2001_S = 978e6  # the one tells milliseconds from seconds: no log is older
+EPOCH_2001_S = 978e6
 EPOCH_2100_S = 4.1e9
+"""Bounds of an epoch; no log is older, and so they tell seconds from milliseconds."""
 
 
 def read_ghent(path: Path) -> Recording:
-    """Epoch in milliseconds. Raises ValueError: file, line, found, expected."""
+    """Return the downlink in a Ghent log, whose epoch is in milliseconds.
+
+    Raises ValueError that names the file, the line, what was found and what is expected.
+    """
     return _read(path, "epoch in ms", 1000.0)
 
 
 def read_hsdpa(path: Path) -> Recording:
-    """Epoch in seconds. Raises ValueError: file, line, found, expected."""
+    """Return the downlink in an HSDPA log, whose epoch is in seconds. Raises as ``read_ghent``."""
     return _read(path, "epoch in s", 1.0)
 
 
-class _Row(NamedTuple):
+class _LogRow(NamedTuple):
+    """The numbers of one row of a log that the rate depends on."""
+
     uptime_ms: float
     received_bytes: float
     interval_ms: float
 
 
 def _read(path: Path, epoch: str, units_per_s: float) -> Recording:
-    rows: list[_Row] = []
+    rows: list[_LogRow] = []
     gap_ms = 0.0
     for line in read_lines(path):
         row = _row(line, epoch, units_per_s)
@@ -54,11 +61,11 @@ def _read(path: Path, epoch: str, units_per_s: float) -> Recording:
         [row.interval_ms / 1000 for row in rows],
         [row.received_bytes * 8 / row.interval_ms / 1000 for row in rows],
     )
-    notes = (f"closed up: {gap_ms / 1000:g} s that no row covers",) if gap_ms else ()
+    notes = (f"left out: {gap_ms / 1000:g} s that no row covers",) if gap_ms else ()
     return Recording(name_of(path), trace, notes=notes)
 
 
-def _row(line: Line, epoch: str, units_per_s: float) -> _Row:
+def _row(line: TextLine, epoch: str, units_per_s: float) -> _LogRow:
     fields = line.text.split()
     if len(fields) != len(COLUMNS):
         raise ValueError(
@@ -69,7 +76,7 @@ def _row(line: Line, epoch: str, units_per_s: float) -> _Row:
     number(line.where, epoch, fields[0], latest, smallest=earliest)
     number(line.where, "latitude", fields[2], 90, smallest=-90)
     number(line.where, "longitude", fields[3], 180, smallest=-180)
-    return _Row(
+    return _LogRow(
         number(line.where, "uptime_ms", fields[1], 1e13),
         number(line.where, "bytes", fields[4], 1e15),
         number(line.where, "interval_ms", fields[5], MAX_LENGTH_S * 1000, smallest=1),

@@ -1,6 +1,6 @@
-"""Pensieve's cooked traces and their kin: a time in seconds and a rate, without a header.
+"""Imports cooked traces, as Pensieve's: lines of a time in seconds and a rate, without a header.
 
-A rate holds from its row to the next, and the last as long as the step before it.
+A rate holds from its line to the next, and the last one as long as the step before it.
 """
 
 from __future__ import annotations
@@ -8,20 +8,28 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from traces.formats import MAX_MBPS
-from traces.importers.result import MIN_STEP_S, Recording, name_of, steps
-from traces.text import Line, excerpt, number, read_lines
-
-MAX_INSTANT_S = 1e11  # first times need not be 0: some are counted from 1970
+from traces.importers.result import (
+    MAX_INSTANT_S,
+    MIN_STEP_S,
+    Recording,
+    name_of,
+    steps,
+    unlikely_units,
+)
+from traces.text import TextLine, excerpt, number, read_lines
+from traces.units import MAX_MBPS
 
 
 def read_megabits(path: Path) -> Recording:
-    """A file in Mbit/s (Pensieve, Lumos5G). Raises ValueError: file, line, found, expected."""
+    """Return the downlink in a file whose rates are in Mbit/s (Pensieve, Lumos5G).
+
+    Raises ValueError that names the file, the line, what was found and what is expected.
+    """
     return _read(path, mbps_per_unit=1.0)
 
 
 def read_megabytes(path: Path) -> Recording:
-    """A file in MB/s (Puffer): eight times as fast as its numbers look."""
+    """Return the downlink in a file whose rates are in MB/s (Puffer), otherwise as Pensieve's."""
     return _read(path, mbps_per_unit=8.0)
 
 
@@ -47,11 +55,13 @@ def _read(path: Path, *, mbps_per_unit: float) -> Recording:
     durations = [later - earlier for earlier, later in itertools.pairwise(time_s)]
     durations.append(durations[-1] if durations else 1.0)
     where = f"{path}, lines 1 to {len(time_s) + num_negative}"
-    notes = (f"rows left out for their negative rate: {num_negative}",) if num_negative else ()
+    notes = unlikely_units(durations, mbps)
+    if num_negative:
+        notes += (f"rows left out for their negative rate: {num_negative}",)
     return Recording(name_of(path), steps(where, durations, mbps), notes=notes)
 
 
-def _row(line: Line) -> tuple[float, float]:
+def _row(line: TextLine) -> tuple[float, float]:
     fields = line.text.split()
     if len(fields) != 2:
         raise ValueError(

@@ -1,6 +1,7 @@
-"""Tables of phones and their AI Benchmark scores: CSV by column name, or FLASH's two JSON files.
+"""Imports tables of phones and their AI Benchmark scores: CSV, or one of FLASH's two JSON files.
 
-Scores are points, not FLOP/s, and stay as they are. Memory becomes bytes.
+Columns of a CSV are found by name. Scores are points, not FLOP/s, and are kept as they are. Memory
+becomes bytes.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from traces.importers.flash import read_json
 from traces.importers.relative_speed import with_speed
 from traces.importers.result import DeviceTable, name_of
 from traces.text import excerpt, number, read_bytes, read_table
+from traces.units import BYTES_PER_GB
 
-BYTES_PER_GB = 1e9
 MAX_SCORE = 1e12
-# Names in FLASH's raw list -> ours.
 RANKING = {
     "CPU": "soc",
     "Year": "year",
@@ -32,15 +32,17 @@ RANKING = {
     "Memory": "memory_score",
     "AI_Score": "ai_score",
 }
+"""Our name of each column of FLASH's raw list."""
 TEXTS = ("soc", "year", "android")
 
-Fields = Mapping[str, str]  # by our names; a field that is not there is not known
+Fields = Mapping[str, str]
+"""Fields of a device by our names; one that is not known is absent."""
 
 
 def read(path: Path) -> DeviceTable:
-    """The phones of a table; another one of the same name is ``NAME #2``.
+    """Return the phones of a table; a second one of the same name becomes ``NAME #2``.
 
-    Raises ValueError: file, where, what was found, what is expected.
+    Raises ValueError that names the file and device, what was found and what is expected.
     """
     is_json = read_bytes(path).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
     rows: dict[str, Fields] = {}
@@ -62,7 +64,7 @@ def read(path: Path) -> DeviceTable:
 
 
 def _from_csv(path: Path) -> Iterator[tuple[str, str, Fields]]:
-    """(where, device, fields) of a CSV with ``device`` and columns of which some are scores."""
+    """Yield the place, name and fields of each device of a CSV with ``device`` and scores."""
     table = read_table(path)
     table.require(["device"])
     if not any(column.endswith("_score") for column in table.columns):
@@ -83,7 +85,10 @@ def _from_csv(path: Path) -> Iterator[tuple[str, str, Fields]]:
 
 
 def _from_json(path: Path) -> Iterator[tuple[str, str, Fields]]:
-    """(where, device, fields) of ``{name: score}`` or of a list of objects with ``Model``."""
+    """Yield the place, name and fields of each device of a JSON file.
+
+    The file holds an object of scores by name, or a list of objects with a ``Model``.
+    """
     value = read_json(path)
     if isinstance(value, dict):
         for name, score in value.items():
@@ -100,7 +105,7 @@ def _from_json(path: Path) -> Iterator[tuple[str, str, Fields]]:
 
 
 def _ranking(where: str, entry: Mapping[str, Any]) -> Fields:
-    """One object of the raw list; its values are whatever JSON holds."""
+    """Return the fields of one object of the raw list, whose values are unchecked."""
     fields = {}
     for theirs, ours in RANKING.items():
         text = entry.get(theirs, "")
@@ -116,5 +121,5 @@ def _ranking(where: str, entry: Mapping[str, Any]) -> Fields:
 
 
 def _scaled(where: str, column: str, text: str, size: float) -> str:
-    """The number in our unit as text; empty if not known."""
+    """Return a number times ``size`` as text, empty if it is not known."""
     return f"{number(where, column, text, MAX_SCORE) * size:.12g}" if text else ""

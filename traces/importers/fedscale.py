@@ -1,4 +1,4 @@
-"""FedScale's two pickles: how fast 500,000 devices are, and when 107,749 phones were charging."""
+"""Imports FedScale's two pickles: how fast 500,000 devices are, and when 107,749 phones charge."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from traces.availability import MAX_TIME_S, AvailabilityTrace, device_id
-from traces.formats import MAX_MBPS
+from traces.availability import AvailabilityTrace, device_id
 from traces.importers.plain_pickle import load
 from traces.importers.relative_speed import with_speed
 from traces.importers.result import Availability, DeviceTable, name_of
-from traces.text import excerpt
+from traces.text import MAX_ROWS, excerpt, is_number
+from traces.units import MAX_MBPS, MAX_TIME_S
 
 CAPACITY_COLUMNS = ("device_id", "inference_s_per_sample", "downlink_mbps", "uplink_mbps")
 CAPACITY_KEYS = ("computation", "communication")
@@ -22,9 +22,11 @@ MAX_ID = 10**12
 
 
 def read_capacity(path: Path) -> DeviceTable:
-    """``client_device_capacity``: ms a sample of inference, and kbit/s for both directions.
+    """Return the devices of ``client_device_capacity``.
 
-    Raises ValueError that names the file and the client.
+    Each has the milliseconds of inference for one sample, and one rate in kbit/s for both
+    directions. Raises ValueError that names the file and client, what was found and what is
+    expected.
     """
     rows = []
     for where, name, entry in _entries(path, CAPACITY_KEYS):
@@ -37,12 +39,19 @@ def read_capacity(path: Path) -> DeviceTable:
 
 
 def read_behave(path: Path) -> list[Availability | DeviceTable]:
-    """``client_behave_trace``: when each phone was charging, and which model it was.
+    """Return when each phone of ``client_behave_trace`` was charging, and a table of their models.
 
-    Raises ValueError that names the file and the client.
+    Raises ValueError that names the file and client, what was found and what is expected.
     """
-    devices, models = {}, []
+    devices, models, num_intervals = {}, [], 0
     for where, name, entry in _entries(path, BEHAVE_KEYS):
+        # A pickle may name one long list many times, so their number is bounded before they are
+        # read.
+        num_intervals += len(entry["active"]) if isinstance(entry["active"], list | tuple) else 0
+        if num_intervals > MAX_ROWS:
+            raise ValueError(
+                f"{where}: expected at most {MAX_ROWS:,} intervals of all clients, found more"
+            )
         devices[name] = _trace(where, entry)
         models.append((name, _model(where, entry.get("model", ""))))
     table = DeviceTable(f"{name_of(path)}-devices", ("device_id", "model"), tuple(models))
@@ -50,7 +59,7 @@ def read_behave(path: Path) -> list[Availability | DeviceTable]:
 
 
 def _entries(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(where, device id, entry) of each client; the values of the entry are still unchecked."""
+    """Yield the place, device id and entry of each client; the entry's values are unchecked."""
     value = load(path)
     if not isinstance(value, dict) or not value:
         raise ValueError(f"{path}: expected a dict of clients, found {_kind(value)}")
@@ -98,9 +107,8 @@ def _trace(where: str, entry: dict[str, Any]) -> AvailabilityTrace:
 def _number(
     where: str, key: str, value: object, largest: float, *, smallest: float = math.ulp(0.0)
 ) -> float:
-    """A number in [smallest, largest]; the smallest is above 0 unless given."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and smallest <= value <= largest):  # type: ignore[operator]
+    """Return a number in [smallest, largest], or above 0 where no smallest is given."""
+    if not (is_number(value) and smallest <= value <= largest):  # type: ignore[operator]
         low = "[0" if smallest == 0 else "(0"
         raise ValueError(
             f"{where}: {key} must be a number in {low}, {largest:g}], found {_kind(value)}"
@@ -115,7 +123,7 @@ def _model(where: str, value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    """A value as an error quotes it: short, whatever it holds."""
+    """Return a value as an error message quotes it, short whatever it holds."""
     if isinstance(value, dict):
         keys = ", ".join(_kind(key) for key in list(value)[:5])
         return f"a dict of {len(value)} with the keys {keys}"

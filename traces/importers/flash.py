@@ -1,9 +1,9 @@
-"""FLASH's state traces: what 1000 phones reported, as JSON.
+"""Imports FLASH's state traces: what 1000 phones reported, as JSON.
 
-A device is eligible, hence online, while its screen is locked, it is on Wi-Fi and it is charging:
-FLASH's own rule. Before the first event of a kind its state is unknown, and after the last event of
-all so is everything: neither counts as online. Instant 0 is the midnight before a device's first
-event, in its local time, and its period is as many whole days as its events touch.
+By FLASH's own rule a device is online while its screen is locked, it is on Wi-Fi and it is
+charging. A condition is unknown before its first event, and all are after the device's last event;
+unknown does not count as online. Instant 0 is the midnight before a device's first event, in its
+local time, and its period is as many whole days as its events touch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from traces.availability import MAX_TIME_S, AvailabilityTrace, device_id
-from traces.importers.result import Availability, DeviceTable, name_of
+from traces.availability import AvailabilityTrace, device_id
+from traces.importers.result import Availability, DeviceTable, instant, name_of
 from traces.text import excerpt, read_text
+from traces.units import DAY_S, MAX_TIME_S
 
-# Event (in lower case) -> the condition that it sets. Screen and battery level decide nothing.
 SETS = {
     "screen_lock": ("locked", True),
     "screen_unlock": ("locked", False),
@@ -27,15 +27,18 @@ SETS = {
     "wifi": ("wifi", True),
     **dict.fromkeys(("2g", "3g", "4g", "5g", "unknown"), ("wifi", False)),
 }
+"""The condition that an event (in lower case) sets; the screen and the battery level set none."""
 CONDITIONS = ("locked", "charging", "wifi")
 IGNORED = ("screen_on", "screen_off")
-DAY_S = 86400.0
 
 Event = tuple[datetime, str]
 
 
 def read(path: Path) -> list[Availability | DeviceTable]:
-    """When each phone was eligible, and its model. Raises ValueError that says where."""
+    """Return when each phone was online, and a table of their models.
+
+    Raises ValueError that names the file and device, what was found and what is expected.
+    """
     devices, models, unknown = {}, [], set[str]()
     for name, entry in read_json_object(path).items():
         where = f"{path}, device {excerpt(name)}"
@@ -62,7 +65,10 @@ def read(path: Path) -> list[Availability | DeviceTable]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; its values are unchecked. Raises ValueError that says where."""
+    """Return the JSON object in a file, whose values are unchecked.
+
+    Raises ValueError that says where the file is no JSON object.
+    """
     value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path}, line 1: expected a JSON object, found another value")
@@ -70,7 +76,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Whatever JSON a file holds. Raises ValueError that says where it is none."""
+    """Return the JSON value in a file. Raises ValueError that says where it is no JSON."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -84,7 +90,7 @@ def read_json(path: Path) -> Any:
 
 
 def _messages(where: str, value: object) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line that is not blank."""
+    """Return an iterator over the number and text of each line that is not blank."""
     lines = value.split("\n") if isinstance(value, str) else value
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ValueError(
@@ -98,10 +104,7 @@ def _event(path: Path, name: str, line: tuple[int, str]) -> Event:
     number, text = line
     stamp, tab, word = text.strip().partition("\t")
     where = f"{path}, device {excerpt(name)}, message {number}"
-    try:
-        at = datetime.strptime(stamp.strip(), "%Y-%m-%d %H:%M:%S")
-    except ValueError:
-        at = None
+    at = instant(stamp.strip(), "%Y-%m-%d %H:%M:%S")
     if at is None or not tab or not word.strip() or at.year < 1970 or at.year > 2100:
         raise ValueError(
             f"{where}: expected 'YYYY-MM-DD hh:mm:ss', a tab and an event, found {excerpt(text)}"
@@ -114,7 +117,7 @@ def _is_known(word: str) -> bool:
 
 
 def _trace(events: list[Event]) -> AvailabilityTrace:
-    """From the events of one device in any order, with repeats."""
+    """Return the trace of one device from its events, in any order and perhaps repeated."""
     events = sorted(events, key=lambda event: event[0])  # keeps the order within a second
     midnight = datetime.combine(events[0][0].date(), datetime.min.time())
     num_days = (events[-1][0] - midnight) // timedelta(days=1) + 1

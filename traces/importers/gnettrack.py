@@ -1,9 +1,9 @@
-"""UCC's 4G and 5G logs of G-NetTrack Pro, read by column name: about one row a second.
+"""Imports UCC's 4G and 5G logs of G-NetTrack Pro, which have about one row a second.
 
-A rate describes the second that ends at its row. Of two rows in one second the larger is kept (the
-other covers a part of it), a missing second takes the next row's rate, and seconds in which the
-phone was not downloading are left out and the time closed up. Downlink only: the uplink of a
-download is its acknowledgements.
+Columns are found by name, and separated by commas or tabs. A rate is that of the second that ends
+at its row. Of two rows in one second the larger rate is kept, since the other covers a part of it.
+A missing second takes the next row's rate. Seconds without a download are left out, and so are gaps
+longer than 10 s. Only the downlink is kept: the uplink of a download is its acknowledgements.
 """
 
 from __future__ import annotations
@@ -12,26 +12,32 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from traces.formats import MAX_MBPS
-from traces.importers.result import Recording, name_of, steps
+from traces.importers.result import Recording, instant, name_of, steps
 from traces.text import Row, excerpt, read_table
+from traces.units import MAX_MBPS
 
 COLUMNS = ("Timestamp", "DL_bitrate", "State")
 DOWNLOADING = ("D", "VD")
 KNOWN_STATES = ("D", "VD", "V", "I")
 NO_VALUE = "-"
-MAX_FILL_S = 10  # a longer gap is a break in the recording, of which no row tells anything
+MAX_FILL_S = 10
+"""Longest gap between rows that is filled; a longer one is a break in the recording."""
 _EPOCH = datetime(1970, 1, 1)
 
 
 class _Second(NamedTuple):
+    """The rate of one second, which ends at ``at_s`` (from 1970)."""
+
     at_s: int
     mbps: float
     is_download: bool
 
 
 def read(path: Path) -> Recording:
-    """The download in a log. Raises ValueError: file, line, found, expected."""
+    """Return the downlink in a log.
+
+    Raises ValueError that names the file, the line, what was found and what is expected.
+    """
     table = read_table(path)
     table.require(COLUMNS)
     seconds: list[_Second] = []
@@ -54,12 +60,12 @@ def read(path: Path) -> Recording:
 def _recording(path: Path, seconds: list[_Second], num_rows: int) -> Recording:
     durations: list[float] = []
     rates: list[float] = []
-    left_out_s = closed_s = 0
+    left_out_s = gaps_s = 0
     before_s = seconds[0].at_s - 1 if seconds else 0
     for second in seconds:
         length_s = second.at_s - before_s
         if length_s > MAX_FILL_S:
-            closed_s += length_s - 1
+            gaps_s += length_s - 1
             length_s = 1
         before_s = second.at_s
         if second.is_download:
@@ -76,20 +82,19 @@ def _recording(path: Path, seconds: list[_Second], num_rows: int) -> Recording:
     notes = []
     if left_out_s:
         notes.append(f"left out: {left_out_s} s without a download")
-    if closed_s:
-        notes.append(f"closed up: {closed_s} s in gaps longer than {MAX_FILL_S} s")
+    if gaps_s:
+        notes.append(f"left out: {gaps_s} s in gaps longer than {MAX_FILL_S} s")
     return Recording(name_of(path), steps(where, durations, rates), notes=tuple(notes))
 
 
 def _second(row: Row) -> _Second | None:
-    """One row in whole seconds; None where it holds no rate."""
+    """Return the second of one row, None where the row holds no rate."""
     stamp, state = row.fields["Timestamp"], row.fields["State"]
-    try:
-        at = datetime.strptime(stamp, "%Y.%m.%d_%H.%M.%S")
-    except ValueError:
+    at = instant(stamp, "%Y.%m.%d_%H.%M.%S")
+    if at is None:
         raise ValueError(
             f"{row.where}: Timestamp must be YYYY.MM.DD_hh.mm.ss, found {excerpt(stamp)}"
-        ) from None
+        )
     if state not in KNOWN_STATES:
         raise ValueError(
             f"{row.where}: State must be one of {', '.join(KNOWN_STATES)}, found {excerpt(state)}"

@@ -1,7 +1,8 @@
-"""Mahimahi: one line for each packet of 1500 bytes that the link could deliver, with its ms.
+"""Imports mahimahi packet schedules: the millisecond of each packet that a link could deliver.
 
-``NAME.down`` and ``NAME.up`` are the two directions of one recording and are laid side by side, cut
-to the shorter. Any other name is a downlink alone. A file repeats after its last timestamp.
+A line is one packet of 1500 bytes. ``NAME.down`` and ``NAME.up`` are the two directions of one
+recording, of which the longer is cut to the length of the shorter. A file of any other name is a
+downlink alone. A file repeats after its last timestamp.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import numpy as np
 from traces.arrays import FloatArray, IntArray
 from traces.bandwidth import BandwidthTrace
 from traces.importers.result import MAX_LENGTH_S, Recording, steps
-from traces.text import excerpt, read_lines
+from traces.text import read_lines, whole_number
 
 PACKET_BITS = 1500 * 8
 WINDOW_MS = 1000
+"""Milliseconds over which packets are counted to a rate."""
 
 
 def read(paths: Sequence[Path]) -> list[Recording]:
-    """One recording for each downlink. Raises ValueError: file, line, found, expected."""
+    """Return one recording for each downlink among the files.
+
+    Raises ValueError that names the file, the line, what was found and what is expected.
+    """
     given = list(dict.fromkeys(paths))
     recordings = []
     for path in given:
@@ -57,24 +62,16 @@ def _both(down: Path, up: Path) -> Recording:
 
 
 def _stamps(path: Path) -> IntArray:
-    """(n,): milliseconds, never decreasing, the last above 0."""
-    largest = int(MAX_LENGTH_S * 1000)
+    """Return (n,) milliseconds that never decrease and end above 0."""
     stamps: list[int] = []
     lines = read_lines(path)
     for line in lines:
-        text = line.text.strip()
-        # int() would also take signs, underscores and digits of other scripts.
-        if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= largest):
+        stamp = whole_number(line.where, "the time in ms", line.text.strip(), MAX_LENGTH_S * 1000)
+        if stamps and stamp < stamps[-1]:
             raise ValueError(
-                f"{line.where}: expected whole milliseconds up to {largest}, "
-                f"found {excerpt(text) if text else 'nothing'}"
+                f"{line.where}: milliseconds must never decrease, found {stamp} after {stamps[-1]}"
             )
-        if stamps and int(text) < stamps[-1]:
-            raise ValueError(
-                f"{line.where}: milliseconds must never decrease, "
-                f"found {int(text)} after {stamps[-1]}"
-            )
-        stamps.append(int(text))
+        stamps.append(stamp)
     if not stamps or stamps[-1] == 0:
         raise ValueError(
             f"{path}, line {max(len(lines), 1)}: expected milliseconds that end above 0, "
@@ -84,13 +81,13 @@ def _stamps(path: Path) -> IntArray:
 
 
 def _trace(path: Path, stamps: IntArray, period_ms: int) -> BandwidthTrace:
-    """Mean rate of each whole second, and of what is left after the last.
+    """Return the trace of the mean rate in each whole second, and in the rest after the last.
 
     A packet at the very end of the period belongs to its last millisecond.
     """
     kept = np.minimum(stamps[stamps <= period_ms], period_ms - 1)
     windows, packets = np.unique(kept // WINDOW_MS, return_counts=True)
-    # Only where the rate may change, so that a long silence costs two rows, not millions.
+    # Steps begin only where the rate may change, so that a long outage is one step.
     starts = np.union1d(np.concatenate([windows, windows + 1]) * WINDOW_MS, [0])
     starts = starts[starts < period_ms]
     duration_s: FloatArray = np.diff(np.append(starts, period_ms)) / 1000

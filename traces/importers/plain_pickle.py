@@ -1,23 +1,23 @@
-"""Pickles of plain data, read without Python's unpickler.
+"""Reads pickles of plain data without Python's unpickler.
 
-A pickle is a program, and the standard machine runs it. This one knows only the instructions that
-build dict, list, tuple, int, float, str, bool and None: there is none in it that could name, import
-or call anything.
+A pickle is a program, which Python's unpickler runs. The machine here has only the instructions
+that build dict, list, tuple, int, float, str, bool and None. None of them can name, import or call
+anything.
 """
 
 from __future__ import annotations
 
+import math
 import pickletools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from traces.text import read_bytes
+from traces.text import plain_number, read_bytes
 
 _MARK = object()
 
-# What an instruction carries is the value itself.
 _VALUES = frozenset(
     {
         "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
@@ -25,23 +25,26 @@ _VALUES = frozenset(
         "BINUNICODE8",
     }
 )  # fmt: skip
+"""Instructions that put the value that they carry on the stack."""
 _CONSTANTS: Mapping[str, object] = MappingProxyType(
     {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 )
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _NOTHING = frozenset({"PROTO", "FRAME"})
+_DECIMAL = frozenset({"INT", "LONG", "FLOAT", "PUT", "GET"})
+"""Instructions that carry a number as a line of text."""
 
 
 class _Machine:
-    """The stack and the memo. Its one mutable place is this object."""
+    """A pickle machine holds the stack and the memo while one pickle is read."""
 
     def __init__(self) -> None:
-        self.stack: list[Any] = []  # any plain value, or the mark
-        self.memo: dict[int, Any] = {}  # likewise
+        self.stack: list[Any] = []  # plain values, and marks
+        self.memo: dict[int, Any] = {}
 
     def pop_to_mark(self) -> list[Any]:
-        """The values above the last mark, which is taken away with them."""
+        """Take the last mark and the values above it from the stack, and return the values."""
         at = len(self.stack) - 1
         while self.stack[at] is not _MARK:  # IndexError below the bottom
             at -= 1
@@ -52,6 +55,7 @@ class _Machine:
         return values
 
     def tuple_of(self, size: int) -> None:
+        """Replace the top ``size`` values by one tuple of them."""
         if size > len(self.stack):
             raise ValueError("fewer values than the tuple takes")
         values = tuple(self.stack[-size:])
@@ -59,11 +63,13 @@ class _Machine:
         self.stack.append(values)
 
     def fill_list(self, values: list[Any]) -> None:
+        """Append values to the list on top of the stack."""
         if not isinstance(self.stack[-1], list):
             raise ValueError("items for what is no list")
         self.stack[-1].extend(values)
 
     def fill_dict(self, values: list[Any]) -> None:
+        """Add keys and values, in turn, to the dict on top of the stack."""
         if not isinstance(self.stack[-1], dict) or len(values) % 2:
             raise ValueError("pairs for what is no dict")
         # Hashing a tuple that is nested deep enough would end the process.
@@ -72,6 +78,7 @@ class _Machine:
         self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
 
     def dict_of(self, values: list[Any]) -> None:
+        """Put a dict of keys and values, in turn, on the stack."""
         self.stack.append({})
         self.fill_dict(values)
 
@@ -100,21 +107,23 @@ _BUILD: Mapping[str, Callable[[_Machine], object]] = MappingProxyType(
 
 
 def load(path: Path) -> Any:
-    """The plain value in a pickle file: any tree of the types above, whose shape nobody checked.
+    """Return the plain value in a pickle file, a tree of the types above of unchecked shape.
 
-    Raises ValueError that says what was refused, and at which byte.
+    Raises ValueError that names the file and byte, and says what was refused.
     """
     return loads(path, read_bytes(path))
 
 
 def loads(path: Path, content: bytes) -> Any:
-    """As ``load``, of what a file holds."""
+    """Return the plain value in the content of a pickle file, as ``load`` does."""
     if not content:
         raise ValueError(f"{path}, byte 0: expected a pickle, found an empty file")
     machine, at = _Machine(), 0
     try:
         for instruction, value, position in pickletools.genops(content):
             at = position or 0
+            if instruction.name in _DECIMAL:
+                _check_notation(content[at + 1 : content.index(b"\n", at)])
             if instruction.name == "STOP":
                 if len(machine.stack) != 1 or machine.stack[0] is _MARK:
                     raise ValueError("one value must be left at its end")
@@ -131,11 +140,17 @@ def loads(path: Path, content: bytes) -> Any:
 
 
 class _RefusedError(ValueError):
-    """An instruction that builds something other than plain data."""
+    """An instruction was found that builds something other than plain data."""
+
+
+def _check_notation(digits: bytes) -> None:
+    """Check that a number written as text is one in decimal notation. Raises ValueError if not."""
+    if math.isnan(plain_number(digits.decode("ascii", "replace").removesuffix("L"))):
+        raise ValueError("a number in another notation")
 
 
 def _step(machine: _Machine, name: str, value: Any) -> None:
-    """Carry out one instruction. ``value`` is what it carries: int, float, str or None."""
+    """Carry out one instruction, which carries ``value``: an int, float, str or None."""
     if name in _VALUES:
         machine.stack.append(value)
     elif name in _CONSTANTS:

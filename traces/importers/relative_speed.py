@@ -1,4 +1,4 @@
-"""Compute speed of each device of a table as a multiple of the table's median."""
+"""Adds to a device table the compute speed of each device as a multiple of the table's median."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ import numpy as np
 
 from traces.arrays import FloatArray
 from traces.importers.result import DeviceTable
+from traces.text import plain_number
 
-# What speed is reckoned from, best first. Of a phone's scores, the one of its processor's floating
-# point is nearest to training there; those of accelerators for inference are not.
 SPEED_OF: dict[str, Callable[[FloatArray], FloatArray]] = {
     "inference_s_per_sample": lambda seconds: np.median(seconds) / seconds,
     "cpu_float_score": lambda points: points / np.median(points),
     "nn_fp32_score": lambda points: points / np.median(points),
     "ai_score": lambda points: points / np.median(points),
 }
-MAX_RATIO = 1e6  # devices further apart are no measurement
+"""Speeds from each column that they can follow from, best first.
+
+Of a phone's scores, that of its processor's floating point is nearest to training there; the scores
+of accelerators for inference are further from it.
+"""
+MAX_RATIO = 1e6
+"""Largest ratio of a speed to the median, above which the column is no measurement."""
 
 
 def with_speed(table: DeviceTable) -> DeviceTable:
-    """The table with a column ``speed``, from the first measure that every device has.
+    """Return the table with a column ``speed``, from the first column that every device has.
 
-    Without such a measure it stays as it is.
+    Without such a column the table is returned as it is.
     """
     for column, speed_of in SPEED_OF.items():
         if column not in table.columns:
             continue
         at = table.columns.index(column)
-        values = np.array([float(row[at] or "nan") for row in table.rows])
+        values = np.array([plain_number(row[at]) for row in table.rows])
         if not (values > 0).all():
             continue
         speeds = speed_of(values)

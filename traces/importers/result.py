@@ -1,4 +1,4 @@
-"""What an importer returns, each the content of one CSV file of ours."""
+"""The results of an import, each the content of one CSV file in a format of this project."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +14,40 @@ import numpy as np
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace, availability_text
 from traces.bandwidth import BandwidthTrace
-from traces.formats import BYTES_PER_S_PER_MBPS, MAX_MBPS, link_text
+from traces.formats import link_text
+from traces.units import BYTES_PER_S_PER_MBPS, MAX_MBPS
 
 MIN_STEP_S = 1e-3
-# With 12 significant digits a CSV of ours still tells such steps apart after 115 days.
+"""Shortest step of a recording."""
 MAX_LENGTH_S = 1e7
+"""Longest recording: 12 significant digits in a CSV file tell steps of 1 ms apart until then."""
+MAX_INSTANT_S = 1e11
+"""Largest instant of a recording, whose first need not be 0: some are counted from 1970."""
+LIKELY_STEP_S = 60.0
+LIKELY_MBPS = 2000.0
+"""Median step and rate of a link above which a file is likely to be in other units."""
 _SUFFIXES = {".csv", ".dat", ".json", ".log", ".parquet", ".pickle", ".pkl", ".txt"}
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One link as it was recorded; ``uplink`` None: that direction was not measured."""
+    """A recording is one link as it was measured; without an uplink that was not measured.
+
+    ``notes`` are sentences for the user about what was left out or assumed.
+    """
 
     name: str
     downlink: BandwidthTrace
     uplink: BandwidthTrace | None = None
-    notes: tuple[str, ...] = ()  # what was left out or assumed, for the user to read
+    notes: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        """The link's CSV."""
+        """The CSV of the link."""
         return link_text(self.downlink, self.uplink)
 
     def with_uplink(self, scale: float) -> Recording:
-        """An uplink that was not measured becomes ``scale`` times the downlink."""
+        """Return the recording with ``scale`` times the downlink for an unmeasured uplink."""
         if self.uplink is not None:
             return self
         return replace(self, uplink=self.downlink.scaled(scale))
@@ -44,7 +55,7 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class Availability:
-    """When each device was online."""
+    """An import of availability says when each of some devices was online."""
 
     name: str
     devices: Mapping[str, AvailabilityTrace]
@@ -52,13 +63,16 @@ class Availability:
 
     @property
     def text(self) -> str:
-        """The availability CSV."""
+        """The CSV of the availability."""
         return availability_text(self.devices)
 
 
 @dataclass(frozen=True)
 class DeviceTable:
-    """One row a device; the first column is ``device_id``, an empty field is not known."""
+    """A device table has one row a device, of which an empty field is not known.
+
+    The first column is ``device_id``.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -79,10 +93,10 @@ Imported = Recording | Availability | DeviceTable
 
 
 def steps(where: str, duration_s: Sequence[float], mbps: Sequence[float]) -> BandwidthTrace:
-    """The trace of rates (n,) in Mbit/s that hold for these durations (n,), one after the other.
+    """Return the trace of rates (n,) in Mbit/s that hold for durations (n,), one after the other.
 
-    Raises ValueError, which begins with ``where``, on a link that carries nothing, on a rate too
-    high or a recording too long to be one.
+    Raises ValueError that begins with ``where`` for a link that carries nothing, a rate above
+    ``MAX_MBPS`` and a recording longer than ``MAX_LENGTH_S``.
     """
     rates: FloatArray = np.array(mbps, dtype=np.float64)
     edges = np.concatenate([[0.0], np.cumsum(np.array(duration_s, dtype=np.float64))])
@@ -97,6 +111,35 @@ def steps(where: str, duration_s: Sequence[float], mbps: Sequence[float]) -> Ban
     return BandwidthTrace(edges[:-1], rates * BYTES_PER_S_PER_MBPS, float(edges[-1]))
 
 
+def unlikely_units(duration_s: Sequence[float], mbps: Sequence[float]) -> tuple[str, ...]:
+    """Return notes on a link whose steps (n,) or rates (n,) are likely to be in other units.
+
+    Real recordings have a step of about a second and seldom exceed 1 Gbit/s.
+    """
+    convert = "if so, import it as csv with the columns"
+    notes = []
+    step_s, rate_mbps = float(np.median(duration_s)), float(np.median(mbps))
+    if len(duration_s) > 1 and step_s > LIKELY_STEP_S:
+        notes.append(
+            f"the median step is {step_s:.4g} s, so the times look like ms; {convert} time_ms and "
+            f"downlink_mbps or downlink_kbps"
+        )
+    if rate_mbps > LIKELY_MBPS:
+        notes.append(
+            f"the median rate is {rate_mbps:,.4g} Mbit/s, so the rates look like kbit/s; {convert} "
+            f"time_s or time_ms and downlink_kbps"
+        )
+    return tuple(notes)
+
+
 def name_of(path: Path) -> str:
-    """What to call the content of a file: its name, without a suffix that says nothing."""
+    """Return the name for the content of a file: that of the file, without a common suffix."""
     return path.stem if path.suffix.lower() in _SUFFIXES else path.name
+
+
+def instant(text: str, layout: str) -> datetime | None:
+    """Return the date and time that an ASCII text holds in a layout of ``strptime``, else None."""
+    try:
+        return datetime.strptime(text, layout) if text.isascii() else None
+    except ValueError:
+        return None

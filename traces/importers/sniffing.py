@@ -1,4 +1,4 @@
-"""What format a file looks like, from its first lines: for the error that says so."""
+"""Guesses the format of a file from its beginning, for an error message that names it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from pathlib import Path
 
 _HEAD_BYTES = 65536
 _NUMBER = r"-?\d+(\.\d*)?([eE][-+]?\d+)?"
-# The first line, from what is most particular to what is least.
 _FIRST_LINES = (
-    (r"Timestamp,.*\bDL_bitrate\b.*", "ucc"),
-    (r"(.*,)?time_s(,.*)?", "csv"),
+    (r"Timestamp[,\t].*\bDL_bitrate\b.*", "ucc"),
+    (r"(.*,)?time_m?s(,.*)?", "csv"),
     (r"device_id,start_s,end_s,state", "csv"),
     (r"device,.*_score.*", "ai-benchmark"),
     (rf"\d{{13}}\s+\d+\s+{_NUMBER}\s+{_NUMBER}\s+\d+\s+\d+", "ghent"),
     (rf"\d{{10}}\s+\d+\s+{_NUMBER}\s+{_NUMBER}\s+\d+\s+\d+", "hsdpa"),
     (r"\S+\s+[01]\s+\d{12,13}\s+-?\d+(\.\d+)?(\s+\d+)+", "stunner"),
     (rf"{_NUMBER}\s+{_NUMBER}", "pensieve"),
+    (rf"{_NUMBER}[,\s]+[KMGkmg]?(bit|byte|Byte)s?/s(ec)?", "rates"),
     (r"\d+", "mahimahi"),
 )
+"""Patterns of the first line and the formats that they belong to, the most particular first."""
 
 
 def sniff(path: Path) -> str | None:
-    """The name of the format that a file looks like; None if like none that is known."""
+    """Return the name of the format that a file looks like, None if it looks like none."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -41,6 +42,6 @@ def sniff(path: Path) -> str | None:
         return "ai-benchmark" if re.search(r'"(AI_Score|[^"]+": *\d+[,}\n])', text) else None
     first = text.split("\n", 1)[0].strip()
     for pattern, name in _FIRST_LINES:
-        if re.fullmatch(pattern, first[:2000].strip()):
+        if re.fullmatch(pattern, first[:2000].strip(), re.ASCII):
             return name
     return None

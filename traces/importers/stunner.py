@@ -1,9 +1,9 @@
-"""STUNNER session lists of the Gossip Learning Framework (``peersim_session_P.txt``).
+"""Imports STUNNER session lists of the Gossip Learning Framework (``peersim_session_P.txt``).
 
-One line a phone and window: user, first state (1 online, 0 offline), start (epoch ms, UTC), time
-zone in hours, then the lengths in ms of sessions that alternate, beginning with the first state.
-Instant 0 becomes the local midnight before the window; a window is whole days long, so turning it
-round to there keeps every time of day. A line becomes the device USER-N, N its count for that user.
+A line is one window of one phone: the user, the first state (1 online, 0 offline), the start (epoch
+in ms, UTC), the time zone in hours, and then the lengths in ms of sessions of alternating state.
+Instant 0 becomes the local midnight before the window. A window is whole days long and repeats, so
+every session keeps its time of day. The N-th line of a user becomes the device USER-N.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from pathlib import Path
 
 from traces.availability import AvailabilityTrace, device_id
 from traces.importers.result import Availability, name_of
-from traces.text import Line, excerpt, number, read_lines
+from traces.text import TextLine, excerpt, number, read_lines, whole_number
 
 DAY_MS = 86_400_000
 MAX_WINDOW_MS = 366 * DAY_MS
-MAX_EPOCH_MS = 4.1e12  # the year 2100
+MAX_EPOCH_MS = 4.1e12
+"""The year 2100."""
 
 
 def read(path: Path) -> Availability:
-    """One device a line. Raises ValueError: file, line, found, expected."""
+    """Return the availability of one device for each line.
+
+    Raises ValueError that names the file, the line, what was found and what is expected.
+    """
     devices: dict[str, AvailabilityTrace] = {}
     seen = Counter[str]()
     for line in read_lines(path):
@@ -33,7 +37,7 @@ def read(path: Path) -> Availability:
     return Availability(name_of(path), devices)
 
 
-def _device(line: Line) -> tuple[str, AvailabilityTrace]:
+def _device(line: TextLine) -> tuple[str, AvailabilityTrace]:
     fields = line.text.split()
     if len(fields) < 5:
         raise ValueError(
@@ -43,9 +47,11 @@ def _device(line: Line) -> tuple[str, AvailabilityTrace]:
     user, state, start, zone, *sessions = fields
     if state not in ("0", "1"):
         raise ValueError(f"{line.where}: the first state must be 0 or 1, found {excerpt(state)}")
-    start_ms = _whole_ms(line.where, "start", start, MAX_EPOCH_MS)
+    start_ms = whole_number(line.where, "start in ms", start, MAX_EPOCH_MS)
     zone_h = number(line.where, "time zone in hours", zone, 14, smallest=-12)
-    lengths_ms = [_whole_ms(line.where, "a session", text, MAX_WINDOW_MS) for text in sessions]
+    lengths_ms = [
+        whole_number(line.where, "a session in ms", text, MAX_WINDOW_MS) for text in sessions
+    ]
     total_ms = sum(lengths_ms)
     if not 0 < total_ms <= MAX_WINDOW_MS or total_ms % DAY_MS:
         raise ValueError(
@@ -54,22 +60,16 @@ def _device(line: Line) -> tuple[str, AvailabilityTrace]:
         )
     trace_ms = _alternating(lengths_ms, state == "1")
     local_ms = (start_ms + round(zone_h * 3_600_000)) % DAY_MS
-    turned = trace_ms.shifted(trace_ms.period_s - local_ms)
-    in_seconds = zip(turned.start_s / 1000, turned.end_s / 1000, strict=True)
+    from_midnight_ms = trace_ms.shifted(trace_ms.period_s - local_ms)
+    in_seconds = zip(from_midnight_ms.start_s / 1000, from_midnight_ms.end_s / 1000, strict=True)
     return device_id(line.where, user), AvailabilityTrace.of(in_seconds, total_ms / 1000)
 
 
-def _whole_ms(where: str, name: str, text: str, largest: float) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) <= largest):
-        raise ValueError(
-            f"{where}: {name} must be whole milliseconds up to {largest:.12g}, "
-            f"found {excerpt(text)}"
-        )
-    return int(text)
-
-
 def _alternating(lengths_ms: list[int], is_online: bool) -> AvailabilityTrace:
-    """Sessions from the window's start, with ms for seconds: whole numbers add up exactly."""
+    """Return the trace of sessions from the start of the window.
+
+    Its unit is the millisecond, since whole numbers add up exactly.
+    """
     intervals = []
     at_ms = 0
     for length_ms in lengths_ms:

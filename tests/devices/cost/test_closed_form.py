@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.cost.blocks import Batch
+from devices.cost.blocks import BatchShape
 from devices.cost.closed_form import ClosedFormCost, step_time
 from devices.cost.memory import step_memory
 from devices.vocabulary.plan import (
@@ -124,7 +124,7 @@ def test_messages_are_charged_at_the_length_they_really_have() -> None:
 def test_every_batch_is_charged_as_padded_to_the_sequence_length() -> None:
     flash = minilm(attention="sdpa")
     memory = ClosedFormCost(flash, sequence_length=48).demand(FULL).memory
-    assert memory == step_memory(flash, FULL, Batch(16, 48, is_padded=True, bits=32))
+    assert memory == step_memory(flash, FULL, BatchShape(16, 48, is_padded=True, bits=32))
 
 
 def test_the_same_work_is_costed_once_whatever_the_device() -> None:

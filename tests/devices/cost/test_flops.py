@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from devices.cost.blocks import Batch, block_terms
+from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.flops import backward_flops, forward_flops
 from devices.models.spec import Attention, ModelSpec
 from devices.vocabulary.plan import TermGrid
@@ -10,7 +10,7 @@ from tests.devices.cost.specs import BERT_LINEARS, LINEARS, minilm, smollm
 from tests.devices.cost.torch_measures import RANK, TINY, StepFlops, load, step_flops
 
 
-def closed_form(spec: ModelSpec, depth: int, batch: Batch, rank: int = RANK) -> StepFlops:
+def closed_form(spec: ModelSpec, depth: int, batch: BatchShape, rank: int = RANK) -> StepFlops:
     blocks = block_terms(spec, TermGrid.top_blocks(spec.grid_shape(rank), depth))
     return StepFlops(forward_flops(spec, blocks, batch), backward_flops(spec, blocks, batch))
 
@@ -31,7 +31,7 @@ def test_flops_equal_what_torch_counts_at_every_depth(
     family: str, targets: tuple[str, ...], attention: Attention
 ) -> None:
     measured = load(family, TINY, targets, attention=attention)
-    batch = Batch(2, 12, is_padded=False, bits=32)
+    batch = BatchShape(2, 12, is_padded=False, bits=32)
     for depth in range(TINY.num_blocks + 1):
         measured.train_top(depth)
         assert step_flops(measured, batch) == closed_form(measured.spec, depth, batch), depth
@@ -41,7 +41,7 @@ def test_flops_equal_what_torch_counts_at_every_depth(
 def test_every_layer_of_minilm_adapted_costs_the_documented_sum(
     attention: Attention, flash: float
 ) -> None:
-    spec, batch, rank, depth = minilm(BERT_LINEARS, attention), Batch(16, 32, False, 32), 8, 4
+    spec, batch, rank, depth = minilm(BERT_LINEARS, attention), BatchShape(16, 32, False, 32), 8, 4
     h, tokens, classes = spec.hidden, batch.tokens, spec.num_classes
     widths = sum(layer.in_features + layer.out_features for layer in spec.linears)
     base = 2 * tokens * sum(layer.num_weights for layer in spec.linears)
@@ -55,7 +55,7 @@ def test_every_layer_of_minilm_adapted_costs_the_documented_sum(
 
 
 def test_frozen_terms_cost_no_gradient_of_their_own() -> None:
-    spec, batch = minilm(), Batch(16, 32, False, 32)
+    spec, batch = minilm(), BatchShape(16, 32, False, 32)
     shape = spec.grid_shape(8)
     full, bare = TermGrid.top_blocks(shape, 6), TermGrid.top_blocks(shape, 6)
     bare.trained[3], bare.upload_bits[3] = False, 0
@@ -71,7 +71,7 @@ def test_frozen_terms_cost_no_gradient_of_their_own() -> None:
 def test_the_backward_pass_grows_with_depth_from_an_eighth_of_the_forward_pass_to_all_of_it() -> (
     None
 ):
-    batch = Batch(16, 32, False, 32)
+    batch = BatchShape(16, 32, False, 32)
     costs = [closed_form(minilm(), depth, batch, rank=8) for depth in range(1, 7)]
     shares = [cost.backward / cost.forward for cost in costs]
     assert shares == sorted(shares)
@@ -83,7 +83,7 @@ def test_llama_heads_of_any_width_count_what_they_project() -> None:
     spec = smollm()
     assert [layer.out_features for layer in spec.linears[:3]] == [576, 192, 192]
     terms = block_terms(spec, TermGrid.top_blocks(spec.grid_shape(4), 0))
-    batch = Batch(1, 10, False, 32)
+    batch = BatchShape(1, 10, False, 32)
     projections = 2 * 10 * 576 * (576 * 2 + 2 * 192)
     mlp, scores, lora = 2 * 10 * 3 * 576 * 1536, 4 * 10 * 10 * 576, 2 * 10 * 4 * (1152 + 768)
     head = 2 * 10 * 576 * 16

@@ -5,16 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from devices.cost.blocks import Batch, BlockTerms, block_terms, gradient_flow
-from devices.cost.saved import (
-    SMALLEST_PACKED,
-    SavedTensor,
-    block_tensors,
-    head_tensors,
-    raw_bytes,
-    rotary_tensors,
-)
+from devices.cost.blocks import BatchShape, BlockTerms, block_terms, gradient_flow
+from devices.cost.saved import SavedTensor, block_tensors, head_tensors, raw_bytes, rotary_tensors
 from devices.models.spec import Attention, ModelSpec
+from devices.vocabulary.number_formats import SMALLEST_PACKED
 from devices.vocabulary.plan import TermGrid
 from tests.devices.cost.specs import (
     BERT_LINEARS,
@@ -30,7 +24,7 @@ ATTENTIONS: tuple[Attention, ...] = ("eager", "sdpa")
 FAMILIES = ("bert", "llama")
 
 
-def closed_form(spec: ModelSpec, depth: int, batch: Batch) -> dict[Where, int]:
+def closed_form(spec: ModelSpec, depth: int, batch: BatchShape) -> dict[Where, int]:
     """Bytes saved by place, as ``saved_bytes`` measures them."""
     blocks = block_terms(spec, TermGrid.top_blocks(spec.grid_shape(RANK), depth))
     found: dict[Where, int] = {
@@ -43,7 +37,7 @@ def closed_form(spec: ModelSpec, depth: int, batch: Batch) -> dict[Where, int]:
     return {place: num_bytes for place, num_bytes in found.items() if num_bytes}
 
 
-def block_bytes(spec: ModelSpec, block: BlockTerms, batch: Batch, bits: int = 32) -> int:
+def block_bytes(spec: ModelSpec, block: BlockTerms, batch: BatchShape, bits: int = 32) -> int:
     return sum(
         tensor.held_bytes(bits) for half in block_tensors(spec, block, batch) for tensor in half
     )
@@ -70,7 +64,7 @@ def test_saved_bytes_equal_what_torch_saves_at_every_depth(
 ) -> None:
     measured = load(family, TINY, targets, attention=attention)
     for depth in range(TINY.num_blocks + 1):
-        batch = Batch(2, 12, is_padded=depth % 2 == 0, bits=32)
+        batch = BatchShape(2, 12, is_padded=depth % 2 == 0, bits=32)
         measured.train_top(depth)
         assert saved_bytes(measured, batch) == closed_form(measured.spec, depth, batch), depth
 
@@ -85,7 +79,7 @@ def test_saved_bytes_equal_what_torch_saves_in_other_families(
     for targets in target_sets(family)[:3]:
         measured = load(family, TINY, targets, attention=attention)
         for depth in range(TINY.num_blocks + 1):
-            batch = Batch(2, 12, is_padded=depth % 2 == 0, bits=32)
+            batch = BatchShape(2, 12, is_padded=depth % 2 == 0, bits=32)
             measured.train_top(depth)
             assert saved_bytes(measured, batch) == closed_form(measured.spec, depth, batch), depth
 
@@ -98,7 +92,7 @@ def test_saved_bytes_equal_what_torch_saves_at_the_size_of_minilm(
 ) -> None:
     targets = target_sets(family)[1]
     measured = load(family, MINILM, targets, attention=attention)
-    batch = Batch(4, 32, is_padded, bits=32)
+    batch = BatchShape(4, 32, is_padded, bits=32)
     for depth in (1, 2):
         measured.train_top(depth)
         assert saved_bytes(measured, batch) == closed_form(measured.spec, depth, batch)
@@ -109,7 +103,7 @@ def test_saved_bytes_equal_what_torch_saves_at_the_size_of_minilm(
 def test_saved_bytes_equal_what_torch_saves_in_16_bits(family: str, attention: Attention) -> None:
     for targets in target_sets(family)[:3]:
         measured = load(family, TINY, targets, attention=attention, dtype=torch.bfloat16)
-        batch = Batch(2, 12, is_padded=True, bits=16)
+        batch = BatchShape(2, 12, is_padded=True, bits=16)
         measured.train_top(2)
         assert saved_bytes(measured, batch) == closed_form(measured.spec, 2, batch)
 
@@ -123,7 +117,7 @@ class TestSums:
     def measure(self, spec: ModelSpec, *, is_padded: bool = False, bits: int = 32) -> int:
         shape = spec.grid_shape(self.rank)
         top = block_terms(spec, TermGrid.top_blocks(shape, 2))[-1]
-        return block_bytes(spec, top, Batch(self.size, self.length, is_padded, 32), bits)
+        return block_bytes(spec, top, BatchShape(self.size, self.length, is_padded, 32), bits)
 
     @pytest.mark.parametrize("attention", ATTENTIONS)
     def test_bert(self, attention: Attention) -> None:
@@ -157,14 +151,14 @@ class TestSums:
 
 
 def test_the_lowest_trained_block_needs_no_gradient_of_its_input() -> None:
-    spec, batch = smollm(LLAMA_LINEARS), Batch(8, 64, False, 32)
+    spec, batch = smollm(LLAMA_LINEARS), BatchShape(8, 64, False, 32)
     bottom, top = block_terms(spec, TermGrid.top_blocks(spec.grid_shape(4), 2))[-2:]
     less = block_bytes(spec, top, batch) - block_bytes(spec, bottom, batch)
     assert less == 4 * batch.tokens * (spec.hidden + 1)  # its first norm saves nothing
 
 
 def test_a_block_without_trained_terms_saves_what_the_gradient_needs_to_cross_it() -> None:
-    spec, batch = minilm(), Batch(8, 64, False, 32)
+    spec, batch = minilm(), BatchShape(8, 64, False, 32)
     terms = TermGrid.top_blocks(spec.grid_shape(4), 3)
     crossed = replace(terms, trained=terms.trained.copy(), upload_bits=terms.upload_bits * 0)
     crossed.trained[-1] = False

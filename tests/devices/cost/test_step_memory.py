@@ -5,18 +5,18 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from devices.cost.blocks import Batch, block_terms
+from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.memory import BlockWork, held_bytes, step_memory
 from devices.cost.model import MemoryBreakdown
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
 from tests.devices.cost.specs import BERT_LINEARS, make_plan, minilm, smollm
 
-BATCH = Batch(16, 32, is_padded=True, bits=32)
+BATCH = BatchShape(16, 32, is_padded=True, bits=32)
 MINILM_SHAPE = (6, 2, 8)
 
 
-def memory_of(model: ModelSpec, plan: TrainingPlan, batch: Batch = BATCH) -> MemoryBreakdown:
+def memory_of(model: ModelSpec, plan: TrainingPlan, batch: BatchShape = BATCH) -> MemoryBreakdown:
     return step_memory(model, plan, batch)
 
 
@@ -131,7 +131,7 @@ def test_half_width_halves_what_products_leave_behind() -> None:
 
 
 def test_long_texts_make_the_scores_of_eager_attention_the_peak() -> None:
-    long = Batch(2, 512, is_padded=True, bits=32)
+    long = BatchShape(2, 512, is_padded=True, bits=32)
     terms = TermGrid.top_blocks(MINILM_SHAPE, 6)
     eager, flash = (
         memory_of(model, make_plan(model, terms), long)

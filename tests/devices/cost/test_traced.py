@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from devices.architectures import plan_costs
-from devices.cost.blocks import Batch
+from devices.cost.blocks import BatchShape
 from devices.cost.closed_form import Demand, DemandOf, closed_form_demand
 from devices.cost.memory import MemoryBreakdown
 from devices.models.spec import Attention, ModelSpec
@@ -38,12 +38,14 @@ def traced(spec: ModelSpec, lora_dropout: float = 0.0) -> DemandOf:
     return TracedDemand(BlockTracer(spec, config_of(spec.family, SHAPE), lora_dropout=lora_dropout))
 
 
-def top_plan(spec: ModelSpec, depth: int, bits: int, batch: Batch) -> TrainingPlan:
+def top_plan(spec: ModelSpec, depth: int, bits: int, batch: BatchShape) -> TrainingPlan:
     terms = TermGrid.top_blocks(spec.grid_shape(RANK), depth)
     return replace(make_plan(spec, terms, activation_bits=bits), batch_size=batch.size)
 
 
-def random_plans(spec: ModelSpec, batch: Batch, rng: np.random.Generator) -> Iterator[TrainingPlan]:
+def random_plans(
+    spec: ModelSpec, batch: BatchShape, rng: np.random.Generator
+) -> Iterator[TrainingPlan]:
     """Terms held and trained at random, and every block in formats of its own."""
     for _ in range(4):
         held = rng.random(spec.grid_shape(5)) < rng.choice([0.3, 0.8, 1.0])
@@ -91,7 +93,7 @@ def test_a_trace_costs_what_the_closed_forms_say(
     rng = np.random.default_rng([bits, len(attention)])
     demand_of = traced(measured.spec)
     for length in (16, 24):  # 16 is the width of a head too, where scores look like projections
-        batch = Batch(3, length, is_padded=True, bits=32 if bits == 32 else 16)
+        batch = BatchShape(3, length, is_padded=True, bits=32 if bits == 32 else 16)
         for plan in random_plans(measured.spec, batch, rng):
             found = demand_of(measured.spec, plan, batch)
             form = closed_form_demand(measured.spec, plan, batch)
@@ -102,7 +104,7 @@ def test_a_trace_costs_what_the_closed_forms_say(
 
 
 def check_against_torch(measured: Measured, demand_of: DemandOf, bits: int) -> None:
-    batch, spec = Batch(4, 40, is_padded=True, bits=32), measured.spec
+    batch, spec = BatchShape(4, 40, is_padded=True, bits=32), measured.spec
     for depth in (1, spec.num_blocks):
         measured.train_top(depth)
         found = measure_step(measured, (bits,) * spec.num_blocks, batch)
@@ -150,7 +152,7 @@ def test_dropout_of_adapters_costs_what_torch_holds_and_computes(
 
 def test_with_dropout_query_key_and_value_no_longer_share_one_saved_input() -> None:
     spec = load("bert", SHAPE, LINEARS["bert"], attention="sdpa").spec
-    source, batch = source_of(config_of("bert", SHAPE)), Batch(4, 40, is_padded=True, bits=32)
+    source, batch = source_of(config_of("bert", SHAPE)), BatchShape(4, 40, is_padded=True, bits=32)
     plan = top_plan(spec, 2, 32, batch)
     without, with_dropout = (
         plan_costs(source, spec, batch.length, lora_dropout=share).demand(plan).memory.activations
@@ -167,7 +169,7 @@ def test_with_dropout_query_key_and_value_no_longer_share_one_saved_input() -> N
 
 def test_traces_do_not_depend_on_what_was_traced_before() -> None:
     spec = load("gpt2", SHAPE, ("c_attn",), attention="eager").spec
-    batch = Batch(2, 24, is_padded=True, bits=32)
+    batch = BatchShape(2, 24, is_padded=True, bits=32)
     plans = [top_plan(spec, depth, bits, batch) for depth in (1, 3) for bits in ACTIVATION_BITS]
     one = traced(spec)
     forth = [one(spec, plan, batch) for plan in plans]
@@ -179,7 +181,7 @@ def test_traces_do_not_depend_on_what_was_traced_before() -> None:
 def test_a_plan_without_some_blocks_costs_that_of_a_smaller_model() -> None:
     spec = load("gpt2", SHAPE, ("c_attn",), attention="eager").spec
     costs = plan_costs(source_of(config_of("gpt2", SHAPE)), spec, 24)
-    plan = top_plan(spec, 1, 32, Batch(2, 24, is_padded=True, bits=32))
+    plan = top_plan(spec, 1, 32, BatchShape(2, 24, is_padded=True, bits=32))
     held = plan.terms.held.copy()
     held[0] = False
     terms = replace(plan.terms, held=held)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from devices.cost.blocks import Batch, block_terms
+from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.traffic import Traffic, step_traffic
 from devices.models.spec import Attention, ModelSpec
 from devices.vocabulary.plan import TermGrid
@@ -30,13 +30,13 @@ TARGETS = {
 }
 
 
-def traffic(spec: ModelSpec, depth: int, batch: Batch, bits: tuple[int, ...]) -> Traffic:
+def traffic(spec: ModelSpec, depth: int, batch: BatchShape, bits: tuple[int, ...]) -> Traffic:
     terms = TermGrid.top_blocks(spec.grid_shape(RANK), depth)
     plan = replace(make_plan(spec, terms), activation_bits=bits)
     return step_traffic(spec, plan, block_terms(spec, terms), batch)
 
 
-def top_block(spec: ModelSpec, depth: int, batch: Batch) -> BlockBytes:
+def top_block(spec: ModelSpec, depth: int, batch: BatchShape) -> BlockBytes:
     """What the last block adds to a model of one block less, or to its own untrained self."""
     whole = traffic(spec, depth, batch, (32,) * spec.num_blocks)
     if depth == 1:
@@ -60,7 +60,7 @@ def test_bytes_moved_are_within_2_percent_of_what_operators_read_and_write(
     family: str, targets: tuple[str, ...], attention: Attention, is_padded: bool
 ) -> None:
     measured = load(family, SHAPE, targets, attention=attention)
-    batch = Batch(4, 64, is_padded, bits=32)
+    batch = BatchShape(4, 64, is_padded, bits=32)
     for depth in (1, 2):
         found = top_block_traffic(measured, batch, depth=depth)
         charged = top_block(measured.spec, depth, batch)
@@ -70,7 +70,7 @@ def test_bytes_moved_are_within_2_percent_of_what_operators_read_and_write(
 
 
 def test_a_block_computed_again_moves_its_forward_bytes_in_the_backward_pass() -> None:
-    spec, batch = minilm(), Batch(16, 32, True, 32)
+    spec, batch = minilm(), BatchShape(16, 32, True, 32)
     kept, again = (traffic(spec, 6, batch, (bits,) * 6) for bits in (32, 0))
     assert again.forward == kept.forward
     assert again.backward == kept.backward + kept.forward

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from devices.cost.blocks import Batch, block_terms
+from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import matrix_bytes, step_memory
@@ -100,7 +100,7 @@ def test_frozen_and_truncated_terms_and_factors_cost_what_training_saves_and_com
     model.weights.use((weight_format,) * spec.num_blocks)
     rng = np.random.default_rng(7)
     adapter = spec.initial_adapter(RANK, 1.0, rng)
-    batch = Batch(2, 12, is_padded=False, bits=32)
+    batch = BatchShape(2, 12, is_padded=False, bits=32)
     for share_trained in (0.9, 0.5, 0.2, 0.2, 0.1, 0.1):
         held = rng.random(spec.grid_shape(RANK)) < 0.7
         trained = held & (rng.random(held.shape) < share_trained)
@@ -129,7 +129,7 @@ def test_a_plan_with_absent_blocks_costs_what_training_without_them_holds_saves_
     model = load_model(source, spec, CPU)
     rng = np.random.default_rng(3)
     adapter = spec.initial_adapter(RANK, 1.0, rng)
-    batch = Batch(2, 12, is_padded=False, bits=32)
+    batch = BatchShape(2, 12, is_padded=False, bits=32)
     for num_present in (1, 2, 3, 3):
         present = np.isin(np.arange(4), rng.choice(4, num_present, replace=False))
         plan = plan_without(spec, present, share_trained=0.6, rng=rng)
@@ -199,7 +199,7 @@ def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
     measured = load(family, SMALL, targets, attention=attention)
     spec = measured.spec
     for depth, length in ((1, 96), (spec.num_blocks, 40)):
-        batch = Batch(4, length, is_padded=True, bits=32)
+        batch = BatchShape(4, length, is_padded=True, bits=32)
         measured.train_top(depth)
         plan = plan_of(spec, depth, (bits,) * spec.num_blocks)
         memory = step_memory(spec, plan, batch)
@@ -215,7 +215,7 @@ def test_scores_of_texts_as_long_as_a_head_is_wide_are_packed_as_scores(
 ) -> None:
     for attention in attentions(family):
         measured = load(family, SMALL, LINEARS[family], attention=attention)
-        batch = Batch(4, SMALL.hidden // SMALL.num_heads, is_padded=True, bits=32)
+        batch = BatchShape(4, SMALL.hidden // SMALL.num_heads, is_padded=True, bits=32)
         measured.train_top(3)
         memory = step_memory(measured.spec, plan_of(measured.spec, 3, (bits,) * 3), batch)
         found = measure_step(measured, (bits,) * 3, batch)
@@ -229,7 +229,7 @@ def test_the_peak_follows_the_width_of_the_feed_forward_part(
 ) -> None:
     shape = Shape(num_blocks=2, hidden=96, num_heads=6, num_kv_heads=3, ffn=160)
     measured = load(family, shape, TARGET_SETS[family][0], attention=attention)
-    batch = Batch(3, 80, is_padded=True, bits=32)
+    batch = BatchShape(3, 80, is_padded=True, bits=32)
     measured.train_top(2)
     for bits in ACTIVATION_BITS:
         memory = step_memory(measured.spec, plan_of(measured.spec, 2, (bits,) * 2), batch)
@@ -248,7 +248,7 @@ def test_the_peak_follows_weights_that_are_unpacked_for_each_product(
     model.weights.use((weight_format,) * spec.num_blocks)
     terms = TermGrid.top_blocks(spec.grid_shape(RANK), spec.num_blocks)
     load_adapter(model, spec.initial_adapter(RANK, 1.0, np.random.default_rng(0)), terms)
-    batch = Batch(4, 40, is_padded=True, bits=32)
+    batch = BatchShape(4, 40, is_padded=True, bits=32)
     noise = RoundingNoise(0, CPU.device)
     packing = packed_activations(model.blocks, (bits,) * spec.num_blocks, noise)
     layers = [layer.packed for block in model.weights.blocks for layer in block.values()]
@@ -264,7 +264,7 @@ def test_the_peak_follows_weights_that_are_unpacked_for_each_product(
 )
 def test_the_peak_follows_what_each_block_saves(bits: tuple[int, ...]) -> None:
     measured = load("bert", SMALL, ("query", "value"), attention="eager")
-    batch = Batch(4, 40, is_padded=True, bits=32)
+    batch = BatchShape(4, 40, is_padded=True, bits=32)
     measured.train_top(3)
     memory = step_memory(measured.spec, plan_of(measured.spec, 3, bits), batch)
     found = measure_step(measured, bits, batch)
@@ -276,7 +276,7 @@ def test_the_peak_follows_what_each_block_saves(bits: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_the_tracker_finds_what_the_profiler_of_torch_finds(family: str, bits: int) -> None:
     measured = load(family, SMALL, TARGET_SETS[family][1], attention="sdpa")
-    batch = Batch(4, 64, is_padded=True, bits=32)
+    batch = BatchShape(4, 64, is_padded=True, bits=32)
     measured.train_top(2)
     tracked = measure_step(measured, (bits,) * 3, batch)
     measured.network.zero_grad(set_to_none=True)
@@ -300,7 +300,7 @@ def resident_bytes(measured: Measured) -> int:
 @pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
 def test_computing_blocks_again_costs_their_forward_pass(family: str, attention: Attention) -> None:
     measured = load(family, SMALL, TARGET_SETS[family][0], attention=attention)
-    spec, batch = measured.spec, Batch(2, 12, is_padded=False, bits=32)
+    spec, batch = measured.spec, BatchShape(2, 12, is_padded=False, bits=32)
     for depth, bits in ((0, (0, 0, 0)), (2, (0, 0, 0)), (3, (32, 0, 8)), (3, (0, 0, 0))):
         measured.train_top(depth)
         blocks = block_terms(spec, TermGrid.top_blocks(spec.grid_shape(RANK), depth))

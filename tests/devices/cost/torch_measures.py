@@ -26,7 +26,7 @@ from torch.utils.flop_counter import (
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from devices.architectures import model_spec
-from devices.cost.blocks import Batch
+from devices.cost.blocks import BatchShape
 from devices.models.catalog import ModelSource
 from devices.models.spec import Attention, ModelSpec
 from devices.training.model import lora_config
@@ -81,7 +81,7 @@ class Measured:
             for name, parameter in block.named_parameters():
                 parameter.requires_grad_("lora_" in name and index >= lowest)
 
-    def forward(self, batch: Batch) -> Any:
+    def forward(self, batch: BatchShape) -> Any:
         """Loss and logits; the first text of a padded batch is two tokens shorter."""
         ids = torch.randint(1, VOCABULARY, (batch.size, batch.length))
         mask = torch.ones_like(ids)
@@ -167,7 +167,7 @@ def _sizes(family: str, shape: Shape) -> dict[str, Any]:
     }
 
 
-def saved_bytes(measured: Measured, batch: Batch) -> dict[Where, int]:
+def saved_bytes(measured: Measured, batch: BatchShape) -> dict[Where, int]:
     """Bytes of distinct storages kept for the backward pass, parameters and buffers excluded.
 
     By the block that first saved them. Storages are kept alive while counting, so that no address
@@ -212,7 +212,7 @@ class StepFlops(NamedTuple):
     backward: int
 
 
-def step_flops(measured: Measured, batch: Batch) -> StepFlops:
+def step_flops(measured: Measured, batch: BatchShape) -> StepFlops:
     """By FlopCounterMode, taught the flash attention of CPUs, which it does not know."""
     aten = torch.ops.aten
     flash: dict[Any, Callable[..., int]] = {
@@ -268,7 +268,7 @@ class StepBytes(NamedTuple):
 
 def step_bytes(
     measured: Measured,
-    batch: Batch,
+    batch: BatchShape,
     packing: AbstractContextManager[None],
     *,
     resident: Sequence[Tensor],

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from devices.cost.blocks import Batch
+from devices.cost.blocks import BatchShape
 from tests.devices.cost.torch_measures import Measured
 
 
@@ -46,7 +46,7 @@ class BlockBytes(NamedTuple):
     backward: int
 
 
-def top_block_traffic(measured: Measured, batch: Batch, *, depth: int) -> BlockBytes:
+def top_block_traffic(measured: Measured, batch: BatchShape, *, depth: int) -> BlockBytes:
     """Of the last block, alone: its input needs a gradient where ``depth`` is above 1."""
     block, called = measured.blocks[-1], {}
     measured.train_top(depth)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from devices.cost.blocks import Batch
+from devices.cost.blocks import BatchShape
 from devices.training.activations import PackableBlock, RoundingNoise, packed_activations
 from devices.training.host import Host
 from devices.training.model import block_path, head_size, layer_path
@@ -34,7 +34,7 @@ def parts_of(measured: Measured) -> list[PackableBlock]:
     ]
 
 
-def measure_step(measured: Measured, bits: Sequence[int], batch: Batch) -> StepBytes:
+def measure_step(measured: Measured, bits: Sequence[int], batch: BatchShape) -> StepBytes:
     """With each block's activations really packed to its bits, or computed again."""
     noise = RoundingNoise(0, CPU.device)
     packing = packed_activations(parts_of(measured), bits, noise)

@@ -1,0 +1,60 @@
+"""Finds a model of the Hugging Face hub: in the hub's cache, else over the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from devices.models.directory import ModelFiles, check_inside, read_directory
+
+HUB_TIMEOUT_S = 5.0
+"""Seconds that the hub may take to answer at all."""
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+"""What a model is made of; never code."""
+
+
+class HubError(Exception):
+    """The hub has no such model, or cannot be reached. The message is the client's own."""
+
+
+def from_hub(name: str, revision: str | None) -> ModelFiles:
+    """Take a model from the hub's cache, or download it if it is not whole there.
+
+    ``revision`` is a commit, a branch or a tag; None is the branch ``main`` as it was when it was
+    first fetched, so that what is in the cache stays what a run began with. A model that was
+    fetched once needs no network again. Raises HubError, or ValueError for files that are damaged.
+    """
+    from huggingface_hub import snapshot_download  # comes with transformers
+
+    try:
+        cached = snapshot_download(
+            name, revision=revision, allow_patterns=HUB_FILES, local_files_only=True
+        )
+    except Exception:  # each version of the client has its own library's errors
+        return _read(_fetch(name, revision))
+    try:
+        return _read(cached)
+    except ValueError as damaged:  # a download that broke off may have left a part
+        try:
+            return _read(_fetch(name, revision))
+        except HubError:
+            raise damaged from None
+
+
+def _read(directory: str) -> ModelFiles:
+    files = read_directory(Path(directory))
+    check_inside(files)
+    return files
+
+
+def _fetch(name: str, revision: str | None) -> str:
+    """Download a model by its revision's own name, so that the cache knows it by that name."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        # One request with a deadline says whether the hub can be reached. A download retries, and
+        # without a network that would take minutes.
+        HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
+        return snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)
+    except Exception as error:
+        text = str(error).strip() or type(error).__name__
+        raise HubError(text.splitlines()[0]) from None

@@ -1,0 +1,150 @@
+"""Models of the Hugging Face hub, by its real client: over a loopback server, then without it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.devices.loopback_hub import NAME, Hub, serving
+from tests.devices.test_model_directory import write_model, write_weights
+
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+def resolved(
+    home: Path, environment: dict[str, str], name: str = NAME, revision: str | None = None
+) -> dict[str, str]:
+    """What a process of its own finds: the source's facts or the error, and its heavy imports."""
+    code = (
+        "import json, sys; from devices.models.catalog import resolve\n"
+        f"try: s = resolve({name!r}, {revision!r}); said = dict(pinned=s.pinned, sha256=s.sha256)\n"
+        "except ValueError as error: said = dict(error=str(error))\n"
+        "heavy = [name for name in ('torch', 'transformers') if name in sys.modules]\n"
+        "print(json.dumps(dict(said, heavy=','.join(heavy))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HOME": str(home), **environment},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    facts: dict[str, str] = json.loads(done.stdout)
+    assert facts.pop("heavy") == ""
+    return facts
+
+
+def files_of(directory: Path, value: float) -> dict[str, bytes]:
+    """The files of a small model with these weights, and code that must not be fetched."""
+    write_weights(write_model(directory) / "model.safetensors", value)
+    files = {path.name: path.read_bytes() for path in directory.iterdir()}
+    return {**files, "modeling.py": b"raise SystemExit"}
+
+
+def sha256(files: dict[str, bytes]) -> str:
+    return hashlib.sha256(files["model.safetensors"]).hexdigest()
+
+
+def test_a_model_fetched_once_needs_no_network_again(tmp_path: Path) -> None:
+    hub, home = Hub(), tmp_path / "home"
+    files = files_of(tmp_path / "model", 0.0)
+    commit = hub.commit(files, "main")
+    with serving(hub) as address:
+        online = resolved(home, {"HF_ENDPOINT": address})
+    assert online == {"pinned": f"{NAME}@{commit}", "sha256": sha256(files)}
+    assert not list(home.rglob("modeling.py"))
+    assert resolved(home, OFFLINE) == online
+    assert resolved(home, UNREACHABLE) == online
+    assert resolved(home, OFFLINE, revision=commit) == online
+
+
+def test_a_pinned_revision_is_the_one_that_is_used(tmp_path: Path) -> None:
+    hub, home = Hub(), tmp_path / "home"
+    old, new = (files_of(tmp_path / f"{value}", value) for value in (0.0, 1.0))
+    first, second = hub.commit(old, "main", "v1"), hub.commit(new, "main")
+    with serving(hub) as address:
+        online = {"HF_ENDPOINT": address}
+        assert resolved(home, online, revision=first)["sha256"] == sha256(old)
+        assert "error" in resolved(home, OFFLINE), "main was never asked for"
+        assert resolved(home, online)["sha256"] == sha256(new)
+        assert resolved(home, online, revision="v1")["pinned"] == f"{NAME}@{first}"
+        asked = len(hub.asked)
+        assert resolved(home, online, revision=first)["sha256"] == sha256(old)
+        assert len(hub.asked) == asked, "the cache is looked into first"
+    for revision, files in ((first, old), ("v1", old), (second, new), (None, new)):
+        assert resolved(home, OFFLINE, revision=revision)["sha256"] == sha256(files)
+
+
+def test_what_is_in_the_cache_stays_what_a_run_began_with(tmp_path: Path) -> None:
+    hub, home = Hub(), tmp_path / "home"
+    old, new = (files_of(tmp_path / f"{value}", value) for value in (0.0, 1.0))
+    hub.commit(old, "main")
+    with serving(hub) as address:
+        before = resolved(home, {"HF_ENDPOINT": address})
+        hub.commit(new, "main")
+        assert resolved(home, {"HF_ENDPOINT": address}) == before
+
+
+def test_a_download_that_broke_off_is_completed(tmp_path: Path) -> None:
+    hub, home = Hub(), tmp_path / "home"
+    files = files_of(tmp_path / "model", 0.0)
+    hub.commit(files, "main")
+    with serving(hub) as address:
+        whole = resolved(home, {"HF_ENDPOINT": address})
+        for path in home.rglob("model.safetensors"):
+            path.resolve().unlink()
+            path.unlink()
+        said = resolved(home, OFFLINE)["error"]
+        assert "model.safetensors" in said or "offline" in said
+        assert resolved(home, {"HF_ENDPOINT": address}) == whole
+
+
+def test_a_snapshot_that_links_out_of_the_cache_is_refused(tmp_path: Path) -> None:
+    hub, home = Hub(), tmp_path / "home"
+    hub.commit(files_of(tmp_path / "model", 0.0), "main")
+    with serving(hub) as address:
+        resolved(home, {"HF_ENDPOINT": address})
+    (weights,) = home.rglob("model.safetensors")
+    weights.unlink()
+    weights.symlink_to(tmp_path / "model" / "model.safetensors")
+    assert "a symbolic link that leads out" in resolved(home, OFFLINE)["error"]
+
+
+def test_a_model_or_revision_that_the_hub_has_not_is_said(tmp_path: Path) -> None:
+    hub = Hub()
+    hub.commit(files_of(tmp_path / "model", 0.0), "main")
+    with serving(hub) as address:
+        online = {"HF_ENDPOINT": address}
+        said = resolved(tmp_path, online, "someone/else")["error"]
+        assert "'someone/else'; the hub said: " in said
+        said = resolved(tmp_path, online, revision="v9")["error"]
+        assert f"{NAME!r} at revision v9; the hub said: " in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"), [(OFFLINE, "offline mode is enabled"), (UNREACHABLE, "refused")]
+)
+def test_without_a_network_a_hub_name_fails_and_names_what_works(
+    environment: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    said = resolved(tmp_path, environment, "nobody/nothing")["error"]
+    assert said.startswith("model must be one of minilm-l6, tiny, ")
+    assert "'nobody/nothing'" in said
+    assert reason in said
+
+
+def test_a_model_in_the_cache_of_an_older_client_needs_no_network(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--nobody--nothing"
+    write_model(repository / "snapshots" / "abc123")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    assert resolved(tmp_path, OFFLINE, "nobody/nothing")["pinned"] == "nobody/nothing@abc123"

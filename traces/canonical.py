@@ -1,0 +1,11 @@
+"""Turns plain data into one canonical text, to be hashed or compared."""
+
+import json
+
+
+def canonical(content: object) -> str:
+    """Return plain data as JSON with sorted keys: equal content gives equal text.
+
+    Hashes of run folders, conditions and caches are taken of it, so its bytes must never change.
+    """
+    return json.dumps(content, sort_keys=True)
