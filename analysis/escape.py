@@ -31,7 +31,8 @@ LATEX_CHARACTERS = str.maketrans(
         "~": r"\~{}",
     }
 )
-MARKDOWN_SPECIAL = re.compile(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])|^[#+\-=]|^(?=\d+[.)])")
+MARKDOWN_SPECIAL = re.compile(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])|^[#+\-=](?=[\s#+\-=]|$)")
+MARKDOWN_LIST_NUMBER = re.compile(r"^(\d+)([.)])(?=\s|$)")
 
 
 def visible(text: str) -> str:
@@ -59,7 +60,8 @@ def terminal(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Return the text for a paragraph, list item or table cell in Markdown."""
-    return MARKDOWN_SPECIAL.sub(r"\\\g<0>", visible(text)) if text else ""
+    escaped = MARKDOWN_SPECIAL.sub(r"\\\g<0>", visible(text))
+    return MARKDOWN_LIST_NUMBER.sub(r"\1\\\2", escaped)
 
 
 def markdown_code(text: str) -> str:

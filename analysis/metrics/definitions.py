@@ -43,6 +43,7 @@ def _to_target(column: str, title: str, scale: Scale, at_least: str) -> Metric:
 
 
 METRICS = (
+    Metric("is_reached", "Share of runs that reached {target}", PERCENT, "higher", shown="never"),
     _to_target("time_to_target_s", "Time to {target}", SECONDS, "spent_s"),
     Metric("speed_up", "Speed-up over {baseline} (×)", RATIO, "higher", estimate="ratio"),
     _to_target("rounds_to_target", "Rounds to {target}", COUNT, "spent_rounds"),

@@ -70,7 +70,7 @@ def to_html_page(report: ReportData, figures: Path) -> str:
         about=data,
         note=sentence(report.table.note.replace("a row", "a column")),
         figures=[_embedded(spec, figures) for spec in report.drawn],
-        policy=POLICY,
+        policy=Markup(POLICY),
         round_columns=round_columns,
         plans=Markup(plans),
         style=Markup(_own_file("report.css")),
