@@ -1,10 +1,11 @@
-"""What a scheduler is: four pure functions of its state and of what a server can know."""
+"""Defines a scheduler: four pure functions of its state and of what a server can know."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -29,36 +30,48 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, eq=False)
 class ServerState(Generic[M]):
-    """Everything that the server remembers from one aggregation to the next."""
+    """A server state is everything that is remembered from one aggregation to the next.
 
-    version: int  # aggregations so far
-    adapter: Adapter  # the global model; the next broadcast is cut from it
-    memory: M  # what this strategy alone remembers
+    ``version`` counts aggregations, ``adapter`` is the global model, and ``memory`` is what this
+    strategy alone remembers, as data that can be pickled. A state is never changed in place.
+    """
+
+    version: int
+    adapter: Adapter
+    memory: M
 
     def advance(self, adapter: Adapter, memory: M) -> ServerState[M]:
-        """The state after one aggregation."""
+        """Return the state of the next version, with this adapter and memory."""
         return replace(self, version=self.version + 1, adapter=adapter, memory=memory)
 
 
 class LinkRate(NamedTuple):
-    """A device's last measured rates."""
+    """A link rate is what was last measured of a device's link, in bytes a second."""
 
     down_bytes_per_s: float
     up_bytes_per_s: float
 
 
 class FleetView(Protocol):
-    """What a server can know of its devices: no trace and no future event."""
+    """A fleet view is what a server can know of its devices: no trace and no future event.
+
+    Every method takes the id of a device of the fleet and raises KeyError or IndexError for
+    another. Answers hold for the instant of the call and do not change while a strategy plans.
+    """
 
     @property
-    def model(self) -> ModelSpec: ...
+    def model(self) -> ModelSpec:
+        """The sizes of the model: ``num_blocks`` (L), ``targets`` (M), ``grid_shape(rank)``."""
+        ...
 
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        """The number of examples in a batch of the local training."""
+        ...
 
     @property
     def proximal_mu(self) -> float:
-        """What ``make_plan`` gives every plan: FedProx under any strategy."""
+        """The weight of FedProx's term, which ``make_plan`` gives every plan; 0 is none."""
         ...
 
     @property
@@ -66,25 +79,37 @@ class FleetView(Protocol):
         """Every device of the fleet, in rising order."""
         ...
 
-    def profile(self, device_id: DeviceId) -> DeviceProfile: ...
+    def profile(self, device_id: DeviceId) -> DeviceProfile:
+        """Return the kind of the device: its speed in FLOP/s, memory in bytes and power in W."""
+        ...
 
-    def memory_budget_bytes(self, device_id: DeviceId) -> int: ...
+    def memory_budget_bytes(self, device_id: DeviceId) -> int:
+        """Return the bytes that training may take on the device."""
+        ...
 
-    def num_examples(self, device_id: DeviceId) -> int: ...
+    def num_examples(self, device_id: DeviceId) -> int:
+        """Return the number of examples that the device holds."""
+        ...
 
-    def local_steps(self, device_id: DeviceId) -> int: ...
+    def local_steps(self, device_id: DeviceId) -> int:
+        """Return the number of training steps that the experiment asks of the device in a round."""
+        ...
 
-    def link(self, device_id: DeviceId) -> LinkRate: ...
+    def link(self, device_id: DeviceId) -> LinkRate:
+        """Return the rates of the device's last transfers, or what is assumed before the first."""
+        ...
 
-    def cost(self, plan: TrainingPlan) -> Cost: ...
+    def cost(self, plan: TrainingPlan) -> Cost:
+        """Return bytes, FLOPs, memory and training seconds of a plan on its own device."""
+        ...
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        """(L,): measured once on the server's copy of the model."""
+        """Return (L,) saliences of the blocks, measured once on the server's copy of the model."""
         ...
 
 
 def round_trip_s(fleet: FleetView, plan: TrainingPlan) -> float:
-    """Seconds from sending the plan to receiving its update, at the last measured link rates."""
+    """Return the seconds from sending the plan to receiving its update, at the last rates."""
     cost, link = fleet.cost(plan), fleet.link(plan.device_id)
     return (
         cost.download_bytes / link.down_bytes_per_s
@@ -100,7 +125,7 @@ def make_plan(
     weight_formats: tuple[BlockFormat, ...] | None = None,
     activation_bits: tuple[int, ...] | None = None,
 ) -> TrainingPlan:
-    """A plan with the experiment's local work, and fp32 wherever nothing is given."""
+    """Return a plan with the experiment's local work, and fp32 wherever nothing is given."""
     blocks = fleet.model.num_blocks
     unpacked: WeightFormat = "fp32"
     return TrainingPlan(
@@ -121,7 +146,7 @@ def make_plans(
     *,
     activation_bits: tuple[int, ...] | None = None,
 ) -> list[TrainingPlan]:
-    """``make_plan`` of each device: one plan is made for all that train as many steps."""
+    """Return ``make_plan`` of each device; devices with equal local steps share one plan's work."""
     made: dict[int, TrainingPlan] = {}
     plans = []
     for device_id in device_ids:
@@ -133,33 +158,77 @@ def make_plans(
 
 
 class Strategy(Protocol[M]):
-    """A frozen dataclass of its hyper-parameters, with four pure methods.
+    """A strategy is a frozen dataclass of its options, with four pure methods.
 
-    ``rank`` and ``alpha`` fix the global adapter. A device of the cohort for which ``plan`` returns
-    nothing sits the round out.
+    ``init`` starts a run; then each round asks ``plan`` for the work of a cohort, ``broadcast`` for
+    what each device starts from, and ``aggregate`` for the next global model. All four are
+    functions of their arguments: same arguments, same result. They change none of them, keep
+    nothing in the object or the module, and draw random numbers from ``rng`` alone. What a strategy
+    has to remember goes into ``ServerState.memory``, of a type M of its own (None where there is
+    nothing to remember).
+
+    ``rank`` (R) and ``alpha`` fix the global adapter, whose factors are A (R, in) and B (out, R),
+    scaled by alpha / R. A ValueError that ``__post_init__`` raises is shown as the config's error.
+    L is the number of blocks, M that of adapted modules in a block.
     """
 
     kind: ClassVar[str]
+    """The name in a config."""
     title: ClassVar[str]
+    """One line for lists and legends."""
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """R, the number of rank-1 terms of every module of the global adapter; at least 1."""
+        ...
 
     @property
-    def alpha(self) -> float: ...
+    def alpha(self) -> float:
+        """The LoRA scale times R; above 0 and finite."""
+        ...
 
-    def init(self, adapter: Adapter) -> ServerState[M]: ...
+    def init(self, adapter: Adapter) -> ServerState[M]:
+        """Return the state before the first round: version 0, and what is remembered at the start.
 
+        ``adapter`` has rank R; its B is zero, and its head is the same under every strategy. The
+        default remembers nothing.
+        """
+        return ServerState(0, adapter, cast(M, None))
+
+    @abstractmethod
     def plan(
         self,
         state: ServerState[M],
         fleet: FleetView,
         cohort: Sequence[DeviceId],
         rng: np.random.Generator,
-    ) -> Sequence[TrainingPlan]: ...
+    ) -> Sequence[TrainingPlan]:
+        """Return at most one plan for each device of the cohort; one without a plan sits out.
 
-    def broadcast(self, state: ServerState[M], plan: TrainingPlan) -> Broadcast: ...
+        The ids of ``cohort`` rise. A plan's term grid has the shape ``fleet.model.grid_shape(R)``,
+        (L, M, R), and ``make_plan`` gives it the experiment's local work. A plan whose
+        ``fleet.cost(plan).memory.total`` is above ``fleet.memory_budget_bytes(device_id)`` runs out
+        of memory on the device, and its round is lost. Also called with one device whose memory has
+        shrunk. A ValueError says that this fleet cannot be planned for.
+        """
+        ...
 
-    def aggregate(
-        self, state: ServerState[M], updates: Sequence[ClientUpdate]
-    ) -> ServerState[M]: ...
+    def broadcast(self, state: ServerState[M], plan: TrainingPlan) -> Broadcast:
+        """Return what the device of this plan starts from, at the version of the state.
+
+        Its adapter has the names, shapes and float32 arrays of the global one; only terms that the
+        plan holds are sent. The default is the global adapter.
+        """
+        return Broadcast(state.version, state.adapter)
+
+    @abstractmethod
+    def aggregate(self, state: ServerState[M], updates: Sequence[ClientUpdate]) -> ServerState[M]:
+        """Return ``state.advance(adapter, memory)`` with what the updates taught.
+
+        ``updates`` are not empty and in order of device, then of version: any part of the devices
+        that had plans, possibly of older versions (brought up to date by the engine where a pacing
+        allows that), and their ``num_examples`` are above 0 in sum. Only terms that an update's
+        plan uploads have been trained; the others stand as they were broadcast, and must change
+        nothing. The adapter keeps names, shapes, scale and float32, and is finite.
+        """
+        ...

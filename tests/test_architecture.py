@@ -38,8 +38,8 @@ ROOMS = {
         "architectures",
     ),
     "algorithms": (
-        *("options", "strategy", "pacing", "selection"),
-        *("merging", "planning", "selections", "strategies", "registry"),
+        *("options", "strategy", "contract", "pacing", "selection"),
+        *("merging", "planning", "selections", "strategies", "static_fleet", "checks", "registry"),
     ),
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
     "analysis": (

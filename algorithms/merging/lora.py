@@ -17,11 +17,6 @@ class WeightsError(ArithmeticError):
     """Weights that are those of no average."""
 
 
-def in_device_order(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
-    """Sorted, so that arrival order cannot reach a sum."""
-    return sorted(updates, key=lambda u: (u.plan.device_id, u.broadcast.version))
-
-
 def example_counts(updates: Sequence[ClientUpdate]) -> FloatArray:
     """(K,): the examples behind each update. Whole numbers, so their sums have no order."""
     return np.array([update.num_examples for update in updates], dtype=np.float64)

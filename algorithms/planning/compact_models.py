@@ -33,7 +33,7 @@ def block_counts(
     num_blocks = fleet.model.num_blocks
     peaks: dict[str, list[int]] = {}  # by profile: bytes that 1, 2, .. L blocks take
     counts = {}
-    for device_id in sorted(cohort):
+    for device_id in cohort:
         profile = fleet.profile(device_id).name
         if profile not in peaks:
             peaks[profile] = _peak_bytes(fleet, device_id, rank)

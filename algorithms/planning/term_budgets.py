@@ -98,7 +98,7 @@ def plans_by_rank(
     A device without a rank sits out.
     """
     shape = fleet.model.grid_shape(rank)
-    return [make_plan(fleet, d, first_terms(shape, ranks[d])) for d in sorted(cohort) if d in ranks]
+    return [make_plan(fleet, d, first_terms(shape, ranks[d])) for d in cohort if d in ranks]
 
 
 def fitting_ranks(

@@ -30,7 +30,6 @@ import numpy as np
 from algorithms.merging.lora import (
     example_weights,
     holder_weights,
-    in_device_order,
     mean_adapter,
     padded_weights,
 )
@@ -38,10 +37,9 @@ from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.bit_allocation import Formats, FourBit
 from algorithms.planning.depth_search import deepest_within
 from algorithms.planning.term_budgets import TypicalCosts, Workload, first_terms, truncated
-from algorithms.strategy import FleetView, ServerState, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     TrainingPlan,
@@ -77,7 +75,7 @@ class RankSearch:
 
 
 @dataclass(frozen=True)
-class FAHQLoRA:
+class FAHQLoRA(Strategy[RankSearch]):
     """``mean_rank`` is the first mean over the cohort; no device trains less than ``min_rank``
     terms unless its memory holds no more. Either above the adapter's rank means that rank.
 
@@ -116,7 +114,7 @@ class FAHQLoRA:
     ) -> Sequence[TrainingPlan]:
         formats = self._formats(fleet)
         costs = TypicalCosts(fleet, formats, rank=self.rank, grid_of=truncated)
-        limits = {d: costs.first_fitting(d, self.rank) for d in sorted(cohort)}
+        limits = {d: costs.first_fitting(d, self.rank) for d in cohort}
         able = {d: limit for d, limit in limits.items() if limit is not None}
         if not able:
             return []
@@ -131,13 +129,9 @@ class FAHQLoRA:
             for (d, limit), rank in zip(able.items(), ranks, strict=True)
         ]
 
-    def broadcast(self, state: ServerState[RankSearch], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
-
     def aggregate(
         self, state: ServerState[RankSearch], updates: Sequence[ClientUpdate]
     ) -> ServerState[RankSearch]:
-        updates = in_device_order(updates)
         weigh = padded_weights if self.aggregation == "zero_padding" else holder_weights
         loss = float(example_weights(updates) @ np.array([u.train_loss for u in updates]))
         round_s = max(sum(update.timing) for update in updates)

@@ -23,10 +23,8 @@ import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.options import SIZE_RULES, Rule, check_options
-from algorithms.strategy import FleetView, ServerState, make_plan, make_plans
+from algorithms.strategy import FleetView, ServerState, Strategy, make_plan, make_plans
 from devices.vocabulary.plan import (
-    Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     FactorUse,
@@ -46,7 +44,7 @@ DEPTH_RULE: Rule = (
 
 
 @dataclass(frozen=True)
-class FedLoRA:
+class FedLoRA(Strategy[None]):
     """The same plan for every device; for ``depth`` see :data:`Depth`.
 
     ``activation_bits``: 32 saves what the backward pass needs as computed; 8 and 4 pack it; 0 saves
@@ -64,9 +62,6 @@ class FedLoRA:
     def __post_init__(self) -> None:
         check_options(self, (*SIZE_RULES, DEPTH_RULE))
 
-    def init(self, adapter: Adapter) -> ServerState[None]:
-        return ServerState(0, adapter, None)
-
     def plan(
         self,
         state: ServerState[None],
@@ -78,9 +73,6 @@ class FedLoRA:
         depth = depth_on(fleet, self.depth, rank=self.rank, activation_bits=self.activation_bits)
         terms = TermGrid.top_blocks(fleet.model.grid_shape(self.rank), depth)
         return make_plans(fleet, cohort, terms, activation_bits=bits)
-
-    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
 
     def aggregate(
         self, state: ServerState[None], updates: Sequence[ClientUpdate]

@@ -42,10 +42,9 @@ from algorithms.planning.depth_search import (
     sweep,
     undominated,
 )
-from algorithms.strategy import FleetView, ServerState, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     TermGrid,
@@ -70,7 +69,7 @@ class FedQuadMemory:
 
 
 @dataclass(frozen=True)
-class FedQuad:
+class FedQuad(Strategy[FedQuadMemory]):
     """Options are named as in the reconstruction; the defaults are ours.
 
     ``choose``: ``sweep`` weighs the gain of the depths against round and waiting time; ``ref_time``
@@ -114,7 +113,7 @@ class FedQuad:
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
         costs = DepthCosts(fleet, partial(self._one_step, fleet), self._most_quantized)
-        able = [d for d in sorted(cohort) if (costs.menu(d).quantized >= 0).any()]
+        able = [d for d in cohort if (costs.menu(d).quantized >= 0).any()]
         if not able:
             return []
         round_s = np.stack(
@@ -136,9 +135,6 @@ class FedQuad:
             for device_id, depth in zip(able, self._depths(problem, state, rng), strict=True)
             if depth
         ]
-
-    def broadcast(self, state: ServerState[FedQuadMemory], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
 
     def aggregate(
         self, state: ServerState[FedQuadMemory], updates: Sequence[ClientUpdate]

@@ -30,12 +30,12 @@ from algorithms.planning.compact_models import (
     compact_plan,
     counted_alike,
 )
-from algorithms.strategy import FleetView, ServerState
-from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, DeviceId, TrainingPlan
+from algorithms.strategy import FleetView, ServerState, Strategy
+from devices.vocabulary.plan import ClientUpdate, DeviceId, TrainingPlan
 
 
 @dataclass(frozen=True)
-class FedRA:
+class FedRA(Strategy[None]):
     """``blocks`` says how many a device trains, see
     :data:`~algorithms.compact_models.BlockCounts`."""
 
@@ -48,9 +48,6 @@ class FedRA:
 
     def __post_init__(self) -> None:
         check_options(self, (*SIZE_RULES, BLOCK_COUNTS_RULE))
-
-    def init(self, adapter: Adapter) -> ServerState[None]:
-        return ServerState(0, adapter, None)
 
     def plan(
         self,
@@ -66,9 +63,6 @@ class FedRA:
             )
             for device_id, count in counts.items()
         ]
-
-    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
 
     def aggregate(
         self, state: ServerState[None], updates: Sequence[ClientUpdate]

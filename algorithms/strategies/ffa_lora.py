@@ -23,10 +23,8 @@ import numpy as np
 from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.options import SIZE_RULES, check_options
 from algorithms.strategies.fedlora import DEPTH_RULE, Depth, depth_on
-from algorithms.strategy import FleetView, ServerState, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.vocabulary.plan import (
-    Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     Factors,
@@ -36,7 +34,7 @@ from devices.vocabulary.plan import (
 
 
 @dataclass(frozen=True)
-class FFALoRA:
+class FFALoRA(Strategy[None]):
     """The same plan for every device; for ``depth`` see :data:`~algorithms.fedlora.Depth`."""
 
     kind: ClassVar[str] = "ffa-lora"
@@ -49,9 +47,6 @@ class FFALoRA:
     def __post_init__(self) -> None:
         check_options(self, (*SIZE_RULES, DEPTH_RULE))
 
-    def init(self, adapter: Adapter) -> ServerState[None]:
-        return ServerState(0, adapter, None)
-
     def plan(
         self,
         state: ServerState[None],
@@ -62,9 +57,6 @@ class FFALoRA:
         depth = depth_on(fleet, self.depth, rank=self.rank, use="b_only")
         terms = TermGrid.top_blocks(fleet.model.grid_shape(self.rank), depth)
         return [make_plan(fleet, d, replace(terms, use="b_only")) for d in cohort]
-
-    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
 
     def aggregate(
         self, state: ServerState[None], updates: Sequence[ClientUpdate]

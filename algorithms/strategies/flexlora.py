@@ -19,13 +19,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.merging.lora import example_weights, in_device_order, mean_head
+from algorithms.merging.lora import example_weights, mean_head
 from algorithms.options import SIZE_RULES, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
-from algorithms.strategy import FleetView, ServerState
+from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     Factors,
@@ -35,7 +34,7 @@ from traces.arrays import FloatArray
 
 
 @dataclass(frozen=True)
-class FlexLoRA:
+class FlexLoRA(Strategy[None]):
     """A device trains one of ``ranks``: the largest that ``rank_rule`` grants it (see
     :data:`~algorithms.term_budgets.RankRule`) and its memory holds.
     """
@@ -51,9 +50,6 @@ class FlexLoRA:
     def __post_init__(self) -> None:
         check_options(self, (*SIZE_RULES, rank_list_rule("ranks")))
 
-    def init(self, adapter: Adapter) -> ServerState[None]:
-        return ServerState(0, adapter, None)
-
     def plan(
         self,
         state: ServerState[None],
@@ -64,13 +60,9 @@ class FlexLoRA:
         ranks = fitting_ranks(fleet, self.ranks, rank=self.rank, rule=self.rank_rule)
         return plans_by_rank(fleet, cohort, ranks, rank=self.rank)
 
-    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
-
     def aggregate(
         self, state: ServerState[None], updates: Sequence[ClientUpdate]
     ) -> ServerState[None]:
-        updates = in_device_order(updates)
         current = state.adapter
         modules, shares = current.modules, example_weights(updates)
         factors = {}

@@ -25,10 +25,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.merging.lora import example_weights, in_device_order, mean_head
+from algorithms.merging.lora import example_weights, mean_head
 from algorithms.options import SIZE_RULES, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
-from algorithms.strategy import FleetView, ServerState
+from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.models.spec import drawn_a
 from devices.vocabulary.adapter import Merged, Product
 from devices.vocabulary.merged import is_dense, side_by_side, summed
@@ -58,7 +58,7 @@ class Bases:
 
 
 @dataclass(frozen=True)
-class FLoRA:
+class FLoRA(Strategy[Bases]):
     """A device trains one of ``ranks``: the largest that ``rank_rule`` grants it (see
     :data:`~algorithms.term_budgets.RankRule`) and its memory holds.
     """
@@ -108,7 +108,6 @@ class FLoRA:
     def aggregate(
         self, state: ServerState[Bases], updates: Sequence[ClientUpdate]
     ) -> ServerState[Bases]:
-        updates = in_device_order(updates)
         stack = stacked(updates)
         before, memory = state.adapter.merged.products, state.memory
         after = {

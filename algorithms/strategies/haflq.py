@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from algorithms.merging.lora import holder_weights, in_device_order, mean_adapter, padded_weights
+from algorithms.merging.lora import holder_weights, mean_adapter, padded_weights
 from algorithms.options import SIZE_RULES, Rule, check_options, rank_list_rule, rises
 from algorithms.planning.bit_allocation import (
     Formats,
@@ -45,11 +45,10 @@ from algorithms.planning.term_budgets import (
     budgets_by_group,
     budgets_by_speed,
 )
-from algorithms.strategy import FleetView, ServerState, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     TermGrid,
@@ -71,7 +70,7 @@ LEVELS = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
-class HAFLQ:
+class HAFLQ(Strategy[Sensitivity]):
     """Block bits from memory, terms from speed and importance, upload bits from bandwidth.
 
     ``mode``: a device holds every term and trains the important ones (``freezing``), or is sent
@@ -154,13 +153,9 @@ class HAFLQ:
                 plans.append(plan)
         return plans
 
-    def broadcast(self, state: ServerState[Sensitivity], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
-
     def aggregate(
         self, state: ServerState[Sensitivity], updates: Sequence[ClientUpdate]
     ) -> ServerState[Sensitivity]:
-        updates = in_device_order(updates)
         weigh = holder_weights if self.aggregation == "rank_one" else padded_weights
         return state.advance(
             mean_adapter(state.adapter, updates, weigh(updates)),

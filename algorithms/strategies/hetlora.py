@@ -26,13 +26,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from algorithms.merging.lora import example_weights, in_device_order, mean_adapter
+from algorithms.merging.lora import example_weights, mean_adapter
 from algorithms.options import SIZE_RULES, Rule, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
-from algorithms.strategy import FleetView, ServerState
+from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     Factors,
@@ -47,7 +46,7 @@ PrunedRanks = Mapping[DeviceId, int]
 
 
 @dataclass(frozen=True)
-class HetLoRA:
+class HetLoRA(Strategy[PrunedRanks]):
     """A device trains one of ``ranks``: the largest that ``rank_rule`` grants it (see
     :data:`~algorithms.term_budgets.RankRule`) and its memory holds.
 
@@ -86,13 +85,9 @@ class HetLoRA:
         plans = plans_by_rank(fleet, cohort, ranks, rank=self.rank)
         return [replace(plan, tail_penalty=self._penalty(rank_of(plan))) for plan in plans]
 
-    def broadcast(self, state: ServerState[PrunedRanks], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
-
     def aggregate(
         self, state: ServerState[PrunedRanks], updates: Sequence[ClientUpdate]
     ) -> ServerState[PrunedRanks]:
-        updates = in_device_order(updates)
         ranks = [self._rank_after(update) for update in updates]
         index = np.arange(state.adapter.rank)
         sent = np.stack(

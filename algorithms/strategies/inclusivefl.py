@@ -34,7 +34,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.merging.lora import holder_weights, in_device_order, mean_adapter
+from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.options import SIZE_RULES, check_options
 from algorithms.planning.compact_models import (
     BLOCK_COUNTS_RULE,
@@ -43,10 +43,9 @@ from algorithms.planning.compact_models import (
     compact_plan,
     counted_alike,
 )
-from algorithms.strategy import FleetView, ServerState
+from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     Factors,
@@ -61,7 +60,7 @@ Momentum = Mapping[int, Change]
 
 
 @dataclass(frozen=True)
-class InclusiveFL:
+class InclusiveFL(Strategy[Momentum]):
     """``distillation`` is beta; 0 leaves the plain mean over holders.
 
     ``blocks`` says how many a device trains, see :data:`~algorithms.compact_models.BlockCounts`.
@@ -96,13 +95,10 @@ class InclusiveFL:
             for device_id, count in counts.items()
         ]
 
-    def broadcast(self, state: ServerState[Momentum], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
-
     def aggregate(
         self, state: ServerState[Momentum], updates: Sequence[ClientUpdate]
     ) -> ServerState[Momentum]:
-        updates = counted_alike(in_device_order(updates))
+        updates = counted_alike(updates)
         merged = [self._distilled(update, state.memory) for update in updates]
         adapter = mean_adapter(state.adapter, merged, holder_weights(merged))
         return state.advance(adapter, {**state.memory, **mean_changes(updates)})

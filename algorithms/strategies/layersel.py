@@ -27,13 +27,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from algorithms.merging.lora import holder_weights, in_device_order, mean_adapter, squared_change
+from algorithms.merging.lora import holder_weights, mean_adapter, squared_change
 from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.layer_choice import LayerProblem, choose_layers
-from algorithms.strategy import FleetView, ServerState, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     TermGrid,
@@ -46,7 +45,7 @@ LayerNorms = Mapping[DeviceId, FloatArray]
 
 
 @dataclass(frozen=True)
-class LayerSel:
+class LayerSel(Strategy[LayerNorms]):
     """``max_blocks`` limits the blocks that a device trains beyond what its ``memory`` does.
 
     ``consistency`` is lambda, in units of the mean norm: what it costs that a block is trained by
@@ -75,7 +74,7 @@ class LayerSel:
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
         budgets = self._budgets(fleet, cohort)
-        able = [d for d in sorted(cohort) if budgets[d].any()]
+        able = [d for d in cohort if budgets[d].any()]
         if not able:
             return []
         norms = optimistic(state.memory, able, num_blocks=fleet.model.num_blocks)
@@ -86,13 +85,9 @@ class LayerSel:
             for device_id, chosen in zip(able, choose_layers(problem), strict=True)
         ]
 
-    def broadcast(self, state: ServerState[LayerNorms], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
-
     def aggregate(
         self, state: ServerState[LayerNorms], updates: Sequence[ClientUpdate]
     ) -> ServerState[LayerNorms]:
-        updates = in_device_order(updates)
         norms = dict(state.memory)
         for update in updates:
             plan, blocks = update.plan, update.plan.num_blocks

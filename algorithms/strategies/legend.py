@@ -28,10 +28,8 @@ from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.depth_costs import DepthCosts, Work, round_times
 from algorithms.planning.depth_search import deepest_within
-from algorithms.strategy import FleetView, ServerState, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.vocabulary.plan import (
-    Adapter,
-    Broadcast,
     ClientUpdate,
     DeviceId,
     TermGrid,
@@ -43,7 +41,7 @@ PaceSetter = Literal["slowest", "median"]
 
 
 @dataclass(frozen=True)
-class LEGEND:
+class LEGEND(Strategy[None]):
     """Ranks rise from ``first_rank`` in the lowest block to ``rank`` in the one at the output; a
     ``first_rank`` above ``rank`` means ``rank``.
 
@@ -63,9 +61,6 @@ class LEGEND:
     def __post_init__(self) -> None:
         check_options(self, _RULES)
 
-    def init(self, adapter: Adapter) -> ServerState[None]:
-        return ServerState(0, adapter, None)
-
     def plan(
         self,
         state: ServerState[None],
@@ -74,7 +69,7 @@ class LEGEND:
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
         costs = DepthCosts(fleet, partial(self._one_step, fleet), most_quantized=lambda depth: 0)
-        able = [d for d in sorted(cohort) if (costs.menu(d).quantized >= 0).any()]
+        able = [d for d in cohort if (costs.menu(d).quantized >= 0).any()]
         if not able:
             return []
         round_s = np.stack([round_times(fleet, costs, d) for d in able])
@@ -89,9 +84,6 @@ class LEGEND:
             )
             for device_id, depth in zip(able, depths, strict=True)
         ]
-
-    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
 
     def aggregate(
         self, state: ServerState[None], updates: Sequence[ClientUpdate]

@@ -22,12 +22,12 @@ import numpy as np
 from algorithms.merging.lora import mean_adapter, padded_weights
 from algorithms.options import SIZE_RULES, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
-from algorithms.strategy import FleetView, ServerState
-from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, DeviceId, TrainingPlan
+from algorithms.strategy import FleetView, ServerState, Strategy
+from devices.vocabulary.plan import ClientUpdate, DeviceId, TrainingPlan
 
 
 @dataclass(frozen=True)
-class ZeroPadding:
+class ZeroPadding(Strategy[None]):
     """A device trains one of ``ranks``: the largest that ``rank_rule`` grants it (see
     :data:`~algorithms.term_budgets.RankRule`) and its memory holds.
     """
@@ -43,9 +43,6 @@ class ZeroPadding:
     def __post_init__(self) -> None:
         check_options(self, (*SIZE_RULES, rank_list_rule("ranks")))
 
-    def init(self, adapter: Adapter) -> ServerState[None]:
-        return ServerState(0, adapter, None)
-
     def plan(
         self,
         state: ServerState[None],
@@ -55,9 +52,6 @@ class ZeroPadding:
     ) -> Sequence[TrainingPlan]:
         ranks = fitting_ranks(fleet, self.ranks, rank=self.rank, rule=self.rank_rule)
         return plans_by_rank(fleet, cohort, ranks, rank=self.rank)
-
-    def broadcast(self, state: ServerState[None], plan: TrainingPlan) -> Broadcast:
-        return Broadcast(state.version, state.adapter)
 
     def aggregate(
         self, state: ServerState[None], updates: Sequence[ClientUpdate]

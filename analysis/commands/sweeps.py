@@ -28,6 +28,7 @@ from analysis.commands.options import (
 )
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
+from simulator.log.disk import writing_into
 from simulator.log.writers import find_writers
 from simulator.runs.sweep import SweepRun, expand, same_conditions, savings_of
 from simulator.runs.sweep_processes import Failure, Means, outcomes
@@ -130,9 +131,9 @@ def _wanted(entries: Sequence[str]) -> dict[str, object]:
 
 def _write(texts: Mapping[str, str], where: Path) -> None:
     try:
-        where.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (where / name).write_text(text, encoding="utf-8", newline="\n")
+        with writing_into(where) as folder:
+            for name, text in texts.items():
+                (folder / name).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(f"the tables must be written to a folder, got {where}: {error}") from error
 

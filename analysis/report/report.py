@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from analysis.report.formats import table_files
 from analysis.report.pages import to_html_page, to_markdown_page
 from analysis.runs.files import RunError
 from analysis.runs.frames import load_variants, open_runs
+from simulator.log.disk import staging, writing_into
 
 PAGE = ".html"
 Progress = Callable[[int, int, str], None]
@@ -51,21 +51,20 @@ def write_report(
     total = len(figures.FIGURES) + 2
     tell(0, total, "read runs")
     study = read_study(run_paths, target=target, baseline=baseline)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
-        (partial / "figures").mkdir(parents=True)
-        drawn = []
-        for step, spec in enumerate(figures.FIGURES, start=1):
-            tell(step, total, f"draw {spec.name}")
-            if figures.write(spec, study, partial / "figures"):
-                drawn.append(spec)
-        tell(total - 1, total, "write tables")
-        _write_texts(partial, ReportData(study, drawn))
-        files = _publish_page(partial, out) if is_page else _publish(partial, out)
+        with _page_alone(out) if is_page else writing_into(out) as folder:
+            (folder / "figures").mkdir()
+            drawn = []
+            for step, spec in enumerate(figures.FIGURES, start=1):
+                tell(step, total, f"draw {spec.name}")
+                if figures.write(spec, study, folder / "figures"):
+                    drawn.append(spec)
+            tell(total - 1, total, "write tables")
+            _write_texts(folder, ReportData(study, drawn))
+            names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     except OSError as error:
         raise RunError(f"the report cannot be written to {out}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    files = (out,) if is_page else tuple(out / name for name in names)
     tell(total, total, "done")
     return Report(study, out, files)
 
@@ -95,24 +94,15 @@ def _write_texts(folder: Path, report: ReportData) -> None:
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
-def _publish_page(partial: Path, out: Path) -> tuple[Path, ...]:
-    """Move the page alone to its place."""
+@contextmanager
+def _page_alone(out: Path) -> Iterator[Path]:
+    """Hand out a folder of which only the page is kept, as ``out``."""
     if out.is_dir():
         raise RunError(f"the page must be written to a file, got {out}, which is a folder")
-    (partial / f"report{PAGE}").replace(out)
-    return (out,)
-
-
-def _publish(partial: Path, out_dir: Path) -> tuple[Path, ...]:
-    """Move a complete folder to its place, or its files into the folder that is there."""
-    names = sorted(path.relative_to(partial) for path in partial.rglob("*") if path.is_file())
-    if not out_dir.exists():
-        partial.rename(out_dir)
-    else:
-        for name in names:
-            (out_dir / name).parent.mkdir(exist_ok=True)
-            (partial / name).replace(out_dir / name)
-    return tuple(out_dir / name for name in names)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staging(out.parent, out.name) as folder:
+        yield folder
+        (folder / f"report{PAGE}").replace(out)
 
 
 def _silent(done: int, total: int, what: str) -> None:

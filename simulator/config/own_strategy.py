@@ -18,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from algorithms.strategy import ServerState, Strategy
-from devices.vocabulary.plan import Broadcast, TrainingPlan
+from algorithms.contract import wrong_result
+from algorithms.strategy import Strategy
 from simulator.config.paths import checked_path
 from simulator.config.problems import UserError
 
@@ -30,12 +30,6 @@ METHODS: dict[str, list[str]] = {
 }
 """What the engine calls, with the arguments it gives, by position."""
 
-RESULTS: dict[str, type] = {
-    "init": ServerState,
-    "plan": Sequence,
-    "broadcast": Broadcast,
-    "aggregate": ServerState,
-}
 SCALE = ("rank", "alpha")
 """Fields that every strategy has."""
 
@@ -148,32 +142,12 @@ def _guarded(method: Any, source: Source, passes: type[Exception] = UserError) -
                 raise  # out of a method that it inherits
             raise StrategyFileError([source.told(error, line)]) from error
         # The engine names no argument; a call that does is between the user's own methods.
-        wrong = None if named else _wrong_result(method.__name__, arguments, result)
+        wrong = None if named else wrong_result(method.__name__, arguments, result)
         if wrong:
             raise StrategyFileError([f"{source.path}: {method.__qualname__} must return {wrong}"])
         return result
 
     return call
-
-
-def _wrong_result(method: str, arguments: Sequence[Any], result: Any) -> str | None:
-    """What it must be and what it is, where the engine could not go on with it."""
-    expected: Any = RESULTS.get(method, object)
-    if not isinstance(result, expected):
-        return f"a {expected.__name__}, got {result!r:.80}"
-    if method == "plan":
-        cohort = list(arguments[2])
-        if not all(isinstance(plan, TrainingPlan) for plan in result):
-            return f"TrainingPlans, got {result!r:.80}"
-        devices = [plan.device_id for plan in result]
-        if len(set(devices)) < len(devices) or not set(devices) <= set(cohort):
-            return f"at most one plan for each device of {cohort}, got plans for {devices}"
-    if method == "aggregate" and result.version != arguments[0].version + 1:
-        return (
-            f"a state of the next version, {arguments[0].version + 1}, as state.advance() does, "
-            f"got {result.version}"
-        )
-    return None
 
 
 def _read(folder: Path, file: str) -> Source:
@@ -251,6 +225,7 @@ def _method_problems(own: type, key: str) -> list[str]:
 
 
 def _lacks(own: type, key: str) -> bool:
-    """Whether it is absent, or no more than what the protocol declares."""
+    """Return whether a class has no such attribute, or only the declaration that it inherits."""
     found = inspect.getattr_static(own, key, None)
-    return found is None or found is inspect.getattr_static(Strategy, key)
+    is_declared = isinstance(found, property) or getattr(found, "__isabstractmethod__", False)
+    return found is None or (is_declared and found is inspect.getattr_static(Strategy, key))
