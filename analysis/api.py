@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from analysis import figures
 from analysis.figures import sensitivity, style
 from analysis.figures.rows import of_runs
-from analysis.metrics.comparison import Comparison, compare
-from analysis.metrics.study import require_comparable
+from analysis.metrics.study import Study, require_comparable, study_of
 from analysis.runs.files import Json, RunError
 from analysis.runs.frames import RunSet, open_runs
 from analysis.runs.load import Run, load_run
@@ -91,13 +90,13 @@ class Result:
             raise RunError(f"the label must be one of {labels}, got {label}")
         return Result(chosen, self.found.where(variant=label))
 
-    def compare(self, *, target: float | None = None, baseline: str | None = None) -> Comparison:
+    def compare(self, *, target: float | None = None, baseline: str | None = None) -> Study:
         """The runs side by side, as every figure takes them.
 
         Raises RunError where they met unlike conditions, or on a target or baseline that cannot be.
         """
         require_comparable(self.found)
-        return compare(self.runs, target=target, baseline=baseline)
+        return study_of(self.runs, target=target, baseline=baseline)
 
     def frame(self, name: str, *, target: float | None = None) -> pd.DataFrame:
         """What the figure of this name plots. Raises RunError on a name that is none."""
@@ -221,9 +220,9 @@ def write_figures(
     Raises RunError on a name that is none.
     """
     chosen = [_spec(name) for name in names] or list(figures.FIGURES)
-    comparison = result.compare(target=target)
+    study = result.compare(target=target)
     with _figures_into(folder) as staged:
-        drawn = [p for spec in chosen for p in figures.write(spec, comparison, staged, paper=paper)]
+        drawn = [p for spec in chosen for p in figures.write(spec, study, staged, paper=paper)]
     return [Path(folder) / path.name for path in drawn]
 
 

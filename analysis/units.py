@@ -1,35 +1,71 @@
-"""SI quantities in the unit a reader wants: one unit for a whole column or axis."""
+"""Units and rounding of everything that a reader sees: one unit for a whole row or axis.
+
+Numbers are in SI base units everywhere else. 1 kB is 1e3 bytes, 1 MB 1e6, 1 GB 1e9.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Unit(NamedTuple):
-    """``value / size`` is the number to print before ``name``."""
+    """A unit; ``value / size`` is the number to print before ``name``."""
 
     name: str
     size: float
 
 
+class Scale(NamedTuple):
+    """The units that a quantity may stand in, and how its numbers are rounded.
+
+    ``rounding`` is "significant" for three significant digits, "whole" for counts (a mean of
+    counts has three significant digits), "hundredths" for ratios.
+    """
+
+    units: tuple[Unit, ...]
+    rounding: Literal["significant", "whole", "hundredths"] = "significant"
+
+    def unit(self, values: Iterable[float]) -> Unit:
+        """Return the largest unit in which the largest finite value is at least 3."""
+        largest = max((value for value in values if math.isfinite(value)), default=0.0)
+        units = reversed(self.units)
+        return next((unit for unit in units if largest >= 3 * unit.size), self.units[0])
+
+    def number(self, value: float, unit: Unit) -> str:
+        """Return the value in this unit, rounded and without the unit's name."""
+        scaled = value / unit.size
+        if self.rounding == "whole" and scaled.is_integer():
+            return f"{scaled:,.0f}"
+        if self.rounding == "hundredths":
+            return f"{scaled:,.2f}"
+        return significant(scaled)
+
+    def text(self, value: float) -> str:
+        """Return one value with the unit that suits it, such as ``3.33 min``."""
+        unit = self.unit([abs(value)])
+        return f"{self.number(value, unit)} {unit.name}".rstrip()
+
+
 ONE = Unit("", 1.0)
-PERCENT = Unit("%", 0.01)
-SECONDS = (Unit("s", 1.0), Unit("min", 60.0), Unit("h", 3600.0))
-BYTES = (Unit("kB", 1e3), Unit("MB", 1e6), Unit("GB", 1e9))
-JOULES = (Unit("J", 1.0), Unit("kJ", 1e3), Unit("MJ", 1e6))
-
-
-def choose(scale: tuple[Unit, ...], values: Iterable[float]) -> Unit:
-    """The largest unit of the scale in which the largest value is at least 3."""
-    largest = max((value for value in values if math.isfinite(value)), default=0.0)
-    return next((unit for unit in reversed(scale) if largest >= 3 * unit.size), scale[0])
+PLAIN = Scale((ONE,))
+COUNT = Scale((ONE,), "whole")
+RATIO = Scale((ONE,), "hundredths")
+PERCENT = Scale((Unit("%", 0.01),))
+SECONDS = Scale((Unit("s", 1.0), Unit("min", 60.0), Unit("h", 3600.0)))
+BYTES = Scale((Unit("kB", 1e3), Unit("MB", 1e6), Unit("GB", 1e9)))
+JOULES = Scale((Unit("J", 1.0), Unit("kJ", 1e3), Unit("MJ", 1e6)))
 
 
 def significant(value: float) -> str:
-    """The value with three significant digits, and never fewer than its integer digits."""
+    """Return the value with three significant digits, and never fewer than its integer digits."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
+
+
+def title(name: str, unit: Unit) -> str:
+    """Return the title of an axis or row, with the unit in brackets where there is one."""
+    return f"{name} ({unit.name})" if unit.name else name

@@ -1,4 +1,4 @@
-"""``fedclock calibrate``: times real training steps here, and writes a device profile."""
+"""Timing real training steps on this machine, and writing them as a device profile."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from analysis.calibration.step_fit import (
-    FULL,
     MEDIAN_TARGET,
-    QUICK,
     SEED,
     TAIL_TARGET,
     Configuration,
     Effort,
     Fit,
     NoisyMachineError,
+    UnmeasuredError,
     fit_rates,
     grid,
     measured_step,
@@ -44,55 +42,56 @@ WIDTHS: tuple[ComputeBits, ...] = (32, 16)
 
 
 class Bench(NamedTuple):
-    """What is measured on what."""
+    """The model whose steps are timed, and how and on what they are timed."""
 
     source: ModelSource
     model: ModelSpec
     effort: Effort
-    compute: str
+    compute: str  # auto, cpu or cuda
     threads: int
 
 
-def calibrate(
-    output: Annotated[Path, typer.Option("--output", "-o", help="profile to write, a .toml file")],
-    name: Annotated[str, typer.Option(help="what the device shall be called")],
-    quick: Annotated[bool, typer.Option("--quick", help="fewer and smaller steps")] = False,
-    model: Annotated[str, typer.Option(help="what is trained")] = "minilm-l6",
-    targets: Annotated[
-        str, typer.Option(help="its layers with LoRA, between commas: c_attn for gpt2")
-    ] = "query,value",
-    compute: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="one a core unless given")] = None,
-    like: Annotated[
-        str, typer.Option(help="device whose watts are taken, for they are not measured")
-    ] = "laptop-core-i5-1135g7",
-) -> None:
-    """Turn this machine into a device profile, by timing real training steps on it."""
-    if output.suffix != ".toml":
-        raise UserError(f"--output must be a .toml file, got {output}")
-    try:
-        watts = catalog.profile(like)
-        source = resolve(model)
-        spec = model_spec(source, targets.split(","), num_classes=NUM_CLASSES)
-        bench = Bench(source, spec, QUICK if quick else FULL, compute, threads or _cores())
-        template = _template(name, bench, watts)
-        steps = list(measure(name, bench, _stopwatches(bench)))
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    for line in save(output, steps, template):
-        print(line)
+def open_bench(
+    model: str, targets: Sequence[str], *, effort: Effort, compute: str, threads: int | None
+) -> Bench:
+    """Return what is measured: a model of the catalog or a directory, with LoRA on these layers.
+
+    Raises ValueError where the model or its layers cannot be had.
+    """
+    source = resolve(model)
+    spec = model_spec(source, targets, num_classes=NUM_CLASSES)
+    return Bench(source, spec, effort, compute, threads or _cores())
+
+
+def calibrate(output: Path, name: str, bench: Bench, *, like: str) -> list[str]:
+    """Time training steps on this machine and write them as a device profile of this name.
+
+    Watts are not measured: they are those of the device ``like``. Returns what there is to say.
+    Raises ValueError on a name that is none, and UserError as ``save`` does.
+    """
+    template = _template(name, bench, catalog.profile(like))
+    steps = list(measure(name, bench, _stopwatches(bench)))
+    return save(output, steps, template)
 
 
 def save(output: Path, steps: Sequence[MeasuredStep], template: DeviceProfile) -> list[str]:
-    """Fit the steps; write the profile, and the table beside it. What there is to say about it.
+    """Fit the steps and write the profile, and the table beside it; return what there is to say.
 
-    Raises UserError, before anything is written, where the steps were timed on too noisy a machine.
+    An operand width whose arithmetic took no time that could be told from the rest of a step has
+    no rate, and is left out of the profile. Raises UserError, before anything is written, where
+    the steps were timed on too noisy a machine, or no width is left.
     """
-    try:
-        fits = [fit_rates(steps, bits) for bits in WIDTHS if _has(steps, bits)]
-    except NoisyMachineError as error:
-        kept = f"; {output} is kept as it was" if output.exists() else ""
-        raise UserError(f"{error}{kept}") from None
+    fits, left_out = [], []
+    kept = f"; {output} is kept as it was" if output.exists() else ""
+    for bits in (bits for bits in WIDTHS if _has(steps, bits)):
+        try:
+            fits.append(fit_rates(steps, bits))
+        except UnmeasuredError as error:
+            left_out.append(str(error))
+        except NoisyMachineError as error:
+            raise UserError(f"{error}{kept}") from None
+    if not fits:
+        raise UserError("; ".join(left_out) + kept)
     table = output.with_suffix(".csv")
     try:
         replace_file(table, steps_text(steps))
@@ -100,17 +99,20 @@ def save(output: Path, steps: Sequence[MeasuredStep], template: DeviceProfile) -
     except OSError as error:
         raise UserError(f"the profile cannot be written to {output}: {error}") from None
     files = f"Profile: {output} (as fleet.devices.profile); measured steps: {table}"
-    return [line for fit in fits for line in _said(fit)] + [files]
+    said = [line for fit in fits for line in _said(fit)]
+    return [*said, *(f"left out of the profile: {line}" for line in left_out), files]
 
 
 class StepClock(Protocol):
-    """Says how long a step takes."""
+    """Something that tells how long one training step takes."""
 
-    def step_s(self, plan: TrainingPlan, length: int) -> float: ...
+    def step_s(self, plan: TrainingPlan, length: int) -> float:
+        """Return the seconds of one step of this plan on texts of ``length`` tokens."""
+        ...
 
 
 def _stopwatches(bench: Bench) -> dict[ComputeBits, Callable[[], StepClock]]:
-    """Of this machine, by operand width."""
+    """Return the stopwatches of this machine by operand width."""
     from devices.training.stopwatch import Stopwatch, hosts
 
     widths: dict[int, ComputeBits] = {32: 32, 16: 16}
@@ -123,7 +125,7 @@ def _stopwatches(bench: Bench) -> dict[ComputeBits, Callable[[], StepClock]]:
 def measure(
     device: str, bench: Bench, clocks: Mapping[ComputeBits, Callable[[], StepClock]]
 ) -> Iterator[MeasuredStep]:
-    """A row for each configuration and operand width, timed by that width's clock.
+    """Yield a row for each configuration and operand width, timed by that width's clock.
 
     Repeats are interleaved, each time in another order: whatever comes and goes on the machine
     meets all configurations alike.
@@ -162,7 +164,7 @@ def _rows(
 
 
 def _template(name: str, bench: Bench, watts: DeviceProfile) -> DeviceProfile:
-    """The profile but for what is measured, which stands at that of the device like it."""
+    """Return the profile before its rates are measured: they are those of the device like it."""
     from devices.training.stopwatch import hosts, memory_bytes, processor
 
     host = hosts(bench.compute)[32]
@@ -199,6 +201,10 @@ def _said(fit: Fit) -> list[str]:
     return [
         f"{fit.compute_bits} bits: {rates.flops_per_s / 1e9:.1f} GFLOP/s, memory "
         f"{rates.memory_bytes_per_s / 1e9:.1f} GB/s, overhead {rates.overhead_s * 1e3:.1f} ms",
+        *(
+            f"  {part}: at least this rate; it took no time that could be told from the rest"
+            for part in fit.bounded
+        ),
         f"  held out ({fit.num_held_out}): median error {fit.median_error:.1%}, 90th percentile "
         f"{fit.tail_error:.1%}; repeats differ by {fit.spread:.1%}{'' if fit.is_good else bad}",
     ]

@@ -1,4 +1,4 @@
-"""Which training steps are timed to calibrate a device, and the rates that are fitted to them."""
+"""The training steps that are timed to calibrate a device, and the rates fitted to them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,34 @@ from devices.cost.measured import MeasuredStep
 from devices.fleet.profile import ComputeBits, StepRates
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import WEIGHT_FORMATS, TermGrid, TrainingPlan
+from traces.arrays import FloatArray
 
 RANK = 8
 SEED = 0
-"""Of the grid: every machine is measured on the same configurations."""
+"""The grid is drawn from this seed: every machine is measured on the same configurations."""
 BATCH_SIZES, LENGTHS = (4, 8, 16, 32), (16, 32, 64, 128)
 QUANTIZED_SHARES = (0.0, 0.0, 0.5, 1.0)  # of the crossed blocks
 MAX_SPREAD = 0.15
-"""Of the repeats of a typical configuration. A median of five is then off by some 6 %, which leaves
-room under the 10 % that a fit should reach."""
+"""The largest spread of the repeats of a typical configuration. A median of five is then off by
+some 6 %, which leaves room under the 10 % that a fit should reach."""
 MEDIAN_TARGET, TAIL_TARGET = 0.10, 0.20
-SLOWEST, FASTEST = 1e-15, 1e15
-"""Rates beyond which a part of a step takes no time that could be seen."""
+PART_NAMES = ("arithmetic", "memory", "casts", "unpacking", "packing")
+"""The parts of a step that go at a rate, in the order of ``StepRates``."""
+TINY_SHARE = 1e-9  # what the solver may leave of nothing
+RESOLUTION = 0.01
+"""The smallest share of a step that is taken to be seen, however little its repeats differ."""
 
 
 class NoisyMachineError(ValueError):
     """Repeats of one step differ too much to fit anything to."""
 
 
+class UnmeasuredError(ValueError):
+    """The arithmetic of a step took no time that could be told from the rest of the step."""
+
+
 class Effort(NamedTuple):
-    """How much is measured."""
+    """The number of configurations and repeats that are measured."""
 
     num_fitted: int
     num_held_out: int
@@ -46,7 +54,7 @@ FULL, QUICK = Effort(40, 16, 5, 512), Effort(18, 8, 3, 256)
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of the grid."""
+    """One kind of training step: a point of the grid."""
 
     plan: TrainingPlan
     length: int
@@ -56,8 +64,10 @@ class Configuration:
 
 
 def grid(model: ModelSpec, effort: Effort) -> list[Configuration]:
-    """A Latin hypercube: each level of each factor comes as often as any other, in random
-    combinations. Those held out are a hypercube of their own."""
+    """Return a Latin hypercube of training steps, and a second one of those that are held out.
+
+    Each level of each factor comes as often as any other, in random combinations.
+    """
     rng = np.random.default_rng(SEED)
     fitted = _hypercube(model, effort, rng, is_held_out=False)
     return fitted + _hypercube(model, effort, rng, is_held_out=True)
@@ -106,7 +116,7 @@ def _configuration(
 def measured_step(
     device: str, costs: ClosedFormCost, configuration: Configuration, times_s: Sequence[float]
 ) -> MeasuredStep:
-    """A row of the table: what the configuration demands, and the median of its times."""
+    """Return a row of the table: what the configuration demands, and the median of its times."""
     plan, demand = configuration.plan, costs.demand(configuration.plan)
     traffic = demand.traffic
     low, median, high = np.quantile(times_s, [0.25, 0.5, 0.75]).tolist()
@@ -136,7 +146,7 @@ def measured_step(
 
 
 class Fit(NamedTuple):
-    """Rates for one operand width, and how far they are off on what they were not fitted to."""
+    """The rates for one operand width, and how far they are off on steps that were held out."""
 
     compute_bits: ComputeBits
     rates: StepRates
@@ -144,17 +154,23 @@ class Fit(NamedTuple):
     tail_error: float  # 90th percentile
     spread: float  # of the repeats of a typical configuration
     num_held_out: int
+    bounded: tuple[str, ...]  # parts of a step whose rate is at least the one given
 
     @property
     def is_good(self) -> bool:
-        """Whether it keeps to the targets."""
+        """True where the errors on steps that were held out are within the targets."""
         return self.median_error <= MEDIAN_TARGET and self.tail_error <= TAIL_TARGET
 
 
 def fit_rates(steps: Sequence[MeasuredStep], compute_bits: ComputeBits) -> Fit:
-    """Non-negative least squares of relative residuals on the steps that are not held out.
+    """Fit the rates by non-negative least squares of relative residuals.
 
-    Raises NoisyMachineError where repeats differ by more than ``MAX_SPREAD``.
+    Steps that are held out have no part in it. A part of a step cannot be measured to take less
+    than the spread of repeats, so no rate is above the one at which the part would take that share
+    of the step in which it weighs most; rates that end there are named in ``bounded``.
+
+    Raises NoisyMachineError where repeats differ by more than ``MAX_SPREAD``, and UnmeasuredError
+    where the arithmetic itself is among what took no measurable time.
     """
     mine = [step for step in steps if step.compute_bits == compute_bits]
     spread = float(np.median([step.spread for step in mine]))
@@ -167,22 +183,40 @@ def fit_rates(steps: Sequence[MeasuredStep], compute_bits: ComputeBits) -> Fit:
     fitted = [step for step in mine if not step.is_held_out]
     parts = np.array([_parts(step) for step in fitted])
     relative = parts / np.array([[step.step_s] for step in fitted])
-    scale = np.maximum(relative.max(axis=0), np.finfo(float).tiny)
-    found, _ = nnls(relative / scale, np.ones(len(fitted)))
-    per_unit = np.clip(found / scale, 1 / FASTEST, 1 / SLOWEST)
-    rates = StepRates._make([*(1 / per_unit[:-1]).tolist(), float(per_unit[-1])])
+    scale = np.maximum(relative.max(axis=0), np.finfo(float).tiny)  # of a unit, at its weightiest
+    floor = np.full(len(scale), max(spread, RESOLUTION))
+    floor[-1] = 0.0  # a step may well have no overhead
+    above, _ = nnls(relative / scale, 1 - (relative / scale) @ floor)
+    shares = floor + above  # of the step in which the part weighs most
+    _require_measured(parts, above, compute_bits)
+    rates = StepRates._make([*(scale[:-1] / shares[:-1]).tolist(), float(shares[-1] / scale[-1])])
+    bounded = [
+        part for part, part_above in zip(PART_NAMES, above, strict=False) if part_above < TINY_SHARE
+    ]
     held_out = [step for step in mine if step.is_held_out]
     errors = np.abs([predicted_s(step, rates) / step.step_s - 1 for step in held_out])
     median, tail = np.quantile(errors, [0.5, 0.9]).tolist()
-    return Fit(compute_bits, rates, median, tail, spread, len(held_out))
+    return Fit(compute_bits, rates, median, tail, spread, len(held_out), tuple(bounded))
+
+
+def _require_measured(parts: FloatArray, above: FloatArray, compute_bits: ComputeBits) -> None:
+    """Raise UnmeasuredError where no step has a part, or arithmetic took no measurable time."""
+    absent = [name for name, own in zip(PART_NAMES, parts.T, strict=False) if not own.any()]
+    if absent or above[0] < TINY_SHARE:
+        what = " and ".join(absent) or "arithmetic"
+        raise UnmeasuredError(
+            f"the {what} of a training step must take a measurable time to give a rate; at "
+            f"{compute_bits} bits it could not be told from the rest of the step: measure more "
+            "steps (without --quick), or a larger model (--model)"
+        )
 
 
 def predicted_s(step: MeasuredStep, rates: StepRates) -> float:
-    """Seconds that the rates give for a step; as ``devices.cost.closed_form.serial_time``."""
+    """Return the seconds that the rates give for a step, as ``closed_form.serial_time`` does."""
     per_unit = [1 / rate for rate in rates[:-1]]
     return float(np.dot(_parts(step), [*per_unit, rates.overhead_s]))
 
 
 def _parts(step: MeasuredStep) -> list[float]:
-    """Work of each part, in the order of ``StepRates``."""
+    """Return the work of each part, in the order of ``StepRates``."""
     return [*step.work.tolist(), 1.0]

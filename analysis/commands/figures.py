@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from analysis.commands.options import Folders, Target, say
 from simulator.config.experiment import ConfigError
 
 
 def figures(
-    folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
+    folders: Folders,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the figures")] = Path(
         "figures"
     ),
@@ -23,7 +25,7 @@ def figures(
     over: Annotated[
         str | None, typer.Option(help="a swept key, or fleet: results against its values instead")
     ] = None,
-    target: Annotated[float | None, typer.Option(help="accuracy to time runs to")] = None,
+    target: Target = None,
 ) -> None:
     """Draw finished runs, over all their seeds, as PDF, PNG and SVG with the CSV behind each."""
     from dataclasses import replace
@@ -41,6 +43,7 @@ def figures(
         written = api.write_figures(result, output, names=only or (), paper=chosen, target=target)
     else:
         written = api.write_sensitivity(result, output, over, paper=chosen, target=target)
+    console = Console()
     for line in result.found.left_out:
-        print(f"left out: {line}")
-    print(f"{len(written)} files in {output}")
+        say(console, f"left out: {line}")
+    say(console, f"{len(written)} files in {output}")

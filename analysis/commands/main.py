@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import typer
 
-from analysis.calibration.calibrate import calibrate
 from analysis.commands import traces
+from analysis.commands.calibrate import calibrate
 from analysis.commands.check import check
 from analysis.commands.fetch import fetch
 from analysis.commands.figures import figures

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, each with its help text."""
+"""Arguments, options and output that several commands share, each once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from analysis.escape import visible
 from simulator.log.writers import WRITERS
 from simulator.workers.trainers import EXECUTORS
 
@@ -47,3 +49,17 @@ Log = Annotated[
         help="write each round there too; may be given several times",
     ),
 ]
+
+Folders = Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")]
+Target = Annotated[
+    float | None,
+    typer.Option(help="accuracy to time runs to, e.g. 0.55; the highest that all reach if absent"),
+]
+Baseline = Annotated[
+    str | None, typer.Option(help="variant that speed-ups are over; fedlora unless given")
+]
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it stands, however long it is and whatever names it holds."""
+    console.print(visible(line), highlight=False, soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""The commands that this package adds to ``fedclock``: compare and report."""
+"""The commands ``fedclock compare``, ``report`` and ``timeline``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import typer
 from rich.console import Console
 
 from analysis.commands.options import (
+    Baseline,
     Cache,
     CacheSize,
     ExecutorOption,
     File,
+    Folders,
     Log,
     NoCache,
     Output,
     Overrides,
+    Target,
     Workers,
+    say,
 )
 from analysis.commands.running import run_all, select
 from simulator.config.experiment import ConfigError, load_experiment
@@ -26,14 +30,6 @@ from simulator.log.disk import replace_file
 from simulator.log.writers import find_writers
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
-
-Target = Annotated[
-    float | None,
-    typer.Option(help="accuracy to time runs to, e.g. 0.55; the highest that all reach if absent"),
-]
-Baseline = Annotated[
-    str | None, typer.Option(help="label that speed-ups are over; fedlora unless given")
-]
 
 
 def compare(
@@ -64,7 +60,7 @@ def compare(
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
+    folders: Folders,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -95,36 +91,33 @@ def timeline(
         replace_file(where, text)
     except OSError as error:
         raise UserError(f"the trace cannot be written to {where}: {error}") from None
-    print(f"Trace: {where} (open it at https://ui.perfetto.dev or in chrome://tracing)")
+    say(Console(), f"Trace: {where} (open it at https://ui.perfetto.dev or in chrome://tracing)")
 
 
 def _report(
     folders: list[Path], where: Path, *, target: float | None, baseline: str | None
 ) -> None:
     # pandas and matplotlib take a second
-    from analysis.report import page, seed_tables, tables
+    from analysis.report.data import differing_settings
+    from analysis.report.formats import for_terminal
     from analysis.report.report import PAGE, write_report
+    from analysis.report.table import study_table
 
     console = Console()
     with console.status("report") as status:
-        written = write_report(
+        study = write_report(
             folders,
             where,
             target=target,
             baseline=baseline,
             progress=lambda done, total, what: status.update(f"report: {what} ({done}/{total})"),
-        )
-    over_seeds = written.over_seeds
-    table = seed_tables.rich_table(over_seeds) if over_seeds else None
-    console.print(table or tables.rich_table(written.comparison))
-    differing = [] if over_seeds else page.differing_settings(written.comparison.runs)
-    if differing:
-        names = ", ".join(differing)
-        console.print(f"Beside the strategy, the runs differ in {names}", soft_wrap=True)
-    for line in written.left_out:
-        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+        ).study
+    console.print(for_terminal(study_table(study)))
+    if differing := differing_settings(study.runs):
+        say(console, f"Beside the strategy, the runs differ in {', '.join(differing)}")
+    for line in study.left_out:
+        say(console, f"left out: {line}")
     is_page = where.suffix == PAGE
-    shown = where if is_page else where / f"report{PAGE}"
-    console.print(f"Report: {shown}", highlight=False, soft_wrap=True)
+    say(console, f"Report: {where if is_page else where / f'report{PAGE}'}")
     if not is_page:
-        console.print(f"Figures and the numbers behind them: {where / 'figures'}", highlight=False)
+        say(console, f"Figures and the numbers behind them: {where / 'figures'}")

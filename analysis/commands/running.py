@@ -21,6 +21,7 @@ from analysis.commands.options import (
     Overrides,
     Workers,
 )
+from analysis.escape import visible
 from devices.vocabulary.trainer import TrainingError
 from simulator.config.experiment import ConfigError, code_of, load_experiment
 from simulator.config.schema import RunConfig
@@ -39,7 +40,7 @@ NOWHERE = Path("no-such-folder")
 def complain(error: Exception) -> None:
     """Print each line of an error's message on standard error."""
     for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {visible(line)}", file=sys.stderr)
 
 
 def run_experiment(

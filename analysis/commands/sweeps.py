@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from analysis.commands.options import Cache, CacheSize, File, Log, NoCache, Output, Overrides
-from analysis.commands.reports import Target
+from analysis.commands.options import (
+    Baseline,
+    Cache,
+    CacheSize,
+    File,
+    Folders,
+    Log,
+    NoCache,
+    Output,
+    Overrides,
+    Target,
+    say,
+)
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
@@ -24,12 +35,6 @@ from simulator.runs.sweep_processes import Failure, Means, outcomes
 from simulator.workers.executor import available_cores
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 
-if TYPE_CHECKING:
-    from analysis.metrics.study import Study
-
-Baseline = Annotated[
-    str | None, typer.Option(help="variant that speed-ups are over; fedlora unless given")
-]
 Smooth = Annotated[
     int, typer.Option(min=1, help="evaluations whose mean must reach the target; 1: each alone")
 ]
@@ -73,13 +78,13 @@ def sweep(
         print(f"error: {one.name} failed: {failure.message} ({one.folder})", file=sys.stderr)
     done = f"{len(runs) - len(failures)} of {len(runs)} runs are done"
     saved = savings_of([one for one in missing if one not in failures])
-    _say(console, f"{done}{saved}; their table: fedclock summary {runs[0].folder.parent}")
+    say(console, f"{done}{saved}; their table: fedclock summary {runs[0].folder.parent}")
     if failures:
         raise typer.Exit(1)
 
 
 def summary(
-    folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
+    folders: Folders,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="folder for the tables")
     ] = None,
@@ -92,20 +97,22 @@ def summary(
     ] = None,
 ) -> None:
     """Compare variants over seeds: a table for the eyes, and as Markdown, LaTeX and CSV."""
+    # pandas takes a second
     from analysis.metrics.study import study
-    from analysis.report import seed_tables  # pandas takes a second
+    from analysis.report.formats import for_terminal, table_files
+    from analysis.report.table import study_table
     from analysis.runs.frames import open_runs
 
     console = Console()
     with console.status("read runs"):
         runs = open_runs(folders).where(**_wanted(where or ()))
         found = study(runs, target=target, baseline=baseline, smoothing=smooth)
-    console.print(seed_tables.rich_table(found))
+    console.print(for_terminal(study_table(found)))
     place = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "summary"
-    _write(found, place)
-    for line in found.runs.left_out:
-        _say(console, f"left out: {line}")
-    _say(console, f"Tables and the numbers of each run: {place}")
+    _write(table_files(found), place)
+    for line in found.left_out:
+        say(console, f"left out: {line}")
+    say(console, f"Tables and the numbers of each run: {place}")
 
 
 def _wanted(entries: Sequence[str]) -> dict[str, object]:
@@ -122,12 +129,10 @@ def _wanted(entries: Sequence[str]) -> dict[str, object]:
     return wanted
 
 
-def _write(found: Study, where: Path) -> None:
-    from analysis.report import seed_tables
-
+def _write(texts: Mapping[str, str], where: Path) -> None:
     try:
         with writing_into(where) as folder:
-            for name, text in seed_tables.files(found).items():
+            for name, text in texts.items():
                 (folder / name).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(f"the tables must be written to a folder, got {where}: {error}") from error
@@ -148,10 +153,10 @@ def _check(runs: Sequence[SweepRun], console: Console, means: Means) -> list[Swe
         raise UserError("\n".join(dict.fromkeys(problems)))
     in_order = {one: checked[one] for one in runs}
     for line in [*same_conditions(in_order), *sorted(set(notes))]:
-        _say(console, line)
+        say(console, line)
     missing = [one for one, result in in_order.items() if not result.is_finished]
     if kept := len(runs) - len(missing):
-        _say(console, f"{kept} of {len(runs)} runs were finished before, and are kept")
+        say(console, f"{kept} of {len(runs)} runs were finished before, and are kept")
     return missing
 
 
@@ -184,9 +189,5 @@ def _carry_out(runs: Sequence[SweepRun], console: Console, means: Means) -> dict
             if isinstance(result, Failure):
                 failures[one] = result
             became = "failed" if one in failures else f"done{savings_of([one])}"
-            _say(progress.console, f"[{count}/{len(runs)}] {one.name}: {became} ({one.folder})")
+            say(progress.console, f"[{count}/{len(runs)}] {one.name}: {became} ({one.folder})")
     return {one: failures[one] for one in runs if one in failures}
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)

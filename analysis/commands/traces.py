@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from analysis.commands.options import say
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
 
@@ -68,7 +69,7 @@ def import_command(
         publish(texts, output, force=force)
     console = Console()
     for line in trace_tables.import_report(imported, output):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(console, line)
 
 
 @app.command("fit")
@@ -93,7 +94,7 @@ def fit_command(
         publish({output.name: model_text(model, names).encode()}, output.parent, force=force)
     console = Console()
     console.print(table)
-    console.print(f"Generator: {output}", highlight=False, soft_wrap=True, markup=False)
+    say(console, f"Generator: {output}")
 
 
 @app.command("show")
@@ -133,7 +134,7 @@ def plot_command(
         if not files:
             raise ValueError("a figure needs a link, availability or numbers of devices, got none")
         publish(files, output, force=force)
-    print(f"Figures and the numbers behind them: {output}")
+    say(Console(), f"Figures and the numbers behind them: {output}")
 
 
 def publish(files: Mapping[str, bytes], folder: Path, *, force: bool) -> None:

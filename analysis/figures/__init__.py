@@ -29,7 +29,7 @@ from analysis.figures import (
     traffic,
     waiting,
 )
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 
 Draw = Callable[[pd.DataFrame, style.Paper], Figure]
 
@@ -39,7 +39,7 @@ class FigureSpec(NamedTuple):
 
     name: str
     caption: str
-    frame: Callable[[Comparison], pd.DataFrame]
+    frame: Callable[[Study], pd.DataFrame]
     draw: Draw
 
 
@@ -195,13 +195,13 @@ def render(frame: pd.DataFrame, draw: Draw, paper: style.Paper) -> dict[str, byt
 
 
 def write(
-    spec: FigureSpec, comparison: Comparison, folder: Path, *, paper: style.Paper = style.IEEE
+    spec: FigureSpec, study: Study, folder: Path, *, paper: style.Paper = style.IEEE
 ) -> list[Path]:
     """Write the figure as PDF, PNG and SVG, and the CSV of what it plots; their paths.
 
     Nothing is written, and nothing returned, where the runs hold nothing to plot.
     """
-    frame = spec.frame(comparison)
+    frame = spec.frame(study)
     if frame.empty:
         return []
     paths = []

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
 from analysis.metrics import run_metrics as metrics
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import ONE, significant
 
@@ -32,14 +32,14 @@ CHANGES = (
 )
 
 
-def frame(comparison: Comparison) -> pd.DataFrame:
+def frame(study: Study) -> pd.DataFrame:
     """One row a run that has a baseline of its seed: its changes against it.
 
     The time is NaN where one of the two missed the target. Empty where there is nothing beside the
     baseline.
     """
-    label, target = comparison.baseline.label, comparison.target.accuracy
-    bases = {run.manifest["seed"]: run for run in comparison.runs if run.label == label}
+    label, target = study.baseline, study.target.accuracy
+    bases = {run.manifest["seed"]: run for run in study.runs if run.label == label}
 
     def changes(run: Run) -> pd.DataFrame:
         base = bases.get(run.manifest["seed"])
@@ -52,7 +52,7 @@ def frame(comparison: Comparison) -> pd.DataFrame:
             row[change.column] = 100 * (own / other - 1) if other else math.nan
         return pd.DataFrame([row])
 
-    return of_runs(comparison.runs, changes)
+    return of_runs(study.runs, changes)
 
 
 def _final(run: Run) -> float:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis.figures import bands, style
-from analysis.units import Unit, choose, significant
+from analysis.units import Scale, Unit, significant
 
 ROW_IN = 0.21
 HEIGHT = 0.68
@@ -27,7 +27,7 @@ def stack(
     axes: Axes,
     parts: Mapping[str, str],
     *,
-    scale: tuple[Unit, ...],
+    scale: Scale,
     band: str,
 ) -> Unit:
     """Stacked bars of the columns in ``parts`` (column: colour), and the unit they are in.
@@ -38,7 +38,7 @@ def stack(
     total = frame.assign(total=frame[list(parts)].sum(axis=1))
     spread = bands.of_labels(total, "total", band=band)
     means = frame.groupby("label", sort=False)[list(parts)].mean()
-    unit = choose(scale, spread["high"])
+    unit = scale.unit(spread["high"])
     floor = pd.Series(0.0, index=means.index)
     for column, color in parts.items():
         axes.barh(

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 from analysis.runs.fleet import devices
 
 NAME_IN = 0.11  # the height of a device number that can be read
@@ -29,12 +29,12 @@ CHOICES = {  # column: title
 COLUMNS = ["device_id", "profile", "round", "outcome", *CHOICES]
 
 
-def frame(comparison: Comparison) -> pd.DataFrame:
+def frame(study: Study) -> pd.DataFrame:
     """One row a plan handed out: device, round, outcome and the choices; position on the y axis.
 
     Absent blocks are a choice where some plan has any.
     """
-    runs = of_first_seed(comparison.runs)
+    runs = of_first_seed(study.runs)
     order = {device: place for place, device in enumerate(devices(runs).index)}
     plans = of_runs(
         runs,

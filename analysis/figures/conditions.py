@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import PERCENT
 
@@ -21,12 +21,12 @@ MAX_POOLS = 8
 OFFLINE = {"share_paused": style.SKY, "share_lost": style.VERMILLION}
 
 
-def rate_frame(comparison: Comparison) -> pd.DataFrame:
+def rate_frame(study: Study) -> pd.DataFrame:
     """One row a finished transfer: device, link, its pool, direction, start and mean rate.
 
     A pool is a link's name without its number: lte-3 is of lte.
     """
-    return of_runs(comparison.runs, _rates)
+    return of_runs(study.runs, _rates)
 
 
 def _rates(run: Run) -> pd.DataFrame:
@@ -41,12 +41,12 @@ def _rates(run: Run) -> pd.DataFrame:
     return frame.assign(pool=frame["link"].astype(str).str.replace(r"-\d+$", "", regex=True))
 
 
-def offline_frame(comparison: Comparison) -> pd.DataFrame:
+def offline_frame(study: Study) -> pd.DataFrame:
     """One row a run: the shares of its plans that an offline device paused, and lost.
 
     Empty where no plan of any run was.
     """
-    frame = of_runs(comparison.runs, _offline)
+    frame = of_runs(study.runs, _offline)
     return frame if frame[list(OFFLINE)].any(axis=None) else pd.DataFrame()
 
 
@@ -81,7 +81,7 @@ def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
 
 def plot_offline(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A bar a label: the shares of its plans that an offline device paused, and lost."""
-    unit = bars.stack(frame, axes, OFFLINE, scale=(PERCENT,), band=band)
+    unit = bars.stack(frame, axes, OFFLINE, scale=PERCENT, band=band)
     axes.set_xlabel(f"Plans paused or lost offline ({unit.name})")
 
 

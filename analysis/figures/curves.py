@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import units
 from analysis.figures import bands, style
 from analysis.figures.rows import of_runs
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 from analysis.runs.load import Run
-from analysis.units import BYTES, JOULES, ONE, PERCENT, SECONDS, Unit, choose
+from analysis.units import BYTES, JOULES, PERCENT, PLAIN, SECONDS, Scale, Unit
 
 
 class Quantity(NamedTuple):
@@ -20,40 +21,40 @@ class Quantity(NamedTuple):
 
     column: str
     name: str
-    scale: tuple[Unit, ...]
+    scale: Scale
 
     def unit(self, frame: pd.DataFrame) -> Unit:
         """The unit for all values of the frame."""
-        return choose(self.scale, frame[self.column])
+        return self.scale.unit(frame[self.column])
 
     def title(self, unit: Unit) -> str:
         """The name with the unit."""
-        return f"{self.name} ({unit.name})" if unit.name else self.name
+        return units.title(self.name, unit)
 
 
-ACCURACY = Quantity("accuracy", "Test accuracy", (PERCENT,))
-LOSS = Quantity("loss", "Test loss", (ONE,))
+ACCURACY = Quantity("accuracy", "Test accuracy", PERCENT)
+LOSS = Quantity("loss", "Test loss", PLAIN)
 TIME = Quantity("closed_s", "Simulated time", SECONDS)
-ROUND = Quantity("round", "Round", (ONE,))
+ROUND = Quantity("round", "Round", PLAIN)
 TRAFFIC = Quantity("transferred_bytes", "Cumulative traffic, both ways", BYTES)
 DOWNLOAD = Quantity("downloaded_bytes", "Cumulative download", BYTES)
 UPLOAD = Quantity("uploaded_bytes", "Cumulative upload", BYTES)
 ENERGY = Quantity("spent_j", "Cumulative energy of all devices", JOULES)
 
 
-def progress(comparison: Comparison) -> pd.DataFrame:
+def progress(study: Study) -> pd.DataFrame:
     """One row a round: when it closed, bytes and joules of all rounds so far, accuracy and loss."""
-    return of_runs(comparison.runs, _progress)
+    return of_runs(study.runs, _progress)
 
 
-def frame(comparison: Comparison) -> pd.DataFrame:
+def frame(study: Study) -> pd.DataFrame:
     """As ``progress``, the evaluated rounds alone, with the target and the majority class."""
-    rows = progress(comparison)
-    shares = {run.label: run.manifest["data"].get("majority_share") for run in comparison.runs}
+    rows = progress(study)
+    shares = {run.label: run.manifest["data"].get("majority_share") for run in study.runs}
     return (
         rows[rows["accuracy"].notna()]
         .assign(
-            target=comparison.target.accuracy,
+            target=study.target.accuracy,
             majority_share=lambda rows: rows["label"].map(shares),
         )
         .reset_index(drop=True)

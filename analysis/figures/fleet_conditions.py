@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 from analysis.runs.load import Run
-from analysis.units import SECONDS, Unit, choose
+from analysis.units import SECONDS, Unit
 from devices.fleet.fleet import Device
 from simulator.config.experiment import read_recorded
 from simulator.config.problems import UserError
@@ -33,14 +33,14 @@ WAYS = {"download": style.BLUE, "upload": style.VERMILLION}
 QUARTILES = (0.25, 0.5, 0.75)
 
 
-def frame(comparison: Comparison) -> pd.DataFrame:
+def frame(study: Study) -> pd.DataFrame:
     """One row a step of time up to the end of the longest run, of the first seed.
 
     ``online_share`` of the devices at its beginning, without batteries, which follow from the work;
     quartiles over the devices of their link's mean rate in the step. Empty where the conditions
     cannot be built as they were in the run.
     """
-    runs = of_first_seed(comparison.runs)
+    runs = of_first_seed(study.runs)
     world = _world(runs[0])
     if world is None:
         return pd.DataFrame()
@@ -117,7 +117,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """A wide figure: left who is there, right how fast the links are."""
     figure = style.figure(paper.page_in, 1.9)
     left, right = figure.subplots(1, 2)
-    unit = choose(SECONDS, frame["at_s"])
+    unit = SECONDS.unit(frame["at_s"])
     plot_online(frame, left, unit)
     plot_rates(frame, right, unit)
     for axes in (left, right):

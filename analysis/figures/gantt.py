@@ -15,10 +15,10 @@ from matplotlib.patches import Patch
 
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 from analysis.runs.fleet import devices, offline_pauses, sat_out
 from analysis.runs.load import Run
-from analysis.units import SECONDS, Unit, choose
+from analysis.units import SECONDS, Unit
 
 NUM_ROUNDS = 3  # of the run whose rounds take longest
 MAX_ROWS = 62  # of all panels together: what fits a page
@@ -41,13 +41,13 @@ MARKS = {  # outcome: marker, colour and name in the legend
 AGGREGATION = "aggregation"
 
 
-def frame(comparison: Comparison) -> pd.DataFrame:
+def frame(study: Study) -> pd.DataFrame:
     """One row a phase of a device, a mark or an aggregation, within one window for all
     runs of the first seed.
 
     Marks and aggregations last 0 s; an aggregation has no device.
     """
-    runs = of_first_seed(comparison.runs)
+    runs = of_first_seed(study.runs)
     window_s = max(_closed_s(run, NUM_ROUNDS) for run in runs)
     order = devices(runs)
     spans = of_runs(runs, _spans)
@@ -72,7 +72,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     panel_in = max(0.9, 0.12 * len(rows))
     figure = style.figure(paper.page_in, 0.45 + len(labels) * (panel_in + 0.2))
     panels = figure.subplots(len(labels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    unit = choose(SECONDS, frame["window_s"])
+    unit = SECONDS.unit(frame["window_s"])
     for axes, label in zip(panels, labels, strict=True):
         plot(frame[frame["label"] == label], axes, unit)
         axes.set_title(label, loc="left", pad=5)

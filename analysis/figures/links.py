@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from analysis.figures import device_tables, style
-from analysis.units import SECONDS, choose
+from analysis.units import SECONDS
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
 from traces.importers import Recording
@@ -91,7 +91,7 @@ def draw_rate(frame: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(frame["link"]))
     figure = style.figure(style.IEEE.page_in, 0.45 + 0.9 * len(names))
     panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
-    units = [choose(SECONDS, frame["end_s"][frame["link"] == name]) for name in names]
+    units = [SECONDS.unit(frame["end_s"][frame["link"] == name]) for name in names]
     for axes, name, unit, below in zip(panels, names, units, [*units[1:], None], strict=True):
         rows = frame[frame["link"] == name]
         for direction, color in DIRECTIONS.items():

@@ -11,10 +11,10 @@ from matplotlib.patches import Patch
 
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
-from analysis.units import BYTES, Unit, choose
+from analysis.units import BYTES, Unit
 
 MAX_NAMES = 40
 PARTS = {  # name in the legend: what of the cost model it adds up, and its colour
@@ -26,9 +26,9 @@ PARTS = {  # name in the legend: what of the cost model it adds up, and its colo
 }
 
 
-def frame(comparison: Comparison) -> pd.DataFrame:
+def frame(study: Study) -> pd.DataFrame:
     """One row a device and run of the first seed: its largest plan's parts, budget, OOM count."""
-    runs = of_first_seed(comparison.runs)
+    runs = of_first_seed(study.runs)
     order = devices(runs)
     return of_runs(runs, lambda run: _largest(run, order))
 
@@ -40,7 +40,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
         paper.page_in, 1.3 + min(1.25, (style.MAX_HEIGHT_IN - 1.9) / len(labels)) * len(labels)
     )
     panels = figure.subplots(len(labels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    size = choose(BYTES, frame["peak_memory_bytes"])
+    size = BYTES.unit(frame["peak_memory_bytes"])
     for axes, label in zip(panels, labels, strict=True):
         rows = frame[frame["label"] == label].reset_index(drop=True)
         plot(rows, axes, size, top_bytes=_top_bytes(frame))

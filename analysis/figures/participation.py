@@ -10,13 +10,13 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import bands, style
 from analysis.figures.rows import of_runs
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 from analysis.runs.load import Run
 
 
-def device_frame(comparison: Comparison) -> pd.DataFrame:
+def device_frame(study: Study) -> pd.DataFrame:
     """One row a run and device of the fleet, drawn or not: its plans, and how many were merged."""
-    return of_runs(comparison.runs, _devices)
+    return of_runs(study.runs, _devices)
 
 
 def _devices(run: Run) -> pd.DataFrame:
@@ -34,14 +34,14 @@ def _devices(run: Run) -> pd.DataFrame:
     )
 
 
-def staleness_frame(comparison: Comparison) -> pd.DataFrame:
+def staleness_frame(study: Study) -> pd.DataFrame:
     """One row a run and staleness: how many of its merged updates were so stale, and what share.
 
     Runs in which no update was stale are left out: there is nothing to show of plain rounds.
     """
-    oldest = max((int(_merged(run).max()) for run in comparison.runs if _is_stale(run)), default=0)
+    oldest = max((int(_merged(run).max()) for run in study.runs if _is_stale(run)), default=0)
     return of_runs(
-        comparison.runs,
+        study.runs,
         lambda run: _staleness(run, oldest) if _is_stale(run) else pd.DataFrame(),
     )
 

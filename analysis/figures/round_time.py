@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.metrics.comparison import Comparison
+from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import JOULES, SECONDS
 
@@ -27,22 +27,18 @@ ENERGY = {
 }
 
 
-def time_frame(comparison: Comparison) -> pd.DataFrame:
+def time_frame(study: Study) -> pd.DataFrame:
     """One row a run: the mean seconds of a plan in each phase, and lost.
 
     The phases are those of plans that were aggregated; of any other, all of its time is lost. Both
     are over the number of all plans, so that the parts of a bar add up to the mean time of a plan.
     """
-    return of_runs(
-        comparison.runs, lambda run: pd.DataFrame([_phases(run)] if len(run.clients) else [])
-    )
+    return of_runs(study.runs, lambda run: pd.DataFrame([_phases(run)] if len(run.clients) else []))
 
 
-def energy_frame(comparison: Comparison) -> pd.DataFrame:
+def energy_frame(study: Study) -> pd.DataFrame:
     """One row a run: the joules of all its devices, by what they were spent on."""
-    return of_runs(
-        comparison.runs, lambda run: pd.DataFrame([dict(run.clients[list(ENERGY)].sum())])
-    )
+    return of_runs(study.runs, lambda run: pd.DataFrame([dict(run.clients[list(ENERGY)].sum())]))
 
 
 def _phases(run: Run) -> dict[str, float]:

@@ -20,7 +20,7 @@ from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, PERCENT, SECONDS
 from simulator.config.experiment import flatten
 
-FINAL_ACCURACY = Quantity("final_accuracy", "Final accuracy", (PERCENT,))
+FINAL_ACCURACY = Quantity("final_accuracy", "Final accuracy", PERCENT)
 TIME_TO_TARGET = Quantity("time_to_target_s", "Time to target", SECONDS)
 TRAFFIC = Quantity("transferred_bytes", "Traffic, both ways", BYTES)
 ENERGY = Quantity("energy_j", "Energy", JOULES)

@@ -12,22 +12,22 @@ from matplotlib.patches import Patch
 
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.metrics.comparison import Comparison
 from analysis.metrics.run_metrics import evaluations, reached
+from analysis.metrics.study import Study
 from analysis.runs.load import Run
-from analysis.units import SECONDS, choose, significant
+from analysis.units import SECONDS, significant
 
 
-def frame(comparison: Comparison) -> pd.DataFrame:
+def frame(study: Study) -> pd.DataFrame:
     """One row a run: the target, whether it was reached, and when, or when it was last tried.
 
     Empty where there is no target.
     """
-    target = comparison.target.accuracy
+    target = study.target.accuracy
     if target is None:
         return pd.DataFrame()
     return of_runs(
-        comparison.runs,
+        study.runs,
         lambda run: pd.DataFrame([_row(run, target)] if len(evaluations(run)) else []),
     )
 
@@ -44,7 +44,7 @@ def plot(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     Such a seed counts with the time of its last evaluation, so the bar is a bound from below.
     """
     spread = bands.of_labels(frame, "at_s", band=band)
-    unit = choose(SECONDS, frame["at_s"])
+    unit = SECONDS.unit(frame["at_s"])
     looks, texts = style.looks(frame), []
     for row, (label, low) in enumerate(spread["middle"].items()):
         own = frame[frame["label"] == label]

@@ -10,30 +10,30 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.metrics.comparison import Comparison
 from analysis.metrics.run_metrics import waiting_s
-from analysis.units import SECONDS, choose
+from analysis.metrics.study import Study
+from analysis.units import SECONDS
 
 
-def mean_frame(comparison: Comparison) -> pd.DataFrame:
+def mean_frame(study: Study) -> pd.DataFrame:
     """One row a run with an aggregation: its mean wait per round."""
-    frame = of_runs(comparison.runs, lambda run: pd.DataFrame([{"waiting_s": waiting_s(run)}]))
+    frame = of_runs(study.runs, lambda run: pd.DataFrame([{"waiting_s": waiting_s(run)}]))
     return frame.dropna(subset="waiting_s").reset_index(drop=True)
 
 
-def round_frame(comparison: Comparison) -> pd.DataFrame:
+def round_frame(study: Study) -> pd.DataFrame:
     """One row a round with an aggregation: the mean wait of its aggregated devices."""
     columns = ["round", "num_aggregated", "waiting_s"]
     return of_runs(
-        comparison.runs, lambda run: run.rounds.loc[run.rounds["num_aggregated"] > 0, columns]
+        study.runs, lambda run: run.rounds.loc[run.rounds["num_aggregated"] > 0, columns]
     )
 
 
-def wait_frame(comparison: Comparison) -> pd.DataFrame:
+def wait_frame(study: Study) -> pd.DataFrame:
     """One row an aggregated update: how long its device waited for the end of the round."""
     columns = ["round", "device_id", "waiting_s"]
     return of_runs(
-        comparison.runs,
+        study.runs,
         lambda run: run.clients.loc[run.clients["outcome"] == "aggregated", columns],
     )
 
@@ -41,7 +41,7 @@ def wait_frame(comparison: Comparison) -> pd.DataFrame:
 def plot_mean(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A bar a label: the mean wait per round, over seeds."""
     spread = bands.of_labels(frame, "waiting_s", band=band)
-    unit = choose(SECONDS, spread["high"])
+    unit = SECONDS.unit(spread["high"])
     colors = [look.color for look in style.looks(frame).values()]
     bars.plain(axes, spread, colors, unit)
     axes.set_xlabel(f"Mean waiting time per round ({unit.name})")
@@ -49,7 +49,7 @@ def plot_mean(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
 
 def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """A line a label over its rounds, with its band over seeds."""
-    unit = choose(SECONDS, frame["waiting_s"])
+    unit = SECONDS.unit(frame["waiting_s"])
     for label, look in style.looks(frame).items():
         rows = frame[frame["label"] == label]
         curve = bands.curve(rows, x="round", y="waiting_s", band=band)
@@ -63,7 +63,7 @@ def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None
 
 def plot_cdf(frame: pd.DataFrame, axes: Axes) -> None:
     """A staircase a label: the share of waits at most as long, all seeds together."""
-    unit = choose(SECONDS, frame["waiting_s"])
+    unit = SECONDS.unit(frame["waiting_s"])
     longest = float(frame["waiting_s"].max()) / unit.size
     for label, look in style.looks(frame).items():
         waits = np.sort(frame.loc[frame["label"] == label, "waiting_s"].to_numpy(float)) / unit.size

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,13 +44,6 @@ class Spent(NamedTuple):
     at_s: float
     transfer_bytes: int
     energy_j: float
-
-
-class SpeedUp(NamedTuple):
-    """Time to target of the baseline over that of the run: exactly, or a bound on it."""
-
-    ratio: float
-    relation: Literal["=", ">", "<"]
 
 
 def evaluations(run: Run) -> pd.DataFrame:
@@ -107,21 +100,6 @@ def to_target(rounds: pd.DataFrame, target: float | None) -> dict[str, float | b
     }
     row |= dict(zip(TO_TARGET.values(), hit or [math.nan] * 4, strict=True))
     return row | dict(zip(TO_TARGET, last, strict=True))
-
-
-def speed_up(own: Mapping[str, float], baseline: Mapping[str, float]) -> SpeedUp | None:
-    """How many times sooner than the baseline a run reaches the target, from their ``to_target``.
-
-    Where one of the two never does, its last evaluation bounds the ratio from one side. None where
-    neither does, or where the initial model is there already.
-    """
-    own_s, base_s = (
-        one["time_to_target_s"] if one["is_reached"] else one["spent_s"] for one in (own, baseline)
-    )
-    if not (own["is_reached"] or baseline["is_reached"]) or own_s == 0:
-        return None
-    both = own["is_reached"] and baseline["is_reached"]
-    return SpeedUp(base_s / own_s, "=" if both else ">" if own["is_reached"] else "<")
 
 
 def choose_target(runs: Sequence[pd.DataFrame], given: float | None = None) -> Target:

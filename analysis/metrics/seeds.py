@@ -1,4 +1,7 @@
-"""One number from the runs of several seeds, and how sure it is. docs/metrics.md, "Over seeds"."""
+"""One number from the runs of several seeds, and how sure it is.
+
+The section "Over seeds" of docs/metrics.md derives the estimates.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from analysis.metrics.run_metrics import TO_TARGET
+from analysis.metrics.definitions import METRICS, Metric
 from traces.arrays import FloatArray
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
-SEED = 20_000  # of the bootstrap: the same runs give the same interval
+SEED = 20_000  # the bootstrap draws from a fixed seed: the same runs give the same interval
 
 
 class Estimate(NamedTuple):
@@ -35,7 +38,7 @@ NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan, 0)
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """The mean of the values that are numbers, with Student's interval."""
+    """Return the mean of the values that are numbers, with Student's interval."""
     known = np.array([value for value in values if not math.isnan(value)])
     if not len(known):
         return NOTHING
@@ -48,12 +51,12 @@ def mean(values: Sequence[float]) -> Estimate:
 
 
 def median(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
-    """The median of numbers of which each is known to lie in [lower, upper]."""
+    """Return the median of numbers of which each is known to lie in [lower, upper]."""
     return _median(np.array(lower, dtype=float), np.array(upper, dtype=float))
 
 
 def median_ratio(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
-    """As ``median``, taken on the logarithm: the median of the inverses is its inverse."""
+    """Return the ``median`` taken on the logarithm: the median of the inverses is its inverse."""
     with np.errstate(divide="ignore"):
         logs = _median(np.log(np.array(lower, float)), np.log(np.array(upper, float)))
     value, center, low, high = (math.exp(number) for number in logs[:4])
@@ -77,47 +80,51 @@ def _median(lower: FloatArray, upper: FloatArray) -> Estimate:
 
 
 def speed_ups(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """One row a run: the time to target of the baseline's run of its seed over its own.
+    """Return the time to target of the baseline's run of the same seed over that of each run.
 
-    Columns variant, seed, lower, upper: equal where both reached the target. A run whose seed the
-    baseline did not run, or that was at the target from the start, has no row.
+    Columns speed_up_lower and speed_up_upper, indexed as ``per_run``: equal where both reached the
+    target, else bounds. A run whose seed the baseline did not run, or that was at the target from
+    the start, has no row.
     """
     times = per_run[["variant", "seed"]].assign(
         lower_s=per_run["time_to_target_s"].fillna(per_run["spent_s"]),
         upper_s=per_run["time_to_target_s"].fillna(math.inf),
     )
-    base = times[times["variant"] == baseline].drop(columns="variant")
-    pairs = times.merge(base, on="seed", suffixes=("", "_base"))
-    pairs = pairs[pairs["lower_s"] > 0]
-    return pairs[["variant", "seed"]].assign(
-        lower=pairs["lower_s_base"] / pairs["upper_s"],
-        upper=pairs["upper_s_base"] / pairs["lower_s"],
+    base = times[times["variant"] == baseline].drop_duplicates("seed").set_index("seed")
+    pairs = times[(times["lower_s"] > 0) & times["seed"].isin(base.index)]
+    bases = base.loc[pairs["seed"]].set_index(pairs.index)
+    return pd.DataFrame(
+        {
+            "speed_up_lower": bases["lower_s"] / pairs["upper_s"],
+            "speed_up_upper": bases["upper_s"] / pairs["lower_s"],
+        }
     )
 
 
-def over_seeds(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """One row a variant and metric: value, upper, low, high, num_known, num_runs.
+def over_seeds(per_run: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a variant and metric: value, upper, low, high, num_known, num_runs.
 
-    ``per_run`` has one row a run, with the columns variant, seed and those of ``metrics``.
+    ``per_run`` has one row a run, with the columns variant, seed and those of the metrics; a
+    metric whose columns it lacks has no rows.
     """
-    spent = set(TO_TARGET)
-    totals = [
-        name
-        for name, kind in per_run.dtypes.items()
-        if pd.api.types.is_numeric_dtype(kind)
-        and name not in {"seed", "target_accuracy", *spent, *TO_TARGET.values()}
-    ]
-    pairs = speed_ups(per_run, baseline)
     rows = []
     for variant, runs in per_run.groupby("variant", sort=False, observed=True):
-        found = {str(name): mean(runs[name].astype(float).tolist()) for name in totals}
-        for bound, name in TO_TARGET.items():
-            lower, upper = runs[name].fillna(runs[bound]), runs[name].fillna(math.inf)
-            found[name] = median(lower.tolist(), upper.tolist())
-        own = pairs[pairs["variant"] == variant]
-        found["speed_up"] = median_ratio(own["lower"].tolist(), own["upper"].tolist())
-        rows += [
-            {"variant": variant, "metric": metric, **one._asdict(), "num_runs": len(runs)}
-            for metric, one in found.items()
-        ]
+        for metric in METRICS:
+            if (found := _estimate(runs, metric)) is not None:
+                name = {"variant": variant, "metric": metric.column}
+                rows.append({**name, **found._asdict(), "num_runs": len(runs)})
     return pd.DataFrame(rows)
+
+
+def _estimate(runs: pd.DataFrame, metric: Metric) -> Estimate | None:
+    """Return the metric over the runs of one variant; None where they lack its columns."""
+    if metric.estimate == "ratio":
+        pairs = runs[["speed_up_lower", "speed_up_upper"]].dropna()
+        return median_ratio(*(pairs[name].tolist() for name in pairs))
+    if metric.column not in runs:
+        return None
+    values = runs[metric.column].astype(float)
+    if metric.estimate == "mean":
+        return mean(values.tolist())
+    lower = values.fillna(runs[metric.at_least])
+    return median(lower.tolist(), values.fillna(math.inf).tolist())

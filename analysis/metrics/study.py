@@ -1,21 +1,22 @@
-"""Variants side by side over seeds: one row a run, and what the seeds together say."""
+"""Variants side by side: the numbers of every run, and what the seeds of a variant say together."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from analysis.metrics import run_metrics as metrics
 from analysis.metrics.run_metrics import Target
-from analysis.metrics.seeds import over_seeds
+from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
 from analysis.runs.differences import settings_that_differ
 from analysis.runs.files import RunError, read_config, read_table
 from analysis.runs.frames import RunSet
+from analysis.runs.load import Run
 
 ROUND_COLUMNS = (
     "round", "closed_s", "accuracy", "download_bytes", "upload_bytes", "energy_j", "waiting_s",
@@ -33,13 +34,48 @@ SAME_TASK = ("model", "model_sha256", "data", "data_sha256", "training")
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Variants under the same conditions for each seed."""
+    """Variants under the same conditions for each seed; one seed or many.
 
-    runs: RunSet  # without the runs whose tables turned out damaged: these are in left_out
+    ``per_run`` has one row a run (index: its name), with variant, strategy, seed and the column of
+    every metric in SI units, NaN where a run does not have the number. ``summary`` has one row a
+    variant and metric, as ``over_seeds`` gives it.
+    """
+
     target: Target
     baseline: str  # a variant
-    per_run: pd.DataFrame  # one row a run: variant, strategy, seed and every metric in SI units
-    summary: pd.DataFrame  # as ``over_seeds`` gives it
+    per_run: pd.DataFrame
+    summary: pd.DataFrame
+    runs: tuple[Run, ...] = ()  # whole, labelled by variant; empty where tables alone are wanted
+    left_out: tuple[str, ...] = ()  # runs that could not be read, and why
+
+    @property
+    def variants(self) -> list[str]:
+        """The names of the variants, in order of their first run."""
+        return list(dict.fromkeys(self.per_run["variant"]))
+
+    @property
+    def num_seeds(self) -> pd.Series[int]:
+        """The number of seeds of each variant."""
+        return self.per_run.groupby("variant", sort=False, observed=True)["seed"].nunique()
+
+    def estimates(self, metric: str) -> dict[str, Estimate]:
+        """Return the estimate of one metric for each variant, as ``summary`` has it."""
+        rows = self.summary[self.summary["metric"] == metric].set_index("variant")
+        found = {
+            str(variant): Estimate._make(row)
+            for variant, *row in rows[list(Estimate._fields)].itertuples()
+        }
+        return {variant: found.get(variant, NOTHING) for variant in self.variants}
+
+
+class _Played(NamedTuple):
+    """What one run contributes to a study."""
+
+    variant: str
+    strategy: str
+    seed: int
+    rounds: pd.DataFrame
+    work: dict[str, float]  # what its plans and its devices came to
 
 
 def study(
@@ -49,52 +85,119 @@ def study(
     baseline: str | None = None,
     smoothing: int = 1,
 ) -> Study:
-    """Every metric of these runs, and over seeds. One run's plans are in memory at a time.
+    """Return the study of these runs, of which only the columns that count are read.
 
-    Raises RunError where the runs met unlike conditions, none can be read, or on a target,
+    One run's plans are in memory at a time. A run whose tables turn out damaged is left out and
+    named. Raises RunError where the runs met unlike conditions, none can be read, or on a target,
     baseline or smoothing that cannot be.
     """
-    if smoothing < 1:
-        raise RunError(f"the smoothing must be over at least 1 evaluation, got {smoothing}")
     if runs.runs.empty:
         raise RunError("at least one run must be left to compare; none is as asked for")
     require_comparable(runs)
-    rounds, work, damaged = _read(runs)
-    if not rounds:
+    played: dict[str, _Played] = {}
+    damaged: list[str] = []
+    for row in runs.runs.reset_index().to_dict("records"):
+        path = Path(row["path"])
+        try:
+            rounds = read_table(path, "rounds", ROUND_COLUMNS)
+            clients = read_table(path, "clients", CLIENT_COLUMNS)
+            devices = read_table(path, "devices", DEVICE_COLUMNS)
+        except RunError as error:
+            damaged.append(str(error))
+            continue
+        played[row["run"]] = _Played(
+            row["variant"], row["strategy"], row["seed"], rounds, _work(clients, devices)
+        )
+    if not played:
         raise RunError("at least one run must be readable; " + "; ".join(damaged))
-    kept = RunSet(runs.runs.loc[list(rounds)], (*runs.left_out, *damaged))
-    judged = {name: metrics.smoothed(one, smoothing) for name, one in rounds.items()}
-    chosen = metrics.choose_target(list(judged.values()), target)
-    horizon_s = _horizon_s(rounds)
+    left_out = (*runs.left_out, *damaged)
+    return _study(played, target, baseline, smoothing=smoothing, left_out=left_out)
+
+
+def study_of(
+    runs: Sequence[Run],
+    *,
+    target: float | None = None,
+    baseline: str | None = None,
+    left_out: Sequence[str] = (),
+) -> Study:
+    """Return the study of runs that are in memory, whose labels name their variants.
+
+    The study holds the runs, as figures need them. That they met the same conditions is for the
+    caller to check (``require_comparable``). Raises RunError on a target or baseline that cannot
+    be, and without any run.
+    """
+    if not runs:
+        raise RunError("a comparison needs at least one finished run, got none")
+    played = {
+        f"{run.label} s{run.manifest['seed']}": _Played(
+            run.label,
+            run.strategy,
+            int(run.manifest["seed"]),
+            run.rounds,
+            _work(run.clients, run.devices),
+        )
+        for run in runs
+    }
+    return _study(played, target, baseline, runs=tuple(runs), left_out=left_out)
+
+
+def _work(clients: pd.DataFrame, devices: pd.DataFrame) -> dict[str, float]:
+    return {**metrics.of_clients(clients), **metrics.of_devices(devices, clients)}
+
+
+def _study(
+    played: Mapping[str, _Played],
+    target: float | None,
+    baseline: str | None,
+    *,
+    smoothing: int = 1,
+    runs: tuple[Run, ...] = (),
+    left_out: Sequence[str] = (),
+) -> Study:
+    """Return the study of what was read."""
+    if smoothing < 1:
+        raise RunError(f"the smoothing must be over at least 1 evaluation, got {smoothing}")
+    smooth = {name: metrics.smoothed(one.rounds, smoothing) for name, one in played.items()}
+    chosen = metrics.choose_target(list(smooth.values()), target)
+    horizon_s = _horizon_s([one.rounds for one in played.values()])
     rows = {
         name: {
-            **metrics.to_target(judged[name], chosen.accuracy),
-            **metrics.of_rounds(rounds[name]),
-            "accuracy_area": metrics.accuracy_area(rounds[name], horizon_s),
-            **work[name],
+            "variant": one.variant,
+            "strategy": one.strategy,
+            "seed": one.seed,
+            **metrics.to_target(smooth[name], chosen.accuracy),
+            **metrics.of_rounds(one.rounds),
+            "accuracy_area": metrics.accuracy_area(one.rounds, horizon_s),
+            **one.work,
         }
-        for name in rounds
+        for name, one in played.items()
     }
-    numbers = pd.DataFrame.from_dict(rows, orient="index")
-    per_run = kept.runs[["variant", "strategy", "seed"]].join(numbers)
-    base = choose_baseline(kept, baseline)
-    return Study(kept, chosen, base, per_run, over_seeds(per_run, base))
+    per_run = pd.DataFrame.from_dict(rows, orient="index")
+    base = choose_baseline(per_run, baseline)
+    per_run = per_run.join(speed_ups(per_run, base))
+    return Study(chosen, base, per_run, over_seeds(per_run), runs, tuple(left_out))
 
 
-def choose_baseline(runs: RunSet, given: str | None = None) -> str:
-    """The variant of this name; without one, the first of FedLoRA, else the first of all."""
+def choose_baseline(per_run: pd.DataFrame, given: str | None = None) -> str:
+    """Return the variant of this name; without one, the first of FedLoRA, else the first of all.
+
+    Raises RunError where no variant has the name.
+    """
+    variants = list(dict.fromkeys(per_run["variant"]))
     if given is None:
-        plain = runs.runs.loc[runs.runs["strategy"] == "fedlora", "variant"]
-        return str(plain.iloc[0]) if len(plain) else runs.variants[0]
-    if given not in runs.variants:
-        names = ", ".join(runs.variants)
+        plain = per_run.loc[per_run["strategy"] == "fedlora", "variant"]
+        return str(plain.iloc[0]) if len(plain) else str(variants[0])
+    if given not in variants:
+        names = ", ".join(variants)
         raise RunError(f"the baseline must be one of the variants ({names}), got {given!r}")
     return given
 
 
 def require_comparable(runs: RunSet) -> None:
-    """Raise RunError unless all runs share model, data and training or none, and those of a seed
-    their conditions.
+    """Raise RunError unless all runs share model, data and training, and each seed its conditions.
+
+    Runs share training where all trained or all only told the time.
     """
     for column, rows in [
         *((name, runs.runs) for name in SAME_TASK),
@@ -117,30 +220,7 @@ def _difference(column: str, one: pd.Series[Any], other: pd.Series[Any]) -> str:
     return f"the conditions of seed {one['seed']}" + settings_that_differ(*configs)
 
 
-def _read(
-    runs: RunSet,
-) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, float]], list[str]]:
-    """The rounds of every run, what its plans and devices came to, and what is damaged."""
-    rounds: dict[str, pd.DataFrame] = {}
-    work: dict[str, dict[str, float]] = {}
-    damaged: list[str] = []
-    for name, path in zip(runs.runs.index, map(Path, runs.runs["path"]), strict=True):
-        try:
-            played = read_table(path, "rounds", ROUND_COLUMNS)
-            clients = read_table(path, "clients", CLIENT_COLUMNS)
-            devices = read_table(path, "devices", DEVICE_COLUMNS)
-        except RunError as error:
-            damaged.append(str(error))
-            continue
-        rounds[str(name)] = played
-        work[str(name)] = {
-            **metrics.of_clients(clients),
-            **metrics.of_devices(devices, clients),
-        }
-    return rounds, work, damaged
-
-
-def _horizon_s(rounds: Mapping[str, pd.DataFrame]) -> float:
-    """The earliest of the last evaluations: up to there every run that learns is known."""
-    ends = [metrics.evaluated(one)["closed_s"].max() for one in rounds.values()]
+def _horizon_s(rounds: Sequence[pd.DataFrame]) -> float:
+    """Return the earliest of the last evaluations: up to there every run that learns is known."""
+    ends = [metrics.evaluated(one)["closed_s"].max() for one in rounds]
     return float(min((end for end in ends if end > 0), default=math.nan))

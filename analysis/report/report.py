@@ -1,20 +1,19 @@
-"""A report: figures, the table in three formats, and one page that says what they mean."""
+"""A report: figures, the table in every format, and one page that says what they mean."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import figures
-from analysis.metrics.comparison import Comparison, compare
-from analysis.metrics.study import Study, study
-from analysis.report import page, report_page, seed_tables, tables
-from analysis.report.report_page import Judged
+from analysis.metrics.study import Study, require_comparable, study_of
+from analysis.report.data import ReportData
+from analysis.report.formats import table_files
+from analysis.report.pages import to_html_page, to_markdown_page
 from analysis.runs.files import RunError
-from analysis.runs.frames import open_runs
-from analysis.runs.load import load_finished, load_run
+from analysis.runs.frames import load_variants, open_runs
 from simulator.log.disk import staging, writing_into
 
 PAGE = ".html"
@@ -24,13 +23,11 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What was compared and what was written."""
+    """The study that was reported on, and the files that were written."""
 
-    comparison: Comparison
-    over_seeds: Study | None  # where the runs are of several seeds
+    study: Study
     out: Path  # the folder, or the page
     files: tuple[Path, ...]
-    left_out: tuple[str, ...]  # runs that have not ended, and what to do
 
 
 def write_report(
@@ -53,59 +50,46 @@ def write_report(
     tell = progress or _silent
     total = len(figures.FIGURES) + 2
     tell(0, total, "read runs")
-    comparison, over_seeds, left_out = _judge(run_paths, target, baseline)
+    study = read_study(run_paths, target=target, baseline=baseline)
     try:
         with _page_alone(out) if is_page else writing_into(out) as folder:
             (folder / "figures").mkdir()
             drawn = []
             for step, spec in enumerate(figures.FIGURES, start=1):
                 tell(step, total, f"draw {spec.name}")
-                if figures.write(spec, comparison, folder / "figures"):
+                if figures.write(spec, study, folder / "figures"):
                     drawn.append(spec)
             tell(total - 1, total, "write tables")
-            judged = Judged(comparison, over_seeds, drawn, left_out)
-            _write_texts(folder, judged)
+            _write_texts(folder, ReportData(study, drawn))
             names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     except OSError as error:
         raise RunError(f"the report cannot be written to {out}: {error}") from error
     files = (out,) if is_page else tuple(out / name for name in names)
     tell(total, total, "done")
-    return Report(comparison, over_seeds, out, files, tuple(left_out))
+    return Report(study, out, files)
 
 
-def _judge(
-    paths: Sequence[Path], target: float | None, baseline: str | None
-) -> tuple[Comparison, Study | None, Sequence[str]]:
-    """The runs side by side; where they are of several seeds, what these say together, too.
+def read_study(
+    paths: Sequence[Path], *, target: float | None = None, baseline: str | None = None
+) -> Study:
+    """Return the study of the finished runs in these folders, whole, as figures need them.
 
-    A run is then known by its variant: runs of several seeds share a label.
+    Runs that have not ended or are damaged are named in ``left_out``. Raises RunError where no run
+    is left, they met unlike conditions, or on a target or baseline that cannot be.
     """
     found = open_runs(paths)
-    if found.runs["seed"].nunique() == 1:
-        runs, left_out = load_finished(paths)
-        return compare(runs, target=target, baseline=baseline), None, left_out
-    over_seeds = study(found, target=target, baseline=baseline)
-    kept = over_seeds.runs
-    runs = [
-        replace(load_run(Path(path)), label=str(variant))
-        for path, variant in zip(kept.runs["path"], kept.runs["variant"], strict=True)
-    ]
-    comparison = compare(runs, target=target, baseline=over_seeds.baseline)
-    return replace(comparison, target=over_seeds.target), over_seeds, kept.left_out
+    require_comparable(found)
+    runs, damaged = load_variants(found)
+    left_out = (*found.left_out, *damaged)
+    return study_of(runs, target=target, baseline=baseline, left_out=left_out)
 
 
-def _write_texts(folder: Path, judged: Judged) -> None:
-    comparison = judged.comparison
-    if judged.over_seeds:
-        texts = seed_tables.files(judged.over_seeds)
-    else:
-        texts = {
-            "table.md": tables.markdown(comparison),
-            "table.tex": tables.latex(comparison),
-            "table.csv": tables.csv(comparison),
-            "report.md": page.text(comparison, judged.drawn, judged.left_out),
-        }
-    texts[f"report{PAGE}"] = report_page.html(judged, folder / "figures")
+def _write_texts(folder: Path, report: ReportData) -> None:
+    texts = {
+        **table_files(report.study),
+        "report.md": to_markdown_page(report),
+        f"report{PAGE}": to_html_page(report, folder / "figures"),
+    }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 

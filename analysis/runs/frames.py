@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from analysis.runs.files import (
     read_table,
     training,
 )
-from analysis.runs.load import find_runs
+from analysis.runs.load import Run, find_runs, load_run
 from simulator.config.experiment import flatten
 
 NAMES = ("name", "label", "seed")
@@ -130,6 +130,22 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
     if not runs["run"].is_unique:  # one label and hash in experiments of two names
         runs["run"] = runs["experiment"] + " " + runs["run"]
     return RunSet(runs.set_index("run"), tuple(left_out))
+
+
+def load_variants(runs: RunSet) -> tuple[list[Run], list[str]]:
+    """Return the runs whole, each labelled by its variant, and why any of them cannot be read.
+
+    Raises RunError where none can.
+    """
+    loaded, damaged = [], []
+    for path, variant in zip(runs.runs["path"], runs.runs["variant"], strict=True):
+        try:
+            loaded.append(replace(load_run(Path(path)), label=str(variant)))
+        except RunError as error:
+            damaged.append(str(error))
+    if not loaded:
+        raise RunError("at least one run must be readable; " + "; ".join(damaged))
+    return loaded, damaged
 
 
 def _row(path: Path, manifest: Json) -> dict[str, object]:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.traces.files import Loaded
-from analysis.units import SECONDS, choose, significant
+from analysis.units import SECONDS, significant
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
@@ -175,7 +175,7 @@ def _numbers(texts: Sequence[str]) -> FloatArray | None:
 
 
 def time_text(seconds: float) -> str:
-    unit = choose(SECONDS, [seconds])
+    unit = SECONDS.unit([seconds])
     value = seconds / unit.size
     return f"{value:.3g} {unit.name}" if value < 1000 else f"{value:,.0f} {unit.name}"
 

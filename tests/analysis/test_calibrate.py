@@ -8,8 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.calibration.calibrate import Bench, calibrate, measure, save
-from analysis.calibration.step_fit import FULL, MAX_SPREAD, QUICK, SEED, fit_rates, grid
+from analysis.calibration.calibrate import Bench, measure, save
+from analysis.calibration.step_fit import (
+    FULL,
+    MAX_SPREAD,
+    QUICK,
+    SEED,
+    UnmeasuredError,
+    fit_rates,
+    grid,
+    predicted_s,
+)
+from analysis.commands.calibrate import calibrate
 from devices.architectures import model_spec
 from devices.fleet.catalog import profile
 from devices.models.catalog import resolve
@@ -30,6 +40,40 @@ def test_fit_recovers_the_rates_that_the_times_were_made_with():
     assert fit.rates == pytest.approx(RATES, rel=1e-6)
     assert fit.median_error == pytest.approx(0, abs=1e-9)
     assert fit.is_good
+
+
+def as_if(**seconds_per_unit: float):
+    """Return the table, its steps taking the seconds of these parts in place of the true ones."""
+    rates = RATES._replace(**{name: 1 / value for name, value in seconds_per_unit.items()})
+    return [replace(row, step_s=predicted_s(row, rates)) for row in table(FULL)]
+
+
+def test_a_part_that_takes_no_measurable_time_is_bounded_by_what_was_measured():
+    rows = as_if(pack_bytes_per_s=1e-30)
+    fit = fit_rates(rows, 32)
+    assert fit.bounded == ("packing",)
+    # At its rate, packing takes one per cent of the step in which it weighs most.
+    most = max(row.packed_bytes / row.step_s for row in rows if not row.is_held_out)
+    assert fit.rates.pack_bytes_per_s == pytest.approx(100 * most)
+    assert fit.rates.flops_per_s == pytest.approx(RATES.flops_per_s, rel=0.1)
+    assert fit.is_good
+
+
+def test_arithmetic_that_takes_no_measurable_time_has_no_rate():
+    with pytest.raises(UnmeasuredError, match="the arithmetic of a training step must take a meas"):
+        fit_rates(as_if(flops_per_s=1e-30), 32)
+
+
+def test_a_width_without_a_rate_is_left_out_of_the_profile(tmp_path: Path):
+    unseen = [replace(row, compute_bits=16) for row in as_if(flops_per_s=1e-30)]
+    said = save(tmp_path / "mine.toml", [*table(FULL), *unseen], PROFILE)
+    found = profile(str(tmp_path / "mine.toml"))
+    assert found.measured is not None
+    assert list(found.measured) == [32]
+    assert any("left out of the profile: the arithmetic" in line for line in said)
+    with pytest.raises(UserError, match="at 16 bits it could not be told from the rest"):
+        save(tmp_path / "other.toml", unseen, PROFILE)
+    assert not (tmp_path / "other.toml").exists()
 
 
 def test_held_out_error_is_about_the_noise_of_the_times():

@@ -14,10 +14,9 @@ import pytest
 import yaml
 
 from analysis.metrics.study import study
-from analysis.report.report import write_report
+from analysis.report.report import read_study, write_report
 from analysis.report.timeline import trace
 from analysis.runs.frames import open_runs
-from analysis.runs.load import load_finished
 from simulator.config.problems import UserError
 from tests.simulator.fuzzing import Broke, broken_bytes, broken_tree, time_limit
 from tests.simulator.own_data import write_data
@@ -61,7 +60,7 @@ def read_all(folder: Path) -> str:
     said = []
     for read in (
         lambda: study(open_runs([folder]), target=None, baseline=None, smoothing=1),
-        lambda: [trace(run) for run in load_finished([folder])[0]],
+        lambda: [trace(run) for run in read_study([folder]).runs],
     ):
         try:
             read()

@@ -25,14 +25,14 @@ from analysis.figures import (
     target,
     waiting,
 )
-from analysis.metrics.comparison import Comparison, compare
+from analysis.metrics.study import Study, study_of
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
 
 
 @pytest.fixture(scope="module")
-def comparison(runs: list[Run]) -> Comparison:
-    return compare(runs)
+def comparison(runs: list[Run]) -> Study:
+    return study_of(runs)
 
 
 def as_seed(run: Run, seed: int, **columns: float) -> Run:
@@ -80,7 +80,7 @@ def test_one_seed_has_no_band_and_no_note(band: str) -> None:
     assert bands.note(frame, band) == ""
 
 
-def test_curves_hold_the_running_sums_of_bytes_and_joules(comparison: Comparison) -> None:
+def test_curves_hold_the_running_sums_of_bytes_and_joules(comparison: Study) -> None:
     frame = curves.frame(comparison)
     for run in comparison.runs:
         last = frame[frame["label"] == run.label].iloc[-1]
@@ -89,7 +89,7 @@ def test_curves_hold_the_running_sums_of_bytes_and_joules(comparison: Comparison
         assert last["transferred_bytes"] == both
 
 
-def test_time_to_target_is_that_of_the_first_evaluation_at_it(comparison: Comparison) -> None:
+def test_time_to_target_is_that_of_the_first_evaluation_at_it(comparison: Study) -> None:
     frame = target.frame(comparison).set_index("label")
     for run in comparison.runs:
         hits = run.rounds[run.rounds["accuracy"] >= comparison.target.accuracy]
@@ -100,7 +100,7 @@ def test_time_to_target_is_that_of_the_first_evaluation_at_it(comparison: Compar
 def test_a_target_that_a_seed_misses_gives_a_bound_that_says_so(runs: list[Run]) -> None:
     quad = runs[1]
     poor = as_seed(quad, 1, accuracy=0.5)
-    frame = target.frame(compare([quad, poor, as_seed(runs[2], 0, accuracy=0.1)], target=0.6))
+    frame = target.frame(study_of([quad, poor, as_seed(runs[2], 0, accuracy=0.1)], target=0.6))
     assert frame["is_reached"].tolist() == [True, False, False]
     assert frame["at_s"].iloc[1] == quad.rounds["closed_s"].max()
     axes = Figure().subplots()
@@ -111,7 +111,7 @@ def test_a_target_that_a_seed_misses_gives_a_bound_that_says_so(runs: list[Run])
     assert texts[1].endswith("(0 of 1)")
 
 
-def test_mean_waiting_is_over_rounds_and_the_cdf_over_updates(comparison: Comparison) -> None:
+def test_mean_waiting_is_over_rounds_and_the_cdf_over_updates(comparison: Study) -> None:
     means, waits = waiting.mean_frame(comparison), waiting.wait_frame(comparison)
     for run in comparison.runs:
         done = run.clients[run.clients["outcome"] == "aggregated"]
@@ -122,7 +122,7 @@ def test_mean_waiting_is_over_rounds_and_the_cdf_over_updates(comparison: Compar
         assert own.tolist() == done["waiting_s"].tolist()
 
 
-def test_the_phases_of_a_plan_add_up_to_its_mean_time(comparison: Comparison) -> None:
+def test_the_phases_of_a_plan_add_up_to_its_mean_time(comparison: Study) -> None:
     frame = round_time.time_frame(comparison).set_index("label")
     for run in comparison.runs:
         plans = run.clients
@@ -134,7 +134,7 @@ def test_the_phases_of_a_plan_add_up_to_its_mean_time(comparison: Comparison) ->
         assert parts["lost_s"] == pytest.approx(busy_s[~done].sum() / len(plans))
 
 
-def test_energy_parts_add_up_to_that_of_the_rounds(comparison: Comparison) -> None:
+def test_energy_parts_add_up_to_that_of_the_rounds(comparison: Study) -> None:
     frame = round_time.energy_frame(comparison).set_index("label")
     for run in comparison.runs:
         parts = frame.loc[run.label, list(round_time.ENERGY)]
@@ -142,7 +142,7 @@ def test_energy_parts_add_up_to_that_of_the_rounds(comparison: Comparison) -> No
 
 
 def test_every_device_counts_in_participation_even_one_never_merged(
-    comparison: Comparison,
+    comparison: Study,
 ) -> None:
     frame = participation.device_frame(comparison)
     for run in comparison.runs:
@@ -156,15 +156,15 @@ def test_shares_of_staleness_add_up_and_plain_rounds_are_left_out(runs: list[Run
     stale = np.where(runs[0].clients["round"] > 6, 2, 0)
     late = replace(runs[0], clients=runs[0].clients.assign(staleness=stale))
     plain = replace(runs[1], clients=runs[1].clients.assign(staleness=0))
-    frame = participation.staleness_frame(compare([late, plain]))
+    frame = participation.staleness_frame(study_of([late, plain]))
     assert set(frame["label"]) == {late.label}
     assert frame["share"].sum() == pytest.approx(1.0)
     assert frame["num_updates"].sum() == (late.clients["outcome"] == "aggregated").sum()
     assert frame.loc[frame["staleness"] == 1, "num_updates"].tolist() == [0]
-    assert participation.staleness_frame(compare([plain])).empty
+    assert participation.staleness_frame(study_of([plain])).empty
 
 
-def test_a_rate_is_the_bits_over_the_seconds_of_a_transfer(comparison: Comparison) -> None:
+def test_a_rate_is_the_bits_over_the_seconds_of_a_transfer(comparison: Study) -> None:
     frame = conditions.rate_frame(comparison)
     run = comparison.runs[0]
     plan = run.clients[run.clients["upload_bytes"] > 0].iloc[0]
@@ -183,27 +183,27 @@ def test_offline_shares_count_plans_paused_and_plans_lost(runs: list[Run]) -> No
     clients = runs[0].clients.assign(offline_s=0.0)
     clients.loc[clients.index[0], "offline_s"] = 3.0
     clients.loc[clients.index[1], "outcome"] = "offline"
-    frame = conditions.offline_frame(compare([replace(runs[0], clients=clients)]))
+    frame = conditions.offline_frame(study_of([replace(runs[0], clients=clients)]))
     (run,) = frame.to_dict("records")
     assert run["share_paused"] == run["share_lost"] == 1 / len(clients)
-    assert conditions.offline_frame(compare(runs)).empty
+    assert conditions.offline_frame(study_of(runs)).empty
 
 
 def test_changes_are_against_the_baseline_of_the_same_seed(runs: list[Run]) -> None:
     base, quad = runs[0], runs[1]
     frame = ablation.frame(
-        compare([base, quad, as_seed(base, 1, energy_j=2.0), as_seed(quad, 1, energy_j=3.0)])
+        study_of([base, quad, as_seed(base, 1, energy_j=2.0), as_seed(quad, 1, energy_j=3.0)])
     )
     ratio = quad.rounds["energy_j"].sum() / base.rounds["energy_j"].sum()
     assert frame["energy_percent"].tolist() == pytest.approx(
         [100 * (ratio - 1), 100 * (1.5 * ratio - 1)]
     )
-    assert ablation.frame(compare([base])).empty
+    assert ablation.frame(study_of([base])).empty
 
 
 def test_a_change_of_time_is_unknown_where_one_missed_the_target(runs: list[Run]) -> None:
     poor = as_seed(runs[1], 0, accuracy=0.1)
-    frame = ablation.frame(compare([runs[0], poor], target=0.5))
+    frame = ablation.frame(study_of([runs[0], poor], target=0.5))
     assert math.isnan(frame["time_percent"].iloc[0])
 
 
@@ -234,7 +234,7 @@ def test_a_run_without_accuracy_or_merged_update_is_drawn_or_left_out(
 ) -> None:
     rounds = runs[0].rounds.assign(accuracy=np.nan, loss=np.nan, num_aggregated=0, num_oom=1)
     clients = runs[0].clients.assign(outcome="oom")
-    frame = spec.frame(compare([replace(runs[0], rounds=rounds, clients=clients)]))
+    frame = spec.frame(study_of([replace(runs[0], rounds=rounds, clients=clients)]))
     if not frame.empty:
         with style.context():
             assert isinstance(spec.draw(frame, style.IEEE), Figure)
@@ -244,7 +244,7 @@ def test_a_variant_looks_alike_in_a_figure_that_leaves_its_sibling_out(runs: lis
     stale = runs[1].clients.assign(staleness=1)
     variant = replace(runs[1], label="async", clients=stale)
     plain = replace(runs[1], clients=stale.assign(staleness=0))
-    comparison = compare([runs[0], variant, plain])
+    comparison = study_of([runs[0], variant, plain])
     alone = participation.staleness_frame(comparison)
     assert set(alone["label"]) == {"async"}
     assert style.looks(alone)["async"] == style.looks(curves.frame(comparison))["async"]

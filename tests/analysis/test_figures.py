@@ -28,7 +28,7 @@ from analysis.figures import (
     waiting,
     write,
 )
-from analysis.metrics.comparison import Comparison, compare
+from analysis.metrics.study import Study, study_of
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
 from simulator.config.schema import RunConfig
@@ -91,19 +91,19 @@ def eventful(run: Run) -> Run:
 
 
 @pytest.fixture(scope="module")
-def comparison(runs: list[Run], world: World) -> Comparison:
-    return compare([in_world(eventful(run), world) for run in runs])
+def comparison(runs: list[Run], world: World) -> Study:
+    return study_of([in_world(eventful(run), world) for run in runs])
 
 
 @pytest.fixture(scope="module")
-def seeds(runs: list[Run]) -> Comparison:
-    return compare([*runs, *map(second_seed, runs)])
+def seeds(runs: list[Run]) -> Study:
+    return study_of([*runs, *map(second_seed, runs)])
 
 
 @pytest.fixture(scope="module", params=FIGURES, ids=[spec.name for spec in FIGURES])
 def drawn(
     request: pytest.FixtureRequest,
-    comparison: Comparison,
+    comparison: Study,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Drawn:
     folder = tmp_path_factory.mktemp("figures")
@@ -118,7 +118,7 @@ def picture(spec: FigureSpec, frame: pd.DataFrame) -> bytes:
 
 
 def test_a_figure_is_written_in_every_format_and_twice_alike(
-    drawn: Drawn, comparison: Comparison, tmp_path: Path
+    drawn: Drawn, comparison: Study, tmp_path: Path
 ) -> None:
     written = write(drawn.spec, comparison, tmp_path)
     assert sorted(path.suffix for path in written) == [".csv", ".pdf", ".png", ".svg"]
@@ -183,14 +183,14 @@ def test_a_figure_fits_its_place_and_can_be_read_in_print(drawn: Drawn, paper: s
     assert min(text.get_fontsize() for text in texts) >= 7
 
 
-def test_a_legend_covers_no_data_and_is_not_cut(drawn: Drawn, comparison: Comparison) -> None:
+def test_a_legend_covers_no_data_and_is_not_cut(drawn: Drawn, comparison: Study) -> None:
     runs = [
         replace(run, label=f"{run.label}-{'variant' * (n > 0)}{n}")
         for n in range(3)
         for run in comparison.runs
     ]
     with style.context():
-        figure = drawn.spec.draw(drawn.spec.frame(compare(runs)), style.IEEE)
+        figure = drawn.spec.draw(drawn.spec.frame(study_of(runs)), style.IEEE)
         figure.draw_without_rendering()
     for legend in figure.legends:
         box = legend.get_window_extent()
@@ -199,7 +199,7 @@ def test_a_legend_covers_no_data_and_is_not_cut(drawn: Drawn, comparison: Compar
         assert box.y0 >= max(axes.bbox.y1 for axes in figure.axes)
 
 
-def test_a_users_own_style_changes_nothing(comparison: Comparison) -> None:
+def test_a_users_own_style_changes_nothing(comparison: Study) -> None:
     frame = curves.frame(comparison)
     plain = picture(FIGURES[0], frame)
     with mpl.rc_context({"font.size": 20, "lines.linestyle": ":"}):
@@ -282,7 +282,7 @@ def test_strategies_differ_in_colour_for_colour_blind_readers(seen: list[list[fl
         assert apart > 5 * 2.3 or (apart > 2 * 2.3 and is_other_line), (one, two)
 
 
-def test_accuracy_lines_hold_the_evaluations_of_each_run(comparison: Comparison) -> None:
+def test_accuracy_lines_hold_the_evaluations_of_each_run(comparison: Study) -> None:
     with style.context():
         figure = BY_NAME["accuracy"].draw(curves.frame(comparison), style.IEEE)
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
@@ -294,7 +294,7 @@ def test_accuracy_lines_hold_the_evaluations_of_each_run(comparison: Comparison)
         )
 
 
-def test_memory_parts_add_up_to_the_peak_of_the_largest_plan(comparison: Comparison) -> None:
+def test_memory_parts_add_up_to_the_peak_of_the_largest_plan(comparison: Study) -> None:
     frame = memory.frame(comparison)
     planned = frame[frame["num_plans"] > 0]
     assert (planned[list(memory.PARTS)].sum(axis=1) == planned["peak_memory_bytes"]).all()
@@ -305,7 +305,7 @@ def test_memory_parts_add_up_to_the_peak_of_the_largest_plan(comparison: Compari
         assert own["num_oom"].sum() == (run.clients["outcome"] == "oom").sum()
 
 
-def test_memory_shows_devices_that_got_no_plan_as_such(comparison: Comparison) -> None:
+def test_memory_shows_devices_that_got_no_plan_as_such(comparison: Study) -> None:
     frame = memory.frame(comparison)
     assert set(frame.loc[frame["label"] == "fedquad", "device_id"]) == set(range(6))
     unplanned = frame[(frame["label"] == "fedquad") & (frame["num_plans"] == 0)]
@@ -313,7 +313,7 @@ def test_memory_shows_devices_that_got_no_plan_as_such(comparison: Comparison) -
     assert unplanned["peak_memory_bytes"].isna().all()
 
 
-def test_a_budget_far_above_every_bar_is_marked_at_the_edge(comparison: Comparison) -> None:
+def test_a_budget_far_above_every_bar_is_marked_at_the_edge(comparison: Study) -> None:
     frame = memory.frame(comparison)
     roomy = frame["device_id"] == 4
     frame.loc[roomy, "memory_budget_bytes"] *= 100
@@ -323,7 +323,7 @@ def test_a_budget_far_above_every_bar_is_marked_at_the_edge(comparison: Comparis
     assert "budget above the axis" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_traffic_ends_at_the_bytes_of_the_whole_run(comparison: Comparison) -> None:
+def test_traffic_ends_at_the_bytes_of_the_whole_run(comparison: Study) -> None:
     frame = curves.progress(comparison)
     for run in comparison.runs:
         last = frame[frame["label"] == run.label].iloc[-1]
@@ -333,7 +333,7 @@ def test_traffic_ends_at_the_bytes_of_the_whole_run(comparison: Comparison) -> N
         )
 
 
-def test_waiting_is_the_mean_wait_of_the_aggregated_devices(comparison: Comparison) -> None:
+def test_waiting_is_the_mean_wait_of_the_aggregated_devices(comparison: Study) -> None:
     frame = waiting.round_frame(comparison)
     for run in comparison.runs:
         done = run.clients[run.clients["outcome"] == "aggregated"]
@@ -342,7 +342,7 @@ def test_waiting_is_the_mean_wait_of_the_aggregated_devices(comparison: Comparis
         pd.testing.assert_series_equal(own, expected, check_index_type=False)
 
 
-def test_gantt_phases_fill_the_round_of_an_aggregated_device(comparison: Comparison) -> None:
+def test_gantt_phases_fill_the_round_of_an_aggregated_device(comparison: Study) -> None:
     spans = gantt.frame(comparison)
     run = comparison.runs[1]
     closed_s = run.rounds.set_index("round")["closed_s"]
@@ -359,14 +359,14 @@ def test_gantt_phases_fill_the_round_of_an_aggregated_device(comparison: Compari
         )
 
 
-def test_gantt_stops_every_run_at_the_third_round_of_the_slowest(comparison: Comparison) -> None:
+def test_gantt_stops_every_run_at_the_third_round_of_the_slowest(comparison: Study) -> None:
     spans = gantt.frame(comparison)
     slowest_s = max(run.rounds.set_index("round")["closed_s"][3] for run in comparison.runs)
     assert (spans["window_s"] == slowest_s).all()
     assert (spans["start_s"] + spans["length_s"]).max() == pytest.approx(slowest_s)
 
 
-def test_gantt_marks_oom_late_sat_out_and_aggregations(comparison: Comparison) -> None:
+def test_gantt_marks_oom_late_sat_out_and_aggregations(comparison: Study) -> None:
     spans = gantt.frame(comparison)
     counts = spans.groupby(["label", "phase"]).size()
     window_s = spans["window_s"].iloc[0]
@@ -398,7 +398,7 @@ def test_gantt_shows_a_pause_offline_and_the_work_put_off_by_it(
     clients = run.clients.copy()
     clients["offline_s"] = 3.0 * (clients.index == plan.name)
     clients.loc[plan.name, "finished_s"] += 3.0
-    spans = gantt.frame(compare([replace(run, path=tmp_path, clients=clients)]))
+    spans = gantt.frame(study_of([replace(run, path=tmp_path, clients=clients)]))
     own = spans[(spans["device_id"] == key["device"]) & (spans["round"] == key["round"])]
     phases = own[own["phase"] != "wait"].sort_values("start_s")
     assert phases["phase"].tolist() == ["download", "compute", "offline", "compute", "upload"]
@@ -409,7 +409,7 @@ def test_gantt_shows_a_pause_offline_and_the_work_put_off_by_it(
     np.testing.assert_allclose(ends_s, [*expected[1:], plan["finished_s"] + 3.0], rtol=1e-12)
 
 
-def test_the_fleet_is_drawn_as_the_run_met_it(comparison: Comparison, world: World) -> None:
+def test_the_fleet_is_drawn_as_the_run_met_it(comparison: Study, world: World) -> None:
     frame = fleet_conditions.frame(comparison)
     for row in frame.iloc[::40].itertuples():
         there = [device.availability.is_online(row.at_s) for device in world.fleet]
@@ -424,25 +424,25 @@ def test_the_fleet_is_drawn_as_the_run_met_it(comparison: Comparison, world: Wor
     assert 0 < frame["online_share"].mean() < 1
 
 
-def test_no_fleet_is_drawn_that_is_not_the_one_of_the_run(comparison: Comparison) -> None:
+def test_no_fleet_is_drawn_that_is_not_the_one_of_the_run(comparison: Study) -> None:
     first, *others = comparison.runs
     changed = replace(first, config={**CONFIG, "seed": 1})
-    assert fleet_conditions.frame(compare([changed, *others])).empty
+    assert fleet_conditions.frame(study_of([changed, *others])).empty
     gone = {**CONFIG, "fleet": {"devices": [{**PHONES, "link": "no/such/file.csv"}]}}
-    assert fleet_conditions.frame(compare([replace(first, config=gone), *others])).empty
+    assert fleet_conditions.frame(study_of([replace(first, config=gone), *others])).empty
 
 
-def test_choices_hold_one_row_a_plan(comparison: Comparison) -> None:
+def test_choices_hold_one_row_a_plan(comparison: Study) -> None:
     frame = choices.frame(comparison)
     assert len(frame) == sum(len(run.clients) for run in comparison.runs)
 
 
 def test_absent_blocks_are_a_choice_only_where_some_plan_has_any(runs: list[Run]) -> None:
-    frame = choices.frame(compare(runs))
+    frame = choices.frame(study_of(runs))
     assert "num_absent_blocks" not in frame  # nor in the runs, as older ones have no such column
     absent = np.arange(len(runs[0].clients)) % 3
     some = replace(runs[0], clients=runs[0].clients.assign(num_absent_blocks=absent))
-    mixed = choices.frame(compare([some, *runs[1:]]))
+    mixed = choices.frame(study_of([some, *runs[1:]]))
     assert mixed["num_absent_blocks"].tolist() == [*absent, *[0] * (len(frame) - len(absent))]
     with style.context():
         num_plain, num_mixed = (len(choices.draw(rows, style.IEEE).axes) for rows in (frame, mixed))
@@ -463,5 +463,5 @@ def test_a_device_that_no_strategy_gave_a_plan_is_still_shown(runs: list[Run]) -
 
 def test_nothing_is_drawn_of_models_never_evaluated(runs: list[Run], tmp_path: Path) -> None:
     blind = [replace(run, rounds=run.rounds.assign(accuracy=np.nan)) for run in runs]
-    assert write(FIGURES[0], compare(blind), tmp_path) == []
+    assert write(FIGURES[0], study_of(blind), tmp_path) == []
     assert list(tmp_path.iterdir()) == []

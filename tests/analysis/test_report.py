@@ -10,9 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis import escape
 from analysis.figures import FIGURES
-from analysis.metrics.comparison import compare
-from analysis.report.report import Report, page, write_report
+from analysis.metrics.study import study_of
+from analysis.report.data import ReportData
+from analysis.report.pages import to_markdown_page
+from analysis.report.report import Report, write_report
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
 
@@ -30,12 +33,12 @@ def content(report: Report) -> dict[str, bytes]:
 
 def test_a_report_is_its_tables_its_page_and_every_figure_in_each_format(report: Report) -> None:
     names = [name for name in content(report) if "/" not in name]
-    assert names == ["report.html", "report.md", "table.csv", "table.md", "table.tex"]
+    assert names == ["report.html", "report.md", "runs.csv", "table.csv", "table.md", "table.tex"]
     on_disk = [path for path in report.out.rglob("*") if path.is_file()]
     assert sorted(on_disk) == sorted(report.files)
-    drawn = [spec for spec in FIGURES if not spec.frame(report.comparison).empty]
+    drawn = [spec for spec in FIGURES if not spec.frame(report.study).empty]
     assert len(drawn) > 15
-    assert len(report.files) == 5 + 4 * len(drawn)
+    assert len(report.files) == 6 + 4 * len(drawn)
 
 
 def test_every_link_of_the_page_leads_to_a_file(report: Report) -> None:
@@ -52,7 +55,7 @@ def test_the_page_says_what_was_run_and_under_which_conditions(
     assert "wordnet-16 (12800 training and 1600 test examples, 16 classes" in text
     assert all(str(folder) in text for folder in folders)
     assert "fleet.memory_share: 0.02" in text
-    assert "| raspberry-pi-4 | 0, 5 | 93.1 - 99.0 | 5g-car, lte-walk |" in text
+    assert "| raspberry-pi-4 | 0, 5 | 93.1 to 99.0 MB | 5g-car, lte-walk |" in text
     assert "strategy.kind" not in text  # differs between the runs: not a shared setting
     assert (report.out / "table.md").read_text().rstrip() in text
 
@@ -63,30 +66,30 @@ def test_the_page_keeps_the_authors_claims_apart_from_what_was_measured(
     text = (report.out / "report.md").read_text()
     assert "re-implemented from the published abstracts" in text
     assert "our own reconstruction" in text
-    row, base = (report.comparison.table.loc[label] for label in ("haflq", "fedlora"))
+    row, base = (report.study.per_run.loc[f"{label} s0"] for label in ("haflq", "fedlora"))
     memory = 100 * (row["planned_memory_bytes"] / base["planned_memory_bytes"] - 1)
     points = 100 * (row["final_accuracy"] - base["final_accuracy"])
     assert f"against fedlora: mean memory that a plan needs {memory:+.0f} %" in text
     assert f"({points:+.1f} points)" in text
-    speed_up = report.comparison.table.loc["fedquad", "speed_up"]
+    speed_up = report.study.estimates("speed_up")["fedquad"].value
     assert f"Measured here, fedquad: {speed_up:.2f} times as fast as fedlora." in text
 
 
 def test_the_page_names_what_differs_beside_the_strategy(runs: list[Run]) -> None:
-    assert "the runs differ in" not in page.text(compare(runs), [], [])
+    assert "the runs differ in" not in to_markdown_page(ReportData(study_of(runs), []))
     config = {**runs[1].config, "training": "none"}
     unlike = [runs[0], replace(runs[1], config=config)]
-    text = page.text(compare(unlike), [], [])
+    text = to_markdown_page(ReportData(study_of(unlike), []))
     assert "Beside the strategy, the runs differ in** training, training.batch_size." in text
 
 
 def test_claims_are_left_out_where_their_strategies_are(runs: list[Run]) -> None:
-    alone = compare([run for run in runs if run.strategy == "fedlora"])
-    assert "claim" not in page.text(alone, [], [])
+    alone = study_of([run for run in runs if run.strategy == "fedlora"])
+    assert "claim" not in to_markdown_page(ReportData(alone, []))
 
 
 def test_a_target_never_reached_is_told_in_words(runs: list[Run]) -> None:
-    text = page.text(compare(runs, target=0.6), [], [])
+    text = to_markdown_page(ReportData(study_of(runs, target=0.6), []))
     assert "* fedlora did not reach 60 %." in text
     assert re.search(
         r"fedquad reached 60 % after .*; more than .* \(fedlora never reached it\)", text
@@ -111,7 +114,7 @@ def test_a_report_over_an_older_one_keeps_other_files(folders: list[Path], tmp_p
     (out / "table.md").write_text("old")
     report = write_report(folders[2:], out, target=0.4, baseline="haflq")
     assert (out / "notes.txt").read_text() == "mine"
-    assert report.comparison.baseline.label == "haflq"
+    assert report.study.baseline == "haflq"
     assert "Time to 40 % accuracy" in (out / "table.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -120,9 +123,12 @@ def test_unfinished_runs_are_left_out_and_named(write_run: WriteRun, tmp_path: P
     write_run(tmp_path / "runs", "fedlora", num_rounds=2)
     write_run(tmp_path / "runs", "haflq", num_rounds=2, status="interrupted")
     report = write_report([tmp_path / "runs"], tmp_path / "out")
-    assert [run.label for run in report.comparison.runs] == ["fedlora"]
-    assert "'interrupted'" in report.left_out[0]
-    assert f"Left out: {report.left_out[0]}." in (tmp_path / "out/report.md").read_text()
+    assert [run.label for run in report.study.runs] == ["fedlora"]
+    assert "'interrupted'" in report.study.left_out[0]
+    assert (
+        f"Left out: {escape.markdown(report.study.left_out[0])}."
+        in (tmp_path / "out/report.md").read_text()
+    )
 
 
 def test_damaged_and_incomplete_runs_are_left_out_and_named(
@@ -133,8 +139,8 @@ def test_damaged_and_incomplete_runs_are_left_out_and_named(
     cut.write_bytes(cut.read_bytes()[:50])
     (write_run(tmp_path / "runs", "fedquad", num_rounds=2) / "manifest.json").unlink()
     report = write_report([tmp_path / "runs"], tmp_path / "out")
-    assert [run.label for run in report.comparison.runs] == ["fedlora"]
-    assert len(report.left_out) == 2
+    assert [run.label for run in report.study.runs] == ["fedlora"]
+    assert len(report.study.left_out) == 2
     text = (tmp_path / "out/report.md").read_text()
     assert "rounds.parquet is damaged" in text
     assert re.search(r"Left out: .*fedquad.* holds no manifest\.json", text)

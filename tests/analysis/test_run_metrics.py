@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis.metrics import run_metrics as metrics
-from analysis.metrics.comparison import choose_baseline, compare
-from analysis.metrics.run_metrics import SpeedUp, Spent, Target
+from analysis.metrics.run_metrics import Spent, Target
+from analysis.metrics.study import study_of
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
 
@@ -61,12 +62,16 @@ def make_run(label: str, accuracy: list[float], seconds_per_round: float = 10.0)
         }
     )
     manifest = {"strategy": label.split("-")[0], "config_hash": "", "seed": 0}
-    return Run(Path(label), label, manifest, {}, pd.DataFrame(), rounds, clients)
+    devices = pd.DataFrame({"device_id": range(4), "expected_accuracy": [NAN] * 4})
+    return Run(Path(label), label, manifest, {}, devices, rounds, clients)
 
 
-def speed_up(run: Run, baseline: Run, target: float) -> SpeedUp | None:
-    own, base = (metrics.to_target(one.rounds, target) for one in (run, baseline))
-    return metrics.speed_up(own, base)
+def speed_up(run: Run, baseline: Run, target: float) -> tuple[float, float]:
+    """Return the bounds on the speed-up of a run over the baseline."""
+    label = "same" if run is baseline else baseline.label
+    runs = [run, replace(baseline, label=label)]
+    row = study_of(runs, target=target, baseline=label).per_run.iloc[0]
+    return row["speed_up_lower"], row["speed_up_upper"]
 
 
 LEARNS = make_run("fedquad", [0.1, NAN, 0.5, NAN, 0.62, 0.6])
@@ -93,28 +98,28 @@ def test_a_target_never_reached_is_none() -> None:
 
 def test_a_target_that_the_initial_model_meets_costs_nothing() -> None:
     assert metrics.reached(LEARNS.rounds, 0.1) == Spent(0, 0.0, 0, 0.0)
-    assert speed_up(LEARNS, SLOW, 0.1) is None
+    assert all(map(math.isnan, speed_up(LEARNS, SLOW, 0.1)))
 
 
 def test_speed_up_is_the_ratio_of_times_to_target() -> None:
     # 0.5: after 20 s here, after 5 rounds of 40 s there
-    assert speed_up(LEARNS, SLOW, 0.5) == SpeedUp(10.0, "=")
-    assert speed_up(SLOW, LEARNS, 0.5) == SpeedUp(0.1, "=")
-    assert speed_up(SLOW, SLOW, 0.5) == SpeedUp(1.0, "=")
+    assert speed_up(LEARNS, SLOW, 0.5) == (10.0, 10.0)
+    assert speed_up(SLOW, LEARNS, 0.5) == (0.1, 0.1)
+    assert speed_up(SLOW, SLOW, 0.5) == (1.0, 1.0)
 
 
 def test_a_baseline_that_never_arrives_bounds_the_speed_up_from_below() -> None:
     # its last evaluation is at 200 s, ours reached 0.6 at 40 s
-    assert speed_up(LEARNS, SLOW, 0.6) == SpeedUp(5.0, ">")
+    assert speed_up(LEARNS, SLOW, 0.6) == (5.0, math.inf)
 
 
 def test_a_run_that_never_arrives_bounds_its_speed_up_from_above() -> None:
     # the baseline took 200 s, this run was last evaluated at 50 s
-    assert speed_up(FAILS, SLOW, 0.5) == SpeedUp(4.0, "<")
+    assert speed_up(FAILS, SLOW, 0.5) == (0.0, 4.0)
 
 
 def test_two_runs_that_never_arrive_have_no_speed_up() -> None:
-    assert speed_up(FAILS, SLOW, 0.9) is None
+    assert speed_up(FAILS, SLOW, 0.9) == (0.0, math.inf)
 
 
 def test_final_accuracy_is_the_last_evaluation_and_best_the_highest() -> None:
@@ -181,18 +186,18 @@ def test_a_target_must_be_a_share(given: float) -> None:
 
 
 def test_the_baseline_is_fedlora_else_the_first_run() -> None:
-    assert choose_baseline([LEARNS, SLOW]) is SLOW
-    assert choose_baseline([LEARNS, FAILS]) is LEARNS
-    assert choose_baseline([LEARNS, SLOW], "fedquad") is LEARNS
+    assert study_of([LEARNS, SLOW]).baseline == "fedlora"
+    assert study_of([LEARNS, FAILS]).baseline == "fedquad"
+    assert study_of([LEARNS, SLOW], baseline="fedquad").baseline == "fedquad"
 
 
 def test_an_unknown_baseline_is_refused_with_the_choices() -> None:
-    with pytest.raises(RunError, match=r"one of the runs \(fedquad, fedlora\), got 'fedavg'"):
-        choose_baseline([LEARNS, SLOW], "fedavg")
+    with pytest.raises(RunError, match=r"one of the variants \(fedquad, fedlora\), got 'fedavg'"):
+        study_of([LEARNS, SLOW], baseline="fedavg")
 
 
 def test_the_table_holds_totals_of_every_run() -> None:
-    table = compare([LEARNS, SLOW, FAILS], target=0.5).table
+    table = study_of([LEARNS, SLOW, FAILS], target=0.5).per_run.set_index("variant")
     row = table.loc["fedquad"]
     assert (row["download_bytes"], row["upload_bytes"], row["energy_j"]) == (500, 50, 20.0)
     assert (row["num_rounds"], row["simulated_s"]) == (5, 50.0)
@@ -200,12 +205,12 @@ def test_the_table_holds_totals_of_every_run() -> None:
     assert (row["rounds_to_target"], row["bytes_to_target"]) == (2, 220)
     assert list(table["is_reached"]) == [True, True, False]
     assert math.isnan(table.loc["haflq", "time_to_target_s"])
-    assert list(table["speed_up_relation"]) == ["=", "=", "<"]
+    assert list(table["speed_up_upper"]) == [10.0, 1.0, 4.0]
 
 
 def test_a_comparison_of_nothing_is_refused() -> None:
     with pytest.raises(RunError, match="needs at least one finished run, got none"):
-        compare([])
+        study_of([])
 
 
 def test_smoothing_asks_that_the_last_evaluations_together_are_at_the_target() -> None:

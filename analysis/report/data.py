@@ -1,0 +1,342 @@
+"""What a report says, before it is a page: one content for the Markdown and the HTML of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+from analysis.figures import FigureSpec
+from analysis.metrics.definitions import METRICS
+from analysis.metrics.study import Study
+from analysis.report.table import NO_NUMBER, StudyTable, cell_text, percent, study_table, unit_of
+from analysis.runs.fleet import devices
+from analysis.runs.load import Run
+from analysis.units import BYTES, SECONDS, Scale, Unit, significant
+from simulator.config.experiment import flatten
+
+MAX_NAMED = 6  # variants in the title
+RECONSTRUCTION = (
+    "FedQuad- and HAFLQ-style methods here are re-implemented from the published abstracts;"
+    " internals not specified there are our own reconstruction. The figures their authors give are"
+    " the authors' own claims, on their own models, data and devices. This run neither confirms"
+    " nor refutes them: it is another experiment."
+)
+READING = (
+    "Time is simulated: it follows from device profiles, link traces and the plan's cost. The"
+    " training behind the accuracy is real. Wall times are those of the host that simulated.",
+    "A device that meets OOM leaves its round early. A strategy that loses its slow devices this"
+    " way has short rounds and little waiting, and never learns from their data: read its time and"
+    " waiting beside the OOM row.",
+    "The project's docs/metrics.md defines every number.",
+)
+SAME_CONDITIONS = (
+    "For each seed every strategy met the same devices, memory budgets, traces, failures and data"
+    " shards. A hash covers all of them, and runs of unlike hashes are refused. Devices that took"
+    " part in at least one round of the first seed:"
+)
+
+
+class RunLine(NamedTuple):
+    """One run in the list of what was run."""
+
+    name: str
+    strategy: str
+    rounds: str
+    simulated: str
+    wall: str
+    settings: str
+    folder: str
+
+
+class DeviceLine(NamedTuple):
+    """The devices of one profile that took part."""
+
+    profile: str
+    numbers: str
+    memory: str  # of their budgets, with the unit
+    links: str
+
+
+class ConfigLine(NamedTuple):
+    """One key of the configs or manifests, with its value in each run."""
+
+    key: str
+    values: tuple[str, ...]
+
+    @property
+    def differs(self) -> bool:
+        """True where the runs do not share the value."""
+        return len(set(self.values)) > 1
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """The content of a report on a study that holds its runs."""
+
+    study: Study
+    drawn: Sequence[FigureSpec]
+
+    @property
+    def title(self) -> str:
+        """The variants, the first few by name."""
+        names = self.study.variants
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        return ", ".join(names[:MAX_NAMED]) + more
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Runs that could not be read, and why."""
+        return self.study.left_out
+
+    @cached_property
+    def table(self) -> StudyTable:
+        """The numbers of every variant."""
+        return study_table(self.study)
+
+    @property
+    def strategies(self) -> Mapping[str, str]:
+        """The kind of strategy of each variant."""
+        return dict(self.study.per_run.groupby("variant", sort=False)["strategy"].first())
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The runs by names of their own: with the seed where there are several."""
+        if self.study.per_run["seed"].nunique() == 1:
+            return list(self.study.runs)
+        return [
+            replace(run, label=f"{run.label} s{run.manifest['seed']}") for run in self.study.runs
+        ]
+
+    @property
+    def run_lines(self) -> list[RunLine]:
+        """Every run with its length, its strategy's settings and its folder."""
+        return [
+            RunLine(
+                run.label,
+                run.strategy,
+                str(int(run.rounds["round"].max())),
+                SECONDS.text(float(run.rounds["closed_s"].max())),
+                _wall_time(run),
+                _strategy_settings(run),
+                run.path.as_posix(),
+            )
+            for run in self.runs
+        ]
+
+    @property
+    def device_lines(self) -> list[DeviceLine]:
+        """The devices that took part in the first seed, a line a profile, by rising budget."""
+        seed = min(run.manifest["seed"] for run in self.runs)
+        fleet = devices([run for run in self.runs if run.manifest["seed"] == seed]).reset_index()
+        return [
+            DeviceLine(
+                str(profile),
+                ", ".join(str(device) for device in sorted(group["device_id"])),
+                _span(BYTES, group["memory_budget_bytes"]),
+                ", ".join(sorted(set(group["link"].astype(str)))),
+            )
+            for profile, group in fleet.groupby("profile", sort=False)
+        ]
+
+    @cached_property
+    def settings(self) -> list[ConfigLine]:
+        """The resolved configs, a key a line."""
+        return _lines([flatten(run.config) for run in self.runs], absent="")
+
+    @cached_property
+    def provenance(self) -> list[ConfigLine]:
+        """The manifests and the places of the run folders, an entry a line."""
+        entries = [{"folder": run.path.as_posix(), **flatten(run.manifest)} for run in self.runs]
+        return _lines(entries, absent="null")
+
+    @property
+    def shared_settings(self) -> str:
+        """The settings that all runs share, as YAML."""
+        shared = _shared_settings(self.study.runs)
+        return yaml.safe_dump(shared, sort_keys=True, allow_unicode=True).rstrip()
+
+    @property
+    def differing(self) -> list[str]:
+        """The settings beside the strategy's, the label and the seed that the runs do not share."""
+        return differing_settings(self.study.runs)
+
+    @property
+    def facts(self) -> list[str]:
+        """What all runs share: model, data, seeds, versions, code."""
+        return _facts(self.study.runs)
+
+    @property
+    def findings(self) -> list[str]:
+        """One sentence a variant on the target."""
+        target = self.study.target
+        if target.accuracy is None:
+            return [f"No target accuracy: {target.rule}."]
+        return [_finding(self.study, variant) for variant in self.study.variants]
+
+    @property
+    def claims(self) -> list[str]:
+        """The authors' claims for the strategies present, each beside what was measured here."""
+        study, lines = self.study, []
+        for variant, strategy in self.strategies.items():
+            if variant == study.baseline:
+                continue
+            if strategy == "fedquad":
+                lines.append(
+                    "FedQuad's authors claim 1.4-5.3x faster convergence to a target accuracy than"
+                    f" their baselines. Measured here, {variant}: {_gain(study, variant)}."
+                )
+            if strategy == "haflq":
+                lines.append(
+                    "HAFLQ's authors claim 31 % less memory, 49 % less communication and 50 % more"
+                    f" accuracy than their baseline. Measured here, {variant} against"
+                    f" {study.baseline}: {_changes(study, variant)}."
+                )
+        return lines
+
+
+def differing_settings(runs: Sequence[Run]) -> list[str]:
+    """Return the settings that the runs do not share, those of strategy, label and seed left out.
+
+    These three are expected to differ.
+    """
+    shared = _shared_settings(runs)
+    differing = {key for run in runs for key in flatten(run.config)} - set(shared)
+    return sorted(
+        key for key in differing if not key.startswith("strategy.") and key not in ("label", "seed")
+    )
+
+
+def _shared_settings(runs: Sequence[Run]) -> dict[str, Any]:
+    first, *others = (flatten(run.config) for run in runs)
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in others)
+    }
+
+
+def _lines(mappings: Sequence[Mapping[str, Any]], *, absent: str) -> list[ConfigLine]:
+    keys = dict.fromkeys(key for mapping in mappings for key in mapping)
+    return [
+        ConfigLine(key, tuple(_shown(own[key]) if key in own else absent for own in mappings))
+        for key in keys
+    ]
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _facts(runs: Sequence[Run]) -> list[str]:
+    manifest = runs[0].manifest
+    data = manifest["data"]
+    share = data.get("majority_share")
+    majority = f"{100 * share:.3g} %" if isinstance(share, int | float) else "unknown"
+    versions = manifest.get("versions")
+    versions = versions if isinstance(versions, dict) else {}
+    hashes = ", ".join(sorted({str(run.manifest["conditions_hash"]) for run in runs}))
+    lines = [
+        f"model: {manifest['model'].get('name')}",
+        f"data: {data.get('name')} ({data.get('num_train')} training and {data.get('num_test')}"
+        f" test examples, {data.get('num_classes')} classes, majority class {majority})",
+        "seed: " + ", ".join(map(str, sorted({run.manifest["seed"] for run in runs}))),
+        "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()),
+        f"conditions that every run met (devices, traces, shards, failures): {hashes}",
+    ]
+    if dtype := manifest.get("training_dtype"):
+        lines.append(f"training on the host in {dtype}")
+    if commit := manifest.get("git_sha"):
+        changed = " with uncommitted changes" if manifest.get("git_dirty") else ""
+        lines.append(f"code: commit {commit}{changed}")
+    return lines
+
+
+def _finding(study: Study, variant: str) -> str:
+    """Return what one variant took to the target, in a sentence."""
+    target = percent(study.target.accuracy or 0.0)
+    hits = study.per_run.loc[study.per_run["variant"] == variant, "is_reached"]
+    gain = "" if variant == study.baseline else f"; {_gain(study, variant)}"
+    if len(hits) == 1:
+        if not hits.iloc[0]:
+            return f"{variant} did not reach {target}."
+        return f"{variant} reached {target} after {_time_to_target(study, variant)}{gain}."
+    reached = f"{variant} reached {target} in {int(hits.sum())} of {len(hits)} runs"
+    if not hits.any():
+        return f"{reached}."
+    return f"{reached}, median time {_time_to_target(study, variant)}{gain}."
+
+
+def _time_to_target(study: Study, variant: str) -> str:
+    metric = next(one for one in METRICS if one.column == "time_to_target_s")
+    estimates = study.estimates(metric.column)
+    unit = unit_of(metric, estimates.values())
+    value, bracket, interval = cell_text(metric, estimates[variant], unit).partition(" [")
+    return f"{value} {unit.name}{bracket}{interval}"
+
+
+def _gain(study: Study, variant: str) -> str:
+    """Return the speed-up over the baseline in words."""
+    base = study.baseline
+    lower, upper, *_ = study.estimates("speed_up")[variant]
+    if math.isnan(lower) or (lower == 0 and math.isinf(upper)):
+        return "no speed-up, since neither it nor the baseline reached a target in training"
+    if lower == 0:
+        return f"less than {upper:.2f} times as fast as {base} (not reached)"
+    if math.isinf(upper):
+        return f"more than {lower:.2f} times as fast as {base} ({base} never reached it)"
+    if lower < upper:
+        return f"{lower:.2f} to {upper:.2f} times as fast as {base}"
+    return f"{lower:.2f} times as fast as {base}"
+
+
+def _changes(study: Study, variant: str) -> str:
+    """Return memory, bytes and accuracy relative to the baseline, of the means over seeds."""
+
+    def means(*columns: str) -> tuple[float, float]:
+        estimates = [study.estimates(column) for column in columns]
+        own, base = (sum(e[name].value for e in estimates) for name in (variant, study.baseline))
+        return own, base
+
+    words = []
+    for name, columns in {
+        "mean memory that a plan needs": ("planned_memory_bytes",),
+        "bytes both ways": ("download_bytes", "upload_bytes"),
+        "final accuracy": ("final_accuracy",),
+    }.items():
+        own, base = means(*columns)
+        known = base > 0 and not math.isnan(own)
+        words.append(f"{name} {100 * (own / base - 1):+.0f} %" if known else f"{name} no number")
+    own, base = means("final_accuracy")
+    points = 100 * (own - base)
+    return ", ".join(words) + ("" if math.isnan(points) else f" ({points:+.1f} points)")
+
+
+def _strategy_settings(run: Run) -> str:
+    """Return the strategy's own settings on one line."""
+    strategy = run.config.get("strategy")
+    if not isinstance(strategy, dict):
+        return ""
+    own = {key: value for key, value in flatten(strategy).items() if key != "kind"}
+    return ", ".join(f"{key} {value}" for key, value in own.items())
+
+
+def _wall_time(run: Run) -> str:
+    """Return how long the host took; a dash where the manifest does not say."""
+    wall_s = run.manifest.get("wall_s")
+    if isinstance(wall_s, int | float) and math.isfinite(wall_s):
+        return SECONDS.text(float(wall_s))
+    return NO_NUMBER
+
+
+def _span(scale: Scale, values: pd.Series[float]) -> str:
+    """Return the smallest and the largest value in one unit."""
+    unit: Unit = scale.unit(values)
+    low, high = (significant(value / unit.size) for value in (values.min(), values.max()))
+    return f"{low} {unit.name}" if low == high else f"{low} to {high} {unit.name}"

@@ -1,0 +1,123 @@
+"""The page of a report, as Markdown and as HTML, from one content and a template each.
+
+The HTML needs nothing else: no network, no other file, and its own policy forbids it to load
+anything. Both templates escape every text that they are handed (autoescape for HTML,
+``escape.markdown`` for Markdown), so that labels, paths and settings are shown as they stand.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from analysis import escape
+from analysis.figures import FigureSpec
+from analysis.report import data
+from analysis.report.data import ReportData
+from analysis.report.formats import markdown_grid, sentence, to_markdown
+from analysis.report.report_plans import LANE, columns_of, inspection
+
+MAX_SVG_BYTES = 400_000  # a larger drawing goes in as pixels
+WIDE_PX = 1500  # a figure of more pixels spans the page
+KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline';"
+    " base-uri 'none'; form-action 'none'"
+)
+
+
+class EmbeddedFigure(NamedTuple):
+    """A drawn figure as the HTML page holds it."""
+
+    name: str
+    caption: str
+    source: str  # a data: address
+    is_wide: bool
+
+
+def to_markdown_page(report: ReportData) -> str:
+    """Return the page in Markdown. Figures are linked as ``figures/<name>.png``."""
+    template = _environment(escape.markdown, autoescape=False).get_template("report.md.jinja")
+    return template.render(
+        report=report,
+        about=data,
+        table=Markup(to_markdown(report.table).rstrip()),
+        grid=_grid,
+        run_rows=[
+            (*line[:-1], Markup(escape.markdown_code(line.folder))) for line in report.run_lines
+        ],
+        block=lambda text, language: Markup(escape.markdown_block(text, language)),
+    )
+
+
+def to_html_page(report: ReportData, figures: Path) -> str:
+    """Return the page in HTML. ``figures`` is the folder with the files of the drawn figures."""
+    template = _environment(escape.visible, autoescape=True).get_template("report.html.jinja")
+    # "<" in data could end the script element, whatever stands around it.
+    plans = json.dumps(inspection(report.runs), allow_nan=False).replace("<", "\\u003c")
+    round_columns = [column.title for column in columns_of(report.runs)]
+    round_columns.insert(LANE, "in time")
+    return template.render(
+        report=report,
+        about=data,
+        note=sentence(report.table.note.replace("a row", "a column")),
+        figures=[_embedded(spec, figures) for spec in report.drawn],
+        policy=Markup(POLICY),
+        round_columns=round_columns,
+        plans=Markup(plans),
+        style=Markup(_own_file("report.css")),
+        script=Markup(_own_file("report.js")),
+        sort_value=lambda value: "" if math.isnan(value) else f"{value:.10g}",
+    )
+
+
+def _environment(literal: Callable[[str], str], *, autoescape: bool) -> Environment:
+    """Return a template environment that passes every text through ``literal``.
+
+    Text that is marked as safe is left as it is.
+    """
+
+    def finalize(value: Any) -> Any:
+        return literal(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    return Environment(
+        loader=PackageLoader("analysis.report", "templates"),
+        autoescape=autoescape,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    """Return a Markdown table of texts."""
+    cells = [[_markdown_cell(cell) for cell in row] for row in rows]
+    return Markup(markdown_grid(header, cells, is_numeric=False))
+
+
+def _markdown_cell(text: str) -> str:
+    return str(text) if isinstance(text, Markup) else escape.markdown(text)
+
+
+def _own_file(name: str) -> str:
+    return files("analysis.report").joinpath("templates", name).read_text("utf-8")
+
+
+def _embedded(spec: FigureSpec, folder: Path) -> EmbeddedFigure:
+    """Return the figure as an image of its own, so that ids within two drawings cannot collide."""
+    svg, png = (folder / f"{spec.name}{suffix}" for suffix in KINDS)
+    picture = svg if svg.is_file() and svg.stat().st_size <= MAX_SVG_BYTES else png
+    content = base64.b64encode(picture.read_bytes()).decode()
+    width_px = int.from_bytes(png.read_bytes()[16:20], "big")  # of a PNG's header
+    source = f"data:{KINDS[picture.suffix]};base64,{content}"
+    return EmbeddedFigure(spec.name, spec.caption, source, width_px > WIDE_PX)
