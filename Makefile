@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types unit torture audit validate-costs validate-emulation bench setup clean
+.PHONY: demo test lint types unit torture audit docs validate-costs validate-emulation bench setup clean
 
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
@@ -27,6 +27,11 @@ torture: $(READY)
 	  tests/simulator/test_bitwise.py tests/simulator/test_checkpoint.py tests/simulator/test_crashes.py \
 	  tests/simulator/test_bad_input.py tests/simulator/test_fault_schedules.py \
 	  tests/analysis/test_damaged_runs.py tests/traces/test_importers_damage.py
+
+# The documentation site, in .site/: a warning is an error. Its generator is the extra of that name.
+docs: $(READY)
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs .site
 
 # Asks PyPI for known holes in what is installed: fails on one, and says what it could not look up.
 # pip-audit has an environment of its own, since its needs are none of ours.
@@ -71,4 +76,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .bench .site .mypy_cache .ruff_cache .pytest_cache

@@ -37,50 +37,62 @@ class Roster:
     deadline_s: float  # of the pacing; may be inf
     rank: int  # of the global adapter
 
-    def rows(self, device_ids: Sequence[DeviceId] | IntArray) -> IntArray:
-        """Where these devices stand, in rising order whatever the order they are listed in."""
-        return np.searchsorted(self.device_ids, np.sort(np.asarray(device_ids, dtype=np.int64)))
+    def rows(self, device_ids: IntArray) -> IntArray:
+        """Return the rows of these devices, which must rise; the rows rise too."""
+        # The devices of most fleets are numbered without gaps, and then an id is a row: a search
+        # takes 0.1 s for a million.
+        if len(device_ids) == 0 or self.device_ids[-1] == len(self.device_ids) - 1:
+            return device_ids
+        return np.searchsorted(self.device_ids, device_ids)
 
     def named(self, rows: IntArray) -> tuple[DeviceId, ...]:
-        """The devices of these rows, in rising order."""
+        """Return the devices of these rows, in rising order."""
         return tuple(self.device_ids[np.sort(rows)].tolist())
 
 
 class Selection(Protocol):
-    """Draws the cohort that a strategy then plans for. It keeps nothing: the roster remembers."""
+    """Draws the cohort that a strategy then plans for; a frozen dataclass of its options.
+
+    A selection keeps nothing from one call to the next: what is remembered stands in the roster.
+    """
 
     kind: ClassVar[str]
 
     def pick(
-        self,
-        idle: Sequence[DeviceId],
-        slots: int,
-        *,
-        roster: Roster,
-        rng: np.random.Generator,
-    ) -> tuple[DeviceId, ...]:
-        """At most ``slots`` of the idle devices, each once, in rising order."""
+        self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
+    ) -> Sequence[DeviceId]:
+        """Return at most ``slots`` of the idle devices, each at most once, in any order.
+
+        The server guarantees that ``idle`` (n,) holds at least one device and rises, that
+        ``slots`` is at least 1, and that ``rng`` depends on the seed and on how often devices were
+        asked before, never on the strategy. It raises InvariantError for a device that is not
+        idle, is named twice or is one too many, and sorts the cohort.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every idle device is as likely as another."""
+    """Every idle device is as likely as another.
+
+    All devices of the fleet are ranked at random, and the first idle ones are picked. So a device
+    that is missing changes a cohort by itself and the one that comes in its place, and the same
+    cohorts are drawn under every strategy as far as the same devices are there.
+    """
 
     kind: ClassVar[str] = "uniform"
 
     def pick(
-        self,
-        idle: Sequence[DeviceId],
-        slots: int,
-        *,
-        roster: Roster,
-        rng: np.random.Generator,
+        self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
-        """``slots`` devices drawn without replacement, or all of them where there are fewer."""
-        # Sorted first, so that the draw depends on who is idle and not on how they are listed.
-        drawn = rng.choice(np.sort(idle), size=min(slots, len(idle)), replace=False)
-        return tuple(np.sort(drawn).tolist())
+        """Return ``slots`` devices, or all of them where there are fewer."""
+        # A key for every device, idle or not, so that no key depends on who is idle: 10 ms for a
+        # million devices.
+        keys = rng.random(len(roster.device_ids))
+        rows = roster.rows(idle)
+        if 0 < slots < len(rows):
+            rows = rows[np.argpartition(keys[rows], slots - 1)]
+        return roster.named(rows[:slots])
 
 
 def draw_weighted(

@@ -23,12 +23,12 @@ from analysis.runs.files import Json, RunError
 from analysis.runs.frames import RunSet, open_runs
 from analysis.runs.load import Run, load_run
 from simulator.config.experiment import load_experiment, read_experiment
+from simulator.config.plain_yaml import dump_line
 from simulator.log.bulk_round import Wave
 from simulator.log.progress import Reporter
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 from simulator.runs.run import prepare_all
 from simulator.runs.run import run as run_one
-from simulator.runs.sweep import yaml_text
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 
@@ -140,12 +140,12 @@ def run(
     own folder, None keeps nothing (``Result.savings`` has what it saved). Raises ConfigError with
     all that is wrong, before anything is written.
     """
-    texts = [f"{key}={yaml_text(value)}" for key, value in (overrides or {}).items()]
+    texts = [f"{key}={dump_line(value)}" for key, value in (overrides or {}).items()]
     if isinstance(config, Mapping):
         path, configs = IN_MEMORY, read_experiment(config, texts, IN_MEMORY)
     else:
         path = Path(config)
-        configs = load_experiment(path, texts)
+        configs = load_experiment(path, texts, code="of_run_folders")
     prepared = prepare_all(configs, path, Path(output))
     kept = open_cache(None if cache == "auto" else Path(cache), DEFAULT_GB) if cache else None
     with Trainers(workers, kept, executor=executor) as trainers:

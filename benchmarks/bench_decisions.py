@@ -22,7 +22,7 @@ from algorithms.strategies.haflq import HAFLQ
 from algorithms.strategy import LinkRate, ServerState, Strategy
 from devices.cost.closed_form import ClosedFormCost
 from devices.fleet.catalog import load_profiles
-from devices.fleet.fleet import Device
+from devices.fleet.fleet import Device, Fleet
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, Factors, Timing, TrainingPlan
 from devices.vocabulary.trainer import NullTrainer
@@ -57,7 +57,7 @@ def random_fleet(model: ModelSpec, num_devices: int, *, least_bytes: float) -> S
             )
         )
     return ServerView(
-        fleet,
+        Fleet.of(fleet),
         model=model,
         work=LocalWork(batch_size=16, steps=None, epochs=1.0),
         cost_model=ClosedFormCost(model, sequence_length=128),

@@ -57,6 +57,10 @@ def test_a_wheel_runs_from_any_folder_with_its_data(site: Path, tmp_path: Path) 
     assert len(list(tmp_path.rglob("events.jsonl"))) == 3
 
 
+def test_a_wheel_tells_type_checkers_that_it_is_annotated(site: Path) -> None:
+    assert all((site / name / "py.typed").is_file() for name in PACKAGES)
+
+
 def test_a_foreign_package_of_the_same_name_is_a_clear_error(site: Path, tmp_path: Path) -> None:
     (tmp_path / "traces").mkdir()
     (tmp_path / "traces" / "__init__.py").write_text("", "utf-8")

@@ -271,6 +271,8 @@ ALWAYS = AvailabilityTrace.of([(0.0, math.inf)], math.inf)
 
 
 class _Interval(NamedTuple):
+    """One row of an availability file."""
+
     start_s: float
     end_s: float
     is_online: bool

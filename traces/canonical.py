@@ -1,4 +1,4 @@
-"""One text for one content, to be hashed or compared."""
+"""Turns plain data into one canonical text, to be hashed or compared."""
 
 import json
 

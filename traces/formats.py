@@ -24,6 +24,8 @@ COLUMNS = ("time_s", "downlink_mbps", "uplink_mbps")
 
 
 class _LinkRow(NamedTuple):
+    """One row of a link file; an uplink of None was not measured."""
+
     time_s: float
     downlink_mbps: float
     uplink_mbps: float | None

@@ -23,7 +23,7 @@ _WHOLE = re.compile(r"\d{1,20}", re.ASCII)
 
 
 class TextLine(NamedTuple):
-    """One line of a text file, without its line end."""
+    """A line of a text file, without its line end."""
 
     path: Path
     number: int  # from 1
@@ -36,7 +36,7 @@ class TextLine(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of a table: where it stands, and its fields by the name of their column."""
+    """A row of a table: where it stands, and its fields by the name of their column."""
 
     where: str
     fields: Mapping[str, str]

@@ -13,7 +13,6 @@ never seen counts as the quickest there may be, as a bandit's optimism would hav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import ClassVar
@@ -23,7 +22,7 @@ import numpy as np
 from algorithms.options import Rule, check_options
 from algorithms.selection import Roster
 from devices.vocabulary.plan import DeviceId
-from traces.arrays import FloatArray
+from traces.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,7 @@ class Fair:
         check_options(self, _RULES)
 
     def pick(
-        self,
-        idle: Sequence[DeviceId],
-        slots: int,
-        *,
-        roster: Roster,
-        rng: np.random.Generator,
+        self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
         """The best cohort of its size; which of several is drawn."""
         rows = rng.permutation(roster.rows(idle))

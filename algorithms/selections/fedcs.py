@@ -15,7 +15,6 @@ a scheduler may ask.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,12 +45,7 @@ class FedCS:
         check_options(self, CANDIDATE_RULES)
 
     def pick(
-        self,
-        idle: Sequence[DeviceId],
-        slots: int,
-        *,
-        roster: Roster,
-        rng: np.random.Generator,
+        self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
         """Fewer than ``slots`` where fewer make the deadline."""
         rows = roster.rows(idle)

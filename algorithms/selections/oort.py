@@ -21,7 +21,6 @@ picked too often. Where nothing is trained, U is 0 for all, and round trips and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -63,12 +62,7 @@ class Oort:
         check_options(self, _RULES)
 
     def pick(
-        self,
-        idle: Sequence[DeviceId],
-        slots: int,
-        *,
-        roster: Roster,
-        rng: np.random.Generator,
+        self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
         """As many as there are slots and devices, however many of them are new."""
         rows = roster.rows(idle)

@@ -10,7 +10,6 @@ when it last took part. Before that it counts as infinite, so that every device 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +18,7 @@ import numpy as np
 from algorithms.options import Rule, check_options
 from algorithms.selection import Roster, draw_weighted
 from devices.vocabulary.plan import DeviceId
+from traces.arrays import IntArray
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,7 @@ class PowerOfChoice:
         check_options(self, CANDIDATE_RULES)
 
     def pick(
-        self,
-        idle: Sequence[DeviceId],
-        slots: int,
-        *,
-        roster: Roster,
-        rng: np.random.Generator,
+        self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
         """Of equal losses, as where none is known, the device that was drawn first."""
         rows = roster.rows(idle)

@@ -22,7 +22,7 @@ from analysis.commands.options import (
     Workers,
 )
 from devices.vocabulary.trainer import TrainingError
-from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.experiment import ConfigError, code_of, load_experiment
 from simulator.config.schema import RunConfig
 from simulator.log.progress import reporter
 from simulator.log.writers import WriterSpec, find_writers
@@ -56,7 +56,10 @@ def run_experiment(
 ) -> None:
     """Simulate the strategies of an experiment; finished runs are kept as they are."""
     writers = find_writers(log or ())
-    configs = select(load_experiment(file, overrides or ()), only, option="--only")
+    for code in code_of(file, overrides or ()):
+        print(f"{file}: runs the code in {code}", file=sys.stderr)
+    configs = load_experiment(file, overrides or (), code="of_run_folders")
+    configs = select(configs, only, option="--only")
     kept = None if no_cache else open_cache(cache, cache_gb)
     trainers = Trainers(workers, kept, executor=executor)
     run_all(configs, file, output=output, trainers=trainers, writers=writers)

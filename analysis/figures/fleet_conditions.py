@@ -18,7 +18,7 @@ from analysis.metrics.comparison import Comparison
 from analysis.runs.load import Run
 from analysis.units import SECONDS, Unit, choose
 from devices.fleet.fleet import Device
-from simulator.config.experiment import read_experiment
+from simulator.config.experiment import read_recorded
 from simulator.config.problems import UserError
 from simulator.engine.faults import Faults
 from simulator.world.build import World, build_world
@@ -66,7 +66,7 @@ def frame(comparison: Comparison) -> pd.DataFrame:
 def _world(run: Run) -> World | None:
     """What the run met; None where that is not to be had any more."""
     try:
-        (config,) = read_experiment(run.config, (), run.path / "config.yaml")
+        config = read_recorded(run.config, run.path / "config.yaml")
         world = build_world(config, str(run.path))
     except UserError:  # a trace, data set or model that is gone, or a config of another version
         return None

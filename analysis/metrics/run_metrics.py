@@ -161,7 +161,7 @@ def accuracy_area(rounds: pd.DataFrame, until_s: float) -> float:
 
 
 def mean_waiting_s(rounds: pd.DataFrame) -> float:
-    """Mean over one run's rounds with an aggregation of the mean wait of those aggregated."""
+    """Mean over one run's rounds with an aggregation of W_r, the mean wait of those merged."""
     return _mean(rounds["waiting_s"].to_numpy()[rounds["num_aggregated"].to_numpy() > 0])
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from algorithms.merging.staleness import up_to_date
 from algorithms.strategy import LinkRate, ServerState
 from benchmarks.emulation.messages import Report, Task, receive_message
@@ -126,8 +128,8 @@ class Server:
     def _fill(self) -> None:
         fed = self._fed
         slots = fed.pacing.slots(len(self._in_flight), len(self._arrived))
-        idle = [device for device in fed.view.device_ids if device not in self._in_flight]
-        if slots <= 0 or not idle:
+        idle = np.setdiff1d(fed.view.device_ids, list(self._in_flight))
+        if slots <= 0 or not len(idle):
             return
         self._handouts += 1
         roster = self._participation.roster(

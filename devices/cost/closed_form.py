@@ -103,7 +103,7 @@ class ClosedFormCost:
 
 
 def step_time(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:
-    """As measured where the profile is calibrated, else by a roofline.
+    """Return the seconds of a step: by measured rates for a calibrated profile, else by a roofline.
 
     Raises ValueError where the profile has no rate for ``compute_bits``.
     """
@@ -118,7 +118,10 @@ def step_time(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits)
 
 
 def serial_time(demand: Demand, rates: StepRates) -> StepTime:
-    """Every part after the other: products keep to the processor, all else to memory."""
+    """Return the seconds of a step as the sum of its parts, each at its own rate.
+
+    In each pass the FLOPs and the bytes moved count one after the other.
+    """
     traffic = demand.traffic
     forward, backward = (
         flops / rates.flops_per_s + moved / rates.memory_bytes_per_s
@@ -137,7 +140,7 @@ def serial_time(demand: Demand, rates: StepRates) -> StepTime:
 
 
 def _roofline(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:
-    """For each phase, the slower of its arithmetic and its memory traffic.
+    """Return the seconds of a step, each pass as long as the longer of arithmetic and traffic.
 
     Williams et al., "Roofline" (2009), applied phase by phase: our reconstruction.
     """

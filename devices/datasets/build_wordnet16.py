@@ -33,17 +33,17 @@ Rows = list[tuple[str, str, str]]  # (split, label, text)
 
 
 def definition(gloss: str) -> str:
-    """The gloss up to its first quoted example, with single spaces."""
+    """Cut a gloss before its first quoted example, and make every space single."""
     return " ".join(re.split(r'[;:] "', gloss, maxsplit=1)[0].split())
 
 
 def text_key(text: str) -> str:
-    """Two texts with one key count as duplicates: letters and digits only, in lower case."""
+    """Reduce a text to its letters and digits in lower case; equal results are duplicates."""
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def definitions_by_class(source: str) -> dict[str, list[str]]:
-    """Definitions of ``MIN_WORDS`` or more words that occur in one class only, each once."""
+    """Collect definitions of at least ``MIN_WORDS`` words that occur in one class only, once."""
     classes_of: dict[str, set[str]] = defaultdict(set)
     text_of: dict[str, str] = {}
     for line in source.splitlines():
@@ -63,7 +63,7 @@ def definitions_by_class(source: str) -> dict[str, list[str]]:
 
 
 def choose(by_class: Mapping[str, Sequence[str]]) -> Rows:
-    """The largest classes, and of each the texts whose SHA-256 is smallest: train, then test.
+    """Choose the largest classes, and of each the texts of smallest SHA-256: train, then test.
 
     Classes take turns, so that the first 16 n rows of either split hold n of each class.
     """
@@ -81,7 +81,7 @@ def choose(by_class: Mapping[str, Sequence[str]]) -> Rows:
 
 
 def table(source: str) -> str:
-    """The data set as text: one line an example, split, label and text set apart by tabs."""
+    """Write the data set as text: one line an example, its split, label and text between tabs."""
     return "".join("\t".join(row) + "\n" for row in choose(definitions_by_class(source)))
 
 

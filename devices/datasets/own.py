@@ -23,7 +23,7 @@ class Example(NamedTuple):
 
 
 def portable_name(path: str) -> str:
-    """A relative path as it is; of an absolute one the last part, which says nothing of a machine.
+    """Return a relative path as it is, and of an absolute one the last part alone.
 
     What is written into run folders names files by this, and tells them apart by their SHA-256.
     """

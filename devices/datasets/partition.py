@@ -1,4 +1,7 @@
-"""Divides the training examples among devices: every example to exactly one device."""
+"""Divides the training examples among devices.
+
+A shard is the array of one device's examples: rising indices into the training set, int64.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ def dirichlet_shards(
     rng: np.random.Generator,
     min_examples: int = 1,
 ) -> list[IntArray]:
-    """Label-skewed shards: rising indices into ``labels``, one array a device.
+    """Divide examples so that devices differ in their mix of labels.
+
+    ``labels`` is (n,); returns one array of rising indices into it for each device. Every example
+    goes to exactly one device.
 
     Each class is divided by its own draw of Dirichlet(alpha, ..., alpha) over the devices
     (Yurochkin et al. 2019, "Bayesian nonparametric federated learning of neural networks"), so both
@@ -47,7 +53,9 @@ def dirichlet_shards(
 
 
 def iid_shards(num_examples: int, num_devices: int, *, rng: np.random.Generator) -> list[IntArray]:
-    """Random shards whose sizes differ by at most one: rising indices, one array a device.
+    """Divide examples at random into shards whose sizes differ by at most one.
+
+    Returns one array of rising indices for each device; every example goes to exactly one.
 
     Raises ValueError for fewer examples than devices.
     """
@@ -84,7 +92,7 @@ def _repaired(
 
 @dataclass(frozen=True, eq=False)
 class DividedShards:
-    """Shards that were made all at once."""
+    """The shards of a training set that was divided among all devices at once."""
 
     shards: Sequence[IntArray]
 
@@ -92,14 +100,15 @@ class DividedShards:
         return self.shards[device_id]
 
     def sizes(self) -> IntArray:
-        """(n,): number of examples of each device."""
+        """Return the number of examples of each device, (n,)."""
         return np.array([len(shard) for shard in self.shards], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnShards:
-    """Shards for more devices than there are examples: each device draws its own, with
-    replacement, when it is asked for.
+    """Shards for more devices than there are examples, each drawn when it is asked for.
+
+    A device draws with replacement, and two devices may hold the same example.
 
     The labels of a device follow its own draw of Dirichlet(alpha, ..., alpha) over the classes;
     ``rng`` gives the stream of a device.
@@ -121,20 +130,20 @@ class DrawnShards:
 
     @cached_property
     def _by_class(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Examples in order of their class; where each class begins there; how many it has."""
+        """The examples in order of their class, where each class begins there, and its size."""
         _, inverse, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
         return order, np.cumsum(counts) - counts, counts
 
     def sizes(self) -> IntArray:
-        """(n,): number of examples of each device."""
+        """Return the number of examples of each device, (n,)."""
         return np.full(self.num_devices, self.num_examples, dtype=np.int64)
 
 
 def expected_accuracies(
     shards: Iterable[IntArray], labels: IntArray, by_class: Sequence[float]
 ) -> list[float]:
-    """What accuracy each shard's mix of classes lets expect of a model of these per class.
+    """Work out the accuracy that each shard may expect, from a model's accuracy on each class.
 
     The mean of ``by_class`` weighted by the classes of the shard; those of unknown accuracy (NaN)
     are left out of it. NaN where none is known.

@@ -82,6 +82,34 @@ class Fleet(Sequence[Device]):
     battery_share: FloatArray  # of its capacity, at instant 0
     _made: dict[int, Device] = field(default_factory=dict, repr=False)
 
+    @classmethod
+    def of(cls, devices: Sequence[Device]) -> Fleet:
+        """Return the fleet of these devices, of which the k-th must have the id k.
+
+        Raises ValueError for another id.
+        """
+        for k, device in enumerate(devices):
+            if device.device_id != k:
+                raise ValueError(
+                    f"devices must be listed by id from 0 on, got {device.device_id} at place {k}"
+                )
+        each, zeros = np.arange(len(devices)), np.zeros(len(devices))
+        return cls(
+            profiles=[device.profile for device in devices],
+            profile_index=each,
+            memory_budget_bytes=np.array([d.memory_budget_bytes for d in devices], dtype=np.int64),
+            shards=_ListedShards([device.examples for device in devices]),
+            link=Assigned([device.link for device in devices], each, zeros),
+            latency=Assigned([device.latency for device in devices], each, zeros),
+            speed=Assigned([device.speed for device in devices], each, zeros),
+            speed_factor=np.ones(len(devices)),
+            free_memory=Assigned([device.free_memory for device in devices], each, zeros),
+            availability=Assigned([device.availability for device in devices], each, zeros),
+            battery=Assigned([device.battery for device in devices], each, zeros),
+            battery_share=np.ones(len(devices)),
+            _made=dict(enumerate(devices)),  # as they are: a battery keeps its initial share
+        )
+
     def __len__(self) -> int:
         return len(self.profile_index)
 
@@ -157,8 +185,19 @@ class Fleet(Sequence[Device]):
         return sha.hexdigest()
 
 
+class _ListedShards(list[IntArray]):
+    """Shards that are known one by one."""
+
+    def sizes(self) -> IntArray:
+        return np.array([len(examples) for examples in self], dtype=np.int64)
+
+
 class _Trace(Protocol):
-    def begun_at(self: TraceT, offset_s: float) -> TraceT: ...
+    """A trace of any kind, which a device begins at an offset."""
+
+    def begun_at(self: TraceT, offset_s: float) -> TraceT:
+        """Return the trace for a clock that starts ``offset_s`` further into it."""
+        ...
 
 
 TraceT = TypeVar("TraceT", bound=_Trace)

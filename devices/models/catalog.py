@@ -1,4 +1,4 @@
-"""Base models by name: where their files lie, and what those must hash to."""
+"""Finds base models by name, and checks that their files are those that the name stands for."""
 
 from __future__ import annotations
 

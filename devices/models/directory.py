@@ -145,7 +145,7 @@ def count_tensors(weights: Sequence[Path]) -> int:
 
 
 def _weights(directory: Path) -> tuple[Path, ...]:
-    """The files that transformers reads: the one file of the usual name, else those of an index."""
+    """Find the files that transformers reads: the one of the usual name, else those of an index."""
     if (directory / WEIGHTS).is_file():
         return (directory / WEIGHTS,)
     index = directory / INDEX

@@ -42,6 +42,13 @@ def outlined_spec(
             f"the model {source.name} must be a list of equal transformer blocks with a "
             f"classification head, but of {source.config.get('model_type')}, {error}"
         ) from None
+    except ValueError:
+        raise
+    except Exception as error:  # of any family's own code, at sizes that it cannot have
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"config.json of {source.name} must describe a transformer, got: {said:.300}"
+        ) from None
 
 
 class UnsupportedError(Exception):

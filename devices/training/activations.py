@@ -1,4 +1,4 @@
-"""What a block saves for its backward pass: really packed to 8 or 4 bits, or computed again."""
+"""Packs what a block saves for its backward pass to 8 or 4 bits, or computes it again."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class PackedActivation:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes held until the backward pass."""
+        """The number of bytes that are held until the backward pass."""
         return self.codes.nbytes + self.scale.nbytes + self.zero.nbytes
 
     def unpack(self) -> Tensor:
-        """The tensor, to within one step of each group's scale."""
+        """Return the tensor, to within one step of each group's scale."""
         values = decode(self.codes, self.scale, self.zero, levels=UNIFORM_4, dtype=self.dtype)
         return values.as_strided(self.shape, self.stride)
 
@@ -62,7 +62,7 @@ class RoundingNoise:
         return torch.rand(2**20, generator=generator, device=self._device)
 
     def like(self, groups: Tensor) -> Tensor:
-        """(groups, 64) in [0, 1)."""
+        """Return numbers in [0, 1), (groups, 64), for the values of ``groups``."""
         num_drawn = groups.numel()
         start = int(self._rng.integers(len(self._pool) - num_drawn + 1))
         return self._pool[start : start + num_drawn].view(groups.shape)
@@ -95,7 +95,10 @@ def pack_activation(tensor: Tensor, bits: int, noise: RoundingNoise) -> PackedAc
 def _pack_groups(
     groups: Tensor, bits: int, noise: RoundingNoise
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Codes, scale and zero of each group, in fp32: extremes of bf16 take five times as long."""
+    """Return codes, scale and zero of each group, (groups, 64) in fp32; None if not finite.
+
+    Extremes of bf16 would take five times as long.
+    """
     top = 2**bits - 1
     low = groups.amin(1, keepdim=True)
     scale, zero = (groups.amax(1, keepdim=True) - low).div_(top).half(), low.half()
@@ -148,7 +151,7 @@ def packed_activations(
 
 @contextmanager
 def recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Let each of them save its input alone, and run forward again in the backward pass."""
+    """Let each block save its input alone, and run forward again in the backward pass."""
     for block in blocks:
         block.forward = partial(_recomputed, block.forward)
     try:
@@ -159,16 +162,17 @@ def recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016), for one block.
+    """Run one block so that it is computed again in its backward pass.
 
-    Recomputing runs the whole block, so that it costs as much as its forward pass.
+    Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016). Recomputing runs
+    the whole block, so that it costs as much as its forward pass.
     """
     with set_checkpoint_early_stop(False):
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 class _Packed(NamedTuple):
-    """A saved tensor, as others are told to be the same by, and what it was packed to.
+    """A packed tensor, and the identity by which a second save of the same tensor is recognised.
 
     The original is not held: whatever saves it a second time holds it until then, and a storage
     that is gone is nobody's any more, even if its address is given away again.
@@ -180,7 +184,7 @@ class _Packed(NamedTuple):
 
 
 class BlockPacker:
-    """The hooks of one block, and where in its forward pass they are.
+    """The hooks that pack what one block saves, and their state during its forward pass.
 
     ``pack`` makes a PackedActivation, or what stands for one, of a tensor and a number of bits; or
     None where the tensor must stay as it is.
@@ -200,7 +204,7 @@ class BlockPacker:
         self._packed: list[_Packed] = []
 
     def attach(self) -> list[RemovableHandle]:
-        """Hook into the block; the handles take it out again."""
+        """Hook into the block, and return the handles that remove the hooks."""
         parts = self._parts
         return [
             parts.block.register_forward_pre_hook(self._enter),
@@ -256,7 +260,10 @@ class BlockPacker:
         return self._attention_bits(tensor.shape) if self._is_attending else self._bits
 
     def _attention_bits(self, shape: torch.Size) -> int:
-        """By shape: all that attention saves is a projection, a score, its result or exact."""
+        """Choose the bits of a tensor that attention saves by its shape.
+
+        It is a projection, a score or the result; anything else stays exact, at 32 bits.
+        """
         elements = shape.numel()
         parts, head_elements = self._parts, self._tokens * self._parts.head_size
         num_scores = self._tokens * self._length * parts.num_heads
@@ -272,7 +279,7 @@ class BlockPacker:
 
 
 def _resident(module: nn.Module) -> Iterator[Tensor]:
-    """What a module holds whether or not it trains: parameters, buffers, frozen weights."""
+    """Give all tensors that a module holds in any case: parameters, buffers, frozen weights."""
     yield from module.parameters()
     yield from module.buffers()
     for layer in module.modules():
@@ -281,13 +288,13 @@ def _resident(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:
-    """The same for two views of the same memory, where both are of all of it."""
+    """Return a key that is equal for two views of the same memory, if both are of all of it."""
     storage = tensor.untyped_storage()
     return storage._cdata, tensor.storage_offset(), tensor.numel(), tensor.dtype, tensor._version
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether its elements are neighbours in memory, in some order of its axes."""
+    """Return True if the elements are neighbours in memory, in some order of the axes."""
     neighbours = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride != neighbours:

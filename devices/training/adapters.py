@@ -1,4 +1,4 @@
-"""Adapters into the model and out again: what a plan trains, freezes and truncates."""
+"""Puts an adapter into the model as a plan trains and freezes its terms, and reads it back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Terms(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(r, in) of A, (out, r) of B."""
+        """The whole factor: (r, in) for A, (out, r) for B."""
         if self.trained is None:
             return self.frozen
         if self.frozen.shape[self._axis] == 0:
@@ -52,7 +52,7 @@ class Terms(nn.Module):
 
 
 class _TermProduct(torch.autograd.Function):
-    """x @ W.T that saves x alone: W is no activation, and must not be packed as one."""
+    """The product x @ W.T, which saves x alone: W is no activation, and is never packed as one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class LoadedAdapter:
     grid: TermGrid
 
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that trains: the trained terms, and the head."""
+        """Return all that trains: the trained terms, and the head."""
         factors = [
             terms.trained
             for layer in self.model.lora_layers.values()
@@ -89,11 +89,11 @@ class LoadedAdapter:
         return [*factors, *self.model.head.values()]
 
     def place(self, key: ModuleKey) -> tuple[int, int]:
-        """Where a layer's terms stand in the grid."""
+        """Return the place (block, module) of a layer's terms in the grid."""
         return place_of(self.model, key)
 
     def read(self) -> Adapter:
-        """The adapter as it is now; frozen and truncated terms as they were loaded."""
+        """Return the adapter as it is now; frozen and truncated terms are as they were loaded."""
         factors = {}
         for key, layer in self.model.lora_layers.items():
             trained = self.grid.trained[self.place(key)]
@@ -130,7 +130,7 @@ def load_adapter(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> Loade
 
 
 def check_fits(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> None:
-    """Raises ValueError unless the model takes every tensor, and the grid is its own."""
+    """Raise ValueError unless the model has a place for every tensor, and the grid is its own."""
     rank = adapter.rank
     sizes = {layer.name: (layer.in_features, layer.out_features) for layer in model.spec.targets}
     expected = {
@@ -155,7 +155,7 @@ def check_fits(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> None:
 
 
 def place_of(model: AdaptedModel, key: ModuleKey) -> tuple[int, int]:
-    """Where a layer's terms stand in a TermGrid."""
+    """Return the place (block, module) of a layer's terms in a TermGrid."""
     names = [layer.name for layer in model.spec.targets]
     return key.block, names.index(key.module)
 

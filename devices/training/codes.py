@@ -1,4 +1,4 @@
-"""Codes in memory: one a byte, or really two a byte, and the values they stand for."""
+"""Stores quantized codes, one or two to a byte, and turns them back into values."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from devices.vocabulary.number_formats import GROUP, GROUPS_AT_ONCE
 
 UNIFORM_4 = tuple(float(code) for code in range(16))
-"""What 4-bit codes stand for where the steps are equal."""
+"""The levels of 4-bit codes whose steps are equal."""
 
 SMALLEST_STEP = 2.0**-24
 """The smallest scale that fp16 holds, subnormal; divides in place of one that became zero."""
 
 
 def join_nibbles(codes: Tensor) -> Tensor:
-    """(groups, 64) codes below 16, as (groups, 32) bytes; the first of two in the low bits."""
+    """Join (groups, 64) codes below 16 to (groups, 32) bytes, the first of two in the low bits."""
     pairs = codes.view(torch.int16)  # little-endian: second code * 256 + first
     return (pairs | (pairs >> 4)).to(torch.uint8)
 
 
 def read_nibbles(stored: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """(groups, 64) fp32: the levels that the joined codes stand for."""
+    """Look up the levels that joined codes stand for: (groups, 64), in fp32."""
     table = _pair_table(levels, stored.device)
     # One look-up gives both values of a byte: a pair of fp32 travels as one fp64.
     pairs = table.index_select(0, stored.view(-1).int())
@@ -32,7 +32,7 @@ def read_nibbles(stored: Tensor, levels: tuple[float, ...]) -> Tensor:
 
 
 def slices(num_groups: int) -> Iterator[slice]:
-    """All groups, some at a time."""
+    """Give slices that cover all groups, ``GROUPS_AT_ONCE`` at a time."""
     for start in range(0, num_groups, GROUPS_AT_ONCE):
         yield slice(start, min(start + GROUPS_AT_ONCE, num_groups))
 
@@ -45,7 +45,7 @@ def decode(
     levels: tuple[float, ...],
     dtype: torch.dtype,
 ) -> Tensor:
-    """(groups, 64): what the codes of each group stand for, times its scale, plus its zero.
+    """Return the values of all codes, (groups, 64): level times the group's scale, plus its zero.
 
     ``levels`` are those of two codes in a byte; a code with a byte of its own stands for itself.
     Computed in fp32 and rounded to ``dtype`` once.

@@ -1,4 +1,4 @@
-"""The global model on held-out texts, in chunks that any number of workers can share."""
+"""Tests the global model on held-out texts, in chunks that any number of workers can share."""
 
 from __future__ import annotations
 

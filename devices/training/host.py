@@ -1,4 +1,4 @@
-"""What the host computes real training with; simulated time knows nothing of it."""
+"""Chooses what the host trains with, which never reaches simulated time."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ KEPT_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Host:
-    """A device, and the dtype of its matrix products."""
+    """The device that the host trains on, and the dtype of its matrix products."""
 
     device: torch.device
     dtype: torch.dtype
 
     @property
     def names(self) -> HostNames:
-        """What it is called where there is no torch."""
+        """The names of device and dtype, for code that does not import torch."""
         return HostNames(
             "cuda" if self.device.type == "cuda" else "cpu",
             "bf16" if self.dtype == torch.bfloat16 else "fp32",
         )
 
     def autocast(self) -> torch.autocast:
-        """Matrix products in ``dtype``, the rest as torch deems safe."""
+        """Return a context whose matrix products run in ``dtype``, the rest as torch deems safe."""
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
         )
 
 
 def choose_host(compute: HostCompute, dtype: HostDtype) -> Host:
-    """``auto`` takes a GPU where there is one, and bf16 where it is faster.
+    """Choose device and dtype: ``auto`` takes a GPU if there is one, and bf16 where it is faster.
 
     Raises ValueError for a GPU that is not there.
     """

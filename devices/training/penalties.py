@@ -1,4 +1,4 @@
-"""What a plan adds to the local loss."""
+"""Computes the penalties that a plan adds to the local loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Penalty = Callable[[], Tensor]
 
 
 def penalties_of(loaded: LoadedAdapter, plan: TrainingPlan) -> list[Penalty]:
-    """All of it; a distance is one from the parameters as they are now."""
+    """Return all penalties of a plan; a distance is one from the parameters as they are now."""
     penalties: list[Penalty] = []
     if plan.tail_penalty:
         penalties.append(partial(tail_penalty, loaded, plan.tail_penalty))
@@ -27,7 +27,7 @@ def penalties_of(loaded: LoadedAdapter, plan: TrainingPlan) -> list[Penalty]:
 
 
 def proximal_term(parameters: Sequence[nn.Parameter], mu: float) -> Penalty:
-    """mu/2 ||w - w_0||^2, whose gradient is mu (w - w_0); w_0 is w as it is now.
+    """Return the penalty mu/2 ||w - w_0||^2, with gradient mu (w - w_0); w_0 is w as it is now.
 
     Li et al.: "Federated Optimization in Heterogeneous Networks" (FedProx), arXiv 1812.06127,
     equation (2). A part of the loss, so that AdamW scales its gradient as it scales the rest,
@@ -43,7 +43,7 @@ def proximal_term(parameters: Sequence[nn.Parameter], mu: float) -> Penalty:
 
 
 def tail_penalty(loaded: LoadedAdapter, penalty: TailPenalty) -> Tensor:
-    """(): weight * sum over layers of ||B_tail||_F ||A_tail||_F, with a gradient to both factors.
+    """Compute weight * sum over layers of ||B_tail||_F ||A_tail||_F, a scalar with gradients.
 
     Where a factor is zero, as B is at first, its norm has the subgradient zero.
     """
@@ -52,7 +52,7 @@ def tail_penalty(loaded: LoadedAdapter, penalty: TailPenalty) -> Tensor:
 
 
 def _tails(loaded: LoadedAdapter, first_term: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of each layer, the held terms' rows of A, (r, in), and columns of B, (out, r)."""
+    """Give the tail of each layer: its terms' rows of A, (r, in), and columns of B, (out, r)."""
     for key, layer in loaded.model.lora_layers.items():
         held, trained = (
             mask[loaded.place(key)] for mask in (loaded.grid.held, loaded.grid.trained)

@@ -1,4 +1,4 @@
-"""How much each block matters to the model: four measures on a batch of training texts.
+"""Measures how much each block matters to the model, by four measures on a batch of texts.
 
 Salience is named in HAFLQ's abstract (arXiv 2411.06581) but not defined there. These are our
 reconstructions; all are taken in fp32 on the base model, and none counts padding.
@@ -24,11 +24,11 @@ from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import FloatArray
 
 Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
-"""Sees a module, its arguments and its output."""
+"""A function that is called with a module, its arguments and its output."""
 
 
 def block_salience(model: AdaptedModel, batch: Batch, metric: SalienceMetric) -> FloatArray:
-    """(L,): larger is more."""
+    """Return the salience of each block, (L,): larger matters more."""
     spec = model.spec
     # Its B is zero, so the base model stays what it is; only taylor looks at the head.
     neutral = spec.initial_adapter(rank=1, alpha=1.0, rng=np.random.default_rng(0))
@@ -39,7 +39,7 @@ def block_salience(model: AdaptedModel, batch: Batch, metric: SalienceMetric) ->
 
 
 def _wanda(model: AdaptedModel, batch: Batch) -> FloatArray:
-    """Mean of |W_ij| ||X_j||_2 over a layer's weights, relative to its mean over blocks."""
+    """Return the mean of |W_ij| ||X_j||_2 over a layer's weights, over its mean of all blocks."""
     is_text = batch.attention_mask.bool()
     means = np.zeros((model.spec.num_blocks, len(model.spec.linears)))
 
@@ -62,7 +62,7 @@ def _wanda(model: AdaptedModel, batch: Batch) -> FloatArray:
 
 
 def _taylor(model: AdaptedModel, batch: Batch) -> FloatArray:
-    """Mean of |w dL/dw| over a block's weights, at an untrained head."""
+    """Return the mean of |w dL/dw| over a block's weights, at an untrained head."""
     sums = np.zeros(model.spec.num_blocks)
 
     def observe(block: int) -> Observer:
@@ -94,7 +94,7 @@ def _taylor(model: AdaptedModel, batch: Batch) -> FloatArray:
 
 
 def _influence(model: AdaptedModel, batch: Batch) -> FloatArray:
-    """1 - cosine between what goes into a block and what comes out, averaged over tokens."""
+    """Return 1 - cosine of a block's input and output, averaged over tokens."""
     is_text = batch.attention_mask.bool()
     influence = np.zeros(model.spec.num_blocks)
 
@@ -112,7 +112,7 @@ def _influence(model: AdaptedModel, batch: Batch) -> FloatArray:
 
 
 def _outerr(model: AdaptedModel, batch: Batch) -> FloatArray:
-    """||f(X; W) - f(X; Q(W))||^2 / ||f(X; W)||^2 of a block f, with Q the coarsest: int4."""
+    """Return ||f(X; W) - f(X; Q(W))||^2 / ||f(X; W)||^2 of a block f; Q rounds to int4."""
     is_text = batch.attention_mask.bool()
     errors = np.zeros(model.spec.num_blocks)
 
@@ -155,13 +155,13 @@ def _observed(observers: Mapping[Any, Observer]) -> Iterator[None]:
 
 
 def _forward(model: AdaptedModel, batch: Batch) -> Tensor:
-    """(B, C) in fp32 throughout, whatever the host trains in."""
+    """Compute the logits, (B, C), in fp32 throughout, whatever the host trains in."""
     output = model.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     logits: Tensor = output.logits
     return logits
 
 
 def _hidden(output: Any) -> Tensor:
-    """(B, T, h): some blocks return it in a tuple."""
+    """Return a block's hidden states, (B, T, h), which some blocks put into a tuple."""
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden

@@ -8,8 +8,11 @@ from torch.overrides import TorchFunctionMode
 
 
 class ScoreWatch(TorchFunctionMode):
-    """Notes who is saving: softmax saves scores, and the product after it the values, for the
-    gradient of the scores, and then the scores once more."""
+    """Follows which operator saves tensors, and so which of them are scores.
+
+    Softmax saves scores. The product after it saves the values, for the gradient of the scores, and
+    then the scores once more.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,5 +30,5 @@ class ScoreWatch(TorchFunctionMode):
         return result
 
     def next_is_score(self) -> bool:
-        """Whether what is being saved is one."""
+        """Return True if the tensor that is being saved now is a score."""
         return bool(self._upcoming) and self._upcoming.pop(0)

@@ -1,4 +1,4 @@
-"""Many jobs in one pass: each has its own factors and head, over one frozen base.
+"""Trains many jobs in one pass: each has its own factors and head, over one frozen base.
 
 A batch holds the rows of one job after those of another, equally many of each.
 """
@@ -39,7 +39,7 @@ class StackedFactor(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(n, in, r) of A, (n, r, out) of B."""
+        """The factors of all jobs: (n, in, r) for A, (n, r, out) for B."""
         if self.trained is None:
             return self.frozen
         return torch.cat([self.trained, self.frozen], dim=self._axis)
@@ -57,7 +57,7 @@ class LoadedStack:
     head: Mapping[str, nn.Parameter]  # (n, *shape)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that trains: the trained terms, and the heads. The first axis is of jobs."""
+        """Return all that trains, terms and heads; the first axis of each counts the jobs."""
         factors = [
             factor.trained
             for layer in self.model.lora_layers.values()
@@ -67,13 +67,13 @@ class LoadedStack:
         return [*factors, *self.head.values()]
 
     def penalties(self) -> list[Penalty]:
-        """What the plans, which agree in it, add to the sum of the local losses."""
+        """Return the penalties on the sum of the local losses, which are alike in all plans."""
         mu = self.jobs[0].plan.proximal_mu
         return [proximal_term(self.parameters(), mu)] if mu else []
 
     @contextmanager
     def heads(self) -> Iterator[None]:
-        """Each job's own head in place of the one that they share the module of."""
+        """Put each job's own head in place of the shared one while the context is open."""
         with ExitStack() as undo:
             for name, linear in self.model.head_layers.items():
                 weight, bias = self.head[f"{name}.weight"], self.head.get(f"{name}.bias")
@@ -82,7 +82,7 @@ class LoadedStack:
             yield
 
     def read(self) -> list[Adapter]:
-        """Each job's adapter as it is now; frozen and truncated terms as they were loaded."""
+        """Return each job's adapter as it is now; frozen and truncated terms are as loaded."""
         return [self._read(k) for k in range(len(self.jobs))]
 
     def _read(self, k: int) -> Adapter:
@@ -138,7 +138,7 @@ def _load_layer(
 
 
 def _side_by_side(factors: Sequence[Float32Array], chosen: Sequence[IntArray]) -> Tensor:
-    """(n, r, width): the chosen rows of each job's factor, and zeros below them."""
+    """Stack the chosen rows of each job's factor, zeros below them: (n, r, width)."""
     rows = np.zeros((len(factors), max(map(len, chosen)), factors[0].shape[1]), dtype=np.float32)
     for row, factor, indices in zip(rows, factors, chosen, strict=True):
         row[: len(indices)] = factor[indices]
@@ -153,7 +153,7 @@ def _linear(x: Tensor, *, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """(nB, ..., in) by each job's (in, out) of (n, in, out) -> (nB, ..., out)."""
+    """Multiply each job's rows, (nB, ..., in), by its own matrix of (n, in, out)."""
     rows = x.reshape(len(weight), -1, x.shape[-1])
     return torch.bmm(rows, weight).view(*x.shape[:-1], weight.shape[-1])
 

@@ -1,4 +1,4 @@
-"""How long real training steps take on this machine: what a device profile is calibrated on."""
+"""Times real training steps on this machine, which device profiles are calibrated on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stopwatch:
         self._vocabulary = int(source.config["vocab_size"])
 
     def step_s(self, plan: TrainingPlan, length: int) -> float:
-        """Seconds of one step, after a first that does not count.
+        """Time one step, in seconds, after a first that does not count.
 
         Texts are random and ``length`` tokens long, but for one: batches are padded, as the cost
         model has it.
@@ -75,21 +75,21 @@ class Stopwatch:
 
 
 def memory_bytes(host: Host) -> int:
-    """What the machine has for training: of its GPU, or else its RAM."""
+    """Return the bytes that the machine has for training: of its GPU, or else its RAM."""
     if host.device.type == "cuda":
         return int(torch.cuda.get_device_properties(host.device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def processor(host: Host) -> str:
-    """What it calls itself."""
+    """Return the name that the processor or GPU gives itself."""
     if host.device.type == "cuda":
         return torch.cuda.get_device_name(host.device)
     return str(torch.backends.cpu.get_cpu_capability()) + " CPU"
 
 
 def hosts(compute: str) -> dict[int, Host]:
-    """By operand width, in bits: fp32, and bf16 where the machine is fast in it."""
+    """Return hosts by operand width in bits: fp32, and bf16 where the machine is fast in it."""
     if compute not in ("auto", "cpu", "cuda"):
         raise ValueError(f"compute must be one of auto, cpu, cuda, got {compute}")
     found = {32: choose_host(compute, "fp32")}  # type: ignore[arg-type]  # checked above

@@ -1,4 +1,4 @@
-"""Real fine-tuning, by torch, transformers and peft."""
+"""Fine-tunes the real model, by torch, transformers and peft."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from devices.vocabulary.trainer import (
 from traces.arrays import FloatArray, IntArray
 
 SUBSET_SEED = 0
-"""Which texts every run of every experiment is tested and calibrated on."""
+"""The seed by which the texts are drawn that every run is tested and calibrated on."""
 CALIBRATION_EXAMPLES = 64
-"""Training texts that block salience is measured on."""
+"""The number of training texts that block salience is measured on."""
 
 
 class TorchTrainer:
@@ -94,11 +94,11 @@ class TorchTrainer:
 
     @property
     def num_chunks(self) -> int:
-        """Parts that an evaluation can be shared out in; ``combine`` puts their scores together."""
+        """The number of chunks that an evaluation can be shared out in."""
         return len(self._test_chunks)
 
     def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
-        """What each of these chunks adds to the evaluation of ``adapter``."""
+        """Score ``adapter`` on each of these chunks, numbered from 0."""
         texts = self._test_texts
         return [score_chunk(self._model, adapter, texts, self._test_chunks[k]) for k in chunks]
 
@@ -139,7 +139,7 @@ class TorchTrainer:
         parameters: Sequence[nn.Parameter],
         penalties: Sequence[Penalty],
     ) -> FloatArray:
-        """(steps, 2, jobs): mean and mean squared loss of each job's texts before each step."""
+        """Train, and return the mean and mean squared loss before each step, (steps, 2, jobs)."""
         plan, start, model = jobs[0].plan, jobs[0].broadcast.adapter, self._model
         model.weights.use(plan.weight_formats, start.merged, start.scale)
         optimizer = torch.optim.AdamW(
@@ -182,7 +182,10 @@ class TorchTrainer:
         indices: IntArray,
         penalties: Sequence[Penalty],
     ) -> Tensor:
-        """(2, jobs): losses on the texts at ``indices``, (jobs, B), before what the plan adds."""
+        """Take one step on the texts at ``indices``, (jobs, B); return the losses, (2, jobs).
+
+        These are before the step, and without the penalties that the plan adds.
+        """
         batch = self._train_texts.batch(indices.ravel(), self.host.device)
         logits = self._model.logits(batch)
         means = _mean_losses(logits, batch.labels, len(indices))
@@ -195,7 +198,7 @@ class TorchTrainer:
         return torch.stack([means.detach(), each.square().view(len(indices), -1).mean(1)])
 
     def _result(self, job: TrainingJob, adapter: Adapter, losses: FloatArray) -> TrainingResult:
-        """``losses`` is (steps, 2)."""
+        """Put the result of one job together; ``losses`` is (steps, 2)."""
         where = f"device {job.plan.device_id}"
         diverged = _diverged(
             losses[:, 0].tolist(), adapter, max_loss=self._config.max_loss, where=where
@@ -205,7 +208,7 @@ class TorchTrainer:
 
 
 def _mean_losses(logits: Tensor, labels: Tensor, num_jobs: int) -> Tensor:
-    """(jobs,): of a batch whose rows go job by job."""
+    """Return the mean loss of each job, (jobs,), of a batch whose rows go job by job."""
     if num_jobs == 1:  # rounds otherwise than the mean of what is kept apart
         return functional.cross_entropy(logits, labels)[None]
     each = functional.cross_entropy(logits, labels, reduction="none")
@@ -221,7 +224,7 @@ def _check_length(config: TrainingConfig, positions: int) -> None:
 
 
 def _diverged(losses: Sequence[float], adapter: Adapter, *, max_loss: float, where: str) -> str:
-    """How training went to infinity; empty where it did not."""
+    """Say in words how training went to infinity; empty if it did not."""
     broken = [step for step, loss in enumerate(losses, start=1) if not abs(loss) <= max_loss]
     if broken:
         return (

@@ -1,4 +1,4 @@
-"""Frozen weights that really lie packed, and a linear layer that trains through them."""
+"""Keeps frozen weights packed in memory, and trains through them by a linear layer of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NF4_LEVELS = (
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """One weight matrix at rest.
+    """One weight matrix as it lies in memory.
 
     ``codes`` is (out, in) for fp32 and fp16, (groups, 64) bytes for int8, and (groups, 32) bytes of
     two codes each for int4 and nf4. A group is 64 neighbours in memory.
@@ -43,21 +43,21 @@ class PackedWeight:
 
     @property
     def stored_bytes(self) -> int:
-        """Elements * bits / 8, and for each group 4 bytes (nf4: 2)."""
+        """The number of bytes: elements * bits / 8, and for each group 4 bytes (nf4: 2)."""
         return sum(part.nbytes for part in (self.codes, self.scale, self.zero) if part is not None)
 
     @property
     def casts(self) -> list[Tensor]:
-        """What ``cast`` has kept."""
+        """The copies that ``cast`` has kept."""
         return list(self._casts.values())
 
     @property
     def is_quantized(self) -> bool:
-        """Whether codes stand in for the weights."""
+        """True if codes stand in for the weights."""
         return self.scale is not None
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """(out, in), computed in fp32 and rounded to ``dtype`` once."""
+        """Return the matrix, (out, in), computed in fp32 and rounded to ``dtype`` once."""
         if self.scale is None:
             return self.codes.float().to(dtype)
         levels = NF4_LEVELS if self.zero is None else UNIFORM_4
@@ -66,7 +66,7 @@ class PackedWeight:
         )
 
     def cast(self, dtype: torch.dtype) -> Tensor:
-        """(out, in) of an unquantized weight, as autocast would cast it for the product.
+        """Return an unquantized weight, (out, in), as autocast would cast it for the product.
 
         Made once and kept: a cast at every use costs the host a tenth of a step.
         """
@@ -76,7 +76,7 @@ class PackedWeight:
 
 
 def pack(weight: Tensor, weight_format: WeightFormat) -> PackedWeight:
-    """Quantize to the nearest code, by groups of 64.
+    """Quantize a matrix, (out, in), to the nearest codes, by groups of 64.
 
     Raises ValueError for a quantized format of a matrix that does not divide into groups.
     """
@@ -122,7 +122,7 @@ class QuantizedLinear(nn.Linear):
 
     @classmethod
     def around(cls, linear: nn.Linear | Conv1D) -> QuantizedLinear:
-        """The same layer, sharing its tensors; of GPT-2's transposed layers, a linear one."""
+        """Make the same layer with the same tensors; GPT-2's transposed layers become linear."""
         weight = linear.weight
         if isinstance(linear, Conv1D):
             weight = nn.Parameter(weight.detach().mT.contiguous())
@@ -149,7 +149,7 @@ class QuantizedLinear(nn.Linear):
 
 
 class _PackedProduct(torch.autograd.Function):
-    """x @ W.T + bias without keeping W: it is dequantized again for the backward pass."""
+    """The product x @ W.T + bias without keeping W, which is dequantized again going backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: PackedWeight, bias: Tensor | None) -> Tensor:
@@ -197,12 +197,12 @@ class WeightStore:
                     layer.packed.cast(self._compute_dtype)
 
     def use_fp32(self, merged: Merged = NOTHING_MERGED, scale: float = 1.0) -> None:
-        """Every block as it was loaded, with what is merged."""
+        """Hand every block its weights as they were loaded, plus what is merged into them."""
         unpacked: WeightFormat = "fp32"
         self.use([unpacked] * len(self.blocks), merged, scale)
 
     def _merge(self, merged: Merged, scale: float) -> None:
-        """Forget what was packed of the layers that change."""
+        """Note what is merged now, and forget what was packed of the layers that change."""
         if (merged.digest, scale) == (self._merged.digest, self._scale):
             return
         changed = {*self._merged.products, *merged.products}
@@ -214,7 +214,7 @@ class WeightStore:
         self._merged, self._scale = merged, scale
 
     def _weight(self, block: int, name: str) -> Tensor:
-        """(out, in): summed in fp64 and rounded once."""
+        """Return a layer's weight with what is merged, (out, in), summed in fp64, rounded once."""
         weight = self.blocks[block][name].weight
         product = self._merged.products.get(ModuleKey(block, name))
         if product is None:
@@ -224,5 +224,5 @@ class WeightStore:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes at rest of the weights in use; biases and norms are not among them."""
+        """The bytes of the weights in use; biases and norms are not among them."""
         return sum(layer.packed.stored_bytes for layers in self.blocks for layer in layers.values())

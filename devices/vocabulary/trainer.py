@@ -47,7 +47,7 @@ class TrainingResult(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The global model on the held-out examples."""
+    """The accuracy and mean loss of the global model on the held-out examples."""
 
     accuracy: float
     loss: float
@@ -64,7 +64,10 @@ class ChunkScore(NamedTuple):
 
 
 def combine(scores: Iterable[ChunkScore]) -> Evaluation:
-    """Accuracy and mean loss over all chunks, whoever scored them and in whatever order."""
+    """Return the evaluation that the scores of all chunks add up to, in any order.
+
+    The loss is the mean over examples, from an exact sum.
+    """
     counts, correct, losses, by_class = zip(*scores, strict=True)
     classes = (map(sum, zip(*of_class, strict=True)) for of_class in zip(*by_class, strict=True))
     shares = tuple(right / num if num else math.nan for num, right in classes)
@@ -87,16 +90,25 @@ class Trainer(Protocol):
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         """Return the result of each job, in the order of the jobs.
 
-        Raises TrainingError where training cannot go on.
+        Adapters have the shapes of the broadcast's. Training that goes to infinity is no error: the
+        result says so in ``diverged``. Raises TrainingError where training cannot go on, and
+        ValueError for a plan or an adapter that does not fit the model.
         """
         ...
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        """Return the accuracy and loss of the global model on the held-out examples."""
+        """Return the accuracy and loss of the global model on the held-out examples.
+
+        They are the same examples every time. All blocks are present, their weights in fp32.
+        Raises as ``train`` does.
+        """
         ...
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        """Return (L,): how much each block matters to the pretrained model; larger is more."""
+        """Return (L,): how much each block matters to the pretrained model; larger is more.
+
+        Values are finite; their unit is the metric's own.
+        """
         ...
 
 

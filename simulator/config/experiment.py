@@ -5,19 +5,25 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
 from algorithms.strategy import Strategy
 from devices.fleet.speed import SPEEDS
-from simulator.config.own_strategy import StrategyFileError, load_strategy, names_file
+from simulator.config.own_strategy import (
+    SCALE,
+    StrategyFileError,
+    load_strategy,
+    names_file,
+)
+from simulator.config.paths import checked_path
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
-from simulator.config.schema import RunConfig, config_for
+from simulator.config.schema import RecordedConfig, RunConfig, config_for
 from traces.generators.registry import AVAILABILITIES, LINKS
 
 MAX_BYTES = 1_000_000
@@ -32,35 +38,46 @@ UNIONS: dict[str, Mapping[str, Any]] = {
 TAGGED = (*UNIONS, "training", "generator", "speed_spread", "battery")
 """Keys whose value is one of several types; pydantic names the type after the key."""
 
+Code = Literal["of_experiments", "of_run_folders"]
+"""Whose own strategies may be run: those of experiments, or those of run folders too."""
+
 MAX_SHOWN = 200
 """Characters of a wrong value that a message quotes."""
 
 
 class ConfigError(UserError):
-    """Everything that is wrong with a config, one line each."""
+    """Says everything that is wrong with a config, one line for each problem."""
 
     def __init__(self, problems: Sequence[str], where: str) -> None:
         self.problems = list(dict.fromkeys(problems))
         super().__init__("\n".join(f"{problem} ({where})" for problem in self.problems))
 
 
-def load_experiment(path: Path, overrides: Sequence[str] = ()) -> list[RunConfig]:
-    """The runs of an experiment file, one a strategy, after ``key.key=value`` overrides.
+def load_experiment(
+    path: Path, overrides: Sequence[str] = (), *, code: Code = "of_experiments"
+) -> list[RunConfig]:
+    """Return the runs of an experiment file, one for each strategy, after the overrides.
 
-    A strategy ``file.py:Class`` is the user's own and is run; a relative path starts at the folder
-    of the experiment file, in an override too.
-    Raises ConfigError with every problem of the file.
+    An override reads ``key.key=value``. A strategy ``file.py:Class`` is the user's own and its file
+    is run; a relative path starts at the folder of the experiment file, in an override too. The
+    file is not run where the experiment is the config of a run folder, unless ``code`` says
+    ``of_run_folders``. Raises ConfigError with every problem of the file.
     """
-    return read_experiment(_read(path), overrides, path)
+    return read_experiment(_read(path), overrides, path, code=code)
 
 
 def read_experiment(
-    content: Mapping[str, Any], overrides: Sequence[str], path: Path
+    content: Mapping[str, Any],
+    overrides: Sequence[str],
+    path: Path,
+    *,
+    code: Code = "of_experiments",
 ) -> list[RunConfig]:
-    """As load_experiment, of what stands in a file; ``path`` is what messages call it."""
+    """Return what ``load_experiment`` does, from what stands in a file that messages call path."""
     raw = copy.deepcopy(dict(content))
-    for override in overrides:
-        _override(raw, override)
+    _override_all(raw, overrides)
+    if code == "of_experiments" and (path.parent / "manifest.json").exists():
+        _refuse_own_code(raw, path)
     if ("strategy" in raw) == ("strategies" in raw):
         raise ConfigError(["give strategy or strategies, exactly one of the two"], str(path))
     if "strategy" in raw:
@@ -80,8 +97,35 @@ def read_experiment(
     return runs
 
 
+def code_of(path: Path, overrides: Sequence[str] = ()) -> list[Path]:
+    """Return the strategy files that ``load_experiment`` would run; none of them is.
+
+    Raises ConfigError where the experiment cannot be read.
+    """
+    raw = _read(path)
+    _override_all(raw, overrides)
+    return list(dict.fromkeys(path.parent / k.rpartition(":")[0] for k in _own_kinds(raw)))
+
+
+def load_recorded(path: Path) -> RunConfig:
+    """Return the config of a run folder from its file, its strategy as plain data.
+
+    No code that the config names is imported. Raises ConfigError with every problem of the file.
+    """
+    try:
+        checked_path(path.name, path.parent, max_bytes=MAX_BYTES)
+    except ValueError as error:
+        raise ConfigError([str(error)], str(path)) from None
+    return read_recorded(_read(path), path)
+
+
+def read_recorded(content: Mapping[str, Any], path: Path) -> RunConfig:
+    """Return what ``load_recorded`` does, from what stands in a file that messages call path."""
+    return _validated(RecordedConfig, content, path, problems=[], unions=UNIONS)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``: keys as an override names them."""
+    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``, with keys as an override names them."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -92,7 +136,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def name_strategies(problems: Sequence[str], label: str | None) -> list[str]:
-    """The problems of one of several strategies, its keys as they stand in the file."""
+    """Return the problems of one of several strategies, with its keys as in the file."""
     if label is None:
         return list(problems)
     return [
@@ -108,12 +152,10 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)  # of a device or a pipe, nobody knows the size
         if len(content) > MAX_BYTES:
-            raise ConfigError([f"a config must be at most {MAX_BYTES} bytes, got more"], str(path))
+            raise ValueError(f"a config must be at most {MAX_BYTES} bytes, got more")
         raw = parse_yaml(content.decode())
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from None
-    except ConfigError:
-        raise
     except ValueError as error:
         raise ConfigError([str(error)], str(path)) from None
     if not isinstance(raw, dict):
@@ -121,32 +163,96 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    """Set ``a.b=value``; ``strategy.x`` reaches every strategy of ``strategies``."""
-    name, equals, text = override.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError([f"an override must read key.key=value, got {_shown(override)}"], "--set")
-    try:
-        value = parse_yaml(text)
-    except ValueError:
-        raise ConfigError([f"the value must be valid YAML, got {_shown(text)}"], "--set") from None
-    strategies = raw.get("strategies")
-    if keys[0] == "strategy" and len(keys) > 1 and isinstance(strategies, dict):
-        for label in strategies:
-            _assign(raw, ["strategies", str(label), *keys[1:]], value)
-    else:
-        _assign(raw, keys, value)
+def _override_all(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set ``a.b=value`` for each override; ``strategy.x`` reaches every one of ``strategies``.
+
+    Raises ConfigError where an override would change which variant of a section is meant.
+    """
+    before = flatten(raw)
+    assigned: dict[str, Any] = {}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            rule = f"an override must read key.key=value, got {_shown(override)}"
+            raise ConfigError([rule], "--set")
+        try:
+            value = parse_yaml(text)
+        except ValueError as error:
+            rule = f"the value of {_shown_keys(keys)} must be valid YAML, but {error}"
+            raise ConfigError([rule], "--set") from None
+        strategies = raw.get("strategies")
+        reaches_all = keys[0] == "strategy" and len(keys) > 1 and isinstance(strategies, dict)
+        roots = [["strategies", str(label)] for label in strategies or ()] if reaches_all else []
+        for place in [[*root, *keys[1:]] for root in roots] or [keys]:
+            _assign(raw, place, value)
+            assigned[".".join(place)] = value
+    for place_, value in assigned.items():
+        _check_switch(place_, value, before, assigned)
 
 
 def _assign(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    for key in keys[:-1]:
-        if isinstance(raw.get(key), list):
+    for depth, key in enumerate(keys[:-1], start=1):
+        there = raw.setdefault(key, {})
+        if isinstance(there, list):
             raise ConfigError([f"an override must not reach into a list, got {key}"], "--set")
-        if not isinstance(raw.get(key), dict):
-            raw[key] = {}
-        raw = raw[key]
+        if not isinstance(there, dict):
+            section = ".".join(keys[:depth])
+            raise ConfigError(
+                [
+                    f"an override must not turn a value into a section: {section} is "
+                    f"{_shown(there)}, got {'.'.join(keys)}; give the section as a whole, as in "
+                    f"{section}='{{{'.'.join(keys[depth:])}: {_shown(value)}}}'"
+                ],
+                "--set",
+            )
+        raw = there
     raw[keys[-1]] = value
+
+
+def _check_switch(
+    place: str, value: Any, before: Mapping[str, Any], assigned: Mapping[str, Any]
+) -> None:
+    """Raise ConfigError where another ``kind`` would inherit the options of the one before."""
+    section, _, key = place.rpartition(".")
+    if key != "kind" or before.get(place, value) == value:
+        return
+    if section.split(".")[0] not in (*UNIONS, "strategies"):
+        return
+    left = [
+        name.removeprefix(f"{section}.")
+        for name in before
+        if name.startswith(f"{section}.") and name not in assigned and name != place
+    ]
+    if left := [name for name in left if name not in SCALE]:
+        raise ConfigError(
+            [
+                f"an override must not leave options of another kind behind: {section} is of kind "
+                f"{_shown(before[place])} and has {', '.join(left)}, got {place}={value}; give the "
+                f"section as a whole, as in {section}='{{kind: {value}}}'"
+            ],
+            "--set",
+        )
+
+
+def _refuse_own_code(raw: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError where a run folder's config brings a strategy's code along."""
+    for kind in _own_kinds(raw):
+        raise ConfigError(
+            [
+                f"strategy.kind must be none of a file's own here, got {_shown(kind)}: of a run "
+                f"folder's config only `fedclock run` runs the code; copy config and code out of "
+                f"the folder to work with them"
+            ],
+            str(path),
+        )
+
+
+def _own_kinds(raw: Mapping[str, Any]) -> list[str]:
+    """Return each ``file.py:Class`` that a config names as a strategy."""
+    strategies = raw.get("strategies")
+    named = [raw.get("strategy"), *(strategies.values() if isinstance(strategies, dict) else ())]
+    return [kind for kind in map(_kind, named) if isinstance(kind, str) and names_file(kind)]
 
 
 def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
@@ -161,16 +267,57 @@ def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
             raw = {**raw, "strategy": {**given, "kind": own.kind}}
         except StrategyFileError as error:
             problems = error.problems
+    return _validated(model, raw, path, problems=problems, unions=unions)
+
+
+def _validated(
+    model: type[RunConfig],
+    raw: Mapping[str, Any],
+    path: Path,
+    *,
+    problems: list[str],
+    unions: Mapping[str, Mapping[str, Any]],
+) -> RunConfig:
+    """Return the config that the plain data says. Raises ConfigError, ``problems`` among it."""
     try:
         config = model.model_validate(raw)
+        problems = [*problems, *_altered(raw, config.resolved())]
     except ValidationError as error:
         details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]
         # A list all of whose entries are wrong counts as empty.
         details = [d for d in details if d["type"] != "too_short" or not d["input"]]
-        problems += [_problem(detail, raw, unions) for detail in details]
+        problems = [*problems, *(_problem(detail, raw, unions) for detail in details)]
     if problems:
         raise ConfigError(problems, str(path))
     return config
+
+
+def _altered(given: Any, read: Any, where: Sequence[str] = ()) -> Iterator[str]:
+    """Yield a problem for each value that pydantic took for one of another type.
+
+    It reads the text "008" and the truth value true as the numbers 8 and 1, where a number is due.
+    """
+    if isinstance(read, dict) and isinstance(given, dict):
+        for key in given:
+            if key in read:
+                yield from _altered(given[key], read[key], [*where, str(key)])
+    elif isinstance(read, list) and isinstance(given, list | tuple):
+        for place, pair in enumerate(zip(given, read, strict=False)):
+            yield from _altered(*pair, [*where, str(place)])
+    elif isinstance(read, dict | list):  # a value that is short for a section or a list
+        inner = read.get("source") if isinstance(read, dict) else read[0] if read else None
+        if inner is not None and not isinstance(inner, dict | list):
+            yield from _altered(given, inner, where)
+    elif read is not None and _type(given) != _type(read):
+        yield f"{_shown_keys(where)} must be {_type(read)}, got {_type(given)}, {_shown(given)}"
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return "a text" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _own_config(own: type[Strategy[Any]]) -> type[RunConfig]:
@@ -184,7 +331,7 @@ def _own_config(own: type[Strategy[Any]]) -> type[RunConfig]:
 
 
 def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line: what must hold, what was given, at which key."""
+    """Return one line that says what must hold, what was given and at which key."""
     kind, given = error["type"], error["input"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         *place, unknown = error["loc"]
@@ -207,7 +354,7 @@ def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[st
 
 
 def _keys(loc: Sequence[str | int]) -> list[str | int]:
-    """The keys of the file on the way to an error, without the types that pydantic chose among."""
+    """Return the file's keys on the way to an error, without the types that pydantic tried."""
     keys: list[str | int] = []
     follows_union = False
     for part in loc:
@@ -224,7 +371,7 @@ def _shown_keys(where: Sequence[str | int]) -> str:
 def _choices(
     where: Sequence[str | int], unions: Mapping[str, Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """What may stand as the ``kind`` of this key; nothing where it has none."""
+    """Return what may stand as the ``kind`` of this key; nothing where it has none."""
     key = where[-1] if where else ""
     if key == "generator":
         return LINKS if "link" in where else AVAILABILITIES
@@ -260,14 +407,14 @@ def _valid_keys(
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that a key may hold: tuple[Group, ...] -> [Group]."""
+    """Return the sections that a key may hold: of ``tuple[Group, ...]`` it is ``[Group]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def _shown(given: Any) -> str:
-    """What was given, as a message quotes it: short."""
+    """Return what was given as a message quotes it, cut to a few words."""
     try:
         text = repr(given)
     except ValueError:  # Python prints no number of thousands of digits

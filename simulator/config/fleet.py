@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from devices.fleet.speed import SPEEDS, SpeedDistribution
-from simulator.config.paths import stay_inside
+from simulator.config.paths import profile_inside, stay_inside
 from simulator.config.types import (
     MAX_DEVICES,
     Count,
@@ -100,7 +100,7 @@ class Capacity(Section):
     """What devices share: two rates that never change, or one trace of them."""
 
     mbps: tuple[Positive, Positive] | None = None  # to the devices, and from them
-    source: str | None = None  # a file or a bundled name
+    source: PathOrName | None = None  # a file or a bundled name
     uplink_scale: Positive | None = None  # for a trace that measured the downlink only
 
     @model_validator(mode="after")
@@ -152,8 +152,8 @@ class DeviceGroup(Section):
     its rows, unless ``count`` of them are drawn; what it leaves open the other keys say.
     """
 
-    profile: str | None = None
-    mix: str | None = None
+    profile: Annotated[str, AfterValidator(profile_inside)] | None = None
+    mix: PathOrName | None = None
     table: PathOrName | None = None
     count: Count | None = None
     share: Share | None = None

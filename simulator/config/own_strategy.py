@@ -20,7 +20,7 @@ from typing import Any
 
 from algorithms.contract import wrong_result
 from algorithms.strategy import Strategy
-from simulator.config.paths import stay_inside
+from simulator.config.paths import checked_path
 from simulator.config.problems import UserError
 
 METHODS: dict[str, list[str]] = {
@@ -31,6 +31,11 @@ METHODS: dict[str, list[str]] = {
 """What the engine calls, with the arguments it gives, by position."""
 
 SCALE = ("rank", "alpha")
+"""Fields that every strategy has."""
+
+MAX_BYTES = 1_000_000
+"""A strategy is written by hand; a larger file is a mistake."""
+
 RESERVED = ("kind", "title", "source_sha256")
 """No fields: in a config these keys mean something else."""
 
@@ -148,9 +153,7 @@ def _guarded(method: Any, source: Source, passes: type[Exception] = UserError) -
 def _read(folder: Path, file: str) -> Source:
     path = folder / file
     try:
-        stay_inside(file, folder)
-        if path.exists() and not path.is_file():  # a device or a pipe may never end
-            raise ValueError("it is no regular file")
+        checked_path(file, folder, max_bytes=MAX_BYTES)
         return Source(path.absolute(), path.read_bytes())
     except (OSError, ValueError) as error:  # ValueError: no path at all
         reason = getattr(error, "strerror", None) or error

@@ -1,7 +1,14 @@
-"""Reads YAML as plain data, within limits that keep a small text from becoming a large tree."""
+"""Reads and writes YAML as plain data: a value is what was typed, or it is refused.
+
+PyYAML follows YAML 1.1, where ``010`` is 8, ``1_000`` is 1000, ``1:30`` is 90, ``no`` is false and
+``1e3`` is a text. Here numbers are those of JSON, with a sign and a bare point allowed, truth
+values are ``true`` and ``false``, and a scalar that the two readings do not share is an error.
+Limits keep a small text from becoming a large tree.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -10,9 +17,25 @@ MAX_DEPTH = 50
 MAX_VALUES = 1_000_000
 """Counted as if each alias were written out: nine lines of aliases of aliases make a billion."""
 
+SAME_IN_ALL = {
+    "int": re.compile(r"[-+]?(0|[1-9]\d*)", re.ASCII),
+    "float": re.compile(
+        r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        re.ASCII,
+    ),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "null": re.compile(r"null|Null|NULL|~|"),
+    "merge": re.compile(r"<<"),
+}
+"""The scalars without quotes that are no text, by the tag that YAML gives them."""
+
+LOOKS_LIKE_A_NUMBER = re.compile(r"[-+]?(0[oxbOXB])?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9_]+)?")
+UNSURE = "!unsure"
+"""The tag of a scalar that means one thing in YAML 1.1 and another to whoever typed it."""
+
 
 def parse_yaml(text: str) -> Any:
-    """What the text says: mappings, lists, texts, numbers, dates.
+    """Return what the text says, as mappings, lists, texts, numbers, truth values and None.
 
     Raises ValueError with a message of one line.
     """
@@ -23,7 +46,39 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"is no valid YAML: {said}") from None
 
 
-class _Limited(yaml.SafeLoader):
+def dump_yaml(value: Any) -> str:
+    """Return the value as block YAML that ``parse_yaml`` reads back as the same value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+
+
+def dump_line(value: Any) -> str:
+    """Return the value as YAML of one line that ``parse_yaml`` reads back as the same value."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+class _SameInAll:
+    """Decides what a scalar without quotes is; reader and writer share it."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)  # type: ignore[misc]  # of PyYAML's resolver
+        if kind is not yaml.ScalarNode or not implicit[0]:
+            return tag
+        for name, pattern in SAME_IN_ALL.items():
+            if pattern.fullmatch(value):
+                return f"tag:yaml.org,2002:{name}"
+        is_text = tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
+        return tag if is_text and not LOOKS_LIKE_A_NUMBER.fullmatch(value) else UNSURE
+
+
+class _Dumper(_SameInAll, yaml.SafeDumper):
+    """Puts quotes around a text that would not be read back as a text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _Limited(_SameInAll, yaml.SafeLoader):
     """Plain YAML in which a key may not stand twice; the second would win in silence."""
 
     def __init__(self, text: str) -> None:
@@ -34,6 +89,11 @@ class _Limited(yaml.SafeLoader):
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise ValueError(f"values must nest at most {MAX_DEPTH} deep")
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # of PyYAML
+        if getattr(event, "tag", None) is not None:
+            raise ValueError(
+                f"a value must have no tag, got {event.tag!r:.100}{_place(event.start_mark)}"
+            )
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -48,6 +108,12 @@ class _Limited(yaml.SafeLoader):
             )
         return node
 
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        node = super().compose_scalar_node(anchor)
+        if node.tag == UNSURE:
+            raise ValueError(_unsure(node))
+        return node
+
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
         seen = set()
@@ -59,6 +125,20 @@ class _Limited(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return node
+
+
+def _unsure(node: yaml.ScalarNode) -> str:
+    """Say what is not clear about a scalar, and how to make it so."""
+    text = f"{node.value:.100}"
+    return (
+        f"{text} can be read in two ways: write a number in digits without leading zeros, '_' or "
+        f"':' (8, 1000, 0.5, 1e-3), a truth value as true or false, and a text in quotes, as in "
+        f"'{text}'{_place(node.start_mark)}"
+    )
+
+
+def _place(mark: yaml.Mark) -> str:
+    return f", line {mark.line + 1}" if mark.line else ""
 
 
 def _num_values(node: yaml.Node | None, known: dict[int, float]) -> float:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -56,7 +57,8 @@ class Shards(Section):
     kind: Literal["dirichlet", "iid", "drawn"] = "dirichlet"
     alpha: Positive = 0.5  # of the Dirichlet distribution over labels; small is more skewed
     min_examples: Count = 16
-    examples: Count = 64  # of each device, where they are drawn
+    # Of each device, where they are drawn.
+    examples: Annotated[int, Field(ge=1, le=1_000_000)] = 64
 
 
 class LocalWork(Section):
@@ -106,7 +108,7 @@ class CostModelConfig(Section):
     # in which it runs the clients.
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     kind: Literal["closed_form", "measured"] = "closed_form"
-    table: str | None = None  # of measured steps, which ``fedclock calibrate`` writes
+    table: PathOrName | None = None  # of measured steps, which ``fedclock calibrate`` writes
 
     @model_validator(mode="after")
     def _has_table(self) -> CostModelConfig:
@@ -178,6 +180,21 @@ class RunConfig(Section):
     def folder(self) -> Path:
         """Where the run stands below the output folder."""
         return Path(self.name) / f"{self.label}-{self.hash}-s{self.seed}"
+
+
+class RecordedStrategy(Section):
+    """The strategy of a run folder's config, as plain data: none of its code is imported."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    rank: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+RecordedConfig: type[RunConfig] = create_model(
+    "RunConfig", __base__=RunConfig, strategy=(RecordedStrategy, ...)
+)
+"""The config of a run folder that is read, and not run."""
 
 
 @cache

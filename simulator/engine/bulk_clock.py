@@ -28,8 +28,7 @@ class Waves:
         self._fed, self._presence = federation, presence
         fleet = federation.fleet
         if (
-            isinstance(fleet, Fleet)
-            and isinstance(federation.trainer, NullTrainer)
+            isinstance(federation.trainer, NullTrainer)
             and isinstance(federation.pacing, Synchronous)
             and not federation.faults.may_cut_links
             and federation.shared_links.is_nothing

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from algorithms.strategy import ServerState
 from devices.vocabulary.plan import DeviceId, TrainingPlan
 from simulator.engine.assignment import Assignment
@@ -14,6 +16,7 @@ from simulator.engine.participation import Participation
 from simulator.engine.seeds import stream, stream_seed
 from simulator.log.checked import InvariantError
 from simulator.log.records import ClientRecord
+from traces.arrays import IntArray
 
 
 class Handouts:
@@ -27,17 +30,19 @@ class Handouts:
     def ask(
         self,
         state: ServerState[Any],
-        idle: Sequence[DeviceId],
+        idle: IntArray,
         *,
         slots: int,
         round_number: int,
         num_passed_over: int,
     ) -> tuple[tuple[DeviceId, ...], dict[DeviceId, TrainingPlan]]:
-        """A cohort of at most ``slots`` of the idle devices, and the plan of each that has one.
+        """Return a cohort of at most ``slots`` idle devices, in rising order, and their plans.
 
-        Who is asked because so many sat out is drawn from streams of its own: under every strategy
-        the next round meets the same cohort.
-        Raises InvariantError where the strategy plans twice for a device, or for another.
+        ``idle`` (n,) rises. A device that sits out has no plan. Who is asked because
+        ``num_passed_over`` devices sat out is drawn from streams of its own, so that the next
+        round's draw is the same under every strategy.
+        Raises InvariantError where the selection names another device than an idle one, one twice
+        or one too many, or where the strategy plans twice for a device, or for another.
         """
         fed = self._fed
         self._count += not num_passed_over
@@ -46,7 +51,8 @@ class Handouts:
             round_number, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
         )
         rng = stream(fed.seed, "selection", *names)
-        cohort = tuple(sorted(fed.selection.pick(idle, slots, roster=roster, rng=rng)))
+        picked = fed.selection.pick(idle, slots, roster=roster, rng=rng)
+        cohort = _checked_cohort(picked, idle, slots=slots, round_number=round_number)
         self._participation.picked(cohort, round_number)
         rng = stream(fed.seed, "strategy", *names)
         plans = fed.strategy.plan(state, fed.view, cohort, rng)
@@ -94,3 +100,17 @@ class Handouts:
                     work, plan=plan, cost=cost, broadcast=fed.strategy.broadcast(state, plan)
                 )
         return None
+
+
+def _checked_cohort(
+    picked: Sequence[DeviceId], idle: IntArray, *, slots: int, round_number: int
+) -> tuple[DeviceId, ...]:
+    """The picked devices in rising order. Raises InvariantError where they are no cohort."""
+    cohort = tuple(sorted(map(int, picked)))
+    is_idle = np.isin(cohort, idle) if cohort else np.ones(0, dtype=np.bool_)
+    if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle.all():
+        raise InvariantError(
+            f"a selection must pick at most {slots} of the {len(idle)} idle devices, each once, "
+            f"got {list(picked)}; in round {round_number}"
+        )
+    return cohort

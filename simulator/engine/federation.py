@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from algorithms.merging.robust import AS_SENT, Robustness
 from algorithms.pacing import Pacing
 from algorithms.selection import Selection
 from algorithms.strategy import Strategy
-from devices.fleet.fleet import Device
+from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation, Trainer
 from simulator.engine.device import WhenOffline, WhenOutOfMemory
@@ -48,7 +48,7 @@ class Federation:
     """Everything a simulation is made of."""
 
     seed: int
-    fleet: Sequence[Device]
+    fleet: Fleet
     view: ServerView
     strategy: Strategy[Any]
     pacing: Pacing

@@ -80,12 +80,21 @@ class Stint(Protocol):
         ...
 
 
+def shown_s(needed_s: float, now_s: float) -> float:
+    """Return ``needed_s``, or one step of the clock where that is longer.
+
+    At 1e9 s the clock moves in steps of 1.2e-7 s. A shorter time would round to none, and a rate
+    measured over it would be no number.
+    """
+    return needed_s if needed_s == 0 or now_s + needed_s > now_s else math.ulp(now_s)
+
+
 class Alone:
     """A stint that nothing is shared in: its whole time is known as it begins."""
 
     def __init__(self, env: simpy.Environment, trace: StepTrace, amount: float) -> None:
         self._env, self._trace, self._started_s = env, trace, env.now
-        self.needed_s = trace.time_to(amount, env.now)
+        self.needed_s = shown_s(trace.time_to(amount, env.now), env.now)
 
     def until(self, cut_s: float) -> Steps:
         is_whole = self._started_s + self.needed_s <= cut_s
@@ -114,9 +123,10 @@ class Flow:
         self.rate = 0.0
         self.finish_s = math.inf
         self.whole = network.env.event()
-        self.needed_s = max(
-            trace.time_to(amount, network.env.now) for trace in (self.own, *self.shared)
-        )
+        now_s = network.env.now
+        needed_s = max(trace.time_to(amount, now_s) for trace in (self.own, *self.shared))
+        self.needed_s = shown_s(needed_s, now_s)
+        self._earliest_s = math.nextafter(now_s, math.inf) if amount > 0 else now_s
         network.join(self)
 
     def until(self, cut_s: float) -> Steps:
@@ -127,6 +137,10 @@ class Flow:
             yield self.whole | env.timeout(cut_s - env.now)
             self._network.settle()  # it may end at the instant of the cut
         return bool(self.whole.triggered)
+
+    def whole_at_s(self, now_s: float) -> float:
+        """The instant at which the amount is whole if the rate stays; ``inf`` if it is 0."""
+        return max(now_s + self.left / self.rate, self._earliest_s) if self.rate else math.inf
 
     def moved(self) -> float:
         self._network.settle()
@@ -178,7 +192,7 @@ class Network:
         )
         for flow, rate in zip(self._flows, rates, strict=True):
             flow.rate = rate
-            flow.finish_s = now_s + flow.left / rate if rate > 0 else math.inf
+            flow.finish_s = flow.whole_at_s(now_s)
         ends_s = [flow.finish_s for flow in self._flows]
         edges_s = [flow.own.next_change_s(now_s) for flow in self._flows]
         edges_s += [trace.next_change_s(now_s) for trace in self._traces_shared()]

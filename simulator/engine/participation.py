@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from algorithms.selection import Roster
 from algorithms.strategy import FleetView
-from devices.fleet.fleet import Device, Fleet
+from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import ClientUpdate, DeviceId
 from simulator.log.records import ClientRecord
 from traces.arrays import FloatArray, IntArray
@@ -22,12 +22,10 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 class Participation:
     """Arrays over the fleet; an entry takes as many steps as it names devices, a roster none."""
 
-    def __init__(self, fleet: Sequence[Device], view: FleetView) -> None:
+    def __init__(self, fleet: Fleet, view: FleetView) -> None:
         self._view = view
         self._device_ids = np.array(view.device_ids, dtype=np.int64)
-        # A large fleet makes its devices when they are asked for, and here none is.
-        sizes = fleet.num_examples if isinstance(fleet, Fleet) else [len(d.examples) for d in fleet]
-        self._num_examples = np.array(sizes, dtype=np.int64)
+        self._num_examples = fleet.num_examples  # which makes no device of a large fleet
         count = len(self._device_ids)
         self._times_picked = np.zeros(count, dtype=np.int64)
         self._last_round, self._loss, self._squared_loss, self._trip_s = np.full((4, count), np.nan)

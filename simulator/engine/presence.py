@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from devices.fleet.battery import Mains, PowerSupply, power_supply
-from devices.fleet.fleet import Device, Fleet
+from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import DeviceId
 from simulator.engine.faults import NO_OUTAGES, Faults
 from traces.arrays import BoolArray, IntArray
@@ -35,7 +35,7 @@ class Presence:
     A device on mains that is always there, in a world without faults, costs two numbers.
     """
 
-    def __init__(self, fleet: Sequence[Device], faults: Faults) -> None:
+    def __init__(self, fleet: Fleet, faults: Faults) -> None:
         self._fleet, self._faults = fleet, faults
         count = len(fleet)
         self._is_there = np.ones(count, dtype=np.bool_)
@@ -179,11 +179,8 @@ def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
     return False, math.inf
 
 
-def _is_steady(fleet: Sequence[Device]) -> BoolArray:
+def _is_steady(fleet: Fleet) -> BoolArray:
     """(n,): devices on mains that are always there."""
-    if not isinstance(fleet, Fleet):
-        steady = [d.availability is ALWAYS and isinstance(d.battery, Mains) for d in fleet]
-        return np.array(steady, dtype=np.bool_)
     always = np.array([trace is ALWAYS for trace in fleet.availability.pool], dtype=np.bool_)
     mains = np.array([isinstance(one, Mains) for one in fleet.battery.pool], dtype=np.bool_)
     found: BoolArray = always[fleet.availability.index] & mains[fleet.battery.index]

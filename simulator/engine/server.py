@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -35,6 +35,7 @@ from simulator.log.checked import CheckedLog
 from simulator.log.deferred import PatientLog
 from simulator.log.protocol import RunLog, log_wave
 from simulator.log.records import ClientRecord, Event, RoundProgress, RoundRecord
+from traces.arrays import IntArray
 
 
 class Server:
@@ -97,7 +98,7 @@ class Server:
     def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
         """Until the server is up, and somebody is there or at work."""
         yield from self._wait_for_server()
-        while not (self._in_flight or self._idle()):
+        while not (self._in_flight or len(self._idle())):
             arrival_s = self._presence.next_arrival_s(self._env.now)
             check_arrival(self._round, self._env.now, arrival_s)
             yield from sleep_until(self._env, arrival_s)
@@ -108,13 +109,12 @@ class Server:
         if not is_up:
             yield from sleep_until(self._env, until_s)
 
-    def _idle(self) -> list[DeviceId]:
+    def _idle(self) -> IntArray:
         """Devices that are there and have nothing to do, in rising order."""
         is_idle = self._presence.present(self._env.now).copy()
         is_idle[list(self._in_flight)] = False
         is_idle[list(self._sat_out)] = False
-        found: list[DeviceId] = np.flatnonzero(is_idle).tolist()
-        return found
+        return np.flatnonzero(is_idle)
 
     def _next_arrival_s(self) -> float:
         return self._presence.next_arrival_s(self._env.now, but=self._sat_out)
@@ -152,7 +152,7 @@ class Server:
 
     def _fill(self, event: str) -> None:
         """Hand plans to as many as the pacing has slots for; where all sit out, to others."""
-        while (slots := self._slots()) > 0 and (idle := self._idle()):
+        while (slots := self._slots()) > 0 and len(idle := self._idle()):
             passed_over = self._sat_out
             self._hand_out(idle, slots, event)
             if self._sat_out <= passed_over:  # somebody has begun, or nobody was asked
@@ -162,7 +162,7 @@ class Server:
     def _slots(self) -> int:
         return self._fed.pacing.slots(len(self._in_flight), len(self._arrived))
 
-    def _hand_out(self, idle: Sequence[DeviceId], slots: int, event: str) -> None:
+    def _hand_out(self, idle: IntArray, slots: int, event: str) -> None:
         counts = {"slots": slots, "num_passed_over": len(self._sat_out)}
         cohort, plans = self._handouts.ask(self.state, idle, round_number=self._round, **counts)
         self._num_cohort += len(cohort)
@@ -172,7 +172,7 @@ class Server:
         now = self._round, self._env.now
         self._wave = self._waves.wave(list(plans.values()), now, due_s)
         # In order of device: at one instant SimPy resolves ties by creation.
-        for device_id in sorted(cohort):
+        for device_id in cohort:
             if device_id not in plans:
                 self.note("sat_out", {}, device_id)
             elif self._wave is None:

@@ -6,16 +6,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from algorithms.strategy import LinkRate
 from devices.cost.model import Cost, CostModel
-from devices.fleet.fleet import Device, Fleet
+from devices.fleet.fleet import Fleet
 from devices.fleet.profile import DeviceProfile
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import DeviceId, TrainingPlan
 from devices.vocabulary.trainer import SalienceMetric, Trainer
-from traces.arrays import FloatArray, IntArray
+from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace
 
 PROBE_BYTES = 1_000_000
@@ -48,16 +46,15 @@ class ServerView:
 
     def __init__(
         self,
-        fleet: Sequence[Device],
+        fleet: Fleet,
         *,
         model: ModelSpec,
         work: LocalWork,
         cost_model: CostModel,
         trainer: Trainer,
     ) -> None:
-        self._devices = fleet
-        self._profiles, self._profile_index = _profiles(fleet)
-        self._budget_bytes, self._num_examples = _sizes(fleet)
+        # Never a device of it: a large fleet makes devices only where they are asked for.
+        self._fleet = fleet
         self._model = model
         self._work = work
         self._cost_model = cost_model
@@ -81,26 +78,25 @@ class ServerView:
 
     @property
     def device_ids(self) -> Sequence[DeviceId]:
-        return range(len(self._devices))
+        return range(len(self._fleet))
 
     def profile(self, device_id: DeviceId) -> DeviceProfile:
-        return self._profiles[int(self._profile_index[device_id])]
+        return self._fleet.profile_of(device_id)
 
     def memory_budget_bytes(self, device_id: DeviceId) -> int:
         if device_id in self._free_bytes:
             return self._free_bytes[device_id]
-        return int(self._budget_bytes[device_id])
+        return int(self._fleet.memory_budget_bytes[device_id])
 
     def num_examples(self, device_id: DeviceId) -> int:
-        return int(self._num_examples[device_id])
+        return int(self._fleet.num_examples[device_id])
 
     def local_steps(self, device_id: DeviceId) -> int:
         return self._work.steps_for(self.num_examples(device_id))
 
     def link(self, device_id: DeviceId) -> LinkRate:
         if device_id not in self._links:
-            fleet = self._devices
-            link = fleet.link_of(device_id) if isinstance(fleet, Fleet) else fleet[device_id].link
+            link = self._fleet.link_of(device_id)
             self._links[device_id] = LinkRate(_probe(link.downlink), _probe(link.uplink))
         return self._links[device_id]
 
@@ -132,23 +128,6 @@ class ServerView:
     def all_measured(self, rates: Mapping[DeviceId, LinkRate]) -> None:
         """The same for many devices at once."""
         self._links.update(rates)
-
-
-# A large fleet makes its devices when they are asked for, and what a server knows of them asks for
-# none.
-def _profiles(fleet: Sequence[Device]) -> tuple[Sequence[DeviceProfile], IntArray]:
-    """Profiles, and which of them each device has."""
-    if isinstance(fleet, Fleet):
-        return fleet.profiles, fleet.profile_index
-    return [device.profile for device in fleet], np.arange(len(fleet))
-
-
-def _sizes(fleet: Sequence[Device]) -> tuple[IntArray, IntArray]:
-    """Memory budgets in bytes, and numbers of examples."""
-    if isinstance(fleet, Fleet):
-        return fleet.memory_budget_bytes, fleet.num_examples
-    budgets = np.array([device.memory_budget_bytes for device in fleet], dtype=np.int64)
-    return budgets, np.array([len(device.examples) for device in fleet], dtype=np.int64)
 
 
 def _probe(trace: BandwidthTrace) -> float:

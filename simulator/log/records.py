@@ -98,7 +98,7 @@ class ClientRecord:
     upload_s: float = 0.0
     finished_s: float = 0.0
     offline_s: float = 0.0  # away with work in hand, that it went on with
-    waiting_s: float = 0.0  # from its own end to its next plan, or to the end of the round
+    waiting_s: float = 0.0  # from its end to the device's next plan, or to the round's close
     staleness: int = 0  # aggregations between its broadcast and its own
     download_bytes: int = 0
     upload_bytes: int = 0
@@ -221,7 +221,7 @@ class RoundRecord:
     num_lost: int
     num_rejected: int
     num_shrunk: int
-    waiting_s: float  # mean over the aggregated devices of round end - own end
+    waiting_s: float  # mean wait of the devices whose updates were merged as it closed
     download_bytes: int
     upload_bytes: int
     flops: float

@@ -14,9 +14,9 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from safetensors import SafetensorError
 
+from simulator.config.plain_yaml import dump_yaml
 from simulator.log.bulk_round import Wave
 from simulator.log.disk import flush_to_disk, replace_table, write_atomically
 from simulator.log.manifest import (
@@ -65,7 +65,7 @@ class RunFolder:
             if read_manifest(path).get("status") == "done":
                 raise FinishedMeanwhileError(f"the run in {path} was finished by another process")
             _clean_up(path)  # of a process that was killed
-            write_atomically(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            write_atomically(path / "config.yaml", dump_yaml(dict(config)))
             self._write_manifest("running")
             self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")
             self._client_rows = TableFile(path / "clients.parquet", ClientRecord)

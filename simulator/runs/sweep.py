@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from simulator.config.experiment import ConfigError, load_experiment
-from simulator.config.plain_yaml import parse_yaml
+from simulator.config.plain_yaml import dump_line, parse_yaml
 from simulator.config.schema import RunConfig
 from simulator.log.manifest import read_manifest
 from simulator.log.progress import Reporter
@@ -20,6 +19,10 @@ from simulator.workers.trainers import Trainers
 
 RESERVED = ("name", "label", "seed")
 """Keys that tell runs apart: a grid over them would name the same run twice."""
+
+
+MAX_RUNS = 100_000
+"""Seeds times grid points; each is checked before the first begins."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ def expand(
     if problems:
         raise ConfigError(problems, str(file))
     runs: dict[Path, SweepRun] = {}
-    for seed, point in itertools.product(_seeds(seeds, first[0].seed), points):
+    numbers = _seeds(seeds, first[0].seed)
+    _check_number(len(numbers) * len(points), "--seeds and --grid")
+    for seed, point in itertools.product(numbers, points):
         chosen = (*overrides, *point, f"seed={seed}")
         for config in load_experiment(file, chosen):
             # Strategies that a grid value does not reach have one run for all points.
@@ -123,26 +128,29 @@ def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
     problems = []
     for entry in grid:
         key, equals, text = entry.partition("=")
+        values, why = None, ""
         try:
             values = parse_yaml(f"[{text}]")
-        except ValueError:
-            values = None
+        except ValueError as error:
+            why = f": {error}"
         if not (key.strip() and equals and values):
-            problems.append(f"a grid must read key.key=value,value, got {entry!r}")
+            problems.append(f"a grid must read key.key=value,value, got {entry!r:.200}{why}")
         elif key in axes or key in RESERVED:
             rule = "stand once" if key in axes else "not vary the names or the seed (--seeds does)"
             problems.append(f"a key of the grid must {rule}, got {key}")
         else:
-            axes[key] = [f"{key}={yaml_text(value)}" for value in values]
+            axes[key] = [f"{key}={dump_line(value)}" for value in values]
     if problems:
         raise ConfigError(problems, "--grid")
+    _check_number(math.prod(map(len, axes.values())), "--grid")
     return list(itertools.product(*axes.values()))
 
 
-def yaml_text(value: object) -> str:
-    """The value on one line, as the config's own parser reads it."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
-    return text.removesuffix("...\n").strip()
+def _check_number(num_runs: int, option: str) -> None:
+    if num_runs > MAX_RUNS:
+        raise ConfigError(
+            [f"a sweep must have at most {MAX_RUNS} runs, got {num_runs:.3g}"], option
+        )
 
 
 def same_conditions(checked: Mapping[SweepRun, Checked]) -> list[str]:
@@ -171,12 +179,18 @@ def same_conditions(checked: Mapping[SweepRun, Checked]) -> list[str]:
 
 
 def _seeds(text: str, first: int) -> list[int]:
+    """Return the seeds that the option asks for. Raises ConfigError where it cannot be read."""
     try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = [-1]
-    if min(numbers) < 0 or ("," not in text and numbers == [0]):
+        numbers = parse_yaml(f"[{text}]")
+        why = ""
+    except ValueError as error:
+        numbers, why = [], f": {error}"
+    is_whole = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+    if not numbers or not is_whole or ("," not in text and numbers == [0]):
         raise ConfigError(
-            [f"seeds must be how many, or a list of them as in 0,3,7, got {text!r}"], "--seeds"
+            [f"seeds must be how many, or a list as in 0,3,7, got {text!r:.200}{why}"], "--seeds"
         )
-    return list(dict.fromkeys(numbers)) if "," in text else [first + k for k in range(numbers[0])]
+    if "," in text:
+        return list(dict.fromkeys(numbers))
+    _check_number(numbers[0], "--seeds")
+    return [first + k for k in range(numbers[0])]

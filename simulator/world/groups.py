@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ from devices.fleet.mixes import mix
 from devices.fleet.speed import UniformSpeed
 from devices.fleet.table import DeviceColumns, read_device_columns
 from simulator.config.fleet import Calendar, DeviceGroup, Fleet, LinkReplay
-from simulator.config.paths import stay_inside
+from simulator.config.paths import profile_inside, stay_inside
 from simulator.config.problems import Problems
 from simulator.engine.seeds import stream
 from traces.units import BYTES_PER_S_PER_MBPS
@@ -79,7 +79,7 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
     """What the row says, and what the group says where the row is silent."""
     said: dict[str, object] = {"table": None, "count": 1}
     if table.profile[row]:
-        said["profile"] = table.profile[row]
+        said["profile"] = _inside(config, table.profile[row], profile_inside)
     if table.link[row]:
         said["link"] = LinkReplay(source=_inside(config, table.link[row]))
     elif not math.isnan(table.downlink_bytes_per_s[row]):
@@ -105,9 +105,10 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
     return one
 
 
-def _inside(config: DeviceGroup, named: str) -> str:
+def _inside(config: DeviceGroup, named: str, check: Callable[[str], object] = stay_inside) -> str:
+    """Return a name or path of a table's row. Raises ValueError where it breaks the path rules."""
     try:
-        return str(stay_inside(named))
+        return str(check(named))
     except ValueError as error:
         raise ValueError(f"{config.table}: {error}") from None
 

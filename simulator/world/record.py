@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
-from simulator.config.experiment import load_experiment
+from simulator.config.experiment import load_recorded
+from simulator.config.own_strategy import MAX_BYTES, names_file
+from simulator.config.paths import checked_path
+from simulator.config.plain_yaml import dump_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import write_atomically
 from simulator.log.manifest import RunFolderError, read_manifest
@@ -16,6 +17,8 @@ from simulator.world.recorded import fault_schedules, write_conditions
 
 def record(run_folder: Path, output: Path) -> Path:
     """Write ``conditions.json`` and ``experiment.yaml`` into ``output``; return the latter.
+
+    A strategy of the user's is copied beside it as text; none of it is run.
 
     Run from the same place, the experiment has the events of the run, byte for byte. Change its
     strategy, and another scheduler meets the same conditions. Faults are written as far as the run
@@ -28,7 +31,8 @@ def record(run_folder: Path, output: Path) -> Path:
             f"{run_folder}"
         )
     file = run_folder / "config.yaml"
-    (config,) = load_experiment(file)
+    config = load_recorded(file)
+    code = _own_code(config.strategy.kind, run_folder)
     world = build_world(config, str(file))
     if world.conditions_hash != manifest["conditions_hash"]:
         raise RunFolderError(
@@ -46,7 +50,21 @@ def record(run_folder: Path, output: Path) -> Path:
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_conditions(output / "conditions.json", world.fleet, world.shared_links)
-        write_atomically(output / "experiment.yaml", yaml.safe_dump(plain, sort_keys=False))
+        for name, text in code.items():
+            write_atomically(output / name, text)
+        write_atomically(output / "experiment.yaml", dump_yaml(plain))
     except OSError as error:
         raise UserError(f"the conditions cannot be written to {output}: {error}") from None
     return output / "experiment.yaml"
+
+
+def _own_code(kind: str, run_folder: Path) -> dict[str, bytes]:
+    """Return the run's own strategy file by its name, to be copied and not run; empty for ours."""
+    if not names_file(kind):
+        return {}
+    name = Path(kind.rpartition(":")[0]).name
+    try:
+        checked_path(name, run_folder, max_bytes=MAX_BYTES)
+        return {name: (run_folder / name).read_bytes()}
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{run_folder / name} cannot be read: {error}") from None

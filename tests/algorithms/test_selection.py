@@ -88,7 +88,7 @@ def test_cohort_is_a_sorted_subset_of_the_idle_and_at_most_as_large_as_the_slots
     kind: str, ids: list[int], idle_share: float, slots: int, seed: int
 ) -> None:
     known = random_roster(ids, seed)
-    idle = ids[: round(idle_share * len(ids))]
+    idle = np.sort(np.array(ids[: round(idle_share * len(ids))], dtype=np.int64))
     selection = SELECTIONS[kind]()
     cohort = selection.pick(idle, slots, roster=known, rng=RNG(seed))
     assert set(cohort) <= set(idle)
@@ -96,8 +96,35 @@ def test_cohort_is_a_sorted_subset_of_the_idle_and_at_most_as_large_as_the_slots
     assert all(type(device_id) is int for device_id in cohort)
     most = min(slots, len(idle))
     assert len(cohort) == most if kind != "fedcs" else min(1, most) <= len(cohort) <= most
-    # Pure: the same again, and however the idle devices are listed.
-    assert selection.pick(idle[::-1], slots, roster=known, rng=RNG(seed)) == cohort
+    assert selection.pick(idle, slots, roster=known, rng=RNG(seed)) == cohort
+
+
+@given(
+    ids=st.lists(st.integers(0, 500), unique=True, min_size=2, max_size=40),
+    slots=st.integers(1, 40),
+    missing=st.integers(0, 39),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_missing_device_changes_a_uniform_cohort_by_itself_and_its_replacement(
+    ids: list[int], slots: int, missing: int, seed: int
+) -> None:
+    known, idle = roster(ids=ids), np.sort(np.array(ids))
+    gone = int(idle[missing % len(idle)])
+    before = set(Uniform().pick(idle, slots, roster=known, rng=RNG(seed)))
+    after = set(Uniform().pick(idle[idle != gone], slots, roster=known, rng=RNG(seed)))
+    if gone not in before:
+        assert after == before
+    else:
+        assert before - after == {gone}
+        assert len(after - before) == (len(idle) > slots)
+
+
+@given(st.integers(1, 39), st.integers(0, 2**32 - 1))
+def test_a_larger_uniform_cohort_holds_every_smaller_one(slots: int, seed: int) -> None:
+    known, idle = roster(40), np.arange(40)
+    smaller = Uniform().pick(idle, slots, roster=known, rng=RNG(seed))
+    larger = Uniform().pick(idle, slots + 1, roster=known, rng=RNG(seed))
+    assert set(smaller) < set(larger)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +134,7 @@ def test_every_device_is_as_likely_as_another_while_nothing_is_known(selection: 
     rng, draws, known = RNG(0), 4000, roster(10)
     counts = np.zeros(10)
     for _ in range(draws):
-        counts[list(selection.pick(range(10), 3, roster=known, rng=rng))] += 1
+        counts[list(selection.pick(np.arange(10), 3, roster=known, rng=rng))] += 1
     # Each device is in a cohort with probability 0.3: binomial, std sqrt(0.3 * 0.7 * draws) = 29.
     # Five of them is passed by chance less than once in 100,000 seeds for the ten devices together.
     assert np.abs(counts - 0.3 * draws).max() < 5 * np.sqrt(0.3 * 0.7 * draws)
@@ -135,12 +162,12 @@ class TestPowerOfChoice:
     def test_of_all_devices_the_largest_losses_are_picked(self) -> None:
         known = roster(5, loss=[0.1, 0.5, 0.3, 0.9, 0.2])
         selection = PowerOfChoice(factor=1000)
-        assert selection.pick(range(5), 2, roster=known, rng=RNG(0)) == (1, 3)
-        assert selection.pick([0, 2, 4], 2, roster=known, rng=RNG(0)) == (2, 4)
+        assert selection.pick(np.arange(5), 2, roster=known, rng=RNG(0)) == (1, 3)
+        assert selection.pick(np.array([0, 2, 4]), 2, roster=known, rng=RNG(0)) == (2, 4)
 
     def test_a_device_that_never_reported_comes_before_any_loss(self) -> None:
         known = roster(4, loss=[9.0, math.nan, 8.0, math.nan])
-        assert PowerOfChoice(factor=4).pick(range(4), 2, roster=known, rng=RNG(0)) == (1, 3)
+        assert PowerOfChoice(factor=4).pick(np.arange(4), 2, roster=known, rng=RNG(0)) == (1, 3)
 
     def test_the_better_of_two_random_devices_has_two_thirds_of_the_top_loss(self) -> None:
         """One slot, two of ten devices looked at: the device of loss rank k (0 is the largest) is
@@ -148,7 +175,7 @@ class TestPowerOfChoice:
         rng, draws, known = RNG(2), 4500, roster(10, loss=list(np.arange(10.0)[::-1]))
         counts = np.zeros(10)
         for _ in range(draws):
-            counts[list(PowerOfChoice(factor=2).pick(range(10), 1, roster=known, rng=rng))] += 1
+            counts[list(PowerOfChoice(factor=2).pick(np.arange(10), 1, roster=known, rng=rng))] += 1
         wanted = draws * (9 - np.arange(10)) / 45
         assert counts[9] == 0
         # Binomial, std at most sqrt(draws * 0.2 * 0.8) = 27; five of them.
@@ -158,7 +185,7 @@ class TestPowerOfChoice:
         rng, draws = RNG(3), 4000
         known = roster(3, num_examples=[10, 10, 80])
         hits = sum(
-            PowerOfChoice(factor=1).pick(range(3), 1, roster=known, rng=rng) == (2,)
+            PowerOfChoice(factor=1).pick(np.arange(3), 1, roster=known, rng=rng) == (2,)
             for _ in range(draws)
         )
         assert abs(hits - 0.8 * draws) < 5 * np.sqrt(draws * 0.8 * 0.2)
@@ -167,24 +194,24 @@ class TestPowerOfChoice:
 class TestFedCS:
     def test_all_asked_devices_that_make_the_deadline_are_picked_and_no_other(self) -> None:
         known = roster(5, trip_s=[3.0, 1.0, 9.0, 2.0, 4.0], deadline_s=3.0)
-        assert FedCS(factor=10).pick(range(5), 5, roster=known, rng=RNG(0)) == (0, 1, 3)
+        assert FedCS(factor=10).pick(np.arange(5), 5, roster=known, rng=RNG(0)) == (0, 1, 3)
 
     def test_the_quickest_come_first_where_slots_are_few(self) -> None:
         known = roster(5, trip_s=[3.0, 1.0, 9.0, 2.0, 4.0], deadline_s=5.0)
-        assert FedCS(factor=10).pick(range(5), 2, roster=known, rng=RNG(0)) == (1, 3)
+        assert FedCS(factor=10).pick(np.arange(5), 2, roster=known, rng=RNG(0)) == (1, 3)
 
     def test_no_set_within_the_deadline_is_larger(self) -> None:
         for seed in range(50):
             trips = RNG(seed).lognormal(size=6)
             known = roster(6, trip_s=list(trips), deadline_s=1.0)
-            cohort = FedCS(factor=10).pick(range(6), 6, roster=known, rng=RNG(0))
+            cohort = FedCS(factor=10).pick(np.arange(6), 6, roster=known, rng=RNG(0))
             sets = (s for n in range(7) for s in combinations(range(6), n))
             largest = max(len(s) for s in sets if max(trips[list(s)], default=0.0) <= 1.0)
             assert len(cohort) == max(1, largest)
 
     def test_one_goes_out_where_nobody_makes_the_deadline(self) -> None:
         known = roster(3, trip_s=[3.0, 2.0, 9.0], deadline_s=1.0)
-        assert FedCS(factor=3).pick(range(3), 3, roster=known, rng=RNG(0)) == (1,)
+        assert FedCS(factor=3).pick(np.arange(3), 3, roster=known, rng=RNG(0)) == (1,)
 
     def test_an_unseen_device_is_expected_to_take_what_all_terms_take(self) -> None:
         known = roster(3, trip_s=[7.0, math.nan, math.nan])
@@ -195,7 +222,8 @@ class TestFedCS:
     def test_only_as_many_are_asked_as_the_factor_says(self) -> None:
         known = roster(10, trip_s=list(np.arange(1.0, 11.0)))
         cohorts = {
-            FedCS(factor=1).pick(range(10), 2, roster=known, rng=RNG(seed)) for seed in range(30)
+            FedCS(factor=1).pick(np.arange(10), 2, roster=known, rng=RNG(seed))
+            for seed in range(30)
         }
         assert len(cohorts) > 5  # two asked, both picked: no more than a uniform draw
 
@@ -217,20 +245,20 @@ class TestFair:
         known = roster(7, times_picked=rng.integers(0, 6, 7), trip_s=trip_s)
         selection = Fair(float(rng.random()), float(rng.lognormal()))
         for slots in (1, 3, 6):
-            cohort = selection.pick(range(7), slots, roster=known, rng=rng)
+            cohort = selection.pick(np.arange(7), slots, roster=known, rng=rng)
             best = max(self.worth(selection, known, c) for c in combinations(range(7), slots))
             assert self.worth(selection, known, cohort) == pytest.approx(best)
 
     def test_those_who_took_part_least_come_first_where_time_is_free(self) -> None:
         known = roster(5, times_picked=[4, 0, 9, 1, 3], trip_s=[1.0, 9.0, 1.0, 9.0, 1.0])
-        assert Fair(1.0, 0.0).pick(range(5), 2, roster=known, rng=RNG(0)) == (1, 3)
+        assert Fair(1.0, 0.0).pick(np.arange(5), 2, roster=known, rng=RNG(0)) == (1, 3)
 
     def play(self, selection: Fair, rounds: int = 600) -> np.ndarray:
         """(6,): participations of six devices, each slower than the one before, two a round."""
         picks, trips, rng = np.zeros(6, dtype=np.int64), np.arange(1.0, 7.0), RNG(0)
         for _ in range(rounds):
             known = roster(6, times_picked=picks, trip_s=np.where(picks > 0, trips, np.nan))
-            picks[list(selection.pick(range(6), 2, roster=known, rng=rng))] += 1
+            picks[list(selection.pick(np.arange(6), 2, roster=known, rng=rng))] += 1
         return picks
 
     def test_the_slowest_device_gets_its_guaranteed_share_and_no_more(self) -> None:
@@ -314,7 +342,7 @@ class TestOort:
         )
         selection, rng, draws = Oort(0.9, 0.5, 0.3), RNG(4), 2000
         new = sum(
-            sum(d % 2 == 0 for d in selection.pick(range(40), 5, roster=known, rng=rng))
+            sum(d % 2 == 0 for d in selection.pick(np.arange(40), 5, roster=known, rng=rng))
             for _ in range(draws)
         )
         assert abs(new - 5 * share * draws) < 5 * 0.5 * np.sqrt(draws)
@@ -335,7 +363,7 @@ class TestOort:
         share = (1 + stale) / (1 + stale + 8 / 9 + stale)
         counts = np.zeros(3)
         for _ in range(draws):
-            counts[list(selection.pick(range(3), 1, roster=known, rng=rng))] += 1
+            counts[list(selection.pick(np.arange(3), 1, roster=known, rng=rng))] += 1
         assert counts[2] == 0
         assert abs(counts[0] - share * draws) < 5 * np.sqrt(draws * share * (1 - share))
 
@@ -348,7 +376,7 @@ class TestOort:
             trip_s=[1.0] * 10 + [100.0] * 10,
             round=2,
         )
-        cohort = Oort().pick(range(20), 10, roster=known, rng=RNG(0))
+        cohort = Oort().pick(np.arange(20), 10, roster=known, rng=RNG(0))
         assert cohort == tuple(range(10))
 
 

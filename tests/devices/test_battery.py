@@ -23,14 +23,14 @@ def spec(charging=NEVER, **changed):
     return BatterySpec(**numbers, charging=charging)
 
 
-def test_idle_device_runs_out_when_its_joules_are_gone():
+def test_idle_device_runs_out_when_its_joules_are_gone() -> None:
     battery = DrainedBattery(spec(), idle_w=2.0)
     assert battery.span(0.0) == (True, 20.0)  # (0.5 - 0.1) 100 J / 2 W
     assert battery.span(20.0) == (False, math.inf)
     assert battery.share == 0.1
 
 
-def test_work_drains_faster_and_rest_slower():
+def test_work_drains_faster_and_rest_slower() -> None:
     battery = DrainedBattery(spec(), idle_w=1.0)
     battery.draw(10.0, 5.0)  # 45 J left
     assert battery.span(5.0) == (True, 5.0 + 35.0 / 10.0)
@@ -38,25 +38,25 @@ def test_work_drains_faster_and_rest_slower():
     assert battery.span(6.0) == (True, 31.0)
 
 
-def test_device_that_is_off_draws_nothing_and_comes_back_once_charged():
+def test_device_that_is_off_draws_nothing_and_comes_back_once_charged() -> None:
     battery = DrainedBattery(spec(AvailabilityTrace.of([(30.0, 40.0)], 100.0)), idle_w=2.0)
     assert battery.span(25.0) == (False, 34.0)  # 20 J at 5 W, from 30 s on
     assert battery.span(34.0)[0]
     assert battery.share == 0.3
 
 
-def test_plugged_in_for_ever_never_runs_out_and_stops_at_its_capacity():
+def test_plugged_in_for_ever_never_runs_out_and_stops_at_its_capacity() -> None:
     battery = DrainedBattery(spec(ALWAYS), idle_w=2.0)
     assert battery.span(1e6) == (True, math.inf)
     assert battery.share == 1.0
 
 
-def test_loop_that_gives_what_it_takes_never_runs_out():
+def test_loop_that_gives_what_it_takes_never_runs_out() -> None:
     half = AvailabilityTrace.of([(0.0, 5.0)], 10.0)
     assert DrainedBattery(spec(half, charge_w=4.0), idle_w=2.0).span(0.0) == (True, math.inf)
 
 
-def test_loop_that_takes_a_little_more_runs_out_in_the_end():
+def test_loop_that_takes_a_little_more_runs_out_in_the_end() -> None:
     half = AvailabilityTrace.of([(0.0, 5.0)], 10.0)
     on, until_s = DrainedBattery(spec(half, charge_w=3.8), idle_w=2.0).span(0.0)
     # A loop costs 1 J and swings by 9 - 10 J: 39 loops leave 11 J, and the 40th falls to 10.

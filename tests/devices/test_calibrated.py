@@ -79,7 +79,7 @@ def test_missing_or_impossible_number_is_named_with_its_file(file, found, damage
     assert str(file) in str(caught.value)
 
 
-def test_power_mode_that_does_not_exist_is_refused_with_those_that_do():
+def test_power_mode_that_does_not_exist_is_refused_with_those_that_do() -> None:
     message = "a power mode of jetson-tx2 must be one of maxn, maxp, maxq, got 'turbo'"
     with pytest.raises(ValueError, match=message):
         profile("jetson-tx2-turbo")

@@ -2,6 +2,7 @@ import copy
 import math
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -59,7 +60,7 @@ def owner(path):
     return path[1]
 
 
-def test_catalog_covers_the_boards_phones_and_laptops_that_users_ask_for():
+def test_catalog_covers_the_boards_phones_and_laptops_that_users_ask_for() -> None:
     assert len(PROFILES) >= 24
     for start in (
         "jetson-nano-", "jetson-tx2-", "jetson-xavier-nx-", "jetson-agx-xavier-",
@@ -84,7 +85,7 @@ def test_profile_holds_sane_numbers_and_says_where_they_come_from(kind):
         assert topic in kind.source
 
 
-def test_rates_are_below_the_peaks_of_the_vendor():
+def test_rates_are_below_the_peaks_of_the_vendor() -> None:
     for device in PARSED["device"]:
         for mode in device.get("mode", [None]):
             kind = PROFILES[f"{device['name']}-{mode['name']}" if mode else device["name"]]
@@ -93,7 +94,7 @@ def test_rates_are_below_the_peaks_of_the_vendor():
             assert kind.memory_bytes_per_s < device["peak_gb_per_s"] * 1e9
 
 
-def test_units_become_si_and_a_mode_scales_by_its_clocks():
+def test_units_become_si_and_a_mode_scales_by_its_clocks() -> None:
     # TX2 Max-Q: 850 of 1300 MHz GPU, 1331 of 1866 MHz memory, 1200 of 2035 MHz CPU.
     maxq = profile("jetson-tx2-maxq")
     assert maxq.flops_per_s[32] == pytest.approx(666e9 * 0.40 * 850 / 1300)
@@ -105,33 +106,33 @@ def test_units_become_si_and_a_mode_scales_by_its_clocks():
     assert maxq.title == "NVIDIA Jetson TX2 8 GB (2017), mode maxq"
 
 
-def test_mode_that_switches_half_the_gpu_off_halves_its_rate():
+def test_mode_that_switches_half_the_gpu_off_halves_its_rate() -> None:
     # AGX Xavier 10 W: 2 of 4 units at 520 of 1377 MHz.
     low, full = profile("jetson-agx-xavier-10w"), profile("jetson-agx-xavier-maxn")
     assert low.flops_per_s[16] == pytest.approx(full.flops_per_s[16] * 520 / 1377 * 2 / 4)
 
 
-def test_device_without_modes_runs_at_its_full_clock():
+def test_device_without_modes_runs_at_its_full_clock() -> None:
     pi = profile("raspberry-pi-4-2gb")
     assert pi.flops_per_s == pytest.approx({32: 48e9 * 0.3, 16: 48e9 * 0.3})
     assert pi.memory_bytes_per_s == pytest.approx(12.8e9 * 0.43)
     assert pi.overhead_s == 0.012
 
 
-def test_confidence_is_the_lowest_of_the_facts():
+def test_confidence_is_the_lowest_of_the_facts() -> None:
     assert profile("jetson-tx2-maxn").confidence == "high"  # of peak, memory and modes
     assert profile("jetson-xavier-nx-15w").confidence == "medium"  # its modes
     assert profile("laptop-apple-m1").confidence == "low"  # its peak
 
 
-def test_every_source_and_class_is_used_by_a_device():
+def test_every_source_and_class_is_used_by_a_device() -> None:
     classes = {device["class"] for device in PARSED["device"]}
     cited = {name for device in PARSED["device"] for name in device["sources"].values()}
     assert classes == set(PARSED["class"])
     assert cited == set(PARSED["source"])
 
 
-def test_number_that_is_none_or_not_above_0_is_refused_by_device_and_key():
+def test_number_that_is_none_or_not_above_0_is_refused_by_device_and_key() -> None:
     for path in NUMBERS:
         for value in (0, -1, math.nan, math.inf, "8", True, [8]):
             message = refusal(changed(path, value))
@@ -140,14 +141,14 @@ def test_number_that_is_none_or_not_above_0_is_refused_by_device_and_key():
             assert owner(path) in message
 
 
-def test_text_that_is_none_is_refused_by_device_and_key():
+def test_text_that_is_none_is_refused_by_device_and_key() -> None:
     for path in TEXTS:
         for value in ("", 5):
             message = refusal(changed(path, value))
             assert re.search(rf"{path[-1]} must be (a text|one of .*), got {value!r}", message)
 
 
-def test_missing_key_is_refused_by_name():
+def test_missing_key_is_refused_by_name() -> None:
     for path in [*NUMBERS, *TEXTS]:
         message = refusal(changed(path, ...))
         assert "must have the keys" in message
@@ -182,19 +183,19 @@ def test_catalog_that_contradicts_itself_is_refused(path, value, message):
     assert re.search(message, refusal(changed(path, value)))
 
 
-def test_unknown_device_lists_near_and_valid_names():
+def test_unknown_device_lists_near_and_valid_names() -> None:
     with pytest.raises(ValueError, match="a device must be one of") as error:
         profile("jetson-tx-maxn")
     assert re.search(r"got 'jetson-tx-maxn' \(near: jetson-tx2-max", str(error.value))
     assert all(name in str(error.value) for name in PROFILES)
 
 
-def test_device_like_no_other_lists_the_valid_names():
+def test_device_like_no_other_lists_the_valid_names() -> None:
     with pytest.raises(ValueError, match=r"laptop-apple-m1, got 'zzz'$"):
         profile("zzz")
 
 
-def test_catalog_that_cannot_be_read_is_named(tmp_path):
+def test_catalog_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.toml: the file cannot be read: No such file"):
         load_profiles(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("[device\n")

@@ -17,7 +17,7 @@ def rng():
     return np.random.default_rng(11)
 
 
-def test_registry_names_each_class_by_its_kind():
+def test_registry_names_each_class_by_its_kind() -> None:
     assert all(cls.kind == kind for kind, cls in SPEEDS.items())
 
 
@@ -28,14 +28,14 @@ def test_more_devices_leave_the_first_as_they_are(drawing):
     assert drawing.draw(rng(), 1000)[:10].tolist() == drawing.draw(rng(), 10).tolist()
 
 
-def test_lognormal_speeds_have_median_1_and_the_sigma_given():
+def test_lognormal_speeds_have_median_1_and_the_sigma_given() -> None:
     logs = np.log(LogNormal(0.5).draw(rng(), NUM_DEVICES))
     # Standard errors: sigma / sqrt(n) of the mean, sigma / sqrt(2 n) of the deviation.
     assert abs(logs.mean()) < 5 * 0.5 / math.sqrt(NUM_DEVICES)
     assert logs.std() == pytest.approx(0.5, rel=5 / math.sqrt(2 * NUM_DEVICES))
 
 
-def test_zipf_slowdowns_have_the_shares_of_the_law():
+def test_zipf_slowdowns_have_the_shares_of_the_law() -> None:
     slowdown = np.rint(1 / Zipf(1.2, 10).draw(rng(), NUM_DEVICES)).astype(int)
     weights = np.arange(1, 11) ** -1.2
     for k in (1, 2, 5, 10):
@@ -44,14 +44,14 @@ def test_zipf_slowdowns_have_the_shares_of_the_law():
         assert abs((slowdown == k).mean() - share) < 5 * error
 
 
-def test_uniform_speeds_fill_their_range():
+def test_uniform_speeds_fill_their_range() -> None:
     drawn = UniformSpeed(0.5, 2.0).draw(rng(), NUM_DEVICES)
     assert 0.5 <= drawn.min() < 0.51
     assert 1.99 < drawn.max() <= 2.0
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_mix_draws_profiles_of_the_catalog_in_its_shares(name):
+def test_mix_draws_profiles_of_the_catalog_in_its_shares(name: str) -> None:
     fleet = mix(name)
     assert set(fleet.profiles) <= set(load_profiles())
     drawn = fleet.draw(rng(), NUM_DEVICES)

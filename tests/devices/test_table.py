@@ -1,6 +1,7 @@
 """A fleet in a CSV: one row a device."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def same(found, expected):
     np.testing.assert_array_equal(found, np.array(expected))
 
 
-def test_columns_are_in_si_units_and_what_is_not_known_is_nan(tmp_path):
+def test_columns_are_in_si_units_and_what_is_not_known_is_nan(tmp_path: Path) -> None:
     devices = read_device_columns(write(tmp_path, "fleet.csv", FULL))
     assert len(devices) == 2
     assert devices.device_id == ("a", "b")
@@ -37,14 +38,14 @@ def test_columns_are_in_si_units_and_what_is_not_known_is_nan(tmp_path):
     same(devices.uplink_bytes_per_s, [NAN, 1e5])
 
 
-def test_a_column_that_is_missing_is_not_known(tmp_path):
+def test_a_column_that_is_missing_is_not_known(tmp_path: Path) -> None:
     devices = read_device_columns(write(tmp_path, "fleet.csv", "speed,device_id\n1.5,x\n"))
     assert devices.profile == ("",)
     same(devices.speed, [1.5])
     same(devices.memory_bytes, [NAN])
 
 
-def test_fedscale_capacities_become_speeds_and_rates(tmp_path):
+def test_fedscale_capacities_become_speeds_and_rates(tmp_path: Path) -> None:
     clients = {
         1: {"computation": 100.0, "communication": 8000.0},
         2: {"computation": 50.0, "communication": 16000.0},
@@ -60,20 +61,20 @@ def test_fedscale_capacities_become_speeds_and_rates(tmp_path):
     assert "speed: inference_s_per_sample against the median of the table" in table.notes
 
 
-def test_one_client_is_its_own_median(tmp_path):
+def test_one_client_is_its_own_median(tmp_path: Path) -> None:
     (table,) = import_files(
         "fedscale-capacity", [write(tmp_path, "capacity", pickle.dumps(CAPACITY))]
     )
     assert dict(zip(table.columns, table.rows[0], strict=True))["speed"] == "1"
 
 
-def test_speeds_too_far_apart_to_be_measured_are_not_reckoned(tmp_path):
+def test_speeds_too_far_apart_to_be_measured_are_not_reckoned(tmp_path: Path) -> None:
     content = "device,ai_score\na,1e-300\nb,1\n"
     (table,) = import_files("ai-benchmark", [write(tmp_path, "phones", content)])
     assert "speed" not in table.columns
 
 
-def test_speed_of_phones_is_from_the_first_score_that_all_have(tmp_path):
+def test_speed_of_phones_is_from_the_first_score_that_all_have(tmp_path: Path) -> None:
     (table,) = import_files("ai-benchmark", [write(tmp_path, "phones", FILES["ai-benchmark"])])
     devices = read_device_columns(write(tmp_path, "fleet.csv", table.text))
     # Phone B has no cpu_float_score; the AI scores are 76206 and 1200, their median 38703.

@@ -12,7 +12,7 @@ from algorithms.pacing import Pacing, Synchronous
 from algorithms.selection import Selection, Uniform
 from algorithms.strategies.fedlora import FedLoRA
 from devices.cost.closed_form import ClosedFormCost
-from devices.fleet.fleet import Device
+from devices.fleet.fleet import Device, Fleet
 from devices.fleet.profile import DeviceProfile
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import Adapter, Factors
@@ -106,6 +106,7 @@ def make_federation(
     **changed: Any,
 ) -> Federation:
     """Everybody takes part in every round, and trains three steps of four examples."""
+    fleet = fleet if isinstance(fleet, Fleet) else Fleet.of(fleet)
     model = tiny_model()
     trainer = trainer or NullTrainer(model.num_blocks)
     view = ServerView(

@@ -216,8 +216,14 @@ BROKE: list[tuple[dict[str, Any], str]] = [
         "faults: a device must have at most 1000000 outages by chance",
     ),
     ({"fleet": {"recorded": "/dev/zero"}}, "must be a regular file"),
-    ({"fleet": {"devices": [{**GENERATED, "link": "/dev/zero"}]}}, "links must be a CSV"),
-    ({"fleet": {"devices": [{"table": "/dev/zero"}]}}, "expected a regular file"),
+    ({"fleet": {"devices": [{**GENERATED, "link": "/dev/zero"}]}}, "a regular file or a folder"),
+    ({"fleet": {"devices": [{"table": "/dev/zero"}]}}, "a regular file or a folder"),
+    ({"fleet": {"devices": [{"profile": "/dev/zero", "link": "wifi"}]}}, "must be a regular file"),
+    ({"fleet": {"devices": [{"profile": "../x.toml:a", "link": "wifi"}]}}, "profile: a relative"),
+    ({"cost": {"kind": "measured", "table": "/dev/zero"}}, "cost.table: a path must be a regular"),
+    ({"cost": {"kind": "measured", "table": "../x.toml"}}, "cost.table: a relative path must not"),
+    ({"network": {"server": {"source": "../x.csv"}}}, "network.server.source: a relative path"),
+    ({"fleet": {"devices": [{"mix": "../x", "count": 3, "link": "wifi"}]}}, "mix: a relative path"),
     ({"strategy": {"kind": "/dev/zero.py:X"}}, "cannot be read"),
 ]  # fmt: skip
 """What once was a traceback, a hang or a process that ate all memory."""
@@ -251,3 +257,30 @@ def test_a_broken_config_is_an_error_in_words_or_a_run(folder: Path) -> None:
     assert not broke.found, broke.found
     assert counts["run"] > 0
     assert counts["error"] > 0
+
+
+@pytest.mark.parametrize("key", ["task.data", "cost.table", "fleet.recorded", "link", "strategy"])
+def test_a_path_to_a_pipe_or_out_by_a_link_is_refused_before_it_is_read(
+    folder: Path, key: str
+) -> None:
+    os.makedirs("inner", exist_ok=True)
+    for name in ("pipe.py", "out.py", "inner/out.csv"):
+        Path(name).unlink(missing_ok=True)
+    os.mkfifo("pipe.py")
+    os.symlink("/etc/hostname", "out.py")
+    os.symlink("/etc/hostname", "inner/out.csv")
+    for named, says in (
+        ("pipe.py", "must be a regular file"),
+        ("out.py", "by a symbolic link"),
+        ("inner", "by a symbolic link"),
+    ):
+        changes: dict[str, dict[str, Any]] = {
+            "task.data": {"task": {**BASE["task"], "data": named}},
+            "cost.table": {"cost": {"kind": "measured", "table": named}},
+            "fleet.recorded": {"fleet": {"recorded": named}},
+            "link": {"fleet": {"devices": [{**GENERATED, "link": named}]}},
+            "strategy": {"strategy": {"kind": f"{named}:X", "rank": 2}},
+        }
+        if key != "strategy" or named.endswith(".py"):
+            (folder / "x.yaml").write_text(yaml.safe_dump({**BASE, **changes[key]}))
+            assert says in answer(folder / "x.yaml", folder / "out")

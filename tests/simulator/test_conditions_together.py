@@ -10,9 +10,11 @@ from algorithms.pacing import FedBuff, Synchronous
 from algorithms.strategies.fedlora import FedLoRA
 from devices.fleet.battery import BatteryReplay, BatterySpec
 from simulator.engine.clock import StalledError
+from simulator.engine.network import SharedLinks
 from tests.simulator.met import away, faults, free_run, run
 from tests.simulator.small import make_device
 from traces.availability import AvailabilityTrace
+from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
 
 
@@ -172,6 +174,24 @@ def test_plan_that_is_shrunk_under_async_pacing_starts_from_the_newest_model():
     newer = [e for e in log.named("aggregated") if shrunk.at_s < e.at_s <= record.finished_s]
     # The last of them is its own.
     assert record.staleness == len(newer) - 1
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize("start_s", [1e9, 1e12, 2.0**52])
+def test_work_too_short_for_the_clock_to_show_takes_one_step_of_it(start_s, is_shared):
+    """A transfer takes less than a nanosecond, on a clock that moves in steps of 1e-7 s or more."""
+    quick = {"flops_per_s": 1e18, "rate_bytes_per_s": 1e15}
+    calendar = AvailabilityTrace.of([(start_s, 4 * start_s)], math.inf)
+    trace = BandwidthTrace.constant(1e16)
+    shared = SharedLinks(server=Link("server", trace, trace)) if is_shared else SharedLinks()
+    fleet = [make_device(k, availability=calendar, **quick) for k in range(2)]
+    log = run(fleet, rounds=3, shared_links=shared)
+    assert len(log.clients) == 6
+    step_s = math.ulp(start_s)
+    for record in log.clients:
+        assert record.outcome == "aggregated"
+        assert (record.download_s, record.upload_s) == (step_s, step_s)
+        assert record.train_s >= step_s
 
 
 def test_joining_leaving_and_restarts_each_leave_a_record():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from devices.vocabulary.trainer import TrainingJob, TrainingResult
 from devices.wire.wire import encode_update
 from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
+from simulator.log.records import ClientRecord, RoundRecord
 from tests.algorithms.static_fleet import spoil
 from tests.simulator.arrivals import Arrivals
 from tests.simulator.small import (
@@ -229,6 +230,65 @@ def test_shares_fade_with_staleness_and_never_from_call_to_call(
 ) -> None:
     for _ in range(2):  # some public code multiplies its rate down for good
         assert [pacing.mixing(staleness) for staleness in range(3)] == pytest.approx(shares)
+
+
+@dataclass
+class ByRound(Memory):
+    """Keeps which plans ended in each round as well."""
+
+    ended: list[list[ClientRecord]] = field(default_factory=list)
+
+    def round(self, record: RoundRecord) -> None:
+        before = sum(map(len, self.ended))
+        self.ended.append(self.clients[before:])
+        super().round(record)
+
+
+@pytest.mark.parametrize("pacing", EXAMPLES.values(), ids=EXAMPLES)
+def test_a_device_waits_from_its_end_to_its_next_plan_or_to_the_close_of_the_round(
+    pacing: Pacing,
+) -> None:
+    """W_r of docs/metrics.md, worked out anew from when plans began and ended."""
+    fleet = [make_device(k, flops_per_s=1e9 / (1 + 3 * k)) for k in range(5)]
+    log = ByRound()
+    simulate(make_federation(fleet, pacing=pacing, rounds=10), log)
+    starts = {k: sorted(r.started_s for r in log.clients if r.device_id == k) for k in range(5)}
+    for closed, ended in zip(log.rounds, log.ended, strict=True):
+        merged = [record for record in ended if record.outcome == "aggregated"]
+        waits = []
+        for record in merged:
+            later = [at_s for at_s in starts[record.device_id] if at_s >= record.finished_s]
+            waits.append(min([closed.closed_s, *later]) - record.finished_s)
+            assert record.waiting_s == pytest.approx(waits[-1], abs=1e-12)
+        assert closed.waiting_s == pytest.approx(np.mean(waits) if waits else 0.0, abs=1e-12)
+
+
+def test_in_a_buffer_the_update_waits_and_the_device_does_not() -> None:
+    """Two of two devices are always at work, and three updates make a round. Device 0 needs a
+    second for a plan and device 1 needs 1.5 s: updates come at 1, 1.5 and 2 s. Device 0 is asked
+    again at 1 s, device 1 at 1.5 s, and the last update comes as the round closes: nobody waits. In
+    one synchronous round, device 0 waits half a second, and W is a quarter."""
+    (free,) = run(make_federation([make_device(0)], rounds=1)).clients
+    transfers = free.download_bytes + free.upload_bytes
+    rates = [transfers / (seconds - free.train_s) for seconds in (1.0, 1.5)]
+    fleet = [make_device(k, rate_bytes_per_s=rate) for k, rate in enumerate(rates)]
+    buffered = run(make_federation(fleet, pacing=FedBuff(2, size=3), rounds=1))
+    assert [r.finished_s for r in buffered.clients[:3]] == pytest.approx([1.0, 1.5, 2.0])
+    assert [r.waiting_s for r in buffered.clients[:3]] == pytest.approx([0.0, 0.0, 0.0])
+    assert buffered.rounds[1].waiting_s == pytest.approx(0.0)
+    together = run(make_federation(fleet, pacing=Synchronous(2), rounds=1))
+    assert [r.waiting_s for r in together.clients] == pytest.approx([0.5, 0.0])
+    assert together.rounds[1].waiting_s == pytest.approx(0.25)
+
+
+def test_a_device_that_is_not_asked_again_waits_until_its_update_is_merged() -> None:
+    """In periods of 1.25 s the device is done after a second, and waits for the rest: a
+    semi-synchronous cohort is filled only as updates are merged."""
+    (free,) = run(make_federation([make_device(0)], rounds=1)).clients
+    rate = (free.download_bytes + free.upload_bytes) / (1.0 - free.train_s)
+    pacing = SemiSynchronous(cohort=1, period_s=1.25)
+    log = run(make_federation([make_device(0, rate_bytes_per_s=rate)], pacing=pacing, rounds=3))
+    assert [record.waiting_s for record in log.rounds[1:]] == pytest.approx([0.25] * 3)
 
 
 def test_a_device_asked_again_before_the_round_ends_has_stopped_waiting() -> None:

@@ -16,9 +16,12 @@ from algorithms.selection import Roster, Uniform
 from algorithms.selections.fedcs import FedCS
 from algorithms.selections.power_of_choice import PowerOfChoice
 from devices.vocabulary.trainer import TrainingJob, TrainingResult
+from simulator.engine.seeds import stream
 from simulator.engine.server import simulate
+from simulator.log.checked import InvariantError
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_every_pacing import EXAMPLES
+from traces.availability import AvailabilityTrace
 
 
 @pytest.mark.parametrize("pacing", EXAMPLES.values(), ids=EXAMPLES)
@@ -166,3 +169,57 @@ def test_a_device_that_comes_twice_into_one_buffer_counts_with_its_last_losses()
     first = [r for r in log.clients if r.round == 1 and r.device_id == 0]
     assert len(first) > 1
     assert spy.seen[-1]["loss"][0] == first[-1].train_loss
+
+
+def test_cohorts_are_those_of_the_round_among_who_is_there_however_long_rounds_take() -> None:
+    """Eight devices that come and go, each on a calendar of its own, under rounds of two lengths:
+    every cohort is the first three of the round's order that are there and free as it opens."""
+    calendars = [AvailabilityTrace.of([(0.0, 3.0 + k), (5.0 + k, 20.0)], 20.0) for k in range(8)]
+    opened = []
+    for flops_per_s in (1e9, 1e7):
+        fleet = [
+            make_device(k, availability=calendar, flops_per_s=flops_per_s)
+            for k, calendar in enumerate(calendars)
+        ]
+        log = Memory()
+        federation = make_federation(
+            fleet, pacing=Synchronous(cohort=3), rounds=12, when_offline="resume"
+        )
+        simulate(federation, log)
+        events = log.named("round_opened")
+        for event in events:
+            order = np.argsort(stream(0, "selection", event.round).random(8)).tolist()
+            there = [k for k in order if calendars[k].is_online(event.at_s)]
+            assert event.details["cohort"] == sorted(there[:3])
+        opened.append([(event.at_s, event.details["cohort"]) for event in events])
+    quick, slow = opened
+    assert [at_s for at_s, _ in quick] != [at_s for at_s, _ in slow]
+    assert any(a != b for (_, a), (_, b) in zip(quick, slow, strict=True))
+    assert any(a == b for (_, a), (_, b) in zip(quick, slow, strict=True))
+
+
+@pytest.mark.parametrize("cohort", [[0, 0], [0, 1, 2], [9]])
+def test_a_selection_that_names_no_cohort_is_refused(cohort: list[int]) -> None:
+    class Careless(Uniform):
+        def pick(self, *given: Any, **known: Any) -> Any:
+            return cohort
+
+    federation = make_federation(
+        [make_device(k) for k in range(4)], selection=Careless(), pacing=Synchronous(cohort=2)
+    )
+    with pytest.raises(InvariantError, match="must pick at most 2 of the 4 idle devices"):
+        simulate(federation, Memory())
+
+
+def test_the_server_sorts_the_cohort() -> None:
+    class Backwards(Uniform):
+        def pick(self, *given: Any, **known: Any) -> Any:
+            return super().pick(*given, **known)[::-1]
+
+    logs = [Memory(), Memory()]
+    for log, selection in zip(logs, (Uniform(), Backwards()), strict=True):
+        fleet = [make_device(k) for k in range(4)]
+        pacing = Synchronous(cohort=3)
+        simulate(make_federation(fleet, selection=selection, pacing=pacing), log)
+    first, second = ([repr(event) for event in log.events] for log in logs)
+    assert first == second

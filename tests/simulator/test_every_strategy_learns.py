@@ -17,7 +17,7 @@ from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategy import ServerState, make_plan
 from devices.cost.closed_form import ClosedFormCost
 from devices.datasets.dataset import TextDataset, load_dataset
-from devices.fleet.fleet import Device
+from devices.fleet.fleet import Device, Fleet
 from devices.models.spec import ModelSpec
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
@@ -121,7 +121,8 @@ def costs(model: ModelSpec) -> ClosedFormCost:
 def make_view(fleet: Sequence[Device], steps: int = 10) -> ServerView:
     model = trainer().spec
     work = LocalWork(batch_size=16, steps=steps)
-    return ServerView(fleet, model=model, work=work, cost_model=costs(model), trainer=trainer())
+    whole = Fleet.of(fleet)
+    return ServerView(whole, model=model, work=work, cost_model=costs(model), trainer=trainer())
 
 
 def make_fleet(kind: str) -> list[Device]:

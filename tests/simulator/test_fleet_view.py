@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from algorithms.strategy import make_plan
+from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import TermGrid
 from simulator.engine import server_view as fleet_view
 from tests.simulator.small import make_device, make_federation
@@ -27,3 +28,13 @@ def test_costs_that_are_forgotten_are_worked_out_again(monkeypatch: pytest.Monke
     assert len(view._costs) <= 5 < len(plans)
     assert [view.cost(plan) for plan in plans] == first
     assert len({cost.train_s for cost in first}) > 5
+
+
+def test_a_fleet_of_listed_devices_is_those_devices() -> None:
+    devices = [make_device(k, num_examples=8 * (k + 1)) for k in range(3)]
+    fleet = Fleet.of(devices)
+    assert list(fleet) == devices
+    assert fleet.num_examples.tolist() == [8, 16, 24]
+    assert [fleet.link_of(k) for k in range(3)] == [device.link for device in devices]
+    with pytest.raises(ValueError, match="listed by id from 0 on, got 2 at place 0"):
+        Fleet.of(devices[::-1])

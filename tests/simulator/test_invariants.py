@@ -235,18 +235,18 @@ def test_the_event_that_broke_a_rule_is_the_last_in_the_log(monkeypatch: Patch) 
     monkeypatch.setattr(_Client, "event", lambda *given: early(None, *given))
     log = Memory()
     with pytest.raises(InvariantError, match="event download_started on device 0 at -1 s"):
-        simulate(make_federation([make_device(0)]), log)
+        simulate(make_federation([make_device(0)], trainer=DriftTrainer()), log)
     assert (log.events[-1].name, log.events[-1].at_s) == ("download_started", -1.0)
 
 
 def test_a_plan_that_outgrows_what_is_free_is_found_in_its_record(monkeypatch: Patch) -> None:
     fleet = [make_device(0, free_memory=StepTrace.constant(1e-6))]
     log = Memory()
-    simulate(make_federation(fleet), log)
+    simulate(make_federation(fleet, trainer=DriftTrainer()), log)
     assert {record.outcome for record in log.clients} == {"oom"}
     monkeypatch.setattr(_Client, "_out_of_memory", lambda self: True)  # and goes on
     with pytest.raises(InvariantError, match="memory in use must be at most what is free"):
-        simulate(make_federation(fleet), Memory())
+        simulate(make_federation(fleet, trainer=DriftTrainer()), Memory())
 
 
 def test_weights_of_no_average_are_refused(monkeypatch: Patch) -> None:

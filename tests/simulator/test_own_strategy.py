@@ -15,6 +15,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+import fedclock
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.own_strategy import StrategyFileError
 from simulator.config.problems import UserError
@@ -24,6 +25,7 @@ from simulator.log.progress import PlainReporter
 from simulator.runs.run import notes, prepare, run
 from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
+from simulator.world.record import record
 from tests.simulator.test_experiment import VALID, problems, write
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-scheduler.md").read_text("utf-8")
@@ -243,7 +245,7 @@ def test_what_the_protocol_only_declares_is_missing(tmp_path: Path) -> None:
             "none.py:HalfDepth",
             r"none\.py cannot be read: No such file.*starts at the config's folder",
         ),
-        ("\0.py:HalfDepth", r"\.py cannot be read: embedded null byte"),
+        ("\0.py:HalfDepth", r"\.py cannot be read: a name or path must be printable"),
         (".py:HalfDepth", r"\.py cannot be read: No such file"),
         ("half.py", r"strategy\.kind must be one of .* or path/to/your\.py:Class, got 'half\.py'"),
         ("half.py:", "must define the class , defines HalfDepth"),
@@ -391,7 +393,7 @@ def test_where_the_file_lies_is_no_part_of_the_run(tmp_path: Path) -> None:
 def test_a_run_folder_repeats_itself_after_the_original_has_gone(tmp_path: Path) -> None:
     first = simulate(load(tmp_path), tmp_path / "run")
     (tmp_path / "half.py").unlink()
-    (config,) = load_experiment(first / "config.yaml")
+    (config,) = load_experiment(first / "config.yaml", code="of_run_folders")
     second = simulate(config, tmp_path / "again")
     for name in ("half.py", "config.yaml", "events.jsonl"):
         assert (second / name).read_bytes() == (first / name).read_bytes()
@@ -404,6 +406,47 @@ def test_a_changed_copy_in_a_run_folder_is_said_and_not_run(tmp_path: Path) -> N
     folder = simulate(load(tmp_path), tmp_path / "run")
     (folder / "half.py").write_text("raise SystemExit('it was run')", "utf-8")
     with pytest.raises(ConfigError, match="the file has changed since") as error:
-        load_experiment(folder / "config.yaml")
+        load_experiment(folder / "config.yaml", code="of_run_folders")
     assert "it was run" not in str(error.value)
     assert str(folder / "half.py") in str(error.value)
+
+
+EVIL = "from pathlib import Path\nPath(r'PLACE').write_text('run')\n" + HALF
+
+
+def test_a_run_folder_is_read_without_running_its_code(tmp_path: Path) -> None:
+    folder = simulate(load(tmp_path), tmp_path / "runs" / "run")
+    (folder / "half.py").write_text(EVIL.replace("PLACE", str(tmp_path / "was-run")), "utf-8")
+    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    config["strategy"].pop("source_sha256")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
+    run = ("-m", "analysis")
+    for command in (
+        ("report", str(folder), "-o", str(tmp_path / "report.html")),
+        ("figures", str(folder), "-o", str(tmp_path / "figures")),
+        ("record", str(folder), "-o", str(tmp_path / "recorded")),
+        ("summary", str(folder), "-o", str(tmp_path / "summary")),
+        ("timeline", str(folder), "-o", str(tmp_path / "trace.json")),
+        ("validate", str(folder / "config.yaml")),
+        ("compare", str(folder / "config.yaml"), "--output", str(tmp_path / "again")),
+        ("sweep", str(folder / "config.yaml"), "--output", str(tmp_path / "again")),
+    ):
+        done = subprocess.run([sys.executable, *run, *command], capture_output=True, text=True)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert not (tmp_path / "was-run").exists(), command
+        if command[0] in ("validate", "compare", "sweep"):
+            assert "only `fedclock run` runs the code" in done.stderr
+    fedclock.load(folder)
+    assert not (tmp_path / "was-run").exists()
+    command = ("run", str(folder / "config.yaml"), "--output", str(tmp_path / "again"))
+    done = subprocess.run([sys.executable, *run, *command], capture_output=True, text=True)
+    assert (tmp_path / "was-run").exists()
+    assert f"runs the code in {folder / 'half.py'}" in done.stderr
+
+
+def test_a_recorded_run_of_an_own_strategy_can_be_replayed(tmp_path: Path) -> None:
+    folder = simulate(load(tmp_path), tmp_path / "run")
+    file = record(folder, tmp_path / "recorded")
+    assert (file.parent / "half.py").read_text("utf-8") == HALF
+    (config,) = load_experiment(file)
+    assert config.strategy.kind == "half.py:HalfDepth"

@@ -36,21 +36,21 @@ def is_online_by_definition(device, at_s):
     return any(start_s <= within_s < end_s for start_s, end_s in pairs)
 
 
-def test_intervals_are_half_open():
+def test_intervals_are_half_open() -> None:
     device = trace((2, 5))
     assert [device.is_online(at_s) for at_s in (0, 2, 4.999, 5, 12, 15)] == [
         False, True, True, False, True, False
     ]  # fmt: skip
 
 
-def test_next_change_is_the_end_then_the_start_of_the_next_loop():
+def test_next_change_is_the_end_then_the_start_of_the_next_loop() -> None:
     device = trace((2, 5))
     assert [device.next_change_s(at_s) for at_s in (0, 2, 4, 5, 11, 12, 15)] == [
         2, 5, 5, 12, 12, 15, 22
     ]  # fmt: skip
 
 
-def test_interval_across_the_end_of_the_loop_is_no_change_there():
+def test_interval_across_the_end_of_the_loop_is_no_change_there() -> None:
     device = trace((0, 2), (7, 10))
     assert device.next_change_s(8) == 12
     assert device.is_online(9.5)
@@ -126,12 +126,12 @@ def test_impossible_availability_is_refused(intervals, period_s, message):
         AvailabilityTrace.of(intervals, period_s)
 
 
-def test_unequal_numbers_of_starts_and_ends_are_refused():
+def test_unequal_numbers_of_starts_and_ends_are_refused() -> None:
     with pytest.raises(ValueError, match="as many starts as ends"):
         AvailabilityTrace(np.zeros(2), np.ones(1), 3.0)
 
 
-def test_file_holds_online_rows_and_the_end_of_a_period_that_ends_offline():
+def test_file_holds_online_rows_and_the_end_of_a_period_that_ends_offline() -> None:
     text = availability_text({"a": trace((1, 2.5), (4, 10)), "b": trace((0, 3)), "never": trace()})
     assert text == HEADER + (
         "a,1,2.5,online\na,4,10,online\nb,0,3,online\nb,3,10,offline\nnever,0,10,offline\n"
@@ -210,7 +210,7 @@ def test_who_waits_for_a_change_finds_it_at_any_offset(device, offset_s, at_s):
         assert begun.is_online(change_s) != begun.is_online(at_s)
 
 
-def test_who_is_always_there_never_leaves():
+def test_who_is_always_there_never_leaves() -> None:
     assert ALWAYS.is_online(0.0)
     assert ALWAYS.is_online(1e15)
     assert ALWAYS.next_change_s(5.0) == math.inf

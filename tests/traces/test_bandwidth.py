@@ -93,18 +93,18 @@ def test_outage_delays_transfer_by_its_length(steps, outage_s, size_bytes, data)
     assert cut.transfer_s(size_bytes, 0.0) == pytest.approx(transfer_s + num_outages * outage_s)
 
 
-def test_transfer_that_ends_as_an_outage_begins_does_not_wait_for_it():
+def test_transfer_that_ends_as_an_outage_begins_does_not_wait_for_it() -> None:
     link = trace([(1.0, 10), (5.0, 0), (1.0, 10)])
     assert link.transfer_s(10, 0.0) == 1.0
     assert link.transfer_s(11, 0.0) == pytest.approx(6.1)
 
 
-def test_transfer_that_starts_in_an_outage_waits_for_its_end():
+def test_transfer_that_starts_in_an_outage_waits_for_its_end() -> None:
     link = trace([(1.0, 10), (5.0, 0), (1.0, 10)])
     assert link.transfer_s(5, 2.0) == 4.5
 
 
-def test_transfer_may_end_exactly_on_the_edge_of_a_loop():
+def test_transfer_may_end_exactly_on_the_edge_of_a_loop() -> None:
     link = trace([(2.0, 0), (3.0, 4)])
     assert link.transfer_s(12, 0.0) == 5.0
     assert link.transfer_s(36, 0.0) == 15.0
@@ -113,13 +113,13 @@ def test_transfer_may_end_exactly_on_the_edge_of_a_loop():
     assert trace([(3.0, 4), (2.0, 0)]).transfer_s(24, 0.0) == 8.0
 
 
-def test_rounding_at_the_edge_of_a_loop_costs_no_outage():
+def test_rounding_at_the_edge_of_a_loop_costs_no_outage() -> None:
     # Three loops of 0.1 bytes carry 0.3, which 0.1 + 0.2 exceeds by one rounding.
     assert trace([(1.0, 0), (1.0, 0.1)]).transfer_s(0.1 + 0.2, 0.0) == 6.0
     assert trace([(1.0, 0.1), (1.0, 0)]).transfer_s(0.1 + 0.2, 0.0) == 5.0
 
 
-def test_rounding_leaves_no_more_than_a_loop_to_the_last_one():
+def test_rounding_leaves_no_more_than_a_loop_to_the_last_one() -> None:
     # 13 loops less an ulp: what 12 loops leave is more than a loop by rounding.
     rate, size_bytes = 175.97976477304877, 2287.736942049634
     assert size_bytes - 12 * rate > rate
@@ -134,28 +134,28 @@ def test_start_far_out_changes_nothing(steps, size_bytes, start_s, loops):
     assert link.transfer_s(size_bytes, far_s) == link.transfer_s(size_bytes, start_s)
 
 
-def test_clock_of_a_billion_seconds_keeps_transfers_to_its_own_precision():
+def test_clock_of_a_billion_seconds_keeps_transfers_to_its_own_precision() -> None:
     link = trace([(0.3, 1e6), (0.7, 5e5)])
     start_s = 1e9 + 0.1
     # The instant itself is rounded to 1.2e-7 s, and no transfer can be known any better.
     assert link.transfer_s(1e5, start_s) == pytest.approx(0.1, abs=np.spacing(start_s))
 
 
-def test_time_over_more_loops_than_could_be_walked_is_exact():
+def test_time_over_more_loops_than_could_be_walked_is_exact() -> None:
     link = trace([(1.0, 3), (1.0, 0), (2.0, 1)])
     assert link.transfer_s(5 * 10**15, 0.0) == 4e15
     assert link.transfer_s(5 * 10**15 + 3, 0.0) == 4e15 + 1
 
 
-def test_nothing_to_send_takes_no_time():
+def test_nothing_to_send_takes_no_time() -> None:
     assert trace([(1.0, 0), (1.0, 8)]).transfer_s(0, 0.5) == 0.0
 
 
-def test_link_that_is_never_up_never_ends_a_transfer():
+def test_link_that_is_never_up_never_ends_a_transfer() -> None:
     assert trace([(1.0, 0), (2.0, 0)]).transfer_s(1, 0.0) == float("inf")
 
 
-def test_link_too_slow_for_a_float_never_ends_a_transfer():
+def test_link_too_slow_for_a_float_never_ends_a_transfer() -> None:
     assert BandwidthTrace.constant(1e-310).transfer_s(1e6, 0.0) == float("inf")
 
 

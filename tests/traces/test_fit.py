@@ -56,7 +56,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_long_run_of_a_fitted_link_is_exactly_its_source(name):
+def test_long_run_of_a_fitted_link_is_exactly_its_source(name: str) -> None:
     source = SOURCES[name]()
     chain = fit_chain([source], float(np.median(np.diff([*source.time_s, source.period_s]))))
     share = chain.shares
@@ -70,7 +70,9 @@ def test_long_run_of_a_fitted_link_is_exactly_its_source(name):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_fitted_link_draws_mean_quantiles_outages_and_autocorrelation_of_its_source(name):
+def test_fitted_link_draws_mean_quantiles_outages_and_autocorrelation_of_its_source(
+    name: str,
+) -> None:
     source = SOURCES[name]()
     drawn = [link.downlink for link in drawn_links(fit_with_scale(source), NUM_LINKS)]
 
@@ -103,7 +105,7 @@ def fit_with_scale(source):
     return fit_link("mine", [source], [source])
 
 
-def test_several_links_keep_their_spread_and_their_mean():
+def test_several_links_keep_their_spread_and_their_mean() -> None:
     # Means 1 to 4 MB/s: the sample deviation of their logarithms.
     sources = [BandwidthTrace.constant(1e6 * k) for k in (1, 2, 3, 4)]
     model = fit_link("mine", sources, [])
@@ -112,13 +114,13 @@ def test_several_links_keep_their_spread_and_their_mean():
     assert model.uplink is None
 
 
-def test_directions_of_a_drawn_link_get_better_and_worse_together():
+def test_directions_of_a_drawn_link_get_better_and_worse_together() -> None:
     source = hand_made()
     link = fit_link("mine", [source], [source.scaled(0.5)]).link(np.random.default_rng(0))
     assert ((link.downlink.rate_bytes_per_s == 0) == (link.uplink.rate_bytes_per_s == 0)).all()
 
 
-def test_link_that_carries_nothing_cannot_be_fitted():
+def test_link_that_carries_nothing_cannot_be_fitted() -> None:
     with pytest.raises(ValueError, match="must carry something to be fitted"):
         fit_link("mine", [BandwidthTrace.constant(0.0)], [])
     with pytest.raises(ValueError, match="a fit needs at least one link, got none"):
@@ -152,7 +154,7 @@ FLEETS = {
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_fitted_devices_have_the_share_the_day_and_the_spans_of_their_source(name):
+def test_fitted_devices_have_the_share_the_day_and_the_spans_of_their_source(name: str) -> None:
     source = FLEETS[name]()
     drawn = fleet(fit_availability(source), 300, seed=2)
 
@@ -178,7 +180,7 @@ def test_fitted_devices_have_the_share_the_day_and_the_spans_of_their_source(nam
             )
 
 
-def test_spread_between_devices_is_found_again():
+def test_spread_between_devices_is_found_again() -> None:
     # The log-odds of 300 devices have a standard error of 4 % of their deviation; a week of heavy
     # spans adds chance of its own, which the fit takes off as far as it can tell.
     for spread in (0.0, 0.8):
@@ -190,7 +192,7 @@ def test_spread_between_devices_is_found_again():
         assert found == pytest.approx(spread, abs=0.35)
 
 
-def test_devices_that_never_change_keep_their_share():
+def test_devices_that_never_change_keep_their_share() -> None:
     never, always = AvailabilityTrace.of([], DAY_S), AvailabilityTrace.of([(0, DAY_S)], DAY_S)
     model = fit_availability([never, always, always, *nights()[:1]])
     assert (model.never, model.always) == (0.25, 0.5)
@@ -199,9 +201,6 @@ def test_devices_that_never_change_keep_their_share():
         assert abs((shares == kept).mean() - share) < 5 * math.sqrt(share * (1 - share) / 400)
     with pytest.raises(ValueError, match="needs a device that goes online and offline, got 2 dev"):
         fit_availability([never, always])
-
-
-# --- TOML
 
 
 def link_toml(tmp_path, name="mine"):
@@ -217,7 +216,7 @@ def devices_toml(tmp_path):
     return path
 
 
-def test_link_in_toml_draws_what_the_fit_draws(tmp_path):
+def test_link_in_toml_draws_what_the_fit_draws(tmp_path: Path) -> None:
     source = hand_made()
     fitted = fit_link("mine", [source], [source.scaled(0.25)])
     read = read_model(link_toml(tmp_path))
@@ -227,13 +226,13 @@ def test_link_in_toml_draws_what_the_fit_draws(tmp_path):
         assert getattr(other, direction).rate_bytes_per_s == pytest.approx(expected, rel=1e-9)
 
 
-def test_devices_in_toml_are_those_of_the_fit(tmp_path):
+def test_devices_in_toml_are_those_of_the_fit(tmp_path: Path) -> None:
     one = fit_availability(nights()).availability(np.random.default_rng(3))
     other = read_model(devices_toml(tmp_path)).availability(np.random.default_rng(3))
     assert one.start_s == pytest.approx(other.start_s, rel=1e-9)
 
 
-def test_toml_is_a_pool_and_its_first_link_a_link(tmp_path):
+def test_toml_is_a_pool_and_its_first_link_a_link(tmp_path: Path) -> None:
     path = link_toml(tmp_path)
     members = pool(path)
     assert [link.name for link in members] == [f"mine-{k}" for k in range(1, 17)]
@@ -243,13 +242,13 @@ def test_toml_is_a_pool_and_its_first_link_a_link(tmp_path):
     assert len(availability(devices_toml(tmp_path))) == 64
 
 
-def test_more_devices_leave_the_first_as_they_are(tmp_path):
+def test_more_devices_leave_the_first_as_they_are(tmp_path: Path) -> None:
     model = read_model(devices_toml(tmp_path))
     few, many = drawn_devices(model, 2), drawn_devices(model, 5)
     assert few["2"].start_s.tolist() == many["2"].start_s.tolist()
 
 
-def test_uplink_that_was_not_measured_needs_a_scale(tmp_path):
+def test_uplink_that_was_not_measured_needs_a_scale(tmp_path: Path) -> None:
     path = tmp_path / "down.toml"
     path.write_text(model_text(fit_link("down", [hand_made()], []), ["here.csv"]))
     with pytest.raises(ValueError, match=r"down\.toml: the uplink was not measured; give uplink_s"):
@@ -314,14 +313,14 @@ def test_wrong_toml_of_devices_is_refused_with_its_key(tmp_path, old, new, messa
         read_model(path)
 
 
-def test_toml_of_the_other_kind_is_refused(tmp_path):
+def test_toml_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="kind must be availability here, found link"):
         availability(link_toml(tmp_path))
     with pytest.raises(ValueError, match="kind must be link here, found availability"):
         pool(devices_toml(tmp_path))
 
 
-def test_chain_by_hand_has_its_covariance():
+def test_chain_by_hand_has_its_covariance() -> None:
     # Two conditions of one rate each, left half of the time: rates 0 and 2 alternate at random, so
     # nothing is remembered; with a stay of 0.75 the covariance halves with each step.
     rates = np.array([[0.0], [2.0]])
@@ -333,14 +332,14 @@ def test_chain_by_hand_has_its_covariance():
     assert one.covariance([0, 1, 2]) == pytest.approx([1, 0.5, 0.25])
 
 
-def test_markov_link_of_a_config_is_a_source_too():
+def test_markov_link_of_a_config_is_a_source_too() -> None:
     source = MarkovLink("lte", duration_s=600).link(np.random.default_rng(0))
     model = fit_link("lte", [source.downlink], [source.uplink])
     assert model.duration_s == 600
     assert model.step_s == 1
 
 
-def test_span_that_ends_just_before_midnight_begins_one_of_the_last_part():
+def test_span_that_ends_just_before_midnight_begins_one_of_the_last_part() -> None:
     # -1e-12 % 86400 is 86400.0 in floats: past the last row of the table.
     rows = np.full((24, 1), DAY_S / 2)
     model = type(fit_availability(nights()))(rows - 1e-12, rows, np.eye(24)[0], num_days=2)

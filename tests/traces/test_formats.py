@@ -1,5 +1,6 @@
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_broken_file_is_refused_with_its_name_and_line(read, text, message):
         read(text)
 
 
-def test_file_that_cannot_be_read_is_named(tmp_path):
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.csv: the file cannot be read: No such file"):
         read_link(tmp_path / "none.csv")
     with pytest.raises(ValueError, match="the file cannot be read: Is a directory"):
@@ -187,7 +188,7 @@ def test_written_link_reads_back_with_the_same_rates_at_the_same_times(tmp_path,
             assert got.rate_at(at_s) == pytest.approx(wrote.rate_at(at_s), rel=1e-11)
 
 
-def test_written_file_is_plain_and_ends_with_a_line_end(tmp_path):
+def test_written_file_is_plain_and_ends_with_a_line_end(tmp_path: Path) -> None:
     trace = BandwidthTrace(np.array([0.0, 1.0, 2.0]), np.array([1e6, 0.0, 11.053e6 / 8]), 4.0)
     write_link(tmp_path / "x.csv", Link("x", trace, trace.scaled(0.5)))
     assert (tmp_path / "x.csv").read_bytes().decode() == (
@@ -195,7 +196,7 @@ def test_written_file_is_plain_and_ends_with_a_line_end(tmp_path):
     )
 
 
-def test_directions_with_different_periods_cannot_share_a_file(tmp_path):
+def test_directions_with_different_periods_cannot_share_a_file(tmp_path: Path) -> None:
     link = Link("odd", BandwidthTrace.constant(1.0), BandwidthTrace(np.zeros(1), np.ones(1), 7.0))
     with pytest.raises(ValueError, match=r"one period.*got 1 s down and 7 s up \(link odd\)"):
         write_link(tmp_path / "x.csv", link)

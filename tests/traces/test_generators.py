@@ -31,7 +31,7 @@ def phones(request):
     return request.param, fleet(Diurnal(request.param), 1200)
 
 
-def test_registries_name_each_class_by_its_kind():
+def test_registries_name_each_class_by_its_kind() -> None:
     for registry in (LINKS, AVAILABILITIES):
         assert registry
         assert all(cls.kind == kind for kind, cls in registry.items())
@@ -54,7 +54,7 @@ def test_availability_follows_from_its_own_generator_alone(generator):
     assert trace.start_s.tolist() != other.start_s.tolist()
 
 
-def test_markov_links_spread_around_the_mean_of_the_technology():
+def test_markov_links_spread_around_the_mean_of_the_technology() -> None:
     model = TECHNOLOGIES["wifi"]
     links = [MarkovLink("wifi").link(of_device(number)) for number in range(400)]
     means = np.array([link.downlink.mean_bytes_per_s * 8 / 1e6 for link in links])
@@ -64,7 +64,7 @@ def test_markov_links_spread_around_the_mean_of_the_technology():
     assert np.log(means).std(ddof=1) == pytest.approx(model.link_sigma, rel=0.25)
 
 
-def test_scale_and_spread_are_those_asked_for():
+def test_scale_and_spread_are_those_asked_for() -> None:
     one, three = (
         MarkovLink("lte", scale=scale, spread=0.0).link(of_device(0)) for scale in (1.0, 3.0)
     )
@@ -72,7 +72,7 @@ def test_scale_and_spread_are_those_asked_for():
     assert ratio == pytest.approx(3, rel=1e-3)  # rates are whole kbit/s
 
 
-def test_distances_are_uniform_between_the_nearest_and_the_farthest():
+def test_distances_are_uniform_between_the_nearest_and_the_farthest() -> None:
     generator = PathLossLink(shadowing_db=0.0, fading="none")
     rates = [generator.link(of_device(k)).uplink.rate_at(0.0) for k in range(2000)]
     near, middle, far = (shannon_link(d).uplink.rate_at(0.0) for d in (1100, 1550, 2000))
@@ -82,7 +82,7 @@ def test_distances_are_uniform_between_the_nearest_and_the_farthest():
     assert abs(np.mean(np.array(rates) < middle) - 0.5) < 5 * 0.5 / math.sqrt(2000)
 
 
-def test_shadowing_scatters_the_signal_by_8_db_alike_in_both_directions():
+def test_shadowing_scatters_the_signal_by_8_db_alike_in_both_directions() -> None:
     generator = PathLossLink(nearest_m=1500, farthest_m=1500, fading="none")
     links = [generator.link(of_device(k)) for k in range(2000)]
 
@@ -96,13 +96,13 @@ def test_shadowing_scatters_the_signal_by_8_db_alike_in_both_directions():
     assert (down - up) == pytest.approx(23.0, abs=1e-6)  # 46 dBm against 23 dBm
 
 
-def test_rayleigh_fading_draws_a_new_gain_for_each_block():
+def test_rayleigh_fading_draws_a_new_gain_for_each_block() -> None:
     link = PathLossLink(shadowing_db=0.0, block_s=0.5, duration_s=20.0).link(of_device(0))
     assert link.uplink.period_s == 20
     assert len(set(link.uplink.rate_bytes_per_s)) == len(link.uplink.time_s) == 40
 
 
-def test_on_off_is_online_for_the_share_that_its_means_say():
+def test_on_off_is_online_for_the_share_that_its_means_say() -> None:
     devices = fleet(OnOff(600, 1800))
     shares = np.array([device.fraction_online for device in devices])
     assert abs(shares.mean() - 0.25) < 5 * shares.std(ddof=1) / math.sqrt(NUM_DEVICES)
@@ -152,7 +152,7 @@ def test_phones_flap_as_often_and_differ_as_much_as_published(phones):
     assert np.quantile(shares, (0.25, 0.5, 0.75)) == pytest.approx(quartiles, abs=0.04)
 
 
-def test_days_of_a_pattern_are_those_asked_for():
+def test_days_of_a_pattern_are_those_asked_for() -> None:
     assert Diurnal(num_days=2).availability(of_device(0)).period_s == 2 * 86400
 
 

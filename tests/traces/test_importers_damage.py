@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,7 +83,9 @@ def check(folder, name, content):
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("name", FORMATS)
-def test_any_of_1000_damages_gives_a_whole_import_or_an_error_that_names_the_file(tmp_path, name):
+def test_any_of_1000_damages_gives_a_whole_import_or_an_error_that_names_the_file(
+    tmp_path: Path, name: str
+) -> None:
     rng = np.random.default_rng([TIMES, *name.encode()])
     for _ in range(1000 * TIMES):
         check(tmp_path, name, damaged(rng, FILES[name]))
@@ -90,7 +93,9 @@ def test_any_of_1000_damages_gives_a_whole_import_or_an_error_that_names_the_fil
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("name", FORMATS)
-def test_any_bytes_give_an_import_or_an_error_that_names_the_file(tmp_path, name):
+def test_any_bytes_give_an_import_or_an_error_that_names_the_file(
+    tmp_path: Path, name: str
+) -> None:
     rng = np.random.default_rng([7, TIMES, *name.encode()])
     for _ in range(200 * TIMES):
         check(tmp_path, name, rng.bytes(rng.integers(0, 120)))
@@ -115,7 +120,9 @@ trees = st.recursive(
 
 
 @pytest.mark.parametrize("name", ["fedscale-capacity", "fedscale-behave"])
-def test_plain_pickle_of_any_shape_gives_an_import_or_an_error_that_names_the_file(tmp_path, name):
+def test_plain_pickle_of_any_shape_gives_an_import_or_an_error_that_names_the_file(
+    tmp_path: Path, name: str
+) -> None:
     @settings(one_folder, max_examples=300 * TIMES)
     @given(st.dictionaries(st.integers() | st.text(max_size=3), trees, max_size=3) | trees)
     def broken(value):
@@ -150,7 +157,9 @@ OWN = {
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_own_files_with_any_of_1000_damages_are_read_or_refused_by_name(tmp_path, name):
+def test_own_files_with_any_of_1000_damages_are_read_or_refused_by_name(
+    tmp_path: Path, name: str
+) -> None:
     read, content = OWN[name]
     read(overwrite(tmp_path / name, content))
     rng = np.random.default_rng([11, TIMES, *name.encode()])

@@ -19,10 +19,7 @@ def intervals(device):
     return list(zip(device.start_s.tolist(), device.end_s.tolist(), strict=True))
 
 
-# --- FedScale
-
-
-def test_capacity_is_seconds_a_sample_and_one_rate_for_both_directions(tmp_path):
+def test_capacity_is_seconds_a_sample_and_one_rate_for_both_directions(tmp_path: Path) -> None:
     (table,) = load(tmp_path, "fedscale-capacity", FILES["fedscale-capacity"])
     assert table.text == (
         "device_id,inference_s_per_sample,downlink_mbps,uplink_mbps,speed\n"
@@ -30,7 +27,7 @@ def test_capacity_is_seconds_a_sample_and_one_rate_for_both_directions(tmp_path)
     )
 
 
-def test_behave_joins_touching_spans_and_keeps_the_models(tmp_path):
+def test_behave_joins_touching_spans_and_keeps_the_models(tmp_path: Path) -> None:
     availability, models = load(tmp_path, "fedscale-behave", FILES["fedscale-behave"])
     device = availability.devices["7"]
     assert intervals(device) == [(0, 20), (90, 110)]
@@ -39,7 +36,7 @@ def test_behave_joins_touching_spans_and_keeps_the_models(tmp_path):
     assert models.text == "device_id,model\n7,SM-J730GM\n"
 
 
-def test_behave_span_of_no_length_is_none(tmp_path):
+def test_behave_span_of_no_length_is_none(tmp_path: Path) -> None:
     entry = {"active": [5, 9], "inactive": [5, 10], "finish_time": 100, "model": "X"}
     availability, _ = load(tmp_path, "fedscale-behave", pickle.dumps({1: entry}))
     assert intervals(availability.devices["1"]) == [(9, 10)]
@@ -94,14 +91,11 @@ def test_wrong_pickle_is_refused_with_its_client(tmp_path, name, content, messag
         load(tmp_path, name, content)
 
 
-# --- FLASH
-
-
 def flash(*messages, **entry):
     return json.dumps({"0": {"model": "X", "messages": "\n".join(messages), **entry}})
 
 
-def test_flash_is_online_while_locked_charging_and_on_wifi(tmp_path):
+def test_flash_is_online_while_locked_charging_and_on_wifi(tmp_path: Path) -> None:
     availability, models = load(tmp_path, "flash", json.dumps(FLASH))
     device = availability.devices["0"]
     locked_s = 22 * HOUR_S + 11 * 60 + 41
@@ -111,7 +105,7 @@ def test_flash_is_online_while_locked_charging_and_on_wifi(tmp_path):
     assert availability.notes == ()
 
 
-def test_flash_lines_out_of_order_and_repeated_are_sorted(tmp_path):
+def test_flash_lines_out_of_order_and_repeated_are_sorted(tmp_path: Path) -> None:
     lines = FLASH["0"]["messages"].splitlines()
     (expected, _), (shuffled, _) = (
         load(tmp_path, "flash", flash(*some)) for some in (lines, [*lines[::-1], lines[2]])
@@ -119,7 +113,7 @@ def test_flash_lines_out_of_order_and_repeated_are_sorted(tmp_path):
     assert shuffled.text == expected.text
 
 
-def test_flash_messages_may_be_a_list(tmp_path):
+def test_flash_messages_may_be_a_list(tmp_path: Path) -> None:
     lines = FLASH["0"]["messages"].splitlines()
     expected, _ = load(tmp_path, "flash", json.dumps(FLASH))
     listed, _ = load(tmp_path, "flash", flash(messages=lines))
@@ -136,7 +130,7 @@ def test_flash_leaves_wifi_for_any_other_network(tmp_path, network):
     assert intervals(availability.devices["0"]) == [(2, 9)]
 
 
-def test_flash_counts_nothing_after_the_last_event(tmp_path):
+def test_flash_counts_nothing_after_the_last_event(tmp_path: Path) -> None:
     availability, _ = load(tmp_path, "flash", flash(
         "2020-01-29 00:00:00\tscreen_lock", "2020-01-29 00:00:01\twifi",
         "2020-01-29 00:00:02\tbattery_charged_on", "2020-01-29 00:00:20\t50.0%",
@@ -144,7 +138,7 @@ def test_flash_counts_nothing_after_the_last_event(tmp_path):
     assert intervals(availability.devices["0"]) == [(2, 20)]
 
 
-def test_flash_state_before_its_first_event_is_not_assumed(tmp_path):
+def test_flash_state_before_its_first_event_is_not_assumed(tmp_path: Path) -> None:
     availability, _ = load(tmp_path, "flash", flash(
         "2020-01-29 00:00:01\twifi", "2020-01-29 00:00:02\tbattery_charged_on",
         "2020-01-29 00:00:20\tscreen_unlock",
@@ -152,7 +146,7 @@ def test_flash_state_before_its_first_event_is_not_assumed(tmp_path):
     assert intervals(availability.devices["0"]) == []
 
 
-def test_flash_events_that_nobody_knows_are_said(tmp_path):
+def test_flash_events_that_nobody_knows_are_said(tmp_path: Path) -> None:
     availability, _ = load(tmp_path, "flash", flash("2020-01-29 00:00:00\tdoze_on"))
     assert availability.notes == ("events that are not known and were ignored: 'doze_on'",)
 
@@ -182,10 +176,7 @@ def test_wrong_state_traces_are_refused_with_their_place(tmp_path, content, mess
     assert error.match(message)
 
 
-# --- STUNNER
-
-
-def test_stunner_sessions_alternate_from_the_first_state(tmp_path):
+def test_stunner_sessions_alternate_from_the_first_state(tmp_path: Path) -> None:
     # starts at local midnight: epoch 1402351200 is 22:00 UTC, 00:00 at +2
     line = f"u1 0 1402351200000 2 1000 2500 {DAY_MS - 3500}\n"
     (availability,) = load(tmp_path, "stunner", line)
@@ -201,7 +192,7 @@ def test_stunner_hours_are_local(tmp_path, zone, hour):
     assert intervals(availability.devices["u1-1"]) == [(hour * HOUR_S, (hour + 1) * HOUR_S)]
 
 
-def test_stunner_lines_of_one_user_are_devices_of_their_own(tmp_path):
+def test_stunner_lines_of_one_user_are_devices_of_their_own(tmp_path: Path) -> None:
     line = f"u1 1 1402358400000 2 {DAY_MS}\n"
     (availability,) = load(tmp_path, "stunner", line + line.replace("u1", "u2") + line)
     assert list(availability.devices) == ["u1-1", "u2-1", "u1-2"]
@@ -227,10 +218,7 @@ def test_wrong_session_list_is_refused_with_its_line(tmp_path, content, message)
         load(tmp_path, "stunner", content)
 
 
-# --- AI Benchmark
-
-
-def test_benchmark_table_by_name_with_memory_in_bytes(tmp_path):
+def test_benchmark_table_by_name_with_memory_in_bytes(tmp_path: Path) -> None:
     (table,) = load(tmp_path, "ai-benchmark", FILES["ai-benchmark"])
     assert table.text == (
         "device_id,soc,year,memory_bytes,cpu_float_score,ai_score,speed\n"
@@ -239,7 +227,7 @@ def test_benchmark_table_by_name_with_memory_in_bytes(tmp_path):
     )
 
 
-def test_benchmark_ranking_of_flash_as_json(tmp_path):
+def test_benchmark_ranking_of_flash_as_json(tmp_path: Path) -> None:
     entry = {
         "Model": "Phone A", "CPU": "Chip 1", "RAM": "8GB", "Year": "2019", "Updated": "9.19",
         "FP32_Score": "716", "QUANT_Score": "", "AI_Score": " 76206 1,6",
@@ -256,7 +244,7 @@ def test_benchmark_ranking_of_flash_as_json(tmp_path):
     assert table.notes[0] == "repeats of a device, left out: 1"
 
 
-def test_benchmark_scores_of_flash_as_json(tmp_path):
+def test_benchmark_scores_of_flash_as_json(tmp_path: Path) -> None:
     (table,) = load(tmp_path, "ai-benchmark", '{"Phone, A": 76206, "Phone B": 100.5}')
     assert table.text == (
         'device_id,ai_score,speed\n"Phone, A",76206,1.99737\nPhone B,100.5,0.00263411\n'
@@ -284,11 +272,10 @@ def test_wrong_device_table_is_refused_with_its_place(tmp_path, content, message
         load(tmp_path, "ai-benchmark", content)
 
 
-# --- what all share
-
-
 @pytest.mark.parametrize("name", [n for n, f in FORMATS.items() if f.gives == "availability"])
-def test_import_and_csv_keep_every_interval_of_the_hand_made_file(tmp_path, name):
+def test_import_and_csv_keep_every_interval_of_the_hand_made_file(
+    tmp_path: Path, name: str
+) -> None:
     availability, *_ = import_files(name, [sample(tmp_path, name)])
     back = read_availability(write(tmp_path, "there.csv", availability.text))
     assert list(back) == list(availability.devices)
@@ -300,7 +287,7 @@ def test_import_and_csv_keep_every_interval_of_the_hand_made_file(tmp_path, name
 @pytest.mark.skipif(
     not TRACES.is_dir(), reason="the real recordings do not stand beside this checkout"
 )
-def test_real_benchmark_table_is_read_whole():
+def test_real_benchmark_table_is_read_whole() -> None:
     (table,) = import_files("ai-benchmark", [TRACES / "devices/ai_benchmark_phones.csv"])
     assert len(table.rows) == 309
     assert table.rows[0][0] == "Huawei Mate 30 Pro 5G"

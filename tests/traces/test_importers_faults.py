@@ -3,6 +3,7 @@
 import json
 import pickle
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -119,7 +120,7 @@ def broken(name, num_rows, at, column, fault):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_rows_without_a_fault_are_imported(tmp_path, name):
+def test_rows_without_a_fault_are_imported(tmp_path: Path, name: str) -> None:
     header, row = ROWS[name]
     path = write(tmp_path, NAMES.get(name, "mine.dat"), header + "".join(map(row, range(9))))
     assert import_files(name if name in FORMATS else "csv", [path])

@@ -1,6 +1,7 @@
 """Which format a file is of, and what it is called when several are imported."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from traces.importers import FORMATS, import_files, sniff
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_each_format_is_recognized_by_its_look(tmp_path, name):
+def test_each_format_is_recognized_by_its_look(tmp_path: Path, name: str) -> None:
     path = sample(tmp_path, name)
     assert sniff(path) == (FORMATS[name].looks or name)
 
@@ -30,26 +31,28 @@ MISTAKEN = [
 
 
 @pytest.mark.parametrize(("named", "actual"), MISTAKEN)
-def test_wrong_format_is_refused_and_the_right_one_named(tmp_path, named, actual):
+def test_wrong_format_is_refused_and_the_right_one_named(
+    tmp_path: Path, named: str, actual: str
+) -> None:
     path = sample(tmp_path, actual)
     looks = FORMATS[actual].looks or actual
     with pytest.raises(ValueError, match=f"The file looks like the format {looks}$"):
         import_files(named, [path])
 
 
-def test_unknown_format_lists_the_known(tmp_path):
+def test_unknown_format_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be one of mahimahi, pensieve, .*'oboe'"):
         import_files("oboe", [tmp_path])
 
 
-def test_two_files_of_one_name_are_refused(tmp_path):
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     paths = [sample(tmp_path, "pensieve"), sample(tmp_path / "a", "pensieve")]
     with pytest.raises(ValueError, match="each file must give a name of its own, got sample more"):
         import_files("pensieve", paths)
 
 
-def test_names_keep_what_is_no_suffix(tmp_path):
+def test_names_keep_what_is_no_suffix(tmp_path: Path) -> None:
     path = write(tmp_path, "trace_1_http---edition.cnn.com", FILES["pensieve"])
     (recording,) = import_files("pensieve", [path])
     assert recording.name == path.name

@@ -1,5 +1,7 @@
 """Links of other formats: a file of each by hand, through our CSV and back, and every trap."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.traces.trace_files import (
@@ -36,9 +38,6 @@ def at(trace, *instants_s):
     return pytest.approx([trace.rate_at(at_s) / MBPS for at_s in instants_s])
 
 
-# --- mahimahi
-
-
 def test_mahimahi_counts_packets_of_1500_bytes_in_each_second(read):
     link = read("mahimahi", "0\n0\n1\n999\n1000\n1000\n2500\n")
     assert link.name == "drive"
@@ -54,14 +53,14 @@ def test_mahimahi_packet_at_the_end_of_the_period_is_counted_in_it(read):
     assert link.downlink.mean_bytes_per_s == 3 * 1500
 
 
-def test_mahimahi_silence_is_an_outage_and_costs_no_memory(tmp_path):
+def test_mahimahi_silence_is_an_outage_and_costs_no_memory(tmp_path: Path) -> None:
     (recording,) = load(tmp_path, "mahimahi", "0\n9999999000\n")
     assert len(recording.downlink.time_s) == 3
     assert recording.downlink.rate_at(5e6) == 0
     assert recording.downlink.mean_bytes_per_s * recording.downlink.period_s == pytest.approx(3000)
 
 
-def test_mahimahi_directions_lie_side_by_side_cut_to_the_shorter(tmp_path):
+def test_mahimahi_directions_lie_side_by_side_cut_to_the_shorter(tmp_path: Path) -> None:
     down = write(tmp_path, "drive.down", "0\n1000\n2000\n3000\n3000\n")
     up = write(tmp_path, "drive.up", "500\n1500\n2000\n")
     (recording,) = import_files("mahimahi", [up, down])
@@ -72,7 +71,7 @@ def test_mahimahi_directions_lie_side_by_side_cut_to_the_shorter(tmp_path):
     assert recording.notes == ("down ends at 3 s and up at 2 s: both cut to 2 s",)
 
 
-def test_mahimahi_downlink_alone_leaves_the_uplink_unmeasured(tmp_path):
+def test_mahimahi_downlink_alone_leaves_the_uplink_unmeasured(tmp_path: Path) -> None:
     (recording,) = load(tmp_path, "mahimahi", FILES["mahimahi"])
     assert recording.uplink is None
     assert recording.text.splitlines()[1].endswith(",")
@@ -81,13 +80,10 @@ def test_mahimahi_downlink_alone_leaves_the_uplink_unmeasured(tmp_path):
     )
 
 
-def test_mahimahi_uplink_alone_asks_for_its_downlink(tmp_path):
+def test_mahimahi_uplink_alone_asks_for_its_downlink(tmp_path: Path) -> None:
     up = write(tmp_path, "drive.up", "500\n")
     with pytest.raises(ValueError, match=r"drive\.up: expected the downlink drive\.down beside"):
         import_files("mahimahi", [up])
-
-
-# --- Pensieve, Lumos5G, Puffer
 
 
 def test_cooked_rates_hold_to_the_next_row_and_the_first_time_becomes_0(read):
@@ -101,7 +97,7 @@ def test_cooked_trace_counted_from_1970_is_read(read):
     assert read("pensieve", "1500000000.25 1\n1500000000.75 2\n").downlink.period_s == 1.0
 
 
-def test_cooked_negative_rates_are_left_out_and_said_so(tmp_path):
+def test_cooked_negative_rates_are_left_out_and_said_so(tmp_path: Path) -> None:
     (recording,) = load(tmp_path, "pensieve", "0 1\n1 -0.2\n2 3\n")
     assert mbps(recording.downlink) == [1, 3]
     assert recording.downlink.time_s.tolist() == [0, 2]
@@ -116,9 +112,6 @@ def test_puffer_is_megabytes_where_pensieve_is_megabits(read):
 
 def test_lumos5g_is_read_as_pensieve(read):
     assert mbps(read("lumos5g", FILES["lumos5g"]).downlink) == [812.5, 0, 95]
-
-
-# --- Ghent, HSDPA
 
 
 def test_ghent_rate_is_bytes_over_its_own_milliseconds_zeros_and_all(read):
@@ -145,7 +138,7 @@ def test_hsdpa_is_ghent_with_an_epoch_in_seconds(read, tmp_path):
         load(tmp_path, "hsdpa", FILES["ghent"])
 
 
-def test_time_between_rows_that_no_row_covers_is_left_out(tmp_path):
+def test_time_between_rows_that_no_row_covers_is_left_out(tmp_path: Path) -> None:
     (recording,) = load(
         tmp_path, "hsdpa", "1289406399 1000 59 10 1000 1000\n1289406410 12000 59 10 2000 1000\n"
     )
@@ -153,14 +146,11 @@ def test_time_between_rows_that_no_row_covers_is_left_out(tmp_path):
     assert recording.notes == ("left out: 10 s that no row covers",)
 
 
-# --- UCC
-
-
 def ucc(*rows):
     return UCC_HEADER + "".join(rows)
 
 
-def test_ucc_bitrates_are_kilobits_and_the_uplink_of_a_download_is_dropped(tmp_path):
+def test_ucc_bitrates_are_kilobits_and_the_uplink_of_a_download_is_dropped(tmp_path: Path) -> None:
     (recording,) = load(tmp_path, "ucc", FILES["ucc"])
     assert recording.uplink is None
     assert mbps(back(tmp_path, recording).downlink) == [8, 4, 0]
@@ -196,7 +186,7 @@ def test_ucc_row_without_a_value_is_a_missing_second(read):
     assert mbps(link.downlink) == [0.1, 0.7, 0.7]
 
 
-def test_ucc_break_in_the_recording_is_left_out(tmp_path):
+def test_ucc_break_in_the_recording_is_left_out(tmp_path: Path) -> None:
     (recording,) = load(
         tmp_path,
         "ucc",
@@ -206,15 +196,12 @@ def test_ucc_break_in_the_recording_is_left_out(tmp_path):
     assert recording.notes == ("left out: 7199 s in gaps longer than 10 s",)
 
 
-def test_ucc_seconds_without_a_download_are_left_out(tmp_path):
+def test_ucc_seconds_without_a_download_are_left_out(tmp_path: Path) -> None:
     states = ["D", "I", "V", "VD"]
     rows = [ucc_row(f"2020.02.14_09.38.0{n}", 1000 * (n + 1), s) for n, s in enumerate(states)]
     (recording,) = load(tmp_path, "ucc", ucc(*rows))
     assert mbps(recording.downlink) == [1, 4]
     assert recording.notes == ("left out: 2 s without a download",)
-
-
-# --- our own
 
 
 def test_own_columns_in_any_order_with_any_first_time(read):
@@ -224,16 +211,13 @@ def test_own_columns_in_any_order_with_any_first_time(read):
     assert mbps(link.uplink) == [1, 2]
 
 
-def test_own_file_without_uplink_leaves_it_unmeasured(tmp_path):
+def test_own_file_without_uplink_leaves_it_unmeasured(tmp_path: Path) -> None:
     (recording,) = load(tmp_path, "csv", FILES["csv"])
     assert recording.uplink is None
 
 
-# --- what all share
-
-
 @pytest.mark.parametrize("name", [n for n, f in FORMATS.items() if f.gives.startswith("link")])
-def test_import_and_csv_keep_every_rate_of_the_hand_made_file(tmp_path, name):
+def test_import_and_csv_keep_every_rate_of_the_hand_made_file(tmp_path: Path, name: str) -> None:
     (recording,) = import_files(name, [sample(tmp_path, name)])
     link = back(tmp_path, recording)
     assert link.downlink.mean_bytes_per_s == pytest.approx(recording.downlink.mean_bytes_per_s)
@@ -305,6 +289,6 @@ def test_broken_file_is_refused_with_its_name_and_place(tmp_path, name, content,
         load(tmp_path, name, content)
 
 
-def test_file_that_cannot_be_read_is_named(tmp_path):
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.log: the file cannot be read: No such file"):
         import_files("ghent", [tmp_path / "none.log"])

@@ -23,7 +23,9 @@ class Harm:
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("name", ["fedscale-capacity", "fedscale-behave"])
-def test_pickle_that_would_make_a_file_is_refused_and_makes_none(tmp_path, name, protocol):
+def test_pickle_that_would_make_a_file_is_refused_and_makes_none(
+    tmp_path: Path, name: str, protocol: int
+) -> None:
     target = tmp_path / "harm"
     content = pickle.dumps({1: {**CAPACITY[432802], "x": Harm(target)}}, protocol)
     with pytest.raises(ValueError, match=r"mine\.dat, byte \d+: .*which can run code"):
@@ -58,22 +60,22 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_data_of_every_protocol_is_what_python_reads(protocol):
+def test_plain_data_of_every_protocol_is_what_python_reads(protocol: int) -> None:
     content = pickle.dumps(PLAIN, protocol)
     assert loads(Path("x"), content) == PLAIN
     assert loads(Path("x"), pickletools.optimize(content)) == PLAIN
 
 
-def test_text_of_python_2_is_read():
+def test_text_of_python_2_is_read() -> None:
     assert loads(Path("x"), b"(dp0\nS'a'\np1\nI1\ns.") == {"a": 1}
 
 
-def test_memo_of_a_huge_index_takes_no_memory():
+def test_memo_of_a_huge_index_takes_no_memory() -> None:
     content = b"\x80\x02K\x01r" + struct.pack("<I", 2**32 - 1) + b"."
     assert loads(Path("x"), content) == 1
 
 
-def test_key_that_is_nested_a_hundred_thousand_deep_is_refused():
+def test_key_that_is_nested_a_hundred_thousand_deep_is_refused() -> None:
     content = b"\x80\x02}K\x01" + b"\x85" * 100_000 + b"K\x01s."
     with pytest.raises(ValueError, match="a key that is neither text nor number"):
         loads(Path("x"), content)

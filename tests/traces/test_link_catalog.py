@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from traces.catalog import DATA, links, load_link, pool, pools
@@ -5,7 +7,7 @@ from traces.catalog import DATA, links, load_link, pool, pools
 ROWS = "time_s,downlink_mbps,uplink_mbps\n0,8,\n1,16,\n"
 
 
-def test_links_are_listed_by_pool_and_number():
+def test_links_are_listed_by_pool_and_number() -> None:
     names = links()
     assert len(names) == len(list(DATA.glob("*.csv"))) == 50
     assert names[:4] == ("3g-1", "3g-2", "3g-3", "3g-4")
@@ -17,7 +19,7 @@ def test_links_are_listed_by_pool_and_number():
     assert names.index("shannon-1100") < names.index("shannon-2000")
 
 
-def test_pools_are_the_names_without_the_number():
+def test_pools_are_the_names_without_the_number() -> None:
     assert pools() == (
         *("3g", "5g", "fixed", "lte", "lte-driving", "lte-walking", "shannon"),
         *("wifi", "wifi4", "wifi5", "wifi6"),
@@ -25,27 +27,27 @@ def test_pools_are_the_names_without_the_number():
 
 
 @pytest.mark.parametrize("name", links())
-def test_every_bundled_link_loads_with_both_directions(name):
+def test_every_bundled_link_loads_with_both_directions(name: str) -> None:
     link = load_link(name)
     assert link.name == name
     assert link.downlink.mean_bytes_per_s > 0
     assert link.uplink.mean_bytes_per_s > 0
 
 
-def test_pool_holds_all_of_its_links_and_no_other():
+def test_pool_holds_all_of_its_links_and_no_other() -> None:
     assert [link.name for link in pool("lte")] == ["lte-1", "lte-2", "lte-3", "lte-4"]
     assert [link.name for link in pool("shannon")] == [
         f"shannon-{d}" for d in range(1100, 2001, 100)
     ]
 
 
-def test_readme_of_the_data_names_every_pool_and_its_size():
+def test_readme_of_the_data_names_every_pool_and_its_size() -> None:
     readme = (DATA / "README.md").read_text()
     for name in pools():
         assert f"| `{name}` | {len(pool(name))} |" in readme
 
 
-def test_folder_of_files_is_a_pool_in_order_of_names(tmp_path):
+def test_folder_of_files_is_a_pool_in_order_of_names(tmp_path: Path) -> None:
     for name in ("b.csv", "a.csv"):
         (tmp_path / name).write_text(ROWS)
     (tmp_path / "notes.txt").write_text("not a link")
@@ -54,7 +56,7 @@ def test_folder_of_files_is_a_pool_in_order_of_names(tmp_path):
     assert members[0].uplink.rate_bytes_per_s.tolist() == [0.5e6, 1e6]
 
 
-def test_one_file_or_one_bundled_link_is_a_pool_of_one(tmp_path):
+def test_one_file_or_one_bundled_link_is_a_pool_of_one(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text(ROWS)
     (mine,) = pool(str(tmp_path / "mine.csv"), uplink_scale=2.0)
     (wifi,) = pool("wifi-2")
@@ -62,32 +64,32 @@ def test_one_file_or_one_bundled_link_is_a_pool_of_one(tmp_path):
     assert wifi.name == "wifi-2"
 
 
-def test_link_can_be_a_file(tmp_path):
+def test_link_can_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text(ROWS)
     assert load_link(tmp_path / "mine.csv", uplink_scale=1.0).name == "mine"
     with pytest.raises(ValueError, match=r"mine\.csv, lines 2 to 3: uplink_mbps is empty"):
         load_link(tmp_path / "mine.csv")
 
 
-def test_unknown_link_lists_the_valid_names():
+def test_unknown_link_lists_the_valid_names() -> None:
     with pytest.raises(
         ValueError, match=r"CSV or TOML file or one of 3g-1, .*, wifi6-4, got 'wifi'"
     ):
         load_link("wifi")
 
 
-def test_unknown_pool_lists_the_valid_names():
+def test_unknown_pool_lists_the_valid_names() -> None:
     message = r"a pool \(3g, 5g, .*, wifi6\) or a bundled link \(3g-1, .*\), got 'traces/6g\.csv'"
     with pytest.raises(ValueError, match=message):
         pool("traces/6g.csv")
 
 
-def test_folder_without_links_is_refused(tmp_path):
+def test_folder_without_links_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a folder of links must hold CSV files, got none in"):
         pool(tmp_path)
 
 
-def test_broken_file_of_a_folder_is_named(tmp_path):
+def test_broken_file_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "good.csv").write_text(ROWS)
     (tmp_path / "bad.csv").write_text("0,1,1\n")
     with pytest.raises(ValueError, match=r"bad\.csv, line 1: expected the header"):

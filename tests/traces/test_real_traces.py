@@ -40,7 +40,7 @@ def outage_share(links):
     return np.concatenate([rate < 0.01 * rate.mean() for rate in rates]).mean()
 
 
-def test_manifest_lists_every_file_of_the_three_sources():
+def test_manifest_lists_every_file_of_the_three_sources() -> None:
     listed = {row["file"] for row in manifest()}
     there = {
         f"bandwidth/{path.parent.name}/{path.name}"
@@ -65,7 +65,7 @@ def test_recording_reads_with_the_mean_and_length_of_the_manifest(row):
     assert link.uplink.mean_bytes_per_s * 8 / 1e6 == pytest.approx(expected_up_mbps, abs=0.00056)
 
 
-def test_recording_without_uplink_asks_for_a_scale():
+def test_recording_without_uplink_asks_for_a_scale() -> None:
     with pytest.raises(ValueError, match=r"TMobile-LTE-driving\.csv, lines 2 to 475: uplink_mbps"):
         read_link(TRACES / "bandwidth/mahimahi/TMobile-LTE-driving.csv")
 
@@ -88,7 +88,7 @@ def test_table_of_the_generator_holds_the_figures_of_the_recordings(
         assert pooled_mean_mbps(links, "uplink") == pytest.approx(model.up_mbps, rel=0.011)
 
 
-def test_uplink_of_lte_driving_is_that_of_the_two_drives_that_measured_it():
+def test_uplink_of_lte_driving_is_that_of_the_two_drives_that_measured_it() -> None:
     links = recordings("bandwidth/mahimahi/ATT-LTE-driving*.csv")
     expected = pytest.approx(TECHNOLOGIES["lte-driving"].up_mbps, rel=0.011)
     assert pooled_mean_mbps(links, "uplink") == expected

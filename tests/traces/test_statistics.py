@@ -34,28 +34,28 @@ step_lists = st.lists(
 ).filter(lambda steps: len({rate for _, rate in steps}) > 1)
 
 
-def test_quantiles_count_time_not_rows():
+def test_quantiles_count_time_not_rows() -> None:
     uneven = trace((1, 10), (8, 20), (1, 30))
     assert rate_quantiles(uneven, [0, 0.1, 0.5, 0.9, 0.95, 1]).tolist() == [10, 10, 20, 20, 30, 30]
 
 
-def test_distribution_of_equal_rates_is_joined():
+def test_distribution_of_equal_rates_is_joined() -> None:
     rates, share = rate_distribution(trace((1, 5), (1, 0), (2, 5)))
     assert rates.tolist() == [0, 5]
     assert share.tolist() == [0.25, 1.0]
 
 
-def test_outage_is_time_below_a_hundredth_of_the_mean():
+def test_outage_is_time_below_a_hundredth_of_the_mean() -> None:
     # mean 50: 0.49 is below a hundredth of it, 0.51 is not
     assert outage_share(trace((1, 0.49), (1, 0.51), (2, 99.5))) == 0.25
 
 
-def test_variation_of_on_and_off_is_one():
+def test_variation_of_on_and_off_is_one() -> None:
     assert variation(trace((3, 8), (3, 0))) == pytest.approx(1.0)
     assert variation(trace((3, 8))) == 0.0
 
 
-def test_square_wave_is_opposed_to_itself_half_a_period_later():
+def test_square_wave_is_opposed_to_itself_half_a_period_later() -> None:
     wave = trace((4, 1), (4, 3))
     assert autocorrelation(wave, 0) == 1.0
     assert autocorrelation(wave, 2) == pytest.approx(0.0)
@@ -63,7 +63,7 @@ def test_square_wave_is_opposed_to_itself_half_a_period_later():
     assert autocorrelation(wave, 8) == pytest.approx(1.0)
 
 
-def test_constant_rate_has_no_autocorrelation():
+def test_constant_rate_has_no_autocorrelation() -> None:
     assert math.isnan(autocorrelation(trace((1, 0.1), (1, 0.1), (1, 0.1)), 1.0))
 
 
@@ -82,7 +82,7 @@ def test_quantile_is_reached_for_its_share_of_time_and_no_lower_rate_is(steps, s
     assert (rate < quantile).mean() < share + 1e-9
 
 
-def test_online_share_of_an_hour_is_exact_over_all_days():
+def test_online_share_of_an_hour_is_exact_over_all_days() -> None:
     first = AvailabilityTrace.of([(1800, 5400), (DAY_S + 3600, DAY_S + 7200)], 2 * DAY_S)
     never = AvailabilityTrace.of([], DAY_S)
     share = online_share_by_hour([first, never])
@@ -90,13 +90,13 @@ def test_online_share_of_an_hour_is_exact_over_all_days():
     assert share[3:].tolist() == [0.0] * 21
 
 
-def test_hours_that_a_short_period_does_not_reach_have_no_share():
+def test_hours_that_a_short_period_does_not_reach_have_no_share() -> None:
     share = online_share_by_hour([AvailabilityTrace.of([(0, 900)], 5400)])
     assert share[:2].tolist() == [0.25, 0.0]
     assert np.isnan(share[2:]).all()
 
 
-def test_span_across_the_end_of_the_loop_is_one():
+def test_span_across_the_end_of_the_loop_is_one() -> None:
     online_s, offline_s = spans(AvailabilityTrace.of([(0, 2), (5, 6), (9, 10)], 10))
     assert sorted(online_s) == [1, 3]
     assert sorted(offline_s) == [3, 3]
@@ -110,7 +110,7 @@ def test_state_that_never_ends_is_no_span(intervals):
     assert len(found.online_s) == len(found.offline_s) == 0
 
 
-def test_one_online_span_across_the_end_leaves_one_offline_span():
+def test_one_online_span_across_the_end_leaves_one_offline_span() -> None:
     found = spans(AvailabilityTrace.of([(0, 2), (9, 10)], 10))
     assert found.online_s.tolist() == [3]
     assert found.offline_s.tolist() == [7]

@@ -46,7 +46,7 @@ def test_work_of_an_ended_trace_is_done_or_never_will_be(pairs, amount, start_s)
         assert ended.amount(1e9) - ended.amount(start_s) < amount
 
 
-def test_constant_holds_for_ever():
+def test_constant_holds_for_ever() -> None:
     half = StepTrace.constant(0.5)
     assert (half.at(1e12), half.mean, half.time_to(3.0, 1e6)) == (0.5, 0.5, 6.0)
 
@@ -59,7 +59,7 @@ def test_first_instant_below_a_level_is_the_first_eighth_below_it(pairs, level, 
     assert looped.first_below(level, start_s, end_s) == expected
 
 
-def test_link_that_ended_is_down_for_ever():
+def test_link_that_ended_is_down_for_ever() -> None:
     link = BandwidthTrace(np.array([0.0, 1.0]), np.array([10.0, 20.0]), 2.0).ended()
     assert link.transfer_s(30, 0.0) == 2.0
     assert link.transfer_s(31, 0.0) == math.inf

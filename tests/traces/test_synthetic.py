@@ -49,7 +49,7 @@ def test_mean_rate_is_that_of_the_table(technology, direction):
 
 
 @technologies
-def test_rates_vary_as_states_and_scatter_say(technology):
+def test_rates_vary_as_states_and_scatter_say(technology: str) -> None:
     # With levels f of mean 1 and log-normal factors g of mean 1: E[(f g)^2] = E[f^2] exp(sigma^2).
     model = TECHNOLOGIES[technology]
     share, level = np.array([(state.share, state.level) for state in model.states]).T
@@ -59,7 +59,7 @@ def test_rates_vary_as_states_and_scatter_say(technology):
 
 
 @technologies
-def test_outages_take_the_share_of_the_table_in_both_directions_at_once(technology):
+def test_outages_take_the_share_of_the_table_in_both_directions_at_once(technology: str) -> None:
     down, up = (rates_mbps(technology, direction) == 0 for direction in ("downlink", "uplink"))
     assert (down == up).all()
     if TECHNOLOGIES[technology].outage_share:
@@ -71,7 +71,7 @@ def test_outages_take_the_share_of_the_table_in_both_directions_at_once(technolo
 
 
 @with_outages
-def test_outages_last_as_long_as_the_table_says(technology):
+def test_outages_last_as_long_as_the_table_says(technology: str) -> None:
     states = TECHNOLOGIES[technology].states
     is_down = mbps(synthetic_link(technology, 0, duration_s=100_000).downlink) == 0
     changes = np.flatnonzero(np.diff(np.r_[False, is_down, False].astype(int)))
@@ -84,12 +84,12 @@ def test_outages_last_as_long_as_the_table_says(technology):
 
 
 @technologies
-def test_shares_of_the_states_are_all_of_the_time(technology):
+def test_shares_of_the_states_are_all_of_the_time(technology: str) -> None:
     assert sum(state.share for state in TECHNOLOGIES[technology].states) == pytest.approx(1)
 
 
 @technologies
-def test_same_seed_gives_the_same_link_and_another_gives_another(technology):
+def test_same_seed_gives_the_same_link_and_another_gives_another(technology: str) -> None:
     link, again, other = (synthetic_link(technology, seed) for seed in (7, 7, 8))
     assert link.name == f"{technology}-7"
     for direction in ("downlink", "uplink"):
@@ -98,20 +98,20 @@ def test_same_seed_gives_the_same_link_and_another_gives_another(technology):
         assert (rate != getattr(other, direction).rate_bytes_per_s).any()
 
 
-def test_technologies_do_not_share_their_luck():
+def test_technologies_do_not_share_their_luck() -> None:
     levels = [mbps(synthetic_link(name, 3).downlink) for name in ("lte", "lte-driving")]
     # 300 pairs: an unrelated pair correlates above 0.5 only where both dwell long in few states.
     assert abs(np.corrcoef(levels)[0, 1]) < 0.5
 
 
-def test_step_and_duration_are_those_asked_for():
+def test_step_and_duration_are_those_asked_for() -> None:
     link = synthetic_link("wifi", 1, duration_s=60, step_s=2.5)
     assert link.downlink.period_s == link.uplink.period_s == 60
     assert link.downlink.time_s.tolist() == np.arange(0, 60, 2.5).tolist()
 
 
 @technologies
-def test_pool_spreads_links_around_the_mean_of_the_technology(technology):
+def test_pool_spreads_links_around_the_mean_of_the_technology(technology: str) -> None:
     model = TECHNOLOGIES[technology]
     means = np.array([mbps(link.downlink).mean() for link in synthetic_pool(technology, 400)])
     # The mean over 300 s of one link varies by chance; its relative variance is that of the log.
@@ -124,7 +124,7 @@ def test_pool_spreads_links_around_the_mean_of_the_technology(technology):
     assert np.log(means).std(ddof=1) == pytest.approx(expected, rel=5 / math.sqrt(2 * 200))
 
 
-def test_unknown_technology_lists_the_known_ones():
+def test_unknown_technology_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"technology must be one of wifi, .*, 3g, got '6g'"):
         synthetic_link("6g", 1)
 
@@ -145,7 +145,7 @@ def test_shannon_uplink_at_haflqs_distances(distance_m, expected_mbps):
     assert len(uplink.time_s) == 1
 
 
-def test_shannon_downlink_has_the_power_of_a_base_station():
+def test_shannon_downlink_has_the_power_of_a_base_station() -> None:
     snr_db = 46 - (128.1 + 37.6 * math.log10(1.5)) - (-174 + 10 * math.log10(900e3))
     expected = 0.9 * math.log2(1 + 10 ** (snr_db / 10))
     assert mbps(shannon_link(1500).downlink)[0] == pytest.approx(expected)
@@ -153,7 +153,7 @@ def test_shannon_downlink_has_the_power_of_a_base_station():
     assert mbps(same.downlink)[0] == mbps(same.uplink)[0]
 
 
-def test_fading_link_has_the_ergodic_capacity_of_a_rayleigh_channel():
+def test_fading_link_has_the_ergodic_capacity_of_a_rayleigh_channel() -> None:
     # E[log2(1 + snr g)] with g exponential of mean 1 is exp(1 / snr) E1(1 / snr) / ln 2.
     rates = mbps(shannon_link(1500, fading=RayleighFading(3, num_blocks=20_000)).uplink)
     snr_db = 23 - (128.1 + 37.6 * math.log10(1.5)) - (-174 + 10 * math.log10(900e3))
@@ -161,7 +161,7 @@ def test_fading_link_has_the_ergodic_capacity_of_a_rayleigh_channel():
     assert_near(rates, 0.9 * math.exp(1 / snr) * exp1(1 / snr) / math.log(2))
 
 
-def test_fading_follows_its_seed_and_blocks():
+def test_fading_follows_its_seed_and_blocks() -> None:
     fading = RayleighFading(3, block_s=0.5, num_blocks=8)
     link, again = shannon_link(1500, fading=fading), shannon_link(1500, fading=fading)
     other = shannon_link(1500, fading=RayleighFading(4, block_s=0.5, num_blocks=8))
@@ -177,7 +177,7 @@ def test_distance_that_is_none_is_refused(distance_m):
         shannon_link(distance_m)
 
 
-def test_command_of_the_readme_remakes_the_bundled_files_byte_for_byte(tmp_path):
+def test_command_of_the_readme_remakes_the_bundled_files_byte_for_byte(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "traces.generators.synthetic", str(tmp_path / "data")]
     subprocess.run(command, cwd=PROJECT, check=True)
     remade = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
@@ -185,6 +185,6 @@ def test_command_of_the_readme_remakes_the_bundled_files_byte_for_byte(tmp_path)
     assert "python -m traces.generators.synthetic traces/data" in (DATA / "README.md").read_text()
 
 
-def test_bundled_files_stay_small(tmp_path):
+def test_bundled_files_stay_small(tmp_path: Path) -> None:
     write_bundle(tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 250_000

@@ -34,6 +34,8 @@ def read_hsdpa(path: Path) -> Recording:
 
 
 class _LogRow(NamedTuple):
+    """The numbers of one row of a log that the rate depends on."""
+
     uptime_ms: float
     received_bytes: float
     interval_ms: float

@@ -26,6 +26,8 @@ _EPOCH = datetime(1970, 1, 1)
 
 
 class _Second(NamedTuple):
+    """The rate of one second, which ends at ``at_s`` (from 1970)."""
+
     at_s: int
     mbps: float
     is_download: bool

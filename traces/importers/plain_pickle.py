@@ -55,6 +55,7 @@ class _Machine:
         return values
 
     def tuple_of(self, size: int) -> None:
+        """Replace the top ``size`` values by one tuple of them."""
         if size > len(self.stack):
             raise ValueError("fewer values than the tuple takes")
         values = tuple(self.stack[-size:])
@@ -62,11 +63,13 @@ class _Machine:
         self.stack.append(values)
 
     def fill_list(self, values: list[Any]) -> None:
+        """Append values to the list on top of the stack."""
         if not isinstance(self.stack[-1], list):
             raise ValueError("items for what is no list")
         self.stack[-1].extend(values)
 
     def fill_dict(self, values: list[Any]) -> None:
+        """Add keys and values, in turn, to the dict on top of the stack."""
         if not isinstance(self.stack[-1], dict) or len(values) % 2:
             raise ValueError("pairs for what is no dict")
         # Hashing a tuple that is nested deep enough would end the process.
@@ -75,6 +78,7 @@ class _Machine:
         self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
 
     def dict_of(self, values: list[Any]) -> None:
+        """Put a dict of keys and values, in turn, on the stack."""
         self.stack.append({})
         self.fill_dict(values)
 

@@ -26,7 +26,7 @@ def table(effort=QUICK):
     return rows
 
 
-def test_seconds_of_a_calibrated_device_are_each_part_over_its_rate():
+def test_seconds_of_a_calibrated_device_are_each_part_over_its_rate() -> None:
     one = grid(MODEL, QUICK)[0]
     costs = ClosedFormCost(MODEL, one.length)
     demand, cost = costs.demand(one.plan), costs.cost(one.plan, PROFILE)
@@ -43,14 +43,14 @@ def test_seconds_of_a_calibrated_device_are_each_part_over_its_rate():
     assert cost.train_s == pytest.approx(sum(parts) * one.plan.local_steps)
 
 
-def test_fit_and_cost_model_count_the_same():
+def test_fit_and_cost_model_count_the_same() -> None:
     for one in grid(MODEL, QUICK):
         costs = ClosedFormCost(MODEL, one.length)
         row = measured_step("x", costs, one, [1.0])
         assert predicted_s(row, RATES) == pytest.approx(sum(costs.cost(one.plan, PROFILE).step))
 
 
-def test_a_plan_that_was_measured_takes_what_was_measured():
+def test_a_plan_that_was_measured_takes_what_was_measured() -> None:
     rows, one = table(), grid(MODEL, QUICK)[3]
     costs = MeasuredCost(ClosedFormCost(MODEL, one.length), tuple(rows))
     cost = costs.cost(one.plan, PROFILE)
@@ -60,7 +60,7 @@ def test_a_plan_that_was_measured_takes_what_was_measured():
     assert cost.memory == ClosedFormCost(MODEL, one.length).cost(one.plan, PROFILE).memory
 
 
-def test_a_plan_between_measured_ones_takes_a_time_between_theirs():
+def test_a_plan_between_measured_ones_takes_a_time_between_theirs() -> None:
     rows = table(FULL)
     one = grid(MODEL, FULL)[5]
     others = tuple(row for row in rows if row != rows[5])
@@ -86,14 +86,14 @@ def test_a_plan_outside_the_measured_range_is_refused(change, message):
         costs.cost(replace(one.plan, **change), PROFILE)
 
 
-def test_a_device_that_was_not_measured_is_refused():
+def test_a_device_that_was_not_measured_is_refused() -> None:
     costs = MeasuredCost(ClosedFormCost(MODEL, 16), tuple(table()))
     other = replace(PROFILE, name="other")
     with pytest.raises(OutsideMeasuredError, match="must hold the device other at 32 bits, it hol"):
         costs.cost(grid(MODEL, QUICK)[0].plan, other)
 
 
-def test_table_reads_back_as_it_was_written(tmp_path: Path):
+def test_table_reads_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text(steps_text(table()), "utf-8")
     assert read_steps(path) == table()
