@@ -6,7 +6,9 @@ unless a reporter is given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from analysis.runs.load import Run, load_run
 from simulator.config.experiment import load_experiment, read_experiment
 from simulator.config.plain_yaml import dump_line
 from simulator.log.bulk_round import Wave
+from simulator.log.disk import writing_into
 from simulator.log.progress import Reporter
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 from simulator.runs.run import prepare_all
@@ -155,23 +158,26 @@ def run(
 def load(*paths: Path | str) -> Result:
     """The finished runs in (or directly below) these folders, one label a variant.
 
-    Runs that have not ended or are damaged are named in ``found.left_out``. Raises RunError where
-    none is left.
+    Runs that have not ended or are damaged are named in ``found.left_out``, and each is a warning.
+    Raises RunError where none is left.
     """
     found = open_runs([Path(path) for path in paths])
+    for line in found.left_out:
+        warnings.warn(f"left out: {line}", stacklevel=2)
     rows = zip(found.runs["path"], found.runs["variant"], strict=True)
     return Result(
         tuple(replace(load_run(Path(path)), label=variant) for path, variant in rows), found
     )
 
 
-def _made(folder: Path | str) -> Path:
-    """The folder, made where it is missing. Raises RunError where it cannot be."""
+@contextmanager
+def _figures_into(folder: Path | str) -> Iterator[Path]:
+    """Hand out a folder whose files move to ``folder`` at the end. Raises RunError."""
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        with writing_into(Path(folder)) as staged:
+            yield staged
     except OSError as error:
         raise RunError(f"figures must be written to a folder, got {folder}: {error}") from None
-    return Path(folder)
 
 
 def _spec(name: str) -> figures.FigureSpec:
@@ -216,8 +222,9 @@ def write_figures(
     """
     chosen = [_spec(name) for name in names] or list(figures.FIGURES)
     comparison = result.compare(target=target)
-    folder = _made(folder)
-    return [p for spec in chosen for p in figures.write(spec, comparison, folder, paper=paper)]
+    with _figures_into(folder) as staged:
+        drawn = [p for spec in chosen for p in figures.write(spec, comparison, staged, paper=paper)]
+    return [Path(folder) / path.name for path in drawn]
 
 
 def write_sensitivity(
@@ -235,8 +242,7 @@ def write_sensitivity(
     else:
         name, frame = "sensitivity", sensitivity.frame(result.runs, key, target=target)
         files = figures.render(frame, sensitivity.draw, paper)
-    folder = _made(folder)
-    paths = {folder / f"{name}.{suffix}": content for suffix, content in files.items()}
-    for path, content in paths.items():
-        path.write_bytes(content)
-    return list(paths)
+    with _figures_into(folder) as staged:
+        for suffix, content in files.items():
+            (staged / f"{name}.{suffix}").write_bytes(content)
+    return [Path(folder) / f"{name}.{suffix}" for suffix in files]

@@ -37,7 +37,7 @@ from devices.models.catalog import ModelSource, resolve
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import TrainingPlan
 from simulator.config.problems import UserError
-from simulator.log.disk import write_atomically
+from simulator.log.disk import replace_file
 
 NUM_CLASSES = 16
 WIDTHS: tuple[ComputeBits, ...] = (32, 16)
@@ -95,8 +95,8 @@ def save(output: Path, steps: Sequence[MeasuredStep], template: DeviceProfile) -
         raise UserError(f"{error}{kept}") from None
     table = output.with_suffix(".csv")
     try:
-        write_atomically(table, steps_text(steps))
-        write_atomically(output, calibrated_text(_calibrated(template, fits)))
+        replace_file(table, steps_text(steps))
+        replace_file(output, calibrated_text(_calibrated(template, fits)))
     except OSError as error:
         raise UserError(f"the profile cannot be written to {output}: {error}") from None
     files = f"Profile: {output} (as fleet.devices.profile); measured steps: {table}"

@@ -22,7 +22,7 @@ from analysis.commands.options import (
 from analysis.commands.running import run_all, select
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.problems import UserError
-from simulator.log.disk import write_atomically
+from simulator.log.disk import replace_file
 from simulator.log.writers import find_writers
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
@@ -92,7 +92,7 @@ def timeline(
     where = output or folder / "trace.json"
     text = trace(load_run(folder))
     try:
-        write_atomically(where, text)
+        replace_file(where, text)
     except OSError as error:
         raise UserError(f"the trace cannot be written to {where}: {error}") from None
     print(f"Trace: {where} (open it at https://ui.perfetto.dev or in chrome://tracing)")

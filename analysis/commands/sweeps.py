@@ -17,6 +17,7 @@ from analysis.commands.options import Cache, CacheSize, File, Log, NoCache, Outp
 from analysis.commands.reports import Target
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
+from simulator.log.disk import writing_into
 from simulator.log.writers import find_writers
 from simulator.runs.sweep import SweepRun, expand, same_conditions, savings_of
 from simulator.runs.sweep_processes import Failure, Means, outcomes
@@ -125,9 +126,9 @@ def _write(found: Study, where: Path) -> None:
     from analysis.report import seed_tables
 
     try:
-        where.mkdir(parents=True, exist_ok=True)
-        for name, text in seed_tables.files(found).items():
-            (where / name).write_text(text, encoding="utf-8", newline="\n")
+        with writing_into(where) as folder:
+            for name, text in seed_tables.files(found).items():
+                (folder / name).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(f"the tables must be written to a folder, got {where}: {error}") from error
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import typer
 from rich.console import Console
 
 from simulator.config.problems import UserError
+from simulator.log.disk import writing_into
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -143,22 +142,12 @@ def publish(files: Mapping[str, bytes], folder: Path, *, force: bool) -> None:
     if there and not force:
         listed = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
         raise ValueError(f"{folder} already holds {listed}; --force overwrites them")
-    folder = folder.resolve()
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    is_made = not folder.exists()
     try:
-        partial.mkdir(parents=True)
-        for name, content in files.items():
-            (partial / name).write_bytes(content)
-        if is_made:
-            partial.rename(folder)
-        else:
-            for name in files:
-                (partial / name).replace(folder / name)
+        with writing_into(folder) as staged:
+            for name, content in files.items():
+                (staged / name).write_bytes(content)
     except OSError as error:
         raise ValueError(f"the files cannot be written to {folder}: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _resolved(names: Iterable[str], folder: Path) -> set[Path]:

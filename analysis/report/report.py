@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from analysis.report.report_page import Judged
 from analysis.runs.files import RunError
 from analysis.runs.frames import open_runs
 from analysis.runs.load import load_finished, load_run
+from simulator.log.disk import staging, writing_into
 
 PAGE = ".html"
 Progress = Callable[[int, int, str], None]
@@ -54,22 +54,21 @@ def write_report(
     total = len(figures.FIGURES) + 2
     tell(0, total, "read runs")
     comparison, over_seeds, left_out = _judge(run_paths, target, baseline)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
-        (partial / "figures").mkdir(parents=True)
-        drawn = []
-        for step, spec in enumerate(figures.FIGURES, start=1):
-            tell(step, total, f"draw {spec.name}")
-            if figures.write(spec, comparison, partial / "figures"):
-                drawn.append(spec)
-        tell(total - 1, total, "write tables")
-        judged = Judged(comparison, over_seeds, drawn, left_out)
-        _write_texts(partial, judged)
-        files = _publish_page(partial, out) if is_page else _publish(partial, out)
+        with _page_alone(out) if is_page else writing_into(out) as folder:
+            (folder / "figures").mkdir()
+            drawn = []
+            for step, spec in enumerate(figures.FIGURES, start=1):
+                tell(step, total, f"draw {spec.name}")
+                if figures.write(spec, comparison, folder / "figures"):
+                    drawn.append(spec)
+            tell(total - 1, total, "write tables")
+            judged = Judged(comparison, over_seeds, drawn, left_out)
+            _write_texts(folder, judged)
+            names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     except OSError as error:
         raise RunError(f"the report cannot be written to {out}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    files = (out,) if is_page else tuple(out / name for name in names)
     tell(total, total, "done")
     return Report(comparison, over_seeds, out, files, tuple(left_out))
 
@@ -111,24 +110,15 @@ def _write_texts(folder: Path, judged: Judged) -> None:
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
-def _publish_page(partial: Path, out: Path) -> tuple[Path, ...]:
-    """Move the page alone to its place."""
+@contextmanager
+def _page_alone(out: Path) -> Iterator[Path]:
+    """Hand out a folder of which only the page is kept, as ``out``."""
     if out.is_dir():
         raise RunError(f"the page must be written to a file, got {out}, which is a folder")
-    (partial / f"report{PAGE}").replace(out)
-    return (out,)
-
-
-def _publish(partial: Path, out_dir: Path) -> tuple[Path, ...]:
-    """Move a complete folder to its place, or its files into the folder that is there."""
-    names = sorted(path.relative_to(partial) for path in partial.rglob("*") if path.is_file())
-    if not out_dir.exists():
-        partial.rename(out_dir)
-    else:
-        for name in names:
-            (out_dir / name).parent.mkdir(exist_ok=True)
-            (partial / name).replace(out_dir / name)
-    return tuple(out_dir / name for name in names)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staging(out.parent, out.name) as folder:
+        yield folder
+        (folder / f"report{PAGE}").replace(out)
 
 
 def _silent(done: int, total: int, what: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,10 @@ MANIFEST_KEYS = {
     "label": str, "strategy": str, "seed": int, "conditions_hash": str, "config_hash": str,
     "model": dict, "data": dict,
 }  # fmt: skip
+NAMES = ("experiment", "label", "conditions_hash", "config_hash")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a name of the manifest may be; a writer holds it to the same rule."""
+
 DEVICE_COLUMNS = ("device_id", "profile", "link", "memory_budget_bytes")
 ROUND_COLUMNS = (
     "round", "opened_s", "closed_s", "duration_s", "accuracy", "loss", "num_aggregated",
@@ -68,6 +75,7 @@ def read_manifest(path: Path) -> Json:
     """
     if not (path / "manifest.json").is_file():
         raise RunError(f"{path} is not a run folder: it holds no manifest.json")
+    _check_files(path)
     manifest = _mapping(path / "manifest.json")
     written = manifest.get("format")
     if not isinstance(written, int) or not 1 <= written <= FORMAT:
@@ -76,7 +84,7 @@ def read_manifest(path: Path) -> Json:
             " read it with the version of FedClock that wrote it"
         )
     if manifest.get("status") != "done":
-        error = f" ({manifest['error']})" if "error" in manifest else ""
+        error = f" ({_shown(manifest['error'])})" if "error" in manifest else ""
         raise UnfinishedRunError(
             f"{path}: a run must have ended (status 'done'), got {manifest.get('status')!r}{error};"
             " run its config again to finish it"
@@ -89,10 +97,36 @@ def read_manifest(path: Path) -> Json:
                 f"{path / 'manifest.json'} is damaged: {key} must be a {kind.__name__}, got "
                 f"{manifest[key]!r:.60}"
             )
+    for key in NAMES:
+        value = manifest.get(key)
+        if isinstance(value, str) and not NAME.fullmatch(value):
+            raise RunError(
+                f"{path / 'manifest.json'} is damaged: {key} must be a name of letters, digits, "
+                f"'.', '_' and '-', got {_shown(manifest[key])}"
+            )
+    if not str(manifest["strategy"]).isprintable():
+        raise RunError(f"{path / 'manifest.json'} is damaged: strategy must be printable")
     for name in FILES:
         if not (path / name).is_file():
             raise RunError(f"run folder {path} lacks {name}")
     return manifest
+
+
+def _check_files(path: Path) -> None:
+    """Raise RunError where a file of the run is no regular file, or is a link to elsewhere."""
+    for name in FILES:
+        file = path / name
+        if os.path.lexists(file) and not stat.S_ISREG(os.lstat(file).st_mode):
+            raise RunError(
+                f"{file} must be a regular file, not a link, a folder or a pipe: a run folder "
+                f"holds its files itself"
+            )
+
+
+def _shown(value: object) -> str:
+    """Return a value of a foreign file as a message may show it: short, and on one line."""
+    text = str(value)
+    return text[:300] if text.isprintable() else f"{text!r:.300}"
 
 
 def training(manifest: Json) -> str:

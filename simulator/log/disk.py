@@ -26,7 +26,7 @@ _LEFTOVER = re.compile(r"\.(?P<name>.*)\.[0-9a-f]{12}\.partial")
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file in one step: a reader, even after a crash, sees the old content or the new."""
-    partial = _beside(path)
+    partial = _beside(path.parent, path.name)
     descriptor = _create(partial, _new_file)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -52,7 +52,7 @@ def staging(place: Path, name: str) -> Iterator[Path]:
     ``name`` says what is made there: a later call of the same name removes what a kill left.
     """
     clear_leftovers(place, name)
-    folder = _beside(place / name)
+    folder = _beside(place, name)
     descriptor = _create(folder, _new_folder)
     try:
         yield folder
@@ -112,8 +112,8 @@ def replace_table(path: Path, table: pa.Table) -> None:
     os.replace(partial, path)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{PARTIAL}")
+def _beside(place: Path, name: str) -> Path:
+    return place / f".{name}.{secrets.token_hex(6)}{PARTIAL}"
 
 
 def _new_file(path: Path) -> int:

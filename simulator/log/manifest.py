@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +15,8 @@ from simulator.config.problems import UserError
 from simulator.log.disk import PARTIAL
 
 FORMAT = 1
+TABLES = ("config.yaml", "events.jsonl", "devices.parquet", "rounds.parquet", "clients.parquet")
+"""What every finished run holds beside its manifest."""
 Status = Literal["running", "done", "interrupted", "failed"]
 
 
@@ -26,8 +31,8 @@ class FinishedMeanwhileError(RunFolderError):
 def is_finished(path: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether the folder holds a finished run of these inputs.
 
-    Raises RunFolderError where it is finished, but of others: a trace or a data set that has
-    changed behind the same path.
+    A run that has lost or damaged a file is none. Raises RunFolderError where it is finished, but
+    of others: a trace or a data set that has changed behind the same path.
     """
     manifest = read_manifest(path)
     if manifest.get("status") != "done":
@@ -38,7 +43,44 @@ def is_finished(path: Path, inputs: Mapping[str, Any]) -> bool:
             f"the finished run in {path} must be of the inputs that the config names, but "
             f"{', '.join(differing)} differ now; remove the folder or choose another --output"
         )
-    return True
+    return not lost_files(path, manifest)
+
+
+def lost_files(path: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return the names of a finished run's files that are gone or not as they were written.
+
+    A manifest of an earlier version holds no hashes: of its files only the presence is known.
+    """
+    hashes = manifest.get("files")
+    if not isinstance(hashes, dict):
+        hashes = dict.fromkeys(TABLES)
+    return [name for name, sha256 in hashes.items() if not _is_whole(path / name, sha256)]
+
+
+def file_hashes(path: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a run that ends, by its name in the folder."""
+    files = (file for file in sorted(path.iterdir()) if file.name != "manifest.json")
+    adapter = path / "adapter"
+    inner = sorted(adapter.iterdir()) if adapter.is_dir() else []
+    return {
+        file.relative_to(path).as_posix(): _sha256(file)
+        for file in [*files, *inner]
+        if file.is_file() and file.suffix != PARTIAL
+    }
+
+
+def _is_whole(file: Path, sha256: str | None) -> bool:
+    try:
+        if not stat.S_ISREG(os.lstat(file).st_mode):
+            return False
+        return sha256 is None or _sha256(file) == sha256
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from simulator.log.manifest import (
     RunFolderError,
     Status,
     check_same_config,
+    file_hashes,
+    lost_files,
     read_manifest,
 )
 from simulator.log.records import (
@@ -62,7 +64,9 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from None
         try:
-            if read_manifest(path).get("status") == "done":
+            _refuse_links(path)
+            there = read_manifest(path)
+            if there.get("status") == "done" and not lost_files(path, there):
                 raise FinishedMeanwhileError(f"the run in {path} was finished by another process")
             _clean_up(path)  # of a process that was killed
             write_atomically(path / "config.yaml", dump_yaml(dict(config)))
@@ -159,6 +163,7 @@ class RunFolder:
         if status == "done":  # so say only what a power cut could not undo
             for file in filter(Path.is_file, self.path.rglob("*")):
                 flush_to_disk(file)
+            self._manifest["files"] = file_hashes(self.path)
         self._write_manifest(status)
         flush_to_disk(self.path)  # the names, before the checkpoint goes
         if status == "done":
@@ -195,6 +200,16 @@ def _lock(path: Path) -> int:
             f"{path}"
         ) from None
     return descriptor
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise RunFolderError where writing to the folder would write elsewhere, or wait forever."""
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            raise RunFolderError(
+                f"a run folder must hold its files itself, got {entry.path}, which is a link or a "
+                f"special file; remove it or choose another --output"
+            )
 
 
 def remove_checkpoint(path: Path) -> None:

@@ -25,6 +25,8 @@ from simulator.log.manifest import (
     Status,
     check_same_config,
     is_finished,
+    lost_files,
+    read_manifest,
 )
 from simulator.log.progress import Reporter, Tee
 from simulator.log.progress_state import duration
@@ -62,8 +64,13 @@ def prepare(config: RunConfig, folder: Path, where: str) -> Prepared:
     """
     check_same_config(folder, config.resolved())
     world = build_world(config, where)
-    said = tuple(notes(config, world, where))
-    return Prepared(config, folder, world, said, is_finished(folder, _inputs(world)))
+    said = notes(config, world, where)
+    finished = is_finished(folder, _inputs(world))
+    there = read_manifest(folder)
+    if there.get("status") == "done" and not finished:
+        lost = ", ".join(lost_files(folder, there))
+        said.append(f"{config.label}: the finished run in {folder} lost {lost}; it is run again")
+    return Prepared(config, folder, world, tuple(said), finished)
 
 
 def run(

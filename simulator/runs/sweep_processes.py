@@ -15,6 +15,7 @@ from devices.vocabulary.trainer import TrainingError
 from simulator.config.problems import UserError
 from simulator.log.records import ClientRecord, Event, RoundRecord
 from simulator.runs.sweep import SweepRun, carry_out, check
+from simulator.workers.processes import end_with_parent
 from simulator.workers.result_cache import ResultCache
 from simulator.workers.trainers import Trainers
 
@@ -147,6 +148,7 @@ def _end(crew: Sequence[_Worker]) -> None:
 def _serve(connection: Connection, means: Means) -> None:
     """A process of the crew: do what is given until there is no more."""
     signal.signal(signal.SIGTERM, _interrupt)
+    end_with_parent()
     try:
         with Trainers(means.workers, means.cache) as trainers:
             while True:

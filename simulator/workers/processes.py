@@ -142,15 +142,22 @@ def _no_interrupt() -> Iterator[None]:
 def _start(make_trainer: Callable[[], ChunkedTrainer]) -> None:
     global _station
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of those that no main thread has started
-    threading.Thread(target=_end_with_the_others, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     _station = Station(make_trainer)
 
 
-def _end_with_the_others(started_by: int) -> None:
-    """Nobody else ends this worker where the server is killed, or the template."""
-    server = multiprocessing.parent_process()
-    assert server, "a worker is started by another process"
-    while os.getppid() == started_by and not wait([server.sentinel], LOOKS_EVERY_S):
+def end_with_parent() -> None:
+    """Have this process end when the one that it works for does, however that ends.
+
+    Nobody else would end it where its parent is killed, or the template that it is a copy of.
+    """
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch_parent(started_by: int) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent, "a worker is started by another process"
+    while os.getppid() == started_by and not wait([parent.sentinel], LOOKS_EVERY_S):
         pass
     os._exit(1)
 

@@ -9,7 +9,7 @@ from simulator.config.own_strategy import MAX_BYTES, names_file
 from simulator.config.paths import checked_path
 from simulator.config.plain_yaml import dump_yaml
 from simulator.config.problems import UserError
-from simulator.log.disk import write_atomically
+from simulator.log.disk import write_atomically, writing_into
 from simulator.log.manifest import RunFolderError, read_manifest
 from simulator.world.build import build_world
 from simulator.world.recorded import fault_schedules, write_conditions
@@ -48,11 +48,11 @@ def record(run_folder: Path, output: Path) -> Path:
     plain.pop("network", None)  # the conditions hold it
     plain["faults"] = fault_schedules(world.faults, manifest["simulated_s"])
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_conditions(output / "conditions.json", world.fleet, world.shared_links)
-        for name, text in code.items():
-            write_atomically(output / name, text)
-        write_atomically(output / "experiment.yaml", dump_yaml(plain))
+        with writing_into(output) as folder:
+            write_conditions(folder / "conditions.json", world.fleet, world.shared_links)
+            for name, text in code.items():
+                write_atomically(folder / name, text)
+            write_atomically(folder / "experiment.yaml", dump_yaml(plain))
     except OSError as error:
         raise UserError(f"the conditions cannot be written to {output}: {error}") from None
     return output / "experiment.yaml"

@@ -21,7 +21,6 @@ from devices.fleet.profile import DeviceProfile, StepRates
 from simulator.config.problems import UserError
 from simulator.engine.faults import Faults
 from simulator.engine.network import NOTHING_SHARED, SharedLinks
-from simulator.log.disk import write_atomically
 from traces.availability import ALWAYS, AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
@@ -62,7 +61,7 @@ def write_conditions(path: Path, fleet: Fleet, shared: SharedLinks) -> None:
             "cell_index": shared.cell_index.tolist(),
         },
     }
-    write_atomically(path, json.dumps(document, default=dict) + "\n")
+    path.write_text(json.dumps(document, default=dict) + "\n", "utf-8", newline="\n")
 
 
 def read_conditions(path: str | Path) -> tuple[Fleet, SharedLinks]:
