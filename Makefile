@@ -25,6 +25,7 @@ FEDCLOCK_TORTURE ?= 1
 torture: $(READY)
 	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) FEDCLOCK_FUZZ=3 OMP_NUM_THREADS=1 $(BIN)/pytest -s --durations=10 \
 	  tests/simulator/test_bitwise.py tests/simulator/test_checkpoint.py tests/simulator/test_crashes.py \
+	  tests/simulator/test_signals.py tests/simulator/test_result_cache.py \
 	  tests/simulator/test_bad_input.py tests/simulator/test_fault_schedules.py \
 	  tests/analysis/test_damaged_runs.py tests/traces/test_importers_damage.py
 

@@ -1,5 +1,5 @@
 """``python -m analysis`` is the command ``fedclock``."""
 
-from analysis.commands.main import main
+from analysis.commands.entry import main
 
 main()

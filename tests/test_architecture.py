@@ -39,8 +39,7 @@ ROOMS = {
     ),
     "algorithms": (
         *("options", "strategy", "contract", "pacing", "selection"),
-        *("merging", "planning", "selections", "strategies", "registry"),
-        "static_fleet",
+        *("merging", "planning", "selections", "strategies", "static_fleet", "checks", "registry"),
     ),
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
     "analysis": (

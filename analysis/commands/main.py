@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import typer
 
 from analysis.calibration.calibrate import calibrate
 from analysis.commands import traces
+from analysis.commands.check import check
 from analysis.commands.fetch import fetch
 from analysis.commands.figures import figures
 from analysis.commands.reports import compare, report, timeline
@@ -28,8 +27,6 @@ from devices.vocabulary.trainer import TrainingError
 from simulator.config.problems import UserError
 from simulator.log.checked import InvariantError
 
-PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
-
 app = typer.Typer(
     name="fedclock",
     no_args_is_help=True,
@@ -40,6 +37,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_experiment,
     "validate": validate,
+    "check": check,
     "record": record_conditions,
     "list": list_names,
     "fetch": fetch,
@@ -56,22 +54,8 @@ for name, command in COMMANDS.items():
 app.add_typer(traces.app, name="traces")
 
 
-def _check_packages() -> None:
-    """The package names are common words: say so where another project's stands before ours."""
-    home = Path(__file__).resolve().parents[2]
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin is None or origin.parent.parent != home:
-            sys.exit(
-                f"fedclock: the package {name!r} must be FedClock's own ({home / name}), got "
-                f"{origin}; install FedClock in a virtual environment of its own"
-            )
-
-
 def main() -> None:
     """Run the command line; a mistake of the user's is one message and exit code 2."""
-    _check_packages()
     try:
         app()
     except (UserError, TrainingError, OutsideMeasuredError, FetchError) as error:

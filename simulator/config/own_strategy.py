@@ -225,7 +225,7 @@ def _method_problems(own: type, key: str) -> list[str]:
 
 
 def _lacks(own: type, key: str) -> bool:
-    """Return whether it is absent, or declared by Strategy without a body."""
+    """Return whether a class has no such attribute, or only the declaration that it inherits."""
     found = inspect.getattr_static(own, key, None)
     is_declared = isinstance(found, property) or getattr(found, "__isabstractmethod__", False)
     return found is None or (is_declared and found is inspect.getattr_static(Strategy, key))

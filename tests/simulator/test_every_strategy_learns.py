@@ -15,9 +15,11 @@ from algorithms.pacing import FedBuff
 from algorithms.registry import STRATEGIES
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategy import ServerState, make_plan
+from devices.architectures import model_spec
 from devices.cost.closed_form import ClosedFormCost
 from devices.datasets.dataset import TextDataset, load_dataset
 from devices.fleet.fleet import Device, Fleet
+from devices.models.catalog import resolve
 from devices.models.spec import ModelSpec
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
@@ -65,7 +67,9 @@ class CheckedTrainer(TorchTrainer):
     """Trains, and checks what each device starts from."""
 
     def __init__(self, config: TrainingConfig, dataset: TextDataset) -> None:
-        super().__init__(config, dataset)
+        source = resolve(config.model)
+        spec = model_spec(source, config.targets, num_classes=dataset.num_classes)
+        super().__init__(config, dataset, source=source, spec=spec)
         self.arrivals = Arrivals(self.spec)  # of one run
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:

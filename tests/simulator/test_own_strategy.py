@@ -32,11 +32,28 @@ PAGE = (Path(__file__).parents[2] / "docs" / "own-scheduler.md").read_text("utf-
 
 
 def block(language: str) -> str:
-    (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+    text, *_ = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
     return str(text)
 
 
-HALF = block("python")
+SHOWN = block("python")
+HALF = (
+    SHOWN.replace("import Strategy, make_plan", "import ServerState, make_plan")
+    .replace("import TermGrid", "import Broadcast, TermGrid")
+    .replace("HalfDepth(Strategy)", "HalfDepth")
+    .replace(
+        "    def plan",
+        "    def init(self, adapter):\n"
+        "        return ServerState(0, adapter, None)\n\n    def plan",
+        1,
+    )
+    .replace(
+        "    def aggregate",
+        "    def broadcast(self, state, plan):\n"
+        "        return Broadcast(state.version, state.adapter)\n\n    def aggregate",
+    )
+)
+"""The page's scheduler with all four methods of its own, and no base class."""
 
 
 def config_of(tmp_path: Path, text: str = HALF, **keys: Any) -> dict[str, Any]:
@@ -60,11 +77,11 @@ def simulate(config: RunConfig, folder: Path) -> Path:
 
 
 def test_the_page_does_what_it_shows(tmp_path: Path) -> None:
-    assert len(HALF.splitlines()) <= 45
-    (tmp_path / "half.py").write_text(HALF, "utf-8")
+    assert len(SHOWN.splitlines()) <= 40
+    (tmp_path / "half.py").write_text(SHOWN, "utf-8")
     (tmp_path / "mine.yaml").write_text(block("yaml"), "utf-8")
     commands = block("sh").splitlines()
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         arguments = command.removeprefix("fedclock ").split()
         done = subprocess.run(
@@ -229,13 +246,15 @@ def test_a_class_that_the_file_only_imports_is_none_of_its_own(tmp_path: Path) -
 
 
 def test_what_the_protocol_only_declares_is_missing(tmp_path: Path) -> None:
-    text = HALF.replace("class HalfDepth:", "class HalfDepth(Strategy):")
-    text = text.replace("ServerState, make_plan", "ServerState, Strategy, make_plan")
-    assert load(tmp_path, text).strategy.rank == 8
-    (found,) = problems(tmp_path, config_of(tmp_path, text.replace("def plan", "def make")))
-    assert "must have a method plan(self, state, fleet, cohort, rng)" in found
+    assert load(tmp_path, SHOWN).strategy.rank == 8
+    text = SHOWN.replace("def aggregate", "def merge").replace("rank: int", "ranks: int")
+    found = problems(tmp_path, config_of(tmp_path, text))
+    assert "must have a field rank" in found[0]
+    assert "must have a method aggregate(self, state, updates)" in found[1]
     for default in ("init", "broadcast"):
-        load(tmp_path, text.replace(f"def {default}", "def other"))
+        inheriting = HALF.replace("ServerState, make_plan", "ServerState, Strategy, make_plan")
+        inheriting = inheriting.replace("class HalfDepth:", "class HalfDepth(Strategy):")
+        load(tmp_path, inheriting.replace(f"def {default}", "def other"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,508 @@
+"""Holds any strategy to the contract of ``algorithms.strategy.Strategy``: ``check_strategy``.
+
+In the manner of scikit-learn's ``check_estimator``: one call, each clause of the contract tried on
+small fleets without a simulation, and an error that says which clause fails, what was returned and
+what to do. ``fedclock check mine.py:MyStrategy`` calls it from the command line.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from algorithms.strategy import LinkRate, ServerState, Strategy
+from devices.cost.closed_form import ClosedFormCost
+from devices.cost.model import Cost
+from devices.fleet.catalog import load_profiles
+from devices.fleet.profile import DeviceProfile
+from devices.models.spec import ModelSpec
+from devices.vocabulary.merged import multiplied_out
+from devices.vocabulary.plan import (
+    Adapter,
+    Broadcast,
+    ClientUpdate,
+    DeviceId,
+    Factors,
+    ModuleKey,
+    Timing,
+    TrainingPlan,
+)
+from devices.vocabulary.trainer import SalienceMetric
+from traces.arrays import FloatArray
+
+PROFILES = ("jetson-agx-orin-maxn", "phone-snapdragon-8-gen-2", "raspberry-pi-4-2gb")
+"""Devices of very different speed, in turns."""
+NUM_DEVICES = 5
+NUM_ROUNDS = 40
+LEFT_SHARE = 0.95
+"""What 40 rounds may leave of the distance to a known solution. A strategy that does not learn
+leaves all of it; FFA-LoRA, whose A stays as it was drawn, can reach no nearer than 0.92."""
+
+
+class ContractError(AssertionError):
+    """A strategy does not keep the contract; ``problems`` has a line for each clause that fails."""
+
+    def __init__(self, name: str, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(f"{name}: {problem}" for problem in problems))
+
+
+@dataclass(frozen=True)
+class CheckFleet:
+    """A FleetView of a few catalog devices that all have room for any plan of a small BERT.
+
+    Device k has profile k of ``PROFILES`` in turns, 10 + k examples and a link that is k + 1 times
+    as fast as the first one's; ``num_blocks`` is the model's L.
+    """
+
+    num_blocks: int = 4
+    num_devices: int = NUM_DEVICES
+    batch_size: int = 4
+    proximal_mu: float = 0.0
+    _known: dict[tuple[bytes, str], Cost] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def model(self) -> ModelSpec:
+        """A BERT of width 16 with LoRA on query and value."""
+        config = {
+            "model_type": "bert",
+            "num_hidden_layers": self.num_blocks,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_attention_heads": 2,
+            "vocab_size": 50,
+            "max_position_embeddings": 16,
+        }
+        return ModelSpec.from_config("check", config, ["query", "value"], 3)
+
+    @cached_property
+    def _costs(self) -> ClosedFormCost:
+        return ClosedFormCost(self.model, sequence_length=8)
+
+    @cached_property
+    def _profiles(self) -> list[DeviceProfile]:
+        catalog = load_profiles()
+        return [catalog[PROFILES[k % len(PROFILES)]] for k in range(self.num_devices)]
+
+    @property
+    def device_ids(self) -> Sequence[DeviceId]:
+        return range(self.num_devices)
+
+    def profile(self, device_id: DeviceId) -> DeviceProfile:
+        return self._profiles[device_id]
+
+    def memory_budget_bytes(self, device_id: DeviceId) -> int:
+        return self.profile(device_id).memory_bytes
+
+    def num_examples(self, device_id: DeviceId) -> int:
+        return 10 + device_id
+
+    def local_steps(self, device_id: DeviceId) -> int:
+        return 1 + device_id % 2
+
+    def link(self, device_id: DeviceId) -> LinkRate:
+        return LinkRate(1e6 * (device_id + 1), 2.5e5 * (device_id + 1))
+
+    def cost(self, plan: TrainingPlan) -> Cost:
+        profile = self.profile(plan.device_id)
+        key = (plan.workload, profile.name)
+        if key not in self._known:
+            self._known[key] = self._costs.cost(plan, profile)
+        return self._known[key]
+
+    def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return np.linspace(1.0, 2.0, self.num_blocks)
+
+
+def check_strategy(strategy: Strategy[Any]) -> None:
+    """Try every clause of the contract on ``strategy``.
+
+    Raises ContractError with a line for each clause that does not hold.
+    """
+    if problems := contract_problems(strategy):
+        raise ContractError(type(strategy).__name__, problems)
+
+
+def contract_problems(strategy: Strategy[Any]) -> list[str]:
+    """What ``check_strategy`` would raise: a line for each clause that does not hold."""
+    if problems := _problems(_check_value, strategy):
+        return problems
+    for clause in CLAUSES:
+        problems += _problems(clause, strategy)
+    return problems
+
+
+def _problems(clause: Callable[[Any], Iterator[str]], strategy: Any) -> list[str]:
+    """The first problem of a clause; an exception counts as one."""
+    name = (clause.__doc__ or clause.__name__).splitlines()[0].rstrip(".")
+    try:
+        return [f"{name}: {problem}" for problem in clause(strategy)][:1]
+    except Exception as error:
+        return [f"{name}: must not raise, got {type(error).__name__}: {error}"]
+
+
+def _check_value(strategy: Any) -> Iterator[str]:
+    """A strategy is a frozen dataclass of its options with rank and alpha."""
+    parameters = getattr(strategy, "__dataclass_params__", None)
+    if isinstance(strategy, type) or parameters is None or not parameters.frozen:
+        yield f"make it a value of a class under @dataclass(frozen=True), got {strategy!r:.80}"
+        return
+    if not isinstance(strategy.rank, int) or strategy.rank < 1:
+        yield f"rank must be a whole number of at least 1, got {strategy.rank!r}"
+    if not isinstance(strategy.alpha, int | float) or not 0 < strategy.alpha < float("inf"):
+        yield f"alpha must be a finite number above 0, got {strategy.alpha!r}"
+    for name in ("init", "plan", "broadcast", "aggregate"):
+        if not callable(getattr(strategy, name, None)):
+            yield f"it needs the method {name}; inherit from algorithms.strategy.Strategy"
+
+
+def _start(strategy: Any, fleet: CheckFleet) -> ServerState[Any]:
+    adapter = fleet.model.initial_adapter(
+        strategy.rank, float(strategy.alpha), np.random.default_rng(0)
+    )
+    state: ServerState[Any] = strategy.init(adapter)
+    return state
+
+
+def _plans(
+    strategy: Any,
+    state: ServerState[Any],
+    fleet: CheckFleet,
+    cohort: Sequence[DeviceId] | None = None,
+    seed: int = 1,
+) -> list[TrainingPlan]:
+    devices = tuple(fleet.device_ids) if cohort is None else tuple(cohort)
+    return list(strategy.plan(state, fleet, devices, np.random.default_rng(seed)))
+
+
+def _update(
+    strategy: Any, state: ServerState[Any], plan: TrainingPlan, fleet: CheckFleet, seed: int = 2
+) -> ClientUpdate:
+    """What the device of a plan sends back: noise on the head and on every term it uploads."""
+    rng = np.random.default_rng((seed, plan.device_id))
+    broadcast = strategy.broadcast(state, plan)
+    start = broadcast.adapter
+    factors = {}
+    for key, (a, b) in start.factors.items():
+        sent = plan.terms.uploaded[key.block, start.modules.index(key.module)]  # (R,)
+        sent_a = sent & ("a" in plan.terms.trained_factors)
+        factors[key] = Factors(
+            np.where(sent_a[:, None], a + rng.normal(0, 0.1, a.shape), a).astype(np.float32),
+            np.where(sent, b + rng.normal(0, 0.1, b.shape), b).astype(np.float32),
+        )
+    head = {
+        name: (values + rng.normal(0, 0.1, values.shape)).astype(np.float32)
+        for name, values in start.head.items()
+    }
+    adapter = replace(start, factors=factors, head=head)
+    count, timing = fleet.num_examples(plan.device_id), Timing(1.0, 2.0, 1.0)
+    return ClientUpdate(plan, broadcast, adapter, count, 1.0, timing)
+
+
+def _round(
+    strategy: Any, fleet: CheckFleet
+) -> tuple[ServerState[Any], list[TrainingPlan], list[ClientUpdate]]:
+    state = _start(strategy, fleet)
+    plans = _plans(strategy, state, fleet)
+    return state, plans, [_update(strategy, state, plan, fleet) for plan in plans]
+
+
+def _check_init(strategy: Any) -> Iterator[str]:
+    """init returns a ServerState of version 0 with the adapter that it was given."""
+    fleet = CheckFleet()
+    adapter = fleet.model.initial_adapter(
+        strategy.rank, float(strategy.alpha), np.random.default_rng(0)
+    )
+    state = strategy.init(adapter)
+    if not isinstance(state, ServerState) or state.version != 0:
+        yield f"return ServerState(0, adapter, memory), got {state!r:.80}"
+    elif _shapes(state.adapter) != _shapes(adapter):
+        yield "keep the names and shapes of the adapter's factors"
+
+
+def _check_plans(strategy: Any) -> Iterator[str]:
+    """plan returns at most one TrainingPlan for each device of the cohort, and none for others."""
+    for fleet in _fleets():
+        state = _start(strategy, fleet)
+        for cohort in (fleet.device_ids, fleet.device_ids[1:3], fleet.device_ids[:1]):
+            plans = _plans(strategy, state, fleet, cohort)
+            if not all(isinstance(plan, TrainingPlan) for plan in plans):
+                yield f"return TrainingPlans, got {plans!r:.80}"
+                return
+            devices = [plan.device_id for plan in plans]
+            if len(set(devices)) < len(devices) or not set(devices) <= set(cohort):
+                yield f"for the cohort {list(cohort)} it returned plans for {devices}"
+            shape = fleet.model.grid_shape(strategy.rank)
+            for plan in plans:
+                if plan.terms.held.shape != shape:
+                    yield f"terms must be (L, M, R) = {shape}, got {plan.terms.held.shape}"
+
+
+def _check_room(strategy: Any) -> Iterator[str]:
+    """a device with room for everything gets a plan that fits it and uploads something."""
+    fleet = CheckFleet()
+    plans = _plans(strategy, _start(strategy, fleet), fleet)
+    if not plans:
+        yield "at least one of five devices that can hold any plan must get one, got none"
+    for plan in plans:
+        needed, room = fleet.cost(plan).memory.total, fleet.memory_budget_bytes(plan.device_id)
+        if needed > room:
+            yield f"the plan of device {plan.device_id} needs {needed} bytes of its {room}"
+        if not plan.terms.uploaded.any():
+            yield f"the plan of device {plan.device_id} uploads no term; let the device sit out"
+
+
+def _check_same_inputs(strategy: Any) -> Iterator[str]:
+    """equal inputs get equal plans and equal aggregates, also from a copy of the strategy."""
+    fleet = CheckFleet()
+    state, plans, updates = _round(strategy, fleet)
+    after = strategy.aggregate(state, updates)
+    for one in (strategy, copy.deepcopy(strategy)):
+        if _workloads(_plans(one, state, fleet)) != _workloads(plans):
+            yield "plan differed at a second call; draw from the rng that it is given, nothing else"
+        if one.aggregate(state, updates).adapter.digest != after.adapter.digest:
+            yield "aggregate differed at a second call; keep what must be kept in state.memory"
+
+
+def _check_purity(strategy: Any) -> Iterator[str]:
+    """no method changes its arguments, the strategy or the global random generators."""
+    fleet = CheckFleet()
+    before_value = repr(strategy)
+    global_draws = _global_draws()
+    state, plans, updates = _round(strategy, fleet)
+    before = _fingerprint((state, plans, updates))
+    _plans(strategy, state, fleet)
+    strategy.aggregate(state, updates)
+    if before != _fingerprint((state, plans, updates)):
+        yield "build values anew instead of writing into the state, the plans or the updates"
+    if repr(strategy) != before_value:
+        yield f"the strategy itself changed: {before_value:.80} became {strategy!r:.80}"
+    if global_draws != _global_draws():
+        yield "draw from the rng that plan is given, not from numpy's or Python's global generator"
+
+
+def _check_broadcast(strategy: Any) -> Iterator[str]:
+    """broadcast returns a Broadcast of the state's version with the shapes of its adapter."""
+    fleet = CheckFleet()
+    state, plans, updates = _round(strategy, fleet)
+    for now in (state, strategy.aggregate(state, updates)):
+        for plan in plans:
+            sent = strategy.broadcast(now, plan)
+            if not isinstance(sent, Broadcast) or sent.version != now.version:
+                yield f"return Broadcast(state.version, state.adapter), got {sent!r:.80}"
+            elif _shapes(sent.adapter) != _shapes(now.adapter):
+                yield "keep the names and shapes of the adapter's factors and head"
+
+
+def _check_aggregate(strategy: Any) -> Iterator[str]:
+    """aggregate returns the next version with the same names, shapes, float32 and finite."""
+    for fleet in _fleets():
+        state, _, updates = _round(strategy, fleet)
+        for given in (updates, updates[:1], updates[-1:], updates[::2]):
+            after = strategy.aggregate(state, given)
+            if not isinstance(after, ServerState) or after.version != state.version + 1:
+                yield f"return state.advance(adapter, memory), got {after!r:.80}"
+                return
+            if _shapes(after.adapter) != _shapes(state.adapter):
+                yield "keep the names, shapes and scale of the adapter's factors and head"
+                return
+            arrays = [*after.adapter.head.values()]
+            arrays += [values for pair in after.adapter.factors.values() for values in pair]
+            if any(values.dtype != np.float32 for values in arrays):
+                yield "every array must be float32"
+            if not all(np.isfinite(values).all() for values in arrays):
+                yield "every number must be finite"
+
+
+def _check_unsent(strategy: Any) -> Iterator[str]:
+    """what stands in an update for terms that were not sent reaches nothing."""
+    fleet = CheckFleet()
+    state, _, updates = _round(strategy, fleet)
+    spoiled = [replace(update, adapter=_spoiled(update)) for update in updates]
+    clean, dirty = strategy.aggregate(state, updates), strategy.aggregate(state, spoiled)
+    if clean.adapter.digest != dirty.adapter.digest:
+        yield "read only plan.terms.uploaded of an update, as holder_weights and mean_adapter do"
+
+
+def _check_heard(strategy: Any) -> Iterator[str]:
+    """every update that is merged moves the global model."""
+    fleet = CheckFleet()
+    state, _, updates = _round(strategy, fleet)
+    after = strategy.aggregate(state, updates)
+    for k, update in enumerate(updates):
+        unmoved = replace(update, adapter=update.broadcast.adapter)
+        without = strategy.aggregate(state, [*updates[:k], unmoved, *updates[k + 1 :]])
+        keys = after.adapter.factors
+        if all(
+            np.array_equal(_change(without.adapter, key), _change(after.adapter, key))
+            for key in keys
+        ):
+            yield f"the update of device {update.plan.device_id} of {len(updates)} changes nothing"
+
+
+def _check_smallest(strategy: Any) -> Iterator[str]:
+    """a model of one block, and an adapter of rank 1, are no special case."""
+    try:
+        smallest = replace(strategy, rank=1)
+    except ValueError:  # its own range of ranks begins higher
+        smallest = strategy
+    fleet = CheckFleet(num_blocks=1, num_devices=2)
+    state, _, updates = _round(smallest, fleet)
+    for _ in range(3):
+        if updates:
+            state = smallest.aggregate(state, updates)
+        plans = _plans(smallest, state, fleet)
+        updates = [_update(smallest, state, plan, fleet) for plan in plans]
+    yield from ()
+
+
+def _check_proximal(strategy: Any) -> Iterator[str]:
+    """every plan has the proximal term and the local steps that the fleet asks for."""
+    fleet = CheckFleet(proximal_mu=0.3)
+    for plan in _plans(strategy, _start(strategy, fleet), fleet):
+        given = plan.proximal_mu, plan.local_steps, plan.batch_size
+        wanted = fleet.proximal_mu, fleet.local_steps(plan.device_id), fleet.batch_size
+        if given != wanted:
+            yield f"make plans with make_plan(fleet, ...), got {given} instead of {wanted}"
+
+
+def _check_learning(strategy: Any) -> Iterator[str]:
+    """forty rounds of exact gradients on a quadratic bring the model nearer to its solution."""
+    fleet = CheckFleet(num_blocks=2, num_devices=3)
+    goals = _goals(fleet.model)
+    state = _start(strategy, fleet)
+    first = _distance(state.adapter, goals)
+    for number in range(NUM_ROUNDS):
+        plans = _plans(strategy, state, fleet, seed=number)
+        updates = [_trained(strategy, state, plan, fleet, goals) for plan in plans]
+        if updates:
+            state = strategy.aggregate(state, updates)
+    left = _distance(state.adapter, goals) / first
+    if not left <= LEFT_SHARE:
+        yield f"at most {LEFT_SHARE:.0%} of the distance may be left, got {left:.0%}"
+
+
+CLAUSES: tuple[Callable[[Any], Iterator[str]], ...] = (
+    _check_init,
+    _check_plans,
+    _check_room,
+    _check_same_inputs,
+    _check_purity,
+    _check_broadcast,
+    _check_aggregate,
+    _check_unsent,
+    _check_heard,
+    _check_smallest,
+    _check_proximal,
+    _check_learning,
+)
+"""Every clause of the contract, each a check whose docstring states it."""
+
+
+def _fingerprint(value: object) -> str:
+    """A hash of a value down to the numbers of its arrays; what it has cached does not count."""
+    if isinstance(value, np.ndarray):
+        parts = [str(value.dtype), repr(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = [_fingerprint(getattr(value, one.name)) for one in fields(value)]
+    elif isinstance(value, Mapping):
+        parts = [repr(key) + _fingerprint(one) for key, one in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [_fingerprint(one) for one in value]
+    else:
+        return repr(value)
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def _global_draws() -> tuple[str, object]:
+    """Where the two global random generators stand, which nobody may move."""
+    return repr(np.random.get_state()), random.getstate()  # noqa: NPY002
+
+
+def _fleets() -> tuple[CheckFleet, CheckFleet]:
+    return CheckFleet(), CheckFleet(num_blocks=2, num_devices=3)
+
+
+def _workloads(plans: Sequence[TrainingPlan]) -> list[tuple[DeviceId, bytes]]:
+    return [(plan.device_id, plan.workload) for plan in plans]
+
+
+def _shapes(adapter: Adapter) -> tuple[Any, ...]:
+    factors = {key: (a.shape, b.shape) for key, (a, b) in adapter.factors.items()}
+    return factors, {name: values.shape for name, values in adapter.head.items()}, adapter.scale
+
+
+def _spoiled(update: ClientUpdate) -> Adapter:
+    """The update's adapter with a million in place of everything that was not uploaded."""
+    million, adapter, terms = np.float32(1e6), update.adapter, update.plan.terms
+    factors = {}
+    for key, (a, b) in adapter.factors.items():
+        sent = terms.uploaded[key.block, adapter.modules.index(key.module)]
+        sent_a = sent & ("a" in terms.trained_factors)
+        factors[key] = Factors(np.where(sent_a[:, None], a, million), np.where(sent, b, million))
+    return replace(adapter, factors=factors)
+
+
+def _change(adapter: Adapter, key: ModuleKey) -> FloatArray:
+    """(out, in): how far one layer's weight is from the pretrained one."""
+    change = adapter.scale * multiplied_out(adapter.factors[key])
+    if key in adapter.merged.products:
+        change = change + adapter.scale * multiplied_out(adapter.merged.products[key])
+    return np.asarray(change, dtype=np.float64)
+
+
+def _goals(model: ModelSpec) -> dict[ModuleKey, FloatArray]:
+    """The solution: for each layer a change of rank 1 and norm 1."""
+    rng = np.random.default_rng(7)
+    goals = {}
+    for block in range(model.num_blocks):
+        for layer in model.targets:
+            goal = np.outer(rng.normal(size=layer.out_features), rng.normal(size=layer.in_features))
+            goals[ModuleKey(block, layer.name)] = goal / np.linalg.norm(goal)
+    return goals
+
+
+def _distance(adapter: Adapter, goals: dict[ModuleKey, FloatArray]) -> float:
+    """The root of the summed squared distances of all layers to their goals."""
+    gaps = [np.linalg.norm(_change(adapter, key) - goal) for key, goal in goals.items()]
+    return float(np.linalg.norm(gaps))
+
+
+def _trained(
+    strategy: Any,
+    state: ServerState[Any],
+    plan: TrainingPlan,
+    fleet: CheckFleet,
+    goals: dict[ModuleKey, FloatArray],
+) -> ClientUpdate:
+    """20 steps of descent on ||scale B A + merged - goal||^2 / 2 over the trained terms."""
+    broadcast = strategy.broadcast(state, plan)
+    old, terms = broadcast.adapter, plan.terms
+    factors = {}
+    for key, (a, b) in old.factors.items():
+        place = (key.block, old.modules.index(key.module))
+        held, trained = terms.held[place], terms.trained[place]
+        new_a, new_b = held[:, None] * a.astype(np.float64), held * b.astype(np.float64)
+        goal = goals[key]
+        if key in old.merged.products:
+            goal = goal - old.scale * multiplied_out(old.merged.products[key])
+        for _ in range(20):
+            error = old.scale * (old.scale * new_b @ new_a - goal)
+            step_a, step_b = new_b.T @ error, error @ new_a.T
+            if "a" in terms.trained_factors:
+                new_a -= 0.05 * trained[:, None] * step_a
+            new_b -= 0.05 * trained * step_b
+        sent = terms.uploaded[place]
+        if "a" in terms.trained_factors:
+            a = np.where(sent[:, None], new_a, a)
+        factors[key] = Factors(a.astype(np.float32), np.where(sent, new_b, b).astype(np.float32))
+    count, timing = fleet.num_examples(plan.device_id), Timing(1.0, 2.0, 1.0)
+    adapter = replace(old, factors=factors)
+    return ClientUpdate(plan, broadcast, adapter, count, 1.0, timing)
