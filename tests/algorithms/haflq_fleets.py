@@ -40,7 +40,7 @@ def costs_of(num_blocks: int, hidden: int = 8) -> ClosedFormCost:
         "num_hidden_layers": num_blocks,
         "hidden_size": hidden,
         "intermediate_size": 4 * hidden,
-        "num_attention_heads": 2,
+        "num_attention_heads": 1 if hidden % 2 else 2,
         "vocab_size": 100,
         "max_position_embeddings": 32,
     }

@@ -165,24 +165,6 @@ def test_sensitivity_is_smoothed_with_the_strategy_s_betas() -> None:
     assert np.array_equal(strategy.aggregate(state, [update]).memory.score, expected)
 
 
-@pytest.mark.parametrize("aggregation", ["rank_one", "zero_padding"])
-def test_order_of_arrival_changes_nothing(aggregation: Any) -> None:
-    strategy = HAFLQ(aggregation=aggregation, term_budgets=(3,))
-    fleet = fleet_of([device()] * 5)
-    state = state_of(strategy, fleet)
-    rng = np.random.default_rng(0)
-    updates = [
-        trained_update(plan, strategy.broadcast(state, plan), rng, num_examples=7 + plan.device_id)
-        for plan in strategy.plan(state, fleet, fleet.device_ids, rng)
-    ]
-    results = [
-        strategy.aggregate(state, [updates[k] for k in order])
-        for order in ([0, 1, 2, 3, 4], [4, 2, 0, 1, 3])
-    ]
-    assert results[0].adapter.digest == results[1].adapter.digest
-    assert np.array_equal(results[0].memory.score, results[1].memory.score)
-
-
 def test_the_same_seed_gives_the_same_plans_in_whatever_order_devices_are_listed() -> None:
     strategy, fleet = HAFLQ(term_budgets=(3,)), fleet_of([device()] * 4)
     state = state_of(strategy, fleet)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from algorithms.pacing import FedAsync, FedBuff, Pacing, SemiSynchronous, Synchronous
 from algorithms.strategies.fedlora import FedLoRA
-from devices.vocabulary.plan import TermGrid, TrainingPlan
+from algorithms.strategy import FleetView, ServerState
+from devices.vocabulary.plan import ClientUpdate, DeviceId, TermGrid, TrainingPlan
 from simulator.engine.federation import Federation, Stop
 from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
@@ -235,3 +237,41 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
         return simulate(federation, Memory()).state.adapter.digest
 
     assert digest(1) == digest(1) != digest(2)
+
+
+@dataclass(frozen=True)
+class Listening(FedLoRA):
+    """Plain FedLoRA that notes in which order it is given cohorts and updates."""
+
+    cohorts: list[list[int]] = field(default_factory=list)
+    merged: list[list[tuple[int, int]]] = field(default_factory=list)
+
+    def plan(
+        self,
+        state: ServerState[None],
+        fleet: FleetView,
+        cohort: Sequence[DeviceId],
+        rng: np.random.Generator,
+    ) -> Sequence[TrainingPlan]:
+        self.cohorts.append(list(cohort))
+        return super().plan(state, fleet, cohort, rng)
+
+    def aggregate(
+        self, state: ServerState[None], updates: Sequence[ClientUpdate]
+    ) -> ServerState[None]:
+        self.merged.append([(u.plan.device_id, u.broadcast.version) for u in updates])
+        return super().aggregate(state, updates)
+
+
+@pytest.mark.parametrize("pacing", [Synchronous(cohort=4), FedBuff(concurrency=4, size=4)])
+def test_a_strategy_is_given_rising_cohorts_and_updates_in_order_of_device(pacing: Pacing) -> None:
+    # The last device is the quickest, so updates do not arrive in order of device.
+    fleet = [make_device(k, flops_per_s=1e8 * (1 + 3 * k)) for k in range(4)]
+    strategy = Listening(rank=2)
+    log = run(make_federation(fleet, strategy=strategy, pacing=pacing, rounds=3))
+    arrivals = [event.device for event in log.named("update_received")]
+    assert arrivals[:4] != sorted(arrivals[:4], key=str)
+    assert strategy.cohorts[0] == [0, 1, 2, 3]
+    assert all(cohort == sorted(cohort) for cohort in strategy.cohorts)
+    assert len(strategy.merged) == 3
+    assert all(updates and updates == sorted(updates) for updates in strategy.merged)
