@@ -66,7 +66,7 @@ CONFIG = {
     "name": "demo", "label": "a", "seed": 0, "fleet": {"devices": [PHONES, BOARDS]},
     "faults": {"leave": {"schedule": [{"device": 5, "at_s": 30.0}]}},
     "pacing": {"kind": "synchronous", "cohort": 2}, "stop": {"rounds": 2},
-    "strategy": {"kind": "fedlora"},
+    "strategy": {"kind": "fedlora", "rank": 8},
 }  # fmt: skip
 
 
