@@ -1,4 +1,4 @@
-"""Predicts each next token of a text: causal language modelling, by a decoder's own output layer."""
+"""Predicts each next token of a text, by a decoder's own output layer: a causal language model."""
 
 from __future__ import annotations
 

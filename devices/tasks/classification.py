@@ -1,4 +1,4 @@
-"""Sorts a text into one of several classes: the task that labels, classes and accuracy belong to."""
+"""Sorts a text into one of several classes, the task of labels, classes and accuracy."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ class Classification:
             "train": _in_turn(self.labels["train"], num_train, "num_train"),
             "test": _in_turn(self.labels["test"], num_test, "num_test"),
         }
-        data = replace(self.data, **{split: self.data[split].at(chosen[split]) for split in SPLITS})
+        train, test = (self.data[split].at(chosen[split]) for split in SPLITS)
+        data = replace(self.data, train=train, test=test)
         labels = {split: self.labels[split][chosen[split]] for split in SPLITS}
         return replace(self, data=data, labels=labels)
 

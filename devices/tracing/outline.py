@@ -130,9 +130,7 @@ def built(
             read.num_hidden_layers = num_blocks
         if num_blocks and getattr(read, "layer_types", None):
             read.layer_types = [read.layer_types[0]] * num_blocks
-        return auto_class(head).from_config(
-            configure(read, head=head, attention=attention)
-        )
+        return auto_class(head).from_config(configure(read, head=head, attention=attention))
     except Exception as error:  # whatever a family's own code raises at sizes it cannot have
         said = (str(error).splitlines() or [type(error).__name__])[0]
         if attention != "eager" and "does not support an attention implementation" in said:

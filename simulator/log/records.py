@@ -31,7 +31,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 def columns_of(kind: type, records: Sequence[Any]) -> Columns:
     """The fields of these records, which are all of one kind; each metric of a task is a column."""
     types: Mapping[str, type] = {"int": np.int64, "float": np.float64}
-    columns = {}
+    columns: dict[str, npt.NDArray[Any]] = {}
     for f in fields(kind):
         values = [getattr(r, f.name) for r in records]
         if f.name == "metrics":

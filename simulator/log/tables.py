@@ -54,9 +54,7 @@ class TableFile:
         os.replace(self._partial, self._path)
 
 
-def write_columns(
-    path: Path, kind: type, columns: Columns, metrics: Sequence[Metric] = ()
-) -> None:
+def write_columns(path: Path, kind: type, columns: Columns, metrics: Sequence[Metric] = ()) -> None:
     """Write a file whose rows are all there."""
     file = TableFile(path, kind, metrics)
     file.write(columns)

@@ -178,9 +178,7 @@ def _software() -> dict[str, str]:
     return {"FedClock": code_sha256(), **versions()}
 
 
-def _make_here(
-    training: TrainingConfig, task: Task, expected: Mapping[str, str]
-) -> ChunkedTrainer:
+def _make_here(training: TrainingConfig, task: Task, expected: Mapping[str, str]) -> ChunkedTrainer:
     """A trainer, made by the worker.
 
     Raises TrainingError where it has no such GPU, or would train something else.
