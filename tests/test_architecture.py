@@ -14,6 +14,7 @@ ROOMS = {
             "canonical",
             "arrays",
             "units",
+            "options",
             "text",
             "steps",
             "bandwidth",
@@ -38,7 +39,7 @@ ROOMS = {
         "architectures",
     ),
     "algorithms": (
-        *("options", "strategy", "contract", "pacing", "selection"),
+        *("strategy", "contract", "pacing", "selection"),
         *("merging", "planning", "selections", "strategies", "static_fleet", "checks", "registry"),
     ),
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
