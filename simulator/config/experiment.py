@@ -28,14 +28,19 @@ from traces.options import in_words
 MAX_BYTES = 1_000_000
 """A config is written by hand; a larger file is a mistake, or meant to do harm."""
 
-KINDED = ("strategy", "strategies", "pacing", "selection")
-"""Sections whose ``kind`` says which keys they have."""
-
 OUT_OF_RANGE = (
     *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
     *("finite_number", "predicate_failed"),
 )
 """pydantic's names for the errors that are told by the range in the annotation."""
+
+OF_EVERY_KIND: Mapping[str, Sequence[str]] = {
+    "shards": (),
+    "faults.byzantine": ("share", "schedule"),
+    "cost": ("compute_bits", "attention", "lora_dropout"),
+    **dict.fromkeys(("strategy", "pacing", "selection"), SCALE),
+}
+"""The sections that are of one of several kinds, and their options that mean the same in each."""
 
 Code = Literal["of_experiments", "of_run_folders"]
 """Whose own strategies may be run: those of experiments, or those of run folders too."""
@@ -214,24 +219,33 @@ def _check_switch(
 ) -> None:
     """Raise ConfigError where another ``kind`` would inherit the options of the one before."""
     section, _, key = place.rpartition(".")
-    if key != "kind" or before.get(place, value) == value:
+    shared = OF_EVERY_KIND.get("strategy" if section.startswith("strategies.") else section)
+    if key != "kind" or shared is None:
         return
-    if section.split(".")[0] not in KINDED:
-        return
+    kind = before.get(place) or _default_kind(section)
     left = [
         name.removeprefix(f"{section}.")
         for name in before
         if name.startswith(f"{section}.") and name not in assigned and name != place
     ]
-    if left := [name for name in left if name not in SCALE]:
+    left = [name for name in left if name.partition(".")[0] not in shared]
+    if left and kind not in (None, value):
         raise ConfigError(
             [
                 f"an override must not leave options of another kind behind: {section} is of kind "
-                f"{_shown(before[place])} and has {', '.join(left)}, got {place}={value}; give the "
+                f"{_shown(kind)} and has {', '.join(left)}, got {place}={value}; give the "
                 f"section as a whole, as in {section}='{{kind: {value}}}'"
             ],
             "--set",
         )
+
+
+def _default_kind(section: str) -> Any:
+    """Return the kind of a section that does not say it; None where there is no such default."""
+    default: Any = RunConfig.model_construct()
+    for key in section.split("."):
+        default = getattr(default, key, None)
+    return getattr(default, "kind", None)
 
 
 def _refuse_own_code(raw: Mapping[str, Any], path: Path) -> None:
@@ -308,6 +322,8 @@ def _altered(given: Any, read: Any, where: Sequence[str] = ()) -> Iterator[str]:
             yield from _altered(given, inner, where)
     elif read is not None and _type(given) != _type(read):
         yield f"{_shown_keys(where)} must be {_type(read)}, got {_type(given)}, {_shown(given)}"
+    elif _type(read) == "a number" and given != read:
+        yield f"{_shown_keys(where)} must be a number that a double holds, got {_shown(given)}"
 
 
 def _type(value: Any) -> str:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -31,9 +32,11 @@ Columns = Mapping[str, npt.NDArray[Any]]
 def columns_of(kind: type, records: Sequence[Any]) -> Columns:
     """The fields of these records, which are all of one kind."""
     types: Mapping[str, type] = {"int": np.int64, "float": np.float64}
+    names = [one.name for one in fields(kind)]
+    columns = list(zip(*map(attrgetter(*names), records), strict=True)) or [()] * len(names)
     return {
-        f.name: np.array([getattr(r, f.name) for r in records], types.get(str(f.type), object))
-        for f in fields(kind)
+        one.name: np.array(values, types.get(str(one.type), object))
+        for one, values in zip(fields(kind), columns, strict=True)
     }
 
 
@@ -114,9 +117,9 @@ class ClientRecord:
 
     @classmethod
     def open(
-        cls, plan: TrainingPlan, device: Device, cost: Cost, *, round_number: int, now_s: float
+        cls, device: Device, planned: Mapping[str, Any], *, round_number: int, now_s: float
     ) -> ClientRecord:
-        """The record of a plan that was just handed out."""
+        """Return the record of a plan that was just handed out, of which ``planned`` tells."""
         return cls(
             round=round_number,
             device_id=device.device_id,
@@ -125,7 +128,7 @@ class ClientRecord:
             started_s=now_s,
             memory_budget_bytes=device.memory_budget_bytes,
             num_examples=len(device.examples),
-            **plan_fields(plan, cost),
+            **planned,
         )
 
     def replan(self, plan: TrainingPlan, cost: Cost) -> None:
