@@ -27,7 +27,7 @@ torture: $(READY)
 	  tests/simulator/test_bitwise.py tests/simulator/test_checkpoint.py tests/simulator/test_crashes.py \
 	  tests/simulator/test_signals.py tests/simulator/test_result_cache.py \
 	  tests/simulator/test_bad_input.py tests/simulator/test_fault_schedules.py \
-	  tests/analysis/test_damaged_runs.py tests/traces/test_importers_damage.py
+	  tests/analysis/test_damaged_runs.py tests/analysis/test_entry.py tests/traces/test_importers_damage.py
 
 # The documentation site, in .site/: a warning is an error. Its generator is the extra of that name.
 docs: $(READY)
