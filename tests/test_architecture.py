@@ -14,6 +14,7 @@ ROOMS = {
             "canonical",
             "arrays",
             "units",
+            "options",
             "text",
             "steps",
             "bandwidth",
@@ -39,7 +40,7 @@ ROOMS = {
         "architectures",
     ),
     "algorithms": (
-        *("options", "strategy", "contract", "pacing", "selection"),
+        *("strategy", "contract", "pacing", "selection"),
         *("merging", "planning", "selections", "strategies", "static_fleet", "checks", "registry"),
     ),
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
