@@ -31,6 +31,7 @@ ROOMS = {
             "fetching",
             "datasets",
             "models",
+            "tasks",
             "wire",
             "cost",
             "training",
@@ -51,7 +52,7 @@ ROOMS = {
 """Rooms and single files in order: each imports only itself and what stands before it."""
 
 ONLY_IN = {
-    "torch": ("devices/training", "devices/tracing"),
+    "torch": ("devices/tasks", "devices/training", "devices/tracing"),
     "transformers": ("devices/training", "devices/tracing"),
     "peft": ("devices/training", "devices/tracing"),
     "simpy": ("simulator/engine", "simulator/log/checked.py"),

@@ -38,8 +38,9 @@ from traces.options import Positive
 
 
 class Task(Section):
-    """What is fine-tuned on what."""
+    """What is fine-tuned on what, and to do what."""
 
+    kind: Literal["classification", "causal-lm"] = "classification"
     model: PathOrName = "minilm-l6"
     revision: Revision | None = None  # of a model on the hub: a commit, branch or tag
     targets: Annotated[tuple[str, ...], MinLen(1)] = ("query", "value")
