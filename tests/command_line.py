@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.commands.entry import main
+from analysis.commands.main import main
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Finished:
 
 
 def fedclock(*arguments: str | Path, cwd: Path) -> Finished:
-    """Run a command in ``cwd``, through the entry point that is installed as ``fedclock``.
+    """Run a command in ``cwd``, all but the entry point, which answers for a whole process.
 
     A process of its own would import torch and pandas anew, which takes seconds. Start one where
     signals, the environment or the end of the process are the point. An exception that would end

@@ -125,11 +125,5 @@ def run_all(
     """Run one config after the other with the same trainers; return the run folders."""
     report = reporter(Console())
     prepared = prepare_all(configs, file, output)
-    try:
-        with trainers:
-            return [
-                run(each, trainers=trainers, report=report, writers=writers) for each in prepared
-            ]
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+    with trainers:
+        return [run(each, trainers=trainers, report=report, writers=writers) for each in prepared]

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis import escape
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
 from analysis.metrics import run_metrics as metrics
@@ -104,7 +105,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, change in zip(panels, shown, strict=True):
         plot(frame, axes, change, band=paper.band)
-    words = f"Change against {frame['baseline'].iloc[0]} at the same seed"
+    words = f"Change against {escape.figure(frame['baseline'].iloc[0])} at the same seed"
     note = bands.note(frame, paper.band)
     style.legend_above(figure, [], f"{words}. {note}" if note else words)
     return figure

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from analysis import escape
 from analysis.figures import style
 from traces.arrays import FloatArray
 
@@ -99,7 +100,7 @@ def plot(
         marker=look.marker,
         linestyle=look.dash,
         markevery=style.mark_every(len(x)),
-        label=label,
+        label=escape.figure(label),
     )
     if (high > low).any():
         axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)

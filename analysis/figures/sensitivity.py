@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from analysis import escape
 from analysis.figures import bands, style
 from analysis.figures.curves import Quantity
 from analysis.figures.rows import of_runs
@@ -133,7 +134,9 @@ def _mark_values(axes: Axes, values: Sequence[Any]) -> None:
     words = [isinstance(value, str) for value in values]
     places = range(len(values)) if any(words) else values
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(list(places), [str(v) if any(words) else f"{v:g}" for v in values])
+    axes.set_xticks(
+        list(places), [escape.figure(str(v)) if any(words) else f"{v:g}" for v in values]
+    )
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
@@ -143,7 +146,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
         for quantity in (FINAL_ACCURACY, TIME_TO_TARGET, TRAFFIC, ENERGY)
         if frame[quantity.column].notna().any()
     ]
-    figure = _panels(frame, paper, shown, x="value", name=str(frame["key"].iloc[0]))
+    figure = _panels(frame, paper, shown, x="value", name=escape.figure(str(frame["key"].iloc[0])))
     for axes in figure.axes:
         axes.set_ylim(bottom=0)
     return figure

@@ -2,13 +2,15 @@
 
 PyYAML follows YAML 1.1, where ``010`` is 8, ``1_000`` is 1000, ``1:30`` is 90, ``no`` is false and
 ``1e3`` is a text. Here numbers are those of JSON, with a sign and a bare point allowed, truth
-values are ``true`` and ``false``, and a scalar that the two readings do not share is an error.
+values are ``true`` and ``false``, and a scalar that the two readings do not share is an error. So
+is a number that a double does not hold as it was typed, such as ``1e400``, which would be infinite.
 Limits keep a small text from becoming a large tree.
 """
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import yaml
@@ -30,6 +32,7 @@ SAME_IN_ALL = {
 """The scalars without quotes that are no text, by the tag that YAML gives them."""
 
 LOOKS_LIKE_A_NUMBER = re.compile(r"[-+]?(0[oxbOXB])?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9_]+)?")
+FLOAT = "tag:yaml.org,2002:float"
 UNSURE = "!unsure"
 """The tag of a scalar that means one thing in YAML 1.1 and another to whoever typed it."""
 
@@ -112,6 +115,8 @@ class _Limited(_SameInAll, yaml.SafeLoader):
         node = super().compose_scalar_node(anchor)
         if node.tag == UNSURE:
             raise ValueError(_unsure(node))
+        if node.tag == FLOAT and not _is_held(node.value):
+            raise ValueError(_not_held(node))
         return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
@@ -134,6 +139,22 @@ def _unsure(node: yaml.ScalarNode) -> str:
         f"{text} can be read in two ways: write a number in digits without leading zeros, '_' or "
         f"':' (8, 1000, 0.5, 1e-3), a truth value as true or false, and a text in quotes, as in "
         f"'{text}'{_place(node.start_mark)}"
+    )
+
+
+def _is_held(text: str) -> bool:
+    """Return whether a double holds this number in every digit that was typed."""
+    try:
+        return text[-1].isalpha() or Decimal(text) == Decimal(repr(float(text)))
+    except InvalidOperation:  # an exponent that not even a decimal number takes
+        return False
+
+
+def _not_held(node: yaml.ScalarNode) -> str:
+    nearest = float(node.value)
+    return (
+        f"{node.value:.100} must be a number that a double holds in every digit, of at most "
+        f"1.79e308 and not lost as 0; the nearest is {nearest!r}{_place(node.start_mark)}"
     )
 
 

@@ -73,7 +73,7 @@ def test_shares_become_counts_by_the_largest_remainder(tmp_path: Path) -> None:
         ({"devices": [{**PI, "link": {"start": "random"}}]}, "one of source, generator, mbps"),
         ({"memory_share": 0.5}, "give devices or recorded, exactly one of the two"),
         ({"devices": [{"mix": "mine", "link": "wifi"}]}, "a mix must be one of jetson-testbed"),
-        ({"devices": [{**PI, "latency": -1}]}, "greater than or equal to 0"),
+        ({"devices": [{**PI, "latency": -1}]}, "must be a text or at least 0 and finite, got -1"),
         ({"devices": [{**PI, "speed": "x.csv"}]}, "with the columns speed_share, or a folder"),
         (
             {"devices": [{**PI, "availability": "nowhere.csv"}]},
@@ -100,7 +100,11 @@ def test_impossible_fleet_is_refused(tmp_path: Path, fleet: dict[str, Any], mess
         ("home", {}, r"fleet.devices.0.cell must be one of those in network.cells \(none is"),
         ("home", {"cells": {"street": {"mbps": [9, 9]}}}, r"\(street\), got home"),
         ("a", {"cells": {"a": {"mbps": [9, 9], "source": "lte"}}}, "give exactly one of mbps, s"),
-        ("a", {"cells": {"a": {"mbps": [9, 0]}}}, "cells.a.mbps.1 must be greater than 0, got 0"),
+        (
+            "a",
+            {"cells": {"a": {"mbps": [9, 0]}}},
+            "mbps.1 must be above 0 and finite, got 0",
+        ),
         ("a", {"cells": {"a": {"source": "wifi"}}}, "network.cells.a: source must be one trace"),
         (None, {"server": {"source": "no-such"}}, "network.server: .*no-such"),
     ],

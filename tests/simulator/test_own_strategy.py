@@ -134,7 +134,7 @@ def test_a_title_of_its_own_is_kept(tmp_path: Path) -> None:
 def test_all_of_its_errors_come_with_those_of_the_rest(tmp_path: Path) -> None:
     config = config_of(tmp_path, rank="many", shaer=0.3) | {"seed": -1}
     assert problems(tmp_path, config) == [
-        "seed must be greater than or equal to 0, got -1",
+        "seed must be in [0, 9223372036854775808), got -1",
         "strategy.rank must be a valid integer, unable to parse string as an integer, got 'many'",
         "strategy.shaer is no key; strategy has kind, rank, alpha, share; did you mean share?",
     ]
@@ -142,7 +142,7 @@ def test_all_of_its_errors_come_with_those_of_the_rest(tmp_path: Path) -> None:
     found = problems(tmp_path, config)
     assert len(found) == 2
     assert "HalfDepth must have a method plan(self, state, fleet, cohort, rng)" in found[0]
-    assert found[1] == "seed must be greater than or equal to 0, got -1"
+    assert found[1] == "seed must be in [0, 9223372036854775808), got -1"
 
 
 @pytest.mark.parametrize(

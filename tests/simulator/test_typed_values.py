@@ -43,6 +43,36 @@ def test_a_scalar_is_what_was_typed(text: str, value: Any) -> None:
     assert not read or type(read[0]) is type(value)
 
 
+LOST = [
+    "1e400",
+    "-1e309",
+    "1e-400",
+    "1e99999999999999999999",
+    "9007199254740993.0",
+    "1.00000000000000001",
+]
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_a_number_that_a_double_does_not_hold_is_refused_wherever_it_stands(
+    file: Path, text: str
+) -> None:
+    for form in (text, f"a: {text}", f"a:\n- [1, {text}]"):
+        with pytest.raises(ValueError, match="a double holds"):
+            parse_yaml(form)
+    with pytest.raises(ConfigError, match="a double holds"):
+        read_experiment(VALID, [f"stop.simulated_s={text}"], file)
+    with pytest.raises(ConfigError, match="a double holds"):
+        expand(file, (), grid=[f"stop.simulated_s=1,{text}"], seeds="1", output=file.parent)
+    assert parse_yaml(f"'{text}'") == text
+
+
+def test_a_whole_number_that_would_be_rounded_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"max_norm must be a number that a double holds"):
+        override(f"aggregation.max_norm={2**53 + 1}")
+    assert override(f"aggregation.max_norm={2**53}").aggregation.max_norm == 2**53
+
+
 @pytest.mark.parametrize("value", [*UNSURE, "1e3", "-.5", ".nan", "~", "", "true", 1e-05, 1e22, 8])
 def test_what_is_written_reads_back_as_the_same_value(value: Any) -> None:
     assert parse_yaml(dump_line(value)) == value
@@ -92,18 +122,27 @@ def test_an_override_does_not_switch_training_on() -> None:
         ("pacing.kind=fedbuff", "pacing", {"kind": "synchronous", "cohort": 2}),
         ("selection.kind=oort", "selection", {"kind": "power_of_choice", "factor": 2}),
         ("strategy.kind=hetlora", "strategy", {"kind": "fedquad", "rank": 2, "depth_step": 2}),
+        ("shards.kind=drawn", "shards", {"kind": "dirichlet", "min_examples": 1}),
+        ("shards.kind=iid", "shards", {"alpha": 1.0}),
+        ("faults.byzantine.kind=noise", "faults", {"byzantine": {"share": 0.5, "strength": 2}}),
+        ("cost.kind=measured", "cost", {"kind": "closed_form", "table": "x.toml"}),
     ],
 )
 def test_an_override_does_not_hand_the_options_of_one_kind_to_another(
     text: str, section: str, value: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigError, match=f"options of another kind behind: {section} is of kind"):
+    with pytest.raises(
+        ConfigError, match=f"options of another kind behind: {section}.* is of kind"
+    ):
         override(text, **{section: value})
 
 
 def test_a_kind_is_switched_where_nothing_is_left_behind() -> None:
     given = {"kind": "fedlora", "rank": 2}
     assert override("strategy.kind=fedquad", strategy=given).strategy.kind == "fedquad"
+    lies = {"byzantine": {"kind": "sign_flip", "share": 0.5}}
+    assert override("faults.byzantine.kind=noise", faults=lies).faults.byzantine.share == 0.5
+    assert override("shards.kind=iid").shards.kind == "iid"
     texts = ["pacing.cohort=1", "pacing.kind=over_selection"]
     (config,) = read_experiment(
         {**VALID, "pacing": {"kind": "synchronous", "cohort": 2}}, texts, Path("x.yaml")
