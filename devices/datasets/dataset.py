@@ -14,6 +14,7 @@ from typing import Literal
 
 from devices.datasets.own import error_at, parse_examples, portable_name, split_file
 from traces.arrays import IntArray
+from traces.text import did_you_mean
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -106,7 +107,7 @@ def load_dataset(name: str) -> TextDataset:
         return _read_directory(Path(name))
     raise ValueError(
         f"data must be one of {', '.join(sorted(DATASETS))}, or a directory with train and test "
-        f"files, got {name!r}"
+        f"files, got {name!r}{did_you_mean(name, DATASETS)}"
     )
 
 

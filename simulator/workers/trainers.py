@@ -36,6 +36,7 @@ from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.world.build import World
 from traces.canonical import canonical
+from traces.text import did_you_mean
 
 EXECUTORS = ("processes", "ray")
 _OwnTrainer: TypeAlias = NullTrainer | ChunkedTrainer | SharedTrainer
@@ -141,7 +142,8 @@ class Trainers:
 
 def _check_executor(name: str) -> None:
     if name not in EXECUTORS:
-        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}"
+        meant = did_you_mean(name, EXECUTORS)
+        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}{meant}"
         raise ConfigError([problem], "--executor")
     if name == "ray":
         try:

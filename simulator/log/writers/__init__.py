@@ -18,6 +18,7 @@ from simulator.config.problems import UserError
 from simulator.log.manifest import Status
 from simulator.log.protocol import RunLog
 from simulator.log.records import ClientRecord, Event, RoundRecord
+from traces.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def find_writers(names: Sequence[str]) -> list[WriterSpec]:
     problems = []
     for name in dict.fromkeys(names):
         if name not in WRITERS:
-            problems.append(f"a writer must be one of {', '.join(WRITERS)}, got {name}")
+            meant = did_you_mean(name, WRITERS)
+            problems.append(f"a writer must be one of {', '.join(WRITERS)}, got {name}{meant}")
             continue
         try:
             import_module(WRITERS[name].library)
