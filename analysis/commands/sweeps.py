@@ -69,12 +69,8 @@ def sweep(
     kept = None if no_cache else open_cache(cache, cache_gb)
     means = Means(jobs, workers or max(1, cores // jobs), kept)
     console = Console()
-    try:
-        missing = _check(runs, console, means)
-        failures = _carry_out(missing, console, means)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+    missing = _check(runs, console, means)
+    failures = _carry_out(missing, console, means)
     for one, failure in failures.items():
         print(f"error: {one.name} failed: {failure.message} ({one.folder})", file=sys.stderr)
     done = f"{len(runs) - len(failures)} of {len(runs)} runs are done"

@@ -15,7 +15,7 @@ from devices.vocabulary.trainer import TrainingError
 from simulator.config.problems import UserError
 from simulator.log.records import ClientRecord, Event, RoundRecord
 from simulator.runs.sweep import SweepRun, carry_out, check
-from simulator.workers.processes import end_with_parent
+from simulator.workers.processes import end_with_parent, no_interrupts
 from simulator.workers.result_cache import ResultCache
 from simulator.workers.trainers import Trainers
 
@@ -98,12 +98,8 @@ def _start(means: Means) -> _Worker:
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_serve, args=(theirs, means))
-    # Ctrl-C is the parent's to answer: a process inherits that it is ignored.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    with no_interrupts():
         process.start()
-    finally:
-        signal.signal(signal.SIGINT, handler)
     theirs.close()  # so that the end of the process is the end of the connection
     return _Worker(process, ours)
 

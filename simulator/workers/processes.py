@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 
@@ -62,7 +62,7 @@ class LocalProcesses:
 def _start_template() -> None:
     """Return when it is ready, unless Ctrl-C is quicker."""
     _CONTEXT.set_forkserver_preload([TEMPLATE])
-    with _no_interrupt(), _environment(HUGE_PAGES):
+    with no_interrupts(), _environment(HUGE_PAGES):
         forkserver.ensure_running()
     with _copying():
         _CONTEXT.Process(target=int).start()  # this is what waits: the first copy can be made
@@ -94,7 +94,7 @@ def _copying() -> Iterator[None]:
 
 def _begun(make_trainer: Callable[[], ChunkedTrainer]) -> ProcessPoolExecutor:
     pool = ProcessPoolExecutor(1, mp_context=_CONTEXT, initializer=_start, initargs=(make_trainer,))
-    with _no_interrupt():
+    with no_interrupts():
         pool.submit(int)  # which starts the process
     return pool
 
@@ -124,24 +124,22 @@ class _ProcessWorker:
 
 
 @contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """A process that is started here inherits that Ctrl-C is ignored: it is the parent's to answer.
+def no_interrupts() -> Iterator[None]:
+    """Block SIGINT in processes that are started here: Ctrl-C is the parent's to answer.
 
-    Only a main thread can see to that.
+    They inherit the mask, whichever thread starts them, and no signal to the parent is lost:
+    one that comes meanwhile is answered at the end.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it would unblock the signal in the middle
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(make_trainer: Callable[[], ChunkedTrainer]) -> None:
     global _station
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of those that no main thread has started
     end_with_parent()
     _station = Station(make_trainer)
 
