@@ -109,6 +109,7 @@ def load(
     base = AutoModelForSequenceClassification.from_config(config)
     spec = model_spec(source_of(given), targets, head=text_head(NUM_CLASSES), attention=attention)
     adapters = lora_config(spec, rank=RANK, alpha=RANK, dropout=lora_dropout)
+    adapters.fan_in_fan_out = spec.outline is not None and spec.outline.stores_transposed
     network = get_peft_model(base, adapters).to(dtype).train()
     return Measured(spec, network)
 
