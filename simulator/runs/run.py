@@ -234,7 +234,7 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         trainer=trainer,
         metrics=world.task.metrics,
         evaluate_every=config.evaluation.every,
-        stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy),
+        stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy or stop.target),
         faults=world.faults,
         shared_links=world.shared_links,
         when_offline=config.fleet.when_offline,
