@@ -7,11 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import (
     AfterValidator,
     ConfigDict,
     Discriminator,
+    Field,
     Tag,
     create_model,
     model_validator,
@@ -45,6 +46,8 @@ class Task(Section):
     revision: Revision | None = None  # of a model on the hub: a commit, branch or tag
     targets: Annotated[tuple[str, ...], MinLen(1)] = ("query", "value")
     data: PathOrName = "wordnet-16"
+    # What the files of the data call a column, as {text: body}.
+    columns: Annotated[dict[str, str], MaxLen(16)] = Field(default_factory=dict)
     max_length: Annotated[int, Ge(4), Le(512)] = 32  # tokens; a device pads to it
 
 
@@ -52,10 +55,12 @@ class Shards(Section):
     """How the training set is divided among the devices.
 
     ``drawn``: each device draws ``examples`` of its own, with replacement, and two devices may hold
-    the same one; for fleets of more devices than the data can be divided among.
+    the same one; for fleets of more devices than the data can be divided among. ``natural``: each
+    device has the examples of one client, whose name stands in ``column``.
     """
 
-    kind: Literal["dirichlet", "iid", "drawn"] = "dirichlet"
+    kind: Literal["dirichlet", "iid", "drawn", "natural"] = "dirichlet"
+    column: Annotated[str, MinLen(1), MaxLen(64)] = "client"
     alpha: Positive = 0.5  # of the Dirichlet distribution over labels; small is more skewed
     min_examples: Count = 16
     # Of each device, where they are drawn.
@@ -110,11 +115,22 @@ class CostModelConfig(Section):
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     kind: Literal["closed_form", "measured"] = "closed_form"
     table: PathOrName | None = None  # of measured steps, which ``fedclock calibrate`` writes
+    # A larger model whose time, bytes, memory and energy are charged, while ``task.model`` is
+    # trained in its place.
+    model: PathOrName | None = None
+    revision: Revision | None = None
+    targets: Annotated[tuple[str, ...], MinLen(1)] | None = None  # None: as in ``task.targets``
 
     @model_validator(mode="after")
     def _has_table(self) -> CostModelConfig:
         if (self.kind == "measured") != (self.table is not None):
             raise ValueError("give a table with kind measured, and none with closed_form")
+        if self.model is None and (self.revision or self.targets):
+            raise ValueError("revision and targets say more of cost.model, which is not given")
+        if self.model and self.table:
+            raise ValueError(
+                "give a table or a model: measured steps are those of the model trained"
+            )
         return self
 
 
@@ -139,11 +155,21 @@ class EvaluationConfig(Section):
 
 
 class StopConfig(Section):
-    """A run ends after ``rounds``, or earlier at a time or an accuracy."""
+    """A run ends after ``rounds``, or earlier at a time or a target of the task's first metric.
+
+    ``accuracy`` is a target as well, of the tasks that have one.
+    """
 
     rounds: Annotated[int, Ge(1), Le(1_000_000)]
     simulated_s: Length | None = None
     accuracy: Annotated[float, Gt(0), Le(1)] | None = None
+    target: Positive | None = None
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> StopConfig:
+        if self.accuracy is not None and self.target is not None:
+            raise ValueError("give accuracy or target, at most one of the two")
+        return self
 
 
 class RunConfig(Section):

@@ -13,13 +13,20 @@ from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
-from devices.datasets.dataset import load_dataset
-from devices.datasets.partition import DividedShards, DrawnShards, dirichlet_shards, iid_shards
+from devices.cost.proxy import ProxyCost
+from devices.datasets.partition import (
+    DividedShards,
+    DrawnShards,
+    dirichlet_shards,
+    iid_shards,
+    natural_shards,
+)
 from devices.fleet.fleet import Fleet, Shards
 from devices.models.catalog import ModelSource, resolve
-from devices.models.families import Sizes
+from devices.models.families import Sizes, same_roles
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.tasks.registry import TASKS
+from devices.tasks.registry import load_task
 from devices.tasks.task import Task
 from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
@@ -53,6 +60,7 @@ class World:
     faults: Faults
     shared_links: SharedLinks
     cost_model: CostModel
+    cost_source: ModelSource | None  # of the larger model that is charged; None: the one trained
 
     @cached_property
     def conditions_hash(self) -> str:
@@ -72,9 +80,15 @@ def build_world(config: RunConfig, where: str) -> World:
     """
     problems = Problems()
     named = config.task
-    task = problems.attempt("task.data", lambda: TASKS[named.kind](load_dataset(named.data)))
-    source = problems.attempt("task.model", lambda: resolve(named.model, named.revision))
-    model = source and task and problems.attempt("task", partial(_model, config, source, task))
+    beside = (config.shards.column,) if config.shards.kind == "natural" else ()
+    load = partial(load_task, named.kind, named.data, named=named.columns, beside=beside)
+    task = problems.attempt("task.data", load)
+    find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")
+    source = problems.attempt("task.model", find)
+    cost_source = problems.attempt("cost.model", partial(_cost_source, config))
+    model = source and problems.attempt("task", partial(_model, config, source, task))
+    if task:
+        _check_target(config, task, problems)
     if model and config.strategy.rank > model.max_rank:
         problems.add(
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
@@ -86,20 +100,45 @@ def build_world(config: RunConfig, where: str) -> World:
     fleet, faults, shared_links = met
     if config.fleet.recorded:
         _check_examples(fleet, task, problems)
-    closed_form = plan_costs(
+    priced: ClosedFormCost | ProxyCost | None
+    priced = problems.attempt("cost", partial(_closed_form, config, source, model))
+    if cost_source and model:
+        large = partial(_proxy_cost, config, cost_source, task=task, proxy=model)
+        priced = problems.attempt("cost.model", large)
+    cost_model = priced and problems.attempt("cost.table", partial(_cost_model, config, priced))
+    _check_rates(config, fleet, problems)
+    if not problems.found and priced:
+        _check_budgets(config, fleet, model=model, cost_model=priced, problems=problems)
+    if problems.found or cost_model is None:
+        raise ConfigError(problems.found, where)
+    return World(source, model, task, fleet, faults, shared_links, cost_model, cost_source)
+
+
+def _cost_source(config: RunConfig) -> ModelSource | None:
+    cost = config.cost
+    return resolve(cost.model, cost.revision, sizes_only=True) if cost.model else None
+
+
+def _closed_form(config: RunConfig, source: ModelSource, model: ModelSpec) -> ClosedFormCost:
+    return plan_costs(
         source,
         model,
-        named.max_length,
+        config.task.max_length,
         compute_bits=config.cost.compute_bits,
         lora_dropout=config.cost.lora_dropout,
     )
-    cost_model = problems.attempt("cost.table", partial(_cost_model, config, closed_form))
-    _check_rates(config, fleet, problems)
-    if not problems.found:
-        _check_budgets(config, fleet, model=model, cost_model=closed_form, problems=problems)
-    if problems.found or cost_model is None:
-        raise ConfigError(problems.found, where)
-    return World(source, model, task, fleet, faults, shared_links, cost_model)
+
+
+def _proxy_cost(
+    config: RunConfig, source: ModelSource, *, task: Task, proxy: ModelSpec
+) -> ProxyCost:
+    named = config.task
+    targets = config.cost.targets or same_roles(named.targets, source.config)
+    large = model_spec(
+        source, targets, head=task.head(source.config), attention=config.cost.attention
+    )
+    _check_length(named.max_length, source, large)
+    return ProxyCost(proxy, _closed_form(config, source, large))
 
 
 def _devices(
@@ -128,25 +167,30 @@ def _devices(
     return drawn if shards else None
 
 
-def _model(config: RunConfig, source: ModelSource, task: Task) -> ModelSpec:
+def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
+    """A target must be one of the metric that the task is judged by."""
+    first, stop = task.metrics[0], config.stop
+    if stop.accuracy is not None and first.name != "accuracy":
+        problems.add(
+            f"stop.accuracy must be left out for {task.kind}, which is judged by {first.name}, got "
+            f"{stop.accuracy}; give stop.target"
+        )
+    if stop.target is not None and first.unit == "share" and stop.target > 1:
+        problems.add(f"stop.target must be in (0, 1] for {first.name}, got {stop.target}")
+
+
+def _model(config: RunConfig, source: ModelSource, task: Task | None) -> ModelSpec:
     named = config.task
-    sized = partial(model_spec, source, named.targets, head=task.head(source.config))
+    # Where the data cannot be read, what else is wrong is said too, at a head of any size.
+    head = task.head(source.config) if task else text_head(2)
+    sized = partial(model_spec, source, named.targets, head=head)
     try:
         model = sized(attention=config.cost.attention)
         if config.training != "none" and config.training.attention != model.attention:
             sized(attention=config.training.attention)
-        longest = (
-            model.outline.max_length
-            if model.outline
-            else Sizes(source.config)["max_position_embeddings"]
-        )
     except OverflowError as error:
         raise ValueError(f"config.json of {source.name} has sizes too large: {error}") from None
-    if named.max_length > longest:
-        raise ValueError(
-            f"max_length must be at most the {longest} positions of {named.model}, "
-            f"got {named.max_length}"
-        )
+    _check_length(named.max_length, source, model)
     odd = [layer.name for layer in model.linears if layer.num_weights % GROUP]
     if odd:
         raise ValueError(
@@ -156,10 +200,22 @@ def _model(config: RunConfig, source: ModelSource, task: Task) -> ModelSpec:
     return model
 
 
-def _cost_model(config: RunConfig, closed_form: ClosedFormCost) -> CostModel:
-    if config.cost.table is None:
-        return closed_form
-    return MeasuredCost(closed_form, tuple(read_steps(config.cost.table)))
+def _check_length(max_length: int, source: ModelSource, model: ModelSpec) -> None:
+    longest = (
+        model.outline.max_length
+        if model.outline
+        else Sizes(source.config)["max_position_embeddings"]
+    )
+    if max_length > longest:
+        raise ValueError(
+            f"max_length must be at most the {longest} positions of {source.name}, got {max_length}"
+        )
+
+
+def _cost_model(config: RunConfig, priced: ClosedFormCost | ProxyCost) -> CostModel:
+    if config.cost.table is None or isinstance(priced, ProxyCost):
+        return priced
+    return MeasuredCost(priced, tuple(read_steps(config.cost.table)))
 
 
 def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
@@ -181,11 +237,16 @@ def _shards(config: RunConfig, task: Task, count: int) -> Shards:
     rng = stream(config.seed, "shards")
     if shards.kind == "iid":
         return DividedShards(iid_shards(num_examples, count, rng=rng))
+    if shards.kind == "natural":
+        clients = task.data.train[shards.column]
+        return DividedShards(
+            natural_shards(clients, count, rng=rng, min_examples=shards.min_examples)
+        )
     groups = task.groups("train")
     if groups is None:
         raise ValueError(
-            f"kind must be iid for {task.kind}, whose examples have no classes to divide by, got "
-            f"{shards.kind}"
+            f"kind must be iid or natural for {task.kind}, whose examples are of no classes to "
+            f"divide by, got {shards.kind}"
         )
     if shards.kind == "dirichlet":
         return DividedShards(
