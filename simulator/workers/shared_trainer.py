@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -16,7 +16,6 @@ from devices.vocabulary.trainer import (
     SalienceMetric,
     TrainingJob,
     TrainingResult,
-    combine,
 )
 from simulator.workers.pool import BACKGROUND, Pool, T, Task
 from traces.arrays import FloatArray
@@ -25,11 +24,12 @@ from traces.arrays import FloatArray
 class SharedTrainer:
     """A Trainer that spreads its jobs, and the chunks of its evaluations, over a pool.
 
-    The state of the pool's workers is a ChunkedTrainer each.
+    The state of the pool's workers is a ChunkedTrainer each. ``combine`` makes an evaluation of the
+    scores of all chunks.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, combine: Callable[[Iterable[ChunkScore]], Evaluation]) -> None:
+        self._pool, self._combine = pool, combine
         self._num_chunks = self.have_done(_num_chunks)
         self._beside = ThreadPoolExecutor(1)
 
@@ -54,7 +54,7 @@ class SharedTrainer:
     def evaluate(self, adapter: Adapter) -> Evaluation:
         tasks = [partial(_score, adapter=adapter, chunk=k) for k in range(self._num_chunks)]
         futures = [self._pool.submit(task, BACKGROUND) for task in tasks]
-        return combine(score for future in futures for score in future.result())
+        return self._combine(score for future in futures for score in future.result())
 
     def begin(
         self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
