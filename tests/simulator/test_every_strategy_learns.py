@@ -22,7 +22,7 @@ from devices.fleet.fleet import Device, Fleet
 from devices.models.catalog import resolve
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.tasks.classification import Classification
+from devices.tasks.classification import LOSS, Classification
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
 from devices.training.model import ADAPTER
@@ -168,7 +168,7 @@ def learned(kind: str, seed: int) -> float:
     )
     simulate(federation, log)
     assert not log.named("oom")
-    return log.rounds[0].loss - log.rounds[-1].loss
+    return log.rounds[0].metrics[LOSS] - log.rounds[-1].metrics[LOSS]
 
 
 def share(kind: str) -> float:
