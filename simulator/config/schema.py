@@ -115,11 +115,22 @@ class CostModelConfig(Section):
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     kind: Literal["closed_form", "measured"] = "closed_form"
     table: PathOrName | None = None  # of measured steps, which ``fedclock calibrate`` writes
+    # A larger model whose time, bytes, memory and energy are charged, while ``task.model`` is
+    # trained in its place.
+    model: PathOrName | None = None
+    revision: Revision | None = None
+    targets: Annotated[tuple[str, ...], MinLen(1)] | None = None  # None: as in ``task.targets``
 
     @model_validator(mode="after")
     def _has_table(self) -> CostModelConfig:
         if (self.kind == "measured") != (self.table is not None):
             raise ValueError("give a table with kind measured, and none with closed_form")
+        if self.model is None and (self.revision or self.targets):
+            raise ValueError("revision and targets say more of cost.model, which is not given")
+        if self.model and self.table:
+            raise ValueError(
+                "give a table or a model: measured steps are those of the model trained"
+            )
         return self
 
 
