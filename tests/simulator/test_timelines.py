@@ -116,7 +116,8 @@ def fleet_with(**changed: Any) -> dict[str, Any]:
 
 
 COMES_AND_GOES = {
-    "generator": {"kind": "on_off", "online_s": 2.0, "offline_s": 1.0},
+    "generator": {"kind": "on_off", "online_s": 2.0, "offline_s": 1.0, "period_s": 60.0},
+    "variants": 8,
     "start": "random",
 }
 
@@ -156,7 +157,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", CASES)
 def test_rounds_of_both_kinds_of_plans_leave_what_processes_leave(
     tmp_path: Path, case: str, seed: int
