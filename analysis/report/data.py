@@ -243,7 +243,7 @@ def _facts(runs: Sequence[Run]) -> list[str]:
     versions = versions if isinstance(versions, dict) else {}
     hashes = ", ".join(sorted({str(run.manifest["conditions_hash"]) for run in runs}))
     lines = [
-        f"model: {manifest['model'].get('name')}",
+        f"model: {manifest['model'].get('name')}{_charged(runs)}",
         f"data: {data.get('name')} ({data.get('num_train')} training and {data.get('num_test')}"
         f" test examples, {data.get('num_classes')} classes, majority class {majority})",
         "seed: " + ", ".join(map(str, sorted({run.manifest["seed"] for run in runs}))),
@@ -256,6 +256,13 @@ def _facts(runs: Sequence[Run]) -> list[str]:
         changed = " with uncommitted changes" if manifest.get("git_dirty") else ""
         lines.append(f"code: commit {commit}{changed}")
     return lines
+
+
+def _charged(runs: Sequence[Run]) -> str:
+    """Return which larger models' costs were charged, as the end of a line; empty if none."""
+    named = (run.manifest.get("cost_model") for run in runs)
+    names = sorted({str(model.get("name")) for model in named if isinstance(model, dict)})
+    return f", trained as the proxy of {', '.join(names)}, whose costs are charged" if names else ""
 
 
 def _finding(study: Study, variant: str) -> str:
