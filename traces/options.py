@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -47,25 +47,23 @@ RisingCounts = Annotated[tuple[Count, ...], RISING]
 def check_options(options: Any) -> None:
     """Hold the fields of a dataclass to the types, choices and ranges of their annotations.
 
-    Raises ValueError that says what must hold of the first field that breaks them, and what was
-    given.
+    A field that stands at its default is not looked at. Raises ValueError that says what must hold
+    of the first field that breaks them, and what was given.
     """
-    for name, hint in option_hints(type(options)).items():
-        given = getattr(options, name)
-        if not holds(hint, given):
-            raise ValueError(f"{name} must be {in_words(hint)}, got {given!r}")
+    hints = option_hints(type(options))
+    for field in fields(options):
+        given = getattr(options, field.name)
+        if field.init and given is not field.default and not holds(hints[field.name], given):
+            raise ValueError(f"{field.name} must be {in_words(hints[field.name])}, got {given!r}")
 
 
-def option_hints(cls: type) -> Mapping[str, Any]:
+def option_hints(cls: Any) -> Mapping[str, Any]:
     """Return the annotation of each field that the constructor of a dataclass takes."""
-    known: Any = cls  # mypy takes no class for hashable
-    return _option_hints(known)
-
-
-@cache
-def _option_hints(cls: Any) -> Mapping[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _all_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls) if field.init}
+
+
+_all_hints: Callable[[Any], Mapping[str, Any]] = cache(partial(get_type_hints, include_extras=True))
 
 
 def holds(hint: Any, given: object) -> bool:

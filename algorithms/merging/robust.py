@@ -16,25 +16,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Lt
 
 from devices.vocabulary.plan import ClientUpdate, Factors
 from traces.arrays import BoolArray, Float32Array
+from traces.options import Positive, check_options
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """What the server does with updates before it aggregates them; nothing unless told."""
+    """The server holds updates to this before it aggregates them; to nothing by default."""
 
-    max_norm: float = math.inf  # a larger update is refused
-    clip_norm: float = math.inf  # a larger update is scaled down to it
-    trim_share: float = 0.0  # of the values of a coordinate, at either end
+    max_norm: Positive | None = None
+    """The L2 norm of an update's change above which it is refused."""
+    clip_norm: Positive | None = None
+    """The L2 norm to which the change of a larger update is scaled down."""
+    trim_share: Annotated[float, Ge(0), Lt(0.5)] = 0.0
+    """The share of a coordinate's values that is not believed at either end."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def tame(self, updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
         """The updates clipped, then trimmed."""
         tamed = list(updates)
-        if self.clip_norm < math.inf:
+        if self.clip_norm is not None:
             tamed = [clipped(update, self.clip_norm) for update in tamed]
         return winsorized(tamed, self.trim_share) if self.trim_share else tamed
 

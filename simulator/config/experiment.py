@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from simulator.config.own_strategy import (
 from simulator.config.paths import checked_path
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
-from simulator.config.schema import RecordedConfig, RunConfig, config_for
+from simulator.config.schema import RecordedConfig, RunConfig, config_for, read_section
 from traces.options import in_words
 
 MAX_BYTES = 1_000_000
@@ -242,8 +243,9 @@ def _check_switch(
 
 def _default_kind(section: str) -> Any:
     """Return the kind of a section that does not say it; None where there is no such default."""
-    default: Any = RunConfig.model_construct()
-    for key in section.split("."):
+    first, *rest = section.split(".")
+    default: Any = {field.name: field.default for field in fields(RunConfig)}.get(first)
+    for key in rest:
         default = getattr(default, key, None)
     return getattr(default, "kind", None)
 
@@ -292,7 +294,7 @@ def _validated(
 ) -> RunConfig:
     """Return the config that the plain data says. Raises ConfigError, ``problems`` among it."""
     try:
-        config = model.model_validate(raw)
+        config = read_section(model, raw)
         problems = [*problems, *_altered(raw, config.resolved())]
     except ValidationError as error:
         details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Annotated, Any, Union
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, ClassVar, Union
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     GetCoreSchemaHandler,
     Tag,
 )
+from pydantic_core import to_jsonable_python
 from pydantic_core.core_schema import plain_serializer_function_ser_schema
 
 from simulator.config.own_strategy import source_of
 from simulator.config.paths import stay_inside
-from traces.options import PartialShare, Rule
+from traces.options import PartialShare, Rule, check_options, option_hints
 
 Name = Annotated[
     str,
@@ -58,10 +58,13 @@ ShareRange = Annotated[Shares, BeforeValidator(_as_range), AfterValidator(_risin
 """One share for all, or a lower and an upper one between which each device draws its own."""
 
 
-class Section(BaseModel):
-    """A part of the config: no key but those named, and nothing changes once read."""
+class Section:
+    """A section is a frozen dataclass of the config that has no key but its fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 class OneOf:
@@ -88,6 +91,20 @@ def _without_kind(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: item for key, item in value.items() if key != "kind"}
     return value
+
+
+def as_plain(value: Any) -> Any:
+    """Return a section as plain data, without the keys that stand at None."""
+    if is_dataclass(value) and hasattr(value, "kind") and "kind" not in option_hints(type(value)):
+        return to_jsonable_python(_to_mapping(value))
+    if is_dataclass(value):
+        named = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        return {name: as_plain(inner) for name, inner in named.items() if inner is not None}
+    if isinstance(value, tuple):
+        return [as_plain(inner) for inner in value]
+    if isinstance(value, dict):
+        return {name: as_plain(inner) for name, inner in value.items()}
+    return to_jsonable_python(value)
 
 
 def _to_mapping(value: Any) -> dict[str, Any]:

@@ -34,13 +34,14 @@ class Evaluations:
         self._log.flush()  # one at a time, so that the log is never far behind
         self._under_way = self._fed.begin(self._fed.trainer.evaluate, adapter)
         self._log.once(self._under_way, note)
-        if self._fed.stop.accuracy < math.inf:
+        if self._fed.stop.accuracy is not None:
             self._log.flush()
 
     @property
     def has_reached_target(self) -> bool:
         """Whether the last model evaluated is what the run is to end with."""
-        return self.last.accuracy >= self._fed.stop.accuracy
+        wanted = self._fed.stop.accuracy
+        return wanted is not None and self.last.accuracy >= wanted
 
     def close(self, record: RoundRecord) -> None:
         """Log the round, with its evaluation once that is known."""

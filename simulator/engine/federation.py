@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from algorithms.strategy import Strategy
 from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation, Trainer
+from simulator.config.schema import Stop
 from simulator.engine.device import WhenOffline, WhenOutOfMemory
 from simulator.engine.faults import Faults
 from simulator.engine.network import NOTHING_SHARED, SharedLinks
@@ -32,15 +32,6 @@ def at_once(evaluate: Callable[[Adapter], Evaluation], adapter: Adapter) -> Futu
     future: Future[Evaluation] = Future()
     future.set_result(evaluate(adapter))
     return future
-
-
-@dataclass(frozen=True)
-class Stop:
-    """When a run ends: after this many rounds, or earlier at a clock time or an accuracy."""
-
-    rounds: int
-    simulated_s: float = math.inf
-    accuracy: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)

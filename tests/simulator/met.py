@@ -6,6 +6,7 @@ import numpy as np
 
 from simulator.config.faults import FaultsConfig
 from simulator.config.problems import Problems
+from simulator.config.schema import read_section
 from simulator.engine.faults import draw_faults
 from simulator.engine.server import simulate
 from tests.simulator.small import Memory, make_device, make_federation
@@ -26,7 +27,9 @@ def steps(*pairs):
 
 
 def faults(num_devices, seed=0, **config):
-    return draw_faults(FaultsConfig(**config), num_devices, seed=seed, problems=Problems())
+    return draw_faults(
+        read_section(FaultsConfig, config), num_devices, seed=seed, problems=Problems()
+    )
 
 
 def free_run():

@@ -21,7 +21,8 @@ from devices.vocabulary.trainer import (
     TrainingJob,
     TrainingResult,
 )
-from simulator.engine.federation import BeginEvaluation, Stop, at_once
+from simulator.config.schema import Stop
+from simulator.engine.federation import BeginEvaluation, at_once
 from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from traces.arrays import FloatArray

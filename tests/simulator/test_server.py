@@ -15,7 +15,8 @@ from algorithms.pacing import FedAsync, FedBuff, Pacing, SemiSynchronous, Synchr
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategy import FleetView, ServerState
 from devices.vocabulary.plan import ClientUpdate, DeviceId, TermGrid, TrainingPlan
-from simulator.engine.federation import Federation, Stop
+from simulator.config.schema import Stop
+from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
 from traces.bandwidth import BandwidthTrace, Link
