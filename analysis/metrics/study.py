@@ -17,6 +17,7 @@ from analysis.runs.differences import settings_that_differ
 from analysis.runs.files import RunError, read_config, read_table
 from analysis.runs.frames import RunSet
 from analysis.runs.load import Run
+from traces.text import did_you_mean
 
 ROUND_COLUMNS = (
     "round", "closed_s", "accuracy", "download_bytes", "upload_bytes", "energy_j", "waiting_s",
@@ -190,7 +191,8 @@ def choose_baseline(per_run: pd.DataFrame, given: str | None = None) -> str:
         return str(plain.iloc[0]) if len(plain) else str(variants[0])
     if given not in variants:
         names = ", ".join(variants)
-        raise RunError(f"the baseline must be one of the variants ({names}), got {given!r}")
+        meant = did_you_mean(given, variants)
+        raise RunError(f"the baseline must be one of the variants ({names}), got {given!r}{meant}")
     return given
 
 

@@ -206,5 +206,5 @@ def _entry_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: BatchShape
 
 def _head_bytes(model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape) -> int:
     """Return the bytes of logits and loss, and of what head and loss save."""
-    results = batch.num_bytes(batch.size * model.num_classes + 1)
+    results = batch.num_bytes(batch.size * model.head.num_outputs + 1)
     return results + raw_bytes(head_tensors(model, blocks, batch))

@@ -223,7 +223,7 @@ def head_tensors(
 ) -> list[SavedTensor]:
     """Return the tensors that the head and the loss save."""
     loss = [
-        SavedTensor(batch.size * model.num_classes, batch.bits),  # log-softmax
+        SavedTensor(batch.size * model.head.num_outputs, batch.bits),  # log-softmax
         SavedTensor(batch.size, INDEX_BITS),  # labels
         SavedTensor(1, batch.bits),  # their number
     ]

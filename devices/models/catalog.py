@@ -16,6 +16,7 @@ from devices.models.directory import ModelFiles, check_inside, read_directory
 from devices.models.fetched import FETCHED, FetchedModel, fetched_folder
 from devices.models.hub import HubError, from_hub
 from traces.canonical import canonical
+from traces.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,8 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
         at = f" at revision {revision}" if revision else ""
         raise ValueError(
             f"model must be one of {', '.join(MODELS)}, a local directory with config.json and "
-            f".safetensors, or a name on the Hugging Face hub, got {name!r}{at}; "
-            f"the hub said: {error}"
+            f".safetensors, or a name on the Hugging Face hub, got {name!r}{at}"
+            f"{did_you_mean(name, MODELS)}; the hub said: {error}"
         ) from None
     commit = files.directory.name
     return _source(

@@ -89,7 +89,7 @@ class MetaModel:
         with torch.device("meta"):
             network = built(
                 config,
-                num_classes=spec.num_classes,
+                head=spec.head,
                 attention=spec.attention,
                 num_blocks=NUM_BLOCKS,
             )

@@ -18,8 +18,9 @@ def save_peft(adapter: Adapter, directory: Path, *, source: ModelSource, spec: M
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for the model ``source``.
 
     What was merged into its weights is written as terms too, so that the pretrained base is enough.
-    ``PeftModel.from_pretrained(base, directory)`` puts factors and head back in place, where
-    ``base`` is an AutoModelForSequenceClassification with as many labels as the head. The base is
+    ``PeftModel.from_pretrained(base, directory)`` puts factors and head back in place. ``base`` is
+    an AutoModelForCausalLM where the head is the language model's own, and otherwise an
+    AutoModelForSequenceClassification with as many labels as the head has outputs. The base is
     named by where anybody finds it, never by its place on this machine.
     """
     adapter = unmerged(adapter)

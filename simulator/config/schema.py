@@ -51,8 +51,10 @@ adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(Section):
-    """The task says what is fine-tuned on what."""
+    """The task says what is fine-tuned on what, and to do what."""
 
+    kind: Literal["classification", "causal-lm"] = "classification"
+    """What the model learns: the label of a text, or the tokens that follow."""
     model: PathOrName = "minilm-l6"
     """The name of a model, a repository of the hub, or a model directory."""
     revision: Revision | None = None
@@ -153,6 +155,11 @@ class Stop(Section):
     """The simulated time after which no round begins."""
     accuracy: PartialShare | None = None
     """The accuracy of the global model that ends the run."""
+
+    @property
+    def target(self) -> float | None:
+        """The value of the task's first metric that ends the run; None where the run has none."""
+        return self.accuracy
 
 
 @dataclass(frozen=True, kw_only=True)

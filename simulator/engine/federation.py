@@ -12,6 +12,7 @@ from algorithms.pacing import Pacing
 from algorithms.selection import Selection
 from algorithms.strategy import Strategy
 from devices.fleet.fleet import Fleet
+from devices.tasks.task import Metric
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation, Trainer
 from simulator.config.schema import Stop
@@ -45,6 +46,7 @@ class Federation:
     pacing: Pacing
     selection: Selection
     trainer: Trainer
+    metrics: tuple[Metric, ...]  # of the task; the first is what a target is one of
     evaluate_every: int
     stop: Stop
     faults: Faults

@@ -151,8 +151,9 @@ class RunFolder:
 
     def _finish(self, status: Status, outcome: Mapping[str, Any]) -> None:
         self._events.close()
+        metrics = list(self._rounds[0].metrics) if self._rounds else []
         rounds = columns_of(RoundRecord, self._rounds)
-        write_columns(self.path / "rounds.parquet", RoundRecord, rounds)
+        write_columns(self.path / "rounds.parquet", RoundRecord, rounds, metrics)
         self._flush_clients()
         self._client_rows.close()
         self._manifest.update(outcome)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from devices.tasks.task import Metric
 from simulator.log.bulk_round import PHASES, Wave
 from simulator.log.records import Columns, Event
 
@@ -24,11 +25,19 @@ DTYPES = {pa.int64(): np.int64, pa.float64(): np.float64}
 
 
 class TableFile:
-    """A Parquet file of records of one kind, written by pieces, and there once it is whole."""
+    """A Parquet file of records of one kind, written by pieces, and there once it is whole.
 
-    def __init__(self, path: Path, kind: type) -> None:
+    ``metrics`` are those of the task, where the records have any: each is a column.
+    """
+
+    def __init__(self, path: Path, kind: type, metrics: Sequence[Metric] = ()) -> None:
         self._path = path
-        types = {f.name: TYPES.get(str(f.type), pa.string()) for f in fields(kind)}
+        types: dict[str, pa.DataType] = {}
+        for f in fields(kind):
+            if f.name == "metrics":
+                types |= {metric.name: pa.float64() for metric in metrics}
+            else:
+                types[f.name] = TYPES.get(str(f.type), pa.string())
         self._schema = pa.schema(list(types.items()))
         self._writer = pq.ParquetWriter(self._partial, self._schema)
 
@@ -47,9 +56,9 @@ class TableFile:
         os.replace(self._partial, self._path)
 
 
-def write_columns(path: Path, kind: type, columns: Columns) -> None:
+def write_columns(path: Path, kind: type, columns: Columns, metrics: Sequence[Metric] = ()) -> None:
     """Write a file whose rows are all there."""
-    file = TableFile(path, kind)
+    file = TableFile(path, kind, metrics)
     file.write(columns)
     file.close()
 

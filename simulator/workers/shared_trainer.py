@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -16,17 +16,21 @@ from devices.vocabulary.trainer import (
     SalienceMetric,
     TrainingJob,
     TrainingResult,
-    combine,
 )
 from simulator.workers.executor import MEANWHILE, Executor, T, Task
 from traces.arrays import FloatArray
 
 
 class SharedTrainer:
-    """A Trainer whose jobs, and the parts of whose evaluations, workers share."""
+    """A Trainer whose jobs, and the parts of whose evaluations, workers share.
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    ``combine`` makes an evaluation of the scores of all its parts.
+    """
+
+    def __init__(
+        self, executor: Executor, combine: Callable[[Iterable[ChunkScore]], Evaluation]
+    ) -> None:
+        self._executor, self._combine = executor, combine
         self._num_chunks = self.have_done(_num_chunks)
         self._beside = ThreadPoolExecutor(1)
 
@@ -51,7 +55,7 @@ class SharedTrainer:
     def evaluate(self, adapter: Adapter) -> Evaluation:
         tasks = [partial(_score, adapter=adapter, chunk=k) for k in range(self._num_chunks)]
         futures = [self._executor.submit(task, MEANWHILE) for task in tasks]
-        return combine(score for future in futures for score in future.result())
+        return self._combine(score for future in futures for score in future.result())
 
     def begin(
         self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from devices.architectures import model_spec
-from devices.datasets.dataset import TextDataset
 from devices.models.catalog import MODELS, ModelSource, resolve
 from devices.models.spec import ModelSpec
 from devices.options import HostCompute, HostDtype
+from devices.tasks.task import Task
 from devices.training.config import TrainingConfig
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
@@ -37,6 +37,7 @@ from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.world.build import World
 from traces.canonical import canonical
+from traces.text import did_you_mean
 
 EXECUTORS = ("processes", "ray")
 _OwnTrainer: TypeAlias = NullTrainer | ChunkedTrainer | SharedTrainer
@@ -127,20 +128,23 @@ class Trainers:
 
             host = _host_here(config)  # what auto comes to: a worker may be on another machine
             make = _torch_trainer(config, world, host)
-            return self._shared(RayCluster(make, self._workers, int(host.compute == "cuda")))
+            site = RayCluster(make, self._workers, int(host.compute == "cuda"))
+            return self._shared(site, world.task)
         make = _torch_trainer(config, world)
         if (self._workers or available_cores()) > 1:
-            return self._shared(LocalProcesses(make))
+            return self._shared(LocalProcesses(make), world.task)
         with loading():
             return make()
 
-    def _shared(self, site: Site) -> SharedTrainer:
-        return SharedTrainer(Executor(site, self._workers or site.num_free))
+    def _shared(self, site: Site, task: Task) -> SharedTrainer:
+        executor = Executor(site, self._workers or site.num_free)
+        return SharedTrainer(executor, task.evaluation)
 
 
 def _check_executor(name: str) -> None:
     if name not in EXECUTORS:
-        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}"
+        meant = did_you_mean(name, EXECUTORS)
+        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}{meant}"
         raise ConfigError([problem], "--executor")
     if name == "ray":
         try:
@@ -165,16 +169,14 @@ def _torch_trainer(
         **vars(settings) | ({"dtype": host.dtype, "compute": host.compute} if host else {}),
     )
     expected = _software() | {"the model's files": world.source.files_sha256}
-    return partial(_make_here, training, world.data, expected)
+    return partial(_make_here, training, world.task, expected)
 
 
 def _software() -> dict[str, str]:
     return {"FedClock": code_sha256(), **versions()}
 
 
-def _make_here(
-    training: TrainingConfig, data: TextDataset, expected: Mapping[str, str]
-) -> ChunkedTrainer:
+def _make_here(training: TrainingConfig, task: Task, expected: Mapping[str, str]) -> ChunkedTrainer:
     """A trainer, made by the worker.
 
     Raises TrainingError where it has no such GPU, or would train something else.
@@ -183,10 +185,9 @@ def _make_here(
 
     _host_names(training.compute, training.dtype)  # before it seems to be the model's fault
     source = resolve(training.model, training.revision)
-    spec = model_spec(
-        source, training.targets, num_classes=data.num_classes, attention=training.attention
-    )
-    trainer = TorchTrainer(training, data, source=source, spec=spec)
+    head = task.head(source.config)
+    spec = model_spec(source, training.targets, head=head, attention=training.attention)
+    trainer = TorchTrainer(training, task, source=source, spec=spec)
     here = _software() | {"the model's files": trainer.source.files_sha256}
     if differing := [name for name in expected if here.get(name) != expected[name]]:
         raise TrainingError(
@@ -216,7 +217,7 @@ def training_context(config: RunConfig, world: World, host: HostNames | None) ->
     """Everything beside a job that its result depends on."""
     plain = config.resolved()
     parts = {key: plain[key] for key in ("task", "training")}
-    parts |= {"examples": config.evaluation.examples, "data": world.data.sha256}
+    parts |= {"examples": config.evaluation.examples, "data": world.task.data.sha256}
     parts |= {"model": world.source.files_sha256}
     if host:
         parts |= {"host": host, "versions": versions()}

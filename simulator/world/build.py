@@ -13,12 +13,14 @@ from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
-from devices.datasets.dataset import TextDataset, load_dataset
+from devices.datasets.dataset import load_dataset
 from devices.datasets.partition import DividedShards, DrawnShards, dirichlet_shards, iid_shards
 from devices.fleet.fleet import Fleet, Shards
 from devices.models.catalog import ModelSource, resolve
 from devices.models.families import Sizes
 from devices.models.spec import ModelSpec
+from devices.tasks.registry import TASKS
+from devices.tasks.task import Task
 from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import NullTrainer, Trainer
@@ -46,7 +48,7 @@ class World:
 
     source: ModelSource
     model: ModelSpec
-    data: TextDataset
+    task: Task
     fleet: Fleet
     faults: Faults
     shared_links: SharedLinks
@@ -69,25 +71,25 @@ def build_world(config: RunConfig, where: str) -> World:
     Raises ConfigError with every name that does not exist and every number that cannot work.
     """
     problems = Problems()
-    task = config.task
-    data = problems.attempt("task.data", lambda: load_dataset(task.data))
-    source = problems.attempt("task.model", lambda: resolve(task.model, task.revision))
-    model = source and problems.attempt("task", partial(_model, config, source, data))
+    named = config.task
+    task = problems.attempt("task.data", lambda: TASKS[named.kind](load_dataset(named.data)))
+    source = problems.attempt("task.model", lambda: resolve(named.model, named.revision))
+    model = source and task and problems.attempt("task", partial(_model, config, source, task))
     if model and config.strategy.rank > model.max_rank:
         problems.add(
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
             f"matrices, got {config.strategy.rank}"
         )
-    met = _devices(config, data, problems)
-    if problems.found or not (source and model and data and met):
+    met = _devices(config, task, problems)
+    if problems.found or not (source and model and task and met):
         raise ConfigError(problems.found, where)
     fleet, faults, shared_links = met
     if config.fleet.recorded:
-        _check_examples(fleet, data, problems)
+        _check_examples(fleet, task, problems)
     closed_form = plan_costs(
         source,
         model,
-        task.max_length,
+        named.max_length,
         compute_bits=config.cost.compute_bits,
         lora_dropout=config.cost.lora_dropout,
     )
@@ -97,11 +99,11 @@ def build_world(config: RunConfig, where: str) -> World:
         _check_budgets(config, fleet, model=model, cost_model=closed_form, problems=problems)
     if problems.found or cost_model is None:
         raise ConfigError(problems.found, where)
-    return World(source, model, data, fleet, faults, shared_links, cost_model)
+    return World(source, model, task, fleet, faults, shared_links, cost_model)
 
 
 def _devices(
-    config: RunConfig, data: TextDataset | None, problems: Problems
+    config: RunConfig, task: Task | None, problems: Problems
 ) -> tuple[Fleet, Faults, SharedLinks] | None:
     """Who the devices are, what goes wrong and what they share, drawn or as recorded."""
     groups = open_groups(config.fleet, config.seed, problems)
@@ -120,15 +122,15 @@ def _devices(
     faults = partial(draw_faults, config.faults, count, seed=config.seed, problems=problems)
     if recorded:
         return recorded, faults(), shared_links
-    shards = data and problems.attempt("shards", partial(_shards, config, data, count))
+    shards = task and problems.attempt("shards", partial(_shards, config, task, count))
     fleet = draw_fleet(config, groups, shards or DividedShards(()), problems)
     drawn = fleet, faults(), shared_links
     return drawn if shards else None
 
 
-def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> ModelSpec:
-    task, classes = config.task, data.num_classes if data else 2
-    sized = partial(model_spec, source, task.targets, num_classes=classes)
+def _model(config: RunConfig, source: ModelSource, task: Task) -> ModelSpec:
+    named = config.task
+    sized = partial(model_spec, source, named.targets, head=task.head(source.config))
     try:
         model = sized(attention=config.cost.attention)
         if config.training != "none" and config.training.attention != model.attention:
@@ -140,15 +142,15 @@ def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> 
         )
     except OverflowError as error:
         raise ValueError(f"config.json of {source.name} has sizes too large: {error}") from None
-    if task.max_length > longest:
+    if named.max_length > longest:
         raise ValueError(
-            f"max_length must be at most the {longest} positions of {task.model}, "
-            f"got {task.max_length}"
+            f"max_length must be at most the {longest} positions of {named.model}, "
+            f"got {named.max_length}"
         )
     odd = [layer.name for layer in model.linears if layer.num_weights % GROUP]
     if odd:
         raise ValueError(
-            f"the matrices of {task.model} must have a multiple of {GROUP} elements, so that they "
+            f"the matrices of {named.model} must have a multiple of {GROUP} elements, so that they "
             f"can be packed by groups, but {', '.join(odd)} have not"
         )
     return model
@@ -174,30 +176,36 @@ def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
             problems.add(f"fleet: two different profiles must not have one name, {profile.name}")
 
 
-def _shards(config: RunConfig, data: TextDataset, count: int) -> Shards:
-    shards, labels = config.shards, data.train_labels
+def _shards(config: RunConfig, task: Task, count: int) -> Shards:
+    shards, num_examples = config.shards, len(task.data.train)
     rng = stream(config.seed, "shards")
-    match shards.kind:
-        case "iid":
-            return DividedShards(iid_shards(len(labels), count, rng=rng))
-        case "dirichlet":
-            return DividedShards(
-                dirichlet_shards(
-                    labels, count, alpha=shards.alpha, rng=rng, min_examples=shards.min_examples
-                )
+    if shards.kind == "iid":
+        return DividedShards(iid_shards(num_examples, count, rng=rng))
+    groups = task.groups("train")
+    if groups is None:
+        raise ValueError(
+            f"kind must be iid for {task.kind}, whose examples have no classes to divide by, got "
+            f"{shards.kind}"
+        )
+    if shards.kind == "dirichlet":
+        return DividedShards(
+            dirichlet_shards(
+                groups, count, alpha=shards.alpha, rng=rng, min_examples=shards.min_examples
             )
+        )
     own = partial(stream, config.seed, "shards")
-    return DrawnShards(labels, count, shards.examples, shards.alpha, own)
+    return DrawnShards(groups, count, shards.examples, shards.alpha, own)
 
 
-def _check_examples(fleet: Fleet, data: TextDataset, problems: Problems) -> None:
+def _check_examples(fleet: Fleet, task: Task, problems: Problems) -> None:
     """Recorded shards are indices into a training set, which may be another one now."""
     held = np.concatenate([fleet.shards[k] for k in range(len(fleet))])
-    wrong = held[(held < 0) | (held >= len(data.train_labels))]
+    num_examples = len(task.data.train)
+    wrong = held[(held < 0) | (held >= num_examples)]
     if len(wrong):
         problems.add(
-            f"fleet.recorded: the devices must hold examples of {data.name}, which has "
-            f"{len(data.train_labels)}, got number {wrong[0]}"
+            f"fleet.recorded: the devices must hold examples of {task.data.name}, which has "
+            f"{num_examples}, got number {wrong[0]}"
         )
 
 

@@ -23,6 +23,7 @@ from analysis.commands.calibrate import calibrate
 from devices.architectures import model_spec
 from devices.fleet.catalog import profile
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
 from simulator.config.problems import UserError
 from tests.devices.cost.test_measured import PROFILE, RATES, table
 from tests.devices.training.tiny_task import save_model
@@ -92,7 +93,7 @@ def test_held_out_steps_have_no_part_in_the_fit():
 
 
 def test_every_level_of_the_grid_comes_as_often_as_any_other():
-    model = model_spec(resolve("tiny"), ("query", "value"), num_classes=16)
+    model = model_spec(resolve("tiny"), ("query", "value"), head=text_head(16))
     points = [one for one in grid(model, FULL) if not one.is_held_out]
     for levels in (
         [one.plan.weight_formats[0] for one in points],
@@ -158,7 +159,10 @@ def test_mistakes_are_refused_before_anything_is_measured(given, message):
 def test_stopwatch_times_a_step_of_every_kind():
     from devices.training.stopwatch import Stopwatch, hosts
 
-    source, model = resolve("tiny"), model_spec(resolve("tiny"), ("query", "value"), num_classes=16)
+    source, model = (
+        resolve("tiny"),
+        model_spec(resolve("tiny"), ("query", "value"), head=text_head(16)),
+    )
     stopwatch = Stopwatch(source, model, hosts("cpu")[32], threads=1)
     for one in grid(model, QUICK)[:6]:
         assert stopwatch.step_s(one.plan, one.length) > 0
@@ -175,7 +179,7 @@ class Loaded:
 
 
 def bench_of(model):
-    spec = model_spec(resolve(model), ("query", "value"), num_classes=16)
+    spec = model_spec(resolve(model), ("query", "value"), head=text_head(16))
     return Bench(resolve(model), spec, QUICK, compute="cpu", threads=1)
 
 
@@ -199,7 +203,7 @@ def test_a_model_of_other_layers_needs_their_names(tmp_path: Path):
 
 def test_steps_of_a_traced_model_are_rows_like_any_other(tmp_path: Path):
     source = resolve(str(save_model(tmp_path, "gpt2")))
-    spec = model_spec(source, ("c_attn",), num_classes=4)
+    spec = model_spec(source, ("c_attn",), head=text_head(4))
     bench = Bench(source, spec, QUICK._replace(num_fitted=2, num_held_out=1), "cpu", 1)
     rows = list(measure("mine", bench, {32: partial(Loaded, 0.01)}))
     assert len(rows) == 3

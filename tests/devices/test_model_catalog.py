@@ -7,6 +7,7 @@ import pytest
 from devices.architectures import model_spec
 from devices.models import catalog as model_catalog
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
 from tests.devices.test_model_directory import write_model
 
 needs_minilm = pytest.mark.skipif(
@@ -26,7 +27,7 @@ def test_minilm_is_found_in_its_package_and_checked() -> None:
 
 @needs_minilm
 def test_minilm_has_the_sizes_of_its_config() -> None:
-    spec = model_spec(resolve("minilm-l6"), ("value", "query"), num_classes=16)
+    spec = model_spec(resolve("minilm-l6"), ("value", "query"), head=text_head(16))
     assert (spec.num_blocks, spec.hidden, spec.num_heads, spec.ffn) == (6, 384, 12, 1536)
     assert [layer.name for layer in spec.targets] == ["query", "value"]
 
@@ -34,7 +35,7 @@ def test_minilm_has_the_sizes_of_its_config() -> None:
 def test_tiny_needs_no_file() -> None:
     source = resolve("tiny")
     assert source.directory is None
-    assert model_spec(resolve("tiny"), ("query",), num_classes=3).num_blocks == 2
+    assert model_spec(resolve("tiny"), ("query",), head=text_head(3)).num_blocks == 2
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -91,4 +92,4 @@ def test_a_revision_is_for_the_hub_alone(name: str, tmp_path: Path) -> None:
 
 def test_an_unknown_target_is_answered_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"targets must be among query, key, value.*got q_proj"):
-        model_spec(resolve("tiny"), ("q_proj",), num_classes=2)
+        model_spec(resolve("tiny"), ("q_proj",), head=text_head(2))

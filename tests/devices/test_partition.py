@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.datasets.partition import dirichlet_shards, expected_accuracies, iid_shards
+from devices.datasets.partition import dirichlet_shards, expected_scores, iid_shards
 from traces.arrays import IntArray
 
 NUM_CLASSES, PER_CLASS, NUM_DEVICES = 16, 800, 20
@@ -151,6 +151,6 @@ def test_more_devices_than_examples_are_refused_for_iid_too() -> None:
 def test_expected_accuracy_is_that_of_the_classes_weighted_by_the_shard() -> None:
     labels = np.array([0, 0, 1, 1, 2])
     shards = [np.array(examples, dtype=int) for examples in ([0, 1, 2], [2, 3], [3, 4], [4], [])]
-    found = expected_accuracies(shards, labels, [0.25, 1.0, np.nan])
+    found = expected_scores(shards, labels, [0.25, 1.0, np.nan])
     # two of class 0 and one of class 1; class 1; class 1 and one unknown; unknown; nothing
     assert found == pytest.approx([0.5, 1.0, 1.0, np.nan, np.nan], nan_ok=True)

@@ -25,7 +25,6 @@ from devices.cost.closed_form import ClosedFormCost, serial_time
 from devices.fleet.catalog import load_profiles
 from devices.fleet.profile import StepRates
 from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
-from simulator.engine.server import NOT_EVALUATED
 from simulator.log.records import (
     ClientRecord,
     ClientTable,
@@ -104,7 +103,7 @@ def test_a_slowed_machine_takes_as_many_times_as_long_for_any_plan() -> None:
 
 def round_of(duration_s: float) -> RoundRecord:
     progress = RoundProgress(1, 1, 0.0, duration_s, 2, 2)
-    return RoundRecord.of(ClientTable.of([]), evaluation=NOT_EVALUATED, progress=progress)
+    return RoundRecord.of(ClientTable.of([]), metrics={}, progress=progress)
 
 
 def two_sides() -> tuple[Emulation, Simulation]:

@@ -159,9 +159,9 @@ def test_another_context_finds_nothing(tmp_path: Path) -> None:
 def test_an_evaluation_is_read_back_with_its_classes(tmp_path: Path) -> None:
     class Classes(DriftTrainer):
         def evaluate(self, adapter: Adapter) -> Evaluation:
-            return Evaluation(0.5, 1.5, (0.25, 0.75))
+            return Evaluation({"accuracy": 0.5, "loss": 1.5}, (0.25, 0.75))
 
     adapter = finish(tmp_path / "any", DriftTrainer())[0].state.adapter
     first = kept(Classes(), tmp_path).evaluate(adapter)
     again = kept(DriftTrainer(), tmp_path).evaluate(adapter)
-    assert again == first == Evaluation(0.5, 1.5, (0.25, 0.75))
+    assert again == first == Evaluation({"accuracy": 0.5, "loss": 1.5}, (0.25, 0.75))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -525,6 +526,11 @@ def test_a_hub_name_without_a_network_fails_at_once_and_names_the_bundled(tmp_pa
     assert "minilm-l6" in message
     assert "directory" in message
     assert time.monotonic() - began < 60  # no retries that look like a hang
+
+
+def test_the_version_is_that_of_the_installed_package(tmp_path: Path) -> None:
+    ran = fedclock("--version", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (0, f"fedclock {metadata.version('fedclock')}\n")
 
 
 def test_validate_checks_several_files_and_names_each(tmp_path: Path) -> None:

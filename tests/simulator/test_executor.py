@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from devices.tasks.task import totals
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
     ChunkScore,
@@ -30,7 +31,6 @@ from devices.vocabulary.trainer import (
     TrainingError,
     TrainingJob,
     TrainingResult,
-    combine,
 )
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.workers.executor import MAX_DEATHS, MEANWHILE, Executor, Site
@@ -214,6 +214,11 @@ def not_installed() -> Any:
     raise ModuleNotFoundError("none here")
 
 
+def shares(scores: Iterable[ChunkScore]) -> Evaluation:
+    num_examples, num_right, _ = totals(scores)
+    return Evaluation({"share": num_right / num_examples})
+
+
 class Counting:
     """Tells of each job how many were trained with it, and of each chunk which it was."""
 
@@ -223,24 +228,24 @@ class Counting:
         return [TrainingResult(job.broadcast.adapter, float(len(jobs)), job.seed) for job in jobs]
 
     def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
-        return [ChunkScore(2, k, float(k), ((2, k),)) for k in chunks]
+        return [ChunkScore((2, k, float(k)), ((2, k),)) for k in chunks]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        return combine(self.score(adapter, range(self.num_chunks)))
+        return shares(self.score(adapter, range(self.num_chunks)))
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.array([1.0, 2.0])
 
 
 def test_workers_share_whole_passes_and_all_chunks_whoever_is_first() -> None:
-    shared = SharedTrainer(Executor(LocalProcesses(Counting), 2))
+    shared = SharedTrainer(Executor(LocalProcesses(Counting), 2), shares)
     jobs = [replace(a_job(stack=2), seed=k) for k in range(5)]
     assert [result[1:3] for result in shared.train(jobs)] == [
         (2, 0), (2, 1), (2, 2), (2, 3), (1, 4),
     ]  # fmt: skip
     alone = Counting()
     adapter = jobs[0].broadcast.adapter
-    assert shared.evaluate(adapter) == alone.evaluate(adapter) == (0.5, 0.5, (0.5,))
+    assert shared.evaluate(adapter) == alone.evaluate(adapter) == ({"share": 0.5}, ())
     assert shared.begin(alone.evaluate, adapter).result(60) == alone.evaluate(adapter)
     assert shared.block_salience("wanda").tolist() == [1.0, 2.0]
     shared.close()

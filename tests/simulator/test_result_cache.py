@@ -57,7 +57,7 @@ def test_the_same_plans_on_other_links_train_nothing(tmp_path: Path) -> None:
     again, fast = trained(tmp_path, FAST)
     assert (first, again) == (12, 0)
     assert fast.rounds[-1].closed_s < slow.rounds[-1].closed_s
-    assert fast.rounds[-1].accuracy == slow.rounds[-1].accuracy
+    assert fast.rounds[-1].score == slow.rounds[-1].score
 
 
 def test_other_code_or_data_finds_nothing(tmp_path: Path) -> None:

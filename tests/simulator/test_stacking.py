@@ -110,11 +110,15 @@ def test_another_size_of_stacks_finds_nothing(tmp_path: Path) -> None:
     assert [len(one.drift.jobs) for one in (other, alone)] == [15, 15]
 
 
+def no_evaluation(_: object) -> Evaluation:
+    return Evaluation({})
+
+
 def test_workers_share_out_whole_stacks(tmp_path: Path) -> None:
     finish(tmp_path, here := StackedDrift(), stack=3)
     jobs = here.drift.jobs
     assert [len(stack) for stack in stacks_of(jobs)] == [3] * 5
-    shared = SharedTrainer(Executor(LocalProcesses(StackedDrift), 2))
+    shared = SharedTrainer(Executor(LocalProcesses(StackedDrift), 2), no_evaluation)
     try:
         results = shared.train(jobs)
     finally:

@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from devices.architectures import model_spec
 from devices.cost.blocks import BatchShape
 from devices.models.catalog import ModelSource
+from devices.models.heads import text_head
 from devices.models.spec import Attention, ModelSpec
 from devices.training.model import lora_config
 
@@ -87,7 +88,7 @@ class Measured:
         mask = torch.ones_like(ids)
         if batch.is_padded:
             ids[0, -2:], mask[0, -2:] = 0, 0
-        labels = torch.randint(self.spec.num_classes, (batch.size,))
+        labels = torch.randint(self.spec.head.num_outputs, (batch.size,))
         return self.network(input_ids=ids, attention_mask=mask, labels=labels)
 
 
@@ -106,7 +107,7 @@ def load(
     given = config_of(family, shape)
     config = AutoConfig.for_model(**given, num_labels=NUM_CLASSES, attn_implementation=attention)
     base = AutoModelForSequenceClassification.from_config(config)
-    spec = model_spec(source_of(given), targets, num_classes=NUM_CLASSES, attention=attention)
+    spec = model_spec(source_of(given), targets, head=text_head(NUM_CLASSES), attention=attention)
     adapters = lora_config(spec, rank=RANK, alpha=RANK, dropout=lora_dropout)
     network = get_peft_model(base, adapters).to(dtype).train()
     return Measured(spec, network)

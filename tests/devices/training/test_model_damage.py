@@ -20,8 +20,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from devices.architectures import model_spec
-from devices.datasets.dataset import TextDataset
 from devices.models.catalog import resolve
+from devices.tasks.classification import Classification
 from devices.training.trainer import TorchTrainer
 from tests.devices.training.tiny_task import TARGETS, make_config, make_dataset, save_model
 from tests.simulator.fuzzing import Broke, Guided, broken_bytes, broken_tree, time_limit
@@ -168,7 +168,7 @@ class NoPrompt(io.StringIO):
     read = readline  # type: ignore[assignment]
 
 
-def use(directory: Path, kind: str, data: TextDataset) -> None:
+def use(directory: Path, kind: str, data: Classification) -> None:
     """All that a run does with a model before it trains. Raises ValueError alone."""
     targets = TARGETS["bert" if kind == "parts" else kind]
     config = make_config(str(directory), targets=targets, max_length=16, eval_examples=8)
@@ -178,7 +178,7 @@ def use(directory: Path, kind: str, data: TextDataset) -> None:
     trainer.evaluate(spec.initial_adapter(2, 4.0, np.random.default_rng(0)))
 
 
-def check(home: Path, kind: str, files: Mapping[str, bytes], data: TextDataset) -> str:
+def check(home: Path, kind: str, files: Mapping[str, bytes], data: Classification) -> str:
     """Use a directory of these files; the words it is refused with, or none."""
     directory = home / "model"
     directory.mkdir(exist_ok=True)

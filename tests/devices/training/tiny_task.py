@@ -10,8 +10,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from devices.architectures import model_spec
-from devices.datasets.dataset import TextDataset
+from devices.datasets.dataset import Examples, TextDataset
 from devices.models.catalog import resolve
+from devices.tasks.classification import Classification
+from devices.tasks.task import Task
 from devices.training.config import TrainingConfig
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import (
@@ -41,24 +43,21 @@ needs_minilm = pytest.mark.skipif(
 )
 
 
-def make_dataset(num_train: int = 240, num_test: int = 60) -> TextDataset:
+def make_dataset(num_train: int = 240, num_test: int = 60) -> Classification:
     """Four classes; a text is 3 to 14 words, most of them from the dozen of its class."""
     rng = np.random.default_rng(0)
 
-    def draw(count: int) -> tuple[tuple[str, ...], np.ndarray]:
+    def draw(count: int) -> Examples:
         labels = rng.integers(4, size=count)
         texts = []
         for label in labels:
             own = rng.random(rng.integers(3, 15)) < 0.8
             picks = np.where(own, 12 * label + rng.integers(12, size=len(own)), rng.integers(48))
             texts.append(" ".join(WORDS[k] for k in picks))
-        return tuple(texts), labels
+        return Examples({"text": tuple(texts), "label": tuple("abcd"[k] for k in labels)})
 
-    (train_texts, train_labels), (test_texts, test_labels) = draw(num_train), draw(num_test)
-    names = ("a", "b", "c", "d")
-    return TextDataset(
-        "words", train_texts, train_labels, test_texts, test_labels, names, "", "seed 0", "none"
-    )
+    data = TextDataset("words", draw(num_train), draw(num_test), "", "seed 0", "none")
+    return Classification.of(data)
 
 
 def make_config(model: str = "tiny", **changes: object) -> TrainingConfig:
@@ -66,12 +65,11 @@ def make_config(model: str = "tiny", **changes: object) -> TrainingConfig:
     return TrainingConfig(model=model, **settings)  # type: ignore[arg-type]
 
 
-def make_trainer(config: TrainingConfig, dataset: TextDataset) -> TorchTrainer:
+def make_trainer(config: TrainingConfig, task: Task) -> TorchTrainer:
     source = resolve(config.model)
-    spec = model_spec(
-        source, config.targets, num_classes=dataset.num_classes, attention=config.attention
-    )
-    return TorchTrainer(config, dataset, source=source, spec=spec)
+    head = task.head(source.config)
+    spec = model_spec(source, config.targets, head=head, attention=config.attention)
+    return TorchTrainer(config, task, source=source, spec=spec)
 
 
 def random_adapter(trainer: TorchTrainer, rank: int = 4, seed: int = 0) -> Adapter:
