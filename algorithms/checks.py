@@ -48,7 +48,7 @@ leaves all of it; FFA-LoRA, whose A stays as it was drawn, can reach no nearer t
 
 
 class ContractError(AssertionError):
-    """A strategy does not keep the contract; ``problems`` has a line for each clause that fails."""
+    """A strategy breaks the contract; ``problems`` has a line for each clause that fails."""
 
     def __init__(self, name: str, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -132,7 +132,7 @@ def check_strategy(strategy: Strategy[Any]) -> None:
 
 
 def contract_problems(strategy: Strategy[Any]) -> list[str]:
-    """What ``check_strategy`` would raise: a line for each clause that does not hold."""
+    """Return a line for each clause that does not hold, as ``check_strategy`` raises them."""
     if problems := _problems(_check_value, strategy):
         return problems
     for clause in CLAUSES:
@@ -141,7 +141,7 @@ def contract_problems(strategy: Strategy[Any]) -> list[str]:
 
 
 def _problems(clause: Callable[[Any], Iterator[str]], strategy: Any) -> list[str]:
-    """The first problem of a clause; an exception counts as one."""
+    """Return the first problem of a clause; an exception counts as one."""
     name = (clause.__doc__ or clause.__name__).splitlines()[0].rstrip(".")
     try:
         return [f"{name}: {problem}" for problem in clause(strategy)][:1]
@@ -408,7 +408,7 @@ CLAUSES: tuple[Callable[[Any], Iterator[str]], ...] = (
 
 
 def _fingerprint(value: object) -> str:
-    """A hash of a value down to the numbers of its arrays; what it has cached does not count."""
+    """Return a hash of a value down to the numbers of its arrays, without what it has cached."""
     if isinstance(value, np.ndarray):
         parts = [str(value.dtype), repr(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
     elif is_dataclass(value) and not isinstance(value, type):
@@ -423,7 +423,7 @@ def _fingerprint(value: object) -> str:
 
 
 def _global_draws() -> tuple[str, object]:
-    """Where the two global random generators stand, which nobody may move."""
+    """Return the state of the two global random generators, which nobody may move."""
     return repr(np.random.get_state()), random.getstate()  # noqa: NPY002
 
 
@@ -452,7 +452,7 @@ def _spoiled(update: ClientUpdate) -> Adapter:
 
 
 def _change(adapter: Adapter, key: ModuleKey) -> FloatArray:
-    """(out, in): how far one layer's weight is from the pretrained one."""
+    """Return (out, in): how far one layer's weight is from the pretrained one."""
     change = adapter.scale * multiplied_out(adapter.factors[key])
     if key in adapter.merged.products:
         change = change + adapter.scale * multiplied_out(adapter.merged.products[key])
@@ -460,7 +460,7 @@ def _change(adapter: Adapter, key: ModuleKey) -> FloatArray:
 
 
 def _goals(model: ModelSpec) -> dict[ModuleKey, FloatArray]:
-    """The solution: for each layer a change of rank 1 and norm 1."""
+    """Return the solution: for each layer a change of rank 1 and norm 1."""
     rng = np.random.default_rng(7)
     goals = {}
     for block in range(model.num_blocks):
@@ -471,7 +471,7 @@ def _goals(model: ModelSpec) -> dict[ModuleKey, FloatArray]:
 
 
 def _distance(adapter: Adapter, goals: dict[ModuleKey, FloatArray]) -> float:
-    """The root of the summed squared distances of all layers to their goals."""
+    """Return the root of the summed squared distances of all layers to their goals."""
     gaps = [np.linalg.norm(_change(adapter, key) - goal) for key, goal in goals.items()]
     return float(np.linalg.norm(gaps))
 
@@ -483,7 +483,7 @@ def _trained(
     fleet: CheckFleet,
     goals: dict[ModuleKey, FloatArray],
 ) -> ClientUpdate:
-    """20 steps of descent on ||scale B A + merged - goal||^2 / 2 over the trained terms."""
+    """Return an update after 20 steps on ||scale B A + merged - goal||^2 / 2 by trained terms."""
     broadcast = strategy.broadcast(state, plan)
     old, terms = broadcast.adapter, plan.terms
     factors = {}

@@ -41,7 +41,7 @@ class Robustness:
         check_options(self)
 
     def tame(self, updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
-        """The updates clipped, then trimmed."""
+        """Return the updates, clipped and then trimmed."""
         tamed = list(updates)
         if self.clip_norm is not None:
             tamed = [clipped(update, self.clip_norm) for update in tamed]
@@ -52,7 +52,7 @@ AS_SENT = Robustness()
 
 
 def update_norm(update: ClientUpdate) -> float:
-    """L2 norm of all that the update changes: factors and head, as one vector."""
+    """Return the L2 norm of an update's change in factors and head, taken as one vector."""
     pairs = zip(_arrays(update), _starts(update), strict=True)
     with np.errstate(over="ignore", invalid="ignore"):
         steps = [end.astype(np.float64) - start for end, start in pairs]
@@ -60,7 +60,7 @@ def update_norm(update: ClientUpdate) -> float:
 
 
 def clipped(update: ClientUpdate, norm: float) -> ClientUpdate:
-    """The update, its change scaled down to ``norm`` where it is larger."""
+    """Return the update, with its change scaled down to ``norm`` where it is larger."""
     size = update_norm(update)
     if size <= norm:
         return update
@@ -70,7 +70,7 @@ def clipped(update: ClientUpdate, norm: float) -> ClientUpdate:
 
 
 def winsorized(updates: Sequence[ClientUpdate], share: float) -> list[ClientUpdate]:
-    """The updates, each number's change moved into the range of those that trimming keeps.
+    """Return the updates, each number's change moved into the range that trimming keeps.
 
     Of n updates that sent a term the floor(share n) largest and smallest are not kept: fewer than
     1 / share updates stay as they are.
@@ -88,7 +88,7 @@ def winsorized(updates: Sequence[ClientUpdate], share: float) -> list[ClientUpda
 def _winsorize(
     ends: Float32Array, starts: Float32Array, sent: BoolArray, share: float
 ) -> Float32Array:
-    """(K, ...) arrays alike, of one matrix of K updates; ``sent`` is broadcast to them."""
+    """Return (K, ...): one matrix of K updates winsorized; ``sent`` is broadcast to its shape."""
     sent = np.broadcast_to(sent, ends.shape)
     steps = ends - starts
     ranked = np.sort(np.where(sent, steps, np.inf), axis=0)  # what nobody sent comes last
@@ -109,14 +109,14 @@ def _arrays(update: ClientUpdate) -> list[Float32Array]:
 
 
 def _starts(update: ClientUpdate) -> list[Float32Array]:
-    """What each of ``_arrays`` was before training."""
+    """Return each of ``_arrays`` as it was before training."""
     start = update.broadcast.adapter
     factors = [value for key in update.adapter.factors for value in start.factors[key]]
     return [*factors, *(start.head[name] for name in update.adapter.head)]
 
 
 def _sent(update: ClientUpdate) -> list[BoolArray]:
-    """Which numbers of each of ``_arrays`` were uploaded."""
+    """Return a mask for each of ``_arrays``: the numbers that were uploaded."""
     adapter, uploaded = update.adapter, update.plan.terms.uploaded
     masks: list[BoolArray] = []
     for key in adapter.factors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +24,7 @@ from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.config.schema import RecordedConfig, RunConfig, config_for, read_section
 from traces.options import in_words
+from traces.text import did_you_mean
 
 MAX_BYTES = 1_000_000
 """A config is written by hand; a larger file is a mistake, or meant to do harm."""
@@ -51,7 +51,7 @@ MAX_SHOWN = 200
 
 
 class ConfigError(UserError):
-    """Says everything that is wrong with a config, one line for each problem."""
+    """A config is wrong; the error has a line for each problem."""
 
     def __init__(self, problems: Sequence[str], where: str) -> None:
         self.problems = list(dict.fromkeys(problems))
@@ -271,7 +271,7 @@ def _own_kinds(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
-    """Raises ConfigError with all that is wrong, in the user's scheduler and beside it."""
+    """Return the config. Raises ConfigError with all that is wrong, in an own strategy too."""
     problems: list[str] = []
     model = RunConfig
     if names_file(_kind(raw.get("strategy"))):
@@ -389,10 +389,9 @@ def _unknown_key(place: Sequence[str | int], model: type[RunConfig]) -> str:
     sections = [arm for hint in hints for arm in members(hint) if is_section(arm)]
     valid = list(dict.fromkeys(name for section in sections for name in names_of(section)))
     valid += ["strategies"] if not where else []
-    near = difflib.get_close_matches(str(place[-1]), valid, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = did_you_mean(place[-1], valid)
     inside = _shown_keys(where) or "a config"
-    return f"{_shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{hint}"
+    return f"{_shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{near}"
 
 
 def _shown(given: Any) -> str:

@@ -19,14 +19,10 @@ from simulator.config.types import (
     PathOrName,
     Section,
     ShareRange,
+    as_source,
 )
 from traces.generators.registry import AVAILABILITIES, LINKS, AvailabilityGenerator, LinkGenerator
 from traces.options import NotNegative, PartialShare, Positive
-
-
-def _named(value: Any) -> Any:
-    """Return ``link: lte`` as ``link: {source: lte}``, for which it is short."""
-    return {"source": value} if isinstance(value, str | int | float) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +95,10 @@ def _with_source(replay: Replay) -> Replay:
     return replay
 
 
-AnyReplay = Annotated[Replay, BeforeValidator(_named), AfterValidator(_with_source)]
-AnyLink = Annotated[LinkReplay, BeforeValidator(_named)]
-AnyCalendar = Annotated[Calendar, BeforeValidator(_named)]
-AnyLevel = Annotated[LevelReplay, BeforeValidator(_named), AfterValidator(_with_source)]
+AnyReplay = Annotated[Replay, BeforeValidator(as_source), AfterValidator(_with_source)]
+AnyLink = Annotated[LinkReplay, BeforeValidator(as_source)]
+AnyCalendar = Annotated[Calendar, BeforeValidator(as_source)]
+AnyLevel = Annotated[LevelReplay, BeforeValidator(as_source), AfterValidator(_with_source)]
 
 
 @dataclass(frozen=True, kw_only=True)

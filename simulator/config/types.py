@@ -43,8 +43,14 @@ Revision = Annotated[
 """A commit, branch or tag of a repository; never a path that leads out of a folder."""
 
 
-def _as_range(value: Any) -> Any:
+def as_range(value: Any) -> Any:
+    """Return ``0.5`` as ``[0.5]``, for which it is short."""
     return (value,) if isinstance(value, int | float) else value
+
+
+def as_source(value: Any) -> Any:
+    """Return ``link: lte`` as ``link: {source: lte}``, for which it is short."""
+    return {"source": value} if isinstance(value, str | int | float) else value
 
 
 def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
@@ -54,7 +60,7 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
 
 
 Shares = tuple[PartialShare, ...]
-ShareRange = Annotated[Shares, BeforeValidator(_as_range), AfterValidator(_rising)]
+ShareRange = Annotated[Shares, BeforeValidator(as_range), AfterValidator(_rising)]
 """One share for all, or a lower and an upper one between which each device draws its own."""
 
 
@@ -68,7 +74,7 @@ class Section:
 
 
 class OneOf:
-    """Annotates a field as a tagged union: ``kind`` names the class, other keys are its fields."""
+    """A field annotated by this is of the class that ``kind`` names; other keys are fields."""
 
     def __init__(self, kinds: Mapping[str, Any]) -> None:
         self.kinds = kinds
