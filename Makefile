@@ -17,17 +17,16 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# A process a core, up to four: each holds torch. The tests of a file share what they set up.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
 unit: $(READY)
-	$(BIN)/pytest
+	$(PARALLEL)
 
 # The long versions of what docs/reliability.md promises; 0.1 of them: make torture FEDCLOCK_TORTURE=0.1
 FEDCLOCK_TORTURE ?= 1
 torture: $(READY)
-	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) FEDCLOCK_FUZZ=3 OMP_NUM_THREADS=1 $(BIN)/pytest -s --durations=10 \
-	  tests/simulator/test_bitwise.py tests/simulator/test_checkpoint.py tests/simulator/test_crashes.py \
-	  tests/simulator/test_signals.py tests/simulator/test_result_cache.py \
-	  tests/simulator/test_bad_input.py tests/simulator/test_fault_schedules.py \
-	  tests/analysis/test_damaged_runs.py tests/analysis/test_entry.py tests/traces/test_importers_damage.py
+	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) $(PARALLEL) --durations=10 -m torture
 
 # The documentation site, in .site/: a warning is an error. Its generator is the extra of that name.
 docs: $(READY)

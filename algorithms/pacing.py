@@ -67,7 +67,7 @@ class Pacing(Protocol):
         ...
 
     def mixing(self, staleness: int) -> float:
-        """Return the share, in (0, 10], of an update that started ``staleness`` aggregations ago."""
+        """Return the share, in (0, 10], of an update that started that many aggregations ago."""
         return 1.0
 
 

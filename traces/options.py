@@ -16,7 +16,7 @@ from itertools import pairwise
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ def in_words(hint: Any) -> str:
         if get_origin(base) is tuple:
             named = [rule.words for rule in rules if isinstance(rule, Rule)]
             return " ".join([*named, in_words(base)])
+        if get_origin(base) is dict:
+            return in_words(base)
         return " and ".join(_rules_in_words(rules)) or in_words(base)
     if is_union(hint):
         arms = [arm for arm in get_args(hint) if arm is not types.NoneType]
@@ -107,6 +109,8 @@ def in_words(hint: Any) -> str:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is tuple:
         return _tuple_in_words(get_args(hint))
+    if get_origin(hint) is dict:
+        return f"names, each with {in_words(get_args(hint)[1])}"
     return _NAMES.get(hint, "of its type")
 
 
@@ -137,6 +141,8 @@ def _follows(rule: object, given: Any) -> bool:
             return bool(given < rule.lt)
         case MinLen():
             return len(given) >= rule.min_length
+        case MaxLen():
+            return len(given) <= rule.max_length
         case Predicate():
             return bool(rule.func(given))
     return True  # what it says is for others to read
@@ -165,7 +171,16 @@ def _rules_in_words(rules: Sequence[object]) -> Iterator[str]:
             yield f"at most {_plain(high.le)}"
         case (None, Lt()):
             yield f"below {_plain(high.lt)}"
+    yield from _lengths_in_words(rules)
     yield from (rule.words for rule in rules if isinstance(rule, Rule))
+
+
+def _lengths_in_words(rules: Sequence[object]) -> Iterator[str]:
+    """Yield the words of the lengths that a text may have; MinLen stands before MaxLen."""
+    shortest = [f"at least {rule.min_length}" for rule in rules if isinstance(rule, MinLen)]
+    longest = [f"at most {rule.max_length}" for rule in rules if isinstance(rule, MaxLen)]
+    if shortest or longest:
+        yield f"a text of {' and '.join([*shortest, *longest])} characters"
 
 
 def _plain(number: Any) -> str:

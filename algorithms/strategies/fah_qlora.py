@@ -143,7 +143,7 @@ class FAHQLoRA(Strategy[RankSearch]):
         )
 
     def _formats(self, fleet: FleetView) -> list[Formats]:
-        """Return the formats that all blocks may be packed to, from the most memory to the least."""
+        """Return the formats that blocks may be packed to, from the most memory to the least."""
         names: tuple[WeightFormat, ...] = ("fp32", "fp16", "int8", self.four_bit)
         return [(name,) * fleet.model.num_blocks for name in names]
 

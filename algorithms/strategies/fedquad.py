@@ -155,7 +155,7 @@ class FedQuad(Strategy[FedQuadMemory]):
     def _remember(
         self, memory: FedQuadMemory, updates: Sequence[ClientUpdate], change: FloatArray
     ) -> FedQuadMemory:
-        """Return the memory after a round whose update has squared norms ``change`` (L,) by block."""
+        """Return the memory after an update whose squared norms by block are ``change`` (L,)."""
         trained = np.stack([u.plan.terms.uploaded.any(axis=(1, 2)) for u in updates])  # (K, L)
         known = np.where(np.isnan(memory.block_gains), change, memory.block_gains)
         gains = known + self.gain_smoothing * (change - known)

@@ -75,7 +75,7 @@ class FLoRA(Strategy[Bases]):
         check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Bases]:
-        """Return the state whose seed of later adapters is taken from the digest of the first one."""
+        """Return a state that takes the seed of later adapters from the digest of the first."""
         return ServerState(0, adapter, Bases(int(adapter.digest[:16], 16)))
 
     def plan(

@@ -170,7 +170,7 @@ class HAFLQ(Strategy[Sensitivity]):
         )
 
     def _formats(self, fleet: FleetView) -> Sequence[Formats]:
-        """Return the formats that the blocks may be packed to, from the most memory to the least."""
+        """Return the formats that blocks may be packed to, from the most memory to the least."""
         salience = fleet.block_salience(self.salience)
         if self.block_rule == "greedy":
             return greedy_formats(salience, self.four_bit)
@@ -201,7 +201,7 @@ class HAFLQ(Strategy[Sensitivity]):
         return {d: work._replace(formats_index=neediest) for d, work in workloads.items()}
 
     def _score(self, state: ServerState[Sensitivity], rng: np.random.Generator) -> FloatArray:
-        """Return (L, M, R): the scores that terms are chosen by, all equal before the first update."""
+        """Return (L, M, R): the scores that terms are chosen by, equal before the first update."""
         if self.importance == "sensitivity":
             return state.memory.score
         if self.importance == "magnitude":

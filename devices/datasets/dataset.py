@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,8 @@ from traces.text import did_you_mean
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+KNOWN_COLUMNS = ("text", "label", "client")
+"""What a config may rename; a task and its shards read some of them, and leave the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,18 +95,35 @@ _BUNDLED = (
 DATASETS: Mapping[str, BundledDataset] = MappingProxyType({entry.name: entry for entry in _BUNDLED})
 
 
-def load_dataset(name: str) -> TextDataset:
+def load_dataset(
+    name: str,
+    columns: Sequence[str] = ("text", "label"),
+    named: Mapping[str, str] | None = None,
+) -> TextDataset:
     """Load a bundled data set by its name, or a user's own by the path of its directory.
 
-    The directory holds ``train`` and ``test``, each as .csv, .tsv or .jsonl with ``text`` and
-    ``label`` and no other column. Raises ValueError for an unknown name, or for files that are
-    broken.
+    ``columns`` are what is read of each example; ``named`` says which of them the files call
+    otherwise. The directory holds ``train`` and ``test``, each as .csv, .tsv or .jsonl. Without
+    ``named`` a file with any other column is refused, and with it the others are left out. Raises
+    ValueError for an unknown name, files that are broken, or a column that is not there.
     """
+    known = dict.fromkeys((*columns, *KNOWN_COLUMNS))
+    unknown = [repr(column)[:60] for column in named or {} if column not in known]
+    if unknown:
+        raise ValueError(f"columns may name {', '.join(known)}, got {', '.join(unknown)}")
     if name in DATASETS:
         packed = resources.files("devices.datasets").joinpath(f"{name}.tsv.xz").read_bytes()
-        return unpack(DATASETS[name], packed)
+        data = unpack(DATASETS[name], packed)
+        lacking = [column for column in columns if column not in data.train.columns]
+        if lacking or named:
+            have, asked = ", ".join(data.train.columns), ", ".join(lacking or named or ())
+            raise ValueError(
+                f"the columns of {name} must be read by its own names, {have}, got {asked}"
+            )
+        return data
     if os.path.isdir(name):  # false, where Path.is_dir raises: a name too long, a folder shut
-        return _read_directory(Path(name))
+        wanted = {column: (named or {}).get(column, column) for column in columns}
+        return _read_directory(Path(name), wanted, others=bool(named))
     raise ValueError(
         f"data must be one of {', '.join(sorted(DATASETS))}, or a directory with train and test "
         f"files, got {name!r}{did_you_mean(name, DATASETS)}"
@@ -142,22 +161,25 @@ def unpack(entry: BundledDataset, packed: bytes) -> TextDataset:
     )
 
 
-def _read_directory(directory: Path) -> TextDataset:
+def _read_directory(directory: Path, columns: Mapping[str, str], *, others: bool) -> TextDataset:
     paths = {split: split_file(directory, split) for split in SPLITS}
     contents = {split: _content(path) for split, path in paths.items()}
     digests = [hashlib.sha256(contents[split]).digest() for split in SPLITS]
     return TextDataset(
         directory.resolve().name,
-        **{split: _examples(paths[split], contents[split]) for split in SPLITS},
+        **{
+            split: _examples(paths[split], contents[split], columns, others=others)
+            for split in SPLITS
+        },
         sha256=hashlib.sha256(b"".join(digests)).hexdigest(),
         source=portable_name(str(directory)),
         licence="the user's own",
     )
 
 
-def _examples(path: Path, content: bytes) -> Examples:
-    lines, texts, labels = zip(*parse_examples(path, content), strict=True)
-    return Examples({"text": texts, "label": labels}, path, lines)
+def _examples(path: Path, content: bytes, columns: Mapping[str, str], *, others: bool) -> Examples:
+    lines, rows = zip(*parse_examples(path, content, columns, others=others), strict=True)
+    return Examples(dict(zip(columns, zip(*rows, strict=True), strict=True)), path, lines)
 
 
 def _content(path: Path) -> bytes:

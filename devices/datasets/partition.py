@@ -64,16 +64,46 @@ def iid_shards(num_examples: int, num_devices: int, *, rng: np.random.Generator)
     return [np.sort(shard) for shard in shards]
 
 
+def natural_shards(
+    clients: Sequence[str], num_devices: int, *, rng: np.random.Generator, min_examples: int = 1
+) -> list[IntArray]:
+    """Give each device the examples of one client, drawn from those that have ``min_examples``.
+
+    ``clients`` names the client of each example, (n,). Returns one array of rising indices for each
+    device; examples of clients that were not drawn belong to nobody. Raises ValueError for fewer
+    such clients than devices.
+    """
+    _check_positive(num_devices, min_examples)
+    names, inverse, counts = np.unique(
+        np.array(clients, dtype=object), return_inverse=True, return_counts=True
+    )
+    large = np.flatnonzero(counts >= min_examples)
+    if len(large) < num_devices:
+        raise ValueError(
+            f"there must be a client with at least {min_examples} training examples for each of "
+            f"{num_devices} devices, got {len(large)} of {len(names)} clients; lower "
+            "shards.min_examples or the number of devices"
+        )
+    chosen = rng.permutation(large)[:num_devices]
+    order = np.argsort(inverse, kind="stable")
+    ends = np.cumsum(counts)
+    return [order[ends[client] - counts[client] : ends[client]] for client in chosen.tolist()]
+
+
 def _check_enough(num_examples: int, num_devices: int, min_examples: int) -> None:
-    if num_devices < 1:
-        raise ValueError(f"the number of devices must be at least 1, got {num_devices}")
-    if min_examples < 1:
-        raise ValueError(f"min_examples must be at least 1, got {min_examples}")
+    _check_positive(num_devices, min_examples)
     if num_devices * min_examples > num_examples:
         raise ValueError(
             f"there must be at least {num_devices * min_examples} training examples "
             f"({num_devices} devices, {min_examples} each), got {num_examples}"
         )
+
+
+def _check_positive(num_devices: int, min_examples: int) -> None:
+    if num_devices < 1:
+        raise ValueError(f"the number of devices must be at least 1, got {num_devices}")
+    if min_examples < 1:
+        raise ValueError(f"min_examples must be at least 1, got {min_examples}")
 
 
 def _repaired(

@@ -37,6 +37,7 @@ class Outline:
     attention: tuple[int, int]  # indices of the linear layers just before and after the score
     head_size: int  # width of one head's query, key or value
     max_length: int  # the longest text, in tokens, that it has positions for
+    stores_transposed: bool = False  # a linear layer holds its matrix as (in, out), as GPT-2 does
 
 
 @dataclass(frozen=True)

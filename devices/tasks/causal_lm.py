@@ -31,6 +31,7 @@ class CausalLM:
     """
 
     kind: ClassVar[str] = "causal-lm"
+    columns: ClassVar[tuple[str, ...]] = ("text",)
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("perplexity", "", "lower"),
         Metric("loss", "nats", "lower"),

@@ -32,6 +32,7 @@ class Classification:
     """
 
     kind: ClassVar[str] = "classification"
+    columns: ClassVar[tuple[str, ...]] = ("text", "label")
     metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, LOSS)
 
     data: TextDataset

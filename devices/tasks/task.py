@@ -83,6 +83,8 @@ class Task(Protocol):
     """
 
     kind: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    """The columns of the data that an example is made of."""
     metrics: ClassVar[tuple[Metric, ...]]
     """What a model is judged by; the first decides targets. One of them is named "loss"."""
 

@@ -101,6 +101,7 @@ def _outlined(
             attention=ends,
             head_size=int(getattr(sizes, "head_dim", None) or sizes.hidden_size // num_heads),
             max_length=_max_length(network),
+            stores_transposed=any(isinstance(layer, Conv1D) for layer in layers.values()),
         ),
     )
 

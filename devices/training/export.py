@@ -29,6 +29,7 @@ def save_peft(adapter: Adapter, directory: Path, *, source: ModelSource, spec: M
     config.base_model_name_or_path = source.hub_name or source.name
     config.revision = source.hub_revision
     config.inference_mode = True
+    config.fan_in_fan_out = spec.outline is not None and spec.outline.stores_transposed
     config.save_pretrained(str(directory))
     tensors = {f"base_model.model.{name}": values for name, values in adapter.head.items()}
     for key, factors in adapter.factors.items():

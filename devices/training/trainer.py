@@ -199,8 +199,9 @@ class TorchTrainer:
         These are before the step, and without the penalties that the plan adds.
         """
         batch = self._train_texts.batch(indices.ravel(), self.host.device)
-        logits = self._model.logits(batch)
-        means, each = self._task.losses(logits, batch, num_jobs=len(indices))
+        # No name for the logits: those of tokens are large, and are let go of before the backward
+        # pass.
+        means, each = self._task.losses(self._model.logits(batch), batch, num_jobs=len(indices))
         # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
         objective = sum((penalty() for penalty in penalties), start=means.sum())
         objective.backward()  # type: ignore[no-untyped-call]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BeforeValidator
 
 from simulator.config.keys import is_section, kinds_of
@@ -16,6 +16,7 @@ from simulator.config.types import as_plain, as_range, as_source
 from traces.options import is_union, option_hints
 
 Schema = dict[str, Any]
+SIZES = {"string": "Length", "array": "Items", "object": "Properties"}
 TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
 
 
@@ -120,7 +121,9 @@ def _annotated(schema: Schema, rules: Sequence[object]) -> Schema:
             case Lt():
                 schema = {**schema, "exclusiveMaximum": rule.lt}
             case MinLen():
-                schema = {**schema, "minItems": rule.min_length}
+                schema = {**schema, f"min{SIZES[schema['type']]}": rule.min_length}
+            case MaxLen():
+                schema = {**schema, f"max{SIZES[schema['type']]}": rule.max_length}
             case BeforeValidator() if rule.func is as_source:
                 schema = {"anyOf": [{"type": ["string", "number"]}, schema]}
             case BeforeValidator() if rule.func is as_range:

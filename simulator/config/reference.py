@@ -176,7 +176,7 @@ def may_be(hint: Any) -> str:
     if get_origin(bare) is Literal:
         return ", ".join(map(str, get_args(bare)))
     if get_origin(bare) is dict:
-        return "names, each with a section"
+        return f"names, each with {may_be(get_args(bare)[1])}"
     if get_origin(bare) is tuple:
         if is_section(_bare(get_args(bare)[0])):
             return "a list of sections"

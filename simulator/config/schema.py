@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -63,6 +63,8 @@ class TaskConfig(Section):
     """The layers of a block that are adapted."""
     data: PathOrName = "wordnet-16"
     """The name of a data set, a file or a folder."""
+    columns: Annotated[dict[str, str], MaxLen(16)] = field(default_factory=dict)
+    """The data's own names of columns, as in ``{text: body}``."""
     max_length: Annotated[int, Ge(4), Le(512)] = 32
     """The tokens to which a device pads every example; longer texts are cut."""
 
@@ -71,8 +73,10 @@ class TaskConfig(Section):
 class ShardsConfig(Section):
     """Shards are how the training set is divided among the devices."""
 
-    kind: Literal["dirichlet", "iid", "drawn"] = "dirichlet"
-    """Whether the set is divided with skewed labels or evenly, or each device draws its own."""
+    kind: Literal["dirichlet", "iid", "drawn", "natural"] = "dirichlet"
+    """Skewed labels, even parts, draws by each device of its own, or one client's texts each."""
+    column: Annotated[str, MinLen(1), MaxLen(64)] = "client"
+    """The column that names the client of a text, where shards are natural."""
     alpha: Positive = 0.5
     """The parameter of the Dirichlet distribution over labels; a small one is more skewed."""
     min_examples: Count = 16
@@ -147,19 +151,26 @@ class EvaluationConfig(Section):
 
 @dataclass(frozen=True)
 class Stop(Section):
-    """A run ends after a number of rounds, or earlier at a time or an accuracy."""
+    """A run ends after a number of rounds, or earlier at a time or a target."""
 
     rounds: Annotated[int, Ge(1), Le(1_000_000)]
     """The most rounds."""
     simulated_s: Length | None = None
     """The simulated time after which no round begins."""
     accuracy: PartialShare | None = None
-    """The accuracy of the global model that ends the run."""
+    """The accuracy of the global model that ends the run, for a task that has one."""
+    target: Positive | None = None
+    """The value of the task's first metric that ends the run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accuracy is not None and self.target is not None:
+            raise ValueError("give accuracy or target, at most one of the two")
 
     @property
-    def target(self) -> float | None:
+    def goal(self) -> float | None:
         """The value of the task's first metric that ends the run; None where the run has none."""
-        return self.accuracy
+        return self.target if self.accuracy is None else self.accuracy
 
 
 @dataclass(frozen=True, kw_only=True)

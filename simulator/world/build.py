@@ -13,13 +13,19 @@ from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
-from devices.datasets.dataset import load_dataset
-from devices.datasets.partition import DividedShards, DrawnShards, dirichlet_shards, iid_shards
+from devices.datasets.partition import (
+    DividedShards,
+    DrawnShards,
+    dirichlet_shards,
+    iid_shards,
+    natural_shards,
+)
 from devices.fleet.fleet import Fleet, Shards
 from devices.models.catalog import ModelSource, resolve
 from devices.models.families import Sizes
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.tasks.registry import TASKS
+from devices.tasks.registry import load_task
 from devices.tasks.task import Task
 from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
@@ -72,9 +78,13 @@ def build_world(config: RunConfig, where: str) -> World:
     """
     problems = Problems()
     named = config.task
-    task = problems.attempt("task.data", lambda: TASKS[named.kind](load_dataset(named.data)))
+    beside = (config.shards.column,) if config.shards.kind == "natural" else ()
+    load = partial(load_task, named.kind, named.data, named=named.columns, beside=beside)
+    task = problems.attempt("task.data", load)
     source = problems.attempt("task.model", lambda: resolve(named.model, named.revision))
-    model = source and task and problems.attempt("task", partial(_model, config, source, task))
+    model = source and problems.attempt("task", partial(_model, config, source, task))
+    if task:
+        _check_target(config, task, problems)
     if model and config.strategy.rank > model.max_rank:
         problems.add(
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
@@ -128,9 +138,23 @@ def _devices(
     return drawn if shards else None
 
 
-def _model(config: RunConfig, source: ModelSource, task: Task) -> ModelSpec:
+def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
+    """A target must be one of the metric that the task is judged by."""
+    first, stop = task.metrics[0], config.stop
+    if stop.accuracy is not None and first.name != "accuracy":
+        problems.add(
+            f"stop.accuracy must be left out for {task.kind}, which is judged by {first.name}, got "
+            f"{stop.accuracy}; give stop.target"
+        )
+    if stop.target is not None and first.unit == "share" and stop.target > 1:
+        problems.add(f"stop.target must be in (0, 1] for {first.name}, got {stop.target}")
+
+
+def _model(config: RunConfig, source: ModelSource, task: Task | None) -> ModelSpec:
     named = config.task
-    sized = partial(model_spec, source, named.targets, head=task.head(source.config))
+    # Where the data cannot be read, what else is wrong is said too, at a head of any size.
+    head = task.head(source.config) if task else text_head(2)
+    sized = partial(model_spec, source, named.targets, head=head)
     try:
         model = sized(attention=config.cost.attention)
         if config.training != "none" and config.training.attention != model.attention:
@@ -181,11 +205,16 @@ def _shards(config: RunConfig, task: Task, count: int) -> Shards:
     rng = stream(config.seed, "shards")
     if shards.kind == "iid":
         return DividedShards(iid_shards(num_examples, count, rng=rng))
+    if shards.kind == "natural":
+        clients = task.data.train[shards.column]
+        return DividedShards(
+            natural_shards(clients, count, rng=rng, min_examples=shards.min_examples)
+        )
     groups = task.groups("train")
     if groups is None:
         raise ValueError(
-            f"kind must be iid for {task.kind}, whose examples have no classes to divide by, got "
-            f"{shards.kind}"
+            f"kind must be iid or natural for {task.kind}, whose examples are of no classes to "
+            f"divide by, got {shards.kind}"
         )
     if shards.kind == "dirichlet":
         return DividedShards(

@@ -45,6 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("name", COMMANDS)
 def test_ctrl_c_in_the_first_seconds_is_one_sentence(
     name: str, tmp_path: Path, finished: Path

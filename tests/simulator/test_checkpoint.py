@@ -101,6 +101,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, Memory, dic
     return server, log, files
 
 
+@pytest.mark.torture
 @settings(max_examples=scaled(40, 10_000))
 @given(damage=damages(), num_damaged=st.integers(1, 3), first=st.integers(0, 14))
 def test_a_damaged_result_is_named_and_trained_again(

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+from tests import command_line
 from tests.devices.training.tiny_task import save_model
 from tests.simulator.interrupts import heed_interrupts
 
@@ -50,11 +51,10 @@ REAL = {
 }
 
 
-def fedclock(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "analysis", *map(str, arguments)]
-    if arguments[0] in ("run", "compare"):
-        command.append("--no-cache")  # else what is compared would be read, not trained
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+def fedclock(*arguments: str | Path, cwd: Path) -> command_line.Finished:
+    """Run a command without the cache, since what is compared must be trained, not read."""
+    uncached = ["--no-cache"] if arguments[0] in ("run", "compare") else []
+    return command_line.fedclock(*arguments, *uncached, cwd=cwd)
 
 
 def write(folder: Path, config: Any, name: str = "x.yaml") -> Path:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from devices.tasks.classification import ACCURACY
+from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
 from simulator.log.progress import BarReporter, PlainReporter, Reporter, reporter
 from simulator.log.progress_state import Tally, duration
@@ -18,7 +19,7 @@ from tests.simulator.small import DriftTrainer, Memory, make_device, make_federa
 LABEL = "a [red]label[/red]"
 
 
-def federation():
+def federation() -> Federation:
     """One fast device, one slow one, and one whose memory holds no plan of FedLoRA's."""
     fleet = [
         make_device(0),

@@ -296,6 +296,7 @@ def foreign(folder: Path) -> dict[str, bytes]:
 IS_OWN = re.compile(r"[0-9a-f]{40}\.result")
 
 
+@pytest.mark.torture
 def test_whatever_a_cache_folder_holds_the_run_is_the_same(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     _, log = trained_through(ResultCache(whole, 10**9))

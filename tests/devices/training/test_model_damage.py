@@ -1,7 +1,4 @@
-"""Damaged and hostile model directories are refused in words, or used; and touch nothing outside.
-
-``FEDCLOCK_FUZZ=50`` tries fifty times as many, of other seeds.
-"""
+"""Damaged and hostile model directories are refused in words or used, and touch nothing else."""
 
 from __future__ import annotations
 
@@ -25,9 +22,8 @@ from devices.tasks.classification import Classification
 from devices.training.trainer import TorchTrainer
 from tests.devices.training.tiny_task import TARGETS, make_config, make_dataset, save_model
 from tests.simulator.fuzzing import Broke, Guided, broken_bytes, broken_tree, time_limit
+from tests.torture import SEED, scaled
 
-TIMES = int(os.environ.get("FEDCLOCK_FUZZ", "1"))
-INPUTS_EACH = 50
 SECONDS_EACH = 20.0
 FAMILIES = ("bert", "gpt2", "llama", "parts")
 """What is damaged: a family with closed forms and two tokens of a kind, one without, one decoder,
@@ -219,13 +215,14 @@ def fuzz(home: Path, sound: Mapping[str, Files], *, seed: int, count: int) -> tu
     return broke, num_used
 
 
+@pytest.mark.torture
 def test_damaged_directories_are_refused_in_words_or_used(
     sound: dict[str, Files], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", NoPrompt())
     monkeypatch.chdir(tmp_path)
-    count = INPUTS_EACH * TIMES
-    broke, num_used = fuzz(tmp_path, sound, seed=TIMES, count=count)
+    count = scaled(40, 5_000)
+    broke, num_used = fuzz(tmp_path, sound, seed=SEED, count=count)
     print(f"{count} model directories: {num_used} used, {count - num_used} refused")
     assert not broke.found
     assert 0 < num_used < count

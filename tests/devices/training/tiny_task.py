@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from devices.architectures import model_spec
 from devices.datasets.dataset import Examples, TextDataset
@@ -107,8 +112,18 @@ def make_job(
     return TrainingJob(plan, Broadcast(0, adapter), np.arange(100, dtype=np.int64), seed)
 
 
-def save_model(directory: Path, family: str, num_blocks: int = 2, num_classes: int = 4) -> Path:
-    """A random model of a few blocks and a word tokenizer, as transformers saves them."""
+def save_model(
+    directory: Path,
+    family: str,
+    num_blocks: int = 2,
+    num_classes: int = 4,
+    *,
+    language: bool = False,
+) -> Path:
+    """A random model of a few blocks and a word tokenizer, as transformers saves them.
+
+    With ``language`` it is a language model, whose texts end with a token of their own.
+    """
     sizes = {"vocab_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}
     if family == "distilbert":
         sizes |= {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": num_blocks}
@@ -128,7 +143,8 @@ def save_model(directory: Path, family: str, num_blocks: int = 2, num_classes: i
     config.num_labels = num_classes
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = AutoModelForSequenceClassification.from_config(config)
+        cls = AutoModelForCausalLM if language else AutoModelForSequenceClassification
+        model = cls.from_config(config)
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
@@ -136,10 +152,13 @@ def save_model(directory: Path, family: str, num_blocks: int = 2, num_classes: i
     names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS]
     words = Tokenizer(models.WordLevel({name: k for k, name in enumerate(names)}, "[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
     special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    if language:
+        special |= {"eos_token": "[SEP]"}
+    else:
+        words.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        )
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special).save_pretrained(
         directory
     )
