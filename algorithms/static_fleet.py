@@ -113,33 +113,6 @@ class StaticFleet:
         return self._salience
 
 
-def device_profile(name: str, flops_per_s: float = 1e9, memory_bytes: int = 2**30) -> DeviceProfile:
-    """Return a profile of the given speed at either operand width."""
-    return DeviceProfile(
-        name=name,
-        title=name,
-        tier="test",
-        flops_per_s={32: flops_per_s, 16: flops_per_s},
-        memory_bytes=memory_bytes,
-        memory_bytes_per_s=1e9,
-        overhead_s=0.0,
-        power_w={"idle": 1.0, "compute": 5.0, "radio": 2.0},
-        confidence="low",
-        source="made up",
-    )
-
-
-def random_adapter(model: ModelSpec, rank: int, rng: np.random.Generator) -> Adapter:
-    """Return an adapter in which no number is zero."""
-    start = model.initial_adapter(rank, alpha=16.0, rng=rng)
-    factors = {
-        key: Factors(_noise(f.a.shape, rng), _noise(f.b.shape, rng))
-        for key, f in start.factors.items()
-    }
-    head = {name: _noise(values.shape, rng) for name, values in start.head.items()}
-    return replace(start, factors=factors, head=head)
-
-
 def trained_update(
     plan: TrainingPlan,
     broadcast: Broadcast,
