@@ -33,7 +33,8 @@ docs: $(READY)
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs .site
 
-# Asks PyPI for known holes in what is installed: fails on one, and says what it could not look up.
+# Asks PyPI for known holes in what is installed: fails on one, and where it could not find an invented
+# one, and says what it could not look up.
 # pip-audit has an environment of its own, since its needs are none of ours.
 audit: $(READY)
 	$(BIN)/python -m venv .venv/audit

@@ -123,6 +123,6 @@ def test_only_run_and_calibrate_reach_for_real_training() -> None:
     }
     assert reaching == {
         "analysis/calibration/calibrate.py",
-        "simulator/workers/template.py",
+        "simulator/workers/training_template.py",
         "simulator/workers/trainers.py",
     }

@@ -17,6 +17,7 @@ from analysis.commands.options import (
     Baseline,
     Cache,
     CacheSize,
+    ExecutorOption,
     File,
     Folders,
     Log,
@@ -26,13 +27,14 @@ from analysis.commands.options import (
     Target,
     say,
 )
+from analysis.metrics.definitions import SMOOTHING
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
 from simulator.log.writers import find_writers
-from simulator.runs.sweep import SweepRun, expand, same_conditions, savings_of
-from simulator.runs.sweep_processes import Failure, Means, outcomes
-from simulator.workers.executor import available_cores
+from simulator.runs.sweep import SweepRun, expand, part_of, same_conditions, savings_of
+from simulator.runs.sweep_jobs import Failure, Resources, outcomes
+from simulator.workers.pool import Pool
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 
 Smooth = Annotated[
@@ -52,6 +54,11 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(min=1, help="training processes of each run")
     ] = None,
+    executor: ExecutorOption = "processes",
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="only this share of the runs, for a batch system"),
+    ] = None,
     overrides: Overrides = None,
     output: Output = Path("runs"),
     log: Log = None,
@@ -60,16 +67,15 @@ def sweep(
     no_cache: NoCache = False,
 ) -> None:
     """Run an experiment at several seeds and grid points: what is missing, several at once."""
-    cores = available_cores()
-    jobs = jobs or cores
     find_writers(log or ())  # all mistakes first
     runs = expand(file, overrides or (), grid=grid or (), seeds=seeds, output=output)
+    runs = part_of(runs, part) if part else runs
     runs = [replace(one, log=tuple(log or ())) for one in runs]
     kept = None if no_cache else open_cache(cache, cache_gb)
-    means = Means(jobs, workers or max(1, cores // jobs), kept)
     console = Console()
-    missing = _check(runs, console, means)
-    failures = _carry_out(missing, console, means)
+    with closing(Resources(jobs, workers, kept, executor).pool(runs)) as pool:
+        missing = _check(runs, console, pool)
+        failures = _carry_out(missing, console, pool)
     for one, failure in failures.items():
         print(f"error: {one.name} failed: {failure.message} ({one.folder})", file=sys.stderr)
     done = f"{len(runs) - len(failures)} of {len(runs)} runs are done"
@@ -86,7 +92,7 @@ def summary(
     ] = None,
     target: Target = None,
     baseline: Baseline = None,
-    smooth: Smooth = 1,
+    smooth: Smooth = SMOOTHING,
     where: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="only runs of this seed, label or config key"),
@@ -134,10 +140,10 @@ def _write(texts: Mapping[str, str], where: Path) -> None:
         raise UserError(f"the tables must be written to a folder, got {where}: {error}") from error
 
 
-def _check(runs: Sequence[SweepRun], console: Console, means: Means) -> list[SweepRun]:
-    """The runs that are missing. Raises UserError with all that is wrong with any of them."""
+def _check(runs: Sequence[SweepRun], console: Console, pool: Pool) -> list[SweepRun]:
+    """Return the runs that are missing. Raises UserError with all that is wrong."""
     checked, problems, notes = {}, [], []
-    found = outcomes(runs, "check", means=means, advanced=lambda *_: None)
+    found = outcomes(runs, "check", pool=pool, advanced=lambda *_: None)
     with console.status(f"check {len(runs)} runs"), closing(found):
         for one, result in found:
             if isinstance(result, Failure):
@@ -156,8 +162,8 @@ def _check(runs: Sequence[SweepRun], console: Console, means: Means) -> list[Swe
     return missing
 
 
-def _carry_out(runs: Sequence[SweepRun], console: Console, means: Means) -> dict[SweepRun, Failure]:
-    """Simulate the runs; those that failed, and why."""
+def _carry_out(runs: Sequence[SweepRun], console: Console, pool: Pool) -> dict[SweepRun, Failure]:
+    """Simulate the runs; return those that failed, and why."""
     failures = {}
     progress = Progress(
         TextColumn("{task.description}"),
@@ -174,7 +180,7 @@ def _carry_out(runs: Sequence[SweepRun], console: Console, means: Means) -> dict
         rounds[one] = number
         progress.update(bar, completed=sum(rounds.values()))
 
-    ended = outcomes(runs, "run", means=means, advanced=advance)
+    ended = outcomes(runs, "run", pool=pool, advanced=advance)
     with progress, closing(ended):
         bar = progress.add_task(
             f"0/{len(runs)} runs", total=sum(one.num_rounds for one in runs), start=bool(runs)

@@ -38,7 +38,7 @@ OUT_OF_RANGE = (
 OF_EVERY_KIND: Mapping[str, Sequence[str]] = {
     "shards": (),
     "faults.byzantine": ("share", "schedule"),
-    "cost": ("compute_bits", "attention", "lora_dropout"),
+    "cost": ("compute_bits", "attention", "lora_dropout", "model", "revision", "targets"),
     **dict.fromkeys(("strategy", "pacing", "selection"), SCALE),
 }
 """The sections that are of one of several kinds, and their options that mean the same in each."""

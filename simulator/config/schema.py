@@ -132,11 +132,23 @@ class CostConfig(Section):
     """Whether seconds follow from rates, or from a table of measured steps."""
     table: PathOrName | None = None
     """The file of measured steps, which ``fedclock calibrate`` writes."""
+    model: PathOrName | None = None
+    """A larger model whose costs are charged, while ``task.model`` is trained in its place."""
+    revision: Revision | None = None
+    """The commit, branch or tag of that model on the hub."""
+    targets: Annotated[tuple[str, ...], MinLen(1)] | None = None
+    """The layers adapted in that model; those of ``task.targets`` where left out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.kind == "measured") != (self.table is not None):
             raise ValueError("give a table with kind measured, and none with closed_form")
+        if self.model is None and (self.revision or self.targets):
+            raise ValueError("revision and targets say more of cost.model, which is not given")
+        if self.model and self.table:
+            raise ValueError(
+                "give a table or a model: measured steps are those of the model trained"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +183,10 @@ class Stop(Section):
     def goal(self) -> float | None:
         """The value of the task's first metric that ends the run; None where the run has none."""
         return self.target if self.accuracy is None else self.accuracy
+
+
+NOT_SIMULATED = ("seed", "name", "label", "targets")
+"""Keys that the hash of a config leaves out: seed, names, and what only the analysis reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +225,8 @@ class RunConfig(Section):
     """When the global model is tested."""
     stop: Stop
     """When the run ends."""
+    targets: tuple[PartialShare, ...] = ()
+    """The accuracies that runs are timed to; no run depends on them."""
     strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]
     """Who trains what, and how it is merged."""
 
@@ -219,8 +237,8 @@ class RunConfig(Section):
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits that change with any key but the seed and the names."""
-        plain = {k: v for k, v in self.resolved().items() if k not in ("seed", "name", "label")}
+        """Eight hexadecimal digits that change with any key that decides a result, but the seed."""
+        plain = {k: v for k, v in self.resolved().items() if k not in NOT_SIMULATED}
         return hashlib.sha256(canonical(plain).encode()).hexdigest()[:8]
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from devices.datasets.partition import expected_scores
+from devices.models.catalog import ModelSource
 from devices.tasks.task import Metric, Task
 from devices.vocabulary.trainer import HostNames, Trainer
 from simulator.config.experiment import ConfigError, name_strategies
@@ -262,16 +263,11 @@ def _manifest(
 
 def _inputs(world: World) -> dict[str, Any]:
     """What the run is made from beside its config: two runs of one config may differ in it."""
-    task, data, source = world.task, world.task.data, world.source
+    task, data, source, charged = world.task, world.task.data, world.source, world.cost_source
     return {
         "conditions_hash": world.conditions_hash,
-        "model": {
-            "name": source.name,
-            "sha256": source.sha256,
-            "files_sha256": source.files_sha256,
-            "licence": source.licence,
-            "pinned": source.pinned,
-        },
+        "model": _named(source),
+        **({"cost_model": _named(charged)} if charged else {}),
         "data": {
             "name": data.name,
             "sha256": data.sha256,
@@ -280,6 +276,17 @@ def _inputs(world: World) -> dict[str, Any]:
             "num_test": len(data.test),
             **task.facts(),
         },
+    }
+
+
+def _named(source: ModelSource) -> dict[str, str]:
+    """Return what a manifest says of a model."""
+    return {
+        "name": source.name,
+        "sha256": source.sha256,
+        "files_sha256": source.files_sha256,
+        "licence": source.licence,
+        "pinned": source.pinned,
     }
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
+
+from safetensors import SafetensorError
 
 from devices.architectures import model_spec
 from devices.models.catalog import MODELS, ModelSource, resolve
@@ -30,8 +33,8 @@ from simulator.config.experiment import ConfigError
 from simulator.config.schema import RunConfig
 from simulator.engine.federation import BeginEvaluation, at_once
 from simulator.log.provenance import versions
-from simulator.workers.executor import Executor, Site, available_cores, loading
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
+from simulator.workers.pool import Backend, Pool, available_cores
 from simulator.workers.processes import LocalProcesses
 from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha256
 from simulator.workers.shared_trainer import SharedTrainer
@@ -67,7 +70,7 @@ class Trainers:
         *,
         executor: str = "processes",
     ) -> None:
-        _check_executor(executor)
+        check_executor(executor)
         self._workers, self._executor = workers, executor
         self.cache = cache
         self._key = ""
@@ -128,20 +131,19 @@ class Trainers:
 
             host = _host_here(config)  # what auto comes to: a worker may be on another machine
             make = _torch_trainer(config, world, host)
-            site = RayCluster(make, self._workers, int(host.compute == "cuda"))
-            return self._shared(site, world.task)
+            cluster = RayCluster(make, self._workers, gpus_each=int(host.compute == "cuda"))
+            return self._shared(cluster, world.task)
         make = _torch_trainer(config, world)
         if (self._workers or available_cores()) > 1:
             return self._shared(LocalProcesses(make), world.task)
-        with loading():
-            return make()
+        return make()
 
-    def _shared(self, site: Site, task: Task) -> SharedTrainer:
-        executor = Executor(site, self._workers or site.num_free)
-        return SharedTrainer(executor, task.evaluation)
+    def _shared(self, backend: Backend, task: Task) -> SharedTrainer:
+        return SharedTrainer(Pool(backend, self._workers or backend.num_free), task.evaluation)
 
 
-def _check_executor(name: str) -> None:
+def check_executor(name: str) -> None:
+    """Raise ConfigError for an executor that there is not, or whose library is missing."""
     if name not in EXECUTORS:
         meant = did_you_mean(name, EXECUTORS)
         problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}{meant}"
@@ -177,10 +179,26 @@ def _software() -> dict[str, str]:
 
 
 def _make_here(training: TrainingConfig, task: Task, expected: Mapping[str, str]) -> ChunkedTrainer:
-    """A trainer, made by the worker.
+    """Make a trainer where it is to train.
 
-    Raises TrainingError where it has no such GPU, or would train something else.
+    Raises TrainingError where the model cannot be loaded, there is no such GPU, or this process
+    would train something else than the one that asks.
     """
+    with loading():
+        return _loaded(training, task, expected)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Raise TrainingError, in words, where a model cannot be loaded in this block."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(f"the model cannot be loaded: {first_line}") from None
+
+
+def _loaded(training: TrainingConfig, task: Task, expected: Mapping[str, str]) -> ChunkedTrainer:
     from devices.training.trainer import TorchTrainer
 
     _host_names(training.compute, training.dtype)  # before it seems to be the model's fault

@@ -13,6 +13,7 @@ from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
+from devices.cost.proxy import ProxyCost
 from devices.datasets.partition import (
     DividedShards,
     DrawnShards,
@@ -22,7 +23,7 @@ from devices.datasets.partition import (
 )
 from devices.fleet.fleet import Fleet, Shards
 from devices.models.catalog import ModelSource, resolve
-from devices.models.families import Sizes
+from devices.models.families import Sizes, same_roles
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.tasks.registry import load_task
@@ -59,6 +60,7 @@ class World:
     faults: Faults
     shared_links: SharedLinks
     cost_model: CostModel
+    cost_source: ModelSource | None  # of the larger model that is charged; None: the one trained
 
     @cached_property
     def conditions_hash(self) -> str:
@@ -81,7 +83,9 @@ def build_world(config: RunConfig, where: str) -> World:
     beside = (config.shards.column,) if config.shards.kind == "natural" else ()
     load = partial(load_task, named.kind, named.data, named=named.columns, beside=beside)
     task = problems.attempt("task.data", load)
-    source = problems.attempt("task.model", lambda: resolve(named.model, named.revision))
+    find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")
+    source = problems.attempt("task.model", find)
+    cost_source = problems.attempt("cost.model", partial(_cost_source, config))
     model = source and problems.attempt("task", partial(_model, config, source, task))
     if task:
         _check_target(config, task, problems)
@@ -96,20 +100,45 @@ def build_world(config: RunConfig, where: str) -> World:
     fleet, faults, shared_links = met
     if config.fleet.recorded:
         _check_examples(fleet, task, problems)
-    closed_form = plan_costs(
+    priced: ClosedFormCost | ProxyCost | None
+    priced = problems.attempt("cost", partial(_closed_form, config, source, model))
+    if cost_source and model:
+        large = partial(_proxy_cost, config, cost_source, task=task, proxy=model)
+        priced = problems.attempt("cost.model", large)
+    cost_model = priced and problems.attempt("cost.table", partial(_cost_model, config, priced))
+    _check_rates(config, fleet, problems)
+    if not problems.found and priced:
+        _check_budgets(config, fleet, model=model, cost_model=priced, problems=problems)
+    if problems.found or cost_model is None:
+        raise ConfigError(problems.found, where)
+    return World(source, model, task, fleet, faults, shared_links, cost_model, cost_source)
+
+
+def _cost_source(config: RunConfig) -> ModelSource | None:
+    cost = config.cost
+    return resolve(cost.model, cost.revision, sizes_only=True) if cost.model else None
+
+
+def _closed_form(config: RunConfig, source: ModelSource, model: ModelSpec) -> ClosedFormCost:
+    return plan_costs(
         source,
         model,
-        named.max_length,
+        config.task.max_length,
         compute_bits=config.cost.compute_bits,
         lora_dropout=config.cost.lora_dropout,
     )
-    cost_model = problems.attempt("cost.table", partial(_cost_model, config, closed_form))
-    _check_rates(config, fleet, problems)
-    if not problems.found:
-        _check_budgets(config, fleet, model=model, cost_model=closed_form, problems=problems)
-    if problems.found or cost_model is None:
-        raise ConfigError(problems.found, where)
-    return World(source, model, task, fleet, faults, shared_links, cost_model)
+
+
+def _proxy_cost(
+    config: RunConfig, source: ModelSource, *, task: Task, proxy: ModelSpec
+) -> ProxyCost:
+    named = config.task
+    targets = config.cost.targets or same_roles(named.targets, source.config)
+    large = model_spec(
+        source, targets, head=task.head(source.config), attention=config.cost.attention
+    )
+    _check_length(named.max_length, source, large)
+    return ProxyCost(proxy, _closed_form(config, source, large))
 
 
 def _devices(
@@ -159,18 +188,9 @@ def _model(config: RunConfig, source: ModelSource, task: Task | None) -> ModelSp
         model = sized(attention=config.cost.attention)
         if config.training != "none" and config.training.attention != model.attention:
             sized(attention=config.training.attention)
-        longest = (
-            model.outline.max_length
-            if model.outline
-            else Sizes(source.config)["max_position_embeddings"]
-        )
     except OverflowError as error:
         raise ValueError(f"config.json of {source.name} has sizes too large: {error}") from None
-    if named.max_length > longest:
-        raise ValueError(
-            f"max_length must be at most the {longest} positions of {named.model}, "
-            f"got {named.max_length}"
-        )
+    _check_length(named.max_length, source, model)
     odd = [layer.name for layer in model.linears if layer.num_weights % GROUP]
     if odd:
         raise ValueError(
@@ -180,10 +200,22 @@ def _model(config: RunConfig, source: ModelSource, task: Task | None) -> ModelSp
     return model
 
 
-def _cost_model(config: RunConfig, closed_form: ClosedFormCost) -> CostModel:
-    if config.cost.table is None:
-        return closed_form
-    return MeasuredCost(closed_form, tuple(read_steps(config.cost.table)))
+def _check_length(max_length: int, source: ModelSource, model: ModelSpec) -> None:
+    longest = (
+        model.outline.max_length
+        if model.outline
+        else Sizes(source.config)["max_position_embeddings"]
+    )
+    if max_length > longest:
+        raise ValueError(
+            f"max_length must be at most the {longest} positions of {source.name}, got {max_length}"
+        )
+
+
+def _cost_model(config: RunConfig, priced: ClosedFormCost | ProxyCost) -> CostModel:
+    if config.cost.table is None or isinstance(priced, ProxyCost):
+        return priced
+    return MeasuredCost(priced, tuple(read_steps(config.cost.table)))
 
 
 def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from devices.architectures import model_spec
 from devices.models import catalog as model_catalog
 from devices.models.catalog import resolve
 from devices.models.heads import text_head
+from devices.models.sized import SIZED
 from tests.devices.test_model_directory import write_model
 
 needs_minilm = pytest.mark.skipif(
@@ -93,3 +95,25 @@ def test_a_revision_is_for_the_hub_alone(name: str, tmp_path: Path) -> None:
 def test_an_unknown_target_is_answered_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"targets must be among query, key, value.*got q_proj"):
         model_spec(resolve("tiny"), ("q_proj",), head=text_head(2))
+
+
+def test_a_model_known_by_its_sizes_costs_but_does_not_train() -> None:
+    source = resolve("llama-3-8b", sizes_only=True)
+    assert (source.files, source.config["num_hidden_layers"]) == (None, 32)
+    with pytest.raises(ValueError, match="must have weights to be trained, got llama-3-8b"):
+        resolve("llama-3-8b")
+
+
+def test_a_config_json_alone_is_enough_where_nothing_is_trained(tmp_path: Path) -> None:
+    sizes = {**SIZED["roberta-base"].config, "auto_map": {"AutoModel": "evil.Model"}}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(sizes))
+    by_folder = resolve(str(tmp_path), sizes_only=True)
+    by_file = resolve(str(file), sizes_only=True)
+    assert by_folder.config == by_file.config == SIZED["roberta-base"].config
+    assert by_folder.sha256 == by_file.sha256
+    with pytest.raises(ValueError, match="must hold its weights"):
+        resolve(str(tmp_path))
+    file.write_text("[]")
+    with pytest.raises(ValueError, match="must hold an object"):
+        resolve(str(tmp_path), sizes_only=True)

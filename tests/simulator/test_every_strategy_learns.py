@@ -20,8 +20,9 @@ from devices.cost.closed_form import ClosedFormCost
 from devices.datasets.dataset import load_dataset
 from devices.fleet.fleet import Device, Fleet
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.tasks.classification import Classification
+from devices.tasks.classification import LOSS, Classification
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
 from devices.training.model import ADAPTER
@@ -70,7 +71,7 @@ class CheckedTrainer(TorchTrainer):
 
     def __init__(self, config: TrainingConfig, dataset: Classification) -> None:
         source = resolve(config.model)
-        spec = model_spec(source, config.targets, num_classes=dataset.num_classes)
+        spec = model_spec(source, config.targets, head=text_head(dataset.num_classes))
         super().__init__(config, dataset, source=source, spec=spec)
         self.arrivals = Arrivals(self.spec)  # of one run
 
@@ -168,7 +169,7 @@ def learned(kind: str, seed: int) -> float:
     )
     simulate(federation, log)
     assert not log.named("oom")
-    return log.rounds[0].loss - log.rounds[-1].loss
+    return log.rounds[0].metrics[LOSS] - log.rounds[-1].metrics[LOSS]
 
 
 def share(kind: str) -> float:

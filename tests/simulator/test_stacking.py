@@ -24,8 +24,8 @@ from simulator.config.experiment import ConfigError, load_experiment
 from simulator.engine.server import Server, simulate
 from simulator.log.progress import reporter
 from simulator.runs.run import prepare, run
-from simulator.workers.executor import Executor
 from simulator.workers.kept_results import SUFFIX, Checkpoint, CheckpointedTrainer
+from simulator.workers.pool import Pool
 from simulator.workers.processes import LocalProcesses
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.workers.trainers import Trainers
@@ -118,7 +118,7 @@ def test_workers_share_out_whole_stacks(tmp_path: Path) -> None:
     finish(tmp_path, here := StackedDrift(), stack=3)
     jobs = here.drift.jobs
     assert [len(stack) for stack in stacks_of(jobs)] == [3] * 5
-    shared = SharedTrainer(Executor(LocalProcesses(StackedDrift), 2), no_evaluation)
+    shared = SharedTrainer(Pool(LocalProcesses(StackedDrift), 2), no_evaluation)
     try:
         results = shared.train(jobs)
     finally:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from devices.architectures import model_spec
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
 from devices.tasks.classification import Classification
 from devices.training.trainer import TorchTrainer
 from tests.devices.training.tiny_task import TARGETS, make_config, make_dataset, save_model
@@ -169,7 +170,7 @@ def use(directory: Path, kind: str, data: Classification) -> None:
     targets = TARGETS["bert" if kind == "parts" else kind]
     config = make_config(str(directory), targets=targets, max_length=16, eval_examples=8)
     source = resolve(config.model)
-    spec = model_spec(source, config.targets, num_classes=data.num_classes)
+    spec = model_spec(source, config.targets, head=text_head(data.num_classes))
     trainer = TorchTrainer(config, data, source=source, spec=spec)
     trainer.evaluate(spec.initial_adapter(2, 4.0, np.random.default_rng(0)))
 
