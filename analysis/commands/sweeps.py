@@ -24,13 +24,14 @@ from analysis.commands.options import (
     Output,
     Overrides,
     Target,
+    place_beside,
     say,
 )
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
 from simulator.log.writers import find_writers
-from simulator.runs.sweep import SweepRun, expand, same_conditions, savings_of
+from simulator.runs.sweep import Checked, SweepRun, expand, same_conditions, savings_of
 from simulator.runs.sweep_processes import Failure, Means, outcomes
 from simulator.workers.executor import available_cores
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
@@ -108,7 +109,7 @@ def summary(
         runs = open_runs(folders).where(**_wanted(where or ()))
         found = study(runs, target=target, baseline=baseline, smoothing=smooth)
     console.print(for_terminal(study_table(found)))
-    place = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "summary"
+    place = place_beside(folders, "summary", output)
     _write(table_files(found), place)
     for line in found.left_out:
         say(console, f"left out: {line}")
@@ -140,8 +141,10 @@ def _write(texts: Mapping[str, str], where: Path) -> None:
 
 def _check(runs: Sequence[SweepRun], console: Console, means: Means) -> list[SweepRun]:
     """The runs that are missing. Raises UserError with all that is wrong with any of them."""
-    checked, problems, notes = {}, [], []
-    found = outcomes(runs, "check", means=means, advanced=lambda *_: None)
+    checked: dict[SweepRun, Checked] = {}
+    problems: list[str] = []
+    notes: list[str] = []
+    found = outcomes(runs, "check", means=means, advanced=lambda *_: None, complain=notes.append)
     with console.status(f"check {len(runs)} runs"), closing(found):
         for one, result in found:
             if isinstance(result, Failure):
@@ -178,7 +181,11 @@ def _carry_out(runs: Sequence[SweepRun], console: Console, means: Means) -> dict
         rounds[one] = number
         progress.update(bar, completed=sum(rounds.values()))
 
-    ended = outcomes(runs, "run", means=means, advanced=advance)
+    def complain(complaint: str) -> None:
+        if complaint not in (means.cache.said if means.cache else ()):  # as the cache was opened
+            say(progress.console, complaint)
+
+    ended = outcomes(runs, "run", means=means, advanced=advance, complain=complain)
     with progress, closing(ended):
         bar = progress.add_task(
             f"0/{len(runs)} runs", total=sum(one.num_rounds for one in runs), start=bool(runs)

@@ -36,9 +36,13 @@ class RoundDone(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A run has ended: what ``check`` or ``carry_out`` returned, or why it did not."""
+    """A run has ended: what ``check`` or ``carry_out`` returned, or why it did not.
+
+    ``complaints`` are those about the cache, which stopped nothing.
+    """
 
     result: Any
+    complaints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,14 @@ def outcomes(
     *,
     means: Means,
     advanced: Callable[[SweepRun, int], None],
+    complain: Callable[[str], None],
 ) -> Generator[tuple[SweepRun, Any], None, None]:
     """Each run with what became of it, as they end; a Failure where it did not succeed.
 
-    ``advanced`` is told after each round. All processes are ended when the iteration is, however it
-    ends.
+    ``advanced`` is told after each round, and ``complain`` what goes wrong with the cache, each
+    once. All processes are ended when the iteration is, however it ends.
     """
+    said: set[str] = set()
     waiting = list(runs)[::-1]
     crew = [_start(means) for _ in range(min(means.jobs, len(waiting)))]
     try:
@@ -84,6 +90,9 @@ def outcomes(
                 if isinstance(message, RoundDone):
                     advanced(worker.at_work, message.round)
                     continue
+                for complaint in [one for one in message.complaints if one not in said]:
+                    said.add(complaint)
+                    complain(complaint)
                 yield worker.at_work, message.result
                 worker.at_work = None
                 if not worker.process.is_alive() and waiting:
@@ -153,7 +162,8 @@ def _serve(connection: Connection, means: Means) -> None:
         with Trainers(means.workers, means.cache) as trainers:
             while True:
                 job, sweep_run = connection.recv()
-                connection.send(Outcome(_attempt(job, sweep_run, trainers, connection)))
+                result = _attempt(job, sweep_run, trainers, connection)
+                connection.send(Outcome(result, tuple(means.cache.said if means.cache else ())))
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return  # the parent has no more, is gone, or wants an end
 
