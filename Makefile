@@ -17,24 +17,24 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# A process a core, up to four: each holds torch. The tests of a file share what they set up.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
 unit: $(READY)
-	$(BIN)/pytest
+	$(PARALLEL)
 
 # The long versions of what docs/reliability.md promises; 0.1 of them: make torture FEDCLOCK_TORTURE=0.1
 FEDCLOCK_TORTURE ?= 1
 torture: $(READY)
-	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) FEDCLOCK_FUZZ=3 OMP_NUM_THREADS=1 $(BIN)/pytest -s --durations=10 \
-	  tests/simulator/test_bitwise.py tests/simulator/test_checkpoint.py tests/simulator/test_crashes.py \
-	  tests/simulator/test_signals.py tests/simulator/test_result_cache.py \
-	  tests/simulator/test_bad_input.py tests/simulator/test_fault_schedules.py \
-	  tests/analysis/test_damaged_runs.py tests/traces/test_importers_damage.py
+	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) $(PARALLEL) --durations=10 -m torture
 
 # The documentation site, in .site/: a warning is an error. Its generator is the extra of that name.
 docs: $(READY)
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs .site
 
-# Asks PyPI for known holes in what is installed: fails on one, and says what it could not look up.
+# Asks PyPI for known holes in what is installed: fails on one, and where it could not find an invented
+# one, and says what it could not look up.
 # pip-audit has an environment of its own, since its needs are none of ours.
 audit: $(READY)
 	$(BIN)/python -m venv .venv/audit

@@ -22,6 +22,7 @@ from devices.cost.closed_form import ClosedFormCost
 from devices.cost.model import Cost
 from devices.fleet.catalog import load_profiles
 from devices.fleet.profile import DeviceProfile
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.vocabulary.merged import multiplied_out
 from devices.vocabulary.plan import (
@@ -80,7 +81,7 @@ class CheckFleet:
             "vocab_size": 50,
             "max_position_embeddings": 16,
         }
-        return ModelSpec.from_config("check", config, ["query", "value"], 3)
+        return ModelSpec.from_config("check", config, ["query", "value"], text_head(3))
 
     @cached_property
     def _costs(self) -> ClosedFormCost:

@@ -11,9 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import Annotated, ClassVar, Literal, Protocol
+
+from annotated_types import Ge, Gt, Le
+
+from traces.options import Count, PartialShare, Positive, check_options
 
 Decay = Literal["constant", "polynomial", "hinge"]
+Exponent = Annotated[float, Ge(0), Le(100)]
+"""The exponent of a staleness weight (1 + s)^-exponent."""
 Mixes = Literal["change", "model"]
 """What of a device's update is mixed into the global model, by the share ``Pacing.mixing``:
 
@@ -82,13 +88,13 @@ class Synchronous(Pacing):
 
     kind: ClassVar[str] = "synchronous"
 
-    cohort: int
-    deadline_s: float = math.inf
+    cohort: Count
+    """The number of devices that get a plan in each round."""
+    deadline_s: Annotated[float, Gt(0)] = math.inf
+    """The seconds after a round opened at which late devices are cut; never unless given."""
 
     def __post_init__(self) -> None:
-        _check_cohort(self.cohort)
-        if not self.deadline_s > 0:
-            raise ValueError(f"deadline_s must be above 0, got {self.deadline_s:g}")
+        check_options(self)
 
     @property
     def drops_late(self) -> bool:
@@ -105,21 +111,21 @@ class Synchronous(Pacing):
 class OverSelection(Pacing):
     """More plans than needed go out; the round ends with the first ``cohort`` updates.
 
-    Bonawitz et al., "Towards Federated Learning at Scale: System Design", MLSys 2019: ``factor``
-    1.3, and devices that are still at work are cut. Over the first ``cohort`` updates:
+    Bonawitz et al., "Towards Federated Learning at Scale: System Design", MLSys 2019: devices that
+    are still at work are cut. Over the first ``cohort`` updates:
 
         x <- sum_k p_k x_k
     """
 
     kind: ClassVar[str] = "over_selection"
 
-    cohort: int
-    factor: float = 1.3
+    cohort: Count
+    """The number of updates that end a round."""
+    factor: Annotated[float, Ge(1), Le(100)] = 1.3
+    """The number of plans over the number of updates that end a round; 1.3 is the paper's."""
 
     def __post_init__(self) -> None:
-        _check_cohort(self.cohort)
-        if not 1 <= self.factor <= 100:
-            raise ValueError(f"factor must be in [1, 100], got {self.factor:g}")
+        check_options(self)
 
     @property
     def drops_late(self) -> bool:
@@ -145,15 +151,15 @@ class SemiSynchronous(Pacing):
 
     kind: ClassVar[str] = "semi_synchronous"
 
-    cohort: int
-    period_s: float
-    staleness_exponent: float = 0.5
+    cohort: Count
+    """The number of devices that have a plan or an update that waits."""
+    period_s: Positive
+    """The seconds from one aggregation to the next."""
+    staleness_exponent: Exponent = 0.5
+    """The exponent by which an update weighs less for each aggregation that it missed."""
 
     def __post_init__(self) -> None:
-        _check_cohort(self.cohort)
-        _check_exponent(self.staleness_exponent)
-        if not 0 < self.period_s < math.inf:
-            raise ValueError(f"period_s must be above 0 and finite, got {self.period_s:g}")
+        check_options(self)
 
     @property
     def deadline_s(self) -> float:
@@ -185,19 +191,17 @@ class FedBuff(Pacing):
 
     kind: ClassVar[str] = "fedbuff"
 
-    concurrency: int
-    size: int
-    server_rate: float = 1.0
-    staleness_exponent: float = 0.5
+    concurrency: Count
+    """The number of devices at work at any time."""
+    size: Count
+    """The number of updates in the buffer at which they are merged."""
+    server_rate: Annotated[float, Gt(0), Le(10)] = 1.0
+    """The factor on the mean change of the buffer."""
+    staleness_exponent: Exponent = 0.5
+    """The exponent by which an update weighs less for each aggregation that it missed."""
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, got {self.concurrency}")
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
-        if not 0 < self.server_rate <= 10:
-            raise ValueError(f"server_rate must be in (0, 10], got {self.server_rate:g}")
-        _check_exponent(self.staleness_exponent)
+        check_options(self)
 
     def slots(self, in_flight: int, buffered: int) -> int:
         return self.concurrency - in_flight
@@ -226,24 +230,21 @@ class FedAsync(Pacing):
     kind: ClassVar[str] = "fedasync"
     mixes: ClassVar[Mixes] = "model"
 
-    concurrency: int
-    mixing_rate: float = 0.9
+    concurrency: Count
+    """The number of devices at work at any time."""
+    mixing_rate: PartialShare = 0.9
+    """The share of a fresh update's model in the next global model."""
     decay: Decay = "polynomial"
-    exponent: float = 0.5
-    hinge_slope: float = 10.0
-    hinge_after: int = 4
+    """The function by which that share falls with staleness."""
+    exponent: Exponent = 0.5
+    """The exponent of the polynomial decay."""
+    hinge_slope: Annotated[float, Gt(0)] = 10.0
+    """The slope of the hinge decay."""
+    hinge_after: Annotated[int, Ge(0)] = 4
+    """The staleness up to which the hinge decay does not begin."""
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, got {self.concurrency}")
-        if not 0 < self.mixing_rate <= 1:
-            raise ValueError(f"mixing_rate must be in (0, 1], got {self.mixing_rate:g}")
-        if self.decay not in get_args(Decay):
-            choices = ", ".join(get_args(Decay))
-            raise ValueError(f"decay must be one of {choices}, got {self.decay!r}")
-        _check_exponent(self.exponent)
-        if not self.hinge_slope > 0 or self.hinge_after < 0:
-            raise ValueError("hinge_slope must be above 0 and hinge_after at least 0")
+        check_options(self)
 
     def slots(self, in_flight: int, buffered: int) -> int:
         return self.concurrency - in_flight
@@ -261,13 +262,3 @@ class FedAsync(Pacing):
                 over = max(0, staleness - self.hinge_after)
                 faded = 1 / (self.hinge_slope * over + 1)
         return self.mixing_rate * faded
-
-
-def _check_cohort(cohort: int) -> None:
-    if cohort < 1:
-        raise ValueError(f"cohort must be at least 1, got {cohort}")
-
-
-def _check_exponent(exponent: float) -> None:
-    if not 0 <= exponent <= 100:
-        raise ValueError(f"a staleness exponent must be in [0, 100], got {exponent:g}")

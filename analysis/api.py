@@ -33,6 +33,7 @@ from simulator.runs.run import prepare_all
 from simulator.runs.run import run as run_one
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
+from traces.text import did_you_mean
 
 IN_MEMORY = Path("config")
 """What messages call a config that stands in no file; its own schedulers start at this folder."""
@@ -86,8 +87,9 @@ class Result:
         """The runs of one label, all its seeds. Raises RunError, with the labels there are."""
         chosen = tuple(run for run in self.runs if run.label == label)
         if not chosen:
-            labels = ", ".join(dict.fromkeys(run.label for run in self.runs))
-            raise RunError(f"the label must be one of {labels}, got {label}")
+            labels = list(dict.fromkeys(run.label for run in self.runs))
+            meant = did_you_mean(label, labels)
+            raise RunError(f"the label must be one of {', '.join(labels)}, got {label}{meant}")
         return Result(chosen, self.found.where(variant=label))
 
     def compare(self, *, target: float | None = None, baseline: str | None = None) -> Study:
@@ -183,8 +185,9 @@ def _spec(name: str) -> figures.FigureSpec:
     for spec in figures.FIGURES:
         if spec.name == name:
             return spec
-    names = ", ".join(spec.name for spec in figures.FIGURES)
-    raise RunError(f"a figure must be one of {names}, got {name}")
+    names = [spec.name for spec in figures.FIGURES]
+    meant = did_you_mean(name, names)
+    raise RunError(f"a figure must be one of {', '.join(names)}, got {name}{meant}")
 
 
 class Silent:

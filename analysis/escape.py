@@ -23,9 +23,10 @@ LATEX_CHARACTERS = str.maketrans(
         "\\": r"\textbackslash{}",
         **{character: "\\" + character for character in "&%$#_{}"},
         "×": r"$\times$",
+        "|": r"\textbar{}",
         "<": "$<$",
         ">": "$>$",
-        "–": "--",
+        "–": r"\textendash{}",
         "∞": r"$\infty$",
         "^": r"\^{}",
         "~": r"\~{}",
@@ -85,7 +86,8 @@ def _longest_run_of_backticks(text: str) -> int:
 
 def latex(text: str) -> str:
     """Return the text for a cell or comment in LaTeX."""
-    return visible(text).translate(LATEX_CHARACTERS)
+    literal = visible(text).translate(LATEX_CHARACTERS)
+    return re.sub("-(?=-)", "-{}", literal)  # two hyphens would become a dash
 
 
 @cache

@@ -18,6 +18,7 @@ import numpy as np
 from full_depth import full_depth_job, make_trainer
 
 from devices.datasets.dataset import load_dataset
+from devices.tasks.classification import Classification
 from devices.training.trainer import TrainingConfig
 
 LENGTHS = (32, 64, 128, 256)
@@ -40,9 +41,11 @@ class _Work:
     """A trainer that computes in one way, and texts that it cuts to one length."""
 
     def __init__(self, model: str, length: int, dtype: Any, attention: Any) -> None:
-        data = load_dataset("wordnet-16")
+        data = Classification.of(load_dataset("wordnet-16"))
         long = tuple(" ".join(["word"] * length) for _ in range(STEPS * BATCH))
-        data = replace(data, train_texts=long, train_labels=data.train_labels[: len(long)])
+        short = data.data.train.at(np.arange(len(long)))
+        texts = replace(short, columns={**short.columns, "text": long})
+        data = Classification.of(replace(data.data, train=texts))
         config = TrainingConfig(
             model, ("query", "value"), 2e-3, max_length=length, dtype=dtype, attention=attention
         )

@@ -22,6 +22,7 @@ import numpy as np
 
 from analysis.metrics.study import study
 from analysis.runs.frames import open_runs
+from devices.tasks.classification import ACCURACY, LOSS
 from simulator.log.records import ClientRecord, DeviceRecord, RoundRecord, columns_of
 from simulator.log.run_folder import RunFolder
 
@@ -61,7 +62,7 @@ def write_run(path: Path, strategy: str, seed: int, *, rounds: int, cohort: int)
             store.client(replace(first, **when, **what))
         accuracy = min(1.0, 0.1 + 0.006 * number + 0.02 * rng.normal())
         store.round(drawn(RoundRecord, rng, round=number, closed_s=60.0 * number,
-                          accuracy=accuracy))  # fmt: skip
+                          metrics={ACCURACY: accuracy, LOSS: 1.0}))  # fmt: skip
     store.close("done", {"num_rounds": rounds, "simulated_s": 60.0 * rounds})
 
 

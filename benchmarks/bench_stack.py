@@ -23,6 +23,7 @@ from full_depth import full_depth_job, make_trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 from devices.datasets.dataset import load_dataset
+from devices.tasks.classification import Classification
 from devices.training.config import TrainingConfig
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.trainer import TrainingJob, TrainingResult
@@ -37,7 +38,7 @@ def main(model: str = "tiny", dtype: Any = "auto", compute: Any = "auto", runs: 
     config = TrainingConfig(
         model, ("query", "value"), learning_rate=2e-3, dtype=dtype, compute=compute
     )
-    trainer = make_trainer(config, load_dataset("wordnet-16"))
+    trainer = make_trainer(config, Classification.of(load_dataset("wordnet-16")))
     jobs = _jobs(trainer)
     with FlopCounterMode(display=False) as counter:
         alone = _train(trainer, jobs, 1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from devices.architectures import model_spec
-from devices.datasets.dataset import TextDataset
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
+from devices.tasks.classification import Classification
 from devices.training.config import TrainingConfig
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Broadcast, TermGrid, TrainingPlan
@@ -16,11 +17,11 @@ from devices.vocabulary.trainer import TrainingJob
 RANK = 8
 
 
-def make_trainer(config: TrainingConfig, dataset: TextDataset) -> TorchTrainer:
+def make_trainer(config: TrainingConfig, dataset: Classification) -> TorchTrainer:
     """A trainer on the model that ``config`` names, as a run makes it."""
     source = resolve(config.model)
     spec = model_spec(
-        source, config.targets, num_classes=dataset.num_classes, attention=config.attention
+        source, config.targets, head=text_head(dataset.num_classes), attention=config.attention
     )
     return TorchTrainer(config, dataset, source=source, spec=spec)
 

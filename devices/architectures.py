@@ -10,6 +10,7 @@ from devices.cost.traced import TracedDemand
 from devices.fleet.profile import ComputeBits
 from devices.models.catalog import ModelSource
 from devices.models.families import CLOSED_FORMS
+from devices.models.heads import Head
 from devices.models.spec import Attention, ModelSpec
 
 ONLY_EAGER = ("mpnet",)
@@ -20,27 +21,27 @@ def model_spec(
     source: ModelSource,
     targets: Sequence[str],
     *,
-    num_classes: int,
+    head: Head,
     attention: Attention = "eager",
 ) -> ModelSpec:
     """Return the sizes of a model with LoRA on the layers that ``targets`` name.
 
     No weight is loaded. Where the family of the model has no closed forms, its code is run on fake
     tensors, which takes torch. Raises ValueError for a model that is no list of equal transformer
-    blocks, for a target that it does not have, and for an attention that transformers does not
-    offer for it.
+    blocks, for a target that it does not have, for a ``head`` that does not suit it, and for an
+    attention that transformers does not offer for it.
     """
     family = str(source.config.get("model_type"))
     if family not in CLOSED_FORMS:
         from devices.tracing.outline import outlined_spec
 
-        return outlined_spec(source, targets, num_classes=num_classes, attention=attention)
+        return outlined_spec(source, targets, head=head, attention=attention)
     if attention != "eager" and family in ONLY_EAGER:
         raise ValueError(
             f"cost.attention and training.attention must be eager for a {family}, whose scores "
             f"have a bias that flash attention does not take, got {attention} (model {source.name})"
         )
-    spec = ModelSpec.from_config(source.name, source.config, targets, num_classes)
+    spec = ModelSpec.from_config(source.name, source.config, targets, head)
     return replace(spec, attention=attention)
 
 

@@ -14,6 +14,7 @@ ROOMS = {
             "canonical",
             "arrays",
             "units",
+            "options",
             "text",
             "steps",
             "bandwidth",
@@ -30,6 +31,7 @@ ROOMS = {
             "fetching",
             "datasets",
             "models",
+            "tasks",
             "wire",
             "cost",
             "training",
@@ -38,7 +40,7 @@ ROOMS = {
         "architectures",
     ),
     "algorithms": (
-        *("options", "strategy", "contract", "pacing", "selection"),
+        *("strategy", "contract", "pacing", "selection"),
         *("merging", "planning", "selections", "strategies", "static_fleet", "checks", "registry"),
     ),
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
@@ -50,7 +52,7 @@ ROOMS = {
 """Rooms and single files in order: each imports only itself and what stands before it."""
 
 ONLY_IN = {
-    "torch": ("devices/training", "devices/tracing"),
+    "torch": ("devices/tasks", "devices/training", "devices/tracing"),
     "transformers": ("devices/training", "devices/tracing"),
     "peft": ("devices/training", "devices/tracing"),
     "simpy": ("simulator/engine", "simulator/log/checked.py"),
@@ -120,6 +122,6 @@ def test_only_run_and_calibrate_reach_for_real_training() -> None:
     }
     assert reaching == {
         "analysis/calibration/calibrate.py",
-        "simulator/workers/template.py",
+        "simulator/workers/training_template.py",
         "simulator/workers/trainers.py",
     }

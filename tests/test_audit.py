@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 AUDIT = Path(__file__).parents[1] / ".ci" / "audit.py"
+PIP_AUDIT = AUDIT.parents[1] / ".venv" / "audit" / "bin" / "pip-audit"
 SOUND = {"name": "numpy", "version": "2.4.6", "vulns": []}
 HOLE = {"id": "PYSEC-2021-142", "fix_versions": ["5.4"]}
 BAD = {"name": "pyyaml", "version": "5.3", "vulns": [HOLE]}
@@ -58,3 +59,24 @@ def test_without_pip_audit_nothing_is_audited_and_that_is_said(tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.startswith("not audited: [Errno 2] No such file or directory")
+
+
+def audited(pip_audit: Path) -> tuple[str, int]:
+    command = [sys.executable, AUDIT, pip_audit]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout, done.returncode
+
+
+def test_an_audit_that_finds_no_hole_where_there_is_one_fails(tmp_path: Path) -> None:
+    blind = tmp_path / "pip-audit"
+    blind.write_text(f"#!/bin/sh\necho '{json.dumps({'dependencies': [SOUND]})}'\n")
+    blind.chmod(0o755)
+    said, code = audited(blind)
+    assert code == 1
+    assert said.startswith("broken: pip-audit did not find FEDCLOCK-0-0")
+
+
+@pytest.mark.skipif(not PIP_AUDIT.exists(), reason="pip-audit is not there: make audit gets it")
+def test_a_hole_that_a_service_on_this_machine_invents_is_found() -> None:
+    said, _ = audited(PIP_AUDIT)
+    assert said.startswith("a hole would be found: pip-audit finds FEDCLOCK-0-0")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.command_line import fedclock
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -32,12 +32,7 @@ def test_the_example_experiment_runs_by_the_commands_shown(tmp_path: Path) -> No
     for command in commands():
         program, *arguments = command.split()
         assert program == "fedclock"
-        done = subprocess.run(
-            [sys.executable, "-m", "analysis", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+        done = fedclock(*arguments, cwd=tmp_path)
         assert done.returncode == 0, f"{command}: {done.stderr}"
     assert (tmp_path / "mine.html").is_file()
     assert (tmp_path / "runs" / "paper").is_dir()

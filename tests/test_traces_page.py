@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import yaml
 
 from simulator.config.experiment import load_experiment
 from simulator.world.build import build_world
+from tests.command_line import fedclock
 from tests.simulator.own_data import write_data
 
 PAGE = (Path(__file__).parents[1] / "docs" / "traces.md").read_text("utf-8")
@@ -43,8 +42,7 @@ def test_the_examples_import_show_plot_fit_and_replay(
         words = []
         for word in line.partition("#")[0].split()[1:]:
             words += sorted(map(str, Path().glob(word))) if "*" in word else [word]
-        command = [sys.executable, "-m", "analysis", *words]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = fedclock(*words, cwd=tmp_path)
         assert done.returncode == 0, (line, done.stderr)
     assert Path("foot.toml").is_file()
     assert list(Path("figures").iterdir())

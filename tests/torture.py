@@ -1,13 +1,27 @@
-"""How much of the long tests is run: a short slice, or as much as ``make torture`` asks for."""
+"""How much of the long tests is run: a short slice, or as much as ``make torture`` asks for.
+
+A test whose length is ``scaled`` bears the marker ``torture``, by which ``make torture`` finds it.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+
+import pytest
 
 SHARE = float(os.environ.get("FEDCLOCK_TORTURE", "0"))
 """Of the full number of tries: 0 is the short slice, 1 is all of them."""
+SEED = int(os.environ.get("FEDCLOCK_SEED", "0"))
+"""Of what is drawn at random: another one tries other inputs."""
 
 
 def scaled(short: int, full: int) -> int:
-    """Tries of a test: ``short`` ones in continuous integration, ``full`` ones in the long run."""
+    """Return the number of tries of a test: ``short``, or the share of ``full`` if that is more."""
     return max(short, round(SHARE * full))
+
+
+def alone(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that is long by nature: it runs in ``make torture`` alone."""
+    reason = "long by nature: make torture runs it"
+    return pytest.mark.torture(pytest.mark.skipif(not SHARE, reason=reason)(test))

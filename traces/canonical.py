@@ -2,10 +2,12 @@
 
 import json
 
+_ENCODER = json.JSONEncoder(sort_keys=True)
+
 
 def canonical(content: object) -> str:
     """Return plain data as JSON with sorted keys: equal content gives equal text.
 
     Hashes of run folders, conditions and caches are taken of it, so its bytes must never change.
     """
-    return json.dumps(content, sort_keys=True)
+    return _ENCODER.encode(content)

@@ -6,9 +6,10 @@ All importers and table readers take their numbers from here: one notation is a 
 from __future__ import annotations
 
 import csv
+import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,15 @@ MAX_ROWS = 10_000_000
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE = re.compile(r"\d{1,20}", re.ASCII)
+
+
+def did_you_mean(given: object, choices: Iterable[str], *, most: int = 1) -> str:
+    """Return the end of an error message that names the choices nearest to what was given.
+
+    Empty where none is near, or nothing was given.
+    """
+    near = difflib.get_close_matches(str(given), list(choices), n=most)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 class TextLine(NamedTuple):

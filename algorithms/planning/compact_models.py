@@ -5,25 +5,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import MinLen
 
-from algorithms.options import Rule
 from algorithms.planning.term_budgets import truncated
 from algorithms.strategy import FleetView, make_plan
 from devices.vocabulary.plan import BlockFormat, ClientUpdate, DeviceId, TrainingPlan
 from traces.arrays import BoolArray
+from traces.options import Count
 
-BlockCounts = Literal["memory"] | tuple[int, ...]
+BlockCounts = Literal["memory"] | Annotated[tuple[Count, ...], MinLen(1)]
 """``memory``: a device trains as many blocks as fit. A list limits that, as the fixed tiers of the
 papers do: device k to entry k mod n."""
-
-BLOCK_COUNTS_RULE: Rule = (
-    "blocks",
-    "memory or numbers of at least 1",
-    lambda value: value == "memory" or (len(value) > 0 and all(count >= 1 for count in value)),
-)
 
 
 def block_counts(

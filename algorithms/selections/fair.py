@@ -19,28 +19,28 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.options import Rule, check_options
 from algorithms.selection import Roster
 from devices.vocabulary.plan import DeviceId
 from traces.arrays import FloatArray, IntArray
+from traces.options import NotNegative, Share, check_options
 
 
 @dataclass(frozen=True)
 class Fair:
-    """The quickest cohort that leaves no device behind its guaranteed share of the rounds.
+    """Fair picks the quickest cohort that leaves no device behind its guaranteed share of rounds.
 
-    Each device is owed ``guaranteed_share`` of the mean number of participations; 1 with
-    ``time_weight`` 0 means that those who took part least come first. ``time_weight`` is the number
-    of owed participations that a round longer by the fleet's median round trip must bring.
+    With ``guaranteed_share`` 1 and ``time_weight`` 0 the devices that took part least come first.
     """
 
     kind: ClassVar[str] = "fair"
 
-    guaranteed_share: float = 0.5
-    time_weight: float = 1.0
+    guaranteed_share: Share = 0.5
+    """The share of the mean number of participations that each device is owed."""
+    time_weight: NotNegative = 1.0
+    """The owed participations that a round longer by the median round trip must bring."""
 
     def __post_init__(self) -> None:
-        check_options(self, _RULES)
+        check_options(self)
 
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
@@ -80,9 +80,3 @@ def _best_prefix(owed: FloatArray, price: FloatArray, slots: int) -> int:
                     best, within = total - price[k], int(k) + 1
         begin = end
     return within
-
-
-_RULES: tuple[Rule, ...] = (
-    ("guaranteed_share", "in [0, 1]", lambda value: 0 <= value <= 1),
-    ("time_weight", "at least 0", lambda value: value >= 0),
-)

@@ -20,29 +20,30 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.options import check_options
 from algorithms.selection import Roster
-from algorithms.selections.power_of_choice import CANDIDATE_RULES
+from algorithms.selections.power_of_choice import CandidateFactor
 from algorithms.strategy import make_plan, round_trip_s
 from devices.vocabulary.plan import DeviceId, TermGrid
 from traces.arrays import FloatArray, IntArray
+from traces.options import check_options
 
 
 @dataclass(frozen=True)
 class FedCS:
-    """The quickest of several random devices, as many as make the deadline of the pacing.
+    """FedCS picks the quickest of several random devices, as many as make the pacing's deadline.
 
-    ``factor`` times the slots are asked. Where none of them makes the deadline, the quickest one is
+    Where none of them makes the deadline, the quickest one is
     picked, since a round with nobody teaches nothing, not even how long devices take (ours). A
     pacing without a deadline gets the quickest.
     """
 
     kind: ClassVar[str] = "fedcs"
 
-    factor: float = 2.0
+    factor: CandidateFactor = 2.0
+    """The number of devices that are asked for each slot."""
 
     def __post_init__(self) -> None:
-        check_options(self, CANDIDATE_RULES)
+        check_options(self)
 
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator

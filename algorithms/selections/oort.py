@@ -27,10 +27,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from algorithms.options import Rule, check_options
 from algorithms.selection import Roster, draw_weighted
 from devices.vocabulary.plan import DeviceId
 from traces.arrays import FloatArray, IntArray
+from traces.options import Count, NotNegative, PartialShare, Share, check_options
 
 PACER_FLAT, PACER_SHARP = 0.1, 5.0
 """Relative changes of the utility of a window of rounds, at most and at least, that move T."""
@@ -38,28 +38,35 @@ PACER_FLAT, PACER_SHARP = 0.1, 5.0
 
 @dataclass(frozen=True)
 class Oort:
-    """High losses on quick devices, and a decaying share of devices never picked before.
+    """Oort picks high losses on quick devices, and a decaying share of devices never picked.
 
-    ``explore_share`` decays by ``explore_decay`` a round down to ``least_explore_share``.
-    ``preferred_share`` is the share of devices no slower than the preferred round trip. Every
-    ``pacer_rounds`` the pacer widens it by ``pacer_step`` where the utility of the rounds has come
-    to a halt, and narrows it where it jumped.
+    Every ``pacer_rounds`` the pacer widens ``preferred_share`` by ``pacer_step`` where the utility
+    of the rounds has come to a halt, and narrows it where it jumped.
     """
 
     kind: ClassVar[str] = "oort"
 
-    explore_share: float = 0.9
-    explore_decay: float = 0.95
-    least_explore_share: float = 0.2
-    preferred_share: float = 0.1
-    pacer_rounds: int = 20
-    pacer_step: float = 0.05
-    penalty: float = 2.0
-    clip: float = 0.98
-    cut_off: float = 0.7
+    explore_share: Share = 0.9
+    """The share of the first cohort that is drawn from devices never picked before."""
+    explore_decay: PartialShare = 0.95
+    """The factor on that share from one round to the next."""
+    least_explore_share: Share = 0.2
+    """The share of devices never picked below which it does not decay."""
+    preferred_share: PartialShare = 0.1
+    """The share of devices no slower than the preferred round trip."""
+    pacer_rounds: Count = 20
+    """The number of rounds after which the pacer looks at the utility again."""
+    pacer_step: Share = 0.05
+    """The change of ``preferred_share`` by the pacer."""
+    penalty: NotNegative = 2.0
+    """The exponent by which a device slower than preferred loses score."""
+    clip: PartialShare = 0.98
+    """The quantile of utilities to which larger ones are cut."""
+    cut_off: Share = 0.7
+    """The least score, over that of the last device in the best cohort, that may be drawn."""
 
     def __post_init__(self) -> None:
-        check_options(self, _RULES)
+        check_options(self)
 
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
@@ -119,16 +126,3 @@ class Oort:
             elif abs(now - before) >= PACER_SHARP * before > 0:
                 share = max(self.pacer_step, share - self.pacer_step)
         return share
-
-
-_RULES: tuple[Rule, ...] = (
-    ("explore_share", "in [0, 1]", lambda value: 0 <= value <= 1),
-    ("explore_decay", "in (0, 1]", lambda value: 0 < value <= 1),
-    ("least_explore_share", "in [0, 1]", lambda value: 0 <= value <= 1),
-    ("preferred_share", "in (0, 1]", lambda value: 0 < value <= 1),
-    ("pacer_rounds", "at least 1", lambda value: value >= 1),
-    ("pacer_step", "in [0, 1]", lambda value: 0 <= value <= 1),
-    ("penalty", "at least 0", lambda value: value >= 0),
-    ("clip", "in (0, 1]", lambda value: 0 < value <= 1),
-    ("cut_off", "in [0, 1]", lambda value: 0 <= value <= 1),
-)

@@ -11,29 +11,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Ge, Le
 
-from algorithms.options import Rule, check_options
 from algorithms.selection import Roster, draw_weighted
 from devices.vocabulary.plan import DeviceId
 from traces.arrays import IntArray
+from traces.options import check_options
+
+CandidateFactor = Annotated[float, Ge(1), Le(1000)]
+"""The number of devices that a selection looks at for each slot."""
 
 
 @dataclass(frozen=True)
 class PowerOfChoice:
-    """The largest last losses among d random devices.
+    """Power-of-choice picks the largest last losses among d random devices.
 
-    d is ``factor`` times the slots; devices come into the d by their share of the examples.
+    Devices come into the d by their share of the examples.
     """
 
     kind: ClassVar[str] = "power_of_choice"
 
-    factor: float = 2.0
+    factor: CandidateFactor = 2.0
+    """The number of random devices, d over the slots, that are looked at for each slot."""
 
     def __post_init__(self) -> None:
-        check_options(self, CANDIDATE_RULES)
+        check_options(self)
 
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
@@ -44,7 +49,3 @@ class PowerOfChoice:
         drawn = draw_weighted(rows, roster.num_examples[rows], d, rng=rng)
         loss = np.nan_to_num(roster.loss[drawn], nan=math.inf)
         return roster.named(drawn[np.argsort(-loss, kind="stable")][:slots])
-
-
-CANDIDATE_RULES: tuple[Rule, ...] = (("factor", "in [1, 1000]", lambda value: 1 <= value <= 1000),)
-"""Of an option that says how many devices are looked at for each slot."""

@@ -33,7 +33,6 @@ from algorithms.merging.lora import (
     mean_adapter,
     padded_weights,
 )
-from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.bit_allocation import Formats, FourBit
 from algorithms.planning.depth_search import deepest_within
 from algorithms.planning.term_budgets import TypicalCosts, Workload, first_terms, truncated
@@ -46,6 +45,7 @@ from devices.vocabulary.plan import (
     WeightFormat,
 )
 from traces.arrays import FloatArray, IntArray
+from traces.options import Count, Positive, check_options
 
 Aggregation = Literal["zero_padding", "rank_one"]
 
@@ -76,24 +76,24 @@ class RankSearch:
 
 @dataclass(frozen=True)
 class FAHQLoRA(Strategy[RankSearch]):
-    """``mean_rank`` is the first mean over the cohort; no device trains less than ``min_rank``
-    terms unless its memory holds no more. Either above the adapter's rank means that rank.
-
-    ``aggregation``: ``rank_one`` averages a term over the devices that trained it, as a control.
-    """
+    """FAH-QLoRA packs base weights by memory, and gives ranks that make the round shortest."""
 
     kind: ClassVar[str] = "fah-qlora"
     title: ClassVar[str] = "FAH-QLoRA: ranks for the shortest round, base bits by memory"
 
-    rank: int = 8
-    alpha: float = 16.0
-    mean_rank: int = 4
-    min_rank: int = 1
+    rank: Count = 8
+    alpha: Positive = 16.0
+    mean_rank: Count = 4
+    """The mean rank over the first cohort; one above the adapter's rank means that rank."""
+    min_rank: Count = 1
+    """The least rank of a device, unless its memory holds less."""
     four_bit: FourBit = "nf4"
+    """The format of base weights at 4 bits."""
     aggregation: Aggregation = "zero_padding"
+    """The mean over all devices with zeros for missing terms, or over those that trained a term."""
 
     def __post_init__(self) -> None:
-        check_options(self, _RULES)
+        check_options(self)
         if self.mean_rank < self.min_rank:
             raise ValueError(
                 f"mean_rank must be at least min_rank, {self.min_rank}, got {self.mean_rank}"
@@ -191,9 +191,3 @@ def assign_ranks(round_s: FloatArray, *, min_rank: int, total: int) -> IntArray:
         own_s = np.where(ranks > least, round_s[rows, ranks - 1], -math.inf)
         ranks[own_s.argmax()] -= 1
     return ranks
-
-
-_RULES: tuple[Rule, ...] = (
-    *SIZE_RULES,
-    ("min_rank", "at least 1", lambda value: value >= 1),
-)

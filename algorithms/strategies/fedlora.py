@@ -22,7 +22,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter
-from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan, make_plans
 from devices.vocabulary.plan import (
     ClientUpdate,
@@ -31,36 +30,29 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
+from traces.options import Count, Positive, check_options
 
-Depth = Literal["all", "common"] | int
+Depth = Literal["all", "common"] | Count
 """Trained blocks from the output: ``"all"``, whether or not a device can hold them; ``"common"``,
 the most that every device of the fleet can hold; or a number."""
-
-DEPTH_RULE: Rule = (
-    "depth",
-    "all, common or at least 1",
-    lambda depth: depth in ("all", "common") or (isinstance(depth, int) and depth >= 1),
-)
 
 
 @dataclass(frozen=True)
 class FedLoRA(Strategy[None]):
-    """The same plan for every device; for ``depth`` see :data:`Depth`.
-
-    ``activation_bits``: 32 saves what the backward pass needs as computed; 8 and 4 pack it; 0 saves
-    only each block's input and computes the block again.
-    """
+    """FedLoRA gives every device the same plan, and averages A and B by examples."""
 
     kind: ClassVar[str] = "fedlora"
     title: ClassVar[str] = "FedLoRA (FedIT): one depth for all, mean of A and of B"
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
     depth: Depth = "all"
+    """Trained blocks from the output: all, the most that every device can hold, or a number."""
     activation_bits: Literal[32, 8, 4, 0] = 32
+    """The bits of saved activations; 0 saves a block's input and computes the block again."""
 
     def __post_init__(self) -> None:
-        check_options(self, (*SIZE_RULES, DEPTH_RULE))
+        check_options(self)
 
     def plan(
         self,

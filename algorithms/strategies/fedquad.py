@@ -28,7 +28,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from algorithms.merging.lora import example_weights, holder_weights, mean_adapter, squared_change
-from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.depth_costs import DepthCosts, Measured, Work, round_times
 from algorithms.planning.depth_search import (
     SLACK,
@@ -51,6 +50,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import FloatArray, IntArray
+from traces.options import Count, NotNegative, PartialShare, Positive, Share, check_options
 
 Choice = Literal["sweep", "ref_time", "marginal", "random", "common_depth"]
 Quantize = Literal["as_needed", "never"]
@@ -70,35 +70,44 @@ class FedQuadMemory:
 
 @dataclass(frozen=True)
 class FedQuad(Strategy[FedQuadMemory]):
-    """Options are named as in the reconstruction; the defaults are ours.
+    """FedQuad gives each device a depth, and packs the fewest activations that make it fit.
+
+    Options are named as in the reconstruction; the defaults are ours.
 
     ``choose``: ``sweep`` weighs the gain of the depths against round and waiting time; ``ref_time``
     lets the slowest device at its quickest depth set the time and everyone else go as deep as that
     allows; ``marginal`` deepens one device at a time; ``random`` draws a feasible depth;
     ``common_depth`` gives all the greatest depth that all can hold (no adaptive depth).
-    ``quantize``: ``never`` leaves activations as computed (no activation quantization).
-    ``activation_bits``: 0 packs nothing, but computes the block again in the backward pass.
-    ``candidates``: ``undominated`` leaves out depths that take no less time than a greater one.
     """
 
     kind: ClassVar[str] = "fedquad"
     title: ClassVar[str] = "FedQuad: depth and activation quantization by device"
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
     choose: Choice = "sweep"
+    """The rule that chooses depths."""
     quantize: Quantize = "as_needed"
+    """Whether saved activations are packed where a depth would not fit otherwise."""
     candidates: Candidates = "all"
+    """The depths considered: all, or none that takes as long as a greater one."""
     activation_bits: PackedBits = 8
+    """The bits of packed activations; 0 saves a block's input and computes the block again."""
     quant_order: QuantOrder = "output_first"
-    wait_weight: float = 1.0  # lambda: a second of mean waiting against a second of round
-    coverage_share: float = 0.2  # q: share of a round's examples that covers a block; 0: no rule
-    coverage_rounds: int = 5  # K: every block is covered at least once in as many rounds
-    gain_smoothing: float = 0.5  # weight of the latest round in a block's gain
-    estimate_smoothing: float = 0.2  # beta: weight of the latest round in a device's pace
+    """The end of the trained blocks at which packing begins."""
+    wait_weight: NotNegative = 1.0
+    """The weight lambda of a second of mean waiting against a second of round."""
+    coverage_share: Share = 0.2
+    """The share q of a round's examples that covers a block; 0 asks for no coverage."""
+    coverage_rounds: Count = 5
+    """The number of rounds K in which every block is covered at least once."""
+    gain_smoothing: PartialShare = 0.5
+    """The weight of the latest round in a block's gain."""
+    estimate_smoothing: Share = 0.2
+    """The weight beta of the latest round in a device's pace."""
 
     def __post_init__(self) -> None:
-        check_options(self, _RULES)
+        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[FedQuadMemory]:
         blocks = 1 + max(key.block for key in adapter.factors)
@@ -208,13 +217,3 @@ def _optimistic(block_gains: FloatArray) -> FloatArray:
     if best == 0:
         return np.ones(len(block_gains))
     return np.where(is_known, block_gains, best)
-
-
-_RULES: tuple[Rule, ...] = (
-    *SIZE_RULES,
-    ("wait_weight", "at least 0", lambda value: value >= 0),
-    ("coverage_share", "in [0, 1]", lambda value: 0 <= value <= 1),
-    ("coverage_rounds", "at least 1", lambda value: value >= 1),
-    ("gain_smoothing", "in (0, 1]", lambda value: 0 < value <= 1),
-    ("estimate_smoothing", "in [0, 1]", lambda value: 0 <= value <= 1),
-)

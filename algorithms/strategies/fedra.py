@@ -22,9 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter
-from algorithms.options import SIZE_RULES, check_options
 from algorithms.planning.compact_models import (
-    BLOCK_COUNTS_RULE,
     BlockCounts,
     block_counts,
     compact_plan,
@@ -32,22 +30,23 @@ from algorithms.planning.compact_models import (
 )
 from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.vocabulary.plan import ClientUpdate, DeviceId, TrainingPlan
+from traces.options import Count, Positive, check_options
 
 
 @dataclass(frozen=True)
 class FedRA(Strategy[None]):
-    """``blocks`` says how many a device trains, see
-    :data:`~algorithms.compact_models.BlockCounts`."""
+    """FedRA trains on each device a compact model of blocks that are drawn anew each round."""
 
     kind: ClassVar[str] = "fedra"
     title: ClassVar[str] = "FedRA: compact models of blocks drawn at random"
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
     blocks: BlockCounts = "memory"
+    """The most blocks of a device: as many as fit, or a list whose entry k mod n is device k's."""
 
     def __post_init__(self) -> None:
-        check_options(self, (*SIZE_RULES, BLOCK_COUNTS_RULE))
+        check_options(self)
 
     def plan(
         self,

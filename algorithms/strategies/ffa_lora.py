@@ -21,8 +21,7 @@ from typing import ClassVar
 import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter
-from algorithms.options import SIZE_RULES, check_options
-from algorithms.strategies.fedlora import DEPTH_RULE, Depth, depth_on
+from algorithms.strategies.fedlora import Depth, depth_on
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.vocabulary.plan import (
     ClientUpdate,
@@ -31,21 +30,23 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
+from traces.options import Count, Positive, check_options
 
 
 @dataclass(frozen=True)
 class FFALoRA(Strategy[None]):
-    """The same plan for every device; for ``depth`` see :data:`~algorithms.fedlora.Depth`."""
+    """FFA-LoRA gives every device the same plan, in which B alone is trained."""
 
     kind: ClassVar[str] = "ffa-lora"
     title: ClassVar[str] = "FFA-LoRA: A frozen as drawn, B alone trained and sent, exact mean"
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
     depth: Depth = "all"
+    """Trained blocks from the output: all, the most that every device can hold, or a number."""
 
     def __post_init__(self) -> None:
-        check_options(self, (*SIZE_RULES, DEPTH_RULE))
+        check_options(self)
 
     def plan(
         self,

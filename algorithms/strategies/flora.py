@@ -26,7 +26,6 @@ from typing import ClassVar
 import numpy as np
 
 from algorithms.merging.lora import example_weights, mean_head
-from algorithms.options import SIZE_RULES, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
 from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.models.spec import drawn_a
@@ -42,6 +41,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import IntArray
+from traces.options import Count, Positive, RisingCounts, check_options
 
 Stack = Mapping[ModuleKey, Factors]
 """What one round added to the base; a layer for which nobody sent a term is absent."""
@@ -59,20 +59,20 @@ class Bases:
 
 @dataclass(frozen=True)
 class FLoRA(Strategy[Bases]):
-    """A device trains one of ``ranks``: the largest that ``rank_rule`` grants it (see
-    :data:`~algorithms.term_budgets.RankRule`) and its memory holds.
-    """
+    """FLoRA gives a device the largest rank that ``rank_rule`` grants and its memory holds."""
 
     kind: ClassVar[str] = "flora"
     title: ClassVar[str] = "FLoRA: ranks by device, stacked and merged into the base each round"
 
-    rank: int = 8
-    alpha: float = 16.0
-    ranks: tuple[int, ...] = (2, 4, 8)
+    rank: Count = 8
+    alpha: Positive = 16.0
+    ranks: RisingCounts = (2, 4, 8)
+    """The ranks that a device may train; one above the adapter's rank means that rank."""
     rank_rule: RankRule = "speed"
+    """The largest rank that a device is granted: by speed, by equal groups, or the largest."""
 
     def __post_init__(self) -> None:
-        check_options(self, (*SIZE_RULES, rank_list_rule("ranks")))
+        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Bases]:
         """The adapter of the run is as random as its seed, and so are those drawn later."""

@@ -23,12 +23,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt, Lt
 
 from algorithms.merging.lora import holder_weights, mean_adapter, padded_weights
-from algorithms.options import SIZE_RULES, Rule, check_options, rank_list_rule, rises
 from algorithms.planning.bit_allocation import (
     Formats,
     FourBit,
@@ -56,6 +56,7 @@ from devices.vocabulary.plan import (
 )
 from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import BitsArray, BoolArray, FloatArray
+from traces.options import RISING, Count, Positive, RisingCounts, Share, check_options
 
 Mode = Literal["freezing", "truncation"]
 Importance = Literal["sensitivity", "magnitude", "random"]
@@ -65,24 +66,17 @@ AllocationScope = Literal["shared", "per_device"]
 UploadPolicy = Literal["adaptive", "uniform", "discard"]
 Aggregation = Literal["rank_one", "zero_padding"]
 
-LEVELS = (2, 4, 8, 16)
+UploadLevel = Literal[2, 4, 8, 16]
 """Bits per parameter that a term may be uploaded with."""
 
 
 @dataclass(frozen=True)
 class HAFLQ(Strategy[Sensitivity]):
-    """Block bits from memory, terms from speed and importance, upload bits from bandwidth.
+    """HAFLQ takes block bits from memory, terms from speed, and upload bits from bandwidth.
 
-    ``mode``: a device holds every term and trains the important ones (``freezing``), or is sent
-    those alone (``truncation``).
-
-    ``importance`` ranks the terms. Of a device's slots, ``explore_share`` go to terms drawn at
-    random, so that none starves; 0 is the strict reading.
-
-    ``term_budgets`` are the terms a module that a device may train, by its time for one step with
-    all terms in fp16: a device x times slower than the fleet's median gets the largest one divided
-    by x (``speed``), or the fleet is cut into equal groups (``groups``). A budget above the rank
-    means the rank.
+    ``term_rule``, by a device's time for one step with all terms in fp16: a device x times slower
+    than the fleet's median gets the largest budget divided by x (``speed``), or the fleet is cut
+    into equal groups (``groups``).
 
     ``block_rule``: blocks lose bits, the least salient first, until the plan fits (``greedy``), or
     the least salient ``threshold_share`` of them lie at 4 bits and the rest at 8 whatever the
@@ -97,35 +91,48 @@ class HAFLQ(Strategy[Sensitivity]):
     the highest level for the most important terms and nothing for the rest (``discard``). An upload
     may take ``upload_s`` at the last measured rate; ``auto`` is the fleet's median time for all of
     a device's terms at the highest level.
-
-    ``aggregation``: ``zero_padding`` is the control that divides by all devices, whether or not
-    they sent the term.
     """
 
     kind: ClassVar[str] = "haflq"
     title: ClassVar[str] = "HAFLQ: important terms, bits by salience and bandwidth, rank-1 mean"
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
     mode: Mode = "freezing"
+    """Whether a device holds every term and trains the important ones, or is sent those alone."""
     importance: Importance = "sensitivity"
-    beta1: float = 0.85
-    beta2: float = 0.85
-    explore_share: float = 0.1
-    term_budgets: tuple[int, ...] = (2, 4, 8)
+    """What ranks the terms."""
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.85
+    """The weight of the past in the moving average of sensitivities."""
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.85
+    """The weight of the past in the moving average of their spread."""
+    explore_share: Share = 0.1
+    """The share of a device's terms that is drawn at random, so that none starves."""
+    term_budgets: RisingCounts = (2, 4, 8)
+    """The terms a module that a device may train; a number above the rank means the rank."""
     term_rule: TermRule = "speed"
+    """How a device's budget of terms follows from its speed."""
     salience: SalienceMetric = "outerr"
+    """What ranks the blocks, measured once on the server's copy of the model."""
     block_rule: BlockRule = "greedy"
-    threshold_share: float = 0.62
+    """Whether blocks lose bits until the plan fits, or by a fixed share."""
+    threshold_share: Share = 0.62
+    """The share of the blocks at 4 bits under the rule ``threshold``."""
     four_bit: FourBit = "int4"
+    """The format of base weights at 4 bits."""
     allocation_scope: AllocationScope = "shared"
+    """Whether one packed model is for all devices, or one for each device's memory."""
     upload_policy: UploadPolicy = "adaptive"
-    upload_levels: tuple[int, ...] = LEVELS
-    upload_s: float | Literal["auto"] = "auto"
+    """How upload bits follow from importance."""
+    upload_levels: Annotated[tuple[UploadLevel, ...], RISING] = (2, 4, 8, 16)
+    """The bits per parameter that a term may be uploaded with."""
+    upload_s: Literal["auto"] | Annotated[float, Gt(0)] = "auto"
+    """The seconds that an upload may take; auto is the fleet's median at the highest level."""
     aggregation: Aggregation = "rank_one"
+    """The mean over the devices that sent a term, or over all with zeros for missing terms."""
 
     def __post_init__(self) -> None:
-        check_options(self, _RULES)
+        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Sensitivity]:
         return ServerState(0, adapter, Sensitivity.unknown(adapter))
@@ -250,15 +257,3 @@ def _padding_bits(model: ModelSpec, levels: Sequence[int]) -> int:
     """At most so many bits fill up bytes: the codes of a module, factor and level end on one."""
     widths = [width for x in model.targets for width in (x.in_features, x.out_features)]
     return 7 * sum(width * bits % 8 > 0 for width in widths for bits in levels)
-
-
-_RULES: tuple[Rule, ...] = (
-    *SIZE_RULES,
-    ("beta1", "in [0, 1)", lambda value: 0 <= value < 1),
-    ("beta2", "in [0, 1)", lambda value: 0 <= value < 1),
-    ("explore_share", "in [0, 1]", lambda value: 0 <= value <= 1),
-    ("threshold_share", "in [0, 1]", lambda value: 0 <= value <= 1),
-    rank_list_rule("term_budgets"),
-    ("upload_levels", f"rising, among {LEVELS}", lambda b: rises(b) and set(b) <= {*LEVELS}),
-    ("upload_s", "auto or above 0", lambda s: s == "auto" or (not isinstance(s, str) and s > 0)),
-)

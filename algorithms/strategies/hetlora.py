@@ -22,12 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Gt, Lt
 
 from algorithms.merging.lora import example_weights, mean_adapter
-from algorithms.options import SIZE_RULES, Rule, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
 from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.vocabulary.plan import (
@@ -39,6 +39,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import BoolArray, FloatArray
+from traces.options import Count, NotNegative, Positive, RisingCounts, check_options
 
 SelfPruning = Literal["none", "server"]
 PrunedRanks = Mapping[DeviceId, int]
@@ -47,28 +48,26 @@ PrunedRanks = Mapping[DeviceId, int]
 
 @dataclass(frozen=True)
 class HetLoRA(Strategy[PrunedRanks]):
-    """A device trains one of ``ranks``: the largest that ``rank_rule`` grants it (see
-    :data:`~algorithms.term_budgets.RankRule`) and its memory holds.
-
-    ``self_pruning``: ``server`` keeps ``kept_share`` (gamma) of a device's rank, rounded down, once
-    the score of the terms beyond fell in its local training; never below the smallest of ``ranks``.
-    ``tail_penalty`` is lambda, what that score counts in the local loss; 0 leaves the pruning rule
-    alone.
-    """
+    """HetLoRA trains a rank by device, prunes it, and weights updates by their norm."""
 
     kind: ClassVar[str] = "hetlora"
     title: ClassVar[str] = "HetLoRA: ranks by device, padded mean weighted by ||B A||"
 
-    rank: int = 8
-    alpha: float = 16.0
-    ranks: tuple[int, ...] = (2, 4, 8)
+    rank: Count = 8
+    alpha: Positive = 16.0
+    ranks: RisingCounts = (2, 4, 8)
+    """The ranks that a device may train; one above the adapter's rank means that rank."""
     rank_rule: RankRule = "speed"
+    """The largest rank that a device is granted: by speed, by equal groups, or the largest."""
     self_pruning: SelfPruning = "server"
-    kept_share: float = 0.99
-    tail_penalty: float = 0.001
+    """Whether the server lowers a device's rank once the last terms have lost in its training."""
+    kept_share: Annotated[float, Gt(0), Lt(1)] = 0.99
+    """The share gamma of its rank that a pruned device keeps, at least the least of ``ranks``."""
+    tail_penalty: NotNegative = 0.001
+    """The weight lambda, in the local loss, of the terms that may be pruned; 0 adds nothing."""
 
     def __post_init__(self) -> None:
-        check_options(self, _RULES)
+        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[PrunedRanks]:
         return ServerState(0, adapter, {})
@@ -161,11 +160,3 @@ def product_norm(factors: Factors) -> float:
     """||B A||_F, from two (R, R) products: ||B A||_F^2 = sum of (B^T B) * (A A^T) elementwise."""
     a, b = factors.a.astype(np.float64), factors.b.astype(np.float64)
     return math.sqrt(max(float(np.sum((b.T @ b) * (a @ a.T))), 0.0))
-
-
-_RULES: tuple[Rule, ...] = (
-    *SIZE_RULES,
-    rank_list_rule("ranks"),
-    ("kept_share", "in (0, 1)", lambda value: 0 < value < 1),
-    ("tail_penalty", "at least 0 and finite", lambda value: 0 <= value < math.inf),
-)

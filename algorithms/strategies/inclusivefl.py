@@ -35,9 +35,7 @@ from typing import ClassVar
 import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter
-from algorithms.options import SIZE_RULES, check_options
 from algorithms.planning.compact_models import (
-    BLOCK_COUNTS_RULE,
     BlockCounts,
     block_counts,
     compact_plan,
@@ -52,6 +50,7 @@ from devices.vocabulary.plan import (
     ModuleKey,
     TrainingPlan,
 )
+from traces.options import Count, Positive, Share, check_options
 
 Change = Mapping[ModuleKey, Factors]
 """By how much each factor moved."""
@@ -61,22 +60,20 @@ Momentum = Mapping[int, Change]
 
 @dataclass(frozen=True)
 class InclusiveFL(Strategy[Momentum]):
-    """``distillation`` is beta; 0 leaves the plain mean over holders.
-
-    ``blocks`` says how many a device trains, see :data:`~algorithms.compact_models.BlockCounts`.
-    """
+    """InclusiveFL trains on each device the first blocks that fit, and passes momentum down."""
 
     kind: ClassVar[str] = "inclusivefl"
     title: ClassVar[str] = "InclusiveFL: the first blocks by device, momentum passed down"
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Count = 8
+    alpha: Positive = 16.0
     blocks: BlockCounts = "memory"
-    distillation: float = 0.2
+    """The most blocks of a device: as many as fit, or a list whose entry k mod n is device k's."""
+    distillation: Share = 0.2
+    """The share beta of deeper blocks' momentum in a last block; 0 leaves the plain mean."""
 
     def __post_init__(self) -> None:
-        share = ("distillation", "in [0, 1]", lambda value: 0 <= value <= 1)
-        check_options(self, (*SIZE_RULES, BLOCK_COUNTS_RULE, share))
+        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Momentum]:
         return ServerState(0, adapter, {})

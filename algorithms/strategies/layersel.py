@@ -28,7 +28,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter, squared_change
-from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.layer_choice import LayerProblem, choose_layers
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.vocabulary.plan import (
@@ -39,6 +38,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import BoolArray, FloatArray, IntArray
+from traces.options import Count, NotNegative, Positive, check_options
 
 LayerNorms = Mapping[DeviceId, FloatArray]
 """(L,) of each device: the squared norm of its last update of a block; NaN: none yet."""
@@ -46,22 +46,20 @@ LayerNorms = Mapping[DeviceId, FloatArray]
 
 @dataclass(frozen=True)
 class LayerSel(Strategy[LayerNorms]):
-    """``max_blocks`` limits the blocks that a device trains beyond what its ``memory`` does.
-
-    ``consistency`` is lambda, in units of the mean norm: what it costs that a block is trained by
-    one of two devices only.
-    """
+    """LayerSel trains on each device the blocks whose last updates were the largest."""
 
     kind: ClassVar[str] = "layersel"
     title: ClassVar[str] = "LayerSel: the blocks with the largest update norms, by device"
 
-    rank: int = 8
-    alpha: float = 16.0
-    max_blocks: Literal["memory"] | int = "memory"
-    consistency: float = 0.0
+    rank: Count = 8
+    alpha: Positive = 16.0
+    max_blocks: Literal["memory"] | Count = "memory"
+    """The most blocks that a device trains: as many as its memory holds, or a number."""
+    consistency: NotNegative = 0.0
+    """The cost lambda, in mean norms, of a block that only one of two devices trains."""
 
     def __post_init__(self) -> None:
-        check_options(self, _RULES)
+        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[LayerNorms]:
         return ServerState(0, adapter, {})
@@ -160,14 +158,3 @@ def optimistic(known: LayerNorms, devices: Sequence[DeviceId], *, num_blocks: in
 
 def _fits(fleet: FleetView, plan: TrainingPlan) -> bool:
     return fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(plan.device_id)
-
-
-_RULES: tuple[Rule, ...] = (
-    *SIZE_RULES,
-    (
-        "max_blocks",
-        "memory or at least 1",
-        lambda value: value == "memory" or (isinstance(value, int) and value >= 1),
-    ),
-    ("consistency", "at least 0", lambda value: value >= 0),
-)

@@ -25,7 +25,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter
-from algorithms.options import SIZE_RULES, Rule, check_options
 from algorithms.planning.depth_costs import DepthCosts, Work, round_times
 from algorithms.planning.depth_search import deepest_within
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
@@ -36,30 +35,31 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import IntArray
+from traces.options import Count, Positive, check_options
 
 PaceSetter = Literal["slowest", "median"]
 
 
 @dataclass(frozen=True)
 class LEGEND(Strategy[None]):
-    """Ranks rise from ``first_rank`` in the lowest block to ``rank`` in the one at the output; a
-    ``first_rank`` above ``rank`` means ``rank``.
+    """LEGEND gives each device the depth that its pace allows, and lower blocks lower ranks.
 
-    A round should take as long as the ``slowest`` device of the cohort, or the ``median`` one,
-    needs at the depth that is quickest for it. The others go as deep as that allows; who is slower
-    stays at its quickest depth.
+    A round should take as long as the device that ``pace`` names needs at the depth that is
+    quickest for it. The others go as deep as that allows; a slower one stays at its quickest depth.
     """
 
     kind: ClassVar[str] = "legend"
     title: ClassVar[str] = "LEGEND: depth by device, ranks that rise toward the output"
 
-    rank: int = 8
-    alpha: float = 16.0
-    first_rank: int = 2
+    rank: Count = 8
+    alpha: Positive = 16.0
+    first_rank: Count = 2
+    """The rank of the lowest block; ranks rise from it to ``rank`` at the output, at most that."""
     pace: PaceSetter = "slowest"
+    """The device of the cohort whose quickest depth sets how long a round should take."""
 
     def __post_init__(self) -> None:
-        check_options(self, _RULES)
+        check_options(self)
 
     def plan(
         self,
@@ -107,9 +107,3 @@ def rising_ranks(first: int, last: int, *, num_blocks: int) -> IntArray:
     ranks: IntArray = np.floor(np.linspace(first, last, num_blocks) + 0.5).astype(np.int64)
     ranks[-1] = last  # a single block is the one at the output
     return ranks
-
-
-_RULES: tuple[Rule, ...] = (
-    *SIZE_RULES,
-    ("first_rank", "at least 1", lambda value: value >= 1),
-)

@@ -20,28 +20,28 @@ from typing import ClassVar
 import numpy as np
 
 from algorithms.merging.lora import mean_adapter, padded_weights
-from algorithms.options import SIZE_RULES, check_options, rank_list_rule
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
 from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.vocabulary.plan import ClientUpdate, DeviceId, TrainingPlan
+from traces.options import Count, Positive, RisingCounts, check_options
 
 
 @dataclass(frozen=True)
 class ZeroPadding(Strategy[None]):
-    """A device trains one of ``ranks``: the largest that ``rank_rule`` grants it (see
-    :data:`~algorithms.term_budgets.RankRule`) and its memory holds.
-    """
+    """It gives a device the largest rank that ``rank_rule`` grants and its memory holds."""
 
     kind: ClassVar[str] = "zeropad"
     title: ClassVar[str] = "Zero padding: ranks by device, mean over all, missing terms count as 0"
 
-    rank: int = 8
-    alpha: float = 16.0
-    ranks: tuple[int, ...] = (2, 4, 8)
+    rank: Count = 8
+    alpha: Positive = 16.0
+    ranks: RisingCounts = (2, 4, 8)
+    """The ranks that a device may train; one above the adapter's rank means that rank."""
     rank_rule: RankRule = "speed"
+    """The largest rank that a device is granted: by speed, by equal groups, or the largest."""
 
     def __post_init__(self) -> None:
-        check_options(self, (*SIZE_RULES, rank_list_rule("ranks")))
+        check_options(self)
 
     def plan(
         self,

@@ -32,6 +32,7 @@ from devices.fleet import catalog
 from devices.fleet.calibrated import calibrated_text
 from devices.fleet.profile import ComputeBits, DeviceProfile
 from devices.models.catalog import ModelSource, resolve
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import TrainingPlan
 from simulator.config.problems import UserError
@@ -59,7 +60,7 @@ def open_bench(
     Raises ValueError where the model or its layers cannot be had.
     """
     source = resolve(model)
-    spec = model_spec(source, targets, num_classes=NUM_CLASSES)
+    spec = model_spec(source, targets, head=text_head(NUM_CLASSES))
     return Bench(source, spec, effort, compute, threads or _cores())
 
 

@@ -1,24 +1,146 @@
-"""The command ``fedclock`` begins here: nothing is imported before it is known to be ours."""
+"""The command ``fedclock`` begins here, before anything else of ours is imported.
+
+What the surroundings of a command can do to it at any instant is answered here: Ctrl-C, an output
+that cannot be written, too few file handles, another project's packages before ours. Each ends the
+command with one sentence and an exit code, never with a traceback.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import errno
+import os
+import signal
 import sys
-from pathlib import Path
+from contextlib import suppress
+from types import FrameType
 
 PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
 
+INTERRUPTED, MISTAKEN = 130, 2
+"""Exit codes: after Ctrl-C (as shells have it), and where the user can mend what is wrong."""
+
+INTERRUPTED_WORDS = "interrupted: the same command goes on from here"
+
+MIN_FILE_HANDLES = 64
+"""The libraries that every command imports open some tens of files at once."""
+
+ASK_AGAIN_S = 0.02
+
 
 def main() -> None:
-    """Run the command line, unless another project's packages stand before ours."""
-    _check_packages()
-    from analysis.commands.main import main as run
+    """Run the command line and end the process with its exit code."""
+    interrupts = _Interrupts()
+    interrupts.install()
+    code: str | int | None = 0
+    try:
+        _prepare_output()
+        _check_file_handles()
+        _check_packages()
+        from analysis.commands.main import main as run
 
-    run()
+        interrupts.command_runs = True
+        run()
+    except SystemExit as ended:
+        code = ended.code
+    except OSError as error:
+        code = _refused(f"the system refused what the command needs: {_reason(error)}")
+    except BaseException:
+        if not interrupts.came:
+            raise
+        code = INTERRUPTED
+    interrupts.ignore()  # what is left to do takes no time
+    if interrupts.came and code:  # also where a library has made an error of its own of it
+        _say(INTERRUPTED_WORDS)
+        code = INTERRUPTED
+    sys.exit(_written(code))
+
+
+class _Interrupts:
+    """Answers Ctrl-C (SIGINT), from the first line of the command to its last.
+
+    Until the command runs there is nothing to clean up, and the process ends at once. From then on
+    KeyboardInterrupt is raised, but not in the middle of an import: extension modules turn it into
+    errors of their own there, and libraries catch those and go on. The same holds where Python
+    cannot pass an exception on, as in a destructor. There the signal comes again a little later.
+    """
+
+    def __init__(self) -> None:
+        self.came = self.command_runs = False
+
+    def install(self) -> None:
+        """Answer the signal, unless whoever started this process has it ignored."""
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            return
+        signal.signal(signal.SIGALRM, self._answer)
+        signal.signal(signal.SIGINT, self._answer)
+        sys.unraisablehook = self._not_raised
+
+    def ignore(self) -> None:
+        """Answer it no longer: the command has ended."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+    def _answer(self, _: int, frame: FrameType | None) -> None:
+        self.came = True
+        if not self.command_runs:
+            with suppress(OSError):
+                os.write(2, f"{INTERRUPTED_WORDS}\n".encode())
+            os._exit(INTERRUPTED)
+        if _is_importing(frame):
+            self._ask_again()
+        else:
+            raise KeyboardInterrupt
+
+    def _ask_again(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, ASK_AGAIN_S)
+
+    def _not_raised(self, what: sys.UnraisableHookArgs) -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            self._ask_again()
+        else:
+            sys.__unraisablehook__(what)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _prepare_output() -> None:
+    """Make output take any character and be there: closed, it goes nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_file_handles() -> None:
+    """Raise the limit where it is too low for any command, and refuse where it cannot be raised."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < MIN_FILE_HANDLES:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (MIN_FILE_HANDLES, hard))
+        except (ValueError, OSError):
+            sys.exit(
+                _refused(
+                    f"a process must be allowed {MIN_FILE_HANDLES} open files at least, got {soft} "
+                    f"(ulimit -n); raise it with: ulimit -n {16 * MIN_FILE_HANDLES}"
+                )
+            )
 
 
 def _check_packages() -> None:
     """The package names are common words: say so where another project's stands before ours."""
+    import importlib.util
+    from pathlib import Path
+
     home = Path(__file__).resolve().parents[2]
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
@@ -28,3 +150,34 @@ def _check_packages() -> None:
                 f"fedclock: the package {name!r} must be FedClock's own ({home / name}), got "
                 f"{origin}; install FedClock in a virtual environment of its own"
             )
+
+
+def _written(code: str | int | None) -> str | int | None:
+    """Write out what is still to be written, and return the exit code after it.
+
+    A reader that has gone (``| head -1``) is told nothing; the code says that it did not get all.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        if error.errno == errno.EPIPE:
+            return code or 1
+        return code or _refused(f"the output must be written, but: {_reason(error)}")
+    return code
+
+
+def _reason(error: OSError) -> str:
+    place = f": {error.filename}" if error.filename else ""
+    advice = "; raise the limit (ulimit -n)" if error.errno == errno.EMFILE else ""
+    return f"{error.strerror or error}{place}{advice}"
+
+
+def _refused(message: str) -> int:
+    _say(f"error: {message}")
+    return MISTAKEN
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody is left to read it
+        print(line, file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from analysis.commands.options import Folders, Target, say
 from simulator.config.experiment import ConfigError
+from traces.text import did_you_mean
 
 
 def figures(
@@ -36,7 +37,8 @@ def figures(
 
     for option, given, choices in (("--paper", paper, PAPERS), ("--band", band, BANDS)):
         if given not in choices:
-            raise ConfigError([f"must be one of {', '.join(choices)}, got {given}"], option)
+            meant = did_you_mean(given, choices)
+            raise ConfigError([f"must be one of {', '.join(choices)}, got {given}{meant}"], option)
     result = api.load(*folders)
     chosen = replace(PAPERS[paper], band=band)
     if over is None:

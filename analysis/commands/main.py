@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -30,9 +32,7 @@ from simulator.log.checked import InvariantError
 app = typer.Typer(
     name="fedclock",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Federated LoRA fine-tuning on simulated edge devices: simulated clock, real training.",
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_experiment,
@@ -49,6 +49,26 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep,
     "timeline": timeline,
 }
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"fedclock {metadata.version('fedclock')}")
+        raise typer.Exit
+
+
+@app.callback(help="Federated LoRA on simulated edge devices: simulated clock, real training.")
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take what every command takes; ``version`` is answered by its callback."""
+
+
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(traces.app, name="traces")

@@ -32,6 +32,7 @@ from simulator.runs.run import prepare_all, run
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 from simulator.world.record import record
+from traces.text import did_you_mean
 
 NOWHERE = Path("no-such-folder")
 """Where nothing stands that a config could collide with."""
@@ -101,7 +102,9 @@ def list_names(
 ) -> None:
     """Show what a config may name: strategies, devices, models, data, traces."""
     if topic is not None and topic not in TOPICS:
-        raise ConfigError([f"the topic must be one of {', '.join(TOPICS)}, got {topic}"], "list")
+        meant = did_you_mean(topic, TOPICS)
+        problem = f"the topic must be one of {', '.join(TOPICS)}, got {topic}{meant}"
+        raise ConfigError([problem], "list")
     show(Console(), topic)
 
 
@@ -109,8 +112,10 @@ def select(configs: Sequence[RunConfig], label: str | None, *, option: str) -> l
     """The run of the label that this option names, or all."""
     chosen = [config for config in configs if label in (None, config.label)]
     if not chosen:
-        labels = ", ".join(config.label for config in configs)
-        raise ConfigError([f"the label must be one of {labels}, got {label}"], option)
+        labels = [config.label for config in configs]
+        meant = did_you_mean(label, labels)
+        problem = f"the label must be one of {', '.join(labels)}, got {label}{meant}"
+        raise ConfigError([problem], option)
     return chosen
 
 
@@ -125,11 +130,5 @@ def run_all(
     """Run one config after the other with the same trainers; return the run folders."""
     report = reporter(Console())
     prepared = prepare_all(configs, file, output)
-    try:
-        with trainers:
-            return [
-                run(each, trainers=trainers, report=report, writers=writers) for each in prepared
-            ]
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+    with trainers:
+        return [run(each, trainers=trainers, report=report, writers=writers) for each in prepared]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from analysis.commands.options import (
     Baseline,
     Cache,
     CacheSize,
+    ExecutorOption,
     File,
     Folders,
     Log,
@@ -27,13 +28,14 @@ from analysis.commands.options import (
     place_beside,
     say,
 )
+from analysis.metrics.definitions import SMOOTHING
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
 from simulator.log.writers import find_writers
-from simulator.runs.sweep import Checked, SweepRun, expand, same_conditions, savings_of
-from simulator.runs.sweep_processes import Failure, Means, outcomes
-from simulator.workers.executor import available_cores
+from simulator.runs.sweep import SweepRun, expand, part_of, same_conditions, savings_of
+from simulator.runs.sweep_jobs import Failure, Resources, outcomes
+from simulator.workers.pool import Pool
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 
 Smooth = Annotated[
@@ -53,6 +55,11 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(min=1, help="training processes of each run")
     ] = None,
+    executor: ExecutorOption = "processes",
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="only this share of the runs, for a batch system"),
+    ] = None,
     overrides: Overrides = None,
     output: Output = Path("runs"),
     log: Log = None,
@@ -61,20 +68,22 @@ def sweep(
     no_cache: NoCache = False,
 ) -> None:
     """Run an experiment at several seeds and grid points: what is missing, several at once."""
-    cores = available_cores()
-    jobs = jobs or cores
     find_writers(log or ())  # all mistakes first
     runs = expand(file, overrides or (), grid=grid or (), seeds=seeds, output=output)
+    runs = part_of(runs, part) if part else runs
     runs = [replace(one, log=tuple(log or ())) for one in runs]
     kept = None if no_cache else open_cache(cache, cache_gb)
-    means = Means(jobs, workers or max(1, cores // jobs), kept)
     console = Console()
-    try:
-        missing = _check(runs, console, means)
-        failures = _carry_out(missing, console, means)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+    said: set[str] = set()
+
+    def complain(complaint: str) -> None:
+        if complaint not in said:  # by another job
+            say(console, complaint)
+        said.add(complaint)
+
+    with closing(Resources(jobs, workers, kept, executor).pool(runs)) as pool:
+        missing = _check(runs, console, pool, complain)
+        failures = _carry_out(missing, console, pool, complain)
     for one, failure in failures.items():
         print(f"error: {one.name} failed: {failure.message} ({one.folder})", file=sys.stderr)
     done = f"{len(runs) - len(failures)} of {len(runs)} runs are done"
@@ -91,7 +100,7 @@ def summary(
     ] = None,
     target: Target = None,
     baseline: Baseline = None,
-    smooth: Smooth = 1,
+    smooth: Smooth = SMOOTHING,
     where: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="only runs of this seed, label or config key"),
@@ -139,12 +148,12 @@ def _write(texts: Mapping[str, str], where: Path) -> None:
         raise UserError(f"the tables must be written to a folder, got {where}: {error}") from error
 
 
-def _check(runs: Sequence[SweepRun], console: Console, means: Means) -> list[SweepRun]:
-    """The runs that are missing. Raises UserError with all that is wrong with any of them."""
-    checked: dict[SweepRun, Checked] = {}
-    problems: list[str] = []
-    notes: list[str] = []
-    found = outcomes(runs, "check", means=means, advanced=lambda *_: None, complain=notes.append)
+def _check(
+    runs: Sequence[SweepRun], console: Console, pool: Pool, complain: Callable[[str], None]
+) -> list[SweepRun]:
+    """Return the runs that are missing. Raises UserError with all that is wrong."""
+    checked, problems, notes = {}, [], []
+    found = outcomes(runs, "check", pool=pool, advanced=lambda *_: None, complain=complain)
     with console.status(f"check {len(runs)} runs"), closing(found):
         for one, result in found:
             if isinstance(result, Failure):
@@ -163,8 +172,10 @@ def _check(runs: Sequence[SweepRun], console: Console, means: Means) -> list[Swe
     return missing
 
 
-def _carry_out(runs: Sequence[SweepRun], console: Console, means: Means) -> dict[SweepRun, Failure]:
-    """Simulate the runs; those that failed, and why."""
+def _carry_out(
+    runs: Sequence[SweepRun], console: Console, pool: Pool, complain: Callable[[str], None]
+) -> dict[SweepRun, Failure]:
+    """Simulate the runs; return those that failed, and why."""
     failures = {}
     progress = Progress(
         TextColumn("{task.description}"),
@@ -181,11 +192,7 @@ def _carry_out(runs: Sequence[SweepRun], console: Console, means: Means) -> dict
         rounds[one] = number
         progress.update(bar, completed=sum(rounds.values()))
 
-    def complain(complaint: str) -> None:
-        if complaint not in (means.cache.said if means.cache else ()):  # as the cache was opened
-            say(progress.console, complaint)
-
-    ended = outcomes(runs, "run", means=means, advanced=advance, complain=complain)
+    ended = outcomes(runs, "run", pool=pool, advanced=advance, complain=complain)
     with progress, closing(ended):
         bar = progress.add_task(
             f"0/{len(runs)} runs", total=sum(one.num_rounds for one in runs), start=bool(runs)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from analysis import escape
 from analysis.figures import bands, style
 from analysis.units import Scale, Unit, significant
 
@@ -90,7 +91,7 @@ def write(axes: Axes, ends: pd.Series[float], texts: list[str]) -> None:
 
 def name_rows(axes: Axes, labels: list[str]) -> None:
     """The labels at their bars, the first at the top."""
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [escape.figure(label) for label in labels])
     axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")

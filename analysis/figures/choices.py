@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from analysis import escape
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
 from analysis.metrics.study import Study
@@ -75,7 +76,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
         _color_bar(grid[0, column], image, title)
         grid[-1, column].set_xlabel("Round")
     for axes, label in zip(grid[1:, 0], labels, strict=True):
-        axes.set_ylabel(label)
+        axes.set_ylabel(escape.figure(label))
         named = devices[:: -(-len(devices) // max(1, int(panel_in / NAME_IN)))]
         axes.set_yticks(named.index, [str(device) for device in named], fontsize=7)
     figure.supylabel("Device, by rising memory budget", fontsize=8)

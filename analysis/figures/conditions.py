@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from analysis import escape
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study
@@ -70,7 +71,7 @@ def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
             where="post",
             color=list(style.COLORS.values())[place % len(style.COLORS)],
             linestyle=style.DASHES[place % len(style.DASHES)],
-            label=pool,
+            label=escape.figure(pool),
         )
     low, high = frame["rate_mbps"].min(), frame["rate_mbps"].max()
     axes.set(xscale="log", xlim=(low / 1.2, 1.2 * high), ylim=(0, 102))

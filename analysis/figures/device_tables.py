@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from analysis import escape
 from analysis.figures import style
 from traces.importers.result import DeviceTable
 
@@ -70,7 +71,8 @@ def draw(rows: pd.DataFrame) -> Figure:
     panels[0].set_ylabel("Devices at or below (%)")
     counts = rows.groupby("table", sort=False)["num_devices"].max().to_dict()
     labels = {
-        name: f"{name} ({counts[name]:,} device{'s' * (counts[name] != 1)})" for name in names
+        name: f"{escape.figure(name)} ({counts[name]:,} device{'s' * (counts[name] != 1)})"
+        for name in names
     }
     style.legend_above(
         figure, [Line2D([], [], color=colors[name], label=labels[name]) for name in names]

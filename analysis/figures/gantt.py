@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from analysis import escape
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
 from analysis.metrics.study import Study
@@ -75,9 +76,9 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     unit = SECONDS.unit(frame["window_s"])
     for axes, label in zip(panels, labels, strict=True):
         plot(frame[frame["label"] == label], axes, unit)
-        axes.set_title(label, loc="left", pad=5)
+        axes.set_title(escape.figure(label), loc="left", pad=5)
     names = [
-        f"{profile}  {device:.0f}"
+        f"{escape.figure(profile)}  {device:.0f}"
         for profile, device in zip(rows["profile"], rows["device_id"], strict=True)
     ]
     panels[0].set_yticks(rows["position"], names)

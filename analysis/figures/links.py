@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
+from analysis import escape
 from analysis.figures import device_tables, style
 from analysis.units import SECONDS
 from traces.availability import AvailabilityTrace
@@ -150,7 +151,9 @@ def draw_distribution(frame: pd.DataFrame) -> Figure:
         axes.set_xlabel(f"{direction.capitalize()}link rate (Mbit/s)")
         axes.grid()
     panels[0].set_ylabel("Share of time at or below (%)")
-    style.legend_above(figure, [_line(color, name) for name, color in colors.items()])
+    style.legend_above(
+        figure, [_line(color, escape.figure(name)) for name, color in colors.items()]
+    )
     return figure
 
 
@@ -180,7 +183,9 @@ def draw_day(frame: pd.DataFrame) -> Figure:
         share = 100 * rows["share_online"].to_numpy()
         axes.stairs(share, np.arange(25), color=color, linewidth=1.2, baseline=None)
         number = int(rows["num_devices"].iloc[0])
-        handles.append(_line(color, f"{name} ({number:,} device{'s' * (number != 1)})"))
+        handles.append(
+            _line(color, f"{escape.figure(str(name))} ({number:,} device{'s' * (number != 1)})")
+        )
     axes.set(xlabel="Hour of the day", ylabel="Online (% of time)", xlim=(0, 24))
     axes.set_ylim(0, 1.1 * max(1.0, 100 * frame["share_online"].max()))
     axes.xaxis.set_major_locator(MultipleLocator(4))
@@ -232,7 +237,9 @@ def draw_spans(frame: pd.DataFrame) -> Figure:
     axes.minorticks_off()
     axes.set_xlim(frame["length_s"].min() / 1.3, 1.3 * frame["length_s"].max())
     axes.grid()
-    handles = [_line(PALETTE[i % len(PALETTE)], name) for i, name in enumerate(sources)]
+    handles = [
+        _line(PALETTE[i % len(PALETTE)], escape.figure(name)) for i, name in enumerate(sources)
+    ]
     dashed = Line2D([], [], color=style.GREY, linestyle=(0, (4, 2)), label="offline")
     style.legend_above(figure, [*handles, _line(style.GREY, "online"), dashed])
     return figure
@@ -257,7 +264,7 @@ def _steps(axes: Axes, rows: pd.DataFrame, unit_s: float, color: str) -> None:
 def _title(name: str, rows: pd.DataFrame) -> str:
     means = rows.groupby("direction")["mean_mbps"].first()
     words = [f"{means[one]:.3g} {one}" for one in DIRECTIONS if one in means]
-    return f"{name}: mean {', '.join(words)} (Mbit/s)"
+    return f"{escape.figure(name)}: mean {', '.join(words)} (Mbit/s)"
 
 
 def _line(color: str, label: str) -> Line2D:

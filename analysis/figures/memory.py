@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from analysis import escape
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed, of_runs
 from analysis.metrics.study import Study
@@ -44,7 +45,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     for axes, label in zip(panels, labels, strict=True):
         rows = frame[frame["label"] == label].reset_index(drop=True)
         plot(rows, axes, size, top_bytes=_top_bytes(frame))
-        axes.set_title(label, loc="left", pad=3)
+        axes.set_title(escape.figure(label), loc="left", pad=3)
     panels[0].set_ylim(0, _top_bytes(frame) / size.size)
     _name_devices(panels[-1], frame[frame["label"] == labels[0]].reset_index(drop=True))
     panels[-1].set_xlabel("Device, by rising memory budget", labelpad=1)
@@ -120,7 +121,7 @@ def _name_devices(axes: Axes, rows: pd.DataFrame) -> None:
     step = -(-len(rows) // MAX_NAMES)
     named = rows[::step]
     texts = [
-        f"{profile}  {device}" if step == 1 else str(device)
+        f"{escape.figure(profile)}  {device}" if step == 1 else str(device)
         for profile, device in zip(named["profile"], named["device_id"], strict=True)
     ]
     axes.set_xticks(named.index, texts, rotation=90, fontsize=7)

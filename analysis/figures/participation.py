@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis import escape
 from analysis.figures import bands, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study
@@ -77,7 +78,7 @@ def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
             where="post",
             color=look.color,
             linestyle=look.dash,
-            label=label,
+            label=escape.figure(label),
         )
     axes.set(xlabel="Updates merged from a device", ylabel="Devices with at most so many (%)")
     axes.set_xlim(-0.5, most + 0.5)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from analysis import escape
 from analysis.figures import bands, style
 from analysis.figures.curves import Quantity
 from analysis.figures.rows import of_runs
@@ -19,6 +20,7 @@ from analysis.runs.files import RunError
 from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, PERCENT, SECONDS
 from simulator.config.experiment import flatten
+from traces.text import did_you_mean
 
 FINAL_ACCURACY = Quantity("final_accuracy", "Final accuracy", PERCENT)
 TIME_TO_TARGET = Quantity("time_to_target_s", "Time to target", SECONDS)
@@ -39,7 +41,8 @@ def frame(runs: Sequence[Run], key: str, *, target: float | None = None) -> pd.D
     configs = [flatten(run.config) for run in runs]
     values = [_value(config.get(key)) for config in configs]
     if not any(key in config for config in configs):
-        raise RunError(f"the key must be one of the runs' configs, got {key}")
+        meant = did_you_mean(key, {name for config in configs for name in config})
+        raise RunError(f"the key must be one of the runs' configs, got {key}{meant}")
     if len(set(map(str, values))) < 2:
         raise RunError(f"the key must have several values in the runs, got {key}={values[0]} alone")
     _require_equal(runs, key)
@@ -71,7 +74,7 @@ def _row(run: Run, target: float | None) -> dict[str, object]:
     rounds = run.rounds
     num_rounds = max(1, int(rounds["round"].max()))
     sent = float(rounds["download_bytes"].sum() + rounds["upload_bytes"].sum())
-    hit = None if target is None else metrics.reached(run.rounds, target)
+    hit = None if target is None else metrics.reached(metrics.smoothed(rounds), target)
     return {
         NUM_DEVICES: len(run.devices),
         "final_accuracy": metrics.of_rounds(rounds)["final_accuracy"],
@@ -133,7 +136,9 @@ def _mark_values(axes: Axes, values: Sequence[Any]) -> None:
     words = [isinstance(value, str) for value in values]
     places = range(len(values)) if any(words) else values
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(list(places), [str(v) if any(words) else f"{v:g}" for v in values])
+    axes.set_xticks(
+        list(places), [escape.figure(str(v)) if any(words) else f"{v:g}" for v in values]
+    )
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
@@ -143,7 +148,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
         for quantity in (FINAL_ACCURACY, TIME_TO_TARGET, TRAFFIC, ENERGY)
         if frame[quantity.column].notna().any()
     ]
-    figure = _panels(frame, paper, shown, x="value", name=str(frame["key"].iloc[0]))
+    figure = _panels(frame, paper, shown, x="value", name=escape.figure(str(frame["key"].iloc[0])))
     for axes in figure.axes:
         axes.set_ylim(bottom=0)
     return figure

@@ -241,7 +241,7 @@ def _settle(figure: Figure) -> None:
     to build, and with them the names that SVG gives to clips: places are rounded.
     """
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # "none" would have each format drawn twice
     for axes in figure.axes:
         left, bottom, width, height = axes.get_position().bounds
         axes.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis import escape
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.run_metrics import waiting_s
@@ -74,7 +75,7 @@ def plot_cdf(frame: pd.DataFrame, axes: Axes) -> None:
             where="post",
             color=look.color,
             linestyle=look.dash,
-            label=label,
+            label=escape.figure(label),
         )
     axes.set(xlabel=f"Waiting time ({unit.name})", ylabel="Waits at most as long (%)")
     axes.set_xlim(0, longest or 1.0)

@@ -91,6 +91,11 @@ class ReportData:
         return ", ".join(names[:MAX_NAMED]) + more
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know before the numbers are taken for evidence."""
+        return self.study.warnings
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         """Runs that could not be read, and why."""
         return self.study.left_out
@@ -243,7 +248,7 @@ def _facts(runs: Sequence[Run]) -> list[str]:
     versions = versions if isinstance(versions, dict) else {}
     hashes = ", ".join(sorted({str(run.manifest["conditions_hash"]) for run in runs}))
     lines = [
-        f"model: {manifest['model'].get('name')}",
+        f"model: {manifest['model'].get('name')}{_charged(runs)}",
         f"data: {data.get('name')} ({data.get('num_train')} training and {data.get('num_test')}"
         f" test examples, {data.get('num_classes')} classes, majority class {majority})",
         "seed: " + ", ".join(map(str, sorted({run.manifest["seed"] for run in runs}))),
@@ -256,6 +261,13 @@ def _facts(runs: Sequence[Run]) -> list[str]:
         changed = " with uncommitted changes" if manifest.get("git_dirty") else ""
         lines.append(f"code: commit {commit}{changed}")
     return lines
+
+
+def _charged(runs: Sequence[Run]) -> str:
+    """Return which larger models' costs were charged, as the end of a line; empty if none."""
+    named = (run.manifest.get("cost_model") for run in runs)
+    names = sorted({str(model.get("name")) for model in named if isinstance(model, dict)})
+    return f", trained as the proxy of {', '.join(names)}, whose costs are charged" if names else ""
 
 
 def _finding(study: Study, variant: str) -> str:

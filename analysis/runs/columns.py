@@ -6,7 +6,7 @@ hand that breaks them is refused as a whole, since every figure and metric trust
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -21,9 +21,9 @@ from simulator.log.records import ClientRecord, DeviceRecord, Outcome, RoundReco
 RECORDS: Mapping[str, type] = {
     "devices": DeviceRecord, "rounds": RoundRecord, "clients": ClientRecord,
 }  # fmt: skip
-MEASURED = ("accuracy", "loss", "train_loss")
-"""What training measured: any number, or NaN where nothing was measured."""
-UNKNOWN = ("battery_share",)
+METRIC = "metric"
+"""The kind of a column that a task adds: any number, or NaN where nothing was measured."""
+UNKNOWN = ("train_loss", "battery_share")
 """Other columns that are NaN where there is nothing to say."""
 
 MAX_CELLS = 500_000_000
@@ -59,10 +59,8 @@ def read_columns(file: Path, table: str, names: list[str]) -> pa.Table:
         if name in texts:
             stored = stored.set_column(place, name, _short_texts(name, stored.column(name)))
     stored.validate(full=True)  # a text may hold bytes that are none
-    kinds = _kinds(table)
-    for name in stored.column_names:
-        if name in kinds:
-            _check_values(name, kinds[name], stored.column(name))
+    for name, kind in _kinds(table, stored.column_names).items():
+        _check_values(name, kind, stored.column(name))
     if table in KEYS:
         _check_keys(table, stored)
     return stored
@@ -72,23 +70,24 @@ def check_types(table: str, schema: pa.Schema) -> None:
     """Raise ValueError where a column stands twice or is not of the type that its record has."""
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise ValueError(f"each column must stand once, got {', '.join(twice):.100} again")
-    for name, kind in _kinds(table).items():
-        if name not in schema.names:
-            continue
+    for name, kind in _kinds(table, schema.names).items():
         found = schema.field(name).type
         is_whole = pa.types.is_integer(found)
-        is_right = {
-            "int": is_whole,
-            "float": is_whole or pa.types.is_floating(found),
-        }.get(kind, _is_text(found))
-        if not is_right:
-            wanted = {"int": "whole numbers", "float": "numbers"}.get(kind, "texts")
-            raise ValueError(f"{name} must hold {wanted}, got {found}")
+        is_number = is_whole or pa.types.is_floating(found)
+        is_right = {"int": is_whole, "float": is_number, METRIC: is_number}
+        if not is_right.get(kind, _is_text(found)):
+            wanted = {"int": "whole numbers", "float": "numbers", METRIC: "numbers"}
+            raise ValueError(f"{name} must hold {wanted.get(kind, 'texts')}, got {found}")
 
 
-def _kinds(table: str) -> dict[str, str]:
-    """Return the type of each column of the table, as its record names it."""
-    return {field.name: str(field.type) for field in fields(RECORDS[table])}
+def _kinds(table: str, names: Iterable[str]) -> dict[str, str]:
+    """Return the type of each column that is checked, as its record names it.
+
+    Of rounds, each column that is not in the record is a metric of the task.
+    """
+    known = {field.name: str(field.type) for field in fields(RECORDS[table])}
+    has_metrics = known.pop("metrics", None) is not None
+    return {name: known.get(name, METRIC) for name in names if name in known or has_metrics}
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -108,22 +107,19 @@ def _short_texts(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _check_values(name: str, kind: str, column: pa.ChunkedArray) -> None:
     """Raise ValueError where a value is missing, or is none that a run can have written."""
-    is_number = kind in ("int", "float")
+    is_number = kind in ("int", "float", METRIC)
     missing = column.null_count  # to pandas, an empty cell among numbers is a NaN
     if is_number:
         values = column.to_numpy()
         numbers = values[~np.isnan(values)]
         missing = len(values) - len(numbers)
-    if missing and name not in (*MEASURED, *UNKNOWN):
+    if missing and kind != METRIC and name not in UNKNOWN:
         raise ValueError(f"{name} must have a value in every row, {missing} have none")
-    if is_number and len(numbers):
+    if is_number and len(numbers) and kind != METRIC:
         largest = LARGEST_S if name.endswith("_s") else LARGEST
-        smallest = -largest if name in MEASURED else 0
         low, high = float(numbers.min()), float(numbers.max())
-        if not smallest <= low <= high <= largest:
-            raise ValueError(
-                f"{name} must lie in [{smallest:g}, {largest:g}], got {low:g} to {high:g}"
-            )
+        if not 0 <= low <= high <= largest:
+            raise ValueError(f"{name} must lie in [0, {largest:g}], got {low:g} to {high:g}")
     if name == "outcome" and (odd := set(pc.unique(column).to_pylist()) - set(OUTCOMES)):
         raise ValueError(f"{name} must be one of {', '.join(OUTCOMES)}, got {min(odd)!r:.100}")
 

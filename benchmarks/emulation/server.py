@@ -27,8 +27,8 @@ from simulator.engine.assignment import Assignment
 from simulator.engine.delivery import received
 from simulator.engine.federation import Federation
 from simulator.engine.participation import Participation
-from simulator.engine.seeds import stream, stream_seed
-from simulator.log.records import ClientRecord
+from simulator.engine.seeds import stream
+from simulator.log.records import ClientRecord, plan_fields
 
 
 class Peer(NamedTuple):
@@ -152,9 +152,11 @@ class Server:
             broadcast=fed.strategy.broadcast(self.state, plan),
             device=device,
             cost=cost,
-            training_seed=stream_seed(fed.seed, "training", self._handouts, device_id),
-            wire_seed=stream_seed(fed.seed, "wire", self._handouts, device_id),
-            record=ClientRecord.open(plan, device, cost, round_number=self._round, now_s=now_s),
+            record=ClientRecord.open(
+                device, plan_fields(plan, cost), round_number=self._round, now_s=now_s
+            ),
+            run_seed=fed.seed,
+            num_draws=self._handouts,
         )
         conversation = threading.Thread(target=self._converse, args=(work,), daemon=True)
         self._in_flight[device_id] = conversation

@@ -11,6 +11,7 @@ from typing import Any
 from devices.datasets.dataset import load_dataset
 from devices.fleet.calibrated import calibrated_text
 from devices.fleet.profile import DeviceProfile, StepRates
+from devices.tasks.classification import Classification
 from simulator.config.experiment import read_experiment
 from simulator.config.schema import RunConfig
 
@@ -128,10 +129,10 @@ def _slowed(rates: StepRates, factor: float) -> StepRates:
 
 
 def _write_texts(folder: Path) -> None:
-    whole = load_dataset("wordnet-16")
+    whole = Classification.of(load_dataset("wordnet-16"))
     for split, texts, labels, count in (
-        ("train", whole.train_texts, whole.train_labels, NUM_TRAIN),
-        ("test", whole.test_texts, whole.test_labels, NUM_TEST),
+        ("train", whole.data.train["text"], whole.labels["train"], NUM_TRAIN),
+        ("test", whole.data.test["text"], whole.labels["test"], NUM_TEST),
     ):
         by_label: dict[int, list[str]] = {}
         for text, label in zip(texts, labels.tolist(), strict=True):

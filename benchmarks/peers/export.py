@@ -103,9 +103,9 @@ def export(folder: Path, size: Size, way: Way) -> None:
     first = recorder.rounds[0][0].broadcast.adapter
     save_peft(first, folder / "adapter", source=world.source, spec=world.model)
     (folder / "adapter" / "adapter_model.safetensors").rename(folder / "initial.safetensors")
-    (folder / "train.json").write_text(json.dumps(world.data.train_texts))
-    (folder / "test.json").write_text(json.dumps(world.data.test_texts))
-    tokens = tokenize(world.source, world.data.train_texts, config.task.max_length)
+    (folder / "train.json").write_text(json.dumps(world.task.data.train["text"]))
+    (folder / "test.json").write_text(json.dumps(world.task.data.test["text"]))
+    tokens = tokenize(world.source, world.task.data.train["text"], config.task.max_length)
     lengths = np.array([len(row) for row in tokens])
     arrays = arrays_of(world, recorder, lengths)
     np.savez(folder / "arrays.npz", **arrays)
@@ -118,7 +118,7 @@ def export(folder: Path, size: Size, way: Way) -> None:
         "targets": list(config.task.targets),
         "rank": first.rank,
         "alpha": first.scale * first.rank,
-        "num_classes": world.data.num_classes,
+        "num_classes": world.model.head.num_outputs,
         "learning_rate": config.training.learning_rate,
         "weight_decay": config.training.weight_decay,
         "steps": size.steps,
@@ -136,8 +136,8 @@ def arrays_of(world: World, recorder: Recorder, lengths: np.ndarray) -> dict[str
     """Labels, shards one after the other with their ends, and the batches."""
     jobs = recorder.rounds[0]
     return {
-        "labels": world.data.train_labels,
-        "test_labels": world.data.test_labels,
+        "labels": world.task.groups("train"),
+        "test_labels": world.task.groups("test"),
         "shards": np.concatenate([job.examples for job in jobs]),
         "shard_ends": np.cumsum([len(job.examples) for job in jobs]),
         "batches": np.array(

@@ -92,9 +92,10 @@ def _attention_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape) 
 def _head_forward(model: ModelSpec, batch: BatchShape) -> int:
     """Return the FLOPs of the head.
 
-    One token of each sequence passes a dense layer and the classifier; Llama classifies all T.
+    One token of each sequence passes a dense layer and the output layer; in Llama all T pass the
+    output layer, whatever the head is for.
     """
-    scores = 2 * model.hidden * model.num_classes
+    scores = 2 * model.hidden * model.head.num_outputs
     if model.form == "llama":
         return batch.tokens * scores
     return batch.size * (2 * model.hidden**2 + scores)
@@ -103,14 +104,14 @@ def _head_forward(model: ModelSpec, batch: BatchShape) -> int:
 def _head_backward(model: ModelSpec, batch: BatchShape, *, crosses: bool) -> int:
     """Return the FLOPs of the head's backward pass.
 
-    They are those of the classifier's own gradient, and of its input's if a block is trained.
-    RoBERTa's dense layer is trained, so its own gradient and that of the classifier's input are
-    always needed; BERT's pooler is frozen.
+    They are those of the output layer's own gradient, which a frozen one has none of, and of its
+    input's if a block is trained. RoBERTa's dense layer is trained, so its own gradient and that of
+    the output layer's input are always needed; BERT's pooler is frozen.
     """
-    scores = 2 * model.hidden * model.num_classes
+    scores = 2 * model.hidden * model.head.num_outputs
     dense = 2 * model.hidden**2
     if model.form == "llama":
-        return batch.tokens * scores * (1 + crosses)
+        return batch.tokens * scores * (model.head.is_trained + crosses)
     if model.family != "bert":
         return batch.size * (2 * scores + dense * (1 + crosses))
     return batch.size * (scores + (scores + dense) * crosses)

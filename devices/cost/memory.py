@@ -73,7 +73,8 @@ class BesideBlocks(NamedTuple):
     shared: int  # held by all blocks together between the passes
     first: int  # while the first block runs forward, besides its input
     later: int  # while any other does
-    head: int
+    head: int  # held from the head's forward pass to its backward pass
+    head_peak: int  # at the most while the head and the loss run, in either pass
 
 
 def step_memory(model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> MemoryBreakdown:
@@ -81,7 +82,8 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> Memo
 
     While block i computes, in either pass, the blocks above it hold nothing: they have not run yet,
     or the backward pass has left them. So the peak is the largest, over i, of what blocks up to i
-    hold and block i needs besides. Activations are those of all blocks, and the rest is transient.
+    hold and block i needs besides, and what all blocks hold while the head runs, whose logits may
+    be larger than any block. Activations are those of all blocks, and the rest is transient.
     """
     blocks = block_terms(model, plan.terms)
     works = list(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
@@ -90,11 +92,13 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> Memo
         _entry_bytes(model, works, batch),
         batch.num_bytes(batch.tokens * model.hidden),
     )
+    head = _head_bytes(model, blocks, batch)
     beside = BesideBlocks(
         shared=_shared_bytes(model, works, batch),
         first=entry,
         later=entry + embedded,
-        head=_head_bytes(model, blocks, batch),
+        head=head,
+        head_peak=head + _head_transient(model, batch),
     )
     return whole_memory(model, plan, [memory[work] for work in works], beside)
 
@@ -123,7 +127,7 @@ def whole_memory(
         optimizer=MOMENTS_BYTES * trained,
         activations=activations,
         # What the head saves comes after the forward passes, and is gone before the backward ones.
-        transient=max(peak - activations - beside.head, 0),
+        transient=max(peak - activations, beside.head_peak, beside.head) - beside.head,
         head=beside.head,
     )
 
@@ -205,6 +209,22 @@ def _entry_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: BatchShape
 
 
 def _head_bytes(model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape) -> int:
-    """Return the bytes of logits and loss, and of what head and loss save."""
-    results = batch.num_bytes(batch.size * model.num_classes + 1)
-    return results + raw_bytes(head_tensors(model, blocks, batch))
+    """Return the bytes of logits and loss, and of what head and loss save.
+
+    The logits of tokens are let go of once their loss is known; the loss of each text stays.
+    """
+    saved = raw_bytes(head_tensors(model, blocks, batch))
+    if model.head.per == "token":
+        return FP32_BYTES * (1 + batch.size) + saved
+    results = batch.num_bytes(batch.size * model.head.num_outputs + 1)
+    return results + saved
+
+
+def _head_transient(model: ModelSpec, batch: BatchShape) -> int:
+    """Return the bytes that live beside those of ``_head_bytes`` at the head's own peak.
+
+    For tokens that is where log-softmax runs backward: the gradient of its result and that of the
+    logits, T V each in fp32. For texts it is less than any block takes.
+    """
+    is_language = model.head.per == "token"
+    return 2 * FP32_BYTES * batch.tokens * model.head.num_outputs * is_language

@@ -221,15 +221,27 @@ def position_tensors(model: ModelSpec, batch: BatchShape) -> list[SavedTensor]:
 def head_tensors(
     model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape
 ) -> list[SavedTensor]:
-    """Return the tensors that the head and the loss save."""
+    """Return the tensors that the head and the loss save.
+
+    Whatever the model computes in, the loss of tokens is computed in fp32, from logits that it
+    converts: what it saves of them is their log-softmax, T V.
+    """
+    crosses = any(block.position != "below" for block in blocks)
+    norm = _rms_norm_tensors(model, batch, "final") * (crosses and model.form == "llama")
+    if model.head.per == "token":
+        return [
+            *norm,
+            SavedTensor(batch.tokens * model.head.num_outputs, 32),
+            SavedTensor(batch.tokens, INDEX_BITS),  # targets
+            SavedTensor(1, 32),  # the sum of their weights
+            SavedTensor(1, INDEX_BITS),  # their number
+        ]
     loss = [
-        SavedTensor(batch.size * model.num_classes, batch.bits),  # log-softmax
+        SavedTensor(batch.size * model.head.num_outputs, batch.bits),  # log-softmax
         SavedTensor(batch.size, INDEX_BITS),  # labels
         SavedTensor(1, batch.bits),  # their number
     ]
     if model.form == "llama":
-        crosses = any(block.position != "below" for block in blocks)
-        norm = _rms_norm_tensors(model, batch, "final") if crosses else []
         scored = SavedTensor(batch.tokens * model.hidden, batch.bits)
         return [*norm, scored, *[SavedTensor(batch.size, INDEX_BITS)] * 2, *loss]
     pooled = [SavedTensor(batch.size * model.hidden, batch.bits)]

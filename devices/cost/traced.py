@@ -26,7 +26,7 @@ from devices.cost.memory import (
     whole_memory,
 )
 from devices.cost.saved import SavedTensor
-from devices.cost.traffic import Traffic, optimizer_bytes
+from devices.cost.traffic import Traffic, head_traffic, optimizer_bytes
 from devices.cost.working import PACKED_AT_ONCE, PACKING_BYTES, UNPACKING_BYTES, Peaks
 from devices.models.spec import ModelSpec
 from devices.vocabulary.number_formats import SMALLEST_PACKED
@@ -105,6 +105,7 @@ class FrameTrace(NamedTuple):
     first_bytes: int  # what lives while the first block runs, without its input
     later_bytes: int  # what lives while any other block runs, without its input
     head_bytes: int  # what lives after the forward pass
+    head_peak_bytes: int  # at the most from the last block's output to the gradient of it
 
 
 class Tracer(Protocol):
@@ -145,14 +146,16 @@ class TracedDemand:
         blocks = block_terms(model, plan.terms)
         works = [*map(BlockWork, blocks, plan.activation_bits, plan.weight_formats)]
         counted = [(self._block(model, w, batch), n) for w, n in Counter(works).items()]
-        frame = self.tracer.frame(batch, crosses=any(b.position != "below" for b in blocks))
+        crosses = any(block.position != "below" for block in blocks)
+        frame = self.tracer.frame(batch, crosses=crosses)
+        head = head_traffic(model, batch, crosses=crosses)
         memory = {work: self._block(model, work, batch).memory for work in works}
         return Demand(
             forward_flops=frame.forward_flops + sum(n * b.forward_flops for b, n in counted),
             backward_flops=frame.backward_flops + sum(n * b.backward_flops for b, n in counted),
             traffic=Traffic(
-                forward=sum(n * b.traffic.forward for b, n in counted),
-                backward=sum(n * b.traffic.backward for b, n in counted),
+                forward=head.forward + sum(n * b.traffic.forward for b, n in counted),
+                backward=head.backward + sum(n * b.traffic.backward for b, n in counted),
                 cast=sum(n * b.traffic.cast for b, n in counted),
                 unpacked=sum(n * b.traffic.unpacked for b, n in counted),
                 packed=sum(n * b.traffic.packed for b, n in counted),
@@ -184,6 +187,7 @@ class TracedDemand:
             first=frame.first_bytes - shared,
             later=frame.later_bytes - shared,
             head=frame.head_bytes,
+            head_peak=frame.head_peak_bytes,
         )
 
 

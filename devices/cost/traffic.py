@@ -2,7 +2,8 @@
 
 Each operator of a block reads its operands and writes its result, one after the other as PyTorch
 runs them: nothing is fused, and caches save nothing. Tests compare the counts with what torch's
-dispatcher sees (``docs/costs.md``). Embedding and head are left out, a few hundredths of the whole.
+dispatcher sees (``docs/costs.md``). Embedding and a head for texts are left out, a few hundredths
+of the whole; a language model's head is not, whose logits may be larger than any block's tensors.
 """
 
 from __future__ import annotations
@@ -49,17 +50,44 @@ class Traffic(NamedTuple):
 def step_traffic(
     model: ModelSpec, plan: TrainingPlan, blocks: Sequence[BlockTerms], batch: BatchShape
 ) -> Traffic:
-    """Return the traffic of all blocks, and of AdamW on the trained terms and the head."""
+    """Return the traffic of all blocks and of a language model's head, and that of AdamW."""
     works = Counter(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
     passes = [(_passes(model, work, batch), count) for work, count in works.items()]
+    head = head_traffic(model, batch, crosses=any(b.position != "below" for b in blocks))
     return Traffic(
-        forward=sum(block.forward * count for block, count in passes),
-        backward=sum(block.backward * count for block, count in passes),
+        forward=head.forward + sum(block.forward * count for block, count in passes),
+        backward=head.backward + sum(block.backward * count for block, count in passes),
         cast=sum(block.cast * count for block, count in passes),
         unpacked=sum(block.unpacked * count for block, count in passes),
         packed=sum(block.packed * count for block, count in passes),
         optimizer=optimizer_bytes(model, plan),
     )
+
+
+class HeadTraffic(NamedTuple):
+    """The bytes that the head and the loss move in each pass."""
+
+    forward: int
+    backward: int
+
+
+def head_traffic(model: ModelSpec, batch: BatchShape, *, crosses: bool) -> HeadTraffic:
+    """Return the traffic of a language model's output layer and loss; zero for a head for texts.
+
+    The product reads T h and V h and writes T V. In 16 bits the logits are converted to fp32, in
+    which log-softmax reads and writes them and the loss reads the result. Backward, the gradient of
+    the result is written, log-softmax reads two tensors and writes one, and one product leads to
+    the blocks, if a gradient crosses any.
+    """
+    if model.head.per != "token":
+        return HeadTraffic(0, 0)
+    logits = batch.tokens * model.head.num_outputs
+    hidden = (batch.tokens + model.head.num_outputs) * model.hidden
+    product = batch.num_bytes(hidden + logits)
+    converted = (batch.num_bytes(logits) + FP32_BYTES * logits) * (batch.bits != 32)
+    forward = product + converted + 3 * FP32_BYTES * logits
+    backward = product + converted + 5 * FP32_BYTES * logits
+    return HeadTraffic(forward, backward * crosses)
 
 
 def optimizer_bytes(model: ModelSpec, plan: TrainingPlan) -> int:

@@ -1,4 +1,4 @@
-"""Loads labelled texts to train and test on: bundled ones by name, a user's own by directory."""
+"""Loads texts to train and test on: bundled ones by name, a user's own by directory."""
 
 from __future__ import annotations
 
@@ -10,53 +10,66 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
-import numpy as np
-
+from devices.datasets.fetched import (
+    FETCHED_DATA,
+    FetchedDataset,
+    data_folder,
+    files_sha256,
+)
 from devices.datasets.own import error_at, parse_examples, portable_name, split_file
 from traces.arrays import IntArray
+from traces.text import did_you_mean
 
-SPLITS = ("train", "test")
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+KNOWN_COLUMNS = ("text", "label", "client")
+"""What a config may rename; a task and its shards read some of them, and leave the rest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The examples of one split, column by column, and where in their file each begins."""
+
+    columns: Mapping[str, tuple[str, ...]]  # all of one length
+    path: Path | None = None  # of the file, for messages alone; None where it is a bundled one
+    lines: tuple[int, ...] = ()  # of each example in the file, counted from 1
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, column: str) -> tuple[str, ...]:
+        return self.columns[column]
+
+    def at(self, indices: IntArray) -> Examples:
+        """Return the examples at these places, in this order."""
+        places = indices.tolist()
+        columns = {name: tuple(each[i] for i in places) for name, each in self.columns.items()}
+        return Examples(columns, self.path, tuple(self.lines[i] for i in places if self.lines))
+
+    def error(self, index: int | None, message: str) -> ValueError:
+        """Make an error about one example, or about all of them, that ends with its place."""
+        if self.path is None:
+            return ValueError(message)
+        if index is None:
+            return ValueError(f"{message} ({self.path})")
+        return error_at(self.path, self.lines[index], message)
 
 
 @dataclass(frozen=True, eq=False)
 class TextDataset:
-    """The labelled texts of a classification task. Labels are indices into ``class_names``."""
+    """The examples that a task is made from; what their columns mean is the task's to say."""
 
     name: str
-    train_texts: tuple[str, ...]
-    train_labels: IntArray  # (len(train_texts),)
-    test_texts: tuple[str, ...]
-    test_labels: IntArray  # (len(test_texts),)
-    class_names: tuple[str, ...]  # sorted
+    train: Examples
+    test: Examples
     sha256: str  # of the whole data set; a subset keeps it
     source: str  # a package, or a directory without its place on this machine
     licence: str
 
-    @property
-    def num_classes(self) -> int:
-        """The number of classes among the training examples."""
-        return len(self.class_names)
-
-    @property
-    def majority_share(self) -> float:
-        """The test accuracy, in [0, 1], of the best constant answer."""
-        return float(np.bincount(self.test_labels).max() / len(self.test_labels))
-
-    def subset(self, *, num_train: int, num_test: int) -> TextDataset:
-        """Return the first ``num_train`` and ``num_test`` examples, classes taking turns.
-
-        Raises ValueError for a number below 1 or above what there is.
-        """
-        train = _in_turn(self.train_labels, num_train, "num_train")
-        test = _in_turn(self.test_labels, num_test, "num_test")
-        return replace(
-            self,
-            train_texts=tuple(self.train_texts[i] for i in train),
-            train_labels=self.train_labels[train],
-            test_texts=tuple(self.test_texts[i] for i in test),
-            test_labels=self.test_labels[test],
-        )
+    def __getitem__(self, split: Split) -> Examples:
+        return self.train if split == "train" else self.test
 
 
 @dataclass(frozen=True)
@@ -88,22 +101,65 @@ _BUNDLED = (
 DATASETS: Mapping[str, BundledDataset] = MappingProxyType({entry.name: entry for entry in _BUNDLED})
 
 
-def load_dataset(name: str) -> TextDataset:
+def load_dataset(
+    name: str,
+    columns: Sequence[str] = ("text", "label"),
+    named: Mapping[str, str] | None = None,
+) -> TextDataset:
     """Load a bundled data set by its name, or a user's own by the path of its directory.
 
-    The directory holds ``train`` and ``test``, each as .csv, .tsv or .jsonl with ``text`` and
-    ``label`` and no other column. Labels are those of the training examples, sorted. Raises
-    ValueError for an unknown name, or for files that are broken.
+    ``columns`` are what is read of each example; ``named`` says which of them the files call
+    otherwise. The directory holds ``train`` and ``test``, each as .csv, .tsv or .jsonl. Without
+    ``named`` a file with any other column is refused, and with it the others are left out. Raises
+    ValueError for an unknown name, files that are broken, or a column that is not there.
     """
+    known = dict.fromkeys((*columns, *KNOWN_COLUMNS))
+    unknown = [repr(column)[:60] for column in named or {} if column not in known]
+    if unknown:
+        raise ValueError(f"columns may name {', '.join(known)}, got {', '.join(unknown)}")
     if name in DATASETS:
         packed = resources.files("devices.datasets").joinpath(f"{name}.tsv.xz").read_bytes()
-        return unpack(DATASETS[name], packed)
+        data = unpack(DATASETS[name], packed)
+        _check_own_names(name, tuple(data.train.columns), columns, named)
+        return data
+    if name in FETCHED_DATA:
+        return _fetched(name, FETCHED_DATA[name], columns, named)
     if os.path.isdir(name):  # false, where Path.is_dir raises: a name too long, a folder shut
-        return _read_directory(Path(name))
+        wanted = {column: (named or {}).get(column, column) for column in columns}
+        return _read_directory(Path(name), wanted, others=bool(named))
+    names = (*DATASETS, *FETCHED_DATA)
     raise ValueError(
-        f"data must be one of {', '.join(sorted(DATASETS))}, or a directory with train and test "
-        f"files, got {name!r}"
+        f"data must be one of {', '.join(names)}, or a directory with train and test files, got "
+        f"{name!r}{did_you_mean(name, names)}"
     )
+
+
+def _check_own_names(
+    name: str, have: Sequence[str], columns: Sequence[str], named: Mapping[str, str] | None
+) -> None:
+    """Raise ValueError where data with a name of its own lacks a column, or is to rename one."""
+    lacking = [column for column in columns if column not in have]
+    if lacking or named:
+        raise ValueError(
+            f"the columns of {name} must be read by its own names, {', '.join(have)}, got "
+            f"{', '.join(lacking or named or ())}"
+        )
+
+
+def _fetched(
+    name: str, data: FetchedDataset, columns: Sequence[str], named: Mapping[str, str] | None
+) -> TextDataset:
+    _check_own_names(name, data.columns, columns, named)
+    folder = data_folder(name, data)
+    if not os.path.isdir(folder):
+        raise ValueError(f"{name} must be fetched first: fedclock fetch {name}")
+    found = _read_directory(folder, {column: column for column in columns}, others=True)
+    if found.sha256 != data.sha256:
+        raise ValueError(
+            f"the examples of {name} must have sha256 {data.sha256}, got {found.sha256}; remove "
+            f"its folder and fetch it again ({folder})"
+        )
+    return replace(found, name=name, source=data.pinned, licence=data.licence)
 
 
 def unpack(entry: BundledDataset, packed: bytes) -> TextDataset:
@@ -119,40 +175,42 @@ def unpack(entry: BundledDataset, packed: bytes) -> TextDataset:
             "reinstall the package"
         )
     rows = [line.split("\t") for line in content.decode().splitlines()]
-    return _dataset(
-        {of: [(text, label) for split, label, text in rows if split == of] for of in SPLITS},
-        name=entry.name,
+    splits = {
+        of: Examples(
+            {
+                "text": tuple(text for split, _, text in rows if split == of),
+                "label": tuple(label for split, label, _ in rows if split == of),
+            }
+        )
+        for of in SPLITS
+    }
+    return TextDataset(
+        entry.name,
+        **splits,
         sha256=entry.sha256,
         source=entry.source,
         licence=entry.licence,
     )
 
 
-def _read_directory(directory: Path) -> TextDataset:
+def _read_directory(directory: Path, columns: Mapping[str, str], *, others: bool) -> TextDataset:
     paths = {split: split_file(directory, split) for split in SPLITS}
     contents = {split: _content(path) for split, path in paths.items()}
-    examples = {split: parse_examples(paths[split], contents[split]) for split in SPLITS}
-    labels = sorted({example.label for example in examples["train"]})
-    if len(labels) < 2:
-        raise ValueError(
-            f"there must be at least 2 labels, got only {labels[0]} ({paths['train']})"
-        )
-    shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
-    for example in examples["test"]:
-        if example.label not in labels:
-            raise error_at(
-                paths["test"],
-                example.line,
-                f"label must be one of the training labels {shown}, got {example.label!r}",
-            )
-    digests = [hashlib.sha256(contents[split]).digest() for split in SPLITS]
-    return _dataset(
-        {split: [(example.text, example.label) for example in examples[split]] for split in SPLITS},
-        name=directory.resolve().name,
-        sha256=hashlib.sha256(b"".join(digests)).hexdigest(),
+    return TextDataset(
+        directory.resolve().name,
+        **{
+            split: _examples(paths[split], contents[split], columns, others=others)
+            for split in SPLITS
+        },
+        sha256=files_sha256(contents[split] for split in SPLITS),
         source=portable_name(str(directory)),
         licence="the user's own",
     )
+
+
+def _examples(path: Path, content: bytes, columns: Mapping[str, str], *, others: bool) -> Examples:
+    lines, rows = zip(*parse_examples(path, content, columns, others=others), strict=True)
+    return Examples(dict(zip(columns, zip(*rows, strict=True), strict=True)), path, lines)
 
 
 def _content(path: Path) -> bytes:
@@ -160,41 +218,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"the file must be readable, got: {error.strerror} ({path})") from None
-
-
-def _dataset(
-    pairs: Mapping[str, Sequence[tuple[str, str]]],
-    *,
-    name: str,
-    sha256: str,
-    source: str,
-    licence: str,
-) -> TextDataset:
-    """Gather (text, label) pairs of both splits; classes are the training labels, sorted."""
-    class_names = tuple(sorted({label for _, label in pairs["train"]}))
-    index = {label: i for i, label in enumerate(class_names)}
-    labels = {
-        split: np.array([index[label] for _, label in pairs[split]], dtype=np.int64)
-        for split in SPLITS
-    }
-    return TextDataset(
-        name=name,
-        train_texts=tuple(text for text, _ in pairs["train"]),
-        train_labels=labels["train"],
-        test_texts=tuple(text for text, _ in pairs["test"]),
-        test_labels=labels["test"],
-        class_names=class_names,
-        sha256=sha256,
-        source=source,
-        licence=licence,
-    )
-
-
-def _in_turn(labels: IntArray, count: int, name: str) -> IntArray:
-    """Return the indices of the first ``count`` examples when classes give one each in turn."""
-    if not 1 <= count <= len(labels):
-        raise ValueError(f"{name} must be in [1, {len(labels)}], got {count}")
-    turn = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        turn[labels == label] = np.arange(np.count_nonzero(labels == label))
-    return np.lexsort((labels, turn))[:count].astype(np.int64)

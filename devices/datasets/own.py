@@ -1,4 +1,4 @@
-"""Reads a user's labelled texts: CSV (quoted), TSV (never quoted) or JSON lines, all in UTF-8."""
+"""Reads a user's examples: CSV (quoted), TSV (never quoted) or JSON lines, all in UTF-8."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,10 @@ ENDINGS = ("csv", "tsv", "jsonl")
 
 
 class Example(NamedTuple):
-    """One labelled text, and the line of its file where it begins, counted from 1."""
+    """One example, and the line of its file where it begins, counted from 1."""
 
     line: int
-    text: str
-    label: str
+    values: tuple[str, ...]  # of the columns that were asked for, in their order
 
 
 def portable_name(path: str) -> str:
@@ -47,12 +46,15 @@ def split_file(directory: Path, split: str) -> Path:
     return found[0]
 
 
-def parse_examples(path: Path, content: bytes) -> list[Example]:
+def parse_examples(
+    path: Path, content: bytes, columns: Mapping[str, str], *, others: bool = False
+) -> list[Example]:
     """Read the examples in a file's content; ``path`` tells the format and is named in errors.
 
-    Every record has a ``text`` and a ``label``, without space around them; blank lines are left
-    out. Raises ValueError, with file and line, where a record is broken or has any other column,
-    or where there is no record.
+    ``columns`` are the names in the file of what is read, by what they are used as. Their values
+    are texts without space around them, and blank lines are left out. Raises ValueError, with file
+    and line, where a record is broken or lacks a column, where it has any other column unless
+    ``others`` may be there, or where there is no record.
     """
     try:
         decoded = content.decode("utf-8-sig")
@@ -61,19 +63,44 @@ def parse_examples(path: Path, content: bytes) -> list[Example]:
         found = f"byte {content[error.start]:#04x}"
         raise error_at(path, line, f"the file must be UTF-8, got {found}") from None
     read = _json_records if path.suffix == ".jsonl" else _table_records
-    examples = [_checked(path, *record) for record in read(path, decoded)]
+    wanted = _Wanted(tuple(columns.values()), others)
+    examples = [_checked(path, line, record) for line, record in read(path, decoded, wanted)]
     if not examples:
         raise ValueError(f"there must be at least one example, got none ({path})")
     return examples
 
 
-def _checked(path: Path, line: int, text: str, label: str) -> Example:
-    for column, value in (("text", text), ("label", label)):
+class _Wanted(NamedTuple):
+    """The columns to read from a file, and whether it may have others."""
+
+    names: tuple[str, ...]
+    others: bool
+
+    @property
+    def listed(self) -> str:
+        """The names as they stand in a sentence."""
+        *most, last = self.names
+        return f"{', '.join(most)} and {last}" if most else last
+
+    def check_no_other(self, path: Path, line: int, found: Sequence[str]) -> None:
+        """Raise ValueError for a column that nothing would read: a second text, a client."""
+        others = [repr(name)[:60] for name in found if name not in self.names]
+        if others and not self.others:
+            raise error_at(
+                path,
+                line,
+                f"the columns must be {self.listed} alone, since no other would be used, got also "
+                f"{', '.join(others[:5])}; remove what is not to be used, or join it into text",
+            )
+
+
+def _checked(path: Path, line: int, record: Mapping[str, str]) -> Example:
+    for column, value in record.items():
         if not value.strip():
             raise error_at(path, line, f"{column} must not be empty, got {value!r}")
         if any("\ud800" <= char <= "\udfff" for char in value):
             raise error_at(path, line, f"{column} must be valid Unicode, got half of a character")
-    return Example(line, text.strip(), label.strip())
+    return Example(line, tuple(value.strip() for value in record.values()))
 
 
 @contextmanager
@@ -106,36 +133,30 @@ def _table_rows(path: Path, decoded: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _table_records(path: Path, decoded: str) -> Iterator[tuple[int, str, str]]:
+def _table_records(
+    path: Path, decoded: str, wanted: _Wanted
+) -> Iterator[tuple[int, dict[str, str]]]:
     rows = _table_rows(path, decoded)
     line, header = rows[0] if rows else (1, [])
     columns = [name.strip() for name in header]
-    if columns.count("text") != 1 or columns.count("label") != 1:
+    if any(columns.count(name) != 1 for name in wanted.names):
         found = ", ".join(columns) or "nothing"
-        raise error_at(path, line, f"the header must name text and label once each, got {found}")
-    _check_no_other(path, line, columns)
-    text, label = columns.index("text"), columns.index("label")
+        raise error_at(
+            path, line, f"the header must name {wanted.listed} once each, got {found:.300}"
+        )
+    wanted.check_no_other(path, line, columns)
+    places = {name: columns.index(name) for name in wanted.names}
     for line, row in rows[1:]:
         if len(row) != len(columns):
             raise error_at(
                 path, line, f"a row must have {len(columns)} fields as the header, got {len(row)}"
             )
-        yield line, row[text], row[label]
+        yield line, {name: row[place] for name, place in places.items()}
 
 
-def _check_no_other(path: Path, line: int, columns: list[str]) -> None:
-    """Raise ValueError for a column that nothing would read: a second text, a client, a weight."""
-    others = [repr(name)[:60] for name in columns if name not in ("text", "label")]
-    if others:
-        raise error_at(
-            path,
-            line,
-            "the columns must be text and label alone, since no other would be used, got also "
-            f"{', '.join(others[:5])}; remove what is not to be used, or join it into text",
-        )
-
-
-def _json_records(path: Path, decoded: str) -> Iterator[tuple[int, str, str]]:
+def _json_records(
+    path: Path, decoded: str, wanted: _Wanted
+) -> Iterator[tuple[int, dict[str, str]]]:
     for line, row in enumerate(decoded.split("\n"), start=1):
         if not row.strip():
             continue
@@ -145,15 +166,22 @@ def _json_records(path: Path, decoded: str) -> Iterator[tuple[int, str, str]]:
             raise error_at(path, line, f"every line must be JSON, got: {error}") from None
         if not isinstance(record, dict):
             raise error_at(path, line, f"every line must be an object, got {type(record).__name__}")
-        _check_no_other(path, line, list(record))
-        text, label = record.get("text"), record.get("label")
-        if not isinstance(text, str):
-            raise error_at(path, line, f"text must be a string, got {_shown(record, 'text')}")
-        if not isinstance(label, str | int) or isinstance(label, bool):
-            found = _shown(record, "label")
-            raise error_at(path, line, f"label must be a string or a whole number, got {found}")
-        yield line, text, str(label)
+        wanted.check_no_other(path, line, list(record))
+        yield line, {name: _json_text(path, line, record, name) for name in wanted.names}
 
 
-def _shown(record: dict[str, object], key: str) -> str:
+def _json_text(path: Path, line: int, record: Mapping[str, object], name: str) -> str:
+    """Return a value as text; a whole number may stand for one, except where text is learned."""
+    value = record.get(name)
+    if isinstance(value, str):
+        return value
+    if name == "text":
+        raise error_at(path, line, f"text must be a string, got {_shown(record, 'text')}")
+    if not isinstance(value, int) or isinstance(value, bool):
+        found = _shown(record, name)
+        raise error_at(path, line, f"{name} must be a string or a whole number, got {found}")
+    return str(value)
+
+
+def _shown(record: Mapping[str, object], key: str) -> str:
     return repr(record[key])[:60] if key in record else "nothing"

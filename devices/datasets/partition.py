@@ -19,21 +19,21 @@ MAX_ALPHA = 1e6
 
 
 def dirichlet_shards(
-    labels: IntArray,
+    groups: IntArray,
     num_devices: int,
     *,
     alpha: float,
     rng: np.random.Generator,
     min_examples: int = 1,
 ) -> list[IntArray]:
-    """Divide examples so that devices differ in their mix of labels.
+    """Divide examples so that devices differ in their mix of groups, such as classes.
 
-    ``labels`` is (n,); returns one array of rising indices into it for each device. Every example
+    ``groups`` is (n,); returns one array of rising indices into it for each device. Every example
     goes to exactly one device.
 
-    Each class is divided by its own draw of Dirichlet(alpha, ..., alpha) over the devices
+    Each group is divided by its own draw of Dirichlet(alpha, ..., alpha) over the devices
     (Yurochkin et al. 2019, "Bayesian nonparametric federated learning of neural networks"), so both
-    the mix of labels and the size of a shard vary: alpha near 0 gives a class to one device, a
+    the mix of groups and the size of a shard vary: alpha near 0 gives a group to one device, a
     large alpha gives every device an even share. Then every device short of ``min_examples`` takes
     random examples, one at a time, from whichever shard is the largest (the first of equals).
 
@@ -41,10 +41,10 @@ def dirichlet_shards(
     """
     if not 0 < alpha <= MAX_ALPHA:
         raise ValueError(f"alpha must be in (0, {MAX_ALPHA:g}], got {alpha:g}")
-    _check_enough(len(labels), num_devices, min_examples)
+    _check_enough(len(groups), num_devices, min_examples)
     parts: list[list[IntArray]] = [[] for _ in range(num_devices)]
-    for label in np.unique(labels):
-        examples = rng.permutation(np.flatnonzero(labels == label))
+    for group in np.unique(groups):
+        examples = rng.permutation(np.flatnonzero(groups == group))
         shares = rng.dirichlet(np.full(num_devices, alpha))
         cuts = np.rint(np.cumsum(shares[:-1]) * len(examples)).astype(np.int64)
         for part, chunk in zip(parts, np.split(examples, cuts), strict=True):
@@ -64,16 +64,46 @@ def iid_shards(num_examples: int, num_devices: int, *, rng: np.random.Generator)
     return [np.sort(shard) for shard in shards]
 
 
+def natural_shards(
+    clients: Sequence[str], num_devices: int, *, rng: np.random.Generator, min_examples: int = 1
+) -> list[IntArray]:
+    """Give each device the examples of one client, drawn from those that have ``min_examples``.
+
+    ``clients`` names the client of each example, (n,). Returns one array of rising indices for each
+    device; examples of clients that were not drawn belong to nobody. Raises ValueError for fewer
+    such clients than devices.
+    """
+    _check_positive(num_devices, min_examples)
+    names, inverse, counts = np.unique(
+        np.array(clients, dtype=object), return_inverse=True, return_counts=True
+    )
+    large = np.flatnonzero(counts >= min_examples)
+    if len(large) < num_devices:
+        raise ValueError(
+            f"there must be a client with at least {min_examples} training examples for each of "
+            f"{num_devices} devices, got {len(large)} of {len(names)} clients; lower "
+            "shards.min_examples or the number of devices"
+        )
+    chosen = rng.permutation(large)[:num_devices]
+    order = np.argsort(inverse, kind="stable")
+    ends = np.cumsum(counts)
+    return [order[ends[client] - counts[client] : ends[client]] for client in chosen.tolist()]
+
+
 def _check_enough(num_examples: int, num_devices: int, min_examples: int) -> None:
-    if num_devices < 1:
-        raise ValueError(f"the number of devices must be at least 1, got {num_devices}")
-    if min_examples < 1:
-        raise ValueError(f"min_examples must be at least 1, got {min_examples}")
+    _check_positive(num_devices, min_examples)
     if num_devices * min_examples > num_examples:
         raise ValueError(
             f"there must be at least {num_devices * min_examples} training examples "
             f"({num_devices} devices, {min_examples} each), got {num_examples}"
         )
+
+
+def _check_positive(num_devices: int, min_examples: int) -> None:
+    if num_devices < 1:
+        raise ValueError(f"the number of devices must be at least 1, got {num_devices}")
+    if min_examples < 1:
+        raise ValueError(f"min_examples must be at least 1, got {min_examples}")
 
 
 def _repaired(
@@ -110,11 +140,11 @@ class DrawnShards:
 
     A device draws with replacement, and two devices may hold the same example.
 
-    The labels of a device follow its own draw of Dirichlet(alpha, ..., alpha) over the classes;
+    The groups of a device follow its own draw of Dirichlet(alpha, ..., alpha) over all groups;
     ``rng`` gives the stream of a device.
     """
 
-    labels: IntArray  # (n,): of the training set
+    groups: IntArray  # (n,): of the training set
     num_devices: int
     num_examples: int  # of each device
     alpha: float
@@ -122,16 +152,16 @@ class DrawnShards:
 
     def __getitem__(self, device_id: int) -> IntArray:
         rng = self.rng(device_id)
-        order, starts, counts = self._by_class
+        order, starts, counts = self._by_group
         shares = rng.dirichlet(np.full(len(counts), self.alpha))
-        classes = rng.choice(len(counts), size=self.num_examples, p=shares)
-        within = np.floor(rng.random(self.num_examples) * counts[classes]).astype(np.int64)
-        return np.sort(order[starts[classes] + within])
+        groups = rng.choice(len(counts), size=self.num_examples, p=shares)
+        within = np.floor(rng.random(self.num_examples) * counts[groups]).astype(np.int64)
+        return np.sort(order[starts[groups] + within])
 
     @cached_property
-    def _by_class(self) -> tuple[IntArray, IntArray, IntArray]:
-        """The examples in order of their class, where each class begins there, and its size."""
-        _, inverse, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
+    def _by_group(self) -> tuple[IntArray, IntArray, IntArray]:
+        """The examples in order of their group, where each group begins there, and its size."""
+        _, inverse, counts = np.unique(self.groups, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
         return order, np.cumsum(counts) - counts, counts
 
@@ -140,19 +170,19 @@ class DrawnShards:
         return np.full(self.num_devices, self.num_examples, dtype=np.int64)
 
 
-def expected_accuracies(
-    shards: Iterable[IntArray], labels: IntArray, by_class: Sequence[float]
+def expected_scores(
+    shards: Iterable[IntArray], groups: IntArray, by_group: Sequence[float]
 ) -> list[float]:
-    """Work out the accuracy that each shard may expect, from a model's accuracy on each class.
+    """Work out the score that each shard may expect, from a model's score on each group.
 
-    The mean of ``by_class`` weighted by the classes of the shard; those of unknown accuracy (NaN)
-    are left out of it. NaN where none is known.
+    The mean of ``by_group`` weighted by the groups of the shard; those of unknown score (NaN) are
+    left out of it. NaN where none is known.
     """
-    accuracy = np.asarray(by_class)
-    known = ~np.isnan(accuracy)
+    scores = np.asarray(by_group)
+    known = ~np.isnan(scores)
     expected = []
     for examples in shards:
-        counts = np.bincount(labels[examples], minlength=len(accuracy))[known]
+        counts = np.bincount(groups[examples], minlength=len(scores))[known]
         total = int(counts.sum())
-        expected.append(float(counts @ accuracy[known]) / total if total else math.nan)
+        expected.append(float(counts @ scores[known]) / total if total else math.nan)
     return expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from devices.fleet.calibrated import WIDTHS, power_w, read_calibrated
 from devices.fleet.profile import CONFIDENCES, Confidence, DeviceProfile
 from devices.fleet.toml_table import TomlTable
-from traces.text import read_text
+from traces.text import did_you_mean, read_text
 from traces.units import BYTES_PER_GIB
 
 CATALOG = Path(__file__).parent / "catalog.toml"
@@ -86,8 +85,7 @@ def profile(name: str) -> DeviceProfile:
     profiles = load_profiles()
     if name not in profiles:
         _check_mode(name)
-        near = difflib.get_close_matches(name, profiles, n=3)
-        meant = f" (near: {', '.join(near)})" if near else ""
+        meant = did_you_mean(name, profiles, most=3)
         raise ValueError(f"a device must be one of {', '.join(profiles)}, got {name!r}{meant}")
     return profiles[name]
 
@@ -99,7 +97,8 @@ def _check_mode(name: str) -> None:
             modes = [mode["name"] for mode in device["mode"]]
             given = name.removeprefix(f"{device['name']}-")
             raise ValueError(
-                f"a power mode of {device['name']} must be one of {', '.join(modes)}, got {given!r}"
+                f"a power mode of {device['name']} must be one of {', '.join(modes)}, "
+                f"got {given!r}{did_you_mean(given, modes)}"
             )
 
 

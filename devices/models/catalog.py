@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from devices.datasets.own import portable_name
-from devices.models.directory import ModelFiles, check_inside, read_directory
+from devices.models.directory import ModelFiles, check_inside, read_directory, read_sizes
 from devices.models.fetched import FETCHED, FetchedModel, fetched_folder
-from devices.models.hub import HubError, from_hub
+from devices.models.hub import HubError, from_hub, sizes_from_hub
+from devices.models.sized import SIZED, SizedModel
 from traces.canonical import canonical
+from traces.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ModelSource:
     """
 
     name: str  # an alias, a name on the hub, a relative path, or the last part of an absolute one
-    files: ModelFiles | None  # None: drawn from ``config``
+    files: ModelFiles | None  # None: drawn from ``config``, or known by its sizes alone
     config: Mapping[str, Any]  # its config.json
     sha256: str  # of its weights; of its config where they are drawn
     files_sha256: str  # of all that a result depends on: config, tokenizer and weights
@@ -64,7 +66,7 @@ class ModelSource:
         return self.files.directory if self.files else None
 
 
-MODELS: Mapping[str, PackagedModel | DrawnModel | FetchedModel] = MappingProxyType(
+MODELS: Mapping[str, PackagedModel | DrawnModel | FetchedModel | SizedModel] = MappingProxyType(
     {
         "minilm-l6": PackagedModel(
             title="all-MiniLM-L6-v2: BERT, 6 blocks of width 384, 22.7 M parameters",
@@ -92,16 +94,20 @@ MODELS: Mapping[str, PackagedModel | DrawnModel | FetchedModel] = MappingProxyTy
             ),
         ),
         **FETCHED,
+        **SIZED,
     }
 )
 
 
-def resolve(name: str, revision: str | None = None) -> ModelSource:
+def resolve(name: str, revision: str | None = None, *, sizes_only: bool = False) -> ModelSource:
     """Find a model: a bundled alias, else a local directory, else the hub.
 
     ``revision`` is a commit, branch or tag of a model on the hub. A hub model is fetched unless it
-    is in the hub's cache. Raises ValueError where there is no such model, its files are not what
-    they must be, the hub is out of reach, or a model that is not on the hub is given a revision.
+    is in the hub's cache. With ``sizes_only``, where nothing is trained, a ``config.json`` is
+    enough: a directory without weights, the path of a JSON file, a model that is listed by its
+    sizes, or that one file from the hub. Raises ValueError where there is no such model, its files
+    are not what they must be, the hub is out of reach, or a model that is not on the hub is given a
+    revision.
     """
     bundled = MODELS.get(name)
     is_directory = os.path.isdir(name)  # Path.is_dir raises for a name too long, a folder shut
@@ -110,6 +116,14 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
             "revision must be left out, except for a model on the hub, got "
             f"{revision} for {name}, which is {'bundled' if bundled else 'a directory'}"
         )
+    if isinstance(bundled, SizedModel):
+        if not sizes_only:
+            raise ValueError(
+                f"model must have weights to be trained, got {name}, of which the sizes alone are "
+                f"known here: set training: none, or cost.model: {name} and train a smaller model"
+            )
+        pinned = f"the sizes of {bundled.hub_name}"
+        return _sized(name, bundled.config, licence=bundled.licence, pinned=pinned)
     if isinstance(bundled, DrawnModel):
         config = dict(bundled.config)  # plain, since it is sent to workers
         drawn = hashlib.sha256(canonical(config).encode()).hexdigest()
@@ -119,7 +133,32 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
         return _packaged(name, bundled)
     if isinstance(bundled, FetchedModel):
         return _fetched(name, bundled)
+    if sizes_only and not bundled and (source := _sizes(name, revision)):
+        return source
     return _directory(name) if is_directory else _from_hub(name, revision)
+
+
+def _sizes(name: str, revision: str | None) -> ModelSource | None:
+    """Return a model by its config.json alone; None for a directory that has its weights too."""
+    path = Path(name)
+    if os.path.isdir(name):
+        if any(file.endswith(".safetensors") for file in os.listdir(name)):
+            return None
+        path = path / "config.json"
+    elif not (name.endswith(".json") and os.path.isfile(name)):
+        try:
+            config, commit = sizes_from_hub(name, revision)
+        except HubError:
+            return None  # asked again for the whole model, which says what is wrong
+        pinned = f"config.json of {name}@{commit}"
+        return _sized(name, config, licence="see the hub", pinned=pinned)
+    shown = portable_name(name)
+    return _sized(shown, read_sizes(path), licence="the user's own", pinned=f"the sizes in {shown}")
+
+
+def _sized(name: str, config: Mapping[str, Any], *, licence: str, pinned: str) -> ModelSource:
+    digest = hashlib.sha256(canonical(dict(config)).encode()).hexdigest()
+    return ModelSource(name, None, dict(config), digest, digest, licence, pinned)
 
 
 def _packaged(name: str, model: PackagedModel) -> ModelSource:
@@ -168,8 +207,8 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
         at = f" at revision {revision}" if revision else ""
         raise ValueError(
             f"model must be one of {', '.join(MODELS)}, a local directory with config.json and "
-            f".safetensors, or a name on the Hugging Face hub, got {name!r}{at}; "
-            f"the hub said: {error}"
+            f".safetensors, or a name on the Hugging Face hub, got {name!r}{at}"
+            f"{did_you_mean(name, MODELS)}; the hub said: {error}"
         ) from None
     commit = files.directory.name
     return _source(

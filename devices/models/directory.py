@@ -100,13 +100,27 @@ def read_directory(directory: Path) -> ModelFiles:
         for file in files
         if file.suffix in READ_SUFFIXES and file.is_file() and file.name != unread
     )
-    sizes = {
+    sizes = _sizes(config)
+    _check_depth(sizes, count_tensors(weights), path)
+    return ModelFiles(directory, sizes, weights, others)
+
+
+def read_sizes(path: Path) -> dict[str, Any]:
+    """Return what a config.json says of a model that comes without weights.
+
+    Raises ValueError where it is missing, damaged or no JSON object.
+    """
+    if not path.is_file():
+        raise ValueError(f"a model directory must hold config.json, got {path.parent}")
+    return _sizes(_read_object(path, MAX_CONFIG_BYTES))
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         key: value
         for key, value in config.items()
         if key not in _NOT_SIZES and not key.startswith("_")
     }
-    _check_depth(sizes, count_tensors(weights), path)
-    return ModelFiles(directory, sizes, weights, others)
 
 
 def check_inside(files: ModelFiles) -> None:

@@ -77,6 +77,29 @@ def chosen_layers(linears: Sequence[LinearSpec], targets: Sequence[str]) -> tupl
     return tuple(layer for layer in linears if layer.name in targets)
 
 
+_ROLES = (
+    ("query", "q_proj", "q_lin", "q"),
+    ("key", "k_proj", "k_lin", "k"),
+    ("value", "v_proj", "v_lin", "v"),
+)
+"""Names of the same linear layer in the code of different families."""
+
+
+def same_roles(targets: Sequence[str], config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the named layers are called in the model of a config.json.
+
+    A name without a known counterpart is returned as it is.
+    """
+    family = CLOSED_FORMS.get(str(config.get("model_type")))
+    if family is None:
+        return tuple(targets)
+    names = {layer.name for layer in family(Sizes(config))["linears"]}
+    return tuple(
+        next((name for role in _ROLES if target in role for name in role if name in names), target)
+        for target in targets
+    )
+
+
 def _bert(config: Sizes, *, num_segments: int | None = None) -> dict[str, Any]:
     h, f = config["hidden_size"], config["intermediate_size"]
     heads = _dividing(config, "num_attention_heads", h, "hidden_size")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from devices.models.directory import ModelFiles, check_inside, read_directory
+from devices.models.directory import ModelFiles, check_inside, read_directory, read_sizes
 
 HUB_TIMEOUT_S = 5.0
 """Seconds that the hub may take to answer at all."""
@@ -40,6 +42,23 @@ def from_hub(name: str, revision: str | None) -> ModelFiles:
             raise damaged from None
 
 
+def sizes_from_hub(name: str, revision: str | None) -> tuple[dict[str, Any], str]:
+    """Return what the config.json of a hub model says, and the commit that it was read at.
+
+    Of a model without weights in the cache, that one file is fetched. Raises HubError, or
+    ValueError for a file that is damaged.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(name, "config.json", revision=revision, local_files_only=True)
+    except Exception:  # each version of the client has its own library's errors
+        path = _fetched(
+            name, revision, lambda: hf_hub_download(name, "config.json", revision=revision)
+        )
+    return read_sizes(Path(path)), Path(path).parent.name
+
+
 def _read(directory: str) -> ModelFiles:
     files = read_directory(Path(directory))
     check_inside(files)
@@ -48,13 +67,21 @@ def _read(directory: str) -> ModelFiles:
 
 def _fetch(name: str, revision: str | None) -> str:
     """Download a model by its revision's own name, so that the cache knows it by that name."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
+
+    return _fetched(
+        name, revision, lambda: snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)
+    )
+
+
+def _fetched(name: str, revision: str | None, download: Callable[[], str]) -> str:
+    from huggingface_hub import HfApi
 
     try:
         # One request with a deadline says whether the hub can be reached. A download retries, and
         # without a network that would take minutes.
         HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
-        return snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)
+        return download()
     except Exception as error:
         text = str(error).strip() or type(error).__name__
         raise HubError(text.splitlines()[0]) from None

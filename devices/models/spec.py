@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from devices.models.families import CLOSED_FORMS, LinearSpec, Sizes, chosen_layers
+from devices.models.heads import Head
 from devices.vocabulary.plan import Adapter, Factors, ModuleKey, TermGrid
 from traces.arrays import BoolArray, Float32Array
 
@@ -36,11 +37,12 @@ class Outline:
     attention: tuple[int, int]  # indices of the linear layers just before and after the score
     head_size: int  # width of one head's query, key or value
     max_length: int  # the longest text, in tokens, that it has positions for
+    stores_transposed: bool = False  # a linear layer holds its matrix as (in, out), as GPT-2 does
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The sizes of a stack of equal transformer blocks, its LoRA layers, and its trained head."""
+    """The sizes of a stack of equal transformer blocks, its LoRA layers, and its head."""
 
     name: str
     family: str  # transformers' model_type
@@ -53,8 +55,8 @@ class ModelSpec:
     targets: tuple[LinearSpec, ...]  # those with LoRA, in the order of TermGrid's second axis
     norm_parameters: int  # of one block
     embedding_parameters: int  # everything below the first block
-    frozen_head_parameters: int  # BERT's pooler; the final norm of Llama; RoBERTa has none
-    num_classes: int
+    frozen_head_parameters: int  # BERT's pooler; Llama's final norm; an output matrix of its own
+    head: Head
     attention: Attention = "eager"
     outline: Outline | None = None  # None where there are closed forms
 
@@ -65,26 +67,31 @@ class ModelSpec:
 
     @property
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor of the trained head, by the name that transformers gives it."""
+        """The shape of each tensor of the trained head, by the name that transformers gives it.
+
+        There is none where the head is a language model's own, which stays frozen.
+        """
+        if not self.head.is_trained:
+            return {}
         if self.outline:
             return dict(self.outline.head_shapes)
-        classes, hidden = self.num_classes, self.hidden
+        outputs, hidden = self.head.num_outputs, self.hidden
         if self.form == "llama":
-            return {"score.weight": (classes, hidden)}
+            return {"score.weight": (outputs, hidden)}
         if self.family == "bert":
-            return {"classifier.weight": (classes, hidden), "classifier.bias": (classes,)}
+            return {"classifier.weight": (outputs, hidden), "classifier.bias": (outputs,)}
         if self.family == "distilbert":
             return {
                 "pre_classifier.weight": (hidden, hidden),
                 "pre_classifier.bias": (hidden,),
-                "classifier.weight": (classes, hidden),
-                "classifier.bias": (classes,),
+                "classifier.weight": (outputs, hidden),
+                "classifier.bias": (outputs,),
             }
         return {
             "classifier.dense.weight": (hidden, hidden),
             "classifier.dense.bias": (hidden,),
-            "classifier.out_proj.weight": (classes, hidden),
-            "classifier.out_proj.bias": (classes,),
+            "classifier.out_proj.weight": (outputs, hidden),
+            "classifier.out_proj.bias": (outputs,),
         }
 
     @property
@@ -139,12 +146,13 @@ class ModelSpec:
 
     @classmethod
     def from_config(
-        cls, name: str, config: Mapping[str, Any], targets: Sequence[str], num_classes: int
+        cls, name: str, config: Mapping[str, Any], targets: Sequence[str], head: Head
     ) -> ModelSpec:
         """Read a transformers ``config.json``; ``targets`` name the adapted layers of a block.
 
         Raises ValueError for a family or an activation function without checked closed forms, a
-        size that is missing or cannot be, or a target that is no linear layer of its block.
+        size that is missing or cannot be, a target that is no linear layer of its block, or a head
+        for tokens on a model that reads texts from both sides.
         """
         model_type = str(config.get("model_type"))
         if model_type not in CLOSED_FORMS:
@@ -164,7 +172,19 @@ class ModelSpec:
                 f"(model {name})"
             )
         chosen = chosen_layers(sizes["linears"], targets)
-        return cls(name=name, targets=chosen, num_classes=num_classes, **sizes)
+        spec = cls(name=name, targets=chosen, head=head, **sizes)
+        if head.per == "token" and spec.form != "llama":
+            raise ValueError(not_a_decoder(name, model_type))
+        own_matrix = head.frozen_matrix * spec.hidden
+        return replace(spec, frozen_head_parameters=spec.frozen_head_parameters + own_matrix)
+
+
+def not_a_decoder(name: str, model_type: str) -> str:
+    """Return what to say where a task predicts the next token and the model is an encoder."""
+    return (
+        "a task that predicts the next token must have a model that reads from left to right, as "
+        f"llama, qwen2, gpt2 or opt, got {name}, a {model_type}, which reads from both sides"
+    )
 
 
 def _drawn_head(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:

@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_unflatten
 from devices.cost.blocks import BatchShape
 from devices.cost.traced import BlockPattern, BlockTrace, FrameTrace, Keeping
 from devices.models.spec import ModelSpec
+from devices.tasks.token_losses import token_losses
 from devices.tracing.meta_model import NUM_BLOCKS, PRIMES, BlockCall, MetaModel, texts
-from devices.tracing.operator_trace import OperatorTrace, pass_trace, shadow_packed
+from devices.tracing.operator_trace import OperatorTrace, TracePart, pass_trace, shadow_packed
 from devices.training.activations import BlockPacker, PackableBlock, recomputed
 from devices.training.files import quiet
 
@@ -199,26 +200,49 @@ def _frame_trace(
     leaf = torch.zeros((), dtype=model.dtype, requires_grad=crosses)
     shape = (batch.size, batch.length, model.spec.hidden)
     beside: list[int] = []
+    parts: list[TracePart] = []
 
     def passing(hidden: Tensor, *_: Any, **__: Any) -> Any:
+        parts.append(trace.cut())
         beside.append(trace.live_bytes - hidden.untyped_storage().nbytes())
         passed = _Source.apply(leaf, trace, shape)  # type: ignore[no-untyped-call]
         return (passed, *[None] * 2) if call.returns_tuple else passed
 
     with trace, _forwards(model.blocks, passing):
-        logits = model.forward(*given)
-        loss = functional.cross_entropy(logits, trace.made((batch.size,), torch.long, "plain"))
-        head_bytes, forward_flops = trace.live_bytes, trace.cut().fixed_flops
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses = _losses(model, given, trace, batch)
+        head_bytes, after_blocks = trace.live_bytes, trace.cut()
+        if losses[0].requires_grad:
+            losses[0].sum().backward()  # type: ignore[no-untyped-call]
+        backward = trace.cut()
     storages = {leaf.untyped_storage()._cdata: leaf for leaf in call.tensors}
     return FrameTrace(
-        forward_flops=forward_flops,
-        backward_flops=trace.cut().fixed_flops,
+        forward_flops=sum(part.fixed_flops for part in (*parts, after_blocks)),
+        backward_flops=backward.fixed_flops,
         argument_bytes=tuple(leaf.untyped_storage().nbytes() for leaf in storages.values()),
         first_bytes=beside[0],
         later_bytes=beside[1],
         head_bytes=head_bytes,
+        head_peak_bytes=max(
+            trace.bytes_of(instant)
+            for part in (after_blocks, backward)
+            for instant in part.instants
+        ),
     )
+
+
+def _losses(
+    model: MetaModel, given: tuple[Tensor, Tensor], trace: OperatorTrace, batch: BatchShape
+) -> tuple[Tensor, ...]:
+    """Run the model and its head, and return what training keeps of the loss.
+
+    Logits of texts stay beside their loss, as where transformers computes it; those of tokens go.
+    """
+    if model.spec.head.per == "token":
+        targets = trace.made((batch.size, batch.length), torch.long, "plain")
+        return token_losses(model.forward(*given), targets)
+    logits = model.forward(*given)
+    targets = trace.made((batch.size,), torch.long, "plain")
+    return functional.cross_entropy(logits, targets), logits
 
 
 @contextmanager

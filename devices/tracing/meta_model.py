@@ -89,7 +89,7 @@ class MetaModel:
         with torch.device("meta"):
             network = built(
                 config,
-                num_classes=spec.num_classes,
+                head=spec.head,
                 attention=spec.attention,
                 num_blocks=NUM_BLOCKS,
             )
@@ -165,9 +165,9 @@ class MetaModel:
         return BlockCall(tuple(leaves), structure, noted["returns_tuple"])
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the logits (b, C) of tokens (b, s)."""
+        """Return the logits of tokens (b, s) in fp32 where a loss of tokens needs them so."""
         logits: Tensor = self.base(input_ids=ids, attention_mask=mask).logits
-        return logits
+        return logits.float() if self.spec.head.per == "token" else logits
 
     def resident(self) -> Iterator[Tensor]:
         """Yield the tensors that live before and after a step, gradients included."""

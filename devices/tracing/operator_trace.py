@@ -87,7 +87,11 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @property
     def live_bytes(self) -> int:
         """The bytes of all recorded tensors that still live."""
-        return sum(self.tensors[k].elements * self.tensors[k].bits // 8 for k in self.live)
+        return self.bytes_of(self.live)
+
+    def bytes_of(self, tensors: Iterable[int]) -> int:
+        """Return the bytes of recorded tensors, as they were computed."""
+        return sum(self.tensors[k].elements * self.tensors[k].bits // 8 for k in tensors)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -16,31 +16,35 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
 from devices.models.catalog import ModelSource
 from devices.models.families import LinearSpec, chosen_layers
-from devices.models.spec import Attention, ModelSpec, Outline
+from devices.models.heads import Head
+from devices.models.spec import Attention, ModelSpec, Outline, not_a_decoder
 from devices.training.files import quiet
-from devices.training.model import configure
+from devices.training.model import auto_class, configure
 
+_WORDS = {"text": "classification", "token": "language-model"}
+"""What transformers calls each kind of head."""
 _ATTENDING = ("_softmax", "_safe_softmax", "_scaled_dot_product_flash_attention_for_cpu")
 
 
 def outlined_spec(
-    source: ModelSource, targets: Sequence[str], *, num_classes: int, attention: Attention
+    source: ModelSource, targets: Sequence[str], *, head: Head, attention: Attention
 ) -> ModelSpec:
     """Return the sizes of any transformer that is a list of equal blocks.
 
     Raises ValueError that says what of the model is not supported, or which target it lacks.
     """
     try:
-        return _outlined(source, targets, num_classes, attention)
+        return _outlined(source, targets, head, attention)
     except UnsupportedError as error:
         raise ValueError(
             f"the model {source.name} must be a list of equal transformer blocks with a "
-            f"classification head, but of {source.config.get('model_type')}, {error}"
+            f"{_WORDS[head.per]} head, but of {source.config.get('model_type')}, {error}"
         ) from None
     except ValueError:
         raise
@@ -56,10 +60,13 @@ class UnsupportedError(Exception):
 
 
 def _outlined(
-    source: ModelSource, targets: Sequence[str], num_classes: int, attention: Attention
+    source: ModelSource, targets: Sequence[str], head: Head, attention: Attention
 ) -> ModelSpec:
+    family = str(source.config.get("model_type"))
+    if head.per == "token" and family in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise ValueError(not_a_decoder(source.name, family))
     with FakeTensorMode(), quiet():
-        network = built(source.config, num_classes=num_classes, attention=attention)
+        network = built(source.config, head=head, attention=attention)
         sizes = network.config
         path, blocks = _blocks(network, int(sizes.num_hidden_layers))
         layers = linear_layers(blocks[0])
@@ -68,10 +75,10 @@ def _outlined(
         chosen = chosen_layers(linears, targets)
         ends = _attention_ends(network, layers)
     num_heads = int(sizes.num_attention_heads)
-    head = _head_shapes(network)
+    head_shapes = _head_shapes(network) if head.is_trained else ()
     matrices = sum(layer.num_weights + layer.bias * layer.out_features for layer in linears)
     in_block = _num_parameters(blocks[0])
-    in_head = sum(math.prod(shape) for _, shape in head)
+    in_head = sum(math.prod(shape) for _, shape in head_shapes)
     return ModelSpec(
         name=source.name,
         family=str(source.config["model_type"]),
@@ -85,15 +92,16 @@ def _outlined(
         norm_parameters=in_block - matrices,
         embedding_parameters=_num_parameters(network) - len(blocks) * in_block - in_head,
         frozen_head_parameters=0,
-        num_classes=num_classes,
+        head=head,
         attention=attention,
         outline=Outline(
             blocks=path,
             paths=tuple(layers),
-            head_shapes=head,
+            head_shapes=head_shapes,
             attention=ends,
             head_size=int(getattr(sizes, "head_dim", None) or sizes.hidden_size // num_heads),
             max_length=_max_length(network),
+            stores_transposed=any(isinstance(layer, Conv1D) for layer in layers.values()),
         ),
     )
 
@@ -105,7 +113,7 @@ def _num_parameters(module: nn.Module) -> int:
 def built(
     config: Mapping[str, Any],
     *,
-    num_classes: int,
+    head: Head,
     attention: Attention,
     num_blocks: int | None = None,
 ) -> Any:
@@ -123,9 +131,7 @@ def built(
             read.num_hidden_layers = num_blocks
         if num_blocks and getattr(read, "layer_types", None):
             read.layer_types = [read.layer_types[0]] * num_blocks
-        return AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
-            configure(read, num_classes=num_classes, attention=attention)
-        )
+        return auto_class(head).from_config(configure(read, head=head, attention=attention))
     except Exception as error:  # whatever a family's own code raises at sizes it cannot have
         said = (str(error).splitlines() or [type(error).__name__])[0]
         if attention != "eager" and "does not support an attention implementation" in said:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from devices.models.catalog import ModelSource
+from devices.tasks.task import IGNORED, Batch
 from devices.training.files import checked_folder, quiet, read_config, said_in_words
 from traces.arrays import IntArray
 
@@ -23,20 +22,12 @@ TEXTS_AT_ONCE = 512
 """Texts that a tokenizer is given in one call: each takes kilobytes on the way."""
 
 
-class Batch(NamedTuple):
-    """A batch of labelled texts as tensors, padded to the longest of them."""
-
-    input_ids: Tensor  # (B, T) token ids
-    attention_mask: Tensor  # (B, T), 1 for a token of the text, 0 for padding
-    labels: Tensor  # (B,) indices of classes
-
-
 @dataclass(frozen=True, eq=False)
 class TokenizedTexts:
-    """Labelled texts as token ids."""
+    """Examples as token ids, with their targets."""
 
     ids: Sequence[IntArray]
-    labels: IntArray  # (n,)
+    targets: IntArray | Sequence[IntArray]  # (n,), or one array as long as its tokens for each
     pad_id: int
 
     @cached_property
@@ -46,18 +37,45 @@ class TokenizedTexts:
 
     def batch(self, indices: IntArray, device: torch.device) -> Batch:
         """Gather the texts at ``indices``, (B,), as tensors on ``device``."""
-        lengths = self.lengths[indices]
-        ids = np.full((len(indices), lengths.max()), self.pad_id, dtype=np.int64)
-        for row, index in zip(ids, indices, strict=True):
-            row[: self.lengths[index]] = self.ids[index]
-        mask = np.arange(ids.shape[1]) < lengths[:, None]
-        arrays = (ids, mask.astype(np.int64), self.labels[indices])
+        ids = _padded([self.ids[index] for index in indices], self.pad_id)
+        mask = np.arange(ids.shape[1]) < self.lengths[indices][:, None]
+        targets = (
+            self.targets[indices]
+            if isinstance(self.targets, np.ndarray)
+            else _padded([self.targets[index] for index in indices], IGNORED)
+        )
+        arrays = (ids, mask.astype(np.int64), targets)
         return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
-def tokenize(source: ModelSource, texts: Sequence[str], max_length: int) -> list[IntArray]:
+def _padded(rows: Sequence[IntArray], filler: int) -> IntArray:
+    """Return rows of unequal lengths as one array, (rows, longest)."""
+    padded = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
+@dataclass(frozen=True)
+class ModelTokenizer:
+    """The tokenizer of a model as tasks use it, which checks what it returns."""
+
+    source: ModelSource
+    max_length: int  # tokens; longer texts are cut
+    vocabulary_size: int
+
+    def __call__(self, texts: Sequence[str], *, ends: bool = False) -> list[IntArray]:
+        ids = tokenize(self.source, texts, self.max_length, ends=ends)
+        check_tokens(self.source, texts, ids, self.vocabulary_size)
+        return ids
+
+
+def tokenize(
+    source: ModelSource, texts: Sequence[str], max_length: int, *, ends: bool = False
+) -> list[IntArray]:
     """Turn each text into token ids as the model's own tokenizer does, cut after ``max_length``.
 
+    With ``ends`` a text that is not cut ends with the tokenizer's token for the end, if it has one.
     Raises ValueError for a tokenizer that cannot be loaded or used.
     """
     if source.files is None:
@@ -69,8 +87,9 @@ def tokenize(source: ModelSource, texts: Sequence[str], max_length: int) -> list
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, config=read_config(source), local_files_only=True, trust_remote_code=False
             )
+        end = tokenizer.eos_token_id if ends else None
         return [
-            np.array(row[:max_length], dtype=np.int64)
+            np.array(_ended(row, end)[:max_length], dtype=np.int64)
             for first in range(0, len(texts), TEXTS_AT_ONCE)
             for row in tokenizer(
                 list(texts[first : first + TEXTS_AT_ONCE]),
@@ -80,6 +99,10 @@ def tokenize(source: ModelSource, texts: Sequence[str], max_length: int) -> list
                 return_token_type_ids=False,
             )["input_ids"]
         ]
+
+
+def _ended(row: list[int], end: int | None) -> list[int]:
+    return row if end is None or (row and row[-1] == end) else [*row, end]
 
 
 def check_tokens(
@@ -154,17 +177,17 @@ def length_sorted_chunks(indices: IntArray, lengths: IntArray, chunk_size: int) 
     return [by_length[i : i + chunk_size] for i in range(0, len(by_length), chunk_size)]
 
 
-def stratified_subset(labels: IntArray, count: int, seed: int) -> IntArray:
-    """Draw the indices of ``count`` examples so that each class keeps its share of the whole.
+def stratified_subset(groups: IntArray, count: int, seed: int) -> IntArray:
+    """Draw the indices of ``count`` examples so that each group keeps its share of the whole.
 
     All of them, in order, where there are no more than ``count``.
     """
     rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(labels))
-    turn = np.empty(len(labels), dtype=np.float64)
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
+    shuffled = rng.permutation(len(groups))
+    turn = np.empty(len(groups), dtype=np.float64)
+    for group in np.unique(groups):
+        members = shuffled[groups[shuffled] == group]
         turn[members] = (np.arange(len(members)) + 0.5) / len(members)
-    place = np.empty(len(labels), dtype=np.int64)
-    place[shuffled] = np.arange(len(labels))
+    place = np.empty(len(groups), dtype=np.int64)
+    place[shuffled] = np.arange(len(groups))
     return np.sort(np.lexsort((place, turn))[:count])

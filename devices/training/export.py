@@ -18,8 +18,9 @@ def save_peft(adapter: Adapter, directory: Path, *, source: ModelSource, spec: M
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for the model ``source``.
 
     What was merged into its weights is written as terms too, so that the pretrained base is enough.
-    ``PeftModel.from_pretrained(base, directory)`` puts factors and head back in place, where
-    ``base`` is an AutoModelForSequenceClassification with as many labels as the head. The base is
+    ``PeftModel.from_pretrained(base, directory)`` puts factors and head back in place. ``base`` is
+    an AutoModelForCausalLM where the head is the language model's own, and otherwise an
+    AutoModelForSequenceClassification with as many labels as the head has outputs. The base is
     named by where anybody finds it, never by its place on this machine.
     """
     adapter = unmerged(adapter)
@@ -28,6 +29,7 @@ def save_peft(adapter: Adapter, directory: Path, *, source: ModelSource, spec: M
     config.base_model_name_or_path = source.hub_name or source.name
     config.revision = source.hub_revision
     config.inference_mode = True
+    config.fan_in_fan_out = spec.outline is not None and spec.outline.stores_transposed
     config.save_pretrained(str(directory))
     tensors = {f"base_model.model.{name}": values for name, values in adapter.head.items()}
     for key, factors in adapter.factors.items():

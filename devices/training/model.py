@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from devices.models.catalog import ModelSource
 from devices.models.directory import ModelFiles, tensor_shapes
+from devices.models.heads import Head
 from devices.models.spec import Attention, ModelSpec
+from devices.tasks.task import Batch
 from devices.training.activations import PackableBlock
-from devices.training.data import Batch
 from devices.training.files import (
     UnusableModelError,
     checked_folder,
@@ -88,7 +89,7 @@ def head_size(spec: ModelSpec) -> int:
 
 
 def head_names(spec: ModelSpec) -> list[str]:
-    """Return the names of the modules that make up the model's classification head."""
+    """Return the names of the modules that make up the model's trained head."""
     return list(dict.fromkeys(name.split(".")[0] for name in spec.head_shapes))
 
 
@@ -100,12 +101,12 @@ def lora_config(spec: ModelSpec, *, rank: int, alpha: float, dropout: float = 0.
     """
     paths = "|".join(layer_path(spec, "#", layer.name) for layer in spec.targets)
     return LoraConfig(
-        task_type="SEQ_CLS",
+        task_type=spec.head.peft_task_type,
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=dropout,
         target_modules="(" + paths.replace(".", r"\.").replace("#", r"\d+") + ")",
-        modules_to_save=head_names(spec),
+        modules_to_save=head_names(spec) or None,
     )
 
 
@@ -126,7 +127,10 @@ class AdaptedModel:
     max_length: int  # the longest text, in tokens, that it has positions for
 
     def logits(self, batch: Batch) -> Tensor:
-        """Compute the logits of a batch, (B, C), in fp32 whatever the matrix products ran in."""
+        """Compute the logits of a batch in fp32, whatever the matrix products ran in.
+
+        They are (B, C) with a head for texts, and (B, T, V) with one for tokens.
+        """
         with self.host.autocast():
             output = self.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         logits: Tensor = output.logits
@@ -153,8 +157,8 @@ def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel
     """Load the base model, make its blocks' weights packable, and wrap its targets with LoRA.
 
     Raises ValueError for a model that transformers cannot load, or whose weights are not those
-    that its config.json describes. A classification head of the files is not used: an adapter
-    brings its own.
+    that its config.json describes. A trained head of the files is not used: an adapter brings its
+    own.
     """
     with said_in_words(source, "that transformers can load"):
         return _load(source, spec, host)
@@ -196,10 +200,10 @@ def _load(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel:
 def _load_base(source: ModelSource, spec: ModelSpec) -> Any:
     config = _configured(read_config(source), spec)
     if source.files is None:
-        return _drawn(config)
-    _check_sizes(config, source.files)
+        return _drawn(config, spec.head)
+    _check_sizes(config, spec.head, source.files)
     with checked_folder(source.files) as folder:
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
+        model, loading = auto_class(spec.head).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -226,14 +230,19 @@ def _is_of_head(key: str, spec: ModelSpec) -> bool:
     return key.split(".")[0] in head_names(spec)
 
 
-def _check_sizes(config: Any, files: ModelFiles) -> None:
+def auto_class(head: Head) -> Any:
+    """Return transformers' own class of models with such a head."""
+    return AutoModelForSequenceClassification if head.per == "text" else AutoModelForCausalLM
+
+
+def _check_sizes(config: Any, head: Head, files: ModelFiles) -> None:
     """Raise ValueError for a config of more parameters than the files hold.
 
     The model is built without memory for it: what it lacks would be drawn, however large.
     """
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
-    body = getattr(model, model.base_model_prefix)
+        model = auto_class(head).from_config(config)
+    body = getattr(model, model.base_model_prefix) if head.is_trained else model
     needed = sum(p.numel() for name, p in body.named_parameters() if "pooler" not in name)
     there = sum(math.prod(shape) for _, shape in tensor_shapes(files.weights))
     if needed > there:
@@ -243,9 +252,9 @@ def _check_sizes(config: Any, files: ModelFiles) -> None:
         )
 
 
-def _drawn(config: Any) -> Any:
+def _drawn(config: Any, head: Head) -> Any:
     """Draw weights of variance 1 / inputs: a model that knows nothing, but tells texts apart."""
-    model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    model = auto_class(head).from_config(config)
     generator = torch.Generator().manual_seed(0)
     for _, parameter in sorted(model.named_parameters()):
         if parameter.dim() == 2:
@@ -254,16 +263,17 @@ def _drawn(config: Any) -> Any:
 
 
 def _configured(config: Any, spec: ModelSpec) -> Any:
-    return configure(config, num_classes=spec.num_classes, attention=spec.attention)
+    return configure(config, head=spec.head, attention=spec.attention)
 
 
-def configure(config: Any, *, num_classes: int, attention: Attention) -> Any:
+def configure(config: Any, *, head: Head, attention: Attention) -> Any:
     """Set what every model here has in common, and return the config itself.
 
     Dropout is off: with it layers could not share what they save, and its masks take memory.
     Raises ValueError for a model without a token to pad texts with.
     """
-    config.num_labels = num_classes
+    if head.per == "text":
+        config.num_labels = head.num_outputs
     config.use_cache = False  # of keys and values, for generating text
     config._attn_implementation = attention
     for name, value in list(vars(config).items()):

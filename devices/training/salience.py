@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from devices.tasks.task import Batch, Task
 from devices.training.adapters import load_adapter
-from devices.training.data import Batch
 from devices.training.model import AdaptedModel
 from devices.training.weights import QuantizedLinear, pack
 from devices.vocabulary.plan import TermGrid
@@ -27,14 +27,18 @@ Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 """A function that is called with a module, its arguments and its output."""
 
 
-def block_salience(model: AdaptedModel, batch: Batch, metric: SalienceMetric) -> FloatArray:
+def block_salience(
+    model: AdaptedModel, task: Task, batch: Batch, metric: SalienceMetric
+) -> FloatArray:
     """Return the salience of each block, (L,): larger matters more."""
     spec = model.spec
     # Its B is zero, so the base model stays what it is; only taylor looks at the head.
     neutral = spec.initial_adapter(rank=1, alpha=1.0, rng=np.random.default_rng(0))
     load_adapter(model, neutral, TermGrid.top_blocks(spec.grid_shape(1), depth=0))
     model.weights.use_fp32()
-    measures = {"wanda": _wanda, "taylor": _taylor, "influence": _influence, "outerr": _outerr}
+    if metric == "taylor":
+        return _taylor(model, task, batch)
+    measures = {"wanda": _wanda, "influence": _influence, "outerr": _outerr}
     return measures[metric](model, batch)
 
 
@@ -61,7 +65,7 @@ def _wanda(model: AdaptedModel, batch: Batch) -> FloatArray:
     return relative
 
 
-def _taylor(model: AdaptedModel, batch: Batch) -> FloatArray:
+def _taylor(model: AdaptedModel, task: Task, batch: Batch) -> FloatArray:
     """Return the mean of |w dL/dw| over a block's weights, at an untrained head."""
     sums = np.zeros(model.spec.num_blocks)
 
@@ -87,8 +91,8 @@ def _taylor(model: AdaptedModel, batch: Batch) -> FloatArray:
     }
     handle = model.blocks[0].block.register_forward_pre_hook(begin)
     with _observed(layers):
-        loss = functional.cross_entropy(_forward(model, batch), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss, _ = task.losses(_forward(model, batch), batch)
+        loss.sum().backward()  # type: ignore[no-untyped-call]
     handle.remove()
     return sums / sum(layer.num_weights for layer in model.spec.linears)
 
@@ -155,7 +159,7 @@ def _observed(observers: Mapping[Any, Observer]) -> Iterator[None]:
 
 
 def _forward(model: AdaptedModel, batch: Batch) -> Tensor:
-    """Compute the logits, (B, C), in fp32 throughout, whatever the host trains in."""
+    """Compute the logits in fp32 throughout, whatever the host trains in."""
     output = model.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     logits: Tensor = output.logits
     return logits

@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from devices.models.catalog import ModelSource
 from devices.models.spec import ModelSpec
+from devices.tasks.task import Batch
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
-from devices.training.data import FIRST_WORD_ID, Batch
+from devices.training.data import FIRST_WORD_ID
 from devices.training.host import Host, choose_host
 from devices.training.model import load_model
 from devices.vocabulary.plan import TrainingPlan
@@ -54,7 +55,7 @@ class Stopwatch:
             return self._now_s() - started_s
 
     def _step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-        loss = functional.cross_entropy(self._model.logits(batch), batch.labels)
+        loss = functional.cross_entropy(self._model.logits(batch), batch.targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
@@ -63,8 +64,8 @@ class Stopwatch:
         ids = torch.from_numpy(rng.integers(FIRST_WORD_ID, self._vocabulary, (size, length)))
         mask = torch.ones_like(ids)
         mask[-1, length // 2 :] = 0
-        labels = torch.from_numpy(rng.integers(self._model.spec.num_classes, size=size))
-        return Batch(*(part.to(self._host.device) for part in (ids, mask, labels)))
+        targets = torch.from_numpy(rng.integers(self._model.spec.head.num_outputs, size=size))
+        return Batch(*(part.to(self._host.device) for part in (ids, mask, targets)))
 
     def _now_s(self) -> float:
         if self._host.device.type == "cuda":

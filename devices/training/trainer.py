@@ -7,22 +7,21 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from devices.datasets.dataset import TextDataset
+from devices.datasets.dataset import Split
 from devices.models.catalog import ModelSource
 from devices.models.spec import ModelSpec
+from devices.tasks.task import Task, groups_or_none_at_all
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
 from devices.training.data import (
+    ModelTokenizer,
     TokenizedTexts,
-    check_tokens,
     draw_batches,
     in_common_order,
     length_sorted_chunks,
     stratified_subset,
-    tokenize,
 )
 from devices.training.evaluation import score_chunk
 from devices.training.files import said_in_words
@@ -40,7 +39,6 @@ from devices.vocabulary.trainer import (
     SalienceMetric,
     TrainingJob,
     TrainingResult,
-    combine,
 )
 from traces.arrays import FloatArray, IntArray
 
@@ -48,20 +46,22 @@ SUBSET_SEED = 0
 """The seed by which the texts are drawn that every run is tested and calibrated on."""
 CALIBRATION_EXAMPLES = 64
 """The number of training texts that block salience is measured on."""
+MAX_SHOWN = 20
+"""Outputs of a model that a message shows."""
 
 
 class TorchTrainer:
     """A Trainer that trains jobs in turn on one frozen base model.
 
     ``source`` holds the model's files and ``spec`` its sizes, with the attention of ``config`` and
-    a head for the classes of ``dataset``. Raises ValueError for a model that cannot be loaded, or
-    a config that it cannot be trained by.
+    the head of ``task``. Raises ValueError for a model that cannot be loaded, a config that it
+    cannot be trained by, or an example that cannot be learned from.
     """
 
     def __init__(
-        self, config: TrainingConfig, dataset: TextDataset, *, source: ModelSource, spec: ModelSpec
+        self, config: TrainingConfig, task: Task, *, source: ModelSource, spec: ModelSpec
     ) -> None:
-        self._config = config
+        self._config, self._task = config, task
         self.host = choose_host(config.compute, config.dtype)
         self.source = source
         self.spec = spec
@@ -69,9 +69,9 @@ class TorchTrainer:
         keep_freed_memory()
         self._model = load_model(self.source, self.spec, self.host)
         _check_length(config, self._model.max_length)
-        self._train_texts = self._tokenized(dataset.train_texts, dataset.train_labels)
-        self._test_texts = self._tokenized(dataset.test_texts, dataset.test_labels)
-        tested = stratified_subset(dataset.test_labels, config.eval_examples, SUBSET_SEED)
+        self._train_texts, self._test_texts = self._encoded("train"), self._encoded("test")
+        groups = groups_or_none_at_all(task, "test")
+        tested = stratified_subset(groups, config.eval_examples, SUBSET_SEED)
         self._test_chunks = length_sorted_chunks(
             tested, self._test_texts.lengths, config.eval_batch_size
         )
@@ -86,7 +86,7 @@ class TorchTrainer:
         return [results[k] for k in range(len(jobs))]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        return combine(self.score(adapter, range(self.num_chunks)))
+        return self._task.evaluation(self.score(adapter, range(self.num_chunks)))
 
     @property
     def host_names(self) -> HostNames:
@@ -99,13 +99,22 @@ class TorchTrainer:
 
     def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
         """Score ``adapter`` on each of these chunks, numbered from 0."""
-        texts = self._test_texts
-        return [score_chunk(self._model, adapter, texts, self._test_chunks[k]) for k in chunks]
+        return [
+            score_chunk(
+                self._model,
+                self._task,
+                adapter,
+                texts=self._test_texts,
+                chunk=self._test_chunks[k],
+            )
+            for k in chunks
+        ]
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        texts = self._train_texts
-        chosen = stratified_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
-        return block_salience(self._model, texts.batch(chosen, self.host.device), metric)
+        groups = groups_or_none_at_all(self._task, "train")
+        chosen = stratified_subset(groups, CALIBRATION_EXAMPLES, SUBSET_SEED)
+        batch = self._train_texts.batch(chosen, self.host.device)
+        return block_salience(self._model, self._task, batch, metric)
 
     def _check_runs(self) -> None:
         """Raise ValueError for a model that fails on its first text, or gives no number."""
@@ -113,13 +122,16 @@ class TorchTrainer:
         with said_in_words(self.source, "that classifies a text"):
             with torch.no_grad():
                 logits = self._model.logits(one)
-            if logits.shape != (1, self.spec.num_classes) or not logits.isfinite().all():
-                raise ValueError(f"{logits.flatten().tolist()} for the first text")
+            rows = one.input_ids.shape if self.spec.head.per == "token" else (1,)
+            expected = (*rows, self.spec.head.num_outputs)
+            if logits.shape != expected or not logits.isfinite().all():
+                shown = logits.flatten()[:MAX_SHOWN].tolist()
+                raise ValueError(f"{shown} for the first text")
 
-    def _tokenized(self, texts: Sequence[str], labels: IntArray) -> TokenizedTexts:
-        ids = tokenize(self.source, texts, self._config.max_length)
-        check_tokens(self.source, texts, ids, self._model.vocabulary_size)
-        return TokenizedTexts(ids, labels, self._model.pad_id)
+    def _encoded(self, split: Split) -> TokenizedTexts:
+        length, size = self._config.max_length, self._model.vocabulary_size
+        encoded = self._task.encode(split, ModelTokenizer(self.source, length, size))
+        return TokenizedTexts(*encoded, pad_id=self._model.pad_id)
 
     def _train(self, job: TrainingJob) -> TrainingResult:
         loaded = load_adapter(self._model, job.broadcast.adapter, job.plan.terms)
@@ -187,14 +199,14 @@ class TorchTrainer:
         These are before the step, and without the penalties that the plan adds.
         """
         batch = self._train_texts.batch(indices.ravel(), self.host.device)
-        logits = self._model.logits(batch)
-        means = _mean_losses(logits, batch.labels, len(indices))
+        # No name for the logits: those of tokens are large, and are let go of before the backward
+        # pass.
+        means, each = self._task.losses(self._model.logits(batch), batch, num_jobs=len(indices))
         # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
         objective = sum((penalty() for penalty in penalties), start=means.sum())
         objective.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
-        each = functional.cross_entropy(logits.detach(), batch.labels, reduction="none")
         return torch.stack([means.detach(), each.square().view(len(indices), -1).mean(1)])
 
     def _result(self, job: TrainingJob, adapter: Adapter, losses: FloatArray) -> TrainingResult:
@@ -205,14 +217,6 @@ class TorchTrainer:
         )
         mean, squared = (float(column.mean()) for column in losses.T)
         return TrainingResult(adapter, mean, squared, diverged)
-
-
-def _mean_losses(logits: Tensor, labels: Tensor, num_jobs: int) -> Tensor:
-    """Return the mean loss of each job, (jobs,), of a batch whose rows go job by job."""
-    if num_jobs == 1:  # rounds otherwise than the mean of what is kept apart
-        return functional.cross_entropy(logits, labels)[None]
-    each = functional.cross_entropy(logits, labels, reduction="none")
-    return each.view(num_jobs, -1).mean(1)
 
 
 def _check_length(config: TrainingConfig, positions: int) -> None:

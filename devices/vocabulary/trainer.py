@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -47,31 +47,20 @@ class TrainingResult(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The accuracy and mean loss of the global model on the held-out examples."""
+    """An evaluation says how well the global model does on the held-out examples."""
 
-    accuracy: float
-    loss: float
-    by_class: tuple[float, ...] = ()  # accuracy on each class; NaN where none of it is held out
+    values: Mapping[str, float]  # by each metric of the task, in their order
+    by_group: tuple[float, ...] = ()  # the first metric on each group; NaN where none is held out
 
 
 class ChunkScore(NamedTuple):
-    """A chunk score is what one chunk of the held-out examples adds to an evaluation."""
+    """A chunk score is what one chunk of the held-out examples adds to an evaluation.
 
-    num_examples: int
-    num_correct: int
-    loss_sum: float
-    by_class: tuple[tuple[int, int], ...] = ()  # examples and correct ones of each class
-
-
-def combine(scores: Iterable[ChunkScore]) -> Evaluation:
-    """Return the evaluation that the scores of all chunks add up to, in any order.
-
-    The loss is the mean over examples, from an exact sum.
+    What the sums are is the task's to say, which also makes an evaluation of all of them.
     """
-    counts, correct, losses, by_class = zip(*scores, strict=True)
-    classes = (map(sum, zip(*of_class, strict=True)) for of_class in zip(*by_class, strict=True))
-    shares = tuple(right / num if num else math.nan for num, right in classes)
-    return Evaluation(sum(correct) / sum(counts), math.fsum(losses) / sum(counts), shares)
+
+    sums: tuple[float, ...]
+    by_group: tuple[tuple[int, int], ...] = ()  # examples and correct ones of each group
 
 
 class HostNames(NamedTuple):
@@ -97,7 +86,7 @@ class Trainer(Protocol):
         ...
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        """Return the accuracy and loss of the global model on the held-out examples.
+        """Return the task's metrics of the global model on the held-out examples.
 
         They are the same examples every time. All blocks are present, their weights in fp32.
         Raises as ``train`` does.
@@ -115,7 +104,7 @@ class Trainer(Protocol):
 class ChunkedTrainer(Trainer, Protocol):
     """A chunked trainer can evaluate a part of the held-out examples.
 
-    Several of them share one evaluation, which ``combine`` makes of their scores.
+    Several of them share one evaluation, which the task makes of their scores.
     """
 
     @property
@@ -137,7 +126,7 @@ class ChunkedTrainer(Trainer, Protocol):
 class NullTrainer:
     """A null trainer serves runs of timing alone: it returns adapters as they were broadcast.
 
-    Losses and accuracy are NaN, and every block is as salient as another.
+    Losses are NaN, nothing is known of its models, and every block is as salient as another.
     """
 
     num_blocks: int
@@ -146,7 +135,7 @@ class NullTrainer:
         return [TrainingResult(job.broadcast.adapter, float("nan")) for job in jobs]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        return Evaluation(float("nan"), float("nan"))
+        return Evaluation({})
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.ones(self.num_blocks)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType
+from typing import Any, Literal
 
-from pydantic import BaseModel, PydanticUserError, ValidationError
+from pydantic import PydanticUserError, ValidationError
 
-from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
 from algorithms.strategy import Strategy
-from devices.fleet.speed import SPEEDS
+from simulator.config.keys import is_section, kinds_of, locate, members, names_of
 from simulator.config.own_strategy import (
     SCALE,
     StrategyFileError,
@@ -24,27 +23,24 @@ from simulator.config.paths import checked_path
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.config.schema import RecordedConfig, RunConfig, config_for
-from traces.generators.registry import AVAILABILITIES, LINKS
+from traces.options import in_words
 
 MAX_BYTES = 1_000_000
 """A config is written by hand; a larger file is a mistake, or meant to do harm."""
 
-UNIONS: dict[str, Mapping[str, Any]] = {
-    "strategy": STRATEGIES,
-    "pacing": PACINGS,
-    "selection": SELECTIONS,
-}
+OUT_OF_RANGE = (
+    *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
+    *("finite_number", "predicate_failed"),
+)
+"""pydantic's names for the errors that are told by the range in the annotation."""
 
 OF_EVERY_KIND: Mapping[str, Sequence[str]] = {
     "shards": (),
     "faults.byzantine": ("share", "schedule"),
-    "cost": ("compute_bits", "attention", "lora_dropout"),
-    **dict.fromkeys(UNIONS, SCALE),
+    "cost": ("compute_bits", "attention", "lora_dropout", "model", "revision", "targets"),
+    **dict.fromkeys(("strategy", "pacing", "selection"), SCALE),
 }
 """The sections that are of one of several kinds, and their options that mean the same in each."""
-
-TAGGED = (*UNIONS, "training", "generator", "speed_spread", "battery")
-"""Keys whose value is one of several types; pydantic names the type after the key."""
 
 Code = Literal["of_experiments", "of_run_folders"]
 """Whose own strategies may be run: those of experiments, or those of run folders too."""
@@ -129,7 +125,7 @@ def load_recorded(path: Path) -> RunConfig:
 
 def read_recorded(content: Mapping[str, Any], path: Path) -> RunConfig:
     """Return what ``load_recorded`` does, from what stands in a file that messages call path."""
-    return _validated(RecordedConfig, content, path, problems=[], unions=UNIONS)
+    return _validated(RecordedConfig, content, path, problems=[])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -275,16 +271,16 @@ def _own_kinds(raw: Mapping[str, Any]) -> list[str]:
 def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
     """Raises ConfigError with all that is wrong, in the user's scheduler and beside it."""
     problems: list[str] = []
-    model, unions = RunConfig, UNIONS
+    model = RunConfig
     if names_file(_kind(raw.get("strategy"))):
         try:
             own = load_strategy(raw["strategy"], path.parent)
-            model, unions = _own_config(own), {**UNIONS, "strategy": {own.kind: own}}
+            model = _own_config(own)
             given = {k: v for k, v in raw["strategy"].items() if k != "source_sha256"}
             raw = {**raw, "strategy": {**given, "kind": own.kind}}
         except StrategyFileError as error:
             problems = error.problems
-    return _validated(model, raw, path, problems=problems, unions=unions)
+    return _validated(model, raw, path, problems=problems)
 
 
 def _validated(
@@ -293,7 +289,6 @@ def _validated(
     path: Path,
     *,
     problems: list[str],
-    unions: Mapping[str, Mapping[str, Any]],
 ) -> RunConfig:
     """Return the config that the plain data says. Raises ConfigError, ``problems`` among it."""
     try:
@@ -303,7 +298,7 @@ def _validated(
         details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]
         # A list all of whose entries are wrong counts as empty.
         details = [d for d in details if d["type"] != "too_short" or not d["input"]]
-        problems = [*problems, *(_problem(detail, raw, unions) for detail in details)]
+        problems = [*problems, *(_problem(detail, model) for detail in details)]
     if problems:
         raise ConfigError(problems, str(path))
     return config
@@ -349,16 +344,17 @@ def _own_config(own: type[Strategy[Any]]) -> type[RunConfig]:
         ) from None
 
 
-def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]) -> str:
+def _problem(error: Any, model: type[RunConfig]) -> str:
     """Return one line that says what must hold, what was given and at which key."""
     kind, given = error["type"], error["input"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        *place, unknown = error["loc"]
-        return _unknown_key([*_keys(place), unknown], raw, unions)
-    where = _keys(error["loc"])
+        return _unknown_key(error["loc"], model)
+    where, hints = locate(model, error["loc"])
     name = _shown_keys(where) or "the config"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        choices = ", ".join(_choices(where, UNIONS))
+        choices = ", ".join(
+            name for hint in hints for arm in members(hint) for name in kinds_of(arm)
+        )
         own = " or path/to/your.py:Class" if name == "strategy" else ""
         return f"{name}.kind must be one of {choices}{own}, got {_shown(_kind(given))}"
     if kind in ("missing", "missing_argument"):
@@ -366,70 +362,35 @@ def _problem(error: Any, raw: Mapping[str, Any], unions: Mapping[str, Mapping[st
     if kind in ("value_error", "assertion_error"):
         text = str(error["ctx"]["error"])
         return f"{name}: {text}"
+    if kind in ("model_type", "dataclass_type"):
+        return f"{name} must hold keys and values, got {_shown(given)}"
+    if kind in OUT_OF_RANGE or _is_choice(hints[0]):
+        return f"{name} must be {in_words(hints[0])}, got {_shown(given)}"
     if kind == "too_short":
         return f"{name} must have at least {error['ctx']['min_length']} entry, got {_shown(given)}"
     rule = error["msg"].removeprefix("Input should ").removeprefix("String should ")
     return f"{name} must {rule}, got {_shown(given)}"
 
 
-def _keys(loc: Sequence[str | int]) -> list[str | int]:
-    """Return the file's keys on the way to an error, without the types that pydantic tried."""
-    keys: list[str | int] = []
-    follows_union = False
-    for part in loc:
-        if not (follows_union or part in ("int", "float", "str", "bool") or "[" in str(part)):
-            keys.append(part)
-        follows_union = not follows_union and part in TAGGED
-    return keys
+def _is_choice(hint: Any) -> bool:
+    """Return whether a value may be of one of several plain types, each of which reports."""
+    arms = [arm for arm in members(hint) if arm is not NoneType]
+    return len(arms) > 1 and not any(is_section(arm) or kinds_of(arm) for arm in arms)
 
 
 def _shown_keys(where: Sequence[str | int]) -> str:
     return ".".join(str(part)[:MAX_SHOWN] for part in where)
 
 
-def _choices(
-    where: Sequence[str | int], unions: Mapping[str, Mapping[str, Any]]
-) -> Mapping[str, Any]:
-    """Return what may stand as the ``kind`` of this key; nothing where it has none."""
-    key = where[-1] if where else ""
-    if key == "generator":
-        return LINKS if "link" in where else AVAILABILITIES
-    return SPEEDS if key == "speed_spread" else unions.get(str(key), {})
-
-
-def _unknown_key(
-    where: Sequence[Any], raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]
-) -> str:
-    valid = _valid_keys(where[:-1], raw, unions)
-    near = difflib.get_close_matches(str(where[-1]), valid, n=1)
+def _unknown_key(place: Sequence[str | int], model: type[RunConfig]) -> str:
+    where, hints = locate(model, place[:-1])
+    sections = [arm for hint in hints for arm in members(hint) if is_section(arm)]
+    valid = list(dict.fromkeys(name for section in sections for name in names_of(section)))
+    valid += ["strategies"] if not where else []
+    near = difflib.get_close_matches(str(place[-1]), valid, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    place = _shown_keys(where[:-1])
-    return f"{_shown_keys(where)} is no key; {place or 'a config'} has {', '.join(valid)}{hint}"
-
-
-def _valid_keys(
-    where: Sequence[Any], raw: Mapping[str, Any], unions: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    given: Any = raw
-    for part in where:
-        given = given[part]
-    if choices := _choices(where, unions):
-        chosen = choices[_kind(given) or ""]
-        return ["kind", *(field.name for field in dataclasses.fields(chosen) if field.init)]
-    models: list[type[BaseModel]] = [RunConfig]
-    for part in where:
-        if isinstance(part, str):
-            fields = [model.model_fields[part] for model in models if part in model.model_fields]
-            models = [model for field in fields for model in _models(field.annotation)]
-    names = dict.fromkeys(name for model in models for name in model.model_fields)
-    return [*names, *(["strategies"] if models == [RunConfig] else [])]
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the sections that a key may hold: of ``tuple[Group, ...]`` it is ``[Group]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
+    inside = _shown_keys(where) or "a config"
+    return f"{_shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{hint}"
 
 
 def _shown(given: Any) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from annotated_types import Ge, Gt, Le, Lt
 
 from simulator.config.types import MAX_DEVICES, Instant, Length, PerHour, Section
+from traces.options import Share
 
 
 class Scheduled(Section):
     """One fault of one device, written down."""
 
-    device: Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
+    device: Annotated[int, Ge(0), Lt(MAX_DEVICES)]
     at_s: Instant
     down_s: Length = 60.0
 
@@ -28,14 +29,14 @@ class Failures(Section):
 class Moment(Section):
     """A device and an instant."""
 
-    device: Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
+    device: Annotated[int, Ge(0), Lt(MAX_DEVICES)]
     at_s: Instant
 
 
 class Joining(Section):
     """Devices that join late: a share of the fleet, at instants up to ``within_s``, or by name."""
 
-    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    share: Share = 0.0
     within_s: Length = 3600.0
     schedule: tuple[Moment, ...] = ()
 
@@ -54,10 +55,10 @@ class Byzantine(Section):
     ``strength`` times the update's own root mean square.
     """
 
-    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    share: Share = 0.0
     schedule: tuple[Moment, ...] = ()
     kind: Literal["nan", "wrong_shape", "huge_norm", "sign_flip", "noise"] = "sign_flip"
-    strength: Annotated[float, Field(gt=0, le=1_000_000)] = 10.0
+    strength: Annotated[float, Gt(0), Le(1_000_000)] = 10.0
 
 
 class Restart(Section):

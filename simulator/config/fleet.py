@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
+from annotated_types import Ge, Le, Lt, MinLen
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from devices.fleet.speed import SPEEDS, SpeedDistribution
@@ -12,15 +13,13 @@ from simulator.config.types import (
     MAX_DEVICES,
     Count,
     Name,
-    NotNegative,
     OneOf,
     PathOrName,
-    Positive,
     Section,
-    Share,
     ShareRange,
 )
 from traces.generators.registry import AVAILABILITIES, LINKS, AvailabilityGenerator, LinkGenerator
+from traces.options import NotNegative, PartialShare, Positive
 
 
 def _named(value: Any) -> Any:
@@ -44,7 +43,7 @@ class Replay(Section):
 class Generated(Replay):
     """A replay whose pool may be drawn by a generator instead: ``variants`` traces, by seed."""
 
-    variants: Annotated[int, Field(ge=1, le=10_000)] = 64
+    variants: Annotated[int, Ge(1), Le(10_000)] = 64
 
 
 class LinkReplay(Generated):
@@ -122,15 +121,15 @@ class BatteryConfig(Section):
     initial_share: ShareRange = (1.0,)
     charge_w: NotNegative = 10.0
     charging: AnyCalendar | None = None  # when it is plugged in; never, unless given
-    floor_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    resume_share: Share = 0.2
+    floor_share: Annotated[float, Ge(0), Lt(1)] = 0.0
+    resume_share: PartialShare = 0.2
 
 
 class BatteryLevel(Section):
     """A battery level that was recorded; the device is off while it is below the floor."""
 
     level: AnyLevel
-    floor_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    floor_share: Annotated[float, Ge(0), Lt(1)] = 0.2
 
 
 AnyBattery = Annotated[
@@ -156,12 +155,12 @@ class DeviceGroup(Section):
     mix: PathOrName | None = None
     table: PathOrName | None = None
     count: Count | None = None
-    share: Share | None = None
+    share: PartialShare | None = None
     link: AnyLink | None = None
     uplink_scale: Positive | None = None  # for traces that measured the downlink only
     cell: str | None = None  # of network.cells, which its devices share
     memory_share: ShareRange | None = None  # instead of the fleet's
-    memory_bytes: Annotated[int, Field(ge=1, le=10**15)] | None = None  # instead of the profile's
+    memory_bytes: Annotated[int, Ge(1), Le(10**15)] | None = None  # instead of the profile's
     speed_spread: Annotated[SpeedDistribution, OneOf(SPEEDS)] | None = None  # factors on its rates
     latency: AnyReplay = Replay(source=0.0)  # s, from asking for a transfer to its first byte
     speed: AnyReplay = Replay(source=1.0)  # share of the rates that other apps leave to training
@@ -199,10 +198,10 @@ class Fleet(Section):
     """
 
     memory_share: ShareRange = (1.0,)
-    size: Annotated[int, Field(ge=1, le=MAX_DEVICES)] | None = None  # for groups given by shares
+    size: Annotated[int, Ge(1), Le(MAX_DEVICES)] | None = None  # for groups given by shares
     when_offline: Literal["abort", "resume", "restart"] = "abort"
     when_out_of_memory: Literal["skip", "shrink", "drop"] = "skip"
-    devices: Annotated[tuple[DeviceGroup, ...], Field(min_length=1)] = ()
+    devices: Annotated[tuple[DeviceGroup, ...], MinLen(1)] = ()
     recorded: PathOrName | None = None  # a file of conditions that `fedclock record` wrote, instead
 
     @model_validator(mode="after")

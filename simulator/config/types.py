@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Union
 
+from annotated_types import Ge, Gt, Le
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
-    Field,
     GetCoreSchemaHandler,
     Tag,
 )
@@ -20,17 +21,24 @@ from pydantic_core.core_schema import plain_serializer_function_ser_schema
 
 from simulator.config.own_strategy import source_of
 from simulator.config.paths import stay_inside
+from traces.options import PartialShare, Rule
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-
-
+Name = Annotated[
+    str,
+    Rule(
+        re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch,
+        "1 to 64 letters, digits, '.', '_' and '-' of ASCII, the first a letter or digit",
+    ),
+]
+Count = Annotated[int, Ge(1), Le(1_000_000_000)]
 PathOrName = Annotated[str, AfterValidator(stay_inside)]
 Revision = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]|[./][A-Za-z0-9_-])*$", max_length=200)
+    str,
+    Rule(
+        re.compile(r"(?=.{1,200}$)[A-Za-z0-9]([A-Za-z0-9_-]|[./][A-Za-z0-9_-])*").fullmatch,
+        "a commit, branch or tag: at most 200 letters, digits, '-', '_' and single '.' or '/' "
+        "between them",
+    ),
 ]
 """A commit, branch or tag of a repository; never a path that leads out of a folder."""
 
@@ -45,7 +53,8 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
-ShareRange = Annotated[tuple[Share, ...], BeforeValidator(_as_range), AfterValidator(_rising)]
+Shares = tuple[PartialShare, ...]
+ShareRange = Annotated[Shares, BeforeValidator(_as_range), AfterValidator(_rising)]
 """One share for all, or a lower and an upper one between which each device draws its own."""
 
 
@@ -59,6 +68,7 @@ class OneOf:
     """Annotates a field as a tagged union: ``kind`` names the class, other keys are its fields."""
 
     def __init__(self, kinds: Mapping[str, Any]) -> None:
+        self.kinds = kinds
         choices = [
             Annotated[cls, BeforeValidator(_without_kind), Tag(kind)] for kind, cls in kinds.items()
         ]
@@ -92,6 +102,6 @@ def _to_mapping(value: Any) -> dict[str, Any]:
 MAX_DEVICES = 10_000_000
 MAX_S = 1e9  # about 32 years
 
-Instant = Annotated[float, Field(ge=0, le=MAX_S)]
-Length = Annotated[float, Field(gt=0, le=MAX_S)]
-PerHour = Annotated[float, Field(ge=0, le=36_000)]
+Instant = Annotated[float, Ge(0), Le(MAX_S)]
+Length = Annotated[float, Gt(0), Le(MAX_S)]
+PerHour = Annotated[float, Ge(0), Le(36_000)]

@@ -10,6 +10,7 @@ from algorithms.merging.staleness import up_to_date
 from algorithms.strategy import ServerState
 from devices.vocabulary.plan import Broadcast, ClientUpdate, DeviceId
 from devices.vocabulary.trainer import TrainingError, TrainingJob, TrainingResult
+from devices.wire.wire import upload_bytes
 from simulator.engine.assignment import Assignment
 from simulator.engine.delivery import RefusedUpdateError, attack_of, received, sent, update_of
 from simulator.engine.federation import Federation
@@ -68,7 +69,9 @@ def _delivered(federation: Federation, work: Assignment, result: TrainingResult)
     if config is None and result.adapter is work.broadcast.adapter:
         # Nothing was trained: at any precision no change arrives as none.
         return update_of(work, result.adapter, result)
-    message = sent(work, result, attack_of(config, work) if config else None)
+    num_bytes = upload_bytes(federation.view.model, work.plan.terms)
+    attack = attack_of(config, work) if config else None
+    message = sent(work, result, attack, num_bytes=num_bytes)
     return received(work, message, result, max_norm=federation.robustness.max_norm)
 
 

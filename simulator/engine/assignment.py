@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from devices.cost.model import Cost
 from devices.fleet.fleet import Device
 from devices.vocabulary.plan import Broadcast, Timing, TrainingPlan
+from simulator.engine.seeds import stream_seed
 from simulator.log.records import ClientRecord
 
 
@@ -18,9 +20,19 @@ class Assignment:
     broadcast: Broadcast
     device: Device
     cost: Cost
-    training_seed: int
-    wire_seed: int
     record: ClientRecord
+    run_seed: int
+    num_draws: int  # how often devices had been asked when this plan was made
+
+    @cached_property
+    def training_seed(self) -> int:
+        """The seed of the device's batches."""
+        return stream_seed(self.run_seed, "training", self.num_draws, self.plan.device_id)
+
+    @cached_property
+    def wire_seed(self) -> int:
+        """The seed of what is drawn as the update is encoded."""
+        return stream_seed(self.run_seed, "wire", self.num_draws, self.plan.device_id)
 
     @property
     def timing(self) -> Timing:

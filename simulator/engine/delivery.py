@@ -76,14 +76,16 @@ def attack_of(config: Byzantine, work: Assignment) -> Attack:
     return Attack(config, stream(work.wire_seed, "byzantine"))
 
 
-def sent(work: Assignment, result: TrainingResult, attack: Attack | None) -> bytes:
-    """The message with which a device answers its plan."""
+def sent(
+    work: Assignment, result: TrainingResult, attack: Attack | None, *, num_bytes: int
+) -> bytes:
+    """Return the message with which a device answers its plan, ``num_bytes`` long."""
     start, adapter = work.broadcast.adapter, result.adapter
     if attack:
         adapter = attack.on_update(adapter, start)
     rng = np.random.default_rng(work.wire_seed)
     message = wire.encode_update(adapter, start, plan=work.plan, rng=rng)
-    assert len(message) == work.cost.upload_bytes, "the clock charged another size"
+    assert len(message) == num_bytes, "a message must have the length that follows from its plan"
     return attack.on_message(message) if attack else message
 
 

@@ -82,7 +82,8 @@ class _Client:
         self.env, self.record = world.env, work.record
         self.delivered_bytes = 0
         faults, device_id = world.faults, work.device.device_id
-        self._links: Sequence[Condition] = (faults.link_losses(device_id), faults.server)
+        links = (faults.link_losses(device_id), faults.server)
+        self._links: Sequence[Condition] = [link for link in links if not link.is_none]
 
     def event(self, name: str, details: Mapping[str, Any] = NO_DETAILS) -> None:
         record = self.record
@@ -253,12 +254,13 @@ class _Progress:
     def _cut_s(self, now_s: float, needed_s: float) -> float:
         """The next instant at which something ends this phase early."""
         client = self._client
-        cuts = [client.world.presence.until_s(client.record.device_id, now_s)]
-        cuts += [link.span(now_s)[1] for link in self._links]
+        cut_s = client.world.presence.until_s(client.record.device_id, now_s)
+        for link in self._links:
+            cut_s = min(cut_s, link.span(now_s)[1])
         if self._memory_share:
             free = client.work.device.free_memory
-            cuts.append(free.first_below(self._memory_share, now_s, now_s + needed_s))
-        return min(cuts)
+            cut_s = min(cut_s, free.first_below(self._memory_share, now_s, now_s + needed_s))
+        return cut_s
 
     def _after_cut(self, moved: float) -> None:
         """Take note of what was done, and cut the phase where a link was lost.
@@ -308,6 +310,8 @@ class _Progress:
                 yield from client.wait_until_back(self)
                 continue
             presence.draw(device_id, power_w, env.now)
+            if not self._links:
+                return
             ends_s = [end_s for up, end_s in (k.span(env.now) for k in self._links) if not up]
             if not ends_s:
                 return

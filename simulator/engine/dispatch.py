@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from algorithms.strategy import ServerState
+from devices.cost.model import Cost
 from devices.vocabulary.plan import DeviceId, TrainingPlan
 from simulator.engine.assignment import Assignment
 from simulator.engine.federation import Federation
 from simulator.engine.participation import Participation
-from simulator.engine.seeds import stream, stream_seed
+from simulator.engine.seeds import stream
+from simulator.engine.server_view import MAX_REMEMBERED
 from simulator.log.checked import InvariantError
-from simulator.log.records import ClientRecord
+from simulator.log.records import ClientRecord, plan_fields
 from traces.arrays import IntArray
 
 
@@ -26,6 +28,7 @@ class Handouts:
         self._fed = federation
         self._participation = participation
         self._count = 0
+        self._known_fields: dict[int, tuple[Cost, Mapping[str, Any]]] = {}  # holds its costs alive
 
     def ask(
         self,
@@ -76,10 +79,21 @@ class Handouts:
             broadcast=fed.strategy.broadcast(state, plan),
             device=device,
             cost=cost,
-            training_seed=stream_seed(fed.seed, "training", self._count, device_id),
-            wire_seed=stream_seed(fed.seed, "wire", self._count, device_id),
-            record=ClientRecord.open(plan, device, cost, round_number=round_number, now_s=now_s),
+            record=ClientRecord.open(
+                device, self._plan_fields(plan, cost), round_number=round_number, now_s=now_s
+            ),
+            run_seed=fed.seed,
+            num_draws=self._count,
         )
+
+    def _plan_fields(self, plan: TrainingPlan, cost: Cost) -> Mapping[str, Any]:
+        """What the plan says in a record. The view makes one cost for all plans of one workload."""
+        known = self._known_fields.get(id(cost))
+        if known is None:
+            if len(self._known_fields) >= MAX_REMEMBERED:
+                self._known_fields.clear()
+            known = self._known_fields[id(cost)] = cost, plan_fields(plan, cost)
+        return known[1]
 
     def smaller(
         self, state: ServerState[Any], work: Assignment, free_bytes: int

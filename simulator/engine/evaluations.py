@@ -6,17 +6,18 @@ import math
 from concurrent.futures import Future
 from dataclasses import replace
 
+from devices.tasks.task import Metric
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation
 from simulator.engine.federation import Federation
 from simulator.log.deferred import PatientLog
 from simulator.log.records import Event, RoundRecord
 
-NOT_EVALUATED = Evaluation(math.nan, math.nan)
+NOT_EVALUATED = Evaluation({})
 
 
 class Evaluations:
-    """Evaluates models. The run goes on meanwhile, unless it stops at an accuracy."""
+    """Evaluates models. The run goes on meanwhile, unless it stops at a target."""
 
     def __init__(self, federation: Federation, log: PatientLog) -> None:
         self._fed, self._log = federation, log
@@ -28,26 +29,35 @@ class Evaluations:
 
         def note(found: Evaluation) -> None:
             self.last = found
-            details = {"accuracy": found.accuracy, "loss": found.loss}
+            details = {metric.name: value for metric, value in self.metrics_of(found).items()}
             self._log.log.event(Event(at_s, "evaluated", round_number, None, details))
 
         self._log.flush()  # one at a time, so that the log is never far behind
         self._under_way = self._fed.begin(self._fed.trainer.evaluate, adapter)
         self._log.once(self._under_way, note)
-        if self._fed.stop.accuracy < math.inf:
+        if self._fed.stop.target is not None:
             self._log.flush()
+
+    def metrics_of(self, found: Evaluation) -> dict[Metric, float]:
+        """Return the value of each metric of the task; NaN where it is not known."""
+        return {metric: found.values.get(metric.name, math.nan) for metric in self._fed.metrics}
+
+    @property
+    def last_score(self) -> float:
+        """The task's first metric of the last model evaluated; NaN where none was."""
+        return self.last.values.get(self._fed.metrics[0].name, math.nan)
 
     @property
     def has_reached_target(self) -> bool:
-        """Whether the last model evaluated is what the run is to end with."""
-        return self.last.accuracy >= self._fed.stop.accuracy
+        """True once the last model evaluated is as good as ``stop`` asks for."""
+        target = self._fed.stop.target
+        return target is not None and self._fed.metrics[0].reaches(self.last_score, target)
 
     def close(self, record: RoundRecord) -> None:
         """Log the round, with its evaluation once that is known."""
 
         def log(found: Evaluation) -> None:
-            found_too = replace(record, accuracy=found.accuracy, loss=found.loss)
-            self._log.log.round(found_too)
+            self._log.log.round(replace(record, metrics=self.metrics_of(found)))
 
         if self._under_way:
             self._log.once(self._under_way, log)

@@ -43,6 +43,11 @@ class Outages:
         self._mean_gap_s, self._down_s, self._rng = mean_gap_s, down_s, rng
         self._drawn: list[tuple[float, float]] = []
 
+    @property
+    def is_none(self) -> bool:
+        """True where it is always up."""
+        return not self._given and (self._rng is None or math.isinf(self._mean_gap_s))
+
     def span(self, at_s: float) -> tuple[bool, float]:
         """Whether it is up at ``at_s``, and until when it stays so."""
         end_s = at_s

@@ -13,6 +13,7 @@ from algorithms.pacing import Pacing
 from algorithms.selection import Selection
 from algorithms.strategy import Strategy
 from devices.fleet.fleet import Fleet
+from devices.tasks.task import Metric
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation, Trainer
 from simulator.engine.device import WhenOffline, WhenOutOfMemory
@@ -36,11 +37,14 @@ def at_once(evaluate: Callable[[Adapter], Evaluation], adapter: Adapter) -> Futu
 
 @dataclass(frozen=True)
 class Stop:
-    """When a run ends: after this many rounds, or earlier at a clock time or an accuracy."""
+    """When a run ends: after this many rounds, or earlier at a clock time or a target.
+
+    The target is one of the task's first metric; None: the run has none.
+    """
 
     rounds: int
     simulated_s: float = math.inf
-    accuracy: float = math.inf
+    target: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,7 @@ class Federation:
     pacing: Pacing
     selection: Selection
     trainer: Trainer
+    metrics: tuple[Metric, ...]  # of the task; the first is what a target is one of
     evaluate_every: int
     stop: Stop
     faults: Faults

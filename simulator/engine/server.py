@@ -289,7 +289,9 @@ class Server:
         ended = log_ended(self._log, self._ended, self._wave, now_s=self._env.now)
         counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
         progress = RoundProgress(self._round, self.state.version, *counted)
-        return RoundRecord.of(ended, evaluation=NOT_EVALUATED, progress=progress)
+        return RoundRecord.of(
+            ended, metrics=self.evaluations.metrics_of(NOT_EVALUATED), progress=progress
+        )
 
 
 def simulate(federation: Federation, log: RunLog) -> Server:

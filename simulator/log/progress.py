@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -21,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.log.bulk_round import Wave
-from simulator.log.progress_state import LOSSES, Tally, duration
+from simulator.log.progress_state import LOSSES, Tally, duration, score_in_words
 from simulator.log.protocol import RunLog, log_clients, log_wave
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
@@ -98,7 +97,7 @@ class PlainReporter:
         parts = [
             f"{self._label}: round {record.round}/{self._rounds}",
             f"simulated {duration(record.closed_s)}",
-            "" if math.isnan(record.accuracy) else f"accuracy {record.accuracy:.1%}",
+            score_in_words(record.metrics),
             tally.straggler and f"waited for {tally.straggler}",
             *(f"{n} {words}" for name, words in LOSSES.items() if (n := getattr(record, name))),
         ]
@@ -106,7 +105,7 @@ class PlainReporter:
 
 
 class BarReporter:
-    """A live view of a run: rounds, accuracy, the simulated clock, who is awaited, what is lost."""
+    """A live view of a run: rounds, scores, the simulated clock, who is awaited, what is lost."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -150,7 +149,7 @@ class BarReporter:
         tally = self._tally
         lines = {
             "clock": f"simulated {duration(tally.at_s)}",
-            "model": tally.accuracies,
+            "model": tally.scores,
             "devices": tally.in_flight,
             "awaited": tally.straggler and f"{tally.straggler} (last round)",
             "lost": tally.lost,

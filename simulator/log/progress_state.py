@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
+from devices.tasks.task import Metric
 from simulator.log.bulk_round import Wave
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
@@ -35,12 +37,24 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f}s"
 
 
+def in_words(metric: Metric, value: float) -> str:
+    """Return a score as a person reads it: a share in percent, anything else to 4 digits."""
+    return f"{value:.1%}" if metric.unit == "share" else f"{value:.4g}"
+
+
+def score_in_words(metrics: Mapping[Metric, float]) -> str:
+    """Return the first metric with its name; empty where the model was not evaluated."""
+    first = next(((m, value) for m, value in metrics.items() if not math.isnan(value)), None)
+    return f"{first[0].name} {in_words(*first)}" if first else ""
+
+
 class Tally:
     """Counts along with one run. Only for eyes: no result depends on it."""
 
     def __init__(self) -> None:
         self.at_s = 0.0
-        self.accuracy = self.best_accuracy = math.nan  # of the evaluated rounds
+        self._score: tuple[Metric, float] | None = None  # of the last model evaluated
+        self._best = math.nan
         self.losses: Counter[str] = Counter()
         self._spent_s = self._lost_s = 0.0  # device time
         self._doing: dict[int, str] = {}
@@ -92,23 +106,22 @@ class Tally:
     def round(self, record: RoundRecord) -> None:
         """Take in a round that has closed; its plans came before it."""
         self.at_s = record.closed_s
-        if not math.isnan(record.accuracy):
-            self.accuracy = record.accuracy
-            self.best_accuracy = max(record.accuracy, *self._known_best())
+        if not math.isnan(record.score):
+            metric = next(iter(record.metrics))
+            self._score = metric, record.score
+            self._best = metric.best([record.score, self._best])
         self.losses.update({words: getattr(record, name) for name, words in LOSSES.items()})
         self._last = _straggler(self._round)
         self._round = []
 
-    def _known_best(self) -> list[float]:
-        return [0.0] if math.isnan(self.best_accuracy) else [self.best_accuracy]
-
     @property
-    def accuracies(self) -> str:
+    def scores(self) -> str:
         """Like ``accuracy 61.2% (best 63.0%)``; empty where nothing was evaluated."""
-        if math.isnan(self.accuracy):
+        if self._score is None:
             return ""
-        best = f" (best {self.best_accuracy:.1%})" if self.best_accuracy > self.accuracy else ""
-        return f"accuracy {self.accuracy:.1%}{best}"
+        metric, value = self._score
+        best = f" (best {in_words(metric, self._best)})" if self._best != value else ""
+        return f"{metric.name} {in_words(metric, value)}{best}"
 
     @property
     def in_flight(self) -> str:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,8 +17,8 @@ from devices.cost.memory import FORMAT_BITS
 from devices.cost.model import Cost
 from devices.fleet.fleet import Device, Fleet
 from devices.fleet.profile import DeviceProfile
+from devices.tasks.task import Metric
 from devices.vocabulary.plan import TrainingPlan
-from devices.vocabulary.trainer import Evaluation
 
 Outcome = Literal["aggregated", "oom", "late", "offline", "crashed", "lost", "rejected"]
 """How a plan ended: merged; without the memory for it; too late; on a device that went away, or
@@ -29,12 +30,18 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 
 def columns_of(kind: type, records: Sequence[Any]) -> Columns:
-    """The fields of these records, which are all of one kind."""
+    """The fields of these records, which are all of one kind; each metric of a task is a column."""
     types: Mapping[str, type] = {"int": np.int64, "float": np.float64}
-    return {
-        f.name: np.array([getattr(r, f.name) for r in records], types.get(str(f.type), object))
-        for f in fields(kind)
-    }
+    names = [one.name for one in fields(kind)]
+    rows = list(zip(*map(attrgetter(*names), records), strict=True)) or [()] * len(names)
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for one, values in zip(fields(kind), rows, strict=True):
+        if one.name == "metrics":
+            metrics = values[0] if values else {}
+            columns |= {m.name: np.array([v[m] for v in values], np.float64) for m in metrics}
+        else:
+            columns[one.name] = np.array(values, types.get(str(one.type), object))
+    return columns
 
 
 @dataclass(frozen=True)
@@ -114,9 +121,9 @@ class ClientRecord:
 
     @classmethod
     def open(
-        cls, plan: TrainingPlan, device: Device, cost: Cost, *, round_number: int, now_s: float
+        cls, device: Device, planned: Mapping[str, Any], *, round_number: int, now_s: float
     ) -> ClientRecord:
-        """The record of a plan that was just handed out."""
+        """Return the record of a plan that was just handed out, of which ``planned`` tells."""
         return cls(
             round=round_number,
             device_id=device.device_id,
@@ -125,7 +132,7 @@ class ClientRecord:
             started_s=now_s,
             memory_budget_bytes=device.memory_budget_bytes,
             num_examples=len(device.examples),
-            **plan_fields(plan, cost),
+            **planned,
         )
 
     def replan(self, plan: TrainingPlan, cost: Cost) -> None:
@@ -207,8 +214,7 @@ class RoundRecord:
     opened_s: float
     closed_s: float
     duration_s: float
-    accuracy: float  # NaN where the model was not evaluated
-    loss: float
+    metrics: Mapping[Metric, float]  # of the task; NaN where the model was not evaluated
     train_loss: float  # mean over the aggregated updates, by examples
     num_cohort: int
     num_planned: int
@@ -227,9 +233,14 @@ class RoundRecord:
     flops: float
     energy_j: float
 
+    @property
+    def score(self) -> float:
+        """The task's first metric; NaN where the model was not evaluated."""
+        return next(iter(self.metrics.values()), math.nan)
+
     @classmethod
     def of(
-        cls, ended: ClientTable, *, evaluation: Evaluation, progress: RoundProgress
+        cls, ended: ClientTable, *, metrics: Mapping[Metric, float], progress: RoundProgress
     ) -> RoundRecord:
         """The sums and means over the plans that ended in a round."""
         columns = ended.columns
@@ -247,8 +258,7 @@ class RoundRecord:
         return cls(
             **vars(progress),
             duration_s=progress.closed_s - progress.opened_s,
-            accuracy=evaluation.accuracy,
-            loss=evaluation.loss,
+            metrics=metrics,
             train_loss=float(losses @ examples / examples.sum()) if len(merged) else math.nan,
             num_sat_out=progress.num_cohort - progress.num_planned,
             num_aggregated=len(merged),

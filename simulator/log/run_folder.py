@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -38,7 +37,7 @@ from simulator.log.records import (
     RoundRecord,
     columns_of,
 )
-from simulator.log.tables import TableFile, column, wave_lines, write_columns
+from simulator.log.tables import TableFile, column, event_line, wave_lines, write_columns
 
 CHECKPOINT = "checkpoint"
 ROWS_AT_ONCE = 50_000
@@ -87,11 +86,8 @@ class RunFolder:
         return self.path / CHECKPOINT
 
     def event(self, event: Event) -> None:
-        line = {"at_s": event.at_s, "event": event.name, "round": event.round}
-        line["device"] = event.device
-        line.update({key: _finite(value) for key, value in event.details.items()})
         try:
-            self._events.write(json.dumps(line, allow_nan=False) + "\n")
+            self._events.write(event_line(event))
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -155,8 +151,9 @@ class RunFolder:
 
     def _finish(self, status: Status, outcome: Mapping[str, Any]) -> None:
         self._events.close()
+        metrics = list(self._rounds[0].metrics) if self._rounds else []
         rounds = columns_of(RoundRecord, self._rounds)
-        write_columns(self.path / "rounds.parquet", RoundRecord, rounds)
+        write_columns(self.path / "rounds.parquet", RoundRecord, rounds, metrics)
         self._flush_clients()
         self._client_rows.close()
         self._manifest.update(outcome)
@@ -227,8 +224,3 @@ def _clean_up(path: Path) -> None:
     events = path / "events.jsonl"
     if events.exists():
         os.truncate(events, events.read_bytes().rfind(b"\n") + 1)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: an accuracy that nobody measured is null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -14,19 +15,29 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from devices.tasks.task import Metric
 from simulator.log.bulk_round import PHASES, Wave
-from simulator.log.records import Columns
+from simulator.log.records import Columns, Event
 
 TYPES = {"int": pa.int64(), "float": pa.float64()}
+_ENCODER = json.JSONEncoder(allow_nan=False)
 DTYPES = {pa.int64(): np.int64, pa.float64(): np.float64}
 
 
 class TableFile:
-    """A Parquet file of records of one kind, written by pieces, and there once it is whole."""
+    """A Parquet file of records of one kind, written by pieces, and there once it is whole.
 
-    def __init__(self, path: Path, kind: type) -> None:
+    ``metrics`` are those of the task, where the records have any: each is a column.
+    """
+
+    def __init__(self, path: Path, kind: type, metrics: Sequence[Metric] = ()) -> None:
         self._path = path
-        types = {f.name: TYPES.get(str(f.type), pa.string()) for f in fields(kind)}
+        types: dict[str, pa.DataType] = {}
+        for f in fields(kind):
+            if f.name == "metrics":
+                types |= {metric.name: pa.float64() for metric in metrics}
+            else:
+                types[f.name] = TYPES.get(str(f.type), pa.string())
         self._schema = pa.schema(list(types.items()))
         self._writer = pq.ParquetWriter(self._partial, self._schema)
 
@@ -45,9 +56,9 @@ class TableFile:
         os.replace(self._partial, self._path)
 
 
-def write_columns(path: Path, kind: type, columns: Columns) -> None:
+def write_columns(path: Path, kind: type, columns: Columns, metrics: Sequence[Metric] = ()) -> None:
     """Write a file whose rows are all there."""
-    file = TableFile(path, kind)
+    file = TableFile(path, kind, metrics)
     file.write(columns)
     file.close()
 
@@ -62,6 +73,34 @@ def column(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Ar
     numbers = np.array(values, dtype=None if len(values) else DTYPES[kind])
     safe = np.ascontiguousarray(numbers.astype(DTYPES[kind], casting="safe", copy=False))
     return pa.Array.from_buffers(kind, len(safe), [None, pa.py_buffer(safe)])
+
+
+def event_line(event: Event) -> str:
+    """Return the line of events.jsonl for one event.
+
+    What JSON calls a number is written here, because a call of ``json.dumps`` for each event would
+    take longer than the simulation; the text is the same. Raises ValueError for an instant that is
+    not finite.
+    """
+    device = "null" if event.device is None else event.device
+    told = "".join(f', "{name}": {_json(value)}' for name, value in event.details.items())
+    start = f'{{"at_s": {_instant(event.at_s)}, "event": "{event.name}", "round": {event.round}'
+    return f'{start}, "device": {device}{told}}}\n'
+
+
+def _instant(at_s: float) -> str:
+    if not math.isfinite(at_s):
+        raise ValueError(f"an event must happen at a finite instant, got {at_s!r} s")
+    return repr(float(at_s)) if isinstance(at_s, float) else repr(at_s)
+
+
+def _json(value: Any) -> str:
+    """Return a detail of an event as JSON, which has no NaN: what nobody measured is null."""
+    if type(value) is int:
+        return repr(value)
+    if isinstance(value, float):
+        return repr(float(value)) if math.isfinite(value) else "null"
+    return _ENCODER.encode(value)
 
 
 def wave_lines(wave: Wave) -> Iterator[str]:

@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from algorithms.merging.robust import Robustness
-from devices.datasets.partition import expected_accuracies
+from devices.datasets.partition import expected_scores
+from devices.models.catalog import ModelSource
+from devices.tasks.task import Metric, Task
 from devices.vocabulary.trainer import HostNames, Trainer
 from simulator.config.experiment import ConfigError, name_strategies
 from simulator.config.faults import FaultsConfig
@@ -93,7 +95,7 @@ def run(
         report.step(note)
     report.step(f"{config.label}: loading {config.task.model}")
     trainer = trainers.get(config, prepared.world)
-    manifest = _manifest(config, inputs, trainers.host_names)
+    manifest = _manifest(config, prepared.world.task, inputs, trainers.host_names)
     try:
         store = _open_folder(prepared, manifest)
     except FinishedMeanwhileError as finished:
@@ -160,10 +162,11 @@ def _simulated(
             trainers.export(server.state.adapter, world, prepared.folder)
     if config.faults != FaultsConfig():
         store.faults(fault_schedules(world.faults, server.now_s))
-    if by_class := server.evaluations.last.by_class:
+    by_group, groups = server.evaluations.last.by_group, world.task.groups("train")
+    if by_group and groups is not None:
         shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
-        store.accuracies(expected_accuracies(shards, world.data.train_labels, by_class))
-    return _outcome(server, wall_s) | remembered.savings
+        store.accuracies(expected_scores(shards, groups, by_group))
+    return _outcome(server, world.task.metrics, wall_s) | remembered.savings
 
 
 def _close_broken(logs: Sequence[RunWriter], error: BaseException) -> None:
@@ -229,8 +232,9 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         pacing=config.pacing,
         selection=config.selection,
         trainer=trainer,
+        metrics=world.task.metrics,
         evaluate_every=config.evaluation.every,
-        stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy or math.inf),
+        stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy or stop.target),
         faults=world.faults,
         shared_links=world.shared_links,
         when_offline=config.fleet.when_offline,
@@ -246,7 +250,7 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
 
 
 def _manifest(
-    config: RunConfig, inputs: Mapping[str, Any], host: HostNames | None
+    config: RunConfig, task: Task, inputs: Mapping[str, Any], host: HostNames | None
 ) -> dict[str, Any]:
     own = source_of(config.strategy)
     return {
@@ -257,6 +261,7 @@ def _manifest(
         "seed": config.seed,
         "config_hash": config.hash,
         **inputs,
+        "task": {"kind": task.kind, "metrics": [asdict(metric) for metric in task.metrics]},
         "training_dtype": host.dtype if host else None,
         **provenance(),
     }
@@ -264,35 +269,41 @@ def _manifest(
 
 def _inputs(world: World) -> dict[str, Any]:
     """What the run is made from beside its config: two runs of one config may differ in it."""
-    data, source = world.data, world.source
+    task, data, source, charged = world.task, world.task.data, world.source, world.cost_source
     return {
         "conditions_hash": world.conditions_hash,
-        "model": {
-            "name": source.name,
-            "sha256": source.sha256,
-            "files_sha256": source.files_sha256,
-            "licence": source.licence,
-            "pinned": source.pinned,
-        },
+        "model": _named(source),
+        **({"cost_model": _named(charged)} if charged else {}),
         "data": {
             "name": data.name,
             "sha256": data.sha256,
             "source": data.source,
-            "num_train": len(data.train_texts),
-            "num_test": len(data.test_texts),
-            "num_classes": data.num_classes,
-            "majority_share": data.majority_share,
+            "num_train": len(data.train),
+            "num_test": len(data.test),
+            **task.facts(),
         },
     }
 
 
-def _outcome(server: Server, wall_s: float) -> dict[str, Any]:
-    accuracy = server.evaluations.last.accuracy
+def _named(source: ModelSource) -> dict[str, str]:
+    """Return what a manifest says of a model."""
+    return {
+        "name": source.name,
+        "sha256": source.sha256,
+        "files_sha256": source.files_sha256,
+        "licence": source.licence,
+        "pinned": source.pinned,
+    }
+
+
+def _outcome(server: Server, metrics: Sequence[Metric], wall_s: float) -> dict[str, Any]:
+    score = server.evaluations.last_score
+    (metric, *_) = metrics
     return {
         "adapter_sha256": server.state.adapter.digest,
         "num_rounds": server.num_rounds,
         "simulated_s": server.now_s,
-        "final_accuracy": None if math.isnan(accuracy) else accuracy,
+        f"final_{metric.name}": None if math.isnan(score) else score,
         "wall_s": round(wall_s, 3),
     }
 

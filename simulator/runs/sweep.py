@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,22 +37,23 @@ class SweepRun:
     seed: int
     folder: Path
     num_rounds: int
+    is_training: bool = False  # or timing only
     log: tuple[str, ...] = ()  # names of the writers that are told of each round
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """Return what a person calls the run: label, grid values and seed."""
         return " ".join(filter(None, [self.label, self.point, f"seed {self.seed}"]))
 
     def load(self) -> RunConfig:
-        """Its config. Raises ConfigError where the file has changed."""
+        """Load the config from its file. Raises ConfigError where that has become invalid."""
         configs = load_experiment(self.file, self.overrides)
         return next(config for config in configs if config.label == self.label)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found out about a run that can begin."""
+    """The findings of a check about a run that can begin."""
 
     conditions_hash: str
     is_finished: bool
@@ -66,7 +68,7 @@ def check(sweep_run: SweepRun) -> Checked:
 
 
 def carry_out(sweep_run: SweepRun, trainers: Trainers, report: Reporter) -> Path:
-    """Simulate the run, or go on with it where it was interrupted; its folder."""
+    """Simulate the run, or go on with it where it was interrupted; return its folder."""
     writers = find_writers(sweep_run.log)
     return run(_prepare(sweep_run), trainers=trainers, report=report, writers=writers)
 
@@ -76,7 +78,7 @@ def _prepare(sweep_run: SweepRun) -> Prepared:
 
 
 def savings_of(done: Sequence[SweepRun]) -> str:
-    """What finished runs need not have trained, in words; empty where they trained all."""
+    """Say what finished runs need not have trained; return "" where they trained all."""
     manifests = [read_manifest(one.folder) for one in done]
     keys = ("num_trainings", "num_trainings_reused")
     return savings_in_words({key: sum(found.get(key, 0) for found in manifests) for key in keys})
@@ -85,7 +87,7 @@ def savings_of(done: Sequence[SweepRun]) -> str:
 def expand(
     file: Path, overrides: Sequence[str], *, grid: Sequence[str], seeds: str, output: Path
 ) -> list[SweepRun]:
-    """The runs of every strategy at every seed and grid point, each once.
+    """Return the runs of every strategy at every seed and grid point, each once.
 
     ``seeds`` is how many, counted from the config's own, or a list of them: "0,3,7". Raises
     ConfigError with all that is wrong at any point.
@@ -117,13 +119,33 @@ def expand(
                     seed=seed,
                     folder=output / config.folder,
                     num_rounds=config.stop.rounds,
+                    is_training=config.training != "none",
                 ),
             )
     return list(runs.values())
 
 
+def part_of(runs: Sequence[SweepRun], part: str) -> list[SweepRun]:
+    """Return the runs of a part such as ``3/10``; all parts together are the sweep, each run once.
+
+    Neighbours go to different parts, so that each has about as many of each strategy. Raises
+    ConfigError where it is no part, or there are fewer runs than parts.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
+    number, num_parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= num_parts:
+        problem = f"a part must read K/N with K from 1 to N, as in 3/10, got {part!r:.200}"
+        raise ConfigError([problem], "--part")
+    if num_parts > len(runs):
+        problem = (
+            f"a sweep of {len(runs)} runs must have at most {len(runs)} parts, got {num_parts}"
+        )
+        raise ConfigError([problem], "--part")
+    return list(runs[number - 1 :: num_parts])
+
+
 def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
-    """The overrides of every combination of ``key=value,value`` entries."""
+    """Return the overrides of every combination of ``key=value,value`` entries."""
     axes: dict[str, list[str]] = {}
     problems = []
     for entry in grid:
@@ -154,7 +176,7 @@ def _check_number(num_runs: int, option: str) -> None:
 
 
 def same_conditions(checked: Mapping[SweepRun, Checked]) -> list[str]:
-    """One line for each seed and conditions: who meets them.
+    """Return one line for each seed and conditions, which says whose runs meet them.
 
     Raises ConfigError where strategies of one seed and grid point would meet unlike ones.
     """

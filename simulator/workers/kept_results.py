@@ -43,6 +43,8 @@ T = TypeVar("T")
 Array = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Tensors = Mapping[str, Array]
 SUFFIX = ".result"
+VALUE = "value/"
+"""What stands before the name of a metric in a kept evaluation."""
 CHECKSUM_BYTES = 32
 MAX_BYTES = 4 * 2**30
 
@@ -177,8 +179,8 @@ class CheckpointedTrainer:
         found = self._results.read(key, _to_evaluation)
         if found is None:
             found = self._trainer.evaluate(adapter)
-            values = np.array([found.accuracy, found.loss, *found.by_class])
-            self._results.write(key, {"evaluation": values})
+            named = {f"{VALUE}{name}": np.array([value]) for name, value in found.values.items()}
+            self._results.write(key, {**named, "by_group": np.array(found.by_group, np.float64)})
         return found
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
@@ -257,8 +259,12 @@ def _to_result(tensors: Tensors, start: Adapter) -> TrainingResult:
 
 
 def _to_evaluation(tensors: Tensors) -> Evaluation:
-    accuracy, loss, *by_class = _row(tensors["evaluation"])
-    return Evaluation(accuracy, loss, tuple(by_class))
+    values = {
+        name.removeprefix(VALUE): _row(row)[0]
+        for name, row in tensors.items()
+        if name.startswith(VALUE)
+    }
+    return Evaluation(values, tuple(_row(tensors["by_group"])))
 
 
 def _to_salience(tensors: Tensors) -> FloatArray:

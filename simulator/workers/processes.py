@@ -1,68 +1,95 @@
-"""Workers that are processes of this machine."""
+"""Workers that are processes of this machine.
+
+None of them outlives the process that started it, however that ends: each watches a pipe whose
+other end the starter holds. On Linux they are copies of one process, the template, and the system
+itself ends them where the template dies.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
-from multiprocessing.connection import wait
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
+from typing import Any
 
-from devices.vocabulary.trainer import ChunkedTrainer, TrainingError
-from simulator.workers.executor import Station, T, Task, Worker, WorkerDiedError, available_cores
+from devices.vocabulary.trainer import TrainingError
+from simulator.workers.pool import (
+    Notify,
+    T,
+    Task,
+    TaskRunner,
+    Worker,
+    WorkerDiedError,
+    available_cores,
+)
 
 CAN_COPY = sys.platform == "linux"
 """Whether workers are copies of one process, the template, that has imported what they all need:
 that takes less time and memory than each importing it. Elsewhere the system's own libraries may
 not be copied once they are in use."""
 
-TEMPLATE = "simulator.workers.template"
+TRAINING_TEMPLATE = "simulator.workers.training_template"
+"""The module that a template imports for workers that train."""
 
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """Asks Linux for pages of 2 MB: to find where small ones lie takes a tenth of a step. The allocator
 reads it when a process starts."""
 
-LOOKS_EVERY_S = 1.0
-"""How long a worker may outlive the process that it was copied from."""
+STOP_S = 30.0
+"""How long a worker may take to end; a run that is told to stop writes its tables."""
 
 _CONTEXT: ForkServerContext | SpawnContext = (
     multiprocessing.get_context("forkserver") if CAN_COPY else multiprocessing.get_context("spawn")
 )
+_LOCK = threading.Lock()
+"""Starting a process and asking how one ended touch the same tables of multiprocessing."""
 
-_station: Station | None = None  # the worker process's own
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 class LocalProcesses:
-    """As many processes as are asked for, each with a model of its own."""
+    """As many processes as are asked for, each with a state of its own.
 
-    def __init__(self, make_trainer: Callable[[], ChunkedTrainer]) -> None:
-        self._make_trainer = make_trainer
+    With ``interrupts``, KeyboardInterrupt is raised in a task that is stopped, so that it can write
+    what it has; otherwise its process ends at once.
+    """
+
+    def __init__(
+        self,
+        make_state: Callable[[], Any],
+        *,
+        templates: Sequence[str] = (TRAINING_TEMPLATE,),
+        interrupts: bool = False,
+    ) -> None:
+        self._make_state, self._interrupts = make_state, interrupts
         if CAN_COPY:
-            _start_template()
+            _start_template(templates)
 
     @property
     def num_free(self) -> int:
         return available_cores()
 
     def start(self) -> Worker:
-        return _ProcessWorker(self._make_trainer)
+        return _Process(self._make_state, self._interrupts)
 
     def close(self) -> None:
-        """Nothing is left when the workers are closed."""
+        """Nothing is left when the workers have ended."""
 
 
-def _start_template() -> None:
+def _start_template(modules: Sequence[str]) -> None:
     """Return when it is ready, unless Ctrl-C is quicker."""
-    _CONTEXT.set_forkserver_preload([TEMPLATE])
-    with _no_interrupt(), _environment(HUGE_PAGES):
+    _CONTEXT.set_forkserver_preload(list(modules))
+    with _no_interrupts(), _environment(HUGE_PAGES):
         forkserver.ensure_running()
     with _copying():
         _CONTEXT.Process(target=int).start()  # this is what waits: the first copy can be made
@@ -70,7 +97,7 @@ def _start_template() -> None:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """For a process that is started here; what the user has set stays."""
+    """Set variables for a process that is started here; what the user has set stays."""
     added = {key: value for key, value in values.items() if key not in os.environ}
     os.environ.update(added)
     try:
@@ -82,7 +109,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _copying() -> Iterator[None]:
-    """Raises TrainingError where the template ends meanwhile."""
+    """Raise TrainingError where the template ends meanwhile."""
     try:
         yield
     except (EOFError, ConnectionError):
@@ -92,76 +119,119 @@ def _copying() -> Iterator[None]:
         ) from None
 
 
-def _begun(make_trainer: Callable[[], ChunkedTrainer]) -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(1, mp_context=_CONTEXT, initializer=_start, initargs=(make_trainer,))
-    with _no_interrupt():
-        pool.submit(int)  # which starts the process
-    return pool
-
-
-class _ProcessWorker:
-    def __init__(self, make_trainer: Callable[[], ChunkedTrainer]) -> None:
-        for _ in range(50):
-            with suppress(EOFError, ConnectionError):  # the template died: soon there is another
-                self._pool = _begun(make_trainer)
-                return
-            time.sleep(0.1)
-        with _copying():
-            self._pool = _begun(make_trainer)
-
-    def do(self, task: Task[T]) -> T:
-        try:
-            future = self._pool.submit(_do, task)
-        except RuntimeError:  # broken, or closed by who waits for it no longer
-            raise WorkerDiedError from None
-        try:
-            return future.result()
-        except (BrokenProcessPool, CancelledError):
-            raise WorkerDiedError from None
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
 @contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """A process that is started here inherits that Ctrl-C is ignored: it is the parent's to answer.
+def _no_interrupts() -> Iterator[None]:
+    """Block SIGINT in processes that are started here: Ctrl-C is the parent's to answer.
 
-    Only a main thread can see to that.
+    They inherit the mask, whichever thread starts them, and no signal to the parent is lost:
+    one that comes meanwhile is answered at the end.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it would unblock the signal in the middle
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start(make_trainer: Callable[[], ChunkedTrainer]) -> None:
-    global _station
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of those that no main thread has started
-    end_with_parent()
-    _station = Station(make_trainer)
+class _Process:
+    """The parent's side of a worker: sends a task, and receives notes and what came of it."""
+
+    def __init__(self, make_state: Callable[[], Any], interrupts: bool) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        arguments = (theirs, make_state, interrupts)
+        for _ in range(50):
+            with suppress(EOFError, ConnectionError):  # the template died: soon there is another
+                self._process = _started(arguments)
+                break
+            time.sleep(0.1)
+        else:
+            with _copying():
+                self._process = _started(arguments)
+        theirs.close()  # so that the end of the process is the end of the connection
+
+    def run(self, task: Task[T], notify: Notify | None = None) -> T:
+        try:
+            self._connection.send((task, notify is not None))
+            while (message := self._connection.recv())[0] == "note":
+                if notify:
+                    notify(message[1])
+        except (EOFError, OSError):
+            raise WorkerDiedError(self._exit_code()) from None
+        kind, value = message
+        if kind == "error":
+            raise value
+        result: T = value
+        return result
+
+    def _exit_code(self) -> int | None:
+        with _LOCK:
+            self._process.join(STOP_S)
+            code: int | None = self._process.exitcode
+            return code
+
+    def stop(self) -> None:
+        with suppress(OSError, AttributeError):  # it has ended
+            self._process.terminate()
+
+    def close(self) -> None:
+        with _LOCK:
+            self._process.join(STOP_S)
+            if self._process.is_alive():
+                self._process.kill()
+        self._connection.close()
 
 
-def end_with_parent() -> None:
-    """Have this process end when the one that it works for does, however that ends.
+def _started(arguments: tuple[Any, ...]) -> Any:  # Any: a Process of either context
+    process = _CONTEXT.Process(target=_serve, args=arguments)
+    with _LOCK, _no_interrupts():
+        process.start()
+    return process
 
-    Nobody else would end it where its parent is killed, or the template that it is a copy of.
-    """
-    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+
+def _serve(connection: Connection, make_state: Callable[[], Any], interrupts: bool) -> None:
+    """Do what the parent sends, until it closes the connection or stops this process."""
+    _end_with_parent()
+    if interrupts:
+        signal.signal(signal.SIGTERM, _interrupt)
+    with suppress(EOFError, ConnectionError, KeyboardInterrupt):
+        runner = TaskRunner(make_state)
+        try:
+            while True:
+                connection.send(_outcome(runner, connection, *connection.recv()))
+        finally:
+            runner.close()
 
 
-def _watch_parent(started_by: int) -> None:
+def _outcome(
+    runner: TaskRunner, connection: Connection, task: Task[Any], is_notifying: bool
+) -> tuple[str, Any]:
+    def notify(value: int) -> None:
+        connection.send(("note", value))
+
+    try:
+        return "done", runner.run(task, notify) if is_notifying else runner.run(task)
+    except ConnectionError:
+        raise  # the parent is gone
+    except Exception as error:
+        if not isinstance(error, TrainingError):  # whose message is all that a user needs
+            error.add_note(f"in a worker:\n{traceback.format_exc()}")
+        return "error", error
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """Have this process end when the one that it works for does, however that ends."""
+    if CAN_COPY:  # nobody works for a template that has died
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent, "a worker is started by another process"
-    while os.getppid() == started_by and not wait([parent.sentinel], LOOKS_EVERY_S):
-        pass
+    wait([parent.sentinel])
     os._exit(1)
-
-
-def _do(task: Task[T]) -> T:
-    assert _station is not None, "a worker starts by making its trainer"
-    return _station.do(task)

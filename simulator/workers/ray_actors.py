@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,9 +21,18 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from devices.vocabulary.trainer import ChunkedTrainer, TrainingError
+from devices.vocabulary.trainer import TrainingError
 from simulator.config.experiment import ConfigError
-from simulator.workers.executor import Station, T, Task, Worker, WorkerDiedError, available_cores
+from simulator.workers.pool import (
+    TRAININGS,
+    Notify,
+    T,
+    Task,
+    TaskRunner,
+    Worker,
+    WorkerDiedError,
+    available_cores,
+)
 
 ANSWER_WITHIN_S = 10.0
 """How long a cluster may take to answer, and to have room for a first worker."""
@@ -30,33 +40,43 @@ _DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, O
 
 
 class RayCluster:
-    """The cluster that RAY_ADDRESS names, else one of its own on this machine.
+    """The cluster that RAY_ADDRESS names, else one that is started on this machine.
 
-    ``num_workers`` is how many will be asked for, where that is known; ``gpus_each`` is how many
-    GPUs a worker takes. Raises TrainingError where there is no such cluster, or others hold all
-    of it, and ConfigError where it is too small.
+    ``num_workers`` is how many will be asked for, where that is known, and ``option`` where the
+    user says so. A worker takes ``cpus_each`` cores and ``gpus_each`` GPUs; None: one, where the
+    cluster has any. Raises TrainingError where there is no such cluster, or others hold all of it,
+    and ConfigError where it is too small.
     """
 
     def __init__(
-        self, make_trainer: Callable[[], ChunkedTrainer], num_workers: int | None, gpus_each: int
+        self,
+        make_state: Callable[[], Any],
+        num_workers: int | None,
+        *,
+        gpus_each: int | None,
+        cpus_each: int = 1,
+        option: str = TRAININGS.option,
     ) -> None:
-        self._gpus_each = gpus_each
+        self._option, self._cpus_each = option, cpus_each
         self._is_own = not ray.is_initialized()
         if self._is_own:
-            _connect(num_workers or available_cores())
+            _connect(num_workers * cpus_each if num_workers else available_cores())
         try:
+            if gpus_each is None:
+                gpus_each = int(ray.cluster_resources().get("GPU", 0) >= 1)
+            self._gpus_each = gpus_each
             self._check_room(num_workers or 1)
-            self._make_trainer = ray.put(make_trainer)  # with the texts, once to each machine
+            self._make_state = ray.put(make_state)  # with the texts, once to each machine
         except BaseException:
             self.close()
             raise
 
     def _check_room(self, num_workers: int) -> None:
-        """Or they would be waited for without end, or without a word."""
+        """Raise an error where workers would be waited for without end, or without a word."""
         room = self._room(ray.cluster_resources())
         if room < num_workers:
             rule = f"it must be at most {room}, the room in the Ray cluster, got {num_workers}"
-            raise ConfigError([rule], "--workers")
+            raise ConfigError([rule], self._option)
         until_s = time.monotonic() + ANSWER_WITHIN_S  # who has just ended may still be counted
         while not self._room(ray.available_resources()):
             if time.monotonic() > until_s:
@@ -71,12 +91,12 @@ class RayCluster:
         return max(1, self._room(ray.available_resources()))
 
     def _room(self, resources: Mapping[str, float]) -> int:
-        room = int(resources.get("CPU", 0))
+        room = int(resources.get("CPU", 0)) // self._cpus_each
         return min(room, int(resources.get("GPU", 0))) if self._gpus_each else room
 
     def start(self) -> Worker:
-        actor = ray.remote(num_cpus=1, num_gpus=self._gpus_each)(Station)
-        return _RayWorker(actor.remote(self._make_trainer))
+        actor = ray.remote(num_cpus=self._cpus_each, num_gpus=self._gpus_each)(TaskRunner)
+        return _RayWorker(actor.remote(self._make_state))
 
     def close(self) -> None:
         if self._is_own:
@@ -98,7 +118,7 @@ def _connect(num_cpus: int) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself would try for minutes. Raises OSError."""
+    """Raise OSError at once where nobody answers: Ray itself would try for minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname and place.port:  # else it is a word such as auto
         socket.create_connection((place.hostname, place.port), ANSWER_WITHIN_S).close()
@@ -108,9 +128,11 @@ class _RayWorker:
     def __init__(self, actor: Any) -> None:  # Ray's handles have no types
         self._actor = actor
 
-    def do(self, task: Task[T]) -> T:
+    def run(self, task: Task[T], notify: Notify | None = None) -> T:
+        """Run the task; what it says meanwhile stays on its machine."""
+        silent = (_say_nothing,) if notify else ()
         try:
-            result: T = ray.get(self._actor.do.remote(task))
+            result: T = ray.get(self._actor.run.remote(task, *silent))
         except RayTaskError as error:
             raise error.cause from None
         except _DEATHS as error:  # of the worker, or of its machine with what it had done
@@ -121,8 +143,16 @@ class _RayWorker:
             raise TrainingError(f"Ray must go on while a run does, but: {error}") from None
         return result
 
+    def stop(self) -> None:
+        with suppress(RayError):
+            ray.kill(self._actor)
+
     def close(self) -> None:
-        ray.kill(self._actor)
+        """Return: Ray ends the actor."""
+
+
+def _say_nothing(_: int) -> None:
+    """Take a note that nobody reads."""
 
 
 def _cannot_begin(error: RayError) -> TrainingError:

@@ -1,8 +1,8 @@
-"""A trainer whose work workers share."""
+"""A trainer whose jobs and evaluations the workers of a pool share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -16,17 +16,20 @@ from devices.vocabulary.trainer import (
     SalienceMetric,
     TrainingJob,
     TrainingResult,
-    combine,
 )
-from simulator.workers.executor import MEANWHILE, Executor, T, Task
+from simulator.workers.pool import BACKGROUND, Pool, T, Task
 from traces.arrays import FloatArray
 
 
 class SharedTrainer:
-    """A Trainer whose jobs, and the parts of whose evaluations, workers share."""
+    """A Trainer that spreads its jobs, and the chunks of its evaluations, over a pool.
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    The state of the pool's workers is a ChunkedTrainer each. ``combine`` makes an evaluation of the
+    scores of all chunks.
+    """
+
+    def __init__(self, pool: Pool, combine: Callable[[Iterable[ChunkScore]], Evaluation]) -> None:
+        self._pool, self._combine = pool, combine
         self._num_chunks = self.have_done(_num_chunks)
         self._beside = ThreadPoolExecutor(1)
 
@@ -35,14 +38,14 @@ class SharedTrainer:
         return self.have_done(_host_names)
 
     def have_done(self, task: Task[T]) -> T:
-        """What a worker makes of it."""
-        return self._executor.submit(task).result()
+        """Return what the task does on any worker."""
+        return self._pool.submit(task).result()
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         # The longest first, so that no worker starts a long pass when the others are done.
         stacks = sorted(stacks_of(jobs), key=lambda k: -len(k) * jobs[k[0]].plan.depth)
         tasks = [partial(_train, jobs=[jobs[k] for k in members]) for members in stacks]
-        futures = [self._executor.submit(task) for task in tasks]
+        futures = [self._pool.submit(task) for task in tasks]
         results: dict[int, TrainingResult] = {}
         for members, future in zip(stacks, futures, strict=True):
             results |= zip(members, future.result(), strict=True)
@@ -50,13 +53,13 @@ class SharedTrainer:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         tasks = [partial(_score, adapter=adapter, chunk=k) for k in range(self._num_chunks)]
-        futures = [self._executor.submit(task, MEANWHILE) for task in tasks]
-        return combine(score for future in futures for score in future.result())
+        futures = [self._pool.submit(task, BACKGROUND) for task in tasks]
+        return self._combine(score for future in futures for score in future.result())
 
     def begin(
         self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
     ) -> Future[Evaluation]:
-        """Evaluate while the workers train: they take it up when they would be idle."""
+        """Begin to evaluate while the workers train: they do it when they would be idle."""
         return self._beside.submit(evaluate, adapter)
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
@@ -65,7 +68,7 @@ class SharedTrainer:
     def close(self) -> None:
         """End the workers."""
         self._beside.shutdown(wait=False, cancel_futures=True)
-        self._executor.close()
+        self._pool.close()
 
 
 def _train(trainer: ChunkedTrainer, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:

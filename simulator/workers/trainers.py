@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from safetensors import SafetensorError
+
 from devices.architectures import model_spec
-from devices.datasets.dataset import TextDataset
 from devices.models.catalog import MODELS, ModelSource, resolve
 from devices.models.spec import ModelSpec
+from devices.tasks.task import Task
 from devices.training.config import HostCompute, HostDtype, TrainingConfig
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
@@ -29,13 +32,14 @@ from simulator.config.experiment import ConfigError
 from simulator.config.schema import RunConfig
 from simulator.engine.federation import BeginEvaluation, at_once
 from simulator.log.provenance import versions
-from simulator.workers.executor import Executor, Site, available_cores, loading
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
+from simulator.workers.pool import Backend, Pool, available_cores
 from simulator.workers.processes import LocalProcesses
 from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha256
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.world.build import World
 from traces.canonical import canonical
+from traces.text import did_you_mean
 
 EXECUTORS = ("processes", "ray")
 _OwnTrainer: TypeAlias = NullTrainer | ChunkedTrainer | SharedTrainer
@@ -65,7 +69,7 @@ class Trainers:
         *,
         executor: str = "processes",
     ) -> None:
-        _check_executor(executor)
+        check_executor(executor)
         self._workers, self._executor = workers, executor
         self.cache = cache
         self._key = ""
@@ -126,20 +130,22 @@ class Trainers:
 
             host = _host_here(config)  # what auto comes to: a worker may be on another machine
             make = _torch_trainer(config, world, host)
-            return self._shared(RayCluster(make, self._workers, int(host.compute == "cuda")))
+            cluster = RayCluster(make, self._workers, gpus_each=int(host.compute == "cuda"))
+            return self._shared(cluster, world.task)
         make = _torch_trainer(config, world)
         if (self._workers or available_cores()) > 1:
-            return self._shared(LocalProcesses(make))
-        with loading():
-            return make()
+            return self._shared(LocalProcesses(make), world.task)
+        return make()
 
-    def _shared(self, site: Site) -> SharedTrainer:
-        return SharedTrainer(Executor(site, self._workers or site.num_free))
+    def _shared(self, backend: Backend, task: Task) -> SharedTrainer:
+        return SharedTrainer(Pool(backend, self._workers or backend.num_free), task.evaluation)
 
 
-def _check_executor(name: str) -> None:
+def check_executor(name: str) -> None:
+    """Raise ConfigError for an executor that there is not, or whose library is missing."""
     if name not in EXECUTORS:
-        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}"
+        meant = did_you_mean(name, EXECUTORS)
+        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}{meant}"
         raise ConfigError([problem], "--executor")
     if name == "ray":
         try:
@@ -169,28 +175,41 @@ def _torch_trainer(
         revision=config.task.revision,
     )
     expected = _software() | {"the model's files": world.source.files_sha256}
-    return partial(_make_here, training, world.data, expected)
+    return partial(_make_here, training, world.task, expected)
 
 
 def _software() -> dict[str, str]:
     return {"FedClock": code_sha256(), **versions()}
 
 
-def _make_here(
-    training: TrainingConfig, data: TextDataset, expected: Mapping[str, str]
-) -> ChunkedTrainer:
-    """A trainer, made by the worker.
+def _make_here(training: TrainingConfig, task: Task, expected: Mapping[str, str]) -> ChunkedTrainer:
+    """Make a trainer where it is to train.
 
-    Raises TrainingError where it has no such GPU, or would train something else.
+    Raises TrainingError where the model cannot be loaded, there is no such GPU, or this process
+    would train something else than the one that asks.
     """
+    with loading():
+        return _loaded(training, task, expected)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Raise TrainingError, in words, where a model cannot be loaded in this block."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(f"the model cannot be loaded: {first_line}") from None
+
+
+def _loaded(training: TrainingConfig, task: Task, expected: Mapping[str, str]) -> ChunkedTrainer:
     from devices.training.trainer import TorchTrainer
 
     _host_names(training.compute, training.dtype)  # before it seems to be the model's fault
     source = resolve(training.model, training.revision)
-    spec = model_spec(
-        source, training.targets, num_classes=data.num_classes, attention=training.attention
-    )
-    trainer = TorchTrainer(training, data, source=source, spec=spec)
+    head = task.head(source.config)
+    spec = model_spec(source, training.targets, head=head, attention=training.attention)
+    trainer = TorchTrainer(training, task, source=source, spec=spec)
     here = _software() | {"the model's files": trainer.source.files_sha256}
     if differing := [name for name in expected if here.get(name) != expected[name]]:
         raise TrainingError(
@@ -220,7 +239,7 @@ def training_context(config: RunConfig, world: World, host: HostNames | None) ->
     """Everything beside a job that its result depends on."""
     plain = config.resolved()
     parts = {key: plain[key] for key in ("task", "training")}
-    parts |= {"examples": config.evaluation.examples, "data": world.data.sha256}
+    parts |= {"examples": config.evaluation.examples, "data": world.task.data.sha256}
     parts |= {"model": world.source.files_sha256}
     if host:
         parts |= {"host": host, "versions": versions()}

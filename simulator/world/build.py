@@ -13,12 +13,21 @@ from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
-from devices.datasets.dataset import TextDataset, load_dataset
-from devices.datasets.partition import DividedShards, DrawnShards, dirichlet_shards, iid_shards
+from devices.cost.proxy import ProxyCost
+from devices.datasets.partition import (
+    DividedShards,
+    DrawnShards,
+    dirichlet_shards,
+    iid_shards,
+    natural_shards,
+)
 from devices.fleet.fleet import Fleet, Shards
 from devices.models.catalog import ModelSource, resolve
-from devices.models.families import Sizes
+from devices.models.families import Sizes, same_roles
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
+from devices.tasks.registry import load_task
+from devices.tasks.task import Task
 from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import NullTrainer, Trainer
@@ -46,11 +55,12 @@ class World:
 
     source: ModelSource
     model: ModelSpec
-    data: TextDataset
+    task: Task
     fleet: Fleet
     faults: Faults
     shared_links: SharedLinks
     cost_model: CostModel
+    cost_source: ModelSource | None  # of the larger model that is charged; None: the one trained
 
     @cached_property
     def conditions_hash(self) -> str:
@@ -69,39 +79,70 @@ def build_world(config: RunConfig, where: str) -> World:
     Raises ConfigError with every name that does not exist and every number that cannot work.
     """
     problems = Problems()
-    task = config.task
-    data = problems.attempt("task.data", lambda: load_dataset(task.data))
-    source = problems.attempt("task.model", lambda: resolve(task.model, task.revision))
-    model = source and problems.attempt("task", partial(_model, config, source, data))
+    named = config.task
+    beside = (config.shards.column,) if config.shards.kind == "natural" else ()
+    load = partial(load_task, named.kind, named.data, named=named.columns, beside=beside)
+    task = problems.attempt("task.data", load)
+    find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")
+    source = problems.attempt("task.model", find)
+    cost_source = problems.attempt("cost.model", partial(_cost_source, config))
+    model = source and problems.attempt("task", partial(_model, config, source, task))
+    if task:
+        _check_target(config, task, problems)
     if model and config.strategy.rank > model.max_rank:
         problems.add(
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
             f"matrices, got {config.strategy.rank}"
         )
-    met = _devices(config, data, problems)
-    if problems.found or not (source and model and data and met):
+    met = _devices(config, task, problems)
+    if problems.found or not (source and model and task and met):
         raise ConfigError(problems.found, where)
     fleet, faults, shared_links = met
     if config.fleet.recorded:
-        _check_examples(fleet, data, problems)
-    closed_form = plan_costs(
+        _check_examples(fleet, task, problems)
+    priced: ClosedFormCost | ProxyCost | None
+    priced = problems.attempt("cost", partial(_closed_form, config, source, model))
+    if cost_source and model:
+        large = partial(_proxy_cost, config, cost_source, task=task, proxy=model)
+        priced = problems.attempt("cost.model", large)
+    cost_model = priced and problems.attempt("cost.table", partial(_cost_model, config, priced))
+    _check_rates(config, fleet, problems)
+    if not problems.found and priced:
+        _check_budgets(config, fleet, model=model, cost_model=priced, problems=problems)
+    if problems.found or cost_model is None:
+        raise ConfigError(problems.found, where)
+    return World(source, model, task, fleet, faults, shared_links, cost_model, cost_source)
+
+
+def _cost_source(config: RunConfig) -> ModelSource | None:
+    cost = config.cost
+    return resolve(cost.model, cost.revision, sizes_only=True) if cost.model else None
+
+
+def _closed_form(config: RunConfig, source: ModelSource, model: ModelSpec) -> ClosedFormCost:
+    return plan_costs(
         source,
         model,
-        task.max_length,
+        config.task.max_length,
         compute_bits=config.cost.compute_bits,
         lora_dropout=config.cost.lora_dropout,
     )
-    cost_model = problems.attempt("cost.table", partial(_cost_model, config, closed_form))
-    _check_rates(config, fleet, problems)
-    if not problems.found:
-        _check_budgets(config, fleet, model=model, cost_model=closed_form, problems=problems)
-    if problems.found or cost_model is None:
-        raise ConfigError(problems.found, where)
-    return World(source, model, data, fleet, faults, shared_links, cost_model)
+
+
+def _proxy_cost(
+    config: RunConfig, source: ModelSource, *, task: Task, proxy: ModelSpec
+) -> ProxyCost:
+    named = config.task
+    targets = config.cost.targets or same_roles(named.targets, source.config)
+    large = model_spec(
+        source, targets, head=task.head(source.config), attention=config.cost.attention
+    )
+    _check_length(named.max_length, source, large)
+    return ProxyCost(proxy, _closed_form(config, source, large))
 
 
 def _devices(
-    config: RunConfig, data: TextDataset | None, problems: Problems
+    config: RunConfig, task: Task | None, problems: Problems
 ) -> tuple[Fleet, Faults, SharedLinks] | None:
     """Who the devices are, what goes wrong and what they share, drawn or as recorded."""
     groups = open_groups(config.fleet, config.seed, problems)
@@ -120,44 +161,61 @@ def _devices(
     faults = partial(draw_faults, config.faults, count, seed=config.seed, problems=problems)
     if recorded:
         return recorded, faults(), shared_links
-    shards = data and problems.attempt("shards", partial(_shards, config, data, count))
+    shards = task and problems.attempt("shards", partial(_shards, config, task, count))
     fleet = draw_fleet(config, groups, shards or DividedShards(()), problems)
     drawn = fleet, faults(), shared_links
     return drawn if shards else None
 
 
-def _model(config: RunConfig, source: ModelSource, data: TextDataset | None) -> ModelSpec:
-    task, classes = config.task, data.num_classes if data else 2
-    sized = partial(model_spec, source, task.targets, num_classes=classes)
+def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
+    """A target must be one of the metric that the task is judged by."""
+    first, stop = task.metrics[0], config.stop
+    if stop.accuracy is not None and first.name != "accuracy":
+        problems.add(
+            f"stop.accuracy must be left out for {task.kind}, which is judged by {first.name}, got "
+            f"{stop.accuracy}; give stop.target"
+        )
+    if stop.target is not None and first.unit == "share" and stop.target > 1:
+        problems.add(f"stop.target must be in (0, 1] for {first.name}, got {stop.target}")
+
+
+def _model(config: RunConfig, source: ModelSource, task: Task | None) -> ModelSpec:
+    named = config.task
+    # Where the data cannot be read, what else is wrong is said too, at a head of any size.
+    head = task.head(source.config) if task else text_head(2)
+    sized = partial(model_spec, source, named.targets, head=head)
     try:
         model = sized(attention=config.cost.attention)
         if config.training != "none" and config.training.attention != model.attention:
             sized(attention=config.training.attention)
-        longest = (
-            model.outline.max_length
-            if model.outline
-            else Sizes(source.config)["max_position_embeddings"]
-        )
     except OverflowError as error:
         raise ValueError(f"config.json of {source.name} has sizes too large: {error}") from None
-    if task.max_length > longest:
-        raise ValueError(
-            f"max_length must be at most the {longest} positions of {task.model}, "
-            f"got {task.max_length}"
-        )
+    _check_length(named.max_length, source, model)
     odd = [layer.name for layer in model.linears if layer.num_weights % GROUP]
     if odd:
         raise ValueError(
-            f"the matrices of {task.model} must have a multiple of {GROUP} elements, so that they "
+            f"the matrices of {named.model} must have a multiple of {GROUP} elements, so that they "
             f"can be packed by groups, but {', '.join(odd)} have not"
         )
     return model
 
 
-def _cost_model(config: RunConfig, closed_form: ClosedFormCost) -> CostModel:
-    if config.cost.table is None:
-        return closed_form
-    return MeasuredCost(closed_form, tuple(read_steps(config.cost.table)))
+def _check_length(max_length: int, source: ModelSource, model: ModelSpec) -> None:
+    longest = (
+        model.outline.max_length
+        if model.outline
+        else Sizes(source.config)["max_position_embeddings"]
+    )
+    if max_length > longest:
+        raise ValueError(
+            f"max_length must be at most the {longest} positions of {source.name}, got {max_length}"
+        )
+
+
+def _cost_model(config: RunConfig, priced: ClosedFormCost | ProxyCost) -> CostModel:
+    if config.cost.table is None or isinstance(priced, ProxyCost):
+        return priced
+    return MeasuredCost(priced, tuple(read_steps(config.cost.table)))
 
 
 def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
@@ -174,30 +232,41 @@ def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
             problems.add(f"fleet: two different profiles must not have one name, {profile.name}")
 
 
-def _shards(config: RunConfig, data: TextDataset, count: int) -> Shards:
-    shards, labels = config.shards, data.train_labels
+def _shards(config: RunConfig, task: Task, count: int) -> Shards:
+    shards, num_examples = config.shards, len(task.data.train)
     rng = stream(config.seed, "shards")
-    match shards.kind:
-        case "iid":
-            return DividedShards(iid_shards(len(labels), count, rng=rng))
-        case "dirichlet":
-            return DividedShards(
-                dirichlet_shards(
-                    labels, count, alpha=shards.alpha, rng=rng, min_examples=shards.min_examples
-                )
+    if shards.kind == "iid":
+        return DividedShards(iid_shards(num_examples, count, rng=rng))
+    if shards.kind == "natural":
+        clients = task.data.train[shards.column]
+        return DividedShards(
+            natural_shards(clients, count, rng=rng, min_examples=shards.min_examples)
+        )
+    groups = task.groups("train")
+    if groups is None:
+        raise ValueError(
+            f"kind must be iid or natural for {task.kind}, whose examples are of no classes to "
+            f"divide by, got {shards.kind}"
+        )
+    if shards.kind == "dirichlet":
+        return DividedShards(
+            dirichlet_shards(
+                groups, count, alpha=shards.alpha, rng=rng, min_examples=shards.min_examples
             )
+        )
     own = partial(stream, config.seed, "shards")
-    return DrawnShards(labels, count, shards.examples, shards.alpha, own)
+    return DrawnShards(groups, count, shards.examples, shards.alpha, own)
 
 
-def _check_examples(fleet: Fleet, data: TextDataset, problems: Problems) -> None:
+def _check_examples(fleet: Fleet, task: Task, problems: Problems) -> None:
     """Recorded shards are indices into a training set, which may be another one now."""
     held = np.concatenate([fleet.shards[k] for k in range(len(fleet))])
-    wrong = held[(held < 0) | (held >= len(data.train_labels))]
+    num_examples = len(task.data.train)
+    wrong = held[(held < 0) | (held >= num_examples)]
     if len(wrong):
         problems.add(
-            f"fleet.recorded: the devices must hold examples of {data.name}, which has "
-            f"{len(data.train_labels)}, got number {wrong[0]}"
+            f"fleet.recorded: the devices must hold examples of {task.data.name}, which has "
+            f"{num_examples}, got number {wrong[0]}"
         )
 
 

@@ -13,6 +13,7 @@ from simulator.engine.network import SharedLinks
 from simulator.world.groups import Group
 from traces import catalog
 from traces.bandwidth import BandwidthTrace, Link
+from traces.text import did_you_mean
 from traces.units import BYTES_PER_S_PER_MBPS
 
 
@@ -32,6 +33,7 @@ def open_network(config: NetworkConfig, groups: Sequence[Group], problems: Probl
             known = ", ".join(numbers) or "none is defined"
             problems.add(
                 f"{group.where}.cell must be one of those in network.cells ({known}), got {name}"
+                + did_you_mean(name, numbers)
             )
     index = [numbers.get(group.config.cell or "", -1) for group in groups]
     return SharedLinks(

@@ -12,6 +12,7 @@ from algorithms.planning.importance import Sensitivity
 from algorithms.strategies.haflq import HAFLQ
 from algorithms.strategy import FleetView, LinkRate, ServerState, make_plan
 from devices.cost.closed_form import ClosedFormCost
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import (
     Adapter,
@@ -45,7 +46,7 @@ def costs_of(num_blocks: int, hidden: int = 8) -> ClosedFormCost:
         "max_position_embeddings": 32,
     }
     targets = ["query", "intermediate.dense"]
-    model = ModelSpec.from_config("two-widths", config, targets, num_classes=3)
+    model = ModelSpec.from_config("two-widths", config, targets, head=text_head(3))
     return ClosedFormCost(model, sequence_length=16)  # tensors outweigh an unpacked matrix
 
 

@@ -16,6 +16,7 @@ from algorithms.static_fleet import spoil as spoil
 from algorithms.static_fleet import trained_update as trained_update
 from devices.cost.model import Cost, MemoryBreakdown, StepTime
 from devices.fleet.profile import DeviceProfile
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import TrainingPlan
 
@@ -102,4 +103,4 @@ def bert(num_blocks: int, hidden: int, *, num_classes: int = 3) -> ModelSpec:
         "vocab_size": 100,
         "max_position_embeddings": 32,
     }
-    return ModelSpec.from_config("test-bert", config, ["query", "value"], num_classes)
+    return ModelSpec.from_config("test-bert", config, ["query", "value"], text_head(num_classes))

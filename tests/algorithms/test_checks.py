@@ -26,6 +26,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
+from tests.command_line import fedclock
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)
@@ -246,8 +247,7 @@ def test_the_command_checks_a_file_s_class_and_one_of_ours(tmp_path: Path) -> No
     (tmp_path / "mine.py").write_text(OWN, "utf-8")
 
     def check(*words: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "analysis", "check", *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        done = fedclock("check", *words, cwd=tmp_path)
         return done.returncode, done.stdout + done.stderr
 
     assert check("mine.py:Good", "--option", "rank=2") == (0, "mine.py:Good: every clause holds\n")

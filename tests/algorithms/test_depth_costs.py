@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from algorithms.planning.depth_costs import DepthCosts, Measured, Pace, Work, estimated_pace
 from algorithms.strategy import FleetView, LinkRate, make_plan
 from devices.cost import closed_form
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import TermGrid, Timing, TrainingPlan
 from tests.algorithms.static_fleet import (
@@ -79,7 +80,7 @@ LLAMA = ModelSpec.from_config(
         "vocab_size": 100,
     },
     ["q_proj", "v_proj", "down_proj"],
-    num_classes=3,
+    text_head(3),
 )
 
 

@@ -113,7 +113,7 @@ def test_depth_beyond_the_model_is_refused(fleet: StaticFleet) -> None:
     ("options", "message"),
     [
         ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"alpha": 0.0}, "alpha must be above 0, got 0"),
+        ({"alpha": 0.0}, "alpha must be above 0 and finite, got 0"),
         ({"depth": 0}, "depth must be all, common or at least 1, got 0"),
         ({"depth": "half"}, "depth must be all, common or at least 1, got 'half'"),
     ],

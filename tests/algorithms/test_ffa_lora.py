@@ -115,7 +115,7 @@ def test_depth_counts_from_the_output_and_common_is_that_of_its_own_smaller_plan
     ("given", "message"),
     [
         ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"alpha": 0.0}, "alpha must be above 0, got 0.0"),
+        ({"alpha": 0.0}, "alpha must be above 0 and finite, got 0.0"),
         ({"depth": 0}, "depth must be all, common or at least 1, got 0"),
         ({"depth": "half"}, "depth must be all, common or at least 1, got 'half'"),
     ],

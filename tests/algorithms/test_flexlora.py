@@ -190,7 +190,7 @@ def test_a_smaller_device_is_sent_the_top_directions() -> None:
     ("given", "message"),
     [
         ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"alpha": -1.0}, "alpha must be above 0, got -1.0"),
+        ({"alpha": -1.0}, "alpha must be above 0 and finite, got -1.0"),
         ({"ranks": (0, 2)}, r"ranks must be rising numbers of at least 1, got \(0, 2\)"),
         ({"rank_rule": "x"}, "rank_rule must be one of memory, speed, groups, got 'x'"),
     ],

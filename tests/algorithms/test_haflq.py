@@ -208,7 +208,7 @@ def pulled(plan: TrainingPlan, broadcast: Broadcast, target: Adapter) -> ClientU
     ("given", "message"),
     [
         ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"alpha": 0.0}, "alpha must be above 0, got 0.0"),
+        ({"alpha": 0.0}, "alpha must be above 0 and finite, got 0.0"),
         ({"beta1": 1.0}, r"beta1 must be in \[0, 1\), got 1.0"),
         ({"beta2": -0.1}, r"beta2 must be in \[0, 1\), got -0.1"),
         ({"explore_share": 1.5}, r"explore_share must be in \[0, 1\], got 1.5"),
@@ -216,7 +216,7 @@ def pulled(plan: TrainingPlan, broadcast: Broadcast, target: Adapter) -> ClientU
         ({"term_budgets": ()}, r"term_budgets must be rising numbers of at least 1, got \(\)"),
         ({"term_budgets": (4, 2)}, r"term_budgets must be rising .*, got \(4, 2\)"),
         ({"term_budgets": (0, 2)}, r"term_budgets must be .* at least 1, got \(0, 2\)"),
-        ({"upload_levels": (2, 3)}, r"upload_levels must be rising, among \(2, 4, 8, 16\), got"),
+        ({"upload_levels": (2, 3)}, r"upload_levels must be rising numbers among 2, 4, 8, 16, got"),
         ({"upload_s": 0}, "upload_s must be auto or above 0, got 0"),
         ({"upload_s": "soon"}, "upload_s must be auto or above 0, got 'soon'"),
         ({"mode": "melting"}, "mode must be one of freezing, truncation, got 'melting'"),

@@ -171,7 +171,7 @@ def test_a_block_is_averaged_over_the_devices_that_trained_it() -> None:
         ({"rank": 0}, "rank must be at least 1, got 0"),
         ({"max_blocks": 0}, "max_blocks must be memory or at least 1, got 0"),
         ({"max_blocks": "all"}, "max_blocks must be memory or at least 1, got 'all'"),
-        ({"consistency": -1.0}, "consistency must be at least 0, got -1.0"),
+        ({"consistency": -1.0}, "consistency must be at least 0 and finite, got -1.0"),
     ],
 )
 def test_a_wrong_option_is_named_with_what_must_hold(given: dict[str, Any], message: str) -> None:

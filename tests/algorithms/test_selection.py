@@ -386,7 +386,7 @@ class TestOort:
         (lambda: PowerOfChoice(0.5), r"factor must be in \[1, 1000\], got 0.5"),
         (lambda: FedCS(math.nan), r"factor must be in \[1, 1000\], got nan"),
         (lambda: Fair(1.5), r"guaranteed_share must be in \[0, 1\], got 1.5"),
-        (lambda: Fair(time_weight=-1), "time_weight must be at least 0, got -1"),
+        (lambda: Fair(time_weight=-1), "time_weight must be at least 0 and finite, got -1"),
         (lambda: Oort(explore_share=2), r"explore_share must be in \[0, 1\], got 2"),
         (lambda: Oort(pacer_rounds=0), "pacer_rounds must be at least 1, got 0"),
         (lambda: Oort(clip=0), r"clip must be in \(0, 1\], got 0"),

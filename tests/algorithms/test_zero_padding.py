@@ -110,7 +110,7 @@ def test_at_one_rank_it_is_the_mean_over_all_devices_and_not_the_first_one_s_sha
     ("given", "message"),
     [
         ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"alpha": 0.0}, "alpha must be above 0, got 0.0"),
+        ({"alpha": 0.0}, "alpha must be above 0 and finite, got 0.0"),
         ({"ranks": (4, 2)}, r"ranks must be rising numbers of at least 1, got \(4, 2\)"),
         ({"rank_rule": "dice"}, "rank_rule must be one of memory, speed, groups, got 'dice'"),
     ],

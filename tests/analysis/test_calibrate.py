@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,34 +22,37 @@ from analysis.calibration.step_fit import (
 )
 from analysis.commands.calibrate import calibrate
 from devices.architectures import model_spec
+from devices.cost.measured import MeasuredStep
 from devices.fleet.catalog import profile
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
+from devices.vocabulary.plan import TrainingPlan
 from simulator.config.problems import UserError
 from tests.devices.cost.test_measured import PROFILE, RATES, table
 from tests.devices.training.tiny_task import save_model
 
 
-def noisy(sigma, seed=0):
+def noisy(sigma: float, seed: int = 0) -> list[MeasuredStep]:
     rng = np.random.default_rng(seed)
     return [
         replace(row, step_s=row.step_s * float(np.exp(sigma * rng.normal()))) for row in table(FULL)
     ]
 
 
-def test_fit_recovers_the_rates_that_the_times_were_made_with():
+def test_fit_recovers_the_rates_that_the_times_were_made_with() -> None:
     fit = fit_rates(table(FULL), 32)
     assert fit.rates == pytest.approx(RATES, rel=1e-6)
     assert fit.median_error == pytest.approx(0, abs=1e-9)
     assert fit.is_good
 
 
-def as_if(**seconds_per_unit: float):
+def as_if(**seconds_per_unit: float) -> list[MeasuredStep]:
     """Return the table, its steps taking the seconds of these parts in place of the true ones."""
     rates = RATES._replace(**{name: 1 / value for name, value in seconds_per_unit.items()})
     return [replace(row, step_s=predicted_s(row, rates)) for row in table(FULL)]
 
 
-def test_a_part_that_takes_no_measurable_time_is_bounded_by_what_was_measured():
+def test_a_part_that_takes_no_measurable_time_is_bounded_by_what_was_measured() -> None:
     rows = as_if(pack_bytes_per_s=1e-30)
     fit = fit_rates(rows, 32)
     assert fit.bounded == ("packing",)
@@ -59,12 +63,12 @@ def test_a_part_that_takes_no_measurable_time_is_bounded_by_what_was_measured():
     assert fit.is_good
 
 
-def test_arithmetic_that_takes_no_measurable_time_has_no_rate():
+def test_arithmetic_that_takes_no_measurable_time_has_no_rate() -> None:
     with pytest.raises(UnmeasuredError, match="the arithmetic of a training step must take a meas"):
         fit_rates(as_if(flops_per_s=1e-30), 32)
 
 
-def test_a_width_without_a_rate_is_left_out_of_the_profile(tmp_path: Path):
+def test_a_width_without_a_rate_is_left_out_of_the_profile(tmp_path: Path) -> None:
     unseen = [replace(row, compute_bits=16) for row in as_if(flops_per_s=1e-30)]
     said = save(tmp_path / "mine.toml", [*table(FULL), *unseen], PROFILE)
     found = profile(str(tmp_path / "mine.toml"))
@@ -76,7 +80,7 @@ def test_a_width_without_a_rate_is_left_out_of_the_profile(tmp_path: Path):
     assert not (tmp_path / "other.toml").exists()
 
 
-def test_held_out_error_is_about_the_noise_of_the_times():
+def test_held_out_error_is_about_the_noise_of_the_times() -> None:
     # Times off by 5 %: the median of |N(0, 0.05)| is 0.034, the 90th percentile 0.082, and of 16
     # the median scatters by about a third, and the fit adds sqrt(6/40) of the noise.
     fit = fit_rates(noisy(0.05), 32)
@@ -84,15 +88,15 @@ def test_held_out_error_is_about_the_noise_of_the_times():
     assert fit.tail_error < 0.16
 
 
-def test_held_out_steps_have_no_part_in_the_fit():
+def test_held_out_steps_have_no_part_in_the_fit() -> None:
     rows = table(FULL)
     spoiled = [replace(row, step_s=9 * row.step_s) if row.is_held_out else row for row in rows]
     assert fit_rates(spoiled, 32).rates == fit_rates(rows, 32).rates
     assert fit_rates(spoiled, 32).median_error == pytest.approx(8 / 9)
 
 
-def test_every_level_of_the_grid_comes_as_often_as_any_other():
-    model = model_spec(resolve("tiny"), ("query", "value"), num_classes=16)
+def test_every_level_of_the_grid_comes_as_often_as_any_other() -> None:
+    model = model_spec(resolve("tiny"), ("query", "value"), head=text_head(16))
     points = [one for one in grid(model, FULL) if not one.is_held_out]
     for levels in (
         [one.plan.weight_formats[0] for one in points],
@@ -107,7 +111,7 @@ def test_every_level_of_the_grid_comes_as_often_as_any_other():
     assert SEED == 0  # all machines are measured on one grid
 
 
-def test_a_noisy_machine_is_refused_and_the_old_profile_kept(tmp_path: Path):
+def test_a_noisy_machine_is_refused_and_the_old_profile_kept(tmp_path: Path) -> None:
     output = tmp_path / "mine.toml"
     save(output, table(), PROFILE)
     before = output.read_bytes(), output.with_suffix(".csv").read_bytes()
@@ -120,7 +124,7 @@ def test_a_noisy_machine_is_refused_and_the_old_profile_kept(tmp_path: Path):
     assert (output.read_bytes(), output.with_suffix(".csv").read_bytes()) == before
 
 
-def test_saved_profile_can_be_named_and_says_how_good_it_is(tmp_path: Path):
+def test_saved_profile_can_be_named_and_says_how_good_it_is(tmp_path: Path) -> None:
     output = tmp_path / "mine.toml"
     said = save(output, table(), PROFILE)
     found = profile(str(output))
@@ -143,7 +147,9 @@ def test_saved_profile_can_be_named_and_says_how_good_it_is(tmp_path: Path):
         ({"model": "no/such"}, "model must be one of"),
     ],
 )
-def test_mistakes_are_refused_before_anything_is_measured(given, message):
+def test_mistakes_are_refused_before_anything_is_measured(
+    given: dict[str, Any], message: str
+) -> None:
     asked = {
         "output": Path("x.toml"),
         "name": "x",
@@ -155,10 +161,13 @@ def test_mistakes_are_refused_before_anything_is_measured(given, message):
         calibrate(**asked)
 
 
-def test_stopwatch_times_a_step_of_every_kind():
+def test_stopwatch_times_a_step_of_every_kind() -> None:
     from devices.training.stopwatch import Stopwatch, hosts
 
-    source, model = resolve("tiny"), model_spec(resolve("tiny"), ("query", "value"), num_classes=16)
+    source, model = (
+        resolve("tiny"),
+        model_spec(resolve("tiny"), ("query", "value"), head=text_head(16)),
+    )
     stopwatch = Stopwatch(source, model, hosts("cpu")[32], threads=1)
     for one in grid(model, QUICK)[:6]:
         assert stopwatch.step_s(one.plan, one.length) > 0
@@ -167,19 +176,19 @@ def test_stopwatch_times_a_step_of_every_kind():
 class Loaded:
     """The clock of a machine on which other programs come and go."""
 
-    def __init__(self, sigma):
+    def __init__(self, sigma: float) -> None:
         self._rng, self._sigma = np.random.default_rng(0), sigma
 
-    def step_s(self, plan, length):
+    def step_s(self, plan: TrainingPlan, length: int) -> float:
         return 0.01 * plan.batch_size * length * float(np.exp(self._sigma * self._rng.normal()))
 
 
-def bench_of(model):
-    spec = model_spec(resolve(model), ("query", "value"), num_classes=16)
+def bench_of(model: str) -> Bench:
+    spec = model_spec(resolve(model), ("query", "value"), head=text_head(16))
     return Bench(resolve(model), spec, QUICK, compute="cpu", threads=1)
 
 
-def test_times_taken_on_a_loaded_machine_leave_the_old_profile(tmp_path: Path):
+def test_times_taken_on_a_loaded_machine_leave_the_old_profile(tmp_path: Path) -> None:
     output = tmp_path / "mine.toml"
     save(output, list(measure("mine", bench_of("tiny"), {32: partial(Loaded, 0.01)})), PROFILE)
     before = output.read_bytes(), output.with_suffix(".csv").read_bytes()
@@ -190,16 +199,16 @@ def test_times_taken_on_a_loaded_machine_leave_the_old_profile(tmp_path: Path):
     assert (output.read_bytes(), output.with_suffix(".csv").read_bytes()) == before
 
 
-def test_a_model_of_other_layers_needs_their_names(tmp_path: Path):
+def test_a_model_of_other_layers_needs_their_names(tmp_path: Path) -> None:
     directory = str(save_model(tmp_path, "gpt2"))
     asked = {"output": Path("x.toml"), "name": "x", "threads": 1, "model": directory}
     with pytest.raises(UserError, match=r"targets must be among c_attn, .*, got query, value"):
         calibrate(**asked, targets="query,value")
 
 
-def test_steps_of_a_traced_model_are_rows_like_any_other(tmp_path: Path):
+def test_steps_of_a_traced_model_are_rows_like_any_other(tmp_path: Path) -> None:
     source = resolve(str(save_model(tmp_path, "gpt2")))
-    spec = model_spec(source, ("c_attn",), num_classes=4)
+    spec = model_spec(source, ("c_attn",), head=text_head(4))
     bench = Bench(source, spec, QUICK._replace(num_fitted=2, num_held_out=1), "cpu", 1)
     rows = list(measure("mine", bench, {32: partial(Loaded, 0.01)}))
     assert len(rows) == 3

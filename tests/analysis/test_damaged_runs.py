@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from contextlib import suppress
@@ -34,9 +33,7 @@ from tests.simulator.fuzzing import (
 )
 from tests.simulator.own_data import write_data
 from tests.simulator.test_bad_input import BASE, simulate
-from tests.torture import scaled
-
-SEED = int(os.environ.get("FEDCLOCK_SEED", "0"))
+from tests.torture import SEED, alone, scaled
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +109,7 @@ def test_a_manifest_with_a_value_of_no_plain_type_is_an_error_in_words(
     assert f"{key} must be a number or a text, got {value!r}" in read_all(tmp_path / "copy")
 
 
+@pytest.mark.torture
 def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng([SEED, 2])
     broke, counts = Broke(tmp_path), Counter[str]()
@@ -136,9 +134,10 @@ def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_pa
     assert counts["error"] > 0
 
 
+@alone
 def test_a_report_on_damaged_runs_is_whole_or_not_there(runs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng([SEED, 3])
-    for number in range(scaled(0, 40)):
+    for number in range(scaled(4, 40)):
         copy, out = tmp_path / f"copy{number}", tmp_path / f"report{number}"
         shutil.copytree(runs, copy)
         files = sorted(copy.rglob("*.parquet"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from typer.testing import CliRunner, Result
 from analysis.commands.traces import app
 from analysis.traces.files import IMPORTS, load, read_parquet
 from simulator.config.problems import UserError
+from tests.command_line import fedclock
 from tests.traces.trace_files import FILES, sample, write
 from traces.availability import AvailabilityTrace, availability_text
 from traces.formats import read_link
@@ -77,8 +76,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_command_line_says_what_is_wrong_with_exit_code_2(home: Path) -> None:
     write(home, "mine.log", FILES["hsdpa"])
-    command = [sys.executable, "-m", "analysis", "traces", "import", "ghent", "mine.log"]
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True)
+    done = fedclock("traces", "import", "ghent", "mine.log", cwd=home)
     assert done.returncode == 2
     assert re.match(r"error: mine\.log, line 1: epoch in ms must be a number", done.stderr)
     assert done.stderr.endswith("The file looks like the format hsdpa\n")

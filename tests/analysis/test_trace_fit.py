@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from analysis.commands.traces import app
 from simulator.config.problems import UserError
+from tests.command_line import fedclock
 from tests.traces.trace_files import write
 from traces.catalog import availability, pool
 
@@ -119,10 +118,7 @@ def test_broken_file_ends_the_command_with_exit_code_2(home: Path) -> None:
         (["fit", "bad.csv"], "error: bad.csv, line 62: downlink_mbps must be a number"),
         (["show", "bad.toml"], "error: bad.toml: expected the keys step_s, duration_s"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "analysis", "traces", *arguments],
-            cwd=home, capture_output=True, text=True,
-        )  # fmt: skip
+        done = fedclock("traces", *arguments, cwd=home)
         assert done.returncode == 2
         assert done.stderr.startswith(message)
     assert not (home / "fitted.toml").exists()

@@ -12,7 +12,7 @@ from traces.availability import ALWAYS, AvailabilityTrace
 NEVER = AvailabilityTrace.of([], 10.0)
 
 
-def spec(charging=NEVER, **changed):
+def spec(charging: AvailabilityTrace = NEVER, **changed: float) -> BatterySpec:
     numbers = {
         "capacity_j": 100.0,
         "initial_share": 0.5,
@@ -69,7 +69,9 @@ spans = st.lists(st.tuples(st.integers(1, 40).map(lambda n: n / 8), powers), max
 
 
 @given(spans, powers, st.integers(0, 8).map(float), st.integers(1, 9))
-def test_level_is_the_fine_step_integral_of_what_flows(work, idle_w, charge_w, plugged_s):
+def test_level_is_the_fine_step_integral_of_what_flows(
+    work: list[tuple[float, float]], idle_w: float, charge_w: float, plugged_s: int
+) -> None:
     charging = AvailabilityTrace.of([(0.0, float(plugged_s))], 10.0)
     battery = DrainedBattery(spec(charging, charge_w=charge_w), idle_w)
     level, on, now, power_w = 50.0, True, 0.0, idle_w
@@ -95,6 +97,6 @@ def test_level_is_the_fine_step_integral_of_what_flows(work, idle_w, charge_w, p
         ({"charge_w": -1.0}, "charge_w must be >= 0, got -1"),
     ],
 )
-def test_impossible_battery_is_refused(changed, message):
+def test_impossible_battery_is_refused(changed: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spec(**changed)

@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_calibrated_profile_reads_back_as_it_was_written(file):
+def test_calibrated_profile_reads_back_as_it_was_written(file: Path) -> None:
     found = profile(str(file))
     assert found.measured is not None
     for bits, rates in found.measured.items():
@@ -42,7 +42,7 @@ def test_calibrated_profile_reads_back_as_it_was_written(file):
     assert found.flops_per_s == pytest.approx(MINE.flops_per_s)
 
 
-def test_one_of_several_profiles_in_a_file_is_named_after_a_colon(file):
+def test_one_of_several_profiles_in_a_file_is_named_after_a_colon(file: Path) -> None:
     other = calibrated_text(replace(MINE, name="other"))
     file.write_text(file.read_text("utf-8") + "\n" + other, "utf-8")
     assert profile(f"{file}:other").name == "other"
@@ -70,7 +70,9 @@ def test_one_of_several_profiles_in_a_file_is_named_after_a_colon(file):
         ("[[calibrated]]", "[[calibrated", "the catalog cannot be read as TOML"),
     ],
 )
-def test_missing_or_impossible_number_is_named_with_its_file(file, found, damaged, message):
+def test_missing_or_impossible_number_is_named_with_its_file(
+    file: Path, found: str, damaged: str, message: str
+) -> None:
     text = file.read_text("utf-8")
     assert found in text
     file.write_text(text.replace(found, damaged, 1), "utf-8")

@@ -2,18 +2,23 @@ import copy
 import math
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from devices.fleet.catalog import CATALOG, load_profiles, profile, read_catalog
+from devices.fleet.profile import DeviceProfile
 
 PARSED = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
 PROFILES = load_profiles()
+Keys = tuple[Any, ...]
+"""Where a value stands in a parsed file: the key of each table, the index in each list."""
 every_profile = pytest.mark.parametrize("kind", PROFILES.values(), ids=PROFILES)
 
 
-def leaves(tree, path=()):
+def leaves(tree: dict[str, Any] | list[Any], path: Keys = ()) -> Iterator[Keys]:
     """Paths to all values of a parsed TOML file that are no tables."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, value in items:
@@ -23,7 +28,7 @@ def leaves(tree, path=()):
             yield (*path, key)
 
 
-def changed(path, value):
+def changed(path: Keys, value: Any) -> dict[str, Any]:
     """The catalog with another value at a path; ``...`` takes the key away."""
     catalog = copy.deepcopy(PARSED)
     table = catalog
@@ -36,7 +41,7 @@ def changed(path, value):
     return catalog
 
 
-def at(path):
+def at(path: Keys) -> Any:
     table = PARSED
     for key in path:
         table = table[key]
@@ -47,13 +52,13 @@ NUMBERS = [path for path in leaves(PARSED) if not isinstance(at(path), str)]
 TEXTS = [path for path in leaves(PARSED) if isinstance(at(path), str)]
 
 
-def refusal(catalog):
+def refusal(catalog: dict[str, Any]) -> str:
     with pytest.raises(ValueError, match=r"^my\.toml") as error:
         read_catalog(catalog, "my.toml")
     return str(error.value)
 
 
-def owner(path):
+def owner(path: Keys) -> Any:
     """How an error names the table that holds a path: by the name of its device or class."""
     if path[0] == "device":
         return PARSED["device"][path[1]]["name"]
@@ -73,7 +78,7 @@ def test_catalog_covers_the_boards_phones_and_laptops_that_users_ask_for() -> No
 
 
 @every_profile
-def test_profile_holds_sane_numbers_and_says_where_they_come_from(kind):
+def test_profile_holds_sane_numbers_and_says_where_they_come_from(kind: DeviceProfile) -> None:
     assert set(kind.flops_per_s) == {32, 16}
     assert 1e10 < kind.flops_per_s[32] <= kind.flops_per_s[16] < 1e13
     assert kind.memory_bytes % 2**30 == 0
@@ -179,14 +184,14 @@ def test_missing_key_is_refused_by_name() -> None:
         (("extra",), 1, r"my\.toml must have the keys source, class, device, got extra"),
     ],
 )
-def test_catalog_that_contradicts_itself_is_refused(path, value, message):
+def test_catalog_that_contradicts_itself_is_refused(path: Keys, value: Any, message: str) -> None:
     assert re.search(message, refusal(changed(path, value)))
 
 
 def test_unknown_device_lists_near_and_valid_names() -> None:
     with pytest.raises(ValueError, match="a device must be one of") as error:
         profile("jetson-tx-maxn")
-    assert re.search(r"got 'jetson-tx-maxn' \(near: jetson-tx2-max", str(error.value))
+    assert re.search(r"got 'jetson-tx-maxn'; did you mean jetson-tx2-max", str(error.value))
     assert all(name in str(error.value) for name in PROFILES)
 
 

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from devices.datasets import build_wordnet16
-from devices.datasets.dataset import DATASETS, TextDataset, load_dataset, unpack
+from devices.datasets.dataset import DATASETS, load_dataset, unpack
+from devices.tasks.classification import Classification
 
 WORDNET_NOUN = "WORDNET_DATA_NOUN"
 """Environment variable: where WordNet's data.noun lies, to rebuild the bundled file from."""
 
 
 @pytest.fixture(scope="module")
-def wordnet() -> TextDataset:
-    return load_dataset("wordnet-16")
+def wordnet() -> Classification:
+    return Classification.of(load_dataset("wordnet-16"))
 
 
 class TestBundled:
@@ -29,35 +30,38 @@ class TestBundled:
         for name, entry in DATASETS.items():
             data = load_dataset(name)
             assert data.name == entry.name == name
-            assert len(data.train_texts) == len(data.train_labels) == entry.num_train
-            assert len(data.test_texts) == len(data.test_labels) == entry.num_test
-            assert data.num_classes == entry.num_classes
+            assert len(data.train) == len(data.train["label"]) == entry.num_train
+            assert len(data.test) == len(data.test["label"]) == entry.num_test
+            assert Classification.of(data).num_classes == entry.num_classes
             assert (data.sha256, data.source, data.licence) == (
                 entry.sha256,
                 entry.source,
                 entry.licence,
             )
 
-    def test_wordnet_16_is_balanced(self, wordnet: TextDataset) -> None:
-        assert np.bincount(wordnet.train_labels).tolist() == [800] * 16
-        assert np.bincount(wordnet.test_labels).tolist() == [100] * 16
+    def test_wordnet_16_is_balanced(self, wordnet: Classification) -> None:
+        assert np.bincount(wordnet.labels["train"]).tolist() == [800] * 16
+        assert np.bincount(wordnet.labels["test"]).tolist() == [100] * 16
         assert wordnet.majority_share == 1 / 16
 
-    def test_no_test_text_is_in_training(self, wordnet: TextDataset) -> None:
-        keys = [build_wordnet16.text_key(t) for t in wordnet.train_texts + wordnet.test_texts]
+    def test_no_test_text_is_in_training(self, wordnet: Classification) -> None:
+        keys = [
+            build_wordnet16.text_key(t)
+            for t in wordnet.data.train["text"] + wordnet.data.test["text"]
+        ]
         assert len(set(keys)) == len(keys)
 
-    def test_word_counts_alone_classify_far_above_chance(self, wordnet: TextDataset) -> None:
+    def test_word_counts_alone_classify_far_above_chance(self, wordnet: Classification) -> None:
         # Naive Bayes with add-one smoothing. 55 % of 1,600 lies 80 standard errors above 6.25 %.
         counts: dict[str, np.ndarray] = defaultdict(lambda: np.ones(16))
-        for text, label in zip(wordnet.train_texts, wordnet.train_labels, strict=True):
+        for text, label in zip(wordnet.data.train["text"], wordnet.labels["train"], strict=True):
             for word in set(text.lower().split()):
                 counts[word][label] += 1
         log_odds = {word: np.log(count) for word, count in counts.items()}
         right = [
             np.argmax(sum(log_odds[word] for word in set(text.lower().split()) & set(log_odds)))
             == label
-            for text, label in zip(wordnet.test_texts, wordnet.test_labels, strict=True)
+            for text, label in zip(wordnet.data.test["text"], wordnet.labels["test"], strict=True)
         ]
         assert np.mean(right) > 0.55
 
@@ -72,22 +76,24 @@ class TestBundled:
 
     @pytest.mark.parametrize("name", ["wordnet-61", "no/such/folder", "x" * 5000, "\0"])
     def test_an_unknown_name_is_answered_with_the_valid_ones(self, name: str) -> None:
-        with pytest.raises(ValueError, match=r"data must be one of wordnet-16, or a .* got '"):
+        with pytest.raises(
+            ValueError, match=r"data must be one of wordnet-16, chitchat, or a .* got '"
+        ):
             load_dataset(name)
 
 
 class TestSubset:
-    def test_a_subset_of_wordnet_16_is_its_beginning(self, wordnet: TextDataset) -> None:
+    def test_a_subset_of_wordnet_16_is_its_beginning(self, wordnet: Classification) -> None:
         small = wordnet.subset(num_train=160, num_test=20)
-        assert small.train_texts == wordnet.train_texts[:160]
-        assert small.test_texts == wordnet.test_texts[:20]
-        assert np.bincount(small.train_labels).tolist() == [10] * 16
+        assert small.data.train["text"] == wordnet.data.train["text"][:160]
+        assert small.data.test["text"] == wordnet.data.test["text"][:20]
+        assert np.bincount(small.labels["train"]).tolist() == [10] * 16
         assert small.num_classes == 16
-        assert small.sha256 == wordnet.sha256
+        assert small.data.sha256 == wordnet.data.sha256
 
     @pytest.mark.parametrize(("num_train", "num_test"), [(0, 1), (12_801, 1), (1, 0), (1, 1_601)])
     def test_more_than_there_is_is_refused(
-        self, wordnet: TextDataset, num_train: int, num_test: int
+        self, wordnet: Classification, num_train: int, num_test: int
     ) -> None:
         with pytest.raises(ValueError, match=r"num_(train|test) must be in \[1, \d+\], got \d+"):
             wordnet.subset(num_train=num_train, num_test=num_test)

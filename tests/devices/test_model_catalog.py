@@ -1,4 +1,5 @@
 import hashlib
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from devices.architectures import model_spec
 from devices.models import catalog as model_catalog
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
+from devices.models.sized import SIZED
 from tests.devices.test_model_directory import write_model
 
 needs_minilm = pytest.mark.skipif(
@@ -26,7 +29,7 @@ def test_minilm_is_found_in_its_package_and_checked() -> None:
 
 @needs_minilm
 def test_minilm_has_the_sizes_of_its_config() -> None:
-    spec = model_spec(resolve("minilm-l6"), ("value", "query"), num_classes=16)
+    spec = model_spec(resolve("minilm-l6"), ("value", "query"), head=text_head(16))
     assert (spec.num_blocks, spec.hidden, spec.num_heads, spec.ffn) == (6, 384, 12, 1536)
     assert [layer.name for layer in spec.targets] == ["query", "value"]
 
@@ -34,7 +37,7 @@ def test_minilm_has_the_sizes_of_its_config() -> None:
 def test_tiny_needs_no_file() -> None:
     source = resolve("tiny")
     assert source.directory is None
-    assert model_spec(resolve("tiny"), ("query",), num_classes=3).num_blocks == 2
+    assert model_spec(resolve("tiny"), ("query",), head=text_head(3)).num_blocks == 2
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -91,4 +94,26 @@ def test_a_revision_is_for_the_hub_alone(name: str, tmp_path: Path) -> None:
 
 def test_an_unknown_target_is_answered_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"targets must be among query, key, value.*got q_proj"):
-        model_spec(resolve("tiny"), ("q_proj",), num_classes=2)
+        model_spec(resolve("tiny"), ("q_proj",), head=text_head(2))
+
+
+def test_a_model_known_by_its_sizes_costs_but_does_not_train() -> None:
+    source = resolve("llama-3-8b", sizes_only=True)
+    assert (source.files, source.config["num_hidden_layers"]) == (None, 32)
+    with pytest.raises(ValueError, match="must have weights to be trained, got llama-3-8b"):
+        resolve("llama-3-8b")
+
+
+def test_a_config_json_alone_is_enough_where_nothing_is_trained(tmp_path: Path) -> None:
+    sizes = {**SIZED["roberta-base"].config, "auto_map": {"AutoModel": "evil.Model"}}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(sizes))
+    by_folder = resolve(str(tmp_path), sizes_only=True)
+    by_file = resolve(str(file), sizes_only=True)
+    assert by_folder.config == by_file.config == SIZED["roberta-base"].config
+    assert by_folder.sha256 == by_file.sha256
+    with pytest.raises(ValueError, match="must hold its weights"):
+        resolve(str(tmp_path))
+    file.write_text("[]")
+    with pytest.raises(ValueError, match="must hold an object"):
+        resolve(str(tmp_path), sizes_only=True)

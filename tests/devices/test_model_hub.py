@@ -19,12 +19,18 @@ UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
 
 def resolved(
-    home: Path, environment: dict[str, str], name: str = NAME, revision: str | None = None
+    home: Path,
+    environment: dict[str, str],
+    name: str = NAME,
+    revision: str | None = None,
+    *,
+    sizes_only: bool = False,
 ) -> dict[str, str]:
     """What a process of its own finds: the source's facts or the error, and its heavy imports."""
     code = (
         "import json, sys; from devices.models.catalog import resolve\n"
-        f"try: s = resolve({name!r}, {revision!r}); said = dict(pinned=s.pinned, sha256=s.sha256)\n"
+        f"try:\n s = resolve({name!r}, {revision!r}, sizes_only={sizes_only})\n"
+        " said = dict(pinned=s.pinned, sha256=s.sha256)\n"
         "except ValueError as error: said = dict(error=str(error))\n"
         "heavy = [name for name in ('torch', 'transformers') if name in sys.modules]\n"
         "print(json.dumps(dict(said, heavy=','.join(heavy))))"
@@ -148,3 +154,13 @@ def test_a_model_in_the_cache_of_an_older_client_needs_no_network(tmp_path: Path
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc123")
     assert resolved(tmp_path, OFFLINE, "nobody/nothing")["pinned"] == "nobody/nothing@abc123"
+
+
+def test_a_config_json_is_all_that_is_fetched_where_nothing_is_trained(tmp_path: Path) -> None:
+    hub, home = Hub(), tmp_path / "home"
+    commit = hub.commit(files_of(tmp_path / "model", 0.0), "main")
+    with serving(hub) as address:
+        online = resolved(home, {"HF_ENDPOINT": address}, sizes_only=True)
+    assert online["pinned"] == f"config.json of {NAME}@{commit}"
+    assert not list(home.rglob("*.safetensors"))
+    assert resolved(home, OFFLINE, sizes_only=True) == online

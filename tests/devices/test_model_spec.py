@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 
 BERT: dict[str, Any] = {
@@ -65,7 +66,7 @@ FIRST = {
 
 def spec_of(config: dict[str, Any], *targets: str, num_classes: int = 5) -> ModelSpec:
     first = FIRST.get(config["model_type"], "query")
-    return ModelSpec.from_config("small", config, targets or (first,), num_classes)
+    return ModelSpec.from_config("small", config, targets or (first,), text_head(num_classes))
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -91,7 +92,7 @@ def test_the_bundled_model_has_its_published_sizes() -> None:
     if package is None or package.origin is None:
         pytest.skip("the model's package is not installed")
     config = json.loads((Path(package.origin).parent / "model" / "config.json").read_text())
-    spec = ModelSpec.from_config("minilm-l6", config, ("value", "query"), 16)
+    spec = ModelSpec.from_config("minilm-l6", config, ("value", "query"), text_head(16))
     assert (spec.num_blocks, spec.hidden, spec.num_heads, spec.ffn) == (6, 384, 12, 1536)
     adapter = 6 * 2 * 8 * 2 * 384
     assert spec.term_parameters(np.ones(spec.grid_shape(8), dtype=bool)) == adapter == 73_728
@@ -171,6 +172,6 @@ def test_unknown_families_targets_and_activations_are_refused_with_the_choices()
     with pytest.raises(ValueError, match=r"among query, key, value, .*, got q_proj"):
         spec_of(BERT, "query", "q_proj")
     with pytest.raises(ValueError, match="got none"):
-        ModelSpec.from_config("small", BERT, (), 5)
+        ModelSpec.from_config("small", BERT, (), text_head(5))
     with pytest.raises(ValueError, match="hidden_act of a bert must be 'gelu', got 'relu'"):
         spec_of({**BERT, "hidden_act": "relu"})

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices.datasets.dataset import load_dataset
+from devices.tasks.classification import Classification
 
 TRAIN = "text,label\ngood film,pos\nbad film,neg\n"
 TEST = "text,label\nfine,pos\n"
@@ -32,7 +33,7 @@ def write(directory: Path, **contents: str | bytes) -> str:
 def refusal(directory: str) -> Exception | None:
     """What loading raises, if anything."""
     try:
-        load_dataset(directory)
+        Classification.of(load_dataset(directory))
     except Exception as error:
         return error
     return None
@@ -41,8 +42,9 @@ def refusal(directory: str) -> Exception | None:
 def test_classes_take_turns_in_sorted_data_too(tmp_path: Path) -> None:
     table = "text,label\na1,a\na2,a\na3,a\nb1,b\nb2,b\n"
     data = load_dataset(write(tmp_path, train_csv=table, test_csv=table))
-    assert data.subset(num_train=3, num_test=5).train_texts == ("a1", "b1", "a2")
-    assert data.subset(num_train=3, num_test=5).test_texts == ("a1", "b1", "a2", "b2", "a3")
+    small = Classification.of(data).subset(num_train=3, num_test=5).data
+    assert small.train["text"] == ("a1", "b1", "a2")
+    assert small.test["text"] == ("a1", "b1", "a2", "b2", "a3")
 
 
 @pytest.mark.parametrize(
@@ -57,18 +59,19 @@ def test_each_format_is_read(tmp_path: Path, ending: str, content: str) -> None:
     directory = write(tmp_path, **{f"train_{ending}": content, f"test_{ending}": content})
     data = load_dataset(directory)
     first = {"csv": 'a "b",\nc', "tsv": 'a "b",', "jsonl": "a"}[ending]
-    assert data.train_texts == data.test_texts == (first, "d")
-    assert data.train_labels.tolist() == [0, 1]
-    assert data.train_labels.dtype == np.int64
-    assert data.class_names == ("x", "y")
+    assert data.train["text"] == data.test["text"] == (first, "d")
+    task = Classification.of(data)
+    assert task.labels["train"].tolist() == [0, 1]
+    assert task.labels["train"].dtype == np.int64
+    assert task.class_names == ("x", "y")
 
 
 def test_splits_may_differ_in_format_and_json_labels_may_be_numbers(tmp_path: Path) -> None:
     jsonl = '{"text": "e", "label": 1}\n'
     data = load_dataset(write(tmp_path, train_csv="text,label\nc,1\nd,0\n", test_jsonl=jsonl))
     assert (data.name, data.source) == (tmp_path.name, tmp_path.name)
-    assert data.test_labels.tolist() == [1]
-    assert data.majority_share == 1.0
+    assert Classification.of(data).labels["test"].tolist() == [1]
+    assert Classification.of(data).majority_share == 1.0
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_a_text_longer_than_pythons_limit_is_read(tmp_path: Path, ending: str) -
     tab = "," if ending == "csv" else "\t"
     content = f"text{tab}label\n{long}{tab}pos\nb{tab}neg\n"
     data = load_dataset(write(tmp_path, **{f"train_{ending}": content}, test_csv=TEST))
-    assert data.train_texts == (long, "b")
+    assert data.train["text"] == (long, "b")
     assert csv.field_size_limit() == limit
 
 
@@ -185,7 +188,7 @@ def test_broken_data_is_refused_with_its_place(
     tmp_path: Path, contents: dict[str, str | bytes], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        load_dataset(write(tmp_path, **contents))
+        Classification.of(load_dataset(write(tmp_path, **contents)))
     assert str(tmp_path) in str(error.value)
 
 

@@ -1,6 +1,8 @@
 """Scatter of speed and mixes of profiles."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ DISTRIBUTIONS = [LogNormal(0.5), Zipf(), UniformSpeed(0.5, 2.0)]
 NUM_DEVICES = 20_000
 
 
-def rng():
+def rng() -> np.random.Generator:
     return np.random.default_rng(11)
 
 
@@ -24,7 +26,7 @@ def test_registry_names_each_class_by_its_kind() -> None:
 @pytest.mark.parametrize(
     "drawing", [*DISTRIBUTIONS, *MIXES.values()], ids=lambda one: str(one)[:40]
 )
-def test_more_devices_leave_the_first_as_they_are(drawing):
+def test_more_devices_leave_the_first_as_they_are(drawing: Any) -> None:
     assert drawing.draw(rng(), 1000)[:10].tolist() == drawing.draw(rng(), 10).tolist()
 
 
@@ -72,6 +74,6 @@ def test_mix_draws_profiles_of_the_catalog_in_its_shares(name: str) -> None:
         (lambda: mix("robots"), "a mix must be one of jetson-testbed, phones-2023, got 'robots'"),
     ],
 )
-def test_what_cannot_be_drawn_from_is_refused(make, message):
+def test_what_cannot_be_drawn_from_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ FULL = (
 )
 
 
-def same(found, expected):
+def same(found: Any, expected: Any) -> None:
     np.testing.assert_array_equal(found, np.array(expected))
 
 
@@ -101,6 +102,6 @@ def test_speed_of_phones_is_from_the_first_score_that_all_have(tmp_path: Path) -
         ("device_id,speed,speed\na,1,1\n", "line 1: expected each column once"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(tmp_path, text, message):
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_device_columns(write(tmp_path, "fleet.csv", text))

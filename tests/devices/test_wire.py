@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import (
     UPLOAD_BITS,
@@ -39,7 +40,7 @@ CONFIG = {
     "num_hidden_layers": 3,
     "vocab_size": 50,
 }
-MODEL = ModelSpec.from_config("small", CONFIG, ("q_proj", "v_proj", "down_proj"), 5)
+MODEL = ModelSpec.from_config("small", CONFIG, ("q_proj", "v_proj", "down_proj"), text_head(5))
 RANK = 4
 SHAPE = MODEL.grid_shape(RANK)
 HEAD_BYTES = 4 * 5 * 12

@@ -25,8 +25,13 @@ from devices.cost.closed_form import ClosedFormCost, serial_time
 from devices.fleet.catalog import load_profiles
 from devices.fleet.profile import StepRates
 from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
-from simulator.engine.server import NOT_EVALUATED
-from simulator.log.records import ClientRecord, ClientTable, RoundProgress, RoundRecord
+from simulator.log.records import (
+    ClientRecord,
+    ClientTable,
+    RoundProgress,
+    RoundRecord,
+    plan_fields,
+)
 from tests.simulator.small import make_device, tiny_model
 
 RATES = StepRates(2e9, 3e9, 1e9, 5e8, 4e8, 0.002)
@@ -55,7 +60,7 @@ def plan_of(
 def record_of(plan: TrainingPlan, *, started_s: float, spans_s: list[float]) -> ClientRecord:
     device = make_device(plan.device_id)
     cost = ClosedFormCost(tiny_model(), 16).cost(plan, device.profile)
-    record = ClientRecord.open(plan, device, cost, round_number=1, now_s=started_s)
+    record = ClientRecord.open(device, plan_fields(plan, cost), round_number=1, now_s=started_s)
     record.download_s, record.train_s, record.upload_s = spans_s
     record.outcome = "aggregated"
     return record
@@ -98,7 +103,7 @@ def test_a_slowed_machine_takes_as_many_times_as_long_for_any_plan() -> None:
 
 def round_of(duration_s: float) -> RoundRecord:
     progress = RoundProgress(1, 1, 0.0, duration_s, 2, 2)
-    return RoundRecord.of(ClientTable.of([]), evaluation=NOT_EVALUATED, progress=progress)
+    return RoundRecord.of(ClientTable.of([]), metrics={}, progress=progress)
 
 
 def two_sides() -> tuple[Emulation, Simulation]:

@@ -35,8 +35,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("words")
     words = make_dataset(num_train=64, num_test=8)
     splits = {
-        "train": (words.train_texts, words.train_labels),
-        "test": (words.test_texts, words.test_labels),
+        "train": (words.data.train["text"], words.labels["train"]),
+        "test": (words.data.test["text"], words.labels["test"]),
     }
     for split, (texts, labels) in splits.items():
         rows = zip(texts, labels.tolist(), strict=True)

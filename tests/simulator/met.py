@@ -1,35 +1,39 @@
 """What devices meet, in the words of the tests of it."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from devices.fleet.fleet import Device
 from simulator.config.faults import FaultsConfig
 from simulator.config.problems import Problems
-from simulator.engine.faults import draw_faults
+from simulator.engine.faults import Faults, draw_faults
 from simulator.engine.server import simulate
+from simulator.log.records import ClientRecord
 from tests.simulator.small import Memory, make_device, make_federation
 from traces.availability import AvailabilityTrace
 from traces.steps import StepTrace
 
 
-def run(fleet, **given):
+def run(fleet: Sequence[Device], **given: Any) -> Memory:
     log = Memory()
     simulate(make_federation(fleet, **given), log)
     return log
 
 
-def steps(*pairs):
+def steps(*pairs: tuple[float, float]) -> StepTrace:
     """A step trace of (length_s, value) that holds its last value."""
     edges_s = np.concatenate([[0.0], np.cumsum([float(length) for length, _ in pairs])])
     return StepTrace(edges_s[:-1], np.array([float(v) for _, v in pairs]), math.inf)
 
 
-def faults(num_devices, seed=0, **config):
+def faults(num_devices: int, seed: int = 0, **config: Any) -> Faults:
     return draw_faults(FaultsConfig(**config), num_devices, seed=seed, problems=Problems())
 
 
-def free_run():
+def free_run() -> ClientRecord:
     """One device, one round, nothing in the way: what the others are measured against."""
     (record,) = run([make_device(0)], rounds=1).clients
     assert record.download_s > 0.01
@@ -38,5 +42,5 @@ def free_run():
     return record
 
 
-def away(start_s, end_s, period_s=1e6):
+def away(start_s: float, end_s: float, period_s: float = 1e6) -> AvailabilityTrace:
     return AvailabilityTrace.of([(0.0, start_s), (end_s, period_s)], period_s)

@@ -17,7 +17,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from devices.vocabulary.trainer import NullTrainer
-from simulator.workers.executor import Executor
+from simulator.workers.pool import Pool
 from simulator.workers.ray_actors import RayCluster
 
 
@@ -32,7 +32,7 @@ def where(_: Any, folder: Path) -> str:
 
 
 def two_tasks(
-    executor: Executor,
+    pool: Pool,
     folder: Path,
     may_tell: Sequence[str],
     *,
@@ -41,7 +41,7 @@ def two_tasks(
     """Where two tasks were done that had begun, both at once, before ``meanwhile``."""
     folder.mkdir()
     (folder / "log").touch()
-    futures = [executor.submit(partial(where, folder=folder)) for _ in range(2)]
+    futures = [pool.submit(partial(where, folder=folder)) for _ in range(2)]
     while len((folder / "log").read_text().splitlines()) < 2:
         time.sleep(0.01)
     meanwhile()
@@ -55,14 +55,14 @@ def main(folder: Path) -> None:
     node = cluster.add_node(num_cpus=1)
     ray.init(cluster.address, log_to_driver=False)
     try:
-        executor = Executor(RayCluster(partial(NullTrainer, 3), 2, gpus_each=0), 2)
+        pool = Pool(RayCluster(partial(NullTrainer, 3), 2, gpus_each=0), 2)
         head, second = cluster.head_node.node_id, node.node_id
-        first = two_tasks(executor, folder / "first", [head, second])
+        first = two_tasks(pool, folder / "first", [head, second])
         lose = partial(cluster.remove_node, node, allow_graceful=False)
-        lost = two_tasks(executor, folder / "lost", [head], meanwhile=lose)
+        lost = two_tasks(pool, folder / "lost", [head], meanwhile=lose)
         third = cluster.add_node(num_cpus=1).node_id
-        joined = two_tasks(executor, folder / "joined", [head, third])
-        executor.close()
+        joined = two_tasks(pool, folder / "joined", [head, third])
+        pool.close()
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -14,7 +14,9 @@ from algorithms.strategies.fedlora import FedLoRA
 from devices.cost.closed_form import ClosedFormCost
 from devices.fleet.fleet import Device, Fleet
 from devices.fleet.profile import DeviceProfile
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
+from devices.tasks.classification import Classification
 from devices.vocabulary.plan import Adapter, Factors
 from devices.vocabulary.trainer import (
     Evaluation,
@@ -64,7 +66,7 @@ class Memory:
 
 
 def tiny_model() -> ModelSpec:
-    return ModelSpec.from_config("tiny", BERT, ("query", "value"), num_classes=4)
+    return ModelSpec.from_config("tiny", BERT, ("query", "value"), head=text_head(4))
 
 
 def make_device(
@@ -124,6 +126,7 @@ def make_federation(
         pacing=pacing or Synchronous(cohort=len(fleet)),
         selection=selection or Uniform(),
         trainer=trainer,
+        metrics=Classification.metrics,
         evaluate_every=1,
         stop=Stop(rounds),
         faults=no_faults(len(fleet)),
@@ -162,7 +165,7 @@ class DriftTrainer:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         distance = self._distance(adapter)
-        return Evaluation(max(0.0, 1.0 - distance), distance)
+        return Evaluation({"accuracy": max(0.0, 1.0 - distance), "loss": distance})
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.arange(1.0, self.num_blocks + 1.0)

@@ -14,6 +14,7 @@ import yaml
 
 from devices.datasets.dataset import load_dataset
 from devices.models.catalog import resolve
+from devices.tasks.classification import Classification
 from tests.simulator.test_command import SMALL, fedclock
 
 STRANGER = """
@@ -39,19 +40,17 @@ print(json.dumps({"accuracy": right / len(rows), "ours": sorted(ours)}))
 
 
 def write_data(folder: Path) -> None:
-    data = load_dataset("wordnet-16").subset(num_train=320, num_test=160)
+    data = Classification.of(load_dataset("wordnet-16")).subset(num_train=320, num_test=160)
     parts = {
-        "train": (data.train_texts, data.train_labels),
-        "test": (data.test_texts, data.test_labels),
+        "train": (data.data.train["text"], data.data.train["label"]),
+        "test": (data.data.test["text"], data.data.test["label"]),
     }
     folder.mkdir()
     for name, (texts, labels) in parts.items():
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["text", "label"])
-            writer.writerows(
-                (text, data.class_names[label]) for text, label in zip(texts, labels, strict=True)
-            )
+            writer.writerows((text, label) for text, label in zip(texts, labels, strict=True))
 
 
 @pytest.mark.skipif(

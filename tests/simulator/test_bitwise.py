@@ -187,6 +187,7 @@ def drawn(fleet: Fleet, device: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.torture
 @settings(max_examples=scaled(8, 300), phases=[Phase.generate])
 @given(
     seed=st.integers(0, 2**63 - 1),
@@ -218,6 +219,7 @@ def test_a_device_or_a_draw_more_moves_no_other(
         assert moved <= allowed
 
 
+@pytest.mark.torture
 @settings(max_examples=scaled(20, 1_000))
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 8), more=st.integers(1, 8))
 def test_the_faults_of_a_device_are_its_own(seed: int, count: int, more: int) -> None:

@@ -101,6 +101,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, Memory, dic
     return server, log, files
 
 
+@pytest.mark.torture
 @settings(max_examples=scaled(40, 10_000))
 @given(damage=damages(), num_damaged=st.integers(1, 3), first=st.integers(0, 14))
 def test_a_damaged_result_is_named_and_trained_again(
@@ -159,9 +160,9 @@ def test_another_context_finds_nothing(tmp_path: Path) -> None:
 def test_an_evaluation_is_read_back_with_its_classes(tmp_path: Path) -> None:
     class Classes(DriftTrainer):
         def evaluate(self, adapter: Adapter) -> Evaluation:
-            return Evaluation(0.5, 1.5, (0.25, 0.75))
+            return Evaluation({"accuracy": 0.5, "loss": 1.5}, (0.25, 0.75))
 
     adapter = finish(tmp_path / "any", DriftTrainer())[0].state.adapter
     first = kept(Classes(), tmp_path).evaluate(adapter)
     again = kept(DriftTrainer(), tmp_path).evaluate(adapter)
-    assert again == first == Evaluation(0.5, 1.5, (0.25, 0.75))
+    assert again == first == Evaluation({"accuracy": 0.5, "loss": 1.5}, (0.25, 0.75))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 import yaml
 
 from simulator.log.provenance import without_folders
+from tests import command_line
 from tests.devices.training.tiny_task import save_model
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.own_data import write_data
@@ -52,11 +54,10 @@ REAL = {
 }
 
 
-def fedclock(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "analysis", *map(str, arguments)]
-    if arguments[0] in ("run", "compare"):
-        command.append("--no-cache")  # else what is compared would be read, not trained
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+def fedclock(*arguments: str | Path, cwd: Path) -> command_line.Finished:
+    """Run a command without the cache, since what is compared must be trained, not read."""
+    uncached = ["--no-cache"] if arguments[0] in ("run", "compare") else []
+    return command_line.fedclock(*arguments, *uncached, cwd=cwd)
 
 
 def write(folder: Path, config: Any, name: str = "x.yaml") -> Path:
@@ -334,9 +335,9 @@ def test_everything_that_does_not_exist_is_named_at_once(tmp_path: Path) -> None
         ("fleet.memory_share=1.0e-6", "must hold at least the smallest plan"),
         ("pacing.cohort=6", "must ask for at most the 5 devices of the fleet, got 6"),
         ("shards.min_examples=1000000", "at least 5000000 training examples"),
-        ("task.max_length=513", "task.max_length must be less than or equal to 512, got 513"),
-        ("local.proximal_mu=-1", "local.proximal_mu must be greater than or equal to 0, got -1"),
-        ("stop.rounds=0", "stop.rounds must be greater than or equal to 1, got 0"),
+        ("task.max_length=513", "task.max_length must be in [4, 512], got 513"),
+        ("local.proximal_mu=-1", "local.proximal_mu must be in [0, 1000000], got -1"),
+        ("stop.rounds=0", "stop.rounds must be in [1, 1000000], got 0"),
         ("nonsense=1", "nonsense is no key"),
     ],
 )
@@ -530,11 +531,16 @@ def test_a_hub_name_without_a_network_fails_at_once_and_names_the_bundled(tmp_pa
     assert time.monotonic() - began < 60  # no retries that look like a hang
 
 
+def test_the_version_is_that_of_the_installed_package(tmp_path: Path) -> None:
+    ran = fedclock("--version", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (0, f"fedclock {metadata.version('fedclock')}\n")
+
+
 def test_validate_checks_several_files_and_names_each(tmp_path: Path) -> None:
     good = write(tmp_path, SMALL, "good.yaml")
     bad = write(tmp_path, {**SMALL, "seed": -1}, "bad.yaml")
     messages = mistaken(tmp_path, "validate", good, bad)
-    assert messages == [f"seed must be greater than or equal to 0, got -1 ({bad})"]
+    assert messages == [f"seed must be in [0, 9223372036854775808), got -1 ({bad})"]
     assert fedclock("validate", good, cwd=tmp_path).stdout == f"{good}: valid\n"
 
 
@@ -577,14 +583,17 @@ def test_a_manifest_says_nothing_of_where_it_was_made(tmp_path: Path) -> None:
     home = tmp_path / "home" / "jane"
     home.mkdir(parents=True)
     data = write_data(home / "data")
-    config = {**SMALL, "task": {**SMALL["task"], "data": str(data)}}
-    out, override = home / "runs", f"task.data={data}"
-    done = fedclock("run", write(home, config), "-o", out, "--set", override, cwd=home)
+    config = {**SMALL, "shards": {"min_examples": 1}}
+    words = ["run", str(write(home, config)), "--output", str(home / "runs"), "--no-cache"]
+    words += ["--set", f"task.data={data}"]
+    out = home / "runs"
+    command = [sys.executable, "-m", "analysis", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for file in out.rglob("manifest.json"):
         text = file.read_text("utf-8")
         assert "jane" not in text
         assert str(tmp_path) not in text
         assert getpass.getuser() not in json.loads(text)["command"]
-        said = "run x.yaml -o runs --set task.data=data --no-cache"
+        said = "run x.yaml --output runs --no-cache --set task.data=data"
         assert json.loads(text)["command"].endswith(said)

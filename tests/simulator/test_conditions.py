@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from algorithms.pacing import FedBuff, Synchronous
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategies.fedquad import FedQuad
 from devices.fleet.battery import BatteryReplay, BatterySpec
+from devices.fleet.fleet import Device
 from simulator.config.faults import FaultsConfig
 from simulator.config.problems import Problems
 from simulator.engine.clock import StalledError
@@ -20,7 +22,7 @@ from traces.availability import AvailabilityTrace
 from traces.steps import StepTrace
 
 
-def test_latency_is_added_to_each_transfer():
+def test_latency_is_added_to_each_transfer() -> None:
     free = free_run()
     (late,) = run([make_device(0, latency=StepTrace.constant(0.25))], rounds=1).clients
     assert late.download_s == pytest.approx(free.download_s + 0.25)
@@ -29,7 +31,7 @@ def test_latency_is_added_to_each_transfer():
     assert (late.download_bytes, late.upload_bytes) == (free.download_bytes, free.upload_bytes)
 
 
-def test_contention_slows_training_by_the_integral_of_its_share():
+def test_contention_slows_training_by_the_integral_of_its_share() -> None:
     free = free_run()
     half_way_s = free.download_s + free.train_s  # half of the work at half the speed, then a fifth
     speed = steps((half_way_s, 0.5), (1.0, 0.2))
@@ -39,7 +41,7 @@ def test_contention_slows_training_by_the_integral_of_its_share():
     assert slow.energy_compute_j == pytest.approx(10.0 * slow.train_s)
 
 
-def test_memory_that_others_hold_fails_the_plan_as_training_begins():
+def test_memory_that_others_hold_fails_the_plan_as_training_begins() -> None:
     free = free_run()
     share = 0.999 * free.peak_memory_bytes / 10**9
     log = run([make_device(0, free_memory=StepTrace.constant(share))], rounds=1)
@@ -50,7 +52,7 @@ def test_memory_that_others_hold_fails_the_plan_as_training_begins():
     assert log.named("oom")[0].details["budget_bytes"] == record.free_memory_bytes
 
 
-def test_memory_that_is_taken_during_training_ends_it_there():
+def test_memory_that_is_taken_during_training_ends_it_there() -> None:
     free = free_run()
     share = free.peak_memory_bytes / 10**9
     taken_s = free.download_s + free.train_s / 4
@@ -62,7 +64,7 @@ def test_memory_that_is_taken_during_training_ends_it_there():
     assert record.upload_bytes == 0
 
 
-def test_strategy_is_asked_for_a_smaller_plan_where_memory_runs_out():
+def test_strategy_is_asked_for_a_smaller_plan_where_memory_runs_out() -> None:
     full = run([make_device(0)], rounds=1, strategy=FedLoRA(rank=2, depth="common")).clients[0]
     share = 0.999 * full.peak_memory_bytes / 10**9
     fleet = [make_device(0, free_memory=StepTrace.constant(share))]
@@ -80,21 +82,21 @@ def test_strategy_is_asked_for_a_smaller_plan_where_memory_runs_out():
 
 
 @pytest.mark.parametrize("depth", ["all", "common"])  # the latter cannot plan for so little at all
-def test_strategy_without_a_smaller_plan_gives_the_round_up(depth):
+def test_strategy_without_a_smaller_plan_gives_the_round_up(depth: str) -> None:
     fleet = [make_device(0, free_memory=StepTrace.constant(1e-6))]
     strategy = FedLoRA(rank=2, depth=depth)
     (record,) = run(fleet, rounds=1, when_out_of_memory="shrink", strategy=strategy).clients
     assert (record.outcome, record.num_shrinks) == ("oom", 0)
 
 
-def test_device_dropped_for_memory_never_takes_part_again():
+def test_device_dropped_for_memory_never_takes_part_again() -> None:
     fleet = [make_device(0, free_memory=StepTrace.constant(1e-6)), make_device(1)]
     log = run(fleet, rounds=3, when_out_of_memory="drop")
     assert [r.device_id for r in log.clients if r.outcome == "oom"] == [0]
     assert [r.device_id for r in log.clients if r.outcome == "aggregated"] == [1, 1, 1]
 
 
-def test_work_on_a_device_that_goes_offline_is_lost():
+def test_work_on_a_device_that_goes_offline_is_lost() -> None:
     free = free_run()
     gone_s = free.download_s / 2
     log = run([make_device(0, availability=away(gone_s, 5.0))], rounds=2)
@@ -108,7 +110,7 @@ def test_work_on_a_device_that_goes_offline_is_lost():
 
 @pytest.mark.parametrize("phase", ["download", "train", "upload"])
 @pytest.mark.parametrize("policy", ["resume", "restart"])
-def test_device_that_comes_back_goes_on_or_starts_the_phase_over(phase, policy):
+def test_device_that_comes_back_goes_on_or_starts_the_phase_over(phase: str, policy: str) -> None:
     free = free_run()
     begun_s = {"download": 0.0, "train": free.download_s, "upload": free.download_s + free.train_s}
     length_s = getattr(free, f"{phase}_s")
@@ -130,7 +132,7 @@ def test_device_that_comes_back_goes_on_or_starts_the_phase_over(phase, policy):
         assert lost == 0
 
 
-def test_only_devices_that_are_there_are_asked():
+def test_only_devices_that_are_there_are_asked() -> None:
     fleet = [make_device(k, availability=away(0.001 * k + 1e-9, 1e5)) for k in range(3)]
     log = run([*fleet, make_device(3)], rounds=1, pacing=Synchronous(cohort=4))
     assert log.named("round_opened")[0].details["cohort"] == [0, 1, 2, 3]
@@ -138,7 +140,7 @@ def test_only_devices_that_are_there_are_asked():
     assert log.named("round_opened")[1].details["cohort"] == [3]
 
 
-def test_buffered_pacing_asks_a_device_as_it_comes():
+def test_buffered_pacing_asks_a_device_as_it_comes() -> None:
     late = AvailabilityTrace.of([(0.5, 1e6)], 1e6)
     fleet = [make_device(0, rate_bytes_per_s=1e4), make_device(1, availability=late)]
     log = run(fleet, rounds=1, pacing=FedBuff(concurrency=2, size=2))
@@ -146,7 +148,7 @@ def test_buffered_pacing_asks_a_device_as_it_comes():
     assert (refilled.at_s, refilled.details["cohort"]) == (0.5, [1])
 
 
-def test_run_says_why_it_cannot_go_on():
+def test_run_says_why_it_cannot_go_on() -> None:
     gone = AvailabilityTrace.of([(0.0, 0.01)], math.inf)
     with pytest.raises(StalledError, match=r"round 2: no device is there at 0.01 s, and none will"):
         run([make_device(0, availability=gone)], rounds=5)
@@ -166,19 +168,21 @@ SHORT = AvailabilityTrace.of([(0.0, 0.01)], 0.011)
         ),
     ],
 )
-def test_run_whose_devices_fail_for_ever_says_how_they_did(met, says):
+def test_run_whose_devices_fail_for_ever_says_how_they_did(
+    met: list[dict[str, Any]], says: str
+) -> None:
     fleet = [make_device(k, rate_bytes_per_s=(3 + k) * 1e4, **met[k]) for k in range(3)]
     start = r"round 1: at most 100 plans for each of the 3 devices may fail in one round, got 301 "
     with pytest.raises(StalledError, match=start + says):
         run(fleet, rounds=1, pacing=FedBuff(concurrency=2, size=2))
 
 
-def fleet_of_one_able(**met):
+def fleet_of_one_able(**met: Any) -> list[Device]:
     """Two devices too small for any plan of FedQuad, and one that is not."""
     return [make_device(k, budget_bytes=1000) for k in range(2)] + [make_device(2, **met)]
 
 
-def test_where_a_whole_cohort_sits_out_others_are_asked_in_the_same_round():
+def test_where_a_whole_cohort_sits_out_others_are_asked_in_the_same_round() -> None:
     few = {"strategy": FedQuad(rank=2), "pacing": Synchronous(cohort=1), "rounds": 9}
     log = run(fleet_of_one_able(), **few)
     assert [(r.round, r.device_id) for r in log.clients] == [(k, 2) for k in range(1, 10)]
@@ -187,7 +191,7 @@ def test_where_a_whole_cohort_sits_out_others_are_asked_in_the_same_round():
     assert sum(map(len, asked)) == len(log.named("sat_out")) + 9  # each at most once a round
 
 
-def test_asking_others_moves_no_later_cohort():
+def test_asking_others_moves_no_later_cohort() -> None:
     few = {"pacing": Synchronous(cohort=1), "rounds": 9}
     firsts = []
     for strategy in (FedQuad(rank=2), FedLoRA(rank=2)):
@@ -198,7 +202,9 @@ def test_asking_others_moves_no_later_cohort():
 
 
 @pytest.mark.parametrize("pacing", [Synchronous(cohort=3), FedBuff(concurrency=3, size=1)])
-def test_where_all_that_are_there_sit_out_the_round_waits_for_one_who_can(pacing):
+def test_where_all_that_are_there_sit_out_the_round_waits_for_one_who_can(
+    pacing: Synchronous | FedBuff,
+) -> None:
     late = AvailabilityTrace.of([(0.5, 1e6)], 1e6)
     log = run(fleet_of_one_able(availability=late), strategy=FedQuad(rank=2), pacing=pacing)
     assert [r.device_id for r in log.clients] == [2, 2]
@@ -206,7 +212,7 @@ def test_where_all_that_are_there_sit_out_the_round_waits_for_one_who_can(pacing
     assert len(log.named("sat_out")) == 4  # once a round
 
 
-def test_where_all_sit_out_until_the_deadline_the_round_closes_then():
+def test_where_all_sit_out_until_the_deadline_the_round_closes_then() -> None:
     late = AvailabilityTrace.of([(5.0, 1e6)], 1e6)
     log = run(
         fleet_of_one_able(availability=late),
@@ -218,7 +224,7 @@ def test_where_all_sit_out_until_the_deadline_the_round_closes_then():
     assert [r.started_s for r in log.clients] == [5.0]
 
 
-def test_run_in_which_everybody_sits_out_for_ever_says_so_at_once():
+def test_run_in_which_everybody_sits_out_for_ever_says_so_at_once() -> None:
     away = AvailabilityTrace.of([(0.0, 0.1)], 0.2)  # comings and goings change nothing
     fleet = [make_device(k, budget_bytes=1000, availability=away) for k in range(2)]
     says = r"at most 20 rounds in a row may close at one instant without a plan, got 21 at 0 s"
@@ -226,7 +232,7 @@ def test_run_in_which_everybody_sits_out_for_ever_says_so_at_once():
         run(fleet, strategy=FedQuad(rank=2), rounds=10**6)
 
 
-def test_device_that_is_online_only_while_its_battery_is_flat_never_comes():
+def test_device_that_is_online_only_while_its_battery_is_flat_never_comes() -> None:
     """Looked for through 10,000 turns, each lived once: lived anew from the first, it hung."""
     plugged = AvailabilityTrace.of([(1.0, 2.0)], 3.0)
     battery = BatterySpec(0.1, 1.0, 5.0, 0.1, 0.5, plugged)
@@ -235,7 +241,7 @@ def test_device_that_is_online_only_while_its_battery_is_flat_never_comes():
         run([make_device(0, battery=battery, availability=online)], rounds=1)
 
 
-def test_link_that_ends_loses_the_update():
+def test_link_that_ends_loses_the_update() -> None:
     free = free_run()
     device = make_device(0)
     rate = device.link.uplink.rate_at(0.0)
@@ -245,7 +251,7 @@ def test_link_that_ends_loses_the_update():
     assert log.rounds[-1].num_lost == 1
 
 
-def test_crash_loses_the_work_and_the_device_comes_back():
+def test_crash_loses_the_work_and_the_device_comes_back() -> None:
     free = free_run()
     crash_s = free.download_s + free.train_s / 2
     crash = {"schedule": [{"device": 0, "at_s": crash_s, "down_s": 2.0}]}
@@ -258,7 +264,7 @@ def test_crash_loses_the_work_and_the_device_comes_back():
 
 
 @pytest.mark.parametrize(("policy", "repeated"), [("resume", 0.0), ("restart", 0.5)])
-def test_lost_link_delays_a_transfer_by_its_outage(policy, repeated):
+def test_lost_link_delays_a_transfer_by_its_outage(policy: str, repeated: float) -> None:
     free = free_run()
     loss = {"schedule": [{"device": 0, "at_s": free.download_s / 2, "down_s": 1.5}]}
     given = faults(1, link_loss=loss, cut_transfers=policy)
@@ -268,7 +274,7 @@ def test_lost_link_delays_a_transfer_by_its_outage(policy, repeated):
     assert record.outcome == "aggregated"
 
 
-def test_transfer_may_be_given_up_with_its_link():
+def test_transfer_may_be_given_up_with_its_link() -> None:
     free = free_run()
     at_s = free.finished_s - free.upload_s / 2
     loss = {"schedule": [{"device": 0, "at_s": at_s, "down_s": 1.5}]}
@@ -278,7 +284,7 @@ def test_transfer_may_be_given_up_with_its_link():
     assert not log.named("update_received")
 
 
-def test_late_joiner_is_not_asked_before_it_joins_nor_a_leaver_after():
+def test_late_joiner_is_not_asked_before_it_joins_nor_a_leaver_after() -> None:
     given = faults(
         3,
         join={"schedule": [{"device": 0, "at_s": 0.3}]},
@@ -292,7 +298,7 @@ def test_late_joiner_is_not_asked_before_it_joins_nor_a_leaver_after():
     assert len({tuple(e.details["cohort"]) for e in log.named("round_opened")}) > 1
 
 
-def test_server_restart_cuts_transfers_and_keeps_what_was_delivered():
+def test_server_restart_cuts_transfers_and_keeps_what_was_delivered() -> None:
     fast, slow = make_device(0), make_device(1, rate_bytes_per_s=2e4)
     free = run([fast, slow], rounds=1)
     first, second = free.clients
@@ -304,7 +310,7 @@ def test_server_restart_cuts_transfers_and_keeps_what_was_delivered():
     assert log.named("update_received")[0].at_s == first.finished_s
 
 
-def test_battery_that_runs_out_in_training_loses_the_work_and_charges_again():
+def test_battery_that_runs_out_in_training_loses_the_work_and_charges_again() -> None:
     free = free_run()
     plugged = AvailabilityTrace.of([(50.0, 1e6)], 1e6)
     joules = 2.0 * free.download_s + 10.0 * free.train_s / 2
@@ -317,13 +323,13 @@ def test_battery_that_runs_out_in_training_loses_the_work_and_charges_again():
     assert second.battery_share == pytest.approx(min(1.0, charged))
 
 
-def test_recorded_battery_level_keeps_a_device_away_below_its_floor():
+def test_recorded_battery_level_keeps_a_device_away_below_its_floor() -> None:
     level = steps((4.0, 0.1), (1.0, 0.9))
     (record,) = run([make_device(0, battery=BatteryReplay(level, 0.2))], rounds=1).clients
     assert (record.started_s, record.battery_share) == (4.0, 0.9)
 
 
-def test_faults_by_chance_come_at_their_rate_and_follow_the_seed():
+def test_faults_by_chance_come_at_their_rate_and_follow_the_seed() -> None:
     drawn = faults(200, seed=3, crash={"per_hour": 2.0, "down_s": 60.0})
     hours = 50
     counts = [len(drawn.crashes(k).given_within(hours * 3600.0)) for k in range(200)]
@@ -336,7 +342,7 @@ def test_faults_by_chance_come_at_their_rate_and_follow_the_seed():
     assert other.crashes(7).given_within(1e5) != drawn.crashes(7).given_within(1e5)
 
 
-def test_one_more_device_changes_no_others_faults():
+def test_one_more_device_changes_no_others_faults() -> None:
     config = {
         "crash": {"per_hour": 1.0},
         "join": {"share": 0.5, "within_s": 100.0},
@@ -349,7 +355,7 @@ def test_one_more_device_changes_no_others_faults():
         assert small.crashes(k).given_within(1e5) == large.crashes(k).given_within(1e5)
 
 
-def test_schedule_for_a_device_that_is_not_there_is_refused():
+def test_schedule_for_a_device_that_is_not_there_is_refused() -> None:
     problems = Problems()
     config = FaultsConfig(crash={"schedule": [{"device": 7, "at_s": 1.0}]})
     draw_faults(config, 5, seed=0, problems=problems)

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from algorithms.pacing import FedAsync, FedBuff, OverSelection, SemiSynchronous, Synchronous
 from devices.fleet.battery import BatterySpec
+from devices.fleet.fleet import Device
 from simulator.engine.clock import StalledError
+from simulator.log.records import ClientRecord
 from tests.simulator.met import faults, run
 from tests.simulator.small import make_device
 from traces.availability import AvailabilityTrace
@@ -25,11 +28,11 @@ NUM_CELLS = 16
 FLOPS_PER_S, RATE = 4e6, 1.1e4  # each phase takes some cells
 
 
-def cells(values):
+def cells(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(values, min_size=NUM_CELLS, max_size=NUM_CELLS)
 
 
-def ups(share_up):
+def ups(share_up: float) -> st.SearchStrategy[list[bool]]:
     return cells(st.integers(0, 9).map(lambda n: n < 10 * share_up))
 
 
@@ -58,28 +61,28 @@ worlds = st.builds(
 )  # fmt: skip
 
 
-def step_trace(values):
+def step_trace(values: list[float]) -> StepTrace:
     times = CELL_S * np.arange(NUM_CELLS)
     return StepTrace(times, np.array(values, dtype=float), CELL_S * NUM_CELLS)
 
 
-def spans(up, value):
+def spans(up: list[bool], value: bool) -> list[tuple[float, float]]:
     """``(start, length)`` of the runs of this value."""
     edges = [k for k in range(NUM_CELLS + 1) if k in (0, NUM_CELLS) or up[k] != up[k - 1]]
     pairs = pairwise(edges)
     return [(CELL_S * a, CELL_S * (b - a)) for a, b in pairs if up[a] == value]
 
 
-def schedule(up, **more):
+def schedule(up: list[bool], **more: int) -> list[dict[str, float]]:
     return [{"at_s": at_s, "down_s": down_s, **more} for at_s, down_s in spans(up, False)]
 
 
-def online(up):
+def online(up: list[bool]) -> AvailabilityTrace:
     intervals = [(at_s, at_s + length_s) for at_s, length_s in spans(up, True)]
     return AvailabilityTrace.of(intervals, CELL_S * NUM_CELLS)
 
 
-def simulated(met, share):
+def simulated(met: Met, share: float) -> ClientRecord:
     """The engine's record of one device in this world; ``share`` of its memory the plan needs."""
     rate = step_trace([RATE * one for one in met.rate])
     trace = BandwidthTrace(rate.time_s, rate.values, rate.period_s)
@@ -106,13 +109,13 @@ class EndError(Exception):
 class Walk:
     """The same device, cell by cell, with nothing but the rules as they are written down."""
 
-    def __init__(self, met):
+    def __init__(self, met: Met) -> None:
         self.met, self.at_s, self.carried = met, 0.0, {"download": 0.0, "upload": 0.0}
 
-    def once(self, up, cell):
+    def once(self, up: list[bool], cell: int) -> bool:
         return cell >= NUM_CELLS or up[cell]
 
-    def live(self, down_bytes, train_s, up_bytes):
+    def live(self, down_bytes: float, train_s: float, up_bytes: float) -> None:
         self.transfer("download", down_bytes)
         if not self.met.free[self.cell() % NUM_CELLS]:
             raise EndError(self.at_s, "oom")
@@ -120,16 +123,24 @@ class Walk:
         self.transfer("upload", up_bytes)
         raise EndError(self.at_s, "aggregated")
 
-    def transfer(self, name, size):
+    def transfer(self, name: str, size: float) -> None:
         latency_s = self.met.latency[self.cell() % NUM_CELLS]
         if latency_s:
             self.advance(latency_s, [1.0] * NUM_CELLS)
         self.advance(size, [RATE * one for one in self.met.rate], on_link=True, name=name)
 
-    def cell(self):
+    def cell(self) -> int:
         return math.floor(self.at_s / CELL_S)
 
-    def advance(self, amount, pace, *, on_link=False, needs_memory=False, name=None):
+    def advance(
+        self,
+        amount: float,
+        pace: list[float],
+        *,
+        on_link: bool = False,
+        needs_memory: bool = False,
+        name: str | None = None,
+    ) -> None:
         met, left, begun, moving = self.met, amount, False, False
         while True:
             cell = self.cell()
@@ -165,7 +176,7 @@ class Walk:
                 raise EndError(self.at_s, "late")
 
 
-def walked(met, record, train_s):
+def walked(met: Met, record: ClientRecord, train_s: float) -> tuple[float, str, Walk]:
     walk = Walk(met)
     try:
         walk.live(PLAN.download_bytes, train_s, PLAN.upload_bytes)
@@ -184,7 +195,7 @@ SHARE = PLAN.peak_memory_bytes / 10**9
 
 @settings(max_examples=150, deadline=None)
 @given(worlds)
-def test_client_ends_when_and_how_a_walk_through_its_world_says(met):
+def test_client_ends_when_and_how_a_walk_through_its_world_says(met: Met) -> None:
     assume(met.online[0] and met.crash[0] and met.server[0] and met.link[0])
     assume(any(rate and up for rate, up in zip(met.rate, met.online, strict=True)))
     assume(any(pace and up for pace, up in zip(met.speed, met.online, strict=True)))
@@ -213,7 +224,7 @@ pacings = st.sampled_from(
 
 
 @st.composite
-def devices(draw, device_id):
+def devices(draw: st.DrawFn, device_id: int) -> Device:
     battery = BatterySpec(draw(st.sampled_from([3.0, 1e6])), 1.0, 4.0, 0.0, 0.5,
                           online(draw(ups(0.5))))  # fmt: skip
     return make_device(
@@ -229,7 +240,7 @@ def devices(draw, device_id):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_every_plan_ends_once_and_what_was_delivered_is_merged(data):
+def test_every_plan_ends_once_and_what_was_delivered_is_merged(data: st.DataObject) -> None:
     fleet = [data.draw(devices(device_id)) for device_id in range(3)]
     chances = {
         "crash": {"per_hour": data.draw(st.sampled_from([0, 900])), "down_s": 0.5},

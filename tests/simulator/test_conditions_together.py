@@ -19,7 +19,7 @@ from traces.steps import StepTrace
 
 
 @pytest.mark.parametrize("policy", ["resume", "restart"])
-def test_crash_of_a_paused_device_loses_the_work_it_kept(policy):
+def test_crash_of_a_paused_device_loses_the_work_it_kept(policy: str) -> None:
     free = free_run()
     gone_s = free.download_s / 2
     crash = {"schedule": [{"device": 0, "at_s": gone_s + 1.0, "down_s": 0.5}]}
@@ -35,7 +35,7 @@ def test_crash_of_a_paused_device_loses_the_work_it_kept(policy):
     assert not log.named("came_back")
 
 
-def test_battery_that_runs_flat_while_paused_loses_the_work():
+def test_battery_that_runs_flat_while_paused_loses_the_work() -> None:
     free = free_run()
     gone_s = free.download_s / 2
     never = AvailabilityTrace.of([], math.inf)
@@ -48,7 +48,7 @@ def test_battery_that_runs_flat_while_paused_loses_the_work():
     assert (record.outcome, record.finished_s) == ("offline", pytest.approx(gone_s + 5.0))
 
 
-def test_crash_comes_before_going_offline_at_the_same_instant():
+def test_crash_comes_before_going_offline_at_the_same_instant() -> None:
     free = free_run()
     gone_s = free.download_s / 2
     crash = {"schedule": [{"device": 0, "at_s": gone_s, "down_s": 0.5}]}
@@ -57,7 +57,7 @@ def test_crash_comes_before_going_offline_at_the_same_instant():
     assert first.outcome == "crashed"
 
 
-def test_phase_that_ends_as_the_device_goes_is_complete():
+def test_phase_that_ends_as_the_device_goes_is_complete() -> None:
     free = free_run()
     gone_s = free.download_s  # to the last bit
     log = run(
@@ -73,7 +73,7 @@ def test_phase_that_ends_as_the_device_goes_is_complete():
 
 @pytest.mark.parametrize("start_s", [0.0, 1e3, 1e6, 1e9])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.7])
-def test_going_offline_is_never_taken_for_a_lost_link(start_s, share):
+def test_going_offline_is_never_taken_for_a_lost_link(start_s: float, share: float) -> None:
     # With sums that round: a clock that falls an ulp short of the cut still finds the device there.
     free = free_run()
     gone_s = start_s + 0.1 + share * free.download_s
@@ -89,7 +89,7 @@ def test_going_offline_is_never_taken_for_a_lost_link(start_s, share):
     assert record.lost_bytes == 0
 
 
-def test_resumed_transfer_carries_its_bytes_once_however_often_it_is_cut():
+def test_resumed_transfer_carries_its_bytes_once_however_often_it_is_cut() -> None:
     (free,) = run([make_device(0)], rounds=1).clients
     step_s = free.download_s / 7.3
     loss = [{"device": 0, "at_s": 0.7 * step_s + 2 * k * step_s, "down_s": step_s / 3}
@@ -101,7 +101,7 @@ def test_resumed_transfer_carries_its_bytes_once_however_often_it_is_cut():
     assert record.lost_bytes == 0
 
 
-def test_deadline_counts_from_when_somebody_could_be_asked():
+def test_deadline_counts_from_when_somebody_could_be_asked() -> None:
     trace = AvailabilityTrace.of([(500.0, 1e6)], 1e6)
     pacing = Synchronous(cohort=1, deadline_s=60.0)
     log = run([make_device(0, availability=trace)], rounds=1, pacing=pacing)
@@ -110,14 +110,14 @@ def test_deadline_counts_from_when_somebody_could_be_asked():
     assert log.rounds[-1].opened_s == record.started_s == 500.0
 
 
-def test_device_dropped_for_memory_stays_away_with_its_battery():
+def test_device_dropped_for_memory_stays_away_with_its_battery() -> None:
     battery = BatterySpec(1e6, 1.0, 0.0, 0.0, 0.5, AvailabilityTrace.of([], math.inf))
     short = make_device(0, battery=battery, free_memory=StepTrace.constant(1e-6))
     log = run([short, make_device(1)], rounds=3, when_out_of_memory="drop")
     assert [r.device_id for r in log.clients if r.outcome == "oom"] == [0]
 
 
-def test_conditions_that_never_hold_together_are_found_out():
+def test_conditions_that_never_hold_together_are_found_out() -> None:
     first_half = AvailabilityTrace.of([(0.0, 30.0)], 60.0)
     second = StepTrace(np.array([0.0, 30.0]), np.array([0.0, 1.0]), 60.0)
     device = make_device(0, availability=first_half, battery=BatteryReplay(second, 0.2))
@@ -125,7 +125,7 @@ def test_conditions_that_never_hold_together_are_found_out():
         run([device], rounds=1)
 
 
-def test_battery_drains_at_the_radio_while_a_transfer_waits_for_its_link():
+def test_battery_drains_at_the_radio_while_a_transfer_waits_for_its_link() -> None:
     free = free_run()
     at_s = free.download_s + free.train_s  # the link is lost as training ends
     loss = {"schedule": [{"device": 0, "at_s": at_s, "down_s": 10.0}]}
@@ -139,7 +139,7 @@ def test_battery_drains_at_the_radio_while_a_transfer_waits_for_its_link():
     assert record.upload_s == pytest.approx(free.upload_s + 10.0, rel=0.01)
 
 
-def test_idle_device_drains_its_battery_whether_or_not_it_is_asked():
+def test_idle_device_drains_its_battery_whether_or_not_it_is_asked() -> None:
     never = AvailabilityTrace.of([], math.inf)
     battery = BatterySpec(5.0, 1.0, 0.0, 0.0, 0.5, never)  # five seconds at 1 W
     late = AvailabilityTrace.of([(4.0, 1e6)], 1e6)
@@ -150,7 +150,7 @@ def test_idle_device_drains_its_battery_whether_or_not_it_is_asked():
         run([make_device(0, battery=battery, availability=later)], rounds=1)
 
 
-def test_server_down_over_the_deadline_closes_the_round_as_it_is_up_again():
+def test_server_down_over_the_deadline_closes_the_round_as_it_is_up_again() -> None:
     fast, slow = make_device(0), make_device(1, rate_bytes_per_s=2e4)
     first, second = run([fast, slow], rounds=1).clients
     down_s = (first.finished_s + second.finished_s) / 2
@@ -161,7 +161,7 @@ def test_server_down_over_the_deadline_closes_the_round_as_it_is_up_again():
     assert log.rounds[-1].closed_s == pytest.approx(down_s + 10.0)
 
 
-def test_plan_that_is_shrunk_under_async_pacing_starts_from_the_newest_model():
+def test_plan_that_is_shrunk_under_async_pacing_starts_from_the_newest_model() -> None:
     full = run([make_device(0)], rounds=1, strategy=FedLoRA(rank=2, depth="common")).clients[0]
     share = 0.999 * full.peak_memory_bytes / 10**9
     slow = make_device(0, rate_bytes_per_s=2e4, free_memory=StepTrace.constant(share))
@@ -178,7 +178,9 @@ def test_plan_that_is_shrunk_under_async_pacing_starts_from_the_newest_model():
 
 @pytest.mark.parametrize("is_shared", [False, True])
 @pytest.mark.parametrize("start_s", [1e9, 1e12, 2.0**52])
-def test_work_too_short_for_the_clock_to_show_takes_one_step_of_it(start_s, is_shared):
+def test_work_too_short_for_the_clock_to_show_takes_one_step_of_it(
+    start_s: float, is_shared: bool
+) -> None:
     """A transfer takes less than a nanosecond, on a clock that moves in steps of 1e-7 s or more."""
     quick = {"flops_per_s": 1e18, "rate_bytes_per_s": 1e15}
     calendar = AvailabilityTrace.of([(start_s, 4 * start_s)], math.inf)
@@ -194,7 +196,7 @@ def test_work_too_short_for_the_clock_to_show_takes_one_step_of_it(start_s, is_s
         assert record.train_s >= step_s
 
 
-def test_joining_leaving_and_restarts_each_leave_a_record():
+def test_joining_leaving_and_restarts_each_leave_a_record() -> None:
     given = faults(
         3,
         join={"schedule": [{"device": 0, "at_s": 0.3}]},

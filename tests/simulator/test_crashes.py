@@ -194,6 +194,7 @@ def assert_resumes(harness: Harness, unbroken: Unbroken, output: Path) -> None:
     shutil.rmtree(output)
 
 
+@pytest.mark.torture
 def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(
     harness: Harness, unbroken: Unbroken, tmp_path: Path
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(
     print(f"{num_runs} runs, killed {num_killed} times at random moments")
 
 
+@pytest.mark.torture
 def test_a_run_killed_before_any_file_operation_ends_as_the_unbroken_one(
     harness: Harness, unbroken: Unbroken, tmp_path: Path
 ) -> None:

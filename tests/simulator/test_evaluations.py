@@ -101,17 +101,15 @@ def test_when_an_evaluation_is_known_changes_nothing_that_is_written(
 
 def test_rounds_that_are_not_evaluated_keep_their_place() -> None:
     plain = played(at_once, evaluate_every=3)
-    assert [math.isnan(record.accuracy) for record in plain.rounds] == [
-        k % 3 != 0 for k in range(7)
-    ]
+    assert [math.isnan(record.score) for record in plain.rounds] == [k % 3 != 0 for k in range(7)]
     assert text(played(late(NEVER), evaluate_every=3)) == text(plain)
 
 
 def test_a_run_that_stops_at_an_accuracy_waits_for_it() -> None:
-    accuracies = [record.accuracy for record in played(at_once).rounds]
-    stop = Stop(6, accuracy=accuracies[3])
+    accuracies = [record.score for record in played(at_once).rounds]
+    stop = Stop(6, target=accuracies[3])
     plain = played(at_once, stop=stop)
-    assert [record.accuracy for record in plain.rounds] == accuracies[:4]
+    assert [record.score for record in plain.rounds] == accuracies[:4]
     assert text(played(late(NEVER), stop=stop)) == text(plain)
 
 

@@ -127,7 +127,7 @@ def test_every_strategy_runs_under_every_pacing(kind: str, pacing: Pacing) -> No
     ):
         assert sorted(recorded) == sorted(carried)
     assert all(record.staleness >= 0 and record.waiting_s >= 0 for record in log.clients)
-    accuracies = [record.accuracy for record in log.rounds]
+    accuracies = [record.score for record in log.rounds]
     assert np.isfinite(accuracies).all()
 
 

@@ -17,10 +17,12 @@ from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategy import ServerState, make_plan
 from devices.architectures import model_spec
 from devices.cost.closed_form import ClosedFormCost
-from devices.datasets.dataset import TextDataset, load_dataset
+from devices.datasets.dataset import load_dataset
 from devices.fleet.fleet import Device, Fleet
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
+from devices.tasks.classification import LOSS, Classification
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
 from devices.training.model import ADAPTER
@@ -66,9 +68,9 @@ WHOLE = ("fedlora", "ffa-lora", "head-alone")
 class CheckedTrainer(TorchTrainer):
     """Trains, and checks what each device starts from."""
 
-    def __init__(self, config: TrainingConfig, dataset: TextDataset) -> None:
+    def __init__(self, config: TrainingConfig, dataset: Classification) -> None:
         source = resolve(config.model)
-        spec = model_spec(source, config.targets, num_classes=dataset.num_classes)
+        spec = model_spec(source, config.targets, head=text_head(dataset.num_classes))
         super().__init__(config, dataset, source=source, spec=spec)
         self.arrivals = Arrivals(self.spec)  # of one run
 
@@ -110,8 +112,8 @@ def downloaded_bytes(plan: TrainingPlan) -> int:
 @cache
 def trainer() -> CheckedTrainer:
     """Tested on what it trains on: what is learned is what federated training minimizes."""
-    data = load_dataset("wordnet-16").subset(num_train=4 * EXAMPLES, num_test=1)
-    data = replace(data, test_texts=data.train_texts, test_labels=data.train_labels)
+    data = Classification.of(load_dataset("wordnet-16")).subset(num_train=4 * EXAMPLES, num_test=1)
+    data = Classification.of(replace(data.data, test=data.data.train))
     config = TrainingConfig(
         "tiny", ("query", "value"), 2e-2, max_length=8, dtype="fp32", eval_examples=4 * EXAMPLES
     )
@@ -166,7 +168,7 @@ def learned(kind: str, seed: int) -> float:
     )
     simulate(federation, log)
     assert not log.named("oom")
-    return log.rounds[0].loss - log.rounds[-1].loss
+    return log.rounds[0].metrics[LOSS] - log.rounds[-1].metrics[LOSS]
 
 
 def share(kind: str) -> float:

@@ -70,7 +70,7 @@ def test_one_run_a_strategy_and_an_override_reaches_each(tmp_path: Path) -> None
             {"kind": "best"},
             "selection.kind must be one of uniform, oort, power_of_choice, fair, fedcs, got 'best'",
         ),
-        ({"kind": "oort", "clip": 2}, "selection: clip must be in (0, 1], got 2"),
+        ({"kind": "oort", "clip": 2}, "selection.clip must be in (0, 1], got 2"),
         ({"kind": "power_of_choice", "d": 9}, "selection.d is no key; selection has kind, factor"),
     ],
 )
@@ -95,10 +95,10 @@ def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
     text = "\n".join(found)
     assert "nmae is no key; a config has name" in text
     assert "did you mean name?" in text
-    assert "seed must be greater than or equal to 0, got -1" in text
-    assert "strategy: rank must be at least 1, got 0" in text
+    assert "seed must be in [0, 9223372036854775808), got -1" in text
+    assert "strategy.rank must be at least 1, got 0" in text
     assert "pacing.dedline_s is no key; pacing has kind, cohort, deadline_s" in text
-    assert "fleet.memory_share.0 must be less than or equal to 1, got 2.0" in text
+    assert "fleet.memory_share.0 must be in (0, 1], got 2.0" in text
     assert "fleet.devices must have at least 1 entry, got []" in text
 
 
@@ -114,7 +114,7 @@ def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
         ({"local": {"steps": 4, "epochs": 1}}, "local: give steps or epochs"),
         ({"training": {"dtype": "fp8"}}, "training.dtype must be 'auto', 'bf16' or 'fp32'"),
         ({"training": {"lr": 1}}, "training.lr is no key; training has learning_rate"),
-        ({"name": "../up"}, "name must match pattern"),
+        ({"name": "../up"}, "name must be 1 to 64 letters, digits"),
         (
             {"strategy": {"kind": "fedlora", "rnak": 4}},
             "strategy.rnak is no key; strategy has kind",
@@ -131,8 +131,7 @@ def test_each_mistake_says_what_must_hold(
 
 def test_a_key_of_several_types_is_named_as_it_stands_in_the_file(tmp_path: Path) -> None:
     found = problems(tmp_path, {**VALID, "strategy": {"kind": "fedlora", "depth": "deep"}})
-    assert [line.partition(" must")[0] for line in found] == ["strategy.depth", "strategy.depth"]
-    assert "'all' or 'common'" in found[0]
+    assert found == ["strategy.depth must be all, common or at least 1, got 'deep'"]
 
 
 def test_a_falling_range_is_refused(tmp_path: Path) -> None:
@@ -145,7 +144,7 @@ def test_a_strategy_of_several_is_named_by_its_label(tmp_path: Path) -> None:
     config = {k: v for k, v in VALID.items() if k != "strategy"}
     config["strategies"] = {"a": {"kind": "fedlora"}, "b": {"kind": "fedquad", "rank": 0}}
     (found,) = problems(tmp_path, config)
-    assert found == "strategies.b: rank must be at least 1, got 0"
+    assert found == "strategies.b.rank must be at least 1, got 0"
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ def run(fleet: list[Device], given: dict[str, Any]) -> tuple[Memory, str]:
     return log, ""
 
 
+@pytest.mark.torture
 @settings(
     max_examples=scaled(60, 1000),
     phases=(Phase.explicit, Phase.generate),
@@ -191,6 +192,7 @@ def test_no_schedule_of_faults_hangs_a_run_or_loses_or_doubles_an_update(
     assert sum(record.num_planned for record in log.rounds) == len(log.clients)
 
 
+@pytest.mark.torture
 @settings(
     max_examples=scaled(10, 100),
     phases=(Phase.explicit, Phase.generate),

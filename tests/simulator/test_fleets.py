@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from algorithms.registry import STRATEGIES
 from analysis.calibration.calibrate import save
 from devices.cost.measured import MeasuredCost
+from devices.fleet.fleet import Fleet
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.world.build import World, build_world
 from tests.devices.cost.test_measured import PROFILE, table
@@ -29,25 +31,25 @@ BASE = {
 PI = {"profile": "raspberry-pi-4-2gb", "link": "wifi"}
 
 
-def world(tmp_path: Path, fleet: dict, **changed) -> World:
+def world(tmp_path: Path, fleet: dict, **changed: Any) -> World:
     file = tmp_path / "x.yaml"
     file.write_text(yaml.safe_dump({**BASE, "fleet": fleet, **changed}), "utf-8")
     (config,) = load_experiment(file)
     return build_world(config, "x.yaml")
 
 
-def refused(tmp_path: Path, fleet: dict, **changed) -> str:
+def refused(tmp_path: Path, fleet: dict, **changed: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         world(tmp_path, fleet, **changed)
     return str(caught.value)
 
 
-def profiles(fleet) -> dict[str, int]:
+def profiles(fleet: Fleet) -> dict[str, int]:
     names = [device.profile.name for device in fleet]
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
-def test_shares_become_counts_by_the_largest_remainder(tmp_path):
+def test_shares_become_counts_by_the_largest_remainder(tmp_path: Path) -> None:
     fleet = {
         "size": 11,
         "devices": [
@@ -71,7 +73,7 @@ def test_shares_become_counts_by_the_largest_remainder(tmp_path):
         ({"devices": [{**PI, "link": {"start": "random"}}]}, "one of source, generator, mbps"),
         ({"memory_share": 0.5}, "give devices or recorded, exactly one of the two"),
         ({"devices": [{"mix": "mine", "link": "wifi"}]}, "a mix must be one of jetson-testbed"),
-        ({"devices": [{**PI, "latency": -1}]}, "greater than or equal to 0"),
+        ({"devices": [{**PI, "latency": -1}]}, "must be a text or at least 0 and finite, got -1"),
         ({"devices": [{**PI, "speed": "x.csv"}]}, "with the columns speed_share, or a folder"),
         (
             {"devices": [{**PI, "availability": "nowhere.csv"}]},
@@ -85,7 +87,7 @@ def test_shares_become_counts_by_the_largest_remainder(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_impossible_fleet_is_refused(tmp_path, fleet, message):
+def test_impossible_fleet_is_refused(tmp_path: Path, fleet: dict[str, Any], message: str) -> None:
     import re
 
     found = refused(tmp_path, fleet)
@@ -98,22 +100,28 @@ def test_impossible_fleet_is_refused(tmp_path, fleet, message):
         ("home", {}, r"fleet.devices.0.cell must be one of those in network.cells \(none is"),
         ("home", {"cells": {"street": {"mbps": [9, 9]}}}, r"\(street\), got home"),
         ("a", {"cells": {"a": {"mbps": [9, 9], "source": "lte"}}}, "give exactly one of mbps, s"),
-        ("a", {"cells": {"a": {"mbps": [9, 0]}}}, "cells.a.mbps.1 must be greater than 0, got 0"),
+        (
+            "a",
+            {"cells": {"a": {"mbps": [9, 0]}}},
+            "mbps.1 must be above 0 and finite, got 0",
+        ),
         ("a", {"cells": {"a": {"source": "wifi"}}}, "network.cells.a: source must be one trace"),
         (None, {"server": {"source": "no-such"}}, "network.server: .*no-such"),
     ],
 )
-def test_impossible_network_is_refused(tmp_path, cell, network, message):
+def test_impossible_network_is_refused(
+    tmp_path: Path, cell: str | None, network: dict[str, Any], message: str
+) -> None:
     said = refused(tmp_path, {"devices": [{**PI, "cell": cell}]}, network=network)
     assert re.search(message, said), said
 
 
-def test_a_list_of_wrong_groups_alone_is_not_called_empty(tmp_path):
+def test_a_list_of_wrong_groups_alone_is_not_called_empty(tmp_path: Path) -> None:
     said = refused(tmp_path, {"devices": [{"profile": "raspberry-pi-4-2gb"}]})
     assert "at least" not in said
 
 
-def test_groups_share_the_cells_that_they_name(tmp_path):
+def test_groups_share_the_cells_that_they_name(tmp_path: Path) -> None:
     fleet = {"devices": [{**PI, "count": 2, "cell": "b"}, PI, {**PI, "cell": "a"}]}
     network = {
         "server": {"mbps": [80, 40]},
@@ -125,7 +133,7 @@ def test_groups_share_the_cells_that_they_name(tmp_path):
     assert shared.server.uplink.rate_at(0) == 40e6 / 8
 
 
-def test_a_shared_network_is_a_condition_of_the_run(tmp_path):
+def test_a_shared_network_is_a_condition_of_the_run(tmp_path: Path) -> None:
     fleet = {"devices": [PI]}
     free = world(tmp_path, fleet).conditions_hash
     narrow = world(tmp_path, fleet, network={"server": {"mbps": [1, 1]}}).conditions_hash
@@ -140,12 +148,14 @@ def calibrated(tmp_path: Path) -> Path:
     return file
 
 
-def test_calibrated_profile_is_named_by_its_file(tmp_path, calibrated):
+def test_calibrated_profile_is_named_by_its_file(tmp_path: Path, calibrated: Path) -> None:
     own = world(tmp_path, {"devices": [{**PI, "profile": str(calibrated)}]})
     assert own.fleet[0].profile.measured is not None
 
 
-def test_measured_steps_are_the_cost_of_devices_that_they_were_measured_on(tmp_path, calibrated):
+def test_measured_steps_are_the_cost_of_devices_that_they_were_measured_on(
+    tmp_path: Path, calibrated: Path
+) -> None:
     cost = {"kind": "measured", "table": str(calibrated.with_suffix(".csv"))}
     fleet = {"devices": [{**PI, "profile": str(calibrated)}]}
     own = world(tmp_path, fleet, cost=cost)
@@ -161,20 +171,22 @@ def test_measured_steps_are_the_cost_of_devices_that_they_were_measured_on(tmp_p
         ({"compute_bits": 16}, r"cost.compute_bits must be one of 32 for test-1e\+09, got 16"),
     ],
 )
-def test_impossible_cost_is_refused(tmp_path, calibrated, cost, message):
+def test_impossible_cost_is_refused(
+    tmp_path: Path, calibrated: Path, cost: dict[str, Any], message: str
+) -> None:
     devices = [{**PI, "profile": str(calibrated)}]
     said = refused(tmp_path, {"devices": devices}, cost=cost)
     assert re.search(message, said), said
 
 
-def test_two_profiles_of_one_name_are_refused(tmp_path, calibrated):
+def test_two_profiles_of_one_name_are_refused(tmp_path: Path, calibrated: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text(calibrated.read_text("utf-8").replace("overhead_s = 0", "overhead_s = 1"))
     devices = [{**PI, "profile": str(file)} for file in (calibrated, other)]
     assert "must not have one name, test-1e+09" in refused(tmp_path, {"devices": devices})
 
 
-def test_without_replacement_every_device_has_a_trace_of_its_own(tmp_path):
+def test_without_replacement_every_device_has_a_trace_of_its_own(tmp_path: Path) -> None:
     link = {"source": "wifi", "sample": "without_replacement"}
     size = len(set(world(tmp_path, {"devices": [{**PI, "count": 50}]}).fleet.link.index.tolist()))
     fleet = world(tmp_path, {"devices": [{**PI, "count": size - 1, "link": link}, {**PI,
@@ -182,7 +194,7 @@ def test_without_replacement_every_device_has_a_trace_of_its_own(tmp_path):
     assert sorted(fleet.link.index.tolist()) == list(range(size))
 
 
-def test_mix_draws_profiles_by_their_shares(tmp_path):
+def test_mix_draws_profiles_by_their_shares(tmp_path: Path) -> None:
     fleet = {"devices": [{"mix": "jetson-testbed", "link": "wifi", "count": 400}]}
     found = profiles(world(tmp_path, fleet, shards={"min_examples": 1}).fleet)
     for profile, share in [("jetson-tx2-maxn", 3 / 8), ("jetson-agx-xavier-maxn", 1 / 8)]:
@@ -192,7 +204,7 @@ def test_mix_draws_profiles_by_their_shares(tmp_path):
         )
 
 
-def test_spread_of_speeds_is_drawn_by_its_law(tmp_path):
+def test_spread_of_speeds_is_drawn_by_its_law(tmp_path: Path) -> None:
     spread = {"kind": "lognormal", "sigma": 0.5}
     fleet = {"devices": [{**PI, "count": 400, "speed_spread": spread}]}
     found = world(tmp_path, fleet, shards={"min_examples": 1}).fleet
@@ -202,7 +214,7 @@ def test_spread_of_speeds_is_drawn_by_its_law(tmp_path):
     assert found[7].speed.at(0.0) == found.speed_factor[7]
 
 
-def test_generated_links_and_availability_are_pools_of_the_seed(tmp_path):
+def test_generated_links_and_availability_are_pools_of_the_seed(tmp_path: Path) -> None:
     group = {
         **PI,
         "count": 6,
@@ -224,7 +236,7 @@ c,jetson-nano-maxn,,,,20,8
 """
 
 
-def test_table_makes_a_device_of_each_row_and_the_group_says_the_rest(tmp_path):
+def test_table_makes_a_device_of_each_row_and_the_group_says_the_rest(tmp_path: Path) -> None:
     (tmp_path / "devices.csv").write_text(TABLE, "utf-8")
     group = {"table": str(tmp_path / "devices.csv"), "profile": "raspberry-pi-5-8gb"}
     fleet = world(tmp_path, {"memory_share": 0.5, "devices": [group]}).fleet
@@ -235,7 +247,7 @@ def test_table_makes_a_device_of_each_row_and_the_group_says_the_rest(tmp_path):
     assert fleet[2].link.uplink.rate_at(0.0) == 1e6
 
 
-def test_rows_of_a_large_table_are_drawn_by_seed(tmp_path):
+def test_rows_of_a_large_table_are_drawn_by_seed(tmp_path: Path) -> None:
     (tmp_path / "devices.csv").write_text(TABLE, "utf-8")
     group = {"table": str(tmp_path / "devices.csv"), "profile": "raspberry-pi-5-8gb", "count": 2}
     found = {
@@ -247,13 +259,13 @@ def test_rows_of_a_large_table_are_drawn_by_seed(tmp_path):
     assert "a table must hold a row for each of the 4 devices, got 3 rows" in message
 
 
-def test_row_without_a_profile_or_link_is_named(tmp_path):
+def test_row_without_a_profile_or_link_is_named(tmp_path: Path) -> None:
     (tmp_path / "devices.csv").write_text(TABLE, "utf-8")
     message = refused(tmp_path, {"devices": [{"table": str(tmp_path / "devices.csv")}]})
     assert "the row of device b must name a profile, or the group must, got neither" in message
 
 
-def test_traces_of_files_reach_the_devices(tmp_path):
+def test_traces_of_files_reach_the_devices(tmp_path: Path) -> None:
     (tmp_path / "speed.csv").write_text("time_s,speed_share\n0,1\n10,0.25\n", "utf-8")
     (tmp_path / "latency.csv").write_text("time_s,latency_s\n0,0.05\n", "utf-8")
     (tmp_path / "memory.csv").write_text("time_s,free_memory_share\n0,1\n5,0.5\n", "utf-8")
@@ -280,7 +292,7 @@ def test_traces_of_files_reach_the_devices(tmp_path):
     assert 0.5 <= device.battery.initial_share <= 1.0
 
 
-def test_one_more_group_moves_no_other_device(tmp_path):
+def test_one_more_group_moves_no_other_device(tmp_path: Path) -> None:
     few = world(tmp_path, {"memory_share": [0.1, 0.5], "devices": [{**PI, "count": 4}]}).fleet
     more = world(tmp_path, {"memory_share": [0.1, 0.5], "devices": [{**PI, "count": 4}, PI]}).fleet
     assert more.memory_budget_bytes[:4].tolist() == few.memory_budget_bytes.tolist()
@@ -288,7 +300,7 @@ def test_one_more_group_moves_no_other_device(tmp_path):
     assert more.link.offset_s[:4].tolist() == few.link.offset_s.tolist()
 
 
-def test_a_million_devices_are_arrays_until_one_is_asked_for(tmp_path):
+def test_a_million_devices_are_arrays_until_one_is_asked_for(tmp_path: Path) -> None:
     fleet = {"memory_share": [0.1, 0.5], "devices": [{**PI, "count": 1_000_000}]}
     found = world(tmp_path, fleet, shards={"kind": "drawn", "examples": 20}).fleet
     assert len(found) == 1_000_000
@@ -298,7 +310,7 @@ def test_a_million_devices_are_arrays_until_one_is_asked_for(tmp_path):
     assert device.memory_budget_bytes == found.memory_budget_bytes[987_654]
 
 
-def test_rows_of_a_table_scatter_each_by_its_own(tmp_path):
+def test_rows_of_a_table_scatter_each_by_its_own(tmp_path: Path) -> None:
     rows = "".join(f"d{k},raspberry-pi-4-2gb\n" for k in range(5))
     (tmp_path / "devices.csv").write_text(f"device_id,profile\n{rows}", "utf-8")
     group = {"table": str(tmp_path / "devices.csv"), "link": "wifi"}
@@ -306,7 +318,9 @@ def test_rows_of_a_table_scatter_each_by_its_own(tmp_path):
     assert len(set(fleet.speed_factor.tolist())) == 5
 
 
-def test_conditions_are_the_same_for_every_strategy_and_others_for_another_seed(tmp_path):
+def test_conditions_are_the_same_for_every_strategy_and_others_for_another_seed(
+    tmp_path: Path,
+) -> None:
     group = {**PI, "count": 4, "availability": {"generator": {"kind": "diurnal"}, "variants": 2}}
     given = {"faults": {"crash": {"per_hour": 2}, "leave": {"per_hour": 1}}}
     hashes = {
@@ -318,7 +332,7 @@ def test_conditions_are_the_same_for_every_strategy_and_others_for_another_seed(
     assert other not in hashes
 
 
-def test_folder_of_an_import_and_a_fitted_generator_serve_as_availability(tmp_path):
+def test_folder_of_an_import_and_a_fitted_generator_serve_as_availability(tmp_path: Path) -> None:
     trace = AvailabilityTrace.of([(0.0, 30.0)], 86400.0)
     folder = tmp_path / "imported"
     folder.mkdir()

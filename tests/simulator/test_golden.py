@@ -17,7 +17,7 @@ from algorithms.registry import STRATEGIES
 from simulator.config.experiment import load_experiment
 from simulator.log.progress import PlainReporter
 from simulator.runs.run import prepare, run
-from simulator.workers.executor import available_cores
+from simulator.workers.pool import available_cores
 from simulator.workers.trainers import Trainers
 
 GOLDEN = Path(__file__).parent / "golden"

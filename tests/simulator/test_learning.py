@@ -182,7 +182,7 @@ class ProductTrainer:
         )
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        return Evaluation(0.0, self.distance(adapter))
+        return Evaluation({"accuracy": 0.0, "loss": self.distance(adapter)})
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.ones(self.model.num_blocks)

@@ -1,6 +1,8 @@
 """Flows that share a capacity take as long as closed forms say."""
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devices.fleet.fleet import Device
 from simulator.engine.network import Flow, Network, SharedLinks, fair_rates
 from simulator.engine.server import simulate
 from tests.simulator.small import Memory, make_device, make_federation
@@ -18,18 +21,25 @@ from traces.steps import StepTrace
 FAST = StepTrace.constant(1e9)
 
 
-def steps(*pairs):
+def steps(*pairs: tuple[float, float]) -> StepTrace:
     """A step trace of (length_s, value) that holds its last value."""
     edges_s = np.concatenate([[0.0], np.cumsum([float(length) for length, _ in pairs])])
     return StepTrace(edges_s[:-1], np.array([float(v) for _, v in pairs]), math.inf)
 
 
-def play(flows):
+def play(flows: list[tuple[Any, ...]]) -> list[tuple[float, float]]:
     """(start_s, bytes, own, shared[, cut_s]) -> for each its end and the bytes that it carried."""
     env = simpy.Environment()
     network, ended = Network(env), {}
 
-    def one(number, start_s, size, own, shared, cut_s=math.inf):
+    def one(
+        number: int,
+        start_s: float,
+        size: float,
+        own: StepTrace,
+        shared: Sequence[StepTrace],
+        cut_s: float = math.inf,
+    ) -> Iterator[Any]:
         yield env.timeout(start_s)
         flow = Flow(network, own, shared, size)
         is_whole = yield from flow.until(cut_s)
@@ -42,19 +52,19 @@ def play(flows):
     return [ended[number] for number in range(len(flows))]
 
 
-def ends_s(flows):
+def ends_s(flows: list[tuple[Any, ...]]) -> list[float]:
     return [end_s for end_s, _ in play(flows)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 30])
-def test_n_equal_flows_on_one_capacity_end_together_after_n_times_one(count):
+def test_n_equal_flows_on_one_capacity_end_together_after_n_times_one(count: int) -> None:
     capacity = StepTrace.constant(100.0)
     assert ends_s([(0, 50.0, FAST, [capacity])] * count) == pytest.approx(
         [count * 50 / 100] * count
     )
 
 
-def test_a_flow_that_arrives_later_halves_the_rate_from_then_on():
+def test_a_flow_that_arrives_later_halves_the_rate_from_then_on() -> None:
     # 100 B/s. A, 300 B from 0: alone for 1 s (100), then 50 B/s. B, 100 B from 1: 50 B/s, ends at
     # 3 s. A has 100 left, alone again: 4 s.
     capacity = StepTrace.constant(100.0)
@@ -62,7 +72,7 @@ def test_a_flow_that_arrives_later_halves_the_rate_from_then_on():
     assert ends_s(flows) == pytest.approx([4.0, 3.0])
 
 
-def test_what_a_slow_link_leaves_is_the_others():
+def test_what_a_slow_link_leaves_is_the_others() -> None:
     # A takes 10 of 100 B/s, B and C share 90: 45 each, 90 B in 2 s. D then has ... nothing to do
     # with them: it shares nothing.
     capacity = StepTrace.constant(100.0)
@@ -76,7 +86,7 @@ def test_what_a_slow_link_leaves_is_the_others():
     assert ends_s(flows) == pytest.approx([10.0, 2.0, 2.0, 9.0])
 
 
-def test_a_full_cell_leaves_its_share_of_the_server_to_others():
+def test_a_full_cell_leaves_its_share_of_the_server_to_others() -> None:
     # Server 100 B/s; two flows in a cell of 20 get 10 each, the third gets 80 (max-min).
     server, cell = StepTrace.constant(100.0), StepTrace.constant(20.0)
     flows = [
@@ -87,14 +97,14 @@ def test_a_full_cell_leaves_its_share_of_the_server_to_others():
     assert ends_s(flows) == pytest.approx([10.0, 10.0, 2.0])
 
 
-def test_capacity_that_changes_is_shared_as_it_is_at_each_instant():
+def test_capacity_that_changes_is_shared_as_it_is_at_each_instant() -> None:
     # 100 B/s for 1 s, none for 2 s, then 50: two flows of 100 B have 50 each at 1 s, and need
     # 50 B at 25 B/s: 2 s after 3.
     capacity = steps((1, 100.0), (2, 0.0), (1, 50.0))
     assert ends_s([(0, 100.0, FAST, [capacity])] * 2) == pytest.approx([5.0, 5.0])
 
 
-def test_own_links_that_change_hand_their_part_on_and_back():
+def test_own_links_that_change_hand_their_part_on_and_back() -> None:
     # 100 B/s. A's own link is down from 1 to 2 s. B: 50 B in the 1st second, 100 in the 2nd; ends
     # its 150 B at 2 s. A: 50 B, nothing, then 100 B/s for its other 50.
     capacity = StepTrace.constant(100.0)
@@ -103,7 +113,7 @@ def test_own_links_that_change_hand_their_part_on_and_back():
     assert ends_s(flows) == pytest.approx([2.5, 2.0])
 
 
-def test_a_flow_that_is_cut_frees_its_share():
+def test_a_flow_that_is_cut_frees_its_share() -> None:
     # Both have 50 B/s until A is cut at 1 s with 50 B; B has 50 of 150 then, and 100 B/s.
     capacity = StepTrace.constant(100.0)
     flows = [(0, 500.0, FAST, [capacity], 1.0), (0, 150.0, FAST, [capacity])]
@@ -124,7 +134,9 @@ arrivals = st.lists(
 
 
 @given(arrivals, st.floats(min_value=1, max_value=1e3), st.floats(min_value=1, max_value=1e3))
-def test_no_capacity_carries_more_than_it_could_and_none_rests_while_all_wait(flows, cell, server):
+def test_no_capacity_carries_more_than_it_could_and_none_rests_while_all_wait(
+    flows: list[tuple[float, float, float, bool]], cell: float, server: float
+) -> None:
     cell_trace, server_trace = StepTrace.constant(cell), StepTrace.constant(server)
     own = [StepTrace.constant(rate) for _, _, rate, _ in flows]
     played = play(
@@ -150,7 +162,7 @@ def test_no_capacity_carries_more_than_it_could_and_none_rests_while_all_wait(fl
 
 
 @given(st.lists(st.tuples(rates, st.sets(st.integers(0, 2))), min_size=1, max_size=9))
-def test_rates_are_max_min_fair(flows):
+def test_rates_are_max_min_fair(flows: list[tuple[float, set[int]]]) -> None:
     """Every flow is held by its own link, or by a full capacity on which no other is faster."""
     traces = [StepTrace.constant(1.0) for _ in range(3)]
     capacities = dict(zip(traces, (10.0, 200.0, 3e5), strict=True))
@@ -173,18 +185,18 @@ def test_rates_are_max_min_fair(flows):
         assert rate == cap or is_held
 
 
-def shared(server_rate, **cells):
+def shared(server_rate: float, **cells: Any) -> SharedLinks:
     trace = BandwidthTrace.constant(server_rate)
     return SharedLinks(server=Link("server", trace, trace), **cells)
 
 
-def run(fleet, **given_keys):
+def run(fleet: Sequence[Device], **given_keys: Any) -> Memory:
     log = Memory()
     simulate(make_federation(fleet, **given_keys), log)
     return log
 
 
-def test_equal_devices_behind_one_server_link_each_take_as_long_as_all_together():
+def test_equal_devices_behind_one_server_link_each_take_as_long_as_all_together() -> None:
     alone = run([make_device(0)], rounds=1).clients[0]
     fleet = [make_device(k) for k in range(4)]  # 1e5 B/s each
     for record in run(fleet, rounds=1, shared_links=shared(1e5)).clients:
@@ -193,7 +205,7 @@ def test_equal_devices_behind_one_server_link_each_take_as_long_as_all_together(
         assert record.download_bytes == alone.download_bytes
 
 
-def test_a_shared_link_that_nothing_fills_changes_no_event():
+def test_a_shared_link_that_nothing_fills_changes_no_event() -> None:
     fleet = [make_device(k, rate_bytes_per_s=1e5 * (k + 1)) for k in range(3)]
     free, wide = run(fleet), run(fleet, shared_links=shared(1e12))
     for device_id in range(3):  # events of two devices may change places within a rounding
@@ -204,7 +216,7 @@ def test_a_shared_link_that_nothing_fills_changes_no_event():
         assert [event.at_s for event in beside] == pytest.approx([event.at_s for event in alone])
 
 
-def test_a_device_that_goes_offline_leaves_its_share_to_the_other():
+def test_a_device_that_goes_offline_leaves_its_share_to_the_other() -> None:
     alone = run([make_device(0)], rounds=1).clients[0]
     gone_s = alone.download_s
     leaves = AvailabilityTrace.of([(0.0, gone_s)], math.inf)
@@ -217,7 +229,7 @@ def test_a_device_that_goes_offline_leaves_its_share_to_the_other():
     assert kept.download_s == pytest.approx(1.5 * alone.download_s)
 
 
-def test_a_cell_is_shared_by_its_own_devices_alone():
+def test_a_cell_is_shared_by_its_own_devices_alone() -> None:
     trace = BandwidthTrace.constant(1e5)
     cells = SharedLinks(cells=(Link("home", trace, trace),), cell_index=np.array([0, 0, -1]))
     records = run([make_device(k) for k in range(3)], rounds=1, shared_links=cells).clients
@@ -225,12 +237,12 @@ def test_a_cell_is_shared_by_its_own_devices_alone():
     assert by_device[0] == by_device[1] == pytest.approx(2 * by_device[2])
 
 
-def test_the_same_run_twice_has_the_same_events():
+def test_the_same_run_twice_has_the_same_events() -> None:
     fleet = [make_device(k, rate_bytes_per_s=1e5 * (k + 1)) for k in range(5)]
     first, second = (run(fleet, shared_links=shared(1.5e5)).events for _ in range(2))
     assert repr(first) == repr(second)  # there are NaN in it
 
 
-def test_a_server_link_that_is_down_for_ever_loses_transfers_instead_of_hanging():
+def test_a_server_link_that_is_down_for_ever_loses_transfers_instead_of_hanging() -> None:
     records = run([make_device(0)], rounds=1, shared_links=shared(0.0)).clients
     assert [record.outcome for record in records] == ["lost"]

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from devices.tasks.classification import ACCURACY
+from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
 from simulator.log.progress import BarReporter, PlainReporter, Reporter, reporter
 from simulator.log.progress_state import Tally, duration
@@ -17,7 +19,7 @@ from tests.simulator.small import DriftTrainer, Memory, make_device, make_federa
 LABEL = "a [red]label[/red]"
 
 
-def federation():
+def federation() -> Federation:
     """One fast device, one slow one, and one whose memory holds no plan of FedLoRA's."""
     fleet = [
         make_device(0),
@@ -53,7 +55,7 @@ def test_lines_say_clock_accuracy_straggler_and_losses(log: Memory) -> None:
     for line, record in zip((second, third), log.rounds[1:], strict=True):
         assert line == (
             f"{LABEL}: round {record.round}/2, simulated {duration(record.closed_s)},"
-            f" accuracy {record.accuracy:.1%},"
+            f" accuracy {record.score:.1%},"
             " waited for device 1 (test-1e+07), mostly training, 1 out of memory"
         )
 
@@ -63,7 +65,7 @@ def test_a_terminal_shows_the_same_live_and_sums_up_the_losses(log: Memory) -> N
     text = shown(console, BarReporter(console))
     assert LABEL in text
     assert "2/2 rounds" in text
-    assert f"accuracy {log.rounds[-1].accuracy:.1%}" in text
+    assert f"accuracy {log.rounds[-1].score:.1%}" in text
     assert "device 1 (test-1e+07), mostly training (last round)" in text
     spent_s = [record.finished_s - record.started_s for record in log.clients]
     lost_s = [s for s, r in zip(spent_s, log.clients, strict=True) if r.outcome == "oom"]
@@ -110,17 +112,17 @@ def test_a_device_offline_is_counted_as_such_until_it_is_back_or_lost(log: Memor
 def test_a_round_that_merged_nothing_waited_for_nobody(log: Memory) -> None:
     tally = Tally()
     tally.client(replace(log.clients[0], outcome="oom"))
-    tally.round(replace(log.rounds[1], accuracy=float("nan"), num_late=0))
+    tally.round(replace(log.rounds[1], metrics={ACCURACY: float("nan")}, num_late=0))
     assert tally.straggler == ""
-    assert tally.accuracies == ""
+    assert tally.scores == ""
     assert tally.lost == "1 out of memory: 100% of device time"
 
 
 def test_the_best_accuracy_is_named_where_it_is_not_the_last(log: Memory) -> None:
     tally = Tally()
     for accuracy in (0.2, 0.6, 0.5, float("nan")):
-        tally.round(replace(log.rounds[1], accuracy=accuracy))
-    assert tally.accuracies == "accuracy 50.0% (best 60.0%)"
+        tally.round(replace(log.rounds[1], metrics={ACCURACY: accuracy}))
+    assert tally.scores == "accuracy 50.0% (best 60.0%)"
 
 
 @pytest.mark.parametrize(

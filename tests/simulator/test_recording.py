@@ -1,7 +1,9 @@
 """A run's conditions, written out and replayed, give the same events byte for byte."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -83,12 +85,12 @@ def met(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_replayed_conditions_give_the_same_events_byte_for_byte(met, tmp_path):
+def test_replayed_conditions_give_the_same_events_byte_for_byte(met: Path, tmp_path: Path) -> None:
     file = record(met, tmp_path / "replay")
     assert simulated(file, tmp_path / "again") == (met / "events.jsonl").read_text("utf-8")
 
 
-def test_replay_is_independent_of_the_seed(met, tmp_path):
+def test_replay_is_independent_of_the_seed(met: Path, tmp_path: Path) -> None:
     file = record(met, tmp_path / "replay")
     raw = yaml.safe_load(file.read_text("utf-8"))
     fleet, _ = read_conditions(raw["fleet"]["recorded"])
@@ -97,7 +99,7 @@ def test_replay_is_independent_of_the_seed(met, tmp_path):
     assert world.fleet.conditions_hash() == fleet.conditions_hash()
 
 
-def test_unfinished_run_is_not_recorded(tmp_path):
+def test_unfinished_run_is_not_recorded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a run must be finished to be recorded, got no run in"):
         record(tmp_path, tmp_path / "replay")
 
@@ -116,7 +118,9 @@ def test_unfinished_run_is_not_recorded(tmp_path):
         (lambda d: d["memory_budget_bytes"].__setitem__(0, 0), "must be above 0"),
     ],
 )
-def test_damaged_recording_is_refused_by_name(met, tmp_path, damage, message):
+def test_damaged_recording_is_refused_by_name(
+    met: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], object], message: str
+) -> None:
     file = record(met, tmp_path / "replay")
     place = tmp_path / "replay" / "conditions.json"
     document = json.loads(place.read_text("utf-8"))
@@ -127,7 +131,7 @@ def test_damaged_recording_is_refused_by_name(met, tmp_path, damage, message):
         prepare(config, tmp_path / "again", str(file))
 
 
-def test_every_fault_of_a_run_is_written_down_whether_or_not_it_met_work(met):
+def test_every_fault_of_a_run_is_written_down_whether_or_not_it_met_work(met: Path) -> None:
     faults = json.loads((met / "faults.json").read_text("utf-8"))
     events = [json.loads(line) for line in (met / "events.jsonl").read_text("utf-8").splitlines()]
     crashed = [event for event in events if event["event"] == "crashed"]

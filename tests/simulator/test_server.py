@@ -159,13 +159,13 @@ def test_training_learns_through_the_wire() -> None:
         [make_device(k) for k in range(3)], trainer=DriftTrainer(), rounds=8
     )
     log = run(federation)
-    assert log.rounds[0].accuracy == pytest.approx(0.0)
-    assert log.rounds[-1].accuracy > 0.98
+    assert log.rounds[0].score == pytest.approx(0.0)
+    assert log.rounds[-1].score > 0.98
 
 
 @pytest.mark.parametrize(
     ("stop", "rounds"),
-    [(Stop(5), 5), (Stop(5, simulated_s=1e-9), 1), (Stop(50, accuracy=0.7), 2)],
+    [(Stop(5), 5), (Stop(5, simulated_s=1e-9), 1), (Stop(50, target=0.7), 2)],
 )
 def test_a_run_stops_at_the_first_condition_that_holds(stop: Stop, rounds: int) -> None:
     federation = make_federation([make_device(0)], trainer=DriftTrainer())
@@ -180,13 +180,13 @@ def test_the_model_of_the_last_round_is_evaluated_whatever_ends_the_run() -> Non
         log = Memory()
         federation = make_federation([make_device(0)], trainer=DriftTrainer())
         server = simulate(replace(federation, stop=stop, evaluate_every=7), log)
-        assert [not math.isnan(record.accuracy) for record in log.rounds] == [
+        assert [not math.isnan(record.score) for record in log.rounds] == [
             True,
             False,
             False,
             True,
         ]
-        assert server.evaluations.last.accuracy == log.rounds[-1].accuracy
+        assert server.evaluations.last_score == log.rounds[-1].score
 
 
 @pytest.mark.parametrize("pacing", [FedBuff(3, 2), FedAsync(3), SemiSynchronous(3, 0.05)])

@@ -95,6 +95,7 @@ def unbroken(
     return Unbroken(start, command, files, seconds)
 
 
+@pytest.mark.torture
 def test_a_signal_at_any_instant_leaves_nothing_and_the_next_command_makes_the_same(
     unbroken: Unbroken, tmp_path: Path
 ) -> None:

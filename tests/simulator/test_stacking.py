@@ -24,8 +24,8 @@ from simulator.config.experiment import ConfigError, load_experiment
 from simulator.engine.server import Server, simulate
 from simulator.log.progress import reporter
 from simulator.runs.run import prepare, run
-from simulator.workers.executor import Executor
 from simulator.workers.kept_results import SUFFIX, Checkpoint, CheckpointedTrainer
+from simulator.workers.pool import Pool
 from simulator.workers.processes import LocalProcesses
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.workers.trainers import Trainers
@@ -110,11 +110,15 @@ def test_another_size_of_stacks_finds_nothing(tmp_path: Path) -> None:
     assert [len(one.drift.jobs) for one in (other, alone)] == [15, 15]
 
 
+def no_evaluation(_: object) -> Evaluation:
+    return Evaluation({})
+
+
 def test_workers_share_out_whole_stacks(tmp_path: Path) -> None:
     finish(tmp_path, here := StackedDrift(), stack=3)
     jobs = here.drift.jobs
     assert [len(stack) for stack in stacks_of(jobs)] == [3] * 5
-    shared = SharedTrainer(Executor(LocalProcesses(StackedDrift), 2))
+    shared = SharedTrainer(Pool(LocalProcesses(StackedDrift), 2), no_evaluation)
     try:
         results = shared.train(jobs)
     finally:
@@ -152,7 +156,7 @@ def test_a_run_stacks_what_its_config_says_and_counts_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("stack", "said"), [(0, "greater than or equal to 1, got 0"), (1001, "1000, got 1001")]
+    ("stack", "said"), [(0, r"in \[1, 1000\], got 0"), (1001, r"in \[1, 1000\], got 1001")]
 )
 def test_a_stack_of_no_sense_is_refused(tmp_path: Path, stack: int, said: str) -> None:
     with pytest.raises(ConfigError, match=rf"training\.stack must be .*{said}"):

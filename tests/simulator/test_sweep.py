@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from simulator.config.experiment import ConfigError
-from simulator.runs.sweep import Checked, SweepRun, expand, grid_points, same_conditions
+from simulator.runs.sweep import Checked, SweepRun, expand, grid_points, part_of, same_conditions
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import SMALL, fedclock, logs, write
 from tests.simulator.test_own_strategy import HALF
@@ -258,6 +258,48 @@ def test_a_grid_value_arrives_as_the_config_would_read_it(value: str) -> None:
 def test_a_grid_that_is_none_is_refused(grid: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         grid_points(grid)
+
+
+def test_the_parts_of_a_sweep_are_its_runs_each_once(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, "3", "strategy.rank=1,2")[:7]
+    parts = [part_of(runs, f"{k}/3") for k in (1, 2, 3)]
+    assert sorted(map(len, parts)) == [2, 2, 3]
+    assert {run.folder for part in parts for run in part} == {run.folder for run in runs}
+    assert part_of(runs, "1/1") == runs
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3", "1/8"])
+def test_a_part_that_is_none_is_refused(tmp_path: Path, part: str) -> None:
+    runs = runs_of(tmp_path, "2")
+    assert len(runs) == 6
+    with pytest.raises(ConfigError, match=r"--part"):
+        part_of(runs, part)
+
+
+def test_parts_run_apart_are_one_sweep_for_its_summary(
+    one_by_one: tuple[Path, str], tmp_path: Path
+) -> None:
+    file = write(tmp_path, SMALL)
+    grid = ("--grid", "strategy.rank=2,4", "--seeds", "2", "--jobs", "1")
+    for part in ("2/2", "1/2"):
+        done = fedclock("sweep", file, *grid, "--part", part, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "6 of 6 runs are done" in done.stdout
+    assert logs(tmp_path) == logs(one_by_one[0])
+
+
+def test_a_sweep_in_a_ray_cluster_writes_the_same_and_goes_on(
+    one_by_one: tuple[Path, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra [ray]")
+    file = write(tmp_path, SMALL)
+    sweep = ("sweep", file, "--grid", "strategy.rank=2,4", "--jobs", "2", "--executor", "ray")
+    first = fedclock(*sweep, "--seeds", "0,", "--part", "1/2", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    done = fedclock(*sweep, "--seeds", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 12 runs were finished before, and are kept" in done.stdout
+    assert logs(tmp_path) == logs(one_by_one[0])
 
 
 def test_runs_that_a_grid_value_does_not_reach_are_run_once(tmp_path: Path) -> None:

@@ -45,12 +45,15 @@ def test_whole_numbers_may_be_written_as_fractions_but_not_the_other_way_round()
 def test_writing_does_not_import_pandas() -> None:
     code = """
 import sys, tempfile, pathlib
+from devices.tasks.classification import Classification
 from simulator.log.records import RoundRecord
 from simulator.log.tables import write_columns
 from dataclasses import fields
 columns = {f.name: ["a"] if str(f.type) == "str" else [1] for f in fields(RoundRecord)}
+columns |= {metric.name: [0.5] for metric in Classification.metrics}
 with tempfile.TemporaryDirectory() as folder:
-    write_columns(pathlib.Path(folder) / "rounds.parquet", RoundRecord, columns)
+    write_columns(pathlib.Path(folder) / "rounds.parquet", RoundRecord, columns,
+                  Classification.metrics)
 print("pandas" in sys.modules)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -138,7 +138,7 @@ def test_a_number_that_is_none_is_written_nowhere() -> None:
     first = evaluated_rounds().rounds[0]
     assert math.isnan(first.train_loss)
     assert not [value for value in scalars(first).values() if not math.isfinite(value)]
-    assert scalars(first)["model/accuracy"] == first.accuracy
+    assert scalars(first)["model/accuracy"] == first.score
     assert "cost/round" not in scalars(first)
 
 

@@ -1,6 +1,7 @@
 """Availability: exact on and off, round the loop, and the CSV that holds it."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ HEADER = "device_id,start_s,end_s,state\n"
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def trace(*intervals, period_s=10.0):
+def trace(*intervals: tuple[float, float], period_s: float = 10.0) -> AvailabilityTrace:
     return AvailabilityTrace.of(intervals, period_s)
 
 
 @st.composite
-def traces(draw):
+def traces(draw: st.DrawFn) -> AvailabilityTrace:
     """Edges on eighths of a second, so that sums and shifts are exact in binary."""
     period = draw(st.integers(1, 400))
     edges = sorted(draw(st.sets(st.integers(0, period), max_size=12)))
@@ -30,7 +31,7 @@ def traces(draw):
 eighths = st.integers(0, 10_000).map(lambda n: n / 8)
 
 
-def is_online_by_definition(device, at_s):
+def is_online_by_definition(device: AvailabilityTrace, at_s: float) -> bool:
     within_s = at_s % device.period_s
     pairs = zip(device.start_s, device.end_s, strict=True)
     return any(start_s <= within_s < end_s for start_s, end_s in pairs)
@@ -58,19 +59,21 @@ def test_interval_across_the_end_of_the_loop_is_no_change_there() -> None:
 
 
 @pytest.mark.parametrize(("device", "online"), [(trace(), False), (trace((0, 10)), True)])
-def test_state_that_never_changes_never_does(device, online):
+def test_state_that_never_changes_never_does(device: AvailabilityTrace, online: bool) -> None:
     assert device.is_online(123.4) is online
     assert device.next_change_s(123.4) == math.inf
     assert device.fraction_online == float(online)
 
 
 @given(traces(), eighths)
-def test_state_follows_the_intervals_in_every_loop(device, at_s):
+def test_state_follows_the_intervals_in_every_loop(device: AvailabilityTrace, at_s: float) -> None:
     assert device.is_online(at_s) == is_online_by_definition(device, at_s)
 
 
 @given(traces(), eighths)
-def test_next_change_is_the_first_eighth_at_which_the_state_differs(device, at_s):
+def test_next_change_is_the_first_eighth_at_which_the_state_differs(
+    device: AvailabilityTrace, at_s: float
+) -> None:
     now = device.is_online(at_s)
     later = (at_s + n / 8 for n in range(1, round(device.period_s * 8) + 1))
     expected = next((t for t in later if is_online_by_definition(device, t) != now), math.inf)
@@ -78,7 +81,9 @@ def test_next_change_is_the_first_eighth_at_which_the_state_differs(device, at_s
 
 
 @given(traces(), eighths, eighths)
-def test_shift_is_the_same_loop_begun_later(device, offset_s, at_s):
+def test_shift_is_the_same_loop_begun_later(
+    device: AvailabilityTrace, offset_s: float, at_s: float
+) -> None:
     moved = device.shifted(offset_s)
     assert moved.is_online(at_s) == device.is_online(at_s + offset_s)
     assert moved.fraction_online == device.fraction_online
@@ -86,7 +91,9 @@ def test_shift_is_the_same_loop_begun_later(device, offset_s, at_s):
 
 
 @given(traces(), st.integers(0, 500))
-def test_seconds_online_are_the_sum_of_the_intervals(device, eighth):
+def test_seconds_online_are_the_sum_of_the_intervals(
+    device: AvailabilityTrace, eighth: int
+) -> None:
     expected = sum(is_online_by_definition(device, n / 8) for n in range(eighth)) / 8
     assert device.online_s(eighth / 8) == expected
 
@@ -95,7 +102,9 @@ uneven = st.lists(st.floats(0.001, 1e5), min_size=2, max_size=12)
 
 
 @given(uneven, st.floats(0, 1e9), st.floats(0, 1e6))
-def test_whoever_waits_for_a_change_finds_the_state_changed(lengths_s, at_s, offset_s):
+def test_whoever_waits_for_a_change_finds_the_state_changed(
+    lengths_s: list[float], at_s: float, offset_s: float
+) -> None:
     # Any floats, and a clock of up to 1e9 s: an instant is rounded there, by 1.2e-7 s at most,
     # which is less than the shortest span.
     edges = np.cumsum(lengths_s)
@@ -121,7 +130,9 @@ def test_whoever_waits_for_a_change_finds_the_state_changed(lengths_s, at_s, off
         ([], 0, "the period must be a number above 0, got 0"),
     ],
 )
-def test_impossible_availability_is_refused(intervals, period_s, message):
+def test_impossible_availability_is_refused(
+    intervals: list[tuple[float, float]], period_s: float, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         AvailabilityTrace.of(intervals, period_s)
 
@@ -143,7 +154,9 @@ def test_file_holds_online_rows_and_the_end_of_a_period_that_ends_offline() -> N
     devices=st.dictionaries(st.sampled_from(["1", "b c", 'x,"y']), traces(), min_size=1),
     offset_s=st.floats(0, 99),
 )
-def test_written_file_reads_back_without_loss(tmp_path, devices, offset_s):
+def test_written_file_reads_back_without_loss(
+    tmp_path: Path, devices: dict[str, AvailabilityTrace], offset_s: float
+) -> None:
     devices = {name: device.shifted(offset_s) for name, device in devices.items()}
     path = tmp_path / "there.csv"
     path.write_text(availability_text(devices), "utf-8")
@@ -176,7 +189,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
-def test_broken_file_is_refused_with_its_name_and_line(tmp_path, text, message):
+def test_broken_file_is_refused_with_its_name_and_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(text, "utf-8")
     with pytest.raises(ValueError, match=r"mine\.csv, " + message):
@@ -184,14 +199,16 @@ def test_broken_file_is_refused_with_its_name_and_line(tmp_path, text, message):
 
 
 @given(traces(), eighths, eighths)
-def test_trace_begun_later_is_seen_by_a_clock_that_starts_there(device, offset_s, at_s):
+def test_trace_begun_later_is_seen_by_a_clock_that_starts_there(
+    device: AvailabilityTrace, offset_s: float, at_s: float
+) -> None:
     begun = device.begun_at(offset_s)
     assert begun.is_online(at_s) == device.is_online(offset_s + at_s)
     assert begun.next_change_s(at_s) == device.next_change_s(offset_s + at_s) - offset_s
 
 
 @given(traces(), eighths)
-def test_trace_that_ended_is_offline_ever_after(device, at_s):
+def test_trace_that_ended_is_offline_ever_after(device: AvailabilityTrace, at_s: float) -> None:
     ended = device.ended()
     assert ended.is_online(at_s) == (at_s < device.period_s and device.is_online(at_s))
     if at_s >= device.period_s:
@@ -202,7 +219,9 @@ odd = st.floats(0, 1e7)
 
 
 @given(traces(), odd, odd)
-def test_who_waits_for_a_change_finds_it_at_any_offset(device, offset_s, at_s):
+def test_who_waits_for_a_change_finds_it_at_any_offset(
+    device: AvailabilityTrace, offset_s: float, at_s: float
+) -> None:
     begun = device.begun_at(offset_s)
     change_s = begun.next_change_s(at_s)
     if change_s < math.inf:

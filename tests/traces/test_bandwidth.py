@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from traces.bandwidth import BandwidthTrace
 
 
-def trace(steps):
+def trace(steps: list[tuple[float, float]]) -> BandwidthTrace:
     """A trace of (duration_s, rate_bytes_per_s) steps."""
     edges_s = np.concatenate([[0.0], np.cumsum([float(duration) for duration, _ in steps])])
     return BandwidthTrace(edges_s[:-1], np.array([float(r) for _, r in steps]), float(edges_s[-1]))
 
 
-def walked_s(steps, size_bytes, start_s):
+def walked_s(steps: list[tuple[float, float]], size_bytes: float, start_s: float) -> Fraction:
     """Transfer time in exact arithmetic, one step of the trace after the other."""
     period = sum(Fraction(duration) for duration, _ in steps)
     now = Fraction(start_s) % period
@@ -46,13 +46,17 @@ float_steps = st.lists(
 
 
 @given(exact_steps, st.integers(1, 3000), starts_s)
-def test_transfer_time_equals_exact_integration(steps, size_bytes, start_s):
+def test_transfer_time_equals_exact_integration(
+    steps: list[tuple[float, float]], size_bytes: int, start_s: float
+) -> None:
     expected = walked_s(steps, size_bytes, start_s)
     assert trace(steps).transfer_s(size_bytes, start_s) == pytest.approx(float(expected), rel=1e-12)
 
 
 @given(float_steps, st.floats(1, 1e12), st.floats(0, 1e5))
-def test_link_carries_the_size_in_the_time_of_its_transfer(steps, size_bytes, start_s):
+def test_link_carries_the_size_in_the_time_of_its_transfer(
+    steps: list[tuple[float, float]], size_bytes: float, start_s: float
+) -> None:
     link = trace(steps)
     end_s = start_s + link.transfer_s(size_bytes, start_s)
     carried = link.carried_bytes(end_s) - link.carried_bytes(start_s)
@@ -64,7 +68,9 @@ def test_link_carries_the_size_in_the_time_of_its_transfer(steps, size_bytes, st
 
 
 @given(exact_steps, st.integers(1, 5000), st.integers(1, 5000), starts_s)
-def test_one_transfer_takes_as_long_as_its_two_parts(steps, first, second, start_s):
+def test_one_transfer_takes_as_long_as_its_two_parts(
+    steps: list[tuple[float, float]], first: int, second: int, start_s: float
+) -> None:
     link = trace(steps)
     first_s = link.transfer_s(first, start_s)
     end_s = start_s + first_s
@@ -77,13 +83,17 @@ def test_one_transfer_takes_as_long_as_its_two_parts(steps, first, second, start
 
 
 @given(float_steps, st.floats(1, 1e9), st.floats(0, 1e9), st.floats(0, 1e4))
-def test_more_bytes_never_take_less_time(steps, size_bytes, more_bytes, start_s):
+def test_more_bytes_never_take_less_time(
+    steps: list[tuple[float, float]], size_bytes: float, more_bytes: float, start_s: float
+) -> None:
     link = trace(steps)
     assert link.transfer_s(size_bytes + more_bytes, start_s) >= link.transfer_s(size_bytes, start_s)
 
 
 @given(exact_steps, eighths, st.integers(1, 5000), st.data())
-def test_outage_delays_transfer_by_its_length(steps, outage_s, size_bytes, data):
+def test_outage_delays_transfer_by_its_length(
+    steps: list[tuple[float, float]], outage_s: float, size_bytes: float, data: st.DataObject
+) -> None:
     at = data.draw(st.integers(0, len(steps)))
     link, cut = trace(steps), trace([*steps[:at], (outage_s, 0), *steps[at:]])
     before_s = float(sum(duration for duration, _ in steps[:at]))
@@ -127,7 +137,9 @@ def test_rounding_leaves_no_more_than_a_loop_to_the_last_one() -> None:
 
 
 @given(exact_steps, st.integers(1, 20_000), starts_s, st.integers(0, 10**9))
-def test_start_far_out_changes_nothing(steps, size_bytes, start_s, loops):
+def test_start_far_out_changes_nothing(
+    steps: list[tuple[float, float]], size_bytes: float, start_s: float, loops: int
+) -> None:
     # 1e9 loops of up to 48 s stay below 2**53 eighths: these instants are exact.
     link = trace(steps)
     far_s = start_s + loops * link.period_s
@@ -160,7 +172,7 @@ def test_link_too_slow_for_a_float_never_ends_a_transfer() -> None:
 
 
 @given(st.floats(1, 1e9), st.floats(1, 1e12), st.floats(0, 1e6))
-def test_constant_link_takes_size_over_rate(rate, size_bytes, start_s):
+def test_constant_link_takes_size_over_rate(rate: float, size_bytes: float, start_s: float) -> None:
     link = BandwidthTrace.constant(rate)
     # Within a loop of 1 s the code works with bytes since its start, known to their own rounding.
     slack_s = 4 * np.spacing(rate + size_bytes) / rate + np.spacing(size_bytes / rate)
@@ -168,7 +180,9 @@ def test_constant_link_takes_size_over_rate(rate, size_bytes, start_s):
 
 
 @given(exact_steps, starts_s)
-def test_rate_at_an_instant_is_that_of_the_step_begun_last(steps, at_s):
+def test_rate_at_an_instant_is_that_of_the_step_begun_last(
+    steps: list[tuple[float, float]], at_s: float
+) -> None:
     period_s = sum(duration for duration, _ in steps)
     edges_s = np.cumsum([duration for duration, _ in steps])
     index = int(np.argmax(edges_s > at_s % period_s))
@@ -176,21 +190,25 @@ def test_rate_at_an_instant_is_that_of_the_step_begun_last(steps, at_s):
 
 
 @given(exact_steps, starts_s)
-def test_carried_bytes_are_the_sum_of_rate_times_time(steps, at_s):
+def test_carried_bytes_are_the_sum_of_rate_times_time(
+    steps: list[tuple[float, float]], at_s: float
+) -> None:
     link = trace(steps)
     instants_s = np.arange(0, at_s, 1 / 8)  # no step changes inside an eighth
     assert link.carried_bytes(at_s) == sum(link.rate_at(t) / 8 for t in instants_s.tolist())
 
 
 @given(exact_steps)
-def test_mean_is_bytes_of_a_loop_over_its_time(steps):
+def test_mean_is_bytes_of_a_loop_over_its_time(steps: list[tuple[float, float]]) -> None:
     carried = sum(duration * rate for duration, rate in steps)
     link = trace(steps)
     assert link.mean_bytes_per_s == carried / link.period_s
 
 
 @given(exact_steps, starts_s, starts_s)
-def test_shifted_trace_is_the_same_loop_begun_later(steps, offset_s, at_s):
+def test_shifted_trace_is_the_same_loop_begun_later(
+    steps: list[tuple[float, float]], offset_s: float, at_s: float
+) -> None:
     link = trace(steps)
     shifted = link.begun_at(offset_s)
     assert shifted.rate_at(at_s) == link.rate_at(at_s + offset_s)
@@ -199,7 +217,9 @@ def test_shifted_trace_is_the_same_loop_begun_later(steps, offset_s, at_s):
 
 @settings(max_examples=300)
 @given(float_steps, st.floats(0, 1e6), st.floats(1, 1e10))
-def test_shifted_trace_is_valid_and_transfers_alike_at_any_offset(steps, offset_s, size_bytes):
+def test_shifted_trace_is_valid_and_transfers_alike_at_any_offset(
+    steps: list[tuple[float, float]], offset_s: float, size_bytes: float
+) -> None:
     link = trace(steps)
     shifted = link.begun_at(offset_s)
     assert shifted.mean_bytes_per_s == pytest.approx(link.mean_bytes_per_s, rel=1e-9)
@@ -212,7 +232,9 @@ def test_shifted_trace_is_valid_and_transfers_alike_at_any_offset(steps, offset_
 
 
 @given(exact_steps, st.sampled_from([0.25, 0.5, 2.0, 8.0]), st.integers(1, 5000), starts_s)
-def test_scaled_trace_carries_scaled_bytes_in_the_same_time(steps, factor, size_bytes, start_s):
+def test_scaled_trace_carries_scaled_bytes_in_the_same_time(
+    steps: list[tuple[float, float]], factor: float, size_bytes: float, start_s: float
+) -> None:
     link = trace(steps)
     scaled = link.scaled(factor)
     assert scaled.rate_at(start_s) == factor * link.rate_at(start_s)
@@ -235,6 +257,8 @@ def test_scaled_trace_carries_scaled_bytes_in_the_same_time(steps, factor, size_
         ([0, 1], [1, -3], 2.0, "values must be >= 0, got -3"),
     ],
 )
-def test_impossible_trace_is_refused(time_s, rate, period_s, message):
+def test_impossible_trace_is_refused(
+    time_s: list[float], rate: list[float], period_s: float, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         BandwidthTrace(np.array(time_s, float), np.array(rate, float), period_s)

@@ -1,17 +1,19 @@
 """Fitted generators: what they draw is like what they were fitted to."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
 from traces.catalog import availability, drawn_devices, drawn_links, load_link, pool
 from traces.formats import read_link
 from traces.generators.diurnal_fit import fit_availability
-from traces.generators.link_model import RateChain, fit_chain, fit_link
+from traces.generators.link_model import LinkModel, RateChain, fit_chain, fit_link
 from traces.generators.model_file import model_text, read_model
 from traces.generators.registry import Diurnal, OnOff
 from traces.generators.synthetic import MarkovLink, synthetic_link
@@ -35,7 +37,7 @@ NUM_LINKS = 40
 HOUR_S, DAY_S = 3600.0, 86400.0
 
 
-def hand_made():
+def hand_made() -> BandwidthTrace:
     """A link that is down 10 s of 100, slow for 30 and fast for 60; one step of a second each."""
     mbit = np.tile(np.repeat([0.0, 2.0, 3.0, 20.0, 24.0], [10, 20, 10, 30, 30]), 20)
     return BandwidthTrace(np.arange(2000.0), mbit * 125_000, 2000.0)
@@ -76,7 +78,7 @@ def test_fitted_link_draws_mean_quantiles_outages_and_autocorrelation_of_its_sou
     source = SOURCES[name]()
     drawn = [link.downlink for link in drawn_links(fit_with_scale(source), NUM_LINKS)]
 
-    def near(statistic, slack):
+    def near(statistic: Callable[[BandwidthTrace], float], slack: float) -> None:
         values = np.array([statistic(trace) for trace in drawn])
         error = values.std(ddof=1) / math.sqrt(NUM_LINKS)
         assert abs(values.mean() - statistic(source)) < 5 * error + slack
@@ -101,7 +103,7 @@ def test_fitted_link_draws_mean_quantiles_outages_and_autocorrelation_of_its_sou
             near(lambda trace, lag=lag: autocorrelation(trace, lag * step_s), 0.12)
 
 
-def fit_with_scale(source):
+def fit_with_scale(source: BandwidthTrace) -> LinkModel:
     return fit_link("mine", [source], [source])
 
 
@@ -127,11 +129,11 @@ def test_link_that_carries_nothing_cannot_be_fitted() -> None:
         fit_link("mine", [], [])
 
 
-def fleet(generator, num_devices, seed=1):
+def fleet(generator: Diurnal | OnOff, num_devices: int, seed: int = 1) -> list[AvailabilityTrace]:
     return [generator.availability(np.random.default_rng([seed, k])) for k in range(num_devices)]
 
 
-def nights():
+def nights() -> list[AvailabilityTrace]:
     """Online from 22 h (or up to 90 minutes later) for 8 hours, on 6 nights of 7."""
     return [
         AvailabilityTrace.of(
@@ -158,7 +160,7 @@ def test_fitted_devices_have_the_share_the_day_and_the_spans_of_their_source(nam
     source = FLEETS[name]()
     drawn = fleet(fit_availability(source), 300, seed=2)
 
-    def by_hour(devices):
+    def by_hour(devices: list[AvailabilityTrace]) -> FloatArray:
         return np.array([online_share_by_hour([device]) for device in devices])
 
     own, new = by_hour(source), by_hour(drawn)
@@ -203,14 +205,14 @@ def test_devices_that_never_change_keep_their_share() -> None:
         fit_availability([never, always])
 
 
-def link_toml(tmp_path, name="mine"):
+def link_toml(tmp_path: Path, name: str = "mine") -> Path:
     source = hand_made()
     path = tmp_path / f"{name}.toml"
     path.write_text(model_text(fit_link(name, [source], [source.scaled(0.25)]), ["here.csv"]))
     return path
 
 
-def devices_toml(tmp_path):
+def devices_toml(tmp_path: Path) -> Path:
     path = tmp_path / "phones.toml"
     path.write_text(model_text(fit_availability(nights()), ["here.csv"]))
     return path
@@ -283,7 +285,9 @@ def test_uplink_that_was_not_measured_needs_a_scale(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_toml_is_refused_with_its_key(tmp_path, old, new, message):
+def test_wrong_toml_is_refused_with_its_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     path = link_toml(tmp_path)
     text = path.read_text()
     assert old in text
@@ -304,7 +308,9 @@ def test_wrong_toml_is_refused_with_its_key(tmp_path, old, new, message):
         ("online_s = [\n", "online_s = 5\nx = [\n", "expected the keys num_days, .* found 'x'"),
     ],
 )
-def test_wrong_toml_of_devices_is_refused_with_its_key(tmp_path, old, new, message):
+def test_wrong_toml_of_devices_is_refused_with_its_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     path = devices_toml(tmp_path)
     text = path.read_text()
     assert old in text

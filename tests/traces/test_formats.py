@@ -1,5 +1,6 @@
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path: Path) -> Callable[..., Link]:
     """Reads a text as a link file."""
 
-    def _read(text, **options):
+    def _read(text: str | bytes, **options: float) -> Link:
         path = tmp_path / "mine.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return read_link(path, **options)
@@ -26,7 +27,9 @@ def read(tmp_path):
     return _read
 
 
-def test_rates_are_decimal_megabits_and_the_last_lasts_as_long_as_the_step_before(read):
+def test_rates_are_decimal_megabits_and_the_last_lasts_as_long_as_the_step_before(
+    read: Callable[..., Link],
+) -> None:
     link = read(HEADER + "0,8,0.8\n2,16,0\n5,0,1.6\n")
     assert link.name == "mine"
     assert link.downlink.rate_bytes_per_s.tolist() == [1e6, 2e6, 0]
@@ -35,29 +38,29 @@ def test_rates_are_decimal_megabits_and_the_last_lasts_as_long_as_the_step_befor
     assert link.downlink.period_s == link.uplink.period_s == 8
 
 
-def test_one_row_is_a_link_that_never_changes(read):
+def test_one_row_is_a_link_that_never_changes(read: Callable[..., Link]) -> None:
     link = read(HEADER + "0,8,4\n")
     assert link.downlink.transfer_s(5e6, 123.4) == pytest.approx(5.0)
     assert link.uplink.transfer_s(5e6, 123.4) == pytest.approx(10.0)
 
 
-def test_windows_line_ends_spaces_and_a_byte_order_mark_are_read(read):
+def test_windows_line_ends_spaces_and_a_byte_order_mark_are_read(read: Callable[..., Link]) -> None:
     text = "\ufefftime_s, downlink_mbps, uplink_mbps\r\n0, 8, 4\r\n1, 16, 8\r\n\r\n"
     assert read(text).downlink.rate_bytes_per_s.tolist() == [1e6, 2e6]
 
 
-def test_missing_uplink_is_the_given_multiple_of_the_downlink(read):
+def test_missing_uplink_is_the_given_multiple_of_the_downlink(read: Callable[..., Link]) -> None:
     link = read(HEADER + "0,8,\n1,16,\n", uplink_scale=0.25)
     assert link.uplink.rate_bytes_per_s.tolist() == [0.25e6, 0.5e6]
 
 
-def test_measured_uplink_is_kept_whatever_the_scale(read):
+def test_measured_uplink_is_kept_whatever_the_scale(read: Callable[..., Link]) -> None:
     link = read(HEADER + "0,8,1\n", uplink_scale=0.25)
     assert link.uplink.rate_bytes_per_s.tolist() == [1e6 / 8]
 
 
 @pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf])
-def test_scale_that_makes_no_link_is_refused(read, scale):
+def test_scale_that_makes_no_link_is_refused(read: Callable[..., Link], scale: float) -> None:
     with pytest.raises(ValueError, match="uplink_scale must be a number above 0, got"):
         read(HEADER + "0,8,\n", uplink_scale=scale)
 
@@ -104,7 +107,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
-def test_broken_file_is_refused_with_its_name_and_line(read, text, message):
+def test_broken_file_is_refused_with_its_name_and_line(
+    read: Callable[..., Link], text: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=r"mine\.csv, " + message):
         read(text)
 
@@ -116,7 +121,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_link(tmp_path)
 
 
-def test_long_line_is_not_repeated_in_full(read):
+def test_long_line_is_not_repeated_in_full(read: Callable[..., Link]) -> None:
     with pytest.raises(ValueError, match="line 1") as error:
         read("x" * 10_000)
     assert len(str(error.value)) < 500
@@ -131,7 +136,7 @@ valid = HEADER + "".join(f"{n},{n % 3},{n % 2}\n" for n in range(6))
 
 
 @st.composite
-def damaged(draw):
+def damaged(draw: st.DrawFn) -> str:
     """A valid file with a few stretches cut out, replaced or repeated."""
     text = valid
     for _ in range(draw(st.integers(1, 3))):
@@ -143,7 +148,9 @@ def damaged(draw):
 
 @settings(one_folder, max_examples=3000)
 @given(text=damaged() | st.lists(pieces, max_size=30).map("".join))
-def test_any_damage_gives_a_link_or_an_error_with_file_and_line(read, text):
+def test_any_damage_gives_a_link_or_an_error_with_file_and_line(
+    read: Callable[..., Link], text: str
+) -> None:
     try:
         link = read(text)
     except ValueError as error:
@@ -156,7 +163,9 @@ def test_any_damage_gives_a_link_or_an_error_with_file_and_line(read, text):
 
 @settings(one_folder, max_examples=500)
 @given(content=st.binary(max_size=200))
-def test_any_bytes_give_a_link_or_an_error_with_file_and_line(read, content):
+def test_any_bytes_give_a_link_or_an_error_with_file_and_line(
+    read: Callable[..., Link], content: bytes
+) -> None:
     with pytest.raises(ValueError, match=r"mine\.csv, lines? \d+"):
         read(content)  # no 200 random bytes hold the header
     with pytest.raises(ValueError, match=r"mine\.csv, lines? \d+"):
@@ -164,7 +173,7 @@ def test_any_bytes_give_a_link_or_an_error_with_file_and_line(read, content):
 
 
 @st.composite
-def traces(draw, period_s):
+def traces(draw: st.DrawFn, period_s: float) -> BandwidthTrace:
     num = draw(st.integers(1, 8))
     edges = draw(st.lists(st.integers(1, 999), min_size=num - 1, max_size=num - 1, unique=True))
     time_s = np.array([0, *sorted(edges)]) * (period_s / 1000)
@@ -174,7 +183,9 @@ def traces(draw, period_s):
 
 @settings(one_folder, max_examples=300)
 @given(data=st.data(), period_s=st.sampled_from([1.0, 60.0, 86400.0]))
-def test_written_link_reads_back_with_the_same_rates_at_the_same_times(tmp_path, data, period_s):
+def test_written_link_reads_back_with_the_same_rates_at_the_same_times(
+    tmp_path: Path, data: st.DataObject, period_s: float
+) -> None:
     link = Link("there", data.draw(traces(period_s)), data.draw(traces(period_s)))
     path = tmp_path / "there.csv"
     write_link(path, link)

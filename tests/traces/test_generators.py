@@ -1,10 +1,13 @@
 """Generators that a config can name: what they draw, from what, and what they refuse."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from traces.availability import AvailabilityTrace
+from traces.bandwidth import BandwidthTrace
 from traces.generators.patterns import PATTERNS
 from traces.generators.radio import PathLossLink, shannon_link
 from traces.generators.registry import AVAILABILITIES, LINKS, Diurnal, OnOff
@@ -15,18 +18,19 @@ from traces.statistics import online_share_by_hour, spans
 LINK_GENERATORS = [*map(MarkovLink, TECHNOLOGIES), PathLossLink(), PathLossLink(fading="none")]
 AVAILABILITY_GENERATORS = [*map(Diurnal, PATTERNS), OnOff(600, 1800)]
 NUM_DEVICES = 300
+Phones = tuple[str, list[AvailabilityTrace]]
 
 
-def of_device(number):
+def of_device(number: int) -> np.random.Generator:
     return np.random.default_rng([5, number])
 
 
-def fleet(generator, num_devices=NUM_DEVICES):
+def fleet(generator: Diurnal | OnOff, num_devices: int = NUM_DEVICES) -> list[AvailabilityTrace]:
     return [generator.availability(of_device(number)) for number in range(num_devices)]
 
 
 @pytest.fixture(scope="module", params=PATTERNS)
-def phones(request):
+def phones(request: pytest.FixtureRequest) -> Phones:
     """(pattern, 1,200 devices with it)."""
     return request.param, fleet(Diurnal(request.param), 1200)
 
@@ -38,7 +42,7 @@ def test_registries_name_each_class_by_its_kind() -> None:
 
 
 @pytest.mark.parametrize("generator", LINK_GENERATORS, ids=repr)
-def test_link_follows_from_its_own_generator_alone(generator):
+def test_link_follows_from_its_own_generator_alone(generator: MarkovLink | PathLossLink) -> None:
     link, again, other = (generator.link(of_device(number)) for number in (3, 3, 4))
     for direction in ("downlink", "uplink"):
         rate = getattr(link, direction).rate_bytes_per_s
@@ -47,7 +51,7 @@ def test_link_follows_from_its_own_generator_alone(generator):
 
 
 @pytest.mark.parametrize("generator", AVAILABILITY_GENERATORS, ids=repr)
-def test_availability_follows_from_its_own_generator_alone(generator):
+def test_availability_follows_from_its_own_generator_alone(generator: Diurnal | OnOff) -> None:
     trace, again, other = (generator.availability(of_device(number)) for number in (3, 3, 4))
     assert trace.start_s.tolist() == again.start_s.tolist()
     assert trace.end_s.tolist() == again.end_s.tolist()
@@ -86,7 +90,7 @@ def test_shadowing_scatters_the_signal_by_8_db_alike_in_both_directions() -> Non
     generator = PathLossLink(nearest_m=1500, farthest_m=1500, fading="none")
     links = [generator.link(of_device(k)) for k in range(2000)]
 
-    def snr_db(trace):  # solved from W log2(1 + snr) with W = 900 kHz
+    def snr_db(trace: BandwidthTrace) -> float:  # solved from W log2(1 + snr) with W = 900 kHz
         return 10 * math.log10(2 ** (trace.rate_at(0.0) * 8 / 900e3) - 1)
 
     up = np.array([snr_db(link.uplink) for link in links])
@@ -119,7 +123,7 @@ PUBLISHED = {
 }
 
 
-def test_daily_profile_of_phones_is_the_published_one(phones):
+def test_daily_profile_of_phones_is_the_published_one(phones: Phones) -> None:
     pattern, devices = phones
     by_hour, overall, _, _ = PUBLISHED[pattern]
     shares = np.array([online_share_by_hour([device]) for device in devices])
@@ -130,7 +134,7 @@ def test_daily_profile_of_phones_is_the_published_one(phones):
     assert abs(shares.mean() - overall) < 4 * shares.mean(axis=1).std() / math.sqrt(len(devices))
 
 
-def test_spans_of_phones_have_the_published_quantiles(phones):
+def test_spans_of_phones_have_the_published_quantiles(phones: Phones) -> None:
     # The pace of the hours bends each length by up to 2.4, and more of one hour than of another:
     # a factor of 1.8 on a distribution whose quartiles differ by 50 and 200.
     pattern, devices = phones
@@ -142,7 +146,7 @@ def test_spans_of_phones_have_the_published_quantiles(phones):
             assert 1 / 1.8 < np.quantile(lengths_s, share) / length_s < 1.8
 
 
-def test_phones_flap_as_often_and_differ_as_much_as_published(phones):
+def test_phones_flap_as_often_and_differ_as_much_as_published(phones: Phones) -> None:
     pattern, devices = phones
     _, _, sessions, quartiles = PUBLISHED[pattern]
     counts = np.array([len(spans(device).online_s) / 7 for device in devices])
@@ -173,6 +177,6 @@ def test_days_of_a_pattern_are_those_asked_for() -> None:
         (lambda: OnOff(5, math.nan), "offline_s must be a number of at least 1, got nan"),
     ],
 )
-def test_what_a_generator_cannot_be_is_refused(make, message):
+def test_what_a_generator_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

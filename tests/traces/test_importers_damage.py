@@ -1,9 +1,5 @@
-"""Thousands of broken files for each importer: a result, or an error that says what and where.
+"""Thousands of broken files for each importer: a result, or an error that says what and where."""
 
-``FEDCLOCK_FUZZ=50`` tries fifty times as many, of other seeds.
-"""
-
-import os
 import pickle
 import re
 from functools import partial
@@ -15,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devices.fleet.table import read_device_columns
+from tests.torture import SEED, scaled
 from tests.traces.trace_files import FILES, NAMES
 from traces.availability import availability_text, read_availability
 from traces.formats import read_link
@@ -23,7 +20,6 @@ from traces.generators.link_model import LinkModel
 from traces.generators.model_file import read_model
 from traces.importers import FORMATS, Availability, Recording, import_files
 
-TIMES = int(os.environ.get("FEDCLOCK_FUZZ", "1"))
 # Where in the file; a value that is broken as a whole has no line.
 PLACE = re.compile(r", (lines? \d|device |client |byte \d|row \d|\d+ rows)|: expected ")
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -39,7 +35,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-def damaged(rng, content):
+def damaged(rng: np.random.Generator, content: bytes) -> bytes:
     """A file with a few stretches cut out, replaced, repeated or moved."""
     for _ in range(rng.integers(1, 5)):
         start = int(rng.integers(0, len(content) + 1))
@@ -50,7 +46,7 @@ def damaged(rng, content):
     return content[: rng.integers(0, len(content) + 1)] if rng.random() < 0.3 else content
 
 
-def overwrite(path, content):
+def overwrite(path: Path, content: bytes) -> Path:
     """Write a file without emptying it first, which would cost a flush to the disk each time."""
     with path.open("r+b" if path.exists() else "wb") as file:
         file.write(content)
@@ -58,7 +54,7 @@ def overwrite(path, content):
     return path
 
 
-def check(folder, name, content):
+def check(folder: Path, name: str, content: bytes) -> None:
     """Import it: what comes out is whole and reads back, or the error names the file."""
     path = overwrite(folder / NAMES.get(name, "mine.dat"), content)
     try:
@@ -81,23 +77,25 @@ def check(folder, name, content):
             assert availability_text(back) == one.text
 
 
+@pytest.mark.torture
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("name", FORMATS)
-def test_any_of_1000_damages_gives_a_whole_import_or_an_error_that_names_the_file(
+def test_any_damage_gives_a_whole_import_or_an_error_that_names_the_file(
     tmp_path: Path, name: str
 ) -> None:
-    rng = np.random.default_rng([TIMES, *name.encode()])
-    for _ in range(1000 * TIMES):
+    rng = np.random.default_rng([SEED, *name.encode()])
+    for _ in range(scaled(200, 3000)):
         check(tmp_path, name, damaged(rng, FILES[name]))
 
 
+@pytest.mark.torture
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize("name", FORMATS)
 def test_any_bytes_give_an_import_or_an_error_that_names_the_file(
     tmp_path: Path, name: str
 ) -> None:
-    rng = np.random.default_rng([7, TIMES, *name.encode()])
-    for _ in range(200 * TIMES):
+    rng = np.random.default_rng([SEED, 7, *name.encode()])
+    for _ in range(scaled(50, 600)):
         check(tmp_path, name, rng.bytes(rng.integers(0, 120)))
         pieces = rng.integers(0, len(PIECES), rng.integers(0, 12))
         check(tmp_path, name, b"".join(PIECES[i] for i in pieces))
@@ -119,13 +117,14 @@ trees = st.recursive(
 )
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("name", ["fedscale-capacity", "fedscale-behave"])
 def test_plain_pickle_of_any_shape_gives_an_import_or_an_error_that_names_the_file(
     tmp_path: Path, name: str
 ) -> None:
-    @settings(one_folder, max_examples=300 * TIMES)
+    @settings(one_folder, max_examples=scaled(100, 900))
     @given(st.dictionaries(st.integers() | st.text(max_size=3), trees, max_size=3) | trees)
-    def broken(value):
+    def broken(value: object) -> None:
         check(tmp_path, name, pickle.dumps(value))
 
     broken()
@@ -156,14 +155,13 @@ OWN = {
 }
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("name", OWN)
-def test_own_files_with_any_of_1000_damages_are_read_or_refused_by_name(
-    tmp_path: Path, name: str
-) -> None:
+def test_own_files_with_any_damage_are_read_or_refused_by_name(tmp_path: Path, name: str) -> None:
     read, content = OWN[name]
     read(overwrite(tmp_path / name, content))
-    rng = np.random.default_rng([11, TIMES, *name.encode()])
-    for _ in range(1000 * TIMES):
+    rng = np.random.default_rng([SEED, 11, *name.encode()])
+    for _ in range(scaled(200, 3000)):
         path = overwrite(tmp_path / name, damaged(rng, content))
         try:
             value = read(path)

@@ -4,18 +4,19 @@ import io
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.traces.trace_files import BEHAVE, CAPACITY, DAY_MS, FILES, FLASH, load, sample, write
-from traces.availability import read_availability
+from traces.availability import AvailabilityTrace, read_availability
 from traces.importers import FORMATS, import_files
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 TRACES = Path(__file__).parents[2] / "../shared/traces"
 
 
-def intervals(device):
+def intervals(device: AvailabilityTrace) -> list[tuple[float, float]]:
     return list(zip(device.start_s.tolist(), device.end_s.tolist(), strict=True))
 
 
@@ -42,7 +43,7 @@ def test_behave_span_of_no_length_is_none(tmp_path: Path) -> None:
     assert intervals(availability.devices["1"]) == [(9, 10)]
 
 
-def changed(entry, **values):
+def changed(entry: dict[str, Any], **values: Any) -> bytes:
     return pickle.dumps({3: {**entry, **values}})
 
 
@@ -86,12 +87,14 @@ WRONG_PICKLES = {
 
 
 @pytest.mark.parametrize(("name", "content", "message"), WRONG_PICKLES.values(), ids=WRONG_PICKLES)
-def test_wrong_pickle_is_refused_with_its_client(tmp_path, name, content, message):
+def test_wrong_pickle_is_refused_with_its_client(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     with pytest.raises(ValueError, match=r"mine\.dat.*" + message):
         load(tmp_path, name, content)
 
 
-def flash(*messages, **entry):
+def flash(*messages: str, **entry: Any) -> str:
     return json.dumps({"0": {"model": "X", "messages": "\n".join(messages), **entry}})
 
 
@@ -121,7 +124,7 @@ def test_flash_messages_may_be_a_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["2G", "3g", "4G", "5G", "Unknown"])
-def test_flash_leaves_wifi_for_any_other_network(tmp_path, network):
+def test_flash_leaves_wifi_for_any_other_network(tmp_path: Path, network: str) -> None:
     availability, _ = load(tmp_path, "flash", flash(
         "2020-01-29 00:00:00\tscreen_lock", "2020-01-29 00:00:01\twifi",
         "2020-01-29 00:00:02\tbattery_charged_on", f"2020-01-29 00:00:09\t{network}",
@@ -170,7 +173,9 @@ WRONG_JSON = {
 
 
 @pytest.mark.parametrize(("content", "message"), WRONG_JSON.values(), ids=WRONG_JSON)
-def test_wrong_state_traces_are_refused_with_their_place(tmp_path, content, message):
+def test_wrong_state_traces_are_refused_with_their_place(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
     with pytest.raises(ValueError, match=r"mine\.dat") as error:
         load(tmp_path, "flash", content)
     assert error.match(message)
@@ -185,7 +190,7 @@ def test_stunner_sessions_alternate_from_the_first_state(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("zone", "hour"), [("2", 2), ("0", 0), ("-5", 19), ("5.5", 5.5)])
-def test_stunner_hours_are_local(tmp_path, zone, hour):
+def test_stunner_hours_are_local(tmp_path: Path, zone: str, hour: float) -> None:
     # 1402358400 is 00:00 UTC of 10 June 2014
     line = f"u1 1 1402358400000 {zone} 3600000 {DAY_MS - 3_600_000}\n"
     (availability,) = load(tmp_path, "stunner", line)
@@ -213,7 +218,9 @@ WRONG_LISTS = {
 
 
 @pytest.mark.parametrize(("content", "message"), WRONG_LISTS.values(), ids=WRONG_LISTS)
-def test_wrong_session_list_is_refused_with_its_line(tmp_path, content, message):
+def test_wrong_session_list_is_refused_with_its_line(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
     with pytest.raises(ValueError, match=r"mine\.dat, " + message):
         load(tmp_path, "stunner", content)
 
@@ -267,7 +274,9 @@ WRONG_TABLES = {
 
 
 @pytest.mark.parametrize(("content", "message"), WRONG_TABLES.values(), ids=WRONG_TABLES)
-def test_wrong_device_table_is_refused_with_its_place(tmp_path, content, message):
+def test_wrong_device_table_is_refused_with_its_place(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
     with pytest.raises(ValueError, match=r"mine\.dat, " + message):
         load(tmp_path, "ai-benchmark", content)
 

@@ -4,6 +4,7 @@ import json
 import pickle
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from traces.importers import FORMATS, import_files
 EPOCH = datetime(2020, 2, 14, 9, 0, 0)
 
 
-def stamp(k):
+def stamp(k: int) -> str:
     return (EPOCH + timedelta(seconds=k)).strftime("%Y.%m.%d_%H.%M.%S")
 
 
@@ -103,7 +104,7 @@ CASES = [
 ]
 
 
-def broken(name, num_rows, at, column, fault):
+def broken(name: str, num_rows: int, at: int, column: int, fault: Any) -> str:
     """The file with the fault in row ``at``."""
     header, row = ROWS[name]
     separator, _ = FAULTS[name]
@@ -127,10 +128,10 @@ def test_rows_without_a_fault_are_imported(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "column", "fault"), CASES)
-def test_fault_is_refused_with_its_line(tmp_path, name, column, fault):
+def test_fault_is_refused_with_its_line(tmp_path: Path, name: str, column: int, fault: Any) -> None:
     @settings(max_examples=6)
     @given(st.integers(3, 40), st.data())
-    def any_row(num_rows, data):
+    def any_row(num_rows: int, data: st.DataObject) -> None:
         at = data.draw(st.integers(2, num_rows - 1))
         content = broken(name, num_rows, at, column, fault)
         path = write(tmp_path, NAMES.get(name, "mine.dat"), content)
@@ -156,7 +157,9 @@ CLIENT_FAULTS = [
 
 
 @pytest.mark.parametrize(("name", "key", "value"), CLIENT_FAULTS)
-def test_fault_in_a_pickle_is_refused_with_its_client(tmp_path, name, key, value):
+def test_fault_in_a_pickle_is_refused_with_its_client(
+    tmp_path: Path, name: str, key: str, value: Any
+) -> None:
     entry = {
         "fedscale-capacity": {"computation": 100.0, "communication": 8000.0},
         "fedscale-behave": {"active": [0, 40], "inactive": [20, 90], "finish_time": 86400},
@@ -178,7 +181,7 @@ def test_fault_in_a_pickle_is_refused_with_its_client(tmp_path, name, key, value
         "2020-01-29 22:10\twifi", {"a": 1},
     ],
 )  # fmt: skip
-def test_fault_in_state_traces_is_refused_with_its_device(tmp_path, messages):
+def test_fault_in_state_traces_is_refused_with_its_device(tmp_path: Path, messages: Any) -> None:
     good = {"model": "A", "messages": "2020-01-29 22:10:03\twifi\n"}
     content = json.dumps({"0": good, "1": {"model": "A", "messages": messages}})
     path = write(tmp_path, "mine.dat", content)
@@ -203,6 +206,8 @@ CORPUS = {
 
 
 @pytest.mark.parametrize(("name", "content", "message"), CORPUS.values(), ids=CORPUS)
-def test_what_broke_once_is_refused_in_full(tmp_path, name, content, message):
+def test_what_broke_once_is_refused_in_full(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         import_files(name, [write(tmp_path, "mine.dat", content)])

@@ -16,7 +16,7 @@ def test_each_format_is_recognized_by_its_look(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01", b"hello\n", b"[1, 2]", pickle.dumps([1])])
-def test_what_looks_like_nothing_known_has_no_format(tmp_path, content):
+def test_what_looks_like_nothing_known_has_no_format(tmp_path: Path, content: bytes) -> None:
     assert sniff(write(tmp_path, "x", content)) is None
     assert sniff(tmp_path) is None
 

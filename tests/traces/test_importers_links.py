@@ -1,6 +1,8 @@
 """Links of other formats: a file of each by hand, through our CSV and back, and every trap."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,32 +15,35 @@ from tests.traces.trace_files import (
     ucc_row,
     write,
 )
+from traces.bandwidth import BandwidthTrace, Link
 from traces.importers import FORMATS, import_files
 
 MBPS = 1e6 / 8
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path: Path) -> Callable[[str, str | bytes], Link]:
     """Imports a text as the one recording in it, and reads the CSV of that."""
 
-    def _read(format_name, content):
+    def _read(format_name: str, content: str | bytes) -> Link:
         (recording,) = load(tmp_path, format_name, content)
         return back(tmp_path, recording)
 
     return _read
 
 
-def mbps(trace):
+def mbps(trace: BandwidthTrace) -> Any:
     return pytest.approx([rate / MBPS for rate in trace.rate_bytes_per_s.tolist()])
 
 
-def at(trace, *instants_s):
+def at(trace: BandwidthTrace, *instants_s: float) -> Any:
     """Rates in Mbit/s at these instants."""
     return pytest.approx([trace.rate_at(at_s) / MBPS for at_s in instants_s])
 
 
-def test_mahimahi_counts_packets_of_1500_bytes_in_each_second(read):
+def test_mahimahi_counts_packets_of_1500_bytes_in_each_second(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     link = read("mahimahi", "0\n0\n1\n999\n1000\n1000\n2500\n")
     assert link.name == "drive"
     assert link.downlink.period_s == pytest.approx(2.5)
@@ -47,7 +52,9 @@ def test_mahimahi_counts_packets_of_1500_bytes_in_each_second(read):
     assert link.downlink.rate_at(2.25) == pytest.approx(1 * 1500 / 0.5)  # half a second is left
 
 
-def test_mahimahi_packet_at_the_end_of_the_period_is_counted_in_it(read):
+def test_mahimahi_packet_at_the_end_of_the_period_is_counted_in_it(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     link = read("mahimahi", "500\n1000\n1000\n")
     assert link.downlink.period_s == 1.0
     assert link.downlink.mean_bytes_per_s == 3 * 1500
@@ -86,14 +93,16 @@ def test_mahimahi_uplink_alone_asks_for_its_downlink(tmp_path: Path) -> None:
         import_files("mahimahi", [up])
 
 
-def test_cooked_rates_hold_to_the_next_row_and_the_first_time_becomes_0(read):
+def test_cooked_rates_hold_to_the_next_row_and_the_first_time_becomes_0(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     link = read("pensieve", "2.0\t0.8\n7.0\t1.6\n9.5\t0\n")
     assert link.downlink.time_s.tolist() == [0, 5, 7.5]
     assert mbps(link.downlink) == [0.8, 1.6, 0]
     assert link.downlink.period_s == 10
 
 
-def test_cooked_trace_counted_from_1970_is_read(read):
+def test_cooked_trace_counted_from_1970_is_read(read: Callable[[str, str | bytes], Link]) -> None:
     assert read("pensieve", "1500000000.25 1\n1500000000.75 2\n").downlink.period_s == 1.0
 
 
@@ -104,17 +113,21 @@ def test_cooked_negative_rates_are_left_out_and_said_so(tmp_path: Path) -> None:
     assert recording.notes == ("rows left out for their negative rate: 1",)
 
 
-def test_puffer_is_megabytes_where_pensieve_is_megabits(read):
+def test_puffer_is_megabytes_where_pensieve_is_megabits(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     megabits, megabytes = (read(name, FILES["puffer"]).downlink for name in ("pensieve", "puffer"))
     assert mbps(megabits) == [0.5, 1.0]
     assert mbps(megabytes) == [4.0, 8.0]
 
 
-def test_lumos5g_is_read_as_pensieve(read):
+def test_lumos5g_is_read_as_pensieve(read: Callable[[str, str | bytes], Link]) -> None:
     assert mbps(read("lumos5g", FILES["lumos5g"]).downlink) == [812.5, 0, 95]
 
 
-def test_ghent_rate_is_bytes_over_its_own_milliseconds_zeros_and_all(read):
+def test_ghent_rate_is_bytes_over_its_own_milliseconds_zeros_and_all(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     link = read(
         "ghent",
         "1453121790686 39287 51.03 3.73 2493100 1000\n1453121791687 40288 51.03 3.73 2763504 1001\n"
@@ -124,12 +137,14 @@ def test_ghent_rate_is_bytes_over_its_own_milliseconds_zeros_and_all(read):
     assert link.downlink.period_s == pytest.approx(3.0)
 
 
-def link_tail():
+def link_tail() -> float:
     """The last step differs from the one before it, so our file holds it in two halves."""
     return 2728896 * 8 / 999e3
 
 
-def test_hsdpa_is_ghent_with_an_epoch_in_seconds(read, tmp_path):
+def test_hsdpa_is_ghent_with_an_epoch_in_seconds(
+    read: Callable[[str, str | bytes], Link], tmp_path: Path
+) -> None:
     link = read("hsdpa", FILES["hsdpa"])
     assert at(link.downlink, 0.5, 1.5) == [248069 * 8 / 1008e3, 191698 * 8 / 1080e3]
     with pytest.raises(ValueError, match=r"line 1: epoch in ms must be .* like the format hsdpa"):
@@ -146,7 +161,7 @@ def test_time_between_rows_that_no_row_covers_is_left_out(tmp_path: Path) -> Non
     assert recording.notes == ("left out: 10 s that no row covers",)
 
 
-def ucc(*rows):
+def ucc(*rows: str) -> str:
     return UCC_HEADER + "".join(rows)
 
 
@@ -156,7 +171,9 @@ def test_ucc_bitrates_are_kilobits_and_the_uplink_of_a_download_is_dropped(tmp_p
     assert mbps(back(tmp_path, recording).downlink) == [8, 4, 0]
 
 
-def test_ucc_4g_with_other_columns_is_read_by_name(read):
+def test_ucc_4g_with_other_columns_is_read_by_name(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     link = read(
         "ucc",
         "Timestamp,Speed,State,UL_bitrate,DL_bitrate,ServingCell_Distance\n"
@@ -165,7 +182,9 @@ def test_ucc_4g_with_other_columns_is_read_by_name(read):
     assert mbps(link.downlink) == [5.178]
 
 
-def test_ucc_of_two_rows_in_a_second_the_larger_is_kept(read):
+def test_ucc_of_two_rows_in_a_second_the_larger_is_kept(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     link = read("ucc", ucc(
         ucc_row("2020.02.14_09.38.22", 100), ucc_row("2020.02.14_09.38.22", 900),
         ucc_row("2020.02.14_09.38.22", 300), ucc_row("2020.02.14_09.38.23", 500),
@@ -173,14 +192,18 @@ def test_ucc_of_two_rows_in_a_second_the_larger_is_kept(read):
     assert mbps(link.downlink) == [0.9, 0.5]
 
 
-def test_ucc_missing_seconds_take_the_rate_of_the_next_row(read):
+def test_ucc_missing_seconds_take_the_rate_of_the_next_row(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     link = read(
         "ucc", ucc(ucc_row("2020.02.14_09.38.59", 100), ucc_row("2020.02.14_09.39.02", 700))
     )
     assert mbps(link.downlink) == [0.1, 0.7, 0.7, 0.7]
 
 
-def test_ucc_row_without_a_value_is_a_missing_second(read):
+def test_ucc_row_without_a_value_is_a_missing_second(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     rows = [("09.38.01", 100), ("09.38.02", "-"), ("09.38.03", 700)]
     link = read("ucc", ucc(*[ucc_row(f"2020.02.14_{at}", kbps) for at, kbps in rows]))
     assert mbps(link.downlink) == [0.1, 0.7, 0.7]
@@ -204,7 +227,9 @@ def test_ucc_seconds_without_a_download_are_left_out(tmp_path: Path) -> None:
     assert recording.notes == ("left out: 2 s without a download",)
 
 
-def test_own_columns_in_any_order_with_any_first_time(read):
+def test_own_columns_in_any_order_with_any_first_time(
+    read: Callable[[str, str | bytes], Link],
+) -> None:
     link = read("csv", "note,uplink_mbps,downlink_mbps,time_s\nx,1,8,100\ny,2,16,102\n")
     assert link.downlink.time_s.tolist() == [0, 2]
     assert mbps(link.downlink) == [8, 16]
@@ -284,7 +309,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("name", "content", "message"), WRONG.values(), ids=WRONG)
-def test_broken_file_is_refused_with_its_name_and_place(tmp_path, name, content, message):
+def test_broken_file_is_refused_with_its_name_and_place(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
     with pytest.raises(ValueError, match=r"(mine\.dat|drive\.down).*" + message):
         load(tmp_path, name, content)
 

@@ -3,6 +3,7 @@
 import pickle
 import pickletools
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from traces.importers.plain_pickle import loads
 class Harm:
     """Unpickled by Python, it makes a file."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
         return (open, (str(self.path), "w"))
 
 
@@ -48,7 +49,7 @@ def test_pickle_that_would_make_a_file_is_refused_and_makes_none(
     ],
     ids=["GLOBAL", "INST", "EXT1", "BUILD", "PERSID", "STACK_GLOBAL"],
 )
-def test_each_way_to_run_code_is_refused(content):
+def test_each_way_to_run_code_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="which can run code; nothing of it was carried out"):
         loads(Path("x"), content)
 
@@ -82,6 +83,6 @@ def test_key_that_is_nested_a_hundred_thousand_deep_is_refused() -> None:
 
 
 @pytest.mark.parametrize("content", [b"]a.", b"K\x01K\x02.", b"e.", b"(.", b"h\x05.", b"K\x01"])
-def test_damaged_pickle_is_refused(content):
+def test_damaged_pickle_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"x.*expected a whole pickle"):
         loads(Path("x"), content)

@@ -23,7 +23,7 @@ from traces.importers import Recording, import_files
 from traces.importers.plain_pickle import loads
 from traces.signals import SPEED, step_pool
 from traces.steps import StepTrace
-from traces.text import plain_number, read_table, whole_number
+from traces.text import did_you_mean, plain_number, read_table, whole_number
 
 NO_NUMBERS = [
     "1_200", "\u0661\u0662", "\uff11\uff12", " 1", "1 ", "inf", "Infinity", "nan", "0x1f", "1,5",
@@ -181,3 +181,16 @@ def test_no_transfer_is_instant_however_large_the_clock(offset_s: float, is_ende
     assert 0 < needed_s < 1e-6
     many = trace.times_to(np.array([1.0]), np.array([9.5e8]), np.array([offset_s]))
     assert many.tolist() == [needed_s]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("wfi", "; did you mean wifi?"),
+        ("zzz", ""),
+        (None, ""),
+        ("lte-drivin", "; did you mean lte-driving?"),
+    ],
+)
+def test_a_refused_name_is_answered_with_the_nearest_one(name: str | None, hint: str) -> None:
+    assert did_you_mean(name, ["wifi", "lte-driving", "lte-walking"]) == hint

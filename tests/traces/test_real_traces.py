@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from traces.bandwidth import Link
 from traces.formats import read_link
 from traces.generators.technologies import TECHNOLOGIES
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def manifest():
+def manifest() -> list[dict[str, str]]:
     """Rows of the manifest that name a time series."""
     path = TRACES / "bandwidth/manifest.csv"
     if not path.is_file():
@@ -24,17 +25,17 @@ def manifest():
         return [row for row in csv.DictReader(file) if row["step_s"]]
 
 
-def recordings(pattern):
+def recordings(pattern: str) -> list[Link]:
     return [read_link(path, uplink_scale=1.0) for path in sorted(TRACES.glob(pattern))]
 
 
-def pooled_mean_mbps(links, direction):
+def pooled_mean_mbps(links: list[Link], direction: str) -> float:
     traces = [getattr(link, direction) for link in links]
     carried = sum(trace.mean_bytes_per_s * trace.period_s for trace in traces)
     return carried * 8 / 1e6 / sum(trace.period_s for trace in traces)
 
 
-def outage_share(links):
+def outage_share(links: list[Link]) -> float:
     """Share of seconds below 1 % of their recording's mean."""
     rates = [link.downlink.rate_bytes_per_s for link in links]
     return np.concatenate([rate < 0.01 * rate.mean() for rate in rates]).mean()
@@ -52,7 +53,7 @@ def test_manifest_lists_every_file_of_the_three_sources() -> None:
 
 
 @pytest.mark.parametrize("row", manifest(), ids=lambda row: Path(row["file"]).stem)
-def test_recording_reads_with_the_mean_and_length_of_the_manifest(row):
+def test_recording_reads_with_the_mean_and_length_of_the_manifest(row: dict[str, str]) -> None:
     link = read_link(TRACES / row["file"], uplink_scale=None if row["ul_mean_mbps"] else 0.5)
     down_mbps = link.downlink.mean_bytes_per_s * 8 / 1e6
     # Half a unit of the manifest's third decimal, and of the fourth in the FCC's files.
@@ -79,8 +80,8 @@ def test_recording_without_uplink_asks_for_a_scale() -> None:
     ],
 )
 def test_table_of_the_generator_holds_the_figures_of_the_recordings(
-    technology, pattern, has_uplink
-):
+    technology: str, pattern: str, has_uplink: bool
+) -> None:
     model, links = TECHNOLOGIES[technology], recordings(pattern)
     assert pooled_mean_mbps(links, "downlink") == pytest.approx(model.down_mbps, rel=0.011)
     assert outage_share(links) == pytest.approx(model.outage_share, abs=0.0006)

@@ -22,7 +22,7 @@ from traces.statistics import (
 DAY_S = 86400.0
 
 
-def trace(*steps):
+def trace(*steps: tuple[float, float]) -> BandwidthTrace:
     """From (duration in s, rate) pairs."""
     edges = np.concatenate([[0.0], np.cumsum([duration for duration, _ in steps])])
     rates = np.array([rate for _, rate in steps], dtype=float)
@@ -68,14 +68,18 @@ def test_constant_rate_has_no_autocorrelation() -> None:
 
 
 @given(step_lists, st.integers(0, 60))
-def test_autocorrelation_equals_that_of_the_rate_sampled_each_second(steps, lag_s):
+def test_autocorrelation_equals_that_of_the_rate_sampled_each_second(
+    steps: list[tuple[int, int]], lag_s: int
+) -> None:
     rate = np.repeat([rate for _, rate in steps], [duration for duration, _ in steps]).astype(float)
     expected = np.corrcoef(rate, np.roll(rate, -lag_s))[0, 1]
     assert autocorrelation(trace(*steps), lag_s) == pytest.approx(expected, abs=1e-9)
 
 
 @given(step_lists, st.floats(0, 1))
-def test_quantile_is_reached_for_its_share_of_time_and_no_lower_rate_is(steps, share):
+def test_quantile_is_reached_for_its_share_of_time_and_no_lower_rate_is(
+    steps: list[tuple[int, int]], share: float
+) -> None:
     rate = np.repeat([rate for _, rate in steps], [duration for duration, _ in steps])
     (quantile,) = rate_quantiles(trace(*steps), [share])
     assert (rate <= quantile).mean() >= share - 1e-9
@@ -105,7 +109,7 @@ def test_span_across_the_end_of_the_loop_is_one() -> None:
 
 
 @pytest.mark.parametrize("intervals", [[], [(0, 10)]])
-def test_state_that_never_ends_is_no_span(intervals):
+def test_state_that_never_ends_is_no_span(intervals: list[tuple[float, float]]) -> None:
     found = spans(AvailabilityTrace.of(intervals, 10))
     assert len(found.online_s) == len(found.offline_s) == 0
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy.special import exp1
 
+from traces.arrays import FloatArray
+from traces.bandwidth import BandwidthTrace
 from traces.catalog import DATA
 from traces.generators.radio import Channel, RayleighFading, shannon_link
 from traces.generators.synthetic import synthetic_link, synthetic_pool, write_bundle
@@ -20,17 +22,17 @@ with_outages = pytest.mark.parametrize(
 )
 
 
-def mbps(trace):
+def mbps(trace: BandwidthTrace) -> FloatArray:
     return trace.rate_bytes_per_s * 8 / 1e6
 
 
-def rates_mbps(technology, direction):
+def rates_mbps(technology: str, direction: str) -> FloatArray:
     """(NUM_LINKS, 300): rates of independent links."""
     links = [synthetic_link(technology, seed) for seed in range(NUM_LINKS)]
     return np.array([mbps(getattr(link, direction)) for link in links])
 
 
-def assert_near(values, expected):
+def assert_near(values: FloatArray, expected: float) -> None:
     """The mean of independent values with this expectation is within 5 standard errors of it.
 
     By the central limit theorem that fails by chance once in two million; seeds are fixed.
@@ -42,7 +44,7 @@ def assert_near(values, expected):
 
 @technologies
 @pytest.mark.parametrize("direction", ["downlink", "uplink"])
-def test_mean_rate_is_that_of_the_table(technology, direction):
+def test_mean_rate_is_that_of_the_table(technology: str, direction: str) -> None:
     model = TECHNOLOGIES[technology]
     expected = model.down_mbps if direction == "downlink" else model.up_mbps
     assert_near(rates_mbps(technology, direction).mean(axis=1), expected)
@@ -130,7 +132,7 @@ def test_unknown_technology_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("step_s", [0.0, -1.0, 301.0, math.nan])
-def test_step_outside_the_duration_is_refused(step_s):
+def test_step_outside_the_duration_is_refused(step_s: float) -> None:
     with pytest.raises(ValueError, match="step_s must be above 0 and at most duration_s, got"):
         synthetic_link("wifi", 1, step_s=step_s)
 
@@ -138,7 +140,7 @@ def test_step_outside_the_duration_is_refused(step_s):
 @pytest.mark.parametrize(
     ("distance_m", "expected_mbps"), [(1100, 2.53), (1500, 1.37), (2000, 0.64)]
 )
-def test_shannon_uplink_at_haflqs_distances(distance_m, expected_mbps):
+def test_shannon_uplink_at_haflqs_distances(distance_m: float, expected_mbps: float) -> None:
     # By hand for 2000 m: 139.42 dB loss, noise -174 + 59.54 = -114.46 dBm, S/N = -1.96 dB.
     uplink = shannon_link(distance_m).uplink
     assert mbps(uplink)[0] == pytest.approx(expected_mbps, abs=0.005)
@@ -172,7 +174,7 @@ def test_fading_follows_its_seed_and_blocks() -> None:
 
 
 @pytest.mark.parametrize("distance_m", [0, -5, math.nan, math.inf])
-def test_distance_that_is_none_is_refused(distance_m):
+def test_distance_that_is_none_is_refused(distance_m: float) -> None:
     with pytest.raises(ValueError, match="distance_m must be a number above 0, got"):
         shannon_link(distance_m)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from traces.arrays import FloatArray
 from traces.generators.diurnal import DiurnalModel, equally_likely
+from traces.text import did_you_mean
 from traces.units import DAY_S, HOUR_S
 
 NUM_LENGTHS = 40
@@ -89,7 +90,8 @@ PATTERNS: Mapping[str, DailyPattern] = MappingProxyType(
 def pattern_model(name: str, num_days: int) -> DiurnalModel:
     """Return the generator of a named pattern. Raises ValueError that lists the names."""
     if name not in PATTERNS:
-        raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, got {name!r}")
+        meant = did_you_mean(name, PATTERNS)
+        raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, got {name!r}{meant}")
     return PATTERNS[name].model(num_days)
 
 

@@ -21,6 +21,7 @@ from traces.formats import write_link
 from traces.generators.radio import shannon_link
 from traces.generators.stepped import check_num_steps, stepped
 from traces.generators.technologies import TECHNOLOGIES, State, Technology
+from traces.text import did_you_mean
 from traces.units import BYTES_PER_S_PER_MBPS
 
 
@@ -108,7 +109,10 @@ def synthetic_pool(technology: str, num_links: int) -> tuple[Link, ...]:
 
 def _technology(name: str) -> Technology:
     if name not in TECHNOLOGIES:
-        raise ValueError(f"technology must be one of {', '.join(TECHNOLOGIES)}, got {name!r}")
+        meant = did_you_mean(name, TECHNOLOGIES)
+        raise ValueError(
+            f"technology must be one of {', '.join(TECHNOLOGIES)}, got {name!r}{meant}"
+        )
     return TECHNOLOGIES[name]
 
 

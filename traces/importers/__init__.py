@@ -30,6 +30,7 @@ from traces.importers import (
 )
 from traces.importers.result import Availability, DeviceTable, Imported, Recording
 from traces.importers.sniffing import sniff
+from traces.text import did_you_mean
 
 __all__ = [
     "FORMATS",
@@ -110,7 +111,8 @@ def import_files(
     format it looks like, if any), and where two results would have one name.
     """
     if name not in formats:
-        raise ValueError(f"the format must be one of {', '.join(formats)}, got {name!r}")
+        meant = did_you_mean(name, formats)
+        raise ValueError(f"the format must be one of {', '.join(formats)}, got {name!r}{meant}")
     try:
         imported = list(formats[name].read(paths))
     except ValueError as error:

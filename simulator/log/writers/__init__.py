@@ -18,6 +18,7 @@ from simulator.config.problems import UserError
 from simulator.log.manifest import Status
 from simulator.log.protocol import RunLog
 from simulator.log.records import ClientRecord, Event, RoundRecord
+from traces.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def find_writers(names: Sequence[str]) -> list[WriterSpec]:
     problems = []
     for name in dict.fromkeys(names):
         if name not in WRITERS:
-            problems.append(f"a writer must be one of {', '.join(WRITERS)}, got {name}")
+            meant = did_you_mean(name, WRITERS)
+            problems.append(f"a writer must be one of {', '.join(WRITERS)}, got {name}{meant}")
             continue
         try:
             import_module(WRITERS[name].library)
@@ -90,16 +92,15 @@ def open_writers(
 
 def scalars(record: RoundRecord) -> dict[str, float]:
     """The numbers of a round by the name they have in every writer; no NaN."""
-    found = {}
+    found = {f"model/{metric.name}": value for metric, value in record.metrics.items()}
     for field in fields(record):
-        value = float(getattr(record, field.name))
-        if field.name != "round" and math.isfinite(value):
-            found[f"{_group(field.name)}/{field.name}"] = value
-    return found
+        if field.name not in ("round", "metrics"):
+            found[f"{_group(field.name)}/{field.name}"] = float(getattr(record, field.name))
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _group(name: str) -> str:
-    if name.endswith(("accuracy", "loss", "version")):
+    if name in ("train_loss", "version"):
         return "model"
     return "devices" if name.startswith("num_") else "time" if name.endswith("_s") else "cost"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from devices.fleet.profile import DeviceProfile
+from devices.models.heads import text_head
 from devices.models.spec import Attention, ModelSpec
 from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
 
@@ -69,7 +70,8 @@ def minilm(
 ) -> ModelSpec:
     """all-MiniLM-L6-v2 with 16 classes."""
     return replace(
-        ModelSpec.from_config("minilm-l6", MINILM_CONFIG, targets, 16), attention=attention
+        ModelSpec.from_config("minilm-l6", MINILM_CONFIG, targets, text_head(16)),
+        attention=attention,
     )
 
 
@@ -77,7 +79,9 @@ def smollm(
     targets: Sequence[str] = ("q_proj", "v_proj"), attention: Attention = "eager"
 ) -> ModelSpec:
     """SmolLM2-135M with 16 classes."""
-    return replace(ModelSpec.from_config("smollm2", LLAMA_CONFIG, targets, 16), attention=attention)
+    return replace(
+        ModelSpec.from_config("smollm2", LLAMA_CONFIG, targets, text_head(16)), attention=attention
+    )
 
 
 def make_plan(

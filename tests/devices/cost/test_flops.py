@@ -42,7 +42,7 @@ def test_every_layer_of_minilm_adapted_costs_the_documented_sum(
     attention: Attention, flash: float
 ) -> None:
     spec, batch, rank, depth = minilm(BERT_LINEARS, attention), BatchShape(16, 32, False, 32), 8, 4
-    h, tokens, classes = spec.hidden, batch.tokens, spec.num_classes
+    h, tokens, classes = spec.hidden, batch.tokens, spec.head.num_outputs
     widths = sum(layer.in_features + layer.out_features for layer in spec.linears)
     base = 2 * tokens * sum(layer.num_weights for layer in spec.linears)
     lora, scores = 2 * tokens * rank * widths, 4 * tokens * batch.length * h

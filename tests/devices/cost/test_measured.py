@@ -1,13 +1,21 @@
 """Times that are read off measured steps, and times that measured rates add up to."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.calibration.step_fit import FULL, QUICK, grid, measured_step, predicted_s
 from devices.cost.closed_form import ClosedFormCost
-from devices.cost.measured import MeasuredCost, OutsideMeasuredError, read_steps, steps_text
+from devices.cost.measured import (
+    MeasuredCost,
+    MeasuredStep,
+    OutsideMeasuredError,
+    read_steps,
+    steps_text,
+)
 from devices.fleet.profile import StepRates
 from tests.simulator.small import make_device, tiny_model
 
@@ -16,7 +24,7 @@ RATES = StepRates(1e9, 2e8, 5e7, 3e7, 1e7, 0.002)
 PROFILE = replace(make_device(0).profile, measured={32: RATES, 16: RATES})
 
 
-def table(effort=QUICK):
+def table(effort: Any = QUICK) -> list[MeasuredStep]:
     """As if the steps had been timed on a machine that has exactly these rates."""
     rows = []
     for one in grid(MODEL, effort):
@@ -78,7 +86,7 @@ def test_a_plan_between_measured_ones_takes_a_time_between_theirs() -> None:
         ({"weight_formats": ("int8",) * 3}, "bytes cast a step, got"),
     ],
 )
-def test_a_plan_outside_the_measured_range_is_refused(change, message):
+def test_a_plan_outside_the_measured_range_is_refused(change: dict[str, Any], message: str) -> None:
     rows = [row for row in table() if row.cast_bytes == 0]
     one = grid(MODEL, QUICK)[0]
     costs = MeasuredCost(ClosedFormCost(MODEL, one.length), tuple(rows))
@@ -117,7 +125,9 @@ def test_table_reads_back_as_it_was_written(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_damaged_table_is_refused_by_line(tmp_path: Path, damage, message):
+def test_damaged_table_is_refused_by_line(
+    tmp_path: Path, damage: Callable[[str], str], message: str
+) -> None:
     path = tmp_path / "runs.csv"
     path.write_text(damage(steps_text(table())), "utf-8")
     with pytest.raises(ValueError, match=message):

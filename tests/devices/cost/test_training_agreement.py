@@ -27,6 +27,7 @@ from devices.cost.saved import (
 )
 from devices.models.catalog import resolve
 from devices.models.families import LinearSpec
+from devices.models.heads import text_head
 from devices.models.spec import Attention, ModelSpec
 from devices.training.activations import (
     RoundingNoise,
@@ -94,7 +95,9 @@ def test_frozen_and_truncated_terms_and_factors_cost_what_training_saves_and_com
     attention: Attention, weight_format: WeightFormat, use: FactorUse
 ) -> None:
     source = resolve("tiny")
-    spec = ModelSpec.from_config("tiny", source.config, ("query", "value", "output.dense"), 5)
+    spec = ModelSpec.from_config(
+        "tiny", source.config, ("query", "value", "output.dense"), text_head(5)
+    )
     spec = replace(spec, attention=attention)
     model = load_model(source, spec, CPU)
     model.weights.use((weight_format,) * spec.num_blocks)
@@ -124,7 +127,7 @@ def test_a_plan_with_absent_blocks_costs_what_training_without_them_holds_saves_
     family: str, attention: Attention, tmp_path: Path
 ) -> None:
     source = resolve(str(save_model(tmp_path, family, num_blocks=4)))
-    spec = ModelSpec.from_config(family, source.config, TARGETS[family], 4)
+    spec = ModelSpec.from_config(family, source.config, TARGETS[family], text_head(4))
     spec = replace(spec, attention=attention)
     model = load_model(source, spec, CPU)
     rng = np.random.default_rng(3)
@@ -243,7 +246,7 @@ def test_the_peak_follows_weights_that_are_unpacked_for_each_product(
     weight_format: WeightFormat, bits: int
 ) -> None:
     source = resolve("tiny")
-    spec = ModelSpec.from_config("tiny", source.config, ("query", "value"), 5)
+    spec = ModelSpec.from_config("tiny", source.config, ("query", "value"), text_head(5))
     model = load_model(source, spec, CPU)
     model.weights.use((weight_format,) * spec.num_blocks)
     terms = TermGrid.top_blocks(spec.grid_shape(RANK), spec.num_blocks)

@@ -23,13 +23,16 @@ from torch.utils.flop_counter import (
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from devices.architectures import model_spec
 from devices.cost.blocks import BatchShape
 from devices.models.catalog import ModelSource
+from devices.models.heads import text_head, token_head
 from devices.models.spec import Attention, ModelSpec
-from devices.training.model import lora_config
+from devices.tasks.task import IGNORED
+from devices.tasks.token_losses import token_losses
+from devices.training.model import auto_class, lora_config
 
 RANK = 3
 NUM_CLASSES = 5
@@ -60,6 +63,18 @@ TINY = Shape(num_blocks=3, hidden=32, num_heads=4, num_kv_heads=2, ffn=64)
 MINILM = Shape(num_blocks=2, hidden=384, num_heads=12, num_kv_heads=12, ffn=1536)
 
 
+class TokenOutput(NamedTuple):
+    """What training keeps of a language model's forward pass."""
+
+    losses: Tensor  # (1,)
+    of_texts: Tensor  # (b,)
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean over all predicted tokens, a scalar."""
+        return self.losses[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
     """A model to run, and the sizes that its costs are to follow from."""
@@ -82,12 +97,23 @@ class Measured:
                 parameter.requires_grad_("lora_" in name and index >= lowest)
 
     def forward(self, batch: BatchShape) -> Any:
-        """Loss and logits; the first text of a padded batch is two tokens shorter."""
+        """Loss and logits; the first text of a padded batch is two tokens shorter.
+
+        Of a language model the loss of each text instead of logits, as training computes it.
+        """
         ids = torch.randint(1, VOCABULARY, (batch.size, batch.length))
         mask = torch.ones_like(ids)
         if batch.is_padded:
             ids[0, -2:], mask[0, -2:] = 0, 0
-        labels = torch.randint(self.spec.num_classes, (batch.size,))
+        if self.spec.head.per == "token":
+            targets = torch.where(mask.bool(), ids, IGNORED).roll(-1, 1)
+            targets[:, -1] = IGNORED
+            return TokenOutput(
+                *token_losses(
+                    self.network(input_ids=ids, attention_mask=mask).logits.float(), targets
+                )
+            )
+        labels = torch.randint(self.spec.head.num_outputs, (batch.size,))
         return self.network(input_ids=ids, attention_mask=mask, labels=labels)
 
 
@@ -99,15 +125,21 @@ def load(
     attention: Attention,
     dtype: torch.dtype = torch.float32,
     lora_dropout: float = 0.0,
+    language: dict[str, Any] | None = None,
 ) -> Measured:
-    """Drawn from a fixed seed, without dropout but that of adapters."""
+    """Drawn from a fixed seed, without dropout but that of adapters.
+
+    With ``language``, which is added to its config, it is a language model.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    given = config_of(family, shape)
+    given = {**config_of(family, shape), **(language or {})}
     config = AutoConfig.for_model(**given, num_labels=NUM_CLASSES, attn_implementation=attention)
-    base = AutoModelForSequenceClassification.from_config(config)
-    spec = model_spec(source_of(given), targets, num_classes=NUM_CLASSES, attention=attention)
+    head = text_head(NUM_CLASSES) if language is None else token_head(given)
+    base = auto_class(head).from_config(config)
+    spec = model_spec(source_of(given), targets, head=head, attention=attention)
     adapters = lora_config(spec, rank=RANK, alpha=RANK, dropout=lora_dropout)
+    adapters.fan_in_fan_out = spec.outline is not None and spec.outline.stores_transposed
     network = get_peft_model(base, adapters).to(dtype).train()
     return Measured(spec, network)
 

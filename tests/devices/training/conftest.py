@@ -1,6 +1,6 @@
 import pytest
 
-from devices.datasets.dataset import TextDataset
+from devices.tasks.classification import Classification
 from devices.training.trainer import TorchTrainer
 from tests.devices.training.tiny_task import (
     TARGETS,
@@ -12,19 +12,21 @@ from tests.devices.training.tiny_task import (
 
 
 @pytest.fixture(scope="session")
-def dataset() -> TextDataset:
+def dataset() -> Classification:
     return make_dataset()
 
 
 @pytest.fixture(scope="session")
-def tiny(dataset: TextDataset) -> TorchTrainer:
+def tiny(dataset: Classification) -> TorchTrainer:
     """A trainer in fp32 on the model that needs no file."""
     return make_trainer(make_config(), dataset)
 
 
 @pytest.fixture(scope="session", params=TARGETS)
 def family_trainer(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, dataset: TextDataset
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    dataset: Classification,
 ) -> TorchTrainer:
     """A trainer on a local directory, one for each family."""
     directory = save_model(tmp_path_factory.mktemp(request.param), request.param)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from devices.datasets.dataset import TextDataset
+from devices.tasks.classification import Classification
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter, Broadcast, ModuleKey
 from devices.vocabulary.trainer import TrainingJob
@@ -85,7 +85,11 @@ def keep_factors(adapter: Adapter, kept: tuple[int, ...]) -> Adapter:
 @pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
 def test_training_without_blocks_is_training_the_model_that_never_had_them(
-    family: str, kept: tuple[int, ...], activation_bits: int, tmp_path: Path, dataset: TextDataset
+    family: str,
+    kept: tuple[int, ...],
+    activation_bits: int,
+    tmp_path: Path,
+    dataset: Classification,
 ) -> None:
     directory = save_model(tmp_path / "whole", family, NUM_BLOCKS)
     compact = keep_blocks(directory, kept, tmp_path / "compact")

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.datasets.dataset import TextDataset, load_dataset
+from devices.datasets.dataset import load_dataset
+from devices.tasks.classification import Classification
 from devices.training.activations import (
     PackedActivation,
     RoundingNoise,
@@ -137,7 +138,7 @@ def full_batch(trainer: TorchTrainer, size: int, length: int) -> Batch:
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_held_bytes_are_those_of_the_closed_form(
-    dataset: TextDataset, bits: int, attention: str
+    dataset: Classification, bits: int, attention: str
 ) -> None:
     trainer = make_trainer(make_config(targets=LINEARS, attention=attention), dataset)
     b, s, h, f, r, n = 8, 20, 32, 64, 8, 2
@@ -175,7 +176,7 @@ def test_unplanned_blocks_save_as_computed(tiny: TorchTrainer) -> None:
 @needs_minilm
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_gradients_of_a_padded_batch_keep_their_direction(attention: str) -> None:
-    data = load_dataset("wordnet-16")
+    data = Classification.of(load_dataset("wordnet-16"))
     config = make_config("minilm-l6", attention=attention, max_length=64)
     trainer = make_trainer(config, data.subset(num_train=160, num_test=16))
     batch = trainer._train_texts.batch(np.arange(0, 160, 20), CPU)

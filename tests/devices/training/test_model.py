@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from devices.datasets.dataset import TextDataset
+from devices.tasks.classification import Classification
 from devices.training.trainer import TorchTrainer
 from tests.devices.training.tiny_task import make_config, make_trainer, save_model
 
@@ -17,20 +17,20 @@ def directory(tmp_path: Path) -> Path:
     return save_model(tmp_path, "bert")
 
 
-def test_weights_that_cannot_be_read_are_refused(directory: Path, dataset: TextDataset) -> None:
+def test_weights_that_cannot_be_read_are_refused(directory: Path, dataset: Classification) -> None:
     (directory / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"must be a safetensors file, got: .*header"):
         make_trainer(make_config(str(directory)), dataset)
 
 
-def test_weights_of_another_shape_are_refused(directory: Path, dataset: TextDataset) -> None:
+def test_weights_of_another_shape_are_refused(directory: Path, dataset: Classification) -> None:
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
     with pytest.raises(ValueError, match=r"weights .*must be those that .*config\.json describes"):
         make_trainer(make_config(str(directory)), dataset)
 
 
-def test_weights_that_lack_a_block_are_refused(directory: Path, dataset: TextDataset) -> None:
+def test_weights_that_lack_a_block_are_refused(directory: Path, dataset: Classification) -> None:
     weights = load_file(directory / "model.safetensors")
     lower = {name: values for name, values in weights.items() if ".layer.1." not in name}
     save_file(lower, directory / "model.safetensors", {"format": "pt"})
@@ -38,7 +38,7 @@ def test_weights_that_lack_a_block_are_refused(directory: Path, dataset: TextDat
         make_trainer(make_config(str(directory)), dataset)
 
 
-def test_a_head_and_a_pooler_may_be_lacking(directory: Path, dataset: TextDataset) -> None:
+def test_a_head_and_a_pooler_may_be_lacking(directory: Path, dataset: Classification) -> None:
     weights = load_file(directory / "model.safetensors")
     body = {k: v for k, v in weights.items() if "pooler" not in k and "classifier" not in k}
     assert len(body) == len(weights) - 4
@@ -48,14 +48,16 @@ def test_a_head_and_a_pooler_may_be_lacking(directory: Path, dataset: TextDatase
     assert one.evaluate(start) == other.evaluate(start)  # what is drawn is drawn alike
 
 
-def test_a_directory_without_a_tokenizer_is_refused(directory: Path, dataset: TextDataset) -> None:
+def test_a_directory_without_a_tokenizer_is_refused(
+    directory: Path, dataset: Classification
+) -> None:
     (directory / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"its tokenizer as one of tokenizer\.json, vocab\.txt"):
         make_trainer(make_config(str(directory)), dataset)
 
 
 def test_loading_is_silent_and_leaves_the_noise_of_others_on(
-    directory: Path, dataset: TextDataset, capfd: pytest.CaptureFixture[str]
+    directory: Path, dataset: Classification, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
     level, filters = transformers_logging.get_verbosity(), list(warnings.filters)

@@ -1,7 +1,4 @@
-"""Damaged and hostile model directories are refused in words, or used; and touch nothing outside.
-
-``FEDCLOCK_FUZZ=50`` tries fifty times as many, of other seeds.
-"""
+"""Damaged and hostile model directories are refused in words or used, and touch nothing else."""
 
 from __future__ import annotations
 
@@ -20,15 +17,15 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from devices.architectures import model_spec
-from devices.datasets.dataset import TextDataset
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
+from devices.tasks.classification import Classification
 from devices.training.files import said_in_words
 from devices.training.trainer import TorchTrainer
 from tests.devices.training.tiny_task import TARGETS, make_config, make_dataset, save_model
 from tests.simulator.fuzzing import Broke, Guided, broken_bytes, broken_tree, time_limit
+from tests.torture import SEED, scaled
 
-TIMES = int(os.environ.get("FEDCLOCK_FUZZ", "1"))
-INPUTS_EACH = 50
 SECONDS_EACH = 20.0
 FAMILIES = ("bert", "gpt2", "llama", "parts")
 """What is damaged: a family with closed forms and two tokens of a kind, one without, one decoder,
@@ -169,17 +166,17 @@ class NoPrompt(io.StringIO):
     read = readline  # type: ignore[assignment]
 
 
-def use(directory: Path, kind: str, data: TextDataset) -> None:
+def use(directory: Path, kind: str, data: Classification) -> None:
     """All that a run does with a model before it trains. Raises ValueError alone."""
     targets = TARGETS["bert" if kind == "parts" else kind]
     config = make_config(str(directory), targets=targets, max_length=16, eval_examples=8)
     source = resolve(config.model)
-    spec = model_spec(source, config.targets, num_classes=data.num_classes)
+    spec = model_spec(source, config.targets, head=text_head(data.num_classes))
     trainer = TorchTrainer(config, data, source=source, spec=spec)
     trainer.evaluate(spec.initial_adapter(2, 4.0, np.random.default_rng(0)))
 
 
-def check(home: Path, kind: str, files: Mapping[str, bytes], data: TextDataset) -> str:
+def check(home: Path, kind: str, files: Mapping[str, bytes], data: Classification) -> str:
     """Use a directory of these files; the words it is refused with, or none."""
     directory = home / "model"
     directory.mkdir(exist_ok=True)
@@ -220,13 +217,14 @@ def fuzz(home: Path, sound: Mapping[str, Files], *, seed: int, count: int) -> tu
     return broke, num_used
 
 
+@pytest.mark.torture
 def test_damaged_directories_are_refused_in_words_or_used(
     sound: dict[str, Files], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", NoPrompt())
     monkeypatch.chdir(tmp_path)
-    count = INPUTS_EACH * TIMES
-    broke, num_used = fuzz(tmp_path, sound, seed=TIMES, count=count)
+    count = scaled(40, 5_000)
+    broke, num_used = fuzz(tmp_path, sound, seed=SEED, count=count)
     print(f"{count} model directories: {num_used} used, {count - num_used} refused")
     assert not broke.found
     assert 0 < num_used < count

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from devices.architectures import model_spec
-from devices.datasets.dataset import TextDataset
 from devices.models.families import LinearSpec
+from devices.models.heads import text_head
 from devices.models.spec import Attention
+from devices.tasks.classification import Classification
 from tests.devices.cost.torch_measures import Shape, config_of, load, source_of
 from tests.devices.training.tiny_task import make_config, make_trainer, save_model
 
@@ -24,10 +25,10 @@ def test_an_outline_finds_what_the_closed_forms_know(family: str) -> None:
 
     source, name = source_of(config_of(family, SHAPE)), ""
     with pytest.raises(ValueError, match="targets must be among ") as refused:
-        model_spec(source, ("none",), num_classes=5)
+        model_spec(source, ("none",), head=text_head(5))
     name = str(refused.value).removeprefix("targets must be among ").split(", ")[0]
-    known = model_spec(source, (name,), num_classes=5)
-    found = outlined_spec(source, (name,), num_classes=5, attention="eager")
+    known = model_spec(source, (name,), head=text_head(5))
+    found = outlined_spec(source, (name,), head=text_head(5), attention="eager")
     assert found.linears == known.linears or family in ("distilbert", "mpnet")
     assert {layer.num_weights for layer in found.linears} == {
         layer.num_weights for layer in known.linears
@@ -86,14 +87,14 @@ def test_a_model_of_another_make_is_refused_with_the_reason(
 ) -> None:
     source = source_of({**BERT, **changes})
     with pytest.raises(ValueError, match=f"must be a list of equal transformer .*{message}"):
-        model_spec(source, ("query",), num_classes=5)
+        model_spec(source, ("query",), head=text_head(5))
 
 
 def test_a_target_that_a_traced_model_has_not_is_named_with_those_it_has() -> None:
     source = source_of(config_of("gpt2", SHAPE))
     message = "targets must be among c_attn, attn.c_proj, c_fc, mlp.c_proj, got query"
     with pytest.raises(ValueError, match=message):
-        model_spec(source, ("query",), num_classes=5)
+        model_spec(source, ("query",), head=text_head(5))
 
 
 @pytest.mark.parametrize(("family", "attention"), [("mpnet", "sdpa"), ("deberta-v2", "sdpa")])
@@ -103,7 +104,7 @@ def test_flash_attention_that_transformers_has_not_is_refused(
     source = source_of({**BERT, "model_type": family})
     message = "must be eager for a mpnet, whose scores|deberta-v2, .*: no flash attention: cost"
     with pytest.raises(ValueError, match=message):
-        model_spec(source, ("q",), num_classes=5, attention=attention)
+        model_spec(source, ("q",), head=text_head(5), attention=attention)
 
 
 def test_code_that_comes_with_a_model_is_never_run(tmp_path: Path) -> None:
@@ -111,13 +112,13 @@ def test_code_that_comes_with_a_model_is_never_run(tmp_path: Path) -> None:
     config = config_of("gpt2", SHAPE) | {
         "auto_map": {"AutoModelForSequenceClassification": "evil.Model"}
     }
-    spec = model_spec(source_of(config), ("c_attn",), num_classes=5)
+    spec = model_spec(source_of(config), ("c_attn",), head=text_head(5))
     assert spec.family == "gpt2"
 
 
 @pytest.mark.parametrize("family", ["gpt2", "electra", "opt"])
 def test_a_traced_family_trains_from_a_local_directory(
-    family: str, tmp_path: Path, dataset: TextDataset
+    family: str, tmp_path: Path, dataset: Classification
 ) -> None:
     from tests.devices.training.tiny_task import make_job
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from devices.datasets.dataset import TextDataset
+from devices.tasks.classification import Classification
 from devices.training.data import stratified_subset
 from devices.training.model import layer_path
 from devices.training.trainer import CALIBRATION_EXAMPLES, SUBSET_SEED, TorchTrainer
@@ -16,7 +16,7 @@ METRICS = get_args(SalienceMetric)
 
 
 @pytest.fixture(scope="module")
-def half_empty(dataset: TextDataset) -> TorchTrainer:
+def half_empty(dataset: Classification) -> TorchTrainer:
     """`tiny` whose upper block has zeros for weights."""
     trainer = make_trainer(make_config(), dataset)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_taylor_is_the_gradient_that_torch_gives(family_trainer: TorchTrainer) -
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_salience_depends_on_no_job_before(
-    dataset: TextDataset, tiny: TorchTrainer, metric: SalienceMetric
+    dataset: Classification, tiny: TorchTrainer, metric: SalienceMetric
 ) -> None:
     fresh = make_trainer(make_config(dtype="bf16"), dataset)
     first = fresh.block_salience(metric)

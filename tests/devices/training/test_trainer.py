@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from devices.datasets.dataset import TextDataset, load_dataset
+from devices.datasets.dataset import load_dataset
+from devices.tasks.classification import Classification
 from devices.training.data import draw_batches
 from devices.training.evaluation import score_chunk
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import TermGrid
-from devices.vocabulary.trainer import ChunkScore, Evaluation, TrainingJob, combine
+from devices.vocabulary.trainer import ChunkScore, TrainingJob
 from tests.devices.training.tiny_task import (
     make_config,
     make_dataset,
@@ -52,7 +53,7 @@ def digests_in_both_dtypes() -> list[str]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_neither_order_nor_what_ran_before_changes_a_result(
-    dataset: TextDataset, dtype: str
+    dataset: Classification, dtype: str
 ) -> None:
     trainer = make_trainer(make_config(dtype=dtype), dataset)
     first = digests(trainer, backwards=False)
@@ -86,17 +87,23 @@ def test_losses_are_those_of_the_examples_that_were_trained_on(tiny: TorchTraine
         rng=np.random.default_rng(drawn_seed),
     )
     alone = [
-        score_chunk(tiny._model, job.broadcast.adapter, tiny._train_texts, batch[k : k + 1])
+        score_chunk(
+            tiny._model,
+            tiny._task,
+            job.broadcast.adapter,
+            texts=tiny._train_texts,
+            chunk=batch[k : k + 1],
+        )
         for k in range(len(batch))
     ]
-    losses = np.array([score.loss_sum for score in alone])
+    losses = np.array([score.sums[2] for score in alone])
     assert losses.std() > 0.01
     (result,) = tiny.train([job])
     assert result.train_loss == pytest.approx(losses.mean(), rel=1e-5)
     assert result.squared_loss == pytest.approx((losses**2).mean(), rel=1e-5)
 
 
-def test_training_leaves_global_random_streams_alone(dataset: TextDataset) -> None:
+def test_training_leaves_global_random_streams_alone(dataset: Classification) -> None:
     before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     trainer = make_trainer(make_config(), dataset)
     trainer.train([make_job(trainer, activation_bits=8)])
@@ -122,13 +129,13 @@ def test_the_seed_decides_the_batches(tiny: TorchTrainer) -> None:
     assert one.adapter.digest != other.adapter.digest
 
 
-def test_a_loss_that_is_not_finite_names_device_and_step(dataset: TextDataset) -> None:
+def test_a_loss_that_is_not_finite_names_device_and_step(dataset: Classification) -> None:
     trainer = make_trainer(make_config(learning_rate=1e30), dataset)
     (result,) = trainer.train([make_job(trainer)])
     assert "at step 2 of 4 on device 3; lower" in result.diverged
 
 
-def test_a_loss_above_the_bound_names_both(dataset: TextDataset) -> None:
+def test_a_loss_above_the_bound_names_both(dataset: Classification) -> None:
     trainer = make_trainer(make_config(max_loss=1e-3), dataset)
     (result,) = trainer.train([make_job(trainer)])
     assert "the loss must stay finite and at most 0.001, got" in result.diverged
@@ -137,14 +144,14 @@ def test_a_loss_above_the_bound_names_both(dataset: TextDataset) -> None:
     assert result.diverged == ""
 
 
-def test_factors_that_are_not_finite_name_device_and_step(dataset: TextDataset) -> None:
+def test_factors_that_are_not_finite_name_device_and_step(dataset: Classification) -> None:
     trainer = make_trainer(make_config(learning_rate=1e39), dataset)
     (result,) = trainer.train([make_job(trainer, steps=1)])
     assert result.diverged.startswith("factors must stay finite")
     assert "step 1 on device 3" in result.diverged
 
 
-def test_a_job_after_a_failed_one_is_not_affected(dataset: TextDataset) -> None:
+def test_a_job_after_a_failed_one_is_not_affected(dataset: Classification) -> None:
     trainer = make_trainer(make_config(), dataset)
     job = make_job(trainer)
     expected = trainer.train([job])[0].adapter.digest
@@ -158,14 +165,16 @@ def test_texts_longer_than_the_model_reads_are_refused(
     family: str, positions: int, tmp_path: Path
 ) -> None:
     directory = str(save_model(tmp_path, family))
-    long_texts = replace(make_dataset(), train_texts=("word1 " * 80,) * 240)
+    short = make_dataset().data
+    long = replace(short.train, columns={**short.train.columns, "text": ("word1 " * 80,) * 240})
+    long_texts = Classification.of(replace(short, train=long))
     with pytest.raises(ValueError, match=f"max_length must be at most {positions}, the positions"):
         make_trainer(make_config(directory, max_length=positions + 1), long_texts)
     trainer = make_trainer(make_config(directory, max_length=positions), long_texts)
     assert np.isfinite(trainer.train([make_job(trainer)])[0].train_loss)
 
 
-def test_a_gpu_that_is_not_there_is_refused(dataset: TextDataset) -> None:
+def test_a_gpu_that_is_not_there_is_refused(dataset: Classification) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match=r"training\.compute must be auto or cpu.*got cuda"):
@@ -173,66 +182,67 @@ def test_a_gpu_that_is_not_there_is_refused(dataset: TextDataset) -> None:
 
 
 def test_an_evaluation_is_the_sum_of_its_chunks_whoever_scores_them(
-    dataset: TextDataset,
+    dataset: Classification,
 ) -> None:
     trainer = make_trainer(make_config(eval_examples=50, eval_batch_size=16), dataset)
     adapter = random_adapter(trainer)
     assert trainer.num_chunks == 4
     one, other = trainer.score(adapter, [3, 1]), trainer.score(adapter, [0, 2])
-    assert sum(score.num_examples for score in one + other) == 50
-    assert combine(one + other) == trainer.evaluate(adapter)
+    assert sum(score.sums[0] for score in one + other) == 50
+    assert dataset.evaluation(one + other) == trainer.evaluate(adapter)
 
 
 def test_scores_combine_by_examples() -> None:
-    scores = [ChunkScore(3, 3, 1.5), ChunkScore(1, 0, 2.5)]
-    assert combine(scores) == Evaluation(0.75, 1.0)
     by_class = [((2, 1), (1, 1), (0, 0)), ((1, 1), (0, 0), (0, 0))]
-    scores = [ChunkScore(3, 2, 1.5, by_class[0]), ChunkScore(1, 1, 2.5, by_class[1])]
-    known, nan = combine(scores).by_class[:2], combine(scores).by_class[2]
-    assert known == (2 / 3, 1.0)
+    scores = [ChunkScore((3, 2, 1.5), by_class[0]), ChunkScore((1, 1, 2.5), by_class[1])]
+    values, (*known, nan) = make_dataset().evaluation(scores)
+    assert values == {"accuracy": 0.75, "loss": 1.0}
+    assert known == [2 / 3, 1.0]
     assert np.isnan(nan)
 
 
-def test_accuracy_by_class_weighted_by_the_classes_is_the_accuracy(dataset: TextDataset) -> None:
+def test_accuracy_by_class_weighted_by_the_classes_is_the_accuracy(dataset: Classification) -> None:
     trainer = make_trainer(make_config(eval_examples=60, eval_batch_size=16), dataset)
     evaluation = trainer.evaluate(random_adapter(trainer))
-    tested = np.concatenate([trainer._test_texts.labels[chunk] for chunk in trainer._test_chunks])
+    tested = np.concatenate([trainer._test_texts.targets[chunk] for chunk in trainer._test_chunks])
     counts = np.bincount(tested, minlength=dataset.num_classes)
-    assert len(evaluation.by_class) == dataset.num_classes
-    assert counts @ np.nan_to_num(evaluation.by_class) / 60 == pytest.approx(evaluation.accuracy)
+    assert len(evaluation.by_group) == dataset.num_classes
+    assert counts @ np.nan_to_num(evaluation.by_group) / 60 == pytest.approx(
+        evaluation.values["accuracy"]
+    )
 
 
-def test_accuracy_is_the_share_of_right_answers(dataset: TextDataset) -> None:
+def test_accuracy_is_the_share_of_right_answers(dataset: Classification) -> None:
     trainer = make_trainer(make_config(eval_examples=1000), dataset)
     adapter = random_adapter(trainer)
     evaluation = trainer.evaluate(adapter)
     texts = trainer._test_texts
     right, losses = 0, []
-    for index in range(len(texts.labels)):  # one by one, without padding
+    for index in range(len(texts.targets)):  # one by one, without padding
         batch = texts.batch(np.array([index]), trainer.host.device)
         with torch.no_grad():
             logits = trainer._model.logits(batch)
-        right += int(logits.argmax() == batch.labels)
-        losses.append(torch.nn.functional.cross_entropy(logits, batch.labels).item())
-    assert evaluation.accuracy == right / len(losses)
-    assert evaluation.loss == pytest.approx(np.mean(losses), rel=1e-5)
+        right += int(logits.argmax() == batch.targets)
+        losses.append(torch.nn.functional.cross_entropy(logits, batch.targets).item())
+    assert evaluation.values["accuracy"] == right / len(losses)
+    assert evaluation.values["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_tiny_learns_its_words(tiny: TorchTrainer) -> None:
     start = tiny.spec.initial_adapter(4, 8.0, np.random.default_rng(0))
     result = tiny.train([make_job(tiny, adapter=start, steps=60)])[0]
     # Guessing gets 25 %; of 60 texts, more than 45 % right has odds below 1 in 2,000 by chance.
-    assert tiny.evaluate(result.adapter).accuracy > 0.45
+    assert tiny.evaluate(result.adapter).values["accuracy"] > 0.45
 
 
 @needs_minilm
 def test_minilm_learns_wordnet_in_forty_steps() -> None:
-    data = load_dataset("wordnet-16").subset(num_train=640, num_test=160)
+    data = Classification.of(load_dataset("wordnet-16")).subset(num_train=640, num_test=160)
     config = make_config("minilm-l6", learning_rate=2e-3, dtype="auto", eval_examples=160)
     trainer = make_trainer(config, data)
     start = trainer.spec.initial_adapter(8, 16.0, np.random.default_rng(0))
     job = make_job(trainer, adapter=start, steps=40)
     everything = TrainingJob(job.plan, job.broadcast, np.arange(640), seed=0)
-    assert trainer.evaluate(start).accuracy < 0.15
+    assert trainer.evaluate(start).values["accuracy"] < 0.15
     result = trainer.train([everything])[0]
-    assert trainer.evaluate(result.adapter).accuracy > 0.25
+    assert trainer.evaluate(result.adapter).values["accuracy"] > 0.25

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from devices.architectures import model_spec
-from devices.datasets.dataset import TextDataset
+from devices.datasets.dataset import Examples, TextDataset
 from devices.models.catalog import resolve
+from devices.tasks.classification import Classification
+from devices.tasks.task import Task
 from devices.training.config import TrainingConfig
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import (
@@ -41,24 +48,21 @@ needs_minilm = pytest.mark.skipif(
 )
 
 
-def make_dataset(num_train: int = 240, num_test: int = 60) -> TextDataset:
+def make_dataset(num_train: int = 240, num_test: int = 60) -> Classification:
     """Four classes; a text is 3 to 14 words, most of them from the dozen of its class."""
     rng = np.random.default_rng(0)
 
-    def draw(count: int) -> tuple[tuple[str, ...], np.ndarray]:
+    def draw(count: int) -> Examples:
         labels = rng.integers(4, size=count)
         texts = []
         for label in labels:
             own = rng.random(rng.integers(3, 15)) < 0.8
             picks = np.where(own, 12 * label + rng.integers(12, size=len(own)), rng.integers(48))
             texts.append(" ".join(WORDS[k] for k in picks))
-        return tuple(texts), labels
+        return Examples({"text": tuple(texts), "label": tuple("abcd"[k] for k in labels)})
 
-    (train_texts, train_labels), (test_texts, test_labels) = draw(num_train), draw(num_test)
-    names = ("a", "b", "c", "d")
-    return TextDataset(
-        "words", train_texts, train_labels, test_texts, test_labels, names, "", "seed 0", "none"
-    )
+    data = TextDataset("words", draw(num_train), draw(num_test), "", "seed 0", "none")
+    return Classification.of(data)
 
 
 def make_config(model: str = "tiny", **changes: object) -> TrainingConfig:
@@ -66,12 +70,11 @@ def make_config(model: str = "tiny", **changes: object) -> TrainingConfig:
     return TrainingConfig(model=model, **settings)  # type: ignore[arg-type]
 
 
-def make_trainer(config: TrainingConfig, dataset: TextDataset) -> TorchTrainer:
+def make_trainer(config: TrainingConfig, task: Task) -> TorchTrainer:
     source = resolve(config.model)
-    spec = model_spec(
-        source, config.targets, num_classes=dataset.num_classes, attention=config.attention
-    )
-    return TorchTrainer(config, dataset, source=source, spec=spec)
+    head = task.head(source.config)
+    spec = model_spec(source, config.targets, head=head, attention=config.attention)
+    return TorchTrainer(config, task, source=source, spec=spec)
 
 
 def random_adapter(trainer: TorchTrainer, rank: int = 4, seed: int = 0) -> Adapter:
@@ -109,8 +112,18 @@ def make_job(
     return TrainingJob(plan, Broadcast(0, adapter), np.arange(100, dtype=np.int64), seed)
 
 
-def save_model(directory: Path, family: str, num_blocks: int = 2, num_classes: int = 4) -> Path:
-    """A random model of a few blocks and a word tokenizer, as transformers saves them."""
+def save_model(
+    directory: Path,
+    family: str,
+    num_blocks: int = 2,
+    num_classes: int = 4,
+    *,
+    language: bool = False,
+) -> Path:
+    """A random model of a few blocks and a word tokenizer, as transformers saves them.
+
+    With ``language`` it is a language model, whose texts end with a token of their own.
+    """
     sizes = {"vocab_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}
     if family == "distilbert":
         sizes |= {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": num_blocks}
@@ -130,7 +143,8 @@ def save_model(directory: Path, family: str, num_blocks: int = 2, num_classes: i
     config.num_labels = num_classes
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = AutoModelForSequenceClassification.from_config(config)
+        cls = AutoModelForCausalLM if language else AutoModelForSequenceClassification
+        model = cls.from_config(config)
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
@@ -138,10 +152,13 @@ def save_model(directory: Path, family: str, num_blocks: int = 2, num_classes: i
     names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS]
     words = Tokenizer(models.WordLevel({name: k for k, name in enumerate(names)}, "[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
     special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    if language:
+        special |= {"eos_token": "[SEP]"}
+    else:
+        words.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        )
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special).save_pretrained(
         directory
     )

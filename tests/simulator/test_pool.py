@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 
+from devices.tasks.task import totals
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
     ChunkScore,
@@ -30,13 +30,12 @@ from devices.vocabulary.trainer import (
     TrainingError,
     TrainingJob,
     TrainingResult,
-    combine,
 )
 from simulator.config.experiment import ConfigError, load_experiment
-from simulator.workers.executor import MAX_DEATHS, MEANWHILE, Executor, Site
+from simulator.workers.pool import BACKGROUND, TRAININGS, Backend, Pool
 from simulator.workers.processes import CAN_COPY, HUGE_PAGES, LocalProcesses
 from simulator.workers.shared_trainer import SharedTrainer
-from simulator.workers.trainers import Trainers
+from simulator.workers.trainers import Trainers, loading
 from simulator.world.build import build_world
 from tests.devices.test_stacks import job as a_job
 from tests.simulator.test_bitwise import REAL, write
@@ -53,7 +52,7 @@ def ray() -> Iterator[Any]:
     found.shutdown()
 
 
-def site(name: str, make: Any, request: pytest.FixtureRequest) -> Site:
+def site(name: str, make: Any, request: pytest.FixtureRequest) -> Backend:
     if name == "processes":
         return LocalProcesses(make)
     request.getfixturevalue("ray")
@@ -63,8 +62,8 @@ def site(name: str, make: Any, request: pytest.FixtureRequest) -> Site:
 
 
 @pytest.fixture(params=["processes", "ray"])
-def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    found = Executor(site(request.param, MAKE, request), 2)
+def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    found = Pool(site(request.param, MAKE, request), 2)
     yield found
     found.close()
 
@@ -107,31 +106,30 @@ def note(_: Any, log: Path, word: str) -> None:
 
 
 def no_model() -> Any:
-    raise ValueError("there is none\nof that name")
+    with loading():
+        raise ValueError("there is none\nof that name")
 
 
-def test_a_worker_that_dies_is_replaced_and_its_jobs_run_again(
-    executor: Executor, tmp_path: Path
-) -> None:
-    deadly = executor.submit(partial(die_once, marker=tmp_path / "died"))
-    others = [executor.submit(partial(square, number=k)) for k in range(20)]
+def test_a_worker_that_dies_is_replaced_and_its_jobs_run_again(pool: Pool, tmp_path: Path) -> None:
+    deadly = pool.submit(partial(die_once, marker=tmp_path / "died"))
+    others = [pool.submit(partial(square, number=k)) for k in range(20)]
     assert [other.result(60) for other in others] == [k * k for k in range(20)]
     survivor = deadly.result(60)
     assert (tmp_path / "died").exists()
     assert survivor != os.getpid()
 
 
-def test_work_that_no_worker_outlives_is_given_up(executor: Executor, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=rf"but {MAX_DEATHS} did at the same work"):
-        executor.submit(partial(die, deaths=tmp_path / "deaths")).result(120)
-    assert (tmp_path / "deaths").read_text() == "x" * MAX_DEATHS
-    assert executor.submit(partial(square, number=3)).result(60) == 9
+def test_work_that_no_worker_outlives_is_given_up(pool: Pool, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=rf"but {TRAININGS.max_deaths} did at the same work"):
+        pool.submit(partial(die, deaths=tmp_path / "deaths")).result(120)
+    assert (tmp_path / "deaths").read_text() == "x" * TRAININGS.max_deaths
+    assert pool.submit(partial(square, number=3)).result(60) == 9
 
 
-def test_a_mistake_in_a_task_is_its_own(executor: Executor) -> None:
+def test_a_mistake_in_a_task_is_its_own(pool: Pool) -> None:
     with pytest.raises(TrainingError, match=r"^no good$"):
-        executor.submit(fail).result(60)
-    assert executor.submit(partial(square, number=3)).result(60) == 9
+        pool.submit(fail).result(60)
+    assert pool.submit(partial(square, number=3)).result(60) == 9
 
 
 @pytest.mark.parametrize("name", ["processes", "ray"])
@@ -140,7 +138,7 @@ def test_why_a_worker_cannot_make_its_trainer_is_said(
 ) -> None:
     there = site(name, no_model, request)
     with pytest.raises(TrainingError, match=r"^the model cannot be loaded: there is none$"):
-        Executor(there, 1)
+        Pool(there, 1)
 
 
 def has_imported(_: Any, module: str) -> bool:
@@ -149,9 +147,9 @@ def has_imported(_: Any, module: str) -> bool:
 
 @pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
 def test_a_worker_has_imported_what_it_needs_before_it_needs_it() -> None:
-    executor = Executor(LocalProcesses(MAKE), 1)
-    assert executor.submit(partial(has_imported, module="devices.training.trainer")).result(60)
-    executor.close()
+    pool = Pool(LocalProcesses(MAKE), 1)
+    assert pool.submit(partial(has_imported, module="devices.training.trainer")).result(60)
+    pool.close()
 
 
 def environment_of(_: Any, name: str) -> str | None:
@@ -163,12 +161,12 @@ def environment_of(_: Any, name: str) -> str | None:
 def test_workers_lie_in_huge_pages_unless_the_user_says_how(own: str | None) -> None:
     (name,) = HUGE_PAGES
     code = (
-        "from functools import partial; from simulator.workers.executor import Executor; "
+        "from functools import partial; from simulator.workers.pool import Pool; "
         "from simulator.workers.processes import LocalProcesses; import os; "
-        "from tests.simulator.test_executor import MAKE, environment_of; "
-        "executor = Executor(LocalProcesses(MAKE), 1); "
-        f"asked = executor.submit(partial(environment_of, name={name!r})); "
-        f"print(asked.result(60), os.environ.get({name!r})); executor.close()"
+        "from tests.simulator.test_pool import MAKE, environment_of; "
+        "pool = Pool(LocalProcesses(MAKE), 1); "
+        f"asked = pool.submit(partial(environment_of, name={name!r})); "
+        f"print(asked.result(60), os.environ.get({name!r})); pool.close()"
     )
     plain = {key: value for key, value in os.environ.items() if key != name}
     environment = plain | ({name: own} if own else {}) | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -186,19 +184,19 @@ def kill_template_once(_: Any, marker: Path) -> None:
 
 @pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
 def test_a_run_outlives_the_process_that_workers_are_copies_of(tmp_path: Path) -> None:
-    executor = Executor(LocalProcesses(MAKE), 2)
-    executor.submit(partial(kill_template_once, marker=tmp_path / "killed")).result(60)
-    squares = [executor.submit(partial(square, number=k)) for k in range(6)]
+    pool = Pool(LocalProcesses(MAKE), 2)
+    pool.submit(partial(kill_template_once, marker=tmp_path / "killed")).result(60)
+    squares = [pool.submit(partial(square, number=k)) for k in range(6)]
     assert [one.result(60) for one in squares] == [k * k for k in range(6)]
-    executor.close()
+    pool.close()
 
 
 @pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
 def test_a_template_that_dies_as_it_starts_is_said(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text("import os; os._exit(1)", "utf-8")
     code = (
-        "from simulator.workers import processes as own; own.TEMPLATE = 'dies'; "
-        "own.LocalProcesses(None)"
+        "from simulator.workers import processes as own; "
+        "own.LocalProcesses(None, templates=['dies'])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     ended = subprocess.run(
@@ -214,6 +212,11 @@ def not_installed() -> Any:
     raise ModuleNotFoundError("none here")
 
 
+def shares(scores: Iterable[ChunkScore]) -> Evaluation:
+    num_examples, num_right, _ = totals(scores)
+    return Evaluation({"share": num_right / num_examples})
+
+
 class Counting:
     """Tells of each job how many were trained with it, and of each chunk which it was."""
 
@@ -223,57 +226,54 @@ class Counting:
         return [TrainingResult(job.broadcast.adapter, float(len(jobs)), job.seed) for job in jobs]
 
     def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
-        return [ChunkScore(2, k, float(k), ((2, k),)) for k in chunks]
+        return [ChunkScore((2, k, float(k)), ((2, k),)) for k in chunks]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        return combine(self.score(adapter, range(self.num_chunks)))
+        return shares(self.score(adapter, range(self.num_chunks)))
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.array([1.0, 2.0])
 
 
 def test_workers_share_whole_passes_and_all_chunks_whoever_is_first() -> None:
-    shared = SharedTrainer(Executor(LocalProcesses(Counting), 2))
+    shared = SharedTrainer(Pool(LocalProcesses(Counting), 2), shares)
     jobs = [replace(a_job(stack=2), seed=k) for k in range(5)]
     assert [result[1:3] for result in shared.train(jobs)] == [
         (2, 0), (2, 1), (2, 2), (2, 3), (1, 4),
     ]  # fmt: skip
     alone = Counting()
     adapter = jobs[0].broadcast.adapter
-    assert shared.evaluate(adapter) == alone.evaluate(adapter) == (0.5, 0.5, (0.5,))
+    assert shared.evaluate(adapter) == alone.evaluate(adapter) == ({"share": 0.5}, ())
     assert shared.begin(alone.evaluate, adapter).result(60) == alone.evaluate(adapter)
     assert shared.block_salience("wanda").tolist() == [1.0, 2.0]
     shared.close()
 
 
 def test_what_the_server_waits_for_goes_before_what_it_does_not(tmp_path: Path) -> None:
-    executor = Executor(LocalProcesses(MAKE), 1)
+    pool = Pool(LocalProcesses(MAKE), 1)
     log, go = tmp_path / "log", tmp_path / "go"
-    executor.submit(partial(wait_for, file=go))
-    tasks = [("late", MEANWHILE), ("first", 0), ("second", 0), ("later", MEANWHILE)]
-    futures = [executor.submit(partial(note, log=log, word=word), k) for word, k in tasks]
+    pool.submit(partial(wait_for, file=go))
+    tasks = [("late", BACKGROUND), ("first", 0), ("second", 0), ("later", BACKGROUND)]
+    futures = [pool.submit(partial(note, log=log, word=word), k) for word, k in tasks]
     go.touch()
     for future in futures:
         future.result(60)
     assert log.read_text().split() == ["first", "second", "late", "later"]
-    executor.close()
+    pool.close()
 
 
-def test_what_has_not_begun_when_the_workers_go_home_is_cancelled(tmp_path: Path) -> None:
-    executor = Executor(LocalProcesses(MAKE), 1)
-    busy = executor.submit(partial(wait_for, file=tmp_path / "go"))
+def test_what_is_not_done_when_the_pool_is_closed_is_cancelled_at_once(tmp_path: Path) -> None:
+    pool = Pool(LocalProcesses(MAKE), 1)
+    busy = pool.submit(partial(wait_for, file=tmp_path / "go"))
     while not busy.running():
         time.sleep(0.01)
-    waiting = executor.submit(partial(square, number=3))
-    closing = Thread(target=executor.close)
-    closing.start()
-    with pytest.raises(CancelledError):
-        waiting.result(60)
-    (tmp_path / "go").touch()
-    closing.join()
-    assert busy.result() is None
-    with pytest.raises(CancelledError, match="gone home"):
-        executor.submit(partial(square, number=3))
+    waiting = pool.submit(partial(square, number=3))
+    pool.close()
+    for future in (waiting, busy):
+        with pytest.raises(CancelledError):
+            future.result(0)
+    with pytest.raises(CancelledError, match="the pool is closed"):
+        pool.submit(partial(square, number=3))
 
 
 def test_a_cluster_without_room_is_refused_at_once(ray: Any) -> None:
@@ -308,22 +308,22 @@ def test_work_begins_with_the_first_worker_and_another_joins_when_there_is_room(
     from simulator.workers.ray_actors import RayCluster
 
     with held(ray, 1):
-        executor = Executor(RayCluster(MAKE, 2, gpus_each=0), 2)
-        assert executor.submit(partial(square, number=3)).result(60) == 9
+        pool = Pool(RayCluster(MAKE, 2, gpus_each=0), 2)
+        assert pool.submit(partial(square, number=3)).result(60) == 9
     first, second = tmp_path / "first", tmp_path / "second"
     pair = [(first, second), (second, first)]  # neither ends unless both are under way
-    futures = [executor.submit(partial(meet, mine=mine, other=other)) for mine, other in pair]
+    futures = [pool.submit(partial(meet, mine=mine, other=other)) for mine, other in pair]
     for future in futures:
         future.result(60)
-    executor.close()
+    pool.close()
 
 
 def test_who_waits_for_room_is_not_waited_for_at_the_end(ray: Any) -> None:
     from simulator.workers.ray_actors import RayCluster
 
-    executor = Executor(RayCluster(MAKE, 2, gpus_each=0), 3)  # one more than there is room for
-    assert executor.submit(partial(square, number=3)).result(60) == 9
-    executor.close()
+    pool = Pool(RayCluster(MAKE, 2, gpus_each=0), 3)  # one more than there is room for
+    assert pool.submit(partial(square, number=3)).result(60) == 9
+    pool.close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])  # nobody listens at 1
@@ -342,7 +342,7 @@ def test_why_a_worker_cannot_even_begin_is_said(ray: Any) -> None:
     from simulator.workers.ray_actors import RayCluster
 
     with pytest.raises(TrainingError, match=r"must be installed on each machine.*: none here$"):
-        Executor(RayCluster(not_installed, 1, gpus_each=0), 1)
+        Pool(RayCluster(not_installed, 1, gpus_each=0), 1)
 
 
 def test_work_of_a_lost_machine_goes_to_who_is_left_and_a_machine_that_joins_works(

@@ -1,0 +1,78 @@
+"""Predicts each next token of a text, by a decoder's own output layer: a causal language model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from devices.datasets.dataset import Split, TextDataset
+from devices.models.heads import Head, token_head
+from devices.tasks.task import Batch, Encoded, Metric, Tokenize
+from devices.tasks.token_losses import mean_scores, next_tokens, score_tokens, token_losses
+from devices.vocabulary.trainer import ChunkScore, Evaluation
+from traces.arrays import IntArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_LOSS = math.log(1e300)
+"""The mean loss, in nats, above which perplexity is infinite rather than a number to overflow."""
+
+
+@dataclass(frozen=True, eq=False)
+class CausalLM:
+    """Causal language modelling learns to predict each token of a text from those before it.
+
+    A text ends with the tokenizer's token for the end, if it has one, and is cut after the longest
+    length that the experiment allows; a text that is cut has no end. Loss is the mean over all
+    predicted tokens of a batch, in nats; perplexity is exp(loss) over all of them.
+    """
+
+    kind: ClassVar[str] = "causal-lm"
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("perplexity", "", "lower"),
+        Metric("loss", "nats", "lower"),
+        Metric("token_accuracy", "share", "higher"),
+    )
+
+    data: TextDataset
+
+    @classmethod
+    def of(cls, data: TextDataset) -> CausalLM:
+        """Make the task of a data set with texts."""
+        return cls(data)
+
+    def head(self, config: Mapping[str, Any]) -> Head:
+        return token_head(config)
+
+    def encode(self, split: Split, tokenize: Tokenize) -> Encoded:
+        ids = tokenize(self.data[split]["text"], ends=True)
+        for place, row in enumerate(ids):
+            if len(row) < 2:
+                text = self.data[split]["text"][place]
+                raise self.data[split].error(
+                    place,
+                    "every text must be at least two tokens, the first of which predicts the "
+                    f"second, got one for {text!r:.60}, and the tokenizer has no end to add",
+                )
+        return Encoded(ids, [next_tokens(row) for row in ids])
+
+    def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
+        return token_losses(logits, batch.targets, num_jobs=num_jobs)
+
+    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
+        return score_tokens(logits, batch)
+
+    def evaluation(self, scores: Iterable[ChunkScore]) -> Evaluation:
+        loss, share = mean_scores(scores)
+        perplexity = math.exp(loss) if loss < MAX_LOSS else math.inf if loss == loss else math.nan
+        return Evaluation({"perplexity": perplexity, "loss": loss, "token_accuracy": share})
+
+    def groups(self, split: Split) -> IntArray | None:
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        return {}

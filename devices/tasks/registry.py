@@ -1,0 +1,42 @@
+"""Lists every task by the kind that a config names it by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from devices.datasets.dataset import TextDataset, load_dataset
+from devices.tasks.causal_lm import CausalLM
+from devices.tasks.classification import Classification
+from devices.tasks.task import Task
+
+
+class TaskKind(NamedTuple):
+    """A kind of task: what it reads of each example, and how it is made of them."""
+
+    columns: tuple[str, ...]
+    of: Callable[[TextDataset], Task]
+
+
+TASKS: Mapping[str, TaskKind] = MappingProxyType(
+    {task.kind: TaskKind(task.columns, task.of) for task in (Classification, CausalLM)}
+)
+
+
+def load_task(
+    kind: str,
+    data: str,
+    *,
+    named: Mapping[str, str] | None = None,
+    beside: Sequence[str] = (),
+) -> Task:
+    """Load a data set by its name or directory, and make a task of this kind of it.
+
+    ``named`` says what the files call a column, and ``beside`` are the columns that are read
+    besides those of the task, such as the client that an example is of. Raises ValueError where the
+    data cannot be read, or is not what the task needs.
+    """
+    task = TASKS[kind]
+    columns = tuple(dict.fromkeys((*task.columns, *beside)))
+    return task.of(load_dataset(data, columns, named or None))

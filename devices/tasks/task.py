@@ -1,0 +1,144 @@
+"""Defines what a task is: its examples, its loss, the metrics it is judged by, and its head.
+
+torch is imported where something is computed, and nowhere else, so that a run of timing alone, and
+every command that only reads, can describe a task without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from devices.datasets.dataset import Split, TextDataset
+from devices.models.heads import Head
+from devices.vocabulary.trainer import ChunkScore, Evaluation
+from traces.arrays import IntArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORED = -100
+"""The target of a token that no loss is taken at; torch's own default for it."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that models are judged by, and which way it improves."""
+
+    name: str  # a column of rounds.parquet, as "accuracy"
+    unit: Literal["share", "nats", ""]  # a share lies in [0, 1]
+    better: Literal["higher", "lower"]
+
+    def reaches(self, value: float, target: float) -> bool:
+        """Return True if ``value`` is at least as good as ``target``; no NaN is."""
+        return value >= target if self.better == "higher" else value <= target
+
+    def best(self, values: Iterable[float]) -> float:
+        """Return the best of these values, NaN left out; NaN where none is left."""
+        known = [value for value in values if not math.isnan(value)]
+        choose = max if self.better == "higher" else min
+        return choose(known, default=math.nan)
+
+
+class Batch(NamedTuple):
+    """A batch of examples as tensors, padded to the longest of them."""
+
+    input_ids: Tensor  # (B, T) token ids
+    attention_mask: Tensor  # (B, T), 1 for a token of the text, 0 for padding
+    targets: Tensor  # (B,) one for each text, or (B, T) one for each token, IGNORED where none is
+
+
+class Tokenize(Protocol):
+    """The tokenizer of the model, which cuts texts to the longest that the experiment allows."""
+
+    def __call__(self, texts: Sequence[str], *, ends: bool = False) -> list[IntArray]:
+        """Return the token ids of each text, one array (tokens,) each.
+
+        With ``ends`` a text that is not cut is followed by the token for the end of a text, unless
+        the tokenizer added that itself, or has none.
+
+        Raises ValueError for a text without a token, or with one that the model does not have.
+        """
+        ...
+
+
+class Encoded(NamedTuple):
+    """The examples of one split as the model takes them."""
+
+    ids: Sequence[IntArray]  # the tokens of each example
+    targets: IntArray | Sequence[IntArray]  # (n,), or one array as long as its tokens for each
+
+
+class Task(Protocol):
+    """A task says what is learned from a data set, and how well a model has learned it.
+
+    It is made from the data set, whose columns it checks, before anything is trained. Everything
+    that depends on what an example is stands here, and the rest of the project asks: how examples
+    become tokens and targets, the loss, the sums that an evaluation is made of, the metrics, the
+    head, and the groups that a skewed partition is skewed by.
+    """
+
+    kind: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    """The columns of the data that an example is made of."""
+    metrics: ClassVar[tuple[Metric, ...]]
+    """What a model is judged by; the first decides targets. One of them is named "loss"."""
+
+    @property
+    def data(self) -> TextDataset:
+        """The data set that it was made from."""
+        ...
+
+    def head(self, config: Mapping[str, Any]) -> Head:
+        """Return the head that a model with this ``config.json`` gets for the task."""
+        ...
+
+    def encode(self, split: Split, tokenize: Tokenize) -> Encoded:
+        """Return the tokens and targets of every example of a split, in its order.
+
+        Raises ValueError where an example cannot be learned from, such as one whose answer was cut
+        to nothing.
+        """
+        ...
+
+    def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
+        """Return the loss of each job, (jobs,), with gradients, and of each example, (B,), without.
+
+        ``logits`` is (B, C) or (B, T, V) in fp32. The rows of a batch go job by job, equally many
+        of each. A job's loss is what its training minimises.
+        """
+        ...
+
+    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
+        """Return what these examples add to an evaluation, in sums that chunks add up to."""
+        ...
+
+    def evaluation(self, scores: Iterable[ChunkScore]) -> Evaluation:
+        """Return every metric from the scores of all chunks, in any order; sums are exact."""
+        ...
+
+    def groups(self, split: Split) -> IntArray | None:
+        """Return the group of each example, (n,), that skew and stratified draws go by.
+
+        None where the task knows no groups: then examples are drawn as if all were alike.
+        """
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest says about the data beside its size, such as its classes."""
+        ...
+
+
+def totals(scores: Iterable[ChunkScore]) -> tuple[float, ...]:
+    """Return the sum over all chunks of each of their sums, exact and so in any order."""
+    return tuple(math.fsum(column) for column in zip(*(one.sums for one in scores), strict=True))
+
+
+def groups_or_none_at_all(task: Task, split: Split) -> IntArray:
+    """Return the group of each example of a split, (n,), one for all where the task knows none."""
+    found = task.groups(split)
+    return np.zeros(len(task.data[split]), dtype=np.int64) if found is None else found

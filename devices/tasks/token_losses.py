@@ -1,0 +1,56 @@
+"""Computes the loss of predicting each next token, for every task with a head for tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from devices.tasks.task import IGNORED, Batch, totals
+from devices.vocabulary.trainer import ChunkScore
+from traces.arrays import IntArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def next_tokens(ids: IntArray) -> IntArray:
+    """Return, for each token of an example, the token after it, and IGNORED for the last."""
+    return np.append(ids[1:], IGNORED)
+
+
+def token_losses(logits: Tensor, targets: Tensor, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the mean loss over the tokens of each job, (jobs,), and of each example, (B,).
+
+    ``logits`` is (B, T, V) in fp32 and ``targets`` (B, T). Every token with a target counts alike
+    within a job, as in transformers' own loss of language models. Only the first has gradients.
+    """
+    from torch.nn import functional
+
+    flat = functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    by_row = flat.view(targets.shape).sum(1)  # (B, T) -> (B,)
+    counts = (targets != IGNORED).sum(1)
+    means = by_row.view(num_jobs, -1).sum(1) / counts.view(num_jobs, -1).sum(1)
+    return means, by_row.detach() / counts
+
+
+def score_tokens(logits: Tensor, batch: Batch) -> ChunkScore:
+    """Return the number of predicted tokens, of right ones, and the sum of their losses."""
+    from torch.nn import functional
+
+    is_target = batch.targets != IGNORED
+    loss = functional.cross_entropy(
+        logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    is_right = (logits.argmax(dim=2) == batch.targets) & is_target
+    counts = (int(is_target.sum()), int(is_right.sum()), float(loss.double().sum()))
+    return ChunkScore(tuple(map(float, counts)))
+
+
+def mean_scores(scores: Iterable[ChunkScore]) -> tuple[float, float]:
+    """Return the mean loss of a token in nats, and the share of tokens that were predicted."""
+    num_tokens, num_right, loss_sum = totals(scores)
+    return loss_sum / num_tokens, num_right / num_tokens

@@ -1,0 +1,162 @@
+"""Runs of a sweep on a pool of workers: one that fails or dies takes no other with it."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from devices.vocabulary.trainer import TrainingError
+from simulator.config.problems import UserError
+from simulator.log.records import ClientRecord, Event, RoundRecord
+from simulator.runs.sweep import SweepRun, carry_out, check
+from simulator.workers.pool import RUNS, Backend, Notify, Pool, available_cores
+from simulator.workers.processes import TRAINING_TEMPLATE, LocalProcesses
+from simulator.workers.result_cache import ResultCache
+from simulator.workers.trainers import Trainers, check_executor
+
+SWEEP_TEMPLATE = "simulator.runs.sweep_template"
+Job = Literal["check", "run"]
+
+
+class Failure(NamedTuple):
+    """Why a run is not done."""
+
+    message: str
+
+
+class Ended(NamedTuple):
+    """What a job came to, and all complaints about the cache up to then: they stop nothing."""
+
+    result: Any
+    complaints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the runs of a sweep are carried out with; no result depends on it."""
+
+    jobs: int | None  # runs at once; as many as there is room for if None
+    workers: int | None  # training processes of each
+    cache: ResultCache | None = None
+    executor: str = "processes"
+
+    def pool(self, runs: Sequence[SweepRun]) -> Pool:
+        """Start a pool for these runs; its workers' state is a ``Trainers``.
+
+        Raises ConfigError for an executor that is not to be had, or without room for the jobs.
+        """
+        check_executor(self.executor)
+        is_training = any(run.is_training for run in runs)
+        backend: Backend
+        if self.executor == "ray":
+            from simulator.workers.ray_actors import RayCluster  # an extra
+
+            workers = self.workers or 1
+            make = partial(_make_trainers, workers, self.cache, Path.cwd())
+            backend = RayCluster(
+                make,
+                self.jobs,
+                cpus_each=workers,
+                gpus_each=None if is_training else 0,
+                option=RUNS.option,
+            )
+        else:
+            jobs = self.jobs or available_cores()
+            workers = self.workers or max(1, available_cores() // jobs)
+            make = partial(_make_trainers, workers, self.cache, Path.cwd())
+            templates = (*([TRAINING_TEMPLATE] if is_training else []), SWEEP_TEMPLATE)
+            backend = LocalProcesses(make, templates=templates, interrupts=True)
+        num_jobs = self.jobs or backend.num_free
+        return Pool(backend, min(num_jobs, len(runs)), workload=RUNS)
+
+
+def _make_trainers(workers: int, cache: ResultCache | None, folder: Path) -> Trainers:
+    """Make what a job keeps from run to run, and go where the config's paths start.
+
+    Raises TrainingError where the machine has no such folder.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise TrainingError(
+            f"the folder of the sweep must be on every machine of the cluster: {error}"
+        ) from None
+    return Trainers(workers, cache)
+
+
+def outcomes(
+    runs: Sequence[SweepRun],
+    job: Job,
+    *,
+    pool: Pool,
+    advanced: Callable[[SweepRun, int], None],
+    complain: Callable[[str], None],
+) -> Generator[tuple[SweepRun, Any], None, None]:
+    """Yield each run as it ends with what ``check`` or ``carry_out`` returned, or a Failure.
+
+    ``advanced`` is told after each round, from another thread, and ``complain`` what goes wrong
+    with the cache.
+    """
+    futures = {
+        pool.submit(partial(_attempt, job=job, sweep_run=one), notify=partial(advanced, one)): one
+        for one in runs
+    }
+    for future in as_completed(futures):
+        try:
+            ended = future.result()
+            for complaint in ended.complaints:
+                complain(complaint)
+            yield futures[future], ended.result
+        except TrainingError as error:  # its process has died
+            yield futures[future], Failure(str(error))
+
+
+def _attempt(trainers: Trainers, notify: Notify, job: Job, sweep_run: SweepRun) -> Ended:
+    """Do the job in a worker; return its result and what was said of the cache."""
+    result = _result(trainers, notify, job, sweep_run)
+    return Ended(result, tuple(trainers.cache.said) if trainers.cache else ())
+
+
+def _result(trainers: Trainers, notify: Notify, job: Job, sweep_run: SweepRun) -> Any:
+    """Do the job; whatever goes wrong is a Failure, so that other runs go on."""
+    try:
+        if job == "check":
+            return check(sweep_run)
+        return carry_out(sweep_run, trainers, _RoundReporter(notify))
+    except (UserError, TrainingError) as error:
+        return Failure(str(error))
+    except ConnectionError:
+        raise  # the parent is gone
+    except Exception:
+        return Failure(traceback.format_exc())
+
+
+class _RoundReporter:
+    """A Reporter that tells the sweep of each round, which says the rest itself."""
+
+    def __init__(self, notify: Notify) -> None:
+        self._notify = notify
+
+    def start(self, label: str, rounds: int) -> None:
+        """Say nothing: the sweep knows."""
+
+    def finish(self, message: str) -> None:
+        """Say nothing: the sweep says so itself."""
+
+    def step(self, message: str) -> None:
+        """Say nothing: steps of several runs at once would only mix."""
+
+    def event(self, event: Event) -> None:
+        """Say nothing: events are for the log file."""
+
+    def client(self, record: ClientRecord) -> None:
+        """Say nothing: client records are for the tables."""
+
+    def round(self, record: RoundRecord) -> None:
+        self._notify(record.round)

@@ -1,0 +1,144 @@
+"""What the surroundings of a command do to it ends in one sentence, never in a traceback."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.simulator.interrupts import heed_interrupts
+from tests.simulator.test_command import REAL, SMALL, write
+from tests.torture import scaled
+
+ROOT = Path(__file__).parents[2]
+TELLS = """
+import os, sys
+class Tells:
+    def find_spec(self, name, *_):
+        if name == "analysis.commands.main":
+            os.write(2, b"begun\\n")
+sys.meta_path.insert(0, Tells())
+from analysis.commands.entry import main
+main()
+"""
+"""The command, which says when it has begun: before that, Python itself answers a signal."""
+
+COMMANDS = {
+    "list": ["list"],
+    "run": ["run", "x.yaml", "--no-cache", "--workers", "2"],
+    "sweep": ["sweep", "x.yaml", "--no-cache", "--seeds", "2", "--jobs", "2"],
+    "report": ["report", "runs/small", "-o", "page"],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    command = [sys.executable, "-m", "analysis", "run", str(write(folder, SMALL))]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_in_the_first_seconds_is_one_sentence(
+    name: str, tmp_path: Path, finished: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    delays_s = [0.05 * k for k in range(60)] if scaled(1, 60) > 1 else [0.0, 0.2, 0.8]
+    for delay_s in delays_s:
+        folder = finished
+        if name != "report":
+            folder = tmp_path / f"{delay_s:.2f}"
+            folder.mkdir()
+            write(folder, REAL if name == "run" else SMALL)
+        process = subprocess.Popen(
+            [sys.executable, "-c", TELLS, *COMMANDS[name]],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=heed_interrupts,
+            text=True,
+        )
+        assert process.stderr
+        assert process.stderr.readline() == "begun\n"
+        time.sleep(delay_s)
+        os.killpg(process.pid, signal.SIGINT)  # to all processes, as a terminal does
+        _, errors = process.communicate(timeout=60)
+        if process.returncode == 0:  # it was done before
+            assert errors == ""
+            continue
+        assert (process.returncode, errors) == (
+            130,
+            "interrupted: the same command goes on from here\n",
+        ), delay_s
+        assert not list(folder.rglob("*.partial"))
+
+
+def ended(*arguments: str, **options: object) -> tuple[int, str]:
+    """Run a command; return its exit code and what it says on standard error."""
+    command = [sys.executable, "-m", "analysis", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120, **options
+    )  # type: ignore[call-overload]
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("command", [("list", "devices"), ("--help",)])
+def test_an_output_without_room_is_one_sentence(command: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        code, errors = ended(*command, stdout=full)
+    assert code == 2
+    (message,) = errors.splitlines()
+    assert message.startswith("error: ")
+    assert "No space left on device" in message
+
+
+def test_a_reader_that_goes_away_is_told_nothing() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        code, errors = ended("list", stdout=pipe)
+    assert code != 0
+    assert errors == ""
+
+
+def test_an_output_that_is_closed_is_none() -> None:
+    assert ended("list", "devices", preexec_fn=lambda: os.close(1)) == (0, "")
+
+
+def test_what_an_encoding_lacks_is_written_with_backslashes(tmp_path: Path) -> None:
+    write(tmp_path, {**SMALL, "strategies": {"größe": {"kind": "fedlora", "rnk": 2}}})
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    assert ended("list", env=environment, stdout=subprocess.DEVNULL) == (0, "")
+    code, errors = ended("validate", str(tmp_path / "x.yaml"), env=environment)
+    assert code == 2
+    assert "gr\\xf6\\xdfe" in errors
+    assert "Traceback" not in errors
+
+
+def test_too_few_file_handles_are_one_sentence() -> None:
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+
+    code, errors = ended("list", preexec_fn=lower, stdout=subprocess.DEVNULL)
+    assert code == 2
+    (message,) = errors.splitlines()
+    assert "must be allowed 64 open files at least, got 20" in message
+
+
+def test_a_limit_of_file_handles_that_can_be_raised_is_raised() -> None:
+    def lower() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, hard))
+
+    assert ended("list", preexec_fn=lower, stdout=subprocess.DEVNULL) == (0, "")

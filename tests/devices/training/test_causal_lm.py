@@ -1,0 +1,200 @@
+"""Causal language modelling trains, scores and exports as transformers and peft do it alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from devices.datasets.dataset import Examples
+from devices.tasks.causal_lm import CausalLM
+from devices.tasks.task import IGNORED
+from devices.tasks.token_losses import token_losses
+from devices.training.data import draw_batches
+from devices.training.export import save_peft
+from devices.training.trainer import TorchTrainer
+from devices.vocabulary.plan import Adapter
+from tests.devices.training.tiny_task import (
+    TARGETS,
+    make_config,
+    make_dataset,
+    make_job,
+    make_trainer,
+    random_adapter,
+    save_model,
+)
+
+MAX_LENGTH = 12
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def trainer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> TorchTrainer:
+    """On a random decoder of two blocks: one whose costs have closed forms, and one without."""
+    family = request.param
+    directory = save_model(tmp_path_factory.mktemp(family), family, language=True)
+    targets = TARGETS[family]
+    config = make_config(str(directory), targets=targets, max_length=MAX_LENGTH, eval_examples=60)
+    return make_trainer(config, CausalLM.of(make_dataset().data))
+
+
+def plain_model(trainer: TorchTrainer, adapter: Adapter) -> Any:
+    """The same adapter in a model of transformers and peft alone."""
+    base = AutoModelForCausalLM.from_pretrained(str(trainer.source.directory), dtype=torch.float32)
+    targets = [layer.name for layer in trainer.spec.targets]
+    rank = adapter.rank
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=rank, lora_alpha=adapter.scale * rank, target_modules=targets
+    )
+    model = get_peft_model(base, config)
+    for layer, factors in zip(lora_layers(model), adapter.factors.values(), strict=True):
+        with torch.no_grad():
+            layer.lora_A["default"].weight.copy_(torch.from_numpy(factors.a))
+            layer.lora_B["default"].weight.copy_(torch.from_numpy(factors.b))
+    return model
+
+
+def lora_layers(model: Any) -> Iterator[Any]:
+    """From the first block up, as an adapter names them."""
+    return (module for module in model.modules() if hasattr(module, "lora_A"))
+
+
+def plain_inputs(trainer: TorchTrainer, texts: list[str]) -> dict[str, torch.Tensor]:
+    """Tokens, mask and labels as a user of transformers makes them."""
+    tokenizer = AutoTokenizer.from_pretrained(str(trainer.source.directory))
+    rows = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id][:MAX_LENGTH] for text in texts]
+    padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+    labels = padded["input_ids"].masked_fill(padded["attention_mask"] == 0, IGNORED)
+    keys = ("input_ids", "attention_mask")
+    return {**{key: padded[key] for key in keys}, "labels": labels}
+
+
+def test_training_is_that_of_a_plain_loop(trainer: TorchTrainer) -> None:
+    """The same batches, the same adapter to 1e-5 in fp32, and the same loss at every step."""
+    job = make_job(trainer, steps=6)
+    (result,) = trainer.train([job])
+    model = plain_model(trainer, job.broadcast.adapter).eval()  # without GPT-2's dropout
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=trainer._config.learning_rate,
+        weight_decay=trainer._config.weight_decay,
+    )
+    drawn_seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
+    batches = draw_batches(
+        job.examples,
+        trainer._train_texts.lengths,
+        steps=6,
+        batch_size=job.plan.batch_size,
+        rng=np.random.default_rng(drawn_seed),
+    )
+    texts, losses = trainer._task.data.train["text"], []
+    for batch in batches:
+        loss = model(**plain_inputs(trainer, [texts[index] for index in batch])).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert result.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
+    for layer, factors in zip(lora_layers(model), result.adapter.factors.values(), strict=True):
+        a, b = (part["default"].weight.detach().numpy() for part in (layer.lora_A, layer.lora_B))
+        np.testing.assert_allclose(factors.a, a, atol=1e-5)
+        np.testing.assert_allclose(factors.b, b, atol=1e-5)
+    before, after = job.broadcast.adapter.factors, result.adapter.factors
+    assert max(np.abs(after[key].b - before[key].b).max() for key in after) > 0.01
+
+
+def test_plain_peft_gets_the_perplexity_that_we_report(
+    trainer: TorchTrainer, tmp_path: Path
+) -> None:
+    adapter = random_adapter(trainer)
+    reported = trainer.evaluate(adapter).values
+    save_peft(adapter, tmp_path, source=trainer.source, spec=trainer.spec)
+    base = AutoModelForCausalLM.from_pretrained(str(trainer.source.directory))
+    model = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    assert model.peft_config["default"].task_type == "CAUSAL_LM"
+    losses, right = [], 0
+    for text in trainer._task.data.test["text"]:  # one by one, without padding
+        inputs = plain_inputs(trainer, [text])
+        with torch.no_grad():
+            output = model(**inputs)
+        num_tokens = inputs["labels"].shape[1] - 1
+        losses += [output.loss.item()] * num_tokens
+        right += int((output.logits[0, :-1].argmax(1) == inputs["labels"][0, 1:]).sum())
+    assert reported["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert reported["perplexity"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-5)
+    assert reported["token_accuracy"] == pytest.approx(right / len(losses))
+
+
+def test_perplexity_falls_with_packed_activations_and_quantized_weights(
+    trainer: TorchTrainer,
+) -> None:
+    start = trainer.spec.initial_adapter(4, 8.0, np.random.default_rng(0))
+    before = trainer.evaluate(start).values["perplexity"]
+    for plan in ({}, {"activation_bits": 8}, {"activation_bits": 0}, {"weight_format": "int8"}):
+        job = make_job(trainer, adapter=start, steps=40, **plan)
+        (result,) = trainer.train([replace(job, examples=np.arange(240))])
+        assert trainer.evaluate(result.adapter).values["perplexity"] < 0.85 * before
+
+
+def test_jobs_in_one_pass_train_as_alone(trainer: TorchTrainer) -> None:
+    jobs = [make_job(trainer, seed=seed) for seed in (1, 2)]
+    stacked = trainer.train([replace(job, stack=2) for job in jobs])
+    for job, together in zip(jobs, stacked, strict=True):
+        alone = trainer._train_stack([replace(job, stack=2)])[0]
+        assert together.train_loss == pytest.approx(alone.train_loss, rel=1e-5)
+        for key, factors in together.adapter.factors.items():
+            np.testing.assert_allclose(factors.b, alone.adapter.factors[key].b, atol=1e-5)
+
+
+def test_padding_and_the_last_token_have_no_loss() -> None:
+    logits = torch.randn(2, 3, 5)
+    targets = torch.tensor([[1, 2, IGNORED], [4, IGNORED, IGNORED]])
+    means, each = token_losses(logits, targets)
+    by_hand = -logits.log_softmax(2)
+    first, second = by_hand[0, 0, 1] + by_hand[0, 1, 2], by_hand[1, 0, 4]
+    assert means.tolist() == pytest.approx([float((first + second) / 3)])
+    assert each.tolist() == pytest.approx([float(first / 2), float(second)])
+    apart, _ = token_losses(logits, targets, num_jobs=2)
+    assert apart.tolist() == pytest.approx([float(first / 2), float(second)])
+
+
+def test_salience_is_measured_for_every_metric(trainer: TorchTrainer) -> None:
+    for metric in ("wanda", "taylor", "influence", "outerr"):
+        salience = trainer.block_salience(metric)  # type: ignore[arg-type]
+        assert salience.shape == (2,)
+        assert np.isfinite(salience).all()
+
+
+def test_a_text_of_one_token_is_refused_where_no_end_follows(tmp_path: Path) -> None:
+    directory = save_model(tmp_path, "llama", language=True)
+    settings = directory / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace('"eos_token"', '"unused_token"'), "utf-8")
+    data = make_dataset().data
+    short = Examples({"text": ("word1 word2", "word3")}, tmp_path / "train.csv", (2, 3))
+    task = CausalLM.of(replace(data, train=short))
+    config = make_config(str(directory), targets=("q_proj",))
+    with pytest.raises(ValueError, match=r"at least two tokens.*'word3'.*train\.csv, line 3"):
+        make_trainer(config, task)
+
+
+def test_a_model_that_reads_from_both_sides_is_refused(tmp_path: Path) -> None:
+    task = CausalLM.of(make_dataset().data)
+    directory = save_model(tmp_path, "bert")
+    with pytest.raises(ValueError, match=r"must have a model that reads from left to right"):
+        make_trainer(make_config(str(directory)), task)
+
+
+def test_what_a_base_without_an_output_matrix_lacks_is_named(tmp_path: Path) -> None:
+    directory = save_model(tmp_path, "llama")  # with a classifier, and no language model's head
+    task = CausalLM.of(make_dataset().data)
+    with pytest.raises(ValueError, match=r"the weights .*must be those that"):
+        make_trainer(make_config(str(directory), targets=("q_proj",)), task)

@@ -1,0 +1,150 @@
+"""A language model is fine-tuned by a federation, from its config to its run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.log.progress import PlainReporter
+from simulator.runs.run import prepare_all, run
+from simulator.workers.trainers import Trainers
+from tests.devices.training.tiny_task import make_dataset, save_model
+from tests.simulator.test_golden import CONFIG
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "fedlora": {"kind": "fedlora", "rank": 4},
+    "fedquad": {"kind": "fedquad", "rank": 4},
+    "haflq": {"kind": "haflq", "rank": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama, and texts of eight clients, 30 of each."""
+    home = tmp_path_factory.mktemp("home")
+    save_model(home / "model", "llama", language=True)
+    data = make_dataset().data
+    (home / "data").mkdir()
+    for split in ("train", "test"):
+        rows = (
+            {"body": text, "user": f"user{k % 8}", "likes": k}
+            for k, text in enumerate(data[split]["text"])  # type: ignore[index]
+        )
+        lines = "\n".join(map(json.dumps, rows))
+        (home / "data" / f"{split}.jsonl").write_text(lines, "utf-8")
+    return home
+
+
+def experiment(home: Path, name: str, **changed: Any) -> Path:
+    config = {
+        **CONFIG,
+        "name": name,
+        "task": {
+            "kind": "causal-lm",
+            "model": str(home / "model"),
+            "targets": ["q_proj", "v_proj"],
+            "data": str(home / "data"),
+            "columns": {"text": "body", "client": "user"},
+            "max_length": 16,
+        },
+        "shards": {"kind": "natural"},
+        "local": {"batch_size": 8, "steps": 6},
+        "training": {"learning_rate": 1.0e-2, "dtype": "fp32"},
+        "evaluation": {"every": 2, "examples": 60},
+        "fleet": {**CONFIG["fleet"], "memory_share": 0.5},
+        "pacing": {"kind": "synchronous", "cohort": 5},
+        "stop": {"rounds": 4},
+        "strategies": STRATEGIES,
+    }
+    config["fleet"]["devices"] = [{"profile": "raspberry-pi-4-2gb", "link": "5g", "count": 6}]
+    file = home / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({**config, **changed}), "utf-8")
+    return file
+
+
+def run_all(file: Path, output: Path) -> list[Path]:
+    """Run every strategy of an experiment in this process, and return the run folders."""
+    report = PlainReporter(Console(quiet=True))
+    prepared = prepare_all(load_experiment(file), file, output)
+    with Trainers(1) as trainers:
+        return [run(one, trainers=trainers, report=report) for one in prepared]
+
+
+def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> None:
+    folders = run_all(experiment(home, "falls"), tmp_path)
+    assert len(folders) == len(STRATEGIES)
+    for folder in folders:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        assert manifest["task"]["kind"] == "causal-lm"
+        assert manifest["task"]["metrics"][0] == {
+            "name": "perplexity", "unit": "", "better": "lower",
+        }  # fmt: skip
+        rounds = pd.read_parquet(folder / "rounds.parquet")
+        evaluated = rounds[rounds["perplexity"].notna()]
+        assert list(evaluated["round"]) == [0, 2, 4]
+        first, last = evaluated["perplexity"].iloc[0], evaluated["perplexity"].iloc[-1]
+        assert last < 0.95 * first
+        assert manifest["final_perplexity"] == pytest.approx(last)
+        assert evaluated["loss"].map(math.exp).tolist() == pytest.approx(
+            evaluated["perplexity"].tolist()
+        )
+        assert evaluated["token_accuracy"].between(0, 1).all()
+        adapter = json.loads((folder / "adapter" / "adapter_config.json").read_text("utf-8"))
+        assert adapter["task_type"] == "CAUSAL_LM"
+        devices = pd.read_parquet(folder / "devices.parquet")
+        assert devices["num_examples"].tolist() == [30] * 6
+
+
+def test_a_target_of_perplexity_ends_a_run_from_above(home: Path, tmp_path: Path) -> None:
+    file = experiment(home, "target", stop={"rounds": 50, "target": 100.0}, strategies={
+        "fedlora": STRATEGIES["fedlora"]}, evaluation={"every": 1, "examples": 60})  # fmt: skip
+    (folder,) = run_all(file, tmp_path)
+    perplexity = pd.read_parquet(folder / "rounds.parquet")["perplexity"]
+    assert perplexity.iloc[-1] <= 100.0 < perplexity.iloc[-2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"shards": {"kind": "dirichlet"}}, "shards: kind must be iid or natural for causal-lm"),
+        ({"shards": {"kind": "natural", "min_examples": 31}}, "got 0 of 8 clients; lower"),
+        ({"stop": {"rounds": 1, "accuracy": 0.5}}, "stop.accuracy must be left out for causal-lm"),
+    ],
+)
+def test_what_a_language_model_cannot_be_trained_by_is_said_in_words(
+    home: Path, changed: dict[str, Any], words: str
+) -> None:
+    file = experiment(home, "wrong", **changed)
+    with pytest.raises(ConfigError) as error:
+        prepare_all(load_experiment(file), file, home)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"model": "tiny", "targets": ["query"]},
+            "must have a model that reads from left to right",
+        ),
+        ({"columns": {"text": "body"}}, "client must be a string or a whole number, got nothing"),
+        ({"columns": {"text": "body", "labels": "x"}}, "columns may name text, client, label, got"),
+        ({"data": "wordnet-16", "columns": {}}, "must be read by its own names, text, label"),
+    ],
+)
+def test_a_task_that_does_not_fit_is_said_in_words(
+    home: Path, changed: dict[str, Any], words: str
+) -> None:
+    whole = yaml.safe_load(experiment(home, "fits").read_text("utf-8"))
+    file = experiment(home, "odd", task={**whole["task"], **changed})
+    with pytest.raises(ConfigError) as error:
+        prepare_all(load_experiment(file), file, home)
+    assert words in str(error.value)
