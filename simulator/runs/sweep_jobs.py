@@ -25,7 +25,7 @@ Job = Literal["check", "run"]
 
 
 class Failure(NamedTuple):
-    """Why a run is not done."""
+    """Says why a run is not done."""
 
     message: str
 
@@ -39,7 +39,7 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class Resources:
-    """What the runs of a sweep are carried out with; no result depends on it."""
+    """Says what the runs of a sweep are carried out with; no result depends on it."""
 
     jobs: int | None  # runs at once; as many as there is room for if None
     workers: int | None  # training processes of each
@@ -77,7 +77,7 @@ class Resources:
 
 
 def _make_trainers(workers: int, cache: ResultCache | None, folder: Path) -> Trainers:
-    """Make what a job keeps from run to run, and go where the config's paths start.
+    """Make the trainers that a job keeps, and enter the folder that the config's paths start in.
 
     Raises TrainingError where the machine has no such folder.
     """

@@ -32,6 +32,12 @@ FAULTY = re.sub(
             os.kill(os.getpid(), 9)
         if self.fault == "slow":
             time.sleep(0.1)
+        while self.fault == "deaf":
+            try:
+                open("deaf", "w").close()
+                time.sleep(60)
+            except KeyboardInterrupt:
+                pass
 """,
     HALF,
 )
