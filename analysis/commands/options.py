@@ -87,6 +87,19 @@ def wanted(entries: Sequence[str]) -> dict[str, object]:
     return found
 
 
+def place_beside(folders: Sequence[Path], name: str, given: Path | None) -> Path:
+    """Return where a command writes: as ``given``, or below the folder or folders that it reads.
+
+    Raises UserError where a link in a folder that somebody handed over would lead elsewhere.
+    """
+    if given is not None:
+        return given
+    place = (folders[0] if len(folders) == 1 else folders[0].parent) / name
+    if place.is_symlink():
+        raise UserError(f"{place} must be a folder of its own, not a link; give --output")
+    return place
+
+
 def say(console: Console, line: str) -> None:
     """Print a line as it stands, however long it is and whatever names it holds."""
     console.print(visible(line), highlight=False, soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""What a run has come to so far, in the words of its progress view."""
+"""The state of a run that its progress view shows, in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from devices.tasks.task import Metric
-from simulator.log.bulk_round import Wave
+from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 LOSSES = {  # counts of a round record: work that was not merged, in the order shown
@@ -29,7 +29,7 @@ DOING = {name.removesuffix("_s"): words for name, words in PHASES.items()} | {
 
 
 def duration(seconds: float) -> str:
-    """Like ``1h 05m``, ``3m 20s`` or ``4.1s``."""
+    """Return a duration in words, like ``1h 05m``, ``3m 20s`` or ``4.1s``."""
     if seconds >= 3600:
         return f"{int(seconds // 3600)}h {int(seconds % 3600 // 60):02d}m"
     if seconds >= 60:
@@ -48,8 +48,8 @@ def score_in_words(metrics: Mapping[Metric, float]) -> str:
     return f"{first[0].name} {in_words(*first)}" if first else ""
 
 
-class Tally:
-    """Counts along with one run. Only for eyes: no result depends on it."""
+class ProgressState:
+    """Follows one run for whoever watches it; no result depends on this state."""
 
     def __init__(self) -> None:
         self.at_s = 0.0
@@ -91,17 +91,27 @@ class Tally:
             self._away.discard(record.device_id)
         self._round.append(record)
 
-    def wave(self, wave: Wave) -> None:
-        """Follow many devices at once, to the last arrival."""
-        self.at_s = float(wave.finished_s.max())
-        self._num_arrived += len(wave.devices)
+    def cohort(self, events: CohortEvents) -> None:
+        """Follow many devices at once, to the end of their plans."""
+        for _, event in events.others:
+            self.event(event)
+        self.at_s = max(self.at_s, events.timeline.last_s)
+        self._num_arrived += len(events.timeline.arrivals)
 
     def client_table(self, table: ClientTable) -> None:
-        """Take in plans of which all have brought their updates."""
+        """Take in many plans that have ended."""
         columns = table.columns
-        self._spent_s += float((columns["finished_s"] - columns["started_s"]).sum())
-        last = np.flatnonzero(columns["finished_s"] == columns["finished_s"].max())
-        self._round.append(table.record(int(last[np.argmin(columns["device_id"][last])])))
+        spent_s = columns["finished_s"] - columns["started_s"]
+        outcomes = columns["outcome"]
+        self._spent_s += float(spent_s.sum())
+        self._lost_s += float(spent_s[outcomes != "aggregated"].sum())
+        for device_id in columns["device_id"][outcomes == "offline"].tolist():
+            self._doing.pop(device_id, None)
+            self._away.discard(device_id)
+        awaited = np.flatnonzero((outcomes == "aggregated") | (outcomes == "late"))
+        if len(awaited):
+            order = np.lexsort((-columns["device_id"][awaited], columns["finished_s"][awaited]))
+            self._round.append(table.record(int(awaited[order[-1]])))
 
     def round(self, record: RoundRecord) -> None:
         """Take in a round that has closed; its plans came before it."""
@@ -116,7 +126,7 @@ class Tally:
 
     @property
     def scores(self) -> str:
-        """Like ``accuracy 61.2% (best 63.0%)``; empty where nothing was evaluated."""
+        """Return words like ``accuracy 61.2% (best 63.0%)``; "" where nothing was evaluated."""
         if self._score is None:
             return ""
         metric, value = self._score
@@ -125,7 +135,7 @@ class Tally:
 
     @property
     def in_flight(self) -> str:
-        """Like ``2 training, 1 offline, 5 arrived``: what the devices with a plan do now."""
+        """Return what the devices with a plan do now: ``2 training, 1 offline, 5 arrived``."""
         doing = Counter(
             "offline" if device in self._away else words for device, words in self._doing.items()
         )
@@ -135,12 +145,12 @@ class Tally:
 
     @property
     def straggler(self) -> str:
-        """Whom the last round waited for, and on what: like ``device 8 (phone), uploading``."""
+        """Return whom the last round waited for, and on what: ``device 8 (phone), uploading``."""
         return self._last
 
     @property
     def lost(self) -> str:
-        """Like ``7 out of memory, 1 late: 12% of device time``; empty where no work was lost."""
+        """Return lost work, ``7 out of memory, 1 late: 12% of device time``; "" where none was."""
         counts = ", ".join(f"{n} {words}" for words, n in self.losses.items() if n)
         if not counts:
             return ""
@@ -148,7 +158,7 @@ class Tally:
 
 
 def _straggler(ended: list[ClientRecord]) -> str:
-    """The device that ended last of those the round could not close without."""
+    """Return the device that ended last of those the round could not close without."""
     awaited = [record for record in ended if record.outcome in ("aggregated", "late")]
     if not awaited:
         return ""

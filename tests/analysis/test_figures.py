@@ -34,7 +34,7 @@ from analysis.runs.files import RunError
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
 from analysis.units import significant
-from simulator.config.schema import RunConfig
+from simulator.config.schema import RunConfig, read_section
 from simulator.world.build import World, build_world
 
 
@@ -76,7 +76,7 @@ CONFIG = {
 @pytest.fixture(scope="module")
 def world() -> World:
     """The conditions of a fleet that comes and goes."""
-    return build_world(RunConfig.model_validate(CONFIG), "test")
+    return build_world(read_section(RunConfig, CONFIG), "test")
 
 
 def in_world(run: Run, world: World) -> Run:
