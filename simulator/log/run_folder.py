@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from simulator.config.plain_yaml import dump_yaml
-from simulator.log.bulk_round import Wave
+from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.disk import flush_to_disk, replace_table, write_atomically
 from simulator.log.manifest import (
     FORMAT,
@@ -37,7 +37,7 @@ from simulator.log.records import (
     RoundRecord,
     columns_of,
 )
-from simulator.log.tables import TableFile, column, event_line, wave_lines, write_columns
+from simulator.log.tables import TableFile, cohort_lines, column, event_line, write_columns
 
 CHECKPOINT = "checkpoint"
 ROWS_AT_ONCE = 50_000
@@ -91,9 +91,9 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def wave(self, wave: Wave) -> None:
+    def cohort(self, events: CohortEvents) -> None:
         with self.writing():
-            self._events.writelines(wave_lines(wave))
+            self._events.writelines(cohort_lines(events))
 
     def client(self, record: ClientRecord) -> None:
         self._clients.append(record)
@@ -201,12 +201,15 @@ def _lock(path: Path) -> int:
 
 def _refuse_links(path: Path) -> None:
     """Raise RunFolderError where writing to the folder would write elsewhere, or wait forever."""
-    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-            raise RunFolderError(
-                f"a run folder must hold its files itself, got {entry.path}, which is a link or a "
-                f"special file; remove it or choose another --output"
-            )
+    with os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                _refuse_links(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                raise RunFolderError(
+                    f"a run folder must hold its files itself, got {entry.path}, which is a link "
+                    f"or a special file; remove it or choose another --output"
+                )
 
 
 def remove_checkpoint(path: Path) -> None:

