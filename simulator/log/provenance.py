@@ -1,9 +1,10 @@
-"""What made a run beside its config: code, libraries, host and command."""
+"""The provenance of a run, which its manifest keeps: code, libraries, host and command."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+_FOLDERS = re.compile(r"""[^,{}\[\]'"=:]*/""")
+"""What stands before the last part of a path, also within a value of YAML."""
+
 PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
 
 
 def provenance() -> dict[str, Any]:
-    """For the manifest: no result depends on it."""
+    """Return what the manifest says of a run's making; no result depends on it."""
     return {
         "versions": {"python": platform.python_version(), **versions()},
         "host": {
@@ -23,13 +27,23 @@ def provenance() -> dict[str, Any]:
             "system": platform.system(),
             "cores": os.cpu_count(),
         },
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(map(without_folders, sys.argv)),
         **_git_state(),
     }
 
 
+def without_folders(argument: str) -> str:
+    """Return an argument of a command with the last part alone of each path in it.
+
+    A manifest is handed on: where somebody keeps their files, and so their name, is not part of it.
+    """
+    for private in (str(Path.home()), str(Path.cwd())):
+        argument = argument.replace(f"{private}/", "/")
+    return _FOLDERS.sub("", argument.rstrip("/"))
+
+
 def versions() -> dict[str, str]:
-    """The libraries that a result of real training depends on."""
+    """Return the versions of the libraries that a result of real training depends on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -40,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def _git_state() -> dict[str, Any]:
-    """The commit of the code that ran; nothing where it is no checkout."""
+    """Return the commit of the code that ran; None for each key where it is no checkout."""
     here = Path(__file__)
     try:
         _git(here.parent, "ls-files", "--error-unmatch", here.name)  # else some other project's

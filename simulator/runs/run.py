@@ -1,4 +1,4 @@
-"""One run, from its config to its folder. The only place that knows every concrete class."""
+"""One run is carried out here, from its config to its folder: this module knows all classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from algorithms.merging.robust import Robustness
 from devices.datasets.partition import expected_scores
 from devices.models.catalog import ModelSource
 from devices.tasks.task import Metric, Task
@@ -19,7 +18,7 @@ from simulator.config.experiment import ConfigError, name_strategies
 from simulator.config.faults import FaultsConfig
 from simulator.config.own_strategy import source_of
 from simulator.config.schema import RunConfig
-from simulator.engine.federation import Federation, Stop
+from simulator.engine.federation import Federation
 from simulator.engine.server import Server, simulate
 from simulator.log.manifest import (
     FinishedMeanwhileError,
@@ -118,7 +117,7 @@ def run(
 
 
 def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
-    """The run folder, with what is known before the first event."""
+    """Open the run folder and write what is known before the first event."""
     config, folder = prepared.config, prepared.folder
     store = RunFolder(folder, config.resolved(), manifest)
     store.fleet(DeviceRecord.columns(prepared.world.fleet))
@@ -136,7 +135,7 @@ def _remembered(
     trainers: Trainers,
     warn: Callable[[str], None],
 ) -> Remembering:
-    """The trainer, behind what need not be trained again."""
+    """Return the trainer so that it is not asked for what was trained before."""
     if prepared.config.training == "none":
         return Remembering(trainer)
     context = training_context(prepared.config, prepared.world, trainers.host_names)
@@ -151,7 +150,7 @@ def _simulated(
     trainers: Trainers,
     log: RunLog,
 ) -> dict[str, Any]:
-    """Simulate, and write what is known at the end; what the run came to."""
+    """Simulate, write what is known at the end, and return it for the manifest."""
     config, world = prepared.config, prepared.world
     began = time.perf_counter()
     federation = federation_of(config, world, remembered.trainer)
@@ -205,13 +204,13 @@ def _close(logs: Sequence[RunWriter], status: Status, outcome: Mapping[str, Any]
 
 
 def savings_in_words(outcome: Mapping[str, Any]) -> str:
-    """What of the trainings was there before, to stand behind "done"; empty where none was."""
+    """Say how many trainings were reused, to stand behind "done"; return "" where none was."""
     reused = outcome.get("num_trainings_reused")
     return f", reused {reused} of {outcome['num_trainings']} trainings" if reused else ""
 
 
 def notes(config: RunConfig, world: World, where: str) -> list[str]:
-    """What a person should know before the run. Raises ConfigError where it cannot be planned."""
+    """Return notes on devices that sit out. Raises ConfigError where nothing can be planned."""
     idle = rehearse(config, world, where)
     if not idle:
         return []
@@ -222,8 +221,7 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
 
 
 def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
-    """Everything that the simulation of this config is made of."""
-    stop, aggregation = config.stop, config.aggregation
+    """Return everything that the simulation of this config is made of."""
     return Federation(
         seed=config.seed,
         fleet=world.fleet,
@@ -234,17 +232,13 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         trainer=trainer,
         metrics=world.task.metrics,
         evaluate_every=config.evaluation.every,
-        stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy or stop.target),
+        stop=config.stop,
         faults=world.faults,
         shared_links=world.shared_links,
         when_offline=config.fleet.when_offline,
         when_out_of_memory=config.fleet.when_out_of_memory,
         when_diverged="stop" if config.training == "none" else config.training.when_diverged,
-        robustness=Robustness(
-            aggregation.max_norm or math.inf,
-            aggregation.clip_norm or math.inf,
-            aggregation.trim_share,
-        ),
+        robustness=config.aggregation,
         stack=1 if config.training == "none" else config.training.stack,
     )
 
@@ -268,7 +262,7 @@ def _manifest(
 
 
 def _inputs(world: World) -> dict[str, Any]:
-    """What the run is made from beside its config: two runs of one config may differ in it."""
+    """Return what the run is made from beside its config: two runs of one may differ in it."""
     task, data, source, charged = world.task, world.task.data, world.source, world.cost_source
     return {
         "conditions_hash": world.conditions_hash,

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from analysis.commands.entry import SAME_INTERRUPT_S
 from tests.simulator.interrupts import heed_interrupts
-from tests.simulator.test_command import REAL, SMALL, write
+from tests.simulator.test_command import REAL, SMALL, fedclock, write
+from tests.simulator.test_sweep import faulty
 from tests.torture import scaled
 
 ROOT = Path(__file__).parents[2]
@@ -40,8 +42,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    command = [sys.executable, "-m", "analysis", "run", str(write(folder, SMALL))]
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    assert fedclock("run", write(folder, SMALL), cwd=folder).returncode == 0
     return folder
 
 
@@ -51,8 +52,8 @@ def test_ctrl_c_in_the_first_seconds_is_one_sentence(
     name: str, tmp_path: Path, finished: Path
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    delays_s = [0.05 * k for k in range(60)] if scaled(1, 60) > 1 else [0.0, 0.2, 0.8]
-    for delay_s in delays_s:
+    num_tries = scaled(3, 60)
+    for delay_s in (3.0 * (k / num_tries) ** 2 for k in range(num_tries)):  # close at first
         folder = finished
         if name != "report":
             folder = tmp_path / f"{delay_s:.2f}"
@@ -81,6 +82,30 @@ def test_ctrl_c_in_the_first_seconds_is_one_sentence(
             "interrupted: the same command goes on from here\n",
         ), delay_s
         assert not list(folder.rglob("*.partial"))
+
+
+def test_a_second_ctrl_c_ends_what_does_not_heed_the_first(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "analysis", "run", str(faulty(tmp_path, deaf="deaf"))]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
+        text=True,
+    )
+    until_s = time.monotonic() + 60
+    while not (tmp_path / "deaf").exists():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(SAME_INTERRUPT_S + 0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted: the same command goes on from here"
+    assert "Traceback" not in errors
 
 
 def ended(*arguments: str, **options: object) -> tuple[int, str]:

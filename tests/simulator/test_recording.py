@@ -74,15 +74,17 @@ def simulated(file: Path, folder: Path) -> str:
     return (folder / "events.jsonl").read_text("utf-8")
 
 
-@pytest.fixture
-def met(tmp_path: Path) -> Path:
-    file = tmp_path / "x.yaml"
+@pytest.fixture(scope="module")
+def met(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that met conditions of every kind."""
+    folder = tmp_path_factory.mktemp("met")
+    file = folder / "x.yaml"
     file.write_text(yaml.safe_dump(CONFIG), "utf-8")
-    log = simulated(file, tmp_path / "run")
+    log = simulated(file, folder / "run")
     found = {json.loads(line)["event"] for line in log.splitlines()}
     # Else the replay would prove little.
     assert {"went_offline", "came_back", "crashed", "link_lost", "server_restarted"} <= found
-    return tmp_path / "run"
+    return folder / "run"
 
 
 def test_replayed_conditions_give_the_same_events_byte_for_byte(met: Path, tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_unfinished_run_is_not_recorded(tmp_path: Path) -> None:
         (lambda d: d["link"]["index"].__setitem__(0, 99), "link must be among the .* found 99"),
         (lambda d: d.update(format=9), "must be recorded conditions of format 1"),
         (lambda d: d["link"]["pool"][0]["uplink"].update(values=[-1.0]), "as many values as times"),
-        (lambda d: d["battery"]["pool"][0].update(capacity_j="x"), "not supported between"),
+        (lambda d: d["battery"]["pool"][0].update(capacity_j="x"), "capacity_j must be above 0"),
         (lambda d: d["link"]["offset_s"].__setitem__(0, None), "finite|float"),
         (lambda d: d["shared"]["cell_index"].__setitem__(0, 1), "cell_index must name one of 1"),
         (lambda d: d["memory_budget_bytes"].__setitem__(0, 0), "must be above 0"),
