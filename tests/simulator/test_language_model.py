@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import yaml
 from rich.console import Console
+from safetensors.numpy import load_file
 
+from algorithms.registry import STRATEGIES as STRATEGIES_OF_ALL
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.log.progress import PlainReporter
 from simulator.runs.run import prepare_all, run
@@ -101,6 +103,25 @@ def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> 
         assert adapter["task_type"] == "CAUSAL_LM"
         devices = pd.read_parquet(folder / "devices.parquet")
         assert devices["num_examples"].tolist() == [30] * 6
+
+
+@pytest.mark.parametrize("kind", STRATEGIES_OF_ALL)
+def test_every_strategy_trains_a_language_model(home: Path, tmp_path: Path, kind: str) -> None:
+    """In two rounds, with updates clipped, trimmed where that can be, and stacked two by two."""
+    file = experiment(
+        home,
+        kind,
+        strategies={kind: {"kind": kind, "rank": 4}},
+        training={"learning_rate": 1.0e-2, "dtype": "fp32", "stack": 2},
+        aggregation={"clip_norm": 100.0},
+        stop={"rounds": 3},
+    )
+    (folder,) = run_all(file, tmp_path)
+    perplexity = pd.read_parquet(folder / "rounds.parquet")["perplexity"].dropna()
+    assert perplexity.iloc[-1] < perplexity.iloc[0]
+    head = [name for name in load_file(folder / "adapter" / "adapter_model.safetensors")
+            if "lora_" not in name]  # fmt: skip
+    assert head == []
 
 
 def test_a_target_of_perplexity_ends_a_run_from_above(home: Path, tmp_path: Path) -> None:
