@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.metrics import run_metrics as metrics
+from analysis.metrics.definitions import OF_OTHER_TASKS
 from analysis.metrics.run_metrics import Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
 from analysis.runs.differences import settings_that_differ
@@ -100,7 +101,8 @@ def study(
     for row in runs.runs.reset_index().to_dict("records"):
         path = Path(row["path"])
         try:
-            rounds = read_table(path, "rounds", ROUND_COLUMNS)
+            others = [metric.name for metric in OF_OTHER_TASKS]
+            rounds = read_table(path, "rounds", ROUND_COLUMNS, where_there=others)
             clients = read_table(path, "clients", CLIENT_COLUMNS)
             devices = read_table(path, "devices", DEVICE_COLUMNS)
         except RunError as error:

@@ -14,6 +14,9 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from algorithms.registry import STRATEGIES as STRATEGIES_OF_ALL
+from analysis.metrics.study import Study, study_of
+from analysis.report.table import study_table
+from analysis.runs.load import load_runs
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.log.progress import PlainReporter
 from simulator.runs.run import prepare_all, run
@@ -83,6 +86,8 @@ def run_all(file: Path, output: Path) -> list[Path]:
 def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> None:
     folders = run_all(experiment(home, "falls"), tmp_path)
     assert len(folders) == len(STRATEGIES)
+    study = study_of(load_runs(folders))
+    by_run = {str(folder): row for folder, row in zip(folders, rows_of(study), strict=True)}
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         assert manifest["task"]["kind"] == "causal-lm"
@@ -95,6 +100,8 @@ def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> 
         first, last = evaluated["perplexity"].iloc[0], evaluated["perplexity"].iloc[-1]
         assert last < 0.95 * first
         assert manifest["final_perplexity"] == pytest.approx(last)
+        assert by_run[str(folder)]["final_perplexity"] == pytest.approx(last)
+        assert by_run[str(folder)]["best_perplexity"] == evaluated["perplexity"].min()
         assert evaluated["loss"].map(math.exp).tolist() == pytest.approx(
             evaluated["perplexity"].tolist()
         )
@@ -103,6 +110,24 @@ def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> 
         assert adapter["task_type"] == "CAUSAL_LM"
         devices = pd.read_parquet(folder / "devices.parquet")
         assert devices["num_examples"].tolist() == [30] * 6
+
+
+def test_a_table_of_language_models_marks_the_lowest_perplexity(home: Path, tmp_path: Path) -> None:
+    kinds = {"more": "fedlora", "less": "fedlora"}
+    strategies = {label: {"kind": kind, "rank": 4} for label, kind in kinds.items()}
+    strategies["less"]["depth"] = 1
+    folders = run_all(experiment(home, "table", strategies=strategies), tmp_path)
+    study = study_of(load_runs(folders))
+    table = study_table(study)
+    assert study.target.accuracy is None
+    (row,) = [row for row in table.rows if "Final perplexity" in row.title]
+    values = [one["final_perplexity"] for one in rows_of(study)]
+    best = [cell.is_best for cell in row.cells]
+    assert best == [value == min(values) for value in values]
+
+
+def rows_of(study: Study) -> list[dict[str, Any]]:
+    return [dict(row) for _, row in study.per_run.iterrows()]
 
 
 @pytest.mark.parametrize("kind", STRATEGIES_OF_ALL)
