@@ -25,7 +25,7 @@ from analysis.runs.frames import RunSet, open_runs
 from analysis.runs.load import Run, load_run
 from simulator.config.experiment import load_experiment, read_experiment
 from simulator.config.plain_yaml import dump_line
-from simulator.log.bulk_round import Wave
+from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.disk import writing_into
 from simulator.log.progress import Reporter
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
@@ -205,7 +205,7 @@ class Silent:
 
     def round(self, record: RoundRecord) -> None: ...
 
-    def wave(self, wave: Wave) -> None: ...
+    def cohort(self, events: CohortEvents) -> None: ...
 
     def client_table(self, table: ClientTable) -> None: ...
 

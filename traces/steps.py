@@ -145,6 +145,23 @@ class StepTrace:
         """
         return needed_s if needed_s > 0 else amount / self._highest
 
+    def values_at(self, at_s: FloatArray, offsets_s: FloatArray) -> FloatArray:
+        """Return ``begun_at(offset).at(instant)`` for many clocks, bit for bit: all (n,)."""
+        if len(self._values) == 1:
+            return np.full(len(at_s), self._values[0])
+        within_s = self._all_within_s(at_s, offsets_s)
+        step = np.searchsorted(np.array(self._edges), within_s, side="right") - 1
+        found: FloatArray = self.values[np.minimum(step, len(self._values) - 1)]
+        return found
+
+    def _all_within_s(self, at_s: FloatArray, offsets_s: FloatArray) -> FloatArray:
+        """Return how far into their loop many clocks are: all (n,)."""
+        begun_s = self.offset_s + offsets_s
+        if math.isfinite(self.period_s):
+            begun_s = np.where(offsets_s != 0, np.mod(begun_s, self.period_s), begun_s)
+            return np.mod(at_s + begun_s, self.period_s)
+        return np.maximum(at_s + begun_s, 0.0)
+
     def times_to(
         self, amounts: FloatArray, starts_s: FloatArray, offsets_s: FloatArray
     ) -> FloatArray:
@@ -159,12 +176,7 @@ class StepTrace:
         if len(self._values) == 1:
             return amounts / self._values[0]
         loops_for_ever = math.isfinite(self.period_s)
-        begun_s = self.offset_s + offsets_s
-        if loops_for_ever:
-            begun_s = np.where(offsets_s != 0, np.mod(begun_s, self.period_s), begun_s)
-            within_s = np.mod(starts_s + begun_s, self.period_s)
-        else:
-            within_s = np.maximum(starts_s + begun_s, 0.0)
+        within_s = self._all_within_s(starts_s, offsets_s)
         step = np.searchsorted(edges, within_s, side="right") - 1
         with np.errstate(invalid="ignore", over="ignore"):  # in what ``where`` leaves out
             into = np.where(step == len(self._values), 0.0, values[step] * (within_s - edges[step]))

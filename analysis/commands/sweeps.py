@@ -27,6 +27,7 @@ from analysis.commands.options import (
     Target,
     say,
 )
+from analysis.metrics.definitions import SMOOTHING
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
@@ -91,7 +92,7 @@ def summary(
     ] = None,
     target: Target = None,
     baseline: Baseline = None,
-    smooth: Smooth = 1,
+    smooth: Smooth = SMOOTHING,
     where: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="only runs of this seed, label or config key"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from analysis import escape
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.metrics import run_metrics as metrics
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import ONE, significant
@@ -39,16 +38,17 @@ def frame(study: Study) -> pd.DataFrame:
     The time is NaN where one of the two missed the target. Empty where there is nothing beside the
     baseline.
     """
-    label, target = study.baseline, study.target.accuracy
+    label = study.baseline
     bases = {run.manifest["seed"]: run for run in study.runs if run.label == label}
 
     def changes(run: Run) -> pd.DataFrame:
         base = bases.get(run.manifest["seed"])
         if base is None or run.label == label:
             return pd.DataFrame()
-        points = 100 * (_final(run) - _final(base))
+        mine, theirs = study.run_row(run), study.run_row(base)
+        points = 100 * (mine["final_accuracy"] - theirs["final_accuracy"])
         row = {"baseline": label, CHANGES[0].column: points}
-        measured = zip(_spent(run, target), _spent(base, target), strict=True)
+        measured = zip(_spent(mine), _spent(theirs), strict=True)
         for change, (own, other) in zip(CHANGES[1:], measured, strict=True):
             row[change.column] = 100 * (own / other - 1) if other else math.nan
         return pd.DataFrame([row])
@@ -56,15 +56,10 @@ def frame(study: Study) -> pd.DataFrame:
     return of_runs(study.runs, changes)
 
 
-def _final(run: Run) -> float:
-    return metrics.of_rounds(run.rounds)["final_accuracy"]
-
-
-def _spent(run: Run, target: float | None) -> tuple[float, float, float]:
-    """Seconds to the target (NaN: not reached), bytes and joules of the whole run."""
-    hit = None if target is None else metrics.reached(run.rounds, target)
-    sent = run.rounds["download_bytes"].sum() + run.rounds["upload_bytes"].sum()
-    return hit.at_s if hit else math.nan, float(sent), float(run.rounds["energy_j"].sum())
+def _spent(numbers: pd.Series[Any]) -> tuple[float, float, float]:
+    """Return the seconds to the target (NaN: not reached), bytes and joules of the whole run."""
+    sent = numbers["download_bytes"] + numbers["upload_bytes"]
+    return float(numbers["time_to_target_s"]), float(sent), float(numbers["energy_j"])
 
 
 def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range") -> None:

@@ -75,15 +75,16 @@ def curve(rows: pd.DataFrame, *, x: str, y: str, band: str) -> Curve:
     """One label's curve over its seeds, at every x that any of them has.
 
     A seed is interpolated between its own points. The curve starts where the last seed starts and
-    ends where the first ends: beyond, the middle would jump with the seeds that are left.
+    ends where the last ends: a seed that has ended keeps its last value, so that the middle does
+    not jump with the seeds that are left.
     """
     seeds = [own[own[y].notna()].sort_values(x) for _, own in rows.groupby("seed")]
     lines = [(own[x].to_numpy(float), own[y].to_numpy(float)) for own in seeds if len(own)]
     if not lines:
         return Curve(*(np.empty(0) for _ in range(4)))
-    start, end = max(at[0] for at, _ in lines), min(at[-1] for at, _ in lines)
+    start = max(at[0] for at, _ in lines)
     points = np.unique(np.concatenate([at for at, _ in lines]))
-    points = points[(points >= start) & (points <= end)]
+    points = points[points >= start]
     values = np.stack([np.interp(points, at, values) for at, values in lines])
     return Curve(points, *BANDS[band].summary(values))
 

@@ -12,9 +12,8 @@ from matplotlib.patches import Patch
 
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.metrics.run_metrics import evaluations, reached
+from analysis.metrics.run_metrics import evaluations
 from analysis.metrics.study import Study
-from analysis.runs.load import Run
 from analysis.units import SECONDS, significant
 
 
@@ -28,14 +27,16 @@ def frame(study: Study) -> pd.DataFrame:
         return pd.DataFrame()
     return of_runs(
         study.runs,
-        lambda run: pd.DataFrame([_row(run, target)] if len(evaluations(run)) else []),
+        lambda run: pd.DataFrame(
+            [_row(study.run_row(run), target)] if len(evaluations(run)) else []
+        ),
     )
 
 
-def _row(run: Run, target: float) -> dict[str, object]:
-    hit = reached(run.rounds, target)
-    last_s = float(evaluations(run)["closed_s"].iloc[-1])
-    return {"target": target, "is_reached": hit is not None, "at_s": hit.at_s if hit else last_s}
+def _row(numbers: pd.Series[Any], target: float) -> dict[str, object]:
+    is_reached = bool(numbers["is_reached"])
+    at_s = float(numbers["time_to_target_s" if is_reached else "spent_s"])
+    return {"target": target, "is_reached": is_reached, "at_s": at_s}
 
 
 def plot(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:

@@ -12,6 +12,9 @@ from typing import Literal
 from analysis.units import BYTES, COUNT, JOULES, PERCENT, PLAIN, RATIO, SECONDS, Scale
 from devices.tasks.registry import TASKS
 
+SMOOTHING = 3
+"""Evaluations whose mean must reach a target: one alone may do so by noise."""
+
 Rule = Literal["always", "where it occurs", "never"]
 
 
@@ -20,9 +23,10 @@ class Metric:
     """One number of a run, and how it is estimated over seeds and shown.
 
     ``column`` is its column in ``Study.per_run`` and its name in ``Study.summary``. ``title`` may
-    hold ``{target}`` and ``{baseline}``. The value of a run that does not have the number is
-    bounded from below by the column ``at_least``, where one is named. ``shown`` says when a table
-    has a row of it: "where it occurs" leaves out a row of zeros.
+    hold ``{target}``, ``{baseline}`` and the equal spending ``{seconds}``, ``{bytes}``,
+    ``{joules}``. The value of a run that does not have the number is bounded from below by the
+    column ``at_least``, where one is named. ``shown`` says when a table has a row of it: "where it
+    occurs" leaves out a row of zeros.
     """
 
     column: str
@@ -70,12 +74,17 @@ def _of_other_tasks() -> tuple[Metric, ...]:
 METRICS = (
     Metric("is_reached", "Share of runs that reached {target}", PERCENT, "higher", shown="never"),
     _to_target("time_to_target_s", "Time to {target}", SECONDS, "spent_s"),
+    _to_target("time_to_stay_s", "Time until it stays at {target}", SECONDS, "spent_s"),
     Metric("speed_up", "Speed-up over {baseline} (×)", RATIO, "higher", estimate="ratio"),
     _to_target("rounds_to_target", "Rounds to {target}", COUNT, "spent_rounds"),
     _to_target("bytes_to_target", "Traffic to {target}", BYTES, "spent_bytes"),
     _to_target("energy_to_target_j", "Energy to {target}", JOULES, "spent_energy_j"),
     Metric("final_accuracy", "Final accuracy", PERCENT, "higher"),
+    Metric("accuracy_error", "Standard error of the final accuracy", PERCENT, ""),
     Metric("best_accuracy", "Best accuracy", PERCENT, "higher"),
+    Metric("accuracy_at_time", "Accuracy after {seconds}", PERCENT, "higher"),
+    Metric("accuracy_at_bytes", "Accuracy after {bytes} both ways", PERCENT, "higher"),
+    Metric("accuracy_at_energy", "Accuracy after {joules}", PERCENT, "higher"),
     Metric("accuracy_area", "Mean accuracy over time", PERCENT, "higher"),
     *_of_other_tasks(),
     Metric("num_rounds", "Rounds", COUNT, ""),
@@ -93,6 +102,7 @@ METRICS = (
     Metric("download_bytes", "Download", BYTES),
     Metric("upload_bytes", "Upload", BYTES),
     Metric("energy_j", "Energy", JOULES),
+    Metric("lost_turn_share", "Turns of devices that were lost", PERCENT),
     Metric("lost_work_share", "Lost device time", PERCENT),
     Metric("lost_s", "Lost device seconds", SECONDS, shown="never"),
     Metric("lost_bytes", "Lost bytes", BYTES, shown="never"),

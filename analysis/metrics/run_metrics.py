@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.metrics.definitions import OF_OTHER_TASKS
+from analysis.metrics.definitions import OF_OTHER_TASKS, SMOOTHING
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
 
@@ -19,6 +19,11 @@ STEPS_PER_UNIT = 20  # a default target is a multiple of 5 points
 STRAGGLER_FACTOR = 1.5  # of the median time of a round's plans
 QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "max": 1.0}  # over devices
 TOLERANCE = 1e-6  # an accuracy stored as float32 still reaches the target it equals
+
+LOSSES = (
+    "num_sat_out", "num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected"
+)  # fmt: skip
+"""Of a round: the turns of devices that ended without a merged update."""
 
 TO_TARGET = {
     "spent_rounds": "rounds_to_target",
@@ -62,8 +67,11 @@ def evaluated(rounds: pd.DataFrame) -> pd.DataFrame:
     return rounds[rounds["accuracy"].notna()]
 
 
-def smoothed(rounds: pd.DataFrame, evaluations: int) -> pd.DataFrame:
-    """The rounds of one run, accuracy replaced by the mean of so many evaluations up to there."""
+def smoothed(rounds: pd.DataFrame, evaluations: int = SMOOTHING) -> pd.DataFrame:
+    """Return the rounds of one run, accuracy replaced by the mean of the last few evaluations.
+
+    It is not a number before there are so many.
+    """
     if evaluations == 1:
         return rounds
     means = evaluated(rounds)["accuracy"].rolling(evaluations).mean()
@@ -82,9 +90,49 @@ def spent(rounds: pd.DataFrame, row: int) -> Spent:
 
 
 def reached(rounds: pd.DataFrame, target: float) -> Spent | None:
-    """What one run took to its first evaluation at or above ``target``; None: not reached."""
+    """Return what one run took to its first accuracy at or above ``target``; None: not reached.
+
+    ``rounds`` are smoothed, wherever a crossing is reported.
+    """
     hits = np.flatnonzero(rounds["accuracy"].to_numpy() >= target - TOLERANCE)
     return spent(rounds, int(hits[0])) if len(hits) else None
+
+
+def sustained(rounds: pd.DataFrame, target: float) -> Spent | None:
+    """Return what one run took until its accuracy stayed at or above ``target`` to the end.
+
+    None where its last accuracy lies below.
+    """
+    accuracy = rounds["accuracy"].to_numpy()
+    places = np.flatnonzero(~np.isnan(accuracy))
+    below = np.flatnonzero(accuracy[places] < target - TOLERANCE)
+    first = int(below[-1]) + 1 if len(below) else 0
+    return spent(rounds, int(places[first])) if first < len(places) else None
+
+
+def last_evaluation(rounds: pd.DataFrame) -> Spent:
+    """Return what one run had spent at its last evaluation; nothing where there was none."""
+    places = np.flatnonzero(~np.isnan(rounds["accuracy"].to_numpy()))
+    return spent(rounds, int(places[-1])) if len(places) else Spent(0, 0.0, 0, 0.0)
+
+
+def accuracy_within(rounds: pd.DataFrame, budget: Spent | None) -> dict[str, float]:
+    """Return the last accuracy of one run within so many seconds, bytes and joules, each alone.
+
+    Not a number where the run had no accuracy by then.
+    """
+    names = ("accuracy_at_time", "accuracy_at_bytes", "accuracy_at_energy")
+    accuracy = rounds["accuracy"].to_numpy()
+    sent = (rounds["download_bytes"] + rounds["upload_bytes"]).cumsum().to_numpy()
+    used = (rounds["closed_s"].to_numpy(), sent, rounds["energy_j"].cumsum().to_numpy())
+    if budget is None:
+        return dict.fromkeys(names, math.nan)
+    limits = (budget.at_s, budget.transfer_bytes, budget.energy_j)
+    row = {}
+    for name, spent_so_far, limit in zip(names, used, limits, strict=True):
+        known = accuracy[(spent_so_far <= limit * (1 + TOLERANCE)) & ~np.isnan(accuracy)]
+        row[name] = float(known[-1]) if len(known) else math.nan
+    return row
 
 
 def to_target(rounds: pd.DataFrame, target: float | None) -> dict[str, float | bool]:
@@ -93,31 +141,38 @@ def to_target(rounds: pd.DataFrame, target: float | None) -> dict[str, float | b
     ``spent_*`` bounds from below what a run would take that did not reach the target.
     """
     hit = reached(rounds, target) if target is not None else None
-    places = np.flatnonzero(~np.isnan(rounds["accuracy"].to_numpy()))
-    last = spent(rounds, int(places[-1])) if len(places) else Spent(0, 0.0, 0, 0.0)
+    stays = sustained(rounds, target) if target is not None else None
     row: dict[str, float | bool] = {
         "target_accuracy": math.nan if target is None else target,
         "is_reached": hit is not None,
     }
     row |= dict(zip(TO_TARGET.values(), hit or [math.nan] * 4, strict=True))
-    return row | dict(zip(TO_TARGET, last, strict=True))
+    row["time_to_stay_s"] = stays.at_s if stays else math.nan
+    return row | dict(zip(TO_TARGET, last_evaluation(rounds), strict=True))
 
 
-def choose_target(runs: Sequence[pd.DataFrame], given: float | None = None) -> Target:
-    """The given target, or the highest multiple of 5 points that every run reached by training.
+def choose_target(
+    runs: Sequence[pd.DataFrame], given: float | None = None, *, smoothing: int = SMOOTHING
+) -> Target:
+    """Return the given target, or the highest multiple of 5 points that every run reached.
 
-    ``runs`` are the rounds of each. Where some run reached no multiple, the highest that any run
+    ``runs`` are the rounds of each, and what counts is the mean of ``smoothing`` evaluations.
+    Where some run reached no multiple above its initial model, it is the highest that any run
     reached. Raises RunError if ``given`` is not an accuracy.
     """
     if given is not None:
         if not 0 < given <= 1:
             raise RunError(f"a target accuracy must be a share in (0, 1], got {given}")
         return Target(given, "as asked for")
-    judged = [accuracy for rounds in runs if len(accuracy := evaluated(rounds)["accuracy"])]
+    judged = [evaluated(rounds)["accuracy"] for rounds in runs]
+    judged = [accuracy for accuracy in judged if len(accuracy) >= smoothing]
     if not judged:
-        return Target(None, "no run evaluated its model")
+        is_blind = not any(len(evaluated(rounds)) for rounds in runs)
+        often = "" if is_blind else f" {smoothing} times"
+        return Target(None, f"no run evaluated its model{often}")
     start = max(_steps(float(accuracy.iloc[0])) for accuracy in judged)
-    reached_steps = [_steps(float(accuracy.max())) for accuracy in judged]
+    best = [float(accuracy.rolling(smoothing).mean().max()) for accuracy in judged]
+    reached_steps = [_steps(accuracy) for accuracy in best]
     for steps, who in ((min(reached_steps), "every run"), (max(reached_steps), "any run")):
         if steps > start:
             return Target(
@@ -151,6 +206,7 @@ def of_rounds(rounds: pd.DataFrame) -> dict[str, float]:
     counts = ("num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected")
     sums = (*counts, "num_sat_out", "download_bytes", "upload_bytes", "energy_j")
     return {
+        "lost_turn_share": _lost_turn_share(rounds),
         "final_accuracy": float(accuracy[-1]) if len(accuracy) else math.nan,
         "best_accuracy": float(accuracy.max()) if len(accuracy) else math.nan,
         **_of_other_tasks(rounds),
@@ -170,6 +226,16 @@ def _of_other_tasks(rounds: pd.DataFrame) -> dict[str, float]:
             found[f"final_{metric.name}"] = values[-1] if values else math.nan
             found[f"best_{metric.name}"] = metric.best(values)
     return found
+
+
+def _lost_turn_share(rounds: pd.DataFrame) -> float:
+    """Return the share of turns of devices in one run's cohorts that merged nothing.
+
+    A turn is lost where the device sat out, met OOM, or its update did not reach the merge.
+    """
+    lost = [name for name in LOSSES if name in rounds]
+    num_lost = float(sum(rounds[name].sum() for name in lost))
+    return _ratio(num_lost, num_lost + float(rounds["num_aggregated"].sum()))
 
 
 def of_clients(clients: pd.DataFrame) -> dict[str, float]:

@@ -11,14 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from analysis.metrics.definitions import METRICS, Metric
+from analysis.metrics.paired import CONFIDENCE, MIN_SEEDS, NUM_RESAMPLES, SEED, students
+from analysis.units import PERCENT
 from traces.arrays import FloatArray
-
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 10_000
-SEED = 20_000  # the bootstrap draws from a fixed seed: the same runs give the same interval
 
 
 class Estimate(NamedTuple):
@@ -37,17 +34,19 @@ class Estimate(NamedTuple):
 NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan, 0)
 
 
-def mean(values: Sequence[float]) -> Estimate:
-    """Return the mean of the values that are numbers, with Student's interval."""
+def mean(values: Sequence[float], *, most: float = math.inf) -> Estimate:
+    """Return the mean of the values that are numbers, with Student's interval.
+
+    The interval is cut at what the quantity can be: 0 and ``most``. It holds the true mean as
+    often as the whole one.
+    """
     known = np.array([value for value in values if not math.isnan(value)])
     if not len(known):
         return NOTHING
-    center = float(known.mean())
-    if len(known) == 1:
-        return Estimate(center, center, math.nan, math.nan, 1)
-    quantile = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2))
-    half = quantile * float(known.std(ddof=1)) / math.sqrt(len(known))
-    return Estimate(center, center, center - half, center + half, len(known))
+    center, low, high = students(known)
+    if len(known) >= MIN_SEEDS:
+        low, high = max(low, min(0.0, center)), min(high, most)
+    return Estimate(center, center, low, high, len(known))
 
 
 def median(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
@@ -55,20 +54,29 @@ def median(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
     return _median(np.array(lower, dtype=float), np.array(upper, dtype=float))
 
 
-def median_ratio(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
-    """Return the ``median`` taken on the logarithm: the median of the inverses is its inverse."""
+def ratio(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
+    """Return the geometric mean of ratios, with Student's interval of their logarithm.
+
+    Where a ratio is only bounded, it is the ``median`` on the logarithm. Either way the estimate
+    of the inverses is the inverse.
+    """
     with np.errstate(divide="ignore"):
-        logs = _median(np.log(np.array(lower, float)), np.log(np.array(upper, float)))
-    value, center, low, high = (math.exp(number) for number in logs[:4])
-    return Estimate(value, center, low, high, logs.num_known)
+        low, high = np.log(np.array(lower, float)), np.log(np.array(upper, float))
+    if len(low) and np.array_equal(low, high):
+        center = students(low)
+        value, *ends = (math.exp(number) for number in center)
+        return Estimate(value, value, ends[0], ends[1], len(low))
+    logs = _median(low, high)
+    value, center_, *ends = (math.exp(number) for number in logs[:4])
+    return Estimate(value, center_, ends[0], ends[1], logs.num_known)
 
 
 def _median(lower: FloatArray, upper: FloatArray) -> Estimate:
     if not len(lower):
         return NOTHING
     center = float(np.median(lower)), float(np.median(upper))
-    if len(lower) == 1:
-        return Estimate(*center, math.nan, math.nan, 1)
+    if len(lower) < MIN_SEEDS:
+        return Estimate(*center, math.nan, math.nan, len(lower))
     drawn = np.random.default_rng(SEED).integers(len(lower), size=(NUM_RESAMPLES, len(lower)))
     # Quantiles that are resamples themselves: between a number and infinity lies nothing.
     tail = (1 - CONFIDENCE) / 2
@@ -83,15 +91,16 @@ def speed_ups(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Return the time to target of the baseline's run of the same seed over that of each run.
 
     Columns speed_up_lower and speed_up_upper, indexed as ``per_run``: equal where both reached the
-    target, else bounds. A run whose seed the baseline did not run, or that was at the target from
-    the start, has no row.
+    target, else bounds. The baseline's own runs have no row, nor has one whose seed the baseline
+    did not run, or that was at the target from the start.
     """
     times = per_run[["variant", "seed"]].assign(
         lower_s=per_run["time_to_target_s"].fillna(per_run["spent_s"]),
         upper_s=per_run["time_to_target_s"].fillna(math.inf),
     )
     base = times[times["variant"] == baseline].drop_duplicates("seed").set_index("seed")
-    pairs = times[(times["lower_s"] > 0) & times["seed"].isin(base.index)]
+    is_other = times["variant"] != baseline
+    pairs = times[is_other & (times["lower_s"] > 0) & times["seed"].isin(base.index)]
     bases = base.loc[pairs["seed"]].set_index(pairs.index)
     return pd.DataFrame(
         {
@@ -120,11 +129,11 @@ def _estimate(runs: pd.DataFrame, metric: Metric) -> Estimate | None:
     """Return the metric over the runs of one variant; None where they lack its columns."""
     if metric.estimate == "ratio":
         pairs = runs[["speed_up_lower", "speed_up_upper"]].dropna()
-        return median_ratio(*(pairs[name].tolist() for name in pairs))
+        return ratio(*(pairs[name].tolist() for name in pairs))
     if metric.column not in runs:
         return None
     values = runs[metric.column].astype(float)
     if metric.estimate == "mean":
-        return mean(values.tolist())
+        return mean(values.tolist(), most=1.0 if metric.scale is PERCENT else math.inf)
     lower = values.fillna(runs[metric.at_least])
     return median(lower.tolist(), values.fillna(math.inf).tolist())

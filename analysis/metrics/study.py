@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from analysis.metrics import run_metrics as metrics
-from analysis.metrics.definitions import OF_OTHER_TASKS
-from analysis.metrics.run_metrics import Target
+from analysis.metrics.caveats import warnings_of
+from analysis.metrics.definitions import OF_OTHER_TASKS, SMOOTHING
+from analysis.metrics.paired import differences
+from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
 from analysis.runs.differences import settings_that_differ
 from analysis.runs.files import RunError, read_config, read_table
@@ -40,7 +42,8 @@ class Study:
 
     ``per_run`` has one row a run (index: its name), with variant, strategy, seed and the column of
     every metric in SI units, NaN where a run does not have the number. ``summary`` has one row a
-    variant and metric, as ``over_seeds`` gives it.
+    variant and metric, as ``over_seeds`` gives it. ``others`` are studies of the same runs at the
+    further targets that their configs name, the highest first.
     """
 
     target: Target
@@ -49,6 +52,10 @@ class Study:
     summary: pd.DataFrame
     runs: tuple[Run, ...] = ()  # whole, labelled by variant; empty where tables alone are wanted
     left_out: tuple[str, ...] = ()  # runs that could not be read, and why
+    budget: Spent | None = None  # what every run spent: accuracies are compared within it
+    others: tuple[Study, ...] = ()
+    smoothing: int = SMOOTHING  # evaluations whose mean must reach the target
+    warnings: tuple[str, ...] = ()  # what to know before the numbers are taken for evidence
 
     @property
     def variants(self) -> list[str]:
@@ -59,6 +66,15 @@ class Study:
     def num_seeds(self) -> pd.Series[int]:
         """The number of seeds of each variant."""
         return self.per_run.groupby("variant", sort=False, observed=True)["seed"].nunique()
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """One row a variant and metric: its change against the baseline, paired by seed."""
+        return differences(self.per_run, self.baseline)
+
+    def run_row(self, run: Run) -> pd.Series[Any]:
+        """Return the row of ``per_run`` of one of ``runs``."""
+        return self.per_run.loc[[_run_name(run)]].iloc[0]
 
     def estimates(self, metric: str) -> dict[str, Estimate]:
         """Return the estimate of one metric for each variant, as ``summary`` has it."""
@@ -78,6 +94,8 @@ class _Played(NamedTuple):
     seed: int
     rounds: pd.DataFrame
     work: dict[str, float]  # what its plans and its devices came to
+    config: Mapping[str, Any]
+    num_test: float  # examples that are held out; NaN where the manifest does not say
 
 
 def study(
@@ -85,7 +103,7 @@ def study(
     *,
     target: float | None = None,
     baseline: str | None = None,
-    smoothing: int = 1,
+    smoothing: int = SMOOTHING,
 ) -> Study:
     """Return the study of these runs, of which only the columns that count are read.
 
@@ -105,11 +123,18 @@ def study(
             rounds = read_table(path, "rounds", ROUND_COLUMNS, where_there=others)
             clients = read_table(path, "clients", CLIENT_COLUMNS)
             devices = read_table(path, "devices", DEVICE_COLUMNS)
+            config = read_config(path)
         except RunError as error:
             damaged.append(str(error))
             continue
         played[row["run"]] = _Played(
-            row["variant"], row["strategy"], row["seed"], rounds, _work(clients, devices)
+            row["variant"],
+            row["strategy"],
+            row["seed"],
+            rounds,
+            _work(clients, devices),
+            config,
+            _number(row["num_test"]),
         )
     if not played:
         raise RunError("at least one run must be readable; " + "; ".join(damaged))
@@ -122,6 +147,7 @@ def study_of(
     *,
     target: float | None = None,
     baseline: str | None = None,
+    smoothing: int = SMOOTHING,
     left_out: Sequence[str] = (),
 ) -> Study:
     """Return the study of runs that are in memory, whose labels name their variants.
@@ -133,16 +159,28 @@ def study_of(
     if not runs:
         raise RunError("a comparison needs at least one finished run, got none")
     played = {
-        f"{run.label} s{run.manifest['seed']}": _Played(
+        _run_name(run): _Played(
             run.label,
             run.strategy,
             int(run.manifest["seed"]),
             run.rounds,
             _work(run.clients, run.devices),
+            run.config,
+            _number(run.manifest.get("data", {}).get("num_test")),
         )
         for run in runs
     }
-    return _study(played, target, baseline, runs=tuple(runs), left_out=left_out)
+    return _study(
+        played, target, baseline, smoothing=smoothing, runs=tuple(runs), left_out=left_out
+    )
+
+
+def _run_name(run: Run) -> str:
+    return f"{run.label} s{run.manifest['seed']}"
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _work(clients: pd.DataFrame, devices: pd.DataFrame) -> dict[str, float]:
@@ -154,16 +192,46 @@ def _study(
     target: float | None,
     baseline: str | None,
     *,
-    smoothing: int = 1,
+    smoothing: int = SMOOTHING,
     runs: tuple[Run, ...] = (),
     left_out: Sequence[str] = (),
 ) -> Study:
-    """Return the study of what was read."""
+    """Return the study of what was read, and of each further target of the configs."""
     if smoothing < 1:
         raise RunError(f"the smoothing must be over at least 1 evaluation, got {smoothing}")
+    rounds = [one.rounds for one in played.values()]
+    fixed = _fixed_targets(played) if target is None else []
+    chosen = (
+        Target(fixed[0], "fixed in the config")
+        if fixed
+        else metrics.choose_target(rounds, target, smoothing=smoothing)
+    )
+    found = _at_target(played, chosen, baseline, smoothing=smoothing)
+    others = tuple(
+        _at_target(played, Target(other, chosen.rule), baseline, smoothing=smoothing)
+        for other in fixed[1:]
+    )
+    return replace(found, runs=runs, left_out=tuple(left_out), others=others)
+
+
+def _fixed_targets(played: Mapping[str, _Played]) -> list[float]:
+    """Return the targets that the configs name, the highest first."""
+    named = {
+        float(target)
+        for one in played.values()
+        for target in one.config.get("targets") or ()
+        if isinstance(target, int | float) and 0 < target <= 1
+    }
+    return sorted(named, reverse=True)
+
+
+def _at_target(
+    played: Mapping[str, _Played], chosen: Target, baseline: str | None, *, smoothing: int
+) -> Study:
+    """Return the study of what was read, at one target."""
     smooth = {name: metrics.smoothed(one.rounds, smoothing) for name, one in played.items()}
-    chosen = metrics.choose_target(list(smooth.values()), target)
     horizon_s = _horizon_s([one.rounds for one in played.values()])
+    budget = _shared_budget([one.rounds for one in played.values()])
     rows = {
         name: {
             "variant": one.variant,
@@ -171,7 +239,10 @@ def _study(
             "seed": one.seed,
             **metrics.to_target(smooth[name], chosen.accuracy),
             **metrics.of_rounds(one.rounds),
+            **metrics.accuracy_within(smooth[name], budget),
             "accuracy_area": metrics.accuracy_area(one.rounds, horizon_s),
+            "accuracy_error": _standard_error(one),
+            "smoothed_best": float(smooth[name]["accuracy"].max()),
             **one.work,
         }
         for name, one in played.items()
@@ -179,7 +250,24 @@ def _study(
     per_run = pd.DataFrame.from_dict(rows, orient="index")
     base = choose_baseline(per_run, baseline)
     per_run = per_run.join(speed_ups(per_run, base))
-    return Study(chosen, base, per_run, over_seeds(per_run), runs, tuple(left_out))
+    return Study(
+        chosen,
+        base,
+        per_run,
+        over_seeds(per_run),
+        budget=budget,
+        smoothing=smoothing,
+        warnings=tuple(warnings_of(per_run, chosen.accuracy, smoothing)),
+    )
+
+
+def _standard_error(one: _Played) -> float:
+    """Return the standard error of the final accuracy, by the examples that it was measured on."""
+    evaluation = one.config.get("evaluation")
+    asked = evaluation.get("examples") if isinstance(evaluation, dict) else None
+    counts = [n for n in (_number(asked), one.num_test) if n > 0]
+    accuracy = metrics.of_rounds(one.rounds)["final_accuracy"]
+    return math.sqrt(accuracy * (1 - accuracy) / min(counts)) if counts else math.nan
 
 
 def choose_baseline(per_run: pd.DataFrame, given: str | None = None) -> str:
@@ -222,6 +310,12 @@ def _difference(column: str, one: pd.Series[Any], other: pd.Series[Any]) -> str:
         return f"{column.replace('_', ' ')} ({one[column]} / {other[column]})"
     configs = (read_config(Path(str(row["path"]))) for row in (one, other))
     return f"the conditions of seed {one['seed']}" + settings_that_differ(*configs)
+
+
+def _shared_budget(rounds: Sequence[pd.DataFrame]) -> Spent | None:
+    """Return the least that any run that learns had spent at its last evaluation, of each kind."""
+    ends = [end for one in rounds if (end := metrics.last_evaluation(one)).at_s > 0]
+    return Spent(*(min(part) for part in zip(*ends, strict=True))) if ends else None
 
 
 def _horizon_s(rounds: Sequence[pd.DataFrame]) -> float:

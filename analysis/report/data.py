@@ -91,6 +91,11 @@ class ReportData:
         return ", ".join(names[:MAX_NAMED]) + more
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know before the numbers are taken for evidence."""
+        return self.study.warnings
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         """Runs that could not be read, and why."""
         return self.study.left_out

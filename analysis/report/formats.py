@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
 from analysis import escape
+from analysis.metrics.definitions import METRICS
 from analysis.metrics.study import Study
 from analysis.report.table import StudyTable, TableRow, study_table
 
 
 def for_terminal(table: StudyTable) -> Table:
     """Return the table for a rich console; the best value of a row is bold and starred."""
-    shown = Table(caption=escape.terminal(table.note), caption_justify="left")
+    caption = "\n".join([table.note, *table.warnings])
+    shown = Table(caption=terminal_lines(caption), caption_justify="left")
     shown.add_column("")
     for name in table.variants:
         shown.add_column(escape.terminal(name), justify="right", overflow="fold")
@@ -28,10 +31,12 @@ def for_terminal(table: StudyTable) -> Table:
 
 
 def to_markdown(table: StudyTable) -> str:
-    """Return the table in Markdown with the note below it; the best value of a row is bold."""
+    """Return the table in Markdown with the note and the warnings below it."""
     rows = [_escaped(row, escape.markdown, "**{}**") for row in table.rows]
     names = ["", *map(escape.markdown, table.variants)]
-    return f"{markdown_grid(names, rows)}\n\n{escape.markdown(sentence(table.note))}\n"
+    warnings = "".join(f"\n* {escape.markdown(line)}" for line in table.warnings)
+    below = f"{escape.markdown(sentence(table.note))}\n" + (warnings and f"{warnings}\n")
+    return f"{markdown_grid(names, rows)}\n\n{below}"
 
 
 def markdown_grid(
@@ -51,7 +56,7 @@ def to_latex(table: StudyTable) -> str:
     ]
     return "\n".join(
         [
-            f"% {escape.latex(sentence(table.note))}",
+            *(f"% {escape.latex(line)}" for line in (sentence(table.note), *table.warnings)),
             rf"\begin{{tabular}}{{l{'r' * len(table.variants)}}}",
             r"\toprule",
             header,
@@ -71,9 +76,25 @@ def table_files(study: Study) -> dict[str, str]:
     return {
         "table.md": to_markdown(table) + left_out,
         "table.tex": to_latex(table),
-        "table.csv": study.summary.to_csv(index=False, lineterminator="\n"),
+        "table.csv": _summary(study).to_csv(index=False, lineterminator="\n"),
+        "differences.csv": study.differences.to_csv(index=False, lineterminator="\n"),
         "runs.csv": study.per_run.to_csv(index_label="run", lineterminator="\n"),
     }
+
+
+def terminal_lines(text: str) -> str:
+    """Return the lines for a rich console, each as it stands."""
+    return "\n".join(escape.terminal(line) for line in text.split("\n"))
+
+
+def _summary(study: Study) -> pd.DataFrame:
+    """Return the summary, and of the further targets what it takes to reach them."""
+    to_target = [metric.column for metric in METRICS if metric.is_to_target]
+    parts = [study.summary.assign(target=study.target.accuracy)]
+    for other in study.others:
+        rows = other.summary[other.summary["metric"].isin(to_target)]
+        parts.append(rows.assign(target=other.target.accuracy))
+    return pd.concat(parts, ignore_index=True)
 
 
 def sentence(text: str) -> str:

@@ -10,15 +10,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from analysis.metrics.definitions import METRICS, Metric
+from analysis.metrics.paired import MIN_SEEDS, beats, holm
 from analysis.metrics.seeds import Estimate
 from analysis.metrics.study import Study
-from analysis.units import Unit, title
+from analysis.units import BYTES, JOULES, SECONDS, Unit, title
 
 NOT_REACHED = "not reached"
 NO_NUMBER = "–"
+TIME_TO_TARGET = next(metric for metric in METRICS if metric.column == "time_to_target_s")
+LEVEL = 0.05
+"""Of the tests that mark a best value, after Holm's correction."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,27 @@ class TableRow:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """Rows of metrics over columns of variants, and the note that its reader needs."""
+    """Rows of metrics over columns of variants, and what its reader needs to know."""
 
     variants: tuple[str, ...]
     rows: tuple[TableRow, ...]
     note: str
+    warnings: tuple[str, ...] = ()
 
 
 def study_table(study: Study) -> StudyTable:
     """Return the table of a study.
 
     A metric of which no variant has a number has no row, nor have the metrics of the target where
-    there is no target.
+    there is no target. The further targets of the config have rows of their own.
     """
-    rows = [_reached(study)] if study.target.accuracy is not None else []
-    rows += [_row(study, metric) for metric in METRICS if _is_shown(study, metric)]
+    rows: list[TableRow | None] = []
+    for one in (study, *study.others):
+        rows += [_reached(one)] if one.target.accuracy is not None else []
+        rows += [_row(one, m) for m in METRICS if m.is_to_target and _is_shown(one, m)]
+    rows += [_row(study, m) for m in METRICS if not m.is_to_target and _is_shown(study, m)]
     shown = tuple(row for row in rows if row is not None)
-    return StudyTable(tuple(study.variants), shown, note(study))
+    return StudyTable(tuple(study.variants), shown, note(study), study.warnings)
 
 
 def note(study: Study) -> str:
@@ -67,12 +73,20 @@ def note(study: Study) -> str:
         if target.accuracy is None
         else f"target {percent(target.accuracy)}: {target.rule}"
     )
-    words = f"best of a row marked; {timed}; baseline {study.baseline}"
+    if target.accuracy is not None and study.smoothing > 1:
+        timed += f", by the mean of {study.smoothing} evaluations"
+    words = f"{timed}; baseline {study.baseline}"
     few, most = int(study.num_seeds.min()), int(study.num_seeds.max())
-    if most == 1:
-        return words
     number = str(most) if few == most else f"{few} to {most}"
-    return f"{number} seeds a variant; [95 % interval]; to the target: median, else: mean; {words}"
+    if most == 1:
+        return f"one seed, no value is marked as the best; {words}"
+    if most < MIN_SEEDS:
+        return f"{number} seeds a variant, the value of each; no value is marked; {words}"
+    return (
+        f"{number} seeds a variant; [95 % interval]; to the target: median, speed-up: geometric "
+        "mean, else: mean; marked: the best of a row where it is told apart from every other "
+        f"(paired t test, Holm, {100 * LEVEL:.0f} %); {words}"
+    )
 
 
 def percent(accuracy: float) -> str:
@@ -114,9 +128,14 @@ def _is_shown(study: Study, metric: Metric) -> bool:
 
 
 def _words(study: Study) -> dict[str, str]:
-    accuracy = study.target.accuracy
-    target = "" if accuracy is None else f"{percent(accuracy)} accuracy"
-    return {"target": target, "baseline": study.baseline}
+    accuracy, budget = study.target.accuracy, study.budget
+    return {
+        "target": "" if accuracy is None else f"{percent(accuracy)} accuracy",
+        "baseline": study.baseline,
+        "seconds": SECONDS.text(budget.at_s) if budget else "",
+        "bytes": BYTES.text(budget.transfer_bytes) if budget else "",
+        "joules": JOULES.text(budget.energy_j) if budget else "",
+    }
 
 
 def _reached(study: Study) -> TableRow | None:
@@ -133,8 +152,11 @@ def _row(study: Study, metric: Metric) -> TableRow:
     """Return the row of a metric: every cell in one unit, which stands in the title."""
     own = list(study.estimates(metric.column).values())
     unit = unit_of(metric, own)
-    texts = [cell_text(metric, estimate, unit) for estimate in own]
-    is_best = _best(own, [text.partition(" [")[0] for text in texts], metric.better)
+    texts = [
+        _seed_values(study, variant, metric, unit) or cell_text(metric, estimate, unit)
+        for variant, estimate in zip(study.variants, own, strict=True)
+    ]
+    is_best = _best(study, metric, own, [text.partition(" [")[0] for text in texts])
     values = [_sort_value(metric, estimate) for estimate in own]
     cells = zip(texts, values, is_best, strict=True)
     name = title(metric.title.format(**_words(study)), unit)
@@ -156,19 +178,52 @@ def _sort_value(metric: Metric, estimate: Estimate) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _best(own: Sequence[Estimate], texts: Sequence[str], better: str) -> tuple[bool, ...]:
-    """Return which cells are the best whatever lies behind the bounds of the others.
+def _seed_values(study: Study, variant: str, metric: Metric, unit: Unit) -> str:
+    """Return the values of two seeds, which are too few for an interval; empty for any other.
 
-    Cells that read like the best are marked with it; none is where all read alike.
+    A run that did not reach the target stands with the bound that is known.
     """
-    if not better or len(set(texts)) == 1:
-        return (False,) * len(texts)
-    sign = 1.0 if better == "lower" else -1.0
-    ends = sign * np.array([(one.value, one.upper) for one in own])
-    hopeful, certain = ends.min(axis=1), ends.max(axis=1)
-    winners = {
-        text
-        for place, text in enumerate(texts)
-        if certain[place] <= np.nanmin(np.delete(hopeful, place), initial=math.inf)
-    }
-    return tuple(text in winners for text in texts)
+    runs = study.per_run[study.per_run["variant"] == variant]
+    if len(runs) != MIN_SEEDS - 1 or metric.column not in runs:
+        return ""
+    words = []
+    for _, run in runs.iterrows():
+        value = float(run[metric.column])
+        bound = float(run[metric.at_least]) if metric.at_least else math.nan
+        if not math.isnan(value):
+            words.append(metric.scale.number(value, unit))
+        elif not math.isnan(bound):
+            words.append(f"> {metric.scale.number(bound, unit)}")
+        else:
+            words.append(NO_NUMBER)
+    return words[0] if len(set(words)) == 1 else ", ".join(words)
+
+
+def _best(
+    study: Study, metric: Metric, own: Sequence[Estimate], texts: Sequence[str]
+) -> tuple[bool, ...]:
+    """Return which cells are the best and told apart from all others on the same seeds.
+
+    Cells that read like the best stand with it; none is marked where all read alike.
+    """
+    nothing = (False,) * len(texts)
+    tested = TIME_TO_TARGET if metric.estimate == "ratio" else metric
+    if not metric.better or tested.column not in study.per_run or len(set(texts)) == 1:
+        return nothing
+    sign = 1.0 if metric.better == "lower" else -1.0
+    known = [k for k, one in enumerate(own) if math.isfinite(one.value) and one.value == one.upper]
+    if not known:
+        return nothing
+    best = texts[min(known, key=lambda k: sign * own[k].value)]
+    alike = [k for k, text in enumerate(texts) if text == best]
+    rest = [
+        k
+        for k, text in enumerate(texts)
+        if text != best and (metric.estimate == "ratio" or not math.isnan(own[k].value))
+    ]
+    names = study.variants
+    for place in alike:
+        found = [beats(study.per_run, tested, names[place], names[other]) for other in rest]
+        if any(math.isnan(p) for p in found) or max(holm(found), default=0.0) >= LEVEL:
+            return nothing
+    return tuple(k in alike for k in range(len(texts)))

@@ -32,8 +32,8 @@ class RunSet:
     """Finished runs. ``rounds``, ``clients`` and ``devices`` read the run folders at each call.
 
     ``runs`` has one row a run, indexed by ``run``: path, experiment, label, strategy, variant,
-    seed, config_hash, conditions_hash, model, model_sha256, data, data_sha256, num_rounds,
-    simulated_s, final_accuracy, wall_s. Runs of one variant differ in their seed alone.
+    seed, config_hash, conditions_hash, model, model_sha256, data, data_sha256, num_test,
+    num_rounds, simulated_s, final_accuracy, wall_s. Runs of one variant differ in their seed alone.
     """
 
     runs: pd.DataFrame
@@ -155,6 +155,8 @@ def _row(path: Path, manifest: Json) -> dict[str, object]:
     for part in ("model", "data"):
         entry = manifest[part] if isinstance(manifest[part], dict) else {}
         parts |= {part: entry.get("name"), f"{part}_sha256": entry.get("sha256")}
+    data = manifest["data"] if isinstance(manifest["data"], dict) else {}
+    parts["num_test"] = data.get("num_test")
     row = {"path": str(path), **{name: manifest.get(name) for name in names}, **parts}
     for name, value in row.items():
         if not isinstance(value, str | int | float | None):

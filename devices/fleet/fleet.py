@@ -141,6 +141,16 @@ class Fleet(Sequence[Device]):
         """Return the share of its profile's rates that a device trains at, over time."""
         return _scaled(_begun(self.speed, device_id), float(self.speed_factor[device_id]))
 
+    def availability_of(self, device_id: DeviceId) -> AvailabilityTrace:
+        """Return when a device is online."""
+        return _begun(self.availability, device_id)
+
+    def battery_of(self, device_id: DeviceId) -> Battery:
+        """Return the battery of a device as it is at instant 0."""
+        if device_id in self._made:
+            return self._made[device_id].battery
+        return _begun(self.battery, device_id).holding(float(self.battery_share[device_id]))
+
     @cached_property
     def num_examples(self) -> IntArray:
         """(n,): the number of examples of each device."""
@@ -156,8 +166,8 @@ class Fleet(Sequence[Device]):
             latency=_begun(self.latency, device_id),
             speed=self.speed_of(device_id),
             free_memory=_begun(self.free_memory, device_id),
-            availability=_begun(self.availability, device_id),
-            battery=_begun(self.battery, device_id).holding(float(self.battery_share[device_id])),
+            availability=self.availability_of(device_id),
+            battery=self.battery_of(device_id),
         )
 
     def conditions_hash(self) -> str:

@@ -172,6 +172,12 @@ class StopConfig(Section):
         return self
 
 
+NOT_SIMULATED = ("seed", "name", "label", "targets")
+"""Keys that the hash of a config leaves out: seed, names, and what only the analysis reads."""
+
+Targets = tuple[Annotated[float, Field(gt=0, le=1)], ...]
+
+
 class RunConfig(Section):
     """One run: one strategy, one seed."""
 
@@ -191,6 +197,7 @@ class RunConfig(Section):
     aggregation: Aggregation = Aggregation()
     evaluation: EvaluationConfig = EvaluationConfig()
     stop: StopConfig
+    targets: Targets = ()  # accuracies that runs are timed to; no run depends on them
     strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]
 
     def resolved(self) -> dict[str, Any]:
@@ -199,8 +206,8 @@ class RunConfig(Section):
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits that change with any key but the seed and the names."""
-        plain = {k: v for k, v in self.resolved().items() if k not in ("seed", "name", "label")}
+        """Eight hexadecimal digits that change with any key that decides a result, but the seed."""
+        plain = {k: v for k, v in self.resolved().items() if k not in NOT_SIMULATED}
         return hashlib.sha256(canonical(plain).encode()).hexdigest()[:8]
 
     @property

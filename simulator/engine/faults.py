@@ -120,10 +120,9 @@ class Faults:
         return self.config.cut_transfers
 
     @property
-    def may_cut_links(self) -> bool:
-        """Whether any device or the server ever loses its link."""
-        losses = self.config.link_loss
-        return bool(losses.per_hour > 0 or losses.schedule or self.config.server_restarts)
+    def may_lose_links(self) -> BoolArray:
+        """(n,): which devices ever lose their link."""
+        return self._hit_by(self.config.link_loss)
 
     @property
     def is_honest(self) -> bool:
@@ -133,9 +132,11 @@ class Faults:
     @property
     def may_crash(self) -> BoolArray:
         """(n,): which devices ever crash."""
-        crash = self.config.crash
-        found = np.full(len(self.join_s), crash.per_hour > 0)
-        found[[one.device for one in crash.schedule]] = True
+        return self._hit_by(self.config.crash)
+
+    def _hit_by(self, failures: Failures) -> BoolArray:
+        found = np.full(len(self.join_s), failures.per_hour > 0)
+        found[[one.device for one in failures.schedule]] = True
         return found
 
     def attack(self, device_id: DeviceId, at_s: float) -> Byzantine | None:

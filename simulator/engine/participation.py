@@ -67,6 +67,11 @@ class Participation:
         """The same for many devices at once, all of which brought their updates."""
         self._trip_s[np.searchsorted(self._device_ids, device_ids)] = taken_s
 
+    def all_late(self, device_ids: IntArray, taken_s: float) -> None:
+        """The same for many devices at once, all of which were cut after these seconds."""
+        rows = np.searchsorted(self._device_ids, device_ids)
+        self._trip_s[rows] = np.fmax(self._trip_s[rows], taken_s)
+
     def closed(self, updates: Sequence[ClientUpdate]) -> None:
         """What the updates merged in a round have shown of the losses on their devices."""
         rows = np.searchsorted(self._device_ids, [u.plan.device_id for u in updates])

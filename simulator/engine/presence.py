@@ -13,7 +13,7 @@ from devices.fleet.battery import Mains, PowerSupply, power_supply
 from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import DeviceId
 from simulator.engine.faults import NO_OUTAGES, Faults
-from traces.arrays import BoolArray, IntArray
+from traces.arrays import BoolArray, FloatArray, IntArray
 from traces.availability import ALWAYS, AvailabilityTrace
 
 MAX_LOOKS = 10_000
@@ -45,7 +45,6 @@ class Presence:
         changing = ~_is_steady(fleet) | (faults.join_s > 0) | np.isfinite(faults.leave_s)
         changing |= faults.may_crash
         self._until_s[changing] = -np.inf  # not asked for yet
-        self._is_steady = ~changing
 
     def present(self, at_s: float) -> BoolArray:
         """(n,): which devices are there at ``at_s``; it may not lie before an instant asked for."""
@@ -53,9 +52,10 @@ class Presence:
             self._update(device_id, at_s)
         return self._is_there
 
-    def stays(self, device_ids: IntArray) -> bool:
-        """Whether all of them are there for ever, on mains and in a world without crashes."""
-        return bool(self._is_steady[device_ids].all())
+    def gone_s(self, device_ids: IntArray) -> FloatArray:
+        """(n,): when devices go that ``present`` has just found there, whatever they draw."""
+        gone_s: FloatArray = self._until_s[device_ids]
+        return gone_s
 
     def until_s(self, device_id: DeviceId, at_s: float) -> float:
         """The next instant at which the device comes or goes."""
@@ -132,7 +132,8 @@ class Presence:
         return self._conditions[device_id]
 
     def _make(self, device_id: DeviceId) -> dict[Cause, Condition]:
-        device, faults = self._fleet[device_id], self._faults
+        # Never the device itself: a large fleet draws the examples of one where it is made.
+        fleet, faults = self._fleet, self._faults
         conditions: dict[Cause, Condition] = {}
         if (crashes := faults.crashes(device_id)) is not NO_OUTAGES:
             conditions["crashed"] = crashes
@@ -141,11 +142,12 @@ class Presence:
             conditions["left"] = _Online(
                 AvailabilityTrace.of([member_s] if member_s[0] < member_s[1] else [], math.inf)
             )
-        supply = power_supply(device.battery, device.profile.power_w["idle"])
+        idle_w = fleet.profile_of(device_id).power_w["idle"]
+        supply = power_supply(fleet.battery_of(device_id), idle_w)
         if supply:
             self._supplies[device_id] = conditions["flat"] = supply
-        if device.availability is not ALWAYS:
-            conditions["offline"] = _Online(device.availability)
+        if (availability := fleet.availability_of(device_id)) is not ALWAYS:
+            conditions["offline"] = _Online(availability)
         return conditions
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +15,6 @@ from algorithms.strategy import LinkRate, ServerState
 from devices.vocabulary.plan import ClientUpdate, DeviceId
 from simulator.engine.aggregation import collect, merge
 from simulator.engine.assignment import Assignment
-from simulator.engine.bulk_clock import Waves
 from simulator.engine.clock import (
     VoidRounds,
     check_arrival,
@@ -29,11 +30,12 @@ from simulator.engine.network import Network
 from simulator.engine.participation import Participation
 from simulator.engine.presence import Presence
 from simulator.engine.seeds import stream
-from simulator.log.bulk_records import log_ended, updates_of
-from simulator.log.bulk_round import Wave
+from simulator.engine.timelines import Timelines
 from simulator.log.checked import CheckedLog
+from simulator.log.cohort_records import log_ended, updates_of
+from simulator.log.cohort_timeline import CohortTimeline
 from simulator.log.deferred import PatientLog
-from simulator.log.protocol import RunLog, log_wave
+from simulator.log.protocol import RunLog
 from simulator.log.records import ClientRecord, Event, RoundProgress, RoundRecord
 from traces.arrays import IntArray
 
@@ -55,8 +57,11 @@ class Server:
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
-        self._waves = Waves(federation, self._presence)
-        self._wave: Wave | None = None  # under way
+        self._timelines = Timelines(federation, self._presence)
+        self._timeline: CohortTimeline | None = (
+            None  # of this round's plans that nothing interrupts
+        )
+        self._num_ahead = self._num_ahead_arrived = 0  # of its plans: at work, and arrived
         self._inbox = simpy.Store(env)
         self._in_flight: dict[DeviceId, simpy.Process] = {}
         self._arrived: list[Assignment] = []
@@ -88,17 +93,24 @@ class Server:
             yield from self._wait_for_devices()
             self._opened_s = self._env.now  # a deadline counts from when somebody can be asked
             self._fill("round_opened")
-            yield from self._wait_for_wave()
             while self._can_change() and not self._is_ready():
                 yield from self._wait()
                 if self._is_void() or not self._is_ready():
                     self._fill("refilled")
             yield from self._close_round()
 
+    @property
+    def _num_at_work(self) -> int:
+        return len(self._in_flight) + self._num_ahead
+
+    @property
+    def _num_arrived(self) -> int:
+        return len(self._arrived) + self._num_ahead_arrived
+
     def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
         """Until the server is up, and somebody is there or at work."""
         yield from self._wait_for_server()
-        while not (self._in_flight or len(self._idle())):
+        while not (self._num_at_work or len(self._idle())):
             arrival_s = self._presence.next_arrival_s(self._env.now)
             check_arrival(self._round, self._env.now, arrival_s)
             yield from sleep_until(self._env, arrival_s)
@@ -131,18 +143,19 @@ class Server:
 
     def _is_void(self) -> bool:
         """Whether nobody has begun this round, and there is time left to."""
-        return not (self._num_planned or self._in_flight or self._arrived or self._is_due())
+        is_begun = self._num_planned or self._num_at_work or self._num_arrived
+        return not (is_begun or self._is_due())
 
     def _is_ready(self) -> bool:
         pacing = self._fed.pacing
         if self._is_void() and math.isfinite(self._next_arrival_s()):
             return False  # everybody here sits out, and another will come
         waited_s = pacing.deadline_s if self._is_due() else self._env.now - self._opened_s
-        return pacing.ready(len(self._in_flight), len(self._arrived), waited_s)
+        return pacing.ready(self._num_at_work, self._num_arrived, waited_s)
 
     def _can_change(self) -> bool:
         """Whether a device at work, one that comes or the deadline can still change the round."""
-        if self._in_flight or math.isfinite(self._fed.pacing.deadline_s):
+        if self._num_at_work or math.isfinite(self._fed.pacing.deadline_s):
             return True
         return self._slots() > 0 and math.isfinite(self._next_arrival_s())
 
@@ -160,7 +173,7 @@ class Server:
             event = "refilled"
 
     def _slots(self) -> int:
-        return self._fed.pacing.slots(len(self._in_flight), len(self._arrived))
+        return self._fed.pacing.slots(self._num_at_work, self._num_arrived)
 
     def _hand_out(self, idle: IntArray, slots: int, event: str) -> None:
         counts = {"slots": slots, "num_passed_over": len(self._sat_out)}
@@ -170,33 +183,34 @@ class Server:
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
         due_s = self._opened_s + self._fed.pacing.deadline_s
         now = self._round, self._env.now
-        self._wave = self._waves.wave(list(plans.values()), now, due_s)
+        timeline = self._timelines.timeline(list(plans.values()), now, due_s)
+        ahead = set(timeline.devices.tolist()) if timeline else set()
         # In order of device: at one instant SimPy resolves ties by creation.
         for device_id in cohort:
             if device_id not in plans:
                 self.note("sat_out", {}, device_id)
-            elif self._wave is None:
+            elif device_id not in ahead:
                 self._end_rest(device_id)
                 work = self._handouts.assignment(self.state, plans[device_id], now)
                 process = self._env.process(run_client(self._world, work, self._inbox))
                 self._in_flight[device_id] = process
-        is_begun = self._in_flight or self._arrived or self._wave
+        if timeline:
+            self._timeline, self._num_ahead = timeline, len(ahead)
+            self._log.hold()
+            self._env.process(self._report(timeline))
+        is_begun = self._num_at_work or self._num_arrived
         self._sat_out = set() if is_begun else self._sat_out | set(cohort)
 
     def _shrink(self, work: Assignment, free_bytes: int) -> Assignment | None:
         return self._handouts.smaller(self.state, work, free_bytes)
 
-    def _wait_for_wave(self) -> Generator[simpy.Event, Any, None]:
-        """Until the last device of a wave has reported, if there is one."""
-        wave = self._wave
-        if wave is None:
-            return
-        log_wave(self._log, wave)
+    def _report(self, timeline: CohortTimeline) -> Generator[simpy.Event, Any, None]:
+        """Tell the server once all plans of a timeline that are not late have arrived."""
         # Phase by phase, so that the clock rounds as it does for a device by itself.
-        for phase_s in wave.last_phases_s:
-            yield self._env.timeout(phase_s)
-        self._participation.all_ended(wave.devices, wave.finished_s - wave.started_s)
-        self._fed.view.all_measured(wave.link_rates())
+        for wait_s in timeline.last_waits_s:
+            yield self._env.timeout(wait_s)
+        if timeline.last_waits_s:
+            self._inbox.put(timeline)
 
     def _wait(self) -> Generator[simpy.Event, Any, None]:
         """Until somebody reports, a device comes that a plan is waiting for, or the deadline."""
@@ -207,12 +221,15 @@ class Server:
         left_s = max(alarm_s - self._env.now, 0.0)
         yield arrival if math.isinf(left_s) else arrival | self._env.timeout(left_s)
         if arrival.triggered:
-            self._receive(cast(Assignment, arrival.value))
+            self._receive(cast(Assignment | CohortTimeline, arrival.value))
         else:
             arrival.cancel()  # else the stale request swallows the next arrival
         yield from self._wait_for_server()
 
-    def _receive(self, work: Assignment) -> None:
+    def _receive(self, work: Assignment | CohortTimeline) -> None:
+        if isinstance(work, CohortTimeline):
+            self._receive_all(work)
+            return
         record = work.record
         del self._in_flight[record.device_id]
         self._ended.append(record)
@@ -227,9 +244,19 @@ class Server:
         rate = LinkRate(down / record.download_s, up / record.upload_s)
         self._fed.view.measured(record.device_id, rate)
 
+    def _receive_all(self, timeline: CohortTimeline) -> None:
+        """The updates of a timeline that are not late have arrived."""
+        rows = timeline.arrivals
+        taken_s = timeline.finished_s[rows] - timeline.started_s
+        self._participation.all_ended(timeline.devices[rows], taken_s)
+        self._fed.view.all_measured(timeline.link_rates())
+        self._num_ahead, self._num_ahead_arrived = timeline.num_late, len(rows)
+
     def _close_round(self) -> Generator[simpy.Event, Any, None]:
         if self._fed.pacing.drops_late:
             yield from self._cut_late()
+        if self._timeline:
+            self._log.release(self._timeline)
         updates = self._updates()
         self._participation.closed(updates)
         where = f"aggregation at {self._env.now!r} s in round {self._round}"
@@ -243,26 +270,33 @@ class Server:
         self.evaluations.close(record := self._round_record())
         self._void_rounds.closed(record)
         self._round += 1
-        self._arrived, self._ended, self._wave, self._sat_out = [], [], None, set()
-        self._num_cohort = self._num_planned = 0
+        self._arrived, self._ended, self._timeline, self._sat_out = [], [], None, set()
+        self._num_cohort = self._num_planned = self._num_ahead_arrived = 0
 
     def _updates(self) -> list[ClientUpdate]:
         """What is merged; what is refused is noted."""
-        if self._wave is None:
-            updates, refused = collect(self._fed, self.state, self._arrived)
-            for device_id, reason in refused:
-                self.note("rejected", {"reason": reason}, device_id)
-            return updates
-        broadcasts = [self._fed.strategy.broadcast(self.state, plan) for plan in self._wave.plans]
-        return updates_of(self._wave, broadcasts)
+        updates, refused = collect(self._fed, self.state, self._arrived)
+        for device_id, reason in refused:
+            self.note("rejected", {"reason": reason}, device_id)
+        if self._timeline:
+            broadcast = partial(self._fed.strategy.broadcast, self.state)
+            updates += updates_of(self._timeline, broadcast)
+            updates.sort(key=lambda update: update.plan.device_id)
+        return updates
 
     def _cut_late(self) -> Generator[simpy.Event, Any, None]:
+        self._log.cut()
+        if self._timeline and self._num_ahead:
+            self._timeline = timeline = replace(self._timeline, cut_s=float(self._env.now))
+            rows = timeline.late_rows
+            taken_s = timeline.cut_s - timeline.started_s
+            self._participation.all_late(timeline.devices[rows], taken_s)
+            self._num_ahead = 0
         for _, process in sorted(self._in_flight.items()):
             if process.is_alive:  # else it reported at this very instant, and is in time
                 process.interrupt("late")
         while self._in_flight:
-            work = yield self._inbox.get()
-            self._receive(work)
+            self._receive((yield self._inbox.get()))
 
     def _cut_rest(self) -> Generator[simpy.Event, Any, None]:
         """What is still under way as the run ends is counted up to here, and merged nowhere."""
@@ -286,7 +320,7 @@ class Server:
         """The round, as yet without what its evaluation found."""
         for device_id in sorted(self._resting):
             self._end_rest(device_id)
-        ended = log_ended(self._log, self._ended, self._wave, now_s=self._env.now)
+        ended = log_ended(self._log, self._ended, self._timeline, now_s=self._env.now)
         counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
         progress = RoundProgress(self._round, self.state.version, *counted)
         return RoundRecord.of(

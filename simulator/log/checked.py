@@ -15,9 +15,16 @@ from typing import NoReturn
 import numpy as np
 
 from devices.vocabulary.plan import Adapter, DeviceId
-from simulator.log.bulk_round import Wave
-from simulator.log.protocol import RunLog, log_clients, log_wave
-from simulator.log.records import ClientRecord, ClientTable, Event, Outcome, RoundRecord
+from simulator.log.cohort_timeline import CohortEvents, CohortTimeline
+from simulator.log.protocol import RunLog, log_clients, log_cohort
+from simulator.log.records import (
+    ClientRecord,
+    ClientTable,
+    Columns,
+    Event,
+    Outcome,
+    RoundRecord,
+)
 
 TOLERANCE = 1e-9
 """Relative: seconds are sums of a few dozen doubles, each rounded to 1e-16 of the clock."""
@@ -56,7 +63,7 @@ class CheckedLog:
         self._free_s: dict[DeviceId, float] = {}  # end of the device's last plan
         self._merged: list[DeviceId] = []  # this round, by the event
         self._recorded: list[tuple[DeviceId, Outcome]] = []  # this round
-        self._wave: Wave | None = None  # without its records yet
+        self._timeline: CohortTimeline | None = None  # without its records yet
         self._closed: RoundRecord | None = None
         self._num_planned = self._num_begun = 0
         self._is_cut = False  # an update that arrived was thrown away: only the end may do so
@@ -64,6 +71,9 @@ class CheckedLog:
     def event(self, event: Event) -> None:
         """An event of the engine."""
         self._log.event(event)
+        self._check(event)
+
+    def _check(self, event: Event) -> None:
         if not self._last.at_s <= event.at_s < math.inf:
             self._broken(f"the clock must not go back, got {event.at_s!r} s", event)
         self._last = event
@@ -111,6 +121,9 @@ class CheckedLog:
     def client(self, record: ClientRecord) -> None:
         """A plan that has ended."""
         self._log.client(record)
+        self._check_end(record)
+
+    def _check_end(self, record: ClientRecord) -> None:
         works = self._works.get(record.device_id)
         if not works:
             self._broken("a plan must begin before it ends, and end once", record)
@@ -131,39 +144,66 @@ class CheckedLog:
             self._is_cut = True
         self._recorded.append((record.device_id, record.outcome))
 
-    def wave(self, wave: Wave) -> None:
-        """All events of a wave, which has one of each kind a device."""
-        log_wave(self._log, wave)
-        devices = set(wave.devices.tolist())
-        if self._wave or len(devices) != len(wave.devices) or not devices <= self._asked:
+    def cohort(self, events: CohortEvents) -> None:
+        """The events of a round whose plans were worked out ahead, one of each kind a device."""
+        log_cohort(self._log, events)
+        timeline = events.timeline
+        devices = set(timeline.devices.tolist())
+        if self._timeline or len(devices) != len(timeline.devices) or not devices <= self._asked:
             self._broken("a device must begin once for each time that it was asked")
-        phases_s = (wave.download_s, wave.train_s, wave.upload_s)
-        if not all(bool((phase_s > 0).all()) for phase_s in phases_s):
+        phases_s = (timeline.download_s, timeline.train_s, timeline.upload_s)
+        if not all(bool((phase_s[~timeline.is_late] > 0).all()) for phase_s in phases_s):
             self._broken("training and transfers must take time")
-        if not self._last.at_s <= wave.started_s < wave.finished_s.max() < math.inf:
-            self._broken(f"the clock must not go back, got {wave.started_s!r} s")
+        if not self._last.at_s <= timeline.started_s < timeline.last_s < math.inf:
+            self._broken(f"the clock must not go back, got {timeline.started_s!r} s")
         self._asked -= devices
         self._num_begun += len(devices)
-        self._last = Event(float(wave.finished_s.max()), "update_received", wave.round)
-        self._wave = wave
+        for place, event in events.others:
+            if (
+                place
+                and event.at_s < timeline.happenings[0][min(place, len(timeline.happenings[0])) - 1]
+            ):
+                self._broken(f"the clock must not go back, got {event.at_s!r} s", event)
+            self._check(event)
+        if timeline.last_s > self._last.at_s:
+            self._last = Event(timeline.last_s, "update_received", timeline.round)
+        self._timeline = timeline
 
     def client_table(self, table: ClientTable) -> None:
-        """The records of a wave: each device of it once, and what its phases add up to."""
+        """The records of a round: each device of its timeline once, and what its phases add up to.
+
+        The other records are checked one by one.
+        """
         log_clients(self._log, table)
-        wave, columns = self._wave, table.columns
-        if wave is None or sorted(columns["device_id"].tolist()) != wave.devices.tolist():
+        timeline, columns = self._timeline, table.columns
+        if timeline is None:
             self._broken("a plan must begin before it ends, and end once")
+        is_ahead = np.isin(columns["device_id"], timeline.devices)
+        if sorted(columns["device_id"][is_ahead].tolist()) != timeline.devices.tolist():
+            self._broken("a plan must begin before it ends, and end once")
+        for row in np.flatnonzero(~is_ahead).tolist():
+            self._check_end(table.record(row))
+        self._check_table({name: values[is_ahead] for name, values in columns.items()})
+        self._timeline = None
+
+    def _check_table(self, columns: Columns) -> None:
         ends_s = sum(columns[name] for name in ("started_s", "download_s", "train_s", "upload_s"))
         if not np.allclose(ends_s, columns["finished_s"], rtol=TOLERANCE, atol=TOLERANCE):
             self._broken("plans must end at their start and what they took")
-        if (columns["peak_memory_bytes"] > columns["free_memory_bytes"] + 1).any():
+        if (columns["peak_memory_bytes"] > columns["free_memory_bytes"] + 1)[
+            columns["train_s"] > 0
+        ].any():
             self._broken("memory in use must be at most what is free")
-        if not (columns["waiting_s"] >= 0).all() or not (columns["flops"] > 0).all():
-            self._broken("no device may wait less than 0 s or train without operations")
+        if not (columns["waiting_s"] >= 0).all():
+            self._broken("no device may wait less than 0 s")
+        is_merged = columns["outcome"] == "aggregated"
+        if not (columns["flops"][is_merged] > 0).all():
+            self._broken("training must take time and operations")
+        if (columns["lost_bytes"] < 0).any() or columns["lost_bytes"][is_merged].any():
+            self._broken("bytes sent must be bytes received and lost")
         devices = columns["device_id"].tolist()
         self._free_s.update(zip(devices, columns["finished_s"].tolist(), strict=True))
         self._recorded += zip(devices, columns["outcome"].tolist(), strict=True)
-        self._wave = None
 
     def _check_times(self, record: ClientRecord, work: _Work) -> None:
         phases_s = (record.download_s, record.train_s, record.upload_s, record.offline_s)
@@ -223,7 +263,7 @@ class CheckedLog:
     def finish(self) -> None:
         """The run is over: nothing may be left open."""
         left = sorted(device_id for device_id, works in self._works.items() if works)
-        if left or self._wave or self._asked or self._num_begun != self._num_planned:
+        if left or self._timeline or self._asked or self._num_begun != self._num_planned:
             self._broken(
                 f"every plan must have an outcome: {self._num_planned} planned, {self._num_begun} "
                 f"begun, never begun on {sorted(self._asked)[:10]}, never ended on {left[:10]}"

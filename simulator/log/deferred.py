@@ -9,8 +9,8 @@ from contextlib import suppress
 from functools import partial
 
 from devices.vocabulary.trainer import Evaluation
-from simulator.log.bulk_round import Wave
-from simulator.log.protocol import RunLog, log_clients, log_wave
+from simulator.log.cohort_timeline import CohortEvents, CohortTimeline, in_order
+from simulator.log.protocol import RunLog, log_clients, log_cohort
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 
@@ -23,6 +23,8 @@ class PatientLog:
 
     def __init__(self, log: RunLog) -> None:
         self.log = log
+        self._held: list[Event] | None = None  # while a cohort's timeline is under way
+        self._num_before_cut: int | None = None
         self._waiting: deque[tuple[Future[Evaluation] | None, Callable[..., None]]] = deque()
 
     def __enter__(self) -> PatientLog:
@@ -36,7 +38,9 @@ class PatientLog:
                 self.flush()
 
     def event(self, event: Event) -> None:
-        if self._waiting:
+        if self._held is not None:
+            self._held.append(event)
+        elif self._waiting:
             self._then(partial(self.log.event, event))
         else:
             self.log.event(event)
@@ -47,8 +51,23 @@ class PatientLog:
     def round(self, record: RoundRecord) -> None:
         self._then(partial(self.log.round, record))
 
-    def wave(self, wave: Wave) -> None:
-        self._then(partial(log_wave, self.log, wave))
+    def hold(self) -> None:
+        """Keep the events from now on: a timeline, whose own are known ahead, is under way."""
+        self._held, self._num_before_cut = [], None
+
+    def cut(self) -> None:
+        """The server has stopped waiting for plans of the timeline."""
+        if self._held is not None:
+            self._num_before_cut = len(self._held)
+
+    def release(self, timeline: CohortTimeline) -> None:
+        """Pass on the events that were kept, and those of the timeline among them."""
+        held, self._held = self._held or [], None
+        before = len(held) if self._num_before_cut is None else self._num_before_cut
+        self.cohort(in_order(timeline, held, before))
+
+    def cohort(self, events: CohortEvents) -> None:
+        self._then(partial(log_cohort, self.log, events))
 
     def client_table(self, table: ClientTable) -> None:
         self._then(partial(log_clients, self.log, table))

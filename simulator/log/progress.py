@@ -19,9 +19,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from simulator.log.bulk_round import Wave
+from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.progress_state import LOSSES, Tally, duration, score_in_words
-from simulator.log.protocol import RunLog, log_clients, log_wave
+from simulator.log.protocol import RunLog, log_clients, log_cohort
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 
@@ -49,9 +49,9 @@ class Tee:
         for log in self._logs:
             log.client(record)
 
-    def wave(self, wave: Wave) -> None:
+    def cohort(self, events: CohortEvents) -> None:
         for log in self._logs:
-            log_wave(log, wave)
+            log_cohort(log, events)
 
     def client_table(self, table: ClientTable) -> None:
         for log in self._logs:
@@ -85,8 +85,8 @@ class PlainReporter:
     def client(self, record: ClientRecord) -> None:
         self._tally.client(record)
 
-    def wave(self, wave: Wave) -> None:
-        self._tally.wave(wave)
+    def cohort(self, events: CohortEvents) -> None:
+        self._tally.cohort(events)
 
     def client_table(self, table: ClientTable) -> None:
         self._tally.client_table(table)
@@ -134,8 +134,8 @@ class BarReporter:
     def client(self, record: ClientRecord) -> None:
         self._tally.client(record)
 
-    def wave(self, wave: Wave) -> None:
-        self._tally.wave(wave)
+    def cohort(self, events: CohortEvents) -> None:
+        self._tally.cohort(events)
 
     def client_table(self, table: ClientTable) -> None:
         self._tally.client_table(table)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from devices.tasks.task import Metric
-from simulator.log.bulk_round import Wave
+from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 LOSSES = {  # counts of a round record: work that was not merged, in the order shown
@@ -91,17 +91,27 @@ class Tally:
             self._away.discard(record.device_id)
         self._round.append(record)
 
-    def wave(self, wave: Wave) -> None:
-        """Follow many devices at once, to the last arrival."""
-        self.at_s = float(wave.finished_s.max())
-        self._num_arrived += len(wave.devices)
+    def cohort(self, events: CohortEvents) -> None:
+        """Follow many devices at once, to the end of their plans."""
+        for _, event in events.others:
+            self.event(event)
+        self.at_s = max(self.at_s, events.timeline.last_s)
+        self._num_arrived += len(events.timeline.arrivals)
 
     def client_table(self, table: ClientTable) -> None:
-        """Take in plans of which all have brought their updates."""
+        """Take in many plans that have ended."""
         columns = table.columns
-        self._spent_s += float((columns["finished_s"] - columns["started_s"]).sum())
-        last = np.flatnonzero(columns["finished_s"] == columns["finished_s"].max())
-        self._round.append(table.record(int(last[np.argmin(columns["device_id"][last])])))
+        spent_s = columns["finished_s"] - columns["started_s"]
+        outcomes = columns["outcome"]
+        self._spent_s += float(spent_s.sum())
+        self._lost_s += float(spent_s[outcomes != "aggregated"].sum())
+        for device_id in columns["device_id"][outcomes == "offline"].tolist():
+            self._doing.pop(device_id, None)
+            self._away.discard(device_id)
+        awaited = np.flatnonzero((outcomes == "aggregated") | (outcomes == "late"))
+        if len(awaited):
+            order = np.lexsort((-columns["device_id"][awaited], columns["finished_s"][awaited]))
+            self._round.append(table.record(int(awaited[order[-1]])))
 
     def round(self, record: RoundRecord) -> None:
         """Take in a round that has closed; its plans came before it."""

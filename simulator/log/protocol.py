@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from simulator.log.bulk_round import Wave
+from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 
@@ -19,26 +19,26 @@ class RunLog(Protocol):
 
 
 @runtime_checkable
-class WaveLog(RunLog, Protocol):
+class CohortLog(RunLog, Protocol):
     """A log that takes many events or records at once."""
 
-    def wave(self, wave: Wave) -> None: ...
+    def cohort(self, events: CohortEvents) -> None: ...
 
     def client_table(self, table: ClientTable) -> None: ...
 
 
-def log_wave(log: RunLog, wave: Wave) -> None:
-    """Tell a log of all the events of a wave."""
-    if isinstance(log, WaveLog):
-        log.wave(wave)
+def log_cohort(log: RunLog, events: CohortEvents) -> None:
+    """Tell a log of the events of a round whose plans were worked out ahead."""
+    if isinstance(log, CohortLog):
+        log.cohort(events)
         return
-    for event in wave.events():
+    for event in events:
         log.event(event)
 
 
 def log_clients(log: RunLog, table: ClientTable) -> None:
     """Tell a log of all the records of a table."""
-    if isinstance(log, WaveLog):
+    if isinstance(log, CohortLog):
         log.client_table(table)
         return
     for record in table.records():

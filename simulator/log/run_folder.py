@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from simulator.config.plain_yaml import dump_yaml
-from simulator.log.bulk_round import Wave
+from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.disk import flush_to_disk, replace_table, write_atomically
 from simulator.log.manifest import (
     FORMAT,
@@ -37,7 +37,7 @@ from simulator.log.records import (
     RoundRecord,
     columns_of,
 )
-from simulator.log.tables import TableFile, column, event_line, wave_lines, write_columns
+from simulator.log.tables import TableFile, cohort_lines, column, event_line, write_columns
 
 CHECKPOINT = "checkpoint"
 ROWS_AT_ONCE = 50_000
@@ -91,9 +91,9 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def wave(self, wave: Wave) -> None:
+    def cohort(self, events: CohortEvents) -> None:
         with self.writing():
-            self._events.writelines(wave_lines(wave))
+            self._events.writelines(cohort_lines(events))
 
     def client(self, record: ClientRecord) -> None:
         self._clients.append(record)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from devices.tasks.task import Metric
-from simulator.log.bulk_round import PHASES, Wave
+from simulator.log.cohort_timeline import PHASES, CohortEvents, CohortTimeline
 from simulator.log.records import Columns, Event
 
 TYPES = {"int": pa.int64(), "float": pa.float64()}
@@ -103,16 +104,27 @@ def _json(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
-def wave_lines(wave: Wave) -> Iterator[str]:
-    """The lines of events.jsonl that its events would have, one by one."""
-    heads = [f', "event": "{name}", "round": {wave.round}, "device": ' for name in PHASES]
-    tails = [
-        [f", {json.dumps(name)}: {json.dumps(value)}}}\n" for name, value in wave.amounts(phase)]
+def cohort_lines(events: CohortEvents) -> Iterator[str]:
+    """Return the lines that ``event_line`` would give one by one."""
+    own, passed = _timeline_lines(events.timeline), 0
+    for place, event in events.others:
+        yield from islice(own, place - passed)
+        passed = place
+        yield event_line(event)
+    yield from own
+
+
+def _timeline_lines(timeline: CohortTimeline) -> Iterator[str]:
+    middles = [f', "event": "{name}", "round": {timeline.round}, "device": ' for name in PHASES]
+    ends = [
+        [f', "{name}": {_json(value)}}}\n' for name, value in timeline.told(phase)]
         for phase in range(len(PHASES))
     ]
-    devices, works = wave.devices.tolist(), wave.work_index.tolist()
-    start = f'{{"at_s": {json.dumps(wave.started_s)}{heads[0]}'
-    for device, work in zip(devices, works, strict=True):
-        yield f"{start}{device}{tails[0][work]}"
-    for at_s, phase, row in zip(*(column.tolist() for column in wave.happenings), strict=True):
-        yield f'{{"at_s": {at_s!r}{heads[phase]}{devices[row]}{tails[phase][works[row]]}'
+    devices, works = timeline.devices.tolist(), timeline.work_index.tolist()
+    columns = (column.tolist() for column in timeline.happenings)
+    started_s = timeline.started_s  # SimPy's clock begins with the integer 0, written as such
+    for at_s, phase, row in zip(*columns, strict=True):
+        shown = at_s if phase else started_s
+        yield f'{{"at_s": {shown!r}{middles[phase]}{devices[row]}{ends[phase][works[row]]}'
+    for row in timeline.late_rows.tolist():
+        yield event_line(Event(timeline.cut_s, "late", timeline.round, devices[row]))

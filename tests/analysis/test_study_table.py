@@ -17,6 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from analysis.commands.sweeps import summary
+from analysis.metrics.definitions import METRICS
 from analysis.metrics.run_metrics import Target
 from analysis.metrics.study import Study
 from analysis.report.formats import for_terminal, table_files
@@ -36,6 +37,26 @@ ESTIMATES = {  # metric: value, upper, low, high of each variant
 VARIANTS = ["fedlora", "fed_quad", "haflq"]
 
 
+def values_of_runs(
+    estimates: Mapping[str, Sequence[tuple[float, ...]]], num_seeds: int
+) -> dict[str, list[float]]:
+    """Return the columns of runs that differ by a thousandth from seed to seed.
+
+    A run of a variant whose number is a bound did not reach the target.
+    """
+    columns: dict[str, list[float]] = {}
+    for metric in METRICS:
+        own = estimates.get(metric.column, ())
+        ends = [(one[0], one[1], 1 + k / 1000) for one in own for k in range(num_seeds)]
+        if own:
+            columns[metric.column] = [
+                value * step if value == upper else NAN for value, upper, step in ends
+            ]
+        if own and metric.at_least:
+            columns[metric.at_least] = [value * step for value, _, step in ends]
+    return columns
+
+
 def study_with(
     estimates: Mapping[str, Sequence[tuple[float, ...]]], *, target: Target, num_seeds: int = 3
 ) -> Study:
@@ -48,6 +69,7 @@ def study_with(
     ]  # fmt: skip
     per_run = pd.DataFrame(
         {
+            **values_of_runs(estimates, num_seeds),
             "variant": [v for v in VARIANTS for _ in range(num_seeds)],
             "strategy": [v for v in VARIANTS for _ in range(num_seeds)],
             "seed": list(range(num_seeds)) * 3,
@@ -89,7 +111,7 @@ def test_how_many_runs_reached_the_target_is_said(study: Study) -> None:
     assert texts(line(study, "Runs that")) == ("3 of 3", "2 of 3", "0 of 3")
 
 
-def test_the_best_is_marked_where_no_bound_could_beat_it(study: Study) -> None:
+def test_the_best_is_marked_where_it_is_told_apart_from_every_other(study: Study) -> None:
     assert best(line(study, "Time to")) == (False, True, False)
     assert best(line(study, "Rounds to")) == (False, False, False)  # 12, or 10 to 14
     assert best(line(study, "Speed-up")) == (False, True, False)
@@ -133,7 +155,7 @@ def test_csv_holds_the_raw_numbers(study: Study) -> None:
     assert (row["value"], row["upper"], row["low"]) == (900.0, INF, 400.0)
 
 
-def test_the_command_writes_four_files_and_names_what_it_left_out(
+def test_the_command_writes_its_files_and_names_what_it_left_out(
     tmp_path: Path,
 ) -> None:
     import typer
@@ -149,7 +171,7 @@ def test_the_command_writes_four_files_and_names_what_it_left_out(
     done = CliRunner().invoke(app, [str(tmp_path / "runs"), "--target", "0.2", "--smooth", "1"])
     assert done.exit_code == 0, done.output
     names = {path.name for path in (tmp_path / "runs" / "summary").iterdir()}
-    assert names == {"table.md", "table.tex", "table.csv", "runs.csv"}
+    assert names == {"table.md", "table.tex", "table.csv", "runs.csv", "differences.csv"}
     assert "got 'failed' (boom)" in done.output
     assert "2 seeds a variant" in done.output
 
@@ -211,11 +233,28 @@ def test_one_seed_has_numbers_without_intervals_in_the_unit_of_their_row(single:
     assert "seeds a variant" not in study_table(single).note
 
 
-def test_cells_that_read_like_the_best_are_marked_with_it(single: Study) -> None:
-    assert best(line(single, "Energy to")) == (True, True, False)
-    assert best(line(single, "Plans that met OOM")) == (False, True, True)
+def test_cells_that_read_like_the_best_are_marked_with_it() -> None:
+    estimates = {name: [(*ends, NAN, NAN) for ends in own] for name, own in ONE_SEED.items()}
+    study = study_with(estimates, target=Target(0.55, "as asked for"))
+    assert best(line(study, "Energy to")) == (True, True, False)
+    assert best(line(study, "Plans that met OOM")) == (False, True, True)
     for title in ("Simulated", "Rounds", "Plans dropped"):  # no direction, or all read alike
-        assert not any(best(line(single, title)))
+        assert not any(best(line(study, title)))
+
+
+def test_one_seed_marks_nothing(single: Study) -> None:
+    assert not any(cell.is_best for row in study_table(single).rows for cell in row.cells)
+    assert "one seed, no value is marked" in study_table(single).note
+
+
+def test_two_seeds_stand_as_their_values(study: Study) -> None:
+    estimates = {name: [(*ends, NAN, NAN) for ends in own] for name, own in ONE_SEED.items()}
+    pair = study_with(estimates, target=Target(0.55, "as asked for"), num_seeds=2)
+    assert texts(line(pair, "Time to 55 % accuracy (min)")) == (
+        "6.67", "3.33, 3.34", "> 15.0",
+    )  # fmt: skip
+    pair.per_run.loc[1, "final_accuracy"] = 0.7
+    assert texts(line(pair, "Final accuracy (%)"))[0] == "61.2, 70.0"
 
 
 def test_a_cell_sorts_by_its_number_and_a_bound_on_a_ratio_by_the_bound(single: Study) -> None:
@@ -227,12 +266,12 @@ def test_a_cell_sorts_by_its_number_and_a_bound_on_a_ratio_by_the_bound(single: 
     assert gain == [1.0, 2.0, 0.44]
 
 
-def test_the_terminal_table_stars_the_best_so_that_it_shows_without_colour(single: Study) -> None:
+def test_the_terminal_table_stars_the_best_so_that_it_shows_without_colour(study: Study) -> None:
     screen = io.StringIO()
-    Console(file=screen, width=110).print(for_terminal(study_table(single)))
+    Console(file=screen, width=130).print(for_terminal(study_table(study)))
     printed = " ".join(screen.getvalue().split())
-    assert "│ Time to 55 % accuracy (min) │ 6.67 │ 3.33 * │ not reached (> 15.0) │" in printed
-    assert "target 55 %: as asked for; baseline fedlora" in printed
+    assert "│ 3.33 [3.00, ∞] * │ not reached (> 15.0) │" in printed
+    assert "target 55 %: as asked for, by the mean of 3 evaluations; baseline fedlora" in printed
 
 
 def test_without_a_target_its_rows_are_left_out_and_the_note_says_why() -> None:

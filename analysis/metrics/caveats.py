@@ -1,0 +1,63 @@
+"""What a reader must know before the numbers of a study are taken for evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+MIN_SEEDS = 5  # of a comparison; a headline asks for ten
+MAX_LOST_SHARE = 0.1
+NOISE_ERRORS = 2.0  # a target that is nearer to a run's best than so many errors may be luck
+
+
+def warnings_of(per_run: pd.DataFrame, target: float | None, smoothing: int) -> list[str]:
+    """Return the warnings on a study, a sentence each, from its table of runs."""
+    found = [*_of_seeds(per_run), *_of_losses(per_run)]
+    if target is not None:
+        found += [*_of_noise(per_run, target, smoothing), *_of_censored(per_run, target)]
+    return found
+
+
+def _of_seeds(per_run: pd.DataFrame) -> Iterator[str]:
+    fewest = int(per_run.groupby("variant", sort=False)["seed"].nunique().min())
+    if fewest == 1:
+        yield "One seed: a difference between variants may be chance."
+    elif fewest < MIN_SEEDS:
+        yield f"{fewest} seeds: a comparison takes at least {MIN_SEEDS}."
+
+
+def _of_losses(per_run: pd.DataFrame) -> Iterator[str]:
+    shares = per_run.groupby("variant", sort=False)["lost_turn_share"].mean()
+    for variant, share in shares.items():
+        if share > MAX_LOST_SHARE:
+            yield (
+                f"{variant} lost {100 * share:.0f} % of its devices' turns (OOM, sat out, late, "
+                "offline): their data is missing from its model, and its rounds are shorter for it."
+            )
+
+
+def _of_noise(per_run: pd.DataFrame, target: float, smoothing: int) -> Iterator[str]:
+    """The target lies within the noise of what a variant reached at best."""
+    if "smoothed_best" not in per_run:
+        return
+    for variant, own in per_run.groupby("variant", sort=False):
+        error = float(own["accuracy_error"].mean()) / math.sqrt(smoothing)
+        margin = float((own["smoothed_best"] - target).abs().min())
+        if margin < NOISE_ERRORS * error:
+            yield (
+                f"The target of {100 * target:.6g} % lies {100 * margin:.1f} points from the best "
+                f"of {variant}, within the noise of its evaluations "
+                f"(standard error {100 * error:.1f} points)."
+            )
+
+
+def _of_censored(per_run: pd.DataFrame, target: float) -> Iterator[str]:
+    for variant, own in per_run.groupby("variant", sort=False):
+        num_missed = int((~own["is_reached"].astype(bool)).sum())
+        if num_missed:
+            yield (
+                f"{num_missed} of {len(own)} runs of {variant} did not reach {100 * target:.6g} %: "
+                "what they took is known as a bound alone."
+            )

@@ -1,0 +1,161 @@
+"""Two variants on the same seeds: how much they differ, and whether that can be chance.
+
+Both runs of a pair met the same devices, links and data, so what the seed brings cancels. The
+section "Told apart" of docs/metrics.md derives the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr, stdtrit
+
+from analysis.metrics.definitions import METRICS, Metric
+from traces.arrays import FloatArray
+
+CONFIDENCE = 0.95
+MIN_SEEDS = 3  # of fewer the values are printed, and no interval
+NUM_RESAMPLES = 10_000
+SEED = 20_000  # the bootstrap draws from a fixed seed: the same runs give the same interval
+
+
+class Interval(NamedTuple):
+    """A centre with a confidence interval; NaN where there are too few values for one."""
+
+    center: float
+    low: float
+    high: float
+
+
+def students(values: FloatArray) -> Interval:
+    """Return the mean with Student's interval."""
+    center = float(values.mean()) if len(values) else math.nan
+    if len(values) < MIN_SEEDS:
+        return Interval(center, math.nan, math.nan)
+    quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
+    half = quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Interval(center, center - half, center + half)
+
+
+def bootstrapped(values: FloatArray) -> Interval:
+    """Return the mean with the percentile interval of resampled means."""
+    center = float(values.mean()) if len(values) else math.nan
+    if len(values) < MIN_SEEDS:
+        return Interval(center, math.nan, math.nan)
+    drawn = np.random.default_rng(SEED).integers(len(values), size=(NUM_RESAMPLES, len(values)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values[drawn].mean(axis=1), (tail, 1 - tail))
+    return Interval(center, float(low), float(high))
+
+
+def p_value(differences: FloatArray) -> float:
+    """Return the two-sided p value of Student's paired test; NaN for fewer than three pairs."""
+    num = len(differences)
+    if num < MIN_SEEDS:
+        return math.nan
+    center, spread = float(differences.mean()), float(differences.std(ddof=1))
+    if spread <= 1e-12 * abs(center) or spread == 0:
+        return 1.0 if center == 0 else 0.0
+    return float(2 * stdtr(num - 1, -abs(center) / (spread / math.sqrt(num))))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p values adjusted by Holm's step-down rule; NaN stays and does not count."""
+    adjusted = [math.nan] * len(p_values)
+    known = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    worst = 0.0
+    for rank, (p, place) in enumerate(known):
+        worst = max(worst, min(1.0, (len(known) - rank) * p))
+        adjusted[place] = worst
+    return adjusted
+
+
+def pairs(per_run: pd.DataFrame, metric: Metric, one: str, other: str) -> pd.DataFrame:
+    """Return one row a seed that both variants ran, with the metric of each.
+
+    Columns ``one`` and ``other``. A run that did not reach the target counts with what it had
+    spent, and ``is_bound_one`` and ``is_bound_other`` say so.
+    """
+    columns: dict[str, pd.Series[Any]] = {}
+    for name, variant in (("one", one), ("other", other)):
+        runs = per_run[per_run["variant"] == variant].drop_duplicates("seed").set_index("seed")
+        values = runs[metric.column].astype(float)
+        is_bound = values.isna() & bool(metric.at_least)
+        if metric.at_least:
+            values = values.fillna(runs[metric.at_least].astype(float))
+        columns |= {name: values, f"is_bound_{name}": is_bound}
+    return pd.DataFrame(columns).dropna(subset=["one", "other"])
+
+
+def is_ratio(metric: Metric, values: FloatArray) -> bool:
+    """Return True where a metric is compared by its ratio: positive, and no share."""
+    return metric.scale.units[0].name != "%" and bool((values > 0).all())
+
+
+def differences(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Return one row a variant and metric: its change against the baseline on the same seeds.
+
+    ``kind`` is "ratio" (the geometric mean of the variant's value over the baseline's) or
+    "difference" (the mean, in SI units); ``low`` and ``high`` are Student's interval, on the
+    logarithm for ratios, ``bootstrap_low`` and ``bootstrap_high`` the bootstrap's. ``p_holm`` is
+    adjusted over the variants of one metric. Pairs of which a run did not reach the target are
+    left out and counted in ``num_censored``.
+    """
+    others = [one for one in dict.fromkeys(per_run["variant"]) if one != baseline]
+    rows = []
+    for metric in METRICS:
+        if metric.column not in per_run or metric.estimate == "ratio" or not metric.better:
+            continue
+        own = [_difference(per_run, metric, variant, baseline) for variant in others]
+        adjusted = holm([p for _, p in own])
+        rows += [
+            {**row, "p": p, "p_holm": of_all}
+            for (row, p), of_all in zip(own, adjusted, strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def _difference(
+    per_run: pd.DataFrame, metric: Metric, variant: str, baseline: str
+) -> tuple[dict[str, object], float]:
+    """Return the row of one variant and metric, and the p value of its test."""
+    found = pairs(per_run, metric, variant, baseline)
+    is_censored = (found["is_bound_one"] | found["is_bound_other"]).astype(bool)
+    known = found.loc[~is_censored, ["one", "other"]].to_numpy(float)
+    by_ratio = is_ratio(metric, known)
+    values = np.log(known[:, 0] / known[:, 1]) if by_ratio else known[:, 0] - known[:, 1]
+    ends = (*students(values), *bootstrapped(values)[1:])
+    center, low, high, boot_low, boot_high = np.exp(ends) if by_ratio else ends
+    row = {
+        "variant": variant,
+        "baseline": baseline,
+        "metric": metric.column,
+        "kind": "ratio" if by_ratio else "difference",
+        "num_pairs": len(known),
+        "num_censored": int(is_censored.sum()),
+        "value": center,
+        "low": low,
+        "high": high,
+        "bootstrap_low": boot_low,
+        "bootstrap_high": boot_high,
+    }
+    return row, p_value(values)
+
+
+def beats(per_run: pd.DataFrame, metric: Metric, one: str, other: str) -> float:
+    """Return the p value of "one is better than other", where a bound can show it at most.
+
+    NaN where fewer than three seeds are shared, or one of the better variant's runs is a bound.
+    """
+    found = pairs(per_run, metric, one, other)
+    if found["is_bound_one"].any():
+        return math.nan
+    values = found[["one", "other"]].to_numpy(float)
+    by_ratio = is_ratio(metric, values)
+    change = np.log(values[:, 0] / values[:, 1]) if by_ratio else values[:, 0] - values[:, 1]
+    is_better = change.mean() < 0 if metric.better == "lower" else change.mean() > 0
+    return p_value(change) if len(values) and is_better else math.nan
