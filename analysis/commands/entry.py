@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from types import FrameType
 
@@ -25,6 +26,9 @@ MIN_FILE_HANDLES = 64
 """The libraries that every command imports open some tens of files at once."""
 
 ASK_AGAIN_S = 0.02
+
+SAME_INTERRUPT_S = 1.0
+"""Within this time a second signal is the first one: ``timeout`` sends it twice."""
 
 
 def main() -> None:
@@ -62,10 +66,12 @@ class _Interrupts:
     KeyboardInterrupt is raised, but not in the middle of an import: extension modules turn it into
     errors of their own there, and libraries catch those and go on. The same holds where Python
     cannot pass an exception on, as in a destructor. There the signal comes again a little later.
+    Who cannot wait until the command has cleaned up sends a second one, which ends it at once.
     """
 
     def __init__(self) -> None:
         self.came = self.command_runs = False
+        self._raised_at_s: float | None = None
 
     def install(self) -> None:
         """Answer the signal, unless whoever started this process has it ignored."""
@@ -82,20 +88,28 @@ class _Interrupts:
 
     def _answer(self, _: int, frame: FrameType | None) -> None:
         self.came = True
-        if not self.command_runs:
+        if not self.command_runs or self._is_second():
             with suppress(OSError):
                 os.write(2, f"{INTERRUPTED_WORDS}\n".encode())
             os._exit(INTERRUPTED)
+        if self._raised_at_s is not None:
+            return
         if _is_importing(frame):
             self._ask_again()
         else:
+            self._raised_at_s = time.monotonic()
             raise KeyboardInterrupt
+
+    def _is_second(self) -> bool:
+        raised_at_s = self._raised_at_s
+        return raised_at_s is not None and time.monotonic() - raised_at_s > SAME_INTERRUPT_S
 
     def _ask_again(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, ASK_AGAIN_S)
 
     def _not_raised(self, what: sys.UnraisableHookArgs) -> None:
         if issubclass(what.exc_type, KeyboardInterrupt):
+            self._raised_at_s = None
             self._ask_again()
         else:
             sys.__unraisablehook__(what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 
 from analysis.escape import visible
+from simulator.config.problems import UserError
 from simulator.log.writers import WRITERS
 from simulator.workers.trainers import EXECUTORS
 
@@ -58,6 +60,19 @@ Target = Annotated[
 Baseline = Annotated[
     str | None, typer.Option(help="variant that speed-ups are over; fedlora unless given")
 ]
+
+
+def place_beside(folders: Sequence[Path], name: str, given: Path | None) -> Path:
+    """Return where a command writes: as ``given``, or below the folder or folders that it reads.
+
+    Raises UserError where a link in a folder that somebody handed over would lead elsewhere.
+    """
+    if given is not None:
+        return given
+    place = (folders[0] if len(folders) == 1 else folders[0].parent) / name
+    if place.is_symlink():
+        raise UserError(f"{place} must be a folder of its own, not a link; give --output")
+    return place
 
 
 def say(console: Console, line: str) -> None:

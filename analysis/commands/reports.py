@@ -21,6 +21,7 @@ from analysis.commands.options import (
     Overrides,
     Target,
     Workers,
+    place_beside,
     say,
 )
 from analysis.commands.running import run_all, select
@@ -71,7 +72,7 @@ def report(
     baseline: Baseline = None,
 ) -> None:
     """Compare finished runs: table and figures, with the numbers behind them."""
-    where = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "report"
+    where = place_beside(folders, "report", output)
     _report(folders, where, target=target, baseline=baseline)
 
 

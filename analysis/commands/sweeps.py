@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from analysis.commands.options import (
     Output,
     Overrides,
     Target,
+    place_beside,
     say,
 )
 from analysis.metrics.definitions import SMOOTHING
@@ -73,9 +74,16 @@ def sweep(
     runs = [replace(one, log=tuple(log or ())) for one in runs]
     kept = None if no_cache else open_cache(cache, cache_gb)
     console = Console()
+    said: set[str] = set()
+
+    def complain(complaint: str) -> None:
+        if complaint not in said:  # by another job
+            say(console, complaint)
+        said.add(complaint)
+
     with closing(Resources(jobs, workers, kept, executor).pool(runs)) as pool:
-        missing = _check(runs, console, pool)
-        failures = _carry_out(missing, console, pool)
+        missing = _check(runs, console, pool, complain)
+        failures = _carry_out(missing, console, pool, complain)
     for one, failure in failures.items():
         print(f"error: {one.name} failed: {failure.message} ({one.folder})", file=sys.stderr)
     done = f"{len(runs) - len(failures)} of {len(runs)} runs are done"
@@ -110,7 +118,7 @@ def summary(
         runs = open_runs(folders).where(**_wanted(where or ()))
         found = study(runs, target=target, baseline=baseline, smoothing=smooth)
     console.print(for_terminal(study_table(found)))
-    place = output or (folders[0] if len(folders) == 1 else folders[0].parent) / "summary"
+    place = place_beside(folders, "summary", output)
     _write(table_files(found), place)
     for line in found.left_out:
         say(console, f"left out: {line}")
@@ -140,10 +148,12 @@ def _write(texts: Mapping[str, str], where: Path) -> None:
         raise UserError(f"the tables must be written to a folder, got {where}: {error}") from error
 
 
-def _check(runs: Sequence[SweepRun], console: Console, pool: Pool) -> list[SweepRun]:
+def _check(
+    runs: Sequence[SweepRun], console: Console, pool: Pool, complain: Callable[[str], None]
+) -> list[SweepRun]:
     """Return the runs that are missing. Raises UserError with all that is wrong."""
     checked, problems, notes = {}, [], []
-    found = outcomes(runs, "check", pool=pool, advanced=lambda *_: None)
+    found = outcomes(runs, "check", pool=pool, advanced=lambda *_: None, complain=complain)
     with console.status(f"check {len(runs)} runs"), closing(found):
         for one, result in found:
             if isinstance(result, Failure):
@@ -162,7 +172,9 @@ def _check(runs: Sequence[SweepRun], console: Console, pool: Pool) -> list[Sweep
     return missing
 
 
-def _carry_out(runs: Sequence[SweepRun], console: Console, pool: Pool) -> dict[SweepRun, Failure]:
+def _carry_out(
+    runs: Sequence[SweepRun], console: Console, pool: Pool, complain: Callable[[str], None]
+) -> dict[SweepRun, Failure]:
     """Simulate the runs; return those that failed, and why."""
     failures = {}
     progress = Progress(
@@ -180,7 +192,7 @@ def _carry_out(runs: Sequence[SweepRun], console: Console, pool: Pool) -> dict[S
         rounds[one] = number
         progress.update(bar, completed=sum(rounds.values()))
 
-    ended = outcomes(runs, "run", pool=pool, advanced=advance)
+    ended = outcomes(runs, "run", pool=pool, advanced=advance, complain=complain)
     with progress, closing(ended):
         bar = progress.add_task(
             f"0/{len(runs)} runs", total=sum(one.num_rounds for one in runs), start=bool(runs)

@@ -16,9 +16,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
+from analysis.runs.columns import check_types, read_columns
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
-from simulator.log.manifest import FORMAT
+from simulator.log.manifest import FORMAT, lost_files, read_small
 
 FILES = (
     "manifest.json",
@@ -43,7 +44,8 @@ ROUND_COLUMNS = (
 )  # fmt: skip
 CLIENT_COLUMNS = (
     "round", "device_id", "profile", "link", "outcome", "started_s", "download_s", "train_s",
-    "upload_s", "finished_s", "waiting_s", "memory_budget_bytes", "peak_memory_bytes",
+    "upload_s", "finished_s", "waiting_s", "download_bytes", "upload_bytes",
+    "memory_budget_bytes", "peak_memory_bytes",
     "memory_weights_bytes", "memory_adapters_bytes", "memory_gradients_bytes",
     "memory_optimizer_bytes", "memory_activations_bytes", "memory_transient_bytes",
     "memory_head_bytes", "depth", "num_quantized_blocks", "mean_weight_bits", "num_terms_trained",
@@ -112,6 +114,12 @@ def read_manifest(path: Path) -> Json:
     for name in FILES:
         if not (path / name).is_file():
             raise RunError(f"run folder {path} lacks {name}")
+    if lost := lost_files(path, manifest):
+        raise RunError(
+            f"run folder {path}: every file must be as the run wrote it, but "
+            f"{_shown(', '.join(lost))} is gone or differs from its SHA-256 in manifest.json; run "
+            f"its config again"
+        )
     return manifest
 
 
@@ -145,14 +153,15 @@ def read_config(path: Path) -> Json:
 def check_table(path: Path, table: str) -> None:
     """Raise RunError unless this table of the run can be opened and has the columns it must.
 
-    Reads the schema alone: a damaged page of data is found when its rows are asked for.
+    Reads the schema alone: a wrong value is found when its rows are asked for.
     """
     file = path / f"{table}.parquet"
     try:
-        names = pq.read_schema(file).names
-    except (OSError, ArrowException) as error:
-        raise RunError(f"{file} is damaged: {error}") from error
-    _require(file, REQUIRED[table], names)
+        schema = pq.read_schema(file)
+        _require(file, REQUIRED[table], schema.names)
+        check_types(table, schema)
+    except (OSError, ValueError, ArrowException) as error:
+        raise _damaged(file, error) from error
 
 
 def read_table(
@@ -170,23 +179,25 @@ def read_table(
     """
     file, defaults = path / f"{table}.parquet", DEFAULTS[table]
     try:
-        with pq.ParquetFile(file, pre_buffer=False) as parquet:
-            there = parquet.schema_arrow.names
-            _require(file, REQUIRED[table], there)
-            wanted = [*there, *(name for name in defaults if name not in there)]
-            if columns is not None:
-                wanted = [*columns, *(name for name in where_there if name in there)]
-            lacking = [name for name in wanted if name not in there]
-            _require(file, [name for name in lacking if name not in defaults], there)
-            # One thread: a run's tables are small, and starting more takes longer than reading.
-            stored = parquet.read([n for n in wanted if n in there], use_threads=False)
-            frame: pd.DataFrame = stored.to_pandas(use_threads=False)
-            rows = parquet.metadata.num_rows
-    except (OSError, ArrowException) as error:
-        raise RunError(f"{file} is damaged: {error}") from error
+        there = pq.read_schema(file).names
+        _require(file, REQUIRED[table], there)
+        wanted = [*there, *(name for name in defaults if name not in there)]
+        if columns is not None:
+            wanted = [*columns, *(name for name in where_there if name in there)]
+        lacking = [name for name in wanted if name not in there]
+        _require(file, [name for name in lacking if name not in defaults], there)
+        stored = read_columns(file, table, [name for name in wanted if name in there])
+        frame: pd.DataFrame = stored.to_pandas(use_threads=False)
+    except (OSError, ValueError, ArrowException) as error:
+        raise _damaged(file, error) from error
     for name in lacking:
-        frame[name] = np.full(rows, defaults[name])
+        frame[name] = np.full(stored.num_rows, defaults[name])
     return frame if list(frame) == wanted else frame[wanted]
+
+
+def _damaged(file: Path, error: Exception) -> RunError:
+    said = " ".join(str(error).split())
+    return error if isinstance(error, RunError) else RunError(f"{file} is damaged: {said:.300}")
 
 
 def _require(file: Path, names: Sequence[str], there: Sequence[str]) -> None:
@@ -195,11 +206,12 @@ def _require(file: Path, names: Sequence[str], there: Sequence[str]) -> None:
 
 
 def _mapping(path: Path) -> Json:
-    """The mapping in a JSON or YAML file."""
+    """Return the mapping in a JSON or YAML file of a run, whose texts can all be written out."""
     parse = json.loads if path.suffix == ".json" else parse_yaml
     try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse(read_small(path))
+        json.dumps(content, ensure_ascii=False).encode()  # fails on half of a surrogate pair
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged: it must hold a mapping, got {type(content).__name__}")

@@ -6,14 +6,19 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.runs.columns import LARGEST_S
 from analysis.runs.differences import settings_that_differ
 from analysis.runs.files import Json, RunError, read_config, read_manifest, read_table, training
 from simulator.config.experiment import flatten
+
+MAX_LINE = 1_000_000
+"""Characters of a line of the event log; a longer one is cut, and so no event."""
 
 EVENT_KEYS: dict[str, Any] = {
     "at_s": (int, float),
@@ -42,19 +47,24 @@ class Run:
 
     def events(self) -> Iterator[Json]:
         """The event log, line by line, in order of time. Raises RunError on a damaged line."""
+        file = self.path / "events.jsonl"
+        known = {None, *self.devices["device_id"].tolist()}
         # A byte that is no UTF-8 makes its line no event, rather than the reading fail.
-        with (self.path / "events.jsonl").open(encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, start=1):
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(iter(partial(lines.readline, MAX_LINE), ""), start=1):
                 try:
                     event = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    raise RunError(
-                        f"{self.path / 'events.jsonl'}: line {number} is not JSON ({error})"
-                    ) from error
+                    raise RunError(f"{file}: line {number} is not JSON ({error})") from error
                 if not _is_event(event):
                     raise RunError(
-                        f"{self.path / 'events.jsonl'}: line {number} must be an event with "
-                        f"{', '.join(EVENT_KEYS)}, got {line[:100]}"
+                        f"{file}: line {number} must be an event with {', '.join(EVENT_KEYS)}, got "
+                        f"{line[:100]!r}"
+                    )
+                if event["device"] not in known or not 0 <= event["at_s"] <= LARGEST_S:
+                    raise RunError(
+                        f"{file}: line {number} must be of a device of the fleet, at an instant "
+                        f"from 0 to {LARGEST_S:g} s, got {line[:100]!r}"
                     )
                 yield event
 
@@ -81,7 +91,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 def load_run(path: Path) -> Run:
     """The run in this folder. Raises RunError, or UnfinishedRunError where it has not ended."""
     manifest = read_manifest(path)
-    return Run(
+    run = Run(
         path=path,
         label=str(manifest["label"]),
         manifest=manifest,
@@ -90,6 +100,12 @@ def load_run(path: Path) -> Run:
         rounds=read_table(path, "rounds"),
         clients=read_table(path, "clients"),
     )
+    if not run.clients["device_id"].isin(run.devices["device_id"]).all():
+        raise RunError(
+            f"{path / 'clients.parquet'} is damaged: each plan must be of a device that "
+            f"devices.parquet names"
+        )
+    return run
 
 
 def load_runs(paths: Sequence[Path]) -> list[Run]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
+from analysis.escape import terminal
 from analysis.traces.files import Loaded
 from analysis.units import SECONDS, significant
 from traces.arrays import FloatArray
@@ -84,14 +84,14 @@ def _link_table(links: Mapping[str, Recording]) -> Table:
     for name, link in links.items():
         for direction, trace in (("down", link.downlink), ("up", link.uplink)):
             cells = _rate_cells(trace) if trace is not None else ["not measured"]
-            table.add_row(escape(name) if direction == "down" else "", direction, *cells)
+            table.add_row(terminal(name) if direction == "down" else "", direction, *cells)
     return table
 
 
 def empty_table(title: str, caption: str | None) -> Table:
     """An empty table that fits 80 columns: no rules between its columns."""
     return Table(
-        title=escape(title),
+        title=terminal(title),
         title_justify="left",
         caption=caption,
         caption_justify="left",
@@ -124,7 +124,7 @@ def _availability_table(files: Mapping[str, Mapping[str, AvailabilityTrace]]) ->
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for name, devices in files.items():
-        table.add_row(escape(name), *_availability_cells(list(devices.values())))
+        table.add_row(terminal(name), *_availability_cells(list(devices.values())))
     return table
 
 
@@ -164,7 +164,7 @@ def _device_table(devices: DeviceTable) -> Table:
         cells = [f"{len(set(texts)):,} kinds", "", ""]
         if numbers is not None:
             cells = [significant(value) for value in np.quantile(numbers, (0, 0.5, 1)).tolist()]
-        table.add_row(escape(column), f"{len(texts):,}", *cells)
+        table.add_row(terminal(column), f"{len(texts):,}", *cells)
     return table
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +21,8 @@ from devices.models.directory import ModelFiles
 
 _CODE_OR_PLACES = ("auto_map", "chat_template")
 """Keys of a tokenizer_config.json that are left out, beside those that name a file."""
+STANDARD_ERROR = 2
+"""Its file descriptor."""
 MAX_SAID = 300
 """Characters of a library's own message that ours quote."""
 
@@ -69,17 +73,54 @@ def said_in_words(source: ModelSource, what: str) -> Iterator[None]:
     Exception only a panic of a library in Rust is caught.
     """
     try:
-        yield
+        with _without_panics():
+            yield
     except UnusableModelError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not _is_panic(error):
             raise
         said = " ".join(str(error).split()) or type(error).__name__
         where = source.directory or "no directory"
         raise UnusableModelError(
             f"the model {source.name} must be one {what}, got: {said:.{MAX_SAID}} ({where})"
         ) from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def _without_panics() -> Iterator[None]:
+    """Keep the text from the terminal that a library in Rust prints of a panic.
+
+    It prints it past Python, to the descriptor of standard error. Whatever else is printed there
+    meanwhile is passed on at the end.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(TemporaryDirectory(prefix="fedclock-"))
+            said = stack.enter_context(Path(folder, "said").open("w+b"))
+            terminal = os.dup(STANDARD_ERROR)
+        except OSError:  # no room for it, or no standard error
+            yield
+            return
+        stack.callback(os.close, terminal)
+        sys.stderr.flush()
+        os.dup2(said.fileno(), STANDARD_ERROR)
+        is_panic = False
+        try:
+            yield
+        except BaseException as error:
+            is_panic = _is_panic(error)
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, STANDARD_ERROR)
+            said.seek(0)
+            if not is_panic and (text := said.read()):
+                os.write(STANDARD_ERROR, text)
 
 
 class UnusableModelError(ValueError):

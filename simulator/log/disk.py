@@ -75,13 +75,23 @@ def writing_into(folder: Path) -> Iterator[Path]:
             yield staged
             for file in sorted(path for path in staged.rglob("*") if path.is_file()):
                 target = folder / file.relative_to(staged)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                _make_inside(folder, target.parent)
                 _move(file, target)
     except BaseException:
         with suppress(OSError):  # what holds something stays
             for place in made:
                 place.rmdir()
         raise
+
+
+def _make_inside(folder: Path, inner: Path) -> None:
+    """Make the folders down to ``inner``. Raises OSError where a link among them leads away."""
+    place = folder
+    for part in inner.relative_to(folder).parts:
+        place = place / part
+        if place.is_symlink():
+            raise NotADirectoryError(f"{place} must be a folder itself, not a link")
+        place.mkdir(exist_ok=True)
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:

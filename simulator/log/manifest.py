@@ -17,6 +17,8 @@ from simulator.log.disk import PARTIAL
 FORMAT = 1
 TABLES = ("config.yaml", "events.jsonl", "devices.parquet", "rounds.parquet", "clients.parquet")
 """What every finished run holds beside its manifest."""
+MAX_BYTES = 20_000_000
+"""Largest manifest or config of a run that is read."""
 Status = Literal["running", "done", "interrupted", "failed"]
 
 
@@ -54,7 +56,7 @@ def lost_files(path: Path, manifest: Mapping[str, Any]) -> list[str]:
     hashes = manifest.get("files")
     if not isinstance(hashes, dict):
         hashes = dict.fromkeys(TABLES)
-    return [name for name, sha256 in hashes.items() if not _is_whole(path / name, sha256)]
+    return [name for name, sha256 in hashes.items() if not _is_whole(path, name, sha256)]
 
 
 def file_hashes(path: Path) -> dict[str, str]:
@@ -69,11 +71,16 @@ def file_hashes(path: Path) -> dict[str, str]:
     }
 
 
-def _is_whole(file: Path, sha256: str | None) -> bool:
+def _is_whole(folder: Path, name: str, sha256: str | None) -> bool:
+    """Return whether the folder itself holds the file, no link on the way, with this content."""
+    parts = Path(name).parts
+    if Path(name).is_absolute() or ".." in parts:
+        return False
     try:
-        if not stat.S_ISREG(os.lstat(file).st_mode):
+        kinds = [os.lstat(folder.joinpath(*parts[:n])).st_mode for n in range(1, len(parts) + 1)]
+        if not (all(map(stat.S_ISDIR, kinds[:-1])) and all(map(stat.S_ISREG, kinds[-1:]))):
             return False
-        return sha256 is None or _sha256(file) == sha256
+        return sha256 is None or _sha256(folder / name) == sha256
     except (OSError, ValueError):
         return False
 
@@ -87,14 +94,28 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run folder; empty where there is none."""
     file = path / "manifest.json"
     try:
-        manifest = json.loads(file.read_text("utf-8"))
+        manifest = json.loads(read_small(file))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{file} cannot be read or is damaged: {error}") from None
     if not isinstance(manifest, dict):
         raise RunFolderError(f"{file} is damaged: it must hold an object")
     return manifest
+
+
+def read_small(file: Path) -> str:
+    """Return the text of a run's manifest or config, which may come from somebody else.
+
+    Raises OSError or ValueError where it is no regular file of the folder itself (a pipe would
+    never end), or larger than any that a run writes.
+    """
+    found = os.lstat(file)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it must be a regular file, not a link, a folder or a pipe")
+    if found.st_size > MAX_BYTES:
+        raise ValueError(f"it must be at most {MAX_BYTES} bytes, got {found.st_size}")
+    return file.read_text("utf-8")
 
 
 def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -102,13 +123,13 @@ def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
             raise RunFolderError(f"a run folder must be a directory, got the file {place}")
-    if not (path / "config.yaml").exists():
+    if not os.path.lexists(path / "config.yaml"):
         # A partial file is what a kill leaves of the first one.
         if path.exists() and any(file.suffix != PARTIAL for file in path.iterdir()):
             raise RunFolderError(f"a run folder must be empty or hold a run, got {path}")
         return
     try:
-        there = parse_yaml((path / "config.yaml").read_text("utf-8"))
+        there = parse_yaml(read_small(path / "config.yaml"))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path / 'config.yaml'} cannot be read: {error}") from None
     differing = _differences(there, dict(config))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+_FOLDERS = re.compile(r"""[^,{}\[\]'"=:]*/""")
+"""What stands before the last part of a path, also within a value of YAML."""
 
 PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
 
@@ -23,9 +27,19 @@ def provenance() -> dict[str, Any]:
             "system": platform.system(),
             "cores": os.cpu_count(),
         },
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(map(without_folders, sys.argv)),
         **_git_state(),
     }
+
+
+def without_folders(argument: str) -> str:
+    """Return an argument of a command with the last part alone of each path in it.
+
+    A manifest is handed on: where somebody keeps their files, and so their name, is not part of it.
+    """
+    for private in (str(Path.home()), str(Path.cwd())):
+        argument = argument.replace(f"{private}/", "/")
+    return _FOLDERS.sub("", argument.rstrip("/"))
 
 
 def versions() -> dict[str, str]:

@@ -201,12 +201,15 @@ def _lock(path: Path) -> int:
 
 def _refuse_links(path: Path) -> None:
     """Raise RunFolderError where writing to the folder would write elsewhere, or wait forever."""
-    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-            raise RunFolderError(
-                f"a run folder must hold its files itself, got {entry.path}, which is a link or a "
-                f"special file; remove it or choose another --output"
-            )
+    with os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                _refuse_links(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                raise RunFolderError(
+                    f"a run folder must hold its files itself, got {entry.path}, which is a link "
+                    f"or a special file; remove it or choose another --output"
+                )
 
 
 def remove_checkpoint(path: Path) -> None:

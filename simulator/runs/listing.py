@@ -1,4 +1,4 @@
-"""What ``fedclock list`` shows: everything that a config may name."""
+"""The tables of ``fedclock list``: everything that a config may name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run, from its config to its folder. The only place that knows every concrete class."""
+"""One run is carried out here, from its config to its folder: this module knows all classes."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def run(
 
 
 def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
-    """The run folder, with what is known before the first event."""
+    """Open the run folder and write what is known before the first event."""
     config, folder = prepared.config, prepared.folder
     store = RunFolder(folder, config.resolved(), manifest)
     store.fleet(DeviceRecord.columns(prepared.world.fleet))
@@ -136,7 +136,7 @@ def _remembered(
     trainers: Trainers,
     warn: Callable[[str], None],
 ) -> Remembering:
-    """The trainer, behind what need not be trained again."""
+    """Return the trainer so that it is not asked for what was trained before."""
     if prepared.config.training == "none":
         return Remembering(trainer)
     context = training_context(prepared.config, prepared.world, trainers.host_names)
@@ -151,7 +151,7 @@ def _simulated(
     trainers: Trainers,
     log: RunLog,
 ) -> dict[str, Any]:
-    """Simulate, and write what is known at the end; what the run came to."""
+    """Simulate, write what is known at the end, and return it for the manifest."""
     config, world = prepared.config, prepared.world
     began = time.perf_counter()
     federation = federation_of(config, world, remembered.trainer)
@@ -205,13 +205,13 @@ def _close(logs: Sequence[RunWriter], status: Status, outcome: Mapping[str, Any]
 
 
 def savings_in_words(outcome: Mapping[str, Any]) -> str:
-    """What of the trainings was there before, to stand behind "done"; empty where none was."""
+    """Say how many trainings were reused, to stand behind "done"; return "" where none was."""
     reused = outcome.get("num_trainings_reused")
     return f", reused {reused} of {outcome['num_trainings']} trainings" if reused else ""
 
 
 def notes(config: RunConfig, world: World, where: str) -> list[str]:
-    """What a person should know before the run. Raises ConfigError where it cannot be planned."""
+    """Return notes on devices that sit out. Raises ConfigError where nothing can be planned."""
     idle = rehearse(config, world, where)
     if not idle:
         return []
@@ -222,7 +222,7 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
 
 
 def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
-    """Everything that the simulation of this config is made of."""
+    """Return everything that the simulation of this config is made of."""
     stop, aggregation = config.stop, config.aggregation
     return Federation(
         seed=config.seed,
@@ -268,7 +268,7 @@ def _manifest(
 
 
 def _inputs(world: World) -> dict[str, Any]:
-    """What the run is made from beside its config: two runs of one config may differ in it."""
+    """Return what the run is made from beside its config: two runs of one may differ in it."""
     task, data, source, charged = world.task, world.task.data, world.source, world.cost_source
     return {
         "conditions_hash": world.conditions_hash,

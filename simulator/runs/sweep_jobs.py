@@ -25,14 +25,21 @@ Job = Literal["check", "run"]
 
 
 class Failure(NamedTuple):
-    """Why a run is not done."""
+    """Says why a run is not done."""
 
     message: str
 
 
+class Ended(NamedTuple):
+    """What a job came to, and all complaints about the cache up to then: they stop nothing."""
+
+    result: Any
+    complaints: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Resources:
-    """What the runs of a sweep are carried out with; no result depends on it."""
+    """Says what the runs of a sweep are carried out with; no result depends on it."""
 
     jobs: int | None  # runs at once; as many as there is room for if None
     workers: int | None  # training processes of each
@@ -70,7 +77,7 @@ class Resources:
 
 
 def _make_trainers(workers: int, cache: ResultCache | None, folder: Path) -> Trainers:
-    """Make what a job keeps from run to run, and go where the config's paths start.
+    """Make the trainers that a job keeps, and enter the folder that the config's paths start in.
 
     Raises TrainingError where the machine has no such folder.
     """
@@ -84,11 +91,17 @@ def _make_trainers(workers: int, cache: ResultCache | None, folder: Path) -> Tra
 
 
 def outcomes(
-    runs: Sequence[SweepRun], job: Job, *, pool: Pool, advanced: Callable[[SweepRun, int], None]
+    runs: Sequence[SweepRun],
+    job: Job,
+    *,
+    pool: Pool,
+    advanced: Callable[[SweepRun, int], None],
+    complain: Callable[[str], None],
 ) -> Generator[tuple[SweepRun, Any], None, None]:
     """Yield each run as it ends with what ``check`` or ``carry_out`` returned, or a Failure.
 
-    ``advanced`` is told after each round, from another thread.
+    ``advanced`` is told after each round, from another thread, and ``complain`` what goes wrong
+    with the cache.
     """
     futures = {
         pool.submit(partial(_attempt, job=job, sweep_run=one), notify=partial(advanced, one)): one
@@ -96,13 +109,22 @@ def outcomes(
     }
     for future in as_completed(futures):
         try:
-            yield futures[future], future.result()
+            ended = future.result()
+            for complaint in ended.complaints:
+                complain(complaint)
+            yield futures[future], ended.result
         except TrainingError as error:  # its process has died
             yield futures[future], Failure(str(error))
 
 
-def _attempt(trainers: Trainers, notify: Notify, job: Job, sweep_run: SweepRun) -> Any:
-    """Do the job in a worker; whatever goes wrong is a Failure, so that other runs go on."""
+def _attempt(trainers: Trainers, notify: Notify, job: Job, sweep_run: SweepRun) -> Ended:
+    """Do the job in a worker; return its result and what was said of the cache."""
+    result = _result(trainers, notify, job, sweep_run)
+    return Ended(result, tuple(trainers.cache.said) if trainers.cache else ())
+
+
+def _result(trainers: Trainers, notify: Notify, job: Job, sweep_run: SweepRun) -> Any:
+    """Do the job; whatever goes wrong is a Failure, so that other runs go on."""
     try:
         if job == "check":
             return check(sweep_run)

@@ -35,7 +35,7 @@ CLOSED = "the pool is closed"
 
 @dataclass(frozen=True)
 class Workload:
-    """What a pool's tasks are to the user, in messages, and how often one is tried."""
+    """Says what a pool's tasks are to the user, and how often one is tried."""
 
     process: str
     option: str  # of the command, which says how many workers there are
@@ -80,7 +80,7 @@ class Worker(Protocol):
 
 
 class Backend(Protocol):
-    """Where workers run."""
+    """Starts workers in one place: this machine, or a cluster."""
 
     @property
     def num_free(self) -> int:
@@ -97,7 +97,7 @@ class Backend(Protocol):
 
 
 class TaskRunner:
-    """The worker's side of a pool: makes the state once and calls each task with it."""
+    """Makes a worker's state once and calls each task with it."""
 
     def __init__(self, make_state: Callable[[], Any]) -> None:
         self._stack = ExitStack()
@@ -122,7 +122,7 @@ class TaskRunner:
 
 
 class _Slot:
-    """A place for one worker, and after it dies for another."""
+    """Holds one worker, and after it dies another."""
 
     def __init__(self, backend: Backend, workload: Workload) -> None:
         self._backend, self._workload, self._worker = backend, workload, backend.start()

@@ -58,7 +58,7 @@ _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 class LocalProcesses:
-    """As many processes as are asked for, each with a state of its own.
+    """Starts as many processes as are asked for, each with a state of its own.
 
     With ``interrupts``, KeyboardInterrupt is raised in a task that is stopped, so that it can write
     what it has; otherwise its process ends at once.
@@ -87,7 +87,7 @@ class LocalProcesses:
 
 
 def _start_template(modules: Sequence[str]) -> None:
-    """Return when it is ready, unless Ctrl-C is quicker."""
+    """Return once the template has imported the modules and can be copied."""
     _CONTEXT.set_forkserver_preload(list(modules))
     with _no_interrupts(), _environment(HUGE_PAGES):
         forkserver.ensure_running()
@@ -135,7 +135,7 @@ def _no_interrupts() -> Iterator[None]:
 
 
 class _Process:
-    """The parent's side of a worker: sends a task, and receives notes and what came of it."""
+    """A worker as its parent sees it: takes a task, sends notes, and then what came of it."""
 
     def __init__(self, make_state: Callable[[], Any], interrupts: bool) -> None:
         self._connection, theirs = multiprocessing.Pipe()
@@ -171,7 +171,7 @@ class _Process:
             return code
 
     def stop(self) -> None:
-        with suppress(OSError, AttributeError):  # it has ended
+        with suppress(OSError):  # it has ended
             self._process.terminate()
 
     def close(self) -> None:

@@ -40,7 +40,7 @@ _DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, O
 
 
 class RayCluster:
-    """The cluster that RAY_ADDRESS names, else one that is started on this machine.
+    """Starts actors in the cluster that RAY_ADDRESS names, else in one on this machine.
 
     ``num_workers`` is how many will be asked for, where that is known, and ``option`` where the
     user says so. A worker takes ``cpus_each`` cores and ``gpus_each`` GPUs; None: one, where the
@@ -148,7 +148,7 @@ class _RayWorker:
             ray.kill(self._actor)
 
     def close(self) -> None:
-        """Return: Ray ends the actor."""
+        """Return at once: Ray ends the actor."""
 
 
 def _say_nothing(_: int) -> None:

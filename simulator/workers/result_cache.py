@@ -61,13 +61,14 @@ class ResultCache:
             raise UserError(f"--cache-gb must be above 0, got {max_bytes / GB:g}")
         self.folder, self.max_bytes = folder, max_bytes
         self._is_left_out = self._has_damage = False
-        self._unsaid: list[str] = []
+        self.said: list[str] = []  # everything that went wrong, in words
+        self._num_told = 0
         self._attempt(self._open)
 
     def complaints(self) -> list[str]:
         """Return what went wrong with the cache since the last call, in words."""
-        unsaid, self._unsaid = self._unsaid, []
-        return unsaid
+        untold, self._num_told = self.said[self._num_told :], len(self.said)
+        return untold
 
     def read(self, key: str, decode: Callable[[Tensors], T]) -> T | None:
         """Return a decoded result, or None where there is none that can be used."""
@@ -89,11 +90,11 @@ class ResultCache:
             return act()
         except DamagedResultError as error:
             if not self._has_damage:
-                self._unsaid.append(f"cache: {error}: trained again, as are others like it")
+                self.said.append(f"cache: {error}: trained again, as are others like it")
             self._has_damage = True
         except (OSError, MemoryError) as error:
             self._is_left_out = True
-            self._unsaid.append(
+            self.said.append(
                 f"cache: {self.folder} cannot be used and is left out: {error}; choose another "
                 "folder with --cache, or do without: --no-cache"
             )

@@ -1,4 +1,4 @@
-"""What the process that workers are copies of does while it imports what they need."""
+"""The process that workers are copies of imports here what they need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who trains for a run: on this process or several, behind what was trained before."""
+"""Trainers of runs: in this process or several, asked only for what was not trained before."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Trainers:
         self._trainer = None
 
     def get(self, config: RunConfig, world: World) -> Trainer:
-        """A trainer for this run's model, data and training settings."""
+        """Return a trainer for this run's model, data and training settings."""
         key = training_context(config, world, None)  # the host stays the same
         if self._trainer is None or key != self._key:
             self.__exit__()
@@ -105,7 +105,7 @@ class Trainers:
 
     @property
     def host_names(self) -> HostNames | None:
-        """What the trainer computes with; None for timing only."""
+        """Return what the trainer computes with; None for timing only."""
         return None if isinstance(self._trainer, NullTrainer | None) else self._trainer.host_names
 
     def export(self, adapter: Adapter, world: World, folder: Path) -> None:
@@ -158,7 +158,7 @@ def check_executor(name: str) -> None:
 def _torch_trainer(
     config: RunConfig, world: World, host: HostNames | None = None
 ) -> Callable[[], ChunkedTrainer]:
-    """Makes a trainer that computes with what ``host`` says, else with what it finds."""
+    """Return what makes a trainer, which computes as ``host`` says, else with what it finds."""
     settings = config.training
     assert settings != "none"
     training = TrainingConfig(
@@ -226,7 +226,7 @@ def _host_here(config: RunConfig) -> HostNames:
 
 
 def _host_names(compute: HostCompute, dtype: HostDtype) -> HostNames:
-    """Raises TrainingError where there is no such GPU."""
+    """Return what training computes with. Raises TrainingError where there is no such GPU."""
     from devices.training.host import choose_host
 
     try:
@@ -236,7 +236,7 @@ def _host_names(compute: HostCompute, dtype: HostDtype) -> HostNames:
 
 
 def training_context(config: RunConfig, world: World, host: HostNames | None) -> str:
-    """Everything beside a job that its result depends on."""
+    """Return, as text, everything beside a job that its result depends on."""
     plain = config.resolved()
     parts = {key: plain[key] for key in ("task", "training")}
     parts |= {"examples": config.evaluation.examples, "data": world.task.data.sha256}
@@ -257,7 +257,7 @@ def _save(
 
 @dataclass(frozen=True, eq=False)
 class Remembering:
-    """A trainer behind what earlier runs have trained, and what this run had when it broke."""
+    """A trainer that is asked only for what neither earlier runs nor this one have trained."""
 
     trainer: Trainer
     asked: CountedTrainer | None = None
@@ -266,7 +266,7 @@ class Remembering:
 
     @property
     def savings(self) -> dict[str, int]:
-        """How many trainings were asked for; how many were there already, and are of a stack."""
+        """Return how many trainings were asked for, how many of them reused, how many stacked."""
         if self.asked is None or self.trained is None:
             return {}
         num_asked, num_trained = self.asked.num_jobs, self.trained.num_jobs
@@ -285,7 +285,7 @@ def remembering(
     cache: ResultCache | None,
     warn: Callable[[str], None],
 ) -> Remembering:
-    """The trainer, asked only for what neither ``checkpoint`` nor ``cache`` holds."""
+    """Return the trainer so that it is asked only for what no ``checkpoint`` or ``cache`` holds."""
     trained = CountedTrainer(trainer)
     kept: Trainer = trained
     if cache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from simulator.config.experiment import load_recorded
@@ -10,7 +11,7 @@ from simulator.config.paths import checked_path
 from simulator.config.plain_yaml import dump_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import write_atomically, writing_into
-from simulator.log.manifest import RunFolderError, read_manifest
+from simulator.log.manifest import RunFolderError, lost_files, read_manifest
 from simulator.world.build import build_world
 from simulator.world.recorded import fault_schedules, write_conditions
 
@@ -30,11 +31,19 @@ def record(run_folder: Path, output: Path) -> Path:
             f"a run must be finished to be recorded, got {manifest.get('status', 'no run')} in "
             f"{run_folder}"
         )
+    if lost := lost_files(run_folder, manifest):
+        raise RunFolderError(
+            f"every file of the run in {run_folder} must be as it was written, but "
+            f"{', '.join(lost)[:300]} is gone or differs from its SHA-256 in manifest.json"
+        )
+    until_s = manifest.get("simulated_s")
+    if not isinstance(until_s, int | float) or not 0 <= until_s < math.inf:
+        raise RunFolderError(f"{run_folder / 'manifest.json'} is damaged: simulated_s is no number")
     file = run_folder / "config.yaml"
     config = load_recorded(file)
     code = _own_code(config.strategy.kind, run_folder)
     world = build_world(config, str(file))
-    if world.conditions_hash != manifest["conditions_hash"]:
+    if world.conditions_hash != manifest.get("conditions_hash"):
         raise RunFolderError(
             f"the traces and data that {file} names must be those of the run, but have changed"
         )
@@ -46,7 +55,7 @@ def record(run_folder: Path, output: Path) -> Path:
     fleet = {key: plain["fleet"][key] for key in keep}
     plain["fleet"] = fleet | {"recorded": str(output / "conditions.json")}
     plain.pop("network", None)  # the conditions hold it
-    plain["faults"] = fault_schedules(world.faults, manifest["simulated_s"])
+    plain["faults"] = fault_schedules(world.faults, until_s)
     try:
         with writing_into(output) as folder:
             write_conditions(folder / "conditions.json", world.fleet, world.shared_links)

@@ -170,7 +170,7 @@ def round_row(
         "num_cohort": len(rows) + sat_out, "num_planned": len(rows), "num_sat_out": sat_out,
         "num_aggregated": len(done), "num_oom": sum(r["outcome"] == "oom" for r in rows),
         "num_late": sum(r["outcome"] == "late" for r in rows),
-        "waiting_s": float(np.mean([r["waiting_s"] for r in done])) if done else math.nan,
+        "waiting_s": float(np.mean([r["waiting_s"] for r in done])) if done else 0.0,
         "download_bytes": sum(r["download_bytes"] for r in rows),
         "upload_bytes": sum(r["upload_bytes"] for r in rows),
         "flops": sum(r["flops"] for r in rows),

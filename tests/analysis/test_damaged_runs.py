@@ -5,19 +5,32 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from analysis.figures import FIGURES
 from analysis.metrics.study import study
+from analysis.report.data import ReportData
+from analysis.report.pages import to_markdown_page
 from analysis.report.report import read_study, write_report
 from analysis.report.timeline import trace
 from analysis.runs.frames import open_runs
+from analysis.runs.load import load_finished
 from simulator.config.problems import UserError
-from tests.simulator.fuzzing import Broke, broken_bytes, broken_tree, time_limit
+from tests.simulator.fuzzing import (
+    Broke,
+    broken_bytes,
+    broken_table,
+    broken_tree,
+    seal,
+    time_limit,
+)
 from tests.simulator.own_data import write_data
 from tests.simulator.test_bad_input import BASE, simulate
 from tests.torture import SEED, alone, scaled
@@ -38,26 +51,46 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damage(rng: np.random.Generator, file: Path) -> None:
-    """Break one file: as bytes, or as what its text says."""
-    content = file.read_bytes()
-    structured = file.suffix in (".json", ".yaml") and rng.random() < 0.8
-    if structured:
+    """Break one file: as bytes, or as what its text or its columns say."""
+    content, kind = file.read_bytes(), file.suffix
+    if rng.random() < 0.05:
+        file.unlink()
+    elif kind in (".json", ".yaml") and rng.random() < 0.8:
         tree: Any = broken_tree(rng, yaml.safe_load(content), [yaml.safe_load(content)])
-        is_json = file.suffix == ".json"
+        is_json = kind == ".json"
         text = json.dumps(tree, default=repr, skipkeys=True) if is_json else yaml.safe_dump(tree)
         file.write_text(text, "utf-8")
-    elif rng.random() < 0.1:
-        file.unlink()
+    elif kind == ".jsonl" and rng.random() < 0.8:
+        lines = content.decode().splitlines()
+        place = int(rng.integers(len(lines)))
+        event = broken_tree(rng, json.loads(lines[place]), [json.loads(lines[0])])
+        lines[place] = json.dumps(event, default=repr, skipkeys=True)
+        order = rng.permutation(len(lines)) if rng.random() < 0.2 else range(len(lines))
+        file.write_text("".join(lines[k] + "\n" for k in order), "utf-8")
+    elif kind == ".parquet" and rng.random() < 0.8:
+        pq.write_table(broken_table(rng, pq.read_table(file)), file)
     else:
         file.write_bytes(broken_bytes(rng, content))
 
 
-def read_all(folder: Path) -> str:
-    """As summary, timeline and report do before they draw. Returns what was said."""
-    said = []
+def read_all(folder: Path, *, is_thorough: bool = True) -> str:
+    """Read as summary and timeline do, and as report and figures before they draw.
+
+    Returns what was said. Unless it ``is_thorough``, the report and the figures are left out.
+    """
+    said: list[str] = []
+
+    def report() -> None:
+        found = read_study([folder])
+        said.extend(found.left_out)
+        for spec in FIGURES:
+            spec.frame(found)
+        to_markdown_page(ReportData(found, FIGURES)).encode()
+
     for read in (
         lambda: study(open_runs([folder]), target=None, baseline=None, smoothing=1),
-        lambda: [trace(run) for run in read_study([folder]).runs],
+        lambda: [trace(run) for run in load_finished([folder])[0]],
+        *([report] if is_thorough else []),
     ):
         try:
             read()
@@ -81,17 +114,21 @@ def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_pa
     rng = np.random.default_rng([SEED, 2])
     broke, counts = Broke(tmp_path), Counter[str]()
     copy = tmp_path / "copy"
-    for _ in range(scaled(20, 10_000)):
-        shutil.copytree(runs, copy)
+    sound = sorted(path for path in runs.iterdir() if path.is_dir())
+    for number in range(scaled(40, 20_000)):
+        shutil.copytree(sound[number % len(sound)], copy)
         files = sorted(path for path in copy.rglob("*") if path.is_file())
         file = files[rng.integers(len(files))]
         damage(rng, file)
+        if rng.random() < 0.9:
+            with suppress(ValueError, OSError, TypeError):
+                seal(file.parent)
         with broke.keeping(file if file.exists() else files[0]), time_limit(20.0):
-            said = read_all(copy)
+            said = read_all(copy, is_thorough=number % 10 == 0)
             assert len(said) < 20_000
             counts["error" if said else "table"] += 1
         shutil.rmtree(copy)
-        if counts.total() % 500 == 0:
+        if counts.total() % 100 == 0:
             print(f"run folders: {dict(counts)}", flush=True)
     assert not broke.found, broke.found
     assert counts["error"] > 0

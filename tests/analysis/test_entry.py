@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from analysis.commands.entry import SAME_INTERRUPT_S
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import REAL, SMALL, write
+from tests.simulator.test_sweep import faulty
 from tests.torture import scaled
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +83,30 @@ def test_ctrl_c_in_the_first_seconds_is_one_sentence(
             "interrupted: the same command goes on from here\n",
         ), delay_s
         assert not list(folder.rglob("*.partial"))
+
+
+def test_a_second_ctrl_c_ends_what_does_not_heed_the_first(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "analysis", "run", str(faulty(tmp_path, deaf="deaf"))]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
+        text=True,
+    )
+    until_s = time.monotonic() + 60
+    while not (tmp_path / "deaf").exists():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(SAME_INTERRUPT_S + 0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted: the same command goes on from here"
+    assert "Traceback" not in errors
 
 
 def ended(*arguments: str, **options: object) -> tuple[int, str]:

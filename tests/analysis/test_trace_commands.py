@@ -45,6 +45,27 @@ def refused(*arguments: str | Path) -> str:
     return str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("\x1b[31mred", r"\x1b[31mred"), ("a\nb", r"a\nb"), ("[bold]x", "[bold]x"),
+     ("x\u202ey", r"x\u202ey"), ("\udcff", r"\udcff")],
+)  # fmt: skip
+def test_names_of_traces_reach_the_terminal_as_they_stand(
+    home: Path, name: str, shown: str
+) -> None:
+    texts = {
+        "link": "time_s,downlink_mbps,uplink_mbps\n0,1,1\n1,1,1\n",
+        "online": "device_id,start_s,end_s,state\na,0,10,online\na,10,20,offline\n",
+        "table": f'device_id,"{"" if ord(name[-1]) > 255 else name}"\n1,2\n',
+    }
+    for kind, text in texts.items():
+        path = home / f"{kind}{name}.csv"
+        path.write_text(text, "utf-8")
+        said = traces("show", path).output
+        assert f"{kind}{shown}" in said, said
+        assert not set("\x1b\u202e\udcff") & set(said)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 import re
 import shutil
 import signal
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+
+from simulator.log.manifest import file_hashes
 
 NASTY: Sequence[Any] = (
     None, True, False, "", " ", "nan", float("nan"), float("inf"), -float("inf"), -1, 0, 1, 2, 3,
@@ -27,6 +31,11 @@ NASTY: Sequence[Any] = (
     "link.csv", "online.csv", "table.csv", "conditions.json", "wifi", "lte", "fedquad", "uniform",
     "none", [], {}, [[[]]], [1, 2], [2, 1], [0.1, 0.2], {"kind": "x"}, {"kind": None}, {"kind": []},
     {"source": 1}, {"": 1}, datetime.date(2020, 1, 1), b"\xff\x00", {1: 2}, {None: 3}, {"a", "b"},
+)  # fmt: skip
+NASTY_CELLS: Sequence[Any] = (
+    None, -1, 0, 1, 7, 2**62, -(2**63), 1.5, float("nan"), float("inf"), -1e300, 1e300, 1e13, "",
+    "oom", "aggregated", "x" * 2000, "\x1b[31m", "a\nb", "$$", "\\", True, b"\xff\xfe", [1],
+    {"a": 1},
 )  # fmt: skip
 PIECES = (
     b"", b" ", b"\n", b"\t", b":", b"- ", b"{", b"}", b"[", b"]", b"&a ", b"*a",
@@ -118,6 +127,45 @@ def broken_bytes(rng: np.random.Generator, content: bytes) -> bytes:
         middle += content[start:end] * int(rng.integers(0, 3))
         content = content[:start] + middle + content[end:]
     return content[: rng.integers(0, len(content) + 1)] if rng.random() < 0.1 else content
+
+
+def seal(run: Path) -> None:
+    """Write the hashes of a run's files anew, as whoever forges one would."""
+    file = run / "manifest.json"
+    manifest = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({**manifest, "files": file_hashes(run)}), "utf-8")
+
+
+def broken_table(rng: np.random.Generator, table: pa.Table) -> pa.Table:
+    """Return a table with one or two columns or its rows changed; it is a valid file still."""
+    for _ in range(rng.integers(1, 3)):
+        place = int(rng.integers(table.num_columns))
+        name, values = table.column_names[place], table.column(place).to_pylist()
+        other = table.column(int(rng.integers(table.num_columns)))
+        odd = NASTY_CELLS[rng.integers(len(NASTY_CELLS))]
+        match rng.integers(9):
+            case 0:
+                table = table.remove_column(place)
+            case 1:
+                table = table.set_column(place, name, other)
+            case 2:
+                table = table.set_column(place, name + "x", table.column(place))
+            case 3:
+                rows = rng.integers(0, max(table.num_rows, 1), rng.integers(0, 2 * len(values) + 1))
+                table = table.take(rows) if len(values) else table
+            case 4:
+                table = table.append_column(name, other)
+            case 5:
+                table = table.set_column(place, name, pa.array([odd] * len(values)))
+            case _:
+                for row in rng.integers(0, max(len(values), 1), min(len(values), 2)):
+                    values[row] = odd
+                try:
+                    column = pa.array(values, table.schema.field(place).type)
+                except (pa.ArrowException, TypeError, ValueError, OverflowError):
+                    column = pa.array([None if v is None else str(v) for v in values])
+                table = table.set_column(place, name, column)
+    return table
 
 
 def wording(message: str) -> str:

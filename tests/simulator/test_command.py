@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -19,9 +20,11 @@ import pytest
 import torch
 import yaml
 
+from simulator.log.provenance import without_folders
 from tests import command_line
 from tests.devices.training.tiny_task import save_model
 from tests.simulator.interrupts import heed_interrupts
+from tests.simulator.own_data import write_data
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -558,3 +561,39 @@ def test_every_bundled_experiment_is_valid(tmp_path: Path) -> None:
         header = file.read_text("utf-8").splitlines()[0]
         name = re.escape(file.relative_to(ROOT).as_posix())
         assert re.fullmatch(rf"# fedclock (run|compare|sweep) {name}( --seeds \d)?", header), file
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"),
+    [
+        ("/home/jane doe/runs", "runs"),
+        ("../../jane/x.yaml", "x.yaml"),
+        ("--output=/home/jane/runs/", "--output=runs"),
+        ("fleet={recorded: '/home/jane doe/c.json', when_offline: resume}",
+         "fleet={recorded: 'c.json', when_offline: resume}"),
+        ("strategy.kind=/home/jane/mine.py:Mine", "strategy.kind=mine.py:Mine"),
+        ("stop.rounds=3", "stop.rounds=3"),
+    ],
+)  # fmt: skip
+def test_a_command_is_kept_without_the_folders_that_it_names(argument: str, kept: str) -> None:
+    assert without_folders(argument) == kept
+
+
+def test_a_manifest_says_nothing_of_where_it_was_made(tmp_path: Path) -> None:
+    home = tmp_path / "home" / "jane"
+    home.mkdir(parents=True)
+    data = write_data(home / "data")
+    config = {**SMALL, "shards": {"min_examples": 1}}
+    words = ["run", str(write(home, config)), "--output", str(home / "runs"), "--no-cache"]
+    words += ["--set", f"task.data={data}"]
+    out = home / "runs"
+    command = [sys.executable, "-m", "analysis", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for file in out.rglob("manifest.json"):
+        text = file.read_text("utf-8")
+        assert "jane" not in text
+        assert str(tmp_path) not in text
+        assert getpass.getuser() not in json.loads(text)["command"]
+        said = "run x.yaml --output runs --no-cache --set task.data=data"
+        assert json.loads(text)["command"].endswith(said)

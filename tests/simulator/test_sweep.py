@@ -32,6 +32,12 @@ FAULTY = re.sub(
             os.kill(os.getpid(), 9)
         if self.fault == "slow":
             time.sleep(0.1)
+        while self.fault == "deaf":
+            try:
+                open("deaf", "w").close()
+                time.sleep(60)
+            except KeyboardInterrupt:
+                pass
 """,
     HALF,
 )
@@ -325,3 +331,36 @@ def test_strategies_of_unlike_conditions_are_refused(tmp_path: Path) -> None:
     checked = {one: Checked("aaaaaaaaaa", False, ()), two: Checked("bbbbbbbbbb", False, ())}
     with pytest.raises(ConfigError, match=r"all strategies must meet the same conditions.*fedquad"):
         same_conditions(checked)
+
+
+def test_a_finished_run_that_lost_a_file_is_made_again_and_the_others_are_kept(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path, SMALL)
+    sweep = ("sweep", file, "--seeds", "1", "--jobs", "1")
+    assert fedclock(*sweep, cwd=tmp_path).returncode == 0
+    whole = logs(tmp_path)
+    first, second, _ = sorted((tmp_path / "runs" / "small").iterdir())
+    (first / "rounds.parquet").unlink()
+    (second / "events.jsonl").write_bytes(b"")
+    done = fedclock(*sweep, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    for run, name in ((first, "rounds.parquet"), (second, "events.jsonl")):
+        assert f"the finished run in runs/small/{run.name} lost {name}; it is run again" in said
+    assert "1 of 3 runs were finished before, and are kept" in said
+    assert logs(tmp_path) == whole
+    assert (first / "rounds.parquet").is_file()
+
+
+def test_a_cache_that_cannot_be_used_is_said_once_and_stops_no_run_of_a_sweep(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "fedclock-results").write_text("somebody's", "utf-8")
+    file = write(tmp_path, SMALL)
+    sweep = ("sweep", file, "--seeds", "1", "--jobs", "2", "--cache", "cache")
+    done = fedclock(*sweep, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("cannot be used and is left out") == 1
+    assert "3 of 3 runs are done" in done.stdout

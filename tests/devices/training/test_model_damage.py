@@ -20,6 +20,7 @@ from devices.architectures import model_spec
 from devices.models.catalog import resolve
 from devices.models.heads import text_head
 from devices.tasks.classification import Classification
+from devices.training.files import said_in_words
 from devices.training.trainer import TorchTrainer
 from tests.devices.training.tiny_task import TARGETS, make_config, make_dataset, save_model
 from tests.simulator.fuzzing import Broke, Guided, broken_bytes, broken_tree, time_limit
@@ -254,3 +255,38 @@ def test_what_a_directory_asks_for_is_not_done(
     changed(name, **HOSTILE[k])(files)
     check(tmp_path, "llama", files, make_dataset(16, 8))
     assert not list(tmp_path.rglob("ran"))
+
+
+PANICS: dict[str, dict[str, Any]] = {
+    "as it is loaded": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "as a text is encoded": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("when", PANICS)
+def test_a_tokenizer_that_makes_its_library_panic_is_one_sentence(
+    sound: dict[str, Files], tmp_path: Path, capfd: pytest.CaptureFixture[str], when: str
+) -> None:
+    files = dict(sound["bert"])
+    tokenizer = {**json.loads(files["tokenizer.json"]), **PANICS[when]}
+    files["tokenizer.json"] = json.dumps(tokenizer).encode()
+    said = check(tmp_path, "bert", files, make_dataset())
+    assert "must be one whose tokenizer transformers can use" in said
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_else_is_printed_while_a_model_is_loaded_is_passed_on(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with said_in_words(resolve("tiny"), "that is read"):
+        os.write(2, b"said by a library\n")
+        print("said by Python", file=sys.stderr)
+    said = capfd.readouterr().err.splitlines()
+    assert sorted(said) == ["said by Python", "said by a library"]
