@@ -11,17 +11,15 @@ import copy
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from algorithms.static_fleet import StaticDevice, StaticFleet, spoil, trained_update
 from algorithms.strategy import LinkRate, ServerState, Strategy
 from devices.cost.closed_form import ClosedFormCost
-from devices.cost.model import Cost
 from devices.fleet.catalog import load_profiles
-from devices.fleet.profile import DeviceProfile
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.vocabulary.merged import multiplied_out
@@ -35,7 +33,6 @@ from devices.vocabulary.plan import (
     Timing,
     TrainingPlan,
 )
-from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import FloatArray
 
 PROFILES = ("jetson-agx-orin-maxn", "phone-snapdragon-8-gen-2", "raspberry-pi-4-2gb")
@@ -48,78 +45,54 @@ leaves all of it; FFA-LoRA, whose A stays as it was drawn, can reach no nearer t
 
 
 class ContractError(AssertionError):
-    """A strategy does not keep the contract; ``problems`` has a line for each clause that fails."""
+    """A strategy breaks the contract; ``problems`` has a line for each clause that fails."""
 
     def __init__(self, name: str, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(f"{name}: {problem}" for problem in problems))
 
 
-@dataclass(frozen=True)
-class CheckFleet:
-    """A FleetView of a few catalog devices that all have room for any plan of a small BERT.
+def check_fleet(
+    num_blocks: int = 4, num_devices: int = NUM_DEVICES, *, proximal_mu: float = 0.0
+) -> StaticFleet:
+    """Return a fleet of catalog devices that all have room for any plan of a small BERT.
 
     Device k has profile k of ``PROFILES`` in turns, 10 + k examples and a link that is k + 1 times
     as fast as the first one's; ``num_blocks`` is the model's L.
     """
+    catalog = load_profiles()
+    profiles = [catalog[PROFILES[k % len(PROFILES)]] for k in range(num_devices)]
+    devices = [
+        StaticDevice(
+            profile,
+            profile.memory_bytes,
+            LinkRate(1e6 * (k + 1), 2.5e5 * (k + 1)),
+            num_examples=10 + k,
+            local_steps=1 + k % 2,
+        )
+        for k, profile in enumerate(profiles)
+    ]
+    return StaticFleet(
+        devices,
+        ClosedFormCost(_small_bert(num_blocks), sequence_length=8),
+        batch_size=4,
+        proximal_mu=proximal_mu,
+        salience=np.linspace(1.0, 2.0, num_blocks),
+    )
 
-    num_blocks: int = 4
-    num_devices: int = NUM_DEVICES
-    batch_size: int = 4
-    proximal_mu: float = 0.0
-    _known: dict[tuple[bytes, str], Cost] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def model(self) -> ModelSpec:
-        """A BERT of width 16 with LoRA on query and value."""
-        config = {
-            "model_type": "bert",
-            "num_hidden_layers": self.num_blocks,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_attention_heads": 2,
-            "vocab_size": 50,
-            "max_position_embeddings": 16,
-        }
-        return ModelSpec.from_config("check", config, ["query", "value"], text_head(3))
-
-    @cached_property
-    def _costs(self) -> ClosedFormCost:
-        return ClosedFormCost(self.model, sequence_length=8)
-
-    @cached_property
-    def _profiles(self) -> list[DeviceProfile]:
-        catalog = load_profiles()
-        return [catalog[PROFILES[k % len(PROFILES)]] for k in range(self.num_devices)]
-
-    @property
-    def device_ids(self) -> Sequence[DeviceId]:
-        return range(self.num_devices)
-
-    def profile(self, device_id: DeviceId) -> DeviceProfile:
-        return self._profiles[device_id]
-
-    def memory_budget_bytes(self, device_id: DeviceId) -> int:
-        return self.profile(device_id).memory_bytes
-
-    def num_examples(self, device_id: DeviceId) -> int:
-        return 10 + device_id
-
-    def local_steps(self, device_id: DeviceId) -> int:
-        return 1 + device_id % 2
-
-    def link(self, device_id: DeviceId) -> LinkRate:
-        return LinkRate(1e6 * (device_id + 1), 2.5e5 * (device_id + 1))
-
-    def cost(self, plan: TrainingPlan) -> Cost:
-        profile = self.profile(plan.device_id)
-        key = (plan.workload, profile.name)
-        if key not in self._known:
-            self._known[key] = self._costs.cost(plan, profile)
-        return self._known[key]
-
-    def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        return np.linspace(1.0, 2.0, self.num_blocks)
+def _small_bert(num_blocks: int) -> ModelSpec:
+    """Return a BERT of width 16 with LoRA on query and value."""
+    config = {
+        "model_type": "bert",
+        "num_hidden_layers": num_blocks,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "vocab_size": 50,
+        "max_position_embeddings": 16,
+    }
+    return ModelSpec.from_config("check", config, ["query", "value"], text_head(3))
 
 
 def check_strategy(strategy: Strategy[Any]) -> None:
@@ -132,7 +105,7 @@ def check_strategy(strategy: Strategy[Any]) -> None:
 
 
 def contract_problems(strategy: Strategy[Any]) -> list[str]:
-    """What ``check_strategy`` would raise: a line for each clause that does not hold."""
+    """Return a line for each clause that does not hold, as ``check_strategy`` raises them."""
     if problems := _problems(_check_value, strategy):
         return problems
     for clause in CLAUSES:
@@ -141,7 +114,7 @@ def contract_problems(strategy: Strategy[Any]) -> list[str]:
 
 
 def _problems(clause: Callable[[Any], Iterator[str]], strategy: Any) -> list[str]:
-    """The first problem of a clause; an exception counts as one."""
+    """Return the first problem of a clause; an exception counts as one."""
     name = (clause.__doc__ or clause.__name__).splitlines()[0].rstrip(".")
     try:
         return [f"{name}: {problem}" for problem in clause(strategy)][:1]
@@ -164,7 +137,7 @@ def _check_value(strategy: Any) -> Iterator[str]:
             yield f"it needs the method {name}; inherit from algorithms.strategy.Strategy"
 
 
-def _start(strategy: Any, fleet: CheckFleet) -> ServerState[Any]:
+def _start(strategy: Any, fleet: StaticFleet) -> ServerState[Any]:
     adapter = fleet.model.initial_adapter(
         strategy.rank, float(strategy.alpha), np.random.default_rng(0)
     )
@@ -175,7 +148,7 @@ def _start(strategy: Any, fleet: CheckFleet) -> ServerState[Any]:
 def _plans(
     strategy: Any,
     state: ServerState[Any],
-    fleet: CheckFleet,
+    fleet: StaticFleet,
     cohort: Sequence[DeviceId] | None = None,
     seed: int = 1,
 ) -> list[TrainingPlan]:
@@ -184,31 +157,20 @@ def _plans(
 
 
 def _update(
-    strategy: Any, state: ServerState[Any], plan: TrainingPlan, fleet: CheckFleet, seed: int = 2
+    strategy: Any, state: ServerState[Any], plan: TrainingPlan, fleet: StaticFleet
 ) -> ClientUpdate:
-    """What the device of a plan sends back: noise on the head and on every term it uploads."""
-    rng = np.random.default_rng((seed, plan.device_id))
-    broadcast = strategy.broadcast(state, plan)
-    start = broadcast.adapter
-    factors = {}
-    for key, (a, b) in start.factors.items():
-        sent = plan.terms.uploaded[key.block, start.modules.index(key.module)]  # (R,)
-        sent_a = sent & ("a" in plan.terms.trained_factors)
-        factors[key] = Factors(
-            np.where(sent_a[:, None], a + rng.normal(0, 0.1, a.shape), a).astype(np.float32),
-            np.where(sent, b + rng.normal(0, 0.1, b.shape), b).astype(np.float32),
-        )
-    head = {
-        name: (values + rng.normal(0, 0.1, values.shape)).astype(np.float32)
-        for name, values in start.head.items()
-    }
-    adapter = replace(start, factors=factors, head=head)
-    count, timing = fleet.num_examples(plan.device_id), Timing(1.0, 2.0, 1.0)
-    return ClientUpdate(plan, broadcast, adapter, count, 1.0, timing)
+    """Return an update with noise on the head and on every term that the plan uploads."""
+    return trained_update(
+        plan,
+        strategy.broadcast(state, plan),
+        np.random.default_rng((2, plan.device_id)),
+        num_examples=fleet.num_examples(plan.device_id),
+        timing=Timing(1.0, 2.0, 1.0),
+    )
 
 
 def _round(
-    strategy: Any, fleet: CheckFleet
+    strategy: Any, fleet: StaticFleet
 ) -> tuple[ServerState[Any], list[TrainingPlan], list[ClientUpdate]]:
     state = _start(strategy, fleet)
     plans = _plans(strategy, state, fleet)
@@ -217,7 +179,7 @@ def _round(
 
 def _check_init(strategy: Any) -> Iterator[str]:
     """init returns a ServerState of version 0 with the adapter that it was given."""
-    fleet = CheckFleet()
+    fleet = check_fleet()
     adapter = fleet.model.initial_adapter(
         strategy.rank, float(strategy.alpha), np.random.default_rng(0)
     )
@@ -248,7 +210,7 @@ def _check_plans(strategy: Any) -> Iterator[str]:
 
 def _check_room(strategy: Any) -> Iterator[str]:
     """a device with room for everything gets a plan that fits it and uploads something."""
-    fleet = CheckFleet()
+    fleet = check_fleet()
     plans = _plans(strategy, _start(strategy, fleet), fleet)
     if not plans:
         yield "at least one of five devices that can hold any plan must get one, got none"
@@ -262,7 +224,7 @@ def _check_room(strategy: Any) -> Iterator[str]:
 
 def _check_same_inputs(strategy: Any) -> Iterator[str]:
     """equal inputs get equal plans and equal aggregates, also from a copy of the strategy."""
-    fleet = CheckFleet()
+    fleet = check_fleet()
     state, plans, updates = _round(strategy, fleet)
     after = strategy.aggregate(state, updates)
     for one in (strategy, copy.deepcopy(strategy)):
@@ -274,7 +236,7 @@ def _check_same_inputs(strategy: Any) -> Iterator[str]:
 
 def _check_purity(strategy: Any) -> Iterator[str]:
     """no method changes its arguments, the strategy or the global random generators."""
-    fleet = CheckFleet()
+    fleet = check_fleet()
     before_value = repr(strategy)
     global_draws = _global_draws()
     state, plans, updates = _round(strategy, fleet)
@@ -291,7 +253,7 @@ def _check_purity(strategy: Any) -> Iterator[str]:
 
 def _check_broadcast(strategy: Any) -> Iterator[str]:
     """broadcast returns a Broadcast of the state's version with the shapes of its adapter."""
-    fleet = CheckFleet()
+    fleet = check_fleet()
     state, plans, updates = _round(strategy, fleet)
     for now in (state, strategy.aggregate(state, updates)):
         for plan in plans:
@@ -324,9 +286,9 @@ def _check_aggregate(strategy: Any) -> Iterator[str]:
 
 def _check_unsent(strategy: Any) -> Iterator[str]:
     """what stands in an update for terms that were not sent reaches nothing."""
-    fleet = CheckFleet()
+    fleet = check_fleet()
     state, _, updates = _round(strategy, fleet)
-    spoiled = [replace(update, adapter=_spoiled(update)) for update in updates]
+    spoiled = [replace(update, adapter=spoil(update.adapter, update.plan)) for update in updates]
     clean, dirty = strategy.aggregate(state, updates), strategy.aggregate(state, spoiled)
     if clean.adapter.digest != dirty.adapter.digest:
         yield "read only plan.terms.uploaded of an update, as holder_weights and mean_adapter do"
@@ -334,7 +296,7 @@ def _check_unsent(strategy: Any) -> Iterator[str]:
 
 def _check_heard(strategy: Any) -> Iterator[str]:
     """every update that is merged moves the global model."""
-    fleet = CheckFleet()
+    fleet = check_fleet()
     state, _, updates = _round(strategy, fleet)
     after = strategy.aggregate(state, updates)
     for k, update in enumerate(updates):
@@ -354,7 +316,7 @@ def _check_smallest(strategy: Any) -> Iterator[str]:
         smallest = replace(strategy, rank=1)
     except ValueError:  # its own range of ranks begins higher
         smallest = strategy
-    fleet = CheckFleet(num_blocks=1, num_devices=2)
+    fleet = check_fleet(num_blocks=1, num_devices=2)
     state, _, updates = _round(smallest, fleet)
     for _ in range(3):
         if updates:
@@ -366,7 +328,7 @@ def _check_smallest(strategy: Any) -> Iterator[str]:
 
 def _check_proximal(strategy: Any) -> Iterator[str]:
     """every plan has the proximal term and the local steps that the fleet asks for."""
-    fleet = CheckFleet(proximal_mu=0.3)
+    fleet = check_fleet(proximal_mu=0.3)
     for plan in _plans(strategy, _start(strategy, fleet), fleet):
         given = plan.proximal_mu, plan.local_steps, plan.batch_size
         wanted = fleet.proximal_mu, fleet.local_steps(plan.device_id), fleet.batch_size
@@ -376,7 +338,7 @@ def _check_proximal(strategy: Any) -> Iterator[str]:
 
 def _check_learning(strategy: Any) -> Iterator[str]:
     """forty rounds of exact gradients on a quadratic bring the model nearer to its solution."""
-    fleet = CheckFleet(num_blocks=2, num_devices=3)
+    fleet = check_fleet(num_blocks=2, num_devices=3)
     goals = _goals(fleet.model)
     state = _start(strategy, fleet)
     first = _distance(state.adapter, goals)
@@ -408,7 +370,7 @@ CLAUSES: tuple[Callable[[Any], Iterator[str]], ...] = (
 
 
 def _fingerprint(value: object) -> str:
-    """A hash of a value down to the numbers of its arrays; what it has cached does not count."""
+    """Return a hash of a value down to the numbers of its arrays, without what it has cached."""
     if isinstance(value, np.ndarray):
         parts = [str(value.dtype), repr(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
     elif is_dataclass(value) and not isinstance(value, type):
@@ -423,12 +385,12 @@ def _fingerprint(value: object) -> str:
 
 
 def _global_draws() -> tuple[str, object]:
-    """Where the two global random generators stand, which nobody may move."""
+    """Return the state of the two global random generators, which nobody may move."""
     return repr(np.random.get_state()), random.getstate()  # noqa: NPY002
 
 
-def _fleets() -> tuple[CheckFleet, CheckFleet]:
-    return CheckFleet(), CheckFleet(num_blocks=2, num_devices=3)
+def _fleets() -> tuple[StaticFleet, StaticFleet]:
+    return check_fleet(), check_fleet(num_blocks=2, num_devices=3)
 
 
 def _workloads(plans: Sequence[TrainingPlan]) -> list[tuple[DeviceId, bytes]]:
@@ -440,19 +402,8 @@ def _shapes(adapter: Adapter) -> tuple[Any, ...]:
     return factors, {name: values.shape for name, values in adapter.head.items()}, adapter.scale
 
 
-def _spoiled(update: ClientUpdate) -> Adapter:
-    """The update's adapter with a million in place of everything that was not uploaded."""
-    million, adapter, terms = np.float32(1e6), update.adapter, update.plan.terms
-    factors = {}
-    for key, (a, b) in adapter.factors.items():
-        sent = terms.uploaded[key.block, adapter.modules.index(key.module)]
-        sent_a = sent & ("a" in terms.trained_factors)
-        factors[key] = Factors(np.where(sent_a[:, None], a, million), np.where(sent, b, million))
-    return replace(adapter, factors=factors)
-
-
 def _change(adapter: Adapter, key: ModuleKey) -> FloatArray:
-    """(out, in): how far one layer's weight is from the pretrained one."""
+    """Return (out, in): how far one layer's weight is from the pretrained one."""
     change = adapter.scale * multiplied_out(adapter.factors[key])
     if key in adapter.merged.products:
         change = change + adapter.scale * multiplied_out(adapter.merged.products[key])
@@ -460,7 +411,7 @@ def _change(adapter: Adapter, key: ModuleKey) -> FloatArray:
 
 
 def _goals(model: ModelSpec) -> dict[ModuleKey, FloatArray]:
-    """The solution: for each layer a change of rank 1 and norm 1."""
+    """Return the solution: for each layer a change of rank 1 and norm 1."""
     rng = np.random.default_rng(7)
     goals = {}
     for block in range(model.num_blocks):
@@ -471,7 +422,7 @@ def _goals(model: ModelSpec) -> dict[ModuleKey, FloatArray]:
 
 
 def _distance(adapter: Adapter, goals: dict[ModuleKey, FloatArray]) -> float:
-    """The root of the summed squared distances of all layers to their goals."""
+    """Return the root of the summed squared distances of all layers to their goals."""
     gaps = [np.linalg.norm(_change(adapter, key) - goal) for key, goal in goals.items()]
     return float(np.linalg.norm(gaps))
 
@@ -480,10 +431,10 @@ def _trained(
     strategy: Any,
     state: ServerState[Any],
     plan: TrainingPlan,
-    fleet: CheckFleet,
+    fleet: StaticFleet,
     goals: dict[ModuleKey, FloatArray],
 ) -> ClientUpdate:
-    """20 steps of descent on ||scale B A + merged - goal||^2 / 2 over the trained terms."""
+    """Return an update after 20 steps on ||scale B A + merged - goal||^2 / 2 by trained terms."""
     broadcast = strategy.broadcast(state, plan)
     old, terms = broadcast.adapter, plan.terms
     factors = {}

@@ -36,7 +36,7 @@ def wrong_result(method: str, arguments: Sequence[Any], result: object) -> str |
 
 
 def wrong_state(given: object, adapter: Adapter, version: int) -> str | None:
-    """A server state of this version, whose adapter has the shapes of the one before."""
+    """Say what keeps a value from being a state of this version with the adapter's shapes."""
     if not isinstance(given, ServerState):
         return f"a ServerState, got {_shown(given)}"
     if given.version != version:
@@ -47,7 +47,7 @@ def wrong_state(given: object, adapter: Adapter, version: int) -> str | None:
 
 
 def wrong_broadcast(given: object, state: ServerState[Any]) -> str | None:
-    """A broadcast of the state's version, whose adapter has the shapes of the global one."""
+    """Say what keeps a value from being a broadcast of the state's version and shapes."""
     if not isinstance(given, Broadcast):
         return f"a Broadcast, got {_shown(given)}"
     if given.version != state.version:
@@ -56,7 +56,7 @@ def wrong_broadcast(given: object, state: ServerState[Any]) -> str | None:
 
 
 def wrong_plans(given: object, adapter: Adapter, cohort: Sequence[DeviceId]) -> str | None:
-    """A sequence of plans, at most one a device of the cohort, over the blocks of the adapter."""
+    """Say what keeps a value from being plans, at most one for each device of the cohort."""
     if not isinstance(given, Sequence):
         return f"a Sequence, got {_shown(given)}"
     if not all(isinstance(plan, TrainingPlan) for plan in given):
@@ -77,7 +77,7 @@ def wrong_plans(given: object, adapter: Adapter, cohort: Sequence[DeviceId]) -> 
 
 
 def wrong_adapter(given: object, expected: Adapter) -> str | None:
-    """An adapter with the names, shapes and scale of the expected one, float32 throughout."""
+    """Say what keeps a value from being a float32 adapter like the expected one."""
     if not isinstance(given, Adapter):
         return f"that is an Adapter, got {_shown(given)}"
     if given.scale != expected.scale:
@@ -95,7 +95,7 @@ def wrong_adapter(given: object, expected: Adapter) -> str | None:
 
 
 def _arrays(given: Adapter, expected: Adapter) -> Iterable[tuple[str, object, Any]]:
-    """Each array that is expected: its place in words, what was given there, and what is like it.
+    """Yield each expected array: its place in words, what was given, and what it is like.
 
     What was given is None where it is missing; a name that is not expected counts as missing too.
     """

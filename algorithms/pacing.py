@@ -31,7 +31,7 @@ Both are one where the device started from x."""
 
 
 class Pacing(Protocol):
-    """Decides when plans go out and when a round closes; a frozen dataclass of its options.
+    """A pacing decides when plans go out and when a round closes.
 
     The server asks it with two counts: ``in_flight`` devices have a plan and are at work, and
     ``buffered`` updates have arrived and wait to be aggregated. A pacing keeps nothing from one
@@ -47,27 +47,27 @@ class Pacing(Protocol):
 
     @property
     def deadline_s(self) -> float:
-        """Seconds after a round opened at which ``ready`` is asked again; ``inf`` if never."""
+        """The seconds after a round opened at which ``ready`` is asked again; ``inf`` if never."""
         return math.inf
 
     @property
     def drops_late(self) -> bool:
-        """Whether devices that are still at work when a round closes are told to stop."""
+        """True where devices that are still at work when a round closes are told to stop."""
         return False
 
     def slots(self, in_flight: int, buffered: int) -> int:
-        """The number of further devices to hand plans to now; at most 0 for none."""
+        """Return the number of further devices to hand plans to now; at most 0 for none."""
         ...
 
     def ready(self, in_flight: int, buffered: int, waited_s: float) -> bool:
-        """Whether the round closes now, ``waited_s`` seconds after it opened.
+        """Return whether the round closes now, ``waited_s`` seconds after it opened.
 
         Must be true once ``waited_s`` is at least ``deadline_s``.
         """
         ...
 
     def mixing(self, staleness: int) -> float:
-        """The share, in (0, 10], of an update that started ``staleness`` aggregations ago."""
+        """Return the share, in (0, 10], of an update that started that many aggregations ago."""
         return 1.0
 
 

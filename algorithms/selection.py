@@ -18,7 +18,7 @@ NO_WEIGHT = 1e-300
 
 @dataclass(frozen=True, eq=False)
 class Roster:
-    """What a server knows of its devices when it picks: read-only arrays, (N,) unless said.
+    """A roster is what a server knows of its devices when it picks: (N,) arrays unless said.
 
     Rows are in the order of ``device_ids``. NaN: not known, as every loss where nothing is trained.
     A loss is known once the update has been merged.
@@ -51,7 +51,7 @@ class Roster:
 
 
 class Selection(Protocol):
-    """Draws the cohort that a strategy then plans for; a frozen dataclass of its options.
+    """A selection draws the cohort that a strategy then plans for.
 
     A selection keeps nothing from one call to the next: what is remembered stands in the roster.
     """
@@ -73,7 +73,7 @@ class Selection(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every idle device is as likely as another.
+    """Uniform picks every idle device as likely as another.
 
     All devices of the fleet are ranked at random, and the first idle ones are picked. So a device
     that is missing changes a cohort by itself and the one that comes in its place, and the same
@@ -98,7 +98,7 @@ class Uniform:
 def draw_weighted(
     rows: IntArray, weights: FloatArray | IntArray, count: int, *, rng: np.random.Generator
 ) -> IntArray:
-    """``count`` rows without replacement, one after the other, each by its share of what is left.
+    """Return ``count`` rows drawn one after the other, each by its share of the weight left.
 
     In the order drawn. Efraimidis and Spirakis (2006): the least of Exp(1) / weight come first.
     Rows of no weight come last.

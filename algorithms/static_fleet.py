@@ -30,7 +30,7 @@ from traces.arrays import Float32Array, FloatArray
 
 @dataclass(frozen=True)
 class StaticDevice:
-    """What the fleet says of one device."""
+    """A static device is one whose properties never change."""
 
     profile: DeviceProfile
     memory_budget_bytes: int
@@ -40,14 +40,14 @@ class StaticDevice:
 
 
 class ModelCosts(CostModel, Protocol):
-    """Costs of one model's plans."""
+    """A cost model of one model's plans says which model that is."""
 
     @property
     def model(self) -> ModelSpec: ...
 
 
 class StaticFleet:
-    """A FleetView over fixed devices. ``num_costed`` counts the plans that had to be costed."""
+    """A static fleet is a FleetView over devices that never change."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class StaticFleet:
 
     @property
     def num_costed(self) -> int:
-        """Distinct (work, profile) pairs that were asked for."""
+        """The number of distinct pairs of workload and profile that were asked for."""
         return len(self._known)
 
     def profile(self, device_id: DeviceId) -> DeviceProfile:
@@ -113,33 +113,6 @@ class StaticFleet:
         return self._salience
 
 
-def device_profile(name: str, flops_per_s: float = 1e9, memory_bytes: int = 2**30) -> DeviceProfile:
-    """A device of the given speed at either operand width."""
-    return DeviceProfile(
-        name=name,
-        title=name,
-        tier="test",
-        flops_per_s={32: flops_per_s, 16: flops_per_s},
-        memory_bytes=memory_bytes,
-        memory_bytes_per_s=1e9,
-        overhead_s=0.0,
-        power_w={"idle": 1.0, "compute": 5.0, "radio": 2.0},
-        confidence="low",
-        source="made up",
-    )
-
-
-def random_adapter(model: ModelSpec, rank: int, rng: np.random.Generator) -> Adapter:
-    """An adapter in which no number is zero."""
-    start = model.initial_adapter(rank, alpha=16.0, rng=rng)
-    factors = {
-        key: Factors(_noise(f.a.shape, rng), _noise(f.b.shape, rng))
-        for key, f in start.factors.items()
-    }
-    head = {name: _noise(values.shape, rng) for name, values in start.head.items()}
-    return replace(start, factors=factors, head=head)
-
-
 def trained_update(
     plan: TrainingPlan,
     broadcast: Broadcast,
@@ -148,7 +121,7 @@ def trained_update(
     num_examples: int = 1,
     timing: Timing | None = None,
 ) -> ClientUpdate:
-    """What a device sends back: noise added to the head and to all that it uploads of its terms."""
+    """Return an update with noise added to the head and to all terms that the plan uploads."""
     start = broadcast.adapter
     factors = {}
     for key, (a, b) in start.factors.items():
@@ -165,7 +138,7 @@ def trained_update(
 
 
 def spoil(adapter: Adapter, plan: TrainingPlan) -> Adapter:
-    """A million in place of everything that the plan does not upload."""
+    """Return the adapter with a million in place of all that the plan does not upload."""
     factors = {}
     for key, (a, b) in adapter.factors.items():
         sent = plan.terms.uploaded[key.block, adapter.modules.index(key.module)]

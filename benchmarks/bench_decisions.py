@@ -26,7 +26,8 @@ from devices.fleet.fleet import Device, Fleet
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, Factors, Timing, TrainingPlan
 from devices.vocabulary.trainer import NullTrainer
-from simulator.engine.server_view import LocalWork, ServerView
+from simulator.config.schema import LocalWork
+from simulator.engine.server_view import ServerView
 from traces.bandwidth import BandwidthTrace, Link
 
 ROBERTA = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.config.schema import RunConfig
+from simulator.config.schema import RunConfig, read_section
 from simulator.engine.presence import Presence
 from simulator.world.build import build_world
 from traces.bandwidth import BandwidthTrace
@@ -52,7 +52,7 @@ def queries(after_hours: int) -> None:
 def fleet(num_devices: int, what: str, **met: Any) -> None:
     """Time the world of a fleet, who is there at the start, and one device."""
     group = {"profile": "raspberry-pi-4-2gb", "link": "wifi", "count": num_devices, **met}
-    config = RunConfig.model_validate({**CONFIG, "fleet": {"devices": [group]}})
+    config = read_section(RunConfig, {**CONFIG, "fleet": {"devices": [group]}})
     began, before = time.process_time(), _peak_mb()
     world = build_world(config, "bench")
     built_s = time.process_time() - began

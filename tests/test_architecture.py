@@ -31,6 +31,7 @@ ROOMS = {
             "fetching",
             "datasets",
             "models",
+            "options",
             "tasks",
             "wire",
             "cost",

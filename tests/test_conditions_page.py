@@ -11,15 +11,16 @@ from simulator.config.fleet import (
     BatteryLevel,
     Calendar,
     DeviceGroup,
-    Fleet,
+    FleetConfig,
     LevelReplay,
     LinkReplay,
 )
 from simulator.config.types import Section
+from traces.options import option_hints
 
 PAGE = (Path(__file__).parents[1] / "docs" / "conditions.md").read_text("utf-8")
 SECTIONS: tuple[type[Section], ...] = (
-    Fleet, DeviceGroup, LinkReplay, Calendar, LevelReplay, BatteryConfig, BatteryLevel,
+    FleetConfig, DeviceGroup, LinkReplay, Calendar, LevelReplay, BatteryConfig, BatteryLevel,
     FaultsConfig, Failures, Joining, Leaving, Restart, Scheduled,
 )  # fmt: skip
 
@@ -31,12 +32,12 @@ def told() -> set[str]:
 
 
 def test_every_key_of_devices_and_faults_is_told() -> None:
-    keys = {name for section in SECTIONS for name in section.model_fields}
+    keys = {name for section in SECTIONS for name in option_hints(section)}
     assert keys - told() == set()
 
 
 def test_every_key_that_a_table_tells_of_is_one() -> None:
-    keys = {name for section in SECTIONS for name in section.model_fields}
+    keys = {name for section in SECTIONS for name in option_hints(section)}
     first = re.findall(r"^\| ([^|]+) \|", PAGE, flags=re.MULTILINE)
     names = {name for cell in first for name in re.findall(r"`(?:fleet\.)?([a-z_]+)`", cell)}
     assert len(names) > 20

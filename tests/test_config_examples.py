@@ -12,6 +12,7 @@ import yaml
 
 from simulator.config.experiment import read_experiment
 from simulator.config.schema import RunConfig
+from traces.options import option_hints
 
 DOCS = Path(__file__).parents[1] / "docs"
 BASE: dict[str, Any] = {
@@ -33,7 +34,7 @@ def pieces(page: Path) -> list[Mapping[str, Any]]:
             content = yaml.safe_load(block)
         except yaml.YAMLError:
             continue
-        if isinstance(content, dict) and set(content) <= set(RunConfig.model_fields):
+        if isinstance(content, dict) and set(content) <= set(option_hints(RunConfig)):
             found.append(content)
     return found
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate
 
 
 @dataclass(frozen=True)
@@ -47,25 +47,23 @@ RisingCounts = Annotated[tuple[Count, ...], RISING]
 def check_options(options: Any) -> None:
     """Hold the fields of a dataclass to the types, choices and ranges of their annotations.
 
-    Raises ValueError that says what must hold of the first field that breaks them, and what was
-    given.
+    A field that stands at its default is not looked at. Raises ValueError that says what must hold
+    of the first field that breaks them, and what was given.
     """
-    for name, hint in option_hints(type(options)).items():
-        given = getattr(options, name)
-        if not holds(hint, given):
-            raise ValueError(f"{name} must be {in_words(hint)}, got {given!r}")
+    hints = option_hints(type(options))
+    for field in fields(options):
+        given = getattr(options, field.name)
+        if field.init and given is not field.default and not holds(hints[field.name], given):
+            raise ValueError(f"{field.name} must be {in_words(hints[field.name])}, got {given!r}")
 
 
-def option_hints(cls: type) -> Mapping[str, Any]:
+def option_hints(cls: Any) -> Mapping[str, Any]:
     """Return the annotation of each field that the constructor of a dataclass takes."""
-    known: Any = cls  # mypy takes no class for hashable
-    return _option_hints(known)
-
-
-@cache
-def _option_hints(cls: Any) -> Mapping[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _all_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls) if field.init}
+
+
+_all_hints: Callable[[Any], Mapping[str, Any]] = cache(partial(get_type_hints, include_extras=True))
 
 
 def holds(hint: Any, given: object) -> bool:
@@ -99,6 +97,8 @@ def in_words(hint: Any) -> str:
         if get_origin(base) is tuple:
             named = [rule.words for rule in rules if isinstance(rule, Rule)]
             return " ".join([*named, in_words(base)])
+        if get_origin(base) is dict:
+            return in_words(base)
         return " and ".join(_rules_in_words(rules)) or in_words(base)
     if is_union(hint):
         arms = [arm for arm in get_args(hint) if arm is not types.NoneType]
@@ -109,6 +109,8 @@ def in_words(hint: Any) -> str:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is tuple:
         return _tuple_in_words(get_args(hint))
+    if get_origin(hint) is dict:
+        return f"names, each with {in_words(get_args(hint)[1])}"
     return _NAMES.get(hint, "of its type")
 
 
@@ -139,6 +141,8 @@ def _follows(rule: object, given: Any) -> bool:
             return bool(given < rule.lt)
         case MinLen():
             return len(given) >= rule.min_length
+        case MaxLen():
+            return len(given) <= rule.max_length
         case Predicate():
             return bool(rule.func(given))
     return True  # what it says is for others to read
@@ -167,7 +171,16 @@ def _rules_in_words(rules: Sequence[object]) -> Iterator[str]:
             yield f"at most {_plain(high.le)}"
         case (None, Lt()):
             yield f"below {_plain(high.lt)}"
+    yield from _lengths_in_words(rules)
     yield from (rule.words for rule in rules if isinstance(rule, Rule))
+
+
+def _lengths_in_words(rules: Sequence[object]) -> Iterator[str]:
+    """Yield the words of the lengths that a text may have; MinLen stands before MaxLen."""
+    shortest = [f"at least {rule.min_length}" for rule in rules if isinstance(rule, MinLen)]
+    longest = [f"at most {rule.max_length}" for rule in rules if isinstance(rule, MaxLen)]
+    if shortest or longest:
+        yield f"a text of {' and '.join([*shortest, *longest])} characters"
 
 
 def _plain(number: Any) -> str:

@@ -14,23 +14,23 @@ WEIGHT_TOLERANCE = 1e-9  # sums of a cohort of doubles
 
 
 class WeightsError(ArithmeticError):
-    """Weights that are those of no average."""
+    """These weights are those of no average."""
 
 
 def example_counts(updates: Sequence[ClientUpdate]) -> FloatArray:
-    """(K,): the examples behind each update. Whole numbers, so their sums have no order."""
+    """Return (K,): the examples behind each update, whole numbers whose sums have no order."""
     return np.array([update.num_examples for update in updates], dtype=np.float64)
 
 
 def example_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
-    """(K,): each update's share of the examples."""
+    """Return (K,): each update's share of the examples."""
     counts = example_counts(updates)
     shares: FloatArray = counts / counts.sum()
     return _checked(shares, least=1.0)
 
 
 def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
-    """(K, L, M, R): each update's share of the examples behind a term, among those that sent it.
+    """Return (K, L, M, R): an update's share of a term's examples, among updates that sent it.
 
     Sums to one over K for a term that somebody sent, and to zero for one that nobody did.
     """
@@ -42,7 +42,7 @@ def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
 
 
 def _checked(weights: FloatArray, *, least: float | FloatArray) -> FloatArray:
-    """The weights (K, ...), if none is negative and their sums over K are in [least, 1].
+    """Return the weights (K, ...) if none is negative and each sum over K is in [least, 1].
 
     Raises WeightsError otherwise.
     """
@@ -59,7 +59,7 @@ def _checked(weights: FloatArray, *, least: float | FloatArray) -> FloatArray:
 
 
 def padded_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
-    """(K, L, M, R): each update's share of all examples, 0 for terms that it did not send.
+    """Return (K, L, M, R): an update's share of all examples; 0 for terms that it did not send.
 
     Used as weights of a mean, they count a missing term as zero. (A term that nobody sent keeps its
     value all the same: with A and B at zero it would have no gradient ever again.)
@@ -70,7 +70,7 @@ def padded_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
 
 
 def _sent(updates: Sequence[ClientUpdate]) -> BoolArray:
-    """(K, L, M, R): the terms that each update has brought."""
+    """Return (K, L, M, R): whether each update uploads a term."""
     grids = {id(update.plan.terms): update.plan.terms for update in updates}
     row = {key: k for k, key in enumerate(grids)}
     each: BoolArray = np.stack([grid.uploaded for grid in grids.values()])
@@ -80,7 +80,7 @@ def _sent(updates: Sequence[ClientUpdate]) -> BoolArray:
 def mean_adapter(
     current: Adapter, updates: Sequence[ClientUpdate], term_weights: FloatArray
 ) -> Adapter:
-    """Average the updates term by term, and the head by examples.
+    """Return the mean of the updates term by term, and of their heads by examples.
 
     ``term_weights`` is (K, L, M, R). A term whose weights are all zero keeps its current value.
     Updates are taken in order of device, so arrival order cannot reach the sum.
@@ -105,7 +105,7 @@ def mean_adapter(
 
 
 def mean_head(current: Adapter, updates: Sequence[ClientUpdate]) -> dict[str, Float32Array]:
-    """The mean by examples of what all devices sent, in the order given."""
+    """Return the mean by examples of the heads of all updates, in the order given."""
     adapters, shares = _distinct(updates, example_weights(updates))
     return {
         name: np.einsum("k,k...->...", shares, [one.head[name] for one in adapters]).astype(
@@ -118,7 +118,7 @@ def mean_head(current: Adapter, updates: Sequence[ClientUpdate]) -> dict[str, Fl
 def _distinct(
     updates: Sequence[ClientUpdate], weights: FloatArray
 ) -> tuple[list[Adapter], FloatArray]:
-    """The D different adapters among K updates, and their weights: of (K, ...), summed to (D, ...).
+    """Return the D different adapters of K updates, and their weights summed to (D, ...).
 
     In timing only all devices bring the same one.
     """
@@ -132,7 +132,7 @@ def _distinct(
 
 
 def squared_change(before: Adapter, after: Adapter, num_blocks: int) -> FloatArray:
-    """(L,): squared Frobenius norm of the change in all factors of each block."""
+    """Return (L,): the squared Frobenius norm of the change in all factors of each block."""
     change = np.zeros(num_blocks)
     for key, old in before.factors.items():
         for was, now in zip(old, after.factors[key], strict=True):

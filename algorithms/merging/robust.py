@@ -16,25 +16,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Lt
 
 from devices.vocabulary.plan import ClientUpdate, Factors
 from traces.arrays import BoolArray, Float32Array
+from traces.options import Positive, check_options
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """What the server does with updates before it aggregates them; nothing unless told."""
+    """The server holds updates to this before it aggregates them; to nothing by default."""
 
-    max_norm: float = math.inf  # a larger update is refused
-    clip_norm: float = math.inf  # a larger update is scaled down to it
-    trim_share: float = 0.0  # of the values of a coordinate, at either end
+    max_norm: Positive | None = None
+    """The L2 norm of an update's change above which it is refused."""
+    clip_norm: Positive | None = None
+    """The L2 norm to which the change of a larger update is scaled down."""
+    trim_share: Annotated[float, Ge(0), Lt(0.5)] = 0.0
+    """The share of a coordinate's values that is not believed at either end."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def tame(self, updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
-        """The updates clipped, then trimmed."""
+        """Return the updates, clipped and then trimmed."""
         tamed = list(updates)
-        if self.clip_norm < math.inf:
+        if self.clip_norm is not None:
             tamed = [clipped(update, self.clip_norm) for update in tamed]
         return winsorized(tamed, self.trim_share) if self.trim_share else tamed
 
@@ -43,7 +52,7 @@ AS_SENT = Robustness()
 
 
 def update_norm(update: ClientUpdate) -> float:
-    """L2 norm of all that the update changes: factors and head, as one vector."""
+    """Return the L2 norm of an update's change in factors and head, taken as one vector."""
     pairs = zip(_arrays(update), _starts(update), strict=True)
     with np.errstate(over="ignore", invalid="ignore"):
         steps = [end.astype(np.float64) - start for end, start in pairs]
@@ -51,7 +60,7 @@ def update_norm(update: ClientUpdate) -> float:
 
 
 def clipped(update: ClientUpdate, norm: float) -> ClientUpdate:
-    """The update, its change scaled down to ``norm`` where it is larger."""
+    """Return the update, with its change scaled down to ``norm`` where it is larger."""
     size = update_norm(update)
     if size <= norm:
         return update
@@ -61,7 +70,7 @@ def clipped(update: ClientUpdate, norm: float) -> ClientUpdate:
 
 
 def winsorized(updates: Sequence[ClientUpdate], share: float) -> list[ClientUpdate]:
-    """The updates, each number's change moved into the range of those that trimming keeps.
+    """Return the updates, each number's change moved into the range that trimming keeps.
 
     Of n updates that sent a term the floor(share n) largest and smallest are not kept: fewer than
     1 / share updates stay as they are.
@@ -79,7 +88,7 @@ def winsorized(updates: Sequence[ClientUpdate], share: float) -> list[ClientUpda
 def _winsorize(
     ends: Float32Array, starts: Float32Array, sent: BoolArray, share: float
 ) -> Float32Array:
-    """(K, ...) arrays alike, of one matrix of K updates; ``sent`` is broadcast to them."""
+    """Return (K, ...): one matrix of K updates winsorized; ``sent`` is broadcast to its shape."""
     sent = np.broadcast_to(sent, ends.shape)
     steps = ends - starts
     ranked = np.sort(np.where(sent, steps, np.inf), axis=0)  # what nobody sent comes last
@@ -100,14 +109,14 @@ def _arrays(update: ClientUpdate) -> list[Float32Array]:
 
 
 def _starts(update: ClientUpdate) -> list[Float32Array]:
-    """What each of ``_arrays`` was before training."""
+    """Return each of ``_arrays`` as it was before training."""
     start = update.broadcast.adapter
     factors = [value for key in update.adapter.factors for value in start.factors[key]]
     return [*factors, *(start.head[name] for name in update.adapter.head)]
 
 
 def _sent(update: ClientUpdate) -> list[BoolArray]:
-    """Which numbers of each of ``_arrays`` were uploaded."""
+    """Return a mask for each of ``_arrays``: the numbers that were uploaded."""
     adapter, uploaded = update.adapter, update.plan.terms.uploaded
     masks: list[BoolArray] = []
     for key in adapter.factors:

@@ -64,7 +64,7 @@ def with_model_mixed(update: ClientUpdate, current: Broadcast, share: float) -> 
 
 
 def _mixed_factors(update: ClientUpdate, now: Adapter, key: ModuleKey, share: float) -> Factors:
-    """The factors of one module, of whose terms those that were sent are mixed."""
+    """Return the factors of one module, with the terms that were sent mixed in."""
     terms, (a, b), end = update.plan.terms, now.factors[key], update.adapter.factors[key]
     sent = terms.uploaded[key.block, now.modules.index(key.module)]  # (R,)
     if "a" in terms.trained_factors:
@@ -81,13 +81,13 @@ def _moved_head(
 
 
 def _moved(now: Float32Array, start: Float32Array, end: Float32Array, share: float) -> Float32Array:
-    """Numbers that go a share of the way from ``start`` to ``end``, beginning at ``now``."""
+    """Return ``now`` moved by a share of the way from ``start`` to ``end``."""
     moved: Float32Array = now + np.float32(share) * (end - start)
     return moved
 
 
 def _faded(update: ClientUpdate, head: dict[str, Float32Array], share: float) -> ClientUpdate:
-    """The update with B, and so the product B A, times the share, and with this head."""
+    """Return the update with this head, and with B (so B A too) times the share."""
     factors = {
         key: Factors(a, np.float32(share) * b) for key, (a, b) in update.adapter.factors.items()
     }

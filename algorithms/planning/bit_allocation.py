@@ -26,7 +26,7 @@ _ERROR = {"fp16": 2.0**-32, "int8": 2.0**-16, "int4": 2.0**-8, "nf4": 2.0**-8}
 
 
 def greedy_formats(salience: FloatArray, four_bit: FourBit) -> list[Formats]:
-    """Formats of all blocks from fp16 down to 4 bits, one block one step lower each time.
+    """Return formats of all blocks from fp16 to 4 bits, one block a step lower each time.
 
     The next to lose bits is the one with the least salience-weighted error per byte saved. Blocks
     are equally large, so the sequence is the same for every budget: a budget picks where to stop.
@@ -46,7 +46,7 @@ def greedy_formats(salience: FloatArray, four_bit: FourBit) -> list[Formats]:
 
 
 def threshold_formats(salience: FloatArray, share: float, *, four_bit: FourBit) -> Formats:
-    """4 bits for the least salient ``share`` of the blocks, int8 for the rest."""
+    """Return 4 bits for the least salient ``share`` of the blocks, and int8 for the rest."""
     num_low = int(np.floor(share * len(salience) + 0.5))
     low = set(np.argsort(salience, kind="stable")[:num_low].tolist())
     return tuple(four_bit if block in low else "int8" for block in range(len(salience)))
@@ -54,7 +54,7 @@ def threshold_formats(salience: FloatArray, share: float, *, four_bit: FourBit) 
 
 @dataclass(frozen=True, eq=False)
 class UploadSteps:
-    """Every step up in precision that a term could be given, the most worth per bit first."""
+    """These are all steps up in precision of all terms, the most worth per bit first."""
 
     term: IntArray  # (S,): flat index of the term
     bits: IntArray  # (S,): bits per parameter after the step
@@ -70,7 +70,7 @@ class UploadSteps:
         levels: Sequence[int],
         scale_bits: int = SCALE_BITS,
     ) -> UploadSteps:
-        """Steps 0 -> levels[0] -> levels[1] ... of each term, by score * gain / added bits.
+        """Return the steps 0, levels[0], levels[1] ... of each term, by score * gain / added bits.
 
         ``score`` and ``num_parameters`` have the shape of the grid; ``levels`` rise. The gain of q
         bits is u(q) = 1 - 2^(-2q), u(0) = 0.
@@ -88,7 +88,7 @@ class UploadSteps:
 
 
 def adaptive_bits(steps: UploadSteps, sent: BoolArray, *, budget_bits: int) -> BitsArray:
-    """Bits of each term in ``sent``: always the step most worth per bit among those that still fit.
+    """Return the bits of each term in ``sent``, by the steps most worth per bit that still fit.
 
     Exact where the budget is used up without passing over a step; else it may miss at most the
     worth of the first step passed over.
@@ -114,12 +114,12 @@ def adaptive_bits(steps: UploadSteps, sent: BoolArray, *, budget_bits: int) -> B
 def uniform_bits(
     num_parameters: IntArray, sent: BoolArray, *, budget_bits: int, levels: Sequence[int]
 ) -> BitsArray:
-    """The highest level at which every term in ``sent`` fits, for all; 0 where none does."""
+    """Return the highest level at which all terms in ``sent`` fit, the same for all; else 0."""
     size = int(num_parameters[sent].sum())
     fitting = [q for q in levels if q * size + SCALE_BITS * int(sent.sum()) <= budget_bits]
     return np.where(sent, max(fitting, default=0), 0).astype(np.uint8)
 
 
 def _stored_bits(name: WeightFormat) -> float:
-    """Bits of a weight in memory, its share of the group's scale and zero included."""
+    """Return the bits of a weight in memory, with its share of the group's scale and zero."""
     return FORMAT_BITS[name] + 8 * GROUP_BYTES[name] / GROUP

@@ -24,7 +24,7 @@ papers do: device k to entry k mod n."""
 def block_counts(
     fleet: FleetView, cohort: Sequence[DeviceId], *, rank: int, limits: BlockCounts
 ) -> dict[DeviceId, int]:
-    """How many blocks each device holds and trains, by rising device; without those with none."""
+    """Return the blocks that each device holds and trains; one that holds none is absent."""
     num_blocks = fleet.model.num_blocks
     peaks: dict[str, list[int]] = {}  # by profile: bytes that 1, 2, .. L blocks take
     counts = {}
@@ -41,19 +41,19 @@ def block_counts(
 def compact_plan(
     fleet: FleetView, device_id: DeviceId, present: BoolArray, *, rank: int
 ) -> TrainingPlan:
-    """Every term of the blocks that are ``present`` (L,) held and trained, the others absent."""
+    """Return a plan that trains every term of the blocks ``present`` (L,); others are absent."""
     formats: list[BlockFormat] = ["fp32" if is_present else "absent" for is_present in present]
     held = np.broadcast_to(present[:, None, None], fleet.model.grid_shape(rank))
     return make_plan(fleet, device_id, truncated(held), tuple(formats))
 
 
 def counted_alike(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
-    """With one example each, so that means over them are not weighted."""
+    """Return the updates with one example each, so that means over them are not weighted."""
     return [replace(update, num_examples=1) for update in updates]
 
 
 def _peak_bytes(fleet: FleetView, device_id: DeviceId, rank: int) -> list[int]:
-    """(L,): memory of 1, 2, .. L blocks. They are alike, so that it matters not which."""
+    """Return (L,): the memory in bytes of 1, 2, .. L blocks, which are all alike."""
     index = np.arange(fleet.model.num_blocks)
     plans = [compact_plan(fleet, device_id, index <= last, rank=rank) for last in index]
     return [fleet.cost(plan).memory.total for plan in plans]

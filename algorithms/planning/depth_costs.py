@@ -15,14 +15,14 @@ from traces.arrays import FloatArray, IntArray
 
 
 class Work(NamedTuple):
-    """A configuration: the top ``depth`` blocks trained, ``quantized`` of them packed."""
+    """A configuration trains the top ``depth`` blocks, with ``quantized`` of them packed."""
 
     depth: int
     quantized: int
 
 
 class WorkCost(NamedTuple):
-    """What a configuration costs on one device profile."""
+    """The cost of a configuration is that on one device profile."""
 
     peak_bytes: int
     step_s: float
@@ -31,7 +31,7 @@ class WorkCost(NamedTuple):
 
 
 class DepthMenu(NamedTuple):
-    """(L,) each: what depth d takes, at index d - 1, with the least quantization that fits."""
+    """A menu holds (L,) costs: depth d at index d - 1, with the least quantization that fits."""
 
     quantized: IntArray  # -1 where a depth does not fit at all
     step_s: FloatArray  # inf there
@@ -44,7 +44,7 @@ NOT_HELD = (-1, math.inf, 0, 0)
 
 
 class DepthCosts:
-    """Costs of one decision, each worked out once: per profile, and per profile and budget."""
+    """Depth costs are worked out once for each profile and memory budget of a decision."""
 
     def __init__(
         self,
@@ -52,20 +52,20 @@ class DepthCosts:
         plan_of: Callable[[Work], TrainingPlan],
         most_quantized: Callable[[int], int],
     ) -> None:
-        """``plan_of`` builds a one-step plan; ``most_quantized`` maps a depth to its limit."""
+        """Take a builder of one-step plans and the limit of quantized blocks of each depth."""
         self._fleet, self._plan_of, self._most_quantized = fleet, plan_of, most_quantized
         self._plans: dict[Work, TrainingPlan] = {}
         self._costs: dict[str, dict[Work, WorkCost]] = {}  # by profile
         self._menus: dict[tuple[str, int], DepthMenu] = {}
 
     def plan(self, work: Work) -> TrainingPlan:
-        """The plan of a configuration, for no device in particular."""
+        """Return the plan of a configuration, for no device in particular."""
         if work not in self._plans:
             self._plans[work] = self._plan_of(work)
         return self._plans[work]
 
     def cost(self, device_id: DeviceId, work: Work) -> WorkCost:
-        """Costs of a configuration on a device, by the cost model."""
+        """Return the costs of a configuration on a device, by the cost model."""
         known = self._costs.setdefault(self._fleet.profile(device_id).name, {})
         if work not in known:
             cost = self._fleet.cost(self.plan(work).on(device_id))
@@ -75,7 +75,7 @@ class DepthCosts:
         return known[work]
 
     def menu(self, device_id: DeviceId) -> DepthMenu:
-        """For each depth the fewest quantized blocks whose peak is within the device's budget.
+        """Return, by depth, the fewest quantized blocks whose peak is within the device's budget.
 
         More than the fewest only adds time and noise. One walk finds them all, since the peak never
         falls with depth: what was too little for one depth is too little for the next.
@@ -116,11 +116,11 @@ class Measured:
 
     @classmethod
     def nothing(cls) -> Measured:
-        """Before the first round."""
+        """Return what is known before the first round."""
         return cls({}, 0.0, 0.0, 0.0)
 
     def add(self, work: Work, local_steps: int, timing: Timing, smoothing: float) -> Measured:
-        """With one more round. One in which some phase took no time measures nothing."""
+        """Return the measures after one more round; one with a phase of no time is left out."""
         if min(timing) <= 0:
             return self
         kept = 1 - smoothing
@@ -135,14 +135,14 @@ class Measured:
 
 
 class Pace(NamedTuple):
-    """How a device is believed to run now."""
+    """A pace is how a device is believed to run now."""
 
     train_ratio: float  # its training seconds for each second that the cost model predicts
     link: LinkRate
 
 
 def estimated_pace(costs: DepthCosts, device_id: DeviceId, prior: Pace, seen: Measured) -> Pace:
-    """The prior, replaced by what was measured as rounds come in: mu <- (1 - beta) mu + beta x."""
+    """Return the prior blended with what was measured: mu <- (1 - beta) mu + beta x a round."""
     if not seen.mix:
         return prior
     step_s = download_bytes = upload_bytes = 0.0
@@ -168,7 +168,7 @@ def estimated_pace(costs: DepthCosts, device_id: DeviceId, prior: Pace, seen: Me
 def round_times(
     fleet: FleetView, costs: DepthCosts, device_id: DeviceId, seen: Measured | None = None
 ) -> FloatArray:
-    """(L,): seconds of a round at each depth; inf where it does not fit.
+    """Return (L,): the seconds of a round at each depth; inf where it does not fit.
 
     At the device's registered speed and last measured rates, corrected by what was ``seen``.
     """

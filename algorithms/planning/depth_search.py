@@ -15,7 +15,7 @@ SLACK = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class DepthProblem:
-    """N devices, each to train the top 1 to L blocks.
+    """The problem is to choose a depth of 1 to L blocks for each of N devices.
 
     A choice is (N,) depths. It is worth its gain per second of round and of waiting:
 
@@ -28,18 +28,18 @@ class DepthProblem:
     wait_weight: float
 
     def score(self, depths: IntArray) -> float:
-        """Worth of a choice."""
+        """Return the worth of a choice."""
         taken_s = self.round_s[np.arange(len(depths)), depths - 1]
         gain = self.weights @ self.depth_gains[depths - 1]
         return float(gain / self.price_s(taken_s.max(), taken_s.mean()))
 
     def price_s(self, slowest_s: FloatArray, mean_s: FloatArray) -> FloatArray:
-        """Seconds that a choice costs: T + wait_weight W."""
+        """Return the seconds that a choice costs: T + wait_weight W."""
         return slowest_s + self.wait_weight * (slowest_s - mean_s)
 
 
 def undominated(round_s: FloatArray) -> FloatArray:
-    """``round_s`` with inf wherever a greater depth takes no longer."""
+    """Return ``round_s`` with inf wherever a greater depth takes no longer."""
     quickest_from = np.minimum.accumulate(round_s[:, ::-1], axis=1)[:, ::-1]
     kept = round_s.copy()
     kept[:, :-1][quickest_from[:, 1:] <= round_s[:, :-1]] = math.inf
@@ -47,14 +47,14 @@ def undominated(round_s: FloatArray) -> FloatArray:
 
 
 def deepest_within(round_s: FloatArray, limit_s: float) -> IntArray:
-    """(N,): the greatest depth of each device that takes at most ``limit_s``; 0 where none does."""
+    """Return (N,): the greatest depth that takes at most ``limit_s``; 0 where none does."""
     depths = np.arange(1, round_s.shape[1] + 1)
     chosen: IntArray = np.where(round_s <= limit_s, depths, 0).max(axis=1)
     return chosen
 
 
 def sweep(problem: DepthProblem) -> IntArray:
-    """(N,): the best choice of the form "everybody as deep as tau allows", over all tau.
+    """Return (N,): the best of the choices in which all go as deep as a time tau allows.
 
     Optimal over all choices where round times rise with depth: with the slowest device given, going
     deeper within its time raises the gain and lowers the waiting. Ties go to the smaller tau.
@@ -81,12 +81,12 @@ def sweep(problem: DepthProblem) -> IntArray:
 
 
 def pace_of_slowest(round_s: FloatArray) -> float:
-    """Seconds below which some device can do nothing at all."""
+    """Return the seconds below which some device can do nothing at all."""
     return float(round_s.min(axis=1).max())
 
 
 def climb(problem: DepthProblem) -> IntArray:
-    """(N,): from everybody's quickest depth, deepen one device at a time while any can.
+    """Return (N,) depths: from all quickest ones, one device at a time is deepened.
 
     Each step takes the device with the most gain per second that it adds to round and waiting; the
     best choice on the way is kept. O(N^2 L).
@@ -113,7 +113,7 @@ def climb(problem: DepthProblem) -> IntArray:
 
 
 def _next_depth(round_s: FloatArray) -> IntArray:
-    """(N, L): the next greater depth that a device can hold, 0 where there is none."""
+    """Return (N, L): the next greater depth that a device can hold; 0 where there is none."""
     num_blocks = round_s.shape[1]
     held = np.where(np.isfinite(round_s), np.arange(1, num_blocks + 1), num_blocks + 1)
     following = np.minimum.accumulate(held[:, ::-1], axis=1)[:, ::-1]
@@ -123,21 +123,21 @@ def _next_depth(round_s: FloatArray) -> IntArray:
 
 
 def draw(round_s: FloatArray, rng: np.random.Generator) -> IntArray:
-    """(N,): for each device one of the depths that it can hold, each as likely as another."""
+    """Return (N,): a depth for each device, drawn uniformly from those that it can hold."""
     lots = rng.random(round_s.shape)
     depths: IntArray = np.where(np.isfinite(round_s), lots, -1.0).argmax(axis=1) + 1
     return depths
 
 
 def deepest_common(round_s: FloatArray) -> IntArray:
-    """(N,): the greatest depth that all devices can hold; 0 where there is none."""
+    """Return (N,): the greatest depth that all devices can hold; 0 where there is none."""
     is_common = np.isfinite(round_s).all(axis=0)
     depth = int(np.flatnonzero(is_common)[-1]) + 1 if is_common.any() else 0
     return np.full(len(round_s), depth)
 
 
 def cover(problem: DepthProblem, depths: IntArray, due: IntArray, share: float) -> IntArray:
-    """(N,): ``depths``, deepened until devices with ``share`` of the examples reach each due depth.
+    """Return (N,): ``depths`` deepened until ``share`` of the examples reach each due depth.
 
     Everybody goes as deep as the least tau allows at which that is so. A due depth that devices
     with less than ``share`` of the examples can hold waits for another cohort.
@@ -148,7 +148,7 @@ def cover(problem: DepthProblem, depths: IntArray, due: IntArray, share: float) 
 
 
 def _time_to_cover(problem: DepthProblem, depth: int, share: float) -> float:
-    """The least tau at which devices with ``share`` of the examples train ``depth`` blocks."""
+    """Return the least time at which ``share`` of the examples train ``depth`` blocks."""
     reach_s = problem.round_s[:, depth - 1 :].min(axis=1)
     order = np.argsort(reach_s, kind="stable")
     covered = problem.weights[order].cumsum()

@@ -15,7 +15,7 @@ from traces.arrays import BoolArray, Float32Array, FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """Smoothed sensitivity of every element of an adapter, as in AdaLoRA (arXiv 2303.10512).
+    """Sensitivity is smoothed for every element of an adapter, as in AdaLoRA (2303.10512).
 
     ``mean`` and ``spread`` are its moving averages Ibar and Ubar, shaped like the adapter.
     """
@@ -26,7 +26,7 @@ class Sensitivity:
 
     @classmethod
     def unknown(cls, adapter: Adapter) -> Sensitivity:
-        """What is known before the first update: nothing, and every score is 0."""
+        """Return what is known before the first update: nothing, and every score is 0."""
         zeros = {
             key: Factors(np.zeros_like(a), np.zeros_like(b))
             for key, (a, b) in adapter.factors.items()
@@ -35,7 +35,7 @@ class Sensitivity:
 
     @cached_property
     def score(self) -> FloatArray:
-        """(L, M, R): s = Ibar * Ubar, averaged over each term's row of A and over its column of B.
+        """Return (L, M, R): the means of s = Ibar * Ubar over a term's row of A and column of B.
 
         The sum of both means. Its unit carries the learning rate^-2, which changes no order.
         """
@@ -53,7 +53,7 @@ class Sensitivity:
     def observe(
         self, updates: Sequence[ClientUpdate], *, beta1: float, beta2: float
     ) -> Sensitivity:
-        """The averages after one aggregation; a term that nobody sent keeps what it had.
+        """Return the averages after one aggregation; a term that nobody sent keeps its own.
 
         I = |w_start * (w_start - w_end)| is averaged by examples over the devices that sent the
         term. The learning rate that would make a gradient of the difference is a constant factor.
@@ -74,7 +74,7 @@ class Sensitivity:
 
 
 def magnitudes(adapter: Adapter) -> FloatArray:
-    """(L, M, R): the mean magnitude of each term's row of A plus that of its column of B."""
+    """Return (L, M, R): the mean magnitude of a term's row of A plus that of its column of B."""
     return _term_grid(
         {key: _term_means(np.abs(a), np.abs(b)) for key, (a, b) in adapter.factors.items()}
     )
@@ -83,7 +83,7 @@ def magnitudes(adapter: Adapter) -> FloatArray:
 def _mean_sensitivity(
     updates: Sequence[ClientUpdate], key: ModuleKey, weights: FloatArray
 ) -> Factors:
-    """I of one module's elements; ``weights`` is (K, R)."""
+    """Return the sensitivities I of one module's elements; ``weights`` is (K, R)."""
     total_a: Float32Array | float = 0.0
     total_b: Float32Array | float = 0.0
     for update, share in zip(updates, weights.astype(np.float32), strict=True):
@@ -99,7 +99,7 @@ def _smooth(
     fresh: BoolArray,
     betas: tuple[float, float],
 ) -> tuple[Float32Array, Float32Array]:
-    """Ibar <- beta1 Ibar + (1 - beta1) I, then Ubar <- beta2 Ubar + (1 - beta2) |I - Ibar|."""
+    """Return Ibar <- beta1 Ibar + (1 - beta1) I, and Ubar likewise of |I - Ibar| with beta2."""
     beta1, beta2 = np.float32(betas[0]), np.float32(betas[1])
     mean = np.where(fresh, beta1 * old[0] + (1 - beta1) * now, old[0])
     spread = np.where(fresh, beta2 * old[1] + (1 - beta2) * np.abs(now - mean), old[1])
@@ -107,13 +107,13 @@ def _smooth(
 
 
 def _term_means(a: FloatArray | Float32Array, b: FloatArray | Float32Array) -> FloatArray:
-    """(R,) from (R, in) and (out, R)."""
+    """Return (R,): the mean of each row of A (R, in) plus that of each column of B (out, R)."""
     means: FloatArray = a.mean(axis=1, dtype=np.float64) + b.mean(axis=0, dtype=np.float64)
     return means
 
 
 def _term_grid(terms: Mapping[ModuleKey, FloatArray]) -> FloatArray:
-    """(L, M, R) from (R,) for each module; the modules of a block stand in their order."""
+    """Return (L, M, R) from (R,) of each module, the modules of a block in their order."""
     num_blocks = 1 + max(key.block for key in terms)
     return np.array(
         [[row for key, row in terms.items() if key.block == block] for block in range(num_blocks)]
@@ -123,7 +123,7 @@ def _term_grid(terms: Mapping[ModuleKey, FloatArray]) -> FloatArray:
 def choose_terms(
     score: FloatArray, num_terms: int, *, explore_share: float, rng: np.random.Generator
 ) -> BoolArray:
-    """(L, M, R): in each module the ``num_terms`` of the highest score, ties broken at random.
+    """Return (L, M, R): in each module the ``num_terms`` best terms, ties broken at random.
 
     Each of these slots goes, with probability ``explore_share``, to a term drawn at random from
     those without a slot.

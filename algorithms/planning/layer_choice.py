@@ -13,7 +13,7 @@ from traces.arrays import BoolArray, FloatArray, IntArray
 
 @dataclass(frozen=True, eq=False)
 class LayerProblem:
-    """N devices, each to train some of L blocks: x_il says whether device i trains block l.
+    """The problem is which of L blocks (x_il) each of N devices trains.
 
     max  sum_il x_il norms_il - consistency sum_l sum_{i<j} (x_il - x_jl)^2
     """
@@ -23,13 +23,13 @@ class LayerProblem:
     consistency: float  # lambda
 
     def score(self, chosen: BoolArray) -> float:
-        """What a choice (N, L) is worth."""
+        """Return the worth of a choice (N, L)."""
         counts = chosen.sum(axis=0)
         apart = int((counts * (len(chosen) - counts)).sum())
         return float(self.norms[chosen].sum()) - self.consistency * apart
 
     def own_gains(self, chosen: BoolArray, device: int) -> FloatArray:
-        """(L,): what each block adds to the score if this device trains it, the others given."""
+        """Return (L,): what each block adds to the score if this device trains it too."""
         num_others = len(chosen) - 1
         alike = chosen.sum(axis=0) - chosen[device]
         gains: FloatArray = self.norms[device] - self.consistency * (num_others - 2 * alike)
@@ -37,7 +37,7 @@ class LayerProblem:
 
 
 def choose_layers(problem: LayerProblem) -> BoolArray:
-    """(N, L): the blocks that each device trains, at least one where it can train any.
+    """Return (N, L): the blocks that each device trains, at least one where it can train any.
 
     Exact without the consistency term, where devices do not depend on each other. With it, the best
     of three climbs: from what each device would choose alone, from what it would choose by the mean
@@ -57,7 +57,7 @@ def choose_layers(problem: LayerProblem) -> BoolArray:
 
 
 def best_blocks(gains: FloatArray, budgets: IntArray) -> BoolArray:
-    """(L,): the blocks of one device with the largest sum of gains; none where no budget allows it.
+    """Return (L,): the blocks of one device with the most gain; none where no budget allows it.
 
     For each block that may be the lowest: that one, and the most gainful of those above, as many
     positive ones as the budget holds. Ties go to the fewest crossed blocks. O(L^2).

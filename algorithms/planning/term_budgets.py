@@ -21,19 +21,19 @@ the fleet is cut into equal groups (``groups``). ``memory`` grants everybody the
 
 
 class Workload(NamedTuple):
-    """What a device can train, and in which of the formats on offer its blocks then lie."""
+    """A workload is the terms that a device can train, and the formats of its blocks then."""
 
     num_terms: int  # in each module
     formats_index: int
 
     @property
     def without_terms(self) -> Workload:
-        """The head alone."""
+        """Return the workload of the head alone."""
         return self._replace(num_terms=0)
 
 
 class TypicalCosts:
-    """Costs of plans whose terms are not chosen yet: how many there are matters, not which.
+    """Typical costs are those of plans whose terms are counted and not chosen yet.
 
     Each is asked for once per profile.
     """
@@ -46,7 +46,7 @@ class TypicalCosts:
         rank: int,
         grid_of: Callable[[BoolArray], TermGrid],
     ) -> None:
-        """``grid_of`` makes a plan's terms of those that are trained."""
+        """Take what makes a plan's term grid of the terms that are trained."""
         self._fleet, self._formats, self._grid_of = fleet, formats, grid_of
         self._shape = fleet.model.grid_shape(rank)
         self._known: dict[tuple[str, Workload], Cost] = {}
@@ -61,7 +61,7 @@ class TypicalCosts:
         return self._known[key]
 
     def first_fitting(self, device_id: DeviceId, num_terms: int) -> Workload | None:
-        """The first formats in which the device can hold ``num_terms``.
+        """Return the first formats in which the device can hold ``num_terms``.
 
         Where it cannot in any, the most terms that it can hold in the last formats; None where it
         cannot hold one. Memory has to fall along the formats, and with the terms.
@@ -81,19 +81,19 @@ class TypicalCosts:
 
 
 def truncated(trained: BoolArray) -> TermGrid:
-    """Those terms held, trained and uploaded as they are; the others are not on the device."""
+    """Return a grid that holds, trains and uploads these terms; others are not on the device."""
     return TermGrid(trained, trained, np.where(trained, 32, 0).astype(np.uint8))
 
 
 def first_terms(shape: tuple[int, int, int], num_terms: int) -> TermGrid:
-    """The first ``num_terms`` of every module, and no other on the device."""
+    """Return a grid of the first ``num_terms`` of every module, and no other on the device."""
     return truncated(np.broadcast_to(np.arange(shape[2]) < num_terms, shape))
 
 
 def plans_by_rank(
     fleet: FleetView, cohort: Sequence[DeviceId], ranks: Mapping[DeviceId, int], *, rank: int
 ) -> list[TrainingPlan]:
-    """Each device of the cohort holds and trains the first ``ranks`` of ``rank`` terms a module.
+    """Return plans in which each device holds and trains its first ``ranks`` of ``rank`` terms.
 
     A device without a rank sits out.
     """
@@ -104,7 +104,7 @@ def plans_by_rank(
 def fitting_ranks(
     fleet: FleetView, ranks: Sequence[int], *, rank: int, rule: RankRule
 ) -> dict[DeviceId, int]:
-    """For each device the largest of ``ranks`` that the rule grants and its memory holds.
+    """Return, by device, the largest of ``ranks`` that the rule grants and its memory holds.
 
     One of them above ``rank`` means ``rank``. A device that cannot hold the smallest is absent.
     """
@@ -128,7 +128,7 @@ def fitting_ranks(
 def budgets_by_speed(
     step_s: Mapping[DeviceId, float], budgets: Sequence[int]
 ) -> dict[DeviceId, int]:
-    """The largest budget for a device x times slower than the median, divided by x.
+    """Return the largest budget divided by x for a device x times slower than the median.
 
     Rounded down to one of the ``budgets``, which rise; the smallest is for all.
     """
@@ -144,7 +144,7 @@ def budgets_by_speed(
 def budgets_by_group(
     step_s: Mapping[DeviceId, float], budgets: Sequence[int]
 ) -> dict[DeviceId, int]:
-    """The largest budget for the fastest devices, the smallest for the slowest, in equal groups."""
+    """Return the largest budget for the fastest of equal groups, the smallest for the slowest."""
     from_fastest = sorted(step_s, key=lambda device_id: (step_s[device_id], device_id))
     groups = np.array_split(np.array(from_fastest), len(budgets))
     return {

@@ -45,7 +45,7 @@ class Fair:
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
-        """The best cohort of its size; which of several is drawn."""
+        """Return the best cohort of its size; of several best ones, one is drawn."""
         rows = rng.permutation(roster.rows(idle))
         if not 0 < slots < len(rows):
             return roster.named(rows[:slots])
@@ -60,7 +60,7 @@ class Fair:
 
 
 def _best_prefix(owed: FloatArray, price: FloatArray, slots: int) -> int:
-    """How many of the devices, quickest first, to take the ``slots`` most owed ones from.
+    """Return how many of the quickest devices to take the ``slots`` most owed ones from.
 
     Exact: whoever is the slowest of the cohort, the others are the most owed of the quicker ones.
     Only a device that is owed more than one of the cohort so far can better it, and such are few:

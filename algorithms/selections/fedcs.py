@@ -48,7 +48,7 @@ class FedCS:
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
-        """Fewer than ``slots`` where fewer make the deadline."""
+        """Return the quickest devices, fewer than ``slots`` where fewer make the deadline."""
         rows = roster.rows(idle)
         num_asked = min(math.ceil(self.factor * slots), len(rows))
         asked = rng.choice(rows, size=num_asked, replace=False)
@@ -59,7 +59,7 @@ class FedCS:
 
 
 def expected_trips_s(roster: Roster, rows: IntArray) -> FloatArray:
-    """(len(rows),): seconds that a round trip of each device is expected to take."""
+    """Return (len(rows),): the seconds that a round trip of each device is expected to take."""
     trips_s = roster.trip_s[rows]
     fleet, shape = roster.fleet, roster.fleet.model.grid_shape(roster.rank)
     everything = TermGrid.top_blocks(shape, shape[0])

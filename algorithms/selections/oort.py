@@ -71,7 +71,7 @@ class Oort:
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
-        """As many as there are slots and devices, however many of them are new."""
+        """Return as many devices as there are slots, or all; however many of them are new."""
         rows = roster.rows(idle)
         is_new = roster.times_picked[rows] == 0
         new, old = rows[is_new], rows[~is_new]
@@ -89,7 +89,7 @@ class Oort:
     def _exploited(
         self, roster: Roster, old: IntArray, count: int, *, rng: np.random.Generator
     ) -> IntArray:
-        """By score from the best ``count`` and those not far below."""
+        """Return ``count`` rows, drawn by score from the best and those not far below."""
         if count in (0, len(old)):
             return old[:count]
         score = self.scores(roster, old)
@@ -98,7 +98,7 @@ class Oort:
         return draw_weighted(old[good], score[good], count, rng=rng)
 
     def scores(self, roster: Roster, rows: IntArray) -> FloatArray:
-        """(len(rows),): of devices that have been picked before."""
+        """Return (len(rows),): the scores of devices that have been picked before."""
         utility = roster.num_examples[rows] * np.sqrt(np.nan_to_num(roster.squared_loss[rows]))
         most = np.sort(utility)[min(int(self.clip * len(utility)), len(utility) - 1)]
         least = utility.min()
@@ -110,14 +110,14 @@ class Oort:
         return score
 
     def preferred_s(self, roster: Roster) -> float:
-        """T: round trips may take so long without a penalty."""
+        """Return T, the seconds that a round trip may take without a penalty."""
         seen_s = np.sort(roster.trip_s[np.isfinite(roster.trip_s)])
         share = self._preferred_share(roster.utility)
         place = int(share * len(seen_s))
         return math.inf if share >= 1 or not len(seen_s) else float(seen_s[place])
 
     def _preferred_share(self, utility: FloatArray) -> float:
-        """Where the pacer has come to after so many rounds."""
+        """Return the preferred share that the pacer has come to after these rounds."""
         share, length = self.preferred_share, self.pacer_rounds
         windows = utility[: len(utility) // length * length].reshape(-1, length).sum(axis=1)
         for before, now in pairwise(windows):

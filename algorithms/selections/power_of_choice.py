@@ -43,7 +43,7 @@ class PowerOfChoice:
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
-        """Of equal losses, as where none is known, the device that was drawn first."""
+        """Return the devices of the largest losses; of equal ones, that which was drawn first."""
         rows = roster.rows(idle)
         d = min(math.ceil(self.factor * slots), len(rows))
         drawn = draw_weighted(rows, roster.num_examples[rows], d, rng=rng)

@@ -52,7 +52,7 @@ Aggregation = Literal["zero_padding", "rank_one"]
 
 @dataclass(frozen=True)
 class RankSearch:
-    """Where the search for the best mean rank stands."""
+    """The state of the search for the best mean rank: the rank and the last rounds."""
 
     mean_rank: int
     step: int  # the last move
@@ -60,7 +60,7 @@ class RankSearch:
     rate: float  # loss decrease per second in the last round; NaN while unknown
 
     def observe(self, loss: float, round_s: float, *, lowest: int, highest: int) -> RankSearch:
-        """One more round: go on while the loss falls faster than in the round before, else turn.
+        """Return the search after a round: it turns where the loss falls slower than before.
 
         At a bound the way leads back. Two rounds make a first rate, which is worth a first move.
         """
@@ -143,7 +143,7 @@ class FAHQLoRA(Strategy[RankSearch]):
         )
 
     def _formats(self, fleet: FleetView) -> list[Formats]:
-        """What all blocks may be packed to, from the most memory to the least."""
+        """Return the formats that blocks may be packed to, from the most memory to the least."""
         names: tuple[WeightFormat, ...] = ("fp32", "fp16", "int8", self.four_bit)
         return [(name,) * fleet.model.num_blocks for name in names]
 
@@ -151,7 +151,7 @@ class FAHQLoRA(Strategy[RankSearch]):
 def rank_times(
     fleet: FleetView, costs: TypicalCosts, device_id: DeviceId, limit: Workload, *, rank: int
 ) -> FloatArray:
-    """(R,): seconds of a round with 1 to R terms a module; inf beyond the device's limit.
+    """Return (R,): seconds of a round with 1 to R terms a module; inf beyond the limit.
 
     Never falling: a rank counts as slow as any below it.
     """
@@ -169,7 +169,7 @@ def rank_times(
 
 
 def assign_ranks(round_s: FloatArray, *, min_rank: int, total: int) -> IntArray:
-    """(N,): ranks that sum up to ``total`` with the least maximum of the round times.
+    """Return (N,): ranks that sum up to ``total`` with the least maximum of the round times.
 
     ``round_s`` is (N, R), column r - 1 for rank r, never falling along a row, and inf for what a
     device cannot hold. Each gets at least ``min_rank``, or the most it holds where that is less;

@@ -81,7 +81,7 @@ def depth_on(
     use: FactorUse = "both",
     activation_bits: int = 32,
 ) -> int:
-    """Trained blocks, as a number. Raises ValueError where there are not that many."""
+    """Return the number of trained blocks. Raises ValueError where there are not so many."""
     if depth == "all":
         return fleet.model.num_blocks
     if depth == "common":
@@ -97,7 +97,7 @@ def depth_on(
 def common_depth(
     fleet: FleetView, rank: int, *, use: FactorUse = "both", activation_bits: int = 32
 ) -> int:
-    """The most blocks that every device of the fleet can train within its memory budget.
+    """Return the most blocks that every device of the fleet can train within its memory.
 
     Raises ValueError where some device cannot train one.
     """

@@ -61,7 +61,7 @@ QuantOrder = Literal["output_first", "input_first"]
 
 @dataclass(frozen=True, eq=False)
 class FedQuadMemory:
-    """What FedQuad knows of the model's blocks and of its devices."""
+    """FedQuad remembers this of the model's blocks and of its devices."""
 
     block_gains: FloatArray  # (L,): moving mean of squared update norms; NaN: never updated
     rounds_uncovered: IntArray  # (L,): rounds since enough devices trained the block
@@ -155,7 +155,7 @@ class FedQuad(Strategy[FedQuadMemory]):
     def _remember(
         self, memory: FedQuadMemory, updates: Sequence[ClientUpdate], change: FloatArray
     ) -> FedQuadMemory:
-        """``change`` is (L,): the squared norm of the aggregated update of each block."""
+        """Return the memory after an update whose squared norms by block are ``change`` (L,)."""
         trained = np.stack([u.plan.terms.uploaded.any(axis=(1, 2)) for u in updates])  # (K, L)
         known = np.where(np.isnan(memory.block_gains), change, memory.block_gains)
         gains = known + self.gain_smoothing * (change - known)
@@ -178,7 +178,7 @@ class FedQuad(Strategy[FedQuadMemory]):
         return depth if self.quantize == "as_needed" else 0
 
     def _one_step(self, fleet: FleetView, work: Work) -> TrainingPlan:
-        """A plan of one training step, for the fleet's first device."""
+        """Return a plan of one training step, for the fleet's first device."""
         blocks = fleet.model.num_blocks
         packed_end = blocks
         if self.quant_order == "input_first":
@@ -192,7 +192,7 @@ class FedQuad(Strategy[FedQuadMemory]):
     def _depths(
         self, problem: DepthProblem, state: ServerState[FedQuadMemory], rng: np.random.Generator
     ) -> list[int]:
-        """The depth of each device; 0: it sits out."""
+        """Return the depth of each device; 0 means that it sits out."""
         round_s = problem.round_s
         match self.choose:
             case "common_depth":
@@ -211,7 +211,7 @@ class FedQuad(Strategy[FedQuadMemory]):
 
 
 def _optimistic(block_gains: FloatArray) -> FloatArray:
-    """(L,): gains, with blocks of which nothing is known as good as the best known one."""
+    """Return (L,): the gains, with blocks never updated as good as the best known one."""
     is_known = np.isfinite(block_gains)
     best = block_gains[is_known].max(initial=0.0)
     if best == 0:

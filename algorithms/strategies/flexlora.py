@@ -77,7 +77,7 @@ class FlexLoRA(Strategy[None]):
 
 
 def leading_factors(parts: Sequence[Factors], weights: FloatArray, old: Factors) -> Factors:
-    """Factors (B, A) = (U S, V^T) of the best rank-R approximation of sum_k weights_k B_k A_k.
+    """Return (B, A) = (U S, V^T) of the best rank-R approximation of sum_k weights_k B_k A_k.
 
     The one global scale alpha / R is on both sides of that equation, so it falls out. R is that of
     ``old``. QR of the stacked factors keeps all products at the size of the stack, never of the

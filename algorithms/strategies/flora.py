@@ -50,7 +50,7 @@ Missed = Mapping[ModuleKey, tuple[Product, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Bases:
-    """Which device has the base of which version, and the stacks that lead from one to the next."""
+    """The bases are the versions that devices hold, and the stacks that lead between them."""
 
     seed: int  # of every A
     stacks: tuple[Stack, ...] = ()  # of the last rounds, the latest at the end
@@ -75,7 +75,7 @@ class FLoRA(Strategy[Bases]):
         check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Bases]:
-        """The adapter of the run is as random as its seed, and so are those drawn later."""
+        """Return a state that takes the seed of later adapters from the digest of the first."""
         return ServerState(0, adapter, Bases(int(adapter.digest[:16], 16)))
 
     def plan(
@@ -128,7 +128,7 @@ class FLoRA(Strategy[Bases]):
 
 
 def stacked(updates: Sequence[ClientUpdate]) -> Stack:
-    """All terms that were sent, side by side; the weight by examples is on A alone."""
+    """Return all terms that were sent, side by side, with the weight by examples on A alone."""
     modules, shares = updates[0].adapter.modules, example_weights(updates)
     stack = {}
     for key in updates[0].adapter.factors:
@@ -143,7 +143,7 @@ def stacked(updates: Sequence[ClientUpdate]) -> Stack:
 
 
 def missed(state: ServerState[Bases], device_id: DeviceId) -> Missed:
-    """What turns the base that the device has into that of now, layer by layer."""
+    """Return what turns the base that the device has into that of now, layer by layer."""
     whole, stacks = state.adapter.merged.products, state.memory.stacks
     num_rounds = state.version - state.memory.held.get(device_id, 0)
     if num_rounds > len(stacks):
@@ -158,7 +158,7 @@ def missed(state: ServerState[Bases], device_id: DeviceId) -> Missed:
 
 
 def missed_ranks(adapter: Adapter, products: Missed) -> IntArray:
-    """(L, M): the rank of what is sent for each layer; that of the matrix where it is one."""
+    """Return (L, M): the rank of what is sent for a layer; a whole matrix counts its own."""
     modules = adapter.modules
     ranks = np.zeros((len(adapter.factors) // len(modules), len(modules)), dtype=np.int64)
     for key, parts in products.items():
@@ -169,14 +169,15 @@ def missed_ranks(adapter: Adapter, products: Missed) -> IntArray:
 
 
 def exceeds_matrix(factors: Sequence[Factors]) -> bool:
-    """Whether factors side by side would be no smaller than their product."""
+    """Return whether factors side by side would be no smaller than their product."""
     rank = sum(len(a) for a, _ in factors)
     return bool(factors) and is_dense(rank, inputs=factors[0].a.shape[1], outputs=len(factors[0].b))
 
 
 def worth_keeping(stacks: tuple[Stack, ...]) -> tuple[Stack, ...]:
-    """Without those that nobody will be sent: with all that came after, each layer of theirs is no
-    smaller than the matrix."""
+    """Return the stacks that may still be sent.
+
+    A stack is dropped once it and all after it are, in each layer, no smaller than the matrix."""
     for first in range(len(stacks) - 1, -1, -1):
         since = stacks[first:]
         keys = {key for stack in since for key in stack}

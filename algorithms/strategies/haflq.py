@@ -170,7 +170,7 @@ class HAFLQ(Strategy[Sensitivity]):
         )
 
     def _formats(self, fleet: FleetView) -> Sequence[Formats]:
-        """What the blocks may be packed to, from the most memory to the least."""
+        """Return the formats that blocks may be packed to, from the most memory to the least."""
         salience = fleet.block_salience(self.salience)
         if self.block_rule == "greedy":
             return greedy_formats(salience, self.four_bit)
@@ -181,11 +181,11 @@ class HAFLQ(Strategy[Sensitivity]):
         return TermGrid(held, trained, upload_bits)
 
     def _full_grid(self, trained: BoolArray) -> TermGrid:
-        """Everything trained is uploaded at the highest level."""
+        """Return a grid in which everything trained is uploaded at the highest level."""
         return self._grid(trained, (trained * self.upload_levels[-1]).astype(np.uint8))
 
     def _workloads(self, fleet: FleetView, costs: TypicalCosts) -> dict[DeviceId, Workload]:
-        """What each device of the fleet can hold and train; one that cannot do anything is absent.
+        """Return what each device of the fleet can hold and train; one that cannot is absent.
 
         All devices count and not the cohort alone: a shared model is packed once.
         """
@@ -201,7 +201,7 @@ class HAFLQ(Strategy[Sensitivity]):
         return {d: work._replace(formats_index=neediest) for d, work in workloads.items()}
 
     def _score(self, state: ServerState[Sensitivity], rng: np.random.Generator) -> FloatArray:
-        """(L, M, R): what terms are chosen by. All are equal before the first update."""
+        """Return (L, M, R): the scores that terms are chosen by, equal before the first update."""
         if self.importance == "sensitivity":
             return state.memory.score
         if self.importance == "magnitude":
@@ -209,7 +209,7 @@ class HAFLQ(Strategy[Sensitivity]):
         return rng.random(state.memory.is_measured.shape)
 
     def _upload_score(self, state: ServerState[Sensitivity], score: FloatArray) -> FloatArray:
-        """(L, M, R): what upload bits are given by.
+        """Return (L, M, R): the scores that upload bits are given by.
 
         A term of unknown sensitivity counts as an average one: at 0 a slow link would never carry
         it, and it would stay unknown.
@@ -222,7 +222,7 @@ class HAFLQ(Strategy[Sensitivity]):
     def _upload_budgets(
         self, fleet: FleetView, costs: TypicalCosts, workloads: Mapping[DeviceId, Workload]
     ) -> dict[DeviceId, int]:
-        """Bits that the terms of each device may take; below 0 where the head takes them all."""
+        """Return the bits that each device's terms may take; below 0 where the head takes all."""
         full = {d: 8 * costs(d, work).upload_bytes for d, work in workloads.items()}
         head = {d: 8 * costs(d, work.without_terms).upload_bytes for d, work in workloads.items()}
         rate = {d: 8 * fleet.link(d).up_bytes_per_s for d in workloads}
@@ -239,7 +239,7 @@ class HAFLQ(Strategy[Sensitivity]):
     def _upload_rule(
         self, model: ModelSpec, score: FloatArray
     ) -> Callable[[BoolArray, int], BitsArray]:
-        """Bits for each of the terms sent, within a budget in bits."""
+        """Return a function that gives bits to each term that is sent, within a budget in bits."""
         sizes = np.array([layer.in_features + layer.out_features for layer in model.targets])
         num_parameters = np.broadcast_to(sizes[:, None], score.shape)
         levels = self.upload_levels
@@ -254,6 +254,6 @@ class HAFLQ(Strategy[Sensitivity]):
 
 
 def _padding_bits(model: ModelSpec, levels: Sequence[int]) -> int:
-    """At most so many bits fill up bytes: the codes of a module, factor and level end on one."""
+    """Return the most bits that fill up bytes, where codes of a module, factor and level end."""
     widths = [width for x in model.targets for width in (x.in_features, x.out_features)]
     return 7 * sum(width * bits % 8 > 0 for width in widths for bits in levels)

@@ -99,7 +99,7 @@ class HetLoRA(Strategy[PrunedRanks]):
         return state.advance(adapter, {**state.memory, **pruned})
 
     def _rank_after(self, update: ClientUpdate) -> int:
-        """The device's rank once it has seen what its tail was good for."""
+        """Return the device's rank after its training, lower where the score of its tail fell."""
         rank = rank_of(update.plan)
         if not self._may_shrink(rank):
             return rank
@@ -116,7 +116,7 @@ class HetLoRA(Strategy[PrunedRanks]):
         return self.self_pruning == "server" and rank > self._lowest
 
     def _kept(self, rank: int) -> int:
-        """Terms that are not the tail."""
+        """Return the number of terms that are not the tail."""
         return math.floor(self.kept_share * rank)
 
     @property
@@ -125,12 +125,12 @@ class HetLoRA(Strategy[PrunedRanks]):
 
 
 def rank_of(plan: TrainingPlan) -> int:
-    """Terms a module that the device holds."""
+    """Return the terms a module that the device of a plan holds."""
     return int(plan.terms.held.sum(axis=2).max())
 
 
 def tail_score(adapter: Adapter, start: int, stop: int) -> float:
-    """Sum over modules of ||B[:, start:stop]||_F ||A[start:stop]||_F."""
+    """Return the sum over modules of ||B[:, start:stop]||_F ||A[start:stop]||_F."""
     return math.fsum(
         float(np.linalg.norm(b[:, start:stop].astype(np.float64)))
         * float(np.linalg.norm(a[start:stop].astype(np.float64)))
@@ -139,7 +139,7 @@ def tail_score(adapter: Adapter, start: int, stop: int) -> float:
 
 
 def norm_weights(updates: Sequence[ClientUpdate], sent: BoolArray) -> FloatArray:
-    """(K, L, M, R): ||B_k A_k||_F over its sum, the same for all terms that k sent of a module.
+    """Return (K, L, M, R): ||B_k A_k||_F over its sum, for all terms that k sent of a module.
 
     ``sent`` is (K, L, M, R). Where all of them are zero the weights are shares of the examples.
     """
@@ -157,6 +157,6 @@ def norm_weights(updates: Sequence[ClientUpdate], sent: BoolArray) -> FloatArray
 
 
 def product_norm(factors: Factors) -> float:
-    """||B A||_F, from two (R, R) products: ||B A||_F^2 = sum of (B^T B) * (A A^T) elementwise."""
+    """Return ||B A||_F from two (R, R) products: ||B A||_F^2 = sum of (B^T B) * (A A^T)."""
     a, b = factors.a.astype(np.float64), factors.b.astype(np.float64)
     return math.sqrt(max(float(np.sum((b.T @ b) * (a @ a.T))), 0.0))

@@ -101,7 +101,7 @@ class InclusiveFL(Strategy[Momentum]):
         return state.advance(adapter, {**state.memory, **mean_changes(updates)})
 
     def _distilled(self, update: ClientUpdate, momentum: Momentum) -> ClientUpdate:
-        """With the momentum of the next larger size in its last block."""
+        """Return the update with the momentum of the next larger size in its last block."""
         size, beta = update.plan.depth, np.float32(self.distillation)
         deeper = min((known for known in momentum if known > size), default=None)
         if deeper is None or beta == 0:
@@ -119,7 +119,7 @@ class InclusiveFL(Strategy[Momentum]):
 
 
 def mean_changes(updates: Sequence[ClientUpdate]) -> Momentum:
-    """Plain means over the devices of each size, of the blocks that it has."""
+    """Return, by size, the plain mean change of each of its blocks over devices of that size."""
     by_size: dict[int, list[ClientUpdate]] = defaultdict(list)
     for update in updates:
         by_size[update.plan.depth].append(update)
@@ -134,7 +134,7 @@ def mean_changes(updates: Sequence[ClientUpdate]) -> Momentum:
 
 
 def change_of(update: ClientUpdate, key: ModuleKey) -> Factors:
-    """By how much the device moved both factors of a layer."""
+    """Return by how much the device moved both factors of a layer."""
     start, end = update.broadcast.adapter.factors[key], update.adapter.factors[key]
     return Factors(end.a - start.a, end.b - start.b)
 

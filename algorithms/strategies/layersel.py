@@ -97,7 +97,7 @@ class LayerSel(Strategy[LayerNorms]):
         return state.advance(adapter, norms)
 
     def _budgets(self, fleet: FleetView, cohort: Sequence[DeviceId]) -> dict[DeviceId, IntArray]:
-        """(L,) of each device: the most blocks that fit if l is the lowest of them."""
+        """Return (L,) of each device: the most blocks that fit if l is the lowest of them."""
         known: dict[tuple[str, int], IntArray] = {}
         budgets = {}
         for device_id in cohort:
@@ -132,7 +132,7 @@ class LayerSel(Strategy[LayerNorms]):
     def _fitting_plan(
         self, fleet: FleetView, device_id: DeviceId, chosen: BoolArray
     ) -> TrainingPlan:
-        """The plan of these blocks, less the lowest ones if they take more than others would."""
+        """Return the plan of these blocks, without the lowest ones where they do not all fit."""
         plan = self._plan(fleet, device_id, chosen)
         while not _fits(fleet, plan) and chosen.sum() > 1:
             chosen = chosen.copy()
@@ -142,7 +142,7 @@ class LayerSel(Strategy[LayerNorms]):
 
 
 def optimistic(known: LayerNorms, devices: Sequence[DeviceId], *, num_blocks: int) -> FloatArray:
-    """(N, L): norms by device and block; unseen ones as large as any seen. All 1 before the first.
+    """Return (N, L): norms by device and block, unseen ones as large as any seen; at first 1.
 
     Any seen of the same block, or where there is none, of all blocks.
     """

@@ -92,7 +92,7 @@ class LEGEND(Strategy[None]):
         return state.advance(adapter, None)
 
     def _one_step(self, fleet: FleetView, work: Work) -> TrainingPlan:
-        """A plan of one training step, for the fleet's first device."""
+        """Return a plan of one training step, for the fleet's first device."""
         shape = fleet.model.grid_shape(self.rank)
         ranks = rising_ranks(min(self.first_rank, self.rank), self.rank, num_blocks=shape[0])
         held = np.broadcast_to(np.arange(self.rank) < ranks[:, None, None], shape)
@@ -103,7 +103,7 @@ class LEGEND(Strategy[None]):
 
 
 def rising_ranks(first: int, last: int, *, num_blocks: int) -> IntArray:
-    """(L,): an arithmetic sequence from the lowest block to the top one, rounded half up."""
+    """Return (L,): an arithmetic sequence from the lowest block to the top, rounded half up."""
     ranks: IntArray = np.floor(np.linspace(first, last, num_blocks) + 0.5).astype(np.int64)
     ranks[-1] = last  # a single block is the one at the output
     return ranks

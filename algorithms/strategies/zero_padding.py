@@ -28,7 +28,7 @@ from traces.options import Count, Positive, RisingCounts, check_options
 
 @dataclass(frozen=True)
 class ZeroPadding(Strategy[None]):
-    """It gives a device the largest rank that ``rank_rule`` grants and its memory holds."""
+    """Zero padding gives a device the largest rank that ``rank_rule`` and its memory grant."""
 
     kind: ClassVar[str] = "zeropad"
     title: ClassVar[str] = "Zero padding: ranks by device, mean over all, missing terms count as 0"

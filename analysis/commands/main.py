@@ -12,6 +12,7 @@ import typer
 from analysis.commands import traces
 from analysis.commands.calibrate import calibrate
 from analysis.commands.check import check
+from analysis.commands.explain import explain
 from analysis.commands.fetch import fetch
 from analysis.commands.figures import figures
 from analysis.commands.reports import compare, report, timeline
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_experiment,
     "validate": validate,
     "check": check,
+    "explain": explain,
     "record": record_conditions,
     "list": list_names,
     "fetch": fetch,

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from annotated_types import Ge, Lt
 
 from traces.availability import AvailabilityTrace
+from traces.options import NotNegative, PartialShare, Positive, Share, check_options
 from traces.steps import StepTrace
+
+FloorShare = Annotated[float, Ge(0), Lt(1)]
+"""The level of a battery, over its capacity, at which its device switches off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,28 +25,25 @@ class BatterySpec:
     Raises ValueError for a number out of range.
     """
 
-    capacity_j: float
-    initial_share: float
-    charge_w: float
-    floor_share: float
-    resume_share: float
+    capacity_j: Positive
+    initial_share: Share
+    charge_w: NotNegative
+    floor_share: FloorShare
+    resume_share: PartialShare
     charging: AvailabilityTrace
 
     def __post_init__(self) -> None:
-        if not (self.capacity_j > 0 and math.isfinite(self.capacity_j)):
-            raise ValueError(f"capacity_j must be a number above 0, got {self.capacity_j:g}")
-        if not 0 <= self.floor_share < self.resume_share <= 1:
+        check_options(self)
+        if not self.floor_share < self.resume_share:
             raise ValueError(
-                f"0 <= floor_share < resume_share <= 1 must hold, got {self.floor_share:g} and "
+                f"floor_share must be below resume_share, got {self.floor_share:g} and "
                 f"{self.resume_share:g}"
             )
-        if not self.floor_share <= self.initial_share <= 1:
+        if not self.floor_share <= self.initial_share:
             raise ValueError(
                 f"initial_share must be in [floor_share, 1], got {self.initial_share:g} with a "
                 f"floor of {self.floor_share:g}"
             )
-        if not self.charge_w >= 0:
-            raise ValueError(f"charge_w must be >= 0, got {self.charge_w:g}")
 
     @property
     def numbers(self) -> tuple[float, ...]:

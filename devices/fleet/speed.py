@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from traces.arrays import FloatArray
+from traces.options import Positive, check_options
 
 
 class SpeedDistribution(Protocol):
@@ -30,11 +31,11 @@ class LogNormal:
 
     kind: ClassVar[str] = "lognormal"
 
-    sigma: float = 0.5
+    sigma: Annotated[float, Ge(0), Le(5)] = 0.5
+    """The standard deviation of the factor's logarithm."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sigma <= 5:
-            raise ValueError(f"sigma must be in [0, 5], got {self.sigma:g}")
+        check_options(self)
 
     def draw(self, rng: np.random.Generator, size: int) -> FloatArray:
         factors: FloatArray = np.exp(self.sigma * rng.standard_normal(size))
@@ -52,14 +53,13 @@ class Zipf:
 
     kind: ClassVar[str] = "zipf"
 
-    exponent: float = 1.2
-    max_slowdown: int = 100
+    exponent: Annotated[float, Ge(0), Le(20)] = 1.2
+    """The exponent by which slow devices are rare."""
+    max_slowdown: Annotated[int, Ge(1), Le(1_000_000)] = 100
+    """The greatest k."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.exponent <= 20:
-            raise ValueError(f"exponent must be in [0, 20], got {self.exponent:g}")
-        if not 1 <= self.max_slowdown <= 1_000_000:
-            raise ValueError(f"max_slowdown must be in [1, 1000000], got {self.max_slowdown}")
+        check_options(self)
 
     def draw(self, rng: np.random.Generator, size: int) -> FloatArray:
         slowdowns = np.arange(1, self.max_slowdown + 1, dtype=np.float64)
@@ -75,14 +75,16 @@ class UniformSpeed:
 
     kind: ClassVar[str] = "uniform"
 
-    lowest: float
-    highest: float
+    lowest: Positive
+    """The least factor."""
+    highest: Positive
+    """The greatest factor."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.lowest <= self.highest < math.inf:
+        check_options(self)
+        if self.lowest > self.highest:
             raise ValueError(
-                f"lowest must be above 0 and at most highest, "
-                f"got {self.lowest:g} of {self.highest:g}"
+                f"lowest must be at most highest, got {self.lowest:g} of {self.highest:g}"
             )
 
     def draw(self, rng: np.random.Generator, size: int) -> FloatArray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from devices.training.config import HostCompute, HostDtype
+from devices.options import HostCompute, HostDtype
 from devices.vocabulary.trainer import HostNames
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -22,8 +22,9 @@ from simulator.config.own_strategy import (
 from simulator.config.paths import checked_path
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
-from simulator.config.schema import RecordedConfig, RunConfig, config_for
+from simulator.config.schema import RecordedConfig, RunConfig, config_for, read_section
 from traces.options import in_words
+from traces.text import did_you_mean
 
 MAX_BYTES = 1_000_000
 """A config is written by hand; a larger file is a mistake, or meant to do harm."""
@@ -50,7 +51,7 @@ MAX_SHOWN = 200
 
 
 class ConfigError(UserError):
-    """Says everything that is wrong with a config, one line for each problem."""
+    """A config is wrong; the error has a line for each problem."""
 
     def __init__(self, problems: Sequence[str], where: str) -> None:
         self.problems = list(dict.fromkeys(problems))
@@ -242,8 +243,9 @@ def _check_switch(
 
 def _default_kind(section: str) -> Any:
     """Return the kind of a section that does not say it; None where there is no such default."""
-    default: Any = RunConfig.model_construct()
-    for key in section.split("."):
+    first, *rest = section.split(".")
+    default: Any = {field.name: field.default for field in fields(RunConfig)}.get(first)
+    for key in rest:
         default = getattr(default, key, None)
     return getattr(default, "kind", None)
 
@@ -269,7 +271,7 @@ def _own_kinds(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
-    """Raises ConfigError with all that is wrong, in the user's scheduler and beside it."""
+    """Return the config. Raises ConfigError with all that is wrong, in an own strategy too."""
     problems: list[str] = []
     model = RunConfig
     if names_file(_kind(raw.get("strategy"))):
@@ -292,7 +294,7 @@ def _validated(
 ) -> RunConfig:
     """Return the config that the plain data says. Raises ConfigError, ``problems`` among it."""
     try:
-        config = model.model_validate(raw)
+        config = read_section(model, raw)
         problems = [*problems, *_altered(raw, config.resolved())]
     except ValidationError as error:
         details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]
@@ -387,10 +389,9 @@ def _unknown_key(place: Sequence[str | int], model: type[RunConfig]) -> str:
     sections = [arm for hint in hints for arm in members(hint) if is_section(arm)]
     valid = list(dict.fromkeys(name for section in sections for name in names_of(section)))
     valid += ["strategies"] if not where else []
-    near = difflib.get_close_matches(str(place[-1]), valid, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = did_you_mean(place[-1], valid)
     inside = _shown_keys(where) or "a config"
-    return f"{_shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{hint}"
+    return f"{_shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{near}"
 
 
 def _shown(given: Any) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, Lt, MinLen
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from annotated_types import Ge, Le, MinLen
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 
+from devices.fleet.battery import FloorShare
 from devices.fleet.speed import SPEEDS, SpeedDistribution
 from simulator.config.paths import profile_inside, stay_inside
 from simulator.config.types import (
@@ -17,119 +19,140 @@ from simulator.config.types import (
     PathOrName,
     Section,
     ShareRange,
+    as_source,
 )
 from traces.generators.registry import AVAILABILITIES, LINKS, AvailabilityGenerator, LinkGenerator
 from traces.options import NotNegative, PartialShare, Positive
 
 
-def _named(value: Any) -> Any:
-    """``link: lte`` is short for ``link: {source: lte}``."""
-    return {"source": value} if isinstance(value, str | int | float) else value
-
-
+@dataclass(frozen=True, kw_only=True)
 class Replay(Section):
-    """A trace, or a pool of them from which the seed draws one for each device.
-
-    ``source`` is a number (nothing changes), a file, a folder of files or a bundled name. Devices
-    start at ``random`` instants of their traces, or all at the ``beginning``.
-    """
+    """A replay is a trace, or a pool of them from which the seed draws one for each device."""
 
     source: Annotated[str | NotNegative | None, AfterValidator(stay_inside)] = None
+    """A number (nothing changes), a file, a folder of files or a bundled name."""
     sample: Literal["with_replacement", "without_replacement"] = "with_replacement"
+    """Whether several devices may draw the same trace of a pool."""
     start: Literal["random", "beginning"] = "random"
+    """Where in its trace a device starts."""
     at_end: Literal["loop", "stop"] = "loop"
+    """Whether a trace repeats, or its last value holds."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Generated(Replay):
-    """A replay whose pool may be drawn by a generator instead: ``variants`` traces, by seed."""
+    """A generated replay may have its pool drawn by a generator instead."""
 
     variants: Annotated[int, Ge(1), Le(10_000)] = 64
+    """The number of traces that a generator draws."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class LinkReplay(Generated):
-    """Links: replayed, generated, or of two rates that never change."""
+    """Links are replayed, generated, or of two rates that never change."""
 
     generator: Annotated[LinkGenerator, OneOf(LINKS)] | None = None
-    mbps: tuple[Positive, Positive] | None = None  # down and up
+    """What draws the links, in place of traces."""
+    mbps: tuple[Positive, Positive] | None = None
+    """The rates down and up in Mbit/s, in place of traces."""
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> LinkReplay:
-        return _checked(self, "source", "generator", "mbps")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_one_of(self, "source", "generator", "mbps")
 
 
+@dataclass(frozen=True, kw_only=True)
 class Calendar(Generated):
-    """Availability, a trace of days: its devices share a clock, and so start at its beginning."""
+    """A calendar is a trace of days: its devices share a clock, and so start at its beginning."""
 
     start: Literal["random", "beginning"] = "beginning"
+    """Where in its trace a device starts."""
     generator: Annotated[AvailabilityGenerator, OneOf(AVAILABILITIES)] | None = None
+    """What draws the traces, in place of a source."""
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> Calendar:
-        return _checked(self, "source", "generator")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_one_of(self, "source", "generator")
 
 
+@dataclass(frozen=True, kw_only=True)
 class LevelReplay(Replay):
-    """A level over days."""
+    """A level replay is a trace of a battery level over days."""
 
     start: Literal["random", "beginning"] = "beginning"
+    """Where in its trace a device starts."""
 
 
-S = TypeVar("S", bound=Section)
-
-
-def _checked(section: S, *names: str) -> S:
-    """The section, if exactly one of these of its keys is given. Raises ValueError otherwise."""
+def _check_one_of(section: object, *names: str) -> None:
+    """Raise ValueError unless exactly one of these keys of a section is given."""
     if sum(getattr(section, name) is not None for name in names) != 1:
         one = names[0] if len(names) == 1 else f"exactly one of {', '.join(names)}"
         raise ValueError(f"give {one}")
-    return section
 
 
 def _with_source(replay: Replay) -> Replay:
-    return _checked(replay, "source")
+    _check_one_of(replay, "source")
+    return replay
 
 
-AnyReplay = Annotated[Replay, BeforeValidator(_named), AfterValidator(_with_source)]
-AnyLink = Annotated[LinkReplay, BeforeValidator(_named)]
-AnyCalendar = Annotated[Calendar, BeforeValidator(_named)]
-AnyLevel = Annotated[LevelReplay, BeforeValidator(_named), AfterValidator(_with_source)]
+AnyReplay = Annotated[Replay, BeforeValidator(as_source), AfterValidator(_with_source)]
+AnyLink = Annotated[LinkReplay, BeforeValidator(as_source)]
+AnyCalendar = Annotated[Calendar, BeforeValidator(as_source)]
+AnyLevel = Annotated[LevelReplay, BeforeValidator(as_source), AfterValidator(_with_source)]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Capacity(Section):
-    """What devices share: two rates that never change, or one trace of them."""
+    """A capacity is what devices share: two rates that never change, or one trace of them."""
 
-    mbps: tuple[Positive, Positive] | None = None  # to the devices, and from them
-    source: PathOrName | None = None  # a file or a bundled name
-    uplink_scale: Positive | None = None  # for a trace that measured the downlink only
+    mbps: tuple[Positive, Positive] | None = None
+    """The rates to the devices and from them in Mbit/s."""
+    source: PathOrName | None = None
+    """A trace of the rates: a file or a bundled name."""
+    uplink_scale: Positive | None = None
+    """The uplink as a multiple of the downlink, for a trace that measured that alone."""
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> Capacity:
-        return _checked(self, "mbps", "source")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_one_of(self, "mbps", "source")
 
 
+@dataclass(frozen=True, kw_only=True)
 class NetworkConfig(Section):
-    """Capacities that transfers share fairly: the server's link, and cells that groups name."""
+    """A network is made of capacities that transfers share fairly."""
 
     server: Capacity | None = None
-    cells: dict[Name, Capacity] = Field(default_factory=dict)
+    """The link of the server; without a limit unless given."""
+    cells: dict[Name, Capacity] = field(default_factory=dict)
+    """Cells by name, which groups of devices share."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class BatteryConfig(Section):
-    """A battery that is drained by what the device does; see ``devices.battery``."""
+    """A battery is drained by what the device does, and charged while it is plugged in."""
 
     capacity_j: Positive
+    """The energy of the full battery."""
     initial_share: ShareRange = (1.0,)
+    """The level at instant 0 over the capacity, or two between which each device draws its own."""
     charge_w: NotNegative = 10.0
-    charging: AnyCalendar | None = None  # when it is plugged in; never, unless given
-    floor_share: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The power of the charger."""
+    charging: AnyCalendar | None = None
+    """When the device is plugged in; never, unless given."""
+    floor_share: FloorShare = 0.0
+    """The level at which the device switches off."""
     resume_share: PartialShare = 0.2
+    """The level at which it switches on again."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class BatteryLevel(Section):
-    """A battery level that was recorded; the device is off while it is below the floor."""
+    """A battery level was recorded; the device is off while it is below the floor."""
 
     level: AnyLevel
-    floor_share: Annotated[float, Ge(0), Lt(1)] = 0.2
+    """The trace of the level."""
+    floor_share: FloorShare = 0.2
+    """The level below which the device is off."""
 
 
 AnyBattery = Annotated[
@@ -144,68 +167,78 @@ AnyBattery = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
 class DeviceGroup(Section):
-    """Devices of one ``profile``, of a ``mix`` of them, or the rows of a ``table``.
+    """A group is devices of one ``profile``, of a ``mix`` of them, or the rows of a ``table``.
 
-    ``count`` says how many, or ``share`` how much of the fleet's ``size``. A table stands for all
-    its rows, unless ``count`` of them are drawn; what it leaves open the other keys say.
+    A group that says nothing of its number is one device. A table stands for all its rows, unless
+    ``count`` of them are drawn; what it leaves open the other keys say.
     """
 
     profile: Annotated[str, AfterValidator(profile_inside)] | None = None
+    """The kind of the devices: a name of the catalog, or ``file.toml`` or ``file.toml:name``."""
     mix: PathOrName | None = None
+    """The name or file of a mix of profiles, of which the seed draws one for each device."""
     table: PathOrName | None = None
+    """The file of a table with a row for each device."""
     count: Count | None = None
+    """The number of devices."""
     share: PartialShare | None = None
+    """The share of ``fleet.size`` that is in this group."""
     link: AnyLink | None = None
-    uplink_scale: Positive | None = None  # for traces that measured the downlink only
-    cell: str | None = None  # of network.cells, which its devices share
-    memory_share: ShareRange | None = None  # instead of the fleet's
-    memory_bytes: Annotated[int, Ge(1), Le(10**15)] | None = None  # instead of the profile's
-    speed_spread: Annotated[SpeedDistribution, OneOf(SPEEDS)] | None = None  # factors on its rates
-    latency: AnyReplay = Replay(source=0.0)  # s, from asking for a transfer to its first byte
-    speed: AnyReplay = Replay(source=1.0)  # share of the rates that other apps leave to training
-    free_memory: AnyReplay = Replay(source=1.0)  # share of the memory budget that is really free
-    availability: AnyCalendar | None = None  # always there, unless given
-    battery: AnyBattery | None = None  # on mains, unless given
+    """The links of the devices."""
+    uplink_scale: Positive | None = None
+    """The uplink as a multiple of the downlink, for traces that measured that alone."""
+    cell: str | None = None
+    """The cell of ``network.cells`` that the devices share."""
+    memory_share: ShareRange | None = None
+    """The share of memory that training may take, in place of the fleet's."""
+    memory_bytes: Annotated[int, Ge(1), Le(10**15)] | None = None
+    """The memory of a device, in place of the profile's."""
+    speed_spread: Annotated[SpeedDistribution, OneOf(SPEEDS)] | None = None
+    """The distribution of the devices' factors on the profile's rates."""
+    latency: AnyReplay = Replay(source=0.0)
+    """The seconds from asking for a transfer to its first byte."""
+    speed: AnyReplay = Replay(source=1.0)
+    """The share of the profile's rates that other apps leave to training."""
+    free_memory: AnyReplay = Replay(source=1.0)
+    """The share of the memory budget that is really free."""
+    availability: AnyCalendar | None = None
+    """When the devices are online; always, unless given."""
+    battery: AnyBattery | None = None
+    """The batteries of the devices; they run on mains unless given."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_device(cls, value: Any) -> Any:
-        """A group that says nothing of its number is one device."""
-        if isinstance(value, dict) and not any(
-            value.get(key) is not None for key in ("count", "share", "table")
-        ):
-            return {**value, "count": 1}
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DeviceGroup:
+    def __post_init__(self) -> None:
+        if self.count is None and self.share is None and self.table is None:
+            object.__setattr__(self, "count", 1)
+        super().__post_init__()
         if self.table is None:
-            _checked(self, "count", "share")
-            _checked(self, "profile", "mix")
-            _checked(self, "link")
+            _check_one_of(self, "count", "share")
+            _check_one_of(self, "profile", "mix")
+            _check_one_of(self, "link")
         elif self.share is not None or self.mix is not None:
             raise ValueError("a table stands for its rows: give neither share nor mix with it")
-        return self
 
 
-class Fleet(Section):
-    """The devices. ``memory_share`` is what other apps leave to training of a device's memory.
-
-    ``when_offline`` is what becomes of work under way on a device that goes offline: it is lost
-    (``abort``), it waits (``resume``), or the transfer or training under way starts over
-    (``restart``).
-    """
+@dataclass(frozen=True, kw_only=True)
+class FleetConfig(Section):
+    """A fleet is the devices of a run, in groups or as they were recorded."""
 
     memory_share: ShareRange = (1.0,)
-    size: Annotated[int, Ge(1), Le(MAX_DEVICES)] | None = None  # for groups given by shares
+    """The share of a device's memory that other apps leave to training, or two shares between."""
+    size: Annotated[int, Ge(1), Le(MAX_DEVICES)] | None = None
+    """The number of devices, where groups are given by shares."""
     when_offline: Literal["abort", "resume", "restart"] = "abort"
+    """Whether work under way on a device that goes offline is lost, waits, or starts over."""
     when_out_of_memory: Literal["skip", "shrink", "drop"] = "skip"
+    """Whether a device short of memory sits out, gets a smaller plan, or fails."""
     devices: Annotated[tuple[DeviceGroup, ...], MinLen(1)] = ()
-    recorded: PathOrName | None = None  # a file of conditions that `fedclock record` wrote, instead
+    """The groups of devices."""
+    recorded: PathOrName | None = None
+    """A file of conditions that ``fedclock record`` wrote, in place of groups."""
 
-    @model_validator(mode="after")
-    def _adds_up(self) -> Fleet:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.recorded is None) == (not self.devices):
             raise ValueError("give devices or recorded, exactly one of the two")
         shares = [group.share for group in self.devices if group.share is not None]
@@ -220,13 +253,13 @@ class Fleet(Section):
             raise ValueError(
                 f"size must leave devices to the shares, got {self.size} with {counted} counted"
             )
-        return self
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Number of devices of each group: shares of what is not counted, by largest remainder.
+        """The number of devices of each group; shares are of what is not counted.
 
-        A table that stands for all its rows counts 0 here: only its file knows.
+        Shares are rounded by largest remainder. A table that stands for all its rows counts 0 here:
+        only its file knows.
         """
         rest = (self.size or 0) - sum(group.count or 0 for group in self.devices)
         wanted = [(group.share or 0.0) * max(rest, 0) for group in self.devices]
@@ -237,3 +270,13 @@ class Fleet(Section):
         for k in by_remainder[: max(missing, 0)]:
             counts[k] += 1
         return tuple(counts)
+
+
+def without_empty_devices(value: Any) -> Any:
+    """Return the fleet of a config, from which an empty list beside ``recorded`` is left out.
+
+    So the resolved config of a run on recorded conditions can be read again.
+    """
+    if isinstance(value, dict) and value.get("recorded") is not None and not value.get("devices"):
+        return {key: inner for key, inner in value.items() if key != "devices"}
+    return value

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, Discriminator, Tag
+from pydantic import Discriminator, Tag
 
 from simulator.config.types import OneOf
 from traces.options import is_union, option_hints
@@ -60,20 +60,12 @@ def kinds_of(hint: Any) -> Mapping[Any, Any]:
 
 def is_section(hint: Any) -> bool:
     """Return whether an annotation is a class of keys and values."""
-    return isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, BaseModel))
-
-
-def hints_of(section: type) -> Mapping[str, Any]:
-    """Return the annotation of each key of a section."""
-    if not issubclass(section, BaseModel):
-        return option_hints(section)
-    hints = get_type_hints(section, include_extras=True)
-    return {name: hints[name] for name in section.model_fields}
+    return isinstance(hint, type) and is_dataclass(hint)
 
 
 def names_of(section: type) -> list[str]:
     """Return the keys of a section, ``kind`` first where that chooses it."""
-    names = list(hints_of(section))
+    names = list(option_hints(section))
     chosen = isinstance(getattr(section, "kind", None), str) and "kind" not in names
     return ["kind", *names] if chosen else names
 
@@ -81,7 +73,7 @@ def names_of(section: type) -> list[str]:
 def _inside(hint: Any, part: str | int) -> list[Any]:
     """Return what may stand under a key or at an index of a value; nothing where it has none."""
     if is_section(hint):
-        return [inner for name, inner in hints_of(hint).items() if name == part]
+        return [inner for name, inner in option_hints(hint).items() if name == part]
     inner = get_args(hint)
     if get_origin(hint) is tuple and isinstance(part, int):
         return [inner[0] if inner[1:] == (...,) else inner[min(part, len(inner) - 1)]]

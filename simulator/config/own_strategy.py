@@ -41,7 +41,7 @@ RESERVED = ("kind", "title", "source_sha256")
 
 
 class StrategyFileError(UserError):
-    """What is wrong with a user's scheduler, one line each."""
+    """A user's scheduler is wrong; the error has a line for each problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -50,7 +50,7 @@ class StrategyFileError(UserError):
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was read."""
+    """A source is a strategy's file as it was read."""
 
     path: Path
     text: bytes
@@ -60,7 +60,7 @@ class Source:
         return hashlib.sha256(self.text).hexdigest()
 
     def told(self, error: BaseException, line: int) -> str:
-        """The error in one line: where in the file, and its own message."""
+        """Return an error in one line: where in the file, and its own message."""
         said = str(error)
         if isinstance(error, SyntaxError) and error.filename == str(self.path):
             said = error.msg  # str() would say file and line once more
@@ -69,12 +69,12 @@ class Source:
 
 
 def names_file(kind: object) -> bool:
-    """Whether a config's ``kind`` is a class in a file, and none of ours."""
+    """Return whether a config's ``kind`` is a class in a file of the user's."""
     return isinstance(kind, str) and kind.rpartition(":")[0].endswith(".py")
 
 
 def load_strategy(named: Mapping[str, Any], folder: Path) -> type[Strategy[Any]]:
-    """The class that ``named["kind"]`` names; its ``kind`` and ``title`` are set here.
+    """Return the class that ``named["kind"]`` names, with its ``kind`` and ``title`` set.
 
     A relative path starts at ``folder``. Where ``named`` has a ``source_sha256``, a file of another
     content is not run. Raises StrategyFileError.
@@ -98,13 +98,13 @@ def load_strategy(named: Mapping[str, Any], folder: Path) -> type[Strategy[Any]]
 
 
 def source_of(strategy: object) -> Source | None:
-    """The file that a strategy, or its class, comes from; None for one of ours."""
+    """Return the file that a strategy, or its class, comes from; None for a built-in one."""
     cls = strategy if isinstance(strategy, type) else type(strategy)
     return getattr(sys.modules.get(cls.__module__), "__source__", None)
 
 
 def check_scale(strategy: Strategy[Any]) -> Strategy[Any]:
-    """Raises ValueError where no adapter could be made of the rank and alpha."""
+    """Return the strategy. Raises ValueError where its rank and alpha make no adapter."""
     if not isinstance(strategy.rank, int) or strategy.rank < 1:
         raise ValueError(f"rank must be a whole number of at least 1, got {strategy.rank!r}")
     if not isinstance(strategy.alpha, int | float) or not 0 < strategy.alpha < float("inf"):
@@ -114,7 +114,7 @@ def check_scale(strategy: Strategy[Any]) -> Strategy[Any]:
 
 @cache
 def _adopt(own: Any) -> type[Strategy[Any]]:
-    """Once for each class: give it its names, and let its methods speak for themselves."""
+    """Give a class its names, and have its methods' errors name file and line; once each."""
     source = source_of(own)
     assert source is not None
     own.kind = f"{source.path.name}:{own.__name__}"
@@ -128,7 +128,7 @@ def _adopt(own: Any) -> type[Strategy[Any]]:
 
 
 def _guarded(method: Any, source: Source, passes: type[Exception] = UserError) -> Any:
-    """The method; an exception of its own names file and line, a wrong result what must hold."""
+    """Return the method with errors that name file and line, or what a result must be."""
 
     @wraps(method)
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -166,7 +166,7 @@ def _read(folder: Path, file: str) -> Source:
 
 
 def _run(source: Source) -> ModuleType:
-    """The file as a module, run once for each content."""
+    """Return the file as a module, run once for each content."""
     sha256 = hashlib.sha256(source.path.name.encode() + b"\0" + source.text).hexdigest()
     name = f"own_strategy_{sha256[:16]}"
     if name in sys.modules:
@@ -187,14 +187,14 @@ def _run(source: Source) -> ModuleType:
 
 
 def _line(error: BaseException, source: Source) -> int | None:
-    """The innermost line of the file on the way to the error."""
+    """Return the innermost line of the file on the way to an error; None where it is not."""
     frames = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == str(source.path)]
     return lines[-1] if lines else None
 
 
 def _problems(own: Any, name: str, module: ModuleType) -> list[str]:
-    """What keeps a class from being a Strategy, each to be read after the file's path."""
+    """Return what keeps a class from being a Strategy, to be read after the file's path."""
     if not isinstance(own, type) or own.__module__ != module.__name__:
         there = [
             k for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__

@@ -61,7 +61,7 @@ def dump_line(value: Any) -> str:
 
 
 class _SameInAll:
-    """Decides what a scalar without quotes is; reader and writer share it."""
+    """Reader and writer share this rule of what a scalar without quotes is."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         tag = super().resolve(kind, value, implicit)  # type: ignore[misc]  # of PyYAML's resolver
@@ -75,14 +75,14 @@ class _SameInAll:
 
 
 class _Dumper(_SameInAll, yaml.SafeDumper):
-    """Puts quotes around a text that would not be read back as a text."""
+    """This dumper puts quotes around a text that would not be read back as a text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 class _Limited(_SameInAll, yaml.SafeLoader):
-    """Plain YAML in which a key may not stand twice; the second would win in silence."""
+    """This loader reads plain YAML in which no key stands twice: the second would win."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -163,7 +163,7 @@ def _place(mark: yaml.Mark) -> str:
 
 
 def _num_values(node: yaml.Node | None, known: dict[int, float]) -> float:
-    """Values in the tree below, a float since it may be astronomical."""
+    """Return the number of values in a tree, as a float, since it may be astronomical."""
     if id(node) not in known:
         known[id(node)] = float("inf")  # for the node that holds itself
         children = node.value if isinstance(node, yaml.CollectionNode) else ()

@@ -11,21 +11,21 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: its message is all that they need to see."""
+    """The user made a mistake and can mend it; the message is all that they need to see."""
 
 
 class Problems:
-    """The problems found so far, one line each."""
+    """Problems are collected here, one line each."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
 
     def add(self, problem: str) -> None:
-        """One more."""
+        """Add a problem."""
         self.found.append(problem)
 
     def attempt(self, key: str, load: Callable[[], T]) -> T | None:
-        """What ``load`` returns; nothing, and one problem more under ``key``, where it cannot."""
+        """Return what ``load`` returns; where it raises ValueError, add that under ``key``."""
         try:
             return load()
         except ValueError as error:

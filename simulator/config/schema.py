@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import (
     AfterValidator,
+    BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
-    Field,
     Tag,
-    create_model,
-    model_validator,
+    TypeAdapter,
 )
 
+from algorithms.merging.robust import Robustness
 from algorithms.pacing import Pacing
 from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
+from devices.models.spec import Attention
+from devices.options import TrainingOptions
 from simulator.config.faults import FaultsConfig
-from simulator.config.fleet import Fleet, NetworkConfig
+from simulator.config.fleet import FleetConfig, NetworkConfig, without_empty_devices
 from simulator.config.own_strategy import check_scale
 from simulator.config.types import (
     Count,
@@ -33,96 +38,109 @@ from simulator.config.types import (
     PathOrName,
     Revision,
     Section,
+    as_plain,
 )
 from traces.canonical import canonical
-from traces.options import Positive
+from traces.options import PartialShare, Positive
+
+T = TypeVar("T")
+
+adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+"""Returns what reads and writes a section, made once for each."""
 
 
-class Task(Section):
-    """What is fine-tuned on what, and to do what."""
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(Section):
+    """The task says what is fine-tuned on what, and to do what."""
 
     kind: Literal["classification", "causal-lm"] = "classification"
+    """What the model learns: the label of a text, or the tokens that follow."""
     model: PathOrName = "minilm-l6"
-    revision: Revision | None = None  # of a model on the hub: a commit, branch or tag
+    """The name of a model, a repository of the hub, or a model directory."""
+    revision: Revision | None = None
+    """The commit, branch or tag of a model on the hub."""
     targets: Annotated[tuple[str, ...], MinLen(1)] = ("query", "value")
+    """The layers of a block that are adapted."""
     data: PathOrName = "wordnet-16"
-    # What the files of the data call a column, as {text: body}.
-    columns: Annotated[dict[str, str], MaxLen(16)] = Field(default_factory=dict)
-    max_length: Annotated[int, Ge(4), Le(512)] = 32  # tokens; a device pads to it
+    """The name of a data set, a file or a folder."""
+    columns: Annotated[dict[str, str], MaxLen(16)] = field(default_factory=dict)
+    """The data's own names of columns, as in ``{text: body}``."""
+    max_length: Annotated[int, Ge(4), Le(512)] = 32
+    """The tokens to which a device pads every example; longer texts are cut."""
 
 
-class Shards(Section):
-    """How the training set is divided among the devices.
-
-    ``drawn``: each device draws ``examples`` of its own, with replacement, and two devices may hold
-    the same one; for fleets of more devices than the data can be divided among. ``natural``: each
-    device has the examples of one client, whose name stands in ``column``.
-    """
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig(Section):
+    """Shards are how the training set is divided among the devices."""
 
     kind: Literal["dirichlet", "iid", "drawn", "natural"] = "dirichlet"
+    """Skewed labels, even parts, draws by each device of its own, or one client's texts each."""
     column: Annotated[str, MinLen(1), MaxLen(64)] = "client"
-    alpha: Positive = 0.5  # of the Dirichlet distribution over labels; small is more skewed
+    """The column that names the client of a text, where shards are natural."""
+    alpha: Positive = 0.5
+    """The parameter of the Dirichlet distribution over labels; a small one is more skewed."""
     min_examples: Count = 16
-    # Of each device, where they are drawn.
+    """The least examples of a device."""
     examples: Annotated[int, Ge(1), Le(1_000_000)] = 64
+    """The examples that each device draws, with replacement, where they are drawn."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class LocalWork(Section):
-    """What a device does in a round: ``steps`` or ``epochs``, one of the two.
-
-    ``proximal_mu`` above 0 is FedProx: mu/2 ||w - w_broadcast||^2 is added to the local loss.
-    """
+    """Local work is what every device is asked to do in a round: steps or epochs."""
 
     batch_size: Annotated[int, Ge(1), Le(1_000_000)] = 16
+    """The examples of a batch."""
     steps: Annotated[int, Ge(1), Le(1_000_000)] | None = None
+    """The training steps of a round."""
     epochs: Annotated[float, Gt(0), Le(10_000)] | None = None
+    """The passes over a device's examples in a round, in place of steps."""
     proximal_mu: Annotated[float, Ge(0), Le(1_000_000)] = 0.0
+    """The weight of FedProx's term mu/2 ||w - w_broadcast||^2 in the local loss; 0 is none."""
 
-    @model_validator(mode="after")
-    def _exactly_one(self) -> LocalWork:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, exactly one of the two")
-        return self
 
-
-class Training(Section):
-    """How the real training is done, on the machine that simulates."""
-
-    learning_rate: Positive = 2e-3
-    weight_decay: Annotated[float, Ge(0), Le(1_000)] = 0.01
-    dtype: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor has it
-    compute: Literal["auto", "cpu", "cuda"] = "auto"
-    attention: Literal["eager", "sdpa"] = "eager"
-    stack: Annotated[int, Ge(1), Le(1_000)] = 1  # devices in one pass, where plans are alike
-    max_loss: Positive = 10_000.0  # a step with a larger loss has diverged, as one without a number
-    when_diverged: Literal["stop", "drop"] = "stop"  # the run, or this update alone
+    def steps_for(self, num_examples: int) -> int:
+        """Return the training steps of a device with this many examples; at least one."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None  # exactly one of the two is given
+        return max(1, -(-int(self.epochs * num_examples) // self.batch_size))
 
 
 TrainingOrNone = Annotated[
-    Annotated[Training, Tag("torch")] | Annotated[Literal["none"], Tag("none")],
+    Annotated[TrainingOptions, Tag("torch")] | Annotated[Literal["none"], Tag("none")],
     Discriminator(lambda value: "none" if isinstance(value, str) else "torch"),
 ]
 """``none``: timing only, no model is loaded and nothing is learned."""
 
 
-class CostModelConfig(Section):
-    """What the simulated devices compute with; the host's own dtype is ``training.dtype``."""
+@dataclass(frozen=True, kw_only=True)
+class CostConfig(Section):
+    """The cost model says what the simulated devices compute with; the host has its own dtype."""
 
     compute_bits: Literal[32, 16] = 32
-    attention: Literal["eager", "sdpa"] = "eager"
-    # Of adapters, as it costs a device. The host trains without: masks would be drawn by the order
-    # in which it runs the clients.
+    """The width of the operands of a device's matrix products."""
+    attention: Attention = "eager"
+    """The devices' implementation of attention."""
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The dropout of adapters as it costs a device; the host trains without."""
     kind: Literal["closed_form", "measured"] = "closed_form"
-    table: PathOrName | None = None  # of measured steps, which ``fedclock calibrate`` writes
-    # A larger model whose time, bytes, memory and energy are charged, while ``task.model`` is
-    # trained in its place.
+    """Whether seconds follow from rates, or from a table of measured steps."""
+    table: PathOrName | None = None
+    """The file of measured steps, which ``fedclock calibrate`` writes."""
     model: PathOrName | None = None
+    """A larger model whose costs are charged, while ``task.model`` is trained in its place."""
     revision: Revision | None = None
-    targets: Annotated[tuple[str, ...], MinLen(1)] | None = None  # None: as in ``task.targets``
+    """The commit, branch or tag of that model on the hub."""
+    targets: Annotated[tuple[str, ...], MinLen(1)] | None = None
+    """The layers adapted in that model; those of ``task.targets`` where left out."""
 
-    @model_validator(mode="after")
-    def _has_table(self) -> CostModelConfig:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.kind == "measured") != (self.table is not None):
             raise ValueError("give a table with kind measured, and none with closed_form")
         if self.model is None and (self.revision or self.targets):
@@ -131,78 +149,91 @@ class CostModelConfig(Section):
             raise ValueError(
                 "give a table or a model: measured steps are those of the model trained"
             )
-        return self
 
 
-class Aggregation(Section):
-    """What the server does with updates before the strategy aggregates.
-
-    ``algorithms/merging/robust.py`` has the rules.
-
-    ``trim_share`` of the values of a coordinate are not believed at either end.
-    """
-
-    max_norm: Positive | None = None  # L2; an update that changes more is refused
-    clip_norm: Positive | None = None  # L2; an update that changes more is scaled down to it
-    trim_share: Annotated[float, Ge(0), Lt(0.5)] = 0.0
-
-
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Section):
-    """The global model is tested after every ``every`` rounds; that takes no simulated time."""
+    """The global model is tested between rounds; that takes no simulated time."""
 
     every: Count = 1
+    """The number of rounds from one test to the next."""
     examples: Count = 400
+    """The number of test examples."""
 
 
-class StopConfig(Section):
-    """A run ends after ``rounds``, or earlier at a time or a target of the task's first metric.
-
-    ``accuracy`` is a target as well, of the tasks that have one.
-    """
+@dataclass(frozen=True)
+class Stop(Section):
+    """A run ends after a number of rounds, or earlier at a time or a target."""
 
     rounds: Annotated[int, Ge(1), Le(1_000_000)]
+    """The most rounds."""
     simulated_s: Length | None = None
-    accuracy: Annotated[float, Gt(0), Le(1)] | None = None
+    """The simulated time after which no round begins."""
+    accuracy: PartialShare | None = None
+    """The accuracy of the global model that ends the run, for a task that has one."""
     target: Positive | None = None
+    """The value of the task's first metric that ends the run."""
 
-    @model_validator(mode="after")
-    def _at_most_one(self) -> StopConfig:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.accuracy is not None and self.target is not None:
             raise ValueError("give accuracy or target, at most one of the two")
-        return self
+
+    @property
+    def goal(self) -> float | None:
+        """The value of the task's first metric that ends the run; None where the run has none."""
+        return self.target if self.accuracy is None else self.accuracy
 
 
 NOT_SIMULATED = ("seed", "name", "label", "targets")
 """Keys that the hash of a config leaves out: seed, names, and what only the analysis reads."""
 
-Targets = tuple[Annotated[float, Field(gt=0, le=1)], ...]
 
-
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
-    """One run: one strategy, one seed."""
+    """A run is of one strategy and one seed."""
 
     name: Name
+    """The name of the experiment, and of the folder that its runs are in."""
     label: Name
+    """The name of the run among those of the experiment; the strategy's kind unless given."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    task: Task = Task()
-    shards: Shards = Shards()
+    """The seed that all random numbers follow from."""
+    task: TaskConfig = TaskConfig()
+    """What is fine-tuned on what."""
+    shards: ShardsConfig = ShardsConfig()
+    """How the training set is divided among the devices."""
     local: LocalWork = LocalWork(steps=10)
-    training: TrainingOrNone = Training()
-    fleet: Fleet
+    """What a device does in a round."""
+    training: TrainingOrNone = TrainingOptions()
+    """How training is done; ``none`` simulates time alone, and nothing is learned."""
+    fleet: Annotated[FleetConfig, BeforeValidator(without_empty_devices)]
+    """The devices."""
     faults: FaultsConfig = FaultsConfig()
+    """What goes wrong."""
     network: NetworkConfig = NetworkConfig()
-    cost: CostModelConfig = CostModelConfig()
+    """What transfers share."""
+    cost: CostConfig = CostConfig()
+    """What the simulated devices compute with."""
     selection: Annotated[Selection, OneOf(SELECTIONS)] = Uniform()
+    """Who takes part."""
     pacing: Annotated[Pacing, OneOf(PACINGS)]
-    aggregation: Aggregation = Aggregation()
+    """When plans go out and when updates are merged."""
+    aggregation: Robustness = Robustness()
+    """What the server does with updates before the strategy aggregates."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    stop: StopConfig
-    targets: Targets = ()  # accuracies that runs are timed to; no run depends on them
+    """When the global model is tested."""
+    stop: Stop
+    """When the run ends."""
+    targets: tuple[PartialShare, ...] = ()
+    """The accuracies that runs are timed to; no run depends on them."""
     strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]
+    """Who trains what, and how it is merged."""
 
     def resolved(self) -> dict[str, Any]:
-        """Every key with its value, as plain data: running it again gives the same run."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """Return every key with its value as plain data: running it again gives the same run."""
+        plain: dict[str, Any] = as_plain(self)
+        return plain
 
     @property
     def hash(self) -> str:
@@ -216,28 +247,51 @@ class RunConfig(Section):
         return Path(self.name) / f"{self.label}-{self.hash}-s{self.seed}"
 
 
-class RecordedStrategy(Section):
-    """The strategy of a run folder's config, as plain data: none of its code is imported."""
+class RecordedStrategy(BaseModel):
+    """A recorded strategy is that of a run folder as plain data: none of its code is imported."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: str
     rank: Annotated[int, Ge(1), Le(1_000_000)]
 
 
-RecordedConfig: type[RunConfig] = create_model(
-    "RunConfig", __base__=RunConfig, strategy=(RecordedStrategy, ...)
-)
+def _with_strategy(strategy: Any) -> type[RunConfig]:
+    """Return the config of a run whose strategy is of this type."""
+    return make_dataclass(
+        "RunConfig",
+        [("strategy", strategy)],
+        bases=(RunConfig,),
+        frozen=True,
+        kw_only=True,
+        namespace={"__module__": __name__},
+    )
+
+
+RecordedConfig: type[RunConfig] = _with_strategy(RecordedStrategy)
 """The config of a run folder that is read, and not run."""
 
 
 @cache
 def config_for(own: type[Strategy[Any]]) -> type[RunConfig]:
-    """A config whose strategy is this class of the user's, held to its fields as ours are.
+    """Return the config of runs whose strategy is this class of the user's, held to its fields.
 
     Raises PydanticUserError or NameError where the type of a field cannot be checked.
     """
-    strategy = Annotated[Strategy[Any], OneOf({own.kind: own}), AfterValidator(check_scale)]
-    model = create_model("RunConfig", __base__=RunConfig, strategy=(strategy, ...))
-    model.model_rebuild()  # raises where a name in an annotation is unknown
-    return model
+    own_config = _with_strategy(
+        Annotated[Strategy[Any], OneOf({own.kind: own}), AfterValidator(check_scale)]
+    )
+    adapter(own_config)  # raises where a name in an annotation is unknown
+    return own_config
+
+
+def read_section(section: type[T], content: Any) -> T:
+    """Return a section of a config from plain data. Raises pydantic's ValidationError."""
+    read: T = adapter(section).validate_python(content)
+    return read
+
+
+def section_json(section: object, exclude: Collection[str] = ()) -> str:
+    """Return a section as JSON, without some of its keys. Seeds and hashes are taken of it."""
+    text: bytes = adapter(type(section)).dump_json(section, exclude=set(exclude))
+    return text.decode()

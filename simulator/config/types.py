@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Annotated, Any, Union
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, ClassVar, Union
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     GetCoreSchemaHandler,
     Tag,
 )
+from pydantic_core import to_jsonable_python
 from pydantic_core.core_schema import plain_serializer_function_ser_schema
 
 from simulator.config.own_strategy import source_of
 from simulator.config.paths import stay_inside
-from traces.options import PartialShare, Rule
+from traces.options import PartialShare, Rule, check_options, option_hints
 
 Name = Annotated[
     str,
@@ -43,8 +43,14 @@ Revision = Annotated[
 """A commit, branch or tag of a repository; never a path that leads out of a folder."""
 
 
-def _as_range(value: Any) -> Any:
+def as_range(value: Any) -> Any:
+    """Return ``0.5`` as ``[0.5]``, for which it is short."""
     return (value,) if isinstance(value, int | float) else value
+
+
+def as_source(value: Any) -> Any:
+    """Return ``link: lte`` as ``link: {source: lte}``, for which it is short."""
+    return {"source": value} if isinstance(value, str | int | float) else value
 
 
 def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
@@ -54,18 +60,21 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
 
 
 Shares = tuple[PartialShare, ...]
-ShareRange = Annotated[Shares, BeforeValidator(_as_range), AfterValidator(_rising)]
+ShareRange = Annotated[Shares, BeforeValidator(as_range), AfterValidator(_rising)]
 """One share for all, or a lower and an upper one between which each device draws its own."""
 
 
-class Section(BaseModel):
-    """A part of the config: no key but those named, and nothing changes once read."""
+class Section:
+    """A section is a frozen dataclass of the config that has no key but its fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 class OneOf:
-    """Annotates a field as a tagged union: ``kind`` names the class, other keys are its fields."""
+    """A field annotated by this is of the class that ``kind`` names; other keys are fields."""
 
     def __init__(self, kinds: Mapping[str, Any]) -> None:
         self.kinds = kinds
@@ -88,6 +97,20 @@ def _without_kind(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: item for key, item in value.items() if key != "kind"}
     return value
+
+
+def as_plain(value: Any) -> Any:
+    """Return a section as plain data, without the keys that stand at None."""
+    if is_dataclass(value) and hasattr(value, "kind") and "kind" not in option_hints(type(value)):
+        return to_jsonable_python(_to_mapping(value))
+    if is_dataclass(value):
+        named = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        return {name: as_plain(inner) for name, inner in named.items() if inner is not None}
+    if isinstance(value, tuple):
+        return [as_plain(inner) for inner in value]
+    if isinstance(value, dict):
+        return {name: as_plain(inner) for name, inner in value.items()}
+    return to_jsonable_python(value)
 
 
 def _to_mapping(value: Any) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def sent(
 
 
 def received(
-    work: Assignment, message: bytes, result: TrainingResult, *, max_norm: float
+    work: Assignment, message: bytes, result: TrainingResult, *, max_norm: float | None
 ) -> ClientUpdate:
     """The update in a message.
 
@@ -105,7 +105,7 @@ def received(
         if not all(np.isfinite(values).all() for values in arrays):
             raise RefusedUpdateError(f"an update must be finite, got NaN or inf in {name}")
     update = update_of(work, adapter, result)
-    if max_norm < math.inf and not (norm := update_norm(update)) <= max_norm:
+    if max_norm is not None and not (norm := update_norm(update)) <= max_norm:
         raise RefusedUpdateError(
             f"the norm of an update must be at most {max_norm:g} (aggregation.max_norm), "
             f"got {norm:.6g}"

@@ -35,7 +35,7 @@ class Evaluations:
         self._log.flush()  # one at a time, so that the log is never far behind
         self._under_way = self._fed.begin(self._fed.trainer.evaluate, adapter)
         self._log.once(self._under_way, note)
-        if self._fed.stop.target is not None:
+        if self._fed.stop.goal is not None:
             self._log.flush()
 
     def metrics_of(self, found: Evaluation) -> dict[Metric, float]:
@@ -50,8 +50,8 @@ class Evaluations:
     @property
     def has_reached_target(self) -> bool:
         """True once the last model evaluated is as good as ``stop`` asks for."""
-        target = self._fed.stop.target
-        return target is not None and self._fed.metrics[0].reaches(self.last_score, target)
+        goal = self._fed.stop.goal
+        return goal is not None and self._fed.metrics[0].reaches(self.last_score, goal)
 
     def close(self, record: RoundRecord) -> None:
         """Log the round, with its evaluation once that is known."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from devices.fleet.fleet import Fleet
 from devices.tasks.task import Metric
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation, Trainer
+from simulator.config.schema import Stop
 from simulator.engine.device import WhenOffline, WhenOutOfMemory
 from simulator.engine.faults import Faults
 from simulator.engine.network import NOTHING_SHARED, SharedLinks
@@ -33,18 +33,6 @@ def at_once(evaluate: Callable[[Adapter], Evaluation], adapter: Adapter) -> Futu
     future: Future[Evaluation] = Future()
     future.set_result(evaluate(adapter))
     return future
-
-
-@dataclass(frozen=True)
-class Stop:
-    """When a run ends: after this many rounds, or earlier at a clock time or a target.
-
-    The target is one of the task's first metric; None: the run has none.
-    """
-
-    rounds: int
-    simulated_s: float = math.inf
-    target: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,7 +134,8 @@ class Server:
     def _is_last_round(self) -> bool:
         """Whether the run ends with the round that closes now, whatever its accuracy."""
         stop = self._fed.stop
-        return self._round >= stop.rounds or self._env.now >= stop.simulated_s
+        is_late = stop.simulated_s is not None and self._env.now >= stop.simulated_s
+        return self._round >= stop.rounds or is_late
 
     def _is_due(self) -> bool:
         # The alarm rings at opened + deadline. The difference of that and opened may fall short of

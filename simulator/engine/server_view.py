@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from algorithms.strategy import LinkRate
 from devices.cost.model import Cost, CostModel
@@ -13,6 +12,7 @@ from devices.fleet.profile import DeviceProfile
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import DeviceId, TrainingPlan
 from devices.vocabulary.trainer import SalienceMetric, Trainer
+from simulator.config.schema import LocalWork
 from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace
 
@@ -22,23 +22,6 @@ PROBE_AT_S = -600.0
 The trace repeats, so it has a past. On a link that takes longer the probe is cut at time 0."""
 MAX_REMEMBERED = 1 << 16
 """Costs of plans: some schedulers ask for others in every round, of a run that may be long."""
-
-
-@dataclass(frozen=True)
-class LocalWork:
-    """What every device is asked to do in a round: a number of steps, or of epochs."""
-
-    batch_size: int
-    steps: int | None
-    epochs: float | None = None
-    proximal_mu: float = 0.0
-
-    def steps_for(self, num_examples: int) -> int:
-        """Training steps of a device with this many examples; at least one."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None  # the config admits exactly one of the two
-        return max(1, -(-int(self.epochs * num_examples) // self.batch_size))
 
 
 class ServerView:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from algorithms.merging.robust import Robustness
 from devices.datasets.partition import expected_scores
 from devices.models.catalog import ModelSource
 from devices.tasks.task import Metric, Task
@@ -19,7 +18,7 @@ from simulator.config.experiment import ConfigError, name_strategies
 from simulator.config.faults import FaultsConfig
 from simulator.config.own_strategy import source_of
 from simulator.config.schema import RunConfig
-from simulator.engine.federation import Federation, Stop
+from simulator.engine.federation import Federation
 from simulator.engine.server import Server, simulate
 from simulator.log.manifest import (
     FinishedMeanwhileError,
@@ -223,7 +222,6 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
 
 def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
     """Return everything that the simulation of this config is made of."""
-    stop, aggregation = config.stop, config.aggregation
     return Federation(
         seed=config.seed,
         fleet=world.fleet,
@@ -234,17 +232,13 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         trainer=trainer,
         metrics=world.task.metrics,
         evaluate_every=config.evaluation.every,
-        stop=Stop(stop.rounds, stop.simulated_s or math.inf, stop.accuracy or stop.target),
+        stop=config.stop,
         faults=world.faults,
         shared_links=world.shared_links,
         when_offline=config.fleet.when_offline,
         when_out_of_memory=config.fleet.when_out_of_memory,
         when_diverged="stop" if config.training == "none" else config.training.when_diverged,
-        robustness=Robustness(
-            aggregation.max_norm or math.inf,
-            aggregation.clip_norm or math.inf,
-            aggregation.trim_share,
-        ),
+        robustness=config.aggregation,
         stack=1 if config.training == "none" else config.training.stack,
     )
 

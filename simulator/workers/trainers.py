@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from devices.architectures import model_spec
 from devices.models.catalog import MODELS, ModelSource, resolve
 from devices.models.spec import ModelSpec
+from devices.options import HostCompute, HostDtype
 from devices.tasks.task import Task
-from devices.training.config import HostCompute, HostDtype, TrainingConfig
+from devices.training.config import TrainingConfig
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
     ChunkedTrainer,
@@ -164,15 +165,10 @@ def _torch_trainer(
     training = TrainingConfig(
         model=config.task.model,
         targets=config.task.targets,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
         max_length=config.task.max_length,
-        dtype=host.dtype if host else settings.dtype,
-        compute=host.compute if host else settings.compute,
-        attention=settings.attention,
         eval_examples=config.evaluation.examples,
-        max_loss=settings.max_loss,
         revision=config.task.revision,
+        **vars(settings) | ({"dtype": host.dtype, "compute": host.compute} if host else {}),
     )
     expected = _software() | {"the model's files": world.source.files_sha256}
     return partial(_make_here, training, world.task, expected)

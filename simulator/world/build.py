@@ -34,11 +34,11 @@ from devices.vocabulary.trainer import NullTrainer, Trainer
 from simulator.config.experiment import ConfigError
 from simulator.config.fleet import NetworkConfig
 from simulator.config.problems import Problems
-from simulator.config.schema import RunConfig
+from simulator.config.schema import RunConfig, section_json
 from simulator.engine.faults import Faults, draw_faults
 from simulator.engine.network import NOTHING_SHARED, SharedLinks
 from simulator.engine.seeds import stream
-from simulator.engine.server_view import LocalWork, ServerView
+from simulator.engine.server_view import ServerView
 from simulator.world.fleet import draw_fleet
 from simulator.world.groups import open_groups
 from simulator.world.network import open_network
@@ -65,7 +65,7 @@ class World:
     @cached_property
     def conditions_hash(self) -> str:
         """SHA-256 of all that every scheduler must meet alike: devices, traces, shards, faults."""
-        faults = self.faults.config.model_dump_json() + str(self.faults.seed)
+        faults = section_json(self.faults.config) + str(self.faults.seed)
         sha = hashlib.sha256((self.fleet.conditions_hash() + faults).encode())
         if isinstance(self.cost_model, MeasuredCost):
             sha.update(repr(self.cost_model.steps).encode())
@@ -322,11 +322,10 @@ def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...
 
 def make_view(config: RunConfig, world: World, trainer: Trainer) -> ServerView:
     """What the server of this run knows before the first round."""
-    local = config.local
     return ServerView(
         world.fleet,
         model=world.model,
-        work=LocalWork(local.batch_size, local.steps, local.epochs, local.proximal_mu),
+        work=config.local,
         cost_model=world.cost_model,
         trainer=trainer,
     )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from devices.fleet.mixes import mix
 from devices.fleet.speed import UniformSpeed
 from devices.fleet.table import DeviceColumns, read_device_columns
-from simulator.config.fleet import Calendar, DeviceGroup, Fleet, LinkReplay
+from simulator.config.fleet import Calendar, DeviceGroup, FleetConfig, LinkReplay
 from simulator.config.paths import profile_inside, stay_inside
 from simulator.config.problems import Problems
 from simulator.engine.seeds import stream
@@ -28,7 +29,7 @@ class Group:
     count: int
 
 
-def open_groups(fleet: Fleet, seed: int, problems: Problems) -> list[Group]:
+def open_groups(fleet: FleetConfig, seed: int, problems: Problems) -> list[Group]:
     """The groups of a fleet in order, none of them a mix or a table any more.
 
     Of a table larger than its ``count``, the seed draws the rows.
@@ -55,7 +56,7 @@ def _of_mix(group: Group, seed: int) -> Iterator[Group]:
     counts = np.bincount(drawn, minlength=len(chosen.profiles)).tolist()
     for profile, count in zip(chosen.profiles, counts, strict=True):
         if count:
-            one = group.config.model_copy(update={"mix": None, "profile": profile})
+            one = replace(group.config, mix=None, profile=profile)
             yield Group(group.where, one, count)
 
 
@@ -77,7 +78,7 @@ def _of_table(group: Group, seed: int) -> Iterator[Group]:
 
 def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
     """What the row says, and what the group says where the row is silent."""
-    said: dict[str, object] = {"table": None, "count": 1}
+    said: dict[str, Any] = {"table": None, "count": 1}
     if table.profile[row]:
         said["profile"] = _inside(config, table.profile[row], profile_inside)
     if table.link[row]:
@@ -95,14 +96,13 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
         said["memory_share"] = (float(table.memory_share[row]),)
     if not math.isnan(table.uplink_scale[row]):
         said["uplink_scale"] = float(table.uplink_scale[row])
-    one = config.model_copy(update=said)
     for key in ("profile", "link"):
-        if getattr(one, key) is None:
+        if said.get(key, getattr(config, key)) is None:
             raise ValueError(
                 f"{config.table}: the row of device {table.device_id[row]} must name a {key}, or "
                 f"the group must, got neither"
             )
-    return one
+    return replace(config, **said)
 
 
 def _inside(config: DeviceGroup, named: str, check: Callable[[str], object] = stay_inside) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,7 +124,7 @@ def fault_schedules(faults: Faults, until_s: float) -> dict[str, Any]:
         "cut_transfers": config.cut_transfers,
         "join": {"schedule": _moments(faults.join_s, lambda at_s: at_s > 0)},
         "leave": {"schedule": _moments(faults.leave_s, math.isfinite)},
-        "server_restarts": [one.model_dump() for one in config.server_restarts],
+        "server_restarts": [asdict(one) for one in config.server_restarts],
         "byzantine": {
             "kind": config.byzantine.kind,
             "strength": config.byzantine.strength,

@@ -16,6 +16,7 @@ import numpy as np
 from devices.fleet.fleet import Assigned
 from simulator.config.fleet import Replay
 from simulator.config.problems import Problems
+from simulator.config.schema import section_json
 from simulator.engine.seeds import stream
 from simulator.world.groups import Group
 from traces.arrays import FloatArray, IntArray
@@ -93,7 +94,7 @@ class Draw:
     def _key(self, k: int, name: str, replay: Replay) -> str:
         """Groups of one key draw from one pool."""
         config = self.groups[k].config
-        origin = (replay.model_dump_json(exclude={"start", "sample"}), config.uplink_scale)
+        origin = (section_json(replay, exclude=("start", "sample")), config.uplink_scale)
         is_own = replay.source is None or name == "battery"
         return repr((origin, self.groups[k].where if is_own else ""))
 

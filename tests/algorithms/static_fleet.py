@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from algorithms.static_fleet import ModelCosts as ModelCosts
 from algorithms.static_fleet import StaticDevice as StaticDevice
 from algorithms.static_fleet import StaticFleet as StaticFleet
-from algorithms.static_fleet import device_profile as device_profile
-from algorithms.static_fleet import random_adapter as random_adapter
 from algorithms.static_fleet import spoil as spoil
 from algorithms.static_fleet import trained_update as trained_update
 from devices.cost.model import Cost, MemoryBreakdown, StepTime
 from devices.fleet.profile import DeviceProfile
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import TrainingPlan
+from devices.vocabulary.plan import Adapter, Factors, TrainingPlan
+from traces.arrays import Float32Array
 
 FORMAT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0625, "int4": 0.5625, "nf4": 0.53125}
 """Bytes a weight: packed formats carry 4 bytes (nf4: 2) per group of 64."""
@@ -104,3 +103,34 @@ def bert(num_blocks: int, hidden: int, *, num_classes: int = 3) -> ModelSpec:
         "max_position_embeddings": 32,
     }
     return ModelSpec.from_config("test-bert", config, ["query", "value"], text_head(num_classes))
+
+
+def device_profile(name: str, flops_per_s: float = 1e9, memory_bytes: int = 2**30) -> DeviceProfile:
+    """Return a profile of the given speed at either operand width."""
+    return DeviceProfile(
+        name=name,
+        title=name,
+        tier="test",
+        flops_per_s={32: flops_per_s, 16: flops_per_s},
+        memory_bytes=memory_bytes,
+        memory_bytes_per_s=1e9,
+        overhead_s=0.0,
+        power_w={"idle": 1.0, "compute": 5.0, "radio": 2.0},
+        confidence="low",
+        source="made up",
+    )
+
+
+def random_adapter(model: ModelSpec, rank: int, rng: np.random.Generator) -> Adapter:
+    """Return an adapter in which no number is zero."""
+    start = model.initial_adapter(rank, alpha=16.0, rng=rng)
+    factors = {
+        key: Factors(noise(f.a.shape, rng), noise(f.b.shape, rng))
+        for key, f in start.factors.items()
+    }
+    head = {name: noise(values.shape, rng) for name, values in start.head.items()}
+    return replace(start, factors=factors, head=head)
+
+
+def noise(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
+    return rng.normal(0.0, 1.0, shape).astype(np.float32)

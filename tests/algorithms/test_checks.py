@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.checks import CheckFleet, ContractError, check_strategy, contract_problems
+from algorithms.checks import ContractError, check_fleet, check_strategy, contract_problems
 from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.registry import STRATEGIES
 from algorithms.strategies.fedlora import FedLoRA
@@ -222,7 +222,7 @@ def test_what_is_no_frozen_dataclass_is_told_so() -> None:
 
 
 def test_the_fleet_of_the_checks_has_room_for_every_plan() -> None:
-    fleet = CheckFleet()
+    fleet = check_fleet()
     shape = fleet.model.grid_shape(64)
     for plan in make_plans(fleet, fleet.device_ids, TermGrid.top_blocks(shape, shape[0])):
         assert fleet.cost(plan).memory.total < fleet.memory_budget_bytes(plan.device_id)

@@ -31,7 +31,7 @@ from analysis.figures import (
 from analysis.metrics.study import Study, study_of
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
-from simulator.config.schema import RunConfig
+from simulator.config.schema import RunConfig, read_section
 from simulator.world.build import World, build_world
 
 
@@ -73,7 +73,7 @@ CONFIG = {
 @pytest.fixture(scope="module")
 def world() -> World:
     """The conditions of a fleet that comes and goes."""
-    return build_world(RunConfig.model_validate(CONFIG), "test")
+    return build_world(read_section(RunConfig, CONFIG), "test")
 
 
 def in_world(run: Run, world: World) -> Run:

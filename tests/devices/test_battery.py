@@ -91,10 +91,10 @@ def test_level_is_the_fine_step_integral_of_what_flows(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"capacity_j": 0.0}, "capacity_j must be a number above 0, got 0"),
-        ({"floor_share": 0.4}, "0 <= floor_share < resume_share <= 1 must hold, got 0.4 and 0.3"),
+        ({"capacity_j": 0.0}, "capacity_j must be above 0 and finite, got 0"),
+        ({"floor_share": 0.4}, "floor_share must be below resume_share, got 0.4 and 0.3"),
         ({"initial_share": 0.05}, "initial_share must be in .*, got 0.05 with a floor of 0.1"),
-        ({"charge_w": -1.0}, "charge_w must be >= 0, got -1"),
+        ({"charge_w": -1.0}, "charge_w must be at least 0 and finite, got -1"),
     ],
 )
 def test_impossible_battery_is_refused(changed: dict[str, float], message: str) -> None:

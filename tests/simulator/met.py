@@ -9,6 +9,7 @@ import numpy as np
 from devices.fleet.fleet import Device
 from simulator.config.faults import FaultsConfig
 from simulator.config.problems import Problems
+from simulator.config.schema import read_section
 from simulator.engine.faults import Faults, draw_faults
 from simulator.engine.server import simulate
 from simulator.log.records import ClientRecord
@@ -30,7 +31,8 @@ def steps(*pairs: tuple[float, float]) -> StepTrace:
 
 
 def faults(num_devices: int, seed: int = 0, **config: Any) -> Faults:
-    return draw_faults(FaultsConfig(**config), num_devices, seed=seed, problems=Problems())
+    said = read_section(FaultsConfig, config)
+    return draw_faults(said, num_devices, seed=seed, problems=Problems())
 
 
 def free_run() -> ClientRecord:

@@ -26,9 +26,10 @@ from devices.vocabulary.trainer import (
     TrainingJob,
     TrainingResult,
 )
+from simulator.config.schema import LocalWork, Stop
 from simulator.engine.faults import no_faults
-from simulator.engine.federation import Federation, Stop
-from simulator.engine.server_view import LocalWork, ServerView
+from simulator.engine.federation import Federation
+from simulator.engine.server_view import ServerView
 from simulator.log.records import ClientRecord, Event, RoundRecord
 from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace, Link

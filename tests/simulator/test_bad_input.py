@@ -8,6 +8,7 @@ import resource
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -145,11 +146,10 @@ def simulate(file: Path, output: Path) -> list[Path]:
     if not all(is_small(config) for config in configs):
         return []
     short = [
-        config.model_copy(
-            update={
-                "stop": config.stop.model_copy(update={"rounds": min(config.stop.rounds, ROUNDS)}),
-                "training": "none",
-            }
+        replace(
+            config,
+            stop=replace(config.stop, rounds=min(config.stop.rounds, ROUNDS)),
+            training="none",
         )
         for config in configs
     ]

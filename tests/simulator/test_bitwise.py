@@ -22,8 +22,9 @@ from rich.console import Console
 
 from devices.fleet.fleet import Fleet
 from simulator.config.experiment import load_experiment
+from simulator.config.faults import FaultsConfig
 from simulator.config.problems import Problems
-from simulator.config.schema import RunConfig
+from simulator.config.schema import RunConfig, read_section
 from simulator.engine.faults import draw_faults
 from simulator.log.progress import reporter
 from simulator.runs.run import prepare, run
@@ -223,9 +224,7 @@ def test_a_device_or_a_draw_more_moves_no_other(
 @settings(max_examples=scaled(20, 1_000))
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 8), more=st.integers(1, 8))
 def test_the_faults_of_a_device_are_its_own(seed: int, count: int, more: int) -> None:
-    config = RunConfig.model_fields["faults"].annotation.model_validate(  # type: ignore[union-attr]
-        {**CONFIG["faults"], "leave": {"per_hour": 1.0}}
-    )
+    config = read_section(FaultsConfig, {**CONFIG["faults"], "leave": {"per_hour": 1.0}})
     few = draw_faults(config, count, seed=seed, problems=Problems())
     many = draw_faults(config, count + more, seed=seed, problems=Problems())
     many.crashes(count).span(1e5)  # who is asked first, and how far, moves nothing

@@ -14,6 +14,7 @@ from devices.fleet.battery import BatteryReplay, BatterySpec
 from devices.fleet.fleet import Device
 from simulator.config.faults import FaultsConfig
 from simulator.config.problems import Problems
+from simulator.config.schema import read_section
 from simulator.engine.clock import StalledError
 from simulator.engine.faults import draw_faults
 from tests.simulator.met import away, faults, free_run, run, steps
@@ -357,7 +358,7 @@ def test_one_more_device_changes_no_others_faults() -> None:
 
 def test_schedule_for_a_device_that_is_not_there_is_refused() -> None:
     problems = Problems()
-    config = FaultsConfig(crash={"schedule": [{"device": 7, "at_s": 1.0}]})
+    config = read_section(FaultsConfig, {"crash": {"schedule": [{"device": 7, "at_s": 1.0}]}})
     draw_faults(config, 5, seed=0, problems=problems)
     assert problems.found == [
         "faults.crash.schedule.0.device must be in [0, 4], the devices of the fleet, got 7"

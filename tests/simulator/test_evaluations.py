@@ -21,7 +21,8 @@ from devices.vocabulary.trainer import (
     TrainingJob,
     TrainingResult,
 )
-from simulator.engine.federation import BeginEvaluation, Stop, at_once
+from simulator.config.schema import Stop
+from simulator.engine.federation import BeginEvaluation, at_once
 from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from traces.arrays import FloatArray
@@ -107,7 +108,7 @@ def test_rounds_that_are_not_evaluated_keep_their_place() -> None:
 
 def test_a_run_that_stops_at_an_accuracy_waits_for_it() -> None:
     accuracies = [record.score for record in played(at_once).rounds]
-    stop = Stop(6, target=accuracies[3])
+    stop = Stop(6, accuracy=accuracies[3])
     plain = played(at_once, stop=stop)
     assert [record.score for record in plain.rounds] == accuracies[:4]
     assert text(played(late(NEVER), stop=stop)) == text(plain)

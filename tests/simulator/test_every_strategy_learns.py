@@ -30,8 +30,9 @@ from devices.training.trainer import TorchTrainer
 from devices.vocabulary.merged import multiplied_out
 from devices.vocabulary.plan import ClientUpdate, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import TrainingJob, TrainingResult
+from simulator.config.schema import LocalWork
 from simulator.engine.server import simulate
-from simulator.engine.server_view import LocalWork, ServerView
+from simulator.engine.server_view import ServerView
 from tests.simulator.arrivals import Arrivals, held_terms
 from tests.simulator.small import Memory, make_device, make_federation
 

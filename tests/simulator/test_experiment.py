@@ -44,6 +44,12 @@ def test_a_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
     assert again.folder == config.folder == Path(f"small/fedlora-{config.hash}-s0")
 
 
+def test_a_config_of_recorded_conditions_reads_back_as_itself(tmp_path: Path) -> None:
+    (config,) = load_experiment(write(tmp_path, {**VALID, "fleet": {"recorded": "x.json"}}))
+    (again,) = load_experiment(write(tmp_path, config.resolved()))
+    assert again == config
+
+
 def test_the_hash_changes_with_what_matters_and_not_with_seed_or_name(tmp_path: Path) -> None:
     file = write(tmp_path, VALID)
     (plain,) = load_experiment(file)

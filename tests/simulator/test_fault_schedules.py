@@ -21,8 +21,8 @@ from algorithms.registry import PACINGS, SELECTIONS
 from algorithms.strategies.fedlora import FedLoRA
 from devices.fleet.battery import BatterySpec
 from devices.fleet.fleet import Device
+from simulator.config.schema import Stop
 from simulator.engine.clock import StalledError
-from simulator.engine.federation import Stop
 from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_conditions import faults, free_run, steps

@@ -13,8 +13,9 @@ import yaml
 from algorithms.registry import STRATEGIES
 from devices.vocabulary.trainer import NullTrainer
 from simulator.config.experiment import load_experiment
+from simulator.config.schema import LocalWork
 from simulator.engine.server import Federation, simulate
-from simulator.engine.server_view import LocalWork, ServerView
+from simulator.engine.server_view import ServerView
 from simulator.world.build import build_world, make_view
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_golden import CONFIG

@@ -158,6 +158,15 @@ def test_a_value_out_of_range_is_refused(tmp_path: Path, key: str, value: Any, s
     assert re.search(says, found)
 
 
+def test_a_range_in_the_type_of_a_field_is_held_and_told(tmp_path: Path) -> None:
+    text = "from typing import Annotated\nfrom annotated_types import Gt, Le\n" + HALF.replace(
+        "share: float", "share: Annotated[float, Gt(0), Le(1)]"
+    )
+    config = config_of(tmp_path, text, share=2, rank=0)
+    found = problems(tmp_path, config)
+    assert found[0] == "strategy.share must be in (0, 1], got 2"
+
+
 def test_among_several_strategies_it_is_named_by_its_label(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     own = config.pop("strategy")

@@ -112,7 +112,7 @@ def test_unfinished_run_is_not_recorded(tmp_path: Path) -> None:
         (lambda d: d["link"]["index"].__setitem__(0, 99), "link must be among the .* found 99"),
         (lambda d: d.update(format=9), "must be recorded conditions of format 1"),
         (lambda d: d["link"]["pool"][0]["uplink"].update(values=[-1.0]), "as many values as times"),
-        (lambda d: d["battery"]["pool"][0].update(capacity_j="x"), "not supported between"),
+        (lambda d: d["battery"]["pool"][0].update(capacity_j="x"), "capacity_j must be above 0"),
         (lambda d: d["link"]["offset_s"].__setitem__(0, None), "finite|float"),
         (lambda d: d["shared"]["cell_index"].__setitem__(0, 1), "cell_index must name one of 1"),
         (lambda d: d["memory_budget_bytes"].__setitem__(0, 0), "must be above 0"),

@@ -26,6 +26,7 @@ from analysis import api
 from analysis.commands.main import app
 from simulator.config.faults import FaultsConfig
 from simulator.config.problems import Problems, UserError
+from simulator.config.schema import read_section
 from simulator.engine.faults import draw_faults
 from simulator.engine.server import simulate
 from simulator.log.disk import PARTIAL, staging
@@ -64,7 +65,7 @@ def test_other_code_or_data_finds_nothing(tmp_path: Path) -> None:
 
 
 def test_who_is_late_offline_or_crashed_costs_no_gradient() -> None:
-    crash = FaultsConfig.model_validate({"crash": {"schedule": [{"device": 1, "at_s": 1e-3}]}})
+    crash = read_section(FaultsConfig, {"crash": {"schedule": [{"device": 1, "at_s": 1e-3}]}})
     fleet = [make_device(0), make_device(1), make_device(2, rate_bytes_per_s=10.0)]
     trainer, log = DriftTrainer(), Memory()
     federation = make_federation(

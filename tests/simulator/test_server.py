@@ -15,7 +15,8 @@ from algorithms.pacing import FedAsync, FedBuff, Pacing, SemiSynchronous, Synchr
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategy import FleetView, ServerState
 from devices.vocabulary.plan import ClientUpdate, DeviceId, TermGrid, TrainingPlan
-from simulator.engine.federation import Federation, Stop
+from simulator.config.schema import Stop
+from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
 from traces.bandwidth import BandwidthTrace, Link
@@ -165,7 +166,7 @@ def test_training_learns_through_the_wire() -> None:
 
 @pytest.mark.parametrize(
     ("stop", "rounds"),
-    [(Stop(5), 5), (Stop(5, simulated_s=1e-9), 1), (Stop(50, target=0.7), 2)],
+    [(Stop(5), 5), (Stop(5, simulated_s=1e-9), 1), (Stop(50, accuracy=0.7), 2)],
 )
 def test_a_run_stops_at_the_first_condition_that_holds(stop: Stop, rounds: int) -> None:
     federation = make_federation([make_device(0)], trainer=DriftTrainer())

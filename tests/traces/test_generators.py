@@ -164,17 +164,20 @@ def test_days_of_a_pattern_are_those_asked_for() -> None:
     ("make", "message"),
     [
         (lambda: MarkovLink("6g"), r"technology must be one of wifi, .*, 3g, got '6g'"),
-        (lambda: MarkovLink("lte", scale=0), "scale must be a number above 0, got 0"),
+        (lambda: MarkovLink("lte", scale=0), "scale must be above 0 and finite, got 0"),
         (lambda: MarkovLink("lte", spread=-1), r"spread must be in \[0, 5\], got -1"),
-        (lambda: MarkovLink("lte", duration_s=math.inf), "step_s must be above 0 and at most"),
-        (lambda: PathLossLink(nearest_m=9e3), "nearest_m must be above 0 and at most farthest_m"),
+        (
+            lambda: MarkovLink("lte", duration_s=math.inf),
+            "duration_s must be above 0 and",
+        ),
+        (lambda: PathLossLink(nearest_m=9e3), "nearest_m must be at most farthest_m"),
         (lambda: PathLossLink(shadowing_db=-1), r"shadowing_db must be in \[0, 50\], got -1"),
-        (lambda: PathLossLink(fading="rice"), "fading must be rayleigh or none, got 'rice'"),
-        (lambda: PathLossLink(block_s=0), "block_s must be above 0 and at most duration_s"),
+        (lambda: PathLossLink(fading="rice"), "fading must be one of rayleigh, none, got 'rice'"),
+        (lambda: PathLossLink(block_s=0), "block_s must be above 0 and finite, got 0"),
         (lambda: Diurnal("nightly"), "pattern must be one of charging, charged, got 'nightly'"),
         (lambda: Diurnal(num_days=0), r"num_days must be in \[1, 3660\], got 0"),
-        (lambda: OnOff(0, 5), "online_s must be a number of at least 1, got 0"),
-        (lambda: OnOff(5, math.nan), "offline_s must be a number of at least 1, got nan"),
+        (lambda: OnOff(0, 5), "online_s must be at least 1 and finite, got 0"),
+        (lambda: OnOff(5, math.nan), "offline_s must be at least 1 and finite, got nan"),
     ],
 )
 def test_what_a_generator_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:

@@ -70,7 +70,7 @@ def test_good_options_pass(given: dict[str, Any]) -> None:
         ("depth", [0, "half", 1.5], "all, common or at least 1"),
         ("blocks", [(), (3, 0), "all"], "memory or numbers of at least 1"),
         ("rates", [(1,), (1, 0), (1, 2, 3)], "2 numbers of above 0 and finite"),
-        ("names", [{"a": 0}, {1: 1.0}, 1], "of its type"),
+        ("names", [{"a": 0}, {1: 1.0}, 1], "names, each with above 0 and finite"),
         ("deadline_s", [-1, math.nan], "at least 0"),
     ],
 )

@@ -133,7 +133,7 @@ def test_unknown_technology_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("step_s", [0.0, -1.0, 301.0, math.nan])
 def test_step_outside_the_duration_is_refused(step_s: float) -> None:
-    with pytest.raises(ValueError, match="step_s must be above 0 and at most duration_s, got"):
+    with pytest.raises(ValueError, match=r"step_s must be .*, got"):
         synthetic_link("wifi", 1, step_s=step_s)
 
 

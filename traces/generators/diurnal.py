@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
+from traces.options import check_options
 from traces.units import DAY_S
 
 WARM_UP_DAYS = 4
@@ -22,6 +25,9 @@ WARM_UP_DAYS = 4
 MIN_SPAN_S = 1e-3
 MAX_SPANS = 1_000_000
 """Most spans of one state that a device may be expected to have in a trace."""
+
+NumDays = Annotated[int, Ge(1), Le(3660)]
+"""The length of a drawn trace in days."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +46,13 @@ class DiurnalModel:
     online_s: FloatArray
     offline_s: FloatArray
     begins: FloatArray
-    spread: float = 0.0
+    spread: Annotated[float, Ge(0), Le(10)] = 0.0
     never: float = 0.0
     always: float = 0.0
-    num_days: int = 7
+    num_days: NumDays = 7
 
     def __post_init__(self) -> None:
+        check_options(self)
         for name, lengths_s in (("online_s", self.online_s), ("offline_s", self.offline_s)):
             if lengths_s.ndim != 2 or lengths_s.size == 0:
                 raise ValueError(
@@ -60,15 +67,11 @@ class DiurnalModel:
                 f"begins must be {len(self.online_s)} numbers of at least 0, one for each part of "
                 f"the day in online_s, not all of them 0"
             )
-        if not 0 <= self.spread <= 10:
-            raise ValueError(f"spread must be in [0, 10], got {self.spread:g}")
         if not (self.never >= 0 and self.always >= 0 and self.never + self.always <= 1):
             raise ValueError(
                 f"never and always must be shares of devices that sum to at most 1, "
                 f"got {self.never:g} and {self.always:g}"
             )
-        if not 1 <= self.num_days <= 3660:
-            raise ValueError(f"num_days must be in [1, 3660], got {self.num_days}")
         # However a device's factor divides them, on + off is at least 2 sqrt(on off).
         means_s = self.online_s.mean(axis=1).min(), self.offline_s.mean(axis=1).min()
         if self.num_days * DAY_S > MAX_SPANS * 2 * math.sqrt(means_s[0] * means_s[1]):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from traces.bandwidth import Link
 from traces.generators.stepped import check_num_steps, stepped
+from traces.options import Positive, check_options
 
 Fading = Literal["rayleigh", "none"]
 BASE_STATION_DBM = 46.0
@@ -67,36 +68,36 @@ def shannon_link(
 class PathLossLink:
     """A path-loss link draws links at the Shannon rate of a drawn distance from a 3GPP macro cell.
 
-    The distance is uniform in [``nearest_m``, ``farthest_m``]; HAFLQ's devices are 1,100 to 2,000 m
-    away. Shadowing is log-normal with 8 dB (3GPP TR 36.814, table A.2.1.1-1; from memory), drawn
-    once for both directions, since a device does not move. Rayleigh fading draws the gain of each
-    ``block_s``. The rate follows as in ``shannon_link``. Raises ValueError for a number out of
-    range.
+    HAFLQ's devices are 1,100 to 2,000 m away. Shadowing is log-normal with 8 dB (3GPP TR 36.814,
+    table A.2.1.1-1; from memory), drawn once for both directions, since a device does not move. The
+    rate follows as in ``shannon_link``. Raises ValueError for a number out of range.
     """
 
     kind: ClassVar[str] = "path_loss"
 
-    nearest_m: float = 1100.0
-    farthest_m: float = 2000.0
-    shadowing_db: float = 8.0
+    nearest_m: Positive = 1100.0
+    """The least distance from the base station; distances are uniform between the two."""
+    farthest_m: Positive = 2000.0
+    """The greatest distance from the base station."""
+    shadowing_db: Annotated[float, Ge(0), Le(50)] = 8.0
+    """The standard deviation of log-normal shadowing."""
     fading: Fading = "rayleigh"
-    block_s: float = 1.0
-    duration_s: float = 300.0
+    """Whether the channel fades."""
+    block_s: Positive = 1.0
+    """The time for which a drawn gain holds."""
+    duration_s: Positive = 300.0
+    """The length of the trace, after which it repeats."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.nearest_m <= self.farthest_m < math.inf:
+        check_options(self)
+        if self.nearest_m > self.farthest_m:
             raise ValueError(
-                f"nearest_m must be above 0 and at most farthest_m, "
+                f"nearest_m must be at most farthest_m, "
                 f"got {self.nearest_m:g} of {self.farthest_m:g}"
             )
-        if not 0 <= self.shadowing_db <= 50:
-            raise ValueError(f"shadowing_db must be in [0, 50], got {self.shadowing_db:g}")
-        if self.fading not in get_args(Fading):
-            raise ValueError(f"fading must be rayleigh or none, got {self.fading!r}")
-        if not 0 < self.block_s <= self.duration_s < math.inf:
+        if self.block_s > self.duration_s:
             raise ValueError(
-                f"block_s must be above 0 and at most duration_s, "
-                f"got {self.block_s:g} of {self.duration_s:g}"
+                f"block_s must be at most duration_s, got {self.block_s:g} of {self.duration_s:g}"
             )
         check_num_steps(self.duration_s, self.block_s)
 

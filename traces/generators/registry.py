@@ -7,20 +7,24 @@ device from the ``np.random.Generator`` that they are given and from nothing els
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
+from annotated_types import Ge
 
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import Link
-from traces.generators.diurnal import MAX_SPANS, MIN_SPAN_S
+from traces.generators.diurnal import MAX_SPANS, MIN_SPAN_S, NumDays
 from traces.generators.patterns import pattern_model
 from traces.generators.radio import PathLossLink
 from traces.generators.synthetic import MarkovLink
+from traces.options import FINITE, check_options
+
+Span = Annotated[float, Ge(1), FINITE]
+"""A length in seconds, far above the time in which anything happens."""
 
 
 class LinkGenerator(Protocol):
@@ -43,15 +47,18 @@ class AvailabilityGenerator(Protocol):
 class Diurnal:
     """This generator draws phones by a daily pattern with many short spans (STUNNER).
 
-    Patterns are ``charging`` and ``charged``. Raises ValueError for an unknown one.
+    Raises ValueError for an unknown pattern or a number out of range.
     """
 
     kind: ClassVar[str] = "diurnal"
 
     pattern: str = "charging"
-    num_days: int = 7
+    """The daily pattern: charging or charged."""
+    num_days: NumDays = 7
+    """The length of the trace in days, after which it repeats."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         pattern_model(self.pattern, self.num_days)
 
     def availability(self, rng: np.random.Generator) -> AvailabilityTrace:
@@ -67,15 +74,15 @@ class OnOff:
 
     kind: ClassVar[str] = "on_off"
 
-    online_s: float
-    offline_s: float
-    period_s: float = 604800.0
+    online_s: Span
+    """The mean length of an online span."""
+    offline_s: Span
+    """The mean length of an offline span."""
+    period_s: Span = 604800.0
+    """The length of the trace, after which it repeats."""
 
     def __post_init__(self) -> None:
-        for name in ("online_s", "offline_s", "period_s"):
-            value = getattr(self, name)
-            if not 1 <= value < math.inf:
-                raise ValueError(f"{name} must be a number of at least 1, got {value:g}")
+        check_options(self)
         if self.period_s > MAX_SPANS * (self.online_s + self.offline_s):
             raise ValueError(
                 f"period_s must be at most {MAX_SPANS:,} times online_s + offline_s, "

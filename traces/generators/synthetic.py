@@ -7,13 +7,13 @@ time.
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from traces.arrays import FloatArray, IntArray
 from traces.bandwidth import Link
@@ -21,6 +21,7 @@ from traces.formats import write_link
 from traces.generators.radio import shannon_link
 from traces.generators.stepped import check_num_steps, stepped
 from traces.generators.technologies import TECHNOLOGIES, State, Technology
+from traces.options import Positive, check_options
 from traces.text import did_you_mean
 from traces.units import BYTES_PER_S_PER_MBPS
 
@@ -29,29 +30,28 @@ from traces.units import BYTES_PER_S_PER_MBPS
 class MarkovLink:
     """This generator draws the Markov-modulated links of a technology: 3G, 4G, 5G, Wi-Fi or fixed.
 
-    The mean rates are ``scale`` times those of the technology. ``spread`` is the log-normal spread
-    of that mean between links, the technology's own unless one is given. Raises ValueError for an
-    unknown technology or a number out of range.
+    Raises ValueError for an unknown technology or a number out of range.
     """
 
     kind: ClassVar[str] = "markov"
 
     technology: str
-    scale: float = 1.0
-    spread: float | None = None
-    duration_s: float = 300.0
-    step_s: float = 1.0
+    """The access technology: wifi, wifi4, wifi5, wifi6, fixed, lte, 5g, 3g and others."""
+    scale: Positive = 1.0
+    """The factor on the mean rates of the technology."""
+    spread: Annotated[float, Ge(0), Le(5)] | None = None
+    """The log-normal spread of the mean rate between links, in place of the technology's."""
+    duration_s: Positive = 300.0
+    """The length of the trace, after which it repeats."""
+    step_s: Positive = 1.0
+    """The time for which a drawn rate holds."""
 
     def __post_init__(self) -> None:
-        model = _technology(self.technology)
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale must be a number above 0, got {self.scale:g}")
-        if not 0 <= self._spread(model) <= 5:
-            raise ValueError(f"spread must be in [0, 5], got {self.spread:g}")
-        if not 0 < self.step_s <= self.duration_s < math.inf:
+        check_options(self)
+        _technology(self.technology)
+        if self.step_s > self.duration_s:
             raise ValueError(
-                f"step_s must be above 0 and at most duration_s, "
-                f"got {self.step_s:g} of {self.duration_s:g}"
+                f"step_s must be at most duration_s, got {self.step_s:g} of {self.duration_s:g}"
             )
         check_num_steps(self.duration_s, self.step_s)
 

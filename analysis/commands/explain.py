@@ -1,0 +1,49 @@
+"""The command ``fedclock explain``: what a key of a config means."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from simulator.config.editor_schema import editor_schema
+from simulator.config.experiment import ConfigError
+from simulator.config.reference import as_page, explained, reference
+from traces.text import did_you_mean
+
+
+def explain(
+    key: Annotated[
+        str | None, typer.Argument(help="a key, as pacing.cohort or only cohort")
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="the JSON schema of a config, for editors")
+    ] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="every key, as docs/configuration-reference.md has them")
+    ] = False,
+) -> None:
+    """Say what may stand at a key, its default and unit, and what it does."""
+    if schema:
+        print(json.dumps(editor_schema(), indent=2))
+        return
+    if page:
+        print(as_page(), end="")
+        return
+    if key is None:
+        raise ConfigError(["give a key, --schema or --page"], "explain")
+    found = explained(key)
+    if not found:
+        known = sorted({entry.key for part in reference() for entry in part.entries})
+        near = did_you_mean(key.rpartition(".")[2], known)
+        raise ConfigError([f"a key must be one of a config, got {key}{near}"], "explain")
+    console = Console(highlight=False, soft_wrap=True)
+    for place, entry in found:
+        unit = f" ({entry.unit})" if entry.unit else ""
+        default = f"; {entry.default}" if entry.default == "must be given" else ""
+        if entry.default and not default:
+            default = f"; default {entry.default}"
+        console.print(f"{place}: {entry.may_be}{unit}{default}", markup=False)
+        console.print(f"  {entry.text.replace('``', '`')}", markup=False)
