@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live view in a terminal, plain lines elsewhere."""
+"""Progress of a run for whoever watches it: a live view in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.log.cohort_timeline import CohortEvents
-from simulator.log.progress_state import LOSSES, Tally, duration, score_in_words
+from simulator.log.progress_state import LOSSES, ProgressState, duration, score_in_words
 from simulator.log.protocol import RunLog, log_clients, log_cohort
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 
 class Reporter(RunLog, Protocol):
-    """Told of the steps around a run as well as of the run itself."""
+    """A log that is told of the steps around a run as well as of the run itself."""
 
     def start(self, label: str, rounds: int) -> None: ...
 
@@ -63,15 +63,15 @@ class Tee:
 
 
 class PlainReporter:
-    """One line a round, for log files and pipes."""
+    """Prints one line a round, for log files and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._label, self._rounds = "", 0
-        self._tally = Tally()
+        self._state = ProgressState()
 
     def start(self, label: str, rounds: int) -> None:
-        self._label, self._rounds, self._tally = label, rounds, Tally()
+        self._label, self._rounds, self._state = label, rounds, ProgressState()
 
     def finish(self, message: str) -> None:
         self.step(message)
@@ -80,41 +80,41 @@ class PlainReporter:
         self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
     def event(self, event: Event) -> None:
-        self._tally.event(event)
+        self._state.event(event)
 
     def client(self, record: ClientRecord) -> None:
-        self._tally.client(record)
+        self._state.client(record)
 
     def cohort(self, events: CohortEvents) -> None:
-        self._tally.cohort(events)
+        self._state.cohort(events)
 
     def client_table(self, table: ClientTable) -> None:
-        self._tally.client_table(table)
+        self._state.client_table(table)
 
     def round(self, record: RoundRecord) -> None:
-        tally = self._tally
-        tally.round(record)
+        state = self._state
+        state.round(record)
         parts = [
             f"{self._label}: round {record.round}/{self._rounds}",
             f"simulated {duration(record.closed_s)}",
             score_in_words(record.metrics),
-            tally.straggler and f"waited for {tally.straggler}",
+            state.straggler and f"waited for {state.straggler}",
             *(f"{n} {words}" for name, words in LOSSES.items() if (n := getattr(record, name))),
         ]
         self.step(", ".join(part for part in parts if part))
 
 
 class BarReporter:
-    """A live view of a run: rounds, scores, the simulated clock, who is awaited, what is lost."""
+    """Shows a run live: rounds, scores, the simulated clock, who is awaited, what is lost."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._tally = Tally()
+        self._state = ProgressState()
         self._bar, self._live = _bar(console), Live(console=console)
         self._task = TaskID(0)
 
     def start(self, label: str, rounds: int) -> None:
-        self._tally, self._bar = Tally(), _bar(self._console)
+        self._state, self._bar = ProgressState(), _bar(self._console)
         self._task = self._bar.add_task(label, total=rounds)
         self._live = Live(get_renderable=self._view, console=self._console, transient=True)
         self._live.start()
@@ -122,37 +122,37 @@ class BarReporter:
     def finish(self, message: str) -> None:
         self._live.stop()
         self.step(message)
-        if self._tally.lost:
-            self.step(f"  lost: {self._tally.lost}")
+        if self._state.lost:
+            self.step(f"  lost: {self._state.lost}")
 
     def step(self, message: str) -> None:
         self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
     def event(self, event: Event) -> None:
-        self._tally.event(event)
+        self._state.event(event)
 
     def client(self, record: ClientRecord) -> None:
-        self._tally.client(record)
+        self._state.client(record)
 
     def cohort(self, events: CohortEvents) -> None:
-        self._tally.cohort(events)
+        self._state.cohort(events)
 
     def client_table(self, table: ClientTable) -> None:
-        self._tally.client_table(table)
+        self._state.client_table(table)
 
     def round(self, record: RoundRecord) -> None:
-        self._tally.round(record)
+        self._state.round(record)
         self._bar.update(self._task, completed=record.round)
 
     def _view(self) -> RenderableType:
-        """The bar, and below it a line for each thing there is to say."""
-        tally = self._tally
+        """Return the bar, and below it a line for each thing there is to say."""
+        state = self._state
         lines = {
-            "clock": f"simulated {duration(tally.at_s)}",
-            "model": tally.scores,
-            "devices": tally.in_flight,
-            "awaited": tally.straggler and f"{tally.straggler} (last round)",
-            "lost": tally.lost,
+            "clock": f"simulated {duration(state.at_s)}",
+            "model": state.scores,
+            "devices": state.in_flight,
+            "awaited": state.straggler and f"{state.straggler} (last round)",
+            "lost": state.lost,
         }
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(style="dim", justify="right", min_width=9, no_wrap=True)
@@ -177,5 +177,5 @@ def _bar(console: Console) -> Progress:
 
 
 def reporter(console: Console) -> Reporter:
-    """A live view where somebody watches, lines where not."""
+    """Return a reporter that shows a live view in a terminal and prints lines elsewhere."""
     return BarReporter(console) if console.is_terminal else PlainReporter(console)

@@ -1,4 +1,4 @@
-"""What a run has come to so far, in the words of its progress view."""
+"""The state of a run that its progress view shows, in words."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DOING = {name.removesuffix("_s"): words for name, words in PHASES.items()} | {
 
 
 def duration(seconds: float) -> str:
-    """Like ``1h 05m``, ``3m 20s`` or ``4.1s``."""
+    """Return a duration in words, like ``1h 05m``, ``3m 20s`` or ``4.1s``."""
     if seconds >= 3600:
         return f"{int(seconds // 3600)}h {int(seconds % 3600 // 60):02d}m"
     if seconds >= 60:
@@ -48,8 +48,8 @@ def score_in_words(metrics: Mapping[Metric, float]) -> str:
     return f"{first[0].name} {in_words(*first)}" if first else ""
 
 
-class Tally:
-    """Counts along with one run. Only for eyes: no result depends on it."""
+class ProgressState:
+    """Follows one run for whoever watches it; no result depends on this state."""
 
     def __init__(self) -> None:
         self.at_s = 0.0
@@ -126,7 +126,7 @@ class Tally:
 
     @property
     def scores(self) -> str:
-        """Like ``accuracy 61.2% (best 63.0%)``; empty where nothing was evaluated."""
+        """Return words like ``accuracy 61.2% (best 63.0%)``; "" where nothing was evaluated."""
         if self._score is None:
             return ""
         metric, value = self._score
@@ -135,7 +135,7 @@ class Tally:
 
     @property
     def in_flight(self) -> str:
-        """Like ``2 training, 1 offline, 5 arrived``: what the devices with a plan do now."""
+        """Return what the devices with a plan do now: ``2 training, 1 offline, 5 arrived``."""
         doing = Counter(
             "offline" if device in self._away else words for device, words in self._doing.items()
         )
@@ -145,12 +145,12 @@ class Tally:
 
     @property
     def straggler(self) -> str:
-        """Whom the last round waited for, and on what: like ``device 8 (phone), uploading``."""
+        """Return whom the last round waited for, and on what: ``device 8 (phone), uploading``."""
         return self._last
 
     @property
     def lost(self) -> str:
-        """Like ``7 out of memory, 1 late: 12% of device time``; empty where no work was lost."""
+        """Return lost work, ``7 out of memory, 1 late: 12% of device time``; "" where none was."""
         counts = ", ".join(f"{n} {words}" for words, n in self.losses.items() if n)
         if not counts:
             return ""
@@ -158,7 +158,7 @@ class Tally:
 
 
 def _straggler(ended: list[ClientRecord]) -> str:
-    """The device that ended last of those the round could not close without."""
+    """Return the device that ended last of those the round could not close without."""
     awaited = [record for record in ended if record.outcome in ("aggregated", "late")]
     if not awaited:
         return ""

@@ -1,4 +1,4 @@
-"""What made a run beside its config: code, libraries, host and command."""
+"""The provenance of a run, which its manifest keeps: code, libraries, host and command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
 
 
 def provenance() -> dict[str, Any]:
-    """For the manifest: no result depends on it."""
+    """Return what the manifest says of a run's making; no result depends on it."""
     return {
         "versions": {"python": platform.python_version(), **versions()},
         "host": {
@@ -43,7 +43,7 @@ def without_folders(argument: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The libraries that a result of real training depends on."""
+    """Return the versions of the libraries that a result of real training depends on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def _git_state() -> dict[str, Any]:
-    """The commit of the code that ran; nothing where it is no checkout."""
+    """Return the commit of the code that ran; None for each key where it is no checkout."""
     here = Path(__file__)
     try:
         _git(here.parent, "ls-files", "--error-unmatch", here.name)  # else some other project's

@@ -12,7 +12,7 @@ from devices.tasks.classification import ACCURACY
 from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
 from simulator.log.progress import BarReporter, PlainReporter, Reporter, reporter
-from simulator.log.progress_state import Tally, duration
+from simulator.log.progress_state import ProgressState, duration
 from simulator.log.records import ClientRecord, Event
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 
@@ -79,10 +79,10 @@ def test_bars_are_for_terminals_and_lines_for_files() -> None:
 
 
 def test_devices_in_flight_are_counted_by_what_they_do(log: Memory) -> None:
-    tally, seen = Tally(), []
+    state, seen = ProgressState(), []
     for event in log.events:
-        tally.event(event)
-        seen.append(tally.in_flight)
+        state.event(event)
+        seen.append(state.in_flight)
         if event.name == "aggregated":
             break
     assert seen[-1] == ""
@@ -94,35 +94,35 @@ def test_devices_in_flight_are_counted_by_what_they_do(log: Memory) -> None:
 
 
 def test_a_device_offline_is_counted_as_such_until_it_is_back_or_lost(log: Memory) -> None:
-    tally = Tally()
+    state = ProgressState()
     steps = {
         "training_started": "1 training",
         "went_offline": "1 offline",
         "came_back": "1 training",
     }
     for name, expected in steps.items():
-        tally.event(Event(1.0, name, 1, 4))
-        assert tally.in_flight == expected
-    tally.event(Event(2.0, "went_offline", 1, 4))
+        state.event(Event(1.0, name, 1, 4))
+        assert state.in_flight == expected
+    state.event(Event(2.0, "went_offline", 1, 4))
     gone: ClientRecord = replace(log.clients[0], device_id=4, outcome="offline")
-    tally.client(gone)
-    assert tally.in_flight == ""
+    state.client(gone)
+    assert state.in_flight == ""
 
 
 def test_a_round_that_merged_nothing_waited_for_nobody(log: Memory) -> None:
-    tally = Tally()
-    tally.client(replace(log.clients[0], outcome="oom"))
-    tally.round(replace(log.rounds[1], metrics={ACCURACY: float("nan")}, num_late=0))
-    assert tally.straggler == ""
-    assert tally.scores == ""
-    assert tally.lost == "1 out of memory: 100% of device time"
+    state = ProgressState()
+    state.client(replace(log.clients[0], outcome="oom"))
+    state.round(replace(log.rounds[1], metrics={ACCURACY: float("nan")}, num_late=0))
+    assert state.straggler == ""
+    assert state.scores == ""
+    assert state.lost == "1 out of memory: 100% of device time"
 
 
 def test_the_best_accuracy_is_named_where_it_is_not_the_last(log: Memory) -> None:
-    tally = Tally()
+    state = ProgressState()
     for accuracy in (0.2, 0.6, 0.5, float("nan")):
-        tally.round(replace(log.rounds[1], metrics={ACCURACY: accuracy}))
-    assert tally.scores == "accuracy 50.0% (best 60.0%)"
+        state.round(replace(log.rounds[1], metrics={ACCURACY: accuracy}))
+    assert state.scores == "accuracy 50.0% (best 60.0%)"
 
 
 @pytest.mark.parametrize(
