@@ -55,6 +55,7 @@ class Study:
     budget: Spent | None = None  # what every run spent: accuracies are compared within it
     others: tuple[Study, ...] = ()
     smoothing: int = SMOOTHING  # evaluations whose mean must reach the target
+    devices: tuple[int, ...] = ()  # what figures of single devices show; all, where none is named
     warnings: tuple[str, ...] = ()  # what to know before the numbers are taken for evidence
 
     @property
