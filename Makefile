@@ -26,7 +26,7 @@ unit: $(READY)
 # The long versions of what docs/reliability.md promises; 0.1 of them: make torture FEDCLOCK_TORTURE=0.1
 FEDCLOCK_TORTURE ?= 1
 torture: $(READY)
-	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) $(PARALLEL) --durations=10 -m torture
+	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) $(PARALLEL) --durations=10 -rP -m torture
 
 # The documentation site, in .site/: a warning is an error. Its generator is the extra of that name.
 docs: $(READY)

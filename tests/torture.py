@@ -21,7 +21,15 @@ def scaled(short: int, full: int) -> int:
     return max(short, round(SHARE * full))
 
 
+ALONE = (
+    pytest.mark.torture,
+    pytest.mark.skipif(not SHARE, reason="long by nature: make torture runs it"),
+)
+"""Marks of a parameter that is long by nature: ``make torture`` alone runs a test with it."""
+
+
 def alone(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that is long by nature: it runs in ``make torture`` alone."""
-    reason = "long by nature: make torture runs it"
-    return pytest.mark.torture(pytest.mark.skipif(not SHARE, reason=reason)(test))
+    """Mark a test that is long by nature: ``make torture`` alone runs it."""
+    for mark in ALONE:
+        test = mark(test)
+    return test

@@ -102,9 +102,9 @@ class DepthCosts:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a device's rounds took, weighted: the last counts ``smoothing``, each before it
-    ``1 - smoothing`` times its successor.
+    """Measures are the weighted seconds of a device's rounds.
 
+    The last round counts ``smoothing``, each before it ``1 - smoothing`` times its successor.
     The server learns a round's seconds when it has no prediction at hand, so it keeps which
     configurations they were spent on. Predicting the same mix later makes the two comparable.
     """

@@ -13,6 +13,11 @@ from typing import NamedTuple
 
 ENDINGS = ("csv", "tsv", "jsonl")
 
+MAX_BYTES = 1_000_000_000
+"""Largest file of examples: as Python texts it takes several times its size in memory."""
+MAX_LINES = 10_000_000
+"""Most lines of one, each of which becomes an example, tokens and a label."""
+
 
 class Example(NamedTuple):
     """One example, and the line of its file where it begins, counted from 1."""
@@ -43,6 +48,8 @@ def split_file(directory: Path, split: str) -> Path:
             f"exactly one of {', '.join(path.name for path in paths)} must be there, "
             f"got {', '.join(path.name for path in found) or 'none'} ({directory})"
         )
+    if (size := os.path.getsize(found[0])) > MAX_BYTES:
+        raise ValueError(f"a file must be at most {MAX_BYTES:,} bytes, got {size:,} ({found[0]})")
     return found[0]
 
 
@@ -62,6 +69,10 @@ def parse_examples(
         line = content.count(b"\n", 0, error.start) + 1
         found = f"byte {content[error.start]:#04x}"
         raise error_at(path, line, f"the file must be UTF-8, got {found}") from None
+    if (num_lines := decoded.count("\n")) > MAX_LINES:
+        raise ValueError(
+            f"a file must have at most {MAX_LINES:,} lines, got {num_lines:,} ({path})"
+        )
     read = _json_records if path.suffix == ".jsonl" else _table_records
     wanted = _Wanted(tuple(columns.values()), others)
     examples = [_checked(path, line, record) for line, record in read(path, decoded, wanted)]

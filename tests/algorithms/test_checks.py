@@ -131,7 +131,7 @@ class HalfRank(Plain):
 class NotFinite(Plain):
     def aggregate(self, state: Any, updates: Any) -> Any:
         after = super().aggregate(state, updates)
-        head = {name: values * np.float32(np.inf) for name, values in after.adapter.head.items()}
+        head = {name: np.full_like(values, np.inf) for name, values in after.adapter.head.items()}
         return replace(after, adapter=replace(after.adapter, head=head))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from analysis.commands.entry import SAME_INTERRUPT_S
 from tests.simulator.interrupts import heed_interrupts
-from tests.simulator.test_command import REAL, SMALL, write
+from tests.simulator.test_command import REAL, SMALL, fedclock, write
 from tests.simulator.test_sweep import faulty
 from tests.torture import scaled
 
@@ -42,8 +42,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    command = [sys.executable, "-m", "analysis", "run", str(write(folder, SMALL))]
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    assert fedclock("run", write(folder, SMALL), cwd=folder).returncode == 0
     return folder
 
 
@@ -53,8 +52,8 @@ def test_ctrl_c_in_the_first_seconds_is_one_sentence(
     name: str, tmp_path: Path, finished: Path
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    delays_s = [0.05 * k for k in range(60)] if scaled(1, 60) > 1 else [0.0, 0.2, 0.8]
-    for delay_s in delays_s:
+    num_tries = scaled(3, 60)
+    for delay_s in (3.0 * (k / num_tries) ** 2 for k in range(num_tries)):  # close at first
         folder = finished
         if name != "report":
             folder = tmp_path / f"{delay_s:.2f}"

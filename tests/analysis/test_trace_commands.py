@@ -167,9 +167,6 @@ def test_help_names_every_format() -> None:
     assert all(name in words for name in IMPORTS)
 
 
-# --- Parquet
-
-
 def parquet(folder: Path, **columns: object) -> Path:
     pq.write_table(pa.table(columns), folder / "mine.parquet")
     return folder / "mine.parquet"
@@ -237,9 +234,6 @@ def test_link_named_as_parquet_is_recognized(home: Path) -> None:
     message = refused("import", "parquet", "sample.dat")
     assert message.startswith("sample.dat: expected a Parquet file, found damage")
     assert message.endswith("The file looks like the format csv")
-
-
-# --- show
 
 
 def test_show_reads_bundled_links_and_pools_by_name() -> None:

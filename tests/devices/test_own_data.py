@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devices.datasets import own
 from devices.datasets.dataset import load_dataset
 from devices.tasks.classification import Classification
 
@@ -100,6 +101,19 @@ def test_a_text_longer_than_pythons_limit_is_read(tmp_path: Path, ending: str) -
     data = load_dataset(write(tmp_path, **{f"train_{ending}": content}, test_csv=TEST))
     assert data.train["text"] == (long, "b")
     assert csv.field_size_limit() == limit
+
+
+def test_data_that_memory_would_not_hold_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("text,label\na,x\nb,y\n", "utf-8")
+    monkeypatch.setattr(own, "MAX_LINES", 2)
+    with pytest.raises(ValueError, match=r"at most 2 lines, got 3 .*train\.csv"):
+        load_dataset(str(tmp_path))
+    os.truncate(tmp_path / "train.csv", own.MAX_BYTES + 1)  # sparse
+    with pytest.raises(ValueError, match=r"at most 1,000,000,000 bytes, got 1,000,000,001"):
+        load_dataset(str(tmp_path))
 
 
 def test_the_hash_follows_the_content(tmp_path: Path) -> None:

@@ -57,6 +57,29 @@ def test_crash_comes_before_going_offline_at_the_same_instant() -> None:
     assert first.outcome == "crashed"
 
 
+@pytest.mark.parametrize("when_offline", ["resume", "restart"])
+@pytest.mark.parametrize("cut_transfers", ["resume", "restart", "drop"])
+def test_link_lost_as_the_device_goes_offline_meets_both_policies(
+    when_offline: str, cut_transfers: str
+) -> None:
+    free = free_run()
+    gone_s = free.download_s / 2
+    loss = {"schedule": [{"device": 0, "at_s": gone_s, "down_s": 1.0}]}
+    log = run(
+        [make_device(0, availability=away(gone_s, gone_s + 3.0))],
+        rounds=1,
+        faults=faults(1, link_loss=loss, cut_transfers=cut_transfers),
+        when_offline=when_offline,
+    )
+    (record,) = log.clients
+    if cut_transfers == "drop":
+        assert (record.outcome, record.lost_bytes) == ("lost", record.download_bytes)
+        return
+    again_s = gone_s if "restart" in (when_offline, cut_transfers) else 0.0
+    assert record.outcome == "aggregated"
+    assert record.finished_s == pytest.approx(free.finished_s + 3.0 + again_s)
+
+
 def test_phase_that_ends_as_the_device_goes_is_complete() -> None:
     free = free_run()
     gone_s = free.download_s  # to the last bit

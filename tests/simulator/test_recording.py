@@ -74,15 +74,17 @@ def simulated(file: Path, folder: Path) -> str:
     return (folder / "events.jsonl").read_text("utf-8")
 
 
-@pytest.fixture
-def met(tmp_path: Path) -> Path:
-    file = tmp_path / "x.yaml"
+@pytest.fixture(scope="module")
+def met(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that met conditions of every kind."""
+    folder = tmp_path_factory.mktemp("met")
+    file = folder / "x.yaml"
     file.write_text(yaml.safe_dump(CONFIG), "utf-8")
-    log = simulated(file, tmp_path / "run")
+    log = simulated(file, folder / "run")
     found = {json.loads(line)["event"] for line in log.splitlines()}
     # Else the replay would prove little.
     assert {"went_offline", "came_back", "crashed", "link_lost", "server_restarted"} <= found
-    return tmp_path / "run"
+    return folder / "run"
 
 
 def test_replayed_conditions_give_the_same_events_byte_for_byte(met: Path, tmp_path: Path) -> None:

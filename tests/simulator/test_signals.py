@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from tests.simulator.interrupts import heed_interrupts
-from tests.simulator.test_command import REAL, SMALL, write
+from tests.simulator.test_command import REAL, SMALL, fedclock, write
 from tests.simulator.test_crashes import snapshot
 from tests.simulator.test_sweep import alive, faulty
-from tests.torture import scaled
+from tests.torture import ALONE, scaled
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 COMMANDS = {
@@ -65,11 +65,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     write(folder, FEW, "few.yaml")
     write(folder, SMALL)
-    assert begin(["run", "x.yaml"], folder).wait(120) == 0
+    assert fedclock("run", "x.yaml", cwd=folder).returncode == 0
     return folder
 
 
-@pytest.fixture(scope="module", params=COMMANDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=ALONE if name == "compare" else ())  # a run and a report
+        for name in COMMANDS
+    ],
+)
 def unbroken(
     request: pytest.FixtureRequest, finished: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Unbroken:

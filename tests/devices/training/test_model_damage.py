@@ -223,7 +223,7 @@ def test_damaged_directories_are_refused_in_words_or_used(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", NoPrompt())
     monkeypatch.chdir(tmp_path)
-    count = scaled(40, 5_000)
+    count = scaled(40, 20_000)
     broke, num_used = fuzz(tmp_path, sound, seed=SEED, count=count)
     print(f"{count} model directories: {num_used} used, {count - num_used} refused")
     assert not broke.found
