@@ -92,6 +92,12 @@ class Result:
             raise RunError(f"the label must be one of {', '.join(labels)}, got {label}{meant}")
         return Result(chosen, self.found.where(variant=label))
 
+    def where(self, **wanted: object) -> Result:
+        """Return the runs that have these values, as ``RunSet.where`` chooses them."""
+        found = self.found.where(**wanted)
+        paths = set(found.runs["path"])
+        return Result(tuple(run for run in self.runs if str(run.path) in paths), found)
+
     def compare(self, *, target: float | None = None, baseline: str | None = None) -> Study:
         """The runs side by side, as every figure takes them.
 
@@ -217,13 +223,15 @@ def write_figures(
     names: Sequence[str] = (),
     paper: style.Paper = style.IEEE,
     target: float | None = None,
+    devices: Sequence[int] = (),
 ) -> list[Path]:
     """Write the named figures, or all that have something to show, in every format with CSV.
 
-    Raises RunError on a name that is none.
+    ``devices`` are those that figures of single devices show (gantt, memory, choices); all, where
+    none is named. Raises RunError on a name that is none, or without any of the devices.
     """
     chosen = [_spec(name) for name in names] or list(figures.FIGURES)
-    study = result.compare(target=target)
+    study = replace(result.compare(target=target), devices=tuple(devices))
     with _figures_into(folder) as staged:
         drawn = [p for spec in chosen for p in figures.write(spec, study, staged, paper=paper)]
     return [Path(folder) / path.name for path in drawn]

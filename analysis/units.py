@@ -62,7 +62,8 @@ def significant(value: float) -> str:
     """Return the value with three significant digits, and never fewer than its integer digits."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    exponent = int(f"{value:.2e}".partition("e")[2])  # after rounding: 0.9996 is 1.00
+    decimals = max(0, 2 - exponent)
     return f"{value:,.{decimals}f}"
 
 

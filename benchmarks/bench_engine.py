@@ -1,10 +1,12 @@
 """What the engine costs: timing-only runs against bare SimPy, and how they grow.
 
-python benchmarks/bench_engine.py [runs] [devices]
+python benchmarks/bench_engine.py [RUNS] [DEVICES]
 
 Each measurement is a process of its own, and what is compared is measured in turns. CPU seconds of
-the whole process, start and imports included, unless said otherwise. ``bare SimPy`` plays the same
-plans without FedClock: for each one process, three timeouts and an entry in a store.
+the whole process, start and imports included. ``bare SimPy`` plays plans without FedClock: for each
+one process, three timeouts and an entry in a store; its imports do not count. A share is plans a
+CPU second over those of bare SimPy in the same turn. DEVICES is the largest cohort; most rows take
+a tenth of it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import simpy
 import yaml
 from rich.console import Console
@@ -31,9 +34,11 @@ from simulator.runs.run import prepare, run
 from simulator.workers.trainers import Trainers
 
 ROUNDS = 10
+DAY = {"generator": {"kind": "on_off", "online_s": 3000.0, "offline_s": 1000.0}, "start": "random"}
+Config = dict[str, Any]
 
 
-def config(devices: int, cohort: int, rounds: int) -> dict[str, Any]:
+def config(devices: int, cohort: int) -> Config:
     """A fleet on real links, of which a cohort is asked in every round."""
     return {
         "name": "bench",
@@ -48,25 +53,107 @@ def config(devices: int, cohort: int, rounds: int) -> dict[str, Any]:
             ]
         },
         "pacing": {"kind": "synchronous", "cohort": cohort},
-        "evaluation": {"every": rounds},
-        "stop": {"rounds": rounds},
+        "evaluation": {"every": ROUNDS},
+        "stop": {"rounds": ROUNDS},
         "strategy": {"kind": "fedlora", "rank": 4},
     }
 
 
-def fedclock(devices: int, cohort: int, rounds: int) -> None:
-    """A run from its YAML to its folder."""
+def plain(devices: int) -> Config:
+    """Every device in every round, and nothing can interrupt it."""
+    return config(devices, devices)
+
+
+def met(made: Config, **conditions: Any) -> Config:
+    """The same config, whose devices meet more."""
+    for group in made["fleet"]["devices"]:
+        group.update(conditions)
+    return made
+
+
+def realistic(devices: int) -> Config:
+    """Half the fleet in every round, with latency, a deadline, availability and contention."""
+    speeds = Path(tempfile.mkdtemp()) / "speed.csv"
+    rows = [f"{0.7 * k:.1f},{(1.0, 0.6, 0.9, 0.3, 0.8)[k % 5]}" for k in range(200)]
+    speeds.write_text("\n".join(["time_s,speed_share", *rows]) + "\n", "utf-8")
+    busy = {"source": str(speeds), "start": "random"}
+    made = met(config(devices, devices // 2), latency=0.05, availability=DAY, speed=busy)
+    made["pacing"]["deadline_s"] = 5.0
+    return made
+
+
+def available(devices: int) -> Config:
+    """Half the fleet in every round, where devices come and go."""
+    return met(config(devices, devices // 2), availability=DAY)
+
+
+def fedbuff(devices: int) -> Config:
+    """A quarter of the fleet always at work, where devices come and go."""
+    made = available(devices)
+    made["pacing"] = {"kind": "fedbuff", "concurrency": devices // 4, "size": devices // 10}
+    return made
+
+
+def fedasync(devices: int) -> Config:
+    """A quarter of the fleet always at work; each update is merged by itself."""
+    made = available(devices)
+    made["pacing"] = {"kind": "fedasync", "concurrency": devices // 4}
+    made["stop"]["rounds"] = made["evaluation"]["every"] = devices
+    return made
+
+
+def shared(flows: int) -> Config:
+    """All devices behind one link of the server, for a single round."""
+    made = plain(flows)
+    made["network"] = {"server": {"mbps": [100.0, 100.0]}}
+    made["stop"]["rounds"] = 1
+    return made
+
+
+def planned_by(kind: str) -> Callable[[int], Config]:
+    """Make the config of a strategy that plans for each device, without events."""
+
+    def made(devices: int) -> Config:
+        return plain(devices) | {"strategy": {"kind": kind, "rank": 4}}
+
+    return made
+
+
+def million(devices: int) -> Config:
+    """A fleet with calendars and batteries of which a thousand devices are asked once."""
+    battery = {"capacity_j": 40_000.0, "charging": DAY}
+    made = met(config(devices, 1_000), availability=DAY, battery=battery)
+    made["stop"]["rounds"] = 1
+    return made
+
+
+WORLDS: dict[str, Callable[[int], Config]] = {
+    "plain": plain,
+    "realistic": realistic,
+    "available": available,
+    "fedbuff": fedbuff,
+    "fedasync": fedasync,
+    "shared": shared,
+    "fedquad": planned_by("fedquad"),
+    "haflq": planned_by("haflq"),
+    "million": million,
+}
+
+
+def fedclock(world: str, devices: int) -> int:
+    """Do a run from its YAML to its folder; return how many plans it had."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.yaml"
-        file.write_text(yaml.safe_dump(config(devices, cohort, rounds)), "utf-8")
+        file.write_text(yaml.safe_dump(WORLDS[world](devices)), "utf-8")
         (one,) = load_experiment(file)
         with Trainers(1) as trainers:
             report = PlainReporter(Console(quiet=True))
             run(prepare(one, Path(folder) / "run", str(file)), trainers=trainers, report=report)
+        return int(pq.read_metadata(Path(folder) / "run" / "clients.parquet").num_rows)
 
 
-def bare(devices: int, cohort: int, rounds: int) -> None:
-    """The same number of plans in SimPy alone, with durations drawn beforehand."""
+def bare(cohort: int) -> int:
+    """Play the plans of ten rounds in SimPy alone, with durations drawn beforehand."""
     rng = np.random.default_rng(0)
     env = simpy.Environment()
 
@@ -77,67 +164,68 @@ def bare(devices: int, cohort: int, rounds: int) -> None:
 
     def server() -> Iterator[Any]:
         inbox = simpy.Store(env)
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             for device, phases_s in enumerate(rng.random((cohort, 3)).tolist()):
                 env.process(client(inbox, device, phases_s))
             for _ in range(cohort):
                 yield inbox.get()
 
     env.run(until=env.process(server()))
+    return cohort * ROUNDS
 
 
-KINDS: dict[str, Callable[[int, int, int], None]] = {"fedclock": fedclock, "bare": bare}
-
-
-def measured(kind: str, devices: int, cohort: int, rounds: int) -> tuple[float, float]:
-    """CPU seconds and peak memory in GB of a process of its own."""
-    command = [sys.executable, __file__, "one", kind, *map(str, (devices, cohort, rounds))]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    cpu_s, peak_gb = json.loads(ended.stdout.splitlines()[-1])
-    return float(cpu_s), float(peak_gb)
-
-
-def one(kind: str, *size: int) -> None:
+def one(world: str, devices: int) -> None:
     """Run, and print what ``measured`` reads."""
-    began_s = time.process_time() if kind == "bare" else 0.0  # imports count against us only
-    KINDS[kind](*size)
+    began_s = time.process_time() if world == "bare" else 0.0  # imports count against us only
+    plans = bare(devices) if world == "bare" else fedclock(world, devices)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    print(json.dumps([time.process_time() - began_s, peak_gb]))
+    print(json.dumps([time.process_time() - began_s, peak_gb, plans]))
 
 
-def told(values: list[float]) -> str:
+def measured(world: str, devices: int) -> tuple[float, float, int]:
+    """CPU seconds, peak memory in GB and plans of a process of its own."""
+    command = [sys.executable, __file__, "one", world, str(devices)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    cpu_s, peak_gb, plans = json.loads(ended.stdout.splitlines()[-1])
+    return cpu_s, peak_gb, plans
+
+
+def told(values: list[float], digits: int = 2) -> str:
     """Median and range."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def main(num_runs: int = 3, cohort: int = 100_000) -> None:
+def main(num_runs: int = 5, largest: int = 100_000) -> None:
     """Print every measurement with median and range."""
-    sizes = {
-        "bare SimPy": ("bare", cohort, cohort, ROUNDS),
-        "FedClock": ("fedclock", cohort, cohort, ROUNDS),
-        "a tenth of it": ("fedclock", cohort // 10, cohort // 10, ROUNDS),
-        "a million devices": ("fedclock", 1_000_000, 1_000, 1),
-    }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sizes}
+    tenth = largest // 10
+    rows = [
+        ("bare", tenth), ("plain", tenth), ("realistic", tenth), ("fedbuff", tenth // 5),
+        ("fedasync", tenth // 5), ("shared", tenth // 10), ("fedquad", tenth), ("haflq", tenth),
+        ("available", tenth), ("available", largest), ("million", 10 * largest),
+    ]  # fmt: skip
+    found: dict[tuple[str, int], list[tuple[float, float, int]]] = {row: [] for row in rows}
     for _ in range(num_runs):
-        for name, (kind, *size) in sizes.items():
-            found[name].append(measured(kind, *size))
-            print(f"{name}: {found[name][-1][0]:.2f} s", file=sys.stderr)
-    for name, (_, devices, cohort, rounds) in sizes.items():
-        cpu_s, peak_gb = (list(column) for column in zip(*found[name], strict=True))
-        print(f"{name}: {devices} devices, {cohort} of them in each of {rounds} rounds: "
-              f"{told(cpu_s)} s, {told(peak_gb)} GB")  # fmt: skip
-    ours, base, tenth = (
-        [cpu_s for cpu_s, _ in found[name]] for name in ("FedClock", "bare SimPy", "a tenth of it")
+        for row in rows:
+            found[row].append(measured(*row))
+            print(row, found[row][-1], file=sys.stderr)
+    bare_rates = [plans / cpu_s for cpu_s, _, plans in found["bare", tenth]]
+    print("| world | devices | plans | CPU s | peak GB | share of bare SimPy |")
+    print("|---|---|---|---|---|---|")
+    for (world, devices), values in found.items():
+        cpu_s, peak_gb = [value[0] for value in values], [value[1] for value in values]
+        plans = values[0][2]
+        shares = [plans / spent_s / rate for spent_s, rate in zip(cpu_s, bare_rates, strict=True)]
+        print(f"| {world} | {devices:,} | {plans:,} | {told(cpu_s)} | {told(peak_gb)} "
+              f"| {told(shares, 3)} |")  # fmt: skip
+    pairs = zip(found["available", largest], found["available", tenth], strict=True)
+    print(
+        f"time for ten times the devices: {told([large[0] / small[0] for large, small in pairs])}"
     )
-    rates = [b / o for b, o in zip(base, ours, strict=True)]
-    print(f"plans a second, as a share of bare SimPy's: {told(rates)}")
-    growth = [o / t for o, t in zip(ours, tenth, strict=True)]
-    print(f"time for ten times the devices: {told(growth)} times")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["one"]:
-        one(sys.argv[2], *map(int, sys.argv[3:]))
+        one(sys.argv[2], int(sys.argv[3]))
     else:
         main(*map(int, sys.argv[1:]))

@@ -11,3 +11,12 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 BitsArray = npt.NDArray[np.uint8]
 """Widths of numbers in bits."""
+
+
+def groups_of(index: IntArray) -> list[tuple[IntArray, int]]:
+    """Return for each number in ``index`` (n,) the rising rows that hold it, and the number."""
+    if not len(index):
+        return []
+    order = np.argsort(index, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(index[order])) + 1)
+    return [(rows, int(index[rows[0]])) for rows in groups]

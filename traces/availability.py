@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from traces.arrays import FloatArray
+from traces.arrays import BoolArray, FloatArray
 from traces.text import Row, Table, excerpt, read_table
 from traces.units import MAX_TIME_S
 
@@ -145,6 +145,41 @@ class AvailabilityTrace:
                 return math.inf
             loops, passed = loops + 1, 0
         return self._base_s(loops) + changes[passed]
+
+    def spans_at(self, at_s: float, offsets_s: FloatArray) -> tuple[BoolArray, FloatArray]:
+        """Return ``is_online`` and ``next_change_s`` at one instant for many clocks, bit for bit.
+
+        Each clock is that of ``begun_at`` with its offset; all arrays are (n,).
+        """
+        changes, count = self._changes_s, len(self._changes_s)
+        if count == 0:
+            online = np.full(len(offsets_s), self._is_online_first)
+            return online, np.full(len(offsets_s), np.inf)
+        begun_s = self.offset_s + offsets_s
+        loops = np.zeros(len(offsets_s))
+        if math.isfinite(self.period_s):
+            begun_s = np.where(offsets_s != 0, np.mod(begun_s, self.period_s), begun_s)
+            loops = np.floor((at_s + begun_s) / self.period_s)
+            while (early := loops * self.period_s - begun_s > at_s).any():
+                loops -= early
+            while (ended := (loops + 1) * self.period_s - begun_s <= at_s).any():
+                loops += ended
+        base_s = (loops * self.period_s if math.isfinite(self.period_s) else loops) - begun_s
+        passed = np.searchsorted(changes, at_s - base_s, side="right")
+        while (early := (passed > 0) & (base_s + changes[passed - 1] > at_s)).any():
+            passed -= early
+        last = count - 1
+        while (
+            ended := (passed < count) & (base_s + changes[np.minimum(passed, last)] <= at_s)
+        ).any():
+            passed += ended
+        is_past = passed == count
+        next_s = base_s + changes[np.minimum(passed, last)]
+        after_s = math.inf
+        if math.isfinite(self.period_s):
+            after_s = (loops + 1) * self.period_s - begun_s + changes[0]
+        online = self._is_online_first != (passed % 2 == 1)
+        return online, np.where(is_past, after_s, next_s)
 
     def next_online_s(self, at_s: float) -> float:
         """Return ``at_s`` if the device is online then, else the next instant at which it is."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from analysis.commands.options import Folders, Target, say
+from analysis.commands.options import Folders, Target, Where, say, wanted
 from simulator.config.experiment import ConfigError
 from traces.text import did_you_mean
 
@@ -27,6 +27,10 @@ def figures(
         str | None, typer.Option(help="a swept key, or fleet: results against its values instead")
     ] = None,
     target: Target = None,
+    where: Where = None,
+    devices: Annotated[
+        str | None, typer.Option(help="numbers of the devices to show one by one, e.g. 0,3,7")
+    ] = None,
 ) -> None:
     """Draw finished runs, over all their seeds, as PDF, PNG and SVG with the CSV behind each."""
     from dataclasses import replace
@@ -39,13 +43,28 @@ def figures(
         if given not in choices:
             meant = did_you_mean(given, choices)
             raise ConfigError([f"must be one of {', '.join(choices)}, got {given}{meant}"], option)
-    result = api.load(*folders)
+    numbers = _numbers(devices or "")
+    result = api.load(*folders).where(**wanted(where or ()))
+    if not result.runs:
+        raise ConfigError(["must leave at least one run, got none"], "--where")
     chosen = replace(PAPERS[paper], band=band)
     if over is None:
-        written = api.write_figures(result, output, names=only or (), paper=chosen, target=target)
+        written = api.write_figures(
+            result, output, names=only or (), paper=chosen, target=target, devices=numbers
+        )
     else:
         written = api.write_sensitivity(result, output, over, paper=chosen, target=target)
     console = Console()
     for line in result.found.left_out:
         say(console, f"left out: {line}")
     say(console, f"{len(written)} files in {output}")
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the device numbers in a list such as ``0,3,7``."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if wrong := [part for part in parts if not (part.isascii() and part.isdigit())]:
+        raise ConfigError(
+            [f"must be numbers of devices such as 0,3,7, got {wrong[0]}"], "--devices"
+        )
+    return [int(part) for part in parts]

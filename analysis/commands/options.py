@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from analysis.escape import visible
+from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.writers import WRITERS
 from simulator.workers.trainers import EXECUTORS
@@ -60,6 +61,30 @@ Target = Annotated[
 Baseline = Annotated[
     str | None, typer.Option(help="variant that speed-ups are over; fedlora unless given")
 ]
+
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE,VALUE", help="only runs of these seeds, labels or values of a config key"
+    ),
+]
+
+
+def wanted(entries: Sequence[str]) -> dict[str, object]:
+    """Return the values that ``key=value,value`` entries ask for. Raises UserError on others."""
+    found: dict[str, object] = {}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        try:
+            is_plain = not text.strip().startswith(("[", "{", '"', "'"))
+            texts = text.split(",") if is_plain else [text]
+            values = [parse_yaml(one) for one in texts]
+        except ValueError:
+            equals = ""
+        if not key or not equals:
+            raise UserError(f"--where must read key=value, got {entry!r}")
+        found[key] = tuple(values) if len(values) > 1 else values[0]
+    return found
 
 
 def place_beside(folders: Sequence[Path], name: str, given: Path | None) -> Path:

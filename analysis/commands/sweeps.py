@@ -25,11 +25,12 @@ from analysis.commands.options import (
     Output,
     Overrides,
     Target,
+    Where,
     place_beside,
     say,
+    wanted,
 )
 from analysis.metrics.definitions import SMOOTHING
-from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
 from simulator.log.writers import find_writers
@@ -101,10 +102,7 @@ def summary(
     target: Target = None,
     baseline: Baseline = None,
     smooth: Smooth = SMOOTHING,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="only runs of this seed, label or config key"),
-    ] = None,
+    where: Where = None,
 ) -> None:
     """Compare variants over seeds: a table for the eyes, and as Markdown, LaTeX and CSV."""
     # pandas takes a second
@@ -115,7 +113,7 @@ def summary(
 
     console = Console()
     with console.status("read runs"):
-        runs = open_runs(folders).where(**_wanted(where or ()))
+        runs = open_runs(folders).where(**wanted(where or ()))
         found = study(runs, target=target, baseline=baseline, smoothing=smooth)
     console.print(for_terminal(study_table(found)))
     place = place_beside(folders, "summary", output)
@@ -123,20 +121,6 @@ def summary(
     for line in found.left_out:
         say(console, f"left out: {line}")
     say(console, f"Tables and the numbers of each run: {place}")
-
-
-def _wanted(entries: Sequence[str]) -> dict[str, object]:
-    """The values that ``key=value`` entries ask for."""
-    wanted: dict[str, object] = {}
-    for entry in entries:
-        key, equals, text = entry.partition("=")
-        try:
-            wanted[key] = parse_yaml(text)
-        except ValueError:
-            equals = ""
-        if not key or not equals:
-            raise UserError(f"--where must read key=value, got {entry!r}")
-    return wanted
 
 
 def _write(texts: Mapping[str, str], where: Path) -> None:

@@ -22,13 +22,14 @@ class Change(NamedTuple):
 
     column: str
     title: str
+    unit: str
 
 
 CHANGES = (
-    Change("accuracy_points", "Final accuracy (points)"),
-    Change("time_percent", "Time to target (%)"),
-    Change("bytes_percent", "Traffic, both ways (%)"),
-    Change("energy_percent", "Energy (%)"),
+    Change("accuracy_points", "Change of final accuracy (points)", "points"),
+    Change("time_percent", "Change of time to target (%)", "%"),
+    Change("bytes_percent", "Change of traffic (%)", "%"),
+    Change("energy_percent", "Change of energy (%)", "%"),
 )
 
 
@@ -70,10 +71,10 @@ def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range"
     bars.whiskers(axes, spread, ONE)
     ends = spread.fillna(0.0).to_numpy(float)
     left, right = min(0.0, float(ends.min())), max(0.0, float(ends.max()))
-    room = 0.4 * (right - left) or 1.0  # for the numbers
+    room = 0.62 * (right - left) or 1.0  # for the numbers with their unit
     axes.set_xlim(left - room * bool((spread["middle"] < 0).any()), right + room)
     for row, (low, middle, high) in enumerate(spread.to_numpy(float)):
-        text = "missed by a seed" if math.isnan(middle) else f"{_signed(middle)}"
+        text = "missed by a seed" if math.isnan(middle) else f"{_signed(middle)} {change.unit}"
         end = 0.0 if math.isnan(middle) else high if middle >= 0 else low
         is_right = math.isnan(middle) or middle >= 0
         axes.annotate(
@@ -87,8 +88,9 @@ def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range"
 
 
 def _signed(value: float) -> str:
+    """Return a change with its sign, to three digits and a tenth of its unit at most."""
     sign = "+" if value >= 0 else "\N{MINUS SIGN}"
-    return f"{sign}{significant(abs(value))}"
+    return f"{sign}{significant(abs(value)) if abs(value) >= 100 else f'{abs(value):.1f}'}"
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:

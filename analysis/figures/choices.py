@@ -36,13 +36,14 @@ def frame(study: Study) -> pd.DataFrame:
     Absent blocks are a choice where some plan has any.
     """
     runs = of_first_seed(study.runs)
-    order = {device: place for place, device in enumerate(devices(runs).index)}
+    order = {device: place for place, device in enumerate(devices(runs, study.devices).index)}
     plans = of_runs(
         runs,
         lambda run: _with_absent_blocks(run.clients)[COLUMNS].assign(
             position=run.clients["device_id"].map(order), num_rounds=run.rounds["round"].max()
         ),
     )
+    plans = plans[plans["position"].notna()].astype({"position": int}).reset_index(drop=True)
     return plans if plans["num_absent_blocks"].any() else plans.drop(columns="num_absent_blocks")
 
 

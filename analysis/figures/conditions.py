@@ -7,7 +7,6 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from analysis import escape
 from analysis.figures import bands, bars, style
@@ -75,8 +74,8 @@ def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
         )
     low, high = frame["rate_mbps"].min(), frame["rate_mbps"].max()
     axes.set(xscale="log", xlim=(low / 1.2, 1.2 * high), ylim=(0, 102))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
-    axes.set_ylabel("Transfers at most as fast (%)")
+    style.plain_log_axis(axes.xaxis)
+    axes.set_ylabel("Share of transfers up to it (%)")
     axes.grid()
 
 
@@ -111,6 +110,8 @@ def draw_offline(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """A narrow figure."""
     figure, axes = bars.figure(frame, paper.column_in)
     plot_offline(frame, axes, band=paper.band)
-    parts = {"paused": style.SKY, "lost": style.VERMILLION}
+    parts = {
+        column.removeprefix("share_"): c for column, c in OFFLINE.items() if frame[column].any()
+    }
     style.legend_above(figure, bars.patches(parts), bands.note(frame, paper.band))
     return figure

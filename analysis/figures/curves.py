@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -89,13 +89,15 @@ def plot(
     axes.set(xlabel=x.title(across), ylabel=y.title(up))
     axes.set_xlim(left=0)
     axes.grid()
+    style.tell_apart(axes)
 
 
 def plot_levels(frame: pd.DataFrame, axes: Axes) -> None:
-    """The target and the share of the most frequent class, as thin named lines."""
-    # Curves rise from the lower left, so each word stands where they are not.
-    _level(axes, frame["target"], "target", "left")
-    _level(axes, frame["majority_share"], "majority class", "right")
+    """Draw the target and the share of the most frequent class as thin named lines."""
+    for column, words in (("target", "target"), ("majority_share", "majority class")):
+        level = 100 * pd.to_numeric(frame[column]).max()
+        if not pd.isna(level):
+            style.name_level(axes, level, f"{words} {level:.3g} %")
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper, *, x: Quantity, y: Quantity) -> Figure:
@@ -108,23 +110,3 @@ def draw(frame: pd.DataFrame, paper: style.Paper, *, x: Quantity, y: Quantity) -
         plot_levels(frame, axes)
     style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
     return figure
-
-
-def _level(
-    axes: Axes, column: pd.Series[float], words: str, side: Literal["left", "right"]
-) -> None:
-    """A thin named line at the accuracy in ``column``, if there is one."""
-    level = 100 * pd.to_numeric(column).max()
-    if pd.isna(level):
-        return
-    axes.axhline(level, color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
-    axes.annotate(
-        f"{words} {level:.3g} %",
-        (0.0 if side == "left" else 1.0, level),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(2 if side == "left" else -2, 1.5),
-        textcoords="offset points",
-        ha=side,
-        fontsize=7,
-        color=style.DARK_GREY,
-    )

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.figures import style
 from analysis.figures.rows import of_first_seed
@@ -107,9 +106,7 @@ def plot_rates(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
         axes.fill_between(at, low, high, step="post", color=color, alpha=0.2, linewidth=0)
         axes.step(at, mid, where="post", color=color, label=way)
     axes.set(yscale="log", ylabel="Rate of a link (Mbit/s)")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.plain_log_axis(axes.yaxis)
     axes.grid()
 
 

@@ -50,7 +50,7 @@ def frame(study: Study) -> pd.DataFrame:
     """
     runs = of_first_seed(study.runs)
     window_s = max(_closed_s(run, NUM_ROUNDS) for run in runs)
-    order = devices(runs)
+    order = devices(runs, study.devices)
     spans = of_runs(runs, _spans)
     spans = spans[spans["start_s"] <= window_s]
     spans["length_s"] = spans["length_s"].clip(upper=window_s - spans["start_s"])

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from analysis import escape
 from analysis.figures import device_tables, style
@@ -147,7 +147,7 @@ def draw_distribution(frame: pd.DataFrame) -> Figure:
             share = np.append(own["share_of_time"], 1.0)
             axes.step(rates, 100 * share, where="post", color=colors[str(name)])
         axes.set(xscale="log", xlim=(low / 1.15, 1.15 * high), ylim=(0, 102))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+        style.plain_log_axis(axes.xaxis)
         axes.set_xlabel(f"{direction.capitalize()}link rate (Mbit/s)")
         axes.grid()
     panels[0].set_ylabel("Share of time at or below (%)")

@@ -30,7 +30,7 @@ PARTS = {  # name in the legend: what of the cost model it adds up, and its colo
 def frame(study: Study) -> pd.DataFrame:
     """One row a device and run of the first seed: its largest plan's parts, budget, OOM count."""
     runs = of_first_seed(study.runs)
-    order = devices(runs)
+    order = devices(runs, study.devices)
     return of_runs(runs, lambda run: _largest(run, order))
 
 

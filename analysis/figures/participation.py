@@ -80,9 +80,10 @@ def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
             linestyle=look.dash,
             label=escape.figure(label),
         )
-    axes.set(xlabel="Updates merged from a device", ylabel="Devices with at most so many (%)")
+    axes.set(xlabel="Updates merged of a device, k", ylabel="Devices merged at most\nk times (%)")
     axes.set_xlim(-0.5, most + 0.5)
     axes.set_ylim(0, 102)
+    style.tell_apart(axes)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid()
 

@@ -77,8 +77,9 @@ def draw_time(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def draw_energy(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A narrow figure."""
+    """Draw a narrow figure; what no run spent any energy on is not named."""
     figure, axes = bars.figure(frame, paper.column_in)
     plot_energy(frame, axes, band=paper.band)
-    style.legend_above(figure, bars.patches(dict(ENERGY.values())), bands.note(frame, paper.band))
+    named = [part for column, part in ENERGY.items() if frame[column].any()]
+    style.legend_above(figure, bars.patches(dict(named)), bands.note(frame, paper.band))
     return figure

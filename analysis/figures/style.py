@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 TEX_POINTS = 72.27  # to an inch; TeX's point is not the 1/72 inch of PDF
 PNG_DPI = 300
@@ -23,6 +29,8 @@ MAX_MARKS = 12
 MAX_HEIGHT_IN = 9.0  # of a page
 LINE_IN = 0.155  # of a legend
 FORMATS = ("pdf", "png", "svg")
+NUM_SAMPLES = 200  # places at which lines are held against each other and against words
+COVERED_SHARE = 0.004  # of an axis: two lines this near to each other look like one
 
 Dash = tuple[float, tuple[float, ...]]
 """Offset, then points drawn and left out in turn, as matplotlib takes it."""
@@ -208,6 +216,73 @@ def legend_above(figure: Figure, handles: Sequence[Artist], note: str = "") -> N
         borderaxespad=0.1,
         title=note,
         title_fontsize=7.5,
+    )
+
+
+def plain_log_axis(axis: Axis) -> None:
+    """Mark a logarithmic axis at 1, 2 and 5 of each decade that it shows, with plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def tell_apart(axes: Axes) -> None:
+    """Widen each line that a later one covers, so that it shows on both sides of that one."""
+    lines = axes.get_lines()
+    curves = [_sampled(axes, line) for line in lines]
+    (bottom, top), width = axes.get_ylim(), mpl.rcParams["lines.linewidth"]
+    for place, (line, curve) in enumerate(zip(lines, curves, strict=True)):
+        covers = [
+            np.mean(np.abs(curve - other) < COVERED_SHARE * abs(top - bottom))
+            for other in curves[place + 1 :]
+        ]
+        num_covers = sum(share > 0.25 for share in covers)
+        line.set_linewidth(width + 1.3 * min(num_covers, 3))
+
+
+def _sampled(axes: Axes, line: Line2D) -> npt.NDArray[np.float64]:
+    """Return the heights of a line at places of its axes, NaN where it is not."""
+    x, y = (np.asarray(part, dtype=float) for part in line.get_data(orig=False))
+    if len(x) == 0:
+        return np.full(NUM_SAMPLES, math.nan)
+    at = np.linspace(*axes.get_xlim(), num=NUM_SAMPLES)
+    if line.get_drawstyle() == "steps-post":
+        heights = y[np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(y) - 1)]
+    else:
+        heights = np.interp(at, x, y)
+    return np.where((at >= x.min()) & (at <= x.max()), heights, math.nan)
+
+
+def name_level(axes: Axes, level: float, words: str) -> None:
+    """Draw a thin level line, and its name where the fewest lines of the axes pass."""
+    named = axes.get_legend_handles_labels()[1]
+    axes.axhline(level, color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+    width_in = axes.get_position().width * float(axes.figure.bbox.width) / axes.figure.dpi
+    span = 0.047 * len(words) / width_in  # of the axes: 7 pt letters
+    bottom, top = axes.get_ylim()
+    high = 0.13 / 1.5 * (top - bottom)  # a line of text in a panel
+    curves = [_sampled(axes, line) for line in axes.get_lines() if line.get_label() in named]
+    at = np.linspace(0.0, 1.0, NUM_SAMPLES)
+
+    def hits(side: str, sign: int) -> float:
+        is_there = at <= span if side == "left" else at >= 1 - span
+        low, up = sorted((level, level + sign * high))
+        if low < bottom or up > top:
+            return math.inf
+        return float(sum(np.sum((c[is_there] >= low) & (c[is_there] <= up)) for c in curves))
+
+    places = [("left", 1), ("right", 1), ("right", -1), ("left", -1)]
+    side, sign = min(places, key=lambda place: hits(*place))
+    axes.annotate(
+        words,
+        (0.0 if side == "left" else 1.0, level),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(2 if side == "left" else -2, 2.5 * sign),
+        textcoords="offset points",
+        ha="left" if side == "left" else "right",
+        va="bottom" if sign > 0 else "top",
+        fontsize=7,
+        color=DARK_GREY,
     )
 
 

@@ -60,6 +60,7 @@ def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylim(bottom=0)
     axes.grid()
+    style.tell_apart(axes)
 
 
 def plot_cdf(frame: pd.DataFrame, axes: Axes) -> None:
@@ -77,9 +78,10 @@ def plot_cdf(frame: pd.DataFrame, axes: Axes) -> None:
             linestyle=look.dash,
             label=escape.figure(label),
         )
-    axes.set(xlabel=f"Waiting time ({unit.name})", ylabel="Waits at most as long (%)")
+    axes.set(xlabel=f"Waiting time ({unit.name})", ylabel="Share of waits up to it (%)")
     axes.set_xlim(0, longest or 1.0)
     axes.set_ylim(0, 102)
+    style.tell_apart(axes)
     axes.grid()
 
 

@@ -7,19 +7,31 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from analysis.runs.files import RunError
 from analysis.runs.load import Run
 
 
-def devices(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a device of any cohort (index device_id): profile, link, memory_budget_bytes.
+def devices(runs: Sequence[Run], only: Sequence[int] = ()) -> pd.DataFrame:
+    """Return one row a device of any cohort (index device_id): profile, link, memory_budget_bytes.
 
-    Sorted by rising budget. A device that was never drawn is left out.
+    Sorted by rising budget. A device that was never drawn is left out, and so are all but those
+    in ``only`` where it names any. Raises RunError where none is left.
     """
     drawn = {int(device) for run in runs for device in run.clients["device_id"]}
     drawn |= {device for run in runs for device, _ in sat_out(run)}
-    fleet = runs[0].devices.set_index("device_id").loc[sorted(drawn)]
+    if only and not drawn & set(only):
+        raise RunError(
+            f"the devices must be some of those that took part ({_span(sorted(drawn))}), "
+            f"got {', '.join(map(str, only))}"
+        )
+    shown = sorted(drawn & set(only) if only else drawn)
+    fleet = runs[0].devices.set_index("device_id").loc[shown]
     columns = ["profile", "link", "memory_budget_bytes"]
     return fleet[columns].sort_values("memory_budget_bytes", kind="stable")
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if numbers else "none did"
 
 
 def sat_out(run: Run) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from devices.fleet.battery import Mains, PowerSupply, power_supply
 from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import DeviceId
 from simulator.engine.faults import NO_OUTAGES, Faults
-from traces.arrays import BoolArray, FloatArray, IntArray
+from traces.arrays import BoolArray, FloatArray, IntArray, groups_of
 from traces.availability import ALWAYS, AvailabilityTrace
 
 MAX_LOOKS = 10_000
@@ -45,12 +45,25 @@ class Presence:
         changing = ~_is_steady(fleet) | (faults.join_s > 0) | np.isfinite(faults.leave_s)
         changing |= faults.may_crash
         self._until_s[changing] = -np.inf  # not asked for yet
+        is_member = (faults.join_s == 0) & np.isinf(faults.leave_s)
+        self._has_calendar_only: BoolArray = is_member & ~faults.may_crash & _is_on_mains(fleet)
 
     def present(self, at_s: float) -> BoolArray:
         """(n,): which devices are there at ``at_s``; it may not lie before an instant asked for."""
-        for device_id in np.flatnonzero(self._until_s <= at_s).tolist():
+        changed = np.flatnonzero(self._until_s <= at_s)
+        together = self._has_calendar_only[changed]
+        self._update_calendars(changed[together], at_s)
+        for device_id in changed[~together].tolist():
             self._update(device_id, at_s)
         return self._is_there
+
+    def _update_calendars(self, device_ids: IntArray, at_s: float) -> None:
+        """Bring many devices forward that come and go by their calendar alone."""
+        calendars = self._fleet.availability
+        for rows, k in groups_of(calendars.index[device_ids]):
+            mine = device_ids[rows]
+            found = calendars.pool[k].spans_at(at_s, calendars.offset_s[mine])
+            self._is_there[mine], self._until_s[mine] = found
 
     def gone_s(self, device_ids: IntArray) -> FloatArray:
         """(n,): when devices go that ``present`` has just found there, whatever they draw."""
@@ -184,6 +197,12 @@ def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
 def _is_steady(fleet: Fleet) -> BoolArray:
     """(n,): devices on mains that are always there."""
     always = np.array([trace is ALWAYS for trace in fleet.availability.pool], dtype=np.bool_)
+    found: BoolArray = always[fleet.availability.index] & _is_on_mains(fleet)
+    return found
+
+
+def _is_on_mains(fleet: Fleet) -> BoolArray:
+    """(n,): devices without a battery."""
     mains = np.array([isinstance(one, Mains) for one in fleet.battery.pool], dtype=np.bool_)
-    found: BoolArray = always[fleet.availability.index] & mains[fleet.battery.index]
+    found: BoolArray = mains[fleet.battery.index]
     return found

@@ -23,7 +23,7 @@ from devices.vocabulary.trainer import NullTrainer
 from simulator.engine.federation import Federation
 from simulator.engine.presence import Presence
 from simulator.log.cohort_timeline import CohortTimeline
-from traces.arrays import BoolArray, FloatArray, IntArray
+from traces.arrays import BoolArray, FloatArray, IntArray, groups_of
 from traces.steps import StepTrace
 
 TIE = 1e-9
@@ -212,7 +212,7 @@ class _Pace:
     def times_to(self, devices: IntArray, amounts: FloatArray, starts_s: FloatArray) -> FloatArray:
         """Return (n,) seconds that these devices need for these amounts from these instants."""
         needed_s = np.empty(len(devices))
-        for rows, k in _by_trace(self.index[devices]):
+        for rows, k in groups_of(self.index[devices]):
             trace, mine = self.traces[k], devices[rows]
             factor = None if self.factor is None else self.factor[mine]
             if len(trace.values) == 1 and trace.values[0] > 0:
@@ -233,16 +233,9 @@ def _values_at(assigned: Assigned[StepTrace], devices: IntArray, at_s: FloatArra
     if len(assigned.pool) == 1 and len(assigned.pool[0].values) == 1:
         return np.full(len(devices), assigned.pool[0].values[0])
     found = np.empty(len(devices))
-    for rows, k in _by_trace(assigned.index[devices]):
+    for rows, k in groups_of(assigned.index[devices]):
         found[rows] = assigned.pool[k].values_at(at_s[rows], assigned.offset_s[devices[rows]])
     return found
-
-
-def _by_trace(index: IntArray) -> list[tuple[IntArray, int]]:
-    """Rows that have a trace in common, and which that is."""
-    order = np.argsort(index, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(index[order])) + 1)
-    return [(rows, int(index[rows[0]])) for rows in groups if len(rows)]
 
 
 def _is_near(instants: FloatArray, due_s: float) -> BoolArray:

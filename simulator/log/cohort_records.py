@@ -15,6 +15,7 @@ from devices.vocabulary.plan import Broadcast, ClientUpdate, Timing, TrainingPla
 from simulator.log.cohort_timeline import CohortTimeline
 from simulator.log.protocol import RunLog, log_clients
 from simulator.log.records import ClientRecord, ClientTable, plan_fields
+from traces.arrays import groups_of
 
 Column = npt.NDArray[Any]  # of numbers, or of names as objects
 
@@ -120,10 +121,9 @@ def _energies(timeline: CohortTimeline, columns: Mapping[str, Any]) -> dict[str,
     """(n,) each: joules by what the device was doing, each at the watts of its profile."""
     found = {name: np.empty(len(timeline.devices)) for name in ("compute", "radio", "idle")}
     profile_of = timeline.fleet.profile_index[columns["device_id"]]
-    order = np.argsort(profile_of, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(profile_of[order])) + 1):
+    for rows, k in groups_of(profile_of):
         energy = round_energy(
-            timeline.fleet.profiles[int(profile_of[rows[0]])],
+            timeline.fleet.profiles[k],
             compute_s=columns["train_s"][rows],
             radio_s=columns["download_s"][rows] + columns["upload_s"][rows],
             idle_s=columns["waiting_s"][rows] + 0.0,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from algorithms.registry import STRATEGIES
@@ -29,8 +30,10 @@ from analysis.figures import (
     write,
 )
 from analysis.metrics.study import Study, study_of
+from analysis.runs.files import RunError
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
+from analysis.units import significant
 from simulator.config.schema import RunConfig, read_section
 from simulator.world.build import World, build_world
 
@@ -465,3 +468,51 @@ def test_nothing_is_drawn_of_models_never_evaluated(runs: list[Run], tmp_path: P
     blind = [replace(run, rounds=run.rounds.assign(accuracy=np.nan)) for run in runs]
     assert write(FIGURES[0], study_of(blind), tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_that_cover_each_other_are_told_apart_by_their_widths() -> None:
+    axes = Figure().subplots()
+    axes.plot([0, 1, 2], [0, 1, 2], label="first")
+    axes.plot([0, 2], [2, 0], label="other")
+    axes.plot([0, 2], [0, 2], label="last")
+    style.tell_apart(axes)
+    first, other, last = (line.get_linewidth() for line in axes.get_lines())
+    assert first > other == last
+
+
+@pytest.mark.parametrize(
+    ("heights", "side"),
+    [([0.55, 0.55, 0.9, 0.9], "right"), ([0.9, 0.9, 0.55, 0.55], "left")],
+)
+def test_the_name_of_a_level_stands_where_no_line_passes(heights: list[float], side: str) -> None:
+    axes = style.figure(3.5, 1.95).subplots()
+    axes.plot([0, 4, 6, 10], heights, label="run")
+    axes.set(xlim=(0, 10), ylim=(0, 1))
+    style.name_level(axes, 0.5, "target 50 %")
+    (text,) = axes.texts
+    assert text.get_horizontalalignment() == side
+
+
+def test_logarithmic_axes_have_plain_numbers(comparison: Study) -> None:
+    for name in ("rates", "fleet"):
+        with style.context():
+            figure = BY_NAME[name].draw(BY_NAME[name].frame(comparison), style.IEEE)
+            figure.draw_without_rendering()
+        texts = [text.get_text() for text in figure.findobj(Text) if text.get_visible()]
+        assert not [text for text in texts if "mathdefault" in text]
+
+
+def test_a_number_that_rounding_carries_over_keeps_three_digits() -> None:
+    assert [significant(value) for value in (0.99999, 9.996, 99.96)] == ["1.00", "10.0", "100"]
+
+
+def test_figures_of_single_devices_show_those_asked_for(comparison: Study) -> None:
+    some = replace(comparison, devices=(1, 3))
+    assert set(memory.frame(some)["device_id"]) == {1, 3}
+    assert set(choices.frame(some)["device_id"]) == {1, 3}
+    assert set(gantt.frame(some)["device_id"].dropna()) <= {1, 3}
+    whole = memory.frame(comparison)
+    own = whole[whole["device_id"].isin([1, 3])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(memory.frame(some), own, check_dtype=False)
+    with pytest.raises(RunError, match=r"some of those that took part \(0 to 5\), got 9"):
+        memory.frame(replace(comparison, devices=(9,)))

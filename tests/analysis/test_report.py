@@ -33,12 +33,13 @@ def content(report: Report) -> dict[str, bytes]:
 
 def test_a_report_is_its_tables_its_page_and_every_figure_in_each_format(report: Report) -> None:
     names = [name for name in content(report) if "/" not in name]
-    assert names == ["report.html", "report.md", "runs.csv", "table.csv", "table.md", "table.tex"]
+    tables = ["runs.csv", "table.csv", "table.md", "table.tex"]
+    assert names == ["differences.csv", "report.html", "report.md", *tables]
     on_disk = [path for path in report.out.rglob("*") if path.is_file()]
     assert sorted(on_disk) == sorted(report.files)
     drawn = [spec for spec in FIGURES if not spec.frame(report.study).empty]
     assert len(drawn) > 15
-    assert len(report.files) == 6 + 4 * len(drawn)
+    assert len(report.files) == 7 + 4 * len(drawn)
 
 
 def test_every_link_of_the_page_leads_to_a_file(report: Report) -> None:

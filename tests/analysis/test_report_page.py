@@ -196,9 +196,11 @@ def test_runs_of_several_seeds_stand_as_variants_and_damaged_ones_are_named(
     report = write_report([tmp_path / "runs"], tmp_path / "report")
     assert report.study.num_seeds.max() == 2
     names = {path.name for path in report.files if path.parent == tmp_path / "report"}
-    assert names == {"report.html", "report.md", "runs.csv", "table.csv", "table.md", "table.tex"}
+    tables = {"differences.csv", "runs.csv", "table.csv", "table.md", "table.tex"}
+    assert names == {"report.html", "report.md", *tables}
     text = (tmp_path / "report" / "report.html").read_text("utf-8")
-    assert "2 seeds a variant; [95 % interval]" in text
+    assert "2 seeds a variant, the value of each" in text
+    assert "<li>2 seeds: a comparison takes at least 5.</li>" in text
     assert "<li>seed: 0, 1</li>" in text
     options = re.findall(r'<option value="\d">([^<]+)</option>', text)
     assert sorted(options) == ["fedlora s0", "fedlora s1", "fedquad s0", "fedquad s1"]

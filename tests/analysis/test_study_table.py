@@ -191,6 +191,10 @@ def test_some_of_the_runs_are_compared_where_asked_for(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [str(tmp_path), "--where", "strategy.kind=fedlora"])
     assert done.exit_code == 0, done.output
     assert "2 seeds a variant" in done.output
+    both = CliRunner().invoke(
+        app, [str(tmp_path), "--where", "label=fedlora", "--where", "seed=0,1"]
+    )
+    assert "2 seeds a variant" in both.output
     for entry, words in (("seed", "must read key=value, got 'seed'"), ("seed=9", "none is as ask"),
                          ("seed=[", "must read key=value, got 'seed=['")):  # fmt: skip
         refused = CliRunner().invoke(app, [str(tmp_path), "--where", entry])

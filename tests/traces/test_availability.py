@@ -90,6 +90,27 @@ def test_shift_is_the_same_loop_begun_later(
     assert moved.shifted(-offset_s).start_s.tolist() == device.start_s.tolist()
 
 
+uneven_spans = st.lists(st.floats(0.001, 1e5), min_size=2, max_size=12)
+
+
+@given(
+    uneven_spans,
+    st.booleans(),
+    st.floats(-1e3, 1e9),
+    st.lists(st.sampled_from([0.0, 0.125, 999.0]) | st.floats(0, 1e6), min_size=1, max_size=8),
+)
+def test_states_of_many_clocks_are_those_of_each(
+    lengths_s: list[float], loops: bool, at_s: float, offsets_s: list[float]
+) -> None:
+    edges = np.cumsum(lengths_s)
+    pairs = list(zip(edges[:-1:2].tolist(), edges[1::2].tolist(), strict=False))
+    device = AvailabilityTrace.of(pairs, float(edges[-1]) if loops else math.inf)
+    begun = [device.begun_at(offset_s) if offset_s else device for offset_s in offsets_s]
+    online, next_s = device.spans_at(at_s, np.array(offsets_s))
+    assert online.tolist() == [own.is_online(at_s) for own in begun]
+    assert next_s.tolist() == [own.next_change_s(at_s) for own in begun]
+
+
 @given(traces(), st.integers(0, 500))
 def test_seconds_online_are_the_sum_of_the_intervals(
     device: AvailabilityTrace, eighth: int
