@@ -19,6 +19,7 @@ import numpy as np
 from algorithms.static_fleet import StaticDevice, StaticFleet, spoil, trained_update
 from algorithms.strategy import LinkRate, ServerState, Strategy
 from devices.cost.closed_form import ClosedFormCost
+from devices.cost.memory import FORMAT_BITS
 from devices.fleet.catalog import load_profiles
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
@@ -52,13 +53,12 @@ class ContractError(AssertionError):
         super().__init__("\n".join(f"{name}: {problem}" for problem in problems))
 
 
-def check_fleet(
-    num_blocks: int = 4, num_devices: int = NUM_DEVICES, *, proximal_mu: float = 0.0
-) -> StaticFleet:
+def check_fleet(num_blocks: int = 4, num_devices: int = NUM_DEVICES, **work: Any) -> StaticFleet:
     """Return a fleet of catalog devices that all have room for any plan of a small BERT.
 
     Device k has profile k of ``PROFILES`` in turns, 10 + k examples and a link that is k + 1 times
-    as fast as the first one's; ``num_blocks`` is the model's L.
+    as fast as the first one's; ``num_blocks`` is the model's L, and ``work`` what ``StaticFleet``
+    takes of the local work.
     """
     catalog = load_profiles()
     profiles = [catalog[PROFILES[k % len(PROFILES)]] for k in range(num_devices)]
@@ -76,7 +76,7 @@ def check_fleet(
         devices,
         ClosedFormCost(_small_bert(num_blocks), sequence_length=8),
         batch_size=4,
-        proximal_mu=proximal_mu,
+        **work,
         salience=np.linspace(1.0, 2.0, num_blocks),
     )
 
@@ -326,14 +326,20 @@ def _check_smallest(strategy: Any) -> Iterator[str]:
     yield from ()
 
 
-def _check_proximal(strategy: Any) -> Iterator[str]:
-    """every plan has the proximal term and the local steps that the fleet asks for."""
-    fleet = check_fleet(proximal_mu=0.3)
+def _check_local_work(strategy: Any) -> Iterator[str]:
+    """every plan has the local steps, proximal term, weights and bits that the fleet asks for."""
+    fleet = check_fleet(proximal_mu=0.3, weight_format="int8", upload_bits=8)
     for plan in _plans(strategy, _start(strategy, fleet), fleet):
         given = plan.proximal_mu, plan.local_steps, plan.batch_size
         wanted = fleet.proximal_mu, fleet.local_steps(plan.device_id), fleet.batch_size
         if given != wanted:
             yield f"make plans with make_plan(fleet, ...), got {given} instead of {wanted}"
+        most = max(FORMAT_BITS[name] for name in plan.weight_formats)
+        if most > 8 or plan.terms.upload_bits.max() > 8:
+            yield (
+                f"make plans with make_plan(fleet, ...), got weights of {most} bits and uploads of "
+                f"{plan.terms.upload_bits.max()} where the fleet allows 8"
+            )
 
 
 def _check_learning(strategy: Any) -> Iterator[str]:
@@ -363,7 +369,7 @@ CLAUSES: tuple[Callable[[Any], Iterator[str]], ...] = (
     _check_unsent,
     _check_heard,
     _check_smallest,
-    _check_proximal,
+    _check_local_work,
     _check_learning,
 )
 """Every clause of the contract, each a check whose docstring states it."""

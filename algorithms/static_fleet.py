@@ -23,6 +23,7 @@ from devices.vocabulary.plan import (
     Factors,
     Timing,
     TrainingPlan,
+    WeightFormat,
 )
 from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import Float32Array, FloatArray
@@ -56,6 +57,8 @@ class StaticFleet:
         *,
         batch_size: int = 16,
         proximal_mu: float = 0.0,
+        weight_format: WeightFormat = "fp32",
+        upload_bits: int = 32,
         salience: FloatArray | None = None,
     ) -> None:
         named = devices if isinstance(devices, Mapping) else dict(enumerate(devices))
@@ -63,6 +66,8 @@ class StaticFleet:
         self._costs = costs
         self._batch_size = batch_size
         self._proximal_mu = proximal_mu
+        self._weight_format: WeightFormat = weight_format
+        self._upload_bits = upload_bits
         self._salience = np.ones(costs.model.num_blocks) if salience is None else salience
         self._known: dict[tuple[bytes, str], Cost] = {}
 
@@ -77,6 +82,14 @@ class StaticFleet:
     @property
     def proximal_mu(self) -> float:
         return self._proximal_mu
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        return self._weight_format
+
+    @property
+    def upload_bits(self) -> int:
+        return self._upload_bits
 
     @property
     def device_ids(self) -> Sequence[DeviceId]:

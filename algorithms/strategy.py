@@ -9,6 +9,7 @@ from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
+from devices.cost.memory import FORMAT_BITS
 from devices.cost.model import Cost
 from devices.fleet.profile import DeviceProfile
 from devices.models.spec import ModelSpec
@@ -75,6 +76,16 @@ class FleetView(Protocol):
         ...
 
     @property
+    def weight_format(self) -> WeightFormat:
+        """The widest format of a block's frozen weights; ``make_plan`` narrows wider ones to it."""
+        ...
+
+    @property
+    def upload_bits(self) -> int:
+        """The most bits of an uploaded number of a term; ``make_plan`` holds every plan to it."""
+        ...
+
+    @property
     def device_ids(self) -> Sequence[DeviceId]:
         """Every device of the fleet, in rising order."""
         ...
@@ -125,13 +136,22 @@ def make_plan(
     weight_formats: tuple[BlockFormat, ...] | None = None,
     activation_bits: tuple[int, ...] | None = None,
 ) -> TrainingPlan:
-    """Return a plan with the experiment's local work, and fp32 wherever nothing is given."""
-    blocks = fleet.model.num_blocks
-    unpacked: WeightFormat = "fp32"
+    """Return a plan with the experiment's local work.
+
+    Frozen weights have the fleet's format wherever none is given or a wider one is; uploads have at
+    most the fleet's bits.
+    """
+    blocks, widest = fleet.model.num_blocks, fleet.weight_format
+    formats = weight_formats or (widest,) * blocks
+    if widest != "fp32":
+        most = FORMAT_BITS[widest]
+        formats = tuple(widest if FORMAT_BITS[name] > most else name for name in formats)
+    if fleet.upload_bits < 32:
+        terms = replace(terms, upload_bits=np.minimum(terms.upload_bits, fleet.upload_bits))
     return TrainingPlan(
         device_id=device_id,
         terms=terms,
-        weight_formats=weight_formats or (unpacked,) * blocks,
+        weight_formats=formats,
         activation_bits=activation_bits or (32,) * blocks,
         local_steps=fleet.local_steps(device_id),
         batch_size=fleet.batch_size,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.units import BYTES, COUNT, JOULES, PERCENT, PLAIN, RATIO, SECONDS, Scale
+from devices.tasks.registry import TASKS
 
 SMOOTHING = 3
 """Evaluations whose mean must reach a target: one alone may do so by noise."""
@@ -46,6 +47,30 @@ def _to_target(column: str, title: str, scale: Scale, at_least: str) -> Metric:
     return Metric(column, title, scale, estimate="median", at_least=at_least)
 
 
+OF_OTHER_TASKS = tuple(
+    metric
+    for task in TASKS.values()
+    for metric in task.metrics
+    if metric.name not in ("accuracy", "loss")
+)
+"""Metrics of tasks that no accuracy judges, such as perplexity, by their columns of the rounds."""
+
+
+def _of_other_tasks() -> tuple[Metric, ...]:
+    """Return the rows of these metrics, with the unit and direction that the task gives them."""
+    return tuple(
+        Metric(
+            f"{which}_{metric.name}",
+            f"{which} {metric.name}".replace("_", " ").capitalize(),
+            PERCENT if metric.unit == "share" else PLAIN,
+            metric.better,
+            shown="where it occurs",
+        )
+        for metric in OF_OTHER_TASKS
+        for which in ("final", "best")
+    )
+
+
 METRICS = (
     Metric("is_reached", "Share of runs that reached {target}", PERCENT, "higher", shown="never"),
     _to_target("time_to_target_s", "Time to {target}", SECONDS, "spent_s"),
@@ -61,6 +86,7 @@ METRICS = (
     Metric("accuracy_at_bytes", "Accuracy after {bytes} both ways", PERCENT, "higher"),
     Metric("accuracy_at_energy", "Accuracy after {joules}", PERCENT, "higher"),
     Metric("accuracy_area", "Mean accuracy over time", PERCENT, "higher"),
+    *_of_other_tasks(),
     Metric("num_rounds", "Rounds", COUNT, ""),
     Metric("simulated_s", "Simulated time", SECONDS, ""),
     Metric("waiting_s", "Mean wait per round", SECONDS),

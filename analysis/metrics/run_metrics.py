@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.metrics.definitions import SMOOTHING
+from analysis.metrics.definitions import OF_OTHER_TASKS, SMOOTHING
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
 
@@ -209,11 +209,23 @@ def of_rounds(rounds: pd.DataFrame) -> dict[str, float]:
         "lost_turn_share": _lost_turn_share(rounds),
         "final_accuracy": float(accuracy[-1]) if len(accuracy) else math.nan,
         "best_accuracy": float(accuracy.max()) if len(accuracy) else math.nan,
+        **_of_other_tasks(rounds),
         "num_rounds": int(rounds["round"].to_numpy().max()),
         "simulated_s": float(rounds["closed_s"].to_numpy().max()),
         "waiting_s": mean_waiting_s(rounds),
         **{name: _plain(rounds[name].to_numpy().sum()) for name in sums if name in rounds},
     }
+
+
+def _of_other_tasks(rounds: pd.DataFrame) -> dict[str, float]:
+    """Return the last and best value of each metric of tasks that no accuracy judges."""
+    found = {}
+    for metric in OF_OTHER_TASKS:
+        if metric.name in rounds:
+            values = rounds[metric.name].dropna().tolist()
+            found[f"final_{metric.name}"] = values[-1] if values else math.nan
+            found[f"best_{metric.name}"] = metric.best(values)
+    return found
 
 
 def _lost_turn_share(rounds: pd.DataFrame) -> float:

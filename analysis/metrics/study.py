@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.metrics import run_metrics as metrics
 from analysis.metrics.caveats import warnings_of
-from analysis.metrics.definitions import SMOOTHING
+from analysis.metrics.definitions import OF_OTHER_TASKS, SMOOTHING
 from analysis.metrics.paired import differences
 from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
@@ -120,7 +120,8 @@ def study(
     for row in runs.runs.reset_index().to_dict("records"):
         path = Path(row["path"])
         try:
-            rounds = read_table(path, "rounds", ROUND_COLUMNS)
+            others = [metric.name for metric in OF_OTHER_TASKS]
+            rounds = read_table(path, "rounds", ROUND_COLUMNS, where_there=others)
             clients = read_table(path, "clients", CLIENT_COLUMNS)
             devices = read_table(path, "devices", DEVICE_COLUMNS)
             config = read_config(path)

@@ -244,13 +244,16 @@ def _facts(runs: Sequence[Run]) -> list[str]:
     data = manifest["data"]
     share = data.get("majority_share")
     majority = f"{100 * share:.3g} %" if isinstance(share, int | float) else "unknown"
+    classes = ""
+    if "num_classes" in data:
+        classes = f", {data['num_classes']} classes, majority class {majority}"
     versions = manifest.get("versions")
     versions = versions if isinstance(versions, dict) else {}
     hashes = ", ".join(sorted({str(run.manifest["conditions_hash"]) for run in runs}))
     lines = [
         f"model: {manifest['model'].get('name')}{_charged(runs)}",
         f"data: {data.get('name')} ({data.get('num_train')} training and {data.get('num_test')}"
-        f" test examples, {data.get('num_classes')} classes, majority class {majority})",
+        f" test examples{classes})",
         "seed: " + ", ".join(map(str, sorted({run.manifest["seed"] for run in runs}))),
         "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()),
         f"conditions that every run met (devices, traces, shards, failures): {hashes}",

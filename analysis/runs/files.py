@@ -39,7 +39,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 DEVICE_COLUMNS = ("device_id", "profile", "link", "memory_budget_bytes")
 ROUND_COLUMNS = (
-    "round", "opened_s", "closed_s", "duration_s", "accuracy", "loss", "num_aggregated",
+    "round", "opened_s", "closed_s", "duration_s", "loss", "num_aggregated",
     "num_sat_out", "num_oom", "num_late", "waiting_s", "download_bytes", "upload_bytes", "energy_j",
 )  # fmt: skip
 CLIENT_COLUMNS = (
@@ -54,10 +54,13 @@ CLIENT_COLUMNS = (
 REQUIRED = {"devices": DEVICE_COLUMNS, "rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "devices": {"expected_accuracy": math.nan},
-    "rounds": {"num_offline": 0, "num_crashed": 0, "num_lost": 0, "num_rejected": 0},
+    "rounds": {
+        "accuracy": math.nan,  # of tasks that are judged otherwise
+        **dict.fromkeys(("num_offline", "num_crashed", "num_lost", "num_rejected"), 0),
+    },
     "clients": {"offline_s": 0.0, "battery_share": math.nan},
 }
-"""Columns that older runs lack, and what stood for them then."""
+"""Columns that older runs or other tasks lack, and what stands for them then."""
 
 Json = dict[str, Any]  # what json and yaml return: any tree of plain values
 
@@ -161,8 +164,16 @@ def check_table(path: Path, table: str) -> None:
         raise _damaged(file, error) from error
 
 
-def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(
+    path: Path,
+    table: str,
+    columns: Sequence[str] | None = None,
+    *,
+    where_there: Sequence[str] = (),
+) -> pd.DataFrame:
     """A table of the run, or these columns of it; what older runs lack is filled in.
+
+    Columns of ``where_there`` are read besides from a table that has them.
 
     Raises RunError where the file is damaged, or a column is neither there nor has a default.
     """
@@ -171,7 +182,8 @@ def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> 
         there = pq.read_schema(file).names
         _require(file, REQUIRED[table], there)
         wanted = [*there, *(name for name in defaults if name not in there)]
-        wanted = wanted if columns is None else list(columns)
+        if columns is not None:
+            wanted = [*columns, *(name for name in where_there if name in there)]
         lacking = [name for name in wanted if name not in there]
         _require(file, [name for name in lacking if name not in defaults], there)
         stored = read_columns(file, table, [name for name in wanted if name in there])

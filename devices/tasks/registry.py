@@ -9,18 +9,22 @@ from typing import NamedTuple
 from devices.datasets.dataset import TextDataset, load_dataset
 from devices.tasks.causal_lm import CausalLM
 from devices.tasks.classification import Classification
-from devices.tasks.task import Task
+from devices.tasks.task import Metric, Task
 
 
 class TaskKind(NamedTuple):
-    """A kind of task: what it reads of each example, and how it is made of them."""
+    """A kind of task: what it reads of each example, how it is made of them, and its metrics."""
 
     columns: tuple[str, ...]
+    metrics: tuple[Metric, ...]
     of: Callable[[TextDataset], Task]
 
 
 TASKS: Mapping[str, TaskKind] = MappingProxyType(
-    {task.kind: TaskKind(task.columns, task.of) for task in (Classification, CausalLM)}
+    {
+        task.kind: TaskKind(task.columns, task.metrics, task.of)
+        for task in (Classification, CausalLM)
+    }
 )
 
 

@@ -46,6 +46,8 @@ SUBSET_SEED = 0
 """The seed by which the texts are drawn that every run is tested and calibrated on."""
 CALIBRATION_EXAMPLES = 64
 """The number of training texts that block salience is measured on."""
+MAX_LOGITS = 2**24
+"""Logits of tokens that are computed at once outside training: 64 MiB of them in fp32."""
 MAX_SHOWN = 20
 """Outputs of a model that a message shows."""
 
@@ -73,7 +75,7 @@ class TorchTrainer:
         groups = groups_or_none_at_all(task, "test")
         tested = stratified_subset(groups, config.eval_examples, SUBSET_SEED)
         self._test_chunks = length_sorted_chunks(
-            tested, self._test_texts.lengths, config.eval_batch_size
+            tested, self._test_texts.lengths, self._at_most(config.eval_batch_size)
         )
         self._check_runs()
 
@@ -112,7 +114,7 @@ class TorchTrainer:
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         groups = groups_or_none_at_all(self._task, "train")
-        chosen = stratified_subset(groups, CALIBRATION_EXAMPLES, SUBSET_SEED)
+        chosen = stratified_subset(groups, self._at_most(CALIBRATION_EXAMPLES), SUBSET_SEED)
         batch = self._train_texts.batch(chosen, self.host.device)
         return block_salience(self._model, self._task, batch, metric)
 
@@ -127,6 +129,13 @@ class TorchTrainer:
             if logits.shape != expected or not logits.isfinite().all():
                 shown = logits.flatten()[:MAX_SHOWN].tolist()
                 raise ValueError(f"{shown} for the first text")
+
+    def _at_most(self, wanted: int) -> int:
+        """Return how many examples to run at once, so that the logits of their tokens fit."""
+        if self.spec.head.per == "text":
+            return wanted
+        of_one = self._config.max_length * self.spec.head.num_outputs
+        return max(1, min(wanted, MAX_LOGITS // of_one))
 
     def _encoded(self, split: Split) -> TokenizedTexts:
         length, size = self._config.max_length, self._model.vocabulary_size

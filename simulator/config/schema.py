@@ -27,6 +27,7 @@ from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
 from devices.models.spec import Attention
 from devices.options import TrainingOptions
+from devices.vocabulary.plan import WeightFormat
 from simulator.config.faults import FaultsConfig
 from simulator.config.fleet import FleetConfig, NetworkConfig, without_empty_devices
 from simulator.config.own_strategy import check_scale
@@ -97,6 +98,10 @@ class LocalWork(Section):
     """The passes over a device's examples in a round, in place of steps."""
     proximal_mu: Annotated[float, Ge(0), Le(1_000_000)] = 0.0
     """The weight of FedProx's term mu/2 ||w - w_broadcast||^2 in the local loss; 0 is none."""
+    weight_format: WeightFormat = "fp32"
+    """The widest format of the frozen weights on a device, under every scheduler."""
+    upload_bits: Literal[32, 16, 8, 4] = 32
+    """The most bits of an uploaded number of a term, under every scheduler."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

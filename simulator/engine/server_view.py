@@ -10,7 +10,7 @@ from devices.cost.model import Cost, CostModel
 from devices.fleet.fleet import Fleet
 from devices.fleet.profile import DeviceProfile
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import DeviceId, TrainingPlan
+from devices.vocabulary.plan import DeviceId, TrainingPlan, WeightFormat
 from devices.vocabulary.trainer import SalienceMetric, Trainer
 from simulator.config.schema import LocalWork
 from traces.arrays import FloatArray
@@ -58,6 +58,14 @@ class ServerView:
     @property
     def proximal_mu(self) -> float:
         return self._work.proximal_mu
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        return self._work.weight_format
+
+    @property
+    def upload_bits(self) -> int:
+        return self._work.upload_bits
 
     @property
     def device_ids(self) -> Sequence[DeviceId]:

@@ -11,7 +11,13 @@ import pandas as pd
 import pytest
 import yaml
 from rich.console import Console
+from safetensors.numpy import load_file
 
+from algorithms.registry import STRATEGIES as STRATEGIES_OF_ALL
+from analysis.metrics.definitions import METRICS
+from analysis.metrics.study import Study, study_of
+from analysis.report.table import study_table
+from analysis.runs.load import load_runs
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.log.progress import PlainReporter
 from simulator.runs.run import prepare_all, run
@@ -81,6 +87,8 @@ def run_all(file: Path, output: Path) -> list[Path]:
 def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> None:
     folders = run_all(experiment(home, "falls"), tmp_path)
     assert len(folders) == len(STRATEGIES)
+    study = study_of(load_runs(folders))
+    by_run = {str(folder): row for folder, row in zip(folders, rows_of(study), strict=True)}
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         assert manifest["task"]["kind"] == "causal-lm"
@@ -93,6 +101,8 @@ def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> 
         first, last = evaluated["perplexity"].iloc[0], evaluated["perplexity"].iloc[-1]
         assert last < 0.95 * first
         assert manifest["final_perplexity"] == pytest.approx(last)
+        assert by_run[str(folder)]["final_perplexity"] == pytest.approx(last)
+        assert by_run[str(folder)]["best_perplexity"] == evaluated["perplexity"].min()
         assert evaluated["loss"].map(math.exp).tolist() == pytest.approx(
             evaluated["perplexity"].tolist()
         )
@@ -101,6 +111,43 @@ def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> 
         assert adapter["task_type"] == "CAUSAL_LM"
         devices = pd.read_parquet(folder / "devices.parquet")
         assert devices["num_examples"].tolist() == [30] * 6
+
+
+def test_tables_know_which_way_a_metric_of_language_models_improves(
+    home: Path, tmp_path: Path
+) -> None:
+    folders = run_all(experiment(home, "table", stop={"rounds": 2}), tmp_path)
+    study = study_of(load_runs(folders))
+    assert study.target.accuracy is None
+    titles = [row.title for row in study_table(study).rows]
+    assert {"Final perplexity", "Best perplexity"} <= set(titles)
+    assert "Final accuracy (%)" not in titles
+    better = {metric.column: metric.better for metric in METRICS}
+    assert better["final_perplexity"] == "lower"
+    assert better["final_token_accuracy"] == "higher"
+
+
+def rows_of(study: Study) -> list[dict[str, Any]]:
+    return [dict(row) for _, row in study.per_run.iterrows()]
+
+
+@pytest.mark.parametrize("kind", STRATEGIES_OF_ALL)
+def test_every_strategy_trains_a_language_model(home: Path, tmp_path: Path, kind: str) -> None:
+    """In two rounds, with updates clipped, trimmed where that can be, and stacked two by two."""
+    file = experiment(
+        home,
+        kind,
+        strategies={kind: {"kind": kind, "rank": 4}},
+        training={"learning_rate": 1.0e-2, "dtype": "fp32", "stack": 2},
+        aggregation={"clip_norm": 100.0},
+        stop={"rounds": 3},
+    )
+    (folder,) = run_all(file, tmp_path)
+    perplexity = pd.read_parquet(folder / "rounds.parquet")["perplexity"].dropna()
+    assert perplexity.iloc[-1] < perplexity.iloc[0]
+    head = [name for name in load_file(folder / "adapter" / "adapter_model.safetensors")
+            if "lora_" not in name]  # fmt: skip
+    assert head == []
 
 
 def test_a_target_of_perplexity_ends_a_run_from_above(home: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from simulator.config.experiment import load_experiment
 from simulator.config.schema import LocalWork
 from simulator.engine.server import Federation, simulate
 from simulator.engine.server_view import ServerView
+from simulator.runs.run import federation_of
 from simulator.world.build import build_world, make_view
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_golden import CONFIG
@@ -39,6 +40,24 @@ def test_a_config_s_proximal_mu_is_in_the_plans_and_in_the_run_s_name(tmp_path: 
     assert {plan.proximal_mu for plan in plans} == {0.25}
     assert configs[0].hash != configs[1].hash
     assert configs[1].resolved()["local"]["proximal_mu"] == 0.25
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_every_strategy_plans_in_the_weights_and_bits_that_the_config_allows(
+    kind: str, tmp_path: Path
+) -> None:
+    local = {"batch_size": 8, "steps": 3, "weight_format": "int8", "upload_bits": 8}
+    file = tmp_path / "x.yaml"
+    changed = {**CONFIG, "local": local, "strategy": {"kind": kind}}
+    file.write_text(yaml.safe_dump(changed), "utf-8")
+    (config,) = load_experiment(file)
+    world = build_world(config, "here")
+    log = Memory()
+    simulate(federation_of(config, world, NullTrainer(world.model.num_blocks)), log)
+    assert log.clients
+    for record in log.clients:
+        assert set(record.weight_formats.split(",")) <= {"int8", "int4", "nf4", "absent"}
+        assert 0 <= record.mean_upload_bits <= 8
 
 
 def proximal(federation: Federation, mu: float) -> Federation:

@@ -25,6 +25,7 @@ from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
 from simulator.world.record import record
 from tests.command_line import fedclock
+from tests.simulator.fuzzing import seal
 from tests.simulator.test_experiment import VALID, problems, write
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-scheduler.md").read_text("utf-8")
@@ -430,6 +431,7 @@ def test_a_run_folder_is_read_without_running_its_code(tmp_path: Path) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     config["strategy"].pop("source_sha256")
     (folder / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
+    seal(folder)  # as whoever forges a folder would
     for command in (
         ("report", str(folder), "-o", str(tmp_path / "report.html")),
         ("figures", str(folder), "-o", str(tmp_path / "figures"), "--only", "waiting"),
