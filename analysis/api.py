@@ -23,6 +23,7 @@ from analysis.metrics.study import Study, require_comparable, study_of
 from analysis.runs.files import Json, RunError
 from analysis.runs.frames import RunSet, open_runs
 from analysis.runs.load import Run, load_run
+from analysis.runs.names import reader_names, with_names
 from simulator.config.experiment import load_experiment, read_experiment
 from simulator.config.plain_yaml import dump_line
 from simulator.log.cohort_timeline import CohortEvents
@@ -112,7 +113,10 @@ class Result:
 
     def draw(self, name: str, *, paper: style.Paper = style.IEEE) -> Figure:
         """The figure of this name. Raises RunError on one that is none, or has nothing to show."""
-        return draw(_spec(name).frame(self.compare()), _spec(name).draw, paper=paper)
+        study = self.compare()
+        return draw(
+            with_names(_spec(name).frame(study), study.names), _spec(name).draw, paper=paper
+        )
 
     def sensitivity(self, key: str, *, target: float | None = None) -> pd.DataFrame:
         """What every run came to, beside the value that a key of its config had."""
@@ -246,11 +250,13 @@ def write_sensitivity(
     target: float | None = None,
 ) -> list[Path]:
     """Write what the runs came to against the values of a key, or ("fleet") the fleet's size."""
+    names = reader_names((str(run.manifest["label"]), run.strategy) for run in result.runs)
     if key == "fleet":
-        name, frame = "scalability", sensitivity.scale_frame(result.runs)
+        name, frame = "scalability", with_names(sensitivity.scale_frame(result.runs), names)
         files = figures.render(frame, sensitivity.draw_scale, paper)
     else:
-        name, frame = "sensitivity", sensitivity.frame(result.runs, key, target=target)
+        name = "sensitivity"
+        frame = with_names(sensitivity.frame(result.runs, key, target=target), names)
         files = figures.render(frame, sensitivity.draw, paper)
     with _figures_into(folder) as staged:
         for suffix, content in files.items():

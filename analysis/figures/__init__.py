@@ -30,6 +30,7 @@ from analysis.figures import (
     waiting,
 )
 from analysis.metrics.study import Study
+from analysis.runs.names import with_names
 
 Draw = Callable[[pd.DataFrame, style.Paper], Figure]
 
@@ -186,7 +187,7 @@ FIGURES = (
 
 
 def render(frame: pd.DataFrame, draw: Draw, paper: style.Paper) -> dict[str, bytes]:
-    """Suffix -> content of the figure in every format, and the CSV of what it plots."""
+    """Return by suffix the figure in every format, and the CSV of what it plots."""
     with style.context():
         figure = draw(frame, paper)
         files = {suffix: style.render(figure, suffix) for suffix in style.FORMATS}
@@ -201,7 +202,7 @@ def write(
 
     Nothing is written, and nothing returned, where the runs hold nothing to plot.
     """
-    frame = spec.frame(study)
+    frame = with_names(spec.frame(study), study.names)
     if frame.empty:
         return []
     paths = []

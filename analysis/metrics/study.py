@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from analysis.runs.differences import settings_that_differ
 from analysis.runs.files import RunError, read_config, read_table
 from analysis.runs.frames import RunSet
 from analysis.runs.load import Run
+from analysis.runs.names import reader_names
 from traces.text import did_you_mean
 
 ROUND_COLUMNS = (
@@ -42,7 +43,8 @@ class Study:
 
     ``per_run`` has one row a run (index: its name), with variant, strategy, seed and the column of
     every metric in SI units, NaN where a run does not have the number. ``summary`` has one row a
-    variant and metric, as ``over_seeds`` gives it. ``others`` are studies of the same runs at the
+    variant and metric, as ``over_seeds`` gives it. ``names`` are the variants' names for readers;
+    the tables hold the variants themselves. ``others`` are studies of the same runs at the
     further targets that their configs name, the highest first.
     """
 
@@ -50,6 +52,7 @@ class Study:
     baseline: str  # a variant
     per_run: pd.DataFrame
     summary: pd.DataFrame
+    names: Mapping[str, str] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()  # whole, labelled by variant; empty where tables alone are wanted
     left_out: tuple[str, ...] = ()  # runs that could not be read, and why
     budget: Spent | None = None  # what every run spent: accuracies are compared within it
@@ -76,6 +79,10 @@ class Study:
     def run_row(self, run: Run) -> pd.Series[Any]:
         """Return the row of ``per_run`` of one of ``runs``."""
         return self.per_run.loc[[_run_name(run)]].iloc[0]
+
+    def name(self, variant: str) -> str:
+        """Return the name of a variant for readers."""
+        return self.names.get(variant, variant)
 
     def estimates(self, metric: str) -> dict[str, Estimate]:
         """Return the estimate of one metric for each variant, as ``summary`` has it."""
@@ -249,16 +256,25 @@ def _at_target(
         for name, one in played.items()
     }
     per_run = pd.DataFrame.from_dict(rows, orient="index")
-    base = choose_baseline(per_run, baseline)
+    names = reader_names((one.variant, one.strategy) for one in played.values())
+    variants = {name: variant for variant, name in names.items()}
+    base = choose_baseline(
+        per_run, baseline if baseline in names else variants.get(baseline or "", baseline)
+    )
     per_run = per_run.join(speed_ups(per_run, base))
     return Study(
         chosen,
         base,
         per_run,
         over_seeds(per_run),
+        names,
         budget=budget,
         smoothing=smoothing,
-        warnings=tuple(warnings_of(per_run, chosen.accuracy, smoothing)),
+        warnings=tuple(
+            warnings_of(
+                per_run.assign(variant=per_run["variant"].map(names)), chosen.accuracy, smoothing
+            )
+        ),
     )
 
 

@@ -86,7 +86,7 @@ class ReportData:
     @property
     def title(self) -> str:
         """The variants, the first few by name."""
-        names = self.study.variants
+        names = [self.study.name(variant) for variant in self.study.variants]
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         return ", ".join(names[:MAX_NAMED]) + more
 
@@ -112,11 +112,12 @@ class ReportData:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The runs by names of their own: with the seed where there are several."""
+        """The runs by their names for readers: with the seed where there are several."""
         if self.study.per_run["seed"].nunique() == 1:
-            return list(self.study.runs)
+            return [replace(run, label=self.study.name(run.label)) for run in self.study.runs]
         return [
-            replace(run, label=f"{run.label} s{run.manifest['seed']}") for run in self.study.runs
+            replace(run, label=f"{self.study.name(run.label)} s{run.manifest['seed']}")
+            for run in self.study.runs
         ]
 
     @property
@@ -195,13 +196,14 @@ class ReportData:
             if strategy == "fedquad":
                 lines.append(
                     "FedQuad's authors claim 1.4-5.3x faster convergence to a target accuracy than"
-                    f" their baselines. Measured here, {variant}: {_gain(study, variant)}."
+                    f" their baselines. Measured here, {study.name(variant)}:"
+                    f" {_gain(study, variant)}."
                 )
             if strategy == "haflq":
                 lines.append(
                     "HAFLQ's authors claim 31 % less memory, 49 % less communication and 50 % more"
-                    f" accuracy than their baseline. Measured here, {variant} against"
-                    f" {study.baseline}: {_changes(study, variant)}."
+                    f" accuracy than their baseline. Measured here, {study.name(variant)} against"
+                    f" {study.name(study.baseline)}: {_changes(study, variant)}."
                 )
         return lines
 
@@ -275,14 +277,14 @@ def _charged(runs: Sequence[Run]) -> str:
 
 def _finding(study: Study, variant: str) -> str:
     """Return what one variant took to the target, in a sentence."""
-    target = percent(study.target.accuracy or 0.0)
+    name, target = study.name(variant), percent(study.target.accuracy or 0.0)
     hits = study.per_run.loc[study.per_run["variant"] == variant, "is_reached"]
     gain = "" if variant == study.baseline else f"; {_gain(study, variant)}"
     if len(hits) == 1:
         if not hits.iloc[0]:
-            return f"{variant} did not reach {target}."
-        return f"{variant} reached {target} after {_time_to_target(study, variant)}{gain}."
-    reached = f"{variant} reached {target} in {int(hits.sum())} of {len(hits)} runs"
+            return f"{name} did not reach {target}."
+        return f"{name} reached {target} after {_time_to_target(study, variant)}{gain}."
+    reached = f"{name} reached {target} in {int(hits.sum())} of {len(hits)} runs"
     if not hits.any():
         return f"{reached}."
     return f"{reached}, median time {_time_to_target(study, variant)}{gain}."
@@ -298,7 +300,7 @@ def _time_to_target(study: Study, variant: str) -> str:
 
 def _gain(study: Study, variant: str) -> str:
     """Return the speed-up over the baseline in words."""
-    base = study.baseline
+    base = study.name(study.baseline)
     lower, upper, *_ = study.estimates("speed_up")[variant]
     if math.isnan(lower) or (lower == 0 and math.isinf(upper)):
         return "no speed-up, since neither it nor the baseline reached a target in training"

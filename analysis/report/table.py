@@ -42,7 +42,10 @@ class TableRow:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """Rows of metrics over columns of variants, and what its reader needs to know."""
+    """A table of rows of metrics over columns of variants, and what its reader needs to know.
+
+    ``variants`` are the names for readers.
+    """
 
     variants: tuple[str, ...]
     rows: tuple[TableRow, ...]
@@ -62,7 +65,7 @@ def study_table(study: Study) -> StudyTable:
         rows += [_row(one, m) for m in METRICS if m.is_to_target and _is_shown(one, m)]
     rows += [_row(study, m) for m in METRICS if not m.is_to_target and _is_shown(study, m)]
     shown = tuple(row for row in rows if row is not None)
-    return StudyTable(tuple(study.variants), shown, note(study), study.warnings)
+    return StudyTable(tuple(map(study.name, study.variants)), shown, note(study), study.warnings)
 
 
 def note(study: Study) -> str:
@@ -75,7 +78,7 @@ def note(study: Study) -> str:
     )
     if target.accuracy is not None and study.smoothing > 1:
         timed += f", by the mean of {study.smoothing} evaluations"
-    words = f"{timed}; baseline {study.baseline}"
+    words = f"{timed}; baseline {study.name(study.baseline)}"
     few, most = int(study.num_seeds.min()), int(study.num_seeds.max())
     number = str(most) if few == most else f"{few} to {most}"
     if most == 1:
@@ -131,7 +134,7 @@ def _words(study: Study) -> dict[str, str]:
     accuracy, budget = study.target.accuracy, study.budget
     return {
         "target": "" if accuracy is None else f"{percent(accuracy)} accuracy",
-        "baseline": study.baseline,
+        "baseline": study.name(study.baseline),
         "seconds": SECONDS.text(budget.at_s) if budget else "",
         "bytes": BYTES.text(budget.transfer_bytes) if budget else "",
         "joules": JOULES.text(budget.energy_j) if budget else "",

@@ -70,10 +70,10 @@ def test_the_page_keeps_the_authors_claims_apart_from_what_was_measured(
     row, base = (report.study.per_run.loc[f"{label} s0"] for label in ("haflq", "fedlora"))
     memory = 100 * (row["planned_memory_bytes"] / base["planned_memory_bytes"] - 1)
     points = 100 * (row["final_accuracy"] - base["final_accuracy"])
-    assert f"against fedlora: mean memory that a plan needs {memory:+.0f} %" in text
+    assert f"against FedLoRA: mean memory that a plan needs {memory:+.0f} %" in text
     assert f"({points:+.1f} points)" in text
     speed_up = report.study.estimates("speed_up")["fedquad"].value
-    assert f"Measured here, fedquad: {speed_up:.2f} times as fast as fedlora." in text
+    assert f"Measured here, FedQuad: {speed_up:.2f} times as fast as FedLoRA." in text
 
 
 def test_the_page_names_what_differs_beside_the_strategy(runs: list[Run]) -> None:
@@ -91,9 +91,9 @@ def test_claims_are_left_out_where_their_strategies_are(runs: list[Run]) -> None
 
 def test_a_target_never_reached_is_told_in_words(runs: list[Run]) -> None:
     text = to_markdown_page(ReportData(study_of(runs, target=0.55), []))
-    assert "* fedlora did not reach 55 %." in text
+    assert "* FedLoRA did not reach 55 %." in text
     assert re.search(
-        r"fedquad reached 55 % after .*; more than .* \(fedlora never reached it\)", text
+        r"FedQuad reached 55 % after .*; more than .* \(FedLoRA never reached it\)", text
     )
 
 

@@ -126,7 +126,7 @@ def test_a_click_sorts_a_table_up_and_a_second_one_down(browser: Page, file: Pat
         place = click_head(browser, "comparison", "Plans that met OOM")
         assert [int(cell) for cell in column(browser, "comparison", place)] == wanted
     click_head(browser, "comparison", "variant")
-    assert column(browser, "comparison", 0)[1:] == ["fedlora", "fedquad"]
+    assert column(browser, "comparison", 0)[1:] == ["FedLoRA", "FedQuad"]
     assert browser.value("document.querySelectorAll('#comparison [aria-sort]').length") == 1
 
 
@@ -136,11 +136,11 @@ def test_a_chosen_round_shows_its_plans(browser: Page, file: Path) -> None:
     assert EVIL in labels
     (run,) = load_runs([next((file.parent / "runs").glob("fedquad*"))])
     for number in (1, 4):
-        choose_round(browser, labels.index("fedquad"), number)
+        choose_round(browser, labels.index("FedQuad"), number)
         plans = run.clients[run.clients["round"] == number].sort_values("device_id")
         wanted = [str(device) for device in plans["device_id"]]
         browser.until(f"document.querySelectorAll('#devices tbody tr').length === {len(plans)}")
-        browser.until(f"inspected.runs[{labels.index('fedquad')}].rows !== undefined")
+        browser.until(f"inspected.runs[{labels.index('FedQuad')}].rows !== undefined")
         assert column(browser, "devices", 0) == wanted
         place = click_head(browser, "devices", "depth")
         assert [int(d) for d in column(browser, "devices", place)] == sorted(plans["depth"])
@@ -203,7 +203,7 @@ def test_runs_of_several_seeds_stand_as_variants_and_damaged_ones_are_named(
     assert "<li>2 seeds: a comparison takes at least 5.</li>" in text
     assert "<li>seed: 0, 1</li>" in text
     options = re.findall(r'<option value="\d">([^<]+)</option>', text)
-    assert sorted(options) == ["fedlora s0", "fedlora s1", "fedquad s0", "fedquad s1"]
+    assert sorted(options) == ["FedLoRA s0", "FedLoRA s1", "FedQuad s0", "FedQuad s1"]
     (left_out,) = report.study.left_out
     assert str(broken / "rounds.parquet") in left_out
     assert left_out.split(":")[0] in text

@@ -1,0 +1,43 @@
+"""Readers see a strategy's name where its label is its kind, alike in tables and figures."""
+
+from __future__ import annotations
+
+from algorithms.registry import STRATEGIES
+from analysis.figures import FIGURES
+from analysis.metrics.study import study_of
+from analysis.report.table import study_table
+from analysis.runs.names import reader_names, with_names
+from tests.analysis.test_run_metrics import make_run
+
+
+def test_a_label_that_is_the_kind_has_the_name_of_the_strategy() -> None:
+    pairs = [("fedlora", "fedlora"), ("haflq rank=8", "haflq"), ("zeropad", "zeropad")]
+    assert list(reader_names(pairs).values()) == ["FedLoRA", "HAFLQ rank=8", "Zero padding"]
+    assert not [name for name in reader_names((k, k) for k in STRATEGIES).values() if ":" in name]
+
+
+def test_labels_of_ones_own_and_own_schedulers_stand_as_they_are() -> None:
+    pairs = [("ours", "fedquad"), ("haflq", "fedquad"), ("Half", "Half"), ("fedquad2", "fedquad")]
+    assert all(variant == name for variant, name in reader_names(pairs).items())
+
+
+def test_names_of_two_variants_never_fall_together() -> None:
+    names = reader_names([("FedQuad", "haflq"), ("fedquad", "fedquad")])
+    assert names == {"FedQuad": "FedQuad", "fedquad": "FedQuad (fedquad)"}
+    pairs = [("FedQuad", "haflq"), ("fedquad", "fedquad"), ("FedQuad (fedquad)", "haflq")]
+    assert len(set(reader_names(pairs).values())) == 3
+
+
+def test_table_and_figure_agree_on_the_name() -> None:
+    found = study_of([make_run("fedlora", [0.1, 0.5, 0.7]), make_run("fedquad", [0.1, 0.6, 0.7])])
+    table = study_table(found)
+    assert table.variants == ("FedLoRA", "FedQuad")
+    assert "baseline FedLoRA" in table.note
+    accuracy = next(spec for spec in FIGURES if spec.name == "accuracy")
+    shown = with_names(accuracy.frame(found), found.names)
+    assert list(shown["label"].unique()) == list(table.variants)
+
+
+def test_the_baseline_may_be_given_by_label_or_by_name() -> None:
+    runs = [make_run("fedlora", [0.1, 0.5, 0.7]), make_run("haflq", [0.1, 0.6, 0.7])]
+    assert {study_of(runs, baseline=name).baseline for name in ("haflq", "HAFLQ")} == {"haflq"}
