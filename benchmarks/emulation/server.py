@@ -81,7 +81,7 @@ class Server:
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
-        self._participation = Participation(federation.fleet, view)
+        self._participation = Participation(federation.world.fleet, view)
         self._downlink = multiprocessing.Value("d", 0.0)
         self._inbox: queue.Queue[_Reply | Exception] = queue.Queue()
         self._in_flight: dict[DeviceId, threading.Thread] = {}
@@ -98,7 +98,7 @@ class Server:
         without it they go on.
         """
         self._set_clock(0.0)
-        while len(self.found.rounds) < self._fed.stop.rounds:
+        while len(self.found.rounds) < self._fed.rules.stop.rounds:
             if openings_s and not self._in_flight:
                 self._set_clock(openings_s[len(self.found.rounds)])
             opened_s = self._clock.now_s()
@@ -145,7 +145,7 @@ class Server:
 
     def _start(self, plan: TrainingPlan) -> None:
         fed, device_id = self._fed, plan.device_id
-        device, cost = fed.fleet[device_id], fed.view.cost(plan)
+        device, cost = fed.world.fleet[device_id], fed.view.cost(plan)
         now_s = self._clock.now_s()
         work = Assignment(
             plan=plan,
@@ -179,7 +179,7 @@ class Server:
     def _download(self, work: Assignment, connection: socket.socket) -> None:
         message = wire.encode_broadcast(work.broadcast, plan=work.plan)
         work.record.download_bytes = len(message)
-        clock, device, server = self._clock, work.device, self._fed.shared_links.server
+        clock, device, server = self._clock, work.device, self._fed.world.shared_links.server
         clock.sleep_until(work.record.started_s + device.latency.at(work.record.started_s))
         own = multiprocessing.Value("d", clock.now_s())
         ways = [Bucket(device.link.downlink.steps, own)]
@@ -213,6 +213,6 @@ class Server:
     def _update(self, reply: _Reply) -> ClientUpdate:
         work, report = reply.work, reply.report
         told = TrainingResult(work.broadcast.adapter, report.train_loss, report.squared_loss)
-        update = received(work, reply.message, told, max_norm=self._fed.robustness.max_norm)
+        update = received(work, reply.message, told, max_norm=self._fed.rules.robustness.max_norm)
         current = Broadcast(self.state.version, self.state.adapter)
         return up_to_date(update, current, self._fed.pacing)

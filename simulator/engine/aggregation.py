@@ -40,7 +40,7 @@ def collect(
             work.broadcast,
             work.device.examples,
             work.training_seed,
-            federation.stack,
+            federation.rules.stack,
         )
         for work in arrived
     ]
@@ -56,23 +56,23 @@ def collect(
             work.record.staleness = state.version - update.broadcast.version
             current = Broadcast(state.version, state.adapter)
             found.updates.append(up_to_date(update, current, federation.pacing))
-    return found._replace(updates=federation.robustness.tame(found.updates))
+    return found._replace(updates=federation.rules.robustness.tame(found.updates))
 
 
 def _delivered(federation: Federation, work: Assignment, result: TrainingResult) -> ClientUpdate:
     """The update as the server decodes it. Raises RefusedUpdateError where it does not merge it."""
     if result.diverged:
-        if federation.when_diverged == "stop":
+        if federation.rules.when_diverged == "stop":
             raise TrainingError(result.diverged)
         raise RefusedUpdateError(result.diverged)
-    config = federation.faults.attack(work.plan.device_id, work.record.started_s)
+    config = federation.world.faults.attack(work.plan.device_id, work.record.started_s)
     if config is None and result.adapter is work.broadcast.adapter:
         # Nothing was trained: at any precision no change arrives as none.
         return update_of(work, result.adapter, result)
-    num_bytes = upload_bytes(federation.view.model, work.plan.terms)
+    num_bytes = upload_bytes(federation.world.model, work.plan.terms)
     attack = attack_of(config, work) if config else None
     message = sent(work, result, attack, num_bytes=num_bytes)
-    return received(work, message, result, max_norm=federation.robustness.max_norm)
+    return received(work, message, result, max_norm=federation.rules.robustness.max_norm)
 
 
 def merge(

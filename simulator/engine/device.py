@@ -6,16 +6,18 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import simpy
 
 from devices.fleet.profile import Activity
 from simulator.engine.assignment import Assignment
 from simulator.engine.clock import Steps, sleep_until
-from simulator.engine.faults import Cut, Faults
-from simulator.engine.network import Alone, Direction, Flow, Network, SharedLinks, Stint
+from simulator.engine.conditions import Conditions
+from simulator.engine.faults import Cut
+from simulator.engine.network import Alone, Direction, Flow, Network, Stint
 from simulator.engine.presence import Condition, Presence
+from simulator.engine.rules import Rules, WhenOffline
 from simulator.log.protocol import RunLog
 from simulator.log.records import Event, Outcome
 from traces.bandwidth import BandwidthTrace
@@ -27,23 +29,19 @@ MAX_SHRINKS = 3
 """How often a device may ask for a smaller plan before it gives the round up."""
 MAX_CUTS = 1_000
 """How often a phase may be cut: one that starts over and over would never come to an end."""
-WhenOffline = Literal["abort", "resume", "restart"]
-WhenOutOfMemory = Literal["skip", "shrink", "drop"]
 
 
 @dataclass(frozen=True, eq=False)
-class Surroundings:
-    """Where the devices of a run live."""
+class DeviceContext:
+    """The context of the devices of a run is what all of them share."""
 
     env: simpy.Environment
     log: RunLog
     presence: Presence
-    faults: Faults
-    when_offline: WhenOffline
-    when_out_of_memory: WhenOutOfMemory
-    smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
+    world: Conditions
+    rules: Rules
     network: Network
-    shared_links: SharedLinks
+    smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
 
 
 class _WorkLostError(Exception):
@@ -53,13 +51,13 @@ class _WorkLostError(Exception):
         self.outcome = outcome
 
 
-def run_client(world: Surroundings, work: Assignment, inbox: simpy.Store) -> Steps:
+def run_client(context: DeviceContext, work: Assignment, inbox: simpy.Store) -> Steps:
     """Live through one plan, and tell the server how it ended.
 
     An interrupt means that the server has stopped waiting: what was under way is cut, and counted
     up to that instant.
     """
-    client, record = _Client(world, work), work.record
+    client, record = _Client(context, work), work.record
     try:
         yield from client.live()
         record.outcome = "aggregated"
@@ -69,25 +67,25 @@ def run_client(world: Surroundings, work: Assignment, inbox: simpy.Store) -> Ste
     except _WorkLostError as lost:
         record.outcome = lost.outcome
     record.lost_bytes += record.download_bytes + record.upload_bytes - client.delivered_bytes
-    record.finished_s = world.env.now
-    world.presence.rest(record.device_id, world.env.now)
+    record.finished_s = context.env.now
+    context.presence.rest(record.device_id, context.env.now)
     inbox.put(client.work)
 
 
 class _Client:
     """Runs the phases one after the other, and keeps the record right when one is cut short."""
 
-    def __init__(self, world: Surroundings, work: Assignment) -> None:
-        self.world, self.work = world, work
-        self.env, self.record = world.env, work.record
+    def __init__(self, context: DeviceContext, work: Assignment) -> None:
+        self.context, self.work = context, work
+        self.env, self.record = context.env, work.record
         self.delivered_bytes = 0
-        faults, device_id = world.faults, work.device.device_id
+        faults, device_id = context.world.faults, work.device.device_id
         links = (faults.link_losses(device_id), faults.server)
         self._links: Sequence[Condition] = [link for link in links if not link.is_none]
 
     def event(self, name: str, details: Mapping[str, Any] = NO_DETAILS) -> None:
         record = self.record
-        self.world.log.event(Event(self.env.now, name, record.round, record.device_id, details))
+        self.context.log.event(Event(self.env.now, name, record.round, record.device_id, details))
 
     def live(self) -> Steps:
         link = self.work.device.link
@@ -114,11 +112,11 @@ class _Client:
             setattr(self.record, field, before + round(progress.done))
 
     def _way(self, direction: Direction, own: StepTrace) -> Callable[[float], Stint]:
-        shared = self.world.shared_links.of(self.record.device_id)
+        shared = self.context.world.shared_links.of(self.record.device_id)
         if not shared:
             return partial(Alone, self.env, own)
         ways = (k.downlink if direction == "download" else k.uplink for k in shared)
-        return partial(Flow, self.world.network, own, [way.steps for way in ways])
+        return partial(Flow, self.context.network, own, [way.steps for way in ways])
 
     def _train(self) -> Generator[simpy.Event, Any, bool]:
         """Whether memory sufficed to the end."""
@@ -143,7 +141,7 @@ class _Client:
     def _note_memory(self) -> None:
         device, record, now_s = self.work.device, self.record, self.env.now
         record.free_memory_bytes = int(device.free_memory.at(now_s) * device.memory_budget_bytes)
-        record.battery_share = self.world.presence.battery_share(record.device_id, now_s)
+        record.battery_share = self.context.presence.battery_share(record.device_id, now_s)
 
     def _out_of_memory(self) -> bool:
         free, needed = self.record.free_memory_bytes, self.work.cost.memory.total
@@ -152,13 +150,14 @@ class _Client:
 
     def _shrink(self) -> None:
         """Go on with a smaller plan, or end here."""
-        world, record = self.world, self.record
-        if world.when_out_of_memory == "drop":
-            world.presence.drop(record.device_id)
+        context, record = self.context, self.record
+        when = context.rules.when_out_of_memory
+        if when == "drop":
+            context.presence.drop(record.device_id)
             self.event("dropped")
-        if world.when_out_of_memory != "shrink" or record.num_shrinks == MAX_SHRINKS:
+        if when != "shrink" or record.num_shrinks == MAX_SHRINKS:
             raise _WorkLostError("oom")
-        smaller = world.smaller(self.work, record.free_memory_bytes)
+        smaller = context.smaller(self.work, record.free_memory_bytes)
         if smaller is None:
             raise _WorkLostError("oom")
         self.work = smaller
@@ -170,19 +169,20 @@ class _Client:
 
         ``phase`` is what it was doing, which a link that is lost meanwhile may cut as well.
         """
-        world, device_id, away_s = self.world, self.record.device_id, self.env.now
-        is_crash = world.presence.cause(device_id, away_s) == "crashed"
+        device_id, away_s = self.record.device_id, self.env.now
+        presence, when_offline = self.context.presence, self.context.rules.when_offline
+        is_crash = presence.cause(device_id, away_s) == "crashed"
         self.event("crashed" if is_crash else "went_offline")
         self._end_if_lost()
-        if world.when_offline == "abort":
+        if when_offline == "abort":
             raise _WorkLostError("offline")
-        world.presence.rest(device_id, away_s)
-        phase.cut(world.when_offline)
+        presence.rest(device_id, away_s)
+        phase.cut(when_offline)
         try:
-            while not world.presence.is_there(device_id, self.env.now):
+            while not presence.is_there(device_id, self.env.now):
                 phase.cut_where_no_link()
-                back_s = world.presence.until_s(device_id, self.env.now)
-                loss_s = world.presence.next_loss_s(device_id, self.env.now)
+                back_s = presence.until_s(device_id, self.env.now)
+                loss_s = presence.next_loss_s(device_id, self.env.now)
                 until_s = min(back_s, loss_s)
                 if math.isinf(until_s):
                     raise _WorkLostError("offline")
@@ -194,7 +194,7 @@ class _Client:
 
     def _end_if_lost(self) -> None:
         """Work does not outlive a crash, a flat battery or the device's leaving for good."""
-        cause = self.world.presence.cause(self.record.device_id, self.env.now)
+        cause = self.context.presence.cause(self.record.device_id, self.env.now)
         if cause not in (None, "offline"):
             raise _WorkLostError("crashed" if cause == "crashed" else "offline")
 
@@ -254,7 +254,7 @@ class _Progress:
     def _cut_s(self, now_s: float, needed_s: float) -> float:
         """The next instant at which something ends this phase early."""
         client = self._client
-        cut_s = client.world.presence.until_s(client.record.device_id, now_s)
+        cut_s = client.context.presence.until_s(client.record.device_id, now_s)
         for link in self._links:
             cut_s = min(cut_s, link.span(now_s)[1])
         if self._memory_share:
@@ -274,9 +274,9 @@ class _Progress:
             self.is_out_of_memory = True
             return
         self._left = max(self._left - moved, 0.0)
-        if client.world.presence.is_there(client.record.device_id, now_s):
+        if client.context.presence.is_there(client.record.device_id, now_s):
             client.event("link_lost")
-            self.cut(client.world.faults.cut_transfers)
+            self.cut(client.context.world.faults.cut_transfers)
 
     def cut(self, policy: Cut | WhenOffline) -> None:
         """Apply a policy to what the phase has done so far; nothing where it has not begun."""
@@ -291,11 +291,11 @@ class _Progress:
     def cut_where_no_link(self) -> None:
         """Apply the policy for lost links where one is lost now; to apply it again is harmless."""
         if not all(link.span(self._client.env.now)[0] for link in self._links):
-            self.cut(self._client.world.faults.cut_transfers)
+            self.cut(self._client.context.world.faults.cut_transfers)
 
     def next_link_loss_s(self) -> float:
         """The next instant at which a link that is up is lost; ``inf`` where it changes nothing."""
-        if not self._has_begun or self._client.world.faults.cut_transfers == "resume":
+        if not self._has_begun or self._client.context.world.faults.cut_transfers == "resume":
             return math.inf
         spans = (link.span(self._client.env.now) for link in self._links)
         return min((until_s for is_up, until_s in spans if is_up), default=math.inf)
@@ -303,7 +303,7 @@ class _Progress:
     def _until_up(self) -> Steps:
         """Until the device is there, and all its links."""
         client = self._client
-        presence, env, device_id = client.world.presence, client.env, client.record.device_id
+        presence, env, device_id = client.context.presence, client.env, client.record.device_id
         power_w = client.work.device.profile.power_w[self._activity]
         while True:
             if not presence.is_there(device_id, env.now):

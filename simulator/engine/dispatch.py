@@ -72,7 +72,7 @@ class Handouts:
     ) -> Assignment:
         """The work of one device, handed out ``now``: in this round, at this instant."""
         fed, device_id = self._fed, plan.device_id
-        device, cost = fed.fleet[device_id], fed.view.cost(plan)
+        device, cost = fed.world.fleet[device_id], fed.view.cost(plan)
         round_number, now_s = now
         return Assignment(
             plan=plan,

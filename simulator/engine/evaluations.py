@@ -35,23 +35,25 @@ class Evaluations:
         self._log.flush()  # one at a time, so that the log is never far behind
         self._under_way = self._fed.begin(self._fed.trainer.evaluate, adapter)
         self._log.once(self._under_way, note)
-        if self._fed.stop.goal is not None:
+        if self._fed.rules.stop.goal is not None:
             self._log.flush()
 
     def metrics_of(self, found: Evaluation) -> dict[Metric, float]:
         """Return the value of each metric of the task; NaN where it is not known."""
-        return {metric: found.values.get(metric.name, math.nan) for metric in self._fed.metrics}
+        return {
+            metric: found.values.get(metric.name, math.nan) for metric in self._fed.world.metrics
+        }
 
     @property
     def last_score(self) -> float:
         """The task's first metric of the last model evaluated; NaN where none was."""
-        return self.last.values.get(self._fed.metrics[0].name, math.nan)
+        return self.last.values.get(self._fed.world.metrics[0].name, math.nan)
 
     @property
     def has_reached_target(self) -> bool:
         """True once the last model evaluated is as good as ``stop`` asks for."""
-        goal = self._fed.stop.goal
-        return goal is not None and self._fed.metrics[0].reaches(self.last_score, goal)
+        goal = self._fed.rules.stop.goal
+        return goal is not None and self._fed.world.metrics[0].reaches(self.last_score, goal)
 
     def close(self, record: RoundRecord) -> None:
         """Log the round, with its evaluation once that is known."""

@@ -22,7 +22,7 @@ from simulator.engine.clock import (
     note_faults,
     sleep_until,
 )
-from simulator.engine.device import Surroundings, run_client
+from simulator.engine.device import DeviceContext, run_client
 from simulator.engine.dispatch import Handouts
 from simulator.engine.evaluations import NOT_EVALUATED, Evaluations
 from simulator.engine.federation import Federation
@@ -46,14 +46,15 @@ class Server:
     def __init__(self, env: simpy.Environment, federation: Federation, log: PatientLog) -> None:
         self._env, self._log = env, log
         self._fed = federation
-        self._presence = Presence(federation.fleet, federation.faults)
-        self._participation = Participation(federation.fleet, federation.view)
+        world, rules = federation.world, federation.rules
+        self._presence = Presence(world.fleet, world.faults)
+        self._participation = Participation(world.fleet, federation.view)
         self._handouts = Handouts(federation, self._participation)
-        when = federation.when_offline, federation.when_out_of_memory
-        faults, network = federation.faults, (Network(env), federation.shared_links)
-        self._world = Surroundings(env, log, self._presence, faults, *when, self._shrink, *network)
-        strategy, view = federation.strategy, federation.view
-        adapter = view.model.initial_adapter(
+        self._devices = DeviceContext(
+            env, log, self._presence, world, rules, Network(env), self._shrink
+        )
+        strategy = federation.strategy
+        adapter = world.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
@@ -117,7 +118,7 @@ class Server:
             yield from self._wait_for_server()
 
     def _wait_for_server(self) -> Generator[simpy.Event, Any, None]:
-        is_up, until_s = self._fed.faults.server.span(self._env.now)
+        is_up, until_s = self._fed.world.faults.server.span(self._env.now)
         if not is_up:
             yield from sleep_until(self._env, until_s)
 
@@ -133,7 +134,7 @@ class Server:
 
     def _is_last_round(self) -> bool:
         """Whether the run ends with the round that closes now, whatever its accuracy."""
-        stop = self._fed.stop
+        stop = self._fed.rules.stop
         is_late = stop.simulated_s is not None and self._env.now >= stop.simulated_s
         return self._round >= stop.rounds or is_late
 
@@ -193,7 +194,7 @@ class Server:
             elif device_id not in ahead:
                 self._end_rest(device_id)
                 work = self._handouts.assignment(self.state, plans[device_id], now)
-                process = self._env.process(run_client(self._world, work, self._inbox))
+                process = self._env.process(run_client(self._devices, work, self._inbox))
                 self._in_flight[device_id] = process
         if timeline:
             self._timeline, self._num_ahead = timeline, len(ahead)
@@ -237,7 +238,7 @@ class Server:
         self._participation.ended(record)
         self._resting[record.device_id] = record
         if record.outcome != "aggregated":
-            check_progress(self._round, self._ended, num_devices=len(self._fed.fleet))
+            check_progress(self._round, self._ended, num_devices=len(self._fed.world.fleet))
             return
         self.note("update_received", {"bytes": record.upload_bytes}, record.device_id)
         self._arrived.append(work)
@@ -310,11 +311,11 @@ class Server:
     def _end_rest(self, device_id: DeviceId) -> None:
         """A device waits until it is asked again, or until the round closes."""
         if device_id in self._resting:
-            profile = self._fed.fleet[device_id].profile
+            profile = self._fed.world.fleet[device_id].profile
             self._resting.pop(device_id).close(profile, self._env.now)
 
     def _evaluate(self) -> None:
-        if self._round % self._fed.evaluate_every == 0 or self._is_last_round():
+        if self._round % self._fed.rules.evaluate_every == 0 or self._is_last_round():
             self.evaluations.begin(self.state.adapter, self._env.now, self._round)
 
     def _round_record(self) -> RoundRecord:
@@ -338,7 +339,7 @@ def simulate(federation: Federation, log: RunLog) -> Server:
     checked = CheckedLog(log)
     with PatientLog(checked) as patient:
         server = Server(env, federation, patient)
-        env.process(note_faults(env, federation.faults, server.note))
+        env.process(note_faults(env, federation.world.faults, server.note))
         # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
         env.run(until=env.process(server.serve()))
     checked.finish()

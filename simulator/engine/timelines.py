@@ -41,13 +41,13 @@ class Timelines:
 
     def __init__(self, federation: Federation, presence: Presence) -> None:
         self._fed, self._presence = federation, presence
-        fleet = self._fleet = federation.fleet
+        fleet = self._fleet = federation.world.fleet
         self._applies = (
             isinstance(federation.trainer, NullTrainer)
             and isinstance(federation.pacing, Synchronous)
-            and federation.shared_links.is_nothing
-            and federation.faults.is_honest
-            and federation.robustness == AS_SENT
+            and federation.world.shared_links.is_nothing
+            and federation.world.faults.is_honest
+            and federation.rules.robustness == AS_SENT
         )
         has_mains = [isinstance(battery, Mains) for battery in fleet.battery.pool]
         lowest_free = [trace.values.min() for trace in fleet.free_memory.pool]
@@ -97,7 +97,7 @@ class Timelines:
 
         Where an instant is the deadline, they keep them beyond it.
         """
-        faults = self._fed.faults
+        faults = self._fed.world.faults
         gone_s = self._presence.gone_s(devices)
         if faults.may_lose_links.any():
             for row in np.flatnonzero(faults.may_lose_links[devices]).tolist():
@@ -110,7 +110,7 @@ class Timelines:
         self, rows: IntArray, finished_s: FloatArray, now_s: float, due_s: float
     ) -> IntArray:
         """The rows, or none of them where the server restarts before it has heard of all."""
-        is_up, until_s = self._fed.faults.server.span(now_s)
+        is_up, until_s = self._fed.world.faults.server.span(now_s)
         last_s = min(finished_s[rows].max(initial=now_s), due_s)
         return rows if is_up and until_s > last_s * (1 + TIE) else rows[:0]
 
