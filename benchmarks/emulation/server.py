@@ -86,7 +86,7 @@ class Server:
         self._inbox: queue.Queue[_Reply | Exception] = queue.Queue()
         self._in_flight: dict[DeviceId, threading.Thread] = {}
         self._arrived: list[_Reply] = []
-        self._handouts = 0
+        self._num_draws = 0
         self.found = Emulation()
         # What a strategy measures of the model, it has measured before the clock starts.
         strategy.plan(self.state, view, view.device_ids, stream(federation.seed, "rehearsal"))
@@ -131,13 +131,13 @@ class Server:
         idle = np.setdiff1d(fed.view.device_ids, list(self._in_flight))
         if slots <= 0 or not len(idle):
             return
-        self._handouts += 1
+        self._num_draws += 1
         roster = self._participation.roster(
             self._round, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
         )
-        rng = stream(fed.seed, "selection", self._handouts)
+        rng = stream(fed.seed, "selection", self._num_draws)
         cohort = fed.selection.pick(idle, slots, roster=roster, rng=rng)
-        rng = stream(fed.seed, "strategy", self._handouts)
+        rng = stream(fed.seed, "strategy", self._num_draws)
         for plan in sorted(
             fed.strategy.plan(self.state, fed.view, cohort, rng), key=lambda plan: plan.device_id
         ):
@@ -156,7 +156,7 @@ class Server:
                 device, plan_fields(plan, cost), round_number=self._round, now_s=now_s
             ),
             run_seed=fed.seed,
-            num_draws=self._handouts,
+            num_draws=self._num_draws,
         )
         conversation = threading.Thread(target=self._converse, args=(work,), daemon=True)
         self._in_flight[device_id] = conversation

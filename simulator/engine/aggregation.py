@@ -1,4 +1,4 @@
-"""From arrivals to updates: train what will be aggregated, and pass it through the wire."""
+"""Aggregation trains what arrived, decodes it, and lets the strategy merge it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from simulator.log.checked import InvariantError, check_adapter
 
 
 class Collected(NamedTuple):
-    """What became of the updates that arrived."""
+    """The updates that arrived, divided into those to merge and those refused."""
 
     updates: list[ClientUpdate]
     refused: list[tuple[DeviceId, str]]  # with the reason
@@ -27,7 +27,7 @@ class Collected(NamedTuple):
 def collect(
     federation: Federation, state: ServerState[Any], arrived: Sequence[Assignment]
 ) -> Collected:
-    """The updates that arrived, in order of device, as the server decodes them.
+    """Return the updates that arrived, in order of device, as the server decodes them.
 
     Real gradients, in no simulated time, only for what will be aggregated. An update that started
     from an older model is brought up to date. Raises TrainingError where training went to infinity,
@@ -60,7 +60,7 @@ def collect(
 
 
 def _delivered(federation: Federation, work: Assignment, result: TrainingResult) -> ClientUpdate:
-    """The update as the server decodes it. Raises RefusedUpdateError where it does not merge it."""
+    """Return the decoded update. Raises RefusedUpdateError where the server does not merge it."""
     if result.diverged:
         if federation.rules.when_diverged == "stop":
             raise TrainingError(result.diverged)
@@ -78,7 +78,7 @@ def _delivered(federation: Federation, work: Assignment, result: TrainingResult)
 def merge(
     federation: Federation, state: ServerState[Any], updates: Sequence[ClientUpdate], *, where: str
 ) -> ServerState[Any]:
-    """The state after the strategy has aggregated; the same where there is nothing to aggregate.
+    """Return the state after the strategy has aggregated; the same where there are no updates.
 
     Raises InvariantError where the weights are those of no average, or the result is not finite.
     """

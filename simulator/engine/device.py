@@ -15,7 +15,7 @@ from simulator.engine.assignment import Assignment
 from simulator.engine.clock import Steps, sleep_until
 from simulator.engine.conditions import Conditions
 from simulator.engine.faults import Cut
-from simulator.engine.network import Alone, Direction, Flow, Network, Stint
+from simulator.engine.network import Direction, Flow, Network, Segment, Unshared
 from simulator.engine.presence import Condition, Presence
 from simulator.engine.rules import Rules, WhenOffline
 from simulator.log.protocol import RunLog
@@ -45,14 +45,14 @@ class DeviceContext:
 
 
 class _WorkLostError(Exception):
-    """The work of this device ends here, with nothing to show for it."""
+    """The plan of this device ends here without an update."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
 
 
 def run_client(context: DeviceContext, work: Assignment, inbox: simpy.Store) -> Steps:
-    """Live through one plan, and tell the server how it ended.
+    """Carry out one plan on its device, and report to the server how it ended.
 
     An interrupt means that the server has stopped waiting: what was under way is cut, and counted
     up to that instant.
@@ -73,7 +73,7 @@ def run_client(context: DeviceContext, work: Assignment, inbox: simpy.Store) -> 
 
 
 class _Client:
-    """Runs the phases one after the other, and keeps the record right when one is cut short."""
+    """A client runs the phases of a plan in turn, and keeps its record true when one is cut."""
 
     def __init__(self, context: DeviceContext, work: Assignment) -> None:
         self.context, self.work = context, work
@@ -100,7 +100,7 @@ class _Client:
         latency_s = self.work.device.latency.at(self.env.now)
         if latency_s:
             yield from _Progress(self, f"{direction}_s", "radio").make(
-                partial(Alone, self.env, ELAPSED), latency_s
+                partial(Unshared, self.env, ELAPSED), latency_s
             )
         progress = _Progress(self, f"{direction}_s", "radio", links=self._links)
         field, before = f"{direction}_bytes", getattr(self.record, f"{direction}_bytes")
@@ -111,15 +111,15 @@ class _Client:
             # Rounded, since the parts of a transfer that was cut may miss its size by an ulp.
             setattr(self.record, field, before + round(progress.done))
 
-    def _way(self, direction: Direction, own: StepTrace) -> Callable[[float], Stint]:
+    def _way(self, direction: Direction, own: StepTrace) -> Callable[[float], Segment]:
         shared = self.context.world.shared_links.of(self.record.device_id)
         if not shared:
-            return partial(Alone, self.env, own)
+            return partial(Unshared, self.env, own)
         ways = (k.downlink if direction == "download" else k.uplink for k in shared)
         return partial(Flow, self.context.network, own, [way.steps for way in ways])
 
     def _train(self) -> Generator[simpy.Event, Any, bool]:
-        """Whether memory sufficed to the end."""
+        """Train, and return True where memory sufficed to the end."""
         cost, device, record = self.work.cost, self.work.device, self.record
         self._note_memory()
         share = cost.memory.total / device.memory_budget_bytes
@@ -129,7 +129,7 @@ class _Client:
         progress = _Progress(self, "train_s", "compute", memory_share=share)
         before = record.flops
         try:
-            yield from progress.make(partial(Alone, self.env, device.speed), cost.train_s)
+            yield from progress.make(partial(Unshared, self.env, device.speed), cost.train_s)
         finally:
             share_done = progress.done / cost.train_s if cost.train_s else 1.0
             record.flops = before + cost.flops * share_done
@@ -149,7 +149,7 @@ class _Client:
         return False
 
     def _shrink(self) -> None:
-        """Go on with a smaller plan, or end here."""
+        """Continue with a smaller plan, or end the plan as out of memory."""
         context, record = self.context, self.record
         when = context.rules.when_out_of_memory
         if when == "drop":
@@ -200,7 +200,7 @@ class _Client:
 
 
 class _Progress:
-    """One phase: an amount comes together at a pace, for as long as nothing cuts it."""
+    """The progress of one phase: an amount of bytes or work that is done in uncut segments."""
 
     def __init__(
         self,
@@ -218,29 +218,29 @@ class _Progress:
         self._has_begun = False
         self.is_out_of_memory = False
 
-    def make(self, begin: Callable[[float], Stint], amount: float) -> Steps:
-        """Until the whole amount has come together, or memory runs out."""
+    def make(self, begin: Callable[[float], Segment], amount: float) -> Steps:
+        """Wait until the whole amount is done, or memory runs out."""
         client, env = self._client, self._client.env
         self._amount = self._left = amount
         for _ in range(MAX_CUTS):
             yield from self._until_up()
             started_s = env.now
-            stint = begin(self._left)
+            segment = begin(self._left)
             self._has_begun = True
-            cut_s = self._cut_s(started_s, stint.needed_s)
+            cut_s = self._cut_s(started_s, segment.needed_s)
             try:
-                if math.isinf(stint.needed_s) and math.isinf(cut_s):
+                if math.isinf(segment.needed_s) and math.isinf(cut_s):
                     client.event("lost")
                     raise _WorkLostError("lost")  # nothing would ever change
-                if (yield from stint.until(cut_s)):
+                if (yield from segment.until(cut_s)):
                     self.done += self._left
                     return
-                self._after_cut(stint.moved())
+                self._after_cut(segment.moved())
             except simpy.Interrupt:
-                self.done += min(stint.moved(), self._left)
+                self.done += min(segment.moved(), self._left)
                 raise
             finally:
-                stint.end()
+                segment.end()
                 self._spend(env.now - started_s)
             if self.is_out_of_memory:
                 return
@@ -252,7 +252,7 @@ class _Progress:
         setattr(record, self._field, getattr(record, self._field) + elapsed_s)
 
     def _cut_s(self, now_s: float, needed_s: float) -> float:
-        """The next instant at which something ends this phase early."""
+        """Return the next instant at which something ends this phase early."""
         client = self._client
         cut_s = client.context.presence.until_s(client.record.device_id, now_s)
         for link in self._links:
@@ -294,14 +294,14 @@ class _Progress:
             self.cut(self._client.context.world.faults.cut_transfers)
 
     def next_link_loss_s(self) -> float:
-        """The next instant at which a link that is up is lost; ``inf`` where it changes nothing."""
+        """Return the next instant at which a link is lost; ``inf`` where that changes nothing."""
         if not self._has_begun or self._client.context.world.faults.cut_transfers == "resume":
             return math.inf
         spans = (link.span(self._client.env.now) for link in self._links)
         return min((until_s for is_up, until_s in spans if is_up), default=math.inf)
 
     def _until_up(self) -> Steps:
-        """Until the device is there, and all its links."""
+        """Wait until the device is present and all its links are up."""
         client = self._client
         presence, env, device_id = client.context.presence, client.env, client.record.device_id
         power_w = client.work.device.profile.power_w[self._activity]
@@ -316,7 +316,7 @@ class _Progress:
             if not ends_s:
                 return
             self.cut_where_no_link()
-            # Still at the wheel while the link is down, so the time belongs to the phase.
+            # The device stays active during a link outage, so this time counts toward the phase.
             started_s = env.now
             try:
                 yield from sleep_until(env, min(max(ends_s), presence.until_s(device_id, env.now)))

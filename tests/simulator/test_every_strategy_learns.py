@@ -116,7 +116,12 @@ def trainer() -> CheckedTrainer:
     data = Classification.of(load_dataset("wordnet-16")).subset(num_train=4 * EXAMPLES, num_test=1)
     data = Classification.of(replace(data.data, test=data.data.train))
     config = TrainingConfig(
-        "tiny", ("query", "value"), 2e-2, max_length=8, dtype="fp32", eval_examples=4 * EXAMPLES
+        model="tiny",
+        targets=("query", "value"),
+        learning_rate=2e-2,
+        max_length=8,
+        dtype="fp32",
+        eval_examples=4 * EXAMPLES,
     )
     return CheckedTrainer(config, data)
 
