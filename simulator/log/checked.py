@@ -43,7 +43,7 @@ class _Work:
     """One plan on one device, as its events tell it."""
 
     started_s: float
-    phase: str = "handed_out"
+    phase: str = "dispatched"
     carried_bytes: int = 0  # of the transfer under way
     delivered_bytes: int = 0
     is_received: bool = False
