@@ -54,7 +54,7 @@ def frame(study: Study) -> pd.DataFrame:
     return (
         rows[rows["accuracy"].notna()]
         .assign(
-            target=study.target.accuracy,
+            target=study.target.value,
             majority_share=lambda rows: rows["label"].map(shares),
         )
         .reset_index(drop=True)

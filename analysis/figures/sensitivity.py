@@ -74,7 +74,11 @@ def _row(run: Run, target: float | None) -> dict[str, object]:
     rounds = run.rounds
     num_rounds = max(1, int(rounds["round"].max()))
     sent = float(rounds["download_bytes"].sum() + rounds["upload_bytes"].sum())
-    hit = None if target is None else metrics.reached(metrics.smoothed(rounds), target)
+    hit = (
+        None
+        if target is None
+        else metrics.reached(metrics.smoothed(rounds, metric=run.metric), target, run.metric)
+    )
     return {
         NUM_DEVICES: len(run.devices),
         "final_accuracy": metrics.of_rounds(rounds)["final_accuracy"],

@@ -22,7 +22,7 @@ def frame(study: Study) -> pd.DataFrame:
 
     Empty where there is no target.
     """
-    target = study.target.accuracy
+    target = study.target.value
     if target is None:
         return pd.DataFrame()
     return of_runs(

@@ -186,6 +186,10 @@ def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
         )
     if stop.target is not None and first.unit == "share" and stop.target > 1:
         problems.add(f"stop.target must be in (0, 1] for {first.name}, got {stop.target}")
+    if first.unit == "share" and max(config.targets, default=0.0) > 1:
+        problems.add(
+            f"targets must be in (0, 1] for {first.name}, got {', '.join(map(str, config.targets))}"
+        )
 
 
 def _model(config: RunConfig, source: ModelSource, task: Task | None) -> ModelSpec:
