@@ -35,7 +35,7 @@ from simulator.log.checked import CheckedLog
 from simulator.log.cohort_records import log_ended, updates_of
 from simulator.log.cohort_timeline import CohortTimeline
 from simulator.log.deferred import DeferredLog
-from simulator.log.protocol import RunLog
+from simulator.log.protocol import RunLog, Tee
 from simulator.log.records import ClientRecord, Event, RoundProgress, RoundRecord
 from traces.arrays import IntArray
 
@@ -330,14 +330,15 @@ class Server:
         )
 
 
-def simulate(federation: Federation, log: RunLog) -> Server:
+def simulate(federation: Federation, *logs: RunLog) -> Server:
     """Run one federation to its end, and return the server as it stands then.
 
-    Raises StalledError where it cannot go on, and InvariantError where it contradicts itself.
+    ``logs`` are told of all that happens, as ``RunLog`` describes. Raises StalledError where it
+    cannot go on, and InvariantError where it contradicts itself.
     """
     env = simpy.Environment()
-    checked = CheckedLog(log)
-    with DeferredLog(checked) as deferred:
+    checked = CheckedLog()
+    with DeferredLog(Tee((*logs, checked))) as deferred:
         server = Server(env, federation, deferred)
         env.process(note_faults(env, federation.world.faults, server.note))
         # Until the server is done, not to exhaustion: a stale deadline must not move the clock.

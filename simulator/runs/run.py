@@ -30,7 +30,7 @@ from simulator.log.manifest import (
     lost_files,
     read_manifest,
 )
-from simulator.log.progress import Reporter, Tee
+from simulator.log.progress import Reporter
 from simulator.log.progress_state import duration
 from simulator.log.protocol import RunLog
 from simulator.log.provenance import provenance
@@ -107,8 +107,7 @@ def run(
         logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
         remembered = _remembered(prepared, trainer, store, trainers=trainers, warn=report.step)
         report.start(config.label, config.stop.rounds)
-        log = Tee([*logs, report])
-        outcome = _simulated(prepared, remembered, store, trainers=trainers, log=log)
+        outcome = _simulated(prepared, remembered, store, trainers=trainers, logs=[*logs, report])
     except BaseException as error:
         _close_broken(logs, error)
         report.finish(f"{config.label}: stopped; what is done is kept in {folder}")
@@ -149,13 +148,13 @@ def _simulated(
     store: RunFolder,
     *,
     trainers: Trainers,
-    log: RunLog,
+    logs: Sequence[RunLog],
 ) -> dict[str, Any]:
     """Simulate, write what is known at the end, and return it for the manifest."""
     config, world = prepared.config, prepared.world
     began = time.perf_counter()
     federation = federation_of(config, world, remembered.trainer)
-    server = simulate(replace(federation, begin=remembered.begin), log)
+    server = simulate(replace(federation, begin=remembered.begin), *logs)
     wall_s = time.perf_counter() - began
     if config.training != "none":
         with store.writing():
