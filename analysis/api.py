@@ -109,14 +109,14 @@ class Result:
 
     def frame(self, name: str, *, target: float | None = None) -> pd.DataFrame:
         """What the figure of this name plots. Raises RunError on a name that is none."""
-        return _spec(name).frame(self.compare(target=target))
+        study = self.compare(target=target)
+        return _spec(name, study).frame(study)
 
     def draw(self, name: str, *, paper: style.Paper = style.IEEE) -> Figure:
         """The figure of this name. Raises RunError on one that is none, or has nothing to show."""
         study = self.compare()
-        return draw(
-            with_names(_spec(name).frame(study), study.names), _spec(name).draw, paper=paper
-        )
+        spec = _spec(name, study)
+        return draw(with_names(spec.frame(study), study.names), spec.draw, paper=paper)
 
     def sensitivity(self, key: str, *, target: float | None = None) -> pd.DataFrame:
         """What every run came to, beside the value that a key of its config had."""
@@ -191,11 +191,11 @@ def _figures_into(folder: Path | str) -> Iterator[Path]:
         raise RunError(f"figures must be written to a folder, got {folder}: {error}") from None
 
 
-def _spec(name: str) -> figures.FigureSpec:
-    for spec in figures.FIGURES:
-        if spec.name == name:
-            return spec
-    names = [spec.name for spec in figures.FIGURES]
+def _spec(name: str, study: Study) -> figures.FigureSpec:
+    specs = {spec.name: spec for spec in figures.figures_of(study.metric)}
+    if name in specs:
+        return specs[name]
+    names = list(specs)
     meant = did_you_mean(name, names)
     raise RunError(f"a figure must be one of {', '.join(names)}, got {name}{meant}")
 
@@ -234,8 +234,8 @@ def write_figures(
     ``devices`` are those that figures of single devices show (gantt, memory, choices); all, where
     none is named. Raises RunError on a name that is none, or without any of the devices.
     """
-    chosen = [_spec(name) for name in names] or list(figures.FIGURES)
     study = replace(result.compare(target=target), devices=tuple(devices))
+    chosen = [_spec(name, study) for name in names] or figures.figures_of(study.metric)
     with _figures_into(folder) as staged:
         drawn = [p for spec in chosen for p in figures.write(spec, study, staged, paper=paper)]
     return [Path(folder) / path.name for path in drawn]

@@ -47,7 +47,12 @@ class _Work:
         texts = replace(short, columns={**short.columns, "text": long})
         data = Classification.of(replace(data.data, train=texts))
         config = TrainingConfig(
-            model, ("query", "value"), 2e-3, max_length=length, dtype=dtype, attention=attention
+            model=model,
+            targets=("query", "value"),
+            learning_rate=2e-3,
+            max_length=length,
+            dtype=dtype,
+            attention=attention,
         )
         self._trainer = make_trainer(config, data)
         self._job = full_depth_job(

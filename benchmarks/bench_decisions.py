@@ -24,9 +24,13 @@ from devices.cost.closed_form import ClosedFormCost
 from devices.fleet.catalog import load_profiles
 from devices.fleet.fleet import Device, Fleet
 from devices.models.spec import ModelSpec
+from devices.tasks.classification import Classification
 from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, Factors, Timing, TrainingPlan
 from devices.vocabulary.trainer import NullTrainer
 from simulator.config.schema import LocalWork
+from simulator.engine.conditions import Conditions
+from simulator.engine.faults import no_faults
+from simulator.engine.network import NOTHING_SHARED
 from simulator.engine.server_view import ServerView
 from traces.bandwidth import BandwidthTrace, Link
 
@@ -57,13 +61,16 @@ def random_fleet(model: ModelSpec, num_devices: int, *, least_bytes: float) -> S
                 examples=np.arange(rng.integers(50, 550)),
             )
         )
-    return ServerView(
-        Fleet.of(fleet),
+    world = Conditions(
         model=model,
-        work=LocalWork(batch_size=16, steps=None, epochs=1.0),
+        metrics=Classification.metrics,
+        fleet=Fleet.of(fleet),
+        faults=no_faults(num_devices),
+        shared_links=NOTHING_SHARED,
         cost_model=ClosedFormCost(model, sequence_length=128),
-        trainer=NullTrainer(model.num_blocks),
     )
+    work = LocalWork(batch_size=16, steps=None, epochs=1.0)
+    return ServerView(world, work, NullTrainer(model.num_blocks))
 
 
 def after_a_round(

@@ -36,7 +36,11 @@ SIDE, NUM_PRODUCTS = 1024, 50
 def main(model: str = "tiny", dtype: Any = "auto", compute: Any = "auto", runs: str = "5") -> None:
     """Print a line for each number of clients in a pass."""
     config = TrainingConfig(
-        model, ("query", "value"), learning_rate=2e-3, dtype=dtype, compute=compute
+        model=model,
+        targets=("query", "value"),
+        learning_rate=2e-3,
+        dtype=dtype,
+        compute=compute,
     )
     trainer = make_trainer(config, Classification.of(load_dataset("wordnet-16")))
     jobs = _jobs(trainer)

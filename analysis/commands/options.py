@@ -56,7 +56,9 @@ Log = Annotated[
 Folders = Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")]
 Target = Annotated[
     float | None,
-    typer.Option(help="accuracy to time runs to, e.g. 0.55; the highest that all reach if absent"),
+    typer.Option(
+        help="value of the first metric to time runs to, as 0.55; the best that all reach if absent"
+    ),
 ]
 Baseline = Annotated[
     str | None, typer.Option(help="variant that speed-ups are over; fedlora unless given")

@@ -25,6 +25,8 @@ from analysis.commands.options import (
     say,
 )
 from analysis.commands.running import run_all, select
+from analysis.metrics.definitions import wrong_target
+from devices.tasks.registry import TASKS
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.problems import UserError
 from simulator.log.disk import replace_file
@@ -52,8 +54,9 @@ def compare(
     # Before hours of training, not after.
     if baseline is not None:
         select(configs, baseline, option="--baseline")
-    if target is not None and not 0 < target <= 1:
-        raise ConfigError([f"a target accuracy must be in (0, 1], got {target:g}"], "--target")
+    metric = TASKS[configs[0].task.kind].metrics[0]
+    if target is not None and (wrong := wrong_target(metric, target)):
+        raise ConfigError([wrong], "--target")
     kept = None if no_cache else open_cache(cache, cache_gb)
     trainers = Trainers(workers, kept, executor=executor)
     folders = run_all(configs, file, output=output, trainers=trainers, writers=writers)

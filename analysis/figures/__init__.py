@@ -31,6 +31,8 @@ from analysis.figures import (
 )
 from analysis.metrics.study import Study
 from analysis.runs.names import with_names
+from devices.tasks.classification import ACCURACY
+from devices.tasks.task import Metric
 
 Draw = Callable[[pd.DataFrame, style.Paper], Figure]
 
@@ -48,142 +50,158 @@ def _curve(name: str, caption: str, x: curves.Quantity, y: curves.Quantity) -> F
     return FigureSpec(name, caption, curves.frame, partial(curves.draw, x=x, y=y))
 
 
-FIGURES = (
-    _curve(
-        "accuracy",
-        "Accuracy of the global model against simulated time.",
-        curves.TIME,
-        curves.ACCURACY,
-    ),
-    _curve(
-        "accuracy-rounds",
-        "Accuracy of the global model against rounds.",
-        curves.ROUND,
-        curves.ACCURACY,
-    ),
-    _curve(
-        "loss", "Test loss of the global model against simulated time.", curves.TIME, curves.LOSS
-    ),
-    _curve(
-        "loss-rounds", "Test loss of the global model against rounds.", curves.ROUND, curves.LOSS
-    ),
-    FigureSpec(
-        "time-to-target",
-        "Simulated time to the target accuracy. Hatched: not reached by every run, so that the bar,"
-        " which takes the time of the last evaluation for it, bounds the time from below; in"
-        " brackets, how many runs reached it.",
-        target.frame,
-        target.draw,
-    ),
-    FigureSpec(
-        "waiting",
-        "Mean wait per round of the aggregated devices, for the last one of their round.",
-        waiting.mean_frame,
-        waiting.draw_mean,
-    ),
-    FigureSpec(
-        "waiting-cdf",
-        "How long aggregated devices waited for the end of their round: share of waits at most as"
-        " long.",
-        waiting.wait_frame,
-        waiting.draw_cdf,
-    ),
-    FigureSpec(
-        "waiting-rounds",
-        "Waiting time round by round, mean over the aggregated devices.",
-        waiting.round_frame,
-        waiting.draw_rounds,
-    ),
-    FigureSpec(
-        "round-time",
-        "Where the time of a plan goes: mean over all plans handed out. Lost work: the time of"
-        " plans whose update was not aggregated.",
-        round_time.time_frame,
-        round_time.draw_time,
-    ),
-    FigureSpec(
-        "gantt",
-        "What each device does in the first rounds, on one time axis for all strategies. Devices"
-        " by rising memory budget from the bottom; blank: not in the round's cohort, or out of it.",
-        gantt.frame,
-        gantt.draw,
-    ),
-    FigureSpec(
-        "memory",
-        "The largest plan that each device was handed: its peak memory by part against the"
-        " device's budget. A cross: at least one plan met OOM.",
-        memory.frame,
-        memory.draw,
-    ),
-    FigureSpec(
-        "traffic",
-        "Bytes of all devices so far against simulated time: left down, right up.",
-        curves.progress,
-        traffic.draw,
-    ),
-    _curve(
-        "accuracy-traffic",
-        "Accuracy against the bytes that all devices sent and received.",
-        curves.TRAFFIC,
-        curves.ACCURACY,
-    ),
-    FigureSpec(
-        "energy",
-        "Energy of all devices in the whole run, by what it was spent on.",
-        round_time.energy_frame,
-        round_time.draw_energy,
-    ),
-    _curve(
-        "accuracy-energy",
-        "Accuracy against the energy that all devices spent.",
-        curves.ENERGY,
-        curves.ACCURACY,
-    ),
-    FigureSpec(
-        "choices",
-        "What each strategy chose for each device and round. Grey: no plan; red dot: the plan"
-        " met OOM.",
-        choices.frame,
-        choices.draw,
-    ),
-    FigureSpec(
-        "staleness",
-        "Age of the merged updates: aggregations between a plan's broadcast and its merging.",
-        participation.staleness_frame,
-        participation.draw_staleness,
-    ),
-    FigureSpec(
-        "participation",
-        "Share of the fleet's devices that were merged at most so many times; at 0: never heard.",
-        participation.device_frame,
-        participation.draw_devices,
-    ),
-    FigureSpec(
-        "rates",
-        "Mean rate of each transfer, by the pool of its link; all runs together.",
-        conditions.rate_frame,
-        conditions.draw_rates,
-    ),
-    FigureSpec(
-        "fleet",
-        "What the fleet met, whatever the strategy (first seed): the share of the devices that are"
-        " online, have joined and have not crashed, batteries left out; and their links' rates.",
-        fleet_conditions.frame,
-        fleet_conditions.draw,
-    ),
-    FigureSpec(
-        "availability",
-        "Plans that were paused or lost because their device was offline.",
-        conditions.offline_frame,
-        conditions.draw_offline,
-    ),
-    FigureSpec(
-        "ablation",
-        "What each run changes against the baseline of its seed.",
-        ablation.frame,
-        ablation.draw,
-    ),
-)
+def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
+    """Return the figures of runs that this metric judges; files of its curves bear its name."""
+    name, title, judge = metric.name.replace("_", "-"), metric.title, curves.judge(metric)
+    return (
+        _curve(
+            name,
+            f"{title} of the global model against simulated time.",
+            curves.TIME,
+            judge,
+        ),
+        _curve(
+            f"{name}-rounds",
+            f"{title} of the global model against rounds.",
+            curves.ROUND,
+            judge,
+        ),
+        _curve(
+            "loss",
+            "Test loss of the global model against simulated time.",
+            curves.TIME,
+            curves.LOSS,
+        ),
+        _curve(
+            "loss-rounds",
+            "Test loss of the global model against rounds.",
+            curves.ROUND,
+            curves.LOSS,
+        ),
+        FigureSpec(
+            "time-to-target",
+            f"Simulated time to the target {title.lower()}. Hatched: not reached by every run, so"
+            " that the bar, which takes the time of the last evaluation for it, bounds the time"
+            " from below; in brackets, how many runs reached it.",
+            target.frame,
+            partial(target.draw, metric=metric),
+        ),
+        FigureSpec(
+            "waiting",
+            "Mean wait per round of the aggregated devices, for the last one of their round.",
+            waiting.mean_frame,
+            waiting.draw_mean,
+        ),
+        FigureSpec(
+            "waiting-cdf",
+            "How long aggregated devices waited for the end of their round: share of waits at most"
+            " as long.",
+            waiting.wait_frame,
+            waiting.draw_cdf,
+        ),
+        FigureSpec(
+            "waiting-rounds",
+            "Waiting time round by round, mean over the aggregated devices.",
+            waiting.round_frame,
+            waiting.draw_rounds,
+        ),
+        FigureSpec(
+            "round-time",
+            "Where the time of a plan goes: mean over all plans handed out. Lost work: the time of"
+            " plans whose update was not aggregated.",
+            round_time.time_frame,
+            round_time.draw_time,
+        ),
+        FigureSpec(
+            "gantt",
+            "What each device does in the first rounds, on one time axis for all strategies."
+            " Devices by rising memory budget from the bottom; blank: not in the round's cohort, or"
+            " out of it.",
+            gantt.frame,
+            gantt.draw,
+        ),
+        FigureSpec(
+            "memory",
+            "The largest plan that each device was handed: its peak memory by part against the"
+            " device's budget. A cross: at least one plan met OOM.",
+            memory.frame,
+            memory.draw,
+        ),
+        FigureSpec(
+            "traffic",
+            "Bytes of all devices so far against simulated time: left down, right up.",
+            curves.progress,
+            traffic.draw,
+        ),
+        _curve(
+            f"{name}-traffic",
+            f"{title} against the bytes that all devices sent and received.",
+            curves.TRAFFIC,
+            judge,
+        ),
+        FigureSpec(
+            "energy",
+            "Energy of all devices in the whole run, by what it was spent on.",
+            round_time.energy_frame,
+            round_time.draw_energy,
+        ),
+        _curve(
+            f"{name}-energy",
+            f"{title} against the energy that all devices spent.",
+            curves.ENERGY,
+            judge,
+        ),
+        FigureSpec(
+            "choices",
+            "What each strategy chose for each device and round. Grey: no plan; red dot: the plan"
+            " met OOM.",
+            choices.frame,
+            choices.draw,
+        ),
+        FigureSpec(
+            "staleness",
+            "Age of the merged updates: aggregations between a plan's broadcast and its merging.",
+            participation.staleness_frame,
+            participation.draw_staleness,
+        ),
+        FigureSpec(
+            "participation",
+            "Share of the fleet's devices that were merged at most so many times; at 0: never"
+            " heard.",
+            participation.device_frame,
+            participation.draw_devices,
+        ),
+        FigureSpec(
+            "rates",
+            "Mean rate of each transfer, by the pool of its link; all runs together.",
+            conditions.rate_frame,
+            conditions.draw_rates,
+        ),
+        FigureSpec(
+            "fleet",
+            "What the fleet met, whatever the strategy (first seed): the share of the devices that"
+            " are online, have joined and have not crashed, batteries left out; and their links'"
+            " rates.",
+            fleet_conditions.frame,
+            fleet_conditions.draw,
+        ),
+        FigureSpec(
+            "availability",
+            "Plans that were paused or lost because their device was offline.",
+            conditions.offline_frame,
+            conditions.draw_offline,
+        ),
+        FigureSpec(
+            "ablation",
+            "What each run changes against the baseline of its seed.",
+            ablation.frame,
+            ablation.draw,
+        ),
+    )
+
+
+FIGURES = figures_of(ACCURACY)
+"""The figures of runs that accuracy judges."""
 
 
 def render(frame: pd.DataFrame, draw: Draw, paper: style.Paper) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""What each variant changes against the baseline: accuracy, time, bytes, joules."""
+"""What each variant changes against the baseline: first metric, time, bytes, joules."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from analysis import escape
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
+from analysis.metrics.definitions import JUDGES
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import ONE, significant
+from devices.tasks.task import Metric
 
 
 class Change(NamedTuple):
@@ -25,12 +27,22 @@ class Change(NamedTuple):
     unit: str
 
 
-CHANGES = (
-    Change("accuracy_points", "Change of final accuracy (points)", "points"),
+SPENT = (
     Change("time_percent", "Change of time to target (%)", "%"),
     Change("bytes_percent", "Change of traffic (%)", "%"),
     Change("energy_percent", "Change of energy (%)", "%"),
 )
+
+
+def _of_metric(metric: Metric) -> Change:
+    """Return the change of a task's first metric: in points of a share, else in percent."""
+    unit = "points" if metric.unit == "share" else "%"
+    column = f"{metric.name}_{'points' if unit == 'points' else 'percent'}"
+    return Change(column, f"Change of final {metric.title.lower()} ({unit})", unit)
+
+
+CHANGES = (*map(_of_metric, JUDGES), *SPENT)
+"""A frame has one metric's change, and all of what was spent."""
 
 
 def frame(study: Study) -> pd.DataFrame:
@@ -39,7 +51,8 @@ def frame(study: Study) -> pd.DataFrame:
     The time is NaN where one of the two missed the target. Empty where there is nothing beside the
     baseline.
     """
-    label = study.baseline
+    label, change = study.baseline, _of_metric(study.metric)
+    final = f"final_{study.metric.name}"
     bases = {run.manifest["seed"]: run for run in study.runs if run.label == label}
 
     def changes(run: Run) -> pd.DataFrame:
@@ -47,11 +60,11 @@ def frame(study: Study) -> pd.DataFrame:
         if base is None or run.label == label:
             return pd.DataFrame()
         mine, theirs = study.run_row(run), study.run_row(base)
-        points = 100 * (mine["final_accuracy"] - theirs["final_accuracy"])
-        row = {"baseline": label, CHANGES[0].column: points}
+        by = 1.0 if change.unit == "points" else theirs[final]
+        row = {"baseline": label, change.column: 100 * (mine[final] - theirs[final]) / by}
         measured = zip(_spent(mine), _spent(theirs), strict=True)
-        for change, (own, other) in zip(CHANGES[1:], measured, strict=True):
-            row[change.column] = 100 * (own / other - 1) if other else math.nan
+        for kind, (own, other) in zip(SPENT, measured, strict=True):
+            row[kind.column] = 100 * (own / other - 1) if other else math.nan
         return pd.DataFrame([row])
 
     return of_runs(study.runs, changes)
@@ -95,9 +108,10 @@ def _signed(value: float) -> str:
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """A wide figure: a panel a change; those that no run has are left out."""
-    columns = [change.column for change in CHANGES]
+    present = [change for change in CHANGES if change.column in frame]
+    columns = [change.column for change in present]
     known = frame[columns].notna().groupby(frame["label"]).all()  # in every seed of a label
-    shown = [change for change in CHANGES if known[change.column].any()]
+    shown = [change for change in present if known[change.column].any()]
     figure = style.figure(paper.page_in, 0.6 + bars.ROW_IN * frame["label"].nunique())
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, change in zip(panels, shown, strict=True):

@@ -1,4 +1,4 @@
-"""What the global model reaches, and for what: accuracy and loss against time, rounds, bytes."""
+"""What the global model reaches, and for what: metric and loss against time, rounds, bytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from matplotlib.figure import Figure
 from analysis import units
 from analysis.figures import bands, style
 from analysis.figures.rows import of_runs
+from analysis.metrics.definitions import scale_of
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, PERCENT, PLAIN, SECONDS, Scale, Unit
+from devices.tasks import classification
+from devices.tasks.task import Metric
 
 
 class Quantity(NamedTuple):
@@ -32,7 +35,12 @@ class Quantity(NamedTuple):
         return units.title(self.name, unit)
 
 
-ACCURACY = Quantity("accuracy", "Test accuracy", PERCENT)
+def judge(metric: Metric) -> Quantity:
+    """Return the first metric of a task as it stands on an axis."""
+    return Quantity(metric.name, f"Test {metric.title.lower()}", scale_of(metric))
+
+
+ACCURACY = judge(classification.ACCURACY)
 LOSS = Quantity("loss", "Test loss", PLAIN)
 TIME = Quantity("closed_s", "Simulated time", SECONDS)
 ROUND = Quantity("round", "Round", PLAIN)
@@ -43,7 +51,7 @@ ENERGY = Quantity("spent_j", "Cumulative energy of all devices", JOULES)
 
 
 def progress(study: Study) -> pd.DataFrame:
-    """One row a round: when it closed, bytes and joules of all rounds so far, accuracy and loss."""
+    """One row a round: when it closed, bytes and joules of all rounds so far, metric and loss."""
     return of_runs(study.runs, _progress)
 
 
@@ -52,9 +60,9 @@ def frame(study: Study) -> pd.DataFrame:
     rows = progress(study)
     shares = {run.label: run.manifest["data"].get("majority_share") for run in study.runs}
     return (
-        rows[rows["accuracy"].notna()]
+        rows[rows[study.metric.name].notna()]
         .assign(
-            target=study.target.accuracy,
+            target=study.target.value,
             majority_share=lambda rows: rows["label"].map(shares),
         )
         .reset_index(drop=True)
@@ -64,7 +72,7 @@ def frame(study: Study) -> pd.DataFrame:
 def _progress(run: Run) -> pd.DataFrame:
     rounds = run.rounds
     down, up = rounds["download_bytes"].cumsum(), rounds["upload_bytes"].cumsum()
-    return rounds[["round", "closed_s", "accuracy", "loss"]].assign(
+    return rounds[["round", "closed_s", run.metric.name, "loss"]].assign(
         downloaded_bytes=down,
         uploaded_bytes=up,
         transferred_bytes=down + up,
@@ -92,12 +100,12 @@ def plot(
     style.tell_apart(axes)
 
 
-def plot_levels(frame: pd.DataFrame, axes: Axes) -> None:
+def plot_levels(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
     """Draw the target and the share of the most frequent class as thin named lines."""
     for column, words in (("target", "target"), ("majority_share", "majority class")):
-        level = 100 * pd.to_numeric(frame[column]).max()
+        level = pd.to_numeric(frame[column]).max() / unit.size
         if not pd.isna(level):
-            style.name_level(axes, level, f"{words} {level:.3g} %")
+            style.name_level(axes, level, f"{words} {level:.3g} {unit.name}".rstrip())
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper, *, x: Quantity, y: Quantity) -> Figure:
@@ -105,8 +113,9 @@ def draw(frame: pd.DataFrame, paper: style.Paper, *, x: Quantity, y: Quantity) -
     figure = style.figure(paper.column_in, 1.95)
     axes = figure.subplots()
     plot(frame, axes, x=x, y=y, band=paper.band)
-    if y is ACCURACY:
-        axes.set_ylim(bottom=0)
-        plot_levels(frame, axes)
+    if y != LOSS:
+        if y.scale is PERCENT:
+            axes.set_ylim(bottom=0)
+        plot_levels(frame, axes, y.unit(frame))
     style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
     return figure

@@ -16,13 +16,17 @@ from analysis.figures import bands, style
 from analysis.figures.curves import Quantity
 from analysis.figures.rows import of_runs
 from analysis.metrics import run_metrics as metrics
+from analysis.metrics.definitions import JUDGES, scale_of
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
-from analysis.units import BYTES, JOULES, PERCENT, SECONDS
+from analysis.units import BYTES, JOULES, SECONDS
 from simulator.config.experiment import flatten
 from traces.text import did_you_mean
 
-FINAL_ACCURACY = Quantity("final_accuracy", "Final accuracy", PERCENT)
+FINAL = tuple(
+    Quantity(f"final_{metric.name}", f"Final {metric.title.lower()}", scale_of(metric))
+    for metric in JUDGES
+)
 TIME_TO_TARGET = Quantity("time_to_target_s", "Time to target", SECONDS)
 TRAFFIC = Quantity("transferred_bytes", "Traffic, both ways", BYTES)
 ENERGY = Quantity("energy_j", "Energy", JOULES)
@@ -73,11 +77,16 @@ def _of_labels(runs: Sequence[Run], rows: Sequence[dict[str, object]]) -> pd.Dat
 def _row(run: Run, target: float | None) -> dict[str, object]:
     rounds = run.rounds
     num_rounds = max(1, int(rounds["round"].max()))
+    final = f"final_{run.metric.name}"
     sent = float(rounds["download_bytes"].sum() + rounds["upload_bytes"].sum())
-    hit = None if target is None else metrics.reached(metrics.smoothed(rounds), target)
+    hit = (
+        None
+        if target is None
+        else metrics.reached(metrics.smoothed(rounds, metric=run.metric), target, run.metric)
+    )
     return {
         NUM_DEVICES: len(run.devices),
-        "final_accuracy": metrics.of_rounds(rounds)["final_accuracy"],
+        final: metrics.of_rounds(rounds, run.metric)[final],
         "target": target,
         "time_to_target_s": hit.at_s if hit else math.nan,
         "transferred_bytes": sent,
@@ -142,11 +151,11 @@ def _mark_values(axes: Axes, values: Sequence[Any]) -> None:
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A wide figure: accuracy, time to the target, bytes and joules, as far as runs have them."""
+    """A wide figure: first metric, time to the target, bytes and joules, if runs have them."""
     shown = [
         quantity
-        for quantity in (FINAL_ACCURACY, TIME_TO_TARGET, TRAFFIC, ENERGY)
-        if frame[quantity.column].notna().any()
+        for quantity in (*FINAL, TIME_TO_TARGET, TRAFFIC, ENERGY)
+        if quantity.column in frame and frame[quantity.column].notna().any()
     ]
     figure = _panels(frame, paper, shown, x="value", name=escape.figure(str(frame["key"].iloc[0])))
     for axes in figure.axes:

@@ -1,4 +1,4 @@
-"""Simulated time to the target accuracy: how long each strategy took, or at least took."""
+"""Simulated time to the target: how long each strategy took, or at least took."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from matplotlib.patches import Patch
 
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
+from analysis.metrics.definitions import value_in_words
 from analysis.metrics.run_metrics import evaluations
 from analysis.metrics.study import Study
 from analysis.units import SECONDS, significant
+from devices.tasks.classification import ACCURACY
+from devices.tasks.task import Metric
 
 
 def frame(study: Study) -> pd.DataFrame:
@@ -22,7 +25,7 @@ def frame(study: Study) -> pd.DataFrame:
 
     Empty where there is no target.
     """
-    target = study.target.accuracy
+    target = study.target.value
     if target is None:
         return pd.DataFrame()
     return of_runs(
@@ -39,7 +42,9 @@ def _row(numbers: pd.Series[Any], target: float) -> dict[str, object]:
     return {"target": target, "is_reached": is_reached, "at_s": at_s}
 
 
-def plot(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
+def plot(
+    frame: pd.DataFrame, axes: Axes, *, metric: Metric = ACCURACY, band: str = "range"
+) -> None:
     """A bar a label; hatched and with ">" where a seed never reached the target.
 
     Such a seed counts with the time of its last evaluation, so the bar is a bound from below.
@@ -60,13 +65,14 @@ def plot(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     bars.whiskers(axes, spread, unit)
     bars.write(axes, spread["high"] / unit.size, texts)
     bars.name_rows(axes, [str(label) for label in spread.index])
-    axes.set_xlabel(f"Simulated time to {100 * frame['target'].iloc[0]:.3g} % ({unit.name})")
+    target = value_in_words(metric, frame["target"].iloc[0])
+    axes.set_xlabel(f"Simulated time to {target} ({unit.name})")
 
 
-def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+def draw(frame: pd.DataFrame, paper: style.Paper, *, metric: Metric = ACCURACY) -> Figure:
     """A narrow figure; a legend only where a target was missed."""
     figure, axes = bars.figure(frame, paper.column_in)
-    plot(frame, axes, band=paper.band)
+    plot(frame, axes, metric=metric, band=paper.band)
     handles: list[Artist] = []
     if not frame["is_reached"].all():
         bound = Patch(facecolor="white", edgecolor=style.GREY, hatch="//////")

@@ -7,16 +7,22 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from analysis.metrics.definitions import value_in_words
+from devices.tasks.classification import ACCURACY
+from devices.tasks.task import Metric
+
 MIN_SEEDS = 5  # of a comparison; a headline asks for ten
 MAX_LOST_SHARE = 0.1
 NOISE_ERRORS = 2.0  # a target that is nearer to a run's best than so many errors may be luck
 
 
-def warnings_of(per_run: pd.DataFrame, target: float | None, smoothing: int) -> list[str]:
+def warnings_of(
+    per_run: pd.DataFrame, target: float | None, smoothing: int, metric: Metric = ACCURACY
+) -> list[str]:
     """Return the warnings on a study, a sentence each, from its table of runs."""
     found = [*_of_seeds(per_run), *_of_losses(per_run)]
     if target is not None:
-        found += [*_of_noise(per_run, target, smoothing), *_of_censored(per_run, target)]
+        found += [*_of_noise(per_run, target, smoothing), *_of_censored(per_run, target, metric)]
     return found
 
 
@@ -40,7 +46,7 @@ def _of_losses(per_run: pd.DataFrame) -> Iterator[str]:
 
 def _of_noise(per_run: pd.DataFrame, target: float, smoothing: int) -> Iterator[str]:
     """The target lies within the noise of what a variant reached at best."""
-    if "smoothed_best" not in per_run:
+    if not {"smoothed_best", "accuracy_error"} <= set(per_run):
         return
     for variant, own in per_run.groupby("variant", sort=False):
         error = float(own["accuracy_error"].mean()) / math.sqrt(smoothing)
@@ -53,11 +59,11 @@ def _of_noise(per_run: pd.DataFrame, target: float, smoothing: int) -> Iterator[
             )
 
 
-def _of_censored(per_run: pd.DataFrame, target: float) -> Iterator[str]:
+def _of_censored(per_run: pd.DataFrame, target: float, metric: Metric) -> Iterator[str]:
     for variant, own in per_run.groupby("variant", sort=False):
         num_missed = int((~own["is_reached"].astype(bool)).sum())
         if num_missed:
             yield (
-                f"{num_missed} of {len(own)} runs of {variant} did not reach {100 * target:.6g} %: "
-                "what they took is known as a bound alone."
+                f"{num_missed} of {len(own)} runs of {variant} did not reach "
+                f"{value_in_words(metric, target)}: what they took is known as a bound alone."
             )

@@ -6,10 +6,13 @@ CSV files follow. ``docs/metrics.md`` holds the formula of each.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.units import BYTES, COUNT, JOULES, PERCENT, PLAIN, RATIO, SECONDS, Scale
+from analysis.units import BYTES, COUNT, JOULES, PERCENT, PLAIN, RATIO, SECONDS, Scale, Unit
+from devices.tasks import task as tasks
 from devices.tasks.registry import TASKS
 
 SMOOTHING = 3
@@ -39,7 +42,7 @@ class Metric:
 
     @property
     def is_to_target(self) -> bool:
-        """True for what is spent until the target accuracy is reached, and for ratios of it."""
+        """True for what is spent until the target is reached, and for ratios of it."""
         return self.estimate != "mean"
 
 
@@ -47,28 +50,61 @@ def _to_target(column: str, title: str, scale: Scale, at_least: str) -> Metric:
     return Metric(column, title, scale, estimate="median", at_least=at_least)
 
 
-OF_OTHER_TASKS = tuple(
-    metric
-    for task in TASKS.values()
-    for metric in task.metrics
-    if metric.name not in ("accuracy", "loss")
+JUDGES = tuple({task.metrics[0].name: task.metrics[0] for task in TASKS.values()}.values())
+"""The first metric of each task, by which its runs are judged."""
+BESIDE = tuple(
+    {
+        metric.name: metric
+        for task in TASKS.values()
+        for metric in task.metrics
+        if metric not in JUDGES and metric.name != "loss"
+    }.values()
 )
-"""Metrics of tasks that no accuracy judges, such as perplexity, by their columns of the rounds."""
+"""Further metrics of a task that its tables show, by their columns of the rounds."""
 
 
-def _of_other_tasks() -> tuple[Metric, ...]:
-    """Return the rows of these metrics, with the unit and direction that the task gives them."""
-    return tuple(
-        Metric(
-            f"{which}_{metric.name}",
-            f"{which} {metric.name}".replace("_", " ").capitalize(),
-            PERCENT if metric.unit == "share" else PLAIN,
-            metric.better,
-            shown="where it occurs",
-        )
-        for metric in OF_OTHER_TASKS
-        for which in ("final", "best")
-    )
+def scale_of(metric: tasks.Metric) -> Scale:
+    """Return the units in which readers see a metric of a task."""
+    return PERCENT if metric.unit == "share" else Scale((Unit(metric.unit, 1.0),))
+
+
+def value_in_words(metric: tasks.Metric, value: float) -> str:
+    """Return a value of a metric as it was asked for: ``55 %``, or ``loss 2.5 nats``."""
+    if metric.unit == "share":
+        return f"{100 * value:.6g} %"
+    return f"{metric.title.lower()} {value:.6g} {metric.unit}".rstrip()
+
+
+def wrong_target(metric: tasks.Metric, target: float) -> str:
+    """Return why a metric cannot have this target, in a sentence; empty where it can."""
+    if metric.unit == "share":
+        rule, is_right = "be a share in (0, 1]", 0 < target <= 1
+    else:
+        rule, is_right = "be a positive number", 0 < target < math.inf
+    return "" if is_right else f"a target {metric.title.lower()} must {rule}, got {target:g}"
+
+
+def _rows_of_judge(metric: tasks.Metric) -> Iterator[Metric]:
+    """Yield the rows of a metric that runs are judged by, with its unit and direction."""
+    name, title = metric.name, metric.title
+
+    def row(column: str, title: str) -> Metric:
+        return Metric(column, title, scale_of(metric), metric.better)
+
+    yield row(f"final_{name}", f"Final {title.lower()}")
+    yield Metric(f"{name}_error", f"Standard error of the final {title.lower()}", PERCENT, "")
+    yield row(f"best_{name}", f"Best {title.lower()}")
+    yield row(f"{name}_at_time", f"{title} after {{seconds}}")
+    yield row(f"{name}_at_bytes", f"{title} after {{bytes}} both ways")
+    yield row(f"{name}_at_energy", f"{title} after {{joules}}")
+    yield row(f"{name}_area", f"Mean {title.lower()} over time")
+
+
+def _rows_beside(metric: tasks.Metric) -> Iterator[Metric]:
+    """Yield the rows of a further metric of a task."""
+    for which in ("final", "best"):
+        title = f"{which} {metric.title}".capitalize()
+        yield Metric(f"{which}_{metric.name}", title, scale_of(metric), metric.better)
 
 
 METRICS = (
@@ -79,14 +115,8 @@ METRICS = (
     _to_target("rounds_to_target", "Rounds to {target}", COUNT, "spent_rounds"),
     _to_target("bytes_to_target", "Traffic to {target}", BYTES, "spent_bytes"),
     _to_target("energy_to_target_j", "Energy to {target}", JOULES, "spent_energy_j"),
-    Metric("final_accuracy", "Final accuracy", PERCENT, "higher"),
-    Metric("accuracy_error", "Standard error of the final accuracy", PERCENT, ""),
-    Metric("best_accuracy", "Best accuracy", PERCENT, "higher"),
-    Metric("accuracy_at_time", "Accuracy after {seconds}", PERCENT, "higher"),
-    Metric("accuracy_at_bytes", "Accuracy after {bytes} both ways", PERCENT, "higher"),
-    Metric("accuracy_at_energy", "Accuracy after {joules}", PERCENT, "higher"),
-    Metric("accuracy_area", "Mean accuracy over time", PERCENT, "higher"),
-    *_of_other_tasks(),
+    *(row for metric in JUDGES for row in _rows_of_judge(metric)),
+    *(row for metric in BESIDE for row in _rows_beside(metric)),
     Metric("num_rounds", "Rounds", COUNT, ""),
     Metric("simulated_s", "Simulated time", SECONDS, ""),
     Metric("waiting_s", "Mean wait per round", SECONDS),

@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.metrics.definitions import OF_OTHER_TASKS, SMOOTHING
+from analysis.metrics.definitions import BESIDE, SMOOTHING, wrong_target
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
+from devices.tasks.classification import ACCURACY
+from devices.tasks.task import Metric
+from traces.arrays import FloatArray
 
 STEPS_PER_UNIT = 20  # a default target is a multiple of 5 points
 STRAGGLER_FACTOR = 1.5  # of the median time of a round's plans
 QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "max": 1.0}  # over devices
-TOLERANCE = 1e-6  # an accuracy stored as float32 still reaches the target it equals
+TOLERANCE = 1e-6  # a value stored as float32 still reaches the target it equals
 
 LOSSES = (
     "num_sat_out", "num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected"
@@ -37,9 +41,9 @@ SPENT = ("round", "closed_s", "download_bytes", "upload_bytes", "energy_j")
 
 @dataclass(frozen=True)
 class Target:
-    """The accuracy that runs are timed to. None: no run offers one."""
+    """The value of the first metric that runs are timed to. None: no run offers one."""
 
-    accuracy: float | None
+    value: float | None
     rule: str  # how it was chosen, for the reader of the table
 
 
@@ -54,7 +58,7 @@ class Spent(NamedTuple):
 
 def evaluations(run: Run) -> pd.DataFrame:
     """The rounds at which the model was evaluated, the initial model (round 0) included."""
-    return evaluated(run.rounds)
+    return evaluated(run.rounds, run.metric)
 
 
 def waiting_s(run: Run) -> float:
@@ -62,20 +66,22 @@ def waiting_s(run: Run) -> float:
     return mean_waiting_s(run.rounds)
 
 
-def evaluated(rounds: pd.DataFrame) -> pd.DataFrame:
+def evaluated(rounds: pd.DataFrame, metric: Metric = ACCURACY) -> pd.DataFrame:
     """The rounds of one run at which the model was evaluated."""
-    return rounds[rounds["accuracy"].notna()]
+    return rounds[rounds[metric.name].notna()]
 
 
-def smoothed(rounds: pd.DataFrame, evaluations: int = SMOOTHING) -> pd.DataFrame:
-    """Return the rounds of one run, accuracy replaced by the mean of the last few evaluations.
+def smoothed(
+    rounds: pd.DataFrame, evaluations: int = SMOOTHING, metric: Metric = ACCURACY
+) -> pd.DataFrame:
+    """Return the rounds of one run, the metric replaced by the mean of the last few evaluations.
 
     It is not a number before there are so many.
     """
     if evaluations == 1:
         return rounds
-    means = evaluated(rounds)["accuracy"].rolling(evaluations).mean()
-    return rounds.assign(accuracy=means)
+    means = evaluated(rounds, metric)[metric.name].rolling(evaluations).mean()
+    return rounds.assign(**{metric.name: means})
 
 
 def spent(rounds: pd.DataFrame, row: int) -> Spent:
@@ -89,40 +95,49 @@ def spent(rounds: pd.DataFrame, row: int) -> Spent:
     )
 
 
-def reached(rounds: pd.DataFrame, target: float) -> Spent | None:
-    """Return what one run took to its first accuracy at or above ``target``; None: not reached.
+def _is_at(values: FloatArray, target: float, metric: Metric) -> npt.NDArray[np.bool_]:
+    """Return which values reach the target, within the rounding of a float32; no NaN does."""
+    slack = TOLERANCE * max(1.0, abs(target))
+    is_at = values >= target - slack if metric.better == "higher" else values <= target + slack
+    return np.asarray(is_at)
+
+
+def reached(rounds: pd.DataFrame, target: float, metric: Metric = ACCURACY) -> Spent | None:
+    """Return what one run took to its first value as good as ``target``; None: not reached.
 
     ``rounds`` are smoothed, wherever a crossing is reported.
     """
-    hits = np.flatnonzero(rounds["accuracy"].to_numpy() >= target - TOLERANCE)
+    hits = np.flatnonzero(_is_at(rounds[metric.name].to_numpy(), target, metric))
     return spent(rounds, int(hits[0])) if len(hits) else None
 
 
-def sustained(rounds: pd.DataFrame, target: float) -> Spent | None:
-    """Return what one run took until its accuracy stayed at or above ``target`` to the end.
+def sustained(rounds: pd.DataFrame, target: float, metric: Metric = ACCURACY) -> Spent | None:
+    """Return what one run took until its metric stayed as good as ``target`` to the end.
 
-    None where its last accuracy lies below.
+    None where its last value is worse.
     """
-    accuracy = rounds["accuracy"].to_numpy()
-    places = np.flatnonzero(~np.isnan(accuracy))
-    below = np.flatnonzero(accuracy[places] < target - TOLERANCE)
-    first = int(below[-1]) + 1 if len(below) else 0
+    values = rounds[metric.name].to_numpy()
+    places = np.flatnonzero(~np.isnan(values))
+    worse = np.flatnonzero(~_is_at(values[places], target, metric))
+    first = int(worse[-1]) + 1 if len(worse) else 0
     return spent(rounds, int(places[first])) if first < len(places) else None
 
 
-def last_evaluation(rounds: pd.DataFrame) -> Spent:
+def last_evaluation(rounds: pd.DataFrame, metric: Metric = ACCURACY) -> Spent:
     """Return what one run had spent at its last evaluation; nothing where there was none."""
-    places = np.flatnonzero(~np.isnan(rounds["accuracy"].to_numpy()))
+    places = np.flatnonzero(~np.isnan(rounds[metric.name].to_numpy()))
     return spent(rounds, int(places[-1])) if len(places) else Spent(0, 0.0, 0, 0.0)
 
 
-def accuracy_within(rounds: pd.DataFrame, budget: Spent | None) -> dict[str, float]:
-    """Return the last accuracy of one run within so many seconds, bytes and joules, each alone.
+def value_within(
+    rounds: pd.DataFrame, budget: Spent | None, metric: Metric = ACCURACY
+) -> dict[str, float]:
+    """Return the last value of the metric within so many seconds, bytes and joules, each alone.
 
-    Not a number where the run had no accuracy by then.
+    Not a number where the run had none by then.
     """
-    names = ("accuracy_at_time", "accuracy_at_bytes", "accuracy_at_energy")
-    accuracy = rounds["accuracy"].to_numpy()
+    names = tuple(f"{metric.name}_at_{what}" for what in ("time", "bytes", "energy"))
+    values = rounds[metric.name].to_numpy()
     sent = (rounds["download_bytes"] + rounds["upload_bytes"]).cumsum().to_numpy()
     used = (rounds["closed_s"].to_numpy(), sent, rounds["energy_j"].cumsum().to_numpy())
     if budget is None:
@@ -130,68 +145,103 @@ def accuracy_within(rounds: pd.DataFrame, budget: Spent | None) -> dict[str, flo
     limits = (budget.at_s, budget.transfer_bytes, budget.energy_j)
     row = {}
     for name, spent_so_far, limit in zip(names, used, limits, strict=True):
-        known = accuracy[(spent_so_far <= limit * (1 + TOLERANCE)) & ~np.isnan(accuracy)]
+        known = values[(spent_so_far <= limit * (1 + TOLERANCE)) & ~np.isnan(values)]
         row[name] = float(known[-1]) if len(known) else math.nan
     return row
 
 
-def to_target(rounds: pd.DataFrame, target: float | None) -> dict[str, float | bool]:
+def to_target(
+    rounds: pd.DataFrame, target: float | None, metric: Metric = ACCURACY
+) -> dict[str, float | bool]:
     """What one run took to the target, and to its last evaluation; NaN where it did not get there.
 
     ``spent_*`` bounds from below what a run would take that did not reach the target.
     """
-    hit = reached(rounds, target) if target is not None else None
-    stays = sustained(rounds, target) if target is not None else None
+    hit = reached(rounds, target, metric) if target is not None else None
+    stays = sustained(rounds, target, metric) if target is not None else None
     row: dict[str, float | bool] = {
-        "target_accuracy": math.nan if target is None else target,
+        f"target_{metric.name}": math.nan if target is None else target,
         "is_reached": hit is not None,
     }
     row |= dict(zip(TO_TARGET.values(), hit or [math.nan] * 4, strict=True))
     row["time_to_stay_s"] = stays.at_s if stays else math.nan
-    return row | dict(zip(TO_TARGET, last_evaluation(rounds), strict=True))
+    return row | dict(zip(TO_TARGET, last_evaluation(rounds, metric), strict=True))
 
 
 def choose_target(
-    runs: Sequence[pd.DataFrame], given: float | None = None, *, smoothing: int = SMOOTHING
+    runs: Sequence[pd.DataFrame],
+    given: float | None = None,
+    *,
+    metric: Metric = ACCURACY,
+    smoothing: int = SMOOTHING,
 ) -> Target:
-    """Return the given target, or the highest multiple of 5 points that every run reached.
+    """Return the given target, or the best round value that every run reached.
 
-    ``runs`` are the rounds of each, and what counts is the mean of ``smoothing`` evaluations.
-    Where some run reached no multiple above its initial model, it is the highest that any run
-    reached. Raises RunError if ``given`` is not an accuracy.
+    ``runs`` are the rounds of each, and what counts is the mean of ``smoothing`` evaluations. A
+    share that is better when higher is rounded to 5 points, any other metric to two digits, both
+    towards the worse. Where some run reached no such value beyond every initial model, it is the
+    best that any run reached. Raises RunError if ``given`` is no value of the metric.
     """
     if given is not None:
-        if not 0 < given <= 1:
-            raise RunError(f"a target accuracy must be a share in (0, 1], got {given}")
+        if wrong := wrong_target(metric, given):
+            raise RunError(wrong)
         return Target(given, "as asked for")
-    judged = [evaluated(rounds)["accuracy"] for rounds in runs]
-    judged = [accuracy for accuracy in judged if len(accuracy) >= smoothing]
+    judged = [evaluated(rounds, metric)[metric.name] for rounds in runs]
+    judged = [values for values in judged if len(values) >= smoothing]
     if not judged:
-        is_blind = not any(len(evaluated(rounds)) for rounds in runs)
+        is_blind = not any(len(evaluated(rounds, metric)) for rounds in runs)
         often = "" if is_blind else f" {smoothing} times"
         return Target(None, f"no run evaluated its model{often}")
-    start = max(_steps(float(accuracy.iloc[0])) for accuracy in judged)
-    best = [float(accuracy.rolling(smoothing).mean().max()) for accuracy in judged]
-    reached_steps = [_steps(accuracy) for accuracy in best]
-    for steps, who in ((min(reached_steps), "every run"), (max(reached_steps), "any run")):
-        if steps > start:
-            return Target(
-                steps / STEPS_PER_UNIT, f"the highest multiple of 5 points that {who} reached"
-            )
-    return Target(None, "no run rose by a multiple of 5 points above its initial model")
+    starts = np.array([values.iloc[0] for values in judged], dtype=float)
+    best = sorted(metric.best(values.rolling(smoothing).mean()) for values in judged)
+    worst_first = best if metric.better == "higher" else best[::-1]
+    for value, who in ((worst_first[0], "every run"), (worst_first[-1], "any run")):
+        target = _round(value, metric)
+        if math.isfinite(target) and not _is_at(starts, target, metric).any():
+            return Target(target, f"the {_best_round(metric)} that {who} reached")
+    if _is_in_points(metric):
+        return Target(None, "no run rose by a multiple of 5 points above its initial model")
+    return Target(None, "no run reached a number of two digits that no initial model has")
 
 
-def accuracy_area(rounds: pd.DataFrame, until_s: float) -> float:
-    """Mean accuracy of one run over [0, until_s], linear between evaluations; NaN without any."""
-    time_s, accuracy = rounds["closed_s"].to_numpy(), rounds["accuracy"].to_numpy()
-    is_known = ~np.isnan(accuracy)
-    time_s, accuracy = time_s[is_known], accuracy[is_known]
+def _is_in_points(metric: Metric) -> bool:
+    return metric.unit == "share" and metric.better == "higher"
+
+
+def _best_round(metric: Metric) -> str:
+    """Return in words which value a default target is of those that were reached."""
+    if _is_in_points(metric):
+        return "highest multiple of 5 points"
+    return f"{'highest' if metric.better == 'higher' else 'lowest'} number of two digits"
+
+
+def _round(value: float, metric: Metric) -> float:
+    """Return the best round value that is no better than this one."""
+    if not math.isfinite(value):
+        return value
+    if _is_in_points(metric):
+        return math.floor((value + TOLERANCE) * STEPS_PER_UNIT) / STEPS_PER_UNIT
+    number = Decimal(value)
+    second_digit = Decimal(1).scaleb(number.adjusted() - 1)
+    return float(
+        number.quantize(second_digit, ROUND_FLOOR if metric.better == "higher" else ROUND_CEILING)
+    )
+
+
+def mean_over_time(rounds: pd.DataFrame, until_s: float, metric: Metric = ACCURACY) -> float:
+    """Return the mean of one run's metric over [0, until_s], linear between evaluations.
+
+    Not a number without two evaluations, or where it is not known for so long.
+    """
+    time_s, values = rounds["closed_s"].to_numpy(), rounds[metric.name].to_numpy()
+    is_known = ~np.isnan(values)
+    time_s, values = time_s[is_known], values[is_known]
     if len(time_s) < 2 or not 0 < until_s <= time_s[-1]:
         return math.nan
     inside = time_s < until_s
     at_s = np.append(time_s[inside], until_s)
-    values = np.append(accuracy[inside], np.interp(until_s, time_s, accuracy))
-    return float((np.diff(at_s) * (values[1:] + values[:-1]) / 2).sum() / until_s)  # by trapezoids
+    ends = np.append(values[inside], np.interp(until_s, time_s, values))
+    return float((np.diff(at_s) * (ends[1:] + ends[:-1]) / 2).sum() / until_s)  # by trapezoids
 
 
 def mean_waiting_s(rounds: pd.DataFrame) -> float:
@@ -199,17 +249,13 @@ def mean_waiting_s(rounds: pd.DataFrame) -> float:
     return _mean(rounds["waiting_s"].to_numpy()[rounds["num_aggregated"].to_numpy() > 0])
 
 
-def of_rounds(rounds: pd.DataFrame) -> dict[str, float]:
+def of_rounds(rounds: pd.DataFrame, metric: Metric = ACCURACY) -> dict[str, float]:
     """What one run came to, by its rounds."""
-    accuracy = rounds["accuracy"].to_numpy()
-    accuracy = accuracy[~np.isnan(accuracy)]
     counts = ("num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected")
     sums = (*counts, "num_sat_out", "download_bytes", "upload_bytes", "energy_j")
     return {
         "lost_turn_share": _lost_turn_share(rounds),
-        "final_accuracy": float(accuracy[-1]) if len(accuracy) else math.nan,
-        "best_accuracy": float(accuracy.max()) if len(accuracy) else math.nan,
-        **_of_other_tasks(rounds),
+        **_last_and_best(rounds, metric),
         "num_rounds": int(rounds["round"].to_numpy().max()),
         "simulated_s": float(rounds["closed_s"].to_numpy().max()),
         "waiting_s": mean_waiting_s(rounds),
@@ -217,14 +263,13 @@ def of_rounds(rounds: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _of_other_tasks(rounds: pd.DataFrame) -> dict[str, float]:
-    """Return the last and best value of each metric of tasks that no accuracy judges."""
+def _last_and_best(rounds: pd.DataFrame, first: Metric) -> dict[str, float]:
+    """Return the last and best value of the first metric, and of those beside it."""
     found = {}
-    for metric in OF_OTHER_TASKS:
-        if metric.name in rounds:
-            values = rounds[metric.name].dropna().tolist()
-            found[f"final_{metric.name}"] = values[-1] if values else math.nan
-            found[f"best_{metric.name}"] = metric.best(values)
+    for metric in (first, *(one for one in BESIDE if one.name in rounds)):
+        values = rounds[metric.name].dropna().tolist()
+        found[f"final_{metric.name}"] = values[-1] if values else math.nan
+        found[f"best_{metric.name}"] = metric.best(values)
     return found
 
 
@@ -343,8 +388,3 @@ def _max(values: npt.NDArray[Any]) -> float:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else math.nan
-
-
-def _steps(accuracy: float) -> int:
-    """The number of whole steps of 5 points in it."""
-    return math.floor((accuracy + TOLERANCE) * STEPS_PER_UNIT)

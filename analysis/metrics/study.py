@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.metrics import run_metrics as metrics
 from analysis.metrics.caveats import warnings_of
-from analysis.metrics.definitions import OF_OTHER_TASKS, SMOOTHING
+from analysis.metrics.definitions import BESIDE, JUDGES, SMOOTHING, wrong_target
 from analysis.metrics.paired import differences
 from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
@@ -21,10 +21,12 @@ from analysis.runs.files import RunError, read_config, read_table
 from analysis.runs.frames import RunSet
 from analysis.runs.load import Run
 from analysis.runs.names import reader_names
+from devices.tasks.classification import ACCURACY
+from devices.tasks.task import Metric
 from traces.text import did_you_mean
 
 ROUND_COLUMNS = (
-    "round", "closed_s", "accuracy", "download_bytes", "upload_bytes", "energy_j", "waiting_s",
+    "round", "closed_s", "download_bytes", "upload_bytes", "energy_j", "waiting_s",
     "num_aggregated", "num_sat_out", "num_oom", "num_late", "num_offline", "num_crashed",
     "num_lost", "num_rejected",
 )  # fmt: skip
@@ -34,7 +36,7 @@ CLIENT_COLUMNS = (
     "energy_radio_j", "memory_budget_bytes", "peak_memory_bytes",
 )  # fmt: skip
 DEVICE_COLUMNS = ("device_id", "expected_accuracy")
-SAME_TASK = ("model", "model_sha256", "data", "data_sha256", "training")
+SAME_TASK = ("model", "model_sha256", "data", "data_sha256", "training", "metric")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Study:
     every metric in SI units, NaN where a run does not have the number. ``summary`` has one row a
     variant and metric, as ``over_seeds`` gives it. ``names`` are the variants' names for readers;
     the tables hold the variants themselves. ``others`` are studies of the same runs at the
-    further targets that their configs name, the highest first.
+    further targets that their configs name, the hardest first.
     """
 
     target: Target
@@ -55,7 +57,8 @@ class Study:
     names: Mapping[str, str] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()  # whole, labelled by variant; empty where tables alone are wanted
     left_out: tuple[str, ...] = ()  # runs that could not be read, and why
-    budget: Spent | None = None  # what every run spent: accuracies are compared within it
+    metric: Metric = ACCURACY  # the first of the task, by which every run is judged
+    budget: Spent | None = None  # what every run spent: the metric is compared within it
     others: tuple[Study, ...] = ()
     smoothing: int = SMOOTHING  # evaluations whose mean must reach the target
     devices: tuple[int, ...] = ()  # what figures of single devices show; all, where none is named
@@ -100,6 +103,7 @@ class _Played(NamedTuple):
     variant: str
     strategy: str
     seed: int
+    metric: Metric
     rounds: pd.DataFrame
     work: dict[str, float]  # what its plans and its devices came to
     config: Mapping[str, Any]
@@ -127,8 +131,10 @@ def study(
     for row in runs.runs.reset_index().to_dict("records"):
         path = Path(row["path"])
         try:
-            others = [metric.name for metric in OF_OTHER_TASKS]
-            rounds = read_table(path, "rounds", ROUND_COLUMNS, where_there=others)
+            metric = next(one for one in JUDGES if one.name == row["metric"])
+            beside = [one.name for one in BESIDE]
+            columns = (*ROUND_COLUMNS, metric.name)
+            rounds = read_table(path, "rounds", columns, where_there=beside)
             clients = read_table(path, "clients", CLIENT_COLUMNS)
             devices = read_table(path, "devices", DEVICE_COLUMNS)
             config = read_config(path)
@@ -139,6 +145,7 @@ def study(
             row["variant"],
             row["strategy"],
             row["seed"],
+            metric,
             rounds,
             _work(clients, devices),
             config,
@@ -171,6 +178,7 @@ def study_of(
             run.label,
             run.strategy,
             int(run.manifest["seed"]),
+            run.metric,
             run.rounds,
             _work(run.clients, run.devices),
             run.config,
@@ -208,11 +216,12 @@ def _study(
     if smoothing < 1:
         raise RunError(f"the smoothing must be over at least 1 evaluation, got {smoothing}")
     rounds = [one.rounds for one in played.values()]
+    metric = _metric(played)
     fixed = _fixed_targets(played) if target is None else []
     chosen = (
         Target(fixed[0], "fixed in the config")
         if fixed
-        else metrics.choose_target(rounds, target, smoothing=smoothing)
+        else metrics.choose_target(rounds, target, metric=metric, smoothing=smoothing)
     )
     found = _at_target(played, chosen, baseline, smoothing=smoothing)
     others = tuple(
@@ -223,34 +232,35 @@ def _study(
 
 
 def _fixed_targets(played: Mapping[str, _Played]) -> list[float]:
-    """Return the targets that the configs name, the highest first."""
+    """Return the targets that the configs name, the hardest first."""
     named = {
         float(target)
         for one in played.values()
         for target in one.config.get("targets") or ()
-        if isinstance(target, int | float) and 0 < target <= 1
+        if isinstance(target, int | float) and not wrong_target(one.metric, target)
     }
-    return sorted(named, reverse=True)
+    return sorted(named, reverse=_metric(played).better == "higher")
 
 
 def _at_target(
     played: Mapping[str, _Played], chosen: Target, baseline: str | None, *, smoothing: int
 ) -> Study:
     """Return the study of what was read, at one target."""
-    smooth = {name: metrics.smoothed(one.rounds, smoothing) for name, one in played.items()}
-    horizon_s = _horizon_s([one.rounds for one in played.values()])
-    budget = _shared_budget([one.rounds for one in played.values()])
+    metric = _metric(played)
+    smooth = {n: metrics.smoothed(one.rounds, smoothing, metric) for n, one in played.items()}
+    horizon_s = _horizon_s([one.rounds for one in played.values()], metric)
+    budget = _shared_budget([one.rounds for one in played.values()], metric)
     rows = {
         name: {
             "variant": one.variant,
             "strategy": one.strategy,
             "seed": one.seed,
-            **metrics.to_target(smooth[name], chosen.accuracy),
-            **metrics.of_rounds(one.rounds),
-            **metrics.accuracy_within(smooth[name], budget),
-            "accuracy_area": metrics.accuracy_area(one.rounds, horizon_s),
-            "accuracy_error": _standard_error(one),
-            "smoothed_best": float(smooth[name]["accuracy"].max()),
+            **metrics.to_target(smooth[name], chosen.value, metric),
+            **metrics.of_rounds(one.rounds, metric),
+            **metrics.value_within(smooth[name], budget, metric),
+            f"{metric.name}_area": metrics.mean_over_time(one.rounds, horizon_s, metric),
+            f"{metric.name}_error": _standard_error(one),
+            "smoothed_best": metric.best(smooth[name][metric.name]),
             **one.work,
         }
         for name, one in played.items()
@@ -268,18 +278,32 @@ def _at_target(
         per_run,
         over_seeds(per_run),
         names,
+        metric=metric,
         budget=budget,
         smoothing=smoothing,
         warnings=tuple(
             warnings_of(
-                per_run.assign(variant=per_run["variant"].map(names)), chosen.accuracy, smoothing
+                per_run.assign(variant=per_run["variant"].map(names)),
+                chosen.value,
+                smoothing,
+                metric,
             )
         ),
     )
 
 
+def _metric(played: Mapping[str, _Played]) -> Metric:
+    """Return the metric that all these runs are judged by."""
+    return next(iter(played.values())).metric
+
+
 def _standard_error(one: _Played) -> float:
-    """Return the standard error of the final accuracy, by the examples that it was measured on."""
+    """Return the standard error of the final accuracy, by the examples that it was measured on.
+
+    Not a number for a metric that is no share of examples.
+    """
+    if one.metric != ACCURACY:
+        return math.nan
     evaluation = one.config.get("evaluation")
     asked = evaluation.get("examples") if isinstance(evaluation, dict) else None
     counts = [n for n in (_number(asked), one.num_test) if n > 0]
@@ -304,7 +328,7 @@ def choose_baseline(per_run: pd.DataFrame, given: str | None = None) -> str:
 
 
 def require_comparable(runs: RunSet) -> None:
-    """Raise RunError unless all runs share model, data and training, and each seed its conditions.
+    """Raise RunError unless all runs share model, data, training and metric, and seeds conditions.
 
     Runs share training where all trained or all only told the time.
     """
@@ -316,9 +340,9 @@ def require_comparable(runs: RunSet) -> None:
         if len(different) > 1:
             one, other = different.iloc[0], different.iloc[1]
             raise RunError(
-                "variants that are compared must share model, data and training, and for each seed"
-                f" the fleet, its traces and shards; {one['path']} and {other['path']} differ in "
-                + _difference(column, one, other)
+                "variants that are compared must share model, data, training and metric, and for"
+                f" each seed the fleet, its traces and shards; {one['path']} and {other['path']}"
+                " differ in " + _difference(column, one, other)
             )
 
 
@@ -329,13 +353,13 @@ def _difference(column: str, one: pd.Series[Any], other: pd.Series[Any]) -> str:
     return f"the conditions of seed {one['seed']}" + settings_that_differ(*configs)
 
 
-def _shared_budget(rounds: Sequence[pd.DataFrame]) -> Spent | None:
+def _shared_budget(rounds: Sequence[pd.DataFrame], metric: Metric) -> Spent | None:
     """Return the least that any run that learns had spent at its last evaluation, of each kind."""
-    ends = [end for one in rounds if (end := metrics.last_evaluation(one)).at_s > 0]
+    ends = [end for one in rounds if (end := metrics.last_evaluation(one, metric)).at_s > 0]
     return Spent(*(min(part) for part in zip(*ends, strict=True))) if ends else None
 
 
-def _horizon_s(rounds: Sequence[pd.DataFrame]) -> float:
+def _horizon_s(rounds: Sequence[pd.DataFrame], metric: Metric) -> float:
     """Return the earliest of the last evaluations: up to there every run that learns is known."""
-    ends = [metrics.evaluated(one)["closed_s"].max() for one in rounds]
+    ends = [metrics.evaluated(one, metric)["closed_s"].max() for one in rounds]
     return float(min((end for end in ends if end > 0), default=math.nan))

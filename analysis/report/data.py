@@ -13,9 +13,9 @@ import pandas as pd
 import yaml
 
 from analysis.figures import FigureSpec
-from analysis.metrics.definitions import METRICS
+from analysis.metrics.definitions import METRICS, value_in_words
 from analysis.metrics.study import Study
-from analysis.report.table import NO_NUMBER, StudyTable, cell_text, percent, study_table, unit_of
+from analysis.report.table import NO_NUMBER, StudyTable, cell_text, study_table, unit_of
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
 from analysis.units import BYTES, SECONDS, Scale, Unit, significant
@@ -182,8 +182,8 @@ class ReportData:
     def findings(self) -> list[str]:
         """One sentence a variant on the target."""
         target = self.study.target
-        if target.accuracy is None:
-            return [f"No target accuracy: {target.rule}."]
+        if target.value is None:
+            return [f"No target {self.study.metric.title.lower()}: {target.rule}."]
         return [_finding(self.study, variant) for variant in self.study.variants]
 
     @property
@@ -277,7 +277,7 @@ def _charged(runs: Sequence[Run]) -> str:
 
 def _finding(study: Study, variant: str) -> str:
     """Return what one variant took to the target, in a sentence."""
-    name, target = study.name(variant), percent(study.target.accuracy or 0.0)
+    name, target = study.name(variant), value_in_words(study.metric, study.target.value or 0.0)
     hits = study.per_run.loc[study.per_run["variant"] == variant, "is_reached"]
     gain = "" if variant == study.baseline else f"; {_gain(study, variant)}"
     if len(hits) == 1:
@@ -314,24 +314,25 @@ def _gain(study: Study, variant: str) -> str:
 
 
 def _changes(study: Study, variant: str) -> str:
-    """Return memory, bytes and accuracy relative to the baseline, of the means over seeds."""
+    """Return memory, bytes and the first metric over the baseline's, of the means over seeds."""
 
     def means(*columns: str) -> tuple[float, float]:
         estimates = [study.estimates(column) for column in columns]
         own, base = (sum(e[name].value for e in estimates) for name in (variant, study.baseline))
         return own, base
 
-    words = []
+    words, metric = [], study.metric
+    final = f"final_{metric.name}"
     for name, columns in {
         "mean memory that a plan needs": ("planned_memory_bytes",),
         "bytes both ways": ("download_bytes", "upload_bytes"),
-        "final accuracy": ("final_accuracy",),
+        f"final {metric.title.lower()}": (final,),
     }.items():
         own, base = means(*columns)
         known = base > 0 and not math.isnan(own)
         words.append(f"{name} {100 * (own / base - 1):+.0f} %" if known else f"{name} no number")
-    own, base = means("final_accuracy")
-    points = 100 * (own - base)
+    own, base = means(final)
+    points = 100 * (own - base) if metric.unit == "share" else math.nan
     return ", ".join(words) + ("" if math.isnan(points) else f" ({points:+.1f} points)")
 
 

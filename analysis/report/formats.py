@@ -90,10 +90,10 @@ def terminal_lines(text: str) -> str:
 def _summary(study: Study) -> pd.DataFrame:
     """Return the summary, and of the further targets what it takes to reach them."""
     to_target = [metric.column for metric in METRICS if metric.is_to_target]
-    parts = [study.summary.assign(target=study.target.accuracy)]
+    parts = [study.summary.assign(target=study.target.value)]
     for other in study.others:
         rows = other.summary[other.summary["metric"].isin(to_target)]
-        parts.append(rows.assign(target=other.target.accuracy))
+        parts.append(rows.assign(target=other.target.value))
     return pd.concat(parts, ignore_index=True)
 
 

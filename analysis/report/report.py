@@ -55,7 +55,7 @@ def write_report(
         with _page_alone(out) if is_page else writing_into(out) as folder:
             (folder / "figures").mkdir()
             drawn = []
-            for step, spec in enumerate(figures.FIGURES, start=1):
+            for step, spec in enumerate(figures.figures_of(study.metric), start=1):
                 tell(step, total, f"draw {spec.name}")
                 if figures.write(spec, study, folder / "figures"):
                     drawn.append(spec)

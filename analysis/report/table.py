@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.metrics.definitions import METRICS, Metric
+from analysis.metrics.definitions import METRICS, Metric, value_in_words
 from analysis.metrics.paired import MIN_SEEDS, beats, holm
 from analysis.metrics.seeds import Estimate
 from analysis.metrics.study import Study
@@ -61,7 +61,7 @@ def study_table(study: Study) -> StudyTable:
     """
     rows: list[TableRow | None] = []
     for one in (study, *study.others):
-        rows += [_reached(one)] if one.target.accuracy is not None else []
+        rows += [_reached(one)] if one.target.value is not None else []
         rows += [_row(one, m) for m in METRICS if m.is_to_target and _is_shown(one, m)]
     rows += [_row(study, m) for m in METRICS if not m.is_to_target and _is_shown(study, m)]
     shown = tuple(row for row in rows if row is not None)
@@ -73,10 +73,10 @@ def note(study: Study) -> str:
     target = study.target
     timed = (
         f"no target: {target.rule}"
-        if target.accuracy is None
-        else f"target {percent(target.accuracy)}: {target.rule}"
+        if target.value is None
+        else f"target {value_in_words(study.metric, target.value)}: {target.rule}"
     )
-    if target.accuracy is not None and study.smoothing > 1:
+    if target.value is not None and study.smoothing > 1:
         timed += f", by the mean of {study.smoothing} evaluations"
     words = f"{timed}; baseline {study.name(study.baseline)}"
     few, most = int(study.num_seeds.min()), int(study.num_seeds.max())
@@ -90,11 +90,6 @@ def note(study: Study) -> str:
         "mean, else: mean; marked: the best of a row where it is told apart from every other "
         f"(paired t test, Holm, {100 * LEVEL:.0f} %); {words}"
     )
-
-
-def percent(accuracy: float) -> str:
-    """Return an accuracy in percent, exactly as it was asked for."""
-    return f"{100 * accuracy:.6g} %"
 
 
 def cell_text(metric: Metric, estimate: Estimate, unit: Unit) -> str:
@@ -123,7 +118,7 @@ def cell_text(metric: Metric, estimate: Estimate, unit: Unit) -> str:
 
 
 def _is_shown(study: Study, metric: Metric) -> bool:
-    if metric.shown == "never" or (metric.is_to_target and study.target.accuracy is None):
+    if metric.shown == "never" or (metric.is_to_target and study.target.value is None):
         return False
     values = [one.value for one in study.estimates(metric.column).values()]
     known = [value for value in values if not math.isnan(value)]
@@ -131,9 +126,11 @@ def _is_shown(study: Study, metric: Metric) -> bool:
 
 
 def _words(study: Study) -> dict[str, str]:
-    accuracy, budget = study.target.accuracy, study.budget
+    value, budget, metric = study.target.value, study.budget, study.metric
+    target = "" if value is None else value_in_words(metric, value)
+    is_named = metric.unit != "share"
     return {
-        "target": "" if accuracy is None else f"{percent(accuracy)} accuracy",
+        "target": target if is_named or not target else f"{target} {metric.title.lower()}",
         "baseline": study.name(study.baseline),
         "seconds": SECONDS.text(budget.at_s) if budget else "",
         "bytes": BYTES.text(budget.transfer_bytes) if budget else "",

@@ -81,9 +81,10 @@ def _server_lane(run: Run, events: Iterable[Json]) -> Iterator[Json]:
 
 
 def _counters(run: Run) -> Iterator[Json]:
-    """Accuracy, devices in flight, and bytes so far; a plan's bytes count when it ends."""
-    for row in run.rounds.dropna(subset="accuracy").to_dict("records"):
-        yield _counter("accuracy", row["closed_s"], {"accuracy": row["accuracy"]})
+    """The first metric, devices in flight, and bytes so far; a plan's bytes count when it ends."""
+    name = run.metric.name
+    for row in run.rounds.dropna(subset=name).to_dict("records"):
+        yield _counter(name, row["closed_s"], {name: row[name]})
     clients = run.clients
     steps = pd.concat(
         [pd.Series(1, index=clients["started_s"]), pd.Series(-1, index=clients["finished_s"])]

@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from analysis.runs.columns import check_types, read_columns
+from devices.tasks.classification import ACCURACY
+from devices.tasks.registry import TASKS
+from devices.tasks.task import Metric
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.manifest import FORMAT, lost_files, read_small
@@ -143,6 +146,27 @@ def _shown(value: object) -> str:
 def training(manifest: Json) -> str:
     """Whether a run trained: ``real``, or ``none`` where it only told the time."""
     return "none" if manifest.get("training_dtype", "not said") is None else "real"
+
+
+def first_metric(path: Path, manifest: Json) -> Metric:
+    """Return the first metric of the run's task, by which the run is judged.
+
+    A manifest of an older version names none, and its run is judged by accuracy. Raises RunError
+    where the metric is none of a task's.
+    """
+    if "task" not in manifest:
+        return ACCURACY
+    known = [task.metrics[0] for task in TASKS.values()]
+    try:
+        entry = manifest["task"]["metrics"][0]
+        named = Metric(entry["name"], entry["unit"], entry["better"])
+        return known[known.index(named)]
+    except (LookupError, TypeError, ValueError):
+        raise RunError(
+            f"{path / 'manifest.json'} is damaged: the first of task.metrics must be that "
+            f"of a task ({', '.join(dict.fromkeys(one.name for one in known))}) with its unit and "
+            f"direction, got {_shown(manifest['task'])}"
+        ) from None
 
 
 def read_config(path: Path) -> Json:

@@ -15,6 +15,7 @@ from analysis.runs.files import (
     Json,
     RunError,
     check_table,
+    first_metric,
     read_config,
     read_manifest,
     read_table,
@@ -164,7 +165,8 @@ def _row(path: Path, manifest: Json) -> dict[str, object]:
                 f"{path / 'manifest.json'} is damaged: {name} must be a number or a text, got "
                 f"{value!r:.60}"
             )
-    return {**row, "training": training(manifest)}
+    metric = first_metric(path, manifest).name
+    return {**row, "training": training(manifest), "metric": metric}
 
 
 def _variants(runs: pd.DataFrame) -> list[str]:

@@ -14,7 +14,17 @@ import pandas as pd
 
 from analysis.runs.columns import LARGEST_S
 from analysis.runs.differences import settings_that_differ
-from analysis.runs.files import Json, RunError, read_config, read_manifest, read_table, training
+from analysis.runs.files import (
+    Json,
+    RunError,
+    first_metric,
+    read_config,
+    read_manifest,
+    read_table,
+    training,
+)
+from devices.tasks.classification import ACCURACY
+from devices.tasks.task import Metric
 from simulator.config.experiment import flatten
 
 MAX_LINE = 1_000_000
@@ -39,6 +49,7 @@ class Run:
     devices: pd.DataFrame  # one row a device of the fleet
     rounds: pd.DataFrame  # one row a round; round 0 is the initial model
     clients: pd.DataFrame  # one row a plan handed out
+    metric: Metric = ACCURACY  # the first of its task, by which it is judged
 
     @property
     def strategy(self) -> str:
@@ -99,7 +110,10 @@ def load_run(path: Path) -> Run:
         devices=read_table(path, "devices"),
         rounds=read_table(path, "rounds"),
         clients=read_table(path, "clients"),
+        metric=first_metric(path, manifest),
     )
+    if run.metric.name not in run.rounds:
+        raise RunError(f"{path / 'rounds.parquet'} lacks the column {run.metric.name}")
     if not run.clients["device_id"].isin(run.devices["device_id"]).all():
         raise RunError(
             f"{path / 'clients.parquet'} is damaged: each plan must be of a device that "
@@ -163,6 +177,8 @@ def _differences(one: Run, other: Run) -> list[str]:
     trained = [training(run.manifest) for run in (one, other)]
     if trained[0] != trained[1]:  # of a run that trained nothing no accuracy is known
         words.append(f"training ({' / '.join(trained)})")
+    if one.metric != other.metric:
+        words.append(f"first metric ({one.metric.name} / {other.metric.name})")
     for name in ("model", "data"):
         left, right = (flatten(run.manifest[name]) for run in (one, other))
         keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))

@@ -23,14 +23,14 @@ from simulator.world.build import World, build_world
 
 
 @dataclass(frozen=True, eq=False)
-class Surroundings:
+class ClientContext:
     """What all clients share."""
 
     processor: AbstractContextManager[object]  # whoever holds it computes
     uplink: Spent  # of the server's link, where it is shared
 
 
-def client_main(address: tuple[str, int], control: Connection, shared: Surroundings) -> None:
+def client_main(address: tuple[str, int], control: Connection, shared: ClientContext) -> None:
     """Serve until told ``None``."""
     connection = socket.create_connection(address)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -55,7 +55,7 @@ class _Worked(NamedTuple):
 
 
 class _Client:
-    def __init__(self, enrolment: Enrolment, trainers: Trainers, shared: Surroundings) -> None:
+    def __init__(self, enrolment: Enrolment, trainers: Trainers, shared: ClientContext) -> None:
         config = enrolment.config
         self._world, self._shared = build_world(config, "an emulation"), shared
         self._device = self._world.fleet[enrolment.device_id]

@@ -32,7 +32,7 @@ class Enrolment:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A plan, as it is handed out; the broadcast comes over TCP."""
+    """A plan, as it is dispatched; the broadcast comes over TCP."""
 
     plan: TrainingPlan
     training_seed: int

@@ -81,12 +81,12 @@ class Server:
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
-        self._participation = Participation(federation.fleet, view)
+        self._participation = Participation(federation.world.fleet, view)
         self._downlink = multiprocessing.Value("d", 0.0)
         self._inbox: queue.Queue[_Reply | Exception] = queue.Queue()
         self._in_flight: dict[DeviceId, threading.Thread] = {}
         self._arrived: list[_Reply] = []
-        self._handouts = 0
+        self._num_draws = 0
         self.found = Emulation()
         # What a strategy measures of the model, it has measured before the clock starts.
         strategy.plan(self.state, view, view.device_ids, stream(federation.seed, "rehearsal"))
@@ -98,7 +98,7 @@ class Server:
         without it they go on.
         """
         self._set_clock(0.0)
-        while len(self.found.rounds) < self._fed.stop.rounds:
+        while len(self.found.rounds) < self._fed.rules.stop.rounds:
             if openings_s and not self._in_flight:
                 self._set_clock(openings_s[len(self.found.rounds)])
             opened_s = self._clock.now_s()
@@ -131,13 +131,13 @@ class Server:
         idle = np.setdiff1d(fed.view.device_ids, list(self._in_flight))
         if slots <= 0 or not len(idle):
             return
-        self._handouts += 1
+        self._num_draws += 1
         roster = self._participation.roster(
             self._round, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
         )
-        rng = stream(fed.seed, "selection", self._handouts)
+        rng = stream(fed.seed, "selection", self._num_draws)
         cohort = fed.selection.pick(idle, slots, roster=roster, rng=rng)
-        rng = stream(fed.seed, "strategy", self._handouts)
+        rng = stream(fed.seed, "strategy", self._num_draws)
         for plan in sorted(
             fed.strategy.plan(self.state, fed.view, cohort, rng), key=lambda plan: plan.device_id
         ):
@@ -145,7 +145,7 @@ class Server:
 
     def _start(self, plan: TrainingPlan) -> None:
         fed, device_id = self._fed, plan.device_id
-        device, cost = fed.fleet[device_id], fed.view.cost(plan)
+        device, cost = fed.world.fleet[device_id], fed.view.cost(plan)
         now_s = self._clock.now_s()
         work = Assignment(
             plan=plan,
@@ -156,7 +156,7 @@ class Server:
                 device, plan_fields(plan, cost), round_number=self._round, now_s=now_s
             ),
             run_seed=fed.seed,
-            num_draws=self._handouts,
+            num_draws=self._num_draws,
         )
         conversation = threading.Thread(target=self._converse, args=(work,), daemon=True)
         self._in_flight[device_id] = conversation
@@ -179,7 +179,7 @@ class Server:
     def _download(self, work: Assignment, connection: socket.socket) -> None:
         message = wire.encode_broadcast(work.broadcast, plan=work.plan)
         work.record.download_bytes = len(message)
-        clock, device, server = self._clock, work.device, self._fed.shared_links.server
+        clock, device, server = self._clock, work.device, self._fed.world.shared_links.server
         clock.sleep_until(work.record.started_s + device.latency.at(work.record.started_s))
         own = multiprocessing.Value("d", clock.now_s())
         ways = [Bucket(device.link.downlink.steps, own)]
@@ -213,6 +213,6 @@ class Server:
     def _update(self, reply: _Reply) -> ClientUpdate:
         work, report = reply.work, reply.report
         told = TrainingResult(work.broadcast.adapter, report.train_loss, report.squared_loss)
-        update = received(work, reply.message, told, max_norm=self._fed.robustness.max_norm)
+        update = received(work, reply.message, told, max_norm=self._fed.rules.robustness.max_norm)
         current = Broadcast(self.state.version, self.state.adapter)
         return up_to_date(update, current, self._fed.pacing)

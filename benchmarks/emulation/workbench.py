@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from benchmarks.emulation.client import Surroundings, client_main
+from benchmarks.emulation.client import ClientContext, client_main
 from benchmarks.emulation.messages import Enrolment
 from benchmarks.emulation.server import Emulation, Peer, Server
 from simulator.config.schema import RunConfig
@@ -62,7 +62,7 @@ class Workbench:
     def __enter__(self) -> Workbench:
         context = multiprocessing.get_context("spawn")
         self._uplink = context.Value("d", 0.0)
-        shared = Surroundings(context.Lock(), self._uplink)
+        shared = ClientContext(context.Lock(), self._uplink)
         with ExitStack() as stack:
             listener = stack.enter_context(socket.create_server((HOST, 0)))
             listener.settimeout(START_S)

@@ -25,7 +25,6 @@ from devices.vocabulary.trainer import (
 )
 from simulator.config.experiment import load_experiment
 from simulator.engine.server import simulate
-from simulator.log.progress import Tee
 from simulator.runs.run import federation_of
 from simulator.world.build import World, build_world
 from traces.arrays import FloatArray
@@ -99,7 +98,7 @@ def export(folder: Path, size: Size, way: Way) -> None:
     (config,) = load_experiment(file)
     world = build_world(config, str(file))
     recorder = Recorder(world.model.num_blocks)
-    simulate(federation_of(config, world, recorder), Tee([]))
+    simulate(federation_of(config, world, recorder))
     first = recorder.rounds[0][0].broadcast.adapter
     save_peft(first, folder / "adapter", source=world.source, spec=world.model)
     (folder / "adapter" / "adapter_model.safetensors").rename(folder / "initial.safetensors")

@@ -33,6 +33,11 @@ class Metric:
     unit: Literal["share", "nats", ""]  # a share lies in [0, 1]
     better: Literal["higher", "lower"]
 
+    @property
+    def title(self) -> str:
+        """The name as a title has it, as "Token accuracy"."""
+        return self.name.replace("_", " ").capitalize()
+
     def reaches(self, value: float, target: float) -> bool:
         """Return True if ``value`` is at least as good as ``target``; no NaN is."""
         return value >= target if self.better == "higher" else value <= target

@@ -230,8 +230,8 @@ class RunConfig(Section):
     """When the global model is tested."""
     stop: Stop
     """When the run ends."""
-    targets: tuple[PartialShare, ...] = ()
-    """The accuracies that runs are timed to; no run depends on them."""
+    targets: tuple[Positive, ...] = ()
+    """The values of the task's first metric that runs are timed to; no run depends on them."""
     strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]
     """Who trains what, and how it is merged."""
 

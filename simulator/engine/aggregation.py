@@ -1,4 +1,4 @@
-"""From arrivals to updates: train what will be aggregated, and pass it through the wire."""
+"""Aggregation trains what arrived, decodes it, and lets the strategy merge it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from simulator.log.checked import InvariantError, check_adapter
 
 
 class Collected(NamedTuple):
-    """What became of the updates that arrived."""
+    """The updates that arrived, divided into those to merge and those refused."""
 
     updates: list[ClientUpdate]
     refused: list[tuple[DeviceId, str]]  # with the reason
@@ -27,7 +27,7 @@ class Collected(NamedTuple):
 def collect(
     federation: Federation, state: ServerState[Any], arrived: Sequence[Assignment]
 ) -> Collected:
-    """The updates that arrived, in order of device, as the server decodes them.
+    """Return the updates that arrived, in order of device, as the server decodes them.
 
     Real gradients, in no simulated time, only for what will be aggregated. An update that started
     from an older model is brought up to date. Raises TrainingError where training went to infinity,
@@ -40,7 +40,7 @@ def collect(
             work.broadcast,
             work.device.examples,
             work.training_seed,
-            federation.stack,
+            federation.rules.stack,
         )
         for work in arrived
     ]
@@ -56,29 +56,29 @@ def collect(
             work.record.staleness = state.version - update.broadcast.version
             current = Broadcast(state.version, state.adapter)
             found.updates.append(up_to_date(update, current, federation.pacing))
-    return found._replace(updates=federation.robustness.tame(found.updates))
+    return found._replace(updates=federation.rules.robustness.tame(found.updates))
 
 
 def _delivered(federation: Federation, work: Assignment, result: TrainingResult) -> ClientUpdate:
-    """The update as the server decodes it. Raises RefusedUpdateError where it does not merge it."""
+    """Return the decoded update. Raises RefusedUpdateError where the server does not merge it."""
     if result.diverged:
-        if federation.when_diverged == "stop":
+        if federation.rules.when_diverged == "stop":
             raise TrainingError(result.diverged)
         raise RefusedUpdateError(result.diverged)
-    config = federation.faults.attack(work.plan.device_id, work.record.started_s)
+    config = federation.world.faults.attack(work.plan.device_id, work.record.started_s)
     if config is None and result.adapter is work.broadcast.adapter:
         # Nothing was trained: at any precision no change arrives as none.
         return update_of(work, result.adapter, result)
-    num_bytes = upload_bytes(federation.view.model, work.plan.terms)
+    num_bytes = upload_bytes(federation.world.model, work.plan.terms)
     attack = attack_of(config, work) if config else None
     message = sent(work, result, attack, num_bytes=num_bytes)
-    return received(work, message, result, max_norm=federation.robustness.max_norm)
+    return received(work, message, result, max_norm=federation.rules.robustness.max_norm)
 
 
 def merge(
     federation: Federation, state: ServerState[Any], updates: Sequence[ClientUpdate], *, where: str
 ) -> ServerState[Any]:
-    """The state after the strategy has aggregated; the same where there is nothing to aggregate.
+    """Return the state after the strategy has aggregated; the same where there are no updates.
 
     Raises InvariantError where the weights are those of no average, or the result is not finite.
     """

@@ -1,4 +1,4 @@
-"""A plan that was handed out, and what the server must remember to make use of its end."""
+"""An assignment: a plan that was dispatched, and what the server needs to use its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simulator.log.records import ClientRecord
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """A plan on its way: what the server remembers of it until its end."""
+    """An assignment holds what the server remembers of a dispatched plan until the plan ends."""
 
     plan: TrainingPlan
     broadcast: Broadcast
@@ -26,15 +26,15 @@ class Assignment:
 
     @cached_property
     def training_seed(self) -> int:
-        """The seed of the device's batches."""
+        """Return the seed that the device draws its batches from."""
         return stream_seed(self.run_seed, "training", self.num_draws, self.plan.device_id)
 
     @cached_property
     def wire_seed(self) -> int:
-        """The seed of what is drawn as the update is encoded."""
+        """Return the seed of the random rounding in the encoded update."""
         return stream_seed(self.run_seed, "wire", self.num_draws, self.plan.device_id)
 
     @property
     def timing(self) -> Timing:
-        """The seconds that the server has measured."""
+        """Return the seconds of each phase, as the server has measured them."""
         return Timing(self.record.download_s, self.record.train_s, self.record.upload_s)

@@ -1,4 +1,4 @@
-"""The server's border: every update crosses it as a message, and not every one is let in."""
+"""Delivery: every update reaches the server as an encoded message, which it may refuse."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RefusedUpdateError(Exception):
 
 
 class Attack(NamedTuple):
-    """How a device that is not honest changes what it sends.
+    """An attack is how a device that is not honest changes what it sends.
 
     A message is forged in its payload, with a header that fits: ``nan`` sets every bit of it, which
     makes each 32-bit number and each scale NaN, and ``wrong_shape`` leaves out its second half. The
@@ -36,7 +36,7 @@ class Attack(NamedTuple):
     rng: np.random.Generator
 
     def on_update(self, adapter: Adapter, start: Adapter) -> Adapter:
-        """What the device claims to have learned."""
+        """Return the adapter that the device claims to have learned."""
         if self.config.kind in ("nan", "wrong_shape"):
             return adapter
         factors = {
@@ -61,7 +61,7 @@ class Attack(NamedTuple):
         return (start + step).astype(np.float32)
 
     def on_message(self, message: bytes) -> bytes:
-        """What the device sends."""
+        """Return the message that the device sends instead of the honest one."""
         payload = message[HEADER.size :]
         match self.config.kind:
             case "nan":
@@ -72,7 +72,7 @@ class Attack(NamedTuple):
 
 
 def attack_of(config: Byzantine, work: Assignment) -> Attack:
-    """The attack of the device that does this work."""
+    """Return the attack of the device that carries out this assignment."""
     return Attack(config, stream(work.wire_seed, "byzantine"))
 
 
@@ -92,7 +92,7 @@ def sent(
 def received(
     work: Assignment, message: bytes, result: TrainingResult, *, max_norm: float | None
 ) -> ClientUpdate:
-    """The update in a message.
+    """Return the update that a message encodes.
 
     Raises RefusedUpdateError where it is no answer to the plan, holds a number that is not finite,
     or changes more than ``max_norm``.
@@ -114,7 +114,7 @@ def received(
 
 
 def update_of(work: Assignment, adapter: Adapter, result: TrainingResult) -> ClientUpdate:
-    """What this adapter says as an answer to the plan."""
+    """Return the update that an adapter makes as the answer to its plan."""
     return ClientUpdate(
         plan=work.plan,
         broadcast=work.broadcast,

@@ -6,16 +6,18 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import simpy
 
 from devices.fleet.profile import Activity
 from simulator.engine.assignment import Assignment
 from simulator.engine.clock import Steps, sleep_until
-from simulator.engine.faults import Cut, Faults
-from simulator.engine.network import Alone, Direction, Flow, Network, SharedLinks, Stint
+from simulator.engine.conditions import Conditions
+from simulator.engine.faults import Cut
+from simulator.engine.network import Direction, Flow, Network, Segment, Unshared
 from simulator.engine.presence import Condition, Presence
+from simulator.engine.rules import Rules, WhenOffline
 from simulator.log.protocol import RunLog
 from simulator.log.records import Event, Outcome
 from traces.bandwidth import BandwidthTrace
@@ -27,39 +29,35 @@ MAX_SHRINKS = 3
 """How often a device may ask for a smaller plan before it gives the round up."""
 MAX_CUTS = 1_000
 """How often a phase may be cut: one that starts over and over would never come to an end."""
-WhenOffline = Literal["abort", "resume", "restart"]
-WhenOutOfMemory = Literal["skip", "shrink", "drop"]
 
 
 @dataclass(frozen=True, eq=False)
-class Surroundings:
-    """Where the devices of a run live."""
+class DeviceContext:
+    """The context of the devices of a run is what all of them share."""
 
     env: simpy.Environment
     log: RunLog
     presence: Presence
-    faults: Faults
-    when_offline: WhenOffline
-    when_out_of_memory: WhenOutOfMemory
-    smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
+    world: Conditions
+    rules: Rules
     network: Network
-    shared_links: SharedLinks
+    smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
 
 
 class _WorkLostError(Exception):
-    """The work of this device ends here, with nothing to show for it."""
+    """The plan of this device ends here without an update."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
 
 
-def run_client(world: Surroundings, work: Assignment, inbox: simpy.Store) -> Steps:
-    """Live through one plan, and tell the server how it ended.
+def run_client(context: DeviceContext, work: Assignment, inbox: simpy.Store) -> Steps:
+    """Carry out one plan on its device, and report to the server how it ended.
 
     An interrupt means that the server has stopped waiting: what was under way is cut, and counted
     up to that instant.
     """
-    client, record = _Client(world, work), work.record
+    client, record = _Client(context, work), work.record
     try:
         yield from client.live()
         record.outcome = "aggregated"
@@ -69,25 +67,25 @@ def run_client(world: Surroundings, work: Assignment, inbox: simpy.Store) -> Ste
     except _WorkLostError as lost:
         record.outcome = lost.outcome
     record.lost_bytes += record.download_bytes + record.upload_bytes - client.delivered_bytes
-    record.finished_s = world.env.now
-    world.presence.rest(record.device_id, world.env.now)
+    record.finished_s = context.env.now
+    context.presence.rest(record.device_id, context.env.now)
     inbox.put(client.work)
 
 
 class _Client:
-    """Runs the phases one after the other, and keeps the record right when one is cut short."""
+    """A client runs the phases of a plan in turn, and keeps its record true when one is cut."""
 
-    def __init__(self, world: Surroundings, work: Assignment) -> None:
-        self.world, self.work = world, work
-        self.env, self.record = world.env, work.record
+    def __init__(self, context: DeviceContext, work: Assignment) -> None:
+        self.context, self.work = context, work
+        self.env, self.record = context.env, work.record
         self.delivered_bytes = 0
-        faults, device_id = world.faults, work.device.device_id
+        faults, device_id = context.world.faults, work.device.device_id
         links = (faults.link_losses(device_id), faults.server)
         self._links: Sequence[Condition] = [link for link in links if not link.is_none]
 
     def event(self, name: str, details: Mapping[str, Any] = NO_DETAILS) -> None:
         record = self.record
-        self.world.log.event(Event(self.env.now, name, record.round, record.device_id, details))
+        self.context.log.event(Event(self.env.now, name, record.round, record.device_id, details))
 
     def live(self) -> Steps:
         link = self.work.device.link
@@ -102,7 +100,7 @@ class _Client:
         latency_s = self.work.device.latency.at(self.env.now)
         if latency_s:
             yield from _Progress(self, f"{direction}_s", "radio").make(
-                partial(Alone, self.env, ELAPSED), latency_s
+                partial(Unshared, self.env, ELAPSED), latency_s
             )
         progress = _Progress(self, f"{direction}_s", "radio", links=self._links)
         field, before = f"{direction}_bytes", getattr(self.record, f"{direction}_bytes")
@@ -113,15 +111,15 @@ class _Client:
             # Rounded, since the parts of a transfer that was cut may miss its size by an ulp.
             setattr(self.record, field, before + round(progress.done))
 
-    def _way(self, direction: Direction, own: StepTrace) -> Callable[[float], Stint]:
-        shared = self.world.shared_links.of(self.record.device_id)
+    def _way(self, direction: Direction, own: StepTrace) -> Callable[[float], Segment]:
+        shared = self.context.world.shared_links.of(self.record.device_id)
         if not shared:
-            return partial(Alone, self.env, own)
+            return partial(Unshared, self.env, own)
         ways = (k.downlink if direction == "download" else k.uplink for k in shared)
-        return partial(Flow, self.world.network, own, [way.steps for way in ways])
+        return partial(Flow, self.context.network, own, [way.steps for way in ways])
 
     def _train(self) -> Generator[simpy.Event, Any, bool]:
-        """Whether memory sufficed to the end."""
+        """Train, and return True where memory sufficed to the end."""
         cost, device, record = self.work.cost, self.work.device, self.record
         self._note_memory()
         share = cost.memory.total / device.memory_budget_bytes
@@ -131,7 +129,7 @@ class _Client:
         progress = _Progress(self, "train_s", "compute", memory_share=share)
         before = record.flops
         try:
-            yield from progress.make(partial(Alone, self.env, device.speed), cost.train_s)
+            yield from progress.make(partial(Unshared, self.env, device.speed), cost.train_s)
         finally:
             share_done = progress.done / cost.train_s if cost.train_s else 1.0
             record.flops = before + cost.flops * share_done
@@ -143,7 +141,7 @@ class _Client:
     def _note_memory(self) -> None:
         device, record, now_s = self.work.device, self.record, self.env.now
         record.free_memory_bytes = int(device.free_memory.at(now_s) * device.memory_budget_bytes)
-        record.battery_share = self.world.presence.battery_share(record.device_id, now_s)
+        record.battery_share = self.context.presence.battery_share(record.device_id, now_s)
 
     def _out_of_memory(self) -> bool:
         free, needed = self.record.free_memory_bytes, self.work.cost.memory.total
@@ -151,14 +149,15 @@ class _Client:
         return False
 
     def _shrink(self) -> None:
-        """Go on with a smaller plan, or end here."""
-        world, record = self.world, self.record
-        if world.when_out_of_memory == "drop":
-            world.presence.drop(record.device_id)
+        """Continue with a smaller plan, or end the plan as out of memory."""
+        context, record = self.context, self.record
+        when = context.rules.when_out_of_memory
+        if when == "drop":
+            context.presence.drop(record.device_id)
             self.event("dropped")
-        if world.when_out_of_memory != "shrink" or record.num_shrinks == MAX_SHRINKS:
+        if when != "shrink" or record.num_shrinks == MAX_SHRINKS:
             raise _WorkLostError("oom")
-        smaller = world.smaller(self.work, record.free_memory_bytes)
+        smaller = context.smaller(self.work, record.free_memory_bytes)
         if smaller is None:
             raise _WorkLostError("oom")
         self.work = smaller
@@ -170,19 +169,20 @@ class _Client:
 
         ``phase`` is what it was doing, which a link that is lost meanwhile may cut as well.
         """
-        world, device_id, away_s = self.world, self.record.device_id, self.env.now
-        is_crash = world.presence.cause(device_id, away_s) == "crashed"
+        device_id, away_s = self.record.device_id, self.env.now
+        presence, when_offline = self.context.presence, self.context.rules.when_offline
+        is_crash = presence.cause(device_id, away_s) == "crashed"
         self.event("crashed" if is_crash else "went_offline")
         self._end_if_lost()
-        if world.when_offline == "abort":
+        if when_offline == "abort":
             raise _WorkLostError("offline")
-        world.presence.rest(device_id, away_s)
-        phase.cut(world.when_offline)
+        presence.rest(device_id, away_s)
+        phase.cut(when_offline)
         try:
-            while not world.presence.is_there(device_id, self.env.now):
+            while not presence.is_there(device_id, self.env.now):
                 phase.cut_where_no_link()
-                back_s = world.presence.until_s(device_id, self.env.now)
-                loss_s = world.presence.next_loss_s(device_id, self.env.now)
+                back_s = presence.until_s(device_id, self.env.now)
+                loss_s = presence.next_loss_s(device_id, self.env.now)
                 until_s = min(back_s, loss_s)
                 if math.isinf(until_s):
                     raise _WorkLostError("offline")
@@ -194,13 +194,13 @@ class _Client:
 
     def _end_if_lost(self) -> None:
         """Work does not outlive a crash, a flat battery or the device's leaving for good."""
-        cause = self.world.presence.cause(self.record.device_id, self.env.now)
+        cause = self.context.presence.cause(self.record.device_id, self.env.now)
         if cause not in (None, "offline"):
             raise _WorkLostError("crashed" if cause == "crashed" else "offline")
 
 
 class _Progress:
-    """One phase: an amount comes together at a pace, for as long as nothing cuts it."""
+    """The progress of one phase: an amount of bytes or work that is done in uncut segments."""
 
     def __init__(
         self,
@@ -218,29 +218,29 @@ class _Progress:
         self._has_begun = False
         self.is_out_of_memory = False
 
-    def make(self, begin: Callable[[float], Stint], amount: float) -> Steps:
-        """Until the whole amount has come together, or memory runs out."""
+    def make(self, begin: Callable[[float], Segment], amount: float) -> Steps:
+        """Wait until the whole amount is done, or memory runs out."""
         client, env = self._client, self._client.env
         self._amount = self._left = amount
         for _ in range(MAX_CUTS):
             yield from self._until_up()
             started_s = env.now
-            stint = begin(self._left)
+            segment = begin(self._left)
             self._has_begun = True
-            cut_s = self._cut_s(started_s, stint.needed_s)
+            cut_s = self._cut_s(started_s, segment.needed_s)
             try:
-                if math.isinf(stint.needed_s) and math.isinf(cut_s):
+                if math.isinf(segment.needed_s) and math.isinf(cut_s):
                     client.event("lost")
                     raise _WorkLostError("lost")  # nothing would ever change
-                if (yield from stint.until(cut_s)):
+                if (yield from segment.until(cut_s)):
                     self.done += self._left
                     return
-                self._after_cut(stint.moved())
+                self._after_cut(segment.moved())
             except simpy.Interrupt:
-                self.done += min(stint.moved(), self._left)
+                self.done += min(segment.moved(), self._left)
                 raise
             finally:
-                stint.end()
+                segment.end()
                 self._spend(env.now - started_s)
             if self.is_out_of_memory:
                 return
@@ -252,9 +252,9 @@ class _Progress:
         setattr(record, self._field, getattr(record, self._field) + elapsed_s)
 
     def _cut_s(self, now_s: float, needed_s: float) -> float:
-        """The next instant at which something ends this phase early."""
+        """Return the next instant at which something ends this phase early."""
         client = self._client
-        cut_s = client.world.presence.until_s(client.record.device_id, now_s)
+        cut_s = client.context.presence.until_s(client.record.device_id, now_s)
         for link in self._links:
             cut_s = min(cut_s, link.span(now_s)[1])
         if self._memory_share:
@@ -274,9 +274,9 @@ class _Progress:
             self.is_out_of_memory = True
             return
         self._left = max(self._left - moved, 0.0)
-        if client.world.presence.is_there(client.record.device_id, now_s):
+        if client.context.presence.is_there(client.record.device_id, now_s):
             client.event("link_lost")
-            self.cut(client.world.faults.cut_transfers)
+            self.cut(client.context.world.faults.cut_transfers)
 
     def cut(self, policy: Cut | WhenOffline) -> None:
         """Apply a policy to what the phase has done so far; nothing where it has not begun."""
@@ -291,19 +291,19 @@ class _Progress:
     def cut_where_no_link(self) -> None:
         """Apply the policy for lost links where one is lost now; to apply it again is harmless."""
         if not all(link.span(self._client.env.now)[0] for link in self._links):
-            self.cut(self._client.world.faults.cut_transfers)
+            self.cut(self._client.context.world.faults.cut_transfers)
 
     def next_link_loss_s(self) -> float:
-        """The next instant at which a link that is up is lost; ``inf`` where it changes nothing."""
-        if not self._has_begun or self._client.world.faults.cut_transfers == "resume":
+        """Return the next instant at which a link is lost; ``inf`` where that changes nothing."""
+        if not self._has_begun or self._client.context.world.faults.cut_transfers == "resume":
             return math.inf
         spans = (link.span(self._client.env.now) for link in self._links)
         return min((until_s for is_up, until_s in spans if is_up), default=math.inf)
 
     def _until_up(self) -> Steps:
-        """Until the device is there, and all its links."""
+        """Wait until the device is present and all its links are up."""
         client = self._client
-        presence, env, device_id = client.world.presence, client.env, client.record.device_id
+        presence, env, device_id = client.context.presence, client.env, client.record.device_id
         power_w = client.work.device.profile.power_w[self._activity]
         while True:
             if not presence.is_there(device_id, env.now):
@@ -316,7 +316,7 @@ class _Progress:
             if not ends_s:
                 return
             self.cut_where_no_link()
-            # Still at the wheel while the link is down, so the time belongs to the phase.
+            # The device stays active during a link outage, so this time counts toward the phase.
             started_s = env.now
             try:
                 yield from sleep_until(env, min(max(ends_s), presence.until_s(device_id, env.now)))

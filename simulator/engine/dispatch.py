@@ -1,4 +1,4 @@
-"""Handing out work: who is asked, for which plan, and which streams its randomness comes from."""
+"""Dispatch: who is asked, for which plan, and which random streams decide it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from simulator.log.records import ClientRecord, plan_fields
 from traces.arrays import IntArray
 
 
-class Handouts:
-    """Asks selection and strategy, and makes their plans into work; each time draws anew."""
+class Dispatcher:
+    """A dispatcher asks selection and strategy, and turns their plans into assignments.
+
+    Each time that it asks, it draws from streams of their own.
+    """
 
     def __init__(self, federation: Federation, participation: Participation) -> None:
         self._fed = federation
@@ -70,9 +73,9 @@ class Handouts:
     def assignment(
         self, state: ServerState[Any], plan: TrainingPlan, now: tuple[int, float]
     ) -> Assignment:
-        """The work of one device, handed out ``now``: in this round, at this instant."""
+        """Return the assignment that a plan makes, dispatched at ``now``: (round, instant in s)."""
         fed, device_id = self._fed, plan.device_id
-        device, cost = fed.fleet[device_id], fed.view.cost(plan)
+        device, cost = fed.world.fleet[device_id], fed.view.cost(plan)
         round_number, now_s = now
         return Assignment(
             plan=plan,
@@ -87,7 +90,10 @@ class Handouts:
         )
 
     def _plan_fields(self, plan: TrainingPlan, cost: Cost) -> Mapping[str, Any]:
-        """What the plan says in a record. The view makes one cost for all plans of one workload."""
+        """Return the fields of a record that a plan decides.
+
+        The view makes one cost for all plans of one workload, so the fields are kept by cost.
+        """
         known = self._known_fields.get(id(cost))
         if known is None:
             if len(self._known_fields) >= MAX_REMEMBERED:
@@ -98,7 +104,7 @@ class Handouts:
     def smaller(
         self, state: ServerState[Any], work: Assignment, free_bytes: int
     ) -> Assignment | None:
-        """What the strategy asks of a device that has only so much memory, if there is such."""
+        """Return an assignment that fits into ``free_bytes`` of memory; None if there is none."""
         fed, device_id = self._fed, work.plan.device_id
         rng = stream(fed.seed, "shrink", self._count, device_id, work.record.num_shrinks)
         view = fed.view.with_free_memory(device_id, free_bytes)
@@ -119,7 +125,7 @@ class Handouts:
 def _checked_cohort(
     picked: Sequence[DeviceId], idle: IntArray, *, slots: int, round_number: int
 ) -> tuple[DeviceId, ...]:
-    """The picked devices in rising order. Raises InvariantError where they are no cohort."""
+    """Return the picks in rising order. Raises InvariantError where they are no cohort."""
     cohort = tuple(sorted(map(int, picked)))
     is_idle = np.isin(cohort, idle) if cohort else np.ones(0, dtype=np.bool_)
     if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle.all():

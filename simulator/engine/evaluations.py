@@ -1,4 +1,4 @@
-"""The global model on held-out texts: its place in the log, whenever its numbers are known."""
+"""Evaluations of the global model, logged in their place whenever the numbers are known."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from devices.tasks.task import Metric
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation
 from simulator.engine.federation import Federation
-from simulator.log.deferred import PatientLog
+from simulator.log.deferred import DeferredLog
 from simulator.log.records import Event, RoundRecord
 
 NOT_EVALUATED = Evaluation({})
 
 
 class Evaluations:
-    """Evaluates models. The run goes on meanwhile, unless it stops at a target."""
+    """Evaluates the model of each round while the run goes on, unless it may stop at a target."""
 
-    def __init__(self, federation: Federation, log: PatientLog) -> None:
+    def __init__(self, federation: Federation, log: DeferredLog) -> None:
         self._fed, self._log = federation, log
         self._under_way: Future[Evaluation] | None = None  # of the round that has not closed
         self.last = NOT_EVALUATED  # that is known
 
     def begin(self, adapter: Adapter, at_s: float, round_number: int) -> None:
-        """Evaluate the model that a round ends with."""
+        """Begin to evaluate the model that a round ends with."""
 
         def note(found: Evaluation) -> None:
             self.last = found
@@ -35,23 +35,25 @@ class Evaluations:
         self._log.flush()  # one at a time, so that the log is never far behind
         self._under_way = self._fed.begin(self._fed.trainer.evaluate, adapter)
         self._log.once(self._under_way, note)
-        if self._fed.stop.goal is not None:
+        if self._fed.rules.stop.goal is not None:
             self._log.flush()
 
     def metrics_of(self, found: Evaluation) -> dict[Metric, float]:
         """Return the value of each metric of the task; NaN where it is not known."""
-        return {metric: found.values.get(metric.name, math.nan) for metric in self._fed.metrics}
+        return {
+            metric: found.values.get(metric.name, math.nan) for metric in self._fed.world.metrics
+        }
 
     @property
     def last_score(self) -> float:
-        """The task's first metric of the last model evaluated; NaN where none was."""
-        return self.last.values.get(self._fed.metrics[0].name, math.nan)
+        """Return the task's first metric of the last model evaluated; NaN where none was."""
+        return self.last.values.get(self._fed.world.metrics[0].name, math.nan)
 
     @property
     def has_reached_target(self) -> bool:
         """True once the last model evaluated is as good as ``stop`` asks for."""
-        goal = self._fed.stop.goal
-        return goal is not None and self._fed.metrics[0].reaches(self.last_score, goal)
+        goal = self._fed.rules.stop.goal
+        return goal is not None and self._fed.world.metrics[0].reaches(self.last_score, goal)
 
     def close(self, record: RoundRecord) -> None:
         """Log the round, with its evaluation once that is known."""

@@ -1,35 +1,28 @@
-"""Everything that a simulation is made of."""
+"""A federation: everything that one simulation is made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
-from algorithms.merging.robust import AS_SENT, Robustness
 from algorithms.pacing import Pacing
 from algorithms.selection import Selection
 from algorithms.strategy import Strategy
-from devices.fleet.fleet import Fleet
-from devices.tasks.task import Metric
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation, Trainer
-from simulator.config.schema import Stop
-from simulator.engine.device import WhenOffline, WhenOutOfMemory
-from simulator.engine.faults import Faults
-from simulator.engine.network import NOTHING_SHARED, SharedLinks
+from simulator.engine.conditions import Conditions
+from simulator.engine.rules import Rules
 from simulator.engine.server_view import ServerView
 
-WhenDiverged = Literal["stop", "drop"]
-
-
 BeginEvaluation = Callable[[Callable[[Adapter], Evaluation], Adapter], Future[Evaluation]]
-"""Has an evaluation done, now or while the run goes on."""
+"""Begins the evaluation of an adapter, which may be done at once or while the run goes on."""
 
 
 def at_once(evaluate: Callable[[Adapter], Evaluation], adapter: Adapter) -> Future[Evaluation]:
-    """The evaluation, done."""
+    """Evaluate the adapter now, and return a future that holds the result."""
     future: Future[Evaluation] = Future()
     future.set_result(evaluate(adapter))
     return future
@@ -37,23 +30,18 @@ def at_once(evaluate: Callable[[Adapter], Evaluation], adapter: Adapter) -> Futu
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """Everything a simulation is made of."""
+    """A federation joins the conditions and rules of a run with the algorithm that meets them."""
 
-    seed: int
-    fleet: Fleet
-    view: ServerView
+    world: Conditions
+    rules: Rules
     strategy: Strategy[Any]
     pacing: Pacing
     selection: Selection
     trainer: Trainer
-    metrics: tuple[Metric, ...]  # of the task; the first is what a target is one of
-    evaluate_every: int
-    stop: Stop
-    faults: Faults
-    shared_links: SharedLinks = NOTHING_SHARED
-    when_offline: WhenOffline = "abort"
-    when_out_of_memory: WhenOutOfMemory = "skip"
-    when_diverged: WhenDiverged = "stop"
-    robustness: Robustness = AS_SENT
+    seed: int
     begin: BeginEvaluation = at_once
-    stack: int = 1  # updates that may be trained in one pass
+
+    @cached_property
+    def view(self) -> ServerView:
+        """Return what the server knows of its fleet, to which it adds what it measures."""
+        return ServerView(self.world, self.rules.local, self.trainer)

@@ -28,7 +28,7 @@ Steps = Generator[simpy.Event, Any, bool]
 
 @dataclass(frozen=True, eq=False)
 class SharedLinks:
-    """What devices share on their way to the server: everybody its link, and some a cell."""
+    """Shared links are what transfers compete for: the server's link, and cells of some devices."""
 
     server: Link | None = None
     cells: tuple[Link, ...] = ()
@@ -36,17 +36,17 @@ class SharedLinks:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether every device has its way to itself."""
+        """Return True where no transfer shares a link."""
         return self.server is None and not self.cells
 
     def of(self, device_id: DeviceId) -> tuple[Link, ...]:
-        """What the transfers of a device share with others."""
+        """Return the links that the transfers of a device share with others."""
         cell = int(self.cell_index[device_id]) if self.cells else -1
         links = (self.cells[cell] if cell >= 0 else None, self.server)
         return tuple(link for link in links if link is not None)
 
     def hash_into(self, sha: hashlib._Hash) -> None:
-        """Add all that schedulers must meet alike; nothing where nothing is shared."""
+        """Add traces and cells to a hash of the conditions; nothing where nothing is shared."""
         for link in (self.server, *self.cells):
             if link is not None:
                 for trace in (link.downlink, link.uplink):
@@ -59,24 +59,24 @@ class SharedLinks:
 NOTHING_SHARED = SharedLinks()
 
 
-class Stint(Protocol):
-    """An amount on its way, until it has come together or something cuts it."""
+class Segment(Protocol):
+    """A segment is an uncut part of a phase, in which an amount of bytes or work is done."""
 
     @property
     def needed_s(self) -> float:
-        """Seconds that it takes at least; ``inf`` if it never comes together."""
+        """Return the least seconds that the whole amount takes; ``inf`` where it never ends."""
         ...
 
     def until(self, cut_s: float) -> Steps:
-        """Go on until the amount is whole, but no longer than ``cut_s``; whether it is whole."""
+        """Wait until the amount is done or ``cut_s`` has come; return True where it is done."""
         ...
 
     def moved(self) -> float:
-        """How much has come together."""
+        """Return the amount that is done so far."""
         ...
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """End the segment, done or cut."""
         ...
 
 
@@ -89,8 +89,8 @@ def shown_s(needed_s: float, now_s: float) -> float:
     return needed_s if needed_s == 0 or now_s + needed_s > now_s else math.ulp(now_s)
 
 
-class Alone:
-    """A stint that nothing is shared in: its whole time is known as it begins."""
+class Unshared:
+    """An unshared segment depends on no other device, so its duration is known as it begins."""
 
     def __init__(self, env: simpy.Environment, trace: StepTrace, amount: float) -> None:
         self._env, self._trace, self._started_s = env, trace, env.now
@@ -112,7 +112,7 @@ class Alone:
 
 
 class Flow:
-    """A transfer that shares capacities with others. Its rate holds until the network changes."""
+    """A flow is a transfer that shares capacities; its rate holds until the network changes."""
 
     def __init__(
         self, network: Network, own: StepTrace, shared: Sequence[StepTrace], amount: float
@@ -139,7 +139,7 @@ class Flow:
         return bool(self.whole.triggered)
 
     def whole_at_s(self, now_s: float) -> float:
-        """The instant at which the amount is whole if the rate stays; ``inf`` if it is 0."""
+        """Return the instant at which the flow ends if its rate stays; ``inf`` if that is 0."""
         return max(now_s + self.left / self.rate, self._earliest_s) if self.rate else math.inf
 
     def moved(self) -> float:
@@ -151,7 +151,7 @@ class Flow:
 
 
 class Network:
-    """All flows that are under way, brought forward from one change of a rate to the next."""
+    """The network holds all flows, and moves them from one change of rates to the next."""
 
     def __init__(self, env: simpy.Environment) -> None:
         self.env = env
@@ -160,20 +160,20 @@ class Network:
         self._alarm_s = math.inf  # the latest alarm; those set before it are stale
 
     def join(self, flow: Flow) -> None:
-        """A flow begins."""
+        """Add a flow, and share the capacities anew."""
         self.settle()
         self._flows[flow] = None
         self._share_out()
 
     def leave(self, flow: Flow) -> None:
-        """A flow ends, whole or cut: what it took is the others'."""
+        """Remove a flow, done or cut, and give its share to the others."""
         if flow in self._flows:
             self.settle()
             self._flows.pop(flow, None)
             self._share_out()
 
     def settle(self) -> None:
-        """Move every flow's bytes up to now; those that are whole leave."""
+        """Advance the bytes of every flow up to now, and remove the flows that are done."""
         elapsed_s, self._settled_s = self.env.now - self._settled_s, self.env.now
         for flow in list(self._flows):
             flow.left = max(flow.left - flow.rate * elapsed_s, 0.0)
@@ -183,7 +183,7 @@ class Network:
                 flow.whole.succeed()
 
     def _share_out(self) -> None:
-        """Rates from now on, and an alarm for the next instant at which one may change."""
+        """Set the rates from now on, and an alarm for the next instant at which one may change."""
         now_s = self.env.now
         rates = fair_rates(
             [flow.own.at(now_s) for flow in self._flows],
@@ -222,7 +222,7 @@ def fair_rates(
     ways: Sequence[Sequence[StepTrace]],
     capacities: Mapping[StepTrace, float],
 ) -> list[float]:
-    """The max-min fair rate of each flow: no flow could be faster but at a slower one's expense.
+    """Return the max-min fair rates: no flow could be faster but at the expense of a slower one.
 
     ``caps`` is what each flow's own link allows, ``ways`` the capacities that it shares. All rates
     rise alike until a cap or a capacity is reached; who is held by it stays, the others go on.

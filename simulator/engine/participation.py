@@ -20,7 +20,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Participation:
-    """Arrays over the fleet; an entry takes as many steps as it names devices, a roster none."""
+    """Participation keeps arrays over the fleet: an update costs its devices, a roster nothing."""
 
     def __init__(self, fleet: Fleet, view: FleetView) -> None:
         self._view = view
@@ -32,7 +32,7 @@ class Participation:
         self._utility: list[float] = []
 
     def roster(self, round_number: int, *, deadline_s: float, rank: int) -> Roster:
-        """A view of what is known now. It must not outlive the next entry."""
+        """Return a read-only view of what is known now, valid until the next change."""
         return Roster(
             fleet=self._view,
             device_ids=_read_only(self._device_ids),
@@ -49,13 +49,13 @@ class Participation:
         )
 
     def picked(self, cohort: Sequence[DeviceId], round_number: int) -> None:
-        """The cohort of a hand-out, those who sit it out included: they have had their turn."""
+        """Count a cohort as picked, including devices that sit out: they have had their turn."""
         rows = np.searchsorted(self._device_ids, cohort)
         self._times_picked[rows] += 1
         self._last_round[rows] = round_number
 
     def ended(self, record: ClientRecord) -> None:
-        """How long a device took to bring its update, or has not been quick enough to bring it."""
+        """Note the seconds that a device took for its update, or those until it was cut."""
         row = int(np.searchsorted(self._device_ids, record.device_id))
         taken_s = record.finished_s - record.started_s
         if record.outcome == "aggregated":
@@ -64,16 +64,16 @@ class Participation:
             self._trip_s[row] = np.fmax(self._trip_s[row], taken_s)
 
     def all_ended(self, device_ids: IntArray, taken_s: FloatArray) -> None:
-        """The same for many devices at once, all of which brought their updates."""
+        """Note the seconds of many devices, all of which brought their updates."""
         self._trip_s[np.searchsorted(self._device_ids, device_ids)] = taken_s
 
     def all_late(self, device_ids: IntArray, taken_s: float) -> None:
-        """The same for many devices at once, all of which were cut after these seconds."""
+        """Note that many devices were cut after these seconds."""
         rows = np.searchsorted(self._device_ids, device_ids)
         self._trip_s[rows] = np.fmax(self._trip_s[rows], taken_s)
 
     def closed(self, updates: Sequence[ClientUpdate]) -> None:
-        """What the updates merged in a round have shown of the losses on their devices."""
+        """Note the losses that the merged updates of a round report."""
         rows = np.searchsorted(self._device_ids, [u.plan.device_id for u in updates])
         squared = np.array([update.squared_loss for update in updates])
         self._loss[rows] = [update.train_loss for update in updates]

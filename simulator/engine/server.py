@@ -1,4 +1,4 @@
-"""The server, as a SimPy process: hand out plans, wait for updates or the deadline, aggregate."""
+"""The server, as a SimPy process: dispatch plans, wait for updates or the deadline, aggregate."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from simulator.engine.clock import (
     note_faults,
     sleep_until,
 )
-from simulator.engine.device import Surroundings, run_client
-from simulator.engine.dispatch import Handouts
+from simulator.engine.device import DeviceContext, run_client
+from simulator.engine.dispatch import Dispatcher
 from simulator.engine.evaluations import NOT_EVALUATED, Evaluations
 from simulator.engine.federation import Federation
 from simulator.engine.network import Network
@@ -34,26 +34,27 @@ from simulator.engine.timelines import Timelines
 from simulator.log.checked import CheckedLog
 from simulator.log.cohort_records import log_ended, updates_of
 from simulator.log.cohort_timeline import CohortTimeline
-from simulator.log.deferred import PatientLog
-from simulator.log.protocol import RunLog
+from simulator.log.deferred import DeferredLog
+from simulator.log.protocol import RunLog, Tee
 from simulator.log.records import ClientRecord, Event, RoundProgress, RoundRecord
 from traces.arrays import IntArray
 
 
 class Server:
-    """Owns all that changes in a run: the state, who is in flight, and what has arrived."""
+    """The server owns all that changes in a run: its state, who is in flight, and what arrived."""
 
-    def __init__(self, env: simpy.Environment, federation: Federation, log: PatientLog) -> None:
+    def __init__(self, env: simpy.Environment, federation: Federation, log: DeferredLog) -> None:
         self._env, self._log = env, log
         self._fed = federation
-        self._presence = Presence(federation.fleet, federation.faults)
-        self._participation = Participation(federation.fleet, federation.view)
-        self._handouts = Handouts(federation, self._participation)
-        when = federation.when_offline, federation.when_out_of_memory
-        faults, network = federation.faults, (Network(env), federation.shared_links)
-        self._world = Surroundings(env, log, self._presence, faults, *when, self._shrink, *network)
-        strategy, view = federation.strategy, federation.view
-        adapter = view.model.initial_adapter(
+        world, rules = federation.world, federation.rules
+        self._presence = Presence(world.fleet, world.faults)
+        self._participation = Participation(world.fleet, federation.view)
+        self._dispatcher = Dispatcher(federation, self._participation)
+        self._devices = DeviceContext(
+            env, log, self._presence, world, rules, Network(env), self._shrink
+        )
+        strategy = federation.strategy
+        adapter = world.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
@@ -76,12 +77,12 @@ class Server:
 
     @property
     def num_rounds(self) -> int:
-        """Rounds that have closed."""
+        """The number of rounds that have closed."""
         return self._round - 1
 
     @property
     def now_s(self) -> float:
-        """The simulated clock."""
+        """The instant that the simulated clock shows."""
         return float(self._env.now)
 
     def serve(self) -> Generator[simpy.Event, Any, None]:
@@ -108,7 +109,7 @@ class Server:
         return len(self._arrived) + self._num_ahead_arrived
 
     def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
-        """Until the server is up, and somebody is there or at work."""
+        """Wait until the server is up, and a device is present or at work."""
         yield from self._wait_for_server()
         while not (self._num_at_work or len(self._idle())):
             arrival_s = self._presence.next_arrival_s(self._env.now)
@@ -117,12 +118,12 @@ class Server:
             yield from self._wait_for_server()
 
     def _wait_for_server(self) -> Generator[simpy.Event, Any, None]:
-        is_up, until_s = self._fed.faults.server.span(self._env.now)
+        is_up, until_s = self._fed.world.faults.server.span(self._env.now)
         if not is_up:
             yield from sleep_until(self._env, until_s)
 
     def _idle(self) -> IntArray:
-        """Devices that are there and have nothing to do, in rising order."""
+        """Return the devices that are present and have nothing to do, in rising order."""
         is_idle = self._presence.present(self._env.now).copy()
         is_idle[list(self._in_flight)] = False
         is_idle[list(self._sat_out)] = False
@@ -132,8 +133,8 @@ class Server:
         return self._presence.next_arrival_s(self._env.now, but=self._sat_out)
 
     def _is_last_round(self) -> bool:
-        """Whether the run ends with the round that closes now, whatever its accuracy."""
-        stop = self._fed.stop
+        """Return True where the run ends with this round, whatever its accuracy."""
+        stop = self._fed.rules.stop
         is_late = stop.simulated_s is not None and self._env.now >= stop.simulated_s
         return self._round >= stop.rounds or is_late
 
@@ -143,7 +144,7 @@ class Server:
         return float(self._env.now) >= self._opened_s + self._fed.pacing.deadline_s
 
     def _is_void(self) -> bool:
-        """Whether nobody has begun this round, and there is time left to."""
+        """Return True where no plan has begun in this round, and there is time left for one."""
         is_begun = self._num_planned or self._num_at_work or self._num_arrived
         return not (is_begun or self._is_due())
 
@@ -155,7 +156,7 @@ class Server:
         return pacing.ready(self._num_at_work, self._num_arrived, waited_s)
 
     def _can_change(self) -> bool:
-        """Whether a device at work, one that comes or the deadline can still change the round."""
+        """Return True where a device, an arrival or the deadline can still change the round."""
         if self._num_at_work or math.isfinite(self._fed.pacing.deadline_s):
             return True
         return self._slots() > 0 and math.isfinite(self._next_arrival_s())
@@ -165,10 +166,10 @@ class Server:
         self._log.event(Event(self._env.now, name, self._round, device, details))
 
     def _fill(self, event: str) -> None:
-        """Hand plans to as many as the pacing has slots for; where all sit out, to others."""
+        """Dispatch plans while the pacing has slots; where a whole cohort sits out, ask others."""
         while (slots := self._slots()) > 0 and len(idle := self._idle()):
             passed_over = self._sat_out
-            self._hand_out(idle, slots, event)
+            self._dispatch(idle, slots, event)
             if self._sat_out <= passed_over:  # somebody has begun, or nobody was asked
                 return
             event = "refilled"
@@ -176,9 +177,9 @@ class Server:
     def _slots(self) -> int:
         return self._fed.pacing.slots(self._num_at_work, self._num_arrived)
 
-    def _hand_out(self, idle: IntArray, slots: int, event: str) -> None:
+    def _dispatch(self, idle: IntArray, slots: int, event: str) -> None:
         counts = {"slots": slots, "num_passed_over": len(self._sat_out)}
-        cohort, plans = self._handouts.ask(self.state, idle, round_number=self._round, **counts)
+        cohort, plans = self._dispatcher.ask(self.state, idle, round_number=self._round, **counts)
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
@@ -192,8 +193,8 @@ class Server:
                 self.note("sat_out", {}, device_id)
             elif device_id not in ahead:
                 self._end_rest(device_id)
-                work = self._handouts.assignment(self.state, plans[device_id], now)
-                process = self._env.process(run_client(self._world, work, self._inbox))
+                work = self._dispatcher.assignment(self.state, plans[device_id], now)
+                process = self._env.process(run_client(self._devices, work, self._inbox))
                 self._in_flight[device_id] = process
         if timeline:
             self._timeline, self._num_ahead = timeline, len(ahead)
@@ -203,7 +204,7 @@ class Server:
         self._sat_out = set() if is_begun else self._sat_out | set(cohort)
 
     def _shrink(self, work: Assignment, free_bytes: int) -> Assignment | None:
-        return self._handouts.smaller(self.state, work, free_bytes)
+        return self._dispatcher.smaller(self.state, work, free_bytes)
 
     def _report(self, timeline: CohortTimeline) -> Generator[simpy.Event, Any, None]:
         """Tell the server once all plans of a timeline that are not late have arrived."""
@@ -214,7 +215,7 @@ class Server:
             self._inbox.put(timeline)
 
     def _wait(self) -> Generator[simpy.Event, Any, None]:
-        """Until somebody reports, a device comes that a plan is waiting for, or the deadline."""
+        """Wait for a report, the deadline, or a device to come while a slot is free."""
         arrival = self._inbox.get()
         alarm_s = self._opened_s + self._fed.pacing.deadline_s
         if self._slots() > 0:
@@ -237,7 +238,7 @@ class Server:
         self._participation.ended(record)
         self._resting[record.device_id] = record
         if record.outcome != "aggregated":
-            check_progress(self._round, self._ended, num_devices=len(self._fed.fleet))
+            check_progress(self._round, self._ended, num_devices=len(self._fed.world.fleet))
             return
         self.note("update_received", {"bytes": record.upload_bytes}, record.device_id)
         self._arrived.append(work)
@@ -246,7 +247,7 @@ class Server:
         self._fed.view.measured(record.device_id, rate)
 
     def _receive_all(self, timeline: CohortTimeline) -> None:
-        """The updates of a timeline that are not late have arrived."""
+        """Take note that the updates of a timeline that are not late have arrived."""
         rows = timeline.arrivals
         taken_s = timeline.finished_s[rows] - timeline.started_s
         self._participation.all_ended(timeline.devices[rows], taken_s)
@@ -275,7 +276,7 @@ class Server:
         self._num_cohort = self._num_planned = self._num_ahead_arrived = 0
 
     def _updates(self) -> list[ClientUpdate]:
-        """What is merged; what is refused is noted."""
+        """Return the updates to merge, and log those that were refused."""
         updates, refused = collect(self._fed, self.state, self._arrived)
         for device_id, reason in refused:
             self.note("rejected", {"reason": reason}, device_id)
@@ -300,7 +301,7 @@ class Server:
             self._receive((yield self._inbox.get()))
 
     def _cut_rest(self) -> Generator[simpy.Event, Any, None]:
-        """What is still under way as the run ends is counted up to here, and merged nowhere."""
+        """Cut all plans that are still under way as the run ends; none of them is merged."""
         merged = len(self._ended)
         yield from self._cut_late()
         for record in self._ended[merged:]:
@@ -308,17 +309,17 @@ class Server:
                 record.outcome = "late"
 
     def _end_rest(self, device_id: DeviceId) -> None:
-        """A device waits until it is asked again, or until the round closes."""
+        """End the wait of a device that is asked again, or whose round closes."""
         if device_id in self._resting:
-            profile = self._fed.fleet[device_id].profile
+            profile = self._fed.world.fleet[device_id].profile
             self._resting.pop(device_id).close(profile, self._env.now)
 
     def _evaluate(self) -> None:
-        if self._round % self._fed.evaluate_every == 0 or self._is_last_round():
+        if self._round % self._fed.rules.evaluate_every == 0 or self._is_last_round():
             self.evaluations.begin(self.state.adapter, self._env.now, self._round)
 
     def _round_record(self) -> RoundRecord:
-        """The round, as yet without what its evaluation found."""
+        """Return the record of the round, with its metrics still NaN."""
         for device_id in sorted(self._resting):
             self._end_rest(device_id)
         ended = log_ended(self._log, self._ended, self._timeline, now_s=self._env.now)
@@ -329,16 +330,17 @@ class Server:
         )
 
 
-def simulate(federation: Federation, log: RunLog) -> Server:
+def simulate(federation: Federation, *logs: RunLog) -> Server:
     """Run one federation to its end, and return the server as it stands then.
 
-    Raises StalledError where it cannot go on, and InvariantError where it contradicts itself.
+    ``logs`` are told of all that happens, as ``RunLog`` describes. Raises StalledError where it
+    cannot go on, and InvariantError where it contradicts itself.
     """
     env = simpy.Environment()
-    checked = CheckedLog(log)
-    with PatientLog(checked) as patient:
-        server = Server(env, federation, patient)
-        env.process(note_faults(env, federation.faults, server.note))
+    checked = CheckedLog()
+    with DeferredLog(Tee((*logs, checked))) as deferred:
+        server = Server(env, federation, deferred)
+        env.process(note_faults(env, federation.world.faults, server.note))
         # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
         env.run(until=env.process(server.serve()))
     checked.finish()

@@ -6,13 +6,13 @@ import copy
 from collections.abc import Mapping, Sequence
 
 from algorithms.strategy import LinkRate
-from devices.cost.model import Cost, CostModel
-from devices.fleet.fleet import Fleet
+from devices.cost.model import Cost
 from devices.fleet.profile import DeviceProfile
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import DeviceId, TrainingPlan, WeightFormat
 from devices.vocabulary.trainer import SalienceMetric, Trainer
 from simulator.config.schema import LocalWork
+from simulator.engine.conditions import Conditions
 from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace
 
@@ -27,20 +27,12 @@ MAX_REMEMBERED = 1 << 16
 class ServerView:
     """The FleetView that strategies get. Only :meth:`measured` changes what it says."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        *,
-        model: ModelSpec,
-        work: LocalWork,
-        cost_model: CostModel,
-        trainer: Trainer,
-    ) -> None:
+    def __init__(self, world: Conditions, work: LocalWork, trainer: Trainer) -> None:
         # Never a device of it: a large fleet makes devices only where they are asked for.
-        self._fleet = fleet
-        self._model = model
+        self._fleet = world.fleet
+        self._model = world.model
         self._work = work
-        self._cost_model = cost_model
+        self._cost_model = world.cost_model
         self._trainer = trainer
         self._links: dict[DeviceId, LinkRate] = {}
         self._free_bytes: dict[DeviceId, int] = {}

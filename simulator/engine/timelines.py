@@ -28,26 +28,26 @@ from traces.steps import StepTrace
 
 TIE = 1e-9
 """Relative to the clock: what happens so near to the deadline is left to SimPy to put in order."""
-Works = tuple[Sequence[tuple[TrainingPlan, Cost]], IntArray]
-"""Distinct works, and which of them each plan is."""
+Workloads = tuple[Sequence[tuple[TrainingPlan, Cost]], IntArray]
+"""Distinct workloads as (plan, cost), and (n,) the index of each plan among them."""
 
 
 class Timelines:
-    """Works out the timelines of a federation's cohorts.
+    """Works out the timelines of a federation's cohorts ahead of the clock.
 
-    Only in a run that trains nothing and paces its rounds synchronously, where no device shares a
-    link or sends an attack; elsewhere every plan is simulated one by one.
+    It does so only in a run that trains nothing and paces its rounds synchronously, where no device
+    shares a link or sends an attack; elsewhere every plan is simulated one by one.
     """
 
     def __init__(self, federation: Federation, presence: Presence) -> None:
         self._fed, self._presence = federation, presence
-        fleet = self._fleet = federation.fleet
+        fleet = self._fleet = federation.world.fleet
         self._applies = (
             isinstance(federation.trainer, NullTrainer)
             and isinstance(federation.pacing, Synchronous)
-            and federation.shared_links.is_nothing
-            and federation.faults.is_honest
-            and federation.robustness == AS_SENT
+            and federation.world.shared_links.is_nothing
+            and federation.world.faults.is_honest
+            and federation.rules.robustness == AS_SENT
         )
         has_mains = [isinstance(battery, Mains) for battery in fleet.battery.pool]
         lowest_free = [trace.values.min() for trace in fleet.free_memory.pool]
@@ -57,7 +57,7 @@ class Timelines:
     def timeline(
         self, plans: Sequence[TrainingPlan], at: tuple[int, float], due_s: float
     ) -> CohortTimeline | None:
-        """Return the timeline of those plans, handed out in this round at this instant, that
+        """Return the timeline of those plans, dispatched in this round at this instant, that
         nothing interrupts before the server stops waiting at ``due_s``; None where there is none.
         """
         if not self._applies or not plans:
@@ -70,15 +70,15 @@ class Timelines:
         fits = self._is_on_mains[devices] & (self._lowest_free[devices] >= share)
         if not fits.any():
             return None
-        lived = _Lives(self._fleet, devices, works, float(at[1]))
-        fits &= lived.are_timely(due_s)
-        fits &= self._are_there(devices, at[1], np.minimum(lived.finished_s, due_s), due_s)
-        rows = self._while_server_up(np.flatnonzero(fits), lived.finished_s, at[1], due_s)
+        times = _PlanTimes(self._fleet, devices, works, float(at[1]))
+        fits &= times.are_timely(due_s)
+        fits &= self._are_there(devices, at[1], np.minimum(times.finished_s, due_s), due_s)
+        rows = self._while_server_up(np.flatnonzero(fits), times.finished_s, at[1], due_s)
         if not len(rows):
             return None
-        return lived.timeline(rows, plans, at, due_s)
+        return times.timeline(rows, plans, at, due_s)
 
-    def _works(self, plans: Sequence[TrainingPlan]) -> Works:
+    def _works(self, plans: Sequence[TrainingPlan]) -> Workloads:
         found: dict[int, int] = {}  # by the cost, which the view makes once for each work
         works: list[tuple[TrainingPlan, Cost]] = []
         index = []
@@ -93,11 +93,11 @@ class Timelines:
     def _are_there(
         self, devices: IntArray, now_s: float, until_s: FloatArray, due_s: float
     ) -> BoolArray:
-        """(n,): which devices keep presence and link until these instants.
+        """Return (n,) True for devices that keep presence and link until these instants.
 
         Where an instant is the deadline, they keep them beyond it.
         """
-        faults = self._fed.faults
+        faults = self._fed.world.faults
         gone_s = self._presence.gone_s(devices)
         if faults.may_lose_links.any():
             for row in np.flatnonzero(faults.may_lose_links[devices]).tolist():
@@ -109,16 +109,16 @@ class Timelines:
     def _while_server_up(
         self, rows: IntArray, finished_s: FloatArray, now_s: float, due_s: float
     ) -> IntArray:
-        """The rows, or none of them where the server restarts before it has heard of all."""
-        is_up, until_s = self._fed.faults.server.span(now_s)
+        """Return the rows, or none where the server restarts before all of them have ended."""
+        is_up, until_s = self._fed.world.faults.server.span(now_s)
         last_s = min(finished_s[rows].max(initial=now_s), due_s)
         return rows if is_up and until_s > last_s * (1 + TIE) else rows[:0]
 
 
-class _Lives:
-    """The instants of plans that all start at one, as if nothing cut them: all (n,)."""
+class _PlanTimes:
+    """The (n,) instants of each phase of plans that start together, as if nothing cut them."""
 
-    def __init__(self, fleet: Fleet, devices: IntArray, works: Works, now_s: float) -> None:
+    def __init__(self, fleet: Fleet, devices: IntArray, works: Workloads, now_s: float) -> None:
         self._fleet, self._devices, self._works = fleet, devices, works
         distinct, index = works
         costs = [cost for _, cost in distinct]
@@ -143,7 +143,7 @@ class _Lives:
         return _values_at(self._fleet.latency, self._devices, self.now_s)
 
     def _after(self, needed_s: FloatArray, takes_time: BoolArray | bool = True) -> FloatArray:
-        """The clocks once these seconds have passed, where they do."""
+        """Return (n,) the clocks after these seconds, unchanged where those are infinite."""
         ends_s: FloatArray = self.now_s + needed_s
         self.has_lasted &= np.isfinite(ends_s) & ((ends_s > self.now_s) | ~np.asarray(takes_time))
         self.waits_s.append(needed_s)
@@ -151,7 +151,7 @@ class _Lives:
         return self.now_s
 
     def are_timely(self, due_s: float) -> BoolArray:
-        """(n,): whose phases take time, and where none ends at the very deadline."""
+        """Return (n,) True for plans whose phases take time and do not end at the very deadline."""
         timely = self.has_lasted.copy()
         if math.isfinite(due_s):
             for instants in (self.download_from_s, self.trained_from_s, self.upload_asked_s,
@@ -162,7 +162,7 @@ class _Lives:
     def timeline(
         self, rows: IntArray, plans: Sequence[TrainingPlan], at: tuple[int, float], due_s: float
     ) -> CohortTimeline:
-        """The timeline of these rows."""
+        """Return the timeline of these rows."""
         fleet, devices = self._fleet, self._devices[rows]
         budget = fleet.memory_budget_bytes[devices]
         free = _values_at(fleet.free_memory, devices, self.trained_from_s[rows])
@@ -192,7 +192,7 @@ class _Lives:
 
 @dataclass(frozen=True, eq=False)
 class _Pace:
-    """How fast amounts come together on each device of a fleet."""
+    """The pace at which each device of a fleet gets bytes or work done."""
 
     traces: Sequence[StepTrace]
     index: IntArray  # of each device's trace
@@ -229,7 +229,7 @@ class _Pace:
 
 
 def _values_at(assigned: Assigned[StepTrace], devices: IntArray, at_s: FloatArray) -> FloatArray:
-    """(n,): the value that each device's trace has at its instant."""
+    """Return (n,) the value that each device's trace has at its instant."""
     if len(assigned.pool) == 1 and len(assigned.pool[0].values) == 1:
         return np.full(len(devices), assigned.pool[0].values[0])
     found = np.empty(len(devices))
@@ -239,7 +239,7 @@ def _values_at(assigned: Assigned[StepTrace], devices: IntArray, at_s: FloatArra
 
 
 def _is_near(instants: FloatArray, due_s: float) -> BoolArray:
-    """(n,): which instants are so near to ``due_s`` that rounding decides which comes first."""
+    """Return (n,) True for instants so near to ``due_s`` that rounding decides the order."""
     if math.isinf(due_s):
         return np.zeros(len(instants), dtype=np.bool_)
     near: BoolArray = np.abs(instants - due_s) <= TIE * max(due_s, 1.0)

@@ -16,7 +16,6 @@ import numpy as np
 
 from devices.vocabulary.plan import Adapter, DeviceId
 from simulator.log.cohort_timeline import CohortEvents, CohortTimeline
-from simulator.log.protocol import RunLog, log_clients, log_cohort
 from simulator.log.records import (
     ClientRecord,
     ClientTable,
@@ -40,23 +39,22 @@ class InvariantError(Exception):
 
 @dataclass(slots=True)
 class _Work:
-    """One plan on one device, as its events tell it."""
+    """The progress of one plan on one device, as its events tell it."""
 
     started_s: float
-    phase: str = "handed_out"
+    phase: str = "dispatched"
     carried_bytes: int = 0  # of the transfer under way
     delivered_bytes: int = 0
     is_received: bool = False
 
 
 class CheckedLog:
-    """Passes what happens on to ``log``, and checks it.
+    """Checks what it is told, and stands last among the logs of a run.
 
-    Every method raises InvariantError once the log has the event or record that breaks a rule.
+    Every method raises InvariantError, once the other logs have what breaks a rule.
     """
 
-    def __init__(self, log: RunLog) -> None:
-        self._log = log
+    def __init__(self) -> None:
         self._last = Event(0.0, "start", 0)
         self._asked: set[DeviceId] = set()  # of the last cohorts: has not begun, nor sat out
         self._works: dict[DeviceId, deque[_Work]] = {}  # without a record yet, in order
@@ -69,11 +67,7 @@ class CheckedLog:
         self._is_cut = False  # an update that arrived was thrown away: only the end may do so
 
     def event(self, event: Event) -> None:
-        """An event of the engine."""
-        self._log.event(event)
-        self._check(event)
-
-    def _check(self, event: Event) -> None:
+        """Check an event of the engine."""
         if not self._last.at_s <= event.at_s < math.inf:
             self._broken(f"the clock must not go back, got {event.at_s!r} s", event)
         self._last = event
@@ -103,7 +97,7 @@ class CheckedLog:
         self._follow(works[-1], event)
 
     def _follow(self, work: _Work, event: Event) -> None:
-        """Which bytes have been delivered follows from which phase comes next."""
+        """Count the bytes delivered: which they are follows from which phase comes next."""
         name = event.name
         if name in ("training_started", "oom"):
             work.delivered_bytes += work.carried_bytes
@@ -119,11 +113,7 @@ class CheckedLog:
             work.phase = name
 
     def client(self, record: ClientRecord) -> None:
-        """A plan that has ended."""
-        self._log.client(record)
-        self._check_end(record)
-
-    def _check_end(self, record: ClientRecord) -> None:
+        """Check the record of a plan that has ended."""
         works = self._works.get(record.device_id)
         if not works:
             self._broken("a plan must begin before it ends, and end once", record)
@@ -145,8 +135,7 @@ class CheckedLog:
         self._recorded.append((record.device_id, record.outcome))
 
     def cohort(self, events: CohortEvents) -> None:
-        """The events of a round whose plans were worked out ahead, one of each kind a device."""
-        log_cohort(self._log, events)
+        """Check the events of a round whose plans were worked out ahead, a plan a device."""
         timeline = events.timeline
         devices = set(timeline.devices.tolist())
         if self._timeline or len(devices) != len(timeline.devices) or not devices <= self._asked:
@@ -164,17 +153,16 @@ class CheckedLog:
                 and event.at_s < timeline.happenings[0][min(place, len(timeline.happenings[0])) - 1]
             ):
                 self._broken(f"the clock must not go back, got {event.at_s!r} s", event)
-            self._check(event)
+            self.event(event)
         if timeline.last_s > self._last.at_s:
             self._last = Event(timeline.last_s, "update_received", timeline.round)
         self._timeline = timeline
 
     def client_table(self, table: ClientTable) -> None:
-        """The records of a round: each device of its timeline once, and what its phases add up to.
+        """Check the records of a round: each device of its timeline once, and its phases.
 
         The other records are checked one by one.
         """
-        log_clients(self._log, table)
         timeline, columns = self._timeline, table.columns
         if timeline is None:
             self._broken("a plan must begin before it ends, and end once")
@@ -182,7 +170,7 @@ class CheckedLog:
         if sorted(columns["device_id"][is_ahead].tolist()) != timeline.devices.tolist():
             self._broken("a plan must begin before it ends, and end once")
         for row in np.flatnonzero(~is_ahead).tolist():
-            self._check_end(table.record(row))
+            self.client(table.record(row))
         self._check_table({name: values[is_ahead] for name, values in columns.items()})
         self._timeline = None
 
@@ -240,8 +228,7 @@ class CheckedLog:
             self._broken(f"staleness must be at least 0, got {record.staleness}", record)
 
     def round(self, record: RoundRecord) -> None:
-        """A round that has closed; its plans came before it."""
-        self._log.round(record)
+        """Check the record of a round that has closed; its plans came before it."""
         before, ended = self._closed, self._recorded
         merged = [device_id for device_id, outcome in ended if outcome == "aggregated"]
         if sorted(merged) != sorted(self._merged):
@@ -261,7 +248,7 @@ class CheckedLog:
         self._closed, self._merged, self._recorded = record, [], []
 
     def finish(self) -> None:
-        """The run is over: nothing may be left open."""
+        """Check that the run has left nothing open."""
         left = sorted(device_id for device_id, works in self._works.items() if works)
         if left or self._timeline or self._asked or self._num_begun != self._num_planned:
             self._broken(
@@ -274,7 +261,7 @@ class CheckedLog:
 
 
 def check_adapter(adapter: Adapter, where: str) -> None:
-    """Raises InvariantError where a number of the global model is not finite."""
+    """Raise InvariantError where a number of the global model is not finite."""
     arrays: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = [
         *(values for factors in adapter.factors.values() for values in factors),
         *adapter.head.values(),

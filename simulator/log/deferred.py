@@ -1,4 +1,4 @@
-"""A run's log while an evaluation is still under way: the order stays, the run need not wait."""
+"""A log that keeps its order while an evaluation is under way, so that the run need not wait."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from simulator.log.protocol import RunLog, log_clients, log_cohort
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 
-class PatientLog:
-    """Passes what happens on to ``log``; what an evaluation decides waits for it, and all after it.
+class DeferredLog:
+    """Passes everything on to ``log`` in order, later where an evaluation is still under way.
 
     Whatever writing raises, or the evaluation, is raised by whichever call comes upon it, and
     nothing that waited behind it is written. Use as a context manager: in the end all is written.
@@ -27,7 +27,7 @@ class PatientLog:
         self._num_before_cut: int | None = None
         self._waiting: deque[tuple[Future[Evaluation] | None, Callable[..., None]]] = deque()
 
-    def __enter__(self) -> PatientLog:
+    def __enter__(self) -> DeferredLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -21,7 +20,7 @@ from rich.text import Text
 
 from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.progress_state import LOSSES, ProgressState, duration, score_in_words
-from simulator.log.protocol import RunLog, log_clients, log_cohort
+from simulator.log.protocol import RunLog
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 
@@ -33,33 +32,6 @@ class Reporter(RunLog, Protocol):
     def finish(self, message: str) -> None: ...
 
     def step(self, message: str) -> None: ...
-
-
-class Tee:
-    """Passes what happens on to several logs."""
-
-    def __init__(self, logs: Sequence[RunLog]) -> None:
-        self._logs = logs
-
-    def event(self, event: Event) -> None:
-        for log in self._logs:
-            log.event(event)
-
-    def client(self, record: ClientRecord) -> None:
-        for log in self._logs:
-            log.client(record)
-
-    def cohort(self, events: CohortEvents) -> None:
-        for log in self._logs:
-            log_cohort(log, events)
-
-    def client_table(self, table: ClientTable) -> None:
-        for log in self._logs:
-            log_clients(log, table)
-
-    def round(self, record: RoundRecord) -> None:
-        for log in self._logs:
-            log.round(record)
 
 
 class PlainReporter:

@@ -1,7 +1,8 @@
-"""Who is told of what happens in a run, and how many things are told at once."""
+"""Logs: what they are told of a run, in which order, and how one call tells several of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from simulator.log.cohort_timeline import CohortEvents
@@ -9,22 +10,55 @@ from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 
 class RunLog(Protocol):
-    """Whoever wants to know what happens in a run."""
+    """A log is told of everything that happens in one run.
 
-    def event(self, event: Event) -> None: ...
+    **Order.** For each round, from round 0, which is the initial model: first its events, then one
+    record for each plan that ended in it, then the record of the round. Events come in order of
+    simulated time, and so do rounds. The calls may come later than the engine gets there, since
+    what follows an evaluation waits until its numbers are known; their order stays the same.
 
-    def client(self, record: ClientRecord) -> None: ...
+    **Guarantees.** A plan that begins has one ``download_started`` event, or one more each time
+    that it is made smaller, and one client record, whatever its outcome. Rounds are numbered
+    without a gap. All calls come from the thread that called ``simulate``, and all numbers follow
+    from config and seed alone. A record is final when it is given; a log must not change it.
 
-    def round(self, record: RoundRecord) -> None: ...
+    **Units.** Instants (``*_at_s``, ``opened_s``, ``closed_s``) are seconds of the simulated clock,
+    which begins at 0; sizes are bytes, work is FLOPs, energy is joules. A value that is not known
+    is NaN.
+
+    **Errors.** Whatever a method raises ends the run: ``simulate`` raises it, and tells no log
+    anything more. The invariants of a run are checked on what its logs were told, so they have what
+    breaks a rule before InvariantError is raised. No call says that a run is over or was broken
+    off: a log that must tidy up is closed by whoever opened it.
+    """
+
+    def event(self, event: Event) -> None:
+        """Something happens at ``event.at_s``, not before the event that came last."""
+        ...
+
+    def client(self, record: ClientRecord) -> None:
+        """A plan has ended; called as its round closes, in order of the plans' ends."""
+        ...
+
+    def round(self, record: RoundRecord) -> None:
+        """A round has closed, and all its events and plans have been told."""
+        ...
 
 
 @runtime_checkable
 class CohortLog(RunLog, Protocol):
-    """A log that takes many events or records at once."""
+    """A log that takes the events or the records of many plans in one call, held in arrays.
 
-    def cohort(self, events: CohortEvents) -> None: ...
+    A log without these methods is told the same, one event and one record after the other.
+    """
 
-    def client_table(self, table: ClientTable) -> None: ...
+    def cohort(self, events: CohortEvents) -> None:
+        """Many plans, and what else happened meanwhile: stands for a call of ``event`` for each."""
+        ...
+
+    def client_table(self, table: ClientTable) -> None:
+        """All plans of a round have ended: stands for a call of ``client`` for each row."""
+        ...
 
 
 def log_cohort(log: RunLog, events: CohortEvents) -> None:
@@ -43,3 +77,30 @@ def log_clients(log: RunLog, table: ClientTable) -> None:
         return
     for record in table.records():
         log.client(record)
+
+
+class Tee:
+    """Tells several logs the same, each call in the order of the logs."""
+
+    def __init__(self, logs: Sequence[RunLog]) -> None:
+        self._logs = logs
+
+    def event(self, event: Event) -> None:
+        for log in self._logs:
+            log.event(event)
+
+    def client(self, record: ClientRecord) -> None:
+        for log in self._logs:
+            log.client(record)
+
+    def cohort(self, events: CohortEvents) -> None:
+        for log in self._logs:
+            log_cohort(log, events)
+
+    def client_table(self, table: ClientTable) -> None:
+        for log in self._logs:
+            log_clients(log, table)
+
+    def round(self, record: RoundRecord) -> None:
+        for log in self._logs:
+            log.round(record)

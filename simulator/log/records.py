@@ -1,4 +1,4 @@
-"""What a run writes down: one flat record per plan handed out and one per round."""
+"""What a run writes down: one flat record per plan dispatched and one per round."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class DeviceRecord:
 
 @dataclass
 class ClientRecord:
-    """One plan on one device, from hand-out to its end. Filled in as it happens."""
+    """One plan on one device, from dispatch to its end. Filled in as it happens."""
 
     round: int
     device_id: int
@@ -123,7 +123,7 @@ class ClientRecord:
     def open(
         cls, device: Device, planned: Mapping[str, Any], *, round_number: int, now_s: float
     ) -> ClientRecord:
-        """Return the record of a plan that was just handed out, of which ``planned`` tells."""
+        """Return the record of a plan that was just dispatched, of which ``planned`` tells."""
         return cls(
             round=round_number,
             device_id=device.device_id,
@@ -136,7 +136,7 @@ class ClientRecord:
         )
 
     def replan(self, plan: TrainingPlan, cost: Cost) -> None:
-        """Another plan in place of the one that was handed out."""
+        """Another plan in place of the one that was dispatched."""
         for name, value in plan_fields(plan, cost).items():
             setattr(self, name, value)
 

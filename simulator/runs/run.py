@@ -19,6 +19,7 @@ from simulator.config.faults import FaultsConfig
 from simulator.config.own_strategy import source_of
 from simulator.config.schema import RunConfig
 from simulator.engine.federation import Federation
+from simulator.engine.rules import Rules
 from simulator.engine.server import Server, simulate
 from simulator.log.manifest import (
     FinishedMeanwhileError,
@@ -29,7 +30,7 @@ from simulator.log.manifest import (
     lost_files,
     read_manifest,
 )
-from simulator.log.progress import Reporter, Tee
+from simulator.log.progress import Reporter
 from simulator.log.progress_state import duration
 from simulator.log.protocol import RunLog
 from simulator.log.provenance import provenance
@@ -42,7 +43,7 @@ from simulator.workers.trainers import (
     remembering,
     training_context,
 )
-from simulator.world.build import World, build_world, make_view, rehearse
+from simulator.world.build import World, build_world, rehearse
 from simulator.world.recorded import fault_schedules
 
 
@@ -106,8 +107,7 @@ def run(
         logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
         remembered = _remembered(prepared, trainer, store, trainers=trainers, warn=report.step)
         report.start(config.label, config.stop.rounds)
-        log = Tee([*logs, report])
-        outcome = _simulated(prepared, remembered, store, trainers=trainers, log=log)
+        outcome = _simulated(prepared, remembered, store, trainers=trainers, logs=[*logs, report])
     except BaseException as error:
         _close_broken(logs, error)
         report.finish(f"{config.label}: stopped; what is done is kept in {folder}")
@@ -148,13 +148,13 @@ def _simulated(
     store: RunFolder,
     *,
     trainers: Trainers,
-    log: RunLog,
+    logs: Sequence[RunLog],
 ) -> dict[str, Any]:
     """Simulate, write what is known at the end, and return it for the manifest."""
     config, world = prepared.config, prepared.world
     began = time.perf_counter()
     federation = federation_of(config, world, remembered.trainer)
-    server = simulate(replace(federation, begin=remembered.begin), log)
+    server = simulate(replace(federation, begin=remembered.begin), *logs)
     wall_s = time.perf_counter() - began
     if config.training != "none":
         with store.writing():
@@ -222,24 +222,24 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
 
 def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
     """Return everything that the simulation of this config is made of."""
+    rules = Rules(
+        local=config.local,
+        stop=config.stop,
+        evaluate_every=config.evaluation.every,
+        robustness=config.aggregation,
+        when_offline=config.fleet.when_offline,
+        when_out_of_memory=config.fleet.when_out_of_memory,
+        when_diverged="stop" if config.training == "none" else config.training.when_diverged,
+        stack=1 if config.training == "none" else config.training.stack,
+    )
     return Federation(
-        seed=config.seed,
-        fleet=world.fleet,
-        view=make_view(config, world, trainer),
+        world=world,
+        rules=rules,
         strategy=config.strategy,
         pacing=config.pacing,
         selection=config.selection,
         trainer=trainer,
-        metrics=world.task.metrics,
-        evaluate_every=config.evaluation.every,
-        stop=config.stop,
-        faults=world.faults,
-        shared_links=world.shared_links,
-        when_offline=config.fleet.when_offline,
-        when_out_of_memory=config.fleet.when_out_of_memory,
-        when_diverged="stop" if config.training == "none" else config.training.when_diverged,
-        robustness=config.aggregation,
-        stack=1 if config.training == "none" else config.training.stack,
+        seed=config.seed,
     )
 
 

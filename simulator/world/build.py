@@ -30,11 +30,12 @@ from devices.tasks.registry import load_task
 from devices.tasks.task import Task
 from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
-from devices.vocabulary.trainer import NullTrainer, Trainer
+from devices.vocabulary.trainer import NullTrainer
 from simulator.config.experiment import ConfigError
 from simulator.config.fleet import NetworkConfig
 from simulator.config.problems import Problems
 from simulator.config.schema import RunConfig, section_json
+from simulator.engine.conditions import Conditions
 from simulator.engine.faults import Faults, draw_faults
 from simulator.engine.network import NOTHING_SHARED, SharedLinks
 from simulator.engine.seeds import stream
@@ -49,18 +50,16 @@ MAX_NAMED = 10
 MAX_REHEARSED = 1_000
 
 
-@dataclass(frozen=True, eq=False)
-class World:
-    """The conditions of a run. They follow from config and seed, never from the strategy."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class World(Conditions):
+    """The world of a run holds its conditions, and the model and task that they were made from."""
 
     source: ModelSource
-    model: ModelSpec
+    """The origin of the model that is trained."""
     task: Task
-    fleet: Fleet
-    faults: Faults
-    shared_links: SharedLinks
-    cost_model: CostModel
-    cost_source: ModelSource | None  # of the larger model that is charged; None: the one trained
+    """What the model learns, with its data."""
+    cost_source: ModelSource | None
+    """The origin of the larger model that costs are charged for; None: the one that is trained."""
 
     @cached_property
     def conditions_hash(self) -> str:
@@ -111,7 +110,17 @@ def build_world(config: RunConfig, where: str) -> World:
         _check_budgets(config, fleet, model=model, cost_model=priced, problems=problems)
     if problems.found or cost_model is None:
         raise ConfigError(problems.found, where)
-    return World(source, model, task, fleet, faults, shared_links, cost_model, cost_source)
+    return World(
+        model=model,
+        metrics=task.metrics,
+        fleet=fleet,
+        faults=faults,
+        shared_links=shared_links,
+        cost_model=cost_model,
+        source=source,
+        task=task,
+        cost_source=cost_source,
+    )
 
 
 def _cost_source(config: RunConfig) -> ModelSource | None:
@@ -177,6 +186,10 @@ def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
         )
     if stop.target is not None and first.unit == "share" and stop.target > 1:
         problems.add(f"stop.target must be in (0, 1] for {first.name}, got {stop.target}")
+    if first.unit == "share" and max(config.targets, default=0.0) > 1:
+        problems.add(
+            f"targets must be in (0, 1] for {first.name}, got {', '.join(map(str, config.targets))}"
+        )
 
 
 def _model(config: RunConfig, source: ModelSource, task: Task | None) -> ModelSpec:
@@ -299,7 +312,7 @@ def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...
     Of a large fleet, for ``MAX_REHEARSED`` devices at even distances. Raises ConfigError where it
     cannot plan at all. The model is not loaded for it: every block counts as equally salient.
     """
-    view = make_view(config, world, NullTrainer(world.model.num_blocks))
+    view = ServerView(world, config.local, NullTrainer(world.model.num_blocks))
     rng = stream(config.seed, "rehearsal")
     strategy = config.strategy
     state = strategy.init(world.model.initial_adapter(strategy.rank, strategy.alpha, rng))
@@ -318,17 +331,6 @@ def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...
         )
     planned = {plan.device_id for plan in plans}
     return tuple(device for device in cohort if device not in planned)
-
-
-def make_view(config: RunConfig, world: World, trainer: Trainer) -> ServerView:
-    """What the server of this run knows before the first round."""
-    return ServerView(
-        world.fleet,
-        model=world.model,
-        work=config.local,
-        cost_model=world.cost_model,
-        trainer=trainer,
-    )
 
 
 def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan]:

@@ -94,7 +94,7 @@ def test_time_to_target_is_when_the_mean_of_three_evaluations_is_at_it(compariso
     for run in comparison.runs:
         evaluated = run.rounds.dropna(subset="accuracy")
         means = evaluated["accuracy"].rolling(3).mean()
-        hits = evaluated[means >= comparison.target.accuracy]
+        hits = evaluated[means >= comparison.target.value]
         assert frame.loc[run.label, "at_s"] == hits["closed_s"].iloc[0]
         assert frame.loc[run.label, "is_reached"]
 

@@ -107,8 +107,8 @@ def of_seed(run: Run, seed: int, **config: object) -> Run:
 def test_targets_of_the_config_are_all_timed_to_and_need_no_other_run() -> None:
     run = of_seed(make_run("fedlora", [0.1, 0.3, 0.5, 0.6, 0.7, 0.8]), 0, targets=[0.4, 0.6])
     study = study_of([run])
-    assert (study.target.accuracy, study.target.rule) == (0.6, "fixed in the config")
-    assert [other.target.accuracy for other in study.others] == [0.4]
+    assert (study.target.value, study.target.rule) == (0.6, "fixed in the config")
+    assert [other.target.value for other in study.others] == [0.4]
     assert study.others[0].per_run["rounds_to_target"].tolist() == [3]
     assert study_of([run], target=0.5).others == ()
     plain = read_section(RunConfig, CONFIG)

@@ -165,7 +165,7 @@ def test_default_target_lies_above_every_initial_model() -> None:
 
 
 def test_a_run_that_was_never_evaluated_does_not_choose_the_target() -> None:
-    assert metrics.choose_target([LEARNS.rounds, BLIND.rounds], smoothing=1).accuracy == 0.6
+    assert metrics.choose_target([LEARNS.rounds, BLIND.rounds], smoothing=1).value == 0.6
     assert metrics.choose_target([BLIND.rounds], smoothing=1) == Target(
         None, "no run evaluated its model"
     )
@@ -173,7 +173,7 @@ def test_a_run_that_was_never_evaluated_does_not_choose_the_target() -> None:
 
 def test_no_target_where_nothing_was_learned() -> None:
     flat = make_run("flat", [0.1, 0.12, 0.11])
-    assert metrics.choose_target([flat.rounds], smoothing=1).accuracy is None
+    assert metrics.choose_target([flat.rounds], smoothing=1).value is None
     assert "no run rose" in metrics.choose_target([flat.rounds], smoothing=1).rule
 
 
@@ -183,7 +183,7 @@ def test_a_given_target_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize("given", [0.0, -0.1, 55.0])
 def test_a_target_must_be_a_share(given: float) -> None:
-    with pytest.raises(RunError, match=rf"must be a share in \(0, 1\], got {given}"):
+    with pytest.raises(RunError, match=rf"must be a share in \(0, 1\], got {given:g}"):
         metrics.choose_target([LEARNS.rounds], given)
 
 
@@ -236,10 +236,10 @@ def test_what_was_spent_by_the_last_evaluation_is_known_of_every_run() -> None:
 
 def test_the_area_is_the_mean_accuracy_over_time_on_straight_lines() -> None:
     # 20 s at 0.3 in the mean, then 10 s from 0.5 to 0.56
-    assert metrics.accuracy_area(LEARNS.rounds, 30.0) == pytest.approx((6.0 + 5.3) / 30)
-    assert metrics.accuracy_area(LEARNS.rounds, 20.0) == pytest.approx(0.3)
-    assert math.isnan(metrics.accuracy_area(LEARNS.rounds, 51.0))  # not known so far
-    assert math.isnan(metrics.accuracy_area(BLIND.rounds, 10.0))
+    assert metrics.mean_over_time(LEARNS.rounds, 30.0) == pytest.approx((6.0 + 5.3) / 30)
+    assert metrics.mean_over_time(LEARNS.rounds, 20.0) == pytest.approx(0.3)
+    assert math.isnan(metrics.mean_over_time(LEARNS.rounds, 51.0))  # not known so far
+    assert math.isnan(metrics.mean_over_time(BLIND.rounds, 10.0))
 
 
 def test_utilisation_is_the_part_of_the_device_time_that_was_worked() -> None:

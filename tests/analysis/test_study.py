@@ -16,6 +16,7 @@ from analysis.runs.frames import open_runs
 from analysis.runs.load import load_runs
 
 WriteRun = Callable[..., Path]
+PERPLEXITY = {"name": "perplexity", "unit": "", "better": "lower"}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,7 @@ def test_a_smoothing_below_one_evaluation_is_refused(sweep: Path) -> None:
     ("entries", "words"),
     [
         ({"model": {"name": "tiny", "sha256": "53aa"}}, r"model \(minilm-l6 / tiny\)"),
+        ({"task": {"metrics": [PERPLEXITY]}}, r"metric \(accuracy / perplexity\)"),
         ({"training_dtype": None}, r"training \(real / none\)"),
         ({"data": {"name": "wordnet-16", "sha256": "0"}}, r"data sha256 \(77bb / 0\)"),
         (
@@ -120,7 +122,9 @@ def test_runs_of_unlike_tasks_or_conditions_are_refused_and_the_difference_said(
         config = yaml.safe_load((other / "config.yaml").read_text())
         config["fleet"]["memory_share"] = 1
         (other / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(RunError, match=rf"must share model, data and training.* differ in {words}"):
+    with pytest.raises(
+        RunError, match=rf"must share model, data, training and metric.* differ in {words}"
+    ):
         study(open_runs([tmp_path]))
 
 

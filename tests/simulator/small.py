@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,11 @@ from devices.vocabulary.trainer import (
     TrainingResult,
 )
 from simulator.config.schema import LocalWork, Stop
+from simulator.engine.conditions import Conditions
 from simulator.engine.faults import no_faults
 from simulator.engine.federation import Federation
-from simulator.engine.server_view import ServerView
+from simulator.engine.network import NOTHING_SHARED
+from simulator.engine.rules import Rules
 from simulator.log.records import ClientRecord, Event, RoundRecord
 from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace, Link
@@ -108,31 +110,44 @@ def make_federation(
     seed: int = 0,
     **changed: Any,
 ) -> Federation:
-    """Everybody takes part in every round, and trains three steps of four examples."""
+    """Everybody takes part in every round, and trains three steps of four examples.
+
+    ``changed`` names fields of the conditions, of the rules or of the federation itself.
+    """
     fleet = fleet if isinstance(fleet, Fleet) else Fleet.of(fleet)
-    model = tiny_model()
-    trainer = trainer or NullTrainer(model.num_blocks)
-    view = ServerView(
-        fleet,
-        model=model,
-        work=LocalWork(batch_size=4, steps=3),
-        cost_model=ClosedFormCost(model, 16),
-        trainer=trainer,
-    )
     federation = Federation(
-        seed=seed,
-        fleet=fleet,
-        view=view,
+        world=make_world(fleet),
+        rules=Rules(local=LocalWork(batch_size=4, steps=3), stop=Stop(rounds)),
         strategy=strategy or FedLoRA(rank=2),
         pacing=pacing or Synchronous(cohort=len(fleet)),
         selection=selection or Uniform(),
-        trainer=trainer,
-        metrics=Classification.metrics,
-        evaluate_every=1,
-        stop=Stop(rounds),
-        faults=no_faults(len(fleet)),
+        trainer=trainer or NullTrainer(tiny_model().num_blocks),
+        seed=seed,
     )
-    return replace(federation, **changed)
+    return change(federation, **changed)
+
+
+def make_world(fleet: Fleet, model: ModelSpec | None = None) -> Conditions:
+    """Nothing goes wrong, and nobody shares a link."""
+    model = model or tiny_model()
+    return Conditions(
+        model=model,
+        metrics=Classification.metrics,
+        fleet=fleet,
+        faults=no_faults(len(fleet)),
+        shared_links=NOTHING_SHARED,
+        cost_model=ClosedFormCost(model, 16),
+    )
+
+
+def change(federation: Federation, **changed: Any) -> Federation:
+    """The federation with other values of these fields, of its own or of world or rules."""
+    carried: dict[str, Any] = {}
+    for name in ("world", "rules"):
+        carrier = getattr(federation, name)
+        own = {f.name: changed.pop(f.name) for f in fields(carrier) if f.name in changed}
+        carried[name] = replace(carrier, **own)
+    return replace(federation, **carried | changed)
 
 
 @dataclass

@@ -511,8 +511,8 @@ def test_a_broken_trace_is_named_with_its_line(tmp_path: Path, content: str, say
     ("option", "says"),
     [
         (("--baseline", "fedavg"), "the label must be one of fedlora, fedquad, haflq, got fedavg"),
-        (("--target", "55"), "a target accuracy must be in (0, 1], got 55"),
-        (("--target", "0"), "a target accuracy must be in (0, 1], got 0"),
+        (("--target", "55"), "a target accuracy must be a share in (0, 1], got 55"),
+        (("--target", "0"), "a target accuracy must be a share in (0, 1], got 0"),
     ],
 )
 def test_a_report_that_cannot_be_made_is_said_before_the_runs(

@@ -260,7 +260,7 @@ def test_every_plan_ends_once_and_what_was_delivered_is_merged(data: st.DataObje
         )  # fmt: skip
     except StalledError:
         return  # nobody is left, and it says so
-    handed_out = Counter(
+    dispatched = Counter(
         (e.at_s, device)
         for e in log.events
         if e.name in ("round_opened", "refilled")
@@ -268,7 +268,7 @@ def test_every_plan_ends_once_and_what_was_delivered_is_merged(data: st.DataObje
     )
     sat_out = Counter((e.at_s, e.device) for e in log.named("sat_out"))
     ended = Counter((record.started_s, record.device_id) for record in log.clients)
-    assert ended == handed_out - sat_out
+    assert ended == dispatched - sat_out
     merged = Counter((e.round, d) for e in log.named("aggregated") for d in e.details["devices"])
     records = Counter()
     for record in log.clients:

@@ -40,9 +40,9 @@ def test_every_selection_runs_under_every_pacing(kind: str, pacing: Pacing, trai
     simulate(federation, log)
     assert log.rounds[-1].version >= 6
     most = max(pacing.slots(0, 0), 1)
-    handed_out = [e for e in log.events if e.name in ("round_opened", "refilled")]
-    assert handed_out
-    for event in handed_out:
+    dispatched = [e for e in log.events if e.name in ("round_opened", "refilled")]
+    assert dispatched
+    for event in dispatched:
         cohort = event.details["cohort"]
         assert 0 < len(cohort) <= most
         assert cohort == sorted(set(cohort))

@@ -18,7 +18,7 @@ from algorithms.strategy import ServerState, make_plan
 from devices.architectures import model_spec
 from devices.cost.closed_form import ClosedFormCost
 from devices.datasets.dataset import load_dataset
-from devices.fleet.fleet import Device, Fleet
+from devices.fleet.fleet import Device
 from devices.models.catalog import resolve
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
@@ -116,7 +116,12 @@ def trainer() -> CheckedTrainer:
     data = Classification.of(load_dataset("wordnet-16")).subset(num_train=4 * EXAMPLES, num_test=1)
     data = Classification.of(replace(data.data, test=data.data.train))
     config = TrainingConfig(
-        "tiny", ("query", "value"), 2e-2, max_length=8, dtype="fp32", eval_examples=4 * EXAMPLES
+        model="tiny",
+        targets=("query", "value"),
+        learning_rate=2e-2,
+        max_length=8,
+        dtype="fp32",
+        eval_examples=4 * EXAMPLES,
     )
     return CheckedTrainer(config, data)
 
@@ -126,10 +131,13 @@ def costs(model: ModelSpec) -> ClosedFormCost:
 
 
 def make_view(fleet: Sequence[Device], steps: int = 10) -> ServerView:
-    model = trainer().spec
-    work = LocalWork(batch_size=16, steps=steps)
-    whole = Fleet.of(fleet)
-    return ServerView(whole, model=model, work=work, cost_model=costs(model), trainer=trainer())
+    return make_federation(fleet, trainer=trainer(), **settings(steps)).view
+
+
+def settings(steps: int = 10) -> dict[str, Any]:
+    """The model that is trained, its costs, and what a device does with it."""
+    model, work = trainer().spec, LocalWork(batch_size=16, steps=steps)
+    return {"model": model, "cost_model": costs(model), "local": work}
 
 
 def make_fleet(kind: str) -> list[Device]:
@@ -165,7 +173,7 @@ def learned(kind: str, seed: int) -> float:
         trainer=trainer(),
         rounds=ROUNDS,
         seed=seed,
-        view=make_view(fleet),
+        **settings(),
     )
     simulate(federation, log)
     assert not log.named("oom")
@@ -199,7 +207,7 @@ def test_nothing_that_was_sent_is_dropped_without_rounds_either(kind: str) -> No
         pacing=FedBuff(concurrency=3, size=2),
         trainer=trainer(),
         rounds=5,
-        view=make_view(fleet, steps=2),
+        **settings(steps=2),
     )
     simulate(federation, log)
     merged = [record for record in log.clients if record.outcome == "aggregated"]

@@ -60,7 +60,7 @@ def instead(owner: Any, name: str, changed: Callable[..., Any]) -> Callable[[Pat
 def early(original: Any, client: _Client, name: str, *details: Any) -> None:
     """An event is dated back before the one before it."""
     record, now_s = client.record, client.env.now
-    client.world.log.event(Event(now_s - 1, name, record.round, record.device_id, *details))
+    client.context.log.event(Event(now_s - 1, name, record.round, record.device_id, *details))
 
 
 def unless(dropped: str) -> Callable[..., None]:
@@ -112,9 +112,9 @@ def not_finite(original: Any, *given: Any) -> Any:
     return replace(adapter, factors={**adapter.factors, key: Factors(a, b)})
 
 
-def start_twice(original: Any, world: Any, work: Any, inbox: Any) -> Any:
-    world.env.process(original(world, work, inbox))
-    return original(world, work, inbox)
+def start_twice(original: Any, context: Any, work: Any, inbox: Any) -> Any:
+    context.env.process(original(context, work, inbox))
+    return original(context, work, inbox)
 
 
 def without_last(original: Any, self: Server) -> Any:

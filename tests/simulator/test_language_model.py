@@ -14,6 +14,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from algorithms.registry import STRATEGIES as STRATEGIES_OF_ALL
+from analysis.figures import figures_of, style
 from analysis.metrics.definitions import METRICS
 from analysis.metrics.study import Study, study_of
 from analysis.report.table import study_table
@@ -113,18 +114,53 @@ def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> 
         assert devices["num_examples"].tolist() == [30] * 6
 
 
-def test_tables_know_which_way_a_metric_of_language_models_improves(
-    home: Path, tmp_path: Path
-) -> None:
-    folders = run_all(experiment(home, "table", stop={"rounds": 2}), tmp_path)
-    study = study_of(load_runs(folders))
-    assert study.target.accuracy is None
-    titles = [row.title for row in study_table(study).rows]
-    assert {"Final perplexity", "Best perplexity"} <= set(titles)
-    assert "Final accuracy (%)" not in titles
+def test_tables_judge_language_models_by_perplexity(home: Path, tmp_path: Path) -> None:
+    folders = run_all(experiment(home, "table", evaluation={"every": 1, "examples": 60}), tmp_path)
+    runs = load_runs(folders)
+    study = study_of(runs)
+    assert study.metric.name == "perplexity"
+    best = {run.label: run.rounds["perplexity"].rolling(3).mean().min() for run in runs}
+    starts = [run.rounds["perplexity"].iloc[0] for run in runs]
+    target = study.target.value
+    assert target is not None
+    assert max(best.values()) <= target < min(starts)  # every run reached it, none began there
+    assert study.per_run["is_reached"].all()
+    assert study.per_run["smoothed_best"].tolist() == list(best.values())
+    titles = [row.title.partition(" (")[0] for row in study_table(study).rows]
+    assert {
+        "Final perplexity", "Best perplexity", "Mean perplexity over time", f"Time to perplexity "
+        f"{target:g}", "Final token accuracy",
+    } <= set(titles)  # fmt: skip
+    assert "Final accuracy" not in titles
     better = {metric.column: metric.better for metric in METRICS}
-    assert better["final_perplexity"] == "lower"
+    assert better["perplexity_area"] == better["perplexity_at_time"] == "lower"
     assert better["final_token_accuracy"] == "higher"
+    again = study_of(runs, target=min(best.values()))  # which the best run alone reached
+    assert again.per_run["is_reached"].sum() == 1
+
+
+def test_figures_of_language_models_draw_perplexity(home: Path, tmp_path: Path) -> None:
+    file = experiment(home, "drawn", evaluation={"every": 1, "examples": 60})
+    study = study_of(load_runs(run_all(file, tmp_path)))
+    specs = {spec.name: spec for spec in figures_of(study.metric)}
+    assert not {"accuracy", "accuracy-rounds"} & set(specs)
+    for name in ("perplexity", "perplexity-rounds", "perplexity-traffic", "perplexity-energy"):
+        frame = specs[name].frame(study)
+        assert frame["perplexity"].notna().all()
+        assert set(frame["target"]) == {study.target.value}
+        (axes,) = specs[name].draw(frame, style.IEEE).axes
+        assert axes.get_ylabel() == "Test perplexity"
+        assert f"target {study.target.value:g}" in {text.get_text() for text in axes.texts}
+    bars = specs["time-to-target"]
+    (axes,) = bars.draw(bars.frame(study), style.IEEE).axes
+    assert axes.get_xlabel().startswith(f"Simulated time to perplexity {study.target.value:g} (")
+    changes = specs["ablation"].frame(study).set_index("label")
+    last = study.per_run.set_index("variant")["final_perplexity"]
+    assert changes.loc["haflq", "perplexity_percent"] == pytest.approx(
+        100 * (last["haflq"] / last["fedlora"] - 1)
+    )
+    first = specs["ablation"].draw(changes.reset_index(), style.IEEE).axes[0]
+    assert first.get_xlabel() == "Change of final perplexity (%)"
 
 
 def rows_of(study: Study) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from simulator.config.schema import LocalWork
 from simulator.engine.server import Federation, simulate
 from simulator.engine.server_view import ServerView
 from simulator.runs.run import federation_of
-from simulator.world.build import build_world, make_view
-from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from simulator.world.build import build_world
+from tests.simulator.small import DriftTrainer, Memory, change, make_device, make_federation
 from tests.simulator.test_golden import CONFIG
 
 
@@ -31,7 +30,7 @@ def test_a_config_s_proximal_mu_is_in_the_plans_and_in_the_run_s_name(tmp_path: 
         file.write_text(yaml.safe_dump(changed), "utf-8")
         configs += load_experiment(file)
     world = build_world(configs[1], "here")
-    view = make_view(configs[1], world, NullTrainer(world.model.num_blocks))
+    view = ServerView(world, configs[1].local, NullTrainer(world.model.num_blocks))
     rng = np.random.default_rng(0)
     strategy = configs[1].strategy
     state = strategy.init(world.model.initial_adapter(strategy.rank, strategy.alpha, rng))
@@ -61,15 +60,7 @@ def test_every_strategy_plans_in_the_weights_and_bits_that_the_config_allows(
 
 
 def proximal(federation: Federation, mu: float) -> Federation:
-    old = federation.view
-    view = ServerView(
-        federation.fleet,
-        model=old.model,
-        work=LocalWork(batch_size=4, steps=3, proximal_mu=mu),
-        cost_model=old._cost_model,
-        trainer=federation.trainer,
-    )
-    return replace(federation, view=view)
+    return change(federation, local=LocalWork(batch_size=4, steps=3, proximal_mu=mu))
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)

@@ -18,7 +18,14 @@ from devices.vocabulary.plan import ClientUpdate, DeviceId, TermGrid, TrainingPl
 from simulator.config.schema import Stop
 from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
-from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
+from tests.simulator.small import (
+    DriftTrainer,
+    Memory,
+    change,
+    make_device,
+    make_federation,
+    tiny_model,
+)
 from traces.bandwidth import BandwidthTrace, Link
 
 
@@ -170,7 +177,7 @@ def test_training_learns_through_the_wire() -> None:
 )
 def test_a_run_stops_at_the_first_condition_that_holds(stop: Stop, rounds: int) -> None:
     federation = make_federation([make_device(0)], trainer=DriftTrainer())
-    server = simulate(replace(federation, stop=stop), Memory())
+    server = simulate(change(federation, stop=stop), Memory())
     assert server.num_rounds == rounds
 
 
@@ -180,7 +187,7 @@ def test_the_model_of_the_last_round_is_evaluated_whatever_ends_the_run() -> Non
     for stop in (Stop(3), Stop(50, simulated_s=2.5 * round_s)):
         log = Memory()
         federation = make_federation([make_device(0)], trainer=DriftTrainer())
-        server = simulate(replace(federation, stop=stop, evaluate_every=7), log)
+        server = simulate(change(federation, stop=stop, evaluate_every=7), log)
         assert [not math.isnan(record.score) for record in log.rounds] == [
             True,
             False,

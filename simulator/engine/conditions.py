@@ -1,0 +1,30 @@
+"""The conditions of a run: all that the engine asks about the world that devices live in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devices.cost.model import CostModel
+from devices.fleet.fleet import Fleet
+from devices.models.spec import ModelSpec
+from devices.tasks.task import Metric
+from simulator.engine.faults import Faults
+from simulator.engine.network import SharedLinks
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Conditions:
+    """The conditions of a run follow from config and seed, never from the strategy."""
+
+    model: ModelSpec
+    """The sizes of the model that is fine-tuned."""
+    metrics: tuple[Metric, ...]
+    """What a model is judged by. The first metric is the one that a target is a value of."""
+    fleet: Fleet
+    """The devices, with their links, calendars, batteries and memory."""
+    faults: Faults
+    """What goes wrong, and when."""
+    shared_links: SharedLinks
+    """The capacities that transfers share."""
+    cost_model: CostModel
+    """The bytes, FLOPs, seconds and memory that a plan takes on a device."""
