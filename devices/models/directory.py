@@ -112,7 +112,10 @@ def read_sizes(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"a model directory must hold config.json, got {path.parent}")
-    return _sizes(_read_object(path, MAX_CONFIG_BYTES))
+    config = _read_object(path, MAX_CONFIG_BYTES)
+    if not isinstance(config.get("model_type"), str):
+        raise ValueError(f"config.json must name its model_type, got nothing or no text ({path})")
+    return _sizes(config)
 
 
 def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import (
@@ -286,7 +286,8 @@ def config_for(own: type[Strategy[Any]]) -> type[RunConfig]:
     own_config = _with_strategy(
         Annotated[Strategy[Any], OneOf({own.kind: own}), AfterValidator(check_scale)]
     )
-    adapter(own_config)  # raises where a name in an annotation is unknown
+    get_type_hints(own)  # raises where a name in an annotation is unknown
+    adapter(own_config)
     return own_config
 
 

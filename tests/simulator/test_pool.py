@@ -147,9 +147,19 @@ def has_imported(_: Any, module: str) -> bool:
 
 @pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
 def test_a_worker_has_imported_what_it_needs_before_it_needs_it() -> None:
-    pool = Pool(LocalProcesses(MAKE), 1)
-    assert pool.submit(partial(has_imported, module="devices.training.trainer")).result(60)
-    pool.close()
+    code = (  # in a process of its own: the first pool of a process decides what workers import
+        "from functools import partial; from simulator.workers.pool import Pool; "
+        "from simulator.workers.processes import LocalProcesses; "
+        "from tests.simulator.test_pool import MAKE, has_imported; "
+        "pool = Pool(LocalProcesses(MAKE), 1); "
+        "print(pool.submit(partial(has_imported, module='devices.training.trainer')).result(60)); "
+        "pool.close()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert ended.stdout.split() == ["True"], ended.stderr
 
 
 def environment_of(_: Any, name: str) -> str | None:

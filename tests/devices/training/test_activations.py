@@ -118,7 +118,7 @@ def forward(trainer: TorchTrainer, bits: int, batch: Batch) -> tuple[torch.Tenso
     trainer._model.weights.use_fp32()
     with packed_activations(trainer._model.blocks, [bits] * blocks, RoundingNoise(0, CPU)):
         logits = trainer._model.logits(batch)
-    loss = torch.nn.functional.cross_entropy(logits, batch.labels)
+    loss = torch.nn.functional.cross_entropy(logits, batch.targets)
     return loss, loaded.parameters()[: -len(trainer.spec.head_shapes)]
 
 

@@ -178,7 +178,7 @@ def test_what_a_plan_does_not_train_has_no_gradient(
     noise = RoundingNoise(0, torch.device("cpu"))
     with packed_activations(model.blocks, activation_bits, noise), model.only(here):
         batch = tiny._train_texts.batch(np.arange(8), torch.device("cpu"))
-        functional.cross_entropy(model.logits(batch), batch.labels).backward()
+        functional.cross_entropy(model.logits(batch), batch.targets).backward()
     trained = {id(parameter) for parameter in loaded.parameters()}
     expected = grid.trained.any(axis=2).sum() * len(grid.trained_factors) + len(model.head)
     assert len(trained) == expected

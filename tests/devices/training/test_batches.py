@@ -82,7 +82,7 @@ def test_a_batch_is_padded_to_its_longest_text() -> None:
     batch = texts.batch(np.array([1, 0]), torch.device("cpu"))
     assert batch.input_ids.tolist() == [[1, 2, 9], [1, 7, 2]]
     assert batch.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
-    assert batch.labels.tolist() == [1, 0]
+    assert batch.targets.tolist() == [1, 0]
 
 
 def test_tiny_reads_each_word_as_its_hash() -> None:

@@ -128,4 +128,4 @@ def test_a_traced_family_trains_from_a_local_directory(
     result = trainer.train([make_job(trainer, steps=30)])[0]
     before = trainer.evaluate(make_job(trainer).broadcast.adapter)
     after = trainer.evaluate(result.adapter)
-    assert after.loss < before.loss
+    assert after.values["loss"] < before.values["loss"]

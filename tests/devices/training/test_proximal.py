@@ -73,7 +73,7 @@ def by_hand(trainer: TorchTrainer, job: TrainingJob, mu: float) -> Adapter:
     )
     for indices in batches:
         batch = trainer._train_texts.batch(indices, trainer.host.device)
-        functional.cross_entropy(trainer._model.logits(batch), batch.labels).backward()
+        functional.cross_entropy(trainer._model.logits(batch), batch.targets).backward()
         for parameter, start in zip(parameters, origin, strict=True):
             assert parameter.grad is not None
             if mu > 0:

@@ -53,10 +53,10 @@ def test_taylor_is_the_gradient_that_torch_gives(family_trainer: TorchTrainer) -
         for name, values in neutral.head.items():
             plain.get_parameter(name).copy_(torch.tensor(values))
     texts = trainer._train_texts
-    chosen = stratified_subset(texts.labels, CALIBRATION_EXAMPLES, SUBSET_SEED)
+    chosen = stratified_subset(texts.targets, CALIBRATION_EXAMPLES, SUBSET_SEED)
     batch = texts.batch(chosen, torch.device("cpu"))
     logits = plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    torch.nn.functional.cross_entropy(logits, batch.targets).backward()
     expected = []
     for block in range(2):
         paths = [layer_path(trainer.spec, block, layer.name) for layer in trainer.spec.linears]

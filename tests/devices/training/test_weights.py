@@ -124,7 +124,7 @@ def lora_gradient(model: AdaptedModel, trainer: TorchTrainer) -> torch.Tensor:
     shape = trainer.spec.grid_shape(4)
     loaded = load_adapter(model, random_adapter(trainer), TermGrid.top_blocks(shape, shape[0]))
     batch = trainer._train_texts.batch(np.arange(8), model.host.device)
-    loss = torch.nn.functional.cross_entropy(model.logits(batch), batch.labels)
+    loss = torch.nn.functional.cross_entropy(model.logits(batch), batch.targets)
     gradients = torch.autograd.grad(loss, loaded.parameters())
     return torch.cat([gradient.flatten() for gradient in gradients])
 
