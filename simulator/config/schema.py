@@ -190,7 +190,9 @@ class Stop(Section):
         return self.target if self.accuracy is None else self.accuracy
 
 
-NOT_SIMULATED = ("seed", "name", "label", "targets")
+READ_ALONE = ("targets",)
+"""The keys that only readers of a run use: a finished run stays as it is where they change."""
+NOT_SIMULATED = ("seed", "name", "label", *READ_ALONE)
 """Keys that the hash of a config leaves out: seed, names, and what only the analysis reads."""
 
 

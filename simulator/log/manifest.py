@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
+from simulator.config.schema import READ_ALONE
 from simulator.log.disk import PARTIAL
 
 FORMAT = 1
@@ -119,7 +120,10 @@ def read_small(file: Path) -> str:
 
 
 def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise RunFolderError where ``path`` is not a folder for this config."""
+    """Raise RunFolderError where ``path`` is not a folder for this config.
+
+    What only the readers of a run use may differ.
+    """
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
             raise RunFolderError(f"a run folder must be a directory, got the file {place}")
@@ -132,7 +136,10 @@ def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
         there = parse_yaml(read_small(path / "config.yaml"))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path / 'config.yaml'} cannot be read: {error}") from None
-    differing = _differences(there, dict(config))
+    here = {key: value for key, value in config.items() if key not in READ_ALONE}
+    if isinstance(there, dict):
+        there = {key: value for key, value in there.items() if key not in READ_ALONE}
+    differing = _differences(there, here)
     if differing:
         raise RunFolderError(
             f"the run folder {path} must hold a run of this config, but differs in "

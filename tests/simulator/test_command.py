@@ -534,6 +534,15 @@ def test_a_hub_name_without_a_network_fails_at_once_and_names_the_bundled(tmp_pa
     assert time.monotonic() - began < 60  # no retries that look like a hang
 
 
+def test_targets_may_change_and_a_finished_run_is_kept(tmp_path: Path) -> None:
+    for targets in ([0.3], [0.5, 0.6]):
+        file = write(tmp_path, SMALL | {"targets": targets})
+        ran = fedclock("run", file, "--only", "fedlora", cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+    assert "finished before, kept" in ran.stdout
+    assert len(logs(tmp_path)) == 1
+
+
 def test_the_version_is_that_of_the_installed_package(tmp_path: Path) -> None:
     ran = fedclock("--version", cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (0, f"fedclock {metadata.version('fedclock')}\n")
@@ -566,7 +575,8 @@ def test_every_bundled_experiment_is_valid(tmp_path: Path) -> None:
     for file in fetched:  # what it names is not here until somebody fetches it
         assert all(load_experiment(file))
     for file in files:
-        header = file.read_text("utf-8").splitlines()[0]
+        first, second, *_ = file.read_text("utf-8").splitlines()
+        header = second if file in fetched else first
         name = re.escape(file.relative_to(ROOT).as_posix())
         assert re.fullmatch(rf"# fedclock (run|compare|sweep) {name}( --seeds \d)?", header), file
 
