@@ -149,7 +149,7 @@ def test_tables_show_labels_as_they_stand(runs: list[Run], label: str) -> None:
     study = study_of([replace(runs[0], label=label), runs[1]])
     files = table_files(study)
     (header,) = (row for row in files["table.tex"].splitlines() if row.startswith(" & "))
-    assert printed(header) == rf" & {label} & fedquad \\"
+    assert printed(header) == rf" & {label} & FedQuad \\"
     (first, *_) = files["table.md"].splitlines()
     cells = re.split(r"(?<!\\)\|", first)
     assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", cells[2]).strip() == label
