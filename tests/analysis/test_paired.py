@@ -123,13 +123,13 @@ def test_what_weakens_a_comparison_is_said() -> None:
     assert study_of(whole[:1], target=0.5).warnings[0].startswith("One seed")
     assert "at least 5" in study_of(whole[:3], target=0.5).warnings[0]
     (lost,) = study_of(good, target=0.5).warnings
-    assert lost.startswith("fedlora lost 75 %")
+    assert lost.startswith("FedLoRA lost 75 %")
     (noise,) = study_of(whole, target=0.89).warnings
     # 1 point from the best; sqrt(0.9 x 0.1 / 400 / 3) = 0.87 points
-    assert "1.0 points from the best of fedlora" in noise
+    assert "1.0 points from the best of FedLoRA" in noise
     assert "standard error 0.9 points" in noise
     missed = study_of(whole, target=0.99).warnings[-1]
-    assert missed.startswith("5 of 5 runs of fedlora did not reach 99 %")
+    assert missed.startswith("5 of 5 runs of FedLoRA did not reach 99 %")
 
 
 def test_the_standard_error_is_that_of_the_examples_that_were_evaluated() -> None:
