@@ -21,6 +21,7 @@ from analysis.runs.files import RunError, read_config, read_table
 from analysis.runs.frames import RunSet
 from analysis.runs.load import Run
 from analysis.runs.names import reader_names
+from devices.datasets.own import portable_name
 from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
 from traces.text import did_you_mean
@@ -62,6 +63,7 @@ class Study:
     others: tuple[Study, ...] = ()
     smoothing: int = SMOOTHING  # evaluations whose mean must reach the target
     devices: tuple[int, ...] = ()  # what figures of single devices show; all, where none is named
+    charged: tuple[str, ...] = ()  # larger models whose costs runs are charged, by name
     warnings: tuple[str, ...] = ()  # what to know before the numbers are taken for evidence
 
     @property
@@ -228,7 +230,16 @@ def _study(
         _at_target(played, Target(other, chosen.rule), baseline, smoothing=smoothing)
         for other in fixed[1:]
     )
-    return replace(found, runs=runs, left_out=tuple(left_out), others=others)
+    return replace(
+        found, runs=runs, left_out=tuple(left_out), others=others, charged=_charged(played)
+    )
+
+
+def _charged(played: Mapping[str, _Played]) -> tuple[str, ...]:
+    """Return the larger models whose costs the configs charge while they train another one."""
+    costs = (one.config.get("cost") for one in played.values())
+    named = {str(cost["model"]) for cost in costs if isinstance(cost, dict) and cost.get("model")}
+    return tuple(sorted(map(portable_name, named)))
 
 
 def _fixed_targets(played: Mapping[str, _Played]) -> list[float]:

@@ -176,7 +176,7 @@ class ReportData:
     @property
     def facts(self) -> list[str]:
         """What all runs share: model, data, seeds, versions, code."""
-        return _facts(self.study.runs)
+        return _facts(self.study)
 
     @property
     def findings(self) -> list[str]:
@@ -241,8 +241,9 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _facts(runs: Sequence[Run]) -> list[str]:
-    manifest = runs[0].manifest
+def _facts(study: Study) -> list[str]:
+    runs, manifest = study.runs, study.runs[0].manifest
+    charged = f", a proxy at the costs of {', '.join(study.charged)}" if study.charged else ""
     data = manifest["data"]
     share = data.get("majority_share")
     majority = f"{100 * share:.3g} %" if isinstance(share, int | float) else "unknown"
@@ -253,7 +254,7 @@ def _facts(runs: Sequence[Run]) -> list[str]:
     versions = versions if isinstance(versions, dict) else {}
     hashes = ", ".join(sorted({str(run.manifest["conditions_hash"]) for run in runs}))
     lines = [
-        f"model: {manifest['model'].get('name')}{_charged(runs)}",
+        f"model: {manifest['model'].get('name')}{charged}",
         f"data: {data.get('name')} ({data.get('num_train')} training and {data.get('num_test')}"
         f" test examples{classes})",
         "seed: " + ", ".join(map(str, sorted({run.manifest["seed"] for run in runs}))),
@@ -266,13 +267,6 @@ def _facts(runs: Sequence[Run]) -> list[str]:
         changed = " with uncommitted changes" if manifest.get("git_dirty") else ""
         lines.append(f"code: commit {commit}{changed}")
     return lines
-
-
-def _charged(runs: Sequence[Run]) -> str:
-    """Return which larger models' costs were charged, as the end of a line; empty if none."""
-    named = (run.manifest.get("cost_model") for run in runs)
-    names = sorted({str(model.get("name")) for model in named if isinstance(model, dict)})
-    return f", trained as the proxy of {', '.join(names)}, whose costs are charged" if names else ""
 
 
 def _finding(study: Study, variant: str) -> str:

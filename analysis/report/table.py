@@ -79,6 +79,8 @@ def note(study: Study) -> str:
     if target.value is not None and study.smoothing > 1:
         timed += f", by the mean of {study.smoothing} evaluations"
     words = f"{timed}; baseline {study.name(study.baseline)}"
+    if study.charged:
+        words += f"; trained as a proxy, at the costs of {', '.join(study.charged)}"
     few, most = int(study.num_seeds.min()), int(study.num_seeds.max())
     number = str(most) if few == most else f"{few} to {most}"
     if most == 1:

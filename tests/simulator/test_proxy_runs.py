@@ -12,6 +12,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from analysis.metrics.study import study_of
+from analysis.report.table import study_table
+from analysis.runs.load import load_run
 from devices.cost.proxy import ProxyCost
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.schema import RunConfig
@@ -55,10 +58,18 @@ def test_the_world_is_the_same_and_the_costs_are_the_large_models(tmp_path: Path
     assert charged.model == plain.model
 
 
+def test_a_decoder_may_be_charged_for_an_encoder_whose_blocks_divide_its_own(
+    tmp_path: Path,
+) -> None:
+    world = build_world(config_of(tmp_path, cost={"model": "tinyllama-1.1b"}), "x.yaml")
+    assert isinstance(world.cost_model, ProxyCost)
+    assert world.cost_model.blocks_each == 11
+    assert [layer.name for layer in world.cost_model.large.model.targets] == ["q_proj", "v_proj"]
+
+
 @pytest.mark.parametrize(
     ("cost", "says"),
     [
-        ({"model": "tinyllama-1.1b"}, ""),
         ({"model": "robeta-large"}, "did you mean roberta-large?"),
         ({"model": "llama-3-8b", "targets": ["q_proj"]}, "as many modules of llama-3-8b"),
         ({"model": "llama-3-8b", "targets": ["query", "value"]}, "targets must be among q_proj"),
@@ -67,9 +78,6 @@ def test_the_world_is_the_same_and_the_costs_are_the_large_models(tmp_path: Path
 def test_a_large_model_that_cannot_be_charged_is_refused_in_words(
     tmp_path: Path, cost: dict[str, Any], says: str
 ) -> None:
-    if not says:  # its 22 blocks are eleven times the proxy's two
-        build_world(config_of(tmp_path, cost=cost), "x.yaml")
-        return
     assert says in refused(tmp_path, cost=cost)
 
 
@@ -107,6 +115,9 @@ def test_gradients_are_the_proxys_and_bytes_and_seconds_the_large_models(tmp_pat
     manifests = {name: json.loads((f / "manifest.json").read_text()) for name, f in folders.items()}
     assert manifests["charged"]["adapter_sha256"] == manifests["plain"]["adapter_sha256"]
     assert manifests["charged"]["cost_model"]["name"] == "roberta-large"
+    words = "trained as a proxy, at the costs of roberta-large"
+    assert words in study_table(study_of([load_run(folders["charged"])])).note
+    assert words not in study_table(study_of([load_run(folders["plain"])])).note
     assert "cost_model" not in manifests["plain"]
     plain, charged = (pq.read_table(f / "clients.parquet").to_pylist() for f in folders.values())
     for small, large in zip(plain, charged, strict=True):
