@@ -263,4 +263,5 @@ def test_a_run_that_load_leaves_out_is_a_warning(run: Path, tmp_path: Path) -> N
     shutil.copytree(run, tmp_path / "other")
     (tmp_path / "other" / "rounds.parquet").unlink()
     with pytest.warns(UserWarning, match=r"left out: .*lacks rounds\.parquet"):
-        fedclock.load(run, tmp_path / "other")
+        loaded = fedclock.load(run, tmp_path / "other")
+    assert [one.path for one in loaded.runs] == [run]

@@ -52,7 +52,8 @@ class Options:
     ],
 )
 def test_good_options_pass(given: dict[str, Any]) -> None:
-    Options(**given)
+    options = Options(**given)
+    assert {name: getattr(options, name) for name in given} == given
 
 
 @pytest.mark.parametrize(
