@@ -77,7 +77,7 @@ def _spent(numbers: pd.Series[Any]) -> tuple[float, float, float]:
 
 
 def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range") -> None:
-    """A bar a label, to the right of the baseline's line where there is more of it."""
+    """Draw a bar for each label, to the right of the baseline's line where there is more of it."""
     spread = bands.of_labels(frame, change.column, band=band)
     colors = [look.color for look in style.looks(frame).values()]
     axes.barh(range(len(spread)), spread["middle"], bars.HEIGHT, color=colors, linewidth=0)
@@ -107,7 +107,7 @@ def _signed(value: float) -> str:
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A wide figure: a panel a change; those that no run has are left out."""
+    """Return a wide figure: a panel for each change; those that no run has are left out."""
     present = [change for change in CHANGES if change.column in frame]
     columns = [change.column for change in present]
     known = frame[columns].notna().groupby(frame["label"]).all()  # in every seed of a label

@@ -64,7 +64,7 @@ BANDS = {
 
 
 def note(frame: pd.DataFrame, band: str) -> str:
-    """What lines, bars, bands and whiskers stand for, for the legend; empty for a single seed."""
+    """Return what lines, bars and bands stand for, for the legend; empty for a single seed."""
     seeds = frame.groupby("label")["seed"].nunique()
     few, most = int(seeds.min()), int(seeds.max())
     number = str(most) if few == most else f"{few} to {most}"
@@ -72,7 +72,7 @@ def note(frame: pd.DataFrame, band: str) -> str:
 
 
 def curve(rows: pd.DataFrame, *, x: str, y: str, band: str) -> Curve:
-    """One label's curve over its seeds, at every x that any of them has.
+    """Return one label's curve over its seeds, at every x that any of them has.
 
     A seed is interpolated between its own points. The curve starts where the last seed starts and
     ends where the last ends: a seed that has ended keeps its last value, so that the middle does
@@ -92,7 +92,7 @@ def curve(rows: pd.DataFrame, *, x: str, y: str, band: str) -> Curve:
 def plot(
     axes: Axes, curve: Curve, look: style.Look, *, label: str, size: tuple[float, float]
 ) -> None:
-    """The curve and its band; ``size`` is of the units of x and y."""
+    """Draw the curve and its band; ``size`` is of the units of x and y."""
     x, (low, middle, high) = curve.x / size[0], (part / size[1] for part in curve[1:])
     axes.plot(
         x,
@@ -108,7 +108,7 @@ def plot(
 
 
 def of_labels(frame: pd.DataFrame, column: str, *, band: str) -> pd.DataFrame:
-    """One row a label, in their order: low, middle and high of a column with one value a seed."""
+    """Return one row for each label: low, middle and high of a column with one value a seed."""
     summary = BANDS[band].summary
     rows = {
         label: [float(part[0]) for part in summary(own[column].to_numpy(float)[:, None])]

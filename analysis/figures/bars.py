@@ -18,7 +18,7 @@ HEIGHT = 0.68
 
 
 def figure(frame: pd.DataFrame, width_in: float) -> tuple[Figure, Axes]:
-    """A figure as high as its bars need."""
+    """Return a figure as high as its bars need."""
     drawn = style.figure(width_in, 0.42 + ROW_IN * frame["label"].nunique())
     return drawn, drawn.subplots()
 
@@ -59,7 +59,7 @@ def stack(
 
 
 def plain(axes: Axes, spread: pd.DataFrame, colors: Sequence[str], unit: Unit) -> None:
-    """One bar a label, as long as its middle, with whisker, number and name."""
+    """Draw a bar for each label, as long as its middle, with whisker, number and name."""
     axes.barh(range(len(spread)), spread["middle"] / unit.size, HEIGHT, color=colors, linewidth=0)
     whiskers(axes, spread, unit)
     ends = spread[["middle", "high"]].max(axis=1) / unit.size
@@ -68,7 +68,7 @@ def plain(axes: Axes, spread: pd.DataFrame, colors: Sequence[str], unit: Unit) -
 
 
 def whiskers(axes: Axes, spread: pd.DataFrame, unit: Unit) -> None:
-    """A line from low to high at every bar whose seeds differ."""
+    """Draw a line from low to high at every bar whose seeds differ."""
     for row, (low, _, high) in enumerate(spread.to_numpy(float) / unit.size):
         if high > low:  # white below black, to be seen on a black bar too
             axes.plot([low, high], [row, row], color="white", linewidth=2.2)
@@ -78,7 +78,7 @@ def whiskers(axes: Axes, spread: pd.DataFrame, unit: Unit) -> None:
 
 
 def write(axes: Axes, ends: pd.Series[float], texts: list[str]) -> None:
-    """A number right of each bar, and room for it."""
+    """Draw a number right of each bar, and room for it."""
     for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
         axes.annotate(
             text, (end, row), (2.5, 0), textcoords="offset points", va="center", fontsize=7
@@ -90,7 +90,7 @@ def write(axes: Axes, ends: pd.Series[float], texts: list[str]) -> None:
 
 
 def name_rows(axes: Axes, labels: list[str]) -> None:
-    """The labels at their bars, the first at the top."""
+    """Draw the labels at their bars, the first at the top."""
     axes.set_yticks(range(len(labels)), [escape.figure(label) for label in labels])
     axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)

@@ -31,7 +31,7 @@ COLUMNS = ["device_id", "profile", "round", "outcome", *CHOICES]
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """One row a plan handed out: device, round, outcome and the choices; position on the y axis.
+    """Return one row for each plan: device, round, outcome, the choices; position on the y axis.
 
     Absent blocks are a choice where some plan has any.
     """
@@ -53,7 +53,7 @@ def _with_absent_blocks(clients: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A column a choice with one colour scale, a row a run; grey where there was no plan."""
+    """Return a column for each choice, a row for each run; grey where there was no plan."""
     labels = list(dict.fromkeys(frame["label"]))
     choices = {choice: title for choice, title in CHOICES.items() if choice in frame}
     devices = frame.drop_duplicates("position").set_index("position")["device_id"].sort_index()
@@ -90,7 +90,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def plot(rows: pd.DataFrame, axes: Axes, choice: str, *, scale: Normalize) -> AxesImage:
-    """One choice of one label as a heat map, for its colour bar; plans that met OOM carry a dot."""
+    """Draw one choice of one label as a heat map; plans that met OOM carry a dot."""
     num_rounds, top = int(rows["num_rounds"].max()), int(rows["position"].max())
     cells = rows.pivot_table(index="position", columns="round", values=choice)
     cells = cells.reindex(index=range(top + 1), columns=range(1, num_rounds + 1))
@@ -112,7 +112,7 @@ def plot(rows: pd.DataFrame, axes: Axes, choice: str, *, scale: Normalize) -> Ax
 
 
 def _color_bar(axes: Axes, image: AxesImage, title: str) -> None:
-    """The scale of a column above it, with its ends and its middle marked."""
+    """Draw the scale of a column above it, with its ends and its middle marked."""
     low, high = image.get_clim()
     bar = axes.figure.colorbar(image, cax=axes, orientation="horizontal")
     bar.set_ticks([low, (low + high) / 2, high])

@@ -22,7 +22,7 @@ OFFLINE = {"share_paused": style.SKY, "share_lost": style.VERMILLION}
 
 
 def rate_frame(study: Study) -> pd.DataFrame:
-    """One row a finished transfer: device, link, its pool, direction, start and mean rate.
+    """Return one row for each finished transfer: device, link, pool, direction, start and rate.
 
     A pool is a link's name without its number: lte-3 is of lte.
     """
@@ -42,7 +42,7 @@ def _rates(run: Run) -> pd.DataFrame:
 
 
 def offline_frame(study: Study) -> pd.DataFrame:
-    """One row a run: the shares of its plans that an offline device paused, and lost.
+    """Return one row for each run: the shares of its plans that an offline device paused, and lost.
 
     Empty where no plan of any run was.
     """
@@ -59,7 +59,7 @@ def _offline(run: Run) -> pd.DataFrame:
 
 
 def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
-    """A staircase a pool: the share of transfers at most as fast; the rows of one direction."""
+    """Draw a staircase for each pool: the share of one direction's transfers at most as fast."""
     pools = sorted(frame["pool"].unique())
     for place, pool in enumerate(pools):
         rates = np.sort(frame.loc[frame["pool"] == pool, "rate_mbps"].to_numpy(float))
@@ -80,13 +80,13 @@ def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
 
 
 def plot_offline(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
-    """A bar a label: the shares of its plans that an offline device paused, and lost."""
+    """Draw a bar for each label: the shares of plans that an offline device paused, and lost."""
     unit = bars.stack(frame, axes, OFFLINE, scale=PERCENT, band=band)
     axes.set_xlabel(f"Plans paused or lost offline ({unit.name})")
 
 
 def draw_rates(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A wide figure: left downloads, right uploads; the pools with the most transfers."""
+    """Return a wide figure: left downloads, right uploads; the pools with the most transfers."""
     most = frame["pool"].value_counts().sort_index().nlargest(MAX_POOLS).index
     shown = frame[frame["pool"].isin(most)]
     figure = style.figure(paper.page_in, 1.9)
@@ -107,7 +107,7 @@ def draw_rates(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def draw_offline(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A narrow figure."""
+    """Return a narrow figure."""
     figure, axes = bars.figure(frame, paper.column_in)
     plot_offline(frame, axes, band=paper.band)
     parts = {

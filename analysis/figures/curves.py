@@ -27,11 +27,11 @@ class Quantity(NamedTuple):
     scale: Scale
 
     def unit(self, frame: pd.DataFrame) -> Unit:
-        """The unit for all values of the frame."""
+        """Return the unit for all values of the frame."""
         return self.scale.unit(frame[self.column])
 
     def title(self, unit: Unit) -> str:
-        """The name with the unit."""
+        """Return the name with the unit."""
         return units.title(self.name, unit)
 
 
@@ -51,12 +51,12 @@ ENERGY = Quantity("spent_j", "Cumulative energy of all devices", JOULES)
 
 
 def progress(study: Study) -> pd.DataFrame:
-    """One row a round: when it closed, bytes and joules of all rounds so far, metric and loss."""
+    """Return one row for each round: its end, bytes and joules so far, metric and loss."""
     return of_runs(study.runs, _progress)
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """As ``progress``, the evaluated rounds alone, with the target and the majority class."""
+    """Return the evaluated rounds of ``progress``, with the target and the majority class."""
     rows = progress(study)
     shares = {run.label: run.manifest["data"].get("majority_share") for run in study.runs}
     return (
@@ -88,7 +88,7 @@ def plot(
     y: Quantity = ACCURACY,
     band: str = "range",
 ) -> None:
-    """One line a label with its band over seeds, and marks at evaluations."""
+    """Draw a line for each label with its band over seeds, and marks at evaluations."""
     across, up = x.unit(frame), y.unit(frame)
     for label, look in style.looks(frame).items():
         rows = frame[frame["label"] == label]
@@ -109,7 +109,7 @@ def plot_levels(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper, *, x: Quantity, y: Quantity) -> Figure:
-    """A narrow figure of one quantity against another."""
+    """Return a narrow figure of one quantity against another."""
     figure = style.figure(paper.column_in, 1.95)
     axes = figure.subplots()
     plot(frame, axes, x=x, y=y, band=paper.band)

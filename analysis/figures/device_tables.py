@@ -25,8 +25,10 @@ PALETTE = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.SKY, s
 
 
 def frame(tables: Mapping[str, DeviceTable]) -> pd.DataFrame:
-    """One row a value that occurs: table, num_devices, column, value (in the panel's unit), share
-    of the devices at or below it.
+    """Return one row for each value that occurs.
+
+    Columns are table, num_devices, column, value (in the panel's unit) and share of the devices at
+    or below it.
     """
     parts = [pd.DataFrame(columns=["table", "num_devices", "column", "value", "share_of_devices"])]
     for name, table in tables.items():

@@ -33,7 +33,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """One row a step of time up to the end of the longest run, of the first seed.
+    """Return one row for each step of time up to the end of the longest run, of the first seed.
 
     ``online_share`` of the devices at its beginning, without batteries, which follow from the work;
     quartiles over the devices of their link's mean rate in the step. Empty where the conditions
@@ -63,7 +63,7 @@ def frame(study: Study) -> pd.DataFrame:
 
 
 def _world(run: Run) -> World | None:
-    """What the run met; None where that is not to be had any more."""
+    """Return what the run met; None where that is not to be had any more."""
     try:
         config = read_recorded(run.config, run.path / "config.yaml")
         world = build_world(config, str(run.path))
@@ -91,7 +91,7 @@ def _mean_mbps(trace: BandwidthTrace, edges_s: FloatArray) -> FloatArray:
 
 
 def plot_online(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
-    """A staircase: the share of the devices that are present."""
+    """Draw a staircase: the share of the devices that are present."""
     at = frame["at_s"] / unit.size
     axes.step(at, 100 * frame["online_share"], where="post", color=style.BLACK)
     axes.set(ylabel="Devices present (%)", ylim=(0, 103))
@@ -99,7 +99,7 @@ def plot_online(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
 
 
 def plot_rates(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
-    """For each direction the median over the devices, and the band of the middle half."""
+    """Draw for each direction the median over the devices, and the band of the middle half."""
     at = frame["at_s"] / unit.size
     for way, color in WAYS.items():
         low, mid, high = (frame[f"{way}_q{100 * q:.0f}_mbps"] for q in QUARTILES)
@@ -111,7 +111,7 @@ def plot_rates(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A wide figure: left who is there, right how fast the links are."""
+    """Return a wide figure: left who is there, right how fast the links are."""
     figure = style.figure(paper.page_in, 1.9)
     left, right = figure.subplots(1, 2)
     unit = SECONDS.unit(frame["at_s"])

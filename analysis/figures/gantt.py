@@ -43,8 +43,9 @@ AGGREGATION = "aggregation"
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """One row a phase of a device, a mark or an aggregation, within one window for all
-    runs of the first seed.
+    """Return one row for each phase of a device, each mark and each aggregation.
+
+    They lie within one window for all runs of the first seed.
 
     Marks and aggregations last 0 s; an aggregation has no device.
     """
@@ -67,7 +68,7 @@ def frame(study: Study) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A panel a label, all on one time axis; a row a device, a vertical line an aggregation."""
+    """Return a panel for each label on one time axis: devices as rows, aggregations as lines."""
     labels = list(dict.fromkeys(frame["label"]))
     rows = frame.dropna(subset="position").drop_duplicates("position").sort_values("position")
     panel_in = max(0.9, 0.12 * len(rows))
@@ -104,7 +105,7 @@ def _spread(everyone: Sequence[int], most: int) -> list[int]:
 
 
 def _spans(run: Run) -> pd.DataFrame:
-    """Every phase and mark of a run: label, strategy, device_id, round, phase, start_s, length_s.
+    """Return every phase and mark of a run: label, strategy, device, round, phase, start, length.
 
     A phase ends with the plan at the latest: an OOM or a dropped device does not go on.
     """
@@ -130,7 +131,7 @@ def _spans(run: Run) -> pd.DataFrame:
 
 
 def _interrupted(working: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """The phases of all plans, cut and put off by the time that their devices were offline."""
+    """Return the phases of all plans, cut and put off while their devices were offline."""
     pauses = offline_pauses(run)
     if not pauses:
         return working
@@ -162,7 +163,7 @@ def _part(
 
 
 def plot(spans: pd.DataFrame, axes: Axes, unit: Unit) -> None:
-    """The bars, marks and aggregation lines of one label."""
+    """Draw the bars, marks and aggregation lines of one label."""
     size = unit.size
     for phase, fill in PHASES.items():
         rows = spans[spans["phase"] == phase]

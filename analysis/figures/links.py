@@ -70,7 +70,7 @@ def render_all(
 
 
 def rate_frame(links: Mapping[str, Recording]) -> pd.DataFrame:
-    """One row a step of a direction: link, direction, time_s, end_s, rate_mbps, mean_mbps."""
+    """Return a row for each step: link, direction, time_s, end_s, rate_mbps, mean_mbps."""
     parts = [
         pd.DataFrame(
             {
@@ -88,7 +88,7 @@ def rate_frame(links: Mapping[str, Recording]) -> pd.DataFrame:
 
 
 def draw_rate(frame: pd.DataFrame) -> Figure:
-    """One panel a link, both directions in it; each panel has the scale of its own link."""
+    """Return a panel for each link, on a scale of its own, with both directions in it."""
     names = list(dict.fromkeys(frame["link"]))
     figure = style.figure(style.IEEE.page_in, 0.45 + 0.9 * len(names))
     panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
@@ -113,7 +113,7 @@ def draw_rate(frame: pd.DataFrame) -> Figure:
 
 
 def distribution_frame(links: Mapping[str, Recording]) -> pd.DataFrame:
-    """One row a rate that occurs: link, direction, rate_mbps, share of time at or below it."""
+    """Return a row for each rate: link, direction, rate_mbps, share of time at or below it."""
     parts = []
     for name, direction, trace in _directions(links):
         rates, share = rate_distribution(trace)
@@ -131,7 +131,7 @@ def distribution_frame(links: Mapping[str, Recording]) -> pd.DataFrame:
 
 
 def draw_distribution(frame: pd.DataFrame) -> Figure:
-    """One panel a direction; the share below the left edge is the time in outage or close to it."""
+    """Return a panel for each direction; what lies left of its edge is time close to an outage."""
     shown = [one for one in DIRECTIONS if (frame["direction"] == one).any()]
     names = list(dict.fromkeys(frame["link"]))
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
@@ -158,7 +158,7 @@ def draw_distribution(frame: pd.DataFrame) -> Figure:
 
 
 def day_frame(files: Mapping[str, Mapping[str, AvailabilityTrace]]) -> pd.DataFrame:
-    """One row an hour of the day: source, num_devices, hour, share_online."""
+    """Return one row for each hour of the day: source, num_devices, hour, share_online."""
     parts = [
         pd.DataFrame(
             {
@@ -195,7 +195,7 @@ def draw_day(frame: pd.DataFrame) -> Figure:
 
 
 def span_frame(files: Mapping[str, Mapping[str, AvailabilityTrace]]) -> pd.DataFrame:
-    """One row a length of span that occurs: source, state, length_s, share at or below it."""
+    """Return a row for each length of span that occurs: source, state, length_s, share up to it."""
     parts = [
         pd.DataFrame(columns=["source", "state", "length_s", "share_of_spans"]).astype(
             {"length_s": float, "share_of_spans": float}

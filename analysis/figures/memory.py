@@ -28,14 +28,14 @@ PARTS = {  # name in the legend: what of the cost model it adds up, and its colo
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """One row a device and run of the first seed: its largest plan's parts, budget, OOM count."""
+    """Return a row for each device and run of the first seed: its largest plan, budget and OOMs."""
     runs = of_first_seed(study.runs)
     order = devices(runs, study.devices)
     return of_runs(runs, lambda run: _largest(run, order))
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """One panel a run; a stacked bar a device, its budget as a dash, OOM as a cross."""
+    """Return a panel for each run: devices as stacked bars, budgets as dashes, OOM as crosses."""
     labels = list(dict.fromkeys(frame["label"]))
     figure = style.figure(
         paper.page_in, 1.3 + min(1.25, (style.MAX_HEIGHT_IN - 1.9) / len(labels)) * len(labels)
@@ -77,7 +77,7 @@ def _largest(run: Run, order: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot(rows: pd.DataFrame, axes: Axes, unit: Unit, *, top_bytes: float) -> None:
-    """The bars, budgets and crosses of one label, a place on the axis for each row.
+    """Draw the bars, budgets and crosses of one label, a place on the axis for each row.
 
     A budget above ``top_bytes`` is marked at the edge.
     """

@@ -16,7 +16,7 @@ from analysis.runs.load import Run
 
 
 def device_frame(study: Study) -> pd.DataFrame:
-    """One row a run and device of the fleet, drawn or not: its plans, and how many were merged."""
+    """Return one row for each run and device of the fleet: its plans, and how many were merged."""
     return of_runs(study.runs, _devices)
 
 
@@ -36,7 +36,7 @@ def _devices(run: Run) -> pd.DataFrame:
 
 
 def staleness_frame(study: Study) -> pd.DataFrame:
-    """One row a run and staleness: how many of its merged updates were so stale, and what share.
+    """Return one row for each run and staleness: how many merged updates were so stale.
 
     Runs in which no update was stale are left out: there is nothing to show of plain rounds.
     """
@@ -63,7 +63,7 @@ def _merged(run: Run) -> pd.Series[int]:
 
 
 def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
-    """A staircase a label: the share of devices with at most so many merged updates.
+    """Draw a staircase for each label: the share of devices with at most so many merged updates.
 
     All seeds together. What a staircase starts at is the share of devices that were never heard.
     """
@@ -89,7 +89,7 @@ def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
 
 
 def plot_staleness(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
-    """A line a label: the share of merged updates of each staleness, with its band over seeds."""
+    """Draw a line for each label: the share of merged updates of each staleness."""
     for label, look in style.looks(frame).items():
         rows = frame[frame["label"] == label].assign(percent=lambda rows: 100 * rows["share"])
         curve = bands.curve(rows, x="staleness", y="percent", band=band)
@@ -101,7 +101,7 @@ def plot_staleness(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> N
 
 
 def draw_devices(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A narrow figure."""
+    """Return a narrow figure."""
     figure = style.figure(paper.column_in, 1.95)
     axes = figure.subplots()
     plot_devices(frame, axes)
@@ -110,7 +110,7 @@ def draw_devices(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def draw_staleness(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A narrow figure."""
+    """Return a narrow figure."""
     figure = style.figure(paper.column_in, 1.95)
     axes = figure.subplots()
     plot_staleness(frame, axes, band=paper.band)

@@ -28,7 +28,7 @@ ENERGY = {
 
 
 def time_frame(study: Study) -> pd.DataFrame:
-    """One row a run: the mean seconds of a plan in each phase, and lost.
+    """Return one row for each run: the mean seconds of a plan in each phase, and lost.
 
     The phases are those of plans that were aggregated; of any other, all of its time is lost. Both
     are over the number of all plans, so that the parts of a bar add up to the mean time of a plan.
@@ -37,7 +37,7 @@ def time_frame(study: Study) -> pd.DataFrame:
 
 
 def energy_frame(study: Study) -> pd.DataFrame:
-    """One row a run: the joules of all its devices, by what they were spent on."""
+    """Return one row for each run: the joules of all its devices, by what they were spent on."""
     return of_runs(study.runs, lambda run: pd.DataFrame([dict(run.clients[list(ENERGY)].sum())]))
 
 
@@ -54,21 +54,21 @@ def _phases(run: Run) -> dict[str, float]:
 
 
 def plot_time(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
-    """A bar a label: the mean time of a plan, by phase."""
+    """Draw a bar for each label: the mean time of a plan, by phase."""
     colors = {column: color for column, (_, color) in PHASES.items()}
     unit = bars.stack(frame, axes, colors, scale=SECONDS, band=band)
     axes.set_xlabel(f"Time per plan handed out ({unit.name})")
 
 
 def plot_energy(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
-    """A bar a label: the joules of the whole run, by what they were spent on."""
+    """Draw a bar for each label: the joules of the whole run, by what they were spent on."""
     colors = {column: color for column, (_, color) in ENERGY.items()}
     unit = bars.stack(frame, axes, colors, scale=JOULES, band=band)
     axes.set_xlabel(f"Energy of all devices in the whole run ({unit.name})")
 
 
 def draw_time(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A narrow figure; phases in which no run spent any time are not named."""
+    """Return a narrow figure; phases in which no run spent any time are not named."""
     figure, axes = bars.figure(frame, paper.column_in)
     plot_time(frame, axes, band=paper.band)
     named = [part for column, part in PHASES.items() if frame[column].any()]

@@ -37,7 +37,7 @@ NUM_DEVICES = "num_devices"
 
 
 def frame(runs: Sequence[Run], key: str, *, target: float | None = None) -> pd.DataFrame:
-    """One row a run: the value of a key of its config, and what the run came to.
+    """Return one row for each run: the value of a key of its config, and what the run came to.
 
     Runs of one label may differ in this key and in the seed alone: raises RunError on others, and
     on a key that no config has or whose value is the same in all runs.
@@ -57,7 +57,7 @@ def frame(runs: Sequence[Run], key: str, *, target: float | None = None) -> pd.D
 
 
 def scale_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run: the devices of its fleet, and what a round of them took.
+    """Return one row for each run: the devices of its fleet, and what a round of them took.
 
     The host's time is that of the run's manifest: the one number here that is not simulated.
     Raises RunError where all fleets are of one size.
@@ -119,7 +119,7 @@ def _require_equal(runs: Sequence[Run], key: str) -> None:
 def plot(
     frame: pd.DataFrame, axes: Axes, y: Quantity, *, x: str = "value", band: str = "range"
 ) -> None:
-    """A line a label over the values in rising order, with its band over seeds.
+    """Draw a line for each label over the values in rising order, with its band over seeds.
 
     Numbers that span a factor of 8 or more stand on a logarithmic axis; words stand evenly apart.
     """
@@ -141,7 +141,7 @@ def plot(
 
 
 def _mark_values(axes: Axes, values: Sequence[Any]) -> None:
-    """A tick at every value, and nowhere else: numbers where they are, words evenly apart."""
+    """Draw a tick at every value, and nowhere else: numbers where they are, words evenly apart."""
     words = [isinstance(value, str) for value in values]
     places = range(len(values)) if any(words) else values
     axes.xaxis.set_minor_locator(NullLocator())
@@ -151,7 +151,7 @@ def _mark_values(axes: Axes, values: Sequence[Any]) -> None:
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A wide figure: first metric, time to the target, bytes and joules, if runs have them."""
+    """Return a wide figure: first metric, time to the target, bytes and joules, where known."""
     shown = [
         quantity
         for quantity in (*FINAL, TIME_TO_TARGET, TRAFFIC, ENERGY)
@@ -164,7 +164,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def draw_scale(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A wide figure: simulated time, bytes and the host's time of a round against devices."""
+    """Return a wide figure: simulated time, bytes and host time of a round against devices."""
     shown = (ROUND_TIME, BYTES_PER_ROUND, WALL_TIME)
     figure = _panels(frame, paper, shown, x=NUM_DEVICES, name="Devices")
     for axes in figure.axes:  # what grows with the fleet is a straight line

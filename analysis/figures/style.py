@@ -131,7 +131,7 @@ class Look(NamedTuple):
 
 @contextmanager
 def context() -> Iterator[None]:
-    """The style and nothing of the user's own, while it lasts: to build and save figures in."""
+    """Set the style, and nothing of the user's own, while figures are built and saved."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(RC)
@@ -173,7 +173,7 @@ def _look(color: str, place: int) -> Look:
 
 
 def _of_strategy(kind: str) -> tuple[str, int]:
-    """The colour of a strategy, and where its marker and dashes stand in their lists.
+    """Return the colour of a strategy, and where its marker and dashes stand in their lists.
 
     One that is not of this project has those that its name's hash falls on: no list of what else
     there is may move them.
@@ -191,13 +191,13 @@ def _tinted(color: str, white: float) -> str:
 
 
 def figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure, drawn without pyplot: no window and nothing shared between figures."""
+    """Return an empty figure, made without pyplot: no window, and nothing shared with others."""
     engine = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.02, hspace=0.03, wspace=0.03)
     return Figure(figsize=(width_in, height_in), layout=engine)
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist], note: str = "") -> None:
-    """A legend of these handles above the panels, where it covers no data, and a note over it.
+    """Draw a legend of these handles above the panels, where it covers no data, and a note over it.
 
     The figure grows by its height, so panels keep their size however many entries there are.
     """
@@ -292,12 +292,12 @@ def labelled(axes: Axes) -> list[Artist]:
 
 
 def mark_every(num_points: int) -> int:
-    """Of a line through so many points, every how many carry a mark: all of a few, some of many."""
+    """Return how many points lie from mark to mark: a short line has all of them marked."""
     return max(1, -(-num_points // MAX_MARKS))
 
 
 def render(figure: Figure, file_format: str) -> bytes:
-    """The figure's file: the same bytes every time, hence without a date.
+    """Return the figure's file: the same bytes every time, hence without a date.
 
     The layout is made once, so that it is alike in every format, whichever comes first.
     """

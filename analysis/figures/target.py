@@ -21,7 +21,7 @@ from devices.tasks.task import Metric
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """One row a run: the target, whether it was reached, and when, or when it was last tried.
+    """Return one row for each run: the target, whether it was reached, and when or when last tried.
 
     Empty where there is no target.
     """
@@ -45,7 +45,7 @@ def _row(numbers: pd.Series[Any], target: float) -> dict[str, object]:
 def plot(
     frame: pd.DataFrame, axes: Axes, *, metric: Metric = ACCURACY, band: str = "range"
 ) -> None:
-    """A bar a label; hatched and with ">" where a seed never reached the target.
+    """Draw a bar for each label; hatched and with ">" where a seed never reached the target.
 
     Such a seed counts with the time of its last evaluation, so the bar is a bound from below.
     """
@@ -70,7 +70,7 @@ def plot(
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper, *, metric: Metric = ACCURACY) -> Figure:
-    """A narrow figure; a legend only where a target was missed."""
+    """Return a narrow figure; a legend only where a target was missed."""
     figure, axes = bars.figure(frame, paper.column_in)
     plot(frame, axes, metric=metric, band=paper.band)
     handles: list[Artist] = []

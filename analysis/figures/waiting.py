@@ -17,13 +17,13 @@ from analysis.units import SECONDS
 
 
 def mean_frame(study: Study) -> pd.DataFrame:
-    """One row a run with an aggregation: its mean wait per round."""
+    """Return one row for each run with an aggregation: its mean wait per round."""
     frame = of_runs(study.runs, lambda run: pd.DataFrame([{"waiting_s": waiting_s(run)}]))
     return frame.dropna(subset="waiting_s").reset_index(drop=True)
 
 
 def round_frame(study: Study) -> pd.DataFrame:
-    """One row a round with an aggregation: the mean wait of its aggregated devices."""
+    """Return a row for each round with an aggregation: the mean wait of its aggregated devices."""
     columns = ["round", "num_aggregated", "waiting_s"]
     return of_runs(
         study.runs, lambda run: run.rounds.loc[run.rounds["num_aggregated"] > 0, columns]
@@ -31,7 +31,7 @@ def round_frame(study: Study) -> pd.DataFrame:
 
 
 def wait_frame(study: Study) -> pd.DataFrame:
-    """One row an aggregated update: how long its device waited for the end of the round."""
+    """Return a row for each aggregated update: how long its device waited for the round's end."""
     columns = ["round", "device_id", "waiting_s"]
     return of_runs(
         study.runs,
@@ -40,7 +40,7 @@ def wait_frame(study: Study) -> pd.DataFrame:
 
 
 def plot_mean(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
-    """A bar a label: the mean wait per round, over seeds."""
+    """Draw a bar for each label: the mean wait per round, over seeds."""
     spread = bands.of_labels(frame, "waiting_s", band=band)
     unit = SECONDS.unit(spread["high"])
     colors = [look.color for look in style.looks(frame).values()]
@@ -49,7 +49,7 @@ def plot_mean(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
 
 
 def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
-    """A line a label over its rounds, with its band over seeds."""
+    """Draw a line for each label over its rounds, with its band over seeds."""
     unit = SECONDS.unit(frame["waiting_s"])
     for label, look in style.looks(frame).items():
         rows = frame[frame["label"] == label]
@@ -64,7 +64,7 @@ def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None
 
 
 def plot_cdf(frame: pd.DataFrame, axes: Axes) -> None:
-    """A staircase a label: the share of waits at most as long, all seeds together."""
+    """Draw a staircase for each label: the share of waits at most as long, all seeds together."""
     unit = SECONDS.unit(frame["waiting_s"])
     longest = float(frame["waiting_s"].max()) / unit.size
     for label, look in style.looks(frame).items():
@@ -86,7 +86,7 @@ def plot_cdf(frame: pd.DataFrame, axes: Axes) -> None:
 
 
 def draw_mean(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A narrow figure of bars."""
+    """Return a narrow figure of bars."""
     figure, axes = bars.figure(frame, paper.column_in)
     plot_mean(frame, axes, band=paper.band)
     style.legend_above(figure, [], bands.note(frame, paper.band))
@@ -94,7 +94,7 @@ def draw_mean(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def draw_rounds(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A narrow figure of lines."""
+    """Return a narrow figure of lines."""
     figure = style.figure(paper.column_in, 1.95)
     axes = figure.subplots()
     plot_rounds(frame, axes, band=paper.band)
@@ -103,7 +103,7 @@ def draw_rounds(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def draw_cdf(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """A narrow figure of staircases."""
+    """Return a narrow figure of staircases."""
     figure = style.figure(paper.column_in, 1.95)
     axes = figure.subplots()
     plot_cdf(frame, axes)

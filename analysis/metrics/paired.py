@@ -75,7 +75,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pairs(per_run: pd.DataFrame, metric: Metric, one: str, other: str) -> pd.DataFrame:
-    """Return one row a seed that both variants ran, with the metric of each.
+    """Return one row for each seed that both variants ran, with the metric of each.
 
     Columns ``one`` and ``other``. A run that did not reach the target counts with what it had
     spent, and ``is_bound_one`` and ``is_bound_other`` say so.
@@ -97,7 +97,7 @@ def is_ratio(metric: Metric, values: FloatArray) -> bool:
 
 
 def differences(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Return one row a variant and metric: its change against the baseline on the same seeds.
+    """Return one row for each variant and metric: its change against the baseline, seed by seed.
 
     ``kind`` is "ratio" (the geometric mean of the variant's value over the baseline's) or
     "difference" (the mean, in SI units); ``low`` and ``high`` are Student's interval, on the

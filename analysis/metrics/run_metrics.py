@@ -85,7 +85,7 @@ def smoothed(
 
 
 def spent(rounds: pd.DataFrame, row: int) -> Spent:
-    """What one run took up to and with the round at this place."""
+    """Return what one run took up to and with the round at this place."""
     upto = {name: rounds[name].to_numpy()[: row + 1] for name in SPENT}
     return Spent(
         round=int(upto["round"][-1]),
@@ -153,7 +153,7 @@ def value_within(
 def to_target(
     rounds: pd.DataFrame, target: float | None, metric: Metric = ACCURACY
 ) -> dict[str, float | bool]:
-    """What one run took to the target, and to its last evaluation; NaN where it did not get there.
+    """Return what one run took to the target, NaN where not reached, and to its last evaluation.
 
     ``spent_*`` bounds from below what a run would take that did not reach the target.
     """
@@ -250,7 +250,7 @@ def mean_waiting_s(rounds: pd.DataFrame) -> float:
 
 
 def of_rounds(rounds: pd.DataFrame, metric: Metric = ACCURACY) -> dict[str, float]:
-    """What one run came to, by its rounds."""
+    """Return what one run came to, by its rounds."""
     counts = ("num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected")
     sums = (*counts, "num_sat_out", "download_bytes", "upload_bytes", "energy_j")
     return {
@@ -284,7 +284,7 @@ def _lost_turn_share(rounds: pd.DataFrame) -> float:
 
 
 def of_clients(clients: pd.DataFrame) -> dict[str, float]:
-    """What one run came to, by the plans that it handed out."""
+    """Return what one run came to, by the plans that it handed out."""
     # In arrays: of a thousand runs, frames within frames would take most of the time.
     of = {str(name): column.to_numpy() for name, column in clients.items()}
     merged, ran = of["outcome"] == "aggregated", of["outcome"] != "oom"
@@ -324,7 +324,7 @@ def straggler_share(clients: pd.DataFrame) -> float:
 
 
 def of_devices(devices: pd.DataFrame, clients: pd.DataFrame) -> dict[str, float]:
-    """What one run came to for the devices of its fleet."""
+    """Return what one run came to for the devices of its fleet."""
     merged = clients["outcome"].to_numpy() == "aggregated"
     updates = np.unique(clients["device_id"].to_numpy()[merged], return_counts=True)[1].astype(
         float
@@ -343,7 +343,7 @@ def of_devices(devices: pd.DataFrame, clients: pd.DataFrame) -> dict[str, float]
 
 
 def lost_work(clients: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and outcome other than aggregated: num_plans, lost_s, lost_bytes, lost_j.
+    """Return a row for each run and lost outcome: num_plans, lost_s, lost_bytes, lost_j.
 
     ``clients`` are those of any number of runs, as ``RunSet.clients`` gives them.
     """
@@ -354,7 +354,7 @@ def lost_work(clients: pd.DataFrame) -> pd.DataFrame:
 
 
 def waiting_distribution(clients: pd.DataFrame) -> pd.DataFrame:
-    """One row a variant and wait: the share of its aggregated plans that waited at most so long."""
+    """Return a row for each variant and wait: the share of merged plans that waited no longer."""
     merged = clients[clients["outcome"] == "aggregated"]
     by_variant = merged.groupby("variant", observed=True, sort=False)["waiting_s"]
     counts = by_variant.value_counts(normalize=True, sort=False).sort_index()
@@ -374,7 +374,7 @@ def _lost(clients: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plain(number: float) -> float:
-    """A number of Python's own: counts stay whole."""
+    """Return a number of Python's own: counts stay whole."""
     return int(number) if float(number).is_integer() else float(number)
 
 

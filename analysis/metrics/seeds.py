@@ -111,7 +111,7 @@ def speed_ups(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def over_seeds(per_run: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a variant and metric: value, upper, low, high, num_known, num_runs.
+    """Return a row for each variant and metric: value, upper, low, high, num_known, num_runs.
 
     ``per_run`` has one row a run, with the columns variant, seed and those of the metrics; a
     metric whose columns it lacks has no rows.

@@ -102,7 +102,7 @@ class ReportData:
 
     @cached_property
     def table(self) -> StudyTable:
-        """The numbers of every variant."""
+        """Return the numbers of every variant."""
         return study_table(self.study)
 
     @property
@@ -153,12 +153,12 @@ class ReportData:
 
     @cached_property
     def settings(self) -> list[ConfigLine]:
-        """The resolved configs, a key a line."""
+        """Return the resolved configs, a key a line."""
         return _lines([flatten(run.config) for run in self.runs], absent="")
 
     @cached_property
     def provenance(self) -> list[ConfigLine]:
-        """The manifests and the places of the run folders, an entry a line."""
+        """Return the manifests and the places of the run folders, an entry a line."""
         entries = [{"folder": run.path.as_posix(), **flatten(run.manifest)} for run in self.runs]
         return _lines(entries, absent="null")
 

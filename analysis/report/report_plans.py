@@ -75,7 +75,7 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
 
 
 def inspection(runs: Sequence[Run]) -> Json:
-    """What the page's script needs to show any round of any run."""
+    """Return what the page's script needs to show any round of any run."""
     columns = columns_of(runs)
     return {
         "lane": LANE,
@@ -85,7 +85,7 @@ def inspection(runs: Sequence[Run]) -> Json:
 
 
 def _packed(run: Run, columns: Sequence[Column]) -> Json:
-    """The rounds of a run, and its plans by round: as many first rounds as may be carried."""
+    """Return the rounds of a run, and its plans by round, from the first on while there is room."""
     by_round: dict[int, list[Json]] = defaultdict(list)
     clients = run.clients.sort_values(["round", "device_id"], kind="stable")
     for row in clients.head(MAX_PLANS).to_dict("records"):
@@ -102,7 +102,7 @@ def _packed(run: Run, columns: Sequence[Column]) -> Json:
 
 
 def _plan(row: Json, columns: Sequence[Column]) -> Json:
-    """One plan: its cells, and when it was at what."""
+    """Return one plan: its cells, and when it was at what."""
     parts = [[kind, _number(row[name])] for kind, name in PHASES]
     waited = [["wait", _number(row["waiting_s"])]]
     return {
@@ -123,7 +123,7 @@ def _rounds(run: Run) -> Iterator[Json]:
 
 
 def _number(value: Any, size: float = 1.0) -> float | int | None:
-    """The number in its unit, six digits of it; None where there is none."""
+    """Return the number in its unit, six digits of it; None where there is none."""
     scaled = float(value) / size
     if not math.isfinite(scaled):
         return None

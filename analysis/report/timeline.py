@@ -36,7 +36,7 @@ COLORS = {  # names that the format reserves, so one activity looks alike in eve
 
 
 def trace(run: Run) -> str:
-    """The JSON text of the run's trace, one event a line; the same bytes for the same run.
+    """Return the JSON text of the run's trace, one event a line; the same bytes for the same run.
 
     Raises RunError where the event log is damaged.
     """
@@ -68,7 +68,7 @@ def _names(run: Run) -> Iterator[Json]:
 
 
 def _server_lane(run: Run, events: Iterable[Json]) -> Iterator[Json]:
-    """A slice a round, and a mark for each aggregation and whatever else is no device's."""
+    """Return a slice for each round, and a mark for each event that is of no device."""
     for row in run.rounds[run.rounds["round"] > 0].to_dict("records"):
         numbers = {str(key): value for key, value in row.items() if str(key).startswith("num_")}
         counts = {key: int(value) for key, value in numbers.items() if value > 0}
@@ -81,7 +81,7 @@ def _server_lane(run: Run, events: Iterable[Json]) -> Iterator[Json]:
 
 
 def _counters(run: Run) -> Iterator[Json]:
-    """The first metric, devices in flight, and bytes so far; a plan's bytes count when it ends."""
+    """Return first metric, devices in flight and bytes; those of a plan count when it ends."""
     name = run.metric.name
     for row in run.rounds.dropna(subset=name).to_dict("records"):
         yield _counter(name, row["closed_s"], {name: row[name]})
@@ -98,7 +98,7 @@ def _counters(run: Run) -> Iterator[Json]:
 
 
 def _device_lanes(run: Run, events: Iterable[Json]) -> Iterator[Json]:
-    """What each device did."""
+    """Return what each device did."""
     by_device: dict[int, list[Json]] = defaultdict(list)
     for event in events:
         if event["device"] is not None and event["event"] != "sat_out":
@@ -111,7 +111,7 @@ def _device_lanes(run: Run, events: Iterable[Json]) -> Iterator[Json]:
 
 
 def _device_lane(lane: int, plans: list[Json], events: list[Json]) -> Iterator[Json]:
-    """What one device did, from its plans and its events, both in order of time."""
+    """Return what one device did, from its plans and its events, both in order of time."""
     starts = [plan["started_s"] for plan in plans]
     for number, event in enumerate(events):
         plan = plans[max(0, bisect_right(starts, event["at_s"]) - 1)]
@@ -152,14 +152,14 @@ def _end_us(plan: Json, started: Json, following: Sequence[Json]) -> int:
 
 
 def _waits(lane: int, plans: Sequence[Json]) -> Iterator[Json]:
-    """From the end of each plan to the device's next, or to the end of the round."""
+    """Return the waits: from the end of a plan to the device's next, or to the round's end."""
     for plan, after in zip(plans, [*plans[1:], None], strict=True):
         ends_s = [plan["finished_s"] + plan["waiting_s"]] + ([after["started_s"]] if after else [])
         yield from _slice(DEVICES, lane, "wait", (_us(plan["finished_s"]), _us(min(ends_s))), {})
 
 
 def _passes(lane: int, span: tuple[int, int], plan: Json) -> Iterator[Json]:
-    """The training slice cut into its passes, each the sum over all local steps.
+    """Return the training slice cut into its passes, each the sum over all local steps.
 
     The passes of the single steps alternate; their order here is that within one step.
     """
@@ -175,7 +175,7 @@ def _passes(lane: int, span: tuple[int, int], plan: Json) -> Iterator[Json]:
 
 
 def _of_plan(plan: Json) -> Json:
-    """What the reader of a lane wants to know of a plan."""
+    """Return what the reader of a lane wants to know of a plan."""
     return {key: _plain(plan[key]) for key in ("round", *SHOWN) if key in plan}
 
 
@@ -188,7 +188,7 @@ def _details(event: Json) -> Json:
 def _slice(
     process: int, lane: int, name: str, span_us: tuple[int, int], args: Mapping[str, Any]
 ) -> Iterator[Json]:
-    """A stretch of time; nothing where it rounds to no microsecond."""
+    """Return a stretch of time; nothing where it rounds to no microsecond."""
     start_us, end_us = span_us
     if end_us > start_us:
         event = {"ph": "X", "pid": process, "tid": lane, "ts": start_us, "dur": end_us - start_us}
@@ -197,7 +197,7 @@ def _slice(
 
 
 def _instant(process: int, lane: int, event: Json) -> Json:
-    """A mark in a lane."""
+    """Return a mark in a lane."""
     where = {"ph": "i", "pid": process, "tid": lane, "ts": _us(event["at_s"]), "s": "t"}
     return where | {"name": event["event"], "cat": "fedclock", "args": _details(event)}
 
@@ -211,7 +211,7 @@ def _meta(name: str, process: int, args: Json, lane: int = 0) -> Json:
 
 
 def _us(at_s: Any) -> int:
-    """The whole microsecond nearest to an instant."""
+    """Return the whole microsecond nearest to an instant."""
     return round(float(at_s) * 1e6)
 
 

@@ -12,9 +12,9 @@ from analysis.runs.load import Run
 
 
 def devices(runs: Sequence[Run], only: Sequence[int] = ()) -> pd.DataFrame:
-    """Return one row a device of any cohort (index device_id): profile, link, memory_budget_bytes.
+    """Return a row for each device of any cohort: profile, link, memory_budget_bytes.
 
-    Sorted by rising budget. A device that was never drawn is left out, and so are all but those
+    The index is the device, by rising budget. A device that was never drawn is left out, and so are all but those
     in ``only`` where it names any. Raises RunError where none is left.
     """
     drawn = {int(device) for run in runs for device in run.clients["device_id"]}

@@ -174,7 +174,7 @@ def no_faults(num_devices: int) -> Faults:
 
 
 def draw_faults(config: FaultsConfig, num_devices: int, *, seed: int, problems: Problems) -> Faults:
-    """The faults of a run. A schedule for a device that is not there goes to ``problems``."""
+    """Return the faults of a run. A schedule for an absent device goes to ``problems``."""
     scheduled: dict[str, Sequence[Scheduled | Moment]] = {
         "crash.schedule": config.crash.schedule,
         "link_loss.schedule": config.link_loss.schedule,

@@ -99,7 +99,7 @@ class ServerView:
         return self._salience[metric]
 
     def with_free_memory(self, device_id: DeviceId, free_bytes: int) -> ServerView:
-        """The same fleet, in which this device has said that it has only so much memory free."""
+        """Return the same fleet, in which this device has only so much memory free."""
         view = copy.copy(self)
         view._free_bytes = {device_id: free_bytes}
         return view

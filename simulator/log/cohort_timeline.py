@@ -135,7 +135,7 @@ class CohortTimeline:
         return np.flatnonzero(self.is_late)
 
     def told(self, phase: int) -> list[tuple[str, float]]:
-        """For each work, what the event of a phase tells: bytes, or FLOPs."""
+        """Return for each work, what the event of a phase tells: bytes, or FLOPs."""
         match PHASES[phase]:
             case "download_started":
                 return [("bytes", cost.download_bytes) for _, cost in self.works]
@@ -144,7 +144,7 @@ class CohortTimeline:
         return [("bytes", cost.upload_bytes) for _, cost in self.works]
 
     def events(self) -> Iterator[Event]:
-        """What happens before the cut, one event after the other; then who is late."""
+        """Return what happens before the cut, one event after the other; then who is late."""
         details = [[dict([told]) for told in self.told(phase)] for phase in range(len(PHASES))]
         devices, works = self.devices.tolist(), self.work_index.tolist()
         for at_s, phase, row in zip(*(column.tolist() for column in self.happenings), strict=True):
@@ -157,7 +157,7 @@ class CohortTimeline:
             yield Event(self.cut_s, "late", self.round, devices[row])
 
     def waits_of(self, phase: int, row: int) -> list[float]:
-        """The instants of a device's events before the one of a phase, latest first."""
+        """Return the instants of a device's events before the one of a phase, latest first."""
         instants = (self.trained_from_s, self.upload_asked_s)
         before = [float(times_s[row]) for times_s in instants[: max(phase - 1, 0)]]
         return [*before[::-1], self.started_s] if phase else []
@@ -187,7 +187,7 @@ class CohortEvents:
     others: Sequence[tuple[int, Event]]
 
     def __iter__(self) -> Iterator[Event]:
-        """One event after the other."""
+        """Return one event after the other."""
         rest, passed = self.timeline.events(), 0
         for place, event in self.others:
             while passed < place:

@@ -30,7 +30,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 
 def columns_of(kind: type, records: Sequence[Any]) -> Columns:
-    """The fields of these records, which are all of one kind; each metric of a task is a column."""
+    """Return the fields of these records, all of one kind; each metric of a task is a column."""
     types: Mapping[str, type] = {"int": np.int64, "float": np.float64}
     names = [one.name for one in fields(kind)]
     rows = list(zip(*map(attrgetter(*names), records), strict=True)) or [()] * len(names)
@@ -56,7 +56,7 @@ class DeviceRecord:
 
     @classmethod
     def columns(cls, fleet: Fleet) -> Columns:
-        """The records of a whole fleet."""
+        """Return the records of a whole fleet."""
         profiles = np.array([profile.name for profile in fleet.profiles], dtype=object)
         links = np.array([link.name for link in fleet.link.pool], dtype=object)
         return {
@@ -190,18 +190,18 @@ class ClientTable:
 
     @classmethod
     def of(cls, records: Sequence[ClientRecord]) -> ClientTable:
-        """The table of these records."""
+        """Return the table of these records."""
         return cls(columns_of(ClientRecord, records))
 
     def __len__(self) -> int:
         return len(self.columns["device_id"])
 
     def record(self, row: int) -> ClientRecord:
-        """One of the records."""
+        """Return one of the records."""
         return ClientRecord(**{name: values.item(row) for name, values in self.columns.items()})
 
     def records(self) -> Iterator[ClientRecord]:
-        """One record after the other."""
+        """Return one record after the other."""
         return map(self.record, range(len(self)))
 
 

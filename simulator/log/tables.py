@@ -65,7 +65,7 @@ def write_columns(path: Path, kind: type, columns: Columns, metrics: Sequence[Me
 
 
 def column(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """One column. ``pa.array`` would import pandas first, which takes longer than a short run."""
+    """Return one column. ``pa.array`` would import pandas, which takes longer than a short run."""
     if kind == pa.string():
         texts = [text.encode() for text in values]
         ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)

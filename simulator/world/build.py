@@ -334,7 +334,7 @@ def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...
 
 
 def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan]:
-    """The least that any strategy could ask, with activations as computed, packed and recomputed.
+    """Return the least that any strategy could ask, at three treatments of activations.
 
     Packing saves what a block holds, and needs room of its own while it unpacks.
     """

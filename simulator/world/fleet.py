@@ -47,7 +47,7 @@ NEVER = AvailabilityTrace.of([], math.inf)
 def draw_fleet(
     config: RunConfig, groups: Sequence[Group], shards: Shards, problems: Problems
 ) -> Fleet:
-    """The fleet of this config and seed; what is wrong with it is added to ``problems``."""
+    """Return the fleet of this config and seed; what is wrong with it is added to ``problems``."""
     configs = [group.config for group in groups]
     draw = Draw(config.seed, groups, problems)
     profiles = [
@@ -162,7 +162,7 @@ def _battery_replay(group: DeviceGroup) -> Replay | None:
 
 
 def _load_batteries(draw: Draw, k: int, replay: Replay) -> Sequence[Battery]:
-    """A battery for every trace of the pool that charges it, or that is its level."""
+    """Return a battery for every trace of the pool that charges it, or that is its level."""
     config = draw.groups[k].config.battery
     if isinstance(config, BatteryLevel):
         levels = step_pool(_source(replay), BATTERY_LEVEL)

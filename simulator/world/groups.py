@@ -30,7 +30,7 @@ class Group:
 
 
 def open_groups(fleet: FleetConfig, seed: int, problems: Problems) -> list[Group]:
-    """The groups of a fleet in order, none of them a mix or a table any more.
+    """Return the groups of a fleet in order, none of them a mix or a table any more.
 
     Of a table larger than its ``count``, the seed draws the rows.
     """
@@ -61,7 +61,7 @@ def _of_mix(group: Group, seed: int) -> Iterator[Group]:
 
 
 def _of_table(group: Group, seed: int) -> Iterator[Group]:
-    """A group for each row."""
+    """Return a group for each row."""
     path = str(group.config.table)
     table = read_device_columns(path)
     rows: Sequence[int] = range(len(table))

@@ -66,7 +66,7 @@ def write_conditions(path: Path, fleet: Fleet, shared: SharedLinks) -> None:
 
 
 def read_conditions(path: str | Path) -> tuple[Fleet, SharedLinks]:
-    """The fleet in a file that ``write_conditions`` wrote, and what its devices share.
+    """Return the fleet in a file that ``write_conditions`` wrote, and what its devices share.
 
     Raises ValueError that names the file and what is wrong in it.
     """
@@ -108,7 +108,7 @@ def _shared(found: Mapping[str, Any], num_devices: int) -> SharedLinks:
 
 
 def fault_schedules(faults: Faults, until_s: float) -> dict[str, Any]:
-    """The faults that began until ``until_s``, as the ``faults`` of a config."""
+    """Return the faults that began until ``until_s``, as the ``faults`` of a config."""
     config, devices = faults.config, range(len(faults.join_s))
 
     def outages(of: Callable[[int], Any]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class Draw:
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).tolist()
 
     def devices(self, group: int) -> IntArray:
-        """The devices of a group."""
+        """Return the devices of a group."""
         return np.arange(self._starts[group], self._starts[group + 1])
 
     def uniform(self, *names: str) -> FloatArray:
@@ -59,7 +59,7 @@ class Draw:
         return between
 
     def assign(self, quantity: Replayed[T], replays: Sequence[Replay | None]) -> Assigned[T]:
-        """The trace of each device, and where in it the device starts."""
+        """Return the trace of each device, and where in it the device starts."""
         pools = _Pools[T]()
         index = np.zeros(len(self.members), dtype=np.int64)
         offset_s = np.zeros(len(self.members))
@@ -145,7 +145,7 @@ class _Pools(Generic[T]):
     _total: int = 0
 
     def of(self, key: str, load: Callable[[], Sequence[T]]) -> _Pool[T]:
-        """The pool of this key."""
+        """Return the pool of this key."""
         if key not in self._by_key:
             traces = load()
             self._by_key[key] = _Pool(key, self._total, traces, traces)
@@ -153,5 +153,5 @@ class _Pools(Generic[T]):
         return self._by_key[key]
 
     def traces(self) -> list[T]:
-        """All traces, as they are played."""
+        """Return all traces, as they are played."""
         return [trace for pool in self._by_key.values() for trace in pool.played]

@@ -76,7 +76,7 @@ def find_writers(names: Sequence[str]) -> list[WriterSpec]:
 def open_writers(
     specs: Sequence[WriterSpec], facts: RunFacts, tell: Callable[[str], None]
 ) -> list[RunWriter]:
-    """A writer of each kind for one run. Raises UserError where one cannot be opened.
+    """Return a writer of each kind for one run. Raises UserError where one cannot be opened.
 
     Where one fails later, ``tell`` is told once, and the run goes on without it.
     """

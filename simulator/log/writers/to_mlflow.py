@@ -29,7 +29,7 @@ MAX_LENGTH = 6000  # characters of a parameter
 
 
 def open_writer(facts: RunFacts) -> RunWriter:
-    """A run of MLflow's, in the experiment of the same name.
+    """Return a writer into a run of MLflow, in the experiment of the same name.
 
     It goes to where MLflow has been told to write (``MLFLOW_TRACKING_URI``), else to ``mlflow.db``
     beside the run folders.

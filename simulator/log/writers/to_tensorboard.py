@@ -16,7 +16,7 @@ from simulator.log.writers import RunFacts, RunWriter, scalars
 
 
 def open_writer(facts: RunFacts) -> RunWriter:
-    """One folder a run in ``tensorboard/`` beside the run folders; an unfinished one begins anew.
+    """Return a writer into ``tensorboard/`` beside the run folders; an unfinished run begins anew.
 
     The horizontal axis *relative* is simulated time: that stands where TensorBoard expects the
     host's.
