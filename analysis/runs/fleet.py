@@ -14,8 +14,8 @@ from analysis.runs.load import Run
 def devices(runs: Sequence[Run], only: Sequence[int] = ()) -> pd.DataFrame:
     """Return a row for each device of any cohort: profile, link, memory_budget_bytes.
 
-    The index is the device, by rising budget. A device that was never drawn is left out, and so are all but those
-    in ``only`` where it names any. Raises RunError where none is left.
+    The index is the device, by rising budget. A device that was never drawn is left out, and so are
+    all but those in ``only`` where it names any. Raises RunError where none is left.
     """
     drawn = {int(device) for run in runs for device in run.clients["device_id"]}
     drawn |= {device for run in runs for device, _ in sat_out(run)}
