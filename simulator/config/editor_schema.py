@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BeforeValidator
 
+from algorithms.registry import STRATEGIES
 from simulator.config.keys import is_section, kinds_of
 from simulator.config.reference import option_docs
 from simulator.config.schema import RunConfig
@@ -36,6 +37,10 @@ def editor_schema() -> Schema:
             "required": ["kind"],
         }
     )
+    rate = sections["TrainingOptions"]["properties"]["learning_rate"]
+    own_rate = {k: v for k, v in rate.items() if k != "default"}
+    for strategy_class in STRATEGIES.values():
+        sections[strategy_class.__name__]["properties"].setdefault("learning_rate", own_rate)
     root["properties"]["strategies"] = {
         "type": "object",
         "description": "Several strategies by label, in place of strategy.",

@@ -235,7 +235,7 @@ class RunConfig(Section):
     targets: tuple[Positive, ...] = ()
     """The values of the task's first metric that runs are timed to; no run depends on them."""
     strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]
-    """Who trains what, and how it is merged."""
+    """Who trains what, and how it is merged; with a `learning_rate` for its own runs alone."""
 
     def resolved(self) -> dict[str, Any]:
         """Return every key with its value as plain data: running it again gives the same run."""
