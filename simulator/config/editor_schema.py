@@ -11,9 +11,9 @@ from pydantic import BeforeValidator
 
 from algorithms.registry import STRATEGIES
 from simulator.config.keys import is_section, kinds_of
-from simulator.config.reference import option_docs
+from simulator.config.reference import STRATEGY_TITLE, option_docs
 from simulator.config.schema import RunConfig
-from simulator.config.types import as_plain, as_range, as_source
+from simulator.config.types import Title, as_plain, as_range, as_source
 from traces.options import is_union, option_hints
 
 Schema = dict[str, Any]
@@ -60,6 +60,8 @@ def editor_schema() -> Schema:
 def _section(section: type, sections: dict[str, Schema], kind: str | None = None) -> Schema:
     docs, hints = option_docs(section), option_hints(section)
     properties: Schema = {"kind": {"const": kind}} if kind else {}
+    if section in STRATEGIES.values():
+        properties["title"] = {**_schema(Title, sections), "description": STRATEGY_TITLE}
     required = ["kind"] if kind else []
     for field in (field for field in fields(section) if field.init):
         found = _schema(hints[field.name], sections)

@@ -91,19 +91,30 @@ def read_experiment(
         raise ConfigError(["give strategy or strategies, exactly one of the two"], str(path))
     if "strategy" in raw:
         name = str(_kind(raw["strategy"]) or "run").rpartition(":")[2]  # mine.py:Name -> Name
-        return [_parse({"label": name, **raw}, path)]
+        return [_parse({"label": name, **_with_title(raw)}, path)]
     strategies = raw.pop("strategies")
     if not isinstance(strategies, dict) or not strategies:
         raise ConfigError(["strategies must map at least one label to a strategy"], str(path))
     runs, problems = [], []
-    for label, strategy in strategies.items():
+    for number, (label, strategy) in enumerate(strategies.items()):
+        place = {"place": [number]} if number else {}
+        one = {**raw, **place, "label": label, "strategy": strategy}
         try:
-            runs.append(_parse({**raw, "label": label, "strategy": strategy}, path))
+            runs.append(_parse(_with_title(one), path))
         except ConfigError as error:
             problems += name_strategies(error.problems, str(label))
     if problems:
         raise ConfigError(problems, str(path))
     return runs
+
+
+def _with_title(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a run with the title of its strategy's section as a key of its own."""
+    strategy = raw["strategy"]
+    if not isinstance(strategy, dict) or "title" not in strategy:
+        return dict(raw)
+    own = {key: value for key, value in strategy.items() if key != "title"}
+    return {**raw, "strategy": own, "strategy_title": strategy["title"]}
 
 
 def code_of(path: Path, overrides: Sequence[str] = ()) -> list[Path]:
@@ -384,7 +395,7 @@ def _problem(error: Any, model: type[RunConfig]) -> str:
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return _unknown_key(error["loc"], model)
     where, hints = locate(model, error["loc"])
-    name = _shown_keys(where) or "the config"
+    name = _shown_keys(where).replace("strategy_title", "strategy.title") or "the config"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         choices = ", ".join(
             name for hint in hints for arm in members(hint) for name in kinds_of(arm)
@@ -420,7 +431,7 @@ def _unknown_key(place: Sequence[str | int], model: type[RunConfig]) -> str:
     where, hints = locate(model, place[:-1])
     sections = [arm for hint in hints for arm in members(hint) if is_section(arm)]
     valid = list(dict.fromkeys(name for section in sections for name in names_of(section)))
-    valid += ["strategies"] if not where else []
+    valid += ["strategies"] if not where else ["title"] if where == ["strategy"] else []
     near = did_you_mean(place[-1], valid)
     inside = _shown_keys(where) or "a config"
     return f"{_shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{near}"

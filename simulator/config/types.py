@@ -30,6 +30,13 @@ Name = Annotated[
         "1 to 64 letters, digits, '.', '_' and '-' of ASCII, the first a letter or digit",
     ),
 ]
+Title = Annotated[
+    str,
+    Rule(
+        lambda text: 1 <= len(text) <= 80 and text.isprintable() and text[0].isalnum(),
+        "1 to 80 printable characters, the first a letter or digit",
+    ),
+]
 Count = Annotated[int, Ge(1), Le(1_000_000_000)]
 PathOrName = Annotated[str, AfterValidator(stay_inside)]
 Revision = Annotated[

@@ -36,7 +36,7 @@ from simulator.log.progress_state import duration
 from simulator.log.protocol import RunLog
 from simulator.log.provenance import provenance
 from simulator.log.records import DeviceRecord
-from simulator.log.run_folder import RunFolder, remove_checkpoint
+from simulator.log.run_folder import RunFolder, refresh, remove_checkpoint
 from simulator.log.writers import RunFacts, RunWriter, WriterSpec, open_writers
 from simulator.workers.trainers import (
     Remembering,
@@ -90,6 +90,7 @@ def run(
     config, folder, inputs = prepared.config, prepared.folder, _inputs(prepared.world)
     if prepared.is_finished:
         remove_checkpoint(folder)
+        refresh(folder, config.read_alone)
         report.step(f"{config.label}: finished before, kept ({folder})")
         return folder
     for note in (*prepared.notes, *trainers.complaints()):
@@ -258,6 +259,7 @@ def _manifest(
         "strategy_sha256": own.sha256 if own else None,
         "seed": config.seed,
         "config_hash": config.hash,
+        "read_alone": config.read_alone,
         **inputs,
         "task": {"kind": task.kind, "metrics": [asdict(metric) for metric in task.metrics]},
         "training_dtype": host.dtype if host else None,
