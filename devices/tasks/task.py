@@ -57,6 +57,15 @@ class Batch(NamedTuple):
     targets: Tensor  # (B,) one for each text, or (B, T) one for each token, IGNORED where none is
 
 
+def num_predicted(batch: Batch) -> Tensor:
+    """Return the number of targets of each example that the loss is a mean over, (B,)."""
+    import torch
+
+    if batch.targets.dim() == 1:
+        return torch.ones_like(batch.targets)
+    return (batch.targets != IGNORED).sum(1)
+
+
 class Tokenize(Protocol):
     """The tokenizer of the model, which cuts texts to the longest that the experiment allows."""
 
