@@ -1,4 +1,4 @@
-"""Evaluations of the global model, logged in their place whenever the numbers are known."""
+"""Evaluates the global model, and logs the numbers in their place whenever they are known."""
 
 from __future__ import annotations
 
