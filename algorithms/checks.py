@@ -294,7 +294,7 @@ def _check_unsent(strategy: Any) -> Iterator[str]:
         yield "read only plan.terms.uploaded of an update, as holder_weights and mean_adapter do"
 
 
-def _check_heard(strategy: Any) -> Iterator[str]:
+def _check_counts(strategy: Any) -> Iterator[str]:
     """every update that is merged moves the global model."""
     fleet = check_fleet()
     state, _, updates = _round(strategy, fleet)
@@ -368,7 +368,7 @@ CLAUSES: tuple[Callable[[Any], Iterator[str]], ...] = (
     _check_broadcast,
     _check_aggregate,
     _check_unsent,
-    _check_heard,
+    _check_counts,
     _check_smallest,
     _check_local_work,
     _check_learning,

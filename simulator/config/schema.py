@@ -55,8 +55,8 @@ adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 class TaskConfig(Section):
     """The task says what is fine-tuned on what, and to do what."""
 
-    kind: Literal["classification", "causal-lm"] = "classification"
-    """What the model learns: the label of a text, or the tokens that follow."""
+    kind: Literal["classification", "regression", "causal-lm"] = "classification"
+    """What the model learns: the label or score of a text or pair, or the tokens that follow."""
     model: PathOrName = "minilm-l6"
     """The name of a model, a repository of the hub, or a model directory."""
     revision: Revision | None = None
