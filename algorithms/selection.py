@@ -90,7 +90,7 @@ class Uniform:
         # million devices.
         keys = rng.random(len(roster.device_ids))
         rows = roster.rows(idle)
-        if slots == 1:  # the same device as below, found in one pass
+        if slots == 1 and len(rows):  # the same device as below, found in one pass
             rows = rows[[np.argmin(keys[rows])]]
         elif 0 < slots < len(rows):
             rows = rows[np.argpartition(keys[rows], slots - 1)]
