@@ -54,7 +54,7 @@ class Result:
 
     @property
     def clients(self) -> pd.DataFrame:
-        """One row a plan handed out in any run."""
+        """One row for each plan that any run dispatched."""
         return of_runs(self.runs, lambda run: run.clients)
 
     @property

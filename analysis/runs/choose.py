@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from analysis.runs.files import RunError
 from analysis.runs.frames import RunSet
@@ -14,16 +15,16 @@ def chosen(runs: RunSet, entries: Sequence[str]) -> RunSet:
 
     Raises RunError on an entry that is none, on a key that no run has, and where no run is left.
     """
-    found = runs
+    kept = set(runs.runs.index)
     for entry in entries:
         key, values, is_wanted = _entry(entry)
-        found = (found.where if is_wanted else found.without)(**{key: values})
-        if found.runs.empty:
+        kept &= set((runs.where if is_wanted else runs.without)(**{key: values}).runs.index)
+        if not kept:
             there = ", ".join(runs.values(key))
             raise RunError(
                 f"--where must leave at least one run, got {entry!r}; {key} is one of {there}"
             )
-    return found
+    return replace(runs, runs=runs.runs[runs.runs.index.isin(kept)])
 
 
 def _entry(entry: str) -> tuple[str, tuple[object, ...], bool]:

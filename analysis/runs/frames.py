@@ -96,7 +96,7 @@ class RunSet:
         return self._table("rounds", columns)
 
     def clients(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The plans handed out in all runs, after the columns run, variant and seed."""
+        """The dispatched plans of all runs, after the columns run, variant and seed."""
         return self._table("clients", columns)
 
     def devices(self, columns: Sequence[str] | None = None) -> pd.DataFrame:

@@ -49,7 +49,7 @@ class Run:
     config: Json
     devices: pd.DataFrame  # one row a device of the fleet
     rounds: pd.DataFrame  # one row a round; round 0 is the initial model
-    clients: pd.DataFrame  # one row a plan handed out
+    clients: pd.DataFrame  # one row for each dispatched plan
     metric: Metric = ACCURACY  # the first of its task, by which it is judged
 
     @property

@@ -37,6 +37,10 @@ def editor_schema() -> Schema:
             "required": ["kind"],
         }
     )
+    rate = sections["TrainingOptions"]["properties"]["learning_rate"]
+    own_rate = {k: v for k, v in rate.items() if k != "default"}
+    for strategy_class in STRATEGIES.values():
+        sections[strategy_class.__name__]["properties"].setdefault("learning_rate", own_rate)
     root["properties"]["strategies"] = {
         "type": "object",
         "description": "Several strategies by label, in place of strategy.",

@@ -1,4 +1,4 @@
-"""The run folder: what is written while a run goes on, and when it ends."""
+"""Writes the run folder: events while the run goes on, tables and manifest at its end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROWS_AT_ONCE = 50_000
 
 
 class RunFolder:
-    """Writes one run. Events go out line by line, tables and manifest at the end."""
+    """A run folder writes one run: events line by line, tables and manifest at the end."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         """Make the folder, or begin anew in one of the same config.
@@ -82,7 +82,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where results are kept until the run is done."""
+        """The folder that keeps training results until the run is done."""
         return self.path / CHECKPOINT
 
     def event(self, event: Event) -> None:
@@ -117,7 +117,7 @@ class RunFolder:
             self._events.flush()
 
     def fleet(self, columns: Columns) -> None:
-        """Write who the devices are: the columns of their records."""
+        """Write the table of the devices, given as the columns of their records."""
         with self.writing():
             write_columns(self.path / "devices.parquet", DeviceRecord, columns)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from devices.datasets.partition import expected_scores
 from devices.models.catalog import ModelSource
+from devices.options import TrainingOptions
 from devices.tasks.task import Metric, Task
 from devices.vocabulary.trainer import HostNames, Trainer
 from simulator.config.experiment import ConfigError, name_strategies
@@ -223,6 +224,7 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
 
 def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
     """Return everything that the simulation of this config is made of."""
+    training = TrainingOptions() if config.training == "none" else config.training
     rules = Rules(
         local=config.local,
         stop=config.stop,
@@ -230,8 +232,10 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         robustness=config.aggregation,
         when_offline=config.fleet.when_offline,
         when_out_of_memory=config.fleet.when_out_of_memory,
-        when_diverged="stop" if config.training == "none" else config.training.when_diverged,
-        stack=1 if config.training == "none" else config.training.stack,
+        when_diverged=training.when_diverged,
+        stack=training.stack,
+        schedule=training.schedule,
+        rslora=training.rslora,
     )
     return Federation(
         world=world,
