@@ -10,7 +10,7 @@ from rich.console import Console
 
 from analysis.commands.options import Folders, Target, Where, say, wanted
 from simulator.config.experiment import ConfigError
-from traces.text import did_you_mean
+from traces.text import unknown
 
 
 def figures(
@@ -41,8 +41,7 @@ def figures(
 
     for option, given, choices in (("--paper", paper, PAPERS), ("--band", band, BANDS)):
         if given not in choices:
-            meant = did_you_mean(given, choices)
-            raise ConfigError([f"must be one of {', '.join(choices)}, got {given}{meant}"], option)
+            raise ConfigError([unknown(option.removeprefix("--"), given, choices)], option)
     numbers = _numbers(devices or "")
     result = api.load(*folders).where(**wanted(where or ()))
     if not result.runs:
