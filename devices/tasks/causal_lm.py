@@ -32,6 +32,7 @@ class CausalLM:
 
     kind: ClassVar[str] = "causal-lm"
     columns: ClassVar[tuple[str, ...]] = ("text",)
+    optional: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("perplexity", "", "lower"),
         Metric("loss", "nats", "lower"),

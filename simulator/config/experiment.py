@@ -431,7 +431,7 @@ def _unknown_key(place: Sequence[str | int], model: type[RunConfig]) -> str:
     where, hints = locate(model, place[:-1])
     sections = [arm for hint in hints for arm in members(hint) if is_section(arm)]
     valid = list(dict.fromkeys(name for section in sections for name in names_of(section)))
-    valid += ["strategies"] if not where else ["title"] if where == ["strategy"] else []
+    valid += ["strategies"] if not where else ["title", RATE] if where == ["strategy"] else []
     near = did_you_mean(place[-1], valid)
     inside = _shown_keys(where) or "a config"
     return f"{_shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{near}"

@@ -55,8 +55,8 @@ adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 class TaskConfig(Section):
     """The task says what is fine-tuned on what, and to do what."""
 
-    kind: Literal["classification", "causal-lm"] = "classification"
-    """What the model learns: the label of a text, or the tokens that follow."""
+    kind: Literal["classification", "regression", "causal-lm"] = "classification"
+    """What the model learns: the label or score of a text or pair, or the tokens that follow."""
     model: PathOrName = "minilm-l6"
     """The name of a model, a repository of the hub, or a model directory."""
     revision: Revision | None = None
@@ -93,6 +93,8 @@ class LocalWork(Section):
 
     batch_size: Annotated[int, Ge(1), Le(1_000_000)] = 16
     """The examples of a batch."""
+    micro_batch: Annotated[int, Ge(1), Le(1_000_000)] | None = None
+    """The examples that a device holds at once, where it trains a batch in equal parts."""
     steps: Annotated[int, Ge(1), Le(1_000_000)] | None = None
     """The training steps of a round."""
     epochs: Annotated[float, Gt(0), Le(10_000)] | None = None
@@ -108,6 +110,11 @@ class LocalWork(Section):
         super().__post_init__()
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, exactly one of the two")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"micro_batch must divide the batch_size of {self.batch_size}, got "
+                f"{self.micro_batch}"
+            )
 
     def steps_for(self, num_examples: int) -> int:
         """Return the training steps of a device with this many examples; at least one."""

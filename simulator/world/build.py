@@ -367,4 +367,5 @@ def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan
             local_steps=1,
             batch_size=config.local.batch_size,
             proximal_mu=config.local.proximal_mu,
+            micro_batch=config.local.micro_batch,
         )

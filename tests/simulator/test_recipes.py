@@ -20,7 +20,7 @@ from simulator.engine.rules import Rules
 from simulator.engine.server import simulate
 from simulator.runs.run import federation_of
 from simulator.world.build import build_world
-from tests.simulator.small import DriftTrainer, make_device, make_federation
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_golden import CONFIG
 
 TRAINING: dict[str, Any] = {"learning_rate": 0.01, "dtype": "fp32"}
@@ -177,3 +177,20 @@ def test_costs_follow_the_optimizer_of_the_config(tmp_path: Path) -> None:
         peaks.append(federation.view.cost(plans[0]).memory)
     assert 0 < peaks[1].optimizer == peaks[0].optimizer // 2
     assert peaks[1].gradients == peaks[0].gradients
+
+
+def test_micro_batches_of_the_config_are_in_the_plans_and_save_memory(tmp_path: Path) -> None:
+    peaks = {}
+    for micro_batch in (None, 2):
+        local = {"batch_size": 8, "steps": 3} | (
+            {"micro_batch": micro_batch} if micro_batch else {}
+        )
+        (config,) = loaded(tmp_path, local=local)
+        world = build_world(config, "here")
+        trainer, log = DriftTrainer(world.model.num_blocks), Memory()
+        simulate(federation_of(config, world, trainer), log)
+        assert {job.plan.micro_batch for job in trainer.jobs} == {micro_batch}
+        peaks[micro_batch] = log.clients[0].peak_memory_bytes
+    assert peaks[2] < peaks[None]
+    with pytest.raises(ConfigError, match="local: micro_batch must divide the batch_size of 8"):
+        loaded(tmp_path, local={"batch_size": 8, "steps": 3, "micro_batch": 3})
