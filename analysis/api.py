@@ -34,7 +34,7 @@ from simulator.runs.run import prepare_all
 from simulator.runs.run import run as run_one
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
-from traces.text import did_you_mean
+from traces.text import unknown
 
 IN_MEMORY = Path("config")
 """What messages call a config that stands in no file; its own schedulers start at this folder."""
@@ -89,8 +89,7 @@ class Result:
         chosen = tuple(run for run in self.runs if run.label == label)
         if not chosen:
             labels = list(dict.fromkeys(run.label for run in self.runs))
-            meant = did_you_mean(label, labels)
-            raise RunError(f"the label must be one of {', '.join(labels)}, got {label}{meant}")
+            raise RunError(unknown("the label", label, labels))
         return Result(chosen, self.found.where(variant=label))
 
     def where(self, **wanted: object) -> Result:
@@ -210,9 +209,7 @@ def _spec(name: str, study: Study) -> figures.FigureSpec:
     specs = {spec.name: spec for spec in figures.figures_of(study.metric)}
     if name in specs:
         return specs[name]
-    names = list(specs)
-    meant = did_you_mean(name, names)
-    raise RunError(f"a figure must be one of {', '.join(names)}, got {name}{meant}")
+    raise RunError(unknown("a figure", name, specs))
 
 
 class Silent:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from analysis.commands.options import Folders, Target, Where, place_beside, say
 from simulator.config.experiment import ConfigError
-from traces.text import did_you_mean
+from traces.text import unknown
 
 
 def figures(
@@ -43,8 +43,7 @@ def figures(
 
     for option, given, choices in (("--paper", paper, PAPERS), ("--band", band, BANDS)):
         if given not in choices:
-            meant = did_you_mean(given, choices)
-            raise ConfigError([f"must be one of {', '.join(choices)}, got {given}{meant}"], option)
+            raise ConfigError([unknown(option.removeprefix("--"), given, choices)], option)
     numbers = _numbers(devices or "")
     result = api.result_of(chosen(open_runs(folders), where or ()))
     place = place_beside(folders, "figures", output, where or ())

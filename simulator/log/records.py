@@ -23,6 +23,8 @@ from devices.vocabulary.plan import TrainingPlan
 Outcome = Literal["aggregated", "oom", "late", "offline", "crashed", "lost", "rejected"]
 """How a plan ended: merged; without the memory for it; too late; on a device that went away, or
 crashed; with an upload that could not be carried; with an update that the server refused."""
+NUM_UNMERGED = {f"num_{name}": name for name in get_args(Outcome) if name != "aggregated"}
+"""The counts of a round's plans that were not merged, each with its outcome."""
 
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -262,7 +264,7 @@ class RoundRecord:
             train_loss=float(losses @ examples / examples.sum()) if len(merged) else math.nan,
             num_sat_out=progress.num_cohort - progress.num_planned,
             num_aggregated=len(merged),
-            **{f"num_{name}": outcomes[name] for name in get_args(Outcome) if name != "aggregated"},
+            **{name: outcomes[outcome] for name, outcome in NUM_UNMERGED.items()},
             num_shrunk=int((columns["num_shrinks"] > 0).sum()),
             waiting_s=float(columns["waiting_s"][merged].mean()) if len(merged) else 0.0,
             download_bytes=total("download_bytes"),
