@@ -202,6 +202,9 @@ class Strategy(Protocol[M]):
     """The name in a config."""
     title: ClassVar[str]
     """One line for lists and legends."""
+    is_mean: ClassVar[bool] = False
+    """Whether the aggregation is a mean of what devices sent, term by term, so that what it adds to
+    the model is a gradient that a server optimizer can step along."""
 
     @property
     def rank(self) -> int:

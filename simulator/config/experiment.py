@@ -43,6 +43,7 @@ OF_EVERY_KIND: Mapping[str, Sequence[str]] = {
     "faults.byzantine": ("share", "schedule"),
     "cost": ("compute_bits", "attention", "lora_dropout", "model", "revision", "targets"),
     **dict.fromkeys(("pacing", "selection"), SCALE),
+    "server_optimizer": ("learning_rate",),
     "strategy": (*SCALE, RATE),
 }
 """The sections that are of one of several kinds, and their options that mean the same in each."""

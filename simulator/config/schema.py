@@ -21,8 +21,9 @@ from pydantic import (
 )
 
 from algorithms.merging.robust import Robustness
+from algorithms.merging.server_optimizers import ServerOptimizer
 from algorithms.pacing import Pacing
-from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
+from algorithms.registry import PACINGS, SELECTIONS, SERVER_OPTIMIZERS, STRATEGIES
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
 from devices.models.spec import Attention
@@ -246,6 +247,8 @@ class RunConfig(Section):
     """When plans go out and when updates are merged."""
     aggregation: Robustness = Robustness()
     """What the server does with updates before the strategy aggregates."""
+    server_optimizer: Annotated[ServerOptimizer, OneOf(SERVER_OPTIMIZERS)] | None = None
+    """How the server steps along the mean of the strategy; it takes the mean itself if left out."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When the global model is tested."""
     stop: Stop

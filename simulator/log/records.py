@@ -24,6 +24,8 @@ from traces.arrays import FloatArray
 Outcome = Literal["aggregated", "oom", "late", "offline", "crashed", "lost", "rejected"]
 """How a plan ended: merged; without the memory for it; too late; on a device that went away, or
 crashed; with an upload that could not be carried; with an update that the server refused."""
+NUM_UNMERGED = {f"num_{name}": name for name in get_args(Outcome) if name != "aggregated"}
+"""The counts of a round's plans that were not merged, each with its outcome."""
 
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -310,7 +312,7 @@ class RoundRecord:
             train_loss=float(losses @ examples / examples.sum()) if len(merged) else math.nan,
             num_sat_out=progress.num_cohort - progress.num_planned,
             num_aggregated=len(merged),
-            **{f"num_{name}": counts[name] for name in get_args(Outcome) if name != "aggregated"},
+            **{name: counts[outcome] for name, outcome in NUM_UNMERGED.items()},
             num_shrunk=sum(shrinks > 0 for shrinks in ended.values("num_shrinks")),
             waiting_s=float(of_merged("waiting_s").mean()) if len(merged) else 0.0,
             download_bytes=total("download_bytes"),
