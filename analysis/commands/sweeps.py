@@ -28,11 +28,11 @@ from analysis.commands.options import (
     Where,
     place_beside,
     say,
-    wanted,
 )
 from analysis.metrics.definitions import SMOOTHING
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
+from simulator.log.run_folder import refresh
 from simulator.log.writers import find_writers
 from simulator.runs.sweep import SweepRun, expand, part_of, same_conditions, savings_of
 from simulator.runs.sweep_jobs import Failure, Resources, outcomes
@@ -109,14 +109,15 @@ def summary(
     from analysis.metrics.study import study
     from analysis.report.formats import for_terminal, table_files
     from analysis.report.table import study_table
+    from analysis.runs.choose import chosen
     from analysis.runs.frames import open_runs
 
     console = Console()
     with console.status("read runs"):
-        runs = open_runs(folders).where(**wanted(where or ()))
+        runs = chosen(open_runs(folders), where or ())
         found = study(runs, target=target, baseline=baseline, smoothing=smooth)
     console.print(for_terminal(study_table(found)))
-    place = place_beside(folders, "summary", output)
+    place = place_beside(folders, "summary", output, where or ())
     _write(table_files(found), place)
     for line in found.left_out:
         say(console, f"left out: {line}")
@@ -150,6 +151,9 @@ def _check(
     in_order = {one: checked[one] for one in runs}
     for line in [*same_conditions(in_order), *sorted(set(notes))]:
         say(console, line)
+    for one, result in in_order.items():
+        if result.is_finished:
+            refresh(one.folder, result.read_alone)
     missing = [one for one, result in in_order.items() if not result.is_finished]
     if kept := len(runs) - len(missing):
         say(console, f"{kept} of {len(runs)} runs were finished before, and are kept")

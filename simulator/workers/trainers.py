@@ -18,6 +18,7 @@ from devices.architectures import model_spec
 from devices.models.catalog import MODELS, ModelSource, resolve
 from devices.models.spec import ModelSpec
 from devices.options import HostCompute, HostDtype
+from devices.tasks.registry import smoothed
 from devices.tasks.task import Task
 from devices.training.config import TrainingConfig
 from devices.vocabulary.plan import Adapter
@@ -40,7 +41,7 @@ from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.world.build import World
 from traces.canonical import canonical
-from traces.text import did_you_mean
+from traces.text import unknown
 
 EXECUTORS = ("processes", "ray")
 _OwnTrainer: TypeAlias = NullTrainer | ChunkedTrainer | SharedTrainer
@@ -145,9 +146,7 @@ class Trainers:
 def check_executor(name: str) -> None:
     """Raise ConfigError for an executor that there is not, or whose library is missing."""
     if name not in EXECUTORS:
-        meant = did_you_mean(name, EXECUTORS)
-        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}{meant}"
-        raise ConfigError([problem], "--executor")
+        raise ConfigError([unknown("an executor", name, EXECUTORS)], "--executor")
     if name == "ray":
         try:
             import_module("ray")
@@ -171,7 +170,8 @@ def _torch_trainer(
         **vars(settings) | ({"dtype": host.dtype, "compute": host.compute} if host else {}),
     )
     expected = _software() | {"the model's files": world.source.files_sha256}
-    return partial(_make_here, training, world.task, expected)
+    task = smoothed(world.task, settings.label_smoothing)
+    return partial(_make_here, training, task, expected)
 
 
 def _software() -> dict[str, str]:
