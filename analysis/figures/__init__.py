@@ -107,7 +107,7 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
         ),
         FigureSpec(
             "round-time",
-            "Where the time of a plan goes: mean over all plans handed out. Lost work: the time of"
+            "Where the time of a plan goes: mean over all dispatched plans. Lost work: the time of"
             " plans whose update was not aggregated.",
             round_time.time_frame,
             round_time.draw_time,
@@ -122,7 +122,7 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
         ),
         FigureSpec(
             "memory",
-            "The largest plan that each device was handed: its peak memory by part against the"
+            "The largest plan of each device: its peak memory by part against the"
             " device's budget. A cross: at least one plan met OOM.",
             memory.frame,
             memory.draw,
@@ -166,8 +166,8 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
         ),
         FigureSpec(
             "participation",
-            "Share of the fleet's devices that were merged at most so many times; at 0: never"
-            " heard.",
+            "Share of the fleet's devices whose updates were merged at most k times; at 0: never"
+            " merged.",
             participation.device_frame,
             participation.draw_devices,
         ),

@@ -1,6 +1,8 @@
-"""Whose updates count, and how old they are: participation of devices, staleness of updates."""
+"""Draws how often devices' updates were merged, and how stale the updates were."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -65,7 +67,7 @@ def _merged(run: Run) -> pd.Series[int]:
 def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
     """Draw a staircase for each label: the share of devices with at most so many merged updates.
 
-    All seeds together. What a staircase starts at is the share of devices that were never heard.
+    All seeds together. A staircase starts at the share of devices that were never merged.
     """
     most = int(frame["num_aggregated"].max())
     counts = np.arange(most + 1)
@@ -102,17 +104,10 @@ def plot_staleness(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> N
 
 def draw_devices(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a narrow figure."""
-    figure = style.figure(paper.column_in, 1.95)
-    axes = figure.subplots()
-    plot_devices(frame, axes)
-    style.legend_above(figure, style.labelled(axes))
-    return figure
+    return style.one_panel(paper, partial(plot_devices, frame))
 
 
 def draw_staleness(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a narrow figure."""
-    figure = style.figure(paper.column_in, 1.95)
-    axes = figure.subplots()
-    plot_staleness(frame, axes, band=paper.band)
-    style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
-    return figure
+    plot = partial(plot_staleness, frame, band=paper.band)
+    return style.one_panel(paper, plot, bands.note(frame, paper.band))

@@ -284,7 +284,7 @@ def _lost_turn_share(rounds: pd.DataFrame) -> float:
 
 
 def of_clients(clients: pd.DataFrame) -> dict[str, float]:
-    """Return what one run came to, by the plans that it handed out."""
+    """Return what one run came to, by its dispatched plans."""
     # In arrays: of a thousand runs, frames within frames would take most of the time.
     of = {str(name): column.to_numpy() for name, column in clients.items()}
     merged, ran = of["outcome"] == "aggregated", of["outcome"] != "oom"

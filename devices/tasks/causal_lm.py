@@ -33,6 +33,7 @@ class CausalLM:
 
     kind: ClassVar[str] = "causal-lm"
     columns: ClassVar[tuple[str, ...]] = ("text",)
+    optional: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("perplexity", "", "lower"),
         Metric("loss", "nats", "lower"),
@@ -40,6 +41,7 @@ class CausalLM:
     )
 
     data: TextDataset
+    label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
 
     @classmethod
     def of(cls, data: TextDataset) -> CausalLM:
@@ -62,7 +64,9 @@ class CausalLM:
         return Encoded(ids, [next_tokens(row) for row in ids])
 
     def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
-        return token_losses(logits, batch.targets, num_jobs=num_jobs)
+        return token_losses(
+            logits, batch.targets, num_jobs=num_jobs, smoothing=self.label_smoothing
+        )
 
     def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
         return score_tokens(logits, batch)

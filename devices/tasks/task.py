@@ -16,13 +16,15 @@ import numpy as np
 from devices.datasets.dataset import Split, TextDataset
 from devices.models.heads import Head
 from devices.vocabulary.trainer import ChunkScore, Evaluation
-from traces.arrays import IntArray
+from traces.arrays import Float32Array, IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100
 """The target of a token that no loss is taken at; torch's own default for it."""
+TITLES = {"macro_f1": "Macro F1", "rouge_l": "ROUGE-L"}
+"""The titles of metrics whose names do not spell them."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,13 @@ class Metric:
     """A number that models are judged by, and which way it improves."""
 
     name: str  # a column of rounds.parquet, as "accuracy"
-    unit: Literal["share", "nats", ""]  # a share lies in [0, 1]
+    unit: Literal["share", "nats", ""]  # a share lies in [0, 1]; "" has no unit
     better: Literal["higher", "lower"]
 
     @property
     def title(self) -> str:
         """The name as a title has it, as "Token accuracy"."""
-        return self.name.replace("_", " ").capitalize()
+        return TITLES.get(self.name, self.name.replace("_", " ").capitalize())
 
     def reaches(self, value: float, target: float) -> bool:
         """Return True if ``value`` is at least as good as ``target``; no NaN is."""
@@ -55,6 +57,22 @@ class Batch(NamedTuple):
     input_ids: Tensor  # (B, T) token ids
     attention_mask: Tensor  # (B, T), 1 for a token of the text, 0 for padding
     targets: Tensor  # (B,) one for each text, or (B, T) one for each token, IGNORED where none is
+    token_types: Tensor | None = None  # (B, T), 1 in the second text of a pair, where models ask
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a model of transformers is called with, by its own names."""
+        given = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return given if self.token_types is None else given | {"token_type_ids": self.token_types}
+
+
+def num_predicted(batch: Batch) -> Tensor:
+    """Return the number of targets of each example that the loss is a mean over, (B,)."""
+    import torch
+
+    if batch.targets.dim() == 1:
+        return torch.ones_like(batch.targets)
+    return (batch.targets != IGNORED).sum(1)
 
 
 class Tokenize(Protocol):
@@ -70,12 +88,27 @@ class Tokenize(Protocol):
         """
         ...
 
+    def pairs(
+        self, first: Sequence[str], second: Sequence[str]
+    ) -> tuple[list[IntArray], list[IntArray] | None]:
+        """Return the token ids of each pair of texts as one, and the types of these tokens.
+
+        The longer text of a pair is cut first. Types are 0 and 1 for first and second, and None for
+        a model that does not tell texts apart by types. Raises as for single texts.
+        """
+        ...
+
+
+Targets = IntArray | Float32Array | Sequence[IntArray]
+"""One target for each example, (n,), or one array as long as its tokens for each."""
+
 
 class Encoded(NamedTuple):
     """The examples of one split as the model takes them."""
 
     ids: Sequence[IntArray]  # the tokens of each example
-    targets: IntArray | Sequence[IntArray]  # (n,), or one array as long as its tokens for each
+    targets: Targets
+    token_types: Sequence[IntArray] | None = None  # of each token, where the model asks for them
 
 
 class Task(Protocol):
@@ -90,6 +123,8 @@ class Task(Protocol):
     kind: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
     """The columns of the data that an example is made of."""
+    optional: ClassVar[tuple[str, ...]]
+    """Further columns, which are read where the config names them."""
     metrics: ClassVar[tuple[Metric, ...]]
     """What a model is judged by; the first decides targets. One of them is named "loss"."""
 

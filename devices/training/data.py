@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 from transformers import AutoTokenizer
 
 from devices.models.catalog import ModelSource
-from devices.tasks.task import IGNORED, Batch
+from devices.models.directory import ModelFiles
+from devices.tasks.task import IGNORED, Batch, Targets
 from devices.training.files import checked_folder, quiet, read_config, said_in_words
 from traces.arrays import IntArray
 
@@ -27,8 +30,9 @@ class TokenizedTexts:
     """Examples as token ids, with their targets."""
 
     ids: Sequence[IntArray]
-    targets: IntArray | Sequence[IntArray]  # (n,), or one array as long as its tokens for each
-    pad_id: int
+    targets: Targets
+    token_types: Sequence[IntArray] | None = None
+    pad_id: int = 0
 
     @cached_property
     def lengths(self) -> IntArray:
@@ -44,7 +48,9 @@ class TokenizedTexts:
             if isinstance(self.targets, np.ndarray)
             else _padded([self.targets[index] for index in indices], IGNORED)
         )
-        arrays = (ids, mask.astype(np.int64), targets)
+        arrays = [ids, mask.astype(np.int64), targets]
+        if self.token_types is not None:
+            arrays.append(_padded([self.token_types[index] for index in indices], 0))
         return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
@@ -69,6 +75,13 @@ class ModelTokenizer:
         check_tokens(self.source, texts, ids, self.vocabulary_size)
         return ids
 
+    def pairs(
+        self, first: Sequence[str], second: Sequence[str]
+    ) -> tuple[list[IntArray], list[IntArray] | None]:
+        ids, types = tokenize_pairs(self.source, first, second, self.max_length)
+        check_tokens(self.source, first, ids, self.vocabulary_size)
+        return ids, types
+
 
 def tokenize(
     source: ModelSource, texts: Sequence[str], max_length: int, *, ends: bool = False
@@ -82,11 +95,7 @@ def tokenize(
         size = source.config["vocab_size"]
         rows = [[*_hashed(text, size)[: max_length - 1], END_ID] for text in texts]
         return [np.array(row, dtype=np.int64) for row in rows]
-    with said_in_words(source, "whose tokenizer transformers can use"), quiet():
-        with checked_folder(source.files) as folder:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, config=read_config(source), local_files_only=True, trust_remote_code=False
-            )
+    with _tokenizer(source, source.files) as tokenizer:
         end = tokenizer.eos_token_id if ends else None
         return [
             np.array(_ended(row, end)[:max_length], dtype=np.int64)
@@ -99,6 +108,49 @@ def tokenize(
                 return_token_type_ids=False,
             )["input_ids"]
         ]
+
+
+def tokenize_pairs(
+    source: ModelSource, first: Sequence[str], second: Sequence[str], max_length: int
+) -> tuple[list[IntArray], list[IntArray] | None]:
+    """Turn each pair of texts into token ids and token types, as the model's own tokenizer does.
+
+    The longer text is cut first. Types are None unless the tokenizer tells them and the model has
+    embeddings for two. Raises ValueError for a tokenizer that cannot be loaded or used.
+    """
+    if source.files is None:
+        size = source.config["vocab_size"]
+        pairs = [_hashed_pair(*pair, size, max_length) for pair in zip(first, second, strict=True)]
+        rows, types = [ids for ids, _ in pairs], [types for _, types in pairs]
+    else:
+        with _tokenizer(source, source.files) as tokenizer:
+            found = [
+                tokenizer(
+                    list(first[k : k + TEXTS_AT_ONCE]),
+                    list(second[k : k + TEXTS_AT_ONCE]),
+                    truncation=True,
+                    max_length=max_length,
+                    return_attention_mask=False,
+                )
+                for k in range(0, len(first), TEXTS_AT_ONCE)
+            ]
+        rows = [row for some in found for row in some["input_ids"]]
+        types = [row for some in found for row in some.get("token_type_ids", ())]
+    ids = [np.array(row, dtype=np.int64) for row in rows]
+    if not types or getattr(read_config(source), "type_vocab_size", 0) < 2:
+        return ids, None
+    return ids, [np.minimum(np.array(row, dtype=np.int64), 1) for row in types]
+
+
+@contextmanager
+def _tokenizer(source: ModelSource, files: ModelFiles) -> Iterator[Any]:
+    """Load the model's own tokenizer; whatever it raises while it is used becomes a ValueError."""
+    with said_in_words(source, "whose tokenizer transformers can use"), quiet():
+        with checked_folder(files) as folder:
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=read_config(source), local_files_only=True, trust_remote_code=False
+            )
+        yield tokenizer
 
 
 def _ended(row: list[int], end: int | None) -> list[int]:
@@ -132,6 +184,19 @@ def _hashed(text: str, vocabulary_size: int) -> list[int]:
     words = text.lower().split()
     num_words = vocabulary_size - FIRST_WORD_ID
     return [START_ID, *(FIRST_WORD_ID + crc32(word.encode()) % num_words for word in words)]
+
+
+def _hashed_pair(
+    first: str, second: str, vocabulary_size: int, max_length: int
+) -> tuple[list[int], list[int]]:
+    """Return the tokens of a pair, an end after each text, and of each token its text, 0 or 1."""
+    start, *one = _hashed(first, vocabulary_size)
+    _, *other = _hashed(second, vocabulary_size)
+    room = max_length - 3  # beside the start and two ends
+    one = one[: max(room - room // 2, room - len(other))]
+    other = other[: room - len(one)]
+    ids = [start, *one, END_ID, *other, END_ID]
+    return ids, [0] * (len(one) + 2) + [1] * (len(other) + 1)
 
 
 def draw_batches(

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from devices.datasets.dataset import Split
 from devices.models.catalog import ModelSource
 from devices.models.spec import ModelSpec
-from devices.tasks.task import Task, groups_or_none_at_all
+from devices.tasks.task import Batch, Task, groups_or_none_at_all, num_predicted
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
@@ -27,6 +27,7 @@ from devices.training.evaluation import score_chunk
 from devices.training.files import said_in_words
 from devices.training.host import choose_host, keep_freed_memory, make_reproducible
 from devices.training.model import load_model
+from devices.training.optimizers import Updater
 from devices.training.penalties import Penalty, penalties_of
 from devices.training.salience import block_salience
 from devices.training.stacked import load_stack
@@ -144,31 +145,31 @@ class TorchTrainer:
 
     def _train(self, job: TrainingJob) -> TrainingResult:
         loaded = load_adapter(self._model, job.broadcast.adapter, job.plan.terms)
-        losses = self._steps([job], loaded.parameters(), penalties_of(loaded, job.plan))
+        updater = Updater(self._config, loaded.parameters(), rate_share=job.rate_share)
+        losses = self._steps([job], updater, penalties_of(loaded, job.plan))
         return self._result(job, loaded.read(), losses[:, :, 0])
 
     def _train_stack(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         loaded = load_stack(self._model, jobs)
+        updater = Updater(
+            self._config,
+            loaded.parameters(),
+            rate_share=jobs[0].rate_share,
+            num_jobs=len(jobs),
+            parts=loaded.own_parts(),
+        )
         with loaded.heads():
-            losses = self._steps(jobs, loaded.parameters(), loaded.penalties())
+            losses = self._steps(jobs, updater, loaded.penalties())
         adapters = enumerate(loaded.read())
         return [self._result(jobs[k], adapter, losses[:, :, k]) for k, adapter in adapters]
 
     def _steps(
-        self,
-        jobs: Sequence[TrainingJob],
-        parameters: Sequence[nn.Parameter],
-        penalties: Sequence[Penalty],
+        self, jobs: Sequence[TrainingJob], updater: Updater, penalties: Sequence[Penalty]
     ) -> FloatArray:
         """Train, and return the mean and mean squared loss before each step, (steps, 2, jobs)."""
         plan, start, model = jobs[0].plan, jobs[0].broadcast.adapter, self._model
         model.weights.use(plan.weight_formats, start.merged, start.scale)
-        optimizer = torch.optim.AdamW(
-            parameters,
-            lr=self._config.learning_rate,
-            weight_decay=self._config.weight_decay,
-            fused=True,
-        )
+        micro_batch = plan.micro_batch or plan.batch_size
         seeds = [np.random.SeedSequence(job.seed).generate_state(2).tolist() for job in jobs]
         drawn = [
             self._draw(job, batch_seed) for job, (batch_seed, _) in zip(jobs, seeds, strict=True)
@@ -177,7 +178,7 @@ class TorchTrainer:
         packing = packed_activations(model.blocks, plan.activation_bits, noise)
         with packing, model.only(plan.present):
             steps = [
-                self._step(optimizer, np.stack(batches), penalties)
+                self._step(updater, np.stack(batches), penalties, micro_batch)
                 for batches in zip(*drawn, strict=True)
             ]
         # Taken from the device at the end: waiting for each step's would leave a GPU idle.
@@ -199,24 +200,39 @@ class TorchTrainer:
 
     def _step(
         self,
-        optimizer: torch.optim.Optimizer,
+        updater: Updater,
         indices: IntArray,
         penalties: Sequence[Penalty],
+        micro_batch: int,
     ) -> Tensor:
         """Take one step on the texts at ``indices``, (jobs, B); return the losses, (2, jobs).
 
-        These are before the step, and without the penalties that the plan adds.
+        These are before the step, and without the penalties that the plan adds. The gradients of
+        the micro-batches add up to that of the whole batch, each counting by its predictions.
         """
-        batch = self._train_texts.batch(indices.ravel(), self.host.device)
-        # No name for the logits: those of tokens are large, and are let go of before the backward
-        # pass.
-        means, each = self._task.losses(self._model.logits(batch), batch, num_jobs=len(indices))
-        # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
-        objective = sum((penalty() for penalty in penalties), start=means.sum())
-        objective.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-        return torch.stack([means.detach(), each.square().view(len(indices), -1).mean(1)])
+        num_jobs, size = indices.shape
+        parts = [
+            self._train_texts.batch(part.ravel(), self.host.device)
+            for part in np.split(indices, size // micro_batch, axis=1)
+        ]
+        shares = _shares(parts, num_jobs) if len(parts) > 1 else [None]
+        means, squares = [], []
+        for batch, share in zip(parts, shares, strict=True):
+            # No name for the logits: those of tokens are large, and are let go of before the
+            # backward pass.
+            mean, each = self._task.losses(self._model.logits(batch), batch, num_jobs=num_jobs)
+            if share is not None:
+                mean = mean * share
+            added = penalties if batch is parts[0] else ()
+            # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
+            objective = sum((penalty() for penalty in added), start=mean.sum())
+            objective.backward()  # type: ignore[no-untyped-call]
+            means.append(mean.detach())
+            squares.append(each.square().view(num_jobs, -1).mean(1))
+        updater.step()
+        if len(parts) == 1:
+            return torch.stack([means[0], squares[0]])
+        return torch.stack([torch.stack(means).sum(0), torch.stack(squares).mean(0)])
 
     def _result(self, job: TrainingJob, adapter: Adapter, losses: FloatArray) -> TrainingResult:
         """Put the result of one job together; ``losses`` is (steps, 2)."""
@@ -226,6 +242,12 @@ class TorchTrainer:
         )
         mean, squared = (float(column.mean()) for column in losses.T)
         return TrainingResult(adapter, mean, squared, diverged)
+
+
+def _shares(parts: Sequence[Batch], num_jobs: int) -> list[Tensor]:
+    """Return, for each part of a batch, its share of what each job is asked to predict, (jobs,)."""
+    counts = torch.stack([num_predicted(batch).view(num_jobs, -1).sum(1) for batch in parts])
+    return list((counts / counts.sum(0)).float())
 
 
 def _check_length(config: TrainingConfig, positions: int) -> None:

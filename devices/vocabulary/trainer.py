@@ -32,6 +32,7 @@ class TrainingJob:
     examples: IntArray  # (n,): the device's shard, as indices into the training set
     seed: int
     stack: int = 1  # most jobs that may be trained in one pass
+    rate_share: float = 1.0  # of the configured learning rate, by the schedule
 
 
 class TrainingResult(NamedTuple):
@@ -59,8 +60,9 @@ class ChunkScore(NamedTuple):
     What the sums are is the task's to say, which also makes an evaluation of all of them.
     """
 
-    sums: tuple[float, ...]
-    by_group: tuple[tuple[int, int], ...] = ()  # examples and correct ones of each group
+    sums: tuple[float, ...] = ()
+    by_group: tuple[tuple[int, ...], ...] = ()  # counts of each group
+    rows: tuple[tuple[float, ...], ...] = ()  # of each example, for metrics that no sum gives
 
 
 class HostNames(NamedTuple):

@@ -21,8 +21,9 @@ from pydantic import (
 )
 
 from algorithms.merging.robust import Robustness
+from algorithms.merging.server_optimizers import ServerOptimizer
 from algorithms.pacing import Pacing
-from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
+from algorithms.registry import PACINGS, SELECTIONS, SERVER_OPTIMIZERS, STRATEGIES
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
 from devices.models.spec import Attention
@@ -39,6 +40,7 @@ from simulator.config.types import (
     PathOrName,
     Revision,
     Section,
+    Title,
     as_plain,
 )
 from traces.canonical import canonical
@@ -54,8 +56,8 @@ adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 class TaskConfig(Section):
     """The task says what is fine-tuned on what, and to do what."""
 
-    kind: Literal["classification", "causal-lm"] = "classification"
-    """What the model learns: the label of a text, or the tokens that follow."""
+    kind: Literal["classification", "regression", "causal-lm"] = "classification"
+    """What the model learns: the label or score of a text or pair, or the tokens that follow."""
     model: PathOrName = "minilm-l6"
     """The name of a model, a repository of the hub, or a model directory."""
     revision: Revision | None = None
@@ -92,6 +94,8 @@ class LocalWork(Section):
 
     batch_size: Annotated[int, Ge(1), Le(1_000_000)] = 16
     """The examples of a batch."""
+    micro_batch: Annotated[int, Ge(1), Le(1_000_000)] | None = None
+    """The examples that a device holds at once, where it trains a batch in equal parts."""
     steps: Annotated[int, Ge(1), Le(1_000_000)] | None = None
     """The training steps of a round."""
     epochs: Annotated[float, Gt(0), Le(10_000)] | None = None
@@ -107,6 +111,11 @@ class LocalWork(Section):
         super().__post_init__()
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, exactly one of the two")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"micro_batch must divide the batch_size of {self.batch_size}, got "
+                f"{self.micro_batch}"
+            )
 
     def steps_for(self, num_examples: int) -> int:
         """Return the training steps of a device with this many examples; at least one."""
@@ -190,8 +199,11 @@ class Stop(Section):
         return self.target if self.accuracy is None else self.accuracy
 
 
-READ_ALONE = ("targets",)
-"""The keys that only readers of a run use: a finished run stays as it is where they change."""
+READ_ALONE = ("title", "strategy_title", "place", "targets")
+"""The keys that only readers of a run use.
+
+A finished run is not simulated again where they change: its manifest takes the values.
+"""
 NOT_SIMULATED = ("seed", "name", "label", *READ_ALONE)
 """Keys that the hash of a config leaves out: seed, names, and what only the analysis reads."""
 
@@ -204,6 +216,13 @@ class RunConfig(Section):
     """The name of the experiment, and of the folder that its runs are in."""
     label: Name
     """The name of the run among those of the experiment; the strategy's kind unless given."""
+    title: Title | None = None
+    """The name of the experiment for readers, at the head of its page."""
+    strategy_title: Title | None = None
+    """The strategy's name in tables and figures; ``title`` in the strategy's own section is it."""
+    place: tuple[int, ...] = ()
+    """Where a run stands in tables and figures: its strategy's number, then its steps on each axis
+    of a grid from the config's own value. FedClock fills it in."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """The seed that all random numbers follow from."""
     task: TaskConfig = TaskConfig()
@@ -228,6 +247,8 @@ class RunConfig(Section):
     """When plans go out and when updates are merged."""
     aggregation: Robustness = Robustness()
     """What the server does with updates before the strategy aggregates."""
+    server_optimizer: Annotated[ServerOptimizer, OneOf(SERVER_OPTIMIZERS)] | None = None
+    """How the server steps along the mean of the strategy; it takes the mean itself if left out."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When the global model is tested."""
     stop: Stop
@@ -235,7 +256,7 @@ class RunConfig(Section):
     targets: tuple[Positive, ...] = ()
     """The values of the task's first metric that runs are timed to; no run depends on them."""
     strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]
-    """Who trains what, and how it is merged."""
+    """Who trains what, and how it is merged; with a `learning_rate` for its own runs alone."""
 
     def resolved(self) -> dict[str, Any]:
         """Return every key with its value as plain data: running it again gives the same run."""
@@ -247,6 +268,11 @@ class RunConfig(Section):
         """Eight hexadecimal digits that change with any key that decides a result, but the seed."""
         plain = {k: v for k, v in self.resolved().items() if k not in NOT_SIMULATED}
         return hashlib.sha256(canonical(plain).encode()).hexdigest()[:8]
+
+    @property
+    def read_alone(self) -> dict[str, Any]:
+        """Return the keys that only readers use, as plain data; one that stands at None is out."""
+        return {key: value for key, value in self.resolved().items() if key in READ_ALONE}
 
     @property
     def folder(self) -> Path:

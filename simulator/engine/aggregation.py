@@ -18,7 +18,7 @@ from simulator.log.checked import InvariantError, check_adapter
 
 
 class Collected(NamedTuple):
-    """The updates that arrived, divided into those to merge and those refused."""
+    """Collected updates are those that arrived, divided into those to merge and those refused."""
 
     updates: list[ClientUpdate]
     refused: list[tuple[DeviceId, str]]  # with the reason
@@ -29,9 +29,9 @@ def collect(
 ) -> Collected:
     """Return the updates that arrived, in order of device, as the server decodes them.
 
-    Real gradients, in no simulated time, only for what will be aggregated. An update that started
-    from an older model is brought up to date. Raises TrainingError where training went to infinity,
-    and that ends the run.
+    Only these updates are really trained, which takes no simulated time. An update that started
+    from an older model is brought up to date. Raises TrainingError where training diverged and the
+    rules say that this ends the run.
     """
     arrived = sorted(arrived, key=lambda work: (work.plan.device_id, work.broadcast.version))
     jobs = [
@@ -41,6 +41,7 @@ def collect(
             work.device.examples,
             work.training_seed,
             federation.rules.stack,
+            federation.rules.rate_share(work.record.round),
         )
         for work in arrived
     ]
@@ -80,7 +81,7 @@ def merge(
 ) -> ServerState[Any]:
     """Return the state after the strategy has aggregated; the same where there are no updates.
 
-    Raises InvariantError where the weights are those of no average, or the result is not finite.
+    Raises InvariantError where the weights do not sum to one, or the result is not finite.
     """
     if not updates:
         return state

@@ -1,4 +1,4 @@
-"""Dispatch: who is asked, for which plan, and which random streams decide it."""
+"""Dispatches plans: asks selection and strategy, each with random streams of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from traces.arrays import IntArray
 class Dispatcher:
     """A dispatcher asks selection and strategy, and turns their plans into assignments.
 
-    Each time that it asks, it draws from streams of their own.
+    Each time that it asks, selection and strategy draw from streams of that time.
     """
 
     def __init__(self, federation: Federation, participation: Participation) -> None:

@@ -1,4 +1,4 @@
-"""What the server remembers of each device's participation, for the selection."""
+"""Keeps what the server knows of each device's participation, for the selection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Participation:
-    """Participation keeps arrays over the fleet: an update costs its devices, a roster nothing."""
+    """Participation holds losses, round trips and turns of all devices, in arrays over the fleet.
+
+    An update touches its devices alone, and a roster copies nothing.
+    """
 
     def __init__(self, fleet: Fleet, view: FleetView) -> None:
         self._view = view

@@ -57,8 +57,10 @@ class Timelines:
     def timeline(
         self, plans: Sequence[TrainingPlan], at: tuple[int, float], due_s: float
     ) -> CohortTimeline | None:
-        """Return the timeline of those plans, dispatched in this round at this instant, that
-        nothing interrupts before the server stops waiting at ``due_s``; None where there is none.
+        """Return the timeline of those plans that nothing interrupts before ``due_s``.
+
+        ``at`` is the round and the instant in which they are dispatched, and at ``due_s`` the
+        server stops waiting. None where there is no such plan.
         """
         if not self._applies or not plans:
             return None

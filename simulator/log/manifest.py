@@ -1,4 +1,4 @@
-"""What a run folder says of the run in it, before anybody writes there."""
+"""Reads what a run folder says of its run, and decides whether a run may be written there."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from simulator.log.disk import PARTIAL
 
 FORMAT = 1
 TABLES = ("config.yaml", "events.jsonl", "devices.parquet", "rounds.parquet", "clients.parquet")
-"""What every finished run holds beside its manifest."""
+"""The files that every finished run holds beside its manifest."""
 MAX_BYTES = 20_000_000
-"""Largest manifest or config of a run that is read."""
+"""Size of the largest manifest or config of a run that is read."""
 Status = Literal["running", "done", "interrupted", "failed"]
 
 
 class RunFolderError(UserError):
-    """A folder that cannot take this run."""
+    """The folder cannot take this run."""
 
 
 class FinishedMeanwhileError(RunFolderError):
-    """A folder whose run another process has finished."""
+    """Another process has finished the run of this folder."""
 
 
 def is_finished(path: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether the folder holds a finished run of these inputs.
+    """Return whether the folder holds a finished run of these inputs, with all of its files.
 
-    A run that has lost or damaged a file is none. Raises RunFolderError where it is finished, but
-    of others: a trace or a data set that has changed behind the same path.
+    Raises RunFolderError for a finished run of other inputs: a trace or a data set that has
+    changed behind the same path.
     """
     manifest = read_manifest(path)
     if manifest.get("status") != "done":
@@ -52,7 +52,7 @@ def is_finished(path: Path, inputs: Mapping[str, Any]) -> bool:
 def lost_files(path: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Return the names of a finished run's files that are gone or not as they were written.
 
-    A manifest of an earlier version holds no hashes: of its files only the presence is known.
+    A manifest of an earlier version holds no hashes: only that its files are there is checked.
     """
     hashes = manifest.get("files")
     if not isinstance(hashes, dict):
@@ -92,7 +92,7 @@ def _sha256(file: Path) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a run folder; empty where there is none."""
+    """Return the manifest of a run folder; an empty one where there is none."""
     file = path / "manifest.json"
     try:
         manifest = json.loads(read_small(file))
@@ -122,7 +122,7 @@ def read_small(file: Path) -> str:
 def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
     """Raise RunFolderError where ``path`` is not a folder for this config.
 
-    What only the readers of a run use may differ.
+    Keys that only the readers of a run use may differ.
     """
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():

@@ -1,4 +1,4 @@
-"""What a run writes down: one flat record per plan dispatched and one per round."""
+"""Defines what a run writes down: one flat record for each dispatched plan and each round."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ crashed; with an upload that could not be carried; with an update that the serve
 
 
 Columns = Mapping[str, npt.NDArray[Any]]
-"""Of records, by field: (n,) numbers, or names as objects."""
+"""The fields of n records by name, each (n,): numbers, or names as objects."""
 
 
 def columns_of(kind: type, records: Sequence[Any]) -> Columns:
@@ -46,7 +46,7 @@ def columns_of(kind: type, records: Sequence[Any]) -> Columns:
 
 @dataclass(frozen=True)
 class DeviceRecord:
-    """One device of the fleet, whether or not it ever takes part."""
+    """A device record describes one device of the fleet, whether or not it ever takes part."""
 
     device_id: int
     profile: str
@@ -70,7 +70,7 @@ class DeviceRecord:
 
 @dataclass
 class ClientRecord:
-    """One plan on one device, from dispatch to its end. Filled in as it happens."""
+    """A client record tells of one plan on one device, and is filled in while the plan runs."""
 
     round: int
     device_id: int
@@ -136,12 +136,12 @@ class ClientRecord:
         )
 
     def replan(self, plan: TrainingPlan, cost: Cost) -> None:
-        """Another plan in place of the one that was dispatched."""
+        """Describe another plan in place of the one that was dispatched."""
         for name, value in plan_fields(plan, cost).items():
             setattr(self, name, value)
 
     def close(self, profile: DeviceProfile, now_s: float) -> None:
-        """Fill in what only the end of the waiting tells: its length, and so the energy."""
+        """Fill in the waiting time, which ends now, and the energy that follows from it."""
         self.waiting_s = now_s - self.finished_s
         energy = round_energy(
             profile,
@@ -155,12 +155,12 @@ class ClientRecord:
 
     @property
     def energy_j(self) -> float:
-        """All joules the device spent in the round."""
+        """The joules that the device spent from the dispatch to the end of its wait."""
         return self.energy_compute_j + self.energy_radio_j + self.energy_idle_j
 
 
 def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
-    """What a plan says, as columns of a client record."""
+    """Return what a plan decides, as columns of a client record."""
     terms = plan.terms
     uploaded = terms.upload_bits[terms.uploaded]
     num_present = int(plan.present.sum())
@@ -184,7 +184,7 @@ def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class ClientTable:
-    """Client records in columns of length n."""
+    """A client table holds n client records in columns of length n."""
 
     columns: Columns
 
@@ -207,7 +207,7 @@ class ClientTable:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One aggregation, or the initial model (round 0)."""
+    """A round record tells of one aggregation, or of the initial model (round 0)."""
 
     round: int
     version: int
@@ -242,7 +242,7 @@ class RoundRecord:
     def of(
         cls, ended: ClientTable, *, metrics: Mapping[Metric, float], progress: RoundProgress
     ) -> RoundRecord:
-        """The sums and means over the plans that ended in a round."""
+        """Return the record of a round from the sums and means over the plans that ended in it."""
         columns = ended.columns
         merged = np.flatnonzero(columns["outcome"] == "aggregated")
         examples = columns["num_examples"][merged].astype(float)
@@ -274,7 +274,7 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class RoundProgress:
-    """What the server knows of a round beside the plans that ended in it."""
+    """The progress of a round is what the server knows beside the plans that ended in it."""
 
     round: int
     version: int
@@ -286,7 +286,7 @@ class RoundProgress:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened at an instant of the simulated clock."""
+    """An event is something that happened at an instant of the simulated clock."""
 
     at_s: float
     name: str

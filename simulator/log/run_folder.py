@@ -1,4 +1,4 @@
-"""The run folder: what is written while a run goes on, and when it ends."""
+"""Writes the run folder: events while the run goes on, tables and manifest at its end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROWS_AT_ONCE = 50_000
 
 
 class RunFolder:
-    """Writes one run. Events go out line by line, tables and manifest at the end."""
+    """A run folder writes one run: events line by line, tables and manifest at the end."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         """Make the folder, or begin anew in one of the same config.
@@ -82,7 +82,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where results are kept until the run is done."""
+        """The folder that keeps training results until the run is done."""
         return self.path / CHECKPOINT
 
     def event(self, event: Event) -> None:
@@ -117,7 +117,7 @@ class RunFolder:
             self._events.flush()
 
     def fleet(self, columns: Columns) -> None:
-        """Write who the devices are: the columns of their records."""
+        """Write the table of the devices, given as the columns of their records."""
         with self.writing():
             write_columns(self.path / "devices.parquet", DeviceRecord, columns)
 
@@ -210,6 +210,27 @@ def _refuse_links(path: Path) -> None:
                     f"a run folder must hold its files itself, got {entry.path}, which is a link "
                     f"or a special file; remove it or choose another --output"
                 )
+
+
+def refresh(path: Path, read_alone: Mapping[str, Any]) -> None:
+    """Write into a finished run's manifest what only its readers use, where that has changed.
+
+    Raises RunFolderError where the folder cannot be written, or another process is at work there.
+    """
+    if read_manifest(path).get("read_alone") == read_alone:
+        return
+    try:
+        lock = _lock(path)
+        try:
+            manifest = {**read_manifest(path), "read_alone": dict(read_alone)}
+            write_atomically(path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise RunFolderError(
+            f"the titles and targets of the finished run in {path} have changed, so its "
+            f"manifest.json must be writable, but: {error}"
+        ) from None
 
 
 def remove_checkpoint(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The devices of a run and the traces they meet, from the config and the seed alone."""
+"""Draws the devices of a run and the traces they meet, from the config and the seed alone."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _memory_budgets(
     profiles: Sequence[DeviceProfile | None],
     fleet_share: Sequence[float],
 ) -> IntArray:
-    """(n,) bytes: the share of its memory that is each device's for training."""
+    """Return (n,) bytes: the part of each device's memory that training may take."""
     memory_bytes = [
         group.memory_bytes or (profile.memory_bytes if profile else 0)
         for group, profile in zip(groups, profiles, strict=True)
@@ -136,7 +136,7 @@ def _load_availability(draw: Draw, k: int, replay: Replay) -> Sequence[Availabil
 
 
 def _speed_factors(draw: Draw, groups: Sequence[DeviceGroup]) -> FloatArray:
-    """(n,): how much faster each device is than its profile."""
+    """Return (n,): how much faster each device is than its profile."""
     factors = np.ones(len(draw.members))
     rngs: dict[tuple[str, str], np.random.Generator] = {}  # the rows of a table share theirs
     for k, group in enumerate(groups):

@@ -185,7 +185,7 @@ MUTATIONS = {
     ),
     "an update that arrived is thrown away": (
         after(Server, "_receive", throw_away),
-        "no update that arrived may be thrown away",
+        "an update that arrived must be merged or refused",
     ),
     "a plan has no outcome": (
         instead(Server, "_round_record", without_last),
