@@ -32,6 +32,13 @@ def did_you_mean(given: object, choices: Iterable[str], *, most: int = 1) -> str
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
+def unknown(what: str, given: object, choices: Iterable[str], *, most: int = 1) -> str:
+    """Return the error message for a name that is none of the choices, which it lists."""
+    names = list(choices)
+    near = did_you_mean(given, names, most=most)
+    return f"{what} must be one of {', '.join(names)}, got {given!r:.200}{near}"
+
+
 class TextLine(NamedTuple):
     """A line of a text file, without its line end."""
 

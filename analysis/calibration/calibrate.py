@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,6 +36,7 @@ from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import TrainingPlan
 from simulator.config.problems import UserError
 from simulator.log.disk import replace_file
+from simulator.workers.pool import available_cores
 
 NUM_CLASSES = 16
 WIDTHS: tuple[ComputeBits, ...] = (32, 16)
@@ -61,7 +61,7 @@ def open_bench(
     """
     source = resolve(model)
     spec = model_spec(source, targets, head=text_head(NUM_CLASSES))
-    return Bench(source, spec, effort, compute, threads or _cores())
+    return Bench(source, spec, effort, compute, threads or available_cores())
 
 
 def calibrate(output: Path, name: str, bench: Bench, *, like: str) -> list[str]:
@@ -213,7 +213,3 @@ def _said(fit: Fit) -> list[str]:
 
 def _has(steps: Sequence[MeasuredStep], bits: ComputeBits) -> bool:
     return any(step.compute_bits == bits for step in steps)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

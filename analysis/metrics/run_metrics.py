@@ -17,6 +17,7 @@ from analysis.runs.files import RunError
 from analysis.runs.load import Run
 from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
+from simulator.log.records import NUM_UNMERGED
 from traces.arrays import FloatArray
 
 STEPS_PER_UNIT = 20  # a default target is a multiple of 5 points
@@ -24,10 +25,8 @@ STRAGGLER_FACTOR = 1.5  # of the median time of a round's plans
 QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "max": 1.0}  # over devices
 TOLERANCE = 1e-6  # a value stored as float32 still reaches the target it equals
 
-LOSSES = (
-    "num_sat_out", "num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected"
-)  # fmt: skip
-"""Of a round: the turns of devices that ended without a merged update."""
+LOSSES = ("num_sat_out", *NUM_UNMERGED)
+"""The counts of a round's devices that were asked and brought no update that was merged."""
 
 TO_TARGET = {
     "spent_rounds": "rounds_to_target",

@@ -66,6 +66,15 @@ class Batch(NamedTuple):
         return given if self.token_types is None else given | {"token_type_ids": self.token_types}
 
 
+def num_predicted(batch: Batch) -> Tensor:
+    """Return the number of targets of each example that the loss is a mean over, (B,)."""
+    import torch
+
+    if batch.targets.dim() == 1:
+        return torch.ones_like(batch.targets)
+    return (batch.targets != IGNORED).sum(1)
+
+
 class Tokenize(Protocol):
     """The tokenizer of the model, which cuts texts to the longest that the experiment allows."""
 

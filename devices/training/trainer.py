@@ -11,7 +11,7 @@ from torch import Tensor
 from devices.datasets.dataset import Split
 from devices.models.catalog import ModelSource
 from devices.models.spec import ModelSpec
-from devices.tasks.task import Task, groups_or_none_at_all
+from devices.tasks.task import Batch, Task, groups_or_none_at_all, num_predicted
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
@@ -171,6 +171,7 @@ class TorchTrainer:
         """Train, and return the mean and mean squared loss before each step, (steps, 2, jobs)."""
         plan, start, model = jobs[0].plan, jobs[0].broadcast.adapter, self._model
         model.weights.use(plan.weight_formats, start.merged, start.scale)
+        micro_batch = plan.micro_batch or plan.batch_size
         seeds = [np.random.SeedSequence(job.seed).generate_state(2).tolist() for job in jobs]
         drawn = [
             self._draw(job, batch_seed) for job, (batch_seed, _) in zip(jobs, seeds, strict=True)
@@ -179,7 +180,7 @@ class TorchTrainer:
         packing = packed_activations(model.blocks, plan.activation_bits, noise)
         with packing, model.only(plan.present):
             steps = [
-                self._step(updater, np.stack(batches), penalties)
+                self._step(updater, np.stack(batches), penalties, micro_batch)
                 for batches in zip(*drawn, strict=True)
             ]
         # Taken from the device at the end: waiting for each step's would leave a GPU idle.
@@ -199,20 +200,41 @@ class TorchTrainer:
             return batches
         return in_common_order(batches, lengths, np.random.default_rng(job.broadcast.version))
 
-    def _step(self, updater: Updater, indices: IntArray, penalties: Sequence[Penalty]) -> Tensor:
+    def _step(
+        self,
+        updater: Updater,
+        indices: IntArray,
+        penalties: Sequence[Penalty],
+        micro_batch: int,
+    ) -> Tensor:
         """Take one step on the texts at ``indices``, (jobs, B); return the losses, (2, jobs).
 
-        These are before the step, and without the penalties that the plan adds.
+        These are before the step, and without the penalties that the plan adds. The gradients of
+        the micro-batches add up to that of the whole batch, each counting by its predictions.
         """
-        batch = self._train_texts.batch(indices.ravel(), self.host.device)
-        # No name for the logits: those of tokens are large, and are let go of before the backward
-        # pass.
-        means, each = self._task.losses(self._model.logits(batch), batch, num_jobs=len(indices))
-        # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
-        objective = sum((penalty() for penalty in penalties), start=means.sum())
-        objective.backward()  # type: ignore[no-untyped-call]
+        num_jobs, size = indices.shape
+        parts = [
+            self._train_texts.batch(part.ravel(), self.host.device)
+            for part in np.split(indices, size // micro_batch, axis=1)
+        ]
+        shares = _shares(parts, num_jobs) if len(parts) > 1 else [None]
+        means, squares = [], []
+        for batch, share in zip(parts, shares, strict=True):
+            # No name for the logits: those of tokens are large, and are let go of before the
+            # backward pass.
+            mean, each = self._task.losses(self._model.logits(batch), batch, num_jobs=num_jobs)
+            if share is not None:
+                mean = mean * share
+            added = penalties if batch is parts[0] else ()
+            # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
+            objective = sum((penalty() for penalty in added), start=mean.sum())
+            objective.backward()  # type: ignore[no-untyped-call]
+            means.append(mean.detach())
+            squares.append(each.square().view(num_jobs, -1).mean(1))
         updater.step()
-        return torch.stack([means.detach(), each.square().view(len(indices), -1).mean(1)])
+        if len(parts) == 1:
+            return torch.stack([means[0], squares[0]])
+        return torch.stack([torch.stack(means).sum(0), torch.stack(squares).mean(0)])
 
     def _result(self, job: TrainingJob, adapter: Adapter, losses: FloatArray) -> TrainingResult:
         """Put the result of one job together; ``losses`` is (steps, 2)."""
@@ -222,6 +244,12 @@ class TorchTrainer:
         )
         mean, squared = (float(column.mean()) for column in losses.T)
         return TrainingResult(adapter, mean, squared, diverged)
+
+
+def _shares(parts: Sequence[Batch], num_jobs: int) -> list[Tensor]:
+    """Return, for each part of a batch, its share of what each job is asked to predict, (jobs,)."""
+    counts = torch.stack([num_predicted(batch).view(num_jobs, -1).sum(1) for batch in parts])
+    return list((counts / counts.sum(0)).float())
 
 
 def _check_length(config: TrainingConfig, positions: int) -> None:

@@ -21,8 +21,9 @@ from pydantic import (
 )
 
 from algorithms.merging.robust import Robustness
+from algorithms.merging.server_optimizers import ServerOptimizer
 from algorithms.pacing import Pacing
-from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
+from algorithms.registry import PACINGS, SELECTIONS, SERVER_OPTIMIZERS, STRATEGIES
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
 from devices.models.spec import Attention
@@ -111,6 +112,8 @@ class LocalWork(Section):
 
     batch_size: Annotated[int, Ge(1), Le(1_000_000)] = 16
     """The examples of a batch."""
+    micro_batch: Annotated[int, Ge(1), Le(1_000_000)] | None = None
+    """The examples that a device holds at once, where it trains a batch in equal parts."""
     steps: Annotated[int, Ge(1), Le(1_000_000)] | None = None
     """The training steps of a round."""
     epochs: Annotated[float, Gt(0), Le(10_000)] | None = None
@@ -126,6 +129,11 @@ class LocalWork(Section):
         super().__post_init__()
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, exactly one of the two")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"micro_batch must divide the batch_size of {self.batch_size}, got "
+                f"{self.micro_batch}"
+            )
 
     def steps_for(self, num_examples: int) -> int:
         """Return the training steps of a device with this many examples; at least one."""
@@ -257,6 +265,8 @@ class RunConfig(Section):
     """When plans go out and when updates are merged."""
     aggregation: Robustness = Robustness()
     """What the server does with updates before the strategy aggregates."""
+    server_optimizer: Annotated[ServerOptimizer, OneOf(SERVER_OPTIMIZERS)] | None = None
+    """How the server steps along the mean of the strategy; it takes the mean itself if left out."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When the global model is tested."""
     stop: Stop

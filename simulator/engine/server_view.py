@@ -52,6 +52,10 @@ class ServerView:
         return self._work.proximal_mu
 
     @property
+    def micro_batch(self) -> int | None:
+        return self._work.micro_batch
+
+    @property
     def weight_format(self) -> WeightFormat:
         return self._work.weight_format
 

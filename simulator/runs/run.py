@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from algorithms.merging.server_optimizers import WithServerOptimizer
 from devices.datasets.partition import expected_scores
 from devices.models.catalog import ModelSource
 from devices.options import TrainingOptions
@@ -237,10 +238,11 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         schedule=training.schedule,
         rslora=training.rslora,
     )
+    strategy, optimizer = config.strategy, config.server_optimizer
     return Federation(
         world=world,
         rules=rules,
-        strategy=config.strategy,
+        strategy=WithServerOptimizer(strategy, optimizer) if optimizer else strategy,
         pacing=config.pacing,
         selection=config.selection,
         trainer=trainer,

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from algorithms.registry import STRATEGIES
 from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
@@ -97,6 +98,13 @@ def build_world(config: RunConfig, where: str) -> World:
     if task:
         _check_target(config, task, problems)
     _check_training(config, task, problems)
+    if config.server_optimizer and not getattr(config.strategy, "is_mean", False):
+        known = ", ".join(kind for kind, strategy in STRATEGIES.items() if strategy.is_mean)
+        problems.add(
+            f"server_optimizer must be left out under {config.strategy.kind}, whose aggregation is "
+            f"no mean of what devices send, got {config.server_optimizer.kind}; it is possible "
+            f"under {known}"
+        )
     if model and config.strategy.rank > model.max_rank:
         problems.add(
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
@@ -374,4 +382,5 @@ def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan
             local_steps=1,
             batch_size=config.local.batch_size,
             proximal_mu=config.local.proximal_mu,
+            micro_batch=config.local.micro_batch,
         )

@@ -463,7 +463,7 @@ def test_a_trace_that_changed_behind_its_path_is_no_finished_run(tmp_path: Path)
 
 def test_an_executor_that_is_none_is_refused(tmp_path: Path) -> None:
     (message,) = mistaken(tmp_path, "run", write(tmp_path, SMALL), "--executor", "slurm")
-    assert "an executor must be one of processes, ray, got slurm (--executor)" in message
+    assert "an executor must be one of processes, ray, got 'slurm' (--executor)" in message
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -513,7 +513,7 @@ def test_a_broken_trace_is_named_with_its_line(tmp_path: Path, content: str, say
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        (("--baseline", "fedavg"), "the label must be one of fedlora, fedquad, haflq, got fedavg"),
+        (("--baseline", "fedavg"), "label must be one of fedlora, fedquad, haflq, got 'fedavg'"),
         (("--target", "55"), "a target accuracy must be a share in (0, 1], got 55"),
         (("--target", "0"), "a target accuracy must be a share in (0, 1], got 0"),
     ],
