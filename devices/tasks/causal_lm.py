@@ -29,7 +29,8 @@ class CausalLM:
 
     A text ends with the tokenizer's token for the end, if it has one, and is cut after the longest
     length that the experiment allows; a text that is cut has no end. Loss is the mean over all
-    predicted tokens of a batch, in nats; perplexity is exp(loss) over all of them.
+    predicted tokens of a batch, in nats; perplexity is exp(loss) over all of them, and at most
+    ``MAX_PERPLEXITY``.
     """
 
     kind: ClassVar[str] = "causal-lm"

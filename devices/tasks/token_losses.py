@@ -22,8 +22,8 @@ TOKEN_METRICS = (
     Metric("loss", "nats", "lower"),
     Metric("token_accuracy", "share", "higher"),
 )
-MAX_LOSS = math.log(1e300)
-"""The mean loss, in nats, above which perplexity is infinite rather than a number to overflow."""
+MAX_PERPLEXITY = 1e100
+"""A larger perplexity is written as this one, so that means and ratios of it are numbers."""
 
 
 def next_tokens(ids: IntArray) -> IntArray:
@@ -75,5 +75,6 @@ def token_values(sums: Sequence[float]) -> dict[str, float]:
     """Return the metrics of predicted tokens, from the sums of ``score_tokens`` over all chunks."""
     num_tokens, num_right, loss_sum = sums[:3]
     loss = loss_sum / num_tokens
-    perplexity = math.exp(loss) if loss < MAX_LOSS else math.inf if loss == loss else math.nan
+    is_large = loss > math.log(MAX_PERPLEXITY)  # never so where it is no number
+    perplexity = MAX_PERPLEXITY if is_large else math.exp(loss)
     return {"perplexity": perplexity, "loss": loss, "token_accuracy": num_right / num_tokens}
