@@ -21,8 +21,8 @@ from analysis.figures import sensitivity, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study, require_comparable, study_of
 from analysis.runs.files import Json, RunError
-from analysis.runs.frames import RunSet, open_runs
-from analysis.runs.load import Run, load_run
+from analysis.runs.frames import RunSet, load_variants, open_runs
+from analysis.runs.load import Run
 from analysis.runs.names import reader_names, with_names
 from simulator.config.experiment import load_experiment, read_experiment
 from simulator.config.plain_yaml import dump_line
@@ -94,7 +94,13 @@ class Result:
 
     def where(self, **wanted: object) -> Result:
         """Return the runs that have these values, as ``RunSet.where`` chooses them."""
-        found = self.found.where(**wanted)
+        return self._chosen(self.found.where(**wanted))
+
+    def without(self, **unwanted: object) -> Result:
+        """Return the runs that have none of these values, as ``RunSet.without`` chooses them."""
+        return self._chosen(self.found.without(**unwanted))
+
+    def _chosen(self, found: RunSet) -> Result:
         paths = set(found.runs["path"])
         return Result(tuple(run for run in self.runs if str(run.path) in paths), found)
 
@@ -172,12 +178,21 @@ def load(*paths: Path | str) -> Result:
     Raises RunError where none is left.
     """
     found = open_runs([Path(path) for path in paths])
-    for line in found.left_out:
+    result = result_of(found)
+    for line in result.found.left_out:
         warnings.warn(f"left out: {line}", stacklevel=2)
-    rows = zip(found.runs["path"], found.runs["variant"], strict=True)
-    return Result(
-        tuple(replace(load_run(Path(path)), label=variant) for path, variant in rows), found
-    )
+    return result
+
+
+def result_of(found: RunSet) -> Result:
+    """Return these runs whole. One that turns out damaged is named in ``found.left_out``.
+
+    Raises RunError where none can be read.
+    """
+    runs, damaged = load_variants(found)
+    paths = {str(run.path) for run in runs}
+    read = found.runs[found.runs["path"].isin(paths)]
+    return Result(tuple(runs), RunSet(read, (*found.left_out, *damaged)))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from analysis.metrics.study import Study, require_comparable, study_of
 from analysis.report.data import ReportData
 from analysis.report.formats import table_files
 from analysis.report.pages import to_html_page, to_markdown_page
+from analysis.runs.choose import chosen
 from analysis.runs.files import RunError
 from analysis.runs.frames import load_variants, open_runs
 from simulator.log.disk import staging, writing_into
@@ -36,9 +37,12 @@ def write_report(
     *,
     target: float | None = None,
     baseline: str | None = None,
+    where: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Compare the finished runs in (or directly below) these folders, and write it to ``out``.
+
+    ``where`` chooses among them, by entries such as ``label!=haflq``.
 
     That is a folder, or a name ending in .html for the page alone. Files appear only once all of
     them exist; other files in the folder stay. Raises RunError on runs that cannot be read or
@@ -50,7 +54,7 @@ def write_report(
     tell = progress or _silent
     total = len(figures.FIGURES) + 2
     tell(0, total, "read runs")
-    study = read_study(run_paths, target=target, baseline=baseline)
+    study = read_study(run_paths, where=where, target=target, baseline=baseline)
     try:
         with _page_alone(out) if is_page else writing_into(out) as folder:
             (folder / "figures").mkdir()
@@ -70,14 +74,18 @@ def write_report(
 
 
 def read_study(
-    paths: Sequence[Path], *, target: float | None = None, baseline: str | None = None
+    paths: Sequence[Path],
+    *,
+    target: float | None = None,
+    baseline: str | None = None,
+    where: Sequence[str] = (),
 ) -> Study:
     """Return the study of the finished runs in these folders, whole, as figures need them.
 
     Runs that have not ended or are damaged are named in ``left_out``. Raises RunError where no run
     is left, they met unlike conditions, or on a target or baseline that cannot be.
     """
-    found = open_runs(paths)
+    found = chosen(open_runs(paths), where)
     require_comparable(found)
     runs, damaged = load_variants(found)
     left_out = (*found.left_out, *damaged)

@@ -206,7 +206,8 @@ def _best(
 ) -> tuple[bool, ...]:
     """Return which cells are the best and told apart from all others on the same seeds.
 
-    Cells that read like the best stand with it; none is marked where all read alike.
+    Cells that read like the best stand with it; none is marked where all that have a number read
+    alike.
     """
     nothing = (False,) * len(texts)
     tested = TIME_TO_TARGET if metric.estimate == "ratio" else metric
@@ -223,6 +224,8 @@ def _best(
         for k, text in enumerate(texts)
         if text != best and (metric.estimate == "ratio" or not math.isnan(own[k].value))
     ]
+    if not rest:  # one alone has the number
+        return nothing
     names = study.variants
     for place in alike:
         found = [beats(study.per_run, tested, names[place], names[other]) for other in rest]

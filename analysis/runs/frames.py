@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from analysis.runs.files import (
 from analysis.runs.load import Run, find_runs, load_run
 from simulator.config.experiment import flatten
 from simulator.config.schema import NOT_SIMULATED
+from traces.text import did_you_mean
 
 MAX_AXES = 64
 """Most axes of a grid, by which runs are put in order."""
@@ -52,23 +53,43 @@ class RunSet:
     def where(self, **wanted: object) -> RunSet:
         """Return the runs that have these values in columns of ``runs`` or ``settings``.
 
-        A set or tuple names several values. Raises RunError on a name that is in neither.
+        A set, list or tuple names several values. Raises RunError on a name that is in neither.
         """
-        found = self.runs
-        if any(name not in found for name in wanted):
-            found = found.join(self.settings())
-        if unknown := [name for name in wanted if name not in found]:
+        have = [self._have(name, value) for name, value in wanted.items()]
+        return replace(self, runs=self.runs[[all(own) for own in self._each(have)]])
+
+    def without(self, **unwanted: object) -> RunSet:
+        """Return the runs that have none of these values, named as in ``where``."""
+        have = [self._have(name, value) for name, value in unwanted.items()]
+        return replace(self, runs=self.runs[[not any(own) for own in self._each(have)]])
+
+    def values(self, name: str) -> list[str]:
+        """Return the values of a column of ``runs`` or ``settings`` as texts, each once."""
+        return list(dict.fromkeys(map(str, self._column(name))))
+
+    def _have(self, name: str, value: object) -> list[bool]:
+        """Return for each run whether its value of this name is this one, or one of these."""
+        column = self._column(name)
+        several = isinstance(value, set | tuple) or (
+            isinstance(value, list) and not any(isinstance(one, list) for one in column)
+        )
+        values = list(value) if several else [value]  # type: ignore[call-overload]
+        return [one in values for one in column]
+
+    def _column(self, name: str) -> list[object]:
+        if name in self.runs:
+            return list(self.runs[name])
+        settings = self.settings()
+        if name not in settings:
+            names = [*self.runs.columns, *settings.columns]
             raise RunError(
-                f"runs are chosen by {', '.join(map(str, found.columns))}, got {', '.join(unknown)}"
+                f"runs are chosen by {', '.join(map(str, names))}, got {name}"
+                f"{did_you_mean(name, names)}"
             )
-        keep = [
-            all(
-                row[name] in (value if isinstance(value, set | tuple) else [value])
-                for name, value in wanted.items()
-            )
-            for _, row in found.iterrows()
-        ]
-        return RunSet(self.runs[keep], self.left_out)
+        return list(settings[name])
+
+    def _each(self, have: Sequence[list[bool]]) -> Iterable[tuple[bool, ...]]:
+        return zip(*have, strict=True) if have else [()] * len(self.runs)
 
     def rounds(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the rounds of all runs, after the columns run, variant and seed."""

@@ -195,8 +195,8 @@ def test_some_of_the_runs_are_compared_where_asked_for(tmp_path: Path) -> None:
         app, [str(tmp_path), "--where", "label=fedlora", "--where", "seed=0,1"]
     )
     assert "2 seeds a variant" in both.output
-    for entry, words in (("seed", "must read key=value, got 'seed'"), ("seed=9", "none is as ask"),
-                         ("seed=[", "must read key=value, got 'seed=['")):  # fmt: skip
+    for entry, words in (("seed", "key!=value, got 'seed'"), ("seed=9", "seed is one of 0, 1"),
+                         ("seed=[", "key!=value, got 'seed=['")):  # fmt: skip
         refused = CliRunner().invoke(app, [str(tmp_path), "--where", entry])
         assert words in str(refused.exception)
 
