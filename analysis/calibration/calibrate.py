@@ -67,8 +67,8 @@ def open_bench(
 def calibrate(output: Path, name: str, bench: Bench, *, like: str) -> list[str]:
     """Time training steps on this machine and write them as a device profile of this name.
 
-    Watts are not measured: they are those of the device ``like``. Returns the lines to tell the user.
-    Raises ValueError on a name that is none, and UserError as ``save`` does.
+    Watts are not measured: they are those of the device ``like``. Returns the lines to tell the
+    user. Raises ValueError on a name that is none, and UserError as ``save`` does.
     """
     template = _template(name, bench, catalog.profile(like))
     steps = list(measure(name, bench, _stopwatches(bench)))
