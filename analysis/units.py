@@ -59,10 +59,16 @@ JOULES = Scale((Unit("J", 1.0), Unit("kJ", 1e3), Unit("MJ", 1e6)))
 
 
 def significant(value: float) -> str:
-    """Return the value with three significant digits, and never fewer than its integer digits."""
+    """Return the value with three significant digits, and never fewer than its integer digits.
+
+    From 10^12 on and below 10^-6 the digits would hide the number: there it is ``1.23e+45``.
+    """
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
-    exponent = int(f"{value:.2e}".partition("e")[2])  # after rounding: 0.9996 is 1.00
+    short = f"{value:.2e}"
+    exponent = int(short.partition("e")[2])  # after rounding: 0.9996 is 1.00
+    if not -6 <= exponent < 12:
+        return short
     decimals = max(0, 2 - exponent)
     return f"{value:,.{decimals}f}"
 

@@ -17,8 +17,8 @@ from traces.arrays import IntArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_LOSS = math.log(1e300)
-"""The mean loss, in nats, above which perplexity is infinite rather than a number to overflow."""
+MAX_PERPLEXITY = 1e100
+"""A larger perplexity is written as this one, so that means and ratios of it are numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,8 @@ class CausalLM:
 
     A text ends with the tokenizer's token for the end, if it has one, and is cut after the longest
     length that the experiment allows; a text that is cut has no end. Loss is the mean over all
-    predicted tokens of a batch, in nats; perplexity is exp(loss) over all of them.
+    predicted tokens of a batch, in nats; perplexity is exp(loss) over all of them, and at most
+    ``MAX_PERPLEXITY``.
     """
 
     kind: ClassVar[str] = "causal-lm"
@@ -72,7 +73,8 @@ class CausalLM:
 
     def evaluation(self, scores: Iterable[ChunkScore]) -> Evaluation:
         loss, share = mean_scores(scores)
-        perplexity = math.exp(loss) if loss < MAX_LOSS else math.inf if loss == loss else math.nan
+        is_large = loss > math.log(MAX_PERPLEXITY)  # never so where it is no number
+        perplexity = MAX_PERPLEXITY if is_large else math.exp(loss)
         return Evaluation({"perplexity": perplexity, "loss": loss, "token_accuracy": share})
 
     def groups(self, split: Split) -> IntArray | None:
