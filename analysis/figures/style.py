@@ -1,4 +1,4 @@
-"""The look that all figures share: sizes, fonts and one colour for each strategy."""
+"""Gives all figures one look: sizes, fonts, legends and one colour for each strategy."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ RC: Any = {  # matplotlib types the keys as literals or as strings, by its versi
 
 @dataclass(frozen=True)
 class Paper:
-    """Where figures are to stand: the widths of a template, and what a band over seeds shows."""
+    """A paper says how wide its figures are, and what a band over seeds shows."""
 
     column_in: float
     page_in: float
@@ -124,7 +124,7 @@ IEEE = PAPERS["ieee"]
 
 
 class Look(NamedTuple):
-    """How one run is drawn in every figure."""
+    """A look is how one run is drawn in every figure."""
 
     color: str
     marker: str
@@ -141,7 +141,7 @@ def context() -> Iterator[None]:
 
 
 def shades(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
-    """Label -> how many labels of its strategy come before it, for (label, strategy) pairs.
+    """Return for each label how many labels of its strategy come before it.
 
     The label that is the strategy's own name comes first.
     """
@@ -153,7 +153,7 @@ def shades(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
 
 
 def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
-    """Label -> look, by the label, strategy and shade of a figure's frame.
+    """Return the look of each label, by the label, strategy and shade of a figure's frame.
 
     Shade 0 has the look of its strategy, whatever else the frame holds. Further ones are tints of
     its colour, with other marks and dashes.
@@ -351,7 +351,7 @@ def render(figure: Figure, file_format: str) -> bytes:
 
 
 def _settle(figure: Figure, layout: LayoutEngine) -> None:
-    """Make the layout, for good.
+    """Make the layout once, and keep it.
 
     Its solver goes by the order in which objects lie in memory, so the last bits differ from build
     to build, and with them the names that SVG gives to clips: places are rounded.
