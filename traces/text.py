@@ -225,3 +225,18 @@ def _records(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, lis
             raise ValueError(f"{path}, line {line}: expected CSV, found damage ({error})") from None
         yield line, fields
         line = reader.line_num + 1  # type: ignore[attr-defined]
+
+
+def without_folders(text: str) -> str:
+    """Return the text with every absolute path cut to its last part.
+
+    An error that a library words may name a file: where somebody works is not handed on. A path
+    with spaces is seen as one where it stands in quotes.
+    """
+    return _FOLDERS.sub("", text)
+
+
+_FOLDERS = re.compile(
+    r"""(?<=['"`])/(?:[^/\n'"`]+/)+"""  # in quotes
+    r"""|(?<![^\s(\[=:,])/(?:[^/\s'"`]+/)+"""  # at the beginning of a word
+)
