@@ -20,6 +20,7 @@ def up_to_date(update: ClientUpdate, current: Broadcast, pacing: Pacing) -> Clie
     share = pacing.mixing(staleness)
     if staleness == 0 and share == 1.0:
         return update
+    update = replace(update, started_from=update.broadcast.version)
     if pacing.mixes == "model":
         return with_model_mixed(update, current, share)
     return with_change_added(update, current, share)
