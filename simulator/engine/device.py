@@ -66,10 +66,16 @@ def run_client(context: DeviceContext, work: Assignment, inbox: simpy.Store) -> 
         client.event("late")
     except _WorkLostError as lost:
         record.outcome = lost.outcome
-    record.lost_bytes += record.download_bytes + record.upload_bytes - client.delivered_bytes
+    end_plan(context, client.work, client.delivered_bytes)
+    inbox.put(client.work)
+
+
+def end_plan(context: DeviceContext, work: Assignment, delivered_bytes: int) -> None:
+    """Complete the record of a plan that ends now, and let its device rest."""
+    record = work.record
+    record.lost_bytes += record.download_bytes + record.upload_bytes - delivered_bytes
     record.finished_s = context.env.now
     context.presence.rest(record.device_id, context.env.now)
-    inbox.put(client.work)
 
 
 class _Client:

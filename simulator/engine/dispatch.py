@@ -76,14 +76,16 @@ class Dispatcher:
         """Return the assignment that a plan makes, dispatched at ``now``: (round, instant in s)."""
         fed, device_id = self._fed, plan.device_id
         device, cost = fed.world.fleet[device_id], fed.view.cost(plan)
-        round_number, now_s = now
         return Assignment(
             plan=plan,
             broadcast=fed.strategy.broadcast(state, plan),
             device=device,
             cost=cost,
             record=ClientRecord.open(
-                device, self._plan_fields(plan, cost), round_number=round_number, now_s=now_s
+                device,
+                num_examples=fed.view.num_examples(device_id),
+                planned=self._plan_fields(plan, cost),
+                dispatched=now,
             ),
             run_seed=fed.seed,
             num_draws=self._count,
@@ -127,8 +129,9 @@ def _checked_cohort(
 ) -> tuple[DeviceId, ...]:
     """Return the picks in rising order. Raises InvariantError where they are no cohort."""
     cohort = tuple(sorted(map(int, picked)))
-    is_idle = np.isin(cohort, idle) if cohort else np.ones(0, dtype=np.bool_)
-    if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle.all():
+    places = np.minimum(np.searchsorted(idle, cohort), len(idle) - 1)
+    is_idle = bool((idle[places] == cohort).all())
+    if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle:
         raise InvariantError(
             f"a selection must pick at most {slots} of the {len(idle)} idle devices, each once, "
             f"got {list(picked)}; in round {round_number}"

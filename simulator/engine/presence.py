@@ -48,16 +48,20 @@ class Presence:
         changing = ~_is_steady(fleet) | (faults.join_s > 0) | np.isfinite(faults.leave_s)
         changing |= faults.may_crash
         self._until_s[changing] = -np.inf  # not asked for yet
+        self._unchanged_until_s = -math.inf  # no entry of ``_until_s`` is earlier
         is_member = (faults.join_s == 0) & np.isinf(faults.leave_s)
         self._has_calendar_only: BoolArray = is_member & ~faults.may_crash & _is_on_mains(fleet)
 
     def present(self, at_s: float) -> BoolArray:
         """Return (n,) which devices are present at ``at_s``, not before the last instant asked."""
+        if at_s < self._unchanged_until_s:
+            return self._is_there
         changed = np.flatnonzero(self._until_s <= at_s)
         together = self._has_calendar_only[changed]
         self._update_calendars(changed[together], at_s)
         for device_id in changed[~together].tolist():
             self._update(device_id, at_s)
+        self._unchanged_until_s = float(self._until_s.min(initial=math.inf))
         return self._is_there
 
     def _update_calendars(self, device_ids: IntArray, at_s: float) -> None:
@@ -124,6 +128,10 @@ class Presence:
             supply.rest(at_s)
             self._update(device_id, at_s)
 
+    def is_on_mains(self, device_id: DeviceId) -> bool:
+        """Whether the device has no battery."""
+        return self._supply(device_id) is None
+
     def battery_share(self, device_id: DeviceId, at_s: float) -> float:
         """Return the level of the battery over its capacity; NaN on mains."""
         supply = self._supply(device_id)
@@ -141,6 +149,7 @@ class Presence:
     def _update(self, device_id: DeviceId, at_s: float) -> None:
         there, until_s = _span(list(self._of(device_id).values()), at_s)
         self._is_there[device_id], self._until_s[device_id] = there, until_s
+        self._unchanged_until_s = min(self._unchanged_until_s, until_s)
 
     def _of(self, device_id: DeviceId) -> dict[Cause, Condition]:
         if device_id not in self._conditions:

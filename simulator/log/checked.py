@@ -17,6 +17,7 @@ import numpy as np
 from devices.vocabulary.plan import Adapter, DeviceId
 from simulator.log.cohort_timeline import CohortEvents, CohortTimeline
 from simulator.log.records import (
+    NUM_UNMERGED,
     ClientRecord,
     ClientTable,
     Columns,
@@ -237,7 +238,8 @@ class CheckedLog:
                 f"each update must be merged once: merged {sorted(self._merged)}, recorded "
                 f"{sorted(merged)} in round {record.round}"
             )
-        if record.num_aggregated + _num_unmerged(record) != len(ended):
+        num_unmerged = sum(getattr(record, name) for name in NUM_UNMERGED)
+        if record.num_aggregated + num_unmerged != len(ended):
             self._broken(f"round {record.round} must count one outcome a plan, of {len(ended)}")
         if before and not (
             before.closed_s <= record.opened_s <= record.closed_s  # it may wait for a device
@@ -269,17 +271,6 @@ def check_adapter(adapter: Adapter, where: str) -> None:
     ]
     if not all(np.isfinite(values).all() for values in arrays):
         raise InvariantError(f"the global adapter must be finite; {where}")
-
-
-def _num_unmerged(record: RoundRecord) -> int:
-    return (
-        record.num_oom
-        + record.num_late
-        + record.num_offline
-        + record.num_crashed
-        + record.num_lost
-        + record.num_rejected
-    )
 
 
 def _describe(at: Event | ClientRecord) -> str:

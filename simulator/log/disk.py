@@ -62,12 +62,16 @@ def staging(place: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def writing_into(folder: Path) -> Iterator[Path]:
+def writing_into(folder: Path, *inner: str) -> Iterator[Path]:
     """Yield a folder whose files move into ``folder`` once the block has ended well.
 
     Until then the files of ``folder`` stay as they are, and after a failure too; files of other
     names stay in any case. Each file is replaced in one step. ``folder`` may be a mount point.
+    Raises OSError where a folder within it is a link, which would lead away: before the block for
+    those that ``inner`` names, after it for others.
     """
+    for name in inner:
+        _refuse_link(folder / name)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -89,9 +93,13 @@ def _make_inside(folder: Path, inner: Path) -> None:
     place = folder
     for part in inner.relative_to(folder).parts:
         place = place / part
-        if place.is_symlink():
-            raise NotADirectoryError(f"{place} must be a folder itself, not a link")
+        _refuse_link(place)
         place.mkdir(exist_ok=True)
+
+
+def _refuse_link(place: Path) -> None:
+    if place.is_symlink():
+        raise NotADirectoryError(f"{place} must be a folder itself, not a link")
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:

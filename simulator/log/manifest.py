@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -14,6 +13,7 @@ from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.config.schema import READ_ALONE
 from simulator.log.disk import PARTIAL
+from traces.file_hash import sha256_of
 
 FORMAT = 1
 TABLES = ("config.yaml", "events.jsonl", "devices.parquet", "rounds.parquet", "clients.parquet")
@@ -66,7 +66,7 @@ def file_hashes(path: Path) -> dict[str, str]:
     adapter = path / "adapter"
     inner = sorted(adapter.iterdir()) if adapter.is_dir() else []
     return {
-        file.relative_to(path).as_posix(): _sha256(file)
+        file.relative_to(path).as_posix(): sha256_of(file)
         for file in [*files, *inner]
         if file.is_file() and file.suffix != PARTIAL
     }
@@ -81,14 +81,9 @@ def _is_whole(folder: Path, name: str, sha256: str | None) -> bool:
         kinds = [os.lstat(folder.joinpath(*parts[:n])).st_mode for n in range(1, len(parts) + 1)]
         if not (all(map(stat.S_ISDIR, kinds[:-1])) and all(map(stat.S_ISREG, kinds[-1:]))):
             return False
-        return sha256 is None or _sha256(folder / name) == sha256
+        return sha256 is None or sha256_of(folder / name) == sha256
     except (OSError, ValueError):
         return False
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -49,7 +49,8 @@ class PlainReporter:
         self.step(message)
 
     def step(self, message: str) -> None:
-        self._console.print(message, highlight=False, soft_wrap=True, markup=False)
+        if not self._console.quiet:  # which would make up the line all the same
+            self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
     def event(self, event: Event) -> None:
         self._state.event(event)

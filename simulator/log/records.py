@@ -19,19 +19,24 @@ from devices.fleet.fleet import Device, Fleet
 from devices.fleet.profile import DeviceProfile
 from devices.tasks.task import Metric
 from devices.vocabulary.plan import TrainingPlan
+from traces.arrays import FloatArray
 
 Outcome = Literal["aggregated", "oom", "late", "offline", "crashed", "lost", "rejected"]
 """How a plan ended: merged; without the memory for it; too late; on a device that went away, or
 crashed; with an upload that could not be carried; with an update that the server refused."""
+NUM_UNMERGED = {f"num_{name}": name for name in get_args(Outcome) if name != "aggregated"}
+"""The counts of a round's plans that were not merged, each with its outcome."""
 
 
 Columns = Mapping[str, npt.NDArray[Any]]
 """The fields of n records by name, each (n,): numbers, or names as objects."""
 
 
+_TYPES: Mapping[str, type] = {"int": np.int64, "float": np.float64}
+
+
 def columns_of(kind: type, records: Sequence[Any]) -> Columns:
     """Return the fields of these records, all of one kind; each metric of a task is a column."""
-    types: Mapping[str, type] = {"int": np.int64, "float": np.float64}
     names = [one.name for one in fields(kind)]
     rows = list(zip(*map(attrgetter(*names), records), strict=True)) or [()] * len(names)
     columns: dict[str, npt.NDArray[Any]] = {}
@@ -40,7 +45,7 @@ def columns_of(kind: type, records: Sequence[Any]) -> Columns:
             metrics = values[0] if values else {}
             columns |= {m.name: np.array([v[m] for v in values], np.float64) for m in metrics}
         else:
-            columns[one.name] = np.array(values, types.get(str(one.type), object))
+            columns[one.name] = np.array(values, _TYPES.get(str(one.type), object))
     return columns
 
 
@@ -121,9 +126,18 @@ class ClientRecord:
 
     @classmethod
     def open(
-        cls, device: Device, planned: Mapping[str, Any], *, round_number: int, now_s: float
+        cls,
+        device: Device,
+        *,
+        num_examples: int,
+        planned: Mapping[str, Any],
+        dispatched: tuple[int, float],
     ) -> ClientRecord:
-        """Return the record of a plan that was just dispatched, of which ``planned`` tells."""
+        """Return the record of a plan dispatched in this round at this instant, in s.
+
+        ``planned`` has the fields that the plan decides.
+        """
+        round_number, now_s = dispatched
         return cls(
             round=round_number,
             device_id=device.device_id,
@@ -131,7 +145,7 @@ class ClientRecord:
             link=device.link.name,
             started_s=now_s,
             memory_budget_bytes=device.memory_budget_bytes,
-            num_examples=len(device.examples),
+            num_examples=num_examples,
             **planned,
         )
 
@@ -182,6 +196,32 @@ def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
     }
 
 
+_CLIENT_TYPES = {f.name: _TYPES.get(str(f.type), object) for f in fields(ClientRecord)}
+
+
+class _ColumnsOf(Mapping[str, npt.NDArray[Any]]):
+    """The columns of client records, each made when it is asked for.
+
+    A round asks for a fourth of them, and may consist of a single plan.
+    """
+
+    def __init__(self, records: Sequence[ClientRecord]) -> None:
+        self._records = records
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return np.array(self.values_of(name), _CLIENT_TYPES[name])
+
+    def values_of(self, name: str) -> list[Any]:
+        """Return a column as a list of Python's own values."""
+        return [getattr(record, name) for record in self._records]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLIENT_TYPES)
+
+    def __len__(self) -> int:
+        return len(_CLIENT_TYPES)
+
+
 @dataclass(frozen=True, eq=False)
 class ClientTable:
     """A client table holds n client records in columns of length n."""
@@ -191,10 +231,18 @@ class ClientTable:
     @classmethod
     def of(cls, records: Sequence[ClientRecord]) -> ClientTable:
         """Return the table of these records."""
-        return cls(columns_of(ClientRecord, records))
+        return cls(_ColumnsOf(records))
 
     def __len__(self) -> int:
         return len(self.columns["device_id"])
+
+    def values(self, name: str) -> list[Any]:
+        """Return one of the columns as a list of Python's own values."""
+        columns = self.columns
+        if isinstance(columns, _ColumnsOf):
+            return columns.values_of(name)
+        found: list[Any] = columns[name].tolist()
+        return found
 
     def record(self, row: int) -> ClientRecord:
         """Return one of the records."""
@@ -243,18 +291,20 @@ class RoundRecord:
         cls, ended: ClientTable, *, metrics: Mapping[Metric, float], progress: RoundProgress
     ) -> RoundRecord:
         """Return the record of a round from the sums and means over the plans that ended in it."""
-        columns = ended.columns
-        merged = np.flatnonzero(columns["outcome"] == "aggregated")
-        examples = columns["num_examples"][merged].astype(float)
-        losses = columns["train_loss"][merged]
-        outcomes = Counter(columns["outcome"].tolist())
+        outcomes = ended.values("outcome")
+        counts = Counter(outcomes)
+        merged = [row for row, outcome in enumerate(outcomes) if outcome == "aggregated"]
+
+        def of_merged(name: str) -> FloatArray:
+            values = ended.values(name)
+            return np.array([values[row] for row in merged], dtype=np.float64)
 
         # In the order of the records, which numpy's own sum does not keep.
         def total(name: str) -> Any:
-            return sum(columns[name].tolist())
+            return sum(ended.values(name))
 
-        energy_j = columns["energy_compute_j"] + columns["energy_radio_j"]
-        energy_j = energy_j + columns["energy_idle_j"]
+        examples, losses = of_merged("num_examples"), of_merged("train_loss")
+        energies = (ended.values(f"energy_{name}_j") for name in ("compute", "radio", "idle"))
         return cls(
             **vars(progress),
             duration_s=progress.closed_s - progress.opened_s,
@@ -262,13 +312,15 @@ class RoundRecord:
             train_loss=float(losses @ examples / examples.sum()) if len(merged) else math.nan,
             num_sat_out=progress.num_cohort - progress.num_planned,
             num_aggregated=len(merged),
-            **{f"num_{name}": outcomes[name] for name in get_args(Outcome) if name != "aggregated"},
-            num_shrunk=int((columns["num_shrinks"] > 0).sum()),
-            waiting_s=float(columns["waiting_s"][merged].mean()) if len(merged) else 0.0,
+            **{name: counts[outcome] for name, outcome in NUM_UNMERGED.items()},
+            num_shrunk=sum(shrinks > 0 for shrinks in ended.values("num_shrinks")),
+            waiting_s=float(of_merged("waiting_s").mean()) if len(merged) else 0.0,
             download_bytes=total("download_bytes"),
             upload_bytes=total("upload_bytes"),
             flops=total("flops"),
-            energy_j=sum(energy_j.tolist()),
+            energy_j=sum(
+                compute + radio + idle for compute, radio, idle in zip(*energies, strict=True)
+            ),
         )
 
 

@@ -47,6 +47,7 @@ from simulator.workers.trainers import (
 )
 from simulator.world.build import World, build_world, rehearse
 from simulator.world.recorded import fault_schedules
+from traces.text import without_folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,7 @@ def _simulated(
 def _close_broken(logs: Sequence[RunWriter], error: BaseException) -> None:
     status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     with suppress(RunFolderError):  # a full disk is what stopped it, and has been said
-        _close(logs, status, {"error": repr(error)})
+        _close(logs, status, {"error": without_folders(repr(error))})
 
 
 def _close_done(

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 
-from devices.fleet import catalog as device_catalog
 from devices.fleet.battery import MAINS, Battery, BatteryReplay, BatterySpec
 from devices.fleet.fleet import Fleet, Shards
 from devices.fleet.profile import DeviceProfile
@@ -24,6 +23,7 @@ from simulator.config.problems import Problems
 from simulator.config.schema import RunConfig
 from simulator.engine.seeds import stream
 from simulator.world.groups import Group
+from simulator.world.own_device import profile_of
 from simulator.world.traces import Draw, Replayed
 from traces import catalog as trace_catalog
 from traces.arrays import FloatArray, IntArray
@@ -51,8 +51,7 @@ def draw_fleet(
     configs = [group.config for group in groups]
     draw = Draw(config.seed, groups, problems)
     profiles = [
-        problems.attempt(group.where, partial(device_catalog.profile, str(group.config.profile)))
-        for group in groups
+        problems.attempt(group.where, partial(profile_of, group.config)) for group in groups
     ]
     return Fleet(
         profiles=[profile for profile in profiles if profile],

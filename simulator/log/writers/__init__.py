@@ -18,7 +18,7 @@ from simulator.config.problems import UserError
 from simulator.log.manifest import Status
 from simulator.log.protocol import RunLog
 from simulator.log.records import ClientRecord, Event, RoundRecord
-from traces.text import did_you_mean
+from traces.text import unknown
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def find_writers(names: Sequence[str]) -> list[WriterSpec]:
     problems = []
     for name in dict.fromkeys(names):
         if name not in WRITERS:
-            meant = did_you_mean(name, WRITERS)
-            problems.append(f"a writer must be one of {', '.join(WRITERS)}, got {name}{meant}")
+            problems.append(unknown("a writer", name, WRITERS))
             continue
         try:
             import_module(WRITERS[name].library)
