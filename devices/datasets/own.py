@@ -19,7 +19,7 @@ MAX_LINES = 10_000_000
 """Most lines of one, each of which becomes an example, tokens and a label."""
 
 
-TEXTS = ("text", "pair")
+TEXTS = ("text", "pair", "prompt", "answer")
 """The columns that are learned from as texts: a number there is a mistake."""
 NUMBERS = ("score",)
 """The columns of numbers, which JSON may hold as such."""

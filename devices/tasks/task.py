@@ -88,6 +88,11 @@ class Tokenize(Protocol):
         """
         ...
 
+    @property
+    def max_length(self) -> int:
+        """The most tokens of an example."""
+        ...
+
     def pairs(
         self, first: Sequence[str], second: Sequence[str]
     ) -> tuple[list[IntArray], list[IntArray] | None]:
@@ -96,6 +101,32 @@ class Tokenize(Protocol):
         The longer text of a pair is cut first. Types are 0 and 1 for first and second, and None for
         a model that does not tell texts apart by types. Raises as for single texts.
         """
+        ...
+
+    def answered(
+        self, prompts: Sequence[str], answers: Sequence[str], *, template: str
+    ) -> list[tuple[IntArray, IntArray]]:
+        """Return the token ids of each prompt, and those of its answer with its end; none is cut.
+
+        ``template`` holds ``{prompt}`` once, or is "chat", which stands for the tokenizer's own.
+        Raises as for single texts, and for a tokenizer without a chat template.
+        """
+        ...
+
+
+class Predictor(Protocol):
+    """A model with an adapter in place, which a task asks for what it is scored by."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits of a batch, (B, C) or (B, T, V), in fp32."""
+        ...
+
+    def answers(self, prompts: Sequence[IntArray], num_tokens: int) -> list[str]:
+        """Continue each prompt by the most likely token, up to an end or ``num_tokens`` of them."""
+        ...
+
+    def text(self, ids: IntArray) -> str:
+        """Return what these token ids say, without special tokens."""
         ...
 
 
@@ -153,7 +184,7 @@ class Task(Protocol):
         """
         ...
 
-    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
+    def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         """Return what these examples add to an evaluation, in sums that chunks add up to."""
         ...
 
