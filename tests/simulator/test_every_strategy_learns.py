@@ -133,7 +133,7 @@ def costs(model: ModelSpec) -> ClosedFormCost:
 
 
 def make_view(fleet: Sequence[Device], steps: int = 10) -> ServerView:
-    return make_federation(fleet, trainer=trainer(), **settings(steps)).view
+    return make_federation(fleet, trainer=trainer(), **settings(steps)).new_view()
 
 
 def settings(steps: int = 10) -> dict[str, Any]:
