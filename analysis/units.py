@@ -1,4 +1,4 @@
-"""Units and rounding of everything that a reader sees: one unit for a whole row or axis.
+"""Chooses units and rounds numbers for readers: one unit for a whole row or axis.
 
 Numbers are in SI base units everywhere else. 1 kB is 1e3 bytes, 1 MB 1e6, 1 GB 1e9.
 """
@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple
 
 
 class Unit(NamedTuple):
-    """A unit; ``value / size`` is the number to print before ``name``."""
+    """A unit has a name and a size; ``value / size`` is the number to print before the name."""
 
     name: str
     size: float
 
 
 class Scale(NamedTuple):
-    """The units that a quantity may stand in, and how its numbers are rounded.
+    """A scale holds the units that a quantity may stand in, and how its numbers are rounded.
 
     ``rounding`` is "significant" for three significant digits, "whole" for counts (a mean of
     counts has three significant digits), "hundredths" for ratios.

@@ -1,4 +1,4 @@
-"""Arguments, options and output that several commands share, each once."""
+"""Defines the arguments, options and output that several commands share."""
 
 from __future__ import annotations
 

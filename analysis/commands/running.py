@@ -107,7 +107,7 @@ def list_names(
 
 
 def select(configs: Sequence[RunConfig], label: str | None, *, option: str) -> list[RunConfig]:
-    """The run of the label that this option names, or all."""
+    """Return the run whose label this option names, or all."""
     chosen = [config for config in configs if label in (None, config.label)]
     if not chosen:
         labels = [config.label for config in configs]

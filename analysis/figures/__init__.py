@@ -1,4 +1,4 @@
-"""Every figure: the frame it plots, how it plots it, and what it says.
+"""Lists every figure: the frame that it plots, how it plots it, and its caption.
 
 A figure is drawn from its frame alone, so the CSV of that frame is what stands in the picture. To
 add one, write a module with a frame and a drawing, and name them here.
@@ -38,7 +38,7 @@ Draw = Callable[[pd.DataFrame, style.Paper], Figure]
 
 
 class FigureSpec(NamedTuple):
-    """One figure: its file name, what it shows, the numbers and the drawing."""
+    """A figure has a file name, a caption, a frame of numbers and a drawing of the frame."""
 
     name: str
     caption: str

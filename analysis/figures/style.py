@@ -1,4 +1,4 @@
-"""The look that all figures share: sizes, fonts and one colour for each strategy."""
+"""Gives all figures one look: sizes, fonts, legends and one colour for each strategy."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ Dash = tuple[float, tuple[float, ...]]
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, BLACK, WINE, OLIVE = "#56B4E9", "#E69F00", "#000000", "#882255", "#999933"
 SIENNA, VIOLET, FOREST = "#5C3310", "#5A3FC0", "#117733"
+PLUM, LAVENDER = "#3C0059", "#8D79F2"
 GREY, PALE, LIGHT_GREY, DARK_GREY = "#8A8A8A", "#CBCBCB", "#E4E4E4", "#555555"
 SLATE, RED = "#4C6A92", "#D3001B"  # of no strategy: for parts, phases and OOM
 COLORS = {
@@ -57,6 +58,8 @@ COLORS = {
     "inclusivefl": VIOLET,
     "ffa-lora": GREY,
     "flora": FOREST,
+    "fedex-lora": PLUM,
+    "lora-fair": LAVENDER,
 }
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE, BLACK, GREY)
 """Colours of what is no strategy: links, files and tables, in the order that they are named."""
@@ -106,7 +109,7 @@ RC: Any = {  # matplotlib types the keys as literals or as strings, by its versi
 
 @dataclass(frozen=True)
 class Paper:
-    """Where figures are to stand: the widths of a template, and what a band over seeds shows."""
+    """A paper says how wide its figures are, and what a band over seeds shows."""
 
     column_in: float
     page_in: float
@@ -124,7 +127,7 @@ IEEE = PAPERS["ieee"]
 
 
 class Look(NamedTuple):
-    """How one run is drawn in every figure."""
+    """A look is how one run is drawn in every figure."""
 
     color: str
     marker: str
@@ -141,7 +144,7 @@ def context() -> Iterator[None]:
 
 
 def shades(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
-    """Label -> how many labels of its strategy come before it, for (label, strategy) pairs.
+    """Return for each label how many labels of its strategy come before it.
 
     The label that is the strategy's own name comes first.
     """
@@ -153,7 +156,7 @@ def shades(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
 
 
 def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
-    """Label -> look, by the label, strategy and shade of a figure's frame.
+    """Return the look of each label, by the label, strategy and shade of a figure's frame.
 
     Shade 0 has the look of its strategy, whatever else the frame holds. Further ones are tints of
     its colour, with other marks and dashes.
@@ -351,7 +354,7 @@ def render(figure: Figure, file_format: str) -> bytes:
 
 
 def _settle(figure: Figure, layout: LayoutEngine) -> None:
-    """Make the layout, for good.
+    """Make the layout once, and keep it.
 
     Its solver goes by the order in which objects lie in memory, so the last bits differ from build
     to build, and with them the names that SVG gives to clips: places are rounded.

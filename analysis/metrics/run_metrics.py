@@ -1,4 +1,4 @@
-"""What a run is judged by. ``docs/metrics.md`` holds the formula of every number."""
+"""Computes the numbers that a run is judged by, whose formulas stand in docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ SPENT = ("round", "closed_s", "download_bytes", "upload_bytes", "energy_j")
 
 @dataclass(frozen=True)
 class Target:
-    """The value of the first metric that runs are timed to. None: no run offers one."""
+    """A target is the value of the first metric that runs are timed to; None: there is none."""
 
     value: float | None
     rule: str  # how it was chosen, for the reader of the table
 
 
 class Spent(NamedTuple):
-    """What a run took up to and with one of its rounds."""
+    """What a run has spent up to and including one of its rounds."""
 
     round: int
     at_s: float
@@ -56,17 +56,17 @@ class Spent(NamedTuple):
 
 
 def evaluations(run: Run) -> pd.DataFrame:
-    """The rounds at which the model was evaluated, the initial model (round 0) included."""
+    """Return the rounds at which the model was evaluated, the initial one (round 0) included."""
     return evaluated(run.rounds, run.metric)
 
 
 def waiting_s(run: Run) -> float:
-    """Mean over the rounds with an aggregation of the mean wait of the aggregated devices."""
+    """Return the mean over rounds with an aggregation of the mean wait of those aggregated."""
     return mean_waiting_s(run.rounds)
 
 
 def evaluated(rounds: pd.DataFrame, metric: Metric = ACCURACY) -> pd.DataFrame:
-    """The rounds of one run at which the model was evaluated."""
+    """Return the rounds of one run at which the model was evaluated."""
     return rounds[rounds[metric.name].notna()]
 
 
@@ -244,7 +244,7 @@ def mean_over_time(rounds: pd.DataFrame, until_s: float, metric: Metric = ACCURA
 
 
 def mean_waiting_s(rounds: pd.DataFrame) -> float:
-    """Mean over one run's rounds with an aggregation of W_r, the mean wait of those merged."""
+    """Return the mean of W_r, the mean wait of those merged, over rounds with an aggregation."""
     return _mean(rounds["waiting_s"].to_numpy()[rounds["num_aggregated"].to_numpy() > 0])
 
 
@@ -309,7 +309,7 @@ def of_clients(clients: pd.DataFrame) -> dict[str, float]:
 
 
 def straggler_share(clients: pd.DataFrame) -> float:
-    """Share of one run's plans, OOM left out, that were late or far slower than their round's."""
+    """Return the share of plans, OOM left out, that were late or far slower than their round's."""
     outcome = clients["outcome"].to_numpy()
     ran = outcome != "oom"
     took_s = (clients["finished_s"].to_numpy() - clients["started_s"].to_numpy())[ran]
@@ -362,7 +362,7 @@ def waiting_distribution(clients: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lost(clients: pd.DataFrame) -> pd.DataFrame:
-    """Seconds, bytes and joules of each plan; waiting idly for the round is no work."""
+    """Return seconds, bytes and joules of each plan; waiting idly for the round is no work."""
     return pd.DataFrame(
         {
             "lost_s": clients["finished_s"] - clients["started_s"],

@@ -1,4 +1,4 @@
-"""The page of a report, as Markdown and as HTML, from one content and a template each.
+"""Renders the page of a report as Markdown and as HTML, from one content and a template each.
 
 The HTML needs nothing else: no network, no other file, and its own policy forbids it to load
 anything. Both templates escape every text that they are handed (autoescape for HTML,
@@ -36,7 +36,7 @@ POLICY = (
 
 
 class EmbeddedFigure(NamedTuple):
-    """A drawn figure as the HTML page holds it."""
+    """An embedded figure is a drawn one as the HTML page holds it."""
 
     name: str
     caption: str

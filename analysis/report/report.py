@@ -1,4 +1,4 @@
-"""A report: figures, the table in every format, and one page that says what they mean."""
+"""Writes a report: figures, the table in every format, and one page that explains them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The study that was reported on, and the files that were written."""
+    """A report is the study that it is about, with the files that were written."""
 
     study: Study
     out: Path  # the folder, or the page
@@ -113,7 +113,7 @@ def _write_texts(folder: Path, report: ReportData) -> None:
 
 @contextmanager
 def _page_alone(out: Path) -> Iterator[Path]:
-    """Hand out a folder of which only the page is kept, as ``out``."""
+    """Yield a folder of which only the page is kept, as ``out``."""
     if out.is_dir():
         raise RunError(f"the page must be written to a file, got {out}, which is a folder")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,4 +123,4 @@ def _page_alone(out: Path) -> Iterator[Path]:
 
 
 def _silent(done: int, total: int, what: str) -> None:
-    """Progress that nobody asked for."""
+    """Say nothing of the progress."""

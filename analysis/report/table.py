@@ -1,4 +1,4 @@
-"""The table of a study: metrics down, variants across, an interval where there are several seeds.
+"""Makes the table of a study: metrics down, variants across, intervals over several seeds.
 
 A table is made once, with every unit and rounding in it; ``formats`` writes it for a terminal, as
 Markdown and as LaTeX, and the page of a report turns it on its side.
@@ -25,7 +25,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class TableCell:
-    """One number as text. ``value`` is what it is sorted by, NaN where there is no number."""
+    """A table cell is a number as text; it is sorted by ``value``, NaN where there is none."""
 
     text: str
     value: float
@@ -34,7 +34,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One metric, with its unit in the title and a cell for each variant."""
+    """A table row is one metric, with its unit in the title and a cell for each variant."""
 
     title: str
     cells: tuple[TableCell, ...]
@@ -42,7 +42,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """A table of rows of metrics over columns of variants, and what its reader needs to know.
+    """A study table has rows of metrics, columns of variants, and notes for its reader.
 
     ``variants`` are the names for readers.
     """

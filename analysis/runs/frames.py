@@ -1,4 +1,4 @@
-"""Many finished runs as pandas frames. Only what is asked for is read."""
+"""Gives many finished runs as pandas frames, of which only what is asked for is read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_AXES = 64
 
 @dataclass(frozen=True, eq=False)
 class RunSet:
-    """Finished runs. ``rounds``, ``clients`` and ``devices`` read the run folders at each call.
+    """A run set names finished runs, and reads their folders anew whenever a table is asked for.
 
     ``runs`` has one row a run, indexed by ``run``: path, experiment, label, strategy, variant,
     seed, config_hash, conditions_hash, model, model_sha256, data, data_sha256, num_test,
@@ -92,19 +92,19 @@ class RunSet:
         return zip(*have, strict=True) if have else [()] * len(self.runs)
 
     def rounds(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The rounds of all runs, after the columns run, variant and seed."""
+        """Return the rounds of all runs, after the columns run, variant and seed."""
         return self._table("rounds", columns)
 
     def clients(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The dispatched plans of all runs, after the columns run, variant and seed."""
+        """Return the dispatched plans of all runs, after the columns run, variant and seed."""
         return self._table("clients", columns)
 
     def devices(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The fleets of all runs, after the columns run, variant and seed."""
+        """Return the fleets of all runs, after the columns run, variant and seed."""
         return self._table("devices", columns)
 
     def settings(self) -> pd.DataFrame:
-        """One row a run: the keys of the configs in which the runs differ, but for the seed."""
+        """Return one row a run: the keys of the configs in which runs differ, but for the seed."""
         kinds = self.runs.groupby(["label", "config_hash"], sort=False)
         differing = _differing([flatten(read_config(Path(one))) for one in kinds["path"].first()])
         numbers = kinds.ngroup()
@@ -126,7 +126,7 @@ class RunSet:
 
 
 def open_runs(paths: Sequence[Path]) -> RunSet:
-    """The finished runs in (or directly below) these folders; manifests and schemas are read.
+    """Return the finished runs in (or directly below) these folders, by manifests and schemas.
 
     A run that has not ended, is damaged or stands twice is left out and named. Raises RunError
     where none is left.
@@ -206,7 +206,7 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _variants(runs: pd.DataFrame) -> list[str]:
-    """The name of each run's variant: its label, and the settings that the label alone hides."""
+    """Return the name of each run's variant: its label, with settings that the label hides."""
     names: dict[tuple[object, object], str] = {}
     for label, same in runs.groupby("label", sort=False):
         first = same.drop_duplicates("config_hash")
@@ -223,14 +223,14 @@ def _variants(runs: pd.DataFrame) -> list[str]:
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each config, the keys in which any two differ, in the order of the first to have them."""
+    """Return for each config the keys in which any two differ, in order of first appearance."""
     keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_SIMULATED)
     chosen = [k for k in keys if any(c.get(k) != configs[0].get(k) for c in configs)]
     return [{key: config.get(key) for key in chosen} for config in configs]
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:
-    """Like ``rank=8``: the last part of each key, or all of it where two end alike."""
+    """Return words like ``rank=8``: the last part of each key, or all where two end alike."""
     short = {key: key.rpartition(".")[2] for key in settings}
     ends = list(short.values())
     return [

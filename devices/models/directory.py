@@ -23,7 +23,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 """A model comes with at least one of these. Without one transformers makes an empty vocabulary, in
 which every word is unknown."""
-READ_SUFFIXES = (".json", ".txt", ".model")
+READ_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 """Endings of the files beside the weights that are read: the config and the tokenizer's parts."""
 MAX_CONFIG_BYTES = 1_000_000
 MAX_INDEX_BYTES = 100_000_000

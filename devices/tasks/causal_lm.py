@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from devices.datasets.dataset import Split, TextDataset
 from devices.models.heads import Head, token_head
-from devices.tasks.task import Batch, Encoded, Metric, Tokenize
-from devices.tasks.token_losses import mean_scores, next_tokens, score_tokens, token_losses
+from devices.tasks.task import Batch, Encoded, Metric, Predictor, Tokenize, totals
+from devices.tasks.token_losses import (
+    TOKEN_METRICS,
+    next_tokens,
+    score_tokens,
+    token_losses,
+    token_values,
+)
 from devices.vocabulary.trainer import ChunkScore, Evaluation
 from traces.arrays import IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MAX_PERPLEXITY = 1e100
-"""A larger perplexity is written as this one, so that means and ratios of it are numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +36,7 @@ class CausalLM:
     kind: ClassVar[str] = "causal-lm"
     columns: ClassVar[tuple[str, ...]] = ("text",)
     optional: ClassVar[tuple[str, ...]] = ()
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("perplexity", "", "lower"),
-        Metric("loss", "nats", "lower"),
-        Metric("token_accuracy", "share", "higher"),
-    )
+    metrics: ClassVar[tuple[Metric, ...]] = TOKEN_METRICS
 
     data: TextDataset
     label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
@@ -68,14 +66,11 @@ class CausalLM:
             logits, batch.targets, num_jobs=num_jobs, smoothing=self.label_smoothing
         )
 
-    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
-        return score_tokens(logits, batch)
+    def score(self, model: Predictor, batch: Batch) -> ChunkScore:
+        return score_tokens(model.logits(batch), batch)
 
     def evaluation(self, scores: Iterable[ChunkScore]) -> Evaluation:
-        loss, share = mean_scores(scores)
-        is_large = loss > math.log(MAX_PERPLEXITY)  # never so where it is no number
-        perplexity = MAX_PERPLEXITY if is_large else math.exp(loss)
-        return Evaluation({"perplexity": perplexity, "loss": loss, "token_accuracy": share})
+        return Evaluation(token_values(totals(scores)))
 
     def groups(self, split: Split) -> IntArray | None:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from devices.datasets.dataset import SPLITS, Split, TextDataset
 from devices.models.heads import Head, text_head
-from devices.tasks.task import Batch, Encoded, Metric, Tokenize, totals
+from devices.tasks.task import Batch, Encoded, Metric, Predictor, Tokenize, totals
 from devices.tasks.texts import encode_texts
 from devices.vocabulary.trainer import ChunkScore, Evaluation
 from traces.arrays import IntArray
@@ -113,10 +113,11 @@ class Classification:
         )
         return apart.view(num_jobs, -1).mean(1), each
 
-    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
+    def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         import torch
         from torch.nn import functional
 
+        logits = model.logits(batch)
         loss = functional.cross_entropy(logits, batch.targets, reduction="sum")
         answers = logits.argmax(dim=1)
         counts, correct, given = (

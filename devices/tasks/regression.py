@@ -11,7 +11,7 @@ import numpy as np
 
 from devices.datasets.dataset import SPLITS, Examples, Split, TextDataset
 from devices.models.heads import Head, text_head
-from devices.tasks.task import Batch, Encoded, Metric, Tokenize
+from devices.tasks.task import Batch, Encoded, Metric, Predictor, Tokenize
 from devices.tasks.texts import encode_texts
 from devices.vocabulary.trainer import ChunkScore, Evaluation
 from traces.arrays import Float32Array, FloatArray, IntArray
@@ -65,8 +65,8 @@ class Regression:
         each = (logits[:, 0] - batch.targets).square()  # (B, 1), (B,) -> (B,)
         return each.view(num_jobs, -1).mean(1), each.detach()
 
-    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
-        columns = (logits[:, 0].double().tolist(), batch.targets.double().tolist())
+    def score(self, model: Predictor, batch: Batch) -> ChunkScore:
+        columns = (model.logits(batch)[:, 0].double().tolist(), batch.targets.double().tolist())
         return ChunkScore(rows=tuple(zip(*columns, strict=True)))
 
     def evaluation(self, scores: Iterable[ChunkScore]) -> Evaluation:

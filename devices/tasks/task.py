@@ -51,6 +51,13 @@ class Metric:
         return choose(known, default=math.nan)
 
 
+class Offer(NamedTuple):
+    """The answers that an example offers, one of which is right."""
+
+    answers: tuple[tuple[IntArray, IntArray], ...]  # token ids and targets behind the prompt
+    right: int
+
+
 class Batch(NamedTuple):
     """A batch of examples as tensors, padded to the longest of them."""
 
@@ -58,6 +65,7 @@ class Batch(NamedTuple):
     attention_mask: Tensor  # (B, T), 1 for a token of the text, 0 for padding
     targets: Tensor  # (B,) one for each text, or (B, T) one for each token, IGNORED where none is
     token_types: Tensor | None = None  # (B, T), 1 in the second text of a pair, where models ask
+    offers: tuple[Offer, ...] = ()  # of each example, where the task has any
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -88,6 +96,11 @@ class Tokenize(Protocol):
         """
         ...
 
+    @property
+    def max_length(self) -> int:
+        """The most tokens of an example."""
+        ...
+
     def pairs(
         self, first: Sequence[str], second: Sequence[str]
     ) -> tuple[list[IntArray], list[IntArray] | None]:
@@ -96,6 +109,39 @@ class Tokenize(Protocol):
         The longer text of a pair is cut first. Types are 0 and 1 for first and second, and None for
         a model that does not tell texts apart by types. Raises as for single texts.
         """
+        ...
+
+    def answered(
+        self, prompts: Sequence[str], answers: Sequence[str], *, template: str
+    ) -> list[tuple[IntArray, IntArray]]:
+        """Return the token ids of each prompt, and those of its answer with its end; none is cut.
+
+        ``template`` holds ``{prompt}`` once, or is "chat", which stands for the tokenizer's own.
+        Raises as for single texts, and for a tokenizer without a chat template.
+        """
+        ...
+
+
+class Predictor(Protocol):
+    """A model with an adapter in place, which a task asks for what it is scored by."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits of a batch, (B, C) or (B, T, V), in fp32."""
+        ...
+
+    def answers(self, prompts: Sequence[IntArray], num_tokens: int) -> list[str]:
+        """Continue each prompt by the most likely token, up to an end or ``num_tokens`` of them."""
+        ...
+
+    def log_likelihoods(self, rows: Sequence[tuple[IntArray, IntArray]]) -> list[float]:
+        """Return the sum of the log-probabilities of the targets of each row, in nats.
+
+        A row is token ids and their targets, both (tokens,).
+        """
+        ...
+
+    def text(self, ids: IntArray) -> str:
+        """Return what these token ids say, without special tokens."""
         ...
 
 
@@ -109,6 +155,7 @@ class Encoded(NamedTuple):
     ids: Sequence[IntArray]  # the tokens of each example
     targets: Targets
     token_types: Sequence[IntArray] | None = None  # of each token, where the model asks for them
+    offers: Sequence[Offer] = ()  # of each example, where the task has any
 
 
 class Task(Protocol):
@@ -153,7 +200,7 @@ class Task(Protocol):
         """
         ...
 
-    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
+    def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         """Return what these examples add to an evaluation, in sums that chunks add up to."""
         ...
 

@@ -29,6 +29,7 @@ from devices.training.host import choose_host, keep_freed_memory, make_reproduci
 from devices.training.model import load_model
 from devices.training.optimizers import Updater
 from devices.training.penalties import Penalty, penalties_of
+from devices.training.predictor import ModelPredictor
 from devices.training.salience import block_salience
 from devices.training.stacked import load_stack
 from devices.vocabulary.plan import Adapter
@@ -72,6 +73,10 @@ class TorchTrainer:
         keep_freed_memory()
         self._model = load_model(self.source, self.spec, self.host)
         _check_length(config, self._model.max_length)
+        tokenizer = ModelTokenizer(self.source, config.max_length, self._model.vocabulary_size)
+        self._predictor = ModelPredictor(
+            self._model, tokenizer, self._at_most(config.eval_batch_size)
+        )
         self._train_texts, self._test_texts = self._encoded("train"), self._encoded("test")
         groups = groups_or_none_at_all(task, "test")
         tested = stratified_subset(groups, config.eval_examples, SUBSET_SEED)
@@ -104,7 +109,7 @@ class TorchTrainer:
         """Score ``adapter`` on each of these chunks, numbered from 0."""
         return [
             score_chunk(
-                self._model,
+                self._predictor,
                 self._task,
                 adapter,
                 texts=self._test_texts,
@@ -122,7 +127,7 @@ class TorchTrainer:
     def _check_runs(self) -> None:
         """Raise ValueError for a model that fails on its first text, or gives no number."""
         one = self._train_texts.batch(np.zeros(1, dtype=np.int64), self.host.device)
-        with said_in_words(self.source, "that classifies a text"):
+        with said_in_words(self.source, "that can be trained for the task"):
             with torch.no_grad():
                 logits = self._model.logits(one)
             rows = one.input_ids.shape if self.spec.head.per == "token" else (1,)
@@ -139,8 +144,7 @@ class TorchTrainer:
         return max(1, min(wanted, MAX_LOGITS // of_one))
 
     def _encoded(self, split: Split) -> TokenizedTexts:
-        length, size = self._config.max_length, self._model.vocabulary_size
-        encoded = self._task.encode(split, ModelTokenizer(self.source, length, size))
+        encoded = self._task.encode(split, self._predictor.tokenizer)
         return TokenizedTexts(*encoded, pad_id=self._model.pad_id)
 
     def _train(self, job: TrainingJob) -> TrainingResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -44,7 +44,7 @@ from simulator.config.types import (
     as_plain,
 )
 from traces.canonical import canonical
-from traces.options import PartialShare, Positive
+from traces.options import LEFT_OUT, PartialShare, Positive, Rule
 
 T = TypeVar("T")
 
@@ -52,12 +52,19 @@ adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 """Returns what reads and writes a section, made once for each."""
 
 
+TaskName = Literal["classification", "regression", "causal-lm", "instructions", "choice"]
+Template = Rule(
+    lambda text: text == "chat" or (text.count("{prompt}") == 1 and len(text) <= 2000),
+    "chat, or a text of at most 2000 characters with {prompt} in it once",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(Section):
     """The task says what is fine-tuned on what, and to do what."""
 
-    kind: Literal["classification", "regression", "causal-lm"] = "classification"
-    """What the model learns: the label or score of a text or pair, or the tokens that follow."""
+    kind: TaskName = "classification"
+    """What the model learns: a label or score of texts, the tokens that follow, or an answer."""
     model: PathOrName = "minilm-l6"
     """The name of a model, a repository of the hub, or a model directory."""
     revision: Revision | None = None
@@ -70,6 +77,17 @@ class TaskConfig(Section):
     """The data's own names of columns, as in ``{text: body}``."""
     max_length: Annotated[int, Ge(4), Le(512)] = 32
     """The tokens to which a device pads every example; longer texts are cut."""
+    template: Annotated[str, Template, LEFT_OUT] = "{prompt}\n"
+    """How a prompt stands before its answer: a text with ``{prompt}``, or ``chat``."""
+    answer_tokens: Annotated[int, Ge(0), Le(512), LEFT_OUT] = 32
+    """The most tokens of an answer that the model gives in an evaluation; 0 asks for none."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that some tasks have and others lack, where they are not at their default."""
+        keys = ("template", "answer_tokens")
+        defaults = {f.name: f.default for f in fields(self) if f.name in keys}
+        return {k: getattr(self, k) for k in keys if getattr(self, k) != defaults[k]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,14 @@ def build_world(config: RunConfig, where: str) -> World:
     problems = Problems()
     named = config.task
     beside = (config.shards.column,) if config.shards.kind == "natural" else ()
-    load = partial(load_task, named.kind, named.data, named=named.columns, beside=beside)
+    load = partial(
+        load_task,
+        named.kind,
+        named.data,
+        named=named.columns,
+        beside=beside,
+        options=named.options,
+    )
     task = problems.attempt("task.data", load)
     find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")
     source = problems.attempt("task.model", find)

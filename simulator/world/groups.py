@@ -81,6 +81,7 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
     said: dict[str, Any] = {"table": None, "count": 1}
     if table.profile[row]:
         said["profile"] = _inside(config, table.profile[row], profile_inside)
+        said["device"] = None
     if table.link[row]:
         said["link"] = LinkReplay(source=_inside(config, table.link[row]))
     elif not math.isnan(table.downlink_bytes_per_s[row]):
@@ -97,7 +98,8 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
     if not math.isnan(table.uplink_scale[row]):
         said["uplink_scale"] = float(table.uplink_scale[row])
     for key in ("profile", "link"):
-        if said.get(key, getattr(config, key)) is None:
+        is_own = key == "profile" and config.device is not None
+        if said.get(key, getattr(config, key)) is None and not is_own:
             raise ValueError(
                 f"{config.table}: the row of device {table.device_id[row]} must name a {key}, or "
                 f"the group must, got neither"

@@ -17,7 +17,7 @@ from analysis.report.formats import table_files
 from analysis.report.pages import to_html_page
 from analysis.report.report import read_study, write_report
 from analysis.runs.files import RunError
-from analysis.runs.load import Run, load_runs
+from analysis.runs.load import Run, load_run
 from tests.analysis.browser import Page
 from tests.analysis.browser import page as open_page
 
@@ -123,7 +123,7 @@ def test_a_left_out_run_is_named(browser: Page, file: Path) -> None:
 
 def test_a_click_sorts_a_table_up_and_a_second_one_down(browser: Page, file: Path) -> None:
     browser.open(file, width=1200)
-    runs = load_runs(sorted((file.parent / "runs").glob("[fh]*")))
+    runs = [load_run(path) for path in (file.parent / "runs").glob("[fh]*")]
     expected = sorted(int(run.rounds["num_oom"].sum()) for run in runs)
     for wanted in (expected, expected[::-1]):
         place = click_head(browser, "comparison", "Plans that met OOM")
@@ -137,7 +137,7 @@ def test_a_chosen_round_shows_its_plans(browser: Page, file: Path) -> None:
     browser.open(file, width=1200)
     labels = browser.value("[...document.querySelectorAll('#run option')].map((o) => o.text)")
     assert EVIL in labels
-    (run,) = load_runs([next((file.parent / "runs").glob("fedquad*"))])
+    run = load_run(next((file.parent / "runs").glob("fedquad*")))
     for number in (1, 4):
         choose_round(browser, labels.index("FedQuad"), number)
         plans = run.clients[run.clients["round"] == number].sort_values("device_id")

@@ -88,7 +88,7 @@ def test_losses_are_those_of_the_examples_that_were_trained_on(tiny: TorchTraine
     )
     alone = [
         score_chunk(
-            tiny._model,
+            tiny._predictor,
             tiny._task,
             job.broadcast.adapter,
             texts=tiny._train_texts,
