@@ -91,7 +91,7 @@ def profile(name: str) -> DeviceProfile:
 
 
 @cache
-def _bundled() -> Mapping[str, DeviceProfile]:
+def _bundled() -> dict[str, DeviceProfile]:
     """Return the profiles of our catalog, which is read once: a config may name it many times."""
     return load_profiles()
 
