@@ -228,6 +228,8 @@ class DeviceGroup(Section):
     """The share of memory that training may take, in place of the fleet's."""
     memory_bytes: Annotated[int, Ge(1), Le(10**15)] | None = None
     """The memory of a device, in place of the profile's."""
+    runtime_bytes: Annotated[int, Ge(0), Le(10**15)] | None = None
+    """The memory that the framework takes before a model is loaded, in place of the profile's."""
     speed_spread: Annotated[SpeedDistribution, OneOf(SPEEDS)] | None = None
     """The distribution of the devices' factors on the profile's rates."""
     latency: AnyReplay = Replay(source=0.0)

@@ -87,14 +87,24 @@ def _memory_budgets(
     profiles: Sequence[DeviceProfile | None],
     fleet_share: Sequence[float],
 ) -> IntArray:
-    """Return (n,) bytes: the part of each device's memory that training may take."""
+    """Return (n,) bytes: the part of each device's memory that training may take.
+
+    The framework takes its own out of the share that other apps leave.
+    """
+    pairs = list(zip(groups, profiles, strict=True))
     memory_bytes = [
-        group.memory_bytes or (profile.memory_bytes if profile else 0)
-        for group, profile in zip(groups, profiles, strict=True)
+        group.memory_bytes or (profile.memory_bytes if profile else 0) for group, profile in pairs
+    ]
+    runtime_bytes = [
+        (profile.runtime_bytes if profile else 0)
+        if group.runtime_bytes is None
+        else group.runtime_bytes
+        for group, profile in pairs
     ]
     share = draw.between("memory_share", [group.memory_share or fleet_share for group in groups])
     budgets: IntArray = (share * np.array(memory_bytes)[draw.members]).astype(np.int64)
-    return budgets
+    left: IntArray = np.maximum(budgets - np.array(runtime_bytes)[draw.members], 0)
+    return left
 
 
 def _steps(name: str, quantity: Signal) -> Replayed[StepTrace]:

@@ -53,7 +53,7 @@ def run(federation: Federation) -> Memory:
     return log
 
 
-WHOLE = ("fedlora", "ffa-lora")
+WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair")
 """Those that take no heed of memory."""
 
 
