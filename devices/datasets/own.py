@@ -19,8 +19,10 @@ MAX_LINES = 10_000_000
 """Most lines of one, each of which becomes an example, tokens and a label."""
 
 
-TEXTS = ("text", "pair", "prompt", "answer")
+TEXTS = ("text", "pair", "prompt")
 """The columns that are learned from as texts: a number there is a mistake."""
+LISTS = ("choices",)
+"""The columns of lists, which a table holds as JSON."""
 NUMBERS = ("score",)
 """The columns of numbers, which JSON may hold as such."""
 
@@ -204,6 +206,8 @@ def _json_text(path: Path, line: int, record: Mapping[str, object], name: str, u
     value = record.get(name)
     if isinstance(value, str):
         return value
+    if used_as in LISTS and isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
     numbers = (int, float) if used_as in NUMBERS else () if used_as in TEXTS else (int,)
     if isinstance(value, bool) or not isinstance(value, numbers):
         rule = {2: "a string or a number", 1: "a string or a whole number", 0: "a string"}

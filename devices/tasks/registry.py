@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from devices.datasets.dataset import TextDataset, load_dataset
 from devices.tasks.causal_lm import CausalLM
+from devices.tasks.choice import Choice
 from devices.tasks.classification import Classification
 from devices.tasks.instructions import Instructions
 from devices.tasks.regression import Regression
@@ -27,7 +28,7 @@ class TaskKind(NamedTuple):
 TASKS: Mapping[str, TaskKind] = MappingProxyType(
     {
         task.kind: TaskKind(task.columns, task.optional, task.metrics, task.of)
-        for task in (Classification, Regression, CausalLM, Instructions)
+        for task in (Classification, Regression, CausalLM, Instructions, Choice)
     }
 )
 

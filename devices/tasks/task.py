@@ -51,6 +51,13 @@ class Metric:
         return choose(known, default=math.nan)
 
 
+class Offer(NamedTuple):
+    """The answers that an example offers, one of which is right."""
+
+    answers: tuple[tuple[IntArray, IntArray], ...]  # token ids and targets behind the prompt
+    right: int
+
+
 class Batch(NamedTuple):
     """A batch of examples as tensors, padded to the longest of them."""
 
@@ -58,6 +65,7 @@ class Batch(NamedTuple):
     attention_mask: Tensor  # (B, T), 1 for a token of the text, 0 for padding
     targets: Tensor  # (B,) one for each text, or (B, T) one for each token, IGNORED where none is
     token_types: Tensor | None = None  # (B, T), 1 in the second text of a pair, where models ask
+    offers: tuple[Offer, ...] = ()  # of each example, where the task has any
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -125,6 +133,13 @@ class Predictor(Protocol):
         """Continue each prompt by the most likely token, up to an end or ``num_tokens`` of them."""
         ...
 
+    def log_likelihoods(self, rows: Sequence[tuple[IntArray, IntArray]]) -> list[float]:
+        """Return the sum of the log-probabilities of the targets of each row, in nats.
+
+        A row is token ids and their targets, both (tokens,).
+        """
+        ...
+
     def text(self, ids: IntArray) -> str:
         """Return what these token ids say, without special tokens."""
         ...
@@ -140,6 +155,7 @@ class Encoded(NamedTuple):
     ids: Sequence[IntArray]  # the tokens of each example
     targets: Targets
     token_types: Sequence[IntArray] | None = None  # of each token, where the model asks for them
+    offers: Sequence[Offer] = ()  # of each example, where the task has any
 
 
 class Task(Protocol):

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from devices.models.catalog import ModelSource
 from devices.models.directory import ModelFiles
-from devices.tasks.task import IGNORED, Batch, Targets
+from devices.tasks.task import IGNORED, Batch, Offer, Targets
 from devices.training.files import (
     UnusableModelError,
     checked_folder,
@@ -42,6 +42,7 @@ class TokenizedTexts:
     ids: Sequence[IntArray]
     targets: Targets
     token_types: Sequence[IntArray] | None = None
+    offers: Sequence[Offer] = ()
     pad_id: int = 0
 
     @cached_property
@@ -58,10 +59,18 @@ class TokenizedTexts:
             if isinstance(self.targets, np.ndarray)
             else _padded([self.targets[index] for index in indices], IGNORED)
         )
-        arrays = [ids, mask.astype(np.int64), targets]
-        if self.token_types is not None:
-            arrays.append(_padded([self.token_types[index] for index in indices], 0))
-        return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
+        types = self.token_types and _padded([self.token_types[index] for index in indices], 0)
+
+        def tensor(array: Any) -> torch.Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return Batch(
+            tensor(ids),
+            tensor(mask.astype(np.int64)),
+            tensor(targets),
+            None if types is None else tensor(types),
+            tuple(self.offers[index] for index in indices) if self.offers else (),
+        )
 
 
 def _padded(rows: Sequence[IntArray], filler: int) -> IntArray:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import GenerationConfig
 
-from devices.tasks.task import Batch
-from devices.training.data import ModelTokenizer
+from devices.tasks.task import IGNORED, Batch
+from devices.training.data import ModelTokenizer, TokenizedTexts
 from devices.training.model import AdaptedModel
 from traces.arrays import IntArray
 
@@ -23,6 +24,7 @@ class ModelPredictor:
 
     model: AdaptedModel
     tokenizer: ModelTokenizer
+    at_once: int  # rows of tokens
 
     def logits(self, batch: Batch) -> Tensor:
         return self.model.logits(batch)
@@ -57,6 +59,25 @@ class ModelPredictor:
                 ),
             )
         return [self.text(row) for row in made[:, longest:].cpu().numpy()]
+
+    def log_likelihoods(self, rows: Sequence[tuple[IntArray, IntArray]]) -> list[float]:
+        """Return the sum of the log-probabilities of the targets of each row, in nats.
+
+        Rows are computed at most ``at_once`` at a time.
+        """
+        texts = TokenizedTexts(
+            [ids for ids, _ in rows], [targets for _, targets in rows], pad_id=self.model.pad_id
+        )
+        found: list[float] = []
+        for first in range(0, len(rows), self.at_once):
+            chunk = np.arange(first, min(first + self.at_once, len(rows)))
+            batch = texts.batch(chunk, self.model.host.device)
+            logits = self.model.logits(batch).flatten(0, 1)
+            losses = functional.cross_entropy(
+                logits, batch.targets.flatten(), ignore_index=IGNORED, reduction="none"
+            )
+            found += (-losses.double().view(batch.targets.shape).sum(1)).tolist()
+        return found
 
     def text(self, ids: IntArray) -> str:
         return self.tokenizer.text(ids)

@@ -74,7 +74,9 @@ class TorchTrainer:
         self._model = load_model(self.source, self.spec, self.host)
         _check_length(config, self._model.max_length)
         tokenizer = ModelTokenizer(self.source, config.max_length, self._model.vocabulary_size)
-        self._predictor = ModelPredictor(self._model, tokenizer)
+        self._predictor = ModelPredictor(
+            self._model, tokenizer, self._at_most(config.eval_batch_size)
+        )
         self._train_texts, self._test_texts = self._encoded("train"), self._encoded("test")
         groups = groups_or_none_at_all(task, "test")
         tested = stratified_subset(groups, config.eval_examples, SUBSET_SEED)

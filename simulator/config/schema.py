@@ -52,7 +52,7 @@ adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 """Returns what reads and writes a section, made once for each."""
 
 
-TaskName = Literal["classification", "regression", "causal-lm", "instructions"]
+TaskName = Literal["classification", "regression", "causal-lm", "instructions", "choice"]
 Template = Rule(
     lambda text: text == "chat" or (text.count("{prompt}") == 1 and len(text) <= 2000),
     "chat, or a text of at most 2000 characters with {prompt} in it once",

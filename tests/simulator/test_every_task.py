@@ -111,7 +111,7 @@ def test_every_strategy_trains_the_task(home: Path, tmp_path: Path, kind: str) -
         ("classification", {"template": "{prompt}!"}, "template must be left out for classific"),
         ("instructions", {"template": "no place"}, "task.template must be chat, or a text of at"),
         ("instructions", {"template": "chat"}, "has no chat template, got chat"),
-        ("instructions", {"columns": {"prompt": "score"}}, "score must be a string, got 0"),
+        ("instructions", {"columns": {"prompt": "score"}}, "score must be a string, got"),
         ("regression", {"columns": {"score": "label"}}, "score must be a number below"),
     ],
 )

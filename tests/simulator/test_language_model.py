@@ -20,7 +20,7 @@ from analysis.metrics.definitions import METRICS
 from analysis.metrics.study import Study, study_of
 from analysis.report.table import study_table
 from analysis.runs.load import load_run
-from devices.tasks.causal_lm import MAX_PERPLEXITY
+from devices.tasks.token_losses import MAX_PERPLEXITY
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.log.progress import PlainReporter
 from simulator.runs.run import prepare_all, run
