@@ -1,4 +1,4 @@
-"""Sweeps: an experiment at several seeds and grid points, every strategy at each of them."""
+"""Expands an experiment into the runs of a sweep, by seed and grid point, and checks each."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ LoadConfigs = Callable[[Sequence[str]], list[RunConfig]]
 """Loads an experiment after overrides."""
 RESERVED = ("name", "label", "seed")
 """Keys that tell runs apart: a grid over them would name the same run twice."""
-
-
 MAX_RUNS = 100_000
 """Seeds times grid points; each is checked before the first begins."""
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep, as any process can load it: a config's classes may not cross over."""
+    """A run of a sweep as any process can load it: classes of a config may not be sent."""
 
     file: Path
     overrides: tuple[str, ...]  # of the command, the grid point and the seed
@@ -86,7 +84,7 @@ def _prepare(sweep_run: SweepRun) -> Prepared:
 
 
 def savings_of(done: Sequence[SweepRun]) -> str:
-    """Say what finished runs need not have trained; return "" where they trained all."""
+    """Return in words how many trainings finished runs were spared; "" where none was."""
     manifests = [read_manifest(one.folder) for one in done]
     keys = ("num_trainings", "num_trainings_reused")
     return savings_in_words({key: sum(found.get(key, 0) for found in manifests) for key in keys})
