@@ -250,7 +250,9 @@ def write_sensitivity(
     target: float | None = None,
 ) -> list[Path]:
     """Write what the runs came to against the values of a key, or ("fleet") the fleet's size."""
-    names = reader_names((str(run.manifest["label"]), run.strategy) for run in result.runs)
+    names = reader_names(
+        (str(run.manifest["label"]), run.strategy, run.strategy_title) for run in result.runs
+    )
     if key == "fleet":
         name, frame = "scalability", with_names(sensitivity.scale_frame(result.runs), names)
         files = figures.render(frame, sensitivity.draw_scale, paper)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from devices.cost.closed_form import ClosedFormCost
+from devices.cost.optimizers import ADAMW, OptimizerCost
 from devices.cost.traced import TracedDemand
 from devices.fleet.profile import ComputeBits
 from devices.models.catalog import ModelSource
@@ -52,14 +53,15 @@ def plan_costs(
     *,
     compute_bits: ComputeBits = 32,
     lora_dropout: float = 0.0,
+    optimizer: OptimizerCost = ADAMW,
 ) -> ClosedFormCost:
     """Return the cost model of plans for this model on texts of ``length`` tokens.
 
     Blocks are traced where the family has no closed forms, or where the adapters have dropout.
     """
     if model.outline is None and not lora_dropout:
-        return ClosedFormCost(model, length, compute_bits)
+        return ClosedFormCost(model, length, compute_bits, optimizer=optimizer)
     from devices.tracing.block_tracer import BlockTracer
 
     traced = TracedDemand(BlockTracer(model, source.config, lora_dropout=lora_dropout))
-    return ClosedFormCost(model, length, compute_bits, traced)
+    return ClosedFormCost(model, length, compute_bits, traced, optimizer)

@@ -1,4 +1,4 @@
-"""Statistics of traces over one loop, exact whatever the lengths of their steps."""
+"""Gives statistics of traces over one loop, exact whatever the lengths of their steps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Spans(NamedTuple):
 def rate_distribution(trace: BandwidthTrace) -> RateDistribution:
     """Return the cumulative distribution of a link's rate over time."""
     rates, group = np.unique(trace.rate_bytes_per_s, return_inverse=True)
-    held_s = np.bincount(group, weights=_durations_s(trace))
+    held_s = np.bincount(group, weights=trace.steps.lengths_s)
     share = np.cumsum(held_s) / held_s.sum()
     return RateDistribution(rates, np.append(share[:-1], 1.0))
 
@@ -51,7 +51,7 @@ def rate_quantiles(trace: BandwidthTrace, shares: Sequence[float]) -> FloatArray
 def outage_share(trace: BandwidthTrace) -> float:
     """Return the share of time in which the rate is below 1 % of its mean."""
     is_outage = trace.rate_bytes_per_s < OUTAGE_SHARE_OF_MEAN * trace.mean_bytes_per_s
-    return float(_durations_s(trace)[is_outage].sum() / trace.period_s)
+    return float(trace.steps.lengths_s[is_outage].sum() / trace.period_s)
 
 
 def variation(trace: BandwidthTrace) -> float:
@@ -100,10 +100,6 @@ def spans(device: AvailabilityTrace) -> Spans:
     following_s = np.append(starts_s[1:], starts_s[0] + device.period_s)
     offline_s = following_s - ends_s
     return Spans(ends_s - starts_s, offline_s[offline_s > 0])
-
-
-def _durations_s(trace: BandwidthTrace) -> FloatArray:
-    return np.diff(np.append(trace.time_s, trace.period_s))
 
 
 def _covariance(trace: BandwidthTrace, lag_s: float) -> float:

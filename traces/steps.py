@@ -80,12 +80,16 @@ class StepTrace:
     @cached_property
     def _amounts(self) -> list[float]:
         """(n + 1,): the amount from 0 to each edge, ``inf`` at the end of an endless trace."""
-        lengths = np.diff(np.append(self.time_s, self.period_s))
         held = self.values > 0  # what is 0 adds nothing, however long
-        steps = np.zeros(len(lengths))
-        steps[held] = self.values[held] * lengths[held]
+        steps = np.zeros(len(held))
+        steps[held] = self.values[held] * self.lengths_s[held]
         found: list[float] = np.concatenate([[0.0], np.cumsum(steps)]).tolist()
         return found
+
+    @property
+    def lengths_s(self) -> FloatArray:
+        """How long each value holds, (n,); the last one for ever in a trace that never repeats."""
+        return np.diff(np.append(self.time_s, self.period_s))
 
     @property
     def mean(self) -> float:

@@ -33,6 +33,7 @@ from analysis.commands.options import (
 from analysis.metrics.definitions import SMOOTHING
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
+from simulator.log.run_folder import refresh
 from simulator.log.writers import find_writers
 from simulator.runs.sweep import SweepRun, expand, part_of, same_conditions, savings_of
 from simulator.runs.sweep_jobs import Failure, Resources, outcomes
@@ -150,6 +151,9 @@ def _check(
     in_order = {one: checked[one] for one in runs}
     for line in [*same_conditions(in_order), *sorted(set(notes))]:
         say(console, line)
+    for one, result in in_order.items():
+        if result.is_finished:
+            refresh(one.folder, result.read_alone)
     missing = [one for one, result in in_order.items() if not result.is_finished]
     if kept := len(runs) - len(missing):
         say(console, f"{kept} of {len(runs)} runs were finished before, and are kept")

@@ -120,17 +120,17 @@ def plot_command(
     force: Force = False,
 ) -> None:
     """Rate over time and its distribution, availability over the day, devices; PNG, PDF and CSV."""
-    from analysis.figures import links
+    from analysis.figures import traces
     from analysis.traces import files as trace_files
 
     with _user_errors():
         loaded = trace_files.load(names, seed=seed)
-        if len(loaded.links) > links.MAX_LINKS:
+        if len(loaded.links) > traces.MAX_LINKS:
             raise ValueError(
-                f"a figure holds at most {links.MAX_LINKS} links, got {len(loaded.links)}; "
+                f"a figure holds at most {traces.MAX_LINKS} links, got {len(loaded.links)}; "
                 f"name fewer"
             )
-        files = links.render_all(loaded.links, loaded.availability, loaded.tables)
+        files = traces.render_all(loaded.links, loaded.availability, loaded.tables)
         if not files:
             raise ValueError("a figure needs a link, availability or numbers of devices, got none")
         publish(files, output, force=force)

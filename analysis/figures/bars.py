@@ -1,8 +1,8 @@
-"""Horizontal bars, one a label: parts on end, and what the seeds spread over."""
+"""Draws horizontal bars, one for each label: stacked parts, and the spread over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,6 +16,9 @@ from analysis.units import Scale, Unit, significant
 ROW_IN = 0.21
 HEIGHT = 0.68
 
+Parts = Mapping[str, tuple[str, str]]
+"""The columns that a stacked bar adds up, each with its name in the legend and its colour."""
+
 
 def figure(frame: pd.DataFrame, width_in: float) -> tuple[Figure, Axes]:
     """Return a figure as high as its bars need."""
@@ -26,12 +29,12 @@ def figure(frame: pd.DataFrame, width_in: float) -> tuple[Figure, Axes]:
 def stack(
     frame: pd.DataFrame,
     axes: Axes,
-    parts: Mapping[str, str],
+    parts: Parts,
     *,
     scale: Scale,
     band: str,
 ) -> Unit:
-    """Stacked bars of the columns in ``parts`` (column: colour), and the unit they are in.
+    """Draw stacked bars of the columns in ``parts``, and return the unit that they are in.
 
     A part is the mean over seeds, so that parts add up; the whisker is the band of their sum, and
     the number that of its middle.
@@ -41,7 +44,7 @@ def stack(
     means = frame.groupby("label", sort=False)[list(parts)].mean()
     unit = scale.unit(spread["high"])
     floor = pd.Series(0.0, index=means.index)
-    for column, color in parts.items():
+    for column, (_, color) in parts.items():
         axes.barh(
             range(len(means)),
             means[column] / unit.size,
@@ -97,6 +100,13 @@ def name_rows(axes: Axes, labels: list[str]) -> None:
     axes.grid(axis="x")
 
 
-def patches(parts: Mapping[str, str]) -> list[Patch]:
-    """Handles of a legend: name and colour of each part."""
-    return [Patch(color=color, linewidth=0, label=name) for name, color in parts.items()]
+def stacked_figure(
+    frame: pd.DataFrame, paper: style.Paper, plot: Callable[..., None], parts: Parts
+) -> Figure:
+    """Return a narrow figure that ``plot`` fills; parts that are 0 in every run are not named."""
+    drawn, axes = figure(frame, paper.column_in)
+    plot(frame, axes, band=paper.band)
+    named = dict(part for column, part in parts.items() if frame[column].any())
+    handles = [Patch(color=color, linewidth=0, label=name) for name, color in named.items()]
+    style.legend_above(drawn, handles, bands.note(frame, paper.band))
+    return drawn

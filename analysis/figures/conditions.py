@@ -1,4 +1,4 @@
-"""The conditions that devices met: the rates of their transfers, and when they were offline."""
+"""Draws what devices met: the rates of their transfers, and plans that they were offline for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import escape
-from analysis.figures import bands, bars, style
+from analysis.figures import bars, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
@@ -18,7 +18,10 @@ from analysis.units import PERCENT
 BITS_PER_MBIT = 1e6
 DIRECTIONS = ("download", "upload")
 MAX_POOLS = 8
-OFFLINE = {"share_paused": style.SKY, "share_lost": style.VERMILLION}
+OFFLINE: bars.Parts = {
+    "share_paused": ("paused", style.SKY),
+    "share_lost": ("lost", style.VERMILLION),
+}
 
 
 def rate_frame(study: Study) -> pd.DataFrame:
@@ -44,7 +47,7 @@ def _rates(run: Run) -> pd.DataFrame:
 def offline_frame(study: Study) -> pd.DataFrame:
     """Return one row for each run: the shares of its plans that an offline device paused, and lost.
 
-    Empty where no plan of any run was.
+    The frame is empty where that happened to no plan.
     """
     frame = of_runs(study.runs, _offline)
     return frame if frame[list(OFFLINE)].any(axis=None) else pd.DataFrame()
@@ -107,11 +110,5 @@ def draw_rates(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def draw_offline(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """Return a narrow figure."""
-    figure, axes = bars.figure(frame, paper.column_in)
-    plot_offline(frame, axes, band=paper.band)
-    parts = {
-        column.removeprefix("share_"): c for column, c in OFFLINE.items() if frame[column].any()
-    }
-    style.legend_above(figure, bars.patches(parts), bands.note(frame, paper.band))
-    return figure
+    """Return a narrow figure; what happened to no plan is not named."""
+    return bars.stacked_figure(frame, paper, plot_offline, OFFLINE)

@@ -110,12 +110,12 @@ def plot_levels(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
 
 def draw(frame: pd.DataFrame, paper: style.Paper, *, x: Quantity, y: Quantity) -> Figure:
     """Return a narrow figure of one quantity against another."""
-    figure = style.figure(paper.column_in, 1.95)
-    axes = figure.subplots()
-    plot(frame, axes, x=x, y=y, band=paper.band)
-    if y != LOSS:
-        if y.scale is PERCENT:
-            axes.set_ylim(bottom=0)
-        plot_levels(frame, axes, y.unit(frame))
-    style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
-    return figure
+
+    def fill(axes: Axes) -> None:
+        plot(frame, axes, x=x, y=y, band=paper.band)
+        if y != LOSS:
+            if y.scale is PERCENT:
+                axes.set_ylim(bottom=0)
+            plot_levels(frame, axes, y.unit(frame))
+
+    return style.one_panel(paper, fill, bands.note(frame, paper.band))

@@ -1,4 +1,4 @@
-"""How the devices of tables differ: speed, memory and rates as distributions."""
+"""Draws how the devices of tables differ: distributions of speed, memory and rates."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from analysis import escape
 from analysis.figures import style
 from traces.importers.result import DeviceTable
 
-# Column -> (title of its axis, its unit).
 PANELS = {
     "speed": ("Compute speed (multiple)", 1.0),
     "inference_s_per_sample": ("Inference (ms per sample)", 1e-3),
     "memory_bytes": ("Memory (GB)", 1e9),
     "downlink_mbps": ("Downlink rate (Mbit/s)", 1.0),
 }
-PALETTE = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.SKY, style.ORANGE)
+"""The title of each column's axis, and its unit."""
 
 
 def frame(tables: Mapping[str, DeviceTable]) -> pd.DataFrame:
@@ -46,13 +44,12 @@ def frame(tables: Mapping[str, DeviceTable]) -> pd.DataFrame:
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
-def draw(rows: pd.DataFrame) -> Figure:
-    """One panel a column that some table has, one line a table."""
+def draw(rows: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
+    """Draw a panel for each column that some table has, with a line for each table."""
     shown = [column for column in PANELS if (rows["column"] == column).any()]
-    names = list(dict.fromkeys(rows["table"]))
-    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-    width_in = style.IEEE.page_in if len(shown) > 1 else style.IEEE.column_in
-    figure = style.figure(width_in, 2.2 + 0.06 * len(names))
+    colors = style.palette(rows["table"])
+    width_in = paper.page_in if len(shown) > 1 else paper.column_in
+    figure = style.figure(width_in, 2.2 + 0.06 * len(colors))
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axes, column in zip(panels, shown, strict=True):
         here = rows[rows["column"] == column]
@@ -74,9 +71,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     counts = rows.groupby("table", sort=False)["num_devices"].max().to_dict()
     labels = {
         name: f"{escape.figure(name)} ({counts[name]:,} device{'s' * (counts[name] != 1)})"
-        for name in names
+        for name in colors
     }
-    style.legend_above(
-        figure, [Line2D([], [], color=colors[name], label=labels[name]) for name in names]
-    )
+    style.legend_above(figure, [style.legend_line(colors[name], labels[name]) for name in colors])
     return figure

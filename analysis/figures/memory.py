@@ -1,4 +1,4 @@
-"""Peak memory by part against each device's budget, and where plans met OOM."""
+"""Draws peak memory by part against each device's budget, and plans that ran out of memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def _largest(run: Run, order: pd.DataFrame) -> pd.DataFrame:
-    """Per device, in the fleet's order: its plan with the largest peak; NaN without a plan."""
+    """Return a row for each device, in that order: its plan with the largest peak, else NaN."""
     plans = run.clients
     largest = plans.loc[plans.groupby("device_id")["peak_memory_bytes"].idxmax()]
     rows = largest.set_index("device_id").reindex(order.index)
@@ -110,14 +110,14 @@ def plot(rows: pd.DataFrame, axes: Axes, unit: Unit, *, top_bytes: float) -> Non
 
 
 def _top_bytes(frame: pd.DataFrame) -> float:
-    """Where the axis ends: over every bar and its cross, and every budget not far above them."""
+    """Return the end of the axis: above bars and crosses, and budgets that are not far above."""
     highest = float(frame["peak_memory_bytes"].max())
     budgets = frame.loc[frame["memory_budget_bytes"] <= 1.5 * highest, "memory_budget_bytes"]
     return max(1.2 * highest, 1.04 * float(budgets.max()))
 
 
 def _name_devices(axes: Axes, rows: pd.DataFrame) -> None:
-    """Number and profile below each bar; of a large fleet, every few numbers alone."""
+    """Write number and profile below each bar; for a large fleet, every few numbers alone."""
     step = -(-len(rows) // MAX_NAMES)
     named = rows[::step]
     texts = [

@@ -1,6 +1,8 @@
-"""Whose updates count, and how old they are: participation of devices, staleness of updates."""
+"""Draws how often devices' updates were merged, and how stale the updates were."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -102,17 +104,10 @@ def plot_staleness(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> N
 
 def draw_devices(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a narrow figure."""
-    figure = style.figure(paper.column_in, 1.95)
-    axes = figure.subplots()
-    plot_devices(frame, axes)
-    style.legend_above(figure, style.labelled(axes))
-    return figure
+    return style.one_panel(paper, partial(plot_devices, frame))
 
 
 def draw_staleness(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a narrow figure."""
-    figure = style.figure(paper.column_in, 1.95)
-    axes = figure.subplots()
-    plot_staleness(frame, axes, band=paper.band)
-    style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
-    return figure
+    plot = partial(plot_staleness, frame, band=paper.band)
+    return style.one_panel(paper, plot, bands.note(frame, paper.band))

@@ -1,4 +1,4 @@
-"""Where a device's time goes in a round, and what it costs in joules: stacked bars."""
+"""Draws where the time of a plan and the energy of a run go, as stacked bars."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import bands, bars, style
+from analysis.figures import bars, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import JOULES, SECONDS
 
-PHASES = {  # column: name in the legend and colour
+PHASES: bars.Parts = {
     "download_s": ("download", style.SKY),
     "train_s": ("compute", style.SLATE),
     "upload_s": ("upload", style.ORANGE),
@@ -20,7 +20,7 @@ PHASES = {  # column: name in the legend and colour
     "waiting_s": ("wait", style.PALE),
     "lost_s": ("lost work", style.RED),
 }
-ENERGY = {
+ENERGY: bars.Parts = {
     "energy_compute_j": ("compute", style.SLATE),
     "energy_radio_j": ("radio", style.ORANGE),
     "energy_idle_j": ("idle while waiting", style.PALE),
@@ -55,31 +55,21 @@ def _phases(run: Run) -> dict[str, float]:
 
 def plot_time(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """Draw a bar for each label: the mean time of a plan, by phase."""
-    colors = {column: color for column, (_, color) in PHASES.items()}
-    unit = bars.stack(frame, axes, colors, scale=SECONDS, band=band)
-    axes.set_xlabel(f"Time per plan handed out ({unit.name})")
+    unit = bars.stack(frame, axes, PHASES, scale=SECONDS, band=band)
+    axes.set_xlabel(f"Time per dispatched plan ({unit.name})")
 
 
 def plot_energy(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """Draw a bar for each label: the joules of the whole run, by what they were spent on."""
-    colors = {column: color for column, (_, color) in ENERGY.items()}
-    unit = bars.stack(frame, axes, colors, scale=JOULES, band=band)
+    unit = bars.stack(frame, axes, ENERGY, scale=JOULES, band=band)
     axes.set_xlabel(f"Energy of all devices in the whole run ({unit.name})")
 
 
 def draw_time(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a narrow figure; phases in which no run spent any time are not named."""
-    figure, axes = bars.figure(frame, paper.column_in)
-    plot_time(frame, axes, band=paper.band)
-    named = [part for column, part in PHASES.items() if frame[column].any()]
-    style.legend_above(figure, bars.patches(dict(named)), bands.note(frame, paper.band))
-    return figure
+    return bars.stacked_figure(frame, paper, plot_time, PHASES)
 
 
 def draw_energy(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """Draw a narrow figure; what no run spent any energy on is not named."""
-    figure, axes = bars.figure(frame, paper.column_in)
-    plot_energy(frame, axes, band=paper.band)
-    named = [part for column, part in ENERGY.items() if frame[column].any()]
-    style.legend_above(figure, bars.patches(dict(named)), bands.note(frame, paper.band))
-    return figure
+    """Return a narrow figure; what no run spent any energy on is not named."""
+    return bars.stacked_figure(frame, paper, plot_energy, ENERGY)

@@ -1,4 +1,4 @@
-"""What the figures' frames share: whose rows they are, and of which seed."""
+"""Makes the frames of figures of the rows of several runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analysis.runs.load import Run
 
 
 def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
-    """The rows of every run that has any, after its label, strategy, shade and seed.
+    """Return the rows of every run, after columns for its label, strategy, shade and seed.
 
     ``shade`` counts the labels of one strategy, by which figures tell them apart: give all runs,
     for it to be alike in every figure.
@@ -35,6 +35,6 @@ def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.Data
 
 
 def of_first_seed(runs: Sequence[Run]) -> list[Run]:
-    """The runs of the lowest seed: what is shown device by device is shown of one world."""
+    """Return the runs of the lowest seed: single devices are shown in one world only."""
     seed = min(run.manifest["seed"] for run in runs)
     return [run for run in runs if run.manifest["seed"] == seed]

@@ -21,6 +21,7 @@ from analysis.runs.files import RunError
 from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, SECONDS
 from simulator.config.experiment import flatten
+from simulator.config.schema import NOT_SIMULATED
 from traces.text import did_you_mean
 
 FINAL = tuple(
@@ -106,7 +107,7 @@ def _require_equal(runs: Sequence[Run], key: str) -> None:
     """Raise RunError where runs of one label differ in more than the key and the seed."""
     first: dict[str, dict[str, object]] = {}
     for run in runs:
-        own = {k: v for k, v in flatten(run.config).items() if k not in (key, "seed", "name")}
+        own = {k: v for k, v in flatten(run.config).items() if k not in (key, *NOT_SIMULATED)}
         base = first.setdefault(str(run.manifest["label"]), own)
         differing = sorted(k for k in own.keys() | base.keys() if own.get(k) != base.get(k))
         if differing:

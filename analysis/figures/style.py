@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -58,6 +58,8 @@ COLORS = {
     "ffa-lora": GREY,
     "flora": FOREST,
 }
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE, BLACK, GREY)
+"""Colours of what is no strategy: links, files and tables, in the order that they are named."""
 MARKERS = "osD^vPX<>hp*"
 DASHES: tuple[Dash, ...] = (
     (0, ()),
@@ -194,6 +196,25 @@ def figure(width_in: float, height_in: float) -> Figure:
     """Return an empty figure, made without pyplot: no window, and nothing shared with others."""
     engine = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.02, hspace=0.03, wspace=0.03)
     return Figure(figsize=(width_in, height_in), layout=engine)
+
+
+def one_panel(paper: Paper, plot: Callable[[Axes], None], note: str = "") -> Figure:
+    """Return a narrow figure of one panel that ``plot`` fills, below its legend and the note."""
+    drawn = figure(paper.column_in, 1.95)
+    axes = drawn.subplots()
+    plot(axes)
+    legend_above(drawn, labelled(axes), note)
+    return drawn
+
+
+def palette(names: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each name; after eight they begin anew."""
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(dict.fromkeys(names))}
+
+
+def legend_line(color: str, label: str) -> Line2D:
+    """Return a line of this colour for a legend."""
+    return Line2D([], [], color=color, label=label)
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist], note: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Simulated time to the target: how long each strategy took, or at least took."""
+"""Draws the simulated time to the target, or a lower bound where a run did not reach it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from devices.tasks.task import Metric
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """Return one row for each run: the target, whether it was reached, and when or when last tried.
+    """Return one row for each run: the target, whether it was reached, and at which instant.
 
-    Empty where there is no target.
+    The instant is that of the last evaluation where the target was not reached. The frame is empty
+    where there is no target.
     """
     target = study.target.value
     if target is None:

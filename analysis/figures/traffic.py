@@ -1,4 +1,4 @@
-"""Bytes over the network so far, down and up, against simulated time."""
+"""Draws the bytes over the network so far, down and up, against simulated time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analysis.figures.curves import DOWNLOAD, TIME, UPLOAD, plot
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
-    """Return a wide figure of ``curves.progress``: left what went down, right what went up."""
+    """Return a wide figure of ``curves.progress``: downloads on the left, uploads on the right."""
     figure = style.figure(paper.page_in, 1.9)
     panels = figure.subplots(1, 2)
     for axes, quantity in zip(panels, (DOWNLOAD, UPLOAD), strict=True):

@@ -1,6 +1,8 @@
-"""Waiting time: what the devices that finish early lose to the last one."""
+"""Draws waiting times: how long devices that finish early wait for the last of their round."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -95,17 +97,10 @@ def draw_mean(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 def draw_rounds(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a narrow figure of lines."""
-    figure = style.figure(paper.column_in, 1.95)
-    axes = figure.subplots()
-    plot_rounds(frame, axes, band=paper.band)
-    style.legend_above(figure, style.labelled(axes), bands.note(frame, paper.band))
-    return figure
+    plot = partial(plot_rounds, frame, band=paper.band)
+    return style.one_panel(paper, plot, bands.note(frame, paper.band))
 
 
 def draw_cdf(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a narrow figure of staircases."""
-    figure = style.figure(paper.column_in, 1.95)
-    axes = figure.subplots()
-    plot_cdf(frame, axes)
-    style.legend_above(figure, style.labelled(axes))
-    return figure
+    return style.one_panel(paper, partial(plot_cdf, frame))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from analysis.metrics.paired import differences
 from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
 from analysis.runs.differences import settings_that_differ
-from analysis.runs.files import RunError, read_config, read_table
+from analysis.runs.files import RunError, place_of, read_config, read_table, title_of
 from analysis.runs.frames import RunSet
 from analysis.runs.load import Run
 from analysis.runs.names import reader_names
@@ -140,6 +140,7 @@ def study(
             clients = read_table(path, "clients", CLIENT_COLUMNS)
             devices = read_table(path, "devices", DEVICE_COLUMNS)
             config = read_config(path)
+            title_of(path, config, "strategy_title")
         except RunError as error:
             damaged.append(str(error))
             continue
@@ -277,10 +278,13 @@ def _at_target(
         for name, one in played.items()
     }
     per_run = pd.DataFrame.from_dict(rows, orient="index")
-    names = reader_names((one.variant, one.strategy) for one in played.values())
+    names = reader_names(
+        (one.variant, one.strategy, one.config.get("strategy_title")) for one in played.values()
+    )
     variants = {name: variant for variant, name in names.items()}
+    own = [one.variant for one in played.values() if not any(place_of(one.config)[1:])]
     base = choose_baseline(
-        per_run, baseline if baseline in names else variants.get(baseline or "", baseline)
+        per_run, baseline if baseline in names else variants.get(baseline or "", baseline), own
     )
     per_run = per_run.join(speed_ups(per_run, base))
     return Study(
@@ -322,15 +326,18 @@ def _standard_error(one: _Played) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / min(counts)) if counts else math.nan
 
 
-def choose_baseline(per_run: pd.DataFrame, given: str | None = None) -> str:
+def choose_baseline(
+    per_run: pd.DataFrame, given: str | None = None, own: Collection[str] = ()
+) -> str:
     """Return the variant of this name; without one, the first of FedLoRA, else the first of all.
 
-    Raises RunError where no variant has the name.
+    Variants in ``own`` go before others: they stand at the config's own values, where others are
+    points of a grid. Raises RunError where no variant has the name.
     """
     variants = list(dict.fromkeys(per_run["variant"]))
     if given is None:
-        plain = per_run.loc[per_run["strategy"] == "fedlora", "variant"]
-        return str(plain.iloc[0]) if len(plain) else str(variants[0])
+        plain = list(per_run.loc[per_run["strategy"] == "fedlora", "variant"]) or variants
+        return str(next((variant for variant in plain if variant in own), plain[0]))
     if given not in variants:
         names = ", ".join(variants)
         meant = did_you_mean(given, variants)

@@ -20,6 +20,7 @@ from analysis.runs.fleet import devices
 from analysis.runs.load import Run
 from analysis.units import BYTES, SECONDS, Scale, Unit, significant
 from simulator.config.experiment import flatten
+from simulator.config.schema import NOT_SIMULATED
 
 MAX_NAMED = 6  # variants in the title
 RECONSTRUCTION = (
@@ -85,7 +86,10 @@ class ReportData:
 
     @property
     def title(self) -> str:
-        """The variants, the first few by name."""
+        """The experiment's title, or the variants, the first few by name."""
+        titles = {run.config.get("title") for run in self.study.runs}
+        if len(titles) == 1 and None not in titles:
+            return str(*titles)
         names = [self.study.name(variant) for variant in self.study.variants]
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         return ", ".join(names[:MAX_NAMED]) + more
@@ -209,14 +213,14 @@ class ReportData:
 
 
 def differing_settings(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that the runs do not share, those of strategy, label and seed left out.
+    """Return the settings that the runs do not share, those of the strategy left out.
 
-    These three are expected to differ.
+    So are seeds and names, which are expected to differ too.
     """
     shared = _shared_settings(runs)
     differing = {key for run in runs for key in flatten(run.config)} - set(shared)
     return sorted(
-        key for key in differing if not key.startswith("strategy.") and key not in ("label", "seed")
+        key for key in differing if not key.startswith("strategy.") and key not in NOT_SIMULATED
     )
 
 

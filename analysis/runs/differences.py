@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from simulator.config.experiment import flatten
+from simulator.config.schema import NOT_SIMULATED
 
 MAX_DIFFERENCES, MAX_SHOWN = 6, 40
 """How many unlike settings a message names, and how many characters of each value."""
@@ -20,7 +21,9 @@ def settings_that_differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> st
     keys = [
         key
         for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key) and not key.startswith(("strategy", "label"))
+        if left.get(key) != right.get(key)
+        and not key.startswith("strategy.")
+        and key not in {*NOT_SIMULATED} - {"seed"}
     ]
     pairs = [_unlike(key, left.get(key), right.get(key)) for key in keys[:MAX_DIFFERENCES]]
     if more := len(keys) - len(pairs):

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ from devices.tasks.registry import TASKS
 from devices.tasks.task import Metric
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
+from simulator.config.schema import READ_ALONE
+from simulator.config.types import Title
 from simulator.log.manifest import FORMAT, lost_files, read_small
+from traces.options import holds, in_words
 
 FILES = (
     "manifest.json",
@@ -170,8 +173,37 @@ def first_metric(path: Path, manifest: Json) -> Metric:
 
 
 def read_config(path: Path) -> Json:
-    """The resolved config of the run in this folder. Raises RunError where it is damaged."""
-    return _mapping(path / "config.yaml")
+    """Return the resolved config of the run in this folder, with the manifest's titles and targets.
+
+    Raises RunError where either is damaged.
+    """
+    config = _mapping(path / "config.yaml")
+    alone = _mapping(path / "manifest.json").get("read_alone")
+    if alone is None:  # of an earlier version
+        return config
+    if not isinstance(alone, dict):
+        raise RunError(f"{path / 'manifest.json'} is damaged: read_alone must be a mapping")
+    return {key: value for key, value in config.items() if key not in READ_ALONE} | {
+        key: value for key, value in alone.items() if key in READ_ALONE
+    }
+
+
+def title_of(path: Path, config: Json, key: str) -> str | None:
+    """Return a title for readers of the run in this folder; None where its config gives none.
+
+    Raises RunError where it is none that a config may give.
+    """
+    title = config.get(key)
+    if title is not None and not holds(Title, title):
+        raise RunError(f"{path / 'manifest.json'} is damaged: {key} must be {in_words(Title)}")
+    return title
+
+
+def place_of(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return where a run stands among those of its experiment; empty where that is not known."""
+    place = config.get("place")
+    numbers = place if isinstance(place, list) else []
+    return tuple(numbers) if all(type(number) is int for number in numbers) else ()
 
 
 def check_table(path: Path, table: str) -> None:

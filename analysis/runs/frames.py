@@ -16,6 +16,7 @@ from analysis.runs.files import (
     RunError,
     check_table,
     first_metric,
+    place_of,
     read_config,
     read_manifest,
     read_table,
@@ -23,9 +24,10 @@ from analysis.runs.files import (
 )
 from analysis.runs.load import Run, find_runs, load_run
 from simulator.config.experiment import flatten
+from simulator.config.schema import NOT_SIMULATED
 
-NAMES = ("name", "label", "seed")
-"""Keys of a config that tell runs apart without changing what is simulated, but for the draw."""
+MAX_AXES = 64
+"""Most axes of a grid, by which runs are put in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,8 @@ class RunSet:
     ``runs`` has one row a run, indexed by ``run``: path, experiment, label, strategy, variant,
     seed, config_hash, conditions_hash, model, model_sha256, data, data_sha256, num_test,
     num_rounds, simulated_s, final_accuracy, wall_s. Runs of one variant differ in their seed alone.
+    They stand in the order of the folders asked for; those below one folder in that of their
+    config's strategies and of the grid they were swept over.
     """
 
     runs: pd.DataFrame
@@ -106,7 +110,9 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
     A run that has not ended, is damaged or stands twice is left out and named. Raises RunError
     where none is left.
     """
-    rows, left_out = [], []
+    rows: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    order = {run.resolve(): n for n, given in enumerate(paths) for run in find_runs([given])}
     seen: dict[tuple[object, ...], Path] = {}
     for path in find_runs(paths):
         try:
@@ -114,6 +120,7 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
             for table in REQUIRED:
                 check_table(path, table)
             row = _row(path, manifest)
+            row["order"] = (order[path.resolve()], place_of(read_config(path)))
         except RunError as error:
             left_out.append(str(error))
             continue
@@ -125,7 +132,8 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
         rows.append(row)
     if not rows:
         raise RunError("at least one run must have ended; " + "; ".join(left_out or ["got none"]))
-    runs = pd.DataFrame(rows)
+    in_order = sorted(rows, key=_order)
+    runs = pd.DataFrame(in_order).drop(columns="order")
     runs["variant"] = _variants(runs)
     runs["run"] = [f"{v} s{s}" for v, s in zip(runs["variant"], runs["seed"], strict=True)]
     if not runs["run"].is_unique:  # one label and hash in experiments of two names
@@ -169,6 +177,13 @@ def _row(path: Path, manifest: Json) -> dict[str, object]:
     return {**row, "training": training(manifest), "metric": metric}
 
 
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what runs are sorted by. A shorter place has zeros at its end."""
+    number, place = row["order"]
+    padded = [*place, *[0] * (MAX_AXES - len(place))]
+    return number, padded, row["label"], row["config_hash"], row["seed"]
+
+
 def _variants(runs: pd.DataFrame) -> list[str]:
     """The name of each run's variant: its label, and the settings that the label alone hides."""
     names: dict[tuple[object, object], str] = {}
@@ -188,7 +203,7 @@ def _variants(runs: pd.DataFrame) -> list[str]:
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each config, the keys in which any two differ, in the order of the first to have them."""
-    keys = dict.fromkeys(key for config in configs for key in config if key not in NAMES)
+    keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_SIMULATED)
     chosen = [k for k in keys if any(c.get(k) != configs[0].get(k) for c in configs)]
     return [{key: config.get(key) for key in chosen} for config in configs]
 

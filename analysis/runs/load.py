@@ -21,6 +21,7 @@ from analysis.runs.files import (
     read_config,
     read_manifest,
     read_table,
+    title_of,
     training,
 )
 from devices.tasks.classification import ACCURACY
@@ -55,6 +56,11 @@ class Run:
     def strategy(self) -> str:
         """The kind of its scheduler, e.g. ``"fedquad"``."""
         return str(self.manifest["strategy"])
+
+    @property
+    def strategy_title(self) -> str | None:
+        """The name for readers that the config gives its strategy; None where it gives none."""
+        return self.config.get("strategy_title")
 
     def events(self) -> Iterator[Json]:
         """The event log, line by line, in order of time. Raises RunError on a damaged line."""
@@ -101,12 +107,14 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 def load_run(path: Path) -> Run:
     """The run in this folder. Raises RunError, or UnfinishedRunError where it has not ended."""
-    manifest = read_manifest(path)
+    manifest, config = read_manifest(path), read_config(path)
+    for key in ("title", "strategy_title"):
+        title_of(path, config, key)
     run = Run(
         path=path,
         label=str(manifest["label"]),
         manifest=manifest,
-        config=read_config(path),
+        config=config,
         devices=read_table(path, "devices"),
         rounds=read_table(path, "rounds"),
         clients=read_table(path, "clients"),

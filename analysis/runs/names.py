@@ -1,4 +1,4 @@
-"""The names by which a reader knows the variants: the strategies' own where labels are kinds."""
+"""The names by which a reader knows the variants: the config's titles, or the strategies' own."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ COLUMNS = ("label", "baseline")
 """Columns of a figure's frame that hold variants."""
 
 
-def reader_names(variants: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the name of each variant for readers, from pairs of variant and strategy.
+def reader_names(variants: Iterable[tuple[str, str, str | None]]) -> dict[str, str]:
+    """Return the name of each variant for readers, from its name, its strategy and its title.
 
-    A label that is the strategy's kind has the strategy's short name, and any other stands as it
-    is. What a variant has beside its label (``rank=8``) stays behind it. Names that fall together
-    have the variant in brackets.
+    A title is the name, where the config gives one. Without one, a label that is the strategy's
+    kind has the strategy's short name, and any other stands as it is. What a variant has beside its
+    label (``rank=8``) stays behind it. Names that fall together have the variant in brackets.
     """
-    names = {variant: _name(variant, kind) for variant, kind in variants}
+    names = {variant: _name(variant, kind, title) for variant, kind, title in variants}
     count = Counter(names.values())
     apart = {
         variant: f"{name} ({variant})" if count[name] > 1 and name != variant else name
@@ -39,9 +39,11 @@ def with_names(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     return frame.assign(**shown)
 
 
-def _name(variant: str, kind: str) -> str:
-    """Return ``FedLoRA rank=8`` of ``fedlora rank=8``, by the start of the strategy's title."""
+def _name(variant: str, kind: str, title: str | None) -> str:
+    """Return ``FedLoRA rank=8`` of ``fedlora rank=8``, by the start of the strategy's own title."""
     label, space, settings = variant.partition(" ")
+    if title is not None:
+        return title + space + settings
     if label != kind or kind not in STRATEGIES:
         return variant
     return STRATEGIES[kind].title.partition(":")[0].partition(" (")[0] + space + settings

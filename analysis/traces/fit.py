@@ -17,7 +17,8 @@ from traces.bandwidth import BandwidthTrace
 from traces.catalog import drawn_devices, drawn_links
 from traces.generators.diurnal import DiurnalModel
 from traces.generators.diurnal_fit import fit_availability
-from traces.generators.link_model import LinkModel, fit_link
+from traces.generators.link_fit import fit_link
+from traces.generators.link_model import LinkModel
 from traces.statistics import (
     autocorrelation,
     online_share_by_hour,

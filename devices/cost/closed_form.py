@@ -9,6 +9,7 @@ from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import step_memory
 from devices.cost.model import Cost, MemoryBreakdown, StepTime
+from devices.cost.optimizers import ADAMW, OptimizerCost
 from devices.cost.traffic import Traffic, step_traffic
 from devices.fleet.profile import ComputeBits, DeviceProfile, StepRates
 from devices.models.spec import ModelSpec
@@ -33,18 +34,26 @@ class Demand(NamedTuple):
 class DemandOf(Protocol):
     """A function that returns the demand of a plan without absent blocks."""
 
-    def __call__(self, model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> Demand: ...
+    def __call__(
+        self,
+        model: ModelSpec,
+        plan: TrainingPlan,
+        batch: BatchShape,
+        optimizer: OptimizerCost = ADAMW,
+    ) -> Demand: ...
 
 
-def closed_form_demand(model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> Demand:
+def closed_form_demand(
+    model: ModelSpec, plan: TrainingPlan, batch: BatchShape, optimizer: OptimizerCost = ADAMW
+) -> Demand:
     """Return the demand of a plan, from the model's sizes alone."""
     blocks = block_terms(model, plan.terms)
     recomputed = recomputed_flops(model, blocks, plan.activation_bits, batch)
     return Demand(
         forward_flops=forward_flops(model, blocks, batch),
         backward_flops=backward_flops(model, blocks, batch) + recomputed,
-        traffic=step_traffic(model, plan, blocks, batch),
-        memory=step_memory(model, plan, batch),
+        traffic=step_traffic(model, plan, blocks, batch, optimizer=optimizer),
+        memory=step_memory(model, plan, batch, optimizer),
         download_bytes=download_bytes(model, plan),
         upload_bytes=upload_bytes(model, plan.terms),
     )
@@ -65,6 +74,7 @@ class ClosedFormCost:
     sequence_length: int
     compute_bits: ComputeBits = 32
     demand_of: DemandOf = closed_form_demand
+    optimizer: OptimizerCost = ADAMW
     _demands: dict[bytes, Demand] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -99,7 +109,7 @@ class ClosedFormCost:
         if plan.num_blocks != model.num_blocks:
             model = replace(model, num_blocks=plan.num_blocks)
         batch = BatchShape(plan.batch_size, self.sequence_length, True, self.compute_bits)
-        return self.demand_of(model, plan, batch)
+        return self.demand_of(model, plan, batch, self.optimizer)
 
 
 def step_time(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from devices.cost.blocks import BatchShape, BlockTerms, block_terms
 from devices.cost.model import MemoryBreakdown
+from devices.cost.optimizers import ADAMW, OptimizerCost
 from devices.cost.saved import (
     block_tensors,
     head_tensors,
@@ -43,8 +44,6 @@ GROUP_BYTES: dict[BlockFormat, int] = {
     "absent": 0,
 }
 """Bytes for each group of elements: an fp16 scale, and an fp16 zero if the format has one."""
-MOMENTS_BYTES = 8
-"""Bytes of AdamW's two fp32 moments of one trained parameter."""
 
 
 class BlockWork(NamedTuple):
@@ -77,7 +76,12 @@ class BesideBlocks(NamedTuple):
     head_peak: int  # at the most while the head and the loss run, in either pass
 
 
-def step_memory(model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> MemoryBreakdown:
+def step_memory(
+    model: ModelSpec,
+    plan: TrainingPlan,
+    batch: BatchShape,
+    optimizer: OptimizerCost = ADAMW,
+) -> MemoryBreakdown:
     """Return the memory at the peak of a training step, once the optimizer has its state.
 
     While block i computes, in either pass, the blocks above it hold nothing: they have not run yet,
@@ -100,7 +104,7 @@ def step_memory(model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> Memo
         head=head,
         head_peak=head + _head_transient(model, batch),
     )
-    return whole_memory(model, plan, [memory[work] for work in works], beside)
+    return whole_memory(model, plan, [memory[work] for work in works], beside, optimizer=optimizer)
 
 
 def whole_memory(
@@ -108,6 +112,8 @@ def whole_memory(
     plan: TrainingPlan,
     blocks: Sequence[BlockMemory],
     beside: BesideBlocks,
+    *,
+    optimizer: OptimizerCost,
 ) -> MemoryBreakdown:
     """Return the memory at the peak of a step, from that of each block and that beside them."""
     below = [0, *accumulate(block.held for block in blocks)]
@@ -124,7 +130,7 @@ def whole_memory(
         weights=_weight_bytes(model, plan.weight_formats),
         adapters=FP32_BYTES * (held_numbers + origin),
         gradients=FP32_BYTES * trained,
-        optimizer=MOMENTS_BYTES * trained,
+        optimizer=optimizer.state_bytes(model, plan.terms),
         activations=activations,
         # What the head saves comes after the forward passes, and is gone before the backward ones.
         transient=max(peak - activations, beside.head_peak, beside.head) - beside.head,

@@ -17,7 +17,7 @@ class MemoryBreakdown:
     weights: int  # frozen base weights at their formats, embedding and pooler included
     adapters: int  # held terms and head, and the start of a proximal loss
     gradients: int  # of trained terms and head
-    optimizer: int  # AdamW: two fp32 moments
+    optimizer: int  # its state, such as AdamW's two fp32 moments
     activations: int  # saved for the backward pass, packed where planned
     transient: int  # of one block while its forward or backward pass runs
     head: int  # logits, loss and what the head saves

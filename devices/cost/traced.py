@@ -25,6 +25,7 @@ from devices.cost.memory import (
     matrix_bytes,
     whole_memory,
 )
+from devices.cost.optimizers import ADAMW, OptimizerCost
 from devices.cost.saved import SavedTensor
 from devices.cost.traffic import Traffic, head_traffic, optimizer_bytes
 from devices.cost.working import PACKED_AT_ONCE, PACKING_BYTES, UNPACKING_BYTES, Peaks
@@ -141,7 +142,13 @@ class TracedDemand:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def __call__(self, model: ModelSpec, plan: TrainingPlan, batch: BatchShape) -> Demand:
+    def __call__(
+        self,
+        model: ModelSpec,
+        plan: TrainingPlan,
+        batch: BatchShape,
+        optimizer: OptimizerCost = ADAMW,
+    ) -> Demand:
         """Return the demand of a plan without absent blocks."""
         blocks = block_terms(model, plan.terms)
         works = [*map(BlockWork, blocks, plan.activation_bits, plan.weight_formats)]
@@ -159,10 +166,14 @@ class TracedDemand:
                 cast=sum(n * b.traffic.cast for b, n in counted),
                 unpacked=sum(n * b.traffic.unpacked for b, n in counted),
                 packed=sum(n * b.traffic.packed for b, n in counted),
-                optimizer=optimizer_bytes(model, plan),
+                optimizer=optimizer_bytes(model, plan, optimizer),
             ),
             memory=whole_memory(
-                model, plan, [memory[work] for work in works], self._beside(frame, works, batch)
+                model,
+                plan,
+                [memory[work] for work in works],
+                self._beside(frame, works, batch),
+                optimizer=optimizer,
             ),
             download_bytes=download_bytes(model, plan),
             upload_bytes=upload_bytes(model, plan.terms),

@@ -16,17 +16,12 @@ from typing import NamedTuple
 
 from devices.cost.blocks import BatchShape, BlockTerms, gradient_flow
 from devices.cost.memory import FORMAT_BITS, BlockWork, matrix_bytes
+from devices.cost.optimizers import ADAMW, OptimizerCost
 from devices.cost.saved import block_tensors
 from devices.models.spec import ModelSpec
 from devices.vocabulary.number_formats import FP32_BYTES
 from devices.vocabulary.plan import TrainingPlan
 
-ADAMW_ACCESSES = 7
-"""Reads and writes of fp32 values by AdamW for each trained parameter.
-
-The parameter, its gradient and two moments are read; it and the moments are written. A proximal
-loss also reads the parameter's start.
-"""
 RMS_NORM_BACKWARD = 19
 """Tensors of the norm's width that an RMS norm reads and writes in its backward pass."""
 
@@ -48,9 +43,14 @@ class Traffic(NamedTuple):
 
 
 def step_traffic(
-    model: ModelSpec, plan: TrainingPlan, blocks: Sequence[BlockTerms], batch: BatchShape
+    model: ModelSpec,
+    plan: TrainingPlan,
+    blocks: Sequence[BlockTerms],
+    batch: BatchShape,
+    *,
+    optimizer: OptimizerCost = ADAMW,
 ) -> Traffic:
-    """Return the traffic of all blocks and of a language model's head, and that of AdamW."""
+    """Return the traffic of all blocks, of a language model's head, and of the optimizer."""
     works = Counter(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
     passes = [(_passes(model, work, batch), count) for work, count in works.items()]
     head = head_traffic(model, batch, crosses=any(b.position != "below" for b in blocks))
@@ -60,7 +60,7 @@ def step_traffic(
         cast=sum(block.cast * count for block, count in passes),
         unpacked=sum(block.unpacked * count for block, count in passes),
         packed=sum(block.packed * count for block, count in passes),
-        optimizer=optimizer_bytes(model, plan),
+        optimizer=optimizer_bytes(model, plan, optimizer),
     )
 
 
@@ -90,9 +90,12 @@ def head_traffic(model: ModelSpec, batch: BatchShape, *, crosses: bool) -> HeadT
     return HeadTraffic(forward, backward * crosses)
 
 
-def optimizer_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
-    """Return the bytes that AdamW moves for all trained parameters."""
-    accesses = ADAMW_ACCESSES + (plan.proximal_mu > 0)
+def optimizer_bytes(model: ModelSpec, plan: TrainingPlan, optimizer: OptimizerCost) -> int:
+    """Return the bytes that the optimizer moves for all trained parameters.
+
+    A proximal loss also reads the parameter's start.
+    """
+    accesses = optimizer.accesses + (plan.proximal_mu > 0)
     return accesses * FP32_BYTES * model.trained_parameters(plan.terms)
 
 

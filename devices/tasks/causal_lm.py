@@ -39,6 +39,7 @@ class CausalLM:
     )
 
     data: TextDataset
+    label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
 
     @classmethod
     def of(cls, data: TextDataset) -> CausalLM:
@@ -61,7 +62,9 @@ class CausalLM:
         return Encoded(ids, [next_tokens(row) for row in ids])
 
     def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
-        return token_losses(logits, batch.targets, num_jobs=num_jobs)
+        return token_losses(
+            logits, batch.targets, num_jobs=num_jobs, smoothing=self.label_smoothing
+        )
 
     def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
         return score_tokens(logits, batch)

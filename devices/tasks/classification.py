@@ -38,6 +38,7 @@ class Classification:
     data: TextDataset
     class_names: tuple[str, ...]
     labels: Mapping[Split, IntArray]  # (n,) of each split
+    label_smoothing: float = 0.0  # the share of each target that is spread over all classes
 
     @classmethod
     def of(cls, data: TextDataset) -> Classification:
@@ -98,8 +99,12 @@ class Classification:
 
         each = functional.cross_entropy(logits.detach(), batch.targets, reduction="none")
         if num_jobs == 1:  # rounds otherwise than the mean of what is kept apart
-            return functional.cross_entropy(logits, batch.targets)[None], each
-        apart = functional.cross_entropy(logits, batch.targets, reduction="none")
+            return functional.cross_entropy(
+                logits, batch.targets, label_smoothing=self.label_smoothing
+            )[None], each
+        apart = functional.cross_entropy(
+            logits, batch.targets, reduction="none", label_smoothing=self.label_smoothing
+        )
         return apart.view(num_jobs, -1).mean(1), each
 
     def score(self, logits: Tensor, batch: Batch) -> ChunkScore:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from devices.datasets.dataset import TextDataset, load_dataset
 from devices.tasks.causal_lm import CausalLM
@@ -44,3 +45,17 @@ def load_task(
     task = TASKS[kind]
     columns = tuple(dict.fromkeys((*task.columns, *beside)))
     return task.of(load_dataset(data, columns, named or None))
+
+
+def smoothed(task: Task, share: float) -> Task:
+    """Return the task with this share of each target spread evenly over all there are.
+
+    Raises ValueError where the targets of the task cannot be smoothed, unless the share is zero.
+    """
+    if not share:
+        return task
+    if not hasattr(task, "label_smoothing"):
+        raise ValueError(f"label_smoothing must be 0 for {task.kind}, got {share:g}")
+    with_options: Any = task  # a dataclass that has the field
+    smooth: Task = replace(with_options, label_smoothing=share)
+    return smooth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,20 +21,30 @@ def next_tokens(ids: IntArray) -> IntArray:
     return np.append(ids[1:], IGNORED)
 
 
-def token_losses(logits: Tensor, targets: Tensor, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
+def token_losses(
+    logits: Tensor, targets: Tensor, *, num_jobs: int = 1, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Return the mean loss over the tokens of each job, (jobs,), and of each example, (B,).
 
     ``logits`` is (B, T, V) in fp32 and ``targets`` (B, T). Every token with a target counts alike
-    within a job, as in transformers' own loss of language models. Only the first has gradients.
+    within a job, as in transformers' own loss of language models. Only the first has gradients, and
+    it alone spreads ``smoothing`` of each target over all tokens.
     """
     from torch.nn import functional
 
-    flat = functional.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    cross_entropy = partial(
+        functional.cross_entropy,
+        target=targets.flatten(),
+        ignore_index=IGNORED,
+        reduction="none",
     )
+    flat = cross_entropy(logits.flatten(0, 1), label_smoothing=smoothing)
     by_row = flat.view(targets.shape).sum(1)  # (B, T) -> (B,)
     counts = (targets != IGNORED).sum(1)
     means = by_row.view(num_jobs, -1).sum(1) / counts.view(num_jobs, -1).sum(1)
+    if smoothing:
+        plain = cross_entropy(logits.detach().flatten(0, 1))
+        by_row = plain.view(targets.shape).sum(1)
     return means, by_row.detach() / counts
 
 

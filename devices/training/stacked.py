@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from devices.training.adapters import check_fits, place_of
 from devices.training.model import ADAPTER, AdaptedModel
+from devices.training.optimizers import OwnPart
 from devices.training.penalties import Penalty, proximal_term
 from devices.vocabulary.plan import Adapter, Factors, ModuleKey
 from devices.vocabulary.trainer import TrainingJob
@@ -65,6 +66,20 @@ class LoadedStack:
             if factor.trained is not None
         ]
         return [*factors, *self.head.values()]
+
+    def own_parts(self) -> list[OwnPart]:
+        """Return what each job trains of each tensor, without the zeros below its own terms."""
+        parts = [OwnPart(w, (k,)) for w in self.head.values() for k in range(len(self.jobs))]
+        for key, layer in self.model.lora_layers.items():
+            place = place_of(self.model, key)
+            for factor, axis in ((layer.lora_A[ADAPTER], 1), (layer.lora_B[ADAPTER], 0)):
+                if factor.trained is None:
+                    continue
+                for k, job in enumerate(self.jobs):
+                    if count := int(job.plan.terms.trained[place].sum()):
+                        rows = (slice(count),) if axis == 0 else (slice(None), slice(count))
+                        parts.append(OwnPart(factor.trained, (k, *rows)))
+        return parts
 
     def penalties(self) -> list[Penalty]:
         """Return the penalties on the sum of the local losses, which are alike in all plans."""

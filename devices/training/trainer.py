@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from devices.datasets.dataset import Split
 from devices.models.catalog import ModelSource
@@ -27,6 +27,7 @@ from devices.training.evaluation import score_chunk
 from devices.training.files import said_in_words
 from devices.training.host import choose_host, keep_freed_memory, make_reproducible
 from devices.training.model import load_model
+from devices.training.optimizers import Updater
 from devices.training.penalties import Penalty, penalties_of
 from devices.training.salience import block_salience
 from devices.training.stacked import load_stack
@@ -144,31 +145,30 @@ class TorchTrainer:
 
     def _train(self, job: TrainingJob) -> TrainingResult:
         loaded = load_adapter(self._model, job.broadcast.adapter, job.plan.terms)
-        losses = self._steps([job], loaded.parameters(), penalties_of(loaded, job.plan))
+        updater = Updater(self._config, loaded.parameters(), rate_share=job.rate_share)
+        losses = self._steps([job], updater, penalties_of(loaded, job.plan))
         return self._result(job, loaded.read(), losses[:, :, 0])
 
     def _train_stack(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         loaded = load_stack(self._model, jobs)
+        updater = Updater(
+            self._config,
+            loaded.parameters(),
+            rate_share=jobs[0].rate_share,
+            num_jobs=len(jobs),
+            parts=loaded.own_parts(),
+        )
         with loaded.heads():
-            losses = self._steps(jobs, loaded.parameters(), loaded.penalties())
+            losses = self._steps(jobs, updater, loaded.penalties())
         adapters = enumerate(loaded.read())
         return [self._result(jobs[k], adapter, losses[:, :, k]) for k, adapter in adapters]
 
     def _steps(
-        self,
-        jobs: Sequence[TrainingJob],
-        parameters: Sequence[nn.Parameter],
-        penalties: Sequence[Penalty],
+        self, jobs: Sequence[TrainingJob], updater: Updater, penalties: Sequence[Penalty]
     ) -> FloatArray:
         """Train, and return the mean and mean squared loss before each step, (steps, 2, jobs)."""
         plan, start, model = jobs[0].plan, jobs[0].broadcast.adapter, self._model
         model.weights.use(plan.weight_formats, start.merged, start.scale)
-        optimizer = torch.optim.AdamW(
-            parameters,
-            lr=self._config.learning_rate,
-            weight_decay=self._config.weight_decay,
-            fused=True,
-        )
         seeds = [np.random.SeedSequence(job.seed).generate_state(2).tolist() for job in jobs]
         drawn = [
             self._draw(job, batch_seed) for job, (batch_seed, _) in zip(jobs, seeds, strict=True)
@@ -177,7 +177,7 @@ class TorchTrainer:
         packing = packed_activations(model.blocks, plan.activation_bits, noise)
         with packing, model.only(plan.present):
             steps = [
-                self._step(optimizer, np.stack(batches), penalties)
+                self._step(updater, np.stack(batches), penalties)
                 for batches in zip(*drawn, strict=True)
             ]
         # Taken from the device at the end: waiting for each step's would leave a GPU idle.
@@ -197,12 +197,7 @@ class TorchTrainer:
             return batches
         return in_common_order(batches, lengths, np.random.default_rng(job.broadcast.version))
 
-    def _step(
-        self,
-        optimizer: torch.optim.Optimizer,
-        indices: IntArray,
-        penalties: Sequence[Penalty],
-    ) -> Tensor:
+    def _step(self, updater: Updater, indices: IntArray, penalties: Sequence[Penalty]) -> Tensor:
         """Take one step on the texts at ``indices``, (jobs, B); return the losses, (2, jobs).
 
         These are before the step, and without the penalties that the plan adds.
@@ -214,8 +209,7 @@ class TorchTrainer:
         # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
         objective = sum((penalty() for penalty in penalties), start=means.sum())
         objective.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
+        updater.step()
         return torch.stack([means.detach(), each.square().view(len(indices), -1).mean(1)])
 
     def _result(self, job: TrainingJob, adapter: Adapter, losses: FloatArray) -> TrainingResult:

@@ -48,6 +48,7 @@ def _shape_of_pass(job: TrainingJob) -> Hashable:
         plan.local_steps,
         plan.batch_size,
         plan.proximal_mu,
+        job.rate_share,
         adapter.merged.digest,
         adapter.scale,
     )

@@ -32,6 +32,7 @@ class TrainingJob:
     examples: IntArray  # (n,): the device's shard, as indices into the training set
     seed: int
     stack: int = 1  # most jobs that may be trained in one pass
+    rate_share: float = 1.0  # of the configured learning rate, by the schedule
 
 
 class TrainingResult(NamedTuple):

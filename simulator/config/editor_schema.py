@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BeforeValidator
 
+from algorithms.registry import STRATEGIES
 from simulator.config.keys import is_section, kinds_of
-from simulator.config.reference import option_docs
+from simulator.config.reference import STRATEGY_TITLE, option_docs
 from simulator.config.schema import RunConfig
-from simulator.config.types import as_plain, as_range, as_source
+from simulator.config.types import Title, as_plain, as_range, as_source
 from traces.options import is_union, option_hints
 
 Schema = dict[str, Any]
@@ -36,6 +37,10 @@ def editor_schema() -> Schema:
             "required": ["kind"],
         }
     )
+    rate = sections["TrainingOptions"]["properties"]["learning_rate"]
+    own_rate = {k: v for k, v in rate.items() if k != "default"}
+    for strategy_class in STRATEGIES.values():
+        sections[strategy_class.__name__]["properties"].setdefault("learning_rate", own_rate)
     root["properties"]["strategies"] = {
         "type": "object",
         "description": "Several strategies by label, in place of strategy.",
@@ -55,6 +60,8 @@ def editor_schema() -> Schema:
 def _section(section: type, sections: dict[str, Schema], kind: str | None = None) -> Schema:
     docs, hints = option_docs(section), option_hints(section)
     properties: Schema = {"kind": {"const": kind}} if kind else {}
+    if section in STRATEGIES.values():
+        properties["title"] = {**_schema(Title, sections), "description": STRATEGY_TITLE}
     required = ["kind"] if kind else []
     for field in (field for field in fields(section) if field.init):
         found = _schema(hints[field.name], sections)

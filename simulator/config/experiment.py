@@ -23,7 +23,7 @@ from simulator.config.paths import checked_path
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.config.schema import RecordedConfig, RunConfig, config_for, read_section
-from traces.options import in_words
+from traces.options import in_words, option_hints
 from traces.text import did_you_mean
 
 MAX_BYTES = 1_000_000
@@ -35,11 +35,15 @@ OUT_OF_RANGE = (
 )
 """pydantic's names for the errors that are told by the range in the annotation."""
 
+RATE = "learning_rate"
+"""A key of every strategy that stands for ``training.learning_rate`` in its own runs."""
+
 OF_EVERY_KIND: Mapping[str, Sequence[str]] = {
     "shards": (),
     "faults.byzantine": ("share", "schedule"),
     "cost": ("compute_bits", "attention", "lora_dropout", "model", "revision", "targets"),
-    **dict.fromkeys(("strategy", "pacing", "selection"), SCALE),
+    **dict.fromkeys(("pacing", "selection"), SCALE),
+    "strategy": (*SCALE, RATE),
 }
 """The sections that are of one of several kinds, and their options that mean the same in each."""
 
@@ -87,19 +91,30 @@ def read_experiment(
         raise ConfigError(["give strategy or strategies, exactly one of the two"], str(path))
     if "strategy" in raw:
         name = str(_kind(raw["strategy"]) or "run").rpartition(":")[2]  # mine.py:Name -> Name
-        return [_parse({"label": name, **raw}, path)]
+        return [_parse({"label": name, **_with_title(raw)}, path)]
     strategies = raw.pop("strategies")
     if not isinstance(strategies, dict) or not strategies:
         raise ConfigError(["strategies must map at least one label to a strategy"], str(path))
     runs, problems = [], []
-    for label, strategy in strategies.items():
+    for number, (label, strategy) in enumerate(strategies.items()):
+        place = {"place": [number]} if number else {}
+        one = {**raw, **place, "label": label, "strategy": strategy}
         try:
-            runs.append(_parse({**raw, "label": label, "strategy": strategy}, path))
+            runs.append(_parse(_with_title(one), path))
         except ConfigError as error:
             problems += name_strategies(error.problems, str(label))
     if problems:
         raise ConfigError(problems, str(path))
     return runs
+
+
+def _with_title(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a run with the title of its strategy's section as a key of its own."""
+    strategy = raw["strategy"]
+    if not isinstance(strategy, dict) or "title" not in strategy:
+        return dict(raw)
+    own = {key: value for key, value in strategy.items() if key != "title"}
+    return {**raw, "strategy": own, "strategy_title": strategy["title"]}
 
 
 def code_of(path: Path, overrides: Sequence[str] = ()) -> list[Path]:
@@ -280,9 +295,37 @@ def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
             model = _own_config(own)
             given = {k: v for k, v in raw["strategy"].items() if k != "source_sha256"}
             raw = {**raw, "strategy": {**given, "kind": own.kind}}
+            if RATE in option_hints(own):  # the class says what it means by it
+                return _validated(model, raw, path, problems=problems)
         except StrategyFileError as error:
             problems = error.problems
-    return _validated(model, raw, path, problems=problems)
+    try:
+        return _validated(model, _with_own_rate(raw, path), path, problems=problems)
+    except ConfigError as error:
+        if RATE not in _options(raw.get("strategy")):
+            raise
+        own_key = f"strategy.{RATE}"
+        lines = [line.replace(f"training.{RATE}", own_key, 1) for line in error.problems]
+        raise ConfigError(lines, str(path)) from None
+
+
+def _with_own_rate(raw: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Return the config with the strategy's own learning rate in place of that of training.
+
+    Raises ConfigError where there is no training.
+    """
+    options, training = _options(raw.get("strategy")), raw.get("training", {})
+    if RATE not in options:
+        return raw
+    if not isinstance(training, dict):
+        problem = f"strategy.{RATE} must be left out, since training is {_shown(training)}"
+        raise ConfigError([f"{problem}, got {_shown(options[RATE])}"], str(path))
+    rest = {key: value for key, value in options.items() if key != RATE}
+    return {**raw, "strategy": rest, "training": {**training, RATE: options[RATE]}}
+
+
+def _options(strategy: Any) -> Mapping[str, Any]:
+    return strategy if isinstance(strategy, dict) else {}
 
 
 def _validated(
@@ -352,7 +395,7 @@ def _problem(error: Any, model: type[RunConfig]) -> str:
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return _unknown_key(error["loc"], model)
     where, hints = locate(model, error["loc"])
-    name = _shown_keys(where) or "the config"
+    name = _shown_keys(where).replace("strategy_title", "strategy.title") or "the config"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         choices = ", ".join(
             name for hint in hints for arm in members(hint) for name in kinds_of(arm)
@@ -388,7 +431,7 @@ def _unknown_key(place: Sequence[str | int], model: type[RunConfig]) -> str:
     where, hints = locate(model, place[:-1])
     sections = [arm for hint in hints for arm in members(hint) if is_section(arm)]
     valid = list(dict.fromkeys(name for section in sections for name in names_of(section)))
-    valid += ["strategies"] if not where else []
+    valid += ["strategies"] if not where else ["title"] if where == ["strategy"] else []
     near = did_you_mean(place[-1], valid)
     inside = _shown_keys(where) or "a config"
     return f"{_shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{near}"

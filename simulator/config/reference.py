@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BeforeValidator
 
+from algorithms.registry import STRATEGIES
 from simulator.config.keys import is_section, kinds_of, members
 from simulator.config.plain_yaml import dump_line
 from simulator.config.schema import RunConfig
-from simulator.config.types import as_plain, as_range, as_source
+from simulator.config.types import Title, as_plain, as_range, as_source
 from traces.options import in_words, is_union, option_hints
 
 UNITS = {
@@ -46,6 +47,10 @@ A heading names the keys at which a section may stand: `*` is an entry of a list
 word in parentheses is the `kind` that chooses the section.
 
 """
+
+
+STRATEGY_TITLE = "The name for readers in tables and figures; no run depends on it."
+"""The meaning of the key ``title`` that every strategy's section may have."""
 
 
 class Entry(NamedTuple):
@@ -143,6 +148,8 @@ def _cell(text: str) -> str:
 
 def _entries(section: type) -> Iterator[Entry]:
     docs, hints = option_docs(section), option_hints(section)
+    if section in STRATEGIES.values():
+        yield Entry("title", may_be(Title), "none", "", STRATEGY_TITLE)
     for field in fields(section):
         if field.init:
             yield Entry(

@@ -39,6 +39,7 @@ from simulator.config.types import (
     PathOrName,
     Revision,
     Section,
+    Title,
     as_plain,
 )
 from traces.canonical import canonical
@@ -190,8 +191,11 @@ class Stop(Section):
         return self.target if self.accuracy is None else self.accuracy
 
 
-READ_ALONE = ("targets",)
-"""The keys that only readers of a run use: a finished run stays as it is where they change."""
+READ_ALONE = ("title", "strategy_title", "place", "targets")
+"""The keys that only readers of a run use.
+
+A finished run is not simulated again where they change: its manifest takes the values.
+"""
 NOT_SIMULATED = ("seed", "name", "label", *READ_ALONE)
 """Keys that the hash of a config leaves out: seed, names, and what only the analysis reads."""
 
@@ -204,6 +208,13 @@ class RunConfig(Section):
     """The name of the experiment, and of the folder that its runs are in."""
     label: Name
     """The name of the run among those of the experiment; the strategy's kind unless given."""
+    title: Title | None = None
+    """The name of the experiment for readers, at the head of its page."""
+    strategy_title: Title | None = None
+    """The strategy's name in tables and figures; ``title`` in the strategy's own section is it."""
+    place: tuple[int, ...] = ()
+    """Where a run stands in tables and figures: its strategy's number, then its steps on each axis
+    of a grid from the config's own value. FedClock fills it in."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """The seed that all random numbers follow from."""
     task: TaskConfig = TaskConfig()
@@ -235,7 +246,7 @@ class RunConfig(Section):
     targets: tuple[Positive, ...] = ()
     """The values of the task's first metric that runs are timed to; no run depends on them."""
     strategy: Annotated[Strategy[Any], OneOf(STRATEGIES)]
-    """Who trains what, and how it is merged."""
+    """Who trains what, and how it is merged; with a `learning_rate` for its own runs alone."""
 
     def resolved(self) -> dict[str, Any]:
         """Return every key with its value as plain data: running it again gives the same run."""
@@ -247,6 +258,11 @@ class RunConfig(Section):
         """Eight hexadecimal digits that change with any key that decides a result, but the seed."""
         plain = {k: v for k, v in self.resolved().items() if k not in NOT_SIMULATED}
         return hashlib.sha256(canonical(plain).encode()).hexdigest()[:8]
+
+    @property
+    def read_alone(self) -> dict[str, Any]:
+        """Return the keys that only readers use, as plain data; one that stands at None is out."""
+        return {key: value for key, value in self.resolved().items() if key in READ_ALONE}
 
     @property
     def folder(self) -> Path:

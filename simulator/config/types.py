@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, ClassVar, Union
+from typing import Annotated, Any, ClassVar, Union, get_args
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
@@ -21,13 +21,20 @@ from pydantic_core.core_schema import plain_serializer_function_ser_schema
 
 from simulator.config.own_strategy import source_of
 from simulator.config.paths import stay_inside
-from traces.options import PartialShare, Rule, check_options, option_hints
+from traces.options import LEFT_OUT, PartialShare, Rule, check_options, option_hints
 
 Name = Annotated[
     str,
     Rule(
         re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch,
         "1 to 64 letters, digits, '.', '_' and '-' of ASCII, the first a letter or digit",
+    ),
+]
+Title = Annotated[
+    str,
+    Rule(
+        lambda text: 1 <= len(text) <= 80 and text.isprintable() and text[0].isalnum(),
+        "1 to 80 printable characters, the first a letter or digit",
     ),
 ]
 Count = Annotated[int, Ge(1), Le(1_000_000_000)]
@@ -100,12 +107,22 @@ def _without_kind(value: Any) -> Any:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a section as plain data, without the keys that stand at None."""
+    """Return a section as plain data.
+
+    Keys that stand at None are left out, and those marked as ``LEFT_OUT`` that stand at their
+    default.
+    """
     if is_dataclass(value) and hasattr(value, "kind") and "kind" not in option_hints(type(value)):
         return to_jsonable_python(_to_mapping(value))
     if is_dataclass(value):
-        named = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
-        return {name: as_plain(inner) for name, inner in named.items() if inner is not None}
+        hints = option_hints(type(value))
+        named = {f.name: (f, getattr(value, f.name)) for f in fields(value) if f.init}
+        return {
+            name: as_plain(inner)
+            for name, (field, inner) in named.items()
+            if inner is not None
+            and not (LEFT_OUT in get_args(hints[name]) and inner == field.default)
+        }
     if isinstance(value, tuple):
         return [as_plain(inner) for inner in value]
     if isinstance(value, dict):

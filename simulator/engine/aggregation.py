@@ -41,6 +41,7 @@ def collect(
             work.device.examples,
             work.training_seed,
             federation.rules.stack,
+            federation.rules.rate_share(work.record.round),
         )
         for work in arrived
     ]

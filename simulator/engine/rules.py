@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from algorithms.merging.robust import AS_SENT, Robustness
+from algorithms.strategy import Strategy
+from devices.options import Schedule
 from simulator.config.schema import LocalWork, Stop
 
 WhenOffline = Literal["abort", "resume", "restart"]
@@ -33,3 +36,15 @@ class Rules:
     """Whether a training that goes to infinity ends the run, or only its update is dropped."""
     stack: int = 1
     """The most updates that the host may train in one pass."""
+    schedule: Schedule = Schedule()
+    """How the learning rate changes from round to round."""
+    rslora: bool = False
+    """Whether the scale of the factors is alpha / sqrt(R) in place of alpha / R."""
+
+    def alpha(self, strategy: Strategy[Any]) -> float:
+        """Return the alpha by which alpha / R is the scale of the strategy's factors."""
+        return strategy.alpha * (math.sqrt(strategy.rank) if self.rslora else 1.0)
+
+    def rate_share(self, round_number: int) -> float:
+        """Return the share of the learning rate that plans of a round are trained with."""
+        return self.schedule.share(round_number, self.stop.rounds)

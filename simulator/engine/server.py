@@ -55,7 +55,7 @@ class Server:
         )
         strategy = federation.strategy
         adapter = world.model.initial_adapter(
-            strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
+            strategy.rank, rules.alpha(strategy), stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
         self._timelines = Timelines(federation, self._presence)

@@ -212,6 +212,27 @@ def _refuse_links(path: Path) -> None:
                 )
 
 
+def refresh(path: Path, read_alone: Mapping[str, Any]) -> None:
+    """Write into a finished run's manifest what only its readers use, where that has changed.
+
+    Raises RunFolderError where the folder cannot be written, or another process is at work there.
+    """
+    if read_manifest(path).get("read_alone") == read_alone:
+        return
+    try:
+        lock = _lock(path)
+        try:
+            manifest = {**read_manifest(path), "read_alone": dict(read_alone)}
+            write_atomically(path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise RunFolderError(
+            f"the titles and targets of the finished run in {path} have changed, so its "
+            f"manifest.json must be writable, but: {error}"
+        ) from None
+
+
 def remove_checkpoint(path: Path) -> None:
     """A finished run needs none, and a kill may have left some of it."""
     shutil.rmtree(path / CHECKPOINT, ignore_errors=True)

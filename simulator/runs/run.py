@@ -12,6 +12,7 @@ from typing import Any
 
 from devices.datasets.partition import expected_scores
 from devices.models.catalog import ModelSource
+from devices.options import TrainingOptions
 from devices.tasks.task import Metric, Task
 from devices.vocabulary.trainer import HostNames, Trainer
 from simulator.config.experiment import ConfigError, name_strategies
@@ -35,7 +36,7 @@ from simulator.log.progress_state import duration
 from simulator.log.protocol import RunLog
 from simulator.log.provenance import provenance
 from simulator.log.records import DeviceRecord
-from simulator.log.run_folder import RunFolder, remove_checkpoint
+from simulator.log.run_folder import RunFolder, refresh, remove_checkpoint
 from simulator.log.writers import RunFacts, RunWriter, WriterSpec, open_writers
 from simulator.workers.trainers import (
     Remembering,
@@ -89,6 +90,7 @@ def run(
     config, folder, inputs = prepared.config, prepared.folder, _inputs(prepared.world)
     if prepared.is_finished:
         remove_checkpoint(folder)
+        refresh(folder, config.read_alone)
         report.step(f"{config.label}: finished before, kept ({folder})")
         return folder
     for note in (*prepared.notes, *trainers.complaints()):
@@ -222,6 +224,7 @@ def notes(config: RunConfig, world: World, where: str) -> list[str]:
 
 def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
     """Return everything that the simulation of this config is made of."""
+    training = TrainingOptions() if config.training == "none" else config.training
     rules = Rules(
         local=config.local,
         stop=config.stop,
@@ -229,8 +232,10 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         robustness=config.aggregation,
         when_offline=config.fleet.when_offline,
         when_out_of_memory=config.fleet.when_out_of_memory,
-        when_diverged="stop" if config.training == "none" else config.training.when_diverged,
-        stack=1 if config.training == "none" else config.training.stack,
+        when_diverged=training.when_diverged,
+        stack=training.stack,
+        schedule=training.schedule,
+        rslora=training.rslora,
     )
     return Federation(
         world=world,
@@ -254,6 +259,7 @@ def _manifest(
         "strategy_sha256": own.sha256 if own else None,
         "seed": config.seed,
         "config_hash": config.hash,
+        "read_alone": config.read_alone,
         **inputs,
         "task": {"kind": task.kind, "metrics": [asdict(metric) for metric in task.metrics]},
         "training_dtype": host.dtype if host else None,

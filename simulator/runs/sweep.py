@@ -6,8 +6,9 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.plain_yaml import dump_line, parse_yaml
@@ -37,6 +38,7 @@ class SweepRun:
     seed: int
     folder: Path
     num_rounds: int
+    place: tuple[int, ...] = ()  # steps on each axis of the grid from the config's own value
     is_training: bool = False  # or timing only
     log: tuple[str, ...] = ()  # names of the writers that are told of each round
 
@@ -48,7 +50,8 @@ class SweepRun:
     def load(self) -> RunConfig:
         """Load the config from its file. Raises ConfigError where that has become invalid."""
         configs = load_experiment(self.file, self.overrides)
-        return next(config for config in configs if config.label == self.label)
+        config = next(config for config in configs if config.label == self.label)
+        return replace(config, place=_place(config.place, self.place))
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,15 @@ class Checked:
     conditions_hash: str
     is_finished: bool
     notes: tuple[str, ...]
+    read_alone: Mapping[str, Any] = field(default_factory=dict)  # what only readers of it use
 
 
 def check(sweep_run: SweepRun) -> Checked:
     """Check everything that can be checked before the run; nothing is written."""
     prepared = _prepare(sweep_run)
     conditions = prepared.world.conditions_hash
-    return Checked(conditions, prepared.is_finished, prepared.notes)
+    alone = prepared.config.read_alone
+    return Checked(conditions, prepared.is_finished, prepared.notes, alone)
 
 
 def carry_out(sweep_run: SweepRun, trainers: Trainers, report: Reporter) -> Path:
@@ -105,6 +110,7 @@ def expand(
     runs: dict[Path, SweepRun] = {}
     numbers = _seeds(seeds, first[0].seed)
     _check_number(len(numbers) * len(points), "--seeds and --grid")
+    places = _places(file, overrides, points)
     for seed, point in itertools.product(numbers, points):
         chosen = (*overrides, *point, f"seed={seed}")
         for config in load_experiment(file, chosen):
@@ -119,10 +125,53 @@ def expand(
                     seed=seed,
                     folder=output / config.folder,
                     num_rounds=config.stop.rounds,
+                    place=places[config.label, point],
                     is_training=config.training != "none",
                 ),
             )
     return list(runs.values())
+
+
+def _places(
+    file: Path, overrides: Sequence[str], points: Sequence[tuple[str, ...]]
+) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
+    """Return the place of each label at each point: steps on each axis from the config's own value.
+
+    They count from the first value of an axis where none is the config's own.
+    """
+    axes = [list(dict.fromkeys(values)) for values in zip(*points, strict=True)]
+    own = _hashes(file, overrides)
+    labels = [config.label for config in load_experiment(file, [*overrides, *points[0]])]
+    origins: dict[str, list[int]] = {label: [] for label in labels}
+    for axis in axes:
+        reached = [_hashes(file, [*overrides, value]) for value in axis]
+        for label, origin in origins.items():
+            is_own = (label in own and one.get(label) == own[label] for one in reached)
+            origin.append(next((number for number, same in enumerate(is_own) if same), 0))
+    return {
+        (label, point): tuple(
+            axis.index(value) - start
+            for axis, value, start in zip(axes, point, origin, strict=True)
+        )
+        for label, origin in origins.items()
+        for point in points
+    }
+
+
+def _hashes(file: Path, overrides: Sequence[str]) -> dict[str, str]:
+    """Return the hash of each label's config; empty where it holds only with more overrides."""
+    try:
+        return {config.label: config.hash for config in load_experiment(file, overrides)}
+    except ConfigError:
+        return {}
+
+
+def _place(strategy: tuple[int, ...], steps: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the place of a run without the zeros at its end, as a run without a grid has it."""
+    place = [*(strategy or (0,)), *steps]
+    while place and place[-1] == 0:
+        place.pop()
+    return tuple(place)
 
 
 def part_of(runs: Sequence[SweepRun], part: str) -> list[SweepRun]:

@@ -220,6 +220,7 @@ def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
         str(job.seed),
         # Where jobs may be stacked, the version says in what order the batches come.
         "" if job.stack == 1 else f"{job.stack} from version {job.broadcast.version}",
+        *([] if job.rate_share == 1.0 else [f"rate share {job.rate_share!r}"]),
     )
 
 

@@ -18,6 +18,7 @@ from devices.architectures import model_spec
 from devices.models.catalog import MODELS, ModelSource, resolve
 from devices.models.spec import ModelSpec
 from devices.options import HostCompute, HostDtype
+from devices.tasks.registry import smoothed
 from devices.tasks.task import Task
 from devices.training.config import TrainingConfig
 from devices.vocabulary.plan import Adapter
@@ -171,7 +172,8 @@ def _torch_trainer(
         **vars(settings) | ({"dtype": host.dtype, "compute": host.compute} if host else {}),
     )
     expected = _software() | {"the model's files": world.source.files_sha256}
-    return partial(_make_here, training, world.task, expected)
+    task = smoothed(world.task, settings.label_smoothing)
+    return partial(_make_here, training, task, expected)
 
 
 def _software() -> dict[str, str]:

@@ -13,6 +13,7 @@ from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
+from devices.cost.optimizers import ADAMW, OptimizerCost
 from devices.cost.proxy import ProxyCost
 from devices.datasets.partition import (
     DividedShards,
@@ -26,7 +27,7 @@ from devices.models.catalog import ModelSource, resolve
 from devices.models.families import Sizes, same_roles
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.tasks.registry import load_task
+from devices.tasks.registry import load_task, smoothed
 from devices.tasks.task import Task
 from devices.vocabulary.number_formats import GROUP
 from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
@@ -88,6 +89,7 @@ def build_world(config: RunConfig, where: str) -> World:
     model = source and problems.attempt("task", partial(_model, config, source, task))
     if task:
         _check_target(config, task, problems)
+    _check_training(config, task, problems)
     if model and config.strategy.rank > model.max_rank:
         problems.add(
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
@@ -135,6 +137,7 @@ def _closed_form(config: RunConfig, source: ModelSource, model: ModelSpec) -> Cl
         config.task.max_length,
         compute_bits=config.cost.compute_bits,
         lora_dropout=config.cost.lora_dropout,
+        optimizer=ADAMW if config.training == "none" else OptimizerCost.of(config.training),
     )
 
 
@@ -190,6 +193,19 @@ def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
         problems.add(
             f"targets must be in (0, 1] for {first.name}, got {', '.join(map(str, config.targets))}"
         )
+
+
+def _check_training(config: RunConfig, task: Task | None, problems: Problems) -> None:
+    """A schedule must end within the run, and targets be of a kind that can be smoothed."""
+    training = config.training
+    if training == "none":
+        return
+    problems.attempt(
+        "training.schedule", partial(training.schedule.check_rounds, config.stop.rounds)
+    )
+    if task:
+        smooth = partial(smoothed, task, training.label_smoothing)
+        problems.attempt("training.label_smoothing", smooth)
 
 
 def _model(config: RunConfig, source: ModelSource, task: Task | None) -> ModelSpec:

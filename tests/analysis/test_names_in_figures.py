@@ -17,7 +17,15 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures import FIGURES, FigureSpec, device_tables, links, sensitivity, style
+from analysis.figures import (
+    FIGURES,
+    FigureSpec,
+    availability,
+    device_tables,
+    link_rates,
+    sensitivity,
+    style,
+)
 from analysis.figures.choices import draw as draw_choices
 from analysis.metrics.study import Study, study_of
 from analysis.report.data import ReportData
@@ -104,8 +112,8 @@ def test_traces_and_tables_of_devices_are_drawn_by_their_names() -> None:
     link = BandwidthTrace(np.array([0.0, 1.0]), np.array([1e6, 2e6]), 2.0)
     named = {name: Recording(name, link, link) for name in NAMES}
     for frame, draw in (
-        (links.rate_frame(named), links.draw_rate),
-        (links.distribution_frame(named), links.draw_distribution),
+        (link_rates.rate_frame(named), link_rates.draw_rate),
+        (link_rates.distribution_frame(named), link_rates.draw_distribution),
     ):
         assert all(
             any(name in text for text in drawn_texts(partial(draw, frame))) for name in NAMES
@@ -113,8 +121,8 @@ def test_traces_and_tables_of_devices_are_drawn_by_their_names() -> None:
     online = {"0": AvailabilityTrace.of([(0.0, 40_000.0)], 86_400.0)}
     files = dict.fromkeys(NAMES, online)
     for frame, draw in (
-        (links.day_frame(files), links.draw_day),
-        (links.span_frame(files), links.draw_spans),
+        (availability.day_frame(files), availability.draw_day),
+        (availability.span_frame(files), availability.draw_spans),
     ):
         assert all(
             any(name in text for text in drawn_texts(partial(draw, frame))) for name in NAMES

@@ -10,22 +10,38 @@ from analysis.runs.names import reader_names, with_names
 from tests.analysis.test_run_metrics import make_run
 
 
+def untitled(*pairs: tuple[str, str]) -> dict[str, str]:
+    """The names for readers of variants whose config gives no title."""
+    return reader_names((variant, kind, None) for variant, kind in pairs)
+
+
 def test_a_label_that_is_the_kind_has_the_name_of_the_strategy() -> None:
     pairs = [("fedlora", "fedlora"), ("haflq rank=8", "haflq"), ("zeropad", "zeropad")]
-    assert list(reader_names(pairs).values()) == ["FedLoRA", "HAFLQ rank=8", "Zero padding"]
-    assert not [name for name in reader_names((k, k) for k in STRATEGIES).values() if ":" in name]
+    assert list(untitled(*pairs).values()) == ["FedLoRA", "HAFLQ rank=8", "Zero padding"]
+    assert not [name for name in untitled(*((k, k) for k in STRATEGIES)).values() if ":" in name]
 
 
 def test_labels_of_ones_own_and_own_schedulers_stand_as_they_are() -> None:
     pairs = [("ours", "fedquad"), ("haflq", "fedquad"), ("Half", "Half"), ("fedquad2", "fedquad")]
-    assert all(variant == name for variant, name in reader_names(pairs).items())
+    assert all(variant == name for variant, name in untitled(*pairs).items())
 
 
 def test_names_of_two_variants_never_fall_together() -> None:
-    names = reader_names([("FedQuad", "haflq"), ("fedquad", "fedquad")])
+    names = untitled(("FedQuad", "haflq"), ("fedquad", "fedquad"))
     assert names == {"FedQuad": "FedQuad", "fedquad": "FedQuad (fedquad)"}
     pairs = [("FedQuad", "haflq"), ("fedquad", "fedquad"), ("FedQuad (fedquad)", "haflq")]
-    assert len(set(reader_names(pairs).values())) == 3
+    assert len(set(untitled(*pairs).values())) == 3
+
+
+def test_a_title_of_the_config_stands_in_place_of_the_label() -> None:
+    variants = [
+        ("q rank=4", "fedquad", "FedQuad (ours)"),
+        ("q rank=8", "fedquad", "FedQuad (ours)"),
+    ]
+    names = reader_names([*variants, ("haflq", "haflq", None)])
+    assert list(names.values()) == ["FedQuad (ours) rank=4", "FedQuad (ours) rank=8", "HAFLQ"]
+    alike = reader_names([("one", "haflq", "Same"), ("two", "haflq", "Same")])
+    assert list(alike.values()) == ["Same (one)", "Same (two)"]
 
 
 def test_table_and_figure_agree_on_the_name() -> None:

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from analysis.commands.traces import app
-from analysis.figures import device_tables, links, style
+from analysis.figures import availability, device_tables, link_rates, style
+from analysis.figures import traces as trace_figures
 from analysis.traces.files import load
 from simulator.config.problems import UserError
 from tests.traces.trace_files import write
@@ -72,10 +73,10 @@ def test_plot_writes_each_figure_with_its_numbers(phones: Path) -> None:
 
 
 DRAWN = {
-    "rate": links.draw_rate,
-    "distribution": links.draw_distribution,
-    "day": links.draw_day,
-    "spans": links.draw_spans,
+    "rate": link_rates.draw_rate,
+    "distribution": link_rates.draw_distribution,
+    "day": availability.draw_day,
+    "spans": availability.draw_spans,
 }
 
 
@@ -93,10 +94,10 @@ def test_drawing_the_csv_gives_the_figure(phones: Path, name: str) -> None:
 def test_a_figure_fits_its_place_and_its_legend_covers_no_data(phones: Path, name: str) -> None:
     loaded = load(["lte-driving", "wifi", str(phones)])
     frame = {
-        "rate": lambda: links.rate_frame(loaded.links),
-        "distribution": lambda: links.distribution_frame(loaded.links),
-        "day": lambda: links.day_frame(loaded.availability),
-        "spans": lambda: links.span_frame(loaded.availability),
+        "rate": lambda: link_rates.rate_frame(loaded.links),
+        "distribution": lambda: link_rates.distribution_frame(loaded.links),
+        "day": lambda: availability.day_frame(loaded.availability),
+        "spans": lambda: availability.span_frame(loaded.availability),
     }[name]()
     with style.context():
         figure = DRAWN[name](frame)
@@ -111,16 +112,16 @@ def test_a_figure_fits_its_place_and_its_legend_covers_no_data(phones: Path, nam
 
 def test_frames_hold_the_traces(phones: Path) -> None:
     loaded = load(["wifi-1", str(phones)])
-    rate = links.rate_frame(loaded.links)
+    rate = link_rates.rate_frame(loaded.links)
     down = rate[rate["direction"] == "down"]
     carried = (down["rate_mbps"] * (down["end_s"] - down["time_s"])).sum() / down["end_s"].max()
     assert carried == pytest.approx(down["mean_mbps"].iloc[0])
-    day = links.day_frame(loaded.availability)
+    day = availability.day_frame(loaded.availability)
     devices = loaded.availability["phones"].values()
     assert day["share_online"].tolist() == online_share_by_hour(devices).tolist()
     share = np.mean([device.fraction_online for device in devices])
     assert day["share_online"].mean() == pytest.approx(share)  # every hour as long as the next
-    found = links.span_frame(loaded.availability)
+    found = availability.span_frame(loaded.availability)
     assert set(found.groupby("state")["share_of_spans"].max()) == {1.0}
 
 
@@ -162,11 +163,11 @@ def test_devices_of_a_table_are_drawn_by_speed_memory_and_rate(tmp_path: Path) -
     assert [axes.get_xlabel() for axes in figure.axes] == [
         "Compute speed (multiple)", "Memory (GB)", "Downlink rate (Mbit/s)"
     ]  # fmt: skip
-    assert set(links.render_all({}, {}, {"phones": table})) == {
+    assert set(trace_figures.render_all({}, {}, {"phones": table})) == {
         f"devices.{s}" for s in ("png", "pdf", "svg", "csv")
     }  # fmt: skip
 
 
 def test_table_without_numbers_has_no_figure() -> None:
     table = DeviceTable("models", ("device_id", "model"), (("a", "x"),))
-    assert links.render_all({}, {}, {"models": table}) == {}
+    assert trace_figures.render_all({}, {}, {"models": table}) == {}

@@ -13,7 +13,8 @@ from traces.bandwidth import BandwidthTrace
 from traces.catalog import availability, drawn_devices, drawn_links, load_link, pool
 from traces.formats import read_link
 from traces.generators.diurnal_fit import fit_availability
-from traces.generators.link_model import LinkModel, RateChain, fit_chain, fit_link
+from traces.generators.link_fit import fit_chain, fit_link
+from traces.generators.link_model import LinkModel, RateChain
 from traces.generators.model_file import model_text, read_model
 from traces.generators.registry import Diurnal, OnOff
 from traces.generators.synthetic import MarkovLink, synthetic_link

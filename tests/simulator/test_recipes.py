@@ -1,0 +1,179 @@
+"""What a config's training recipe comes to in a run: rates by round and strategy, scale, hashes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from transformers import get_scheduler
+
+from algorithms.strategies.fedlora import FedLoRA
+from devices.options import Schedule, TrainingOptions
+from simulator.config.editor_schema import editor_schema
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.schema import LocalWork, RunConfig, Stop
+from simulator.engine.rules import Rules
+from simulator.engine.server import simulate
+from simulator.runs.run import federation_of
+from simulator.world.build import build_world
+from tests.simulator.small import DriftTrainer, make_device, make_federation
+from tests.simulator.test_golden import CONFIG
+
+TRAINING: dict[str, Any] = {"learning_rate": 0.01, "dtype": "fp32"}
+
+
+def loaded(tmp_path: Path, *overrides: str, **changed: Any) -> list[RunConfig]:
+    content = {**CONFIG, "training": TRAINING, **changed}
+    if "strategies" not in content:
+        content.setdefault("strategy", {"kind": "fedlora", "rank": 4})
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump(content), "utf-8")
+    return load_experiment(file, overrides)
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
+def test_a_schedule_is_that_of_transformers_with_a_round_in_place_of_a_step(kind: str) -> None:
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    plain = get_scheduler(kind, optimizer, num_warmup_steps=0, num_training_steps=12)
+    schedule = Schedule(kind=kind)  # type: ignore[arg-type]
+    for round_number in range(1, 13):
+        assert schedule.share(round_number, 12) == pytest.approx(plain.get_last_lr()[0])
+        optimizer.step()
+        plain.step()
+
+
+def test_a_schedule_rises_in_its_warm_up_and_stays_at_its_least() -> None:
+    schedule = Schedule(kind="linear", warmup_rounds=3, rounds=7, final_share=0.2)
+    shares = [schedule.share(k, 10) for k in range(1, 11)]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+    half_way = Schedule(kind="cosine", warmup_rounds=2, final_share=0.5).share(7, 10)
+    assert half_way == pytest.approx(0.5 + 0.5 * (1 + math.cos(math.pi * 4 / 8)) / 2)
+
+
+def test_jobs_are_trained_at_the_rate_of_the_round_in_which_they_began() -> None:
+    trainer = DriftTrainer()
+    rules = Rules(
+        local=LocalWork(batch_size=4, steps=3),
+        stop=Stop(4),
+        schedule=Schedule(kind="linear"),
+    )
+    simulate(make_federation([make_device(0)], trainer=trainer, rounds=4, rules=rules))
+    assert [job.rate_share for job in trainer.jobs] == [1.0, 0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ({"rounds": 5}, "training.schedule: rounds must be at most the 4 of the run, got 5"),
+        ({"warmup_rounds": 4}, "training.schedule: warmup_rounds must be below the 4 rounds"),
+        ({"rounds": 2, "warmup_rounds": 2}, "warmup_rounds must be below the 2 rounds"),
+    ],
+)
+def test_a_schedule_past_the_last_round_is_refused(
+    schedule: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    (config,) = loaded(tmp_path, training={**TRAINING, "schedule": schedule})
+    with pytest.raises(ConfigError, match=words):
+        build_world(config, "here")
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"momentum": 0.5}, "momentum must be left out for adamw, got 0.5"),
+        ({"optimizer": "lion"}, "training.optimizer must be 'adamw', 'sgd' or 'adafactor'"),
+        ({"label_smoothing": 1.0}, r"training.label_smoothing must be in \[0, 1\)"),
+        ({"clip_norm": 0}, "training.clip_norm must be above 0"),
+        ({"schedule": {"final_share": 2}}, r"training.schedule.final_share must be in \[0, 1\]"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(
+    training: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        loaded(tmp_path, training={**TRAINING, **training})
+
+
+def test_a_config_at_the_defaults_is_written_and_hashed_as_without_these_keys(
+    tmp_path: Path,
+) -> None:
+    """So finished runs of before are still found by the same config."""
+    (plain,) = loaded(tmp_path)
+    explicit = {"optimizer": "adamw", "schedule": {"kind": "constant"}, "rslora": False}
+    (same,) = loaded(tmp_path, training={**TRAINING, **explicit})
+    assert same.resolved() == plain.resolved()
+    assert same.hash == plain.hash
+    kept = set(plain.resolved()["training"])
+    assert kept == {
+        *("learning_rate", "weight_decay", "dtype", "compute", "attention", "stack"),
+        *("max_loss", "when_diverged"),
+    }
+    (other,) = loaded(tmp_path, training={**TRAINING, "optimizer": "sgd"})
+    assert other.resolved()["training"]["optimizer"] == "sgd"
+    assert other.hash != plain.hash
+    (again,) = loaded(tmp_path, **other.resolved())
+    assert again == other
+
+
+def test_each_strategy_may_have_a_learning_rate_of_its_own(tmp_path: Path) -> None:
+    strategies = {"a": {"kind": "fedlora", "learning_rate": 0.5}, "b": {"kind": "fedlora"}}
+    first, second = loaded(tmp_path, strategies=strategies)
+    assert isinstance(first.training, TrainingOptions)
+    assert first.training.learning_rate == 0.5
+    assert second.resolved()["training"]["learning_rate"] == 0.01
+    assert "learning_rate" not in first.resolved()["strategy"]
+    (tuned,) = loaded(tmp_path, "strategy.learning_rate=0.25")
+    assert tuned.resolved()["training"]["learning_rate"] == 0.25
+    (without,) = loaded(
+        tmp_path, training={"dtype": "fp32"}, strategy={"kind": "fedlora", "learning_rate": 0.125}
+    )
+    assert without.resolved()["training"]["learning_rate"] == 0.125
+
+
+def test_a_wrong_rate_of_a_strategy_is_told_by_its_own_key(tmp_path: Path) -> None:
+    strategies = {"a": {"kind": "fedlora", "learning_rate": 0}, "b": {"kind": "fedlora"}}
+    with pytest.raises(ConfigError, match=r"strategies\.a\.learning_rate must be above 0"):
+        loaded(tmp_path, strategies=strategies)
+    with pytest.raises(ConfigError, match=r"strategies\.a\.learning_rate must be left out"):
+        loaded(tmp_path, strategies=strategies, training="none")
+
+
+def test_editors_know_the_rate_of_a_strategy() -> None:
+    properties = editor_schema()["$defs"]["FedLoRA"]["properties"]
+    assert properties["learning_rate"]["exclusiveMinimum"] == 0
+
+
+def test_rslora_divides_alpha_by_the_root_of_the_rank(tmp_path: Path) -> None:
+    """Kalajdzievski: "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA"."""
+    scales = {}
+    for is_on in (False, True):
+        (config,) = loaded(tmp_path, training={**TRAINING, "rslora": is_on})
+        world = build_world(config, "here")
+        trainer = DriftTrainer(num_blocks=world.model.num_blocks)
+        server = simulate(federation_of(config, world, trainer))
+        scales[is_on] = server.state.adapter.scale
+    assert scales == {False: 16 / 4, True: 16 / 2}
+    assert FedLoRA(rank=4).alpha == 16
+
+
+def test_costs_follow_the_optimizer_of_the_config(tmp_path: Path) -> None:
+    peaks = []
+    for optimizer in ("adamw", "sgd"):
+        (config,) = loaded(tmp_path, training={**TRAINING, "optimizer": optimizer})
+        world = build_world(config, "here")
+        federation = federation_of(config, world, DriftTrainer(world.model.num_blocks))
+        plans = config.strategy.plan(
+            config.strategy.init(world.model.initial_adapter(4, 16.0, np.random.default_rng(0))),
+            federation.view,
+            [0],
+            np.random.default_rng(0),
+        )
+        peaks.append(federation.view.cost(plans[0]).memory)
+    assert 0 < peaks[1].optimizer == peaks[0].optimizer // 2
+    assert peaks[1].gradients == peaks[0].gradients
