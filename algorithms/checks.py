@@ -294,7 +294,7 @@ def _check_unsent(strategy: Any) -> Iterator[str]:
         yield "read only plan.terms.uploaded of an update, as holder_weights and mean_adapter do"
 
 
-def _check_heard(strategy: Any) -> Iterator[str]:
+def _check_counts(strategy: Any) -> Iterator[str]:
     """every update that is merged moves the global model."""
     fleet = check_fleet()
     state, _, updates = _round(strategy, fleet)
@@ -327,11 +327,12 @@ def _check_smallest(strategy: Any) -> Iterator[str]:
 
 
 def _check_local_work(strategy: Any) -> Iterator[str]:
-    """every plan has the local steps, proximal term, weights and bits that the fleet asks for."""
-    fleet = check_fleet(proximal_mu=0.3, weight_format="int8", upload_bits=8)
+    """every plan has the local steps and the form of training that the fleet asks for."""
+    fleet = check_fleet(proximal_mu=0.3, micro_batch=2, weight_format="int8", upload_bits=8)
     for plan in _plans(strategy, _start(strategy, fleet), fleet):
-        given = plan.proximal_mu, plan.local_steps, plan.batch_size
-        wanted = fleet.proximal_mu, fleet.local_steps(plan.device_id), fleet.batch_size
+        given = plan.proximal_mu, plan.local_steps, plan.batch_size, plan.micro_batch
+        steps = fleet.local_steps(plan.device_id)
+        wanted = fleet.proximal_mu, steps, fleet.batch_size, fleet.micro_batch
         if given != wanted:
             yield f"make plans with make_plan(fleet, ...), got {given} instead of {wanted}"
         most = max(FORMAT_BITS[name] for name in plan.weight_formats)
@@ -367,7 +368,7 @@ CLAUSES: tuple[Callable[[Any], Iterator[str]], ...] = (
     _check_broadcast,
     _check_aggregate,
     _check_unsent,
-    _check_heard,
+    _check_counts,
     _check_smallest,
     _check_local_work,
     _check_learning,

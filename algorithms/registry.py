@@ -2,6 +2,13 @@
 
 from typing import Any
 
+from algorithms.merging.server_optimizers import (
+    FedAdagrad,
+    FedAdam,
+    FedAvgM,
+    FedYogi,
+    ServerOptimizer,
+)
 from algorithms.pacing import (
     FedAsync,
     FedBuff,
@@ -58,4 +65,10 @@ SELECTIONS: dict[str, type[Selection]] = {
     "power_of_choice": PowerOfChoice,
     "fair": Fair,
     "fedcs": FedCS,
+}
+SERVER_OPTIMIZERS: dict[str, type[ServerOptimizer]] = {
+    "fedavgm": FedAvgM,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "fedadagrad": FedAdagrad,
 }

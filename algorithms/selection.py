@@ -90,7 +90,9 @@ class Uniform:
         # million devices.
         keys = rng.random(len(roster.device_ids))
         rows = roster.rows(idle)
-        if 0 < slots < len(rows):
+        if slots == 1 and len(rows):  # the same device as below, found in one pass
+            rows = rows[[np.argmin(keys[rows])]]
+        elif 0 < slots < len(rows):
             rows = rows[np.argpartition(keys[rows], slots - 1)]
         return roster.named(rows[:slots])
 

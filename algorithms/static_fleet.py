@@ -57,6 +57,7 @@ class StaticFleet:
         *,
         batch_size: int = 16,
         proximal_mu: float = 0.0,
+        micro_batch: int | None = None,
         weight_format: WeightFormat = "fp32",
         upload_bits: int = 32,
         salience: FloatArray | None = None,
@@ -66,6 +67,7 @@ class StaticFleet:
         self._costs = costs
         self._batch_size = batch_size
         self._proximal_mu = proximal_mu
+        self._micro_batch = micro_batch
         self._weight_format: WeightFormat = weight_format
         self._upload_bits = upload_bits
         self._salience = np.ones(costs.model.num_blocks) if salience is None else salience
@@ -82,6 +84,10 @@ class StaticFleet:
     @property
     def proximal_mu(self) -> float:
         return self._proximal_mu
+
+    @property
+    def micro_batch(self) -> int | None:
+        return self._micro_batch
 
     @property
     def weight_format(self) -> WeightFormat:

@@ -76,6 +76,11 @@ class FleetView(Protocol):
         ...
 
     @property
+    def micro_batch(self) -> int | None:
+        """The examples of a part of a batch, which ``make_plan`` gives every plan; None: whole."""
+        ...
+
+    @property
     def weight_format(self) -> WeightFormat:
         """The widest format of a block's frozen weights; ``make_plan`` narrows wider ones to it."""
         ...
@@ -156,6 +161,7 @@ def make_plan(
         local_steps=fleet.local_steps(device_id),
         batch_size=fleet.batch_size,
         proximal_mu=fleet.proximal_mu,
+        micro_batch=fleet.micro_batch,
     )
 
 
@@ -196,6 +202,9 @@ class Strategy(Protocol[M]):
     """The name in a config."""
     title: ClassVar[str]
     """One line for lists and legends."""
+    is_mean: ClassVar[bool] = False
+    """Whether the aggregation is a mean of what devices sent, term by term, so that what it adds to
+    the model is a gradient that a server optimizer can step along."""
 
     @property
     def rank(self) -> int:

@@ -1,4 +1,4 @@
-"""FedClock from Python: run an experiment, read runs back, and draw them. For notebooks.
+"""Runs experiments, reads runs back and draws them: the interface for scripts and notebooks.
 
 Mistakes are exceptions (``UserError``) with the messages of the command line; nothing is printed
 unless a reporter is given.
@@ -21,8 +21,8 @@ from analysis.figures import sensitivity, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study, require_comparable, study_of
 from analysis.runs.files import Json, RunError
-from analysis.runs.frames import RunSet, open_runs
-from analysis.runs.load import Run, load_run
+from analysis.runs.frames import RunSet, load_variants, open_runs
+from analysis.runs.load import Run
 from analysis.runs.names import reader_names, with_names
 from simulator.config.experiment import load_experiment, read_experiment
 from simulator.config.plain_yaml import dump_line
@@ -34,15 +34,15 @@ from simulator.runs.run import prepare_all
 from simulator.runs.run import run as run_one
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
-from traces.text import did_you_mean
+from traces.text import unknown
 
 IN_MEMORY = Path("config")
-"""What messages call a config that stands in no file; its own schedulers start at this folder."""
+"""The name in messages of a config that is no file; paths of own schedulers start beside it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Finished runs. The frames begin with label, strategy, shade and seed."""
+    """A result is a number of finished runs; its frames begin with label, strategy, shade, seed."""
 
     runs: tuple[Run, ...]
     found: RunSet  # the same runs, as the metrics over seeds take them
@@ -54,7 +54,7 @@ class Result:
 
     @property
     def clients(self) -> pd.DataFrame:
-        """One row a plan handed out in any run."""
+        """One row for each plan that any run dispatched."""
         return of_runs(self.runs, lambda run: run.clients)
 
     @property
@@ -64,7 +64,7 @@ class Result:
 
     @property
     def savings(self) -> pd.DataFrame:
-        """How many trainings each run asked for, and how many were there already."""
+        """One row a run: how many trainings it asked for, and how many were reused."""
         keys = ("num_trainings", "num_trainings_reused")
         return of_runs(
             self.runs, lambda run: pd.DataFrame([{k: run.manifest.get(k, 0) for k in keys}])
@@ -72,12 +72,12 @@ class Result:
 
     @property
     def manifest(self) -> Json:
-        """What the one run was made from, and came to. Raises RunError where there are several."""
+        """The manifest of the only run. Raises RunError where there are several."""
         return self._only().manifest
 
     @property
     def adapter(self) -> Path | None:
-        """The folder of the one run's adapter, in PEFT's format; None where nothing was trained.
+        """The folder of the only run's adapter, in PEFT's format; None where nothing was trained.
 
         Raises RunError where there are several runs.
         """
@@ -85,22 +85,27 @@ class Result:
         return folder if folder.is_dir() else None
 
     def __getitem__(self, label: str) -> Result:
-        """The runs of one label, all its seeds. Raises RunError, with the labels there are."""
+        """Return the runs of one label at all seeds. Raises RunError that lists the labels."""
         chosen = tuple(run for run in self.runs if run.label == label)
         if not chosen:
             labels = list(dict.fromkeys(run.label for run in self.runs))
-            meant = did_you_mean(label, labels)
-            raise RunError(f"the label must be one of {', '.join(labels)}, got {label}{meant}")
+            raise RunError(unknown("the label", label, labels))
         return Result(chosen, self.found.where(variant=label))
 
     def where(self, **wanted: object) -> Result:
         """Return the runs that have these values, as ``RunSet.where`` chooses them."""
-        found = self.found.where(**wanted)
+        return self._chosen(self.found.where(**wanted))
+
+    def without(self, **unwanted: object) -> Result:
+        """Return the runs that have none of these values, as ``RunSet.without`` chooses them."""
+        return self._chosen(self.found.without(**unwanted))
+
+    def _chosen(self, found: RunSet) -> Result:
         paths = set(found.runs["path"])
         return Result(tuple(run for run in self.runs if str(run.path) in paths), found)
 
     def compare(self, *, target: float | None = None, baseline: str | None = None) -> Study:
-        """The runs side by side, as every figure takes them.
+        """Return the study of these runs, which every figure takes.
 
         Raises RunError where they met unlike conditions, or on a target or baseline that cannot be.
         """
@@ -108,18 +113,18 @@ class Result:
         return study_of(self.runs, target=target, baseline=baseline)
 
     def frame(self, name: str, *, target: float | None = None) -> pd.DataFrame:
-        """What the figure of this name plots. Raises RunError on a name that is none."""
+        """Return the frame that the figure of this name plots. Raises RunError for no such name."""
         study = self.compare(target=target)
         return _spec(name, study).frame(study)
 
     def draw(self, name: str, *, paper: style.Paper = style.IEEE) -> Figure:
-        """The figure of this name. Raises RunError on one that is none, or has nothing to show."""
+        """Return the figure of this name. Raises RunError if there is none, or nothing to show."""
         study = self.compare()
         spec = _spec(name, study)
         return draw(with_names(spec.frame(study), study.names), spec.draw, paper=paper)
 
     def sensitivity(self, key: str, *, target: float | None = None) -> pd.DataFrame:
-        """What every run came to, beside the value that a key of its config had."""
+        """Return one row a run: its results, beside the value that a key of its config has."""
         return sensitivity.frame(self.runs, key, target=target)
 
     def _only(self) -> Run:
@@ -130,7 +135,7 @@ class Result:
 
 
 def draw(frame: pd.DataFrame, drawing: figures.Draw, *, paper: style.Paper = style.IEEE) -> Figure:
-    """A figure of a frame, in FedClock's style. Raises RunError where the frame is empty."""
+    """Return a figure of a frame in FedClock's style. Raises RunError for an empty frame."""
     if frame.empty:
         raise RunError("the runs hold nothing to plot in this figure")
     with style.context():
@@ -147,7 +152,7 @@ def run(
     cache: Path | str | None = "auto",
     report: Reporter | None = None,
 ) -> Result:
-    """Simulate every strategy of an experiment, from its file or from what would stand in one.
+    """Simulate every strategy of an experiment, given as a file or as a mapping of its keys.
 
     ``overrides`` maps dotted keys to values: ``{"stop.rounds": 2}``. Finished runs below ``output``
     are kept as they are, and training results in ``cache`` for later runs: ``auto`` is the user's
@@ -167,23 +172,32 @@ def run(
 
 
 def load(*paths: Path | str) -> Result:
-    """The finished runs in (or directly below) these folders, one label a variant.
+    """Return the finished runs in (or directly below) these folders, one label a variant.
 
     Runs that have not ended or are damaged are named in ``found.left_out``, and each is a warning.
     Raises RunError where none is left.
     """
     found = open_runs([Path(path) for path in paths])
-    for line in found.left_out:
+    result = result_of(found)
+    for line in result.found.left_out:
         warnings.warn(f"left out: {line}", stacklevel=2)
-    rows = zip(found.runs["path"], found.runs["variant"], strict=True)
-    return Result(
-        tuple(replace(load_run(Path(path)), label=variant) for path, variant in rows), found
-    )
+    return result
+
+
+def result_of(found: RunSet) -> Result:
+    """Return these runs whole. One that turns out damaged is named in ``found.left_out``.
+
+    Raises RunError where none can be read.
+    """
+    runs, damaged = load_variants(found)
+    paths = {str(run.path) for run in runs}
+    read = found.runs[found.runs["path"].isin(paths)]
+    return Result(tuple(runs), RunSet(read, (*found.left_out, *damaged)))
 
 
 @contextmanager
 def _figures_into(folder: Path | str) -> Iterator[Path]:
-    """Hand out a folder whose files move to ``folder`` at the end. Raises RunError."""
+    """Yield a folder whose files move to ``folder`` at the end. Raises RunError if they cannot."""
     try:
         with writing_into(Path(folder)) as staged:
             yield staged
@@ -195,13 +209,11 @@ def _spec(name: str, study: Study) -> figures.FigureSpec:
     specs = {spec.name: spec for spec in figures.figures_of(study.metric)}
     if name in specs:
         return specs[name]
-    names = list(specs)
-    meant = did_you_mean(name, names)
-    raise RunError(f"a figure must be one of {', '.join(names)}, got {name}{meant}")
+    raise RunError(unknown("a figure", name, specs))
 
 
 class Silent:
-    """Reports nothing."""
+    """A silent reporter reports nothing."""
 
     def start(self, label: str, rounds: int) -> None: ...
 

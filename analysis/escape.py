@@ -1,4 +1,4 @@
-"""Text that is data (labels, paths, names of devices and links), made literal for each output.
+"""Makes text that is data (labels, paths, names) literal for each kind of output.
 
 A label may come from a run folder or a trace that somebody else wrote. Each renderer passes such a
 text through the one function of its output, so that it is shown as it stands and never acts as

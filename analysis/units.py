@@ -1,4 +1,4 @@
-"""Units and rounding of everything that a reader sees: one unit for a whole row or axis.
+"""Chooses units and rounds numbers for readers: one unit for a whole row or axis.
 
 Numbers are in SI base units everywhere else. 1 kB is 1e3 bytes, 1 MB 1e6, 1 GB 1e9.
 """
@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple
 
 
 class Unit(NamedTuple):
-    """A unit; ``value / size`` is the number to print before ``name``."""
+    """A unit has a name and a size; ``value / size`` is the number to print before the name."""
 
     name: str
     size: float
 
 
 class Scale(NamedTuple):
-    """The units that a quantity may stand in, and how its numbers are rounded.
+    """A scale holds the units that a quantity may stand in, and how its numbers are rounded.
 
     ``rounding`` is "significant" for three significant digits, "whole" for counts (a mean of
     counts has three significant digits), "hundredths" for ratios.
@@ -59,10 +59,16 @@ JOULES = Scale((Unit("J", 1.0), Unit("kJ", 1e3), Unit("MJ", 1e6)))
 
 
 def significant(value: float) -> str:
-    """Return the value with three significant digits, and never fewer than its integer digits."""
+    """Return the value with three significant digits, and never fewer than its integer digits.
+
+    From 10^12 on and below 10^-6 the digits would hide the number: there it is ``1.23e+45``.
+    """
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
-    exponent = int(f"{value:.2e}".partition("e")[2])  # after rounding: 0.9996 is 1.00
+    short = f"{value:.2e}"
+    exponent = int(short.partition("e")[2])  # after rounding: 0.9996 is 1.00
+    if not -6 <= exponent < 12:
+        return short
     decimals = max(0, 2 - exponent)
     return f"{value:,.{decimals}f}"
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def random_fleet(model: ModelSpec, num_devices: int, *, least_bytes: float) -> S
                 profile=profiles[device_id % len(profiles)],
                 memory_budget_bytes=int(rng.uniform(least_bytes, 7.5e9)),
                 link=Link("constant", down, up),
-                examples=np.arange(rng.integers(50, 550)),
+                shard=partial(np.arange, rng.integers(50, 550)),
             )
         )
     world = Conditions(

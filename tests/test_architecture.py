@@ -12,6 +12,7 @@ ROOMS = {
     "traces": (
         *(
             "canonical",
+            "file_hash",
             "arrays",
             "units",
             "options",

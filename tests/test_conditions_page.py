@@ -14,20 +14,23 @@ from simulator.config.fleet import (
     FleetConfig,
     LevelReplay,
     LinkReplay,
+    OwnDevice,
 )
 from simulator.config.types import Section
 from traces.options import option_hints
 
 PAGE = (Path(__file__).parents[1] / "docs" / "conditions.md").read_text("utf-8")
 SECTIONS: tuple[type[Section], ...] = (
-    FleetConfig, DeviceGroup, LinkReplay, Calendar, LevelReplay, BatteryConfig, BatteryLevel,
-    FaultsConfig, Failures, Joining, Leaving, Restart, Scheduled,
+    FleetConfig, DeviceGroup, OwnDevice, LinkReplay, Calendar, LevelReplay, BatteryConfig,
+    BatteryLevel, FaultsConfig, Failures, Joining, Leaving, Restart, Scheduled,
 )  # fmt: skip
 
 
 def told() -> set[str]:
-    """Every word in backticks."""
-    spans = re.findall(r"`([^`]+)`", PAGE)
+    """Every word in backticks, and of the examples."""
+    examples = re.findall(r"^```.*?^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    rest = re.sub(r"^```.*?^```", "", PAGE, flags=re.MULTILINE | re.DOTALL)
+    spans = [*examples, *re.findall(r"`([^`]+)`", rest)]
     return {word for span in spans for word in re.findall(r"[a-z_]+", span)}
 
 

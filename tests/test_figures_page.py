@@ -45,8 +45,8 @@ def test_the_examples_draw_the_figures_they_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (("--paper", "a4"), "must be one of ieee, acm, neurips, got a4 (--paper)"),
-        (("--band", "sd"), "must be one of range, ci95, quartiles, got sd (--band)"),
+        (("--paper", "a4"), "must be one of ieee, acm, neurips, got 'a4' (--paper)"),
+        (("--band", "sd"), "must be one of range, ci95, quartiles, got 'sd' (--band)"),
     ],
 )
 def test_an_option_that_is_none_is_refused(

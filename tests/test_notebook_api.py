@@ -85,11 +85,11 @@ def test_a_mistake_is_an_exception_with_the_words_of_the_command_line(tmp_path: 
 
 
 def test_what_a_result_does_not_hold_is_said_with_what_it_does(result: fedclock.Result) -> None:
-    with pytest.raises(fedclock.RunError, match=r"label must be one of .*plain rank=4.*got nobody"):
+    with pytest.raises(fedclock.RunError, match=r"label must be .*plain rank=4.*got 'nobody'"):
         result["nobody"]
     with pytest.raises(fedclock.RunError, match=r"must hold one run, got plain rank=\d s0, "):
         _ = result.manifest
-    with pytest.raises(fedclock.RunError, match=r"figure must be one of accuracy, .*, got pie"):
+    with pytest.raises(fedclock.RunError, match=r"figure must be one of accuracy, .*, got 'pie'"):
         result.draw("pie")
     with pytest.raises(fedclock.RunError, match="hold nothing to plot"):
         result.draw("accuracy")  # timing alone: no accuracy

@@ -70,7 +70,8 @@ class StepTrace:
         return found
 
     @cached_property
-    def _lowest(self) -> float:
+    def lowest(self) -> float:
+        """The least value that the trace ever has."""
         return float(self.values.min())
 
     @cached_property
@@ -201,7 +202,7 @@ class StepTrace:
 
     def first_below(self, level: float, start_s: float, end_s: float) -> float:
         """Return the first instant in [start_s, end_s) with a value below ``level``, or ``inf``."""
-        if self._lowest >= level:
+        if self.lowest >= level:
             return math.inf
         at_s = start_s
         while at_s < end_s:
@@ -216,7 +217,7 @@ class StepTrace:
         The arrays are shared with this trace, not copied.
         """
         _ = self._edges, self._values, self._amounts  # worked out once, for all copies
-        _ = self._lowest, self._highest
+        _ = self.lowest, self._highest
         begun = copy.copy(self)
         total_s = self.offset_s + offset_s
         if math.isfinite(self.period_s):

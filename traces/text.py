@@ -32,6 +32,13 @@ def did_you_mean(given: object, choices: Iterable[str], *, most: int = 1) -> str
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
+def unknown(what: str, given: object, choices: Iterable[str], *, most: int = 1) -> str:
+    """Return the error message for a name that is none of the choices, which it lists."""
+    names = list(choices)
+    near = did_you_mean(given, names, most=most)
+    return f"{what} must be one of {', '.join(names)}, got {given!r:.200}{near}"
+
+
 class TextLine(NamedTuple):
     """A line of a text file, without its line end."""
 
@@ -218,3 +225,18 @@ def _records(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, lis
             raise ValueError(f"{path}, line {line}: expected CSV, found damage ({error})") from None
         yield line, fields
         line = reader.line_num + 1  # type: ignore[attr-defined]
+
+
+def without_folders(text: str) -> str:
+    """Return the text with every absolute path cut to its last part.
+
+    An error that a library words may name a file: where somebody works is not handed on. A path
+    with spaces is seen as one where it stands in quotes.
+    """
+    return _FOLDERS.sub("", text)
+
+
+_FOLDERS = re.compile(
+    r"""(?<=['"`])/(?:[^/\n'"`]+/)+"""  # in quotes
+    r"""|(?<![^\s(\[=:,])/(?:[^/\s'"`]+/)+"""  # at the beginning of a word
+)

@@ -6,7 +6,7 @@ Trimming after the trimmed mean of Yin et al., "Byzantine-Robust Distributed Lea
 Optimal Statistical Rates", ICML 2018, arXiv 1803.01498: of n values of a coordinate the
 floor(share n) largest and smallest are not believed. They leave those out of a plain mean. Our
 strategies have weights, masks and decompositions of their own, so instead a value outside the range
-of those kept is moved to its border (winsorized), and the strategy goes on as ever. That is our
+of those kept is moved to its edge (winsorized), and the strategy goes on as ever. That is our
 reconstruction: no attacker's value leaves the range that honest ones span either way, as long as
 attackers are at most that share.
 """

@@ -82,6 +82,7 @@ class FedQuad(Strategy[FedQuadMemory]):
 
     kind: ClassVar[str] = "fedquad"
     title: ClassVar[str] = "FedQuad: depth and activation quantization by device"
+    is_mean: ClassVar[bool] = True
 
     rank: Count = 8
     alpha: Positive = 16.0

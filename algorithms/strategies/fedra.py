@@ -39,6 +39,7 @@ class FedRA(Strategy[None]):
 
     kind: ClassVar[str] = "fedra"
     title: ClassVar[str] = "FedRA: compact models of blocks drawn at random"
+    is_mean: ClassVar[bool] = True
 
     rank: Count = 8
     alpha: Positive = 16.0

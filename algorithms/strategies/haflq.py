@@ -100,6 +100,7 @@ class HAFLQ(Strategy[Sensitivity]):
 
     kind: ClassVar[str] = "haflq"
     title: ClassVar[str] = "HAFLQ: important terms, bits by salience and bandwidth, rank-1 mean"
+    is_mean: ClassVar[bool] = True
 
     rank: Count = 8
     alpha: Positive = 16.0

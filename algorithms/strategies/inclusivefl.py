@@ -64,6 +64,7 @@ class InclusiveFL(Strategy[Momentum]):
 
     kind: ClassVar[str] = "inclusivefl"
     title: ClassVar[str] = "InclusiveFL: the first blocks by device, momentum passed down"
+    is_mean: ClassVar[bool] = True
 
     rank: Count = 8
     alpha: Positive = 16.0

@@ -1,8 +1,7 @@
-"""Timing real training steps on this machine, and writing them as a device profile."""
+"""Times real training steps on this machine, and writes them as a device profile."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,13 +36,14 @@ from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import TrainingPlan
 from simulator.config.problems import UserError
 from simulator.log.disk import replace_file
+from simulator.workers.pool import available_cores
 
 NUM_CLASSES = 16
 WIDTHS: tuple[ComputeBits, ...] = (32, 16)
 
 
 class Bench(NamedTuple):
-    """The model whose steps are timed, and how and on what they are timed."""
+    """A bench holds the model whose steps are timed, and how and on what they are timed."""
 
     source: ModelSource
     model: ModelSpec
@@ -61,14 +61,14 @@ def open_bench(
     """
     source = resolve(model)
     spec = model_spec(source, targets, head=text_head(NUM_CLASSES))
-    return Bench(source, spec, effort, compute, threads or _cores())
+    return Bench(source, spec, effort, compute, threads or available_cores())
 
 
 def calibrate(output: Path, name: str, bench: Bench, *, like: str) -> list[str]:
     """Time training steps on this machine and write them as a device profile of this name.
 
-    Watts are not measured: they are those of the device ``like``. Returns what there is to say.
-    Raises ValueError on a name that is none, and UserError as ``save`` does.
+    Watts are not measured: they are those of the device ``like``. Returns the lines to tell the
+    user. Raises ValueError on a name that is none, and UserError as ``save`` does.
     """
     template = _template(name, bench, catalog.profile(like))
     steps = list(measure(name, bench, _stopwatches(bench)))
@@ -76,7 +76,7 @@ def calibrate(output: Path, name: str, bench: Bench, *, like: str) -> list[str]:
 
 
 def save(output: Path, steps: Sequence[MeasuredStep], template: DeviceProfile) -> list[str]:
-    """Fit the steps and write the profile, and the table beside it; return what there is to say.
+    """Fit the steps, write profile and table, and return the lines to tell the user.
 
     An operand width whose arithmetic took no time that could be told from the rest of a step has
     no rate, and is left out of the profile. Raises UserError, before anything is written, where
@@ -105,7 +105,7 @@ def save(output: Path, steps: Sequence[MeasuredStep], template: DeviceProfile) -
 
 
 class StepClock(Protocol):
-    """Something that tells how long one training step takes."""
+    """A step clock tells how long one training step takes."""
 
     def step_s(self, plan: TrainingPlan, length: int) -> float:
         """Return the seconds of one step of this plan on texts of ``length`` tokens."""
@@ -213,7 +213,3 @@ def _said(fit: Fit) -> list[str]:
 
 def _has(steps: Sequence[MeasuredStep], bits: ComputeBits) -> bool:
     return any(step.compute_bits == bits for step in steps)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

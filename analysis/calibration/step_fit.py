@@ -1,4 +1,4 @@
-"""The training steps that are timed to calibrate a device, and the rates fitted to them."""
+"""Chooses the training steps that calibrate a device, and fits rates to their times."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class UnmeasuredError(ValueError):
 
 
 class Effort(NamedTuple):
-    """The number of configurations and repeats that are measured."""
+    """An effort says how many configurations and repeats are measured."""
 
     num_fitted: int
     num_held_out: int
@@ -54,7 +54,7 @@ FULL, QUICK = Effort(40, 16, 5, 512), Effort(18, 8, 3, 256)
 
 @dataclass(frozen=True)
 class Configuration:
-    """One kind of training step: a point of the grid."""
+    """A configuration is one kind of training step, a point of the grid."""
 
     plan: TrainingPlan
     length: int
@@ -146,7 +146,7 @@ def measured_step(
 
 
 class Fit(NamedTuple):
-    """The rates for one operand width, and how far they are off on steps that were held out."""
+    """A fit holds the rates for one operand width, and their error on steps held out."""
 
     compute_bits: ComputeBits
     rates: StepRates

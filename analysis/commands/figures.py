@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from analysis.commands.options import Folders, Target, Where, say, wanted
+from analysis.commands.options import Folders, Target, Where, place_beside, say
 from simulator.config.experiment import ConfigError
-from traces.text import did_you_mean
+from traces.text import unknown
 
 
 def figures(
     folders: Folders,
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the figures")] = Path(
-        "figures"
-    ),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder for the figures")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="a figure's name; all if absent")] = None,
     paper: Annotated[str, typer.Option(help="ieee | acm | neurips: how wide figures are")] = "ieee",
     band: Annotated[
@@ -38,26 +38,26 @@ def figures(
     from analysis import api  # pandas and matplotlib take a second
     from analysis.figures.bands import BANDS
     from analysis.figures.style import PAPERS
+    from analysis.runs.choose import chosen
+    from analysis.runs.frames import open_runs
 
     for option, given, choices in (("--paper", paper, PAPERS), ("--band", band, BANDS)):
         if given not in choices:
-            meant = did_you_mean(given, choices)
-            raise ConfigError([f"must be one of {', '.join(choices)}, got {given}{meant}"], option)
+            raise ConfigError([unknown(option.removeprefix("--"), given, choices)], option)
     numbers = _numbers(devices or "")
-    result = api.load(*folders).where(**wanted(where or ()))
-    if not result.runs:
-        raise ConfigError(["must leave at least one run, got none"], "--where")
-    chosen = replace(PAPERS[paper], band=band)
+    result = api.result_of(chosen(open_runs(folders), where or ()))
+    place = place_beside(folders, "figures", output, where or ())
+    style = replace(PAPERS[paper], band=band)
     if over is None:
         written = api.write_figures(
-            result, output, names=only or (), paper=chosen, target=target, devices=numbers
+            result, place, names=only or (), paper=style, target=target, devices=numbers
         )
     else:
-        written = api.write_sensitivity(result, output, over, paper=chosen, target=target)
+        written = api.write_sensitivity(result, place, over, paper=style, target=target)
     console = Console()
     for line in result.found.left_out:
         say(console, f"left out: {line}")
-    say(console, f"{len(written)} files in {output}")
+    say(console, f"{len(written)} files in {place}")
 
 
 def _numbers(text: str) -> list[int]:

@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from analysis.commands import traces
+from analysis.commands import runs, traces
 from analysis.commands.calibrate import calibrate
 from analysis.commands.check import check
 from analysis.commands.explain import explain
 from analysis.commands.fetch import fetch
 from analysis.commands.figures import figures
+from analysis.commands.init import init
 from analysis.commands.reports import compare, report, timeline
 from analysis.commands.running import (
     complain,
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS: dict[str, Callable[..., None]] = {
+    "init": init,
     "run": run_experiment,
     "validate": validate,
     "check": check,
@@ -73,6 +75,7 @@ def options(
 
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(runs.app, name="runs")
 app.add_typer(traces.app, name="traces")
 
 

@@ -1,8 +1,10 @@
-"""Arguments, options and output that several commands share, each once."""
+"""Defines the arguments, options and output that several commands share."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,6 @@ import typer
 from rich.console import Console
 
 from analysis.escape import visible
-from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.writers import WRITERS
 from simulator.workers.trainers import EXECUTORS
@@ -67,39 +68,45 @@ Baseline = Annotated[
 Where = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="KEY=VALUE,VALUE", help="only runs of these seeds, labels or values of a config key"
+        metavar="KEY=VALUE,VALUE",
+        help="only runs of these seeds, labels or values of a key; KEY!=VALUE leaves them out",
     ),
 ]
 
 
-def wanted(entries: Sequence[str]) -> dict[str, object]:
-    """Return the values that ``key=value,value`` entries ask for. Raises UserError on others."""
-    found: dict[str, object] = {}
-    for entry in entries:
-        key, equals, text = entry.partition("=")
-        try:
-            is_plain = not text.strip().startswith(("[", "{", '"', "'"))
-            texts = text.split(",") if is_plain else [text]
-            values = [parse_yaml(one) for one in texts]
-        except ValueError:
-            equals = ""
-        if not key or not equals:
-            raise UserError(f"--where must read key=value, got {entry!r}")
-        found[key] = tuple(values) if len(values) > 1 else values[0]
-    return found
-
-
-def place_beside(folders: Sequence[Path], name: str, given: Path | None) -> Path:
+def place_beside(
+    folders: Sequence[Path], name: str, given: Path | None, where: Sequence[str] = ()
+) -> Path:
     """Return where a command writes: as ``given``, or below the folder or folders that it reads.
 
-    Raises UserError where a link in a folder that somebody handed over would lead elsewhere.
+    What is made of some of the runs alone has a name that says so, and so never replaces what was
+    made of all. Raises UserError where a link in a folder that somebody handed over would lead
+    elsewhere.
     """
     if given is not None:
         return given
-    place = (folders[0] if len(folders) == 1 else folders[0].parent) / name
+    parent = folders[0] if len(folders) == 1 else folders[0].parent
+    place = parent / "-".join([name, *_some_runs(folders), *map(_as_name, where)])
     if place.is_symlink():
         raise UserError(f"{place} must be a folder of its own, not a link; give --output")
     return place
+
+
+def _some_runs(folders: Sequence[Path]) -> list[str]:
+    """Return words for a name where several run folders are given, and others stand beside them."""
+    own = {folder.resolve() for folder in folders}
+    parent = folders[0].parent
+    if len(own) == 1 or any(not (one / "manifest.json").is_file() for one in own):
+        return []
+    beside = {file.parent.resolve() for file in parent.glob("*/manifest.json")}
+    return [f"of-{len(own)}-runs"] if beside - own else []
+
+
+def _as_name(entry: str) -> str:
+    """Return an entry of --where as a part of a folder's name, unlike that of any other entry."""
+    text = entry.replace("!=", "-not=")
+    plain = re.sub(r"[^A-Za-z0-9.,=_-]", "_", text)[:60]
+    return plain if plain == text else f"{plain}-{sha256(entry.encode()).hexdigest()[:6]}"
 
 
 def say(console: Console, line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from analysis.commands.options import (
     Output,
     Overrides,
     Target,
+    Where,
     Workers,
     place_beside,
     say,
@@ -73,10 +75,11 @@ def report(
     ] = None,
     target: Target = None,
     baseline: Baseline = None,
+    where: Where = None,
 ) -> None:
     """Compare finished runs: table and figures, with the numbers behind them."""
-    where = place_beside(folders, "report", output)
-    _report(folders, where, target=target, baseline=baseline)
+    place = place_beside(folders, "report", output, where or ())
+    _report(folders, place, target=target, baseline=baseline, where=where or ())
 
 
 def timeline(
@@ -99,7 +102,12 @@ def timeline(
 
 
 def _report(
-    folders: list[Path], where: Path, *, target: float | None, baseline: str | None
+    folders: list[Path],
+    place: Path,
+    *,
+    target: float | None,
+    baseline: str | None,
+    where: Sequence[str] = (),
 ) -> None:
     # pandas and matplotlib take a second
     from analysis.report.data import differing_settings
@@ -111,7 +119,8 @@ def _report(
     with console.status("report") as status:
         study = write_report(
             folders,
-            where,
+            place,
+            where=where,
             target=target,
             baseline=baseline,
             progress=lambda done, total, what: status.update(f"report: {what} ({done}/{total})"),
@@ -121,7 +130,7 @@ def _report(
         say(console, f"Beside the strategy, the runs differ in {', '.join(differing)}")
     for line in study.left_out:
         say(console, f"left out: {line}")
-    is_page = where.suffix == PAGE
-    say(console, f"Report: {where if is_page else where / f'report{PAGE}'}")
+    is_page = place.suffix == PAGE
+    say(console, f"Report: {place if is_page else place / f'report{PAGE}'}")
     if not is_page:
-        say(console, f"Figures and the numbers behind them: {where / 'figures'}")
+        say(console, f"Figures and the numbers behind them: {place / 'figures'}")

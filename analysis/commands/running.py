@@ -32,7 +32,7 @@ from simulator.runs.run import prepare_all, run
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 from simulator.world.record import record
-from traces.text import did_you_mean
+from traces.text import unknown
 
 NOWHERE = Path("no-such-folder")
 """Where nothing stands that a config could collide with."""
@@ -102,20 +102,16 @@ def list_names(
 ) -> None:
     """Show what a config may name: strategies, devices, models, data, traces."""
     if topic is not None and topic not in TOPICS:
-        meant = did_you_mean(topic, TOPICS)
-        problem = f"the topic must be one of {', '.join(TOPICS)}, got {topic}{meant}"
-        raise ConfigError([problem], "list")
+        raise ConfigError([unknown("the topic", topic, TOPICS)], "list")
     show(Console(), topic)
 
 
 def select(configs: Sequence[RunConfig], label: str | None, *, option: str) -> list[RunConfig]:
-    """The run of the label that this option names, or all."""
+    """Return the run whose label this option names, or all."""
     chosen = [config for config in configs if label in (None, config.label)]
     if not chosen:
         labels = [config.label for config in configs]
-        meant = did_you_mean(label, labels)
-        problem = f"the label must be one of {', '.join(labels)}, got {label}{meant}"
-        raise ConfigError([problem], option)
+        raise ConfigError([unknown("the label", label, labels)], option)
     return chosen
 
 

@@ -28,7 +28,6 @@ from analysis.commands.options import (
     Where,
     place_beside,
     say,
-    wanted,
 )
 from analysis.metrics.definitions import SMOOTHING
 from simulator.config.problems import UserError
@@ -110,14 +109,15 @@ def summary(
     from analysis.metrics.study import study
     from analysis.report.formats import for_terminal, table_files
     from analysis.report.table import study_table
+    from analysis.runs.choose import chosen
     from analysis.runs.frames import open_runs
 
     console = Console()
     with console.status("read runs"):
-        runs = open_runs(folders).where(**wanted(where or ()))
+        runs = chosen(open_runs(folders), where or ())
         found = study(runs, target=target, baseline=baseline, smoothing=smooth)
     console.print(for_terminal(study_table(found)))
-    place = place_beside(folders, "summary", output)
+    place = place_beside(folders, "summary", output, where or ())
     _write(table_files(found), place)
     for line in found.left_out:
         say(console, f"left out: {line}")

@@ -99,7 +99,7 @@ def fit_command(
 
 @app.command("show")
 def show_command(names: Names, seed: Seed = 0) -> None:
-    """Statistics of traces: rates, outages, availability."""
+    """Show statistics of traces: rates, outages, availability."""
     from analysis.traces import files as trace_files
     from analysis.traces import tables as trace_tables
 
@@ -119,7 +119,7 @@ def plot_command(
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Rate over time and its distribution, availability over the day, devices; PNG, PDF and CSV."""
+    """Draw rates, their distributions, availability by hour and devices: PNG, PDF, SVG and CSV."""
     from analysis.figures import traces
     from analysis.traces import files as trace_files
 
@@ -157,7 +157,7 @@ def _resolved(names: Iterable[str], folder: Path) -> set[Path]:
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """What a trace or an option is wrong in is a mistake that the user can mend."""
+    """Turn a ValueError about a trace or an option into a UserError."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Every figure: the frame it plots, how it plots it, and what it says.
+"""Lists every figure: the frame that it plots, how it plots it, and its caption.
 
 A figure is drawn from its frame alone, so the CSV of that frame is what stands in the picture. To
 add one, write a module with a frame and a drawing, and name them here.
@@ -6,7 +6,7 @@ add one, write a module with a frame and a drawing, and name them here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +38,7 @@ Draw = Callable[[pd.DataFrame, style.Paper], Figure]
 
 
 class FigureSpec(NamedTuple):
-    """One figure: its file name, what it shows, the numbers and the drawing."""
+    """A figure has a file name, a caption, a frame of numbers and a drawing of the frame."""
 
     name: str
     caption: str
@@ -107,7 +107,7 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
         ),
         FigureSpec(
             "round-time",
-            "Where the time of a plan goes: mean over all plans handed out. Lost work: the time of"
+            "Where the time of a plan goes: mean over all dispatched plans. Lost work: the time of"
             " plans whose update was not aggregated.",
             round_time.time_frame,
             round_time.draw_time,
@@ -122,7 +122,7 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
         ),
         FigureSpec(
             "memory",
-            "The largest plan that each device was handed: its peak memory by part against the"
+            "The largest plan of each device: its peak memory by part against the"
             " device's budget. A cross: at least one plan met OOM.",
             memory.frame,
             memory.draw,
@@ -166,8 +166,8 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
         ),
         FigureSpec(
             "participation",
-            "Share of the fleet's devices that were merged at most so many times; at 0: never"
-            " heard.",
+            "Share of the fleet's devices whose updates were merged at most k times; at 0: never"
+            " merged.",
             participation.device_frame,
             participation.draw_devices,
         ),
@@ -204,19 +204,26 @@ FIGURES = figures_of(ACCURACY)
 """The figures of runs that accuracy judges."""
 
 
-def render(frame: pd.DataFrame, draw: Draw, paper: style.Paper) -> dict[str, bytes]:
-    """Return by suffix the figure in every format, and the CSV of what it plots."""
+def render(
+    frame: pd.DataFrame, draw: Draw, paper: style.Paper, formats: Sequence[str] = style.FORMATS
+) -> dict[str, bytes]:
+    """Return by suffix the figure in these formats, and the CSV of what it plots."""
     with style.context():
         figure = draw(frame, paper)
-        files = {suffix: style.render(figure, suffix) for suffix in style.FORMATS}
+        files = {suffix: style.render(figure, suffix) for suffix in formats}
     files["csv"] = frame.to_csv(index=False, lineterminator="\n").encode()
     return files
 
 
 def write(
-    spec: FigureSpec, study: Study, folder: Path, *, paper: style.Paper = style.IEEE
+    spec: FigureSpec,
+    study: Study,
+    folder: Path,
+    *,
+    paper: style.Paper = style.IEEE,
+    formats: Sequence[str] = style.FORMATS,
 ) -> list[Path]:
-    """Write the figure as PDF, PNG and SVG, and the CSV of what it plots; their paths.
+    """Write the figure in these formats, and the CSV of what it plots; return their paths.
 
     Nothing is written, and nothing returned, where the runs hold nothing to plot.
     """
@@ -224,7 +231,7 @@ def write(
     if frame.empty:
         return []
     paths = []
-    for suffix, content in render(frame, spec.draw, paper).items():
+    for suffix, content in render(frame, spec.draw, paper, formats).items():
         paths.append(folder / f"{spec.name}.{suffix}")
         paths[-1].write_bytes(content)
     return paths

@@ -1,4 +1,4 @@
-"""What each variant changes against the baseline: first metric, time, bytes, joules."""
+"""Draws what each variant changes against the baseline: first metric, time, bytes, joules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from devices.tasks.task import Metric
 
 
 class Change(NamedTuple):
-    """A column of the frame, and what its axis says."""
+    """A change is a column of the frame, with the title of its axis."""
 
     column: str
     title: str

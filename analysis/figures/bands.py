@@ -1,4 +1,4 @@
-"""What several seeds say together: a middle, and a band around it."""
+"""Summarizes several seeds as a middle and a band around it, and draws both."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ T95 = (
 
 
 class Band(NamedTuple):
-    """``summary``: (seeds, points) -> low, middle, high, each (points,). ``words`` name it."""
+    """A band summarizes (seeds, points) as low, middle and high (points,); ``words`` name it."""
 
     words: str
     summary: Callable[[FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
 
 
 class Curve(NamedTuple):
-    """One label's line and band; all four (points,)."""
+    """A curve is the line of one label with its band; all four arrays are (points,)."""
 
     x: FloatArray
     low: FloatArray

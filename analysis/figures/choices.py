@@ -1,4 +1,4 @@
-"""What each strategy chose for each device, round by round, as heat maps."""
+"""Draws what each strategy chose for each device, round by round, as heat maps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def frame(study: Study) -> pd.DataFrame:
 
 
 def _with_absent_blocks(clients: pd.DataFrame) -> pd.DataFrame:
-    """Older runs have no such column, and no such blocks."""
+    """Return the plans with a column of absent blocks, which runs of older versions lack."""
     return clients if "num_absent_blocks" in clients else clients.assign(num_absent_blocks=0)
 
 

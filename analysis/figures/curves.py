@@ -1,4 +1,4 @@
-"""What the global model reaches, and for what: metric and loss against time, rounds, bytes."""
+"""Draws metric and loss of the global model against time, rounds, bytes and joules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from devices.tasks.task import Metric
 
 
 class Quantity(NamedTuple):
-    """A column that can stand on an axis, its name there and the units to choose from."""
+    """A quantity is a column that can stand on an axis, with its title and its units."""
 
     column: str
     name: str

@@ -1,4 +1,4 @@
-"""What the fleet as a whole met: how many devices are there, and how fast their links are.
+"""Draws what the fleet met over time: how many devices are present, how fast their links are.
 
 A run folder holds the config of its conditions, not the conditions: they are built again from it,
 and shown only where they come out as in the run.
@@ -73,7 +73,7 @@ def _world(run: Run) -> World | None:
 
 
 def _is_there(device: Device, faults: Faults, at_s: FloatArray) -> FloatArray:
-    """(n,): 1 where the device is online, has joined, has not left and has not crashed."""
+    """Return (n,) 1 where the device is online, has joined, has not left and has not crashed."""
     first_s, last_s = faults.join_s[device.device_id], faults.leave_s[device.device_id]
     crashes = faults.crashes(device.device_id)
     there = [
@@ -84,7 +84,7 @@ def _is_there(device: Device, faults: Faults, at_s: FloatArray) -> FloatArray:
 
 
 def _mean_mbps(trace: BandwidthTrace, edges_s: FloatArray) -> FloatArray:
-    """(n,): the exact mean rate between each two of the instants (n + 1,)."""
+    """Return (n,) the exact mean rate between each two of the instants (n + 1,)."""
     carried = np.array([trace.carried_bytes(t) for t in edges_s.tolist()])
     rates: FloatArray = np.diff(carried) / np.diff(edges_s) / BYTES_PER_S_PER_MBPS
     return rates

@@ -1,4 +1,4 @@
-"""What every device does in the first rounds: download, compute, upload, wait."""
+"""Draws what every device does in the first rounds: download, compute, upload, wait."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _closed_s(run: Run, number: int) -> float:
 
 
 def _spread(everyone: Sequence[int], most: int) -> list[int]:
-    """At most this many of them, evenly spread, so that rows stay readable."""
+    """Return at most ``most`` devices, evenly spread, so that rows stay readable."""
     if len(everyone) <= most:
         return list(everyone)
     places = np.linspace(0, len(everyone) - 1, most).round().astype(int)
@@ -158,7 +158,7 @@ def _interrupted(working: pd.DataFrame, run: Run) -> pd.DataFrame:
 def _part(
     rows: pd.DataFrame, phase: str, start_s: pd.Series[float], length_s: pd.Series[float]
 ) -> pd.DataFrame:
-    """Spans of one phase; the series are matched to the rows by index."""
+    """Return the spans of one phase; the series are matched to the rows by index."""
     return rows[["device_id", "round"]].assign(phase=phase, start_s=start_s, length_s=length_s)
 
 
@@ -187,7 +187,7 @@ def plot(spans: pd.DataFrame, axes: Axes, unit: Unit) -> None:
 
 
 def _handles(seen: set[str]) -> list[Artist]:
-    """What the legend names: the phases and marks that occur."""
+    """Return the entries of the legend: the phases and marks that occur."""
     bars: list[Artist] = [
         Patch(label=phase, linewidth=0, **fill) for phase, fill in PHASES.items() if phase in seen
     ]

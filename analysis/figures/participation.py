@@ -67,7 +67,7 @@ def _merged(run: Run) -> pd.Series[int]:
 def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
     """Draw a staircase for each label: the share of devices with at most so many merged updates.
 
-    All seeds together. What a staircase starts at is the share of devices that were never heard.
+    All seeds together. A staircase starts at the share of devices that were never merged.
     """
     most = int(frame["num_aggregated"].max())
     counts = np.arange(most + 1)

@@ -1,4 +1,4 @@
-"""How results follow a setting: one key of a sweep, or the size of the fleet."""
+"""Draws how results follow a setting: one key of a sweep, or the size of the fleet."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def scale_frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _of_labels(runs: Sequence[Run], rows: Sequence[dict[str, object]]) -> pd.DataFrame:
-    """The rows under the labels that the configs give, for a sweep may name its runs otherwise."""
+    """Return the rows under the configs' own labels, since variants of a sweep name its values."""
     named = dict(zip(map(id, runs), rows, strict=True))
     table = of_runs(runs, lambda run: pd.DataFrame([named[id(run)]]))
     return table.assign(label=[str(run.manifest["label"]) for run in runs])
@@ -99,7 +99,7 @@ def _row(run: Run, target: float | None) -> dict[str, object]:
 
 
 def _value(value: object) -> object:
-    """A value that a table can hold: a list or a mapping as text."""
+    """Return a value as a table can hold it: a list or a mapping becomes text."""
     return value if isinstance(value, int | float | str | None) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What a reader must know before the numbers of a study are taken for evidence."""
+"""Says what a reader must know before taking the numbers of a study for evidence."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _of_losses(per_run: pd.DataFrame) -> Iterator[str]:
 
 
 def _of_noise(per_run: pd.DataFrame, target: float, smoothing: int) -> Iterator[str]:
-    """The target lies within the noise of what a variant reached at best."""
+    """Warn where the target lies within the noise of what a variant reached at best."""
     if not {"smoothed_best", "accuracy_error"} <= set(per_run):
         return
     for variant, own in per_run.groupby("variant", sort=False):

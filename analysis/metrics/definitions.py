@@ -1,4 +1,4 @@
-"""Every number that runs are compared by: its name, unit, direction and estimate, once.
+"""Defines every number that runs are compared by: its name, unit, direction and estimate.
 
 To add a metric, compute its column in ``run_metrics`` and add a line here; tables, reports and the
 CSV files follow. ``docs/metrics.md`` holds the formula of each.
@@ -23,7 +23,7 @@ Rule = Literal["always", "where it occurs", "never"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a run, and how it is estimated over seeds and shown.
+    """A metric is a number of a run, with how it is estimated over seeds and shown.
 
     ``column`` is its column in ``Study.per_run`` and its name in ``Study.summary``. ``title`` may
     hold ``{target}``, ``{baseline}`` and the equal spending ``{seconds}``, ``{bytes}``,

@@ -1,4 +1,4 @@
-"""Two variants on the same seeds: how much they differ, and whether that can be chance.
+"""Compares two variants on the same seeds: how much they differ, and if that can be chance.
 
 Both runs of a pair met the same devices, links and data, so what the seed brings cancels. The
 section "Told apart" of docs/metrics.md derives the numbers.
@@ -24,7 +24,7 @@ SEED = 20_000  # the bootstrap draws from a fixed seed: the same runs give the s
 
 
 class Interval(NamedTuple):
-    """A centre with a confidence interval; NaN where there are too few values for one."""
+    """An interval has a centre and confidence limits, NaN where there are too few values."""
 
     center: float
     low: float

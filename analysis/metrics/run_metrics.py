@@ -1,4 +1,4 @@
-"""What a run is judged by. ``docs/metrics.md`` holds the formula of every number."""
+"""Computes the numbers that a run is judged by, whose formulas stand in docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from analysis.runs.files import RunError
 from analysis.runs.load import Run
 from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
+from simulator.log.records import NUM_UNMERGED
 from traces.arrays import FloatArray
 
 STEPS_PER_UNIT = 20  # a default target is a multiple of 5 points
@@ -24,10 +25,8 @@ STRAGGLER_FACTOR = 1.5  # of the median time of a round's plans
 QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "max": 1.0}  # over devices
 TOLERANCE = 1e-6  # a value stored as float32 still reaches the target it equals
 
-LOSSES = (
-    "num_sat_out", "num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected"
-)  # fmt: skip
-"""Of a round: the turns of devices that ended without a merged update."""
+LOSSES = ("num_sat_out", *NUM_UNMERGED)
+"""The counts of a round's devices that were asked and brought no update that was merged."""
 
 TO_TARGET = {
     "spent_rounds": "rounds_to_target",
@@ -41,14 +40,14 @@ SPENT = ("round", "closed_s", "download_bytes", "upload_bytes", "energy_j")
 
 @dataclass(frozen=True)
 class Target:
-    """The value of the first metric that runs are timed to. None: no run offers one."""
+    """A target is the value of the first metric that runs are timed to; None: there is none."""
 
     value: float | None
     rule: str  # how it was chosen, for the reader of the table
 
 
 class Spent(NamedTuple):
-    """What a run took up to and with one of its rounds."""
+    """What a run has spent up to and including one of its rounds."""
 
     round: int
     at_s: float
@@ -57,17 +56,17 @@ class Spent(NamedTuple):
 
 
 def evaluations(run: Run) -> pd.DataFrame:
-    """The rounds at which the model was evaluated, the initial model (round 0) included."""
+    """Return the rounds at which the model was evaluated, the initial one (round 0) included."""
     return evaluated(run.rounds, run.metric)
 
 
 def waiting_s(run: Run) -> float:
-    """Mean over the rounds with an aggregation of the mean wait of the aggregated devices."""
+    """Return the mean over rounds with an aggregation of the mean wait of those aggregated."""
     return mean_waiting_s(run.rounds)
 
 
 def evaluated(rounds: pd.DataFrame, metric: Metric = ACCURACY) -> pd.DataFrame:
-    """The rounds of one run at which the model was evaluated."""
+    """Return the rounds of one run at which the model was evaluated."""
     return rounds[rounds[metric.name].notna()]
 
 
@@ -245,7 +244,7 @@ def mean_over_time(rounds: pd.DataFrame, until_s: float, metric: Metric = ACCURA
 
 
 def mean_waiting_s(rounds: pd.DataFrame) -> float:
-    """Mean over one run's rounds with an aggregation of W_r, the mean wait of those merged."""
+    """Return the mean of W_r, the mean wait of those merged, over rounds with an aggregation."""
     return _mean(rounds["waiting_s"].to_numpy()[rounds["num_aggregated"].to_numpy() > 0])
 
 
@@ -284,7 +283,7 @@ def _lost_turn_share(rounds: pd.DataFrame) -> float:
 
 
 def of_clients(clients: pd.DataFrame) -> dict[str, float]:
-    """Return what one run came to, by the plans that it handed out."""
+    """Return what one run came to, by its dispatched plans."""
     # In arrays: of a thousand runs, frames within frames would take most of the time.
     of = {str(name): column.to_numpy() for name, column in clients.items()}
     merged, ran = of["outcome"] == "aggregated", of["outcome"] != "oom"
@@ -310,7 +309,7 @@ def of_clients(clients: pd.DataFrame) -> dict[str, float]:
 
 
 def straggler_share(clients: pd.DataFrame) -> float:
-    """Share of one run's plans, OOM left out, that were late or far slower than their round's."""
+    """Return the share of plans, OOM left out, that were late or far slower than their round's."""
     outcome = clients["outcome"].to_numpy()
     ran = outcome != "oom"
     took_s = (clients["finished_s"].to_numpy() - clients["started_s"].to_numpy())[ran]
@@ -363,7 +362,7 @@ def waiting_distribution(clients: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lost(clients: pd.DataFrame) -> pd.DataFrame:
-    """Seconds, bytes and joules of each plan; waiting idly for the round is no work."""
+    """Return seconds, bytes and joules of each plan; waiting idly for the round is no work."""
     return pd.DataFrame(
         {
             "lost_s": clients["finished_s"] - clients["started_s"],

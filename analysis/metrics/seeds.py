@@ -1,4 +1,4 @@
-"""One number from the runs of several seeds, and how sure it is.
+"""Estimates one number from the runs of several seeds, with its confidence interval.
 
 The section "Over seeds" of docs/metrics.md derives the estimates.
 """
@@ -19,7 +19,7 @@ from traces.arrays import FloatArray
 
 
 class Estimate(NamedTuple):
-    """A number known as one of [value, upper], and the confidence interval [low, high].
+    """An estimate is a number in [value, upper], with the confidence interval [low, high].
 
     ``upper`` is infinite where nothing bounds it from above. NaN: no number, or no interval.
     """

@@ -1,4 +1,4 @@
-"""Variants side by side: the numbers of every run, and what the seeds of a variant say together."""
+"""Compares variants: the numbers of every run, and estimates over the seeds of a variant."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SAME_TASK = ("model", "model_sha256", "data", "data_sha256", "training", "metric
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Variants under the same conditions for each seed; one seed or many.
+    """A study compares variants under the same conditions for each seed, one seed or many.
 
     ``per_run`` has one row a run (index: its name), with variant, strategy, seed and the column of
     every metric in SI units, NaN where a run does not have the number. ``summary`` has one row a
@@ -100,7 +100,7 @@ class Study:
 
 
 class _Played(NamedTuple):
-    """What one run contributes to a study."""
+    """The part of a study that one run contributes."""
 
     variant: str
     strategy: str

@@ -1,4 +1,4 @@
-"""The table of a study for a terminal, as Markdown, as LaTeX and as CSV."""
+"""Writes the table of a study for a terminal, as Markdown, as LaTeX and as CSV."""
 
 from __future__ import annotations
 

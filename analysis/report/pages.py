@@ -1,4 +1,4 @@
-"""The page of a report, as Markdown and as HTML, from one content and a template each.
+"""Renders the page of a report as Markdown and as HTML, from one content and a template each.
 
 The HTML needs nothing else: no network, no other file, and its own policy forbids it to load
 anything. Both templates escape every text that they are handed (autoescape for HTML,
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -19,14 +20,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import escape
-from analysis.figures import FigureSpec
+from analysis.figures import FigureSpec, style
 from analysis.report import data
 from analysis.report.data import ReportData
 from analysis.report.formats import markdown_grid, sentence, to_markdown
 from analysis.report.report_plans import LANE, columns_of, inspection
 
 MAX_SVG_BYTES = 400_000  # a larger drawing goes in as pixels
-WIDE_PX = 1500  # a figure of more pixels spans the page
+WIDE_IN = 5.0  # a figure of more inches spans the page
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline';"
@@ -35,7 +36,7 @@ POLICY = (
 
 
 class EmbeddedFigure(NamedTuple):
-    """A drawn figure as the HTML page holds it."""
+    """An embedded figure is a drawn one as the HTML page holds it."""
 
     name: str
     caption: str
@@ -116,8 +117,21 @@ def _own_file(name: str) -> str:
 def _embedded(spec: FigureSpec, folder: Path) -> EmbeddedFigure:
     """Return the figure as an image of its own, so that ids within two drawings cannot collide."""
     svg, png = (folder / f"{spec.name}{suffix}" for suffix in KINDS)
-    picture = svg if svg.is_file() and svg.stat().st_size <= MAX_SVG_BYTES else png
-    content = base64.b64encode(picture.read_bytes()).decode()
-    width_px = int.from_bytes(png.read_bytes()[16:20], "big")  # of a PNG's header
-    source = f"data:{KINDS[picture.suffix]};base64,{content}"
-    return EmbeddedFigure(spec.name, spec.caption, source, width_px > WIDE_PX)
+    picture = png if is_too_large(svg) else svg
+    content = picture.read_bytes()
+    source = f"data:{KINDS[picture.suffix]};base64,{base64.b64encode(content).decode()}"
+    return EmbeddedFigure(spec.name, spec.caption, source, _width_in(picture) > WIDE_IN)
+
+
+def is_too_large(svg: Path) -> bool:
+    """Tell whether a page holds the pixels of this drawing in place of its lines."""
+    return svg.stat().st_size > MAX_SVG_BYTES
+
+
+def _width_in(picture: Path) -> float:
+    """Return the width of a drawing in inches, by its header."""
+    content = picture.read_bytes()
+    if picture.suffix == ".png":
+        return int.from_bytes(content[16:20], "big") / style.PNG_DPI
+    (width_pt,) = re.findall(rb'<svg [^>]*?width="([\d.]+)pt"', content)
+    return float(width_pt) / 72.0

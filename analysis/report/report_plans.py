@@ -1,4 +1,4 @@
-"""The plans of runs as a page carries them: one block of compressed JSON a run."""
+"""Packs the plans of runs into a page: one block of compressed JSON a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_PLANS = 50_000  # of a run that a page carries: some 2 MB of it
 
 
 class Column(NamedTuple):
-    """One column of the table of a round's plans."""
+    """A column of the table that shows a round's plans."""
 
     name: str  # in clients.parquet
     title: str
@@ -70,7 +70,7 @@ PHASES = (("download", "download_s"), ("train", "train_s"), ("upload", "upload_s
 
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:
-    """The columns that every run has: older ones lack some."""
+    """Return the columns that every one of these runs has, since older runs lack some."""
     return [column for column in COLUMNS if all(column.name in run.clients for run in runs)]
 
 
@@ -116,7 +116,7 @@ def _plan(row: Json, columns: Sequence[Column]) -> Json:
 
 
 def _rounds(run: Run) -> Iterator[Json]:
-    """What stands above the plans of each round."""
+    """Return for each round the numbers that stand above its plans."""
     columns = [column for column in ROUND_COLUMNS if column.name in run.rounds]
     for row in run.rounds.to_dict("records"):
         yield {column.title: _number(row[column.name], column.size) for column in columns}

@@ -1,4 +1,4 @@
-"""The table of a study: metrics down, variants across, an interval where there are several seeds.
+"""Makes the table of a study: metrics down, variants across, intervals over several seeds.
 
 A table is made once, with every unit and rounding in it; ``formats`` writes it for a terminal, as
 Markdown and as LaTeX, and the page of a report turns it on its side.
@@ -25,7 +25,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class TableCell:
-    """One number as text. ``value`` is what it is sorted by, NaN where there is no number."""
+    """A table cell is a number as text; it is sorted by ``value``, NaN where there is none."""
 
     text: str
     value: float
@@ -34,7 +34,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One metric, with its unit in the title and a cell for each variant."""
+    """A table row is one metric, with its unit in the title and a cell for each variant."""
 
     title: str
     cells: tuple[TableCell, ...]
@@ -42,7 +42,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """A table of rows of metrics over columns of variants, and what its reader needs to know.
+    """A study table has rows of metrics, columns of variants, and notes for its reader.
 
     ``variants`` are the names for readers.
     """
@@ -206,7 +206,8 @@ def _best(
 ) -> tuple[bool, ...]:
     """Return which cells are the best and told apart from all others on the same seeds.
 
-    Cells that read like the best stand with it; none is marked where all read alike.
+    Cells that read like the best stand with it; none is marked where all that have a number read
+    alike.
     """
     nothing = (False,) * len(texts)
     tested = TIME_TO_TARGET if metric.estimate == "ratio" else metric
@@ -223,6 +224,8 @@ def _best(
         for k, text in enumerate(texts)
         if text != best and (metric.estimate == "ratio" or not math.isnan(own[k].value))
     ]
+    if not rest:  # one alone has the number
+        return nothing
     names = study.variants
     for place in alike:
         found = [beats(study.per_run, tested, names[place], names[other]) for other in rest]

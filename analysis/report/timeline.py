@@ -1,4 +1,4 @@
-"""A run as a Chrome trace: a lane per device, which Perfetto and chrome://tracing open.
+"""Writes a run as a Chrome trace, a lane per device, for Perfetto and chrome://tracing.
 
 The format is Google's "Trace Event Format". Instants and durations are whole microseconds of the
 simulated clock, so that what follows each other in a lane never overlaps by rounding.
@@ -53,7 +53,7 @@ def trace(run: Run) -> str:
 
 
 def _names(run: Run) -> Iterator[Json]:
-    """What the lanes are called, and their order from the top."""
+    """Yield the names of the lanes, and their order from the top."""
     groups = {SERVER: f"server ({run.label})", DEVICES: "devices"}
     for process, name in groups.items():
         yield _meta("process_name", process, {"name": name})
@@ -127,7 +127,7 @@ def _device_lane(lane: int, plans: list[Json], events: list[Json]) -> Iterator[J
 
 
 def _phase(lane: int, name: str, plan: Json, events: Sequence[Json]) -> Iterator[Json]:
-    """From the first of these events to the one that ends it, or to the end of its plan.
+    """Yield the slice of a phase: from the first event to the one that ends it, or the plan's end.
 
     Training is shown by pass too, unless it was interrupted and went on, or the plan was replaced
     by a smaller one: the record has the shares of the last.
@@ -146,7 +146,7 @@ def _ends_phase(event: Json) -> bool:
 
 
 def _end_us(plan: Json, started: Json, following: Sequence[Json]) -> int:
-    """Where what began with an event ends: the following one, or its plan, whichever is first."""
+    """Return the end of what ``started``: the following event or its plan's end, if earlier."""
     end_s = min([plan["finished_s"], *(event["at_s"] for event in following)])
     return _us(max(end_s, started["at_s"]))
 
@@ -180,7 +180,7 @@ def _of_plan(plan: Json) -> Json:
 
 
 def _details(event: Json) -> Json:
-    """What the event says beside when, where and what."""
+    """Return what an event says beside its instant, name, round and device."""
     usual = ("at_s", "event", "round", "device")
     return {key: value for key, value in event.items() if key not in usual}
 
@@ -216,5 +216,5 @@ def _us(at_s: Any) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers as JSON has them: no NaN."""
+    """Return a value as JSON can hold it: None in place of NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

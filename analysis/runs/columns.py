@@ -1,4 +1,4 @@
-"""What the columns of a run's tables must hold, checked once as they are read.
+"""Checks what the columns of a run's tables hold, once, as they are read.
 
 The rules are those of the records that a run writes (``simulator.log.records``): a table of another
 hand that breaks them is refused as a whole, since every figure and metric trusts its columns.

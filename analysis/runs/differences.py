@@ -1,4 +1,4 @@
-"""In what two configs differ, in few enough words for a message."""
+"""Says in what two configs differ, in few enough words for a message."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MAX_DIFFERENCES, MAX_SHOWN = 6, 40
 
 
 def settings_that_differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """The keys of two configs that differ, the strategy's own left out, in brackets.
+    """Return in brackets the keys of two configs that differ, without the strategy's own.
 
-    At most so many, and long values cut: a fleet is a list of many keys.
+    Only the first few are named, and long values are cut: a fleet is a list of many keys.
     """
     left, right = flatten(one), flatten(other)
     keys = [
@@ -32,7 +32,7 @@ def settings_that_differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> st
 
 
 def _unlike(key: str, left: object, right: object) -> str:
-    """How two values differ; of two lists, the first entries that do."""
+    """Return how two values differ; for two lists, how the first unlike entries do."""
     if isinstance(left, list) and isinstance(right, list):
         if len(left) != len(right):
             return f"{key}: {len(left)} / {len(right)} entries"

@@ -1,4 +1,4 @@
-"""The files of a finished run folder, and what is wrong where one cannot be read."""
+"""Reads the files of a finished run folder, and says what is wrong where one cannot be read."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ Json = dict[str, Any]  # what json and yaml return: any tree of plain values
 
 
 class RunError(UserError):
-    """A run folder cannot be read, or runs cannot be compared. The message says which and why."""
+    """A run folder cannot be read, or runs cannot be compared; the message says which and why."""
 
 
 class UnfinishedRunError(RunError):
@@ -80,7 +80,7 @@ class UnfinishedRunError(RunError):
 
 
 def read_manifest(path: Path) -> Json:
-    """The manifest of a finished run whose files are all there.
+    """Return the manifest of a finished run whose files are all there.
 
     Raises RunError, or UnfinishedRunError where the run has not ended.
     """
@@ -147,7 +147,7 @@ def _shown(value: object) -> str:
 
 
 def training(manifest: Json) -> str:
-    """Whether a run trained: ``real``, or ``none`` where it only told the time."""
+    """Return ``real`` for a run that trained, and ``none`` for one of timing only."""
     return "none" if manifest.get("training_dtype", "not said") is None else "real"
 
 
@@ -227,7 +227,7 @@ def read_table(
     *,
     where_there: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """A table of the run, or these columns of it; what older runs lack is filled in.
+    """Return a table of the run, or these columns of it; what older runs lack is filled in.
 
     Columns of ``where_there`` are read besides from a table that has them.
 

@@ -1,4 +1,4 @@
-"""The devices that a comparison saw, in the one order that every figure shows them in."""
+"""Finds the devices that took part in runs, in the order of all figures, and their absences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _span(numbers: Sequence[int]) -> str:
 
 
 def sat_out(run: Run) -> list[tuple[int, int]]:
-    """(device, round) of every device of a cohort that got no plan."""
+    """Return (device, round) for every device of a cohort that got no plan."""
     return [
         (int(event["device"]), int(event["round"]))
         for event in run.events()
@@ -44,7 +44,7 @@ def sat_out(run: Run) -> list[tuple[int, int]]:
 
 
 def offline_pauses(run: Run) -> dict[tuple[int, int], list[tuple[float, float]]]:
-    """(device, round of its plan) -> when it went offline with work in hand, and until when.
+    """Return by device and round of its plan when it was offline with a plan: (from, until), in s.
 
     A device that did not come back to its work is away until its plan ends.
     """

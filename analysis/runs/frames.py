@@ -1,8 +1,8 @@
-"""Many finished runs as pandas frames. Only what is asked for is read."""
+"""Gives many finished runs as pandas frames, of which only what is asked for is read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from analysis.runs.files import (
 from analysis.runs.load import Run, find_runs, load_run
 from simulator.config.experiment import flatten
 from simulator.config.schema import NOT_SIMULATED
+from traces.text import did_you_mean
 
 MAX_AXES = 64
 """Most axes of a grid, by which runs are put in order."""
@@ -32,7 +33,7 @@ MAX_AXES = 64
 
 @dataclass(frozen=True, eq=False)
 class RunSet:
-    """Finished runs. ``rounds``, ``clients`` and ``devices`` read the run folders at each call.
+    """A run set names finished runs, and reads their folders anew whenever a table is asked for.
 
     ``runs`` has one row a run, indexed by ``run``: path, experiment, label, strategy, variant,
     seed, config_hash, conditions_hash, model, model_sha256, data, data_sha256, num_test,
@@ -50,40 +51,60 @@ class RunSet:
         return list(dict.fromkeys(self.runs["variant"]))
 
     def where(self, **wanted: object) -> RunSet:
-        """The runs that have these values in columns of ``runs`` or ``settings``.
+        """Return the runs that have these values in columns of ``runs`` or ``settings``.
 
-        A set or tuple names several values. Raises RunError on a name that is in neither.
+        A set, list or tuple names several values. Raises RunError on a name that is in neither.
         """
-        found = self.runs
-        if any(name not in found for name in wanted):
-            found = found.join(self.settings())
-        if unknown := [name for name in wanted if name not in found]:
+        have = [self._have(name, value) for name, value in wanted.items()]
+        return replace(self, runs=self.runs[[all(own) for own in self._each(have)]])
+
+    def without(self, **unwanted: object) -> RunSet:
+        """Return the runs that have none of these values, named as in ``where``."""
+        have = [self._have(name, value) for name, value in unwanted.items()]
+        return replace(self, runs=self.runs[[not any(own) for own in self._each(have)]])
+
+    def values(self, name: str) -> list[str]:
+        """Return the values of a column of ``runs`` or ``settings`` as texts, each once."""
+        return list(dict.fromkeys(map(str, self._column(name))))
+
+    def _have(self, name: str, value: object) -> list[bool]:
+        """Return for each run whether its value of this name is this one, or one of these."""
+        column = self._column(name)
+        several = isinstance(value, set | tuple) or (
+            isinstance(value, list) and not any(isinstance(one, list) for one in column)
+        )
+        values = list(value) if several else [value]  # type: ignore[call-overload]
+        return [one in values for one in column]
+
+    def _column(self, name: str) -> list[object]:
+        if name in self.runs:
+            return list(self.runs[name])
+        settings = self.settings()
+        if name not in settings:
+            names = [*self.runs.columns, *settings.columns]
             raise RunError(
-                f"runs are chosen by {', '.join(map(str, found.columns))}, got {', '.join(unknown)}"
+                f"runs are chosen by {', '.join(map(str, names))}, got {name}"
+                f"{did_you_mean(name, names)}"
             )
-        keep = [
-            all(
-                row[name] in (value if isinstance(value, set | tuple) else [value])
-                for name, value in wanted.items()
-            )
-            for _, row in found.iterrows()
-        ]
-        return RunSet(self.runs[keep], self.left_out)
+        return list(settings[name])
+
+    def _each(self, have: Sequence[list[bool]]) -> Iterable[tuple[bool, ...]]:
+        return zip(*have, strict=True) if have else [()] * len(self.runs)
 
     def rounds(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The rounds of all runs, after the columns run, variant and seed."""
+        """Return the rounds of all runs, after the columns run, variant and seed."""
         return self._table("rounds", columns)
 
     def clients(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The plans handed out in all runs, after the columns run, variant and seed."""
+        """Return the dispatched plans of all runs, after the columns run, variant and seed."""
         return self._table("clients", columns)
 
     def devices(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The fleets of all runs, after the columns run, variant and seed."""
+        """Return the fleets of all runs, after the columns run, variant and seed."""
         return self._table("devices", columns)
 
     def settings(self) -> pd.DataFrame:
-        """One row a run: the keys of the configs in which the runs differ, but for the seed."""
+        """Return one row a run: the keys of the configs in which runs differ, but for the seed."""
         kinds = self.runs.groupby(["label", "config_hash"], sort=False)
         differing = _differing([flatten(read_config(Path(one))) for one in kinds["path"].first()])
         numbers = kinds.ngroup()
@@ -105,7 +126,7 @@ class RunSet:
 
 
 def open_runs(paths: Sequence[Path]) -> RunSet:
-    """The finished runs in (or directly below) these folders; manifests and schemas are read.
+    """Return the finished runs in (or directly below) these folders, by manifests and schemas.
 
     A run that has not ended, is damaged or stands twice is left out and named. Raises RunError
     where none is left.
@@ -185,7 +206,7 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _variants(runs: pd.DataFrame) -> list[str]:
-    """The name of each run's variant: its label, and the settings that the label alone hides."""
+    """Return the name of each run's variant: its label, with settings that the label hides."""
     names: dict[tuple[object, object], str] = {}
     for label, same in runs.groupby("label", sort=False):
         first = same.drop_duplicates("config_hash")
@@ -202,14 +223,14 @@ def _variants(runs: pd.DataFrame) -> list[str]:
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each config, the keys in which any two differ, in the order of the first to have them."""
+    """Return for each config the keys in which any two differ, in order of first appearance."""
     keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_SIMULATED)
     chosen = [k for k in keys if any(c.get(k) != configs[0].get(k) for c in configs)]
     return [{key: config.get(key) for key in chosen} for config in configs]
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:
-    """Like ``rank=8``: the last part of each key, or all of it where two end alike."""
+    """Return words like ``rank=8``: the last part of each key, or all where two end alike."""
     short = {key: key.rpartition(".")[2] for key in settings}
     ends = list(short.values())
     return [

@@ -1,11 +1,10 @@
-"""Run folders, read back: one finished run, or several that may stand side by side."""
+"""Finds run folders, and reads a finished run back from one."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from analysis.runs.columns import LARGEST_S
-from analysis.runs.differences import settings_that_differ
 from analysis.runs.files import (
     Json,
     RunError,
@@ -22,11 +20,9 @@ from analysis.runs.files import (
     read_manifest,
     read_table,
     title_of,
-    training,
 )
 from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
-from simulator.config.experiment import flatten
 
 MAX_LINE = 1_000_000
 """Characters of a line of the event log; a longer one is cut, and so no event."""
@@ -41,7 +37,7 @@ EVENT_KEYS: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One finished run. The columns of the frames are those of the run folder."""
+    """A run is read back from its folder; the frames have the columns of the tables there."""
 
     path: Path
     label: str
@@ -49,12 +45,12 @@ class Run:
     config: Json
     devices: pd.DataFrame  # one row a device of the fleet
     rounds: pd.DataFrame  # one row a round; round 0 is the initial model
-    clients: pd.DataFrame  # one row a plan handed out
+    clients: pd.DataFrame  # one row for each dispatched plan
     metric: Metric = ACCURACY  # the first of its task, by which it is judged
 
     @property
     def strategy(self) -> str:
-        """The kind of its scheduler, e.g. ``"fedquad"``."""
+        """The kind of the run's scheduler, e.g. ``"fedquad"``."""
         return str(self.manifest["strategy"])
 
     @property
@@ -63,7 +59,7 @@ class Run:
         return self.config.get("strategy_title")
 
     def events(self) -> Iterator[Json]:
-        """The event log, line by line, in order of time. Raises RunError on a damaged line."""
+        """Yield the events of the log in order of time. Raises RunError on a damaged line."""
         file = self.path / "events.jsonl"
         known = {None, *self.devices["device_id"].tolist()}
         # A byte that is no UTF-8 makes its line no event, rather than the reading fail.
@@ -87,7 +83,7 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The run folders among ``paths`` and directly below them, each once, in the order given."""
+    """Return the run folders among ``paths`` and directly below them, each once, in that order."""
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
@@ -106,7 +102,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def load_run(path: Path) -> Run:
-    """The run in this folder. Raises RunError, or UnfinishedRunError where it has not ended."""
+    """Return the run in this folder. Raises RunError, or UnfinishedRunError if it has not ended."""
     manifest, config = read_manifest(path), read_config(path)
     for key in ("title", "strategy_title"):
         title_of(path, config, key)
@@ -128,78 +124,6 @@ def load_run(path: Path) -> Run:
             f"devices.parquet names"
         )
     return run
-
-
-def load_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs in these folders, labels distinct. Raises RunError if they met unlike worlds."""
-    runs = [load_run(path) for path in find_runs(paths)]
-    require_same_conditions(runs)
-    return distinct_labels(runs)
-
-
-def load_finished(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """As load_runs, without the runs that have not ended or are damaged, and why for each.
-
-    Raises RunError if none is left.
-    """
-    runs, left_out = [], []
-    for path in find_runs(paths):
-        try:
-            runs.append(load_run(path))
-        except RunError as error:
-            left_out.append(str(error))
-    if not runs:
-        raise RunError("at least one run must have ended; " + "; ".join(left_out or ["got none"]))
-    require_same_conditions(runs)
-    return distinct_labels(runs), left_out
-
-
-def require_same_conditions(runs: Sequence[Run]) -> None:
-    """Raise RunError unless all runs had one model, data set, seed, fleet and traces.
-
-    Neither may some of them have trained and others (``training: none``) not.
-    """
-    for run in runs[1:]:
-        differences = _differences(runs[0], run)
-        if differences:
-            raise RunError(
-                "runs that are compared must share model, data, training, seed, fleet and traces;"
-                f" {runs[0].path} and {run.path} differ in " + "; ".join(differences)
-            )
-
-
-def distinct_labels(runs: Sequence[Run]) -> list[Run]:
-    """The runs, those that share a label told apart by the hash of their config."""
-    count = Counter(run.label for run in runs)
-    return [
-        replace(run, label=f"{run.label} {str(run.manifest['config_hash'])[:8]}")
-        if count[run.label] > 1
-        else run
-        for run in runs
-    ]
-
-
-def _differences(one: Run, other: Run) -> list[str]:
-    """What the two runs do not share, in words."""
-    words = []
-    trained = [training(run.manifest) for run in (one, other)]
-    if trained[0] != trained[1]:  # of a run that trained nothing no accuracy is known
-        words.append(f"training ({' / '.join(trained)})")
-    if one.metric != other.metric:
-        words.append(f"first metric ({one.metric.name} / {other.metric.name})")
-    for name in ("model", "data"):
-        left, right = (flatten(run.manifest[name]) for run in (one, other))
-        keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
-        words += [f"{name} {key} ({left.get(key)} / {right.get(key)})" for key in keys]
-    one_seed, other_seed = (run.manifest["seed"] for run in (one, other))
-    if one_seed != other_seed:
-        words.append(f"seed ({one_seed} / {other_seed}; fedclock summary compares over seeds)")
-    if one.manifest["conditions_hash"] != other.manifest["conditions_hash"] and not words:
-        words.append(
-            "the fleet, its traces or its data shards"
-            + settings_that_differ(one.config, other.config)
-        )
-    return words
 
 
 def _is_event(event: Any) -> bool:

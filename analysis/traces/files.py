@@ -33,7 +33,7 @@ MAX_CELLS = 10_000_000
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """Everything that was named: links, availability and device tables, by their labels.
+    """What was loaded are links, availability and device tables, by their labels.
 
     The uplink of a link is None if it was not measured.
     """

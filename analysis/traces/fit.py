@@ -1,4 +1,4 @@
-"""``fedclock traces fit``: a generator from someone's own traces, and how near it comes to them."""
+"""Fits a generator to a user's traces, and compares what it draws with them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RATE_STATISTICS: dict[str, Callable[[BandwidthTrace], float]] = {
 
 
 def fit(loaded: Loaded, name: str) -> LinkModel | DiurnalModel:
-    """The generator of all links or of all devices that were loaded.
+    """Return the generator fitted to all links, or to all devices, that were loaded.
 
     Raises ValueError where both kinds were, or neither.
     """
@@ -57,7 +57,7 @@ def fit(loaded: Loaded, name: str) -> LinkModel | DiurnalModel:
 
 
 def comparison(loaded: Loaded, model: LinkModel | DiurnalModel) -> Table:
-    """Statistics of what was fitted beside those of what the generator draws."""
+    """Return statistics of the fitted traces beside those of what the generator draws."""
     if isinstance(model, DiurnalModel):
         return _availability_table(_devices(loaded), model)
     table = empty_table("Fit", f"means over the links, of which {NUM_DRAWN} are drawn")

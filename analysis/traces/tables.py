@@ -1,4 +1,4 @@
-"""Traces as tables for a terminal: their statistics, and what an import has written."""
+"""Shows traces as tables in a terminal: their statistics, and what an import has written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LAG_S = 5.0
 
 
 def statistics(loaded: Loaded) -> list[Table]:
-    """One table for each kind of trace that there is."""
+    """Return one table of statistics for each kind of trace that there is."""
     tables = []
     if loaded.links:
         tables.append(_link_table(loaded.links))
@@ -45,7 +45,7 @@ def statistics(loaded: Loaded) -> list[Table]:
 
 
 def import_report(imported: Sequence[Imported], folder: Path) -> Iterator[str]:
-    """What was written where, and how to use it."""
+    """Return lines that say what an import wrote where, and how to use it."""
     for one in imported:
         yield f"{folder / one.name}.csv: {_summary(one)}"
         yield from (f"  {note}" for note in one.notes)
@@ -89,7 +89,7 @@ def _link_table(links: Mapping[str, Recording]) -> Table:
 
 
 def empty_table(title: str, caption: str | None) -> Table:
-    """An empty table that fits 80 columns: no rules between its columns."""
+    """Return an empty table that fits 80 columns: no rules between its columns."""
     return Table(
         title=terminal(title),
         title_justify="left",
@@ -153,7 +153,7 @@ def _quantile_cells(lengths_s: FloatArray) -> list[str]:
 
 
 def _device_table(devices: DeviceTable) -> Table:
-    """Quantiles of each column that holds numbers, and how many others there are of the rest."""
+    """Return quantiles of each column of numbers, and how many different texts the others hold."""
     table = empty_table(f"{devices.name} ({_count(len(devices.rows), 'device')})", None)
     table.add_column("column")
     for title in ("known", "min", "p50", "max"):

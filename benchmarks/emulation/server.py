@@ -1,4 +1,4 @@
-"""A server that really serves: the strategy, pacing and border of the simulation, on real time."""
+"""Runs a server in real time with the strategy, pacing and delivery of the simulation."""
 
 from __future__ import annotations
 

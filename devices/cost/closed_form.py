@@ -13,6 +13,7 @@ from devices.cost.optimizers import ADAMW, OptimizerCost
 from devices.cost.traffic import Traffic, step_traffic
 from devices.fleet.profile import ComputeBits, DeviceProfile, StepRates
 from devices.models.spec import ModelSpec
+from devices.vocabulary.number_formats import FP32_BYTES
 from devices.vocabulary.plan import TrainingPlan
 from devices.wire.wire import download_bytes, upload_bytes
 
@@ -21,7 +22,10 @@ MAX_REMEMBERED = 1 << 16
 
 
 class Demand(NamedTuple):
-    """The demand of a plan is what one training step of it asks of any device."""
+    """The demand of a plan is what one training step of it asks of any device.
+
+    FLOPs and traffic are those of all micro-batches of the step together.
+    """
 
     forward_flops: int
     backward_flops: int  # including the blocks that are computed again
@@ -29,6 +33,7 @@ class Demand(NamedTuple):
     memory: MemoryBreakdown
     download_bytes: int
     upload_bytes: int
+    num_micro_batches: int = 1
 
 
 class DemandOf(Protocol):
@@ -108,8 +113,34 @@ class ClosedFormCost:
         model = self.model
         if plan.num_blocks != model.num_blocks:
             model = replace(model, num_blocks=plan.num_blocks)
-        batch = BatchShape(plan.batch_size, self.sequence_length, True, self.compute_bits)
-        return self.demand_of(model, plan, batch, self.optimizer)
+        size = plan.micro_batch or plan.batch_size
+        batch = BatchShape(size, self.sequence_length, True, self.compute_bits)
+        demand = self.demand_of(model, plan, batch, self.optimizer)
+        times = plan.num_micro_batches
+        return demand if times == 1 else _accumulated(demand, times, model, plan)
+
+
+def _accumulated(demand: Demand, times: int, model: ModelSpec, plan: TrainingPlan) -> Demand:
+    """Return the demand of a step on so many micro-batches of which ``demand`` is that of one.
+
+    Each is a pass of its own, and the optimizer steps once. Adding a gradient to those before it
+    reads both and writes the sum.
+    """
+    traffic = demand.traffic
+    added = 3 * FP32_BYTES * model.trained_parameters(plan.terms) * (times - 1)
+    return demand._replace(
+        forward_flops=times * demand.forward_flops,
+        backward_flops=times * demand.backward_flops,
+        traffic=Traffic(
+            forward=times * traffic.forward,
+            backward=times * traffic.backward + added,
+            cast=times * traffic.cast,
+            unpacked=times * traffic.unpacked,
+            packed=times * traffic.packed,
+            optimizer=traffic.optimizer,
+        ),
+        num_micro_batches=times,
+    )
 
 
 def step_time(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:
@@ -146,7 +177,8 @@ def serial_time(demand: Demand, rates: StepRates) -> StepTime:
         + traffic.packed / rates.pack_bytes_per_s
     )
     optimizer = traffic.optimizer / rates.memory_bytes_per_s
-    return StepTime(forward, backward, converted, optimizer, rates.overhead_s)
+    overhead_s = demand.num_micro_batches * rates.overhead_s
+    return StepTime(forward, backward, converted, optimizer, overhead_s)
 
 
 def _roofline(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits) -> StepTime:
@@ -161,5 +193,5 @@ def _roofline(demand: Demand, profile: DeviceProfile, compute_bits: ComputeBits)
         backward_s=max(demand.backward_flops / flops_per_s, traffic.backward / bytes_per_s),
         quantize_s=traffic.quantize / bytes_per_s,
         optimizer_s=traffic.optimizer / bytes_per_s,
-        overhead_s=profile.overhead_s,
+        overhead_s=demand.num_micro_batches * profile.overhead_s,
     )

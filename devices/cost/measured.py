@@ -114,7 +114,8 @@ class MeasuredCost:
 
     The seconds per FLOP of a step are interpolated between the ``NEAREST`` measured steps of the
     device by Shepard's method (1968). Steps are near each other when the logarithms of their FLOPs
-    and bytes are, and the shares of their bytes that are converted.
+    and bytes are, and the shares of their bytes that are converted. A step in micro-batches takes
+    as long as that many measured steps.
     """
 
     closed_form: ClosedFormCost
@@ -129,7 +130,8 @@ class MeasuredCost:
         """
         cost = self.closed_form.cost(plan, profile)
         demand = self.closed_form.demand(plan)
-        step_s = self._table(profile.name).step_s(_work(demand))
+        times = demand.num_micro_batches
+        step_s = times * self._table(profile.name).step_s(_work(demand) / times)
         share = demand.forward_flops / (demand.forward_flops + demand.backward_flops)
         train_s = plan.local_steps * step_s
         return replace(

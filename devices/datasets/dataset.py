@@ -15,10 +15,10 @@ from typing import Literal
 from devices.datasets.fetched import (
     FETCHED_DATA,
     FetchedDataset,
-    data_folder,
     files_sha256,
 )
 from devices.datasets.own import error_at, parse_examples, portable_name, split_file
+from devices.fetching.folders import cache_folder
 from traces.arrays import IntArray
 from traces.text import did_you_mean
 
@@ -105,18 +105,24 @@ def load_dataset(
     name: str,
     columns: Sequence[str] = ("text", "label"),
     named: Mapping[str, str] | None = None,
+    *,
+    optional: Sequence[str] = (),
 ) -> TextDataset:
     """Load a bundled data set by its name, or a user's own by the path of its directory.
 
-    ``columns`` are what is read of each example; ``named`` says which of them the files call
-    otherwise. The directory holds ``train`` and ``test``, each as .csv, .tsv or .jsonl. Without
-    ``named`` a file with any other column is refused, and with it the others are left out. Raises
-    ValueError for an unknown name, files that are broken, or a column that is not there.
+    ``columns`` are what is read of each example, with those of ``optional`` that ``named`` names
+    or data with a name of its own has. ``named`` says what the files call them where it is
+    something else. The directory holds
+    ``train`` and ``test``, each as .csv, .tsv or .jsonl. Without ``named`` a file with any other
+    column is refused, and with it the others are left out. Raises ValueError for an unknown name,
+    files that are broken, or a column that is not there.
     """
-    known = dict.fromkeys((*columns, *KNOWN_COLUMNS))
+    known = dict.fromkeys((*columns, *optional, *KNOWN_COLUMNS))
     unknown = [repr(column)[:60] for column in named or {} if column not in known]
     if unknown:
         raise ValueError(f"columns may name {', '.join(known)}, got {', '.join(unknown)}")
+    own = FETCHED_DATA[name].columns if name in FETCHED_DATA else ()
+    columns = (*columns, *(column for column in optional if column in (named or own)))
     if name in DATASETS:
         packed = resources.files("devices.datasets").joinpath(f"{name}.tsv.xz").read_bytes()
         data = unpack(DATASETS[name], packed)
@@ -150,7 +156,7 @@ def _fetched(
     name: str, data: FetchedDataset, columns: Sequence[str], named: Mapping[str, str] | None
 ) -> TextDataset:
     _check_own_names(name, data.columns, columns, named)
-    folder = data_folder(name, data)
+    folder = cache_folder(name, data.sha256)
     if not os.path.isdir(folder):
         raise ValueError(f"{name} must be fetched first: fedclock fetch {name}")
     found = _read_directory(folder, {column: column for column in columns}, others=True)

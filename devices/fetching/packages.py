@@ -6,7 +6,6 @@ up with holds here too.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-CHUNK_BYTES = 1 << 20
+from traces.file_hash import sha256_of
+
 MAX_WAIT_S = 1800.0
 """A client that has not come to an end by then hangs."""
 
@@ -76,15 +76,6 @@ def download(package: Package, folder: Path) -> Path:
         where = folder / file.name
         shutil.move(file, where)
     return where
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _command(package: Package, folder: Path) -> list[str]:

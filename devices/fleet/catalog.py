@@ -11,7 +11,7 @@ from typing import Any
 from devices.fleet.calibrated import WIDTHS, power_w, read_calibrated
 from devices.fleet.profile import CONFIDENCES, Confidence, DeviceProfile
 from devices.fleet.toml_table import TomlTable
-from traces.text import did_you_mean, read_text
+from traces.text import read_text, unknown
 from traces.units import BYTES_PER_GIB
 
 CATALOG = Path(__file__).parent / "catalog.toml"
@@ -85,8 +85,7 @@ def profile(name: str) -> DeviceProfile:
     profiles = load_profiles()
     if name not in profiles:
         _check_mode(name)
-        meant = did_you_mean(name, profiles, most=3)
-        raise ValueError(f"a device must be one of {', '.join(profiles)}, got {name!r}{meant}")
+        raise ValueError(unknown("a device", name, profiles, most=3))
     return profiles[name]
 
 
@@ -96,10 +95,7 @@ def _check_mode(name: str) -> None:
         if "mode" in device and name.startswith(f"{device['name']}-"):
             modes = [mode["name"] for mode in device["mode"]]
             given = name.removeprefix(f"{device['name']}-")
-            raise ValueError(
-                f"a power mode of {device['name']} must be one of {', '.join(modes)}, "
-                f"got {given!r}{did_you_mean(given, modes)}"
-            )
+            raise ValueError(unknown(f"a power mode of {device['name']}", given, modes))
 
 
 def _modes(device: TomlTable) -> list[_Mode]:

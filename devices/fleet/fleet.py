@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Generic, Protocol, TypeVar, overload
 
 import numpy as np
@@ -32,12 +32,17 @@ class Device:
     profile: DeviceProfile
     memory_budget_bytes: int  # memory for training, as the server is told
     link: Link
-    examples: IntArray  # (n,): the device's shard, as indices into the training set
+    shard: Callable[[], IntArray]  # draws or looks up ``examples``, which only training needs
     latency: StepTrace = NO_LATENCY  # seconds from the request of a transfer to its first byte
     speed: StepTrace = FULL_SPEED  # share of the profile's rates available to training
     free_memory: StepTrace = ALL_FREE  # share of the budget that is really free
     availability: AvailabilityTrace = ALWAYS
     battery: Battery = MAINS
+
+    @cached_property
+    def examples(self) -> IntArray:
+        """(n,): the device's shard, as indices into the training set."""
+        return self.shard()
 
 
 class Shards(Protocol):
@@ -162,7 +167,7 @@ class Fleet(Sequence[Device]):
             profile=self.profile_of(device_id),
             memory_budget_bytes=int(self.memory_budget_bytes[device_id]),
             link=self.link_of(device_id),
-            examples=self.shards[device_id],
+            shard=partial(self.shards.__getitem__, device_id),
             latency=_begun(self.latency, device_id),
             speed=self.speed_of(device_id),
             free_memory=_begun(self.free_memory, device_id),

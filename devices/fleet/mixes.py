@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from traces.arrays import IntArray
-from traces.text import did_you_mean
+from traces.text import unknown
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,5 @@ MIXES: Mapping[str, Mix] = MappingProxyType(
 def mix(name: str) -> Mix:
     """Return the mix of a name. Raises ValueError that lists the names."""
     if name not in MIXES:
-        meant = did_you_mean(name, MIXES)
-        raise ValueError(f"a mix must be one of {', '.join(MIXES)}, got {name!r}{meant}")
+        raise ValueError(unknown("a mix", name, MIXES))
     return MIXES[name]

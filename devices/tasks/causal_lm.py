@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from devices.datasets.dataset import Split, TextDataset
 from devices.models.heads import Head, token_head
-from devices.tasks.task import Batch, Encoded, Metric, Tokenize
-from devices.tasks.token_losses import mean_scores, next_tokens, score_tokens, token_losses
+from devices.tasks.task import Batch, Encoded, Metric, Predictor, Tokenize, totals
+from devices.tasks.token_losses import (
+    TOKEN_METRICS,
+    next_tokens,
+    score_tokens,
+    token_losses,
+    token_values,
+)
 from devices.vocabulary.trainer import ChunkScore, Evaluation
 from traces.arrays import IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MAX_LOSS = math.log(1e300)
-"""The mean loss, in nats, above which perplexity is infinite rather than a number to overflow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +29,14 @@ class CausalLM:
 
     A text ends with the tokenizer's token for the end, if it has one, and is cut after the longest
     length that the experiment allows; a text that is cut has no end. Loss is the mean over all
-    predicted tokens of a batch, in nats; perplexity is exp(loss) over all of them.
+    predicted tokens of a batch, in nats; perplexity is exp(loss) over all of them, and at most
+    ``MAX_PERPLEXITY``.
     """
 
     kind: ClassVar[str] = "causal-lm"
     columns: ClassVar[tuple[str, ...]] = ("text",)
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("perplexity", "", "lower"),
-        Metric("loss", "nats", "lower"),
-        Metric("token_accuracy", "share", "higher"),
-    )
+    optional: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[tuple[Metric, ...]] = TOKEN_METRICS
 
     data: TextDataset
     label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
@@ -66,13 +66,11 @@ class CausalLM:
             logits, batch.targets, num_jobs=num_jobs, smoothing=self.label_smoothing
         )
 
-    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
-        return score_tokens(logits, batch)
+    def score(self, model: Predictor, batch: Batch) -> ChunkScore:
+        return score_tokens(model.logits(batch), batch)
 
     def evaluation(self, scores: Iterable[ChunkScore]) -> Evaluation:
-        loss, share = mean_scores(scores)
-        perplexity = math.exp(loss) if loss < MAX_LOSS else math.inf if loss == loss else math.nan
-        return Evaluation({"perplexity": perplexity, "loss": loss, "token_accuracy": share})
+        return Evaluation(token_values(totals(scores)))
 
     def groups(self, split: Split) -> IntArray | None:
         return None

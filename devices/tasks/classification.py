@@ -1,7 +1,8 @@
-"""Sorts a text into one of several classes, the task of labels, classes and accuracy."""
+"""Sorts a text, or a pair of texts, into classes: the task of labels and accuracy."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +11,8 @@ import numpy as np
 
 from devices.datasets.dataset import SPLITS, Split, TextDataset
 from devices.models.heads import Head, text_head
-from devices.tasks.task import Batch, Encoded, Metric, Tokenize, totals
+from devices.tasks.task import Batch, Encoded, Metric, Predictor, Tokenize, totals
+from devices.tasks.texts import encode_texts
 from devices.vocabulary.trainer import ChunkScore, Evaluation
 from traces.arrays import IntArray
 
@@ -21,19 +23,23 @@ MAX_NAMED = 20
 """Labels that a message names."""
 ACCURACY = Metric("accuracy", "share", "higher")
 LOSS = Metric("loss", "nats", "lower")
+MACRO_F1 = Metric("macro_f1", "share", "higher")
+MATTHEWS = Metric("matthews", "", "higher")
 
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """A classification gives each text one of the labels that the training examples have.
+    """A classification gives each example one of the labels that the training examples have.
 
-    Labels are indices into ``class_names``, which are sorted. The head is a layer of one output a
-    class, trained with cross-entropy.
+    An example is a text, or a pair of texts where the data has a column ``pair``. Labels are
+    indices into ``class_names``, which are sorted. The head is a layer of one output a class,
+    trained with cross-entropy.
     """
 
     kind: ClassVar[str] = "classification"
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
-    metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, LOSS)
+    optional: ClassVar[tuple[str, ...]] = ("pair",)
+    metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, LOSS, MACRO_F1, MATTHEWS)
 
     data: TextDataset
     class_names: tuple[str, ...]
@@ -92,7 +98,7 @@ class Classification:
         return text_head(self.num_classes)
 
     def encode(self, split: Split, tokenize: Tokenize) -> Encoded:
-        return Encoded(tokenize(self.data[split]["text"]), self.labels[split])
+        return encode_texts(self.data[split], tokenize, self.labels[split])
 
     def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
         from torch.nn import functional
@@ -107,26 +113,32 @@ class Classification:
         )
         return apart.view(num_jobs, -1).mean(1), each
 
-    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
+    def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         import torch
         from torch.nn import functional
 
+        logits = model.logits(batch)
         loss = functional.cross_entropy(logits, batch.targets, reduction="sum")
-        is_correct = logits.argmax(dim=1) == batch.targets
-        counts, correct = (
-            torch.bincount(targets, minlength=self.num_classes).tolist()
-            for targets in (batch.targets, batch.targets[is_correct])
+        answers = logits.argmax(dim=1)
+        counts, correct, given = (
+            torch.bincount(classes, minlength=self.num_classes).tolist()
+            for classes in (batch.targets, answers[answers == batch.targets], answers)
         )
-        by_class = tuple(zip(counts, correct, strict=True))
+        by_class = tuple(zip(counts, correct, given, strict=True))
         return ChunkScore((len(batch.targets), sum(correct), loss.item()), by_class)
 
     def evaluation(self, scores: Iterable[ChunkScore]) -> Evaluation:
         scores = list(scores)
         num_examples, num_correct, loss_sum = totals(scores)
-        by_class = np.array([score.by_group for score in scores]).sum(axis=0)  # (classes, 2)
+        counts, correct, given = np.array([score.by_group for score in scores]).sum(axis=0).T
         with np.errstate(invalid="ignore"):
-            shares = by_class[:, 1] / by_class[:, 0]
-        values = {"accuracy": num_correct / num_examples, "loss": loss_sum / num_examples}
+            shares = correct / counts
+        values = {
+            ACCURACY.name: num_correct / num_examples,
+            LOSS.name: loss_sum / num_examples,
+            MACRO_F1.name: macro_f1(counts, correct, given),
+            MATTHEWS.name: matthews(counts, correct, given),
+        }
         return Evaluation(values, tuple(shares.tolist()))
 
     def groups(self, split: Split) -> IntArray:
@@ -134,6 +146,32 @@ class Classification:
 
     def facts(self) -> dict[str, Any]:
         return {"num_classes": self.num_classes, "majority_share": self.majority_share}
+
+
+def macro_f1(counts: IntArray, correct: IntArray, given: IntArray) -> float:
+    """Return the mean over classes of the harmonic mean of precision and recall.
+
+    Of each class there are ``counts`` examples; it was answered ``given`` times, ``correct`` of
+    them rightly. A class that is neither there nor answered does not count.
+    """
+    is_known = counts + given > 0
+    return float(np.mean(2 * correct[is_known] / (counts + given)[is_known]))
+
+
+def matthews(counts: IntArray, correct: IntArray, given: IntArray) -> float:
+    """Return the Matthews correlation of answers and labels, in [-1, 1], for any number of classes.
+
+    With s examples, c of them right, and t_k labels and p_k answers of class k it is
+    (c s - sum t_k p_k) / sqrt((s^2 - sum t_k^2) (s^2 - sum p_k^2)), R_K of Gorodkin 2004,
+    "Comparing two K-category assignments by a K-category correlation coefficient". 0 where all
+    labels or all answers are of one class.
+    """
+    total = int(counts.sum())
+    of_labels, of_answers = (total**2 - int(each @ each) for each in (counts, given))
+    if not of_labels or not of_answers:
+        return 0.0
+    covariance = int(correct.sum()) * total - int(counts @ given)
+    return covariance / math.sqrt(of_labels) / math.sqrt(of_answers)
 
 
 def _in_turn(labels: IntArray, count: int, name: str) -> IntArray:

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 
 from devices.datasets.dataset import TextDataset, load_dataset
 from devices.tasks.causal_lm import CausalLM
+from devices.tasks.choice import Choice
 from devices.tasks.classification import Classification
+from devices.tasks.instructions import Instructions
+from devices.tasks.regression import Regression
 from devices.tasks.task import Metric, Task
 
 
@@ -17,14 +20,15 @@ class TaskKind(NamedTuple):
     """A kind of task: what it reads of each example, how it is made of them, and its metrics."""
 
     columns: tuple[str, ...]
+    optional: tuple[str, ...]
     metrics: tuple[Metric, ...]
     of: Callable[[TextDataset], Task]
 
 
 TASKS: Mapping[str, TaskKind] = MappingProxyType(
     {
-        task.kind: TaskKind(task.columns, task.metrics, task.of)
-        for task in (Classification, CausalLM)
+        task.kind: TaskKind(task.columns, task.optional, task.metrics, task.of)
+        for task in (Classification, Regression, CausalLM, Instructions, Choice)
     }
 )
 
@@ -35,16 +39,20 @@ def load_task(
     *,
     named: Mapping[str, str] | None = None,
     beside: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Task:
     """Load a data set by its name or directory, and make a task of this kind of it.
 
-    ``named`` says what the files call a column, and ``beside`` are the columns that are read
-    besides those of the task, such as the client that an example is of. Raises ValueError where the
-    data cannot be read, or is not what the task needs.
+    ``named`` says what the files call a column; an optional one of the task is read where it is
+    named. ``beside`` are the columns that are read besides those of the task, such as the client
+    that an example is of, and ``options`` are fields of the task with values of their own. Raises
+    ValueError where the data cannot be read, or is not what the task needs, and for a field that
+    the task does not have.
     """
     task = TASKS[kind]
     columns = tuple(dict.fromkeys((*task.columns, *beside)))
-    return task.of(load_dataset(data, columns, named or None))
+    made = task.of(load_dataset(data, columns, named or None, optional=task.optional))
+    return with_options(made, options or {})
 
 
 def smoothed(task: Task, share: float) -> Task:
@@ -52,10 +60,17 @@ def smoothed(task: Task, share: float) -> Task:
 
     Raises ValueError where the targets of the task cannot be smoothed, unless the share is zero.
     """
-    if not share:
-        return task
-    if not hasattr(task, "label_smoothing"):
-        raise ValueError(f"label_smoothing must be 0 for {task.kind}, got {share:g}")
-    with_options: Any = task  # a dataclass that has the field
-    smooth: Task = replace(with_options, label_smoothing=share)
-    return smooth
+    return with_options(task, {"label_smoothing": share} if share else {})
+
+
+def with_options(task: Task, options: Mapping[str, Any]) -> Task:
+    """Return the task with other values of these fields.
+
+    Raises ValueError for a field that the task does not have.
+    """
+    for name, value in options.items():
+        if not hasattr(task, name):
+            raise ValueError(f"{name} must be left out for {task.kind}, got {value!r:.60}")
+    with_fields: Any = task  # a dataclass
+    changed: Task = replace(with_fields, **options)
+    return changed

@@ -16,13 +16,15 @@ import numpy as np
 from devices.datasets.dataset import Split, TextDataset
 from devices.models.heads import Head
 from devices.vocabulary.trainer import ChunkScore, Evaluation
-from traces.arrays import IntArray
+from traces.arrays import Float32Array, IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100
 """The target of a token that no loss is taken at; torch's own default for it."""
+TITLES = {"macro_f1": "Macro F1", "rouge_l": "ROUGE-L"}
+"""The titles of metrics whose names do not spell them."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,13 @@ class Metric:
     """A number that models are judged by, and which way it improves."""
 
     name: str  # a column of rounds.parquet, as "accuracy"
-    unit: Literal["share", "nats", ""]  # a share lies in [0, 1]
+    unit: Literal["share", "nats", ""]  # a share lies in [0, 1]; "" has no unit
     better: Literal["higher", "lower"]
 
     @property
     def title(self) -> str:
         """The name as a title has it, as "Token accuracy"."""
-        return self.name.replace("_", " ").capitalize()
+        return TITLES.get(self.name, self.name.replace("_", " ").capitalize())
 
     def reaches(self, value: float, target: float) -> bool:
         """Return True if ``value`` is at least as good as ``target``; no NaN is."""
@@ -49,12 +51,36 @@ class Metric:
         return choose(known, default=math.nan)
 
 
+class Offer(NamedTuple):
+    """The answers that an example offers, one of which is right."""
+
+    answers: tuple[tuple[IntArray, IntArray], ...]  # token ids and targets behind the prompt
+    right: int
+
+
 class Batch(NamedTuple):
     """A batch of examples as tensors, padded to the longest of them."""
 
     input_ids: Tensor  # (B, T) token ids
     attention_mask: Tensor  # (B, T), 1 for a token of the text, 0 for padding
     targets: Tensor  # (B,) one for each text, or (B, T) one for each token, IGNORED where none is
+    token_types: Tensor | None = None  # (B, T), 1 in the second text of a pair, where models ask
+    offers: tuple[Offer, ...] = ()  # of each example, where the task has any
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a model of transformers is called with, by its own names."""
+        given = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return given if self.token_types is None else given | {"token_type_ids": self.token_types}
+
+
+def num_predicted(batch: Batch) -> Tensor:
+    """Return the number of targets of each example that the loss is a mean over, (B,)."""
+    import torch
+
+    if batch.targets.dim() == 1:
+        return torch.ones_like(batch.targets)
+    return (batch.targets != IGNORED).sum(1)
 
 
 class Tokenize(Protocol):
@@ -70,12 +96,66 @@ class Tokenize(Protocol):
         """
         ...
 
+    @property
+    def max_length(self) -> int:
+        """The most tokens of an example."""
+        ...
+
+    def pairs(
+        self, first: Sequence[str], second: Sequence[str]
+    ) -> tuple[list[IntArray], list[IntArray] | None]:
+        """Return the token ids of each pair of texts as one, and the types of these tokens.
+
+        The longer text of a pair is cut first. Types are 0 and 1 for first and second, and None for
+        a model that does not tell texts apart by types. Raises as for single texts.
+        """
+        ...
+
+    def answered(
+        self, prompts: Sequence[str], answers: Sequence[str], *, template: str
+    ) -> list[tuple[IntArray, IntArray]]:
+        """Return the token ids of each prompt, and those of its answer with its end; none is cut.
+
+        ``template`` holds ``{prompt}`` once, or is "chat", which stands for the tokenizer's own.
+        Raises as for single texts, and for a tokenizer without a chat template.
+        """
+        ...
+
+
+class Predictor(Protocol):
+    """A model with an adapter in place, which a task asks for what it is scored by."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits of a batch, (B, C) or (B, T, V), in fp32."""
+        ...
+
+    def answers(self, prompts: Sequence[IntArray], num_tokens: int) -> list[str]:
+        """Continue each prompt by the most likely token, up to an end or ``num_tokens`` of them."""
+        ...
+
+    def log_likelihoods(self, rows: Sequence[tuple[IntArray, IntArray]]) -> list[float]:
+        """Return the sum of the log-probabilities of the targets of each row, in nats.
+
+        A row is token ids and their targets, both (tokens,).
+        """
+        ...
+
+    def text(self, ids: IntArray) -> str:
+        """Return what these token ids say, without special tokens."""
+        ...
+
+
+Targets = IntArray | Float32Array | Sequence[IntArray]
+"""One target for each example, (n,), or one array as long as its tokens for each."""
+
 
 class Encoded(NamedTuple):
     """The examples of one split as the model takes them."""
 
     ids: Sequence[IntArray]  # the tokens of each example
-    targets: IntArray | Sequence[IntArray]  # (n,), or one array as long as its tokens for each
+    targets: Targets
+    token_types: Sequence[IntArray] | None = None  # of each token, where the model asks for them
+    offers: Sequence[Offer] = ()  # of each example, where the task has any
 
 
 class Task(Protocol):
@@ -90,6 +170,8 @@ class Task(Protocol):
     kind: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
     """The columns of the data that an example is made of."""
+    optional: ClassVar[tuple[str, ...]]
+    """Further columns, which are read where the config names them."""
     metrics: ClassVar[tuple[Metric, ...]]
     """What a model is judged by; the first decides targets. One of them is named "loss"."""
 
@@ -118,7 +200,7 @@ class Task(Protocol):
         """
         ...
 
-    def score(self, logits: Tensor, batch: Batch) -> ChunkScore:
+    def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         """Return what these examples add to an evaluation, in sums that chunks add up to."""
         ...
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from devices.tasks.task import IGNORED, Batch, totals
+from devices.tasks.task import IGNORED, Batch, Metric
 from devices.vocabulary.trainer import ChunkScore
 from traces.arrays import IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+TOKEN_METRICS = (
+    Metric("perplexity", "", "lower"),
+    Metric("loss", "nats", "lower"),
+    Metric("token_accuracy", "share", "higher"),
+)
+MAX_PERPLEXITY = 1e100
+"""A larger perplexity is written as this one, so that means and ratios of it are numbers."""
 
 
 def next_tokens(ids: IntArray) -> IntArray:
@@ -61,7 +71,10 @@ def score_tokens(logits: Tensor, batch: Batch) -> ChunkScore:
     return ChunkScore(tuple(map(float, counts)))
 
 
-def mean_scores(scores: Iterable[ChunkScore]) -> tuple[float, float]:
-    """Return the mean loss of a token in nats, and the share of tokens that were predicted."""
-    num_tokens, num_right, loss_sum = totals(scores)
-    return loss_sum / num_tokens, num_right / num_tokens
+def token_values(sums: Sequence[float]) -> dict[str, float]:
+    """Return the metrics of predicted tokens, from the sums of ``score_tokens`` over all chunks."""
+    num_tokens, num_right, loss_sum = sums[:3]
+    loss = loss_sum / num_tokens
+    is_large = loss > math.log(MAX_PERPLEXITY)  # never so where it is no number
+    perplexity = MAX_PERPLEXITY if is_large else math.exp(loss)
+    return {"perplexity": perplexity, "loss": loss, "token_accuracy": num_right / num_tokens}

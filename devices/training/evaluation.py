@@ -7,18 +7,24 @@ import torch
 from devices.tasks.task import Task
 from devices.training.adapters import load_adapter
 from devices.training.data import TokenizedTexts
-from devices.training.model import AdaptedModel
+from devices.training.predictor import ModelPredictor
 from devices.vocabulary.plan import Adapter, TermGrid
 from devices.vocabulary.trainer import ChunkScore
 from traces.arrays import IntArray
 
 
 def score_chunk(
-    model: AdaptedModel, task: Task, adapter: Adapter, *, texts: TokenizedTexts, chunk: IntArray
+    predictor: ModelPredictor,
+    task: Task,
+    adapter: Adapter,
+    *,
+    texts: TokenizedTexts,
+    chunk: IntArray,
 ) -> ChunkScore:
     """Score the examples at ``chunk`` in one batch, with every block's weights in fp32."""
+    model = predictor.model
     load_adapter(model, adapter, TermGrid.top_blocks(model.spec.grid_shape(adapter.rank), depth=0))
     model.weights.use_fp32(adapter.merged, adapter.scale)
     batch = texts.batch(chunk, model.host.device)
     with torch.no_grad():
-        return task.score(model.logits(batch), batch)
+        return task.score(predictor, batch)

@@ -132,7 +132,7 @@ class AdaptedModel:
         They are (B, C) with a head for texts, and (B, T, V) with one for tokens.
         """
         with self.host.autocast():
-            output = self.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            output = self.network(**batch.inputs)
         logits: Tensor = output.logits
         return logits.float()
 

@@ -160,8 +160,7 @@ def _observed(observers: Mapping[Any, Observer]) -> Iterator[None]:
 
 def _forward(model: AdaptedModel, batch: Batch) -> Tensor:
     """Compute the logits in fp32 throughout, whatever the host trains in."""
-    output = model.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    logits: Tensor = output.logits
+    logits: Tensor = model.network(**batch.inputs).logits
     return logits
 
 

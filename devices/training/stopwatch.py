@@ -65,7 +65,8 @@ class Stopwatch:
         mask = torch.ones_like(ids)
         mask[-1, length // 2 :] = 0
         targets = torch.from_numpy(rng.integers(self._model.spec.head.num_outputs, size=size))
-        return Batch(*(part.to(self._host.device) for part in (ids, mask, targets)))
+        ids, mask, targets = (part.to(self._host.device) for part in (ids, mask, targets))
+        return Batch(ids, mask, targets)
 
     def _now_s(self) -> float:
         if self._host.device.type == "cuda":

@@ -11,7 +11,7 @@ from torch import Tensor
 from devices.datasets.dataset import Split
 from devices.models.catalog import ModelSource
 from devices.models.spec import ModelSpec
-from devices.tasks.task import Task, groups_or_none_at_all
+from devices.tasks.task import Batch, Task, groups_or_none_at_all, num_predicted
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
@@ -29,6 +29,7 @@ from devices.training.host import choose_host, keep_freed_memory, make_reproduci
 from devices.training.model import load_model
 from devices.training.optimizers import Updater
 from devices.training.penalties import Penalty, penalties_of
+from devices.training.predictor import ModelPredictor
 from devices.training.salience import block_salience
 from devices.training.stacked import load_stack
 from devices.vocabulary.plan import Adapter
@@ -72,6 +73,10 @@ class TorchTrainer:
         keep_freed_memory()
         self._model = load_model(self.source, self.spec, self.host)
         _check_length(config, self._model.max_length)
+        tokenizer = ModelTokenizer(self.source, config.max_length, self._model.vocabulary_size)
+        self._predictor = ModelPredictor(
+            self._model, tokenizer, self._at_most(config.eval_batch_size)
+        )
         self._train_texts, self._test_texts = self._encoded("train"), self._encoded("test")
         groups = groups_or_none_at_all(task, "test")
         tested = stratified_subset(groups, config.eval_examples, SUBSET_SEED)
@@ -104,7 +109,7 @@ class TorchTrainer:
         """Score ``adapter`` on each of these chunks, numbered from 0."""
         return [
             score_chunk(
-                self._model,
+                self._predictor,
                 self._task,
                 adapter,
                 texts=self._test_texts,
@@ -122,7 +127,7 @@ class TorchTrainer:
     def _check_runs(self) -> None:
         """Raise ValueError for a model that fails on its first text, or gives no number."""
         one = self._train_texts.batch(np.zeros(1, dtype=np.int64), self.host.device)
-        with said_in_words(self.source, "that classifies a text"):
+        with said_in_words(self.source, "that can be trained for the task"):
             with torch.no_grad():
                 logits = self._model.logits(one)
             rows = one.input_ids.shape if self.spec.head.per == "token" else (1,)
@@ -139,8 +144,7 @@ class TorchTrainer:
         return max(1, min(wanted, MAX_LOGITS // of_one))
 
     def _encoded(self, split: Split) -> TokenizedTexts:
-        length, size = self._config.max_length, self._model.vocabulary_size
-        encoded = self._task.encode(split, ModelTokenizer(self.source, length, size))
+        encoded = self._task.encode(split, self._predictor.tokenizer)
         return TokenizedTexts(*encoded, pad_id=self._model.pad_id)
 
     def _train(self, job: TrainingJob) -> TrainingResult:
@@ -169,6 +173,7 @@ class TorchTrainer:
         """Train, and return the mean and mean squared loss before each step, (steps, 2, jobs)."""
         plan, start, model = jobs[0].plan, jobs[0].broadcast.adapter, self._model
         model.weights.use(plan.weight_formats, start.merged, start.scale)
+        micro_batch = plan.micro_batch or plan.batch_size
         seeds = [np.random.SeedSequence(job.seed).generate_state(2).tolist() for job in jobs]
         drawn = [
             self._draw(job, batch_seed) for job, (batch_seed, _) in zip(jobs, seeds, strict=True)
@@ -177,7 +182,7 @@ class TorchTrainer:
         packing = packed_activations(model.blocks, plan.activation_bits, noise)
         with packing, model.only(plan.present):
             steps = [
-                self._step(updater, np.stack(batches), penalties)
+                self._step(updater, np.stack(batches), penalties, micro_batch)
                 for batches in zip(*drawn, strict=True)
             ]
         # Taken from the device at the end: waiting for each step's would leave a GPU idle.
@@ -197,20 +202,41 @@ class TorchTrainer:
             return batches
         return in_common_order(batches, lengths, np.random.default_rng(job.broadcast.version))
 
-    def _step(self, updater: Updater, indices: IntArray, penalties: Sequence[Penalty]) -> Tensor:
+    def _step(
+        self,
+        updater: Updater,
+        indices: IntArray,
+        penalties: Sequence[Penalty],
+        micro_batch: int,
+    ) -> Tensor:
         """Take one step on the texts at ``indices``, (jobs, B); return the losses, (2, jobs).
 
-        These are before the step, and without the penalties that the plan adds.
+        These are before the step, and without the penalties that the plan adds. The gradients of
+        the micro-batches add up to that of the whole batch, each counting by its predictions.
         """
-        batch = self._train_texts.batch(indices.ravel(), self.host.device)
-        # No name for the logits: those of tokens are large, and are let go of before the backward
-        # pass.
-        means, each = self._task.losses(self._model.logits(batch), batch, num_jobs=len(indices))
-        # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
-        objective = sum((penalty() for penalty in penalties), start=means.sum())
-        objective.backward()  # type: ignore[no-untyped-call]
+        num_jobs, size = indices.shape
+        parts = [
+            self._train_texts.batch(part.ravel(), self.host.device)
+            for part in np.split(indices, size // micro_batch, axis=1)
+        ]
+        shares = _shares(parts, num_jobs) if len(parts) > 1 else [None]
+        means, squares = [], []
+        for batch, share in zip(parts, shares, strict=True):
+            # No name for the logits: those of tokens are large, and are let go of before the
+            # backward pass.
+            mean, each = self._task.losses(self._model.logits(batch), batch, num_jobs=num_jobs)
+            if share is not None:
+                mean = mean * share
+            added = penalties if batch is parts[0] else ()
+            # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
+            objective = sum((penalty() for penalty in added), start=mean.sum())
+            objective.backward()  # type: ignore[no-untyped-call]
+            means.append(mean.detach())
+            squares.append(each.square().view(num_jobs, -1).mean(1))
         updater.step()
-        return torch.stack([means.detach(), each.square().view(len(indices), -1).mean(1)])
+        if len(parts) == 1:
+            return torch.stack([means[0], squares[0]])
+        return torch.stack([torch.stack(means).sum(0), torch.stack(squares).mean(0)])
 
     def _result(self, job: TrainingJob, adapter: Adapter, losses: FloatArray) -> TrainingResult:
         """Put the result of one job together; ``losses`` is (steps, 2)."""
@@ -220,6 +246,12 @@ class TorchTrainer:
         )
         mean, squared = (float(column.mean()) for column in losses.T)
         return TrainingResult(adapter, mean, squared, diverged)
+
+
+def _shares(parts: Sequence[Batch], num_jobs: int) -> list[Tensor]:
+    """Return, for each part of a batch, its share of what each job is asked to predict, (jobs,)."""
+    counts = torch.stack([num_predicted(batch).view(num_jobs, -1).sum(1) for batch in parts])
+    return list((counts / counts.sum(0)).float())
 
 
 def _check_length(config: TrainingConfig, positions: int) -> None:

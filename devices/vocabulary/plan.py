@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -81,14 +81,19 @@ class TermGrid:
         if unknown := set(np.unique(self.upload_bits).tolist()) - set(UPLOAD_BITS):
             raise ValueError(f"upload bits must be among {UPLOAD_BITS}, got {min(unknown)}")
 
-    @classmethod
-    def top_blocks(cls, shape: tuple[int, int, int], depth: int, upload_bits: int = 32) -> TermGrid:
-        """Return the grid that holds all terms, and trains and uploads those of the top blocks."""
-        trained = np.zeros(shape, dtype=bool)
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def top_blocks(shape: tuple[int, int, int], depth: int, upload_bits: int = 32) -> TermGrid:
+        """Return the grid that holds all terms, and trains and uploads those of the top blocks.
+
+        Equal arguments get the same grid, whose arrays are read-only.
+        """
+        held, trained = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
         trained[shape[0] - depth :] = True
-        return cls(
-            np.ones(shape, dtype=bool), trained, np.where(trained, upload_bits, 0).astype(np.uint8)
-        )
+        bits = np.where(trained, upload_bits, 0).astype(np.uint8)
+        for values in (held, trained, bits):
+            values.flags.writeable = False
+        return TermGrid(held, trained, bits)
 
     @property
     def downloaded_factors(self) -> tuple[FactorName, ...]:
@@ -123,7 +128,8 @@ class TrainingPlan:
 
     ``weight_formats`` (L,) are the formats of each block's frozen weights, and ``activation_bits``
     (L,) those of the activations that it saves; block 0 is next to the embedding. The device makes
-    ``local_steps`` of AdamW on batches of ``batch_size`` examples. ``missed_ranks`` (L, M) are the
+    ``local_steps`` on batches of ``batch_size`` examples, each in parts of ``micro_batch`` examples
+    whose gradients add up, or as a whole if that is None. ``missed_ranks`` (L, M) are the
     ranks of the products that were merged since the device last took part, and that it must
     download; None where a strategy merges nothing. ``proximal_mu`` adds FedProx's
     mu/2 ||w - w_broadcast||^2 to the local loss. Seconds, bytes and memory follow from the plan and
@@ -140,6 +146,7 @@ class TrainingPlan:
     tail_penalty: TailPenalty | None = None
     missed_ranks: IntArray | None = None
     proximal_mu: float = 0.0
+    micro_batch: int | None = None
 
     def __post_init__(self) -> None:
         blocks = self.terms.held.shape[0]
@@ -159,6 +166,13 @@ class TrainingPlan:
             )
         if self.local_steps < 1 or self.batch_size < 1:
             raise ValueError("local_steps and batch_size must be at least 1")
+        if self.micro_batch is not None and (
+            self.micro_batch < 1 or self.batch_size % self.micro_batch
+        ):
+            raise ValueError(
+                f"micro_batch must be at least 1 and divide the batch size of {self.batch_size}, "
+                f"got {self.micro_batch}"
+            )
         if not 0 <= self.proximal_mu < math.inf:
             raise ValueError(f"proximal_mu must be at least 0 and finite, got {self.proximal_mu}")
 
@@ -166,6 +180,11 @@ class TrainingPlan:
     def num_blocks(self) -> int:
         """L, the number of blocks of the model."""
         return len(self.weight_formats)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """The number of parts that a batch is trained in."""
+        return self.batch_size // (self.micro_batch or self.batch_size)
 
     @cached_property
     def present(self) -> BoolArray:
@@ -209,9 +228,11 @@ class TrainingPlan:
         grid = self.terms
         rest = (self.weight_formats, self.activation_bits, self.local_steps, self.batch_size)
         objective = (self.tail_penalty, self.proximal_mu)
+        parts = () if self.micro_batch is None else (self.micro_batch,)
         return b"|".join(
             [
-                repr((grid.held.shape, grid.use, rest, objective)).encode(),
+                # Kept results bear the hash of these bytes, so a plan without parts names none.
+                repr((grid.held.shape, grid.use, rest, objective, *parts)).encode(),
                 np.packbits(grid.held).tobytes(),
                 np.packbits(grid.trained).tobytes(),
                 grid.upload_bits.tobytes(),

@@ -47,6 +47,7 @@ def _shape_of_pass(job: TrainingJob) -> Hashable:
         plan.terms.use,
         plan.local_steps,
         plan.batch_size,
+        plan.micro_batch,
         plan.proximal_mu,
         job.rate_share,
         adapter.merged.digest,

@@ -60,8 +60,9 @@ class ChunkScore(NamedTuple):
     What the sums are is the task's to say, which also makes an evaluation of all of them.
     """
 
-    sums: tuple[float, ...]
-    by_group: tuple[tuple[int, int], ...] = ()  # examples and correct ones of each group
+    sums: tuple[float, ...] = ()
+    by_group: tuple[tuple[int, ...], ...] = ()  # counts of each group
+    rows: tuple[tuple[float, ...], ...] = ()  # of each example, for metrics that no sum gives
 
 
 class HostNames(NamedTuple):

@@ -43,6 +43,7 @@ OF_EVERY_KIND: Mapping[str, Sequence[str]] = {
     "faults.byzantine": ("share", "schedule"),
     "cost": ("compute_bits", "attention", "lora_dropout", "model", "revision", "targets"),
     **dict.fromkeys(("pacing", "selection"), SCALE),
+    "server_optimizer": ("learning_rate",),
     "strategy": (*SCALE, RATE),
 }
 """The sections that are of one of several kinds, and their options that mean the same in each."""
@@ -431,7 +432,7 @@ def _unknown_key(place: Sequence[str | int], model: type[RunConfig]) -> str:
     where, hints = locate(model, place[:-1])
     sections = [arm for hint in hints for arm in members(hint) if is_section(arm)]
     valid = list(dict.fromkeys(name for section in sections for name in names_of(section)))
-    valid += ["strategies"] if not where else ["title"] if where == ["strategy"] else []
+    valid += ["strategies"] if not where else ["title", RATE] if where == ["strategy"] else []
     near = did_you_mean(place[-1], valid)
     inside = _shown_keys(where) or "a config"
     return f"{_shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{near}"

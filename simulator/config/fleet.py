@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 
 from devices.fleet.battery import FloorShare
@@ -167,9 +167,48 @@ AnyBattery = Annotated[
 ]
 
 
+Watts = Annotated[float, Gt(0), Le(1e6)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnDevice(Section):
+    """A device of one's own has the figures of a profile, and these in their place.
+
+    Without a ``base`` the first four figures must be given.
+    """
+
+    name: Name
+    """The device's name in tables and figures, unlike any of the catalog."""
+    base: Annotated[str, AfterValidator(profile_inside)] | None = None
+    """The profile that the other figures are taken from, by name or ``file.toml``."""
+    gflops: Annotated[float, Gt(0), Le(1e9)] | None = None
+    """What training sustains at 32 bits in GFLOP/s; 16 bits keep the base's ratio, else 1."""
+    gb_per_s: Annotated[float, Gt(0), Le(1e6)] | None = None
+    """What training sustains of the memory's rate in GB/s."""
+    memory_gb: Annotated[float, Gt(0), Le(1e6)] | None = None
+    """The memory of the whole device in GB of 10^9 bytes."""
+    watts: Watts | None = None
+    """What the whole device draws while it trains."""
+    radio_watts: Watts | None = None
+    """What it draws while it sends or receives: the base's, else half of ``watts``."""
+    idle_watts: Watts | None = None
+    """What it draws while it waits: the base's, else a fifth of ``watts``."""
+    overhead_s: Annotated[float, Ge(0), Le(1000)] | None = None
+    """The fixed time of a training step: the base's, else 0.02."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        figures = ("gflops", "gb_per_s", "memory_gb", "watts")
+        missing = [name for name in figures if getattr(self, name) is None]
+        if self.base is None and missing:
+            raise ValueError(f"give base, or {', '.join(figures)}; {', '.join(missing)} is missing")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeviceGroup(Section):
-    """A group is devices of one ``profile``, of a ``mix`` of them, or the rows of a ``table``.
+    """A group is devices of one kind, of a ``mix`` of profiles, or the rows of a ``table``.
+
+    The kind is a ``profile``, or a ``device`` of one's own.
 
     A group that says nothing of its number is one device. A table stands for all its rows, unless
     ``count`` of them are drawn; what it leaves open the other keys say.
@@ -177,6 +216,8 @@ class DeviceGroup(Section):
 
     profile: Annotated[str, AfterValidator(profile_inside)] | None = None
     """The kind of the devices: a name of the catalog, or ``file.toml`` or ``file.toml:name``."""
+    device: OwnDevice | None = None
+    """The kind of the devices, in figures of one's own."""
     mix: PathOrName | None = None
     """The name or file of a mix of profiles, of which the seed draws one for each device."""
     table: PathOrName | None = None
@@ -214,7 +255,7 @@ class DeviceGroup(Section):
         super().__post_init__()
         if self.table is None:
             _check_one_of(self, "count", "share")
-            _check_one_of(self, "profile", "mix")
+            _check_one_of(self, "profile", "device", "mix")
             _check_one_of(self, "link")
         elif self.share is not None or self.mix is not None:
             raise ValueError("a table stands for its rows: give neither share nor mix with it")

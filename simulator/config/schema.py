@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -21,8 +21,9 @@ from pydantic import (
 )
 
 from algorithms.merging.robust import Robustness
+from algorithms.merging.server_optimizers import ServerOptimizer
 from algorithms.pacing import Pacing
-from algorithms.registry import PACINGS, SELECTIONS, STRATEGIES
+from algorithms.registry import PACINGS, SELECTIONS, SERVER_OPTIMIZERS, STRATEGIES
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
 from devices.models.spec import Attention
@@ -43,7 +44,7 @@ from simulator.config.types import (
     as_plain,
 )
 from traces.canonical import canonical
-from traces.options import PartialShare, Positive
+from traces.options import LEFT_OUT, PartialShare, Positive, Rule
 
 T = TypeVar("T")
 
@@ -51,12 +52,19 @@ adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 """Returns what reads and writes a section, made once for each."""
 
 
+TaskName = Literal["classification", "regression", "causal-lm", "instructions", "choice"]
+Template = Rule(
+    lambda text: text == "chat" or (text.count("{prompt}") == 1 and len(text) <= 2000),
+    "chat, or a text of at most 2000 characters with {prompt} in it once",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(Section):
     """The task says what is fine-tuned on what, and to do what."""
 
-    kind: Literal["classification", "causal-lm"] = "classification"
-    """What the model learns: the label of a text, or the tokens that follow."""
+    kind: TaskName = "classification"
+    """What the model learns: a label or score of texts, the tokens that follow, or an answer."""
     model: PathOrName = "minilm-l6"
     """The name of a model, a repository of the hub, or a model directory."""
     revision: Revision | None = None
@@ -69,6 +77,17 @@ class TaskConfig(Section):
     """The data's own names of columns, as in ``{text: body}``."""
     max_length: Annotated[int, Ge(4), Le(512)] = 32
     """The tokens to which a device pads every example; longer texts are cut."""
+    template: Annotated[str, Template, LEFT_OUT] = "{prompt}\n"
+    """How a prompt stands before its answer: a text with ``{prompt}``, or ``chat``."""
+    answer_tokens: Annotated[int, Ge(0), Le(512), LEFT_OUT] = 32
+    """The most tokens of an answer that the model gives in an evaluation; 0 asks for none."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that some tasks have and others lack, where they are not at their default."""
+        keys = ("template", "answer_tokens")
+        defaults = {f.name: f.default for f in fields(self) if f.name in keys}
+        return {k: getattr(self, k) for k in keys if getattr(self, k) != defaults[k]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +112,8 @@ class LocalWork(Section):
 
     batch_size: Annotated[int, Ge(1), Le(1_000_000)] = 16
     """The examples of a batch."""
+    micro_batch: Annotated[int, Ge(1), Le(1_000_000)] | None = None
+    """The examples that a device holds at once, where it trains a batch in equal parts."""
     steps: Annotated[int, Ge(1), Le(1_000_000)] | None = None
     """The training steps of a round."""
     epochs: Annotated[float, Gt(0), Le(10_000)] | None = None
@@ -108,6 +129,11 @@ class LocalWork(Section):
         super().__post_init__()
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, exactly one of the two")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"micro_batch must divide the batch_size of {self.batch_size}, got "
+                f"{self.micro_batch}"
+            )
 
     def steps_for(self, num_examples: int) -> int:
         """Return the training steps of a device with this many examples; at least one."""
@@ -239,6 +265,8 @@ class RunConfig(Section):
     """When plans go out and when updates are merged."""
     aggregation: Robustness = Robustness()
     """What the server does with updates before the strategy aggregates."""
+    server_optimizer: Annotated[ServerOptimizer, OneOf(SERVER_OPTIMIZERS)] | None = None
+    """How the server steps along the mean of the strategy; it takes the mean itself if left out."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When the global model is tested."""
     stop: Stop

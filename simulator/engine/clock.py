@@ -1,4 +1,4 @@
-"""Waiting on the simulated clock, and writing down what happens on it whatever the server does."""
+"""Waits on the simulated clock, logs scheduled faults, and finds runs that cannot go on."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Steps = Generator[simpy.Event, Any, None]
 MAX_FAILED = 100
 """How often a device may fail in one round, on average over the fleet."""
 MAX_VOID = 20
-"""More than one, since a strategy that draws its plans may have one the next time."""
+"""Rounds in a row that may close without a plan: a strategy that draws may plan the next time."""
 ADVICE: Mapping[Outcome, str] = {
     "offline": "keep devices there for longer, or set fleet.when_offline to resume",
     "crashed": "let devices crash less often",
     "oom": "leave devices more memory, or set fleet.when_out_of_memory to shrink",
     "lost": "lose fewer links, or set faults.cut_transfers to resume",
 }
-"""By the commonest way to fail in a round that would never close."""
+"""What to do about a round that would never close, by the commonest way in which plans fail."""
 
 
 class StalledError(UserError):
-    """Nothing can happen any more."""
+    """The run cannot go on: no device will come, or plans fail again and again."""
 
 
 def sleep_until(env: simpy.Environment, at_s: float) -> Steps:
@@ -44,7 +44,7 @@ def note_faults(
     faults: Faults,
     note: Callable[[str, Mapping[str, Any], DeviceId | None], None],
 ) -> Steps:
-    """Write down who joins late, who leaves for good and each restart of the server, as it is."""
+    """Log who joins late, who leaves for good and each restart of the server, at its instant."""
     happened: list[tuple[float, str, DeviceId | None, Mapping[str, Any]]] = [
         (start_s + down_s, "server_restarted", None, {"down_s": down_s})
         for start_s, down_s in faults.server.given_within(np.inf)
@@ -58,21 +58,21 @@ def note_faults(
 
 
 def check_arrival(round_number: int, now_s: float, arrival_s: float) -> None:
-    """Raise StalledError where nobody is there, and nobody will ever come."""
+    """Raise StalledError where no device is present and none will ever come."""
     if math.isinf(arrival_s):
         raise StalledError(
-            f"round {round_number}: no device is there at {now_s:.6g} s, and none "
+            f"round {round_number}: no device is present at {now_s:.6g} s, and none "
             f"will come any more; let traces loop, run fewer rounds, or lose fewer devices"
         )
 
 
 class VoidRounds:
-    """Counts rounds in a row in which all were asked and nobody began, while no time went by."""
+    """Counts rounds in a row that closed at one instant without any plan."""
 
     _num = 0
 
     def closed(self, record: RoundRecord) -> None:
-        """A round has closed. Raises StalledError where there are too many."""
+        """Count a round that has closed. Raises StalledError where too many had no plan."""
         is_void = not record.num_planned and record.closed_s == record.opened_s
         self._num = self._num + 1 if is_void else 0
         if self._num > MAX_VOID:
@@ -85,7 +85,7 @@ class VoidRounds:
 
 
 def check_progress(round_number: int, ended: Sequence[ClientRecord], *, num_devices: int) -> None:
-    """Raise StalledError where plans fail for ever, and the round would never close."""
+    """Raise StalledError where so many plans failed that the round would never close."""
     if len(ended) <= MAX_FAILED * num_devices:
         return
     outcomes = Counter(record.outcome for record in ended if record.outcome != "aggregated")

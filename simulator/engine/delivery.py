@@ -1,4 +1,4 @@
-"""Delivery: every update reaches the server as an encoded message, which it may refuse."""
+"""Delivers updates: each reaches the server as an encoded message, which it may refuse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from traces.arrays import Float32Array
 
 
 class RefusedUpdateError(Exception):
-    """An update that the server does not merge; the message is the reason."""
+    """The server does not merge an update; the message is the reason."""
 
 
 class Attack(NamedTuple):
@@ -119,7 +119,7 @@ def update_of(work: Assignment, adapter: Adapter, result: TrainingResult) -> Cli
         plan=work.plan,
         broadcast=work.broadcast,
         adapter=adapter,
-        num_examples=len(work.device.examples),
+        num_examples=work.record.num_examples,
         train_loss=result.train_loss,
         timing=work.timing,
         squared_loss=result.squared_loss,

@@ -1,4 +1,4 @@
-"""One device's part of a round, as a SimPy process: download, train, upload."""
+"""Carries one plan on its device, as a SimPy process: download, train, upload."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ELAPSED = StepTrace.constant(1.0)
 MAX_SHRINKS = 3
 """How often a device may ask for a smaller plan before it gives the round up."""
 MAX_CUTS = 1_000
-"""How often a phase may be cut: one that starts over and over would never come to an end."""
+"""How often a phase may be cut; one that begins anew each time might never end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class _WorkLostError(Exception):
 def run_client(context: DeviceContext, work: Assignment, inbox: simpy.Store) -> Steps:
     """Carry out one plan on its device, and report to the server how it ended.
 
-    An interrupt means that the server has stopped waiting: what was under way is cut, and counted
+    An interrupt means that the server has stopped waiting: the phase under way is cut, and counted
     up to that instant.
     """
     client, record = _Client(context, work), work.record
@@ -66,10 +66,16 @@ def run_client(context: DeviceContext, work: Assignment, inbox: simpy.Store) -> 
         client.event("late")
     except _WorkLostError as lost:
         record.outcome = lost.outcome
-    record.lost_bytes += record.download_bytes + record.upload_bytes - client.delivered_bytes
+    end_plan(context, client.work, client.delivered_bytes)
+    inbox.put(client.work)
+
+
+def end_plan(context: DeviceContext, work: Assignment, delivered_bytes: int) -> None:
+    """Complete the record of a plan that ends now, and let its device rest."""
+    record = work.record
+    record.lost_bytes += record.download_bytes + record.upload_bytes - delivered_bytes
     record.finished_s = context.env.now
     context.presence.rest(record.device_id, context.env.now)
-    inbox.put(client.work)
 
 
 class _Client:

@@ -1,4 +1,4 @@
-"""Dispatch: who is asked, for which plan, and which random streams decide it."""
+"""Dispatches plans: asks selection and strategy, each with random streams of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from traces.arrays import IntArray
 class Dispatcher:
     """A dispatcher asks selection and strategy, and turns their plans into assignments.
 
-    Each time that it asks, it draws from streams of their own.
+    Each time that it asks, selection and strategy draw from streams of that time.
     """
 
     def __init__(self, federation: Federation, participation: Participation) -> None:
@@ -76,14 +76,16 @@ class Dispatcher:
         """Return the assignment that a plan makes, dispatched at ``now``: (round, instant in s)."""
         fed, device_id = self._fed, plan.device_id
         device, cost = fed.world.fleet[device_id], fed.view.cost(plan)
-        round_number, now_s = now
         return Assignment(
             plan=plan,
             broadcast=fed.strategy.broadcast(state, plan),
             device=device,
             cost=cost,
             record=ClientRecord.open(
-                device, self._plan_fields(plan, cost), round_number=round_number, now_s=now_s
+                device,
+                num_examples=fed.view.num_examples(device_id),
+                planned=self._plan_fields(plan, cost),
+                dispatched=now,
             ),
             run_seed=fed.seed,
             num_draws=self._count,
@@ -127,8 +129,9 @@ def _checked_cohort(
 ) -> tuple[DeviceId, ...]:
     """Return the picks in rising order. Raises InvariantError where they are no cohort."""
     cohort = tuple(sorted(map(int, picked)))
-    is_idle = np.isin(cohort, idle) if cohort else np.ones(0, dtype=np.bool_)
-    if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle.all():
+    places = np.minimum(np.searchsorted(idle, cohort), len(idle) - 1)
+    is_idle = bool((idle[places] == cohort).all())
+    if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle:
         raise InvariantError(
             f"a selection must pick at most {slots} of the {len(idle)} idle devices, each once, "
             f"got {list(picked)}; in round {round_number}"

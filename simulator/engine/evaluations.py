@@ -1,4 +1,4 @@
-"""Evaluations of the global model, logged in their place whenever the numbers are known."""
+"""Evaluates the global model, and logs the numbers in their place whenever they are known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class Evaluations:
 
         def note(found: Evaluation) -> None:
             self.last = found
-            details = {metric.name: value for metric, value in self.metrics_of(found).items()}
+            first = self._fed.world.metrics[0].name
+            known = {metric.name: value for metric, value in self.metrics_of(found).items()}
+            # The rest of them stand in the record of the round.
+            details = {name: known[name] for name in known if name in (first, "loss")}
             self._log.log.event(Event(at_s, "evaluated", round_number, None, details))
 
         self._log.flush()  # one at a time, so that the log is never far behind

@@ -1,4 +1,4 @@
-"""What goes wrong, drawn from the seed alone: the same for every strategy."""
+"""Draws what goes wrong in a run from the seed alone: the same for every strategy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from traces.units import HOUR_S
 Cut = Literal["resume", "restart", "drop"]
 
 MAX_OUTAGES = 1_000_000
+"""Outages by chance that one device may have in a run."""
 
 
 class Outages:
-    """Intervals of being down: some given, others by chance.
+    """Outages are the intervals in which something is down: some given, others by chance.
 
     Those by chance are a renewal process: after the end of one, the next begins in
     Exponential(``mean_gap_s``) seconds and lasts ``down_s``. They are drawn as far as they are
@@ -45,11 +46,11 @@ class Outages:
 
     @property
     def is_none(self) -> bool:
-        """True where it is always up."""
+        """True where there is no outage at all."""
         return not self._given and (self._rng is None or math.isinf(self._mean_gap_s))
 
     def span(self, at_s: float) -> tuple[bool, float]:
-        """Whether it is up at ``at_s``, and until when it stays so."""
+        """Return whether it is up at ``at_s``, and until when it stays so."""
         end_s = at_s
         while (down_s := self._down_until_s(end_s)) > end_s:
             end_s = down_s
@@ -58,13 +59,13 @@ class Outages:
         return True, self._next_start_s(at_s)
 
     def given_within(self, until_s: float) -> list[tuple[float, float]]:
-        """``(start, length)`` of the outages that begin before ``until_s``, in order."""
+        """Return ``(start, length)`` of the outages that begin before ``until_s``, in order."""
         self._draw_beyond(until_s)
         drawn = [(start_s, self._down_s) for start_s, _ in self._drawn]
         return [outage for outage in sorted(self._lengths + drawn) if outage[0] < until_s]
 
     def _down_until_s(self, at_s: float) -> float:
-        """The end of an outage that goes on at ``at_s``; ``at_s`` where there is none."""
+        """Return the end of an outage that goes on at ``at_s``; ``at_s`` where there is none."""
         self._draw_beyond(at_s)
         ends = [end_s for start_s, end_s in self._given if start_s <= at_s < end_s]
         before = bisect_right(self._drawn, (at_s, math.inf))
@@ -79,7 +80,7 @@ class Outages:
         return min(starts, default=math.inf)
 
     def _draw_beyond(self, at_s: float) -> None:
-        """Draw until one begins after ``at_s``."""
+        """Draw outages until one begins after ``at_s``."""
         if self._rng is None or math.isinf(self._mean_gap_s):
             return
         while not self._drawn or self._drawn[-1][0] <= at_s:
@@ -94,7 +95,7 @@ class Outages:
 
 
 def _end_s(start_s: float, length_s: float) -> float:
-    """Above ``start_s``, also where the clock is too large to show the length."""
+    """Return the end, above ``start_s`` also where the clock is too large to show the length."""
     return max(start_s + length_s, math.nextafter(start_s, math.inf))
 
 
@@ -103,7 +104,7 @@ NO_OUTAGES = Outages()
 
 @dataclass(frozen=True, eq=False)
 class Faults:
-    """What goes wrong in one run, for n devices."""
+    """Faults are what goes wrong in one run with n devices."""
 
     config: FaultsConfig
     seed: int
@@ -116,22 +117,22 @@ class Faults:
 
     @property
     def cut_transfers(self) -> Cut:
-        """What becomes of a transfer whose link is lost."""
+        """What a transfer does whose link is lost: go on later, begin again, or give up."""
         return self.config.cut_transfers
 
     @property
     def may_lose_links(self) -> BoolArray:
-        """(n,): which devices ever lose their link."""
+        """The devices that ever lose their link, (n,)."""
         return self._hit_by(self.config.link_loss)
 
     @property
     def is_honest(self) -> bool:
-        """Whether every device sends what it has trained."""
+        """True where every device sends what it has trained."""
         return bool(np.isinf(self.byzantine_s).all())
 
     @property
     def may_crash(self) -> BoolArray:
-        """(n,): which devices ever crash."""
+        """The devices that ever crash, (n,)."""
         return self._hit_by(self.config.crash)
 
     def _hit_by(self, failures: Failures) -> BoolArray:
@@ -140,15 +141,15 @@ class Faults:
         return found
 
     def attack(self, device_id: DeviceId, at_s: float) -> Byzantine | None:
-        """What the device does to the update of a plan that it was given at ``at_s``."""
+        """Return how the device falsifies the update of a plan dispatched at ``at_s``; or None."""
         return self.config.byzantine if self.byzantine_s[device_id] <= at_s else None
 
     def crashes(self, device_id: DeviceId) -> Outages:
-        """When the device is down after a crash."""
+        """Return the outages of a device after its crashes."""
         return self._outages("crash", self.config.crash, self._crashes, device_id)
 
     def link_losses(self, device_id: DeviceId) -> Outages:
-        """When the device has no link."""
+        """Return the intervals in which the device has no link."""
         return self._outages("link_loss", self.config.link_loss, self._link_losses, device_id)
 
     def _outages(
@@ -169,7 +170,7 @@ class Faults:
 
 
 def no_faults(num_devices: int) -> Faults:
-    """A world in which nothing goes wrong."""
+    """Return the faults of a run in which nothing goes wrong."""
     return draw_faults(FaultsConfig(), num_devices, seed=0, problems=Problems())
 
 

@@ -12,7 +12,7 @@ from algorithms.pacing import Pacing
 from algorithms.selection import Selection
 from algorithms.strategy import Strategy
 from devices.vocabulary.plan import Adapter
-from devices.vocabulary.trainer import Evaluation, Trainer
+from devices.vocabulary.trainer import Evaluation, NullTrainer, Trainer
 from simulator.engine.conditions import Conditions
 from simulator.engine.rules import Rules
 from simulator.engine.server_view import ServerView
@@ -40,6 +40,11 @@ class Federation:
     trainer: Trainer
     seed: int
     begin: BeginEvaluation = at_once
+
+    @property
+    def is_timing_only(self) -> bool:
+        """Return True where nothing is trained, so that a device sends back what it was sent."""
+        return isinstance(self.trainer, NullTrainer)
 
     @cached_property
     def view(self) -> ServerView:

@@ -1,8 +1,8 @@
-"""Transfers that share a cell or the server's uplink: flows come and go, and rates change.
+"""Shares a cell's or the server's link among the transfers that need it at one time.
 
 Max-min fairness (Bertsekas and Gallager, "Data Networks", 1992, section 6.5.2): every flow goes as
 fast as its own link lets it, or as its fair share of the fullest capacity on its way does. Of one
-capacity without limits of the flows' own this is processor sharing.
+capacity, where the flows have no limits of their own, this is processor sharing.
 """
 
 from __future__ import annotations

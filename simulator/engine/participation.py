@@ -1,10 +1,10 @@
-"""What the server remembers of each device's participation, for the selection."""
+"""Keeps what the server knows of each device's participation, for the selection."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,10 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Participation:
-    """Participation keeps arrays over the fleet: an update costs its devices, a roster nothing."""
+    """Participation holds losses, round trips and turns of all devices, in arrays over the fleet.
+
+    An update touches its devices alone, and a roster copies nothing.
+    """
 
     def __init__(self, fleet: Fleet, view: FleetView) -> None:
         self._view = view
@@ -29,20 +32,24 @@ class Participation:
         count = len(self._device_ids)
         self._times_picked = np.zeros(count, dtype=np.int64)
         self._last_round, self._loss, self._squared_loss, self._trip_s = np.full((4, count), np.nan)
-        self._utility: list[float] = []
+        self._utility = np.empty(64)  # of the closed rounds, with room for more behind them
+        self._num_closed = 0
+        self._known: dict[str, npt.NDArray[Any]] = {
+            "device_ids": _read_only(self._device_ids),
+            "num_examples": _read_only(self._num_examples),
+            "times_picked": _read_only(self._times_picked),
+            "last_round": _read_only(self._last_round),
+            "loss": _read_only(self._loss),
+            "squared_loss": _read_only(self._squared_loss),
+            "trip_s": _read_only(self._trip_s),
+        }
 
     def roster(self, round_number: int, *, deadline_s: float, rank: int) -> Roster:
         """Return a read-only view of what is known now, valid until the next change."""
         return Roster(
             fleet=self._view,
-            device_ids=_read_only(self._device_ids),
-            num_examples=_read_only(self._num_examples),
-            times_picked=_read_only(self._times_picked),
-            last_round=_read_only(self._last_round),
-            loss=_read_only(self._loss),
-            squared_loss=_read_only(self._squared_loss),
-            trip_s=_read_only(self._trip_s),
-            utility=np.array(self._utility),
+            **self._known,
+            utility=_read_only(self._utility[: self._num_closed]),
             round=round_number,
             deadline_s=deadline_s,
             rank=rank,
@@ -78,7 +85,11 @@ class Participation:
         squared = np.array([update.squared_loss for update in updates])
         self._loss[rows] = [update.train_loss for update in updates]
         self._squared_loss[rows] = squared
-        self._utility.append(math.fsum(self._num_examples[rows] * np.sqrt(np.nan_to_num(squared))))
+        if self._num_closed == len(self._utility):
+            self._utility = np.concatenate([self._utility, np.empty_like(self._utility)])
+        roots = np.sqrt(np.nan_to_num(squared))
+        self._utility[self._num_closed] = math.fsum(self._num_examples[rows] * roots)
+        self._num_closed += 1
 
 
 def _read_only(values: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:

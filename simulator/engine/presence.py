@@ -1,4 +1,7 @@
-"""Which devices are there, and until when: availability, batteries, crashes, joining, leaving."""
+"""Tells which devices are present, and until when, from all that can keep one away.
+
+These are its availability, its battery, crashes, late joining and leaving for good.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,20 @@ from traces.arrays import BoolArray, FloatArray, IntArray, groups_of
 from traces.availability import ALWAYS, AvailabilityTrace
 
 MAX_LOOKS = 10_000
-"""Conditions that take turns so often without all of them holding at once never will."""
+"""Changes looked ahead for an instant at which all conditions hold; beyond, there is none."""
 Cause = Literal["crashed", "flat", "left", "offline"]
 
 
 class Condition(Protocol):
-    """Something that must hold for a device to be there."""
+    """A condition is something that must hold for a device to be present."""
 
     def span(self, at_s: float) -> tuple[bool, float]:
-        """Whether it holds at ``at_s``, and until when that stays so."""
+        """Return whether it holds at ``at_s``, and until when that stays so."""
         ...
 
 
 class Presence:
-    """The state of the whole fleet, brought forward only as far as it is asked for.
+    """Presence is who of the fleet is there, worked out only as far as it is asked for.
 
     A device on mains that is always there, in a world without faults, costs two numbers.
     """
@@ -45,20 +48,24 @@ class Presence:
         changing = ~_is_steady(fleet) | (faults.join_s > 0) | np.isfinite(faults.leave_s)
         changing |= faults.may_crash
         self._until_s[changing] = -np.inf  # not asked for yet
+        self._unchanged_until_s = -math.inf  # no entry of ``_until_s`` is earlier
         is_member = (faults.join_s == 0) & np.isinf(faults.leave_s)
         self._has_calendar_only: BoolArray = is_member & ~faults.may_crash & _is_on_mains(fleet)
 
     def present(self, at_s: float) -> BoolArray:
-        """(n,): which devices are there at ``at_s``; it may not lie before an instant asked for."""
+        """Return (n,) which devices are present at ``at_s``, not before the last instant asked."""
+        if at_s < self._unchanged_until_s:
+            return self._is_there
         changed = np.flatnonzero(self._until_s <= at_s)
         together = self._has_calendar_only[changed]
         self._update_calendars(changed[together], at_s)
         for device_id in changed[~together].tolist():
             self._update(device_id, at_s)
+        self._unchanged_until_s = float(self._until_s.min(initial=math.inf))
         return self._is_there
 
     def _update_calendars(self, device_ids: IntArray, at_s: float) -> None:
-        """Bring many devices forward that come and go by their calendar alone."""
+        """Update many devices that come and go by their calendar alone."""
         calendars = self._fleet.availability
         for rows, k in groups_of(calendars.index[device_ids]):
             mine = device_ids[rows]
@@ -66,24 +73,24 @@ class Presence:
             self._is_there[mine], self._until_s[mine] = found
 
     def gone_s(self, device_ids: IntArray) -> FloatArray:
-        """(n,): when devices go that ``present`` has just found there, whatever they draw."""
+        """Return (n,) when devices go that ``present`` has just found, whatever power they draw."""
         gone_s: FloatArray = self._until_s[device_ids]
         return gone_s
 
     def until_s(self, device_id: DeviceId, at_s: float) -> float:
-        """The next instant at which the device comes or goes."""
+        """Return the next instant at which the device comes or goes."""
         if self._until_s[device_id] <= at_s:
             self._update(device_id, at_s)
         return float(self._until_s[device_id])
 
     def is_there(self, device_id: DeviceId, at_s: float) -> bool:
-        """Whether the device is there at ``at_s``."""
+        """Return whether the device is present at ``at_s``."""
         if self._until_s[device_id] <= at_s:
             self._update(device_id, at_s)
         return bool(self._is_there[device_id])
 
     def next_arrival_s(self, at_s: float, but: Collection[DeviceId] = ()) -> float:
-        """The first instant after ``at_s`` at which a device comes; ``inf`` if none ever will.
+        """Return the first instant after ``at_s`` at which a device comes, ``inf`` if none will.
 
         Devices of ``but`` are passed over.
         """
@@ -92,37 +99,41 @@ class Presence:
         return float(self._until_s[away].min(initial=math.inf))
 
     def cause(self, device_id: DeviceId, at_s: float) -> Cause | None:
-        """Why a device that is away is away, the gravest cause first; None where it is there."""
+        """Return the gravest cause for which a device is away; None where it is present."""
         for cause, condition in self._of(device_id).items():
             if not condition.span(at_s)[0]:
                 return cause
         return None
 
     def next_loss_s(self, device_id: DeviceId, at_s: float) -> float:
-        """When a device that is offline at ``at_s`` would lose the work it keeps."""
+        """Return when a device that is offline at ``at_s`` would lose the work that it keeps."""
         keeping = [k for cause, k in self._of(device_id).items() if cause != "offline"]
         return min((condition.span(at_s)[1] for condition in keeping), default=math.inf)
 
     def drop(self, device_id: DeviceId) -> None:
-        """The device does not come back."""
+        """Take a device out of the run for good."""
         self._is_there[device_id], self._until_s[device_id] = False, np.inf
         self._conditions[device_id] = {}
         self._supplies.pop(device_id, None)
 
     def draw(self, device_id: DeviceId, power_w: float, at_s: float) -> None:
-        """From ``at_s`` on the device draws this much."""
+        """Set the power that the device draws from ``at_s`` on."""
         if supply := self._supply(device_id):
             supply.draw(power_w, at_s)
             self._update(device_id, at_s)
 
     def rest(self, device_id: DeviceId, at_s: float) -> None:
-        """From ``at_s`` on the device is idle."""
+        """Set the power of a device to that of an idle one from ``at_s`` on."""
         if supply := self._supply(device_id):
             supply.rest(at_s)
             self._update(device_id, at_s)
 
+    def is_on_mains(self, device_id: DeviceId) -> bool:
+        """Whether the device has no battery."""
+        return self._supply(device_id) is None
+
     def battery_share(self, device_id: DeviceId, at_s: float) -> float:
-        """What is left in the battery; NaN on mains."""
+        """Return the level of the battery over its capacity; NaN on mains."""
         supply = self._supply(device_id)
         if supply is None:
             return math.nan
@@ -138,6 +149,7 @@ class Presence:
     def _update(self, device_id: DeviceId, at_s: float) -> None:
         there, until_s = _span(list(self._of(device_id).values()), at_s)
         self._is_there[device_id], self._until_s[device_id] = there, until_s
+        self._unchanged_until_s = min(self._unchanged_until_s, until_s)
 
     def _of(self, device_id: DeviceId) -> dict[Cause, Condition]:
         if device_id not in self._conditions:
@@ -165,7 +177,7 @@ class Presence:
 
 
 class _Online:
-    """An availability trace as a condition."""
+    """This condition holds while an availability trace is online."""
 
     def __init__(self, trace: AvailabilityTrace) -> None:
         self._trace = trace
@@ -175,7 +187,7 @@ class _Online:
 
 
 def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
-    """Whether all of them hold at ``at_s``, and until when that stays so."""
+    """Return whether all conditions hold at ``at_s``, and until when that stays so."""
     spans = [condition.span(at_s) for condition in conditions]
     if all(holds for holds, _ in spans):
         return True, min((until_s for _, until_s in spans), default=math.inf)
@@ -195,14 +207,14 @@ def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
 
 
 def _is_steady(fleet: Fleet) -> BoolArray:
-    """(n,): devices on mains that are always there."""
+    """Return (n,) which devices are on mains and always present."""
     always = np.array([trace is ALWAYS for trace in fleet.availability.pool], dtype=np.bool_)
     found: BoolArray = always[fleet.availability.index] & _is_on_mains(fleet)
     return found
 
 
 def _is_on_mains(fleet: Fleet) -> BoolArray:
-    """(n,): devices without a battery."""
+    """Return (n,) which devices have no battery."""
     mains = np.array([isinstance(one, Mains) for one in fleet.battery.pool], dtype=np.bool_)
     found: BoolArray = mains[fleet.battery.index]
     return found

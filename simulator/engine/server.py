@@ -28,6 +28,7 @@ from simulator.engine.evaluations import NOT_EVALUATED, Evaluations
 from simulator.engine.federation import Federation
 from simulator.engine.network import Network
 from simulator.engine.participation import Participation
+from simulator.engine.plan_timeline import PlanTimeline, stages_of
 from simulator.engine.presence import Presence
 from simulator.engine.seeds import stream
 from simulator.engine.timelines import Timelines
@@ -37,7 +38,7 @@ from simulator.log.cohort_timeline import CohortTimeline
 from simulator.log.deferred import DeferredLog
 from simulator.log.protocol import RunLog, Tee
 from simulator.log.records import ClientRecord, Event, RoundProgress, RoundRecord
-from traces.arrays import IntArray
+from traces.arrays import BoolArray, IntArray
 
 
 class Server:
@@ -64,7 +65,8 @@ class Server:
         )
         self._num_ahead = self._num_ahead_arrived = 0  # of its plans: at work, and arrived
         self._inbox = simpy.Store(env)
-        self._in_flight: dict[DeviceId, simpy.Process] = {}
+        self._in_flight: dict[DeviceId, simpy.Process | PlanTimeline] = {}
+        self._has_no_plan = np.ones(len(world.fleet), dtype=np.bool_)  # by the plans in flight
         self._arrived: list[Assignment] = []
         self._ended: list[ClientRecord] = []  # of this round, whatever the outcome
         self._resting: dict[DeviceId, ClientRecord] = {}  # ended; waits for the round to close
@@ -124,9 +126,9 @@ class Server:
 
     def _idle(self) -> IntArray:
         """Return the devices that are present and have nothing to do, in rising order."""
-        is_idle = self._presence.present(self._env.now).copy()
-        is_idle[list(self._in_flight)] = False
-        is_idle[list(self._sat_out)] = False
+        is_idle: BoolArray = self._presence.present(self._env.now) & self._has_no_plan
+        if self._sat_out:
+            is_idle[list(self._sat_out)] = False
         return np.flatnonzero(is_idle)
 
     def _next_arrival_s(self) -> float:
@@ -194,14 +196,23 @@ class Server:
             elif device_id not in ahead:
                 self._end_rest(device_id)
                 work = self._dispatcher.assignment(self.state, plans[device_id], now)
-                process = self._env.process(run_client(self._devices, work, self._inbox))
-                self._in_flight[device_id] = process
+                self._in_flight[device_id] = self._at_work(work)
+                self._has_no_plan[device_id] = False
         if timeline:
             self._timeline, self._num_ahead = timeline, len(ahead)
             self._log.hold()
             self._env.process(self._report(timeline))
         is_begun = self._num_at_work or self._num_arrived
         self._sat_out = set() if is_begun else self._sat_out | set(cohort)
+
+    def _at_work(self, work: Assignment) -> simpy.Process | PlanTimeline:
+        """Let a device begin with its plan at this instant, once the server waits."""
+        stages = stages_of(self._devices, work)
+        if stages is None:
+            return self._env.process(run_client(self._devices, work, self._inbox))
+        timeline = PlanTimeline(self._devices, work, stages, self._inbox)
+        self._env.process(timeline.begin())
+        return timeline
 
     def _shrink(self, work: Assignment, free_bytes: int) -> Assignment | None:
         return self._dispatcher.smaller(self.state, work, free_bytes)
@@ -234,6 +245,7 @@ class Server:
             return
         record = work.record
         del self._in_flight[record.device_id]
+        self._has_no_plan[record.device_id] = True
         self._ended.append(record)
         self._participation.ended(record)
         self._resting[record.device_id] = record

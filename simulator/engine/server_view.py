@@ -1,4 +1,4 @@
-"""What the server knows of its fleet: profiles as registered, links as last measured."""
+"""Tells a strategy what the server knows of the fleet: profiles, and links as last measured."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PROBE_AT_S = -600.0
 """A device measures its link with a megabyte each way when it registers, ten minutes before time 0.
 The trace repeats, so it has a past. On a link that takes longer the probe is cut at time 0."""
 MAX_REMEMBERED = 1 << 16
-"""Costs of plans: some schedulers ask for others in every round, of a run that may be long."""
+"""Costs of plans that are kept: some schedulers ask for others in every round of a long run."""
 
 
 class ServerView:
-    """The FleetView that strategies get. Only :meth:`measured` changes what it says."""
+    """The server's view is the FleetView that strategies get; only measured links change it."""
 
     def __init__(self, world: Conditions, work: LocalWork, trainer: Trainer) -> None:
         # Never a device of it: a large fleet makes devices only where they are asked for.
@@ -50,6 +50,10 @@ class ServerView:
     @property
     def proximal_mu(self) -> float:
         return self._work.proximal_mu
+
+    @property
+    def micro_batch(self) -> int | None:
+        return self._work.micro_batch
 
     @property
     def weight_format(self) -> WeightFormat:
@@ -109,7 +113,7 @@ class ServerView:
         self._links[device_id] = rate
 
     def all_measured(self, rates: Mapping[DeviceId, LinkRate]) -> None:
-        """The same for many devices at once."""
+        """Take note of the rates that were measured on many devices at once."""
         self._links.update(rates)
 
 

@@ -19,7 +19,6 @@ from devices.cost.model import Cost
 from devices.fleet.battery import Mains
 from devices.fleet.fleet import Assigned, Fleet
 from devices.vocabulary.plan import TrainingPlan
-from devices.vocabulary.trainer import NullTrainer
 from simulator.engine.federation import Federation
 from simulator.engine.presence import Presence
 from simulator.log.cohort_timeline import CohortTimeline
@@ -43,7 +42,7 @@ class Timelines:
         self._fed, self._presence = federation, presence
         fleet = self._fleet = federation.world.fleet
         self._applies = (
-            isinstance(federation.trainer, NullTrainer)
+            federation.is_timing_only
             and isinstance(federation.pacing, Synchronous)
             and federation.world.shared_links.is_nothing
             and federation.world.faults.is_honest
@@ -57,8 +56,10 @@ class Timelines:
     def timeline(
         self, plans: Sequence[TrainingPlan], at: tuple[int, float], due_s: float
     ) -> CohortTimeline | None:
-        """Return the timeline of those plans, dispatched in this round at this instant, that
-        nothing interrupts before the server stops waiting at ``due_s``; None where there is none.
+        """Return the timeline of those plans that nothing interrupts before ``due_s``.
+
+        ``at`` is the round and the instant in which they are dispatched, and at ``due_s`` the
+        server stops waiting. None where there is no such plan.
         """
         if not self._applies or not plans:
             return None

@@ -1,7 +1,7 @@
-"""What must hold in every run, checked while it goes on: a broken one stops the run.
+"""Checks what must hold in every run while it goes on; a broken rule stops the run.
 
-The checks read what a run writes down and nothing else, so they know of no short cut that the
-engine may take: an event that is missing, doubled or out of place is found here.
+The checks read what a run logs and nothing else, so that an event that is missing, doubled or out
+of place is found here, however the engine came to it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from devices.vocabulary.plan import Adapter, DeviceId
 from simulator.log.cohort_timeline import CohortEvents, CohortTimeline
 from simulator.log.records import (
+    NUM_UNMERGED,
     ClientRecord,
     ClientTable,
     Columns,
@@ -26,20 +27,21 @@ from simulator.log.records import (
 )
 
 TOLERANCE = 1e-9
-"""Relative: seconds are sums of a few dozen doubles, each rounded to 1e-16 of the clock."""
+"""Relative tolerance: seconds are sums of a few dozen doubles, each rounded to 1e-16."""
 
 COMES_AND_GOES = ("joined", "left")
 """Events of a device that need no plan."""
 TRAINED = ("training_started", "upload_started")
+"""Phases that a plan reaches only where its memory sufficed."""
 
 
 class InvariantError(Exception):
-    """The simulator contradicts itself. Names the event that broke the rule."""
+    """The simulator contradicts itself; the message names the event that broke the rule."""
 
 
 @dataclass(slots=True)
 class _Work:
-    """The progress of one plan on one device, as its events tell it."""
+    """The work on one plan, as far as the events of its device tell."""
 
     started_s: float
     phase: str = "dispatched"
@@ -49,7 +51,7 @@ class _Work:
 
 
 class CheckedLog:
-    """Checks what it is told, and stands last among the logs of a run.
+    """A checked log checks what it is told, and stands last among the logs of a run.
 
     Every method raises InvariantError, once the other logs have what breaks a rule.
     """
@@ -64,7 +66,7 @@ class CheckedLog:
         self._timeline: CohortTimeline | None = None  # without its records yet
         self._closed: RoundRecord | None = None
         self._num_planned = self._num_begun = 0
-        self._is_cut = False  # an update that arrived was thrown away: only the end may do so
+        self._is_cut = False  # an update that arrived was not merged: only at the end of a run
 
     def event(self, event: Event) -> None:
         """Check an event of the engine."""
@@ -77,7 +79,7 @@ class CheckedLog:
             self._of_device(event, event.device)
         elif "cohort" in event.details:
             if self._is_cut:
-                self._broken("no update that arrived may be thrown away before the run ends")
+                self._broken("an update that arrived must be merged or refused until the run ends")
             self._asked.update(event.details["cohort"])
 
     def _of_device(self, event: Event, device_id: DeviceId) -> None:
@@ -97,7 +99,7 @@ class CheckedLog:
         self._follow(works[-1], event)
 
     def _follow(self, work: _Work, event: Event) -> None:
-        """Count the bytes delivered: which they are follows from which phase comes next."""
+        """Count the bytes delivered: a transfer has ended well where the next phase begins."""
         name = event.name
         if name in ("training_started", "oom"):
             work.delivered_bytes += work.carried_bytes
@@ -236,7 +238,8 @@ class CheckedLog:
                 f"each update must be merged once: merged {sorted(self._merged)}, recorded "
                 f"{sorted(merged)} in round {record.round}"
             )
-        if record.num_aggregated + _num_unmerged(record) != len(ended):
+        num_unmerged = sum(getattr(record, name) for name in NUM_UNMERGED)
+        if record.num_aggregated + num_unmerged != len(ended):
             self._broken(f"round {record.round} must count one outcome a plan, of {len(ended)}")
         if before and not (
             before.closed_s <= record.opened_s <= record.closed_s  # it may wait for a device
@@ -268,17 +271,6 @@ def check_adapter(adapter: Adapter, where: str) -> None:
     ]
     if not all(np.isfinite(values).all() for values in arrays):
         raise InvariantError(f"the global adapter must be finite; {where}")
-
-
-def _num_unmerged(record: RoundRecord) -> int:
-    return (
-        record.num_oom
-        + record.num_late
-        + record.num_offline
-        + record.num_crashed
-        + record.num_lost
-        + record.num_rejected
-    )
 
 
 def _describe(at: Event | ClientRecord) -> str:

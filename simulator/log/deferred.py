@@ -1,4 +1,4 @@
-"""A log that keeps its order while an evaluation is under way, so that the run need not wait."""
+"""Keeps a log in order while an evaluation is under way, so that the run need not wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 
 class DeferredLog:
-    """Passes everything on to ``log`` in order, later where an evaluation is still under way.
+    """A deferred log passes everything on in order, later where an evaluation is under way.
 
     Whatever writing raises, or the evaluation, is raised by whichever call comes upon it, and
     nothing that waited behind it is written. Use as a context manager: in the end all is written.
@@ -52,11 +52,11 @@ class DeferredLog:
         self._then(partial(self.log.round, record))
 
     def hold(self) -> None:
-        """Keep the events from now on: a timeline, whose own are known ahead, is under way."""
+        """Keep the events from now on, since those of a timeline will lie among them."""
         self._held, self._num_before_cut = [], None
 
     def cut(self) -> None:
-        """The server has stopped waiting for plans of the timeline."""
+        """Take note that the server has stopped waiting for plans of the timeline."""
         if self._held is not None:
             self._num_before_cut = len(self._held)
 
@@ -78,7 +78,7 @@ class DeferredLog:
         self._write(lambda pending: pending.done())
 
     def flush(self) -> None:
-        """Write all, waiting for the evaluations."""
+        """Write everything, and wait for the evaluations where needed."""
         self._write(lambda pending: True)
 
     def _then(self, write: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole at any instant, and nothing left over of those that were not finished.
+"""Writes files that are whole at any instant, and clears what unfinished ones left over.
 
 What is written stands under a name of its own until it is whole, and its writer holds a lock on it.
 The lock ends with the process, however that ends, so whoever finds such a name without a lock may
@@ -40,14 +40,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file that a command was asked for, and clear what a killed one left of it."""
+    """Write a file whose name the user gave, and clear what a killed command left of it."""
     clear_leftovers(path.parent, path.name)
     write_atomically(path, content)
 
 
 @contextmanager
 def staging(place: Path, name: str) -> Iterator[Path]:
-    """Hand out an empty folder inside ``place`` that is gone afterwards, also after a failure.
+    """Yield an empty folder inside ``place`` that is removed afterwards, also after a failure.
 
     ``name`` says what is made there: a later call of the same name removes what a kill left.
     """
@@ -62,12 +62,16 @@ def staging(place: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def writing_into(folder: Path) -> Iterator[Path]:
-    """Hand out a folder whose files move into ``folder`` once the block has ended well.
+def writing_into(folder: Path, *inner: str) -> Iterator[Path]:
+    """Yield a folder whose files move into ``folder`` once the block has ended well.
 
     Until then the files of ``folder`` stay as they are, and after a failure too; files of other
     names stay in any case. Each file is replaced in one step. ``folder`` may be a mount point.
+    Raises OSError where a folder within it is a link, which would lead away: before the block for
+    those that ``inner`` names, after it for others.
     """
+    for name in inner:
+        _refuse_link(folder / name)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -89,9 +93,13 @@ def _make_inside(folder: Path, inner: Path) -> None:
     place = folder
     for part in inner.relative_to(folder).parts:
         place = place / part
-        if place.is_symlink():
-            raise NotADirectoryError(f"{place} must be a folder itself, not a link")
+        _refuse_link(place)
         place.mkdir(exist_ok=True)
+
+
+def _refuse_link(place: Path) -> None:
+    if place.is_symlink():
+        raise NotADirectoryError(f"{place} must be a folder itself, not a link")
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:
@@ -107,7 +115,7 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return when the file or the names in the folder would survive a power cut."""
+    """Return once the file, or the names in a folder, would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

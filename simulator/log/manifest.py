@@ -1,8 +1,7 @@
-"""What a run folder says of the run in it, before anybody writes there."""
+"""Reads what a run folder says of its run, and decides whether a run may be written there."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -14,28 +13,29 @@ from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.config.schema import READ_ALONE
 from simulator.log.disk import PARTIAL
+from traces.file_hash import sha256_of
 
 FORMAT = 1
 TABLES = ("config.yaml", "events.jsonl", "devices.parquet", "rounds.parquet", "clients.parquet")
-"""What every finished run holds beside its manifest."""
+"""The files that every finished run holds beside its manifest."""
 MAX_BYTES = 20_000_000
-"""Largest manifest or config of a run that is read."""
+"""Size of the largest manifest or config of a run that is read."""
 Status = Literal["running", "done", "interrupted", "failed"]
 
 
 class RunFolderError(UserError):
-    """A folder that cannot take this run."""
+    """The folder cannot take this run."""
 
 
 class FinishedMeanwhileError(RunFolderError):
-    """A folder whose run another process has finished."""
+    """Another process has finished the run of this folder."""
 
 
 def is_finished(path: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether the folder holds a finished run of these inputs.
+    """Return whether the folder holds a finished run of these inputs, with all of its files.
 
-    A run that has lost or damaged a file is none. Raises RunFolderError where it is finished, but
-    of others: a trace or a data set that has changed behind the same path.
+    Raises RunFolderError for a finished run of other inputs: a trace or a data set that has
+    changed behind the same path.
     """
     manifest = read_manifest(path)
     if manifest.get("status") != "done":
@@ -52,7 +52,7 @@ def is_finished(path: Path, inputs: Mapping[str, Any]) -> bool:
 def lost_files(path: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Return the names of a finished run's files that are gone or not as they were written.
 
-    A manifest of an earlier version holds no hashes: of its files only the presence is known.
+    A manifest of an earlier version holds no hashes: only that its files are there is checked.
     """
     hashes = manifest.get("files")
     if not isinstance(hashes, dict):
@@ -66,7 +66,7 @@ def file_hashes(path: Path) -> dict[str, str]:
     adapter = path / "adapter"
     inner = sorted(adapter.iterdir()) if adapter.is_dir() else []
     return {
-        file.relative_to(path).as_posix(): _sha256(file)
+        file.relative_to(path).as_posix(): sha256_of(file)
         for file in [*files, *inner]
         if file.is_file() and file.suffix != PARTIAL
     }
@@ -81,18 +81,13 @@ def _is_whole(folder: Path, name: str, sha256: str | None) -> bool:
         kinds = [os.lstat(folder.joinpath(*parts[:n])).st_mode for n in range(1, len(parts) + 1)]
         if not (all(map(stat.S_ISDIR, kinds[:-1])) and all(map(stat.S_ISREG, kinds[-1:]))):
             return False
-        return sha256 is None or _sha256(folder / name) == sha256
+        return sha256 is None or sha256_of(folder / name) == sha256
     except (OSError, ValueError):
         return False
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a run folder; empty where there is none."""
+    """Return the manifest of a run folder; an empty one where there is none."""
     file = path / "manifest.json"
     try:
         manifest = json.loads(read_small(file))
@@ -122,7 +117,7 @@ def read_small(file: Path) -> str:
 def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
     """Raise RunFolderError where ``path`` is not a folder for this config.
 
-    What only the readers of a run use may differ.
+    Keys that only the readers of a run use may differ.
     """
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():

@@ -1,4 +1,4 @@
-"""Progress of a run for whoever watches it: a live view in a terminal, plain lines elsewhere."""
+"""Shows a run's progress: a live view in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
 
 class Reporter(RunLog, Protocol):
-    """A log that is told of the steps around a run as well as of the run itself."""
+    """A reporter shows a run to the user: what a log is told, and the steps around the run."""
 
     def start(self, label: str, rounds: int) -> None: ...
 
@@ -35,7 +35,7 @@ class Reporter(RunLog, Protocol):
 
 
 class PlainReporter:
-    """Prints one line a round, for log files and pipes."""
+    """The plain reporter prints one line a round, for log files and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -49,7 +49,8 @@ class PlainReporter:
         self.step(message)
 
     def step(self, message: str) -> None:
-        self._console.print(message, highlight=False, soft_wrap=True, markup=False)
+        if not self._console.quiet:  # which would make up the line all the same
+            self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
     def event(self, event: Event) -> None:
         self._state.event(event)
@@ -77,7 +78,7 @@ class PlainReporter:
 
 
 class BarReporter:
-    """Shows a run live: rounds, scores, the simulated clock, who is awaited, what is lost."""
+    """The bar reporter shows a run live: rounds, scores, clock, who is awaited, what is lost."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

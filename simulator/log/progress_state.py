@@ -1,4 +1,4 @@
-"""The state of a run that its progress view shows, in words."""
+"""Follows the state of a run, and says it in words for the progress view."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def score_in_words(metrics: Mapping[Metric, float]) -> str:
 
 
 class ProgressState:
-    """Follows one run for whoever watches it; no result depends on this state."""
+    """The progress state follows one run for the progress view; no result depends on it."""
 
     def __init__(self) -> None:
         self.at_s = 0.0
@@ -145,7 +145,7 @@ class ProgressState:
 
     @property
     def straggler(self) -> str:
-        """Return whom the last round waited for, and on what: ``device 8 (phone), uploading``."""
+        """Return whom the last round waited for, as in ``device 8 (phone), mostly uploading``."""
         return self._last
 
     @property
@@ -158,7 +158,7 @@ class ProgressState:
 
 
 def _straggler(ended: list[ClientRecord]) -> str:
-    """Return the device that ended last of those the round could not close without."""
+    """Return in words the device that ended last of those that the round waited for."""
     awaited = [record for record in ended if record.outcome in ("aggregated", "late")]
     if not awaited:
         return ""

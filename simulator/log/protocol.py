@@ -1,4 +1,4 @@
-"""Logs: what they are told of a run, in which order, and how one call tells several of them."""
+"""States what a log is told of a run, in which order, and passes one call to several logs."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class RunLog(Protocol):
     """
 
     def event(self, event: Event) -> None:
-        """Something happens at ``event.at_s``, not before the event that came last."""
+        """Take an event, at an instant not before that of the last one."""
         ...
 
     def client(self, record: ClientRecord) -> None:
-        """A plan has ended; called as its round closes, in order of the plans' ends."""
+        """Take the record of a plan as its round closes; in order of the plans' ends."""
         ...
 
     def round(self, record: RoundRecord) -> None:
-        """A round has closed, and all its events and plans have been told."""
+        """Take the record of a round that has closed, after all its events and plans."""
         ...
 
 
@@ -53,11 +53,11 @@ class CohortLog(RunLog, Protocol):
     """
 
     def cohort(self, events: CohortEvents) -> None:
-        """Many plans, and what else happened meanwhile: stands for a call of ``event`` for each."""
+        """Take the events of many plans and those between them, instead of a call for each."""
         ...
 
     def client_table(self, table: ClientTable) -> None:
-        """All plans of a round have ended: stands for a call of ``client`` for each row."""
+        """Take the records of all plans of a round, instead of a call of ``client`` for each."""
         ...
 
 

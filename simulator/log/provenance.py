@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _FOLDERS = re.compile(r"""[^,{}\[\]'"=:]*/""")
-"""What stands before the last part of a path, also within a value of YAML."""
+"""Matches all but the last part of a path, also within a value of YAML."""
 
 PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
 

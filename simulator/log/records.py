@@ -1,4 +1,4 @@
-"""What a run writes down: one flat record per plan dispatched and one per round."""
+"""Defines what a run writes down: one flat record for each dispatched plan and each round."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ from devices.fleet.fleet import Device, Fleet
 from devices.fleet.profile import DeviceProfile
 from devices.tasks.task import Metric
 from devices.vocabulary.plan import TrainingPlan
+from traces.arrays import FloatArray
 
 Outcome = Literal["aggregated", "oom", "late", "offline", "crashed", "lost", "rejected"]
 """How a plan ended: merged; without the memory for it; too late; on a device that went away, or
 crashed; with an upload that could not be carried; with an update that the server refused."""
+NUM_UNMERGED = {f"num_{name}": name for name in get_args(Outcome) if name != "aggregated"}
+"""The counts of a round's plans that were not merged, each with its outcome."""
 
 
 Columns = Mapping[str, npt.NDArray[Any]]
-"""Of records, by field: (n,) numbers, or names as objects."""
+"""The fields of n records by name, each (n,): numbers, or names as objects."""
+
+
+_TYPES: Mapping[str, type] = {"int": np.int64, "float": np.float64}
 
 
 def columns_of(kind: type, records: Sequence[Any]) -> Columns:
     """Return the fields of these records, all of one kind; each metric of a task is a column."""
-    types: Mapping[str, type] = {"int": np.int64, "float": np.float64}
     names = [one.name for one in fields(kind)]
     rows = list(zip(*map(attrgetter(*names), records), strict=True)) or [()] * len(names)
     columns: dict[str, npt.NDArray[Any]] = {}
@@ -40,13 +45,13 @@ def columns_of(kind: type, records: Sequence[Any]) -> Columns:
             metrics = values[0] if values else {}
             columns |= {m.name: np.array([v[m] for v in values], np.float64) for m in metrics}
         else:
-            columns[one.name] = np.array(values, types.get(str(one.type), object))
+            columns[one.name] = np.array(values, _TYPES.get(str(one.type), object))
     return columns
 
 
 @dataclass(frozen=True)
 class DeviceRecord:
-    """One device of the fleet, whether or not it ever takes part."""
+    """A device record describes one device of the fleet, whether or not it ever takes part."""
 
     device_id: int
     profile: str
@@ -70,7 +75,7 @@ class DeviceRecord:
 
 @dataclass
 class ClientRecord:
-    """One plan on one device, from dispatch to its end. Filled in as it happens."""
+    """A client record tells of one plan on one device, and is filled in while the plan runs."""
 
     round: int
     device_id: int
@@ -121,9 +126,18 @@ class ClientRecord:
 
     @classmethod
     def open(
-        cls, device: Device, planned: Mapping[str, Any], *, round_number: int, now_s: float
+        cls,
+        device: Device,
+        *,
+        num_examples: int,
+        planned: Mapping[str, Any],
+        dispatched: tuple[int, float],
     ) -> ClientRecord:
-        """Return the record of a plan that was just dispatched, of which ``planned`` tells."""
+        """Return the record of a plan dispatched in this round at this instant, in s.
+
+        ``planned`` has the fields that the plan decides.
+        """
+        round_number, now_s = dispatched
         return cls(
             round=round_number,
             device_id=device.device_id,
@@ -131,17 +145,17 @@ class ClientRecord:
             link=device.link.name,
             started_s=now_s,
             memory_budget_bytes=device.memory_budget_bytes,
-            num_examples=len(device.examples),
+            num_examples=num_examples,
             **planned,
         )
 
     def replan(self, plan: TrainingPlan, cost: Cost) -> None:
-        """Another plan in place of the one that was dispatched."""
+        """Describe another plan in place of the one that was dispatched."""
         for name, value in plan_fields(plan, cost).items():
             setattr(self, name, value)
 
     def close(self, profile: DeviceProfile, now_s: float) -> None:
-        """Fill in what only the end of the waiting tells: its length, and so the energy."""
+        """Fill in the waiting time, which ends now, and the energy that follows from it."""
         self.waiting_s = now_s - self.finished_s
         energy = round_energy(
             profile,
@@ -155,12 +169,12 @@ class ClientRecord:
 
     @property
     def energy_j(self) -> float:
-        """All joules the device spent in the round."""
+        """The joules that the device spent from the dispatch to the end of its wait."""
         return self.energy_compute_j + self.energy_radio_j + self.energy_idle_j
 
 
 def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
-    """What a plan says, as columns of a client record."""
+    """Return what a plan decides, as columns of a client record."""
     terms = plan.terms
     uploaded = terms.upload_bits[terms.uploaded]
     num_present = int(plan.present.sum())
@@ -182,19 +196,53 @@ def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
     }
 
 
+_CLIENT_TYPES = {f.name: _TYPES.get(str(f.type), object) for f in fields(ClientRecord)}
+
+
+class _ColumnsOf(Mapping[str, npt.NDArray[Any]]):
+    """The columns of client records, each made when it is asked for.
+
+    A round asks for a fourth of them, and may consist of a single plan.
+    """
+
+    def __init__(self, records: Sequence[ClientRecord]) -> None:
+        self._records = records
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return np.array(self.values_of(name), _CLIENT_TYPES[name])
+
+    def values_of(self, name: str) -> list[Any]:
+        """Return a column as a list of Python's own values."""
+        return [getattr(record, name) for record in self._records]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLIENT_TYPES)
+
+    def __len__(self) -> int:
+        return len(_CLIENT_TYPES)
+
+
 @dataclass(frozen=True, eq=False)
 class ClientTable:
-    """Client records in columns of length n."""
+    """A client table holds n client records in columns of length n."""
 
     columns: Columns
 
     @classmethod
     def of(cls, records: Sequence[ClientRecord]) -> ClientTable:
         """Return the table of these records."""
-        return cls(columns_of(ClientRecord, records))
+        return cls(_ColumnsOf(records))
 
     def __len__(self) -> int:
         return len(self.columns["device_id"])
+
+    def values(self, name: str) -> list[Any]:
+        """Return one of the columns as a list of Python's own values."""
+        columns = self.columns
+        if isinstance(columns, _ColumnsOf):
+            return columns.values_of(name)
+        found: list[Any] = columns[name].tolist()
+        return found
 
     def record(self, row: int) -> ClientRecord:
         """Return one of the records."""
@@ -207,7 +255,7 @@ class ClientTable:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One aggregation, or the initial model (round 0)."""
+    """A round record tells of one aggregation, or of the initial model (round 0)."""
 
     round: int
     version: int
@@ -242,19 +290,21 @@ class RoundRecord:
     def of(
         cls, ended: ClientTable, *, metrics: Mapping[Metric, float], progress: RoundProgress
     ) -> RoundRecord:
-        """The sums and means over the plans that ended in a round."""
-        columns = ended.columns
-        merged = np.flatnonzero(columns["outcome"] == "aggregated")
-        examples = columns["num_examples"][merged].astype(float)
-        losses = columns["train_loss"][merged]
-        outcomes = Counter(columns["outcome"].tolist())
+        """Return the record of a round from the sums and means over the plans that ended in it."""
+        outcomes = ended.values("outcome")
+        counts = Counter(outcomes)
+        merged = [row for row, outcome in enumerate(outcomes) if outcome == "aggregated"]
+
+        def of_merged(name: str) -> FloatArray:
+            values = ended.values(name)
+            return np.array([values[row] for row in merged], dtype=np.float64)
 
         # In the order of the records, which numpy's own sum does not keep.
         def total(name: str) -> Any:
-            return sum(columns[name].tolist())
+            return sum(ended.values(name))
 
-        energy_j = columns["energy_compute_j"] + columns["energy_radio_j"]
-        energy_j = energy_j + columns["energy_idle_j"]
+        examples, losses = of_merged("num_examples"), of_merged("train_loss")
+        energies = (ended.values(f"energy_{name}_j") for name in ("compute", "radio", "idle"))
         return cls(
             **vars(progress),
             duration_s=progress.closed_s - progress.opened_s,
@@ -262,19 +312,21 @@ class RoundRecord:
             train_loss=float(losses @ examples / examples.sum()) if len(merged) else math.nan,
             num_sat_out=progress.num_cohort - progress.num_planned,
             num_aggregated=len(merged),
-            **{f"num_{name}": outcomes[name] for name in get_args(Outcome) if name != "aggregated"},
-            num_shrunk=int((columns["num_shrinks"] > 0).sum()),
-            waiting_s=float(columns["waiting_s"][merged].mean()) if len(merged) else 0.0,
+            **{name: counts[outcome] for name, outcome in NUM_UNMERGED.items()},
+            num_shrunk=sum(shrinks > 0 for shrinks in ended.values("num_shrinks")),
+            waiting_s=float(of_merged("waiting_s").mean()) if len(merged) else 0.0,
             download_bytes=total("download_bytes"),
             upload_bytes=total("upload_bytes"),
             flops=total("flops"),
-            energy_j=sum(energy_j.tolist()),
+            energy_j=sum(
+                compute + radio + idle for compute, radio, idle in zip(*energies, strict=True)
+            ),
         )
 
 
 @dataclass(frozen=True)
 class RoundProgress:
-    """What the server knows of a round beside the plans that ended in it."""
+    """The progress of a round is what the server knows beside the plans that ended in it."""
 
     round: int
     version: int
@@ -286,7 +338,7 @@ class RoundProgress:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened at an instant of the simulated clock."""
+    """An event is something that happened at an instant of the simulated clock."""
 
     at_s: float
     name: str

@@ -1,4 +1,4 @@
-"""The run folder: what is written while a run goes on, and when it ends."""
+"""Writes the run folder: events while the run goes on, tables and manifest at its end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROWS_AT_ONCE = 50_000
 
 
 class RunFolder:
-    """Writes one run. Events go out line by line, tables and manifest at the end."""
+    """A run folder writes one run: events line by line, tables and manifest at the end."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         """Make the folder, or begin anew in one of the same config.
@@ -59,11 +59,11 @@ class RunFolder:
         check_same_config(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path)
+            self._lock = lock_folder(path)
         except OSError as error:
             raise self._unwritable(error) from None
         try:
-            _refuse_links(path)
+            refuse_links(path)
             there = read_manifest(path)
             if there.get("status") == "done" and not lost_files(path, there):
                 raise FinishedMeanwhileError(f"the run in {path} was finished by another process")
@@ -82,7 +82,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where results are kept until the run is done."""
+        """The folder that keeps training results until the run is done."""
         return self.path / CHECKPOINT
 
     def event(self, event: Event) -> None:
@@ -117,7 +117,7 @@ class RunFolder:
             self._events.flush()
 
     def fleet(self, columns: Columns) -> None:
-        """Write who the devices are: the columns of their records."""
+        """Write the table of the devices, given as the columns of their records."""
         with self.writing():
             write_columns(self.path / "devices.parquet", DeviceRecord, columns)
 
@@ -185,8 +185,8 @@ class RunFolder:
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
-def _lock(path: Path) -> int:
-    """A lock on the folder, held until it is closed. Raises RunFolderError if another has it."""
+def lock_folder(path: Path) -> int:
+    """Lock the folder and return what closes the lock. Raises RunFolderError if another has it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,12 +199,12 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _refuse_links(path: Path) -> None:
+def refuse_links(path: Path) -> None:
     """Raise RunFolderError where writing to the folder would write elsewhere, or wait forever."""
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_dir(follow_symlinks=False):
-                _refuse_links(Path(entry.path))
+                refuse_links(Path(entry.path))
             elif not entry.is_file(follow_symlinks=False):
                 raise RunFolderError(
                     f"a run folder must hold its files itself, got {entry.path}, which is a link "
@@ -220,7 +220,7 @@ def refresh(path: Path, read_alone: Mapping[str, Any]) -> None:
     if read_manifest(path).get("read_alone") == read_alone:
         return
     try:
-        lock = _lock(path)
+        lock = lock_folder(path)
         try:
             manifest = {**read_manifest(path), "read_alone": dict(read_alone)}
             write_atomically(path / "manifest.json", json.dumps(manifest, indent=2) + "\n")

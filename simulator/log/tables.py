@@ -1,4 +1,4 @@
-"""Tables and event lines as they stand in a run folder."""
+"""Writes tables and event lines as they stand in a run folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DTYPES = {pa.int64(): np.int64, pa.float64(): np.float64}
 
 
 class TableFile:
-    """A Parquet file of records of one kind, written by pieces, and there once it is whole.
+    """A table file is a Parquet file written by pieces, which has its name once it is whole.
 
     ``metrics`` are those of the task, where the records have any: each is a column.
     """
@@ -96,7 +96,7 @@ def _instant(at_s: float) -> str:
 
 
 def _json(value: Any) -> str:
-    """Return a detail of an event as JSON, which has no NaN: what nobody measured is null."""
+    """Return a detail of an event as JSON, where a number that was not measured is null."""
     if type(value) is int:
         return repr(value)
     if isinstance(value, float):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from rich import box
 from rich.console import Console
@@ -62,14 +63,9 @@ def _strategies() -> Iterator[tuple[str, ...]]:
     yield "a_file.py:AClass", "your own (docs/own-scheduler.md)"
 
 
-def _pacings() -> Iterator[tuple[str, ...]]:
-    for kind, pacing in PACINGS.items():
-        yield kind, _first_line(pacing)
-
-
-def _selections() -> Iterator[tuple[str, ...]]:
-    for kind, selection in SELECTIONS.items():
-        yield kind, _first_line(selection)
+def _kinds(types: Mapping[str, type]) -> Iterator[tuple[str, ...]]:
+    for kind, one in types.items():
+        yield kind, _first_line(one)
 
 
 def _first_line(cls: type) -> str:
@@ -118,20 +114,15 @@ def _generators() -> Iterator[tuple[str, ...]]:
             yield kind, what, _first_line(generator)
 
 
-def _speeds() -> Iterator[tuple[str, ...]]:
-    for kind, speed in SPEEDS.items():
-        yield kind, _first_line(speed)
-
-
 def _mixes() -> Iterator[tuple[str, ...]]:
     for name, one in MIXES.items():
         yield name, ", ".join(one.profiles)
 
 
-_ROWS = {
+_ROWS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]] = {
     "strategies": (("kind", "what it is"), _strategies),
-    "pacing": (("kind", "what it is"), _pacings),
-    "selection": (("kind", "what it is"), _selections),
+    "pacing": (("kind", "what it is"), partial(_kinds, PACINGS)),
+    "selection": (("kind", "what it is"), partial(_kinds, SELECTIONS)),
     "devices": (
         (
             "profile",
@@ -148,6 +139,6 @@ _ROWS = {
     "data": (("data", "what it is", "licence"), _data),
     "traces": (("link", "traces\nnumber", "mean down\nMbit/s", "mean up\nMbit/s"), _traces),
     "generators": (("generator", "of", "what it is"), _generators),
-    "speeds": (("speed_spread", "what it is"), _speeds),
+    "speeds": (("speed_spread", "what it is"), partial(_kinds, SPEEDS)),
     "mixes": (("mix", "profiles"), _mixes),
 }

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from algorithms.merging.server_optimizers import WithServerOptimizer
 from devices.datasets.partition import expected_scores
 from devices.models.catalog import ModelSource
 from devices.options import TrainingOptions
@@ -46,6 +47,7 @@ from simulator.workers.trainers import (
 )
 from simulator.world.build import World, build_world, rehearse
 from simulator.world.recorded import fault_schedules
+from traces.text import without_folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +175,7 @@ def _simulated(
 def _close_broken(logs: Sequence[RunWriter], error: BaseException) -> None:
     status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     with suppress(RunFolderError):  # a full disk is what stopped it, and has been said
-        _close(logs, status, {"error": repr(error)})
+        _close(logs, status, {"error": without_folders(repr(error))})
 
 
 def _close_done(
@@ -237,10 +239,11 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         schedule=training.schedule,
         rslora=training.rslora,
     )
+    strategy, optimizer = config.strategy, config.server_optimizer
     return Federation(
         world=world,
         rules=rules,
-        strategy=config.strategy,
+        strategy=WithServerOptimizer(strategy, optimizer) if optimizer else strategy,
         pacing=config.pacing,
         selection=config.selection,
         trainer=trainer,

@@ -41,7 +41,7 @@ from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.world.build import World
 from traces.canonical import canonical
-from traces.text import did_you_mean
+from traces.text import unknown
 
 EXECUTORS = ("processes", "ray")
 _OwnTrainer: TypeAlias = NullTrainer | ChunkedTrainer | SharedTrainer
@@ -146,9 +146,7 @@ class Trainers:
 def check_executor(name: str) -> None:
     """Raise ConfigError for an executor that there is not, or whose library is missing."""
     if name not in EXECUTORS:
-        meant = did_you_mean(name, EXECUTORS)
-        problem = f"an executor must be one of {', '.join(EXECUTORS)}, got {name}{meant}"
-        raise ConfigError([problem], "--executor")
+        raise ConfigError([unknown("an executor", name, EXECUTORS)], "--executor")
     if name == "ray":
         try:
             import_module("ray")

@@ -1,4 +1,4 @@
-"""Builds what a run meets, the same for every strategy: model, data, devices and their costs."""
+"""Builds the world of a run, the same for every strategy: model, data, devices and costs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from algorithms.registry import STRATEGIES
 from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost, read_steps
@@ -81,7 +82,14 @@ def build_world(config: RunConfig, where: str) -> World:
     problems = Problems()
     named = config.task
     beside = (config.shards.column,) if config.shards.kind == "natural" else ()
-    load = partial(load_task, named.kind, named.data, named=named.columns, beside=beside)
+    load = partial(
+        load_task,
+        named.kind,
+        named.data,
+        named=named.columns,
+        beside=beside,
+        options=named.options,
+    )
     task = problems.attempt("task.data", load)
     find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")
     source = problems.attempt("task.model", find)
@@ -90,6 +98,13 @@ def build_world(config: RunConfig, where: str) -> World:
     if task:
         _check_target(config, task, problems)
     _check_training(config, task, problems)
+    if config.server_optimizer and not getattr(config.strategy, "is_mean", False):
+        known = ", ".join(kind for kind, strategy in STRATEGIES.items() if strategy.is_mean)
+        problems.add(
+            f"server_optimizer must be left out under {config.strategy.kind}, whose aggregation is "
+            f"no mean of what devices send, got {config.server_optimizer.kind}; it is possible "
+            f"under {known}"
+        )
     if model and config.strategy.rank > model.max_rank:
         problems.add(
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
@@ -156,7 +171,7 @@ def _proxy_cost(
 def _devices(
     config: RunConfig, task: Task | None, problems: Problems
 ) -> tuple[Fleet, Faults, SharedLinks] | None:
-    """Who the devices are, what goes wrong and what they share, drawn or as recorded."""
+    """Return the devices, their faults and what they share, drawn or as recorded."""
     groups = open_groups(config.fleet, config.seed, problems)
     recorded, shared_links = None, NOTHING_SHARED
     if config.fleet.recorded:
@@ -180,7 +195,7 @@ def _devices(
 
 
 def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
-    """A target must be one of the metric that the task is judged by."""
+    """Check that every target is a value of the metric that the task is judged by."""
     first, stop = task.metrics[0], config.stop
     if stop.accuracy is not None and first.name != "accuracy":
         problems.add(
@@ -248,7 +263,7 @@ def _cost_model(config: RunConfig, priced: ClosedFormCost | ProxyCost) -> CostMo
 
 
 def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
-    """Every profile must have the rate that is asked for, and a name of its own."""
+    """Check that every profile has the rate that is asked for, and a name of its own."""
     bits, by_name = config.cost.compute_bits, {p.name: p for p in fleet.profiles}
     for profile in by_name.values():
         if bits not in profile.flops_per_s:
@@ -288,7 +303,7 @@ def _shards(config: RunConfig, task: Task, count: int) -> Shards:
 
 
 def _check_examples(fleet: Fleet, task: Task, problems: Problems) -> None:
-    """Recorded shards are indices into a training set, which may be another one now."""
+    """Check that recorded shards are of this training set, since they are indices into one."""
     held = np.concatenate([fleet.shards[k] for k in range(len(fleet))])
     num_examples = len(task.data.train)
     wrong = held[(held < 0) | (held >= num_examples)]
@@ -307,7 +322,7 @@ def _check_budgets(
     cost_model: CostModel,
     problems: Problems,
 ) -> None:
-    """A device that cannot hold the smallest plan there is would be dead weight in every run."""
+    """Check that every device can hold the smallest plan; else it could never take part."""
     profile = fleet[0].profile  # peak memory is the same on all
     floor = min(cost_model.cost(p, profile).memory.total for p in smallest_plans(config, model))
     short = np.flatnonzero(fleet.memory_budget_bytes < floor)
@@ -325,8 +340,8 @@ def _check_budgets(
 def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...]:
     """Let the strategy plan for the fleet once; return the devices that it has no plan for.
 
-    Of a large fleet, for ``MAX_REHEARSED`` devices at even distances. Raises ConfigError where it
-    cannot plan at all. The model is not loaded for it: every block counts as equally salient.
+    In a large fleet it plans for about ``MAX_REHEARSED`` devices, evenly spread. Raises ConfigError
+    where it cannot plan at all. No model is loaded: every block counts as equally salient.
     """
     view = ServerView(world, config.local, NullTrainer(world.model.num_blocks))
     rng = stream(config.seed, "rehearsal")
@@ -350,9 +365,10 @@ def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...
 
 
 def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan]:
-    """Return the least that any strategy could ask, at three treatments of activations.
+    """Return the smallest plans that any strategy could make: one for each way to keep activations.
 
-    Packing saves what a block holds, and needs room of its own while it unpacks.
+    None is the smallest for every model: packing saves memory that a block holds, and needs room
+    while it unpacks.
     """
     terms: BoolArray = np.zeros(model.grid_shape(config.strategy.rank), dtype=np.bool_)
     terms[-1, 0, 0] = True
@@ -366,4 +382,5 @@ def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan
             local_steps=1,
             batch_size=config.local.batch_size,
             proximal_mu=config.local.proximal_mu,
+            micro_batch=config.local.micro_batch,
         )

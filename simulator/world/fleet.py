@@ -1,4 +1,4 @@
-"""The devices of a run and the traces they meet, from the config and the seed alone."""
+"""Draws the devices of a run and the traces they meet, from the config and the seed alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 
-from devices.fleet import catalog as device_catalog
 from devices.fleet.battery import MAINS, Battery, BatteryReplay, BatterySpec
 from devices.fleet.fleet import Fleet, Shards
 from devices.fleet.profile import DeviceProfile
@@ -24,6 +23,7 @@ from simulator.config.problems import Problems
 from simulator.config.schema import RunConfig
 from simulator.engine.seeds import stream
 from simulator.world.groups import Group
+from simulator.world.own_device import profile_of
 from simulator.world.traces import Draw, Replayed
 from traces import catalog as trace_catalog
 from traces.arrays import FloatArray, IntArray
@@ -51,8 +51,7 @@ def draw_fleet(
     configs = [group.config for group in groups]
     draw = Draw(config.seed, groups, problems)
     profiles = [
-        problems.attempt(group.where, partial(device_catalog.profile, str(group.config.profile)))
-        for group in groups
+        problems.attempt(group.where, partial(profile_of, group.config)) for group in groups
     ]
     return Fleet(
         profiles=[profile for profile in profiles if profile],
@@ -87,7 +86,7 @@ def _memory_budgets(
     profiles: Sequence[DeviceProfile | None],
     fleet_share: Sequence[float],
 ) -> IntArray:
-    """(n,) bytes: the share of its memory that is each device's for training."""
+    """Return (n,) bytes: the part of each device's memory that training may take."""
     memory_bytes = [
         group.memory_bytes or (profile.memory_bytes if profile else 0)
         for group, profile in zip(groups, profiles, strict=True)
@@ -136,7 +135,7 @@ def _load_availability(draw: Draw, k: int, replay: Replay) -> Sequence[Availabil
 
 
 def _speed_factors(draw: Draw, groups: Sequence[DeviceGroup]) -> FloatArray:
-    """(n,): how much faster each device is than its profile."""
+    """Return (n,): how much faster each device is than its profile."""
     factors = np.ones(len(draw.members))
     rngs: dict[tuple[str, str], np.random.Generator] = {}  # the rows of a table share theirs
     for k, group in enumerate(groups):

@@ -1,4 +1,4 @@
-"""From the groups of a config to groups of one profile each: mixes and tables are opened up."""
+"""Turns the groups of a config, with mixes and tables, into groups of one profile each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from traces.units import BYTES_PER_S_PER_MBPS
 
 @dataclass(frozen=True)
 class Group:
-    """``count`` devices of one profile, which differ only in what the seed draws for them."""
+    """A group is ``count`` devices of one profile; what else differs the seed draws for each."""
 
     where: str  # the key, for errors
     config: DeviceGroup
@@ -30,9 +30,9 @@ class Group:
 
 
 def open_groups(fleet: FleetConfig, seed: int, problems: Problems) -> list[Group]:
-    """Return the groups of a fleet in order, none of them a mix or a table any more.
+    """Return the groups of a fleet in order, with mixes and tables replaced by their devices.
 
-    Of a table larger than its ``count``, the seed draws the rows.
+    Where a table has more rows than its ``count``, the seed draws which.
     """
     opened: list[Group] = []
     for k, (config, count) in enumerate(zip(fleet.devices, fleet.counts, strict=True)):
@@ -50,7 +50,7 @@ def _open(group: Group, seed: int) -> list[Group]:
 
 
 def _of_mix(group: Group, seed: int) -> Iterator[Group]:
-    """A group for each profile that the seed draws, in the order of the mix."""
+    """Yield a group for each profile that the seed draws, in the order of the mix."""
     chosen = mix(str(group.config.mix))
     drawn = chosen.draw(stream(seed, "mix", group.where), group.count)
     counts = np.bincount(drawn, minlength=len(chosen.profiles)).tolist()
@@ -77,10 +77,11 @@ def _of_table(group: Group, seed: int) -> Iterator[Group]:
 
 
 def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
-    """What the row says, and what the group says where the row is silent."""
+    """Return the group of one row, whose empty fields are those of the table's group."""
     said: dict[str, Any] = {"table": None, "count": 1}
     if table.profile[row]:
         said["profile"] = _inside(config, table.profile[row], profile_inside)
+        said["device"] = None
     if table.link[row]:
         said["link"] = LinkReplay(source=_inside(config, table.link[row]))
     elif not math.isnan(table.downlink_bytes_per_s[row]):
@@ -97,7 +98,8 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
     if not math.isnan(table.uplink_scale[row]):
         said["uplink_scale"] = float(table.uplink_scale[row])
     for key in ("profile", "link"):
-        if said.get(key, getattr(config, key)) is None:
+        is_own = key == "profile" and config.device is not None
+        if said.get(key, getattr(config, key)) is None and not is_own:
             raise ValueError(
                 f"{config.table}: the row of device {table.device_id[row]} must name a {key}, or "
                 f"the group must, got neither"

@@ -1,4 +1,4 @@
-"""Opens what a config says that devices share: the server's link, and cells."""
+"""Opens the links that devices share, as a config names them: the server's, and cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from traces.units import BYTES_PER_S_PER_MBPS
 
 
 def open_network(config: NetworkConfig, groups: Sequence[Group], problems: Problems) -> SharedLinks:
-    """The capacities that a config names; what is wrong with it is added to ``problems``."""
+    """Return the capacities that a config names; what is wrong is added to ``problems``."""
     server = config.server and problems.attempt(
         "network.server", partial(_open, "server", config.server)
     )

@@ -1,4 +1,4 @@
-"""Makes an experiment of its own out of the conditions that a run met."""
+"""Writes the conditions that a run met as an experiment that replays them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from simulator.world.recorded import fault_schedules, write_conditions
 def record(run_folder: Path, output: Path) -> Path:
     """Write ``conditions.json`` and ``experiment.yaml`` into ``output``; return the latter.
 
-    A strategy of the user's is copied beside it as text; none of it is run.
-
-    Run from the same place, the experiment has the events of the run, byte for byte. Change its
-    strategy, and another scheduler meets the same conditions. Faults are written as far as the run
-    lasted. Raises UserError where the run is not finished, or its inputs are others now.
+    Run from the same place, the experiment has the events of the run, byte for byte. With another
+    strategy in it, that scheduler meets the same conditions. A strategy of the user's is copied
+    beside it as text; none of it is run. Faults are written as far as the run lasted. Raises
+    UserError where the run is not finished, or its inputs have changed.
     """
     manifest = read_manifest(run_folder)
     if manifest.get("status") != "done":

@@ -1,4 +1,4 @@
-"""The conditions that a run met, written out as traces, and read back to be met again.
+"""Writes the conditions that a run met as traces in one file, and reads them back.
 
 One JSON file holds every number as Python prints it, which reads back bit by bit: a replay has the
 same events, byte for byte. Faults are not in it: they go into the config, as schedules.
@@ -253,7 +253,7 @@ def _read_battery(found: Mapping[str, Any] | None) -> Battery:
 
 
 def _check(fleet: Fleet) -> None:
-    """Raise ValueError unless every array speaks of the same devices, and of traces there are."""
+    """Raise ValueError unless every array is over the same devices and names traces that exist."""
     count = len(fleet)
     if count == 0:
         raise ValueError("must hold at least one device")

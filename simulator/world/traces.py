@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Replayed(Generic[T]):
-    """Something that devices replay traces of."""
+    """A replayed quantity is one that devices replay traces of, such as a link or a battery."""
 
     name: str
     load: Callable[[int, Replay], Sequence[T]]  # the pool of a group
@@ -35,7 +35,7 @@ class Replayed(Generic[T]):
 
 
 class Draw:
-    """Draws for all devices at once, group by group."""
+    """A draw gives all devices numbers and traces at once, group by group."""
 
     def __init__(self, seed: int, groups: Sequence[Group], problems: Problems) -> None:
         self.seed, self.groups, self.problems = seed, groups, problems
@@ -48,11 +48,11 @@ class Draw:
         return np.arange(self._starts[group], self._starts[group + 1])
 
     def uniform(self, *names: str) -> FloatArray:
-        """(n,) numbers in [0, 1), the k-th always the same whatever n is."""
+        """Return (n,) numbers in [0, 1), the k-th always the same whatever n is."""
         return stream(self.seed, *names).random(len(self.members))
 
     def between(self, name: str, ranges: Sequence[Sequence[float]]) -> FloatArray:
-        """(n,): for each device its own number between the two bounds of its group."""
+        """Return (n,): for each device its own number between the two bounds of its group."""
         low = np.array([bounds[0] for bounds in ranges])[self.members]
         high = np.array([bounds[-1] for bounds in ranges])[self.members]
         between: FloatArray = low + (high - low) * self.uniform(name)
@@ -92,7 +92,7 @@ class Draw:
         return Assigned(pools.traces(), index, offset_s)
 
     def _key(self, k: int, name: str, replay: Replay) -> str:
-        """Groups of one key draw from one pool."""
+        """Return the key of a group's pool; groups of one key draw from one pool."""
         config = self.groups[k].config
         origin = (section_json(replay, exclude=("start", "sample")), config.uplink_scale)
         is_own = replay.source is None or name == "battery"
@@ -116,7 +116,7 @@ class Draw:
 
 @dataclass
 class _Pool(Generic[T]):
-    """The traces that groups of one key draw from; they begin at ``start`` among all traces."""
+    """A pool holds the traces that groups of one key draw from, from ``start`` on among all."""
 
     key: str
     start: int
@@ -129,17 +129,17 @@ class _Pool(Generic[T]):
         return len(self.loaded)
 
     def periods_s(self, period_s: Callable[[T], float]) -> FloatArray:
-        """(size,): the length of each trace, whether it repeats or not."""
+        """Return (size,): the length of each trace, whether it repeats or not."""
         return np.array([period_s(trace) for trace in self.loaded])
 
     def end(self) -> None:
-        """Play the traces once, rather than again and again."""
+        """Have the traces end instead of repeating."""
         self.played = [cast(Any, trace).ended() for trace in self.loaded]
 
 
 @dataclass
 class _Pools(Generic[T]):
-    """The pools of all groups, one behind the other; each is loaded once."""
+    """The pools of all groups hold the traces one pool after the other, each loaded once."""
 
     _by_key: dict[str, _Pool[T]] = field(default_factory=dict)
     _total: int = 0

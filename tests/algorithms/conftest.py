@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from algorithms.strategy import LinkRate
+from tests.algorithms.haflq_fleets import ROOMY, device, fleet_of, peak_bytes
 from tests.algorithms.static_fleet import (
     ClosedFormCost,
     StaticDevice,
@@ -40,3 +41,18 @@ def fleet(costs: ClosedFormCost) -> StaticFleet:
         )
     }
     return StaticFleet(devices, costs)
+
+
+@pytest.fixture(scope="module")
+def mixed() -> StaticFleet:
+    """From one that holds everything unpacked to one that holds it at 4 bits only; layers of
+    8 x 8 and 32 x 8, so at rank 8 no dimension tells a factor's axes apart."""
+    roomy = fleet_of([device()])
+    budgets = (ROOMY, ROOMY, *(peak_bytes(roomy, (f,) * 4, 8) for f in ("fp32", "int8", "int4")))
+    speeds = (4e9, 1e9, 1e9, 5e8, 1e8)
+    return fleet_of(
+        [
+            device(memory, LinkRate(1e6, 1e4 * (k + 1)), flops)
+            for k, (memory, flops) in enumerate(zip(budgets, speeds, strict=True))
+        ]
+    )

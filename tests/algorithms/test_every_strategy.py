@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from algorithms.registry import STRATEGIES
-from algorithms.strategy import LinkRate, ServerState
+from algorithms.strategy import ServerState
 from devices.vocabulary.merged import multiplied_out
 from devices.vocabulary.plan import (
     Adapter,
@@ -23,7 +23,7 @@ from devices.vocabulary.plan import (
     Timing,
     TrainingPlan,
 )
-from tests.algorithms.haflq_fleets import ROOMY, device, fleet_of, peak_bytes
+from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, spoil, trained_update
 from traces.arrays import FloatArray
 
@@ -40,21 +40,6 @@ PRODUCTS = ("flexlora", "flora")
 def fleet_for(kind: str, mixed: StaticFleet) -> StaticFleet:
     """Those that train all blocks need roomy devices."""
     return fleet_of([device()] * 5) if kind in WHOLE else mixed
-
-
-@pytest.fixture(scope="module")
-def mixed() -> StaticFleet:
-    """From one that holds everything unpacked to one that holds it at 4 bits only; layers of
-    8 x 8 and 32 x 8, so at rank 8 no dimension tells a factor's axes apart."""
-    roomy = fleet_of([device()])
-    budgets = (ROOMY, ROOMY, *(peak_bytes(roomy, (f,) * 4, 8) for f in ("fp32", "int8", "int4")))
-    speeds = (4e9, 1e9, 1e9, 5e8, 1e8)
-    return fleet_of(
-        [
-            device(memory, LinkRate(1e6, 1e4 * (k + 1)), flops)
-            for k, (memory, flops) in enumerate(zip(budgets, speeds, strict=True))
-        ]
-    )
 
 
 def plans_of(

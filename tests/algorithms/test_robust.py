@@ -62,7 +62,7 @@ def test_clipping_scales_the_change_and_keeps_what_is_within() -> None:
     assert clipped(large, 3.0) is large
 
 
-def test_trimming_moves_the_largest_and_smallest_to_the_border_of_the_rest() -> None:
+def test_trimming_moves_the_largest_and_smallest_to_the_edge_of_the_rest() -> None:
     steps = [-9.0, 1.0, 2.0, 3.0, 70.0]
     updates = [update(k, [1 + s, 2.0], [s, 0.0], [5 - s]) for k, s in enumerate(steps)]
     found = [numbers(one) for one in winsorized(updates, 0.2)]

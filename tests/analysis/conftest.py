@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.runs.load import Run, load_runs
+from analysis.runs.load import Run, load_run
 
 NUM_BLOCKS = 6
 NUM_TERMS = NUM_BLOCKS * 2 * 8
@@ -227,4 +227,4 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def runs(folders: list[Path]) -> list[Run]:
-    return load_runs(folders)
+    return [load_run(folder) for folder in folders]

@@ -21,7 +21,7 @@ from analysis.report.pages import to_markdown_page
 from analysis.report.report import read_study, write_report
 from analysis.report.timeline import trace
 from analysis.runs.frames import open_runs
-from analysis.runs.load import load_finished
+from analysis.runs.load import load_run
 from simulator.config.problems import UserError
 from tests.simulator.fuzzing import (
     Broke,
@@ -89,7 +89,7 @@ def read_all(folder: Path, *, is_thorough: bool = True) -> str:
 
     for read in (
         lambda: study(open_runs([folder]), target=None, baseline=None, smoothing=1),
-        lambda: [trace(run) for run in load_finished([folder])[0]],
+        lambda: trace(load_run(folder)),
         *([report] if is_thorough else []),
     ):
         try:

@@ -115,22 +115,20 @@ def test_traces_and_tables_of_devices_are_drawn_by_their_names() -> None:
         (link_rates.rate_frame(named), link_rates.draw_rate),
         (link_rates.distribution_frame(named), link_rates.draw_distribution),
     ):
-        assert all(
-            any(name in text for text in drawn_texts(partial(draw, frame))) for name in NAMES
-        )
+        texts = drawn_texts(partial(draw, frame))
+        assert all(any(name in text for text in texts) for name in NAMES)
     online = {"0": AvailabilityTrace.of([(0.0, 40_000.0)], 86_400.0)}
     files = dict.fromkeys(NAMES, online)
     for frame, draw in (
         (availability.day_frame(files), availability.draw_day),
         (availability.span_frame(files), availability.draw_spans),
     ):
-        assert all(
-            any(name in text for text in drawn_texts(partial(draw, frame))) for name in NAMES
-        )
+        texts = drawn_texts(partial(draw, frame))
+        assert all(any(name in text for text in texts) for name in NAMES)
     table = DeviceTable("x", ("device", "speed"), (("a", "1.0"), ("b", "2.0")))
     rows: pd.DataFrame = device_tables.frame(dict.fromkeys(NAMES, table))
-    texts = drawn_texts(lambda: device_tables.draw(rows))
-    assert {f"{name} (2 devices)" for name in NAMES} <= texts
+    drawn = drawn_texts(lambda: device_tables.draw(rows))
+    assert {f"{name} (2 devices)" for name in NAMES} <= drawn
 
 
 IN_LATEX = {  # what LaTeX prints of each command and ligature that stands for a character

@@ -14,8 +14,9 @@ from analysis import escape
 from analysis.figures import FIGURES
 from analysis.metrics.study import study_of
 from analysis.report.data import ReportData
+from analysis.report.formats import table_files
 from analysis.report.pages import to_markdown_page
-from analysis.report.report import Report, write_report
+from analysis.report.report import Report, read_study, write_report
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
 
@@ -97,39 +98,37 @@ def test_a_target_never_reached_is_told_in_words(runs: list[Run]) -> None:
     )
 
 
-def test_a_second_report_has_the_same_bytes_and_tells_its_progress(
+def test_a_report_over_an_older_one_has_the_same_bytes_keeps_other_files_and_tells_its_progress(
     report: Report, folders: list[Path], tmp_path: Path
 ) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "table.md").write_text("old")
     told: list[tuple[int, int, str]] = []
-    again = write_report(folders, tmp_path / "out", progress=lambda *step: told.append(step))
+    again = write_report(folders, out, progress=lambda *step: told.append(step))
     assert content(again) == content(report)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [done for done, _, _ in told] == list(range(len(FIGURES) + 3))
     assert {total for _, total, _ in told} == {len(FIGURES) + 2}
     assert told[1][2] == "draw accuracy"
 
 
-def test_a_report_over_an_older_one_keeps_other_files(folders: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "notes.txt").write_text("mine")
-    (out / "table.md").write_text("old")
-    report = write_report(folders[2:], out, target=0.4, baseline="haflq")
-    assert (out / "notes.txt").read_text() == "mine"
-    assert report.study.baseline == "haflq"
-    assert "Time to 40 % accuracy" in (out / "table.md").read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+def test_a_target_and_a_baseline_are_those_asked_for(folders: list[Path]) -> None:
+    study = read_study(folders[2:], target=0.4, baseline="haflq")
+    assert study.baseline == "haflq"
+    assert "Time to 40 % accuracy" in table_files(study)["table.md"]
 
 
 def test_unfinished_runs_are_left_out_and_named(write_run: WriteRun, tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "fedlora", num_rounds=2)
     write_run(tmp_path / "runs", "haflq", num_rounds=2, status="interrupted")
-    report = write_report([tmp_path / "runs"], tmp_path / "out")
-    assert [run.label for run in report.study.runs] == ["fedlora"]
-    assert "'interrupted'" in report.study.left_out[0]
-    assert (
-        f"Left out: {escape.markdown(report.study.left_out[0])}."
-        in (tmp_path / "out/report.md").read_text()
-    )
+    study = read_study([tmp_path / "runs"])
+    assert [run.label for run in study.runs] == ["fedlora"]
+    assert "'interrupted'" in study.left_out[0]
+    page = to_markdown_page(ReportData(study, []))
+    assert f"Left out: {escape.markdown(study.left_out[0])}." in page
 
 
 def test_damaged_and_incomplete_runs_are_left_out_and_named(
@@ -139,10 +138,10 @@ def test_damaged_and_incomplete_runs_are_left_out_and_named(
     cut = write_run(tmp_path / "runs", "haflq", num_rounds=2) / "rounds.parquet"
     cut.write_bytes(cut.read_bytes()[:50])
     (write_run(tmp_path / "runs", "fedquad", num_rounds=2) / "manifest.json").unlink()
-    report = write_report([tmp_path / "runs"], tmp_path / "out")
-    assert [run.label for run in report.study.runs] == ["fedlora"]
-    assert len(report.study.left_out) == 2
-    text = (tmp_path / "out/report.md").read_text()
+    study = read_study([tmp_path / "runs"])
+    assert [run.label for run in study.runs] == ["fedlora"]
+    assert len(study.left_out) == 2
+    text = to_markdown_page(ReportData(study, []))
     assert "rounds.parquet is damaged" in text
     assert re.search(r"Left out: .*fedquad.* holds no manifest\.json", text)
 
@@ -179,8 +178,10 @@ def test_runs_without_evaluations_are_reported_without_accuracy(
     folder = write_run(tmp_path / "runs", "fedquad", num_rounds=2)
     rounds = pd.read_parquet(folder / "rounds.parquet").assign(accuracy=float("nan"))
     rounds.to_parquet(folder / "rounds.parquet")
-    report = write_report([folder], tmp_path / "out")
-    assert "figures/accuracy.png" not in content(report)
-    text = (tmp_path / "out/report.md").read_text()
+    study = read_study([folder])
+    drawn = [spec for spec in FIGURES if not spec.frame(study).empty]
+    assert drawn
+    assert "accuracy" not in {spec.name for spec in drawn}
+    text = to_markdown_page(ReportData(study, drawn))
     assert "No target accuracy: no run evaluated its model." in text
     assert "figures/accuracy" not in text

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from analysis.report import report_plans
-from analysis.report.report import write_report
+from analysis.report.data import ReportData
+from analysis.report.formats import table_files
+from analysis.report.pages import to_html_page
+from analysis.report.report import read_study, write_report
 from analysis.runs.files import RunError
-from analysis.runs.load import Run, load_runs
+from analysis.runs.load import Run, load_run
 from tests.analysis.browser import Page
 from tests.analysis.browser import page as open_page
 
@@ -120,7 +123,7 @@ def test_a_left_out_run_is_named(browser: Page, file: Path) -> None:
 
 def test_a_click_sorts_a_table_up_and_a_second_one_down(browser: Page, file: Path) -> None:
     browser.open(file, width=1200)
-    runs = load_runs(sorted((file.parent / "runs").glob("[fh]*")))
+    runs = [load_run(path) for path in (file.parent / "runs").glob("[fh]*")]
     expected = sorted(int(run.rounds["num_oom"].sum()) for run in runs)
     for wanted in (expected, expected[::-1]):
         place = click_head(browser, "comparison", "Plans that met OOM")
@@ -134,7 +137,7 @@ def test_a_chosen_round_shows_its_plans(browser: Page, file: Path) -> None:
     browser.open(file, width=1200)
     labels = browser.value("[...document.querySelectorAll('#run option')].map((o) => o.text)")
     assert EVIL in labels
-    (run,) = load_runs([next((file.parent / "runs").glob("fedquad*"))])
+    run = load_run(next((file.parent / "runs").glob("fedquad*")))
     for number in (1, 4):
         choose_round(browser, labels.index("FedQuad"), number)
         plans = run.clients[run.clients["round"] == number].sort_values("device_id")
@@ -193,17 +196,17 @@ def test_runs_of_several_seeds_stand_as_variants_and_damaged_ones_are_named(
             write_run(tmp_path / "runs", strategy, num_rounds=3, seed=seed)
     broken = write_run(tmp_path / "runs", "haflq", num_rounds=3, seed=1)
     (broken / "rounds.parquet").write_bytes(b"not a table")
-    report = write_report([tmp_path / "runs"], tmp_path / "report")
-    assert report.study.num_seeds.max() == 2
-    names = {path.name for path in report.files if path.parent == tmp_path / "report"}
-    tables = {"differences.csv", "runs.csv", "table.csv", "table.md", "table.tex"}
-    assert names == {"report.html", "report.md", *tables}
-    text = (tmp_path / "report" / "report.html").read_text("utf-8")
+    study = read_study([tmp_path / "runs"])
+    assert study.num_seeds.max() == 2
+    assert set(table_files(study)) == {
+        "differences.csv", "runs.csv", "table.csv", "table.md", "table.tex"
+    }  # fmt: skip
+    text = to_html_page(ReportData(study, []), tmp_path)
     assert "2 seeds a variant, the value of each" in text
     assert "<li>2 seeds: a comparison takes at least 5.</li>" in text
     assert "<li>seed: 0, 1</li>" in text
     options = re.findall(r'<option value="\d">([^<]+)</option>', text)
     assert sorted(options) == ["FedLoRA s0", "FedLoRA s1", "FedQuad s0", "FedQuad s1"]
-    (left_out,) = report.study.left_out
+    (left_out,) = study.left_out
     assert str(broken / "rounds.parquet") in left_out
     assert left_out.split(":")[0] in text

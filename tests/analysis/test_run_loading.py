@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
 from analysis.runs.differences import settings_that_differ
 from analysis.runs.files import RunError, UnfinishedRunError
-from analysis.runs.load import Run, find_runs, load_finished, load_run, load_runs
+from analysis.runs.frames import open_runs
+from analysis.runs.load import find_runs, load_run
 
 WriteRun = Callable[..., Path]
 
@@ -45,23 +45,14 @@ def test_a_run_that_is_named_twice_is_taken_once(folders: list[Path]) -> None:
     ]
 
 
-def test_runs_that_share_a_label_get_the_hash_of_their_config(
-    write_run: WriteRun, tmp_path: Path
-) -> None:
-    first = write_run(tmp_path / "a", "fedlora", num_rounds=1, config_hash="aaaaaaaa11")
-    second = write_run(tmp_path / "b", "fedlora", num_rounds=1, config_hash="bbbbbbbb22")
-    labels = [run.label for run in load_runs([first, second])]
-    assert labels == ["fedlora aaaaaaaa", "fedlora bbbbbbbb"]
-
-
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"must be a directory, got .*nowhere, which is not there"):
-        load_runs([tmp_path / "nowhere"])
+        find_runs([tmp_path / "nowhere"])
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is not a run folder and holds none: no manifest\.json"):
-        load_runs([tmp_path])
+        find_runs([tmp_path])
 
 
 def test_load_run_wants_the_run_folder_itself(folders: list[Path]) -> None:
@@ -145,53 +136,21 @@ def test_a_failed_run_says_why(write_run: WriteRun, tmp_path: Path) -> None:
 def test_unfinished_runs_are_left_out_by_name(write_run: WriteRun, tmp_path: Path) -> None:
     write_run(tmp_path, "fedlora", num_rounds=1)
     write_run(tmp_path, "haflq", num_rounds=1, status="running")
-    runs, left_out = load_finished([tmp_path])
-    assert [run.label for run in runs] == ["fedlora"]
-    assert len(left_out) == 1
-    assert "haflq" in left_out[0]
+    found = open_runs([tmp_path])
+    assert found.variants == ["fedlora"]
+    assert len(found.left_out) == 1
+    assert "haflq" in found.left_out[0]
 
 
 def test_no_finished_run_at_all_is_an_error(write_run: WriteRun, tmp_path: Path) -> None:
     write_run(tmp_path, "haflq", num_rounds=1, status="running")
     with pytest.raises(RunError, match=r"at least one run must have ended; .*haflq.*'running'"):
-        load_finished([tmp_path])
+        open_runs([tmp_path])
 
 
 def test_no_paths_are_no_runs() -> None:
     with pytest.raises(RunError, match="at least one run must have ended; got none"):
-        load_finished([])
-
-
-@pytest.mark.parametrize(
-    ("entries", "words"),
-    [
-        ({"model": {"name": "tiny", "sha256": "53aa"}}, r"model name \(minilm-l6 / tiny\)"),
-        ({"training_dtype": None}, r"training \(real / none\)"),
-        ({"seed": 3}, r"seed \(0 / 3; fedclock summary compares over seeds\)"),
-        ({"conditions_hash": "decaf"}, "the fleet, its traces or its data shards$"),
-    ],
-)
-def test_runs_under_unlike_conditions_are_refused(
-    write_run: WriteRun, tmp_path: Path, entries: dict[str, object], words: str
-) -> None:
-    one = write_run(tmp_path, "fedlora", num_rounds=1)
-    other = write_run(tmp_path, "fedquad", num_rounds=1, **entries)
-    with pytest.raises(
-        RunError, match=rf"must share model, data, training, seed.* differ in {words}"
-    ):
-        load_runs([one, other])
-
-
-def test_what_differs_between_two_fleets_is_read_from_the_configs(
-    write_run: WriteRun, tmp_path: Path
-) -> None:
-    one = write_run(tmp_path, "fedlora", num_rounds=1)
-    other = write_run(tmp_path, "fedquad", num_rounds=1, conditions_hash="decaf")
-    config = yaml.safe_load((other / "config.yaml").read_text())
-    config["fleet"]["memory_share"] = 0.5
-    (other / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(RunError, match=r"shards \(fleet.memory_share: 0.02 / 0.5\)$"):
-        load_runs([one, other])
+        open_runs([])
 
 
 def test_fleets_without_a_key_in_common_differ_in_a_few_lines() -> None:
@@ -207,10 +166,6 @@ def test_fleets_without_a_key_in_common_differ_in_a_few_lines() -> None:
     assert settings_that_differ({"seeds": [1, 2]}, {"seeds": [1]}) == " (seeds: 2 / 1 entries)"
     long = settings_that_differ({"link": "a" * 900}, {"link": "b"})
     assert long == f" (link: {'a' * 37}... / b)"
-
-
-def test_runs_of_like_conditions_load_together(runs: list[Run]) -> None:
-    assert [run.label for run in runs] == ["fedlora", "fedquad", "haflq"]
 
 
 def edit_manifest(folder: Path, dropped: str) -> None:

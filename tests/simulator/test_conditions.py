@@ -151,7 +151,9 @@ def test_buffered_pacing_asks_a_device_as_it_comes() -> None:
 
 def test_run_says_why_it_cannot_go_on() -> None:
     gone = AvailabilityTrace.of([(0.0, 0.01)], math.inf)
-    with pytest.raises(StalledError, match=r"round 2: no device is there at 0.01 s, and none will"):
+    with pytest.raises(
+        StalledError, match=r"round 2: no device is present at 0.01 s, and none will"
+    ):
         run([make_device(0, availability=gone)], rounds=5)
 
 
@@ -238,7 +240,7 @@ def test_device_that_is_online_only_while_its_battery_is_flat_never_comes() -> N
     plugged = AvailabilityTrace.of([(1.0, 2.0)], 3.0)
     battery = BatterySpec(0.1, 1.0, 5.0, 0.1, 0.5, plugged)
     online = AvailabilityTrace.of([(0.5, 0.9)], 3.0)
-    with pytest.raises(StalledError, match=r"no device is there at 0 s, and none will come"):
+    with pytest.raises(StalledError, match=r"no device is present at 0 s, and none will come"):
         run([make_device(0, battery=battery, availability=online)], rounds=1)
 
 

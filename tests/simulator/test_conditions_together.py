@@ -144,7 +144,7 @@ def test_conditions_that_never_hold_together_are_found_out() -> None:
     first_half = AvailabilityTrace.of([(0.0, 30.0)], 60.0)
     second = StepTrace(np.array([0.0, 30.0]), np.array([0.0, 1.0]), 60.0)
     device = make_device(0, availability=first_half, battery=BatteryReplay(second, 0.2))
-    with pytest.raises(StalledError, match="no device is there at 0 s, and none will come"):
+    with pytest.raises(StalledError, match="no device is present at 0 s, and none will come"):
         run([device], rounds=1)
 
 

@@ -175,7 +175,7 @@ def test_no_schedule_of_faults_hangs_a_run_or_loses_or_doubles_an_update(
         event(f"some {outcome}")
     if stalled:
         assert re.search(
-            r"no device is there at .* and none will come any more; let traces loop"
+            r"no device is present at .* and none will come any more; let traces loop"
             r"|at most 100 plans .* may fail in one round, got \d+ \(.*\); give rounds a deadline",
             stalled,
         )

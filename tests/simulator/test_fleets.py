@@ -68,7 +68,7 @@ def test_shares_become_counts_by_the_largest_remainder(tmp_path: Path) -> None:
         ({"size": 9, "devices": [{**PI, "share": 0.5}]}, "shares must add up to 1, got 0.5"),
         ({"devices": [{**PI, "share": 1.0}]}, "give size and shares of it together, or neither"),
         ({"size": 9, "devices": [PI]}, "give size and shares of it together, or neither"),
-        ({"devices": [{"profile": "x", "mix": "y", "link": "wifi"}]}, "one of profile, mix"),
+        ({"devices": [{"profile": "x", "mix": "y", "link": "wifi"}]}, "of profile, device, mix"),
         ({"devices": [{"profile": "raspberry-pi-4-2gb"}]}, "fleet.devices.0: give link"),
         ({"devices": [{**PI, "link": {"start": "random"}}]}, "one of source, generator, mbps"),
         ({"memory_share": 0.5}, "give devices or recorded, exactly one of the two"),

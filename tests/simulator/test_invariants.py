@@ -13,12 +13,14 @@ import pytest
 
 import algorithms.merging.lora
 import algorithms.strategies.fedlora
+import simulator.engine.plan_timeline
 import simulator.engine.server
 from algorithms.merging.lora import WeightsError, example_weights, mean_adapter
 from algorithms.pacing import FedBuff
 from devices.cost.closed_form import ClosedFormCost
 from devices.vocabulary.plan import Factors
 from simulator.engine.device import _Client, _Progress
+from simulator.engine.plan_timeline import PlanTimeline
 from simulator.engine.server import Server, simulate
 from simulator.log.checked import InvariantError
 from simulator.log.records import ClientRecord, Event
@@ -61,6 +63,11 @@ def early(original: Any, client: _Client, name: str, *details: Any) -> None:
     """An event is dated back before the one before it."""
     record, now_s = client.record, client.env.now
     client.context.log.event(Event(now_s - 1, name, record.round, record.device_id, *details))
+
+
+def early_on_a_timeline(original: Any, timeline: Any, name: str, details: Any) -> None:
+    record, now_s = timeline._record, timeline._env.now
+    timeline._context.log.event(Event(now_s - 1, name, record.round, record.device_id, details))
 
 
 def unless(dropped: str) -> Callable[..., None]:
@@ -185,7 +192,7 @@ MUTATIONS = {
     ),
     "an update that arrived is thrown away": (
         after(Server, "_receive", throw_away),
-        "no update that arrived may be thrown away",
+        "an update that arrived must be merged or refused",
     ),
     "a plan has no outcome": (
         instead(Server, "_round_record", without_last),
@@ -221,18 +228,52 @@ MUTATIONS = {
 }
 
 
+TIMELINE_MUTATIONS = {
+    "a timeline's event is dated back": (
+        instead(PlanTimeline, "_event", early_on_a_timeline),
+        r"clock must not go back.*event download_started on device 0",
+    ),
+    "a stage of a timeline is counted twice": (
+        after(PlanTimeline, "_spend", PlanTimeline._spend),
+        r"must end at its start and what it took.*plan of round 1 on device 0",
+    ),
+    "a timeline's start is not logged": (
+        instead(PlanTimeline, "_event", unless("download_started")),
+        r"device without a plan must do nothing.*event training_started on device 0",
+    ),
+    "a timeline delivers less than it carries": (
+        instead(
+            simulator.engine.plan_timeline,
+            "end_plan",
+            lambda original, context, work, delivered: original(context, work, delivered - 1),
+        ),
+        "bytes sent must be bytes received and lost",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TIMELINE_MUTATIONS)
+def test_a_rule_that_a_timeline_breaks_stops_the_run(name: str, monkeypatch: Patch) -> None:
+    mutate, message = TIMELINE_MUTATIONS[name]
+    mutate(monkeypatch)
+    with pytest.raises(InvariantError, match=message):
+        run()
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_rule_that_is_broken_stops_the_run_and_names_where(name: str, monkeypatch: Patch) -> None:
     mutate, message = MUTATIONS[name]
     pacing = FedBuff(concurrency=2, size=1) if name == "a plan has no outcome" else None
     run(pacing=pacing)  # unbroken without the mutation
+    monkeypatch.setattr(simulator.engine.server, "stages_of", lambda *_: None)  # all by processes
+    run(pacing=pacing)
     mutate(monkeypatch)
     with pytest.raises(InvariantError, match=message):
         run(pacing=pacing)
 
 
 def test_the_event_that_broke_a_rule_is_the_last_in_the_log(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(_Client, "event", lambda *given: early(None, *given))
+    monkeypatch.setattr(PlanTimeline, "_event", lambda *given: early_on_a_timeline(None, *given))
     log = Memory()
     with pytest.raises(InvariantError, match="event download_started on device 0 at -1 s"):
         simulate(make_federation([make_device(0)], trainer=DriftTrainer()), log)

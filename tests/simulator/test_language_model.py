@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import pandas as pd
 import pytest
 import yaml
 from rich.console import Console
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from algorithms.registry import STRATEGIES as STRATEGIES_OF_ALL
 from analysis.figures import figures_of, style
 from analysis.metrics.definitions import METRICS
 from analysis.metrics.study import Study, study_of
 from analysis.report.table import study_table
-from analysis.runs.load import load_runs
+from analysis.runs.load import load_run
+from devices.tasks.token_losses import MAX_PERPLEXITY
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.log.progress import PlainReporter
 from simulator.runs.run import prepare_all, run
@@ -88,7 +90,7 @@ def run_all(file: Path, output: Path) -> list[Path]:
 def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> None:
     folders = run_all(experiment(home, "falls"), tmp_path)
     assert len(folders) == len(STRATEGIES)
-    study = study_of(load_runs(folders))
+    study = study_of([load_run(folder) for folder in folders])
     by_run = {str(folder): row for folder, row in zip(folders, rows_of(study), strict=True)}
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
@@ -114,9 +116,27 @@ def test_perplexity_falls_under_three_strategies(home: Path, tmp_path: Path) -> 
         assert devices["num_examples"].tolist() == [30] * 6
 
 
+def test_a_perplexity_beyond_all_bounds_is_a_number_that_tables_can_hold(
+    home: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(home, tmp_path / "home")
+    weights = load_file(broken / "model" / "model.safetensors")
+    weights["lm_head.weight"] *= 20_000  # the loss is tens of thousands of nats: exp overflows
+    save_file(weights, broken / "model" / "model.safetensors", metadata={"format": "pt"})
+    training = {"learning_rate": 1.0e-2, "dtype": "fp32", "when_diverged": "drop"}
+    some = {label: STRATEGIES[label] for label in ("fedlora", "fedquad")}
+    file = experiment(broken, "beyond", training=training, strategies=some, stop={"rounds": 3})
+    study = study_of([load_run(path) for path in run_all(file, tmp_path / "runs")])
+    assert (study.per_run["final_perplexity"] == MAX_PERPLEXITY).all()
+    change = study.differences.set_index("metric").loc["final_perplexity"]
+    assert change["value"] == 1.0
+    row = next(row for row in study_table(study).rows if row.title == "Final perplexity")
+    assert [cell.text for cell in row.cells] == ["1.00e+100"] * 2
+
+
 def test_tables_judge_language_models_by_perplexity(home: Path, tmp_path: Path) -> None:
     folders = run_all(experiment(home, "table", evaluation={"every": 1, "examples": 60}), tmp_path)
-    runs = load_runs(folders)
+    runs = [load_run(folder) for folder in folders]
     study = study_of(runs)
     assert study.metric.name == "perplexity"
     best = {run.label: run.rounds["perplexity"].rolling(3).mean().min() for run in runs}
@@ -141,7 +161,7 @@ def test_tables_judge_language_models_by_perplexity(home: Path, tmp_path: Path) 
 
 def test_figures_of_language_models_draw_perplexity(home: Path, tmp_path: Path) -> None:
     file = experiment(home, "drawn", evaluation={"every": 1, "examples": 60})
-    study = study_of(load_runs(run_all(file, tmp_path)))
+    study = study_of([load_run(folder) for folder in run_all(file, tmp_path)])
     specs = {spec.name: spec for spec in figures_of(study.metric)}
     assert not {"accuracy", "accuracy-rounds"} & set(specs)
     for name in ("perplexity", "perplexity-rounds", "perplexity-traffic", "perplexity-energy"):

@@ -292,7 +292,10 @@ def test_an_exception_in_the_middle_of_a_run_is_said_with_its_line(tmp_path: Pat
     config = load(tmp_path, HALF.replace("state.advance(merged, None)", "state[0]"))
     with pytest.raises(StrategyFileError, match=r"half\.py, line 42: TypeError"):
         simulate(config, tmp_path / "run")
-    assert (read_manifest(tmp_path / "run") or {})["status"] == "failed"
+    manifest = read_manifest(tmp_path / "run") or {}
+    assert manifest["status"] == "failed"
+    assert "half.py, line 42" in manifest["error"]
+    assert str(tmp_path) not in manifest["error"]  # where somebody works is not handed on
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,7 @@ def test_work_of_a_lost_machine_goes_to_who_is_left_and_a_machine_that_joins_wor
 
 
 def test_an_executor_that_is_none_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="must be one of processes, ray, got slurm"):
+    with pytest.raises(ConfigError, match="must be one of processes, ray, got 'slurm'"):
         Trainers(2, executor="slurm")
 
 

@@ -17,10 +17,11 @@ from simulator.config.editor_schema import editor_schema
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.schema import LocalWork, RunConfig, Stop
 from simulator.engine.rules import Rules
+from simulator.engine.seeds import stream
 from simulator.engine.server import simulate
 from simulator.runs.run import federation_of
 from simulator.world.build import build_world
-from tests.simulator.small import DriftTrainer, make_device, make_federation
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_golden import CONFIG
 
 TRAINING: dict[str, Any] = {"learning_rate": 0.01, "dtype": "fp32"}
@@ -177,3 +178,50 @@ def test_costs_follow_the_optimizer_of_the_config(tmp_path: Path) -> None:
         peaks.append(federation.view.cost(plans[0]).memory)
     assert 0 < peaks[1].optimizer == peaks[0].optimizer // 2
     assert peaks[1].gradients == peaks[0].gradients
+
+
+def test_micro_batches_of_the_config_are_in_the_plans_and_save_memory(tmp_path: Path) -> None:
+    peaks = {}
+    for micro_batch in (None, 2):
+        local = {"batch_size": 8, "steps": 3} | (
+            {"micro_batch": micro_batch} if micro_batch else {}
+        )
+        (config,) = loaded(tmp_path, local=local)
+        world = build_world(config, "here")
+        trainer, log = DriftTrainer(world.model.num_blocks), Memory()
+        simulate(federation_of(config, world, trainer), log)
+        assert {job.plan.micro_batch for job in trainer.jobs} == {micro_batch}
+        peaks[micro_batch] = log.clients[0].peak_memory_bytes
+    assert peaks[2] < peaks[None]
+    with pytest.raises(ConfigError, match="local: micro_batch must divide the batch_size of 8"):
+        loaded(tmp_path, local={"batch_size": 8, "steps": 3, "micro_batch": 3})
+
+
+def test_a_server_optimizer_steps_along_the_mean_of_a_run(tmp_path: Path) -> None:
+    """Momentum 0 and rate 1/2 halve the first round's change of every number."""
+    ends = {}
+    for half in (False, True):
+        section = {"kind": "fedavgm", "momentum": 0.0, "learning_rate": 0.5}
+        extra = {"server_optimizer": section} if half else {}
+        (config,) = loaded(tmp_path, stop={"rounds": 1}, **extra)
+        world = build_world(config, "here")
+        server = simulate(federation_of(config, world, DriftTrainer(world.model.num_blocks)))
+        ends[half] = server.state.adapter
+        start = world.model.initial_adapter(4, 16.0, stream(config.seed, "adapter"))
+    for key, factors in ends[False].factors.items():
+        by_hand = (factors.a + start.factors[key].a) / 2
+        np.testing.assert_allclose(ends[True].factors[key].a, by_hand, atol=1e-6)
+    assert ends[False].digest != start.digest
+
+
+def test_a_server_optimizer_is_refused_where_there_is_no_mean(tmp_path: Path) -> None:
+    (plain,) = loaded(tmp_path)
+    assert "server_optimizer" not in plain.resolved()
+    for kind in ("flexlora", "flora"):
+        strategy = {"kind": kind, "rank": 4}
+        (config,) = loaded(tmp_path, strategy=strategy, server_optimizer={"kind": "fedadam"})
+        words = f"server_optimizer must be left out under {kind}, .* got fedadam; it is possible"
+        with pytest.raises(ConfigError, match=words):
+            build_world(config, "here")
+    with pytest.raises(ConfigError, match=r"server_optimizer\.kind must be one of fedavgm"):
+        loaded(tmp_path, server_optimizer={"kind": "fedprox"})

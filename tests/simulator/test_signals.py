@@ -72,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=ALONE if name == "compare" else ())  # a run and a report
+        pytest.param(name, marks=ALONE if name in ("report", "compare") else ())  # many figures
         for name in COMMANDS
     ],
 )

@@ -151,7 +151,7 @@ def test_the_experiment_of_a_paper_is_as_the_page_says(tmp_path: Path) -> None:
 def test_a_writer_that_there_is_not_is_refused_before_any_run(tmp_path: Path) -> None:
     done = fedclock("sweep", write(tmp_path, SMALL), "--log", "paper", cwd=tmp_path)
     assert done.returncode == 2
-    assert "must be one of tensorboard, mlflow, got paper (--log)" in done.stderr
+    assert "must be one of tensorboard, mlflow, got 'paper' (--log)" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

@@ -16,6 +16,10 @@ from hypothesis import strategies as st
 
 from devices.vocabulary.trainer import NullTrainer
 from simulator.config.experiment import load_experiment
+from simulator.engine import server
+from simulator.engine.assignment import Assignment
+from simulator.engine.device import DeviceContext
+from simulator.engine.plan_timeline import stages_of
 from simulator.engine.server import simulate
 from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.records import ClientTable, DeviceRecord
@@ -102,6 +106,26 @@ def assert_equal_routes(config: Any, folder: Path) -> None:
             assert found is None, name
 
 
+def assert_equal_to_processes(config: Any, folder: Path, patch: pytest.MonkeyPatch) -> int:
+    """The log is the same where each plan is a process; return how many had a timeline."""
+    num_plans = 0
+
+    def counted(context: DeviceContext, work: Assignment) -> Any:
+        nonlocal num_plans
+        stages = stages_of(context, work)
+        num_plans += stages is not None
+        return stages
+
+    patch.setattr(server, "stages_of", counted)
+    events, tables = written(config, OneByOne, folder / "timelines")
+    patch.setattr(server, "stages_of", lambda context, work: None)
+    other_events, other_tables = written(config, OneByOne, folder / "processes")
+    assert events == other_events
+    for table, other in zip(tables, other_tables, strict=True):
+        assert repr(table.to_pydict()) == repr(other.to_pydict())  # NaN is not equal to itself
+    return num_plans
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("strategy", ["fedlora", "fedquad", "haflq", "flora"])
 def test_a_timeline_leaves_what_processes_leave(tmp_path: Path, seed: int, strategy: str) -> None:
@@ -177,6 +201,36 @@ def test_rounds_of_both_kinds_of_plans_leave_what_processes_leave(
     )
     assert (num_ahead(config) > 0) is (case not in ("battery", "too little memory"))
     assert_equal_routes(config, tmp_path)
+
+
+PACINGS: dict[str, dict[str, Any]] = {
+    "synchronous": {"cohort": 14},
+    "deadline": {"kind": "synchronous", "cohort": 14, "deadline_s": 0.8},
+    "over_selection": {"cohort": 8},
+    "semi_synchronous": {"cohort": 14, "period_s": 0.7},
+    "fedbuff": {"concurrency": 10, "size": 6},
+    "fedasync": {"concurrency": 10},
+}
+MET = {
+    "nothing": {},
+    "lockstep": {"fleet": {"devices": [{**FLEET[2], "count": 22, "latency": 0.1}]}},
+    "latency": {"fleet": fleet_with(latency=0.05)},
+    "comes and goes": {
+        "fleet": fleet_with(availability=COMES_AND_GOES, latency=0.05),
+        "faults": {"crash": {"per_hour": 60.0, "down_s": 1.0}, "leave": {"per_hour": 100.0}},
+    },
+    "server restarts": CASES["server restarts"],
+}
+
+
+@pytest.mark.parametrize("pacing", PACINGS)
+@pytest.mark.parametrize("met", MET)
+def test_a_plan_that_nothing_cuts_leaves_what_its_process_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pacing: str, met: str
+) -> None:
+    paced = {"kind": pacing} | PACINGS[pacing]
+    config = config_with(tmp_path, {**MET[met], "pacing": paced, "stop": {"rounds": 5}})
+    assert assert_equal_to_processes(config, tmp_path, monkeypatch) > 0
 
 
 def test_other_pacings_and_shared_links_work_nothing_out_ahead(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_unknown_and_missing_writers_are_all_named_before_anything_runs(
     with pytest.raises(ConfigError) as caught:
         running.run_experiment(file, output=tmp_path / "runs", log=["mlflow", "paper"])
     message = str(caught.value)
-    assert "a writer must be one of tensorboard, mlflow, got paper (--log)" in message
+    assert "a writer must be one of tensorboard, mlflow, got 'paper' (--log)" in message
     assert "the writer mlflow needs the library mlflow" in message
     assert "pip install 'fedclock[mlflow]'" in message
     assert not (tmp_path / "runs").exists()

@@ -19,7 +19,7 @@ import numpy as np
 
 from traces.arrays import FloatArray
 from traces.generators.diurnal import DiurnalModel, equally_likely
-from traces.text import did_you_mean
+from traces.text import unknown
 from traces.units import DAY_S, HOUR_S
 
 NUM_LENGTHS = 40
@@ -90,8 +90,7 @@ PATTERNS: Mapping[str, DailyPattern] = MappingProxyType(
 def pattern_model(name: str, num_days: int) -> DiurnalModel:
     """Return the generator of a named pattern. Raises ValueError that lists the names."""
     if name not in PATTERNS:
-        meant = did_you_mean(name, PATTERNS)
-        raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, got {name!r}{meant}")
+        raise ValueError(unknown("pattern", name, PATTERNS))
     return PATTERNS[name].model(num_days)
 
 

@@ -22,7 +22,7 @@ from traces.generators.radio import shannon_link
 from traces.generators.stepped import check_num_steps, stepped
 from traces.generators.technologies import TECHNOLOGIES, State, Technology
 from traces.options import Positive, check_options
-from traces.text import did_you_mean
+from traces.text import unknown
 from traces.units import BYTES_PER_S_PER_MBPS
 
 
@@ -109,10 +109,7 @@ def synthetic_pool(technology: str, num_links: int) -> tuple[Link, ...]:
 
 def _technology(name: str) -> Technology:
     if name not in TECHNOLOGIES:
-        meant = did_you_mean(name, TECHNOLOGIES)
-        raise ValueError(
-            f"technology must be one of {', '.join(TECHNOLOGIES)}, got {name!r}{meant}"
-        )
+        raise ValueError(unknown("technology", name, TECHNOLOGIES))
     return TECHNOLOGIES[name]
 
 

@@ -30,7 +30,7 @@ from traces.importers import (
 )
 from traces.importers.result import Availability, DeviceTable, Imported, Recording
 from traces.importers.sniffing import sniff
-from traces.text import did_you_mean
+from traces.text import unknown
 
 __all__ = [
     "FORMATS",
@@ -111,8 +111,7 @@ def import_files(
     format it looks like, if any), and where two results would have one name.
     """
     if name not in formats:
-        meant = did_you_mean(name, formats)
-        raise ValueError(f"the format must be one of {', '.join(formats)}, got {name!r}{meant}")
+        raise ValueError(unknown("the format", name, formats))
     try:
         imported = list(formats[name].read(paths))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Where a run's numbers may go beside its folder: ``fedclock run x.yaml --log tensorboard``.
+"""Lists the places where a run may write beside its folder: ``fedclock run x.yaml --log mlflow``.
 
 A writer is told what the run folder is told, and tells nothing back: no result depends on it. Its
 library is imported only where it was asked for.
@@ -18,12 +18,12 @@ from simulator.config.problems import UserError
 from simulator.log.manifest import Status
 from simulator.log.protocol import RunLog
 from simulator.log.records import ClientRecord, Event, RoundRecord
-from traces.text import did_you_mean
+from traces.text import unknown
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a writer is told of a run before it begins."""
+    """The facts of a run are what a writer is told before it begins."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -31,13 +31,13 @@ class RunFacts:
 
 
 class RunWriter(RunLog, Protocol):
-    """Writes one run: the run folder, or a writer beside it."""
+    """A run writer writes one run: into the run folder, or elsewhere beside it."""
 
     def close(self, status: Status, outcome: Mapping[str, Any]) -> None: ...
 
 
 class WriterSpec(NamedTuple):
-    """A writer that can be asked for. Its module has ``open_writer(facts) -> RunWriter``."""
+    """A writer that ``--log`` can name; its module has ``open_writer(facts) -> RunWriter``."""
 
     name: str  # of the extra that installs its library, too
     library: str
@@ -54,12 +54,11 @@ WRITERS = {
 
 
 def find_writers(names: Sequence[str]) -> list[WriterSpec]:
-    """The writers of these names, each once. Raises ConfigError where one is not to be had."""
+    """Return the writers of these names, each once. Raises ConfigError where one is missing."""
     problems = []
     for name in dict.fromkeys(names):
         if name not in WRITERS:
-            meant = did_you_mean(name, WRITERS)
-            problems.append(f"a writer must be one of {', '.join(WRITERS)}, got {name}{meant}")
+            problems.append(unknown("a writer", name, WRITERS))
             continue
         try:
             import_module(WRITERS[name].library)
@@ -91,7 +90,7 @@ def open_writers(
 
 
 def scalars(record: RoundRecord) -> dict[str, float]:
-    """The numbers of a round by the name they have in every writer; no NaN."""
+    """Return the finite numbers of a round by the name that they have in every writer."""
     found = {f"model/{metric.name}": value for metric, value in record.metrics.items()}
     for field in fields(record):
         if field.name not in ("round", "metrics"):
@@ -106,7 +105,7 @@ def _group(name: str) -> str:
 
 
 class _Guarded:
-    """Keeps the run going where its writer fails: the run folder is what counts."""
+    """A guarded writer lets the run go on where the writer fails: the run folder counts."""
 
     def __init__(self, name: str, writer: RunWriter, tell: Callable[[str], None]) -> None:
         self._name, self._writer, self._tell = name, writer, tell

@@ -1,4 +1,4 @@
-"""Runs in MLflow: the config as parameters, a metric a round, the manifest's hashes as tags."""
+"""Writes runs to MLflow: the config as parameters, a metric a round, the hashes as tags."""
 
 from __future__ import annotations
 

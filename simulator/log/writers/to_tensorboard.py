@@ -1,4 +1,4 @@
-"""Rounds as TensorBoard scalars. Its own event writer needs neither TensorFlow nor torch."""
+"""Writes rounds as TensorBoard scalars, which needs neither TensorFlow nor torch."""
 
 from __future__ import annotations
 

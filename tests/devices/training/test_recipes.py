@@ -255,3 +255,44 @@ def test_jobs_of_two_rates_are_not_stacked(bert: str) -> None:
     together = trainer.train([job, slow])
     for one, found in zip((job, slow), together, strict=True):
         assert found.adapter.digest == trainer._train(one).adapter.digest
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 8])
+@pytest.mark.parametrize("task", ["classification", "language"])
+def test_micro_batches_train_as_whole_batches_in_a_plain_loop(
+    task: str, micro_batch: int, bert: str, llama: str
+) -> None:
+    """Also where texts have unequal numbers of tokens to predict; alone and stacked."""
+    recipe = RECIPES["clipped"]
+    if task == "classification":
+        trainer = trainer_of(bert, "bert", make_dataset(), recipe)
+    else:
+        trainer = trainer_of(llama, "llama", CausalLM.of(make_dataset().data), recipe)
+    job = make_job(trainer, steps=4)
+    job = replace(job, plan=replace(job.plan, micro_batch=micro_batch))
+    stack = [replace(job, stack=2), replace(job, stack=2, seed=9)]
+    done = [(job, trainer.train([job])[0]), *zip(stack, trainer.train(stack), strict=True)]
+    for one, result in done:
+        if task == "classification":
+            model = plain_classifier(trainer, one.broadcast.adapter)
+            losses = plain_loop(trainer, model, one, recipe, classify)
+        else:
+            model = plain_model(trainer, one.broadcast.adapter)
+            losses = plain_loop(trainer, model, one, recipe, predict)
+        assert result.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
+        for mine, plain in pairs_of(model, result.adapter):
+            np.testing.assert_allclose(mine, plain, atol=1e-5)
+    whole = replace(job, plan=replace(job.plan, micro_batch=None))
+    (at_once,) = trainer.train([whole])
+    assert done[0][1].squared_loss == pytest.approx(at_once.squared_loss, rel=1e-5)
+
+
+def test_a_proximal_term_counts_once_in_all_micro_batches(bert: str) -> None:
+    trainer = trainer_of(bert, "bert", make_dataset(), RECIPES["sgd"])
+    job = make_job(trainer, steps=4)
+    ends = [
+        trainer.train([replace(job, plan=replace(job.plan, proximal_mu=0.5, micro_batch=m))])[0]
+        for m in (None, 2)
+    ]
+    for key, factors in ends[0].adapter.factors.items():
+        np.testing.assert_allclose(factors.b, ends[1].adapter.factors[key].b, atol=1e-5)

@@ -88,7 +88,7 @@ def test_losses_are_those_of_the_examples_that_were_trained_on(tiny: TorchTraine
     )
     alone = [
         score_chunk(
-            tiny._model,
+            tiny._predictor,
             tiny._task,
             job.broadcast.adapter,
             texts=tiny._train_texts,
@@ -193,10 +193,15 @@ def test_an_evaluation_is_the_sum_of_its_chunks_whoever_scores_them(
 
 
 def test_scores_combine_by_examples() -> None:
-    by_class = [((2, 1), (1, 1), (0, 0)), ((1, 1), (0, 0), (0, 0))]
+    by_class = [((2, 1, 1), (1, 1, 2), (0, 0, 0)), ((1, 1, 1), (0, 0, 0), (0, 0, 0))]
     scores = [ChunkScore((3, 2, 1.5), by_class[0]), ChunkScore((1, 1, 2.5), by_class[1])]
     values, (*known, nan) = make_dataset().evaluation(scores)
-    assert values == {"accuracy": 0.75, "loss": 1.0}
+    # Class 0: precision 2/2, recall 2/3; class 1: 1/2 and 1/1. Matthews: (3 4 - 8) / sqrt(6 8).
+    matthews = pytest.approx((3 * 4 - (3 * 2 + 1 * 2)) / ((16 - 10) * (16 - 8)) ** 0.5)
+    assert values == {
+        "accuracy": 0.75, "loss": 1.0, "macro_f1": pytest.approx((0.8 + 2 / 3) / 2),
+        "matthews": matthews,
+    }  # fmt: skip
     assert known == [2 / 3, 1.0]
     assert np.isnan(nan)
 

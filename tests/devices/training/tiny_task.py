@@ -157,9 +157,12 @@ def save_model(
         special |= {"eos_token": "[SEP]"}
     else:
         words.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
         )
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special).save_pretrained(
-        directory
-    )
+    inputs = ["input_ids", "attention_mask", *["token_type_ids"] * (family == "bert")]
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", model_input_names=inputs, **special
+    ).save_pretrained(directory)
     return directory

@@ -1,0 +1,127 @@
+"""Every strategy trains every task: one round, from the config to the adapter that is exported."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from algorithms.registry import STRATEGIES
+from devices.tasks.registry import TASKS
+from devices.vocabulary.trainer import TrainingError
+from simulator.config.experiment import ConfigError
+from tests.devices.training.tiny_task import make_dataset, save_model
+from tests.simulator.test_golden import CONFIG
+from tests.simulator.test_language_model import run_all
+
+LANGUAGE = ("causal-lm", "instructions", "choice")
+"""The tasks that keep the output layer of a language model."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT, a random Llama, and examples that hold what every task reads."""
+    home = tmp_path_factory.mktemp("home")
+    save_model(home / "bert", "bert")
+    save_model(home / "llama", "llama", language=True)
+    data = make_dataset(120, 30).data
+    (home / "data").mkdir()
+    for split in ("train", "test"):
+        texts, labels = (data[split][column] for column in ("text", "label"))  # type: ignore[index]
+        words = [text.split() for text in texts]
+        rows = (
+            {
+                "text": text,
+                "pair": texts[k - 1],
+                "label": label,
+                "score": 0.5 * "abcd".index(label),
+                "prompt": " ".join(words[k][:2]),
+                "answer": words[k][2],
+                "choices": sorted({words[k][2], "word0", "word1"}),
+                "client": f"user{k % 6}",
+            }
+            for k, (text, label) in enumerate(zip(texts, labels, strict=True))
+        )
+        lines = "\n".join(map(json.dumps, rows))
+        (home / "data" / f"{split}.jsonl").write_text(lines, "utf-8")
+    return home
+
+
+def experiment(home: Path, kind: str, **changed: Any) -> Path:
+    task = TASKS[kind]
+    is_language = kind in LANGUAGE
+    own = [*task.columns, *task.optional, "client"]
+    config: dict[str, Any] = {
+        **CONFIG,
+        "name": kind,
+        "task": {
+            "kind": kind,
+            "model": str(home / ("llama" if is_language else "bert")),
+            "targets": ["q_proj", "v_proj"] if is_language else ["query", "value"],
+            "data": str(home / "data"),
+            "columns": {name: name for name in own},
+            "max_length": 24,
+        },
+        "shards": {"kind": "natural"},
+        "local": {"batch_size": 4, "steps": 2},
+        "training": {"learning_rate": 1.0e-2, "dtype": "fp32", "stack": 2},
+        "evaluation": {"every": 1, "examples": 12},
+        "fleet": {
+            **CONFIG["fleet"],
+            "memory_share": 0.5,
+            "devices": [{"profile": "raspberry-pi-4-2gb", "link": "5g", "count": 4}],
+        },
+        "pacing": {"kind": "synchronous", "cohort": 3},
+        "stop": {"rounds": 1},
+        "strategies": {name: {"kind": name, "rank": 4} for name in STRATEGIES},
+        **changed,
+    }
+    file = home / f"{kind}.yaml"
+    file.write_text(yaml.safe_dump(config), "utf-8")
+    return file
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_strategy_trains_the_task(home: Path, tmp_path: Path, kind: str) -> None:
+    folders = run_all(experiment(home, kind), tmp_path)
+    assert len(folders) == len(STRATEGIES)
+    for folder in folders:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        assert manifest["status"] == "done", folder
+        names = [metric.name for metric in TASKS[kind].metrics]
+        assert [metric["name"] for metric in manifest["task"]["metrics"]] == names
+        rounds = pd.read_parquet(folder / "rounds.parquet")
+        assert rounds[names].map(math.isfinite).all(axis=None), folder
+        assert rounds["loss"].nunique() == 2, folder  # training changed the model
+        config = json.loads((folder / "adapter" / "adapter_config.json").read_text("utf-8"))
+        assert config["task_type"] == ("CAUSAL_LM" if kind in LANGUAGE else "SEQ_CLS")
+        tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+        assert any("lora_" not in name for name in tensors) == (kind not in LANGUAGE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "words"),
+    [
+        ("classification", {"template": "{prompt}!"}, "template must be left out for classific"),
+        ("instructions", {"template": "no place"}, "task.template must be chat, or a text of at"),
+        ("instructions", {"template": "chat"}, "has no chat template, got chat"),
+        ("instructions", {"columns": {"prompt": "score"}}, "score must be a string, got"),
+        ("regression", {"columns": {"score": "label"}}, "score must be a number below"),
+    ],
+)
+def test_what_does_not_fit_a_task_is_said_in_words(
+    home: Path, kind: str, task: dict[str, Any], words: str
+) -> None:
+    whole = yaml.safe_load(experiment(home, kind).read_text("utf-8"))
+    columns = whole["task"]["columns"] | task.get("columns", {})
+    changed = {**whole["task"], **task, "columns": columns}
+    file = experiment(home, kind, task=changed)
+    with pytest.raises((ConfigError, TrainingError)) as error:
+        run_all(file, home / "out")
+    assert words in str(error.value)
