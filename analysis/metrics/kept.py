@@ -19,7 +19,7 @@ import pandas as pd
 from analysis.metrics.definitions import JUDGES
 from analysis.metrics.study import ROUND_COLUMNS, Study, study_of, work_of
 from analysis.runs.files import Json, RunError
-from analysis.runs.load import Run, load_run, require_same_conditions
+from analysis.runs.load import Run, load_run
 
 FACTS = (
     "experiment", "label", "strategy", "seed", "config_hash", "conditions_hash", "num_rounds",
@@ -83,11 +83,27 @@ def read_kept(folder: Path) -> list[KeptRun]:
 
 def study_of_kept(kept: Sequence[KeptRun], *, baseline: str | None = None) -> Study:
     """Return the study of kept runs, which must have met the same conditions for each seed."""
-    by_seed: dict[int, KeptRun] = {}
-    for one in kept:
-        require_same_conditions([by_seed.setdefault(one.run.manifest["seed"], one).run, one.run])
+    _require_comparable([one.run for one in kept])
     runs = [one.run for one in kept]
     return study_of(runs, baseline=baseline, works=[one.work for one in kept])
+
+
+def _require_comparable(runs: Sequence[Run]) -> None:
+    """Raise RunError unless all share model, data and training, and runs of a seed conditions."""
+    first: dict[object, tuple[Run, Json]] = {}
+    for run in runs:
+        facts = run.manifest
+        shared = {name: facts[name] for name in ("model", "data", "metric")}
+        shared["training"] = facts["training_dtype"] is not None
+        of_seed = {"conditions": facts["conditions_hash"]}
+        for key, own in (("all", shared), (facts["seed"], of_seed)):
+            other, known = first.setdefault(key, (run, own))
+            if differing := [name for name in own if own[name] != known[name]]:
+                raise RunError(
+                    "runs that are compared must share model, data, training and metric, and for "
+                    f"each seed the conditions; {other.path} and {run.path} differ in "
+                    + ", ".join(differing)
+                )
 
 
 def _as_text(content: Json) -> str:
