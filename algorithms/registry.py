@@ -23,6 +23,7 @@ from algorithms.selections.fedcs import FedCS
 from algorithms.selections.oort import Oort
 from algorithms.selections.power_of_choice import PowerOfChoice
 from algorithms.strategies.fah_qlora import FAHQLoRA
+from algorithms.strategies.fedex_lora import FedExLoRA
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategies.fedquad import FedQuad
 from algorithms.strategies.fedra import FedRA
@@ -34,6 +35,7 @@ from algorithms.strategies.hetlora import HetLoRA
 from algorithms.strategies.inclusivefl import InclusiveFL
 from algorithms.strategies.layersel import LayerSel
 from algorithms.strategies.legend import LEGEND
+from algorithms.strategies.lora_fair import LoRAFAIR
 from algorithms.strategies.zero_padding import ZeroPadding
 from algorithms.strategy import Strategy
 
@@ -51,6 +53,8 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "fah-qlora": FAHQLoRA,
     "fedra": FedRA,
     "inclusivefl": InclusiveFL,
+    "fedex-lora": FedExLoRA,
+    "lora-fair": LoRAFAIR,
 }
 PACINGS: dict[str, type[Pacing]] = {
     "synchronous": Synchronous,

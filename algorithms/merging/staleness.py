@@ -20,6 +20,7 @@ def up_to_date(update: ClientUpdate, current: Broadcast, pacing: Pacing) -> Clie
     share = pacing.mixing(staleness)
     if staleness == 0 and share == 1.0:
         return update
+    update = replace(update, started_from=update.broadcast.version)
     if update.adapter is current.adapter and update.plan.terms.use != "fresh":
         return replace(update, broadcast=current)  # nothing was trained, so nothing is mixed
     if pacing.mixes == "model":

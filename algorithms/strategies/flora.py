@@ -19,46 +19,39 @@ merged as it is, faded by its staleness.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
+from algorithms.merging.bases import Bases, Missed, Stack, merged_with, missed_ranks
 from algorithms.merging.lora import example_weights, mean_head
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
 from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.models.spec import drawn_a
-from devices.vocabulary.adapter import Merged, Product
-from devices.vocabulary.merged import is_dense, side_by_side, summed
+from devices.vocabulary.merged import side_by_side
 from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,
     DeviceId,
     Factors,
-    ModuleKey,
     TrainingPlan,
 )
-from traces.arrays import IntArray
 from traces.options import Count, Positive, RisingCounts, check_options
-
-Stack = Mapping[ModuleKey, Factors]
-"""What one round added to the base; a layer for which nobody sent a term is absent."""
-Missed = Mapping[ModuleKey, tuple[Product, ...]]
 
 
 @dataclass(frozen=True, eq=False)
-class Bases:
-    """The bases are the versions that devices hold, and the stacks that lead between them."""
+class Fresh:
+    """What FLoRA remembers: the seed of every A, and the bases that devices have."""
 
-    seed: int  # of every A
-    stacks: tuple[Stack, ...] = ()  # of the last rounds, the latest at the end
-    held: Mapping[DeviceId, int] = field(default_factory=dict)  # absent: version 0, as pretrained
+    seed: int
+    bases: Bases = Bases()
 
 
 @dataclass(frozen=True)
-class FLoRA(Strategy[Bases]):
+class FLoRA(Strategy[Fresh]):
     """FLoRA gives a device the largest rank that ``rank_rule`` grants and its memory holds."""
 
     kind: ClassVar[str] = "flora"
@@ -74,13 +67,13 @@ class FLoRA(Strategy[Bases]):
     def __post_init__(self) -> None:
         check_options(self)
 
-    def init(self, adapter: Adapter) -> ServerState[Bases]:
+    def init(self, adapter: Adapter) -> ServerState[Fresh]:
         """Return a state that takes the seed of later adapters from the digest of the first."""
-        return ServerState(0, adapter, Bases(int(adapter.digest[:16], 16)))
+        return ServerState(0, adapter, Fresh(int(adapter.digest[:16], 16)))
 
     def plan(
         self,
-        state: ServerState[Bases],
+        state: ServerState[Fresh],
         fleet: FleetView,
         cohort: Sequence[DeviceId],
         rng: np.random.Generator,
@@ -91,40 +84,31 @@ class FLoRA(Strategy[Bases]):
             replace(
                 plan,
                 terms=replace(plan.terms, use="fresh"),
-                missed_ranks=missed_ranks(state.adapter, missed(state, plan.device_id)),
+                missed_ranks=missed_ranks(state.adapter, _missed(state, plan.device_id)),
             )
             for plan in plans
         ]
 
-    def broadcast(self, state: ServerState[Bases], plan: TrainingPlan) -> Broadcast:
+    def broadcast(self, state: ServerState[Fresh], plan: TrainingPlan) -> Broadcast:
         rng = np.random.default_rng([state.memory.seed, state.version, plan.device_id])
         fresh = {
             key: Factors(drawn_a(a.shape, rng), np.zeros_like(b))
             for key, (a, b) in state.adapter.factors.items()
         }
         adapter = replace(state.adapter, factors=fresh)
-        return Broadcast(state.version, adapter, missed(state, plan.device_id))
+        return Broadcast(state.version, adapter, _missed(state, plan.device_id))
 
     def aggregate(
-        self, state: ServerState[Bases], updates: Sequence[ClientUpdate]
-    ) -> ServerState[Bases]:
+        self, state: ServerState[Fresh], updates: Sequence[ClientUpdate]
+    ) -> ServerState[Fresh]:
         stack = stacked(updates)
-        before, memory = state.adapter.merged.products, state.memory
-        after = {
-            key: summed([before[key], new] if key in before else [new])
-            for key, new in stack.items()
-        }
+        memory = state.memory
         adapter = replace(
             state.adapter,
             head=mean_head(state.adapter, updates),
-            merged=Merged({**before, **after}),
+            merged=merged_with(state.adapter.merged, stack),
         )
-        held = dict(memory.held)
-        for update in updates:
-            device_id = update.plan.device_id
-            held[device_id] = max(held.get(device_id, 0), update.broadcast.version)
-        stacks = worth_keeping((*memory.stacks, stack))
-        return state.advance(adapter, replace(memory, stacks=stacks, held=held))
+        return state.advance(adapter, replace(memory, bases=memory.bases.after(stack, updates)))
 
 
 def stacked(updates: Sequence[ClientUpdate]) -> Stack:
@@ -142,45 +126,5 @@ def stacked(updates: Sequence[ClientUpdate]) -> Stack:
     return stack
 
 
-def missed(state: ServerState[Bases], device_id: DeviceId) -> Missed:
-    """Return what turns the base that the device has into that of now, layer by layer."""
-    whole, stacks = state.adapter.merged.products, state.memory.stacks
-    num_rounds = state.version - state.memory.held.get(device_id, 0)
-    if num_rounds > len(stacks):
-        return {key: (product,) for key, product in whole.items()}
-    since = stacks[len(stacks) - num_rounds :]
-    parts = {key: tuple(stack[key] for stack in since if key in stack) for key in whole}
-    return {
-        key: (whole[key],) if exceeds_matrix(factors) else factors
-        for key, factors in parts.items()
-        if factors
-    }
-
-
-def missed_ranks(adapter: Adapter, products: Missed) -> IntArray:
-    """Return (L, M): the rank of what is sent for a layer; a whole matrix counts its own."""
-    modules = adapter.modules
-    ranks = np.zeros((len(adapter.factors) // len(modules), len(modules)), dtype=np.int64)
-    for key, parts in products.items():
-        ranks[key.block, modules.index(key.module)] = sum(
-            len(part.a) if isinstance(part, Factors) else min(part.shape) for part in parts
-        )
-    return ranks
-
-
-def exceeds_matrix(factors: Sequence[Factors]) -> bool:
-    """Return whether factors side by side would be no smaller than their product."""
-    rank = sum(len(a) for a, _ in factors)
-    return bool(factors) and is_dense(rank, inputs=factors[0].a.shape[1], outputs=len(factors[0].b))
-
-
-def worth_keeping(stacks: tuple[Stack, ...]) -> tuple[Stack, ...]:
-    """Return the stacks that may still be sent.
-
-    A stack is dropped once it and all after it are, in each layer, no smaller than the matrix."""
-    for first in range(len(stacks) - 1, -1, -1):
-        since = stacks[first:]
-        keys = {key for stack in since for key in stack}
-        if all(exceeds_matrix([stack[k] for stack in since if k in stack]) for k in keys):
-            return stacks[first + 1 :]
-    return stacks
+def _missed(state: ServerState[Fresh], device_id: DeviceId) -> Missed:
+    return state.memory.bases.missed(state.adapter, state.version, device_id)

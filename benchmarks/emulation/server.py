@@ -76,12 +76,12 @@ class Server:
 
     def __init__(self, federation: Federation, peers: Sequence[Peer], uplink: Spent) -> None:
         self._fed, self._peers, self._uplink = federation, peers, uplink
-        strategy, view = federation.strategy, federation.view
-        adapter = view.model.initial_adapter(
+        strategy, self._view = federation.strategy, federation.new_view()
+        adapter = self._view.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
-        self._participation = Participation(federation.world.fleet, view)
+        self._participation = Participation(federation.world.fleet, self._view)
         self._downlink = multiprocessing.Value("d", 0.0)
         self._inbox: queue.Queue[_Reply | Exception] = queue.Queue()
         self._in_flight: dict[DeviceId, threading.Thread] = {}
@@ -89,7 +89,9 @@ class Server:
         self._num_draws = 0
         self.found = Emulation()
         # What a strategy measures of the model, it has measured before the clock starts.
-        strategy.plan(self.state, view, view.device_ids, stream(federation.seed, "rehearsal"))
+        strategy.plan(
+            self.state, self._view, self._view.device_ids, stream(federation.seed, "rehearsal")
+        )
 
     def run(self, openings_s: Sequence[float] = ()) -> Emulation:
         """Serve all rounds; what is under way after the last is waited for, and left out.
@@ -128,7 +130,7 @@ class Server:
     def _fill(self) -> None:
         fed = self._fed
         slots = fed.pacing.slots(len(self._in_flight), len(self._arrived))
-        idle = np.setdiff1d(fed.view.device_ids, list(self._in_flight))
+        idle = np.setdiff1d(self._view.device_ids, list(self._in_flight))
         if slots <= 0 or not len(idle):
             return
         self._num_draws += 1
@@ -139,13 +141,13 @@ class Server:
         cohort = fed.selection.pick(idle, slots, roster=roster, rng=rng)
         rng = stream(fed.seed, "strategy", self._num_draws)
         for plan in sorted(
-            fed.strategy.plan(self.state, fed.view, cohort, rng), key=lambda plan: plan.device_id
+            fed.strategy.plan(self.state, self._view, cohort, rng), key=lambda plan: plan.device_id
         ):
             self._start(plan)
 
     def _start(self, plan: TrainingPlan) -> None:
         fed, device_id = self._fed, plan.device_id
-        device, cost = fed.world.fleet[device_id], fed.view.cost(plan)
+        device, cost = fed.world.fleet[device_id], self._view.cost(plan)
         now_s = self._clock.now_s()
         work = Assignment(
             plan=plan,
@@ -198,7 +200,7 @@ class Server:
         record.finished_s, record.upload_bytes = reply.received_s, len(reply.message)
         record.outcome = "aggregated"
         rates = record.download_bytes / record.download_s, record.upload_bytes / record.upload_s
-        self._fed.view.measured(record.device_id, LinkRate(*rates))
+        self._view.measured(record.device_id, LinkRate(*rates))
         del self._in_flight[record.device_id]
         self._arrived.append(reply)
         self.found.served.append(Served(reply.work.plan, record, report))

@@ -16,20 +16,29 @@ FloorShare = Annotated[float, Ge(0), Lt(1)]
 """The level of a battery, over its capacity, at which its device switches off."""
 
 
-@dataclass(frozen=True, eq=False)
-class BatterySpec:
-    """A battery specification gives the capacity of a battery and how it is charged.
-
-    The device is plugged in wherever ``charging`` is online, and then ``charge_w`` flows into the
-    battery. It switches off at ``floor_share`` of the capacity and on again at ``resume_share``.
-    Raises ValueError for a number out of range.
-    """
+@dataclass(frozen=True, kw_only=True)
+class BatteryOptions:
+    """The options of a battery say what it holds, how fast it charges, and when it switches."""
 
     capacity_j: Positive
+    """The energy of the full battery."""
+    charge_w: NotNegative = 10.0
+    """The power of the charger."""
+    floor_share: FloorShare = 0.0
+    """The level at which the device switches off."""
+    resume_share: PartialShare = 0.2
+    """The level at which it switches on again."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BatterySpec(BatteryOptions):
+    """A battery specification holds the options of one battery, and when it is charged.
+
+    The device is plugged in wherever ``charging`` is online, and then ``charge_w`` flows into the
+    battery. Raises ValueError for a number out of range.
+    """
+
     initial_share: Share
-    charge_w: NotNegative
-    floor_share: FloorShare
-    resume_share: PartialShare
     charging: AvailabilityTrace
 
     def __post_init__(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from devices.fleet.profile import CONFIDENCES, Activity, DeviceProfile, StepRates
-from devices.fleet.toml_table import TomlTable
-from traces.units import BYTES_PER_GIB
+from devices.fleet.toml_table import OPTIONAL, TomlTable
+from traces.units import BYTES_PER_GIB, BYTES_PER_MIB
 
 WIDTHS = ("32", "16")
 CALIBRATED = (
@@ -25,7 +25,7 @@ def read_calibrated(root: TomlTable) -> dict[str, DeviceProfile]:
     """
     profiles: dict[str, DeviceProfile] = {}
     for device in root.tables("calibrated"):
-        device.check_keys(CALIBRATED)
+        device.check_keys(CALIBRATED, OPTIONAL)
         name = device.text("name")
         if name in profiles:
             raise ValueError(f"{root.where}: names of devices must differ, got {name} twice")
@@ -66,6 +66,7 @@ def _profile(device: TomlTable) -> DeviceProfile:
         confidence=CONFIDENCES[CONFIDENCES.index(confidence)],
         source=device.text("source"),
         measured=measured,
+        runtime_bytes=device.runtime_bytes(),
     )
 
 
@@ -76,6 +77,7 @@ def calibrated_text(profile: DeviceProfile) -> str:
         "title": profile.title,
         "tier": profile.tier,
         "memory_gib": profile.memory_bytes / BYTES_PER_GIB,
+        **({"runtime_mib": profile.runtime_bytes / BYTES_PER_MIB} if profile.runtime_bytes else {}),
         **{f"{activity}_w": watts for activity, watts in profile.power_w.items()},
         "confidence": profile.confidence,
         "source": profile.source,

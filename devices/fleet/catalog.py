@@ -10,7 +10,7 @@ from typing import Any
 
 from devices.fleet.calibrated import WIDTHS, power_w, read_calibrated
 from devices.fleet.profile import CONFIDENCES, Confidence, DeviceProfile
-from devices.fleet.toml_table import TomlTable
+from devices.fleet.toml_table import OPTIONAL, TomlTable
 from traces.text import read_text, unknown
 from traces.units import BYTES_PER_GIB
 
@@ -100,9 +100,9 @@ def _check_mode(name: str) -> None:
 
 def _modes(device: TomlTable) -> list[_Mode]:
     if "mode" not in device.values:
-        device.check_keys((*_FACTS, "compute_w"))
+        device.check_keys((*_FACTS, "compute_w"), OPTIONAL)
         return [_Mode(device.text("name"), device.text("title"), device.number("compute_w"))]
-    device.check_keys((*_FACTS, "full", "mode"))
+    device.check_keys((*_FACTS, "full", "mode"), OPTIONAL)
     full = device.table("full", _CLOCKS)
     return [_mode(device, full, mode) for mode in device.tables("mode")]
 
@@ -141,6 +141,7 @@ def _profile(root: TomlTable, device: TomlTable, mode: _Mode) -> DeviceProfile:
         power_w=power_w(device, mode.compute_w, mode.name),
         confidence=confidence,
         source=source,
+        runtime_bytes=device.runtime_bytes(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 Activity = Literal["idle", "compute", "radio"]
@@ -44,3 +44,6 @@ class DeviceProfile:
     confidence: Confidence
     source: str  # of each figure
     measured: Mapping[int, StepRates] | None = None  # by operand width, of a calibrated device
+    # What the framework takes before a model is loaded. Not in the text of a profile, which the
+    # hash of the conditions is made of: the memory budgets are in it.
+    runtime_bytes: int = field(default=0, repr=False)

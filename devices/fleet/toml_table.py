@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from traces.text import is_number
+from traces.units import BYTES_PER_MIB
 
 LIMITS: Mapping[str, tuple[float, float]] = {
     "memory_gib": (1e-6, 1e5),
+    "runtime_mib": (0.0, 1e6),
     **dict.fromkeys(("32", "16", "gflops"), (1e-6, 1e7)),
     **dict.fromkeys(("peak_gb_per_s", "memory_gb_per_s"), (1e-6, 1e6)),
     **dict.fromkeys(("cast_gb_per_s", "unpack_gb_per_s", "pack_gb_per_s"), (1e-6, 1e6)),
@@ -24,6 +26,9 @@ Every device lies far inside, from microcontrollers to racks of accelerators; a 
 another unit or was never measured.
 """
 
+OPTIONAL = ("runtime_mib",)
+"""Keys that a device may leave out."""
+
 
 @dataclass(frozen=True)
 class TomlTable:
@@ -36,14 +41,16 @@ class TomlTable:
     where: str
     values: Mapping[str, Any]
 
-    def check_keys(self, required: Collection[str]) -> None:
-        """Check that the table has exactly these keys."""
+    def check_keys(self, required: Collection[str], optional: Collection[str] = ()) -> None:
+        """Check that the table has exactly these keys, or some of the optional ones besides."""
         missing = [key for key in required if key not in self.values]
-        unknown = [key for key in self.values if key not in required]
+        unknown = [key for key in self.values if key not in (*required, *optional)]
         if missing or unknown:
             found = [f"no {key}" for key in missing] + unknown
+            beside = f", and may have {', '.join(optional)}" if optional else ""
             raise ValueError(
-                f"{self.where} must have the keys {', '.join(required)}, got {', '.join(found)}"
+                f"{self.where} must have the keys {', '.join(required)}{beside}, "
+                f"got {', '.join(found)}"
             )
 
     def text(self, key: str, choices: Collection[str] = ()) -> str:
@@ -68,6 +75,12 @@ class TomlTable:
                 f"{largest:g}, got {value!r}"
             )
         return float(value)
+
+    def runtime_bytes(self) -> int:
+        """Return the bytes that the framework takes on the device, 0 where the table says none."""
+        if "runtime_mib" not in self.values:
+            return 0
+        return round(self.number("runtime_mib") * BYTES_PER_MIB)
 
     def table(self, key: str, required: Collection[str] = ()) -> TomlTable:
         """Return the table at ``key``, with exactly the keys in ``required`` if there are any."""

@@ -277,7 +277,9 @@ class ClientUpdate:
 
     Terms that were not uploaded have the values of the broadcast in ``adapter``. ``train_loss`` is
     the mean over the local steps, and NaN where nothing was trained. ``squared_loss`` is the mean
-    of the squared losses of the examples, and NaN where it was not measured.
+    of the squared losses of the examples, and NaN where it was not measured. ``started_from`` is
+    the version that the device really started from, where the update was brought up to date and
+    ``broadcast`` is a later one.
     """
 
     plan: TrainingPlan
@@ -287,3 +289,9 @@ class ClientUpdate:
     train_loss: float
     timing: Timing = field(default=Timing(0.0, 0.0, 0.0))
     squared_loss: float = math.nan
+    started_from: int | None = None
+
+    @property
+    def base_version(self) -> int:
+        """The version of the frozen weights that the device has since it trained."""
+        return self.broadcast.version if self.started_from is None else self.started_from

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 
-from devices.fleet.battery import FloorShare
+from devices.fleet.battery import BatteryOptions, FloorShare
 from devices.fleet.speed import SPEEDS, SpeedDistribution
 from simulator.config.paths import profile_inside, stay_inside
 from simulator.config.types import (
@@ -128,21 +128,13 @@ class NetworkConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatteryConfig(Section):
+class BatteryConfig(Section, BatteryOptions):
     """A battery is drained by what the device does, and charged while it is plugged in."""
 
-    capacity_j: Positive
-    """The energy of the full battery."""
     initial_share: ShareRange = (1.0,)
     """The level at instant 0 over the capacity, or two between which each device draws its own."""
-    charge_w: NotNegative = 10.0
-    """The power of the charger."""
     charging: AnyCalendar | None = None
     """When the device is plugged in; never, unless given."""
-    floor_share: FloorShare = 0.0
-    """The level at which the device switches off."""
-    resume_share: PartialShare = 0.2
-    """The level at which it switches on again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +228,8 @@ class DeviceGroup(Section):
     """The share of memory that training may take, in place of the fleet's."""
     memory_bytes: Annotated[int, Ge(1), Le(10**15)] | None = None
     """The memory of a device, in place of the profile's."""
+    runtime_bytes: Annotated[int, Ge(0), Le(10**15)] | None = None
+    """The memory that the framework takes before a model is loaded, in place of the profile's."""
     speed_spread: Annotated[SpeedDistribution, OneOf(SPEEDS)] | None = None
     """The distribution of the devices' factors on the profile's rates."""
     latency: AnyReplay = Replay(source=0.0)

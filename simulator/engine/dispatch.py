@@ -15,7 +15,7 @@ from simulator.engine.assignment import Assignment
 from simulator.engine.federation import Federation
 from simulator.engine.participation import Participation
 from simulator.engine.seeds import stream
-from simulator.engine.server_view import MAX_REMEMBERED
+from simulator.engine.server_view import MAX_REMEMBERED, ServerView
 from simulator.log.checked import InvariantError
 from simulator.log.records import ClientRecord, plan_fields
 from traces.arrays import IntArray
@@ -27,8 +27,10 @@ class Dispatcher:
     Each time that it asks, selection and strategy draw from streams of that time.
     """
 
-    def __init__(self, federation: Federation, participation: Participation) -> None:
-        self._fed = federation
+    def __init__(
+        self, federation: Federation, view: ServerView, participation: Participation
+    ) -> None:
+        self._fed, self._view = federation, view
         self._participation = participation
         self._count = 0
         self._known_fields: dict[int, tuple[Cost, Mapping[str, Any]]] = {}  # holds its costs alive
@@ -61,7 +63,7 @@ class Dispatcher:
         cohort = _checked_cohort(picked, idle, slots=slots, round_number=round_number)
         self._participation.picked(cohort, round_number)
         rng = stream(fed.seed, "strategy", *names)
-        plans = fed.strategy.plan(state, fed.view, cohort, rng)
+        plans = fed.strategy.plan(state, self._view, cohort, rng)
         by_device = {plan.device_id: plan for plan in plans}
         if len(by_device) != len(plans) or not set(by_device) <= set(cohort):
             raise InvariantError(
@@ -75,7 +77,7 @@ class Dispatcher:
     ) -> Assignment:
         """Return the assignment that a plan makes, dispatched at ``now``: (round, instant in s)."""
         fed, device_id = self._fed, plan.device_id
-        device, cost = fed.world.fleet[device_id], fed.view.cost(plan)
+        device, cost = fed.world.fleet[device_id], self._view.cost(plan)
         return Assignment(
             plan=plan,
             broadcast=fed.strategy.broadcast(state, plan),
@@ -83,7 +85,7 @@ class Dispatcher:
             cost=cost,
             record=ClientRecord.open(
                 device,
-                num_examples=fed.view.num_examples(device_id),
+                num_examples=self._view.num_examples(device_id),
                 planned=self._plan_fields(plan, cost),
                 dispatched=now,
             ),
@@ -109,13 +111,13 @@ class Dispatcher:
         """Return an assignment that fits into ``free_bytes`` of memory; None if there is none."""
         fed, device_id = self._fed, work.plan.device_id
         rng = stream(fed.seed, "shrink", self._count, device_id, work.record.num_shrinks)
-        view = fed.view.with_free_memory(device_id, free_bytes)
+        view = self._view.with_free_memory(device_id, free_bytes)
         try:
             plans = fed.strategy.plan(state, view, (device_id,), rng)
         except ValueError:  # it cannot plan at all for so little memory
             return None
         for plan in plans:
-            cost = fed.view.cost(plan)
+            cost = self._view.cost(plan)
             if cost.memory.total <= free_bytes:
                 work.record.replan(plan, cost)
                 return replace(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from algorithms.pacing import Pacing
@@ -46,7 +45,6 @@ class Federation:
         """Return True where nothing is trained, so that a device sends back what it was sent."""
         return isinstance(self.trainer, NullTrainer)
 
-    @cached_property
-    def view(self) -> ServerView:
-        """Return what the server knows of its fleet, to which it adds what it measures."""
+    def new_view(self) -> ServerView:
+        """Return what a server knows of the fleet before it has measured anything."""
         return ServerView(self.world, self.rules.local, self.trainer)

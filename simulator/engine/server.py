@@ -49,8 +49,9 @@ class Server:
         self._fed = federation
         world, rules = federation.world, federation.rules
         self._presence = Presence(world.fleet, world.faults)
-        self._participation = Participation(world.fleet, federation.view)
-        self._dispatcher = Dispatcher(federation, self._participation)
+        self._view = federation.new_view()
+        self._participation = Participation(world.fleet, self._view)
+        self._dispatcher = Dispatcher(federation, self._view, self._participation)
         self._devices = DeviceContext(
             env, log, self._presence, world, rules, Network(env), self._shrink
         )
@@ -59,7 +60,7 @@ class Server:
             strategy.rank, rules.alpha(strategy), stream(federation.seed, "adapter")
         )
         self.state: ServerState[Any] = strategy.init(adapter)
-        self._timelines = Timelines(federation, self._presence)
+        self._timelines = Timelines(federation, self._view, self._presence)
         self._timeline: CohortTimeline | None = (
             None  # of this round's plans that nothing interrupts
         )
@@ -256,14 +257,14 @@ class Server:
         self._arrived.append(work)
         down, up = record.download_bytes, record.upload_bytes
         rate = LinkRate(down / record.download_s, up / record.upload_s)
-        self._fed.view.measured(record.device_id, rate)
+        self._view.measured(record.device_id, rate)
 
     def _receive_all(self, timeline: CohortTimeline) -> None:
         """Take note that the updates of a timeline that are not late have arrived."""
         rows = timeline.arrivals
         taken_s = timeline.finished_s[rows] - timeline.started_s
         self._participation.all_ended(timeline.devices[rows], taken_s)
-        self._fed.view.all_measured(timeline.link_rates())
+        self._view.all_measured(timeline.link_rates())
         self._num_ahead, self._num_ahead_arrived = timeline.num_late, len(rows)
 
     def _close_round(self) -> Generator[simpy.Event, Any, None]:

@@ -21,6 +21,7 @@ from devices.fleet.fleet import Assigned, Fleet
 from devices.vocabulary.plan import TrainingPlan
 from simulator.engine.federation import Federation
 from simulator.engine.presence import Presence
+from simulator.engine.server_view import ServerView
 from simulator.log.cohort_timeline import CohortTimeline
 from traces.arrays import BoolArray, FloatArray, IntArray, groups_of
 from traces.steps import StepTrace
@@ -38,8 +39,8 @@ class Timelines:
     shares a link or sends an attack; elsewhere every plan is simulated one by one.
     """
 
-    def __init__(self, federation: Federation, presence: Presence) -> None:
-        self._fed, self._presence = federation, presence
+    def __init__(self, federation: Federation, view: ServerView, presence: Presence) -> None:
+        self._fed, self._view, self._presence = federation, view, presence
         fleet = self._fleet = federation.world.fleet
         self._applies = (
             federation.is_timing_only
@@ -84,7 +85,7 @@ class Timelines:
         works: list[tuple[TrainingPlan, Cost]] = []
         index = []
         for plan in plans:
-            cost = self._fed.view.cost(plan)
+            cost = self._view.cost(plan)
             if id(cost) not in found:
                 found[id(cost)] = len(works)
                 works.append((plan, cost))

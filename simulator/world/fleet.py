@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
 
-from devices.fleet.battery import MAINS, Battery, BatteryReplay, BatterySpec
+from devices.fleet.battery import MAINS, Battery, BatteryOptions, BatteryReplay, BatterySpec
 from devices.fleet.fleet import Fleet, Shards
 from devices.fleet.profile import DeviceProfile
 from simulator.config.fleet import (
@@ -86,14 +87,24 @@ def _memory_budgets(
     profiles: Sequence[DeviceProfile | None],
     fleet_share: Sequence[float],
 ) -> IntArray:
-    """Return (n,) bytes: the part of each device's memory that training may take."""
+    """Return (n,) bytes: the part of each device's memory that training may take.
+
+    The framework takes its own out of the share that other apps leave.
+    """
+    pairs = list(zip(groups, profiles, strict=True))
     memory_bytes = [
-        group.memory_bytes or (profile.memory_bytes if profile else 0)
-        for group, profile in zip(groups, profiles, strict=True)
+        group.memory_bytes or (profile.memory_bytes if profile else 0) for group, profile in pairs
+    ]
+    runtime_bytes = [
+        (profile.runtime_bytes if profile else 0)
+        if group.runtime_bytes is None
+        else group.runtime_bytes
+        for group, profile in pairs
     ]
     share = draw.between("memory_share", [group.memory_share or fleet_share for group in groups])
     budgets: IntArray = (share * np.array(memory_bytes)[draw.members]).astype(np.int64)
-    return budgets
+    left: IntArray = np.maximum(budgets - np.array(runtime_bytes)[draw.members], 0)
+    return left
 
 
 def _steps(name: str, quantity: Signal) -> Replayed[StepTrace]:
@@ -168,17 +179,9 @@ def _load_batteries(draw: Draw, k: int, replay: Replay) -> Sequence[Battery]:
         return [BatteryReplay(level, config.floor_share) for level in levels]
     assert config is not None
     plugged = [NEVER] if replay.source == 0 else _load_availability(draw, k, replay)
-    return [
-        BatterySpec(
-            capacity_j=config.capacity_j,
-            initial_share=config.initial_share[-1],
-            charge_w=config.charge_w,
-            floor_share=config.floor_share,
-            resume_share=config.resume_share,
-            charging=trace,
-        )
-        for trace in plugged
-    ]
+    options = {one.name: getattr(config, one.name) for one in fields(BatteryOptions)}
+    share = config.initial_share[-1]
+    return [BatterySpec(**options, initial_share=share, charging=trace) for trace in plugged]
 
 
 def _calendar_period(trace: AvailabilityTrace) -> float:

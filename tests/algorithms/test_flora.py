@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.merging.staleness import with_change_added
-from algorithms.strategies.flora import Bases, FLoRA
+from algorithms.strategies.flora import FLoRA, Fresh
 from algorithms.strategy import ServerState
 from devices.cost.closed_form import ClosedFormCost
 from devices.vocabulary.merged import multiplied_out
@@ -36,18 +36,18 @@ SIDES = {layer.name: (layer.out_features, layer.in_features) for layer in MODEL.
 """8 x 8, where a term has 16 numbers and the matrix 64; and 32 x 8, with 40 and 256."""
 
 
-def start(seed: int = 0) -> ServerState[Bases]:
+def start(seed: int = 0) -> ServerState[Fresh]:
     return STRATEGY.init(MODEL.initial_adapter(4, 16.0, np.random.default_rng(seed)))
 
 
 def plans_of(
-    state: ServerState[Bases], cohort: Sequence[int], fleet: StaticFleet = FLEET
+    state: ServerState[Fresh], cohort: Sequence[int], fleet: StaticFleet = FLEET
 ) -> list[TrainingPlan]:
     return list(STRATEGY.plan(state, fleet, cohort, np.random.default_rng(0)))
 
 
 def updates_of(
-    state: ServerState[Bases], cohort: Sequence[int], seed: int = 0
+    state: ServerState[Fresh], cohort: Sequence[int], seed: int = 0
 ) -> list[ClientUpdate]:
     rng = np.random.default_rng(seed)
     return [
@@ -58,7 +58,7 @@ def updates_of(
     ]
 
 
-def after_rounds(cohorts: Sequence[Sequence[int]], seed: int = 0) -> list[ServerState[Bases]]:
+def after_rounds(cohorts: Sequence[Sequence[int]], seed: int = 0) -> list[ServerState[Fresh]]:
     states = [start(seed)]
     for k, cohort in enumerate(cohorts):
         updates = updates_of(states[-1], cohort, seed + k)
@@ -66,7 +66,7 @@ def after_rounds(cohorts: Sequence[Sequence[int]], seed: int = 0) -> list[Server
     return states
 
 
-def base_of(state: ServerState[Bases], key: ModuleKey) -> FloatArray:
+def base_of(state: ServerState[Fresh], key: ModuleKey) -> FloatArray:
     """(out, in): what was merged into a layer."""
     product = state.adapter.merged.products.get(key)
     return np.zeros(SIDES[key.module]) if product is None else multiplied_out(product)
@@ -167,7 +167,7 @@ def test_every_device_starts_fresh_in_every_round_with_an_a_of_its_own() -> None
     assert (key, STRATEGY.broadcast(other, plan).adapter.factors[key].a.tobytes()) not in drawn
 
 
-def ranks_missed(state: ServerState[Bases], device_id: int) -> tuple[int, ...]:
+def ranks_missed(state: ServerState[Fresh], device_id: int) -> tuple[int, ...]:
     """Of the 8 x 8 and the 32 x 8 layers, the same in all blocks."""
     (plan,) = plans_of(state, [device_id])
     assert plan.missed_ranks is not None
@@ -214,7 +214,7 @@ def test_what_comes_off_the_wire_leads_to_the_base_of_now_and_is_what_is_charged
         assert len(message) == costs.cost(plan, profile).download_bytes
         drawn = STRATEGY.broadcast(now, plan).adapter
         received = decode_broadcast(message, MODEL, plan=plan, drawn=drawn)
-        had = states[now.memory.held.get(plan.device_id, 0)]
+        had = states[now.memory.bases.held.get(plan.device_id, 0)]
         for key in now.adapter.factors:
             product = received.missed.get(key)
             if isinstance(product, np.ndarray):
@@ -243,7 +243,7 @@ def test_a_download_never_exceeds_the_matrices() -> None:
 def test_the_server_keeps_no_more_stacks_than_a_matrix_is_large() -> None:
     """Seven rounds of rank 1 are as large as either matrix."""
     states = after_rounds([[2]] * 9)
-    assert [len(state.memory.stacks) for state in states] == [0, 1, 2, 3, 4, 5, 6, 6, 6, 6]
+    assert [len(state.memory.bases.stacks) for state in states] == [0, 1, 2, 3, 4, 5, 6, 6, 6, 6]
 
 
 def test_a_late_update_fades_as_a_product_and_leaves_the_base_it_started_from() -> None:
@@ -257,7 +257,7 @@ def test_a_late_update_fades_as_a_product_and_leaves_the_base_it_started_from() 
         wanted = 0.25 * b[:, :1].astype(np.float64) @ a[:1]
         # The base is kept in float32, and is of the size of 10.
         np.testing.assert_allclose(moved, wanted, atol=1e-5)
-    assert after.memory.held[2] == 1
+    assert after.memory.bases.held[2] == 1
     for name, values in after.adapter.head.items():
         delta = update.adapter.head[name] - update.broadcast.adapter.head[name]
         wanted_head = states[3].adapter.head[name] + 0.25 * delta

@@ -137,3 +137,11 @@ def test_what_nobody_changed_stands_as_it_is_now() -> None:
     moved = with_change_added(update(1.0, 1.0), Broadcast(7, adapter(10.0)), 0.25)
     assert moved.broadcast.version == 7
     assert (moved.adapter.head["head"] == 10.0).all()
+
+
+def test_an_update_brought_up_to_date_says_what_its_device_really_started_from() -> None:
+    """Whoever keeps track of the base that a device has must not take it for the newest one."""
+    fresh = update(1.0, 3.0, version=2)
+    late = up_to_date(fresh, Broadcast(7, adapter(10.0)), FedBuff(2, 2))
+    assert late.broadcast.version == 7
+    assert late.base_version == fresh.base_version == 2

@@ -85,3 +85,9 @@ def test_power_mode_that_does_not_exist_is_refused_with_those_that_do() -> None:
     message = "a power mode of jetson-tx2 must be one of maxn, maxp, maxq, got 'turbo'"
     with pytest.raises(ValueError, match=message):
         profile("jetson-tx2-turbo")
+
+
+def test_what_the_framework_takes_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(calibrated_text(replace(MINE, runtime_bytes=700 * 2**20)), "utf-8")
+    assert profile(str(path)).runtime_bytes == 700 * 2**20

@@ -206,3 +206,17 @@ def test_catalog_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[device\n")
     with pytest.raises(ValueError, match=r"bad\.toml: the catalog cannot be read as TOML: .*line"):
         load_profiles(tmp_path / "bad.toml")
+
+
+def test_a_device_may_say_what_its_framework_takes_of_the_memory() -> None:
+    plain = read_catalog(changed(("device", 1, "idle_w"), 2.0), "my.toml")
+    found = read_catalog(changed(("device", 1, "runtime_mib"), 600), "my.toml")
+    tx2 = [name for name in found if name.startswith("jetson-tx2")]
+    assert tx2
+    assert {found[name].runtime_bytes for name in tx2} == {600 * 2**20}
+    assert {plain[name].runtime_bytes for name in plain} == {0}
+    assert "runtime_mib must be a number of at least 0" in refusal(
+        changed(("device", 1, "runtime_mib"), -1)
+    )
+    # A hash of conditions is made of this text, and of the budgets that the runtime comes off.
+    assert "runtime" not in repr(found[tx2[0]])

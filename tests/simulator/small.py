@@ -12,6 +12,7 @@ from algorithms.pacing import Pacing, Synchronous
 from algorithms.selection import Selection, Uniform
 from algorithms.strategies.fedlora import FedLoRA
 from devices.cost.closed_form import ClosedFormCost
+from devices.fleet.battery import BatterySpec
 from devices.fleet.fleet import Device, Fleet
 from devices.fleet.profile import DeviceProfile
 from devices.models.heads import text_head
@@ -34,6 +35,7 @@ from simulator.engine.network import NOTHING_SHARED
 from simulator.engine.rules import Rules
 from simulator.log.records import ClientRecord, Event, RoundRecord
 from traces.arrays import FloatArray
+from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 
 BERT = {
@@ -70,6 +72,20 @@ class Memory:
 
 def tiny_model() -> ModelSpec:
     return ModelSpec.from_config("tiny", BERT, ("query", "value"), head=text_head(4))
+
+
+def make_battery(
+    capacity_j: float, *, charge_w: float, floor_share: float, charging: AvailabilityTrace
+) -> BatterySpec:
+    """Return a battery that is full at instant 0, and whose device resumes at half of it."""
+    return BatterySpec(
+        capacity_j=capacity_j,
+        charge_w=charge_w,
+        floor_share=floor_share,
+        resume_share=0.5,
+        initial_share=1.0,
+        charging=charging,
+    )
 
 
 def make_device(

@@ -10,7 +10,7 @@ import pytest
 from algorithms.pacing import FedBuff, Synchronous
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategies.fedquad import FedQuad
-from devices.fleet.battery import BatteryReplay, BatterySpec
+from devices.fleet.battery import BatteryReplay
 from devices.fleet.fleet import Device
 from simulator.config.faults import FaultsConfig
 from simulator.config.problems import Problems
@@ -18,7 +18,7 @@ from simulator.config.schema import read_section
 from simulator.engine.clock import StalledError
 from simulator.engine.faults import draw_faults
 from tests.simulator.met import away, faults, free_run, run, steps
-from tests.simulator.small import make_device
+from tests.simulator.small import make_battery, make_device
 from traces.availability import AvailabilityTrace
 from traces.steps import StepTrace
 
@@ -238,7 +238,7 @@ def test_run_in_which_everybody_sits_out_for_ever_says_so_at_once() -> None:
 def test_device_that_is_online_only_while_its_battery_is_flat_never_comes() -> None:
     """Looked for through 10,000 turns, each lived once: lived anew from the first, it hung."""
     plugged = AvailabilityTrace.of([(1.0, 2.0)], 3.0)
-    battery = BatterySpec(0.1, 1.0, 5.0, 0.1, 0.5, plugged)
+    battery = make_battery(0.1, charge_w=5.0, floor_share=0.1, charging=plugged)
     online = AvailabilityTrace.of([(0.5, 0.9)], 3.0)
     with pytest.raises(StalledError, match=r"no device is present at 0 s, and none will come"):
         run([make_device(0, battery=battery, availability=online)], rounds=1)
@@ -317,7 +317,7 @@ def test_battery_that_runs_out_in_training_loses_the_work_and_charges_again() ->
     free = free_run()
     plugged = AvailabilityTrace.of([(50.0, 1e6)], 1e6)
     joules = 2.0 * free.download_s + 10.0 * free.train_s / 2
-    battery = BatterySpec(joules, 1.0, 5.0, 0.0, 0.5, plugged)
+    battery = make_battery(joules, charge_w=5.0, floor_share=0.0, charging=plugged)
     first, second = run([make_device(0, battery=battery)], rounds=2).clients
     assert first.outcome == "offline"
     assert first.train_s == pytest.approx(free.train_s / 2)

@@ -12,12 +12,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from algorithms.pacing import FedAsync, FedBuff, OverSelection, SemiSynchronous, Synchronous
-from devices.fleet.battery import BatterySpec
 from devices.fleet.fleet import Device
 from simulator.engine.clock import StalledError
 from simulator.log.records import ClientRecord
 from tests.simulator.met import faults, run
-from tests.simulator.small import make_device
+from tests.simulator.small import make_battery, make_device
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
@@ -225,8 +224,12 @@ pacings = st.sampled_from(
 
 @st.composite
 def devices(draw: st.DrawFn, device_id: int) -> Device:
-    battery = BatterySpec(draw(st.sampled_from([3.0, 1e6])), 1.0, 4.0, 0.0, 0.5,
-                          online(draw(ups(0.5))))  # fmt: skip
+    battery = make_battery(
+        draw(st.sampled_from([3.0, 1e6])),
+        charge_w=4.0,
+        floor_share=0.0,
+        charging=online(draw(ups(0.5))),
+    )
     return make_device(
         device_id,
         flops_per_s=FLOPS_PER_S,

@@ -8,11 +8,11 @@ import pytest
 
 from algorithms.pacing import FedBuff, Synchronous
 from algorithms.strategies.fedlora import FedLoRA
-from devices.fleet.battery import BatteryReplay, BatterySpec
+from devices.fleet.battery import BatteryReplay
 from simulator.engine.clock import StalledError
 from simulator.engine.network import SharedLinks
 from tests.simulator.met import away, faults, free_run, run
-from tests.simulator.small import make_device
+from tests.simulator.small import make_battery, make_device
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
@@ -40,7 +40,7 @@ def test_battery_that_runs_flat_while_paused_loses_the_work() -> None:
     gone_s = free.download_s / 2
     never = AvailabilityTrace.of([], math.inf)
     joules = 2.0 * gone_s + 1.0 * 5.0  # radio until it goes offline, then five idle seconds
-    battery = BatterySpec(joules, 1.0, 0.0, 0.0, 0.5, never)
+    battery = make_battery(joules, charge_w=0.0, floor_share=0.0, charging=never)
     device = make_device(0, battery=battery, availability=away(gone_s, gone_s + 60.0))
     fleet = [device, make_device(1)]
     log = run(fleet, rounds=1, when_offline="resume")
@@ -134,7 +134,9 @@ def test_deadline_counts_from_when_somebody_could_be_asked() -> None:
 
 
 def test_device_dropped_for_memory_stays_away_with_its_battery() -> None:
-    battery = BatterySpec(1e6, 1.0, 0.0, 0.0, 0.5, AvailabilityTrace.of([], math.inf))
+    battery = make_battery(
+        1e6, charge_w=0.0, floor_share=0.0, charging=AvailabilityTrace.of([], math.inf)
+    )
     short = make_device(0, battery=battery, free_memory=StepTrace.constant(1e-6))
     log = run([short, make_device(1)], rounds=3, when_out_of_memory="drop")
     assert [r.device_id for r in log.clients if r.outcome == "oom"] == [0]
@@ -155,7 +157,7 @@ def test_battery_drains_at_the_radio_while_a_transfer_waits_for_its_link() -> No
     spent_j = 2.0 * free.download_s + 10.0 * free.train_s + 2.0 * 10.0 + 2.0 * free.upload_s
     never = AvailabilityTrace.of([], math.inf)
     for joules, outcome in ((1.001 * spent_j, "aggregated"), (0.999 * spent_j, "offline")):
-        battery = BatterySpec(joules, 1.0, 0.0, 0.0, 0.5, never)
+        battery = make_battery(joules, charge_w=0.0, floor_share=0.0, charging=never)
         fleet = [make_device(0, battery=battery)]
         (record,) = run(fleet, rounds=1, faults=faults(1, link_loss=loss)).clients
         assert record.outcome == outcome
@@ -164,7 +166,9 @@ def test_battery_drains_at_the_radio_while_a_transfer_waits_for_its_link() -> No
 
 def test_idle_device_drains_its_battery_whether_or_not_it_is_asked() -> None:
     never = AvailabilityTrace.of([], math.inf)
-    battery = BatterySpec(5.0, 1.0, 0.0, 0.0, 0.5, never)  # five seconds at 1 W
+    battery = make_battery(
+        5.0, charge_w=0.0, floor_share=0.0, charging=never
+    )  # five seconds at 1 W
     late = AvailabilityTrace.of([(4.0, 1e6)], 1e6)
     (first,) = run([make_device(0, battery=battery, availability=late)], rounds=1).clients
     assert first.battery_share < 0.2

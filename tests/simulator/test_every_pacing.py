@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from devices.vocabulary.trainer import TrainingJob, TrainingResult
 from devices.wire.wire import encode_update
 from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
+from simulator.engine.server_view import ServerView
 from simulator.log.records import ClientRecord, RoundRecord
 from tests.algorithms.static_fleet import spoil
 from tests.simulator.arrivals import Arrivals
@@ -51,7 +53,7 @@ def run(federation: Federation) -> Memory:
     return log
 
 
-WHOLE = ("fedlora", "ffa-lora")
+WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair")
 """Those that take no heed of memory."""
 
 
@@ -64,8 +66,12 @@ class CheckedTrainer(DriftTrainer):
         self.arrivals = Arrivals(tiny_model())
         self.uploaded_bytes: list[int] = []
 
+    @cached_property
+    def view(self) -> ServerView:
+        return self.federation[0].new_view()
+
     def _result(self, job: TrainingJob) -> TrainingResult:
-        view = self.federation[0].view
+        view = self.view
         memory = view.cost(job.plan).memory
         assert memory.total <= view.memory_budget_bytes(job.plan.device_id)
         self.arrivals.check(job)

@@ -51,6 +51,8 @@ MEASURED = {
     "fah-qlora": 0.49,
     "fedra": 0.69,
     "inclusivefl": 0.76,
+    "fedex-lora": 1.00,
+    "lora-fair": 0.98,
 }
 """Mean share of FedLoRA's fall of the loss, on the eight seeds 10 to 17, which are not tested."""
 HEAD_ALONE = 0.14
@@ -62,7 +64,7 @@ difference of such means one of 0.084 (1/2 + 1/8)^0.5: this is four of these."""
 HEAD_MARGIN = 0.06
 """The same for the head alone, whose standard deviation is 0.019."""
 EXAMPLES = 32  # of each of four devices
-WHOLE = ("fedlora", "ffa-lora", "head-alone")
+WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "head-alone")
 """Those that take no heed of memory; their devices have enough."""
 
 
@@ -131,7 +133,7 @@ def costs(model: ModelSpec) -> ClosedFormCost:
 
 
 def make_view(fleet: Sequence[Device], steps: int = 10) -> ServerView:
-    return make_federation(fleet, trainer=trainer(), **settings(steps)).view
+    return make_federation(fleet, trainer=trainer(), **settings(steps)).new_view()
 
 
 def settings(steps: int = 10) -> dict[str, Any]:

@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 from algorithms.merging.robust import Robustness
 from algorithms.registry import PACINGS, SELECTIONS
 from algorithms.strategies.fedlora import FedLoRA
-from devices.fleet.battery import BatterySpec
 from devices.fleet.fleet import Device
 from simulator.config.schema import Stop
 from simulator.engine.clock import StalledError
 from simulator.engine.server import simulate
-from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.simulator.small import DriftTrainer, Memory, make_battery, make_device, make_federation
 from tests.simulator.test_conditions import faults, free_run, steps
 from tests.torture import scaled
 from traces.availability import AvailabilityTrace
@@ -102,7 +101,9 @@ def conditions(draw: st.DrawFn) -> dict[str, Any]:
         met["availability"] = AvailabilityTrace.of(pairs, period_s)
     if draw(st.integers(0, 3)) == 0:
         plugged = AvailabilityTrace.of([(1.0, 2.0)], 3.0)
-        met["battery"] = BatterySpec(draw(st.floats(0.05, 5.0)), 1.0, 5.0, 0.1, 0.5, plugged)
+        met["battery"] = make_battery(
+            draw(st.floats(0.05, 5.0)), charge_w=5.0, floor_share=0.1, charging=plugged
+        )
     return met
 
 

@@ -15,7 +15,7 @@ from tests.simulator.small import make_device, make_federation
 def test_costs_that_are_forgotten_are_worked_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """FedRA asks for other blocks in every round: a long run must not fill the memory."""
     monkeypatch.setattr(fleet_view, "MAX_REMEMBERED", 5)
-    view = make_federation([make_device(0), make_device(1, flops_per_s=2e9)]).view
+    view = make_federation([make_device(0), make_device(1, flops_per_s=2e9)]).new_view()
     shape = view.model.grid_shape(8)
     plans = []
     for chosen in range(1, 2**3):

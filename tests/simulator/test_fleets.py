@@ -348,3 +348,16 @@ def test_folder_of_an_import_and_a_fitted_generator_serve_as_availability(tmp_pa
 
 def fleet_of(availability: Path) -> dict:
     return {"devices": [{**PI, "availability": str(availability)}]}
+
+
+def test_what_the_framework_takes_comes_off_the_share_of_memory(tmp_path: Path) -> None:
+    """2 GB at a half leave 1 GB, of which it takes 300 MB; where it takes all, nothing is left."""
+    group = {**PI, "memory_bytes": 2 * 10**9, "memory_share": 0.5}
+    fleets = [
+        world(tmp_path, {"devices": [{**group, **more}]}).fleet
+        for more in ({}, {"runtime_bytes": 3 * 10**8})
+    ]
+    assert [fleet.memory_budget_bytes.tolist() for fleet in fleets] == [[10**9], [7 * 10**8]]
+    assert fleets[0].conditions_hash() != fleets[1].conditions_hash()
+    with pytest.raises(ConfigError, match=r"must hold at least the smallest plan.*got 0\.0 MB"):
+        world(tmp_path, {"devices": [{**group, "runtime_bytes": 10**9}]})

@@ -34,14 +34,16 @@ ROUNDS = 40
 OPTIONS: dict[str, dict[str, Any]] = {
     "fedlora": {"depth": "common"},
     "ffa-lora": {"depth": "common"},
+    "fedex-lora": {"depth": "common"},
+    "lora-fair": {"depth": "common"},
     "haflq": {"upload_s": 1e9, "explore_share": 1.0},
     "fah-qlora": {"min_rank": 2},
 }
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those in which a term settles short of its goal where a device lacks it."""
-WHOLE = ("fedlora", "ffa-lora")
+WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair")
 """Those that train the same on all devices, as much as the smallest one holds."""
-PRODUCTS = ("flexlora", "flora")
+PRODUCTS = ("flexlora", "flora", "lora-fair")
 """Those whose terms are others in each round: what has to arrive is the product."""
 SETTLED = 14
 """Rounds after which a term that goes half-way to its goal each time is within 1e-4 of it."""

@@ -171,11 +171,11 @@ def test_costs_follow_the_optimizer_of_the_config(tmp_path: Path) -> None:
         federation = federation_of(config, world, DriftTrainer(world.model.num_blocks))
         plans = config.strategy.plan(
             config.strategy.init(world.model.initial_adapter(4, 16.0, np.random.default_rng(0))),
-            federation.view,
+            federation.new_view(),
             [0],
             np.random.default_rng(0),
         )
-        peaks.append(federation.view.cost(plans[0]).memory)
+        peaks.append(federation.new_view().cost(plans[0]).memory)
     assert 0 < peaks[1].optimizer == peaks[0].optimizer // 2
     assert peaks[1].gradients == peaks[0].gradients
 

@@ -42,7 +42,7 @@ def run(federation: Federation) -> Memory:
 
 def test_equal_devices_on_constant_links_give_the_round_time_in_closed_form() -> None:
     federation = make_federation([make_device(k, rate_bytes_per_s=1e5) for k in range(4)], rounds=3)
-    cost = federation.view.cost(plan_of(federation))
+    cost = federation.new_view().cost(plan_of(federation))
     round_s = cost.download_bytes / 1e5 + cost.train_s + cost.upload_bytes / 1e5
     log = run(federation)
     assert [r.duration_s for r in log.rounds[1:]] == pytest.approx([round_s] * 3)
@@ -53,7 +53,7 @@ def test_equal_devices_on_constant_links_give_the_round_time_in_closed_form() ->
 def test_the_round_lasts_as_long_as_its_slowest_device_and_the_others_wait() -> None:
     fleet = [make_device(0), make_device(1, flops_per_s=1e8)]
     federation = make_federation(fleet, rounds=1)
-    fast, slow = (federation.view.cost(plan_of(federation, k)) for k in range(2))
+    fast, slow = (federation.new_view().cost(plan_of(federation, k)) for k in range(2))
     log = run(federation)
     gap_s = slow.train_s - fast.train_s
     assert log.rounds[1].waiting_s == pytest.approx(gap_s / 2)
@@ -76,7 +76,11 @@ def test_a_plan_over_the_budget_is_an_oom_event_and_trains_nothing() -> None:
 
 
 def test_a_plan_that_just_fits_its_budget_is_no_oom() -> None:
-    peak = make_federation([make_device(0)]).view.cost(plan_of(make_federation([make_device(0)])))
+    peak = (
+        make_federation([make_device(0)])
+        .new_view()
+        .cost(plan_of(make_federation([make_device(0)])))
+    )
     for budget, oom in ((peak.memory.total, 0), (peak.memory.total - 1, 1)):
         log = run(make_federation([make_device(0, budget_bytes=budget)], rounds=1))
         assert log.rounds[1].num_oom == oom
@@ -216,7 +220,7 @@ def test_the_server_knows_nothing_of_a_link_s_future() -> None:
         rate = np.array([ahead, 5e4])
         trace = BandwidthTrace(np.array([0.0, 5000.0]), rate, period_s)
         device = replace(make_device(0), link=Link("x", trace, trace))
-        known.append(make_federation([device]).view.link(0))
+        known.append(make_federation([device]).new_view().link(0))
     assert known[0] == known[1]
     assert known[0].down_bytes_per_s == pytest.approx(5e4)
 
@@ -224,7 +228,7 @@ def test_the_server_knows_nothing_of_a_link_s_future() -> None:
 def test_a_link_that_has_long_been_down_is_known_as_slow_and_not_as_dead() -> None:
     trace = BandwidthTrace(np.array([0.0, 100.0]), np.array([1e6, 0.0]), 10_000.0)
     device = replace(make_device(0), link=Link("x", trace, trace))
-    assert make_federation([device]).view.link(0).up_bytes_per_s == 1.0
+    assert make_federation([device]).new_view().link(0).up_bytes_per_s == 1.0
 
 
 def test_the_cohort_does_not_depend_on_the_strategy() -> None:
