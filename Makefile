@@ -18,9 +18,11 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# A process a core, up to four: each holds torch. The tests of a file share what they set up. Bytecode
-# is kept even where the environment forbids it: many tests start processes that import all of ours.
-PARALLEL := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+# A process a core, up to four: each holds torch. The tests of a file share what they set up. Files run
+# in order, since the last ones, of traces, are short: no core waits long for another. Bytecode is kept
+# even where the environment forbids it: many tests start processes that import all of ours.
+PARALLEL := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 \
+  $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 unit: $(READY)
 	$(PARALLEL)

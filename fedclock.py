@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.api import Result, draw, load, run, write_figures
+    from analysis.api import Result, compare, draw, load, run, summary, sweep, write_figures
+    from analysis.api import write_figures as figures
     from analysis.figures import FIGURES
     from analysis.figures.ablation import plot as plot_change
     from analysis.figures.choices import plot as plot_choices
@@ -42,7 +43,9 @@ __all__ = [
     "Result",
     "RunError",
     "UserError",
+    "compare",
     "draw",
+    "figures",
     "load",
     "plot_change",
     "plot_choices",
@@ -62,6 +65,8 @@ __all__ = [
     "plot_waiting_rounds",
     "run",
     "style",
+    "summary",
+    "sweep",
     "write_figures",
 ]
 
@@ -73,7 +78,9 @@ _PLACES = {
     "Result": "analysis.api:Result",
     "RunError": "analysis.runs.files:RunError",
     "UserError": "simulator.config.problems:UserError",
+    "compare": "analysis.api:compare",
     "draw": "analysis.api:draw",
+    "figures": "analysis.api:write_figures",
     "load": "analysis.api:load",
     "plot_change": "analysis.figures.ablation:plot",
     "plot_choices": "analysis.figures.choices:plot",
@@ -93,6 +100,8 @@ _PLACES = {
     "plot_waiting_rounds": "analysis.figures.waiting:plot_rounds",
     "run": "analysis.api:run",
     "style": "analysis.figures.style:context",
+    "summary": "analysis.api:summary",
+    "sweep": "analysis.api:sweep",
     "write_figures": "analysis.api:write_figures",
 }
 """Name -> the module that it stands in, and its name there."""

@@ -1,4 +1,4 @@
-"""When the server hands out plans and when it aggregates, whatever the strategy.
+"""Says when the server dispatches plans and when it aggregates, whatever the strategy.
 
 Letters: x is the global model as an aggregation finds it, x_k the model that device k trained,
 x_start the model that it started from, s_k the number of aggregations between its broadcast and

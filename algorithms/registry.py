@@ -1,4 +1,4 @@
-"""Every scheduler, pacing and selection that a config may name: one file and one line each."""
+"""Lists every scheduler, pacing and selection that a config may name, one line each."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Who takes part: a cohort out of the devices that have nothing to do."""
+"""Selects who takes part: a cohort out of the devices that have nothing to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stands in for an engine: devices that never change, and updates without training.
+"""Stands in for the engine in checks: devices that never change, and updates without training.
 
 Checks and tests hold strategies against it.
 """

@@ -6,6 +6,7 @@ unless a reporter is given.
 
 from __future__ import annotations
 
+import html
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from analysis import figures
 from analysis.figures import sensitivity, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study, require_comparable, study_of
+from analysis.report.table import StudyTable, study_table
 from analysis.runs.files import Json, RunError
-from analysis.runs.frames import RunSet, load_variants, open_runs
+from analysis.runs.frames import RunSet, load_variants, open_runs, whole
 from analysis.runs.load import Run
 from analysis.runs.names import reader_names, with_names
 from simulator.config.experiment import load_experiment, read_experiment
@@ -30,8 +32,9 @@ from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.disk import writing_into
 from simulator.log.progress import Reporter
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
-from simulator.runs.run import prepare_all
+from simulator.runs.run import Prepared, prepare_all
 from simulator.runs.run import run as run_one
+from simulator.runs.sweep import LoadConfigs, sweep_configs
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 from traces.text import unknown
@@ -112,6 +115,32 @@ class Result:
         require_comparable(self.found)
         return study_of(self.runs, target=target, baseline=baseline)
 
+    def table(self, *, target: float | None = None, baseline: str | None = None) -> pd.DataFrame:
+        """Return the table of ``fedclock summary``: metrics down, variants across, as texts.
+
+        Raises RunError where the runs met unlike conditions, or on a target or baseline that cannot
+        be.
+        """
+        return _as_frame(study_table(self.compare(target=target, baseline=baseline)))
+
+    def __repr__(self) -> str:
+        """Name the runs in a line."""
+        seeds = self.found.runs["seed"].nunique()
+        variants = ", ".join(self.found.variants)
+        return f"<{len(self.runs)} runs at {seeds} seed{'s' * (seeds != 1)}: {variants}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook; of runs that cannot be compared, what they are."""
+        try:
+            table = study_table(self.compare())
+        except RunError:
+            columns = ["variant", "seed", "num_rounds", "simulated_s"]
+            listed: str = self.found.runs[columns].to_html(index=False)
+            return listed
+        notes = "".join(f"<p>{html.escape(line)}</p>" for line in (table.note, *table.warnings))
+        shown: str = _as_frame(table).to_html()
+        return shown + notes
+
     def frame(self, name: str, *, target: float | None = None) -> pd.DataFrame:
         """Return the frame that the figure of this name plots. Raises RunError for no such name."""
         study = self.compare(target=target)
@@ -132,6 +161,24 @@ class Result:
             names = ", ".join(f"{run.label} s{run.manifest['seed']}" for run in self.runs)
             raise RunError(f"the result must hold one run, got {names}; choose by label or seed")
         return self.runs[0]
+
+
+def _as_frame(table: StudyTable) -> pd.DataFrame:
+    """Return a table as a frame of texts."""
+    texts = [[cell.text for cell in row.cells] for row in table.rows]
+    return pd.DataFrame(texts, index=[row.title for row in table.rows], columns=table.variants)
+
+
+def summary(
+    *paths: Path | str, target: float | None = None, baseline: str | None = None
+) -> pd.DataFrame:
+    """Return the table of the finished runs in these folders, as ``Result.table`` has it."""
+    return load(*paths).table(target=target, baseline=baseline)
+
+
+def compare(*paths: Path | str, target: float | None = None, baseline: str | None = None) -> Study:
+    """Return the study of the finished runs in these folders: every number of every run."""
+    return load(*paths).compare(target=target, baseline=baseline)
 
 
 def draw(frame: pd.DataFrame, drawing: figures.Draw, *, paper: style.Paper = style.IEEE) -> Figure:
@@ -159,13 +206,64 @@ def run(
     own folder, None keeps nothing (``Result.savings`` has what it saved). Raises ConfigError with
     all that is wrong, before anything is written.
     """
-    texts = [f"{key}={dump_line(value)}" for key, value in (overrides or {}).items()]
-    if isinstance(config, Mapping):
-        path, configs = IN_MEMORY, read_experiment(config, texts, IN_MEMORY)
-    else:
-        path = Path(config)
-        configs = load_experiment(path, texts, code="of_run_folders")
+    path, read = _reader(config)
+    configs = read(_texts(overrides))
     prepared = prepare_all(configs, path, Path(output))
+    return _run_all(prepared, workers=workers, executor=executor, cache=cache, report=report)
+
+
+def sweep(
+    config: Path | str | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    seeds: int | Sequence[int] = 5,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    output: Path | str = "runs",
+    workers: int | None = None,
+    executor: str = "processes",
+    cache: Path | str | None = "auto",
+    report: Reporter | None = None,
+) -> Result:
+    """Simulate every strategy of an experiment at several seeds and grid points, one by one.
+
+    ``seeds`` is how many, counted from the config's own, or which; ``grid`` maps dotted keys to
+    their values: ``{"strategy.rank": [4, 8]}``. The rest is as for ``run``; ``fedclock sweep`` has
+    several runs at once.
+    """
+    path, read = _reader(config)
+    configs = sweep_configs(
+        read,
+        _texts(overrides),
+        grid=[f"{k}={dump_line(list(v)).strip()[1:-1]}" for k, v in (grid or {}).items()],
+        seeds=str(seeds) if isinstance(seeds, int) else ",".join(map(str, seeds)) + ",",
+        where=str(path),
+    )
+    in_order = sorted(configs, key=lambda config: whole(config.place))
+    prepared = prepare_all(in_order, path, Path(output))
+    return _run_all(prepared, workers=workers, executor=executor, cache=cache, report=report)
+
+
+def _texts(overrides: Mapping[str, Any] | None) -> list[str]:
+    return [f"{key}={dump_line(value)}" for key, value in (overrides or {}).items()]
+
+
+def _reader(config: Path | str | Mapping[str, Any]) -> tuple[Path, LoadConfigs]:
+    """Return what messages call a config, and what reads its runs after overrides."""
+    if isinstance(config, Mapping):
+        content = config
+        return IN_MEMORY, lambda texts: read_experiment(content, texts, IN_MEMORY)
+    path = Path(config)
+    return path, lambda texts: load_experiment(path, texts, code="of_run_folders")
+
+
+def _run_all(
+    prepared: Sequence[Prepared],
+    *,
+    workers: int | None,
+    executor: str,
+    cache: Path | str | None,
+    report: Reporter | None,
+) -> Result:
     kept = open_cache(None if cache == "auto" else Path(cache), DEFAULT_GB) if cache else None
     with Trainers(workers, kept, executor=executor) as trainers:
         return load(*(run_one(p, trainers=trainers, report=report or Silent()) for p in prepared))

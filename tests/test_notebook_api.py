@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 import yaml
 from matplotlib.figure import Figure
 
 import fedclock
+from tests.command_line import fedclock as command_line
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT: dict[str, Any] = {
@@ -142,3 +146,54 @@ def test_the_example_notebook_runs_and_is_kept_without_outputs(tmp_path: Path) -
     said = "".join(output.get("text", "") for output in cells[-1].outputs)
     assert "stop.rounds must be in [1, 1000000], got 0" in said
     assert "adapter_model.safetensors" in str(cells[-2].outputs)
+
+
+def test_a_sweep_in_python_is_the_sweep_of_the_command(folder: Path) -> None:
+    grid = {"strategy.rank": [16, 8]}
+    swept = fedclock.sweep(EXPERIMENT, {"name": "swept"}, seeds=2, grid=grid, output=folder)
+    names = [f"{label} rank={rank}" for label in ("plain", "quad") for rank in (16, 8)]
+    assert swept.found.variants == names
+    assert set(swept.found.runs["seed"]) == {0, 1}
+    file = folder / "swept.yaml"
+    file.write_text(yaml.safe_dump({**EXPERIMENT, "name": "swept"}, sort_keys=False), "utf-8")
+    options = ("--seeds", "2", "--grid", "strategy.rank=16,8", "--output", folder)
+    done = command_line("sweep", file, *options, cwd=folder)
+    assert "8 of 8 runs were finished before, and are kept" in done.stdout
+    one = fedclock.sweep(EXPERIMENT, {"name": "swept"}, seeds=[1], grid=grid, output=folder)
+    assert list(one.found.runs["seed"]) == [1] * 4
+    with pytest.raises(fedclock.ConfigError, match=r"strategies\.plain\.rank must be"):
+        fedclock.sweep(EXPERIMENT, grid={"strategy.rank": [4, 0]}, output=folder)
+
+
+def test_a_result_shows_itself_as_the_table_of_a_summary(
+    result: fedclock.Result, folder: Path
+) -> None:
+    table = result.table(baseline="plain rank=4")
+    assert list(table.columns) == result.found.variants
+    pd.testing.assert_frame_equal(table, fedclock.summary(folder / "api", baseline="plain rank=4"))
+    assert fedclock.compare(folder / "api").variants == result.found.variants
+    assert repr(result) == f"<8 runs at 2 seeds: {', '.join(result.found.variants)}>"
+    shown = result._repr_html_()
+    assert shown.startswith("<table")
+    assert len(shown) < 12_000
+    assert "2 seeds a variant" in shown
+
+
+def test_runs_that_cannot_be_compared_are_shown_as_what_they_are(folder: Path) -> None:
+    fedclock.run(EXPERIMENT, {"name": "other", "fleet.memory_share": 0.03}, output=folder)
+    both = fedclock.load(folder / "api", folder / "other")
+    assert "simulated_s" in both._repr_html_()
+    with pytest.raises(fedclock.RunError, match="differ in"):
+        both.table()
+
+
+def test_importing_fedclock_and_reading_runs_imports_no_torch(folder: Path) -> None:
+    script = (
+        "import sys, fedclock; early = set(sys.modules); fedclock.load(sys.argv[1]).table();"
+        "print(sorted({'torch', 'pandas', 'matplotlib'} & early), 'torch' in sys.modules)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script, folder / "api"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    assert said == "[] False\n"

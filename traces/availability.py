@@ -13,7 +13,7 @@ import csv
 import io
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -145,6 +145,23 @@ class AvailabilityTrace:
                 return math.inf
             loops, passed = loops + 1, 0
         return self._base_s(loops) + changes[passed]
+
+    def spans_from(self, at_s: float) -> Iterator[tuple[bool, float]]:
+        """Return whether the device is online and until when, one span after the other.
+
+        The first span is the one that holds at ``at_s``; the last one, where there is one, ends at
+        ``inf``. Values are those of ``is_online`` and ``next_change_s``, without their searches.
+        """
+        changes, (loops, passed) = self._change_list_s, self._position(at_s)
+        online = self._is_online_first != bool(passed % 2)
+        while True:
+            if passed == len(changes):
+                if not changes or math.isinf(self.period_s):
+                    yield online, math.inf
+                    return
+                loops, passed = loops + 1, 0
+            yield online, self._base_s(loops) + changes[passed]
+            online, passed = not online, passed + 1
 
     def spans_at(self, at_s: float, offsets_s: FloatArray) -> tuple[BoolArray, FloatArray]:
         """Return ``is_online`` and ``next_change_s`` at one instant for many clocks, bit for bit.

@@ -14,7 +14,7 @@ WEIGHT_TOLERANCE = 1e-9  # sums of a cohort of doubles
 
 
 class WeightsError(ArithmeticError):
-    """These weights are those of no average."""
+    """The weights of a mean do not sum to one."""
 
 
 def example_counts(updates: Sequence[ClientUpdate]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Switches against updates that do harm, under any strategy: applied before it aggregates.
+"""Clips and trims updates that may do harm, under any strategy and before it aggregates.
 
 Clipping by norm, as in Sun et al., "Can You Really Backdoor Federated Learning?", arXiv 1911.07963.
 

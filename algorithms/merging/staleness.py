@@ -1,4 +1,4 @@
-"""Updates that started from an older model than the one that they are merged into."""
+"""Adjusts updates that started from an older model than the one that they are merged into."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where scarce bits go: in memory to salient blocks, on the wire to important terms."""
+"""Allocates scarce bits: in memory to salient blocks, on the wire to important terms."""
 
 from __future__ import annotations
 

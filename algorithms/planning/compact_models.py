@@ -1,4 +1,4 @@
-"""Models of fewer blocks: how many a device can train, the plan that does, and plain means."""
+"""Plans models of fewer blocks: how many a device can train, the plan, and the plain mean."""
 
 from __future__ import annotations
 

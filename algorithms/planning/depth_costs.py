@@ -1,4 +1,4 @@
-"""What each depth takes of each device: least quantization, seconds and bytes, then and now."""
+"""Works out what each depth costs each device: least quantization, seconds and bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which depth each device trains, searched on a table of round times."""
+"""Searches the depth that each device trains, on a table of round times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much each rank-1 term matters, as the server can tell from the updates it decodes."""
+"""Measures how much each rank-1 term matters, from the updates that the server decodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which blocks each device trains: large norms, within budgets, and alike where that is asked."""
+"""Chooses the blocks that each device trains: large norms, within budgets, alike if asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many rank-1 terms of each module a device has time and memory for."""
+"""Works out how many rank-1 terms of each module a device has time and memory for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FlexLoRA: the server averages whole weight updates, and deals out their singular directions.
+"""FlexLoRA: the server averages whole weight updates, and sends their singular directions.
 
 Bai, Chen, Qian, Yao, Li: "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks
 and Client Resources", NeurIPS 2024, arXiv 2402.11505.

@@ -1,4 +1,4 @@
-"""HetLoRA: a rank for each device, and a mean that listens to those with the larger update.
+"""HetLoRA: a rank for each device, and a mean weighted by the norm of the updates.
 
 Cho, Liu, Xu, Fahrezi, Joshi: "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation
 Models", EMNLP 2024, arXiv 2401.06432.
@@ -8,8 +8,8 @@ What they train:    the first r terms of every module; r by device, the rest is 
 How it is merged:   A and B padded with zeros to the full rank, the mean over all devices weighted
                     by ||B A||_F, module by module.
 
-Self-pruning: the local loss carries lambda ||B_tail||_F ||A_tail||_F, so that a tail that does not
-earn its place shrinks; a device whose tail shrank has a lower rank from then on.
+Self-pruning: the local loss carries lambda ||B_tail||_F ||A_tail||_F, so that a tail
+that the loss does not need shrinks; a device whose tail shrank has a lower rank from then on.
 
 Ours: it is the server that compares the tail's score in the decoded update with that in the
 broadcast, since a plan fixes what is uploaded before training. The device has then already paid for

@@ -199,10 +199,14 @@ def _row(path: Path, manifest: Json) -> dict[str, object]:
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what runs are sorted by. A shorter place has zeros at its end."""
+    """Return what runs are sorted by."""
     number, place = row["order"]
-    padded = [*place, *[0] * (MAX_AXES - len(place))]
-    return number, padded, row["label"], row["config_hash"], row["seed"]
+    return number, whole(place), row["label"], row["config_hash"], row["seed"]
+
+
+def whole(place: Sequence[int]) -> list[int]:
+    """Return a place with the zeros at its end that a config leaves out, by which runs sort."""
+    return [*place, *[0] * (MAX_AXES - len(place))]
 
 
 def _variants(runs: pd.DataFrame) -> list[str]:

@@ -93,6 +93,7 @@ class DrainedBattery:
         self._power_w = idle_w
         self._idle_w = idle_w
         self._is_on = True
+        self._next_switch_s: float | None = None  # as long as neither power nor state changes
 
     @property
     def share(self) -> float:
@@ -102,7 +103,8 @@ class DrainedBattery:
     def draw(self, power_w: float, at_s: float) -> None:
         """Set the power that the device draws from ``at_s`` on while it is switched on."""
         self.span(at_s)
-        self._power_w = power_w
+        if power_w != self._power_w:
+            self._power_w, self._next_switch_s = power_w, None
 
     def rest(self, at_s: float) -> None:
         """Set the power of an idle device from ``at_s`` on."""
@@ -111,18 +113,20 @@ class DrainedBattery:
     def span(self, at_s: float) -> tuple[bool, float]:
         """Return whether the device is on at ``at_s``, and until when it stays so at this power."""
         while True:
-            switch_s = self._switch_s()
+            if self._next_switch_s is None:
+                self._next_switch_s = self._switch_s()
+            switch_s = self._next_switch_s
             if switch_s > at_s:
                 self._forward(at_s)
                 return self._is_on, switch_s
             self._forward(switch_s)
-            self._is_on = not self._is_on
+            self._is_on, self._next_switch_s = not self._is_on, None
             # The level is set to the mark, so that roundings on the way do not add up.
             share = self._spec.resume_share if self._is_on else self._spec.floor_share
             self._level_j = share * self._spec.capacity_j
 
-    def _net_w(self, at_s: float) -> float:
-        charge_w = self._spec.charge_w if self._spec.charging.is_online(at_s) else 0.0
+    def _net_w(self, is_plugged: bool) -> float:
+        charge_w = self._spec.charge_w if is_plugged else 0.0
         return charge_w - (self._power_w if self._is_on else 0.0)
 
     def _switch_s(self) -> float:
@@ -131,9 +135,11 @@ class DrainedBattery:
         mark = (spec.floor_share if self._is_on else spec.resume_share) * spec.capacity_j
         at_s, level = self._at_s, self._level_j
         loop_s, begun, nearest, is_full = at_s + spec.charging.period_s, level, math.inf, False
+        spans = spec.charging.spans_from(at_s)
+        is_plugged, until_s = next(spans)
         while True:
-            net_w = self._net_w(at_s)
-            change_s = min(spec.charging.next_change_s(at_s), loop_s)
+            net_w = self._net_w(is_plugged)
+            change_s = min(until_s, loop_s)
             if net_w < 0 if self._is_on else net_w > 0:  # towards the mark
                 crossing_s = at_s + (mark - level) / net_w
                 if crossing_s <= change_s:
@@ -143,6 +149,8 @@ class DrainedBattery:
             moved = level + net_w * (change_s - at_s)
             at_s, level = change_s, min(max(moved, 0.0), spec.capacity_j)
             nearest, is_full = min(nearest, abs(level - mark)), is_full or moved != level
+            if at_s == until_s:
+                is_plugged, until_s = next(spans)
             if at_s == loop_s:
                 nearer = abs(begun - mark) - abs(level - mark)
                 if nearer <= 1e-12 * spec.capacity_j:
@@ -151,14 +159,18 @@ class DrainedBattery:
                 skipped = 0 if is_full else max(math.floor(nearest / nearer) - 1, 0)
                 level += math.copysign(skipped * nearer, mark - level)
                 at_s += skipped * spec.charging.period_s
+                spans = spec.charging.spans_from(at_s)
+                is_plugged, until_s = next(spans)
                 loop_s, begun = at_s + spec.charging.period_s, level
                 nearest, is_full = math.inf, False
 
     def _forward(self, to_s: float) -> None:
         spec = self._spec
-        while self._at_s < to_s:
-            change_s = min(spec.charging.next_change_s(self._at_s), to_s)
-            moved_j = self._net_w(self._at_s) * (change_s - self._at_s)
+        for is_plugged, until_s in spec.charging.spans_from(self._at_s):
+            if self._at_s >= to_s:
+                return
+            change_s = min(until_s, to_s)
+            moved_j = self._net_w(is_plugged) * (change_s - self._at_s)
             self._level_j = min(max(self._level_j + moved_j, 0.0), spec.capacity_j)
             self._at_s = change_s
 

@@ -13,7 +13,7 @@ import numpy as np
 from devices.fleet.battery import MAINS, Battery, BatteryReplay, BatterySpec, Mains
 from devices.fleet.profile import DeviceProfile
 from devices.vocabulary.plan import DeviceId
-from traces.arrays import FloatArray, IntArray
+from traces.arrays import BoolArray, FloatArray, IntArray, groups_of
 from traces.availability import ALWAYS, AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
@@ -21,6 +21,8 @@ from traces.steps import StepTrace
 NO_LATENCY = StepTrace.constant(0.0)
 FULL_SPEED = StepTrace.constant(1.0)
 ALL_FREE = StepTrace.constant(1.0)
+ROUNDING = 1e-9
+"""Relative: more than what the sums of a battery's level may round off."""
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -111,7 +113,7 @@ class Fleet(Sequence[Device]):
             free_memory=Assigned([device.free_memory for device in devices], each, zeros),
             availability=Assigned([device.availability for device in devices], each, zeros),
             battery=Assigned([device.battery for device in devices], each, zeros),
-            battery_share=np.ones(len(devices)),
+            battery_share=np.array([_initial_share(device.battery) for device in devices]),
             _made=dict(enumerate(devices)),  # as they are: a battery keeps its initial share
         )
 
@@ -155,6 +157,30 @@ class Fleet(Sequence[Device]):
         if device_id in self._made:
             return self._made[device_id].battery
         return _begun(self.battery, device_id).holding(float(self.battery_share[device_id]))
+
+    @cached_property
+    def on_mains(self) -> BoolArray:
+        """(n,): which devices have no battery."""
+        found: BoolArray = np.array([isinstance(one, Mains) for one in self.battery.pool])
+        return found[self.battery.index]
+
+    @cached_property
+    def charged_until_s(self) -> FloatArray:
+        """(n,): until when each battery lasts at least, if its device idles from instant 0 on.
+
+        It would last so long without ever being charged. Infinite on mains; 0 for a battery whose
+        level is recorded.
+        """
+        idle_w = np.array([profile.power_w["idle"] for profile in self.profiles])
+        found = np.where(self.on_mains, np.inf, 0.0)
+        for rows, k in groups_of(self.battery.index):
+            spec = self.battery.pool[k]
+            if isinstance(spec, BatterySpec):
+                stored_j = (self.battery_share[rows] - spec.floor_share) * spec.capacity_j
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    lasts_s = stored_j / idle_w[self.profile_index[rows]] * (1 - ROUNDING)
+                found[rows] = np.where(stored_j > 0, lasts_s, 0.0)
+        return found
 
     @cached_property
     def num_examples(self) -> IntArray:
@@ -222,6 +248,10 @@ def _begun(assigned: Assigned[TraceT], device_id: DeviceId) -> TraceT:
     trace = assigned.pool[int(assigned.index[device_id])]
     offset_s = float(assigned.offset_s[device_id])
     return trace.begun_at(offset_s) if offset_s else trace
+
+
+def _initial_share(battery: Battery) -> float:
+    return battery.initial_share if isinstance(battery, BatterySpec) else 1.0
 
 
 def _scaled(speed: StepTrace, factor: float) -> StepTrace:

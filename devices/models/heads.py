@@ -29,8 +29,8 @@ class Head:
         return self.per == "text"
 
     @property
-    def frozen_matrix(self) -> int:
-        """The rows of a frozen output matrix besides the embedding; each is a hidden state wide."""
+    def num_frozen_rows(self) -> int:
+        """The rows of a frozen output matrix beside the embedding, each a hidden state wide."""
         return 0 if self.is_trained or self.is_tied else self.num_outputs
 
     @property

@@ -175,7 +175,7 @@ class ModelSpec:
         spec = cls(name=name, targets=chosen, head=head, **sizes)
         if head.per == "token" and spec.form != "llama":
             raise ValueError(not_a_decoder(name, model_type))
-        own_matrix = head.frozen_matrix * spec.hidden
+        own_matrix = head.num_frozen_rows * spec.hidden
         return replace(spec, frozen_head_parameters=spec.frozen_head_parameters + own_matrix)
 
 

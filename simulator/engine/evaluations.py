@@ -17,7 +17,7 @@ NOT_EVALUATED = Evaluation({})
 
 
 class Evaluations:
-    """Evaluates the model of each round while the run goes on, unless it may stop at a target."""
+    """Evaluations of the rounds' models go on beside the run, unless it may stop at a target."""
 
     def __init__(self, federation: Federation, log: DeferredLog) -> None:
         self._fed, self._log = federation, log

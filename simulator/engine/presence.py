@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from devices.fleet.battery import Mains, PowerSupply, power_supply
+from devices.fleet.battery import PowerSupply, power_supply
 from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import DeviceId
 from simulator.engine.faults import NO_OUTAGES, Faults
@@ -50,14 +50,15 @@ class Presence:
         self._until_s[changing] = -np.inf  # not asked for yet
         self._unchanged_until_s = -math.inf  # no entry of ``_until_s`` is earlier
         is_member = (faults.join_s == 0) & np.isinf(faults.leave_s)
-        self._has_calendar_only: BoolArray = is_member & ~faults.may_crash & _is_on_mains(fleet)
+        self._is_steadfast: BoolArray = is_member & ~faults.may_crash
+        self._lasts_until_s = fleet.charged_until_s.copy()  # -inf once it is a condition
 
     def present(self, at_s: float) -> BoolArray:
         """Return (n,) which devices are present at ``at_s``, not before the last instant asked."""
         if at_s < self._unchanged_until_s:
             return self._is_there
         changed = np.flatnonzero(self._until_s <= at_s)
-        together = self._has_calendar_only[changed]
+        together = self._is_steadfast[changed] & (at_s < self._lasts_until_s[changed])
         self._update_calendars(changed[together], at_s)
         for device_id in changed[~together].tolist():
             self._update(device_id, at_s)
@@ -69,8 +70,13 @@ class Presence:
         calendars = self._fleet.availability
         for rows, k in groups_of(calendars.index[device_ids]):
             mine = device_ids[rows]
-            found = calendars.pool[k].spans_at(at_s, calendars.offset_s[mine])
-            self._is_there[mine], self._until_s[mine] = found
+            is_there, until_s = calendars.pool[k].spans_at(at_s, calendars.offset_s[mine])
+            lasts_s = self._lasts_until_s[mine]
+            self._is_there[mine] = is_there
+            self._until_s[mine] = np.minimum(until_s, lasts_s)
+            # Whether a device comes when its battery may be flat, only the battery can tell.
+            for device_id in mine[~is_there & (until_s > lasts_s)].tolist():
+                self._update(device_id, at_s)
 
     def gone_s(self, device_ids: IntArray) -> FloatArray:
         """Return (n,) when devices go that ``present`` has just found, whatever power they draw."""
@@ -114,6 +120,7 @@ class Presence:
         """Take a device out of the run for good."""
         self._is_there[device_id], self._until_s[device_id] = False, np.inf
         self._conditions[device_id] = {}
+        self._lasts_until_s[device_id] = -math.inf
         self._supplies.pop(device_id, None)
 
     def draw(self, device_id: DeviceId, power_w: float, at_s: float) -> None:
@@ -141,8 +148,8 @@ class Presence:
         return supply.share
 
     def _supply(self, device_id: DeviceId) -> PowerSupply | None:
-        if self._until_s[device_id] == math.inf and device_id not in self._conditions:
-            return None  # steady, and so on mains
+        if self._fleet.on_mains[device_id]:
+            return None
         self._of(device_id)
         return self._supplies.get(device_id)
 
@@ -154,6 +161,8 @@ class Presence:
     def _of(self, device_id: DeviceId) -> dict[Cause, Condition]:
         if device_id not in self._conditions:
             self._conditions[device_id] = self._make(device_id)
+            if not self._fleet.on_mains[device_id]:
+                self._lasts_until_s[device_id] = -math.inf
         return self._conditions[device_id]
 
     def _make(self, device_id: DeviceId) -> dict[Cause, Condition]:
@@ -209,12 +218,5 @@ def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
 def _is_steady(fleet: Fleet) -> BoolArray:
     """Return (n,) which devices are on mains and always present."""
     always = np.array([trace is ALWAYS for trace in fleet.availability.pool], dtype=np.bool_)
-    found: BoolArray = always[fleet.availability.index] & _is_on_mains(fleet)
-    return found
-
-
-def _is_on_mains(fleet: Fleet) -> BoolArray:
-    """Return (n,) which devices have no battery."""
-    mains = np.array([isinstance(one, Mains) for one in fleet.battery.pool], dtype=np.bool_)
-    found: BoolArray = mains[fleet.battery.index]
+    found: BoolArray = always[fleet.availability.index] & fleet.on_mains
     return found

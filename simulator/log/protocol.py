@@ -80,7 +80,7 @@ def log_clients(log: RunLog, table: ClientTable) -> None:
 
 
 class Tee:
-    """Tells several logs the same, each call in the order of the logs."""
+    """A tee passes each call to several logs, in their order."""
 
     def __init__(self, logs: Sequence[RunLog]) -> None:
         self._logs = logs

@@ -1,12 +1,13 @@
-"""Sweeps: an experiment at several seeds and grid points, every strategy at each of them."""
+"""Expands an experiment into the runs of a sweep, by seed and grid point, and checks each."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,17 @@ from simulator.log.writers import find_writers
 from simulator.runs.run import Prepared, prepare, run, savings_in_words
 from simulator.workers.trainers import Trainers
 
+LoadConfigs = Callable[[Sequence[str]], list[RunConfig]]
+"""Loads an experiment after overrides."""
 RESERVED = ("name", "label", "seed")
 """Keys that tell runs apart: a grid over them would name the same run twice."""
-
-
 MAX_RUNS = 100_000
 """Seeds times grid points; each is checked before the first begins."""
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep, as any process can load it: a config's classes may not cross over."""
+    """A run of a sweep as any process can load it: classes of a config may not be sent."""
 
     file: Path
     overrides: tuple[str, ...]  # of the command, the grid point and the seed
@@ -38,7 +39,7 @@ class SweepRun:
     seed: int
     folder: Path
     num_rounds: int
-    place: tuple[int, ...] = ()  # steps on each axis of the grid from the config's own value
+    place: tuple[int, ...] = ()  # among the runs of its experiment, as in its config
     is_training: bool = False  # or timing only
     log: tuple[str, ...] = ()  # names of the writers that are told of each round
 
@@ -51,7 +52,7 @@ class SweepRun:
         """Load the config from its file. Raises ConfigError where that has become invalid."""
         configs = load_experiment(self.file, self.overrides)
         config = next(config for config in configs if config.label == self.label)
-        return replace(config, place=_place(config.place, self.place))
+        return replace(config, place=self.place)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _prepare(sweep_run: SweepRun) -> Prepared:
 
 
 def savings_of(done: Sequence[SweepRun]) -> str:
-    """Say what finished runs need not have trained; return "" where they trained all."""
+    """Return in words how many trainings finished runs were spared; "" where none was."""
     manifests = [read_manifest(one.folder) for one in done]
     keys = ("num_trainings", "num_trainings_reused")
     return savings_in_words({key: sum(found.get(key, 0) for found in manifests) for key in keys})
@@ -97,54 +98,77 @@ def expand(
     ``seeds`` is how many, counted from the config's own, or a list of them: "0,3,7". Raises
     ConfigError with all that is wrong at any point.
     """
+    load = partial(load_experiment, file)
+    runs: dict[Path, SweepRun] = {}
+    for chosen, point, config in _configs(load, overrides, grid=grid, seeds=seeds, where=str(file)):
+        # Strategies that a grid value does not reach have one run for all points.
+        runs.setdefault(
+            output / config.folder,
+            SweepRun(
+                file=file,
+                overrides=chosen,
+                label=config.label,
+                point=", ".join(point),
+                seed=config.seed,
+                folder=output / config.folder,
+                num_rounds=config.stop.rounds,
+                place=config.place,
+                is_training=config.training != "none",
+            ),
+        )
+    return list(runs.values())
+
+
+def sweep_configs(
+    load: LoadConfigs, overrides: Sequence[str], *, grid: Sequence[str], seeds: str, where: str
+) -> list[RunConfig]:
+    """Return the config of every run that ``expand`` names, from what loads an experiment.
+
+    ``where`` names the experiment in messages.
+    """
+    runs: dict[Path, RunConfig] = {}
+    for _, _, config in _configs(load, overrides, grid=grid, seeds=seeds, where=where):
+        runs.setdefault(config.folder, config)
+    return list(runs.values())
+
+
+def _configs(
+    load: LoadConfigs, overrides: Sequence[str], *, grid: Sequence[str], seeds: str, where: str
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], RunConfig]]:
+    """Yield the overrides, grid point and config of every strategy at every seed and point."""
     points = grid_points(grid)
     first: list[RunConfig] = []
     problems: list[str] = []
     for point in points:
         try:
-            first += load_experiment(file, [*overrides, *point])
+            first += load([*overrides, *point])
         except ConfigError as error:
             problems += error.problems
     if problems:
-        raise ConfigError(problems, str(file))
-    runs: dict[Path, SweepRun] = {}
+        raise ConfigError(problems, where)
     numbers = _seeds(seeds, first[0].seed)
     _check_number(len(numbers) * len(points), "--seeds and --grid")
-    places = _places(file, overrides, points)
+    places = _places(load, overrides, points)
     for seed, point in itertools.product(numbers, points):
         chosen = (*overrides, *point, f"seed={seed}")
-        for config in load_experiment(file, chosen):
-            # Strategies that a grid value does not reach have one run for all points.
-            runs.setdefault(
-                output / config.folder,
-                SweepRun(
-                    file=file,
-                    overrides=chosen,
-                    label=config.label,
-                    point=", ".join(point),
-                    seed=seed,
-                    folder=output / config.folder,
-                    num_rounds=config.stop.rounds,
-                    place=places[config.label, point],
-                    is_training=config.training != "none",
-                ),
-            )
-    return list(runs.values())
+        for config in load(chosen):
+            place = _place(config.place, places[config.label, point])
+            yield chosen, point, replace(config, place=place)
 
 
 def _places(
-    file: Path, overrides: Sequence[str], points: Sequence[tuple[str, ...]]
+    load: LoadConfigs, overrides: Sequence[str], points: Sequence[tuple[str, ...]]
 ) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
     """Return the place of each label at each point: steps on each axis from the config's own value.
 
     They count from the first value of an axis where none is the config's own.
     """
     axes = [list(dict.fromkeys(values)) for values in zip(*points, strict=True)]
-    own = _hashes(file, overrides)
-    labels = [config.label for config in load_experiment(file, [*overrides, *points[0]])]
+    own = _hashes(load, overrides)
+    labels = [config.label for config in load([*overrides, *points[0]])]
     origins: dict[str, list[int]] = {label: [] for label in labels}
     for axis in axes:
-        reached = [_hashes(file, [*overrides, value]) for value in axis]
+        reached = [_hashes(load, [*overrides, value]) for value in axis]
         for label, origin in origins.items():
             is_own = (label in own and one.get(label) == own[label] for one in reached)
             origin.append(next((number for number, same in enumerate(is_own) if same), 0))
@@ -158,10 +182,10 @@ def _places(
     }
 
 
-def _hashes(file: Path, overrides: Sequence[str]) -> dict[str, str]:
+def _hashes(load: LoadConfigs, overrides: Sequence[str]) -> dict[str, str]:
     """Return the hash of each label's config; empty where it holds only with more overrides."""
     try:
-        return {config.label: config.hash for config in load_experiment(file, overrides)}
+        return {config.label: config.hash for config in load(overrides)}
     except ConfigError:
         return {}
 

@@ -19,9 +19,9 @@ from traces.units import BYTES_PER_S_PER_MBPS
 
 def open_network(config: NetworkConfig, groups: Sequence[Group], problems: Problems) -> SharedLinks:
     """Return the capacities that a config names; what is wrong is added to ``problems``."""
-    server = config.server and problems.attempt(
-        "network.server", partial(_open, "server", config.server)
-    )
+    server = None
+    if config.server:
+        server = problems.attempt("network.server", partial(_open, "server", config.server))
     cells = [
         problems.attempt(f"network.cells.{name}", partial(_open, name, capacity))
         for name, capacity in config.cells.items()
@@ -37,7 +37,7 @@ def open_network(config: NetworkConfig, groups: Sequence[Group], problems: Probl
             )
     index = [numbers.get(group.config.cell or "", -1) for group in groups]
     return SharedLinks(
-        server or None,
+        server,
         tuple(cell for cell in cells if cell),
         np.repeat(np.array(index, dtype=np.int64), [group.count for group in groups]),
     )

@@ -1,6 +1,7 @@
 """Availability: exact on and off, round the loop, and the CSV that holds it."""
 
 import math
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +255,13 @@ def test_who_is_always_there_never_leaves() -> None:
     assert ALWAYS.is_online(0.0)
     assert ALWAYS.is_online(1e15)
     assert ALWAYS.next_change_s(5.0) == math.inf
+
+
+@given(made=traces(), at_s=st.floats(0, 1e4), offset_s=st.floats(0, 200), ends=st.booleans())
+def test_spans_in_turn_are_what_a_search_finds(
+    made: AvailabilityTrace, at_s: float, offset_s: float, ends: bool
+) -> None:
+    begun = (made.ended() if ends else made).begun_at(offset_s)
+    for online, until_s in islice(begun.spans_from(at_s), 20):
+        assert (online, until_s) == (begun.is_online(at_s), begun.next_change_s(at_s))
+        at_s = until_s
