@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,17 @@ def profile(name: str) -> DeviceProfile:
                 f"of {', '.join(profiles)}, got {name or 'none'}"
             )
         return profiles[name]
-    profiles = load_profiles()
+    profiles = _bundled()
     if name not in profiles:
         _check_mode(name)
         raise ValueError(unknown("a device", name, profiles, most=3))
     return profiles[name]
+
+
+@cache
+def _bundled() -> dict[str, DeviceProfile]:
+    """Return the profiles of our catalog, which is read once: a config may name it many times."""
+    return load_profiles()
 
 
 def _check_mode(name: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.torture import ALONE
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
@@ -27,13 +28,8 @@ from traces.statistics import (
 )
 
 TRACES = Path(__file__).parents[2] / "../shared/traces"
-RECORDINGS = sorted(
-    [
-        *TRACES.glob("bandwidth/mahimahi/*.csv"),
-        *TRACES.glob("bandwidth/ucc5g/*.csv"),
-        *TRACES.glob("bandwidth/fcc/*amazon.csv"),
-    ]
-)
+FILES = ("mahimahi/*.csv", "ucc5g/*.csv", "fcc/*amazon.csv")
+RECORDINGS = [sorted(TRACES.glob(f"bandwidth/{files}")) for files in FILES]
 NUM_LINKS = 40
 HOUR_S, DAY_S = 3600.0, 86400.0
 
@@ -53,12 +49,16 @@ SOURCES = {
         synthetic_link("wifi", 1, duration_s=3000, step_s=2.5).downlink
     ),
     **{
-        path.stem: lambda path=path: read_link(path, uplink_scale=1).downlink for path in RECORDINGS
+        path.stem: lambda path=path: read_link(path, uplink_scale=1).downlink
+        for paths in RECORDINGS
+        for path in paths
     },
 }
+IN_TORTURE = {path.stem for paths in RECORDINGS for path in paths[1:]}
+NAMES = [pytest.param(name, marks=ALONE if name in IN_TORTURE else ()) for name in SOURCES]
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", NAMES)
 def test_long_run_of_a_fitted_link_is_exactly_its_source(name: str) -> None:
     source = SOURCES[name]()
     chain = fit_chain([source], float(np.median(np.diff([*source.time_s, source.period_s]))))
@@ -72,7 +72,7 @@ def test_long_run_of_a_fitted_link_is_exactly_its_source(name: str) -> None:
     assert share[is_outage].sum() == pytest.approx(outage_share(source), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", NAMES)
 def test_fitted_link_draws_mean_quantiles_outages_and_autocorrelation_of_its_source(
     name: str,
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
+from traces.generators.diurnal import MIN_SPAN_S
 from traces.generators.patterns import PATTERNS
 from traces.generators.radio import PathLossLink, shannon_link
 from traces.generators.registry import AVAILABILITIES, LINKS, Diurnal, OnOff
@@ -56,6 +57,25 @@ def test_availability_follows_from_its_own_generator_alone(generator: Diurnal | 
     assert trace.start_s.tolist() == again.start_s.tolist()
     assert trace.end_s.tolist() == again.end_s.tolist()
     assert trace.start_s.tolist() != other.start_s.tolist()
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [OnOff(20, 20), OnOff(600, 1800), OnOff(1, 1, period_s=3.0), OnOff(1e6, 1)],
+    ids=repr,
+)
+def test_on_and_off_follow_each_other_span_by_span(generator: OnOff) -> None:
+    for number in range(20):
+        rng, at_s, expected = of_device(number), 0.0, []
+        means_s = (generator.offline_s, generator.online_s)
+        is_online = int(rng.random() < generator.online_s / sum(means_s))
+        while at_s < generator.period_s:
+            end_s = at_s + max(rng.exponential(means_s[is_online]), MIN_SPAN_S)
+            if is_online:
+                expected.append((at_s, min(end_s, generator.period_s)))
+            at_s, is_online = end_s, 1 - is_online
+        trace = generator.availability(of_device(number))
+        assert list(zip(trace.start_s, trace.end_s, strict=True)) == expected
 
 
 def test_markov_links_spread_around_the_mean_of_the_technology() -> None:

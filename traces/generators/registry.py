@@ -93,12 +93,17 @@ class OnOff:
         means_s = (self.offline_s, self.online_s)
         # The rest of an exponential span is exponential too, so instant 0 needs no warm-up.
         is_online = int(rng.random() < self.online_s / (self.online_s + self.offline_s))
-        at_s, found = 0.0, []
-        while at_s < self.period_s:
-            end_s = at_s + max(rng.exponential(means_s[is_online]), MIN_SPAN_S)
-            if is_online:
-                found.append((at_s, min(end_s, self.period_s)))
-            at_s, is_online = end_s, 1 - is_online
+        # Pairs of an online and an offline span: as many as the period has on average, and again.
+        num_pairs = 1 + int(self.period_s / (self.online_s + self.offline_s))
+        turns_s = np.tile([means_s[is_online], means_s[1 - is_online]], num_pairs)
+        edges_s = np.zeros(1)
+        while edges_s[-1] < self.period_s:
+            lengths_s = np.maximum(rng.exponential(turns_s), MIN_SPAN_S)
+            edges_s = np.append(edges_s, np.cumsum(np.append(edges_s[-1], lengths_s))[1:])
+        first = 1 - is_online  # edges that begin an online span are every second from here
+        start_s, end_s = edges_s[first:-1:2], np.minimum(edges_s[first + 1 :: 2], self.period_s)
+        is_within = start_s < self.period_s
+        found = zip(start_s[is_within].tolist(), end_s[is_within].tolist(), strict=True)
         return AvailabilityTrace.of(found, self.period_s)
 
 
