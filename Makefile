@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types unit torture audit docs validate-costs validate-emulation bench setup clean
+.PHONY: demo test lint types unit torture audit docs study study-page study-quick validate-costs \
+  validate-emulation bench setup clean
 
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
@@ -63,6 +64,19 @@ ifndef BENCH_QUICK
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_overhead.py
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_engine.py 3 10000
 endif
+
+# Carries on with the study of docs/study.md for so long, on one core; then make study-page.
+MINUTES ?= 30
+study: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies.run studies/plan.yaml --minutes $(MINUTES)
+
+study-page: $(READY)
+	$(BIN)/python -m studies.page studies/page.md docs/study.md --readme README.md
+
+# The same machinery in a minute, with a model that learns nothing, written below runs/.
+study-quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies.run studies/quick-plan.yaml --results runs/quick-results
+	$(BIN)/python -m studies.page studies/quick.md runs/quick-page/study.md --results runs/quick-results
 
 setup: $(READY)
 

@@ -328,7 +328,9 @@ def _check_smallest(strategy: Any) -> Iterator[str]:
 
 def _check_local_work(strategy: Any) -> Iterator[str]:
     """every plan has the local steps and the form of training that the fleet asks for."""
-    fleet = check_fleet(proximal_mu=0.3, micro_batch=2, weight_format="int8", upload_bits=8)
+    fleet = check_fleet(
+        proximal_mu=0.3, micro_batch=2, weight_format="int8", upload_bits=8, head_bits=16
+    )
     for plan in _plans(strategy, _start(strategy, fleet), fleet):
         given = plan.proximal_mu, plan.local_steps, plan.batch_size, plan.micro_batch
         steps = fleet.local_steps(plan.device_id)
@@ -336,6 +338,11 @@ def _check_local_work(strategy: Any) -> Iterator[str]:
         if given != wanted:
             yield f"make plans with make_plan(fleet, ...), got {given} instead of {wanted}"
         most = max(FORMAT_BITS[name] for name in plan.weight_formats)
+        if plan.terms.head_bits != fleet.head_bits:
+            yield (
+                f"make plans with make_plan(fleet, ...), got a head uploaded at "
+                f"{plan.terms.head_bits} bits instead of {fleet.head_bits}"
+            )
         if most > 8 or plan.terms.upload_bits.max() > 8:
             yield (
                 f"make plans with make_plan(fleet, ...), got weights of {most} bits and uploads of "

@@ -60,6 +60,7 @@ class StaticFleet:
         micro_batch: int | None = None,
         weight_format: WeightFormat = "fp32",
         upload_bits: int = 32,
+        head_bits: int = 32,
         salience: FloatArray | None = None,
     ) -> None:
         named = devices if isinstance(devices, Mapping) else dict(enumerate(devices))
@@ -70,6 +71,7 @@ class StaticFleet:
         self._micro_batch = micro_batch
         self._weight_format: WeightFormat = weight_format
         self._upload_bits = upload_bits
+        self._head_bits = head_bits
         self._salience = np.ones(costs.model.num_blocks) if salience is None else salience
         self._known: dict[tuple[bytes, str], Cost] = {}
 
@@ -96,6 +98,10 @@ class StaticFleet:
     @property
     def upload_bits(self) -> int:
         return self._upload_bits
+
+    @property
+    def head_bits(self) -> int:
+        return self._head_bits
 
     @property
     def device_ids(self) -> Sequence[DeviceId]:

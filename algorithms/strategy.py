@@ -91,6 +91,11 @@ class FleetView(Protocol):
         ...
 
     @property
+    def head_bits(self) -> int:
+        """The bits of an uploaded number of the head, which ``make_plan`` gives every plan."""
+        ...
+
+    @property
     def device_ids(self) -> Sequence[DeviceId]:
         """Every device of the fleet, in rising order."""
         ...
@@ -153,6 +158,8 @@ def make_plan(
         formats = tuple(widest if FORMAT_BITS[name] > most else name for name in formats)
     if fleet.upload_bits < 32:
         terms = replace(terms, upload_bits=np.minimum(terms.upload_bits, fleet.upload_bits))
+    if fleet.head_bits < 32:
+        terms = replace(terms, head_bits=fleet.head_bits)
     return TrainingPlan(
         device_id=device_id,
         terms=terms,

@@ -9,6 +9,9 @@ import math
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+NO_NUMBER = "–"
+"""What stands in a table in place of a number that there is not."""
+
 
 class Unit(NamedTuple):
     """A unit has a name and a size; ``value / size`` is the number to print before the name."""

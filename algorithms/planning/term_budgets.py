@@ -45,8 +45,10 @@ class TypicalCosts:
         *,
         rank: int,
         grid_of: Callable[[BoolArray], TermGrid],
+        activation_bits: int = 32,
     ) -> None:
         """Take what makes a plan's term grid of the terms that are trained."""
+        self._activation_bits = (activation_bits,) * fleet.model.num_blocks
         self._fleet, self._formats, self._grid_of = fleet, formats, grid_of
         self._shape = fleet.model.grid_shape(rank)
         self._known: dict[tuple[str, Workload], Cost] = {}
@@ -56,7 +58,8 @@ class TypicalCosts:
         if key not in self._known:
             trained = np.broadcast_to(np.arange(self._shape[2]) < work.num_terms, self._shape)
             formats = self._formats[work.formats_index]
-            plan = make_plan(self._fleet, device_id, self._grid_of(trained), formats)
+            grid = self._grid_of(trained)
+            plan = make_plan(self._fleet, device_id, grid, formats, self._activation_bits)
             self._known[key] = self._fleet.cost(plan)
         return self._known[key]
 

@@ -90,7 +90,12 @@ class HAFLQ(Strategy[Sensitivity]):
     ``upload_policy``: bits by importance (``adaptive``), one level for all terms (``uniform``), or
     the highest level for the most important terms and nothing for the rest (``discard``). An upload
     may take ``upload_s`` at the last measured rate; ``auto`` is the fleet's median time for all of
-    a device's terms at the highest level.
+    a device's terms at the highest level, which cuts the bits of every second device also where
+    its upload ends long before the round. ``round`` cuts only what would prolong the round: the
+    upload may last until the cohort's slowest device would be done with one of the median time.
+
+    ``activation_bits``: the abstracts pack weights and say nothing of saved activations, which are
+    most of the memory of a long batch; 8 or 4 packs them, 0 computes each block again.
     """
 
     kind: ClassVar[str] = "haflq"
@@ -127,8 +132,10 @@ class HAFLQ(Strategy[Sensitivity]):
     """How upload bits follow from importance."""
     upload_levels: Annotated[tuple[UploadLevel, ...], RISING] = (2, 4, 8, 16)
     """The bits per parameter that a term may be uploaded with."""
-    upload_s: Literal["auto"] | Annotated[float, Gt(0)] = "auto"
-    """The seconds that an upload may take; auto is the fleet's median at the highest level."""
+    upload_s: Literal["auto", "round"] | Annotated[float, Gt(0)] = "auto"
+    """The seconds of an upload: given, the fleet's median (auto), or what the round leaves."""
+    activation_bits: Literal[32, 8, 4, 0] = 32
+    """The bits of saved activations; 0 saves a block's input and computes the block again."""
     aggregation: Aggregation = "rank_one"
     """The mean over the devices that sent a term, or over all with zeros for missing terms."""
 
@@ -146,9 +153,16 @@ class HAFLQ(Strategy[Sensitivity]):
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
         formats = self._formats(fleet)
-        costs = TypicalCosts(fleet, formats, rank=self.rank, grid_of=self._full_grid)
+        costs = TypicalCosts(
+            fleet,
+            formats,
+            rank=self.rank,
+            grid_of=self._full_grid,
+            activation_bits=self.activation_bits,
+        )
         workloads = self._workloads(fleet, costs)
-        budget_bits = self._upload_budgets(fleet, costs, workloads)
+        budget_bits = self._upload_budgets(fleet, costs, workloads, cohort)
+        activation_bits = (self.activation_bits,) * fleet.model.num_blocks
         score = self._score(state, rng)
         upload_bits = self._upload_rule(fleet.model, self._upload_score(state, score))
         plans = []
@@ -156,7 +170,7 @@ class HAFLQ(Strategy[Sensitivity]):
             num_terms, index = workloads[device_id]
             chosen = choose_terms(score, num_terms, explore_share=self.explore_share, rng=rng)
             terms = self._grid(chosen, upload_bits(chosen, budget_bits[device_id]))
-            plan = make_plan(fleet, device_id, terms, formats[index])
+            plan = make_plan(fleet, device_id, terms, formats[index], activation_bits)
             if fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(device_id):
                 plans.append(plan)
         return plans
@@ -221,19 +235,27 @@ class HAFLQ(Strategy[Sensitivity]):
         return np.where(known, score, score[known].mean() if known.any() else 1.0)
 
     def _upload_budgets(
-        self, fleet: FleetView, costs: TypicalCosts, workloads: Mapping[DeviceId, Workload]
+        self,
+        fleet: FleetView,
+        costs: TypicalCosts,
+        workloads: Mapping[DeviceId, Workload],
+        cohort: Sequence[DeviceId],
     ) -> dict[DeviceId, int]:
         """Return the bits that each device's terms may take; below 0 where the head takes all."""
         full = {d: 8 * costs(d, work).upload_bytes for d, work in workloads.items()}
         head = {d: 8 * costs(d, work.without_terms).upload_bytes for d, work in workloads.items()}
         rate = {d: 8 * fleet.link(d).up_bytes_per_s for d in workloads}
         full_s = {d: full[d] / rate[d] if rate[d] > 0 else math.inf for d in workloads}
-        limit_s = self.upload_s
-        if limit_s == "auto":
-            limit_s = float(np.median(list(full_s.values()))) if full_s else math.inf
+        median_s = float(np.median(list(full_s.values()))) if full_s else math.inf
+        limit_s = dict.fromkeys(workloads, median_s)
+        if self.upload_s == "round":
+            limit_s |= _left_of_round_s(fleet, costs, workloads, cohort, upload_s=median_s)
+        elif self.upload_s != "auto":
+            limit_s = dict.fromkeys(workloads, self.upload_s)
         lost = _padding_bits(fleet.model, self.upload_levels)
         return {
-            d: (full[d] if full_s[d] <= limit_s else math.floor(rate[d] * limit_s) - lost) - head[d]
+            d: (full[d] if full_s[d] <= limit_s[d] else math.floor(rate[d] * limit_s[d]) - lost)
+            - head[d]
             for d in workloads
         }
 
@@ -258,3 +280,25 @@ def _padding_bits(model: ModelSpec, levels: Sequence[int]) -> int:
     """Return the most bits that fill up bytes, where codes of a module, factor and level end."""
     widths = [width for x in model.targets for width in (x.in_features, x.out_features)]
     return 7 * sum(width * bits % 8 > 0 for width in widths for bits in levels)
+
+
+def _left_of_round_s(
+    fleet: FleetView,
+    costs: TypicalCosts,
+    workloads: Mapping[DeviceId, Workload],
+    cohort: Sequence[DeviceId],
+    *,
+    upload_s: float,
+) -> dict[DeviceId, float]:
+    """Return the seconds that each device of the cohort has for its upload.
+
+    The round is taken to end when the slowest of them has trained and uploaded for ``upload_s``;
+    nobody has less than that.
+    """
+    busy_s = {}
+    for device_id in set(cohort) & set(workloads):
+        cost, rate = costs(device_id, workloads[device_id]), fleet.link(device_id).down_bytes_per_s
+        download_s = cost.download_bytes / rate if rate > 0 else math.inf
+        busy_s[device_id] = download_s + sum(cost.step) * fleet.local_steps(device_id)
+    last_s = max(filter(math.isfinite, busy_s.values()), default=0.0)
+    return {device_id: max(last_s - own_s, 0.0) + upload_s for device_id, own_s in busy_s.items()}

@@ -304,6 +304,9 @@ def name_level(axes: Axes, level: float, words: str) -> None:
     width_in = axes.get_position().width * float(axes.figure.bbox.width) / axes.figure.dpi
     span = 0.047 * len(words) / width_in  # of the axes: 7 pt letters
     bottom, top = axes.get_ylim()
+    if level > top:  # a target far above all curves: its name would lie outside the panel
+        top = bottom + 1.15 * (level - bottom)
+        axes.set_ylim(bottom, top)
     high = 0.13 / 1.5 * (top - bottom)  # a line of text in a panel
     curves = [_sampled(axes, line) for line in axes.get_lines() if line.get_label() in named]
     at = np.linspace(0.0, 1.0, NUM_SAMPLES)

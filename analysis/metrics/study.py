@@ -107,7 +107,7 @@ class _Played(NamedTuple):
     seed: int
     metric: Metric
     rounds: pd.DataFrame
-    work: dict[str, float]  # what its plans and its devices came to
+    work: Mapping[str, float]  # what its plans and its devices came to
     config: Mapping[str, Any]
     num_test: float  # examples that are held out; NaN where the manifest does not say
 
@@ -150,7 +150,7 @@ def study(
             row["seed"],
             metric,
             rounds,
-            _work(clients, devices),
+            work_of(clients, devices),
             config,
             _number(row["num_test"]),
         )
@@ -167,15 +167,19 @@ def study_of(
     baseline: str | None = None,
     smoothing: int = SMOOTHING,
     left_out: Sequence[str] = (),
+    works: Sequence[Mapping[str, float]] | None = None,
 ) -> Study:
     """Return the study of runs that are in memory, whose labels name their variants.
 
-    The study holds the runs, as figures need them. That they met the same conditions is for the
+    The study holds the runs, as figures need them. ``works`` has for each run what ``work_of``
+    returns, where the runs do not hold their plans. That they met the same conditions is for the
     caller to check (``require_comparable``). Raises RunError on a target or baseline that cannot
     be, and without any run.
     """
     if not runs:
         raise RunError("a comparison needs at least one finished run, got none")
+    if works is None:
+        works = [work_of(run.clients, run.devices) for run in runs]
     played = {
         _run_name(run): _Played(
             run.label,
@@ -183,11 +187,11 @@ def study_of(
             int(run.manifest["seed"]),
             run.metric,
             run.rounds,
-            _work(run.clients, run.devices),
+            work,
             run.config,
             _number(run.manifest.get("data", {}).get("num_test")),
         )
-        for run in runs
+        for run, work in zip(runs, works, strict=True)
     }
     return _study(
         played, target, baseline, smoothing=smoothing, runs=tuple(runs), left_out=left_out
@@ -202,7 +206,8 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _work(clients: pd.DataFrame, devices: pd.DataFrame) -> dict[str, float]:
+def work_of(clients: pd.DataFrame, devices: pd.DataFrame) -> dict[str, float]:
+    """Return what the plans of one run and the devices of its fleet came to."""
     return {**metrics.of_clients(clients), **metrics.of_devices(devices, clients)}
 
 
@@ -244,7 +249,9 @@ def _charged(played: Mapping[str, _Played]) -> tuple[str, ...]:
 
 
 def _fixed_targets(played: Mapping[str, _Played]) -> list[float]:
-    """Return the targets that the configs name, the hardest first."""
+    """Return the targets that the configs name, the hardest first; none where nothing is tested."""
+    if not any(one.rounds[one.metric.name].notna().any() for one in played.values()):
+        return []
     named = {
         float(target)
         for one in played.values()

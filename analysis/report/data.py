@@ -1,4 +1,4 @@
-"""What a report says, before it is a page: one content for the Markdown and the HTML of it."""
+"""Collects what a report says: one content for its Markdown and its HTML."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import yaml
 from analysis.figures import FigureSpec
 from analysis.metrics.definitions import METRICS, value_in_words
 from analysis.metrics.study import Study
-from analysis.report.table import NO_NUMBER, StudyTable, cell_text, study_table, unit_of
+from analysis.report.table import StudyTable, cell_text, study_table, unit_of
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
-from analysis.units import BYTES, SECONDS, Scale, Unit, significant
+from analysis.units import BYTES, NO_NUMBER, SECONDS, Scale, Unit, significant
 from simulator.config.experiment import flatten
 from simulator.config.schema import NOT_SIMULATED
 
@@ -45,7 +45,7 @@ SAME_CONDITIONS = (
 
 
 class RunLine(NamedTuple):
-    """One run in the list of what was run."""
+    """A run line is one run in the list of what was run."""
 
     name: str
     strategy: str
@@ -57,7 +57,7 @@ class RunLine(NamedTuple):
 
 
 class DeviceLine(NamedTuple):
-    """The devices of one profile that took part."""
+    """A device line tells of the devices of one profile that took part."""
 
     profile: str
     numbers: str
@@ -66,7 +66,7 @@ class DeviceLine(NamedTuple):
 
 
 class ConfigLine(NamedTuple):
-    """One key of the configs or manifests, with its value in each run."""
+    """A config line is one key of configs or manifests, with its value in each run."""
 
     key: str
     values: tuple[str, ...]
@@ -79,7 +79,7 @@ class ConfigLine(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
-    """The content of a report on a study that holds its runs."""
+    """The report data are the content of a report on a study that holds its runs."""
 
     study: Study
     drawn: Sequence[FigureSpec]

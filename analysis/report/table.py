@@ -14,10 +14,9 @@ from analysis.metrics.definitions import METRICS, Metric, value_in_words
 from analysis.metrics.paired import MIN_SEEDS, beats, holm
 from analysis.metrics.seeds import Estimate
 from analysis.metrics.study import Study
-from analysis.units import BYTES, JOULES, SECONDS, Unit, title
+from analysis.units import BYTES, JOULES, NO_NUMBER, SECONDS, Unit, title
 
 NOT_REACHED = "not reached"
-NO_NUMBER = "–"
 TIME_TO_TARGET = next(metric for metric in METRICS if metric.column == "time_to_target_s")
 LEVEL = 0.05
 """Of the tests that mark a best value, after Holm's correction."""

@@ -10,8 +10,8 @@ import numpy as np
 from rich.table import Table
 
 from analysis.traces.files import Loaded
-from analysis.traces.tables import LAG_S, NO_NUMBER, empty_table, time_text
-from analysis.units import significant
+from analysis.traces.tables import LAG_S, empty_table, time_text
+from analysis.units import NO_NUMBER, significant
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
 from traces.catalog import drawn_devices, drawn_links

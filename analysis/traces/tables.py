@@ -12,7 +12,7 @@ from rich.table import Table
 
 from analysis.escape import terminal
 from analysis.traces.files import Loaded
-from analysis.units import SECONDS, significant
+from analysis.units import NO_NUMBER, SECONDS, significant
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
@@ -29,7 +29,6 @@ from traces.statistics import (
 from traces.text import plain_number
 from traces.units import BYTES_PER_S_PER_MBPS
 
-NO_NUMBER = "–"
 SHARES = (0.05, 0.5, 0.95)
 LAG_S = 5.0
 

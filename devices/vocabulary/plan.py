@@ -62,14 +62,16 @@ class TermGrid:
     Modules are in the order of ``ModelSpec.targets``. Term indices are the server's and are never
     renumbered. A term that is not ``held`` is truncated: it is not downloaded and no part of the
     forward pass. A term that is held and not ``trained`` is frozen. ``upload_bits`` are among
-    ``UPLOAD_BITS``, and 0 wherever a term is not trained. ``use`` holds for all terms. Raises
-    ValueError where the arrays contradict each other.
+    ``UPLOAD_BITS``, and 0 wherever a term is not trained. ``use`` holds for all terms. The head,
+    which is always trained and sent, is uploaded at ``head_bits``. Raises ValueError where the
+    arrays contradict each other.
     """
 
     held: BoolArray
     trained: BoolArray
     upload_bits: BitsArray
     use: FactorUse = "both"
+    head_bits: int = 32
 
     def __post_init__(self) -> None:
         if not self.held.shape == self.trained.shape == self.upload_bits.shape:
@@ -80,6 +82,8 @@ class TermGrid:
             raise ValueError("a term must be trained to be uploaded")
         if unknown := set(np.unique(self.upload_bits).tolist()) - set(UPLOAD_BITS):
             raise ValueError(f"upload bits must be among {UPLOAD_BITS}, got {min(unknown)}")
+        if self.head_bits not in UPLOAD_BITS[1:]:
+            raise ValueError(f"head_bits must be among {UPLOAD_BITS[1:]}, got {self.head_bits}")
 
     @staticmethod
     @lru_cache(maxsize=256)
@@ -229,6 +233,8 @@ class TrainingPlan:
         rest = (self.weight_formats, self.activation_bits, self.local_steps, self.batch_size)
         objective = (self.tail_penalty, self.proximal_mu)
         parts = () if self.micro_batch is None else (self.micro_batch,)
+        if grid.head_bits != 32:
+            parts = (*parts, f"head at {grid.head_bits} bits")
         return b"|".join(
             [
                 # Kept results bear the hash of these bytes, so a plan without parts names none.

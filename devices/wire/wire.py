@@ -15,7 +15,8 @@ Factors that both sides draw from one seed, or that do not train, are in no mess
 Both sides know the plan, so no message says which terms follow. A term sent at q < 32 bits is its
 difference from the broadcast: its row of A and its column of B have an fp32 scale each (64 bits a
 term) and codes of q bits, 2^(q-1) - 1 steps to either side of zero, rounded up or down at random.
-A term sent at 32 bits is the value itself, and so is the head. Numbers are little-endian; scales
+A term sent at 32 bits is the value itself. The head is sent alike, each row of a matrix, and each
+vector, as a term is. Numbers are little-endian; scales
 come before codes, and the codes of one module, precision and factor fill whole bytes.
 
 Quantizing the difference, term by term, is our reconstruction of HAFLQ's adaptive upload (Su et
@@ -25,7 +26,7 @@ al., arXiv 2411.06581), whose abstract gives no format.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -88,7 +89,19 @@ def _missed_numbers(model: ModelSpec, plan: TrainingPlan) -> int:
 def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
     """Return the bytes of the update for these terms: ``len(encode_update(...))``, exactly."""
     payload = _payload_bytes(terms.upload_bits, _term_widths(model, terms.trained_factors))
-    return HEADER.size + payload + FP32_BYTES * model.head_parameters
+    return HEADER.size + payload + _head_bytes(model.head_shapes.values(), terms.head_bits)
+
+
+def _head_bytes(shapes: Iterable[tuple[int, ...]], bits: int) -> int:
+    """Return the bytes of a head with tensors of these shapes, sent at ``bits`` a number."""
+    rows = [_as_rows(shape) for shape in shapes]
+    scale_bytes = SCALE_BYTES if bits < 32 else 0
+    return sum(count * scale_bytes + -(-count * width * bits // 8) for count, width in rows)
+
+
+def _as_rows(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the rows of a tensor and their width; a vector is one row."""
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], math.prod(shape[1:]))
 
 
 def _term_widths(model: ModelSpec, factors: Sequence[FactorName]) -> list[tuple[int, ...]]:
@@ -198,7 +211,15 @@ def encode_update(
                 if not np.isfinite(delta).all():
                     raise ValueError(f"an update must be finite, got NaN or inf in {module}")
                 parts += quantized(delta, precision, rng)
-    return framed("update", [*parts, _encode_head(adapter.head)])
+    head_bits = plan.terms.head_bits
+    if head_bits == 32:
+        return framed("update", [*parts, _encode_head(adapter.head)])
+    for tensor, values in sorted(adapter.head.items()):
+        delta = (values - broadcast.head[tensor]).reshape(_as_rows(values.shape))
+        if not np.isfinite(delta).all():
+            raise ValueError(f"an update must be finite, got NaN or inf in the head's {tensor}")
+        parts += quantized(delta, head_bits, rng)
+    return framed("update", parts)
 
 
 def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> Adapter:
@@ -213,7 +234,7 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
     stacks = {module: _module_terms(broadcast, module) for module in broadcast.modules}
     widths = [[stack.of(name).shape[2] for name in factor_names] for stack in stacks.values()]
     expected = _payload_bytes(plan.terms.upload_bits, widths)
-    expected += FP32_BYTES * sum(math.prod(shape) for shape in head_shapes.values())
+    expected += _head_bytes(head_shapes.values(), plan.terms.head_bits)
     reader = Reader(unframed(message, "update", expected))
     factors = dict(broadcast.factors)
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
@@ -226,7 +247,13 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
                     shape = (int(chosen.sum()), values.shape[2])
                     values[chosen] += reader.dequantized(shape, precision)
         factors |= _by_layer(module, stack)
-    return replace(broadcast, factors=factors, head=_decode_head(reader, head_shapes))
+    if plan.terms.head_bits == 32:
+        return replace(broadcast, factors=factors, head=_decode_head(reader, head_shapes))
+    head = dict(broadcast.head)
+    for name, shape in sorted(head_shapes.items()):
+        moved = reader.dequantized(_as_rows(shape), plan.terms.head_bits)
+        head[name] = broadcast.head[name] + moved.reshape(shape)
+    return replace(broadcast, factors=factors, head=head)
 
 
 def _by_module(adapter: Adapter, grid: npt.NDArray[G]) -> Iterator[tuple[str, npt.NDArray[G]]]:

@@ -124,6 +124,8 @@ class LocalWork(Section):
     """The widest format of the frozen weights on a device, under every scheduler."""
     upload_bits: Literal[32, 16, 8, 4] = 32
     """The most bits of an uploaded number of a term, under every scheduler."""
+    head_bits: Annotated[Literal[32, 16, 8, 4], LEFT_OUT] = 32
+    """The bits of an uploaded number of the task head, under every scheduler."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

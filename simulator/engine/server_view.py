@@ -64,6 +64,10 @@ class ServerView:
         return self._work.upload_bits
 
     @property
+    def head_bits(self) -> int:
+        return self._work.head_bits
+
+    @property
     def device_ids(self) -> Sequence[DeviceId]:
         return range(len(self._fleet))
 

@@ -34,19 +34,12 @@ class Reporter(RunLog, Protocol):
     def step(self, message: str) -> None: ...
 
 
-class PlainReporter:
-    """The plain reporter prints one line a round, for log files and pipes."""
+class _Following:
+    """Reporters follow the run in a progress state, and print lines on a console."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._label, self._rounds = "", 0
         self._state = ProgressState()
-
-    def start(self, label: str, rounds: int) -> None:
-        self._label, self._rounds, self._state = label, rounds, ProgressState()
-
-    def finish(self, message: str) -> None:
-        self.step(message)
 
     def step(self, message: str) -> None:
         if not self._console.quiet:  # which would make up the line all the same
@@ -64,6 +57,20 @@ class PlainReporter:
     def client_table(self, table: ClientTable) -> None:
         self._state.client_table(table)
 
+
+class PlainReporter(_Following):
+    """The plain reporter prints one line a round, for log files and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._label, self._rounds = "", 0
+
+    def start(self, label: str, rounds: int) -> None:
+        self._label, self._rounds, self._state = label, rounds, ProgressState()
+
+    def finish(self, message: str) -> None:
+        self.step(message)
+
     def round(self, record: RoundRecord) -> None:
         state = self._state
         state.round(record)
@@ -77,12 +84,11 @@ class PlainReporter:
         self.step(", ".join(part for part in parts if part))
 
 
-class BarReporter:
+class BarReporter(_Following):
     """The bar reporter shows a run live: rounds, scores, clock, who is awaited, what is lost."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._state = ProgressState()
+        super().__init__(console)
         self._bar, self._live = _bar(console), Live(console=console)
         self._task = TaskID(0)
 
@@ -97,21 +103,6 @@ class BarReporter:
         self.step(message)
         if self._state.lost:
             self.step(f"  lost: {self._state.lost}")
-
-    def step(self, message: str) -> None:
-        self._console.print(message, highlight=False, soft_wrap=True, markup=False)
-
-    def event(self, event: Event) -> None:
-        self._state.event(event)
-
-    def client(self, record: ClientRecord) -> None:
-        self._state.client(record)
-
-    def cohort(self, events: CohortEvents) -> None:
-        self._state.cohort(events)
-
-    def client_table(self, table: ClientTable) -> None:
-        self._state.client_table(table)
 
     def round(self, record: RoundRecord) -> None:
         self._state.round(record)

@@ -137,3 +137,14 @@ def test_a_device_sits_out_where_the_terms_chosen_take_more_than_any_others_woul
     plans = plans_of(strategy, fleet)
     assert 0 < len(plans) < 40  # (7/8)^8 = 34 % choose the last term in no module
     assert all(fleet.cost(plan).memory.total <= 500_000 for plan in plans.values())
+
+
+def test_a_device_that_packed_weights_leave_too_small_takes_part_with_checkpointing() -> None:
+    probe = fleet_of([device()])
+    (plan,) = plans_of(HAFLQ(activation_bits=0), probe).values()
+    budget = probe.cost(plan).memory.total
+    fleet = fleet_of([device(budget)])
+    assert plans_of(HAFLQ(), fleet) == {}
+    (made,) = plans_of(HAFLQ(activation_bits=0), fleet).values()
+    assert set(made.activation_bits) == {0}
+    assert fleet.cost(made).memory.total <= budget

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from algorithms.strategies.haflq import HAFLQ
-from algorithms.strategy import LinkRate, make_plan
+from algorithms.strategy import LinkRate, make_plan, round_trip_s
 from devices.vocabulary.plan import (
     Broadcast,
     TermGrid,
@@ -116,3 +116,22 @@ def test_discard_sends_terms_at_16_bits_or_not_at_all() -> None:
     assert set(np.unique(bits)) == {0, 16}
     # More than half the budget is left to terms of either size, less one that did not fit.
     assert 0.4 * bits.size < (bits == 16).sum() < 0.7 * bits.size
+
+
+def test_a_slow_link_cuts_no_bits_where_its_upload_ends_before_the_round() -> None:
+    slow_link, slow_processor = LinkRate(1e6, 1e4), 1e6
+    devices = [device(), device(link=slow_link), device(flops_per_s=slow_processor)]
+    fleet = fleet_of(devices)
+    assert plans_of(HAFLQ(upload_s="auto"), fleet)[1].terms.upload_bits.mean() < 16
+    plans = plans_of(HAFLQ(upload_s="round"), fleet)
+    assert round_trip_s(fleet, plans[1]) < round_trip_s(fleet, plans[2])
+    assert all((p.terms.upload_bits[p.terms.trained] == 16).all() for p in plans.values())
+
+
+def test_an_upload_that_would_prolong_the_round_is_cut_to_its_end() -> None:
+    fast, slow = LinkRate(1e6, 1e6), LinkRate(1e6, 7e5)
+    fleet = fleet_of([device(link=fast), device(link=fast), device(link=slow)])
+    plans = plans_of(HAFLQ(upload_s="round"), fleet)
+    assert 0 < plans[2].terms.upload_bits.mean() < 16
+    last_s = max(round_trip_s(fleet, plans[k]) for k in (0, 1))
+    assert round_trip_s(fleet, plans[2]) <= last_s * (1 + 1e-9)

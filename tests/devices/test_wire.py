@@ -294,3 +294,55 @@ class TestDamage:
         plan = plan_of(uploads(np.full(SHAPE, 8, dtype=np.uint8)))
         with pytest.raises(ValueError, match="must be finite, got NaN or inf in v_proj"):
             encode_update(broken, BROADCAST, plan=plan, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4, 2])
+def test_a_head_at_fewer_bits_costs_them_and_a_scale_a_row(bits: int) -> None:
+    """The head is 5 rows of 12; what arrives is within a step of each row's scale."""
+    terms = replace(uploads(np.zeros(SHAPE, np.uint8)), head_bits=bits)
+    adapter = trained(3)
+    message = encode_update(adapter, BROADCAST, plan=plan_of(terms), rng=np.random.default_rng(0))
+    assert len(message) == HEADER.size + 5 * 4 + 60 * bits // 8 == upload_bytes(MODEL, terms)
+    assert plan_of(terms).workload != plan_of(replace(terms, head_bits=32)).workload
+    arrived = [sent(adapter, terms, seed).head for seed in range(40)]
+    for name, values in adapter.head.items():
+        change = values - BROADCAST.head[name]
+        step = np.abs(change).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+        for head in arrived:
+            assert (np.abs(head[name] - values) <= step * 1.001).all()
+        mean = np.mean([head[name] for head in arrived], axis=0)
+        # Rounding has a standard deviation of at most half a step; this is six of the mean's.
+        assert (np.abs(mean - values) <= 6 * step / 2 / np.sqrt(40) + 1e-6).all()
+
+
+def test_a_head_at_an_odd_number_of_bits_is_refused() -> None:
+    with pytest.raises(ValueError, match="head_bits must be among"):
+        replace(uploads(np.zeros(SHAPE, np.uint8)), head_bits=3)
+
+
+def test_a_head_of_a_matrix_and_a_vector_arrives_whole_at_16_bits() -> None:
+    model = ModelSpec.from_config(
+        "small",
+        {
+            "model_type": "bert",
+            "hidden_size": 12,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "vocab_size": 30,
+            "max_position_embeddings": 16,
+        },
+        ("query",),
+        text_head(3),
+    )
+    start = model.initial_adapter(2, 1.0, np.random.default_rng(0))
+    moved = {name: values + np.float32(0.25) for name, values in start.head.items()}
+    grid = TermGrid.top_blocks(model.grid_shape(2), 2)
+    plan = TrainingPlan(0, replace(grid, head_bits=16), ("fp32",) * 2, (32,) * 2, 1, 1)
+    adapter = replace(start, head=moved)
+    message = encode_update(adapter, start, plan=plan, rng=np.random.default_rng(0))
+    assert len(message) == upload_bytes(model, plan.terms)
+    end = decode_update(message, start, plan=plan)
+    assert {values.ndim for values in end.head.values()} == {1, 2}
+    for name, values in moved.items():
+        np.testing.assert_allclose(end.head[name], values, atol=1e-4)

@@ -225,3 +225,18 @@ def test_a_server_optimizer_is_refused_where_there_is_no_mean(tmp_path: Path) ->
             build_world(config, "here")
     with pytest.raises(ConfigError, match=r"server_optimizer\.kind must be one of fedavgm"):
         loaded(tmp_path, server_optimizer={"kind": "fedprox"})
+
+
+def test_a_head_at_fewer_bits_makes_every_upload_shorter(tmp_path: Path) -> None:
+    uploaded = {}
+    for bits in (32, 8):
+        local = {"batch_size": 8, "steps": 3, "head_bits": bits}
+        (config,) = loaded(tmp_path, local=local)
+        assert ("head_bits" in config.resolved()["local"]) == (bits == 8)
+        world = build_world(config, "here")
+        log = Memory()
+        simulate(federation_of(config, world, DriftTrainer(world.model.num_blocks)), log)
+        uploaded[bits] = {r.upload_bytes for r in log.clients if r.outcome == "aggregated"}
+        shapes = world.model.head_shapes.values()
+    saved = sum(math.prod(shape) * 3 - 4 * (shape[0] if len(shape) > 1 else 1) for shape in shapes)
+    assert {number + saved for number in uploaded[8]} == uploaded[32]

@@ -1,0 +1,514 @@
+"""Writes docs/study.md and its figures from the kept runs: no number in it is written by hand.
+
+    python -m studies.page studies/page.md docs/study.md
+
+The template is Markdown with lines such as ``{{ table jetson80 }}``, each of which stands for what
+``PARTS`` or ``FIGURES`` make of one experiment. A figure lies beside the page, with the CSV that it
+is drawn from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.escape import markdown
+from analysis.figures import curves, render, style
+from analysis.figures.rows import of_runs
+from analysis.metrics import run_metrics
+from analysis.metrics.definitions import METRICS, value_in_words
+from analysis.metrics.kept import KeptRun, read_kept, study_of_kept
+from analysis.metrics.paired import CONFIDENCE, students
+from analysis.metrics.study import Study
+from analysis.report.formats import markdown_grid, to_markdown
+from analysis.report.table import LEVEL, study_table
+from analysis.runs.names import with_names
+from analysis.units import SECONDS, significant
+from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
+from simulator.config.experiment import load_experiment
+from simulator.config.problems import UserError
+from simulator.config.schema import RunConfig
+from simulator.world.build import World, build_world
+from studies import figures as drawn
+
+HERE = Path(__file__).parent
+PLACE = re.compile(r"^\{\{ *([\w-]+) +([\w-]+) *\}\}$", re.MULTILINE)
+NO_NUMBER = "–"
+UNPACKED: WeightFormat = "fp32"
+COMPARED = ("time_to_target_s", "accuracy_at_time", "final_accuracy", "accuracy_area", "waiting_s")
+"""The numbers in which variants are held against the baseline, where a study has them."""
+SHORT = (
+    "Time to", "Speed-up", "Final accuracy", "Standard error", "Mean wait", "Mean memory", "Upload",
+    "Energy (", "Turns of devices",
+)  # fmt: skip
+"""How the titles of the README's rows begin."""
+HEADLINE = re.compile(r"(<!-- study (\w+) -->\n).*?(<!-- end of study -->)", re.DOTALL)
+GRID = tuple(round(0.05 * k, 2) for k in range(1, 20))
+"""Targets of the figure of speed-ups."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source is one experiment of the study: its kept runs and its file.
+
+    What stands behind a dash in its name says how the plan varies the file: ``jetson80-timing``.
+    """
+
+    name: str
+    results: Path
+
+    @property
+    def file(self) -> Path:
+        """The file of the experiment."""
+        return HERE / f"{self.name.partition('-')[0]}.yaml"
+
+    @cached_property
+    def kept(self) -> list[KeptRun]:
+        """The runs that are kept. Raises UserError where there are none."""
+        kept = read_kept(self.results / self.name)
+        if not kept:
+            raise UserError(f"no run of {self.name} is kept in {self.results}: make study")
+        return kept
+
+    @cached_property
+    def study(self) -> Study:
+        """The study of the kept runs."""
+        return study_of_kept(self.kept)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The config of the experiment's first strategy."""
+        return load_experiment(self.file)[0]
+
+    @cached_property
+    def world(self) -> World:
+        """The devices and costs of the experiment at its own seed."""
+        return build_world(self.config, str(self.file))
+
+    def of_variant(self, variant: str) -> list[KeptRun]:
+        """Return the kept runs of one variant."""
+        return [one for one in self.kept if one.run.label == variant]
+
+
+def table(source: Source) -> str:
+    """Return the table of all numbers, with its notes and warnings."""
+    return to_markdown(study_table(source.study))
+
+
+def headline(source: Source) -> str:
+    """Return the few rows of the table that the README shows, with its note and warnings."""
+    whole = study_table(source.study)
+    # Of a target that each variant has a row of its own: the first is the hardest of the config.
+    rows = [next((row for row in whole.rows if row.title.startswith(one)), None) for one in SHORT]
+    return to_markdown(replace(whole, rows=tuple(row for row in rows if row)))
+
+
+def told_apart(source: Source) -> str:
+    """Return each variant against the baseline: the change, its interval and whether it is one."""
+    study, rows = source.study, []
+    titles = {metric.column: metric.title for metric in METRICS}
+    words = {
+        "target": value_in_words(study.metric, study.target.value or math.nan),
+        "seconds": SECONDS.text(study.budget.at_s) if study.budget else "",
+    }
+    for row in study.differences.to_dict("records"):
+        if row["metric"] not in COMPARED or not row["num_pairs"]:
+            continue
+        by_ratio = row["kind"] == "ratio"
+        ends = [float(row[name]) for name in ("value", "low", "high")]
+        value, low, high = (f"{end:.2f}" if by_ratio else f"{100 * end:+.1f}" for end in ends)
+        p = float(row["p_holm"])
+        title = titles[row["metric"]].format(**words, baseline="", bytes="", joules="")
+        pairs = f"{row['num_pairs']}" + (f" (+{c})" if (c := row["num_censored"]) else "")
+        cells = [study.name(row["variant"]), title, f"{value} {'×' if by_ratio else 'points'}"]
+        interval = NO_NUMBER if math.isnan(ends[1]) else f"[{low}, {high}]"
+        shown_p, is_apart = (NO_NUMBER, "unknown") if math.isnan(p) else (f"{p:.3f}", "no")
+        is_apart = "yes" if p < LEVEL else is_apart
+        rows.append([*map(markdown, cells), interval, shown_p, is_apart, pairs])
+    header = ["variant", "number", "change", "95 % interval", "p (Holm)", "told apart", "pairs"]
+    return markdown_grid(header, rows, is_numeric=False)
+
+
+def decomposition(source: Source) -> str:
+    """Return the time to each target as seconds a round times rounds, beside the baseline's."""
+    rows = []
+    for study in (source.study, *source.study.others):
+        per_run = study.per_run
+        base = per_run[per_run["variant"] == study.baseline].set_index("seed")
+        for variant in study.variants:
+            own = per_run[per_run["variant"] == variant].set_index("seed")
+            both = own.index.intersection(base.index)
+            both = both[(own.loc[both, "is_reached"] & base.loc[both, "is_reached"]).astype(bool)]
+            one, other = own.loc[both], base.loc[both]
+            own_s, base_s = _per_round(one), _per_round(other)
+            ratios = (
+                _mean_ratio(own_s, base_s),
+                _mean_ratio(one["rounds_to_target"], other["rounds_to_target"]),
+                _mean_ratio(one["time_to_target_s"], other["time_to_target_s"]),
+            )
+            rows.append(
+                [
+                    value_in_words(study.metric, study.target.value or math.nan),
+                    markdown(study.name(variant)),
+                    f"{int(own['is_reached'].sum())} of {len(own)}",
+                    _cell(own_s.mean()),
+                    _cell(one["rounds_to_target"].mean()),
+                    *map(_ratio_cell, ratios),
+                ]
+            )
+    header = ["target", "variant", "reached", "s a round", "rounds", "s a round ×", "rounds ×"]
+    return markdown_grid([*header, "time ×"], rows)
+
+
+def _per_round(runs: pd.DataFrame) -> pd.Series[float]:
+    return (runs["time_to_target_s"] / runs["rounds_to_target"]).astype(float)
+
+
+def _mean_ratio(one: pd.Series[float], other: pd.Series[float]) -> float:
+    """Return the geometric mean of the ratios of pairs; NaN without one."""
+    if one.empty:
+        return math.nan
+    return float(np.exp(np.log(one.astype(float) / other.astype(float)).mean()))
+
+
+def blocks(source: Source) -> str:
+    """Return the share of the merged examples that trained each block, the mean over seeds."""
+    num_blocks = len(source.kept[0].blocks)
+    header = ["variant", *(f"block {k}" for k in range(1, num_blocks + 1))]
+    rows = []
+    for variant in source.study.variants:
+        shares = np.mean([one.blocks for one in source.of_variant(variant)], axis=0)
+        cells = [f"{100 * share:.0f} %" for share in shares]
+        rows.append([markdown(source.study.name(variant)), *cells])
+    return markdown_grid(header, rows)
+
+
+def chosen(source: Source) -> str:
+    """Return what each kind of device was given by each variant: depth, packing, time and wait."""
+    rows = []
+    for variant in source.study.variants:
+        frames = [one.profiles for one in source.of_variant(variant)]
+        together = pd.concat(frames, ignore_index=True)
+        for profile, own in together.groupby("profile"):
+            weights = own["num_plans"]
+            means = [
+                float((own[name] * weights).sum() / weights.sum())
+                for name in ("mean_depth", "mean_packed", "mean_took_s", "mean_waiting_s")
+            ]
+            merged = float(own["num_merged"].sum() / weights.sum())
+            cells = [str(int(weights.sum())), f"{100 * merged:.0f} %", *map(_cell, means)]
+            rows.append([markdown(source.study.name(variant)), markdown(str(profile)), *cells])
+    header = [
+        "variant",
+        "device",
+        "plans",
+        "merged",
+        "depth",
+        "packed blocks",
+        "s busy",
+        "s waited",
+    ]
+    return markdown_grid(header, rows)
+
+
+def bound(source: Source) -> str:
+    """Return what depth alone can gain a round: the step's time with all blocks over that with one.
+
+    All blocks run forward whatever the depth, so that no scheduler of depths gains more a round.
+    """
+    world, rows = source.world, []
+    num_blocks = world.model.num_blocks
+    profiles = {device.profile.name: device.profile for device in world.fleet}
+    for name, profile in profiles.items():
+        whole, one = (
+            world.cost_model.cost(_plan(source, depth, 0), profile).train_s
+            for depth in (num_blocks, 1)
+        )
+        steps = source.config.local.steps or 1
+        rows.append([name, *map(_cell, (whole / steps, one / steps)), f"{whole / one:.2f}"])
+    header = ["device", "s a step, all blocks", "s a step, one block", "T(L) / T(1)"]
+    return markdown_grid(header, rows)
+
+
+def menu(source: Source) -> str:
+    """Return memory and time of a step by depth and packing, on the fleet's first device."""
+    world, rows = source.world, []
+    profile = world.fleet[0].profile
+    for depth in range(1, world.model.num_blocks + 1):
+        cells = []
+        for packed, bits in ((0, 8), (depth, 8), (depth, 0)):
+            cost = world.cost_model.cost(_plan(source, depth, packed, bits), profile)
+            seconds = cost.train_s / (source.config.local.steps or 1)
+            cells += [f"{cost.memory.total / 1e9:.2f}", _cell(seconds)]
+        rows.append([str(depth), *cells])
+    kinds = ("kept", "packed to 8 bits", "computed again")
+    header = ["depth", *(f"{kind} ({unit})" for kind in kinds for unit in ("GB", "s"))]
+    return f"{markdown_grid(header, rows)}\n\nOn {profile.name}.\n"
+
+
+def _plan(source: Source, depth: int, packed: int, bits: int = 8) -> TrainingPlan:
+    """Return a plan of so many blocks from the output, of which so many do not keep what is saved.
+
+    The packed blocks are those next to the output, as FedQuad has them.
+    """
+    model, local = source.world.model, source.config.local
+    activations = [32] * model.num_blocks
+    activations[model.num_blocks - packed :] = [bits] * packed
+    return TrainingPlan(
+        device_id=0,
+        terms=TermGrid.top_blocks(model.grid_shape(source.config.strategy.rank), depth),
+        weight_formats=(UNPACKED,) * model.num_blocks,
+        activation_bits=tuple(activations),
+        local_steps=local.steps or 1,
+        batch_size=local.batch_size,
+    )
+
+
+def claims(source: Source) -> str:
+    """Return what the papers' authors claim beside what the kept runs came to."""
+    study = source.study
+    speed = []
+    for one in (study, *study.others):
+        target = value_in_words(study.metric, one.target.value or math.nan)
+        change = _versus(one.per_run, "time_to_target_s", "fedquad", one.baseline)
+        speed.append(f"{change} to {target}")
+    claim = "1.4 to 5.3 times faster to a target"
+    rows = [["FedQuad", claim, f"time {'; '.join(speed)}: below 1 is faster"]]
+    for what, column in (
+        ("31 % less memory", "planned_memory_bytes"),
+        ("49 % less communication", "upload_bytes"),
+        ("50 % more accuracy", f"final_{study.metric.name}"),
+    ):
+        change = _versus(study.per_run, column, "haflq", study.baseline)
+        rows.append(["HAFLQ", what, f"{change} ({column})"])
+    header = ["method", "authors' claim", f"measured here, over {study.name(study.baseline)}"]
+    return markdown_grid(header, rows, is_numeric=False)
+
+
+def _versus(per_run: pd.DataFrame, column: str, variant: str, baseline: str) -> str:
+    """Return the geometric mean over seeds of a variant's number over the baseline's, as text."""
+    values = per_run.pivot(index="seed", columns="variant", values=column)
+    if not {variant, baseline} <= set(values):
+        return NO_NUMBER
+    known = values[[variant, baseline]].dropna()
+    ratio = _mean_ratio(known[variant], known[baseline])
+    seeds = "1 seed" if len(known) == 1 else f"{len(known)} seeds"
+    return f"× {ratio:.2f} ({seeds})" if len(known) else "not reached by both"
+
+
+def pacing(source: Source) -> str:
+    """Return what each pacing makes of each scheduler, by the clock alone."""
+    rows = []
+    for folder in sorted(source.results.glob(f"{source.name}-pacing-*")):
+        found = Source(folder.name, source.results)
+        for variant in dict.fromkeys(one.run.label for one in found.kept):
+            own = found.of_variant(variant)
+            rows.append([folder.name.rpartition("pacing-")[2], variant, *_flow(own)])
+    header = ["pacing", "scheduler", "merged an hour", "s waited", "busy", "lost work", "staleness"]
+    return markdown_grid([*header, "MJ an hour"], rows)
+
+
+def _flow(kept: Sequence[KeptRun]) -> list[str]:
+    """Return the means over seeds of what flows through runs that only tell the time."""
+    numbers = []
+    for one in kept:
+        rounds, work = one.run.rounds, one.work
+        hours = float(rounds["closed_s"].max()) / 3600
+        merged = float(rounds["num_aggregated"].sum())
+        waited = run_metrics.mean_waiting_s(rounds)
+        energy = float(rounds["energy_j"].sum()) / 1e6 / hours
+        shares = (100 * work["utilisation"], 100 * work["lost_work_share"])
+        numbers.append((merged / hours, waited, *shares, work["mean_staleness"], energy))
+    merged, waited, busy, lost, stale, energy = np.mean(numbers, axis=0)
+    cells = [_cell(merged), _cell(waited), f"{busy:.0f} %", f"{lost:.0f} %"]
+    return [*cells, _cell(stale), _cell(energy)]
+
+
+def kept_runs(source: Source) -> str:
+    """Return where the kept runs come from: seeds, versions, commit, processor time."""
+    header = ["run", "rounds", "conditions", "config", "commit", "torch", "host time"]
+    rows = []
+    for one in source.kept:
+        facts = one.run.manifest
+        commit = str(facts["git_sha"] or NO_NUMBER)[:8] + ("+" if facts["git_dirty"] else "")
+        names = [f"{one.run.label}-s{facts['seed']}", str(facts["num_rounds"])]
+        hashes = [str(facts["conditions_hash"])[:8], str(facts["config_hash"]), commit]
+        wall = SECONDS.text(facts["wall_s"])
+        rows.append([*names, *hashes, str(facts["versions"].get("torch", NO_NUMBER)), wall])
+    return markdown_grid(header, rows, is_numeric=False)
+
+
+def _cell(value: float) -> str:
+    return significant(float(value)) if math.isfinite(value) else NO_NUMBER
+
+
+def _ratio_cell(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else NO_NUMBER
+
+
+def speed_up_frame(source: Source) -> pd.DataFrame:
+    """Return one row for each variant and target: time ratio to the baseline and its interval.
+
+    Of the seeds at which both reached the target; a target that fewer than all of a variant's
+    seeds reached has no row, so that no ratio is of the lucky ones.
+    """
+    study, rows = source.study, []
+    smooth = {
+        (run.label, run.manifest["seed"]): run_metrics.smoothed(
+            run.rounds, study.smoothing, study.metric
+        )
+        for run in study.runs
+    }
+    starts = max(run.rounds[study.metric.name].iloc[0] for run in study.runs)
+    strategies = {run.label: run.strategy for run in study.runs}
+    shades = style.shades(strategies.items())
+    for target in (one for one in GRID if one > starts):
+        hits = {key: run_metrics.reached(own, target, study.metric) for key, own in smooth.items()}
+        for variant in study.variants:
+            seeds = [seed for label, seed in hits if label == variant]
+            pairs = [(hits[study.baseline, s], hits[variant, s]) for s in seeds]
+            known = [(base, own) for base, own in pairs if base and own]
+            if len(known) < len(seeds) or variant == study.baseline:
+                continue
+            logs = np.log([base.at_s / own.at_s for base, own in known])
+            center, low, high = (float(np.exp(part)) for part in students(logs))
+            rows.append(
+                {
+                    "label": variant,
+                    "strategy": strategies[variant],
+                    "shade": shades[variant],
+                    "target": target,
+                    "speed_up": center,
+                    "low": low,
+                    "high": high,
+                    "num_seeds": len(known),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def blocks_frame(source: Source) -> pd.DataFrame:
+    """Return one row for each run and block: the share of merged examples that trained it."""
+    shares = {id(one.run): one.blocks for one in source.kept}
+    return of_runs(
+        [one.run for one in source.kept],
+        lambda run: pd.DataFrame(
+            {"block": range(1, len(shares[id(run)]) + 1), "share": shares[id(run)]}
+        ),
+    )
+
+
+def curve_frame(source: Source) -> pd.DataFrame:
+    """Return the evaluated rounds of all runs."""
+    return curves.frame(source.study)
+
+
+PARTS: Mapping[str, Callable[[Source], str]] = {
+    "table": table,
+    "told-apart": told_apart,
+    "decomposition": decomposition,
+    "blocks": blocks,
+    "chosen": chosen,
+    "bound": bound,
+    "menu": menu,
+    "claims": claims,
+    "pacing": pacing,
+    "kept": kept_runs,
+}
+"""What a line of the template may ask for as a table."""
+
+FIGURES: Mapping[str, tuple[str, Callable[[Source], pd.DataFrame], drawn.Draw]] = {
+    "accuracy": (
+        "Test accuracy against simulated time: mean and range of the seeds.",
+        curve_frame,
+        drawn.accuracy,
+    ),
+    "speed-up": (
+        "How many times sooner than the baseline each accuracy is reached, by the mean of three "
+        f"evaluations; band: {100 * CONFIDENCE:.0f} % interval. A curve ends where a seed fails.",
+        speed_up_frame,
+        drawn.speed_ups,
+    ),
+    "coverage": (
+        "Share of the merged examples that trained each block, from the input (1) to the output.",
+        blocks_frame,
+        drawn.coverage,
+    ),
+}
+"""What a line of the template may ask for as a figure."""
+
+
+def page_of(template: str, results: Path, folder: Path) -> tuple[str, dict[str, bytes]]:
+    """Return the page, and by name the files that it shows, which lie in ``folder`` beside it.
+
+    Raises UserError for a line that asks for what there is not.
+    """
+    sources: dict[str, Source] = {}
+    files: dict[str, bytes] = {}
+
+    def part(found: re.Match[str]) -> str:
+        kind, name = found.groups()
+        source = sources.setdefault(name, Source(name, results))
+        if kind in PARTS:
+            return PARTS[kind](source).rstrip("\n")
+        if kind in FIGURES:
+            caption, frame_of, draw = FIGURES[kind]
+            frame = frame_of(source)
+            if frame.empty:
+                return f"({caption} Nothing is known of it yet.)"
+            shown = render(with_names(frame, source.study.names), draw, style.IEEE)
+            stem = f"study-{name}-{kind}"
+            files.update({f"{stem}.{suffix}": shown[suffix] for suffix in ("png", "csv")})
+            place = f"{folder.name}/{stem}"
+            return f"![{caption}]({place}.png)\n\n{caption} [The numbers]({place}.csv)."
+        known = ", ".join([*PARTS, *FIGURES])
+        raise UserError(f"a part of the page must be one of {known}, got {kind!r}")
+
+    return PLACE.sub(part, template), files
+
+
+def with_headline(readme: str, results: Path) -> str:
+    """Return a README with the table of the study that it names, between its two comments."""
+
+    def table_of(found: re.Match[str]) -> str:
+        begin, name, end = found.groups()
+        return f"{begin}{headline(Source(name, results))}{end}"
+
+    return HEADLINE.sub(table_of, readme)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("template", type=Path)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--readme", type=Path, help="a page whose headline follows too")
+    given = parser.parse_args(arguments)
+    folder = given.page.parent / "images"
+    try:
+        page, files = page_of(given.template.read_text("utf-8"), given.results, folder)
+        if given.readme:
+            readme = with_headline(given.readme.read_text("utf-8"), given.results)
+            given.readme.write_text(readme, encoding="utf-8")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    given.page.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Carries out the runs of a study for a given time, and keeps of each what its page is made from.
+
+    python -m studies.run studies/plan.yaml --minutes 30
+
+A plan is a list of what to run, what decides most first: an experiment with some of its strategies
+at some seeds, ``set`` as the command line has it. Runs that are kept are not run again, on whatever
+machine they were; one that the time cut short goes on from its run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from analysis.metrics.kept import keep
+from simulator.config.plain_yaml import parse_yaml
+from simulator.config.problems import UserError
+from simulator.log.progress import PlainReporter
+from simulator.runs.sweep import SweepRun, carry_out, expand
+from simulator.workers.result_cache import DEFAULT_GB, open_cache
+from simulator.workers.trainers import Trainers
+
+KEYS = {"experiment", "strategies", "seeds", "set"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a plan is one run, with the file that says it is done."""
+
+    run: SweepRun
+    kept: Path
+
+    @property
+    def is_kept(self) -> bool:
+        """True once the run's results are in the repository."""
+        return self.kept.is_file()
+
+
+def steps_of(plan: Path, results: Path, runs: Path) -> list[Step]:
+    """Return the runs of a plan in its order. Raises UserError for what it cannot name."""
+    steps: list[Step] = []
+    for entry in _entries(plan):
+        file = plan.parent / entry["experiment"]
+        seeds = ",".join(map(str, entry["seeds"])) + ","
+        found = expand(file, entry.get("set", ()), grid=(), seeds=seeds, output=runs)
+        by_name = {(one.label, one.seed): one for one in found}
+        labels = entry.get("strategies") or list(dict.fromkeys(one.label for one in found))
+        for seed in entry["seeds"]:
+            for label in labels:
+                if (label, seed) not in by_name:
+                    raise UserError(f"{plan}: {file} has no strategy {label!r}")
+                run = by_name[label, seed]
+                name = f"{label}-s{seed}.json"
+                steps.append(Step(run, results / run.folder.parent.name / name))
+    return steps
+
+
+def carry_on(steps: Sequence[Step], minutes: float) -> int:
+    """Carry out what is missing until the time is over; return how many steps are left."""
+    trainers = Trainers(1, open_cache(None, DEFAULT_GB))
+    signal.signal(signal.SIGALRM, signal.default_int_handler)  # as Ctrl-C: what is done is kept
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    missing = [step for step in steps if not step.is_kept]
+    try:
+        for step in list(missing):
+            print(step.run.name, flush=True)
+            keep(carry_out(step.run, trainers, PlainReporter(Console())), step.kept.parent)
+            missing.remove(step)
+    except KeyboardInterrupt:
+        print("the time is over; the same command goes on from here")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return len(missing)
+
+
+def _entries(plan: Path) -> Iterator[dict[str, Any]]:
+    try:
+        entries = parse_yaml(plan.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"a plan must be a readable YAML file, got {plan}: {error}") from None
+    if not isinstance(entries, list):
+        raise UserError(f"{plan} must be a list of what to run")
+    for entry in entries:
+        is_entry = isinstance(entry, dict) and {"experiment", "seeds"} <= set(entry) <= KEYS
+        if not is_entry or not all(type(seed) is int for seed in entry["seeds"]):
+            raise UserError(
+                f"{plan}: an entry must name an experiment and seeds, and may name strategies and "
+                f"set, got {entry!r:.200}"
+            )
+        yield entry
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    given = parser.parse_args(arguments)
+    try:
+        steps = steps_of(given.plan, given.results, given.runs)
+        num_left = carry_on(steps, given.minutes)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(steps) - num_left} of {len(steps)} runs are kept in {given.results}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""A study is cut in slices, goes on from what is kept, and its page follows from that alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.metrics.kept import keep, read_kept, study_of_kept
+from analysis.metrics.study import study
+from analysis.runs.files import RunError
+from analysis.runs.frames import open_runs
+from simulator.config.experiment import load_experiment
+from simulator.config.problems import UserError
+from studies import page as page_maker
+from studies import run as runner
+
+STUDIES = Path(runner.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the quick study: runs/ and results/."""
+    folder = tmp_path_factory.mktemp("study")
+    assert runner.main(_quick(folder)) == 0
+    return folder
+
+
+def _quick(folder: Path, minutes: float = 10) -> list[str]:
+    plan = str(STUDIES / "quick-plan.yaml")
+    where = ["--results", str(folder / "results"), "--runs", str(folder / "runs")]
+    return [plan, "--minutes", str(minutes), *where]
+
+
+def test_kept_runs_give_the_study_of_their_run_folders(done: Path) -> None:
+    whole = study(open_runs([done / "runs" / "quick"]))
+    kept = study_of_kept(read_kept(done / "results" / "quick"))
+    assert (kept.target, kept.baseline, kept.variants) == (
+        whole.target,
+        whole.baseline,
+        whole.variants,
+    )
+    columns = whole.per_run.columns
+    order = whole.per_run.index
+    pd.testing.assert_frame_equal(kept.per_run.loc[order, columns], whole.per_run)
+
+
+def test_a_kept_run_is_small_and_says_where_it_comes_from(done: Path) -> None:
+    for file in (done / "results" / "quick").iterdir():
+        assert file.stat().st_size < 8_000
+    facts = json.loads((done / "results" / "quick" / "fedquad-s0.json").read_text())
+    assert facts["conditions_hash"]
+    assert {"torch", "python", "fedclock"} <= set(facts["versions"])
+    assert len(facts["blocks"]) == 2  # of the drawn model
+
+
+def test_what_is_kept_is_not_run_again_on_a_machine_without_the_run_folders(
+    done: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(done / "results", tmp_path / "results")
+    assert runner.main(_quick(tmp_path)) == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_slice_ends_in_time_and_the_next_goes_on_to_the_same_bytes(
+    done: Path, tmp_path: Path
+) -> None:
+    assert runner.main(_quick(tmp_path, minutes=1e-3)) == 0
+    assert len(list((tmp_path / "results").rglob("*.json"))) < 6
+    assert runner.main(_quick(tmp_path)) == 0
+    for file in (done / "results" / "quick").glob("*.csv"):
+        assert (tmp_path / "results" / "quick" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_runs_that_met_other_conditions_are_not_compared(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "results" / "quick", tmp_path / "quick")
+    file = tmp_path / "quick" / "fedquad-s1.json"
+    file.write_text(file.read_text().replace('"conditions_hash": "', '"conditions_hash": "0'))
+    with pytest.raises(RunError, match="must share"):
+        study_of_kept(read_kept(tmp_path / "quick"))
+
+
+def test_a_damaged_file_is_named(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "results" / "quick", tmp_path / "quick")
+    (tmp_path / "quick" / "fedquad-s1.json").write_text("{")
+    with pytest.raises(RunError, match=r"fedquad-s1\.json must be a kept run"):
+        read_kept(tmp_path / "quick")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("- { experiment: quick.yaml }", "must name an experiment and seeds"),
+        ("- { experiment: quick.yaml, seeds: [0], strategies: [none] }", "no strategy 'none'"),
+        ("experiment: quick.yaml", "must be a list"),
+    ],
+)
+def test_a_plan_that_says_too_little_is_refused(
+    entry: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(STUDIES / "quick.yaml", tmp_path)
+    (tmp_path / "plan.yaml").write_text(entry)
+    assert runner.main([str(tmp_path / "plan.yaml"), "--results", str(tmp_path / "results")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_every_experiment_of_the_studies_is_valid_and_every_plan_names_what_there_is() -> None:
+    experiments = [file for file in STUDIES.glob("*.yaml") if "plan" not in file.stem]
+    assert {config.name for file in experiments for config in load_experiment(file)} >= {"jetson80"}
+    for plan in STUDIES.glob("*plan.yaml"):
+        assert runner.steps_of(plan, STUDIES / "results", Path("runs"))
+
+
+def test_a_run_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        keep(tmp_path, tmp_path)
+
+
+def test_the_page_follows_from_what_is_kept_alone(done: Path, tmp_path: Path) -> None:
+    pages = [_page(done, tmp_path / name) for name in ("one", "other")]
+    assert pages[0] == pages[1]
+    page = pages[0]["study.md"].decode()
+    assert "{{" not in page
+    for title in ("Time to 5 %", "T(L) / T(1)", "authors' claim"):
+        assert title in page
+    shown = set(re.findall(r"\]\((images/[\w.-]+)\)", page))
+    assert {name for name in shown if name.endswith(".png")} <= set(pages[0])
+    assert shown == set(pages[0]) - {"study.md"}
+
+
+def test_a_time_on_the_page_is_that_of_the_rounds_that_are_kept(done: Path, tmp_path: Path) -> None:
+    """As a reader would: the first mean of three accuracies that reaches the target."""
+    kept = read_kept(done / "results" / "quick")
+    study_ = study_of_kept(kept)
+    for one in kept:
+        smooth = one.run.rounds["accuracy"].rolling(3).mean()
+        hits = one.run.rounds["closed_s"][smooth >= 0.05 - 1e-6]
+        (at_5,) = (s for s in (study_, *study_.others) if s.target.value == 0.05)
+        known = at_5.run_row(one.run)["time_to_target_s"]
+        assert (len(hits) == 0 and pd.isna(known)) or known == hits.iloc[0]
+
+
+def test_a_part_that_no_page_has_is_refused(done: Path) -> None:
+    with pytest.raises(UserError, match="a part of the page must be one of table"):
+        page_maker.page_of("{{ tabel quick }}", done / "results", Path("images"))
+
+
+def test_the_page_of_the_docs_is_what_the_kept_runs_say(tmp_path: Path) -> None:
+    assert page_maker.main([str(STUDIES / "page.md"), str(tmp_path / "study.md")]) == 0
+    made = (tmp_path / "study.md").read_text("utf-8")
+    assert (STUDIES.parent / "docs" / "study.md").read_text("utf-8") == made, "make study-page"
+
+
+def _page(done: Path, folder: Path) -> dict[str, bytes]:
+    folder.mkdir()
+    results = ["--results", str(done / "results")]
+    page = [str(STUDIES / "quick.md"), str(folder / "study.md")]
+    assert page_maker.main([*page, *results]) == 0
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def test_the_headline_of_the_readme_is_what_the_kept_runs_say() -> None:
+    readme = (STUDIES.parent / "README.md").read_text("utf-8")
+    assert page_maker.HEADLINE.search(readme)
+    assert page_maker.with_headline(readme, STUDIES / "results") == readme, "make study-page"
