@@ -24,6 +24,7 @@ from analysis.commands.running import (
     run_experiment,
     validate,
 )
+from analysis.commands.shards import shards
 from analysis.commands.sweeps import summary, sweep
 from devices.cost.measured import OutsideMeasuredError
 from devices.fetching.packages import FetchError
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "explain": explain,
     "record": record_conditions,
+    "shards": shards,
     "list": list_names,
     "fetch": fetch,
     "calibrate": calibrate,

@@ -90,6 +90,110 @@ def natural_shards(
     return [order[ends[client] - counts[client] : ends[client]] for client in chosen.tolist()]
 
 
+def few_group_shards(
+    groups: IntArray, num_devices: int, *, per_device: int, rng: np.random.Generator
+) -> list[IntArray]:
+    """Give each device the examples of ``per_device`` groups, such as two classes.
+
+    Groups are dealt in turn, in an order that is drawn, so that each is held by equally many
+    devices, give or take one; a group is divided evenly among those that hold it (McMahan et al.
+    2017, "Communication-efficient learning of deep networks from decentralized data", deal two
+    classes a device). Groups that nobody was dealt belong to nobody. ``groups`` is (n,); returns
+    one array of rising indices for each device.
+
+    Raises ValueError where there are fewer groups than ``per_device``, or a group has fewer
+    examples than there are devices to hold it.
+    """
+    _check_positive(num_devices, 1)
+    names = rng.permutation(np.unique(groups))
+    if not 1 <= per_device <= len(names):
+        raise ValueError(
+            f"per_device must be in [1, {len(names)}], the number of groups, got {per_device}"
+        )
+    dealt = np.arange(num_devices * per_device).reshape(num_devices, per_device) % len(names)
+    dealt = rng.permutation(dealt)
+    held: list[list[IntArray]] = [[] for _ in range(num_devices)]
+    for place, group in enumerate(names):
+        examples = rng.permutation(np.flatnonzero(groups == group))
+        holders = np.flatnonzero((dealt == place).any(axis=1))
+        if len(holders) > len(examples):
+            raise ValueError(
+                f"every group must have an example for each of the {len(holders)} devices that "
+                f"hold it, got {len(examples)}; lower per_device or the number of devices"
+            )
+        if not len(holders):
+            continue
+        for device, part in zip(holders, np.array_split(examples, len(holders)), strict=True):
+            held[device].append(part)
+    return [np.sort(np.concatenate(parts)) for parts in held]
+
+
+def log_normal_sizes(
+    num_examples: int,
+    num_devices: int,
+    *,
+    sigma: float,
+    min_examples: int,
+    rng: np.random.Generator,
+) -> IntArray:
+    """Return sizes of shards that sum to ``num_examples`` and differ by a log-normal law, (n,).
+
+    Beyond ``min_examples`` each, the examples are shared by weights exp(sigma z) with z standard
+    normal, rounded down; those left over go to the largest remainders. Raises ValueError for too
+    few examples.
+    """
+    _check_enough(num_examples, num_devices, min_examples)
+    weights = np.exp(sigma * rng.standard_normal(num_devices))
+    spread = (num_examples - num_devices * min_examples) * weights / weights.sum()
+    sizes: IntArray = np.floor(spread).astype(np.int64)
+    left = num_examples - num_devices * min_examples - int(sizes.sum())
+    sizes[np.argsort(sizes - spread, kind="stable")[:left]] += 1
+    sizes += min_examples
+    return sizes
+
+
+def sized_shards(
+    num_examples: int, sizes: Sequence[int], *, rng: np.random.Generator
+) -> list[IntArray]:
+    """Draw shards of these sizes, without replacement; what is left belongs to nobody.
+
+    Returns one array of rising indices for each device. Raises ValueError where the sizes sum to
+    more than there are examples.
+    """
+    if sum(sizes) > num_examples:
+        raise ValueError(
+            f"sizes must sum to at most the {num_examples} training examples, got {sum(sizes)}"
+        )
+    parts = np.split(rng.permutation(num_examples), np.cumsum(sizes))
+    return [np.sort(part) for part in parts[:-1]]
+
+
+def partition_statistics(shards: Sequence[IntArray], groups: IntArray | None) -> dict[str, float]:
+    """Return what a table says of a partition: sizes of shards, and how their groups are skewed.
+
+    The distance of a device is the total variation, in [0, 1], between its mix of groups and that
+    of all examples: 0 where they are alike.
+    """
+    sizes = np.array([len(shard) for shard in shards])
+    names = ("fewest", "lower quarter", "median", "upper quarter", "most")
+    quarters = np.quantile(sizes, (0, 0.25, 0.5, 0.75, 1)).tolist()
+    found: dict[str, float] = {"devices": len(sizes), "examples held": int(sizes.sum())}
+    found |= {f"examples, {name}": each for name, each in zip(names, quarters, strict=True)}
+    if groups is None:
+        return found
+    _, inverse = np.unique(groups, return_inverse=True)
+    overall = np.bincount(inverse) / len(inverse)
+    mixes = [np.bincount(inverse[s], minlength=len(overall)) / len(s) for s in shards if len(s)]
+    distances = [float(np.abs(mix - overall).sum()) / 2 for mix in mixes]
+    return found | {
+        "groups in all": len(overall),
+        "groups a device, mean": float(np.mean([np.count_nonzero(mix) for mix in mixes])),
+        "share of a device's largest group, mean": float(np.mean([mix.max() for mix in mixes])),
+        "distance from the whole, mean": float(np.mean(distances)),
+        "distance from the whole, largest": max(distances),
+    }
+
+
 def _check_enough(num_examples: int, num_devices: int, min_examples: int) -> None:
     _check_positive(num_devices, min_examples)
     if num_devices * min_examples > num_examples:

@@ -94,12 +94,22 @@ class TaskConfig(Section):
 class ShardsConfig(Section):
     """Shards are how the training set is divided among the devices."""
 
-    kind: Literal["dirichlet", "iid", "drawn", "natural"] = "dirichlet"
-    """Skewed labels, even parts, draws by each device of its own, or one client's texts each."""
+    kind: Literal["dirichlet", "iid", "drawn", "natural", "few-groups", "log-normal", "sizes"] = (
+        "dirichlet"
+    )
+    """Skewed groups, even parts, own draws, one client each, few groups each, or skewed sizes."""
+    group_by: Annotated[str, MinLen(1), MaxLen(64)] | None = None
+    """The column whose values are the groups that shards are skewed by; the labels unless given."""
+    per_device: Annotated[int, Ge(1), Le(1_000_000), LEFT_OUT] = 2
+    """The groups of each device, where it has few."""
+    sigma: Annotated[float, Ge(0), Le(10), LEFT_OUT] = 1.0
+    """The standard deviation of the logarithm of a device's share, where sizes are log-normal."""
+    sizes: Annotated[tuple[Count, ...], MaxLen(1_000_000), LEFT_OUT] = ()
+    """The number of examples of each device, where sizes are given."""
     column: Annotated[str, MinLen(1), MaxLen(64)] = "client"
     """The column that names the client of a text, where shards are natural."""
     alpha: Positive = 0.5
-    """The parameter of the Dirichlet distribution over labels; a small one is more skewed."""
+    """The parameter of the Dirichlet distribution over groups; a small one is more skewed."""
     min_examples: Count = 16
     """The least examples of a device."""
     examples: Annotated[int, Ge(1), Le(1_000_000)] = 64

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,7 +19,7 @@ import simpy
 
 from devices.vocabulary.plan import DeviceId
 from simulator.engine.clock import sleep_until
-from traces.arrays import IntArray
+from traces.arrays import BoolArray, FloatArray, IntArray
 from traces.bandwidth import Link
 from traces.steps import StepTrace
 
@@ -119,14 +120,12 @@ class Flow:
     ) -> None:
         self._network, self._amount = network, amount
         self.own, self.shared = own, shared
-        self.left = float(amount)
-        self.rate = 0.0
-        self.finish_s = math.inf
+        self.left = float(amount)  # as of when the flow joined or ended
         self.whole = network.env.event()
         now_s = network.env.now
         needed_s = max(trace.time_to(amount, now_s) for trace in (self.own, *self.shared))
         self.needed_s = shown_s(needed_s, now_s)
-        self._earliest_s = math.nextafter(now_s, math.inf) if amount > 0 else now_s
+        self.earliest_s = math.nextafter(now_s, math.inf) if amount > 0 else now_s
         network.join(self)
 
     def until(self, cut_s: float) -> Steps:
@@ -138,68 +137,100 @@ class Flow:
             self._network.settle()  # it may end at the instant of the cut
         return bool(self.whole.triggered)
 
-    def whole_at_s(self, now_s: float) -> float:
-        """Return the instant at which the flow ends if its rate stays; ``inf`` if that is 0."""
-        return max(now_s + self.left / self.rate, self._earliest_s) if self.rate else math.inf
-
     def moved(self) -> float:
-        self._network.settle()
-        return self._amount - self.left
+        return self._amount - self._network.left(self)
 
     def end(self) -> None:
         self._network.leave(self)
 
 
 class Network:
-    """The network holds all flows, and moves them from one change of rates to the next."""
+    """The network holds all flows, and moves them from one change of rates to the next.
+
+    Its arrays have an entry for each of the n flows, in order of arrival. What an event costs grows
+    with n only inside numpy.
+    """
 
     def __init__(self, env: simpy.Environment) -> None:
         self.env = env
-        self._flows: dict[Flow, None] = {}  # in order of arrival
+        self._flows: list[Flow] = []
+        nothing = np.zeros(0)
+        self._left, self._rate, self._cap = nothing, nothing, nothing  # the cap: of the own link
+        self._edge_s = nothing  # when the cap may change
+        self._earliest_s, self._finish_s = nothing, nothing
+        self._traces: Counter[StepTrace] = Counter()  # shared, with the number of their flows
         self._settled_s = 0.0
         self._alarm_s = math.inf  # the latest alarm; those set before it are stale
 
     def join(self, flow: Flow) -> None:
         """Add a flow, and share the capacities anew."""
         self.settle()
-        self._flows[flow] = None
+        self._flows.append(flow)
+        self._traces.update(flow.shared)
+        self._left = np.append(self._left, flow.left)
+        self._rate, self._cap = np.append(self._rate, 0.0), np.append(self._cap, 0.0)
+        self._edge_s = np.append(self._edge_s, -math.inf)
+        self._earliest_s = np.append(self._earliest_s, flow.earliest_s)
+        self._finish_s = np.append(self._finish_s, math.inf)
         self._share_out()
 
     def leave(self, flow: Flow) -> None:
         """Remove a flow, done or cut, and give its share to the others."""
         if flow in self._flows:
             self.settle()
-            self._flows.pop(flow, None)
+            if flow in self._flows:
+                self._keep(np.array([one is not flow for one in self._flows]))
             self._share_out()
+
+    def left(self, flow: Flow) -> float:
+        """Return the amount of a flow that is still to be moved."""
+        self.settle()
+        return float(self._left[self._flows.index(flow)]) if flow in self._flows else flow.left
 
     def settle(self) -> None:
         """Advance the bytes of every flow up to now, and remove the flows that are done."""
         elapsed_s, self._settled_s = self.env.now - self._settled_s, self.env.now
-        for flow in list(self._flows):
-            flow.left = max(flow.left - flow.rate * elapsed_s, 0.0)
-            if flow.finish_s <= self.env.now:
-                flow.left = 0.0
-                del self._flows[flow]
+        self._left = np.maximum(self._left - self._rate * elapsed_s, 0.0)
+        is_done = self._finish_s <= self.env.now
+        if is_done.any():
+            done = [self._flows[row] for row in np.flatnonzero(is_done).tolist()]
+            self._left[is_done] = 0.0
+            self._keep(~is_done)
+            for flow in done:
                 flow.whole.succeed()
+
+    def _keep(self, is_kept: BoolArray) -> None:
+        for row in np.flatnonzero(~is_kept).tolist():
+            flow = self._flows[row]
+            flow.left = float(self._left[row])
+            self._traces.subtract(flow.shared)
+        self._traces = +self._traces
+        self._flows = [self._flows[row] for row in np.flatnonzero(is_kept).tolist()]
+        self._left, self._rate = self._left[is_kept], self._rate[is_kept]
+        self._cap, self._edge_s = self._cap[is_kept], self._edge_s[is_kept]
+        self._earliest_s = self._earliest_s[is_kept]
+        self._finish_s = self._finish_s[is_kept]
 
     def _share_out(self) -> None:
         """Set the rates from now on, and an alarm for the next instant at which one may change."""
         now_s = self.env.now
-        rates = fair_rates(
-            [flow.own.at(now_s) for flow in self._flows],
-            [flow.shared for flow in self._flows],
-            {trace: trace.at(now_s) for trace in self._traces_shared()},
-        )
-        for flow, rate in zip(self._flows, rates, strict=True):
-            flow.rate = rate
-            flow.finish_s = flow.whole_at_s(now_s)
-        ends_s = [flow.finish_s for flow in self._flows]
-        edges_s = [flow.own.next_change_s(now_s) for flow in self._flows]
-        edges_s += [trace.next_change_s(now_s) for trace in self._traces_shared()]
-        self._set_alarm(min(ends_s + edges_s, default=math.inf))
-
-    def _traces_shared(self) -> Iterator[StepTrace]:
-        return iter(dict.fromkeys(trace for flow in self._flows for trace in flow.shared))
+        for row in np.flatnonzero(self._edge_s <= now_s).tolist():
+            own = self._flows[row].own
+            self._cap[row], self._edge_s[row] = own.at(now_s), own.next_change_s(now_s)
+        if list(self._traces.values()) == [len(self._flows)]:
+            (trace,) = self._traces
+            self._rate = rates_of_one(self._cap, trace.at(now_s))
+        else:
+            ways = [flow.shared for flow in self._flows]
+            traces = dict.fromkeys(trace for way in ways for trace in way)
+            capacities = {trace: trace.at(now_s) for trace in traces}
+            self._rate = np.array(fair_rates(self._cap.tolist(), ways, capacities))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends_s = np.maximum(now_s + self._left / self._rate, self._earliest_s)
+        self._finish_s = np.where(self._rate > 0, ends_s, math.inf)
+        edges_s = [trace.next_change_s(now_s) for trace in self._traces]
+        first_s = (self._finish_s.min(initial=math.inf), self._edge_s.min(initial=math.inf))
+        self._set_alarm(float(min(*first_s, *edges_s)))
 
     def _set_alarm(self, at_s: float) -> None:
         self._alarm_s = at_s
@@ -210,11 +241,29 @@ class Network:
     def _ring(self, at_s: float) -> None:
         if at_s != self._alarm_s:
             return
-        for flow in self._flows:
-            if flow.finish_s <= at_s:  # the clock may stand a rounding short of it
-                flow.finish_s = self.env.now
+        # The clock may stand a rounding short of it.
+        self._finish_s[self._finish_s <= at_s] = self.env.now
         self.settle()
         self._share_out()
+
+
+def rates_of_one(caps: FloatArray, capacity: float) -> FloatArray:
+    """Return (n,) the max-min fair rates of flows that share one capacity and nothing else.
+
+    The twin of ``fair_rates``, which gives the same floats: from the lowest cap on, each flow that
+    its cap holds takes it from the room that is left, and the rest divide what remains.
+    """
+    order = np.argsort(caps, kind="stable")
+    rising = caps[order]
+    room = np.subtract.accumulate(np.concatenate([[capacity], rising]))[:-1]
+    levels = np.maximum(room, 0.0) / np.arange(len(caps), 0, -1)
+    is_held = rising <= levels
+    num_capped = len(caps) if is_held.all() else int(np.argmin(is_held))
+    rates = np.empty(len(caps))
+    rates[order[:num_capped]] = rising[:num_capped]
+    if num_capped < len(caps):
+        rates[order[num_capped:]] = levels[num_capped]
+    return rates
 
 
 def fair_rates(

@@ -20,8 +20,11 @@ from devices.datasets.partition import (
     DividedShards,
     DrawnShards,
     dirichlet_shards,
+    few_group_shards,
     iid_shards,
+    log_normal_sizes,
     natural_shards,
+    sized_shards,
 )
 from devices.fleet.fleet import Fleet, Shards
 from devices.models.catalog import ModelSource, resolve
@@ -46,7 +49,7 @@ from simulator.world.fleet import draw_fleet
 from simulator.world.groups import open_groups
 from simulator.world.network import open_network
 from simulator.world.recorded import read_conditions
-from traces.arrays import BoolArray
+from traces.arrays import BoolArray, IntArray
 
 MAX_NAMED = 10
 MAX_REHEARSED = 1_000
@@ -81,7 +84,9 @@ def build_world(config: RunConfig, where: str) -> World:
     """
     problems = Problems()
     named = config.task
-    beside = (config.shards.column,) if config.shards.kind == "natural" else ()
+    shards = config.shards
+    beside = (shards.column,) if shards.kind == "natural" else ()
+    beside = (*beside, shards.group_by) if shards.group_by else beside
     load = partial(
         load_task,
         named.kind,
@@ -286,12 +291,26 @@ def _shards(config: RunConfig, task: Task, count: int) -> Shards:
         return DividedShards(
             natural_shards(clients, count, rng=rng, min_examples=shards.min_examples)
         )
-    groups = task.groups("train")
+    if shards.kind == "log-normal":
+        sizes = log_normal_sizes(
+            num_examples, count, sigma=shards.sigma, min_examples=shards.min_examples, rng=rng
+        ).tolist()
+        return DividedShards(sized_shards(num_examples, sizes, rng=rng))
+    if shards.kind == "sizes":
+        if len(shards.sizes) != count:
+            raise ValueError(
+                f"sizes must be one for each of the {count} devices, got {len(shards.sizes)}"
+            )
+        return DividedShards(sized_shards(num_examples, shards.sizes, rng=rng))
+    groups = shard_groups(config, task)
     if groups is None:
         raise ValueError(
-            f"kind must be iid or natural for {task.kind}, whose examples are of no classes to "
-            f"divide by, got {shards.kind}"
+            f"kind must be iid, natural, log-normal or sizes for {task.kind}, whose examples are "
+            f"of no groups to divide by, got {shards.kind}; name a column in group_by"
         )
+    if shards.kind == "few-groups":
+        per_device = shards.per_device
+        return DividedShards(few_group_shards(groups, count, per_device=per_device, rng=rng))
     if shards.kind == "dirichlet":
         return DividedShards(
             dirichlet_shards(
@@ -300,6 +319,15 @@ def _shards(config: RunConfig, task: Task, count: int) -> Shards:
         )
     own = partial(stream, config.seed, "shards")
     return DrawnShards(groups, count, shards.examples, shards.alpha, own)
+
+
+def shard_groups(config: RunConfig, task: Task) -> IntArray | None:
+    """Return the group of each training example that shards are skewed by, (n,), if any."""
+    column = config.shards.group_by
+    if column is None:
+        return task.groups("train")
+    _, groups = np.unique(np.array(task.data.train[column], dtype=object), return_inverse=True)
+    return groups.astype(np.int64)
 
 
 def _check_examples(fleet: Fleet, task: Task, problems: Problems) -> None:

@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from devices.datasets.partition import (
     dirichlet_shards,
     expected_scores,
+    few_group_shards,
     iid_shards,
+    log_normal_sizes,
     natural_shards,
+    partition_statistics,
+    sized_shards,
 )
 from traces.arrays import IntArray
 
@@ -187,3 +191,78 @@ def test_fewer_clients_than_devices_are_refused(
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match=words):
         natural_shards(clients, num_devices, rng=rng, min_examples=min_examples)
+
+
+@settings(deadline=None)
+@given(per_device=st.integers(1, 6), num_devices=st.integers(1, 30), seed=st.integers(0, 99))
+def test_each_device_holds_so_many_classes_and_no_example_is_held_twice(
+    per_device: int, num_devices: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    shards = few_group_shards(LABELS, num_devices, per_device=per_device, rng=rng)
+    assert [len(set(LABELS[shard])) for shard in shards] == [per_device] * num_devices
+    held = np.concatenate(shards)
+    assert len(set(held.tolist())) == len(held)
+    holders = [sum(label in LABELS[shard] for shard in shards) for label in range(NUM_CLASSES)]
+    assert max(holders) - min(holders) <= 1
+    of_each = [np.bincount(LABELS[shard], minlength=NUM_CLASSES) for shard in shards]
+    for label, count in enumerate(holders):  # all of a class, in equal parts
+        parts = [int(each[label]) for each in of_each if each[label]]
+        assert sum(parts) == (PER_CLASS if count else 0)
+        assert max(parts, default=0) - min(parts, default=0) <= 1
+
+
+@pytest.mark.parametrize(
+    ("per_device", "num_devices", "words"),
+    [
+        (0, 3, r"per_device must be in \[1, 16\], the number of groups, got 0"),
+        (17, 3, "got 17"),
+        (16, 801, "an example for each of the 801 devices that hold it, got 800"),
+    ],
+)
+def test_groups_that_do_not_suffice_are_said_in_words(
+    per_device: int, num_devices: int, words: str
+) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=words):
+        few_group_shards(LABELS, num_devices, per_device=per_device, rng=rng)
+
+
+def test_log_normal_sizes_sum_to_all_and_have_the_spread_that_is_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    sizes = log_normal_sizes(10_000_000, 2000, sigma=0.8, min_examples=1, rng=rng)
+    assert sizes.sum() == 10_000_000
+    assert sizes.min() >= 1
+    # The standard error of a standard deviation of 2000 normal numbers is 0.8 / sqrt(4000) = 0.013.
+    assert np.log(sizes).std() == pytest.approx(0.8, abs=0.05)
+    even = log_normal_sizes(100, 7, sigma=0.0, min_examples=3, rng=rng)
+    assert even.sum() == 100
+    assert even.max() - even.min() <= 1
+    with pytest.raises(ValueError, match="at least 21 training examples"):
+        log_normal_sizes(20, 7, sigma=1.0, min_examples=3, rng=rng)
+
+
+def test_shards_have_the_sizes_that_are_given() -> None:
+    rng = np.random.default_rng(0)
+    shards = sized_shards(100, (5, 60, 1), rng=rng)
+    assert [len(shard) for shard in shards] == [5, 60, 1]
+    held = np.concatenate(shards)
+    assert len(set(held.tolist())) == 66
+    assert all((np.diff(shard) > 0).all() for shard in shards)
+    with pytest.raises(ValueError, match="at most the 100 training examples, got 101"):
+        sized_shards(100, (100, 1), rng=rng)
+
+
+def test_the_statistics_of_a_partition_tell_size_and_skew() -> None:
+    groups = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    shards = [np.array([0, 1, 2]), np.array([3]), np.array([4, 5, 6, 7])]
+    found = partition_statistics(shards, groups)
+    assert (found["devices"], found["examples held"]) == (3, 8)
+    assert (found["examples, fewest"], found["examples, median"], found["examples, most"]) == (
+        1, 3, 4,
+    )  # fmt: skip
+    assert found["groups a device, mean"] == 1
+    assert found["share of a device's largest group, mean"] == 1
+    assert found["distance from the whole, largest"] == 1 - 3 / 8
+    assert found["distance from the whole, mean"] == pytest.approx((5 + 3 + 3) / 24)
+    assert "groups in all" not in partition_statistics(shards, None)

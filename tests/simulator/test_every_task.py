@@ -11,11 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
 from algorithms.registry import STRATEGIES
+from analysis.commands.main import app
 from devices.tasks.registry import TASKS
 from devices.vocabulary.trainer import TrainingError
-from simulator.config.experiment import ConfigError
+from simulator.config.experiment import ConfigError, load_experiment
+from simulator.world.build import build_world
 from tests.devices.training.tiny_task import make_dataset, save_model
 from tests.simulator.test_golden import CONFIG
 from tests.simulator.test_language_model import run_all
@@ -125,3 +128,55 @@ def test_what_does_not_fit_a_task_is_said_in_words(
     with pytest.raises((ConfigError, TrainingError)) as error:
         run_all(file, home / "out")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shards", "sizes"),
+    [
+        ("causal-lm", {"kind": "few-groups", "group_by": "label", "per_device": 1}, None),
+        ("causal-lm", {"kind": "dirichlet", "group_by": "client", "min_examples": 5}, None),
+        ("regression", {"kind": "sizes", "sizes": [10, 20, 30, 5]}, [10, 20, 30, 5]),
+        ("choice", {"kind": "log-normal", "min_examples": 4}, None),
+    ],
+)
+def test_shards_of_every_kind_are_had_for_tasks_without_classes(
+    home: Path, kind: str, shards: dict[str, Any], sizes: list[int] | None
+) -> None:
+    file = experiment(home, kind, shards=shards, strategies={"fedlora": {"kind": "fedlora"}})
+    if "group_by" in shards:
+        whole = yaml.safe_load(file.read_text("utf-8"))
+        whole["task"]["columns"][shards["group_by"]] = shards["group_by"]
+        file.write_text(yaml.safe_dump(whole), "utf-8")
+    (config,) = load_experiment(file)
+    world = build_world(config, str(file))
+    found = world.fleet.shards.sizes().tolist()
+    assert len(found) == 4
+    assert min(found) >= shards.get("min_examples", 1)
+    assert sizes in (None, found)
+    if shards["kind"] == "few-groups":
+        labels = world.task.data.train["label"]
+        assert all(len({labels[k] for k in world.fleet.shards[d]}) == 1 for d in range(4))
+    shown = CliRunner().invoke(app, ["shards", str(file), "--each"])
+    assert shown.exit_code == 0
+    assert str(sum(found)) in shown.output
+
+
+@pytest.mark.parametrize(
+    ("shards", "words"),
+    [
+        ({"kind": "few-groups"}, "kind must be iid, natural, log-normal or sizes for causal-lm"),
+        ({"kind": "sizes", "sizes": [3]}, "sizes must be one for each of the 4 devices, got 1"),
+        ({"kind": "log-normal", "min_examples": 100}, "at least 400 training examples"),
+        ({"kind": "dirichlet", "group_by": "nowhere"}, "nowhere must be a string"),
+    ],
+)
+def test_shards_that_cannot_be_are_said_in_words(
+    home: Path, shards: dict[str, Any], words: str
+) -> None:
+    file = experiment(home, "causal-lm", shards=shards)
+    with pytest.raises(ConfigError, match=words):
+        load_and_build(file)
+
+
+def load_and_build(file: Path) -> None:
+    build_world(load_experiment(file)[0], str(file))

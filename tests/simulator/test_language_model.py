@@ -217,7 +217,10 @@ def test_a_target_of_perplexity_ends_a_run_from_above(home: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"shards": {"kind": "dirichlet"}}, "shards: kind must be iid or natural for causal-lm"),
+        (
+            {"shards": {"kind": "dirichlet"}},
+            "shards: kind must be iid, natural, log-normal or sizes for",
+        ),
         ({"shards": {"kind": "natural", "min_examples": 31}}, "got 0 of 8 clients; lower"),
         ({"stop": {"rounds": 1, "accuracy": 0.5}}, "stop.accuracy must be left out for causal-lm"),
     ],

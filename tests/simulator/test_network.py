@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices.fleet.fleet import Device
-from simulator.engine.network import Flow, Network, SharedLinks, fair_rates
+from simulator.engine.network import Flow, Network, SharedLinks, fair_rates, rates_of_one
 from simulator.engine.server import simulate
 from tests.simulator.small import Memory, make_device, make_federation
 from traces.availability import AvailabilityTrace
@@ -159,6 +159,18 @@ def test_no_capacity_carries_more_than_it_could_and_none_rests_while_all_wait(
         alone_s = size / min(rate, server, cell if in_cell else math.inf)
         worst = min(rate, server / len(flows), cell / len(flows) if in_cell else math.inf)
         assert start_s + alone_s * (1 - 1e-9) <= end_s <= start_s + size / worst * (1 + 1e-9)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1 / 3, 1.0, 7.0]) | st.floats(0, 1e6), min_size=1, max_size=30),
+    st.sampled_from([0.0, 1.0, 10 / 3]) | st.floats(0, 1e7),
+)
+def test_rates_on_one_capacity_are_those_on_many_to_the_bit(
+    caps: list[float], capacity: float
+) -> None:
+    trace = StepTrace.constant(1.0)
+    found = rates_of_one(np.array(caps), capacity).tolist()
+    assert found == fair_rates(caps, [[trace]] * len(caps), {trace: capacity})
 
 
 @given(st.lists(st.tuples(rates, st.sets(st.integers(0, 2))), min_size=1, max_size=9))
