@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.metrics.definitions import JUDGES
+from analysis.metrics.definitions import BESIDE, JUDGES
 from analysis.metrics.study import ROUND_COLUMNS, Study, study_of, work_of
 from analysis.runs.files import Json, RunError
 from analysis.runs.load import Run, load_run
@@ -49,7 +49,8 @@ def keep(folder: Path, where: Path) -> Path:
     if run.clients.empty:
         raise RunError(f"a run that is kept must have handed out plans, got none in {folder}")
     where.mkdir(parents=True, exist_ok=True)
-    columns = [name for name in (*ROUND_COLUMNS, run.metric.name, "loss") if name in run.rounds]
+    judged = (run.metric.name, "loss", *(one.name for one in BESIDE))
+    columns = [name for name in (*ROUND_COLUMNS, *judged) if name in run.rounds]
     facts = {name: run.manifest.get(name) for name in FACTS}
     content = facts | {
         "metric": run.metric.name,
