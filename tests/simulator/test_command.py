@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 
+from devices.datasets.fetched import FETCHED_DATA
 from devices.models.fetched import FETCHED
 from simulator.config.experiment import load_experiment
 from simulator.log.provenance import without_folders
@@ -569,7 +570,11 @@ def test_list_shows_what_a_config_may_name(tmp_path: Path) -> None:
 def test_every_bundled_experiment_is_valid(tmp_path: Path) -> None:
     files = sorted((ROOT / "simulator" / "experiments").rglob("*.yaml"))
     tasks = {file: yaml.safe_load(file.read_text("utf-8")).get("task", {}) for file in files}
-    fetched = [file for file, task in tasks.items() if task.get("model") in FETCHED]
+    fetched = [
+        file
+        for file, task in tasks.items()
+        if task.get("model") in FETCHED or task.get("data") in FETCHED_DATA
+    ]
     bundled = [file for file in files if file not in fetched]
     assert bundled
     done = fedclock("validate", *bundled, cwd=tmp_path)
