@@ -23,6 +23,7 @@ from simulator.config.paths import checked_path
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.config.schema import RecordedConfig, RunConfig, config_for, read_section
+from simulator.config.types import as_plain
 from traces.options import in_words, option_hints
 from traces.text import did_you_mean
 
@@ -339,7 +340,7 @@ def _validated(
     """Return the config that the plain data says. Raises ConfigError, ``problems`` among it."""
     try:
         config = read_section(model, raw)
-        problems = [*problems, *_altered(raw, config.resolved())]
+        problems = [*problems, *_altered(raw, as_plain(config, whole=True))]
     except ValidationError as error:
         details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]
         # A list all of whose entries are wrong counts as empty.

@@ -106,11 +106,11 @@ def _without_kind(value: Any) -> Any:
     return value
 
 
-def as_plain(value: Any) -> Any:
+def as_plain(value: Any, *, whole: bool = False) -> Any:
     """Return a section as plain data.
 
-    Keys that stand at None are left out, and those marked as ``LEFT_OUT`` that stand at their
-    default.
+    Keys that stand at None are left out and, unless the data is to be ``whole``, those marked as
+    ``LEFT_OUT`` that stand at their default.
     """
     if is_dataclass(value) and hasattr(value, "kind") and "kind" not in option_hints(type(value)):
         return to_jsonable_python(_to_mapping(value))
@@ -118,15 +118,15 @@ def as_plain(value: Any) -> Any:
         hints = option_hints(type(value))
         named = {f.name: (f, getattr(value, f.name)) for f in fields(value) if f.init}
         return {
-            name: as_plain(inner)
+            name: as_plain(inner, whole=whole)
             for name, (field, inner) in named.items()
             if inner is not None
-            and not (LEFT_OUT in get_args(hints[name]) and inner == field.default)
+            and (whole or LEFT_OUT not in get_args(hints[name]) or inner != field.default)
         }
     if isinstance(value, tuple):
-        return [as_plain(inner) for inner in value]
+        return [as_plain(inner, whole=whole) for inner in value]
     if isinstance(value, dict):
-        return {name: as_plain(inner) for name, inner in value.items()}
+        return {name: as_plain(inner, whole=whole) for name, inner in value.items()}
     return to_jsonable_python(value)
 
 

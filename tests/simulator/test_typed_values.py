@@ -93,6 +93,8 @@ def refused(change: dict[str, Any]) -> list[str]:
         ({"stop": {"rounds": "3"}}, "stop.rounds must be a number, got a text, '3'"),
         ({"local": {"steps": 1, "proximal_mu": "0.1"}}, "local.proximal_mu must be a number"),
         ({"training": {"learning_rate": "1_0"}}, "training.learning_rate must be a number"),
+        ({"training": {"rslora": 0}}, "training.rslora must be true or false, got a number, 0"),
+        ({"training": {"label_smoothing": False}}, "training.label_smoothing must be a number"),
         ({"fleet": {**VALID["fleet"], "memory_share": True}}, "fleet.memory_share must be"),
         ({"strategy": {"kind": "fedlora", "rank": "4"}}, "strategy.rank must be a number"),
         ({"task": {"model": "tiny", "targets": {"query", "value"}}}, "task.targets"),
