@@ -163,6 +163,8 @@ def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
     """
     chosen: dict[str, Look] = {}
     rows = frame[["label", "strategy", "shade"]].drop_duplicates("label")
+    # Strategies of the project first: no name that is not may take the look of one of them.
+    rows = rows.sort_values("strategy", key=lambda kinds: ~kinds.isin(list(COLORS)), kind="stable")
     for label, strategy, shade in rows.itertuples(index=False):
         color, place = _of_strategy(strategy)
         tint = _tinted(color, TINTS[shade % len(TINTS)])
