@@ -42,9 +42,10 @@ def test_depth_counts_blocks_from_the_output(depth: int) -> None:
 
 
 def test_one_trained_term_makes_the_backward_pass_cross_all_blocks_above_it() -> None:
-    terms = TermGrid.top_blocks(SHAPE, 0)
-    terms.trained[1, 0, 2] = True
-    assert plan_of(terms).depth == 3
+    none = TermGrid.top_blocks(SHAPE, 0)
+    trained = none.trained.copy()
+    trained[1, 0, 2] = True
+    assert plan_of(replace(none, trained=trained)).depth == 3
 
 
 def test_only_crossed_blocks_count_as_quantized() -> None:
@@ -54,10 +55,12 @@ def test_only_crossed_blocks_count_as_quantized() -> None:
 
 def without(*absent: int, depth: int = 4, activation_bits: int = 32) -> TrainingPlan:
     """All terms of the top ``depth`` blocks, but for the blocks that are absent."""
-    terms = TermGrid.top_blocks(SHAPE, depth)
+    top = TermGrid.top_blocks(SHAPE, depth)
+    held, trained, bits_sent = top.held.copy(), top.trained.copy(), top.upload_bits.copy()
     for block in absent:
-        terms.held[block] = terms.trained[block] = False
-        terms.upload_bits[block] = 0
+        held[block] = trained[block] = False
+        bits_sent[block] = 0
+    terms = TermGrid(held, trained, bits_sent)
     formats = tuple("absent" if block in absent else "int8" for block in range(4))
     bits = (8, 8, activation_bits, 8)
     return plan_of(terms, weight_formats=formats, activation_bits=bits)
