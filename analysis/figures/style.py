@@ -163,14 +163,16 @@ def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
     """
     chosen: dict[str, Look] = {}
     rows = frame[["label", "strategy", "shade"]].drop_duplicates("label")
-    for label, strategy, shade in rows.itertuples(index=False):
+    # Strategies of the project first: no name that is not may take the look of one of them.
+    first = rows.sort_values("strategy", key=lambda kinds: ~kinds.isin(list(COLORS)), kind="stable")
+    for label, strategy, shade in first.itertuples(index=False):
         color, place = _of_strategy(strategy)
         tint = _tinted(color, TINTS[shade % len(TINTS)])
         # Schedulers of the user's own may fall on one look, so the next that is free counts.
         places = range(place + shade, place + shade + NUM_LOOKS)
         look = next((one for at in places if (one := _look(tint, at)) not in chosen.values()), None)
         chosen[label] = look or _look(tint, place + shade)
-    return chosen
+    return {label: chosen[label] for label in rows["label"]}
 
 
 def _look(color: str, place: int) -> Look:

@@ -278,7 +278,12 @@ def pairs(*names: str) -> pd.DataFrame:
 def test_a_strategy_keeps_its_look_whatever_stands_beside_it(strategy: str) -> None:
     alone = style.looks(pairs(f"q:{strategy}"))["q"]
     beside = [f"{kind}:{kind}" for kind in (*style.COLORS, "another") if kind != strategy]
-    assert style.looks(pairs(*beside, f"q:{strategy}"))["q"] == alone
+    together = style.looks(pairs(*beside, f"q:{strategy}"))
+    assert together["q"] == alone
+    assert list(together) == [
+        *(name.split(":")[0] for name in beside),
+        "q",
+    ]  # as the frame has them
 
 
 def test_a_variant_before_it_does_not_take_the_look_of_the_strategy() -> None:
