@@ -100,7 +100,7 @@ options = st.fixed_dictionaries(
         "block_rule": st.sampled_from(["greedy", "threshold"]),
         "upload_policy": st.sampled_from(["adaptive", "uniform", "discard"]),
         "upload_levels": st.sampled_from([(2, 4, 8, 16), (2,), (4, 8)]),
-        "upload_s": st.sampled_from(["auto", 1e-4, 1e-3, 1e-2]),
+        "upload_s": st.sampled_from(["auto", "round", 1e-4, 1e-3, 1e-2]),
     }
 )
 
@@ -118,7 +118,7 @@ def test_every_plan_fits_its_memory_and_its_upload(
     strategy = HAFLQ(**given_options)
     for plan in plans_of(strategy, fleet).values():
         assert fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(plan.device_id)
-        if strategy.upload_s != "auto":
+        if isinstance(strategy.upload_s, float):
             budget_bits = 8 * fleet.link(plan.device_id).up_bytes_per_s * strategy.upload_s
             limit_bits = max(budget_bits, upload_bits(fleet, 0))
             assert 8 * fleet.cost(plan).upload_bytes <= limit_bits
@@ -217,8 +217,8 @@ def pulled(plan: TrainingPlan, broadcast: Broadcast, target: Adapter) -> ClientU
         ({"term_budgets": (4, 2)}, r"term_budgets must be rising .*, got \(4, 2\)"),
         ({"term_budgets": (0, 2)}, r"term_budgets must be .* at least 1, got \(0, 2\)"),
         ({"upload_levels": (2, 3)}, r"upload_levels must be rising numbers among 2, 4, 8, 16, got"),
-        ({"upload_s": 0}, "upload_s must be auto or above 0, got 0"),
-        ({"upload_s": "soon"}, "upload_s must be auto or above 0, got 'soon'"),
+        ({"upload_s": 0}, "upload_s must be auto, round or above 0, got 0"),
+        ({"upload_s": "soon"}, "upload_s must be auto, round or above 0, got 'soon'"),
         ({"mode": "melting"}, "mode must be one of freezing, truncation, got 'melting'"),
         ({"salience": "x"}, "salience must be one of wanda, taylor, influence, outerr, got 'x'"),
         ({"aggregation": "sum"}, "aggregation must be one of rank_one, zero_padding, got 'sum'"),
