@@ -155,7 +155,10 @@ class Server:
             device=device,
             cost=cost,
             record=ClientRecord.open(
-                device, plan_fields(plan, cost), round_number=self._round, now_s=now_s
+                device,
+                num_examples=self._view.num_examples(device_id),
+                planned=plan_fields(plan, cost),
+                dispatched=(self._round, now_s),
             ),
             run_seed=fed.seed,
             num_draws=self._num_draws,

@@ -60,7 +60,9 @@ def plan_of(
 def record_of(plan: TrainingPlan, *, started_s: float, spans_s: list[float]) -> ClientRecord:
     device = make_device(plan.device_id)
     cost = ClosedFormCost(tiny_model(), 16).cost(plan, device.profile)
-    record = ClientRecord.open(device, plan_fields(plan, cost), round_number=1, now_s=started_s)
+    record = ClientRecord.open(
+        device, num_examples=8, planned=plan_fields(plan, cost), dispatched=(1, started_s)
+    )
     record.download_s, record.train_s, record.upload_s = spans_s
     record.outcome = "aggregated"
     return record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,12 +21,20 @@ PLUGGED = AvailabilityTrace.of([(20.0, 40.0)], 60.0)
 def fleet(count: int) -> Fleet:
     """Devices with a day of their own and a battery that lasts for 20 to 120 s of idling."""
     rng = np.random.default_rng(0)
+    battery = BatterySpec(
+        capacity_j=100.0,
+        initial_share=1.0,
+        charge_w=1.5,
+        floor_share=0.1,
+        resume_share=0.3,
+        charging=PLUGGED,
+    )
     return Fleet.of(
         [
             make_device(
                 k,
                 availability=DAYS.begun_at(float(rng.uniform(0, 100))),
-                battery=BatterySpec(100.0, float(rng.uniform(0.2, 1.0)), 1.5, 0.1, 0.3, PLUGGED),
+                battery=replace(battery, initial_share=float(rng.uniform(0.2, 1.0))),
             )
             for k in range(count)
         ]
