@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
-from pydantic import PydanticUserError, ValidationError
+from pydantic import ValidationError
 
 from algorithms.strategy import Strategy
 from simulator.config.keys import is_section, kinds_of, locate, members, names_of
@@ -346,6 +346,12 @@ def _validated(
         # A list all of whose entries are wrong counts as empty.
         details = [d for d in details if d["type"] != "too_short" or not d["input"]]
         problems = [*problems, *(_problem(detail, model) for detail in details)]
+    except UserError:
+        raise
+    except Exception as error:
+        if model is RunConfig:
+            raise
+        problems = [*problems, _not_plain(raw["strategy"]["kind"], error)]  # a class of the user's
     if problems:
         raise ConfigError(problems, str(path))
     return config
@@ -384,11 +390,16 @@ def _type(value: Any) -> str:
 def _own_config(own: type[Strategy[Any]]) -> type[RunConfig]:
     try:
         return config_for(own)
-    except (PydanticUserError, NameError) as error:
-        text = str(error).splitlines()[0]
-        raise StrategyFileError(
-            [f"strategy.kind: {own.kind} must have fields of plain types: {text}"]
-        ) from None
+    except Exception as error:  # whatever pydantic meets in the hints of a class that is not ours
+        raise StrategyFileError([_not_plain(own.kind, error)]) from None
+
+
+def _not_plain(kind: str, error: Exception) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    return (
+        f"strategy.kind: {kind} must have fields of plain types with values that YAML can hold: "
+        f"{type(error).__name__}: {text}"
+    )
 
 
 def _problem(error: Any, model: type[RunConfig]) -> str:
