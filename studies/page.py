@@ -73,11 +73,12 @@ class Source:
 
     @cached_property
     def kept(self) -> list[KeptRun]:
-        """The runs that are kept. Raises UserError where there are none."""
+        """The runs that are kept, by the titles of today. Raises UserError where there are none."""
         kept = read_kept(self.results / self.name)
         if not kept:
             raise UserError(f"no run of {self.name} is kept in {self.results}: make study")
-        return kept
+        titles = {one.label: one.strategy_title for one in load_experiment(self.file)}
+        return [_titled(one, titles.get(one.run.label)) for one in kept]
 
     @cached_property
     def study(self) -> Study:
@@ -97,6 +98,11 @@ class Source:
     def of_variant(self, variant: str) -> list[KeptRun]:
         """Return the kept runs of one variant."""
         return [one for one in self.kept if one.run.label == variant]
+
+
+def _titled(kept: KeptRun, title: str | None) -> KeptRun:
+    config = {**kept.run.config, "strategy_title": title}
+    return replace(kept, run=replace(kept.run, config=config))
 
 
 def table(source: Source) -> str:

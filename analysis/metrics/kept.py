@@ -47,7 +47,7 @@ def keep(folder: Path, where: Path) -> Path:
     """
     run = load_run(folder)
     if run.clients.empty:
-        raise RunError(f"a run that is kept must have handed out plans, got none in {folder}")
+        raise RunError(f"a run that is kept must have dispatched plans, got none in {folder}")
     where.mkdir(parents=True, exist_ok=True)
     judged = (run.metric.name, "loss", *(one.name for one in BESIDE))
     columns = [name for name in (*ROUND_COLUMNS, *judged) if name in run.rounds]
