@@ -318,7 +318,8 @@ def pacing(source: Source) -> str:
         found = Source(folder.name, source.results)
         for variant in dict.fromkeys(one.run.label for one in found.kept):
             own = found.of_variant(variant)
-            rows.append([folder.name.rpartition("pacing-")[2], variant, *_flow(own)])
+            kind = folder.name.rpartition("pacing-")[2]
+            rows.append([kind, source.study.name(variant), *_flow(own)])
     header = ["pacing", "scheduler", "merged an hour", "s waited", "busy", "lost work", "staleness"]
     return markdown_grid([*header, "MJ an hour"], rows)
 
