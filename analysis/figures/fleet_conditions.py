@@ -84,9 +84,13 @@ def _is_there(device: Device, faults: Faults, at_s: FloatArray) -> FloatArray:
 
 
 def _mean_mbps(trace: BandwidthTrace, edges_s: FloatArray) -> FloatArray:
-    """Return (n,) the exact mean rate between each two of the instants (n + 1,)."""
+    """Return (n,) the exact mean rate between each two of the instants (n + 1,).
+
+    Not a number where two of them are one, as in a run that took no time.
+    """
     carried = np.array([trace.carried_bytes(t) for t in edges_s.tolist()])
-    rates: FloatArray = np.diff(carried) / np.diff(edges_s) / BYTES_PER_S_PER_MBPS
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates: FloatArray = np.diff(carried) / np.diff(edges_s) / BYTES_PER_S_PER_MBPS
     return rates
 
 

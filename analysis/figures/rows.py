@@ -26,7 +26,7 @@ def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.Data
         )
         for run in runs
     ]
-    filled = [part for part in parts if len(part)]
+    filled = [part for part in parts if len(part)] or parts  # no row is no lack of columns
     if not filled:
         return pd.DataFrame()
     frame = pd.concat(filled, ignore_index=True)

@@ -255,7 +255,7 @@ def _fixed_targets(played: Mapping[str, _Played]) -> list[float]:
     named = {
         float(target)
         for one in played.values()
-        for target in one.config.get("targets") or ()
+        for target in _listed(one.config.get("targets"))
         if isinstance(target, int | float) and not wrong_target(one.metric, target)
     }
     return sorted(named, reverse=_metric(played).better == "higher")
@@ -317,6 +317,10 @@ def _at_target(
 def _metric(played: Mapping[str, _Played]) -> Metric:
     """Return the metric that all these runs are judged by."""
     return next(iter(played.values())).metric
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _standard_error(one: _Played) -> float:

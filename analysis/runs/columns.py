@@ -115,7 +115,13 @@ def _check_values(name: str, kind: str, column: pa.ChunkedArray) -> None:
         missing = len(values) - len(numbers)
     if missing and kind != METRIC and name not in UNKNOWN:
         raise ValueError(f"{name} must have a value in every row, {missing} have none")
-    if is_number and len(numbers) and kind != METRIC:
+    if kind == METRIC and len(numbers):
+        low, high = float(numbers.min()), float(numbers.max())
+        if np.isinf([low, high]).any():
+            raise ValueError(f"{name} must be finite or have no value, got {low:g} to {high:g}")
+        if name.endswith("accuracy") and not 0 <= low <= high <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {low:g} to {high:g}")
+    elif is_number and len(numbers):
         largest = LARGEST_S if name.endswith("_s") else LARGEST
         low, high = float(numbers.min()), float(numbers.max())
         if not 0 <= low <= high <= largest:

@@ -55,7 +55,7 @@ CLIENT_COLUMNS = (
     "memory_weights_bytes", "memory_adapters_bytes", "memory_gradients_bytes",
     "memory_optimizer_bytes", "memory_activations_bytes", "memory_transient_bytes",
     "memory_head_bytes", "depth", "num_quantized_blocks", "mean_weight_bits", "num_terms_trained",
-    "mean_upload_bits",
+    "mean_upload_bits", "staleness", "energy_compute_j", "energy_radio_j", "energy_idle_j",
 )  # fmt: skip
 REQUIRED = {"devices": DEVICE_COLUMNS, "rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS}
 DEFAULTS: dict[str, dict[str, Any]] = {

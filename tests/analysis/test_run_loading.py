@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
+from analysis.figures import choices
+from analysis.metrics.study import study_of
 from analysis.runs.differences import settings_that_differ
 from analysis.runs.files import RunError, UnfinishedRunError
 from analysis.runs.frames import open_runs
@@ -172,3 +175,34 @@ def edit_manifest(folder: Path, dropped: str) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest[dropped]
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "says"),
+    [
+        ("clients", "staleness", None, "clients.parquet lacks the columns staleness"),
+        ("clients", "energy_idle_j", None, "clients.parquet lacks the columns energy_idle_j"),
+        ("rounds", "accuracy", 1.5, r"accuracy must lie in \[0, 1\], got 1.5 to 1.5"),
+        ("rounds", "accuracy", math.inf, "accuracy must be finite or have no value"),
+    ],
+)
+def test_what_no_run_writes_is_refused_before_a_metric_or_figure_meets_it(
+    folder: Path, table: str, column: str, value: float | None, says: str
+) -> None:
+    file = folder / f"{table}.parquet"
+    frame = pd.read_parquet(file)
+    changed = frame.drop(columns=column) if value is None else frame.assign(**{column: value})
+    changed.to_parquet(file)
+    with pytest.raises(RunError, match=says):
+        study_of([load_run(folder)])
+
+
+def test_targets_that_are_no_list_are_none(folder: Path) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "targets": 0.5}), "utf-8")
+    assert study_of([load_run(folder)]).others == ()
+
+
+def test_a_run_without_a_plan_has_no_choices_to_draw(folder: Path) -> None:
+    pd.read_parquet(folder / "clients.parquet").iloc[:0].to_parquet(folder / "clients.parquet")
+    assert choices.frame(study_of([load_run(folder)])).empty
