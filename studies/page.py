@@ -441,7 +441,8 @@ FIGURES: Mapping[str, tuple[str, Callable[[Source], pd.DataFrame], drawn.Draw]] 
     ),
     "speed-up": (
         "How many times sooner than the baseline each accuracy is reached, by the mean of three "
-        f"evaluations; band: {100 * CONFIDENCE:.0f} % interval. A curve ends where a seed fails.",
+        f"evaluations; from three seeds on with a {100 * CONFIDENCE:.0f} % interval. A curve ends "
+        "where a seed fails.",
         speed_up_frame,
         drawn.speed_ups,
     ),

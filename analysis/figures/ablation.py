@@ -38,7 +38,7 @@ def _of_metric(metric: Metric) -> Change:
     """Return the change of a task's first metric: in points of a share, else in percent."""
     unit = "points" if metric.unit == "share" else "%"
     column = f"{metric.name}_{'points' if unit == 'points' else 'percent'}"
-    return Change(column, f"Change of final {metric.title.lower()} ({unit})", unit)
+    return Change(column, f"Change of final {metric.phrase} ({unit})", unit)
 
 
 CHANGES = (*map(_of_metric, JUDGES), *SPENT)

@@ -37,7 +37,7 @@ class Quantity(NamedTuple):
 
 def judge(metric: Metric) -> Quantity:
     """Return the first metric of a task as it stands on an axis."""
-    return Quantity(metric.name, f"Test {metric.title.lower()}", scale_of(metric))
+    return Quantity(metric.name, f"Test {metric.phrase}", scale_of(metric))
 
 
 ACCURACY = judge(classification.ACCURACY)

@@ -25,7 +25,7 @@ from simulator.config.schema import NOT_SIMULATED
 from traces.text import did_you_mean
 
 FINAL = tuple(
-    Quantity(f"final_{metric.name}", f"Final {metric.title.lower()}", scale_of(metric))
+    Quantity(f"final_{metric.name}", f"Final {metric.phrase}", scale_of(metric))
     for metric in JUDGES
 )
 TIME_TO_TARGET = Quantity("time_to_target_s", "Time to target", SECONDS)

@@ -72,7 +72,7 @@ def value_in_words(metric: tasks.Metric, value: float) -> str:
     """Return a value of a metric as it was asked for: ``55 %``, or ``loss 2.5 nats``."""
     if metric.unit == "share":
         return f"{100 * value:.6g} %"
-    return f"{metric.title.lower()} {value:.6g} {metric.unit}".rstrip()
+    return f"{metric.phrase} {value:.6g} {metric.unit}".rstrip()
 
 
 def wrong_target(metric: tasks.Metric, target: float) -> str:
@@ -81,7 +81,7 @@ def wrong_target(metric: tasks.Metric, target: float) -> str:
         rule, is_right = "be a share in (0, 1]", 0 < target <= 1
     else:
         rule, is_right = "be a positive number", 0 < target < math.inf
-    return "" if is_right else f"a target {metric.title.lower()} must {rule}, got {target:g}"
+    return "" if is_right else f"a target {metric.phrase} must {rule}, got {target:g}"
 
 
 def _rows_of_judge(metric: tasks.Metric) -> Iterator[Metric]:
@@ -91,19 +91,19 @@ def _rows_of_judge(metric: tasks.Metric) -> Iterator[Metric]:
     def row(column: str, title: str) -> Metric:
         return Metric(column, title, scale_of(metric), metric.better)
 
-    yield row(f"final_{name}", f"Final {title.lower()}")
-    yield Metric(f"{name}_error", f"Standard error of the final {title.lower()}", PERCENT, "")
-    yield row(f"best_{name}", f"Best {title.lower()}")
+    yield row(f"final_{name}", f"Final {metric.phrase}")
+    yield Metric(f"{name}_error", f"Standard error of the final {metric.phrase}", PERCENT, "")
+    yield row(f"best_{name}", f"Best {metric.phrase}")
     yield row(f"{name}_at_time", f"{title} after {{seconds}}")
     yield row(f"{name}_at_bytes", f"{title} after {{bytes}} both ways")
     yield row(f"{name}_at_energy", f"{title} after {{joules}}")
-    yield row(f"{name}_area", f"Mean {title.lower()} over time")
+    yield row(f"{name}_area", f"Mean {metric.phrase} over time")
 
 
 def _rows_beside(metric: tasks.Metric) -> Iterator[Metric]:
     """Yield the rows of a further metric of a task."""
     for which in ("final", "best"):
-        title = f"{which} {metric.title}".capitalize()
+        title = f"{which.capitalize()} {metric.phrase}"
         yield Metric(f"{which}_{metric.name}", title, scale_of(metric), metric.better)
 
 

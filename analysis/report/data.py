@@ -187,7 +187,7 @@ class ReportData:
         """One sentence a variant on the target."""
         target = self.study.target
         if target.value is None:
-            return [f"No target {self.study.metric.title.lower()}: {target.rule}."]
+            return [f"No target {self.study.metric.phrase}: {target.rule}."]
         return [_finding(self.study, variant) for variant in self.study.variants]
 
     @property
@@ -324,7 +324,7 @@ def _changes(study: Study, variant: str) -> str:
     for name, columns in {
         "mean memory that a plan needs": ("planned_memory_bytes",),
         "bytes both ways": ("download_bytes", "upload_bytes"),
-        f"final {metric.title.lower()}": (final,),
+        f"final {metric.phrase}": (final,),
     }.items():
         own, base = means(*columns)
         known = base > 0 and not math.isnan(own)

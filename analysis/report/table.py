@@ -131,7 +131,7 @@ def _words(study: Study) -> dict[str, str]:
     target = "" if value is None else value_in_words(metric, value)
     is_named = metric.unit != "share"
     return {
-        "target": target if is_named or not target else f"{target} {metric.title.lower()}",
+        "target": target if is_named or not target else f"{target} {metric.phrase}",
         "baseline": study.name(study.baseline),
         "seconds": SECONDS.text(budget.at_s) if budget else "",
         "bytes": BYTES.text(budget.transfer_bytes) if budget else "",

@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The target of a token that no loss is taken at; torch's own default for it."""
-TITLES = {"macro_f1": "Macro F1", "rouge_l": "ROUGE-L"}
-"""The titles of metrics whose names do not spell them."""
+PHRASES = {
+    "macro_f1": "macro F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "rouge_l": "ROUGE-L",
+}
+"""The metrics whose names do not spell what a reader calls them."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,14 @@ class Metric:
     better: Literal["higher", "lower"]
 
     @property
+    def phrase(self) -> str:
+        """The name within a sentence, as "token accuracy"."""
+        return PHRASES.get(self.name, self.name.replace("_", " "))
+
+    @property
     def title(self) -> str:
         """The name as a title has it, as "Token accuracy"."""
-        return TITLES.get(self.name, self.name.replace("_", " ").capitalize())
+        return self.phrase[:1].upper() + self.phrase[1:]
 
     def reaches(self, value: float, target: float) -> bool:
         """Return True if ``value`` is at least as good as ``target``; no NaN is."""

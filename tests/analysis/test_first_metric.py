@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.metrics import run_metrics as metrics
-from analysis.metrics.definitions import value_in_words, wrong_target
+from analysis.metrics.definitions import METRICS, value_in_words, wrong_target
 from analysis.metrics.run_metrics import Spent
 from analysis.metrics.study import study, study_of
 from analysis.report.table import study_table
@@ -158,3 +158,11 @@ def test_a_run_that_lacks_the_column_of_its_metric_is_left_out(
 def test_an_unmeasured_perplexity_gives_no_target() -> None:
     blind = judged("blind", [NAN, NAN, NAN])
     assert study_of([blind]).target.value is None
+
+
+def test_metrics_are_called_what_their_field_calls_them() -> None:
+    titles = {metric.column: metric.title for metric in METRICS}
+    assert titles["final_macro_f1"] == "Final macro F1"
+    assert titles["best_matthews"] == "Best Matthews correlation"
+    assert titles["final_rouge_l"] == "Final ROUGE-L"
+    assert titles["final_token_accuracy"] == "Final token accuracy"
