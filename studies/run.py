@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +66,17 @@ def steps_of(plan: Path, results: Path, runs: Path) -> list[Step]:
 def carry_on(steps: Sequence[Step], minutes: float) -> int:
     """Carry out what is missing until the time is over; return how many steps are left."""
     trainers = Trainers(1, open_cache(None, DEFAULT_GB))
-    signal.signal(signal.SIGALRM, signal.default_int_handler)  # as Ctrl-C: what is done is kept
-    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     missing = [step for step in steps if not step.is_kept]
+    ends_s = time.monotonic() + 60 * minutes
+    before = signal.signal(
+        signal.SIGALRM, signal.default_int_handler
+    )  # as Ctrl-C keeps what is done
     try:
+        signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
         for step in list(missing):
+            # Python loses an alarm that comes while it clears an object away.
+            if time.monotonic() >= ends_s:
+                raise KeyboardInterrupt
             print(step.run.name, flush=True)
             keep(carry_out(step.run, trainers, PlainReporter(Console())), step.kept.parent)
             missing.remove(step)
@@ -77,6 +84,7 @@ def carry_on(steps: Sequence[Step], minutes: float) -> int:
         print("the time is over; the same command goes on from here")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     return len(missing)
 
 
