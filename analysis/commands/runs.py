@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,17 +107,17 @@ def _row(folder: Path) -> tuple[str, ...]:
         manifest = _manifest(folder)
     except RunFolderError:
         return str(folder), "damaged", "", "", "", BYTES.text(_size_bytes(folder))
-    simulated_s = manifest.get("simulated_s")
+    simulated_s = _number(manifest.get("simulated_s"))
     results = [
         f"{key.removeprefix('final_')} {value:.3g}"
-        for key, value in manifest.items()
-        if key.startswith("final_") and isinstance(value, int | float)
+        for key, given in manifest.items()
+        if key.startswith("final_") and not math.isnan(value := _number(given))
     ]
     return (
         str(folder),
         str(manifest.get("status", "unknown")),
         str(manifest.get("num_rounds", "")),
-        SECONDS.text(float(simulated_s)) if isinstance(simulated_s, int | float) else "",
+        "" if math.isnan(simulated_s) else SECONDS.text(simulated_s),
         ", ".join(results),
         BYTES.text(_size_bytes(folder)),
     )
@@ -127,6 +128,14 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
     if not manifest:
         raise RunFolderError(f"a run folder must hold a manifest.json, got {folder}")
     return manifest
+
+
+def _number(value: Any) -> float:
+    """Return the number of a manifest; not a number where there is none that a double holds."""
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # JSON has whole numbers of any length
+        return math.nan
 
 
 def _words(value: Any) -> str:

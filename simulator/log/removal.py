@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from simulator.log.disk import PARTIAL
 from simulator.log.manifest import TABLES, RunFolderError, read_manifest, read_small
 from simulator.log.run_folder import CHECKPOINT, lock_folder, refuse_links
 
-FOLDERS = ("adapter", CHECKPOINT)
+FOLDERS = {
+    "adapter": re.compile(r"adapter_config\.json|adapter_model\.safetensors"),
+    CHECKPOINT: re.compile(r"[0-9a-f]{40}\.result"),
+}
+"""The folders of a run, and the names of the files that it writes into each."""
 WRITTEN = ("manifest.json", *TABLES, "faults.json", "trace.json")
 """Files that commands write into a run folder, beside the copy of a scheduler of the user's."""
 
@@ -53,18 +58,27 @@ def check_removable(folder: Path) -> None:
             f"a run folder must hold the manifest.json of a run, got {folder}; nothing is removed"
         )
     refuse_links(folder)
-    known = {*WRITTEN, *FOLDERS, *_code(folder, manifest)}
-    others = [
-        file.name
-        for file in sorted(folder.iterdir())
-        if (file.name not in known or file.is_dir() != (file.name in FOLDERS))
-        and file.suffix != PARTIAL
-    ]
+    others = list(_others(folder, {*WRITTEN, *_code(folder, manifest)}))
     if others:
         raise RunFolderError(
             f"only what a run wrote is removed, but {folder} holds {', '.join(others)[:300]} too; "
             f"move that elsewhere first"
         )
+
+
+def _others(folder: Path, known: Container[str]) -> Iterator[str]:
+    """Yield the name of everything in the folder that no run writes; a leftover is a run's."""
+    for file in sorted(folder.iterdir()):
+        if not file.is_dir():
+            if file.name not in known and file.suffix != PARTIAL:
+                yield file.name
+        elif not (names := FOLDERS.get(file.name)):
+            yield file.name
+        else:
+            for inner in sorted(file.iterdir()):
+                is_ours = names.fullmatch(inner.name) or inner.suffix == PARTIAL
+                if inner.is_dir() or not is_ours:
+                    yield f"{file.name}/{inner.name}"
 
 
 def _code(folder: Path, manifest: Mapping[str, Any]) -> list[str]:

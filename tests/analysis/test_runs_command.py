@@ -39,6 +39,15 @@ def test_runs_are_listed_with_what_became_of_them(root: Path) -> None:
         assert said.count("fedlora-") == said.count("haflq-") == 1
 
 
+def test_numbers_that_no_double_holds_are_left_out_of_the_list(root: Path) -> None:
+    file = one(root, "haflq") / "manifest.json"
+    large = {"simulated_s": 10**400, "final_accuracy": 10**400}
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | large), "utf-8")
+    done = fedclock("runs", "list", cwd=root.parent)
+    assert done.returncode == 0
+    assert done.stdout.count("done") == 2
+
+
 def test_a_run_is_shown_with_the_state_of_its_files(tmp_path: Path) -> None:
     file = write(tmp_path, {**SMALL, "title": "Five devices"})
     assert fedclock("run", file, "--only", "haflq", cwd=tmp_path).returncode == 0
@@ -70,7 +79,13 @@ def test_nothing_is_removed_unasked(root: Path) -> None:
     assert files(root) == before
 
 
-@pytest.mark.parametrize("what", ["file", "folder", "link", "no run", "named like a table"])
+KEPT = [
+    "file", "folder", "link", "no run", "named like a table", "adapter/notes.txt", "adapter/mine/x",
+    "checkpoint/notes.result",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", KEPT)
 def test_a_folder_with_anything_else_in_it_is_kept_and_so_are_the_others(
     root: Path, what: str, tmp_path: Path
 ) -> None:
@@ -83,6 +98,9 @@ def test_a_folder_with_anything_else_in_it_is_kept_and_so_are_the_others(
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.tex").write_text("mine", "utf-8")
         (folder / "adapter").symlink_to(tmp_path / "mine")
+    elif "/" in what:
+        (folder / what).parent.mkdir(parents=True, exist_ok=True)
+        (folder / what).write_text("mine", "utf-8")
     elif what == "named like a table":
         (folder / "faults.json").mkdir()
     else:
