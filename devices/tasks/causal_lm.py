@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from devices.datasets.dataset import Split, TextDataset
-from devices.models.heads import Head, token_head
 from devices.tasks.task import Batch, Encoded, Metric, Predictor, Tokenize, totals
 from devices.tasks.token_losses import (
     TOKEN_METRICS,
+    LearnsTokens,
     next_tokens,
     score_tokens,
-    token_losses,
     token_values,
 )
 from devices.vocabulary.trainer import ChunkScore, Evaluation
-from traces.arrays import IntArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class CausalLM:
+class CausalLM(LearnsTokens):
     """Causal language modelling learns to predict each token of a text from those before it.
 
     A text ends with the tokenizer's token for the end, if it has one, and is cut after the longest
@@ -46,9 +41,6 @@ class CausalLM:
         """Make the task of a data set with texts."""
         return cls(data)
 
-    def head(self, config: Mapping[str, Any]) -> Head:
-        return token_head(config)
-
     def encode(self, split: Split, tokenize: Tokenize) -> Encoded:
         ids = tokenize(self.data[split]["text"], ends=True)
         for place, row in enumerate(ids):
@@ -61,19 +53,11 @@ class CausalLM:
                 )
         return Encoded(ids, [next_tokens(row) for row in ids])
 
-    def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
-        return token_losses(
-            logits, batch.targets, num_jobs=num_jobs, smoothing=self.label_smoothing
-        )
-
     def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         return score_tokens(model.logits(batch), batch)
 
     def evaluation(self, scores: Iterable[ChunkScore]) -> Evaluation:
         return Evaluation(token_values(totals(scores)))
-
-    def groups(self, split: Split) -> IntArray | None:
-        return None
 
     def facts(self) -> dict[str, Any]:
         return {}

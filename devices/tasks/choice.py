@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from devices.datasets.dataset import SPLITS, Examples, Split, TextDataset
-from devices.models.heads import Head, token_head
 from devices.tasks.classification import ACCURACY, LOSS
 from devices.tasks.instructions import join_answer
 from devices.tasks.task import Batch, Encoded, Metric, Offer, Predictor, Tokenize, totals
-from devices.tasks.token_losses import score_tokens, token_losses
+from devices.tasks.token_losses import LearnsTokens, score_tokens
 from devices.vocabulary.trainer import ChunkScore, Evaluation
 from traces.arrays import IntArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MAX_CHOICES = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class Choice(LearnsTokens):
     """A choice learns the right answer to a prompt, and takes the likeliest of those on offer.
 
     It is trained as a language model on the tokens of the right answer, the prompt masked out of
@@ -61,9 +57,6 @@ class Choice:
             right[split] = np.array(places, dtype=np.int64)
         return cls(data, offered, right)
 
-    def head(self, config: Mapping[str, Any]) -> Head:
-        return token_head(config)
-
     def encode(self, split: Split, tokenize: Tokenize) -> Encoded:
         examples, right = self.data[split], self.right[split].tolist()
         # What is trained on needs the right answer alone.
@@ -91,11 +84,6 @@ class Choice:
         ids, targets = zip(*(offer.answers[offer.right] for offer in offers), strict=True)
         return Encoded(ids, targets, offers=offers)
 
-    def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
-        return token_losses(
-            logits, batch.targets, num_jobs=num_jobs, smoothing=self.label_smoothing
-        )
-
     def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         num_tokens, _, loss_sum = score_tokens(model.logits(batch), batch).sums
         found = model.log_likelihoods([row for offer in batch.offers for row in offer.answers])
@@ -110,9 +98,6 @@ class Choice:
         num_tokens, loss_sum, num_examples, num_right = totals(scores)
         values = {ACCURACY.name: num_right / num_examples, LOSS.name: loss_sum / num_tokens}
         return Evaluation(values)
-
-    def groups(self, split: Split) -> IntArray | None:
-        return None
 
     def facts(self) -> dict[str, Any]:
         chance = np.mean([1 / len(offered) for offered in self.offered["test"]])

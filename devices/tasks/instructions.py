@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from devices.datasets.dataset import Examples, Split, TextDataset
-from devices.models.heads import Head, token_head
 from devices.tasks.task import IGNORED, Batch, Encoded, Metric, Predictor, Tokenize, totals
-from devices.tasks.token_losses import TOKEN_METRICS, score_tokens, token_losses, token_values
+from devices.tasks.token_losses import TOKEN_METRICS, LearnsTokens, score_tokens, token_values
 from devices.vocabulary.trainer import ChunkScore, Evaluation
 from traces.arrays import IntArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 EXACT_MATCH = Metric("exact_match", "share", "higher")
 ROUGE_L = Metric("rouge_l", "share", "higher")
 
 
 @dataclass(frozen=True, eq=False)
-class Instructions:
+class Instructions(LearnsTokens):
     """Instruction tuning learns the tokens of an answer that follow a prompt, and its end.
 
     The tokens of prompt and answer are made apart and joined. What is longer than the experiment
@@ -49,9 +45,6 @@ class Instructions:
         """Make the task of a data set with prompts and answers."""
         return cls(data)
 
-    def head(self, config: Mapping[str, Any]) -> Head:
-        return token_head(config)
-
     def encode(self, split: Split, tokenize: Tokenize) -> Encoded:
         examples = self.data[split]
         rows = tokenize.answered(examples["prompt"], examples["answer"], template=self.template)
@@ -60,11 +53,6 @@ class Instructions:
             for place, (prompt, answer) in enumerate(rows)
         ]
         return Encoded([ids for ids, _ in joined], [targets for _, targets in joined])
-
-    def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
-        return token_losses(
-            logits, batch.targets, num_jobs=num_jobs, smoothing=self.label_smoothing
-        )
 
     def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         of_tokens = score_tokens(model.logits(batch), batch)
@@ -85,9 +73,6 @@ class Instructions:
             num_answers, matched, rouge = sums[3:]
             values |= {EXACT_MATCH.name: matched / num_answers, ROUGE_L.name: rouge / num_answers}
         return Evaluation(values)
-
-    def groups(self, split: Split) -> IntArray | None:
-        return None
 
     def facts(self) -> dict[str, Any]:
         return {}

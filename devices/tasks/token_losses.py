@@ -1,14 +1,16 @@
-"""Computes the loss of predicting each next token, for every task with a head for tokens."""
+"""Computes what every task has that predicts tokens: head, loss and scores."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devices.datasets.dataset import Split
+from devices.models.heads import Head, token_head
 from devices.tasks.task import IGNORED, Batch, Metric
 from devices.vocabulary.trainer import ChunkScore
 from traces.arrays import IntArray
@@ -24,6 +26,26 @@ TOKEN_METRICS = (
 )
 MAX_PERPLEXITY = 1e100
 """A larger perplexity is written as this one, so that means and ratios of it are numbers."""
+
+
+class LearnsTokens:
+    """A task that predicts tokens has a language model's own head, and the mean loss of tokens.
+
+    Its examples stand in no groups.
+    """
+
+    label_smoothing: float  # the share of each target that is spread over all tokens
+
+    def head(self, config: Mapping[str, Any]) -> Head:
+        return token_head(config)
+
+    def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
+        return token_losses(
+            logits, batch.targets, num_jobs=num_jobs, smoothing=self.label_smoothing
+        )
+
+    def groups(self, split: Split) -> IntArray | None:
+        return None
 
 
 def next_tokens(ids: IntArray) -> IntArray:

@@ -18,10 +18,10 @@ from devices.datasets.dataset import Examples
 from devices.tasks.causal_lm import CausalLM
 from devices.tasks.task import IGNORED
 from devices.tasks.token_losses import token_losses
-from devices.training.data import draw_batches
 from devices.training.export import save_peft
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter
+from tests.devices.training.plain_loop import assert_has_adapter, train_plainly
 from tests.devices.training.tiny_task import (
     TARGETS,
     make_config,
@@ -83,31 +83,12 @@ def test_training_is_that_of_a_plain_loop(trainer: TorchTrainer) -> None:
     job = make_job(trainer, steps=6)
     (result,) = trainer.train([job])
     model = plain_model(trainer, job.broadcast.adapter).eval()  # without GPT-2's dropout
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=trainer._config.learning_rate,
-        weight_decay=trainer._config.weight_decay,
+    texts = trainer._task.data.train["text"]
+    losses = train_plainly(
+        trainer, job, model, lambda batch: plain_inputs(trainer, [texts[k] for k in batch])
     )
-    drawn_seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
-    batches = draw_batches(
-        job.examples,
-        trainer._train_texts.lengths,
-        steps=6,
-        batch_size=job.plan.batch_size,
-        rng=np.random.default_rng(drawn_seed),
-    )
-    texts, losses = trainer._task.data.train["text"], []
-    for batch in batches:
-        loss = model(**plain_inputs(trainer, [texts[index] for index in batch])).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
     assert result.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
-    for layer, factors in zip(lora_layers(model), result.adapter.factors.values(), strict=True):
-        a, b = (part["default"].weight.detach().numpy() for part in (layer.lora_A, layer.lora_B))
-        np.testing.assert_allclose(factors.a, a, atol=1e-5)
-        np.testing.assert_allclose(factors.b, b, atol=1e-5)
+    assert_has_adapter(model, result.adapter)
     before, after = job.broadcast.adapter.factors, result.adapter.factors
     assert max(np.abs(after[key].b - before[key].b).max() for key in after) > 0.01
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from devices.datasets.dataset import Examples, TextDataset
 from devices.tasks.instructions import Instructions, rouge_l
 from devices.tasks.registry import with_options
 from devices.tasks.task import IGNORED
-from devices.training.data import draw_batches
 from devices.training.trainer import TorchTrainer
-from tests.devices.training.test_causal_lm import lora_layers, plain_model
+from tests.devices.training.plain_loop import assert_has_adapter, train_plainly
+from tests.devices.training.test_causal_lm import plain_model
 from tests.devices.training.tiny_task import (
     TARGETS,
     WORDS,
@@ -104,31 +105,9 @@ def test_training_is_that_of_a_plain_loop(trainer: TorchTrainer) -> None:
     job = make_job(trainer, steps=6)
     (result,) = trainer.train([job])
     model = plain_model(trainer, job.broadcast.adapter).eval()
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=trainer._config.learning_rate,
-        weight_decay=trainer._config.weight_decay,
-    )
-    drawn_seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
-    batches = draw_batches(
-        job.examples,
-        trainer._train_texts.lengths,
-        steps=6,
-        batch_size=job.plan.batch_size,
-        rng=np.random.default_rng(drawn_seed),
-    )
-    losses = []
-    for batch in batches:
-        loss = model(**plain_inputs(trainer, batch)).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses = train_plainly(trainer, job, model, partial(plain_inputs, trainer))
     assert result.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
-    for layer, factors in zip(lora_layers(model), result.adapter.factors.values(), strict=True):
-        a, b = (part["default"].weight.detach().numpy() for part in (layer.lora_A, layer.lora_B))
-        np.testing.assert_allclose(factors.a, a, atol=1e-5)
-        np.testing.assert_allclose(factors.b, b, atol=1e-5)
+    assert_has_adapter(model, result.adapter)
 
 
 def test_greedy_answers_are_those_of_plain_generate(trainer: TorchTrainer) -> None:

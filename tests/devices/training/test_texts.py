@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from devices.datasets.dataset import Examples, TextDataset
 from devices.tasks.classification import Classification, macro_f1, matthews
 from devices.tasks.regression import Regression, correlation
-from devices.training.data import draw_batches, tokenize_pairs
+from devices.training.data import tokenize_pairs
 from devices.training.export import save_peft
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import ChunkScore
+from tests.devices.training.plain_loop import assert_has_adapter, train_plainly
 from tests.devices.training.tiny_task import (
     TARGETS,
     make_config,
@@ -104,32 +106,9 @@ def test_training_on_pairs_is_that_of_a_plain_loop(trainer: TorchTrainer, tmp_pa
     job = make_job(trainer, steps=6)
     (result,) = trainer.train([job])
     model = plain_model(trainer, job.broadcast.adapter, tmp_path)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=trainer._config.learning_rate,
-        weight_decay=trainer._config.weight_decay,
-    )
-    drawn_seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
-    batches = draw_batches(
-        job.examples,
-        trainer._train_texts.lengths,
-        steps=6,
-        batch_size=job.plan.batch_size,
-        rng=np.random.default_rng(drawn_seed),
-    )
-    losses = []
-    for batch in batches:
-        loss = model(**plain_inputs(trainer, batch)).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses = train_plainly(trainer, job, model, partial(plain_inputs, trainer))
     assert result.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
-    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
-    for layer, factors in zip(layers, result.adapter.factors.values(), strict=True):
-        a, b = (part["default"].weight.detach().numpy() for part in (layer.lora_A, layer.lora_B))
-        np.testing.assert_allclose(factors.a, a, atol=1e-5)
-        np.testing.assert_allclose(factors.b, b, atol=1e-5)
+    assert_has_adapter(model, result.adapter)
     heads = dict(model.named_parameters())
     for name, values in result.adapter.head.items():
         first, _, rest = name.partition(".")
