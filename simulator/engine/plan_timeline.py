@@ -18,7 +18,7 @@ from traces.steps import StepTrace
 
 
 class _Stage(NamedTuple):
-    """A stage of a plan: a latency, a transfer or the training."""
+    """A stage of a plan is a latency, a transfer or the training."""
 
     phase: str  # "download", "train" or "upload"
     wait_s: float
@@ -62,7 +62,7 @@ def stages_of(context: DeviceContext, work: Assignment) -> list[_Stage] | None:
 
 
 class PlanTimeline:
-    """A plan that goes through its stages one by one, until it ends or the server cuts it."""
+    """A timeline takes its plan from stage to stage until it ends or the server cuts it."""
 
     def __init__(
         self, context: DeviceContext, work: Assignment, stages: Sequence[_Stage], inbox: Any
