@@ -23,7 +23,7 @@ ROOMS = {
             "formats",
             "statistics",
         ),
-        *("generators", "catalog", "signals", "importers"),
+        *("generators", "catalog", "signals", "importers", "public_sets"),
     ),
     "devices": (
         *(

