@@ -19,6 +19,7 @@ from devices.datasets.records import Records, error_at
 from devices.datasets.records import Split as Split
 from devices.fetching.folders import cache_folder
 from traces.arrays import IntArray
+from traces.canonical import canonical
 from traces.text import did_you_mean
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -46,6 +47,13 @@ class Examples:
         places = indices.tolist()
         columns = {name: tuple(each[i] for i in places) for name, each in self.columns.items()}
         return Examples(columns, self.path, tuple(self.lines[i] for i in places if self.lines))
+
+    def sha256(self, columns: Iterable[str]) -> str:
+        """Return the SHA-256 of these columns, whatever file and format they were read from."""
+        sha = hashlib.sha256()
+        for name in columns:
+            sha.update(canonical([name, self.columns[name]]).encode())
+        return sha.hexdigest()
 
     def error(self, index: int | None, message: str) -> ValueError:
         """Make an error about one example, or about all of them, that ends with its place."""

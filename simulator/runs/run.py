@@ -39,11 +39,11 @@ from simulator.log.provenance import provenance
 from simulator.log.records import DeviceRecord
 from simulator.log.run_folder import RunFolder, refresh, remove_checkpoint
 from simulator.log.writers import RunFacts, RunWriter, WriterSpec, open_writers
+from simulator.workers.context import context_of
 from simulator.workers.trainers import (
     Remembering,
     Trainers,
     remembering,
-    training_context,
 )
 from simulator.world.build import World, build_world, rehearse
 from simulator.world.recorded import fault_schedules
@@ -142,7 +142,7 @@ def _remembered(
     """Return the trainer so that it is not asked for what was trained before."""
     if prepared.config.training == "none":
         return Remembering(trainer)
-    context = training_context(prepared.config, prepared.world, trainers.host_names)
+    context = context_of(prepared.config, prepared.world, trainers.host_names)
     return remembering(trainer, context, store.checkpoint, cache=trainers.cache, warn=warn)
 
 
