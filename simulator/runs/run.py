@@ -41,11 +41,11 @@ from simulator.log.provenance import provenance
 from simulator.log.records import DeviceRecord
 from simulator.log.run_folder import RunFolder, refresh, remove_checkpoint
 from simulator.log.writers import RunFacts, RunWriter, WriterSpec, open_writers
+from simulator.workers.context import context_of
 from simulator.workers.trainers import (
     Remembering,
     Trainers,
     remembering,
-    training_context,
 )
 from simulator.world.build import World, build_world, rehearse, wrong_names
 from simulator.world.deadline import late_devices, least_deadline_s
@@ -72,7 +72,7 @@ def prepare(config: RunConfig, folder: Path, where: str | Origin) -> Prepared:
     """
     check_same_config(folder, config.resolved())
     world = build_world(config, where)
-    said = notes(config, world, where)
+    said = [*data_notes(world), *notes(config, world, where)]
     finished = is_finished(folder, _inputs(world))
     there = read_manifest(folder)
     if there.get("status") == "done" and not finished:
@@ -145,7 +145,7 @@ def _remembered(
     """Return the trainer so that it is not asked for what was trained before."""
     if prepared.config.training == "none":
         return Remembering(trainer)
-    context = training_context(prepared.config, prepared.world, trainers.host_names)
+    context = context_of(prepared.config, prepared.world, trainers.host_names)
     return remembering(trainer, context, store.checkpoint, cache=trainers.cache, warn=warn)
 
 
@@ -214,6 +214,13 @@ def savings_in_words(outcome: Mapping[str, Any]) -> str:
     """Say how many trainings were reused, to stand behind "done"; return "" where none was."""
     reused = outcome.get("num_trainings_reused")
     return f", reused {reused} of {outcome['num_trainings']} trainings" if reused else ""
+
+
+def data_notes(world: World) -> list[str]:
+    """Return a note on the columns of the data that nothing reads, if it has any."""
+    data = world.task.data
+    named = ", ".join(name if name.isprintable() else repr(name) for name in data.unused)
+    return [f"{data.name}: columns not used: {named:.500}"] if data.unused else []
 
 
 def notes(config: RunConfig, world: World, where: str | Origin) -> list[str]:
@@ -291,6 +298,7 @@ def _manifest(
         "config_hash": config.hash,
         "read_alone": config.read_alone,
         **inputs,
+        "columns_not_used": list(task.data.unused),
         "task": {"kind": task.kind, "metrics": [asdict(metric) for metric in task.metrics]},
         "training_dtype": host.dtype if host else None,
         **provenance(),
@@ -354,11 +362,18 @@ def load_runs(load: Callable[[], list[RunConfig]]) -> list[RunConfig]:
 
 
 def prepare_all(configs: Sequence[RunConfig], origin: Origin, output: Path) -> list[Prepared]:
-    """Check all runs before the first begins. Raises ConfigError with what is wrong in any."""
-    prepared, problems = [], []
+    """Check all runs before the first begins; a note on several of them is the first one's.
+
+    Raises ConfigError with what is wrong in any.
+    """
+    prepared: list[Prepared] = []
+    problems: list[str] = []
     for config in configs:
         try:
-            prepared.append(prepare(config, output / config.folder, origin))
+            one = prepare(config, output / config.folder, origin)
+            said = {note for earlier in prepared for note in earlier.notes}
+            notes = tuple(note for note in one.notes if note not in said)
+            prepared.append(replace(one, notes=notes))
         except ConfigError as error:
             problems += name_strategies(error.problems, config.label if configs[1:] else None)
     if problems:

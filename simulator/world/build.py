@@ -63,7 +63,14 @@ SIZE_OF_GROUP = re.compile(
 
 READ_BY: Mapping[str, Collection[str]] = {
     "task.data": (
-        *("task", "task.kind", "task.columns", "task.template", "task.answer_tokens"),
+        *(
+            "task",
+            "task.kind",
+            "task.columns",
+            "task.template",
+            "task.answer_tokens",
+            "task.edition",
+        ),
         *("shards", "shards.kind", "shards.column", "shards.group_by"),
     ),
     "task.model": ("task.revision",),
@@ -188,6 +195,7 @@ def _read_names(
         named=named.columns,
         beside=beside,
         options=named.options,
+        edition=named.edition,
     )
     task = problems.attempt("task.data", load)
     find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")
