@@ -269,7 +269,7 @@ class Network:
         present = [ways[k] for k in np.unique(table[WAY].astype(np.int64)).tolist()]
         users = Counter(trace for way in present for trace in way)
         self._shared_edge_s = min((trace.next_change_s(now_s) for trace in users), default=math.inf)
-        rates = table[CAP].copy()
+        rates: FloatArray = table[CAP].copy()
         together = np.zeros(len(rates), dtype=np.bool_)
         for way in present:
             mine = table[WAY] == self._ways[way]
