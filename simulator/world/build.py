@@ -45,11 +45,13 @@ from simulator.config.problems import Problems
 from simulator.config.schema import RunConfig, section_json
 from simulator.engine.conditions import Conditions
 from simulator.engine.faults import Faults, draw_faults
+from simulator.engine.modes import NO_MODES, PowerModes
 from simulator.engine.network import NOTHING_SHARED, SharedLinks
 from simulator.engine.seeds import stream
 from simulator.engine.server_view import ServerView
 from simulator.world.fleet import draw_fleet
 from simulator.world.groups import open_groups
+from simulator.world.modes import draw_modes
 from simulator.world.network import open_network
 from simulator.world.recorded import read_conditions
 from traces.arrays import BoolArray, IntArray
@@ -99,6 +101,7 @@ class World(Conditions):
         if isinstance(self.cost_model, MeasuredCost):
             sha.update(repr(self.cost_model.steps).encode())
         self.shared_links.hash_into(sha)
+        self.modes.hash_into(sha)
         return sha.hexdigest()
 
 
@@ -128,7 +131,7 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
     met = _devices(config, task, problems)
     if problems.found or not (source and model and task and met):
         raise ConfigError(problems.found, where)
-    fleet, faults, shared_links = met
+    fleet, faults, shared_links, modes = met
     if config.fleet.recorded:
         _check_examples(fleet, task, problems)
     priced: ClosedFormCost | ProxyCost | None
@@ -153,6 +156,7 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
         fleet=fleet,
         faults=faults,
         shared_links=shared_links,
+        modes=modes,
         cost_model=cost_model,
         source=source,
         task=task,
@@ -240,8 +244,8 @@ def _proxy_cost(
 
 def _devices(
     config: RunConfig, task: Task | None, problems: Problems
-) -> tuple[Fleet, Faults, SharedLinks] | None:
-    """Return the devices, their faults and what they share, drawn or as recorded."""
+) -> tuple[Fleet, Faults, SharedLinks, PowerModes] | None:
+    """Return the devices, their faults, what they share and their modes, drawn or as recorded."""
     groups = open_groups(config.fleet, config.seed, problems)
     recorded, shared_links = None, NOTHING_SHARED
     if config.fleet.recorded:
@@ -257,10 +261,10 @@ def _devices(
         problems.add(f"pacing must ask for at most the {count} devices of the fleet, got {wanted}")
     faults = partial(draw_faults, config.faults, count, seed=config.seed, problems=problems)
     if recorded:
-        return recorded, faults(), shared_links
+        return recorded, faults(), shared_links, NO_MODES
     shards = task and problems.attempt("shards", partial(_shards, config, task, count))
     fleet = draw_fleet(config, groups, shards or DividedShards(()), problems)
-    drawn = fleet, faults(), shared_links
+    drawn = fleet, faults(), shared_links, draw_modes(config.seed, groups, problems)
     return drawn if shards else None
 
 
