@@ -75,6 +75,8 @@ class PlainReporter(_Following):
     def round(self, record: RoundRecord) -> None:
         state = self._state
         state.round(record)
+        if self._console.quiet:
+            return
         parts = [
             f"{self._label}: round {record.round}/{self._rounds}",
             f"simulated {duration(record.closed_s)}",
