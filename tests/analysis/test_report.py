@@ -19,6 +19,7 @@ from analysis.report.pages import to_markdown_page
 from analysis.report.report import Report, read_study, write_report
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
+from tests.torture import alone
 
 WriteRun = Callable[..., Path]
 
@@ -98,6 +99,7 @@ def test_a_target_never_reached_is_told_in_words(runs: list[Run]) -> None:
     )
 
 
+@alone
 def test_a_report_over_an_older_one_has_the_same_bytes_keeps_other_files_and_tells_its_progress(
     report: Report, folders: list[Path], tmp_path: Path
 ) -> None:

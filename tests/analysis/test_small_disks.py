@@ -12,6 +12,7 @@ import yaml
 
 from tests.simulator.test_bad_input import simulate
 from tests.simulator.test_experiment import VALID
+from tests.torture import alone
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -95,6 +96,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_files(
     assert files == dict.fromkeys(names, b"old")
 
 
+@alone
 def test_a_report_goes_into_mount_points(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -17,6 +17,7 @@ from simulator.config.experiment import ConfigError, load_experiment, read_exper
 from simulator.log.run_folder import refresh
 from simulator.runs.sweep import expand
 from tests.simulator.test_command import SMALL, fedclock, logs, write
+from tests.torture import alone
 
 TITLED: dict[str, Any] = {
     **SMALL,
@@ -62,6 +63,7 @@ def test_a_title_that_is_none_is_refused_at_its_key(tmp_path: Path, title: objec
     assert len(refused.value.problems) == 1
 
 
+@alone
 def test_titles_change_without_simulating_again(tmp_path: Path) -> None:
     file = write(tmp_path, TITLED)
     assert fedclock("sweep", file, "--seeds", "1", cwd=tmp_path).returncode == 0

@@ -15,6 +15,7 @@ from simulator.config.experiment import read_experiment
 from simulator.config.schema import RunConfig
 from simulator.world.build import build_world
 from tests.devices.training.tiny_task import make_dataset
+from tests.torture import alone
 
 # Options with which no plan depends on measured seconds: those of a real federation are its own.
 STRATEGIES = {
@@ -67,6 +68,7 @@ def config_of(data: Path, strategy: str, **changed: Any) -> RunConfig:
     return read_experiment(content | changed, (), Path("emulated.yaml"))[0]
 
 
+@alone
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_real_clients_end_with_the_simulated_adapter_bit_for_bit(
     workbench: Workbench, data: Path, strategy: str

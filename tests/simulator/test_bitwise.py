@@ -32,7 +32,7 @@ from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
 from tests.simulator.other_python import agreed
 from tests.simulator.own_data import write_data
-from tests.torture import scaled
+from tests.torture import ALONE, scaled
 
 ROOT = Path(__file__).parents[2]
 MET: dict[str, Any] = {
@@ -109,7 +109,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[bytes, 
     return file, outcome(file, folder / "one", 1)
 
 
-@pytest.mark.parametrize(("executor", "workers"), [("processes", 4), ("ray", 2)])
+@pytest.mark.parametrize(
+    ("executor", "workers"),
+    [pytest.param("processes", 4, marks=ALONE), pytest.param("ray", 2, marks=ALONE)],
+)
 def test_any_executor_writes_what_one_process_does(
     executor: str, workers: int, alone: tuple[Path, tuple[bytes, str]], tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from simulator.runs.run import prepare_all, run
 from simulator.workers.trainers import Trainers
 from tests.devices.training.tiny_task import make_dataset, save_model
 from tests.simulator.test_golden import CONFIG
+from tests.torture import alone
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "fedlora": {"kind": "fedlora", "rank": 4},
@@ -159,6 +160,7 @@ def test_tables_judge_language_models_by_perplexity(home: Path, tmp_path: Path) 
     assert again.per_run["is_reached"].sum() == 1
 
 
+@alone
 def test_figures_of_language_models_draw_perplexity(home: Path, tmp_path: Path) -> None:
     file = experiment(home, "drawn", evaluation={"every": 1, "examples": 60})
     study = study_of([load_run(folder) for folder in run_all(file, tmp_path)])

@@ -35,7 +35,7 @@ from simulator.workers.kept_results import SUFFIX, Checkpoint, CheckpointedTrain
 from simulator.workers.result_cache import ResultCache, open_cache
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_command import fedclock
-from tests.torture import scaled
+from tests.torture import alone, scaled
 
 SLOW, FAST = 1e4, 1e6  # bytes/s
 
@@ -363,6 +363,7 @@ def test_a_comparison_on_other_links_says_what_it_saved(tmp_path: Path) -> None:
     assert hashes(tmp_path / "lte") == hashes(tmp_path / "5g")
 
 
+@alone
 def test_a_sweep_trains_nothing_twice_and_says_what_it_saved(tmp_path: Path) -> None:
     file = written(tmp_path)
     devices = ",".join(json.dumps(on(link)) for link in ("lte", "5g"))
@@ -392,6 +393,7 @@ def test_a_notebook_trains_nothing_twice_and_says_what_it_saved(tmp_path: Path) 
     assert [reused("a", kept), reused("b", kept), reused("c", None)] == [0, 4, 0]
 
 
+@alone
 @pytest.mark.parametrize("training", ["none", "by two workers"])
 def test_a_process_that_does_not_train_needs_no_torch(tmp_path: Path, training: str) -> None:
     file = written(tmp_path, CONFIG if training != "none" else {**CONFIG, "training": "none"})

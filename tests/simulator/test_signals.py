@@ -72,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=ALONE if name in ("report", "compare") else ())  # many figures
+        pytest.param(name, marks=ALONE if name != "record" else ())  # seconds each
         for name in COMMANDS
     ],
 )

@@ -31,6 +31,7 @@ from simulator.workers.shared_trainer import SharedTrainer
 from simulator.workers.trainers import Trainers
 from tests.simulator.own_data import write_data
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.torture import alone
 from traces.arrays import FloatArray
 
 CONFIG: dict[str, Any] = {
@@ -114,6 +115,7 @@ def no_evaluation(_: object) -> Evaluation:
     return Evaluation({})
 
 
+@alone
 def test_workers_share_out_whole_stacks(tmp_path: Path) -> None:
     finish(tmp_path, here := StackedDrift(), stack=3)
     jobs = here.drift.jobs

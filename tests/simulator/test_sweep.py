@@ -19,6 +19,7 @@ from simulator.runs.sweep import Checked, SweepRun, expand, grid_points, part_of
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import SMALL, fedclock, logs, write
 from tests.simulator.test_own_strategy import HALF
+from tests.torture import alone
 
 FAULTY = re.sub(
     r"    def aggregate\(self, state, updates\):\n",
@@ -170,6 +171,7 @@ def test_a_run_that_fails_or_dies_is_named_and_stops_no_other(tmp_path: Path) ->
     assert found["breaks-s0"] == "failed"
 
 
+@alone
 def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
     file = faulty(tmp_path, rounds=60, slow="slow")
     command = [sys.executable, "-m", "analysis", "sweep", str(file), "--seeds", "2", "--jobs", "2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from tests.devices.cost.torch_measures import (
     step_flops,
 )
 from tests.devices.cost.training_measures import measure_step
+from tests.torture import ALONE
 
 SHAPE = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
 
@@ -78,13 +80,21 @@ def exact_parts(demand: Demand) -> dict[str, int]:
     }
 
 
+FIRST = [("bert", "eager", 32), ("llama", "sdpa", 16)]
+"""The cases of a trace against the closed forms that ``make test`` runs; torture runs all."""
+
+
 def peak(memory: MemoryBreakdown) -> int:
     return memory.activations + memory.transient + memory.head
 
 
-@pytest.mark.parametrize("bits", [32, 16])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize(
+    ("family", "attention", "bits"),
+    [
+        pytest.param(*case, marks=() if case in FIRST else ALONE)
+        for case in product(("bert", "llama"), ("eager", "sdpa"), (32, 16))
+    ],
+)
 def test_a_trace_costs_what_the_closed_forms_say(
     family: str, attention: Attention, bits: int
 ) -> None:
