@@ -83,6 +83,9 @@ class ClosedFormCost:
     _demands: dict[bytes, Demand] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _counted: dict[tuple[object, ...], Demand] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:
         """Return the cost of a plan on a device.
@@ -94,8 +97,8 @@ class ClosedFormCost:
         if demand is None:
             if len(self._demands) >= MAX_REMEMBERED:
                 self._demands.clear()
-            demand = self._demands[plan.workload] = self.demand(plan)
-        step = step_time(demand, profile, self.compute_bits)
+            demand = self._demands[plan.workload] = self._by_counts(plan)
+        step = _in_formats(step_time(demand, profile, self.compute_bits), plan, profile)
         train_s = plan.local_steps * sum(step)
         return Cost(
             download_bytes=demand.download_bytes,
@@ -106,6 +109,29 @@ class ClosedFormCost:
             train_s=train_s,
             compute_j=train_s * profile.power_w["compute"],
         )
+
+    def _by_counts(self, plan: TrainingPlan) -> Demand:
+        """Return the demand of a plan without absent blocks.
+
+        Which of a module's terms are held, trained and sent at which bits matters to the upload
+        alone; the rest follows from how many they are, and is worked out once for each number.
+        """
+        terms, missed = plan.terms, plan.missed_ranks
+        key = (
+            terms.held.sum(axis=2).tobytes(),
+            terms.trained.sum(axis=2).tobytes(),
+            terms.use,
+            plan.weight_formats,
+            plan.activation_bits,
+            (plan.batch_size, plan.micro_batch, plan.tail_penalty, plan.proximal_mu),
+            b"" if missed is None else missed.tobytes(),
+        )
+        known = self._counted.get(key)
+        if known is None:
+            if len(self._counted) >= MAX_REMEMBERED:
+                self._counted.clear()
+            known = self._counted[key] = self.demand(plan)
+        return known._replace(upload_bytes=upload_bytes(self.model, terms))
 
     def demand(self, plan: TrainingPlan) -> Demand:
         """Return the demand of a plan, on a model of the blocks that are not absent."""
@@ -118,6 +144,22 @@ class ClosedFormCost:
         demand = self.demand_of(model, plan, batch, self.optimizer)
         times = plan.num_micro_batches
         return demand if times == 1 else _accumulated(demand, times, model, plan)
+
+
+def _in_formats(step: StepTime, plan: TrainingPlan, profile: DeviceProfile) -> StepTime:
+    """Return a step whose passes take as long as the formats of the plan's blocks have them take.
+
+    The time of a format differs by device, since some have no fast kernels for it. All blocks run
+    forward, and the trained ones and those above them backward.
+    """
+    if not profile.format_time:
+        return step
+    times = [profile.format_time.get(name, 1.0) for name in plan.weight_formats]
+    crossed = times[len(times) - plan.depth :] or [1.0]
+    return step._replace(
+        forward_s=step.forward_s * sum(times) / len(times),
+        backward_s=step.backward_s * sum(crossed) / len(crossed),
+    )
 
 
 def _accumulated(demand: Demand, times: int, model: ModelSpec, plan: TrainingPlan) -> Demand:
