@@ -33,7 +33,7 @@ from tests.simulator.fuzzing import (
 )
 from tests.simulator.own_data import write_data
 from tests.simulator.test_bad_input import BASE, simulate
-from tests.torture import SEED, alone, scaled
+from tests.torture import SEED, long, scaled
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_pa
     assert counts["error"] > 0
 
 
-@alone
+@long
 def test_a_report_on_damaged_runs_is_whole_or_not_there(runs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng([SEED, 3])
     for number in range(scaled(4, 40)):

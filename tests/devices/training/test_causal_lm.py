@@ -31,6 +31,7 @@ from tests.devices.training.tiny_task import (
     random_adapter,
     save_model,
 )
+from tests.torture import long
 
 MAX_LENGTH = 12
 
@@ -115,6 +116,7 @@ def test_plain_peft_gets_the_perplexity_that_we_report(
     assert reported["token_accuracy"] == pytest.approx(right / len(losses))
 
 
+@long
 def test_perplexity_falls_with_packed_activations_and_quantized_weights(
     trainer: TorchTrainer,
 ) -> None:
