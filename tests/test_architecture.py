@@ -63,7 +63,13 @@ ONLY_IN = {
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),
     "scipy": ("analysis",),
-    "pyarrow": ("analysis", "simulator/log"),
+    "pyarrow": (
+        "analysis",
+        "simulator/log",
+        "devices/datasets/parquet.py",
+        "devices/datasets/hub.py",
+    ),
+    "datasets": ("devices/datasets/hub.py",),
 }
 
 
