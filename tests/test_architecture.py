@@ -43,7 +43,16 @@ ROOMS = {
     ),
     "algorithms": (
         *("strategy", "contract", "pacing", "selection"),
-        *("merging", "planning", "selections", "strategies", "static_fleet", "checks", "registry"),
+        *(
+            "merging",
+            "planning",
+            "selections",
+            "strategies",
+            "flower",
+            "static_fleet",
+            "checks",
+            "registry",
+        ),
     ),
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
     "analysis": (
@@ -59,6 +68,11 @@ ONLY_IN = {
     "peft": ("devices/training", "devices/tracing"),
     "simpy": ("simulator/engine", "simulator/log/checked.py"),
     "ray": ("simulator/workers/ray_actors.py",),
+    "flwr": ("algorithms/flower",),
+    # Of some systems alone: docs/platforms.md.
+    "fcntl": ("simulator/log", "simulator/workers/kept_tokens.py"),
+    "resource": ("analysis/commands/entry.py",),
+    "ctypes": ("devices/training/host.py", "simulator/workers/processes.py"),
     "pydantic": ("simulator/config",),
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),
