@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,11 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
     if task:
         _check_target(config, task, problems)
     _check_training(config, task, problems)
+    if config.task.packing == "packed" and config.local.epochs is not None:
+        problems.add(
+            "local.steps must be given with task.packing packed, since how many rows an epoch has "
+            f"follows from the tokens of its texts, got epochs {config.local.epochs:g}"
+        )
     if config.server_optimizer and not getattr(config.strategy, "is_mean", False):
         known = ", ".join(kind for kind, strategy in STRATEGIES.items() if strategy.is_mean)
         problems.add(
@@ -144,6 +150,11 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
         _check_budgets(config, fleet, model=model, cost_model=priced, problems=problems)
     if problems.found or cost_model is None:
         raise ConfigError(problems.found, where)
+    logging.getLogger("fedclock").info(
+        "%s: model %s (%.12s), data %s (%.12s), %d devices, conditions cost as %s",
+        config.label, source.name, source.sha256, task.data.name, task.data.sha256, len(fleet),
+        (cost_source or source).name,
+    )  # fmt: skip
     return World(
         model=model,
         metrics=task.metrics,
