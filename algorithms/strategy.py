@@ -265,6 +265,7 @@ class Strategy(Protocol[M]):
         that had plans, possibly of older versions (brought up to date by the engine where a pacing
         allows that), and their ``num_examples`` are above 0 in sum. Only terms that an update's
         plan uploads have been trained; the others stand as they were broadcast, and must change
-        nothing. The adapter keeps names, shapes, scale and float32, and is finite.
+        nothing. What a plan keeps on its device is in ``update.own``. The adapter keeps
+        names, shapes, scale and float32, and is finite.
         """
         ...

@@ -186,7 +186,7 @@ class DriftTrainer:
         factors = {}
         for key, (a, b) in old.factors.items():
             rows = trained[key.block, old.modules.index(key.module)]
-            rows_a = rows & ("a" in job.plan.terms.trained_factors)
+            rows_a, rows = (rows & (f in job.plan.terms.trained_factors) for f in ("a", "b"))
             step_a = rows_a[:, None] * (0.5 * (self.goal - a) + 0.01 * rng.normal(size=a.shape))
             step_b = rows * (0.5 * (self.goal - b) + 0.01 * rng.normal(size=b.shape))
             factors[key] = Factors((a + step_a).astype(np.float32), (b + step_b).astype(np.float32))

@@ -64,7 +64,7 @@ difference of such means one of 0.084 (1/2 + 1/8)^0.5: this is four of these."""
 HEAD_MARGIN = 0.06
 """The same for the head alone, whose standard deviation is 0.019."""
 EXAMPLES = 32  # of each of four devices
-WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "head-alone")
+WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora", "head-alone")
 """Those that take no heed of memory; their devices have enough."""
 
 
