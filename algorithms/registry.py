@@ -23,6 +23,7 @@ from algorithms.selections.fedcs import FedCS
 from algorithms.selections.oort import Oort
 from algorithms.selections.power_of_choice import PowerOfChoice
 from algorithms.strategies.fah_qlora import FAHQLoRA
+from algorithms.strategies.fed_hello import FedHeLLo
 from algorithms.strategies.fedex_lora import FedExLoRA
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategies.fedquad import FedQuad
@@ -59,6 +60,7 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "lora-fair": LoRAFAIR,
     "rolora": RoLoRA,
     "fedsa-lora": FedSALoRA,
+    "fed-hello": FedHeLLo,
 }
 PACINGS: dict[str, type[Pacing]] = {
     "synchronous": Synchronous,

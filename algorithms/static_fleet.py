@@ -137,6 +137,9 @@ class StaticFleet:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._salience
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self._salience
+
 
 def trained_update(
     plan: TrainingPlan,

@@ -128,6 +128,10 @@ class FleetView(Protocol):
         """Return (L,) saliences of the blocks, measured once on the server's copy of the model."""
         ...
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        """Return (L,): the Fisher information of an adapter's factors, on texts of the server."""
+        ...
+
 
 def round_trip_s(fleet: FleetView, plan: TrainingPlan) -> float:
     """Return the seconds from sending the plan to receiving its update, at the last rates."""

@@ -191,6 +191,14 @@ class CheckpointedTrainer:
             self._results.write(key, {"salience": found})
         return found
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        key = self._key("fisher", adapter.digest)
+        found = self._results.read(key, _to_salience)
+        if found is None:
+            found = self._trainer.block_fisher(adapter)
+            self._results.write(key, {"salience": found})
+        return found
+
     def _job_keys(self, jobs: Sequence[TrainingJob], stacks: Sequence[Sequence[int]]) -> list[str]:
         """Return a key for each job: the job itself, its place in its stack, and the stack."""
         keys = [self._key(*_job_parts(job)) for job in jobs]

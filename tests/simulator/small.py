@@ -203,6 +203,9 @@ class DriftTrainer:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.arange(1.0, self.num_blocks + 1.0)
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return np.arange(1.0, self.num_blocks + 1.0)
+
 
 class OneByOne:
     """Timing only as well, and yet not the trainer that the closed form is for."""
@@ -218,3 +221,6 @@ class OneByOne:
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._trainer.block_salience(metric)
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self._trainer.block_fisher(adapter)

@@ -76,6 +76,9 @@ class Spoilt:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self.trainer.block_salience(metric)
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self.trainer.block_fisher(adapter)
+
 
 def played(begin: BeginEvaluation, log: Memory | None = None, **changed: Any) -> Memory:
     log = log or Memory()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -66,6 +66,10 @@ HEAD_MARGIN = 0.06
 EXAMPLES = 32  # of each of four devices
 WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora", "head-alone")
 """Those that take no heed of memory; their devices have enough."""
+
+
+PERSONAL = ("fedsa-lora",)
+"""Those whose devices have a model of their own, by whose loss in training they are judged."""
 
 
 class CheckedTrainer(TorchTrainer):
@@ -164,8 +168,19 @@ class HeadAlone(FedLoRA):
 
 
 @cache
-def learned(kind: str, seed: int) -> float:
-    """By how much the loss of the global model falls."""
+def learned(kind: str, seed: int, *, of: Literal["global", "own"] = "global") -> float:
+    """By how much the loss of the global model falls, or that of each device's model in training."""
+    log = whole_run(kind, seed)
+    if of == "global":
+        return log.rounds[0].metrics[LOSS] - log.rounds[-1].metrics[LOSS]
+    losses = [[r.train_loss for r in log.clients if r.round == k] for k in (1, ROUNDS)]
+    first, last = (float(np.mean(own)) for own in losses)
+    return first - last
+
+
+@cache
+def whole_run(kind: str, seed: int) -> Memory:
+    """The log of a run in which nobody runs out of memory."""
     fleet, log = make_fleet(kind), Memory()
     strategies: dict[str, Any] = {**STRATEGIES, "head-alone": HeadAlone}
     trainer().arrivals = Arrivals(trainer().spec)
@@ -179,12 +194,14 @@ def learned(kind: str, seed: int) -> float:
     )
     simulate(federation, log)
     assert not log.named("oom")
-    return log.rounds[0].metrics[LOSS] - log.rounds[-1].metrics[LOSS]
+    return log
 
 
-def share(kind: str) -> float:
+def share(kind: str, seeds: Sequence[int] = SEEDS) -> float:
     """Of what FedLoRA learns where everybody can train everything; the mean over seeds."""
-    return float(np.mean([learned(kind, seed) / learned("fedlora", seed) for seed in SEEDS]))
+    of: Any = "own" if kind in PERSONAL else "global"
+    falls = [learned(kind, seed, of=of) / learned("fedlora", seed, of=of) for seed in seeds]
+    return float(np.mean(falls))
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)

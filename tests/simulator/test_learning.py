@@ -190,6 +190,9 @@ class ProductTrainer:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.ones(self.model.num_blocks)
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return np.ones(self.model.num_blocks)
+
 
 def merged_change(adapter: Adapter, key: ModuleKey) -> FloatArray:
     """(out, in): what was added to a frozen weight."""
