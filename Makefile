@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test lint types unit torture audit docs study study-page study-quick validate-costs \
-  validate-emulation bench setup clean
+  validate-catalog validate-emulation bench setup clean
 
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
@@ -47,6 +47,10 @@ audit: $(READY)
 
 validate-costs: $(READY)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/validate_costs.py
+
+# The catalog beside what others measured; seconds.
+validate-catalog: $(READY)
+	$(BIN)/python -m benchmarks.validate_catalog
 
 # Real processes in real time: nothing else should run on the machine. About ten minutes.
 validate-emulation: $(READY)

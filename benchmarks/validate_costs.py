@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from matplotlib.figure import Figure
 
 from analysis.figures import style
+from benchmarks.documentation import ROOT, put
 from devices.architectures import plan_costs
 from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
@@ -46,10 +46,9 @@ from tests.devices.cost.torch_measures import (
 from tests.devices.cost.traffic_measures import top_block_traffic
 from tests.devices.cost.training_measures import CPU, measure_step, parts_of
 
-ROOT = Path(__file__).parents[1]
 SHORT = {"bert": LINEARS["bert"], "llama": LINEARS["llama"], "gpt2": TRACED_LINEARS["gpt2"]}
 """One family of each kind of block."""
-DOCUMENT, FIGURE = ROOT / "docs" / "costs.md", ROOT / "docs" / "images" / "costs-validation.png"
+FIGURE = ROOT / "docs" / "images" / "costs-validation.png"
 
 TINY = Shape(num_blocks=3, hidden=32, num_heads=4, num_kv_heads=2, ffn=64)
 # Feed-forward parts of four, two and under two times the width; the last is as wide as MiniLM.
@@ -235,20 +234,15 @@ def draw(cases: list[Case]) -> Figure:
     return figure
 
 
-def put(found: str, mark: str) -> None:
-    """A table between its marks in the documentation."""
+def _shown(found: str, mark: str) -> None:
     print(found)
-    begin, end = (f"<!-- {mark}: {side} -->\n" for side in ("begin", "end"))
-    text = DOCUMENT.read_text("utf-8")
-    before, rest = text.split(begin)
-    after = rest.split(end)[1]
-    DOCUMENT.write_text(f"{before}{begin}\n{found}\n{end}{after}", "utf-8")
+    put(found, mark)
 
 
 def main() -> None:
     """Measure, and put what was found into the documentation."""
     warnings.filterwarnings("ignore")
-    put(table([*traced_cases(), *dropout_cases()]), "validate-traced")
+    _shown(table([*traced_cases(), *dropout_cases()]), "validate-traced")
     if sys.argv[1:] == ["traced"]:
         return
     cases = [
@@ -258,7 +252,7 @@ def main() -> None:
         *memory_cases(),
         *traffic_cases(),
     ]
-    put(table(cases), "validate-costs")
+    _shown(table(cases), "validate-costs")
     FIGURE.parent.mkdir(exist_ok=True)
     with style.context():
         draw(cases).savefig(FIGURE, dpi=150)

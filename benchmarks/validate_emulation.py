@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from analysis.figures import style
+from benchmarks.documentation import ROOT, put
 from benchmarks.emulation.calibration import Calibration, calibrate, transfers
 from benchmarks.emulation.comparison import (
     TARGETS,
@@ -32,9 +33,7 @@ from benchmarks.emulation.fleets import CALIBRATION, VALIDATION
 from benchmarks.emulation.trials import Files, Trial
 from benchmarks.emulation.workbench import Workbench
 
-ROOT = Path(__file__).parents[1]
-DOCUMENT, IMAGES = ROOT / "docs" / "costs.md", ROOT / "docs" / "images"
-BEGIN, END = "<!-- validate-emulation: begin -->\n", "<!-- validate-emulation: end -->\n"
+IMAGES = ROOT / "docs" / "images"
 
 
 def chosen_of(names: list[str]) -> list[Trial]:
@@ -108,9 +107,7 @@ def main(names: list[str]) -> None:
     print(text, f"{time.monotonic() - began_s:.0f} s", sep="\n")
     if names:
         return
-    before, rest = DOCUMENT.read_text("utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", "utf-8")
+    put(text, "validate-emulation")
     (IMAGES / "emulation.csv").write_text(cases_text(comparisons), "utf-8")
     with style.context():
         draw(comparisons).savefig(IMAGES / "emulation.png", dpi=150)

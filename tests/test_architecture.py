@@ -23,7 +23,7 @@ ROOMS = {
             "formats",
             "statistics",
         ),
-        *("generators", "catalog", "signals", "importers"),
+        *("generators", "catalog", "signals", "importers", "public_sets"),
     ),
     "devices": (
         *(
@@ -63,7 +63,13 @@ ONLY_IN = {
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),
     "scipy": ("analysis",),
-    "pyarrow": ("analysis", "simulator/log"),
+    "pyarrow": (
+        "analysis",
+        "simulator/log",
+        "devices/datasets/parquet.py",
+        "devices/datasets/hub.py",
+    ),
+    "datasets": ("devices/datasets/hub.py",),
 }
 
 

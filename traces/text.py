@@ -133,8 +133,9 @@ def read_lines(path: Path) -> list[TextLine]:
 def read_table(path: Path) -> Table:
     """Return a table with a header, whose fields are separated by commas or by tabs.
 
-    Tabs separate the fields where the header has a tab and no comma. Fields lose the white space
-    around them. Raises ValueError that names the file and line.
+    Tabs separate the fields where the header has a tab and no comma; a row may then end in a tab,
+    as those of G-NetTrack do. Fields lose the white space around them. Raises ValueError that names
+    the file and line.
     """
     lines = read_lines(path)
     if len(lines) > MAX_ROWS + 1:
@@ -154,6 +155,8 @@ def read_table(path: Path) -> Table:
     rows = []
     for line, fields in records:
         where = f"{path}, line {line}"
+        if separator == "\t" and len(fields) == len(columns) + 1 and not fields[-1].strip():
+            fields = fields[:-1]
         if len(fields) != len(columns):
             raise ValueError(
                 f"{where}: expected {len(columns)} fields ({excerpt(','.join(columns))}), "

@@ -79,7 +79,7 @@ def validate(
                 for checked in prepare_all(load_experiment(file, overrides or ()), file, NOWHERE):
                     trainers.try_model(checked.config, checked.world)
                     for note in checked.notes:
-                        print(f"{file}: {note}")
+                        print(f"{file}: {visible(note)}")
             print(f"{file}: valid")
         except (ConfigError, TrainingError) as error:
             complain(error)

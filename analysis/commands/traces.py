@@ -1,8 +1,8 @@
-"""The commands ``fedclock traces``: import, fit, show and plot."""
+"""The commands ``fedclock traces``: import, fetch, fit, show and plot."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from simulator.log.disk import writing_into
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Traces: import other formats, fit generators, show their statistics, plot them.",
+    help="Traces: import other formats, fetch public sets, fit generators, show and plot them.",
 )
 
 Names = Annotated[
@@ -27,6 +27,11 @@ Names = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="what a generator in a TOML file draws with")]
 Force = Annotated[bool, typer.Option("--force", help="overwrite files that are there")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="folder for the CSV files")]
+UplinkScale = Annotated[
+    float | None,
+    typer.Option(help="uplink as a multiple of the downlink, where it was not measured"),
+]
 
 
 @app.command("import")
@@ -35,13 +40,8 @@ def import_command(
         str, typer.Argument(metavar="FORMAT", help="a name from the table of formats below")
     ],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="files of that format")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the CSV files")] = Path(
-        "imported"
-    ),
-    uplink_scale: Annotated[
-        float | None,
-        typer.Option(help="uplink as a multiple of the downlink, where it was not measured"),
-    ] = None,
+    output: Output = Path("imported"),
+    uplink_scale: UplinkScale = None,
     force: Force = False,
 ) -> None:
     """Turn traces of other formats into CSV files of ours, all of them or none.
@@ -49,6 +49,18 @@ def import_command(
     FORMAT: mahimahi, pensieve, lumos5g, puffer, rates, ghent, hsdpa, ucc, csv, parquet (links);
     fedscale-behave, flash, stunner (availability); fedscale-capacity, ai-benchmark (devices).
     """
+    _import(format_name, files, output, uplink_scale, force=force)
+
+
+def _import(
+    format_name: str,
+    files: Sequence[Path],
+    output: Path,
+    uplink_scale: float | None,
+    *,
+    force: bool,
+) -> None:
+    """Import files of a format into a folder, all or none, and say what was written."""
     from analysis.traces import files as trace_files
     from analysis.traces import tables as trace_tables
     from traces.importers import import_files
@@ -70,6 +82,35 @@ def import_command(
     console = Console()
     for line in trace_tables.import_report(imported, output):
         say(console, line)
+
+
+@app.command("fetch")
+def fetch_command(
+    name: Annotated[
+        str | None, typer.Argument(help="a public set; the table of all without a name")
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="that of the file, for a set whose hash is not known")
+    ] = None,
+    output: Output = Path("imported"),
+    uplink_scale: UplinkScale = None,
+    force: Force = False,
+) -> None:
+    """Download a public set of traces by name, check its SHA-256, and import it.
+
+    The file is kept in your cache. Each set has a licence of its own, which the table names.
+    """
+    from analysis.traces import public as public_traces
+
+    console = Console()
+    if name is None:
+        console.print(public_traces.public_table())
+        return
+    public = public_traces.public_set(name)
+    with Console(stderr=True).status(name) as status:
+        files = public_traces.fetch_public(name, public, sha256, status.update)
+    say(console, f"{public.title} ({public.licence}): {public.address}")
+    _import(public.format, files, output, uplink_scale, force=force)
 
 
 @app.command("fit")
@@ -104,10 +145,13 @@ def show_command(names: Names, seed: Seed = 0) -> None:
     from analysis.traces import tables as trace_tables
 
     with _user_errors():
-        tables = trace_tables.statistics(trace_files.load(names, seed=seed))
+        loaded = trace_files.load(names, seed=seed)
+        tables = trace_tables.statistics(loaded)
     console = Console()
     for table in tables:
         console.print(table)
+    for line in trace_tables.doubts(loaded):
+        say(console, line)
 
 
 @app.command("plot")

@@ -7,19 +7,23 @@ section "Told apart" of docs/metrics.md derives the numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from analysis.metrics.definitions import METRICS, Metric
-from traces.arrays import FloatArray
+from traces.arrays import BoolArray, FloatArray, IntArray
 
 CONFIDENCE = 0.95
 MIN_SEEDS = 3  # of fewer the values are printed, and no interval
 NUM_RESAMPLES = 10_000
+_COLUMNS = tuple(
+    dict.fromkeys(name for one in METRICS for name in (one.column, one.at_least) if name)
+)
 SEED = 20_000  # the bootstrap draws from a fixed seed: the same runs give the same interval
 
 
@@ -41,14 +45,21 @@ def students(values: FloatArray) -> Interval:
     return Interval(center, center - half, center + half)
 
 
+@lru_cache(maxsize=16)
+def resamples(num: int) -> IntArray:
+    """Return the places that the bootstrap draws of ``num`` values, one row a resample."""
+    drawn = np.random.default_rng(SEED).integers(num, size=(NUM_RESAMPLES, num))
+    drawn.setflags(write=False)
+    return drawn
+
+
 def bootstrapped(values: FloatArray) -> Interval:
     """Return the mean with the percentile interval of resampled means."""
     center = float(values.mean()) if len(values) else math.nan
     if len(values) < MIN_SEEDS:
         return Interval(center, math.nan, math.nan)
-    drawn = np.random.default_rng(SEED).integers(len(values), size=(NUM_RESAMPLES, len(values)))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values[drawn].mean(axis=1), (tail, 1 - tail))
+    low, high = np.quantile(values[resamples(len(values))].mean(axis=1), (tail, 1 - tail))
     return Interval(center, float(low), float(high))
 
 
@@ -74,21 +85,56 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def pairs(per_run: pd.DataFrame, metric: Metric, one: str, other: str) -> pd.DataFrame:
-    """Return one row for each seed that both variants ran, with the metric of each.
+class SeedRuns(NamedTuple):
+    """A variant's runs, one a seed and by rising seed, with the number of each for every metric."""
 
-    Columns ``one`` and ``other``. A run that did not reach the target counts with what it had
-    spent, and ``is_bound_one`` and ``is_bound_other`` say so.
+    seeds: IntArray  # (runs,)
+    columns: Mapping[str, FloatArray]  # (runs,) each, NaN where a run does not have the number
+
+    def values(self, column: str) -> FloatArray:
+        """Return the column, NaN for every run where there is none."""
+        return self.columns.get(column, np.full(len(self.seeds), math.nan))
+
+
+def by_variant(per_run: pd.DataFrame) -> dict[str, SeedRuns]:
+    """Return the runs of each variant; of several of one seed the first counts."""
+    names = [name for name in _COLUMNS if name in per_run]
+    runs = per_run[["variant", "seed", *names]].drop_duplicates(["variant", "seed"])
+    variants, seeds = runs["variant"].to_numpy(), runs["seed"].to_numpy(np.int64)
+    numbers = runs[names].to_numpy(float)
+    found = {}
+    for variant in dict.fromkeys(variants):
+        places = np.flatnonzero(variants == variant)
+        places = places[np.argsort(seeds[places])]
+        columns = dict(zip(names, numbers[places].T, strict=True))
+        found[str(variant)] = SeedRuns(seeds[places], columns)
+    return found
+
+
+class Pairs(NamedTuple):
+    """Pairs of runs of the same seed, with one metric of both.
+
+    A run that did not reach the target counts with what it had spent, and is marked as a bound.
     """
-    columns: dict[str, pd.Series[Any]] = {}
-    for name, variant in (("one", one), ("other", other)):
-        runs = per_run[per_run["variant"] == variant].drop_duplicates("seed").set_index("seed")
-        values = runs[metric.column].astype(float)
-        is_bound = values.isna() & bool(metric.at_least)
+
+    values: FloatArray  # (pairs, 2)
+    is_bound: BoolArray  # (pairs, 2)
+
+
+def pairs(one: SeedRuns, other: SeedRuns, metric: Metric) -> Pairs:
+    """Return one row for each seed that both variants ran, where both have a number."""
+    _, *places = np.intersect1d(one.seeds, other.seeds, assume_unique=True, return_indices=True)
+    values, bounds = [], []
+    for runs, at in zip((one, other), places, strict=True):
+        found = runs.values(metric.column)[at]
+        is_bound = np.isnan(found) & bool(metric.at_least)
         if metric.at_least:
-            values = values.fillna(runs[metric.at_least].astype(float))
-        columns |= {name: values, f"is_bound_{name}": is_bound}
-    return pd.DataFrame(columns).dropna(subset=["one", "other"])
+            found = np.where(is_bound, runs.values(metric.at_least)[at], found)
+        values.append(found)
+        bounds.append(is_bound)
+    both, is_bounds = np.stack(values, axis=1), np.stack(bounds, axis=1)
+    is_known = ~np.isnan(both).any(axis=1)
+    return Pairs(both[is_known], is_bounds[is_known])
 
 
 def is_ratio(metric: Metric, values: FloatArray) -> bool:
@@ -106,11 +152,12 @@ def differences(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
     left out and counted in ``num_censored``.
     """
     others = [one for one in dict.fromkeys(per_run["variant"]) if one != baseline]
+    runs = by_variant(per_run)
     rows = []
     for metric in METRICS:
         if metric.column not in per_run or metric.estimate == "ratio" or not metric.better:
             continue
-        own = [_difference(per_run, metric, variant, baseline) for variant in others]
+        own = [_difference(runs, metric, variant, baseline) for variant in others]
         adjusted = holm([p for _, p in own])
         rows += [
             {**row, "p": p, "p_holm": of_all}
@@ -120,12 +167,12 @@ def differences(per_run: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def _difference(
-    per_run: pd.DataFrame, metric: Metric, variant: str, baseline: str
+    runs: Mapping[str, SeedRuns], metric: Metric, variant: str, baseline: str
 ) -> tuple[dict[str, object], float]:
     """Return the row of one variant and metric, and the p value of its test."""
-    found = pairs(per_run, metric, variant, baseline)
-    is_censored = (found["is_bound_one"] | found["is_bound_other"]).astype(bool)
-    known = found.loc[~is_censored, ["one", "other"]].to_numpy(float)
+    found = pairs(runs[variant], runs[baseline], metric)
+    is_censored = found.is_bound.any(axis=1)
+    known = found.values[~is_censored]
     by_ratio = is_ratio(metric, known)
     values = np.log(known[:, 0] / known[:, 1]) if by_ratio else known[:, 0] - known[:, 1]
     ends = (*students(values), *bootstrapped(values)[1:])
@@ -146,16 +193,17 @@ def _difference(
     return row, p_value(values)
 
 
-def beats(per_run: pd.DataFrame, metric: Metric, one: str, other: str) -> float:
+def beats(one: SeedRuns, other: SeedRuns, metric: Metric) -> float:
     """Return the p value of "one is better than other", where a bound can show it at most.
 
     NaN where fewer than three seeds are shared, or one of the better variant's runs is a bound.
     """
-    found = pairs(per_run, metric, one, other)
-    if found["is_bound_one"].any():
+    values, is_bound = pairs(one, other, metric)
+    if is_bound[:, 0].any():
         return math.nan
-    values = found[["one", "other"]].to_numpy(float)
     by_ratio = is_ratio(metric, values)
     change = np.log(values[:, 0] / values[:, 1]) if by_ratio else values[:, 0] - values[:, 1]
+    if not len(change):
+        return math.nan
     is_better = change.mean() < 0 if metric.better == "lower" else change.mean() > 0
-    return p_value(change) if len(values) and is_better else math.nan
+    return p_value(change) if is_better else math.nan

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.metrics.definitions import METRICS, Metric
-from analysis.metrics.paired import CONFIDENCE, MIN_SEEDS, NUM_RESAMPLES, SEED, students
+from analysis.metrics.paired import CONFIDENCE, MIN_SEEDS, resamples, students
 from analysis.units import PERCENT
 from traces.arrays import FloatArray
 
@@ -77,7 +77,7 @@ def _median(lower: FloatArray, upper: FloatArray) -> Estimate:
     center = float(np.median(lower)), float(np.median(upper))
     if len(lower) < MIN_SEEDS:
         return Estimate(*center, math.nan, math.nan, len(lower))
-    drawn = np.random.default_rng(SEED).integers(len(lower), size=(NUM_RESAMPLES, len(lower)))
+    drawn = resamples(len(lower))
     # Quantiles that are resamples themselves: between a number and infinity lies nothing.
     tail = (1 - CONFIDENCE) / 2
     lowest = np.median(lower[drawn], axis=1)

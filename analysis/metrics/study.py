@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import pandas as pd
 from analysis.metrics import run_metrics as metrics
 from analysis.metrics.caveats import warnings_of
 from analysis.metrics.definitions import BESIDE, JUDGES, SMOOTHING, wrong_target
-from analysis.metrics.paired import differences
+from analysis.metrics.paired import SeedRuns, by_variant, differences
 from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
 from analysis.runs.differences import settings_that_differ
@@ -91,12 +92,20 @@ class Study:
 
     def estimates(self, metric: str) -> dict[str, Estimate]:
         """Return the estimate of one metric for each variant, as ``summary`` has it."""
-        rows = self.summary[self.summary["metric"] == metric].set_index("variant")
-        found = {
-            str(variant): Estimate._make(row)
-            for variant, *row in rows[list(Estimate._fields)].itertuples()
-        }
-        return {variant: found.get(variant, NOTHING) for variant in self.variants}
+        found = self._estimates
+        return {variant: found.get((variant, metric), NOTHING) for variant in self.variants}
+
+    @cached_property
+    def by_variant(self) -> dict[str, SeedRuns]:
+        """The runs of each variant, by seed."""
+        return by_variant(self.per_run)
+
+    @cached_property
+    def _estimates(self) -> dict[tuple[str, str], Estimate]:
+        """The estimates of ``summary``, by variant and metric."""
+        names = zip(self.summary["variant"].astype(str), self.summary["metric"], strict=True)
+        rows = self.summary[list(Estimate._fields)].itertuples(index=False)
+        return dict(zip(names, map(Estimate._make, rows), strict=True))
 
 
 class _Played(NamedTuple):

@@ -225,9 +225,9 @@ def _best(
     ]
     if not rest:  # one alone has the number
         return nothing
-    names = study.variants
+    runs = [study.by_variant[name] for name in study.variants]
     for place in alike:
-        found = [beats(study.per_run, tested, names[place], names[other]) for other in rest]
+        found = [beats(runs[place], runs[other], tested) for other in rest]
         if any(math.isnan(p) for p in found) or max(holm(found), default=0.0) >= LEVEL:
             return nothing
     return tuple(k in alike for k in range(len(texts)))

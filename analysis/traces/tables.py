@@ -18,6 +18,7 @@ from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
 from traces.importers import Availability, Imported, Recording
 from traces.importers.device_tables import TEXTS
+from traces.importers.plausible import unlikely_units
 from traces.importers.result import DeviceTable
 from traces.statistics import (
     autocorrelation,
@@ -41,6 +42,12 @@ def statistics(loaded: Loaded) -> list[Table]:
     if loaded.availability:
         tables.append(_availability_table(loaded.availability))
     return tables + [_device_table(table) for table in loaded.tables.values()]
+
+
+def doubts(loaded: Loaded) -> Iterator[str]:
+    """Return a line for each link whose units are unlikely."""
+    for name, link in loaded.links.items():
+        yield from (f"{name}: {doubt}" for doubt in unlikely_units(link))
 
 
 def import_report(imported: Sequence[Imported], folder: Path) -> Iterator[str]:

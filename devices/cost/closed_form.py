@@ -95,7 +95,7 @@ class ClosedFormCost:
             if len(self._demands) >= MAX_REMEMBERED:
                 self._demands.clear()
             demand = self._demands[plan.workload] = self.demand(plan)
-        step = step_time(demand, profile, self.compute_bits)
+        step = _in_formats(step_time(demand, profile, self.compute_bits), plan, profile)
         train_s = plan.local_steps * sum(step)
         return Cost(
             download_bytes=demand.download_bytes,
@@ -118,6 +118,22 @@ class ClosedFormCost:
         demand = self.demand_of(model, plan, batch, self.optimizer)
         times = plan.num_micro_batches
         return demand if times == 1 else _accumulated(demand, times, model, plan)
+
+
+def _in_formats(step: StepTime, plan: TrainingPlan, profile: DeviceProfile) -> StepTime:
+    """Return a step whose passes take as long as the formats of the plan's blocks have them take.
+
+    The time of a format differs by device, since some have no fast kernels for it. All blocks run
+    forward, and the trained ones and those above them backward.
+    """
+    if not profile.format_time:
+        return step
+    times = [profile.format_time.get(name, 1.0) for name in plan.weight_formats]
+    crossed = times[len(times) - plan.depth :] or [1.0]
+    return step._replace(
+        forward_s=step.forward_s * sum(times) / len(times),
+        backward_s=step.backward_s * sum(crossed) / len(crossed),
+    )
 
 
 def _accumulated(demand: Demand, times: int, model: ModelSpec, plan: TrainingPlan) -> Demand:

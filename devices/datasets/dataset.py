@@ -5,27 +5,27 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
-from devices.datasets.fetched import (
-    FETCHED_DATA,
-    FetchedDataset,
-    files_sha256,
-)
-from devices.datasets.own import error_at, parse_examples, portable_name, split_file
+from devices.datasets.fetched import FETCHED_DATA, FetchedDataset, joined_sha256
+from devices.datasets.hub import HubDataError, read_hub
+from devices.datasets.own import portable_name, read_examples, split_file
+from devices.datasets.records import Records, error_at
+from devices.datasets.records import Split as Split
 from devices.fetching.folders import cache_folder
 from traces.arrays import IntArray
+from traces.canonical import canonical
 from traces.text import did_you_mean
 
-Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 KNOWN_COLUMNS = ("text", "label", "client")
 """What a config may rename; a task and its shards read some of them, and leave the rest."""
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Examples:
 
     columns: Mapping[str, tuple[str, ...]]  # all of one length
     path: Path | None = None  # of the file, for messages alone; None where it is a bundled one
-    lines: tuple[int, ...] = ()  # of each example in the file, counted from 1
+    lines: Sequence[int] = ()  # the line or row of each example in the file, counted from 1
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -47,6 +47,13 @@ class Examples:
         places = indices.tolist()
         columns = {name: tuple(each[i] for i in places) for name, each in self.columns.items()}
         return Examples(columns, self.path, tuple(self.lines[i] for i in places if self.lines))
+
+    def sha256(self, columns: Iterable[str]) -> str:
+        """Return the SHA-256 of these columns, whatever file and format they were read from."""
+        sha = hashlib.sha256()
+        for name in columns:
+            sha.update(canonical([name, self.columns[name]]).encode())
+        return sha.hexdigest()
 
     def error(self, index: int | None, message: str) -> ValueError:
         """Make an error about one example, or about all of them, that ends with its place."""
@@ -65,11 +72,30 @@ class TextDataset:
     train: Examples
     test: Examples
     sha256: str  # of the whole data set; a subset keeps it
-    source: str  # a package, or a directory without its place on this machine
+    source: str  # a package, a revision of the hub, or a directory without its place here
     licence: str
+    unused: tuple[str, ...] = ()  # the columns that the data has and nothing reads
 
     def __getitem__(self, split: Split) -> Examples:
         return self.train if split == "train" else self.test
+
+
+@dataclass(frozen=True)
+class Edition:
+    """An edition says which part of a data set is read, and at which revision of the hub."""
+
+    config: str | None = None  # of a data set of the hub
+    revision: str | None = None  # a commit, branch or tag of the hub
+    train: str = "train"  # what the data set calls this split
+    test: str = "test"
+
+    @property
+    def splits(self) -> dict[Split, str]:
+        """The data set's own names of the splits, by what they are used as."""
+        return {"train": self.train, "test": self.test}
+
+
+WHOLE = Edition()
 
 
 @dataclass(frozen=True)
@@ -107,15 +133,16 @@ def load_dataset(
     named: Mapping[str, str] | None = None,
     *,
     optional: Sequence[str] = (),
+    edition: Edition = WHOLE,
 ) -> TextDataset:
-    """Load a bundled data set by its name, or a user's own by the path of its directory.
+    """Load a data set: a bundled or fetched one by its name, a directory, or one of the hub.
 
     ``columns`` are what is read of each example, with those of ``optional`` that ``named`` names
     or data with a name of its own has. ``named`` says what the files call them where it is
-    something else. The directory holds
-    ``train`` and ``test``, each as .csv, .tsv or .jsonl. Without ``named`` a file with any other
-    column is refused, and with it the others are left out. Raises ValueError for an unknown name,
-    files that are broken, or a column that is not there.
+    something else. A directory holds a file for each split of ``edition``, as .csv, .tsv, .jsonl
+    or .parquet; a data set of the hub is named ``owner/name``. Without ``named`` a file with any
+    other column is refused, and with it the others are left out and named in ``unused``. Raises
+    ValueError for an unknown name, files that are broken, or a column that is not there.
     """
     known = dict.fromkeys((*columns, *optional, *KNOWN_COLUMNS))
     unknown = [repr(column)[:60] for column in named or {} if column not in known]
@@ -123,20 +150,72 @@ def load_dataset(
         raise ValueError(f"columns may name {', '.join(known)}, got {', '.join(unknown)}")
     own = FETCHED_DATA[name].columns if name in FETCHED_DATA else ()
     columns = (*columns, *(column for column in optional if column in (named or own)))
+    wanted = {column: (named or {}).get(column, column) for column in columns}
+    has_name = name in DATASETS or name in FETCHED_DATA
+    # False, where Path.is_dir raises: a name too long, a folder shut.
+    is_directory = not has_name and os.path.isdir(name)
+    _check_edition(name, edition, has_name=has_name, is_directory=is_directory)
     if name in DATASETS:
         packed = resources.files("devices.datasets").joinpath(f"{name}.tsv.xz").read_bytes()
         data = unpack(DATASETS[name], packed)
-        _check_own_names(name, tuple(data.train.columns), columns, named)
-        return data
+        have = tuple(data.train.columns)
+        _check_own_names(name, have, columns, named)
+        return replace(data, unused=tuple(each for each in have if each not in columns))
     if name in FETCHED_DATA:
         return _fetched(name, FETCHED_DATA[name], columns, named)
-    if os.path.isdir(name):  # false, where Path.is_dir raises: a name too long, a folder shut
-        wanted = {column: (named or {}).get(column, column) for column in columns}
-        return _read_directory(Path(name), wanted, others=bool(named))
+    if is_directory:
+        return _read_directory(Path(name), wanted, edition.splits, others=bool(named))
+    if _HUB_NAME.fullmatch(name):
+        return _from_hub(name, wanted, edition, others=bool(named))
+    raise _unknown_name(name, "")
+
+
+def _unknown_name(name: str, why: str) -> ValueError:
     names = (*DATASETS, *FETCHED_DATA)
-    raise ValueError(
-        f"data must be one of {', '.join(names)}, or a directory with train and test files, got "
-        f"{name!r}{did_you_mean(name, names)}"
+    return ValueError(
+        f"data must be one of {', '.join(names)}, owner/name on the hub, or a directory with train "
+        f"and test files, got {name!r}{why or did_you_mean(name, names)}"
+    )
+
+
+def _check_edition(name: str, edition: Edition, *, has_name: bool, is_directory: bool) -> None:
+    """Raise ValueError where a key says more of data that it cannot be said of."""
+    what = f"{name}, which is {'a directory' if is_directory else 'one whole'}"
+    for key, given in (("data_config", edition.config), ("data_revision", edition.revision)):
+        if given is not None and (has_name or is_directory):
+            raise ValueError(
+                f"{key} must be left out, except for data on the hub, got {given} for {what}"
+            )
+    for key, given in (("train_split", edition.train), ("test_split", edition.test)):
+        if has_name and given != key.removesuffix("_split"):
+            raise ValueError(f"{key} must be left out for {what}, got {given}")
+    if edition.train == edition.test:
+        raise ValueError(f"train_split and test_split must be two splits, got {edition.train}")
+
+
+def _from_hub(
+    name: str, columns: Mapping[str, str], edition: Edition, *, others: bool
+) -> TextDataset:
+    try:
+        found = read_hub(
+            name,
+            columns,
+            config=edition.config,
+            revision=edition.revision,
+            splits=edition.splits,
+            others=others,
+        )
+    except HubDataError as error:
+        raise _unknown_name(name, f"; {error}") from None
+    parts = f"{edition.train} and {edition.test}"
+    return TextDataset(
+        name,
+        train=_examples(found.paths["train"], found.splits["train"]),
+        test=_examples(found.paths["test"], found.splits["test"]),
+        sha256=found.sha256,
+        source=f"{name}@{found.commit}, {found.config}: {parts}",
+        licence="as the hub's page says",
+        unused=_unused(found.splits[split] for split in SPLITS),
     )
 
 
@@ -159,7 +238,8 @@ def _fetched(
     folder = cache_folder(name, data.sha256)
     if not os.path.isdir(folder):
         raise ValueError(f"{name} must be fetched first: fedclock fetch {name}")
-    found = _read_directory(folder, {column: column for column in columns}, others=True)
+    wanted = {column: column for column in columns}
+    found = _read_directory(folder, wanted, WHOLE.splits, others=True)
     if found.sha256 != data.sha256:
         raise ValueError(
             f"the examples of {name} must have sha256 {data.sha256}, got {found.sha256}; remove "
@@ -192,31 +272,42 @@ def unpack(entry: BundledDataset, packed: bytes) -> TextDataset:
     }
     return TextDataset(
         entry.name,
-        **splits,
+        train=splits["train"],
+        test=splits["test"],
         sha256=entry.sha256,
         source=entry.source,
         licence=entry.licence,
     )
 
 
-def _read_directory(directory: Path, columns: Mapping[str, str], *, others: bool) -> TextDataset:
-    paths = {split: split_file(directory, split) for split in SPLITS}
-    contents = {split: _content(path) for split, path in paths.items()}
+def _read_directory(
+    directory: Path, columns: Mapping[str, str], splits: Mapping[Split, str], *, others: bool
+) -> TextDataset:
+    paths = {split: split_file(directory, splits[split]) for split in SPLITS}
+    found: dict[Split, Records] = {}
+    digests = []
+    for split, path in paths.items():
+        content = _content(path)
+        digests.append(hashlib.sha256(content).digest())
+        found[split] = read_examples(path, content, columns, others=others)
     return TextDataset(
         directory.resolve().name,
-        **{
-            split: _examples(paths[split], contents[split], columns, others=others)
-            for split in SPLITS
-        },
-        sha256=files_sha256(contents[split] for split in SPLITS),
+        train=_examples(paths["train"], found["train"]),
+        test=_examples(paths["test"], found["test"]),
+        sha256=joined_sha256(digests),
         source=portable_name(str(directory)),
         licence="the user's own",
+        unused=_unused(found.values()),
     )
 
 
-def _examples(path: Path, content: bytes, columns: Mapping[str, str], *, others: bool) -> Examples:
-    lines, rows = zip(*parse_examples(path, content, columns, others=others), strict=True)
-    return Examples(dict(zip(columns, zip(*rows, strict=True), strict=True)), path, lines)
+def _examples(path: Path, records: Records) -> Examples:
+    return Examples(records.columns, path, records.numbers)
+
+
+def _unused(splits: Iterable[Records]) -> tuple[str, ...]:
+    """Return the columns that no split's examples are read from, in their order."""
+    return tuple(dict.fromkeys(name for records in splits for name in records.unused))
 
 
 def _content(path: Path) -> bytes:

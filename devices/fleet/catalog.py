@@ -12,6 +12,7 @@ from typing import Any
 from devices.fleet.calibrated import WIDTHS, power_w, read_calibrated
 from devices.fleet.profile import CONFIDENCES, Confidence, DeviceProfile
 from devices.fleet.toml_table import OPTIONAL, TomlTable
+from devices.vocabulary.plan import WEIGHT_FORMATS
 from traces.text import read_text, unknown
 from traces.units import BYTES_PER_GIB
 
@@ -22,6 +23,10 @@ _FACTS = (
     "name", "title", "tier", "class", "memory_gib", "peak_gflops", "peak_gb_per_s",
     "overhead_s", "idle_w", "radio_w", "sources",
 )  # fmt: skip
+
+
+_MAY = (*OPTIONAL, "plain")
+"""Keys that a device of this catalog may leave out."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,14 @@ def read_catalog(catalog: Mapping[str, Any], where: str) -> dict[str, DeviceProf
     profiles: dict[str, DeviceProfile] = {}
     for device in root.tables("device"):
         for mode in _modes(device):
-            if mode.name in profiles:
-                raise ValueError(f"{where}: names of devices must differ, got {mode.name} twice")
-            profiles[mode.name] = _profile(root, device, mode)
+            for kind in ("class", "plain"):
+                if kind in device.values:
+                    found = _profile(root, device, mode, kind)
+                    if found.name in profiles:
+                        raise ValueError(
+                            f"{where}: names of devices must differ, got {found.name} twice"
+                        )
+                    profiles[found.name] = found
     return profiles
 
 
@@ -107,9 +117,9 @@ def _check_mode(name: str) -> None:
 
 def _modes(device: TomlTable) -> list[_Mode]:
     if "mode" not in device.values:
-        device.check_keys((*_FACTS, "compute_w"), OPTIONAL)
+        device.check_keys((*_FACTS, "compute_w"), _MAY)
         return [_Mode(device.text("name"), device.text("title"), device.number("compute_w"))]
-    device.check_keys((*_FACTS, "full", "mode"), OPTIONAL)
+    device.check_keys((*_FACTS, "full", "mode"), _MAY)
     full = device.table("full", _CLOCKS)
     return [_mode(device, full, mode) for mode in device.tables("mode")]
 
@@ -127,17 +137,16 @@ def _mode(device: TomlTable, full: TomlTable, mode: TomlTable) -> _Mode:
     )
 
 
-def _profile(root: TomlTable, device: TomlTable, mode: _Mode) -> DeviceProfile:
+def _profile(root: TomlTable, device: TomlTable, mode: _Mode, kind: str) -> DeviceProfile:
+    """Return a device in a mode, by its ``class`` or by that of a ``plain`` stack on it."""
     classes = root.table("class")
-    assumed = classes.table(
-        device.text("class", tuple(classes.values)),
-        ("training_efficiency", "sustained_memory", "reason"),
-    )
+    assumed = classes.table(device.text(kind, tuple(classes.values)))
+    assumed.check_keys(("training_efficiency", "sustained_memory", "reason"), ("format_time",))
     source, confidence = _source(root, device, assumed)
     sustained_memory = assumed.number("sustained_memory", largest=1)
     return DeviceProfile(
-        name=mode.name,
-        title=mode.title,
+        name=mode.name + ("-plain" if kind == "plain" else ""),
+        title=mode.title + (", plain C++ or Java" if kind == "plain" else ""),
         tier=device.text("tier"),
         flops_per_s=_flops_per_s(device, assumed, mode),
         memory_bytes=round(device.number("memory_gib") * BYTES_PER_GIB),
@@ -149,7 +158,17 @@ def _profile(root: TomlTable, device: TomlTable, mode: _Mode) -> DeviceProfile:
         confidence=confidence,
         source=source,
         runtime_bytes=device.runtime_bytes(),
+        format_time=_format_time(assumed),
     )
+
+
+def _format_time(assumed: TomlTable) -> dict[str, float]:
+    """Return by format the factor on a block's time that a class states; 1 is left out."""
+    if "format_time" not in assumed.values:
+        return {}
+    table = assumed.table("format_time")
+    table.check_keys((), WEIGHT_FORMATS)
+    return {name: table.number(name) for name in table.values}
 
 
 def _flops_per_s(device: TomlTable, assumed: TomlTable, mode: _Mode) -> dict[int, float]:

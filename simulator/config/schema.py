@@ -26,6 +26,7 @@ from algorithms.pacing import Pacing
 from algorithms.registry import PACINGS, SELECTIONS, SERVER_OPTIMIZERS, STRATEGIES
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
+from devices.datasets.dataset import Edition
 from devices.models.spec import Attention
 from devices.options import TrainingOptions
 from devices.vocabulary.plan import WeightFormat
@@ -34,6 +35,7 @@ from simulator.config.fleet import FleetConfig, NetworkConfig, without_empty_dev
 from simulator.config.own_strategy import check_scale
 from simulator.config.types import (
     Count,
+    DataPart,
     Length,
     Name,
     OneOf,
@@ -72,7 +74,15 @@ class TaskConfig(Section):
     targets: Annotated[tuple[str, ...], MinLen(1)] = ("query", "value")
     """The layers of a block that are adapted."""
     data: PathOrName = "wordnet-16"
-    """The name of a data set, a file or a folder."""
+    """The name of a data set, a folder, or ``owner/name`` on the hub."""
+    data_config: DataPart | None = None
+    """The configuration of a data set on the hub; its default one if left out."""
+    data_revision: Revision | None = None
+    """The commit, branch or tag of a data set on the hub."""
+    train_split: Annotated[DataPart, LEFT_OUT] = "train"
+    """What a folder or a data set on the hub calls the examples to train on."""
+    test_split: Annotated[DataPart, LEFT_OUT] = "test"
+    """What a folder or a data set on the hub calls the examples to test on."""
     columns: Annotated[dict[str, str], MaxLen(16)] = field(default_factory=dict)
     """The data's own names of columns, as in ``{text: body}``."""
     max_length: Annotated[int, Ge(4), Le(512)] = 32
@@ -81,6 +91,11 @@ class TaskConfig(Section):
     """How a prompt stands before its answer: a text with ``{prompt}``, or ``chat``."""
     answer_tokens: Annotated[int, Ge(0), Le(512), LEFT_OUT] = 32
     """The most tokens of an answer that the model gives in an evaluation; 0 asks for none."""
+
+    @property
+    def edition(self) -> Edition:
+        """Which part of the data is read, and at which revision."""
+        return Edition(self.data_config, self.data_revision, self.train_split, self.test_split)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -48,6 +48,14 @@ Revision = Annotated[
     ),
 ]
 """A commit, branch or tag of a repository; never a path that leads out of a folder."""
+DataPart = Annotated[
+    str,
+    Rule(
+        re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}").fullmatch,
+        "a configuration or split: 1 to 100 letters, digits, '_', '.', '+', '=' and '-'",
+    ),
+]
+"""A configuration or split of a data set; never a path that leads out of a folder."""
 
 
 def as_range(value: Any) -> Any:

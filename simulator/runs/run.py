@@ -39,11 +39,11 @@ from simulator.log.provenance import provenance
 from simulator.log.records import DeviceRecord
 from simulator.log.run_folder import RunFolder, refresh, remove_checkpoint
 from simulator.log.writers import RunFacts, RunWriter, WriterSpec, open_writers
+from simulator.workers.context import context_of
 from simulator.workers.trainers import (
     Remembering,
     Trainers,
     remembering,
-    training_context,
 )
 from simulator.world.build import World, build_world, rehearse
 from simulator.world.recorded import fault_schedules
@@ -69,7 +69,7 @@ def prepare(config: RunConfig, folder: Path, where: str) -> Prepared:
     """
     check_same_config(folder, config.resolved())
     world = build_world(config, where)
-    said = notes(config, world, where)
+    said = [*data_notes(world), *notes(config, world, where)]
     finished = is_finished(folder, _inputs(world))
     there = read_manifest(folder)
     if there.get("status") == "done" and not finished:
@@ -142,7 +142,7 @@ def _remembered(
     """Return the trainer so that it is not asked for what was trained before."""
     if prepared.config.training == "none":
         return Remembering(trainer)
-    context = training_context(prepared.config, prepared.world, trainers.host_names)
+    context = context_of(prepared.config, prepared.world, trainers.host_names)
     return remembering(trainer, context, store.checkpoint, cache=trainers.cache, warn=warn)
 
 
@@ -213,6 +213,13 @@ def savings_in_words(outcome: Mapping[str, Any]) -> str:
     return f", reused {reused} of {outcome['num_trainings']} trainings" if reused else ""
 
 
+def data_notes(world: World) -> list[str]:
+    """Return a note on the columns of the data that nothing reads, if it has any."""
+    data = world.task.data
+    named = ", ".join(name if name.isprintable() else repr(name) for name in data.unused)
+    return [f"{data.name}: columns not used: {named:.500}"] if data.unused else []
+
+
 def notes(config: RunConfig, world: World, where: str) -> list[str]:
     """Return notes on devices that sit out. Raises ConfigError where nothing can be planned."""
     idle = rehearse(config, world, where)
@@ -264,6 +271,7 @@ def _manifest(
         "config_hash": config.hash,
         "read_alone": config.read_alone,
         **inputs,
+        "columns_not_used": list(task.data.unused),
         "task": {"kind": task.kind, "metrics": [asdict(metric) for metric in task.metrics]},
         "training_dtype": host.dtype if host else None,
         **provenance(),
@@ -312,11 +320,18 @@ def _outcome(server: Server, metrics: Sequence[Metric], wall_s: float) -> dict[s
 
 
 def prepare_all(configs: Sequence[RunConfig], file: Path, output: Path) -> list[Prepared]:
-    """Check all runs before the first begins. Raises ConfigError with what is wrong in any."""
-    prepared, problems = [], []
+    """Check all runs before the first begins; a note on several of them is the first one's.
+
+    Raises ConfigError with what is wrong in any.
+    """
+    prepared: list[Prepared] = []
+    problems: list[str] = []
     for config in configs:
         try:
-            prepared.append(prepare(config, output / config.folder, str(file)))
+            one = prepare(config, output / config.folder, str(file))
+            said = {note for earlier in prepared for note in earlier.notes}
+            notes = tuple(note for note in one.notes if note not in said)
+            prepared.append(replace(one, notes=notes))
         except ConfigError as error:
             problems += name_strategies(error.problems, config.label if configs[1:] else None)
     if problems:

@@ -14,19 +14,19 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from devices.vocabulary.plan import Adapter, Factors
+from devices.vocabulary.plan import Adapter, Factors, TrainingPlan
 from devices.vocabulary.stacks import stacks_of
 from devices.vocabulary.trainer import (
     Evaluation,
@@ -37,6 +37,7 @@ from devices.vocabulary.trainer import (
 )
 from simulator.log.disk import write_atomically
 from simulator.log.manifest import RunFolderError
+from simulator.workers.context import Context
 from traces.arrays import FloatArray
 
 T = TypeVar("T")
@@ -107,11 +108,12 @@ def read_result(file: Path, decode: Callable[[Tensors], T]) -> T | None:
     or is no regular file. No link is followed, and nothing waits for a pipe.
     """
     try:
-        content = _content(file)
+        with regular_file(file) as opened:
+            content = opened.read()
     except FileNotFoundError:
         return None
-    checksum, packed = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
-    if checksum != _checksum(file.stem, packed):
+    said, packed = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+    if said != checksum(file.stem, packed):
         raise DamagedResultError(f"{file} is damaged (its checksum differs)")
     try:
         return decode(load(packed))
@@ -119,13 +121,15 @@ def read_result(file: Path, decode: Callable[[Tensors], T]) -> T | None:
         raise DamagedResultError(f"{file} holds no result of this training ({error})") from None
 
 
-def write_result(file: Path, tensors: Tensors) -> None:
+def write_result(file: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write a result behind its checksum. Raises OSError where that cannot be done."""
     packed = save({name: np.ascontiguousarray(values) for name, values in tensors.items()})
-    write_atomically(file, _checksum(file.stem, packed) + packed)
+    write_atomically(file, checksum(file.stem, packed) + packed)
 
 
-def _content(file: Path) -> bytes:
+@contextmanager
+def regular_file(file: Path) -> Iterator[BinaryIO]:
+    """Open a file of ours and note that it was used. Raises as ``read_result`` does."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as opened:
         status = os.fstat(descriptor)
@@ -135,24 +139,25 @@ def _content(file: Path) -> bytes:
             raise DamagedResultError(
                 f"{file} must hold at most {MAX_BYTES} bytes, got {status.st_size}"
             )
-        content = opened.read()
         with suppress(OSError):  # a cache lets go of what was used the longest ago
             os.utime(descriptor)
-    return content
+        yield opened
 
 
-def _checksum(key: str, packed: bytes) -> bytes:
+def checksum(key: str, packed: bytes | memoryview) -> bytes:
     """Return the SHA-256 of name and content: a result under another result's name is damaged."""
-    return hashlib.sha256(key.encode() + packed).digest()
+    sha = hashlib.sha256(key.encode())
+    sha.update(packed)
+    return sha.digest()
 
 
 class CheckpointedTrainer:
     """A Trainer that asks another one only for what is not kept in ``results``.
 
-    ``context`` names everything beside the job that a result depends on: weights, data, settings.
+    ``context`` names everything beside a call's arguments that its result depends on.
     """
 
-    def __init__(self, trainer: Trainer, results: KeptResults, context: str) -> None:
+    def __init__(self, trainer: Trainer, results: KeptResults, context: Context) -> None:
         self._trainer, self._results, self._context = trainer, results, context
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
@@ -175,7 +180,7 @@ class CheckpointedTrainer:
         return [result for result in found if result is not None]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
-        key = self._key("evaluate", adapter.digest)
+        key = _key(self._context.evaluation, "evaluate", adapter.digest)
         found = self._results.read(key, _to_evaluation)
         if found is None:
             found = self._trainer.evaluate(adapter)
@@ -184,7 +189,7 @@ class CheckpointedTrainer:
         return found
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        key = self._key("salience", metric)
+        key = _key(self._context.salience, "salience", metric)
         found = self._results.read(key, _to_salience)
         if found is None:
             found = self._trainer.block_salience(metric)
@@ -201,35 +206,47 @@ class CheckpointedTrainer:
 
     def _job_keys(self, jobs: Sequence[TrainingJob], stacks: Sequence[Sequence[int]]) -> list[str]:
         """Return a key for each job: the job itself, its place in its stack, and the stack."""
-        keys = [self._key(*_job_parts(job)) for job in jobs]
+        context = self._context.training
+        keys = [_key(context, *_job_parts(job)) for job in jobs]
         stacked = {
-            k: self._key("stacked", str(place), *(keys[other] for other in stack))
+            k: _key(context, "stacked", str(place), *(keys[other] for other in stack))
             for stack in stacks
             if len(stack) > 1
             for place, k in enumerate(stack)
         }
         return [stacked.get(k, key) for k, key in enumerate(keys)]
 
-    def _key(self, *parts: str | bytes) -> str:
-        sha = hashlib.sha256(self._context.encode())
-        for part in parts:
-            data = part.encode() if isinstance(part, str) else part
-            sha.update(len(data).to_bytes(8, "big") + data)
-        return sha.hexdigest()[:40]
+
+def _key(context: str, *parts: str | bytes) -> str:
+    sha = hashlib.sha256(context.encode())
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        sha.update(len(data).to_bytes(8, "big") + data)
+    return sha.hexdigest()[:40]
 
 
 def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
     examples = job.examples.astype(np.int64).tobytes()
     return (
         "train and losses",
-        job.plan.workload,
+        _trained_work(job.plan),
         job.broadcast.adapter.digest,
         examples,
         str(job.seed),
         # Where jobs may be stacked, the version says in what order the batches come.
-        "" if job.stack == 1 else f"{job.stack} from version {job.broadcast.version}",
+        "" if job.stack == 1 else f"in the order of version {job.broadcast.version}",
         *([] if job.rate_share == 1.0 else [f"rate share {job.rate_share!r}"]),
     )
+
+
+def _trained_work(plan: TrainingPlan) -> bytes:
+    """Return what a plan says of the training itself, and nothing of what is sent."""
+    grid = plan.terms
+    steps = (plan.local_steps, plan.batch_size, plan.num_micro_batches)
+    formats = (plan.weight_formats, plan.activation_bits)
+    objective = (plan.tail_penalty, plan.proximal_mu)
+    said = repr((grid.held.shape, grid.trained_factors, steps, formats, objective)).encode()
+    return b"|".join([said, np.packbits(grid.held).tobytes(), np.packbits(grid.trained).tobytes()])
 
 
 def _to_tensors(result: TrainingResult, start: Adapter) -> Tensors:

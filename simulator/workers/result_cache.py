@@ -37,6 +37,7 @@ from simulator.workers.kept_results import (
     read_result,
     write_result,
 )
+from simulator.workers.kept_tokens import SUFFIX as TOKENS_SUFFIX
 from traces.arrays import FloatArray
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ GB = 10**9
 DEFAULT_GB = 4.0
 OWN_FOLDER = "fedclock-results"
 """The folder inside the one that a user names: nothing outside it is read, counted or deleted."""
-_OWN_NAME = re.compile(rf"[0-9a-f]{{40}}{re.escape(SUFFIX)}")
+_OWN_NAME = re.compile(rf"[0-9a-f]{{40}}({re.escape(SUFFIX)}|{re.escape(TOKENS_SUFFIX)})")
 
 
 class ResultCache:

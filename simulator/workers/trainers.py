@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from safetensors import SafetensorError
@@ -34,7 +35,9 @@ from simulator.config.experiment import ConfigError
 from simulator.config.schema import RunConfig
 from simulator.engine.federation import BeginEvaluation, at_once
 from simulator.log.provenance import versions
+from simulator.workers.context import Context, tokens_key
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
+from simulator.workers.kept_tokens import KeptTokens
 from simulator.workers.pool import Backend, Pool, available_cores
 from simulator.workers.processes import LocalProcesses
 from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha256
@@ -75,6 +78,7 @@ class Trainers:
         self._workers, self._executor = workers, executor
         self.cache = cache
         self._key = ""
+        self._scratch = ExitStack()
         self._trainer: _OwnTrainer | None = None
 
     def __enter__(self) -> Trainers:
@@ -83,11 +87,12 @@ class Trainers:
     def __exit__(self, *_: object) -> None:
         if isinstance(self._trainer, SharedTrainer):
             self._trainer.close()
+        self._scratch.close()
         self._trainer = None
 
     def get(self, config: RunConfig, world: World) -> Trainer:
         """Return a trainer for this run's model, data and training settings."""
-        key = training_context(config, world, None)  # the host stays the same
+        key = _settings(config, world)
         if self._trainer is None or key != self._key:
             self.__exit__()
             self._trainer, self._key = self._make(config, world), key
@@ -131,13 +136,29 @@ class Trainers:
             from simulator.workers.ray_actors import RayCluster  # an extra
 
             host = _host_here(config)  # what auto comes to: a worker may be on another machine
-            make = _torch_trainer(config, world, host)
+            make = _torch_trainer(config, world, self._tokens(config, world), host)
             cluster = RayCluster(make, self._workers, gpus_each=int(host.compute == "cuda"))
             return self._shared(cluster, world.task)
-        make = _torch_trainer(config, world)
-        if (self._workers or available_cores()) > 1:
+        make = _torch_trainer(config, world, self._tokens(config, world))
+        if self._has_processes:
             return self._shared(LocalProcesses(make), world.task)
         return make()
+
+    @property
+    def _has_processes(self) -> bool:
+        """True if processes of this machine train, and not this one."""
+        return self._executor == "processes" and (self._workers or available_cores()) > 1
+
+    def _tokens(self, config: RunConfig, world: World) -> KeptTokens:
+        """Say where texts are kept as tokens: in the cache, else for as long as they are used."""
+        key = tokens_key(config, world) + code_sha256()
+        if self.cache:
+            return KeptTokens(self.cache.folder, key)
+        if not self._has_processes:
+            return KeptTokens(None, key)
+        return KeptTokens(
+            Path(self._scratch.enter_context(TemporaryDirectory(prefix="fedclock-"))), key
+        )
 
     def _shared(self, backend: Backend, task: Task) -> SharedTrainer:
         return SharedTrainer(Pool(backend, self._workers or backend.num_free), task.evaluation)
@@ -156,7 +177,7 @@ def check_executor(name: str) -> None:
 
 
 def _torch_trainer(
-    config: RunConfig, world: World, host: HostNames | None = None
+    config: RunConfig, world: World, tokens: KeptTokens, host: HostNames | None = None
 ) -> Callable[[], ChunkedTrainer]:
     """Return what makes a trainer, which computes as ``host`` says, else with what it finds."""
     settings = config.training
@@ -171,21 +192,23 @@ def _torch_trainer(
     )
     expected = _software() | {"the model's files": world.source.files_sha256}
     task = smoothed(world.task, settings.label_smoothing)
-    return partial(_make_here, training, task, expected)
+    return partial(_make_here, training, task, tokens, expected)
 
 
 def _software() -> dict[str, str]:
     return {"FedClock": code_sha256(), **versions()}
 
 
-def _make_here(training: TrainingConfig, task: Task, expected: Mapping[str, str]) -> ChunkedTrainer:
+def _make_here(
+    training: TrainingConfig, task: Task, tokens: KeptTokens, expected: Mapping[str, str]
+) -> ChunkedTrainer:
     """Make a trainer where it is to train.
 
     Raises TrainingError where the model cannot be loaded, there is no such GPU, or this process
     would train something else than the one that asks.
     """
     with loading():
-        return _loaded(training, task, expected)
+        return _loaded(training, task, tokens, expected)
 
 
 @contextmanager
@@ -198,14 +221,16 @@ def loading() -> Iterator[None]:
         raise TrainingError(f"the model cannot be loaded: {first_line}") from None
 
 
-def _loaded(training: TrainingConfig, task: Task, expected: Mapping[str, str]) -> ChunkedTrainer:
+def _loaded(
+    training: TrainingConfig, task: Task, tokens: KeptTokens, expected: Mapping[str, str]
+) -> ChunkedTrainer:
     from devices.training.trainer import TorchTrainer
 
     _host_names(training.compute, training.dtype)  # before it seems to be the model's fault
     source = resolve(training.model, training.revision)
     head = task.head(source.config)
     spec = model_spec(source, training.targets, head=head, attention=training.attention)
-    trainer = TorchTrainer(training, task, source=source, spec=spec)
+    trainer = TorchTrainer(training, task, source=source, spec=spec, get_tokens=tokens.get)
     here = _software() | {"the model's files": trainer.source.files_sha256}
     if differing := [name for name in expected if here.get(name) != expected[name]]:
         raise TrainingError(
@@ -231,15 +256,12 @@ def _host_names(compute: HostCompute, dtype: HostDtype) -> HostNames:
         raise TrainingError(f"{error} ({platform.node()})") from None
 
 
-def training_context(config: RunConfig, world: World, host: HostNames | None) -> str:
-    """Return, as text, everything beside a job that its result depends on."""
+def _settings(config: RunConfig, world: World) -> str:
+    """Return, as text, everything that a trainer is made from on this host."""
     plain = config.resolved()
     parts = {key: plain[key] for key in ("task", "training")}
     parts |= {"examples": config.evaluation.examples, "data": world.task.data.sha256}
-    parts |= {"model": world.source.files_sha256}
-    if host:
-        parts |= {"host": host, "versions": versions()}
-    return canonical(parts)
+    return canonical({**parts, "model": world.source.files_sha256})
 
 
 def _save(
@@ -275,7 +297,7 @@ class Remembering:
 
 def remembering(
     trainer: Trainer,
-    context: str,
+    context: Context,
     checkpoint: Path,
     *,
     cache: ResultCache | None,
@@ -285,7 +307,7 @@ def remembering(
     trained = CountedTrainer(trainer)
     kept: Trainer = trained
     if cache:
-        kept = CheckpointedTrainer(kept, cache, context + code_sha256())
+        kept = CheckpointedTrainer(kept, cache, context.with_text(code_sha256()))
     asked = CountedTrainer(CheckpointedTrainer(kept, Checkpoint(checkpoint, warn), context))
     begin = trainer.begin if isinstance(trainer, TrainsMeanwhile) else at_once
     return Remembering(asked, asked, trained, begin)

@@ -94,6 +94,7 @@ def build_world(config: RunConfig, where: str) -> World:
         named=named.columns,
         beside=beside,
         options=named.options,
+        edition=named.edition,
     )
     task = problems.attempt("task.data", load)
     find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")

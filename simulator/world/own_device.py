@@ -36,6 +36,8 @@ def profile_of(group: DeviceGroup) -> DeviceProfile:
         confidence="low",
         source="given in the config" + (f"; else {base.name}: {base.source}" if base else ""),
         measured=base.measured if base and is_measured else None,
+        runtime_bytes=base.runtime_bytes if base else 0,
+        format_time=base.format_time if base else {},
     )
 
 

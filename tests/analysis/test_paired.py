@@ -14,7 +14,7 @@ from scipy import stats
 
 from analysis.metrics import run_metrics as metrics
 from analysis.metrics.definitions import METRICS
-from analysis.metrics.paired import beats, differences, holm, p_value
+from analysis.metrics.paired import beats, by_variant, differences, holm, p_value
 from analysis.metrics.run_metrics import Spent
 from analysis.metrics.study import study_of
 from analysis.runs.load import Run
@@ -70,10 +70,11 @@ def test_times_are_compared_by_ratio_and_accuracies_by_difference() -> None:
 
 
 def test_a_variant_beats_another_only_where_what_it_took_is_known() -> None:
-    assert beats(PER_RUN, ACCURACY, "mine", "base") < 0.05
-    assert math.isnan(beats(PER_RUN, ACCURACY, "base", "mine"))  # it is the worse one
-    assert beats(PER_RUN, TIME, "mine", "base") < 0.05  # the bound on the other is far enough
-    assert math.isnan(beats(PER_RUN, TIME, "base", "mine"))
+    base, mine = by_variant(PER_RUN).values()
+    assert beats(mine, base, ACCURACY) < 0.05
+    assert math.isnan(beats(base, mine, ACCURACY))  # it is the worse one
+    assert beats(mine, base, TIME) < 0.05  # the bound on the other is far enough
+    assert math.isnan(beats(base, mine, TIME))
 
 
 def test_a_target_is_crossed_by_the_mean_of_three_evaluations_and_not_by_a_lucky_one() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from devices.fleet.catalog import CATALOG, load_profiles, profile, read_catalog
 from devices.fleet.profile import DeviceProfile
+from devices.vocabulary.plan import WEIGHT_FORMATS
 
 PARSED = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
 PROFILES = load_profiles()
@@ -48,6 +49,8 @@ def at(path: Keys) -> Any:
     return table
 
 
+OPTIONAL = ("plain", "format_time", *WEIGHT_FORMATS)
+"""Keys that a table may leave out."""
 NUMBERS = [path for path in leaves(PARSED) if not isinstance(at(path), str)]
 TEXTS = [path for path in leaves(PARSED) if isinstance(at(path), str)]
 
@@ -80,7 +83,8 @@ def test_catalog_covers_the_boards_phones_and_laptops_that_users_ask_for() -> No
 @every_profile
 def test_profile_holds_sane_numbers_and_says_where_they_come_from(kind: DeviceProfile) -> None:
     assert set(kind.flops_per_s) == {32, 16}
-    assert 1e10 < kind.flops_per_s[32] <= kind.flops_per_s[16] < 1e13
+    slowest = 1e9 if kind.name.endswith(("-plain", "-gpu")) else 1e10
+    assert slowest < kind.flops_per_s[32] <= kind.flops_per_s[16] < 1e13
     assert kind.memory_bytes % 2**30 == 0
     assert 1e9 < kind.memory_bytes_per_s < 3e11
     assert 0 < kind.overhead_s < 0.2
@@ -94,16 +98,16 @@ def test_rates_are_below_the_peaks_of_the_vendor() -> None:
     for device in PARSED["device"]:
         for mode in device.get("mode", [None]):
             kind = PROFILES[f"{device['name']}-{mode['name']}" if mode else device["name"]]
-            for bits in (32, 16):
-                assert kind.flops_per_s[bits] <= 0.5 * device["peak_gflops"][str(bits)] * 1e9
+            for bits in (32, 16):  # the most that was measured is 55 %, on a TX2
+                assert kind.flops_per_s[bits] <= 0.56 * device["peak_gflops"][str(bits)] * 1e9
             assert kind.memory_bytes_per_s < device["peak_gb_per_s"] * 1e9
 
 
 def test_units_become_si_and_a_mode_scales_by_its_clocks() -> None:
     # TX2 Max-Q: 850 of 1300 MHz GPU, 1331 of 1866 MHz memory, 1200 of 2035 MHz CPU.
     maxq = profile("jetson-tx2-maxq")
-    assert maxq.flops_per_s[32] == pytest.approx(666e9 * 0.40 * 850 / 1300)
-    assert maxq.flops_per_s[16] == pytest.approx(1331e9 * 0.30 * 850 / 1300)
+    assert maxq.flops_per_s[32] == pytest.approx(666e9 * 0.55 * 850 / 1300)
+    assert maxq.flops_per_s[16] == pytest.approx(1331e9 * 0.41 * 850 / 1300)
     assert maxq.memory_bytes == 8 * 2**30
     assert maxq.memory_bytes_per_s == pytest.approx(59.7e9 * 0.75 * 1331 / 1866)
     assert maxq.overhead_s == pytest.approx(0.045 * 2035 / 1200)
@@ -131,7 +135,8 @@ def test_confidence_is_the_lowest_of_the_facts() -> None:
 
 
 def test_every_source_and_class_is_used_by_a_device() -> None:
-    classes = {device["class"] for device in PARSED["device"]}
+    kinds = [(device["class"], device.get("plain")) for device in PARSED["device"]]
+    classes = {name for pair in kinds for name in pair if name}
     cited = {name for device in PARSED["device"] for name in device["sources"].values()}
     assert classes == set(PARSED["class"])
     assert cited == set(PARSED["source"])
@@ -155,6 +160,8 @@ def test_text_that_is_none_is_refused_by_device_and_key() -> None:
 
 def test_missing_key_is_refused_by_name() -> None:
     for path in [*NUMBERS, *TEXTS]:
+        if path[-1] in OPTIONAL:
+            continue
         message = refusal(changed(path, ...))
         assert "must have the keys" in message
         assert f"no {path[-1]}" in message
@@ -169,7 +176,7 @@ def test_missing_key_is_refused_by_name() -> None:
         (("device", 1, "idle_w"), 9, "radio_w must be no less than idle_w, got 4 and 9"),
         (("device", 1, "mode", 2, "compute_w"), 1, r"compute_w must be no less .* got 1 and 2\.5"),
         (("device", 1, "radio_w"), 1, r"radio_w must be no less than idle_w, got 1 and 2\.5"),
-        (("device", 1, "class"), "gpu", "class must be one of cuda, cuda-tensor, .*, got 'gpu'"),
+        (("device", 1, "class"), "gpu", "class must be one of cuda, cuda-maxwell, .*, got 'gpu'"),
         (("device", 1, "sources", "peak"), "me", "peak must be one of jetson-datasheet.*got 'me'"),
         (("device", 1, "full", "gpu_mhz"), 1000, "at most 1000, got 1300"),
         (("device", 1, "mode", 0, "name"), "maxq", "must differ, got jetson-tx2-maxq twice"),
@@ -196,7 +203,7 @@ def test_unknown_device_lists_near_and_valid_names() -> None:
 
 
 def test_device_like_no_other_lists_the_valid_names() -> None:
-    with pytest.raises(ValueError, match=r"laptop-apple-m1, got 'zzz'$"):
+    with pytest.raises(ValueError, match=r"laptop-apple-m3-pro-gpu, got 'zzz'$"):
         profile("zzz")
 
 
@@ -220,3 +227,18 @@ def test_a_device_may_say_what_its_framework_takes_of_the_memory() -> None:
     )
     # A hash of conditions is made of this text, and of the budgets that the runtime comes off.
     assert "runtime" not in repr(found[tx2[0]])
+
+
+def test_plain_stack_is_a_profile_beside_the_tuned_one() -> None:
+    tuned, plain = profile("phone-snapdragon-778g"), profile("phone-snapdragon-778g-plain")
+    assert plain.flops_per_s[32] < 0.2 * tuned.flops_per_s[32]
+    assert (plain.memory_bytes, plain.power_w) == (tuned.memory_bytes, tuned.power_w)
+    assert "plain C++ or Java" in plain.title
+
+
+def test_class_says_how_much_longer_a_format_takes() -> None:
+    assert profile("phone-mali-g715-gpu").format_time["int4"] > 2
+    assert profile("jetson-tx2-maxn").format_time == {}
+    path = ("class", "phone-gpu", "format_time")
+    assert "format_time must be a table" in refusal(changed(path, 3))
+    assert "got int3" in refusal(changed((*path, "int3"), 3))

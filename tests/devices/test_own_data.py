@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.datasets import own
-from devices.datasets.dataset import load_dataset
+from devices.datasets import records
+from devices.datasets.dataset import Edition, load_dataset
 from devices.tasks.classification import Classification
 from devices.tasks.registry import load_task
 from devices.tasks.regression import Regression
@@ -110,10 +110,10 @@ def test_data_that_memory_would_not_hold_is_refused_before_it_is_read(
 ) -> None:
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text("text,label\na,x\nb,y\n", "utf-8")
-    monkeypatch.setattr(own, "MAX_LINES", 2)
+    monkeypatch.setattr(records, "MAX_ROWS", 2)
     with pytest.raises(ValueError, match=r"at most 2 lines, got 3 .*train\.csv"):
         load_dataset(str(tmp_path))
-    os.truncate(tmp_path / "train.csv", own.MAX_BYTES + 1)  # sparse
+    os.truncate(tmp_path / "train.csv", records.MAX_BYTES + 1)  # sparse
     with pytest.raises(ValueError, match=r"at most 1,000,000,000 bytes, got 1,000,000,001"):
         load_dataset(str(tmp_path))
 
@@ -128,7 +128,10 @@ def test_the_hash_follows_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ({"train_csv": TRAIN}, "exactly one of test.csv, test.tsv, test.jsonl .* got none"),
+        (
+            {"train_csv": TRAIN},
+            "exactly one of test.csv, test.tsv, .*test.parquet must be there, got none",
+        ),
         (
             {"train_csv": TRAIN, "train_tsv": TRAIN, "test_csv": TEST},
             "exactly one of train.csv, .* got train.csv, train.tsv",
@@ -281,3 +284,24 @@ def test_a_pair_is_read_where_the_columns_name_it_and_scores_may_be_numbers(tmp_
         load_task("regression", folder, named=named)
     with pytest.raises(ValueError, match=r"mark must be a string or a whole number, got 2\.5"):
         load_task("classification", folder, named={"text": "s1", "label": "mark"})
+
+
+def test_columns_that_nothing_reads_are_named_in_their_order(tmp_path: Path) -> None:
+    jsonl = '{"id": 1, "s": "a", "kind": "x"}\n{"id": 2, "s": "b", "kind": "y", "source": "z"}\n'
+    folder = write(tmp_path, train_jsonl=jsonl, test_csv="s,kind,when,id\na,x,1,2\n")
+    data = load_dataset(folder, named={"text": "s", "label": "kind"})
+    assert data.unused == ("id", "source", "when")
+    assert load_dataset(folder, ("text",), {"text": "s", "label": "kind"}).unused[1] == "kind"
+    assert load_dataset("wordnet-16", ("text",)).unused == ("label",)
+    assert load_dataset("wordnet-16").unused == ()
+
+
+def test_splits_of_other_names_are_read_and_never_one_as_both(tmp_path: Path) -> None:
+    folder = write(tmp_path, train_csv=TRAIN, test_csv=TEST, validation_csv=TEST * 1 + "so,neg\n")
+    assert len(load_dataset(folder, edition=Edition(test="validation")).test) == 2
+    with pytest.raises(ValueError, match="must be two splits, got test"):
+        load_dataset(folder, edition=Edition(train="test"))
+    with pytest.raises(ValueError, match="test_split must be left out for wordnet-16"):
+        load_dataset("wordnet-16", edition=Edition(test="validation"))
+    with pytest.raises(ValueError, match="data_config must be left out, except for data on the"):
+        load_dataset(folder, edition=Edition(config="sst2"))

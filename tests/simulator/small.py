@@ -34,6 +34,7 @@ from simulator.engine.federation import Federation
 from simulator.engine.network import NOTHING_SHARED
 from simulator.engine.rules import Rules
 from simulator.log.records import ClientRecord, Event, RoundRecord
+from simulator.workers.context import Context
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
@@ -68,6 +69,11 @@ class Memory:
 
     def named(self, name: str) -> list[Event]:
         return [event for event in self.events if event.name == name]
+
+
+def one_context(text: str = "context") -> Context:
+    """Return a context in which results of every kind depend on one text."""
+    return Context(text, text, text)
 
 
 def tiny_model() -> ModelSpec:

@@ -24,7 +24,13 @@ from simulator.engine.server import simulate
 from simulator.runs.run import notes, prepare
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
 from simulator.world.build import build_world
-from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.simulator.small import (
+    DriftTrainer,
+    Memory,
+    make_device,
+    make_federation,
+    one_context,
+)
 from tests.simulator.test_command import REAL, fedclock, write
 from tests.simulator.test_conditions import faults
 
@@ -170,7 +176,7 @@ def test_a_diverged_update_is_dropped_or_stops_the_run() -> None:
 
 def test_a_resumed_run_knows_which_updates_had_diverged(tmp_path: Path) -> None:
     def resumed() -> Memory:
-        kept = CheckpointedTrainer(Diverging(), Checkpoint(tmp_path, pytest.fail), "context")
+        kept = CheckpointedTrainer(Diverging(), Checkpoint(tmp_path, pytest.fail), one_context())
         return run(trainer=kept, when_diverged="drop")
 
     first, again = resumed(), resumed()

@@ -17,7 +17,13 @@ from devices.vocabulary.trainer import Evaluation
 from simulator.engine.federation import Federation
 from simulator.engine.server import Server, simulate
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
-from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.simulator.small import (
+    DriftTrainer,
+    Memory,
+    make_device,
+    make_federation,
+    one_context,
+)
 from tests.torture import scaled
 
 
@@ -42,7 +48,7 @@ def federation(folder: Path, trainer: DriftTrainer, context: str = "") -> Federa
 
 
 def kept(trainer: DriftTrainer, folder: Path, context: str = "") -> CheckpointedTrainer:
-    return CheckpointedTrainer(trainer, Checkpoint(folder, warnings.append), context)
+    return CheckpointedTrainer(trainer, Checkpoint(folder, warnings.append), one_context(context))
 
 
 warnings: list[str] = []

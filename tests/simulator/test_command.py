@@ -622,3 +622,21 @@ def test_a_manifest_says_nothing_of_where_it_was_made(tmp_path: Path) -> None:
         assert getpass.getuser() not in json.loads(text)["command"]
         said = "run x.yaml --output runs --no-cache --set task.data=data"
         assert json.loads(text)["command"].endswith(said)
+
+
+def test_columns_that_nothing_reads_are_said_once_and_kept_in_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        rows = [f"{k},thing {k},{'even' if k % 2 else 'odd'},web" for k in range(64)]
+        text = "id,body,label,source\n" + "\n".join(rows)
+        (tmp_path / "data" / f"{split}.csv").write_text(text, "utf-8")
+    task = {**SMALL["task"], "data": "data", "columns": {"text": "body"}}
+    file = write(tmp_path, {**SMALL, "task": task, "shards": {"min_examples": 1}})
+    for command in ("validate", "run"):
+        done = fedclock(command, file, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("data: columns not used: id, source") == 1, done.stdout
+    manifests = list(tmp_path.rglob("manifest.json"))
+    assert len(manifests) == 3
+    for manifest in manifests:
+        assert json.loads(manifest.read_text("utf-8"))["columns_not_used"] == ["id", "source"]

@@ -32,6 +32,7 @@ from devices.vocabulary.trainer import (
     TrainingResult,
 )
 from simulator.config.experiment import ConfigError, load_experiment
+from simulator.workers.kept_tokens import KeptTokens
 from simulator.workers.pool import BACKGROUND, TRAININGS, Backend, Pool
 from simulator.workers.processes import CAN_COPY, HUGE_PAGES, LocalProcesses
 from simulator.workers.shared_trainer import SharedTrainer
@@ -396,7 +397,7 @@ def test_a_worker_with_other_files_is_refused(tmp_path: Path) -> None:
 
     (config,) = load_experiment(write(tmp_path, REAL))
     world = build_world(config, "x.yaml")
-    make: Any = _torch_trainer(config, world)
+    make: Any = _torch_trainer(config, world, KeptTokens(None, ""))
     other = make.args[-1] | {"torch": "0.1", "the model's files": "0"}
     with pytest.raises(TrainingError, match=r"but torch, the model's files differ on \S+$"):
         make.func(*make.args[:-1], other)

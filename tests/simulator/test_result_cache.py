@@ -33,7 +33,13 @@ from simulator.log.disk import PARTIAL, staging
 from simulator.log.manifest import read_manifest
 from simulator.workers.kept_results import SUFFIX, Checkpoint, CheckpointedTrainer, write_result
 from simulator.workers.result_cache import ResultCache, open_cache
-from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.simulator.small import (
+    DriftTrainer,
+    Memory,
+    make_device,
+    make_federation,
+    one_context,
+)
 from tests.simulator.test_command import fedclock
 from tests.torture import scaled
 
@@ -46,7 +52,10 @@ def trained(folder: Path, rate_bytes_per_s: float, context: str = "") -> tuple[i
     fleet = [make_device(k, rate_bytes_per_s=rate_bytes_per_s * (k + 1)) for k in range(3)]
     plain = make_federation(fleet, trainer=trainer, rounds=4)
     simulate(
-        replace(plain, trainer=CheckpointedTrainer(trainer, Checkpoint(folder, print), context)),
+        replace(
+            plain,
+            trainer=CheckpointedTrainer(trainer, Checkpoint(folder, print), one_context(context)),
+        ),
         log,
     )
     return len(trainer.jobs), log
@@ -189,7 +198,7 @@ def trained_through(cache: ResultCache) -> tuple[int, Memory]:
     """How many jobs a run behind the cache had to train, and its log."""
     trainer, log = DriftTrainer(), Memory()
     plain = make_federation([make_device(k) for k in range(3)], trainer=trainer, rounds=2)
-    simulate(replace(plain, trainer=CheckpointedTrainer(trainer, cache, "context")), log)
+    simulate(replace(plain, trainer=CheckpointedTrainer(trainer, cache, one_context())), log)
     cache.trim()
     return len(trainer.jobs), log
 

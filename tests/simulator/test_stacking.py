@@ -30,7 +30,13 @@ from simulator.workers.processes import LocalProcesses
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.workers.trainers import Trainers
 from tests.simulator.own_data import write_data
-from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.simulator.small import (
+    DriftTrainer,
+    Memory,
+    make_device,
+    make_federation,
+    one_context,
+)
 from traces.arrays import FloatArray
 
 CONFIG: dict[str, Any] = {
@@ -84,7 +90,7 @@ def finish(folder: Path, trainer: StackedDrift, stack: int = 2) -> tuple[Server,
     """Three rounds of five devices: two stacks of two, and one alone."""
     fleet = [make_device(k) for k in range(5)]
     plain = make_federation(fleet, trainer=trainer, rounds=3, stack=stack)
-    kept = CheckpointedTrainer(trainer, Checkpoint(folder, pytest.fail), "context")
+    kept = CheckpointedTrainer(trainer, Checkpoint(folder, pytest.fail), one_context())
     log = Memory()
     return simulate(replace(plain, trainer=kept), log), log
 

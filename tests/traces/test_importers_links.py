@@ -19,6 +19,7 @@ from traces.bandwidth import BandwidthTrace, Link
 from traces.importers import FORMATS, import_files
 
 MBPS = 1e6 / 8
+CASES = Path(__file__).parents[3] / "shared/cases"
 
 
 @pytest.fixture
@@ -282,7 +283,7 @@ WRONG = {
         "line 2: uptime_ms must increase, found 8 after 9",
     ),
     "ucc empty": ("ucc", "", "line 1: expected a header with the columns Timestamp, DL_bitrate"),
-    "ucc header": ("ucc", "Timestamp,DL_bitrate\n", "line 1: expected .* State, found 'Timestamp,"),
+    "ucc header": ("ucc", "Timestamp,State\n", "line 1: expected .* DL_bitrate, found 'Timestamp,"),
     "ucc no rows": ("ucc", UCC_HEADER, "lines 2 to 1: expected rows with State D or VD"),
     "ucc time": ("ucc", ucc(ucc_row("2020-02-14", 1)), "line 2: Timestamp must be YYYY.* '2020-02"),
     "ucc state": ("ucc", ucc(ucc_row("2020.02.14_09.38.22", 1, "X")), "line 2: State must be one"),
@@ -319,3 +320,32 @@ def test_broken_file_is_refused_with_its_name_and_place(
 def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.log: the file cannot be read: No such file"):
         import_files("ghent", [tmp_path / "none.log"])
+
+
+def test_a_log_as_the_app_writes_it_has_tabs_at_the_end_of_rows_and_may_lack_a_state(
+    tmp_path: Path,
+) -> None:
+    header = "Timestamp\tLongitude\tLatitude\tOperatorname\tNetworkTech\tLevel\tDL_bitrate\tTA"
+    rows = [
+        f"2025.07.18_22.11.0{n}\t-17.43\t14.66\tX\t4G\t-8{n}\t{1000 * n}\t0\t" for n in (1, 2, 3)
+    ]
+    (recording,) = load(tmp_path, "ucc", "\n".join([header, *rows]) + "\n")
+    assert mbps(back(tmp_path, recording).downlink) == [1, 2, 3]
+    assert recording.notes == (
+        "the log has no State: all of its seconds are taken for those of a download",
+    )
+    rows[1] += "7\t"
+    with pytest.raises(ValueError, match=r"line 3: expected 8 fields .* found 10 in"):
+        load(tmp_path, "ucc", "\n".join([header, *rows]) + "\n")
+
+
+@pytest.mark.skipif(
+    not CASES.is_dir(), reason="the files of the cases are not beside this checkout"
+)
+def test_the_files_that_new_users_brought_are_read_or_refused_in_words() -> None:
+    (rates,) = import_files("rates", [CASES / "rate-with-unit.csv"])
+    assert mbps(rates.downlink) == [0.57, 0, 12.4, 0.98]
+    (cooked,) = import_files("pensieve", [CASES / "throughput-ms-kbps.txt"])
+    assert "milliseconds and kbit/s?" in cooked.notes[0]
+    with pytest.raises(ValueError, match=r"line 1: expected a header .* without DL_bitrate$"):
+        import_files("ucc", [CASES / "gnettrack-tabs-no-bitrate.txt"])

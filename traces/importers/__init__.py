@@ -12,6 +12,7 @@ file, the line (or client, device, row or byte), what was found and what is expe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -28,6 +29,7 @@ from traces.importers import (
     rates,
     stunner,
 )
+from traces.importers.plausible import unlikely_units
 from traces.importers.result import Availability, DeviceTable, Imported, Recording
 from traces.importers.sniffing import sniff
 from traces.text import unknown
@@ -79,10 +81,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "puffer": Format(
             "Puffer traces cooked alike, MB/s", "link", each(cooked.read_megabytes), "pensieve"
         ),
-        "rates": Format("rates with their units, one a second", "link", each(rates.read)),
+        "rates": Format("rates with their units (NYU-METS, iperf)", "link", each(rates.read)),
         "ghent": Format("Ghent 4G logs (report_*.log)", "link", each(bytelog.read_ghent)),
         "hsdpa": Format("Norway HSDPA raw logs", "link", each(bytelog.read_hsdpa)),
-        "ucc": Format("UCC 4G and 5G logs of G-NetTrack Pro", "link", each(gnettrack.read)),
+        "ucc": Format("G-NetTrack logs, also UCC 4G and 5G", "link", each(gnettrack.read)),
         "csv": Format("our own columns, by name", "link or availability", each(own.read_csv)),
         "fedscale-capacity": Format(
             "FedScale client_device_capacity", "devices", each(fedscale.read_capacity)
@@ -123,7 +125,14 @@ def import_files(
             f"each file must give a name of its own, got {', '.join(twice)} more than once; "
             f"import them into different folders"
         )
-    return imported
+    return [_with_doubts(one) for one in imported]
+
+
+def _with_doubts(one: Imported) -> Imported:
+    """Return the result with a note for each direction whose units are unlikely."""
+    if isinstance(one, Recording):
+        return replace(one, notes=one.notes + unlikely_units(one))
+    return one
 
 
 def _hint(name: str, paths: Sequence[Path], error: str, formats: Mapping[str, Format]) -> str:

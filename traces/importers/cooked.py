@@ -14,7 +14,6 @@ from traces.importers.result import (
     Recording,
     name_of,
     steps,
-    unlikely_units,
 )
 from traces.text import TextLine, excerpt, number, read_lines
 from traces.units import MAX_MBPS
@@ -55,9 +54,7 @@ def _read(path: Path, *, mbps_per_unit: float) -> Recording:
     durations = [later - earlier for earlier, later in itertools.pairwise(time_s)]
     durations.append(durations[-1] if durations else 1.0)
     where = f"{path}, lines 1 to {len(time_s) + num_negative}"
-    notes = unlikely_units(durations, mbps)
-    if num_negative:
-        notes += (f"rows left out for their negative rate: {num_negative}",)
+    notes = (f"rows left out for their negative rate: {num_negative}",) if num_negative else ()
     return Recording(name_of(path), steps(where, durations, mbps), notes=notes)
 
 

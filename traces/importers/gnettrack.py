@@ -1,13 +1,15 @@
-"""Imports UCC's 4G and 5G logs of G-NetTrack Pro, which have about one row a second.
+"""Imports logs of G-NetTrack, which have about one row a second; UCC's 4G and 5G logs are such.
 
-Columns are found by name, and separated by commas or tabs. A rate is that of the second that ends
-at its row. Of two rows in one second the larger rate is kept, since the other covers a part of it.
-A missing second takes the next row's rate. Seconds without a download are left out, and so are gaps
-longer than 10 s. Only the downlink is kept: the uplink of a download is its acknowledgements.
+Columns are found by name, and separated by commas (UCC) or by tabs (as the app writes them). A rate
+is that of the second that ends at its row. Of two rows in one second the larger rate is kept, since
+the other covers a part of it. A missing second takes the next row's rate. Seconds without a
+download are left out, and so are gaps longer than 10 s; a log without a State is taken for one
+download. Only the downlink is kept: the uplink of a download is its acknowledgements.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +18,8 @@ from traces.importers.result import Recording, instant, name_of, steps
 from traces.text import Row, excerpt, read_table
 from traces.units import MAX_MBPS
 
-COLUMNS = ("Timestamp", "DL_bitrate", "State")
+COLUMNS = ("Timestamp", "DL_bitrate")
+STATE = "State"
 DOWNLOADING = ("D", "VD")
 KNOWN_STATES = ("D", "VD", "V", "I")
 NO_VALUE = "-"
@@ -54,7 +57,11 @@ def read(path: Path) -> Recording:
         if seconds and second.at_s == seconds[-1].at_s:
             second = max(seconds.pop(), second, key=lambda one: (one.is_download, one.mbps))
         seconds.append(second)
-    return _recording(path, seconds, len(table.rows))
+    recording = _recording(path, seconds, len(table.rows))
+    if STATE in table.columns:
+        return recording
+    note = "the log has no State: all of its seconds are taken for those of a download"
+    return replace(recording, notes=(*recording.notes, note))
 
 
 def _recording(path: Path, seconds: list[_Second], num_rows: int) -> Recording:
@@ -89,7 +96,7 @@ def _recording(path: Path, seconds: list[_Second], num_rows: int) -> Recording:
 
 def _second(row: Row) -> _Second | None:
     """Return the second of one row, None where the row holds no rate."""
-    stamp, state = row.fields["Timestamp"], row.fields["State"]
+    stamp, state = row.fields["Timestamp"], row.fields.get(STATE, DOWNLOADING[0])
     at = instant(stamp, "%Y.%m.%d_%H.%M.%S")
     if at is None:
         raise ValueError(

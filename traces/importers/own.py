@@ -19,7 +19,6 @@ from traces.importers.result import (
     Recording,
     name_of,
     steps,
-    unlikely_units,
 )
 from traces.text import Row, Table, excerpt, read_table
 from traces.units import MAX_MBPS
@@ -56,9 +55,8 @@ def from_table(path: Path, table: Table) -> Recording | Availability:
         raise ValueError(f"{table.header_where}: expected at least one row below, found none")
     durations = _durations(table.rows, time, TIME_UNITS[time.removeprefix("time_")])
     where = f"{path}, {len(table.rows)} rows"
-    down_mbps = _rates(table.rows, downlink)
-    down = steps(f"{where}: {downlink}", durations, down_mbps)
-    notes = unlikely_units(durations, down_mbps) + _left_out(table, (time, downlink, uplink))
+    down = steps(f"{where}: {downlink}", durations, _rates(table.rows, downlink))
+    notes = _left_out(table, (time, downlink, uplink))
     if not any(row.fields.get(uplink) for row in table.rows):
         return Recording(name_of(path), down, notes=notes)
     up = steps(f"{where}: {uplink}", durations, _rates(table.rows, uplink))

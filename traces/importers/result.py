@@ -23,9 +23,6 @@ MAX_LENGTH_S = 1e7
 """Longest recording: 12 significant digits in a CSV file tell steps of 1 ms apart until then."""
 MAX_INSTANT_S = 1e11
 """Largest instant of a recording, whose first need not be 0: some are counted from 1970."""
-LIKELY_STEP_S = 60.0
-LIKELY_MBPS = 2000.0
-"""Median step and rate of a link above which a file is likely to be in other units."""
 _SUFFIXES = {".csv", ".dat", ".json", ".log", ".parquet", ".pickle", ".pkl", ".txt"}
 
 
@@ -109,27 +106,6 @@ def steps(where: str, duration_s: Sequence[float], mbps: Sequence[float]) -> Ban
             f"{where}: a recording must last at most {MAX_LENGTH_S:g} s, found {edges[-1]:.12g} s"
         )
     return BandwidthTrace(edges[:-1], rates * BYTES_PER_S_PER_MBPS, float(edges[-1]))
-
-
-def unlikely_units(duration_s: Sequence[float], mbps: Sequence[float]) -> tuple[str, ...]:
-    """Return notes on a link whose steps (n,) or rates (n,) are likely to be in other units.
-
-    Real recordings have a step of about a second and seldom exceed 1 Gbit/s.
-    """
-    convert = "if so, import it as csv with the columns"
-    notes = []
-    step_s, rate_mbps = float(np.median(duration_s)), float(np.median(mbps))
-    if len(duration_s) > 1 and step_s > LIKELY_STEP_S:
-        notes.append(
-            f"the median step is {step_s:.4g} s, so the times look like ms; {convert} time_ms and "
-            f"downlink_mbps or downlink_kbps"
-        )
-    if rate_mbps > LIKELY_MBPS:
-        notes.append(
-            f"the median rate is {rate_mbps:,.4g} Mbit/s, so the rates look like kbit/s; {convert} "
-            f"time_s or time_ms and downlink_kbps"
-        )
-    return tuple(notes)
 
 
 def name_of(path: Path) -> str:

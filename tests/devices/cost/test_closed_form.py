@@ -209,3 +209,13 @@ def test_more_adapted_layers_cost_more_of_everything() -> None:
     assert costs[0].flops < costs[1].flops
     assert costs[0].memory.total < costs[1].memory.total
     assert costs[0].upload_bytes < costs[1].upload_bytes
+
+
+def test_passes_take_as_long_as_the_formats_of_their_blocks_have_them_take() -> None:
+    slow = replace(DEVICE, format_time={"int4": 3.0})
+    formats: tuple[WeightFormat, ...] = ("int4", "fp32", "fp32", "fp32", "int4", "fp32")
+    plan = replace(depth_plan(2), weight_formats=formats)
+    plain, factored = COSTS.cost(plan, DEVICE).step, COSTS.cost(plan, slow).step
+    assert factored.forward_s == pytest.approx(plain.forward_s * (2 * 3 + 4) / 6)
+    assert factored.backward_s == pytest.approx(plain.backward_s * (3 + 1) / 2)
+    assert factored[2:] == plain[2:]

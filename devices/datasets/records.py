@@ -1,0 +1,159 @@
+"""Holds the records of any format to one set of rules, and gathers the columns that are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Split = Literal["train", "test"]
+MAX_BYTES = 1_000_000_000
+"""Largest file of examples, and most characters in one: as Python texts it takes more memory."""
+MAX_ROWS = 10_000_000
+"""Most lines or rows of one, each of which becomes an example, tokens and a label."""
+
+TEXTS = ("text", "pair", "prompt")
+"""The columns that are learned from as texts: a number there is a mistake."""
+LISTS = ("choices",)
+"""The columns of lists, which a table holds as JSON."""
+NUMBERS = ("score",)
+"""The columns of numbers, which JSON may hold as such."""
+MISSING = object()
+"""Stands for a value that a record does not have."""
+BY_LINE = (".csv", ".tsv", ".jsonl")
+"""Endings of the files in which an example is found by its line."""
+
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character, which JSON can spell and UTF-8 cannot."""
+
+
+def error_at(path: Path, number: int, message: str) -> ValueError:
+    """Make an error whose message ends with its place, a line or a row counted from 1."""
+    unit = "line" if path.suffix in BY_LINE else "row"
+    return ValueError(f"{message} ({path}, {unit} {number})")
+
+
+class Records(NamedTuple):
+    """The examples of one file or split."""
+
+    columns: Mapping[str, tuple[str, ...]]  # by what they are used as, all of one length
+    numbers: array[int]  # of each example, the line or row where it begins, counted from 1
+    unused: tuple[str, ...]  # the file's other columns, in their order
+
+
+class Gathering:
+    """A gathering takes the records of one file one by one, and keeps the columns that are read.
+
+    ``columns`` are the file's names of what is read, by what they are used as. ``path`` is named in
+    errors. Values are kept as texts without space around them. Every method raises ValueError, with
+    the place, where a record breaks a rule; so does any other column unless ``others`` may be
+    there.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, str], *, others: bool) -> None:
+        self._path, self._columns, self._others = path, columns, others
+        self._kept: list[list[str]] = [[] for _ in columns]
+        self._numbers = array("q")
+        self._size = 0
+        self._unused: dict[str, None] = {}
+        self._seen: dict[str, str] = {}  # labels and names, of each of which one text is kept
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The file's names of what is read."""
+        return tuple(self._columns.values())
+
+    @property
+    def listed(self) -> str:
+        """The names as they stand in a sentence."""
+        *most, last = self.names
+        return f"{', '.join(most)} and {last}" if most else last
+
+    def meet_table(self, number: int, found: Sequence[str]) -> None:
+        """Hold a table's columns to the rules: each that is read must be there once."""
+        if any(found.count(name) != 1 for name in self.names):
+            shown = ", ".join(found) or "nothing"
+            raise error_at(
+                self._path,
+                number,
+                f"the header must name {self.listed} once each, got {shown:.300}",
+            )
+        self.meet(number, found)
+
+    def meet(self, number: int, found: Iterable[str]) -> None:
+        """Note which columns a table or record has that are not read."""
+        for name in found:
+            if name not in self._unused and name not in self.names:
+                self._unused[name] = None
+                if not self._others:
+                    self._refuse_others(number, found)
+
+    def _refuse_others(self, number: int, found: Iterable[str]) -> None:
+        others = [repr(name)[:60] for name in found if name not in self.names]
+        raise error_at(
+            self._path,
+            number,
+            f"the columns must be {self.listed} alone, since no other would be used, got also "
+            f"{', '.join(others[:5])}; remove what is not to be used, join it into text, or "
+            "say in task.columns what is used",
+        )
+
+    def add(self, number: int, values: Iterable[object]) -> None:
+        """Keep one record: its values in the order of the columns, ``MISSING`` for none."""
+        for (used_as, name), kept, value in zip(
+            self._columns.items(), self._kept, values, strict=True
+        ):
+            text = value if isinstance(value, str) else self._as_text(number, used_as, name, value)
+            plain = text.strip()
+            if not plain:
+                raise error_at(self._path, number, f"{name} must not be empty, got {text!r}")
+            if not plain.isascii() and _HALF.search(plain):
+                raise error_at(
+                    self._path, number, f"{name} must be valid Unicode, got half of a character"
+                )
+            self._size += len(plain)
+            kept.append(plain if used_as in TEXTS else self._seen.setdefault(plain, plain))
+        self._numbers.append(number)
+        self.check_size(self._size)
+        self.check_rows(len(self._numbers))
+
+    def check_size(self, size: int) -> None:
+        """Raise ValueError for more bytes or characters than memory would hold."""
+        if size > MAX_BYTES:
+            raise ValueError(
+                f"what is read of a file must be at most {MAX_BYTES:,} bytes, got {size:,} or more "
+                f"({self._path})"
+            )
+
+    def check_rows(self, count: int, unit: str = "rows") -> None:
+        """Raise ValueError for more lines or rows than memory would hold."""
+        if count > MAX_ROWS:
+            raise ValueError(
+                f"a file must have at most {MAX_ROWS:,} {unit}, got {count:,} ({self._path})"
+            )
+
+    def damaged(self, error: Exception) -> ValueError:
+        """Make the error about a file that its library cannot read."""
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return ValueError(f"the file must be one that can be read, got: {said:.200} ({self._path})")
+
+    def records(self) -> Records:
+        """Return what was gathered. Raises ValueError where there is no record."""
+        if not self._numbers:
+            raise ValueError(f"there must be at least one example, got none ({self._path})")
+        columns = zip(self._columns, map(tuple, self._kept), strict=True)
+        return Records(dict(columns), self._numbers, tuple(self._unused))
+
+    def _as_text(self, number: int, used_as: str, name: str, value: object) -> str:
+        """Return a value as text; a number may stand for one, except where text is learned."""
+        if used_as in LISTS and isinstance(value, list):
+            return json.dumps(value, ensure_ascii=False)
+        numbers = (int, float) if used_as in NUMBERS else () if used_as in TEXTS else (int,)
+        if isinstance(value, bool) or not isinstance(value, numbers):
+            rule = {2: "a string or a number", 1: "a string or a whole number", 0: "a string"}
+            found = "nothing" if value is MISSING else repr(value)[:60]
+            raise error_at(self._path, number, f"{name} must be {rule[len(numbers)]}, got {found}")
+        return repr(value)
