@@ -53,6 +53,9 @@ MEASURED = {
     "inclusivefl": 0.76,
     "fedex-lora": 1.00,
     "lora-fair": 0.98,
+    "rolora": 0.95,
+    "fedsa-lora": 1.62,
+    "fed-hello": 0.90,
 }
 """Mean share of FedLoRA's fall of the loss, on the eight seeds 10 to 17, which are not tested."""
 HEAD_ALONE = 0.14
@@ -169,7 +172,7 @@ class HeadAlone(FedLoRA):
 
 @cache
 def learned(kind: str, seed: int, *, of: Literal["global", "own"] = "global") -> float:
-    """By how much the loss of the global model falls, or that of each device's model in training."""
+    """By how much the loss of the global model falls, or that of a device's own in training."""
     log = whole_run(kind, seed)
     if of == "global":
         return log.rounds[0].metrics[LOSS] - log.rounds[-1].metrics[LOSS]
