@@ -27,19 +27,20 @@ from analysis.runs.frames import RunSet, load_variants, open_runs, whole
 from analysis.runs.load import Run
 from analysis.runs.names import reader_names, with_names
 from simulator.config.experiment import load_experiment, read_experiment
+from simulator.config.origin import Origin
 from simulator.config.plain_yaml import dump_line
 from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.disk import writing_into
 from simulator.log.progress import Reporter
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
-from simulator.runs.run import Prepared, prepare_all
+from simulator.runs.run import Prepared, load_runs, prepare_all
 from simulator.runs.run import run as run_one
 from simulator.runs.sweep import LoadConfigs, sweep_configs
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 from traces.text import unknown
 
-IN_MEMORY = Path("config")
+IN_MEMORY = Path("<config>")
 """The name in messages of a config that is no file; paths of own schedulers start beside it."""
 
 
@@ -207,8 +208,9 @@ def run(
     all that is wrong, before anything is written.
     """
     path, read = _reader(config)
-    configs = read(_texts(overrides))
-    prepared = prepare_all(configs, path, Path(output))
+    origin = Origin(path, tuple(_texts(overrides)))
+    configs = load_runs(lambda: read(origin.overrides))
+    prepared = prepare_all(configs, origin, Path(output))
     return _run_all(prepared, workers=workers, executor=executor, cache=cache, report=report)
 
 
@@ -231,15 +233,15 @@ def sweep(
     several runs at once.
     """
     path, read = _reader(config)
+    origin = Origin(path, tuple(_texts(overrides)))
     configs = sweep_configs(
         read,
-        _texts(overrides),
+        origin,
         grid=[f"{k}={dump_line(list(v)).strip()[1:-1]}" for k, v in (grid or {}).items()],
         seeds=str(seeds) if isinstance(seeds, int) else ",".join(map(str, seeds)) + ",",
-        where=str(path),
     )
     in_order = sorted(configs, key=lambda config: whole(config.place))
-    prepared = prepare_all(in_order, path, Path(output))
+    prepared = prepare_all(in_order, origin, Path(output))
     return _run_all(prepared, workers=workers, executor=executor, cache=cache, report=report)
 
 

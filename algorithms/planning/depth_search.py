@@ -147,6 +147,29 @@ def cover(problem: DepthProblem, depths: IntArray, due: IntArray, share: float) 
     return np.maximum(depths, deepest_within(problem.round_s, limit_s))
 
 
+def at_least(round_s: FloatArray, share: float) -> IntArray:
+    """Return (N,): the least depth that a device can hold at or above a share of its greatest."""
+    is_held = np.isfinite(round_s)
+    depths = np.arange(1, round_s.shape[1] + 1)
+    greatest = np.where(is_held, depths, 0).max(axis=1)
+    is_enough = is_held & (depths >= (share * greatest - SLACK)[:, None])
+    least: IntArray = is_enough.argmax(axis=1) + 1
+    return least
+
+
+def near(round_s: FloatArray, depths: IntArray, last: IntArray, most: int) -> IntArray:
+    """Return (N,): for each device the depth nearest to ``depths`` within ``most`` of ``last``.
+
+    Where a device has no last depth (0), or holds none so near, its depth is as it was.
+    """
+    every = np.arange(1, round_s.shape[1] + 1)
+    is_near = np.isfinite(round_s) & (np.abs(every - last[:, None]) <= most)
+    distance = np.where(is_near, np.abs(every - depths[:, None]), round_s.shape[1])
+    is_bound = (last > 0) & is_near.any(axis=1)
+    nearest: IntArray = np.where(is_bound, distance.argmin(axis=1) + 1, depths)
+    return nearest
+
+
 def _time_to_cover(problem: DepthProblem, depth: int, share: float) -> float:
     """Return the least time at which ``share`` of the examples train ``depth`` blocks."""
     reach_s = problem.round_s[:, depth - 1 :].min(axis=1)

@@ -21,7 +21,7 @@ just as plausible, it is an option.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -32,11 +32,13 @@ from algorithms.planning.depth_costs import DepthCosts, Measured, Work, round_ti
 from algorithms.planning.depth_search import (
     SLACK,
     DepthProblem,
+    at_least,
     climb,
     cover,
     deepest_common,
     deepest_within,
     draw,
+    near,
     pace_of_slowest,
     sweep,
     undominated,
@@ -66,6 +68,7 @@ class FedQuadMemory:
     block_gains: FloatArray  # (L,): moving mean of squared update norms; NaN: never updated
     rounds_uncovered: IntArray  # (L,): rounds since enough devices trained the block
     measured: Mapping[DeviceId, Measured]
+    depths: Mapping[DeviceId, int] = field(default_factory=dict)  # of each device's last update
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,12 @@ class FedQuad(Strategy[FedQuadMemory]):
     lets the slowest device at its quickest depth set the time and everyone else go as deep as that
     allows; ``marginal`` deepens one device at a time; ``random`` draws a feasible depth;
     ``common_depth`` gives all the greatest depth that all can hold (no adaptive depth).
+
+    ``sweep`` looks at one round alone. So the slowest device of a cohort trains one block in most
+    rounds, and never learns more than the head of the model; and a device that sets the pace of one
+    cohort waits for a slower one in the next, and jumps by many blocks. ``least_share`` bounds the
+    first at the price of longer rounds, ``max_change`` the second. The abstract has neither, and
+    both are off; they hold after the coverage rule, and not for ``common_depth``.
     """
 
     kind: ClassVar[str] = "fedquad"
@@ -102,6 +111,10 @@ class FedQuad(Strategy[FedQuadMemory]):
     """The share q of a round's examples that covers a block; 0 asks for no coverage."""
     coverage_rounds: Count = 5
     """The number of rounds K in which every block is covered at least once."""
+    least_share: Share = 0.0
+    """The share of the greatest depth that a device can hold which it trains at least."""
+    max_change: Count | None = None
+    """The blocks by which a device's depth may differ from that of its last update."""
     gain_smoothing: PartialShare = 0.5
     """The weight of the latest round in a block's gain."""
     estimate_smoothing: Share = 0.2
@@ -142,7 +155,7 @@ class FedQuad(Strategy[FedQuadMemory]):
                 device_id=device_id,
                 local_steps=fleet.local_steps(device_id),
             )
-            for device_id, depth in zip(able, self._depths(problem, state, rng), strict=True)
+            for device_id, depth in zip(able, self._depths(problem, state, able, rng), strict=True)
             if depth
         ]
 
@@ -161,9 +174,10 @@ class FedQuad(Strategy[FedQuadMemory]):
         known = np.where(np.isnan(memory.block_gains), change, memory.block_gains)
         gains = known + self.gain_smoothing * (change - known)
         is_covered = example_weights(updates) @ trained >= self.coverage_share - SLACK
-        measured = dict(memory.measured)
+        measured, depths = dict(memory.measured), dict(memory.depths)
         for update in updates:
             plan = update.plan
+            depths[plan.device_id] = plan.depth
             work = Work(plan.depth, plan.num_quantized_blocks)
             seen = measured.get(plan.device_id, Measured.nothing())
             measured[plan.device_id] = seen.add(
@@ -173,6 +187,7 @@ class FedQuad(Strategy[FedQuadMemory]):
             np.where(trained.any(axis=0), gains, memory.block_gains),
             np.where(is_covered, 0, memory.rounds_uncovered + 1),
             measured,
+            depths,
         )
 
     def _most_quantized(self, depth: int) -> int:
@@ -191,9 +206,13 @@ class FedQuad(Strategy[FedQuadMemory]):
         return replace(plan, local_steps=1)
 
     def _depths(
-        self, problem: DepthProblem, state: ServerState[FedQuadMemory], rng: np.random.Generator
+        self,
+        problem: DepthProblem,
+        state: ServerState[FedQuadMemory],
+        able: Sequence[DeviceId],
+        rng: np.random.Generator,
     ) -> list[int]:
-        """Return the depth of each device; 0 means that it sits out."""
+        """Return the depth of each of these devices; 0 means that it sits out."""
         round_s = problem.round_s
         match self.choose:
             case "common_depth":
@@ -208,7 +227,13 @@ class FedQuad(Strategy[FedQuadMemory]):
                 depths = draw(round_s, rng)
         uncovered = state.memory.rounds_uncovered
         due = len(uncovered) - np.flatnonzero(uncovered >= self.coverage_rounds - 1)
-        return [int(depth) for depth in cover(problem, depths, due, self.coverage_share)]
+        depths = cover(problem, depths, due, self.coverage_share)
+        if self.least_share:
+            depths = np.maximum(depths, at_least(round_s, self.least_share))
+        if self.max_change is not None:
+            last = np.array([state.memory.depths.get(device_id, 0) for device_id in able])
+            depths = near(round_s, depths, last, self.max_change)
+        return [int(depth) for depth in depths]
 
 
 def _optimistic(block_gains: FloatArray) -> FloatArray:

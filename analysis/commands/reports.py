@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,9 +31,11 @@ from analysis.commands.running import run_all, select
 from analysis.metrics.definitions import wrong_target
 from devices.tasks.registry import TASKS
 from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.origin import Origin
 from simulator.config.problems import UserError
 from simulator.log.disk import replace_file
 from simulator.log.writers import find_writers
+from simulator.runs.run import load_runs
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 
@@ -52,7 +55,8 @@ def compare(
 ) -> None:
     """Simulate all strategies of an experiment and report on them side by side."""
     writers = find_writers(log or ())
-    configs = load_experiment(file, overrides or ())
+    origin = Origin(file, tuple(overrides or ()))
+    configs = load_runs(partial(load_experiment, file, origin.overrides))
     # Before hours of training, not after.
     if baseline is not None:
         select(configs, baseline, option="--baseline")
@@ -61,7 +65,7 @@ def compare(
         raise ConfigError([wrong], "--target")
     kept = None if no_cache else open_cache(cache, cache_gb)
     trainers = Trainers(workers, kept, executor=executor)
-    folders = run_all(configs, file, output=output, trainers=trainers, writers=writers)
+    folders = run_all(configs, origin, output=output, trainers=trainers, writers=writers)
     _report(folders, output / configs[0].name / "report", target=target, baseline=baseline)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,11 +25,12 @@ from analysis.commands.options import (
 from analysis.escape import visible
 from devices.vocabulary.trainer import TrainingError
 from simulator.config.experiment import ConfigError, code_of, load_experiment
+from simulator.config.origin import Origin
 from simulator.config.schema import RunConfig
 from simulator.log.progress import reporter
 from simulator.log.writers import WriterSpec, find_writers
 from simulator.runs.listing import TOPICS, show
-from simulator.runs.run import prepare_all, run
+from simulator.runs.run import load_runs, prepare_all, run
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 from simulator.world.record import record
@@ -60,11 +62,12 @@ def run_experiment(
     writers = find_writers(log or ())
     for code in code_of(file, overrides or ()):
         print(f"{file}: runs the code in {code}", file=sys.stderr)
-    configs = load_experiment(file, overrides or (), code="of_run_folders")
+    origin = Origin(file, tuple(overrides or ()))
+    configs = load_runs(lambda: load_experiment(file, origin.overrides, code="of_run_folders"))
     configs = select(configs, only, option="--only")
     kept = None if no_cache else open_cache(cache, cache_gb)
     trainers = Trainers(workers, kept, executor=executor)
-    run_all(configs, file, output=output, trainers=trainers, writers=writers)
+    run_all(configs, origin, output=output, trainers=trainers, writers=writers)
 
 
 def validate(
@@ -75,8 +78,10 @@ def validate(
     failed = False
     for file in files:
         try:
+            origin = Origin(file, tuple(overrides or ()))
+            configs = load_runs(partial(load_experiment, file, origin.overrides))
             with Trainers(1) as trainers:
-                for checked in prepare_all(load_experiment(file, overrides or ()), file, NOWHERE):
+                for checked in prepare_all(configs, origin, NOWHERE):
                     trainers.try_model(checked.config, checked.world)
                     for note in checked.notes:
                         print(f"{file}: {visible(note)}")
@@ -117,7 +122,7 @@ def select(configs: Sequence[RunConfig], label: str | None, *, option: str) -> l
 
 def run_all(
     configs: Sequence[RunConfig],
-    file: Path,
+    origin: Origin,
     *,
     output: Path,
     trainers: Trainers,
@@ -125,6 +130,6 @@ def run_all(
 ) -> list[Path]:
     """Run one config after the other with the same trainers; return the run folders."""
     report = reporter(Console())
-    prepared = prepare_all(configs, file, output)
+    prepared = prepare_all(configs, origin, output)
     with trainers:
         return [run(each, trainers=trainers, report=report, writers=writers) for each in prepared]

@@ -23,6 +23,7 @@ from analysis.figures import (
     gantt,
     memory,
     participation,
+    performance_profile,
     round_time,
     style,
     target,
@@ -85,6 +86,14 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
             " from below; in brackets, how many runs reached it.",
             target.frame,
             partial(target.draw, metric=metric),
+        ),
+        FigureSpec(
+            "performance-profile",
+            "Share of the targets that a variant reaches within so many times the time of the"
+            " fastest one, over all targets and seeds; in brackets the mean over the axis, which is"
+            " AlgoPerf's score.",
+            performance_profile.frame,
+            performance_profile.draw,
         ),
         FigureSpec(
             "waiting",

@@ -100,6 +100,21 @@ def profile(name: str) -> DeviceProfile:
     return profiles[name]
 
 
+def modes_of(name: str) -> tuple[str, ...]:
+    """Return the profiles of all power modes of the board that a profile is a mode of.
+
+    Raises ValueError where the profile is of a device without power modes.
+    """
+    path, is_file, chosen = name.partition(".toml")
+    file = Path(path + is_file) if is_file else CATALOG
+    own = chosen.removeprefix(":") if is_file else name
+    for device in tomllib.loads(read_text(file)).get("device", ()):
+        modes = [f"{device['name']}-{mode['name']}" for mode in device.get("mode", ())]
+        if own in modes:
+            return tuple(f"{path}{is_file}:{mode}" if is_file else mode for mode in modes)
+    raise ValueError(f"the profile must be a power mode of a board, as jetson-tx2-maxn, got {name}")
+
+
 @cache
 def _bundled() -> dict[str, DeviceProfile]:
     """Return the profiles of our catalog, which is read once: a config may name it many times."""

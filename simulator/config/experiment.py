@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from algorithms.strategy import Strategy
-from simulator.config.keys import is_section, kinds_of, locate, members, names_of
+from simulator.config.keys import Keys, is_section, kinds_of, locate, members, names_of
+from simulator.config.origin import Origin
 from simulator.config.own_strategy import (
     SCALE,
     StrategyFileError,
@@ -36,6 +37,9 @@ OUT_OF_RANGE = (
 )
 """pydantic's names for the errors that are told by the range in the annotation."""
 
+UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+"""pydantic's names for the error that a key is none."""
+
 RATE = "learning_rate"
 """A key of every strategy that stands for ``training.learning_rate`` in its own runs."""
 
@@ -52,16 +56,55 @@ OF_EVERY_KIND: Mapping[str, Sequence[str]] = {
 Code = Literal["of_experiments", "of_run_folders"]
 """Whose own strategies may be run: those of experiments, or those of run folders too."""
 
+GROUP: Mapping[str, Any] = {"profile": "jetson-nano-maxn", "link": {"mbps": [1.0, 1.0]}}
+STAND_INS: Mapping[str, Any] = {
+    "fleet": {"devices": [GROUP]},
+    "pacing": {"kind": "synchronous", "cohort": 1},
+    "stop": {"rounds": 1},
+    "strategy": {"kind": "fedlora"},
+    "name": "unnamed",
+    "label": "unnamed",
+}
+"""What must be given, for a config that is wrong there, while what else it names is checked."""
+
 MAX_SHOWN = 200
 """Characters of a wrong value that a message quotes."""
 
 
-class ConfigError(UserError):
-    """A config is wrong; the error has a line for each problem."""
+@dataclass(frozen=True)
+class Readable:
+    """What can be read of a wrong config: the rest of it, with stand-ins where keys are wrong."""
 
-    def __init__(self, problems: Sequence[str], where: str) -> None:
-        self.problems = list(dict.fromkeys(problems))
-        super().__init__("\n".join(f"{problem} ({where})" for problem in self.problems))
+    config: RunConfig
+    wrong: tuple[str, ...] = ()
+    """The keys that had to be left out."""
+
+
+class ConfigError(UserError):
+    """A config or an option is wrong; the error has a line for each problem, with its place."""
+
+    def __init__(
+        self,
+        problems: Sequence[str],
+        where: str | Origin,
+        readable: Readable | None = None,
+    ) -> None:
+        self.where, self.readable = where, readable
+        if isinstance(where, Origin):
+            self.problems = where.in_order(problems)
+            lines = [where.told(problem) for problem in self.problems]
+        else:
+            self.problems = list(dict.fromkeys(problems))
+            lines = [f"{problem} ({where})" for problem in self.problems]
+        super().__init__("\n".join(lines))
+
+    @classmethod
+    def together(cls, errors: Sequence[ConfigError]) -> ConfigError:
+        """Return one error that says what several say, each line once."""
+        one = cls([problem for error in errors for problem in error.problems], "")
+        lines = [line for error in errors for line in str(error).splitlines()]
+        one.args = ("\n".join(dict.fromkeys(lines)),)
+        return one
 
 
 def load_experiment(
@@ -85,28 +128,30 @@ def read_experiment(
     code: Code = "of_experiments",
 ) -> list[RunConfig]:
     """Return what ``load_experiment`` does, from what stands in a file that messages call path."""
-    raw = copy.deepcopy(dict(content))
+    raw, origin = copy.deepcopy(dict(content)), Origin(path, tuple(overrides))
     _override_all(raw, overrides)
     if code == "of_experiments" and (path.parent / "manifest.json").exists():
-        _refuse_own_code(raw, path)
+        _refuse_own_code(raw, origin)
     if ("strategy" in raw) == ("strategies" in raw):
-        raise ConfigError(["give strategy or strategies, exactly one of the two"], str(path))
+        raise ConfigError(["give strategy or strategies, exactly one of the two"], origin)
     if "strategy" in raw:
         name = str(_kind(raw["strategy"]) or "run").rpartition(":")[2]  # mine.py:Name -> Name
-        return [_parse({"label": name, **_with_title(raw)}, path)]
+        return [_parse({"label": name, **_with_title(raw)}, origin)]
     strategies = raw.pop("strategies")
     if not isinstance(strategies, dict) or not strategies:
-        raise ConfigError(["strategies must map at least one label to a strategy"], str(path))
+        raise ConfigError(["strategies must map at least one label to a strategy"], origin)
     runs, problems = [], []
+    readable = None  # of one strategy: but for its own section all say the same
     for number, (label, strategy) in enumerate(strategies.items()):
         place = {"place": [number]} if number else {}
         one = {**raw, **place, "label": label, "strategy": strategy}
         try:
-            runs.append(_parse(_with_title(one), path))
+            runs.append(_parse(_with_title(one), origin))
         except ConfigError as error:
             problems += name_strategies(error.problems, str(label))
+            readable = readable or error.readable
     if problems:
-        raise ConfigError(problems, str(path))
+        raise ConfigError(problems, origin, readable)
     return runs
 
 
@@ -143,7 +188,7 @@ def load_recorded(path: Path) -> RunConfig:
 
 def read_recorded(content: Mapping[str, Any], path: Path) -> RunConfig:
     """Return what ``load_recorded`` does, from what stands in a file that messages call path."""
-    return _validated(RecordedConfig, content, path, problems=[])
+    return _validated(RecordedConfig, content, Origin(path), problems=[])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -192,25 +237,36 @@ def _override_all(raw: dict[str, Any], overrides: Sequence[str]) -> None:
     """
     before = flatten(raw)
     assigned: dict[str, Any] = {}
+    problems: list[str] = []
     for override in overrides:
-        name, equals, text = override.partition("=")
-        keys = name.strip().split(".")
-        if not equals or not all(keys):
-            rule = f"an override must read key.key=value, got {_shown(override)}"
-            raise ConfigError([rule], "--set")
         try:
-            value = parse_yaml(text)
-        except ValueError as error:
-            rule = f"the value of {_shown_keys(keys)} must be valid YAML, but {error}"
-            raise ConfigError([rule], "--set") from None
-        strategies = raw.get("strategies")
-        reaches_all = keys[0] == "strategy" and len(keys) > 1 and isinstance(strategies, dict)
-        roots = [["strategies", str(label)] for label in strategies or ()] if reaches_all else []
-        for place in [[*root, *keys[1:]] for root in roots] or [keys]:
-            _assign(raw, place, value)
-            assigned[".".join(place)] = value
+            for place, value in _assignments(raw, override):
+                _assign(raw, place, value)
+                assigned[".".join(place)] = value
+        except ConfigError as error:
+            problems += error.problems
     for place_, value in assigned.items():
-        _check_switch(place_, value, before, assigned)
+        problems += _switch_problems(place_, value, before, assigned)
+    if problems:
+        raise ConfigError(problems, "--set")
+
+
+def _assignments(raw: Mapping[str, Any], override: str) -> list[tuple[list[str], Any]]:
+    """Return the keys that an override sets, each with the value."""
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        rule = f"an override must read key.key=value, got {_shown(override)}"
+        raise ConfigError([rule], "--set")
+    try:
+        value = parse_yaml(text)
+    except ValueError as error:
+        rule = f"the value of {_shown_keys(keys)} must be valid YAML, but {error}"
+        raise ConfigError([rule], "--set") from None
+    strategies = raw.get("strategies")
+    reaches_all = keys[0] == "strategy" and len(keys) > 1 and isinstance(strategies, dict)
+    roots = [["strategies", str(label)] for label in strategies or ()] if reaches_all else []
+    return [([*root, *keys[1:]], value) for root in roots] or [(keys, value)]
 
 
 def _assign(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
@@ -232,14 +288,14 @@ def _assign(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     raw[keys[-1]] = value
 
 
-def _check_switch(
+def _switch_problems(
     place: str, value: Any, before: Mapping[str, Any], assigned: Mapping[str, Any]
-) -> None:
-    """Raise ConfigError where another ``kind`` would inherit the options of the one before."""
+) -> list[str]:
+    """Return what is wrong where another ``kind`` would inherit the options of the one before."""
     section, _, key = place.rpartition(".")
     shared = OF_EVERY_KIND.get("strategy" if section.startswith("strategies.") else section)
     if key != "kind" or shared is None:
-        return
+        return []
     kind = before.get(place) or _default_kind(section)
     left = [
         name.removeprefix(f"{section}.")
@@ -247,15 +303,13 @@ def _check_switch(
         if name.startswith(f"{section}.") and name not in assigned and name != place
     ]
     left = [name for name in left if name.partition(".")[0] not in shared]
-    if left and kind not in (None, value):
-        raise ConfigError(
-            [
-                f"an override must not leave options of another kind behind: {section} is of kind "
-                f"{_shown(kind)} and has {', '.join(left)}, got {place}={value}; give the "
-                f"section as a whole, as in {section}='{{kind: {value}}}'"
-            ],
-            "--set",
-        )
+    if not left or kind in (None, value):
+        return []
+    return [
+        f"an override must not leave options of another kind behind: {section} is of kind "
+        f"{_shown(kind)} and has {', '.join(left)}, got {place}={value}; give the "
+        f"section as a whole, as in {section}='{{kind: {value}}}'"
+    ]
 
 
 def _default_kind(section: str) -> Any:
@@ -267,7 +321,7 @@ def _default_kind(section: str) -> Any:
     return getattr(default, "kind", None)
 
 
-def _refuse_own_code(raw: Mapping[str, Any], path: Path) -> None:
+def _refuse_own_code(raw: Mapping[str, Any], origin: Origin) -> None:
     """Raise ConfigError where a run folder's config brings a strategy's code along."""
     for kind in _own_kinds(raw):
         raise ConfigError(
@@ -276,7 +330,7 @@ def _refuse_own_code(raw: Mapping[str, Any], path: Path) -> None:
                 f"folder's config only `fedclock run` runs the code; copy config and code out of "
                 f"the folder to work with them"
             ],
-            str(path),
+            origin,
         )
 
 
@@ -287,31 +341,31 @@ def _own_kinds(raw: Mapping[str, Any]) -> list[str]:
     return [kind for kind in map(_kind, named) if isinstance(kind, str) and names_file(kind)]
 
 
-def _parse(raw: Mapping[str, Any], path: Path) -> RunConfig:
+def _parse(raw: Mapping[str, Any], origin: Origin) -> RunConfig:
     """Return the config. Raises ConfigError with all that is wrong, in an own strategy too."""
     problems: list[str] = []
     model = RunConfig
     if names_file(_kind(raw.get("strategy"))):
         try:
-            own = load_strategy(raw["strategy"], path.parent)
+            own = load_strategy(raw["strategy"], origin.file.parent)
             model = _own_config(own)
             given = {k: v for k, v in raw["strategy"].items() if k != "source_sha256"}
             raw = {**raw, "strategy": {**given, "kind": own.kind}}
             if RATE in option_hints(own):  # the class says what it means by it
-                return _validated(model, raw, path, problems=problems)
+                return _validated(model, raw, origin, problems=problems)
         except StrategyFileError as error:
             problems = error.problems
     try:
-        return _validated(model, _with_own_rate(raw, path), path, problems=problems)
+        return _validated(model, _with_own_rate(raw, origin), origin, problems=problems)
     except ConfigError as error:
         if RATE not in _options(raw.get("strategy")):
             raise
         own_key = f"strategy.{RATE}"
         lines = [line.replace(f"training.{RATE}", own_key, 1) for line in error.problems]
-        raise ConfigError(lines, str(path)) from None
+        raise ConfigError(lines, origin, error.readable) from None
 
 
-def _with_own_rate(raw: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _with_own_rate(raw: Mapping[str, Any], origin: Origin) -> Mapping[str, Any]:
     """Return the config with the strategy's own learning rate in place of that of training.
 
     Raises ConfigError where there is no training.
@@ -321,7 +375,7 @@ def _with_own_rate(raw: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         return raw
     if not isinstance(training, dict):
         problem = f"strategy.{RATE} must be left out, since training is {_shown(training)}"
-        raise ConfigError([f"{problem}, got {_shown(options[RATE])}"], str(path))
+        raise ConfigError([f"{problem}, got {_shown(options[RATE])}"], origin)
     rest = {key: value for key, value in options.items() if key != RATE}
     return {**raw, "strategy": rest, "training": {**training, RATE: options[RATE]}}
 
@@ -333,15 +387,17 @@ def _options(strategy: Any) -> Mapping[str, Any]:
 def _validated(
     model: type[RunConfig],
     raw: Mapping[str, Any],
-    path: Path,
+    origin: Origin,
     *,
     problems: list[str],
 ) -> RunConfig:
     """Return the config that the plain data says. Raises ConfigError, ``problems`` among it."""
+    readable = None
     try:
         config = read_section(model, raw)
         problems = [*problems, *_altered(raw, as_plain(config, whole=True))]
     except ValidationError as error:
+        readable = _readable(raw, [_keys_of(one, model) for one in error.errors()])
         details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]
         # A list all of whose entries are wrong counts as empty.
         details = [d for d in details if d["type"] != "too_short" or not d["input"]]
@@ -353,8 +409,42 @@ def _validated(
             raise
         problems = [*problems, _not_plain(raw["strategy"]["kind"], error)]  # a class of the user's
     if problems:
-        raise ConfigError(problems, str(path))
+        raise ConfigError(problems, origin, readable)
     return config
+
+
+def _readable(raw: Mapping[str, Any], wrong: Sequence[Keys]) -> Readable | None:
+    """Return what can be read of a config some keys of which are wrong; None where nothing can.
+
+    A wrong key stands at its default or, where it must be given, its section at a stand-in.
+    """
+    rest = {**copy.deepcopy(dict(raw)), "strategy": STAND_INS["strategy"]}
+    left_out = [*map(_shown_keys, wrong), "strategy"]
+    for keys in wrong:
+        _leave_out(rest, keys)
+    for _ in range(3):  # then without groups of devices and sections that lack what must be given
+        try:
+            return Readable(read_section(RunConfig, {**STAND_INS, **rest}), tuple(left_out))
+        except ValidationError as error:
+            for first, *inner in (_keys_of(one, RunConfig) for one in error.errors()):
+                if first == "fleet" and inner[:1] == ["devices"] and inner[1:]:
+                    rest["fleet"]["devices"][inner[1]] = GROUP
+                    left_out.append(f"fleet.devices.{inner[1]}")
+                else:
+                    rest.pop(str(first), None)
+                    left_out.append(str(first))
+    return None
+
+
+def _leave_out(tree: Any, keys: Keys) -> None:
+    """Remove a key from nested sections and lists; an entry of a list is left as it is."""
+    for key in keys[:-1]:
+        try:
+            tree = tree[key]
+        except (KeyError, IndexError, TypeError):  # a value that is short for a section or a list
+            return
+    if isinstance(tree, dict) and keys:
+        tree.pop(keys[-1], None)
 
 
 def _altered(given: Any, read: Any, where: Sequence[str] = ()) -> Iterator[str]:
@@ -405,7 +495,7 @@ def _not_plain(kind: str, error: Exception) -> str:
 def _problem(error: Any, model: type[RunConfig]) -> str:
     """Return one line that says what must hold, what was given and at which key."""
     kind, given = error["type"], error["input"]
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+    if kind in UNKNOWN_KEY:
         return _unknown_key(error["loc"], model)
     where, hints = locate(model, error["loc"])
     name = _shown_keys(where).replace("strategy_title", "strategy.title") or "the config"
@@ -428,6 +518,14 @@ def _problem(error: Any, model: type[RunConfig]) -> str:
         return f"{name} must have at least {error['ctx']['min_length']} entry, got {_shown(given)}"
     rule = error["msg"].removeprefix("Input should ").removeprefix("String should ")
     return f"{name} must {rule}, got {_shown(given)}"
+
+
+def _keys_of(error: Any, model: type[RunConfig]) -> Keys:
+    """Return the file's keys that lead to what an error of pydantic's is about."""
+    place = error["loc"]
+    if error["type"] in UNKNOWN_KEY:
+        return [*locate(model, place[:-1])[0], place[-1]]
+    return locate(model, place)[0]
 
 
 def _is_choice(hint: Any) -> bool:

@@ -197,6 +197,14 @@ class OwnDevice(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModesConfig(Section):
+    """Each device is in one of the power modes of its board, and draws another as rounds go by."""
+
+    redraw_every: Annotated[int, Ge(1), Le(1_000_000)] = 20
+    """The number of rounds that a device keeps a mode; the first is drawn for round 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceGroup(Section):
     """A group is devices of one kind, of a ``mix`` of profiles, or the rows of a ``table``.
 
@@ -224,6 +232,8 @@ class DeviceGroup(Section):
     """The uplink as a multiple of the downlink, for traces that measured that alone."""
     cell: str | None = None
     """The cell of ``network.cells`` that the devices share."""
+    modes: ModesConfig | None = None
+    """Power modes that change by round: all those of the board that the profile is a mode of."""
     memory_share: ShareRange | None = None
     """The share of memory that training may take, in place of the fleet's."""
     memory_bytes: Annotated[int, Ge(1), Le(10**15)] | None = None

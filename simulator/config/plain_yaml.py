@@ -10,8 +10,9 @@ Limits keep a small text from becoming a large tree.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -37,6 +38,18 @@ UNSURE = "!unsure"
 """The tag of a scalar that means one thing in YAML 1.1 and another to whoever typed it."""
 
 
+class Place(NamedTuple):
+    """A place in a text is a line and a column, both counted from 1."""
+
+    line: int
+    column: int
+
+    @property
+    def in_words(self) -> str:
+        """The place as it stands behind a message or a file's name."""
+        return f", line {self.line}, column {self.column}"
+
+
 def parse_yaml(text: str) -> Any:
     """Return what the text says, as mappings, lists, texts, numbers, truth values and None.
 
@@ -44,9 +57,27 @@ def parse_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Limited)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        said = ", ".join(filter(None, [error.context, error.problem]))
+        raise ValueError(f"is no valid YAML: {said}{_place(mark) if mark else ''}") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"is no valid YAML: {said}") from None
+
+
+def key_places(text: str) -> dict[str, Place]:
+    """Return where each key of a text stands, by its dotted name; so for each entry of a list.
+
+    A key that is merged or aliased stands where it is written. Raises ValueError or YAMLError where
+    the text is no valid YAML.
+    """
+    loader = _Limited(text)
+    try:
+        node = loader.get_single_node()
+        return dict(_places(loader, node, "")) if node else {}
+    finally:
+        loader.dispose()
 
 
 def dump_yaml(value: Any) -> str:
@@ -158,8 +189,23 @@ def _not_held(node: yaml.ScalarNode) -> str:
     )
 
 
+def _places(loader: _Limited, node: yaml.Node, prefix: str) -> Iterator[tuple[str, Place]]:
+    if isinstance(node, yaml.MappingNode):
+        loader.flatten_mapping(node)  # merged keys come first, so that a key's own place wins
+        inner: list[tuple[object, yaml.Node, yaml.Node]]
+        inner = [(key.value, key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = [(number, value, value) for number, value in enumerate(node.value)]
+    else:
+        return
+    for name, start, value in inner:
+        mark = start.start_mark
+        yield f"{prefix}{name}", Place(mark.line + 1, mark.column + 1)
+        yield from _places(loader, value, f"{prefix}{name}.")
+
+
 def _place(mark: yaml.Mark) -> str:
-    return f", line {mark.line + 1}" if mark.line else ""
+    return Place(mark.line + 1, mark.column + 1).in_words
 
 
 def _num_values(node: yaml.Node | None, known: dict[int, float]) -> float:

@@ -9,6 +9,7 @@ from devices.fleet.fleet import Fleet
 from devices.models.spec import ModelSpec
 from devices.tasks.task import Metric
 from simulator.engine.faults import Faults
+from simulator.engine.modes import NO_MODES, PowerModes
 from simulator.engine.network import SharedLinks
 
 
@@ -26,5 +27,7 @@ class Conditions:
     """What goes wrong, and when."""
     shared_links: SharedLinks
     """The capacities that transfers share."""
+    modes: PowerModes = NO_MODES
+    """The power modes of devices whose mode changes by round."""
     cost_model: CostModel
     """The bytes, FLOPs, seconds and memory that a plan takes on a device."""

@@ -78,6 +78,9 @@ class Dispatcher:
         """Return the assignment that a plan makes, dispatched at ``now``: (round, instant in s)."""
         fed, device_id = self._fed, plan.device_id
         device, cost = fed.world.fleet[device_id], self._view.cost(plan)
+        profile = self._view.profile(device_id)
+        if profile is not device.profile:  # another power mode
+            device = replace(device, profile=profile)
         return Assignment(
             plan=plan,
             broadcast=fed.strategy.broadcast(state, plan),

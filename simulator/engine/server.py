@@ -70,7 +70,7 @@ class Server:
         self._has_no_plan = np.ones(len(world.fleet), dtype=np.bool_)  # by the plans in flight
         self._arrived: list[Assignment] = []
         self._ended: list[ClientRecord] = []  # of this round, whatever the outcome
-        self._resting: dict[DeviceId, ClientRecord] = {}  # ended; waits for the round to close
+        self._resting: dict[DeviceId, Assignment] = {}  # ended; waits for the round to close
         self._round, self._opened_s = 0, 0.0
         self._num_cohort = self._num_planned = 0
         self._sat_out: set[DeviceId] = set()  # and are passed over until somebody is at work
@@ -95,6 +95,7 @@ class Server:
         self._round = 1
         while not self._is_over:
             yield from self._wait_for_devices()
+            self._view.open_round(self._round)
             self._opened_s = self._env.now  # a deadline counts from when somebody can be asked
             self._fill("round_opened")
             while self._can_change() and not self._is_ready():
@@ -249,7 +250,7 @@ class Server:
         self._has_no_plan[record.device_id] = True
         self._ended.append(record)
         self._participation.ended(record)
-        self._resting[record.device_id] = record
+        self._resting[record.device_id] = work
         if record.outcome != "aggregated":
             check_progress(self._round, self._ended, num_devices=len(self._fed.world.fleet))
             return
@@ -324,8 +325,8 @@ class Server:
     def _end_rest(self, device_id: DeviceId) -> None:
         """End the wait of a device that is asked again, or whose round closes."""
         if device_id in self._resting:
-            profile = self._fed.world.fleet[device_id].profile
-            self._resting.pop(device_id).close(profile, self._env.now)
+            work = self._resting.pop(device_id)
+            work.record.close(work.device.profile, self._env.now)
 
     def _evaluate(self) -> None:
         if self._round % self._fed.rules.evaluate_every == 0 or self._is_last_round():

@@ -35,6 +35,9 @@ class ServerView:
         self._model = world.model
         self._work = work
         self._cost_model = world.cost_model
+        self._modes = world.modes
+        self._mode_draws: tuple[int, ...] = ()
+        self._in_mode: Mapping[DeviceId, DeviceProfile] = {}
         self._trainer = trainer
         self._links: dict[DeviceId, LinkRate] = {}
         self._free_bytes: dict[DeviceId, int] = {}
@@ -75,7 +78,13 @@ class ServerView:
         return range(len(self._fleet))
 
     def profile(self, device_id: DeviceId) -> DeviceProfile:
-        return self._fleet.profile_of(device_id)
+        return self._in_mode.get(device_id) or self._fleet.profile_of(device_id)
+
+    def open_round(self, number: int) -> None:
+        """Take note of the power modes that devices are in from this round on."""
+        draws = self._modes.draws(number)
+        if draws != self._mode_draws:
+            self._mode_draws, self._in_mode = draws, self._modes.in_round(number)
 
     def memory_budget_bytes(self, device_id: DeviceId) -> int:
         if device_id in self._free_bytes:

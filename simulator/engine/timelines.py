@@ -46,6 +46,7 @@ class Timelines:
             federation.is_timing_only
             and isinstance(federation.pacing, Synchronous)
             and federation.world.shared_links.is_nothing
+            and federation.world.modes.are_none
             and federation.world.faults.is_honest
             and federation.rules.robustness == AS_SENT
         )

@@ -15,9 +15,11 @@ from devices.datasets.partition import expected_scores
 from devices.models.catalog import ModelSource
 from devices.options import TrainingOptions
 from devices.tasks.task import Metric, Task
+from devices.vocabulary.plan import DeviceId
 from devices.vocabulary.trainer import HostNames, Trainer
 from simulator.config.experiment import ConfigError, name_strategies
 from simulator.config.faults import FaultsConfig
+from simulator.config.origin import Origin
 from simulator.config.own_strategy import source_of
 from simulator.config.schema import RunConfig
 from simulator.engine.federation import Federation
@@ -45,7 +47,8 @@ from simulator.workers.trainers import (
     Trainers,
     remembering,
 )
-from simulator.world.build import World, build_world, rehearse
+from simulator.world.build import World, build_world, rehearse, wrong_names
+from simulator.world.deadline import late_devices, least_deadline_s
 from simulator.world.recorded import fault_schedules
 from traces.text import without_folders
 
@@ -61,7 +64,7 @@ class Prepared:
     is_finished: bool
 
 
-def prepare(config: RunConfig, folder: Path, where: str) -> Prepared:
+def prepare(config: RunConfig, folder: Path, where: str | Origin) -> Prepared:
     """Check everything about a run that can be checked; nothing is written.
 
     Raises ConfigError or RunFolderError, the latter also for a folder with a finished run of this
@@ -220,15 +223,39 @@ def data_notes(world: World) -> list[str]:
     return [f"{data.name}: columns not used: {named:.500}"] if data.unused else []
 
 
-def notes(config: RunConfig, world: World, where: str) -> list[str]:
-    """Return notes on devices that sit out. Raises ConfigError where nothing can be planned."""
-    idle = rehearse(config, world, where)
-    if not idle:
-        return []
-    return [
-        f"{config.label}: {len(idle)} of {len(world.fleet)} devices cannot hold any plan of this "
-        f"strategy and will sit out: {', '.join(map(str, idle[:10]))}{', ...' * (len(idle) > 10)}"
-    ]
+def notes(config: RunConfig, world: World, where: str | Origin) -> list[str]:
+    """Return notes on devices that sit out, or are late whatever happens.
+
+    Raises ConfigError where nothing can be planned, or nobody can ever be in time.
+    """
+    asked, plans = rehearse(config, world, where)
+    planned = {plan.device_id for plan in plans}
+    idle = [device for device in asked if device not in planned]
+    found = []
+    if idle:
+        found.append(
+            f"{config.label}: {len(idle)} of {len(world.fleet)} devices cannot hold any plan of "
+            f"this strategy and will sit out: {_named_devices(idle)}"
+        )
+    if late := late_devices(config, world, plans):
+        least_s, deadline_s = least_deadline_s(config, world, asked), config.pacing.deadline_s
+        if least_s > deadline_s:
+            problem = (
+                f"pacing.deadline_s must leave some device the time for the smallest plan, which "
+                f"takes {least_s:.3g} s or more on every one, got {deadline_s:g}"
+            )
+            raise ConfigError([problem], where)
+        which = "every device" if len(late) == len(plans) else f"{len(late)} of {len(plans)}"
+        found.append(
+            f"{config.label}: the deadline of {deadline_s:g} s is shorter than what the first plan "
+            f"of {which} takes at the best rates of its link, so that none of them arrives in "
+            f"time: {_named_devices(late)}"
+        )
+    return found
+
+
+def _named_devices(devices: Sequence[DeviceId]) -> str:
+    return f"{', '.join(map(str, devices[:10]))}{', ...' * (len(devices) > 10)}"
 
 
 def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federation:
@@ -319,7 +346,22 @@ def _outcome(server: Server, metrics: Sequence[Metric], wall_s: float) -> dict[s
     }
 
 
-def prepare_all(configs: Sequence[RunConfig], file: Path, output: Path) -> list[Prepared]:
+def load_runs(load: Callable[[], list[RunConfig]]) -> list[RunConfig]:
+    """Return the runs that an experiment is read as.
+
+    Raises ConfigError with all that is wrong with its keys, and with the files and names that the
+    right ones give.
+    """
+    try:
+        return load()
+    except ConfigError as error:
+        if (rest := error.readable) is None:
+            raise
+        further = wrong_names(rest.config, rest.wrong)
+        raise ConfigError([*error.problems, *further], error.where) from None
+
+
+def prepare_all(configs: Sequence[RunConfig], origin: Origin, output: Path) -> list[Prepared]:
     """Check all runs before the first begins; a note on several of them is the first one's.
 
     Raises ConfigError with what is wrong in any.
@@ -328,12 +370,12 @@ def prepare_all(configs: Sequence[RunConfig], file: Path, output: Path) -> list[
     problems: list[str] = []
     for config in configs:
         try:
-            one = prepare(config, output / config.folder, str(file))
+            one = prepare(config, output / config.folder, origin)
             said = {note for earlier in prepared for note in earlier.notes}
             notes = tuple(note for note in one.notes if note not in said)
             prepared.append(replace(one, notes=notes))
         except ConfigError as error:
             problems += name_strategies(error.problems, config.label if configs[1:] else None)
     if problems:
-        raise ConfigError(problems, str(file))
+        raise ConfigError(problems, origin)
     return prepared

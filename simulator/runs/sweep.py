@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from simulator.config.experiment import ConfigError, load_experiment
+from simulator.config.experiment import ConfigError, load_experiment, name_strategies
+from simulator.config.origin import Origin
 from simulator.config.plain_yaml import dump_line, parse_yaml
 from simulator.config.schema import RunConfig
 from simulator.log.manifest import read_manifest
 from simulator.log.progress import Reporter
 from simulator.log.writers import find_writers
-from simulator.runs.run import Prepared, prepare, run, savings_in_words
+from simulator.runs.run import Prepared, load_runs, prepare, run, savings_in_words
 from simulator.workers.trainers import Trainers
+
+T = TypeVar("T")
 
 LoadConfigs = Callable[[Sequence[str]], list[RunConfig]]
 """Loads an experiment after overrides."""
@@ -48,11 +51,16 @@ class SweepRun:
         """Return what a person calls the run: label, grid values and seed."""
         return " ".join(filter(None, [self.label, self.point, f"seed {self.seed}"]))
 
-    def load(self) -> RunConfig:
-        """Load the config from its file. Raises ConfigError where that has become invalid."""
+    def prepare(self) -> Prepared:
+        """Check the run. Raises ConfigError also where its file has become invalid."""
+        origin = Origin(self.file, self.overrides)
         configs = load_experiment(self.file, self.overrides)
         config = next(config for config in configs if config.label == self.label)
-        return replace(config, place=self.place)
+        try:
+            return prepare(replace(config, place=self.place), self.folder, origin)
+        except ConfigError as error:
+            label = self.label if configs[1:] else None
+            raise ConfigError(name_strategies(error.problems, label), origin) from None
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Checked:
 
 def check(sweep_run: SweepRun) -> Checked:
     """Check everything that can be checked before the run; nothing is written."""
-    prepared = _prepare(sweep_run)
+    prepared = sweep_run.prepare()
     conditions = prepared.world.conditions_hash
     alone = prepared.config.read_alone
     return Checked(conditions, prepared.is_finished, prepared.notes, alone)
@@ -76,11 +84,7 @@ def check(sweep_run: SweepRun) -> Checked:
 def carry_out(sweep_run: SweepRun, trainers: Trainers, report: Reporter) -> Path:
     """Simulate the run, or go on with it where it was interrupted; return its folder."""
     writers = find_writers(sweep_run.log)
-    return run(_prepare(sweep_run), trainers=trainers, report=report, writers=writers)
-
-
-def _prepare(sweep_run: SweepRun) -> Prepared:
-    return prepare(sweep_run.load(), sweep_run.folder, str(sweep_run.file))
+    return run(sweep_run.prepare(), trainers=trainers, report=report, writers=writers)
 
 
 def savings_of(done: Sequence[SweepRun]) -> str:
@@ -98,9 +102,9 @@ def expand(
     ``seeds`` is how many, counted from the config's own, or a list of them: "0,3,7". Raises
     ConfigError with all that is wrong at any point.
     """
-    load = partial(load_experiment, file)
+    load, origin = partial(load_experiment, file), Origin(file, tuple(overrides))
     runs: dict[Path, SweepRun] = {}
-    for chosen, point, config in _configs(load, overrides, grid=grid, seeds=seeds, where=str(file)):
+    for chosen, point, config in _configs(load, origin, grid=grid, seeds=seeds):
         # Strategies that a grid value does not reach have one run for all points.
         runs.setdefault(
             output / config.folder,
@@ -120,32 +124,35 @@ def expand(
 
 
 def sweep_configs(
-    load: LoadConfigs, overrides: Sequence[str], *, grid: Sequence[str], seeds: str, where: str
+    load: LoadConfigs, origin: Origin, *, grid: Sequence[str], seeds: str
 ) -> list[RunConfig]:
-    """Return the config of every run that ``expand`` names, from what loads an experiment.
-
-    ``where`` names the experiment in messages.
-    """
+    """Return the config of every run that ``expand`` names, from what loads an experiment."""
     runs: dict[Path, RunConfig] = {}
-    for _, _, config in _configs(load, overrides, grid=grid, seeds=seeds, where=where):
+    for _, _, config in _configs(load, origin, grid=grid, seeds=seeds):
         runs.setdefault(config.folder, config)
     return list(runs.values())
 
 
 def _configs(
-    load: LoadConfigs, overrides: Sequence[str], *, grid: Sequence[str], seeds: str, where: str
+    load: LoadConfigs, origin: Origin, *, grid: Sequence[str], seeds: str
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], RunConfig]]:
     """Yield the overrides, grid point and config of every strategy at every seed and point."""
-    points = grid_points(grid)
-    first: list[RunConfig] = []
-    problems: list[str] = []
-    for point in points:
+    overrides = origin.overrides
+    wrong: list[ConfigError] = []
+
+    def attempt(read: Callable[[], list[T]]) -> list[T]:
         try:
-            first += load([*overrides, *point])
+            return read()
         except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems, where)
+            wrong.append(error)
+            return []
+
+    points = attempt(partial(grid_points, grid)) or [()]
+    attempt(partial(_seeds, seeds, 0))
+    loads = [partial(load, [*overrides, *point]) for point in points]
+    first = [config for one in loads for config in attempt(partial(load_runs, one))]
+    if wrong:
+        raise ConfigError.together(wrong)
     numbers = _seeds(seeds, first[0].seed)
     _check_number(len(numbers) * len(points), "--seeds and --grid")
     places = _places(load, overrides, points)

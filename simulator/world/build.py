@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -38,21 +39,46 @@ from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPla
 from devices.vocabulary.trainer import NullTrainer
 from simulator.config.experiment import ConfigError
 from simulator.config.fleet import NetworkConfig
+from simulator.config.origin import Origin
 from simulator.config.problems import Problems
 from simulator.config.schema import RunConfig, section_json
 from simulator.engine.conditions import Conditions
 from simulator.engine.faults import Faults, draw_faults
+from simulator.engine.modes import NO_MODES, PowerModes
 from simulator.engine.network import NOTHING_SHARED, SharedLinks
 from simulator.engine.seeds import stream
 from simulator.engine.server_view import ServerView
 from simulator.world.fleet import draw_fleet
 from simulator.world.groups import open_groups
+from simulator.world.modes import draw_modes
 from simulator.world.network import open_network
 from simulator.world.recorded import read_conditions
 from traces.arrays import BoolArray, IntArray
 
 MAX_NAMED = 10
 MAX_REHEARSED = 1_000
+
+SIZE_OF_GROUP = re.compile(
+    r"fleet\.devices\.\d+\.(count|memory_share|memory_bytes|runtime_bytes)(\.\d+)?"
+)
+"""Keys of a group on which nothing that it names depends."""
+
+READ_BY: Mapping[str, Collection[str]] = {
+    "task.data": (
+        *(
+            "task",
+            "task.kind",
+            "task.columns",
+            "task.template",
+            "task.answer_tokens",
+            "task.edition",
+        ),
+        *("shards", "shards.kind", "shards.column", "shards.group_by"),
+    ),
+    "task.model": ("task.revision",),
+    "cost.model": ("cost.revision",),
+}
+"""The keys that say how what another key names is read."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,32 +100,17 @@ class World(Conditions):
         if isinstance(self.cost_model, MeasuredCost):
             sha.update(repr(self.cost_model.steps).encode())
         self.shared_links.hash_into(sha)
+        self.modes.hash_into(sha)
         return sha.hexdigest()
 
 
-def build_world(config: RunConfig, where: str) -> World:
+def build_world(config: RunConfig, where: str | Origin) -> World:
     """Load and draw everything that the config names.
 
     Raises ConfigError with every name that does not exist and every number that cannot work.
     """
     problems = Problems()
-    named = config.task
-    shards = config.shards
-    beside = (shards.column,) if shards.kind == "natural" else ()
-    beside = (*beside, shards.group_by) if shards.group_by else beside
-    load = partial(
-        load_task,
-        named.kind,
-        named.data,
-        named=named.columns,
-        beside=beside,
-        options=named.options,
-        edition=named.edition,
-    )
-    task = problems.attempt("task.data", load)
-    find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")
-    source = problems.attempt("task.model", find)
-    cost_source = problems.attempt("cost.model", partial(_cost_source, config))
+    task, source, cost_source = _read_names(config, problems)
     model = source and problems.attempt("task", partial(_model, config, source, task))
     if task:
         _check_target(config, task, problems)
@@ -119,7 +130,7 @@ def build_world(config: RunConfig, where: str) -> World:
     met = _devices(config, task, problems)
     if problems.found or not (source and model and task and met):
         raise ConfigError(problems.found, where)
-    fleet, faults, shared_links = met
+    fleet, faults, shared_links, modes = met
     if config.fleet.recorded:
         _check_examples(fleet, task, problems)
     priced: ClosedFormCost | ProxyCost | None
@@ -139,11 +150,62 @@ def build_world(config: RunConfig, where: str) -> World:
         fleet=fleet,
         faults=faults,
         shared_links=shared_links,
+        modes=modes,
         cost_model=cost_model,
         source=source,
         task=task,
         cost_source=cost_source,
     )
+
+
+def wrong_names(config: RunConfig, wrong: Collection[str]) -> list[str]:
+    """Return what is wrong with the files and names of a config of which some keys are wrong too.
+
+    Nothing is said of a section with a wrong key in it, for it may follow from that.
+    """
+    doubtful = {_section(key) for key in wrong if not SIZE_OF_GROUP.fullmatch(key)}
+    doubtful |= {name for name, keys in READ_BY.items() if doubtful.intersection(keys)}
+    problems = Problems()
+    _read_names(config, problems)
+    groups = open_groups(config.fleet, config.seed, problems)
+    draw_fleet(config, groups, DividedShards(()), problems)
+    if not any(section.startswith("network") for section in doubtful):
+        open_network(config.network, groups, problems)
+    return [
+        problem
+        for problem in problems.found
+        if not any(f"{_section(problem)}.".startswith(f"{section}.") for section in doubtful)
+    ]
+
+
+def _section(key: str) -> str:
+    """Return what a key, or a problem that begins with one, belongs to: a group, or two keys."""
+    found = re.match(r"fleet\.devices\.\d+|\w+(\.\w+)?", key)
+    return found[0] if found else ""
+
+
+def _read_names(
+    config: RunConfig, problems: Problems
+) -> tuple[Task | None, ModelSource | None, ModelSource | None]:
+    """Return the task with its data, the model, and the larger model that costs are charged for."""
+    named = config.task
+    shards = config.shards
+    beside = (shards.column,) if shards.kind == "natural" else ()
+    beside = (*beside, shards.group_by) if shards.group_by else beside
+    load = partial(
+        load_task,
+        named.kind,
+        named.data,
+        named=named.columns,
+        beside=beside,
+        options=named.options,
+        edition=named.edition,
+    )
+    task = problems.attempt("task.data", load)
+    find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")
+    source = problems.attempt("task.model", find)
+    cost_source = problems.attempt("cost.model", partial(_cost_source, config))
+    return task, source, cost_source
 
 
 def _cost_source(config: RunConfig) -> ModelSource | None:
@@ -176,8 +238,8 @@ def _proxy_cost(
 
 def _devices(
     config: RunConfig, task: Task | None, problems: Problems
-) -> tuple[Fleet, Faults, SharedLinks] | None:
-    """Return the devices, their faults and what they share, drawn or as recorded."""
+) -> tuple[Fleet, Faults, SharedLinks, PowerModes] | None:
+    """Return the devices, their faults, what they share and their modes, drawn or as recorded."""
     groups = open_groups(config.fleet, config.seed, problems)
     recorded, shared_links = None, NOTHING_SHARED
     if config.fleet.recorded:
@@ -193,10 +255,10 @@ def _devices(
         problems.add(f"pacing must ask for at most the {count} devices of the fleet, got {wanted}")
     faults = partial(draw_faults, config.faults, count, seed=config.seed, problems=problems)
     if recorded:
-        return recorded, faults(), shared_links
+        return recorded, faults(), shared_links, NO_MODES
     shards = task and problems.attempt("shards", partial(_shards, config, task, count))
     fleet = draw_fleet(config, groups, shards or DividedShards(()), problems)
-    drawn = fleet, faults(), shared_links
+    drawn = fleet, faults(), shared_links, draw_modes(config.seed, groups, problems)
     return drawn if shards else None
 
 
@@ -361,8 +423,10 @@ def _check_budgets(
         problems.add(f"fleet: {len(short) - MAX_NAMED} more devices cannot hold the smallest plan")
 
 
-def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...]:
-    """Let the strategy plan for the fleet once; return the devices that it has no plan for.
+def rehearse(
+    config: RunConfig, world: World, where: str | Origin
+) -> tuple[Sequence[DeviceId], Sequence[TrainingPlan]]:
+    """Let the strategy plan for the fleet once; return the devices that it was asked, and plans.
 
     In a large fleet it plans for about ``MAX_REHEARSED`` devices, evenly spread. Raises ConfigError
     where it cannot plan at all. No model is loaded: every block counts as equally salient.
@@ -384,8 +448,7 @@ def rehearse(config: RunConfig, world: World, where: str) -> tuple[DeviceId, ...
             ],
             where,
         )
-    planned = {plan.device_id for plan in plans}
-    return tuple(device for device in cohort if device not in planned)
+    return cohort, plans
 
 
 def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan]:

@@ -46,6 +46,11 @@ def record(run_folder: Path, output: Path) -> Path:
         raise RunFolderError(
             f"the traces and data that {file} names must be those of the run, but have changed"
         )
+    if not world.modes.are_none:
+        raise UserError(
+            "power modes must not change by round in a run that is recorded, since they follow the "
+            f"rounds of each scheduler and not the clock; {run_folder} has fleet.devices.*.modes"
+        )
     plain = config.resolved()
     plain["name"] = f"{config.name}-replayed"[:64]
     if ".." in output.parts:  # a config names what lies outside by an absolute path

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from algorithms.planning.depth_search import (
     DepthProblem,
+    at_least,
     climb,
     cover,
     deepest_common,
     deepest_within,
     draw,
+    near,
     pace_of_slowest,
     sweep,
     undominated,
@@ -172,3 +174,19 @@ def test_cover_forgives_the_rounding_of_shares() -> None:
 
 def test_cover_never_takes_depth_away() -> None:
     assert cover(COVERED, np.array([3, 1, 1]), np.array([2]), 0.2).tolist() == [3, 2, 3]
+
+
+def test_a_device_trains_at_least_a_share_of_what_it_holds() -> None:
+    inf = math.inf
+    round_s = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, inf, 3.0, inf], [1.0, inf, inf, inf]])
+    assert at_least(round_s, 0.5).tolist() == [2, 3, 1]
+    assert at_least(round_s, 1.0).tolist() == [4, 3, 1]
+    assert at_least(round_s, 0.0).tolist() == [1, 1, 1]
+
+
+def test_depths_stay_within_so_many_blocks_of_the_last() -> None:
+    inf = math.inf
+    round_s = np.array([[1.0, 2.0, 3.0, 4.0, 5.0]] * 3 + [[1.0, inf, inf, inf, 5.0]] * 2)
+    depths = np.array([5, 1, 3, 5, 5])
+    last = np.array([1, 4, 0, 1, 3])
+    assert near(round_s, depths, last, 2).tolist() == [3, 2, 3, 1, 5]

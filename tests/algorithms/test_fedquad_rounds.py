@@ -48,16 +48,32 @@ def test_reference_time_is_that_of_the_slowest_device_as_it_was_measured() -> No
     assert depths_of(plans_of(strategy, fleet, state)) == {0: (1, 0), 1: (4, 0)}
 
 
-def test_blocks_of_low_gain_are_left_until_coverage_is_due() -> None:
+def depths_where_the_top_block_gains_all(strategy: FedQuad) -> list[int]:
+    """The depths of an ample device in seven rounds."""
     fleet = one_device(AMPLE)
-    strategy = FedQuad(coverage_rounds=3)
     state, depths = start(fleet, strategy), []
     for _ in range(7):
         state = with_gains(state, (1, 1e-6, 1e-6, 1e-6))
         plans = plans_of(strategy, fleet, state)
         depths.append(plans[0].depth)
         state = strategy.aggregate(state, updates_of(strategy, fleet, state, plans))
-    assert depths == [1, 1, 4, 1, 1, 4, 1]
+    return depths
+
+
+def test_blocks_of_low_gain_are_left_until_coverage_is_due() -> None:
+    found = depths_where_the_top_block_gains_all(FedQuad(coverage_rounds=3))
+    assert found == [1, 1, 4, 1, 1, 4, 1]
+
+
+def test_a_device_trains_its_least_share_where_one_block_would_pay_most() -> None:
+    found = depths_where_the_top_block_gains_all(FedQuad(coverage_rounds=3, least_share=0.5))
+    assert found == [2, 2, 4, 2, 2, 4, 2]
+
+
+def test_depths_change_by_no_more_than_the_bound_from_one_update_to_the_next() -> None:
+    found = depths_where_the_top_block_gains_all(FedQuad(coverage_rounds=3, max_change=1))
+    assert np.abs(np.diff(found)).max() == 1
+    assert max(found) == 4
 
 
 def share_reaching(fleet: StaticFleet, depths: dict[DeviceId, int], depth: int) -> float:

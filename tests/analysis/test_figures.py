@@ -158,6 +158,7 @@ def test_a_number_in_the_csv_moves_the_figure(drawn: Drawn) -> None:
         "loss": "loss",
         "loss-rounds": "loss",
         "time-to-target": "at_s",
+        "performance-profile": "time_to_target_s",
         "waiting": "waiting_s",
         "waiting-cdf": "waiting_s",
         "waiting-rounds": "waiting_s",

@@ -8,12 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import unquote
 
 NAME = "someone/small"
 
 
 class Hub:
-    """One model with its commits; ``branches`` say which commit a name means."""
+    """One repository with its commits; ``branches`` say which commit a name means.
+
+    A model and a data set have the same files, by the paths of either.
+    """
 
     def __init__(self) -> None:
         self.commits: dict[str, dict[str, bytes]] = {}
@@ -30,23 +34,30 @@ class Hub:
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of a request, as the hub's API has them."""
         self.asked.append(path)
-        parts = path.partition("?")[0].strip("/").split("/")
+        plain, mark, file = path.partition("?")[0].strip("/").partition("/resolve/")
+        revision, _, inside = file.partition("/")
+        parts = [*plain.split("/"), *(("resolve", revision, inside) if mark else ())]
+        if parts[0] == "datasets":  # an API's path begins otherwise
+            parts = parts[1:]
         match parts:
-            case ["api", "models", *name] if "/".join(name[:2]) == NAME:
+            case ["api", "models" | "datasets", *name] if "/".join(name[:2]) == NAME:
                 sha = self._sha(name[3]) if len(name) > 3 else self.branches["main"]
                 if sha is None:
                     return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
                 if len(name) > 2 and name[2] == "tree":
                     return 200, {}, json.dumps([*self._tree(sha)]).encode()
                 return 200, {}, json.dumps({"id": NAME, "sha": sha, "siblings": []}).encode()
-            case [*name, "resolve", revision, file] if "/".join(name) == NAME:
-                sha = self._sha(revision)
-                if sha is None or file not in self.commits[sha]:
-                    return 404, {"X-Error-Code": "EntryNotFound"}, b""
-                body = self.commits[sha][file]
-                headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": sha}
-                return 200, headers, body
+            case [*name, "resolve", revision, file]:
+                if "/".join(name) == NAME:
+                    return self._file(revision, unquote(file))
         return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+
+    def _file(self, revision: str, file: str) -> tuple[int, dict[str, str], bytes]:
+        sha = self._sha(revision)
+        if sha is None or file not in self.commits[sha]:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        body = self.commits[sha][file]
+        return 200, {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": sha}, body
 
     def _sha(self, revision: str) -> str | None:
         found = self.branches.get(revision, revision)
