@@ -108,7 +108,7 @@ class FedHeLLo(Strategy[Allocation]):
         drawn = dict(state.memory.drawn)
         for update in updates:
             if update.base_version >= state.memory.since:
-                trained: BoolArray = update.plan.terms.trained.any(axis=(1, 2))  # (L,)
+                trained: BoolArray = np.any(update.plan.terms.trained, axis=(1, 2))  # (L,)
                 drawn.setdefault(update.plan.device_id, trained)
         return state.advance(adapter, Allocation(state.memory.measured, state.memory.since, drawn))
 

@@ -197,7 +197,7 @@ class CheckpointedTrainer:
         return found
 
     def block_fisher(self, adapter: Adapter) -> FloatArray:
-        key = self._key("fisher", adapter.digest)
+        key = _key(self._context.salience, "fisher", adapter.digest)
         found = self._results.read(key, _to_salience)
         if found is None:
             found = self._trainer.block_fisher(adapter)

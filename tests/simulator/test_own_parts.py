@@ -17,7 +17,13 @@ from devices.vocabulary.trainer import TrainingJob, TrainingResult
 from simulator.engine.federation import Federation
 from simulator.engine.server import Server, simulate
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
-from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
+from tests.simulator.small import (
+    DriftTrainer,
+    Memory,
+    make_device,
+    make_federation,
+    one_context,
+)
 
 PACINGS: dict[str, Pacing] = {
     "synchronous": Synchronous(cohort=3),
@@ -96,7 +102,9 @@ def test_a_resumed_run_finds_every_own_part(pacing: Pacing, tmp_path: Path) -> N
                 raise KeyboardInterrupt
 
     def kept(folder: str, trainer: Keeping) -> CheckpointedTrainer:
-        return CheckpointedTrainer(trainer, Checkpoint(tmp_path / folder, pytest.fail), "")
+        return CheckpointedTrainer(
+            trainer, Checkpoint(tmp_path / folder, pytest.fail), one_context()
+        )
 
     whole, log = finished(kept("whole", Keeping()), pacing)
     with pytest.raises(KeyboardInterrupt):
