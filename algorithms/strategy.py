@@ -29,6 +29,10 @@ from traces.arrays import FloatArray
 M = TypeVar("M")
 
 
+class StrategyError(ValueError):
+    """A strategy of the user's is made in a way that cannot work; the message is for its author."""
+
+
 @dataclass(frozen=True, eq=False)
 class ServerState(Generic[M]):
     """A server state is everything that is remembered from one aggregation to the next.

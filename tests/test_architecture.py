@@ -45,7 +45,16 @@ ROOMS = {
     ),
     "algorithms": (
         *("strategy", "contract", "pacing", "selection"),
-        *("merging", "planning", "selections", "strategies", "static_fleet", "checks", "registry"),
+        *(
+            "merging",
+            "planning",
+            "selections",
+            "strategies",
+            "flower",
+            "static_fleet",
+            "checks",
+            "registry",
+        ),
     ),
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
     "analysis": (
@@ -61,6 +70,7 @@ ONLY_IN = {
     "peft": ("devices/training", "devices/tracing"),
     "simpy": ("simulator/engine", "simulator/log/checked.py"),
     "ray": ("simulator/workers/ray_actors.py",),
+    "flwr": ("algorithms/flower",),
     "pydantic": ("simulator/config",),
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),

@@ -8,7 +8,6 @@ row and then repeats.
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import math
@@ -208,11 +207,11 @@ class AvailabilityTrace:
         The arrays are shared with this trace, and so stay as they are; ``shifted`` rewrites them.
         """
         _ = self._change_list_s, self._is_online_first  # worked out once, for all copies
-        begun = copy.copy(self)
         total_s = self.offset_s + offset_s
         if math.isfinite(self.period_s):
             total_s %= self.period_s
-        object.__setattr__(begun, "offset_s", total_s)
+        begun = object.__new__(AvailabilityTrace)  # what was checked does not depend on the offset
+        begun.__dict__.update(self.__dict__, offset_s=total_s)
         return begun
 
     def ended(self) -> AvailabilityTrace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -60,9 +59,8 @@ class BandwidthTrace:
 
     def begun_at(self, offset_s: float) -> BandwidthTrace:
         """Return the trace for a clock that starts ``offset_s`` further into it."""
-        begun = copy.copy(self)
-        steps = self.steps.begun_at(offset_s)
-        begun.__dict__.update(steps=steps, offset_s=steps.offset_s)
+        begun, steps = object.__new__(BandwidthTrace), self.steps.begun_at(offset_s)
+        begun.__dict__.update(self.__dict__, steps=steps, offset_s=steps.offset_s)
         return begun
 
     def scaled(self, factor: float) -> BandwidthTrace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
@@ -218,11 +217,11 @@ class StepTrace:
         """
         _ = self._edges, self._values, self._amounts  # worked out once, for all copies
         _ = self.lowest, self._highest
-        begun = copy.copy(self)
         total_s = self.offset_s + offset_s
         if math.isfinite(self.period_s):
             total_s %= self.period_s
-        object.__setattr__(begun, "offset_s", total_s)
+        begun = object.__new__(StepTrace)  # what was checked before does not depend on the offset
+        begun.__dict__.update(self.__dict__, offset_s=total_s)
         return begun
 
     def scaled(self, factor: float) -> StepTrace:

@@ -18,6 +18,8 @@ from traces.arrays import BitsArray, BoolArray, FloatArray, IntArray
 FourBit = Literal["int4", "nf4"]
 Formats = tuple[WeightFormat, ...]
 
+MAX_STEPS_AT_ONCE = 1 << 20
+"""The most steps of all devices together that bits are shared out over in one pass."""
 SCALE_BITS = 2 * 8 * SCALE_BYTES
 """What a quantized term carries besides its parameters: one scale for each of its factors."""
 
@@ -87,28 +89,43 @@ class UploadSteps:
         return cls(term, reached[1:][level], cost.ravel()[order], score.shape)
 
 
-def adaptive_bits(steps: UploadSteps, sent: BoolArray, *, budget_bits: int) -> BitsArray:
-    """Return the bits of each term in ``sent``, by the steps most worth per bit that still fit.
+def adaptive_bits(
+    steps: UploadSteps, sent: BoolArray, *, budget_bits: Sequence[int] | IntArray
+) -> BitsArray:
+    """Return (n, ...) the bits of n devices' terms in ``sent`` (n, ...), each within its budget.
 
-    Exact where the budget is used up without passing over a step; else it may miss at most the
-    worth of the first step passed over.
+    Each device takes the steps most worth per bit that still fit. Exact where its budget is used up
+    without passing over a step; else it may miss at most the worth of the first step passed over.
     """
-    num_terms = sent.size
-    bits = np.zeros(num_terms, dtype=np.uint8)
-    left = budget_bits
-    open_steps = np.flatnonzero(sent.ravel()[steps.term])
-    while len(open_steps):
-        spent = np.cumsum(steps.cost_bits[open_steps])
-        num_taken = int(np.searchsorted(spent, left, side="right"))
-        taken, rest = open_steps[:num_taken], open_steps[num_taken:]
-        bits[steps.term[taken]] = steps.bits[taken]  # the last of a term's steps stays
-        left -= int(spent[num_taken - 1]) if num_taken else 0
+    budgets = np.array(budget_bits, dtype=np.int64)
+    at_once = max(1, MAX_STEPS_AT_ONCE // len(steps.term))
+    parts = [
+        _adaptive_bits(steps, sent[k : k + at_once], budgets[k : k + at_once])
+        for k in range(0, len(sent), at_once)
+    ]
+    return np.concatenate([np.zeros((0, *steps.shape), dtype=np.uint8), *parts])
+
+
+def _adaptive_bits(steps: UploadSteps, sent: BoolArray, left: IntArray) -> BitsArray:
+    num_devices, num_steps = len(sent), len(steps.term)
+    flat = sent.reshape(num_devices, -1)
+    # (terms, levels): where the steps of each term stand; and what stands beyond all steps.
+    places = np.argsort(steps.term, kind="stable").reshape(flat.shape[1], -1)
+    bits_at = np.append(steps.bits, np.iinfo(np.int64).max)
+    bits = np.zeros(flat.shape, dtype=np.uint8)
+    is_open = flat[:, steps.term]
+    while is_open.any():
+        costs = np.where(is_open, steps.cost_bits, 0)
+        taken = is_open & (costs.cumsum(axis=1) <= left[:, None])
+        last = np.where(taken[:, places], places, -1).max(axis=2)  # a term's last step stays
+        bits = np.where(last >= 0, bits_at[last], bits).astype(np.uint8)
+        left = left - np.where(taken, costs, 0).sum(axis=1)
         # What does not fit now never will, and neither will what builds upon it.
-        too_dear = rest[steps.cost_bits[rest] > left][::-1]
-        ceiling = np.full(num_terms, np.iinfo(np.int64).max)
-        ceiling[steps.term[too_dear]] = steps.bits[too_dear]  # reversed: the first one stays
-        open_steps = rest[steps.bits[rest] < ceiling[steps.term[rest]]]
-    return bits.reshape(steps.shape)
+        is_open &= ~taken
+        too_dear = is_open & (steps.cost_bits > left[:, None])
+        first = np.where(too_dear[:, places], places, num_steps).min(axis=2)
+        is_open &= steps.bits < bits_at[first][:, steps.term]
+    return bits.reshape(sent.shape)
 
 
 def uniform_bits(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -147,10 +148,10 @@ def estimated_pace(costs: DepthCosts, device_id: DeviceId, prior: Pace, seen: Me
         return prior
     step_s = download_bytes = upload_bytes = 0.0
     for work, weight in seen.mix.items():
-        cost = costs.cost(device_id, work)
-        step_s += weight * cost.step_s
-        download_bytes += weight * cost.download_bytes
-        upload_bytes += weight * cost.upload_bytes
+        _, own_step_s, own_download_bytes, own_upload_bytes = costs.cost(device_id, work)
+        step_s += weight * own_step_s
+        download_bytes += weight * own_download_bytes
+        upload_bytes += weight * own_upload_bytes
     trust = sum(seen.mix.values())
 
     def blend(before: float, measured: float) -> float:
@@ -166,19 +167,35 @@ def estimated_pace(costs: DepthCosts, device_id: DeviceId, prior: Pace, seen: Me
 
 
 def round_times(
-    fleet: FleetView, costs: DepthCosts, device_id: DeviceId, seen: Measured | None = None
-) -> FloatArray:
-    """Return (L,): the seconds of a round at each depth; inf where it does not fit.
+    fleet: FleetView,
+    costs: DepthCosts,
+    cohort: Sequence[DeviceId],
+    measured: Mapping[DeviceId, Measured] = MappingProxyType({}),
+) -> tuple[list[DeviceId], FloatArray]:
+    """Return the devices that can hold some depth, and (N, L) the seconds of a round at each.
 
-    At the device's registered speed and last measured rates, corrected by what was ``seen``.
+    These are at the devices' registered speed and last measured rates, corrected by what was
+    ``measured``, and inf where a depth does not fit.
     """
-    pace = Pace(1.0, fleet.link(device_id))
-    if seen is not None:
-        pace = estimated_pace(costs, device_id, pace, seen)
-    menu = costs.menu(device_id)
-    round_s: FloatArray = (
-        fleet.local_steps(device_id) * pace.train_ratio * menu.step_s
-        + menu.download_bytes / pace.link.down_bytes_per_s
-        + menu.upload_bytes / pace.link.up_bytes_per_s
-    )
-    return round_s
+    menus: dict[int, tuple[int, DepthMenu]] = {}  # by identity, with their place; few are distinct
+    able, index, paces = [], [], []
+    for device_id in cohort:
+        menu = costs.menu(device_id)
+        place, _ = menus.setdefault(id(menu), (len(menus), menu))
+        pace = Pace(1.0, fleet.link(device_id))
+        if (seen := measured.get(device_id)) is not None:
+            pace = estimated_pace(costs, device_id, pace, seen)
+        steps_share = fleet.local_steps(device_id) * pace.train_ratio
+        able.append(device_id)
+        index.append(place)
+        paces.append((steps_share, *pace.link))
+    if not able:
+        return [], np.zeros((0, fleet.model.num_blocks))
+    columns = [
+        np.array(column) for column in zip(*(menu for _, menu in menus.values()), strict=True)
+    ]
+    quantized, step_s, download_bytes, upload_bytes = (column[index] for column in columns)
+    ratio, down, up = np.array(paces).T[:, :, None]
+    round_s = ratio * step_s + download_bytes / down + upload_bytes / up
+    holds = (quantized >= 0).any(axis=1)
+    return [able[row] for row in np.flatnonzero(holds).tolist()], round_s[holds]

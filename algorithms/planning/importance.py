@@ -84,13 +84,14 @@ def _mean_sensitivity(
     updates: Sequence[ClientUpdate], key: ModuleKey, weights: FloatArray
 ) -> Factors:
     """Return the sensitivities I of one module's elements; ``weights`` is (K, R)."""
-    total_a: Float32Array | float = 0.0
-    total_b: Float32Array | float = 0.0
+    total_a, total_b = map(np.zeros_like, updates[0].broadcast.adapter.factors[key])
     for update, share in zip(updates, weights.astype(np.float32), strict=True):
+        if update.adapter is update.broadcast.adapter:
+            continue  # nothing was trained, so nothing has changed
         start, end = update.broadcast.adapter.factors[key], update.adapter.factors[key]
         total_a = total_a + share[:, None] * np.abs(start.a * (start.a - end.a))
         total_b = total_b + share * np.abs(start.b * (start.b - end.b))
-    return Factors(np.asarray(total_a), np.asarray(total_b))
+    return Factors(total_a, total_b)
 
 
 def _smooth(
@@ -121,16 +122,22 @@ def _term_grid(terms: Mapping[ModuleKey, FloatArray]) -> FloatArray:
 
 
 def choose_terms(
-    score: FloatArray, num_terms: int, *, explore_share: float, rng: np.random.Generator
+    score: FloatArray, nums_terms: Sequence[int], *, explore_share: float, rng: np.random.Generator
 ) -> BoolArray:
-    """Return (L, M, R): in each module the ``num_terms`` best terms, ties broken at random.
+    """Return (n, L, M, R): for each of n devices the best terms of each module, as many as it has.
 
-    Each of these slots goes, with probability ``explore_share``, to a term drawn at random from
-    those without a slot.
+    Ties are broken at random. Each of a device's slots goes, with probability ``explore_share``, to
+    a term drawn at random from those without a slot. Devices draw one after the other.
     """
-    num_drawn = rng.binomial(num_terms, explore_share, size=(*score.shape[:2], 1))
-    by_score = np.lexsort((rng.random(score.shape), -score))  # along the last axis
-    is_top = np.argsort(by_score) < num_terms - num_drawn
-    by_draw = np.argsort(np.where(is_top, -1.0, rng.random(score.shape)))
-    chosen: BoolArray = np.argsort(by_draw) < num_terms
+    num_drawn = np.empty((len(nums_terms), *score.shape[:2], 1), dtype=np.int64)
+    draws = np.empty((len(nums_terms), 2, *score.shape))
+    for row, num_terms in enumerate(nums_terms):
+        num_drawn[row] = rng.binomial(num_terms, explore_share, size=num_drawn.shape[1:])
+        rng.random(out=draws[row])
+    num_slots = np.array(nums_terms, dtype=np.int64).reshape(-1, 1, 1, 1)
+    ties, drawn = draws[:, 0], draws[:, 1]
+    by_score = np.lexsort((ties, np.broadcast_to(-score, ties.shape)))  # along the last axis
+    is_top = np.argsort(by_score) < num_slots - num_drawn
+    by_draw = np.argsort(np.where(is_top, -1.0, drawn))
+    chosen: BoolArray = np.argsort(by_draw) < num_slots
     return chosen

@@ -52,6 +52,18 @@ class TypicalCosts:
         self._fleet, self._formats, self._grid_of = fleet, formats, grid_of
         self._shape = fleet.model.grid_shape(rank)
         self._known: dict[tuple[str, Workload], Cost] = {}
+        self._fitting: dict[tuple[str, int, int], Workload | None] = {}
+
+    def step_s(self, work: Workload) -> dict[DeviceId, float]:
+        """Return, for each device of the fleet, the seconds of one step of a workload."""
+        known: dict[str, float] = {}  # by profile
+        found = {}
+        for device_id in self._fleet.device_ids:
+            profile = self._fleet.profile(device_id).name
+            if profile not in known:
+                known[profile] = sum(self(device_id, work).step)
+            found[device_id] = known[profile]
+        return found
 
     def __call__(self, device_id: DeviceId, work: Workload) -> Cost:
         key = (self._fleet.profile(device_id).name, work)
@@ -69,8 +81,18 @@ class TypicalCosts:
         Where it cannot in any, the most terms that it can hold in the last formats; None where it
         cannot hold one. Memory has to fall along the formats, and with the terms.
         """
-        budget_bytes = self._fleet.memory_budget_bytes(device_id)
+        profile, budget_bytes = (
+            self._fleet.profile(device_id).name,
+            self._fleet.memory_budget_bytes(device_id),
+        )
+        key = (profile, budget_bytes, num_terms)
+        if key not in self._fitting:
+            self._fitting[key] = self._first_fitting(device_id, num_terms, budget_bytes)
+        return self._fitting[key]
 
+    def _first_fitting(
+        self, device_id: DeviceId, num_terms: int, budget_bytes: int
+    ) -> Workload | None:
         def fits(num_terms: int, index: int) -> bool:
             return self(device_id, Workload(num_terms, index)).memory.total <= budget_bytes
 
@@ -117,7 +139,7 @@ def fitting_ranks(
     costs = TypicalCosts(fleet, formats, rank=rank, grid_of=truncated)
     granted = dict.fromkeys(fleet.device_ids, tiers[-1])
     if rule != "memory":
-        step_s = {d: sum(costs(d, Workload(rank, 0)).step) for d in fleet.device_ids}
+        step_s = costs.step_s(Workload(rank, 0))
         granted = (budgets_by_speed if rule == "speed" else budgets_by_group)(step_s, tiers)
     fitting = {}
     for device_id, most in granted.items():

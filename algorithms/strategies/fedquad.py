@@ -136,12 +136,9 @@ class FedQuad(Strategy[FedQuadMemory]):
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
         costs = DepthCosts(fleet, partial(self._one_step, fleet), self._most_quantized)
-        able = [d for d in cohort if (costs.menu(d).quantized >= 0).any()]
+        able, round_s = round_times(fleet, costs, cohort, state.memory.measured)
         if not able:
             return []
-        round_s = np.stack(
-            [round_times(fleet, costs, d, state.memory.measured.get(d)) for d in able]
-        )
         examples = np.array([fleet.num_examples(d) for d in able], dtype=np.float64)
         problem = DepthProblem(
             undominated(round_s) if self.candidates == "undominated" else round_s,
@@ -149,15 +146,16 @@ class FedQuad(Strategy[FedQuadMemory]):
             examples / examples.sum(),
             self.wait_weight,
         )
-        return [
-            replace(
-                costs.plan(Work(depth, int(costs.menu(device_id).quantized[depth - 1]))),
-                device_id=device_id,
-                local_steps=fleet.local_steps(device_id),
-            )
-            for device_id, depth in zip(able, self._depths(problem, state, able, rng), strict=True)
-            if depth
-        ]
+        made: dict[tuple[Work, int], TrainingPlan] = {}
+        plans = []
+        for device_id, depth in zip(able, self._depths(problem, state, able, rng), strict=True):
+            if depth:
+                work = Work(depth, int(costs.menu(device_id).quantized[depth - 1]))
+                key = work, fleet.local_steps(device_id)
+                if key not in made:
+                    made[key] = replace(costs.plan(work), local_steps=key[1])
+                plans.append(made[key].on(device_id))
+        return plans
 
     def aggregate(
         self, state: ServerState[FedQuadMemory], updates: Sequence[ClientUpdate]
@@ -170,7 +168,9 @@ class FedQuad(Strategy[FedQuadMemory]):
         self, memory: FedQuadMemory, updates: Sequence[ClientUpdate], change: FloatArray
     ) -> FedQuadMemory:
         """Return the memory after an update whose squared norms by block are ``change`` (L,)."""
-        trained = np.stack([u.plan.terms.uploaded.any(axis=(1, 2)) for u in updates])  # (K, L)
+        grids = {id(u.plan.terms): u.plan.terms for u in updates}
+        of_grid = {key: grid.uploaded.any(axis=(1, 2)) for key, grid in grids.items()}
+        trained = np.stack([of_grid[id(u.plan.terms)] for u in updates])  # (K, L)
         known = np.where(np.isnan(memory.block_gains), change, memory.block_gains)
         gains = known + self.gain_smoothing * (change - known)
         is_covered = example_weights(updates) @ trained >= self.coverage_share - SLACK

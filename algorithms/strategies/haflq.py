@@ -165,11 +165,14 @@ class HAFLQ(Strategy[Sensitivity]):
         activation_bits = (self.activation_bits,) * fleet.model.num_blocks
         score = self._score(state, rng)
         upload_bits = self._upload_rule(fleet.model, self._upload_score(state, score))
+        able = sorted(set(cohort) & set(workloads))
+        nums_terms = [workloads[device_id].num_terms for device_id in able]
+        chosen = choose_terms(score, nums_terms, explore_share=self.explore_share, rng=rng)
+        bits = upload_bits(chosen, [budget_bits[device_id] for device_id in able])
+        held = np.ones_like(chosen) if self.mode == "freezing" else chosen
         plans = []
-        for device_id in sorted(set(cohort) & set(workloads)):
-            num_terms, index = workloads[device_id]
-            chosen = choose_terms(score, num_terms, explore_share=self.explore_share, rng=rng)
-            terms = self._grid(chosen, upload_bits(chosen, budget_bits[device_id]))
+        for device_id, terms in zip(able, TermGrid.many(held, chosen, bits), strict=True):
+            index = workloads[device_id].formats_index
             plan = make_plan(fleet, device_id, terms, formats[index], activation_bits)
             if fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(device_id):
                 plans.append(plan)
@@ -205,7 +208,7 @@ class HAFLQ(Strategy[Sensitivity]):
         All devices count and not the cohort alone: a shared model is packed once.
         """
         everything = Workload(self.rank, 0)
-        step_s = {d: sum(costs(d, everything).step) for d in fleet.device_ids}
+        step_s = costs.step_s(everything)
         share_out = budgets_by_speed if self.term_rule == "speed" else budgets_by_group
         budgets = share_out(step_s, [min(budget, self.rank) for budget in self.term_budgets])
         fitting = {d: costs.first_fitting(d, budget) for d, budget in budgets.items()}
@@ -261,19 +264,26 @@ class HAFLQ(Strategy[Sensitivity]):
 
     def _upload_rule(
         self, model: ModelSpec, score: FloatArray
-    ) -> Callable[[BoolArray, int], BitsArray]:
-        """Return a function that gives bits to each term that is sent, within a budget in bits."""
+    ) -> Callable[[BoolArray, Sequence[int]], BitsArray]:
+        """Return a function that gives bits to the terms that n devices send.
+
+        It takes which terms each sends, (n, L, M, R), and the budget of each in bits.
+        """
         sizes = np.array([layer.in_features + layer.out_features for layer in model.targets])
         num_parameters = np.broadcast_to(sizes[:, None], score.shape)
         levels = self.upload_levels
         if self.upload_policy == "uniform":
-            return lambda sent, budget: uniform_bits(
-                num_parameters, sent, budget_bits=budget, levels=levels
-            )
+            return lambda sent, budgets: np.array(
+                [
+                    uniform_bits(num_parameters, terms, budget_bits=budget, levels=levels)
+                    for terms, budget in zip(sent, budgets, strict=True)
+                ],
+                dtype=np.uint8,
+            ).reshape(sent.shape)
         # To discard is to adapt with a single level.
         levels = levels if self.upload_policy == "adaptive" else levels[-1:]
         steps = UploadSteps.by_worth(score, num_parameters, levels=levels)
-        return lambda sent, budget: adaptive_bits(steps, sent, budget_bits=budget)
+        return lambda sent, budgets: adaptive_bits(steps, sent, budget_bits=budgets)
 
 
 def _padding_bits(model: ModelSpec, levels: Sequence[int]) -> int:

@@ -70,10 +70,9 @@ class LEGEND(Strategy[None]):
         rng: np.random.Generator,
     ) -> Sequence[TrainingPlan]:
         costs = DepthCosts(fleet, partial(self._one_step, fleet), most_quantized=lambda depth: 0)
-        able = [d for d in cohort if (costs.menu(d).quantized >= 0).any()]
+        able, round_s = round_times(fleet, costs, cohort)
         if not able:
             return []
-        round_s = np.stack([round_times(fleet, costs, d) for d in able])
         quickest_s = round_s.min(axis=1)
         limit_s = quickest_s.max() if self.pace == "slowest" else np.median(quickest_s)
         depths = np.maximum(deepest_within(round_s, float(limit_s)), round_s.argmin(axis=1) + 1)

@@ -2,6 +2,11 @@
 
 The format is Google's "Trace Event Format". Instants and durations are whole microseconds of the
 simulated clock, so that what follows each other in a lane never overlaps by rounding.
+
+Perfetto's trace processor reads less than the format allows, and some of its versions less than
+others (src/trace_processor/importers/json there). So there is no ``displayTimeUnit``, by which some
+took instants for milliseconds; no text has an escape of the kind ``\\u00e9``, which ends their
+reading; and the numbers of an event stand before its texts.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.escape import visible
 from analysis.runs.files import Json
 from analysis.runs.load import Run
 
@@ -44,12 +50,25 @@ def trace(run: Run) -> str:
     lanes = [*_server_lane(run, events), *_counters(run), *_device_lanes(run, events)]
     # In a lane an outer slice stands before the one within it, and an instant after both.
     lanes.sort(key=lambda e: (e["pid"], e.get("tid", 0), e["ts"], -e.get("dur", -1)))
-    lines = (json.dumps(event, allow_nan=False) for event in [*_names(run), *lanes])
+    lines = (_json(event) for event in [*_names(run), *lanes])
     about = {
         name: run.manifest.get(name) for name in ("label", "strategy", "seed", "config_hash")
     } | {"clock": "simulated"}
-    head = f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(about)}, "traceEvents": ['
+    head = f'{{"otherData": {_json(about)}, "traceEvents": ['
     return head + "\n" + ",\n".join(lines) + "\n]}\n"
+
+
+def _json(value: Json) -> str:
+    """Return the JSON of an object; characters that do not print are shown by their number."""
+    return json.dumps(_visible(value), allow_nan=False, ensure_ascii=False)
+
+
+def _visible(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {visible(str(key)): _visible(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_visible(inner) for inner in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 def _names(run: Run) -> Iterator[Json]:

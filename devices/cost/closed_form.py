@@ -83,6 +83,9 @@ class ClosedFormCost:
     _demands: dict[bytes, Demand] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _counted: dict[tuple[object, ...], Demand] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:
         """Return the cost of a plan on a device.
@@ -94,7 +97,7 @@ class ClosedFormCost:
         if demand is None:
             if len(self._demands) >= MAX_REMEMBERED:
                 self._demands.clear()
-            demand = self._demands[plan.workload] = self.demand(plan)
+            demand = self._demands[plan.workload] = self._by_counts(plan)
         step = _in_formats(step_time(demand, profile, self.compute_bits), plan, profile)
         train_s = plan.local_steps * sum(step)
         return Cost(
@@ -106,6 +109,29 @@ class ClosedFormCost:
             train_s=train_s,
             compute_j=train_s * profile.power_w["compute"],
         )
+
+    def _by_counts(self, plan: TrainingPlan) -> Demand:
+        """Return the demand of a plan without absent blocks.
+
+        Which of a module's terms are held, trained and sent at which bits matters to the upload
+        alone; the rest follows from how many they are, and is worked out once for each number.
+        """
+        terms, missed = plan.terms, plan.missed_ranks
+        key = (
+            terms.held.sum(axis=2).tobytes(),
+            terms.trained.sum(axis=2).tobytes(),
+            terms.use,
+            plan.weight_formats,
+            plan.activation_bits,
+            (plan.batch_size, plan.micro_batch, plan.tail_penalty, plan.proximal_mu),
+            b"" if missed is None else missed.tobytes(),
+        )
+        known = self._counted.get(key)
+        if known is None:
+            if len(self._counted) >= MAX_REMEMBERED:
+                self._counted.clear()
+            known = self._counted[key] = self.demand(plan)
+        return known._replace(upload_bytes=upload_bytes(self.model, terms))
 
     def demand(self, plan: TrainingPlan) -> Demand:
         """Return the demand of a plan, on a model of the blocks that are not absent."""

@@ -258,8 +258,12 @@ class DrawnShards:
         rng = self.rng(device_id)
         order, starts, counts = self._by_group
         shares = rng.dirichlet(np.full(len(counts), self.alpha))
-        groups = rng.choice(len(counts), size=self.num_examples, p=shares)
-        within = np.floor(rng.random(self.num_examples) * counts[groups]).astype(np.int64)
+        # As ``rng.choice(len(counts), size, p=shares)``, without its checks of the shares.
+        reached = shares.cumsum()
+        reached /= reached[-1]
+        drawn, places = rng.random((2, self.num_examples))
+        groups = reached.searchsorted(drawn, side="right")
+        within = np.floor(places * counts[groups]).astype(np.int64)
         return np.sort(order[starts[groups] + within])
 
     @cached_property

@@ -121,6 +121,17 @@ class TermGrid:
             values.flags.writeable = False
         return TermGrid(held, trained, bits)
 
+    @classmethod
+    def many(cls, held: BoolArray, trained: BoolArray, upload_bits: BitsArray) -> list[TermGrid]:
+        """Return the grids of n devices, given as arrays (n, L, M, R). Raises as for one."""
+        cls(held, trained, upload_bits)  # what must hold for one holds for all of them at once
+        grids = []
+        for parts in zip(held, trained, upload_bits, strict=True):
+            grid = object.__new__(cls)
+            grid.__dict__.update(zip(("held", "trained", "upload_bits"), parts, strict=True))
+            grids.append(grid)
+        return grids
+
     @property
     def downloaded_factors(self) -> tuple[FactorName, ...]:
         """The factors of a held term that are downloaded."""
@@ -232,7 +243,7 @@ class TrainingPlan:
         touched = np.flatnonzero(self.terms.trained.any(axis=(1, 2)))
         return int(self.present[touched[0] :].sum()) if len(touched) else 0
 
-    @property
+    @cached_property
     def num_quantized_blocks(self) -> int:
         """The number of crossed blocks whose saved activations are packed or computed again."""
         compact = self.compact()
@@ -279,9 +290,10 @@ class TrainingPlan:
 
     def on(self, device_id: DeviceId) -> TrainingPlan:
         """Return the plan of the same work on another device."""
+        _ = self.workload, self.depth, self.num_quantized_blocks  # worked out once, for all copies
         # What was checked and computed before does not depend on the device.
         plan = object.__new__(TrainingPlan)
-        plan.__dict__.update(self.__dict__, device_id=device_id, workload=self.workload)
+        plan.__dict__.update(self.__dict__, device_id=device_id)
         return plan
 
 

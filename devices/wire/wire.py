@@ -114,13 +114,15 @@ def _term_widths(model: ModelSpec, factors: Sequence[FactorName]) -> list[tuple[
 
 def _payload_bytes(bits: BitsArray, widths: Sequence[Sequence[int]]) -> int:
     """Return the bytes of all terms, sent at ``bits`` (L, M, R) and with these widths by module."""
-    total = 0
-    for precision in PRECISIONS:
-        counts = (bits == precision).sum(axis=(0, 2)).tolist()
-        scale_bytes = SCALE_BYTES if precision < 32 else 0
-        for num_terms, module in zip(counts, widths, strict=True):
-            for width in module:
-                total += num_terms * scale_bytes + -(-num_terms * width * precision // 8)
+    total, most = 0, PRECISIONS[-1] + 1
+    places = bits + most * np.arange(len(widths))[:, None]
+    counts = np.bincount(places.ravel(), minlength=most * len(widths)).tolist()
+    for number, module in enumerate(widths):
+        for precision in PRECISIONS:
+            if num_terms := counts[most * number + precision]:
+                scale_bytes = SCALE_BYTES if precision < 32 else 0
+                for width in module:
+                    total += num_terms * scale_bytes + -(-num_terms * width * precision // 8)
     return total
 
 

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from algorithms.contract import wrong_result
-from algorithms.strategy import Strategy
+from algorithms.strategy import Strategy, StrategyError
 from simulator.config.paths import checked_path
 from simulator.config.problems import UserError
 
@@ -138,6 +138,8 @@ def _guarded(method: Any, source: Source, passes: type[Exception] = UserError) -
             raise
         except Exception as error:
             line = _line(error, source)
+            if line is None and isinstance(error, StrategyError):
+                raise StrategyFileError([f"{source.path}: {error}"]) from error
             if line is None:
                 raise  # out of a method that it inherits
             raise StrategyFileError([source.told(error, line)]) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import simpy
+from simpy.events import EventPriority
 
 from devices.vocabulary.plan import DeviceId
 from simulator.config.problems import UserError
@@ -31,6 +32,18 @@ ADVICE: Mapping[Outcome, str] = {
 
 class StalledError(UserError):
     """The run cannot go on: no device will come, or plans fail again and again."""
+
+
+def at_this_instant(
+    env: simpy.Environment,
+    act: Callable[[simpy.Event], None],
+    priority: EventPriority = simpy.events.URGENT,
+) -> None:
+    """Have something done at this instant: by default as soon as whoever is at it waits again."""
+    event = simpy.Event(env)
+    event._ok, event._value = True, None
+    event.callbacks.append(act)
+    env.schedule(event, priority)
 
 
 def sleep_until(env: simpy.Environment, at_s: float) -> Steps:

@@ -19,11 +19,10 @@ from simulator.engine.network import Direction, Flow, Network, Segment, Unshared
 from simulator.engine.presence import Condition, Presence
 from simulator.engine.rules import Rules, WhenOffline
 from simulator.log.protocol import RunLog
-from simulator.log.records import Event, Outcome
+from simulator.log.records import NO_DETAILS, Event, Outcome
 from traces.bandwidth import BandwidthTrace
 from traces.steps import StepTrace
 
-NO_DETAILS: Mapping[str, Any] = {}
 ELAPSED = StepTrace.constant(1.0)
 MAX_SHRINKS = 3
 """How often a device may ask for a smaller plan before it gives the round up."""

@@ -14,7 +14,7 @@ from devices.vocabulary.plan import DeviceId, TrainingPlan
 from simulator.engine.assignment import Assignment
 from simulator.engine.federation import Federation
 from simulator.engine.participation import Participation
-from simulator.engine.seeds import stream
+from simulator.engine.seeds import NumberedStreams, stream
 from simulator.engine.server_view import MAX_REMEMBERED, ServerView
 from simulator.log.checked import InvariantError
 from simulator.log.records import ClientRecord, plan_fields
@@ -33,6 +33,9 @@ class Dispatcher:
         self._fed, self._view = federation, view
         self._participation = participation
         self._count = 0
+        self._streams = {
+            name: NumberedStreams(federation.seed, name) for name in ("selection", "strategy")
+        }
         self._known_fields: dict[int, tuple[Cost, Mapping[str, Any]]] = {}  # holds its costs alive
 
     def ask(
@@ -54,15 +57,14 @@ class Dispatcher:
         """
         fed = self._fed
         self._count += not num_passed_over
-        names = (self._count, num_passed_over) if num_passed_over else (self._count,)
         roster = self._participation.roster(
             round_number, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
         )
-        rng = stream(fed.seed, "selection", *names)
+        rng = self._stream("selection", num_passed_over)
         picked = fed.selection.pick(idle, slots, roster=roster, rng=rng)
         cohort = _checked_cohort(picked, idle, slots=slots, round_number=round_number)
         self._participation.picked(cohort, round_number)
-        rng = stream(fed.seed, "strategy", *names)
+        rng = self._stream("strategy", num_passed_over)
         plans = fed.strategy.plan(state, self._view, cohort, rng)
         by_device = {plan.device_id: plan for plan in plans}
         if len(by_device) != len(plans) or not set(by_device) <= set(cohort):
@@ -71,6 +73,11 @@ class Dispatcher:
                 f"{list(cohort)}, got {[plan.device_id for plan in plans]}; in round {round_number}"
             )
         return cohort, by_device
+
+    def _stream(self, name: str, num_passed_over: int) -> np.random.Generator:
+        if num_passed_over:
+            return stream(self._fed.seed, name, self._count, num_passed_over)
+        return self._streams[name][self._count]
 
     def assignment(
         self, state: ServerState[Any], plan: TrainingPlan, now: tuple[int, float]
@@ -134,8 +141,8 @@ def _checked_cohort(
 ) -> tuple[DeviceId, ...]:
     """Return the picks in rising order. Raises InvariantError where they are no cohort."""
     cohort = tuple(sorted(map(int, picked)))
-    places = np.minimum(np.searchsorted(idle, cohort), len(idle) - 1)
-    is_idle = bool((idle[places] == cohort).all())
+    asked = np.array(cohort, dtype=np.int64)
+    is_idle = bool((idle[np.minimum(idle.searchsorted(asked), len(idle) - 1)] == asked).all())
     if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle:
         raise InvariantError(
             f"a selection must pick at most {slots} of the {len(idle)} idle devices, each once, "

@@ -43,14 +43,13 @@ class Outages:
         self._given = [(at_s, _end_s(at_s, length_s)) for at_s, length_s in self._lengths]
         self._mean_gap_s, self._down_s, self._rng = mean_gap_s, down_s, rng
         self._drawn: list[tuple[float, float]] = []
-
-    @property
-    def is_none(self) -> bool:
-        """True where there is no outage at all."""
-        return not self._given and (self._rng is None or math.isinf(self._mean_gap_s))
+        self.is_none = not self._given and (rng is None or math.isinf(mean_gap_s))
+        """Whether there is no outage at all."""
 
     def span(self, at_s: float) -> tuple[bool, float]:
         """Return whether it is up at ``at_s``, and until when it stays so."""
+        if self.is_none:
+            return True, math.inf
         end_s = at_s
         while (down_s := self._down_until_s(end_s)) > end_s:
             end_s = down_s

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import simpy
+from simpy.events import EventPriority
 
 from devices.vocabulary.plan import DeviceId
-from simulator.engine.clock import sleep_until
+from simulator.engine.clock import at_this_instant, sleep_until
 from traces.arrays import BoolArray, FloatArray, IntArray
 from traces.bandwidth import Link
 from traces.steps import StepTrace
@@ -119,13 +121,14 @@ class Flow:
         self, network: Network, own: StepTrace, shared: Sequence[StepTrace], amount: float
     ) -> None:
         self._network, self._amount = network, amount
-        self.own, self.shared = own, shared
+        self.own, self.way = own, tuple(shared)
         self.left = float(amount)  # as of when the flow joined or ended
         self.whole = network.env.event()
         now_s = network.env.now
-        needed_s = max(trace.time_to(amount, now_s) for trace in (self.own, *self.shared))
+        needed_s = max(trace.time_to(amount, now_s) for trace in (self.own, *self.way))
         self.needed_s = shown_s(needed_s, now_s)
         self.earliest_s = math.nextafter(now_s, math.inf) if amount > 0 else now_s
+        self.number = -1  # by the order in which flows were let in; -1 while none is
         network.join(self)
 
     def until(self, cut_s: float) -> Steps:
@@ -144,107 +147,164 @@ class Flow:
         self._network.leave(self)
 
 
+LAST = EventPriority(2)
+"""The priority of what comes after all else at one instant; SimPy's own are 0 and 1."""
+NUMBER, LEFT, RATE, CAP, EDGE_S, EARLIEST_S, FINISH_S, WAY = range(8)
+"""The rows of the network's table: of each flow its number, the amount left, its rate, the cap of
+its own link and when that may change, the first instant at which it may end, when it ends at its
+rate, and the index of its way."""
+
+
 class Network:
     """The network holds all flows, and moves them from one change of rates to the next.
 
-    Its arrays have an entry for each of the n flows, in order of arrival. What an event costs grows
-    with n only inside numpy.
+    Its table has a column for each of the n flows, in order of arrival. Whoever joins or leaves at
+    one instant changes the rates once, at the end of it; what that costs grows with n only inside
+    numpy. An own link that changes where another capacity holds its flow changes no rate.
     """
 
     def __init__(self, env: simpy.Environment) -> None:
         self.env = env
-        self._flows: list[Flow] = []
-        nothing = np.zeros(0)
-        self._left, self._rate, self._cap = nothing, nothing, nothing  # the cap: of the own link
-        self._edge_s = nothing  # when the cap may change
-        self._earliest_s, self._finish_s = nothing, nothing
-        self._traces: Counter[StepTrace] = Counter()  # shared, with the number of their flows
+        self._flows: npt.NDArray[np.object_] = np.zeros(0, dtype=object)
+        self._table = np.zeros((WAY + 1, 0))
+        self._joining: dict[Flow, None] = {}
+        self._num_joined = 0
+        self._ways: dict[tuple[StepTrace, ...], int] = {}
+        self._shared_edge_s = math.inf  # when a shared capacity may change
         self._settled_s = 0.0
+        self._is_due = False  # rates are shared out at the end of this instant
         self._alarm_s = math.inf  # the latest alarm; those set before it are stale
 
     def join(self, flow: Flow) -> None:
         """Add a flow, and share the capacities anew."""
-        self.settle()
-        self._flows.append(flow)
-        self._traces.update(flow.shared)
-        self._left = np.append(self._left, flow.left)
-        self._rate, self._cap = np.append(self._rate, 0.0), np.append(self._cap, 0.0)
-        self._edge_s = np.append(self._edge_s, -math.inf)
-        self._earliest_s = np.append(self._earliest_s, flow.earliest_s)
-        self._finish_s = np.append(self._finish_s, math.inf)
-        self._share_out()
+        self._joining[flow] = None
+        self._change()
 
     def leave(self, flow: Flow) -> None:
         """Remove a flow, done or cut, and give its share to the others."""
-        if flow in self._flows:
+        self._joining.pop(flow, None)
+        if flow.number >= 0:
             self.settle()
-            if flow in self._flows:
-                self._keep(np.array([one is not flow for one in self._flows]))
-            self._share_out()
+        if flow.number >= 0:
+            self._remove(self._table[NUMBER] == flow.number)
+            self._change()
 
     def left(self, flow: Flow) -> float:
         """Return the amount of a flow that is still to be moved."""
         self.settle()
-        return float(self._left[self._flows.index(flow)]) if flow in self._flows else flow.left
+        if flow.number < 0:
+            return flow.left
+        return float(self._table[LEFT, np.searchsorted(self._table[NUMBER], flow.number)])
 
     def settle(self) -> None:
         """Advance the bytes of every flow up to now, and remove the flows that are done."""
         elapsed_s, self._settled_s = self.env.now - self._settled_s, self.env.now
-        self._left = np.maximum(self._left - self._rate * elapsed_s, 0.0)
-        is_done = self._finish_s <= self.env.now
+        if elapsed_s:
+            left = self._table[LEFT]
+            np.maximum(left - self._table[RATE] * elapsed_s, 0.0, out=left)
+        is_done = self._table[FINISH_S] <= self.env.now
         if is_done.any():
-            done = [self._flows[row] for row in np.flatnonzero(is_done).tolist()]
-            self._left[is_done] = 0.0
-            self._keep(~is_done)
-            for flow in done:
+            self._table[LEFT, is_done] = 0.0
+            for flow in self._remove(is_done):
                 flow.whole.succeed()
+            self._change()
 
-    def _keep(self, is_kept: BoolArray) -> None:
-        for row in np.flatnonzero(~is_kept).tolist():
-            flow = self._flows[row]
-            flow.left = float(self._left[row])
-            self._traces.subtract(flow.shared)
-        self._traces = +self._traces
-        self._flows = [self._flows[row] for row in np.flatnonzero(is_kept).tolist()]
-        self._left, self._rate = self._left[is_kept], self._rate[is_kept]
-        self._cap, self._edge_s = self._cap[is_kept], self._edge_s[is_kept]
-        self._earliest_s = self._earliest_s[is_kept]
-        self._finish_s = self._finish_s[is_kept]
+    def _remove(self, is_gone: BoolArray) -> list[Flow]:
+        """Take flows out of the table, and return them."""
+        gone: list[Flow] = self._flows[is_gone].tolist()
+        for flow, left in zip(gone, self._table[LEFT, is_gone].tolist(), strict=True):
+            flow.left, flow.number = left, -1
+        self._flows, self._table = self._flows[~is_gone], self._table[:, ~is_gone]
+        return gone
 
-    def _share_out(self) -> None:
+    def _change(self) -> None:
+        """Have the rates shared out once all has happened that happens at this instant."""
+        if not self._is_due:
+            self._is_due = True
+            at_this_instant(self.env, self._share_out, LAST)
+
+    def _let_in(self) -> None:
+        """Give those who have joined at this instant their columns of the table."""
+        flows, self._joining = list(self._joining), {}
+        columns = np.zeros((WAY + 1, len(flows)))
+        columns[NUMBER] = np.arange(self._num_joined, self._num_joined + len(flows))
+        columns[LEFT] = [flow.left for flow in flows]
+        columns[EDGE_S], columns[FINISH_S] = -math.inf, math.inf
+        columns[EARLIEST_S] = [flow.earliest_s for flow in flows]
+        columns[WAY] = [self._ways.setdefault(flow.way, len(self._ways)) for flow in flows]
+        for number, flow in enumerate(flows, start=self._num_joined):
+            flow.number = number
+        self._num_joined += len(flows)
+        self._table = np.concatenate([self._table, columns], axis=1)
+        self._flows = np.concatenate([self._flows, np.array(flows, dtype=object)])
+
+    def _share_out(self, _: simpy.Event) -> None:
         """Set the rates from now on, and an alarm for the next instant at which one may change."""
-        now_s = self.env.now
-        for row in np.flatnonzero(self._edge_s <= now_s).tolist():
-            own = self._flows[row].own
-            self._cap[row], self._edge_s[row] = own.at(now_s), own.next_change_s(now_s)
-        if list(self._traces.values()) == [len(self._flows)]:
-            (trace,) = self._traces
-            self._rate = rates_of_one(self._cap, trace.at(now_s))
-        else:
-            ways = [flow.shared for flow in self._flows]
-            traces = dict.fromkeys(trace for way in ways for trace in way)
-            capacities = {trace: trace.at(now_s) for trace in traces}
-            self._rate = np.array(fair_rates(self._cap.tolist(), ways, capacities))
+        self.settle()
+        self._let_in()
+        now_s, table = self.env.now, self._table
+        self._follow_caps()
+        table[RATE] = self._rates()
         with np.errstate(divide="ignore", invalid="ignore"):
-            ends_s = np.maximum(now_s + self._left / self._rate, self._earliest_s)
-        self._finish_s = np.where(self._rate > 0, ends_s, math.inf)
-        edges_s = [trace.next_change_s(now_s) for trace in self._traces]
-        first_s = (self._finish_s.min(initial=math.inf), self._edge_s.min(initial=math.inf))
-        self._set_alarm(float(min(*first_s, *edges_s)))
+            ends_s = np.maximum(now_s + table[LEFT] / table[RATE], table[EARLIEST_S])
+        table[FINISH_S] = np.where(table[RATE] > 0, ends_s, math.inf)
+        self._is_due = False
+        self._set_alarm()
 
-    def _set_alarm(self, at_s: float) -> None:
-        self._alarm_s = at_s
+    def _follow_caps(self) -> bool:
+        """Take note of own links that have changed; return whether that changes a rate."""
+        now_s, table, matters = self.env.now, self._table, False
+        for place in np.flatnonzero(table[EDGE_S] <= now_s).tolist():
+            own = self._flows[place].own
+            cap, rate = own.at(now_s), table[RATE, place]
+            # A flow that another capacity holds below its cap goes on as it did.
+            matters |= not (rate < table[CAP, place] and rate < cap)
+            table[CAP, place], table[EDGE_S, place] = cap, own.next_change_s(now_s)
+        return matters
+
+    def _rates(self) -> FloatArray:
+        """Return (n,) the max-min fair rates of this instant."""
+        now_s, table = self.env.now, self._table
+        ways = list(self._ways)
+        present = [ways[k] for k in np.unique(table[WAY].astype(np.int64)).tolist()]
+        users = Counter(trace for way in present for trace in way)
+        self._shared_edge_s = min((trace.next_change_s(now_s) for trace in users), default=math.inf)
+        rates: FloatArray = table[CAP].copy()
+        together = np.zeros(len(rates), dtype=np.bool_)
+        for way in present:
+            mine = table[WAY] == self._ways[way]
+            if len(way) == 1 and users[way[0]] == 1:  # it shares with its equals alone
+                rates[mine] = rates_of_one(table[CAP, mine], way[0].at(now_s))
+            else:
+                together |= mine
+        if together.any():
+            flows = [flow.way for flow in self._flows[together].tolist()]
+            capacities = {trace: trace.at(now_s) for way in flows for trace in way}
+            rates[together] = fair_rates(table[CAP, together].tolist(), flows, capacities)
+        return rates
+
+    def _set_alarm(self) -> None:
+        """Have the network look again at the next instant at which something may change."""
+        first_s = (
+            self._table[FINISH_S].min(initial=math.inf),
+            self._table[EDGE_S].min(initial=math.inf),
+        )
+        at_s = self._alarm_s = float(min(*first_s, self._shared_edge_s))
         if math.isfinite(at_s):
             alarm = self.env.timeout(max(at_s - self.env.now, 0.0))
             alarm.callbacks.append(lambda _: self._ring(at_s))
 
     def _ring(self, at_s: float) -> None:
-        if at_s != self._alarm_s:
+        if at_s != self._alarm_s or self._is_due:
             return
         # The clock may stand a rounding short of it.
-        self._finish_s[self._finish_s <= at_s] = self.env.now
-        self.settle()
-        self._share_out()
+        finish_s = self._table[FINISH_S]
+        finish_s[finish_s <= at_s] = self.env.now
+        if (finish_s <= self.env.now).any() or self._shared_edge_s <= at_s or self._follow_caps():
+            self._change()
+            self.settle()
+        else:
+            self._set_alarm()
 
 
 def rates_of_one(caps: FloatArray, capacity: float) -> FloatArray:

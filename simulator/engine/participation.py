@@ -22,7 +22,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 class Participation:
     """Participation holds losses, round trips and turns of all devices, in arrays over the fleet.
 
-    An update touches its devices alone, and a roster copies nothing.
+    A device's id is its row. An update touches its devices alone, and a roster copies nothing.
     """
 
     def __init__(self, fleet: Fleet, view: FleetView) -> None:
@@ -57,13 +57,13 @@ class Participation:
 
     def picked(self, cohort: Sequence[DeviceId], round_number: int) -> None:
         """Count a cohort as picked, including devices that sit out: they have had their turn."""
-        rows = np.searchsorted(self._device_ids, cohort)
+        rows = np.array(cohort, dtype=np.int64)
         self._times_picked[rows] += 1
         self._last_round[rows] = round_number
 
     def ended(self, record: ClientRecord) -> None:
         """Note the seconds that a device took for its update, or those until it was cut."""
-        row = int(np.searchsorted(self._device_ids, record.device_id))
+        row = record.device_id
         taken_s = record.finished_s - record.started_s
         if record.outcome == "aggregated":
             self._trip_s[row] = taken_s
@@ -72,16 +72,15 @@ class Participation:
 
     def all_ended(self, device_ids: IntArray, taken_s: FloatArray) -> None:
         """Note the seconds of many devices, all of which brought their updates."""
-        self._trip_s[np.searchsorted(self._device_ids, device_ids)] = taken_s
+        self._trip_s[device_ids] = taken_s
 
     def all_late(self, device_ids: IntArray, taken_s: float) -> None:
         """Note that many devices were cut after these seconds."""
-        rows = np.searchsorted(self._device_ids, device_ids)
-        self._trip_s[rows] = np.fmax(self._trip_s[rows], taken_s)
+        self._trip_s[device_ids] = np.fmax(self._trip_s[device_ids], taken_s)
 
     def closed(self, updates: Sequence[ClientUpdate]) -> None:
         """Note the losses that the merged updates of a round report."""
-        rows = np.searchsorted(self._device_ids, [u.plan.device_id for u in updates])
+        rows = np.array([update.plan.device_id for update in updates], dtype=np.int64)
         squared = np.array([update.squared_loss for update in updates])
         self._loss[rows] = [update.train_loss for update in updates]
         self._squared_loss[rows] = squared

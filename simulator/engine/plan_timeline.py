@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from simulator.engine.assignment import Assignment
-from simulator.engine.clock import Steps
+from simulator.engine.clock import at_this_instant
 from simulator.engine.device import DeviceContext, end_plan
 from simulator.engine.network import shown_s
 from simulator.log.records import Event
@@ -73,16 +73,17 @@ class PlanTimeline:
         self._stage, self._since_s = stages[0], 0.0
         self.is_alive = True
 
-    def begin(self) -> Steps:
-        """Begin with the first stage, as a process that ends at the instant at which it begins."""
-        self._event("download_started", {"bytes": self._work.cost.download_bytes})
-        self._wait()
-        return
-        yield
+    def begin(self) -> None:
+        """Begin with the first stage at this instant, once the server waits."""
+        at_this_instant(self._env, self._begin)
 
     def interrupt(self, cause: str) -> None:
         """Cut the plan at this instant, after what is already about to happen at it."""
-        self._env.process(self._cut())
+        at_this_instant(self._env, self._cut)
+
+    def _begin(self, _: Any) -> None:
+        self._event("download_started", {"bytes": self._work.cost.download_bytes})
+        self._wait()
 
     def _wait(self) -> None:
         self._stage, self._since_s = self._rest.pop(), self._env.now
@@ -114,14 +115,12 @@ class PlanTimeline:
             case _:
                 record.upload_bytes = cost.upload_bytes
 
-    def _cut(self) -> Steps:
+    def _cut(self, _: Any) -> None:
         """Count what the stage under way has done so far, and end the plan as late."""
         if self.is_alive:
             self._spend()
             self._count_part()
             self._end("late")
-        return
-        yield
 
     def _count_part(self) -> None:
         phase, _, amount, trace = self._stage

@@ -213,7 +213,7 @@ class Server:
         if stages is None:
             return self._env.process(run_client(self._devices, work, self._inbox))
         timeline = PlanTimeline(self._devices, work, stages, self._inbox)
-        self._env.process(timeline.begin())
+        timeline.begin()
         return timeline
 
     def _shrink(self, work: Assignment, free_bytes: int) -> Assignment | None:

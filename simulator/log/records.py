@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -336,12 +337,14 @@ class RoundProgress:
     num_planned: int
 
 
-@dataclass(frozen=True)
-class Event:
+NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Event(NamedTuple):
     """An event is something that happened at an instant of the simulated clock."""
 
     at_s: float
     name: str
     round: int
     device: int | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = NO_DETAILS

@@ -83,24 +83,24 @@ def event_line(event: Event) -> str:
     take longer than the simulation; the text is the same. Raises ValueError for an instant that is
     not finite.
     """
-    device = "null" if event.device is None else event.device
-    told = "".join(f', "{name}": {_json(value)}' for name, value in event.details.items())
-    start = f'{{"at_s": {_instant(event.at_s)}, "event": "{event.name}", "round": {event.round}'
-    return f'{start}, "device": {device}{told}}}\n'
-
-
-def _instant(at_s: float) -> str:
+    at_s, name, number, device, details = event
     if not math.isfinite(at_s):
         raise ValueError(f"an event must happen at a finite instant, got {at_s!r} s")
-    return repr(float(at_s)) if isinstance(at_s, float) else repr(at_s)
+    if isinstance(at_s, float):
+        at_s = float(at_s)  # numpy's own writes its type
+    told = ""
+    for key, value in details.items():
+        told += f', "{key}": {value if type(value) is int else _json(value)}'
+    shown = "null" if device is None else device
+    return f'{{"at_s": {at_s!r}, "event": "{name}", "round": {number}, "device": {shown}{told}}}\n'
 
 
 def _json(value: Any) -> str:
     """Return a detail of an event as JSON, where a number that was not measured is null."""
-    if type(value) is int:
-        return repr(value)
     if isinstance(value, float):
         return repr(float(value)) if math.isfinite(value) else "null"
+    if type(value) is int or (type(value) is list and set(map(type, value)) <= {int}):
+        return repr(value)
     return _ENCODER.encode(value)
 
 

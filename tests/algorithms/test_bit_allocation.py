@@ -36,8 +36,8 @@ def allocate(
 ) -> list[int]:
     """Bits of terms that are all sent."""
     steps = UploadSteps.by_worth(score, np.array(sizes), levels=levels, scale_bits=scale_bits)
-    bits = adaptive_bits(steps, np.ones(len(score), dtype=bool), budget_bits=budget)
-    return [int(q) for q in bits]
+    bits = adaptive_bits(steps, np.ones((1, len(score)), dtype=bool), budget_bits=[budget])
+    return [int(q) for q in bits[0]]
 
 
 def cost(bits: Sequence[int], sizes: Sequence[int], scale_bits: int) -> int:
@@ -202,7 +202,7 @@ def test_terms_that_are_not_sent_get_no_bits() -> None:
         np.array([[3.0, 2.0], [1.0, 4.0]]), np.full((2, 2), 8), levels=LEVELS
     )
     sent = np.array([[False, True], [True, False]])
-    assert adaptive_bits(steps, sent, budget_bits=10**6).tolist() == [[0, 16], [16, 0]]
+    assert adaptive_bits(steps, sent[None], budget_bits=[10**6]).tolist() == [[[0, 16], [16, 0]]]
 
 
 def test_one_level_discards_the_least_important_terms() -> None:

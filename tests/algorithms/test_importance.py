@@ -140,19 +140,19 @@ def test_every_module_gets_exactly_its_number_of_terms(
 ) -> None:
     rng = np.random.default_rng(seed)
     score = rng.random((3, 2, 6))
-    chosen = choose_terms(score, num_terms, explore_share=explore_share, rng=rng)
+    (chosen,) = choose_terms(score, [num_terms], explore_share=explore_share, rng=rng)
     assert (chosen.sum(axis=2) == num_terms).all()
 
 
 def test_without_exploration_the_top_terms_are_chosen() -> None:
     score = np.array([[[0.1, 0.9, 0.5, 0.7]], [[4.0, 3.0, 2.0, 1.0]]])
-    chosen = choose_terms(score, 2, explore_share=0.0, rng=np.random.default_rng(1))
+    (chosen,) = choose_terms(score, [2], explore_share=0.0, rng=np.random.default_rng(1))
     assert chosen.tolist() == [[[False, True, False, True]], [[True, True, False, False]]]
 
 
 def test_exploration_replaces_the_lowest_of_the_top_terms_as_often_as_asked() -> None:
     score = np.broadcast_to(np.arange(8.0), (100, 50, 8))
-    chosen = choose_terms(score, 2, explore_share=0.1, rng=np.random.default_rng(2))
+    (chosen,) = choose_terms(score, [2], explore_share=0.1, rng=np.random.default_rng(2))
     drawn = chosen[..., :6].sum()
     # Of 10,000 slots each is drawn with p = 0.1. One drawn slot takes one of the 7 terms below the
     # first, 6 of which are not the second; two take 2 of all 8, 1.5 of them below the top two.
@@ -161,8 +161,8 @@ def test_exploration_replaces_the_lowest_of_the_top_terms_as_often_as_asked() ->
 
 
 def test_equal_scores_are_ordered_at_random() -> None:
-    chosen = choose_terms(
-        np.zeros((200, 50, 4)), 1, explore_share=0.0, rng=np.random.default_rng(3)
+    (chosen,) = choose_terms(
+        np.zeros((200, 50, 4)), [1], explore_share=0.0, rng=np.random.default_rng(3)
     )
     counts = chosen.sum(axis=(0, 1))
     assert np.abs(counts - 2500).max() < 5 * np.sqrt(10_000 * 0.25 * 0.75)

@@ -313,7 +313,7 @@ def test_a_parquet_text_that_is_too_long_or_a_list_is_refused(home: Path) -> Non
 def test_unlikely_units_are_said_on_import_and_by_show(home: Path) -> None:
     rows = "".join(f"{500 * k} {2600 + 10 * k}\n" for k in range(300))
     write(home, "mine.txt", rows)
-    words = "41.5 h: milliseconds and kbit/s? If so, import it as csv under the header"
+    words = "41.7 h: milliseconds and kbit/s? If so, import it as csv under the header"
     for said in (traces("import", "pensieve", "mine.txt"), traces("show", "imported/mine.csv")):
         assert words in said.output
     assert "?" not in traces("show", "lte-driving").output

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices.datasets.partition import (
+    DrawnShards,
     dirichlet_shards,
     expected_scores,
     few_group_shards,
@@ -266,3 +267,20 @@ def test_the_statistics_of_a_partition_tell_size_and_skew() -> None:
     assert found["distance from the whole, largest"] == 1 - 3 / 8
     assert found["distance from the whole, mean"] == pytest.approx((5 + 3 + 3) / 24)
     assert "groups in all" not in partition_statistics(shards, None)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.01, 0.5, 100.0]), st.integers(1, 50))
+def test_drawn_shards_are_those_of_numpys_weighted_choice(
+    seed: int, alpha: float, num_examples: int
+) -> None:
+    groups = np.random.default_rng(seed).integers(0, 5, 200)
+    shards = DrawnShards(groups, 1, num_examples, alpha, lambda _: np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    names, counts = np.unique(groups, return_counts=True)
+    shares = rng.dirichlet(np.full(len(names), alpha))
+    drawn = rng.choice(len(names), size=num_examples, p=shares)
+    within = np.floor(rng.random(num_examples) * counts[drawn]).astype(np.int64)
+    rows = [
+        np.flatnonzero(groups == names[k])[place] for k, place in zip(drawn, within, strict=True)
+    ]
+    assert shards[0].tolist() == sorted(rows)
