@@ -7,8 +7,15 @@ named here is imported when it is first used, so that ``import fedclock`` takes 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError(
+        "FedClock needs Linux or macOS, or WSL 2 on Windows: it locks files in a way that Windows "
+        "lacks"
+    )
 
 if TYPE_CHECKING:
     from analysis.api import Result, compare, draw, load, run, summary, sweep, write_figures

@@ -71,6 +71,10 @@ ONLY_IN = {
     "simpy": ("simulator/engine", "simulator/log/checked.py"),
     "ray": ("simulator/workers/ray_actors.py",),
     "flwr": ("algorithms/flower",),
+    # Of some systems alone: docs/platforms.md.
+    "fcntl": ("simulator/log", "simulator/workers/kept_tokens.py"),
+    "resource": ("analysis/commands/entry.py",),
+    "ctypes": ("devices/training/host.py", "simulator/workers/processes.py"),
     "pydantic": ("simulator/config",),
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),

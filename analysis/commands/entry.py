@@ -33,6 +33,8 @@ SAME_INTERRUPT_S = 1.0
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    if sys.platform == "win32":  # which lacks the signals, timers and locks used from here on
+        sys.exit(_refused("FedClock needs Linux or macOS, or WSL 2 on Windows"))
     interrupts = _Interrupts()
     interrupts.install()
     code: str | int | None = 0

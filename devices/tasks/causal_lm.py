@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from devices.datasets.dataset import Split, TextDataset
 from devices.tasks.task import Batch, Encoded, Metric, Predictor, Tokenize, totals
@@ -17,15 +17,18 @@ from devices.tasks.token_losses import (
 )
 from devices.vocabulary.trainer import ChunkScore, Evaluation
 
+Packing = Literal["by-document", "packed"]
+
 
 @dataclass(frozen=True, eq=False)
 class CausalLM(LearnsTokens):
     """Causal language modelling learns to predict each token of a text from those before it.
 
-    A text ends with the tokenizer's token for the end, if it has one, and is cut after the longest
-    length that the experiment allows; a text that is cut has no end. Loss is the mean over all
-    predicted tokens of a batch, in nats; perplexity is exp(loss) over all of them, and at most
-    ``MAX_PERPLEXITY``.
+    A text ends with the tokenizer's token for the end, if it has one. By document it is cut after
+    the longest length that the experiment allows, and has no end then; packed, the texts of a
+    device, and those that models are tested on, are joined and cut into rows of that length. Loss
+    is the mean over all predicted tokens of a batch, in nats; perplexity is exp(loss) over all of
+    them, and at most ``MAX_PERPLEXITY``.
     """
 
     kind: ClassVar[str] = "causal-lm"
@@ -34,6 +37,7 @@ class CausalLM(LearnsTokens):
     metrics: ClassVar[tuple[Metric, ...]] = TOKEN_METRICS
 
     data: TextDataset
+    packing: Packing = "by-document"
     label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
 
     @classmethod
@@ -42,7 +46,8 @@ class CausalLM(LearnsTokens):
         return cls(data)
 
     def encode(self, split: Split, tokenize: Tokenize) -> Encoded:
-        ids = tokenize(self.data[split]["text"], ends=True)
+        is_packed = self.packing == "packed"
+        ids = tokenize(self.data[split]["text"], ends=True, cut=not is_packed)
         for place, row in enumerate(ids):
             if len(row) < 2:
                 text = self.data[split]["text"][place]
@@ -51,7 +56,8 @@ class CausalLM(LearnsTokens):
                     "every text must be at least two tokens, the first of which predicts the "
                     f"second, got one for {text!r:.60}, and the tokenizer has no end to add",
                 )
-        return Encoded(ids, [next_tokens(row) for row in ids])
+        targets = [next_tokens(row) for row in ids]
+        return Encoded(ids, targets, row_length=tokenize.max_length if is_packed else 0)
 
     def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         return score_tokens(model.logits(batch), batch)

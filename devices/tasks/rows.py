@@ -54,6 +54,8 @@ def to_arrays(encoded: Encoded) -> dict[str, Array]:
         arrays["targets"] = encoded.targets
     else:
         arrays["token_targets"] = Rows.of(encoded.targets, np.int32).values
+    if encoded.row_length:
+        arrays["row_length"] = np.array(encoded.row_length)
     if encoded.token_types is not None:
         arrays["token_types"] = Rows.of(encoded.token_types, np.int8).values
     if encoded.offers:
@@ -82,6 +84,7 @@ def from_arrays(arrays: dict[str, Array]) -> Encoded:
         _rows(arrays["token_targets"], offsets) if one_each is None else one_each,
         None if types is None else _rows(types, offsets),
         () if offers is None else _offers(arrays, offers.tolist()),
+        int(arrays.get("row_length", 0)),
     )
 
 

@@ -97,8 +97,10 @@ def num_predicted(batch: Batch) -> Tensor:
 class Tokenize(Protocol):
     """The tokenizer of the model, which cuts texts to the longest that the experiment allows."""
 
-    def __call__(self, texts: Sequence[str], *, ends: bool = False) -> list[IntArray]:
-        """Return the token ids of each text, one array (tokens,) each.
+    def __call__(
+        self, texts: Sequence[str], *, ends: bool = False, cut: bool = True
+    ) -> list[IntArray]:
+        """Return the token ids of each text, one array (tokens,) each, at full length unless cut.
 
         With ``ends`` a text that is not cut is followed by the token for the end of a text, unless
         the tokenizer added that itself, or has none.
@@ -167,6 +169,7 @@ class Encoded(NamedTuple):
     targets: Targets
     token_types: Sequence[IntArray] | None = None  # of each token, where the model asks for them
     offers: Sequence[Offer] = ()  # of each example, where the task has any
+    row_length: int = 0  # tokens to which a device's examples are joined and cut; 0: they are not
 
 
 class Task(Protocol):

@@ -17,6 +17,7 @@ from devices.models.catalog import ModelSource
 from devices.models.directory import ModelFiles
 from devices.tasks.rows import Rows
 from devices.tasks.task import IGNORED, Batch, Offer, Targets
+from devices.tasks.token_losses import next_tokens
 from devices.training.files import (
     UnusableModelError,
     checked_folder,
@@ -44,7 +45,28 @@ class TokenizedTexts:
     targets: Targets
     token_types: Sequence[IntArray] | None = None
     offers: Sequence[Offer] = ()
+    row_length: int = 0
     pad_id: int = 0
+
+    def rows_of(self, shards: Sequence[IntArray]) -> tuple[TokenizedTexts, list[IntArray]]:
+        """Return the rows that these shards are trained on, and the places of each shard's rows.
+
+        These are the texts themselves, unless they are joined: then the texts of a shard stand one
+        behind the other, in their order, and are cut into rows of ``row_length`` tokens. What is
+        left over at the end of a shard has no row, unless it is all that there is.
+        """
+        if not self.row_length:
+            return self, list(shards)
+        each = [
+            cut_rows(np.concatenate([self.ids[index] for index in shard]), self.row_length)
+            for shard in shards
+        ]
+        rows = [row for some in each for row in some]
+        ends = np.cumsum([len(some) for some in each])
+        places = [
+            np.arange(end - len(some), end) for end, some in zip(ends.tolist(), each, strict=True)
+        ]
+        return TokenizedTexts(rows, [next_tokens(row) for row in rows], pad_id=self.pad_id), places
 
     @cached_property
     def lengths(self) -> IntArray:
@@ -76,6 +98,12 @@ class TokenizedTexts:
         )
 
 
+def cut_rows(tokens: IntArray, length: int) -> list[IntArray]:
+    """Cut tokens into rows of ``length``, without what is left over; a shorter text is one row."""
+    count = max(1, len(tokens) // length)
+    return [tokens[k * length : (k + 1) * length] for k in range(count)]
+
+
 def _padded(rows: Sequence[IntArray], filler: int) -> IntArray:
     """Return rows of unequal lengths as one array, (rows, longest)."""
     padded = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
@@ -92,8 +120,10 @@ class ModelTokenizer:
     max_length: int  # tokens; longer texts are cut
     vocabulary_size: int
 
-    def __call__(self, texts: Sequence[str], *, ends: bool = False) -> list[IntArray]:
-        ids = tokenize(self.source, texts, self.max_length, ends=ends)
+    def __call__(
+        self, texts: Sequence[str], *, ends: bool = False, cut: bool = True
+    ) -> list[IntArray]:
+        ids = tokenize(self.source, texts, self.max_length if cut else MANY, ends=ends)
         check_tokens(self.source, texts, ids, self.vocabulary_size)
         return ids
 

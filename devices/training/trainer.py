@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -95,7 +96,8 @@ class TorchTrainer:
         )
         self._train_texts, self._test_texts = (self._encoded(split, get_tokens) for split in SPLITS)
         groups = groups_or_none_at_all(task, "test")
-        tested = stratified_subset(groups, config.eval_examples, SUBSET_SEED)
+        chosen = stratified_subset(groups, config.eval_examples, SUBSET_SEED)
+        self._test_texts, (tested,) = self._test_texts.rows_of([chosen])
         self._test_chunks = length_sorted_chunks(
             tested, self._test_texts.lengths, self._at_most(config.eval_batch_size)
         )
@@ -137,7 +139,8 @@ class TorchTrainer:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         groups = groups_or_none_at_all(self._task, "train")
         chosen = stratified_subset(groups, self._at_most(CALIBRATION_EXAMPLES), SUBSET_SEED)
-        batch = self._train_texts.batch(chosen, self.host.device)
+        texts, (rows,) = self._train_texts.rows_of([chosen])
+        batch = texts.batch(rows[: len(chosen)], self.host.device)
         return block_salience(self._model, self._task, batch, metric)
 
     def block_fisher(self, adapter: Adapter) -> FloatArray:
@@ -148,7 +151,8 @@ class TorchTrainer:
 
     def _check_runs(self) -> None:
         """Raise ValueError for a model that fails on its first text, or gives no number."""
-        one = self._train_texts.batch(np.zeros(1, dtype=np.int64), self.host.device)
+        texts, (places,) = self._train_texts.rows_of([np.zeros(1, dtype=np.int64)])
+        one = texts.batch(places[:1], self.host.device)
         with said_in_words(self.source, "that can be trained for the task"):
             with torch.no_grad():
                 logits = self._model.logits(one)
@@ -198,38 +202,29 @@ class TorchTrainer:
         model.weights.use(plan.weight_formats, start.merged, start.scale)
         micro_batch = plan.micro_batch or plan.batch_size
         seeds = [np.random.SeedSequence(job.seed).generate_state(2).tolist() for job in jobs]
+        texts, shards = self._train_texts.rows_of([job.examples for job in jobs])
         drawn = [
-            self._draw(job, batch_seed) for job, (batch_seed, _) in zip(jobs, seeds, strict=True)
+            _draw(replace(job, examples=shard), texts.lengths, batch_seed)
+            for job, shard, (batch_seed, _) in zip(jobs, shards, seeds, strict=True)
         ]
         noise = RoundingNoise(seeds[0][1], self.host.device)
         packing = packed_activations(model.blocks, plan.activation_bits, noise)
         with packing, model.only(plan.present):
             steps = [
-                self._step(updater, np.stack(batches), penalties, micro_batch)
+                self._step(updater, texts, np.stack(batches), penalties, micro_batch=micro_batch)
                 for batches in zip(*drawn, strict=True)
             ]
         # Taken from the device at the end: waiting for each step's would leave a GPU idle.
         losses: FloatArray = torch.stack(steps).cpu().double().numpy()
         return losses
 
-    def _draw(self, job: TrainingJob, seed: int) -> list[IntArray]:
-        lengths = self._train_texts.lengths
-        batches = draw_batches(
-            job.examples,
-            lengths,
-            steps=job.plan.local_steps,
-            batch_size=job.plan.batch_size,
-            rng=np.random.default_rng(seed),
-        )
-        if job.stack == 1:
-            return batches
-        return in_common_order(batches, lengths, np.random.default_rng(job.broadcast.version))
-
     def _step(
         self,
         updater: Updater,
+        texts: TokenizedTexts,
         indices: IntArray,
         penalties: Sequence[Penalty],
+        *,
         micro_batch: int,
     ) -> Tensor:
         """Take one step on the texts at ``indices``, (jobs, B); return the losses, (2, jobs).
@@ -239,7 +234,7 @@ class TorchTrainer:
         """
         num_jobs, size = indices.shape
         parts = [
-            self._train_texts.batch(part.ravel(), self.host.device)
+            texts.batch(part.ravel(), self.host.device)
             for part in np.split(indices, size // micro_batch, axis=1)
         ]
         shares = _shares(parts, num_jobs) if len(parts) > 1 else [None]
@@ -269,6 +264,19 @@ class TorchTrainer:
         )
         mean, squared = (float(column.mean()) for column in losses.T)
         return TrainingResult(adapter, mean, squared, diverged)
+
+
+def _draw(job: TrainingJob, lengths: IntArray, seed: int) -> list[IntArray]:
+    batches = draw_batches(
+        job.examples,
+        lengths,
+        steps=job.plan.local_steps,
+        batch_size=job.plan.batch_size,
+        rng=np.random.default_rng(seed),
+    )
+    if job.stack == 1:
+        return batches
+    return in_common_order(batches, lengths, np.random.default_rng(job.broadcast.version))
 
 
 def _shares(parts: Sequence[Batch], num_jobs: int) -> list[Tensor]:

@@ -89,6 +89,8 @@ class TaskConfig(Section):
     """The tokens to which a device pads every example; longer texts are cut."""
     template: Annotated[str, Template, LEFT_OUT] = "{prompt}\n"
     """How a prompt stands before its answer: a text with ``{prompt}``, or ``chat``."""
+    packing: Annotated[Literal["by-document", "packed"], LEFT_OUT] = "by-document"
+    """Whether each text of a causal-lm is learned alone, or a device's are joined and cut."""
     answer_tokens: Annotated[int, Ge(0), Le(512), LEFT_OUT] = 32
     """The most tokens of an answer that the model gives in an evaluation; 0 asks for none."""
 
@@ -100,7 +102,7 @@ class TaskConfig(Section):
     @property
     def options(self) -> dict[str, Any]:
         """The keys that some tasks have and others lack, where they are not at their default."""
-        keys = ("template", "answer_tokens")
+        keys = ("template", "packing", "answer_tokens")
         defaults = {f.name: f.default for f in fields(self) if f.name in keys}
         return {k: getattr(self, k) for k in keys if getattr(self, k) != defaults[k]}
 

@@ -82,6 +82,8 @@ def _texts(config: RunConfig, world: World) -> dict[str, Any]:
         "train": _sha256(task.data.train, _columns(task)),
         "max_length": config.task.max_length,
         "template": config.task.template,
+        # Results that were kept before texts could be packed name nothing of it.
+        **({"packing": config.task.packing} if config.task.packing != "by-document" else {}),
     }
 
 

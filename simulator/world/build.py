@@ -115,6 +115,11 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
     if task:
         _check_target(config, task, problems)
     _check_training(config, task, problems)
+    if config.task.packing == "packed" and config.local.epochs is not None:
+        problems.add(
+            "local.steps must be given with task.packing packed, since how many rows an epoch has "
+            f"follows from the tokens of its texts, got epochs {config.local.epochs:g}"
+        )
     if config.server_optimizer and not getattr(config.strategy, "is_mean", False):
         known = ", ".join(kind for kind, strategy in STRATEGIES.items() if strategy.is_mean)
         problems.add(

@@ -167,3 +167,19 @@ def test_a_limit_of_file_handles_that_can_be_raised_is_raised() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (20, hard))
 
     assert ended("list", preexec_fn=lower, stdout=subprocess.DEVNULL) == (0, "")
+
+
+def test_windows_is_refused_in_one_sentence_that_names_the_way_out() -> None:
+    pretend = "import sys; sys.platform = 'win32'; "
+    for code, words in (
+        (
+            "from analysis.commands.entry import main; main()",
+            "error: FedClock needs Linux or macOS",
+        ),
+        ("import fedclock", "ImportError: FedClock needs Linux or macOS, or WSL 2 on Windows"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", pretend + code], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == (2 if "main" in code else 1)
+        assert words in done.stderr.splitlines()[-1]

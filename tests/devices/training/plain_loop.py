@@ -20,10 +20,13 @@ def train_plainly(
     job: TrainingJob,
     model: torch.nn.Module,
     inputs: Callable[[IntArray], dict[str, Any]],
+    *,
+    lengths: IntArray | None = None,
 ) -> list[float]:
     """Train the model in place on the batches of the job; return the loss of every step.
 
     ``inputs`` makes what transformers' own model is called with of the indices of a batch.
+    ``lengths`` are the tokens of each example, where these are not the trainer's own.
     """
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -33,7 +36,7 @@ def train_plainly(
     drawn_seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
     batches = draw_batches(
         job.examples,
-        trainer._train_texts.lengths,
+        trainer._train_texts.lengths if lengths is None else lengths,
         steps=job.plan.local_steps,
         batch_size=job.plan.batch_size,
         rng=np.random.default_rng(drawn_seed),

@@ -18,6 +18,7 @@ from devices.datasets.dataset import Examples
 from devices.tasks.causal_lm import CausalLM
 from devices.tasks.task import IGNORED
 from devices.tasks.token_losses import token_losses
+from devices.training.data import cut_rows
 from devices.training.export import save_peft
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter
@@ -113,6 +114,74 @@ def test_plain_peft_gets_the_perplexity_that_we_report(
     assert reported["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert reported["perplexity"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-5)
     assert reported["token_accuracy"] == pytest.approx(right / len(losses))
+
+
+def packed_rows(trainer: TorchTrainer, texts: list[str]) -> list[list[int]]:
+    """The rows of these texts as a plain loop makes them: joined, each with its end, and cut."""
+    tokenizer = AutoTokenizer.from_pretrained(str(trainer.source.directory))
+    rows: list[list[int]] = [[]]
+    for text in texts:
+        for token in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]:
+            if len(rows[-1]) == MAX_LENGTH:
+                rows.append([])
+            rows[-1].append(token)
+    return rows if len(rows[-1]) == MAX_LENGTH or len(rows) == 1 else rows[:-1]
+
+
+@pytest.fixture(scope="module")
+def packing(tmp_path_factory: pytest.TempPathFactory) -> TorchTrainer:
+    directory = save_model(tmp_path_factory.mktemp("packed"), "llama", language=True)
+    targets = TARGETS["llama"]
+    config = make_config(str(directory), targets=targets, max_length=MAX_LENGTH, eval_examples=60)
+    return make_trainer(config, replace(CausalLM.of(make_dataset().data), packing="packed"))
+
+
+def test_packed_texts_are_trained_as_by_a_plain_loop(packing: TorchTrainer) -> None:
+    """The rows of the device's own texts, every one full: no token is charged and not learned."""
+    job = make_job(packing, steps=6)
+    (result,) = packing.train([job])
+    model = plain_model(packing, job.broadcast.adapter).eval()
+    texts = packing._task.data.train["text"]
+    rows = torch.tensor(packed_rows(packing, [texts[k] for k in job.examples]))
+    assert rows.shape[1] == MAX_LENGTH
+    lengths = np.full(len(rows), MAX_LENGTH)
+
+    def inputs(batch: Any) -> dict[str, Any]:
+        return {"input_ids": rows[batch], "labels": rows[batch]}
+
+    on_rows = replace(job, examples=np.arange(len(rows)))
+    losses = train_plainly(packing, on_rows, model, inputs, lengths=lengths)
+    assert result.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert_has_adapter(model, result.adapter)
+
+
+def test_packed_texts_are_tested_as_by_a_plain_loop(packing: TorchTrainer) -> None:
+    adapter = random_adapter(packing)
+    model = plain_model(packing, adapter).eval()
+    texts = list(packing._task.data.test["text"])
+    assert len(texts) <= 60, "all of them are tested on, in their order"
+    rows = torch.tensor(packed_rows(packing, texts))
+    with torch.no_grad():
+        loss = model(input_ids=rows, labels=rows).loss.item()
+    assert packing.evaluate(adapter).values["loss"] == pytest.approx(loss, rel=1e-5)
+    assert np.isfinite(packing.block_salience("taylor")).all()
+
+
+def test_packed_jobs_in_one_pass_train_as_alone(packing: TorchTrainer) -> None:
+    jobs = [make_job(packing, seed=1), replace(make_job(packing), examples=np.arange(90, 140))]
+    jobs = [replace(job, stack=2) for job in jobs]
+    stacked = packing.train(jobs)
+    for job, together in zip(jobs, stacked, strict=True):
+        alone = packing._train_stack([job])[0]
+        assert together.train_loss == pytest.approx(alone.train_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(("num_tokens", "rows"), [(2, [2]), (11, [11]), (12, [12]), (30, [12, 12])])
+def test_what_is_left_over_has_no_row_unless_it_is_all(num_tokens: int, rows: list[int]) -> None:
+    tokens = np.arange(num_tokens)
+    found = cut_rows(tokens, 12)
+    assert [len(row) for row in found] == rows
+    np.testing.assert_array_equal(np.concatenate(found), tokens[: sum(rows)])
 
 
 def test_perplexity_falls_with_packed_activations_and_quantized_weights(
