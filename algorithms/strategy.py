@@ -192,9 +192,11 @@ def make_plans(
     plans = []
     for device_id in device_ids:
         steps = fleet.local_steps(device_id)
-        if steps not in made:
+        if steps in made:
+            plans.append(made[steps].on(device_id))
+        else:
             made[steps] = make_plan(fleet, device_id, terms, activation_bits=activation_bits)
-        plans.append(made[steps].on(device_id))
+            plans.append(made[steps])
     return plans
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench_peers import difference
 
 from peers import same_steps, with_fedclock
 from peers.export import Size, Way, export
@@ -151,3 +152,9 @@ def test_the_table_replaces_what_stood_between_the_marks(tmp_path: Path) -> None
     assert table(found()) in text
     assert "old" not in text
     assert DOCUMENT.read_text("utf-8").count(BEGIN) == DOCUMENT.read_text("utf-8").count(END) == 1
+
+
+def test_the_difference_in_accuracy_is_paired_and_has_its_standard_error() -> None:
+    said = difference([0.50, 0.60, 0.70], [0.51, 0.60, 0.73])  # -1, 0 and -3 points
+    assert said.endswith("-1.33 points of accuracy, standard error 0.88, 3 seeds")
+    assert "standard error nan, 1 seeds" in difference([0.5], [0.4])

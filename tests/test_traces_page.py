@@ -12,8 +12,18 @@ from simulator.config.experiment import load_experiment
 from simulator.world.build import build_world
 from tests.command_line import fedclock
 from tests.simulator.own_data import write_data
+from traces.public_sets import PUBLIC_SETS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "traces.md").read_text("utf-8")
+
+
+def test_the_page_lists_every_public_set_with_its_licence_and_whether_its_hash_is_known() -> None:
+    section = PAGE.partition("## Public sets by name\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    for name, public in PUBLIC_SETS.items():
+        (row,) = (row for row in rows if f"`{name}`" in row)
+        assert public.licence.split("-")[0].split()[0] in row
+        assert row.endswith("| known |" if public.sha256 else "| not known |")
 
 
 def block(language: str) -> str:

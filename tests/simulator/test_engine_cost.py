@@ -8,19 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.pacing import Synchronous
+from algorithms.pacing import FedBuff, Synchronous
+from algorithms.strategies.fedquad import FedQuad
+from algorithms.strategies.haflq import HAFLQ
 from devices.datasets.partition import DividedShards
 from devices.fleet.fleet import Assigned, Fleet
 from devices.vocabulary.trainer import NullTrainer
 from simulator.engine import server
+from simulator.engine.network import SharedLinks
 from simulator.engine.server import simulate
 from tests.simulator.small import OneByOne, make_device, make_federation
 from traces.availability import AvailabilityTrace
+from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
 
-AHEAD_CALLS, TIMELINE_CALLS, PROCESS_CALLS = 40, 550, 635
+AHEAD_CALLS, TIMELINE_CALLS, PROCESS_CALLS = 38, 515, 620
 """Calls for each plan beyond those of a round, worked out ahead for a cohort, for one plan, and by
-a process: a quarter above the 32, 439 and 508 that were counted."""
+a process: a quarter above the 30.5, 410 and 495 that were counted."""
+FEDQUAD_CALLS, HAFLQ_CALLS, ARRIVAL_CALLS, FLOW_CALLS = 106, 340, 770, 665
+"""Likewise for a plan of the device's own by FedQuad and by HAFLQ, for one that FedBuff asks for,
+and for one whose transfers share a link: a quarter above 84.5, 272.5, 616 and 531."""
 
 
 class Nowhere:
@@ -61,10 +68,10 @@ def fleet_of(count: int, **met: Any) -> Fleet:
     )
 
 
-def num_calls(fleet: Fleet, trainer: Any) -> int:
+def num_calls(fleet: Fleet, trainer: Any, **changed: Any) -> int:
     """Return how many Python and C functions are called to simulate two rounds of a fleet."""
-    pacing = Synchronous(len(fleet), deadline_s=1e6)
-    federation = make_federation(fleet, trainer=trainer, rounds=2, pacing=pacing)
+    changed = {"pacing": Synchronous(len(fleet), deadline_s=1e6), **changed}
+    federation = make_federation(fleet, trainer=trainer, rounds=2, **changed)
     calls = 0
 
     def count_call(frame: Any, event: str, argument: Any) -> None:
@@ -78,6 +85,28 @@ def num_calls(fleet: Fleet, trainer: Any) -> int:
     finally:
         sys.setprofile(before)
     return calls
+
+
+def calls_each(trainer: Any, **changed: Any) -> list[float]:
+    """Return the calls for each plan beyond those of a round, for up to 200 and 400 devices.
+
+    ``changed`` gives the options of a federation, each by the number of its devices.
+    """
+    met = changed.pop("met", {})
+
+    def calls_of(count: int) -> int:
+        given = {name: made(count) for name, made in changed.items()}
+        return num_calls(fleet_of(count, **met), trainer, **given)
+
+    calls_of(10)  # what is imported or worked out only once
+    calls = [calls_of(count) for count in (100, 200, 400)]
+    return [(calls[1] - calls[0]) / 200, (calls[2] - calls[1]) / 400]  # two rounds
+
+
+def shared(rate_bytes_per_s: float) -> SharedLinks:
+    """Return a link of the server that all devices share."""
+    trace = BandwidthTrace.constant(rate_bytes_per_s)
+    return SharedLinks(server=Link("server", trace, trace))
 
 
 BUSY = StepTrace(np.array([0.0, 0.1, 0.2]), np.array([1.0, 0.3, 0.7]), 0.3)
@@ -103,8 +132,31 @@ def test_a_plan_costs_so_many_calls_and_no_more_in_a_larger_fleet(
 ) -> None:
     if most == PROCESS_CALLS:
         monkeypatch.setattr(server, "stages_of", lambda *_: None)
-    num_calls(fleet_of(10, **met), trainer)  # what is imported or worked out only once
-    calls = [num_calls(fleet_of(count, **met), trainer) for count in (100, 200, 400)]
-    each = [(calls[1] - calls[0]) / 200, (calls[2] - calls[1]) / 400]  # two rounds
+    each = calls_each(trainer, met=met)
     assert each[1] <= most
+    assert each[1] <= 1.02 * each[0] + 0.5
+
+
+@pytest.mark.parametrize(
+    ("strategy", "most"),
+    [(FedQuad(rank=4), FEDQUAD_CALLS), (HAFLQ(rank=8, term_budgets=(3,)), HAFLQ_CALLS)],
+)
+def test_a_plan_of_its_own_for_each_device_costs_so_many_calls(strategy: Any, most: int) -> None:
+    each = calls_each(NullTrainer(3), strategy=lambda _: strategy)
+    assert each[1] <= most
+    assert each[1] <= 1.02 * each[0] + 0.5
+
+
+def test_an_arrival_costs_so_many_calls_and_no_more_in_a_larger_fleet() -> None:
+    def pacing(count: int) -> FedBuff:
+        return FedBuff(concurrency=count // 2, size=count)
+
+    each = calls_each(NullTrainer(3), met=MET, pacing=pacing)
+    assert each[1] <= ARRIVAL_CALLS
+    assert each[1] <= 1.02 * each[0] + 0.5
+
+
+def test_flows_that_share_a_link_cost_so_many_calls_and_no_more_with_more_flows() -> None:
+    each = calls_each(NullTrainer(3), shared_links=lambda _: shared(1e6))
+    assert each[1] <= FLOW_CALLS
     assert each[1] <= 1.02 * each[0] + 0.5
