@@ -28,6 +28,7 @@ from tests import command_line
 from tests.devices.training.tiny_task import save_model
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.own_data import write_data
+from tests.torture import LONG, long
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -139,6 +140,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@long
 @pytest.mark.usefixtures("busy_cores")
 def test_neither_load_nor_the_number_of_workers_reaches_the_log(
     tmp_path: Path, unbroken: Path
@@ -161,6 +163,7 @@ def test_the_log_of_real_training_differs_from_timing_only_in_accuracy_alone(
     assert timed(tmp_path) == timed(unbroken)
 
 
+@long
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     tmp_path: Path, unbroken: Path
 ) -> None:
@@ -187,6 +190,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     assert not (folder / "checkpoint").exists()
 
 
+@long
 def test_ctrl_c_while_the_workers_start_is_heeded(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "analysis", "run", str(write(tmp_path, REAL)), "--no-cache"]
     command += ["--workers", "2"]
@@ -209,6 +213,7 @@ def test_real_training_says_what_each_device_may_expect_of_the_final_model(unbro
         assert ((expected >= 0) & (expected <= 1)).all()
 
 
+@long
 def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) -> None:
     done = fedclock("compare", write(unbroken, REAL), "--target", "0.01", cwd=unbroken)
     assert done.returncode == 0, done.stderr
@@ -223,6 +228,7 @@ def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
+@long
 def test_runs_of_unlike_work_are_compared_with_a_warning(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL)
     fedclock("run", file, "--only", "fedlora", cwd=tmp_path)
@@ -232,6 +238,7 @@ def test_runs_of_unlike_work_are_compared_with_a_warning(tmp_path: Path) -> None
     assert "Beside the strategy, the runs differ in local.steps" in done.stdout
 
 
+@long
 def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
     file = write(tmp_path, REAL)
     done = fedclock("run", file, "--set", "training.learning_rate=1.0e+38", cwd=tmp_path)
@@ -243,6 +250,7 @@ def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
     assert [manifest["status"] for manifest in manifests] == ["failed"]
 
 
+@long
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="looks for them by their process group")
 def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "analysis", "run", str(write(tmp_path, REAL)), "--no-cache"]
@@ -265,6 +273,7 @@ def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
     assert not left
 
 
+@long
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
 def test_a_worker_that_is_killed_is_replaced_and_no_byte_changes(
     tmp_path: Path, unbroken: Path
@@ -391,7 +400,7 @@ def test_a_model_directory_that_is_not_whole_says_what_it_lacks(
     assert says in "\n".join(messages)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=LONG)])
 def test_a_model_that_cannot_be_loaded_is_said_before_anything_is_written(
     tmp_path: Path, workers: str
 ) -> None:
@@ -438,7 +447,7 @@ def change(file: Path, **keys: object) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=LONG)])
 def test_a_gpu_that_is_not_there_is_said_before_anything_is_written(
     tmp_path: Path, workers: str
 ) -> None:
