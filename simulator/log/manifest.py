@@ -27,6 +27,10 @@ class RunFolderError(UserError):
     """The folder cannot take this run."""
 
 
+class BusyFolderError(RunFolderError):
+    """Another process is at work in the folder."""
+
+
 class FinishedMeanwhileError(RunFolderError):
     """Another process has finished the run of this folder."""
 

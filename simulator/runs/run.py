@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -101,6 +102,9 @@ def run(
     for note in (*prepared.notes, *trainers.complaints()):
         report.step(note)
     report.step(f"{config.label}: loading {config.task.model}")
+    logging.getLogger("fedclock").info(
+        "%s: writes to %s, conditions %.8s", config.label, folder, prepared.world.conditions_hash
+    )
     trainer = trainers.get(config, prepared.world)
     manifest = _manifest(config, prepared.world.task, inputs, trainers.host_names)
     try:

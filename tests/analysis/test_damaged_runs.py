@@ -18,8 +18,9 @@ from analysis.figures import FIGURES
 from analysis.metrics.study import study
 from analysis.report.data import ReportData
 from analysis.report.pages import to_markdown_page
-from analysis.report.report import read_study, write_report
+from analysis.report.report import read_studies, write_report
 from analysis.report.timeline import trace
+from analysis.runs.blocks import ALONE
 from analysis.runs.frames import open_runs
 from analysis.runs.load import load_run
 from simulator.config.problems import UserError
@@ -81,7 +82,7 @@ def read_all(folder: Path, *, is_thorough: bool = True) -> str:
     said: list[str] = []
 
     def report() -> None:
-        found = read_study([folder])
+        found = read_studies([folder])[ALONE]
         said.extend(found.left_out)
         for spec in FIGURES:
             spec.frame(found)

@@ -31,6 +31,7 @@ from analysis.metrics.study import Study, study_of
 from analysis.report.data import ReportData
 from analysis.report.formats import table_files
 from analysis.report.pages import to_html_page, to_markdown_page
+from analysis.runs.blocks import ALONE
 from analysis.runs.load import Run
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
@@ -153,7 +154,7 @@ def printed(latex: str) -> str:
 @pytest.mark.parametrize("label", [*BY_STRATEGY, "a|b--c", "{}~^#", "-"])
 def test_tables_show_labels_as_they_stand(runs: list[Run], label: str) -> None:
     study = study_of([replace(runs[0], label=label), runs[1]])
-    files = table_files(study)
+    files = table_files({ALONE: study})
     (header,) = (row for row in files["table.tex"].splitlines() if row.startswith(" & "))
     assert printed(header) == rf" & {label} & FedQuad \\"
     (first, *_) = files["table.md"].splitlines()
