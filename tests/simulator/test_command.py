@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -24,6 +25,7 @@ from devices.datasets.fetched import FETCHED_DATA
 from devices.models.fetched import FETCHED
 from simulator.config.experiment import load_experiment
 from simulator.log.provenance import without_folders
+from simulator.runs.run import prepare_all
 from tests import command_line
 from tests.devices.training.tiny_task import save_model
 from tests.simulator.interrupts import heed_interrupts
@@ -641,6 +643,10 @@ def test_columns_that_nothing_reads_are_said_once_and_kept_in_the_manifest(tmp_p
         (tmp_path / "data" / f"{split}.csv").write_text(text, "utf-8")
     task = {**SMALL["task"], "data": "data", "columns": {"text": "body"}}
     file = write(tmp_path, {**SMALL, "task": task, "shards": {"min_examples": 1}})
+    with contextlib.chdir(tmp_path):
+        first, *others = prepare_all(load_experiment(file), file, tmp_path / "out")
+    assert len(others) == 2
+    assert all(one.world.task is first.world.task for one in others), "the texts are held once"
     for command in ("validate", "run"):
         done = fedclock(command, file, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
