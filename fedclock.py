@@ -41,11 +41,13 @@ if TYPE_CHECKING:
     from analysis.runs.files import RunError
     from simulator.config.experiment import ConfigError
     from simulator.config.problems import UserError
+    from simulator.log.progress import LineReporter
 
 __all__ = [
     "FIGURES",
     "PAPERS",
     "ConfigError",
+    "LineReporter",
     "Paper",
     "Result",
     "RunError",
@@ -81,6 +83,7 @@ _PLACES = {
     "FIGURES": "analysis.figures:FIGURES",
     "PAPERS": "analysis.figures.style:PAPERS",
     "ConfigError": "simulator.config.experiment:ConfigError",
+    "LineReporter": "simulator.log.progress:LineReporter",
     "Paper": "analysis.figures.style:Paper",
     "Result": "analysis.api:Result",
     "RunError": "analysis.runs.files:RunError",

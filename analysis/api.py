@@ -1,7 +1,7 @@
 """Runs experiments, reads runs back and draws them: the interface for scripts and notebooks.
 
-Mistakes are exceptions (``UserError``) with the messages of the command line; nothing is printed
-unless a reporter is given.
+Mistakes are exceptions (``UserError``) with the messages of the command line. Nothing is printed
+unless a reporter is given, but for a line of progress in a notebook.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from matplotlib.figure import Figure
 from analysis import figures
 from analysis.figures import sensitivity, style
 from analysis.figures.rows import of_runs
+from analysis.metrics.side_by_side import Studies, studies_of
 from analysis.metrics.study import Study, require_comparable, study_of
-from analysis.report.table import StudyTable, study_table
+from analysis.report.table import side_by_side, study_table
+from analysis.runs.blocks import blocks_of
 from analysis.runs.files import Json, RunError
 from analysis.runs.frames import RunSet, load_variants, open_runs, whole
 from analysis.runs.load import Run
@@ -31,7 +33,7 @@ from simulator.config.origin import Origin
 from simulator.config.plain_yaml import dump_line
 from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.disk import writing_into
-from simulator.log.progress import Reporter
+from simulator.log.progress import LineReporter, Reporter, is_notebook
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 from simulator.runs.run import Prepared, load_runs, prepare_all
 from simulator.runs.run import run as run_one
@@ -75,6 +77,16 @@ class Result:
         )
 
     @property
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The tables of all runs by name: rounds, clients, devices and savings."""
+        return {name: getattr(self, name) for name in ("rounds", "clients", "devices", "savings")}
+
+    @property
+    def blocks(self) -> dict[str, Result]:
+        """The runs in the blocks that can be compared, by heading; "" where there is one alone."""
+        return {block.heading: self._chosen(runs) for block, runs in blocks_of(self.found).items()}
+
+    @property
     def manifest(self) -> Json:
         """The manifest of the only run. Raises RunError where there are several."""
         return self._only().manifest
@@ -105,8 +117,14 @@ class Result:
         return self._chosen(self.found.without(**unwanted))
 
     def _chosen(self, found: RunSet) -> Result:
-        paths = set(found.runs["path"])
-        return Result(tuple(run for run in self.runs if str(run.path) in paths), found)
+        """Return the runs of a part of ``found``, by the names of variants that it has there."""
+        variants = dict(zip(found.runs["path"], found.runs["variant"], strict=True))
+        runs = [
+            replace(run, label=variants[str(run.path)])
+            for run in self.runs
+            if str(run.path) in variants
+        ]
+        return Result(tuple(runs), found)
 
     def compare(self, *, target: float | None = None, baseline: str | None = None) -> Study:
         """Return the study of these runs, which every figure takes.
@@ -119,10 +137,16 @@ class Result:
     def table(self, *, target: float | None = None, baseline: str | None = None) -> pd.DataFrame:
         """Return the table of ``fedclock summary``: metrics down, variants across, as texts.
 
-        Raises RunError where the runs met unlike conditions, or on a target or baseline that cannot
-        be.
+        The rows of several blocks have the block before the metric. Raises RunError on a target or
+        baseline that cannot be.
         """
-        return _as_frame(study_table(self.compare(target=target, baseline=baseline)))
+        return _as_frame(self._studies(target=target, baseline=baseline))
+
+    def _studies(self, *, target: float | None = None, baseline: str | None = None) -> Studies:
+        def study(runs: RunSet, base: str | None) -> Study:
+            return self._chosen(runs).compare(target=target, baseline=base)
+
+        return studies_of(blocks_of(self.found), study, baseline)
 
     def __repr__(self) -> str:
         """Name the runs in a line."""
@@ -133,13 +157,14 @@ class Result:
     def _repr_html_(self) -> str:
         """Return the table for a notebook; of runs that cannot be compared, what they are."""
         try:
-            table = study_table(self.compare())
+            studies = self._studies()
         except RunError:
             columns = ["variant", "seed", "num_rounds", "simulated_s"]
             listed: str = self.found.runs[columns].to_html(index=False)
             return listed
+        table = side_by_side(studies)
         notes = "".join(f"<p>{html.escape(line)}</p>" for line in (table.note, *table.warnings))
-        shown: str = _as_frame(table).to_html()
+        shown: str = _as_frame(studies).to_html()
         return shown + notes
 
     def frame(self, name: str, *, target: float | None = None) -> pd.DataFrame:
@@ -164,10 +189,17 @@ class Result:
         return self.runs[0]
 
 
-def _as_frame(table: StudyTable) -> pd.DataFrame:
-    """Return a table as a frame of texts."""
-    texts = [[cell.text for cell in row.cells] for row in table.rows]
-    return pd.DataFrame(texts, index=[row.title for row in table.rows], columns=table.variants)
+def _as_frame(studies: Studies) -> pd.DataFrame:
+    """Return the table of studies as a frame of texts."""
+    parts = {}
+    for block, study in studies.items():
+        table = study_table(study)
+        texts = [[cell.text for cell in row.cells] for row in table.rows]
+        titles = [row.title for row in table.rows]
+        parts[block.heading] = pd.DataFrame(texts, index=titles, columns=table.variants)
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return pd.concat(parts, names=["block", None]).fillna("")
 
 
 def summary(
@@ -267,8 +299,9 @@ def _run_all(
     report: Reporter | None,
 ) -> Result:
     kept = open_cache(None if cache == "auto" else Path(cache), DEFAULT_GB) if cache else None
+    told = report or (LineReporter() if is_notebook() else Silent())
     with Trainers(workers, kept, executor=executor) as trainers:
-        return load(*(run_one(p, trainers=trainers, report=report or Silent()) for p in prepared))
+        return load(*(run_one(one, trainers=trainers, report=told) for one in prepared))
 
 
 def load(*paths: Path | str) -> Result:
@@ -343,14 +376,21 @@ def write_figures(
 ) -> list[Path]:
     """Write the named figures, or all that have something to show, in every format with CSV.
 
+    Those of several blocks lie in a folder of each.
+
     ``devices`` are those that figures of single devices show (gantt, memory, choices); all, where
     none is named. Raises RunError on a name that is none, or without any of the devices.
     """
-    study = replace(result.compare(target=target), devices=tuple(devices))
-    chosen = [_spec(name, study) for name in names] or figures.figures_of(study.metric)
+    studies = result._studies(target=target)
     with _figures_into(folder) as staged:
-        drawn = [p for spec in chosen for p in figures.write(spec, study, staged, paper=paper)]
-    return [Path(folder) / path.name for path in drawn]
+        drawn: list[Path] = []
+        for block, study in studies.items():
+            shown = replace(study, devices=tuple(devices))
+            specs = [_spec(name, study) for name in names] or figures.figures_of(study.metric)
+            inner = staged / block.folder
+            inner.mkdir(exist_ok=True)
+            drawn += [p for spec in specs for p in figures.write(spec, shown, inner, paper=paper)]
+        return [Path(folder) / path.relative_to(staged) for path in drawn]
 
 
 def write_sensitivity(

@@ -37,7 +37,7 @@ IMAGES = ROOT / "docs" / "images"
 MODEL, DATA, BOARD = "minilm-l6", "wordnet-16", "jetson-tx2-maxn"
 TARGETS, RANK, ALPHA = ("query", "value"), 8, 16.0
 BATCH, TOKENS = 16, 64
-NUM_DRAWS = 4
+NUM_DRAWS = 2
 """Drawings of the rounding noise that an error is the mean of."""
 PACKED_BITS = (8, 4)
 

@@ -180,6 +180,8 @@ def simulated(one: Measurement, device: DeviceProfile) -> list[float]:
     """Return what the catalog gives, in the unit and for each number of a measurement."""
     if one.power:
         found = [device.power_w[one.power]]
+    elif one.unit == "GFLOP/s":
+        found = [device.flops_per_s[32] / 1e9]
     elif one.unit == "MB":
         plan, cost = _plan(one, one.depths[0])
         found = [cost.cost(plan, device).upload_bytes / 1e6]

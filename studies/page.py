@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.escape import markdown
-from analysis.figures import curves, render, style
+from analysis.figures import curves, performance_profile, render, style
 from analysis.figures.rows import of_runs
 from analysis.metrics import run_metrics
 from analysis.metrics.definitions import METRICS, value_in_words
@@ -445,6 +445,12 @@ FIGURES: Mapping[str, tuple[str, Callable[[Source], pd.DataFrame], drawn.Draw]] 
         "where a seed fails.",
         speed_up_frame,
         drawn.speed_ups,
+    ),
+    "performance-profile": (
+        "Share of the targets of the config, over all seeds, that a variant reaches within so many "
+        "times the time of the fastest one; in brackets the mean over the axis, AlgoPerf's score.",
+        lambda source: performance_profile.frame(source.study),
+        performance_profile.draw,
     ),
     "coverage": (
         "Share of the merged examples that trained each block, from the input (1) to the output.",

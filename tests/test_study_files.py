@@ -18,6 +18,7 @@ from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
 from studies import page as page_maker
 from studies import run as runner
+from tests.torture import long
 
 STUDIES = Path(runner.__file__).parent
 
@@ -36,6 +37,7 @@ def _quick(folder: Path, minutes: float = 10) -> list[str]:
     return [plan, "--minutes", str(minutes), *where]
 
 
+@long
 def test_kept_runs_give_the_study_of_their_run_folders(done: Path) -> None:
     whole = study(open_runs([done / "runs" / "quick"]))
     kept = study_of_kept(read_kept(done / "results" / "quick"))
@@ -120,6 +122,7 @@ def test_a_run_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         keep(tmp_path, tmp_path)
 
 
+@long
 def test_the_page_follows_from_what_is_kept_alone(done: Path, tmp_path: Path) -> None:
     pages = [_page(done, tmp_path / name) for name in ("one", "other")]
     assert pages[0] == pages[1]

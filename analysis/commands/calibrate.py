@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from analysis.commands.options import say
+from analysis.commands.voice import results
 from simulator.config.problems import UserError
 
 
@@ -42,4 +42,4 @@ def calibrate(
     except ValueError as error:
         raise UserError(str(error)) from None
     for line in said:
-        say(Console(), line)
+        say(results(), line)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from analysis.commands.voice import chatter
 from devices.datasets.fetched import FETCHED_DATA, fetch_data
 from devices.models.fetched import FETCHED, fetch_model
 from simulator.config.experiment import ConfigError
@@ -22,7 +22,7 @@ def fetch(
     if wrong := [name for name in names if name not in NAMES]:
         raise ConfigError([unknown("a name", name, NAMES) for name in wrong], "fetch")
     for name in names:
-        with Console(stderr=True).status(name) as status:
+        with chatter().status(name) as status:
             if name in FETCHED_DATA:
                 data = FETCHED_DATA[name]
                 folder = fetch_data(name, data, status.update)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from analysis.commands.options import Folders, Target, Where, place_beside, say
+from analysis.commands.voice import results
 from simulator.config.experiment import ConfigError
 from traces.text import unknown
 
@@ -54,7 +54,7 @@ def figures(
         )
     else:
         written = api.write_sensitivity(result, place, over, paper=style, target=target)
-    console = Console()
+    console = results()
     for line in result.found.left_out:
         say(console, f"left out: {line}")
     say(console, f"{len(written)} files in {place}")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from analysis.commands.options import say
+from analysis.commands.voice import chatter, results
 from simulator.config.problems import UserError
 from simulator.log.disk import write_atomically
 from traces.text import unknown
@@ -48,9 +48,8 @@ def init(
             write_atomically(path, text)
     except OSError as error:
         raise UserError(f"the config cannot be written to {file}: {error}") from None
-    console = Console()
-    say(console, f"Written: {', '.join(map(str, texts))}")
-    say(console, f"Next: fedclock validate {file}")
+    say(results(), f"Written: {', '.join(map(str, texts))}")
+    say(chatter(), f"Next: fedclock validate {file}")
 
 
 def _template(name: str) -> str:

@@ -26,6 +26,7 @@ from analysis.commands.running import (
 )
 from analysis.commands.shards import shards
 from analysis.commands.sweeps import summary, sweep
+from analysis.commands.voice import with_voice
 from devices.cost.measured import OutsideMeasuredError
 from devices.fetching.packages import FetchError
 from devices.vocabulary.trainer import TrainingError
@@ -79,6 +80,9 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(traces.app, name="traces")
+for group in (app, runs.app, traces.app):
+    for one in group.registered_commands:
+        one.callback = with_voice(one.callback) if one.callback else None
 
 
 def main() -> None:

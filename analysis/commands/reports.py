@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from analysis.commands.options import (
     Baseline,
@@ -28,6 +27,7 @@ from analysis.commands.options import (
     say,
 )
 from analysis.commands.running import run_all, select
+from analysis.commands.voice import chatter, results
 from analysis.metrics.definitions import wrong_target
 from devices.tasks.registry import TASKS
 from simulator.config.experiment import ConfigError, load_experiment
@@ -102,7 +102,7 @@ def timeline(
         replace_file(where, text)
     except OSError as error:
         raise UserError(f"the trace cannot be written to {where}: {error}") from None
-    say(Console(), f"Trace: {where} (open it at https://ui.perfetto.dev or in chrome://tracing)")
+    say(results(), f"Trace: {where} (open it at https://ui.perfetto.dev or in chrome://tracing)")
 
 
 def _report(
@@ -117,24 +117,30 @@ def _report(
     from analysis.report.data import differing_settings
     from analysis.report.formats import for_terminal
     from analysis.report.report import PAGE, write_report
-    from analysis.report.table import study_table
+    from analysis.report.table import side_by_side
 
-    console = Console()
-    with console.status("report") as status:
-        study = write_report(
+    console = results()
+    with chatter().status("report") as status:
+        studies = write_report(
             folders,
             place,
             where=where,
             target=target,
             baseline=baseline,
             progress=lambda done, total, what: status.update(f"report: {what} ({done}/{total})"),
-        ).study
-    console.print(for_terminal(study_table(study)))
-    if differing := differing_settings(study.runs):
-        say(console, f"Beside the strategy, the runs differ in {', '.join(differing)}")
-    for line in study.left_out:
-        say(console, f"left out: {line}")
+        ).studies
+    console.print(for_terminal(side_by_side(studies)))
+    for block, study in studies.items():
+        if differing := differing_settings(study.runs):
+            of_block = f" of {block.heading}" if block.heading else ""
+            say(
+                console, f"Beside the strategy, the runs{of_block} differ in {', '.join(differing)}"
+            )
+        for line in study.left_out:
+            say(console, f"left out: {line}")
     is_page = place.suffix == PAGE
     say(console, f"Report: {place if is_page else place / f'report{PAGE}'}")
-    if not is_page:
-        say(console, f"Figures and the numbers behind them: {place / 'figures'}")
+    for block in studies:
+        if not is_page:
+            inner = place / block.folder / "figures"
+            say(chatter(), f"Figures and the numbers behind them: {inner}")

@@ -21,7 +21,9 @@ from analysis.commands.options import (
     Output,
     Overrides,
     Workers,
+    say,
 )
+from analysis.commands.voice import chatter
 from analysis.escape import visible
 from devices.vocabulary.trainer import TrainingError
 from simulator.config.experiment import ConfigError, code_of, load_experiment
@@ -67,7 +69,10 @@ def run_experiment(
     configs = select(configs, only, option="--only")
     kept = None if no_cache else open_cache(cache, cache_gb)
     trainers = Trainers(workers, kept, executor=executor)
-    run_all(configs, origin, output=output, trainers=trainers, writers=writers)
+    folders = run_all(configs, origin, output=output, trainers=trainers, writers=writers)
+    if chatter().quiet:  # else each run has said where it is
+        for folder in folders:
+            print(folder)
 
 
 def validate(
@@ -84,7 +89,7 @@ def validate(
                 for checked in prepare_all(configs, origin, NOWHERE):
                     trainers.try_model(checked.config, checked.world)
                     for note in checked.notes:
-                        print(f"{file}: {visible(note)}")
+                        say(chatter(), f"{file}: {note}")
             print(f"{file}: valid")
         except (ConfigError, TrainingError) as error:
             complain(error)
@@ -129,7 +134,7 @@ def run_all(
     writers: Sequence[WriterSpec] = (),
 ) -> list[Path]:
     """Run one config after the other with the same trainers; return the run folders."""
-    report = reporter(Console())
+    report = reporter(chatter())
     prepared = prepare_all(configs, origin, output)
     with trainers:
         return [run(each, trainers=trainers, report=report, writers=writers) for each in prepared]

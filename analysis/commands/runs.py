@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from analysis import escape
 from analysis.commands.options import say
+from analysis.commands.voice import results
+from analysis.metrics.definitions import METRICS
 from analysis.units import BYTES, SECONDS
 from simulator.config.problems import UserError
 from simulator.log.manifest import RunFolderError, lost_files, read_manifest
@@ -25,6 +26,12 @@ app = typer.Typer(no_args_is_help=True, help="Run folders: list, show and remove
 
 Paths = Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")]
 COLUMNS = ("run", "status", "rounds", "simulated", "result", "size")
+SCALES = {metric.column: metric.scale for metric in METRICS} | {"wall_s": SECONDS}
+"""The unit of each number of a manifest."""
+TITLES = {
+    "simulated_s": "simulated time", "wall_s": "time of the host", "num_rounds": "rounds",
+    "read_alone": "titles, targets and place",
+}  # fmt: skip
 SHOWN = (
     "experiment", "label", "strategy", "seed", "status", "error", "num_rounds", "simulated_s",
     "wall_s", "model", "data", "config_hash", "conditions_hash", "git_sha", "read_alone",
@@ -44,7 +51,7 @@ def list_runs(
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for folder in _found(folders or [Path("runs")]):
         table.add_row(*(escape.terminal(cell) for cell in _row(folder)))
-    Console().print(table)
+    results().print(table)
 
 
 @app.command()
@@ -53,11 +60,11 @@ def show(
 ) -> None:
     """Show what a run was made from, what it came to, and whether its files are whole."""
     manifest = _manifest(folder)
-    console = Console()
-    results = [key for key in manifest if key.startswith("final_")]
-    for key in (*SHOWN, *results):
+    console = results()
+    scores = [key for key in manifest if key.startswith("final_")]
+    for key in (*SHOWN, *scores):
         if manifest.get(key) not in (None, "", {}):
-            say(console, f"{key}: {_words(manifest[key])}")
+            say(console, f"{TITLES.get(key, key.replace('_', ' '))}: {_words(key, manifest[key])}")
     say(console, f"size: {BYTES.text(_size_bytes(folder))}")
     if manifest.get("status") == "done":
         lost = lost_files(folder, manifest)
@@ -73,7 +80,7 @@ def remove(
     found = list(_found(folders))
     for folder in found:
         check_removable(folder)
-    console = Console()
+    console = results()
     for folder in found:
         say(console, f"{folder} ({BYTES.text(_size_bytes(folder))})")
     if not yes:
@@ -109,9 +116,9 @@ def _row(folder: Path) -> tuple[str, ...]:
         return str(folder), "damaged", "", "", "", BYTES.text(_size_bytes(folder))
     simulated_s = _number(manifest.get("simulated_s"))
     results = [
-        f"{key.removeprefix('final_')} {value:.3g}"
+        f"{key.removeprefix('final_').replace('_', ' ')} {_words(key, given)}"
         for key, given in manifest.items()
-        if key.startswith("final_") and not math.isnan(value := _number(given))
+        if key.startswith("final_") and not math.isnan(_number(given))
     ]
     return (
         str(folder),
@@ -138,7 +145,10 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _words(value: Any) -> str:
+def _words(key: str, value: Any) -> str:
+    """Return an entry of a manifest as tables write it, in its unit."""
+    if not math.isnan(number := _number(value)) and key in SCALES:
+        return SCALES[key].text(number)
     if isinstance(value, dict):
         return str(value.get("name") or json.dumps(value, ensure_ascii=False))
     return str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from analysis.commands.options import (
     Baseline,
@@ -29,15 +30,20 @@ from analysis.commands.options import (
     place_beside,
     say,
 )
+from analysis.commands.voice import chatter, results
 from analysis.metrics.definitions import SMOOTHING
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
+from simulator.log.progress_state import duration
 from simulator.log.run_folder import refresh
 from simulator.log.writers import find_writers
 from simulator.runs.sweep import SweepRun, expand, part_of, same_conditions, savings_of
 from simulator.runs.sweep_jobs import Failure, Resources, outcomes
 from simulator.workers.pool import Pool
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
+
+BUSY_S = 2.0
+"""The seconds after which a run is tried again that another process is at work on."""
 
 Smooth = Annotated[
     int, typer.Option(min=1, help="evaluations whose mean must reach the target; 1: each alone")
@@ -74,7 +80,7 @@ def sweep(
     runs = part_of(runs, part) if part else runs
     runs = [replace(one, log=tuple(log or ())) for one in runs]
     kept = None if no_cache else open_cache(cache, cache_gb)
-    console = Console()
+    console = chatter()
     said: set[str] = set()
 
     def complain(complaint: str) -> None:
@@ -89,7 +95,7 @@ def sweep(
         print(f"error: {one.name} failed: {failure.message} ({one.folder})", file=sys.stderr)
     done = f"{len(runs) - len(failures)} of {len(runs)} runs are done"
     saved = savings_of([one for one in missing if one not in failures])
-    say(console, f"{done}{saved}; their table: fedclock summary {runs[0].folder.parent}")
+    say(results(), f"{done}{saved}; their table: fedclock summary {runs[0].folder.parent}")
     if failures:
         raise typer.Exit(1)
 
@@ -106,20 +112,26 @@ def summary(
 ) -> None:
     """Compare variants over seeds: a table for the eyes, and as Markdown, LaTeX and CSV."""
     # pandas takes a second
+    from analysis.metrics.side_by_side import studies_of
     from analysis.metrics.study import study
     from analysis.report.formats import for_terminal, table_files
-    from analysis.report.table import study_table
+    from analysis.report.table import side_by_side
+    from analysis.runs.blocks import blocks_of
     from analysis.runs.choose import chosen
     from analysis.runs.frames import open_runs
 
-    console = Console()
-    with console.status("read runs"):
-        runs = chosen(open_runs(folders), where or ())
-        found = study(runs, target=target, baseline=baseline, smoothing=smooth)
-    console.print(for_terminal(study_table(found)))
+    console = results()
+    with chatter().status("read runs"):
+        blocks = blocks_of(chosen(open_runs(folders), where or ()))
+        found = studies_of(
+            blocks,
+            lambda runs, base: study(runs, target=target, baseline=base, smoothing=smooth),
+            baseline,
+        )
+    console.print(for_terminal(side_by_side(found)))
     place = place_beside(folders, "summary", output, where or ())
     _write(table_files(found), place)
-    for line in found.left_out:
+    for line in (line for one in found.values() for line in one.left_out):
         say(console, f"left out: {line}")
     say(console, f"Tables and the numbers of each run: {place}")
 
@@ -164,32 +176,60 @@ def _carry_out(
     runs: Sequence[SweepRun], console: Console, pool: Pool, complain: Callable[[str], None]
 ) -> dict[SweepRun, Failure]:
     """Simulate the runs; return those that failed, and why."""
-    failures = {}
+    failures: dict[SweepRun, Failure] = {}
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         TextColumn("{task.completed:.0f}/{task.total:.0f} rounds"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
-    rounds = dict.fromkeys(runs, 0)
+    rounds, ended = dict.fromkeys(runs, 0), 0
+    began_s = time.monotonic()
 
     def advance(one: SweepRun, number: int) -> None:
         rounds[one] = number
-        progress.update(bar, completed=sum(rounds.values()))
+        left = time_left(rounds, time.monotonic() - began_s)
+        progress.update(
+            bar, completed=sum(rounds.values()), description=f"{ended}/{len(runs)} runs{left}"
+        )
 
-    ended = outcomes(runs, "run", pool=pool, advanced=advance, complain=complain)
-    with progress, closing(ended):
+    with progress:
         bar = progress.add_task(
             f"0/{len(runs)} runs", total=sum(one.num_rounds for one in runs), start=bool(runs)
         )
-        for count, (one, result) in enumerate(ended, start=1):
-            advance(one, one.num_rounds)  # a run may end before its last round
-            progress.update(bar, description=f"{count}/{len(runs)} runs")
-            if isinstance(result, Failure):
-                failures[one] = result
-            became = "failed" if one in failures else f"done{savings_of([one])}"
-            say(progress.console, f"[{count}/{len(runs)}] {one.name}: {became} ({one.folder})")
+        waiting = list(runs)
+        while waiting:
+            busy: list[SweepRun] = []
+            found = outcomes(waiting, "run", pool=pool, advanced=advance, complain=complain)
+            with closing(found):
+                for one, result in found:
+                    if isinstance(result, Failure) and result.is_busy:
+                        busy.append(one)
+                        complain(f"{one.name} waits for another process that is at work on it")
+                        continue
+                    ended += 1
+                    advance(one, one.num_rounds)  # a run may end before its last round
+                    if isinstance(result, Failure):
+                        failures[one] = result
+                    became = "failed" if one in failures else f"done{savings_of([one])}"
+                    left = time_left(rounds, time.monotonic() - began_s)
+                    line = f"[{ended}/{len(runs)}] {one.name}: {became} ({one.folder}){left}"
+                    say(progress.console, line)
+            waiting = busy
+            if waiting:
+                time.sleep(BUSY_S)
     return {one: failures[one] for one in runs if one in failures}
+
+
+def time_left(rounds: Mapping[SweepRun, int], elapsed_s: float) -> str:
+    """Return in words how long the rounds that are left take at the pace so far, after a comma.
+
+    Nothing is said before the first run has ended, for its pace is that of loading and compiling.
+    """
+    total, done = sum(one.num_rounds for one in rounds), sum(rounds.values())
+    has_ended = any(number >= one.num_rounds for one, number in rounds.items())
+    if not has_ended or done >= total:
+        return ""
+    return f", about {duration(elapsed_s * (total - done) / done)} left"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from analysis.commands.options import say
+from analysis.commands.voice import chatter, results
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
 
@@ -79,7 +79,7 @@ def _import(
                 f"name another folder with --output"
             )
         publish(texts, output, force=force)
-    console = Console()
+    console = results()
     for line in trace_tables.import_report(imported, output):
         say(console, line)
 
@@ -102,12 +102,12 @@ def fetch_command(
     """
     from analysis.traces import public as public_traces
 
-    console = Console()
+    console = results()
     if name is None:
         console.print(public_traces.public_table())
         return
     public = public_traces.public_set(name)
-    with Console(stderr=True).status(name) as status:
+    with chatter().status(name) as status:
         files = public_traces.fetch_public(name, public, sha256, status.update)
     say(console, f"{public.title} ({public.licence}): {public.address}")
     _import(public.format, files, output, uplink_scale, force=force)
@@ -133,7 +133,7 @@ def fit_command(
         model = trace_fit.fit(loaded, output.stem)
         table = trace_fit.comparison(loaded, model)
         publish({output.name: model_text(model, names).encode()}, output.parent, force=force)
-    console = Console()
+    console = results()
     console.print(table)
     say(console, f"Generator: {output}")
 
@@ -147,7 +147,7 @@ def show_command(names: Names, seed: Seed = 0) -> None:
     with _user_errors():
         loaded = trace_files.load(names, seed=seed)
         tables = trace_tables.statistics(loaded)
-    console = Console()
+    console = results()
     for table in tables:
         console.print(table)
     for line in trace_tables.doubts(loaded):
@@ -178,7 +178,7 @@ def plot_command(
         if not files:
             raise ValueError("a figure needs a link, availability or numbers of devices, got none")
         publish(files, output, force=force)
-    say(Console(), f"Figures and the numbers behind them: {output}")
+    say(results(), f"Figures and the numbers behind them: {output}")
 
 
 def publish(files: Mapping[str, bytes], folder: Path, *, force: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from analysis.metrics.definitions import BESIDE, JUDGES, SMOOTHING, wrong_target
 from analysis.metrics.paired import SeedRuns, by_variant, differences
 from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
+from analysis.runs.blocks import SAME_TASK
 from analysis.runs.differences import settings_that_differ
 from analysis.runs.files import RunError, place_of, read_config, read_table, title_of
 from analysis.runs.frames import RunSet
@@ -38,7 +40,6 @@ CLIENT_COLUMNS = (
     "energy_radio_j", "memory_budget_bytes", "peak_memory_bytes",
 )  # fmt: skip
 DEVICE_COLUMNS = ("device_id", "expected_accuracy")
-SAME_TASK = ("model", "model_sha256", "data", "data_sha256", "training", "metric")
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +242,9 @@ def _study(
         else metrics.choose_target(rounds, target, metric=metric, smoothing=smoothing)
     )
     found = _at_target(played, chosen, baseline, smoothing=smoothing)
+    logging.getLogger("fedclock").info(
+        "target %s: %s; baseline %s", chosen.value, chosen.rule, found.baseline
+    )
     others = tuple(
         _at_target(played, Target(other, chosen.rule), baseline, smoothing=smoothing)
         for other in fixed[1:]

@@ -83,10 +83,13 @@ class ReportData:
 
     study: Study
     drawn: Sequence[FigureSpec]
+    heading: str = ""  # what tells the runs from those of other reports beside this one
 
     @property
     def title(self) -> str:
-        """The experiment's title, or the variants, the first few by name."""
+        """The heading, the experiment's title, or the variants, the first few by name."""
+        if self.heading:
+            return self.heading
         titles = {run.config.get("title") for run in self.study.runs}
         if len(titles) == 1 and None not in titles:
             return str(*titles)

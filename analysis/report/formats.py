@@ -3,36 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from analysis import escape
 from analysis.metrics.definitions import METRICS
+from analysis.metrics.side_by_side import Studies
 from analysis.metrics.study import Study
-from analysis.report.table import StudyTable, TableRow, study_table
+from analysis.report.table import StudyTable, TableRow, side_by_side
+
+MIN_TITLE, MAX_NAME, FRAME = 24, 20, 3
+"""Characters: what a row's title has at least, what of a variant's name stands on one line at most,
+and what the frame takes of each column."""
 
 
-def for_terminal(table: StudyTable) -> Table:
-    """Return the table for a rich console; the best value of a row is bold and starred."""
-    caption = "\n".join([table.note, *table.warnings])
-    shown = Table(caption=terminal_lines(caption), caption_justify="left")
-    shown.add_column("")
-    for name in table.variants:
-        shown.add_column(escape.terminal(name), justify="right", overflow="fold")
+@dataclass(frozen=True)
+class TerminalTable:
+    """A terminal table is that of a study for a rich console; the best of a row is starred.
+
+    Variants that do not fit beside each other stand in a further table below, with the titles of
+    the rows again, so that nothing is cut.
+    """
+
+    table: StudyTable
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        titles_wide = min(
+            max((len(row.title) for row in self.table.rows), default=1),
+            max(MIN_TITLE, options.max_width // 3),
+        )
+        parts = _columns_that_fit(self.table, options.max_width - titles_wide - FRAME)
+        yield from (_part(self.table, columns, titles_wide) for columns in parts)
+        yield Text.from_markup(
+            terminal_lines("\n".join([self.table.note, *self.table.warnings])), style="italic dim"
+        )
+
+
+def _columns_that_fit(table: StudyTable, width: int) -> list[list[int]]:
+    """Return the numbers of the variants in as many groups as it takes to fit each."""
+    parts: list[list[int]] = [[]]
+    left = width
+    for number, name in enumerate(table.variants):
+        cells = [row.cells[number] for row in table.rows if row.cells]
+        texts = [len(cell.text) + 2 * cell.is_best for cell in cells]
+        wide = max([min(len(name), MAX_NAME), *texts]) + FRAME
+        if wide > left and parts[-1]:
+            parts.append([])
+            left = width
+        parts[-1].append(number)
+        left -= wide
+    return parts
+
+
+def _part(table: StudyTable, columns: Sequence[int], titles_wide: int) -> Table:
+    """Return the table of some of the variants."""
+    shown = Table()
+    shown.add_column("", min_width=titles_wide, max_width=titles_wide, overflow="fold")
+    for number in columns:
+        shown.add_column(escape.terminal(table.variants[number]), justify="right", overflow="fold")
     for row in table.rows:
+        if not row.cells:
+            shown.add_section()
+            shown.add_row(Text(escape.visible(row.title), "bold"))
+            continue
         cells = [
             Text(f"{cell.text} *", "bold green") if cell.is_best else Text(cell.text)
-            for cell in row.cells
+            for cell in (row.cells[number] for number in columns)
         ]
         shown.add_row(escape.terminal(row.title), *cells)
     return shown
 
 
+def for_terminal(table: StudyTable) -> TerminalTable:
+    """Return the table for a rich console."""
+    return TerminalTable(table)
+
+
 def to_markdown(table: StudyTable) -> str:
     """Return the table in Markdown with the note and the warnings below it."""
-    rows = [_escaped(row, escape.markdown, "**{}**") for row in table.rows]
+    rows = [
+        _escaped(row, escape.markdown, "**{}**")
+        if row.cells
+        else [f"**{escape.markdown(row.title)}**", *[""] * len(table.variants)]
+        for row in table.rows
+    ]
     names = ["", *map(escape.markdown, table.variants)]
     warnings = "".join(f"\n* {escape.markdown(line)}" for line in table.warnings)
     below = f"{escape.markdown(sentence(table.note))}\n" + (warnings and f"{warnings}\n")
@@ -50,10 +108,16 @@ def markdown_grid(
 
 def to_latex(table: StudyTable) -> str:
     """Return the table as a ``tabular`` for booktabs; the best value of a row is bold."""
-    rows = [_escaped(row, escape.latex, r"\textbf{{{}}}") for row in table.rows]
-    header, *body = [
-        " & ".join(row) + r" \\" for row in [["", *map(escape.latex, table.variants)], *rows]
-    ]
+    header = " & ".join(["", *map(escape.latex, table.variants)]) + r" \\"
+    width = len(table.variants) + 1
+    body = []
+    for row in table.rows:
+        if row.cells:
+            body.append(" & ".join(_escaped(row, escape.latex, r"\textbf{{{}}}")) + r" \\")
+        else:
+            rule = [r"\midrule"] if body else []
+            title = escape.latex(row.title)
+            body += [*rule, rf"\multicolumn{{{width}}}{{l}}{{\emph{{{title}}}}} \\"]
     return "\n".join(
         [
             *(f"% {escape.latex(line)}" for line in (sentence(table.note), *table.warnings)),
@@ -69,16 +133,28 @@ def to_latex(table: StudyTable) -> str:
     )
 
 
-def table_files(study: Study) -> dict[str, str]:
-    """Return the table in every format, and the numbers of every run: text by file name."""
-    table = study_table(study)
-    left_out = "".join(f"\nLeft out: {escape.markdown(line)}\n" for line in study.left_out)
+def table_files(studies: Studies) -> dict[str, str]:
+    """Return the table in every format, and the numbers of every run: text by file name.
+
+    Of several blocks, the first column of each CSV names the block.
+    """
+    table = side_by_side(studies)
+    lines = [line for study in studies.values() for line in study.left_out]
+    left_out = "".join(f"\nLeft out: {escape.markdown(line)}\n" for line in lines)
+
+    def as_csv(frame_of: Callable[[Study], pd.DataFrame]) -> str:
+        parts = {block.heading: frame_of(study) for block, study in studies.items()}
+        for heading, frame in parts.items():
+            if heading:
+                frame.insert(0, "block", heading)
+        return pd.concat(parts.values()).to_csv(index=False, lineterminator="\n")
+
     return {
         "table.md": to_markdown(table) + left_out,
         "table.tex": to_latex(table),
-        "table.csv": _summary(study).to_csv(index=False, lineterminator="\n"),
-        "differences.csv": study.differences.to_csv(index=False, lineterminator="\n"),
-        "runs.csv": study.per_run.to_csv(index_label="run", lineterminator="\n"),
+        "table.csv": as_csv(_summary),
+        "differences.csv": as_csv(lambda study: study.differences),
+        "runs.csv": as_csv(lambda study: study.per_run.rename_axis("run").reset_index()),
     }
 
 

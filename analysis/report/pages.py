@@ -11,20 +11,24 @@ import base64
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import escape
 from analysis.figures import FigureSpec, style
+from analysis.metrics.side_by_side import Studies
 from analysis.report import data
 from analysis.report.data import ReportData
 from analysis.report.formats import markdown_grid, sentence, to_markdown
 from analysis.report.report_plans import LANE, columns_of, inspection
+from analysis.report.table import side_by_side
+from analysis.runs.blocks import Block
 
 MAX_SVG_BYTES = 400_000  # a larger drawing goes in as pixels
 WIDE_IN = 5.0  # a figure of more inches spans the page
@@ -78,6 +82,34 @@ def to_html_page(report: ReportData, figures: Path) -> str:
         script=Markup(_own_file("report.js")),
         sort_value=lambda value: "" if math.isnan(value) else f"{value:.10g}",
     )
+
+
+def to_markdown_index(studies: Studies, links: Mapping[Block, str]) -> str:
+    """Return a page in Markdown with the table of all blocks, and a link to the report of each."""
+    pages = "".join(
+        f"* [{escape.markdown(block.heading)}]({link.removesuffix('.html')}.md)\n"
+        for block, link in links.items()
+    )
+    return f"# {_index_title(studies)}\n\n{to_markdown(side_by_side(studies))}\n{pages}"
+
+
+def to_html_index(studies: Studies, links: Mapping[Block, str]) -> str:
+    """Return a page in HTML with the table of all blocks, and a link to the report of each."""
+    template = _environment(escape.visible, autoescape=True).get_template("index.html.jinja")
+    table = side_by_side(studies)
+    return template.render(
+        title=_index_title(studies),
+        table=table,
+        note=sentence(table.note),
+        links=[(block.heading, quote(link)) for block, link in links.items()],
+        left_out=[line for study in studies.values() for line in study.left_out],
+        policy=Markup(POLICY),
+        style=Markup(_own_file("report.css")),
+    )
+
+
+def _index_title(studies: Studies) -> str:
+    return f"{len(studies)} blocks of runs side by side"
 
 
 def _environment(literal: Callable[[str], str], *, autoescape: bool) -> Environment:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from analysis.metrics.definitions import METRICS, Metric, value_in_words
 from analysis.metrics.paired import MIN_SEEDS, beats, holm
 from analysis.metrics.seeds import Estimate
+from analysis.metrics.side_by_side import Studies
 from analysis.metrics.study import Study
 from analysis.units import BYTES, JOULES, NO_NUMBER, SECONDS, Unit, title
 
@@ -33,7 +34,10 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A table row is one metric, with its unit in the title and a cell for each variant."""
+    """A table row is one metric, with its unit in the title and a cell for each variant.
+
+    A row without cells is the heading of those below it.
+    """
 
     title: str
     cells: tuple[TableCell, ...]
@@ -65,6 +69,30 @@ def study_table(study: Study) -> StudyTable:
     rows += [_row(study, m) for m in METRICS if not m.is_to_target and _is_shown(study, m)]
     shown = tuple(row for row in rows if row is not None)
     return StudyTable(tuple(map(study.name, study.variants)), shown, note(study), study.warnings)
+
+
+def side_by_side(studies: Studies) -> StudyTable:
+    """Return one table of all blocks, one below the other, over the variants of any of them."""
+    tables = {block.heading: study_table(study) for block, study in studies.items()}
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    variants = tuple(dict.fromkeys(name for table in tables.values() for name in table.variants))
+    rows: list[TableRow] = []
+    for heading, table in tables.items():
+        rows.append(TableRow(heading, ()))
+        for row in table.rows:
+            own = dict(zip(table.variants, row.cells, strict=True))
+            cells = tuple(own.get(name, TableCell("", math.nan)) for name in variants)
+            rows.append(TableRow(row.title, cells))
+    said = tuple(
+        f"{heading}: {line}"
+        for heading, table in tables.items()
+        for line in (table.note, *table.warnings)
+    )
+    number = f"{len(tables)} blocks, of runs that met unlike conditions"
+    return StudyTable(
+        variants, tuple(rows), f"{number}; each has a target, baseline and marks of its own", said
+    )
 
 
 def note(study: Study) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,9 +107,9 @@ class RunSet:
     def settings(self) -> pd.DataFrame:
         """Return one row a run: the keys of the configs in which runs differ, but for the seed."""
         kinds = self.runs.groupby(["label", "config_hash"], sort=False)
-        differing = _differing([flatten(read_config(Path(one))) for one in kinds["path"].first()])
+        unlike = differing([flatten(read_config(Path(one))) for one in kinds["path"].first()])
         numbers = kinds.ngroup()
-        return pd.DataFrame([differing[k] for k in numbers], index=self.runs.index)
+        return pd.DataFrame([unlike[k] for k in numbers], index=self.runs.index)
 
     def _table(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
         if self.runs.empty:
@@ -149,17 +150,22 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
         if key in seen:
             left_out.append(f"{path}: the same run stands in {seen[key]} already")
             continue
+        logging.getLogger("fedclock").info("read run %s", path)
         seen[key] = path
         rows.append(row)
     if not rows:
         raise RunError("at least one run must have ended; " + "; ".join(left_out or ["got none"]))
     in_order = sorted(rows, key=_order)
-    runs = pd.DataFrame(in_order).drop(columns="order")
-    runs["variant"] = _variants(runs)
-    runs["run"] = [f"{v} s{s}" for v, s in zip(runs["variant"], runs["seed"], strict=True)]
-    if not runs["run"].is_unique:  # one label and hash in experiments of two names
-        runs["run"] = runs["experiment"] + " " + runs["run"]
-    return RunSet(runs.set_index("run"), tuple(left_out))
+    return RunSet(with_variants(pd.DataFrame(in_order).drop(columns="order")), tuple(left_out))
+
+
+def with_variants(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of runs with the variant of each, indexed by the name of the run."""
+    variants = _variants(runs)
+    names = pd.Series([f"{v} s{s}" for v, s in zip(variants, runs["seed"], strict=True)])
+    if not names.is_unique:  # one label and hash in experiments of two names
+        names = runs["experiment"] + " " + names
+    return runs.assign(variant=variants, run=names).set_index("run")
 
 
 def load_variants(runs: RunSet) -> tuple[list[Run], list[str]]:
@@ -217,8 +223,8 @@ def _variants(runs: pd.DataFrame) -> list[str]:
         if len(first) == 1:
             names[label, first["config_hash"].iloc[0]] = str(label)
             continue
-        differing = _differing([flatten(read_config(Path(path))) for path in first["path"]])
-        named = [" ".join([str(label), *_words(one)]) for one in differing]
+        unlike = differing([flatten(read_config(Path(path))) for path in first["path"]])
+        named = [" ".join([str(label), *in_words(one)]) for one in unlike]
         if len(set(named)) < len(named) or max(map(len, named)) > 60:
             named = [f"{label} {config_hash}" for config_hash in first["config_hash"]]
         names |= {(label, h): name for h, name in zip(first["config_hash"], named, strict=True)}
@@ -226,14 +232,14 @@ def _variants(runs: pd.DataFrame) -> list[str]:
     return [names[key] for key in keys]
 
 
-def _differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return for each config the keys in which any two differ, in order of first appearance."""
     keys = dict.fromkeys(key for config in configs for key in config if key not in NOT_SIMULATED)
     chosen = [k for k in keys if any(c.get(k) != configs[0].get(k) for c in configs)]
     return [{key: config.get(key) for key in chosen} for config in configs]
 
 
-def _words(settings: Mapping[str, Any]) -> list[str]:
+def in_words(settings: Mapping[str, Any]) -> list[str]:
     """Return words like ``rank=8``: the last part of each key, or all where two end alike."""
     short = {key: key.rpartition(".")[2] for key in settings}
     ends = list(short.values())

@@ -50,7 +50,7 @@ def _wanda(model: AdaptedModel, batch: Batch) -> FloatArray:
     def observe(place: tuple[int, int]) -> Observer:
         def see(layer: QuantizedLinear, args: Any, _kwargs: Any, _output: Any) -> None:
             norms = args[0][is_text].norm(dim=0)  # (tokens, in) -> (in,)
-            means[place] = (layer.weight.abs() * norms).mean().item()
+            means[place] = (layer.weight.float().abs() * norms).mean().item()
 
         return see
 
@@ -75,7 +75,7 @@ def _taylor(model: AdaptedModel, task: Task, batch: Batch) -> FloatArray:
 
             def add(grad: Tensor) -> None:
                 of_weight = grad.flatten(0, -2).mT @ x  # (out, BT) @ (BT, in)
-                sums[block] += (layer.weight * of_weight).abs().sum().item()
+                sums[block] += (layer.weight.float() * of_weight).abs().sum().item()
 
             output.register_hook(add)  # type: ignore[no-untyped-call]
 

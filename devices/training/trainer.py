@@ -32,6 +32,7 @@ from devices.training.model import load_model
 from devices.training.optimizers import Updater
 from devices.training.penalties import Penalty, penalties_of
 from devices.training.predictor import ModelPredictor
+from devices.training.prefixes import KeptPrefixes
 from devices.training.salience import block_salience
 from devices.training.stacked import load_stack
 from devices.vocabulary.plan import Adapter
@@ -101,6 +102,7 @@ class TorchTrainer:
         self._test_chunks = length_sorted_chunks(
             tested, self._test_texts.lengths, self._at_most(config.eval_batch_size)
         )
+        self._prefixes = KeptPrefixes(self._model)
         self._check_runs()
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
@@ -132,6 +134,7 @@ class TorchTrainer:
                 adapter,
                 texts=self._test_texts,
                 chunk=self._test_chunks[k],
+                begin=partial(self._prefixes.reused, k, adapter),
             )
             for k in chunks
         ]

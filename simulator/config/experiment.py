@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -221,6 +222,7 @@ def _read(path: Path) -> dict[str, Any]:
         if len(content) > MAX_BYTES:
             raise ValueError(f"a config must be at most {MAX_BYTES} bytes, got more")
         raw = parse_yaml(content.decode())
+        logging.getLogger("fedclock").info("read %s (%d bytes)", path, len(content))
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from None
     except ValueError as error:

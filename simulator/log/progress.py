@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import sys
+from typing import Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -84,6 +85,47 @@ class PlainReporter(_Following):
             *(f"{n} {words}" for name, words in LOSSES.items() if (n := getattr(record, name))),
         ]
         self.step(", ".join(part for part in parts if part))
+
+
+class LineReporter(_Following):
+    """The line reporter keeps one line up to date, for a notebook, which shows no live view."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(Console(quiet=True))
+        self._stream = stream or sys.stdout
+        self._label, self._rounds, self._width = "", 0, 0
+
+    def start(self, label: str, rounds: int) -> None:
+        self._label, self._rounds, self._state = label, rounds, ProgressState()
+
+    def step(self, message: str) -> None:
+        self._show(message)
+
+    def finish(self, message: str) -> None:
+        self._show(message)
+        self._stream.write("\n")
+        self._width = 0
+
+    def round(self, record: RoundRecord) -> None:
+        self._state.round(record)
+        parts = [
+            f"{self._label}: round {record.round}/{self._rounds}",
+            f"simulated {duration(record.closed_s)}",
+            score_in_words(record.metrics),
+        ]
+        self._show(", ".join(part for part in parts if part))
+
+    def _show(self, line: str) -> None:
+        """Write a line over the one before."""
+        self._stream.write(f"\r{line:<{self._width}}")
+        self._stream.flush()
+        self._width = len(line)
+
+
+def is_notebook() -> bool:
+    """Return whether this is a cell of a notebook: IPython runs it, and for a kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
 
 
 class BarReporter(_Following):

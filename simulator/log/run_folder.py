@@ -20,6 +20,7 @@ from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.disk import flush_to_disk, replace_table, write_atomically
 from simulator.log.manifest import (
     FORMAT,
+    BusyFolderError,
     FinishedMeanwhileError,
     RunFolderError,
     Status,
@@ -186,13 +187,13 @@ class RunFolder:
 
 
 def lock_folder(path: Path) -> int:
-    """Lock the folder and return what closes the lock. Raises RunFolderError if another has it."""
+    """Lock the folder and return what closes the lock. Raises BusyFolderError if another has it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise RunFolderError(
+        raise BusyFolderError(
             f"a run folder must be written by one process at a time, but another one is at work in "
             f"{path}"
         ) from None

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from devices.vocabulary.trainer import TrainingError
 from simulator.config.problems import UserError
+from simulator.log.manifest import BusyFolderError
 from simulator.log.records import ClientRecord, Event, RoundRecord
 from simulator.runs.sweep import SweepRun, carry_out, check
 from simulator.workers.pool import RUNS, Backend, Notify, Pool, available_cores
@@ -28,6 +29,7 @@ class Failure(NamedTuple):
     """Says why a run is not done."""
 
     message: str
+    is_busy: bool = False  # another process is at work on it
 
 
 class Ended(NamedTuple):
@@ -129,6 +131,8 @@ def _result(trainers: Trainers, notify: Notify, job: Job, sweep_run: SweepRun) -
         if job == "check":
             return check(sweep_run)
         return carry_out(sweep_run, trainers, _RoundReporter(notify))
+    except BusyFolderError as error:
+        return Failure(str(error), is_busy=True)
     except (UserError, TrainingError) as error:
         return Failure(str(error))
     except ConnectionError:

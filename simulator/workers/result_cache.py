@@ -7,6 +7,7 @@ them all. So a comparison on other links, where cohorts and plans are the same, 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -136,6 +137,9 @@ def open_cache(folder: Path | None, max_gb: float) -> ResultCache:
     """
     own = platformdirs.user_cache_path("fedclock", appauthor=False)
     place = folder / OWN_FOLDER if folder else own / "results"
+    logging.getLogger("fedclock").info(
+        "keeps and reuses training results in %s, up to %g GB", place, max_gb
+    )
     return ResultCache(place, int(max_gb * GB))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,11 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
         _check_budgets(config, fleet, model=model, cost_model=priced, problems=problems)
     if problems.found or cost_model is None:
         raise ConfigError(problems.found, where)
+    logging.getLogger("fedclock").info(
+        "%s: model %s (%.12s), data %s (%.12s), %d devices, conditions cost as %s",
+        config.label, source.name, source.sha256, task.data.name, task.data.sha256, len(fleet),
+        (cost_source or source).name,
+    )  # fmt: skip
     return World(
         model=model,
         metrics=task.metrics,

@@ -16,9 +16,11 @@ from analysis.metrics.study import study_of
 from analysis.report.data import ReportData
 from analysis.report.formats import table_files
 from analysis.report.pages import to_markdown_page
-from analysis.report.report import Report, read_study, write_report
+from analysis.report.report import Report, read_studies, write_report
+from analysis.runs.blocks import ALONE
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
+from tests.torture import long
 
 WriteRun = Callable[..., Path]
 
@@ -32,13 +34,14 @@ def content(report: Report) -> dict[str, bytes]:
     return {path.relative_to(report.out).as_posix(): path.read_bytes() for path in report.files}
 
 
+@long
 def test_a_report_is_its_tables_its_page_and_every_figure_in_each_format(report: Report) -> None:
     names = [name for name in content(report) if "/" not in name]
     tables = ["runs.csv", "table.csv", "table.md", "table.tex"]
     assert names == ["differences.csv", "report.html", "report.md", *tables]
     on_disk = [path for path in report.out.rglob("*") if path.is_file()]
     assert sorted(on_disk) == sorted(report.files)
-    drawn = [spec for spec in FIGURES if not spec.frame(report.study).empty]
+    drawn = [spec for spec in FIGURES if not spec.frame(report.studies[ALONE]).empty]
     assert len(drawn) > 15
     assert len(report.files) == 7 + 4 * len(drawn)
 
@@ -68,12 +71,12 @@ def test_the_page_keeps_the_authors_claims_apart_from_what_was_measured(
     text = (report.out / "report.md").read_text()
     assert "re-implemented from the published abstracts" in text
     assert "our own reconstruction" in text
-    row, base = (report.study.per_run.loc[f"{label} s0"] for label in ("haflq", "fedlora"))
+    row, base = (report.studies[ALONE].per_run.loc[f"{label} s0"] for label in ("haflq", "fedlora"))
     memory = 100 * (row["planned_memory_bytes"] / base["planned_memory_bytes"] - 1)
     points = 100 * (row["final_accuracy"] - base["final_accuracy"])
     assert f"against FedLoRA: mean memory that a plan needs {memory:+.0f} %" in text
     assert f"({points:+.1f} points)" in text
-    speed_up = report.study.estimates("speed_up")["fedquad"].value
+    speed_up = report.studies[ALONE].estimates("speed_up")["fedquad"].value
     assert f"Measured here, FedQuad: {speed_up:.2f} times as fast as FedLoRA." in text
 
 
@@ -98,6 +101,7 @@ def test_a_target_never_reached_is_told_in_words(runs: list[Run]) -> None:
     )
 
 
+@long
 def test_a_report_over_an_older_one_has_the_same_bytes_keeps_other_files_and_tells_its_progress(
     report: Report, folders: list[Path], tmp_path: Path
 ) -> None:
@@ -116,15 +120,15 @@ def test_a_report_over_an_older_one_has_the_same_bytes_keeps_other_files_and_tel
 
 
 def test_a_target_and_a_baseline_are_those_asked_for(folders: list[Path]) -> None:
-    study = read_study(folders[2:], target=0.4, baseline="haflq")
+    study = read_studies(folders[2:], target=0.4, baseline="haflq")[ALONE]
     assert study.baseline == "haflq"
-    assert "Time to 40 % accuracy" in table_files(study)["table.md"]
+    assert "Time to 40 % accuracy" in table_files({ALONE: study})["table.md"]
 
 
 def test_unfinished_runs_are_left_out_and_named(write_run: WriteRun, tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "fedlora", num_rounds=2)
     write_run(tmp_path / "runs", "haflq", num_rounds=2, status="interrupted")
-    study = read_study([tmp_path / "runs"])
+    study = read_studies([tmp_path / "runs"])[ALONE]
     assert [run.label for run in study.runs] == ["fedlora"]
     assert "'interrupted'" in study.left_out[0]
     page = to_markdown_page(ReportData(study, []))
@@ -138,7 +142,7 @@ def test_damaged_and_incomplete_runs_are_left_out_and_named(
     cut = write_run(tmp_path / "runs", "haflq", num_rounds=2) / "rounds.parquet"
     cut.write_bytes(cut.read_bytes()[:50])
     (write_run(tmp_path / "runs", "fedquad", num_rounds=2) / "manifest.json").unlink()
-    study = read_study([tmp_path / "runs"])
+    study = read_studies([tmp_path / "runs"])[ALONE]
     assert [run.label for run in study.runs] == ["fedlora"]
     assert len(study.left_out) == 2
     text = to_markdown_page(ReportData(study, []))
@@ -178,7 +182,7 @@ def test_runs_without_evaluations_are_reported_without_accuracy(
     folder = write_run(tmp_path / "runs", "fedquad", num_rounds=2)
     rounds = pd.read_parquet(folder / "rounds.parquet").assign(accuracy=float("nan"))
     rounds.to_parquet(folder / "rounds.parquet")
-    study = read_study([folder])
+    study = read_studies([folder])[ALONE]
     drawn = [spec for spec in FIGURES if not spec.frame(study).empty]
     assert drawn
     assert "accuracy" not in {spec.name for spec in drawn}

@@ -15,11 +15,13 @@ from analysis.report import report_plans
 from analysis.report.data import ReportData
 from analysis.report.formats import table_files
 from analysis.report.pages import to_html_page
-from analysis.report.report import read_study, write_report
+from analysis.report.report import read_studies, write_report
+from analysis.runs.blocks import ALONE
 from analysis.runs.files import RunError
 from analysis.runs.load import Run, load_run
 from tests.analysis.browser import Page
 from tests.analysis.browser import page as open_page
+from tests.torture import long
 
 WriteRun = Callable[..., Path]
 EVIL = "an_odd.label-1"
@@ -86,6 +88,7 @@ def test_what_users_write_is_text_and_never_markup(file: Path) -> None:
     assert tags.count("img") == tags.count("figure") > 3
 
 
+@long
 def test_the_same_runs_give_the_same_page(file: Path, tmp_path: Path) -> None:
     write_report([file.parent / "runs"], tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == file.read_bytes()
@@ -196,9 +199,9 @@ def test_runs_of_several_seeds_stand_as_variants_and_damaged_ones_are_named(
             write_run(tmp_path / "runs", strategy, num_rounds=3, seed=seed)
     broken = write_run(tmp_path / "runs", "haflq", num_rounds=3, seed=1)
     (broken / "rounds.parquet").write_bytes(b"not a table")
-    study = read_study([tmp_path / "runs"])
+    study = read_studies([tmp_path / "runs"])[ALONE]
     assert study.num_seeds.max() == 2
-    assert set(table_files(study)) == {
+    assert set(table_files({ALONE: study})) == {
         "differences.csv", "runs.csv", "table.csv", "table.md", "table.tex"
     }  # fmt: skip
     text = to_html_page(ReportData(study, []), tmp_path)

@@ -22,6 +22,7 @@ from analysis.metrics.run_metrics import Target
 from analysis.metrics.study import Study
 from analysis.report.formats import for_terminal, table_files
 from analysis.report.table import StudyTable, TableRow, study_table
+from analysis.runs.blocks import ALONE
 from analysis.units import BYTES, COUNT, RATIO, SECONDS, Scale, significant
 
 INF, NAN = math.inf, math.nan
@@ -127,7 +128,7 @@ def test_rows_that_no_variant_has_are_left_out(study: Study) -> None:
 
 
 def test_latex_has_as_many_cells_in_every_row_and_nothing_unescaped(study: Study) -> None:
-    text = table_files(study)["table.tex"]
+    text = table_files({ALONE: study})["table.tex"]
     body = [row for row in text.splitlines() if row.endswith(r"\\")]
     assert len(body) == 1 + len(study_table(study).rows)
     for row in body:
@@ -143,14 +144,14 @@ def test_latex_has_as_many_cells_in_every_row_and_nothing_unescaped(study: Study
 
 
 def test_markdown_says_what_was_left_out(study: Study) -> None:
-    text = table_files(study)["table.md"]
+    text = table_files({ALONE: study})["table.md"]
     assert r" **3.33 \[3.00, ∞\]** |" in text
     assert "Left out: runs/x is damaged: cut" in text
     assert r"3 seeds a variant; \[95 % interval\]" in text
 
 
 def test_csv_holds_the_raw_numbers(study: Study) -> None:
-    frame = pd.read_csv(io.StringIO(table_files(study)["table.csv"]))
+    frame = pd.read_csv(io.StringIO(table_files({ALONE: study})["table.csv"]))
     row = frame.set_index(["metric", "variant"]).loc[("time_to_target_s", "haflq")]
     assert (row["value"], row["upper"], row["low"]) == (900.0, INF, 400.0)
 
@@ -290,12 +291,12 @@ EVIL = "\x1b[2J|[bold]a$b$_c&\\\n# <b>\u202e%"
 def evil_files() -> dict[str, str]:
     study = study_with(ESTIMATES, target=Target(0.55, "as asked for"))
     per_run, summary = (one.replace("haflq", EVIL) for one in (study.per_run, study.summary))
-    return table_files(replace(study, per_run=per_run, summary=summary, baseline=EVIL))
+    return table_files({ALONE: replace(study, per_run=per_run, summary=summary, baseline=EVIL)})
 
 
 @pytest.mark.parametrize("name", ["table.md", "table.tex"])
 def test_a_label_of_any_characters_leaves_the_table_as_it_is(name: str) -> None:
-    plain = table_files(study_with(ESTIMATES, target=Target(0.55, "as asked for")))[name]
+    plain = table_files({ALONE: study_with(ESTIMATES, target=Target(0.55, "as asked for"))})[name]
     text = evil_files()[name]
     text.encode("utf-8")
     assert len(text.splitlines()) == len(plain.splitlines())

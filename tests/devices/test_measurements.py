@@ -55,7 +55,8 @@ def test_a_measurement_does_not_move_what_it_is_judged_by() -> None:
 def test_a_measurement_that_alone_sets_its_class_is_not_compared() -> None:
     one = BY_NAME["778g-gemma"]
     assert one.sets
-    assert held.judge(one, EVERY) is None
+    assert held.judge(one, EVERY) is not None
+    assert held.judge(one, [k for k in EVERY if k.name != "665-layers"]) is None
 
 
 def test_fitted_share_gives_its_rows_back_on_average() -> None:

@@ -35,6 +35,7 @@ from simulator.engine.server import simulate
 from simulator.engine.server_view import ServerView
 from tests.simulator.arrivals import Arrivals, held_terms
 from tests.simulator.small import Memory, make_device, make_federation
+from tests.torture import long
 
 ROUNDS, SEEDS = 10, (2, 3)
 MEASURED = {
@@ -187,12 +188,14 @@ def share(kind: str) -> float:
     return float(np.mean([learned(kind, seed) / learned("fedlora", seed) for seed in SEEDS]))
 
 
+@long
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_no_scheduler_loses_more_than_its_idea_costs(kind: str) -> None:
     assert min(learned("fedlora", seed) for seed in SEEDS) > 0.5
     assert share(kind) >= MEASURED[kind] - MARGIN
 
 
+@long
 def test_the_head_alone_would_not_pass_for_any_scheduler() -> None:
     """So one whose terms do not reach the global model fails above."""
     assert share("head-alone") <= HEAD_ALONE + HEAD_MARGIN < min(MEASURED.values()) - MARGIN

@@ -111,3 +111,19 @@ def test_devices_without_modes_are_refused(
     (one,) = load_experiment(file)
     with pytest.raises(ConfigError, match=words):
         build_world(one, str(file))
+
+
+def test_boards_of_a_mix_draw_from_the_modes_of_their_own_kind(tmp_path: Path) -> None:
+    given = config({"redraw_every": 2}, profile=None, mix="jetson-testbed", count=40)
+    boards = given["fleet"]["devices"][0]
+    given["fleet"]["devices"] = [{k: v for k, v in boards.items() if v is not None}]
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump({**given, "strategy": {"kind": "fedlora"}}))
+    (one,) = load_experiment(file)
+    world = build_world(one, str(file))
+    modes = world.modes.in_round(1)
+    assert sorted(modes) == list(range(40))
+    for device_id, mode in modes.items():
+        kind = world.fleet.profile_of(device_id)
+        assert mode.title.partition(",")[0] == kind.title.partition(",")[0]
+    assert len({mode.name for mode in modes.values()}) > 5

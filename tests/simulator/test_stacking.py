@@ -37,6 +37,7 @@ from tests.simulator.small import (
     make_federation,
     one_context,
 )
+from tests.torture import long
 from traces.arrays import FloatArray
 
 CONFIG: dict[str, Any] = {
@@ -120,6 +121,7 @@ def no_evaluation(_: object) -> Evaluation:
     return Evaluation({})
 
 
+@long
 def test_workers_share_out_whole_stacks(tmp_path: Path) -> None:
     finish(tmp_path, here := StackedDrift(), stack=3)
     jobs = here.drift.jobs

@@ -59,6 +59,7 @@ from tests.devices.cost.torch_measures import (
 )
 from tests.devices.cost.training_measures import CPU, measure_step, parts_of
 from tests.devices.training.tiny_task import TARGETS, save_model
+from tests.torture import some
 from traces.arrays import BoolArray
 
 SMALL = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
@@ -192,7 +193,7 @@ CASES = [
 
 @pytest.mark.parametrize(
     ("family", "targets", "attention"),
-    CASES,
+    some(CASES, 3),
     ids=[f"{family}-{len(targets)}-{how}" for family, targets, how in CASES],
 )
 def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
