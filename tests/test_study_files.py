@@ -16,6 +16,7 @@ from analysis.runs.files import RunError
 from analysis.runs.frames import open_runs
 from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
+from simulator.world.build import build_world
 from studies import page as page_maker
 from studies import run as runner
 from tests.torture import long
@@ -171,3 +172,13 @@ def test_the_headline_of_the_readme_is_what_the_kept_runs_say() -> None:
     readme = (STUDIES.parent / "README.md").read_text("utf-8")
     assert page_maker.HEADLINE.search(readme)
     assert page_maker.with_headline(readme, STUDIES / "results") == readme, "make study-page"
+
+
+def test_the_study_meets_the_conditions_of_the_runs_that_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its boards stay as they were, whatever becomes of the catalog."""
+    monkeypatch.chdir(STUDIES.parent)
+    kept = json.loads((STUDIES / "results" / "jetson80" / "fedquad-s0.json").read_text("utf-8"))
+    config = load_experiment(STUDIES / "jetson80.yaml")[0]
+    assert build_world(config, "jetson80").conditions_hash == kept["conditions_hash"]
