@@ -175,7 +175,7 @@ def _simulated(
     by_group, groups = server.evaluations.last.by_group, world.task.groups("train")
     if by_group and groups is not None:
         shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
-        store.accuracies(expected_scores(shards, groups, by_group))
+        store.expected(world.task.metrics[0].name, expected_scores(shards, groups, by_group))
     return _outcome(server, world.task.metrics, wall_s) | remembered.savings
 
 

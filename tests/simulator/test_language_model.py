@@ -228,7 +228,7 @@ def test_a_target_of_perplexity_ends_a_run_from_above(home: Path, tmp_path: Path
             "shards: kind must be iid, natural, log-normal or sizes for",
         ),
         ({"shards": {"kind": "natural", "min_examples": 31}}, "got 0 of 8 clients; lower"),
-        ({"stop": {"rounds": 1, "accuracy": 0.5}}, "stop.accuracy must be left out for causal-lm"),
+        ({"stop": {"rounds": 1, "accuracy": 0.5}}, "stop.accuracy is no key; stop has"),
     ],
 )
 def test_what_a_language_model_cannot_be_trained_by_is_said_in_words(

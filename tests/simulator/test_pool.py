@@ -249,6 +249,9 @@ class Counting:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.array([1.0, 2.0])
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return np.array([2.0, 1.0])
+
 
 def test_workers_share_whole_passes_and_all_chunks_whoever_is_first() -> None:
     shared = SharedTrainer(Pool(LocalProcesses(Counting), 2), shares)

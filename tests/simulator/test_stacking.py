@@ -75,6 +75,9 @@ class StackedDrift:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self.drift.block_salience(metric)
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self.drift.block_fisher(adapter)
+
 
 def _moved(result: TrainingResult, by: float) -> TrainingResult:
     factors = {

@@ -53,7 +53,7 @@ def random_plans(
         held = rng.random(spec.grid_shape(5)) < rng.choice([0.3, 0.8, 1.0])
         held &= rng.random((1, held.shape[1], 1)) < 0.8
         trained = held & (rng.random(held.shape) < rng.choice([0.1, 0.5, 1.0]))
-        use = "both" if rng.random() < 0.7 else "b_only"
+        use = rng.choice(["both", "b_only", "a_in_turn"], p=[0.6, 0.2, 0.2])
         terms = TermGrid(held, trained, np.zeros(held.shape, dtype=np.uint8), use)
         yield replace(
             make_plan(spec, terms),

@@ -92,7 +92,7 @@ def test_an_activation_takes_the_bytes_that_it_is_packed_in(elements: int, bits:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("weight_format", ["fp32", "int4"])
-@pytest.mark.parametrize("use", ["both", "b_only"])
+@pytest.mark.parametrize("use", ["both", "b_only", "a_in_turn"])
 def test_frozen_and_truncated_terms_and_factors_cost_what_training_saves_and_computes(
     attention: Attention, weight_format: WeightFormat, use: FactorUse
 ) -> None:
