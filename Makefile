@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test lint types unit torture audit docs study study-page study-quick validate-costs \
-  validate-catalog validate-emulation bench setup clean
+  validate-catalog validate-emulation bench bench-gpu bench-memory setup clean
 
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
@@ -27,7 +27,8 @@ PARALLEL := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 \
 unit: $(READY)
 	$(PARALLEL)
 
-# The long versions of what docs/reliability.md promises; 0.1 of them: make torture FEDCLOCK_TORTURE=0.1
+# Tests that are long by nature, and the long versions of what docs/reliability.md promises; a tenth
+# of their tries: make torture FEDCLOCK_TORTURE=0.1
 FEDCLOCK_TORTURE ?= 1
 torture: $(READY)
 	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) $(PARALLEL) --durations=10 -rP -m torture
@@ -58,16 +59,27 @@ validate-emulation: $(READY)
 
 # Beside a loop by hand, pfl, Flower and FLGo, which get environments of their own below .bench/.
 # Half an hour a repeat, of which there are three: make bench BENCH_REPEATS=1. A few minutes of it,
-# written nowhere: make bench BENCH_QUICK=1.
+# written nowhere: make bench BENCH_QUICK=1. The accuracy of FedClock and the loop alone, over six
+# seeds: make bench BENCH_ACCURACY=1.
 bench: $(READY)
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_peers.py \
 	  $(if $(BENCH_QUICK),--quick) $(if $(BENCH_ACCURACY),--accuracy) \
 	  $(if $(BENCH_REPEATS),--repeats $(BENCH_REPEATS))
-ifndef BENCH_QUICK
+ifeq ($(BENCH_QUICK)$(BENCH_ACCURACY),)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_overhead.py
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_engine.py 3 10000
 endif
+
+# With a GPU that torch finds; without one it says what it would measure.
+bench-gpu: $(READY)
+	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_gpu.py
+
+# A few minutes and 3 GB of memory: a model of 386 M parameters, alone and in two workers.
+bench-memory: $(READY)
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_memory.py --loop
+	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_memory.py --workers 2
 
 # Carries on with the study of docs/study.md for so long, on one core; then make study-page.
 MINUTES ?= 30

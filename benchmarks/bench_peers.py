@@ -1,18 +1,20 @@
 """Real training beside a loop by hand, pfl, Flower and FLGo: the same job, in turns, in one run.
 
-python benchmarks/bench_peers.py [--quick] [--repeats 3] [--only NAME] ...
+python benchmarks/bench_peers.py [--quick] [--accuracy] [--repeats 3] [--only NAME] ...
 
 Each run is a process of its own, at two numbers of rounds: their difference is what a round takes,
 whatever the start costs. What the longer one learned is scored. Each repeat has a seed of its own,
 and takes about half an hour. The table goes into docs/performance.md and the numbers beside it;
 ``--quick`` trains little, says roughly how things stand, and writes neither. ``--only`` leaves out
-who is not named, and writes nothing.
+who is not named, and writes nothing. ``--accuracy`` trains FedClock and the loop alone, on six
+seeds, and tells the mean of their paired difference with its standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 
 from peers.export import Size, Way, export
 from peers.measure import BENCHMARKS, Participant, RunError, measure
@@ -39,13 +42,15 @@ class Plan:
     """What is run, and how often."""
 
     size: Size
-    rounds: tuple[int, int]
+    rounds: tuple[int, ...]
     repeats: int
     turns: int  # rounds of FedClock and the loop in turns, the last of which is not timed
 
 
 FULL = Plan(Size(), (1, 10), 3, turns=4)
 QUICK = Plan(Size(clients=4, cohort=4, steps=5), (1, 3), 1, turns=4)
+COMPARED = ("FedClock", "loop by hand")
+SEEDS = 6
 SMALL_FLEET, LARGE_FLEET = 10, 10_000
 FLEET = Size(cohort=10, steps=1, rounds=1)
 
@@ -164,17 +169,35 @@ def bench(plan: Plan, who: dict[str, list[Participant]], findings: Findings) -> 
             runs.fleets(who["same steps"][0])
 
 
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Say how much more accurate ours are, seed by seed: the mean, and its standard error."""
+    apart = [100 * (one - other) for one, other in zip(ours, theirs, strict=True)]
+    error = stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else math.nan
+    return (
+        f"{COMPARED[0]} less {COMPARED[1]}: {mean(apart):+.2f} points of accuracy, "
+        f"standard error {error:.2f}, {len(apart)} seeds"
+    )
+
+
 def main() -> None:
     """Measure, print, and write unless in haste."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--accuracy", action="store_true")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--only", action="append", help="FedClock, 'loop by hand', pfl, ...")
     given = parser.parse_args()
     plan = QUICK if given.quick else FULL
+    if given.accuracy:
+        plan = replace(plan, rounds=plan.rounds[-1:], repeats=SEEDS)
     plan = replace(plan, repeats=given.repeats or plan.repeats)
     findings = Findings(facts(CORES), asdict(plan.size), list(plan.rounds))
-    bench(plan, participants(findings, given.only or ()), findings)
+    only = COMPARED if given.accuracy else given.only or ()
+    bench(plan, participants(findings, only), findings)
+    if given.accuracy:
+        print(*findings.failures.values(), sep="\n")
+        print(difference(*(findings.accuracy[name] for name in COMPARED)))
+        return
     print(table(findings))
     if not (given.quick or given.only):
         write(findings)

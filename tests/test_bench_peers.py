@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench_peers import difference
 
 from peers import same_steps, with_fedclock
 from peers.export import Size, Way, export
@@ -17,6 +18,7 @@ from peers.job import Job
 from peers.measure import Participant, RunError, measure
 from peers.report import BEGIN, DOCUMENT, END, Findings, table, write
 from peers.venvs import Framework, InstallError, python_of
+from tests.torture import long
 
 SIZE = Size(clients=2, cohort=2, steps=2, batch_size=4, rounds=2)
 FP32 = Way({"dtype": "fp32"}, attention="eager")
@@ -37,6 +39,7 @@ def noting_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_BEGUN", os.devnull)
 
 
+@long
 def test_fedclock_and_the_loop_by_hand_take_the_same_steps(folder: Path) -> None:
     theirs, ours = same_steps.train(folder, 2), with_fedclock.train(folder, 2)
     initial = Job.load(folder).initial
@@ -46,12 +49,14 @@ def test_fedclock_and_the_loop_by_hand_take_the_same_steps(folder: Path) -> None
         np.testing.assert_allclose(theirs[name].detach(), ours[name], atol=2e-5)
 
 
+@long
 def test_in_turns_every_round_but_the_last_is_timed_for_both(folder: Path) -> None:
     ((ours_s, loop_s),) = take_turns(folder, 2)
     assert ours_s > 0
     assert loop_s > 0
 
 
+@long
 def test_turns_of_other_steps_are_refused(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "job"
     shutil.copytree(folder, other)
@@ -72,6 +77,7 @@ def test_every_client_draws_from_its_own_shard(folder: Path) -> None:
     assert len(set(drawn.ravel())) == drawn.size
 
 
+@long
 def test_a_run_tells_its_times_in_order_and_its_memory(folder: Path, tmp_path: Path) -> None:
     run = measure(Participant("loop", "loop", HERE), folder, 1, tmp_path / "out")
     assert 0 < run.imports_s < run.first_batch_s < run.trained_s
@@ -86,6 +92,7 @@ def test_a_participant_that_breaks_says_why(folder: Path, tmp_path: Path) -> Non
         measure(absent, folder, 1, tmp_path / "out")
 
 
+@long
 def test_a_framework_that_cannot_be_installed_says_why(tmp_path: Path) -> None:
     missing = Framework(str(tmp_path / "no-such-1.0-py3-none-any.whl"))
     with pytest.raises(InstallError, match=r"no-such-1\.0"):
@@ -151,3 +158,9 @@ def test_the_table_replaces_what_stood_between_the_marks(tmp_path: Path) -> None
     assert table(found()) in text
     assert "old" not in text
     assert DOCUMENT.read_text("utf-8").count(BEGIN) == DOCUMENT.read_text("utf-8").count(END) == 1
+
+
+def test_the_difference_in_accuracy_is_paired_and_has_its_standard_error() -> None:
+    said = difference([0.50, 0.60, 0.70], [0.51, 0.60, 0.73])  # -1, 0 and -3 points
+    assert said.endswith("-1.33 points of accuracy, standard error 0.88, 3 seeds")
+    assert "standard error nan, 1 seeds" in difference([0.5], [0.4])

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -144,8 +144,16 @@ def check_inside(files: ModelFiles) -> None:
             )
 
 
-def tensor_shapes(weights: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Give the name and shape of every tensor, from the files' headers alone.
+class StoredTensor(NamedTuple):
+    """A stored tensor is what the header of a safetensors file says of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # by safetensors' own name, as "BF16"
+
+
+def stored_tensors(weights: Sequence[Path]) -> Iterator[StoredTensor]:
+    """Give what the files' headers say of every tensor.
 
     Raises ValueError for a file that is no safetensors file.
     """
@@ -153,14 +161,15 @@ def tensor_shapes(weights: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...
         try:
             with safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118  # it cannot be iterated over
-                    yield name, tuple(file.get_slice(name).get_shape())
+                    part = file.get_slice(name)
+                    yield StoredTensor(name, tuple(part.get_shape()), part.get_dtype())
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
             raise ValueError(f"weights must be a safetensors file, got: {error} ({path})") from None
 
 
 def count_tensors(weights: Sequence[Path]) -> int:
-    """Count the tensors that the files hold. Raises ValueError as ``tensor_shapes`` does."""
-    return sum(1 for _ in tensor_shapes(weights))
+    """Count the tensors that the files hold. Raises ValueError as ``stored_tensors`` does."""
+    return sum(1 for _ in stored_tensors(weights))
 
 
 def _weights(directory: Path) -> tuple[Path, ...]:

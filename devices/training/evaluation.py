@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
 import torch
 
 from devices.tasks.task import Task
@@ -20,11 +24,15 @@ def score_chunk(
     *,
     texts: TokenizedTexts,
     chunk: IntArray,
+    begin: Callable[[], AbstractContextManager[None]],
 ) -> ChunkScore:
-    """Score the examples at ``chunk`` in one batch, with every block's weights in fp32."""
+    """Score the examples at ``chunk`` in one batch, with every block's weights in fp32.
+
+    ``begin`` opens what lets a pass over them begin above the blocks that have not changed.
+    """
     model = predictor.model
     load_adapter(model, adapter, TermGrid.top_blocks(model.spec.grid_shape(adapter.rank), depth=0))
     model.weights.use_fp32(adapter.merged, adapter.scale)
     batch = texts.batch(chunk, model.host.device)
     with torch.no_grad():
-        return task.score(predictor, batch)
+        return task.score(replace(predictor, chunk=batch, begin=begin), batch)

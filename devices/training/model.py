@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from devices.models.catalog import ModelSource
-from devices.models.directory import ModelFiles, tensor_shapes
+from devices.models.directory import ModelFiles, stored_tensors
 from devices.models.heads import Head
 from devices.models.spec import Attention, ModelSpec
 from devices.tasks.task import Batch
@@ -27,6 +27,7 @@ from devices.training.files import (
     said_in_words,
 )
 from devices.training.host import Host
+from devices.training.stored import has_narrow_buffers, keep_as_stored, stored_dtype
 from devices.training.weights import QuantizedLinear, WeightStore
 from devices.vocabulary.plan import ModuleKey
 from traces.arrays import BoolArray
@@ -202,17 +203,10 @@ def _load_base(source: ModelSource, spec: ModelSpec) -> Any:
     if source.files is None:
         return _drawn(config, spec.head)
     _check_sizes(config, spec.head, source.files)
-    with checked_folder(source.files) as folder:
-        model, loading = auto_class(spec.head).from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # of a head; others are refused below
-            output_loading_info=True,
-        )
+    dtype = stored_dtype(source.files)
+    model, loading = _pretrained(config, spec.head, source.files, dtype)
+    if has_narrow_buffers(model):
+        model, loading = _pretrained(config, spec.head, source.files, torch.float32)
     # transformers draws what a file lacks. A head is ours to train, and a frozen pooler may be any
     # projection, but blocks at random would learn nothing, and nobody would know why.
     odd = {str(key) for key in loading["missing_keys"]}
@@ -223,7 +217,26 @@ def _load_base(source: ModelSource, spec: ModelSpec) -> Any:
             f"the weights of {source.name} must be those that its config.json describes, got none "
             f"of its shape for {', '.join(lacking[:3])} ({source.directory})"
         )
+    keep_as_stored(model, head_names(spec))
     return model
+
+
+def _pretrained(config: Any, head: Head, files: ModelFiles, dtype: torch.dtype) -> Any:
+    """Return a model with the weights of its files, and what transformers says of them.
+
+    Weights that the files hold in this type are a map of them.
+    """
+    with checked_folder(files) as folder:
+        return auto_class(head).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # of a head; others are refused later
+            output_loading_info=True,
+        )
 
 
 def _is_of_head(key: str, spec: ModelSpec) -> bool:
@@ -244,7 +257,7 @@ def _check_sizes(config: Any, head: Head, files: ModelFiles) -> None:
         model = auto_class(head).from_config(config)
     body = getattr(model, model.base_model_prefix) if head.is_trained else model
     needed = sum(p.numel() for name, p in body.named_parameters() if "pooler" not in name)
-    there = sum(math.prod(shape) for _, shape in tensor_shapes(files.weights))
+    there = sum(math.prod(tensor.shape) for tensor in stored_tensors(files.weights))
     if needed > there:
         raise UnusableModelError(
             f"the weights must be those that config.json describes, {needed} numbers, got {there} "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,12 @@ class ModelPredictor:
     model: AdaptedModel
     tokenizer: ModelTokenizer
     at_once: int  # rows of tokens
+    chunk: Batch | None = None  # a batch whose passes ``begin`` opens
+    begin: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def logits(self, batch: Batch) -> Tensor:
-        return self.model.logits(batch)
+        with self.begin() if batch is self.chunk else nullcontext():
+            return self.model.logits(batch)
 
     def answers(self, prompts: Sequence[IntArray], num_tokens: int) -> list[str]:
         """Continue each prompt by the most likely token; see ``Predictor``.

@@ -32,7 +32,8 @@ from devices.training.model import load_model
 from devices.training.optimizers import Updater
 from devices.training.penalties import Penalty, penalties_of
 from devices.training.predictor import ModelPredictor
-from devices.training.salience import block_salience
+from devices.training.prefixes import KeptPrefixes
+from devices.training.salience import block_fisher, block_salience
 from devices.training.stacked import load_stack
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.stacks import stacks_of
@@ -101,6 +102,7 @@ class TorchTrainer:
         self._test_chunks = length_sorted_chunks(
             tested, self._test_texts.lengths, self._at_most(config.eval_batch_size)
         )
+        self._prefixes = KeptPrefixes(self._model)
         self._check_runs()
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
@@ -132,6 +134,7 @@ class TorchTrainer:
                 adapter,
                 texts=self._test_texts,
                 chunk=self._test_chunks[k],
+                begin=partial(self._prefixes.reused, k, adapter),
             )
             for k in chunks
         ]
@@ -142,6 +145,12 @@ class TorchTrainer:
         texts, (rows,) = self._train_texts.rows_of([chosen])
         batch = texts.batch(rows[: len(chosen)], self.host.device)
         return block_salience(self._model, self._task, batch, metric)
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        groups = groups_or_none_at_all(self._task, "train")
+        chosen = stratified_subset(groups, CALIBRATION_EXAMPLES, SUBSET_SEED)
+        texts = [self._train_texts.batch(one, self.host.device) for one in chosen[:, None]]
+        return block_fisher(self._model, self._task, texts, adapter)
 
     def _check_runs(self) -> None:
         """Raise ValueError for a model that fails on its first text, or gives no number."""

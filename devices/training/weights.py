@@ -31,7 +31,8 @@ class PackedWeight:
     """One weight matrix as it lies in memory.
 
     ``codes`` is (out, in) for fp32 and fp16, (groups, 64) bytes for int8, and (groups, 32) bytes of
-    two codes each for int4 and nf4. A group is 64 neighbours in memory.
+    two codes each for int4 and nf4. A group is 64 neighbours in memory. In place of fp32 the host
+    may hold a narrower type that has the same numbers, as the file of the weights does.
     """
 
     format: WeightFormat
@@ -44,6 +45,8 @@ class PackedWeight:
     @property
     def stored_bytes(self) -> int:
         """The number of bytes: elements * bits / 8, and for each group 4 bytes (nf4: 2)."""
+        if not self.is_quantized:
+            return self.shape.numel() * (4 if self.format == "fp32" else 2)
         return sum(part.nbytes for part in (self.codes, self.scale, self.zero) if part is not None)
 
     @property
@@ -59,17 +62,23 @@ class PackedWeight:
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix, (out, in), computed in fp32 and rounded to ``dtype`` once."""
         if self.scale is None:
-            return self.codes.float().to(dtype)
+            return self.codes if self.codes.dtype == dtype else self.codes.float().to(dtype)
         levels = NF4_LEVELS if self.zero is None else UNIFORM_4
         return decode(self.codes, self.scale, self.zero, levels=levels, dtype=dtype).view(
             self.shape
         )
+
+    def keeps(self, dtype: torch.dtype) -> bool:
+        """Return True if ``cast`` may keep a copy in this type: one no larger than the weight."""
+        return not self.is_quantized and dtype.itemsize <= self.codes.itemsize
 
     def cast(self, dtype: torch.dtype) -> Tensor:
         """Return an unquantized weight, (out, in), as autocast would cast it for the product.
 
         Made once and kept: a cast at every use costs the host a tenth of a step.
         """
+        if self.codes.dtype == dtype:
+            return self.codes
         if dtype not in self._casts:
             self._casts[dtype] = self.dequantize(dtype)
         return self._casts[dtype]
@@ -115,7 +124,7 @@ class QuantizedLinear(nn.Linear):
     """A frozen linear layer that multiplies by whatever packed weight it is given.
 
     A subclass of nn.Linear, so that peft wraps it in its plain LoRA layer. ``weight`` stays the
-    fp32 original, from which every format is packed.
+    original in the type that it was loaded in, from which every format is packed.
     """
 
     packed: PackedWeight
@@ -139,7 +148,7 @@ class QuantizedLinear(nn.Linear):
             if torch.is_autocast_enabled(device_type)
             else input.dtype
         )
-        if not self.packed.is_quantized:
+        if self.packed.keeps(dtype):
             return functional.linear(input, self.packed.cast(dtype), self.bias)
         bias = None if self.bias is None else self.bias.to(dtype)
         product: Tensor = _PackedProduct.apply(  # type: ignore[no-untyped-call]
@@ -193,7 +202,7 @@ class WeightStore:
                 if key not in self._packed:
                     self._packed[key] = pack(self._weight(block, name), weight_format)
                 layer.packed = self._packed[key]
-                if not layer.packed.is_quantized:
+                if layer.packed.keeps(self._compute_dtype):
                     layer.packed.cast(self._compute_dtype)
 
     def use_fp32(self, merged: Merged = NOTHING_MERGED, scale: float = 1.0) -> None:
