@@ -27,7 +27,8 @@ PARALLEL := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 \
 unit: $(READY)
 	$(PARALLEL)
 
-# The long versions of what docs/reliability.md promises; 0.1 of them: make torture FEDCLOCK_TORTURE=0.1
+# Tests that are long by nature, and the long versions of what docs/reliability.md promises; a tenth
+# of their tries: make torture FEDCLOCK_TORTURE=0.1
 FEDCLOCK_TORTURE ?= 1
 torture: $(READY)
 	FEDCLOCK_TORTURE=$(FEDCLOCK_TORTURE) $(PARALLEL) --durations=10 -rP -m torture

@@ -16,7 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.static_fleet import StaticDevice, StaticFleet, spoil, trained_update
+from algorithms.static_fleet import (
+    StaticDevice,
+    StaticFleet,
+    spoil,
+    trained_update,
+    update_with,
+)
 from algorithms.strategy import LinkRate, ServerState, Strategy
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.memory import FORMAT_BITS
@@ -464,11 +470,15 @@ def _trained(
             step_a, step_b = new_b.T @ error, error @ new_a.T
             if "a" in terms.trained_factors:
                 new_a -= 0.05 * trained[:, None] * step_a
-            new_b -= 0.05 * trained * step_b
+            if "b" in terms.trained_factors:
+                new_b -= 0.05 * trained * step_b
         sent = terms.uploaded[place]
-        if "a" in terms.trained_factors:
-            a = np.where(sent[:, None], new_a, a)
-        factors[key] = Factors(a.astype(np.float32), np.where(sent, new_b, b).astype(np.float32))
-    count, timing = fleet.num_examples(plan.device_id), Timing(1.0, 2.0, 1.0)
-    adapter = replace(old, factors=factors)
-    return ClientUpdate(plan, broadcast, adapter, count, 1.0, timing)
+        a, b = np.where(sent[:, None], new_a, a), np.where(sent, new_b, b)
+        factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
+    return update_with(
+        replace(old, factors=factors),
+        plan,
+        broadcast,
+        num_examples=fleet.num_examples(plan.device_id),
+        timing=Timing(1.0, 2.0, 1.0),
+    )

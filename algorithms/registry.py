@@ -23,10 +23,12 @@ from algorithms.selections.fedcs import FedCS
 from algorithms.selections.oort import Oort
 from algorithms.selections.power_of_choice import PowerOfChoice
 from algorithms.strategies.fah_qlora import FAHQLoRA
+from algorithms.strategies.fed_hello import FedHeLLo
 from algorithms.strategies.fedex_lora import FedExLoRA
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategies.fedquad import FedQuad
 from algorithms.strategies.fedra import FedRA
+from algorithms.strategies.fedsa_lora import FedSALoRA
 from algorithms.strategies.ffa_lora import FFALoRA
 from algorithms.strategies.flexlora import FlexLoRA
 from algorithms.strategies.flora import FLoRA
@@ -36,6 +38,7 @@ from algorithms.strategies.inclusivefl import InclusiveFL
 from algorithms.strategies.layersel import LayerSel
 from algorithms.strategies.legend import LEGEND
 from algorithms.strategies.lora_fair import LoRAFAIR
+from algorithms.strategies.rolora import RoLoRA
 from algorithms.strategies.zero_padding import ZeroPadding
 from algorithms.strategy import Strategy
 
@@ -55,6 +58,9 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "inclusivefl": InclusiveFL,
     "fedex-lora": FedExLoRA,
     "lora-fair": LoRAFAIR,
+    "rolora": RoLoRA,
+    "fedsa-lora": FedSALoRA,
+    "fed-hello": FedHeLLo,
 }
 PACINGS: dict[str, type[Pacing]] = {
     "synchronous": Synchronous,

@@ -137,6 +137,9 @@ class StaticFleet:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._salience
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self._salience
+
 
 def trained_update(
     plan: TrainingPlan,
@@ -151,26 +154,47 @@ def trained_update(
     factors = {}
     for key, (a, b) in start.factors.items():
         sent = plan.terms.uploaded[key.block, start.modules.index(key.module)]  # (R,)
-        sent_a = sent & ("a" in plan.terms.trained_factors)
+        sent_a, sent_b = (sent & (name in plan.terms.trained_factors) for name in ("a", "b"))
         factors[key] = Factors(
             np.where(sent_a[:, None], a + _noise(a.shape, rng), a),
-            np.where(sent, b + _noise(b.shape, rng), b),
+            np.where(sent_b, b + _noise(b.shape, rng), b),
         )
     head = {name: values + _noise(values.shape, rng) for name, values in start.head.items()}
-    adapter = replace(start, factors=factors, head=head)
+    trained = replace(start, factors=factors, head=head)
     timing = timing or Timing(0.0, 0.0, 0.0)
-    return ClientUpdate(plan, broadcast, adapter, num_examples, 1.0, timing)
+    return update_with(trained, plan, broadcast, num_examples=num_examples, timing=timing)
+
+
+def update_with(
+    trained: Adapter,
+    plan: TrainingPlan,
+    broadcast: Broadcast,
+    *,
+    num_examples: int,
+    timing: Timing,
+) -> ClientUpdate:
+    """Return the update of a device whose adapter, after its training, is ``trained``."""
+    if plan.terms.sends_head:
+        return ClientUpdate(plan, broadcast, trained, num_examples, 1.0, timing)
+    # What stays on the device is in the update as it was broadcast.
+    start = broadcast.adapter
+    factors = {key: Factors(a, start.factors[key].b) for key, (a, _) in trained.factors.items()}
+    sent = replace(start, factors=factors)
+    return ClientUpdate(plan, broadcast, sent, num_examples, 1.0, timing, own=trained)
 
 
 def spoil(adapter: Adapter, plan: TrainingPlan) -> Adapter:
     """Return the adapter with a million in place of all that the plan does not upload."""
-    factors = {}
+    factors, million = {}, np.float32(1e6)
     for key, (a, b) in adapter.factors.items():
         sent = plan.terms.uploaded[key.block, adapter.modules.index(key.module)]
-        sent_a = sent & ("a" in plan.terms.trained_factors)
-        million = np.float32(1e6)
-        factors[key] = Factors(np.where(sent_a[:, None], a, million), np.where(sent, b, million))
-    return replace(adapter, factors=factors)
+        sent_a, sent_b = (sent & (name in plan.terms.uploaded_factors) for name in ("a", "b"))
+        factors[key] = Factors(np.where(sent_a[:, None], a, million), np.where(sent_b, b, million))
+    head = {
+        name: values if plan.terms.sends_head else np.full_like(values, million)
+        for name, values in adapter.head.items()
+    }
+    return replace(adapter, factors=factors, head=head)
 
 
 def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:

@@ -132,6 +132,10 @@ class FleetView(Protocol):
         """Return (L,) saliences of the blocks, measured once on the server's copy of the model."""
         ...
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        """Return (L,): the Fisher information of an adapter's factors, on texts of the server."""
+        ...
+
 
 def round_trip_s(fleet: FleetView, plan: TrainingPlan) -> float:
     """Return the seconds from sending the plan to receiving its update, at the last rates."""
@@ -271,6 +275,7 @@ class Strategy(Protocol[M]):
         that had plans, possibly of older versions (brought up to date by the engine where a pacing
         allows that), and their ``num_examples`` are above 0 in sum. Only terms that an update's
         plan uploads have been trained; the others stand as they were broadcast, and must change
-        nothing. The adapter keeps names, shapes, scale and float32, and is finite.
+        nothing. What a plan keeps on its device is in ``update.own``. The adapter keeps
+        names, shapes, scale and float32, and is finite.
         """
         ...

@@ -92,6 +92,9 @@ class Timed:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._trainer.block_salience(metric)
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self._trainer.block_fisher(adapter)
+
 
 class TimedTrainers(Trainers):
     """Trainers with watches, one of them from when the first was ready."""

@@ -1,6 +1,8 @@
 """The house: which package, and which room of it, may import what."""
 
 import ast
+import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +135,27 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
     for name in imported(path):
         rooms = ONLY_IN.get(name.split(".")[0])
         assert rooms is None or where.startswith(rooms), f"{where} imports {name}"
+
+
+OF_TASKS = re.compile(
+    r"[\w.]*(accurac|perplexity|macro_f1|rouge|num_classes|class_names|majority)\w*"
+)
+"""Names of what one task or another is about: its metrics, and its classes."""
+
+
+@pytest.mark.parametrize("package", ["traces", "devices", "algorithms", "simulator"])
+def test_what_a_task_is_judged_by_is_named_in_tasks_alone(package: str) -> None:
+    """By no identifier, and by no text that is a name: runs go by the first metric, whichever."""
+    places = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        if path.is_relative_to(ROOT / "devices" / "tasks"):
+            continue
+        with tokenize.open(path) as file:
+            for token in tokenize.generate_tokens(file.readline):
+                text = token.string.strip("frb\"'")
+                if token.type in (tokenize.NAME, tokenize.STRING) and OF_TASKS.fullmatch(text):
+                    places.append(f"{path.relative_to(ROOT)}:{token.start[0]}: {text}")
+    assert not places
 
 
 def test_only_run_and_calibrate_reach_for_real_training() -> None:

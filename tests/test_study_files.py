@@ -16,8 +16,10 @@ from analysis.runs.files import RunError
 from analysis.runs.frames import open_runs
 from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
+from simulator.world.build import build_world
 from studies import page as page_maker
 from studies import run as runner
+from tests.torture import long
 
 STUDIES = Path(runner.__file__).parent
 
@@ -36,6 +38,7 @@ def _quick(folder: Path, minutes: float = 10) -> list[str]:
     return [plan, "--minutes", str(minutes), *where]
 
 
+@long
 def test_kept_runs_give_the_study_of_their_run_folders(done: Path) -> None:
     whole = study(open_runs([done / "runs" / "quick"]))
     kept = study_of_kept(read_kept(done / "results" / "quick"))
@@ -120,6 +123,7 @@ def test_a_run_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         keep(tmp_path, tmp_path)
 
 
+@long
 def test_the_page_follows_from_what_is_kept_alone(done: Path, tmp_path: Path) -> None:
     pages = [_page(done, tmp_path / name) for name in ("one", "other")]
     assert pages[0] == pages[1]
@@ -168,3 +172,13 @@ def test_the_headline_of_the_readme_is_what_the_kept_runs_say() -> None:
     readme = (STUDIES.parent / "README.md").read_text("utf-8")
     assert page_maker.HEADLINE.search(readme)
     assert page_maker.with_headline(readme, STUDIES / "results") == readme, "make study-page"
+
+
+def test_the_study_meets_the_conditions_of_the_runs_that_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its boards stay as they were, whatever becomes of the catalog."""
+    monkeypatch.chdir(STUDIES.parent)
+    kept = json.loads((STUDIES / "results" / "jetson80" / "fedquad-s0.json").read_text("utf-8"))
+    config = load_experiment(STUDIES / "jetson80.yaml")[0]
+    assert build_world(config, "jetson80").conditions_hash == kept["conditions_hash"]

@@ -12,6 +12,7 @@ from simulator.config.experiment import load_experiment
 from simulator.world.build import build_world
 from tests.command_line import fedclock
 from tests.simulator.own_data import write_data
+from tests.torture import long
 from traces.public_sets import PUBLIC_SETS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "traces.md").read_text("utf-8")
@@ -41,6 +42,7 @@ def ghent_log(start_ms: int) -> str:
     return "\n".join(rows) + "\n"
 
 
+@long
 def test_the_examples_import_show_plot_fit_and_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,14 +1,17 @@
-"""How much of the long tests is run: a short slice, or as much as ``make torture`` asks for.
+"""Says how much of the long tests is run: a short slice, or as much as ``make torture`` asks for.
 
 A test whose length is ``scaled`` bears the marker ``torture``, by which ``make torture`` finds it.
+What takes seconds, such as whole commands and real training, is ``long``: ``.ci/run`` runs it too.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 SHARE = float(os.environ.get("FEDCLOCK_TORTURE", "0"))
 """Of the full number of tries: 0 is the short slice, 1 is all of them."""
@@ -21,15 +24,25 @@ def scaled(short: int, full: int) -> int:
     return max(short, round(SHARE * full))
 
 
-ALONE = (
+LONG = (
     pytest.mark.torture,
-    pytest.mark.skipif(not SHARE, reason="long by nature: make torture runs it"),
+    pytest.mark.skipif(not SHARE, reason="long: .ci/run and make torture run it"),
 )
-"""Marks of a parameter that is long by nature: ``make torture`` alone runs a test with it."""
+"""Marks of a parameter that makes a test long: ``make test`` leaves it out."""
 
 
-def alone(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that is long by nature: ``make torture`` alone runs it."""
-    for mark in ALONE:
+def some(cases: Iterable[Any], every: int) -> list[ParameterSet]:
+    """Return the cases of a test, of which ``make test`` runs the first of every so many."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=LONG if k % every else ()
+        )
+        for k, case in enumerate(cases)
+    ]
+
+
+def long(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that is long by nature: ``make test`` leaves it out."""
+    for mark in LONG:
         test = mark(test)
     return test

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import difflib
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_BYTES = 1_000_000_000
 """Largest file that is read: as Python objects a text takes many times its size in memory."""
@@ -209,6 +210,24 @@ def is_number(value: object) -> bool:
     A whole number too large for a float is not.
     """
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text holds, whose numbers are finite.
+
+    Python's own reader takes ``NaN`` and ``Infinity``, which are no JSON, and reads 1e999 as
+    infinite. Raises ValueError that says what is wrong, also for a text that nests too deep.
+    """
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("values must not nest so deep") from None
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"every number must be finite, got {text:.30}")
+    return value
 
 
 def excerpt(text: str) -> str:

@@ -18,7 +18,8 @@ d^2 and not by m^2, as in public code that differs from the paper.
 Defaults are the paper's: b1 = 0.9 (0 for FedAdagrad), b2 = 0.99, tau = 1e-3, and momentum 0.9. The
 server's rate eta has no default there: 1 for FedAvgM and 0.01 for the others are ours.
 
-Ours too: a term that no update sent keeps its value and its moments, as without such an optimizer.
+Ours too: a factor of a term that no update sent keeps its value and its moments, as without such
+an optimizer.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from devices.vocabulary.plan import (
     ClientUpdate,
     DeviceId,
     Factors,
+    TermGrid,
     TrainingPlan,
 )
 from traces.arrays import BoolArray, Float32Array, FloatArray
@@ -206,7 +208,8 @@ class WithServerOptimizer(Strategy[Optimized]):
         self, state: ServerState[Optimized], updates: Sequence[ClientUpdate]
     ) -> ServerState[Optimized]:
         after = self.strategy.aggregate(_inner(state), updates)
-        sent: BoolArray = np.any([update.plan.terms.uploaded for update in updates], axis=0)
+        grids = [update.plan.terms for update in updates]
+        sent = {name: _sent(grids, name) for name in Factors._fields}
         moments: dict[str, Moments] = {}
         arrays: dict[str, Float32Array] = {}
         masks = dict(_sent_masks(state.adapter, sent))
@@ -238,12 +241,22 @@ def _named(adapter: Adapter) -> Iterator[tuple[str, Float32Array]]:
         yield f"head.{name}", values
 
 
-def _sent_masks(adapter: Adapter, sent: BoolArray) -> Iterator[tuple[str, Any]]:
-    """Yield, by the name of each array, which of its numbers were sent; ``sent`` is (L, M, R)."""
+def _sent(grids: Sequence[TermGrid], factor: str) -> BoolArray:
+    """Return (L, M, R): the terms of which somebody sent this factor."""
+    masks = [grid.uploaded & (factor in grid.uploaded_factors) for grid in grids]
+    sent: BoolArray = np.any(masks, axis=0)
+    return sent
+
+
+def _sent_masks(adapter: Adapter, sent: Mapping[str, BoolArray]) -> Iterator[tuple[str, Any]]:
+    """Yield, by the name of each array, which of its numbers were sent.
+
+    ``sent`` has (L, M, R) of each factor.
+    """
     for key in adapter.factors:
-        terms = sent[key.block, adapter.modules.index(key.module)]  # (R,)
-        yield f"{key.block}.{key.module}.a", terms[:, None]
-        yield f"{key.block}.{key.module}.b", terms
+        place = key.block, adapter.modules.index(key.module)
+        yield f"{key.block}.{key.module}.a", sent["a"][place][:, None]
+        yield f"{key.block}.{key.module}.b", sent["b"][place]
     for name in adapter.head:
         yield f"head.{name}", True
 

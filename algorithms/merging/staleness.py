@@ -58,7 +58,7 @@ def with_model_mixed(update: ClientUpdate, current: Broadcast, share: float) -> 
     fades as it is and keeps its own start, and the head alone is mixed.
     """
     end, now = update.adapter, current.adapter
-    head = _moved_head(now, now, end, share)
+    head = _moved_head(now, now, end, share) if update.plan.terms.sends_head else dict(now.head)
     if update.plan.terms.use == "fresh":
         return _faded(update, head, share)
     factors = {key: _mixed_factors(update, now, key, share) for key in now.factors}
@@ -70,9 +70,11 @@ def _mixed_factors(update: ClientUpdate, now: Adapter, key: ModuleKey, share: fl
     """Return the factors of one module, with the terms that were sent mixed in."""
     terms, (a, b), end = update.plan.terms, now.factors[key], update.adapter.factors[key]
     sent = terms.uploaded[key.block, now.modules.index(key.module)]  # (R,)
-    if "a" in terms.trained_factors:
+    if "a" in terms.uploaded_factors:
         a = np.where(sent[:, None], _moved(a, a, end.a, share), a)
-    return Factors(a, np.where(sent, _moved(b, b, end.b, share), b))
+    if "b" in terms.uploaded_factors:
+        b = np.where(sent, _moved(b, b, end.b, share), b)
+    return Factors(a, b)
 
 
 def _moved_head(

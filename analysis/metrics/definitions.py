@@ -107,6 +107,20 @@ def _rows_beside(metric: tasks.Metric) -> Iterator[Metric]:
         yield Metric(f"{which}_{metric.name}", title, scale_of(metric), metric.better)
 
 
+def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
+    """Yield the rows of what devices may expect of the global model, from the worst on."""
+    titles: tuple[tuple[str, str, Rule], ...] = (
+        ("min", "Worst device's", "never"),
+        ("q10", "Worst tenth of devices'", "always"),
+        ("q25", "Worst quarter's", "never"),
+        ("median", "Median device's", "always"),
+        ("max", "Best device's", "never"),
+    )
+    for name, whose, shown in titles:
+        column, title = f"device_{metric.name}_{name}", f"{whose} {metric.phrase}"
+        yield Metric(column, title, scale_of(metric), metric.better, shown=shown)
+
+
 METRICS = (
     Metric("is_reached", "Share of runs that reached {target}", PERCENT, "higher", shown="never"),
     _to_target("time_to_target_s", "Time to {target}", SECONDS, "spent_s"),
@@ -144,10 +158,6 @@ METRICS = (
     Metric("mean_staleness", "Mean staleness", PLAIN, "", shown="where it occurs"),
     Metric("max_staleness", "Highest staleness", COUNT, "", shown="never"),
     Metric("participation_fairness", "Fairness of participation", PLAIN, "higher"),
-    Metric("device_accuracy_min", "Worst device's accuracy", PERCENT, "higher", shown="never"),
-    Metric("device_accuracy_q10", "Worst tenth of devices' accuracy", PERCENT, "higher"),
-    Metric("device_accuracy_q25", "Worst quarter's accuracy", PERCENT, "higher", shown="never"),
-    Metric("device_accuracy_median", "Median device's accuracy", PERCENT, "higher"),
-    Metric("device_accuracy_max", "Best device's accuracy", PERCENT, "higher", shown="never"),
+    *(row for metric in JUDGES for row in _rows_of_devices(metric)),
 )
 """In the order of the rows of a table."""

@@ -58,7 +58,7 @@ def keep(folder: Path, where: Path) -> Path:
         "config": {key: value for key, value in run.config.items() if key != "fleet"},
         "work": {
             name: None if math.isnan(value) else value
-            for name, value in work_of(run.clients, run.devices).items()
+            for name, value in work_of(run.clients, run.devices, run.metric).items()
         },
         "blocks": _blocks(run),
         "menu": _menu(run).to_dict("split", index=False),

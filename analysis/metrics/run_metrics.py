@@ -322,20 +322,24 @@ def straggler_share(clients: pd.DataFrame) -> float:
     return _mean((took_s > STRAGGLER_FACTOR * median_s[group]) | (outcome[ran] == "late"))
 
 
-def of_devices(devices: pd.DataFrame, clients: pd.DataFrame) -> dict[str, float]:
-    """Return what one run came to for the devices of its fleet."""
+def of_devices(
+    devices: pd.DataFrame, clients: pd.DataFrame, metric: Metric = ACCURACY
+) -> dict[str, float]:
+    """Return what one run came to for the devices of its fleet, from the worst to the best."""
     merged = clients["outcome"].to_numpy() == "aggregated"
     updates = np.unique(clients["device_id"].to_numpy()[merged], return_counts=True)[1].astype(
         float
     )
     num_squares = len(devices) * float((updates**2).sum())
-    expected = devices["expected_accuracy"].to_numpy()
+    sign = 1.0 if metric.better == "higher" else -1.0
+    expected = sign * devices[f"expected_{metric.name}"].to_numpy()
     expected = expected[~np.isnan(expected)]
-    quantiles = np.quantile(expected, list(QUANTILES.values())) if len(expected) else [math.nan] * 5
+    shares = list(QUANTILES.values())
+    quantiles = sign * np.quantile(expected, shares) if len(expected) else [math.nan] * len(shares)
     return {
         "participation_fairness": _ratio(float(updates.sum()) ** 2, num_squares),
         **{
-            f"device_accuracy_{name}": float(value)
+            f"device_{metric.name}_{name}": float(value)
             for name, value in zip(QUANTILES, quantiles, strict=True)
         },
     }

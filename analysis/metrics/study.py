@@ -39,7 +39,6 @@ CLIENT_COLUMNS = (
     "finished_s", "waiting_s", "staleness", "download_bytes", "upload_bytes", "energy_compute_j",
     "energy_radio_j", "memory_budget_bytes", "peak_memory_bytes",
 )  # fmt: skip
-DEVICE_COLUMNS = ("device_id", "expected_accuracy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +147,7 @@ def study(
             columns = (*ROUND_COLUMNS, metric.name)
             rounds = read_table(path, "rounds", columns, where_there=beside)
             clients = read_table(path, "clients", CLIENT_COLUMNS)
-            devices = read_table(path, "devices", DEVICE_COLUMNS)
+            devices = read_table(path, "devices", ("device_id", f"expected_{metric.name}"))
             config = read_config(path)
             title_of(path, config, "strategy_title")
         except RunError as error:
@@ -160,7 +159,7 @@ def study(
             row["seed"],
             metric,
             rounds,
-            work_of(clients, devices),
+            work_of(clients, devices, metric),
             config,
             _number(row["num_test"]),
         )
@@ -189,7 +188,7 @@ def study_of(
     if not runs:
         raise RunError("a comparison needs at least one finished run, got none")
     if works is None:
-        works = [work_of(run.clients, run.devices) for run in runs]
+        works = [work_of(run.clients, run.devices, run.metric) for run in runs]
     played = {
         _run_name(run): _Played(
             run.label,
@@ -216,9 +215,12 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def work_of(clients: pd.DataFrame, devices: pd.DataFrame) -> dict[str, float]:
-    """Return what the plans of one run and the devices of its fleet came to."""
-    return {**metrics.of_clients(clients), **metrics.of_devices(devices, clients)}
+def work_of(clients: pd.DataFrame, devices: pd.DataFrame, metric: Metric) -> dict[str, float]:
+    """Return what the plans of one run and the devices of its fleet came to.
+
+    ``metric`` is the one that the run is judged by.
+    """
+    return {**metrics.of_clients(clients), **metrics.of_devices(devices, clients, metric)}
 
 
 def _study(

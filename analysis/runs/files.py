@@ -26,6 +26,7 @@ from simulator.config.schema import READ_ALONE
 from simulator.config.types import Title
 from simulator.log.manifest import FORMAT, lost_files, read_small
 from traces.options import holds, in_words
+from traces.text import parse_json
 
 FILES = (
     "manifest.json",
@@ -59,7 +60,7 @@ CLIENT_COLUMNS = (
 )  # fmt: skip
 REQUIRED = {"devices": DEVICE_COLUMNS, "rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS}
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "devices": {"expected_accuracy": math.nan},
+    "devices": {f"expected_{task.metrics[0].name}": math.nan for task in TASKS.values()},
     "rounds": {
         "accuracy": math.nan,  # of tasks that are judged otherwise
         **dict.fromkeys(("num_offline", "num_crashed", "num_lost", "num_rejected"), 0),
@@ -103,7 +104,7 @@ def read_manifest(path: Path) -> Json:
     if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
         raise RunError(f"{path / 'manifest.json'} lacks {', '.join(missing)}")
     for key, kind in MANIFEST_KEYS.items():
-        if not isinstance(manifest[key], kind):
+        if type(manifest[key]) is not kind:  # a truth value is an int to isinstance
             raise RunError(
                 f"{path / 'manifest.json'} is damaged: {key} must be a {kind.__name__}, got "
                 f"{manifest[key]!r:.60}"
@@ -115,6 +116,8 @@ def read_manifest(path: Path) -> Json:
                 f"{path / 'manifest.json'} is damaged: {key} must be a name of letters, digits, "
                 f"'.', '_' and '-', got {_shown(manifest[key])}"
             )
+    if not 0 <= manifest["seed"] < 2**63:
+        raise RunError(f"{path / 'manifest.json'} is damaged: seed must be from 0 to 2^63 - 1")
     if not str(manifest["strategy"]).isprintable():
         raise RunError(f"{path / 'manifest.json'} is damaged: strategy must be printable")
     for name in FILES:
@@ -263,7 +266,7 @@ def _require(file: Path, names: Sequence[str], there: Sequence[str]) -> None:
 
 def _mapping(path: Path) -> Json:
     """Return the mapping in a JSON or YAML file of a run, whose texts can all be written out."""
-    parse = json.loads if path.suffix == ".json" else parse_yaml
+    parse = parse_json if path.suffix == ".json" else parse_yaml
     try:
         content = parse(read_small(path))
         json.dumps(content, ensure_ascii=False).encode()  # fails on half of a surrogate pair

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from analysis.runs.files import (
 )
 from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
+from traces.text import parse_json
 
 MAX_LINE = 1_000_000
 """Characters of a line of the event log; a longer one is cut, and so no event."""
@@ -66,8 +66,8 @@ class Run:
         with file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(iter(partial(lines.readline, MAX_LINE), ""), start=1):
                 try:
-                    event = json.loads(line)
-                except (ValueError, RecursionError) as error:
+                    event = parse_json(line)
+                except ValueError as error:
                     raise RunError(f"{file}: line {number} is not JSON ({error})") from error
                 if not _is_event(event):
                     raise RunError(

@@ -69,6 +69,9 @@ class Recorder:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._null.block_salience(metric)
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self._null.block_fisher(adapter)
+
 
 def experiment(size: Size, training: dict[str, Any] | str) -> dict[str, Any]:
     """The job as FedClock's config: every device of the fleet holds every plan."""

@@ -65,6 +65,9 @@ class InTurns:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._inner.block_salience(metric)
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self._inner.block_fisher(adapter)
+
     def pairs(self) -> list[tuple[float, float]]:
         """Seconds of a client, FedClock's and the loop's, in each round that another follows."""
         num_clients = len(self._job.shards)

@@ -59,6 +59,9 @@ class Noting:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._inner.block_salience(metric)
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self._inner.block_fisher(adapter)
+
 
 class NotingTrainers(Trainers):
     """Trainers that note when the first is first asked."""

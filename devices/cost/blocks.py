@@ -47,8 +47,13 @@ class BlockTerms(NamedTuple):
 
     @property
     def trains_a(self) -> tuple[bool, ...]:
-        """Which layers have a trained A, whose gradient needs their input; that of B needs A x."""
+        """Which layers have a trained A, whose gradient needs their input."""
         return tuple(count > 0 and "a" in self.trained_factors for count in self.trained)
+
+    @property
+    def trains_b(self) -> tuple[bool, ...]:
+        """Which layers have a trained B, whose gradient needs A x."""
+        return tuple(count > 0 and "b" in self.trained_factors for count in self.trained)
 
 
 class GradientFlow(NamedTuple):

@@ -66,14 +66,12 @@ def _block_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> i
     flow = gradient_flow(block)
     layers = 0
     for index, layer in enumerate(model.linears):
-        held, is_trained = block.held[index], block.trained[index] > 0
-        trains_a = block.trains_a[index]
+        held, trains_a, trains_b = block.held[index], block.trains_a[index], block.trains_b[index]
         if flow.inputs[index]:
             layers += layer.num_weights + held * layer.in_features  # dX through W and through A
         if flow.inputs[index] or trains_a:
             layers += held * layer.out_features  # gradient of A x
-        if is_trained:
-            layers += held * (trains_a * layer.in_features + layer.out_features)  # dA and dB
+        layers += held * (trains_a * layer.in_features + trains_b * layer.out_features)  # dA, dB
     return 2 * batch.tokens * layers + _attention_backward(model, block, batch)
 
 

@@ -78,7 +78,7 @@ def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> S
     They are the layer's input, for the gradient of A, and A's output (T r), for that of B. Layers
     with the same input share it. Frozen weights and frozen terms need no input.
     """
-    trains, trains_a = [count > 0 for count in block.trained], block.trains_a
+    trains_a, trains_b = block.trains_a, block.trains_b
     # Flash attention saves its own output, which the layer after it reads.
     is_shared = model.attention == "sdpa" and gradient_flow(block).inputs[3]
     readers = [
@@ -97,7 +97,7 @@ def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> S
     ]
     lows = [
         SavedTensor(batch.tokens * held * is_trained, batch.bits, name=f"low of {layer.name}")
-        for layer, held, is_trained in zip(model.linears, block.held, trains, strict=True)
+        for layer, held, is_trained in zip(model.linears, block.held, trains_b, strict=True)
     ]
     return SavedHalves([*inputs[0], *lows[:3]], [*inputs[1], *inputs[2], *inputs[3], *lows[3:]])
 

@@ -31,7 +31,7 @@ from devices.cost.traffic import Traffic, head_traffic, optimizer_bytes
 from devices.cost.working import PACKED_AT_ONCE, PACKING_BYTES, UNPACKING_BYTES, Peaks
 from devices.models.spec import ModelSpec
 from devices.vocabulary.number_formats import SMALLEST_PACKED
-from devices.vocabulary.plan import TrainingPlan
+from devices.vocabulary.plan import FactorName, TrainingPlan
 from devices.wire.wire import download_bytes, upload_bytes
 from traces.arrays import BoolArray, IntArray
 
@@ -59,7 +59,7 @@ class BlockPattern(NamedTuple):
     """A block pattern is a kind of block: blocks of one pattern have the same trace."""
 
     layers: tuple[LayerState, ...]  # in the order of ModelSpec.linears
-    trains_a: bool
+    trained_factors: tuple[FactorName, ...]
     position: Literal["below", "bottom", "above"]
     keeping: Keeping
 
@@ -211,7 +211,7 @@ def pattern_of(work: BlockWork) -> BlockPattern:
             LayerState(held > 0, trained > 0)
             for held, trained in zip(terms.held, terms.trained, strict=True)
         ),
-        trains_a="a" in terms.trained_factors,
+        trained_factors=terms.trained_factors,
         position=terms.position,
         keeping=keeping.get(work.activation_bits, "packed")
         if terms.position != "below"

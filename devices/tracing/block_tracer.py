@@ -67,7 +67,7 @@ class BlockTracer:
     def _block(self, pattern: BlockPattern, batch: BatchShape) -> BlockTrace:
         model, call = self._model(batch.bits), self._call(batch)
         with self._fake, _uncollected():
-            model.install(pattern.layers, trains_a=pattern.trains_a)
+            model.install(pattern.layers, trained_factors=pattern.trained_factors)
             return _block_trace(model, call, pattern, batch)
 
     def _frame(self, batch: BatchShape, *, crosses: bool) -> FrameTrace:

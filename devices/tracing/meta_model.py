@@ -26,6 +26,7 @@ from devices.training.model import (
     lora_config,
     packable,
 )
+from devices.vocabulary.plan import FactorName
 
 NUM_BLOCKS = 2
 """Blocks of a meta model: the first, and one that represents all others."""
@@ -119,7 +120,9 @@ class MetaModel:
                         kind = dtype if value.is_floating_point() else value.dtype
                         values[name] = _like(value, torch.empty(value.shape, dtype=kind))
 
-    def install(self, layers: Sequence[LayerState], *, trains_a: bool) -> None:
+    def install(
+        self, layers: Sequence[LayerState], *, trained_factors: Sequence[FactorName] = ("a", "b")
+    ) -> None:
         """Give each layer of the first block that holds terms a prime number of them."""
         for place, (layer, state) in enumerate(zip(self.spec.linears, layers, strict=True)):
             self.ranks[place] = PRIMES[place] if state.holds else 1
@@ -131,8 +134,11 @@ class MetaModel:
             if state.holds:
                 rank = PRIMES[place]
                 a, b = (rank, layer.in_features), (layer.out_features, rank)
-                adapted.lora_A[ADAPTER] = self._terms(a, axis=0, trains=state.trains and trains_a)
-                adapted.lora_B[ADAPTER] = self._terms(b, axis=1, trains=state.trains)
+                trains_a, trains_b = (
+                    state.trains and name in trained_factors for name in ("a", "b")
+                )
+                adapted.lora_A[ADAPTER] = self._terms(a, axis=0, trains=trains_a)
+                adapted.lora_B[ADAPTER] = self._terms(b, axis=1, trains=trains_b)
         self.parts = packable(self.base, self.spec, 0)
 
     @contextmanager
@@ -156,7 +162,7 @@ class MetaModel:
         def note(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             noted.update(rest=(args[1:], kwargs), returns_tuple=isinstance(output, tuple))
 
-        self.install([LayerState(False, False)] * len(self.spec.linears), trains_a=True)
+        self.install([LayerState(False, False)] * len(self.spec.linears))
         handle = self.blocks[0].register_forward_hook(note, with_kwargs=True)
         with torch.no_grad():
             self.forward(*texts(batch))

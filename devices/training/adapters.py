@@ -99,9 +99,10 @@ class LoadedAdapter:
             trained = self.grid.trained[self.place(key)]
             a, b = (factor.copy() for factor in self.start.factors[key])
             if trained.any():
-                b[:, trained] = _numbers(layer.lora_B[ADAPTER].trained)
                 if "a" in self.grid.trained_factors:
                     a[trained] = _numbers(layer.lora_A[ADAPTER].trained)
+                if "b" in self.grid.trained_factors:
+                    b[:, trained] = _numbers(layer.lora_B[ADAPTER].trained)
             factors[key] = Factors(a, b)
         head = {name: _numbers(values) for name, values in self.model.head.items()}
         return replace(self.start, factors=factors, head=head)
@@ -117,10 +118,11 @@ def load_adapter(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> Loade
         held, trained = (mask[place_of(model, key)] for mask in (grid.held, grid.trained))
         chosen = [_indices(mask, model.host.device) for mask in (trained, held & ~trained)]
         a, b = (torch.tensor(factor, device=model.host.device) for factor in adapter.factors[key])
-        layer.lora_B[ADAPTER] = Terms(b, *chosen, axis=1)
-        if "a" not in grid.trained_factors:
-            chosen = [chosen[0][:0], torch.cat(chosen)]  # in the order of B's columns
-        layer.lora_A[ADAPTER] = Terms(a, *chosen, axis=0)
+        # A frozen factor has its terms in the order of the trained one.
+        frozen = [chosen[0][:0], torch.cat(chosen)]
+        of_a, of_b = (chosen if name in grid.trained_factors else frozen for name in ("a", "b"))
+        layer.lora_A[ADAPTER] = Terms(a, *of_a, axis=0)
+        layer.lora_B[ADAPTER] = Terms(b, *of_b, axis=1)
         layer.scaling[ADAPTER] = adapter.scale
     for name, parameter in model.head.items():
         parameter.requires_grad_(False).copy_(torch.tensor(adapter.head[name]))

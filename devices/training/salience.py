@@ -6,7 +6,7 @@ reconstructions; all are taken in fp32 on the base model, and none counts paddin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from devices.tasks.task import Batch, Task
 from devices.training.adapters import load_adapter
-from devices.training.model import AdaptedModel
+from devices.training.model import ADAPTER, AdaptedModel
 from devices.training.weights import QuantizedLinear, pack
-from devices.vocabulary.plan import TermGrid
+from devices.vocabulary.plan import Adapter, TermGrid
 from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import FloatArray
 
@@ -40,6 +40,37 @@ def block_salience(
         return _taylor(model, task, batch)
     measures = {"wanda": _wanda, "influence": _influence, "outerr": _outerr}
     return measures[metric](model, batch)
+
+
+def block_fisher(
+    model: AdaptedModel, task: Task, texts: Sequence[Batch], adapter: Adapter
+) -> FloatArray:
+    """Return the diagonal Fisher information of an adapter in each block, (L,).
+
+    ``texts`` are batches of one. The empirical information of a factor's element is the mean over
+    texts of its squared gradient; a block's is the sum over its factors of the Frobenius norms.
+    """
+    spec = model.spec
+    grid = TermGrid.top_blocks(spec.grid_shape(adapter.rank), spec.num_blocks)
+    loaded = load_adapter(model, adapter, grid)
+    model.weights.use_fp32(adapter.merged, adapter.scale)
+    factors = [
+        (key.block, layer_factors[ADAPTER].trained)
+        for key, layer in model.lora_layers.items()
+        for layer_factors in (layer.lora_A, layer.lora_B)
+    ]
+    squares = [torch.zeros_like(factor) for _, factor in factors]
+    for text in texts:
+        loss, _ = task.losses(_forward(model, text), text)
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        for total, (_, factor) in zip(squares, factors, strict=True):
+            total += factor.grad.square()
+        for parameter in loaded.parameters():
+            parameter.grad = None
+    information = np.zeros(spec.num_blocks)
+    for (block, _), total in zip(factors, squares, strict=True):
+        information[block] += total.norm().item() / len(texts)
+    return information
 
 
 def _wanda(model: AdaptedModel, batch: Batch) -> FloatArray:

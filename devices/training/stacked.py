@@ -107,9 +107,10 @@ class LoadedStack:
             trained = np.flatnonzero(grid.trained[place_of(self.model, key)])
             a, b = (factor.copy() for factor in start.factors[key])
             if len(trained):
-                b[:, trained] = _numbers(layer.lora_B[ADAPTER].trained[k, : len(trained)]).T
                 if "a" in grid.trained_factors:
                     a[trained] = _numbers(layer.lora_A[ADAPTER].trained[k, :, : len(trained)]).T
+                if "b" in grid.trained_factors:
+                    b[:, trained] = _numbers(layer.lora_B[ADAPTER].trained[k, : len(trained)]).T
             factors[key] = Factors(a, b)
         head = {name: _numbers(values[k]) for name, values in self.head.items()}
         return replace(start, factors=factors, head=head)
@@ -145,8 +146,11 @@ def _load_layer(
     adapters = [job.broadcast.adapter.factors[key] for job in jobs]
     a = [_side_by_side([f.a for f in adapters], chosen).mT for chosen in (trained, frozen)]
     b = [_side_by_side([f.b.T for f in adapters], chosen) for chosen in (trained, frozen)]
+    # A frozen factor has its terms in the order of the trained one.
     if "a" not in grids[0].trained_factors:
-        a = [a[0][:, :, :0], torch.cat(a, dim=2)]  # in the order of B's rows
+        a = [a[0][:, :, :0], torch.cat(a, dim=2)]
+    if "b" not in grids[0].trained_factors:
+        b = [b[0][:, :0], torch.cat(b, dim=1)]
     layer.lora_A[ADAPTER] = StackedFactor(*(part.contiguous().to(device) for part in a), axis=2)
     layer.lora_B[ADAPTER] = StackedFactor(*(part.to(device) for part in b), axis=1)
     layer.scaling[ADAPTER] = jobs[0].broadcast.adapter.scale

@@ -33,7 +33,7 @@ from devices.training.optimizers import Updater
 from devices.training.penalties import Penalty, penalties_of
 from devices.training.predictor import ModelPredictor
 from devices.training.prefixes import KeptPrefixes
-from devices.training.salience import block_salience
+from devices.training.salience import block_fisher, block_salience
 from devices.training.stacked import load_stack
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.stacks import stacks_of
@@ -145,6 +145,12 @@ class TorchTrainer:
         texts, (rows,) = self._train_texts.rows_of([chosen])
         batch = texts.batch(rows[: len(chosen)], self.host.device)
         return block_salience(self._model, self._task, batch, metric)
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        groups = groups_or_none_at_all(self._task, "train")
+        chosen = stratified_subset(groups, CALIBRATION_EXAMPLES, SUBSET_SEED)
+        texts = [self._train_texts.batch(one, self.host.device) for one in chosen[:, None]]
+        return block_fisher(self._model, self._task, texts, adapter)
 
     def _check_runs(self) -> None:
         """Raise ValueError for a model that fails on its first text, or gives no number."""

@@ -45,14 +45,36 @@ UPLOAD_BITS = (0, 2, 4, 8, 16, 32)
 """Bits per parameter of an uploaded term: 0 is not uploaded, 32 is sent without quantization."""
 
 FactorName = Literal["a", "b"]
-FactorUse = Literal["both", "b_only", "fresh"]
+FactorUse = Literal["both", "b_only", "fresh", "a_in_turn", "b_in_turn", "own_b"]
 """Which factors of a term are sent and trained.
 
 * ``both``: A and B are downloaded, trained and uploaded.
 * ``b_only``: B alone is. A is drawn from a seed that all devices hold, and never changes.
 * ``fresh``: nothing is downloaded, since A is drawn from a seed that comes with the plan and B is
   zero. Both are trained and uploaded.
+* ``a_in_turn``, ``b_in_turn``: both are downloaded, and the one that is named is trained and
+  uploaded.
+* ``own_b``: both are trained, and A alone is downloaded and uploaded. B and the head stay on the
+  device, and cross no wire.
 """
+
+
+class FactorWays(NamedTuple):
+    """The factors of a term that are downloaded, trained and uploaded."""
+
+    downloaded: tuple[FactorName, ...]
+    trained: tuple[FactorName, ...]
+    uploaded: tuple[FactorName, ...]
+
+
+FACTOR_WAYS: dict[FactorUse, FactorWays] = {
+    "both": FactorWays(("a", "b"), ("a", "b"), ("a", "b")),
+    "b_only": FactorWays(("b",), ("b",), ("b",)),
+    "fresh": FactorWays((), ("a", "b"), ("a", "b")),
+    "a_in_turn": FactorWays(("a", "b"), ("a",), ("a",)),
+    "b_in_turn": FactorWays(("a", "b"), ("b",), ("b",)),
+    "own_b": FactorWays(("a",), ("a", "b"), ("a",)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +84,8 @@ class TermGrid:
     Modules are in the order of ``ModelSpec.targets``. Term indices are the server's and are never
     renumbered. A term that is not ``held`` is truncated: it is not downloaded and no part of the
     forward pass. A term that is held and not ``trained`` is frozen. ``upload_bits`` are among
-    ``UPLOAD_BITS``, and 0 wherever a term is not trained. ``use`` holds for all terms. The head,
-    which is always trained and sent, is uploaded at ``head_bits``. Raises ValueError where the
+    ``UPLOAD_BITS``, and 0 wherever a term is not trained. ``use`` holds for all terms. The head
+    is always trained, and uploaded at ``head_bits`` where it is sent. Raises ValueError where the
     arrays contradict each other.
     """
 
@@ -113,13 +135,22 @@ class TermGrid:
     @property
     def downloaded_factors(self) -> tuple[FactorName, ...]:
         """The factors of a held term that are downloaded."""
-        factors: dict[FactorUse, tuple[FactorName, ...]] = {"both": ("a", "b"), "b_only": ("b",)}
-        return factors.get(self.use, ())
+        return FACTOR_WAYS[self.use].downloaded
 
     @property
     def trained_factors(self) -> tuple[FactorName, ...]:
-        """The factors of a trained term that are trained, and uploaded if the term is."""
-        return ("b",) if self.use == "b_only" else ("a", "b")
+        """The factors of a trained term that are trained."""
+        return FACTOR_WAYS[self.use].trained
+
+    @property
+    def uploaded_factors(self) -> tuple[FactorName, ...]:
+        """The factors of an uploaded term that are uploaded."""
+        return FACTOR_WAYS[self.use].uploaded
+
+    @property
+    def sends_head(self) -> bool:
+        """Whether the head is downloaded and uploaded; else it stays on the device."""
+        return self.use != "own_b"
 
     @property
     def uploaded(self) -> BoolArray:
@@ -297,7 +328,9 @@ class ClientUpdate:
     the mean over the local steps, and NaN where nothing was trained. ``squared_loss`` is the mean
     of the squared losses of the examples, and NaN where it was not measured. ``started_from`` is
     the version that the device really started from, where the update was brought up to date and
-    ``broadcast`` is a later one.
+    ``broadcast`` is a later one. ``own`` is the adapter as it stands on the device, where the
+    plan keeps a part of it there: a strategy remembers it in the device's stead, to let the same
+    device go on from it, and merges nothing of it into what others are sent.
     """
 
     plan: TrainingPlan
@@ -308,6 +341,7 @@ class ClientUpdate:
     timing: Timing = field(default=Timing(0.0, 0.0, 0.0))
     squared_loss: float = math.nan
     started_from: int | None = None
+    own: Adapter | None = None
 
     @property
     def base_version(self) -> int:

@@ -102,6 +102,14 @@ class Trainer(Protocol):
         """
         ...
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        """Return (L,): the diagonal Fisher information of an adapter, on texts of the server.
+
+        The mean over texts of the squared gradients of their losses, as the sum over each block's
+        factors of the norms of these means.
+        """
+        ...
+
 
 class ChunkedTrainer(Trainer, Protocol):
     """A chunked trainer can evaluate a part of the held-out examples.
@@ -140,4 +148,7 @@ class NullTrainer:
         return Evaluation({})
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return np.ones(self.num_blocks)
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
         return np.ones(self.num_blocks)

@@ -9,8 +9,9 @@ The simulated clock charges for exactly the bytes of these messages.
     update     = for each module, and each precision in rising order: the uploaded terms' rows of A,
                  then their columns of B; the head
 
-Factors that both sides draw from one seed, or that do not train, are in no message; see
-``FactorUse`` in ``devices/vocabulary/plan.py``. The seed itself is not charged.
+Factors that both sides draw from one seed, that do not train, or that stay on the device (with the
+head) are in no message; see ``FactorUse`` in ``devices/vocabulary/plan.py``. The seed itself is not
+charged.
 
 Both sides know the plan, so no message says which terms follow. A term sent at q < 32 bits is its
 difference from the broadcast: its row of A and its column of B have an fp32 scale each (64 bits a
@@ -72,7 +73,7 @@ def download_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
     """Return the bytes of the broadcast for a plan: ``len(encode_broadcast(...))``, exactly."""
     bits = np.where(plan.terms.held, 32, 0).astype(np.uint8)
     payload = _payload_bytes(bits, _term_widths(model, plan.terms.downloaded_factors))
-    numbers = model.head_parameters + _missed_numbers(model, plan)
+    numbers = model.head_parameters * plan.terms.sends_head + _missed_numbers(model, plan)
     return HEADER.size + payload + FP32_BYTES * numbers
 
 
@@ -88,13 +89,15 @@ def _missed_numbers(model: ModelSpec, plan: TrainingPlan) -> int:
 
 def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
     """Return the bytes of the update for these terms: ``len(encode_update(...))``, exactly."""
-    payload = _payload_bytes(terms.upload_bits, _term_widths(model, terms.trained_factors))
-    return HEADER.size + payload + _head_bytes(model.head_shapes.values(), terms.head_bits)
+    payload = _payload_bytes(terms.upload_bits, _term_widths(model, terms.uploaded_factors))
+    return HEADER.size + payload + _head_bytes(model.head_shapes.values(), terms)
 
 
-def _head_bytes(shapes: Iterable[tuple[int, ...]], bits: int) -> int:
-    """Return the bytes of a head with tensors of these shapes, sent at ``bits`` a number."""
-    rows = [_as_rows(shape) for shape in shapes]
+def _head_bytes(shapes: Iterable[tuple[int, ...]], terms: TermGrid) -> int:
+    """Return the bytes that a head with tensors of these shapes takes in an update."""
+    if not terms.sends_head:
+        return 0
+    rows, bits = [_as_rows(shape) for shape in shapes], terms.head_bits
     scale_bytes = SCALE_BYTES if bits < 32 else 0
     return sum(count * scale_bytes + -(-count * width * bits // 8) for count, width in rows)
 
@@ -133,7 +136,8 @@ def encode_broadcast(broadcast: Broadcast, *, plan: TrainingPlan) -> bytes:
     for module, held in _by_module(adapter, plan.terms.held):
         stack = _module_terms(adapter, module)
         parts += [fp32(stack.of(name)[held]) for name in plan.terms.downloaded_factors]
-    parts.append(_encode_head(adapter.head))
+    if plan.terms.sends_head:
+        parts.append(_encode_head(adapter.head))
     for key in adapter.factors:
         if products := broadcast.missed.get(key):
             parts += _encode_product(summed(products))
@@ -156,8 +160,8 @@ def decode_broadcast(
 ) -> Received:
     """Return the broadcast in a message, as the device has it.
 
-    ``drawn`` has the factors that the device draws from the seed that comes with the plan; they
-    stand wherever the message has none. Raises ValueError where the message is damaged, or is no
+    ``drawn`` has what the device draws from the seed that comes with the plan, or has kept; it
+    stands wherever the message has none. Raises ValueError where the message is damaged, or is no
     broadcast for this plan.
     """
     terms = plan.terms
@@ -172,7 +176,8 @@ def decode_broadcast(
             _fill(stack.of(name), held, reader)
         factors |= _by_layer(layer.name, stack)
     by_block = dict(sorted(factors.items(), key=lambda item: item[0].block))
-    adapter = replace(drawn, factors=by_block, head=_decode_head(reader, model.head_shapes))
+    head = _decode_head(reader, model.head_shapes) if terms.sends_head else drawn.head
+    adapter = replace(drawn, factors=by_block, head=head)
     return Received(adapter, dict(_decode_missed(reader, model, plan)))
 
 
@@ -204,7 +209,7 @@ def encode_update(
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
         after, before = _module_terms(adapter, module), _module_terms(broadcast, module)
         for precision, chosen in _by_precision(bits):
-            for name in plan.terms.trained_factors:
+            for name in plan.terms.uploaded_factors:
                 values, origin = after.of(name), before.of(name)
                 if precision == 32:
                     parts.append(fp32(values[chosen]))
@@ -214,6 +219,8 @@ def encode_update(
                     raise ValueError(f"an update must be finite, got NaN or inf in {module}")
                 parts += quantized(delta, precision, rng)
     head_bits = plan.terms.head_bits
+    if not plan.terms.sends_head:
+        return framed("update", parts)
     if head_bits == 32:
         return framed("update", [*parts, _encode_head(adapter.head)])
     for tensor, values in sorted(adapter.head.items()):
@@ -232,11 +239,11 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
     Raises ValueError where the message is damaged, or is no update for this plan.
     """
     head_shapes = {name: values.shape for name, values in broadcast.head.items()}
-    factor_names = plan.terms.trained_factors
+    factor_names = plan.terms.uploaded_factors
     stacks = {module: _module_terms(broadcast, module) for module in broadcast.modules}
     widths = [[stack.of(name).shape[2] for name in factor_names] for stack in stacks.values()]
     expected = _payload_bytes(plan.terms.upload_bits, widths)
-    expected += _head_bytes(head_shapes.values(), plan.terms.head_bits)
+    expected += _head_bytes(head_shapes.values(), plan.terms)
     reader = Reader(unframed(message, "update", expected))
     factors = dict(broadcast.factors)
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
@@ -249,6 +256,8 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
                     shape = (int(chosen.sum()), values.shape[2])
                     values[chosen] += reader.dequantized(shape, precision)
         factors |= _by_layer(module, stack)
+    if not plan.terms.sends_head:
+        return replace(broadcast, factors=factors)
     if plan.terms.head_bits == 32:
         return replace(broadcast, factors=factors, head=_decode_head(reader, head_shapes))
     head = dict(broadcast.head)

@@ -46,7 +46,7 @@ from simulator.config.types import (
     as_plain,
 )
 from traces.canonical import canonical
-from traces.options import LEFT_OUT, PartialShare, Positive, Rule
+from traces.options import LEFT_OUT, Positive, Rule
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class ShardsConfig(Section):
     )
     """Skewed groups, even parts, own draws, one client each, few groups each, or skewed sizes."""
     group_by: Annotated[str, MinLen(1), MaxLen(64)] | None = None
-    """The column whose values are the groups that shards are skewed by; the labels unless given."""
+    """The column whose values are the groups that shards are skewed by, not the task's own."""
     per_device: Annotated[int, Ge(1), Le(1_000_000), LEFT_OUT] = 2
     """The groups of each device, where it has few."""
     sigma: Annotated[float, Ge(0), Le(10), LEFT_OUT] = 1.0
@@ -230,20 +230,8 @@ class Stop(Section):
     """The most rounds."""
     simulated_s: Length | None = None
     """The simulated time after which no round begins."""
-    accuracy: PartialShare | None = None
-    """The accuracy of the global model that ends the run, for a task that has one."""
     target: Positive | None = None
     """The value of the task's first metric that ends the run."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.accuracy is not None and self.target is not None:
-            raise ValueError("give accuracy or target, at most one of the two")
-
-    @property
-    def goal(self) -> float | None:
-        """The value of the task's first metric that ends the run; None where the run has none."""
-        return self.target if self.accuracy is None else self.accuracy
 
 
 READ_ALONE = ("title", "strategy_title", "place", "targets")

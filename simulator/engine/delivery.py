@@ -123,6 +123,7 @@ def update_of(work: Assignment, adapter: Adapter, result: TrainingResult) -> Cli
         train_loss=result.train_loss,
         timing=work.timing,
         squared_loss=result.squared_loss,
+        own=None if work.plan.terms.sends_head else result.adapter,
     )
 
 

@@ -38,7 +38,7 @@ class Evaluations:
         self._log.flush()  # one at a time, so that the log is never far behind
         self._under_way = self._fed.begin(self._fed.trainer.evaluate, adapter)
         self._log.once(self._under_way, note)
-        if self._fed.rules.stop.goal is not None:
+        if self._fed.rules.stop.target is not None:
             self._log.flush()
 
     def metrics_of(self, found: Evaluation) -> dict[Metric, float]:
@@ -55,8 +55,8 @@ class Evaluations:
     @property
     def has_reached_target(self) -> bool:
         """True once the last model evaluated is as good as ``stop`` asks for."""
-        goal = self._fed.rules.stop.goal
-        return goal is not None and self._fed.world.metrics[0].reaches(self.last_score, goal)
+        target = self._fed.rules.stop.target
+        return target is not None and self._fed.world.metrics[0].reaches(self.last_score, target)
 
     def close(self, record: RoundRecord) -> None:
         """Log the round, with its evaluation once that is known."""

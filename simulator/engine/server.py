@@ -137,7 +137,7 @@ class Server:
         return self._presence.next_arrival_s(self._env.now, but=self._sat_out)
 
     def _is_last_round(self) -> bool:
-        """Return True where the run ends with this round, whatever its accuracy."""
+        """Return True where the run ends with this round, whatever its model is like."""
         stop = self._fed.rules.stop
         is_late = stop.simulated_s is not None and self._env.now >= stop.simulated_s
         return self._round >= stop.rounds or is_late

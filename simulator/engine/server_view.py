@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from algorithms.strategy import LinkRate
 from devices.cost.model import Cost
 from devices.fleet.profile import DeviceProfile
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import DeviceId, TrainingPlan, WeightFormat
+from devices.vocabulary.plan import Adapter, DeviceId, TrainingPlan, WeightFormat
 from devices.vocabulary.trainer import SalienceMetric, Trainer
 from simulator.config.schema import LocalWork
 from simulator.engine.conditions import Conditions
@@ -41,6 +43,7 @@ class ServerView:
         self._free_bytes: dict[DeviceId, int] = {}
         self._costs: dict[tuple[bytes, str], Cost] = {}
         self._salience: dict[SalienceMetric, FloatArray] = {}
+        self._fisher: tuple[Adapter | None, FloatArray] = (None, np.zeros(0))  # of the last asked
 
     @property
     def model(self) -> ModelSpec:
@@ -114,6 +117,13 @@ class ServerView:
         if metric not in self._salience:
             self._salience[metric] = self._trainer.block_salience(metric)
         return self._salience[metric]
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        known, found = self._fisher
+        if known is not adapter:
+            self._fisher = adapter, self._trainer.block_fisher(adapter)
+            known, found = self._fisher
+        return found
 
     def with_free_memory(self, device_id: DeviceId, free_bytes: int) -> ServerView:
         """Return the same fleet, in which this device has only so much memory free."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from simulator.config.problems import UserError
 from simulator.config.schema import READ_ALONE
 from simulator.log.disk import PARTIAL
 from traces.file_hash import sha256_of
+from traces.text import parse_json
 
 FORMAT = 1
 TABLES = ("config.yaml", "events.jsonl", "devices.parquet", "rounds.parquet", "clients.parquet")
@@ -94,10 +94,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of a run folder; an empty one where there is none."""
     file = path / "manifest.json"
     try:
-        manifest = json.loads(read_small(file))
+        manifest = parse_json(read_small(file))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"{file} cannot be read or is damaged: {error}") from None
     if not isinstance(manifest, dict):
         raise RunFolderError(f"{file} is damaged: it must hold an object")

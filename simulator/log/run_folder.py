@@ -127,14 +127,17 @@ class RunFolder:
         with self.writing():
             write_atomically(self.path / "faults.json", json.dumps(schedules, indent=2) + "\n")
 
-    def accuracies(self, expected: list[float]) -> None:
-        """Add to each device what accuracy its mix of classes lets expect of the final model."""
+    def expected(self, metric: str, values: list[float]) -> None:
+        """Add to each device the value of a metric that its groups let expect of the final model.
+
+        The column is named after the metric, as in ``expected_accuracy``.
+        """
         file = self.path / "devices.parquet"
-        found = column(expected, pa.float64())
+        found = column(values, pa.float64())
         with self.writing():
             with pq.ParquetFile(file) as written:  # read_table would import pandas
                 table = written.read()
-            replace_table(file, table.append_column("expected_accuracy", found))
+            replace_table(file, table.append_column(f"expected_{metric}", found))
 
     def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
         """Write the tables, then the manifest: its status is the last thing to change.

@@ -196,6 +196,14 @@ class CheckpointedTrainer:
             self._results.write(key, {"salience": found})
         return found
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        key = _key(self._context.salience, "fisher", adapter.digest)
+        found = self._results.read(key, _to_salience)
+        if found is None:
+            found = self._trainer.block_fisher(adapter)
+            self._results.write(key, {"salience": found})
+        return found
+
     def _job_keys(self, jobs: Sequence[TrainingJob], stacks: Sequence[Sequence[int]]) -> list[str]:
         """Return a key for each job: the job itself, its place in its stack, and the stack."""
         context = self._context.training

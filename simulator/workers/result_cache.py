@@ -170,3 +170,6 @@ class CountedTrainer:
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._trainer.block_salience(metric)
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self._trainer.block_fisher(adapter)

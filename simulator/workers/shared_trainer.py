@@ -65,6 +65,9 @@ class SharedTrainer:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self.have_done(partial(_block_salience, metric=metric))
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self.have_done(partial(_block_fisher, adapter=adapter))
+
     def close(self) -> None:
         """End the workers."""
         self._beside.shutdown(wait=False, cancel_futures=True)
@@ -89,3 +92,7 @@ def _score(trainer: ChunkedTrainer, adapter: Adapter, chunk: int) -> list[ChunkS
 
 def _block_salience(trainer: ChunkedTrainer, metric: SalienceMetric) -> FloatArray:
     return trainer.block_salience(metric)
+
+
+def _block_fisher(trainer: ChunkedTrainer, adapter: Adapter) -> FloatArray:
+    return trainer.block_fisher(adapter)

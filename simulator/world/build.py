@@ -276,11 +276,6 @@ def _devices(
 def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
     """Check that every target is a value of the metric that the task is judged by."""
     first, stop = task.metrics[0], config.stop
-    if stop.accuracy is not None and first.name != "accuracy":
-        problems.add(
-            f"stop.accuracy must be left out for {task.kind}, which is judged by {first.name}, got "
-            f"{stop.accuracy}; give stop.target"
-        )
     if stop.target is not None and first.unit == "share" and stop.target > 1:
         problems.add(f"stop.target must be in (0, 1] for {first.name}, got {stop.target}")
     if first.unit == "share" and max(config.targets, default=0.0) > 1:

@@ -25,6 +25,7 @@ from simulator.engine.network import NOTHING_SHARED, SharedLinks
 from traces.availability import ALWAYS, AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
+from traces.text import parse_json
 
 FORMAT = 1
 MAX_BYTES = 1_000_000_000
@@ -76,7 +77,7 @@ def read_conditions(path: str | Path) -> tuple[Fleet, SharedLinks]:
             raise ValueError("must be a regular file")
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"must be at most {MAX_BYTES} bytes")
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError(f"must be recorded conditions of format {FORMAT}")
         fleet = _fleet(found)

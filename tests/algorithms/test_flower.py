@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,7 +216,8 @@ def test_a_round_without_a_result_keeps_the_global_model() -> None:
     assert (after.version, after.adapter) == (1, state.adapter)
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "flower.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "flower.md").read_text("utf-8")
 
 
 def block(language: str) -> str:
@@ -231,6 +235,25 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
     assert all(
         (file.parent / "mine.py").is_file() for file in manifests if "fedlora" not in str(file)
     )
+
+
+def test_readers_of_its_runs_import_neither_the_file_nor_flower(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(block("python"), "utf-8")
+    (tmp_path / "mine.yaml").write_text(block("yaml"), "utf-8")
+    done = fedclock("run", "mine.yaml", "--only", "krum", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "flwr.py").write_text("raise SystemExit('it was imported')", "utf-8")
+    (tmp_path / "mine.py").unlink()
+    read = subprocess.run(  # a process of its own, which has imported nothing yet
+        [sys.executable, "-m", "fedclock", "summary", "runs/flower"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "elsewhere"), str(ROOT)])},
+        capture_output=True,
+        text=True,
+    )
+    assert (read.returncode, read.stderr) == (0, "")
+    assert "krum" in read.stdout.lower()
 
 
 def test_a_fault_of_flower_in_a_run_is_one_sentence(tmp_path: Path) -> None:

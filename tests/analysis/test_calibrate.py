@@ -30,6 +30,7 @@ from devices.vocabulary.plan import TrainingPlan
 from simulator.config.problems import UserError
 from tests.devices.cost.test_measured import PROFILE, RATES, table
 from tests.devices.training.tiny_task import save_model
+from tests.torture import long
 
 
 def noisy(sigma: float, seed: int = 0) -> list[MeasuredStep]:
@@ -206,6 +207,7 @@ def test_a_model_of_other_layers_needs_their_names(tmp_path: Path) -> None:
         calibrate(**asked, targets="query,value")
 
 
+@long
 def test_steps_of_a_traced_model_are_rows_like_any_other(tmp_path: Path) -> None:
     source = resolve(str(save_model(tmp_path, "gpt2")))
     spec = model_spec(source, ("c_attn",), head=text_head(4))

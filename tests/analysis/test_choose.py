@@ -17,6 +17,7 @@ from analysis.runs.files import RunError
 from analysis.runs.frames import open_runs
 from tests.analysis.test_run_metrics import make_run
 from tests.command_line import fedclock
+from tests.torture import long
 
 WriteRun = Callable[..., Path]
 
@@ -67,7 +68,6 @@ def test_a_table_of_some_runs_never_replaces_that_of_all(root: Path) -> None:
                                          "label=haflq"),
         "summary-of-3-runs": ("summary", *some),
         "figures-seed=1": ("figures", "runs", "--only", "waiting", "--where", "seed=1"),
-        "report-seed=1": ("report", "runs", "--where", "seed=1"),
         "figures": ("figures", "runs", "--only", "waiting"),
     }  # fmt: skip
     for command in commands.values():
@@ -80,9 +80,16 @@ def test_a_table_of_some_runs_never_replaces_that_of_all(root: Path) -> None:
     assert {file.name: file.read_bytes() for file in (root / "summary").iterdir()} == full
     table = (root / "summary-label-not=haflq" / "table.md").read_text("utf-8")
     assert table.startswith("|  | FedLoRA | FedQuad |\n")
-    page = (root / "report-seed=1" / "report.md").read_text("utf-8")
-    assert "seed: 1\n" in page
     assert {path.name for path in cwd.iterdir()} == {"runs"}
+
+
+@long
+def test_a_report_of_some_runs_never_replaces_that_of_all(root: Path) -> None:
+    assert fedclock("report", "runs", "--where", "seed=1", cwd=root.parent).returncode == 0
+    assert {file.name for file in root.iterdir() if not (file / "manifest.json").exists()} == {
+        "report-seed=1"
+    }
+    assert "seed: 1\n" in (root / "report-seed=1" / "report.md").read_text("utf-8")
 
 
 def test_what_a_where_means_is_in_the_name_of_its_folder(root: Path) -> None:

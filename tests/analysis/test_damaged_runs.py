@@ -34,7 +34,7 @@ from tests.simulator.fuzzing import (
 )
 from tests.simulator.own_data import write_data
 from tests.simulator.test_bad_input import BASE, simulate
-from tests.torture import SEED, alone, scaled
+from tests.torture import SEED, long, scaled
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,26 @@ def test_a_manifest_with_a_value_of_no_plain_type_is_an_error_in_words(
     assert f"{key} must be a number or a text, got {value!r}" in read_all(tmp_path / "copy")
 
 
+@pytest.mark.parametrize("seed", [True, -1, 2**63])
+def test_a_seed_that_no_run_has_is_an_error_in_words(runs: Path, tmp_path: Path, seed: int) -> None:
+    shutil.copytree(runs, tmp_path / "copy")
+    for file in (tmp_path / "copy").glob("*/manifest.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "seed": seed}), "utf-8")
+    assert "is damaged: seed must be" in read_all(tmp_path / "copy", is_thorough=False)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_an_event_with_a_number_that_is_not_finite_is_an_error_in_words(
+    runs: Path, tmp_path: Path, number: str
+) -> None:
+    folder = shutil.copytree(next(path for path in runs.iterdir() if path.is_dir()), tmp_path / "x")
+    log = folder / "events.jsonl"
+    first, rest = log.read_text("utf-8").split("\n", 1)
+    log.write_text(f'{first[:-1]}, "bytes": {number}}}\n{rest}', "utf-8")
+    seal(folder)
+    assert "line 1 is not JSON" in read_all(folder, is_thorough=False)
+
+
 @pytest.mark.torture
 def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng([SEED, 2])
@@ -135,7 +155,7 @@ def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_pa
     assert counts["error"] > 0
 
 
-@alone
+@long
 def test_a_report_on_damaged_runs_is_whole_or_not_there(runs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng([SEED, 3])
     for number in range(scaled(4, 40)):

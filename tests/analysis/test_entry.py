@@ -16,7 +16,7 @@ from analysis.commands.entry import SAME_INTERRUPT_S
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import REAL, SMALL, fedclock, write
 from tests.simulator.test_sweep import faulty
-from tests.torture import scaled
+from tests.torture import long, scaled
 
 ROOT = Path(__file__).parents[2]
 TELLS = """
@@ -84,6 +84,7 @@ def test_ctrl_c_in_the_first_seconds_is_one_sentence(
         assert not list(folder.rglob("*.partial"))
 
 
+@long
 def test_a_second_ctrl_c_ends_what_does_not_heed_the_first(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "analysis", "run", str(faulty(tmp_path, deaf="deaf"))]
     process = subprocess.Popen(

@@ -37,7 +37,7 @@ from analysis.runs.load import Run
 from analysis.units import significant
 from simulator.config.schema import RunConfig, read_section
 from simulator.world.build import World, build_world
-from tests.torture import ALONE
+from tests.torture import LONG
 
 
 class Drawn(NamedTuple):
@@ -127,7 +127,7 @@ IN_SHORT = ("accuracy", "waiting", "gantt", "rates")  # lines, bars, spans and l
 @pytest.mark.parametrize(
     "spec",
     [
-        pytest.param(spec, id=spec.name, marks=() if spec.name in IN_SHORT else ALONE)
+        pytest.param(spec, id=spec.name, marks=() if spec.name in IN_SHORT else LONG)
         for spec in FIGURES
     ],
 )
@@ -202,14 +202,20 @@ def test_a_figure_fits_its_place_and_can_be_read_in_print(drawn: Drawn) -> None:
         assert min(text.get_fontsize() for text in texts) >= 7
 
 
-def test_a_legend_covers_no_data_and_is_not_cut(drawn: Drawn, comparison: Study) -> None:
+@pytest.fixture(scope="module")
+def wide(comparison: Study) -> Study:
+    """A study of three times as many variants, with long names."""
     runs = [
         replace(run, label=f"{run.label}-{'variant' * (n > 0)}{n}")
         for n in range(3)
         for run in comparison.runs
     ]
+    return study_of(runs)
+
+
+def test_a_legend_covers_no_data_and_is_not_cut(drawn: Drawn, wide: Study) -> None:
     with style.context():
-        figure = drawn.spec.draw(drawn.spec.frame(study_of(runs)), style.IEEE)
+        figure = drawn.spec.draw(drawn.spec.frame(wide), style.IEEE)
         laid_out(figure)
     for legend in figure.legends:
         box = legend.get_window_extent()

@@ -33,6 +33,7 @@ from analysis.report.formats import table_files
 from analysis.report.pages import to_html_page, to_markdown_page
 from analysis.runs.blocks import ALONE
 from analysis.runs.load import Run
+from tests.torture import long
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
 from traces.importers import Recording
@@ -109,6 +110,7 @@ def test_swept_values_and_their_key_are_drawn_as_they_stand(runs: list[Run]) -> 
     assert {*NAMES, "a_$b$"} <= drawn_texts(lambda: sensitivity.draw(frame, style.IEEE))
 
 
+@long
 def test_traces_and_tables_of_devices_are_drawn_by_their_names() -> None:
     link = BandwidthTrace(np.array([0.0, 1.0]), np.array([1e6, 2e6]), 2.0)
     named = {name: Recording(name, link, link) for name in NAMES}

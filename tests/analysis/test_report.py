@@ -20,6 +20,7 @@ from analysis.report.report import Report, read_studies, write_report
 from analysis.runs.blocks import ALONE
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
+from tests.torture import long
 
 WriteRun = Callable[..., Path]
 
@@ -33,6 +34,7 @@ def content(report: Report) -> dict[str, bytes]:
     return {path.relative_to(report.out).as_posix(): path.read_bytes() for path in report.files}
 
 
+@long
 def test_a_report_is_its_tables_its_page_and_every_figure_in_each_format(report: Report) -> None:
     names = [name for name in content(report) if "/" not in name]
     tables = ["runs.csv", "table.csv", "table.md", "table.tex"]
@@ -99,6 +101,7 @@ def test_a_target_never_reached_is_told_in_words(runs: list[Run]) -> None:
     )
 
 
+@long
 def test_a_report_over_an_older_one_has_the_same_bytes_keeps_other_files_and_tells_its_progress(
     report: Report, folders: list[Path], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from tests.simulator.test_bad_input import simulate
 from tests.simulator.test_experiment import VALID
+from tests.torture import LONG, long
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -79,7 +80,9 @@ COMMANDS = {
 """The room of the disk, and files of an earlier command that stand there."""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [pytest.param(one, marks=LONG if one == "report" else ()) for one in COMMANDS]
+)
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_files(
     run: Path, tmp_path: Path, command: str
 ) -> None:
@@ -95,6 +98,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_files(
     assert files == dict.fromkeys(names, b"old")
 
 
+@long
 def test_a_report_goes_into_mount_points(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -104,6 +108,7 @@ def test_a_report_goes_into_mount_points(run: Path, tmp_path: Path) -> None:
     assert not [name for name in files if "partial" in name]
 
 
+@long
 def test_what_a_killed_command_left_is_cleared_by_the_next(run: Path, tmp_path: Path) -> None:
     for command, inner in (("summary", "figures"), ("record", "")):
         out = tmp_path / command

@@ -17,6 +17,7 @@ from simulator.config.experiment import ConfigError, load_experiment, read_exper
 from simulator.log.run_folder import refresh
 from simulator.runs.sweep import expand
 from tests.simulator.test_command import SMALL, fedclock, logs, write
+from tests.torture import long
 
 TITLED: dict[str, Any] = {
     **SMALL,
@@ -62,6 +63,7 @@ def test_a_title_that_is_none_is_refused_at_its_key(tmp_path: Path, title: objec
     assert len(refused.value.problems) == 1
 
 
+@long
 def test_titles_change_without_simulating_again(tmp_path: Path) -> None:
     file = write(tmp_path, TITLED)
     assert fedclock("sweep", file, "--seeds", "1", cwd=tmp_path).returncode == 0
@@ -111,7 +113,7 @@ def test_variants_stand_in_config_and_grid_order_and_the_baseline_is_the_configs
         "third": {"kind": "flora", "rank": 3},
     }
     file = write(tmp_path, {**SMALL, "strategies": strategies})
-    grid = ("--grid", "strategy.rank=8,4,2", "--seeds", "2")
+    grid = ("--grid", "strategy.rank=8,4,2", "--seeds", "1")
     assert fedclock("sweep", file, *grid, cwd=tmp_path).returncode == 0
     runs = tmp_path / "runs" / "small"
     names = [f"{label} rank={rank}" for label in strategies for rank in (8, 4, 2)]

@@ -14,6 +14,7 @@ from analysis.figures import availability, device_tables, link_rates, style
 from analysis.figures import traces as trace_figures
 from analysis.traces.files import load
 from simulator.config.problems import UserError
+from tests.torture import long
 from tests.traces.trace_files import write
 from traces.availability import AvailabilityTrace, availability_text
 from traces.importers.result import DeviceTable
@@ -61,6 +62,7 @@ def phones(home: Path) -> Path:
     return write(home, "phones.csv", availability_text(devices))
 
 
+@long
 def test_plot_writes_each_figure_with_its_numbers(phones: Path) -> None:
     traces("plot", "lte-driving-1", "wifi-1", phones, "--output", "out")
     names = {f"{n}.{s}" for n in ("rate", "distribution", "day", "spans") for s in

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from analysis.commands.traces import app
 from simulator.config.problems import UserError
 from tests.command_line import fedclock
+from tests.torture import long
 from tests.traces.trace_files import write
 from traces.catalog import availability, pool
 
@@ -73,6 +74,7 @@ def test_uplink_that_was_not_measured_stays_unmeasured() -> None:
     assert "up mean" not in mixed
 
 
+@long
 def test_generator_is_shown_and_plotted_with_its_seed() -> None:
     traces("fit", "link.csv", "-o", "link.toml")
     traces("fit", "phones.csv", "-o", "phones.toml")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.devices.loopback_hub import NAME, Hub, serving
 from tests.devices.test_model_directory import write_model, write_weights
+from tests.torture import long
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
@@ -73,6 +74,7 @@ def test_a_model_fetched_once_needs_no_network_again(tmp_path: Path) -> None:
     assert resolved(home, OFFLINE, revision=commit) == online
 
 
+@long
 def test_a_pinned_revision_is_the_one_that_is_used(tmp_path: Path) -> None:
     hub, home = Hub(), tmp_path / "home"
     old, new = (files_of(tmp_path / f"{value}", value) for value in (0.0, 1.0))

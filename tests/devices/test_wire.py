@@ -251,6 +251,23 @@ def test_where_b_alone_trains_its_update_is_all_that_goes_up(bits: int) -> None:
     assert upload_bytes(MODEL, replace(uploads(one), use="b_only")) == expected
 
 
+@pytest.mark.parametrize("bits", [2, 8, 32])
+def test_what_stays_on_its_device_is_in_neither_message(bits: int) -> None:
+    """A alone crosses, without the head; the device goes on from the rest as it stands there."""
+    terms = replace(uploads(np.full(SHAPE, bits, dtype=np.uint8)), use="own_b", head_bits=8)
+    plan, kept = plan_of(terms), trained(1)
+    message = encode_broadcast(Broadcast(0, BROADCAST), plan=plan)
+    received = decode_broadcast(message, MODEL, plan=plan, drawn=kept).adapter
+    decoded = sent(kept, terms)
+    for key, (a, b) in decoded.factors.items():
+        assert received.factors[key].a.tobytes() == BROADCAST.factors[key].a.tobytes()
+        assert received.factors[key].b.tobytes() == kept.factors[key].b.tobytes()
+        assert b.tobytes() == BROADCAST.factors[key].b.tobytes()
+        assert (a != BROADCAST.factors[key].a).any()
+    assert received.head is kept.head
+    assert decoded.head is BROADCAST.head
+
+
 class TestDamage:
     plan = plan_of(uploads(random_bits(6)))
     message = encode_update(trained(6), BROADCAST, plan=plan, rng=np.random.default_rng(0))

@@ -15,6 +15,7 @@ from simulator.config.experiment import read_experiment
 from simulator.config.schema import RunConfig
 from simulator.world.build import build_world
 from tests.devices.training.tiny_task import make_dataset
+from tests.torture import long
 
 # Options with which no plan depends on measured seconds: those of a real federation are its own.
 STRATEGIES = {
@@ -67,6 +68,7 @@ def config_of(data: Path, strategy: str, **changed: Any) -> RunConfig:
     return read_experiment(content | changed, (), Path("emulated.yaml"))[0]
 
 
+@long
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_real_clients_end_with_the_simulated_adapter_bit_for_bit(
     workbench: Workbench, data: Path, strategy: str
@@ -85,6 +87,7 @@ def test_real_clients_end_with_the_simulated_adapter_bit_for_bit(
     assert len(sent) == 4
 
 
+@long
 def test_no_device_is_done_before_its_link_and_its_profile_let_it(
     workbench: Workbench, data: Path
 ) -> None:
@@ -102,6 +105,7 @@ def test_no_device_is_done_before_its_link_and_its_profile_let_it(
     assert all(one.measured_s > one.link_s - 1e-6 for one in transfers(config, found))
 
 
+@long
 def test_an_asynchronous_federation_merges_whatever_comes_first(
     workbench: Workbench, data: Path
 ) -> None:

@@ -79,11 +79,13 @@ def held_terms(plan: TrainingPlan, key: ModuleKey, adapter: Adapter) -> BoolArra
 
 
 def without_downloaded(adapter: Adapter, plan: TrainingPlan) -> Adapter:
-    """What a device has before the message comes: what it draws from a seed, and zeros."""
+    """What a device has before the message comes: what it draws or has kept, and zeros."""
 
     def left(name: str, values: Float32Array) -> Float32Array:
         return np.zeros_like(values) if name in plan.terms.downloaded_factors else values
 
     factors = {key: Factors(left("a", a), left("b", b)) for key, (a, b) in adapter.factors.items()}
+    if not plan.terms.sends_head:
+        return replace(adapter, factors=factors)
     head = {name: np.zeros_like(values) for name, values in adapter.head.items()}
     return replace(adapter, factors=factors, head=head)

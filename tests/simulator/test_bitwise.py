@@ -32,7 +32,7 @@ from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
 from tests.simulator.other_python import agreed
 from tests.simulator.own_data import write_data
-from tests.torture import scaled
+from tests.torture import LONG, long, scaled
 
 ROOT = Path(__file__).parents[2]
 MET: dict[str, Any] = {
@@ -109,7 +109,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[bytes, 
     return file, outcome(file, folder / "one", 1)
 
 
-@pytest.mark.parametrize(("executor", "workers"), [("processes", 4), ("ray", 2)])
+@pytest.mark.parametrize(
+    ("executor", "workers"),
+    [pytest.param("processes", 4, marks=LONG), pytest.param("ray", 2, marks=LONG)],
+)
 def test_any_executor_writes_what_one_process_does(
     executor: str, workers: int, alone: tuple[Path, tuple[bytes, str]], tmp_path: Path
 ) -> None:
@@ -220,6 +223,7 @@ def test_a_device_or_a_draw_more_moves_no_other(
         assert moved <= allowed
 
 
+@long
 @pytest.mark.torture
 @settings(max_examples=scaled(20, 1_000))
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 8), more=st.integers(1, 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -24,10 +25,12 @@ from devices.datasets.fetched import FETCHED_DATA
 from devices.models.fetched import FETCHED
 from simulator.config.experiment import load_experiment
 from simulator.log.provenance import without_folders
+from simulator.runs.run import prepare_all
 from tests import command_line
 from tests.devices.training.tiny_task import save_model
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.own_data import write_data
+from tests.torture import LONG, long
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -139,6 +142,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@long
 @pytest.mark.usefixtures("busy_cores")
 def test_neither_load_nor_the_number_of_workers_reaches_the_log(
     tmp_path: Path, unbroken: Path
@@ -161,6 +165,7 @@ def test_the_log_of_real_training_differs_from_timing_only_in_accuracy_alone(
     assert timed(tmp_path) == timed(unbroken)
 
 
+@long
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     tmp_path: Path, unbroken: Path
 ) -> None:
@@ -187,6 +192,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     assert not (folder / "checkpoint").exists()
 
 
+@long
 def test_ctrl_c_while_the_workers_start_is_heeded(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "analysis", "run", str(write(tmp_path, REAL)), "--no-cache"]
     command += ["--workers", "2"]
@@ -209,6 +215,7 @@ def test_real_training_says_what_each_device_may_expect_of_the_final_model(unbro
         assert ((expected >= 0) & (expected <= 1)).all()
 
 
+@long
 def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) -> None:
     done = fedclock("compare", write(unbroken, REAL), "--target", "0.01", cwd=unbroken)
     assert done.returncode == 0, done.stderr
@@ -223,6 +230,7 @@ def test_compare_writes_a_report_and_says_where(tmp_path: Path, unbroken: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
+@long
 def test_runs_of_unlike_work_are_compared_with_a_warning(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL)
     fedclock("run", file, "--only", "fedlora", cwd=tmp_path)
@@ -232,6 +240,7 @@ def test_runs_of_unlike_work_are_compared_with_a_warning(tmp_path: Path) -> None
     assert "Beside the strategy, the runs differ in local.steps" in done.stdout
 
 
+@long
 def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
     file = write(tmp_path, REAL)
     done = fedclock("run", file, "--set", "training.learning_rate=1.0e+38", cwd=tmp_path)
@@ -243,6 +252,7 @@ def test_a_loss_that_explodes_is_said_in_one_line(tmp_path: Path) -> None:
     assert [manifest["status"] for manifest in manifests] == ["failed"]
 
 
+@long
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="looks for them by their process group")
 def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "analysis", "run", str(write(tmp_path, REAL)), "--no-cache"]
@@ -265,6 +275,7 @@ def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
     assert not left
 
 
+@long
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
 def test_a_worker_that_is_killed_is_replaced_and_no_byte_changes(
     tmp_path: Path, unbroken: Path
@@ -391,7 +402,7 @@ def test_a_model_directory_that_is_not_whole_says_what_it_lacks(
     assert says in "\n".join(messages)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=LONG)])
 def test_a_model_that_cannot_be_loaded_is_said_before_anything_is_written(
     tmp_path: Path, workers: str
 ) -> None:
@@ -438,7 +449,7 @@ def change(file: Path, **keys: object) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=LONG)])
 def test_a_gpu_that_is_not_there_is_said_before_anything_is_written(
     tmp_path: Path, workers: str
 ) -> None:
@@ -632,6 +643,10 @@ def test_columns_that_nothing_reads_are_said_once_and_kept_in_the_manifest(tmp_p
         (tmp_path / "data" / f"{split}.csv").write_text(text, "utf-8")
     task = {**SMALL["task"], "data": "data", "columns": {"text": "body"}}
     file = write(tmp_path, {**SMALL, "task": task, "shards": {"min_examples": 1}})
+    with contextlib.chdir(tmp_path):
+        first, *others = prepare_all(load_experiment(file), file, tmp_path / "out")
+    assert len(others) == 2
+    assert all(one.world.task is first.world.task for one in others), "the texts are held once"
     for command in ("validate", "run"):
         done = fedclock(command, file, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from simulator.engine.clock import StalledError
 from simulator.log.records import ClientRecord
 from tests.simulator.met import faults, run
 from tests.simulator.small import make_battery, make_device
+from tests.torture import scaled
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
@@ -192,7 +193,8 @@ def walked(met: Met, record: ClientRecord, train_s: float) -> tuple[float, str, 
 SHARE = PLAN.peak_memory_bytes / 10**9
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.torture
+@settings(max_examples=scaled(50, 600), deadline=None)
 @given(worlds)
 def test_client_ends_when_and_how_a_walk_through_its_world_says(met: Met) -> None:
     assume(met.online[0] and met.crash[0] and met.server[0] and met.link[0])
@@ -241,7 +243,8 @@ def devices(draw: st.DrawFn, device_id: int) -> Device:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.torture
+@settings(max_examples=scaled(25, 300), deadline=None)
 @given(st.data())
 def test_every_plan_ends_once_and_what_was_delivered_is_merged(data: st.DataObject) -> None:
     fleet = [data.draw(devices(device_id)) for device_id in range(3)]

@@ -28,7 +28,7 @@ from simulator.log.progress import reporter
 from simulator.runs.run import prepare, run
 from simulator.workers.trainers import Trainers
 from tests.simulator.own_data import write_data
-from tests.torture import scaled
+from tests.torture import long, scaled
 
 CONFIG: dict[str, Any] = {
     "name": "killed",
@@ -210,6 +210,7 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(
     print(f"{num_runs} runs, killed {num_killed} times at random moments")
 
 
+@long
 @pytest.mark.torture
 def test_a_run_killed_before_any_file_operation_ends_as_the_unbroken_one(
     harness: Harness, unbroken: Unbroken, tmp_path: Path

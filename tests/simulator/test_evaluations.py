@@ -76,6 +76,9 @@ class Spoilt:
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self.trainer.block_salience(metric)
 
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self.trainer.block_fisher(adapter)
+
 
 def played(begin: BeginEvaluation, log: Memory | None = None, **changed: Any) -> Memory:
     log = log or Memory()
@@ -108,7 +111,7 @@ def test_rounds_that_are_not_evaluated_keep_their_place() -> None:
 
 def test_a_run_that_stops_at_an_accuracy_waits_for_it() -> None:
     accuracies = [record.score for record in played(at_once).rounds]
-    stop = Stop(6, accuracy=accuracies[3])
+    stop = Stop(6, target=accuracies[3])
     plain = played(at_once, stop=stop)
     assert [record.score for record in plain.rounds] == accuracies[:4]
     assert text(played(late(NEVER), stop=stop)) == text(plain)

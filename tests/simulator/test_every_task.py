@@ -22,6 +22,7 @@ from simulator.world.build import build_world
 from tests.devices.training.tiny_task import make_dataset, save_model
 from tests.simulator.test_golden import CONFIG
 from tests.simulator.test_language_model import run_all
+from tests.torture import LONG
 
 LANGUAGE = ("causal-lm", "instructions", "choice")
 """The tasks that keep the output layer of a language model."""
@@ -90,7 +91,10 @@ def experiment(home: Path, kind: str, **changed: Any) -> Path:
     return file
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=() if k in ("classification", "causal-lm") else LONG) for k in TASKS],
+)
 def test_every_strategy_trains_the_task(home: Path, tmp_path: Path, kind: str) -> None:
     folders = run_all(experiment(home, kind), tmp_path)
     assert len(folders) == len(STRATEGIES)

@@ -25,7 +25,7 @@ from simulator.engine.clock import StalledError
 from simulator.engine.server import simulate
 from tests.simulator.small import DriftTrainer, Memory, make_battery, make_device, make_federation
 from tests.simulator.test_conditions import faults, free_run, steps
-from tests.torture import scaled
+from tests.torture import long, scaled
 from traces.availability import AvailabilityTrace
 
 MAX_STEPS = 20_000
@@ -161,7 +161,7 @@ def run(fleet: list[Device], given: dict[str, Any]) -> tuple[Memory, str]:
 
 @pytest.mark.torture
 @settings(
-    max_examples=scaled(60, 1000),
+    max_examples=scaled(30, 1000),
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -193,6 +193,7 @@ def test_no_schedule_of_faults_hangs_a_run_or_loses_or_doubles_an_update(
     assert sum(record.num_planned for record in log.rounds) == len(log.clients)
 
 
+@long
 @pytest.mark.torture
 @settings(
     max_examples=scaled(10, 100),

@@ -15,6 +15,7 @@ from devices.fleet.fleet import Fleet
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.world.build import World, build_world
 from tests.devices.cost.test_measured import PROFILE, table
+from tests.torture import long
 from traces.availability import ALWAYS, AvailabilityTrace, availability_text
 from traces.generators.model_file import model_text
 from traces.generators.patterns import pattern_model
@@ -247,6 +248,7 @@ def test_table_makes_a_device_of_each_row_and_the_group_says_the_rest(tmp_path: 
     assert fleet[2].link.uplink.rate_at(0.0) == 1e6
 
 
+@long
 def test_rows_of_a_large_table_are_drawn_by_seed(tmp_path: Path) -> None:
     (tmp_path / "devices.csv").write_text(TABLE, "utf-8")
     group = {"table": str(tmp_path / "devices.csv"), "profile": "raspberry-pi-5-8gb", "count": 2}

@@ -21,6 +21,7 @@ from simulator.log.run_folder import RunFolder
 from simulator.runs.run import prepare, run
 from simulator.workers.trainers import Trainers
 from tests.simulator.test_command import SMALL, fedclock, write
+from tests.torture import some
 
 ONE = {k: v for k, v in SMALL.items() if k != "strategies"} | {
     "strategy": {"kind": "fedlora", "rank": 2}
@@ -43,12 +44,15 @@ def limited(size_bytes: int, *arguments: str | Path, cwd: Path) -> subprocess.Co
 
 @pytest.mark.parametrize(
     ("rounds", "size_bytes", "cut"),
-    [
-        (12, 1_000, "config.yaml"),
-        (12, 3_000, "events.jsonl"),
-        (12, 17_500, "events.jsonl"),
-        (2, 10_000, "clients.parquet"),
-    ],
+    some(
+        [
+            (12, 3_000, "events.jsonl"),
+            (12, 1_000, "config.yaml"),
+            (12, 17_500, "events.jsonl"),
+            (2, 10_000, "clients.parquet"),
+        ],
+        3,
+    ),
 )
 def test_a_run_that_cannot_write_says_so_and_goes_on_later(
     rounds: int, size_bytes: int, cut: str, tmp_path: Path

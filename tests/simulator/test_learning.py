@@ -36,12 +36,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ffa-lora": {"depth": "common"},
     "fedex-lora": {"depth": "common"},
     "lora-fair": {"depth": "common"},
+    "rolora": {"depth": "common"},
+    "fedsa-lora": {"depth": "common"},
     "haflq": {"upload_s": 1e9, "explore_share": 1.0},
     "fah-qlora": {"min_rank": 2},
 }
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those in which a term settles short of its goal where a device lacks it."""
-WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair")
+WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora")
 """Those that train the same on all devices, as much as the smallest one holds."""
 PRODUCTS = ("flexlora", "flora", "lora-fair")
 """Those whose terms are others in each round: what has to arrive is the product."""
@@ -152,10 +154,9 @@ class ProductTrainer:
                 step_a, step_b = new_b.T @ error, error @ new_a.T
                 if "a" in plan.terms.trained_factors:
                     new_a -= self.learning_rate * trained[:, None] * step_a
-                new_b -= self.learning_rate * trained * step_b
-            b = np.where(trained, new_b, b)
-            if "a" in plan.terms.trained_factors:
-                a = np.where(trained[:, None], new_a, a)
+                if "b" in plan.terms.trained_factors:
+                    new_b -= self.learning_rate * trained * step_b
+            a, b = np.where(trained[:, None], new_a, a), np.where(trained, new_b, b)
             factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
         return TrainingResult(replace(old, factors=factors), self.distance(old))
 
@@ -187,6 +188,9 @@ class ProductTrainer:
         return Evaluation({"accuracy": 0.0, "loss": self.distance(adapter)})
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
+        return np.ones(self.model.num_blocks)
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
         return np.ones(self.model.num_blocks)
 
 

@@ -27,6 +27,7 @@ from simulator.world.record import record
 from tests.command_line import fedclock
 from tests.simulator.fuzzing import seal
 from tests.simulator.test_experiment import VALID, problems, write
+from tests.torture import long
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-scheduler.md").read_text("utf-8")
 
@@ -73,6 +74,7 @@ def simulate(config: RunConfig, folder: Path) -> Path:
         return run(prepare(config, folder, "x.yaml"), trainers=trainers, report=report)
 
 
+@long
 def test_the_page_does_what_it_shows(tmp_path: Path) -> None:
     assert len(SHOWN.splitlines()) <= 40
     (tmp_path / "half.py").write_text(SHOWN, "utf-8")

@@ -40,6 +40,7 @@ from simulator.workers.trainers import Trainers, loading
 from simulator.world.build import build_world
 from tests.devices.test_stacks import job as a_job
 from tests.simulator.test_bitwise import REAL, write
+from tests.torture import long
 from traces.arrays import FloatArray
 
 MAKE = partial(NullTrainer, 3)
@@ -146,6 +147,7 @@ def has_imported(_: Any, module: str) -> bool:
     return module in sys.modules
 
 
+@long
 @pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
 def test_a_worker_has_imported_what_it_needs_before_it_needs_it() -> None:
     code = (  # in a process of its own: the first pool of a process decides what workers import
@@ -167,6 +169,7 @@ def environment_of(_: Any, name: str) -> str | None:
     return os.environ.get(name)
 
 
+@long
 @pytest.mark.skipif(not CAN_COPY, reason="each worker is started by itself here")
 @pytest.mark.parametrize("own", [None, "glibc.malloc.hugetlb=0"])
 def test_workers_lie_in_huge_pages_unless_the_user_says_how(own: str | None) -> None:
@@ -193,6 +196,7 @@ def kill_template_once(_: Any, marker: Path) -> None:
         os.kill(os.getppid(), signal.SIGKILL)
 
 
+@long
 @pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
 def test_a_run_outlives_the_process_that_workers_are_copies_of(tmp_path: Path) -> None:
     pool = Pool(LocalProcesses(MAKE), 2)
@@ -244,6 +248,9 @@ class Counting:
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.array([1.0, 2.0])
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return np.array([2.0, 1.0])
 
 
 def test_workers_share_whole_passes_and_all_chunks_whoever_is_first() -> None:
@@ -313,6 +320,7 @@ def test_a_cluster_that_others_hold_is_refused_rather_than_waited_for(
         worker_ray.RayCluster(MAKE, 1, gpus_each=0)
 
 
+@long
 def test_work_begins_with_the_first_worker_and_another_joins_when_there_is_room(
     ray: Any, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ from tests.simulator.small import (
     one_context,
 )
 from tests.simulator.test_command import fedclock
-from tests.torture import scaled
+from tests.torture import long, scaled
 
 SLOW, FAST = 1e4, 1e6  # bytes/s
 
@@ -372,6 +372,7 @@ def test_a_comparison_on_other_links_says_what_it_saved(tmp_path: Path) -> None:
     assert hashes(tmp_path / "lte") == hashes(tmp_path / "5g")
 
 
+@long
 def test_a_sweep_trains_nothing_twice_and_says_what_it_saved(tmp_path: Path) -> None:
     file = written(tmp_path)
     devices = ",".join(json.dumps(on(link)) for link in ("lte", "5g"))
@@ -401,6 +402,7 @@ def test_a_notebook_trains_nothing_twice_and_says_what_it_saved(tmp_path: Path) 
     assert [reused("a", kept), reused("b", kept), reused("c", None)] == [0, 4, 0]
 
 
+@long
 @pytest.mark.parametrize("training", ["none", "by two workers"])
 def test_a_process_that_does_not_train_needs_no_torch(tmp_path: Path, training: str) -> None:
     file = written(tmp_path, CONFIG if training != "none" else {**CONFIG, "training": "none"})

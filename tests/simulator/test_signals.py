@@ -18,7 +18,7 @@ from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import REAL, SMALL, fedclock, write
 from tests.simulator.test_crashes import snapshot
 from tests.simulator.test_sweep import alive, faulty
-from tests.torture import ALONE, scaled
+from tests.torture import LONG, long, scaled
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 COMMANDS = {
@@ -72,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=ALONE if name in ("report", "compare") else ())  # many figures
+        pytest.param(name, marks=LONG if name != "record" else ())  # seconds each
         for name in COMMANDS
     ],
 )
@@ -129,6 +129,7 @@ def test_a_signal_at_any_instant_leaves_nothing_and_the_next_command_makes_the_s
     print(f"{unbroken.command[0]}: ended by a signal {num_ended} times")
 
 
+@long
 def test_the_jobs_of_a_killed_sweep_end_with_it_and_free_their_folders(tmp_path: Path) -> None:
     file = faulty(tmp_path, rounds=600, slow="slow")  # a minute of work
     command = ["sweep", str(file), "--seeds", "2", "--jobs", "2"]

@@ -37,6 +37,7 @@ from tests.simulator.small import (
     make_federation,
     one_context,
 )
+from tests.torture import long
 from traces.arrays import FloatArray
 
 CONFIG: dict[str, Any] = {
@@ -73,6 +74,9 @@ class StackedDrift:
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self.drift.block_salience(metric)
+
+    def block_fisher(self, adapter: Adapter) -> FloatArray:
+        return self.drift.block_fisher(adapter)
 
 
 def _moved(result: TrainingResult, by: float) -> TrainingResult:
@@ -120,6 +124,7 @@ def no_evaluation(_: object) -> Evaluation:
     return Evaluation({})
 
 
+@long
 def test_workers_share_out_whole_stacks(tmp_path: Path) -> None:
     finish(tmp_path, here := StackedDrift(), stack=3)
     jobs = here.drift.jobs

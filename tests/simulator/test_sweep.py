@@ -19,6 +19,7 @@ from simulator.runs.sweep import Checked, SweepRun, expand, grid_points, part_of
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import SMALL, fedclock, logs, write
 from tests.simulator.test_own_strategy import HALF
+from tests.torture import long
 
 FAULTY = re.sub(
     r"    def aggregate\(self, state, updates\):\n",
@@ -155,6 +156,7 @@ def test_a_writer_that_there_is_not_is_refused_before_any_run(tmp_path: Path) ->
     assert not (tmp_path / "runs").exists()
 
 
+@long
 def test_a_run_that_fails_or_dies_is_named_and_stops_no_other(tmp_path: Path) -> None:
     file = faulty(tmp_path, breaks="raise", dies="die", works="")
     done = fedclock("sweep", file, "--seeds", "2", "--jobs", "2", cwd=tmp_path)
@@ -170,6 +172,7 @@ def test_a_run_that_fails_or_dies_is_named_and_stops_no_other(tmp_path: Path) ->
     assert found["breaks-s0"] == "failed"
 
 
+@long
 def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
     file = faulty(tmp_path, rounds=60, slow="slow")
     command = [sys.executable, "-m", "analysis", "sweep", str(file), "--seeds", "2", "--jobs", "2"]
@@ -282,6 +285,7 @@ def test_a_part_that_is_none_is_refused(tmp_path: Path, part: str) -> None:
         part_of(runs, part)
 
 
+@long
 def test_parts_run_apart_are_one_sweep_for_its_summary(
     one_by_one: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from tests.devices.training.tiny_task import save_model
 from tests.simulator.test_command import REAL, SMALL, fedclock, write
+from tests.torture import long
 
 
+@long
 def test_gpt2_runs_under_strategies_that_plan_by_cost(tmp_path: Path) -> None:
     model = str(save_model(tmp_path / "gpt2", "gpt2", num_classes=16))
     task = {"model": model, "max_length": 16, "targets": ["c_attn", "mlp.c_proj"]}

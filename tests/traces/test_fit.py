@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.torture import ALONE
+from tests.torture import LONG
 from traces.arrays import FloatArray
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
@@ -55,7 +55,7 @@ SOURCES = {
     },
 }
 IN_TORTURE = {path.stem for paths in RECORDINGS for path in paths[1:]}
-NAMES = [pytest.param(name, marks=ALONE if name in IN_TORTURE else ()) for name in SOURCES]
+NAMES = [pytest.param(name, marks=LONG if name in IN_TORTURE else ()) for name in SOURCES]
 
 
 @pytest.mark.parametrize("name", NAMES)

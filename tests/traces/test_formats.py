@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.torture import scaled
 from traces.bandwidth import BandwidthTrace, Link
 from traces.formats import read_link, write_link
 
@@ -146,7 +147,8 @@ def damaged(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(one_folder, max_examples=3000)
+@pytest.mark.torture
+@settings(one_folder, max_examples=scaled(500, 3000))
 @given(text=damaged() | st.lists(pieces, max_size=30).map("".join))
 def test_any_damage_gives_a_link_or_an_error_with_file_and_line(
     read: Callable[..., Link], text: str
@@ -161,7 +163,8 @@ def test_any_damage_gives_a_link_or_an_error_with_file_and_line(
             assert trace.transfer_s(1e6, 0.0) > 0
 
 
-@settings(one_folder, max_examples=500)
+@pytest.mark.torture
+@settings(one_folder, max_examples=scaled(150, 500))
 @given(content=st.binary(max_size=200))
 def test_any_bytes_give_a_link_or_an_error_with_file_and_line(
     read: Callable[..., Link], content: bytes
@@ -181,7 +184,8 @@ def traces(draw: st.DrawFn, period_s: float) -> BandwidthTrace:
     return BandwidthTrace(time_s, np.array([*rates[:-1], rates[-1] + 1]), period_s)
 
 
-@settings(one_folder, max_examples=300)
+@pytest.mark.torture
+@settings(one_folder, max_examples=scaled(100, 300))
 @given(data=st.data(), period_s=st.sampled_from([1.0, 60.0, 86400.0]))
 def test_written_link_reads_back_with_the_same_rates_at_the_same_times(
     tmp_path: Path, data: st.DataObject, period_s: float

@@ -44,14 +44,15 @@ def read_behave(path: Path) -> list[Availability | DeviceTable]:
     Raises ValueError that names the file and client, what was found and what is expected.
     """
     devices, models, num_intervals = {}, [], 0
-    for where, name, entry in _entries(path, BEHAVE_KEYS):
-        # A pickle may name one long list many times, so their number is bounded before they are
-        # read.
+    entries = list(_entries(path, BEHAVE_KEYS))
+    # A pickle may name one long list many times, so their number is bounded before any is read.
+    for where, _, entry in entries:
         num_intervals += len(entry["active"]) if isinstance(entry["active"], list | tuple) else 0
         if num_intervals > MAX_ROWS:
             raise ValueError(
                 f"{where}: expected at most {MAX_ROWS:,} intervals of all clients, found more"
             )
+    for where, name, entry in entries:
         devices[name] = _trace(where, entry)
         models.append((name, _model(where, entry.get("model", ""))))
     table = DeviceTable(f"{name_of(path)}-devices", ("device_id", "model"), tuple(models))

@@ -35,7 +35,7 @@ def trainer() -> TorchTrainer:
     return make_trainer(make_config(), make_dataset())
 
 
-@pytest.mark.parametrize("use", ["both", "b_only"])
+@pytest.mark.parametrize("use", ["both", "b_only", "a_in_turn"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_state_bytes_are_those_of_the_tensors_that_torch_keeps(
     name: str, use: Any, trainer: TorchTrainer

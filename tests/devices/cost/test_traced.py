@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from tests.devices.cost.torch_measures import (
     step_flops,
 )
 from tests.devices.cost.training_measures import measure_step
+from tests.torture import long, some
 
 SHAPE = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
 
@@ -51,7 +53,7 @@ def random_plans(
         held = rng.random(spec.grid_shape(5)) < rng.choice([0.3, 0.8, 1.0])
         held &= rng.random((1, held.shape[1], 1)) < 0.8
         trained = held & (rng.random(held.shape) < rng.choice([0.1, 0.5, 1.0]))
-        use = "both" if rng.random() < 0.7 else "b_only"
+        use = rng.choice(["both", "b_only", "a_in_turn"], p=[0.6, 0.2, 0.2])
         terms = TermGrid(held, trained, np.zeros(held.shape, dtype=np.uint8), use)
         yield replace(
             make_plan(spec, terms),
@@ -82,9 +84,10 @@ def peak(memory: MemoryBreakdown) -> int:
     return memory.activations + memory.transient + memory.head
 
 
-@pytest.mark.parametrize("bits", [32, 16])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize(
+    ("family", "attention", "bits"),
+    some(product(("bert", "llama"), ("eager", "sdpa"), (32, 16)), 5),
+)
 def test_a_trace_costs_what_the_closed_forms_say(
     family: str, attention: Attention, bits: int
 ) -> None:
@@ -130,7 +133,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("family", "attention", "bits"), CASES)
+@pytest.mark.parametrize(("family", "attention", "bits"), some(CASES, 4))
 def test_a_family_without_closed_forms_costs_what_torch_holds_and_computes(
     family: str, attention: Attention, bits: int
 ) -> None:
@@ -140,9 +143,10 @@ def test_a_family_without_closed_forms_costs_what_torch_holds_and_computes(
         check_against_torch(measured, traced(measured.spec), bits)
 
 
-@pytest.mark.parametrize("bits", [32, 4])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "attention", "bits"),
+    some(product(("bert", "llama", "gpt2"), ("eager", "sdpa"), (32, 4)), 5),
+)
 def test_dropout_of_adapters_costs_what_torch_holds_and_computes(
     family: str, attention: Attention, bits: int
 ) -> None:
@@ -169,6 +173,7 @@ def test_with_dropout_query_key_and_value_no_longer_share_one_saved_input() -> N
     assert with_dropout - without == 4 * tokens * (above + lowest)
 
 
+@long
 def test_traces_do_not_depend_on_what_was_traced_before() -> None:
     spec = load("gpt2", SHAPE, ("c_attn",), attention="eager").spec
     batch = BatchShape(2, 24, is_padded=True, bits=32)

@@ -59,6 +59,7 @@ from tests.devices.cost.torch_measures import (
 )
 from tests.devices.cost.training_measures import CPU, measure_step, parts_of
 from tests.devices.training.tiny_task import TARGETS, save_model
+from tests.torture import some
 from traces.arrays import BoolArray
 
 SMALL = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
@@ -91,7 +92,7 @@ def test_an_activation_takes_the_bytes_that_it_is_packed_in(elements: int, bits:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("weight_format", ["fp32", "int4"])
-@pytest.mark.parametrize("use", ["both", "b_only"])
+@pytest.mark.parametrize("use", ["both", "b_only", "a_in_turn"])
 def test_frozen_and_truncated_terms_and_factors_cost_what_training_saves_and_computes(
     attention: Attention, weight_format: WeightFormat, use: FactorUse
 ) -> None:
@@ -192,7 +193,7 @@ CASES = [
 
 @pytest.mark.parametrize(
     ("family", "targets", "attention"),
-    CASES,
+    some(CASES, 3),
     ids=[f"{family}-{len(targets)}-{how}" for family, targets, how in CASES],
 )
 def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(

@@ -115,11 +115,22 @@ def test_where_b_alone_trains_a_is_bit_identical_after_training(tiny: TorchTrain
         assert (after.factors[key].b[:, trained] != b[:, trained]).any(axis=0).all()
 
 
-def test_where_b_alone_trains_terms_keep_their_partners(tiny: TorchTrainer) -> None:
-    """Trained columns of B lie first in the model; the rows of A have to follow them."""
+def test_where_a_alone_trains_b_is_bit_identical_after_training(tiny: TorchTrainer) -> None:
+    adapter, grid = random_adapter(tiny), replace(mixed_terms(), use="a_in_turn")
+    after = tiny.train([make_job(tiny, adapter=adapter, terms=grid)])[0].adapter
+    for key, (a, b) in adapter.factors.items():
+        trained = grid.trained[key.block, adapter.modules.index(key.module)]
+        assert after.factors[key].b.tobytes() == b.tobytes()
+        assert np.array_equal(after.factors[key].a[~trained], a[~trained])
+        assert (after.factors[key].a[trained] != a[trained]).any(axis=1).all()
+
+
+def test_where_one_factor_alone_trains_terms_keep_their_partners(tiny: TorchTrainer) -> None:
+    """Trained terms of a factor lie first in the model; those of the other have to follow them."""
     adapter, grid = random_adapter(tiny), mixed_terms()
     expected = logits(tiny, adapter, grid)
-    assert torch.equal(logits(tiny, adapter, replace(grid, use="b_only")), expected)
+    for use in ("b_only", "a_in_turn"):
+        assert torch.equal(logits(tiny, adapter, replace(grid, use=use)), expected)
     sizes = [
         parameter.numel()
         for parameter in load_adapter(
@@ -155,6 +166,7 @@ PLANS: dict[str, tuple[TermGrid, tuple[BlockFormat, ...], tuple[int, ...]]] = {
     "some frozen, some truncated": (mixed_terms(), ("fp32", "fp32"), (32, 32)),
     "first terms": (grid_of([0, 1], terms=(0, 1)), ("fp32", "fp32"), (32, 32)),
     "B alone": (replace(mixed_terms(), use="b_only"), ("fp32", "fp32"), (32, 32)),
+    "A alone": (replace(mixed_terms(), use="a_in_turn"), ("fp32", "fp32"), (32, 32)),
     "fresh": (grid_of([0, 1], "fresh", terms=(0, 1)), ("fp32", "fp32"), (32, 32)),
     "upper block absent": (grid_of([0]), ("fp32", "absent"), (32, 32)),
     "lower block absent": (grid_of([1]), ("absent", "fp32"), (32, 32)),

@@ -32,6 +32,7 @@ from tests.devices.training.tiny_task import (
     random_adapter,
     save_model,
 )
+from tests.torture import long
 
 MAX_LENGTH = 12
 
@@ -184,6 +185,7 @@ def test_what_is_left_over_has_no_row_unless_it_is_all(num_tokens: int, rows: li
     np.testing.assert_array_equal(np.concatenate(found), tokens[: sum(rows)])
 
 
+@long
 def test_perplexity_falls_with_packed_activations_and_quantized_weights(
     trainer: TorchTrainer,
 ) -> None:

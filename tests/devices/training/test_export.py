@@ -23,6 +23,7 @@ from tests.devices.training.tiny_task import (
     needs_minilm,
     random_adapter,
 )
+from tests.torture import long
 
 FOREIGN = """
 import json, sys
@@ -48,6 +49,7 @@ print(right, any(name.split(".")[0] in ours for name in sys.modules))
 """
 
 
+@long
 @needs_minilm
 def test_plain_peft_gets_the_accuracy_that_we_report(tmp_path: Path) -> None:
     data = Classification.of(load_dataset("wordnet-16")).subset(num_train=320, num_test=128)

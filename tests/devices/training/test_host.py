@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.torture import long
+
 FREE_AND_TAKE_AGAIN = """
 import resource, sys
 import torch
@@ -27,6 +29,7 @@ print(faults() - before)
 """
 
 
+@long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 def test_what_tensors_free_is_taken_again_without_a_page_fault() -> None:
     faults = {}

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -6,9 +7,11 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from devices.tasks.classification import Classification
+from devices.training.adapters import load_adapter
 from devices.training.data import stratified_subset
-from devices.training.model import layer_path
+from devices.training.model import ADAPTER, layer_path
 from devices.training.trainer import CALIBRATION_EXAMPLES, SUBSET_SEED, TorchTrainer
+from devices.vocabulary.plan import Factors, TermGrid
 from devices.vocabulary.trainer import SalienceMetric
 from tests.devices.training.tiny_task import make_config, make_job, make_trainer
 
@@ -64,6 +67,38 @@ def test_taylor_is_the_gradient_that_torch_gives(family_trainer: TorchTrainer) -
         products = torch.cat([(w * w.grad).abs().flatten() for w in weights])
         expected.append(products.mean().item())
     assert trainer.block_salience("taylor") == pytest.approx(np.array(expected), rel=1e-3)
+
+
+def test_fisher_information_is_the_mean_of_squared_gradients_text_by_text(
+    family_trainer: TorchTrainer,
+) -> None:
+    """By a plain loop over the texts, with a job of another adapter in between."""
+    trainer = family_trainer
+    rng = np.random.default_rng(1)
+    drawn = trainer.spec.initial_adapter(2, 2.0, rng)
+    factors = {
+        key: Factors(a, rng.normal(0, 0.1, b.shape).astype(np.float32))
+        for key, (a, b) in drawn.factors.items()
+    }
+    adapter = replace(drawn, factors=factors)
+    found = trainer.block_fisher(adapter)
+    trainer.train([make_job(trainer)])
+    assert np.array_equal(trainer.block_fisher(adapter), found)
+    texts, expected = trainer._train_texts, np.zeros(2)
+    chosen = stratified_subset(texts.targets, CALIBRATION_EXAMPLES, SUBSET_SEED)
+    grid = TermGrid.top_blocks(trainer.spec.grid_shape(2), 2)
+    load_adapter(trainer._model, adapter, grid)
+    trainer._model.weights.use_fp32()
+    for key, layer in trainer._model.lora_layers.items():
+        for factor in (layer.lora_A[ADAPTER].trained, layer.lora_B[ADAPTER].trained):
+            total = torch.zeros_like(factor)
+            for one in chosen[:, None]:
+                text = texts.batch(one, torch.device("cpu"))
+                logits = trainer._model.network(**text.inputs).logits
+                loss = torch.nn.functional.cross_entropy(logits, text.targets)
+                total += torch.autograd.grad(loss, factor)[0].square()
+            expected[key.block] += (total / len(chosen)).norm().item()
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("metric", METRICS)

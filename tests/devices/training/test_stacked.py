@@ -100,6 +100,7 @@ CHANGES: dict[str, Change] = {
     "plain": as_it_is,
     "own terms": own_terms,
     "b alone": partial(own_terms, use="b_only"),
+    "a alone": partial(own_terms, use="a_in_turn"),
     "shallow": shallow,
     "absent block": absent,
     "nf4": partial(planned, weight_formats=("nf4", "nf4")),

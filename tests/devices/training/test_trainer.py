@@ -23,6 +23,7 @@ from tests.devices.training.tiny_task import (
     random_adapter,
     save_model,
 )
+from tests.torture import long
 
 ROOT = Path(__file__).parents[3]
 DTYPES = ("fp32", "bf16")
@@ -64,6 +65,7 @@ def test_neither_order_nor_what_ran_before_changes_a_result(
     assert digests(trainer, backwards=True) == first
 
 
+@long
 def test_another_process_gets_the_same_bytes() -> None:
     code = (
         "from tests.devices.training.test_trainer import digests_in_both_dtypes\n"
@@ -240,6 +242,7 @@ def test_tiny_learns_its_words(tiny: TorchTrainer) -> None:
     assert tiny.evaluate(result.adapter).values["accuracy"] > 0.45
 
 
+@long
 @needs_minilm
 def test_minilm_learns_wordnet_in_forty_steps() -> None:
     data = Classification.of(load_dataset("wordnet-16")).subset(num_train=640, num_test=160)
