@@ -20,10 +20,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from benchmarks.documentation import put
+from devices.architectures import model_spec
 from devices.cost.closed_form import ClosedFormCost, Demand, step_time
 from devices.cost.optimizers import OptimizerCost
-from devices.fleet.catalog import CATALOG, profile
+from devices.fleet.catalog import CATALOG, modes_of, profile
 from devices.fleet.profile import Activity, DeviceProfile
+from devices.models.catalog import resolve
 from devices.models.families import CLOSED_FORMS, Sizes
 from devices.models.heads import text_head, token_head
 from devices.models.spec import ModelSpec
@@ -37,6 +39,8 @@ TARGETS = {"median": 1.3, "worst": 2.0}
 SPEEDS = ("tokens/s", "GFLOP/s")
 NUM_CLASSES = 20
 """Outputs of a classifier where no source says; they change no cost that can be seen."""
+TESTBED = ("jetson-tx2-maxn", "jetson-xavier-nx-20w", "jetson-agx-xavier-maxn")
+TESTBED_MODEL = "roberta-large"
 FORWARD_SHARE = 1 / 3
 """Share of a step's fixed time that a forward pass alone takes: one of three passes."""
 
@@ -272,6 +276,8 @@ def written() -> str:
         "",
         *(_not_compared(one) for one in every if one.name not in off),
         "",
+        spread(),
+        "",
         "Sources:",
         "",
         *(f"* {name}: {text}." for name, text in parsed(MEASUREMENTS)["source"].items()),
@@ -284,6 +290,31 @@ def shares(every: Sequence[Measurement]) -> dict[str, float]:
     setting = [one for one in every if one.sets]
     names = dict.fromkeys(class_of(one.profile) for one in setting)
     return {n: fitted_share([k for k in setting if class_of(k.profile) == n]) for n in names}
+
+
+def spread() -> str:
+    """Return how long one step takes on each board of a Jetson testbed in each power mode."""
+    source = resolve(TESTBED_MODEL, sizes_only=True)
+    cost = ClosedFormCost(
+        model_spec(source, ("query", "value"), head=text_head(NUM_CLASSES)), sequence_length=256
+    )
+    blocks = cost.model.num_blocks
+    plan = TrainingPlan(
+        device_id=0,
+        terms=TermGrid.top_blocks(cost.model.grid_shape(8), blocks),
+        weight_formats=("fp32",) * blocks,
+        activation_bits=(32,) * blocks,
+        local_steps=1,
+        batch_size=16,
+    )
+    names = [mode for board in TESTBED for mode in modes_of(board)]
+    step_s = {name: cost.cost(plan, profile(name)).train_s for name in names}
+    listed = ", ".join(f"{name} {seconds:.1f}" for name, seconds in step_s.items())
+    factor = max(step_s.values()) / min(step_s.values())
+    return (
+        f"A step of {TESTBED_MODEL} on 16 x 256 tokens, all blocks at 32 bits, in seconds: {listed}"
+        f"; the slowest takes {factor:.1f} times as long as the fastest."
+    )
 
 
 def _percent(share: float) -> str:

@@ -35,6 +35,8 @@ def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
     Sums to one over K for a term that somebody sent, and to zero for one that nobody did.
     """
     sent = _sent(updates)
+    if len(updates) == 1 and updates[0].num_examples > 0:
+        return sent.astype(np.float64)  # all of the examples, whatever their number
     counts = sent * example_counts(updates)[:, None, None, None]
     total = counts.sum(axis=0)
     weights: FloatArray = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)

@@ -184,7 +184,7 @@ def partition_statistics(shards: Sequence[IntArray], groups: IntArray | None) ->
     _, inverse = np.unique(groups, return_inverse=True)
     overall = np.bincount(inverse) / len(inverse)
     mixes = [np.bincount(inverse[s], minlength=len(overall)) / len(s) for s in shards if len(s)]
-    distances = [float(np.abs(mix - overall).sum()) / 2 for mix in mixes]
+    distances = [each for each in group_distances(shards, groups) if not math.isnan(each)]
     return found | {
         "groups in all": len(overall),
         "groups a device, mean": float(np.mean([np.count_nonzero(mix) for mix in mixes])),
@@ -192,6 +192,21 @@ def partition_statistics(shards: Sequence[IntArray], groups: IntArray | None) ->
         "distance from the whole, mean": float(np.mean(distances)),
         "distance from the whole, largest": max(distances),
     }
+
+
+def group_distances(shards: Sequence[IntArray], groups: IntArray) -> list[float]:
+    """Return the total variation, in [0, 1], between each shard's mix of groups and that of all.
+
+    NaN for a shard without an example.
+    """
+    _, inverse = np.unique(groups, return_inverse=True)
+    overall = np.bincount(inverse) / len(inverse)
+    return [
+        float(np.abs(np.bincount(inverse[s], minlength=len(overall)) / len(s) - overall).sum()) / 2
+        if len(s)
+        else math.nan
+        for s in shards
+    ]
 
 
 def _check_enough(num_examples: int, num_devices: int, min_examples: int) -> None:

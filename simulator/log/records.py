@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from devices.cost.energy import round_energy
 from devices.cost.memory import FORMAT_BITS
-from devices.cost.model import Cost
+from devices.cost.model import Cost, MemoryBreakdown
 from devices.fleet.fleet import Device, Fleet
 from devices.fleet.profile import DeviceProfile
 from devices.tasks.task import Metric
@@ -174,12 +174,15 @@ class ClientRecord:
         return self.energy_compute_j + self.energy_radio_j + self.energy_idle_j
 
 
+_MEMORY_PARTS = [(f"memory_{one.name}_bytes", one.name) for one in fields(MemoryBreakdown)]
+
+
 def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
     """Return what a plan decides, as columns of a client record."""
     terms = plan.terms
-    uploaded = terms.upload_bits[terms.uploaded]
-    num_present = int(plan.present.sum())
-    memory = {f"memory_{f.name}_bytes": getattr(cost.memory, f.name) for f in fields(cost.memory)}
+    num_present = int(np.count_nonzero(plan.present))
+    num_uploaded = int(np.count_nonzero(terms.upload_bits))
+    memory = {name: getattr(cost.memory, part) for name, part in _MEMORY_PARTS}
     return memory | {
         "peak_memory_bytes": cost.memory.total,
         "depth": plan.depth,
@@ -190,10 +193,10 @@ def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
         "forward_share": cost.step.forward_s / sum(cost.step),
         "backward_share": cost.step.backward_s / sum(cost.step),
         "quantize_share": cost.step.quantize_s / sum(cost.step),
-        "num_terms_held": int(terms.held.sum()),
-        "num_terms_trained": int(terms.trained.sum()),
-        "num_terms_uploaded": len(uploaded),
-        "mean_upload_bits": float(uploaded.mean()) if len(uploaded) else 0.0,
+        "num_terms_held": int(np.count_nonzero(terms.held)),
+        "num_terms_trained": int(np.count_nonzero(terms.trained)),
+        "num_terms_uploaded": num_uploaded,
+        "mean_upload_bits": int(terms.upload_bits.sum()) / max(num_uploaded, 1),
     }
 
 
@@ -310,12 +313,12 @@ class RoundRecord:
             **vars(progress),
             duration_s=progress.closed_s - progress.opened_s,
             metrics=metrics,
-            train_loss=float(losses @ examples / examples.sum()) if len(merged) else math.nan,
+            train_loss=float(losses @ examples / examples.sum()) if merged else math.nan,
             num_sat_out=progress.num_cohort - progress.num_planned,
             num_aggregated=len(merged),
             **{name: counts[outcome] for name, outcome in NUM_UNMERGED.items()},
             num_shrunk=sum(shrinks > 0 for shrinks in ended.values("num_shrinks")),
-            waiting_s=float(of_merged("waiting_s").mean()) if len(merged) else 0.0,
+            waiting_s=float(of_merged("waiting_s").sum() / len(merged)) if merged else 0.0,
             download_bytes=total("download_bytes"),
             upload_bytes=total("upload_bytes"),
             flops=total("flops"),

@@ -284,3 +284,12 @@ def test_drawn_shards_are_those_of_numpys_weighted_choice(
         np.flatnonzero(groups == names[k])[place] for k, place in zip(drawn, within, strict=True)
     ]
     assert shards[0].tolist() == sorted(rows)
+
+
+def test_a_million_clients_are_divided_as_few_are() -> None:
+    clients = [f"client{k}" for k in range(1_000_000)]
+    shards = natural_shards(clients, 1000, rng=np.random.default_rng(0))
+    held = np.concatenate(shards)
+    assert len(held) == len(set(held.tolist())) == 1000
+    with pytest.raises(ValueError, match=r"got 0 of 1000000 clients"):
+        natural_shards(clients, 3, rng=np.random.default_rng(0), min_examples=2)

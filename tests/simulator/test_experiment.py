@@ -112,6 +112,8 @@ def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
     ("change", "says"),
     [
         ({"strategy": {"kind": "fedqad"}}, "strategy.kind must be one of fedlora, fedquad"),
+        ({"strategy": {"kind": "fedqaud"}}, "got 'fedqaud'; did you mean fedquad?"),
+        ({"pacing": {"kind": "synchronus"}}, "did you mean synchronous?"),
         ({"strategy": {}}, "strategy.kind must be one of"),
         ({"strategy": "fedlora"}, "strategy.kind must be one of"),
         ({"stop": {}}, "stop.rounds must be given"),
