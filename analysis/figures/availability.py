@@ -98,6 +98,7 @@ def draw_spans(frame: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
     axes.minorticks_off()
     axes.set_xlim(frame["length_s"].min() / 1.3, 1.3 * frame["length_s"].max())
     axes.grid()
+    style.tell_apart(axes)
     handles = [style.legend_line(color, escape.figure(name)) for name, color in colors.items()]
     dashed = Line2D([], [], color=style.GREY, linestyle=(0, (4, 2)), label="offline")
     style.legend_above(figure, [*handles, style.legend_line(style.GREY, "online"), dashed])

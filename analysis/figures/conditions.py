@@ -80,6 +80,7 @@ def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
     style.plain_log_axis(axes.xaxis)
     axes.set_ylabel("Share of transfers up to it (%)")
     axes.grid()
+    style.tell_apart(axes)
 
 
 def plot_offline(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:

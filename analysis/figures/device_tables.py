@@ -67,6 +67,7 @@ def draw(rows: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
             else FuncFormatter(lambda *_: "")
         )
         axes.grid()
+        style.tell_apart(axes)
     panels[0].set_ylabel("Devices at or below (%)")
     counts = rows.groupby("table", sort=False)["num_devices"].max().to_dict()
     labels = {

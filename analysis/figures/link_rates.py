@@ -101,6 +101,7 @@ def draw_distribution(frame: pd.DataFrame, paper: style.Paper = style.IEEE) -> F
         style.plain_log_axis(axes.xaxis)
         axes.set_xlabel(f"{direction.capitalize()}link rate (Mbit/s)")
         axes.grid()
+        style.tell_apart(axes)
     panels[0].set_ylabel("Share of time at or below (%)")
     style.legend_above(
         figure, [style.legend_line(color, escape.figure(name)) for name, color in colors.items()]

@@ -161,6 +161,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     figure = _panels(frame, paper, shown, x="value", name=escape.figure(str(frame["key"].iloc[0])))
     for axes in figure.axes:
         axes.set_ylim(bottom=0)
+        style.tell_apart(axes)
     return figure
 
 
@@ -174,6 +175,7 @@ def draw_scale(frame: pd.DataFrame, paper: style.Paper) -> Figure:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         _mark_values(axes, sorted(frame[NUM_DEVICES].unique()))
+        style.tell_apart(axes)
     return figure
 
 
@@ -185,5 +187,7 @@ def _panels(
     for axes, quantity in zip(panels, shown, strict=True):
         plot(frame, axes, quantity, x=x, band=paper.band)
         axes.set_xlabel(name)
-    style.legend_above(figure, style.labelled(panels[-1]), bands.note(frame, paper.band))
+    # A label may have no number in one panel and one in another.
+    handles = {str(one.get_label()): one for axes in panels for one in style.labelled(axes)}
+    style.legend_above(figure, list(handles.values()), bands.note(frame, paper.band))
     return figure

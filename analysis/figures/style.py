@@ -287,7 +287,7 @@ def tell_apart(axes: Axes) -> None:
             for other in curves[place + 1 :]
         ]
         num_covers = sum(share > 0.25 for share in covers)
-        line.set_linewidth(width + 1.3 * min(num_covers, 3))
+        line.set_linewidth(width + 0.9 * min(num_covers, 3))
 
 
 def _sampled(axes: Axes, line: Line2D) -> npt.NDArray[np.float64]:
@@ -295,7 +295,8 @@ def _sampled(axes: Axes, line: Line2D) -> npt.NDArray[np.float64]:
     x, y = (np.asarray(part, dtype=float) for part in line.get_data(orig=False))
     if len(x) == 0:
         return np.full(NUM_SAMPLES, math.nan)
-    at = np.linspace(*axes.get_xlim(), num=NUM_SAMPLES)
+    spaced = np.geomspace if axes.get_xscale() == "log" else np.linspace
+    at = spaced(*axes.get_xlim(), num=NUM_SAMPLES)
     if line.get_drawstyle() == "steps-post":
         heights = y[np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(y) - 1)]
     else:

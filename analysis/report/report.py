@@ -72,6 +72,8 @@ def write_report(
             names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     except OSError as error:
         raise RunError(f"the report cannot be written to {out}: {error}") from error
+    total = len(studies) * len(figures.FIGURES) + 2
+    tell(total, total, "done")
     pages = tuple(path.with_name(name) for path, name in ((out, n) for n in _pages(studies, out)))
     return Report(studies, out, pages if is_page else tuple(out / name for name in names))
 
@@ -101,11 +103,19 @@ def read_studies(
 def _write(folder: Path, studies: Studies, out: Path, *, tell: Progress) -> None:
     """Write the report of each block into a folder, and above several the table of all."""
     is_page = out.suffix == PAGE
+    draw = _draw_for_page if is_page else figures.write
+    total, step = len(studies) * len(figures.FIGURES) + 2, 0
     for block, study in studies.items():
         inner = folder / block.folder
         (inner / "figures").mkdir(parents=True)
-        drawn = _drawn(study, inner / "figures", is_page=is_page, tell=tell)
+        drawn = []
+        for spec in figures.figures_of(study.metric):
+            step += 1
+            tell(step, total, " ".join(filter(None, ["draw", spec.name, block.heading])))
+            if draw(spec, study, inner / "figures"):
+                drawn.append(spec)
         _write_texts(inner, ReportData(study, drawn, block.heading))
+    tell(total - 1, total, "write tables")
     if len(studies) == 1:
         return
     if is_page:
@@ -126,21 +136,6 @@ def _pages(studies: Studies, out: Path) -> list[str]:
     """Return the name of the page, and of those of the blocks where there are several."""
     blocks = [f"{out.stem}-{block.folder}{PAGE}" for block in studies if block.folder]
     return [out.name, *blocks]
-
-
-def _drawn(
-    study: Study, folder: Path, *, is_page: bool, tell: Progress
-) -> list[figures.FigureSpec]:
-    """Draw every figure of a study that has something to show, and return those."""
-    draw = _draw_for_page if is_page else figures.write
-    total = len(figures.FIGURES) + 2
-    drawn = []
-    for step, spec in enumerate(figures.figures_of(study.metric), start=1):
-        tell(step, total, f"draw {spec.name}")
-        if draw(spec, study, folder):
-            drawn.append(spec)
-    tell(total - 1, total, "write tables")
-    return drawn
 
 
 def _draw_for_page(spec: figures.FigureSpec, study: Study, folder: Path) -> list[Path]:

@@ -502,11 +502,11 @@ def _problem(error: Any, model: type[RunConfig]) -> str:
     where, hints = locate(model, error["loc"])
     name = _shown_keys(where).replace("strategy_title", "strategy.title") or "the config"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        choices = ", ".join(
-            name for hint in hints for arm in members(hint) for name in kinds_of(arm)
-        )
+        kinds = [kind for hint in hints for arm in members(hint) for kind in kinds_of(arm)]
         own = " or path/to/your.py:Class" if name == "strategy" else ""
-        return f"{name}.kind must be one of {choices}{own}, got {_shown(_kind(given))}"
+        wrong = _kind(given)
+        near = did_you_mean(wrong, kinds) if isinstance(wrong, str) else ""
+        return f"{name}.kind must be one of {', '.join(kinds)}{own}, got {_shown(wrong)}{near}"
     if kind in ("missing", "missing_argument"):
         return f"{name} must be given"
     if kind in ("value_error", "assertion_error"):
@@ -518,8 +518,11 @@ def _problem(error: Any, model: type[RunConfig]) -> str:
         return f"{name} must be {in_words(hints[0])}, got {_shown(given)}"
     if kind == "too_short":
         return f"{name} must have at least {error['ctx']['min_length']} entry, got {_shown(given)}"
+    if kind == "tuple_type":
+        return f"{name} must be a list, got {_shown(given)}"
     rule = error["msg"].removeprefix("Input should ").removeprefix("String should ")
-    return f"{name} must {rule}, got {_shown(given)}"
+    more = ", or keys and values such as learning_rate" if name == "training" else ""
+    return f"{name} must {rule}{more}, got {_shown(given)}"
 
 
 def _keys_of(error: Any, model: type[RunConfig]) -> Keys:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from algorithms.merging.privacy import WithPrivacy
 from algorithms.merging.server_optimizers import WithServerOptimizer
 from devices.datasets.partition import expected_scores
 from devices.models.catalog import ModelSource
@@ -25,6 +26,7 @@ from simulator.config.own_strategy import source_of
 from simulator.config.schema import RunConfig
 from simulator.engine.federation import Federation
 from simulator.engine.rules import Rules
+from simulator.engine.seeds import stream
 from simulator.engine.server import Server, simulate
 from simulator.log.manifest import (
     FinishedMeanwhileError,
@@ -50,6 +52,7 @@ from simulator.workers.trainers import (
 )
 from simulator.world.build import World, build_world, rehearse, wrong_names
 from simulator.world.deadline import late_devices, least_deadline_s
+from simulator.world.private import spent_privacy
 from simulator.world.recorded import fault_schedules
 from traces.text import without_folders
 
@@ -176,7 +179,8 @@ def _simulated(
     if by_group and groups is not None:
         shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
         store.expected(world.task.metrics[0].name, expected_scores(shards, groups, by_group))
-    return _outcome(server, world.task.metrics, wall_s) | remembered.savings
+    outcome = _outcome(server, world.task.metrics, wall_s) | remembered.savings
+    return outcome | spent_privacy(config, world, rounds=server.state.version)
 
 
 def _close_broken(logs: Sequence[RunWriter], error: BaseException) -> None:
@@ -278,6 +282,10 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         rslora=training.rslora,
     )
     strategy, optimizer = config.strategy, config.server_optimizer
+    if config.privacy:
+        cohort = config.pacing.slots(in_flight=0, buffered=0)
+        noise_seed = int(stream(config.seed, "privacy").integers(2**63))
+        strategy = WithPrivacy(strategy, config.privacy, cohort, noise_seed)
     return Federation(
         world=world,
         rules=rules,
