@@ -39,6 +39,12 @@ class Metric:
     estimate: Literal["mean", "median", "ratio"] = "mean"
     at_least: str = ""
     shown: Rule = "always"
+    between: tuple[float, float] | None = None
+
+    @property
+    def possible(self) -> tuple[float, float]:
+        """The least and the most that the number can be: ``between``, else as its scale says."""
+        return self.between or (0.0, 1.0 if self.scale is PERCENT else math.inf)
 
     @property
     def is_to_target(self) -> bool:
@@ -89,7 +95,7 @@ def _rows_of_judge(metric: tasks.Metric) -> Iterator[Metric]:
     name, title = metric.name, metric.title
 
     def row(column: str, title: str) -> Metric:
-        return Metric(column, title, scale_of(metric), metric.better)
+        return Metric(column, title, scale_of(metric), metric.better, between=metric.possible)
 
     yield row(f"final_{name}", f"Final {metric.phrase}")
     yield Metric(f"{name}_error", f"Standard error of the final {metric.phrase}", PERCENT, "")
@@ -104,7 +110,13 @@ def _rows_beside(metric: tasks.Metric) -> Iterator[Metric]:
     """Yield the rows of a further metric of a task."""
     for which in ("final", "best"):
         title = f"{which.capitalize()} {metric.phrase}"
-        yield Metric(f"{which}_{metric.name}", title, scale_of(metric), metric.better)
+        yield Metric(
+            f"{which}_{metric.name}",
+            title,
+            scale_of(metric),
+            metric.better,
+            between=metric.possible,
+        )
 
 
 def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
@@ -118,7 +130,14 @@ def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
     )
     for name, whose, shown in titles:
         column, title = f"device_{metric.name}_{name}", f"{whose} {metric.phrase}"
-        yield Metric(column, title, scale_of(metric), metric.better, shown=shown)
+        yield Metric(
+            column,
+            title,
+            scale_of(metric),
+            metric.better,
+            shown=shown,
+            between=metric.possible,
+        )
 
 
 METRICS = (
@@ -157,7 +176,9 @@ METRICS = (
     Metric("num_rejected", "Updates refused by the server", COUNT, shown="where it occurs"),
     Metric("mean_staleness", "Mean staleness", PLAIN, "", shown="where it occurs"),
     Metric("max_staleness", "Highest staleness", COUNT, "", shown="never"),
-    Metric("participation_fairness", "Fairness of participation", PLAIN, "higher"),
+    Metric(
+        "participation_fairness", "Fairness of participation", PLAIN, "higher", between=(0.0, 1.0)
+    ),
     *(row for metric in JUDGES for row in _rows_of_devices(metric)),
 )
 """In the order of the rows of a table."""
