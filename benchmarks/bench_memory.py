@@ -31,11 +31,18 @@ from large_model import MODELS, job_of, loop, make_trainer, write_model
 SAMPLE_S = 0.5
 
 
-def alone(directory: Path, given: argparse.Namespace) -> None:
-    """Train a round in this process."""
+def peak_bytes() -> int:
+    """Return the most resident memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def alone(directory: Path, given: argparse.Namespace) -> int:
+    """Train a round in this process; return its peak before the evaluation, as the loop has it."""
     trainer = make_trainer(directory, given.steps, given.dtype)
     (result,) = trainer.train([job_of(directory, given.steps, given.format)])
+    trained = peak_bytes()
     trainer.evaluate(result.adapter)
+    return trained
 
 
 def shared(directory: Path, given: argparse.Namespace) -> None:
@@ -81,8 +88,8 @@ def measured(way: str, arguments: list[str]) -> dict[str, int]:
         over.set()
     if process.returncode:
         raise SystemExit(f"{way} did not run (exit code {process.returncode})")
-    resident = json.loads(said.splitlines()[-1])
-    return {"resident": resident, "proportional": peak.result() if peak else resident}
+    peaks: dict[str, int] = json.loads(said.splitlines()[-1])
+    return {**peaks, "proportional": peak.result() if peak else peaks["resident"]}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,15 +108,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def one(given: argparse.Namespace) -> None:
-    """Do one thing in this process, and print the peak of its resident memory."""
+    """Do one thing in this process, and print its peaks: of training, and of all."""
     directory = write_model(given.model, given.folder)
-    if given.one != "write":
-        ways = {
-            "loop": lambda: loop(directory, given.steps),
-            "alone": lambda: alone(directory, given),
-        }
-        ways.get(given.one, lambda: shared(directory, given))()
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    trained = None
+    if given.one == "loop":
+        loop(directory, given.steps)
+    elif given.one == "alone":
+        trained = alone(directory, given)
+    elif given.one == "shared":
+        shared(directory, given)
+    print(json.dumps({"trained": trained or peak_bytes(), "resident": peak_bytes()}))
 
 
 def main(arguments: list[str]) -> None:
@@ -125,7 +133,10 @@ def main(arguments: list[str]) -> None:
     for way in ways:
         peaks = measured(way, arguments)
         of_tree = f", {peaks['proportional'] / 1e9:.2f} GB with all workers" * (way == "shared")
-        print(f"  {way}: {peaks['resident'] / 1e9:.2f} GB resident{of_tree}")
+        print(
+            f"  {way}: {peaks['trained'] / 1e9:.2f} GB resident to train, "
+            f"{peaks['resident'] / 1e9:.2f} with evaluation{of_tree}"
+        )
 
 
 if __name__ == "__main__":

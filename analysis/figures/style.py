@@ -287,7 +287,7 @@ def tell_apart(axes: Axes) -> None:
             for other in curves[place + 1 :]
         ]
         num_covers = sum(share > 0.25 for share in covers)
-        line.set_linewidth(width + 1.3 * min(num_covers, 3))
+        line.set_linewidth(width + 0.9 * min(num_covers, 3))
 
 
 def _sampled(axes: Axes, line: Line2D) -> npt.NDArray[np.float64]:

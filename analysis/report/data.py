@@ -15,7 +15,13 @@ import yaml
 from analysis.figures import FigureSpec
 from analysis.metrics.definitions import METRICS, value_in_words
 from analysis.metrics.study import Study
-from analysis.report.table import StudyTable, cell_text, study_table, unit_of
+from analysis.report.table import (
+    StudyTable,
+    cell_text,
+    privacy_in_words,
+    study_table,
+    unit_of,
+)
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
 from analysis.units import BYTES, NO_NUMBER, SECONDS, Scale, Unit, significant
@@ -268,6 +274,8 @@ def _facts(study: Study) -> list[str]:
         "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()),
         f"conditions that every run met (devices, traces, shards, failures): {hashes}",
     ]
+    if private := privacy_in_words(study):
+        lines.append(private)
     if dtype := manifest.get("training_dtype"):
         lines.append(f"training on the host in {dtype}")
     if commit := manifest.get("git_sha"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -25,8 +25,8 @@ and what the frame takes of each column."""
 class TerminalTable:
     """A terminal table is that of a study for a rich console; the best of a row is starred.
 
-    Variants that do not fit beside each other stand in a further table below, with the titles of
-    the rows again, so that nothing is cut.
+    Where variants do not fit beside each other, intervals stand below their values; those that
+    still do not fit stand in a further table below, with the titles of the rows again.
     """
 
     table: StudyTable
@@ -36,11 +36,24 @@ class TerminalTable:
             max((len(row.title) for row in self.table.rows), default=1),
             max(MIN_TITLE, options.max_width // 3),
         )
-        parts = _columns_that_fit(self.table, options.max_width - titles_wide - FRAME)
-        yield from (_part(self.table, columns, titles_wide) for columns in parts)
+        table, left = self.table, options.max_width - titles_wide - FRAME - 1
+        parts = _columns_that_fit(table, left)
+        if parts[1:]:
+            table = _with_intervals_below(table)
+            parts = _columns_that_fit(table, left)
+        yield from (_part(table, columns, titles_wide) for columns in parts)
         yield Text.from_markup(
             terminal_lines("\n".join([self.table.note, *self.table.warnings])), style="italic dim"
         )
+
+
+def _with_intervals_below(table: StudyTable) -> StudyTable:
+    """Return the table with the interval of each cell on a line of its own."""
+    rows = [
+        replace(row, cells=tuple(replace(c, text=c.text.replace(" [", "\n[")) for c in row.cells))
+        for row in table.rows
+    ]
+    return replace(table, rows=tuple(rows))
 
 
 def _columns_that_fit(table: StudyTable, width: int) -> list[list[int]]:
@@ -49,7 +62,7 @@ def _columns_that_fit(table: StudyTable, width: int) -> list[list[int]]:
     left = width
     for number, name in enumerate(table.variants):
         cells = [row.cells[number] for row in table.rows if row.cells]
-        texts = [len(cell.text) + 2 * cell.is_best for cell in cells]
+        texts = [len(line) + 2 * cell.is_best for cell in cells for line in cell.text.splitlines()]
         wide = max([min(len(name), MAX_NAME), *texts]) + FRAME
         if wide > left and parts[-1]:
             parts.append([])
@@ -65,7 +78,7 @@ def _part(table: StudyTable, columns: Sequence[int], titles_wide: int) -> Table:
     shown.add_column("", min_width=titles_wide, max_width=titles_wide, overflow="fold")
     for number in columns:
         shown.add_column(escape.terminal(table.variants[number]), justify="right", overflow="fold")
-    for row in table.rows:
+    for row in _rows_of(table, columns):
         if not row.cells:
             shown.add_section()
             shown.add_row(Text(escape.visible(row.title), "bold"))
@@ -104,6 +117,19 @@ def markdown_grid(
     rule = "---:" if is_numeric else "---"
     lines = [header, ["---", *[rule] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _rows_of(table: StudyTable, columns: Sequence[int]) -> list[TableRow]:
+    """Return the rows in which one of these variants has something, and the headings of those."""
+    rows: list[TableRow] = []
+    heading: list[TableRow] = []
+    for row in table.rows:
+        if not row.cells:
+            heading = [row]
+        elif any(row.cells[number].text for number in columns):
+            rows += [*heading, row]
+            heading = []
+    return rows
 
 
 def to_latex(table: StudyTable) -> str:

@@ -108,6 +108,8 @@ def note(study: Study) -> str:
     words = f"{timed}; baseline {study.name(study.baseline)}"
     if study.charged:
         words += f"; trained as a proxy, at the costs of {', '.join(study.charged)}"
+    if private := privacy_in_words(study):
+        words += f"; {private}"
     few, most = int(study.num_seeds.min()), int(study.num_seeds.max())
     number = str(most) if few == most else f"{few} to {most}"
     if most == 1:
@@ -119,6 +121,17 @@ def note(study: Study) -> str:
         "mean, else: mean; marked: the best of a row where it is told apart from every other "
         f"(paired t test, Holm, {100 * LEVEL:.0f} %); {words}"
     )
+
+
+def privacy_in_words(study: Study) -> str:
+    """Return the differential privacy that runs of the study had; "" where none had any."""
+    told: dict[str, None] = {}
+    for run in study.runs:
+        epsilon, delta = run.manifest.get("epsilon"), run.manifest.get("delta")
+        if isinstance(epsilon, int | float) and isinstance(delta, int | float):
+            name = study.name(run.label)
+            told[f"{name} has epsilon {epsilon:.4g} at delta {delta:.2g}"] = None
+    return f"differential privacy of devices: {', '.join(told)}" if told else ""
 
 
 def cell_text(metric: Metric, estimate: Estimate, unit: Unit) -> str:

@@ -518,8 +518,11 @@ def _problem(error: Any, model: type[RunConfig]) -> str:
         return f"{name} must be {in_words(hints[0])}, got {_shown(given)}"
     if kind == "too_short":
         return f"{name} must have at least {error['ctx']['min_length']} entry, got {_shown(given)}"
+    if kind == "tuple_type":
+        return f"{name} must be a list, got {_shown(given)}"
     rule = error["msg"].removeprefix("Input should ").removeprefix("String should ")
-    return f"{name} must {rule}, got {_shown(given)}"
+    more = ", or keys and values such as learning_rate" if name == "training" else ""
+    return f"{name} must {rule}{more}, got {_shown(given)}"
 
 
 def _keys_of(error: Any, model: type[RunConfig]) -> Keys:

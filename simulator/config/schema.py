@@ -20,6 +20,7 @@ from pydantic import (
     TypeAdapter,
 )
 
+from algorithms.merging.privacy import Privacy
 from algorithms.merging.robust import Robustness
 from algorithms.merging.server_optimizers import ServerOptimizer
 from algorithms.pacing import Pacing
@@ -286,6 +287,8 @@ class RunConfig(Section):
     """What the server does with updates before the strategy aggregates."""
     server_optimizer: Annotated[ServerOptimizer, OneOf(SERVER_OPTIMIZERS)] | None = None
     """How the server steps along the mean of the strategy; it takes the mean itself if left out."""
+    privacy: Privacy | None = None
+    """The clipping and noise that make what devices learn differentially private."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When the global model is tested."""
     stop: Stop

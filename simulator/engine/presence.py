@@ -222,6 +222,12 @@ def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
     return False, math.inf
 
 
+def are_always_there(fleet: Fleet, faults: Faults) -> bool:
+    """Return whether every device is present at every instant, whatever a run asks of it."""
+    stays = (faults.join_s == 0) & np.isinf(faults.leave_s) & ~faults.may_crash
+    return bool((stays & _is_steady(fleet)).all())
+
+
 def _is_steady(fleet: Fleet) -> BoolArray:
     """Return (n,) which devices are on mains and always present."""
     always = np.array([trace is ALWAYS for trace in fleet.availability.pool], dtype=np.bool_)

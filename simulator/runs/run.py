@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from algorithms.merging.privacy import WithPrivacy
 from algorithms.merging.server_optimizers import WithServerOptimizer
 from algorithms.strategy import ServerState, Strategy
 from devices.datasets.partition import expected_scores
@@ -26,6 +27,7 @@ from simulator.config.own_strategy import source_of
 from simulator.config.schema import RunConfig
 from simulator.engine.federation import Federation
 from simulator.engine.rules import Rules
+from simulator.engine.seeds import stream
 from simulator.engine.server import Server, simulate
 from simulator.log.manifest import (
     FinishedMeanwhileError,
@@ -51,6 +53,7 @@ from simulator.workers.trainers import (
 )
 from simulator.world.build import World, build_world, rehearse, wrong_names
 from simulator.world.deadline import late_devices, least_deadline_s
+from simulator.world.private import spent_privacy
 from simulator.world.recorded import fault_schedules
 from traces.text import without_folders
 
@@ -176,7 +179,8 @@ def _simulated(
     own = own_scores(federation.strategy, server.state, world, remembered.trainer)
     if of_devices := _expected(server, world) | own:
         store.of_devices(of_devices)
-    return _outcome(server, world.task.metrics, wall_s) | remembered.savings
+    outcome = _outcome(server, world.task.metrics, wall_s) | remembered.savings
+    return outcome | spent_privacy(config, world, rounds=server.state.version)
 
 
 def _expected(server: Server, world: World) -> dict[str, list[float]]:
@@ -198,6 +202,8 @@ def own_scores(
     column where nobody did, or nothing is trained.
     """
     asked = [device for device, examples in enumerate(world.own_tests) if len(examples)]
+    if not asked:
+        return {}
     found = trainer.evaluate_own(
         [OwnTest(strategy.own_model(state, d), world.own_tests[d]) for d in asked]
     )
@@ -311,6 +317,10 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         rslora=training.rslora,
     )
     strategy, optimizer = config.strategy, config.server_optimizer
+    if config.privacy:
+        cohort = config.pacing.slots(in_flight=0, buffered=0)
+        noise_seed = int(stream(config.seed, "privacy").integers(2**63))
+        strategy = WithPrivacy(strategy, config.privacy, cohort, noise_seed)
     return Federation(
         world=world,
         rules=rules,

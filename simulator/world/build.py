@@ -54,6 +54,7 @@ from simulator.world.fleet import draw_fleet
 from simulator.world.groups import open_groups
 from simulator.world.modes import draw_modes
 from simulator.world.network import open_network
+from simulator.world.private import Rehearsed, check_private
 from simulator.world.recorded import read_conditions
 from traces.arrays import BoolArray, IntArray
 
@@ -491,6 +492,10 @@ def rehearse(
             ],
             where,
         )
+    if config.privacy:
+        planned = {plan.device_id for plan in plans}
+        idle = [device for device in cohort if device not in planned]
+        check_private(config, world, Rehearsed(state, plans, idle), where)
     return cohort, plans
 
 

@@ -17,6 +17,7 @@ from analysis.report.data import ReportData
 from analysis.report.formats import table_files
 from analysis.report.pages import to_markdown_page
 from analysis.report.report import Report, read_studies, write_report
+from analysis.report.table import note
 from analysis.runs.blocks import ALONE
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
@@ -189,3 +190,13 @@ def test_runs_without_evaluations_are_reported_without_accuracy(
     text = to_markdown_page(ReportData(study, drawn))
     assert "No target accuracy: no run evaluated its model." in text
     assert "figures/accuracy" not in text
+
+
+def test_table_and_page_tell_the_epsilon_of_a_private_run(runs: list[Run]) -> None:
+    first, *others = runs
+    private = replace(first, manifest={**first.manifest, "epsilon": 3.21456, "delta": 1e-5})
+    study = study_of([private, *others])
+    words = f"differential privacy of devices: {study.name(first.label)} has epsilon 3.215 at delta"
+    assert words in note(study)
+    assert any(words in fact for fact in ReportData(study, []).facts)
+    assert "privacy" not in note(study_of(runs))

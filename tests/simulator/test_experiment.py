@@ -120,6 +120,8 @@ def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
         ({"stop": {"rounds": "many"}}, "stop.rounds must be a valid integer"),
         ({"local": {"batch_size": 4}}, "local: give steps or epochs, exactly one of the two"),
         ({"local": {"steps": 4, "epochs": 1}}, "local: give steps or epochs"),
+        ({"training": "nono"}, "training must be 'none', or keys and values such as learning_rate"),
+        ({"task": {"model": "tiny", "targets": "query"}}, "task.targets must be a list, got"),
         ({"training": {"dtype": "fp8"}}, "training.dtype must be 'auto', 'bf16' or 'fp32'"),
         ({"training": {"lr": 1}}, "training.lr is no key; training has learning_rate"),
         ({"name": "../up"}, "name must be 1 to 64 letters, digits"),
