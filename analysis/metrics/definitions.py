@@ -90,12 +90,18 @@ def wrong_target(metric: tasks.Metric, target: float) -> str:
     return "" if is_right else f"a target {metric.phrase} must {rule}, got {target:g}"
 
 
+def _judged(metric: tasks.Metric, column: str, title: str, *, shown: Rule = "always") -> Metric:
+    """Return a row with the units, the direction and the range of a metric of a task."""
+    scale, between = scale_of(metric), metric.possible
+    return Metric(column, title, scale, metric.better, shown=shown, between=between)
+
+
 def _rows_of_judge(metric: tasks.Metric) -> Iterator[Metric]:
     """Yield the rows of a metric that runs are judged by, with its unit and direction."""
     name, title = metric.name, metric.title
 
     def row(column: str, title: str) -> Metric:
-        return Metric(column, title, scale_of(metric), metric.better, between=metric.possible)
+        return _judged(metric, column, title)
 
     yield row(f"final_{name}", f"Final {metric.phrase}")
     yield Metric(f"{name}_error", f"Standard error of the final {metric.phrase}", PERCENT, "")
@@ -110,17 +116,14 @@ def _rows_beside(metric: tasks.Metric) -> Iterator[Metric]:
     """Yield the rows of a further metric of a task."""
     for which in ("final", "best"):
         title = f"{which.capitalize()} {metric.phrase}"
-        yield Metric(
-            f"{which}_{metric.name}",
-            title,
-            scale_of(metric),
-            metric.better,
-            between=metric.possible,
-        )
+        yield _judged(metric, f"{which}_{metric.name}", title)
 
 
 def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
-    """Yield the rows of what devices may expect of the global model, from the worst on."""
+    """Yield the rows of what devices may expect of the global model, from the worst on.
+
+    Behind them stand those of what devices' models reach on their own test data.
+    """
     titles: tuple[tuple[str, str, Rule], ...] = (
         ("min", "Worst device's", "never"),
         ("q10", "Worst tenth of devices'", "always"),
@@ -128,16 +131,13 @@ def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
         ("median", "Median device's", "always"),
         ("max", "Best device's", "never"),
     )
-    for name, whose, shown in titles:
-        column, title = f"device_{metric.name}_{name}", f"{whose} {metric.phrase}"
-        yield Metric(
-            column,
-            title,
-            scale_of(metric),
-            metric.better,
-            shown=shown,
-            between=metric.possible,
-        )
+    for kind, where in (("device", ""), ("own", " on own test data")):
+        if kind == "own":
+            title = f"Mean {metric.phrase} on own test data"
+            yield _judged(metric, f"own_{metric.name}_mean", title)
+        for name, whose, shown in titles:
+            column, title = f"{kind}_{metric.name}_{name}", f"{whose} {metric.phrase}{where}"
+            yield _judged(metric, column, title, shown=shown)
 
 
 METRICS = (

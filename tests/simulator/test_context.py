@@ -50,6 +50,7 @@ REACHES: list[tuple[str, Any, set[str]]] = [
     ("training.when_diverged", "drop", NOTHING),
     ("evaluation.every", 7, NOTHING),
     ("evaluation.examples", 10, EVALUATION),
+    ("evaluation.own_share", 0.5, NOTHING),
     ("task.targets", ["query"], ALL),
     ("task.max_length", 12, ALL),
     ("seed", 5, NOTHING),
