@@ -62,7 +62,10 @@ REACHES: list[tuple[str, Any, set[str]]] = [
 ]
 """A key, another value, and the kinds of results that this reaches beside their arguments."""
 
-IN_FILES = {"kind", "model", "revision", "data", "columns", "template", "answer_tokens"}
+IN_FILES = {
+    *("kind", "model", "revision", "data", "data_config", "data_revision"),
+    *("train_split", "test_split", "columns", "template", "packing", "answer_tokens"),
+}
 """The keys of a task that stand for files, or that other tasks have: they have tests of their own.
 """
 
@@ -105,6 +108,15 @@ def test_every_option_of_training_task_and_evaluation_is_tried() -> None:
         f"task.{option.name}" for option in fields(TaskConfig) if option.name not in IN_FILES
     }
     assert wanted <= tried
+
+
+@pytest.mark.parametrize("change", [{"packing": "packed"}, {"template": "{prompt}: "}])
+def test_how_texts_become_tokens_reaches_every_result(data: Path, change: dict[str, str]) -> None:
+    config = {**CONFIG, "evaluation": {"examples": 16}}
+    (read,) = read_experiment(config, [f"task.data={data}"], Path("x.yaml"))
+    world = build_world(read, "x.yaml")
+    other = replace(read, task=replace(read.task, **change))
+    assert reached(context_of(read, world, HOST), context_of(other, world, HOST)) == ALL
 
 
 def test_another_host_reaches_every_result(data: Path) -> None:
