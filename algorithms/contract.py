@@ -30,6 +30,9 @@ def wrong_result(method: str, arguments: Sequence[Any], result: object) -> str |
             return wrong_plans(result, arguments[0].adapter, arguments[2])
         case "broadcast":
             return wrong_broadcast(result, arguments[0])
+        case "own_model":
+            wrong = wrong_adapter(result, arguments[0].adapter)
+            return _prefixed("the model of a device", wrong)
         case "aggregate":
             return wrong_state(result, arguments[0].adapter, arguments[0].version + 1)
     return None

@@ -267,6 +267,13 @@ class Strategy(Protocol[M]):
         """
         return Broadcast(state.version, state.adapter)
 
+    def own_model(self, state: ServerState[M], device_id: DeviceId) -> Adapter:
+        """Return the model that a device uses: the global one, unless it has one of its own.
+
+        It is what the device's own test data are put to, at the end of a run.
+        """
+        return state.adapter
+
     @abstractmethod
     def aggregate(self, state: ServerState[M], updates: Sequence[ClientUpdate]) -> ServerState[M]:
         """Return ``state.advance(adapter, memory)`` with what the updates taught.

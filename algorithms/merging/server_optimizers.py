@@ -204,6 +204,9 @@ class WithServerOptimizer(Strategy[Optimized]):
     def broadcast(self, state: ServerState[Optimized], plan: TrainingPlan) -> Broadcast:
         return self.strategy.broadcast(_inner(state), plan)
 
+    def own_model(self, state: ServerState[Optimized], device_id: DeviceId) -> Adapter:
+        return self.strategy.own_model(_inner(state), device_id)
+
     def aggregate(
         self, state: ServerState[Optimized], updates: Sequence[ClientUpdate]
     ) -> ServerState[Optimized]:

@@ -101,11 +101,13 @@ class FedSALoRA(Strategy[OwnParts]):
 
     def broadcast(self, state: ServerState[OwnParts], plan: TrainingPlan) -> Broadcast:
         """Return the global A, beside the B and the head that the device has kept."""
+        return Broadcast(state.version, self.own_model(state, plan.device_id))
+
+    def own_model(self, state: ServerState[OwnParts], device_id: DeviceId) -> Adapter:
         parts = state.memory
         if not parts.kept:  # the global model is still made of the initial part
-            return Broadcast(state.version, state.adapter)
-        own = parts.kept.get(plan.device_id, parts.initial)
-        return Broadcast(state.version, own.with_a_of(state.adapter))
+            return state.adapter
+        return parts.kept.get(device_id, parts.initial).with_a_of(state.adapter)
 
     def aggregate(
         self, state: ServerState[OwnParts], updates: Sequence[ClientUpdate]

@@ -22,6 +22,7 @@ from analysis.figures import (
     fleet_conditions,
     gantt,
     memory,
+    own_tests,
     participation,
     performance_profile,
     round_time,
@@ -179,6 +180,13 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
             " merged.",
             participation.device_frame,
             participation.draw_devices,
+        ),
+        FigureSpec(
+            "own-tests",
+            "Share of the devices whose model does no better on the test data that the device kept"
+            " for itself, worst at the left; all seeds together.",
+            partial(own_tests.frame, metric=metric),
+            partial(own_tests.draw, metric=metric),
         ),
         FigureSpec(
             "rates",

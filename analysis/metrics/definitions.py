@@ -108,7 +108,10 @@ def _rows_beside(metric: tasks.Metric) -> Iterator[Metric]:
 
 
 def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
-    """Yield the rows of what devices may expect of the global model, from the worst on."""
+    """Yield the rows of what devices may expect of the global model, from the worst on.
+
+    Behind them stand those of what devices' models reach on their own test data.
+    """
     titles: tuple[tuple[str, str, Rule], ...] = (
         ("min", "Worst device's", "never"),
         ("q10", "Worst tenth of devices'", "always"),
@@ -116,9 +119,13 @@ def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
         ("median", "Median device's", "always"),
         ("max", "Best device's", "never"),
     )
-    for name, whose, shown in titles:
-        column, title = f"device_{metric.name}_{name}", f"{whose} {metric.phrase}"
-        yield Metric(column, title, scale_of(metric), metric.better, shown=shown)
+    for kind, where in (("device", ""), ("own", " on own test data")):
+        if kind == "own":
+            title = f"Mean {metric.phrase} on own test data"
+            yield Metric(f"own_{metric.name}_mean", title, scale_of(metric), metric.better)
+        for name, whose, shown in titles:
+            column, title = f"{kind}_{metric.name}_{name}", f"{whose} {metric.phrase}{where}"
+            yield Metric(column, title, scale_of(metric), metric.better, shown=shown)
 
 
 METRICS = (

@@ -25,6 +25,8 @@ STRAGGLER_FACTOR = 1.5  # of the median time of a round's plans
 QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "max": 1.0}  # over devices
 TOLERANCE = 1e-6  # a value stored as float32 still reaches the target it equals
 
+_NOTHING = pd.Series(dtype=float)
+
 LOSSES = ("num_sat_out", *NUM_UNMERGED)
 """The counts of a round's devices that were asked and brought no update that was merged."""
 
@@ -331,18 +333,26 @@ def of_devices(
         float
     )
     num_squares = len(devices) * float((updates**2).sum())
+    expected, own = (
+        devices.get(f"{what}_{metric.name}", _NOTHING).dropna().to_numpy()
+        for what in ("expected", "own")
+    )
+    row = {"participation_fairness": _ratio(float(updates.sum()) ** 2, num_squares)}
+    row |= _quantiles(f"device_{metric.name}", expected, metric)
+    if len(own):
+        row |= {
+            f"own_{metric.name}_mean": _mean(own),
+            **_quantiles(f"own_{metric.name}", own, metric),
+        }
+    return row
+
+
+def _quantiles(name: str, values: FloatArray, metric: Metric) -> dict[str, float]:
+    """Return a metric's values over devices from the worst to the best, NaN where none is known."""
     sign = 1.0 if metric.better == "higher" else -1.0
-    expected = sign * devices[f"expected_{metric.name}"].to_numpy()
-    expected = expected[~np.isnan(expected)]
     shares = list(QUANTILES.values())
-    quantiles = sign * np.quantile(expected, shares) if len(expected) else [math.nan] * len(shares)
-    return {
-        "participation_fairness": _ratio(float(updates.sum()) ** 2, num_squares),
-        **{
-            f"device_{metric.name}_{name}": float(value)
-            for name, value in zip(QUANTILES, quantiles, strict=True)
-        },
-    }
+    found = sign * np.quantile(sign * values, shares) if len(values) else [math.nan] * len(shares)
+    return {f"{name}_{which}": float(value) for which, value in zip(QUANTILES, found, strict=True)}
 
 
 def lost_work(clients: pd.DataFrame) -> pd.DataFrame:

@@ -147,7 +147,8 @@ def study(
             columns = (*ROUND_COLUMNS, metric.name)
             rounds = read_table(path, "rounds", columns, where_there=beside)
             clients = read_table(path, "clients", CLIENT_COLUMNS)
-            devices = read_table(path, "devices", ("device_id", f"expected_{metric.name}"))
+            of_devices = (f"{what}_{metric.name}" for what in ("expected", "own"))
+            devices = read_table(path, "devices", ("device_id", *of_devices))
             config = read_config(path)
             title_of(path, config, "strategy_title")
         except RunError as error:

@@ -23,6 +23,8 @@ RECORDS: Mapping[str, type] = {
 }  # fmt: skip
 METRIC = "metric"
 """The kind of a column that a task adds: any number, or NaN where nothing was measured."""
+OF_DEVICES = ("expected_", "own_")
+"""How the names of columns of devices begin that hold a metric."""
 UNKNOWN = ("train_loss", "battery_share")
 """Other columns that are NaN where there is nothing to say."""
 
@@ -83,11 +85,16 @@ def check_types(table: str, schema: pa.Schema) -> None:
 def _kinds(table: str, names: Iterable[str]) -> dict[str, str]:
     """Return the type of each column that is checked, as its record names it.
 
-    Of rounds, each column that is not in the record is a metric of the task.
+    Of rounds, each column that is not in the record is a metric of the task, and of devices each
+    that says what the end of the run told of one.
     """
     known = {field.name: str(field.type) for field in fields(RECORDS[table])}
     has_metrics = known.pop("metrics", None) is not None
-    return {name: known.get(name, METRIC) for name in names if name in known or has_metrics}
+    return {
+        name: known.get(name, METRIC)
+        for name in names
+        if name in known or has_metrics or name.startswith(OF_DEVICES)
+    }
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -60,7 +60,11 @@ CLIENT_COLUMNS = (
 )  # fmt: skip
 REQUIRED = {"devices": DEVICE_COLUMNS, "rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS}
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "devices": {f"expected_{task.metrics[0].name}": math.nan for task in TASKS.values()},
+    "devices": {
+        f"{what}_{task.metrics[0].name}": math.nan
+        for what in ("expected", "own")
+        for task in TASKS.values()
+    },
     "rounds": {
         "accuracy": math.nan,  # of tasks that are judged otherwise
         **dict.fromkeys(("num_offline", "num_crashed", "num_lost", "num_rejected"), 0),

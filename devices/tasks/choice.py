@@ -40,6 +40,7 @@ class Choice(LearnsTokens):
     right: Mapping[Split, IntArray]  # (n,): which of those offered
     template: str = "{prompt}\n"
     label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
+    scored: tuple[Split, ...] = ("test",)  # of whose examples the wrong answers are encoded too
 
     @classmethod
     def of(cls, data: TextDataset) -> Choice:
@@ -61,7 +62,7 @@ class Choice(LearnsTokens):
         examples, right = self.data[split], self.right[split].tolist()
         # What is trained on needs the right answer alone.
         used = [
-            offered if split == "test" else offered[place : place + 1]
+            offered if split in self.scored else offered[place : place + 1]
             for offered, place in zip(self.offered[split], right, strict=True)
         ]
         owners = [place for place, answers in enumerate(used) for _ in answers]
@@ -78,7 +79,7 @@ class Choice(LearnsTokens):
         groups = [
             tuple(joined[end - len(answers) : end]) for end, answers in zip(ends, used, strict=True)
         ]
-        if split == "train":
+        if split not in self.scored:
             return Encoded([ids for ((ids, _),) in groups], [targets for ((_, targets),) in groups])
         offers = [Offer(group, place) for group, place in zip(groups, right, strict=True)]
         ids, targets = zip(*(offer.answers[offer.right] for offer in offers), strict=True)

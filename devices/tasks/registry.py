@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from devices.datasets.dataset import WHOLE, Edition, TextDataset, load_dataset
+from devices.datasets.dataset import SPLITS, WHOLE, Edition, TextDataset, load_dataset
 from devices.tasks.causal_lm import CausalLM
 from devices.tasks.choice import Choice
 from devices.tasks.classification import Classification
@@ -62,6 +62,11 @@ def smoothed(task: Task, share: float) -> Task:
     Raises ValueError where the targets of the task cannot be smoothed, unless the share is zero.
     """
     return with_options(task, {"label_smoothing": share} if share else {})
+
+
+def scored_on_training_set(task: Task) -> Task:
+    """Return the task so that models can be scored on its training examples too."""
+    return with_options(task, {"scored": SPLITS} if isinstance(task, Choice) else {})
 
 
 def with_options(task: Task, options: Mapping[str, Any]) -> Task:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -41,6 +42,7 @@ from devices.vocabulary.trainer import (
     ChunkScore,
     Evaluation,
     HostNames,
+    OwnTest,
     SalienceMetric,
     TrainingJob,
     TrainingResult,
@@ -116,6 +118,9 @@ class TorchTrainer:
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return self._task.evaluation(self.score(adapter, range(self.num_chunks)))
 
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        return [self._task.evaluation(self._own_scores(test)) for test in tests]
+
     @property
     def host_names(self) -> HostNames:
         return self.host.names
@@ -138,6 +143,19 @@ class TorchTrainer:
             )
             for k in chunks
         ]
+
+    def _own_scores(self, test: OwnTest) -> Iterator[ChunkScore]:
+        texts, (rows,) = self._train_texts.rows_of([test.examples])
+        size = self._at_most(self._config.eval_batch_size)
+        for chunk in length_sorted_chunks(rows, texts.lengths, size):
+            yield score_chunk(
+                self._predictor,
+                self._task,
+                test.adapter,
+                texts=texts,
+                chunk=chunk,
+                begin=nullcontext,
+            )
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         groups = groups_or_none_at_all(self._task, "train")

@@ -65,6 +65,13 @@ class ChunkScore(NamedTuple):
     rows: tuple[tuple[float, ...], ...] = ()  # of each example, for metrics that no sum gives
 
 
+class OwnTest(NamedTuple):
+    """An own test asks how well a device's model does on the examples that the device kept."""
+
+    adapter: Adapter
+    examples: IntArray  # (n,): indices into the training set; at least one
+
+
 class HostNames(NamedTuple):
     """The hardware and number format that a trainer computes with; its results depend on both."""
 
@@ -92,6 +99,13 @@ class Trainer(Protocol):
 
         They are the same examples every time. All blocks are present, their weights in fp32.
         Raises as ``train`` does.
+        """
+        ...
+
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        """Return the task's metrics of each model on examples of the training set.
+
+        The models are tested as the global one is. Raises as ``train`` does.
         """
         ...
 
@@ -146,6 +160,9 @@ class NullTrainer:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return Evaluation({})
+
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        return [Evaluation({}) for _ in tests]
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.ones(self.num_blocks)

@@ -30,6 +30,9 @@ METHODS: dict[str, list[str]] = {
 }
 """What the engine calls, with the arguments it gives, by position."""
 
+OPTIONAL = ("own_model",)
+"""Methods that a class which does not inherit from ``Strategy`` may lack, and then gets."""
+
 SCALE = ("rank", "alpha")
 """Fields that every strategy has."""
 
@@ -119,6 +122,9 @@ def _adopt(own: Any) -> type[Strategy[Any]]:
     assert source is not None
     own.kind = f"{source.path.name}:{own.__name__}"
     own.title = vars(own).get("title") or (inspect.getdoc(own) or own.__name__).splitlines()[0]
+    for name in OPTIONAL:
+        if not hasattr(own, name):
+            setattr(own, name, getattr(Strategy, name))
     for name in METHODS:
         setattr(own, name, _guarded(getattr(own, name), source))
     if "__post_init__" in vars(own):
@@ -214,6 +220,8 @@ def _problems(own: Any, name: str, module: ModuleType) -> list[str]:
 
 def _method_problems(own: type, key: str) -> list[str]:
     method = inspect.getattr_static(own, key, None)
+    if method is None and key in OPTIONAL:
+        return []
     wanted = f"({', '.join(METHODS[key])})"
     if _lacks(own, key) or not inspect.isfunction(method):
         return [f"{own.__name__} must have a method {key}{wanted}"]

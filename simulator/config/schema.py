@@ -221,6 +221,8 @@ class EvaluationConfig(Section):
     """The number of rounds from one test to the next."""
     examples: Count = 400
     """The number of test examples."""
+    own_share: Annotated[float, Ge(0), Lt(1), LEFT_OUT] = 0.0
+    """The share of its examples that each device keeps from training, to test the last model on."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -127,17 +127,15 @@ class RunFolder:
         with self.writing():
             write_atomically(self.path / "faults.json", json.dumps(schedules, indent=2) + "\n")
 
-    def expected(self, metric: str, values: list[float]) -> None:
-        """Add to each device the value of a metric that its groups let expect of the final model.
-
-        The column is named after the metric, as in ``expected_accuracy``.
-        """
+    def of_devices(self, columns: Mapping[str, Sequence[float]]) -> None:
+        """Add to each device what the end of the run tells of it, as in ``expected_accuracy``."""
         file = self.path / "devices.parquet"
-        found = column(values, pa.float64())
         with self.writing():
             with pq.ParquetFile(file) as written:  # read_table would import pandas
                 table = written.read()
-            replace_table(file, table.append_column(f"expected_{metric}", found))
+            for name, values in columns.items():
+                table = table.append_column(name, column(values, pa.float64()))
+            replace_table(file, table)
 
     def close(self, status: Status, outcome: Mapping[str, Any]) -> None:
         """Write the tables, then the manifest: its status is the last thing to change.

@@ -13,12 +13,13 @@ from typing import Any
 
 from algorithms.merging.privacy import WithPrivacy
 from algorithms.merging.server_optimizers import WithServerOptimizer
+from algorithms.strategy import ServerState, Strategy
 from devices.datasets.partition import expected_scores
 from devices.models.catalog import ModelSource
 from devices.options import TrainingOptions
 from devices.tasks.task import Metric, Task
 from devices.vocabulary.plan import DeviceId
-from devices.vocabulary.trainer import HostNames, Trainer
+from devices.vocabulary.trainer import HostNames, OwnTest, Trainer
 from simulator.config.experiment import ConfigError, name_strategies
 from simulator.config.faults import FaultsConfig
 from simulator.config.origin import Origin
@@ -175,12 +176,46 @@ def _simulated(
             trainers.export(server.state.adapter, world, prepared.folder)
     if config.faults != FaultsConfig():
         store.faults(fault_schedules(world.faults, server.now_s))
-    by_group, groups = server.evaluations.last.by_group, world.task.groups("train")
-    if by_group and groups is not None:
-        shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
-        store.expected(world.task.metrics[0].name, expected_scores(shards, groups, by_group))
+    own = own_scores(federation.strategy, server.state, world, remembered.trainer)
+    if of_devices := _expected(server, world) | own:
+        store.of_devices(of_devices)
     outcome = _outcome(server, world.task.metrics, wall_s) | remembered.savings
     return outcome | spent_privacy(config, world, rounds=server.state.version)
+
+
+def _expected(server: Server, world: World) -> dict[str, list[float]]:
+    """Return the column of what each device's groups let it expect of the final model, if known."""
+    by_group, groups = server.evaluations.last.by_group, world.task.groups("train")
+    if not by_group or groups is None:
+        return {}
+    shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
+    found = expected_scores(shards, groups, by_group)
+    return {f"expected_{world.task.metrics[0].name}": found}
+
+
+def own_scores(
+    strategy: Strategy[Any], state: ServerState[Any], world: World, trainer: Trainer
+) -> dict[str, list[float]]:
+    """Put the model that each device uses to the examples that it kept from training.
+
+    A column for each metric, as ``own_accuracy``, with NaN for a device that kept no example; no
+    column where nobody did, or nothing is trained.
+    """
+    asked = [device for device, examples in enumerate(world.own_tests) if len(examples)]
+    if not asked:
+        return {}
+    found = trainer.evaluate_own(
+        [OwnTest(strategy.own_model(state, d), world.own_tests[d]) for d in asked]
+    )
+    if not any(one.values for one in found):
+        return {}
+    columns = {
+        f"own_{metric.name}": [math.nan] * len(world.own_tests) for metric in world.task.metrics
+    }
+    for device, one in zip(asked, found, strict=True):
+        for name, value in one.values.items():
+            columns[f"own_{name}"][device] = value
+    return columns
 
 
 def _close_broken(logs: Sequence[RunWriter], error: BaseException) -> None:

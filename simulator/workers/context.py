@@ -69,7 +69,8 @@ def context_of(config: RunConfig, world: World, host: HostNames | None) -> Conte
 def tokens_key(config: RunConfig, world: World) -> str:
     """Return, as text, everything that the tokens of the examples follow from, but for the code."""
     test = _sha256(world.task.data.test, _columns(world.task))
-    return canonical({**_texts(config, world), "test": test, "versions": versions(TOKENIZERS)})
+    tested = {"test": test} | ({"own tests": True} if config.evaluation.own_share else {})
+    return canonical({**_texts(config, world), **tested, "versions": versions(TOKENIZERS)})
 
 
 def _texts(config: RunConfig, world: World) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from devices.vocabulary.plan import Adapter, Factors, TrainingPlan
 from devices.vocabulary.stacks import stacks_of
 from devices.vocabulary.trainer import (
     Evaluation,
+    OwnTest,
     SalienceMetric,
     Trainer,
     TrainingJob,
@@ -184,9 +185,22 @@ class CheckpointedTrainer:
         found = self._results.read(key, _to_evaluation)
         if found is None:
             found = self._trainer.evaluate(adapter)
-            named = {f"{VALUE}{name}": np.array([value]) for name, value in found.values.items()}
-            self._results.write(key, {**named, "by_group": np.array(found.by_group, np.float64)})
+            self._results.write(key, _of_evaluation(found))
         return found
+
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        keys = [self._own_key(test) for test in tests]
+        found = [self._results.read(key, _to_evaluation) for key in keys]
+        wanted = [k for k, known in enumerate(found) if known is None]
+        tested = self._trainer.evaluate_own([tests[k] for k in wanted])
+        for k, evaluation in zip(wanted, tested, strict=True):
+            self._results.write(keys[k], _of_evaluation(evaluation))
+            found[k] = evaluation
+        return [evaluation for evaluation in found if evaluation is not None]
+
+    def _own_key(self, test: OwnTest) -> str:
+        examples = test.examples.astype(np.int64).tobytes()
+        return _key(self._context.evaluation, "evaluate own", test.adapter.digest, examples)
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         key = _key(self._context.salience, "salience", metric)
@@ -282,6 +296,11 @@ def _to_result(tensors: Tensors, start: Adapter) -> TrainingResult:
     diverged = "".join(chr(int(code)) for code in tensors.get("diverged", np.zeros(0)))
     train_loss, squared_loss = _row(tensors["losses"])
     return TrainingResult(adapter, train_loss, squared_loss, diverged)
+
+
+def _of_evaluation(found: Evaluation) -> Tensors:
+    named = {f"{VALUE}{name}": np.array([value]) for name, value in found.values.items()}
+    return {**named, "by_group": np.array(found.by_group, np.float64)}
 
 
 def _to_evaluation(tensors: Tensors) -> Evaluation:

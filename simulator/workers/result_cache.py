@@ -24,6 +24,7 @@ from devices.vocabulary.plan import Adapter
 from devices.vocabulary.stacks import stacks_of
 from devices.vocabulary.trainer import (
     Evaluation,
+    OwnTest,
     SalienceMetric,
     Trainer,
     TrainingJob,
@@ -167,6 +168,9 @@ class CountedTrainer:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return self._trainer.evaluate(adapter)
+
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        return self._trainer.evaluate_own(tests)
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._trainer.block_salience(metric)

@@ -13,6 +13,7 @@ from devices.vocabulary.trainer import (
     ChunkScore,
     Evaluation,
     HostNames,
+    OwnTest,
     SalienceMetric,
     TrainingJob,
     TrainingResult,
@@ -56,6 +57,10 @@ class SharedTrainer:
         futures = [self._pool.submit(task, BACKGROUND) for task in tasks]
         return self._combine(score for future in futures for score in future.result())
 
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        futures = [self._pool.submit(partial(_evaluate_own, test=test)) for test in tests]
+        return [found for future in futures for found in future.result()]
+
     def begin(
         self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
     ) -> Future[Evaluation]:
@@ -88,6 +93,10 @@ def _num_chunks(trainer: ChunkedTrainer) -> int:
 
 def _score(trainer: ChunkedTrainer, adapter: Adapter, chunk: int) -> list[ChunkScore]:
     return trainer.score(adapter, [chunk])
+
+
+def _evaluate_own(trainer: ChunkedTrainer, test: OwnTest) -> list[Evaluation]:
+    return trainer.evaluate_own([test])
 
 
 def _block_salience(trainer: ChunkedTrainer, metric: SalienceMetric) -> FloatArray:

@@ -19,7 +19,7 @@ from devices.architectures import model_spec
 from devices.models.catalog import MODELS, ModelSource, resolve
 from devices.models.spec import ModelSpec
 from devices.options import HostCompute, HostDtype
-from devices.tasks.registry import smoothed
+from devices.tasks.registry import scored_on_training_set, smoothed
 from devices.tasks.task import Task
 from devices.training.config import TrainingConfig
 from devices.vocabulary.plan import Adapter
@@ -192,6 +192,8 @@ def _torch_trainer(
     )
     expected = _software() | {"the model's files": world.source.files_sha256}
     task = smoothed(world.task, settings.label_smoothing)
+    if config.evaluation.own_share:
+        task = scored_on_training_set(task)
     return partial(_make_here, training, task, tokens, expected)
 
 
@@ -261,6 +263,7 @@ def _settings(config: RunConfig, world: World) -> str:
     plain = config.resolved()
     parts = {key: plain[key] for key in ("task", "training")}
     parts |= {"examples": config.evaluation.examples, "data": world.task.data.sha256}
+    parts |= {"own tests": config.evaluation.own_share > 0}
     return canonical({**parts, "model": world.source.files_sha256})
 
 

@@ -18,6 +18,7 @@ from devices.cost.measured import MeasuredCost, read_steps
 from devices.cost.model import CostModel
 from devices.cost.optimizers import ADAMW, OptimizerCost
 from devices.cost.proxy import ProxyCost
+from devices.datasets.own_tests import split_own
 from devices.datasets.partition import (
     DividedShards,
     DrawnShards,
@@ -91,6 +92,8 @@ class World(Conditions):
     """The origin of the model that is trained."""
     task: Task
     """What the model learns, with its data."""
+    own_tests: Sequence[IntArray]
+    """The examples that each device keeps from training, as indices; empty where it keeps none."""
     cost_source: ModelSource | None
     """The origin of the larger model that costs are charged for; None: the one that is trained."""
 
@@ -143,7 +146,7 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
     met = _devices(config, task, problems)
     if problems.found or not (source and model and task and met):
         raise ConfigError(problems.found, where)
-    fleet, faults, shared_links, modes = met
+    fleet, faults, shared_links, modes, own_tests = met
     if config.fleet.recorded:
         _check_examples(fleet, task, problems)
     cost_model = priced and problems.attempt("cost.table", partial(_cost_model, config, priced))
@@ -167,6 +170,7 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
         cost_model=cost_model,
         source=source,
         task=task,
+        own_tests=own_tests,
         cost_source=cost_source,
     )
 
@@ -250,8 +254,8 @@ def _proxy_cost(
 
 def _devices(
     config: RunConfig, task: Task | None, problems: Problems
-) -> tuple[Fleet, Faults, SharedLinks, PowerModes] | None:
-    """Return the devices, their faults, what they share and their modes, drawn or as recorded."""
+) -> tuple[Fleet, Faults, SharedLinks, PowerModes, Sequence[IntArray]] | None:
+    """Return the devices, their faults, links, modes and own tests, drawn or as recorded."""
     groups = open_groups(config.fleet, config.seed, problems)
     recorded, shared_links = None, NOTHING_SHARED
     if config.fleet.recorded:
@@ -267,11 +271,39 @@ def _devices(
         problems.add(f"pacing must ask for at most the {count} devices of the fleet, got {wanted}")
     faults = partial(draw_faults, config.faults, count, seed=config.seed, problems=problems)
     if recorded:
-        return recorded, faults(), shared_links, NO_MODES
+        if config.evaluation.own_share:
+            problems.add(
+                "evaluation.own_share must be 0 with fleet.recorded, which holds what each device "
+                f"trains on and no test examples, got {config.evaluation.own_share:g}"
+            )
+        return recorded, faults(), shared_links, NO_MODES, ()
     shards = task and problems.attempt("shards", partial(_shards, config, task, count))
-    fleet = draw_fleet(config, groups, shards or DividedShards(()), problems)
-    drawn = fleet, faults(), shared_links, draw_modes(config.seed, groups, problems)
-    return drawn if shards else None
+    shards, own_tests = _split(config, shards or DividedShards(()), problems)
+    fleet = draw_fleet(config, groups, shards, problems)
+    modes = draw_modes(config.seed, groups, problems)
+    return (fleet, faults(), shared_links, modes, own_tests) if len(shards.sizes()) else None
+
+
+def _split(
+    config: RunConfig, shards: Shards, problems: Problems
+) -> tuple[Shards, Sequence[IntArray]]:
+    """Return what devices train on, and the examples that each keeps to be tested on."""
+    share = config.evaluation.own_share
+    if not share:
+        return shards, ()
+    if not isinstance(shards, DividedShards):
+        problems.add(
+            f"evaluation.own_share must be 0 with shards.kind {config.shards.kind}, under which "
+            f"devices hold the same examples, got {share:g}"
+        )
+        return shards, ()
+    training, tests = split_own(shards.shards, share, partial(stream, config.seed, "own tests"))
+    if config.training != "none" and not any(map(len, tests)) and len(training):
+        problems.add(
+            "evaluation.own_share must leave at least one device an example to be tested on, got "
+            f"{share:g} of at most {max(map(len, training))}"
+        )
+    return DividedShards(training), tests
 
 
 def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:

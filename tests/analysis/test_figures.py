@@ -170,6 +170,7 @@ def test_a_number_in_the_csv_moves_the_figure(drawn: Drawn) -> None:
         "choices": "depth",
         "staleness": "share",
         "participation": "num_aggregated",
+        "own-tests": "own_accuracy",
         "rates": "rate_mbps",
         "fleet": "online_share",
         "availability": "share_paused",

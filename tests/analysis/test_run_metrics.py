@@ -14,6 +14,7 @@ from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.study import study_of
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
+from devices.tasks.registry import TASKS
 
 NAN = math.nan
 
@@ -290,6 +291,20 @@ def test_device_accuracies_are_told_by_their_quantiles() -> None:
     assert quantiles == pytest.approx([0.2, 0.28, 0.4, 0.6, 1.0])
     unknown = fleet.assign(expected_accuracy=NAN)
     assert math.isnan(metrics.of_devices(unknown, LEARNS.clients)["device_accuracy_min"])
+
+
+def test_own_tests_are_told_by_their_mean_and_from_the_worst_to_the_best() -> None:
+    values = [NAN, 3.0, 1.0, 2.0, 5.0, 4.0]  # a device kept no example
+    fleet = pd.DataFrame({"device_id": range(6), "own_accuracy": values, "own_perplexity": values})
+    names = ("mean", "min", "q10", "q25", "median", "max")
+    row = metrics.of_devices(fleet, LEARNS.clients)
+    of_accuracy = [row[f"own_accuracy_{name}"] for name in names]
+    assert of_accuracy == pytest.approx([3.0, 1.0, 1.4, 2.0, 3.0, 5.0])
+    lower = metrics.of_devices(fleet, LEARNS.clients, TASKS["causal-lm"].metrics[0])
+    of_perplexity = [lower[f"own_perplexity_{name}"] for name in names]
+    assert of_perplexity == pytest.approx([3.0, 5.0, 4.6, 4.0, 3.0, 1.0])
+    none = metrics.of_devices(fleet.assign(own_accuracy=NAN), LEARNS.clients)
+    assert not [name for name in none if name.startswith("own_")]
 
 
 def test_the_distribution_of_waits_counts_the_aggregated_plans_of_a_variant() -> None:

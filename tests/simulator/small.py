@@ -22,6 +22,7 @@ from devices.vocabulary.plan import Adapter, Factors
 from devices.vocabulary.trainer import (
     Evaluation,
     NullTrainer,
+    OwnTest,
     SalienceMetric,
     Trainer,
     TrainingJob,
@@ -206,6 +207,9 @@ class DriftTrainer:
         distance = self._distance(adapter)
         return Evaluation({"accuracy": max(0.0, 1.0 - distance), "loss": distance})
 
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        return [self.evaluate(test.adapter) for test in tests]
+
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.arange(1.0, self.num_blocks + 1.0)
 
@@ -224,6 +228,9 @@ class OneByOne:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return self._trainer.evaluate(adapter)
+
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        return self._trainer.evaluate_own(tests)
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._trainer.block_salience(metric)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.strategies.fedlora import FedLoRA
 from devices.vocabulary.plan import Adapter
-from devices.vocabulary.trainer import Evaluation
+from devices.vocabulary.trainer import Evaluation, OwnTest
 from simulator.engine.federation import Federation
 from simulator.engine.server import Server, simulate
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
@@ -172,3 +174,19 @@ def test_an_evaluation_is_read_back_with_its_classes(tmp_path: Path) -> None:
     first = kept(Classes(), tmp_path).evaluate(adapter)
     again = kept(DriftTrainer(), tmp_path).evaluate(adapter)
     assert again == first == Evaluation({"accuracy": 0.5, "loss": 1.5}, (0.25, 0.75))
+
+
+def test_own_tests_are_read_back_by_model_and_examples(tmp_path: Path) -> None:
+    class Counting(DriftTrainer):
+        asked: ClassVar[list[int]] = []
+
+        def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+            self.asked += [len(test.examples) for test in tests]
+            return [Evaluation({"loss": float(len(test.examples))}) for test in tests]
+
+    adapter = finish(tmp_path / "any", DriftTrainer())[0].state.adapter
+    tests = [OwnTest(adapter, np.arange(count)) for count in (3, 5, 7)]
+    kept(Counting(), tmp_path).evaluate_own(tests[:2])
+    found = kept(Counting(), tmp_path).evaluate_own(tests[::-1])
+    assert [one.values["loss"] for one in found] == [7.0, 5.0, 3.0]
+    assert Counting.asked == [3, 5, 7]

@@ -50,6 +50,7 @@ REACHES: list[tuple[str, Any, set[str]]] = [
     ("training.when_diverged", "drop", NOTHING),
     ("evaluation.every", 7, NOTHING),
     ("evaluation.examples", 10, EVALUATION),
+    ("evaluation.own_share", 0.5, NOTHING),
     ("task.targets", ["query"], ALL),
     ("task.max_length", 12, ALL),
     ("seed", 5, NOTHING),
@@ -84,7 +85,9 @@ def reached(one: Context, other: Context) -> set[str]:
     return {name for name in Context._fields if getattr(one, name) != getattr(other, name)}
 
 
-@pytest.mark.parametrize(("key", "value", "reaches"), REACHES, ids=str)
+@pytest.mark.parametrize(
+    ("key", "value", "reaches"), REACHES, ids=[f"{key}={value}" for key, value, _ in REACHES]
+)
 def test_a_key_of_the_config_is_part_of_what_it_reaches(
     data: Path, key: str, value: Any, reaches: set[str]
 ) -> None:

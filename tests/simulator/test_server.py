@@ -177,7 +177,7 @@ def test_training_learns_through_the_wire() -> None:
 
 @pytest.mark.parametrize(
     ("stop", "rounds"),
-    [(Stop(5), 5), (Stop(5, simulated_s=1e-9), 1), (Stop(50, accuracy=0.7), 2)],
+    [(Stop(5), 5), (Stop(5, simulated_s=1e-9), 1), (Stop(50, target=0.7), 2)],
 )
 def test_a_run_stops_at_the_first_condition_that_holds(stop: Stop, rounds: int) -> None:
     federation = make_federation([make_device(0)], trainer=DriftTrainer())
