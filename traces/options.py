@@ -203,6 +203,9 @@ def _tuple_in_words(hints: tuple[Any, ...]) -> str:
         return f"numbers among {', '.join(map(str, get_args(each)))}"
     if each is str:
         return "texts"
-    count = "numbers" if hints[1:] == (...,) else f"{len(hints)} numbers"
+    count = "" if hints[1:] == (...,) else f"{len(hints)} "
+    if each in (int, float):
+        return f"{count}{'whole numbers' if each is int else 'numbers'}"
     words = in_words(each)
-    return f"{count} {words}" if words.startswith("in ") else f"{count} of {words}"
+    joint = " " if words.startswith(("in ", "above ", "below ")) else " of "
+    return f"{count}numbers{joint}{words}"

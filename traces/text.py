@@ -40,6 +40,12 @@ def unknown(what: str, given: object, choices: Iterable[str], *, most: int = 1) 
     return f"{what} must be one of {', '.join(names)}, got {given!r:.200}{near}"
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them: ``a``, ``a and b``, ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 class TextLine(NamedTuple):
     """A line of a text file, without its line end."""
 

@@ -38,7 +38,7 @@ def init(
         raise UserError(unknown("a purpose", purpose, PURPOSES))
     file = output or Path(f"{purpose}.yaml")
     needed = PURPOSES[purpose][1]
-    texts = {file: _template(f"{purpose}.yaml").replace("FILE", str(file))}
+    texts = {file: _template(f"{purpose}.yaml").replace("{file}", str(file))}
     texts |= {file.parent / name: _template(name) for name in needed}
     if there := [str(path) for path in texts if path.exists()]:
         raise UserError(f"no file is replaced, but {', '.join(there)} is there; give another -o")

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.metrics.definitions import value_in_words
 from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
+from traces.text import listed
 
 MIN_SEEDS = 5  # of a comparison; a headline asks for ten
 MAX_LOST_SHARE = 0.1
@@ -48,22 +49,32 @@ def _of_noise(per_run: pd.DataFrame, target: float, smoothing: int) -> Iterator[
     """Warn where the target lies within the noise of what a variant reached at best."""
     if not {"smoothed_best", "accuracy_error"} <= set(per_run):
         return
+    alike: dict[tuple[str, str], list[str]] = {}
     for variant, own in per_run.groupby("variant", sort=False):
         error = float(own["accuracy_error"].mean()) / math.sqrt(smoothing)
         margin = float((own["smoothed_best"] - target).abs().min())
         if margin < NOISE_ERRORS * error:
-            yield (
-                f"The target of {100 * target:.6g} % lies {100 * margin:.1f} points from the best "
-                f"of {variant}, within the noise of its evaluations "
-                f"(standard error {100 * error:.1f} points)."
-            )
+            numbers = f"{100 * margin:.1f}", f"{100 * error:.1f}"
+            alike.setdefault(numbers, []).append(str(variant))
+    for (points, noise), variants in alike.items():
+        whose, each = ("its", "") if len(variants) == 1 else ("their", " each")
+        yield (
+            f"The target of {100 * target:.6g} % lies {points} points from the best of "
+            f"{listed(variants)}{each}, within the noise of {whose} evaluations "
+            f"(standard error {noise} points)."
+        )
 
 
 def _of_censored(per_run: pd.DataFrame, target: float, metric: Metric) -> Iterator[str]:
+    """Warn of the runs that missed the target; variants that missed it alike share a sentence."""
+    alike: dict[tuple[int, int], list[str]] = {}
     for variant, own in per_run.groupby("variant", sort=False):
         num_missed = int((~own["is_reached"].astype(bool)).sum())
         if num_missed:
-            yield (
-                f"{num_missed} of {len(own)} runs of {variant} did not reach "
-                f"{value_in_words(metric, target)}: what they took is known as a bound alone."
-            )
+            alike.setdefault((num_missed, len(own)), []).append(str(variant))
+    for (num_missed, num), variants in alike.items():
+        each = "" if len(variants) == 1 else "each "
+        yield (
+            f"{num_missed} of {num} runs {each}of {listed(variants)} did not reach "
+            f"{value_in_words(metric, target)}: what they took is known as a bound alone."
+        )

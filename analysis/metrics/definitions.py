@@ -39,6 +39,12 @@ class Metric:
     estimate: Literal["mean", "median", "ratio"] = "mean"
     at_least: str = ""
     shown: Rule = "always"
+    between: tuple[float, float] | None = None
+
+    @property
+    def possible(self) -> tuple[float, float]:
+        """The least and the most that the number can be: ``between``, else as its scale says."""
+        return self.between or (0.0, 1.0 if self.scale is PERCENT else math.inf)
 
     @property
     def is_to_target(self) -> bool:
@@ -84,12 +90,18 @@ def wrong_target(metric: tasks.Metric, target: float) -> str:
     return "" if is_right else f"a target {metric.phrase} must {rule}, got {target:g}"
 
 
+def _judged(metric: tasks.Metric, column: str, title: str, *, shown: Rule = "always") -> Metric:
+    """Return a row with the units, the direction and the range of a metric of a task."""
+    scale, between = scale_of(metric), metric.possible
+    return Metric(column, title, scale, metric.better, shown=shown, between=between)
+
+
 def _rows_of_judge(metric: tasks.Metric) -> Iterator[Metric]:
     """Yield the rows of a metric that runs are judged by, with its unit and direction."""
     name, title = metric.name, metric.title
 
     def row(column: str, title: str) -> Metric:
-        return Metric(column, title, scale_of(metric), metric.better)
+        return _judged(metric, column, title)
 
     yield row(f"final_{name}", f"Final {metric.phrase}")
     yield Metric(f"{name}_error", f"Standard error of the final {metric.phrase}", PERCENT, "")
@@ -104,7 +116,7 @@ def _rows_beside(metric: tasks.Metric) -> Iterator[Metric]:
     """Yield the rows of a further metric of a task."""
     for which in ("final", "best"):
         title = f"{which.capitalize()} {metric.phrase}"
-        yield Metric(f"{which}_{metric.name}", title, scale_of(metric), metric.better)
+        yield _judged(metric, f"{which}_{metric.name}", title)
 
 
 def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
@@ -122,10 +134,10 @@ def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
     for kind, where in (("device", ""), ("own", " on own test data")):
         if kind == "own":
             title = f"Mean {metric.phrase} on own test data"
-            yield Metric(f"own_{metric.name}_mean", title, scale_of(metric), metric.better)
+            yield _judged(metric, f"own_{metric.name}_mean", title)
         for name, whose, shown in titles:
             column, title = f"{kind}_{metric.name}_{name}", f"{whose} {metric.phrase}{where}"
-            yield Metric(column, title, scale_of(metric), metric.better, shown=shown)
+            yield _judged(metric, column, title, shown=shown)
 
 
 METRICS = (
@@ -164,7 +176,9 @@ METRICS = (
     Metric("num_rejected", "Updates refused by the server", COUNT, shown="where it occurs"),
     Metric("mean_staleness", "Mean staleness", PLAIN, "", shown="where it occurs"),
     Metric("max_staleness", "Highest staleness", COUNT, "", shown="never"),
-    Metric("participation_fairness", "Fairness of participation", PLAIN, "higher"),
+    Metric(
+        "participation_fairness", "Fairness of participation", PLAIN, "higher", between=(0.0, 1.0)
+    ),
     *(row for metric in JUDGES for row in _rows_of_devices(metric)),
 )
 """In the order of the rows of a table."""

@@ -14,7 +14,6 @@ import pandas as pd
 
 from analysis.metrics.definitions import METRICS, Metric
 from analysis.metrics.paired import CONFIDENCE, MIN_SEEDS, resamples, students
-from analysis.units import PERCENT
 from traces.arrays import FloatArray
 
 
@@ -34,18 +33,18 @@ class Estimate(NamedTuple):
 NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan, 0)
 
 
-def mean(values: Sequence[float], *, most: float = math.inf) -> Estimate:
+def mean(values: Sequence[float], *, least: float = 0.0, most: float = math.inf) -> Estimate:
     """Return the mean of the values that are numbers, with Student's interval.
 
-    The interval is cut at what the quantity can be: 0 and ``most``. It holds the true mean as
-    often as the whole one.
+    The interval is cut at what the quantity can be: ``least`` and ``most``. It holds the true
+    mean as often as the whole one.
     """
     known = np.array([value for value in values if not math.isnan(value)])
     if not len(known):
         return NOTHING
     center, low, high = students(known)
     if len(known) >= MIN_SEEDS:
-        low, high = max(low, min(0.0, center)), min(high, most)
+        low, high = max(low, min(least, center)), min(high, most)
     return Estimate(center, center, low, high, len(known))
 
 
@@ -134,6 +133,7 @@ def _estimate(runs: pd.DataFrame, metric: Metric) -> Estimate | None:
         return None
     values = runs[metric.column].astype(float)
     if metric.estimate == "mean":
-        return mean(values.tolist(), most=1.0 if metric.scale is PERCENT else math.inf)
+        least, most = metric.possible
+        return mean(values.tolist(), least=least, most=most)
     lower = values.fillna(runs[metric.at_least])
     return median(lower.tolist(), values.fillna(math.inf).tolist())

@@ -31,6 +31,8 @@ PHRASES = {
     "rouge_l": "ROUGE-L",
 }
 """The metrics whose names do not spell what a reader calls them."""
+CORRELATIONS = frozenset({"matthews", "pearson", "spearman"})
+"""The metrics that lie in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ class Metric:
     def title(self) -> str:
         """The name as a title has it, as "Token accuracy"."""
         return self.phrase[:1].upper() + self.phrase[1:]
+
+    @property
+    def possible(self) -> tuple[float, float]:
+        """The least and the most that the number can be."""
+        if self.name in CORRELATIONS:
+            return -1.0, 1.0
+        return 0.0, 1.0 if self.unit == "share" else math.inf
 
     def reaches(self, value: float, target: float) -> bool:
         """Return True if ``value`` is at least as good as ``target``; no NaN is."""

@@ -40,7 +40,8 @@ def test_the_commands_in_a_config_name_its_own_file_and_folder(
     text = written(purpose, tmp_path)
     commands = re.findall(r"^#   (fedclock .*)$", text, flags=re.MULTILINE)
     assert any(f" {purpose}.yaml" in command for command in commands)
-    assert "FILE" not in text
+    assert "{file}" not in text
+    assert text.count(f"{purpose}.yaml") == sum(f"{purpose}.yaml" in one for one in commands)
     folders = {name for command in commands for name in re.findall(r"runs/([a-z-]+)", command)}
     assert folders <= {purpose}
     assert f"\nname: {purpose}" in text

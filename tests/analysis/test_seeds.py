@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from analysis.metrics.caveats import warnings_of
 from analysis.metrics.paired import NUM_RESAMPLES
 from analysis.metrics.seeds import mean, median, over_seeds, ratio, speed_ups
 
@@ -42,6 +43,44 @@ def test_the_geometric_mean_of_ratios_has_students_interval_of_its_logarithm(
         logs = np.log(ratios)
         ends = stats.t.interval(0.95, len(ratios) - 1, loc=logs.mean(), scale=stats.sem(logs))
         assert (one.low, one.high) == pytest.approx(tuple(np.exp(ends)))
+
+
+def test_an_interval_ends_where_the_number_itself_must() -> None:
+    seeds = {"variant": "a", "seed": range(3), "speed_up_lower": 1.0, "speed_up_upper": 1.0}
+    spread = {
+        "participation_fairness": [0.85, 0.9, 0.99],
+        "final_matthews": [0.01, 0.0, 0.05],
+        "best_pearson": [0.7, 0.99, 0.9],
+        "final_accuracy": [0.7, 0.99, 0.9],
+        "energy_j": [1.0, 9.0, 2.0],
+    }
+    found = over_seeds(pd.DataFrame({**seeds, **spread})).set_index("metric")
+    assert found.loc["participation_fairness", "high"] == 1.0
+    assert -1 < found.loc["final_matthews", "low"] < 0  # it may be below 0 where no seed was
+    assert found.loc["best_pearson", "high"] == 1.0
+    assert found.loc["final_accuracy", "high"] == 1.0
+    assert found.loc["energy_j", "low"] == 0.0
+
+
+def test_variants_of_which_the_same_is_to_be_said_share_a_sentence() -> None:
+    runs = pd.DataFrame(
+        {
+            "variant": [name for name in "abcd" for _ in range(5)],
+            "seed": [*range(5)] * 4,
+            "lost_turn_share": 0.0,
+            "is_reached": [*[True] * 4, False] * 3 + [True] * 5,
+            "smoothed_best": [0.39] * 5 + [0.38] * 5 + [0.39] * 5 + [0.9] * 5,
+            "accuracy_error": 0.02,
+        }
+    )
+    assert warnings_of(runs, 0.4, 1) == [
+        "The target of 40 % lies 1.0 points from the best of a and c each, within the noise of "
+        "their evaluations (standard error 2.0 points).",
+        "The target of 40 % lies 2.0 points from the best of b, within the noise of its "
+        "evaluations (standard error 2.0 points).",
+        "1 of 5 runs each of a, b and c did not reach 40 %: what they took is known as a bound "
+        "alone.",
+    ]
 
 
 def test_one_or_two_runs_have_a_value_and_no_interval() -> None:

@@ -70,7 +70,7 @@ def test_good_options_pass(given: dict[str, Any]) -> None:
         ("bits", [6, "4"], "one of 4, 8"),
         ("depth", [0, "half", 1.5], "all, common or at least 1"),
         ("blocks", [(), (3, 0), "all"], "memory or numbers of at least 1"),
-        ("rates", [(1,), (1, 0), (1, 2, 3)], "2 numbers of above 0 and finite"),
+        ("rates", [(1,), (1, 0), (1, 2, 3)], "2 numbers above 0 and finite"),
         ("names", [{"a": 0}, {1: 1.0}, 1], "names, each with above 0 and finite"),
         ("deadline_s", [-1, math.nan], "at least 0"),
     ],
@@ -91,4 +91,12 @@ def test_types_without_a_range_have_words_too() -> None:
         "a text",
         "true or false",
         "texts",
+    ]
+    above = Annotated[float, Gt(0)]
+    lists = (tuple[int, ...], tuple[float, float], tuple[above, ...], tuple[above, above])
+    assert [in_words(hint) for hint in lists] == [
+        "whole numbers",
+        "2 numbers",
+        "numbers above 0",
+        "2 numbers above 0",
     ]
