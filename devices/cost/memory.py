@@ -102,7 +102,7 @@ def step_memory(
         first=entry,
         later=entry + embedded,
         head=head,
-        head_peak=head + _head_transient(model, batch),
+        head_peak=head + _head_transient(model, blocks, batch),
     )
     return whole_memory(model, plan, [memory[work] for work in works], beside, optimizer=optimizer)
 
@@ -217,20 +217,27 @@ def _entry_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: BatchShape
 def _head_bytes(model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape) -> int:
     """Return the bytes of logits and loss, and of what head and loss save.
 
-    The logits of tokens are let go of once their loss is known; the loss of each text stays.
+    Where the loss converts the logits to fp32 they are let go of once it is known; the loss of each
+    text stays.
     """
     saved = raw_bytes(head_tensors(model, blocks, batch))
-    if model.head.per == "token":
+    if model.head.has_fp32_loss:
         return FP32_BYTES * (1 + batch.size) + saved
     results = batch.num_bytes(batch.size * model.head.num_outputs + 1)
     return results + saved
 
 
-def _head_transient(model: ModelSpec, batch: BatchShape) -> int:
+def _head_transient(model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape) -> int:
     """Return the bytes that live beside those of ``_head_bytes`` at the head's own peak.
 
     For tokens that is where log-softmax runs backward: the gradient of its result and that of the
-    logits, T V each in fp32. For texts it is less than any block takes.
+    logits, T V each in fp32. A Llama's final norm runs backward in fp32, with four tensors of T h
+    beside the gradient that enters it. For other heads it is less than any block takes.
     """
+    numbers = batch.tokens * model.hidden
+    crosses = any(block.position != "below" for block in blocks)
+    norm = (4 * FP32_BYTES * numbers + batch.num_bytes(numbers)) * (
+        crosses and model.form == "llama"
+    )
     is_language = model.head.per == "token"
-    return 2 * FP32_BYTES * batch.tokens * model.head.num_outputs * is_language
+    return max(norm, 2 * FP32_BYTES * batch.tokens * model.head.num_outputs * is_language)

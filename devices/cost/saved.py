@@ -223,8 +223,9 @@ def head_tensors(
 ) -> list[SavedTensor]:
     """Return the tensors that the head and the loss save.
 
-    Whatever the model computes in, the loss of tokens is computed in fp32, from logits that it
-    converts: what it saves of them is their log-softmax, T V.
+    Whatever the model computes in, the losses of tokens and of scores are computed in fp32, from
+    logits that they convert: what is saved is the log-softmax of tokens, T V, or the error of each
+    score.
     """
     crosses = any(block.position != "below" for block in blocks)
     norm = _rms_norm_tensors(model, batch, "final") * (crosses and model.form == "llama")
@@ -236,11 +237,14 @@ def head_tensors(
             SavedTensor(1, 32),  # the sum of their weights
             SavedTensor(1, INDEX_BITS),  # their number
         ]
-    loss = [
-        SavedTensor(batch.size * model.head.num_outputs, batch.bits),  # log-softmax
-        SavedTensor(batch.size, INDEX_BITS),  # labels
-        SavedTensor(1, batch.bits),  # their number
-    ]
+    if model.head.loss == "squared_error":
+        loss = [SavedTensor(batch.size * model.head.num_outputs, 32)]  # output less target
+    else:
+        loss = [
+            SavedTensor(batch.size * model.head.num_outputs, batch.bits),  # log-softmax
+            SavedTensor(batch.size, INDEX_BITS),  # labels
+            SavedTensor(1, batch.bits),  # their number
+        ]
     if model.form == "llama":
         scored = SavedTensor(batch.tokens * model.hidden, batch.bits)
         return [*norm, scored, *[SavedTensor(batch.size, INDEX_BITS)] * 2, *loss]

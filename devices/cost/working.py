@@ -15,12 +15,15 @@ from typing import NamedTuple
 from devices.cost.blocks import BatchShape, BlockTerms, gradient_flow
 from devices.cost.saved import SavedTensor, block_tensors
 from devices.models.spec import ModelSpec
-from devices.vocabulary.number_formats import GROUP, GROUPS_AT_ONCE
+from devices.vocabulary.number_formats import FP32_BYTES, GROUP, GROUPS_AT_ONCE
 
 PACKED_AT_ONCE = GROUPS_AT_ONCE * GROUP
 """Elements that are packed or unpacked together, in fp32 beside all other tensors."""
 PACKING_BYTES = 9
-"""Bytes of an element while it is packed: its distance from zero, and its code in 32 and 8 bits."""
+"""Bytes of an element while it is packed: its distance from zero, and its code in 32 and 8 bits.
+
+An element of 16 bits is converted to fp32 besides.
+"""
 UNPACKING_BYTES = {8: 4, 4: 6}
 """Bytes of an element while it is unpacked, by the bits of its code.
 
@@ -54,11 +57,13 @@ class _Sizes(NamedTuple):
     keys: int  # T n_kv times the width of a head
     wide: int  # T f
     scores: int  # b n s^2; 0 with flash attention
+    softmax: int  # scores in fp32, in which a Llama's softmax computes; 0 if they are so already
     weight: int  # the largest matrix, converted for a product; 0 if it needs no conversion
     unpacking_weight: int
     packing: int  # beside a wide tensor that is being packed
     packing_narrow: int
     packing_scores: int
+    packing_softmax: int
     unpacking: int
 
 
@@ -113,18 +118,20 @@ def _sizes(model: ModelSpec, batch: BatchShape, bits: int, weight_bits: int) -> 
     narrow, wide = (batch.tokens * width for width in (model.hidden, model.ffn))
     scores = batch.tokens * batch.length * model.num_heads * (model.attention == "eager")
     largest = max(layer.num_weights for layer in model.linears)
-    packing = PACKING_BYTES * (0 < bits < 32)
+    packing = (PACKING_BYTES + FP32_BYTES * (batch.bits < 32)) * (0 < bits < 32)
     return _Sizes(
         narrow=batch.num_bytes(narrow),
         queries=batch.num_bytes(batch.tokens * model.linears[0].out_features),
         keys=batch.num_bytes(batch.tokens * model.linears[1].out_features),
         wide=batch.num_bytes(wide),
         scores=batch.num_bytes(scores),
+        softmax=FP32_BYTES * scores * (model.form == "llama" and batch.bits < 32),
         weight=batch.num_bytes(largest) * (weight_bits != batch.bits),
         unpacking_weight=min(largest, PACKED_AT_ONCE) * UNPACKING_BYTES.get(weight_bits, 0),
         packing=min(wide, PACKED_AT_ONCE) * packing,
         packing_narrow=min(narrow, PACKED_AT_ONCE) * packing,
         packing_scores=min(scores, PACKED_AT_ONCE) * packing,
+        packing_softmax=min(scores, PACKED_AT_ONCE) * PACKING_BYTES * (0 < bits < 32),
         unpacking=min(wide, PACKED_AT_ONCE) * UNPACKING_BYTES.get(bits, 0),
     )
 
@@ -179,9 +186,20 @@ def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator
 def _scores_forward(
     block: BlockTerms, size: _Sizes, before: dict[str, int], later: frozenset[str]
 ) -> Iterator[Instant]:
-    """Yield the instants of masked scores, and of their softmax, which is then packed."""
+    """Yield the instants of masked scores, and of their softmax, which is then packed.
+
+    A softmax in fp32 takes a converted copy of 16-bit scores, and its result is converted back.
+    """
     both = {**before, "masked": size.scores, "scores": size.scores}
-    yield Instant(both, later | {"softmax"})
+    if size.softmax:
+        working = {"masked": size.scores, "converted": size.softmax, "softmax": size.softmax}
+        yield Instant({**before, **working}, later | {"softmax", "scores"})
+        if any(gradient_flow(block).outputs[:3]):
+            scratch = {"scratch": size.packing_softmax}
+            yield Instant({**before, **working, **scratch}, later | {"scores"})
+        both = {**before, "scores": size.scores}
+    else:
+        yield Instant(both, later | {"softmax"})
     if any(gradient_flow(block).outputs[:3]):
         yield Instant({**both, "scratch": size.packing_scores}, later)
 
@@ -260,6 +278,10 @@ def _attention_backward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> It
     done = frozenset((*AFTER_ATTENTION, *WIDE))
     here = {"gradient": size.narrow * (block.position == "above"), "of v": size.queries * value}
     if model.attention == "eager":
+        if size.softmax:
+            computed = dict.fromkeys(("softmax", "in", "out"), size.softmax)
+            yield Instant({**here, **computed}, done | {"value", "scores"})
+            return
         scores = {"scores": size.scores, "in": size.scores, "out": size.scores}
         yield Instant({**here, **scores}, done | {"value"})
         return

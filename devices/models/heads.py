@@ -22,6 +22,7 @@ class Head:
     per: Literal["text", "token"]
     num_outputs: int  # C numbers for a text, or V for a token: the vocabulary
     is_tied: bool = False  # the matrix of a head for tokens is that of the embedding
+    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
 
     @property
     def is_trained(self) -> bool:
@@ -34,6 +35,11 @@ class Head:
         return 0 if self.is_trained or self.is_tied else self.num_outputs
 
     @property
+    def has_fp32_loss(self) -> bool:
+        """True where the loss, one number a text, is computed from outputs converted to fp32."""
+        return self.per == "token" or self.loss == "squared_error"
+
+    @property
     def peft_task_type(self) -> PeftTaskType:
         """The class of models that PEFT loads an exported adapter into."""
         return "SEQ_CLS" if self.per == "text" else "CAUSAL_LM"
@@ -42,6 +48,11 @@ class Head:
 def text_head(num_outputs: int) -> Head:
     """Return a head of ``num_outputs`` numbers for each text."""
     return Head("text", num_outputs)
+
+
+def score_head() -> Head:
+    """Return a head of one number for each text, which is trained with squared error."""
+    return Head("text", 1, loss="squared_error")
 
 
 def token_head(config: Mapping[str, Any]) -> Head:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from devices.datasets.dataset import SPLITS, Examples, Split, TextDataset
-from devices.models.heads import Head, text_head
+from devices.models.heads import Head, score_head
 from devices.tasks.task import Batch, Encoded, Metric, Predictor, Tokenize
 from devices.tasks.texts import encode_texts
 from devices.vocabulary.trainer import ChunkScore, Evaluation
@@ -56,14 +56,13 @@ class Regression:
         return cls(data, scores)
 
     def head(self, config: Mapping[str, Any]) -> Head:
-        return text_head(1)
+        return score_head()
 
     def encode(self, split: Split, tokenize: Tokenize) -> Encoded:
         return encode_texts(self.data[split], tokenize, self.scores[split])
 
     def losses(self, logits: Tensor, batch: Batch, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
-        each = (logits[:, 0] - batch.targets).square()  # (B, 1), (B,) -> (B,)
-        return each.view(num_jobs, -1).mean(1), each.detach()
+        return squared_errors(logits, batch.targets, num_jobs=num_jobs)
 
     def score(self, model: Predictor, batch: Batch) -> ChunkScore:
         columns = (model.logits(batch)[:, 0].double().tolist(), batch.targets.double().tolist())
@@ -85,6 +84,15 @@ class Regression:
     def facts(self) -> dict[str, Any]:
         tested = self.scores["test"].astype(np.float64)
         return {"constant_loss": float(tested.var())}  # of the best constant answer
+
+
+def squared_errors(logits: Tensor, targets: Tensor, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the mean squared error of each job, (jobs,), and that of each example, (B,).
+
+    The examples of a job stand next to each other.
+    """
+    each = (logits[:, 0] - targets).square()  # (B, 1), (B,) -> (B,)
+    return each.view(num_jobs, -1).mean(1), each.detach()
 
 
 def correlation(one: FloatArray, other: FloatArray) -> float:

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_unflatten
 from devices.cost.blocks import BatchShape
 from devices.cost.traced import BlockPattern, BlockTrace, FrameTrace, Keeping
 from devices.models.spec import ModelSpec
+from devices.tasks.regression import squared_errors
 from devices.tasks.token_losses import token_losses
 from devices.tracing.meta_model import NUM_BLOCKS, PRIMES, BlockCall, MetaModel, texts
 from devices.tracing.operator_trace import OperatorTrace, TracePart, pass_trace, shadow_packed
@@ -235,11 +236,14 @@ def _losses(
 ) -> tuple[Tensor, ...]:
     """Run the model and its head, and return what training keeps of the loss.
 
-    Logits of texts stay beside their loss, as where transformers computes it; those of tokens go.
+    Logits of classes stay beside their loss, as where transformers computes it; others go.
     """
     if model.spec.head.per == "token":
         targets = trace.made((batch.size, batch.length), torch.long, "plain")
         return token_losses(model.forward(*given), targets)
+    if model.spec.head.loss == "squared_error":
+        targets = trace.made((batch.size,), torch.float32, "plain")
+        return squared_errors(model.forward(*given), targets)
     logits = model.forward(*given)
     targets = trace.made((batch.size,), torch.long, "plain")
     return functional.cross_entropy(logits, targets), logits

@@ -171,9 +171,9 @@ class MetaModel:
         return BlockCall(tuple(leaves), structure, noted["returns_tuple"])
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the logits of tokens (b, s) in fp32 where a loss of tokens needs them so."""
+        """Return the logits of tokens (b, s), in fp32 where the loss needs them so."""
         logits: Tensor = self.base(input_ids=ids, attention_mask=mask).logits
-        return logits.float() if self.spec.head.per == "token" else logits
+        return logits.float() if self.spec.head.has_fp32_loss else logits
 
     def resident(self) -> Iterator[Tensor]:
         """Yield the tensors that live before and after a step, gradients included."""

@@ -117,6 +117,12 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
     problems = Problems()
     task, source, cost_source = _read_names(config, problems)
     model = source and problems.attempt("task", partial(_model, config, source, task))
+    priced: ClosedFormCost | ProxyCost | None = None
+    if source and model:
+        priced = problems.attempt("cost", partial(_closed_form, config, source, model))
+    if cost_source and model:
+        large = partial(_proxy_cost, config, cost_source, task=task, proxy=model)
+        priced = problems.attempt("cost.model", large)
     if task:
         _check_target(config, task, problems)
     _check_training(config, task, problems)
@@ -143,11 +149,6 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
     fleet, faults, shared_links, modes, own_tests = met
     if config.fleet.recorded:
         _check_examples(fleet, task, problems)
-    priced: ClosedFormCost | ProxyCost | None
-    priced = problems.attempt("cost", partial(_closed_form, config, source, model))
-    if cost_source and model:
-        large = partial(_proxy_cost, config, cost_source, task=task, proxy=model)
-        priced = problems.attempt("cost.model", large)
     cost_model = priced and problems.attempt("cost.table", partial(_cost_model, config, priced))
     _check_rates(config, fleet, problems)
     if not problems.found and priced:
@@ -241,13 +242,12 @@ def _closed_form(config: RunConfig, source: ModelSource, model: ModelSpec) -> Cl
 
 
 def _proxy_cost(
-    config: RunConfig, source: ModelSource, *, task: Task, proxy: ModelSpec
+    config: RunConfig, source: ModelSource, *, task: Task | None, proxy: ModelSpec
 ) -> ProxyCost:
     named = config.task
+    head = task.head(source.config) if task else text_head(2)  # as that of the proxy
     targets = config.cost.targets or same_roles(named.targets, source.config)
-    large = model_spec(
-        source, targets, head=task.head(source.config), attention=config.cost.attention
-    )
+    large = model_spec(source, targets, head=head, attention=config.cost.attention)
     _check_length(named.max_length, source, large)
     return ProxyCost(proxy, _closed_form(config, source, large))
 

@@ -81,6 +81,16 @@ def test_a_large_model_that_cannot_be_charged_is_refused_in_words(
     assert says in refused(tmp_path, cost=cost)
 
 
+def test_a_proxy_that_does_not_fit_is_said_with_the_other_errors(tmp_path: Path) -> None:
+    said = refused(
+        tmp_path,
+        cost={"model": "llama-3-8b", "targets": ["q_proj"]},
+        fleet={"devices": [{"profile": "no-such-board", "link": "wifi"}]},
+    )
+    assert "as many modules of llama-3-8b" in said
+    assert "no-such-board" in said
+
+
 @pytest.mark.parametrize(
     ("cost", "says"),
     [

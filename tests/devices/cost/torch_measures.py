@@ -28,8 +28,9 @@ from transformers import AutoConfig
 from devices.architectures import model_spec
 from devices.cost.blocks import BatchShape
 from devices.models.catalog import ModelSource
-from devices.models.heads import text_head, token_head
+from devices.models.heads import Head, text_head, token_head
 from devices.models.spec import Attention, ModelSpec
+from devices.tasks.regression import squared_errors
 from devices.tasks.task import IGNORED
 from devices.tasks.token_losses import token_losses
 from devices.training.model import auto_class, lora_config
@@ -63,15 +64,15 @@ TINY = Shape(num_blocks=3, hidden=32, num_heads=4, num_kv_heads=2, ffn=64)
 MINILM = Shape(num_blocks=2, hidden=384, num_heads=12, num_kv_heads=12, ffn=1536)
 
 
-class TokenOutput(NamedTuple):
-    """What training keeps of a language model's forward pass."""
+class LossesOnly(NamedTuple):
+    """What training keeps of a forward pass whose logits it lets go of."""
 
     losses: Tensor  # (1,)
     of_texts: Tensor  # (b,)
 
     @property
     def loss(self) -> Tensor:
-        """The mean over all predicted tokens, a scalar."""
+        """The mean over all predictions, a scalar."""
         return self.losses[0]
 
 
@@ -99,7 +100,8 @@ class Measured:
     def forward(self, batch: BatchShape) -> Any:
         """Loss and logits; the first text of a padded batch is two tokens shorter.
 
-        Of a language model the loss of each text instead of logits, as training computes it.
+        Of a language model and of scores the loss of each text instead of logits, as training
+        computes it.
         """
         ids = torch.randint(1, VOCABULARY, (batch.size, batch.length))
         mask = torch.ones_like(ids)
@@ -108,9 +110,16 @@ class Measured:
         if self.spec.head.per == "token":
             targets = torch.where(mask.bool(), ids, IGNORED).roll(-1, 1)
             targets[:, -1] = IGNORED
-            return TokenOutput(
+            return LossesOnly(
                 *token_losses(
                     self.network(input_ids=ids, attention_mask=mask).logits.float(), targets
+                )
+            )
+        if self.spec.head.loss == "squared_error":
+            scores = torch.rand(batch.size)
+            return LossesOnly(
+                *squared_errors(
+                    self.network(input_ids=ids, attention_mask=mask).logits.float(), scores
                 )
             )
         labels = torch.randint(self.spec.head.num_outputs, (batch.size,))
@@ -126,16 +135,19 @@ def load(
     dtype: torch.dtype = torch.float32,
     lora_dropout: float = 0.0,
     language: dict[str, Any] | None = None,
+    head: Head | None = None,
 ) -> Measured:
     """Drawn from a fixed seed, without dropout but that of adapters.
 
-    With ``language``, which is added to its config, it is a language model.
+    With ``language``, which is added to its config, it is a language model; else it has ``head``,
+    or that of a classification.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     given = {**config_of(family, shape), **(language or {})}
-    config = AutoConfig.for_model(**given, num_labels=NUM_CLASSES, attn_implementation=attention)
-    head = text_head(NUM_CLASSES) if language is None else token_head(given)
+    head = token_head(given) if language is not None else head or text_head(NUM_CLASSES)
+    outputs = head.num_outputs if head.per == "text" else NUM_CLASSES
+    config = AutoConfig.for_model(**given, num_labels=outputs, attn_implementation=attention)
     base = auto_class(head).from_config(config)
     spec = model_spec(source_of(given), targets, head=head, attention=attention)
     adapters = lora_config(spec, rank=RANK, alpha=RANK, dropout=lora_dropout)
