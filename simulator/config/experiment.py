@@ -429,7 +429,7 @@ def _readable(raw: Mapping[str, Any], wrong: Sequence[Keys]) -> Readable | None:
             return Readable(read_section(RunConfig, {**STAND_INS, **rest}), tuple(left_out))
         except ValidationError as error:
             for first, *inner in (_keys_of(one, RunConfig) for one in error.errors()):
-                if first == "fleet" and inner[:1] == ["devices"] and inner[1:]:
+                if first == "fleet" and inner[:1] == ["devices"] and inner[1:] and "fleet" in rest:
                     rest["fleet"]["devices"][inner[1]] = GROUP
                     left_out.append(f"fleet.devices.{inner[1]}")
                 else:

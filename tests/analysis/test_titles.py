@@ -123,14 +123,14 @@ def test_variants_stand_in_config_and_grid_order_and_the_baseline_is_the_configs
     differences = pd.read_csv(runs / "summary" / "differences.csv")
     assert "lora rank=4" not in set(differences["variant"])
     assert set(differences["variant"]) == set(names) - {"lora rank=4"}
-    assert len(logs(runs)) == 18
+    assert len(logs(runs)) == 9
 
 
 def test_places_count_from_the_configs_own_value(tmp_path: Path) -> None:
     file = write(tmp_path, TITLED)
     grid = ["strategy.rank=1,2,4", "fleet.memory_share=0.002,0.003"]
     found = expand(file, [], grid=grid, seeds="1", output=tmp_path)
-    places = {(one.label, one.point): one.load().place for one in found}
+    places = {(one.label, one.point): one.place for one in found}
     assert places["zeropad", "strategy.rank=1, fleet.memory_share=0.002"] == (0, -1)
     assert places["zeropad", "strategy.rank=2, fleet.memory_share=0.002"] == ()
     assert places["mine", "strategy.rank=4, fleet.memory_share=0.003"] == (1, 1, 1)

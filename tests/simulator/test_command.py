@@ -566,7 +566,10 @@ def test_validate_checks_several_files_and_names_each(tmp_path: Path) -> None:
     good = write(tmp_path, SMALL, "good.yaml")
     bad = write(tmp_path, {**SMALL, "seed": -1}, "bad.yaml")
     messages = mistaken(tmp_path, "validate", good, bad)
-    assert messages == [f"seed must be in [0, 9223372036854775808), got -1 ({bad})"]
+    line = bad.read_text().splitlines().index("seed: -1") + 1
+    assert messages == [
+        f"seed must be in [0, 9223372036854775808), got -1 ({bad}, line {line}, column 1)"
+    ]
     assert fedclock("validate", good, cwd=tmp_path).stdout == f"{good}: valid\n"
 
 

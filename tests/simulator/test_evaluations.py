@@ -90,7 +90,7 @@ def played(begin: BeginEvaluation, log: Memory | None = None, **changed: Any) ->
 
 def text(log: Memory) -> str:
     """All that a log holds; NaN is like NaN."""
-    return repr([astuple(one) for one in (*log.events, *log.clients, *log.rounds)])
+    return repr([*log.events, *map(astuple, (*log.clients, *log.rounds))])
 
 
 @pytest.mark.parametrize("pacing", PACINGS, ids=lambda pacing: type(pacing).__name__)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def test_losses_are_those_of_the_examples_that_were_trained_on(tiny: TorchTraine
             job.broadcast.adapter,
             texts=tiny._train_texts,
             chunk=batch[k : k + 1],
+            begin=nullcontext,
         )
         for k in range(len(batch))
     ]
