@@ -129,7 +129,13 @@ class UnusableModelError(ValueError):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence loading bars, and the warning that the head is untrained: it is, on purpose."""
+    """Silence loading bars, and the warning that the head is untrained: it is, on purpose.
+
+    What torch logs of an operator that fails on fake tensors is a traceback; the error itself is
+    raised, and said in words.
+    """
+    fake_tensors = logging.getLogger("torch._subclasses.fake_tensor")
+    is_disabled, fake_tensors.disabled = fake_tensors.disabled, True
     level = transformers_logging.get_verbosity()
     has_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
@@ -139,6 +145,7 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        fake_tensors.disabled = is_disabled
         transformers_logging.set_verbosity(level)
         if has_bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

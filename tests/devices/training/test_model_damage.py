@@ -282,6 +282,15 @@ def test_a_tokenizer_that_makes_its_library_panic_is_one_sentence(
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_operator_that_fails_on_fake_tensors_is_one_sentence(
+    sound: dict[str, Files], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = dict(sound["gpt2"])
+    changed("config.json", initializer_range=-2e-5)(files)
+    assert "std >= 0.0" in check(tmp_path, "gpt2", files, make_dataset())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_else_is_printed_while_a_model_is_loaded_is_passed_on(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
