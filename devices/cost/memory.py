@@ -231,12 +231,13 @@ def _head_transient(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch
     """Return the bytes that live beside those of ``_head_bytes`` at the head's own peak.
 
     For tokens that is where log-softmax runs backward: the gradient of its result and that of the
-    logits, T V each in fp32. A Llama's final norm runs backward in fp32, with four tensors of T h
-    beside the gradient that enters it. For other heads it is less than any block takes.
+    logits, T V each in fp32. A Llama's final norm runs backward in fp32, with three or four tensors
+    of T h beside the gradient that enters it. For other heads it is less than any block takes.
     """
     numbers = batch.tokens * model.hidden
     crosses = any(block.position != "below" for block in blocks)
-    norm = (4 * FP32_BYTES * numbers + batch.num_bytes(numbers)) * (
+    num_tensors = 3 + (batch.bits < 32)  # the last is its input, where that is converted
+    norm = (num_tensors * FP32_BYTES * numbers + batch.num_bytes(numbers)) * (
         crosses and model.form == "llama"
     )
     is_language = model.head.per == "token"
