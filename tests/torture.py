@@ -19,9 +19,12 @@ SEED = int(os.environ.get("FEDCLOCK_SEED", "0"))
 """Of what is drawn at random: another one tries other inputs."""
 
 
-def scaled(short: int, full: int) -> int:
-    """Return the number of tries of a test: ``short``, or the share of ``full`` if that is more."""
-    return max(short, round(SHARE * full))
+def scaled(short: int, full: int, *, least: int = 0) -> int:
+    """Return the number of tries of a test: ``short``, or the share of ``full`` if that is more.
+
+    Where any long test runs, as in ``.ci/run``, it is no fewer than ``least``.
+    """
+    return max(short, round(SHARE * full), least if SHARE else 0)
 
 
 LONG = (

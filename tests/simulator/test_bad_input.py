@@ -241,7 +241,7 @@ def test_a_broken_config_is_an_error_in_words_or_a_run(folder: Path) -> None:
     rng = np.random.default_rng([SEED, 1])
     guided, broke, counts = Guided(seeds()), Broke(folder.parent), Counter[str]()
     file, output = folder / "x.yaml", folder / "out"
-    for _ in range(scaled(100, 60_000)):
+    for _ in range(scaled(100, 60_000, least=200)):
         tree = broken_tree(rng, guided.pick(rng), seeds())
         content = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode()
         if rng.random() < 0.2:

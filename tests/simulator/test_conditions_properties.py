@@ -194,7 +194,7 @@ SHARE = PLAN.peak_memory_bytes / 10**9
 
 
 @pytest.mark.torture
-@settings(max_examples=scaled(50, 600), deadline=None)
+@settings(max_examples=scaled(50, 600, least=150), deadline=None)
 @given(worlds)
 def test_client_ends_when_and_how_a_walk_through_its_world_says(met: Met) -> None:
     assume(met.online[0] and met.crash[0] and met.server[0] and met.link[0])
@@ -244,7 +244,7 @@ def devices(draw: st.DrawFn, device_id: int) -> Device:
 
 
 @pytest.mark.torture
-@settings(max_examples=scaled(25, 300), deadline=None)
+@settings(max_examples=scaled(25, 300, least=60), deadline=None)
 @given(st.data())
 def test_every_plan_ends_once_and_what_was_delivered_is_merged(data: st.DataObject) -> None:
     fleet = [data.draw(devices(device_id)) for device_id in range(3)]

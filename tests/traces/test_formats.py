@@ -148,7 +148,7 @@ def damaged(draw: st.DrawFn) -> str:
 
 
 @pytest.mark.torture
-@settings(one_folder, max_examples=scaled(500, 3000))
+@settings(one_folder, max_examples=scaled(500, 3000, least=3000))
 @given(text=damaged() | st.lists(pieces, max_size=30).map("".join))
 def test_any_damage_gives_a_link_or_an_error_with_file_and_line(
     read: Callable[..., Link], text: str
@@ -164,7 +164,7 @@ def test_any_damage_gives_a_link_or_an_error_with_file_and_line(
 
 
 @pytest.mark.torture
-@settings(one_folder, max_examples=scaled(150, 500))
+@settings(one_folder, max_examples=scaled(150, 500, least=500))
 @given(content=st.binary(max_size=200))
 def test_any_bytes_give_a_link_or_an_error_with_file_and_line(
     read: Callable[..., Link], content: bytes
@@ -185,7 +185,7 @@ def traces(draw: st.DrawFn, period_s: float) -> BandwidthTrace:
 
 
 @pytest.mark.torture
-@settings(one_folder, max_examples=scaled(100, 300))
+@settings(one_folder, max_examples=scaled(100, 300, least=300))
 @given(data=st.data(), period_s=st.sampled_from([1.0, 60.0, 86400.0]))
 def test_written_link_reads_back_with_the_same_rates_at_the_same_times(
     tmp_path: Path, data: st.DataObject, period_s: float
