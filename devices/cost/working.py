@@ -87,8 +87,9 @@ def block_peaks(
         return Peaks(_peak(saved, forward, bits), _peak(saved, backward, bits))
     # The first forward pass saves its input only. The second runs while the gradient lives.
     saved = _with_input(saved, size)
-    # The backward pass of a Llama's last layer, if it trains nothing, needs its weight alone.
-    is_passed = is_llama and size.weight > 0 and not block.trained[-1]
+    # The second pass stops at the last tensor to be saved. Unless B is trained in a Llama's last
+    # layer, whose gradient needs A x, that is its converted weight, beside the input of the layer.
+    is_passed = is_llama and size.weight > 0 and not block.trains_b[-1]
     again = _peak(saved, forward, 32) + size.narrow + size.wide * is_passed
     return Peaks(_peak([], forward, 32), max(again, _peak(saved, backward, 32)))
 
