@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from traces.formats import read_link
 from traces.generators.diurnal import DiurnalModel
 from traces.generators.link_model import LinkModel
 from traces.generators.model_file import read_model
+from traces.text import did_you_mean
 
 DATA = Path(__file__).parent / "data"
 NUM_LINKS = 16
@@ -48,9 +49,7 @@ def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) ->
         if path.suffix == ".toml":
             return drawn_links(link_model(path, uplink_scale=uplink_scale), 1)[0]
         return read_link(path, uplink_scale=uplink_scale)
-    raise ValueError(
-        f"a link must be a CSV or TOML file or one of {', '.join(links())}, got {name!r}"
-    )
+    raise ValueError(f"a link must be a CSV or TOML file, or {_none_of_ours(name, links())}")
 
 
 def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tuple[Link, ...]:
@@ -74,9 +73,9 @@ def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tupl
         return drawn_links(link_model(path, uplink_scale=uplink_scale), NUM_LINKS)
     if name in links() or os.path.isfile(path):
         return (load_link(name_or_path, uplink_scale=uplink_scale),)
+    ours = _none_of_ours(name, (*pools(), *links()))
     raise ValueError(
-        f"links must be a CSV or TOML file, a folder of them, a pool ({', '.join(pools())}) "
-        f"or a bundled link ({', '.join(links())}), got {name!r}"
+        f"links must be a CSV or TOML file, a folder of them, a bundled pool, or {ours}"
     )
 
 
@@ -130,6 +129,13 @@ def drawn_devices(
     return {
         str(k): model.availability(np.random.default_rng([seed, k])) for k in range(1, count + 1)
     }
+
+
+def _none_of_ours(name: str, known: Sequence[str]) -> str:
+    """Return the end of the message for a name that is neither a file nor a bundled link."""
+    said = f"a link of a pool such as lte-1 (pools: {', '.join(pools())}), got {name!r}"
+    is_path = os.sep in name or Path(name).suffix != ""
+    return f"{said}, which is not there" if is_path else said + did_you_mean(name, known)
 
 
 def _pool_of(link: str) -> str:

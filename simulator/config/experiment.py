@@ -38,6 +38,12 @@ OUT_OF_RANGE = (
 )
 """pydantic's names for the errors that are told by the range in the annotation."""
 
+NO_NUMBER = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+}
+"""pydantic's names for the errors that a value is no number of the kind that a key takes."""
+
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 """pydantic's names for the error that a key is none."""
 
@@ -516,6 +522,11 @@ def _problem(error: Any, model: type[RunConfig]) -> str:
         return f"{name} must hold keys and values, got {_shown(given)}"
     if kind in OUT_OF_RANGE or _is_choice(hints[0]):
         return f"{name} must be {in_words(hints[0])}, got {_shown(given)}"
+    if kind in NO_NUMBER:
+        what, rule = NO_NUMBER[kind], in_words(hints[0])
+        return f"{name} must be {what} {rule.removeprefix(what).strip()}".rstrip() + (
+            f", got {_shown(given)}"
+        )
     if kind == "too_short":
         return f"{name} must have at least {error['ctx']['min_length']} entry, got {_shown(given)}"
     if kind == "tuple_type":

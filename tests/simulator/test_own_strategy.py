@@ -131,7 +131,7 @@ def test_a_title_of_its_own_is_kept(tmp_path: Path) -> None:
 def test_all_of_its_errors_come_with_those_of_the_rest(tmp_path: Path) -> None:
     config = config_of(tmp_path, rank="many", shaer=0.3) | {"seed": -1}
     assert problems(tmp_path, config) == [
-        "strategy.rank must be a valid integer, unable to parse string as an integer, got 'many'",
+        "strategy.rank must be a whole number, got 'many'",
         "strategy.shaer is no key; strategy has kind, rank, alpha, share, title, learning_rate; "
         "did you mean share?",
         "seed must be in [0, 9223372036854775808), got -1",

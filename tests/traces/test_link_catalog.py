@@ -71,15 +71,22 @@ def test_link_can_be_a_file(tmp_path: Path) -> None:
         load_link(tmp_path / "mine.csv")
 
 
-def test_unknown_link_lists_the_valid_names() -> None:
-    with pytest.raises(
-        ValueError, match=r"CSV or TOML file or one of 3g-1, .*, wifi6-4, got 'wifi'"
-    ):
+def test_unknown_link_lists_the_pools_and_names_the_nearest() -> None:
+    message = (
+        r"CSV or TOML file, or a link .* \(pools: 3g, .*, wifi6\), got 'wifi'; did you mean wif"
+    )
+    with pytest.raises(ValueError, match=message):
         load_link("wifi")
 
 
-def test_unknown_pool_lists_the_valid_names() -> None:
-    message = r"a pool \(3g, 5g, .*, wifi6\) or a bundled link \(3g-1, .*\), got 'traces/6g\.csv'"
+@pytest.mark.parametrize("name", ["lte-drivin", "lte-driving-9"])
+def test_a_misspelt_pool_is_told_the_nearest(name: str) -> None:
+    with pytest.raises(ValueError, match=r"pools: 3g, .*, got 'lte.*; did you mean lte-driving"):
+        pool(name)
+
+
+def test_a_file_of_links_that_is_missing_is_said_to_be() -> None:
+    message = r"folder of them, a bundled pool, or .*, got 'traces/6g\.csv', which is not there"
     with pytest.raises(ValueError, match=message):
         pool("traces/6g.csv")
 
