@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from devices.cost.blocks import BatchShape, block_terms
+from devices.cost.blocks import BatchShape
 from devices.cost.closed_form import closed_form_demand
-from devices.cost.saved import block_tensors, head_tensors, raw_bytes, rotary_tensors
 from devices.cost.traced import TracedDemand
 from devices.fleet.profile import ComputeBits
 from devices.models.heads import score_head
-from devices.models.spec import Attention, ModelSpec
+from devices.models.spec import Attention
 from devices.tracing.block_tracer import BlockTracer
-from devices.vocabulary.plan import TermGrid, TrainingPlan
-from tests.devices.cost.specs import LINEARS, TRACED_LINEARS, attentions, make_plan
+from tests.devices.cost.head_checks import DTYPES, SHAPE, check_saved_and_counted, plan_of
+from tests.devices.cost.specs import LINEARS, TRACED_LINEARS, attentions
 from tests.devices.cost.torch_measures import (
-    RANK,
     Measured,
-    Shape,
     config_of,
     load,
-    saved_bytes,
     step_flops,
 )
 from tests.devices.cost.training_measures import measure_step
 
-SHAPE = Shape(num_blocks=2, hidden=48, num_heads=4, num_kv_heads=2, ffn=96)
-DTYPES: dict[int, torch.dtype] = {32: torch.float32, 16: torch.bfloat16}
 CASES = [(family, attention) for family in LINEARS for attention in attentions(family)]
-
-
-def plan_of(spec: ModelSpec, depth: int, bits: int, batch: BatchShape) -> TrainingPlan:
-    terms = TermGrid.top_blocks(spec.grid_shape(RANK), depth)
-    plan = make_plan(spec, terms, activation_bits=bits)
-    return TrainingPlan(**{**vars(plan), "batch_size": batch.size})
 
 
 def measured_in(family: str, bits: ComputeBits, attention: Attention = "eager") -> Measured:
@@ -48,18 +35,10 @@ def test_saved_bytes_and_flops_equal_what_torch_saves_and_counts(
     family: str, attention: Attention, bits: ComputeBits
 ) -> None:
     measured = measured_in(family, bits, attention)
-    spec = measured.spec
     for depth, is_padded in ((1, True), (2, False)):
         batch = BatchShape(3, 12, is_padded, bits)
         measured.train_top(depth)
-        blocks = block_terms(spec, TermGrid.top_blocks(spec.grid_shape(RANK), depth))
-        found = saved_bytes(measured, batch)
-        assert found["after"] == raw_bytes(head_tensors(spec, blocks, batch))
-        halves = (half for block in blocks for half in block_tensors(spec, block, batch))
-        of_blocks = sum(map(raw_bytes, halves)) + raw_bytes(rotary_tensors(spec, blocks, batch))
-        assert sum(found.values()) - found["after"] == of_blocks
-        demand = closed_form_demand(spec, plan_of(spec, depth, 32, batch), batch)
-        assert step_flops(measured, batch) == (demand.forward_flops, demand.backward_flops)
+        check_saved_and_counted(measured, depth, batch)
 
 
 @pytest.mark.parametrize(
