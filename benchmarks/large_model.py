@@ -1,4 +1,4 @@
-"""A large model of random weights, and the same steps on it by FedClock and by a plain loop."""
+"""Makes a large model of random weights, and takes the same steps on it here and in a loop."""
 
 from __future__ import annotations
 

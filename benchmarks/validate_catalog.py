@@ -91,7 +91,7 @@ class Judgement(NamedTuple):
 
     @property
     def off_by(self) -> float:
-        """The largest factor, up or down, of its numbers."""
+        """The largest factor, up or down, between simulated and measured numbers."""
         return max(max(factor, 1 / factor) for factor in self.factors)
 
 
