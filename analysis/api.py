@@ -376,10 +376,9 @@ def write_figures(
 ) -> list[Path]:
     """Write the named figures, or all that have something to show, in every format with CSV.
 
-    Those of several blocks lie in a folder of each.
-
-    ``devices`` are those that figures of single devices show (gantt, memory, choices); all, where
-    none is named. Raises RunError on a name that is none, or without any of the devices.
+    Runs of several blocks have figures each, in a folder of its own. ``devices`` are those that
+    figures of single devices show (gantt, memory, choices); all, where none is named. Raises
+    RunError on a name that is none, or without any of the devices.
     """
     studies = result._studies(target=target)
     with _figures_into(folder) as staged:
