@@ -190,7 +190,7 @@ class WithServerOptimizer(Strategy[Optimized]):
 
     def init(self, adapter: Adapter) -> ServerState[Optimized]:
         state = self.strategy.init(adapter)
-        return ServerState(state.version, state.adapter, Optimized(state.memory))
+        return replace(state, memory=Optimized(state.memory))
 
     def plan(
         self,
@@ -228,11 +228,11 @@ class WithServerOptimizer(Strategy[Optimized]):
             )
             arrays[name] = np.where(mask, start + added, start).astype(np.float32)
         adapter = _with_arrays(after.adapter, arrays)
-        return ServerState(after.version, adapter, Optimized(after.memory, moments))
+        return replace(after, adapter=adapter, memory=Optimized(after.memory, moments))
 
 
 def _inner(state: ServerState[Optimized]) -> ServerState[Any]:
-    return ServerState(state.version, state.adapter, state.memory.inner)
+    return replace(state, memory=state.memory.inner)
 
 
 def _named(adapter: Adapter) -> Iterator[tuple[str, Float32Array]]:
