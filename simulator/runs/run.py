@@ -51,10 +51,11 @@ from simulator.workers.trainers import (
     Trainers,
     remembering,
 )
-from simulator.world.build import World, build_world, rehearse, wrong_names
+from simulator.world.build import World, build_world, wrong_names
 from simulator.world.deadline import late_devices, least_deadline_s
 from simulator.world.private import spent_privacy
 from simulator.world.recorded import fault_schedules
+from simulator.world.rehearsal import rehearse
 from traces.text import without_folders
 
 
