@@ -225,7 +225,7 @@ class TorchTrainer:
         seeds = [np.random.SeedSequence(job.seed).generate_state(2).tolist() for job in jobs]
         texts, shards = self._train_texts.rows_of([job.examples for job in jobs])
         drawn = [
-            _draw(replace(job, examples=shard), texts.lengths, batch_seed)
+            self._draw(replace(job, examples=shard), texts.lengths, batch_seed)
             for job, shard, (batch_seed, _) in zip(jobs, shards, seeds, strict=True)
         ]
         noise = RoundingNoise(seeds[0][1], self.host.device)
@@ -238,6 +238,20 @@ class TorchTrainer:
         # Taken from the device at the end: waiting for each step's would leave a GPU idle.
         losses: FloatArray = torch.stack(steps).cpu().double().numpy()
         return losses
+
+    def _draw(self, job: TrainingJob, lengths: IntArray, seed: int) -> list[IntArray]:
+        """Draw the batches of a job, each (batch_size,), that follow from its seed."""
+        batches = draw_batches(
+            job.examples,
+            lengths,
+            steps=job.plan.local_steps,
+            batch_size=job.plan.batch_size,
+            rng=np.random.default_rng(seed),
+            kind=self._config.batches,
+        )
+        if job.stack == 1:
+            return batches
+        return in_common_order(batches, lengths, np.random.default_rng(job.broadcast.version))
 
     def _step(
         self,
@@ -285,19 +299,6 @@ class TorchTrainer:
         )
         mean, squared = (float(column.mean()) for column in losses.T)
         return TrainingResult(adapter, mean, squared, diverged)
-
-
-def _draw(job: TrainingJob, lengths: IntArray, seed: int) -> list[IntArray]:
-    batches = draw_batches(
-        job.examples,
-        lengths,
-        steps=job.plan.local_steps,
-        batch_size=job.plan.batch_size,
-        rng=np.random.default_rng(seed),
-    )
-    if job.stack == 1:
-        return batches
-    return in_common_order(batches, lengths, np.random.default_rng(job.broadcast.version))
 
 
 def _shares(parts: Sequence[Batch], num_jobs: int) -> list[Tensor]:
