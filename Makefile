@@ -92,7 +92,8 @@ study-page: $(READY)
 # The same machinery in a minute, with a model that learns nothing, written below runs/.
 study-quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m studies.run studies/quick-plan.yaml --results runs/quick-results
-	$(BIN)/python -m studies.page studies/quick.md runs/quick-page/study.md --results runs/quick-results
+	$(BIN)/python -m studies.page studies/quick.md runs/quick-page/study.md \
+		--plan studies/quick-plan.yaml --results runs/quick-results
 
 setup: $(READY)
 
