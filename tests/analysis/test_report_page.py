@@ -23,7 +23,7 @@ from tests.analysis.browser import Page
 from tests.analysis.browser import page as open_page
 from tests.torture import LONG
 
-pytestmark = LONG
+pytestmark = list(LONG)
 
 WriteRun = Callable[..., Path]
 EVIL = "an_odd.label-1"
