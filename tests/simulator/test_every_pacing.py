@@ -54,7 +54,7 @@ def run(federation: Federation) -> Memory:
     return log
 
 
-WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora")
+WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora", "scaffold")
 """Those that take no heed of memory."""
 
 

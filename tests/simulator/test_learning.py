@@ -39,12 +39,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lora-fair": {"depth": "common"},
     "rolora": {"depth": "common"},
     "fedsa-lora": {"depth": "common"},
+    "scaffold": {"depth": "common"},
     "haflq": {"upload_s": 1e9, "explore_share": 1.0},
     "fah-qlora": {"min_rank": 2},
 }
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those in which a term settles short of its goal where a device lacks it."""
-WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora")
+WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora", "scaffold")
 """Those that train the same on all devices, as much as the smallest one holds."""
 PRODUCTS = ("flexlora", "flora", "lora-fair")
 """Those whose terms are others in each round: what has to arrive is the product."""
