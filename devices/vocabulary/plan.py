@@ -153,6 +153,13 @@ class TermGrid:
         return self.use != "own_b"
 
     @property
+    def is_read_only(self) -> bool:
+        """Whether nobody can write to the arrays, as to those of ``top_blocks``."""
+        return not any(
+            values.flags.writeable for values in (self.held, self.trained, self.upload_bits)
+        )
+
+    @property
     def uploaded(self) -> BoolArray:
         """(L, M, R): the terms that the server gets back."""
         return self.upload_bits > 0
