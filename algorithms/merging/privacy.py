@@ -27,12 +27,11 @@ import numpy as np
 from annotated_types import Gt, Lt
 
 from algorithms.merging.robust import clipped
-from algorithms.strategy import FleetView, ServerState, Strategy
+from algorithms.merging.wrapped import Wrapped
+from algorithms.strategy import ServerState
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
-    DeviceId,
     Factors,
     TermGrid,
     TrainingPlan,
@@ -80,7 +79,7 @@ class Privacy:
 
 
 @dataclass(frozen=True)
-class WithPrivacy(Strategy[Any]):
+class WithPrivacy(Wrapped[Any]):
     """This strategy is another one whose updates are clipped, counted alike and merged with noise.
 
     ``strategy`` takes means, remembers nothing, and lets all devices of a round send the same
@@ -92,33 +91,9 @@ class WithPrivacy(Strategy[Any]):
     title: ClassVar[str] = "A strategy with differential privacy"
     is_mean: ClassVar[bool] = True
 
-    strategy: Strategy[Any]
     privacy: Privacy
     cohort: int
     noise_seed: int
-
-    @property
-    def rank(self) -> int:
-        return self.strategy.rank
-
-    @property
-    def alpha(self) -> float:
-        return self.strategy.alpha
-
-    def init(self, adapter: Adapter) -> ServerState[Any]:
-        return self.strategy.init(adapter)
-
-    def plan(
-        self,
-        state: ServerState[Any],
-        fleet: FleetView,
-        cohort: Sequence[DeviceId],
-        rng: np.random.Generator,
-    ) -> Sequence[TrainingPlan]:
-        return self.strategy.plan(state, fleet, cohort, rng)
-
-    def broadcast(self, state: ServerState[Any], plan: TrainingPlan) -> Broadcast:
-        return self.strategy.broadcast(state, plan)
 
     def aggregate(
         self, state: ServerState[Any], updates: Sequence[ClientUpdate]

@@ -32,15 +32,13 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from annotated_types import Ge, Lt
 
-from algorithms.strategy import FleetView, ServerState, Strategy
+from algorithms.merging.wrapped import Wrapped
+from algorithms.strategy import ServerState
 from devices.vocabulary.plan import (
     Adapter,
-    Broadcast,
     ClientUpdate,
-    DeviceId,
     Factors,
     TermGrid,
-    TrainingPlan,
 )
 from traces.arrays import BoolArray, Float32Array, FloatArray
 from traces.options import Positive, check_options
@@ -171,46 +169,25 @@ class Optimized:
 
 
 @dataclass(frozen=True)
-class WithServerOptimizer(Strategy[Optimized]):
+class WithServerOptimizer(Wrapped[Optimized]):
     """This strategy is another one whose mean is stepped along by a server optimizer."""
 
     kind: ClassVar[str] = "with-server-optimizer"
     title: ClassVar[str] = "A strategy under a server optimizer"
 
-    strategy: Strategy[Any]
     optimizer: ServerOptimizer
 
-    @property
-    def rank(self) -> int:
-        return self.strategy.rank
-
-    @property
-    def alpha(self) -> float:
-        return self.strategy.alpha
+    def inner(self, state: ServerState[Optimized]) -> ServerState[Any]:
+        return ServerState(state.version, state.adapter, state.memory.inner)
 
     def init(self, adapter: Adapter) -> ServerState[Optimized]:
         state = self.strategy.init(adapter)
-        return ServerState(state.version, state.adapter, Optimized(state.memory))
-
-    def plan(
-        self,
-        state: ServerState[Optimized],
-        fleet: FleetView,
-        cohort: Sequence[DeviceId],
-        rng: np.random.Generator,
-    ) -> Sequence[TrainingPlan]:
-        return self.strategy.plan(_inner(state), fleet, cohort, rng)
-
-    def broadcast(self, state: ServerState[Optimized], plan: TrainingPlan) -> Broadcast:
-        return self.strategy.broadcast(_inner(state), plan)
-
-    def own_model(self, state: ServerState[Optimized], device_id: DeviceId) -> Adapter:
-        return self.strategy.own_model(_inner(state), device_id)
+        return replace(state, memory=Optimized(state.memory))
 
     def aggregate(
         self, state: ServerState[Optimized], updates: Sequence[ClientUpdate]
     ) -> ServerState[Optimized]:
-        after = self.strategy.aggregate(_inner(state), updates)
+        after = self.strategy.aggregate(self.inner(state), updates)
         grids = [update.plan.terms for update in updates]
         sent = {name: _sent(grids, name) for name in Factors._fields}
         moments: dict[str, Moments] = {}
@@ -228,11 +205,7 @@ class WithServerOptimizer(Strategy[Optimized]):
             )
             arrays[name] = np.where(mask, start + added, start).astype(np.float32)
         adapter = _with_arrays(after.adapter, arrays)
-        return ServerState(after.version, adapter, Optimized(after.memory, moments))
-
-
-def _inner(state: ServerState[Optimized]) -> ServerState[Any]:
-    return ServerState(state.version, state.adapter, state.memory.inner)
+        return replace(after, adapter=adapter, memory=Optimized(after.memory, moments))
 
 
 def _named(adapter: Adapter) -> Iterator[tuple[str, Float32Array]]:

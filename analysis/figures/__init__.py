@@ -82,9 +82,9 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
         ),
         FigureSpec(
             "time-to-target",
-            f"Simulated time to the target {title.lower()}. Hatched: not reached by every run, so"
-            " that the bar, which takes the time of the last evaluation for it, bounds the time"
-            " from below; in brackets, how many runs reached it.",
+            f"Simulated time to the target {title.lower()}, the median of the seeds. In brackets:"
+            " how many runs reached it, where not all did. Hatched: the others leave no more than a"
+            " bound of the median from below. A band that ends in an arrow is not bounded.",
             target.frame,
             partial(target.draw, metric=metric),
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ def _spent(numbers: pd.Series[Any]) -> tuple[float, float, float]:
 
 def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range") -> None:
     """Draw a bar for each label, to the right of the baseline's line where there is more of it."""
-    spread = bands.of_labels(frame, change.column, band=band)
+    spread = _spread(frame, change, band=band)
     colors = [look.color for look in style.looks(frame).values()]
     axes.barh(range(len(spread)), spread["middle"], bars.HEIGHT, color=colors, linewidth=0)
     bars.whiskers(axes, spread, ONE)
@@ -98,6 +99,19 @@ def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range"
     axes.axvline(0, color=style.BLACK, linewidth=0.8)
     axes.set_xlabel(change.title)
     bars.name_rows(axes, [str(label) for label in spread.index])
+
+
+def _spread(frame: pd.DataFrame, change: Change, *, band: str) -> pd.DataFrame:
+    """Return low, middle and high of a change over seeds, each by the estimate that tables have.
+
+    Of what was spent that is the geometric mean of the ratios, so that a half and a double cancel.
+    """
+    everything = (-math.inf, math.inf)
+    if change not in SPENT:
+        return bands.of_labels(frame, change.column, band=band, possible=everything)
+    logs = frame.assign(log=np.log1p(frame[change.column] / 100))
+    spread = bands.of_labels(logs, "log", band=band, possible=everything)
+    return spread.apply(np.expm1) * 100
 
 
 def _signed(value: float) -> str:

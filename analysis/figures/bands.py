@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy.special import stdtrit
 
 from analysis import escape
 from analysis.figures import style
+from analysis.metrics.paired import CONFIDENCE
 from traces.arrays import FloatArray
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; 1.96 beyond.
-T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+AT_LEAST_NOTHING = (0.0, math.inf)
+"""The range of seconds, bytes, joules and counts."""
 
 
 class Band(NamedTuple):
@@ -46,7 +45,7 @@ def _ci95(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     middle = values.mean(axis=0)
     if num == 1:
         return middle, middle, middle
-    quantile = T95[num - 2] if num - 2 < len(T95) else 1.96
+    quantile = float(stdtrit(num - 1, (1 + CONFIDENCE) / 2))
     half = quantile * values.std(axis=0, ddof=1) / np.sqrt(num)
     return middle - half, middle, middle + half
 
@@ -65,13 +64,35 @@ BANDS = {
 
 def note(frame: pd.DataFrame, band: str) -> str:
     """Return what lines, bars and bands stand for, for the legend; empty for a single seed."""
+    return of_seeds(frame, BANDS[band].words)
+
+
+def of_seeds(frame: pd.DataFrame, words: str) -> str:
+    """Return the words with the number of seeds that they are of; empty for a single seed."""
     seeds = frame.groupby("label")["seed"].nunique()
     few, most = int(seeds.min()), int(seeds.max())
     number = str(most) if few == most else f"{few} to {most}"
-    return f"{BANDS[band].words} of {number} seeds" if most > 1 else ""
+    return f"{words} of {number} seeds" if most > 1 else ""
 
 
-def curve(rows: pd.DataFrame, *, x: str, y: str, band: str) -> Curve:
+def summary(values: FloatArray, band: str, possible: tuple[float, float]) -> list[FloatArray]:
+    """Return low, middle and high (points,) of (seeds, points), cut at what is ``possible``.
+
+    A confidence interval is cut as tables cut it: it holds the true mean as often as the whole one.
+    """
+    low, middle, high = BANDS[band].summary(values)
+    least, most = possible
+    return [np.maximum(low, np.minimum(least, middle)), middle, np.minimum(high, most)]
+
+
+def curve(
+    rows: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    band: str,
+    possible: tuple[float, float] = AT_LEAST_NOTHING,
+) -> Curve:
     """Return one label's curve over its seeds, at every x that any of them has.
 
     A seed is interpolated between its own points. The curve starts where the last seed starts and
@@ -86,7 +107,7 @@ def curve(rows: pd.DataFrame, *, x: str, y: str, band: str) -> Curve:
     points = np.unique(np.concatenate([at for at, _ in lines]))
     points = points[points >= start]
     values = np.stack([np.interp(points, at, values) for at, values in lines])
-    return Curve(points, *BANDS[band].summary(values))
+    return Curve(points, *summary(values, band, possible))
 
 
 def plot(
@@ -107,11 +128,18 @@ def plot(
         axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
 
 
-def of_labels(frame: pd.DataFrame, column: str, *, band: str) -> pd.DataFrame:
+def of_labels(
+    frame: pd.DataFrame,
+    column: str,
+    *,
+    band: str,
+    possible: tuple[float, float] = AT_LEAST_NOTHING,
+) -> pd.DataFrame:
     """Return one row for each label: low, middle and high of a column with one value a seed."""
-    summary = BANDS[band].summary
     rows = {
-        label: [float(part[0]) for part in summary(own[column].to_numpy(float)[:, None])]
+        label: [
+            float(part[0]) for part in summary(own[column].to_numpy(float)[:, None], band, possible)
+        ]
         for label, own in frame.groupby("label", sort=False)
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["low", "middle", "high"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -71,13 +73,27 @@ def plain(axes: Axes, spread: pd.DataFrame, colors: Sequence[str], unit: Unit) -
 
 
 def whiskers(axes: Axes, spread: pd.DataFrame, unit: Unit) -> None:
-    """Draw a line from low to high at every bar whose seeds differ."""
-    for row, (low, _, high) in enumerate(spread.to_numpy(float) / unit.size):
-        if high > low:  # white below black, to be seen on a black bar too
-            axes.plot([low, high], [row, row], color="white", linewidth=2.2)
-            axes.plot(
-                [low, high], [row, row], "|-", color=style.BLACK, linewidth=0.9, markersize=4.5
-            )
+    """Draw a line from low to high at every bar whose seeds differ.
+
+    One that nothing bounds from above ends in an arrow, at the largest number of the frame.
+    """
+    look: dict[str, Any] = {"color": style.BLACK, "linewidth": 0.9, "markersize": 4.5}
+    ends = spread[["low", "high"]].to_numpy(float) / unit.size
+    reach = finite_end(spread) / unit.size
+    for row, (low, high) in enumerate(ends):
+        if high > low:
+            end = min(high, reach)
+            # White below black, to be seen on a black bar too.
+            axes.plot([low, end], [row, row], color="white", linewidth=2.2)
+            axes.plot([low, end], [row, row], "-", **look)
+            axes.plot([low], [row], "|", **look)
+            axes.plot([end], [row], "|" if end == high else ">", **look)
+
+
+def finite_end(spread: pd.DataFrame) -> float:
+    """Return the largest finite number of a frame."""
+    numbers = spread.to_numpy(float)
+    return float(numbers[np.isfinite(numbers)].max(initial=0.0))
 
 
 def write(axes: Axes, ends: pd.Series[float], texts: list[str]) -> None:

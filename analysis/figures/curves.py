@@ -20,11 +20,12 @@ from devices.tasks.task import Metric
 
 
 class Quantity(NamedTuple):
-    """A quantity is a column that can stand on an axis, with its title and its units."""
+    """A quantity is a column that can stand on an axis, with its title, units and range."""
 
     column: str
     name: str
     scale: Scale
+    possible: tuple[float, float] = bands.AT_LEAST_NOTHING
 
     def unit(self, frame: pd.DataFrame) -> Unit:
         """Return the unit for all values of the frame."""
@@ -37,7 +38,7 @@ class Quantity(NamedTuple):
 
 def judge(metric: Metric) -> Quantity:
     """Return the first metric of a task as it stands on an axis."""
-    return Quantity(metric.name, f"Test {metric.phrase}", scale_of(metric))
+    return Quantity(metric.name, f"Test {metric.phrase}", scale_of(metric), metric.possible)
 
 
 ACCURACY = judge(classification.ACCURACY)
@@ -92,7 +93,7 @@ def plot(
     across, up = x.unit(frame), y.unit(frame)
     for label, look in style.looks(frame).items():
         rows = frame[frame["label"] == label]
-        curve = bands.curve(rows, x=x.column, y=y.column, band=band)
+        curve = bands.curve(rows, x=x.column, y=y.column, band=band, possible=y.possible)
         bands.plot(axes, curve, look, label=label, size=(across.size, up.size))
     axes.set(xlabel=x.title(across), ylabel=y.title(up))
     axes.set_xlim(left=0)

@@ -94,7 +94,7 @@ def plot_staleness(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> N
     """Draw a line for each label: the share of merged updates of each staleness."""
     for label, look in style.looks(frame).items():
         rows = frame[frame["label"] == label].assign(percent=lambda rows: 100 * rows["share"])
-        curve = bands.curve(rows, x="staleness", y="percent", band=band)
+        curve = bands.curve(rows, x="staleness", y="percent", band=band, possible=(0.0, 100.0))
         bands.plot(axes, curve, look, label=label, size=(1.0, 1.0))
     axes.set(xlabel="Staleness (aggregations since the broadcast)", ylabel="Merged updates (%)")
     axes.set_ylim(bottom=0)

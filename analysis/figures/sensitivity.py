@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import escape
-from analysis.figures import bands, style
+from analysis.figures import bands, style, target
 from analysis.figures.curves import Quantity
 from analysis.figures.rows import of_runs
 from analysis.metrics import run_metrics as metrics
@@ -20,12 +20,12 @@ from analysis.metrics.definitions import JUDGES, scale_of
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, SECONDS
-from simulator.config.experiment import flatten
+from simulator.config.keys import flatten
 from simulator.config.schema import NOT_SIMULATED
 from traces.text import did_you_mean
 
 FINAL = tuple(
-    Quantity(f"final_{metric.name}", f"Final {metric.phrase}", scale_of(metric))
+    Quantity(f"final_{metric.name}", f"Final {metric.phrase}", scale_of(metric), metric.possible)
     for metric in JUDGES
 )
 TIME_TO_TARGET = Quantity("time_to_target_s", "Time to target", SECONDS)
@@ -80,16 +80,13 @@ def _row(run: Run, target: float | None) -> dict[str, object]:
     num_rounds = max(1, int(rounds["round"].max()))
     final = f"final_{run.metric.name}"
     sent = float(rounds["download_bytes"].sum() + rounds["upload_bytes"].sum())
-    hit = (
-        None
-        if target is None
-        else metrics.reached(metrics.smoothed(rounds, metric=run.metric), target, run.metric)
-    )
+    smooth = metrics.smoothed(rounds, metric=run.metric)
+    timed = metrics.to_target(smooth, target, run.metric)
     return {
         NUM_DEVICES: len(run.devices),
         final: metrics.of_rounds(rounds, run.metric)[final],
         "target": target,
-        "time_to_target_s": hit.at_s if hit else math.nan,
+        **{name: timed[name] for name in ("is_reached", "time_to_target_s", "spent_s")},
         "transferred_bytes": sent,
         "energy_j": float(rounds["energy_j"].sum()),
         "round_s": float(rounds["closed_s"].max()) / num_rounds,
@@ -129,16 +126,30 @@ def plot(
     is_number = pd.api.types.is_numeric_dtype(frame[x])
     place = {value: float(value) if is_number else float(i) for i, value in enumerate(values)}
     for label, look in style.looks(frame).items():
-        rows = frame[(frame["label"] == label) & frame[y.column].notna()]
-        if rows.empty:
+        rows = frame[frame["label"] == label].assign(at=lambda rows: rows[x].map(place))
+        if rows[y.column].isna().all():
             continue
-        curve = bands.curve(rows.assign(at=rows[x].map(place)), x="at", y=y.column, band=band)
+        if y is TIME_TO_TARGET:
+            curve = _medians(rows, band=band)
+        else:
+            known = rows[rows[y.column].notna()]
+            curve = bands.curve(known, x="at", y=y.column, band=band, possible=y.possible)
         bands.plot(axes, curve, look, label=label, size=(1.0, unit.size))
     if is_number and 0 < 8 * values[0] <= values[-1]:
         axes.set_xscale("log")
     _mark_values(axes, values)
     axes.set_ylabel(y.title(unit))
     axes.grid()
+
+
+def _medians(rows: pd.DataFrame, *, band: str) -> bands.Curve:
+    """Return the median times to the target over the places, where the seeds bound them above."""
+    times = rows.assign(at_s=rows["time_to_target_s"].fillna(rows["spent_s"]))
+    found = target.medians(times, band=band, by="at").sort_index()
+    found = found[found["upper"] == found["middle"]]
+    low, high = (found[end].fillna(found["middle"]).to_numpy(float) for end in ("low", "high"))
+    middle = found["middle"].to_numpy(float)
+    return bands.Curve(found.index.to_numpy(float), low, middle, high)
 
 
 def _mark_values(axes: Axes, values: Sequence[Any]) -> None:
@@ -189,5 +200,8 @@ def _panels(
         axes.set_xlabel(name)
     # A label may have no number in one panel and one in another.
     handles = {str(one.get_label()): one for axes in panels for one in style.labelled(axes)}
-    style.legend_above(figure, list(handles.values()), bands.note(frame, paper.band))
+    note = bands.note(frame, paper.band)
+    if note and TIME_TO_TARGET in shown:
+        note += "; time to target: median"
+    style.legend_above(figure, list(handles.values()), note)
     return figure

@@ -28,6 +28,8 @@ from analysis.figures import (
 from analysis.metrics.study import Study, study_of
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
+from analysis.units import SECONDS
+from devices.tasks import classification
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +61,22 @@ def test_a_curve_goes_on_to_the_end_of_the_last_seed() -> None:
 def test_a_confidence_interval_is_students() -> None:
     stats = pytest.importorskip("scipy.stats", reason="scipy is absent")
     values = np.array([[1.0], [2.0], [4.0]])
-    low, middle, high = bands.BANDS["ci95"].summary(values)
+    low, middle, high = bands.summary(values, "ci95", (-math.inf, math.inf))
     expected = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem(values[:, 0]))
     assert (low[0], high[0]) == pytest.approx(expected, rel=1e-3)
     assert middle[0] == pytest.approx(7 / 3)
-    for degrees, quantile in enumerate(bands.T95, start=1):
-        assert quantile == pytest.approx(stats.t.ppf(0.975, degrees), abs=5e-4)
+
+
+def test_a_confidence_interval_ends_where_its_metric_must() -> None:
+    frame = lines(([0.0, 1.0], [0.90, 0.05]), ([0.0, 1.0], [0.99, 0.001]))
+    free, cut = (
+        bands.curve(frame, x="x", y="y", band="ci95", possible=possible)
+        for possible in ((-math.inf, math.inf), classification.ACCURACY.possible)
+    )
+    assert free.high[0] > 1
+    assert free.low[1] < 0
+    assert (cut.high[0], cut.low[1]) == (1.0, 0.0)
+    assert cut.middle.tolist() == free.middle.tolist()
 
 
 def test_quartiles_are_of_the_seeds() -> None:
@@ -111,6 +123,47 @@ def test_a_target_that_a_seed_misses_gives_a_bound_that_says_so(runs: list[Run])
     assert texts[0].startswith("> ")
     assert texts[0].endswith("(1 of 2)")
     assert texts[1].endswith("(0 of 1)")
+
+
+def test_a_bar_to_the_target_is_the_median_of_the_table_whatever_the_band(runs: list[Run]) -> None:
+    quad = runs[1]
+    late = replace(quad, rounds=quad.rounds.assign(closed_s=3 * quad.rounds["closed_s"]))
+    late = replace(late, manifest={**late.manifest, "seed": 2})
+    never = as_seed(quad, 3, accuracy=0.1)
+    for seeds in ([quad, as_seed(quad, 1), late], [quad, late, never], [quad, never]):
+        study = study_of(seeds, target=0.55)
+        (known,) = study.estimates("time_to_target_s").values()
+        frame = target.frame(study)
+        for band in bands.BANDS:
+            found = target.medians(frame, band=band).iloc[0]
+            assert (found["middle"], found["upper"]) == (known.value, known.upper)
+            axes = Figure().subplots()
+            target.plot(frame, axes, band=band)
+            unit = SECONDS.unit(frame["at_s"])
+            assert axes.patches[0].get_width() == pytest.approx(known.value / unit.size)
+        assert found["high"] >= found["middle"]
+    mean_s = target.frame(study_of([quad, as_seed(quad, 1), late], target=0.55))["at_s"].mean()
+    assert known.value < mean_s  # by which the bar was longer than what the table says
+
+
+def test_a_time_to_target_over_a_key_is_the_median_where_it_is_known(runs: list[Run]) -> None:
+    def ranked(rank: int, run: Run) -> Run:
+        config = {**run.config, "strategy": {"kind": "fedquad", "rank": rank}}
+        return replace(run, config={**config, "seed": run.manifest["seed"]})
+
+    quad = runs[1]
+    never = [as_seed(quad, seed, accuracy=0.1) for seed in (1, 2)]
+    arrived = [ranked(4, run) for run in (quad, as_seed(quad, 1), never[1])]
+    missed = [ranked(8, run) for run in (quad, *never)]
+    frame = sensitivity.frame([*arrived, *missed], "strategy.rank", target=0.55)
+    axes = Figure().subplots()
+    sensitivity.plot(frame, axes, sensitivity.TIME_TO_TARGET)
+    x, y = axes.get_lines()[0].get_data()
+    study = study_of([replace(run, config={}) for run in arrived], target=0.55)
+    (known,) = study.estimates("time_to_target_s").values()
+    assert list(x) == [4.0]  # of the others the median is not known
+    unit = SECONDS.unit(frame["time_to_target_s"])
+    assert list(y) == pytest.approx([known.value / unit.size])
 
 
 def test_mean_waiting_is_over_rounds_and_the_cdf_over_updates(comparison: Study) -> None:
@@ -207,6 +260,20 @@ def test_a_change_of_time_is_unknown_where_one_missed_the_target(runs: list[Run]
     poor = as_seed(runs[1], 0, accuracy=0.1)
     frame = ablation.frame(study_of([runs[0], poor], target=0.5))
     assert math.isnan(frame["time_percent"].iloc[0])
+
+
+def test_a_change_of_bytes_over_seeds_is_that_of_the_differences(runs: list[Run]) -> None:
+    def seed(run: Run, number: int, factor: float) -> Run:
+        return as_seed(run, number, download_bytes=factor, upload_bytes=factor, energy_j=factor)
+
+    base = [seed(runs[0], number, 1.0) for number in range(3)]
+    other = [seed(runs[1], number, factor) for number, factor in enumerate((0.5, 1.0, 4.0))]
+    study = study_of([*base, *other])
+    told = study.differences.set_index("metric").loc["energy_j"]
+    change = next(one for one in ablation.SPENT if one.column == "energy_percent")
+    axes = Figure().subplots()
+    ablation.plot(ablation.frame(study), axes, change)
+    assert axes.patches[0].get_width() == pytest.approx(100 * (told["value"] - 1))
 
 
 def test_sensitivity_refuses_runs_that_differ_in_more_than_the_key(runs: list[Run]) -> None:
