@@ -1,4 +1,4 @@
-"""What the server of a real run waits for: training, evaluation, or its own work.
+"""Measures what the server of a real run waits for: training, evaluation, or its own work.
 
 python benchmarks/bench_overhead.py [rounds] [strategy] [workers] [KEY=VALUE ...]
 
