@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from algorithms.strategy import Strategy
 from simulator.config.keys import Keys, is_section, kinds_of, locate, members, names_of
-from simulator.config.origin import Origin
+from simulator.config.origin import Origin, Placed, told
 from simulator.config.own_strategy import (
     SCALE,
     StrategyFileError,
@@ -97,20 +97,22 @@ class ConfigError(UserError):
         readable: Readable | None = None,
     ) -> None:
         self.where, self.readable = where, readable
+        self.problems = list(dict.fromkeys(problems))
         if isinstance(where, Origin):
             self.problems = where.in_order(problems)
-            lines = [where.told(problem) for problem in self.problems]
-        else:
-            self.problems = list(dict.fromkeys(problems))
-            lines = [f"{problem} ({where})" for problem in self.problems]
-        super().__init__("\n".join(lines))
+        self.found = tuple((where, problem) for problem in self.problems)
+        super().__init__("\n".join(told(self.found)))
 
     @classmethod
     def together(cls, errors: Sequence[ConfigError]) -> ConfigError:
         """Return one error that says what several say, each line once."""
-        one = cls([problem for error in errors for problem in error.problems], "")
-        lines = [line for error in errors for line in str(error).splitlines()]
-        one.args = ("\n".join(dict.fromkeys(lines)),)
+        return cls.of([placed for error in errors for placed in error.found])
+
+    @classmethod
+    def of(cls, found: Sequence[Placed]) -> ConfigError:
+        """Return one error of problems at several places, each line once."""
+        one = cls([problem for _, problem in found], "")
+        one.found, one.args = tuple(found), ("\n".join(told(found)),)
         return one
 
 
@@ -517,7 +519,11 @@ def _problem(error: Any, model: type[RunConfig]) -> str:
         return f"{name} must be given"
     if kind in ("value_error", "assertion_error"):
         text = str(error["ctx"]["error"])
-        return f"{name}: {text}"
+        arms = [arm for hint in hints for arm in members(hint)]
+        sections = [one for arm in arms for one in kinds_of(arm).values() or [arm]]
+        keys = {key for one in sections if is_section(one) for key in names_of(one)}
+        is_of_key = text.split(" ", 1)[0] in keys  # of a section's own check: the key has a line
+        return f"{name}.{text}" if is_of_key else f"{name}: {text}"
     if kind in ("model_type", "dataclass_type"):
         return f"{name} must hold keys and values, got {_shown(given)}"
     if kind in OUT_OF_RANGE or _is_choice(hints[0]):
