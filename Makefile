@@ -59,8 +59,8 @@ validate-emulation: $(READY)
 
 # Beside a loop by hand, pfl, Flower and FLGo, which get environments of their own below .bench/.
 # Half an hour a repeat, of which there are three: make bench BENCH_REPEATS=1. A few minutes of it,
-# written nowhere: make bench BENCH_QUICK=1. The accuracy of FedClock and the loop alone, over six
-# seeds: make bench BENCH_ACCURACY=1.
+# written nowhere: make bench BENCH_QUICK=1. The accuracy of FedClock, with each kind of batches, and
+# of the loop alone, over six seeds: make bench BENCH_ACCURACY=1.
 bench: $(READY)
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_peers.py \
@@ -92,7 +92,8 @@ study-page: $(READY)
 # The same machinery in a minute, with a model that learns nothing, written below runs/.
 study-quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m studies.run studies/quick-plan.yaml --results runs/quick-results
-	$(BIN)/python -m studies.page studies/quick.md runs/quick-page/study.md --results runs/quick-results
+	$(BIN)/python -m studies.page studies/quick.md runs/quick-page/study.md \
+		--plan studies/quick-plan.yaml --results runs/quick-results
 
 setup: $(READY)
 

@@ -1,12 +1,10 @@
-"""Stands in for the engine in checks: devices that never change, and updates without training.
-
-Checks and tests hold strategies against it.
-"""
+"""Stands in for the engine where a strategy is checked: devices that never change, and updates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -47,98 +45,66 @@ class ModelCosts(CostModel, Protocol):
     def model(self) -> ModelSpec: ...
 
 
+@dataclass(frozen=True, eq=False)
 class StaticFleet:
-    """A static fleet is a FleetView over devices that never change."""
+    """A static fleet is a FleetView over devices that never change.
 
-    def __init__(
-        self,
-        devices: Mapping[DeviceId, StaticDevice] | Sequence[StaticDevice],
-        costs: ModelCosts,
-        *,
-        batch_size: int = 16,
-        proximal_mu: float = 0.0,
-        micro_batch: int | None = None,
-        weight_format: WeightFormat = "fp32",
-        upload_bits: int = 32,
-        head_bits: int = 32,
-        salience: FloatArray | None = None,
-    ) -> None:
-        named = devices if isinstance(devices, Mapping) else dict(enumerate(devices))
-        self._devices = dict(sorted(named.items()))
-        self._costs = costs
-        self._batch_size = batch_size
-        self._proximal_mu = proximal_mu
-        self._micro_batch = micro_batch
-        self._weight_format: WeightFormat = weight_format
-        self._upload_bits = upload_bits
-        self._head_bits = head_bits
-        self._salience = np.ones(costs.model.num_blocks) if salience is None else salience
-        self._known: dict[tuple[bytes, str], Cost] = {}
+    ``devices`` is a mapping from ids, or a sequence, whose ids are the positions in it.
+    ``salience`` is (L,), and None where all blocks count alike.
+    """
+
+    devices: Mapping[DeviceId, StaticDevice] | Sequence[StaticDevice]
+    costs: ModelCosts
+    _: KW_ONLY
+    batch_size: int = 16
+    proximal_mu: float = 0.0
+    micro_batch: int | None = None
+    weight_format: WeightFormat = "fp32"
+    upload_bits: int = 32
+    head_bits: int = 32
+    salience: FloatArray | None = None
+    _known: dict[tuple[bytes, str], Cost] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def model(self) -> ModelSpec:
-        return self._costs.model
+        return self.costs.model
 
-    @property
-    def batch_size(self) -> int:
-        return self._batch_size
-
-    @property
-    def proximal_mu(self) -> float:
-        return self._proximal_mu
-
-    @property
-    def micro_batch(self) -> int | None:
-        return self._micro_batch
-
-    @property
-    def weight_format(self) -> WeightFormat:
-        return self._weight_format
-
-    @property
-    def upload_bits(self) -> int:
-        return self._upload_bits
-
-    @property
-    def head_bits(self) -> int:
-        return self._head_bits
-
-    @property
+    @cached_property
     def device_ids(self) -> Sequence[DeviceId]:
-        return tuple(self._devices)
-
-    @property
-    def num_costed(self) -> int:
-        """The number of distinct pairs of workload and profile that were asked for."""
-        return len(self._known)
+        devices = self.devices
+        return tuple(sorted(devices) if isinstance(devices, Mapping) else range(len(devices)))
 
     def profile(self, device_id: DeviceId) -> DeviceProfile:
-        return self._devices[device_id].profile
+        return self.devices[device_id].profile
 
     def memory_budget_bytes(self, device_id: DeviceId) -> int:
-        return self._devices[device_id].memory_budget_bytes
+        return self.devices[device_id].memory_budget_bytes
 
     def num_examples(self, device_id: DeviceId) -> int:
-        return self._devices[device_id].num_examples
+        return self.devices[device_id].num_examples
 
     def local_steps(self, device_id: DeviceId) -> int:
-        return self._devices[device_id].local_steps
+        return self.devices[device_id].local_steps
 
     def link(self, device_id: DeviceId) -> LinkRate:
-        return self._devices[device_id].link
+        return self.devices[device_id].link
 
     def cost(self, plan: TrainingPlan) -> Cost:
         profile = self.profile(plan.device_id)
         key = (plan.workload, profile.name)
         if key not in self._known:
-            self._known[key] = self._costs.cost(plan, profile)
+            self._known[key] = self.costs.cost(plan, profile)
         return self._known[key]
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        return self._salience
+        return self._saliences
 
     def block_fisher(self, adapter: Adapter) -> FloatArray:
-        return self._salience
+        return self._saliences
+
+    @cached_property
+    def _saliences(self) -> FloatArray:
+        return np.ones(self.model.num_blocks) if self.salience is None else self.salience
 
 
 def trained_update(
@@ -175,7 +141,8 @@ def update_with(
 ) -> ClientUpdate:
     """Return the update of a device whose adapter, after its training, is ``trained``."""
     if plan.terms.sends_head:
-        return ClientUpdate(plan, broadcast, trained, num_examples, 1.0, timing)
+        control = trained if plan.terms.has_controls else None  # any numbers of its form
+        return ClientUpdate(plan, broadcast, trained, num_examples, 1.0, timing, control=control)
     # What stays on the device is in the update as it was broadcast.
     start = broadcast.adapter
     factors = {key: Factors(a, start.factors[key].b) for key, (a, _) in trained.factors.items()}

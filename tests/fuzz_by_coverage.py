@@ -26,6 +26,9 @@ OURS = [
     "simulator.config.plain_yaml",
     "simulator.config.schema",
     "simulator.config.experiment",
+    "simulator.config.errors_in_words",
+    "simulator.config.overrides",
+    "simulator.config.readable",
 ]
 
 with atheris.instrument_imports(include=OURS):

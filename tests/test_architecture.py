@@ -74,7 +74,11 @@ ONLY_IN = {
     # Of some systems alone: docs/platforms.md.
     "fcntl": ("simulator/log", "simulator/workers/kept_tokens.py"),
     "resource": ("analysis/commands/entry.py",),
-    "ctypes": ("devices/training/host.py", "simulator/workers/processes.py"),
+    "ctypes": (
+        "devices/training/file_map.py",
+        "devices/training/host.py",
+        "simulator/workers/processes.py",
+    ),
     "pydantic": ("simulator/config",),
     "matplotlib": ("analysis",),
     "pandas": ("analysis",),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_peers import difference
+from bench_peers import COMPARED, difference, participants
 
 from peers import same_steps, with_fedclock
 from peers.export import Size, Way, export
@@ -65,6 +65,14 @@ def test_turns_of_other_steps_are_refused(folder: Path, tmp_path: Path) -> None:
     np.savez(other / "arrays.npz", **arrays | {"batches": of_the_first})
     with pytest.raises(ValueError, match=r"both adapters must be the same to 0\.0001, got"):
         take_turns(other, 1)
+
+
+def test_fedclock_with_other_batches_takes_part_where_it_is_asked_for() -> None:
+    findings = Findings({}, {}, [])
+    everyone = participants(findings, COMPARED)["as shipped"]
+    assert tuple(one.name for one in everyone) == ("FedClock", "loop by hand", *COMPARED[1:-1])
+    assert {one.overrides for one in everyone} >= {("training.batches=random",)}
+    assert len(participants(findings, ["FedClock"])["as shipped"]) == 1
 
 
 def test_every_client_draws_from_its_own_shard(folder: Path) -> None:
@@ -162,5 +170,5 @@ def test_the_table_replaces_what_stood_between_the_marks(tmp_path: Path) -> None
 
 def test_the_difference_in_accuracy_is_paired_and_has_its_standard_error() -> None:
     said = difference([0.50, 0.60, 0.70], [0.51, 0.60, 0.73])  # -1, 0 and -3 points
-    assert said.endswith("-1.33 points of accuracy, standard error 0.88, 3 seeds")
+    assert said == "-1.33 points of accuracy, standard error 0.88, 3 seeds"
     assert "standard error nan, 1 seeds" in difference([0.5], [0.4])

@@ -197,10 +197,6 @@ class AvailabilityTrace:
         online = self._is_online_first != (passed % 2 == 1)
         return online, np.where(is_past, after_s, next_s)
 
-    def next_online_s(self, at_s: float) -> float:
-        """Return ``at_s`` if the device is online then, else the next instant at which it is."""
-        return at_s if self.is_online(at_s) else self.next_change_s(at_s)
-
     def begun_at(self, offset_s: float) -> AvailabilityTrace:
         """Return the trace for a clock that starts ``offset_s`` further into it.
 

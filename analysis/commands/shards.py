@@ -15,7 +15,8 @@ from analysis.commands.traces import publish
 from devices.datasets.partition import partition_statistics
 from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
-from simulator.world.build import build_world, shard_groups
+from simulator.world.build import build_world
+from simulator.world.shards import shard_groups
 from traces.arrays import IntArray
 
 

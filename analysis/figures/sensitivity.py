@@ -20,7 +20,7 @@ from analysis.metrics.definitions import JUDGES, scale_of
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, SECONDS
-from simulator.config.experiment import flatten
+from simulator.config.keys import flatten
 from simulator.config.schema import NOT_SIMULATED
 from traces.text import did_you_mean
 

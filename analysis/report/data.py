@@ -25,7 +25,7 @@ from analysis.report.table import (
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
 from analysis.units import BYTES, NO_NUMBER, SECONDS, Scale, Unit, significant
-from simulator.config.experiment import flatten
+from simulator.config.keys import flatten
 from simulator.config.schema import NOT_SIMULATED
 
 MAX_NAMED = 6  # variants in the title

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.runs.files import read_config
 from analysis.runs.frames import RunSet, differing, in_words, with_variants
-from simulator.config.experiment import flatten
+from simulator.config.keys import flatten
 
 SAME_TASK = ("model", "model_sha256", "data", "data_sha256", "training", "metric")
 """What runs share that are compared, whatever their seeds; for each seed they share conditions."""

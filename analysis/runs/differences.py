@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from simulator.config.experiment import flatten
+from simulator.config.keys import flatten
 from simulator.config.schema import NOT_SIMULATED
 
 MAX_DIFFERENCES, MAX_SHOWN = 6, 40

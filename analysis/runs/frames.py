@@ -24,7 +24,7 @@ from analysis.runs.files import (
     training,
 )
 from analysis.runs.load import Run, find_runs, load_run
-from simulator.config.experiment import flatten
+from simulator.config.keys import flatten
 from simulator.config.schema import NOT_SIMULATED
 from traces.text import did_you_mean
 

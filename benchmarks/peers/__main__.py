@@ -1,4 +1,6 @@
-"""python -m peers PARTICIPANT JOB_FOLDER ROUNDS RESULT_FOLDER: train, and say when what was done.
+"""Trains as one participant, and says when what was done.
+
+python -m peers PARTICIPANT JOB_FOLDER ROUNDS RESULT_FOLDER [OVERRIDE ...]
 
 ``BENCH_STARTED_S`` is the monotonic clock when this process was started.
 """
@@ -10,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-name, job_folder, rounds, result_folder = sys.argv[1:]
+name, job_folder, rounds, result_folder, *overrides = sys.argv[1:]
 participant = importlib.import_module(f"peers.{name}")
 imported_s = time.monotonic()
-adapter = participant.train(Path(job_folder), int(rounds))
+adapter = participant.train(Path(job_folder), int(rounds), *overrides)
 trained_s = time.monotonic()
 
 from peers.job import save  # noqa: E402  # not before: it takes torch, which not everyone does

@@ -1,4 +1,4 @@
-"""One participant, once, in a process of its own."""
+"""Measures one run of one participant, in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ BENCHMARKS = Path(__file__).parents[1]
 
 
 class RunError(Exception):
-    """The participant did not end well; the message is its last line."""
+    """A participant did not end well; the message is its last line."""
 
 
 @dataclass(frozen=True)
 class Participant:
-    """A module below peers/, and the interpreter that it runs on."""
+    """A participant is a module below peers/ with its interpreter and its changes to the config."""
 
     name: str
     module: str
     python: Path
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process, from its start to its end."""
+    """The measured times and memory of one process, from its start to its end."""
 
     participant: str
     rounds: int
@@ -48,10 +49,10 @@ class Run:
 
 
 def measure(participant: Participant, job: Path, rounds: int, out: Path) -> Run:
-    """Run it into a new folder. Raises RunError."""
+    """Run a participant into a new folder. Raises RunError where it does not end well."""
     out.mkdir()
     command = [str(participant.python), "-W", "ignore", "-m", "peers", participant.module,
-               str(job), str(rounds), str(out)]  # fmt: skip
+               str(job), str(rounds), str(out), *participant.overrides]  # fmt: skip
     with (out / "log").open("w+") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=_environment(job, out), start_new_session=True
@@ -80,7 +81,7 @@ def measure(participant: Participant, job: Path, rounds: int, out: Path) -> Run:
 
 
 def _environment(job: Path, out: Path) -> dict[str, str]:
-    """Ours without settings of threads, and with what the participants read."""
+    """Return our environment without settings of threads, and with what the participants read."""
     own = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
     return own | {
         "PYTHONPATH": str(BENCHMARKS),
@@ -104,7 +105,7 @@ class _Tree:
         self._thread.start()
 
     def stop(self) -> None:
-        """The process has ended."""
+        """End the watch, since the process has ended."""
         self._over.set()
         self._thread.join()
 

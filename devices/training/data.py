@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from devices.models.catalog import ModelSource
 from devices.models.directory import ModelFiles
+from devices.options import BatchKind
 from devices.tasks.rows import Rows
 from devices.tasks.task import IGNORED, Batch, Offer, Targets
 from devices.tasks.token_losses import next_tokens
@@ -33,6 +34,8 @@ MANY = 2**31
 """More tokens than any text has."""
 CHAT = "chat"
 """The template that stands for the tokenizer's own."""
+NUM_BUCKETS = 4
+"""The parts, sorted by length, that ``buckets`` draws batches from."""
 TEXTS_AT_ONCE = 512
 """Texts that a tokenizer is given in one call: each takes kilobytes on the way."""
 
@@ -353,22 +356,31 @@ def draw_batches(
     steps: int,
     batch_size: int,
     rng: np.random.Generator,
+    kind: BatchKind = "lengths",
 ) -> list[IntArray]:
     """Draw ``steps`` batches of ``batch_size`` examples of a shard, in random order.
 
     Returns ``steps`` arrays of indices into the training set, each (batch_size,).
 
-    Examples come without replacement until the shard is used up, then again. Those drawn are
-    sorted into batches of like lengths, so that little is padded; ``lengths`` is of the whole
-    training set. Raises ValueError for an empty shard.
+    Examples come without replacement until the shard is used up, then again. ``random`` batches
+    are consecutive pieces of them. Otherwise those drawn are sorted, by ``lengths`` of the whole
+    training set, so that little is padded: ``lengths`` makes batches of neighbours, ``buckets``
+    shuffles the neighbours of about a quarter of all batches first. Raises ValueError for an empty
+    shard.
     """
     if len(shard) == 0:
         raise ValueError("a device must have at least 1 example to train on, got none")
     num_drawn = steps * batch_size
     epochs = [rng.permutation(shard) for _ in range(-(-num_drawn // len(shard)))]
     drawn = np.concatenate(epochs)[:num_drawn]
-    by_length = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(steps, batch_size)
-    return [by_length[step] for step in rng.permutation(steps)]
+    if kind == "random":
+        return list(drawn.reshape(steps, batch_size))
+    sorted_batches = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(steps, batch_size)
+    if kind == "buckets":
+        buckets = np.array_split(sorted_batches, min(NUM_BUCKETS, steps))
+        shuffled = np.concatenate([rng.permutation(bucket.ravel()) for bucket in buckets])
+        sorted_batches = shuffled.reshape(steps, batch_size)
+    return [sorted_batches[step] for step in rng.permutation(steps)]
 
 
 def in_common_order(

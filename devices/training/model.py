@@ -19,6 +19,7 @@ from devices.models.heads import Head
 from devices.models.spec import Attention, ModelSpec
 from devices.tasks.task import Batch
 from devices.training.activations import PackableBlock
+from devices.training.file_map import spans_of
 from devices.training.files import (
     UnusableModelError,
     checked_folder,
@@ -172,6 +173,7 @@ def _load(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel:
         torch.manual_seed(0)
         base = _load_base(source, spec).to(host.device)
         linears = [_quantize_block(base, spec, block) for block in range(spec.num_blocks)]
+        _find_maps(base, source)
         network = get_peft_model(base, lora_config(spec, rank=1, alpha=1.0))
     network.eval().requires_grad_(False)  # without dropout both modes compute the same
     heads = {name: base.get_submodule(name).modules_to_save[ADAPTER] for name in head_names(spec)}
@@ -318,6 +320,14 @@ def _quantize_block(base: Any, spec: ModelSpec, block: int) -> dict[str, Quantiz
         layers[linear.name] = QuantizedLinear.around(base.get_submodule(path))
         base.set_submodule(path, layers[linear.name])
     return layers
+
+
+def _find_maps(base: Any, source: ModelSource) -> None:
+    """Have each QuantizedLinear know whether its weight is a map of one of the model's files."""
+    spans = spans_of(source.files.weights if source.files else ())
+    for layer in base.modules():
+        if isinstance(layer, QuantizedLinear):
+            layer.find_map(spans)
 
 
 def packable(base: Any, spec: ModelSpec, block: int) -> PackableBlock:

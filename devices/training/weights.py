@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from devices.training.codes import SMALLEST_STEP, UNIFORM_4, decode, join_nibbles
+from devices.training.file_map import give_back, lies_in
 from devices.vocabulary.adapter import NOTHING_MERGED, Merged, ModuleKey
 from devices.vocabulary.merged import multiplied_out
 from devices.vocabulary.number_formats import GROUP
@@ -40,6 +41,7 @@ class PackedWeight:
     codes: Tensor
     scale: Tensor | None = None  # (groups, 1) fp16; of nf4 the largest magnitude
     zero: Tensor | None = None  # (groups, 1) fp16
+    is_map: bool = False  # ``codes`` lie in memory as a map of their file
     _casts: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -62,11 +64,20 @@ class PackedWeight:
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """Return the matrix, (out, in), computed in fp32 and rounded to ``dtype`` once."""
         if self.scale is None:
-            return self.codes if self.codes.dtype == dtype else self.codes.float().to(dtype)
+            if self.codes.dtype == dtype:
+                return self.codes
+            values = self.codes.float().to(dtype)
+            self.give_back()
+            return values
         levels = NF4_LEVELS if self.zero is None else UNIFORM_4
         return decode(self.codes, self.scale, self.zero, levels=levels, dtype=dtype).view(
             self.shape
         )
+
+    def give_back(self) -> None:
+        """Let the system have the pages of a weight that can be read from its file again."""
+        if self.is_map:
+            give_back(self.codes)
 
     def keeps(self, dtype: torch.dtype) -> bool:
         """Return True if ``cast`` may keep a copy in this type: one no larger than the weight."""
@@ -124,10 +135,12 @@ class QuantizedLinear(nn.Linear):
     """A frozen linear layer that multiplies by whatever packed weight it is given.
 
     A subclass of nn.Linear, so that peft wraps it in its plain LoRA layer. ``weight`` stays the
-    original in the type that it was loaded in, from which every format is packed.
+    original in the type that it was loaded in, from which every format is packed. ``is_map`` says
+    that it lies in memory as a map of its file.
     """
 
     packed: PackedWeight
+    is_map = False
 
     @classmethod
     def around(cls, linear: nn.Linear | Conv1D) -> QuantizedLinear:
@@ -138,8 +151,17 @@ class QuantizedLinear(nn.Linear):
         outputs, inputs = weight.shape
         layer = cls(inputs, outputs, bias=linear.bias is not None, device="meta")
         layer.weight, layer.bias = weight, linear.bias
-        layer.packed = pack(layer.weight, "fp32")
+        layer.packed = layer.loaded()
         return layer.requires_grad_(False)
+
+    def loaded(self) -> PackedWeight:
+        """Return the weight as it was loaded, for use in place of fp32."""
+        return replace(pack(self.weight, "fp32"), is_map=self.is_map)
+
+    def find_map(self, spans: Sequence[range]) -> None:
+        """Note whether the weight lies in one of these spans, at which files are mapped."""
+        self.is_map = lies_in(self.weight, spans)
+        self.packed = self.loaded()
 
     def forward(self, input: Tensor) -> Tensor:
         device_type = input.device.type
@@ -200,7 +222,7 @@ class WeightStore:
             for name, layer in layers.items():
                 key = (block, name, weight_format)
                 if key not in self._packed:
-                    self._packed[key] = pack(self._weight(block, name), weight_format)
+                    self._packed[key] = self._pack(block, name, weight_format)
                 layer.packed = self._packed[key]
                 if layer.packed.keeps(self._compute_dtype):
                     layer.packed.cast(self._compute_dtype)
@@ -222,14 +244,19 @@ class WeightStore:
         }
         self._merged, self._scale = merged, scale
 
-    def _weight(self, block: int, name: str) -> Tensor:
-        """Return a layer's weight with what is merged, (out, in), summed in fp64, rounded once."""
-        weight = self.blocks[block][name].weight
-        product = self._merged.products.get(ModuleKey(block, name))
-        if product is None:
-            return weight
-        change = torch.from_numpy(self._scale * multiplied_out(product)).to(weight.device)
-        return (weight.double() + change).float()
+    def _pack(self, block: int, name: str, weight_format: WeightFormat) -> PackedWeight:
+        """Pack a layer's weight with what is merged, (out, in), summed in fp64, rounded once."""
+        layer, product = self.blocks[block][name], self._merged.products.get(ModuleKey(block, name))
+        loaded = layer.loaded()
+        if product is None and weight_format == "fp32":
+            return loaded
+        weight = layer.weight
+        if product is not None:
+            change = torch.from_numpy(self._scale * multiplied_out(product)).to(weight.device)
+            weight = (weight.double() + change).float()
+        packed = pack(weight, weight_format)
+        loaded.give_back()
+        return packed
 
     @property
     def stored_bytes(self) -> int:

@@ -13,6 +13,9 @@ from traces.options import is_union, option_hints
 
 Keys = list[str | int]
 
+RATE = "learning_rate"
+"""A key of every strategy that stands for ``training.learning_rate`` in its own runs."""
+
 
 def locate(root: type, place: Sequence[str | int]) -> tuple[Keys, list[Any]]:
     """Return the file's keys on the way to a place, and the annotations that may stand there.
@@ -68,6 +71,22 @@ def names_of(section: type) -> list[str]:
     names = list(option_hints(section))
     chosen = isinstance(getattr(section, "kind", None), str) and "kind" not in names
     return ["kind", *names] if chosen else names
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``, with keys as an override names them."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def kind_in(value: Any) -> str | None:
+    """Return the ``kind`` that a section names; None where it is no section or names none."""
+    return value.get("kind") if isinstance(value, dict) else None
 
 
 def _inside(hint: Any, part: str | int) -> list[Any]:

@@ -1,13 +1,14 @@
-"""What is wrong with a config, collected so that all of it can be said at once, and the error that
-says it.
-"""
+"""Collects what is wrong with a config, so that all of it can be said at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+MAX_SHOWN = 200
+"""Characters of a wrong value that a message quotes."""
 
 
 class UserError(ValueError):
@@ -31,3 +32,17 @@ class Problems:
         except ValueError as error:
             self.add(f"{key}: {error}")
             return None
+
+
+def shown(given: Any) -> str:
+    """Return what was given as a message quotes it, cut to a few words."""
+    try:
+        text = repr(given)
+    except ValueError:  # Python prints no number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
+def shown_keys(where: Sequence[str | int]) -> str:
+    """Return keys as a message names them: joined by dots, each cut to ``MAX_SHOWN``."""
+    return ".".join(str(part)[:MAX_SHOWN] for part in where)

@@ -51,10 +51,11 @@ from simulator.workers.trainers import (
     Trainers,
     remembering,
 )
-from simulator.world.build import World, build_world, rehearse, wrong_names
+from simulator.world.build import World, build_world, wrong_names
 from simulator.world.deadline import late_devices, least_deadline_s
 from simulator.world.private import spent_privacy
 from simulator.world.recorded import fault_schedules
+from simulator.world.rehearsal import rehearse
 from traces.text import without_folders
 
 
@@ -313,6 +314,7 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         when_out_of_memory=config.fleet.when_out_of_memory,
         when_diverged=training.when_diverged,
         stack=training.stack,
+        learning_rate=training.learning_rate,
         schedule=training.schedule,
         rslora=training.rslora,
     )

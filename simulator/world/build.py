@@ -5,40 +5,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
 
 from algorithms.registry import STRATEGIES
-from devices.architectures import model_spec, plan_costs
 from devices.cost.closed_form import ClosedFormCost
-from devices.cost.measured import MeasuredCost, read_steps
-from devices.cost.model import CostModel
-from devices.cost.optimizers import ADAMW, OptimizerCost
+from devices.cost.measured import MeasuredCost
 from devices.cost.proxy import ProxyCost
-from devices.datasets.own_tests import split_own
 from devices.datasets.partition import (
     DividedShards,
-    DrawnShards,
-    dirichlet_shards,
-    few_group_shards,
-    iid_shards,
-    log_normal_sizes,
-    natural_shards,
-    sized_shards,
 )
-from devices.fleet.fleet import Fleet, Shards
+from devices.fleet.fleet import Fleet
 from devices.models.catalog import ModelSource, resolve
-from devices.models.families import Sizes, same_roles
-from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
+from devices.options import TrainingOptions
 from devices.tasks.registry import load_task, smoothed
 from devices.tasks.task import Task
-from devices.vocabulary.number_formats import GROUP
-from devices.vocabulary.plan import BlockFormat, DeviceId, TermGrid, TrainingPlan
-from devices.vocabulary.trainer import NullTrainer
 from simulator.config.experiment import ConfigError
 from simulator.config.fleet import NetworkConfig
 from simulator.config.origin import Origin
@@ -48,17 +33,21 @@ from simulator.engine.conditions import Conditions
 from simulator.engine.faults import Faults, draw_faults
 from simulator.engine.modes import NO_MODES, PowerModes
 from simulator.engine.network import NOTHING_SHARED, SharedLinks
-from simulator.engine.seeds import stream
-from simulator.engine.server_view import ServerView
+from simulator.world.costs import (
+    closed_form,
+    larger_source,
+    model_of,
+    proxy_cost,
+    with_measured_times,
+)
 from simulator.world.fleet import draw_fleet
 from simulator.world.groups import open_groups
 from simulator.world.modes import draw_modes
 from simulator.world.network import open_network
-from simulator.world.private import Rehearsed, check_private
 from simulator.world.recorded import read_conditions
-from traces.arrays import BoolArray, IntArray
-
-MAX_REHEARSED = 1_000
+from simulator.world.shards import draw_shards, split_own_tests
+from simulator.world.smallest_plans import check_budgets
+from traces.arrays import IntArray
 
 SIZE_OF_GROUP = re.compile(
     r"fleet\.devices\.\d+\.(count|memory_share|memory_bytes|runtime_bytes)(\.\d+)?"
@@ -67,15 +56,8 @@ SIZE_OF_GROUP = re.compile(
 
 READ_BY: Mapping[str, Collection[str]] = {
     "task.data": (
-        *(
-            "task",
-            "task.kind",
-            "task.columns",
-            "task.template",
-            "task.answer_tokens",
-            "task.edition",
-        ),
-        *("shards", "shards.kind", "shards.column", "shards.group_by"),
+        *("task", "task.kind", "task.columns", "task.template", "task.answer_tokens"),
+        *("task.edition", "shards", "shards.kind", "shards.column", "shards.group_by"),
     ),
     "task.model": ("task.revision",),
     "cost.model": ("cost.revision",),
@@ -115,43 +97,26 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
     """
     problems = Problems()
     task, source, cost_source = _read_names(config, problems)
-    model = source and problems.attempt("task", partial(_model, config, source, task))
+    model = problems.attempt("task", partial(model_of, config, source, task)) if source else None
     priced: ClosedFormCost | ProxyCost | None = None
     if source and model:
-        priced = problems.attempt("cost", partial(_closed_form, config, source, model))
+        priced = problems.attempt("cost", partial(closed_form, config, source, model))
     if cost_source and model:
-        large = partial(_proxy_cost, config, cost_source, task=task, proxy=model)
+        large = partial(proxy_cost, config, cost_source, task=task, proxy=model)
         priced = problems.attempt("cost.model", large)
-    if task:
-        _check_target(config, task, problems)
-    _check_training(config, task, problems)
-    if config.task.packing == "packed" and config.local.epochs is not None:
-        problems.add(
-            "local.steps must be given with task.packing packed, since how many rows an epoch has "
-            f"follows from the tokens of its texts, got epochs {config.local.epochs:g}"
-        )
-    if config.server_optimizer and not getattr(config.strategy, "is_mean", False):
-        known = ", ".join(kind for kind, strategy in STRATEGIES.items() if strategy.is_mean)
-        problems.add(
-            f"server_optimizer must be left out under {config.strategy.kind}, whose aggregation is "
-            f"no mean of what devices send, got {config.server_optimizer.kind}; it is possible "
-            f"under {known}"
-        )
-    if model and config.strategy.rank > model.max_rank:
-        problems.add(
-            f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
-            f"matrices, got {config.strategy.rank}"
-        )
+    _check_options(config, task, model, problems)
     met = _devices(config, task, problems)
     if problems.found or not (source and model and task and met):
         raise ConfigError(problems.found, where)
     fleet, faults, shared_links, modes, own_tests = met
     if config.fleet.recorded:
         _check_examples(fleet, task, problems)
-    cost_model = priced and problems.attempt("cost.table", partial(_cost_model, config, priced))
+    cost_model = priced and problems.attempt(
+        "cost.table", partial(with_measured_times, config, priced)
+    )
     _check_rates(config, fleet, problems)
     if not problems.found and priced:
-        _check_budgets(config, fleet, model=model, cost_model=priced, problems=problems)
+        check_budgets(config, fleet, model=model, cost_model=priced, problems=problems)
     if problems.found or cost_model is None:
         raise ConfigError(problems.found, where)
     logging.getLogger("fedclock").info(
@@ -220,35 +185,8 @@ def _read_names(
     task = problems.attempt("task.data", load)
     find = partial(resolve, named.model, named.revision, sizes_only=config.training == "none")
     source = problems.attempt("task.model", find)
-    cost_source = problems.attempt("cost.model", partial(_cost_source, config))
+    cost_source = problems.attempt("cost.model", partial(larger_source, config))
     return task, source, cost_source
-
-
-def _cost_source(config: RunConfig) -> ModelSource | None:
-    cost = config.cost
-    return resolve(cost.model, cost.revision, sizes_only=True) if cost.model else None
-
-
-def _closed_form(config: RunConfig, source: ModelSource, model: ModelSpec) -> ClosedFormCost:
-    return plan_costs(
-        source,
-        model,
-        config.task.max_length,
-        compute_bits=config.cost.compute_bits,
-        lora_dropout=config.cost.lora_dropout,
-        optimizer=ADAMW if config.training == "none" else OptimizerCost.of(config.training),
-    )
-
-
-def _proxy_cost(
-    config: RunConfig, source: ModelSource, *, task: Task | None, proxy: ModelSpec
-) -> ProxyCost:
-    named = config.task
-    head = task.head(source.config) if task else text_head(2)  # as that of the proxy
-    targets = config.cost.targets or same_roles(named.targets, source.config)
-    large = model_spec(source, targets, head=head, attention=config.cost.attention)
-    _check_length(named.max_length, source, large)
-    return ProxyCost(proxy, _closed_form(config, source, large))
 
 
 def _devices(
@@ -276,33 +214,37 @@ def _devices(
                 f"trains on and no test examples, got {config.evaluation.own_share:g}"
             )
         return recorded, faults(), shared_links, NO_MODES, ()
-    shards = task and problems.attempt("shards", partial(_shards, config, task, count))
-    shards, own_tests = _split(config, shards or DividedShards(()), problems)
+    shards = task and problems.attempt("shards", partial(draw_shards, config, task, count))
+    shards, own_tests = split_own_tests(config, shards or DividedShards(()), problems)
     fleet = draw_fleet(config, groups, shards, problems)
     modes = draw_modes(config.seed, groups, problems)
     return (fleet, faults(), shared_links, modes, own_tests) if len(shards.sizes()) else None
 
 
-def _split(
-    config: RunConfig, shards: Shards, problems: Problems
-) -> tuple[Shards, Sequence[IntArray]]:
-    """Return what devices train on, and the examples that each keeps to be tested on."""
-    share = config.evaluation.own_share
-    if not share:
-        return shards, ()
-    if not isinstance(shards, DividedShards):
+def _check_options(
+    config: RunConfig, task: Task | None, model: ModelSpec | None, problems: Problems
+) -> None:
+    """Check what the task, the model and the strategy allow of each other's options."""
+    if task:
+        _check_target(config, task, problems)
+    _check_training(config, task, problems)
+    if config.task.packing == "packed" and config.local.epochs is not None:
         problems.add(
-            f"evaluation.own_share must be 0 with shards.kind {config.shards.kind}, under which "
-            f"devices hold the same examples, got {share:g}"
+            "local.steps must be given with task.packing packed, since how many rows an epoch has "
+            f"follows from the tokens of its texts, got epochs {config.local.epochs:g}"
         )
-        return shards, ()
-    training, tests = split_own(shards.shards, share, partial(stream, config.seed, "own tests"))
-    if config.training != "none" and not any(map(len, tests)) and len(training):
+    if config.server_optimizer and not getattr(config.strategy, "is_mean", False):
+        known = ", ".join(kind for kind, strategy in STRATEGIES.items() if strategy.is_mean)
         problems.add(
-            "evaluation.own_share must leave at least one device an example to be tested on, got "
-            f"{share:g} of at most {max(map(len, training))}"
+            f"server_optimizer must be left out under {config.strategy.kind}, whose aggregation is "
+            f"no mean of what devices send, got {config.server_optimizer.kind}; it is possible "
+            f"under {known}"
         )
-    return DividedShards(training), tests
+    if model and config.strategy.rank > model.max_rank:
+        problems.add(
+            f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
+            f"matrices, got {config.strategy.rank}"
+        )
 
 
 def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
@@ -317,55 +259,36 @@ def _check_target(config: RunConfig, task: Task, problems: Problems) -> None:
 
 
 def _check_training(config: RunConfig, task: Task | None, problems: Problems) -> None:
-    """A schedule must end within the run, and targets be of a kind that can be smoothed."""
+    """Check that the schedule ends within the run, and that the task can smooth its targets."""
     training = config.training
     if training == "none":
         return
     problems.attempt(
         "training.schedule", partial(training.schedule.check_rounds, config.stop.rounds)
     )
+    if getattr(config.strategy, "needs_plain_sgd", False):
+        _check_plain_sgd(config.strategy.kind, training, problems)
     if task:
         smooth = partial(smoothed, task, training.label_smoothing)
         problems.attempt("training.label_smoothing", smooth)
 
 
-def _model(config: RunConfig, source: ModelSource, task: Task | None) -> ModelSpec:
-    named = config.task
-    # Where the data cannot be read, what else is wrong is said too, at a head of any size.
-    head = task.head(source.config) if task else text_head(2)
-    sized = partial(model_spec, source, named.targets, head=head)
-    try:
-        model = sized(attention=config.cost.attention)
-        if config.training != "none" and config.training.attention != model.attention:
-            sized(attention=config.training.attention)
-    except OverflowError as error:
-        raise ValueError(f"config.json of {source.name} has sizes too large: {error}") from None
-    _check_length(named.max_length, source, model)
-    odd = [layer.name for layer in model.linears if layer.num_weights % GROUP]
-    if odd:
-        raise ValueError(
-            f"the matrices of {named.model} must have a multiple of {GROUP} elements, so that they "
-            f"can be packed by groups, but {', '.join(odd)} have not"
-        )
-    return model
-
-
-def _check_length(max_length: int, source: ModelSource, model: ModelSpec) -> None:
-    longest = (
-        model.outline.max_length
-        if model.outline
-        else Sizes(source.config)["max_position_embeddings"]
-    )
-    if max_length > longest:
-        raise ValueError(
-            f"max_length must be at most the {longest} positions of {source.name}, got {max_length}"
-        )
-
-
-def _cost_model(config: RunConfig, priced: ClosedFormCost | ProxyCost) -> CostModel:
-    if config.cost.table is None or isinstance(priced, ProxyCost):
-        return priced
-    return MeasuredCost(priced, tuple(read_steps(config.cost.table)))
+def _check_plain_sgd(kind: str, training: TrainingOptions, problems: Problems) -> None:
+    """Check that what a device moves by is the rate times the sum of its gradients."""
+    rules = {
+        f"optimizer must be sgd under {kind}, got {training.optimizer}": (
+            training.optimizer == "sgd"
+        ),
+        f"momentum must be 0 under {kind}, got {training.sgd_momentum:g}": (
+            training.sgd_momentum == 0
+        ),
+        f"clip_norm must be left out under {kind}, got {training.clip_norm}": (
+            training.clip_norm is None
+        ),
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            problems.add(f"training.{rule}: its control variates are means of gradients")
 
 
 def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
@@ -382,55 +305,6 @@ def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:
             problems.add(f"fleet: two different profiles must not have one name, {profile.name}")
 
 
-def _shards(config: RunConfig, task: Task, count: int) -> Shards:
-    shards, num_examples = config.shards, len(task.data.train)
-    rng = stream(config.seed, "shards")
-    if shards.kind == "iid":
-        return DividedShards(iid_shards(num_examples, count, rng=rng))
-    if shards.kind == "natural":
-        clients = task.data.train[shards.column]
-        return DividedShards(
-            natural_shards(clients, count, rng=rng, min_examples=shards.min_examples)
-        )
-    if shards.kind == "log-normal":
-        sizes = log_normal_sizes(
-            num_examples, count, sigma=shards.sigma, min_examples=shards.min_examples, rng=rng
-        ).tolist()
-        return DividedShards(sized_shards(num_examples, sizes, rng=rng))
-    if shards.kind == "sizes":
-        if len(shards.sizes) != count:
-            raise ValueError(
-                f"sizes must be one for each of the {count} devices, got {len(shards.sizes)}"
-            )
-        return DividedShards(sized_shards(num_examples, shards.sizes, rng=rng))
-    groups = shard_groups(config, task)
-    if groups is None:
-        raise ValueError(
-            f"kind must be iid, natural, log-normal or sizes for {task.kind}, whose examples are "
-            f"of no groups to divide by, got {shards.kind}; name a column in group_by"
-        )
-    if shards.kind == "few-groups":
-        per_device = shards.per_device
-        return DividedShards(few_group_shards(groups, count, per_device=per_device, rng=rng))
-    if shards.kind == "dirichlet":
-        return DividedShards(
-            dirichlet_shards(
-                groups, count, alpha=shards.alpha, rng=rng, min_examples=shards.min_examples
-            )
-        )
-    own = partial(stream, config.seed, "shards")
-    return DrawnShards(groups, count, shards.examples, shards.alpha, own)
-
-
-def shard_groups(config: RunConfig, task: Task) -> IntArray | None:
-    """Return the group of each training example that shards are skewed by, (n,), if any."""
-    column = config.shards.group_by
-    if column is None:
-        return task.groups("train")
-    _, groups = np.unique(np.array(task.data.train[column], dtype=object), return_inverse=True)
-    return groups.astype(np.int64)
-
-
 def _check_examples(fleet: Fleet, task: Task, problems: Problems) -> None:
     """Check that recorded shards are of this training set, since they are indices into one."""
     held = np.concatenate([fleet.shards[k] for k in range(len(fleet))])
@@ -440,83 +314,4 @@ def _check_examples(fleet: Fleet, task: Task, problems: Problems) -> None:
         problems.add(
             f"fleet.recorded: the devices must hold examples of {task.data.name}, which has "
             f"{num_examples}, got number {wrong[0]}"
-        )
-
-
-def _check_budgets(
-    config: RunConfig,
-    fleet: Fleet,
-    *,
-    model: ModelSpec,
-    cost_model: CostModel,
-    problems: Problems,
-) -> None:
-    """Check that every device can hold the smallest plan; else it could never take part."""
-    profile = fleet[0].profile  # peak memory is the same on all
-    floor = min(cost_model.cost(p, profile).memory.total for p in smallest_plans(config, model))
-    short = np.flatnonzero(fleet.memory_budget_bytes < floor)
-    if not len(short):
-        return
-    device = int(short[np.argmin(fleet.memory_budget_bytes[short])])
-    is_shared = min(getattr(config.fleet, "memory_share", (1.0,))) < 1
-    problems.add(
-        f"fleet{'.memory_share' * is_shared}: a device must hold at least the smallest plan, "
-        f"{floor / 1e6:.1f} MB (one term in one block of 4-bit weights, the others absent; raise "
-        f"memory_share or lower local.batch_size), got {len(short)} that hold less, the least "
-        f"{fleet.memory_budget_bytes[device] / 1e6:.1f} MB: device {device}, "
-        f"{fleet.profile_of(device).name}"
-    )
-
-
-def rehearse(
-    config: RunConfig, world: World, where: str | Origin
-) -> tuple[Sequence[DeviceId], Sequence[TrainingPlan]]:
-    """Let the strategy plan for the fleet once; return the devices that it was asked, and plans.
-
-    In a large fleet it plans for about ``MAX_REHEARSED`` devices, evenly spread. Raises ConfigError
-    where it cannot plan at all. No model is loaded: every block counts as equally salient.
-    """
-    view = ServerView(world, config.local, NullTrainer(world.model.num_blocks))
-    rng = stream(config.seed, "rehearsal")
-    strategy = config.strategy
-    state = strategy.init(world.model.initial_adapter(strategy.rank, strategy.alpha, rng))
-    try:
-        cohort = view.device_ids[:: -(-len(world.fleet) // MAX_REHEARSED)]
-        plans = strategy.plan(state, view, cohort, rng)
-    except ValueError as error:
-        raise ConfigError([f"strategy: {error}"], where) from None
-    if config.aggregation.trim_share and any(plan.terms.use == "fresh" for plan in plans):
-        raise ConfigError(
-            [
-                f"aggregation.trim_share must be 0 under {strategy.kind}, whose devices start from "
-                f"factors of their own: no two have a coordinate in common; clip_norm is possible"
-            ],
-            where,
-        )
-    if config.privacy:
-        planned = {plan.device_id for plan in plans}
-        idle = [device for device in cohort if device not in planned]
-        check_private(config, world, Rehearsed(state, plans, idle), where)
-    return cohort, plans
-
-
-def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan]:
-    """Return the smallest plans that any strategy could make: one for each way to keep activations.
-
-    None is the smallest for every model: packing saves memory that a block holds, and needs room
-    while it unpacks.
-    """
-    terms: BoolArray = np.zeros(model.grid_shape(config.strategy.rank), dtype=np.bool_)
-    terms[-1, 0, 0] = True
-    absent: BlockFormat = "absent"
-    for bits in (32, 4, 0):
-        yield TrainingPlan(
-            device_id=0,
-            terms=TermGrid(terms, terms, np.where(terms, 2, 0).astype(np.uint8)),
-            weight_formats=(*[absent] * (model.num_blocks - 1), "nf4"),
-            activation_bits=(bits,) * model.num_blocks,
-            local_steps=1,
-            batch_size=config.local.batch_size,
-            proximal_mu=config.local.proximal_mu,
-            micro_batch=config.local.micro_batch,
         )

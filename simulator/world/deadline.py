@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from devices.vocabulary.plan import DeviceId, TrainingPlan
 from simulator.config.schema import RunConfig
-from simulator.world.build import World, smallest_plans
+from simulator.world.build import World
+from simulator.world.smallest_plans import smallest_plans
 from traces.bandwidth import BandwidthTrace
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from simulator.config.experiment import STAND_INS, ConfigError, load_experiment, read_experiment
+from simulator.config.experiment import ConfigError, load_experiment, read_experiment
 from simulator.config.origin import Origin
 from simulator.config.plain_yaml import Place, key_places
+from simulator.config.readable import STAND_INS
 from simulator.runs.run import load_runs, prepare, prepare_all
 from simulator.runs.sweep import expand
 

@@ -234,7 +234,7 @@ def test_trace_that_ended_is_offline_ever_after(device: AvailabilityTrace, at_s:
     ended = device.ended()
     assert ended.is_online(at_s) == (at_s < device.period_s and device.is_online(at_s))
     if at_s >= device.period_s:
-        assert ended.next_online_s(at_s) == math.inf
+        assert ended.next_change_s(at_s) == math.inf
 
 
 odd = st.floats(0, 1e7)

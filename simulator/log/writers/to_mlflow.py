@@ -12,7 +12,7 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from simulator.config.experiment import flatten
+from simulator.config.keys import flatten
 from simulator.log.manifest import Status
 from simulator.log.records import ClientRecord, Event, RoundRecord
 from simulator.log.writers import RunFacts, RunWriter, scalars

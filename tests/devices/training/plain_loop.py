@@ -40,6 +40,7 @@ def train_plainly(
         steps=job.plan.local_steps,
         batch_size=job.plan.batch_size,
         rng=np.random.default_rng(drawn_seed),
+        kind=trainer._config.batches,
     )
     losses = []
     for batch in batches:

@@ -1,5 +1,7 @@
 from collections import Counter
+from functools import partial
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices.models.catalog import resolve
+from devices.options import BatchKind
 from devices.training.data import (
     TEXTS_AT_ONCE,
     TokenizedTexts,
@@ -19,16 +22,23 @@ from devices.training.data import (
 )
 from tests.devices.training.tiny_task import needs_minilm
 
+KINDS: tuple[BatchKind, ...] = get_args(BatchKind)
 LENGTHS = np.random.default_rng(0).integers(3, 40, size=200)
 
 
-@given(st.integers(1, 60), st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32 - 1))
+@given(
+    st.integers(1, 60),
+    st.integers(1, 6),
+    st.integers(1, 9),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(KINDS),
+)
 def test_each_example_is_drawn_equally_often_to_within_one(
-    num_examples: int, steps: int, batch_size: int, seed: int
+    num_examples: int, steps: int, batch_size: int, seed: int, kind: BatchKind
 ) -> None:
     shard = np.arange(100, 100 + num_examples)
     rng = np.random.default_rng(seed)
-    batches = draw_batches(shard, LENGTHS, steps=steps, batch_size=batch_size, rng=rng)
+    batches = draw_batches(shard, LENGTHS, steps=steps, batch_size=batch_size, rng=rng, kind=kind)
     assert [len(batch) for batch in batches] == [batch_size] * steps
     counts = Counter(int(index) for batch in batches for index in batch)
     drawn = [counts[index] for index in shard]
@@ -43,6 +53,35 @@ def test_a_batch_holds_texts_of_like_lengths() -> None:
     ranges = sorted((LENGTHS[batch].min(), LENGTHS[batch].max()) for batch in batches)
     assert all(one[1] <= other[0] for one, other in pairwise(ranges))
     assert [LENGTHS[batch].min() for batch in batches] != [low for low, _ in ranges]  # shuffled
+
+
+def test_random_batches_are_those_of_a_plain_loop() -> None:
+    """A plain loop shuffles the examples for each epoch, and takes them in that order."""
+    shard = np.arange(50, 90)
+    rng = np.random.default_rng(2)
+    order = np.concatenate([rng.permutation(shard) for _ in range(3)])
+    batches = draw_batches(
+        shard, LENGTHS, steps=14, batch_size=8, rng=np.random.default_rng(2), kind="random"
+    )
+    for step, batch in enumerate(batches):
+        assert batch.tolist() == order[step * 8 : step * 8 + 8].tolist()
+    for epoch in (batches[:5], batches[5:10]):
+        assert sorted(np.concatenate(epoch)) == shard.tolist()
+
+
+def test_a_batch_of_a_bucket_holds_lengths_of_one_quarter_in_random_order() -> None:
+    shard = np.arange(len(LENGTHS))
+    draw = partial(draw_batches, shard, LENGTHS, steps=12, batch_size=16)
+    batches = draw(rng=np.random.default_rng(1), kind="buckets")
+    drawn = np.sort(LENGTHS[np.concatenate(batches)]).reshape(4, 48)
+    ends = [(part[0], part[-1]) for part in drawn]
+    found = [(LENGTHS[batch].min(), LENGTHS[batch].max()) for batch in batches]
+    homes = [[k for k, (low, top) in enumerate(ends) if low <= a and b <= top] for a, b in found]
+    assert all(homes)
+    assert homes != sorted(homes)
+    sorted_batches = draw(rng=np.random.default_rng(1))
+    spread = [sum(np.ptp(LENGTHS[batch]) for batch in of) for of in (sorted_batches, batches)]
+    assert spread[0] < spread[1]
 
 
 def test_in_a_common_order_two_jobs_have_like_lengths_at_each_step() -> None:
@@ -60,14 +99,10 @@ def test_in_a_common_order_two_jobs_have_like_lengths_at_each_step() -> None:
     assert [tuple(batch) for batch in other] != [tuple(batch) for batch in ordered[0]]
 
 
-def test_batches_follow_from_the_seed() -> None:
-    shard = np.arange(len(LENGTHS))
-    draws = [
-        np.concatenate(
-            draw_batches(shard, LENGTHS, steps=3, batch_size=8, rng=np.random.default_rng(seed))
-        ).tolist()
-        for seed in (5, 5, 6)
-    ]
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_follow_from_the_seed(kind: BatchKind) -> None:
+    draw = partial(draw_batches, np.arange(len(LENGTHS)), LENGTHS, steps=3, batch_size=8, kind=kind)
+    draws = [np.concatenate(draw(rng=np.random.default_rng(seed))).tolist() for seed in (5, 5, 6)]
     assert draws[0] == draws[1] != draws[2]
 
 

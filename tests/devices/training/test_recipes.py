@@ -75,6 +75,8 @@ RECIPES = {
     "clipped": Recipe({**BY_SGD, "clip_norm": 0.2}, sgd(0.9)),
     "smoothed": Recipe({"label_smoothing": 0.2}, adamw()),
     "a quarter of the rate": Recipe({}, adamw(RATE / 4), rate_share=0.25),
+    "batches at random": Recipe({"batches": "random"}, adamw()),
+    "batches of buckets": Recipe({"batches": "buckets"}, adamw()),
 }
 
 
@@ -129,6 +131,7 @@ def batches_of(trainer: TorchTrainer, job: TrainingJob) -> list[IntArray]:
         steps=job.plan.local_steps,
         batch_size=job.plan.batch_size,
         rng=np.random.default_rng(np.random.SeedSequence(job.seed).generate_state(2)[0]),
+        kind=trainer._config.batches,
     )
     if job.stack == 1:
         return batches

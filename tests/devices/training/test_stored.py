@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from devices.tasks.classification import Classification
+from devices.training.file_map import lies_in, spans_of
 from devices.training.trainer import TorchTrainer
 from tests.devices.training.tiny_task import (
     TARGETS,
@@ -75,13 +76,6 @@ def test_a_file_of_16_bits_trains_as_the_same_numbers_in_32(
         )
 
 
-def maps_of(file: Path) -> list[range]:
-    """Return the addresses at which this process has mapped a file."""
-    lines = Path("/proc/self/maps").read_text("utf-8").splitlines()
-    spans = [line.split()[0].split("-") for line in lines if line.endswith(str(file))]
-    return [range(int(first, 16), int(end, 16)) for first, end in spans]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/maps is Linux's")
 def test_the_base_is_a_map_of_its_file_that_nothing_copies(
     dataset: Classification, tmp_path: Path
@@ -95,10 +89,11 @@ def test_the_base_is_a_map_of_its_file_that_nothing_copies(
     result = trainer.train([make_job(trainer)])[0]
     trainer.evaluate(result.adapter)
     trainer.block_salience("wanda")
-    spans = maps_of(directory / "model.safetensors")
+    spans = spans_of([directory / "model.safetensors"])
     layers = [layer for block in trainer._model.weights.blocks for layer in block.values()]
     assert len(layers) == 14
     for layer in layers:
-        assert any(layer.weight.data_ptr() in span for span in spans)
+        assert lies_in(layer.weight, spans)
+        assert layer.is_map
         assert layer.packed.codes.data_ptr() == layer.weight.data_ptr()
         assert layer.packed.casts == []
