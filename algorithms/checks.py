@@ -148,7 +148,7 @@ def _start(strategy: Any, fleet: StaticFleet) -> ServerState[Any]:
         strategy.rank, float(strategy.alpha), np.random.default_rng(0)
     )
     state: ServerState[Any] = strategy.init(adapter)
-    return state
+    return replace(state, num_devices=len(fleet.device_ids))
 
 
 def _plans(

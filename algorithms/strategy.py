@@ -38,12 +38,14 @@ class ServerState(Generic[M]):
     """A server state is everything that is remembered from one aggregation to the next.
 
     ``version`` counts aggregations, ``adapter`` is the global model, and ``memory`` is what this
-    strategy alone remembers, as data that can be pickled. A state is never changed in place.
+    strategy alone remembers, as data that can be pickled. ``num_devices`` is the size of the fleet,
+    which the engine fills in after ``init``. A state is never changed in place.
     """
 
     version: int
     adapter: Adapter
     memory: M
+    num_devices: int = 0
 
     def advance(self, adapter: Adapter, memory: M) -> ServerState[M]:
         """Return the state of the next version, with this adapter and memory."""
@@ -222,6 +224,9 @@ class Strategy(Protocol[M]):
     is_mean: ClassVar[bool] = False
     """Whether the aggregation is a mean of what devices sent, term by term, so that what it adds to
     the model is a gradient that a server optimizer can step along."""
+    needs_plain_sgd: ClassVar[bool] = False
+    """Whether it takes what a device has moved by, over the rate, for the sum of its gradients,
+    which holds for SGD without momentum and clipping. A config with another recipe is refused."""
 
     @property
     def rank(self) -> int:

@@ -125,10 +125,12 @@ def whole_memory(
     activations = beside.shared + below[-1]
     trained = model.trained_parameters(plan.terms)
     held_numbers = model.head_parameters + model.term_parameters(plan.terms.held)
-    origin = trained * (plan.proximal_mu > 0)  # from which a proximal loss measures the distance
+    # A proximal loss and a control variate's change are worked out from where training started.
+    controlled = plan.terms.has_controls
+    beside_trained = trained * ((plan.proximal_mu > 0 or controlled) + 2 * controlled)
     return MemoryBreakdown(
         weights=_weight_bytes(model, plan.weight_formats),
-        adapters=FP32_BYTES * (held_numbers + origin),
+        adapters=FP32_BYTES * (held_numbers + beside_trained),
         gradients=FP32_BYTES * trained,
         optimizer=optimizer.state_bytes(model, plan.terms),
         activations=activations,

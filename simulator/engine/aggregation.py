@@ -79,7 +79,8 @@ def _delivered(federation: Federation, work: Assignment, result: TrainingResult)
         return update_of(work, result.adapter, result)
     num_bytes = upload_bytes(federation.world.model, work.plan.terms)
     attack = attack_of(config, work) if config else None
-    message = sent(work, result, attack, num_bytes=num_bytes)
+    rate = federation.rules.rate(work.record.round)
+    message = sent(work, result, attack, num_bytes=num_bytes, rate=rate)
     return received(work, message, result, max_norm=federation.rules.robustness.max_norm)
 
 

@@ -59,7 +59,7 @@ class Server:
         adapter = world.model.initial_adapter(
             strategy.rank, rules.alpha(strategy), stream(federation.seed, "adapter")
         )
-        self.state: ServerState[Any] = strategy.init(adapter)
+        self.state: ServerState[Any] = replace(strategy.init(adapter), num_devices=len(world.fleet))
         self._timelines = Timelines(federation, self._view, self._presence)
         self._timeline: CohortTimeline | None = (
             None  # of this round's plans that nothing interrupts

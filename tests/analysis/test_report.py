@@ -160,6 +160,7 @@ def test_no_finished_run_is_an_error_that_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
+@long
 def test_an_error_half_way_leaves_nothing_behind(write_run: WriteRun, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "runs", "fedlora", num_rounds=1)
     (folder / "events.jsonl").write_text("{\n")  # read only when figures are drawn

@@ -14,7 +14,7 @@ from analysis.figures import availability, device_tables, link_rates, style
 from analysis.figures import traces as trace_figures
 from analysis.traces.files import load
 from simulator.config.problems import UserError
-from tests.torture import long
+from tests.torture import long, some
 from tests.traces.trace_files import write
 from traces.availability import AvailabilityTrace, availability_text
 from traces.importers.result import DeviceTable
@@ -82,7 +82,7 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", some(DRAWN, 4))
 def test_drawing_the_csv_gives_the_figure(phones: Path, name: str) -> None:
     traces("plot", "lte-driving-1", phones)
     # the python engine reads floats exactly
@@ -92,7 +92,7 @@ def test_drawing_the_csv_gives_the_figure(phones: Path, name: str) -> None:
     assert picture == Path(f"trace-figures/{name}.png").read_bytes()
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", some(DRAWN, 4))
 def test_a_figure_fits_its_place_and_its_legend_covers_no_data(phones: Path, name: str) -> None:
     loaded = load(["lte-driving", "wifi", str(phones)])
     frame = {

@@ -92,6 +92,7 @@ def test_a_pinned_revision_is_the_one_that_is_used(tmp_path: Path) -> None:
         assert resolved(home, OFFLINE, revision=revision)["sha256"] == sha256(files)
 
 
+@long
 def test_what_is_in_the_cache_stays_what_a_run_began_with(tmp_path: Path) -> None:
     hub, home = Hub(), tmp_path / "home"
     old, new = (files_of(tmp_path / f"{value}", value) for value in (0.0, 1.0))
@@ -102,6 +103,7 @@ def test_what_is_in_the_cache_stays_what_a_run_began_with(tmp_path: Path) -> Non
         assert resolved(home, {"HF_ENDPOINT": address}) == before
 
 
+@long
 def test_a_download_that_broke_off_is_completed(tmp_path: Path) -> None:
     hub, home = Hub(), tmp_path / "home"
     files = files_of(tmp_path / "model", 0.0)

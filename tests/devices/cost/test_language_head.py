@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.devices.cost.torch_measures import (
 )
 from tests.devices.cost.traffic_measures import TrafficCounter
 from tests.devices.cost.training_measures import measure_step
+from tests.torture import some
 
 TIED, UNTIED = ({"vocab_size": 1000, "tie_word_embeddings": tied} for tied in (True, False))
 
@@ -35,9 +37,10 @@ def traced_demand(
     return TracedDemand(BlockTracer(spec, config))(spec, plan, batch)
 
 
-@pytest.mark.parametrize("bits", [32, 16])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    ("family", "attention", "bits"),
+    some(product(("llama", "qwen2", "qwen3"), ("eager", "sdpa"), (32, 16)), 5),
+)
 def test_saved_bytes_and_flops_equal_what_torch_saves_and_counts(
     family: str, attention: Attention, bits: ComputeBits
 ) -> None:
@@ -126,7 +129,7 @@ def test_bytes_moved_are_within_2_percent_of_what_operators_read_and_write(
     assert head_traffic(measured.spec, batch, crosses=True) == pytest.approx(found, rel=0.02)
 
 
-@pytest.mark.parametrize("bits", [32, 16])
+@pytest.mark.parametrize("bits", some((32, 16), 2))
 def test_a_trace_costs_what_the_closed_forms_say(bits: ComputeBits) -> None:
     measured = load("llama", SHAPE, LINEARS["llama"], attention="eager", language=TIED)
     batch = BatchShape(3, 24, is_padded=True, bits=bits)
@@ -140,7 +143,7 @@ def test_a_trace_costs_what_the_closed_forms_say(bits: ComputeBits) -> None:
     assert found.memory.total == pytest.approx(form.memory.total, rel=0.05)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "gemma"])
+@pytest.mark.parametrize("family", some(("gpt2", "opt", "gemma"), 3))
 def test_a_family_without_closed_forms_costs_what_torch_holds_and_computes(family: str) -> None:
     names = TRACED_LINEARS[family]
     language = {"vocab_size": 1000}

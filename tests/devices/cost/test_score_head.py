@@ -20,6 +20,7 @@ from tests.devices.cost.torch_measures import (
     step_flops,
 )
 from tests.devices.cost.training_measures import measure_step
+from tests.torture import some
 
 CASES = [(family, attention) for family in LINEARS for attention in attentions(family)]
 
@@ -29,8 +30,10 @@ def measured_in(family: str, bits: ComputeBits, attention: Attention = "eager") 
     return load(family, SHAPE, names, attention=attention, dtype=DTYPES[bits], head=score_head())
 
 
-@pytest.mark.parametrize("bits", [32, 16])
-@pytest.mark.parametrize(("family", "attention"), CASES)
+@pytest.mark.parametrize(
+    ("family", "attention", "bits"),
+    some(((*case, bits) for case in CASES for bits in (32, 16)), 3),
+)
 def test_saved_bytes_and_flops_equal_what_torch_saves_and_counts(
     family: str, attention: Attention, bits: ComputeBits
 ) -> None:
@@ -42,7 +45,7 @@ def test_saved_bytes_and_flops_equal_what_torch_saves_and_counts(
 
 
 @pytest.mark.parametrize(
-    ("bits", "activation_bits"), [(32, 32), (32, 4), (16, 32), (32, 0), (16, 4)]
+    ("bits", "activation_bits"), some([(32, 32), (32, 4), (16, 32), (32, 0), (16, 4)], 2)
 )
 @pytest.mark.parametrize(
     ("family", "attention"), [*CASES[:3], ("llama", "eager"), ("llama", "sdpa")]
@@ -62,7 +65,7 @@ def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
         assert charged == pytest.approx(found.peak, rel=0.05)
 
 
-@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("family", some(("bert", "llama", "gpt2"), 3))
 def test_a_trace_costs_what_torch_holds_and_computes(family: str) -> None:
     measured = measured_in(family, 32)
     batch = BatchShape(4, 40, is_padded=True, bits=32)
