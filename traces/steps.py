@@ -1,4 +1,4 @@
-"""Traces of a quantity that changes in steps over time, such as a rate or a latency."""
+"""Follows a quantity that changes in steps over time, such as a rate or a latency."""
 
 from __future__ import annotations
 

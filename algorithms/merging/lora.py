@@ -1,4 +1,4 @@
-"""Arithmetic on adapters that several strategies share."""
+"""Weighs and averages adapters, for several strategies."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class Tracer(Protocol):
 
 
 class _BlockDemand(NamedTuple):
-    """What one block of a plan asks of any device."""
+    """The demand of one block of a plan on any device."""
 
     forward_flops: int
     backward_flops: int

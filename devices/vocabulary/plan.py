@@ -153,7 +153,7 @@ class TermGrid:
 
     @property
     def sends_head(self) -> bool:
-        """Whether the head is downloaded and uploaded; else it stays on the device."""
+        """True if the head is downloaded and uploaded; else it stays on the device."""
         return self.use != "own_b"
 
     @property

@@ -1,7 +1,7 @@
-"""The timeline of one plan, worked out as it is dispatched where nothing can cut it on its way.
+"""Works out the timeline of one plan as it is dispatched, where nothing can cut it on its way.
 
-It is the twin of the process in ``simulator/engine/device.py``: the same instants, events and
-record, with one timeout for each phase and no process.
+The timeline is the twin of the process in ``simulator/engine/device.py``: the same instants, events
+and record, with one timeout for each phase and no process.
 """
 
 from __future__ import annotations

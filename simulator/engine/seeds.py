@@ -1,4 +1,4 @@
-"""Named random streams: a draw in one never moves a draw in another."""
+"""Makes random streams by name, so that a draw in one never moves a draw in another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server, as a SimPy process: dispatch plans, wait for updates or the deadline, aggregate."""
+"""Runs the server as a SimPy process: it dispatches plans, waits for updates, and aggregates."""
 
 from __future__ import annotations
 

@@ -41,6 +41,10 @@ class _Following:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._state = ProgressState()
+        self._label, self._rounds = "", 0
+
+    def start(self, label: str, rounds: int) -> None:
+        self._label, self._rounds, self._state = label, rounds, ProgressState()
 
     def step(self, message: str) -> None:
         if not self._console.quiet:  # which would make up the line all the same
@@ -61,13 +65,6 @@ class _Following:
 
 class PlainReporter(_Following):
     """The plain reporter prints one line a round, for log files and pipes."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self._label, self._rounds = "", 0
-
-    def start(self, label: str, rounds: int) -> None:
-        self._label, self._rounds, self._state = label, rounds, ProgressState()
 
     def finish(self, message: str) -> None:
         self.step(message)
@@ -93,10 +90,7 @@ class LineReporter(_Following):
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(Console(quiet=True))
         self._stream = stream or sys.stdout
-        self._label, self._rounds, self._width = "", 0, 0
-
-    def start(self, label: str, rounds: int) -> None:
-        self._label, self._rounds, self._state = label, rounds, ProgressState()
+        self._width = 0
 
     def step(self, message: str) -> None:
         self._show(message)
@@ -137,7 +131,8 @@ class BarReporter(_Following):
         self._task = TaskID(0)
 
     def start(self, label: str, rounds: int) -> None:
-        self._state, self._bar = ProgressState(), _bar(self._console)
+        super().start(label, rounds)
+        self._bar = _bar(self._console)
         self._task = self._bar.add_task(label, total=rounds)
         self._live = Live(get_renderable=self._view, console=self._console, transient=True)
         self._live.start()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.devices.loopback_hub import NAME, Hub, serving
+from tests.devices.loopback_hub import NAME, Hub, printed_by, serving
 from tests.devices.test_model_directory import write_model, write_weights
 from tests.torture import long
 
@@ -36,16 +33,7 @@ def resolved(
         "heavy = [name for name in ('torch', 'transformers') if name in sys.modules]\n"
         "print(json.dumps(dict(said, heavy=','.join(heavy))))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HF_HOME": str(home), **environment},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    facts: dict[str, str] = json.loads(done.stdout)
+    facts: dict[str, str] = json.loads(printed_by(code, home, environment))
     assert facts.pop("heavy") == ""
     return facts
 

@@ -84,7 +84,7 @@ def times_trained(trainer: DriftTrainer, version: int, by: str) -> BoolArray:
     return always
 
 
-@pytest.mark.parametrize("kind", [k for k in STRATEGIES if k not in PRODUCTS])
+@pytest.mark.parametrize("kind", some((k for k in STRATEGIES if k not in PRODUCTS), 3))
 def test_what_is_trained_reaches_its_goal(kind: str) -> None:
     """Noise of 0.01 an update, of which each round forgets half, has a standard deviation of
     0.0115 at most in the end: 0.1 is more than 8 of them."""

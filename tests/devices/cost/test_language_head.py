@@ -16,7 +16,13 @@ from devices.fleet.profile import ComputeBits
 from devices.models.spec import Attention, ModelSpec
 from devices.tracing.block_tracer import BlockTracer
 from devices.vocabulary.plan import TrainingPlan
-from tests.devices.cost.head_checks import DTYPES, SHAPE, check_saved_and_counted, plan_of
+from tests.devices.cost.head_checks import (
+    DTYPES,
+    SHAPE,
+    check_held_and_peak,
+    check_saved_and_counted,
+    plan_of,
+)
 from tests.devices.cost.specs import LINEARS, TRACED_LINEARS
 from tests.devices.cost.torch_measures import (
     config_of,
@@ -70,13 +76,7 @@ def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
         measured = load("llama", SHAPE, LINEARS["llama"], attention=attention, language=language)
         batch = BatchShape(4, 40, is_padded=True, bits=32)
         for depth in (1, 2):
-            measured.train_top(depth)
-            plan = plan_of(measured.spec, depth, activation_bits, batch)
-            memory = closed_form_demand(measured.spec, plan, batch).memory
-            found = measure_step(measured, plan.activation_bits, batch)
-            assert found.after_forward == memory.activations + memory.head
-            charged = memory.activations + memory.transient + memory.head
-            assert charged == pytest.approx(found.peak, rel=0.05)
+            check_held_and_peak(measured, depth, activation_bits, batch)
 
 
 def test_the_peak_in_16_bits_is_within_5_percent() -> None:
@@ -84,13 +84,7 @@ def test_the_peak_in_16_bits_is_within_5_percent() -> None:
         "llama", SHAPE, LINEARS["llama"], attention="eager", dtype=torch.bfloat16, language=TIED
     )
     batch = BatchShape(4, 40, is_padded=True, bits=16)
-    measured.train_top(2)
-    plan = plan_of(measured.spec, 2, 32, batch)
-    memory = closed_form_demand(measured.spec, plan, batch).memory
-    found = measure_step(measured, plan.activation_bits, batch)
-    assert found.after_forward == memory.activations + memory.head
-    charged = memory.activations + memory.transient + memory.head
-    assert charged == pytest.approx(found.peak, rel=0.05)
+    check_held_and_peak(measured, 2, 32, batch)
 
 
 def test_weights_count_a_tied_matrix_once() -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 
 from devices.cost.blocks import BatchShape
-from devices.cost.closed_form import closed_form_demand
 from devices.cost.traced import TracedDemand
 from devices.fleet.profile import ComputeBits
 from devices.models.heads import score_head
 from devices.models.spec import Attention
 from devices.tracing.block_tracer import BlockTracer
-from tests.devices.cost.head_checks import DTYPES, SHAPE, check_saved_and_counted, plan_of
+from tests.devices.cost.head_checks import (
+    DTYPES,
+    SHAPE,
+    check_held_and_peak,
+    check_saved_and_counted,
+    plan_of,
+)
 from tests.devices.cost.specs import LINEARS, TRACED_LINEARS, attentions
 from tests.devices.cost.torch_measures import (
     Measured,
@@ -56,13 +61,7 @@ def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
     measured = measured_in(family, bits, attention)
     batch = BatchShape(4, 40, is_padded=True, bits=bits)
     for depth in (1, 2):
-        measured.train_top(depth)
-        plan = plan_of(measured.spec, depth, activation_bits, batch)
-        memory = closed_form_demand(measured.spec, plan, batch).memory
-        found = measure_step(measured, plan.activation_bits, batch)
-        assert found.after_forward == memory.activations + memory.head
-        charged = memory.activations + memory.transient + memory.head
-        assert charged == pytest.approx(found.peak, rel=0.05)
+        check_held_and_peak(measured, depth, activation_bits, batch)
 
 
 @pytest.mark.parametrize("family", some(("bert", "llama", "gpt2"), 3))
