@@ -100,6 +100,8 @@ class StepTrace:
 
     def at(self, at_s: float) -> float:
         """Return the value at an instant of the simulated clock."""
+        if len(self._values) == 1:
+            return self._values[0]
         step = bisect_right(self._edges, self._within(at_s)[1]) - 1
         return self._values[min(step, len(self._values) - 1)]  # divmod may round up to the period
 

@@ -157,6 +157,13 @@ class TermGrid:
         return self.use != "own_b"
 
     @property
+    def is_read_only(self) -> bool:
+        """Whether nobody can write to the arrays, as to those of ``top_blocks``."""
+        return not any(
+            values.flags.writeable for values in (self.held, self.trained, self.upload_bits)
+        )
+
+    @property
     def has_controls(self) -> bool:
         """Whether the device corrects its gradients by control variates, which are sent too."""
         return self.use == "controlled"

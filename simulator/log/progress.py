@@ -36,7 +36,10 @@ class Reporter(RunLog, Protocol):
 
 
 class _Following:
-    """Reporters follow the run in a progress state, and print lines on a console."""
+    """Reporters follow the run in a progress state, and print lines on a console.
+
+    A line tells of a round. Only the live view tells of what devices do within one.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -50,14 +53,12 @@ class _Following:
         if not self._console.quiet:  # which would make up the line all the same
             self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
-    def event(self, event: Event) -> None:
-        self._state.event(event)
+    def event(self, event: Event) -> None: ...
 
     def client(self, record: ClientRecord) -> None:
         self._state.client(record)
 
-    def cohort(self, events: CohortEvents) -> None:
-        self._state.cohort(events)
+    def cohort(self, events: CohortEvents) -> None: ...
 
     def client_table(self, table: ClientTable) -> None:
         self._state.client_table(table)
@@ -136,6 +137,12 @@ class BarReporter(_Following):
         self._task = self._bar.add_task(label, total=rounds)
         self._live = Live(get_renderable=self._view, console=self._console, transient=True)
         self._live.start()
+
+    def event(self, event: Event) -> None:
+        self._state.event(event)
+
+    def cohort(self, events: CohortEvents) -> None:
+        self._state.cohort(events)
 
     def finish(self, message: str) -> None:
         self._live.stop()
