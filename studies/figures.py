@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 
 from analysis import escape
 from analysis.figures import bands, curves, style
+from devices.tasks.classification import ACCURACY
 
 Draw = Callable[[pd.DataFrame, style.Paper], Figure]
 
 
 def accuracy(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return the curves of accuracy against simulated time."""
-    return curves.draw(frame, paper, x=curves.TIME, y=curves.ACCURACY)
+    return curves.draw(frame, paper, x=curves.TIME, y=curves.judge(ACCURACY))
 
 
 def speed_ups(frame: pd.DataFrame, paper: style.Paper) -> Figure:

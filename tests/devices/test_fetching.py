@@ -17,6 +17,7 @@ from devices.fetching.folders import cache_folder
 from devices.fetching.packages import FetchError, Package, download
 from devices.models import catalog, fetched
 from devices.models.fetched import FetchedModel, fetch_model
+from devices.tasks.classification import Classification
 
 SAY: list[str] = []
 
@@ -158,7 +159,7 @@ def test_messages_become_examples_of_their_senders_and_others_test_them(
     with pytest.raises(ValueError, match=r"must have sha256 .* remove its folder"):
         load_dataset("chitchat", ("text",))
     with pytest.raises(ValueError, match="must be read by its own names, text, client, got label"):
-        load_dataset("chitchat")
+        load_dataset("chitchat", Classification.columns)
 
 
 def test_int8_matrices_of_an_onnx_graph_become_linear_weights(tmp_path: Path) -> None:
