@@ -9,7 +9,9 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
 
-test: lint types unit
+# The types are checked beside the tests: one process, which would leave the other cores idle.
+test: lint
+	$(MAKE) --no-print-directory --jobs 2 types unit
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -92,7 +94,8 @@ study-page: $(READY)
 # The same machinery in a minute, with a model that learns nothing, written below runs/.
 study-quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m studies.run studies/quick-plan.yaml --results runs/quick-results
-	$(BIN)/python -m studies.page studies/quick.md runs/quick-page/study.md --results runs/quick-results
+	$(BIN)/python -m studies.page studies/quick.md runs/quick-page/study.md \
+		--plan studies/quick-plan.yaml --results runs/quick-results
 
 setup: $(READY)
 

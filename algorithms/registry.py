@@ -39,6 +39,7 @@ from algorithms.strategies.layersel import LayerSel
 from algorithms.strategies.legend import LEGEND
 from algorithms.strategies.lora_fair import LoRAFAIR
 from algorithms.strategies.rolora import RoLoRA
+from algorithms.strategies.scaffold import SCAFFOLD
 from algorithms.strategies.zero_padding import ZeroPadding
 from algorithms.strategy import Strategy
 
@@ -61,6 +62,7 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "rolora": RoLoRA,
     "fedsa-lora": FedSALoRA,
     "fed-hello": FedHeLLo,
+    "scaffold": SCAFFOLD,
 }
 PACINGS: dict[str, type[Pacing]] = {
     "synchronous": Synchronous,

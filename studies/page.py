@@ -3,8 +3,9 @@
     python -m studies.page studies/page.md docs/study.md
 
 The template is Markdown with lines such as ``{{ table jetson80 }}``, each of which stands for what
-``PARTS`` or ``FIGURES`` make of one experiment. A figure lies beside the page, with the CSV that it
-is drawn from.
+``PARTS`` or ``FIGURES`` make of one experiment of the plan. What stands between
+``{{ where jetson80 }}`` and ``{{ end }}`` is on the page once a run of that experiment is kept. A
+figure lies beside the page, with the CSV that it is drawn from.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from analysis.metrics.paired import CONFIDENCE, students
 from analysis.metrics.study import Study
 from analysis.report.formats import markdown_grid, to_markdown
 from analysis.report.table import LEVEL, study_table
-from analysis.runs.names import with_names
+from analysis.runs.names import reader_names, with_names
 from analysis.units import SECONDS, significant
 from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
 from simulator.config.experiment import load_experiment
@@ -39,9 +40,13 @@ from simulator.config.problems import UserError
 from simulator.config.schema import RunConfig
 from simulator.world.build import World, build_world
 from studies import figures as drawn
+from studies.run import Step, steps_of
 
 HERE = Path(__file__).parent
 PLACE = re.compile(r"^\{\{ *([\w-]+) +([\w-]+) *\}\}$", re.MULTILINE)
+WHERE = re.compile(
+    r"^\{\{ *where +([\w-]+) *\}\}\n(.*?)^\{\{ *end *\}\}\n", re.MULTILINE | re.DOTALL
+)
 NO_NUMBER = "–"
 UNPACKED: WeightFormat = "fp32"
 COMPARED = ("time_to_target_s", "accuracy_at_time", "final_accuracy", "accuracy_area", "waiting_s")
@@ -58,26 +63,42 @@ GRID = tuple(round(0.05 * k, 2) for k in range(1, 20))
 
 @dataclass(frozen=True)
 class Source:
-    """A source is one experiment of the study: its kept runs and its file.
-
-    What stands behind a dash in its name says how the plan varies the file: ``jetson80-timing``.
-    """
+    """A source is one experiment of the plan: its steps and what is kept of them."""
 
     name: str
     results: Path
+    plan: Mapping[str, Sequence[Step]]  # the steps of every experiment, by name
 
     @property
-    def file(self) -> Path:
-        """The file of the experiment."""
-        return HERE / f"{self.name.partition('-')[0]}.yaml"
+    def steps(self) -> Sequence[Step]:
+        """The steps of the experiment. Raises UserError where the plan does not name it."""
+        if self.name not in self.plan:
+            raise UserError(f"the plan has no {self.name!r}, but " + ", ".join(self.plan))
+        return self.plan[self.name]
+
+    @property
+    def has_runs(self) -> bool:
+        """True once a run of the experiment is kept."""
+        return any(step.is_kept for step in self.steps)
+
+    def beside(self, prefix: str) -> list[Source]:
+        """Return the experiments of the plan whose names begin like this."""
+        names = [name for name in self.plan if name.startswith(prefix)]
+        return [replace(self, name=name) for name in names]
+
+    @cached_property
+    def configs(self) -> list[RunConfig]:
+        """The configs of the experiment's strategies, as the plan has them."""
+        run = self.steps[0].run
+        return load_experiment(run.file, run.overrides)
 
     @cached_property
     def kept(self) -> list[KeptRun]:
         """The runs that are kept, by the titles of today. Raises UserError where there are none."""
-        kept = read_kept(self.results / self.name)
-        if not kept:
+        if not self.has_runs:
             raise UserError(f"no run of {self.name} is kept in {self.results}: make study")
-        titles = {one.label: one.strategy_title for one in load_experiment(self.file)}
+        kept = read_kept(self.results / self.name)
+        titles = {one.label: one.strategy_title for one in self.configs}
         return [_titled(one, titles.get(one.run.label)) for one in kept]
 
     @cached_property
@@ -88,12 +109,12 @@ class Source:
     @cached_property
     def config(self) -> RunConfig:
         """The config of the experiment's first strategy."""
-        return load_experiment(self.file)[0]
+        return self.configs[0]
 
     @cached_property
     def world(self) -> World:
-        """The devices and costs of the experiment at its own seed."""
-        return build_world(self.config, str(self.file))
+        """The devices and costs of the experiment at the first seed of the plan."""
+        return build_world(self.config, str(self.steps[0].run.file))
 
     def of_variant(self, variant: str) -> list[KeptRun]:
         """Return the kept runs of one variant."""
@@ -314,11 +335,12 @@ def _versus(per_run: pd.DataFrame, column: str, variant: str, baseline: str) -> 
 def pacing(source: Source) -> str:
     """Return what each pacing makes of each scheduler, by the clock alone."""
     rows = []
-    for folder in sorted(source.results.glob(f"{source.name}-pacing-*")):
-        found = Source(folder.name, source.results)
+    for found in source.beside(f"{source.name}-pacing-"):
+        if not found.has_runs:
+            continue
         for variant in dict.fromkeys(one.run.label for one in found.kept):
             own = found.of_variant(variant)
-            kind = folder.name.rpartition("pacing-")[2]
+            kind = found.name.rpartition("pacing-")[2]
             rows.append([kind, source.study.name(variant), *_flow(own)])
     header = ["pacing", "scheduler", "merged an hour", "s waited", "busy", "lost work", "staleness"]
     return markdown_grid([*header, "MJ an hour"], rows)
@@ -351,6 +373,25 @@ def kept_runs(source: Source) -> str:
         hashes = [str(facts["conditions_hash"])[:8], str(facts["config_hash"]), commit]
         wall = SECONDS.text(facts["wall_s"])
         rows.append([*names, *hashes, str(facts["versions"].get("torch", NO_NUMBER)), wall])
+    return markdown_grid(header, rows, is_numeric=False)
+
+
+def planned(source: Source) -> str:
+    """Return which seeds of each experiment and variant are kept, and which are still to be run."""
+    rows = []
+    for one in source.beside(source.name):
+        names = reader_names(
+            (config.label, config.strategy.kind, config.strategy_title) for config in one.configs
+        )
+        for label in dict.fromkeys(step.run.label for step in one.steps):
+            own = [step for step in one.steps if step.run.label == label]
+            seeds = (
+                [str(step.run.seed) for step in own if step.is_kept is is_kept]
+                for is_kept in (True, False)
+            )
+            cells = (", ".join(some) or NO_NUMBER for some in seeds)
+            rows.append([one.name, markdown(names[label]), *cells])
+    header = ["experiment", "variant", "seeds that are kept", "still to be run"]
     return markdown_grid(header, rows, is_numeric=False)
 
 
@@ -430,6 +471,7 @@ PARTS: Mapping[str, Callable[[Source], str]] = {
     "claims": claims,
     "pacing": pacing,
     "kept": kept_runs,
+    "planned": planned,
 }
 """What a line of the template may ask for as a table."""
 
@@ -461,7 +503,17 @@ FIGURES: Mapping[str, tuple[str, Callable[[Source], pd.DataFrame], drawn.Draw]] 
 """What a line of the template may ask for as a figure."""
 
 
-def page_of(template: str, results: Path, folder: Path) -> tuple[str, dict[str, bytes]]:
+def plan_of(file: Path, results: Path) -> dict[str, list[Step]]:
+    """Return the steps of a plan's experiments by name, in its order."""
+    plan: dict[str, list[Step]] = {}
+    for step in steps_of(file, results, Path("runs")):
+        plan.setdefault(step.experiment, []).append(step)
+    return plan
+
+
+def page_of(
+    template: str, plan: Mapping[str, Sequence[Step]], results: Path, folder: Path
+) -> tuple[str, dict[str, bytes]]:
     """Return the page, and by name the files that it shows, which lie in ``folder`` beside it.
 
     Raises UserError for a line that asks for what there is not.
@@ -469,9 +521,16 @@ def page_of(template: str, results: Path, folder: Path) -> tuple[str, dict[str, 
     sources: dict[str, Source] = {}
     files: dict[str, bytes] = {}
 
+    def source_of(name: str) -> Source:
+        return sources.setdefault(name, Source(name, results, plan))
+
+    def block(found: re.Match[str]) -> str:
+        name, text = found.groups()
+        return text if source_of(name).has_runs else ""
+
     def part(found: re.Match[str]) -> str:
         kind, name = found.groups()
-        source = sources.setdefault(name, Source(name, results))
+        source = source_of(name)
         if kind in PARTS:
             return PARTS[kind](source).rstrip("\n")
         if kind in FIGURES:
@@ -487,15 +546,15 @@ def page_of(template: str, results: Path, folder: Path) -> tuple[str, dict[str, 
         known = ", ".join([*PARTS, *FIGURES])
         raise UserError(f"a part of the page must be one of {known}, got {kind!r}")
 
-    return PLACE.sub(part, template), files
+    return PLACE.sub(part, WHERE.sub(block, template)), files
 
 
-def with_headline(readme: str, results: Path) -> str:
+def with_headline(readme: str, plan: Mapping[str, Sequence[Step]], results: Path) -> str:
     """Return a README with the table of the study that it names, between its two comments."""
 
     def table_of(found: re.Match[str]) -> str:
         begin, name, end = found.groups()
-        return f"{begin}{headline(Source(name, results))}{end}"
+        return f"{begin}{headline(Source(name, results, plan))}{end}"
 
     return HEADLINE.sub(table_of, readme)
 
@@ -505,14 +564,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("template", type=Path)
     parser.add_argument("page", type=Path)
+    parser.add_argument("--plan", type=Path, default=HERE / "plan.yaml")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--readme", type=Path, help="a page whose headline follows too")
     given = parser.parse_args(arguments)
     folder = given.page.parent / "images"
     try:
-        page, files = page_of(given.template.read_text("utf-8"), given.results, folder)
+        plan = plan_of(given.plan, given.results)
+        page, files = page_of(given.template.read_text("utf-8"), plan, given.results, folder)
         if given.readme:
-            readme = with_headline(given.readme.read_text("utf-8"), given.results)
+            readme = with_headline(given.readme.read_text("utf-8"), plan, given.results)
             given.readme.write_text(readme, encoding="utf-8")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -39,6 +39,11 @@ class Step:
     kept: Path
 
     @property
+    def experiment(self) -> str:
+        """The name of the experiment, as the plan varies it."""
+        return self.kept.parent.name
+
+    @property
     def is_kept(self) -> bool:
         """True once the run's results are in the repository."""
         return self.kept.is_file()

@@ -69,6 +69,7 @@ def test_what_is_kept_is_not_run_again_on_a_machine_without_the_run_folders(
     assert not (tmp_path / "runs").exists()
 
 
+@long
 def test_a_slice_ends_in_time_and_the_next_goes_on_to_the_same_bytes(
     done: Path, tmp_path: Path
 ) -> None:
@@ -150,18 +151,47 @@ def test_a_time_on_the_page_is_that_of_the_rounds_that_are_kept(done: Path, tmp_
 
 def test_a_part_that_no_page_has_is_refused(done: Path) -> None:
     with pytest.raises(UserError, match="a part of the page must be one of table"):
-        page_maker.page_of("{{ tabel quick }}", done / "results", Path("images"))
+        page_maker.page_of("{{ tabel quick }}", _plan(done), done / "results", Path("images"))
 
 
+def test_a_block_is_on_the_page_once_a_run_of_its_experiment_is_kept(
+    done: Path, tmp_path: Path
+) -> None:
+    template = "before\n{{ where quick }}\ntext\n{{ end }}\nafter\n"
+    for results, page in ((done, "before\ntext\nafter\n"), (tmp_path, "before\nafter\n")):
+        plan = _plan(results)
+        assert page_maker.page_of(template, plan, results / "results", Path())[0] == page
+
+
+def test_the_page_says_which_runs_of_the_plan_are_missing(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "results", tmp_path / "results")
+    (tmp_path / "results" / "quick" / "fedquad-s1.json").unlink()
+    page, _ = page_maker.page_of(
+        "{{ planned quick }}", _plan(tmp_path), tmp_path / "results", Path()
+    )
+    assert "| FedQuad | 0, 2 | 1 |" in page
+
+
+def test_an_experiment_that_no_plan_has_is_refused(done: Path) -> None:
+    with pytest.raises(UserError, match="the plan has no 'quikc', but quick"):
+        page_maker.page_of("{{ table quikc }}", _plan(done), done / "results", Path())
+
+
+@long
 def test_the_page_of_the_docs_is_what_the_kept_runs_say(tmp_path: Path) -> None:
     assert page_maker.main([str(STUDIES / "page.md"), str(tmp_path / "study.md")]) == 0
     made = (tmp_path / "study.md").read_text("utf-8")
     assert (STUDIES.parent / "docs" / "study.md").read_text("utf-8") == made, "make study-page"
 
 
+def _plan(folder: Path) -> dict[str, list[runner.Step]]:
+    return page_maker.plan_of(STUDIES / "quick-plan.yaml", folder / "results")
+
+
 def _page(done: Path, folder: Path) -> dict[str, bytes]:
     folder.mkdir()
-    results = ["--results", str(done / "results")]
+    plan = str(STUDIES / "quick-plan.yaml")
+    results = ["--results", str(done / "results"), "--plan", plan]
     page = [str(STUDIES / "quick.md"), str(folder / "study.md")]
     assert page_maker.main([*page, *results]) == 0
     files = [file for file in folder.rglob("*") if file.is_file()]
@@ -171,7 +201,9 @@ def _page(done: Path, folder: Path) -> dict[str, bytes]:
 def test_the_headline_of_the_readme_is_what_the_kept_runs_say() -> None:
     readme = (STUDIES.parent / "README.md").read_text("utf-8")
     assert page_maker.HEADLINE.search(readme)
-    assert page_maker.with_headline(readme, STUDIES / "results") == readme, "make study-page"
+    results = STUDIES / "results"
+    plan = page_maker.plan_of(STUDIES / "plan.yaml", results)
+    assert page_maker.with_headline(readme, plan, results) == readme, "make study-page"
 
 
 def test_the_study_meets_the_conditions_of_the_runs_that_are_kept(

@@ -162,7 +162,7 @@ class FedAdam(_Adaptive):
 
 @dataclass(frozen=True, eq=False)
 class Optimized:
-    """What a strategy remembers, and the moments of each array of the model, by its name."""
+    """The memory of the strategy within, and the moments of each array of the model by name."""
 
     inner: Any
     moments: Mapping[str, Moments] = field(default_factory=dict)
@@ -182,7 +182,7 @@ class WithServerOptimizer(Wrapped[Optimized]):
 
     def init(self, adapter: Adapter) -> ServerState[Optimized]:
         state = self.strategy.init(adapter)
-        return ServerState(state.version, state.adapter, Optimized(state.memory))
+        return replace(state, memory=Optimized(state.memory))
 
     def aggregate(
         self, state: ServerState[Optimized], updates: Sequence[ClientUpdate]
@@ -205,7 +205,7 @@ class WithServerOptimizer(Wrapped[Optimized]):
             )
             arrays[name] = np.where(mask, start + added, start).astype(np.float32)
         adapter = _with_arrays(after.adapter, arrays)
-        return ServerState(after.version, adapter, Optimized(after.memory, moments))
+        return replace(after, adapter=adapter, memory=Optimized(after.memory, moments))
 
 
 def _named(adapter: Adapter) -> Iterator[tuple[str, Float32Array]]:

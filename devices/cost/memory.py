@@ -55,7 +55,7 @@ class BlockWork(NamedTuple):
 
     @property
     def is_recomputed(self) -> bool:
-        """Whether the block saves its input only and is computed again in the backward pass."""
+        """True if the block saves its input only and is computed again in the backward pass."""
         return self.activation_bits == 0 and self.terms.position != "below"
 
 
@@ -125,10 +125,12 @@ def whole_memory(
     activations = beside.shared + below[-1]
     trained = model.trained_parameters(plan.terms)
     held_numbers = model.head_parameters + model.term_parameters(plan.terms.held)
-    origin = trained * (plan.proximal_mu > 0)  # from which a proximal loss measures the distance
+    # A proximal loss and a control variate's change are worked out from where training started.
+    controlled = plan.terms.has_controls
+    beside_trained = trained * ((plan.proximal_mu > 0 or controlled) + 2 * controlled)
     return MemoryBreakdown(
         weights=_weight_bytes(model, plan.weight_formats),
-        adapters=FP32_BYTES * (held_numbers + origin),
+        adapters=FP32_BYTES * (held_numbers + beside_trained),
         gradients=FP32_BYTES * trained,
         optimizer=optimizer.state_bytes(model, plan.terms),
         activations=activations,

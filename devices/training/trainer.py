@@ -16,7 +16,7 @@ from devices.models.catalog import ModelSource
 from devices.models.spec import ModelSpec
 from devices.tasks.task import Batch, Encoded, Task, groups_or_none_at_all, num_predicted
 from devices.training.activations import RoundingNoise, packed_activations
-from devices.training.adapters import load_adapter
+from devices.training.adapters import LoadedAdapter, load_adapter
 from devices.training.config import TrainingConfig
 from devices.training.data import (
     ModelTokenizer,
@@ -31,11 +31,11 @@ from devices.training.files import said_in_words
 from devices.training.host import choose_host, keep_freed_memory, make_reproducible
 from devices.training.model import load_model
 from devices.training.optimizers import Updater
-from devices.training.penalties import Penalty, penalties_of
+from devices.training.penalties import Penalty, correction_term, penalties_of
 from devices.training.predictor import ModelPredictor
 from devices.training.prefixes import KeptPrefixes
 from devices.training.salience import block_fisher, block_salience
-from devices.training.stacked import load_stack
+from devices.training.stacked import LoadedStack, load_stack
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.stacks import stacks_of
 from devices.vocabulary.trainer import (
@@ -196,12 +196,16 @@ class TorchTrainer:
         return TokenizedTexts(*encoded, pad_id=self._model.pad_id)
 
     def _train(self, job: TrainingJob) -> TrainingResult:
+        corrections = self._corrections([job])
         loaded = load_adapter(self._model, job.broadcast.adapter, job.plan.terms)
         updater = Updater(self._config, loaded.parameters(), rate_share=job.rate_share)
-        losses = self._steps([job], updater, penalties_of(loaded, job.plan))
+        penalties = penalties_of(loaded, job.plan)
+        penalties += [correction_term(loaded.parameters(), added) for added in corrections]
+        losses = self._steps([job], updater, penalties)
         return self._result(job, loaded.read(), losses[:, :, 0])
 
     def _train_stack(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
+        corrections = self._corrections(jobs)
         loaded = load_stack(self._model, jobs)
         updater = Updater(
             self._config,
@@ -210,10 +214,27 @@ class TorchTrainer:
             num_jobs=len(jobs),
             parts=loaded.own_parts(),
         )
+        penalties = loaded.penalties()
+        penalties += [correction_term(loaded.parameters(), added) for added in corrections]
         with loaded.heads():
-            losses = self._steps(jobs, updater, loaded.penalties())
+            losses = self._steps(jobs, updater, penalties)
         adapters = enumerate(loaded.read())
         return [self._result(jobs[k], adapter, losses[:, :, k]) for k, adapter in adapters]
+
+    def _corrections(self, jobs: Sequence[TrainingJob]) -> list[list[Tensor]]:
+        """Return what is added to the gradient of each parameter; empty without control variates.
+
+        A correction has the form of an adapter, and finds its places by being loaded as one.
+        """
+        if not jobs[0].plan.terms.has_controls:
+            return []
+        moved = [with_correction_loaded(job) for job in jobs]
+        loaded: LoadedAdapter | LoadedStack
+        if len(moved) > 1:
+            loaded = load_stack(self._model, moved)
+        else:
+            loaded = load_adapter(self._model, moved[0].broadcast.adapter, moved[0].plan.terms)
+        return [[parameter.detach().clone() for parameter in loaded.parameters()]]
 
     def _steps(
         self, jobs: Sequence[TrainingJob], updater: Updater, penalties: Sequence[Penalty]
@@ -299,6 +320,13 @@ class TorchTrainer:
         )
         mean, squared = (float(column.mean()) for column in losses.T)
         return TrainingResult(adapter, mean, squared, diverged)
+
+
+def with_correction_loaded(job: TrainingJob) -> TrainingJob:
+    """Return the job with the correction of its gradients in place of the adapter."""
+    controls = job.broadcast.controls
+    assert controls is not None, "a plan with controls comes with a broadcast that has them"
+    return replace(job, broadcast=replace(job.broadcast, adapter=controls.correction))
 
 
 def _shares(parts: Sequence[Batch], num_jobs: int) -> list[Tensor]:

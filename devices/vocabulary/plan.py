@@ -19,6 +19,7 @@ from devices.vocabulary.adapter import Adapter as Adapter
 from devices.vocabulary.adapter import Factors as Factors
 from devices.vocabulary.adapter import ModuleKey as ModuleKey
 from devices.vocabulary.adapter import Product
+from devices.vocabulary.controls import Controls as Controls
 from traces.arrays import BitsArray, BoolArray, IntArray
 
 DeviceId = int
@@ -45,7 +46,7 @@ UPLOAD_BITS = (0, 2, 4, 8, 16, 32)
 """Bits per parameter of an uploaded term: 0 is not uploaded, 32 is sent without quantization."""
 
 FactorName = Literal["a", "b"]
-FactorUse = Literal["both", "b_only", "fresh", "a_in_turn", "b_in_turn", "own_b"]
+FactorUse = Literal["both", "b_only", "fresh", "a_in_turn", "b_in_turn", "own_b", "controlled"]
 """Which factors of a term are sent and trained.
 
 * ``both``: A and B are downloaded, trained and uploaded.
@@ -56,6 +57,8 @@ FactorUse = Literal["both", "b_only", "fresh", "a_in_turn", "b_in_turn", "own_b"
   uploaded.
 * ``own_b``: both are trained, and A alone is downloaded and uploaded. B and the head stay on the
   device, and cross no wire.
+* ``controlled``: both are downloaded, trained and uploaded, and each message has as many numbers
+  again: the server's control variate on the way down, the change of the device's own on the way up.
 """
 
 
@@ -74,6 +77,7 @@ FACTOR_WAYS: dict[FactorUse, FactorWays] = {
     "a_in_turn": FactorWays(("a", "b"), ("a",), ("a",)),
     "b_in_turn": FactorWays(("a", "b"), ("b",), ("b",)),
     "own_b": FactorWays(("a",), ("a", "b"), ("a",)),
+    "controlled": FactorWays(("a", "b"), ("a", "b"), ("a", "b")),
 }
 
 
@@ -149,8 +153,20 @@ class TermGrid:
 
     @property
     def sends_head(self) -> bool:
-        """Whether the head is downloaded and uploaded; else it stays on the device."""
+        """True if the head is downloaded and uploaded; else it stays on the device."""
         return self.use != "own_b"
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nobody can write to the arrays, as to those of ``top_blocks``."""
+        return not any(
+            values.flags.writeable for values in (self.held, self.trained, self.upload_bits)
+        )
+
+    @property
+    def has_controls(self) -> bool:
+        """Whether the device corrects its gradients by control variates, which are sent too."""
+        return self.use == "controlled"
 
     @property
     def uploaded(self) -> BoolArray:
@@ -304,12 +320,14 @@ class Broadcast:
     Where terms are merged into the frozen weights (``adapter.merged``) the device also downloads
     ``missed``: for each layer, what was merged since it last took part. That is the factors of each
     round, or, where they would be no smaller, one matrix with the sum of all rounds from the first.
-    ``version`` is that of the server's state.
+    ``version`` is that of the server's state. ``controls`` are the control variates that the device
+    trains with, if its plan has any; it downloads the server's, and has kept its own.
     """
 
     version: int
     adapter: Adapter
     missed: Mapping[ModuleKey, tuple[Product, ...]] = field(default_factory=dict)
+    controls: Controls | None = None
 
 
 class Timing(NamedTuple):
@@ -330,7 +348,9 @@ class ClientUpdate:
     the version that the device really started from, where the update was brought up to date and
     ``broadcast`` is a later one. ``own`` is the adapter as it stands on the device, where the
     plan keeps a part of it there: a strategy remembers it in the device's stead, to let the same
-    device go on from it, and merges nothing of it into what others are sent.
+    device go on from it, and merges nothing of it into what others are sent. ``control`` is the
+    device's own control variate after its training, if its plan has any: the one that it had, and
+    the change of it that it sent.
     """
 
     plan: TrainingPlan
@@ -342,6 +362,7 @@ class ClientUpdate:
     squared_loss: float = math.nan
     started_from: int | None = None
     own: Adapter | None = None
+    control: Adapter | None = None
 
     @property
     def base_version(self) -> int:

@@ -4,10 +4,12 @@ The simulated clock charges for exactly the bytes of these messages.
 
     message    = header, payload
     header     = magic 4 bytes | kind u8 | 3 zero bytes | payload length u32 | CRC-32 of payload u32
-    broadcast  = for each module: the held terms' rows of A, then their columns of B; the head; for
-                 each layer into which terms were merged meanwhile: A and B, or the matrix; fp32
+    broadcast  = for each module: the held terms' rows of A, then their columns of B; the head; the
+                 same of the server's control variate, where the plan has controls; for each layer
+                 into which terms were merged meanwhile: A and B, or the matrix; fp32
     update     = for each module, and each precision in rising order: the uploaded terms' rows of A,
-                 then their columns of B; the head
+                 then their columns of B; the head; the same of the change of the device's control
+                 variate, where the plan has controls
 
 Factors that both sides draw from one seed, that do not train, or that stay on the device (with the
 head) are in no message; see ``FactorUse`` in ``devices/vocabulary/plan.py``. The seed itself is not
@@ -36,6 +38,7 @@ import numpy.typing as npt
 
 from devices.models.spec import ModelSpec
 from devices.vocabulary.adapter import Product
+from devices.vocabulary.controls import zeros_like
 from devices.vocabulary.merged import is_dense, num_numbers, summed
 from devices.vocabulary.number_formats import FP32_BYTES
 from devices.vocabulary.plan import (
@@ -73,8 +76,9 @@ def download_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
     """Return the bytes of the broadcast for a plan: ``len(encode_broadcast(...))``, exactly."""
     bits = np.where(plan.terms.held, 32, 0).astype(np.uint8)
     payload = _payload_bytes(bits, _term_widths(model, plan.terms.downloaded_factors))
-    numbers = model.head_parameters * plan.terms.sends_head + _missed_numbers(model, plan)
-    return HEADER.size + payload + FP32_BYTES * numbers
+    payload += FP32_BYTES * model.head_parameters * plan.terms.sends_head
+    copies = 1 + plan.terms.has_controls
+    return HEADER.size + copies * payload + FP32_BYTES * _missed_numbers(model, plan)
 
 
 def _missed_numbers(model: ModelSpec, plan: TrainingPlan) -> int:
@@ -90,7 +94,8 @@ def _missed_numbers(model: ModelSpec, plan: TrainingPlan) -> int:
 def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
     """Return the bytes of the update for these terms: ``len(encode_update(...))``, exactly."""
     payload = _payload_bytes(terms.upload_bits, _term_widths(model, terms.uploaded_factors))
-    return HEADER.size + payload + _head_bytes(model.head_shapes.values(), terms)
+    payload += _head_bytes(model.head_shapes.values(), terms)
+    return HEADER.size + (1 + terms.has_controls) * payload
 
 
 def _head_bytes(shapes: Iterable[tuple[int, ...]], terms: TermGrid) -> int:
@@ -129,19 +134,29 @@ def _payload_bytes(bits: BitsArray, widths: Sequence[Sequence[int]]) -> int:
 def encode_broadcast(broadcast: Broadcast, *, plan: TrainingPlan) -> bytes:
     """Return the message that a device downloads.
 
-    It has the terms that the plan holds, the head, and what was merged since the device last took
-    part.
+    It has the terms that the plan holds, the head, the same of the server's control variate if the
+    plan has controls (zeros where the broadcast has none), and what was merged since the device
+    last took part.
     """
-    adapter, parts = broadcast.adapter, []
-    for module, held in _by_module(adapter, plan.terms.held):
-        stack = _module_terms(adapter, module)
-        parts += [fp32(stack.of(name)[held]) for name in plan.terms.downloaded_factors]
-    if plan.terms.sends_head:
-        parts.append(_encode_head(adapter.head))
+    adapter = broadcast.adapter
+    parts = _held_parts(adapter, plan.terms)
+    if plan.terms.has_controls:
+        controls = broadcast.controls
+        control = controls.everybody if controls else zeros_like(adapter)
+        parts += _held_parts(control, plan.terms)
     for key in adapter.factors:
         if products := broadcast.missed.get(key):
             parts += _encode_product(summed(products))
     return framed("broadcast", parts)
+
+
+def _held_parts(adapter: Adapter, terms: TermGrid) -> list[bytes]:
+    """Return the parts of a message that hold what is downloaded of an adapter."""
+    parts = []
+    for module, held in _by_module(adapter, terms.held):
+        stack = _module_terms(adapter, module)
+        parts += [fp32(stack.of(name)[held]) for name in terms.downloaded_factors]
+    return [*parts, _encode_head(adapter.head)] if terms.sends_head else parts
 
 
 def _encode_product(product: Product) -> list[bytes]:
@@ -153,6 +168,7 @@ class Received(NamedTuple):
 
     adapter: Adapter  # terms that the plan does not hold are zero
     missed: Mapping[ModuleKey, Product]
+    control: Adapter | None = None  # the server's control variate, if the plan has controls
 
 
 def decode_broadcast(
@@ -164,9 +180,17 @@ def decode_broadcast(
     stands wherever the message has none. Raises ValueError where the message is damaged, or is no
     broadcast for this plan.
     """
-    terms = plan.terms
     expected = download_bytes(model, plan) - HEADER.size
     reader = Reader(unframed(message, "broadcast", expected))
+    adapter = _read_held(reader, model, plan.terms, drawn)
+    control = None
+    if plan.terms.has_controls:
+        control = _read_held(reader, model, plan.terms, zeros_like(drawn))
+    return Received(adapter, dict(_decode_missed(reader, model, plan)), control)
+
+
+def _read_held(reader: Reader, model: ModelSpec, terms: TermGrid, drawn: Adapter) -> Adapter:
+    """Return the next adapter of a broadcast, with ``drawn`` wherever the message has nothing."""
     factors: dict[ModuleKey, Factors] = {}
     for column, layer in enumerate(model.targets):
         held, stack = terms.held[:, column], _module_terms(drawn, layer.name)
@@ -177,8 +201,7 @@ def decode_broadcast(
         factors |= _by_layer(layer.name, stack)
     by_block = dict(sorted(factors.items(), key=lambda item: item[0].block))
     head = _decode_head(reader, model.head_shapes) if terms.sends_head else drawn.head
-    adapter = replace(drawn, factors=by_block, head=head)
-    return Received(adapter, dict(_decode_missed(reader, model, plan)))
+    return replace(drawn, factors=by_block, head=head)
 
 
 def _decode_missed(
@@ -196,16 +219,34 @@ def _decode_missed(
 
 
 def encode_update(
-    adapter: Adapter, broadcast: Adapter, *, plan: TrainingPlan, rng: np.random.Generator
+    adapter: Adapter,
+    broadcast: Adapter,
+    *,
+    plan: TrainingPlan,
+    rng: np.random.Generator,
+    control_change: Adapter | None = None,
 ) -> bytes:
     """Return the message that a device uploads after training.
 
-    It has the terms that the plan uploads, each at its bits, and the head. ``adapter`` is the
-    trained one, and ``broadcast`` that from which it started; ``rng`` draws the rounding.
+    It has the terms that the plan uploads, each at its bits, and the head; and the same of
+    ``control_change``, by how much the device's control variate has changed, if the plan has
+    controls (zeros where it is None). ``adapter`` is the trained one, and ``broadcast`` that from
+    which it started; ``rng`` draws the rounding.
 
     Raises ValueError where a term to be quantized is not finite.
     """
-    parts = []
+    parts = _uploaded_parts(adapter, broadcast, plan, rng)
+    if plan.terms.has_controls:
+        still = zeros_like(broadcast)
+        parts += _uploaded_parts(control_change or still, still, plan, rng)
+    return framed("update", parts)
+
+
+def _uploaded_parts(
+    adapter: Adapter, broadcast: Adapter, plan: TrainingPlan, rng: np.random.Generator
+) -> list[bytes]:
+    """Return the parts of a message that hold what is uploaded of an adapter."""
+    parts: list[bytes] = []
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
         after, before = _module_terms(adapter, module), _module_terms(broadcast, module)
         for precision, chosen in _by_precision(bits):
@@ -220,15 +261,15 @@ def encode_update(
                 parts += quantized(delta, precision, rng)
     head_bits = plan.terms.head_bits
     if not plan.terms.sends_head:
-        return framed("update", parts)
+        return parts
     if head_bits == 32:
-        return framed("update", [*parts, _encode_head(adapter.head)])
+        return [*parts, _encode_head(adapter.head)]
     for tensor, values in sorted(adapter.head.items()):
         delta = (values - broadcast.head[tensor]).reshape(_as_rows(values.shape))
         if not np.isfinite(delta).all():
             raise ValueError(f"an update must be finite, got NaN or inf in the head's {tensor}")
         parts += quantized(delta, head_bits, rng)
-    return framed("update", parts)
+    return parts
 
 
 def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> Adapter:
@@ -238,13 +279,37 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
 
     Raises ValueError where the message is damaged, or is no update for this plan.
     """
+    return _read_uploaded(_update_reader(message, broadcast, plan), broadcast, plan)
+
+
+def decode_control_change(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> Adapter:
+    """Return by how much a device's control variate has changed, as its update says.
+
+    The plan must have controls. Raises as ``decode_update`` does.
+    """
+    reader = _update_reader(message, broadcast, plan)
+    _read_uploaded(reader, broadcast, plan)  # comes first
+    return _read_uploaded(reader, zeros_like(broadcast), plan)
+
+
+def _update_reader(message: bytes, broadcast: Adapter, plan: TrainingPlan) -> Reader:
+    """Return a reader of an update's payload. Raises ValueError unless it has the right length."""
+    modules, terms = (
+        (broadcast.factors[ModuleKey(0, name)] for name in broadcast.modules),
+        plan.terms,
+    )
+    sizes = [{"a": a.shape[1], "b": b.shape[0]} for a, b in modules]
+    widths = [[size[name] for name in terms.uploaded_factors] for size in sizes]
+    expected = _payload_bytes(terms.upload_bits, widths)
+    expected += _head_bytes((values.shape for values in broadcast.head.values()), terms)
+    return Reader(unframed(message, "update", (1 + terms.has_controls) * expected))
+
+
+def _read_uploaded(reader: Reader, broadcast: Adapter, plan: TrainingPlan) -> Adapter:
+    """Return the next adapter of an update, with ``broadcast`` where nothing was uploaded."""
     head_shapes = {name: values.shape for name, values in broadcast.head.items()}
     factor_names = plan.terms.uploaded_factors
     stacks = {module: _module_terms(broadcast, module) for module in broadcast.modules}
-    widths = [[stack.of(name).shape[2] for name in factor_names] for stack in stacks.values()]
-    expected = _payload_bytes(plan.terms.upload_bits, widths)
-    expected += _head_bytes(head_shapes.values(), plan.terms)
-    reader = Reader(unframed(message, "update", expected))
     factors = dict(broadcast.factors)
     for module, bits in _by_module(broadcast, plan.terms.upload_bits):
         stack = stacks[module]

@@ -35,7 +35,7 @@ def collect(
     rules say that this ends the run.
     """
     arrived = sorted(arrived, key=lambda work: (work.plan.device_id, work.broadcast.version))
-    found = Collected([], [])
+    found, current = Collected([], []), Broadcast(state.version, state.adapter)
     for work, result in zip(arrived, _trained(federation, arrived), strict=True):
         work.record.train_loss = result.train_loss
         try:
@@ -45,7 +45,6 @@ def collect(
             found.refused.append((work.plan.device_id, str(refusal)))
         else:
             work.record.staleness = state.version - update.broadcast.version
-            current = Broadcast(state.version, state.adapter)
             found.updates.append(up_to_date(update, current, federation.pacing))
     return found._replace(updates=federation.rules.robustness.tame(found.updates))
 
@@ -79,7 +78,8 @@ def _delivered(federation: Federation, work: Assignment, result: TrainingResult)
         return update_of(work, result.adapter, result)
     num_bytes = upload_bytes(federation.world.model, work.plan.terms)
     attack = attack_of(config, work) if config else None
-    message = sent(work, result, attack, num_bytes=num_bytes)
+    rate = federation.rules.rate(work.record.round)
+    message = sent(work, result, attack, num_bytes=num_bytes, rate=rate)
     return received(work, message, result, max_norm=federation.rules.robustness.max_norm)
 
 

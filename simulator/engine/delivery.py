@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from algorithms.merging.robust import update_norm
+from devices.vocabulary.controls import elementwise
 from devices.vocabulary.plan import Adapter, ClientUpdate, Factors
 from devices.vocabulary.trainer import TrainingResult
 from devices.wire import wire
@@ -77,14 +78,26 @@ def attack_of(config: Byzantine, work: Assignment) -> Attack:
 
 
 def sent(
-    work: Assignment, result: TrainingResult, attack: Attack | None, *, num_bytes: int
+    work: Assignment,
+    result: TrainingResult,
+    attack: Attack | None,
+    *,
+    num_bytes: int,
+    rate: float,
 ) -> bytes:
-    """Return the message with which a device answers its plan, ``num_bytes`` long."""
+    """Return the message with which a device answers its plan, ``num_bytes`` long.
+
+    ``rate`` is the learning rate of its steps, by which the change of a control variate follows
+    from what the device says that it has learned.
+    """
     start, adapter = work.broadcast.adapter, result.adapter
     if attack:
         adapter = attack.on_update(adapter, start)
     rng = np.random.default_rng(work.wire_seed)
-    message = wire.encode_update(adapter, start, plan=work.plan, rng=rng)
+    change = None
+    if controls := work.broadcast.controls:
+        change = controls.change(start, adapter, work.plan.local_steps * rate)
+    message = wire.encode_update(adapter, start, plan=work.plan, rng=rng, control_change=change)
     assert len(message) == num_bytes, "a message must have the length that follows from its plan"
     return attack.on_message(message) if attack else message
 
@@ -97,14 +110,19 @@ def received(
     Raises RefusedUpdateError where it is no answer to the plan, holds a number that is not finite,
     or changes more than ``max_norm``.
     """
+    start, controls, control = work.broadcast.adapter, work.broadcast.controls, None
     try:
-        adapter = wire.decode_update(message, work.broadcast.adapter, plan=work.plan)
+        adapter = wire.decode_update(message, start, plan=work.plan)
+        if controls:
+            change = wire.decode_control_change(message, start, plan=work.plan)
+            control = elementwise(np.add, controls.own, change)
     except ValueError as error:
         raise RefusedUpdateError(str(error)) from None
-    for name, arrays in _by_name(adapter).items():
-        if not all(np.isfinite(values).all() for values in arrays):
-            raise RefusedUpdateError(f"an update must be finite, got NaN or inf in {name}")
-    update = update_of(work, adapter, result)
+    for decoded in filter(None, (adapter, control)):
+        for name, arrays in _by_name(decoded).items():
+            if not all(np.isfinite(values).all() for values in arrays):
+                raise RefusedUpdateError(f"an update must be finite, got NaN or inf in {name}")
+    update = replace(update_of(work, adapter, result), control=control)
     if max_norm is not None and not (norm := update_norm(update)) <= max_norm:
         raise RefusedUpdateError(
             f"the norm of an update must be at most {max_norm:g} (aggregation.max_norm), "

@@ -1,4 +1,4 @@
-"""The rules of a run: what it asks of everybody, beside the algorithm under test."""
+"""Defines the rules of a run: what it asks of everybody, beside the algorithm under test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from algorithms.merging.robust import AS_SENT, Robustness
 from algorithms.strategy import Strategy
-from devices.options import Schedule
+from devices.options import Schedule, TrainingOptions
 from simulator.config.schema import LocalWork, Stop
 
 WhenOffline = Literal["abort", "resume", "restart"]
@@ -36,6 +36,8 @@ class Rules:
     """Whether a training that goes to infinity ends the run, or only its update is dropped."""
     stack: int = 1
     """The most updates that the host may train in one pass."""
+    learning_rate: float = TrainingOptions.learning_rate
+    """The learning rate of every step, before the schedule."""
     schedule: Schedule = Schedule()
     """How the learning rate changes from round to round."""
     rslora: bool = False
@@ -48,3 +50,7 @@ class Rules:
     def rate_share(self, round_number: int) -> float:
         """Return the share of the learning rate that plans of a round are trained with."""
         return self.schedule.share(round_number, self.stop.rounds)
+
+    def rate(self, round_number: int) -> float:
+        """Return the learning rate that plans of a round are trained with."""
+        return self.learning_rate * self.rate_share(round_number)

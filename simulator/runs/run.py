@@ -1,4 +1,4 @@
-"""One run is carried out here, from its config to its folder: this module knows all classes."""
+"""Carries out one run, from its config to its folder: this module knows all classes."""
 
 from __future__ import annotations
 
@@ -314,6 +314,7 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         when_out_of_memory=config.fleet.when_out_of_memory,
         when_diverged=training.when_diverged,
         stack=training.stack,
+        learning_rate=training.learning_rate,
         schedule=training.schedule,
         rslora=training.rslora,
     )

@@ -33,7 +33,7 @@ class Failure(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """What a job came to, and all complaints about the cache up to then: they stop nothing."""
+    """The outcome of a job, and all complaints about the cache up to then: they stop nothing."""
 
     result: Any
     complaints: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Training results kept on disk, so that nothing is trained twice.
+"""Keeps training results on disk, so that nothing is trained twice.
 
 A simulation is a function of its config, and what takes time in it is training. So an unbroken run
 and a resumed one are the same thing: the resumed one replays from instant 0, and finds here what
@@ -240,7 +240,7 @@ def _key(context: str, *parts: str | bytes) -> str:
 
 
 def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
-    examples = job.examples.astype(np.int64).tobytes()
+    examples, controls = job.examples.astype(np.int64).tobytes(), job.broadcast.controls
     return (
         "train and losses",
         _trained_work(job.plan),
@@ -250,6 +250,7 @@ def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
         # Where jobs may be stacked, the version says in what order the batches come.
         "" if job.stack == 1 else f"in the order of version {job.broadcast.version}",
         *([] if job.rate_share == 1.0 else [f"rate share {job.rate_share!r}"]),
+        *([] if controls is None else [f"corrected by {controls.correction.digest}"]),
     )
 
 

@@ -21,6 +21,7 @@ from devices.datasets.partition import (
 from devices.fleet.fleet import Fleet
 from devices.models.catalog import ModelSource, resolve
 from devices.models.spec import ModelSpec
+from devices.options import TrainingOptions
 from devices.tasks.registry import load_task, smoothed
 from devices.tasks.task import Task
 from simulator.config.experiment import ConfigError
@@ -265,9 +266,29 @@ def _check_training(config: RunConfig, task: Task | None, problems: Problems) ->
     problems.attempt(
         "training.schedule", partial(training.schedule.check_rounds, config.stop.rounds)
     )
+    if getattr(config.strategy, "needs_plain_sgd", False):
+        _check_plain_sgd(config.strategy.kind, training, problems)
     if task:
         smooth = partial(smoothed, task, training.label_smoothing)
         problems.attempt("training.label_smoothing", smooth)
+
+
+def _check_plain_sgd(kind: str, training: TrainingOptions, problems: Problems) -> None:
+    """Check that what a device moves by is the rate times the sum of its gradients."""
+    rules = {
+        f"optimizer must be sgd under {kind}, got {training.optimizer}": (
+            training.optimizer == "sgd"
+        ),
+        f"momentum must be 0 under {kind}, got {training.sgd_momentum:g}": (
+            training.sgd_momentum == 0
+        ),
+        f"clip_norm must be left out under {kind}, got {training.clip_norm}": (
+            training.clip_norm is None
+        ),
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            problems.add(f"training.{rule}: its control variates are means of gradients")
 
 
 def _check_rates(config: RunConfig, fleet: Fleet, problems: Problems) -> None:

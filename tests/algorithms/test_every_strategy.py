@@ -29,10 +29,10 @@ from traces.arrays import FloatArray
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those that count a term as zero where a device does not hold it, as their papers say."""
 
-WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora")
+WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora", "scaffold")
 """Those that take no heed of memory."""
 
-SENDS_ALL = ("fedlora", "fedex-lora", "lora-fair")
+SENDS_ALL = ("fedlora", "fedex-lora", "lora-fair", "scaffold")
 
 PRODUCTS = ("flexlora", "flora", "lora-fair")
 """Those that merge B A, and whose terms are others in each round: their own tests have the sum."""

@@ -1,7 +1,9 @@
 """Packages really downloaded by pip, from a folder of wheels that a test makes."""
 
 import hashlib
+import io
 import json
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from devices.datasets import dataset
+from devices.datasets import dataset, movies
 from devices.datasets.dataset import load_dataset
 from devices.datasets.fetched import FETCHED_DATA, fetch_data
 from devices.fetching.folders import cache_folder
@@ -160,6 +162,46 @@ def test_messages_become_examples_of_their_senders_and_others_test_them(
         load_dataset("chitchat", ("text",))
     with pytest.raises(ValueError, match="must be read by its own names, text, client, got label"):
         load_dataset("chitchat", Classification.columns)
+
+
+def source_archive(folder: Path, lines: str) -> Path:
+    """A source archive with the ratings in an archive of their own, as VADER's has them."""
+
+    def packed(name: str, content: bytes) -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        return buffer.getvalue()
+
+    ratings = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+    inner = packed(ratings, lines.encode("latin-1"))
+    file = folder / "vaderSentiment-3.3.2.tar.gz"
+    file.write_bytes(packed("vaderSentiment-3.3.2/additional/hutto_ICWSM_2014.tar.gz", inner))
+    return file
+
+
+def test_reviews_have_the_sign_of_their_rating_and_neutral_ones_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(movies, "NUM_TESTED", 1)
+    rated = ["2.25\tGood  caf\xe9", "-0.5\tSo so", "-3\tBad", "1\tBad", "0.6\tFine"]
+    lines = "\r\n".join(f"{number}\t{line}" for number, line in enumerate(rated))
+    folder = tmp_path / "made"
+    folder.mkdir()
+    movies.write_movies(source_archive(tmp_path, lines), folder)
+    assert sorted(one.name for one in folder.iterdir()) == ["test.jsonl", "train.jsonl"]
+    found = [
+        [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
+        for name in ("train.jsonl", "test.jsonl")
+    ]
+    assert [len(one) for one in found] == [2, 1]
+    assert {(one["text"], one["label"], one["score"]) for part in found for one in part} == {
+        ("Good café", "positive", "2.25"),
+        ("Bad", "negative", "-3.00"),
+        ("Fine", "positive", "0.60"),
+    }
 
 
 def test_int8_matrices_of_an_onnx_graph_become_linear_weights(tmp_path: Path) -> None:

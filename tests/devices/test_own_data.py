@@ -286,7 +286,7 @@ def test_a_pair_is_read_where_the_columns_name_it_and_scores_may_be_numbers(tmp_
     assert task.scores["test"].tolist() == [2.5, 3.0]
     alone = load_task("regression", folder, named={"text": "s1", "score": "mark"})
     assert "pair" not in alone.data.train.columns
-    with pytest.raises(ValueError, match="columns may name text, label, pair, .*got 'paar'"):
+    with pytest.raises(ValueError, match=r"columns may name text, label, pair, .*got 'paar'"):
         load_task("classification", folder, named={"paar": "s2"})
     wrong = jsonl.replace('"b"', "7")
     folder = write(tmp_path, train_jsonl=wrong, test_jsonl=jsonl)

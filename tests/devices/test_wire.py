@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
+from devices.vocabulary.controls import Controls
 from devices.vocabulary.plan import (
     UPLOAD_BITS,
     Adapter,
@@ -23,6 +24,7 @@ from devices.vocabulary.plan import (
 from devices.wire.messages import HEADER
 from devices.wire.wire import (
     decode_broadcast,
+    decode_control_change,
     decode_update,
     download_bytes,
     encode_broadcast,
@@ -266,6 +268,28 @@ def test_what_stays_on_its_device_is_in_neither_message(bits: int) -> None:
         assert (a != BROADCAST.factors[key].a).any()
     assert received.head is kept.head
     assert decoded.head is BROADCAST.head
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_controls_come_through_behind_the_model(bits: int) -> None:
+    """The server's on the way down; the change of the device's own on the way up, rounded alike."""
+    terms = replace(uploads(np.full(SHAPE, bits, np.uint8)), use="controlled", head_bits=bits)
+    plan, control = plan_of(terms), trained(4)
+    down = Broadcast(0, BROADCAST, controls=Controls(control, trained(5)))
+    message = encode_broadcast(down, plan=plan)
+    received = decode_broadcast(message, MODEL, plan=plan, drawn=BROADCAST)
+    assert received.control is not None
+    assert received.control.digest == control.digest
+    assert received.adapter.digest == BROADCAST.digest
+    rng = np.random.default_rng(0)
+    up = encode_update(trained(1), BROADCAST, plan=plan, rng=rng, control_change=control)
+    assert len(up) == upload_bytes(MODEL, terms)
+    assert decode_update(up, BROADCAST, plan=plan).digest == sent(trained(1), terms).digest
+    change = decode_control_change(up, BROADCAST, plan=plan)
+    for key, factors in change.factors.items():
+        for got, wanted in zip(factors, control.factors[key], strict=True):
+            step = 0.0 if bits == 32 else np.abs(wanted).max() / 127
+            assert np.abs(got - wanted).max() <= step * (1 + 1e-5)
 
 
 class TestDamage:

@@ -41,6 +41,14 @@ class Arrivals:
             np.testing.assert_array_equal(got.adapter.factors[key].b[:, held], factors.b[:, held])
         for name, values in sent.adapter.head.items():
             np.testing.assert_array_equal(got.adapter.head[name], values)
+        if sent.controls:
+            assert got.control is not None
+            for key, (a, b) in sent.controls.everybody.factors.items():
+                held = held_terms(plan, key, sent.adapter)
+                np.testing.assert_array_equal(got.control.factors[key].a[held], a[held])
+                np.testing.assert_array_equal(got.control.factors[key].b[:, held], b[:, held])
+            for name, values in sent.controls.everybody.head.items():
+                np.testing.assert_array_equal(got.control.head[name], values)
         self._check_base(job, got)
 
     def _check_base(self, job: TrainingJob, got: Received) -> None:

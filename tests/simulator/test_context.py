@@ -15,6 +15,7 @@ import pytest
 
 from analysis import api
 from devices.options import TrainingOptions
+from devices.vocabulary.controls import Controls, zeros_like
 from devices.vocabulary.plan import Broadcast, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import HostNames, TrainingJob
 from simulator.config.experiment import read_experiment
@@ -195,6 +196,12 @@ def job(terms: TermGrid, **changes: Any) -> TrainingJob:
     return TrainingJob(replace(plan, **changes), Broadcast(0, adapter), np.arange(8), seed=1)
 
 
+def corrected(plain: TrainingJob) -> TrainingJob:
+    start = plain.broadcast.adapter
+    controls = Controls(start, zeros_like(start))
+    return replace(plain, broadcast=replace(plain.broadcast, controls=controls))
+
+
 @cache
 def plain_grid() -> TermGrid:
     return TermGrid.top_blocks(tiny_model().grid_shape(2), depth=2)
@@ -221,6 +228,7 @@ def grid(**changes: Any) -> TermGrid:
         (lambda: replace(job(grid()), seed=2), False),
         (lambda: replace(job(grid()), rate_share=0.5), False),
         (lambda: replace(job(grid()), stack=2), False),
+        (lambda: corrected(job(grid())), False),
     ],
 )
 def test_a_job_finds_what_was_trained_if_only_what_is_sent_differs(

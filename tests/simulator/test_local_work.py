@@ -74,7 +74,11 @@ def test_every_strategy_runs_with_a_proximal_term_and_charges_for_it(kind: str) 
         simulate(proximal(federation, mu), log)
         assert {job.plan.proximal_mu for job in trainer.jobs} == {mu}
         peaks.append([record.peak_memory_bytes for record in log.clients[:3]])
-    assert all(held > plain for plain, held in zip(*peaks, strict=True))
+    holds_start = kind == "scaffold"  # where training started is held there in any case
+    assert all(
+        (held == plain) if holds_start else (held > plain)
+        for plain, held in zip(*peaks, strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", ["fedra", "inclusivefl"])

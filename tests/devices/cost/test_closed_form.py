@@ -18,6 +18,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
     WeightFormat,
 )
+from devices.wire.messages import HEADER
 from devices.wire.wire import encode_broadcast, encode_update
 from tests.devices.cost.specs import DEVICE, make_plan, minilm
 
@@ -70,6 +71,19 @@ def test_a_proximal_loss_holds_and_reads_where_the_trained_numbers_started() -> 
     assert proximal.traffic.optimizer - plain.traffic.optimizer == trained
     unchanged = ("forward_flops", "backward_flops", "download_bytes", "upload_bytes")
     assert all(getattr(proximal, name) == getattr(plain, name) for name in unchanged)
+
+
+def test_controls_hold_and_read_where_training_started_and_both_variates() -> None:
+    trained = 4 * (6 * 2 * 8 * 2 * 384 + 384 * 16 + 16)
+    controlled = replace(FULL, terms=replace(FULL.terms, use="controlled"))
+    plain, found = COSTS.demand(FULL), COSTS.demand(controlled)
+    assert found.memory.total - plain.memory.total == 3 * trained
+    assert found.traffic.optimizer - plain.traffic.optimizer == 2 * trained
+    assert found.backward_flops == plain.backward_flops
+    for way in ("download_bytes", "upload_bytes"):
+        assert getattr(found, way) - HEADER.size == 2 * (getattr(plain, way) - HEADER.size)
+    both = COSTS.demand(replace(controlled, proximal_mu=0.1))
+    assert both.memory.total == found.memory.total  # one start serves both
 
 
 def test_nothing_is_converted_where_everything_lies_as_it_is_computed() -> None:

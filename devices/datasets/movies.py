@@ -1,0 +1,49 @@
+"""Makes examples of sentiment from the movie reviews that VADER was rated on.
+
+People rated each snippet from -4 (extremely negative) to 4 (Hutto and Gilbert, ICWSM 2014).
+Those whose mean rating is within half a point of neutral are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+from devices.fetching.archives import unpack
+
+NUM_TESTED = 2_000
+NEUTRAL = 0.5
+"""The largest distance from 0 of a mean rating that counts as neither."""
+
+
+def write_movies(package: Path, folder: Path) -> None:
+    """Write the rated snippets of the package's source archive as training and test examples.
+
+    Held out for testing are those whose texts have the lowest SHA-256. Columns: text, label, and
+    score, the mean rating.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        (inner,) = unpack(package, Path(scratch), "hutto_ICWSM_2014.tar.gz")
+        (file,) = unpack(inner, Path(scratch), "movieReviewSnippets_GroundTruth.txt")
+        lines = file.read_text("latin-1").splitlines()
+    rated: dict[str, float] = {}  # a snippet that stands twice counts once
+    for line in lines:
+        _, rating, text = line.split("\t")
+        rated.setdefault(" ".join(text.split()), float(rating))
+    kept = [text for text, rating in rated.items() if abs(rating) > NEUTRAL]
+    by_hash = sorted(kept, key=lambda text: hashlib.sha256(text.encode()).digest())
+    tested = set(by_hash[:NUM_TESTED])
+    for name in ("train.jsonl", "test.jsonl"):
+        examples = [
+            json.dumps(_example(text, rated[text]), ensure_ascii=False)
+            for text in kept
+            if (text in tested) == (name == "test.jsonl")
+        ]
+        (folder / name).write_text("\n".join(examples) + "\n", "utf-8")
+
+
+def _example(text: str, rating: float) -> dict[str, str]:
+    label = "positive" if rating > 0 else "negative"
+    return {"text": text, "label": label, "score": f"{rating:.2f}"}
