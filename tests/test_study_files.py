@@ -130,7 +130,7 @@ def test_the_page_follows_from_what_is_kept_alone(done: Path, tmp_path: Path) ->
     assert pages[0] == pages[1]
     page = pages[0]["study.md"].decode()
     assert "{{" not in page
-    for title in ("Time to 5 %", "T(L) / T(1)", "authors' claim"):
+    for title in ("Time to 5 %", "T(2) / T(1)", "authors' claim"):
         assert title in page
     shown = set(re.findall(r"\]\((images/[\w.-]+)\)", page))
     assert {name for name in shown if name.endswith(".png")} <= set(pages[0])
