@@ -12,6 +12,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from algorithms.static_fleet import (
     StaticDevice,
     StaticFleet,
+    lasting,
     spoil,
     trained_update,
     update_with,
@@ -224,7 +226,7 @@ def _check_room(strategy: Any) -> Iterator[str]:
         needed, room = fleet.cost(plan).memory.total, fleet.memory_budget_bytes(plan.device_id)
         if needed > room:
             yield f"the plan of device {plan.device_id} needs {needed} bytes of its {room}"
-        if not plan.terms.uploaded.any():
+        if not lasting(plan.terms).any():
             yield f"the plan of device {plan.device_id} uploads no term; let the device sit out"
 
 
@@ -301,18 +303,16 @@ def _check_unsent(strategy: Any) -> Iterator[str]:
 
 
 def _check_counts(strategy: Any) -> Iterator[str]:
-    """every update that is merged moves the global model."""
+    """every update that is merged moves the global model, or its device's own without one."""
     fleet = check_fleet()
     state, _, updates = _round(strategy, fleet)
     after = strategy.aggregate(state, updates)
     for k, update in enumerate(updates):
-        unmoved = replace(update, adapter=update.broadcast.adapter)
+        start, device_id = update.broadcast.adapter, update.plan.device_id
+        unmoved = replace(update, adapter=start, own=update.own and start)
         without = strategy.aggregate(state, [*updates[:k], unmoved, *updates[k + 1 :]])
-        keys = after.adapter.factors
-        if all(
-            np.array_equal(_change(without.adapter, key), _change(after.adapter, key))
-            for key in keys
-        ):
+        one, other = (_model(strategy, state, device_id) for state in (without, after))
+        if all(np.array_equal(_change(one, key), _change(other, key)) for key in other.factors):
             yield f"the update of device {update.plan.device_id} of {len(updates)} changes nothing"
 
 
@@ -357,17 +357,18 @@ def _check_local_work(strategy: Any) -> Iterator[str]:
 
 
 def _check_learning(strategy: Any) -> Iterator[str]:
-    """forty rounds of exact gradients on a quadratic bring the model nearer to its solution."""
+    """forty rounds of exact gradients on a quadratic bring each model nearer to its solution."""
     fleet = check_fleet(num_blocks=2, num_devices=3)
     goals = _goals(fleet.model)
     state = _start(strategy, fleet)
-    first = _distance(state.adapter, goals)
+    models = [partial(_model, strategy, device_id=device_id) for device_id in fleet.device_ids]
+    first = max(_distance(model(state), goals) for model in models)
     for number in range(NUM_ROUNDS):
         plans = _plans(strategy, state, fleet, seed=number)
         updates = [_trained(strategy, state, plan, fleet, goals) for plan in plans]
         if updates:
             state = strategy.aggregate(state, updates)
-    left = _distance(state.adapter, goals) / first
+    left = max(_distance(model(state), goals) for model in models) / first
     if not left <= LEFT_SHARE:
         yield f"at most {LEFT_SHARE:.0%} of the distance may be left, got {left:.0%}"
 
@@ -430,6 +431,14 @@ def _change(adapter: Adapter, key: ModuleKey) -> FloatArray:
     return np.asarray(change, dtype=np.float64)
 
 
+def _model(strategy: Any, state: ServerState[Any], device_id: DeviceId) -> Adapter:
+    """Return the global model, or the device's own where the strategy has no global one."""
+    if getattr(strategy, "has_global_model", True):
+        return state.adapter
+    own: Adapter = strategy.own_model(state, device_id)
+    return own
+
+
 def _goals(model: ModelSpec) -> dict[ModuleKey, FloatArray]:
     """Return the solution: for each layer a change of rank 1 and norm 1."""
     rng = np.random.default_rng(7)
@@ -472,7 +481,7 @@ def _trained(
                 new_a -= 0.05 * trained[:, None] * step_a
             if "b" in terms.trained_factors:
                 new_b -= 0.05 * trained * step_b
-        sent = terms.uploaded[place]
+        sent = lasting(terms)[place]
         a, b = np.where(sent[:, None], new_a, a), np.where(sent, new_b, b)
         factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
     return update_with(
