@@ -9,7 +9,9 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/fedclock compare simulator/experiments/demo.yaml
 
-test: lint types unit
+# The types are checked beside the tests: one process, which would leave the other cores idle.
+test: lint
+	$(MAKE) --no-print-directory --jobs 2 types unit
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from algorithms.quadratic import change_of, distance, known_solution, trained_on
 from algorithms.static_fleet import (
     StaticDevice,
     StaticFleet,
     lasting,
     spoil,
     trained_update,
-    update_with,
 )
 from algorithms.strategy import LinkRate, ServerState, Strategy
 from devices.cost.closed_form import ClosedFormCost
@@ -31,18 +31,14 @@ from devices.cost.memory import FORMAT_BITS
 from devices.fleet.catalog import load_profiles
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.vocabulary.merged import multiplied_out
 from devices.vocabulary.plan import (
     Adapter,
     Broadcast,
     ClientUpdate,
     DeviceId,
-    Factors,
-    ModuleKey,
     Timing,
     TrainingPlan,
 )
-from traces.arrays import FloatArray
 
 PROFILES = ("jetson-agx-orin-maxn", "phone-snapdragon-8-gen-2", "raspberry-pi-4-2gb")
 """Devices of very different speed, in turns."""
@@ -312,7 +308,7 @@ def _check_counts(strategy: Any) -> Iterator[str]:
         unmoved = replace(update, adapter=start, own=update.own and start)
         without = strategy.aggregate(state, [*updates[:k], unmoved, *updates[k + 1 :]])
         one, other = (_model(strategy, state, device_id) for state in (without, after))
-        if all(np.array_equal(_change(one, key), _change(other, key)) for key in other.factors):
+        if all(np.array_equal(change_of(one, key), change_of(other, key)) for key in other.factors):
             yield f"the update of device {update.plan.device_id} of {len(updates)} changes nothing"
 
 
@@ -357,18 +353,18 @@ def _check_local_work(strategy: Any) -> Iterator[str]:
 
 
 def _check_learning(strategy: Any) -> Iterator[str]:
-    """forty rounds of exact gradients on a quadratic bring each model nearer to its solution."""
+    """forty rounds of exact gradients on a quadratic bring the model nearer to its solution."""
     fleet = check_fleet(num_blocks=2, num_devices=3)
-    goals = _goals(fleet.model)
+    goals = known_solution(fleet.model)
     state = _start(strategy, fleet)
     models = [partial(_model, strategy, device_id=device_id) for device_id in fleet.device_ids]
-    first = max(_distance(model(state), goals) for model in models)
+    first = max(distance(model(state), goals) for model in models)
     for number in range(NUM_ROUNDS):
         plans = _plans(strategy, state, fleet, seed=number)
-        updates = [_trained(strategy, state, plan, fleet, goals) for plan in plans]
+        updates = [trained_on(strategy, state, plan, fleet, goals) for plan in plans]
         if updates:
             state = strategy.aggregate(state, updates)
-    left = max(_distance(model(state), goals) for model in models) / first
+    left = max(distance(model(state), goals) for model in models) / first
     if not left <= LEFT_SHARE:
         yield f"at most {LEFT_SHARE:.0%} of the distance may be left, got {left:.0%}"
 
@@ -423,71 +419,9 @@ def _shapes(adapter: Adapter) -> tuple[Any, ...]:
     return factors, {name: values.shape for name, values in adapter.head.items()}, adapter.scale
 
 
-def _change(adapter: Adapter, key: ModuleKey) -> FloatArray:
-    """Return (out, in): how far one layer's weight is from the pretrained one."""
-    change = adapter.scale * multiplied_out(adapter.factors[key])
-    if key in adapter.merged.products:
-        change = change + adapter.scale * multiplied_out(adapter.merged.products[key])
-    return np.asarray(change, dtype=np.float64)
-
-
 def _model(strategy: Any, state: ServerState[Any], device_id: DeviceId) -> Adapter:
     """Return the global model, or the device's own where the strategy has no global one."""
     if getattr(strategy, "has_global_model", True):
         return state.adapter
     own: Adapter = strategy.own_model(state, device_id)
     return own
-
-
-def _goals(model: ModelSpec) -> dict[ModuleKey, FloatArray]:
-    """Return the solution: for each layer a change of rank 1 and norm 1."""
-    rng = np.random.default_rng(7)
-    goals = {}
-    for block in range(model.num_blocks):
-        for layer in model.targets:
-            goal = np.outer(rng.normal(size=layer.out_features), rng.normal(size=layer.in_features))
-            goals[ModuleKey(block, layer.name)] = goal / np.linalg.norm(goal)
-    return goals
-
-
-def _distance(adapter: Adapter, goals: dict[ModuleKey, FloatArray]) -> float:
-    """Return the root of the summed squared distances of all layers to their goals."""
-    gaps = [np.linalg.norm(_change(adapter, key) - goal) for key, goal in goals.items()]
-    return float(np.linalg.norm(gaps))
-
-
-def _trained(
-    strategy: Any,
-    state: ServerState[Any],
-    plan: TrainingPlan,
-    fleet: StaticFleet,
-    goals: dict[ModuleKey, FloatArray],
-) -> ClientUpdate:
-    """Return an update after 20 steps on ||scale B A + merged - goal||^2 / 2 by trained terms."""
-    broadcast = strategy.broadcast(state, plan)
-    old, terms = broadcast.adapter, plan.terms
-    factors = {}
-    for key, (a, b) in old.factors.items():
-        place = (key.block, old.modules.index(key.module))
-        held, trained = terms.held[place], terms.trained[place]
-        new_a, new_b = held[:, None] * a.astype(np.float64), held * b.astype(np.float64)
-        goal = goals[key]
-        if key in old.merged.products:
-            goal = goal - old.scale * multiplied_out(old.merged.products[key])
-        for _ in range(20):
-            error = old.scale * (old.scale * new_b @ new_a - goal)
-            step_a, step_b = new_b.T @ error, error @ new_a.T
-            if "a" in terms.trained_factors:
-                new_a -= 0.05 * trained[:, None] * step_a
-            if "b" in terms.trained_factors:
-                new_b -= 0.05 * trained * step_b
-        sent = lasting(terms)[place]
-        a, b = np.where(sent[:, None], new_a, a), np.where(sent, new_b, b)
-        factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
-    return update_with(
-        replace(old, factors=factors),
-        plan,
-        broadcast,
-        num_examples=fleet.num_examples(plan.device_id),
-        timing=Timing(1.0, 2.0, 1.0),
-    )

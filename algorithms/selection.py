@@ -91,8 +91,8 @@ class Uniform:
         keys = rng.random(len(roster.device_ids))
         rows = roster.rows(idle)
         if slots == 1 and len(rows):  # the same device as below, found in one pass
-            rows = rows[[np.argmin(keys[rows])]]
-        elif 0 < slots < len(rows):
+            return (int(roster.device_ids[rows[keys.take(rows).argmin()]]),)
+        if 0 < slots < len(rows):
             rows = rows[np.argpartition(keys[rows], slots - 1)]
         return roster.named(rows[:slots])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
@@ -49,7 +50,7 @@ class ServerState(Generic[M]):
 
     def advance(self, adapter: Adapter, memory: M) -> ServerState[M]:
         """Return the state of the next version, with this adapter and memory."""
-        return replace(self, version=self.version + 1, adapter=adapter, memory=memory)
+        return ServerState(self.version + 1, adapter, memory)
 
 
 class LinkRate(NamedTuple):
@@ -161,25 +162,75 @@ def make_plan(
     Frozen weights have the fleet's format wherever none is given or a wider one is; uploads have at
     most the fleet's bits.
     """
-    blocks, widest = fleet.model.num_blocks, fleet.weight_format
-    formats = weight_formats or (widest,) * blocks
+    work = _LocalWork.of(fleet, fleet.local_steps(device_id))
+    return _plan(device_id, terms, weight_formats, activation_bits, work)
+
+
+class _LocalWork(NamedTuple):
+    """The local work is what an experiment asks of each plan of a device."""
+
+    num_blocks: int
+    weight_format: WeightFormat
+    upload_bits: int
+    head_bits: int
+    local_steps: int
+    batch_size: int
+    proximal_mu: float
+    micro_batch: int | None
+
+    @classmethod
+    def of(cls, fleet: FleetView, local_steps: int) -> _LocalWork:
+        """Return the local work of a device that makes so many steps."""
+        return cls(
+            fleet.model.num_blocks,
+            fleet.weight_format,
+            fleet.upload_bits,
+            fleet.head_bits,
+            local_steps,
+            fleet.batch_size,
+            fleet.proximal_mu,
+            fleet.micro_batch,
+        )
+
+
+def _plan(
+    device_id: DeviceId,
+    terms: TermGrid,
+    weight_formats: tuple[BlockFormat, ...] | None,
+    activation_bits: tuple[int, ...] | None,
+    work: _LocalWork,
+) -> TrainingPlan:
+    widest = work.weight_format
+    formats = weight_formats or (widest,) * work.num_blocks
     if widest != "fp32":
         most = FORMAT_BITS[widest]
         formats = tuple(widest if FORMAT_BITS[name] > most else name for name in formats)
-    if fleet.upload_bits < 32:
-        terms = replace(terms, upload_bits=np.minimum(terms.upload_bits, fleet.upload_bits))
-    if fleet.head_bits < 32:
-        terms = replace(terms, head_bits=fleet.head_bits)
+    if work.upload_bits < 32:
+        terms = replace(terms, upload_bits=np.minimum(terms.upload_bits, work.upload_bits))
+    if work.head_bits < 32:
+        terms = replace(terms, head_bits=work.head_bits)
     return TrainingPlan(
         device_id=device_id,
         terms=terms,
         weight_formats=formats,
-        activation_bits=activation_bits or (32,) * blocks,
-        local_steps=fleet.local_steps(device_id),
-        batch_size=fleet.batch_size,
-        proximal_mu=fleet.proximal_mu,
-        micro_batch=fleet.micro_batch,
+        activation_bits=activation_bits or (32,) * work.num_blocks,
+        local_steps=work.local_steps,
+        batch_size=work.batch_size,
+        proximal_mu=work.proximal_mu,
+        micro_batch=work.micro_batch,
     )
+
+
+@lru_cache(maxsize=64)
+def _shared_plan(
+    terms: TermGrid, activation_bits: tuple[int, ...] | None, work: _LocalWork
+) -> TrainingPlan:
+    """Return the plan of this work on device 0.
+
+    An asynchronous pacing asks for one device at a time, and a strategy may answer with the same
+    grid each time. What its plan is checked for and costs is then worked out once.
+    """
+    return _plan(0, terms, None, activation_bits, work)
 
 
 def make_plans(
@@ -190,15 +241,15 @@ def make_plans(
     activation_bits: tuple[int, ...] | None = None,
 ) -> list[TrainingPlan]:
     """Return ``make_plan`` of each device; devices with equal local steps share one plan's work."""
+    # What can be written to may be another grid the next time.
+    make = _shared_plan if terms.is_read_only else _shared_plan.__wrapped__
     made: dict[int, TrainingPlan] = {}
     plans = []
     for device_id in device_ids:
         steps = fleet.local_steps(device_id)
-        if steps in made:
-            plans.append(made[steps].on(device_id))
-        else:
-            made[steps] = make_plan(fleet, device_id, terms, activation_bits=activation_bits)
-            plans.append(made[steps])
+        if steps not in made:
+            made[steps] = make(terms, activation_bits, _LocalWork.of(fleet, steps))
+        plans.append(made[steps].on(device_id))
     return plans
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from analysis import figures
 from analysis.figures import sensitivity, style
@@ -31,10 +32,8 @@ from analysis.runs.names import reader_names, with_names
 from simulator.config.experiment import load_experiment, read_experiment
 from simulator.config.origin import Origin
 from simulator.config.plain_yaml import dump_line
-from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.disk import writing_into
-from simulator.log.progress import LineReporter, Reporter, is_notebook
-from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
+from simulator.log.progress import LineReporter, PlainReporter, Reporter, is_notebook
 from simulator.runs.run import Prepared, load_runs, prepare_all
 from simulator.runs.run import run as run_one
 from simulator.runs.sweep import LoadConfigs, sweep_configs
@@ -300,7 +299,7 @@ def _run_all(
     report: Reporter | None,
 ) -> Result:
     kept = open_cache(None if cache == "auto" else Path(cache), DEFAULT_GB) if cache else None
-    told = report or (LineReporter() if is_notebook() else Silent())
+    told = report or (LineReporter() if is_notebook() else PlainReporter(Console(quiet=True)))
     with Trainers(workers, kept, executor=executor) as trainers:
         return load(*(run_one(one, trainers=trainers, report=told) for one in prepared))
 
@@ -346,26 +345,6 @@ def _spec(name: str, study: Study) -> figures.FigureSpec:
     raise RunError(unknown("a figure", name, specs))
 
 
-class Silent:
-    """A silent reporter reports nothing."""
-
-    def start(self, label: str, rounds: int) -> None: ...
-
-    def finish(self, message: str) -> None: ...
-
-    def step(self, message: str) -> None: ...
-
-    def event(self, event: Event) -> None: ...
-
-    def client(self, record: ClientRecord) -> None: ...
-
-    def round(self, record: RoundRecord) -> None: ...
-
-    def cohort(self, events: CohortEvents) -> None: ...
-
-    def client_table(self, table: ClientTable) -> None: ...
-
-
 def write_figures(
     result: Result,
     folder: Path | str,
@@ -377,10 +356,9 @@ def write_figures(
 ) -> list[Path]:
     """Write the named figures, or all that have something to show, in every format with CSV.
 
-    Those of several blocks lie in a folder of each.
-
-    ``devices`` are those that figures of single devices show (gantt, memory, choices); all, where
-    none is named. Raises RunError on a name that is none, or without any of the devices.
+    Runs of several blocks have figures each, in a folder of its own. ``devices`` are those that
+    figures of single devices show (gantt, memory, choices); all, where none is named. Raises
+    RunError on a name that is none, or without any of the devices.
     """
     studies = result._studies(target=target)
     with _figures_into(folder) as staged:

@@ -49,8 +49,8 @@ WHERE = re.compile(
 )
 NO_NUMBER = "–"
 UNPACKED: WeightFormat = "fp32"
-COMPARED = ("time_to_target_s", "accuracy_at_time", "final_accuracy", "accuracy_area", "waiting_s")
-"""The numbers in which variants are held against the baseline, where a study has them."""
+COMPARED = ("time_to_target_s", "{}_at_time", "final_{}", "{}_area", "waiting_s")
+"""The numbers in which variants are held against the baseline; {} is the first metric."""
 SHORT = (
     "Time to", "Speed-up", "Final accuracy", "Standard error", "Mean wait", "Mean memory", "Upload",
     "Energy (", "Turns of devices",
@@ -147,8 +147,9 @@ def told_apart(source: Source) -> str:
         "target": value_in_words(study.metric, study.target.value or math.nan),
         "seconds": SECONDS.text(study.budget.at_s) if study.budget else "",
     }
+    compared = {column.format(study.metric.name) for column in COMPARED}
     for row in study.differences.to_dict("records"):
-        if row["metric"] not in COMPARED or not row["num_pairs"]:
+        if row["metric"] not in compared or not row["num_pairs"]:
             continue
         by_ratio = row["kind"] == "ratio"
         ends = [float(row[name]) for name in ("value", "low", "high")]
@@ -167,6 +168,27 @@ def told_apart(source: Source) -> str:
 
 def decomposition(source: Source) -> str:
     """Return the time to each target as seconds a round times rounds, beside the baseline's."""
+    study = source.study
+    rows = [
+        [
+            value_in_words(study.metric, row["target"]),
+            markdown(study.name(row["label"])),
+            f"{row['num_reached']} of {row['num_runs']}",
+            *(_cell(row[name]) for name in ("round_s", "rounds")),
+            *(_ratio_cell(row[f"{name}_ratio"]) for name in ("round_s", "rounds", "time")),
+        ]
+        for row in decomposition_frame(source).to_dict("records")
+    ]
+    header = ["target", "variant", "reached", "s a round", "rounds", "s a round ×", "rounds ×"]
+    return markdown_grid([*header, "time ×"], rows)
+
+
+def decomposition_frame(source: Source) -> pd.DataFrame:
+    """Return one row for each target and variant: seconds a round, rounds, and their ratios.
+
+    Means over the seeds at which both the variant and the baseline reached the target; the ratios
+    to the baseline are geometric means, NaN where there is no such seed.
+    """
     rows = []
     for study in (source.study, *source.study.others):
         per_run = study.per_run
@@ -176,24 +198,29 @@ def decomposition(source: Source) -> str:
             both = own.index.intersection(base.index)
             both = both[(own.loc[both, "is_reached"] & base.loc[both, "is_reached"]).astype(bool)]
             one, other = own.loc[both], base.loc[both]
-            own_s, base_s = _per_round(one), _per_round(other)
-            ratios = (
-                _mean_ratio(own_s, base_s),
-                _mean_ratio(one["rounds_to_target"], other["rounds_to_target"]),
-                _mean_ratio(one["time_to_target_s"], other["time_to_target_s"]),
-            )
-            rows.append(
-                [
-                    value_in_words(study.metric, study.target.value or math.nan),
-                    markdown(study.name(variant)),
-                    f"{int(own['is_reached'].sum())} of {len(own)}",
-                    _cell(own_s.mean()),
-                    _cell(one["rounds_to_target"].mean()),
-                    *map(_ratio_cell, ratios),
-                ]
-            )
-    header = ["target", "variant", "reached", "s a round", "rounds", "s a round ×", "rounds ×"]
-    return markdown_grid([*header, "time ×"], rows)
+            row = {
+                "label": variant,
+                "is_baseline": variant == study.baseline,
+                "target": study.target.value or math.nan,
+                "num_reached": int(own["is_reached"].sum()),
+                "num_runs": len(own),
+                "round_s": _per_round(one).mean(),
+                "rounds": one["rounds_to_target"].mean(),
+                "round_s_ratio": _mean_ratio(_per_round(one), _per_round(other)),
+                "rounds_ratio": _mean_ratio(one["rounds_to_target"], other["rounds_to_target"]),
+                "time_ratio": _mean_ratio(one["time_to_target_s"], other["time_to_target_s"]),
+            }
+            rows.append(row)
+    return _looked(source, rows)
+
+
+def _looked(source: Source, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Return rows as a frame for a figure: with strategy and shade of each label."""
+    strategies = {run.label: run.strategy for run in source.study.runs}
+    shades = style.shades(strategies.items())
+    frame = pd.DataFrame(rows)
+    labels = frame["label"]
+    return frame.assign(strategy=labels.map(strategies), shade=labels.map(shades))
 
 
 def _per_round(runs: pd.DataFrame) -> pd.Series[float]:
@@ -221,65 +248,106 @@ def blocks(source: Source) -> str:
 
 def chosen(source: Source) -> str:
     """Return what each kind of device was given by each variant: depth, packing, time and wait."""
+    rows = [
+        [
+            markdown(source.study.name(row["label"])),
+            markdown(row["profile"]),
+            str(row["num_plans"]),
+            f"{100 * row['merged_share']:.0f} %",
+            *(_cell(row[name]) for name in ("depth", "packed", "took_s", "waiting_s")),
+        ]
+        for row in chosen_frame(source).to_dict("records")
+    ]
+    header = ["variant", "device", "plans", "merged", "depth", "packed blocks", "s busy"]
+    return markdown_grid([*header, "s waited"], rows)
+
+
+def chosen_frame(source: Source) -> pd.DataFrame:
+    """Return one row for each variant and kind of device: means over all its plans."""
     rows = []
     for variant in source.study.variants:
         frames = [one.profiles for one in source.of_variant(variant)]
         together = pd.concat(frames, ignore_index=True)
         for profile, own in together.groupby("profile"):
             weights = own["num_plans"]
-            means = [
-                float((own[name] * weights).sum() / weights.sum())
-                for name in ("mean_depth", "mean_packed", "mean_took_s", "mean_waiting_s")
-            ]
+            means = {
+                name: float((own[f"mean_{name}"] * weights).sum() / weights.sum())
+                for name in ("depth", "packed", "took_s", "waiting_s")
+            }
             merged = float(own["num_merged"].sum() / weights.sum())
-            cells = [str(int(weights.sum())), f"{100 * merged:.0f} %", *map(_cell, means)]
-            rows.append([markdown(source.study.name(variant)), markdown(str(profile)), *cells])
-    header = [
-        "variant",
-        "device",
-        "plans",
-        "merged",
-        "depth",
-        "packed blocks",
-        "s busy",
-        "s waited",
-    ]
-    return markdown_grid(header, rows)
+            row = {"label": variant, "profile": str(profile), "num_plans": int(weights.sum())}
+            rows.append({**row, "merged_share": merged, **means})
+    return _looked(source, rows)
 
 
 def bound(source: Source) -> str:
-    """Return what depth alone can gain a round: the step's time with all blocks over that with one.
+    """Return what depth alone can gain a round: the time of a step at a depth over that at depth 1.
 
-    All blocks run forward whatever the depth, so that no scheduler of depths gains more a round.
+    All blocks run forward whatever the depth, so that no scheduler of depths gains more a round:
+    over training all blocks, and over the depth that the baseline trains.
     """
     world, rows = source.world, []
-    num_blocks = world.model.num_blocks
+    chosen_depths = chosen_frame(source).set_index("label")["depth"]
+    depths = (world.model.num_blocks, round(float(chosen_depths[source.study.baseline].max())), 1)
+    steps = source.config.local.steps or 1
     profiles = {device.profile.name: device.profile for device in world.fleet}
     for name, profile in profiles.items():
-        whole, one = (
-            world.cost_model.cost(_plan(source, depth, 0), profile).train_s
-            for depth in (num_blocks, 1)
+        whole, base, one = (
+            world.cost_model.cost(_plan(source, depth, 0), profile).train_s / steps
+            for depth in depths
         )
-        steps = source.config.local.steps or 1
-        rows.append([name, *map(_cell, (whole / steps, one / steps)), f"{whole / one:.2f}"])
-    header = ["device", "s a step, all blocks", "s a step, one block", "T(L) / T(1)"]
-    return markdown_grid(header, rows)
+        rows.append(
+            [name, *map(_cell, (whole, base, one)), f"{whole / one:.2f}", f"{base / one:.2f}"]
+        )
+    of = [f"s a step, depth {depth}" for depth in depths]
+    ratios = [f"T({depth}) / T(1)" for depth in depths[:2]]
+    return markdown_grid(["device", *of, *ratios], rows)
 
 
 def menu(source: Source) -> str:
     """Return memory and time of a step by depth and packing, on the fleet's first device."""
+    frame = menu_frame(source)
+    texts = frame.assign(
+        gb=(frame["memory_bytes"] / 1e9).map("{:.2f}".format), seconds=frame["step_s"].map(_cell)
+    )
+    rows = [
+        [str(depth), *own[["gb", "seconds"]].to_numpy().ravel()]
+        for depth, own in texts.groupby("depth")
+    ]
+    kinds = frame["activations"].unique()
+    header = ["depth", *(f"{kind} ({unit})" for kind in kinds for unit in ("GB", "s"))]
+    return f"{markdown_grid(header, rows)}\n\nOn {source.world.fleet[0].profile.name}.\n"
+
+
+def menu_frame(source: Source) -> pd.DataFrame:
+    """Return one row for each depth and way of keeping activations, on the fleet's first device.
+
+    Beside it stand the least and the greatest budget of devices with as much memory.
+    """
     world, rows = source.world, []
     profile = world.fleet[0].profile
+    budgets = [
+        device.memory_budget_bytes
+        for device in world.fleet
+        if device.profile.memory_bytes == profile.memory_bytes
+    ]
     for depth in range(1, world.model.num_blocks + 1):
-        cells = []
-        for packed, bits in ((0, 8), (depth, 8), (depth, 0)):
+        for kind, packed, bits in (
+            ("kept", 0, 8),
+            ("packed to 8 bits", depth, 8),
+            ("computed again", depth, 0),
+        ):
             cost = world.cost_model.cost(_plan(source, depth, packed, bits), profile)
-            seconds = cost.train_s / (source.config.local.steps or 1)
-            cells += [f"{cost.memory.total / 1e9:.2f}", _cell(seconds)]
-        rows.append([str(depth), *cells])
-    kinds = ("kept", "packed to 8 bits", "computed again")
-    header = ["depth", *(f"{kind} ({unit})" for kind in kinds for unit in ("GB", "s"))]
-    return f"{markdown_grid(header, rows)}\n\nOn {profile.name}.\n"
+            row = {
+                "depth": depth,
+                "activations": kind,
+                "memory_bytes": cost.memory.total,
+                "step_s": cost.train_s / (source.config.local.steps or 1),
+                "budget_low_bytes": min(budgets),
+                "budget_high_bytes": max(budgets),
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _plan(source: Source, depth: int, packed: int, bits: int = 8) -> TrainingPlan:
@@ -310,13 +378,15 @@ def claims(source: Source) -> str:
         speed.append(f"{change} to {target}")
     claim = "1.4 to 5.3 times faster to a target"
     rows = [["FedQuad", claim, f"time {'; '.join(speed)}: below 1 is faster"]]
-    for what, column in (
-        ("31 % less memory", "planned_memory_bytes"),
-        ("49 % less communication", "upload_bytes"),
-        ("50 % more accuracy", f"final_{study.metric.name}"),
+    metric = study.metric
+    for what, column, number in (
+        ("31 % less memory", "planned_memory_bytes", "peak memory of a plan"),
+        ("49 % less communication", "upload_bytes", "bytes up"),
+        ("50 % more accuracy", f"final_{metric.name}", f"{metric.phrase} after the last round"),
+        ("", f"{metric.name}_at_time", f"{metric.phrase} after the same time"),
     ):
         change = _versus(study.per_run, column, "haflq", study.baseline)
-        rows.append(["HAFLQ", what, f"{change} ({column})"])
+        rows.append(["HAFLQ" if what else "", what, f"{number} {change}"])
     header = ["method", "authors' claim", f"measured here, over {study.name(study.baseline)}"]
     return markdown_grid(header, rows, is_numeric=False)
 
@@ -417,8 +487,6 @@ def speed_up_frame(source: Source) -> pd.DataFrame:
         for run in study.runs
     }
     starts = max(run.rounds[study.metric.name].iloc[0] for run in study.runs)
-    strategies = {run.label: run.strategy for run in study.runs}
-    shades = style.shades(strategies.items())
     for target in (one for one in GRID if one > starts):
         hits = {key: run_metrics.reached(own, target, study.metric) for key, own in smooth.items()}
         for variant in study.variants:
@@ -432,8 +500,6 @@ def speed_up_frame(source: Source) -> pd.DataFrame:
             rows.append(
                 {
                     "label": variant,
-                    "strategy": strategies[variant],
-                    "shade": shades[variant],
                     "target": target,
                     "speed_up": center,
                     "low": low,
@@ -441,7 +507,7 @@ def speed_up_frame(source: Source) -> pd.DataFrame:
                     "num_seeds": len(known),
                 }
             )
-    return pd.DataFrame(rows)
+    return _looked(source, rows) if rows else pd.DataFrame()
 
 
 def blocks_frame(source: Source) -> pd.DataFrame:
@@ -477,9 +543,9 @@ PARTS: Mapping[str, Callable[[Source], str]] = {
 
 FIGURES: Mapping[str, tuple[str, Callable[[Source], pd.DataFrame], drawn.Draw]] = {
     "accuracy": (
-        "Test accuracy against simulated time: mean and range of the seeds.",
+        "The test metric against simulated time: mean and range of the seeds.",
         curve_frame,
-        drawn.accuracy,
+        drawn.learning,
     ),
     "speed-up": (
         "How many times sooner than the baseline each accuracy is reached, by the mean of three "
@@ -498,6 +564,22 @@ FIGURES: Mapping[str, tuple[str, Callable[[Source], pd.DataFrame], drawn.Draw]] 
         "Share of the merged examples that trained each block, from the input (1) to the output.",
         blocks_frame,
         drawn.coverage,
+    ),
+    "decomposed": (
+        "What a target takes beside the baseline: seconds a round, and rounds. A mark is a target, "
+        "the mean over the seeds at which both reached it.",
+        decomposition_frame,
+        drawn.decomposition,
+    ),
+    "menu-drawn": (
+        "Peak memory and seconds of one step, by depth and by what becomes of the activations.",
+        menu_frame,
+        drawn.menu,
+    ),
+    "devices": (
+        "How long each kind of device is at work in a round, and how long it waits for the others.",
+        chosen_frame,
+        drawn.devices,
     ),
 }
 """What a line of the template may ask for as a figure."""

@@ -5,8 +5,12 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.torture import SHARE
+
 # Shared machines stall: how long an example takes says nothing. The same examples on every run.
-settings.register_profile("fedclock", deadline=None, derandomize=True)
+settings.register_profile(
+    "fedclock", deadline=None, derandomize=True, max_examples=100 if SHARE else 30
+)
 settings.load_profile("fedclock")
 
 

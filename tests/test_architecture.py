@@ -52,6 +52,7 @@ ROOMS = {
             "strategies",
             "flower",
             "static_fleet",
+            "quadratic",
             "checks",
             "registry",
         ),

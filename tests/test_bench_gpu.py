@@ -8,7 +8,10 @@ import pytest
 import torch
 from bench_gpu import main
 
+from tests.torture import long
 
+
+@long
 def test_it_runs_on_the_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--model", "tiny", "--clients", "2", "--steps", "1", "--folder", str(tmp_path)]
     main(["--compute", "cpu", *sizes])

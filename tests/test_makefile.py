@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = sorted(set(re.findall(r"^([a-z-]+):", TEXT, re.MULTILINE)) - {"setup", "clean"})
 VARIABLES = sorted(
-    {*re.findall(r"[$][(]([A-Z_]+)[)]", TEXT)} - {"PYTHON", "BIN", "READY", "PARALLEL"}
+    {*re.findall(r"[$][(]([A-Z_]+)[)]", TEXT)} - {"MAKE", "PYTHON", "BIN", "READY", "PARALLEL"}
 )
 
 

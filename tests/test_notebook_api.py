@@ -184,6 +184,7 @@ def test_a_result_shows_itself_as_the_table_of_a_summary(
     assert "2 seeds a variant" in shown
 
 
+@long
 def test_runs_on_another_fleet_are_a_block_of_their_own(
     result: fedclock.Result, folder: Path
 ) -> None:

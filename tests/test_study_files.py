@@ -69,6 +69,7 @@ def test_what_is_kept_is_not_run_again_on_a_machine_without_the_run_folders(
     assert not (tmp_path / "runs").exists()
 
 
+@long
 def test_a_slice_ends_in_time_and_the_next_goes_on_to_the_same_bytes(
     done: Path, tmp_path: Path
 ) -> None:
@@ -129,7 +130,7 @@ def test_the_page_follows_from_what_is_kept_alone(done: Path, tmp_path: Path) ->
     assert pages[0] == pages[1]
     page = pages[0]["study.md"].decode()
     assert "{{" not in page
-    for title in ("Time to 5 %", "T(L) / T(1)", "authors' claim"):
+    for title in ("Time to 5 %", "T(2) / T(1)", "authors' claim"):
         assert title in page
     shown = set(re.findall(r"\]\((images/[\w.-]+)\)", page))
     assert {name for name in shown if name.endswith(".png")} <= set(pages[0])
@@ -176,6 +177,7 @@ def test_an_experiment_that_no_plan_has_is_refused(done: Path) -> None:
         page_maker.page_of("{{ table quikc }}", _plan(done), done / "results", Path())
 
 
+@long
 def test_the_page_of_the_docs_is_what_the_kept_runs_say(tmp_path: Path) -> None:
     assert page_maker.main([str(STUDIES / "page.md"), str(tmp_path / "study.md")]) == 0
     made = (tmp_path / "study.md").read_text("utf-8")

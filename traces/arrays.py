@@ -1,4 +1,4 @@
-"""Types of NumPy arrays that all packages share; shapes are said where an array is used."""
+"""Names the types of NumPy arrays that all packages share; shapes stand where they are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces of when a device is online, and the CSV format that holds them.
+"""Follows when a device is online, and reads and writes that as CSV.
 
 A file has the header ``device_id,start_s,end_s,state``. Each row is a half-open interval in which
 the state of one device is ``online`` or ``offline``; a device is offline wherever no row covers it.

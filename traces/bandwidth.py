@@ -1,4 +1,4 @@
-"""Traces of a link's rate, and the exact time that a transfer takes on a link."""
+"""Follows the rate of a link, and gives the exact time that a transfer takes on it."""
 
 from __future__ import annotations
 

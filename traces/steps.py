@@ -1,4 +1,4 @@
-"""Traces of a quantity that changes in steps over time, such as a rate or a latency."""
+"""Follows a quantity that changes in steps over time, such as a rate or a latency."""
 
 from __future__ import annotations
 
@@ -100,6 +100,8 @@ class StepTrace:
 
     def at(self, at_s: float) -> float:
         """Return the value at an instant of the simulated clock."""
+        if len(self._values) == 1:
+            return self._values[0]
         step = bisect_right(self._edges, self._within(at_s)[1]) - 1
         return self._values[min(step, len(self._values) - 1)]  # divmod may round up to the period
 

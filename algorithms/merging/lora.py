@@ -1,4 +1,4 @@
-"""Arithmetic on adapters that several strategies share."""
+"""Weighs and averages adapters, for several strategies."""
 
 from __future__ import annotations
 
@@ -48,16 +48,26 @@ def _checked(weights: FloatArray, *, least: float | FloatArray) -> FloatArray:
 
     Raises WeightsError otherwise.
     """
-    sums = weights.sum(axis=0)
-    is_average = (weights.min() >= 0) and np.all(
-        (sums >= least - WEIGHT_TOLERANCE) & (sums <= 1 + WEIGHT_TOLERANCE)
+    _checked_sums(weights, least=least)
+    return weights
+
+
+def _checked_sums(weights: FloatArray, *, least: float | FloatArray) -> FloatArray:
+    """Return the sums over K of weights (K, ...) that ``_checked`` lets pass."""
+    sums: FloatArray = np.add.reduce(weights)
+    lowest = np.minimum.reduce(sums - least, axis=None)
+    highest = np.maximum.reduce(sums, axis=None)
+    is_average = (
+        np.minimum.reduce(weights, axis=None) >= 0
+        and lowest >= -WEIGHT_TOLERANCE
+        and highest <= 1 + WEIGHT_TOLERANCE
     )
     if not is_average:
         raise WeightsError(
             f"the weights of an average must be at least 0 and sum to 1, or to less where what "
             f"nobody sent counts as zero, got sums from {sums.min():g} to {sums.max():g}"
         )
-    return weights
+    return sums
 
 
 def padded_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
@@ -73,6 +83,8 @@ def padded_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
 
 def _sent(updates: Sequence[ClientUpdate]) -> BoolArray:
     """Return (K, L, M, R): whether each update uploads a term."""
+    if len(updates) == 1:
+        return updates[0].plan.terms.uploaded[np.newaxis]
     grids = {id(update.plan.terms): update.plan.terms for update in updates}
     row = {key: k for k, key in enumerate(grids)}
     each: BoolArray = np.stack([grid.uploaded for grid in grids.values()])
@@ -88,8 +100,8 @@ def mean_adapter(
     Updates are taken in order of device, so arrival order cannot reach the sum.
     Raises WeightsError where weights are negative, or more than one in sum.
     """
-    term_weights = _checked(term_weights, least=0.0)
-    if _are_all(current, updates) and _is_whole(term_weights):
+    sums = _checked_sums(term_weights, least=0.0)
+    if _are_all(current, updates) and _is_whole(sums):
         return current
     order = sorted(range(len(updates)), key=lambda k: updates[k].plan.device_id)
     updates, term_weights = [updates[k] for k in order], term_weights[order]
@@ -113,9 +125,8 @@ def _are_all(current: Adapter, updates: Sequence[ClientUpdate]) -> bool:
     return all(update.adapter is current for update in updates)
 
 
-def _is_whole(term_weights: FloatArray) -> bool:
-    """Return True where the weights (K, ...) of each term that has any sum to one."""
-    sums = term_weights.sum(axis=0)
+def _is_whole(sums: FloatArray) -> bool:
+    """Return True where the weights of each term that has any sum to one."""
     return bool(((np.abs(sums - 1.0) <= WEIGHT_TOLERANCE) | (sums == 0.0)).all())
 
 

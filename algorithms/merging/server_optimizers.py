@@ -162,7 +162,7 @@ class FedAdam(_Adaptive):
 
 @dataclass(frozen=True, eq=False)
 class Optimized:
-    """What a strategy remembers, and the moments of each array of the model, by its name."""
+    """The memory of the strategy within, and the moments of each array of the model by name."""
 
     inner: Any
     moments: Mapping[str, Moments] = field(default_factory=dict)

@@ -1,4 +1,8 @@
-"""Searches the depth that each device trains, on a table of round times."""
+"""Searches the depth that each device trains, on a table of round times.
+
+``round_s`` is (N, L) throughout: the seconds that a round of device i takes at depth d, in column
+d - 1, and inf where the device cannot hold that depth. Depths are (N,), from 1 to L.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ class DepthProblem:
         sum_i weights_i G(d_i) / (T + wait_weight W),   T = max_i T_i,   W = mean_i (T - T_i)
     """
 
-    round_s: FloatArray  # (N, L): column d - 1 is depth d; inf where a device cannot hold it
+    round_s: FloatArray  # (N, L)
     depth_gains: FloatArray  # (L,): G(1) to G(L), rising
     weights: FloatArray  # (N,): shares of the examples, in sum 1
     wait_weight: float
@@ -139,8 +143,9 @@ def deepest_common(round_s: FloatArray) -> IntArray:
 def cover(problem: DepthProblem, depths: IntArray, due: IntArray, share: float) -> IntArray:
     """Return (N,): ``depths`` deepened until ``share`` of the examples reach each due depth.
 
-    Everybody goes as deep as the least tau allows at which that is so. A due depth that devices
-    with less than ``share`` of the examples can hold waits for another cohort.
+    ``due`` is (K,), the depths that must be reached. Everybody goes as deep as the least time
+    allows at which that is so. A due depth that devices with less than ``share`` of the examples
+    can hold waits for another cohort.
     """
     limits_s = [_time_to_cover(problem, int(depth), share) for depth in due]
     limit_s = max((s for s in limits_s if math.isfinite(s)), default=0.0)

@@ -44,7 +44,7 @@ from traces.options import Count, Positive, RisingCounts, check_options
 
 @dataclass(frozen=True, eq=False)
 class Fresh:
-    """What FLoRA remembers: the seed of every A, and the bases that devices have."""
+    """FLoRA's memory is the seed of every A, and the bases that devices have."""
 
     seed: int
     bases: Bases = Bases()

@@ -1,4 +1,4 @@
-"""What a command says beside its results: nothing with ``-q``, and with ``-v`` what it does.
+"""Prints what a command says beside its results: less with ``-q``, and with ``-v`` what it does.
 
 Results and errors are always printed. Commands take both options in one place,
 ``with_voice``; what packages tell of their work goes to the logger ``fedclock``, which a command

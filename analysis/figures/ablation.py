@@ -109,10 +109,11 @@ def _spread(frame: pd.DataFrame, change: Change, *, band: str) -> pd.DataFrame:
     everything = (-math.inf, math.inf)
     if change not in SPENT:
         return bands.of_labels(frame, change.column, band=band, possible=everything)
-    with np.errstate(divide="ignore", invalid="ignore"):  # nothing spent is a change by -100 %
-        logs = frame.assign(log=np.log1p(frame[change.column] / 100))
-        spread = bands.of_labels(logs, "log", band=band, possible=everything)
-        return spread.apply(np.expm1) * 100
+    # Where nothing was spent, -100 %, the logarithm is that of the least ratio that can be told.
+    least = -1 + np.finfo(float).epsneg
+    logs = frame.assign(log=np.log1p(np.maximum(frame[change.column] / 100, least)))
+    spread = bands.of_labels(logs, "log", band=band, possible=everything)
+    return spread.apply(np.expm1) * 100
 
 
 def _signed(value: float) -> str:

@@ -91,7 +91,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
 
 def _closed_s(run: Run, number: int) -> float:
-    """When round ``number`` closed, or the last one before it."""
+    """Return the instant at which round ``number`` closed, or the last one before it."""
     rounds = run.rounds
     return float(rounds.loc[rounds["round"] <= number, "closed_s"].max())
 

@@ -1,4 +1,4 @@
-"""Makes the frames of figures of the rows of several runs."""
+"""Puts the rows of several runs into one frame, from which a figure is drawn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.Data
         )
         for run in runs
     ]
-    filled = [part for part in parts if len(part)] or parts  # no row is no lack of columns
+    filled = [part for part in parts if len(part)] or parts  # a frame without rows has columns too
     if not filled:
         return pd.DataFrame()
     frame = pd.concat(filled, ignore_index=True)

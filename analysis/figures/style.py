@@ -343,7 +343,7 @@ def name_level(axes: Axes, level: float, words: str) -> None:
 
 
 def labelled(axes: Axes) -> list[Artist]:
-    """What was plotted there under a name."""
+    """Return what was plotted there under a name."""
     return list(axes.get_legend_handles_labels()[0])
 
 

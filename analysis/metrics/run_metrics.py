@@ -49,7 +49,7 @@ class Target:
 
 
 class Spent(NamedTuple):
-    """What a run has spent up to and including one of its rounds."""
+    """The amounts that a run has spent up to and including one of its rounds."""
 
     round: int
     at_s: float

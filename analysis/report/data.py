@@ -105,7 +105,7 @@ class ReportData:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader must know before the numbers are taken for evidence."""
+        """The warnings that a reader needs before the numbers are taken for evidence."""
         return self.study.warnings
 
     @property
@@ -188,7 +188,7 @@ class ReportData:
 
     @property
     def facts(self) -> list[str]:
-        """What all runs share: model, data, seeds, versions, code."""
+        """The facts that all runs share: model, data, seeds, versions, code."""
         return _facts(self.study)
 
     @property

@@ -50,13 +50,12 @@ def write_report(
 ) -> Report:
     """Compare the finished runs in (or directly below) these folders, and write it to ``out``.
 
-    ``where`` chooses among them, by entries such as ``label!=haflq``.
-
-    That is a folder, or a name ending in .html for the page alone. Runs that fall into several
-    blocks have a report each, in a folder below it or a page beside it, and ``out`` is the table of
-    all with links to them. Files appear only once all of them exist; other files in the folder
-    stay. Raises RunError on runs that cannot be read or compared, on a target or baseline that
-    cannot be, and where ``out`` cannot be written.
+    ``out`` is a folder, or a name ending in .html for the page alone. ``where`` chooses among the
+    runs, by entries such as ``label!=haflq``. Runs that fall into several blocks have a report
+    each, in a folder below ``out`` or a page beside it, and ``out`` is the table of all with links
+    to them. Files appear only once all of them exist; other files in the folder stay. Raises
+    RunError on runs that cannot be read or compared, on a target or baseline that cannot be, and
+    where ``out`` cannot be written.
     """
     is_page = out.suffix == PAGE
     if not is_page and out.exists() and not out.is_dir():
@@ -174,4 +173,4 @@ def _page_alone(out: Path) -> Iterator[Path]:
 
 
 def _silent(done: int, total: int, what: str) -> None:
-    """Say nothing of the progress."""
+    """Report no progress."""

@@ -1,4 +1,4 @@
-"""The names by which a reader knows the variants: the config's titles, or the strategies' own."""
+"""Names the variants for readers: by the config's titles, or by the strategies' own."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ MAX_CELLS = 10_000_000
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """What was loaded are links, availability and device tables, by their labels.
+    """The loaded files hold links, availability and device tables, by their labels.
 
     The uplink of a link is None if it was not measured.
     """

@@ -55,7 +55,7 @@ class BlockWork(NamedTuple):
 
     @property
     def is_recomputed(self) -> bool:
-        """Whether the block saves its input only and is computed again in the backward pass."""
+        """True if the block saves its input only and is computed again in the backward pass."""
         return self.activation_bits == 0 and self.terms.position != "below"
 
 

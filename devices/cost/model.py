@@ -40,7 +40,7 @@ class StepTime(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one plan costs on one device, without the time of its transfers."""
+    """The cost of one plan on one device, without the time of its transfers."""
 
     download_bytes: int
     upload_bytes: int

@@ -1,9 +1,7 @@
 """Computes costs of blocks without closed forms from the trace of one block.
 
-``devices/tracing/block_tracer.py`` runs one block on fake tensors. It records which tensors live
-when, and what each operator computes and moves, and separates sizes that grow with the terms held
-in a layer from those that do not. The costs of a plan follow from these records as from closed
-forms, for any ranks and formats.
+The costs of a plan follow from the records of ``devices/cost/block_trace.py`` as from closed forms,
+for any ranks and formats.
 """
 
 from __future__ import annotations
@@ -11,10 +9,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
+from devices.cost.block_trace import (
+    BlockPattern,
+    BlockTrace,
+    FrameTrace,
+    Keeping,
+    LayerState,
+    PassTrace,
+    TracedTensor,
+    Tracer,
+)
 from devices.cost.blocks import BatchShape, BlockTerms, block_terms
 from devices.cost.closed_form import Demand
 from devices.cost.memory import (
@@ -31,101 +39,13 @@ from devices.cost.traffic import Traffic, head_traffic, optimizer_bytes
 from devices.cost.working import PACKED_AT_ONCE, PACKING_BYTES, UNPACKING_BYTES, Peaks
 from devices.models.spec import ModelSpec
 from devices.vocabulary.number_formats import SMALLEST_PACKED
-from devices.vocabulary.plan import FactorName, TrainingPlan
+from devices.vocabulary.plan import TrainingPlan
 from devices.wire.wire import download_bytes, upload_bytes
-from traces.arrays import BoolArray, IntArray
-
-Keeping = Literal["kept", "packed", "recomputed"]
-"""How a block keeps the tensors that it saves."""
-TensorKind = Literal[
-    "plain",  # as computed, not saved
-    "planned",  # saved at the bits of the plan
-    "attention",  # saved at the bits of the plan, but at least 8
-    "packing",  # needed while a saved tensor is packed
-    "unpacking",  # needed while one is unpacked
-    "weight",  # a frozen weight converted to the operand width
-    "unpacking weight",  # needed while a frozen weight is unpacked
-]
-
-
-class LayerState(NamedTuple):
-    """The state of one layer's terms that a trace depends on; their number is not part of it."""
-
-    holds: bool
-    trains: bool
-
-
-class BlockPattern(NamedTuple):
-    """A block pattern is a kind of block: blocks of one pattern have the same trace."""
-
-    layers: tuple[LayerState, ...]  # in the order of ModelSpec.linears
-    trained_factors: tuple[FactorName, ...]
-    position: Literal["below", "bottom", "above"]
-    keeping: Keeping
-
-
-class TracedTensor(NamedTuple):
-    """A traced tensor is one storage that lived while the block ran."""
-
-    elements: int  # in total, or for each term of ``layer``
-    bits: int  # of an element as computed
-    layer: int | None  # the layer with whose held terms the size grows; None for a fixed size
-    kind: TensorKind = "plain"
-
-
-@dataclass(frozen=True, eq=False)
-class PassTrace:
-    """The trace of one pass through a block.
-
-    Amounts are (1 + layers,): a fixed amount, and that for each held term of each layer.
-    """
-
-    flops: IntArray
-    moved_bytes: IntArray  # read and written by operators
-    conversions: IntArray  # (layers,): how often each layer's weight is converted
-    live: BoolArray  # (instants, tensors): which tensors live at the instants that may be a peak
-
-
-@dataclass(frozen=True, eq=False)
-class BlockTrace:
-    """The trace of one block of a pattern, run forward and backward."""
-
-    tensors: tuple[TracedTensor, ...]
-    forward: PassTrace
-    backward: PassTrace
-    held: tuple[int, ...]  # the tensors that live between the passes
-    held_arguments: frozenset[int]  # arguments common to all blocks that this block keeps
-
-
-class FrameTrace(NamedTuple):
-    """The trace of a model without its blocks."""
-
-    forward_flops: int
-    backward_flops: int
-    argument_bytes: tuple[int, ...]  # of each argument of a block besides the hidden states
-    first_bytes: int  # what lives while the first block runs, without its input
-    later_bytes: int  # what lives while any other block runs, without its input
-    head_bytes: int  # what lives after the forward pass
-    head_peak_bytes: int  # at the most from the last block's output to the gradient of it
-
-
-class Tracer(Protocol):
-    """A tracer runs a block, and a model without its blocks, on padded batches."""
-
-    def block(self, pattern: BlockPattern, batch: BatchShape) -> BlockTrace:
-        """Return the trace of a block of this pattern."""
-        ...
-
-    def frame(self, batch: BatchShape, *, crosses: bool) -> FrameTrace:
-        """Return the trace of a model without its blocks.
-
-        ``crosses`` says whether a gradient goes into the topmost block.
-        """
-        ...
+from traces.arrays import IntArray
 
 
 class _BlockDemand(NamedTuple):
-    """What one block of a plan asks of any device."""
+    """The demand of one block of a plan on any device."""
 
     forward_flops: int
     backward_flops: int
@@ -182,15 +102,15 @@ class TracedDemand:
     def _block(self, model: ModelSpec, work: BlockWork, batch: BatchShape) -> _BlockDemand:
         known = self._blocks.get((work, batch))
         if known is None:
-            trace = self.tracer.block(pattern_of(work), batch)
-            known = self._blocks[work, batch] = block_demand(model, trace, work, batch)
+            trace = self.tracer.block(_pattern_of(work), batch)
+            known = self._blocks[work, batch] = _block_demand(model, trace, work, batch)
         return known
 
     def _beside(
         self, frame: FrameTrace, works: Sequence[BlockWork], batch: BatchShape
     ) -> BesideBlocks:
         kept = frozenset[int]().union(
-            *(self.tracer.block(pattern_of(work), batch).held_arguments for work in set(works))
+            *(self.tracer.block(_pattern_of(work), batch).held_arguments for work in set(works))
         )
         shared = sum(frame.argument_bytes[index] for index in kept)
         return BesideBlocks(
@@ -202,7 +122,7 @@ class TracedDemand:
         )
 
 
-def pattern_of(work: BlockWork) -> BlockPattern:
+def _pattern_of(work: BlockWork) -> BlockPattern:
     """Return the pattern of a block, from whose trace its costs follow."""
     terms = work.terms
     keeping: Mapping[int, Keeping] = {32: "kept", 0: "recomputed"}
@@ -219,7 +139,7 @@ def pattern_of(work: BlockWork) -> BlockPattern:
     )
 
 
-def block_demand(
+def _block_demand(
     model: ModelSpec, trace: BlockTrace, work: BlockWork, batch: BatchShape
 ) -> _BlockDemand:
     """Return the demand of one block, at its ranks and formats, from its pattern's trace."""

@@ -1,4 +1,4 @@
-"""Data sets that lie in packages, made once into a directory of examples that tasks read.
+"""Makes data sets that lie in packages into directories of examples that tasks read.
 
 Each is downloaded by name and version, checked, and written as ``train.jsonl`` and ``test.jsonl``
 in the user's own cache folder.

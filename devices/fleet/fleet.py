@@ -127,11 +127,12 @@ class Fleet(Sequence[Device]):
     def __getitem__(self, device_id: int | slice) -> Device | list[Device]:
         if isinstance(device_id, slice):
             return [self[k] for k in range(*device_id.indices(len(self)))]
-        if not 0 <= device_id < len(self):
-            raise IndexError(f"a device id must be in [0, {len(self)}), got {device_id}")
-        if device_id not in self._made:
-            self._made[device_id] = self._make(device_id)
-        return self._made[device_id]
+        made = self._made.get(device_id)
+        if made is None:
+            if not 0 <= device_id < len(self):
+                raise IndexError(f"a device id must be in [0, {len(self)}), got {device_id}")
+            made = self._made[device_id] = self._make(device_id)
+        return made
 
     def __iter__(self) -> Iterator[Device]:
         return (self[device_id] for device_id in range(len(self)))

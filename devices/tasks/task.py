@@ -89,7 +89,7 @@ class Batch(NamedTuple):
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What a model of transformers is called with, by its own names."""
+        """The arguments that a model of transformers is called with, by its own names."""
         given = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return given if self.token_types is None else given | {"token_type_ids": self.token_types}
 

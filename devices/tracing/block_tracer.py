@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._pytree import tree_unflatten
 
+from devices.cost.block_trace import BlockPattern, BlockTrace, FrameTrace, Keeping
 from devices.cost.blocks import BatchShape
-from devices.cost.traced import BlockPattern, BlockTrace, FrameTrace, Keeping
 from devices.models.spec import ModelSpec
 from devices.tasks.regression import squared_errors
 from devices.tasks.token_losses import token_losses

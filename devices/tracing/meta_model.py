@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_flatten
 
+from devices.cost.block_trace import LayerState
 from devices.cost.blocks import BatchShape
-from devices.cost.traced import LayerState
 from devices.models.spec import ModelSpec
 from devices.tracing.operator_trace import OperatorTrace
 from devices.tracing.outline import built

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from devices.cost.traced import PassTrace, TensorKind, TracedTensor
+from devices.cost.block_trace import PassTrace, TensorKind, TracedTensor
 from traces.arrays import BoolArray, IntArray
 
 _ATEN = torch.ops.aten

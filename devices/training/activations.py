@@ -17,8 +17,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from torch.utils.hooks import RemovableHandle
 
+from devices.training.attention_scores import ScoreWatch
 from devices.training.codes import SMALLEST_STEP, UNIFORM_4, decode, join_nibbles, slices
-from devices.training.scores import ScoreWatch
 from devices.training.weights import QuantizedLinear
 from devices.vocabulary.number_formats import GROUP, SMALLEST_PACKED
 

@@ -28,7 +28,7 @@ BlockDigests = tuple[str, ...]
 
 
 class _Kept(NamedTuple):
-    """What enters a block for one chunk of examples, and of what blocks below it that holds."""
+    """The input of a block for one chunk of examples, and the blocks below for which it holds."""
 
     hidden: Tensor  # (B, T, h)
     below: BlockDigests

@@ -157,13 +157,20 @@ class TermGrid:
 
     @property
     def sends_head(self) -> bool:
-        """Whether the head is downloaded and uploaded; else it stays on the device."""
+        """True if the head is downloaded and uploaded; else it stays on the device."""
         return self.use not in ("own_b", "local")
 
     @property
     def crosses_wire(self) -> bool:
         """Whether there are messages at all."""
         return self.use != "local"
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nobody can write to the arrays, as to those of ``top_blocks``."""
+        return not any(
+            values.flags.writeable for values in (self.held, self.trained, self.upload_bits)
+        )
 
     @property
     def has_controls(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a config may say of what goes wrong, and when."""
+"""Defines what a config may say of what goes wrong, and when."""
 
 from __future__ import annotations
 

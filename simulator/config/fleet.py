@@ -1,4 +1,4 @@
-"""What a config may say of the devices: who they are and what they meet."""
+"""Defines what a config may say of the devices: who they are and what they meet."""
 
 from __future__ import annotations
 

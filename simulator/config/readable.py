@@ -28,7 +28,7 @@ STAND_INS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Readable:
-    """What can be read of a wrong config: the rest of it, with stand-ins where keys are wrong."""
+    """The readable part of a wrong config: the rest of it, with stand-ins where keys are wrong."""
 
     config: RunConfig
     wrong: tuple[str, ...] = ()

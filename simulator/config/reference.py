@@ -77,7 +77,7 @@ def reference() -> list[Part]:
     """Return every section that a config may have, each once, in the order of the config."""
     places: dict[type, list[str]] = {RunConfig: [""]}
     waiting: list[type] = [RunConfig]
-    parts = []
+    sections = []
     while waiting:
         section = waiting.pop(0)
         inner: list[type] = []
@@ -90,10 +90,10 @@ def reference() -> list[Part]:
                 place = f"{key}{many}" + (f" ({kind})" if kind else "")
                 places.setdefault(below, []).append(place)
         waiting = inner + waiting
-        parts.append(section)
+        sections.append(section)
     return [
         Part(tuple(dict.fromkeys(places[section])), _first_line(section), tuple(_entries(section)))
-        for section in parts
+        for section in sections
     ]
 
 

@@ -1,4 +1,4 @@
-"""What may stand in an experiment's config: keys, types, ranges and defaults."""
+"""Defines what may stand in an experiment's config: keys, types, ranges and defaults."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ class RunConfig(Section):
 
     @property
     def folder(self) -> Path:
-        """Where the run stands below the output folder."""
+        """The folder of the run, below the output folder."""
         return Path(self.name) / f"{self.label}-{self.hash}-s{self.seed}"
 
 

@@ -1,4 +1,4 @@
-"""What the parts of a config are made of."""
+"""Defines the types that the sections of a config share."""
 
 from __future__ import annotations
 

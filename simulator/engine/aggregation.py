@@ -35,7 +35,7 @@ def collect(
     rules say that this ends the run.
     """
     arrived = sorted(arrived, key=lambda work: (work.plan.device_id, work.broadcast.version))
-    found = Collected([], [])
+    found, current = Collected([], []), Broadcast(state.version, state.adapter)
     for work, result in zip(arrived, _trained(federation, arrived), strict=True):
         work.record.train_loss = result.train_loss
         try:
@@ -45,7 +45,6 @@ def collect(
             found.refused.append((work.plan.device_id, str(refusal)))
         else:
             work.record.staleness = state.version - update.broadcast.version
-            current = Broadcast(state.version, state.adapter)
             found.updates.append(up_to_date(update, current, federation.pacing))
     return found._replace(updates=federation.rules.robustness.tame(found.updates))
 

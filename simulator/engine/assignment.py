@@ -1,4 +1,4 @@
-"""An assignment: a plan that was dispatched, and what the server needs to use its result."""
+"""Defines an assignment: a dispatched plan with what the server needs to use its result."""
 
 from __future__ import annotations
 

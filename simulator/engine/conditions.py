@@ -1,4 +1,4 @@
-"""The conditions of a run: all that the engine asks about the world that devices live in."""
+"""Defines the conditions of a run: all that the engine asks about the world of the devices."""
 
 from __future__ import annotations
 

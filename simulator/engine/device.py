@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import simpy
@@ -20,6 +20,7 @@ from simulator.engine.presence import Condition, Presence
 from simulator.engine.rules import Rules, WhenOffline
 from simulator.log.protocol import RunLog
 from simulator.log.records import NO_DETAILS, Event, Outcome
+from traces.arrays import BoolArray
 from traces.bandwidth import BandwidthTrace
 from traces.steps import StepTrace
 
@@ -41,6 +42,16 @@ class DeviceContext:
     rules: Rules
     network: Network
     smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
+
+    @cached_property
+    def may_be_cut(self) -> BoolArray:
+        """(n,): whose plans depend on more than calendars, memory and crashes.
+
+        These devices have a battery, may lose their link, or share it.
+        """
+        world = self.world
+        found: BoolArray = world.faults.may_lose_links | ~world.fleet.on_mains
+        return found | world.shared_links.are_shared_by(len(found))
 
 
 class _WorkLostError(Exception):

@@ -142,7 +142,7 @@ def _checked_cohort(
     """Return the picks in rising order. Raises InvariantError where they are no cohort."""
     cohort = tuple(sorted(map(int, picked)))
     asked = np.array(cohort, dtype=np.int64)
-    is_idle = bool((idle[np.minimum(idle.searchsorted(asked), len(idle) - 1)] == asked).all())
+    is_idle = (idle.take(idle.searchsorted(asked), mode="clip") == asked).all()
     if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle:
         raise InvariantError(
             f"a selection must pick at most {slots} of the {len(idle)} idle devices, each once, "

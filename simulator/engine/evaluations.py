@@ -23,6 +23,7 @@ class Evaluations:
         self._fed, self._log = federation, log
         self._under_way: Future[Evaluation] | None = None  # of the round that has not closed
         self.last = NOT_EVALUATED  # that is known
+        self.unknown = self.metrics_of(NOT_EVALUATED)
 
     def begin(self, adapter: Adapter, at_s: float, round_number: int) -> None:
         """Begin to evaluate the model that a round ends with."""

@@ -116,7 +116,7 @@ class Faults:
 
     @property
     def cut_transfers(self) -> Cut:
-        """What a transfer does whose link is lost: go on later, begin again, or give up."""
+        """The policy for a transfer whose link is lost: to go on later, begin again, or give up."""
         return self.config.cut_transfers
 
     @property

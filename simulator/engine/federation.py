@@ -1,4 +1,4 @@
-"""A federation: everything that one simulation is made of."""
+"""Defines a federation: everything that one simulation is made of."""
 
 from __future__ import annotations
 

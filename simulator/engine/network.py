@@ -42,6 +42,13 @@ class SharedLinks:
         """Return True where no transfer shares a link."""
         return self.server is None and not self.cells
 
+    def are_shared_by(self, num_devices: int) -> BoolArray:
+        """Return (n,): whose transfers share a link with others."""
+        if self.server is None and self.cells:
+            found: BoolArray = self.cell_index >= 0
+            return found
+        return np.full(num_devices, self.server is not None)
+
     def of(self, device_id: DeviceId) -> tuple[Link, ...]:
         """Return the links that the transfers of a device share with others."""
         cell = int(self.cell_index[device_id]) if self.cells else -1

@@ -1,7 +1,7 @@
-"""The timeline of one plan, worked out as it is dispatched where nothing can cut it on its way.
+"""Works out the timeline of one plan as it is dispatched, where nothing can cut it on its way.
 
-It is the twin of the process in ``simulator/engine/device.py``: the same instants, events and
-record, with one timeout for each phase and no process.
+The timeline is the twin of the process in ``simulator/engine/device.py``: the same instants, events
+and record, with one timeout for each phase and no process.
 """
 
 from __future__ import annotations
@@ -31,19 +31,16 @@ def stages_of(context: DeviceContext, work: Assignment) -> list[_Stage] | None:
 
     A plan that the server may stop waiting for has stages all the same.
     """
-    device, cost, world = work.device, work.cost, context.world
+    device, cost, presence = work.device, work.cost, context.presence
     now_s, device_id = float(context.env.now), device.device_id
-    share = cost.memory.total / device.memory_budget_bytes
     if (
-        world.shared_links.of(device_id)
-        or not world.faults.link_losses(device_id).is_none
-        or not context.presence.is_on_mains(device_id)
-        or not context.presence.is_there(device_id, now_s)
-        or device.free_memory.lowest < share
+        context.may_be_cut[device_id]
+        or device.free_memory.lowest < cost.memory.total / device.memory_budget_bytes
+        or not presence.is_there(device_id, now_s)
     ):
         return None
-    is_up, until_s = world.faults.server.span(now_s)
-    until_s = min(until_s, context.presence.until_s(device_id, now_s)) if is_up else now_s
+    is_up, until_s = context.world.faults.server.span(now_s)
+    until_s = min(until_s, presence.until_s(device_id, now_s)) if is_up else now_s
     made: list[_Stage] = []
     for phase, trace, amount in (
         ("download", device.link.downlink.steps, cost.download_bytes),

@@ -143,7 +143,7 @@ class Presence:
             self._update(device_id, at_s)
 
     def is_on_mains(self, device_id: DeviceId) -> bool:
-        """Whether the device has no battery."""
+        """True if the device has no battery."""
         return self._supply(device_id) is None
 
     def battery_share(self, device_id: DeviceId, at_s: float) -> float:

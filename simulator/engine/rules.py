@@ -1,4 +1,4 @@
-"""The rules of a run: what it asks of everybody, beside the algorithm under test."""
+"""Defines the rules of a run: what it asks of everybody, beside the algorithm under test."""
 
 from __future__ import annotations
 

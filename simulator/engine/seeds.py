@@ -1,4 +1,4 @@
-"""Named random streams: a draw in one never moves a draw in another."""
+"""Makes random streams by name, so that a draw in one never moves a draw in another."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.random.bit_generator import ISeedSequence
 
 from traces.canonical import canonical
 
-NUM_AHEAD = 64
-"""The streams of one name whose states are worked out together."""
+NUM_AHEAD, MOST_AHEAD = 64, 1024
+"""The least and the most streams of one name whose states are worked out together."""
 
 
 def stream_seed(seed: int, *names: str | int) -> int:
@@ -44,7 +44,8 @@ class NumberedStreams:
     def __getitem__(self, number: int) -> np.random.Generator:
         row = number - self._first
         if not 0 <= row < len(self._states):
-            numbers = range(number, number + NUM_AHEAD)
+            ahead = min(max(NUM_AHEAD, number // 4), MOST_AHEAD)  # few of them in vain
+            numbers = range(number, number + ahead)
             seeds = [_hashed(f"{self._start}, {k}]") for k in numbers]
             self._first, self._states, row = number, seeded_states(seeds), 0
         return np.random.Generator(np.random.PCG64(cast(Any, _Words(self._states[row]))))

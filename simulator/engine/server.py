@@ -1,4 +1,4 @@
-"""The server, as a SimPy process: dispatch plans, wait for updates or the deadline, aggregate."""
+"""Runs the server as a SimPy process: it dispatches plans, waits for updates, and aggregates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from simulator.engine.clock import (
 )
 from simulator.engine.device import DeviceContext, run_client
 from simulator.engine.dispatch import Dispatcher
-from simulator.engine.evaluations import NOT_EVALUATED, Evaluations
+from simulator.engine.evaluations import Evaluations
 from simulator.engine.federation import Federation
 from simulator.engine.network import Network
 from simulator.engine.participation import Participation
@@ -342,9 +342,7 @@ class Server:
         ended = log_ended(self._log, self._ended, self._timeline, now_s=self._env.now)
         counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
         progress = RoundProgress(self._round, self.state.version, *counted)
-        return RoundRecord.of(
-            ended, metrics=self.evaluations.metrics_of(NOT_EVALUATED), progress=progress
-        )
+        return RoundRecord.of(ended, metrics=self.evaluations.unknown, progress=progress)
 
 
 def simulate(federation: Federation, *logs: RunLog) -> Server:

@@ -1,4 +1,4 @@
-"""The records of a round, those of a cohort's timeline column by column."""
+"""Makes the records of a round, those of a cohort's timeline column by column."""
 
 from __future__ import annotations
 

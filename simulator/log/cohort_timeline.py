@@ -1,4 +1,4 @@
-"""The lives of plans that were dispatched at one instant, worked out ahead and held in arrays.
+"""Holds in arrays the lives of plans that were dispatched at one instant, worked out ahead.
 
 They stand for the processes of ``simulator/engine/device.py`` where nothing interrupts a plan
 before it ends or the server stops waiting for it, and leave the same events in the same order and

@@ -82,6 +82,9 @@ class DeferredLog:
         self._write(lambda pending: True)
 
     def _then(self, write: Callable[[], None]) -> None:
+        if not self._waiting:
+            write()
+            return
         self._waiting.append((None, write))
         self._write(lambda pending: pending.done())
 

@@ -36,24 +36,29 @@ class Reporter(RunLog, Protocol):
 
 
 class _Following:
-    """Reporters follow the run in a progress state, and print lines on a console."""
+    """Reporters follow the run in a progress state, and print lines on a console.
+
+    A line tells of a round. Only the live view tells of what devices do within one.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._state = ProgressState()
+        self._label, self._rounds = "", 0
+
+    def start(self, label: str, rounds: int) -> None:
+        self._label, self._rounds, self._state = label, rounds, ProgressState()
 
     def step(self, message: str) -> None:
         if not self._console.quiet:  # which would make up the line all the same
             self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
-    def event(self, event: Event) -> None:
-        self._state.event(event)
+    def event(self, event: Event) -> None: ...
 
     def client(self, record: ClientRecord) -> None:
         self._state.client(record)
 
-    def cohort(self, events: CohortEvents) -> None:
-        self._state.cohort(events)
+    def cohort(self, events: CohortEvents) -> None: ...
 
     def client_table(self, table: ClientTable) -> None:
         self._state.client_table(table)
@@ -61,13 +66,6 @@ class _Following:
 
 class PlainReporter(_Following):
     """The plain reporter prints one line a round, for log files and pipes."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self._label, self._rounds = "", 0
-
-    def start(self, label: str, rounds: int) -> None:
-        self._label, self._rounds, self._state = label, rounds, ProgressState()
 
     def finish(self, message: str) -> None:
         self.step(message)
@@ -93,10 +91,7 @@ class LineReporter(_Following):
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(Console(quiet=True))
         self._stream = stream or sys.stdout
-        self._label, self._rounds, self._width = "", 0, 0
-
-    def start(self, label: str, rounds: int) -> None:
-        self._label, self._rounds, self._state = label, rounds, ProgressState()
+        self._width = 0
 
     def step(self, message: str) -> None:
         self._show(message)
@@ -137,10 +132,17 @@ class BarReporter(_Following):
         self._task = TaskID(0)
 
     def start(self, label: str, rounds: int) -> None:
-        self._state, self._bar = ProgressState(), _bar(self._console)
+        super().start(label, rounds)
+        self._bar = _bar(self._console)
         self._task = self._bar.add_task(label, total=rounds)
         self._live = Live(get_renderable=self._view, console=self._console, transient=True)
         self._live.start()
+
+    def event(self, event: Event) -> None:
+        self._state.event(event)
+
+    def cohort(self, events: CohortEvents) -> None:
+        self._state.cohort(events)
 
     def finish(self, message: str) -> None:
         self._live.stop()

@@ -61,7 +61,7 @@ class ProgressState:
         self._away: set[int] = set()
         self._num_arrived = 0  # updates that no aggregation has merged yet
         self._round: list[ClientRecord] = []
-        self._last = ""
+        self.straggler = ""  # of the last round, as in "device 8 (phone), mostly uploading"
 
     def event(self, event: Event) -> None:
         """Follow what each device does."""
@@ -121,7 +121,7 @@ class ProgressState:
             self._score = metric, record.score
             self._best = metric.best([record.score, self._best])
         self.losses.update({words: getattr(record, name) for name, words in LOSSES.items()})
-        self._last = _straggler(self._round)
+        self.straggler = _straggler(self._round)
         self._round = []
 
     @property
@@ -142,11 +142,6 @@ class ProgressState:
         doing["arrived"] = self._num_arrived
         names = [*PHASES.values(), "offline", "arrived"]
         return ", ".join(f"{doing[name]} {name}" for name in names if doing[name])
-
-    @property
-    def straggler(self) -> str:
-        """Return whom the last round waited for, as in ``device 8 (phone), mostly uploading``."""
-        return self._last
 
     @property
     def lost(self) -> str:

@@ -1,4 +1,4 @@
-"""The provenance of a run, which its manifest keeps: code, libraries, host and command."""
+"""Collects the provenance of a run for its manifest: code, libraries, host and command."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -217,7 +216,7 @@ class _ColumnsOf(Mapping[str, npt.NDArray[Any]]):
 
     def values_of(self, name: str) -> list[Any]:
         """Return a column as a list of Python's own values."""
-        return [getattr(record, name) for record in self._records]
+        return list(map(attrgetter(name), self._records))
 
     def __iter__(self) -> Iterator[str]:
         return iter(_CLIENT_TYPES)
@@ -296,7 +295,6 @@ class RoundRecord:
     ) -> RoundRecord:
         """Return the record of a round from the sums and means over the plans that ended in it."""
         outcomes = ended.values("outcome")
-        counts = Counter(outcomes)
         merged = [row for row, outcome in enumerate(outcomes) if outcome == "aggregated"]
 
         def of_merged(name: str) -> FloatArray:
@@ -316,7 +314,7 @@ class RoundRecord:
             train_loss=float(losses @ examples / examples.sum()) if merged else math.nan,
             num_sat_out=progress.num_cohort - progress.num_planned,
             num_aggregated=len(merged),
-            **{name: counts[outcome] for name, outcome in NUM_UNMERGED.items()},
+            **{name: outcomes.count(outcome) for name, outcome in NUM_UNMERGED.items()},
             num_shrunk=sum(shrinks > 0 for shrinks in ended.values("num_shrinks")),
             waiting_s=float(of_merged("waiting_s").sum() / len(merged)) if merged else 0.0,
             download_bytes=total("download_bytes"),

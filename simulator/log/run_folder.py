@@ -241,7 +241,7 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _clean_up(path: Path) -> None:
-    """Of what was cut off, by a full disk or a kill, keep whole lines and whole files."""
+    """Keep only whole lines and whole files of what a full disk or a kill has cut off."""
     for partial in path.glob("*.partial"):
         partial.unlink(missing_ok=True)
     events = path / "events.jsonl"

@@ -1,4 +1,4 @@
-"""The tables of ``fedclock list``: everything that a config may name."""
+"""Makes the tables of ``fedclock list``: everything that a config may name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run is carried out here, from its config to its folder: this module knows all classes."""
+"""Carries out one run, from its config to its folder: this module knows all classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training results kept on disk, so that nothing is trained twice.
+"""Keeps training results on disk, so that nothing is trained twice.
 
 A simulation is a function of its config, and what takes time in it is training. So an unbroken run
 and a resumed one are the same thing: the resumed one replays from instant 0, and finds here what

@@ -1,4 +1,4 @@
-"""One pool of workers, which does trainings as well as whole runs.
+"""Defines the pool of workers, which does trainings as well as whole runs.
 
 A worker is a process with a state of its own (a trainer, say), on this machine or another. What a
 task returns depends on the task and that state alone, so neither the number of workers, nor who

@@ -1,4 +1,4 @@
-"""Training results kept on disk from one run to the next, so that nothing is trained twice.
+"""Keeps training results on disk from one run to the next, so that nothing is trained twice.
 
 A result is a function of weights, data, plan, broadcast, seed, dtype and code, and its key says
 them all. So a comparison on other links, where cohorts and plans are the same, trains nothing.

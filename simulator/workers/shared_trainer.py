@@ -1,4 +1,4 @@
-"""A trainer whose jobs and evaluations the workers of a pool share."""
+"""Shares the jobs and evaluations of a trainer among the workers of a pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that workers are copies of imports here what they need."""
+"""Prepares the template, the process that workers are copies of, by importing what they need."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def preparing() -> Iterator[None]:
-    """Import in this block what every worker needs; the process ends where its parent does.
+    """Import in this block what every worker needs, and end this process if its parent ends.
 
-    Once it listens to its parent a template ends with it, but that is seconds from now.
+    A template that is ready listens to its parent and ends with it; until then this block watches.
     """
     is_ready = threading.Event()
     watch = threading.Thread(target=_end_with_parent, args=(os.getppid(), is_ready))
     watch.start()
     gc.disable()  # a sixth of the time, and what is imported stays
     yield
-    gc.freeze()  # to look at an object in vain is to write to memory that workers share
+    gc.freeze()  # the collector writes to each object it visits, and workers share these
     gc.enable()
     is_ready.set()
     watch.join()  # a process with one thread can be copied safely

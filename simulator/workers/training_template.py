@@ -1,4 +1,4 @@
-"""Imports what every worker that trains needs."""
+"""Prepares the template of workers that train: importing this module imports all they need."""
 
 from simulator.workers.template import preparing
 

@@ -16,7 +16,7 @@ from simulator.engine.presence import are_always_there
 
 
 class Rehearsed(NamedTuple):
-    """What a strategy has planned before the run: its first state, its plans, and for whom none."""
+    """The rehearsal of a strategy: its first state, its plans, and the devices that got none."""
 
     state: ServerState[Any]
     plans: Sequence[TrainingPlan]

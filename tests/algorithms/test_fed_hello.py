@@ -25,6 +25,7 @@ from tests.algorithms.static_fleet import (
     random_adapter,
     trained_update,
 )
+from tests.torture import scaled
 from traces.arrays import FloatArray
 
 NUM_BLOCKS = 12
@@ -97,20 +98,23 @@ def test_the_highest_group_weighs_three_times_the_lowest() -> None:
     np.testing.assert_allclose(draw_weights(np.ones(5)), 0.2)
 
 
+@pytest.mark.torture
 def test_before_the_first_measurement_all_blocks_are_drawn_alike_and_then_by_group() -> None:
+    num_seeds = scaled(100, 500, least=500)
     strategy = FedHeLLo(rank=2, blocks=(1,))
     state = start(strategy)
     measured = replace(state, memory=Allocation(state.adapter))
     for known, expected in ((state, np.full(12, 1 / 12)), (measured, draw_weights(SCORES))):
         counts = Counter(
             block
-            for seed in range(500)
+            for seed in range(num_seeds)
             for plan in plans_of(strategy, known, seed, range(4))
             for block in blocks_of(plan)
         )
-        shares = np.array([counts[block] for block in range(NUM_BLOCKS)]) / 2000
-        # Four standard deviations of a share of 2000 draws.
-        assert (np.abs(shares - expected) < 4 * np.sqrt(expected / 2000)).all()
+        num_draws = 4 * num_seeds
+        shares = np.array([counts[block] for block in range(NUM_BLOCKS)]) / num_draws
+        # Four standard deviations of a share of so many draws.
+        assert (np.abs(shares - expected) < 4 * np.sqrt(expected / num_draws)).all()
 
 
 def test_a_device_keeps_its_blocks_until_the_next_measurement() -> None:

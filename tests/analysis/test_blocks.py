@@ -22,6 +22,7 @@ from analysis.report.table import side_by_side
 from analysis.runs.blocks import ALONE, blocks_of
 from analysis.runs.files import RunError
 from analysis.runs.frames import open_runs
+from tests.torture import long
 
 WriteRun = Callable[..., Path]
 OTHER = {"name": "chitchat", "sha256": "99cc", "num_train": 900, "num_test": 100}
@@ -122,6 +123,7 @@ def test_every_file_of_the_table_tells_the_blocks_apart(root: Path) -> None:
         assert frame.columns[0] == "block"
 
 
+@long
 def test_a_report_has_a_page_and_figures_for_each_block(root: Path, tmp_path: Path) -> None:
     report = write_report([root], tmp_path / "report")
     for name in ("data=chitchat", "data=wordnet-16"):
@@ -134,6 +136,7 @@ def test_a_report_has_a_page_and_figures_for_each_block(root: Path, tmp_path: Pa
     assert all(file.exists() for file in report.files)
 
 
+@long
 def test_a_page_alone_has_the_pages_of_its_blocks_beside_it(root: Path, tmp_path: Path) -> None:
     report = write_report([root], tmp_path / "page.html")
     names = ["page-data=chitchat.html", "page-data=wordnet-16.html", "page.html"]

@@ -57,6 +57,7 @@ def test_a_name_or_value_that_no_run_has_is_refused_with_those_there_are(root: P
         chosen(open_runs([root]), ["lable=fedquad"])
 
 
+@long
 def test_a_table_of_some_runs_never_replaces_that_of_all(root: Path) -> None:
     cwd = root.parent
     assert fedclock("summary", "runs", cwd=cwd).returncode == 0

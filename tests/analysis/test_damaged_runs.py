@@ -136,7 +136,7 @@ def test_a_damaged_run_folder_is_an_error_in_words_or_a_table(runs: Path, tmp_pa
     broke, counts = Broke(tmp_path), Counter[str]()
     copy = tmp_path / "copy"
     sound = sorted(path for path in runs.iterdir() if path.is_dir())
-    for number in range(scaled(40, 20_000)):
+    for number in range(scaled(15, 20_000, least=200)):
         shutil.copytree(sound[number % len(sound)], copy)
         files = sorted(path for path in copy.rglob("*") if path.is_file())
         file = files[rng.integers(len(files))]

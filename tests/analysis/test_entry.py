@@ -16,7 +16,7 @@ from analysis.commands.entry import SAME_INTERRUPT_S
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import REAL, SMALL, fedclock, write
 from tests.simulator.test_sweep import faulty
-from tests.torture import long, scaled
+from tests.torture import long, scaled, some
 
 ROOT = Path(__file__).parents[2]
 TELLS = """
@@ -47,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", some(COMMANDS, 4))
 def test_ctrl_c_in_the_first_seconds_is_one_sentence(
     name: str, tmp_path: Path, finished: Path
 ) -> None:
@@ -142,6 +142,7 @@ def test_an_output_that_is_closed_is_none() -> None:
     assert ended("list", "devices", preexec_fn=lambda: os.close(1)) == (0, "")
 
 
+@long
 def test_what_an_encoding_lacks_is_written_with_backslashes(tmp_path: Path) -> None:
     write(tmp_path, {**SMALL, "strategies": {"größe": {"kind": "fedlora", "rnk": 2}}})
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

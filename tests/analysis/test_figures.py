@@ -107,7 +107,15 @@ def seeds(runs: list[Run]) -> Study:
     return study_of([*runs, *map(second_seed, runs)])
 
 
-@pytest.fixture(scope="module", params=FIGURES, ids=[spec.name for spec in FIGURES])
+IN_SHORT = ("accuracy", "waiting", "gantt", "rates", "choices")
+"""Lines, bars, spans, logarithmic axes and several axes: what ``make test`` draws."""
+EVERY = [
+    pytest.param(spec, id=spec.name, marks=() if spec.name in IN_SHORT else LONG)
+    for spec in FIGURES
+]
+
+
+@pytest.fixture(scope="module", params=EVERY)
 def drawn(request: pytest.FixtureRequest, comparison: Study) -> Drawn:
     frame = request.param.frame(comparison)
     with style.context():
@@ -121,16 +129,7 @@ def picture(spec: FigureSpec, frame: pd.DataFrame) -> bytes:
         return style.render(spec.draw(frame, style.IEEE), "svg")
 
 
-IN_SHORT = ("accuracy", "waiting", "gantt", "rates")  # lines, bars, spans and logarithmic axes
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        pytest.param(spec, id=spec.name, marks=() if spec.name in IN_SHORT else LONG)
-        for spec in FIGURES
-    ],
-)
+@pytest.mark.parametrize("spec", EVERY)
 def test_a_figure_is_written_in_every_format_and_twice_alike(
     spec: FigureSpec, comparison: Study, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ from analysis.report.formats import table_files
 from analysis.report.pages import to_html_page, to_markdown_page
 from analysis.runs.blocks import ALONE
 from analysis.runs.load import Run
-from tests.torture import long
+from tests.torture import long, some
 from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace
 from traces.importers import Recording
@@ -74,7 +74,7 @@ def hostile(runs: list[Run]) -> Study:
     return study_of([renamed(run, label) for run, label in zip(runs, BY_STRATEGY, strict=True)])
 
 
-@pytest.mark.parametrize("spec", FIGURES, ids=[spec.name for spec in FIGURES])
+@pytest.mark.parametrize("spec", some(FIGURES, 4), ids=[spec.name for spec in FIGURES])
 def test_every_figure_shows_the_labels_as_they_stand(hostile: Study, spec: FigureSpec) -> None:
     frame = spec.frame(hostile)
     if frame.empty:

@@ -11,6 +11,7 @@ import pytest
 import fedclock
 from simulator.log.progress import LineReporter, is_notebook
 from tests.simulator.test_experiment import VALID
+from tests.torture import long
 
 
 def test_one_line_is_written_over(tmp_path: Path) -> None:
@@ -29,6 +30,7 @@ def test_one_line_is_written_over(tmp_path: Path) -> None:
     assert not is_notebook()
 
 
+@long
 def test_a_kernel_shows_progress_and_the_table(tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")

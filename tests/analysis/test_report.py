@@ -12,7 +12,7 @@ import pytest
 
 from analysis import escape
 from analysis.figures import FIGURES
-from analysis.metrics.study import study_of
+from analysis.metrics.study import Study, study_of
 from analysis.report.data import ReportData
 from analysis.report.formats import table_files
 from analysis.report.pages import to_markdown_page
@@ -31,6 +31,11 @@ def report(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Rep
     return write_report(folders, tmp_path_factory.mktemp("out") / "report")
 
 
+@pytest.fixture(scope="module")
+def study(folders: list[Path]) -> Study:
+    return read_studies(folders)[ALONE]
+
+
 def content(report: Report) -> dict[str, bytes]:
     return {path.relative_to(report.out).as_posix(): path.read_bytes() for path in report.files}
 
@@ -47,6 +52,7 @@ def test_a_report_is_its_tables_its_page_and_every_figure_in_each_format(report:
     assert len(report.files) == 7 + 4 * len(drawn)
 
 
+@long
 def test_every_link_of_the_page_leads_to_a_file(report: Report) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (report.out / "report.md").read_text())
     assert len(links) == 3 * len(list((report.out / "figures").glob("*.csv")))
@@ -54,30 +60,28 @@ def test_every_link_of_the_page_leads_to_a_file(report: Report) -> None:
 
 
 def test_the_page_says_what_was_run_and_under_which_conditions(
-    report: Report, folders: list[Path]
+    study: Study, folders: list[Path]
 ) -> None:
-    text = (report.out / "report.md").read_text()
+    text = to_markdown_page(ReportData(study, []))
     assert "minilm-l6" in text
     assert "wordnet-16 (12800 training and 1600 test examples, 16 classes" in text
     assert all(str(folder) in text for folder in folders)
     assert "fleet.memory_share: 0.02" in text
     assert "| raspberry-pi-4 | 0, 5 | 93.1 to 99.0 MB | 5g-car, lte-walk |" in text
     assert "strategy.kind" not in text  # differs between the runs: not a shared setting
-    assert (report.out / "table.md").read_text().rstrip() in text
+    assert table_files({ALONE: study})["table.md"].rstrip() in text
 
 
-def test_the_page_keeps_the_authors_claims_apart_from_what_was_measured(
-    report: Report,
-) -> None:
-    text = (report.out / "report.md").read_text()
+def test_the_page_keeps_the_authors_claims_apart_from_what_was_measured(study: Study) -> None:
+    text = to_markdown_page(ReportData(study, []))
     assert "re-implemented from the published abstracts" in text
     assert "our own reconstruction" in text
-    row, base = (report.studies[ALONE].per_run.loc[f"{label} s0"] for label in ("haflq", "fedlora"))
+    row, base = (study.per_run.loc[f"{label} s0"] for label in ("haflq", "fedlora"))
     memory = 100 * (row["planned_memory_bytes"] / base["planned_memory_bytes"] - 1)
     points = 100 * (row["final_accuracy"] - base["final_accuracy"])
     assert f"against FedLoRA: mean memory that a plan needs {memory:+.0f} %" in text
     assert f"({points:+.1f} points)" in text
-    speed_up = report.studies[ALONE].estimates("speed_up")["fedquad"].value
+    speed_up = study.estimates("speed_up")["fedquad"].value
     assert f"Measured here, FedQuad: {speed_up:.2f} times as fast as FedLoRA." in text
 
 
@@ -160,6 +164,7 @@ def test_no_finished_run_is_an_error_that_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
+@long
 def test_an_error_half_way_leaves_nothing_behind(write_run: WriteRun, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "runs", "fedlora", num_rounds=1)
     (folder / "events.jsonl").write_text("{\n")  # read only when figures are drawn

@@ -21,7 +21,9 @@ from analysis.runs.files import RunError
 from analysis.runs.load import Run, load_run
 from tests.analysis.browser import Page
 from tests.analysis.browser import page as open_page
-from tests.torture import long
+from tests.torture import LONG
+
+pytestmark = list(LONG)
 
 WriteRun = Callable[..., Path]
 EVIL = "an_odd.label-1"
@@ -88,7 +90,6 @@ def test_what_users_write_is_text_and_never_markup(file: Path) -> None:
     assert tags.count("img") == tags.count("figure") > 3
 
 
-@long
 def test_the_same_runs_give_the_same_page(file: Path, tmp_path: Path) -> None:
     write_report([file.parent / "runs"], tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == file.read_bytes()

@@ -11,8 +11,10 @@ from analysis.commands.sweeps import time_left
 from simulator.log.run_folder import lock_folder
 from simulator.runs.sweep import expand
 from tests.simulator.test_experiment import VALID, write
+from tests.torture import long
 
 
+@long
 def test_a_run_at_which_another_process_is_at_work_is_waited_for(tmp_path: Path) -> None:
     file = write(tmp_path, VALID)
     (one,) = expand(file, [], grid=[], seeds="1", output=tmp_path / "runs")

@@ -104,6 +104,7 @@ def test_a_title_of_a_foreign_run_folder_is_held_to_the_rule(folder: Path, wrong
         load_run(folder)
 
 
+@long
 def test_variants_stand_in_config_and_grid_order_and_the_baseline_is_the_configs_own(
     tmp_path: Path,
 ) -> None:

@@ -9,11 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner, Result
 
-from analysis.commands.traces import app
 from analysis.traces.files import IMPORTS, load, read_parquet
-from simulator.config.problems import UserError
+from tests.analysis.trace_commands import refused, traces
 from tests.command_line import fedclock
 from tests.traces.trace_files import FILES, sample, write
 from traces.availability import AvailabilityTrace, availability_text
@@ -30,19 +28,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     return tmp_path
-
-
-def traces(*arguments: str | Path) -> Result:
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exception is None, result.exception
-    return result
-
-
-def refused(*arguments: str | Path) -> str:
-    """The message of a command that refuses."""
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert isinstance(result.exception, UserError), result.output
-    return str(result.exception)
 
 
 @pytest.mark.parametrize(

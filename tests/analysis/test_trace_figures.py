@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner, Result
 
-from analysis.commands.traces import app
 from analysis.figures import availability, device_tables, link_rates, style
 from analysis.figures import traces as trace_figures
 from analysis.traces.files import load
-from simulator.config.problems import UserError
-from tests.torture import long
+from tests.analysis.trace_commands import refused, traces
+from tests.torture import long, some
 from tests.traces.trace_files import write
 from traces.availability import AvailabilityTrace, availability_text
 from traces.importers.result import DeviceTable
@@ -28,19 +26,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of one's own to work in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def traces(*arguments: str | Path) -> Result:
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exception is None, result.exception
-    return result
-
-
-def refused(*arguments: str | Path) -> str:
-    """The message of a command that refuses."""
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert isinstance(result.exception, UserError), result.output
-    return str(result.exception)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -82,7 +67,7 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", some(DRAWN, 4))
 def test_drawing_the_csv_gives_the_figure(phones: Path, name: str) -> None:
     traces("plot", "lte-driving-1", phones)
     # the python engine reads floats exactly
@@ -92,7 +77,7 @@ def test_drawing_the_csv_gives_the_figure(phones: Path, name: str) -> None:
     assert picture == Path(f"trace-figures/{name}.png").read_bytes()
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", some(DRAWN, 4))
 def test_a_figure_fits_its_place_and_its_legend_covers_no_data(phones: Path, name: str) -> None:
     loaded = load(["lte-driving", "wifi", str(phones)])
     frame = {

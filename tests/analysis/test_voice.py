@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from analysis.commands.main import app
 from tests.simulator.test_experiment import VALID, write
+from tests.torture import long
 
 
 def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -30,6 +31,7 @@ def test_every_command_takes_both_options() -> None:
         assert {"-q", "--quiet", "-v", "--verbose"} <= options, name
 
 
+@long
 def test_quiet_prints_results_alone_and_verbose_what_is_read(tmp_path: Path) -> None:
     file = write(tmp_path, {**VALID, "stop": {"rounds": 1}})
     quiet = call("run", file, "-q", cwd=tmp_path)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.devices.loopback_hub import NAME, Hub, serving
+from tests.devices.loopback_hub import NAME, Hub, printed_by, serving
 from tests.devices.test_parquet import packed
 
 needs_library = pytest.mark.skipif(
@@ -68,16 +68,7 @@ def found(
         " except ValueError as error: said = dict(error=str(error))\n"
         " print(json.dumps(said))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HF_HOME": str(home), **environment},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in printed_by(code, home, environment).splitlines()]
 
 
 def online(hub: Hub, home: Path, *editions: Mapping[str, str], **given: Any) -> Any:

@@ -10,11 +10,14 @@ import pytest
 from benchmarks import validate_catalog as held
 from benchmarks.documentation import found_in
 from devices.fleet.catalog import profile
+from tests.torture import long
 
 EVERY = held.measurements()
 BY_NAME = {one.name: one for one in EVERY}
+SHARES = held.shares(EVERY)
 
 
+@long
 def test_the_page_is_what_the_command_writes() -> None:
     assert found_in(held.MARK) == held.written().strip(), "make validate-catalog"
 
@@ -25,10 +28,9 @@ def test_every_measurement_says_why_it_is_not_compared_or_what_it_is_compared_wi
     assert len(BY_NAME) == len(EVERY)
 
 
-@pytest.mark.parametrize("name", held.shares(EVERY))
+@pytest.mark.parametrize("name", SHARES)
 def test_share_of_a_class_is_the_one_that_its_measurements_give(name: str) -> None:
-    found = held.shares(EVERY)[name]
-    assert held.share_of(name) == pytest.approx(found, rel=0.025)  # two digits
+    assert held.share_of(name) == pytest.approx(SHARES[name], rel=0.025)  # two digits
     reason = held.parsed(held.CATALOG)["class"][name]["reason"]
     assert "fitted to" in reason
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.devices.loopback_hub import NAME, Hub, serving
+from tests.devices.loopback_hub import NAME, Hub, printed_by, serving
 from tests.devices.test_model_directory import write_model, write_weights
 from tests.torture import long
 
@@ -36,16 +33,7 @@ def resolved(
         "heavy = [name for name in ('torch', 'transformers') if name in sys.modules]\n"
         "print(json.dumps(dict(said, heavy=','.join(heavy))))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HF_HOME": str(home), **environment},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    facts: dict[str, str] = json.loads(done.stdout)
+    facts: dict[str, str] = json.loads(printed_by(code, home, environment))
     assert facts.pop("heavy") == ""
     return facts
 
@@ -92,6 +80,7 @@ def test_a_pinned_revision_is_the_one_that_is_used(tmp_path: Path) -> None:
         assert resolved(home, OFFLINE, revision=revision)["sha256"] == sha256(files)
 
 
+@long
 def test_what_is_in_the_cache_stays_what_a_run_began_with(tmp_path: Path) -> None:
     hub, home = Hub(), tmp_path / "home"
     old, new = (files_of(tmp_path / f"{value}", value) for value in (0.0, 1.0))
@@ -102,6 +91,7 @@ def test_what_is_in_the_cache_stays_what_a_run_began_with(tmp_path: Path) -> Non
         assert resolved(home, {"HF_ENDPOINT": address}) == before
 
 
+@long
 def test_a_download_that_broke_off_is_completed(tmp_path: Path) -> None:
     hub, home = Hub(), tmp_path / "home"
     files = files_of(tmp_path / "model", 0.0)

@@ -79,7 +79,7 @@ def test_a_broken_scheduler_is_an_error_in_words_or_a_run(tmp_path: Path) -> Non
     file.write_text(yaml.safe_dump({**VALID, "strategy": strategy}), "utf-8")
     code.write_text(HALF, "utf-8")
     assert simulate(file, out)
-    for _ in range(scaled(30, 20_000)):
+    for _ in range(scaled(10, 20_000, least=200)):
         shutil.rmtree(out, ignore_errors=True)
         code.write_text(broken_code(rng, HALF), "utf-8", "surrogateescape")
         with broke.keeping(code), time_limit(20.0):

@@ -199,7 +199,7 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(
     harness: Harness, unbroken: Unbroken, tmp_path: Path
 ) -> None:
     rng, num_killed, num_runs = np.random.default_rng(1), 0, 0
-    while num_killed < scaled(4, 100):
+    while num_killed < scaled(2, 100, least=4):
         output = tmp_path / str(num_runs)
         for _ in range(rng.integers(1, 4)):  # and killed again while it resumes
             status = harness.run(output, die_after(rng.random() * unbroken.seconds))

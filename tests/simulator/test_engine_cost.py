@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.pacing import FedBuff, Synchronous
+from algorithms.pacing import FedAsync, FedBuff, Synchronous
 from algorithms.strategies.fedquad import FedQuad
 from algorithms.strategies.haflq import HAFLQ
 from devices.datasets.partition import DividedShards
@@ -25,9 +25,11 @@ from traces.steps import StepTrace
 AHEAD_CALLS, TIMELINE_CALLS, PROCESS_CALLS = 38, 515, 620
 """Calls for each plan beyond those of a round, worked out ahead for a cohort, for one plan, and by
 a process: a quarter above the 30.5, 410 and 495 that were counted."""
-FEDQUAD_CALLS, HAFLQ_CALLS, ARRIVAL_CALLS, FLOW_CALLS = 106, 340, 770, 665
-"""Likewise for a plan of the device's own by FedQuad and by HAFLQ, for one that FedBuff asks for,
-and for one whose transfers share a link: a quarter above 84.5, 272.5, 616 and 531."""
+FEDQUAD_CALLS, HAFLQ_CALLS, FLOW_CALLS = 106, 340, 665
+"""Likewise for a plan of the device's own by FedQuad and by HAFLQ, and for one whose transfers
+share a link: a quarter above 84.5, 272.5 and 531."""
+FEDBUFF_CALLS, FEDASYNC_CALLS = 690, 1090
+"""Likewise for a plan that FedBuff asks for alone, and for one that FedAsync merges alone."""
 
 
 class Nowhere:
@@ -69,9 +71,9 @@ def fleet_of(count: int, **met: Any) -> Fleet:
 
 
 def num_calls(fleet: Fleet, trainer: Any, **changed: Any) -> int:
-    """Return how many Python and C functions are called to simulate two rounds of a fleet."""
-    changed = {"pacing": Synchronous(len(fleet), deadline_s=1e6), **changed}
-    federation = make_federation(fleet, trainer=trainer, rounds=2, **changed)
+    """Return how many functions are called to simulate two rounds of a fleet, unless changed."""
+    changed = {"pacing": Synchronous(len(fleet), deadline_s=1e6), "rounds": 2, **changed}
+    federation = make_federation(fleet, trainer=trainer, **changed)
     calls = 0
 
     def count_call(frame: Any, event: str, argument: Any) -> None:
@@ -152,7 +154,16 @@ def test_an_arrival_costs_so_many_calls_and_no_more_in_a_larger_fleet() -> None:
         return FedBuff(concurrency=count // 2, size=count)
 
     each = calls_each(NullTrainer(3), met=MET, pacing=pacing)
-    assert each[1] <= ARRIVAL_CALLS
+    assert each[1] <= FEDBUFF_CALLS
+    assert each[1] <= 1.02 * each[0] + 0.5
+
+
+def test_an_update_that_is_merged_alone_costs_so_many_calls_and_no_more_in_a_larger_fleet() -> None:
+    def pacing(count: int) -> FedAsync:
+        return FedAsync(concurrency=count // 2)
+
+    each = calls_each(NullTrainer(3), met=MET, pacing=pacing, rounds=lambda count: 2 * count)
+    assert each[1] <= FEDASYNC_CALLS
     assert each[1] <= 1.02 * each[0] + 0.5
 
 

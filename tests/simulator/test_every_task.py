@@ -96,7 +96,7 @@ def experiment(home: Path, kind: str, **changed: Any) -> Path:
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=() if k in ("classification", "causal-lm") else LONG) for k in TASKS],
+    [pytest.param(k, marks=() if k == "classification" else LONG) for k in TASKS],
 )
 def test_every_strategy_trains_the_task(home: Path, tmp_path: Path, kind: str) -> None:
     folders = run_all(experiment(home, kind), tmp_path)

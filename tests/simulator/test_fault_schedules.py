@@ -162,7 +162,7 @@ def run(fleet: list[Device], given: dict[str, Any]) -> tuple[Memory, str]:
 
 @pytest.mark.torture
 @settings(
-    max_examples=scaled(30, 1000, least=60),
+    max_examples=scaled(10, 1000, least=60),
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

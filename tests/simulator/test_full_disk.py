@@ -21,7 +21,7 @@ from simulator.log.run_folder import RunFolder
 from simulator.runs.run import prepare, run
 from simulator.workers.trainers import Trainers
 from tests.simulator.test_command import SMALL, fedclock, write
-from tests.torture import some
+from tests.torture import long, some
 
 ONE = {k: v for k, v in SMALL.items() if k != "strategies"} | {
     "strategy": {"kind": "fedlora", "rank": 2}
@@ -168,6 +168,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_kept(tmp_path: Path) -
     assert any("was finished by another process, kept" in line for line in said)
 
 
+@long
 def test_two_processes_at_once_make_one_run(tmp_path: Path) -> None:
     """One does the work; the other is told of it, or finds it done. Neither spoils the folder."""
     file = write(tmp_path, ONE)

@@ -20,6 +20,7 @@ from simulator.workers.kept_tokens import SUFFIX, KeptTokens
 from simulator.workers.result_cache import ResultCache
 from tests.simulator.own_data import write_data
 from tests.simulator.test_result_cache import CONFIG, hashes
+from tests.torture import long
 from traces.arrays import IntArray
 
 TEXTS = [[1, 7, 2], [1, 2], [1, 9, 9, 2]]
@@ -177,6 +178,7 @@ def test_a_cache_counts_tokens_and_lets_go_of_them(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+@long
 def test_runs_that_share_tokens_come_to_the_same_model(tmp_path: Path) -> None:
     data = str(write_data(tmp_path / "data"))
 

@@ -136,6 +136,7 @@ def test_a_perplexity_beyond_all_bounds_is_a_number_that_tables_can_hold(
     assert [cell.text for cell in row.cells] == ["1.00e+100"] * 2
 
 
+@long
 def test_tables_judge_language_models_by_perplexity(home: Path, tmp_path: Path) -> None:
     folders = run_all(experiment(home, "table", evaluation={"every": 1, "examples": 60}), tmp_path)
     runs = [load_run(folder) for folder in folders]

@@ -96,6 +96,7 @@ def finish(folder: Path, trainer: StackedDrift, stack: int = 2) -> tuple[Server,
     return simulate(replace(plain, trainer=kept), log), log
 
 
+@long
 @settings(max_examples=20)
 @given(lost=st.sets(st.integers(0, 14), min_size=1))
 def test_whatever_results_are_lost_the_rest_of_their_stacks_makes_them_again(

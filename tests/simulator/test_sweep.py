@@ -137,6 +137,7 @@ def test_runs_of_a_sweep_are_logged_beside_each_other(tmp_path: Path, writer: st
         assert {run.data.tags["seed"] for run in runs} == {"0", "1", "2"}
 
 
+@long
 def test_the_experiment_of_a_paper_is_as_the_page_says(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     page = (root / "docs" / "sweeps.md").read_text("utf-8")

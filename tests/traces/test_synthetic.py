@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import exp1
 
+from tests.torture import some
 from traces.arrays import FloatArray
 from traces.bandwidth import BandwidthTrace
 from traces.catalog import DATA
@@ -16,7 +17,7 @@ from traces.generators.technologies import TECHNOLOGIES
 
 PROJECT = Path(__file__).parents[2]
 NUM_LINKS = 200
-technologies = pytest.mark.parametrize("technology", TECHNOLOGIES)
+technologies = pytest.mark.parametrize("technology", some(TECHNOLOGIES, 3))
 with_outages = pytest.mark.parametrize(
     "technology", [name for name, model in TECHNOLOGIES.items() if model.outage_share]
 )

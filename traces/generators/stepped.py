@@ -1,4 +1,4 @@
-"""Traces of equally long steps, as the generators of links draw them."""
+"""Makes traces of equally long steps, as the generators of links draw them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of an import, each the content of one CSV file in a format of this project."""
+"""Defines the results of an import, each the content of a CSV file in a format of ours."""
 
 from __future__ import annotations
 

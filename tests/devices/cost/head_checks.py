@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from devices.cost.blocks import BatchShape, block_terms
@@ -11,6 +12,7 @@ from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import TermGrid, TrainingPlan
 from tests.devices.cost.specs import make_plan
 from tests.devices.cost.torch_measures import RANK, Measured, Shape, saved_bytes, step_flops
+from tests.devices.cost.training_measures import measure_step
 
 SHAPE = Shape(num_blocks=2, hidden=48, num_heads=4, num_kv_heads=2, ffn=96)
 DTYPES: dict[int, torch.dtype] = {32: torch.float32, 16: torch.bfloat16}
@@ -34,3 +36,14 @@ def check_saved_and_counted(measured: Measured, depth: int, batch: BatchShape) -
     assert sum(found.values()) - found["after"] == of_blocks
     demand = closed_form_demand(spec, plan_of(spec, depth, 32, batch), batch)
     assert step_flops(measured, batch) == (demand.forward_flops, demand.backward_flops)
+
+
+def check_held_and_peak(measured: Measured, depth: int, bits: int, batch: BatchShape) -> None:
+    """The closed forms have the bytes held between the passes, and the peak within 5 percent."""
+    measured.train_top(depth)
+    plan = plan_of(measured.spec, depth, bits, batch)
+    memory = closed_form_demand(measured.spec, plan, batch).memory
+    found = measure_step(measured, plan.activation_bits, batch)
+    assert found.after_forward == memory.activations + memory.head
+    charged = memory.activations + memory.transient + memory.head
+    assert charged == pytest.approx(found.peak, rel=0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,7 +16,13 @@ from devices.fleet.profile import ComputeBits
 from devices.models.spec import Attention, ModelSpec
 from devices.tracing.block_tracer import BlockTracer
 from devices.vocabulary.plan import TrainingPlan
-from tests.devices.cost.head_checks import DTYPES, SHAPE, check_saved_and_counted, plan_of
+from tests.devices.cost.head_checks import (
+    DTYPES,
+    SHAPE,
+    check_held_and_peak,
+    check_saved_and_counted,
+    plan_of,
+)
 from tests.devices.cost.specs import LINEARS, TRACED_LINEARS
 from tests.devices.cost.torch_measures import (
     config_of,
@@ -24,6 +31,7 @@ from tests.devices.cost.torch_measures import (
 )
 from tests.devices.cost.traffic_measures import TrafficCounter
 from tests.devices.cost.training_measures import measure_step
+from tests.torture import some
 
 TIED, UNTIED = ({"vocab_size": 1000, "tie_word_embeddings": tied} for tied in (True, False))
 
@@ -35,9 +43,10 @@ def traced_demand(
     return TracedDemand(BlockTracer(spec, config))(spec, plan, batch)
 
 
-@pytest.mark.parametrize("bits", [32, 16])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    ("family", "attention", "bits"),
+    some(product(("llama", "qwen2", "qwen3"), ("eager", "sdpa"), (32, 16)), 5),
+)
 def test_saved_bytes_and_flops_equal_what_torch_saves_and_counts(
     family: str, attention: Attention, bits: ComputeBits
 ) -> None:
@@ -67,13 +76,7 @@ def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
         measured = load("llama", SHAPE, LINEARS["llama"], attention=attention, language=language)
         batch = BatchShape(4, 40, is_padded=True, bits=32)
         for depth in (1, 2):
-            measured.train_top(depth)
-            plan = plan_of(measured.spec, depth, activation_bits, batch)
-            memory = closed_form_demand(measured.spec, plan, batch).memory
-            found = measure_step(measured, plan.activation_bits, batch)
-            assert found.after_forward == memory.activations + memory.head
-            charged = memory.activations + memory.transient + memory.head
-            assert charged == pytest.approx(found.peak, rel=0.05)
+            check_held_and_peak(measured, depth, activation_bits, batch)
 
 
 def test_the_peak_in_16_bits_is_within_5_percent() -> None:
@@ -81,13 +84,7 @@ def test_the_peak_in_16_bits_is_within_5_percent() -> None:
         "llama", SHAPE, LINEARS["llama"], attention="eager", dtype=torch.bfloat16, language=TIED
     )
     batch = BatchShape(4, 40, is_padded=True, bits=16)
-    measured.train_top(2)
-    plan = plan_of(measured.spec, 2, 32, batch)
-    memory = closed_form_demand(measured.spec, plan, batch).memory
-    found = measure_step(measured, plan.activation_bits, batch)
-    assert found.after_forward == memory.activations + memory.head
-    charged = memory.activations + memory.transient + memory.head
-    assert charged == pytest.approx(found.peak, rel=0.05)
+    check_held_and_peak(measured, 2, 32, batch)
 
 
 def test_weights_count_a_tied_matrix_once() -> None:
@@ -126,7 +123,7 @@ def test_bytes_moved_are_within_2_percent_of_what_operators_read_and_write(
     assert head_traffic(measured.spec, batch, crosses=True) == pytest.approx(found, rel=0.02)
 
 
-@pytest.mark.parametrize("bits", [32, 16])
+@pytest.mark.parametrize("bits", some((32, 16), 2))
 def test_a_trace_costs_what_the_closed_forms_say(bits: ComputeBits) -> None:
     measured = load("llama", SHAPE, LINEARS["llama"], attention="eager", language=TIED)
     batch = BatchShape(3, 24, is_padded=True, bits=bits)
@@ -140,7 +137,7 @@ def test_a_trace_costs_what_the_closed_forms_say(bits: ComputeBits) -> None:
     assert found.memory.total == pytest.approx(form.memory.total, rel=0.05)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "gemma"])
+@pytest.mark.parametrize("family", some(("gpt2", "opt", "gemma"), 3))
 def test_a_family_without_closed_forms_costs_what_torch_holds_and_computes(family: str) -> None:
     names = TRACED_LINEARS[family]
     language = {"vocab_size": 1000}

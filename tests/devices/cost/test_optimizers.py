@@ -20,6 +20,7 @@ from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import TermGrid
 from tests.devices.cost.traffic_measures import TrafficCounter
 from tests.devices.training.tiny_task import make_config, make_dataset, make_job, make_trainer
+from tests.torture import long
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "adamw": {},
@@ -84,6 +85,7 @@ def test_clipping_moves_what_its_operators_read_and_write() -> None:
     assert clip * parameter.nbytes == pytest.approx(counter.total_bytes, rel=0.01)
 
 
+@long
 def test_a_lighter_optimizer_takes_less_memory_and_time_under_traced_costs_too() -> None:
     trainer = make_trainer(make_config(), make_dataset())
     plan = make_job(trainer).plan

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tests.devices.cost.specs import (
     smollm,
 )
 from tests.devices.cost.torch_measures import MINILM, RANK, TINY, Where, load, saved_bytes
+from tests.torture import some
 
 ATTENTIONS: tuple[Attention, ...] = ("eager", "sdpa")
 FAMILIES = ("bert", "llama")
@@ -55,7 +57,7 @@ def target_sets(family: str) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize(
     ("family", "targets"),
-    [(family, targets) for family in FAMILIES for targets in target_sets(family)],
+    some([(family, targets) for family in FAMILIES for targets in target_sets(family)], 2),
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -84,9 +86,10 @@ def test_saved_bytes_equal_what_torch_saves_in_other_families(
             assert saved_bytes(measured, batch) == closed_form(measured.spec, depth, batch), depth
 
 
-@pytest.mark.parametrize("is_padded", [True, False])
-@pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize(
+    ("family", "attention", "is_padded"),
+    some(product(("bert", "roberta", "llama"), ATTENTIONS, (True, False)), 5),
+)
 def test_saved_bytes_equal_what_torch_saves_at_the_size_of_minilm(
     family: str, attention: Attention, is_padded: bool
 ) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 
 from devices.cost.blocks import BatchShape
-from devices.cost.closed_form import closed_form_demand
 from devices.cost.traced import TracedDemand
 from devices.fleet.profile import ComputeBits
 from devices.models.heads import score_head
 from devices.models.spec import Attention
 from devices.tracing.block_tracer import BlockTracer
-from tests.devices.cost.head_checks import DTYPES, SHAPE, check_saved_and_counted, plan_of
+from tests.devices.cost.head_checks import (
+    DTYPES,
+    SHAPE,
+    check_held_and_peak,
+    check_saved_and_counted,
+    plan_of,
+)
 from tests.devices.cost.specs import LINEARS, TRACED_LINEARS, attentions
 from tests.devices.cost.torch_measures import (
     Measured,
@@ -20,6 +25,7 @@ from tests.devices.cost.torch_measures import (
     step_flops,
 )
 from tests.devices.cost.training_measures import measure_step
+from tests.torture import some
 
 CASES = [(family, attention) for family in LINEARS for attention in attentions(family)]
 
@@ -29,8 +35,10 @@ def measured_in(family: str, bits: ComputeBits, attention: Attention = "eager") 
     return load(family, SHAPE, names, attention=attention, dtype=DTYPES[bits], head=score_head())
 
 
-@pytest.mark.parametrize("bits", [32, 16])
-@pytest.mark.parametrize(("family", "attention"), CASES)
+@pytest.mark.parametrize(
+    ("family", "attention", "bits"),
+    some(((*case, bits) for case in CASES for bits in (32, 16)), 3),
+)
 def test_saved_bytes_and_flops_equal_what_torch_saves_and_counts(
     family: str, attention: Attention, bits: ComputeBits
 ) -> None:
@@ -42,7 +50,7 @@ def test_saved_bytes_and_flops_equal_what_torch_saves_and_counts(
 
 
 @pytest.mark.parametrize(
-    ("bits", "activation_bits"), [(32, 32), (32, 4), (16, 32), (32, 0), (16, 4)]
+    ("bits", "activation_bits"), some([(32, 32), (32, 4), (16, 32), (32, 0), (16, 4)], 2)
 )
 @pytest.mark.parametrize(
     ("family", "attention"), [*CASES[:3], ("llama", "eager"), ("llama", "sdpa")]
@@ -53,16 +61,10 @@ def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
     measured = measured_in(family, bits, attention)
     batch = BatchShape(4, 40, is_padded=True, bits=bits)
     for depth in (1, 2):
-        measured.train_top(depth)
-        plan = plan_of(measured.spec, depth, activation_bits, batch)
-        memory = closed_form_demand(measured.spec, plan, batch).memory
-        found = measure_step(measured, plan.activation_bits, batch)
-        assert found.after_forward == memory.activations + memory.head
-        charged = memory.activations + memory.transient + memory.head
-        assert charged == pytest.approx(found.peak, rel=0.05)
+        check_held_and_peak(measured, depth, activation_bits, batch)
 
 
-@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("family", some(("bert", "llama", "gpt2"), 3))
 def test_a_trace_costs_what_torch_holds_and_computes(family: str) -> None:
     measured = measured_in(family, 32)
     batch = BatchShape(4, 40, is_padded=True, bits=32)

@@ -90,9 +90,10 @@ def test_an_activation_takes_the_bytes_that_it_is_packed_in(elements: int, bits:
     assert SavedTensor(elements, 32).held_bytes(bits) == packed.stored_bytes
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("weight_format", ["fp32", "int4"])
-@pytest.mark.parametrize("use", ["both", "b_only", "a_in_turn"])
+@pytest.mark.parametrize(
+    ("use", "weight_format", "attention"),
+    some(product(("both", "b_only", "a_in_turn"), ("fp32", "int4"), ("eager", "sdpa")), 3),
+)
 def test_frozen_and_truncated_terms_and_factors_cost_what_training_saves_and_computes(
     attention: Attention, weight_format: WeightFormat, use: FactorUse
 ) -> None:
@@ -276,8 +277,7 @@ def test_the_peak_follows_what_each_block_saves(bits: tuple[int, ...]) -> None:
     assert 0.95 < peak_ratio(memory, found) < 1.05
 
 
-@pytest.mark.parametrize("bits", [32, 8, 0])
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize(("family", "bits"), some(product(("bert", "llama"), (32, 8, 0)), 4))
 def test_the_tracker_finds_what_the_profiler_of_torch_finds(family: str, bits: int) -> None:
     measured = load(family, SMALL, TARGET_SETS[family][1], attention="sdpa")
     batch = BatchShape(4, 64, is_padded=True, bits=32)
@@ -300,8 +300,9 @@ def resident_bytes(measured: Measured) -> int:
     return sum(p.nbytes for p in trained) + 4 * 2**20
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize(
+    ("family", "attention"), some(product(("bert", "roberta", "llama"), ("eager", "sdpa")), 3)
+)
 def test_computing_blocks_again_costs_their_forward_pass(family: str, attention: Attention) -> None:
     measured = load(family, SMALL, TARGET_SETS[family][0], attention=attention)
     spec, batch = measured.spec, BatchShape(2, 12, is_padded=False, bits=32)

@@ -26,6 +26,7 @@ from tests.devices.training.tiny_task import (
     needs_minilm,
     random_adapter,
 )
+from tests.torture import some
 
 CPU = torch.device("cpu")
 LINEARS = (
@@ -135,8 +136,9 @@ def full_batch(trainer: TorchTrainer, size: int, length: int) -> Batch:
     return Batch(ids, torch.ones_like(ids), torch.tensor(rng.integers(4, size=size)))
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("attention", "bits"), some([("eager", 8), ("sdpa", 8), ("eager", 4), ("sdpa", 4)], 3)
+)
 def test_held_bytes_are_those_of_the_closed_form(
     dataset: Classification, bits: int, attention: str
 ) -> None:
@@ -174,7 +176,7 @@ def test_unplanned_blocks_save_as_computed(tiny: TorchTrainer) -> None:
 
 
 @needs_minilm
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", some(("eager", "sdpa"), 2))
 def test_gradients_of_a_padded_batch_keep_their_direction(attention: str) -> None:
     data = Classification.of(load_dataset("wordnet-16"))
     config = make_config("minilm-l6", attention=attention, max_length=64)

@@ -13,7 +13,8 @@ from devices.training.model import ADAPTER, layer_path
 from devices.training.trainer import CALIBRATION_EXAMPLES, SUBSET_SEED, TorchTrainer
 from devices.vocabulary.plan import Factors, TermGrid
 from devices.vocabulary.trainer import SalienceMetric
-from tests.devices.training.tiny_task import make_config, make_job, make_trainer
+from tests.devices.training.tiny_task import TARGETS, make_config, make_job, make_trainer
+from tests.torture import some
 
 METRICS = get_args(SalienceMetric)
 
@@ -69,6 +70,7 @@ def test_taylor_is_the_gradient_that_torch_gives(family_trainer: TorchTrainer) -
     assert trainer.block_salience("taylor") == pytest.approx(np.array(expected), rel=1e-3)
 
 
+@pytest.mark.parametrize("family_trainer", some(TARGETS, 4), indirect=True)
 def test_fisher_information_is_the_mean_of_squared_gradients_text_by_text(
     family_trainer: TorchTrainer,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Tells attention's scores from its projections where both have one shape."""
+"""Tells the scores of attention from its projections, where both have one shape."""
 
 from __future__ import annotations
 
