@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from simulator.config.schema import MAX_ROUNDS
 from simulator.log.records import ClientRecord, DeviceRecord, Outcome, RoundRecord
 
 RECORDS: Mapping[str, type] = {
@@ -37,6 +38,9 @@ KEYS = {"devices": "device_id", "rounds": "round"}
 OUTCOMES = get_args(Outcome)
 LARGEST, LARGEST_S = 1e30, 1e12
 """Largest number of a column, and largest instant or length of time (30,000 years)."""
+ROUNDS = ("round", "staleness")
+"""Columns that count rounds, of which one may be open when a run ends."""
+ABOVE_ZERO = ("memory_budget_bytes",)
 
 
 def read_columns(file: Path, table: str, names: list[str]) -> pa.Table:
@@ -130,9 +134,13 @@ def _check_values(name: str, kind: str, column: pa.ChunkedArray) -> None:
             raise ValueError(f"{name} must lie in [0, 1], got {low:g} to {high:g}")
     elif is_number and len(numbers):
         largest = LARGEST_S if name.endswith("_s") else LARGEST
+        if name in ROUNDS:
+            largest = MAX_ROUNDS + 1
         low, high = float(numbers.min()), float(numbers.max())
         if not 0 <= low <= high <= largest:
             raise ValueError(f"{name} must lie in [0, {largest:g}], got {low:g} to {high:g}")
+        if name in ABOVE_ZERO and low == 0:
+            raise ValueError(f"{name} must be above 0, got 0")
     if name == "outcome" and (odd := set(pc.unique(column).to_pylist()) - set(OUTCOMES)):
         raise ValueError(f"{name} must be one of {', '.join(OUTCOMES)}, got {min(odd)!r:.100}")
 
