@@ -26,6 +26,7 @@ from devices.vocabulary.plan import (
 )
 from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import FloatArray
+from traces.options import Options
 
 M = TypeVar("M")
 
@@ -50,7 +51,7 @@ class ServerState(Generic[M]):
 
     def advance(self, adapter: Adapter, memory: M) -> ServerState[M]:
         """Return the state of the next version, with this adapter and memory."""
-        return ServerState(self.version + 1, adapter, memory)
+        return replace(self, version=self.version + 1, adapter=adapter, memory=memory)
 
 
 class LinkRate(NamedTuple):
@@ -253,7 +254,7 @@ def make_plans(
     return plans
 
 
-class Strategy(Protocol[M]):
+class Strategy(Options, Protocol[M]):
     """A strategy is a frozen dataclass of its options, with four pure methods.
 
     ``init`` starts a run; then each round asks ``plan`` for the work of a cohort, ``broadcast`` for
