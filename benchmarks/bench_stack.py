@@ -1,4 +1,4 @@
-"""How much faster clients train several in one pass than one by one.
+"""Measures how much faster clients train several in one pass than one by one.
 
 OMP_NUM_THREADS=1 python benchmarks/bench_stack.py [MODEL] [DTYPE] [COMPUTE] [RUNS]
 
@@ -42,7 +42,9 @@ def main(model: str = "tiny", dtype: Any = "auto", compute: Any = "auto", runs: 
         dtype=dtype,
         compute=compute,
     )
-    trainer = make_trainer(config, Classification.of(load_dataset("wordnet-16")))
+    trainer = make_trainer(
+        config, Classification.of(load_dataset("wordnet-16", Classification.columns))
+    )
     jobs = _jobs(trainer)
     with FlopCounterMode(display=False) as counter:
         alone = _train(trainer, jobs, 1)

@@ -19,6 +19,7 @@ from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
     Evaluation,
     NullTrainer,
+    OwnTest,
     SalienceMetric,
     TrainingJob,
     TrainingResult,
@@ -32,7 +33,7 @@ from traces.arrays import FloatArray
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained, and of what."""
+    """The size of the job: how much is trained, and of what."""
 
     clients: int = 20
     cohort: int = 20
@@ -44,7 +45,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Way:
-    """How FedClock and the others compute. ``attention``: the others', FedClock has its own."""
+    """The way in which FedClock and the others compute; ``attention`` is that of the others."""
 
     training: dict[str, Any] = field(default_factory=dict)  # as shipped
     attention: str = "sdpa"  # what transformers takes by itself
@@ -65,6 +66,9 @@ class Recorder:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return self._null.evaluate(adapter)
+
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        return self._null.evaluate_own(tests)
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._null.block_salience(metric)
@@ -149,7 +153,7 @@ def arrays_of(world: World, recorder: Recorder, lengths: np.ndarray) -> dict[str
 
 
 def batches_of(job: TrainingJob, lengths: np.ndarray) -> list[np.ndarray]:
-    """What FedClock's trainer draws for this job."""
+    """Return the batches that FedClock's trainer draws for this job."""
     seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
     return draw_batches(
         job.examples,

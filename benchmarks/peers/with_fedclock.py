@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
     Evaluation,
+    OwnTest,
     SalienceMetric,
     Trainer,
     TrainingJob,
@@ -51,6 +52,9 @@ class Noting:
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return self._inner.evaluate(adapter)
 
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        return self._inner.evaluate_own(tests)
+
     def begin(
         self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
     ) -> Future[Evaluation]:
@@ -82,7 +86,7 @@ def train(folder: Path, rounds: int, *overrides: str) -> State:
 def run_here(
     folder: Path, rounds: int, trainers: Trainers, *overrides: str
 ) -> dict[str, npt.NDArray[Any]]:
-    """What trained. From the job's YAML; evaluated at its start and end, as briefly as may be."""
+    """Run the job's YAML, evaluated briefly at its start and end, and return what trained."""
     file = folder / "experiment.yaml"
     briefly = [f"stop.rounds={rounds}", f"evaluation.every={rounds}"]
     (config,) = load_experiment(file, [*briefly, *overrides])
