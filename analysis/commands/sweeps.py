@@ -32,12 +32,13 @@ from analysis.commands.options import (
 )
 from analysis.commands.voice import chatter, results
 from analysis.metrics.definitions import SMOOTHING
+from simulator.config.origin import Placed, told
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
 from simulator.log.progress_state import duration
 from simulator.log.run_folder import refresh
 from simulator.log.writers import find_writers
-from simulator.runs.sweep import SweepRun, expand, part_of, same_conditions, savings_of
+from simulator.runs.sweep import Checked, SweepRun, expand, part_of, same_conditions, savings_of
 from simulator.runs.sweep_jobs import Failure, Resources, outcomes
 from simulator.workers.pool import Pool
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
@@ -149,17 +150,20 @@ def _check(
     runs: Sequence[SweepRun], console: Console, pool: Pool, complain: Callable[[str], None]
 ) -> list[SweepRun]:
     """Return the runs that are missing. Raises UserError with all that is wrong."""
-    checked, problems, notes = {}, [], []
+    checked: dict[SweepRun, Checked] = {}
+    placed: list[Placed] = []
+    problems, notes = list[str](), list[str]()
     found = outcomes(runs, "check", pool=pool, advanced=lambda *_: None, complain=complain)
     with console.status(f"check {len(runs)} runs"), closing(found):
         for one, result in found:
             if isinstance(result, Failure):
-                problems += result.message.splitlines()
+                placed += result.found
+                problems += [] if result.found else result.message.splitlines()
             else:
                 checked[one] = result
                 notes += result.notes
-    if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+    if problems or placed:
+        raise UserError("\n".join(dict.fromkeys([*told(placed), *problems])))
     in_order = {one: checked[one] for one in runs}
     for line in [*same_conditions(in_order), *sorted(set(notes))]:
         say(console, line)

@@ -54,7 +54,11 @@ def problem_line(error: Any, model: type[RunConfig]) -> str:
         return f"{name} must be given"
     if kind in ("value_error", "assertion_error"):
         text = str(error["ctx"]["error"])
-        return f"{name}: {text}"
+        arms = [arm for hint in hints for arm in members(hint)]
+        sections = [one for arm in arms for one in kinds_of(arm).values() or [arm]]
+        keys = {key for one in sections if is_section(one) for key in names_of(one)}
+        is_of_key = text.split(" ", 1)[0] in keys  # of a section's own check: the key has a line
+        return f"{name}.{text}" if is_of_key else f"{name}: {text}"
     if kind in ("model_type", "dataclass_type"):
         return f"{name} must hold keys and values, got {shown(given)}"
     if kind in OUT_OF_RANGE or _is_choice(hints[0]):

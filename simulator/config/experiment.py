@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from algorithms.strategy import Strategy
 from simulator.config.errors_in_words import altered, keys_of, problem_line
 from simulator.config.keys import RATE, kind_in
-from simulator.config.origin import Origin
+from simulator.config.origin import Origin, told
 from simulator.config.overrides import override_all
 from simulator.config.own_strategy import StrategyFileError, load_strategy, names_file
 from simulator.config.paths import checked_path
@@ -41,20 +41,18 @@ class ConfigError(UserError):
         readable: Readable | None = None,
     ) -> None:
         self.where, self.readable = where, readable
+        self.problems = list(dict.fromkeys(problems))
         if isinstance(where, Origin):
             self.problems = where.in_order(problems)
-            lines = [where.told(problem) for problem in self.problems]
-        else:
-            self.problems = list(dict.fromkeys(problems))
-            lines = [f"{problem} ({where})" for problem in self.problems]
-        super().__init__("\n".join(lines))
+        self.found = tuple((where, problem) for problem in self.problems)
+        super().__init__("\n".join(told(self.found)))
 
     @classmethod
     def together(cls, errors: Sequence[ConfigError]) -> ConfigError:
         """Return one error that says what several say, each line once."""
-        one = cls([problem for error in errors for problem in error.problems], "")
-        lines = [line for error in errors for line in str(error).splitlines()]
-        one.args = ("\n".join(dict.fromkeys(lines)),)
+        found = tuple(placed for error in errors for placed in error.found)
+        one = cls([problem for _, problem in found], "")
+        one.found, one.args = found, ("\n".join(told(found)),)
         return one
 
 

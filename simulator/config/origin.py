@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from simulator.config.plain_yaml import Place, key_places
+from traces.text import listed
+
+_KEY = re.compile(r"[A-Za-z0-9._-]+")
 
 MAX_SHOWN = 100
 """Characters of an override that a message quotes."""
@@ -30,18 +34,16 @@ class Origin:
         """Return the problems, each once: those of the file from top to bottom, then the rest."""
         return sorted(dict.fromkeys(problems), key=self._rank)
 
-    def told(self, problem: str) -> str:
-        """Return the problem with its place in brackets behind it."""
-        if override := self._override(problem):
-            return f"{problem} ({self.file} with {override:.{MAX_SHOWN}})"
+    def in_file(self, problem: str) -> str:
+        """Return the problem with its place in the file in brackets behind it."""
         place = self._place(problem)
         return f"{problem} ({self.file}{place.in_words if place else ''})"
 
     def _rank(self, problem: str) -> tuple[float, int]:
-        place = None if self._override(problem) else self._place(problem)
+        place = None if self.override_of(problem) else self._place(problem)
         return (place.line, place.column) if place else (math.inf, 0)
 
-    def _override(self, problem: str) -> str | None:
+    def override_of(self, problem: str) -> str | None:
         """Return the last override of the key that a problem is about, or of a section above it."""
         for override in reversed(self.overrides):
             first, *rest = override.partition("=")[0].strip().split(".")
@@ -64,3 +66,64 @@ class Origin:
             return key_places(self.file.read_text("utf-8")) if self.file.is_file() else {}
         except (OSError, ValueError):
             return {}
+
+
+Placed = tuple[str | Origin, str]
+"""A problem behind the origin, or the name of the option, that it is of."""
+
+
+def told(found: Iterable[Placed]) -> list[str]:
+    """Return a line for each problem, with the origin or the option that it is of behind it.
+
+    What is wrong for one reason stands once: with all keys that an override reached, and with all
+    values that a grid gives them.
+    """
+    lines: dict[Any, list[_Overridden]] = {}
+    for where, problem in found:
+        override = where.override_of(problem) if isinstance(where, Origin) else None
+        if not isinstance(where, Origin):
+            lines[f"{problem} ({where})"] = []
+        elif override is None:
+            lines[where.in_file(problem)] = []
+        else:
+            one = _Overridden.of(where, problem, override)
+            lines.setdefault((where.file, one.name, one.rule), []).append(one)
+    return [line for key, ones in lines.items() for line in (_joined(ones) or [key])]
+
+
+class _Overridden(NamedTuple):
+    """A problem that an override made: ``strategies.a.rank must be at least 1, got 0``."""
+
+    file: Path
+    name: str  # strategy.rank, of the override strategy.rank=0
+    value: str  # 0
+    key: str  # strategies.a.rank
+    rule: str  # " must be at least 1"
+    given: str  # ", got 0"; empty where the problem does not end so
+
+    @classmethod
+    def of(cls, origin: Origin, problem: str, override: str) -> _Overridden:
+        name, _, value = override.partition("=")
+        key = _KEY.match(problem)[0]  # type: ignore[index]  # since the override is of the key
+        rule, got, given = problem.removeprefix(key).rpartition(", got ")
+        is_plain = got and ";" not in given  # else advice on this value follows
+        ends = (rule, given) if is_plain else (problem.removeprefix(key), "")
+        return cls(origin.file, name.strip(), value.strip(), key, *ends)
+
+
+def _joined(ones: Sequence[_Overridden]) -> list[str]:
+    """Return the lines of problems of one rule: a line for all values that are wrong alike."""
+    reached: dict[tuple[str, str], list[str]] = {}
+    for one in ones:
+        keys = reached.setdefault((one.value, one.given), [])
+        keys += [one.key] if one.key not in keys else []
+    by_keys: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for wrong, keys in reached.items():
+        by_keys.setdefault(tuple(keys), []).append(wrong)
+    lines = []
+    for named, wrongs in by_keys.items():
+        given = listed(list(dict.fromkeys(given for _, given in wrongs)))
+        override = f"{ones[0].name}={','.join(dict.fromkeys(value for value, _ in wrongs))}"
+        problem = f"{listed(named)}{ones[0].rule}{', got ' * bool(given)}{given}"
+        lines.append(f"{problem} ({ones[0].file} with {override:.{MAX_SHOWN}})")
+    return lines

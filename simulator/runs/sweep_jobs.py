@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from devices.vocabulary.trainer import TrainingError
+from simulator.config.experiment import ConfigError
+from simulator.config.origin import Placed
 from simulator.config.problems import UserError
 from simulator.log.manifest import BusyFolderError
 from simulator.log.records import ClientRecord, Event, RoundRecord
@@ -30,6 +32,7 @@ class Failure(NamedTuple):
 
     message: str
     is_busy: bool = False  # another process is at work on it
+    found: tuple[Placed, ...] = ()  # the problems of a config that the message tells
 
 
 class Ended(NamedTuple):
@@ -133,6 +136,8 @@ def _result(trainers: Trainers, notify: Notify, job: Job, sweep_run: SweepRun) -
         return carry_out(sweep_run, trainers, _RoundReporter(notify))
     except BusyFolderError as error:
         return Failure(str(error), is_busy=True)
+    except ConfigError as error:
+        return Failure(str(error), found=error.found)
     except (UserError, TrainingError) as error:
         return Failure(str(error))
     except ConnectionError:

@@ -14,9 +14,6 @@ from simulator.config.problems import Problems
 from simulator.config.schema import RunConfig
 from traces.arrays import BoolArray
 
-MAX_NAMED = 10
-"""Devices that are named one by one; of more, their number is said."""
-
 
 def smallest_plans(config: RunConfig, model: ModelSpec) -> Iterator[TrainingPlan]:
     """Return the smallest plans that any strategy could make: one for each way to keep activations.
@@ -52,12 +49,14 @@ def check_budgets(
     profile = fleet[0].profile  # peak memory is the same on all
     floor = min(cost_model.cost(p, profile).memory.total for p in smallest_plans(config, model))
     short = np.flatnonzero(fleet.memory_budget_bytes < floor)
-    for device in short[:MAX_NAMED].tolist():
-        problems.add(
-            f"fleet: a device must hold at least the smallest plan, {floor / 1e6:.1f} MB "
-            f"(one term in one block of 4-bit weights, the others absent), got "
-            f"{fleet.memory_budget_bytes[device] / 1e6:.1f} MB for device {device}, "
-            f"{fleet.profile_of(device).name}; raise memory_share or lower local.batch_size"
-        )
-    if len(short) > MAX_NAMED:
-        problems.add(f"fleet: {len(short) - MAX_NAMED} more devices cannot hold the smallest plan")
+    if not len(short):
+        return
+    device = int(short[np.argmin(fleet.memory_budget_bytes[short])])
+    is_shared = min(getattr(config.fleet, "memory_share", (1.0,))) < 1
+    problems.add(
+        f"fleet{'.memory_share' * is_shared}: a device must hold at least the smallest plan, "
+        f"{floor / 1e6:.1f} MB (one term in one block of 4-bit weights, the others absent; raise "
+        f"memory_share or lower local.batch_size), got {len(short)} that hold less, the least "
+        f"{fleet.memory_budget_bytes[device] / 1e6:.1f} MB: device {device}, "
+        f"{fleet.profile_of(device).name}"
+    )

@@ -86,8 +86,53 @@ def test_an_error_of_an_override_names_the_override(tmp_path: Path) -> None:
     file = write(tmp_path, FILE)
     lines = told(file, "stop.rounds=0", "strategy.rank=0", "strategies.c.alpha=-1")
     assert sorted(line.partition(" with ")[2] for line in lines) == [
-        "stop.rounds=0)", "strategies.c.alpha=-1)", "strategy.rank=0)", "strategy.rank=0)",
+        "stop.rounds=0)", "strategies.c.alpha=-1)", "strategy.rank=0)",
     ]  # fmt: skip
+    assert any(line.startswith("strategies.a.b.rank and strategies.c.rank must") for line in lines)
+
+
+def test_what_is_wrong_with_every_value_of_a_grid_is_said_once_with_the_values(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path, FILE)
+    grid = ["strategy.rank=0,4,-1", "pacing.cohort=0,2"]
+    with pytest.raises(ConfigError) as error:
+        expand(file, [], grid=grid, seeds="3", output=tmp_path)
+    assert sorted(str(error.value).splitlines()) == [
+        f"pacing.cohort must be at least 1, got 0 ({file} with pacing.cohort=0)",
+        "strategies.a.b.rank and strategies.c.rank must be at least 1, got 0 and -1 "
+        f"({file} with strategy.rank=0,-1)",
+    ]
+
+
+def test_a_check_of_the_section_points_at_the_key_that_it_names(tmp_path: Path) -> None:
+    own = """
+from dataclasses import dataclass
+
+from algorithms.strategies.fedlora import FedLoRA
+
+
+@dataclass(frozen=True)
+class Mine(FedLoRA):
+    share: float = 0.5
+
+    def __post_init__(self):
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be in (0, 1], got {self.share:g}")
+"""
+    (tmp_path / "own.py").write_text(own, "utf-8")
+    file = write(
+        tmp_path, FILE.replace("  c: {", "  own:\n    kind: own.py:Mine\n    share: 2\n  c: {")
+    )
+    assert any(
+        line.startswith("strategies.own.share must be in (0, 1], got 2") and "column 5" in line
+        for line in told(file)
+    )
+    file = write(tmp_path, file.read_text("utf-8").replace("share: 2", "rank: 0"))
+    assert any(
+        line.startswith("strategies.own.rank must") and "line 20, column 5" in line
+        for line in told(file)
+    )
 
 
 def test_a_grid_and_its_seeds_are_checked_together_with_the_file(tmp_path: Path) -> None:

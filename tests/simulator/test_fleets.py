@@ -361,5 +361,5 @@ def test_what_the_framework_takes_comes_off_the_share_of_memory(tmp_path: Path) 
     ]
     assert [fleet.memory_budget_bytes.tolist() for fleet in fleets] == [[10**9], [7 * 10**8]]
     assert fleets[0].conditions_hash() != fleets[1].conditions_hash()
-    with pytest.raises(ConfigError, match=r"must hold at least the smallest plan.*got 0\.0 MB"):
+    with pytest.raises(ConfigError, match=r"must hold at least the smallest plan.*least 0\.0 MB"):
         world(tmp_path, {"devices": [{**group, "runtime_bytes": 10**9}]})

@@ -146,9 +146,9 @@ def test_all_of_its_errors_come_with_those_of_the_rest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("share", 2, r"strategy: share must be in \(0, 1\], got 2"),
-        ("rank", 0, "strategy: rank must be a whole number of at least 1, got 0"),
-        ("alpha", -1, "strategy: alpha must be a finite number above 0, got -1.0"),
+        ("share", 2, r"strategy\.share must be in \(0, 1\], got 2"),
+        ("rank", 0, "strategy.rank must be a whole number of at least 1, got 0"),
+        ("alpha", -1, "strategy.alpha must be a finite number above 0, got -1.0"),
     ],
 )
 def test_a_value_out_of_range_is_refused(tmp_path: Path, key: str, value: Any, says: str) -> None:
@@ -176,7 +176,7 @@ def test_among_several_strategies_it_is_named_by_its_label(tmp_path: Path) -> No
         ("c", "half.py:HalfDepth", 4),
     ]
     (found,) = problems(tmp_path, config, "strategies.c.share=0")
-    assert found == "strategies.c: share must be in (0, 1], got 0"
+    assert found == "strategies.c.share must be in (0, 1], got 0"
 
 
 def test_a_relative_path_starts_at_the_folder_of_the_config(
