@@ -147,8 +147,7 @@ def told_apart(source: Source) -> str:
             *map(markdown, one.named),
             one.change,
             one.interval,
-            one.p_in_words,
-            one.verdict,
+            *one.verdict,
             one.pairs,
         ]
         for one in _changes(source)
