@@ -50,7 +50,7 @@ class ServerState(Generic[M]):
 
     def advance(self, adapter: Adapter, memory: M) -> ServerState[M]:
         """Return the state of the next version, with this adapter and memory."""
-        return ServerState(self.version + 1, adapter, memory)
+        return replace(self, version=self.version + 1, adapter=adapter, memory=memory)
 
 
 class LinkRate(NamedTuple):

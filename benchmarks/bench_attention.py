@@ -41,7 +41,7 @@ class _Work:
     """A trainer that computes in one way, and texts that it cuts to one length."""
 
     def __init__(self, model: str, length: int, dtype: Any, attention: Any) -> None:
-        data = Classification.of(load_dataset("wordnet-16"))
+        data = Classification.of(load_dataset("wordnet-16", Classification.columns))
         long = tuple(" ".join(["word"] * length) for _ in range(STEPS * BATCH))
         short = data.data.train.at(np.arange(len(long)))
         texts = replace(short, columns={**short.columns, "text": long})

@@ -1,15 +1,17 @@
-"""What the server of a real run waits for: training, evaluation, or its own work.
+"""Measures what the server of a real run waits for: training, evaluation, or its own work.
 
-python benchmarks/bench_overhead.py [rounds] [strategy] [workers] [KEY=VALUE ...]
+python benchmarks/bench_overhead.py [--experiment FILE] [--rounds 3] [--strategy LABEL]
+    [--workers 1] [KEY=VALUE ...]
 
-The demo, from the first event to the finished folder. Its own work is planning, the simulation, the
-wire, aggregation and writing. Seconds of the wall clock, since workers are other processes, so the
-machine should be idle; with one worker (this process) also seconds of the processor.
+The run is the demo's unless another is named, from the first event to the finished folder. Its own
+work is planning, the simulation, the wire, aggregation and writing. Seconds are of the wall clock,
+since workers are other processes, so the machine should be idle; with one worker, which is this
+process, also of the processor.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ from rich.console import Console
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
     Evaluation,
+    OwnTest,
     SalienceMetric,
     Trainer,
     TrainingJob,
@@ -40,7 +43,7 @@ DEMO = Path("simulator/experiments/demo.yaml")
 
 
 class Stopwatch:
-    """Seconds spent on one thing: of the wall clock, and of this process on the processor."""
+    """A stopwatch adds up seconds: of the wall clock, and of this process on the processor."""
 
     def __init__(self) -> None:
         self.wall_s = self.cpu_s = 0.0
@@ -54,7 +57,7 @@ class Stopwatch:
 
 
 class Awaited(Future[Evaluation]):
-    """An evaluation, and a watch on whoever waits for it."""
+    """An evaluation under way, with a watch on whoever waits for it."""
 
     def __init__(self, evaluation: Future[Evaluation], watch: Stopwatch) -> None:
         super().__init__()
@@ -83,6 +86,10 @@ class Timed:
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return self._trainer.evaluate(adapter)
 
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        with self.evaluation.running():
+            return self._trainer.evaluate_own(tests)
+
     def begin(
         self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
     ) -> Future[Evaluation]:
@@ -97,7 +104,7 @@ class Timed:
 
 
 class TimedTrainers(Trainers):
-    """Trainers with watches, one of them from when the first was ready."""
+    """Trainers with watches, which also note when the first was ready."""
 
     def get(self, config: RunConfig, world: World) -> Trainer:
         self.timed = Timed(super().get(config, world))
@@ -105,12 +112,19 @@ class TimedTrainers(Trainers):
         return self.timed
 
 
-def main(rounds: str = "3", strategy: str = "fedlora", workers: str = "1", *overrides: str) -> None:
+def main() -> None:
     """Print the share of each part."""
-    configs = load_experiment(DEMO, [f"stop.rounds={rounds}", *overrides])
-    config = next(one for one in configs if one.label == strategy)
-    with tempfile.TemporaryDirectory() as folder, TimedTrainers(int(workers)) as trainers:
-        prepared = prepare(config, Path(folder) / "run", str(DEMO))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--experiment", type=Path, default=DEMO)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--strategy", help="the label of one; the first if left out")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    given = parser.parse_args()
+    configs = load_experiment(given.experiment, [f"stop.rounds={given.rounds}", *given.overrides])
+    config = next(one for one in configs if given.strategy in (None, one.label))
+    with tempfile.TemporaryDirectory() as folder, TimedTrainers(given.workers) as trainers:
+        prepared = prepare(config, Path(folder) / "run", str(given.experiment))
         run(prepared, trainers=trainers, report=PlainReporter(Console(quiet=True)))
         wall_s, cpu_s = trainers.ready_s
         total_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
@@ -120,11 +134,12 @@ def main(rounds: str = "3", strategy: str = "fedlora", workers: str = "1", *over
     waited["its own work"] = tuple(
         total - sum(each) for total, *each in zip(total_s, *waited.values(), strict=True)
     )
-    print(f"{strategy}, {rounds} rounds of the demo, {workers} workers: {total_s[0]:.2f} s")
+    what = f"{given.experiment.stem} {config.label}, {given.rounds} rounds, {given.workers} workers"
+    print(f"{what}: {total_s[0]:.2f} s")
     for name, (wall_s, cpu_s) in waited.items():
-        also = f"; processor {cpu_s:.2f} s, {cpu_s / total_s[1]:.1%}" if workers == "1" else ""
+        also = f"; processor {cpu_s:.2f} s, {cpu_s / total_s[1]:.1%}" if given.workers == 1 else ""
         print(f"  {name}: {wall_s:.2f} s, {wall_s / total_s[0]:.1%}{also}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -42,7 +42,9 @@ def main(model: str = "tiny", dtype: Any = "auto", compute: Any = "auto", runs: 
         dtype=dtype,
         compute=compute,
     )
-    trainer = make_trainer(config, Classification.of(load_dataset("wordnet-16")))
+    trainer = make_trainer(
+        config, Classification.of(load_dataset("wordnet-16", Classification.columns))
+    )
     jobs = _jobs(trainer)
     with FlopCounterMode(display=False) as counter:
         alone = _train(trainer, jobs, 1)

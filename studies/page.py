@@ -541,7 +541,7 @@ def speed_up_frame(source: Source) -> pd.DataFrame:
     study, rows = source.study, []
     smooth = {
         (run.label, run.manifest["seed"]): run_metrics.smoothed(
-            run.rounds, study.smoothing, study.metric
+            run.rounds, study.metric, study.smoothing
         )
         for run in study.runs
     }

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench_overhead import Timed
 from bench_peers import COMPARED, difference, participants
 
+from devices.vocabulary.trainer import NullTrainer
 from peers import same_steps, with_fedclock
 from peers.export import Size, Way, export
 from peers.in_turns import take_turns
@@ -18,6 +20,8 @@ from peers.job import Job
 from peers.measure import Participant, RunError, measure
 from peers.report import BEGIN, DOCUMENT, END, Findings, table, write
 from peers.venvs import Framework, InstallError, python_of
+from peers.with_fedclock import Noting
+from simulator.workers.trainers import TrainsMeanwhile
 from tests.torture import long
 
 SIZE = Size(clients=2, cohort=2, steps=2, batch_size=4, rounds=2)
@@ -73,6 +77,11 @@ def test_fedclock_with_other_batches_takes_part_where_it_is_asked_for() -> None:
     assert tuple(one.name for one in everyone) == ("FedClock", "loop by hand", *COMPARED[1:-1])
     assert {one.overrides for one in everyone} >= {("training.batches=random",)}
     assert len(participants(findings, ["FedClock"])["as shipped"]) == 1
+
+
+def test_trainers_that_are_watched_can_still_train_while_they_evaluate() -> None:
+    for watched in (Timed(NullTrainer(2)), Noting(NullTrainer(2))):
+        assert isinstance(watched, TrainsMeanwhile)
 
 
 def test_every_client_draws_from_its_own_shard(folder: Path) -> None:

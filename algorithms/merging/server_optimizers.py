@@ -178,7 +178,7 @@ class WithServerOptimizer(Wrapped[Optimized]):
     optimizer: ServerOptimizer
 
     def inner(self, state: ServerState[Optimized]) -> ServerState[Any]:
-        return ServerState(state.version, state.adapter, state.memory.inner)
+        return replace(state, memory=state.memory.inner)
 
     def init(self, adapter: Adapter) -> ServerState[Optimized]:
         state = self.strategy.init(adapter)

@@ -33,7 +33,7 @@ from analysis.figures import (
 )
 from analysis.metrics.study import Study
 from analysis.runs.names import with_names
-from devices.tasks.classification import ACCURACY
+from devices.tasks.registry import UNNAMED_METRIC
 from devices.tasks.task import Metric
 
 Draw = Callable[[pd.DataFrame, style.Paper], Figure]
@@ -217,8 +217,8 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
     )
 
 
-FIGURES = figures_of(ACCURACY)
-"""The figures of runs that accuracy judges."""
+FIGURES = figures_of(UNNAMED_METRIC)
+"""The figures of a run whose task is not named."""
 
 
 def render(

@@ -15,7 +15,7 @@ from analysis.metrics.definitions import scale_of
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, PERCENT, PLAIN, SECONDS, Scale, Unit
-from devices.tasks import classification
+from devices.tasks.registry import UNNAMED_METRIC
 from devices.tasks.task import Metric
 
 
@@ -41,7 +41,7 @@ def judge(metric: Metric) -> Quantity:
     return Quantity(metric.name, f"Test {metric.phrase}", scale_of(metric), metric.possible)
 
 
-ACCURACY = judge(classification.ACCURACY)
+JUDGE = judge(UNNAMED_METRIC)
 LOSS = Quantity("loss", "Test loss", PLAIN)
 TIME = Quantity("closed_s", "Simulated time", SECONDS)
 ROUND = Quantity("round", "Round", PLAIN)
@@ -86,7 +86,7 @@ def plot(
     axes: Axes,
     *,
     x: Quantity = TIME,
-    y: Quantity = ACCURACY,
+    y: Quantity = JUDGE,
     band: str = "range",
 ) -> None:
     """Draw a line for each label with its band over seeds, and marks at evaluations."""

@@ -19,7 +19,7 @@ from analysis.metrics.run_metrics import evaluations
 from analysis.metrics.seeds import median
 from analysis.metrics.study import Study
 from analysis.units import SECONDS, significant
-from devices.tasks.classification import ACCURACY
+from devices.tasks.registry import UNNAMED_METRIC
 from devices.tasks.task import Metric
 
 
@@ -77,7 +77,7 @@ def medians(frame: pd.DataFrame, *, band: str, by: str = "label") -> pd.DataFram
 
 
 def plot(
-    frame: pd.DataFrame, axes: Axes, *, metric: Metric = ACCURACY, band: str = "range"
+    frame: pd.DataFrame, axes: Axes, *, metric: Metric = UNNAMED_METRIC, band: str = "range"
 ) -> None:
     """Draw a bar for each label: the median of its seeds, as the table of a study has it.
 
@@ -109,7 +109,7 @@ def plot(
     axes.set_xlabel(f"Simulated time to {target} ({unit.name})")
 
 
-def draw(frame: pd.DataFrame, paper: style.Paper, *, metric: Metric = ACCURACY) -> Figure:
+def draw(frame: pd.DataFrame, paper: style.Paper, *, metric: Metric) -> Figure:
     """Return a narrow figure; a legend only where a bar is a bound."""
     figure, axes = bars.figure(frame, paper.column_in)
     plot(frame, axes, metric=metric, band=paper.band)

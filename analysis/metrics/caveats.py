@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.metrics.definitions import value_in_words
-from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
 from traces.text import listed
 
@@ -18,12 +17,13 @@ NOISE_ERRORS = 2.0  # a target that is nearer to a run's best than so many error
 
 
 def warnings_of(
-    per_run: pd.DataFrame, target: float | None, smoothing: int, metric: Metric = ACCURACY
+    per_run: pd.DataFrame, target: float | None, smoothing: int, metric: Metric
 ) -> list[str]:
     """Return the warnings on a study, a sentence each, from its table of runs."""
     found = [*_of_seeds(per_run), *_of_losses(per_run)]
     if target is not None:
-        found += [*_of_noise(per_run, target, smoothing), *_of_censored(per_run, target, metric)]
+        found += _of_noise(per_run, target, smoothing, metric)
+        found += _of_censored(per_run, target, metric)
     return found
 
 
@@ -45,13 +45,16 @@ def _of_losses(per_run: pd.DataFrame) -> Iterator[str]:
             )
 
 
-def _of_noise(per_run: pd.DataFrame, target: float, smoothing: int) -> Iterator[str]:
+def _of_noise(
+    per_run: pd.DataFrame, target: float, smoothing: int, metric: Metric
+) -> Iterator[str]:
     """Warn where the target lies within the noise of what a variant reached at best."""
-    if not {"smoothed_best", "accuracy_error"} <= set(per_run):
+    column = f"{metric.name}_error"
+    if not {"smoothed_best", column} <= set(per_run):
         return
     alike: dict[tuple[str, str], list[str]] = {}
     for variant, own in per_run.groupby("variant", sort=False):
-        error = float(own["accuracy_error"].mean()) / math.sqrt(smoothing)
+        error = float(own[column].mean()) / math.sqrt(smoothing)
         margin = float((own["smoothed_best"] - target).abs().min())
         if margin < NOISE_ERRORS * error:
             numbers = f"{100 * margin:.1f}", f"{100 * error:.1f}"

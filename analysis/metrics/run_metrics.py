@@ -15,7 +15,6 @@ import pandas as pd
 from analysis.metrics.definitions import BESIDE, SMOOTHING, wrong_target
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
-from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
 from simulator.log.records import NUM_UNMERGED
 from traces.arrays import FloatArray
@@ -67,14 +66,12 @@ def waiting_s(run: Run) -> float:
     return mean_waiting_s(run.rounds)
 
 
-def evaluated(rounds: pd.DataFrame, metric: Metric = ACCURACY) -> pd.DataFrame:
+def evaluated(rounds: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """Return the rounds of one run at which the model was evaluated."""
     return rounds[rounds[metric.name].notna()]
 
 
-def smoothed(
-    rounds: pd.DataFrame, evaluations: int = SMOOTHING, metric: Metric = ACCURACY
-) -> pd.DataFrame:
+def smoothed(rounds: pd.DataFrame, metric: Metric, evaluations: int = SMOOTHING) -> pd.DataFrame:
     """Return the rounds of one run, the metric replaced by the mean of the last few evaluations.
 
     It is not a number before there are so many.
@@ -103,7 +100,7 @@ def _is_at(values: FloatArray, target: float, metric: Metric) -> npt.NDArray[np.
     return np.asarray(is_at)
 
 
-def reached(rounds: pd.DataFrame, target: float, metric: Metric = ACCURACY) -> Spent | None:
+def reached(rounds: pd.DataFrame, target: float, metric: Metric) -> Spent | None:
     """Return what one run took to its first value as good as ``target``; None: not reached.
 
     ``rounds`` are smoothed, wherever a crossing is reported.
@@ -112,7 +109,7 @@ def reached(rounds: pd.DataFrame, target: float, metric: Metric = ACCURACY) -> S
     return spent(rounds, int(hits[0])) if len(hits) else None
 
 
-def sustained(rounds: pd.DataFrame, target: float, metric: Metric = ACCURACY) -> Spent | None:
+def sustained(rounds: pd.DataFrame, target: float, metric: Metric) -> Spent | None:
     """Return what one run took until its metric stayed as good as ``target`` to the end.
 
     None where its last value is worse.
@@ -124,15 +121,13 @@ def sustained(rounds: pd.DataFrame, target: float, metric: Metric = ACCURACY) ->
     return spent(rounds, int(places[first])) if first < len(places) else None
 
 
-def last_evaluation(rounds: pd.DataFrame, metric: Metric = ACCURACY) -> Spent:
+def last_evaluation(rounds: pd.DataFrame, metric: Metric) -> Spent:
     """Return what one run had spent at its last evaluation; nothing where there was none."""
     places = np.flatnonzero(~np.isnan(rounds[metric.name].to_numpy()))
     return spent(rounds, int(places[-1])) if len(places) else Spent(0, 0.0, 0, 0.0)
 
 
-def value_within(
-    rounds: pd.DataFrame, budget: Spent | None, metric: Metric = ACCURACY
-) -> dict[str, float]:
+def value_within(rounds: pd.DataFrame, budget: Spent | None, metric: Metric) -> dict[str, float]:
     """Return the last value of the metric within so many seconds, bytes and joules, each alone.
 
     Not a number where the run had none by then.
@@ -152,7 +147,7 @@ def value_within(
 
 
 def to_target(
-    rounds: pd.DataFrame, target: float | None, metric: Metric = ACCURACY
+    rounds: pd.DataFrame, target: float | None, metric: Metric
 ) -> dict[str, float | bool]:
     """Return what one run took to the target, NaN where not reached, and to its last evaluation.
 
@@ -173,7 +168,7 @@ def choose_target(
     runs: Sequence[pd.DataFrame],
     given: float | None = None,
     *,
-    metric: Metric = ACCURACY,
+    metric: Metric,
     smoothing: int = SMOOTHING,
 ) -> Target:
     """Return the given target, or the best round value that every run reached.
@@ -229,7 +224,7 @@ def _round(value: float, metric: Metric) -> float:
     )
 
 
-def mean_over_time(rounds: pd.DataFrame, until_s: float, metric: Metric = ACCURACY) -> float:
+def mean_over_time(rounds: pd.DataFrame, until_s: float, metric: Metric) -> float:
     """Return the mean of one run's metric over [0, until_s], linear between evaluations.
 
     Not a number without two evaluations, or where it is not known for so long.
@@ -250,7 +245,7 @@ def mean_waiting_s(rounds: pd.DataFrame) -> float:
     return _mean(rounds["waiting_s"].to_numpy()[rounds["num_aggregated"].to_numpy() > 0])
 
 
-def of_rounds(rounds: pd.DataFrame, metric: Metric = ACCURACY) -> dict[str, float]:
+def of_rounds(rounds: pd.DataFrame, metric: Metric) -> dict[str, float]:
     """Return what one run came to, by its rounds."""
     counts = ("num_oom", "num_late", "num_offline", "num_crashed", "num_lost", "num_rejected")
     sums = (*counts, "num_sat_out", "download_bytes", "upload_bytes", "energy_j")
@@ -324,9 +319,7 @@ def straggler_share(clients: pd.DataFrame) -> float:
     return _mean((took_s > STRAGGLER_FACTOR * median_s[group]) | (outcome[ran] == "late"))
 
 
-def of_devices(
-    devices: pd.DataFrame, clients: pd.DataFrame, metric: Metric = ACCURACY
-) -> dict[str, float]:
+def of_devices(devices: pd.DataFrame, clients: pd.DataFrame, metric: Metric) -> dict[str, float]:
     """Return what one run came to for the devices of its fleet, from the worst to the best."""
     merged = clients["outcome"].to_numpy() == "aggregated"
     updates = np.unique(clients["device_id"].to_numpy()[merged], return_counts=True)[1].astype(

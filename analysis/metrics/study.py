@@ -25,7 +25,6 @@ from analysis.runs.frames import RunSet
 from analysis.runs.load import Run
 from analysis.runs.names import reader_names
 from devices.datasets.own import portable_name
-from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
 from traces.text import did_you_mean
 
@@ -56,10 +55,10 @@ class Study:
     baseline: str  # a variant
     per_run: pd.DataFrame
     summary: pd.DataFrame
+    metric: Metric  # the first of the task, by which every run is judged
     names: Mapping[str, str] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()  # whole, labelled by variant; empty where tables alone are wanted
     left_out: tuple[str, ...] = ()  # runs that could not be read, and why
-    metric: Metric = ACCURACY  # the first of the task, by which every run is judged
     budget: Spent | None = None  # what every run spent: the metric is compared within it
     others: tuple[Study, ...] = ()
     smoothing: int = SMOOTHING  # evaluations whose mean must reach the target
@@ -282,7 +281,7 @@ def _at_target(
 ) -> Study:
     """Return the study of what was read, at one target."""
     metric = _metric(played)
-    smooth = {n: metrics.smoothed(one.rounds, smoothing, metric) for n, one in played.items()}
+    smooth = {n: metrics.smoothed(one.rounds, metric, smoothing) for n, one in played.items()}
     horizon_s = _horizon_s([one.rounds for one in played.values()], metric)
     budget = _shared_budget([one.rounds for one in played.values()], metric)
     rows = {
@@ -315,8 +314,8 @@ def _at_target(
         base,
         per_run,
         over_seeds(per_run),
+        metric,
         names,
-        metric=metric,
         budget=budget,
         smoothing=smoothing,
         warnings=tuple(
@@ -340,17 +339,15 @@ def _listed(value: object) -> list[object]:
 
 
 def _standard_error(one: _Played) -> float:
-    """Return the standard error of the final accuracy, by the examples that it was measured on.
+    """Return the standard error of the final value, by the examples that it was measured on.
 
     Not a number for a metric that is no share of examples.
     """
-    if one.metric != ACCURACY:
-        return math.nan
     evaluation = one.config.get("evaluation")
     asked = evaluation.get("examples") if isinstance(evaluation, dict) else None
     counts = [n for n in (_number(asked), one.num_test) if n > 0]
-    accuracy = metrics.of_rounds(one.rounds)["final_accuracy"]
-    return math.sqrt(accuracy * (1 - accuracy) / min(counts)) if counts else math.nan
+    final = metrics.of_rounds(one.rounds, one.metric)[f"final_{one.metric.name}"]
+    return one.metric.standard_error(final, min(counts)) if counts else math.nan
 
 
 def choose_baseline(

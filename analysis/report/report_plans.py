@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from analysis import units
+from analysis.metrics.definitions import scale_of
 from analysis.runs.files import Json
 from analysis.runs.load import Run
 
@@ -50,10 +52,8 @@ COLUMNS = (
     Column("train_loss", "training loss"),
 )
 LANE = 2  # the place before which the page draws what the device did when
+TIMES = (Column("opened_s", "opened (s)"), Column("duration_s", "lasted (s)"))
 ROUND_COLUMNS = (
-    Column("opened_s", "opened (s)"),
-    Column("duration_s", "lasted (s)"),
-    Column("accuracy", "accuracy (%)", 0.01),
     Column("loss", "loss"),
     Column("num_aggregated", "aggregated"),
     Column("num_oom", "out of memory"),
@@ -117,7 +117,9 @@ def _plan(row: Json, columns: Sequence[Column]) -> Json:
 
 def _rounds(run: Run) -> Iterator[Json]:
     """Return for each round the numbers that stand above its plans."""
-    columns = [column for column in ROUND_COLUMNS if column.name in run.rounds]
+    unit = scale_of(run.metric).unit(run.rounds[run.metric.name])
+    judged = Column(run.metric.name, units.title(run.metric.phrase, unit), unit.size)
+    columns = [column for column in (*TIMES, judged, *ROUND_COLUMNS) if column.name in run.rounds]
     for row in run.rounds.to_dict("records"):
         yield {column.title: _number(row[column.name], column.size) for column in columns}
 

@@ -6,6 +6,7 @@ hand that breaks them is refused as a whole, since every figure and metric trust
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from devices.tasks.registry import METRICS
 from simulator.log.records import ClientRecord, DeviceRecord, Outcome, RoundRecord
 
 RECORDS: Mapping[str, type] = {
@@ -36,6 +38,8 @@ KEYS = {"devices": "device_id", "rounds": "round"}
 """The column of each table that tells its rows apart, in the order in which they are written."""
 OUTCOMES = get_args(Outcome)
 LARGEST, LARGEST_S = 1e30, 1e12
+ROUNDING = 1e-6
+"""How far a metric may lie outside what it can be, as a correlation of 1 does by its rounding."""
 """Largest number of a column, and largest instant or length of time (30,000 years)."""
 
 
@@ -126,8 +130,9 @@ def _check_values(name: str, kind: str, column: pa.ChunkedArray) -> None:
         low, high = float(numbers.min()), float(numbers.max())
         if np.isinf([low, high]).any():
             raise ValueError(f"{name} must be finite or have no value, got {low:g} to {high:g}")
-        if name.endswith("accuracy") and not 0 <= low <= high <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {low:g} to {high:g}")
+        least, most = _possible(name)
+        if not least - ROUNDING <= low <= high <= most + ROUNDING:
+            raise ValueError(f"{name} must lie in [{least:g}, {most:g}], got {low:g} to {high:g}")
     elif is_number and len(numbers):
         largest = LARGEST_S if name.endswith("_s") else LARGEST
         low, high = float(numbers.min()), float(numbers.max())
@@ -135,6 +140,13 @@ def _check_values(name: str, kind: str, column: pa.ChunkedArray) -> None:
             raise ValueError(f"{name} must lie in [0, {largest:g}], got {low:g} to {high:g}")
     if name == "outcome" and (odd := set(pc.unique(column).to_pylist()) - set(OUTCOMES)):
         raise ValueError(f"{name} must be one of {', '.join(OUTCOMES)}, got {min(odd)!r:.100}")
+
+
+def _possible(name: str) -> tuple[float, float]:
+    """Return the least and the most that a column of a metric can hold; any number if unknown."""
+    for beginning in OF_DEVICES:
+        name = name.removeprefix(beginning)
+    return METRICS[name].possible if name in METRICS else (-math.inf, math.inf)
 
 
 def _check_keys(table: str, stored: pa.Table) -> None:

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from analysis.runs.columns import check_types, read_columns
-from devices.tasks.classification import ACCURACY
-from devices.tasks.registry import TASKS
+from devices.tasks.registry import TASKS, UNNAMED_METRIC
 from devices.tasks.task import Metric
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
@@ -65,10 +64,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         for what in ("expected", "own")
         for task in TASKS.values()
     },
-    "rounds": {
-        "accuracy": math.nan,  # of tasks that are judged otherwise
-        **dict.fromkeys(("num_offline", "num_crashed", "num_lost", "num_rejected"), 0),
-    },
+    "rounds": dict.fromkeys(("num_offline", "num_crashed", "num_lost", "num_rejected"), 0),
     "clients": {"offline_s": 0.0, "battery_share": math.nan},
 }
 """Columns that older runs or other tasks lack, and what stands for them then."""
@@ -161,11 +157,11 @@ def training(manifest: Json) -> str:
 def first_metric(path: Path, manifest: Json) -> Metric:
     """Return the first metric of the run's task, by which the run is judged.
 
-    A manifest of an older version names none, and its run is judged by accuracy. Raises RunError
-    where the metric is none of a task's.
+    A manifest of an older version names none, and its run is of the one task that there was. Raises
+    RunError where the metric is none of a task's.
     """
     if "task" not in manifest:
-        return ACCURACY
+        return UNNAMED_METRIC
     known = [task.metrics[0] for task in TASKS.values()]
     try:
         entry = manifest["task"]["metrics"][0]

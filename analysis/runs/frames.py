@@ -38,9 +38,9 @@ class RunSet:
 
     ``runs`` has one row a run, indexed by ``run``: path, experiment, label, strategy, variant,
     seed, config_hash, conditions_hash, model, model_sha256, data, data_sha256, num_test,
-    num_rounds, simulated_s, final_accuracy, wall_s. Runs of one variant differ in their seed alone.
-    They stand in the order of the folders asked for; those below one folder in that of their
-    config's strategies and of the grid they were swept over.
+    num_rounds, simulated_s, wall_s, and the final value of each task's metric. Runs of one variant
+    differ in their seed alone. They stand in the order of the folders asked for; those below one
+    folder in that of their config's strategies and of the grid they were swept over.
     """
 
     runs: pd.DataFrame
@@ -185,8 +185,10 @@ def load_variants(runs: RunSet) -> tuple[list[Run], list[str]]:
 
 
 def _row(path: Path, manifest: Json) -> dict[str, object]:
+    metric = first_metric(path, manifest).name
+    final = f"final_{metric}"
     names = ("experiment", "label", "strategy", "seed", "config_hash", "conditions_hash",
-             "num_rounds", "simulated_s", "final_accuracy", "wall_s")  # fmt: skip
+             "num_rounds", "simulated_s", final, "wall_s")  # fmt: skip
     parts: dict[str, object] = {}
     for part in ("model", "data"):
         entry = manifest[part] if isinstance(manifest[part], dict) else {}
@@ -200,7 +202,6 @@ def _row(path: Path, manifest: Json) -> dict[str, object]:
                 f"{path / 'manifest.json'} is damaged: {name} must be a number or a text, got "
                 f"{value!r:.60}"
             )
-    metric = first_metric(path, manifest).name
     return {**row, "training": training(manifest), "metric": metric}
 
 

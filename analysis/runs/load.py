@@ -20,7 +20,6 @@ from analysis.runs.files import (
     read_table,
     title_of,
 )
-from devices.tasks.classification import ACCURACY
 from devices.tasks.task import Metric
 from traces.text import parse_json
 
@@ -46,7 +45,7 @@ class Run:
     devices: pd.DataFrame  # one row a device of the fleet
     rounds: pd.DataFrame  # one row a round; round 0 is the initial model
     clients: pd.DataFrame  # one row for each dispatched plan
-    metric: Metric = ACCURACY  # the first of its task, by which it is judged
+    metric: Metric  # the first of its task, by which it is judged
 
     @property
     def strategy(self) -> str:

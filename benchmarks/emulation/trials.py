@@ -129,7 +129,7 @@ def _slowed(rates: StepRates, factor: float) -> StepRates:
 
 
 def _write_texts(folder: Path) -> None:
-    whole = Classification.of(load_dataset("wordnet-16"))
+    whole = Classification.of(load_dataset("wordnet-16", Classification.columns))
     for split, texts, labels, count in (
         ("train", whole.data.train["text"], whole.labels["train"], NUM_TRAIN),
         ("test", whole.data.test["text"], whole.labels["test"], NUM_TEST),

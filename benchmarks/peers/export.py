@@ -19,6 +19,7 @@ from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
     Evaluation,
     NullTrainer,
+    OwnTest,
     SalienceMetric,
     TrainingJob,
     TrainingResult,
@@ -65,6 +66,9 @@ class Recorder:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return self._null.evaluate(adapter)
+
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        return self._null.evaluate_own(tests)
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return self._null.block_salience(metric)

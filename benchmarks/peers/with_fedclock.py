@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
     Evaluation,
+    OwnTest,
     SalienceMetric,
     Trainer,
     TrainingJob,
@@ -50,6 +51,9 @@ class Noting:
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         return self._inner.evaluate(adapter)
+
+    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
+        return self._inner.evaluate_own(tests)
 
     def begin(
         self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter

@@ -23,8 +23,8 @@ from traces.canonical import canonical
 from traces.text import did_you_mean
 
 SPLITS: tuple[Split, ...] = ("train", "test")
-KNOWN_COLUMNS = ("text", "label", "client")
-"""What a config may rename; a task and its shards read some of them, and leave the rest."""
+CLIENT = "client"
+"""The column that says whose an example is, where a config names no other."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -127,22 +127,24 @@ DATASETS: Mapping[str, BundledDataset] = MappingProxyType({entry.name: entry for
 
 def load_dataset(
     name: str,
-    columns: Sequence[str] = ("text", "label"),
+    columns: Sequence[str],
     named: Mapping[str, str] | None = None,
     *,
     optional: Sequence[str] = (),
+    nameable: Sequence[str] = (),
     edition: Edition = WHOLE,
 ) -> TextDataset:
     """Load a data set: a bundled or fetched one by its name, a directory, or one of the hub.
 
     ``columns`` are what is read of each example, with those of ``optional`` that ``named`` names
     or data with a name of its own has. ``named`` says what the files call them where it is
-    something else. A directory holds a file for each split of ``edition``, as .csv, .tsv, .jsonl
-    or .parquet; a data set of the hub is named ``owner/name``. Without ``named`` a file with any
-    other column is refused, and with it the others are left out and named in ``unused``. Raises
-    ValueError for an unknown name, files that are broken, or a column that is not there.
+    something else; it may do so of ``nameable`` ones too, which are left out. A directory holds a
+    file for each split of ``edition``, as .csv, .tsv, .jsonl or .parquet; a data set of the hub is
+    named ``owner/name``. Without ``named`` a file with any other column is refused, and with it the
+    others are left out and named in ``unused``. Raises ValueError for an unknown name, files that
+    are broken, or a column that is not there.
     """
-    known = dict.fromkeys((*columns, *optional, *KNOWN_COLUMNS))
+    known = dict.fromkeys((*columns, *optional, *nameable))
     unknown = [repr(column)[:60] for column in named or {} if column not in known]
     if unknown:
         raise ValueError(f"columns may name {', '.join(known)}, got {', '.join(unknown)}")

@@ -6,7 +6,7 @@ A shard is the array of one device's examples: rising indices into the training 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -248,9 +248,17 @@ class DividedShards:
     def __getitem__(self, device_id: int) -> IntArray:
         return self.shards[device_id]
 
+    def each(self, device_ids: Sequence[int]) -> Iterator[IntArray]:
+        """Return the examples of these devices, one device after the other."""
+        return map(self.shards.__getitem__, device_ids)
+
     def sizes(self) -> IntArray:
         """Return the number of examples of each device, (n,)."""
         return np.array([len(shard) for shard in self.shards], dtype=np.int64)
+
+
+DRAWN_TOGETHER = 256
+"""The shards that are drawn in one array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,26 +268,38 @@ class DrawnShards:
     A device draws with replacement, and two devices may hold the same example.
 
     The groups of a device follow its own draw of Dirichlet(alpha, ..., alpha) over all groups;
-    ``rng`` gives the stream of a device.
+    ``rngs`` gives the streams of several devices, in their order.
     """
 
     groups: IntArray  # (n,): of the training set
     num_devices: int
     num_examples: int  # of each device
     alpha: float
-    rng: Callable[[int], np.random.Generator]
+    rngs: Callable[[Sequence[int]], Iterable[np.random.Generator]]
 
     def __getitem__(self, device_id: int) -> IntArray:
-        rng = self.rng(device_id)
+        (examples,) = self.each([device_id])
+        return examples
+
+    def each(self, device_ids: Sequence[int]) -> Iterator[IntArray]:
+        """Return the examples of these devices, one device after the other."""
+        for start in range(0, len(device_ids), DRAWN_TOGETHER):
+            yield from self._drawn(device_ids[start : start + DRAWN_TOGETHER])
+
+    def _drawn(self, device_ids: Sequence[int]) -> IntArray:
+        """Return (k, num_examples): the examples of k devices."""
         order, starts, counts = self._by_group
-        shares = rng.dirichlet(np.full(len(counts), self.alpha))
+        alphas, size = np.full(len(counts), self.alpha), (2, self.num_examples)
+        draws = [(rng.dirichlet(alphas), rng.random(size)) for rng in self.rngs(device_ids)]
         # As ``rng.choice(len(counts), size, p=shares)``, without its checks of the shares.
-        reached = shares.cumsum()
-        reached /= reached[-1]
-        drawn, places = rng.random((2, self.num_examples))
-        groups = reached.searchsorted(drawn, side="right")
+        reached = np.cumsum([shares for shares, _ in draws], axis=1)
+        reached /= reached[:, -1:]
+        drawn, places = np.stack([places for _, places in draws], axis=1)  # (k, num_examples) each
+        groups = np.stack(
+            [row.searchsorted(one, side="right") for row, one in zip(reached, drawn, strict=True)]
+        )
         within = np.floor(places * counts[groups]).astype(np.int64)
-        return np.sort(order[starts[groups] + within])
+        return np.sort(order[starts[groups] + within], axis=1)
 
     @cached_property
     def _by_group(self) -> tuple[IntArray, IntArray, IntArray]:

@@ -54,6 +54,10 @@ class Shards(Protocol):
         """Return (n,) indices of a device's examples into the training set."""
         ...
 
+    def each(self, device_ids: Sequence[int]) -> Iterator[IntArray]:
+        """Return the examples of these devices, one device after the other."""
+        ...
+
     def sizes(self) -> IntArray:
         """Return (n,): the number of examples of each device."""
         ...
@@ -215,8 +219,8 @@ class Fleet(Sequence[Device]):
         sha.update(self.profile_index.tobytes())
         sha.update(self.memory_budget_bytes.tobytes())
         sha.update(np.ascontiguousarray(self.shards.sizes()).tobytes())
-        for device_id in _sampled(len(self)):
-            sha.update(self.shards[device_id].tobytes())
+        for examples in self.shards.each(_sampled(len(self))):
+            sha.update(examples.tobytes())
         every: tuple[Assigned[object], ...] = (
             self.link, self.latency, self.speed, self.free_memory, self.availability, self.battery
         )  # fmt: skip
@@ -231,6 +235,9 @@ class Fleet(Sequence[Device]):
 
 class _ListedShards(list[IntArray]):
     """Shards that are known one by one."""
+
+    def each(self, device_ids: Sequence[int]) -> Iterator[IntArray]:
+        return map(self.__getitem__, device_ids)
 
     def sizes(self) -> IntArray:
         return np.array([len(examples) for examples in self], dtype=np.int64)
@@ -261,12 +268,12 @@ def _scaled(speed: StepTrace, factor: float) -> StepTrace:
     return speed if factor == 1.0 else speed.scaled(factor)
 
 
-def _sampled(count: int) -> Iterator[int]:
+def _sampled(count: int) -> Sequence[int]:
     """Return the devices whose shards are hashed: all, or about 10,000 of a larger fleet.
 
     The shards of the others follow from the same seed.
     """
-    return iter(range(0, count, max(1, count // 10_000)))
+    return range(0, count, max(1, count // 10_000))
 
 
 def _add(sha: hashlib._Hash, value: object) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from devices.datasets.dataset import SPLITS, WHOLE, Edition, TextDataset, load_dataset
+from devices.datasets.dataset import CLIENT, SPLITS, WHOLE, Edition, TextDataset, load_dataset
 from devices.tasks.causal_lm import CausalLM
 from devices.tasks.choice import Choice
 from devices.tasks.classification import Classification
@@ -31,6 +31,16 @@ TASKS: Mapping[str, TaskKind] = MappingProxyType(
         for task in (Classification, Regression, CausalLM, Instructions, Choice)
     }
 )
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {metric.name: metric for task in TASKS.values() for metric in task.metrics}
+)
+"""Every metric of a task, by its column in rounds.parquet; what differs by task is its unit."""
+UNNAMED_METRIC = Classification.metrics[0]
+"""What judges a run whose task is not named, as none was by the first versions."""
+COLUMNS = tuple(
+    dict.fromkeys(name for task in TASKS.values() for name in (*task.columns, *task.optional))
+)
+"""Every column that some task reads."""
 
 
 def load_task(
@@ -52,7 +62,14 @@ def load_task(
     """
     task = TASKS[kind]
     columns = tuple(dict.fromkeys((*task.columns, *beside)))
-    loaded = load_dataset(data, columns, named or None, optional=task.optional, edition=edition)
+    loaded = load_dataset(
+        data,
+        columns,
+        named or None,
+        optional=task.optional,
+        nameable=(*COLUMNS, CLIENT),
+        edition=edition,
+    )
     return with_options(task.of(loaded), options or {})
 
 

@@ -33,6 +33,8 @@ PHRASES = {
 """The metrics whose names do not spell what a reader calls them."""
 CORRELATIONS = frozenset({"matthews", "pearson", "spearman"})
 """The metrics that lie in [-1, 1]."""
+OF_EXAMPLES = frozenset({"accuracy", "exact_match"})
+"""The metrics that are the share of examples for which the model was right."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,15 @@ class Metric:
     def reaches(self, value: float, target: float) -> bool:
         """Return True if ``value`` is at least as good as ``target``; no NaN is."""
         return value >= target if self.better == "higher" else value <= target
+
+    def standard_error(self, value: float, num_examples: float) -> float:
+        """Return the standard error of ``value``, measured on so many examples.
+
+        A share p of n of them has sqrt(p (1 - p) / n); NaN for a metric that is no such share.
+        """
+        if self.name not in OF_EXAMPLES:
+            return math.nan
+        return math.sqrt(value * (1.0 - value) / num_examples)
 
     def best(self, values: Iterable[float]) -> float:
         """Return the best of these values, NaN left out; NaN where none is left."""

@@ -27,7 +27,7 @@ from algorithms.pacing import Pacing
 from algorithms.registry import PACINGS, SELECTIONS, SERVER_OPTIMIZERS, STRATEGIES
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
-from devices.datasets.dataset import Edition
+from devices.datasets.dataset import CLIENT, Edition
 from devices.models.spec import Attention
 from devices.options import TrainingOptions
 from devices.vocabulary.plan import WeightFormat
@@ -124,7 +124,7 @@ class ShardsConfig(Section):
     """The standard deviation of the logarithm of a device's share, where sizes are log-normal."""
     sizes: Annotated[tuple[Count, ...], MaxLen(1_000_000), LEFT_OUT] = ()
     """The number of examples of each device, where sizes are given."""
-    column: Annotated[str, MinLen(1), MaxLen(64)] = "client"
+    column: Annotated[str, MinLen(1), MaxLen(64)] = CLIENT
     """The column that names the client of a text, where shards are natural."""
     alpha: Positive = 0.5
     """The parameter of the Dirichlet distribution over groups; a small one is more skewed."""

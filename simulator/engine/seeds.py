@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -45,10 +45,21 @@ class NumberedStreams:
         row = number - self._first
         if not 0 <= row < len(self._states):
             ahead = min(max(NUM_AHEAD, number // 4), MOST_AHEAD)  # few of them in vain
-            numbers = range(number, number + ahead)
-            seeds = [_hashed(f"{self._start}, {k}]") for k in numbers]
-            self._first, self._states, row = number, seeded_states(seeds), 0
-        return np.random.Generator(np.random.PCG64(cast(Any, _Words(self._states[row]))))
+            self._states = self._states_of(range(number, number + ahead))
+            self._first, row = number, 0
+        return _begun_from(self._states[row])
+
+    def many(self, numbers: Sequence[int]) -> Iterator[np.random.Generator]:
+        """Return the streams of these numbers, in their order."""
+        for start in range(0, len(numbers), MOST_AHEAD):
+            yield from map(_begun_from, self._states_of(numbers[start : start + MOST_AHEAD]))
+
+    def _states_of(self, numbers: Iterable[int]) -> npt.NDArray[np.uint64]:
+        return seeded_states([_hashed(f"{self._start}, {number}]") for number in numbers])
+
+
+def _begun_from(words: npt.NDArray[np.uint64]) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(cast(Any, _Words(words))))
 
 
 class _Words(ISeedSequence):

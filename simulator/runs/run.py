@@ -189,7 +189,7 @@ def _expected(server: Server, world: World) -> dict[str, list[float]]:
     by_group, groups = server.evaluations.last.by_group, world.task.groups("train")
     if not by_group or groups is None:
         return {}
-    shards = (world.fleet.shards[device_id] for device_id in range(len(world.fleet)))
+    shards = world.fleet.shards.each(range(len(world.fleet)))
     found = expected_scores(shards, groups, by_group)
     return {f"expected_{world.task.metrics[0].name}": found}
 

@@ -22,7 +22,7 @@ from devices.fleet.fleet import Shards
 from devices.tasks.task import Task
 from simulator.config.problems import Problems
 from simulator.config.schema import RunConfig
-from simulator.engine.seeds import stream
+from simulator.engine.seeds import NumberedStreams, stream
 from traces.arrays import IntArray
 
 
@@ -63,8 +63,8 @@ def draw_shards(config: RunConfig, task: Task, count: int) -> Shards:
                 groups, count, alpha=shards.alpha, rng=rng, min_examples=shards.min_examples
             )
         )
-    own = partial(stream, config.seed, "shards")
-    return DrawnShards(groups, count, shards.examples, shards.alpha, own)
+    rngs = NumberedStreams(config.seed, "shards").many
+    return DrawnShards(groups, count, shards.examples, shards.alpha, rngs)
 
 
 def shard_groups(config: RunConfig, task: Task) -> IntArray | None:

@@ -21,6 +21,7 @@ from algorithms.merging.server_optimizers import (
 from algorithms.registry import SERVER_OPTIMIZERS, STRATEGIES
 from algorithms.static_fleet import StaticFleet, spoil
 from algorithms.strategies.fedlora import FedLoRA
+from devices.vocabulary.plan import Adapter
 from tests.algorithms.test_every_strategy import a_round
 from traces.arrays import FloatArray
 
@@ -53,6 +54,13 @@ def test_yogi_s_second_moment_falls_where_the_square_is_smaller() -> None:
     optimizer = FedYogi(tau=2.0)
     _, moments = optimizer.step(np.array([1.0]), optimizer.start((1,)))
     assert moments.second[0] == pytest.approx(4.0 - 0.01)
+
+
+def test_a_state_keeps_the_size_of_the_fleet() -> None:
+    adapter, strategy = Adapter({}, {}, 1.0), WithServerOptimizer(FedLoRA(), FedAvgM())
+    state = replace(strategy.init(adapter), num_devices=7)
+    assert state.advance(adapter, state.memory).num_devices == 7
+    assert strategy.inner(state).num_devices == 7
 
 
 def test_the_defaults_are_the_paper_s() -> None:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from analysis.metrics import run_metrics as metrics
+from analysis.metrics.caveats import warnings_of
 from analysis.metrics.definitions import METRICS, value_in_words, wrong_target
 from analysis.metrics.run_metrics import Spent
 from analysis.metrics.study import study, study_of
+from analysis.report import report_plans
 from analysis.report.table import study_table
+from analysis.runs.columns import KEYS, read_columns
 from analysis.runs.files import RunError, first_metric
 from analysis.runs.frames import open_runs
 from analysis.runs.load import Run
 from devices.tasks.causal_lm import CausalLM
 from devices.tasks.classification import ACCURACY
+from devices.tasks.instructions import EXACT_MATCH
 from devices.tasks.task import Metric
 from tests.analysis.test_run_metrics import NAN, make_run
 
@@ -166,3 +175,59 @@ def test_metrics_are_called_what_their_field_calls_them() -> None:
     assert titles["best_matthews"] == "Best Matthews correlation"
     assert titles["final_rouge_l"] == "Final ROUGE-L"
     assert titles["final_token_accuracy"] == "Final token accuracy"
+
+
+def test_a_share_of_examples_has_the_standard_error_of_a_share() -> None:
+    for metric in (ACCURACY, EXACT_MATCH):
+        assert metric.standard_error(0.8, 100) == pytest.approx(0.04)
+    assert math.isnan(PERPLEXITY.standard_error(60.0, 100))
+
+
+def test_a_target_within_the_noise_of_exact_matches_is_warned_of() -> None:
+    runs = pd.DataFrame(
+        {
+            "variant": "a",
+            "seed": range(5),
+            "lost_turn_share": 0.0,
+            "is_reached": True,
+            "smoothed_best": 0.41,
+            "exact_match_error": 0.02,
+        }
+    )
+    (noise,) = warnings_of(runs, 0.4, 1, EXACT_MATCH)
+    assert "lies 1.0 points from the best of a" in noise
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_right"),
+    [
+        ("exact_match", 1.2, False),
+        ("own_macro_f1", -0.1, False),
+        ("matthews", -1.0, True),
+        ("pearson", 1.0 + 1e-9, True),
+        ("matthews", -1.1, False),
+        ("expected_perplexity", 5000.0, True),
+        ("perplexity", -1.0, False),
+    ],
+)
+def test_a_column_holds_what_its_metric_can_be(
+    tmp_path: Path, name: str, value: float, is_right: bool
+) -> None:
+    table = "devices" if name.startswith(("own_", "expected_")) else "rounds"
+    file = tmp_path / f"{table}.parquet"
+    pq.write_table(pa.table({KEYS[table]: [0], name: [value]}), file)
+    if is_right:
+        assert read_columns(file, table, [name]).num_rows == 1
+    else:
+        with pytest.raises(ValueError, match=f"{name} must lie in"):
+            read_columns(file, table, [name])
+
+
+def test_the_page_shows_the_metric_of_the_task_above_the_plans_of_a_round() -> None:
+    (packed,) = report_plans.inspection([FALLS])["runs"]
+    rounds = json.loads(gzip.decompress(base64.b64decode(packed["packed"])))["rounds"]
+    assert [one["perplexity"] for one in rounds] == [120, 90, 60, 64, 58]
+    assert not any("accuracy" in title for title in rounds[0])
+    (packed,) = report_plans.inspection([make_run("fedlora", [0.5, 0.625])])["runs"]
+    rounds = json.loads(gzip.decompress(base64.b64decode(packed["packed"])))["rounds"]
+    assert [one["accuracy (%)"] for one in rounds] == [50, 62.5]

@@ -87,7 +87,9 @@ def test_a_target_is_crossed_by_the_mean_of_three_evaluations_and_not_by_a_lucky
     assert (fallen["rounds_to_target"], fallen["is_reached"]) == (2, True)
     assert math.isnan(fallen["time_to_stay_s"])
     returns = make_run("fedlora", [0.5, 0.5, 0.5, 0.1, 0.1, 0.5, 0.5, 0.5])
-    assert metrics.sustained(returns.rounds, 0.4) == metrics.spent(returns.rounds, 5)
+    assert metrics.sustained(returns.rounds, 0.4, returns.metric) == metrics.spent(
+        returns.rounds, 5
+    )
 
 
 def test_accuracies_are_compared_at_what_every_run_had_spent() -> None:

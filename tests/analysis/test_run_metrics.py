@@ -14,6 +14,7 @@ from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.study import study_of
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
+from devices.tasks.classification import ACCURACY
 from devices.tasks.registry import TASKS
 
 NAN = math.nan
@@ -64,7 +65,7 @@ def make_run(label: str, accuracy: list[float], seconds_per_round: float = 10.0)
     )
     manifest = {"strategy": label.split("-")[0], "config_hash": "", "seed": 0}
     devices = pd.DataFrame({"device_id": range(4), "expected_accuracy": [NAN] * 4})
-    return Run(Path(label), label, manifest, {}, devices, rounds, clients)
+    return Run(Path(label), label, manifest, {}, devices, rounds, clients, ACCURACY)
 
 
 def speed_up(run: Run, baseline: Run, target: float) -> tuple[float, float]:
@@ -83,22 +84,22 @@ BLIND = make_run("blind", [NAN, NAN, NAN])
 
 def test_target_is_reached_at_the_closing_of_the_first_evaluated_round_at_it() -> None:
     # round 4 is the first evaluation at 0.6 or above: 4 rounds of 10 s, 110 bytes and 4 J
-    assert metrics.reached(LEARNS.rounds, 0.6) == Spent(4, 40.0, 440, 16.0)
+    assert metrics.reached(LEARNS.rounds, 0.6, metric=ACCURACY) == Spent(4, 40.0, 440, 16.0)
 
 
 def test_an_accuracy_equal_to_the_target_reaches_it_even_as_float32() -> None:
     run = make_run("x", [0.1, float(pd.Series([0.55], dtype="float32")[0]) - 5e-8])
-    assert metrics.reached(run.rounds, 0.55) is not None
-    assert metrics.reached(run.rounds, 0.551) is None
+    assert metrics.reached(run.rounds, 0.55, metric=ACCURACY) is not None
+    assert metrics.reached(run.rounds, 0.551, metric=ACCURACY) is None
 
 
 def test_a_target_never_reached_is_none() -> None:
-    assert metrics.reached(FAILS.rounds, 0.5) is None
-    assert metrics.reached(BLIND.rounds, 0.5) is None
+    assert metrics.reached(FAILS.rounds, 0.5, metric=ACCURACY) is None
+    assert metrics.reached(BLIND.rounds, 0.5, metric=ACCURACY) is None
 
 
 def test_a_target_that_the_initial_model_meets_costs_nothing() -> None:
-    assert metrics.reached(LEARNS.rounds, 0.1) == Spent(0, 0.0, 0, 0.0)
+    assert metrics.reached(LEARNS.rounds, 0.1, metric=ACCURACY) == Spent(0, 0.0, 0, 0.0)
     assert all(map(math.isnan, speed_up(LEARNS, SLOW, 0.1)))
 
 
@@ -124,10 +125,10 @@ def test_two_runs_that_never_arrive_have_no_speed_up() -> None:
 
 
 def test_final_accuracy_is_the_last_evaluation_and_best_the_highest() -> None:
-    assert metrics.of_rounds(LEARNS.rounds)["final_accuracy"] == 0.6
-    assert metrics.of_rounds(LEARNS.rounds)["best_accuracy"] == 0.62
-    assert math.isnan(metrics.of_rounds(BLIND.rounds)["final_accuracy"])
-    assert math.isnan(metrics.of_rounds(BLIND.rounds)["best_accuracy"])
+    assert metrics.of_rounds(LEARNS.rounds, metric=ACCURACY)["final_accuracy"] == 0.6
+    assert metrics.of_rounds(LEARNS.rounds, metric=ACCURACY)["best_accuracy"] == 0.62
+    assert math.isnan(metrics.of_rounds(BLIND.rounds, metric=ACCURACY)["final_accuracy"])
+    assert math.isnan(metrics.of_rounds(BLIND.rounds, metric=ACCURACY)["best_accuracy"])
 
 
 def test_waiting_is_the_mean_over_rounds_with_an_aggregation() -> None:
@@ -155,37 +156,42 @@ def test_lost_work_is_the_share_of_device_seconds_not_aggregated() -> None:
 
 
 def test_default_target_is_the_highest_multiple_of_5_points_that_every_run_reached() -> None:
-    target = metrics.choose_target([LEARNS.rounds, SLOW.rounds], smoothing=1)
+    target = metrics.choose_target([LEARNS.rounds, SLOW.rounds], smoothing=1, metric=ACCURACY)
     assert target == Target(0.5, "the highest multiple of 5 points that every run reached")
 
 
 def test_default_target_lies_above_every_initial_model() -> None:
     start = make_run("warm", [0.51, 0.52])  # 50 % is where it started, not what it reached
-    target = metrics.choose_target([LEARNS.rounds, start.rounds], smoothing=1)
+    target = metrics.choose_target([LEARNS.rounds, start.rounds], smoothing=1, metric=ACCURACY)
     assert target == Target(0.6, "the highest multiple of 5 points that any run reached")
 
 
 def test_a_run_that_was_never_evaluated_does_not_choose_the_target() -> None:
-    assert metrics.choose_target([LEARNS.rounds, BLIND.rounds], smoothing=1).value == 0.6
-    assert metrics.choose_target([BLIND.rounds], smoothing=1) == Target(
+    assert (
+        metrics.choose_target([LEARNS.rounds, BLIND.rounds], smoothing=1, metric=ACCURACY).value
+        == 0.6
+    )
+    assert metrics.choose_target([BLIND.rounds], smoothing=1, metric=ACCURACY) == Target(
         None, "no run evaluated its model"
     )
 
 
 def test_no_target_where_nothing_was_learned() -> None:
     flat = make_run("flat", [0.1, 0.12, 0.11])
-    assert metrics.choose_target([flat.rounds], smoothing=1).value is None
-    assert "no run rose" in metrics.choose_target([flat.rounds], smoothing=1).rule
+    assert metrics.choose_target([flat.rounds], smoothing=1, metric=ACCURACY).value is None
+    assert "no run rose" in metrics.choose_target([flat.rounds], smoothing=1, metric=ACCURACY).rule
 
 
 def test_a_given_target_is_taken_as_it_is() -> None:
-    assert metrics.choose_target([FAILS.rounds], 0.57) == Target(0.57, "as asked for")
+    assert metrics.choose_target([FAILS.rounds], 0.57, metric=ACCURACY) == Target(
+        0.57, "as asked for"
+    )
 
 
 @pytest.mark.parametrize("given", [0.0, -0.1, 55.0])
 def test_a_target_must_be_a_share(given: float) -> None:
     with pytest.raises(RunError, match=rf"must be a share in \(0, 1\], got {given:g}"):
-        metrics.choose_target([LEARNS.rounds], given)
+        metrics.choose_target([LEARNS.rounds], given, metric=ACCURACY)
 
 
 def test_the_baseline_is_fedlora_else_the_first_run() -> None:
@@ -221,26 +227,32 @@ def test_a_comparison_of_nothing_is_refused() -> None:
 
 def test_smoothing_asks_that_the_last_evaluations_together_are_at_the_target() -> None:
     # means of two evaluations: 0.3 at round 2, 0.56 at round 4, 0.61 at round 5
-    smooth = metrics.smoothed(LEARNS.rounds, 2)
-    assert metrics.reached(smooth, 0.6) == Spent(5, 50.0, 550, 20.0)
-    assert metrics.reached(smooth, 0.1) == Spent(2, 20.0, 220, 8.0)  # none before the second
-    pd.testing.assert_frame_equal(metrics.smoothed(LEARNS.rounds, 1), LEARNS.rounds)
+    smooth = metrics.smoothed(LEARNS.rounds, ACCURACY, 2)
+    assert metrics.reached(smooth, 0.6, metric=ACCURACY) == Spent(5, 50.0, 550, 20.0)
+    assert metrics.reached(smooth, 0.1, metric=ACCURACY) == Spent(
+        2, 20.0, 220, 8.0
+    )  # none before the second
+    pd.testing.assert_frame_equal(metrics.smoothed(LEARNS.rounds, ACCURACY, 1), LEARNS.rounds)
 
 
 def test_what_was_spent_by_the_last_evaluation_is_known_of_every_run() -> None:
-    row = metrics.to_target(FAILS.rounds, 0.5)
+    row = metrics.to_target(FAILS.rounds, 0.5, metric=ACCURACY)
     spent = [row[f"spent_{name}"] for name in ("rounds", "s", "bytes", "energy_j")]
     assert spent == [5, 50.0, 550, 20.0]
     assert math.isnan(row["time_to_target_s"])
-    assert metrics.to_target(BLIND.rounds, 0.5)["spent_s"] == 0.0
+    assert metrics.to_target(BLIND.rounds, 0.5, metric=ACCURACY)["spent_s"] == 0.0
 
 
 def test_the_area_is_the_mean_accuracy_over_time_on_straight_lines() -> None:
     # 20 s at 0.3 in the mean, then 10 s from 0.5 to 0.56
-    assert metrics.mean_over_time(LEARNS.rounds, 30.0) == pytest.approx((6.0 + 5.3) / 30)
-    assert metrics.mean_over_time(LEARNS.rounds, 20.0) == pytest.approx(0.3)
-    assert math.isnan(metrics.mean_over_time(LEARNS.rounds, 51.0))  # not known so far
-    assert math.isnan(metrics.mean_over_time(BLIND.rounds, 10.0))
+    assert metrics.mean_over_time(LEARNS.rounds, 30.0, metric=ACCURACY) == pytest.approx(
+        (6.0 + 5.3) / 30
+    )
+    assert metrics.mean_over_time(LEARNS.rounds, 20.0, metric=ACCURACY) == pytest.approx(0.3)
+    assert math.isnan(
+        metrics.mean_over_time(LEARNS.rounds, 51.0, metric=ACCURACY)
+    )  # not known so far
+    assert math.isnan(metrics.mean_over_time(BLIND.rounds, 10.0, metric=ACCURACY))
 
 
 def test_utilisation_is_the_part_of_the_device_time_that_was_worked() -> None:
@@ -275,35 +287,37 @@ def test_staleness_is_that_of_the_aggregated_updates() -> None:
 
 def test_fairness_is_jains_index_over_the_whole_fleet() -> None:
     fleet = pd.DataFrame({"device_id": range(5), "expected_accuracy": [0.2, 0.4, 0.6, 0.8, 1.0]})
-    row = metrics.of_devices(fleet, LEARNS.clients)
+    row = metrics.of_devices(fleet, LEARNS.clients, metric=ACCURACY)
     assert row["participation_fairness"] == 9 / (5 * 5)  # updates 2, 1, 0, 0, 0
     none = LEARNS.clients.assign(outcome="late")
-    assert math.isnan(metrics.of_devices(fleet, none)["participation_fairness"])
+    assert math.isnan(metrics.of_devices(fleet, none, metric=ACCURACY)["participation_fairness"])
     all_alike = LEARNS.clients.assign(outcome="aggregated", device_id=range(5))
-    assert metrics.of_devices(fleet, all_alike)["participation_fairness"] == 1.0
+    assert metrics.of_devices(fleet, all_alike, metric=ACCURACY)["participation_fairness"] == 1.0
 
 
 def test_device_accuracies_are_told_by_their_quantiles() -> None:
     fleet = pd.DataFrame({"device_id": range(5), "expected_accuracy": [0.2, 0.4, 0.6, 0.8, 1.0]})
-    row = metrics.of_devices(fleet, LEARNS.clients)
+    row = metrics.of_devices(fleet, LEARNS.clients, metric=ACCURACY)
     names = ("min", "q10", "q25", "median", "max")
     quantiles = [row[f"device_accuracy_{name}"] for name in names]
     assert quantiles == pytest.approx([0.2, 0.28, 0.4, 0.6, 1.0])
     unknown = fleet.assign(expected_accuracy=NAN)
-    assert math.isnan(metrics.of_devices(unknown, LEARNS.clients)["device_accuracy_min"])
+    assert math.isnan(
+        metrics.of_devices(unknown, LEARNS.clients, metric=ACCURACY)["device_accuracy_min"]
+    )
 
 
 def test_own_tests_are_told_by_their_mean_and_from_the_worst_to_the_best() -> None:
     values = [NAN, 3.0, 1.0, 2.0, 5.0, 4.0]  # a device kept no example
     fleet = pd.DataFrame({"device_id": range(6), "own_accuracy": values, "own_perplexity": values})
     names = ("mean", "min", "q10", "q25", "median", "max")
-    row = metrics.of_devices(fleet, LEARNS.clients)
+    row = metrics.of_devices(fleet, LEARNS.clients, metric=ACCURACY)
     of_accuracy = [row[f"own_accuracy_{name}"] for name in names]
     assert of_accuracy == pytest.approx([3.0, 1.0, 1.4, 2.0, 3.0, 5.0])
     lower = metrics.of_devices(fleet, LEARNS.clients, TASKS["causal-lm"].metrics[0])
     of_perplexity = [lower[f"own_perplexity_{name}"] for name in names]
     assert of_perplexity == pytest.approx([3.0, 5.0, 4.6, 4.0, 3.0, 1.0])
-    none = metrics.of_devices(fleet.assign(own_accuracy=NAN), LEARNS.clients)
+    none = metrics.of_devices(fleet.assign(own_accuracy=NAN), LEARNS.clients, metric=ACCURACY)
     assert not [name for name in none if name.startswith("own_")]
 
 

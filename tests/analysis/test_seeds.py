@@ -14,6 +14,7 @@ from scipy import stats
 from analysis.metrics.caveats import warnings_of
 from analysis.metrics.paired import NUM_RESAMPLES
 from analysis.metrics.seeds import mean, median, over_seeds, ratio, speed_ups
+from devices.tasks.classification import ACCURACY
 
 INF, NAN = math.inf, math.nan
 TIMES = st.lists(st.floats(1, 1e6), min_size=1, max_size=9)
@@ -73,7 +74,7 @@ def test_variants_of_which_the_same_is_to_be_said_share_a_sentence() -> None:
             "accuracy_error": 0.02,
         }
     )
-    assert warnings_of(runs, 0.4, 1) == [
+    assert warnings_of(runs, 0.4, 1, ACCURACY) == [
         "The target of 40 % lies 1.0 points from the best of a and c each, within the noise of "
         "their evaluations (standard error 2.0 points).",
         "The target of 40 % lies 2.0 points from the best of b, within the noise of its "

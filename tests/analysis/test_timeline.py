@@ -17,6 +17,7 @@ from analysis.commands import reports as commands
 from analysis.report.timeline import DEVICES, FIRST_DEVICE_LANE, SERVER, trace
 from analysis.runs.files import RunError
 from analysis.runs.load import Run, load_run
+from devices.tasks.classification import ACCURACY
 from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
 from simulator.log.progress import PlainReporter
@@ -217,6 +218,7 @@ def written(folder: Path, log: list[Json], plan: Json) -> Run:
         devices=pd.DataFrame([device]),
         rounds=pd.DataFrame(rounds),
         clients=pd.DataFrame([device | plan | {"download_bytes": 1, "upload_bytes": 1}]),
+        metric=ACCURACY,
     )
 
 

@@ -22,14 +22,14 @@ WORDNET_NOUN = "WORDNET_DATA_NOUN"
 
 @pytest.fixture(scope="module")
 def wordnet() -> Classification:
-    return Classification.of(load_dataset("wordnet-16"))
+    return Classification.of(load_dataset("wordnet-16", Classification.columns))
 
 
 class TestBundled:
     def test_every_data_set_holds_what_the_catalogue_says(self) -> None:
         assert DATASETS
         for name, entry in DATASETS.items():
-            data = load_dataset(name)
+            data = load_dataset(name, Classification.columns)
             assert data.name == entry.name == name
             assert len(data.train) == len(data.train["label"]) == entry.num_train
             assert len(data.test) == len(data.test["label"]) == entry.num_test
@@ -81,7 +81,7 @@ class TestBundled:
         with pytest.raises(
             ValueError, match=r"data must be one of wordnet-16, chitchat, .*, or a .* got '"
         ):
-            load_dataset(name)
+            load_dataset(name, Classification.columns)
 
 
 class TestSubset:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from devices.tasks.classification import Classification
 from tests.devices.loopback_hub import NAME, Hub, printed_by, serving
 from tests.devices.test_parquet import packed
 
@@ -59,7 +60,7 @@ def found(
     """What a process of its own reads of each edition, or the error."""
     code = (
         "import json, sys; from devices.datasets.dataset import Edition, load_dataset\n"
-        f"given = {{'name': {NAME!r}, **{given!r}}}\n"
+        f"given = {{'name': {NAME!r}, 'columns': {Classification.columns!r}, **{given!r}}}\n"
         f"for edition in {editions or ({},)!r}:\n"
         " try:\n"
         "  data = load_dataset(**given, edition=Edition(**edition))\n"

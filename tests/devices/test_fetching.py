@@ -19,6 +19,7 @@ from devices.fetching.folders import cache_folder
 from devices.fetching.packages import FetchError, Package, download
 from devices.models import catalog, fetched
 from devices.models.fetched import FetchedModel, fetch_model
+from devices.tasks.classification import Classification
 
 SAY: list[str] = []
 
@@ -160,7 +161,7 @@ def test_messages_become_examples_of_their_senders_and_others_test_them(
     with pytest.raises(ValueError, match=r"must have sha256 .* remove its folder"):
         load_dataset("chitchat", ("text",))
     with pytest.raises(ValueError, match="must be read by its own names, text, client, got label"):
-        load_dataset("chitchat")
+        load_dataset("chitchat", Classification.columns)
 
 
 def source_archive(folder: Path, lines: str) -> Path:

@@ -13,6 +13,7 @@ import pytest
 
 from devices.datasets import records
 from devices.datasets.dataset import load_dataset
+from devices.tasks.classification import Classification
 from devices.tasks.registry import load_task
 
 TRAIN = {"text": ["good", " bad ", "söß"], "label": [1, 0, 1]}
@@ -33,7 +34,7 @@ def folder_of(folder: Path, train: bytes, test: dict[str, Any] | None = None) ->
 def refusal(directory: str) -> str | None:
     """What loading says where it refuses the data; it may raise nothing else."""
     try:
-        load_dataset(directory)
+        load_dataset(directory, Classification.columns)
     except ValueError as error:
         return str(error)
     return None
@@ -45,7 +46,7 @@ def test_texts_and_whole_numbers_are_read(
     tmp_path: Path, compression: str, is_dictionary: bool
 ) -> None:
     train = packed(TRAIN, compression=compression, use_dictionary=is_dictionary, row_group_size=2)
-    data = load_dataset(folder_of(tmp_path, train))
+    data = load_dataset(folder_of(tmp_path, train), Classification.columns)
     assert data.train["text"] == ("good", "bad", "söß")
     assert data.train["label"] == ("1", "0", "1")
 
@@ -64,8 +65,11 @@ def test_rows_are_those_of_the_same_table_as_json(tmp_path: Path) -> None:
         (tmp_path / "as_json" / f"{split}.jsonl").write_text("\n".join(lines) or '{"text": "a"}')
         break
     (tmp_path / "as_json" / "test.jsonl").write_text('{"text": "a", "label": "class 1"}')
-    found = load_dataset(str(tmp_path), named={"text": "text"})
-    assert found.train.columns == load_dataset(str(tmp_path / "as_json")).train.columns
+    found = load_dataset(str(tmp_path), Classification.columns, named={"text": "text"})
+    assert (
+        found.train.columns
+        == load_dataset(str(tmp_path / "as_json"), Classification.columns).train.columns
+    )
     assert found.unused == ("id",)
     assert found.train.lines[-1] == 3000
 
@@ -107,7 +111,7 @@ def test_a_value_that_breaks_a_rule_is_refused_with_its_row(
     tmp_path: Path, table: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        load_dataset(folder_of(tmp_path, packed(table)))
+        load_dataset(folder_of(tmp_path, packed(table)), Classification.columns)
     assert "train.parquet" in str(error.value)
 
 
@@ -132,10 +136,10 @@ def test_what_unpacks_to_more_than_memory_would_hold_is_refused(
     alike = packed({"text": ["a" * 10_000] * 1000, "label": ["x"] * 1000}, compression="zstd")
     assert len(alike) < 20_000
     with pytest.raises(ValueError, match=r"at most 1,000,000 bytes, got 1,000,\d+ or more"):
-        load_dataset(folder_of(tmp_path, alike))
+        load_dataset(folder_of(tmp_path, alike), Classification.columns)
     wide = packed({"text": ["a" * 2_000_000], "label": ["x"]}, compression="zstd")
     with pytest.raises(ValueError, match=r"at most 1,000,000 bytes, got 2,000,"):
-        load_dataset(folder_of(tmp_path, wide))
+        load_dataset(folder_of(tmp_path, wide), Classification.columns)
     monkeypatch.setattr(records, "MAX_ROWS", 99)
     with pytest.raises(ValueError, match=r"at most 99 rows, got 1,000"):
-        load_dataset(folder_of(tmp_path, alike))
+        load_dataset(folder_of(tmp_path, alike), Classification.columns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -273,9 +275,12 @@ def test_the_statistics_of_a_partition_tell_size_and_skew() -> None:
 def test_drawn_shards_are_those_of_numpys_weighted_choice(
     seed: int, alpha: float, num_examples: int
 ) -> None:
+    def rngs(devices: Sequence[int]) -> list[np.random.Generator]:
+        return [np.random.default_rng([seed, device]) for device in devices]
+
     groups = np.random.default_rng(seed).integers(0, 5, 200)
-    shards = DrawnShards(groups, 1, num_examples, alpha, lambda _: np.random.default_rng(seed))
-    rng = np.random.default_rng(seed)
+    shards = DrawnShards(groups, 3, num_examples, alpha, rngs)
+    rng = np.random.default_rng([seed, 2])
     names, counts = np.unique(groups, return_counts=True)
     shares = rng.dirichlet(np.full(len(names), alpha))
     drawn = rng.choice(len(names), size=num_examples, p=shares)
@@ -283,7 +288,8 @@ def test_drawn_shards_are_those_of_numpys_weighted_choice(
     rows = [
         np.flatnonzero(groups == names[k])[place] for k, place in zip(drawn, within, strict=True)
     ]
-    assert shards[0].tolist() == sorted(rows)
+    assert shards[2].tolist() == sorted(rows)
+    assert [examples.tolist() for examples in shards.each([0, 2])][1] == sorted(rows)
 
 
 def test_a_million_clients_are_divided_as_few_are() -> None:

@@ -41,7 +41,9 @@ print(json.dumps({"accuracy": right / len(rows), "ours": sorted(ours)}))
 
 
 def write_data(folder: Path) -> None:
-    data = Classification.of(load_dataset("wordnet-16")).subset(num_train=320, num_test=160)
+    data = Classification.of(load_dataset("wordnet-16", Classification.columns)).subset(
+        num_train=320, num_test=160
+    )
     parts = {
         "train": (data.data.train["text"], data.data.train["label"]),
         "test": (data.data.test["text"], data.data.test["label"]),

@@ -140,7 +140,9 @@ def downloaded_bytes(plan: TrainingPlan) -> int:
 @cache
 def trainer(recipe: Recipe = "adamw") -> CheckedTrainer:
     """Tested on what it trains on: what is learned is what federated training minimizes."""
-    data = Classification.of(load_dataset("wordnet-16")).subset(num_train=4 * EXAMPLES, num_test=1)
+    data = Classification.of(load_dataset("wordnet-16", Classification.columns)).subset(
+        num_train=4 * EXAMPLES, num_test=1
+    )
     data = Classification.of(replace(data.data, test=data.data.train))
     config = TrainingConfig(
         model="tiny",

@@ -252,7 +252,10 @@ def test_what_a_language_model_cannot_be_trained_by_is_said_in_words(
             "must have a model that reads from left to right",
         ),
         ({"columns": {"text": "body"}}, "client must be a string or a whole number, got nothing"),
-        ({"columns": {"text": "body", "labels": "x"}}, "columns may name text, client, label, got"),
+        (
+            {"columns": {"text": "body", "labels": "x"}},
+            "columns may name text, client, label, pair, score, ",
+        ),
         ({"data": "wordnet-16", "columns": {}}, "must be read by its own names, text, label"),
     ],
 )

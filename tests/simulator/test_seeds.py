@@ -30,6 +30,8 @@ def test_numbered_streams_are_those_of_their_names(seed: int, numbers: list[int]
     for number in numbers:
         drawn, expected = streams[number], stream(seed, "selection", number)
         assert drawn.bit_generator.state == expected.bit_generator.state
+    together = [rng.bit_generator.state for rng in streams.many(numbers)]
+    assert together == [streams[number].bit_generator.state for number in numbers]
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))

@@ -178,7 +178,7 @@ def test_unplanned_blocks_save_as_computed(tiny: TorchTrainer) -> None:
 @needs_minilm
 @pytest.mark.parametrize("attention", some(("eager", "sdpa"), 2))
 def test_gradients_of_a_padded_batch_keep_their_direction(attention: str) -> None:
-    data = Classification.of(load_dataset("wordnet-16"))
+    data = Classification.of(load_dataset("wordnet-16", Classification.columns))
     config = make_config("minilm-l6", attention=attention, max_length=64)
     trainer = make_trainer(config, data.subset(num_train=160, num_test=16))
     batch = trainer._train_texts.batch(np.arange(0, 160, 20), CPU)

@@ -52,7 +52,9 @@ print(right, any(name.split(".")[0] in ours for name in sys.modules))
 @long
 @needs_minilm
 def test_plain_peft_gets_the_accuracy_that_we_report(tmp_path: Path) -> None:
-    data = Classification.of(load_dataset("wordnet-16")).subset(num_train=320, num_test=128)
+    data = Classification.of(load_dataset("wordnet-16", Classification.columns)).subset(
+        num_train=320, num_test=128
+    )
     settings = {"learning_rate": 2e-3, "eval_examples": 128}
     trained_in = make_trainer(make_config("minilm-l6", dtype="auto", **settings), data)
     start = trained_in.spec.initial_adapter(8, 16.0, np.random.default_rng(0))

@@ -247,7 +247,9 @@ def test_tiny_learns_its_words(tiny: TorchTrainer) -> None:
 @long
 @needs_minilm
 def test_minilm_learns_wordnet_in_forty_steps() -> None:
-    data = Classification.of(load_dataset("wordnet-16")).subset(num_train=640, num_test=160)
+    data = Classification.of(load_dataset("wordnet-16", Classification.columns)).subset(
+        num_train=640, num_test=160
+    )
     config = make_config("minilm-l6", learning_rate=2e-3, dtype="auto", eval_examples=160)
     trainer = make_trainer(config, data)
     start = trainer.spec.initial_adapter(8, 16.0, np.random.default_rng(0))
