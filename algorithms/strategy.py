@@ -26,6 +26,7 @@ from devices.vocabulary.plan import (
 )
 from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import FloatArray
+from traces.options import Options
 
 M = TypeVar("M")
 
@@ -253,7 +254,7 @@ def make_plans(
     return plans
 
 
-class Strategy(Protocol[M]):
+class Strategy(Options, Protocol[M]):
     """A strategy is a frozen dataclass of its options, with four pure methods.
 
     ``init`` starts a run; then each round asks ``plan`` for the work of a cohort, ``broadcast`` for

@@ -158,14 +158,14 @@ class TermGrid:
 
     @property
     def is_read_only(self) -> bool:
-        """Whether nobody can write to the arrays, as to those of ``top_blocks``."""
+        """True if the arrays are read-only, as those of ``top_blocks`` are."""
         return not any(
             values.flags.writeable for values in (self.held, self.trained, self.upload_bits)
         )
 
     @property
     def has_controls(self) -> bool:
-        """Whether the device corrects its gradients by control variates, which are sent too."""
+        """True if the device corrects its gradients by control variates, which are sent too."""
         return self.use == "controlled"
 
     @property
