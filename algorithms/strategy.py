@@ -281,6 +281,9 @@ class Strategy(Options, Protocol[M]):
     is_mean: ClassVar[bool] = False
     """Whether the aggregation is a mean of what devices sent, term by term, so that what it adds to
     the model is a gradient that a server optimizer can step along."""
+    has_global_model: ClassVar[bool] = True
+    """Whether ``ServerState.adapter`` is a model that somebody uses. Where it is not, it stays what
+    it was, nothing is tested between rounds or exported, and only own models count."""
     needs_plain_sgd: ClassVar[bool] = False
     """Whether it takes what a device has moved by, over the rate, for the sum of its gradients,
     which holds for SGD without momentum and clipping. A config with another recipe is refused."""
