@@ -22,6 +22,7 @@ from analysis.units import BYTES, PLAIN, SECONDS
 from simulator.config.problems import UserError
 from simulator.log.manifest import RunFolderError, lost_files, read_manifest
 from simulator.log.removal import check_removable, remove_runs
+from simulator.log.run_folder import is_being_written
 
 app = typer.Typer(no_args_is_help=True, help="Run folders: list, show and remove them.")
 
@@ -84,7 +85,7 @@ def _facts(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
         "run": f"{manifest.get('label')} of {manifest.get('experiment')}, seed "
         f"{manifest.get('seed')}",
         "title": str(alone.get("strategy_title") or alone.get("title") or ""),
-        "status": str(manifest.get("status", "unknown")),
+        "status": _status(folder, manifest),
         "error": str(manifest.get("error") or ""),
         "rounds": str(manifest.get("num_rounds", "")),
         "simulated": _seconds(manifest.get("simulated_s")),
@@ -146,12 +147,18 @@ def _row(folder: Path) -> tuple[str, ...]:
         return folder.name, "damaged", "", "", "", BYTES.text(_size_bytes(folder))
     return (
         folder.name,
-        str(manifest.get("status", "unknown")),
+        _status(folder, manifest),
         str(manifest.get("num_rounds", "")),
         _seconds(manifest.get("simulated_s")),
         ", ".join(_scores(manifest)[:1]),
         BYTES.text(_size_bytes(folder)),
     )
+
+
+def _status(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """Return what became of a run; ``interrupted`` where it should run but no process writes it."""
+    status = str(manifest.get("status", "unknown"))
+    return "interrupted" if status == "running" and not is_being_written(folder) else status
 
 
 def _scores(manifest: Mapping[str, Any]) -> list[str]:

@@ -139,7 +139,7 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
         ),
         FigureSpec(
             "traffic",
-            "Bytes of all devices so far against simulated time: left down, right up.",
+            "Bytes of all devices so far against simulated time: downloads left, uploads right.",
             curves.progress,
             traffic.draw,
         ),

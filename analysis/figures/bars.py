@@ -99,9 +99,7 @@ def finite_end(spread: pd.DataFrame) -> float:
 def write(axes: Axes, ends: pd.Series[float], texts: list[str]) -> None:
     """Draw a number right of each bar, and room for it."""
     for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
-        axes.annotate(
-            text, (end, row), (2.5, 0), textcoords="offset points", va="center", fontsize=7
-        )
+        axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=7)
     longest = max(len(text) for text in texts)
     width_pt = 72 * float(axes.figure.bbox.width) / axes.figure.dpi * 0.7
     room = min(0.5, (3.6 * longest + 5) / width_pt)

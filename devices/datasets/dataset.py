@@ -224,10 +224,15 @@ def _check_own_names(
 ) -> None:
     """Raise ValueError where data with a name of its own lacks a column, or is to rename one."""
     lacking = [column for column in columns if column not in have]
-    if lacking or named:
+    if lacking:
+        raise ValueError(
+            f"the data must have the columns that the task reads, {', '.join(columns)}: {name} "
+            f"lacks {', '.join(lacking)}, it has {', '.join(have)}; choose another kind or data"
+        )
+    if named:
         raise ValueError(
             f"the columns of {name} must be read by its own names, {', '.join(have)}, got "
-            f"{', '.join(lacking or named or ())}"
+            f"{', '.join(named)}"
         )
 
 

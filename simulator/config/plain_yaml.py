@@ -60,10 +60,10 @@ def parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = ", ".join(filter(None, [error.context, error.problem]))
-        raise ValueError(f"is no valid YAML: {said}{_place(mark) if mark else ''}") from None
+        raise ValueError(f"must be valid YAML, got: {said}{_place(mark) if mark else ''}") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         said = " ".join(str(error).split())
-        raise ValueError(f"is no valid YAML: {said}") from None
+        raise ValueError(f"must be valid YAML, got: {said}") from None
 
 
 def key_places(text: str) -> dict[str, Place]:

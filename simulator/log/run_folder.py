@@ -201,6 +201,15 @@ def lock_folder(path: Path) -> int:
     return descriptor
 
 
+def is_being_written(path: Path) -> bool:
+    """Return whether a process is at work in the folder."""
+    try:
+        os.close(lock_folder(path))
+    except BusyFolderError:
+        return True
+    return False
+
+
 def refuse_links(path: Path) -> None:
     """Raise RunFolderError where writing to the folder would write elsewhere, or wait forever."""
     with os.scandir(path) as entries:

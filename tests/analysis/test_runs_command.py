@@ -39,6 +39,19 @@ def test_runs_are_listed_with_what_became_of_them(root: Path) -> None:
         assert said.count("fedlora-") == said.count("haflq-") == 1
 
 
+def test_a_run_whose_process_is_gone_is_listed_as_interrupted(root: Path) -> None:
+    folder = one(root, "fedlora")
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}), "utf-8")
+    said = fedclock("runs", "list", cwd=root.parent).stdout
+    assert (said.count("interrupted"), said.count("running")) == (1, 0)
+    held = os.open(folder, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    said = fedclock("runs", "list", cwd=root.parent).stdout
+    os.close(held)
+    assert (said.count("interrupted"), said.count("running")) == (0, 1)
+
+
 def test_numbers_that_no_double_holds_are_left_out_of_the_list(root: Path) -> None:
     file = one(root, "haflq") / "manifest.json"
     large = {"simulated_s": 10**400, "final_accuracy": 10**400}

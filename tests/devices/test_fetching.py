@@ -160,7 +160,7 @@ def test_messages_become_examples_of_their_senders_and_others_test_them(
     (folder / "test.jsonl").write_text('{"text": "other", "client": "x"}\n', "utf-8")
     with pytest.raises(ValueError, match=r"must have sha256 .* remove its folder"):
         load_dataset("chitchat", ("text",))
-    with pytest.raises(ValueError, match="must be read by its own names, text, client, got label"):
+    with pytest.raises(ValueError, match="chitchat lacks label, it has text, client"):
         load_dataset("chitchat", Classification.columns)
 
 

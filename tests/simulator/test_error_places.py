@@ -71,8 +71,8 @@ def test_a_key_stands_where_it_is_written_also_when_merged_aliased_or_in_a_list(
         ("rank: 4", "rank: 0", "strategies.a.b.rank", "line 17, column 25"),
         ("rank: 4", "rank: 5000", "strategies.a.b.rank", "line 17, column 25"),  # in a world
         ("model: tiny", "model: tinny", "task.model", "line 2, column 9"),
-        ("name: small", "name: small\nseed: 08", "is no valid YAML", "line 2, column 7"),
-        ("  c: {", "  c: [{", "is no valid YAML", "line 19, column 1"),
+        ("name: small", "name: small\nseed: 08", "must be valid YAML", "line 2, column 7"),
+        ("  c: {", "  c: [{", "must be valid YAML", "line 19, column 1"),
     ],
 )
 def test_an_error_names_line_and_column_of_its_key(

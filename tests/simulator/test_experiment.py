@@ -162,15 +162,15 @@ def test_a_strategy_of_several_is_named_by_its_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: [", "is no valid YAML"),
+        ("a: [", "must be valid YAML"),
         ("name: a\nname: b", "the key 'name' stands twice"),
         ("- 1", "must hold a mapping"),
         ("", "must hold a mapping"),
-        ("a: !!python/object/apply:os.system [ls]", "is no valid YAML"),
-        ("a: " + "[" * 5000, "is no valid YAML"),
-        ("name: {{ name }}", "is no valid YAML"),
-        ("name: 2024-02-30", "is no valid YAML"),
-        ("seed: " + "9" * 5000, "is no valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "must be valid YAML"),
+        ("a: " + "[" * 5000, "must be valid YAML"),
+        ("name: {{ name }}", "must be valid YAML"),
+        ("name: 2024-02-30", "must be valid YAML"),
+        ("seed: " + "9" * 5000, "must be valid YAML"),
         ("#" * 1_000_001, "must be at most 1000000 bytes"),
     ],
 )
@@ -193,9 +193,10 @@ def test_merged_keys_do_not_count_as_standing_twice(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_clear_errors(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(ConfigError, match="cannot be read"):
-            load_experiment(path)
+    with pytest.raises(ConfigError, match="must be a YAML file, got none; `fedclock init compare`"):
+        load_experiment(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_experiment(tmp_path)
 
 
 @pytest.mark.parametrize(
