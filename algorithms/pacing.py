@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
 
-from traces.options import Count, PartialShare, Positive, check_options
+from traces.options import Count, Options, PartialShare, Positive
 
 Decay = Literal["constant", "polynomial", "hinge"]
 Exponent = Annotated[float, Ge(0), Le(100)]
@@ -30,7 +30,7 @@ Mixes = Literal["change", "model"]
 Both are one where the device started from x."""
 
 
-class Pacing(Protocol):
+class Pacing(Options, Protocol):
     """A pacing decides when plans go out and when a round closes.
 
     The server asks it with two counts: ``in_flight`` devices have a plan and are at work, and
@@ -93,9 +93,6 @@ class Synchronous(Pacing):
     deadline_s: Annotated[float, Gt(0)] = math.inf
     """The seconds after a round opened at which late devices are cut; never unless given."""
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
     @property
     def drops_late(self) -> bool:
         return True
@@ -123,9 +120,6 @@ class OverSelection(Pacing):
     """The number of updates that end a round."""
     factor: Annotated[float, Ge(1), Le(100)] = 1.3
     """The number of plans over the number of updates that end a round; 1.3 is the paper's."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     @property
     def drops_late(self) -> bool:
@@ -157,9 +151,6 @@ class SemiSynchronous(Pacing):
     """The seconds from one aggregation to the next."""
     staleness_exponent: Exponent = 0.5
     """The exponent by which an update weighs less for each aggregation that it missed."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     @property
     def deadline_s(self) -> float:
@@ -200,9 +191,6 @@ class FedBuff(Pacing):
     staleness_exponent: Exponent = 0.5
     """The exponent by which an update weighs less for each aggregation that it missed."""
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
     def slots(self, in_flight: int, buffered: int) -> int:
         return self.concurrency - in_flight
 
@@ -242,9 +230,6 @@ class FedAsync(Pacing):
     """The slope of the hinge decay."""
     hinge_after: Annotated[int, Ge(0)] = 4
     """The staleness up to which the hinge decay does not begin."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def slots(self, in_flight: int, buffered: int) -> int:
         return self.concurrency - in_flight

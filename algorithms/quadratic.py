@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.static_fleet import StaticFleet, update_with
+from algorithms.static_fleet import StaticFleet, lasting, update_with
 from algorithms.strategy import ServerState
 from devices.models.spec import ModelSpec
 from devices.vocabulary.merged import multiplied_out
@@ -66,7 +66,7 @@ def trained_on(
                 new_a -= 0.05 * trained[:, None] * step_a
             if "b" in terms.trained_factors:
                 new_b -= 0.05 * trained * step_b
-        sent = terms.uploaded[place]
+        sent = lasting(terms)[place]
         a, b = np.where(sent[:, None], new_a, a), np.where(sent, new_b, b)
         factors[key] = Factors(a.astype(np.float32), b.astype(np.float32))
     return update_with(

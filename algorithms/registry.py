@@ -37,6 +37,7 @@ from algorithms.strategies.hetlora import HetLoRA
 from algorithms.strategies.inclusivefl import InclusiveFL
 from algorithms.strategies.layersel import LayerSel
 from algorithms.strategies.legend import LEGEND
+from algorithms.strategies.local_only import LocalOnly
 from algorithms.strategies.lora_fair import LoRAFAIR
 from algorithms.strategies.rolora import RoLoRA
 from algorithms.strategies.scaffold import SCAFFOLD
@@ -63,6 +64,7 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "fedsa-lora": FedSALoRA,
     "fed-hello": FedHeLLo,
     "scaffold": SCAFFOLD,
+    "local-only": LocalOnly,
 }
 PACINGS: dict[str, type[Pacing]] = {
     "synchronous": Synchronous,

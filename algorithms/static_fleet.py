@@ -19,12 +19,13 @@ from devices.vocabulary.plan import (
     ClientUpdate,
     DeviceId,
     Factors,
+    TermGrid,
     Timing,
     TrainingPlan,
     WeightFormat,
 )
 from devices.vocabulary.trainer import SalienceMetric
-from traces.arrays import Float32Array, FloatArray
+from traces.arrays import BoolArray, Float32Array, FloatArray
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,14 @@ class StaticFleet:
         return np.ones(self.model.num_blocks) if self.salience is None else self.salience
 
 
+def lasting(terms: TermGrid) -> BoolArray:
+    """Return (L, M, R): the terms whose training outlasts the round.
+
+    These are the uploaded ones, or all trained ones where nothing crosses the wire.
+    """
+    return terms.uploaded if terms.crosses_wire else terms.trained
+
+
 def trained_update(
     plan: TrainingPlan,
     broadcast: Broadcast,
@@ -115,11 +124,11 @@ def trained_update(
     num_examples: int = 1,
     timing: Timing | None = None,
 ) -> ClientUpdate:
-    """Return an update with noise added to the head and to all terms that the plan uploads."""
+    """Return an update with noise added to the head and to all terms whose training lasts."""
     start = broadcast.adapter
     factors = {}
     for key, (a, b) in start.factors.items():
-        sent = plan.terms.uploaded[key.block, start.modules.index(key.module)]  # (R,)
+        sent = lasting(plan.terms)[key.block, start.modules.index(key.module)]  # (R,)
         sent_a, sent_b = (sent & (name in plan.terms.trained_factors) for name in ("a", "b"))
         factors[key] = Factors(
             np.where(sent_a[:, None], a + _noise(a.shape, rng), a),
@@ -146,7 +155,7 @@ def update_with(
     # What stays on the device is in the update as it was broadcast.
     start = broadcast.adapter
     factors = {key: Factors(a, start.factors[key].b) for key, (a, _) in trained.factors.items()}
-    sent = replace(start, factors=factors)
+    sent = replace(start, factors=factors) if plan.terms.crosses_wire else start
     return ClientUpdate(plan, broadcast, sent, num_examples, 1.0, timing, own=trained)
 
 

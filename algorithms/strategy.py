@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
@@ -26,6 +26,7 @@ from devices.vocabulary.plan import (
 )
 from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import FloatArray
+from traces.options import Options
 
 M = TypeVar("M")
 
@@ -51,6 +52,11 @@ class ServerState(Generic[M]):
     def advance(self, adapter: Adapter, memory: M) -> ServerState[M]:
         """Return the state of the next version, with this adapter and memory."""
         return replace(self, version=self.version + 1, adapter=adapter, memory=memory)
+
+    @cached_property
+    def broadcast(self) -> Broadcast:
+        """The global adapter as it is sent to every device."""
+        return Broadcast(self.version, self.adapter)
 
 
 class LinkRate(NamedTuple):
@@ -253,7 +259,7 @@ def make_plans(
     return plans
 
 
-class Strategy(Protocol[M]):
+class Strategy(Options, Protocol[M]):
     """A strategy is a frozen dataclass of its options, with four pure methods.
 
     ``init`` starts a run; then each round asks ``plan`` for the work of a cohort, ``broadcast`` for
@@ -275,6 +281,9 @@ class Strategy(Protocol[M]):
     is_mean: ClassVar[bool] = False
     """Whether the aggregation is a mean of what devices sent, term by term, so that what it adds to
     the model is a gradient that a server optimizer can step along."""
+    has_global_model: ClassVar[bool] = True
+    """Whether ``ServerState.adapter`` is a model that somebody uses. Where it is not, it stays what
+    it was, nothing is tested between rounds or exported, and only own models count."""
     needs_plain_sgd: ClassVar[bool] = False
     """Whether it takes what a device has moved by, over the rate, for the sum of its gradients,
     which holds for SGD without momentum and clipping. A config with another recipe is refused."""
@@ -321,7 +330,7 @@ class Strategy(Protocol[M]):
         Its adapter has the names, shapes and float32 arrays of the global one; only terms that the
         plan holds are sent. The default is the global adapter.
         """
-        return Broadcast(state.version, state.adapter)
+        return state.broadcast
 
     def own_model(self, state: ServerState[M], device_id: DeviceId) -> Adapter:
         """Return the model that a device uses: the global one, unless it has one of its own.

@@ -92,9 +92,10 @@ class Result:
 
     @property
     def adapter(self) -> Path | None:
-        """The folder of the only run's adapter, in PEFT's format; None where nothing was trained.
+        """The folder of the only run's adapter, in PEFT's format.
 
-        Raises RunError where there are several runs.
+        None where nothing was trained, or the strategy has no global model. Raises RunError where
+        there are several runs.
         """
         folder = self._only().path / "adapter"
         return folder if folder.is_dir() else None

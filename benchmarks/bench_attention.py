@@ -1,4 +1,4 @@
-"""How long a step takes with eager attention and with torch's fused one, by dtype and length.
+"""Times steps with eager attention and with torch's fused one, by dtype and length.
 
 OMP_NUM_THREADS=1 python benchmarks/bench_attention.py [MODEL] [RUNS]
 

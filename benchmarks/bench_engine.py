@@ -1,4 +1,4 @@
-"""What the engine costs: timing-only runs against bare SimPy, and how they grow.
+"""Measures what the engine costs: timing-only runs against bare SimPy, and how they grow.
 
 python benchmarks/bench_engine.py [RUNS] [DEVICES]
 

@@ -1,4 +1,4 @@
-"""What a GPU gives real training: stacked clients, steps beside a plain peft loop, memory.
+"""Measures what a GPU gives real training: stacked clients, steps beside a plain peft loop, memory.
 
 python benchmarks/bench_gpu.py [--compute cuda|cpu] [--model 386m] [--clients 16] [--steps 5]
     [--folder DIR]

@@ -72,7 +72,7 @@ def peak_bytes() -> int:
 
 
 def timed(what: str, action: Callable[[], Any]) -> Any:
-    """What the action returns; its seconds, and the growth of the peak are printed."""
+    """Return what the action returns; print its seconds and the growth of the peak memory."""
     before, began, cpu_began = peak_bytes(), time.perf_counter(), time.process_time()
     result = action()
     took_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began

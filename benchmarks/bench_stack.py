@@ -1,4 +1,4 @@
-"""How much faster clients train several in one pass than one by one.
+"""Measures how much faster clients train several in one pass than one by one.
 
 OMP_NUM_THREADS=1 python benchmarks/bench_stack.py [MODEL] [DTYPE] [COMPUTE] [RUNS]
 

@@ -29,7 +29,7 @@ def make_trainer(config: TrainingConfig, dataset: Classification) -> TorchTraine
 def full_depth_job(
     spec: ModelSpec, examples: np.ndarray, *, steps: int, batch_size: int
 ) -> TrainingJob:
-    """Of device 0, on these examples."""
+    """Return the job of device 0 on these examples."""
     plan = TrainingPlan(
         device_id=0,
         terms=TermGrid.top_blocks(spec.grid_shape(RANK), spec.num_blocks),

@@ -127,7 +127,7 @@ def flop_cases() -> Iterator[Case]:
 
 
 def memory_cases() -> Iterator[Case]:
-    """What a step holds between its passes, and its peak; weights and adapters excluded."""
+    """Yield the bytes that a step holds between its passes, and its peak, without the weights."""
     for shape, size, length in SHAPES:
         batch = BatchShape(size, length, is_padded=True, bits=32)
         for family, attention in kinds():
@@ -146,7 +146,7 @@ def memory_cases() -> Iterator[Case]:
 
 
 def traffic_cases() -> Iterator[Case]:
-    """Of the last block, trained alone and above another."""
+    """Yield the traffic of the last block, trained alone and above another."""
     for shape, size, length in SHAPES[1:]:
         for measured in models(shape._replace(num_blocks=2)):
             for depth, is_padded in itertools.product((1, 2), (False, True)):
@@ -158,7 +158,7 @@ def traffic_cases() -> Iterator[Case]:
 
 
 def traced_cases() -> Iterator[Case]:
-    """As ``memory_cases`` and ``flop_cases``, of families that are traced."""
+    """Yield the cases of ``memory_cases`` and ``flop_cases`` for families that are traced."""
     for family, names in TRACED_LINEARS.items():
         for attention in attentions(family):
             for targets in (names, names[-1:]):

@@ -65,7 +65,7 @@ def run_all(chosen: list[Trial]) -> tuple[Calibration, list[Comparison]]:
 
 
 def said(found: Calibration) -> str:
-    """What the calibration came to."""
+    """Return in words what the calibration came to."""
     fit = found.fit
     return (
         f"Calibrated on {found.num_served} plans of {len(CALIBRATION)} other fleets: "
@@ -76,7 +76,7 @@ def said(found: Calibration) -> str:
 
 
 def written(found: Calibration, comparisons: list[Comparison], load: float) -> str:
-    """What goes into the documentation; ``load`` is that of other programs as it began."""
+    """Return what goes into the documentation; ``load`` is the load of the machine at the start."""
     reached = verdict(comparisons)
     targets = ", ".join(
         f"{name} {100 * reached[name]:.1f} % (target {100 * most:.0f} %)"

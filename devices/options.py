@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Lt
 
 from devices.models.spec import Attention
-from traces.options import LEFT_OUT, Count, Positive, Share, check_options
+from traces.options import LEFT_OUT, Count, Options, Positive, Share, check_options
 
 HostDtype = Literal["auto", "bf16", "fp32"]
 HostCompute = Literal["auto", "cpu", "cuda"]
@@ -20,7 +20,7 @@ SGD_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(Options):
     """A schedule changes the learning rate from round to round."""
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
@@ -31,9 +31,6 @@ class Schedule:
     """The round after which the rate stays at its least; the last one of the run if left out."""
     final_share: Share = 0.0
     """The share of the learning rate that it falls to."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def share(self, round_number: int, last_round: int) -> float:
         """Return the share of the learning rate that a round trains with, from round 1.

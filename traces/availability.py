@@ -105,7 +105,7 @@ class AvailabilityTrace:
 
     @cached_property
     def _is_online_first(self) -> bool:
-        """Whether the device is online before the first change of a loop."""
+        """True if the device is online before the first change of a loop."""
         if math.isinf(self.period_s):  # no loop came before, so the first change goes online
             return False
         return len(self.end_s) > 0 and bool(self.end_s[-1] == self.period_s)

@@ -1,8 +1,8 @@
 """States the range of an option once, in its annotation, and holds a dataclass to it.
 
 ``rank: Annotated[int, Ge(1)] = 8`` says of a field of a frozen dataclass what may stand there.
-``check_options`` in its ``__post_init__`` holds Python code to that, and a config is read by the
-same annotations. So the range of an option stands nowhere else.
+A class that inherits from ``Options`` holds Python code to that, and a config is read by the same
+annotations. So the range of an option stands nowhere else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from functools import cache, partial
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate
 
@@ -51,6 +51,17 @@ Share = Annotated[float, Ge(0), Le(1)]
 PartialShare = Annotated[float, Gt(0), Le(1)]
 """A share of something, at least a part of it."""
 RisingCounts = Annotated[tuple[Count, ...], RISING]
+
+
+class Options(Protocol):
+    """Options are a frozen dataclass, each of whose fields is held to its annotation.
+
+    A class with rules of its own overrides ``__post_init__``, and calls ``check_options`` first.
+    """
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for the first field that breaks its annotation."""
+        check_options(self)
 
 
 def check_options(options: Any) -> None:

@@ -88,7 +88,7 @@ class StepTrace:
 
     @property
     def lengths_s(self) -> FloatArray:
-        """How long each value holds, (n,); the last one for ever in a trace that never repeats."""
+        """(n,): the seconds that each value holds; the last is inf if the trace never repeats."""
         return np.diff(np.append(self.time_s, self.period_s))
 
     @property

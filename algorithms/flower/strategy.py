@@ -34,7 +34,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import BoolArray, Float32Array
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 try:
     from flwr.common import (
@@ -102,9 +102,6 @@ class FlowerStrategy(Strategy[Any]):
     """Trained blocks from the output: all, the most that every device can hold, or a number."""
     activation_bits: Literal[32, 8, 4, 0] = 32
     """The bits of saved activations; 0 saves a block's input and computes the block again."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     @abstractmethod
     def flower(self, initial: Any) -> Any:

@@ -37,14 +37,14 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import Float32Array
-from traces.options import Positive, check_options
+from traces.options import Options, Positive
 
 ORDERS = (*(1 + k / 10 for k in range(1, 100)), *range(11, 64), 80, 96, 128, 192, 256, 384, 512)
 """Orders of the Rényi divergence of which the accountant takes the best."""
 
 
 @dataclass(frozen=True)
-class Privacy:
+class Privacy(Options):
     """The server clips each device's change and adds Gaussian noise to their sum."""
 
     clip_norm: Positive
@@ -53,9 +53,6 @@ class Privacy:
     """The standard deviation of the noise on the sum, as a multiple of ``clip_norm``."""
     delta: Annotated[float, Gt(0), Lt(1)] = 1e-5
     """The chance with which the guarantee may fail, for which epsilon is told."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def epsilon(self, *, num_devices: int, cohort: int, rounds: int) -> float:
         """Return the epsilon, at ``delta``, of rounds that draw ``cohort`` of ``num_devices``.

@@ -23,11 +23,11 @@ from annotated_types import Ge, Lt
 
 from devices.vocabulary.plan import ClientUpdate, Factors
 from traces.arrays import BoolArray, Float32Array
-from traces.options import Positive, check_options
+from traces.options import Options, Positive
 
 
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(Options):
     """The server holds updates to this before it aggregates them; to nothing by default."""
 
     max_norm: Positive | None = None
@@ -36,9 +36,6 @@ class Robustness:
     """The L2 norm to which the change of a larger update is scaled down."""
     trim_share: Annotated[float, Ge(0), Lt(0.5)] = 0.0
     """The share of a coordinate's values that is not believed at either end."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def tame(self, updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
         """Return the updates, clipped and then trimmed."""

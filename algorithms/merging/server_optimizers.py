@@ -41,7 +41,7 @@ from devices.vocabulary.plan import (
     TermGrid,
 )
 from traces.arrays import BoolArray, Float32Array, FloatArray
-from traces.options import Positive, check_options
+from traces.options import Options, Positive
 
 Decay = Annotated[float, Ge(0), Lt(1)]
 
@@ -53,7 +53,7 @@ class Moments(NamedTuple):
     second: FloatArray
 
 
-class ServerOptimizer(Protocol):
+class ServerOptimizer(Options, Protocol):
     """A server optimizer is a frozen dataclass of its options, with two pure functions."""
 
     kind: ClassVar[str]
@@ -80,9 +80,6 @@ class FedAvgM(ServerOptimizer):
     momentum: Decay = 0.9
     """The share of the last step's momentum that is kept, beta."""
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
     def start(self, shape: tuple[int, ...]) -> Moments:
         return Moments(np.zeros(shape), np.zeros(shape))
 
@@ -103,9 +100,6 @@ class _Adaptive(ServerOptimizer):
     """The share of the last first moment that is kept."""
     tau: Positive = 1e-3
     """The adaptivity, which is added to the root of the second moment; a small one adapts more."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def start(self, shape: tuple[int, ...]) -> Moments:
         return Moments(np.zeros(shape), np.full(shape, self.tau**2))

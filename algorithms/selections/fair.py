@@ -22,11 +22,11 @@ import numpy as np
 from algorithms.selection import Roster
 from devices.vocabulary.plan import DeviceId
 from traces.arrays import FloatArray, IntArray
-from traces.options import NotNegative, Share, check_options
+from traces.options import NotNegative, Options, Share
 
 
 @dataclass(frozen=True)
-class Fair:
+class Fair(Options):
     """Fair picks the quickest cohort that leaves no device behind its guaranteed share of rounds.
 
     With ``guaranteed_share`` 1 and ``time_weight`` 0 the devices that took part least come first.
@@ -38,9 +38,6 @@ class Fair:
     """The share of the mean number of participations that each device is owed."""
     time_weight: NotNegative = 1.0
     """The owed participations that a round longer by the median round trip must bring."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator

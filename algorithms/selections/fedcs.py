@@ -25,11 +25,11 @@ from algorithms.selections.power_of_choice import CandidateFactor
 from algorithms.strategy import make_plan, round_trip_s
 from devices.vocabulary.plan import DeviceId, TermGrid
 from traces.arrays import FloatArray, IntArray
-from traces.options import check_options
+from traces.options import Options
 
 
 @dataclass(frozen=True)
-class FedCS:
+class FedCS(Options):
     """FedCS picks the quickest of several random devices, as many as make the pacing's deadline.
 
     Where none of them makes the deadline, the quickest one is
@@ -41,9 +41,6 @@ class FedCS:
 
     factor: CandidateFactor = 2.0
     """The number of devices that are asked for each slot."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator

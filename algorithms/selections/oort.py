@@ -30,14 +30,14 @@ import numpy as np
 from algorithms.selection import Roster, draw_weighted
 from devices.vocabulary.plan import DeviceId
 from traces.arrays import FloatArray, IntArray
-from traces.options import Count, NotNegative, PartialShare, Share, check_options
+from traces.options import Count, NotNegative, Options, PartialShare, Share
 
 PACER_FLAT, PACER_SHARP = 0.1, 5.0
 """Relative changes of the utility of a window of rounds, at most and at least, that move T."""
 
 
 @dataclass(frozen=True)
-class Oort:
+class Oort(Options):
     """Oort picks high losses on quick devices, and a decaying share of devices never picked.
 
     Every ``pacer_rounds`` the pacer widens ``preferred_share`` by ``pacer_step`` where the utility
@@ -64,9 +64,6 @@ class Oort:
     """The quantile of utilities to which larger ones are cut."""
     cut_off: Share = 0.7
     """The least score, over that of the last device in the best cohort, that may be drawn."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator

@@ -19,14 +19,14 @@ from annotated_types import Ge, Le
 from algorithms.selection import Roster, draw_weighted
 from devices.vocabulary.plan import DeviceId
 from traces.arrays import IntArray
-from traces.options import check_options
+from traces.options import Options
 
 CandidateFactor = Annotated[float, Ge(1), Le(1000)]
 """The number of devices that a selection looks at for each slot."""
 
 
 @dataclass(frozen=True)
-class PowerOfChoice:
+class PowerOfChoice(Options):
     """Power-of-choice picks the largest last losses among d random devices.
 
     Devices come into the d by their share of the examples.
@@ -36,9 +36,6 @@ class PowerOfChoice:
 
     factor: CandidateFactor = 2.0
     """The number of random devices, d over the slots, that are looked at for each slot."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def pick(
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator

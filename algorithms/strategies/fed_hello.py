@@ -37,7 +37,7 @@ from algorithms.planning.compact_models import BlockCounts
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
 from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TermGrid, TrainingPlan
 from traces.arrays import BoolArray, FloatArray
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 NUM_GROUPS = 3
 
@@ -69,9 +69,6 @@ class FedHeLLo(Strategy[Allocation]):
     """The most blocks of a device: as many as fit, or a list whose entry k mod n is device k's."""
     every: Count = 50
     """The number of rounds from one measurement of Fisher information to the next."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Allocation]:
         """Return a state in which nothing has been measured or drawn."""

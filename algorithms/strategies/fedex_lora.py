@@ -39,7 +39,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import Float32Array, FloatArray
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,6 @@ class FedExLoRA(Strategy[Bases]):
     """Trained blocks from the output: all, the most that every device can hold, or a number."""
     weights: Literal["equal", "examples"] = "equal"
     """Whether devices count alike, or by their examples."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Bases]:
         """Return a state in which every device has the base as pretrained."""

@@ -30,7 +30,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 Depth = Literal["all", "common"] | Count
 """Trained blocks from the output: ``"all"``, whether or not a device can hold them; ``"common"``,
@@ -51,9 +51,6 @@ class FedLoRA(Strategy[None]):
     """Trained blocks from the output: all, the most that every device can hold, or a number."""
     activation_bits: Literal[32, 8, 4, 0] = 32
     """The bits of saved activations; 0 saves a block's input and computes the block again."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def plan(
         self,

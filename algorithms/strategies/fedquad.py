@@ -52,7 +52,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import FloatArray, IntArray
-from traces.options import Count, NotNegative, PartialShare, Positive, Share, check_options
+from traces.options import Count, NotNegative, PartialShare, Positive, Share
 
 Choice = Literal["sweep", "ref_time", "marginal", "random", "common_depth"]
 Quantize = Literal["as_needed", "never"]
@@ -119,9 +119,6 @@ class FedQuad(Strategy[FedQuadMemory]):
     """The weight of the latest round in a block's gain."""
     estimate_smoothing: Share = 0.2
     """The weight beta of the latest round in a device's pace."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[FedQuadMemory]:
         blocks = 1 + max(key.block for key in adapter.factors)

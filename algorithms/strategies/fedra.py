@@ -30,7 +30,7 @@ from algorithms.planning.compact_models import (
 )
 from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.vocabulary.plan import ClientUpdate, DeviceId, TrainingPlan
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,6 @@ class FedRA(Strategy[None]):
     alpha: Positive = 16.0
     blocks: BlockCounts = "memory"
     """The most blocks of a device: as many as fit, or a list whose entry k mod n is device k's."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def plan(
         self,

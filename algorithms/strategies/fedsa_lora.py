@@ -38,7 +38,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import Float32Array, FloatArray
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +80,6 @@ class FedSALoRA(Strategy[OwnParts]):
     alpha: Positive = 16.0
     depth: Depth = "all"
     """Trained blocks from the output: all, the most that every device can hold, or a number."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[OwnParts]:
         """Return a state in which no device has a part of its own yet."""

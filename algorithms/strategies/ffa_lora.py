@@ -30,7 +30,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,6 @@ class FFALoRA(Strategy[None]):
     alpha: Positive = 16.0
     depth: Depth = "all"
     """Trained blocks from the output: all, the most that every device can hold, or a number."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def plan(
         self,

@@ -30,7 +30,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import FloatArray
-from traces.options import Count, Positive, RisingCounts, check_options
+from traces.options import Count, Positive, RisingCounts
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,6 @@ class FlexLoRA(Strategy[None]):
     """The ranks that a device may train; one above the adapter's rank means that rank."""
     rank_rule: RankRule = "speed"
     """The largest rank that a device is granted: by speed, by equal groups, or the largest."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def plan(
         self,

@@ -39,7 +39,7 @@ from devices.vocabulary.plan import (
     Factors,
     TrainingPlan,
 )
-from traces.options import Count, Positive, RisingCounts, check_options
+from traces.options import Count, Positive, RisingCounts
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +63,6 @@ class FLoRA(Strategy[Fresh]):
     """The ranks that a device may train; one above the adapter's rank means that rank."""
     rank_rule: RankRule = "speed"
     """The largest rank that a device is granted: by speed, by equal groups, or the largest."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Fresh]:
         """Return a state that takes the seed of later adapters from the digest of the first."""

@@ -56,7 +56,7 @@ from devices.vocabulary.plan import (
 )
 from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import BitsArray, BoolArray, FloatArray
-from traces.options import RISING, Count, Positive, RisingCounts, Share, check_options
+from traces.options import RISING, Count, Positive, RisingCounts, Share
 
 Mode = Literal["freezing", "truncation"]
 Importance = Literal["sensitivity", "magnitude", "random"]
@@ -138,9 +138,6 @@ class HAFLQ(Strategy[Sensitivity]):
     """The bits of saved activations; 0 saves a block's input and computes the block again."""
     aggregation: Aggregation = "rank_one"
     """The mean over the devices that sent a term, or over all with zeros for missing terms."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Sensitivity]:
         return ServerState(0, adapter, Sensitivity.unknown(adapter))

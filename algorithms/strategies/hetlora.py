@@ -39,7 +39,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import BoolArray, FloatArray
-from traces.options import Count, NotNegative, Positive, RisingCounts, check_options
+from traces.options import Count, NotNegative, Positive, RisingCounts
 
 SelfPruning = Literal["none", "server"]
 PrunedRanks = Mapping[DeviceId, int]
@@ -66,9 +66,6 @@ class HetLoRA(Strategy[PrunedRanks]):
     """The share gamma of its rank that a pruned device keeps, at least the least of ``ranks``."""
     tail_penalty: NotNegative = 0.001
     """The weight lambda, in the local loss, of the terms that may be pruned; 0 adds nothing."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[PrunedRanks]:
         return ServerState(0, adapter, {})

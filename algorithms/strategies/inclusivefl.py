@@ -50,7 +50,7 @@ from devices.vocabulary.plan import (
     ModuleKey,
     TrainingPlan,
 )
-from traces.options import Count, Positive, Share, check_options
+from traces.options import Count, Positive, Share
 
 Change = Mapping[ModuleKey, Factors]
 """By how much each factor moved."""
@@ -72,9 +72,6 @@ class InclusiveFL(Strategy[Momentum]):
     """The most blocks of a device: as many as fit, or a list whose entry k mod n is device k's."""
     distillation: Share = 0.2
     """The share beta of deeper blocks' momentum in a last block; 0 leaves the plain mean."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Momentum]:
         return ServerState(0, adapter, {})

@@ -38,7 +38,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import BoolArray, FloatArray, IntArray
-from traces.options import Count, NotNegative, Positive, check_options
+from traces.options import Count, NotNegative, Positive
 
 LayerNorms = Mapping[DeviceId, FloatArray]
 """(L,) of each device: the squared norm of its last update of a block; NaN: none yet."""
@@ -58,9 +58,6 @@ class LayerSel(Strategy[LayerNorms]):
     """The most blocks that a device trains: as many as its memory holds, or a number."""
     consistency: NotNegative = 0.0
     """The cost lambda, in mean norms, of a block that only one of two devices trains."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[LayerNorms]:
         return ServerState(0, adapter, {})

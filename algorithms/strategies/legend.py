@@ -35,7 +35,7 @@ from devices.vocabulary.plan import (
     TrainingPlan,
 )
 from traces.arrays import IntArray
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 PaceSetter = Literal["slowest", "median"]
 
@@ -58,9 +58,6 @@ class LEGEND(Strategy[None]):
     """The rank of the lowest block; ranks rise from it to ``rank`` at the output, at most that."""
     pace: PaceSetter = "slowest"
     """The device of the cohort whose quickest depth sets how long a round should take."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def plan(
         self,

@@ -30,7 +30,7 @@ from algorithms.strategy import FleetView, ServerState, Strategy, make_plans
 from devices.vocabulary.merged import multiplied_out
 from devices.vocabulary.plan import ClientUpdate, DeviceId, Factors, TermGrid, TrainingPlan
 from traces.arrays import FloatArray
-from traces.options import Count, NotNegative, Positive, check_options
+from traces.options import Count, NotNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,6 @@ class LoRAFAIR(Strategy[None]):
     """The steps of the descent, under ``cosine``."""
     descent_rate: Positive = 0.1
     """The size of a step, as a multiple of the squared norm of B."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def plan(
         self,

@@ -37,7 +37,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 TURNS: tuple[FactorUse, FactorUse] = ("b_in_turn", "a_in_turn")
 """What is trained in rounds of even and of odd version."""
@@ -55,9 +55,6 @@ class RoLoRA(Strategy[None]):
     alpha: Positive = 16.0
     depth: Depth = "all"
     """Trained blocks from the output: all, the most that every device can hold, or a number."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def plan(
         self,

@@ -40,7 +40,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +87,6 @@ class SCAFFOLD(Strategy[Variates]):
     alpha: Positive = 16.0
     depth: Depth = "all"
     """Trained blocks from the output: all, the most that every device can hold, or a number."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[Variates]:
         """Return a state in which every control variate is zero."""

@@ -23,7 +23,7 @@ from algorithms.merging.lora import mean_adapter, padded_weights
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
 from algorithms.strategy import FleetView, ServerState, Strategy
 from devices.vocabulary.plan import ClientUpdate, DeviceId, TrainingPlan
-from traces.options import Count, Positive, RisingCounts, check_options
+from traces.options import Count, Positive, RisingCounts
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,6 @@ class ZeroPadding(Strategy[None]):
     """The ranks that a device may train; one above the adapter's rank means that rank."""
     rank_rule: RankRule = "speed"
     """The largest rank that a device is granted: by speed, by equal groups, or the largest."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def plan(
         self,

@@ -109,7 +109,9 @@ def _spread(frame: pd.DataFrame, change: Change, *, band: str) -> pd.DataFrame:
     everything = (-math.inf, math.inf)
     if change not in SPENT:
         return bands.of_labels(frame, change.column, band=band, possible=everything)
-    logs = frame.assign(log=np.log1p(frame[change.column] / 100))
+    # Where nothing was spent, -100 %, the logarithm is that of the least ratio that can be told.
+    least = -1 + np.finfo(float).epsneg
+    logs = frame.assign(log=np.log1p(np.maximum(frame[change.column] / 100, least)))
     spread = bands.of_labels(logs, "log", band=band, possible=everything)
     return spread.apply(np.expm1) * 100
 

@@ -69,10 +69,13 @@ def _of_noise(
 
 
 def _of_censored(per_run: pd.DataFrame, target: float, metric: Metric) -> Iterator[str]:
-    """Warn of the runs that missed the target; variants that missed it alike share a sentence."""
+    """Warn of the runs that missed the target; variants that missed it alike share a sentence.
+
+    A run whose strategy has no global model had none to be timed.
+    """
     alike: dict[tuple[int, int], list[str]] = {}
     for variant, own in per_run.groupby("variant", sort=False):
-        num_missed = int((~own["is_reached"].astype(bool)).sum())
+        num_missed = int((~own["is_reached"].astype(bool) & own["spent_s"].notna()).sum())
         if num_missed:
             alike.setdefault((num_missed, len(own)), []).append(str(variant))
     for (num_missed, num), variants in alike.items():

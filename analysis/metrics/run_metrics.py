@@ -151,7 +151,8 @@ def to_target(
 ) -> dict[str, float | bool]:
     """Return what one run took to the target, NaN where not reached, and to its last evaluation.
 
-    ``spent_*`` bounds from below what a run would take that did not reach the target.
+    ``spent_*`` bounds from below what a run would take that did not reach the target, and is NaN
+    for a run without an evaluation, of which nobody knows.
     """
     hit = reached(rounds, target, metric) if target is not None else None
     stays = sustained(rounds, target, metric) if target is not None else None
@@ -161,7 +162,8 @@ def to_target(
     }
     row |= dict(zip(TO_TARGET.values(), hit or [math.nan] * 4, strict=True))
     row["time_to_stay_s"] = stays.at_s if stays else math.nan
-    return row | dict(zip(TO_TARGET, last_evaluation(rounds, metric), strict=True))
+    spent = last_evaluation(rounds, metric) if len(evaluated(rounds, metric)) else [math.nan] * 4
+    return row | dict(zip(TO_TARGET, spent, strict=True))
 
 
 def choose_target(

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from devices.tasks.registry import METRICS
+from simulator.config.schema import MAX_ROUNDS
 from simulator.log.records import ClientRecord, DeviceRecord, Outcome, RoundRecord
 
 RECORDS: Mapping[str, type] = {
@@ -38,9 +39,12 @@ KEYS = {"devices": "device_id", "rounds": "round"}
 """The column of each table that tells its rows apart, in the order in which they are written."""
 OUTCOMES = get_args(Outcome)
 LARGEST, LARGEST_S = 1e30, 1e12
+"""Largest number of a column, and largest instant or length of time (30,000 years)."""
 ROUNDING = 1e-6
 """How far a metric may lie outside what it can be, as a correlation of 1 does by its rounding."""
-"""Largest number of a column, and largest instant or length of time (30,000 years)."""
+ROUNDS = ("round", "staleness")
+"""Columns that count rounds, of which one may be open when a run ends."""
+ABOVE_ZERO = ("memory_budget_bytes",)
 
 
 def read_columns(file: Path, table: str, names: list[str]) -> pa.Table:
@@ -135,9 +139,13 @@ def _check_values(name: str, kind: str, column: pa.ChunkedArray) -> None:
             raise ValueError(f"{name} must lie in [{least:g}, {most:g}], got {low:g} to {high:g}")
     elif is_number and len(numbers):
         largest = LARGEST_S if name.endswith("_s") else LARGEST
+        if name in ROUNDS:
+            largest = MAX_ROUNDS + 1
         low, high = float(numbers.min()), float(numbers.max())
         if not 0 <= low <= high <= largest:
             raise ValueError(f"{name} must lie in [0, {largest:g}], got {low:g} to {high:g}")
+        if name in ABOVE_ZERO and low == 0:
+            raise ValueError(f"{name} must be above 0, got 0")
     if name == "outcome" and (odd := set(pc.unique(column).to_pylist()) - set(OUTCOMES)):
         raise ValueError(f"{name} must be one of {', '.join(OUTCOMES)}, got {min(odd)!r:.100}")
 

@@ -1,4 +1,4 @@
-"""What is free in the simulation of this machine, fitted to federations that were run on it."""
+"""Fits the free numbers of the simulation of this machine to federations that were run on it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _configuration(plan: TrainingPlan, number: int) -> Configuration:
 
 
 class Transfer(NamedTuple):
-    """How long a transfer took, and its link from when it really began."""
+    """The seconds that a transfer took, and its link from when it really began."""
 
     measured_s: float
     link_s: float  # latency, and the integral of the link's rate

@@ -24,7 +24,7 @@ from simulator.world.build import World, build_world
 
 @dataclass(frozen=True, eq=False)
 class ClientContext:
-    """What all clients share."""
+    """The processor and the links that all clients share."""
 
     processor: AbstractContextManager[object]  # whoever holds it computes
     uplink: Spent  # of the server's link, where it is shared
@@ -68,7 +68,7 @@ class _Client:
             _warm_up(self._trainer, self._world, Broadcast(0, self._drawn))
 
     def serve(self, task: Task, connection: socket.socket, control: Connection) -> None:
-        """From the first byte of the broadcast to the last of the update."""
+        """Carry out a task, from the first byte of the broadcast to the last of the update."""
         clock = WallClock(task.origin_s)
         message = receive_message(connection)
         downloaded_s = clock.now_s()
@@ -84,8 +84,10 @@ class _Client:
         self._upload(worked.message, connection, clock)
 
     def _work(self, task: Task, message: bytes) -> _Worked:
-        """Decode, train and encode, alone on the processor. Its seconds are those that it gave this
-        process, so that what other programs took is none of them."""
+        """Decode, train and encode, alone on the processor.
+
+        The seconds are those that the processor gave this process, without those of other programs.
+        """
         asked_s = time.monotonic()
         with self._shared.processor:
             waited_s, began_s = time.monotonic() - asked_s, time.process_time()
@@ -100,8 +102,11 @@ class _Client:
             return _Worked(update, result, time.process_time() - began_s, waited_s)
 
     def _train_s(self, plan: TrainingPlan, compute_s: float) -> float:
-        """Of the device at its full speed. The client sleeps through what it has not computed, and
-        the wait for the processor is part of that sleep."""
+        """Return the seconds of the device at its full speed.
+
+        The client sleeps through those that it has not computed, and its wait for the processor is
+        part of that sleep.
+        """
         if self._slowdown is not None:
             return self._slowdown * compute_s
         return self._world.cost_model.cost(plan, self._device.profile).train_s

@@ -1,4 +1,4 @@
-"""What passes between a real server and its clients.
+"""Defines what passes between a real server and its clients.
 
 Over TCP go the wire's own messages and nothing else, through the links. Over a pipe, in no time to
 speak of, goes what the simulated clock charges nobody for: the plan, the seeds, and what a client
@@ -42,7 +42,7 @@ class Task:
 
 
 class Report(NamedTuple):
-    """What a client says of a task that it has trained."""
+    """The report of a client on a task that it has trained."""
 
     downloaded_s: float  # instants of the federation's clock
     trained_s: float

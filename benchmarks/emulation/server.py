@@ -55,7 +55,7 @@ class Served(NamedTuple):
 
 @dataclass
 class Emulation:
-    """What a real federation has measured of itself."""
+    """The measurements that a real federation has made of itself."""
 
     served: list[Served] = field(default_factory=list)
     rounds: list[Span] = field(default_factory=list)
@@ -168,7 +168,7 @@ class Server:
         conversation.start()
 
     def _converse(self, work: Assignment) -> None:
-        """With one client, from the plan to its update."""
+        """Converse with one client, from the plan to its update."""
         peer = self._peers[work.plan.device_id]
         try:
             seeds = work.training_seed, work.wire_seed

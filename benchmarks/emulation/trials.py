@@ -1,4 +1,4 @@
-"""What a federation that is run for real consists of, and its config with the files it names."""
+"""Describes federations that are run for real, and makes their configs and the files they name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Device:
 
     @property
     def slowdown(self) -> float | None:
-        """As in an ``Enrolment``."""
+        """The factor by which this machine is slowed down; None for a device of the catalog."""
         return None if isinstance(self.kind, str) else self.kind
 
 
@@ -60,7 +60,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Files:
-    """What the configs name, in one folder."""
+    """The files that the configs name, in one folder."""
 
     folder: Path
 
@@ -112,7 +112,7 @@ class Files:
 
 
 def name_of(factor: float) -> str:
-    """Of the profile of this machine at so much of a slowdown."""
+    """Return the name of the profile of this machine slowed down by a factor."""
     return f"host-{factor:g}x"
 
 

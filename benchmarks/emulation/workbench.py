@@ -35,7 +35,7 @@ class Simulation:
 
     @property
     def openings_s(self) -> list[float]:
-        """Where each round begins."""
+        """Return the instant at which each round begins."""
         return [record.opened_s for record in self.rounds[1:]]
 
     def event(self, event: Event) -> None:

@@ -33,7 +33,7 @@ from traces.arrays import FloatArray
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained, and of what."""
+    """The size of the job: how much is trained, and of what."""
 
     clients: int = 20
     cohort: int = 20
@@ -45,7 +45,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Way:
-    """How FedClock and the others compute. ``attention``: the others', FedClock has its own."""
+    """The way in which FedClock and the others compute; ``attention`` is that of the others."""
 
     training: dict[str, Any] = field(default_factory=dict)  # as shipped
     attention: str = "sdpa"  # what transformers takes by itself
@@ -153,7 +153,7 @@ def arrays_of(world: World, recorder: Recorder, lengths: np.ndarray) -> dict[str
 
 
 def batches_of(job: TrainingJob, lengths: np.ndarray) -> list[np.ndarray]:
-    """What FedClock's trainer draws for this job."""
+    """Return the batches that FedClock's trainer draws for this job."""
     seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
     return draw_batches(
         job.examples,

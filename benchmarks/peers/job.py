@@ -45,7 +45,7 @@ class Job:
 
     @classmethod
     def load(cls, folder: Path) -> Job:
-        """What ``export`` wrote; torch takes the threads of the settings."""
+        """Return what ``export`` wrote, and give torch the threads of the settings."""
         settings = read_settings(folder)
         torch.set_num_threads(settings.threads)
         arrays = np.load(folder / "arrays.npz")

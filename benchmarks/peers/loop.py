@@ -1,4 +1,4 @@
-"""What someone writes by hand: one model, and the adapter put back for each client."""
+"""Trains as a loop written by hand does: one model, and the adapter put back for each client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what the runs took to tables."""
+"""Makes tables of the seconds and bytes that the runs took."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _shares(findings: Findings, names: Sequence[str]) -> str:
 
 
 def _share(findings: Findings, name: str) -> list[float]:
-    """Of the rate of matrix products, repeat by repeat."""
+    """Return the share of the rate of matrix products, repeat by repeat."""
     each = zip(
         findings.flops_per_round,
         findings.round_s("as shipped", name),

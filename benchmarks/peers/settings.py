@@ -30,7 +30,7 @@ class Settings(NamedTuple):
 
 
 def read_settings(folder: Path) -> Settings:
-    """Of the job in this folder."""
+    """Return the settings of the job in this folder."""
     return Settings(**json.loads((folder / "settings.json").read_text()))
 
 

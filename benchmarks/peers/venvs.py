@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2] / ".bench"
 
 @dataclass(frozen=True)
 class Framework:
-    """What pip is asked for. ``alone``: without what it says it needs, ``needs`` instead."""
+    """The packages that pip is asked for; ``alone`` installs ``needs`` in place of its own list."""
 
     package: str
     alone: bool = False

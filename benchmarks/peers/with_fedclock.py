@@ -86,7 +86,7 @@ def train(folder: Path, rounds: int, *overrides: str) -> State:
 def run_here(
     folder: Path, rounds: int, trainers: Trainers, *overrides: str
 ) -> dict[str, npt.NDArray[Any]]:
-    """What trained. From the job's YAML; evaluated at its start and end, as briefly as may be."""
+    """Run the job's YAML, evaluated briefly at its start and end, and return what trained."""
     file = folder / "experiment.yaml"
     briefly = [f"stop.rounds={rounds}", f"evaluation.every={rounds}"]
     (config,) = load_experiment(file, [*briefly, *overrides])

@@ -20,7 +20,7 @@ from peers.job import Job, State, copy_of, loss_of, trained
 
 
 class Network(torch.nn.Module):
-    """What pfl asks of a model: a loss and metrics of a user's data, here indices of texts."""
+    """The model as pfl wants it: a loss and metrics of a user's data, here indices of texts."""
 
     def __init__(self, job: Job) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from traces.arrays import FloatArray
-from traces.options import Positive, check_options
+from traces.options import Options, Positive, check_options
 
 
 class SpeedDistribution(Protocol):
@@ -23,7 +23,7 @@ class SpeedDistribution(Protocol):
 
 
 @dataclass(frozen=True)
-class LogNormal:
+class LogNormal(Options):
     """This distribution draws log-normal factors with median 1: the profile is the typical device.
 
     Raises ValueError for a sigma out of range.
@@ -34,16 +34,13 @@ class LogNormal:
     sigma: Annotated[float, Ge(0), Le(5)] = 0.5
     """The standard deviation of the factor's logarithm."""
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
     def draw(self, rng: np.random.Generator, size: int) -> FloatArray:
         factors: FloatArray = np.exp(self.sigma * rng.standard_normal(size))
         return factors
 
 
 @dataclass(frozen=True)
-class Zipf:
+class Zipf(Options):
     """This distribution makes a device k times slower than its profile, with few very slow ones.
 
     The probability of k is in proportion to k^-exponent. Client latencies by Zipf's law with
@@ -57,9 +54,6 @@ class Zipf:
     """The exponent by which slow devices are rare."""
     max_slowdown: Annotated[int, Ge(1), Le(1_000_000)] = 100
     """The greatest k."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def draw(self, rng: np.random.Generator, size: int) -> FloatArray:
         slowdowns = np.arange(1, self.max_slowdown + 1, dtype=np.float64)

@@ -46,7 +46,9 @@ UPLOAD_BITS = (0, 2, 4, 8, 16, 32)
 """Bits per parameter of an uploaded term: 0 is not uploaded, 32 is sent without quantization."""
 
 FactorName = Literal["a", "b"]
-FactorUse = Literal["both", "b_only", "fresh", "a_in_turn", "b_in_turn", "own_b", "controlled"]
+FactorUse = Literal[
+    "both", "b_only", "fresh", "a_in_turn", "b_in_turn", "own_b", "controlled", "local"
+]
 """Which factors of a term are sent and trained.
 
 * ``both``: A and B are downloaded, trained and uploaded.
@@ -59,6 +61,7 @@ FactorUse = Literal["both", "b_only", "fresh", "a_in_turn", "b_in_turn", "own_b"
   device, and cross no wire.
 * ``controlled``: both are downloaded, trained and uploaded, and each message has as many numbers
   again: the server's control variate on the way down, the change of the device's own on the way up.
+* ``local``: both are trained, and neither they nor the head cross any wire: there is no message.
 """
 
 
@@ -78,6 +81,7 @@ FACTOR_WAYS: dict[FactorUse, FactorWays] = {
     "b_in_turn": FactorWays(("a", "b"), ("b",), ("b",)),
     "own_b": FactorWays(("a",), ("a", "b"), ("a",)),
     "controlled": FactorWays(("a", "b"), ("a", "b"), ("a", "b")),
+    "local": FactorWays((), ("a", "b"), ()),
 }
 
 
@@ -154,18 +158,23 @@ class TermGrid:
     @property
     def sends_head(self) -> bool:
         """True if the head is downloaded and uploaded; else it stays on the device."""
-        return self.use != "own_b"
+        return self.use not in ("own_b", "local")
+
+    @property
+    def crosses_wire(self) -> bool:
+        """Whether there are messages at all."""
+        return self.use != "local"
 
     @property
     def is_read_only(self) -> bool:
-        """Whether nobody can write to the arrays, as to those of ``top_blocks``."""
+        """True if the arrays are read-only, as those of ``top_blocks`` are."""
         return not any(
             values.flags.writeable for values in (self.held, self.trained, self.upload_bits)
         )
 
     @property
     def has_controls(self) -> bool:
-        """Whether the device corrects its gradients by control variates, which are sent too."""
+        """True if the device corrects its gradients by control variates, which are sent too."""
         return self.use == "controlled"
 
     @property

@@ -11,7 +11,8 @@ The simulated clock charges for exactly the bytes of these messages.
                  then their columns of B; the head; the same of the change of the device's control
                  variate, where the plan has controls
 
-Factors that both sides draw from one seed, that do not train, or that stay on the device (with the
+A plan whose work stays on its device has no messages, and 0 bytes are charged. Factors that both
+sides draw from one seed, that do not train, or that stay on the device (with the
 head) are in no message; see ``FactorUse`` in ``devices/vocabulary/plan.py``. The seed itself is not
 charged.
 
@@ -74,6 +75,8 @@ class ModuleTerms(NamedTuple):
 
 def download_bytes(model: ModelSpec, plan: TrainingPlan) -> int:
     """Return the bytes of the broadcast for a plan: ``len(encode_broadcast(...))``, exactly."""
+    if not plan.terms.crosses_wire:
+        return 0
     bits = np.where(plan.terms.held, 32, 0).astype(np.uint8)
     payload = _payload_bytes(bits, _term_widths(model, plan.terms.downloaded_factors))
     payload += FP32_BYTES * model.head_parameters * plan.terms.sends_head
@@ -93,6 +96,8 @@ def _missed_numbers(model: ModelSpec, plan: TrainingPlan) -> int:
 
 def upload_bytes(model: ModelSpec, terms: TermGrid) -> int:
     """Return the bytes of the update for these terms: ``len(encode_update(...))``, exactly."""
+    if not terms.crosses_wire:
+        return 0
     payload = _payload_bytes(terms.upload_bits, _term_widths(model, terms.uploaded_factors))
     payload += _head_bytes(model.head_shapes.values(), terms)
     return HEADER.size + (1 + terms.has_controls) * payload
@@ -138,6 +143,8 @@ def encode_broadcast(broadcast: Broadcast, *, plan: TrainingPlan) -> bytes:
     plan has controls (zeros where the broadcast has none), and what was merged since the device
     last took part.
     """
+    if not plan.terms.crosses_wire:
+        return b""
     adapter = broadcast.adapter
     parts = _held_parts(adapter, plan.terms)
     if plan.terms.has_controls:
@@ -180,6 +187,8 @@ def decode_broadcast(
     stands wherever the message has none. Raises ValueError where the message is damaged, or is no
     broadcast for this plan.
     """
+    if not plan.terms.crosses_wire:
+        return Received(drawn, {})
     expected = download_bytes(model, plan) - HEADER.size
     reader = Reader(unframed(message, "broadcast", expected))
     adapter = _read_held(reader, model, plan.terms, drawn)
@@ -235,6 +244,8 @@ def encode_update(
 
     Raises ValueError where a term to be quantized is not finite.
     """
+    if not plan.terms.crosses_wire:
+        return b""
     parts = _uploaded_parts(adapter, broadcast, plan, rng)
     if plan.terms.has_controls:
         still = zeros_like(broadcast)
@@ -279,6 +290,8 @@ def decode_update(message: bytes, broadcast: Adapter, *, plan: TrainingPlan) -> 
 
     Raises ValueError where the message is damaged, or is no update for this plan.
     """
+    if not plan.terms.crosses_wire:
+        return broadcast
     return _read_uploaded(_update_reader(message, broadcast, plan), broadcast, plan)
 
 

@@ -225,11 +225,15 @@ class EvaluationConfig(Section):
     """The share of its examples that each device keeps from training, to test the last model on."""
 
 
+MAX_ROUNDS = 1_000_000
+"""The most rounds that a run may have."""
+
+
 @dataclass(frozen=True)
 class Stop(Section):
     """A run ends after a number of rounds, or earlier at a time or a target."""
 
-    rounds: Annotated[int, Ge(1), Le(1_000_000)]
+    rounds: Annotated[int, Ge(1), Le(MAX_ROUNDS)]
     """The most rounds."""
     simulated_s: Length | None = None
     """The simulated time after which no round begins."""

@@ -21,7 +21,7 @@ from pydantic_core.core_schema import plain_serializer_function_ser_schema
 
 from simulator.config.own_strategy import source_of
 from simulator.config.paths import stay_inside
-from traces.options import LEFT_OUT, PartialShare, Rule, check_options, option_hints
+from traces.options import LEFT_OUT, Options, PartialShare, Rule, option_hints
 
 Name = Annotated[
     str,
@@ -79,13 +79,10 @@ ShareRange = Annotated[Shares, BeforeValidator(as_range), AfterValidator(_rising
 """One share for all, or a lower and an upper one between which each device draws its own."""
 
 
-class Section:
+class Section(Options):
     """A section is a frozen dataclass of the config that has no key but its fields."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 class OneOf:

@@ -113,6 +113,8 @@ class _Client:
 
     def _transfer(self, direction: Direction, trace: BandwidthTrace, size_bytes: int) -> Steps:
         self.event(f"{direction}_started", {"bytes": size_bytes})
+        if size_bytes == 0:  # nothing crosses the wire, so no link is waited for
+            return
         latency_s = self.work.device.latency.at(self.env.now)
         if latency_s:
             yield from _Progress(self, f"{direction}_s", "radio").make(

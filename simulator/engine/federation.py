@@ -41,6 +41,11 @@ class Federation:
     begin: BeginEvaluation = at_once
 
     @property
+    def has_global_model(self) -> bool:
+        """Return True where the state's adapter is a model to be tested and exported."""
+        return getattr(self.strategy, "has_global_model", True)
+
+    @property
     def is_timing_only(self) -> bool:
         """Return True where nothing is trained, so that a device sends back what it was sent."""
         return isinstance(self.trainer, NullTrainer)

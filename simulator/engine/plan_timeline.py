@@ -47,7 +47,7 @@ def stages_of(context: DeviceContext, work: Assignment) -> list[_Stage] | None:
         ("train", device.speed, cost.train_s),
         ("upload", device.link.uplink.steps, cost.upload_bytes),
     ):
-        latency_s = device.latency.at(now_s) if phase != "train" else 0.0
+        latency_s = device.latency.at(now_s) if phase != "train" and amount else 0.0
         if latency_s:
             made.append(_Stage(phase, shown_s(latency_s, now_s)))
             now_s += made[-1].wait_s

@@ -257,8 +257,9 @@ class Server:
         self.note("update_received", {"bytes": record.upload_bytes}, record.device_id)
         self._arrived.append(work)
         down, up = record.download_bytes, record.upload_bytes
-        rate = LinkRate(down / record.download_s, up / record.upload_s)
-        self._view.measured(record.device_id, rate)
+        if down and up:
+            rate = LinkRate(down / record.download_s, up / record.upload_s)
+            self._view.measured(record.device_id, rate)
 
     def _receive_all(self, timeline: CohortTimeline) -> None:
         """Take note that the updates of a timeline that are not late have arrived."""
@@ -329,6 +330,8 @@ class Server:
             work.record.close(work.device.profile, self._env.now)
 
     def _evaluate(self) -> None:
+        if not self._fed.has_global_model:
+            return
         if self._round % self._fed.rules.evaluate_every == 0 or self._is_last_round():
             self.evaluations.begin(self.state.adapter, self._env.now, self._round)
 

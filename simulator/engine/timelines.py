@@ -70,7 +70,9 @@ class Timelines:
         works = self._works(plans)
         needed_bytes = np.array([cost.memory.total for _, cost in works[0]])[works[1]]
         share = needed_bytes / self._fleet.memory_budget_bytes[devices]
+        is_sent = np.array([cost.download_bytes * cost.upload_bytes > 0 for _, cost in works[0]])
         fits = self._is_on_mains[devices] & (self._lowest_free[devices] >= share)
+        fits &= is_sent[works[1]]  # a phase that takes no time has no place in the order of arrays
         if not fits.any():
             return None
         times = _PlanTimes(self._fleet, devices, works, float(at[1]))

@@ -172,7 +172,7 @@ def _simulated(
     federation = federation_of(config, world, remembered.trainer)
     server = simulate(replace(federation, begin=remembered.begin), *logs)
     wall_s = time.perf_counter() - began
-    if config.training != "none":
+    if config.training != "none" and federation.has_global_model:
         with store.writing():
             trainers.export(server.state.adapter, world, prepared.folder)
     if config.faults != FaultsConfig():
@@ -181,6 +181,8 @@ def _simulated(
     if of_devices := _expected(server, world) | own:
         store.of_devices(of_devices)
     outcome = _outcome(server, world.task.metrics, wall_s) | remembered.savings
+    if not federation.has_global_model:
+        outcome["adapter_sha256"] = None
     return outcome | spent_privacy(config, world, rounds=server.state.version)
 
 

@@ -240,10 +240,27 @@ def _check_options(
             f"no mean of what devices send, got {config.server_optimizer.kind}; it is possible "
             f"under {known}"
         )
+    if not getattr(config.strategy, "has_global_model", True):
+        _check_without_global_model(config, problems)
     if model and config.strategy.rank > model.max_rank:
         problems.add(
             f"strategy.rank must be in [1, {model.max_rank}], the smallest side of the adapted "
             f"matrices, got {config.strategy.rank}"
+        )
+
+
+def _check_without_global_model(config: RunConfig, problems: Problems) -> None:
+    """Check that a run whose devices share no model is judged by the models that they have."""
+    kind = config.strategy.kind
+    if config.stop.target is not None:
+        problems.add(
+            f"stop.target must be left out under {kind}, which has no global model to be tested, "
+            f"got {config.stop.target}"
+        )
+    if config.training != "none" and not config.evaluation.own_share:
+        problems.add(
+            f"evaluation.own_share must be above 0 under {kind}, whose devices' models are tested "
+            "on their own test data alone, got 0"
         )
 
 

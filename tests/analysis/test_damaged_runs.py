@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -21,9 +22,11 @@ from analysis.report.pages import to_markdown_page
 from analysis.report.report import read_studies, write_report
 from analysis.report.timeline import trace
 from analysis.runs.blocks import ALONE
+from analysis.runs.columns import RECORDS
 from analysis.runs.frames import open_runs
 from analysis.runs.load import load_run
 from simulator.config.problems import UserError
+from simulator.config.schema import MAX_ROUNDS
 from tests.simulator.fuzzing import (
     Broke,
     broken_bytes,
@@ -128,6 +131,29 @@ def test_an_event_with_a_number_that_is_not_finite_is_an_error_in_words(
     log.write_text(f'{first[:-1]}, "bytes": {number}}}\n{rest}', "utf-8")
     seal(folder)
     assert "line 1 is not JSON" in read_all(folder, is_thorough=False)
+
+
+@long
+@pytest.mark.parametrize("table", RECORDS)
+def test_the_least_and_the_largest_number_of_a_column_is_an_error_in_words_or_a_table(
+    runs: Path, tmp_path: Path, table: str
+) -> None:
+    """Each column in turn, in its first row and in all, in the tables of a run that is sealed."""
+    folder = shutil.copytree(next(path for path in runs.iterdir() if path.is_dir()), tmp_path / "x")
+    file = folder / f"{table}.parquet"
+    sound, broke = pq.read_table(file), Broke(tmp_path)
+    for place, name in enumerate(sound.column_names):
+        kind = sound.schema.field(name).type
+        extremes = {pa.int64(): (0, MAX_ROUNDS + 1, 2**63 - 1), pa.float64(): (0.0, 1e12, 1e30)}
+        for value in extremes.get(kind, ()):
+            for num_changed in (1, sound.num_rows):
+                rest = sound.column(name).to_pylist()[num_changed:]
+                column = pa.array([value] * num_changed + rest, kind)
+                pq.write_table(sound.set_column(place, name, column), file)
+                seal(folder)
+                with broke.keeping(file):
+                    read_all(folder)
+    assert not broke.found, broke.found
 
 
 @pytest.mark.torture

@@ -24,6 +24,7 @@ from analysis.runs.files import RunError
 from analysis.runs.load import load_run
 from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
+from simulator.config.schema import MAX_ROUNDS
 from simulator.log.manifest import RunFolderError, check_same_config, read_manifest
 from simulator.log.run_folder import RunFolder
 from simulator.runs.run import prepare
@@ -235,6 +236,24 @@ def test_a_column_that_no_run_wrote_is_named_by_every_reader(
     with pytest.raises(RunError, match=said):
         write_report([run], tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "value"),
+    [("clients", "staleness", 2**62), ("clients", "round", MAX_ROUNDS + 2),
+     ("clients", "memory_budget_bytes", 0), ("devices", "memory_budget_bytes", 0)],
+)  # fmt: skip
+def test_a_number_that_no_run_reaches_is_refused(
+    run: Path, table: str, name: str, value: int
+) -> None:
+    """As the size of an array it would take all memory, and as a divisor it would be no number."""
+    file = run / f"{table}.parquet"
+    there = pq.read_table(file)
+    values = pa.array([value, *there.column(name).to_pylist()[1:]])
+    pq.write_table(there.set_column(there.column_names.index(name), name, values), file)
+    seal(run)
+    with pytest.raises(RunError, match=rf"{table}\.parquet is damaged: {name} must "):
+        load_run(run)
 
 
 def test_a_table_of_more_rows_than_memory_is_refused_before_it_is_read(

@@ -26,6 +26,7 @@ from tests.torture import LONG
 
 LANGUAGE = ("causal-lm", "instructions", "choice")
 """The tasks that keep the output layer of a language model."""
+WITH_GLOBAL = [kind for kind, strategy in STRATEGIES.items() if strategy.has_global_model]
 PLAIN_SGD = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.1}
 """The one recipe that every strategy can be trained by."""
 
@@ -85,7 +86,7 @@ def experiment(home: Path, kind: str, **changed: Any) -> Path:
         },
         "pacing": {"kind": "synchronous", "cohort": 3},
         "stop": {"rounds": 1},
-        "strategies": {name: {"kind": name, "rank": 4} for name in STRATEGIES},
+        "strategies": {name: {"kind": name, "rank": 4} for name in WITH_GLOBAL},
         **changed,
     }
     file = home / f"{kind}.yaml"
@@ -99,7 +100,7 @@ def experiment(home: Path, kind: str, **changed: Any) -> Path:
 )
 def test_every_strategy_trains_the_task(home: Path, tmp_path: Path, kind: str) -> None:
     folders = run_all(experiment(home, kind), tmp_path)
-    assert len(folders) == len(STRATEGIES)
+    assert len(folders) == len(WITH_GLOBAL)
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         assert manifest["status"] == "done", folder
@@ -112,6 +113,28 @@ def test_every_strategy_trains_the_task(home: Path, tmp_path: Path, kind: str) -
         assert config["task_type"] == ("CAUSAL_LM" if kind in LANGUAGE else "SEQ_CLS")
         tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
         assert any("lora_" not in name for name in tensors) == (kind not in LANGUAGE)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=() if k in ("classification", "causal-lm") else LONG) for k in TASKS],
+)
+def test_devices_train_the_task_by_themselves_too(home: Path, tmp_path: Path, kind: str) -> None:
+    """The global columns stay empty, and each device's model is tested on the device's own data."""
+    file = experiment(
+        home,
+        kind,
+        strategies={"local-only": {"kind": "local-only", "rank": 4}},
+        evaluation={"every": 1, "examples": 12, "own_share": 0.3},
+    )
+    (folder,) = run_all(file, tmp_path)
+    names = [metric.name for metric in TASKS[kind].metrics]
+    rounds = pd.read_parquet(folder / "rounds.parquet")
+    assert rounds[names].isna().all(axis=None)
+    assert not rounds[["download_bytes", "upload_bytes"]].any(axis=None)
+    devices = pd.read_parquet(folder / "devices.parquet")
+    assert devices["own_loss"].map(math.isfinite).all()
+    assert not (folder / "adapter").exists()
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from tests.torture import some
 from traces.arrays import BoolArray, FloatArray
 
 ROUNDS = 40
+WITH_GLOBAL = [kind for kind, strategy in STRATEGIES.items() if strategy.has_global_model]
 OPTIONS: dict[str, dict[str, Any]] = {
     "fedlora": {"depth": "common"},
     "ffa-lora": {"depth": "common"},
@@ -45,7 +46,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those in which a term settles short of its goal where a device lacks it."""
-WHOLE = ("fedlora", "ffa-lora", "fedex-lora", "lora-fair", "rolora", "fedsa-lora", "scaffold")
+WHOLE = (
+    "fedlora",
+    "ffa-lora",
+    "fedex-lora",
+    "lora-fair",
+    "rolora",
+    "fedsa-lora",
+    "scaffold",
+    "local-only",
+)
 """Those that train the same on all devices, as much as the smallest one holds."""
 PRODUCTS = ("flexlora", "flora", "lora-fair")
 """Those whose terms are others in each round: what has to arrive is the product."""
@@ -84,7 +94,7 @@ def times_trained(trainer: DriftTrainer, version: int, by: str) -> BoolArray:
     return always
 
 
-@pytest.mark.parametrize("kind", some((k for k in STRATEGIES if k not in PRODUCTS), 3))
+@pytest.mark.parametrize("kind", some((k for k in WITH_GLOBAL if k not in PRODUCTS), 3))
 def test_what_is_trained_reaches_its_goal(kind: str) -> None:
     """Noise of 0.01 an update, of which each round forgets half, has a standard deviation of
     0.0115 at most in the end: 0.1 is more than 8 of them."""
@@ -227,7 +237,7 @@ def test_ffa_lora_comes_as_near_to_a_product_as_its_fixed_a_allows() -> None:
     assert trainer.distances(adapter) == pytest.approx(trainer.out_of_reach(adapter), rel=0.02)
 
 
-@pytest.mark.parametrize("kind", some(STRATEGIES, 4))
+@pytest.mark.parametrize("kind", some(WITH_GLOBAL, 4))
 def test_every_scheduler_solves_a_quadratic(kind: str) -> None:
     """Exact gradients of the sum over layers of ||scale B A + merged - W||^2 / 2, which no device
     trains all of. Every device's terms can hold W, of rank 2, but for FFA-LoRA's fixed A. Of what
