@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis import escape
 from analysis.figures import bands, curves, style
@@ -54,11 +54,10 @@ def decomposition(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
     On the curve their product is 1, which takes as long as the baseline.
     """
-    shown = frame[~frame["is_baseline"] & frame["time_ratio"].notna()]
 
     def plot(axes: Axes) -> None:
-        for label, look in style.looks(shown).items():
-            own = shown[shown["label"] == label].sort_values("rounds_ratio")
+        for label, look in style.looks(frame).items():
+            own = frame[frame["label"] == label].sort_values("rounds_ratio")
             axes.plot(
                 own["round_s_ratio"],
                 own["rounds_ratio"],
@@ -79,7 +78,7 @@ def decomposition(frame: pd.DataFrame, paper: style.Paper) -> Figure:
                     fontsize=7,
                     color=look.color,
                 )
-        ends = np.array([*shown["round_s_ratio"], *shown["rounds_ratio"]])
+        ends = np.array([*frame["round_s_ratio"], *frame["rounds_ratio"]])
         low, high = 0.9 * min(ends.min(), 1), 1.12 * max(ends.max(), 1)
         across = np.linspace(low, high, 50)
         axes.plot(across, 1 / across, color=style.GREY, linewidth=0.7)
@@ -164,7 +163,8 @@ def coverage(frame: pd.DataFrame, paper: style.Paper) -> Figure:
             bands.plot(axes, curve, look, label=label, size=(1.0, 1.0))
         axes.set(xlabel="Block, from the input", ylabel="Examples that trained it (%)")
         axes.set_ylim(bottom=0)
-        axes.set_xticks(sorted(frame["block"].unique()))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(left=0.5)
         axes.grid()
 
     return style.one_panel(paper, plot, bands.note(frame, paper.band))

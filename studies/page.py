@@ -28,7 +28,7 @@ from analysis.figures.rows import of_runs
 from analysis.metrics import run_metrics
 from analysis.metrics.definitions import METRICS, value_in_words
 from analysis.metrics.kept import KeptRun, read_kept, study_of_kept
-from analysis.metrics.paired import CONFIDENCE, students
+from analysis.metrics.paired import CONFIDENCE, MIN_SEEDS, students
 from analysis.metrics.study import Study
 from analysis.report.formats import markdown_grid, to_markdown
 from analysis.report.table import LEVEL, study_table
@@ -41,6 +41,7 @@ from simulator.config.schema import RunConfig
 from simulator.world.build import World, build_world
 from studies import figures as drawn
 from studies.run import Step, steps_of
+from traces.text import listed
 
 HERE = Path(__file__).parent
 PLACE = re.compile(r"^\{\{ *([\w-]+) +([\w-]+) *\}\}$", re.MULTILINE)
@@ -141,29 +142,81 @@ def headline(source: Source) -> str:
 
 def told_apart(source: Source) -> str:
     """Return each variant against the baseline: the change, its interval and whether it is one."""
-    study, rows = source.study, []
+    rows = [
+        [
+            *map(markdown, one.named),
+            one.change,
+            one.interval,
+            *one.verdict,
+            one.pairs,
+        ]
+        for one in _changes(source)
+    ]
+    header = ["variant", "number", "change", "95 % interval", "p (Holm)", "told apart", "pairs"]
+    return markdown_grid(header, rows, is_numeric=False)
+
+
+def findings(source: Source) -> str:
+    """Return in a sentence which of the compared numbers are told apart from the baseline's."""
+    study, changes = source.study, _changes(source)
+    num_seeds = int(study.num_seeds.min())
+    if num_seeds < MIN_SEEDS:
+        seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
+        return f"With {seeds} nothing can be told apart: the changes below are values alone."
+    apart = [
+        f"{one.named[0]}'s {one.named[1][:1].lower()}{one.named[1][1:]} ({one.change})"
+        for one in changes
+        if one.p < LEVEL
+    ]
+    count = f"{len(apart)} of {len(changes)} compared numbers can be told apart from"
+    which = f": {listed(apart)}" if apart else ""
+    return markdown(f"With {num_seeds} seeds {count} {study.name(study.baseline)}'s{which}.")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change is one number of a variant against the baseline, over the seeds of both."""
+
+    named: tuple[str, str]  # the variant and the number, for a reader
+    change: str
+    interval: str
+    p: float  # after Holm's correction; NaN where nothing is known
+    pairs: str
+
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """The p value in words, and whether the number is told apart: yes, no or unknown."""
+        if math.isnan(self.p):
+            return NO_NUMBER, "unknown"
+        return f"{self.p:.3f}", "yes" if self.p < LEVEL else "no"
+
+
+def _changes(source: Source) -> list[Change]:
+    """Return the compared numbers of every variant, of which at least one pair is known."""
+    study, changes = source.study, []
+    compared = {column.format(study.metric.name) for column in COMPARED}
     titles = {metric.column: metric.title for metric in METRICS}
     words = {
         "target": value_in_words(study.metric, study.target.value or math.nan),
         "seconds": SECONDS.text(study.budget.at_s) if study.budget else "",
     }
-    compared = {column.format(study.metric.name) for column in COMPARED}
     for row in study.differences.to_dict("records"):
         if row["metric"] not in compared or not row["num_pairs"]:
             continue
         by_ratio = row["kind"] == "ratio"
         ends = [float(row[name]) for name in ("value", "low", "high")]
         value, low, high = (f"{end:.2f}" if by_ratio else f"{100 * end:+.1f}" for end in ends)
-        p = float(row["p_holm"])
         title = titles[row["metric"]].format(**words, baseline="", bytes="", joules="")
-        pairs = f"{row['num_pairs']}" + (f" (+{c})" if (c := row["num_censored"]) else "")
-        cells = [study.name(row["variant"]), title, f"{value} {'×' if by_ratio else 'points'}"]
-        interval = NO_NUMBER if math.isnan(ends[1]) else f"[{low}, {high}]"
-        shown_p, is_apart = (NO_NUMBER, "unknown") if math.isnan(p) else (f"{p:.3f}", "no")
-        is_apart = "yes" if p < LEVEL else is_apart
-        rows.append([*map(markdown, cells), interval, shown_p, is_apart, pairs])
-    header = ["variant", "number", "change", "95 % interval", "p (Holm)", "told apart", "pairs"]
-    return markdown_grid(header, rows, is_numeric=False)
+        changes.append(
+            Change(
+                named=(study.name(row["variant"]), title),
+                change=f"{value} {'×' if by_ratio else 'points'}",
+                interval=NO_NUMBER if math.isnan(ends[1]) else f"[{low}, {high}]",
+                p=float(row["p_holm"]),
+                pairs=f"{row['num_pairs']}" + (f" (+{c})" if (c := row["num_censored"]) else ""),
+            )
+        )
+    return changes
 
 
 def decomposition(source: Source) -> str:
@@ -212,6 +265,12 @@ def decomposition_frame(source: Source) -> pd.DataFrame:
             }
             rows.append(row)
     return _looked(source, rows)
+
+
+def compared_frame(source: Source) -> pd.DataFrame:
+    """Return the rows of ``decomposition_frame`` that have ratios, without the baseline's own."""
+    frame = decomposition_frame(source)
+    return frame[~frame["is_baseline"] & frame["time_ratio"].notna()]
 
 
 def _looked(source: Source, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
@@ -529,6 +588,7 @@ def curve_frame(source: Source) -> pd.DataFrame:
 PARTS: Mapping[str, Callable[[Source], str]] = {
     "table": table,
     "told-apart": told_apart,
+    "findings": findings,
     "decomposition": decomposition,
     "blocks": blocks,
     "chosen": chosen,
@@ -568,7 +628,7 @@ FIGURES: Mapping[str, tuple[str, Callable[[Source], pd.DataFrame], drawn.Draw]] 
     "decomposed": (
         "What a target takes beside the baseline: seconds a round, and rounds. A mark is a target, "
         "the mean over the seeds at which both reached it.",
-        decomposition_frame,
+        compared_frame,
         drawn.decomposition,
     ),
     "menu-drawn": (

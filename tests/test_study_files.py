@@ -163,6 +163,22 @@ def test_a_block_is_on_the_page_once_a_run_of_its_experiment_is_kept(
         assert page_maker.page_of(template, plan, results / "results", Path())[0] == page
 
 
+def test_the_page_says_that_two_seeds_tell_nothing_apart(done: Path, tmp_path: Path) -> None:
+    def said(folder: Path) -> str:
+        results = folder / "results"
+        return page_maker.page_of("{{ findings quick }}", _plan(folder), results, Path())[0]
+
+    assert "compared numbers can be told apart from" in said(done)
+    shutil.copytree(done / "results", tmp_path / "results")
+    for file in (tmp_path / "results" / "quick").glob("*-s1.*"):
+        file.unlink()
+    assert said(tmp_path).startswith("With 2 seeds nothing can be told apart")
+    results = tmp_path / "results"
+    table, _ = page_maker.page_of("{{ told-apart quick }}", _plan(tmp_path), results, Path())
+    assert "| FedQuad | Final accuracy |" in table
+    assert "| – | – | unknown | 2 |" in table
+
+
 def test_the_page_says_which_runs_of_the_plan_are_missing(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done / "results", tmp_path / "results")
     (tmp_path / "results" / "quick" / "fedquad-s1.json").unlink()
