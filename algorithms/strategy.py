@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
@@ -52,6 +52,11 @@ class ServerState(Generic[M]):
     def advance(self, adapter: Adapter, memory: M) -> ServerState[M]:
         """Return the state of the next version, with this adapter and memory."""
         return replace(self, version=self.version + 1, adapter=adapter, memory=memory)
+
+    @cached_property
+    def broadcast(self) -> Broadcast:
+        """The global adapter as it is sent to every device."""
+        return Broadcast(self.version, self.adapter)
 
 
 class LinkRate(NamedTuple):
@@ -325,7 +330,7 @@ class Strategy(Options, Protocol[M]):
         Its adapter has the names, shapes and float32 arrays of the global one; only terms that the
         plan holds are sent. The default is the global adapter.
         """
-        return Broadcast(state.version, state.adapter)
+        return state.broadcast
 
     def own_model(self, state: ServerState[M], device_id: DeviceId) -> Adapter:
         """Return the model that a device uses: the global one, unless it has one of its own.

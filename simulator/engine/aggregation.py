@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from algorithms.merging.lora import WeightsError
 from algorithms.merging.staleness import up_to_date
 from algorithms.strategy import ServerState
-from devices.vocabulary.plan import Broadcast, ClientUpdate, DeviceId
+from devices.vocabulary.plan import ClientUpdate, DeviceId
 from devices.vocabulary.trainer import TrainingError, TrainingJob, TrainingResult
 from devices.wire.wire import upload_bytes
 from simulator.engine.assignment import Assignment
@@ -35,7 +35,7 @@ def collect(
     rules say that this ends the run.
     """
     arrived = sorted(arrived, key=lambda work: (work.plan.device_id, work.broadcast.version))
-    found, current = Collected([], []), Broadcast(state.version, state.adapter)
+    found = Collected([], [])
     for work, result in zip(arrived, _trained(federation, arrived), strict=True):
         work.record.train_loss = result.train_loss
         try:
@@ -45,7 +45,7 @@ def collect(
             found.refused.append((work.plan.device_id, str(refusal)))
         else:
             work.record.staleness = state.version - update.broadcast.version
-            found.updates.append(up_to_date(update, current, federation.pacing))
+            found.updates.append(up_to_date(update, state.broadcast, federation.pacing))
     return found._replace(updates=federation.rules.robustness.tame(found.updates))
 
 

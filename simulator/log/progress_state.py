@@ -60,7 +60,7 @@ class ProgressState:
         self._doing: dict[int, str] = {}
         self._away: set[int] = set()
         self._num_arrived = 0  # updates that no aggregation has merged yet
-        self._round: list[ClientRecord] = []
+        self._awaited: ClientRecord | None = None  # who ended last in this round
         self.straggler = ""  # of the last round, as in "device 8 (phone), mostly uploading"
 
     def event(self, event: Event) -> None:
@@ -89,7 +89,15 @@ class ProgressState:
         if record.outcome == "offline":
             self._doing.pop(record.device_id, None)
             self._away.discard(record.device_id)
-        self._round.append(record)
+        self._await(record)
+
+    def _await(self, record: ClientRecord) -> None:
+        """Take note of a plan that the round waited for, if it ended after all others."""
+        if record.outcome not in ("aggregated", "late"):
+            return
+        last = self._awaited
+        if last is None or _end(record) > _end(last):
+            self._awaited = record
 
     def cohort(self, events: CohortEvents) -> None:
         """Follow many devices at once, to the end of their plans."""
@@ -111,7 +119,7 @@ class ProgressState:
         awaited = np.flatnonzero((outcomes == "aggregated") | (outcomes == "late"))
         if len(awaited):
             order = np.lexsort((-columns["device_id"][awaited], columns["finished_s"][awaited]))
-            self._round.append(table.record(int(awaited[order[-1]])))
+            self._await(table.record(int(awaited[order[-1]])))
 
     def round(self, record: RoundRecord) -> None:
         """Take in a round that has closed; its plans came before it."""
@@ -121,8 +129,8 @@ class ProgressState:
             self._score = metric, record.score
             self._best = metric.best([record.score, self._best])
         self.losses.update({words: getattr(record, name) for name, words in LOSSES.items()})
-        self.straggler = _straggler(self._round)
-        self._round = []
+        self.straggler = _in_words(self._awaited) if self._awaited else ""
+        self._awaited = None
 
     @property
     def scores(self) -> str:
@@ -152,11 +160,12 @@ class ProgressState:
         return f"{counts}: {self._lost_s / max(self._spent_s, 1e-300):.0%} of device time"
 
 
-def _straggler(ended: list[ClientRecord]) -> str:
-    """Return in words the device that ended last of those that the round waited for."""
-    awaited = [record for record in ended if record.outcome in ("aggregated", "late")]
-    if not awaited:
-        return ""
-    last = max(awaited, key=lambda record: (record.finished_s, -record.device_id))
-    longest = max(PHASES, key=lambda name: float(getattr(last, name)))
-    return f"device {last.device_id} ({last.profile}), mostly {PHASES[longest]}"
+def _end(record: ClientRecord) -> tuple[float, int]:
+    """Return a key by which plans are in order of their ends, the lower device last."""
+    return record.finished_s, -record.device_id
+
+
+def _in_words(awaited: ClientRecord) -> str:
+    """Return in words the device that a round waited for."""
+    longest = max(PHASES, key=lambda name: float(getattr(awaited, name)))
+    return f"device {awaited.device_id} ({awaited.profile}), mostly {PHASES[longest]}"
