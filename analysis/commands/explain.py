@@ -10,6 +10,7 @@ from rich.console import Console
 
 from simulator.config.editor_schema import editor_schema
 from simulator.config.experiment import ConfigError
+from simulator.config.problems import UserError
 from simulator.config.reference import as_page, explained, reference
 from traces.text import did_you_mean
 
@@ -37,8 +38,12 @@ def explain(
     found = explained(key)
     if not found:
         known = sorted({entry.key for part in reference() for entry in part.entries})
-        near = did_you_mean(key.rpartition(".")[2], known)
-        raise ConfigError([f"a key must be one of a config, got {key}{near}"], "explain")
+        sections = ", ".join(entry.key for entry in reference()[0].entries)
+        near = did_you_mean(key.rpartition(".")[2], known, most=3)
+        raise UserError(
+            f"a key must be one of a config, got {key}{near or f'; at its top stand {sections}'}; "
+            "`fedclock explain --page` has all keys"
+        )
     console = Console(highlight=False, soft_wrap=True)
     for place, entry in found:
         unit = f" ({entry.unit})" if entry.unit else ""

@@ -111,8 +111,6 @@ def list_names(
     topic: Annotated[str | None, typer.Argument(help=" | ".join(TOPICS))] = None,
 ) -> None:
     """Show what a config may name: strategies, devices, models, data, traces."""
-    if topic is not None and topic not in TOPICS:
-        raise ConfigError([unknown("the topic", topic, TOPICS)], "list")
     show(Console(), topic)
 
 

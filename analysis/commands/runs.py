@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from analysis import escape
 from analysis.commands.options import say
 from analysis.commands.voice import results
 from analysis.metrics.definitions import METRICS
-from analysis.units import BYTES, SECONDS
+from analysis.units import BYTES, PLAIN, SECONDS
 from simulator.config.problems import UserError
 from simulator.log.manifest import RunFolderError, lost_files, read_manifest
 from simulator.log.removal import check_removable, remove_runs
@@ -26,16 +27,10 @@ app = typer.Typer(no_args_is_help=True, help="Run folders: list, show and remove
 
 Paths = Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")]
 COLUMNS = ("run", "status", "rounds", "simulated", "result", "size")
-SCALES = {metric.column: metric.scale for metric in METRICS} | {"wall_s": SECONDS}
+LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
+VERSIONS = ("fedclock", "python", "torch", "transformers", "peft")
+SCALES = {metric.column: metric.scale for metric in METRICS}
 """The unit of each number of a manifest."""
-TITLES = {
-    "simulated_s": "simulated time", "wall_s": "time of the host", "num_rounds": "rounds",
-    "read_alone": "titles, targets and place",
-}  # fmt: skip
-SHOWN = (
-    "experiment", "label", "strategy", "seed", "status", "error", "num_rounds", "simulated_s",
-    "wall_s", "model", "data", "config_hash", "conditions_hash", "git_sha", "read_alone",
-)  # fmt: skip
 
 
 @app.command("list")
@@ -45,30 +40,65 @@ def list_runs(
     ] = None,
 ) -> None:
     """List the runs below folders, with what became of each."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in COLUMNS:
-        is_number = column in ("rounds", "simulated", "result", "size")
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
-    for folder in _found(folders or [Path("runs")]):
-        table.add_row(*(escape.terminal(cell) for cell in _row(folder)))
-    results().print(table)
+    console = results()
+    for parent, runs in groupby(_found(folders or [Path("runs")]), key=lambda run: run.parent):
+        table = Table(title=escape.terminal(str(parent)), title_justify="left", **LOOK)
+        for column in COLUMNS:
+            is_number = column in ("rounds", "simulated", "size")
+            justify: Any = "right" if is_number else "left"
+            table.add_column(column, justify=justify, no_wrap=is_number, overflow="fold")
+        for folder in runs:
+            table.add_row(*(escape.terminal(cell) for cell in _row(folder)))
+        console.print(table)
 
 
 @app.command()
 def show(
     folder: Annotated[Path, typer.Argument(help="a run folder", show_default=False)],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print all that the manifest holds, as JSON")
+    ] = False,
 ) -> None:
     """Show what a run was made from, what it came to, and whether its files are whole."""
     manifest = _manifest(folder)
-    console = results()
-    scores = [key for key in manifest if key.startswith("final_")]
-    for key in (*SHOWN, *scores):
-        if manifest.get(key) not in (None, "", {}):
-            say(console, f"{TITLES.get(key, key.replace('_', ' '))}: {_words(key, manifest[key])}")
-    say(console, f"size: {BYTES.text(_size_bytes(folder))}")
-    if manifest.get("status") == "done":
-        lost = lost_files(folder, manifest)
-        say(console, f"files: {'gone or changed: ' + ', '.join(lost) if lost else 'as written'}")
+    if as_json:
+        print(json.dumps(manifest, indent=2, ensure_ascii=False))
+        return
+    table = Table(show_header=False, **LOOK)
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for title, words in _facts(folder, manifest).items():
+        if words:
+            table.add_row(title, escape.terminal(words))
+    results().print(table)
+
+
+def _facts(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a person asks of a run, by title; empty where its manifest does not say it."""
+    alone, versions = _inner(manifest, "read_alone"), _inner(manifest, "versions")
+    made_by = [f"{name} {versions[name]}" for name in VERSIONS if name in versions]
+    commit = str(manifest.get("git_sha") or "")[:12]
+    is_changed = " with changes" if manifest.get("git_dirty") else ""
+    lost = lost_files(folder, manifest) if manifest.get("status") == "done" else []
+    facts = {
+        "run": f"{manifest.get('label')} of {manifest.get('experiment')}, seed "
+        f"{manifest.get('seed')}",
+        "title": str(alone.get("strategy_title") or alone.get("title") or ""),
+        "status": str(manifest.get("status", "unknown")),
+        "error": str(manifest.get("error") or ""),
+        "rounds": str(manifest.get("num_rounds", "")),
+        "simulated": _seconds(manifest.get("simulated_s")),
+        "on this machine": _seconds(manifest.get("wall_s")),
+        "result": ", ".join(_scores(manifest)),
+        "strategy": str(manifest.get("strategy", "")),
+        "model": str(_inner(manifest, "model").get("name", "")),
+        "data": str(_inner(manifest, "data").get("name", "")),
+        "made by": ", ".join([*made_by, *([f"commit {commit}{is_changed}"] if commit else [])]),
+        "command": str(manifest.get("command") or ""),
+        "size": BYTES.text(_size_bytes(folder)),
+        "files": f"gone or changed: {', '.join(lost)}" if lost else "as written",
+    }
+    return facts if manifest.get("status") == "done" else facts | {"files": ""}
 
 
 @app.command()
@@ -113,28 +143,45 @@ def _row(folder: Path) -> tuple[str, ...]:
     try:
         manifest = _manifest(folder)
     except RunFolderError:
-        return str(folder), "damaged", "", "", "", BYTES.text(_size_bytes(folder))
-    simulated_s = _number(manifest.get("simulated_s"))
-    results = [
-        f"{key.removeprefix('final_').replace('_', ' ')} {_words(key, given)}"
-        for key, given in manifest.items()
-        if key.startswith("final_") and not math.isnan(_number(given))
-    ]
+        return folder.name, "damaged", "", "", "", BYTES.text(_size_bytes(folder))
     return (
-        str(folder),
+        folder.name,
         str(manifest.get("status", "unknown")),
         str(manifest.get("num_rounds", "")),
-        "" if math.isnan(simulated_s) else SECONDS.text(simulated_s),
-        ", ".join(results),
+        _seconds(manifest.get("simulated_s")),
+        ", ".join(_scores(manifest)[:1]),
         BYTES.text(_size_bytes(folder)),
     )
 
 
+def _scores(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the last scores of a run, the one that it is judged by first."""
+    return [
+        f"{key.removeprefix('final_').replace('_', ' ')} {_words(key, given)}"
+        for key, given in manifest.items()
+        if key.startswith("final_") and not math.isnan(_number(given))
+    ]
+
+
 def _manifest(folder: Path) -> Mapping[str, Any]:
-    manifest = read_manifest(folder)
-    if not manifest:
-        raise RunFolderError(f"a run folder must hold a manifest.json, got {folder}")
-    return manifest
+    if manifest := read_manifest(folder):
+        return manifest
+    if any(folder.glob("*/manifest.json")) or any(folder.glob("*/*/manifest.json")):
+        advice = f"it holds runs, which `fedclock runs list {folder}` lists"
+    else:
+        advice = "`fedclock runs list` lists those below runs/"
+    raise RunFolderError(f"a run folder must hold a manifest.json, got {folder}; {advice}")
+
+
+def _inner(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an object of a manifest; empty where it has none, or something else."""
+    value = manifest.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _seconds(value: Any) -> str:
+    number = _number(value)
+    return "" if math.isnan(number) else SECONDS.text(number)
 
 
 def _number(value: Any) -> float:
@@ -146,12 +193,8 @@ def _number(value: Any) -> float:
 
 
 def _words(key: str, value: Any) -> str:
-    """Return an entry of a manifest as tables write it, in its unit."""
-    if not math.isnan(number := _number(value)) and key in SCALES:
-        return SCALES[key].text(number)
-    if isinstance(value, dict):
-        return str(value.get("name") or json.dumps(value, ensure_ascii=False))
-    return str(value)
+    """Return a number of a manifest as tables write it, in its unit."""
+    return SCALES.get(key, PLAIN).text(_number(value))
 
 
 def _size_bytes(folder: Path) -> float:

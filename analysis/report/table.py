@@ -159,6 +159,14 @@ def cell_text(metric: Metric, estimate: Estimate, unit: Unit) -> str:
     return f"{text} [{number(low)}, {number(high)}]"
 
 
+def _known(estimate: Estimate, num_runs: int) -> str:
+    """Return of how many runs a number is, where others do not have it; empty of all or none.
+
+    Of fewer than three there is no interval either.
+    """
+    return f" ({estimate.num_known} of {num_runs})" if 0 < estimate.num_known < num_runs else ""
+
+
 def _is_shown(study: Study, metric: Metric) -> bool:
     if metric.shown == "never" or (metric.is_to_target and study.target.value is None):
         return False
@@ -195,8 +203,9 @@ def _row(study: Study, metric: Metric) -> TableRow:
     own = list(study.estimates(metric.column).values())
     unit = unit_of(metric, own)
     texts = [
-        _seed_values(study, variant, metric, unit) or cell_text(metric, estimate, unit)
-        for variant, estimate in zip(study.variants, own, strict=True)
+        _seed_values(study, variant, metric, unit)
+        or cell_text(metric, estimate, unit) + _known(estimate, int(num_runs))
+        for variant, estimate, num_runs in zip(study.variants, own, study.num_seeds, strict=True)
     ]
     is_best = _best(study, metric, own, [text.partition(" [")[0] for text in texts])
     values = [_sort_value(metric, estimate) for estimate in own]

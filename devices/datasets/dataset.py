@@ -71,7 +71,7 @@ class TextDataset:
     name: str
     train: Examples
     test: Examples
-    sha256: str  # of the whole data set; a subset keeps it
+    sha256: str  # of the whole data set
     source: str  # a package, a revision of the hub, or a directory without its place here
     licence: str
     unused: tuple[str, ...] = ()  # the columns that the data has and nothing reads

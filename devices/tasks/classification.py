@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -79,20 +79,6 @@ class Classification:
         """The test accuracy, in [0, 1], of the best constant answer."""
         counts = np.bincount(self.labels["test"])
         return float(counts.max() / counts.sum())
-
-    def subset(self, *, num_train: int, num_test: int) -> Classification:
-        """Return the first ``num_train`` and ``num_test`` examples, classes taking turns.
-
-        All classes stay known. Raises ValueError for a number below 1 or above what there is.
-        """
-        chosen: dict[Split, IntArray] = {
-            "train": _in_turn(self.labels["train"], num_train, "num_train"),
-            "test": _in_turn(self.labels["test"], num_test, "num_test"),
-        }
-        train, test = (self.data[split].at(chosen[split]) for split in SPLITS)
-        data = replace(self.data, train=train, test=test)
-        labels = {split: self.labels[split][chosen[split]] for split in SPLITS}
-        return replace(self, data=data, labels=labels)
 
     def head(self, config: Mapping[str, Any]) -> Head:
         return text_head(self.num_classes)
@@ -172,13 +158,3 @@ def matthews(counts: IntArray, correct: IntArray, given: IntArray) -> float:
         return 0.0
     covariance = int(correct.sum()) * total - int(counts @ given)
     return covariance / math.sqrt(of_labels) / math.sqrt(of_answers)
-
-
-def _in_turn(labels: IntArray, count: int, name: str) -> IntArray:
-    """Return the indices of the first ``count`` examples when classes give one each in turn."""
-    if not 1 <= count <= len(labels):
-        raise ValueError(f"{name} must be in [1, {len(labels)}], got {count}")
-    turn = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        turn[labels == label] = np.arange(np.count_nonzero(labels == label))
-    return np.lexsort((labels, turn))[:count].astype(np.int64)

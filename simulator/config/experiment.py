@@ -23,6 +23,7 @@ from simulator.config.readable import Readable, readable_part
 from simulator.config.schema import RecordedConfig, RunConfig, config_for, read_section
 from simulator.config.types import as_plain
 from traces.options import option_hints
+from traces.text import did_you_mean
 
 MAX_BYTES = 1_000_000
 """A config is written by hand; a larger file is a mistake, or meant to do harm."""
@@ -162,6 +163,12 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(f"a config must be at most {MAX_BYTES} bytes, got more")
         raw = parse_yaml(content.decode())
         logging.getLogger("fedclock").info("read %s (%d bytes)", path, len(content))
+    except FileNotFoundError:
+        beside = [other.name for other in path.parent.glob("*.y*ml")]
+        near = did_you_mean(path.name, beside) or "; `fedclock init compare` writes one"
+        raise ConfigError(
+            [f"an experiment must be a YAML file, got none{near}"], str(path)
+        ) from None
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from None
     except ValueError as error:

@@ -25,7 +25,8 @@ ADVICE: Mapping[Outcome, str] = {
     "offline": "keep devices there for longer, or set fleet.when_offline to resume",
     "crashed": "let devices crash less often",
     "oom": "leave devices more memory, or set fleet.when_out_of_memory to shrink",
-    "lost": "lose fewer links, or set faults.cut_transfers to resume",
+    "lost": "keep devices and their links there for as long as a phase of a plan takes, or set "
+    "fleet.when_offline and faults.cut_transfers to resume",
 }
 """What to do about a round that would never close, by the commonest way in which plans fail."""
 

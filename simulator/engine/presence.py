@@ -142,10 +142,6 @@ class Presence:
             supply.rest(at_s)
             self._update(device_id, at_s)
 
-    def is_on_mains(self, device_id: DeviceId) -> bool:
-        """True if the device has no battery."""
-        return self._supply(device_id) is None
-
     def battery_share(self, device_id: DeviceId, at_s: float) -> float:
         """Return the level of the battery over its capacity; NaN on mains."""
         supply = self._supply(device_id)

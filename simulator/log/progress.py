@@ -10,11 +10,12 @@ from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +24,9 @@ from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.progress_state import LOSSES, ProgressState, duration, score_in_words
 from simulator.log.protocol import RunLog
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
+
+NUM_TIMED = 3
+"""Rounds after which the time that a run takes can be told from their pace."""
 
 
 class Reporter(RunLog, Protocol):
@@ -173,6 +177,27 @@ class BarReporter(_Following):
         return Group(self._bar, table)
 
 
+class TimeLeft(ProgressColumn):
+    """The column of the time that is left, at the pace of the rounds after the first.
+
+    The first round also loads the model and warms up, so by its pace a run would seem to take many
+    times as long. Nothing is said before the third has ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first_s: float | None = None
+
+    def render(self, task: Task) -> Text:
+        done, elapsed_s = task.completed, task.elapsed
+        if done >= 1 and self._first_s is None:
+            self._first_s = elapsed_s
+        if done < NUM_TIMED or elapsed_s is None or self._first_s is None or task.finished:
+            return Text("")
+        left_s = (elapsed_s - self._first_s) / (done - 1) * (task.remaining or 0.0)
+        return Text(f"about {duration(left_s)} left", style="dim")
+
+
 def _bar(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
@@ -180,8 +205,7 @@ def _bar(console: Console) -> Progress:
         BarColumn(bar_width=20),
         TextColumn("{task.completed:.0f}/{task.total:.0f} rounds"),
         TimeElapsedColumn(),
-        TextColumn("left", style="dim"),
-        TimeRemainingColumn(),
+        TimeLeft(),
         console=console,
     )
 

@@ -16,8 +16,10 @@ from devices.fleet.catalog import load_profiles
 from devices.fleet.mixes import MIXES
 from devices.fleet.speed import SPEEDS
 from devices.models.catalog import MODELS
+from simulator.config.problems import UserError
 from traces.catalog import pool, pools
 from traces.generators.registry import AVAILABILITIES, LINKS
+from traces.text import unknown
 
 TOPICS = (
     "strategies",
@@ -34,9 +36,16 @@ TOPICS = (
 
 
 def show(console: Console, topic: str | None) -> None:
-    """Print the table of one topic, or of all."""
-    for name in TOPICS if topic is None else (topic,):
+    """Print the table of one topic, or of all; raises UserError where there is no such topic."""
+    chosen = ALSO.get(topic or "", topic)
+    if chosen is not None and chosen not in TOPICS:
+        raise UserError(unknown("the topic of a list", topic, TOPICS))
+    for name in TOPICS if chosen is None else (chosen,):
         console.print(_table(name))
+
+
+ALSO = {"links": "traces", "profiles": "devices", "pacings": "pacing", "selections": "selection"}
+"""Other names of topics: by the config's own keys, and in the plural."""
 
 
 def _table(topic: str) -> Table:
@@ -47,6 +56,7 @@ def _table(topic: str) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        show_edge=False,  # so that the widest fits 80 columns
     )
     for column in columns:
         is_number = "\n" in column  # its unit stands below it
@@ -106,6 +116,8 @@ def _traces() -> Iterator[tuple[str, ...]]:
         up = sum(link.uplink.mean_bytes_per_s for link in links) / len(links)
         yield name, str(len(links)), f"{down * 8e-6:.1f}", f"{up * 8e-6:.1f}"
     yield "a .csv file or a folder of them", "", "", ""
+    yield "{ mbps: [8, 2] }: down and up, always", "", "", ""
+    yield "public sets: fedclock traces fetch", "", "", ""
 
 
 def _generators() -> Iterator[tuple[str, ...]]:
@@ -130,7 +142,7 @@ _ROWS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]
             "fp16\nGFLOP/s",
             "RAM\nGiB",
             "RAM\nGB/s",
-            "compute\nW",
+            "power\nW",
             "confidence",
         ),
         _devices,

@@ -290,7 +290,11 @@ def _seeds(text: str, first: int) -> list[int]:
     is_whole = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
     if not numbers or not is_whole or ("," not in text and numbers == [0]):
         raise ConfigError(
-            [f"seeds must be how many, or a list as in 0,3,7, got {text!r:.200}{why}"], "--seeds"
+            [
+                "seeds must be how many, at least 1, or a list as in 0,3,7 (seed 0 alone is 0 with "
+                f"a comma: 0,), got {text!r:.200}{why}"
+            ],
+            "--seeds",
         )
     if "," in text:
         return list(dict.fromkeys(numbers))

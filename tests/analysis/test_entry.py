@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.commands.entry import SAME_INTERRUPT_S
+from analysis.commands.entry import ENDED, INTERRUPTED_WORDS, SAME_INTERRUPT_S
 from tests.simulator.interrupts import heed_interrupts
 from tests.simulator.test_command import REAL, SMALL, fedclock, write
 from tests.simulator.test_sweep import faulty
@@ -185,3 +185,25 @@ def test_windows_is_refused_in_one_sentence_that_names_the_way_out() -> None:
         )
         assert done.returncode == (2 if "main" in code else 1)
         assert words in done.stderr.splitlines()[-1]
+
+
+@long
+def test_a_command_that_timeout_ends_leaves_nothing_half_written(
+    finished: Path, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "analysis", "report", "runs/small", "-o", str(tmp_path / "page")],
+        cwd=finished,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until_s = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.partial")):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (ENDED, f"{INTERRUPTED_WORDS}\n")
+    assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,7 @@ from analysis.figures import (
     waiting,
 )
 from analysis.metrics.study import Study, study_of
+from analysis.report.table import study_table
 from analysis.runs.files import RunError
 from analysis.runs.load import Run
 from analysis.units import SECONDS
@@ -317,3 +318,12 @@ def test_a_variant_looks_alike_in_a_figure_that_leaves_its_sibling_out(runs: lis
     alone = participation.staleness_frame(comparison)
     assert set(alone["label"]) == {"async"}
     assert style.looks(alone)["async"] == style.looks(curves.frame(comparison))["async"]
+
+
+def test_a_number_that_not_all_seeds_have_says_of_how_many_it_is(runs: list[Run]) -> None:
+    late = as_seed(runs[1], 2, closed_s=50.0)  # no three evaluations within the equal time
+    study = study_of([runs[1], as_seed(runs[1], 1, accuracy=0.9), late])
+    rows = {row.title: row.cells[0].text for row in study_table(study).rows}
+    at_time = next(text for title, text in rows.items() if title.startswith("Accuracy after"))
+    assert at_time.endswith("(2 of 3)")
+    assert "of 3)" not in rows["Final accuracy (%)"]

@@ -53,12 +53,19 @@ def test_a_run_is_shown_with_the_state_of_its_files(tmp_path: Path) -> None:
     assert fedclock("run", file, "--only", "haflq", cwd=tmp_path).returncode == 0
     (folder,) = (tmp_path / "runs" / "small").iterdir()
     said = fedclock("runs", "show", folder, cwd=tmp_path).stdout
-    for line in ("label: haflq", "status: done", "model: tiny", "files: as written"):
-        assert line in said.splitlines()
-    assert "Five devices" in said
+    shown = [line.split(maxsplit=1) for line in said.splitlines() if line.strip()]
+    facts = {name: words.strip() for name, words in shown}
+    assert facts["run"] == "haflq of small, seed 0"
+    assert (facts["status"], facts["model"], facts["files"]) == ("done", "tiny", "as written")
+    assert facts["title"] == "Five devices"
+    assert "{" not in said
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    assert json.loads(fedclock("runs", "show", folder, "--json", cwd=tmp_path).stdout) == manifest
+    message = fedclock("runs", "show", "runs", cwd=tmp_path).stderr
+    assert "fedclock runs list runs" in message
     (folder / "events.jsonl").write_text("", "utf-8")
     said = fedclock("runs", "show", folder, cwd=tmp_path).stdout
-    assert "files: gone or changed: events.jsonl" in said
+    assert "gone or changed: events.jsonl" in said
     assert fedclock("runs", "remove", folder, "--yes", cwd=tmp_path).returncode == 0
     assert not folder.exists()
 

@@ -42,14 +42,6 @@ def refusal(directory: str) -> Exception | None:
     return None
 
 
-def test_classes_take_turns_in_sorted_data_too(tmp_path: Path) -> None:
-    table = "text,label\na1,a\na2,a\na3,a\nb1,b\nb2,b\n"
-    data = load_dataset(write(tmp_path, train_csv=table, test_csv=table), Classification.columns)
-    small = Classification.of(data).subset(num_train=3, num_test=5).data
-    assert small.train["text"] == ("a1", "b1", "a2")
-    assert small.test["text"] == ("a1", "b1", "a2", "b2", "a3")
-
-
 @pytest.mark.parametrize(
     ("ending", "content"),
     [

@@ -15,6 +15,7 @@ import yaml
 from devices.datasets.dataset import load_dataset
 from devices.models.catalog import resolve
 from devices.tasks.classification import Classification
+from tests.beginning import beginning
 from tests.simulator.test_command import SMALL, fedclock
 from tests.torture import long
 
@@ -41,8 +42,10 @@ print(json.dumps({"accuracy": right / len(rows), "ours": sorted(ours)}))
 
 
 def write_data(folder: Path) -> None:
-    data = Classification.of(load_dataset("wordnet-16", Classification.columns)).subset(
-        num_train=320, num_test=160
+    data = beginning(
+        Classification.of(load_dataset("wordnet-16", Classification.columns)),
+        num_train=320,
+        num_test=160,
     )
     parts = {
         "train": (data.data.train["text"], data.data.train["label"]),

@@ -33,6 +33,7 @@ from devices.vocabulary.trainer import TrainingJob, TrainingResult
 from simulator.config.schema import LocalWork
 from simulator.engine.server import simulate
 from simulator.engine.server_view import ServerView
+from tests.beginning import beginning
 from tests.simulator.arrivals import Arrivals, held_terms
 from tests.simulator.small import Memory, make_device, make_federation
 from tests.torture import long, some
@@ -58,7 +59,7 @@ MEASURED = {
     "fedsa-lora": 1.59,
     "fed-hello": 0.92,
     "scaffold": 0.90,
-    "local-only": 1.60,
+    "local-only": 1.49,  # on seeds 10 to 12, between 1.46 and 1.52
 }
 """Mean share of FedLoRA's fall of the loss, on the eight seeds 10 to 17, which are not tested; by
 SGD on both sides where a strategy needs that."""
@@ -142,8 +143,10 @@ def downloaded_bytes(plan: TrainingPlan) -> int:
 @cache
 def trainer(recipe: Recipe = "adamw") -> CheckedTrainer:
     """Tested on what it trains on: what is learned is what federated training minimizes."""
-    data = Classification.of(load_dataset("wordnet-16", Classification.columns)).subset(
-        num_train=4 * EXAMPLES, num_test=1
+    data = beginning(
+        Classification.of(load_dataset("wordnet-16", Classification.columns)),
+        num_train=4 * EXAMPLES,
+        num_test=1,
     )
     data = Classification.of(replace(data.data, test=data.data.train))
     config = TrainingConfig(

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from rich.progress import Task, TaskID
 
 from devices.tasks.classification import ACCURACY
 from simulator.engine.federation import Federation
 from simulator.engine.server import simulate
-from simulator.log.progress import BarReporter, PlainReporter, Reporter, reporter
+from simulator.log.progress import BarReporter, PlainReporter, Reporter, TimeLeft, reporter
 from simulator.log.progress_state import ProgressState, duration
 from simulator.log.records import ClientRecord, Event
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
@@ -130,3 +131,13 @@ def test_the_best_accuracy_is_named_where_it_is_not_the_last(log: Memory) -> Non
 )
 def test_durations_are_short(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_the_time_left_is_told_once_rounds_after_the_first_show_their_pace() -> None:
+    now_s, column, texts = 0.0, TimeLeft(), []
+    task = Task(TaskID(0), "run", 100, 0, _get_time=lambda: now_s)
+    task.start_time = 0.0
+    for done, now_s in ((0, 1.0), (1, 60.0), (2, 61.0), (3, 62.0)):  # noqa: B007 # the task reads it
+        task.completed = done
+        texts.append(column.render(task).plain)
+    assert texts == ["", "", "", "about 1m 37s left"]

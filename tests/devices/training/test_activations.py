@@ -19,6 +19,7 @@ from devices.training.adapters import load_adapter
 from devices.training.data import Batch
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import TermGrid, WeightFormat
+from tests.beginning import beginning
 from tests.devices.training.tiny_task import (
     make_config,
     make_job,
@@ -180,7 +181,7 @@ def test_unplanned_blocks_save_as_computed(tiny: TorchTrainer) -> None:
 def test_gradients_of_a_padded_batch_keep_their_direction(attention: str) -> None:
     data = Classification.of(load_dataset("wordnet-16", Classification.columns))
     config = make_config("minilm-l6", attention=attention, max_length=64)
-    trainer = make_trainer(config, data.subset(num_train=160, num_test=16))
+    trainer = make_trainer(config, beginning(data, num_train=160, num_test=16))
     batch = trainer._train_texts.batch(np.arange(0, 160, 20), CPU)
     assert 0.2 < 1 - batch.attention_mask.float().mean() < 0.8  # padding there is
     exact = gradient(trainer, 32, batch)

@@ -16,6 +16,7 @@ from devices.training.export import save_peft
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import TermGrid
 from devices.vocabulary.trainer import TrainingJob
+from tests.beginning import beginning
 from tests.devices.training.tiny_task import (
     make_config,
     make_job,
@@ -52,8 +53,10 @@ print(right, any(name.split(".")[0] in ours for name in sys.modules))
 @long
 @needs_minilm
 def test_plain_peft_gets_the_accuracy_that_we_report(tmp_path: Path) -> None:
-    data = Classification.of(load_dataset("wordnet-16", Classification.columns)).subset(
-        num_train=320, num_test=128
+    data = beginning(
+        Classification.of(load_dataset("wordnet-16", Classification.columns)),
+        num_train=320,
+        num_test=128,
     )
     settings = {"learning_rate": 2e-3, "eval_examples": 128}
     trained_in = make_trainer(make_config("minilm-l6", dtype="auto", **settings), data)

@@ -15,6 +15,7 @@ from devices.training.evaluation import score_chunk
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import TermGrid
 from devices.vocabulary.trainer import ChunkScore, TrainingJob
+from tests.beginning import beginning
 from tests.devices.training.tiny_task import (
     make_config,
     make_dataset,
@@ -247,8 +248,10 @@ def test_tiny_learns_its_words(tiny: TorchTrainer) -> None:
 @long
 @needs_minilm
 def test_minilm_learns_wordnet_in_forty_steps() -> None:
-    data = Classification.of(load_dataset("wordnet-16", Classification.columns)).subset(
-        num_train=640, num_test=160
+    data = beginning(
+        Classification.of(load_dataset("wordnet-16", Classification.columns)),
+        num_train=640,
+        num_test=160,
     )
     config = make_config("minilm-l6", learning_rate=2e-3, dtype="auto", eval_examples=160)
     trainer = make_trainer(config, data)
