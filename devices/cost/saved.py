@@ -191,7 +191,12 @@ def _head_norm_tensors(
 
 
 def _rms_norm_tensors(model: ModelSpec, batch: BatchShape, name: str) -> list[SavedTensor]:
-    """Return what an RMS norm saves: input and deviation, in fp32 whatever the model's width."""
+    """Return what an RMS norm saves: input and deviation, in fp32 whatever the model's width.
+
+    In 16 bits the input is a converted copy, beside that which the block's code keeps.
+    """
+    if batch.bits < 32:
+        name = f"converted {name}"
     width = SavedTensor(batch.tokens * model.hidden, 32, name=name)
     return [width, SavedTensor(batch.tokens, 32, name="statistics")]
 

@@ -29,7 +29,7 @@ UNPACKING_BYTES = {8: 4, 4: 6}
 
 They are its value, and where two codes share a byte also their index into a table.
 """
-AFTER_ATTENTION = ("attended", "norm", "residual", "middle")
+AFTER_ATTENTION = ("attended", "norm", "residual", "converted residual", "middle")
 """Names of the tensors that a block saves between its attention's output and its feed-forward."""
 WIDE = ("wide", "gate", "silu", "up", "last", "last norm")
 """Names of the tensors that a block saves in and after its feed-forward."""
@@ -90,7 +90,9 @@ def block_peaks(
     # The second pass stops at the last tensor to be saved. Unless B is trained in a Llama's last
     # layer, whose gradient needs A x, that is its converted weight, beside the input of the layer.
     is_passed = is_llama and size.weight > 0 and not block.trains_b[-1]
-    again = _peak(saved, forward, 32) + size.narrow + size.wide * is_passed
+    # The gradient has passed the scale of the last layer's terms by then, and is kept for the rest.
+    is_scaled = is_llama and block.held[-1] > 0
+    again = _peak(saved, forward, 32) + size.narrow * (1 + is_scaled) + size.wide * is_passed
     return Peaks(_peak([], forward, 32), max(again, _peak(saved, backward, 32)))
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from algorithms.checks import check_strategy
+from algorithms.merging.server_optimizers import FedAvgM, WithServerOptimizer
 from algorithms.pacing import FedAsync, FedBuff, Pacing, SemiSynchronous, Synchronous
 from algorithms.strategies.fedlora import FedLoRA
 from algorithms.strategies.scaffold import SCAFFOLD
@@ -216,6 +217,17 @@ def test_c_is_the_mean_of_all_own_variates_at_any_precision(
     local = replace(federation.rules.local, upload_bits=upload_bits)
     server = simulate(change(federation, local=local))
     assert_c_is_the_mean(server.state, num_devices=5)
+
+
+def test_under_a_server_optimizer_c_is_the_mean_over_the_fleet_too() -> None:
+    """And with momentum 0 and rate 1, the paper's eta_g of 1, the run is the plain one."""
+    optimizer = FedAvgM(momentum=0.0, learning_rate=1.0)
+    wrapped = WithServerOptimizer(SCAFFOLD(rank=2), optimizer)
+    server = simulate(federation_of(Synchronous(cohort=3), strategy=wrapped))
+    assert_c_is_the_mean(wrapped.inner(server.state), num_devices=5)
+    plain = simulate(federation_of(Synchronous(cohort=3)))
+    found, expected = (numbers_of(one.state.adapter) for one in (server, plain))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_both_ways_carry_the_model_and_as_much_again() -> None:

@@ -50,7 +50,7 @@ def test_saved_bytes_and_flops_equal_what_torch_saves_and_counts(
 
 
 @pytest.mark.parametrize(
-    ("bits", "activation_bits"), some([(32, 32), (32, 4), (16, 32), (32, 0), (16, 4)], 2)
+    ("bits", "activation_bits"), some([(32, 32), (32, 4), (16, 32), (32, 0), (16, 4), (16, 0)], 2)
 )
 @pytest.mark.parametrize(
     ("family", "attention"), [*CASES[:3], ("llama", "eager"), ("llama", "sdpa")]
@@ -62,6 +62,16 @@ def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
     batch = BatchShape(4, 40, is_padded=True, bits=bits)
     for depth in (1, 2):
         check_held_and_peak(measured, depth, activation_bits, batch)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_llama_that_is_computed_again_in_16_bits_holds_both_forms_of_its_inputs(
+    attention: Attention, depth: int
+) -> None:
+    check_held_and_peak(
+        measured_in("llama", 16, attention), depth, 0, BatchShape(8, 16, is_padded=True, bits=16)
+    )
 
 
 @pytest.mark.parametrize("family", some(("bert", "llama", "gpt2"), 3))
