@@ -80,14 +80,14 @@ class RunSet:
     def _column(self, name: str) -> list[object]:
         if name in self.runs:
             return list(self.runs[name])
-        settings = self.settings()
-        if name not in settings:
-            names = [*self.runs.columns, *settings.columns]
+        configs = self._configs()
+        if not any(name in config for config in configs):
+            names = [*self.runs.columns, *self.settings().columns]
             raise RunError(
                 f"runs are chosen by {', '.join(map(str, names))}, got {name}"
                 f"{did_you_mean(name, names)}"
             )
-        return list(settings[name])
+        return [config.get(name) for config in configs]
 
     def _each(self, have: Sequence[list[bool]]) -> Iterable[tuple[bool, ...]]:
         return zip(*have, strict=True) if have else [()] * len(self.runs)
@@ -106,10 +106,13 @@ class RunSet:
 
     def settings(self) -> pd.DataFrame:
         """Return one row a run: the keys of the configs in which runs differ, but for the seed."""
+        return pd.DataFrame(differing(self._configs()), index=self.runs.index)
+
+    def _configs(self) -> list[dict[str, Any]]:
+        """Return the config of each run by its dotted keys; one file is read for all its seeds."""
         kinds = self.runs.groupby(["label", "config_hash"], sort=False)
-        unlike = differing([flatten(read_config(Path(one))) for one in kinds["path"].first()])
-        numbers = kinds.ngroup()
-        return pd.DataFrame([unlike[k] for k in numbers], index=self.runs.index)
+        configs = [flatten(read_config(Path(one))) for one in kinds["path"].first()]
+        return [configs[k] for k in kinds.ngroup()]
 
     def _table(self, table: str, columns: Sequence[str] | None) -> pd.DataFrame:
         if self.runs.empty:

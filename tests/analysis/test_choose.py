@@ -44,6 +44,14 @@ def test_lists_and_exclusions_choose_runs(root: Path) -> None:
     assert list(runs.where().runs.index) == list(runs.without().runs.index) == list(runs.runs.index)
 
 
+def test_runs_are_chosen_by_a_key_that_is_the_same_in_all(root: Path) -> None:
+    runs = open_runs([root])
+    assert "fleet.memory_share" not in runs.settings()
+    assert list(chosen(runs, ["fleet.memory_share=0.02"]).runs.index) == list(runs.runs.index)
+    with pytest.raises(RunError, match=r"memory_share is one of 0\.02$"):
+        chosen(runs, ["fleet.memory_share=0.5"])
+
+
 @pytest.mark.parametrize("entry", ["label", "label!", "=x", "seed=", "seed=[", "seed!=", "!=3"])
 def test_an_entry_that_is_none_is_refused(root: Path, entry: str) -> None:
     with pytest.raises(RunError, match="--where must read"):
