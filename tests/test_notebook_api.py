@@ -166,7 +166,9 @@ def test_a_sweep_in_python_is_the_sweep_of_the_command(folder: Path) -> None:
     assert "8 of 8 runs were finished before, and are kept" in done.stdout
     one = fedclock.sweep(EXPERIMENT, {"name": "swept"}, seeds=[1], grid=grid, output=folder)
     assert list(one.found.runs["seed"]) == [1] * 4
-    with pytest.raises(fedclock.ConfigError, match=r"strategies\.plain\.rank must be"):
+    with pytest.raises(
+        fedclock.ConfigError, match=r"strategies\.plain\.rank and strategies\.quad\.rank must be"
+    ):
         fedclock.sweep(EXPERIMENT, grid={"strategy.rank": [4, 0]}, output=folder)
 
 

@@ -188,14 +188,16 @@ def _look(color: str, place: int) -> Look:
 def _of_strategy(kind: str) -> tuple[str, int]:
     """Return the colour of a strategy, and where its marker and dashes stand in their lists.
 
-    One that is not of this project has those that its name's hash falls on: no list of what else
-    there is may move them.
+    One that is not of this project has those that its name's hash falls on, but never the look of a
+    strategy of the project: nothing that stands beside it may move it.
     """
     names = list(COLORS)
     if kind in COLORS:
         return COLORS[kind], names.index(kind)
     number = int.from_bytes(hashlib.sha256(kind.encode()).digest()[:4], "big")
-    return COLORS[names[number % len(names)]], number // len(names)
+    place, own = divmod(number, len(names))
+    color = COLORS[names[own]]
+    return color, place + (_look(color, place) == _look(color, own))
 
 
 def _tinted(color: str, white: float) -> str:

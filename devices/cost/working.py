@@ -90,8 +90,9 @@ def block_peaks(
     # The second pass stops at the last tensor to be saved. Unless B is trained in a Llama's last
     # layer, whose gradient needs A x, that is its converted weight, beside the input of the layer.
     is_passed = is_llama and size.weight > 0 and not block.trains_b[-1]
-    # The gradient has passed the scale of the last layer's terms by then, and is kept for the rest.
-    is_scaled = is_llama and block.held[-1] > 0
+    # The gradient has passed the scale of the last layer's terms by then, and is kept for the rest,
+    # if it goes further than that layer.
+    is_scaled = is_llama and block.held[-1] > 0 and gradient_flow(block).inputs[-1]
     again = _peak(saved, forward, 32) + size.narrow * (1 + is_scaled) + size.wide * is_passed
     return Peaks(_peak([], forward, 32), max(again, _peak(saved, backward, 32)))
 

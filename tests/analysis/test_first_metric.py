@@ -190,6 +190,7 @@ def test_a_target_within_the_noise_of_exact_matches_is_warned_of() -> None:
             "seed": range(5),
             "lost_turn_share": 0.0,
             "is_reached": True,
+            "spent_s": 100.0,
             "smoothed_best": 0.41,
             "exact_match_error": 0.02,
         }

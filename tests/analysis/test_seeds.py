@@ -70,6 +70,7 @@ def test_variants_of_which_the_same_is_to_be_said_share_a_sentence() -> None:
             "seed": [*range(5)] * 4,
             "lost_turn_share": 0.0,
             "is_reached": [*[True] * 4, False] * 3 + [True] * 5,
+            "spent_s": 100.0,
             "smoothed_best": [0.39] * 5 + [0.38] * 5 + [0.39] * 5 + [0.9] * 5,
             "accuracy_error": 0.02,
         }

@@ -24,6 +24,7 @@ from analysis.report.formats import for_terminal, table_files
 from analysis.report.table import StudyTable, TableRow, study_table
 from analysis.runs.blocks import ALONE
 from analysis.units import BYTES, COUNT, RATIO, SECONDS, Scale, significant
+from devices.tasks.classification import ACCURACY
 
 INF, NAN = math.inf, math.nan
 ESTIMATES = {  # metric: value, upper, low, high of each variant
@@ -78,7 +79,7 @@ def study_with(
         }
     )
     left_out = ("runs/x is damaged: cut",)
-    return Study(target, "fedlora", per_run, pd.DataFrame(rows), left_out=left_out)
+    return Study(target, "fedlora", per_run, pd.DataFrame(rows), ACCURACY, left_out=left_out)
 
 
 @pytest.fixture

@@ -346,7 +346,10 @@ def test_everything_that_does_not_exist_is_named_at_once(tmp_path: Path) -> None
     ("change", "says"),
     [
         ("strategy.rank=0", "rank must be at least 1, got 0"),
-        ("strategy.rank=33", "strategies.fedquad.rank must be in [1, 32]"),
+        (
+            "strategy.rank=33",
+            "strategies.fedquad.rank and strategies.haflq.rank must be in [1, 32]",
+        ),
         ("task.targets=[qurey]", "targets must be among query, key, value"),
         ("fleet.memory_share=1.0e-6", "must hold at least the smallest plan"),
         ("pacing.cohort=6", "must ask for at most the 5 devices of the fleet, got 6"),

@@ -193,7 +193,11 @@ def rows_of(study: Study) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=() if k in ("fedquad", "haflq") else LONG) for k in STRATEGIES_OF_ALL],
+    [
+        pytest.param(kind, marks=() if kind in ("fedquad", "haflq") else LONG)
+        for kind, strategy in STRATEGIES_OF_ALL.items()
+        if strategy.has_global_model
+    ],
 )
 def test_every_strategy_trains_a_language_model(home: Path, tmp_path: Path, kind: str) -> None:
     """In two rounds, with updates clipped, trimmed where that can be, and stacked two by two."""

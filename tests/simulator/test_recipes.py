@@ -193,7 +193,7 @@ def test_micro_batches_of_the_config_are_in_the_plans_and_save_memory(tmp_path: 
         assert {job.plan.micro_batch for job in trainer.jobs} == {micro_batch}
         peaks[micro_batch] = log.clients[0].peak_memory_bytes
     assert peaks[2] < peaks[None]
-    with pytest.raises(ConfigError, match="local: micro_batch must divide the batch_size of 8"):
+    with pytest.raises(ConfigError, match=r"local\.micro_batch must divide the batch_size of 8"):
         loaded(tmp_path, local={"batch_size": 8, "steps": 3, "micro_batch": 3})
 
 

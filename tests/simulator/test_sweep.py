@@ -236,7 +236,9 @@ def test_seeds_are_counted_from_the_configs_own_or_listed(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "many", "1,,2", "1,-2"])
 def test_seeds_that_are_none_are_refused(tmp_path: Path, seeds: str) -> None:
-    with pytest.raises(ConfigError, match=r"seeds must be how many, or a list .* \(--seeds\)"):
+    with pytest.raises(
+        ConfigError, match=r"seeds must be how many, at least 1, or a list .* \(--seeds\)"
+    ):
         runs_of(tmp_path, seeds)
 
 
