@@ -214,6 +214,7 @@ def _page(done: Path, folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
+@long
 def test_the_headline_of_the_readme_is_what_the_kept_runs_say() -> None:
     readme = (STUDIES.parent / "README.md").read_text("utf-8")
     assert page_maker.HEADLINE.search(readme)

@@ -260,7 +260,7 @@ def test_what_a_language_model_cannot_be_trained_by_is_said_in_words(
             {"columns": {"text": "body", "labels": "x"}},
             "columns may name text, client, label, pair, score, ",
         ),
-        ({"data": "wordnet-16", "columns": {}}, "must be read by its own names, text, label"),
+        ({"data": "wordnet-16", "columns": {}}, "the columns that the task reads, text, client"),
     ],
 )
 def test_a_task_that_does_not_fit_is_said_in_words(

@@ -26,6 +26,7 @@ from simulator.world.build import build_world
 from tests.command_line import fedclock
 from tests.simulator.small import DriftTrainer, Memory, OneByOne, make_device, make_federation
 from tests.simulator.test_command import REAL
+from tests.torture import long
 from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
 
@@ -144,6 +145,7 @@ def test_it_stands_in_the_table_of_the_federated_ones(home: Path) -> None:
     assert not (runs["alone"].path / "adapter").exists()
 
 
+@long
 def test_a_report_is_made_with_it(home: Path, tmp_path: Path) -> None:
     done = fedclock("report", home / "runs" / "small", "-o", tmp_path / "page", cwd=home)
     assert done.returncode == 0, done.stderr
