@@ -27,9 +27,8 @@ _LEFTOVER = re.compile(r"\.(?P<name>.*)\.[0-9a-f]{12}\.partial")
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file in one step: a reader, even after a crash, sees the old content or the new."""
     partial = _beside(path.parent, path.name)
-    descriptor = _create(partial, _new_file)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(_create(partial, _new_file), "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -53,12 +52,14 @@ def staging(place: Path, name: str) -> Iterator[Path]:
     """
     clear_leftovers(place, name)
     folder = _beside(place, name)
-    descriptor = _create(folder, _new_folder)
+    descriptor = None
     try:
+        descriptor = _create(folder, _new_folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
+        if descriptor is not None:  # else interrupted as it was made
+            os.close(descriptor)
 
 
 @contextmanager
@@ -73,8 +74,8 @@ def writing_into(folder: Path, *inner: str) -> Iterator[Path]:
     for name in inner:
         _refuse_link(folder / name)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with staging(folder, folder.name) as staged:
             yield staged
             for file in sorted(path for path in staged.rglob("*") if path.is_file()):
