@@ -24,22 +24,11 @@ from devices.vocabulary.plan import (
 )
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, spoil, trained_update
+from tests.kinds import WHOLE
 from traces.arrays import FloatArray
 
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those that count a term as zero where a device does not hold it, as their papers say."""
-
-WHOLE = (
-    "fedlora",
-    "ffa-lora",
-    "fedex-lora",
-    "lora-fair",
-    "rolora",
-    "fedsa-lora",
-    "scaffold",
-    "local-only",
-)
-"""Those that take no heed of memory."""
 
 WITH_GLOBAL = [kind for kind, strategy in STRATEGIES.items() if strategy.has_global_model]
 

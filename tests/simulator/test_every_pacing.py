@@ -24,6 +24,7 @@ from simulator.engine.server import simulate
 from simulator.engine.server_view import ServerView
 from simulator.log.records import ClientRecord, RoundRecord
 from tests.algorithms.static_fleet import spoil
+from tests.kinds import WHOLE
 from tests.simulator.arrivals import Arrivals
 from tests.simulator.small import (
     DriftTrainer,
@@ -52,19 +53,6 @@ def run(federation: Federation) -> Memory:
     log = Memory()
     simulate(federation, log)
     return log
-
-
-WHOLE = (
-    "fedlora",
-    "ffa-lora",
-    "fedex-lora",
-    "lora-fair",
-    "rolora",
-    "fedsa-lora",
-    "scaffold",
-    "local-only",
-)
-"""Those that take no heed of memory."""
 
 
 class CheckedTrainer(DriftTrainer):

@@ -34,6 +34,7 @@ from simulator.config.schema import LocalWork
 from simulator.engine.server import simulate
 from simulator.engine.server_view import ServerView
 from tests.beginning import beginning
+from tests.kinds import WHOLE
 from tests.simulator.arrivals import Arrivals, held_terms
 from tests.simulator.small import Memory, make_device, make_federation
 from tests.torture import long, some
@@ -72,19 +73,6 @@ difference of such means one of 0.084 (1/2 + 1/8)^0.5: this is four of these."""
 HEAD_MARGIN = 0.06
 """The same for the head alone, whose standard deviation is 0.019."""
 EXAMPLES = 32  # of each of four devices
-WHOLE = (
-    "fedlora",
-    "ffa-lora",
-    "fedex-lora",
-    "lora-fair",
-    "rolora",
-    "fedsa-lora",
-    "scaffold",
-    "local-only",
-    "head-alone",
-)
-"""Those that take no heed of memory; their devices have enough."""
-
 
 Recipe = Literal["adamw", "sgd"]
 RECIPES: dict[Recipe, dict[str, Any]] = {
@@ -177,7 +165,7 @@ def settings(steps: int = 10) -> dict[str, Any]:
 def make_fleet(kind: str) -> list[Device]:
     """Each half as fast as the one before; the last has room for one trained block."""
     fleet = [make_device(k, flops_per_s=4e9 / 2**k, num_examples=EXAMPLES) for k in range(4)]
-    if kind in WHOLE:
+    if kind in (*WHOLE, "head-alone"):
         return fleet
     view = make_view(fleet)
     block = make_plan(view, 3, TermGrid.top_blocks(view.model.grid_shape(4), 1))

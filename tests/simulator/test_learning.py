@@ -27,6 +27,7 @@ from devices.vocabulary.trainer import (
     TrainingResult,
 )
 from simulator.engine.server import Server, simulate
+from tests.kinds import WHOLE
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
 from tests.torture import some
 from traces.arrays import BoolArray, FloatArray
@@ -46,17 +47,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those in which a term settles short of its goal where a device lacks it."""
-WHOLE = (
-    "fedlora",
-    "ffa-lora",
-    "fedex-lora",
-    "lora-fair",
-    "rolora",
-    "fedsa-lora",
-    "scaffold",
-    "local-only",
-)
-"""Those that train the same on all devices, as much as the smallest one holds."""
 PRODUCTS = ("flexlora", "flora", "lora-fair")
 """Those whose terms are others in each round: what has to arrive is the product."""
 SETTLED = 14
