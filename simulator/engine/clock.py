@@ -14,7 +14,7 @@ from simpy.events import EventPriority
 from devices.vocabulary.plan import DeviceId
 from simulator.config.problems import UserError
 from simulator.engine.faults import Faults
-from simulator.log.records import ClientRecord, Outcome, RoundRecord
+from simulator.log.records import Ended, Outcome, RoundProgress
 
 Steps = Generator[simpy.Event, Any, None]
 MAX_FAILED = 100
@@ -85,7 +85,7 @@ class VoidRounds:
 
     _num = 0
 
-    def closed(self, record: RoundRecord) -> None:
+    def closed(self, record: RoundProgress) -> None:
         """Count a round that has closed. Raises StalledError where too many had no plan."""
         is_void = not record.num_planned and record.closed_s == record.opened_s
         self._num = self._num + 1 if is_void else 0
@@ -98,7 +98,7 @@ class VoidRounds:
             )
 
 
-def check_progress(round_number: int, ended: Sequence[ClientRecord], *, num_devices: int) -> None:
+def check_progress(round_number: int, ended: Sequence[Ended], *, num_devices: int) -> None:
     """Raise StalledError where so many plans failed that the round would never close."""
     if len(ended) <= MAX_FAILED * num_devices:
         return

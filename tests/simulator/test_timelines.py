@@ -21,6 +21,7 @@ from simulator.engine.assignment import Assignment
 from simulator.engine.device import DeviceContext
 from simulator.engine.plan_timeline import stages_of
 from simulator.engine.server import simulate
+from simulator.log.block import Block
 from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.records import ClientTable, DeviceRecord
 from simulator.log.run_folder import RunFolder
@@ -49,12 +50,11 @@ class Counted(Memory):
 
     num_ahead = 0
 
-    def cohort(self, events: CohortEvents) -> None:
-        self.num_ahead += len(events.timeline.devices)
-        self.events += events
-
-    def client_table(self, table: ClientTable) -> None:
-        assert len(table)
+    def block(self, block: Block) -> None:
+        cohorts = [piece for piece in block.pieces if isinstance(piece, CohortEvents)]
+        self.num_ahead += sum(len(events.timeline.devices) for events in cohorts)
+        for one in block.each_round():
+            self.events += one.events
 
 
 def config_with(tmp_path: Path, changed: Mapping[str, Any]) -> Any:
