@@ -12,7 +12,7 @@ import simpy
 
 from devices.fleet.profile import Activity
 from simulator.engine.assignment import Assignment
-from simulator.engine.clock import Steps, sleep_until
+from simulator.engine.clock import Mailbox, Steps, sleep_until
 from simulator.engine.conditions import Conditions
 from simulator.engine.faults import Cut
 from simulator.engine.network import Direction, Flow, Network, Segment, Unshared
@@ -61,7 +61,7 @@ class _WorkLostError(Exception):
         self.outcome = outcome
 
 
-def run_client(context: DeviceContext, work: Assignment, inbox: simpy.Store) -> Steps:
+def run_client(context: DeviceContext, work: Assignment, inbox: Mailbox) -> Steps:
     """Carry out one plan on its device, and report to the server how it ended.
 
     An interrupt means that the server has stopped waiting: the phase under way is cut, and counted

@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import simpy
@@ -16,6 +16,7 @@ from devices.vocabulary.plan import ClientUpdate, DeviceId
 from simulator.engine.aggregation import collect, merge
 from simulator.engine.assignment import Assignment
 from simulator.engine.clock import (
+    Mailbox,
     VoidRounds,
     check_arrival,
     check_progress,
@@ -65,7 +66,7 @@ class Server:
             None  # of this round's plans that nothing interrupts
         )
         self._num_ahead = self._num_ahead_arrived = 0  # of its plans: at work, and arrived
-        self._inbox = simpy.Store(env)
+        self._inbox = Mailbox(env)
         self._in_flight: dict[DeviceId, simpy.Process | PlanTimeline] = {}
         self._has_no_plan = np.ones(len(world.fleet), dtype=np.bool_)  # by the plans in flight
         self._arrived: list[Assignment] = []
@@ -131,7 +132,7 @@ class Server:
         is_idle: BoolArray = self._presence.present(self._env.now) & self._has_no_plan
         if self._sat_out:
             is_idle[list(self._sat_out)] = False
-        return np.flatnonzero(is_idle)
+        return is_idle.nonzero()[0]
 
     def _next_arrival_s(self) -> float:
         return self._presence.next_arrival_s(self._env.now, but=self._sat_out)
@@ -230,16 +231,14 @@ class Server:
 
     def _wait(self) -> Generator[simpy.Event, Any, None]:
         """Wait for a report, the deadline, or a device to come while a slot is free."""
-        arrival = self._inbox.get()
+        arrival = self._inbox.bell()
         alarm_s = self._opened_s + self._fed.pacing.deadline_s
         if self._slots() > 0:
             alarm_s = min(alarm_s, self._next_arrival_s())
         left_s = max(alarm_s - self._env.now, 0.0)
         yield arrival if math.isinf(left_s) else arrival | self._env.timeout(left_s)
         if arrival.triggered:
-            self._receive(cast(Assignment | CohortTimeline, arrival.value))
-        else:
-            arrival.cancel()  # else the stale request swallows the next arrival
+            self._receive(self._inbox.take())
         yield from self._wait_for_server()
 
     def _receive(self, work: Assignment | CohortTimeline) -> None:
@@ -314,7 +313,8 @@ class Server:
             if process.is_alive:  # else it reported at this very instant, and is in time
                 process.interrupt("late")
         while self._in_flight:
-            self._receive((yield self._inbox.get()))
+            yield self._inbox.bell()
+            self._receive(self._inbox.take())
 
     def _cut_rest(self) -> Generator[simpy.Event, Any, None]:
         """Cut all plans that are still under way as the run ends; none of them is merged."""

@@ -25,8 +25,8 @@ Column = npt.NDArray[Any]  # of numbers, or of names as objects
 
 
 ROW_FIELDS = [f.name for f in fields(PlanRow) if f.name not in ("plan", "cost", "profile")]
-_KINDS = {f.name: np.float64 if f.type == "float" else np.int64 for f in fields(PlanRow)}
-_KINDS["outcome"] = object
+_KINDS: dict[str, type] = {"float": np.float64, "int": np.int64, "DeviceId": np.int64}
+ROW_KINDS = [_KINDS.get(str(f.type), object) for f in fields(PlanRow) if f.name in ROW_FIELDS]
 
 
 def table_of(fleet: Fleet, ended: Sequence[Ended]) -> ClientTable:
@@ -63,8 +63,8 @@ def in_order_of_ends(one: ClientTable, other: ClientTable) -> ClientTable:
 def _table_of_rows(fleet: Fleet, rows: Sequence[PlanRow]) -> ClientTable:
     values = zip(*map(attrgetter(*ROW_FIELDS), rows), strict=True)
     columns: dict[str, Any] = {
-        name: np.array(column, _KINDS[name])
-        for name, column in zip(ROW_FIELDS, values, strict=True)
+        name: np.array(column, kind)
+        for name, kind, column in zip(ROW_FIELDS, ROW_KINDS, values, strict=True)
     }
     profiles, profile_of = _distinct([row.profile for row in rows])
     costs, work = _distinct([row.cost for row in rows])

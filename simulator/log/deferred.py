@@ -155,9 +155,7 @@ def _events(pieces: Sequence[Piece]) -> list[Event]:
     return [one for one in pieces if isinstance(one, Event)]
 
 
-def _block(
-    fleet: Fleet, pieces: Sequence[Piece], rounds: Sequence[tuple[int, RoundEnd]]
-) -> Block:
+def _block(fleet: Fleet, pieces: Sequence[Piece], rounds: Sequence[tuple[int, RoundEnd]]) -> Block:
     ends = [end for _, end in rounds]
     tables, counts = _tables(fleet, ends)
     clients, client_ends = concatenated(tables), np.cumsum(counts, dtype=np.int64)

@@ -236,6 +236,12 @@ def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
     }
 
 
+def item(values: npt.NDArray[Any], row: int) -> Any:
+    """Return a value of a column as Python's own; one that is not known is always the same NaN."""
+    value = values.item(row)
+    return value if value == value else math.nan
+
+
 @dataclass(frozen=True, eq=False)
 class ClientTable:
     """A client table holds n client records in columns of length n."""
@@ -256,7 +262,7 @@ class ClientTable:
 
     def record(self, row: int) -> ClientRecord:
         """Return one of the records."""
-        return ClientRecord(**{name: values.item(row) for name, values in self.columns.items()})
+        return ClientRecord(**{name: item(values, row) for name, values in self.columns.items()})
 
     def records(self) -> Iterator[ClientRecord]:
         """Return one record after the other."""

@@ -17,6 +17,7 @@ from simulator.log.records import (
     Columns,
     RoundProgress,
     RoundRecord,
+    item,
 )
 from traces.arrays import BoolArray, FloatArray, IntArray
 
@@ -53,7 +54,8 @@ class RoundTable:
 
         def total(values: FloatArray) -> FloatArray:
             # In the order of the records, which numpy's own sum does not keep.
-            return np.bincount(of_round, values, len(ends))
+            found: FloatArray = np.bincount(of_round, values, len(ends)).astype(np.float64)
+            return found
 
         energies = [ended.columns[f"energy_{name}_j"] for name in ("compute", "radio", "idle")]
         num_merged = count(is_merged)
@@ -89,8 +91,8 @@ class RoundTable:
 
     def record(self, row: int) -> RoundRecord:
         """Return one of the records."""
-        metrics = {metric: values.item(row) for metric, values in self.metrics.items()}
-        given = {name: values.item(row) for name, values in self.columns.items()}
+        metrics = {metric: item(values, row) for metric, values in self.metrics.items()}
+        given = {name: item(values, row) for name, values in self.columns.items()}
         return RoundRecord(**given, metrics=metrics)
 
 
@@ -102,9 +104,7 @@ def _by_name(progress: Sequence[RoundProgress]) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _means(
-    ended: Columns, is_merged: BoolArray, counts: IntArray
-) -> tuple[FloatArray, FloatArray]:
+def _means(ended: Columns, is_merged: BoolArray, counts: IntArray) -> tuple[FloatArray, FloatArray]:
     """Return (m,) each: the mean loss by examples and the mean wait of what each round merged."""
     losses, waits_s = ended["train_loss"][is_merged], ended["waiting_s"][is_merged]
     examples = ended["num_examples"][is_merged].astype(np.float64)
