@@ -18,7 +18,7 @@ from devices.vocabulary.plan import Adapter, DeviceId
 from simulator.log.block import Block
 from simulator.log.cohort_timeline import CohortEvents, CohortTimeline
 from simulator.log.records import NUM_UNMERGED, ClientRecord, ClientTable, Columns, Event
-from traces.arrays import BoolArray, IntArray
+from traces.arrays import BoolArray, FloatArray, IntArray
 
 TOLERANCE = 1e-9
 """Relative tolerance: seconds are sums of a few dozen doubles, each rounded to 1e-16."""
@@ -72,7 +72,7 @@ class CheckedLog:
         self._last = Event(0.0, "start", 0)
         self._asked: set[DeviceId] = set()  # of the last cohorts: has not begun, nor sat out
         self._works: dict[DeviceId, deque[_Work]] = {}  # without a record yet, in order
-        self._free_s: dict[DeviceId, float] = {}  # end of the device's last plan
+        self._free_s: FloatArray = np.zeros(0)  # end of each device's last plan
         self._merged: dict[int, list[DeviceId]] = {}  # by the events of rounds that go on
         self._timelines: dict[int, CohortTimeline] = {}  # by round: without their records yet
         self._closed: _Closed | None = None
@@ -174,6 +174,24 @@ class CheckedLog:
         if is_ahead.any():
             self._check_table({name: values[is_ahead] for name, values in columns.items()})
         self._one_by_one(block.clients, np.flatnonzero(~is_ahead))
+        for row in np.flatnonzero(~self._are_free(columns))[:1].tolist():
+            record = block.clients.record(row)
+            self._broken("a device must end one plan before it begins the next", record)
+
+    def _are_free(self, columns: Columns) -> BoolArray:
+        """Return (n,): whether each device has ended one plan before it began the next."""
+        order = np.argsort(columns["device_id"], kind="stable")
+        devices, ends_s = columns["device_id"][order], columns["finished_s"][order]
+        num_missing = devices.max(initial=-1) + 1 - len(self._free_s)
+        if num_missing > 0:
+            self._free_s = np.concatenate([self._free_s, np.zeros(num_missing)])
+        is_first = np.diff(devices, prepend=-1) != 0
+        free_s = np.concatenate([[0.0], ends_s])[:-1]
+        free_s[is_first] = self._free_s[devices[is_first]]
+        self._free_s[devices] = ends_s  # of several, the last one stays
+        found = np.empty(len(order), dtype=np.bool_)
+        found[order] = columns["started_s"][order] >= free_s
+        return found
 
     def _one_by_one(self, table: ClientTable, rows: IntArray) -> None:
         """Check the records of plans whose events were told, each against these."""
@@ -206,18 +224,10 @@ class CheckedLog:
             self._broken("training must take time and operations")
         if (columns["lost_bytes"] < 0).any() or columns["lost_bytes"][is_merged].any():
             self._broken("bytes sent must be bytes received and lost")
-        devices = columns["device_id"].tolist()
-        self._free_s.update(zip(devices, columns["finished_s"].tolist(), strict=True))
 
     def _are_true(self, columns: Columns, works: Sequence[_Work]) -> BoolArray:
         """Return (n,): which records pass all checks, as ``_check_record`` makes them."""
         started_s, finished_s = columns["started_s"], columns["finished_s"]
-        free_s = []
-        for device_id, start_s, end_s in zip(
-            columns["device_id"].tolist(), started_s.tolist(), finished_s.tolist(), strict=True
-        ):
-            free_s.append(self._free_s.get(device_id, 0.0))
-            self._free_s[device_id] = end_s if start_s >= free_s[-1] else free_s[-1]
         phases_s = [columns[name] for name in PHASES_S]
         lasted_s = started_s + (((phases_s[0] + phases_s[1]) + phases_s[2]) + phases_s[3])
         sent = columns["download_bytes"] + columns["upload_bytes"] - columns["lost_bytes"]
@@ -231,7 +241,6 @@ class CheckedLog:
             (np.minimum.reduce([*phases_s, columns["waiting_s"]]) >= 0)
             & (np.abs(lasted_s - finished_s) <= TOLERANCE * np.maximum(finished_s, 1.0))
             & (started_s == np.array([work.started_s for work in works], dtype=np.float64))
-            & (started_s >= np.array(free_s, dtype=np.float64))
             & (sent == np.array([work.delivered_bytes for work in works], dtype=np.int64))
             & (does_fit | ~have_trained)
             & (columns["flops"] >= 0) & (energy_j >= 0) & (energy_j < math.inf)
@@ -253,7 +262,6 @@ class CheckedLog:
             self._broken("FLOPs and joules must be at least 0 and finite", record)
         if record.outcome in REPORTED:
             self._check_reported(record, work)
-        self._broken("a device must end one plan before it begins the next", record)
 
     def _check_times(self, record: ClientRecord, work: _Work) -> None:
         phases_s = (record.download_s, record.train_s, record.upload_s, record.offline_s)

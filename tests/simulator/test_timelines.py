@@ -233,6 +233,15 @@ def test_a_plan_that_nothing_cuts_leaves_what_its_process_leaves(
     assert assert_equal_to_processes(config, tmp_path, monkeypatch) > 0
 
 
+@pytest.mark.parametrize(("met", "pacing"), some(product(MET, PACINGS), 4))
+def test_rounds_that_are_written_in_blocks_are_those_that_are_written_one_by_one(
+    tmp_path: Path, pacing: str, met: str
+) -> None:
+    paced, every = {"kind": pacing} | PACINGS[pacing], {"every": 3}
+    changed = {**MET[met], "pacing": paced, "stop": {"rounds": 20}, "evaluation": every}
+    assert_equal_routes(config_with(tmp_path, changed), tmp_path)
+
+
 def test_other_pacings_and_shared_links_work_nothing_out_ahead(tmp_path: Path) -> None:
     for changed in (
         {"pacing": {"kind": "fedbuff", "concurrency": 5, "size": 3}},
