@@ -137,6 +137,7 @@ class RunFolder:
             with self.writing():
                 self._finish(status, outcome)
         except RunFolderError:
+            self._client_rows.abandon()
             _clean_up(self.path)
             raise
         finally:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -56,6 +57,11 @@ class TableFile:
         """Give the file its name."""
         self._writer.close()
         os.replace(self._partial, self._path)
+
+    def abandon(self) -> None:
+        """End without a whole file; a full disk may not even let it be closed."""
+        with suppress(OSError):
+            self._writer.close()
 
 
 def write_columns(path: Path, kind: type, columns: Columns, metrics: Sequence[Metric] = ()) -> None:
