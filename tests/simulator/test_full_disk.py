@@ -18,7 +18,8 @@ from simulator.config.experiment import load_experiment
 from simulator.log.manifest import RunFolderError, read_manifest
 from simulator.log.progress import PlainReporter
 from simulator.log.run_folder import RunFolder
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from tests.simulator.test_command import SMALL, fedclock, write
 from tests.torture import long, some

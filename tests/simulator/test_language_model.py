@@ -23,7 +23,8 @@ from analysis.runs.load import load_run
 from devices.tasks.token_losses import MAX_PERPLEXITY
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import prepare_all, run
+from simulator.runs.preparation import prepare_all
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from tests.devices.training.tiny_task import make_dataset, save_model
 from tests.simulator.test_golden import CONFIG

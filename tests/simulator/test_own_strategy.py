@@ -20,7 +20,8 @@ from simulator.config.problems import UserError
 from simulator.config.schema import RunConfig
 from simulator.log.manifest import RunFolderError, read_manifest
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import notes, prepare, run
+from simulator.runs.preparation import notes, prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
 from simulator.world.record import record
