@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from devices.datasets.dataset import load_dataset
 from devices.tasks.classification import Classification
+from devices.tasks.task import Batch
 from devices.training.activations import (
     PackedActivation,
     RoundingNoise,
@@ -16,7 +17,6 @@ from devices.training.activations import (
     packed_activations,
 )
 from devices.training.adapters import load_adapter
-from devices.training.data import Batch
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import TermGrid, WeightFormat
 from tests.beginning import beginning

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 
 from devices.tasks.classification import Classification
 from devices.training.adapters import load_adapter
-from devices.training.data import stratified_subset
+from devices.training.batches import stratified_subset
 from devices.training.model import ADAPTER, layer_path
 from devices.training.trainer import CALIBRATION_EXAMPLES, SUBSET_SEED, TorchTrainer
 from devices.vocabulary.plan import Factors, TermGrid
