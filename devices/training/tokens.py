@@ -199,7 +199,7 @@ def _chatted(tokenizer: Any, prompt: str, answer: str, source: ModelSource) -> t
 def _ids(
     tokenizer: Any, texts: Sequence[str], *, special: bool, max_length: int | None = None
 ) -> list[IntArray]:
-    """Return the token ids of each text, cut if a length is given; ``special`` adds special tokens."""
+    """Return each text's token ids, with special tokens or without, cut where a length is given."""
     return [
         np.array(row, dtype=np.int64)
         for first in range(0, len(texts), TEXTS_AT_ONCE)
