@@ -52,7 +52,7 @@ def limited(size_bytes: int, *arguments: str | Path, cwd: Path) -> subprocess.Co
             (12, 17_500, "events.jsonl"),
             (2, 10_000, "clients.parquet"),
         ],
-        3,
+        4,
     ),
 )
 def test_a_run_that_cannot_write_says_so_and_goes_on_later(
