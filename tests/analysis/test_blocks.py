@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +54,7 @@ def root(write_run: WriteRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@cache
 def studies(root: Path, baseline: str | None = None, target: float | None = None) -> Studies:
     return studies_of(
         blocks_of(open_runs([root])),
