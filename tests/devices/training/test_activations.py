@@ -52,11 +52,11 @@ def test_a_tensor_comes_back_within_a_step_of_its_group(
     seed: int, bits: int, elements: int, spread: float
 ) -> None:
     tensor = torch.randn(elements, generator=torch.Generator().manual_seed(seed)) * spread
-    result = packed(tensor, bits)
-    assert result.unpack().shape == tensor.shape
+    unpacked = packed(tensor, bits).unpack()
+    assert unpacked.shape == tensor.shape
     for first in range(0, elements, 64):
         group = tensor[first : first + 64].float()
-        error = (result.unpack()[first : first + 64].float() - group).abs().max()
+        error = (unpacked[first : first + 64].float() - group).abs().max()
         extent = group.max() - group.min()
         # A step; besides, fp16 rounds the zero and up to 2^bits - 1 steps by 2^-11 of them, or by
         # 2^-25 each where they are subnormal.
