@@ -8,7 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def _git_state() -> dict[str, Any]:
+@cache  # of the code that this process has loaded: a later commit is not what ran
+def _git_state() -> Mapping[str, Any]:
     """Return the commit of the code that ran; None for each key where it is no checkout."""
     here = Path(__file__)
     try:
