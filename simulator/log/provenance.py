@@ -29,12 +29,12 @@ def provenance() -> dict[str, Any]:
             "system": platform.system(),
             "cores": os.cpu_count(),
         },
-        "command": shlex.join(map(without_folders, sys.argv)),
+        "command": shlex.join(map(argument_without_folders, sys.argv)),
         **_git_state(),
     }
 
 
-def without_folders(argument: str) -> str:
+def argument_without_folders(argument: str) -> str:
     """Return an argument of a command with the last part alone of each path in it.
 
     A manifest is handed on: where somebody keeps their files, and so their name, is not part of it.
