@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import html
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from analysis import figures
 from analysis.figures import sensitivity, style
-from analysis.figures.rows import of_runs
+from analysis.figures.rows import SHADE, of_runs
 from analysis.metrics.side_by_side import Studies, studies_of
 from analysis.metrics.study import Study, require_comparable, study_of
 from analysis.report.table import side_by_side, study_table
@@ -41,13 +42,16 @@ from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 from traces.text import unknown
 
+Runs: TypeAlias = "Path | str | Result"
+"""A folder of runs, or runs that were read before."""
+
 IN_MEMORY = Path("<config>")
 """The name in messages of a config that is no file; paths of own schedulers start beside it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A result is a number of finished runs; its frames begin with label, strategy, shade, seed."""
+    """A result is a number of finished runs; its frames begin with label, strategy and seed."""
 
     runs: tuple[Run, ...]
     found: RunSet  # the same runs, as the metrics over seeds take them
@@ -55,30 +59,31 @@ class Result:
     @property
     def rounds(self) -> pd.DataFrame:
         """One row a round of every run; round 0 is the initial model."""
-        return of_runs(self.runs, lambda run: run.rounds)
+        return self._rows(lambda run: run.rounds)
 
     @property
     def clients(self) -> pd.DataFrame:
         """One row for each plan that any run dispatched."""
-        return of_runs(self.runs, lambda run: run.clients)
+        return self._rows(lambda run: run.clients)
 
     @property
     def devices(self) -> pd.DataFrame:
         """One row a device of every run's fleet."""
-        return of_runs(self.runs, lambda run: run.devices)
+        return self._rows(lambda run: run.devices)
 
     @property
     def savings(self) -> pd.DataFrame:
         """One row a run: how many trainings it asked for, and how many were reused."""
         keys = ("num_trainings", "num_trainings_reused")
-        return of_runs(
-            self.runs, lambda run: pd.DataFrame([{k: run.manifest.get(k, 0) for k in keys}])
-        )
+        return self._rows(lambda run: pd.DataFrame([{k: run.manifest.get(k, 0) for k in keys}]))
 
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables of all runs by name: rounds, clients, devices and savings."""
         return {name: getattr(self, name) for name in ("rounds", "clients", "devices", "savings")}
+
+    def _rows(self, rows: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+        return of_runs(self.runs, rows).drop(columns=SHADE, errors="ignore")
 
     @property
     def blocks(self) -> dict[str, Result]:
@@ -202,16 +207,14 @@ def _as_frame(studies: Studies) -> pd.DataFrame:
     return pd.concat(parts, names=["block", None]).fillna("")
 
 
-def summary(
-    *paths: Path | str, target: float | None = None, baseline: str | None = None
-) -> pd.DataFrame:
-    """Return the table of the finished runs in these folders, as ``Result.table`` has it."""
-    return load(*paths).table(target=target, baseline=baseline)
+def summary(*runs: Runs, target: float | None = None, baseline: str | None = None) -> pd.DataFrame:
+    """Return the table of the finished runs that ``load`` finds, as ``Result.table`` has it."""
+    return load(*runs).table(target=target, baseline=baseline)
 
 
-def compare(*paths: Path | str, target: float | None = None, baseline: str | None = None) -> Study:
-    """Return the study of the finished runs in these folders: every number of every run."""
-    return load(*paths).compare(target=target, baseline=baseline)
+def compare(*runs: Runs, target: float | None = None, baseline: str | None = None) -> Study:
+    """Return the study of the finished runs that ``load`` finds: every number of every run."""
+    return load(*runs).compare(target=target, baseline=baseline)
 
 
 def draw(frame: pd.DataFrame, drawing: figures.Draw, *, paper: style.Paper = style.IEEE) -> Figure:
@@ -304,17 +307,27 @@ def _run_all(
         return load(*(run_one(one, trainers=trainers, report=told) for one in prepared))
 
 
-def load(*paths: Path | str) -> Result:
+def load(*runs: Runs) -> Result:
     """Return the finished runs in (or directly below) these folders, one label a variant.
 
-    Runs that have not ended or are damaged are named in ``found.left_out``, and each is a warning.
-    Raises RunError where none is left.
+    A result stands for its own runs. Runs that have not ended or are damaged are named in
+    ``found.left_out``, and each is a warning. Raises RunError where none is left.
     """
-    found = open_runs([Path(path) for path in paths])
+    found = open_runs([folder for one in runs for folder in _folders(one)])
     result = result_of(found)
     for line in result.found.left_out:
         warnings.warn(f"left out: {line}", stacklevel=2)
     return result
+
+
+def _folders(runs: Runs) -> list[Path]:
+    """Return the folders that were named. Raises RunError on what names none."""
+    if isinstance(runs, Result):
+        return [run.path for run in runs.runs]
+    if not isinstance(runs, str | PathLike):
+        each = ", each as an argument of its own: *folders" * isinstance(runs, list | tuple)
+        raise RunError(f"runs must be given as folders or results{each}, got {runs!r:.60}")
+    return [Path(runs)]
 
 
 def result_of(found: RunSet) -> Result:
@@ -346,7 +359,7 @@ def _spec(name: str, study: Study) -> figures.FigureSpec:
 
 
 def write_figures(
-    result: Result,
+    runs: Runs,
     folder: Path | str,
     *,
     names: Sequence[str] = (),
@@ -356,10 +369,12 @@ def write_figures(
 ) -> list[Path]:
     """Write the named figures, or all that have something to show, in every format with CSV.
 
-    Runs of several blocks have figures each, in a folder of its own. ``devices`` are those that
-    figures of single devices show (gantt, memory, choices); all, where none is named. Raises
-    RunError on a name that is none, or without any of the devices.
+    The runs are a result, or what ``load`` finds. Those of several blocks have figures each, in a
+    folder of its own. ``devices`` are those that figures of single devices show (gantt, memory,
+    choices); all, where none is named. Raises RunError on a name that is none, or without any of
+    the devices.
     """
+    result = runs if isinstance(runs, Result) else load(runs)
     studies = result._studies(target=target)
     with _figures_into(folder) as staged:
         drawn: list[Path] = []

@@ -96,9 +96,9 @@ def _unknown_key(place: Sequence[str | int], model: type[RunConfig]) -> str:
     sections = [arm for hint in hints for arm in members(hint) if is_section(arm)]
     valid = list(dict.fromkeys(name for section in sections for name in names_of(section)))
     valid += ["strategies"] if not where else ["title", RATE] if where == ["strategy"] else []
-    near = did_you_mean(place[-1], valid)
     inside = shown_keys(where) or "a config"
-    return f"{shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{near}"
+    near = did_you_mean(place[-1], valid) or f"; {inside} has {', '.join(valid)}"
+    return f"{shown_keys([*where, place[-1]])} is no key{near}"
 
 
 def altered(given: Any, read: Any, where: Sequence[str] = ()) -> Iterator[str]:

@@ -99,11 +99,10 @@ def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
     found = problems(tmp_path, config)
     assert len(found) == 6
     text = "\n".join(found)
-    assert "nmae is no key; a config has name" in text
-    assert "did you mean name?" in text
+    assert "nmae is no key; did you mean name?" in text
     assert "seed must be in [0, 9223372036854775808), got -1" in text
     assert "strategy.rank must be at least 1, got 0" in text
-    assert "pacing.dedline_s is no key; pacing has kind, cohort, deadline_s" in text
+    assert "pacing.dedline_s is no key; did you mean deadline_s?" in text
     assert "fleet.memory_share.0 must be in (0, 1], got 2.0" in text
     assert "fleet.devices must have at least 1 entry, got []" in text
 
@@ -129,7 +128,7 @@ def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
         ({"name": "../up"}, "name must be 1 to 64 letters, digits"),
         (
             {"strategy": {"kind": "fedlora", "rnak": 4}},
-            "strategy.rnak is no key; strategy has kind",
+            "strategy.rnak is no key; did you mean rank?",
         ),
         ({"strategies": {"a": {"kind": "fedlora"}}}, "give strategy or strategies, exactly one"),
     ],
@@ -197,6 +196,13 @@ def test_a_missing_file_and_a_folder_are_clear_errors(tmp_path: Path) -> None:
         load_experiment(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_experiment(tmp_path)
+    (tmp_path / "paper.yaml").write_text("name: paper\n", "utf-8")
+    for name, near in (("papr.yaml", "; did you mean paper.yaml?"), ("z", "; `fedclock init comp")):
+        with pytest.raises(ConfigError) as error:
+            load_experiment(tmp_path / name)
+        said = str(error.value)
+        assert said.startswith(f"an experiment must be a YAML file, got none{near}")
+        assert said.endswith(f"({tmp_path / name})")
 
 
 @pytest.mark.parametrize(
