@@ -128,6 +128,49 @@ def test_what_names_no_runs_is_said_in_words(given: Any, words: str) -> None:
             read(given)
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: fedclock.run(5), "must be a YAML file or a mapping of keys, got 5 "),
+        (
+            lambda: fedclock.run(EXPERIMENT, ["stop.rounds=1"]),
+            "overrides must map keys to values, as in {.*}, got \\['stop.rounds=1'\\]",
+        ),
+        (lambda: fedclock.sweep(EXPERIMENT, seeds="3"), r"as in \[0, 3, 7\], got '3'"),
+        (lambda: fedclock.sweep(EXPERIMENT, seeds=[]), r"as in \[0, 3, 7\], got \[\]"),
+        (
+            lambda: fedclock.sweep(EXPERIMENT, grid={"strategy.rank": 4}),
+            "list of its values.*, got 4",
+        ),
+        (lambda: fedclock.sweep(EXPERIMENT, grid=["strategy.rank=4"]), "grid must map each key"),
+    ],
+)
+def test_what_is_of_another_type_is_said_in_words(call: Any, words: str) -> None:
+    with pytest.raises(fedclock.ConfigError, match=words):
+        call()
+
+
+def test_a_paper_and_a_figure_may_be_named(result: fedclock.Result, tmp_path: Path) -> None:
+    width = result.draw("waiting", paper="acm").get_figwidth()
+    assert width == fedclock.PAPERS["acm"].column_in
+    written = fedclock.figures(result, tmp_path, names="waiting", paper="acm")
+    assert {path.stem for path in written} == {"waiting"}
+    with pytest.raises(fedclock.RunError, match=r"paper must be one of ieee, .*; did you mean acm"):
+        result.draw("waiting", paper="acmm")
+
+
+def test_a_figure_that_has_nothing_to_show_is_named(result: fedclock.Result, folder: Path) -> None:
+    done = command_line("figures", "api", "--only", "accuracy", "-o", "none", cwd=folder)
+    assert done.stdout == "nothing to show in these runs: accuracy\n0 files in none\n", result
+
+
+def test_a_result_without_a_run_says_so(result: fedclock.Result) -> None:
+    nothing = result.where(seed=9)
+    with pytest.raises(fedclock.RunError, match="at least one finished run, got none"):
+        nothing.table()
+    assert "Simulated time (s)" in nothing._repr_html_()
+
+
 def test_frames_of_a_result_are_drawn_as_they_are(result: fedclock.Result) -> None:
     axes = Figure().subplots()
     fedclock.plot_waiting_rounds(result.rounds, axes)

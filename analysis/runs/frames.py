@@ -82,11 +82,9 @@ class RunSet:
             return list(self.runs[name])
         configs = self._configs()
         if not any(name in config for config in configs):
-            names = [*self.runs.columns, *self.settings().columns]
-            raise RunError(
-                f"runs are chosen by {', '.join(map(str, names))}, got {name}"
-                f"{did_you_mean(name, names)}"
-            )
+            names = [*map(str, self.runs.columns), *map(str, self.settings().columns)]
+            near = did_you_mean(name, names) or f"; there are {', '.join(names)}"
+            raise RunError(f"runs must be chosen by a column or a setting, got {name}{near}")
         return [config.get(name) for config in configs]
 
     def _each(self, have: Sequence[list[bool]]) -> Iterable[tuple[bool, ...]]:

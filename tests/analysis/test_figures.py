@@ -392,6 +392,7 @@ def test_names_of_devices_lie_where_they_fit_their_bars(comparison: Study) -> No
 def test_a_legend_has_the_fewest_rows_that_fit(names: list[str], num_rows: int) -> None:
     with style.context():
         figure = style.figure(style.IEEE.column_in, 1.0)
+        figure.subplots()
         style.legend_above(figure, [style.legend_line("black", name) for name in names])
         laid_out(figure)
         box = figure.legends[0].get_window_extent()
