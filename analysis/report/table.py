@@ -117,9 +117,9 @@ def note(study: Study) -> str:
     if most < MIN_SEEDS:
         return f"{number} seeds a variant, the value of each; no value is marked; {words}"
     return (
-        f"{number} seeds a variant; [95 % interval]; to the target: median, speed-up: geometric "
-        "mean, else: mean; marked: the best of a row where it is told apart from every other "
-        f"(paired t test, Holm, {100 * LEVEL:.0f} %); {words}"
+        f"{number} seeds a variant; [95 % interval], none where all seeds have one value; to the "
+        "target: median, speed-up: geometric mean, else: mean; marked: the best of a row where it "
+        f"is told apart from every other (paired t test, Holm, {100 * LEVEL:.0f} %); {words}"
     )
 
 
