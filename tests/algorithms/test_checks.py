@@ -30,7 +30,7 @@ from tests.command_line import fedclock
 from tests.torture import some
 
 
-@pytest.mark.parametrize("kind", some(STRATEGIES, 2))
+@pytest.mark.parametrize("kind", some(STRATEGIES, 4))
 def test_every_scheduler_keeps_the_contract(kind: str) -> None:
     check_strategy(STRATEGIES[kind](rank=4))  # type: ignore[call-arg]
 
