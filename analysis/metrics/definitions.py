@@ -7,7 +7,7 @@ CSV files follow. ``docs/metrics.md`` holds the formula of each.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,45 +140,69 @@ def _rows_of_devices(metric: tasks.Metric) -> Iterator[Metric]:
             yield _judged(metric, column, title, shown=shown)
 
 
-METRICS = (
-    Metric("is_reached", "Share of runs that reached {target}", PERCENT, "higher", shown="never"),
-    _to_target("time_to_target_s", "Time to {target}", SECONDS, "spent_s"),
-    _to_target("time_to_stay_s", "Time until it stays at {target}", SECONDS, "spent_s"),
-    Metric("speed_up", "Speed-up over {baseline} (×)", RATIO, "higher", estimate="ratio"),
-    _to_target("rounds_to_target", "Rounds to {target}", COUNT, "spent_rounds"),
-    _to_target("bytes_to_target", "Traffic to {target}", BYTES, "spent_bytes"),
-    _to_target("energy_to_target_j", "Energy to {target}", JOULES, "spent_energy_j"),
-    *(row for metric in JUDGES for row in _rows_of_judge(metric)),
-    *(row for metric in BESIDE for row in _rows_beside(metric)),
-    Metric("num_rounds", "Rounds", COUNT, ""),
-    Metric("simulated_s", "Simulated time", SECONDS, ""),
-    Metric("waiting_s", "Mean wait per round", SECONDS),
-    Metric("straggler_share", "Share of stragglers", PERCENT),
-    Metric("utilisation", "Device utilisation", PERCENT, "higher"),
-    Metric("compute_utilisation", "Compute utilisation", PERCENT, "higher", shown="never"),
-    Metric("planned_memory_bytes", "Mean memory that a plan needs", BYTES),
-    Metric("peak_memory_bytes", "Highest peak memory", BYTES),
-    Metric("peak_memory_share", "Highest peak in its budget", PERCENT, ""),
-    Metric("num_oom", "Plans that met OOM", COUNT),
-    Metric("num_late", "Plans dropped as late", COUNT),
-    Metric("num_sat_out", "Device-rounds sat out", COUNT),
-    Metric("download_bytes", "Download", BYTES),
-    Metric("upload_bytes", "Upload", BYTES),
-    Metric("energy_j", "Energy", JOULES),
-    Metric("lost_turn_share", "Turns of devices that were lost", PERCENT),
-    Metric("lost_work_share", "Lost device time", PERCENT),
-    Metric("lost_s", "Lost device seconds", SECONDS, shown="never"),
-    Metric("lost_bytes", "Lost bytes", BYTES, shown="never"),
-    Metric("lost_j", "Lost energy", JOULES, shown="never"),
-    Metric("num_offline", "Plans lost to a device gone offline", COUNT, shown="where it occurs"),
-    Metric("num_crashed", "Plans lost to a crash", COUNT, shown="where it occurs"),
-    Metric("num_lost", "Uploads lost on the link", COUNT, shown="where it occurs"),
-    Metric("num_rejected", "Updates refused by the server", COUNT, shown="where it occurs"),
-    Metric("mean_staleness", "Mean staleness", PLAIN, "", shown="where it occurs"),
-    Metric("max_staleness", "Highest staleness", COUNT, "", shown="never"),
-    Metric(
-        "participation_fairness", "Fairness of participation", PLAIN, "higher", between=(0.0, 1.0)
+GROUPS: Mapping[str, tuple[Metric, ...]] = {
+    "To the target": (
+        Metric(
+            "is_reached", "Share of runs that reached {target}", PERCENT, "higher", shown="never"
+        ),
+        _to_target("time_to_target_s", "Time to {target}", SECONDS, "spent_s"),
+        _to_target("time_to_stay_s", "Time until it stays at {target}", SECONDS, "spent_s"),
+        Metric("speed_up", "Speed-up over {baseline} (×)", RATIO, "higher", estimate="ratio"),
+        _to_target("rounds_to_target", "Rounds to {target}", COUNT, "spent_rounds"),
+        _to_target("bytes_to_target", "Traffic to {target}", BYTES, "spent_bytes"),
+        _to_target("energy_to_target_j", "Energy to {target}", JOULES, "spent_energy_j"),
     ),
-    *(row for metric in JUDGES for row in _rows_of_devices(metric)),
-)
-"""In the order of the rows of a table."""
+    "Model": (
+        *(row for metric in JUDGES for row in _rows_of_judge(metric)),
+        *(row for metric in BESIDE for row in _rows_beside(metric)),
+    ),
+    "Time": (
+        Metric("num_rounds", "Rounds", COUNT, ""),
+        Metric("simulated_s", "Simulated time", SECONDS, ""),
+        Metric("waiting_s", "Mean wait per round", SECONDS),
+        Metric("straggler_share", "Share of stragglers", PERCENT),
+        Metric("utilisation", "Device utilisation", PERCENT, "higher"),
+        Metric("compute_utilisation", "Compute utilisation", PERCENT, "higher", shown="never"),
+    ),
+    "Memory and plans": (
+        Metric("planned_memory_bytes", "Mean memory that a plan needs", BYTES),
+        Metric("peak_memory_bytes", "Highest peak memory", BYTES),
+        Metric("peak_memory_share", "Highest peak in its budget", PERCENT, ""),
+        Metric("num_oom", "Plans that met OOM", COUNT),
+        Metric("num_late", "Plans dropped as late", COUNT),
+        Metric("num_sat_out", "Device-rounds sat out", COUNT),
+    ),
+    "Traffic and energy": (
+        Metric("download_bytes", "Download", BYTES),
+        Metric("upload_bytes", "Upload", BYTES),
+        Metric("energy_j", "Energy", JOULES),
+    ),
+    "Lost work": (
+        Metric("lost_turn_share", "Turns of devices that were lost", PERCENT),
+        Metric("lost_work_share", "Lost device time", PERCENT),
+        Metric("lost_s", "Lost device seconds", SECONDS, shown="never"),
+        Metric("lost_bytes", "Lost bytes", BYTES, shown="never"),
+        Metric("lost_j", "Lost energy", JOULES, shown="never"),
+        Metric(
+            "num_offline", "Plans lost to a device gone offline", COUNT, shown="where it occurs"
+        ),
+        Metric("num_crashed", "Plans lost to a crash", COUNT, shown="where it occurs"),
+        Metric("num_lost", "Uploads lost on the link", COUNT, shown="where it occurs"),
+        Metric("num_rejected", "Updates refused by the server", COUNT, shown="where it occurs"),
+    ),
+    "Across devices": (
+        Metric("mean_staleness", "Mean staleness", PLAIN, "", shown="where it occurs"),
+        Metric("max_staleness", "Highest staleness", COUNT, "", shown="never"),
+        Metric(
+            "participation_fairness",
+            "Fairness of participation",
+            PLAIN,
+            "higher",
+            between=(0.0, 1.0),
+        ),
+        *(row for metric in JUDGES for row in _rows_of_devices(metric)),
+    ),
+}
+"""In the order of the rows of a table, under the headings that a page gives them."""
+METRICS = tuple(metric for group in GROUPS.values() for metric in group)
+GROUP_OF = {metric.column: name for name, group in GROUPS.items() for metric in group}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -73,14 +72,13 @@ def to_html_page(report: ReportData, figures: Path) -> str:
     return template.render(
         report=report,
         about=data,
-        note=sentence(report.table.note.replace("a row", "a column")),
+        note=sentence(report.table.note),
         figures=[_embedded(spec, figures) for spec in report.drawn],
         policy=Markup(POLICY),
         round_columns=round_columns,
         plans=Markup(plans),
         style=Markup(_own_file("report.css")),
         script=Markup(_own_file("report.js")),
-        sort_value=lambda value: "" if math.isnan(value) else f"{value:.10g}",
     )
 
 

@@ -1,16 +1,16 @@
 """Makes the table of a study: metrics down, variants across, intervals over several seeds.
 
 A table is made once, with every unit and rounding in it; ``formats`` writes it for a terminal, as
-Markdown and as LaTeX, and the page of a report turns it on its side.
+Markdown and as LaTeX, and ``pages`` as HTML.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from analysis.metrics.definitions import METRICS, Metric, value_in_words
+from analysis.metrics.definitions import GROUP_OF, METRICS, Metric, value_in_words
 from analysis.metrics.paired import MIN_SEEDS, beats, holm
 from analysis.metrics.seeds import Estimate
 from analysis.metrics.side_by_side import Studies
@@ -25,10 +25,9 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class TableCell:
-    """A table cell is a number as text; it is sorted by ``value``, NaN where there is none."""
+    """A table cell is a number as text."""
 
     text: str
-    value: float
     is_best: bool = False
 
 
@@ -36,11 +35,13 @@ class TableCell:
 class TableRow:
     """A table row is one metric, with its unit in the title and a cell for each variant.
 
-    A row without cells is the heading of those below it.
+    A row without cells is the heading of those below it. ``group`` is the name of the metrics that
+    a page shows under one heading.
     """
 
     title: str
     cells: tuple[TableCell, ...]
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def side_by_side(studies: Studies) -> StudyTable:
         rows.append(TableRow(heading, ()))
         for row in table.rows:
             own = dict(zip(table.variants, row.cells, strict=True))
-            cells = tuple(own.get(name, TableCell("", math.nan)) for name in variants)
-            rows.append(TableRow(row.title, cells))
+            cells = tuple(own.get(name, TableCell("")) for name in variants)
+            rows.append(replace(row, cells=cells))
     said = tuple(
         f"{heading}: {line}"
         for heading, table in tables.items()
@@ -191,9 +192,9 @@ def _reached(study: Study) -> TableRow | None:
     if study.num_seeds.max() == 1:
         return None
     hits = study.per_run.groupby("variant", sort=False, observed=True)["is_reached"]
-    counts = [(int(own.sum()), len(own)) for _, own in hits]
-    cells = [TableCell(f"{reached} of {num}", reached / num) for reached, num in counts]
-    return TableRow(f"Runs that reached {_words(study)['target']}", tuple(cells))
+    cells = [TableCell(f"{int(own.sum())} of {len(own)}") for _, own in hits]
+    title = f"Runs that reached {_words(study)['target']}"
+    return TableRow(title, tuple(cells), GROUP_OF["is_reached"])
 
 
 def _row(study: Study, metric: Metric) -> TableRow:
@@ -206,25 +207,14 @@ def _row(study: Study, metric: Metric) -> TableRow:
         for variant, estimate, num_runs in zip(study.variants, own, study.num_seeds, strict=True)
     ]
     is_best = _best(study, metric, own, [text.partition(" [")[0] for text in texts])
-    values = [_sort_value(metric, estimate) for estimate in own]
-    cells = zip(texts, values, is_best, strict=True)
+    cells = tuple(map(TableCell, texts, is_best))
     name = title(metric.title.format(**_words(study)), unit)
-    return TableRow(name, tuple(TableCell(*cell) for cell in cells))
+    return TableRow(name, cells, GROUP_OF[metric.column])
 
 
 def unit_of(metric: Metric, estimates: Iterable[Estimate]) -> Unit:
     """Return the one unit of a row."""
     return metric.scale.unit(end for one in estimates for end in (one.value, one.upper))
-
-
-def _sort_value(metric: Metric, estimate: Estimate) -> float:
-    """Return the number that a cell is sorted by: a bound for a ratio, none for what has no end."""
-    value, upper = estimate.value, estimate.upper
-    if metric.estimate == "ratio" and value == 0:
-        value = upper
-    elif metric.estimate == "median" and math.isinf(upper):
-        return math.nan
-    return value if math.isfinite(value) else math.nan
 
 
 def _seed_values(study: Study, variant: str, metric: Metric, unit: Unit) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from analysis.report.data import ReportData
 from analysis.report.formats import table_files
 from analysis.report.pages import to_html_page
 from analysis.report.report import read_studies, write_report
+from analysis.report.table import TableCell, study_table
 from analysis.runs.blocks import ALONE
 from analysis.runs.files import RunError
 from analysis.runs.load import Run, load_run
@@ -125,16 +127,46 @@ def test_a_left_out_run_is_named(browser: Page, file: Path) -> None:
     assert "'interrupted'" in text
 
 
+def test_the_summary_has_metrics_down_and_variants_across_as_the_terminal_has(
+    browser: Page, file: Path
+) -> None:
+    browser.open(file, width=1200)
+    rows = "[...document.querySelectorAll('#comparison tr')]"
+    heads, *body = browser.value(f"{rows}.map((row) => [...row.cells].map((c) => c.textContent))")
+    table = study_table(read_studies([file.parent / "runs"])[ALONE])
+    assert heads == ["", *table.variants]
+    wanted = [[row.title, *(cell.text for cell in row.cells)] for row in table.rows]
+    assert [row for row in body if len(row) > 1] == wanted
+    groups = [row[0] for row in body if len(row) == 1]
+    assert groups == list(dict.fromkeys(row.group for row in table.rows))
+    assert groups[-3:] == ["Traffic and energy", "Lost work", "Across devices"]
+
+
+def test_a_summary_of_five_variants_fits_a_laptop(
+    browser: Page, file: Path, tmp_path: Path
+) -> None:
+    """The widest cells that occur: a value with its interval, and a bound beside "not reached"."""
+    data = ReportData(read_studies([file.parent / "runs"])[ALONE], [])
+    names = tuple(f"FedQuad, depth {number} and 4 bits" for number in range(5))
+    texts = ("1,043 [1,021, 1,066]", "not reached (> 1,043)")
+    rows = tuple(
+        replace(row, cells=tuple(TableCell(texts[place % 2]) for place in range(5)))
+        for row in data.table.rows
+    )
+    vars(data)["table"] = replace(data.table, variants=names, rows=rows)
+    (tmp_path / "five.html").write_text(to_html_page(data, tmp_path), "utf-8")
+    browser.open(tmp_path / "five.html", width=1280)
+    box = "document.querySelector('#comparison').parentElement"
+    assert browser.value(f"{box}.scrollWidth") <= browser.value(f"{box}.clientWidth")
+
+
 def test_a_click_sorts_a_table_up_and_a_second_one_down(browser: Page, file: Path) -> None:
     browser.open(file, width=1200)
-    runs = [load_run(path) for path in (file.parent / "runs").glob("[fh]*")]
-    expected = sorted(int(run.rounds["num_oom"].sum()) for run in runs)
-    for wanted in (expected, expected[::-1]):
-        place = click_head(browser, "comparison", "Plans that met OOM")
-        assert [int(cell) for cell in column(browser, "comparison", place)] == wanted
-    click_head(browser, "comparison", "Variant")
-    assert column(browser, "comparison", 0)[1:] == ["FedLoRA", "FedQuad"]
-    assert browser.value("document.querySelectorAll('#comparison [aria-sort]').length") == 1
+    rising = sorted(column(browser, "fleet", 0))
+    for wanted in (rising, rising[::-1]):
+        click_head(browser, "fleet", "Device")
+        assert column(browser, "fleet", 0) == wanted
+    assert browser.value("document.querySelectorAll('#fleet [aria-sort]').length") == 1
 
 
 def test_a_chosen_round_shows_its_plans(browser: Page, file: Path) -> None:

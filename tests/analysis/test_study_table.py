@@ -263,15 +263,6 @@ def test_two_seeds_stand_as_their_values(study: Study) -> None:
     assert texts(line(pair, "Final accuracy (%)"))[0] == "61.2, 70.0"
 
 
-def test_a_cell_sorts_by_its_number_and_a_bound_on_a_ratio_by_the_bound(single: Study) -> None:
-    time, gain = (
-        [cell.value for cell in line(single, title).cells] for title in ("Time to", "Speed")
-    )
-    assert time[:2] == [400.0, 200.0]
-    assert math.isnan(time[2])
-    assert gain == [1.0, 2.0, 0.44]
-
-
 def test_the_terminal_table_stars_the_best_so_that_it_shows_without_colour(study: Study) -> None:
     screen = io.StringIO()
     Console(file=screen, width=130).print(for_terminal(study_table(study)))
