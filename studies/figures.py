@@ -112,6 +112,29 @@ def menu(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     return style.one_panel(paper, plot, note)
 
 
+def bound(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """Return the curve of what depth costs a step, with a mark where each variant lies on it."""
+
+    def plot(axes: Axes) -> None:
+        curve = frame.drop_duplicates("depth")
+        axes.plot(curve["depth"], curve["over_depth_1"], color=style.GREY, linewidth=0.7)
+        marked = frame.drop_duplicates("label").set_index("label")
+        for label, look in style.looks(frame).items():
+            axes.plot(
+                marked["mean_depth"][label],
+                marked["mean_over_depth_1"][label],
+                color=look.color,
+                marker=look.marker,
+                linestyle="none",
+                label=escape.figure(label),
+            )
+        axes.set(xlabel="Depth d: tunable blocks from the output", ylabel="T(d) / T(1)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid()
+
+    return style.one_panel(paper, plot)
+
+
 def devices(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return for each kind of device a line a variant: how long it is busy, then how long it waits.
 

@@ -106,6 +106,53 @@ def menu_frame(source: Source) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def baseline_depth(source: Source) -> int:
+    """Return the greatest depth, on average, that the baseline trains on a kind of device."""
+    depths = chosen_frame(source).set_index("label")["depth"]
+    return round(float(depths[source.study.baseline].max()))
+
+
+def bound_frame(source: Source) -> pd.DataFrame:
+    """Return one row for each kind of device and depth: seconds of a step, and over depth 1."""
+    world, rows = source.world, []
+    num_steps = source.config.local.steps or 1
+    profiles = {device.profile.name: device.profile for device in world.fleet}
+    for name, profile in profiles.items():
+        steps = [
+            world.cost_model.cost(plan_of_depth(source, depth, 0), profile).train_s / num_steps
+            for depth in range(1, world.model.num_blocks + 1)
+        ]
+        rows += [
+            {"profile": name, "depth": depth, "step_s": step, "over_depth_1": step / steps[0]}
+            for depth, step in enumerate(steps, start=1)
+        ]
+    return pd.DataFrame(rows)
+
+
+def paid_frame(source: Source) -> pd.DataFrame:
+    """Return for each variant the mean depth of its plans and what such a step takes over depth 1.
+
+    One row for each variant and depth, with the curve that it lies on: the mean over the kinds of
+    device of T(depth) / T(1), without packing.
+    """
+    curve = bound_frame(source).groupby("depth", as_index=False)["over_depth_1"].mean()
+    rows = []
+    for label, own in chosen_frame(source).groupby("label", sort=False):
+        mean_depth = float(np.average(own["depth"], weights=own["num_plans"]))
+        paid = float(np.interp(mean_depth, curve["depth"], curve["over_depth_1"]))
+        rows += [
+            {
+                "label": label,
+                "depth": depth,
+                "over_depth_1": ratio,
+                "mean_depth": mean_depth,
+                "mean_over_depth_1": paid,
+            }
+            for depth, ratio in zip(curve["depth"], curve["over_depth_1"], strict=True)
+        ]
+    return _looked(source, rows)
+
+
 def speed_up_frame(source: Source) -> pd.DataFrame:
     """Return one row for each variant and target: time ratio to the baseline and its interval.
 

@@ -29,6 +29,7 @@ from studies.frames import (
     compared_frame,
     curve_frame,
     menu_frame,
+    paid_frame,
     speed_up_frame,
 )
 from studies.run import Step, steps_of
@@ -75,6 +76,12 @@ FIGURES: Mapping[str, tuple[str, Callable[[Source], pd.DataFrame], drawn.Draw]] 
         "Peak memory and seconds of one step, by depth and by what becomes of the activations.",
         menu_frame,
         drawn.menu,
+    ),
+    "bound-drawn": (
+        "Seconds of a step at a depth over those at depth 1, without packing, the mean over the "
+        "kinds of device. A mark is the mean depth of a variant's plans.",
+        paid_frame,
+        drawn.bound,
     ),
     "devices": (
         "How long each kind of device is at work in a round, and how long it waits for the others.",

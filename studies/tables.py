@@ -18,7 +18,14 @@ from analysis.report.formats import markdown_grid, to_markdown
 from analysis.report.table import LEVEL, study_table
 from analysis.runs.names import reader_names
 from analysis.units import SECONDS, significant
-from studies.frames import chosen_frame, decomposition_frame, mean_ratio, menu_frame, plan_of_depth
+from studies.frames import (
+    baseline_depth,
+    bound_frame,
+    chosen_frame,
+    decomposition_frame,
+    mean_ratio,
+    menu_frame,
+)
 from studies.source import Source
 from traces.text import listed
 
@@ -175,22 +182,16 @@ def bound(source: Source) -> str:
     All blocks run forward whatever the depth, so that no scheduler of depths gains more a round:
     over training all blocks, and over the depth that the baseline trains.
     """
-    world, rows = source.world, []
-    chosen_depths = chosen_frame(source).set_index("label")["depth"]
-    depths = (world.model.num_blocks, round(float(chosen_depths[source.study.baseline].max())), 1)
-    steps = source.config.local.steps or 1
-    profiles = {device.profile.name: device.profile for device in world.fleet}
-    for name, profile in profiles.items():
-        whole, base, one = (
-            world.cost_model.cost(plan_of_depth(source, depth, 0), profile).train_s / steps
-            for depth in depths
-        )
-        rows.append(
-            [name, *map(_cell, (whole, base, one)), f"{whole / one:.2f}", f"{base / one:.2f}"]
-        )
+    frame = bound_frame(source)
+    depths = sorted({source.world.model.num_blocks, baseline_depth(source), 1}, reverse=True)
+    rows = []
+    for profile, own in frame.groupby("profile", sort=False):
+        steps = own.set_index("depth")
+        cells = (_cell(steps["step_s"][depth]) for depth in depths)
+        ratios = (f"{steps['over_depth_1'][depth]:.2f}" for depth in depths[:-1])
+        rows.append([str(profile), *cells, *ratios])
     of = [f"s a step, depth {depth}" for depth in depths]
-    ratios = [f"T({depth}) / T(1)" for depth in depths[:2]]
-    return markdown_grid(["device", *of, *ratios], rows)
+    return markdown_grid(["device", *of, *(f"T({d}) / T(1)" for d in depths[:-1])], rows)
 
 
 def menu(source: Source) -> str:
