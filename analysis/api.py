@@ -34,7 +34,7 @@ from simulator.config.origin import Origin
 from simulator.config.plain_yaml import dump_line
 from simulator.log.disk import writing_into
 from simulator.log.progress import LineReporter, PlainReporter, Reporter, is_notebook
-from simulator.runs.run import Prepared, load_runs, prepare_all
+from simulator.runs.preparation import Prepared, load_runs, prepare_all
 from simulator.runs.run import run as run_one
 from simulator.runs.sweep import LoadConfigs, sweep_configs
 from simulator.workers.result_cache import DEFAULT_GB, open_cache

@@ -284,16 +284,17 @@ def _at_target(
     smooth = {n: metrics.smoothed(one.rounds, metric, smoothing) for n, one in played.items()}
     horizon_s = _horizon_s([one.rounds for one in played.values()], metric)
     budget = _shared_budget([one.rounds for one in played.values()], metric)
+    found = {name: metrics.of_rounds(one.rounds, metric) for name, one in played.items()}
     rows = {
         name: {
             "variant": one.variant,
             "strategy": one.strategy,
             "seed": one.seed,
             **metrics.to_target(smooth[name], chosen.value, metric),
-            **metrics.of_rounds(one.rounds, metric),
+            **found[name],
             **metrics.value_within(smooth[name], budget, metric),
             f"{metric.name}_area": metrics.mean_over_time(one.rounds, horizon_s, metric),
-            f"{metric.name}_error": _standard_error(one),
+            f"{metric.name}_error": _standard_error(one, found[name][f"final_{metric.name}"]),
             "smoothed_best": metric.best(smooth[name][metric.name]),
             **one.work,
         }
@@ -338,15 +339,14 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _standard_error(one: _Played) -> float:
-    """Return the standard error of the final value, by the examples that it was measured on.
+def _standard_error(one: _Played, final: float) -> float:
+    """Return the standard error of a run's final value, by the examples that it was measured on.
 
     Not a number for a metric that is no share of examples.
     """
     evaluation = one.config.get("evaluation")
     asked = evaluation.get("examples") if isinstance(evaluation, dict) else None
     counts = [n for n in (_number(asked), one.num_test) if n > 0]
-    final = metrics.of_rounds(one.rounds, one.metric)[f"final_{one.metric.name}"]
     return one.metric.standard_error(final, min(counts)) if counts else math.nan
 
 

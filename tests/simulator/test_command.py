@@ -25,7 +25,7 @@ from devices.datasets.fetched import FETCHED_DATA
 from devices.models.fetched import FETCHED
 from simulator.config.experiment import load_experiment
 from simulator.log.provenance import without_folders
-from simulator.runs.run import prepare_all
+from simulator.runs.preparation import prepare_all
 from tests import command_line
 from tests.devices.training.tiny_task import save_model
 from tests.simulator.interrupts import heed_interrupts

@@ -11,7 +11,7 @@ from simulator.config.experiment import ConfigError, load_experiment, read_exper
 from simulator.config.origin import Origin
 from simulator.config.plain_yaml import Place, key_places
 from simulator.config.readable import STAND_INS
-from simulator.runs.run import load_runs, prepare, prepare_all
+from simulator.runs.preparation import load_runs, prepare, prepare_all
 from simulator.runs.sweep import expand
 
 FILE = """\
