@@ -239,7 +239,7 @@ def _score(source: Source, scores: Mapping[float, float], rate: float) -> str:
     metric = source.study.metric
     if rate not in scores:
         return NO_NUMBER
-    text = value_in_words(metric, scores[rate])
+    text = value_in_words(metric, float(f"{scores[rate]:.3g}"))
     return f"**{text}**" if scores[rate] == metric.best(scores.values()) else text
 
 
