@@ -164,7 +164,7 @@ def study(
             _number(row["num_test"]),
         )
     if not played:
-        raise RunError("at least one run must be readable; " + "; ".join(damaged))
+        raise RunError("\n".join(["at least one run must be readable; got none", *damaged]))
     left_out = (*runs.left_out, *damaged)
     return _study(played, target, baseline, smoothing=smoothing, left_out=left_out)
 

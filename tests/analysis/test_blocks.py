@@ -86,6 +86,20 @@ def test_runs_that_no_setting_tells_apart_are_refused_as_ever(
         studies(tmp_path)
 
 
+def test_a_heading_and_its_folder_have_the_entries_of_a_list(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    for number, share in enumerate(([0.02], [0.0125, 0.0225])):
+        met = {"conditions_hash": f"c{number}", "config_hash": f"h{number}"}
+        run = write_run(tmp_path / str(number), "fedlora", **met)
+        set_key(run, "fleet", "memory_share", share)
+        run.rename(tmp_path / f"{run.name}-{number}")
+    names = ["memory_share=0.02", "memory_share=0.0125,0.0225"]
+    blocks = list(blocks_of(open_runs([tmp_path])))
+    assert [block.heading for block in blocks] == names
+    assert [block.folder for block in blocks] == names
+
+
 def test_each_block_has_a_baseline_and_numbers_of_its_own(root: Path) -> None:
     for block, found in studies(root).items():
         alone = study(blocks_of(open_runs([root]))[block])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from io import StringIO
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -361,6 +361,56 @@ def test_memory_shows_devices_that_got_no_plan_as_such(comparison: Study) -> Non
     unplanned = frame[(frame["label"] == "fedquad") & (frame["num_plans"] == 0)]
     assert set(unplanned["device_id"]) == {0, 5}
     assert unplanned["peak_memory_bytes"].isna().all()
+
+
+def named(figure: Figure) -> list[str]:
+    """What the legend of a figure names."""
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("module", [memory, choices])
+def test_a_legend_names_what_is_there_alone(comparison: Study, module: Any) -> None:
+    frame = module.frame(comparison)
+    calm = frame[frame["label"] == "haflq"]
+    calm = calm[calm["num_oom"] == 0] if "num_oom" in calm else calm[calm["outcome"] != "oom"]
+    with style.context():
+        both = [named(module.draw(one, style.IEEE)) for one in (frame, calm)]
+    assert [sum("OOM" in name for name in names) for names in both] == [1, 0]
+    if module is choices:
+        full = calm[(calm["position"] == calm["position"].iloc[0])].assign(position=0)
+        full = full.assign(num_rounds=len(full), round=range(1, 1 + len(full)))
+        with style.context():
+            assert ["no plan" in names for names in both] == [True, True]
+            assert named(choices.draw(full, style.IEEE)) == []
+
+
+def test_names_of_devices_lie_where_they_fit_their_bars(comparison: Study) -> None:
+    frame = memory.frame(comparison)
+    with style.context():
+        few, many = (
+            memory.draw(one, style.IEEE).axes[-1].get_xticklabels()[0].get_rotation()
+            for one in (frame[frame["device_id"] < 3], pd.concat([frame] * 3))
+        )
+    assert (few, many) == (0, 90)
+
+
+@pytest.mark.parametrize(
+    ("names", "num_rows"),
+    [
+        (["compute", "radio", "idle while waiting"], 1),  # one column wider than a third
+        (["compute", "radio", "idle while waiting", "download and upload"], 2),
+        (["a scheduler with a name of some length"] * 3, 3),
+    ],
+)
+def test_a_legend_has_the_fewest_rows_that_fit(names: list[str], num_rows: int) -> None:
+    with style.context():
+        figure = style.figure(style.IEEE.column_in, 1.0)
+        figure.subplots()
+        style.legend_above(figure, [style.legend_line("black", name) for name in names])
+        laid_out(figure)
+        box = figure.legends[0].get_window_extent()
+    assert round((figure.get_figheight() - 1.0) / style.LINE_IN) == num_rows
+    assert box.width <= figure.bbox.width
 
 
 def test_a_budget_far_above_every_bar_is_marked_at_the_edge(comparison: Study) -> None:
