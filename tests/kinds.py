@@ -11,5 +11,6 @@ WHOLE = (
     "fedsa-lora",
     "scaffold",
     "local-only",
+    "centralized",
 )
 """Those that take no heed of a device's memory: unless told to, they train the same on all."""
