@@ -54,8 +54,14 @@ class Centralized(Strategy[None]):
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.profile is not None:
+        if self.profile is None:
+            return
+        if ".toml" in self.profile:  # what is in a file is no part of the config's hash
+            raise ValueError(f"profile must be a device of our catalog, got {self.profile!r}")
+        try:
             profile(self.profile)
+        except ValueError as error:
+            raise ValueError(f"profile: {error}") from None
 
     def plan(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,7 +12,6 @@ from analysis import units
 from analysis.figures import bands, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.definitions import scale_of
-from analysis.metrics.run_metrics import is_timed
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import BYTES, JOULES, PERCENT, PLAIN, SECONDS, Scale, Unit
@@ -74,8 +72,6 @@ def frame(study: Study) -> pd.DataFrame:
 
 def _progress(run: Run) -> pd.DataFrame:
     rounds = run.rounds
-    if not is_timed(rounds):
-        rounds = rounds.assign(closed_s=math.nan, energy_j=math.nan)
     down, up = rounds["download_bytes"].cumsum(), rounds["upload_bytes"].cumsum()
     return rounds[["round", "closed_s", run.metric.name, "loss"]].assign(
         downloaded_bytes=down,
