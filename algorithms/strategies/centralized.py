@@ -61,7 +61,7 @@ class Centralized(Strategy[None]):
         try:
             profile(self.profile)
         except ValueError as error:
-            raise ValueError(f"profile: {error}") from None
+            raise ValueError(f"profile must be a device of our catalog: {error}") from None
 
     def plan(
         self,

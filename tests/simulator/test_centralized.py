@@ -266,7 +266,10 @@ def test_what_one_place_cannot_have_is_refused(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"profile": "jetson-nano-maxx"}, "central.profile: .* must be one of maxn, 5w"),
+        (
+            {"profile": "jetson-nano-maxx"},
+            "central.profile must be .*: a power mode .* one of maxn, 5w",
+        ),
         ({"profile": "boards.toml:mine"}, "central.profile must be a device of our catalog"),
         ({"depth": "common"}, "depth must be"),
     ],
