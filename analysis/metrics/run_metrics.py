@@ -367,37 +367,6 @@ def _quantiles(name: str, values: FloatArray, metric: Metric) -> dict[str, float
     return {f"{name}_{which}": float(value) for which, value in zip(QUANTILES, found, strict=True)}
 
 
-def lost_work(clients: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each run and lost outcome: num_plans, lost_s, lost_bytes, lost_j.
-
-    ``clients`` are those of any number of runs, as ``RunSet.clients`` gives them.
-    """
-    lost = clients[clients["outcome"] != "aggregated"]
-    keys = [lost[name] for name in ("run", "variant", "seed", "outcome")]
-    sums = _lost(lost).assign(num_plans=1).groupby(keys, observed=True, sort=False).sum()
-    return sums.reset_index()
-
-
-def waiting_distribution(clients: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each variant and wait: the share of merged plans that waited no longer."""
-    merged = clients[clients["outcome"] == "aggregated"]
-    by_variant = merged.groupby("variant", observed=True, sort=False)["waiting_s"]
-    counts = by_variant.value_counts(normalize=True, sort=False).sort_index()
-    share = counts.groupby(level="variant", observed=True).cumsum()
-    return share.rename("share").reset_index()
-
-
-def _lost(clients: pd.DataFrame) -> pd.DataFrame:
-    """Return seconds, bytes and joules of each plan; waiting idly for the round is no work."""
-    return pd.DataFrame(
-        {
-            "lost_s": clients["finished_s"] - clients["started_s"],
-            "lost_bytes": clients["download_bytes"] + clients["upload_bytes"],
-            "lost_j": clients["energy_compute_j"] + clients["energy_radio_j"],
-        }
-    )
-
-
 def _plain(number: float) -> float:
     """Return a number of Python's own: counts stay whole."""
     return int(number) if float(number).is_integer() else float(number)
