@@ -14,7 +14,6 @@ import pandas as pd
 
 from analysis.metrics.definitions import BESIDE, SMOOTHING, wrong_target
 from analysis.runs.files import RunError
-from analysis.runs.load import Run
 from devices.tasks.task import Metric
 from simulator.log.records import NUM_UNMERGED
 from traces.arrays import FloatArray
@@ -61,11 +60,6 @@ class Spent(NamedTuple):
     energy_j: float
 
 
-def evaluations(run: Run) -> pd.DataFrame:
-    """Return the rounds at which the model was evaluated, the initial one (round 0) included."""
-    return evaluated(run.rounds, run.metric)
-
-
 def is_timed(rounds: pd.DataFrame) -> bool:
     """Return False for a run that was charged no time, whose rounds all closed at instant 0."""
     closed_s = rounds["closed_s"].to_numpy()
@@ -78,13 +72,8 @@ def of_time(metric: Metric) -> tuple[str, ...]:
     return (*OF_TIME, *at_equal)
 
 
-def waiting_s(run: Run) -> float:
-    """Return the mean over rounds with an aggregation of the mean wait of those aggregated."""
-    return mean_waiting_s(run.rounds)
-
-
 def evaluated(rounds: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """Return the rounds of one run at which the model was evaluated."""
+    """Return the rounds of one run at which its model was evaluated, round 0 included."""
     return rounds[rounds[metric.name].notna()]
 
 

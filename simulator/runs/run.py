@@ -33,7 +33,7 @@ from simulator.log.manifest import (
 )
 from simulator.log.progress import Reporter
 from simulator.log.progress_state import duration
-from simulator.log.protocol import RunLog
+from simulator.log.protocol import Log
 from simulator.log.provenance import provenance
 from simulator.log.records import DeviceRecord
 from simulator.log.run_folder import RunFolder, refresh, remove_checkpoint
@@ -83,7 +83,7 @@ def run(
         is_finished(folder, inputs)  # of these inputs, or raises
         report.step(f"{config.label}: {finished}, kept")
         return folder
-    logs: list[RunWriter] = [store]
+    logs: list[RunFolder | RunWriter] = [store]
     try:
         logs += open_writers(writers, RunFacts(folder, config.resolved(), manifest), report.step)
         remembered = _remembered(prepared, trainer, store, trainers=trainers, warn=report.step)
@@ -129,7 +129,7 @@ def _simulated(
     store: RunFolder,
     *,
     trainers: Trainers,
-    logs: Sequence[RunLog],
+    logs: Sequence[Log],
 ) -> dict[str, Any]:
     """Simulate, write what is known at the end, and return it for the manifest."""
     config, world = prepared.config, prepared.world
@@ -191,7 +191,7 @@ def own_scores(
     return columns
 
 
-def _close_broken(logs: Sequence[RunWriter], error: BaseException) -> None:
+def _close_broken(logs: Sequence[RunFolder | RunWriter], error: BaseException) -> None:
     status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     with suppress(RunFolderError):  # a full disk is what stopped it, and has been said
         _close(logs, status, {"error": without_folders(repr(error))})
@@ -199,7 +199,7 @@ def _close_broken(logs: Sequence[RunWriter], error: BaseException) -> None:
 
 def _close_done(
     prepared: Prepared,
-    logs: Sequence[RunWriter],
+    logs: Sequence[RunFolder | RunWriter],
     outcome: Mapping[str, Any],
     *,
     trainers: Trainers,
@@ -221,7 +221,9 @@ def _close_done(
         report.finish(said)
 
 
-def _close(logs: Sequence[RunWriter], status: Status, outcome: Mapping[str, Any]) -> None:
+def _close(
+    logs: Sequence[RunFolder | RunWriter], status: Status, outcome: Mapping[str, Any]
+) -> None:
     for log in logs:
         log.close(status, outcome)
 

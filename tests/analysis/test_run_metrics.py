@@ -132,7 +132,8 @@ def test_final_accuracy_is_the_last_evaluation_and_best_the_highest() -> None:
 
 
 def test_waiting_is_the_mean_over_rounds_with_an_aggregation() -> None:
-    assert metrics.waiting_s(LEARNS) == 2.0  # (3 + 1) / 2: neither round 0 nor the empty ones
+    # (3 + 1) / 2: neither round 0 nor the empty ones
+    assert metrics.mean_waiting_s(LEARNS.rounds) == 2.0
 
 
 def test_peak_memory_counts_only_the_plans_that_ran() -> None:
