@@ -25,6 +25,7 @@ TOLERANCE = 1e-9
 
 COMES_AND_GOES = ("joined", "left")
 """Events of a device that need no plan."""
+CUT_SHORT = "an update that arrived must be merged or refused until the run ends"
 TRAINED = ("training_started", "upload_started")
 """Phases that a plan reaches only where its memory sufficed."""
 REPORTED = ("aggregated", "rejected")
@@ -90,7 +91,7 @@ class CheckedLog:
             self._of_device(event, event.device)
         elif "cohort" in event.details:
             if self._is_cut:
-                self._broken("an update that arrived must be merged or refused until the run ends")
+                self._broken(CUT_SHORT)
             self._asked.update(event.details["cohort"])
 
     def _of_device(self, event: Event, device_id: DeviceId) -> None:
@@ -173,7 +174,10 @@ class CheckedLog:
             begin = end
         if is_ahead.any():
             self._check_table({name: values[is_ahead] for name, values in columns.items()})
-        self._one_by_one(block.clients, np.flatnonzero(~is_ahead))
+        cut = self._one_by_one(block.clients, np.flatnonzero(~is_ahead))
+        if len(cut) and len(block.ends) > 1 and cut[0] < block.ends[-2][1]:
+            self._broken(CUT_SHORT, block.clients.record(int(cut[0])))
+        self._is_cut |= len(cut) > 0
         for row in np.flatnonzero(~self._are_free(columns))[:1].tolist():
             record = block.clients.record(row)
             self._broken("a device must end one plan before it begins the next", record)
@@ -193,8 +197,11 @@ class CheckedLog:
         found[order] = columns["started_s"][order] >= free_s
         return found
 
-    def _one_by_one(self, table: ClientTable, rows: IntArray) -> None:
-        """Check the records of plans whose events were told, each against these."""
+    def _one_by_one(self, table: ClientTable, rows: IntArray) -> IntArray:
+        """Check the records of plans whose events were told, each against these.
+
+        Return the rows whose update arrived and was neither merged nor refused.
+        """
         works = []
         for k, device_id in enumerate(table.columns["device_id"][rows].tolist()):
             begun = self._works.get(device_id)
@@ -207,7 +214,7 @@ class CheckedLog:
             self._check_record(table.record(int(rows[k])), works[k])
         is_merged = np.isin(columns["outcome"], REPORTED)
         is_received = np.array([work.is_received for work in works], dtype=np.bool_)
-        self._is_cut |= bool((is_received & ~is_merged).any())
+        return rows[is_received & ~is_merged]
 
     def _check_table(self, columns: Columns) -> None:
         ends_s = sum(columns[name] for name in ("started_s", "download_s", "train_s", "upload_s"))

@@ -254,6 +254,22 @@ TIMELINE_MUTATIONS = {
 }
 
 
+def test_an_update_that_is_thrown_away_is_found_among_rounds_written_together(
+    monkeypatch: Patch,
+) -> None:
+    thrown = []
+
+    def throw_away_one(self: Any, work: Any) -> None:
+        if self._arrived and not thrown:
+            thrown.append(self._arrived.pop())
+            thrown[0].record.outcome = "late"
+
+    after(Server, "_receive", throw_away_one)(monkeypatch)
+    fleet = [make_device(0), make_device(1, rate_bytes_per_s=5e4)]
+    with pytest.raises(InvariantError, match="an update that arrived must be merged or refused"):
+        simulate(make_federation(fleet, pacing=FedBuff(2, 2), rounds=4), Memory())
+
+
 @pytest.mark.parametrize("name", TIMELINE_MUTATIONS)
 def test_a_rule_that_a_timeline_breaks_stops_the_run(name: str, monkeypatch: Patch) -> None:
     mutate, message = TIMELINE_MUTATIONS[name]
