@@ -72,7 +72,7 @@ def decomposition(frame: pd.DataFrame, paper: style.Paper) -> Figure:
                     f"{100 * row['target']:.0f} %",
                     (row["round_s_ratio"], row["rounds_ratio"]),
                     textcoords="offset points",
-                    xytext=(-4 if k % 2 else 4, 0),
+                    xytext=(-7 if k % 2 else 7, 0),
                     ha="right" if k % 2 else "left",
                     va="center",
                     fontsize=7,
