@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import html
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from analysis import figures
 from analysis.figures import sensitivity, style
-from analysis.figures.rows import of_runs
+from analysis.figures.rows import SHADE, of_runs
 from analysis.metrics.side_by_side import Studies, studies_of
 from analysis.metrics.study import Study, require_comparable, study_of
 from analysis.report.table import side_by_side, study_table
@@ -29,17 +30,29 @@ from analysis.runs.files import Json, RunError
 from analysis.runs.frames import RunSet, load_variants, open_runs, whole
 from analysis.runs.load import Run
 from analysis.runs.names import reader_names, with_names
-from simulator.config.experiment import load_experiment, read_experiment
+from simulator.config.experiment import ConfigError, load_experiment, read_experiment
 from simulator.config.origin import Origin
 from simulator.config.plain_yaml import dump_line
+from simulator.config.problems import shown
 from simulator.log.disk import writing_into
 from simulator.log.progress import LineReporter, PlainReporter, Reporter, is_notebook
-from simulator.runs.run import Prepared, load_runs, prepare_all
+from simulator.runs.preparation import Prepared, load_runs, prepare_all
 from simulator.runs.run import run as run_one
 from simulator.runs.sweep import LoadConfigs, sweep_configs
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 from traces.text import unknown
+
+Runs: TypeAlias = "Path | str | Result"
+"""A folder of runs, or runs that were read before."""
+
+LISTED = {
+    "variant": "Variant",
+    "seed": "Seed",
+    "num_rounds": "Rounds",
+    "simulated_s": "Simulated time (s)",
+}
+"""What a notebook shows of runs that cannot be compared, with its titles."""
 
 IN_MEMORY = Path("<config>")
 """The name in messages of a config that is no file; paths of own schedulers start beside it."""
@@ -47,7 +60,7 @@ IN_MEMORY = Path("<config>")
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A result is a number of finished runs; its frames begin with label, strategy, shade, seed."""
+    """A result is a number of finished runs; its frames begin with label, strategy and seed."""
 
     runs: tuple[Run, ...]
     found: RunSet  # the same runs, as the metrics over seeds take them
@@ -55,30 +68,31 @@ class Result:
     @property
     def rounds(self) -> pd.DataFrame:
         """One row a round of every run; round 0 is the initial model."""
-        return of_runs(self.runs, lambda run: run.rounds)
+        return self._rows(lambda run: run.rounds)
 
     @property
     def clients(self) -> pd.DataFrame:
         """One row for each plan that any run dispatched."""
-        return of_runs(self.runs, lambda run: run.clients)
+        return self._rows(lambda run: run.clients)
 
     @property
     def devices(self) -> pd.DataFrame:
         """One row a device of every run's fleet."""
-        return of_runs(self.runs, lambda run: run.devices)
+        return self._rows(lambda run: run.devices)
 
     @property
     def savings(self) -> pd.DataFrame:
         """One row a run: how many trainings it asked for, and how many were reused."""
         keys = ("num_trainings", "num_trainings_reused")
-        return of_runs(
-            self.runs, lambda run: pd.DataFrame([{k: run.manifest.get(k, 0) for k in keys}])
-        )
+        return self._rows(lambda run: pd.DataFrame([{k: run.manifest.get(k, 0) for k in keys}]))
 
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables of all runs by name: rounds, clients, devices and savings."""
         return {name: getattr(self, name) for name in ("rounds", "clients", "devices", "savings")}
+
+    def _rows(self, rows: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+        return of_runs(self.runs, rows).drop(columns=SHADE, errors="ignore")
 
     @property
     def blocks(self) -> dict[str, Result]:
@@ -159,8 +173,7 @@ class Result:
         try:
             studies = self._studies()
         except RunError:
-            columns = ["variant", "seed", "num_rounds", "simulated_s"]
-            listed: str = self.found.runs[columns].to_html(index=False)
+            listed: str = self.found.runs[list(LISTED)].rename(columns=LISTED).to_html(index=False)
             return listed
         table = side_by_side(studies)
         notes = "".join(f"<p>{html.escape(line)}</p>" for line in (table.note, *table.warnings))
@@ -172,7 +185,7 @@ class Result:
         study = self.compare(target=target)
         return _spec(name, study).of(study)
 
-    def draw(self, name: str, *, paper: style.Paper = style.IEEE) -> Figure:
+    def draw(self, name: str, *, paper: style.Paper | str = style.IEEE) -> Figure:
         """Return the figure of this name. Raises RunError if there is none, or nothing to show."""
         study = self.compare()
         spec = _spec(name, study)
@@ -202,24 +215,31 @@ def _as_frame(studies: Studies) -> pd.DataFrame:
     return pd.concat(parts, names=["block", None]).fillna("")
 
 
-def summary(
-    *paths: Path | str, target: float | None = None, baseline: str | None = None
-) -> pd.DataFrame:
-    """Return the table of the finished runs in these folders, as ``Result.table`` has it."""
-    return load(*paths).table(target=target, baseline=baseline)
+def summary(*runs: Runs, target: float | None = None, baseline: str | None = None) -> pd.DataFrame:
+    """Return the table of the finished runs that ``load`` finds, as ``Result.table`` has it."""
+    return load(*runs).table(target=target, baseline=baseline)
 
 
-def compare(*paths: Path | str, target: float | None = None, baseline: str | None = None) -> Study:
-    """Return the study of the finished runs in these folders: every number of every run."""
-    return load(*paths).compare(target=target, baseline=baseline)
+def compare(*runs: Runs, target: float | None = None, baseline: str | None = None) -> Study:
+    """Return the study of the finished runs that ``load`` finds: every number of every run."""
+    return load(*runs).compare(target=target, baseline=baseline)
 
 
-def draw(frame: pd.DataFrame, drawing: figures.Draw, *, paper: style.Paper = style.IEEE) -> Figure:
+def draw(
+    frame: pd.DataFrame, drawing: figures.Draw, *, paper: style.Paper | str = style.IEEE
+) -> Figure:
     """Return a figure of a frame in FedClock's style. Raises RunError for an empty frame."""
     if frame.empty:
         raise RunError("the runs hold nothing to plot in this figure")
     with style.context():
-        return drawing(frame, paper)
+        return drawing(frame, _paper(paper))
+
+
+def _paper(paper: style.Paper | str) -> style.Paper:
+    """Return the paper, which may be named. Raises RunError where there is none of the name."""
+    if isinstance(paper, str) and paper not in style.PAPERS:
+        raise RunError(unknown("paper", paper, style.PAPERS))
+    return style.PAPERS[paper] if isinstance(paper, str) else paper
 
 
 def run(
@@ -266,19 +286,44 @@ def sweep(
     """
     path, read = _reader(config)
     origin = Origin(path, tuple(_texts(overrides)))
-    configs = sweep_configs(
-        read,
-        origin,
-        grid=[f"{k}={dump_line(list(v)).strip()[1:-1]}" for k, v in (grid or {}).items()],
-        seeds=str(seeds) if isinstance(seeds, int) else ",".join(map(str, seeds)) + ",",
-    )
+    configs = sweep_configs(read, origin, grid=_grid_texts(grid), seeds=_seeds_text(seeds))
     in_order = sorted(configs, key=lambda config: whole(config.place))
     prepared = prepare_all(in_order, origin, Path(output))
     return _run_all(prepared, workers=workers, executor=executor, cache=cache, report=report)
 
 
 def _texts(overrides: Mapping[str, Any] | None) -> list[str]:
+    """Return overrides as the command line has them. Raises ConfigError on what is no mapping."""
+    if not isinstance(overrides, Mapping | None):
+        example = '{"stop.rounds": 2}'
+        problem = f"overrides must map keys to values, as in {example}, got {shown(overrides)}"
+        raise ConfigError([problem], "overrides")
     return [f"{key}={dump_line(value)}" for key, value in (overrides or {}).items()]
+
+
+def _grid_texts(grid: Mapping[str, Sequence[Any]] | None) -> list[str]:
+    """Return a grid as the command line has it. Raises ConfigError on a value that is no list."""
+    example = '{"strategy.rank": [4, 8]}'
+    rule = f"a grid must map each key to the list of its values, as in {example}, got"
+    if not isinstance(grid, Mapping | None):
+        raise ConfigError([f"{rule} {shown(grid)}"], "grid")
+    if wrong := [value for value in (grid or {}).values() if not _is_list(value)]:
+        raise ConfigError([f"{rule} {shown(wrong[0])}"], "grid")
+    return [f"{k}={dump_line(list(v)).strip()[1:-1]}" for k, v in (grid or {}).items()]
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def _seeds_text(seeds: int | Sequence[int]) -> str:
+    """Return seeds as the command line has them. Raises ConfigError on what are none."""
+    if isinstance(seeds, int):
+        return str(seeds)
+    if not _is_list(seeds) or not list(seeds):
+        problem = f"seeds must be how many, or a list of them as in [0, 3, 7], got {shown(seeds)}"
+        raise ConfigError([problem], "seeds")
+    return ",".join(map(str, seeds)) + ","
 
 
 def _reader(config: Path | str | Mapping[str, Any]) -> tuple[Path, LoadConfigs]:
@@ -286,6 +331,9 @@ def _reader(config: Path | str | Mapping[str, Any]) -> tuple[Path, LoadConfigs]:
     if isinstance(config, Mapping):
         content = config
         return IN_MEMORY, lambda texts: read_experiment(content, texts, IN_MEMORY)
+    if not isinstance(config, str | PathLike):
+        problem = f"an experiment must be a YAML file or a mapping of keys, got {shown(config)}"
+        raise ConfigError([problem], "config")
     path = Path(config)
     return path, lambda texts: load_experiment(path, texts, code="of_run_folders")
 
@@ -304,17 +352,27 @@ def _run_all(
         return load(*(run_one(one, trainers=trainers, report=told) for one in prepared))
 
 
-def load(*paths: Path | str) -> Result:
+def load(*runs: Runs) -> Result:
     """Return the finished runs in (or directly below) these folders, one label a variant.
 
-    Runs that have not ended or are damaged are named in ``found.left_out``, and each is a warning.
-    Raises RunError where none is left.
+    A result stands for its own runs. Runs that have not ended or are damaged are named in
+    ``found.left_out``, and each is a warning. Raises RunError where none is left.
     """
-    found = open_runs([Path(path) for path in paths])
+    found = open_runs([folder for one in runs for folder in _folders(one)])
     result = result_of(found)
     for line in result.found.left_out:
         warnings.warn(f"left out: {line}", stacklevel=2)
     return result
+
+
+def _folders(runs: Runs) -> list[Path]:
+    """Return the folders that were named. Raises RunError on what names none."""
+    if isinstance(runs, Result):
+        return [run.path for run in runs.runs]
+    if not isinstance(runs, str | PathLike):
+        each = ", each as an argument of its own: *folders" * isinstance(runs, list | tuple)
+        raise RunError(f"runs must be given as folders or results{each}, got {runs!r:.60}")
+    return [Path(runs)]
 
 
 def result_of(found: RunSet) -> Result:
@@ -346,29 +404,32 @@ def _spec(name: str, study: Study) -> figures.FigureSpec:
 
 
 def write_figures(
-    result: Result,
+    runs: Runs,
     folder: Path | str,
     *,
-    names: Sequence[str] = (),
-    paper: style.Paper = style.IEEE,
+    names: Sequence[str] | str = (),
+    paper: style.Paper | str = style.IEEE,
     target: float | None = None,
     devices: Sequence[int] = (),
 ) -> list[Path]:
     """Write the named figures, or all that have something to show, in every format with CSV.
 
-    Runs of several blocks have figures each, in a folder of its own. ``devices`` are those that
-    figures of single devices show (gantt, memory, choices); all, where none is named. Raises
-    RunError on a name that is none, or without any of the devices.
+    The runs are a result, or what ``load`` finds. Those of several blocks have figures each, in a
+    folder of its own. ``devices`` are those that figures of single devices show (gantt, memory,
+    choices); all, where none is named. Raises RunError on a name that is none, or without any of
+    the devices.
     """
+    result = runs if isinstance(runs, Result) else load(runs)
+    asked, kind = [names] if isinstance(names, str) else names, _paper(paper)
     studies = result._studies(target=target)
     with _figures_into(folder) as staged:
         drawn: list[Path] = []
         for block, study in studies.items():
             shown = replace(study, devices=tuple(devices))
-            specs = [_spec(name, study) for name in names] or figures.figures_of(study.metric)
+            specs = [_spec(name, study) for name in asked] or figures.figures_of(study.metric)
             inner = staged / block.folder
             inner.mkdir(exist_ok=True)
-            drawn += [p for spec in specs for p in figures.write(spec, shown, inner, paper=paper)]
+            drawn += [p for spec in specs for p in figures.write(spec, shown, inner, paper=kind)]
         return [Path(folder) / path.relative_to(staged) for path in drawn]
 
 

@@ -34,7 +34,8 @@ from simulator.config.experiment import load_experiment
 from simulator.config.schema import RunConfig
 from simulator.engine.federation import at_once
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers, TrainsMeanwhile
 from simulator.world.build import World
 from traces.arrays import FloatArray

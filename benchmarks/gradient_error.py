@@ -28,9 +28,10 @@ from devices.tasks.registry import load_task
 from devices.tasks.task import Batch, Task
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
-from devices.training.data import ModelTokenizer, TokenizedTexts
+from devices.training.batches import TokenizedTexts
 from devices.training.host import choose_host, make_reproducible
 from devices.training.model import AdaptedModel, load_model
+from devices.training.tokens import ModelTokenizer
 from devices.vocabulary.plan import Adapter, Factors, TermGrid, TrainingPlan
 
 IMAGES = ROOT / "docs" / "images"

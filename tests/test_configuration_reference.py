@@ -55,6 +55,22 @@ def test_explain_tells_range_default_and_unit() -> None:
         CliRunner().invoke(app, ["explain", "cohrt"], catch_exceptions=False)
 
 
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        ("zzz", "; at its top stand name, "),  # nothing is near
+        ("training.lerning_rate", "; did you mean learning_rate"),
+        ("fleet.memory_shar", "; did you mean memory_share"),
+    ],
+)
+def test_explain_of_no_key_says_what_there_is(key: str, advice: str) -> None:
+    with pytest.raises(UserError) as error:
+        CliRunner().invoke(app, ["explain", key], catch_exceptions=False)
+    said = str(error.value)
+    assert said.startswith(f"a key must be one of a config, got {key}{advice}")
+    assert said.endswith("; `fedclock explain --page` has all keys")
+
+
 def is_admitted(config: Any) -> bool:
     jsonschema = pytest.importorskip("jsonschema")
     found: bool = jsonschema.Draft202012Validator(editor_schema()).is_valid(config)

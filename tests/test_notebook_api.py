@@ -54,7 +54,8 @@ def test_a_result_holds_the_rows_of_its_runs_with_label_strategy_and_seed(
 ) -> None:
     assert len(result.runs) == 8
     for frame, rows in ((result.rounds, 8 * 4), (result.devices, 8 * 3), (result.clients, 8 * 6)):
-        assert list(frame.columns[:4]) == ["label", "strategy", "shade", "seed"]
+        assert list(frame.columns[:3]) == ["label", "strategy", "seed"]
+        assert "shade" not in frame  # which figures alone need
         assert len(frame) == rows
     chosen = result["quad rank=8"]
     assert set(chosen.rounds["label"]) == {"quad rank=8"}
@@ -100,6 +101,83 @@ def test_what_a_result_does_not_hold_is_said_with_what_it_does(result: fedclock.
         result.draw("pie")
     with pytest.raises(fedclock.RunError, match="hold nothing to plot"):
         result.draw("accuracy")  # timing alone: no accuracy
+
+
+def test_a_result_stands_for_its_runs_wherever_folders_do(
+    result: fedclock.Result, tmp_path: Path
+) -> None:
+    rank = result.where(**{"strategy.rank": 4})
+    assert fedclock.compare(rank).variants == ["plain", "quad"]
+    pd.testing.assert_frame_equal(fedclock.summary(result), result.table())
+    parts = fedclock.load(result["plain rank=4"], result["quad rank=8"].runs[0].path)
+    assert parts.found.variants == ["plain", "quad"]
+    written = fedclock.figures(result.runs[0].path, tmp_path, names=["waiting"])
+    assert {path.name for path in written} >= {"waiting.pdf", "waiting.csv"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "runs must be given as folders or results, got None"),
+        (["a", "b"], r"results, each as an argument of its own: \*folders, got \['a', 'b'\]"),
+    ],
+)
+def test_what_names_no_runs_is_said_in_words(given: Any, words: str) -> None:
+    for read in (fedclock.load, fedclock.compare, fedclock.summary):
+        with pytest.raises(fedclock.RunError, match=words):
+            read(given)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: fedclock.run(5), "must be a YAML file or a mapping of keys, got 5 "),
+        (
+            lambda: fedclock.run(EXPERIMENT, ["stop.rounds=1"]),
+            "overrides must map keys to values, as in {.*}, got \\['stop.rounds=1'\\]",
+        ),
+        (lambda: fedclock.sweep(EXPERIMENT, seeds="3"), r"as in \[0, 3, 7\], got '3'"),
+        (lambda: fedclock.sweep(EXPERIMENT, seeds=[]), r"as in \[0, 3, 7\], got \[\]"),
+        (
+            lambda: fedclock.sweep(EXPERIMENT, grid={"strategy.rank": 4}),
+            "list of its values.*, got 4",
+        ),
+        (lambda: fedclock.sweep(EXPERIMENT, grid=["strategy.rank=4"]), "grid must map each key"),
+    ],
+)
+def test_what_is_of_another_type_is_said_in_words(call: Any, words: str) -> None:
+    with pytest.raises(fedclock.ConfigError, match=words):
+        call()
+
+
+def test_a_paper_and_a_figure_may_be_named(result: fedclock.Result, tmp_path: Path) -> None:
+    width = result.draw("waiting", paper="acm").get_figwidth()
+    assert width == fedclock.PAPERS["acm"].column_in
+    written = fedclock.figures(result, tmp_path, names="waiting", paper="acm")
+    assert {path.stem for path in written} == {"waiting"}
+    with pytest.raises(fedclock.RunError, match=r"paper must be one of ieee, .*; did you mean acm"):
+        result.draw("waiting", paper="acmm")
+
+
+def test_a_figure_that_has_nothing_to_show_is_named(result: fedclock.Result, folder: Path) -> None:
+    done = command_line("figures", "api", "--only", "accuracy", "-o", "none", cwd=folder)
+    assert done.stdout == "nothing to show in these runs: accuracy\n0 files in none\n", result
+
+
+def test_a_result_without_a_run_says_so(result: fedclock.Result) -> None:
+    nothing = result.where(seed=9)
+    with pytest.raises(fedclock.RunError, match="at least one finished run, got none"):
+        nothing.table()
+    assert "Simulated time (s)" in nothing._repr_html_()
+
+
+def test_frames_of_a_result_are_drawn_as_they_are(result: fedclock.Result) -> None:
+    axes = Figure().subplots()
+    fedclock.plot_waiting_rounds(result.rounds, axes)
+    lines = {str(line.get_label()): line for line in axes.get_lines()}
+    assert set(lines) == set(result.found.variants)
+    looks = {(line.get_color(), line.get_marker()) for line in lines.values()}
+    assert len(looks) == len(lines)
 
 
 def test_a_plot_goes_on_any_axes_and_leaves_the_users_style(result: fedclock.Result) -> None:
@@ -193,7 +271,7 @@ def test_runs_on_another_fleet_are_a_block_of_their_own(
     fedclock.run(EXPERIMENT, {"name": "other", "fleet.memory_share": 0.03}, output=folder)
     both = fedclock.load(*result.found.runs["path"], folder / "other")
     assert len(both.blocks) == 2
-    assert "memory_share=[0.03]" in both._repr_html_()
+    assert "memory_share=0.03" in both._repr_html_()
     assert "plain rank=4" in set(both.table().columns)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +44,18 @@ def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) ->
     """
     name = str(name_or_path)
     if name in links():
-        return read_link(DATA / f"{name}.csv")
+        return _bundled(name)
     path = Path(name_or_path)
     if os.path.isfile(path):  # false, where Path.is_file raises: a name too long
         if path.suffix == ".toml":
             return drawn_links(link_model(path, uplink_scale=uplink_scale), 1)[0]
         return read_link(path, uplink_scale=uplink_scale)
     raise ValueError(f"a link must be a CSV or TOML file, or {_none_of_ours(name, links())}")
+
+
+@cache  # each run of a sweep asks for the same few
+def _bundled(name: str) -> Link:
+    return read_link(DATA / f"{name}.csv")
 
 
 def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tuple[Link, ...]:

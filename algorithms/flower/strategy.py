@@ -88,6 +88,11 @@ class Clients:
         return [one for one in self._clients.values() if criterion is None or criterion.select(one)]
 
 
+def no_metrics(_: Sequence[tuple[int, Any]]) -> dict[str, Any]:
+    """Return no metrics of a round for Flower: FedClock tests the global model itself."""
+    return {}
+
+
 @dataclass(frozen=True)
 class FlowerStrategy(Strategy[Any]):
     """A strategy of Flower under FedClock's clock; subclasses say which."""
@@ -115,6 +120,8 @@ class FlowerStrategy(Strategy[Any]):
     def init(self, adapter: Adapter) -> ServerState[Any]:
         initial = ndarrays_to_parameters(list(_arrays(adapter)))
         flower = self.flower(initial)
+        if getattr(flower, "fit_metrics_aggregation_fn", no_metrics) is None:
+            flower.fit_metrics_aggregation_fn = no_metrics  # Flower warns where there is none
         given = self._asked("initialize_parameters", flower, Clients([]))
         if given is not None:
             adapter = self._adapter(adapter, given, "initialize_parameters")

@@ -79,7 +79,7 @@ def depth_on(
     use: FactorUse = "both",
     activation_bits: int = 32,
 ) -> int:
-    """Return the number of trained blocks. Raises ValueError where there are not so many."""
+    """Return how many blocks ``depth`` trains on this fleet. Raises ValueError for too many."""
     if depth == "all":
         return fleet.model.num_blocks
     if depth == "common":

@@ -12,6 +12,7 @@ from algorithms.registry import STRATEGIES
 from simulator.config.experiment import ConfigError
 from simulator.config.own_strategy import load_strategy, names_file
 from simulator.config.plain_yaml import parse_yaml
+from traces.text import did_you_mean
 
 
 def check(
@@ -36,7 +37,11 @@ def _made(kind: str, options: dict[str, Any]) -> Any:
     elif kind in STRATEGIES:
         cls = STRATEGIES[kind]
     else:
-        problem = f"a strategy must be file.py:Class or one of {', '.join(STRATEGIES)}, got {kind}"
+        near = did_you_mean(kind, STRATEGIES)
+        if kind.endswith(".py"):
+            near = f"; name the class too, as in {kind}:MyStrategy"
+        known = ", ".join(STRATEGIES)
+        problem = f"a strategy must be file.py:Class or one of {known}, got {kind}{near}"
         raise ConfigError([problem], "check")
     try:
         return cls(**options)

@@ -14,6 +14,9 @@ from simulator.config.problems import UserError
 from simulator.config.reference import as_page, explained, reference
 from traces.text import did_you_mean
 
+OF_A_RUN = ("label", "strategy_title", "place")
+"""Keys that a run folder's config has, and nobody writes."""
+
 
 def explain(
     key: Annotated[
@@ -38,7 +41,8 @@ def explain(
     found = explained(key)
     if not found:
         known = sorted({entry.key for part in reference() for entry in part.entries})
-        sections = ", ".join(entry.key for entry in reference()[0].entries)
+        top = [entry.key for entry in reference()[0].entries if entry.key not in OF_A_RUN]
+        sections = ", ".join([*top, "strategies"])
         near = did_you_mean(key.rpartition(".")[2], known, most=3)
         raise UserError(
             f"a key must be one of a config, got {key}{near or f'; at its top stand {sections}'}; "

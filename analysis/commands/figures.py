@@ -57,6 +57,8 @@ def figures(
     console = results()
     for line in result.found.left_out:
         say(console, f"left out: {line}")
+    if empty := [name for name in only or () if not any(p.stem == name for p in written)]:
+        say(console, f"nothing to show in these runs: {', '.join(empty)}")
     say(console, f"{len(written)} files in {place}")
 
 

@@ -21,6 +21,8 @@ PURPOSES = {
     "own-data": ("fine-tune on your own texts, on a device of your own", ()),
 }
 """What each config is for, and the files that it needs beside it."""
+FIRST = {"own-data": "put train.csv and test.csv (text, label) into my-data, then "}
+"""What is to be done before the config can be read."""
 
 
 def init(
@@ -49,7 +51,7 @@ def init(
     except OSError as error:
         raise UserError(f"the config cannot be written to {file}: {error}") from None
     say(results(), f"Written: {', '.join(map(str, texts))}")
-    say(chatter(), f"Next: fedclock validate {file}")
+    say(chatter(), f"Next: {FIRST.get(purpose, '')}fedclock validate {file}")
 
 
 def _template(name: str) -> str:

@@ -35,7 +35,7 @@ from simulator.config.origin import Origin
 from simulator.config.problems import UserError
 from simulator.log.disk import replace_file
 from simulator.log.writers import find_writers
-from simulator.runs.run import load_runs
+from simulator.runs.preparation import load_runs
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 

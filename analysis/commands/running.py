@@ -32,7 +32,8 @@ from simulator.config.schema import RunConfig
 from simulator.log.progress import reporter
 from simulator.log.writers import WriterSpec, find_writers
 from simulator.runs.listing import TOPICS, show
-from simulator.runs.run import load_runs, prepare_all, run
+from simulator.runs.preparation import load_runs, prepare_all
+from simulator.runs.run import run
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 from simulator.world.record import record

@@ -32,7 +32,7 @@ from analysis.commands.options import (
 )
 from analysis.commands.voice import chatter, results
 from analysis.metrics.definitions import SMOOTHING
-from simulator.config.origin import Placed, told
+from simulator.config.origin import told
 from simulator.config.problems import UserError
 from simulator.log.disk import writing_into
 from simulator.log.progress_state import duration
@@ -150,22 +150,17 @@ def _check(
     runs: Sequence[SweepRun], console: Console, pool: Pool, complain: Callable[[str], None]
 ) -> list[SweepRun]:
     """Return the runs that are missing. Raises UserError with all that is wrong."""
-    checked: dict[SweepRun, Checked] = {}
-    placed: list[Placed] = []
-    problems, notes = list[str](), list[str]()
     found = outcomes(runs, "check", pool=pool, advanced=lambda *_: None, complain=complain)
     with console.status(f"check {len(runs)} runs"), closing(found):
-        for one, result in found:
-            if isinstance(result, Failure):
-                placed += result.found
-                problems += [] if result.found else result.message.splitlines()
-            else:
-                checked[one] = result
-                notes += result.notes
-    if problems or placed:
+        results = dict(found)
+    failed = [results[one] for one in runs if isinstance(results[one], Failure)]
+    if failed:
+        placed = [problem for one in failed for problem in one.found]
+        problems = [line for one in failed if not one.found for line in one.message.splitlines()]
         raise UserError("\n".join(dict.fromkeys([*told(placed), *problems])))
-    in_order = {one: checked[one] for one in runs}
-    for line in [*same_conditions(in_order), *sorted(set(notes))]:
+    in_order: dict[SweepRun, Checked] = {one: results[one] for one in runs}
+    notes = {note for result in in_order.values() for note in result.notes}
+    for line in [*same_conditions(in_order), *sorted(notes)]:
         say(console, line)
     for one, result in in_order.items():
         if result.is_finished:

@@ -97,7 +97,7 @@ def finite_end(spread: pd.DataFrame) -> float:
 
 
 def write(axes: Axes, ends: pd.Series[float], texts: list[str]) -> None:
-    """Draw a number right of each bar, and room for it."""
+    """Draw a text right of the end of each bar, and make the axis long enough to hold it."""
     for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
         axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=7)
     longest = max(len(text) for text in texts)

@@ -81,12 +81,23 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
         named = devices[:: -(-len(devices) // max(1, int(panel_in / NAME_IN)))]
         axes.set_yticks(named.index, [str(device) for device in named], fontsize=7)
     figure.supylabel("Device, by rising memory budget", fontsize=8)
-    marks: list[Artist] = [
-        Patch(color=style.LIGHT_GREY, label="no plan"),
-        Line2D([], [], color=style.RED, marker="o", linestyle="", label="the plan met OOM"),
-    ]
-    style.legend_above(figure, marks)
+    style.legend_above(figure, _marks(frame, num_rows=int(devices.index.max()) + 1))
     return figure
+
+
+def _marks(frame: pd.DataFrame, *, num_rows: int) -> list[Artist]:
+    """Return what the legend names: cells without a plan and plans that met OOM, if any."""
+    panels = frame.groupby("label")
+    num_cells = int(panels["num_rounds"].max().sum()) * num_rows
+    planned = frame.drop_duplicates(["label", "position", "round"])
+    marks: list[Artist] = []
+    if len(planned) < num_cells:
+        marks.append(Patch(color=style.LIGHT_GREY, label="no plan"))
+    if (frame["outcome"] == "oom").any():
+        marks.append(
+            Line2D([], [], color=style.RED, marker="o", linestyle="", label="the plan met OOM")
+        )
+    return marks
 
 
 def plot(rows: pd.DataFrame, axes: Axes, choice: str, *, scale: Normalize) -> AxesImage:

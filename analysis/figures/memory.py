@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -50,8 +52,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     _name_devices(panels[-1], frame[frame["label"] == labels[0]].reset_index(drop=True))
     panels[-1].set_xlabel("Device, by rising memory budget", labelpad=1)
     figure.supylabel(f"Peak memory ({size.name})", fontsize=8)
-    is_above = bool((frame["memory_budget_bytes"] > _top_bytes(frame)).any())
-    style.legend_above(figure, _handles()[: None if is_above else -1])
+    style.legend_above(figure, _handles(frame))
     return figure
 
 
@@ -117,27 +118,33 @@ def _top_bytes(frame: pd.DataFrame) -> float:
 
 
 def _name_devices(axes: Axes, rows: pd.DataFrame) -> None:
-    """Write number and profile below each bar; for a large fleet, every few numbers alone."""
+    """Write number and profile below each bar; for a large fleet, every few numbers alone.
+
+    Names that are too long for their bars stand upright.
+    """
     step = -(-len(rows) // MAX_NAMES)
     named = rows[::step]
     texts = [
         f"{escape.figure(profile)}  {device}" if step == 1 else str(device)
         for profile, device in zip(named["profile"], named["device_id"], strict=True)
     ]
-    axes.set_xticks(named.index, texts, rotation=90, fontsize=7)
+    bar_in = 0.9 * float(axes.figure.bbox.width) / axes.figure.dpi / len(rows)
+    is_upright = 0.047 * max(map(len, texts)) > bar_in * step  # 7 pt letters
+    axes.set_xticks(named.index, texts, rotation=90 if is_upright else 0, fontsize=7)
 
 
-def _handles() -> list[Artist]:
-    parts: list[Artist] = [Patch(color=color, label=name) for name, (_, color) in PARTS.items()]
-    return [
-        *parts,
-        Line2D([], [], color=style.BLACK, linewidth=1.4, label="budget"),
-        Line2D(
-            [], [], color=style.RED, marker="x", linestyle="", markersize=4.5,
-            markeredgewidth=1.4, label="a plan met OOM",
-        ),
-        Line2D(
-            [], [], color=style.BLACK, marker="^", linestyle="", markersize=3.5,
-            label="budget above the axis",
-        ),
-    ]  # fmt: skip
+def _handles(frame: pd.DataFrame) -> list[Artist]:
+    """Return what the legend names: the budget, and of the rest what some device has."""
+    cross: dict[str, Any] = {"color": style.RED, "marker": "x", "markeredgewidth": 1.4}
+    arrow: dict[str, Any] = {"color": style.BLACK, "marker": "^"}
+    is_above = (frame["memory_budget_bytes"] > _top_bytes(frame)).any()
+    parts = {name: color for name, (_, color) in PARTS.items() if frame[name].any()}
+    handles: list[Artist] = [Patch(color=color, label=name) for name, color in parts.items()]
+    handles += [Line2D([], [], color=style.BLACK, linewidth=1.4, label="budget")]
+    for is_there, name, look, size in (
+        (frame["num_oom"].any(), "a plan met OOM", cross, 4.5),
+        (is_above, "budget above the axis", arrow, 3.5),
+    ):
+        if is_there:
+            handles.append(Line2D([], [], linestyle="", markersize=size, label=name, **look))
+    return handles

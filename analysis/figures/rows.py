@@ -9,12 +9,14 @@ import pandas as pd
 from analysis.figures import style
 from analysis.runs.load import Run
 
+SHADE = "shade"
+"""The column that counts the labels of one strategy, by which figures tell them apart."""
+
 
 def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
     """Return the rows of every run, after columns for its label, strategy, shade and seed.
 
-    ``shade`` counts the labels of one strategy, by which figures tell them apart: give all runs,
-    for it to be alike in every figure.
+    Give all runs, for the shade to be alike in every figure.
     """
     numbers = style.shades((run.label, run.strategy) for run in runs)
     parts = [

@@ -27,7 +27,7 @@ TEX_POINTS = 72.27  # to an inch; TeX's point is not the 1/72 inch of PDF
 PNG_DPI = 300
 MAX_MARKS = 12
 MAX_HEIGHT_IN = 9.0  # of a page
-LINE_IN = 0.155  # of a legend
+LINE_IN = 0.155  # of a legend, in letters of 7.5 pt
 FORMATS = ("pdf", "png", "svg")
 NUM_SAMPLES = 200  # places at which lines are held against each other and against words
 COVERED_SHARE = 0.004  # of an axis: two lines this near to each other look like one
@@ -165,11 +165,15 @@ def shades(pairs: Iterable[tuple[str, str]]) -> dict[str, int]:
 def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
     """Return the look of each label, by the label, strategy and shade of a figure's frame.
 
+    Without the column of shades, labels of one strategy are told apart in the order that they come.
     Shade 0 has the look of its strategy, whatever else the frame holds. Further ones are tints of
     its colour, with other marks and dashes.
     """
     chosen: dict[str, Look] = {}
-    rows = frame[["label", "strategy", "shade"]].drop_duplicates("label")
+    rows = frame.filter(["label", "strategy", "shade"]).drop_duplicates("label")
+    if "shade" not in rows:
+        numbers = shades(zip(rows["label"], rows["strategy"], strict=True))
+        rows = rows.assign(shade=rows["label"].map(numbers))
     # Strategies of the project first: no name that is not may take the look of one of them.
     first = rows.sort_values("strategy", key=lambda kinds: ~kinds.isin(list(COLORS)), kind="stable")
     for label, strategy, shade in first.itertuples(index=False):
@@ -257,11 +261,9 @@ def legend_above(figure: Figure, handles: Sequence[Artist], note: str = "") -> N
     The figure grows by its height, so panels keep their size however many entries there are.
     """
     names = [str(handle.get_label()) for handle in handles]
-    entry_in = 0.40 + 0.047 * max((len(name) for name in names), default=1)  # 7.5 pt letters
-    columns = max(1, int(figure.get_figwidth() / entry_in))
-    rows = -(-len(handles) // columns)
     if not handles and not note:
         return
+    rows = _num_rows([0.40 + 0.047 * len(name) for name in names], figure.get_figwidth())
     figure.set_figheight(figure.get_figheight() + LINE_IN * (rows + bool(note)))
     figure.legend(
         handles,
@@ -272,6 +274,15 @@ def legend_above(figure: Figure, handles: Sequence[Artist], note: str = "") -> N
         title=note,
         title_fontsize=7.5,
     )
+
+
+def _num_rows(widths_in: Sequence[float], width_in: float) -> int:
+    """Return the fewest rows of a legend whose columns, each as wide as it must be, fit a width."""
+    for rows in range(1, len(widths_in)):
+        columns = np.array_split(widths_in, -(-len(widths_in) // rows))
+        if sum(max(column) for column in columns) <= width_in:
+            return rows
+    return len(widths_in)
 
 
 def plain_log_axis(axis: Axis) -> None:

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.definitions import value_in_words
-from analysis.metrics.run_metrics import evaluations
+from analysis.metrics.run_metrics import evaluated
 from analysis.metrics.seeds import median
 from analysis.metrics.study import Study
 from analysis.units import SECONDS, significant
@@ -35,7 +35,7 @@ def frame(study: Study) -> pd.DataFrame:
     return of_runs(
         study.runs,
         lambda run: pd.DataFrame(
-            [_row(study.run_row(run), target)] if len(evaluations(run)) else []
+            [_row(study.run_row(run), target)] if len(evaluated(run.rounds, run.metric)) else []
         ),
     )
 

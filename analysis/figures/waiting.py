@@ -13,14 +13,16 @@ from matplotlib.ticker import MaxNLocator
 from analysis import escape
 from analysis.figures import bands, bars, style
 from analysis.figures.rows import of_runs
-from analysis.metrics.run_metrics import waiting_s
+from analysis.metrics.run_metrics import mean_waiting_s
 from analysis.metrics.study import Study
 from analysis.units import SECONDS
 
 
 def mean_frame(study: Study) -> pd.DataFrame:
     """Return one row for each run with an aggregation: its mean wait per round."""
-    frame = of_runs(study.runs, lambda run: pd.DataFrame([{"waiting_s": waiting_s(run)}]))
+    frame = of_runs(
+        study.runs, lambda run: pd.DataFrame([{"waiting_s": mean_waiting_s(run.rounds)}])
+    )
     return frame.dropna(subset="waiting_s").reset_index(drop=True)
 
 

@@ -20,7 +20,7 @@ def warnings_of(
     per_run: pd.DataFrame, target: float | None, smoothing: int, metric: Metric
 ) -> list[str]:
     """Return the warnings on a study, a sentence each, from its table of runs."""
-    found = [*_of_seeds(per_run), *_of_losses(per_run)]
+    found = [*_of_seeds(per_run), *_of_absent(per_run), *_of_losses(per_run)]
     if target is not None:
         found += _of_noise(per_run, target, smoothing, metric)
         found += _of_censored(per_run, target, metric)
@@ -33,6 +33,19 @@ def _of_seeds(per_run: pd.DataFrame) -> Iterator[str]:
         yield "One seed: a difference between variants may be chance."
     elif fewest < MIN_SEEDS:
         yield f"{fewest} seeds: a comparison takes at least {MIN_SEEDS}."
+
+
+def _of_absent(per_run: pd.DataFrame) -> Iterator[str]:
+    """Name the seeds that a variant lacks and another has, with all variants that lack the same."""
+    seeds = sorted(set(per_run["seed"]))
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for variant, own in per_run.groupby("variant", sort=False)["seed"]:
+        if lacking := tuple(seed for seed in seeds if seed not in set(own)):
+            alike.setdefault(lacking, []).append(str(variant))
+    for lacking, variants in alike.items():
+        which = f"seed{'s' * bool(lacking[1:])} {listed([*map(str, lacking)])}"
+        verb = "have" if variants[1:] else "has"
+        yield f"{listed(variants)} {verb} no finished run at {which}, which other variants have."
 
 
 def _of_losses(per_run: pd.DataFrame) -> Iterator[str]:

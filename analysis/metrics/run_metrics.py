@@ -14,7 +14,6 @@ import pandas as pd
 
 from analysis.metrics.definitions import BESIDE, SMOOTHING, wrong_target
 from analysis.runs.files import RunError
-from analysis.runs.load import Run
 from devices.tasks.task import Metric
 from simulator.log.records import NUM_UNMERGED
 from traces.arrays import FloatArray
@@ -61,11 +60,6 @@ class Spent(NamedTuple):
     energy_j: float
 
 
-def evaluations(run: Run) -> pd.DataFrame:
-    """Return the rounds at which the model was evaluated, the initial one (round 0) included."""
-    return evaluated(run.rounds, run.metric)
-
-
 def is_timed(rounds: pd.DataFrame) -> bool:
     """Return False for a run that was charged no time, whose rounds all closed at instant 0."""
     closed_s = rounds["closed_s"].to_numpy()
@@ -78,13 +72,8 @@ def of_time(metric: Metric) -> tuple[str, ...]:
     return (*OF_TIME, *at_equal)
 
 
-def waiting_s(run: Run) -> float:
-    """Return the mean over rounds with an aggregation of the mean wait of those aggregated."""
-    return mean_waiting_s(run.rounds)
-
-
 def evaluated(rounds: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """Return the rounds of one run at which the model was evaluated."""
+    """Return the rounds of one run at which its model was evaluated, round 0 included."""
     return rounds[rounds[metric.name].notna()]
 
 
@@ -365,37 +354,6 @@ def _quantiles(name: str, values: FloatArray, metric: Metric) -> dict[str, float
     shares = list(QUANTILES.values())
     found = sign * np.quantile(sign * values, shares) if len(values) else [math.nan] * len(shares)
     return {f"{name}_{which}": float(value) for which, value in zip(QUANTILES, found, strict=True)}
-
-
-def lost_work(clients: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each run and lost outcome: num_plans, lost_s, lost_bytes, lost_j.
-
-    ``clients`` are those of any number of runs, as ``RunSet.clients`` gives them.
-    """
-    lost = clients[clients["outcome"] != "aggregated"]
-    keys = [lost[name] for name in ("run", "variant", "seed", "outcome")]
-    sums = _lost(lost).assign(num_plans=1).groupby(keys, observed=True, sort=False).sum()
-    return sums.reset_index()
-
-
-def waiting_distribution(clients: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each variant and wait: the share of merged plans that waited no longer."""
-    merged = clients[clients["outcome"] == "aggregated"]
-    by_variant = merged.groupby("variant", observed=True, sort=False)["waiting_s"]
-    counts = by_variant.value_counts(normalize=True, sort=False).sort_index()
-    share = counts.groupby(level="variant", observed=True).cumsum()
-    return share.rename("share").reset_index()
-
-
-def _lost(clients: pd.DataFrame) -> pd.DataFrame:
-    """Return seconds, bytes and joules of each plan; waiting idly for the round is no work."""
-    return pd.DataFrame(
-        {
-            "lost_s": clients["finished_s"] - clients["started_s"],
-            "lost_bytes": clients["download_bytes"] + clients["upload_bytes"],
-            "lost_j": clients["energy_compute_j"] + clients["energy_radio_j"],
-        }
-    )
 
 
 def _plain(number: float) -> float:

@@ -166,7 +166,7 @@ def study(
             _number(row["num_test"]),
         )
     if not played:
-        raise RunError("at least one run must be readable; " + "; ".join(damaged))
+        raise RunError("\n".join(["at least one run must be readable; got none", *damaged]))
     left_out = (*runs.left_out, *damaged)
     return _study(played, target, baseline, smoothing=smoothing, left_out=left_out)
 
@@ -286,16 +286,17 @@ def _at_target(
     smooth = {n: metrics.smoothed(one.rounds, metric, smoothing) for n, one in played.items()}
     horizon_s = _horizon_s(_judging(played), metric)
     budget = _shared_budget(_judging(played), metric)
+    found = {name: metrics.of_rounds(one.rounds, metric) for name, one in played.items()}
     rows = {
         name: {
             "variant": one.variant,
             "strategy": one.strategy,
             "seed": one.seed,
             **metrics.to_target(smooth[name], chosen.value, metric),
-            **metrics.of_rounds(one.rounds, metric),
+            **found[name],
             **metrics.value_within(smooth[name], budget, metric),
             f"{metric.name}_area": metrics.mean_over_time(one.rounds, horizon_s, metric),
-            f"{metric.name}_error": _standard_error(one),
+            f"{metric.name}_error": _standard_error(one, found[name][f"final_{metric.name}"]),
             "smoothed_best": metric.best(smooth[name][metric.name]),
             **one.work,
             **({} if metrics.is_timed(one.rounds) else dict.fromkeys(metrics.of_time(metric), NAN)),
@@ -350,15 +351,14 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _standard_error(one: _Played) -> float:
-    """Return the standard error of the final value, by the examples that it was measured on.
+def _standard_error(one: _Played, final: float) -> float:
+    """Return the standard error of a run's final value, by the examples that it was measured on.
 
     Not a number for a metric that is no share of examples.
     """
     evaluation = one.config.get("evaluation")
     asked = evaluation.get("examples") if isinstance(evaluation, dict) else None
     counts = [n for n in (_number(asked), one.num_test) if n > 0]
-    final = metrics.of_rounds(one.rounds, one.metric)[f"final_{one.metric.name}"]
     return one.metric.standard_error(final, min(counts)) if counts else math.nan
 
 

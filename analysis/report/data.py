@@ -254,6 +254,10 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+SHORT = 8
+"""Digits of a hash where a person reads it; the provenance has all."""
+
+
 def _facts(study: Study) -> list[str]:
     runs, manifest = study.runs, study.runs[0].manifest
     charged = f", a proxy at the costs of {', '.join(study.charged)}" if study.charged else ""
@@ -265,7 +269,7 @@ def _facts(study: Study) -> list[str]:
         classes = f", {data['num_classes']} classes, majority class {majority}"
     versions = manifest.get("versions")
     versions = versions if isinstance(versions, dict) else {}
-    hashes = ", ".join(sorted({str(run.manifest["conditions_hash"]) for run in runs}))
+    hashes = ", ".join(sorted({str(run.manifest["conditions_hash"])[:SHORT] for run in runs}))
     lines = [
         f"model: {manifest['model'].get('name')}{charged}",
         f"data: {data.get('name')} ({data.get('num_train')} training and {data.get('num_test')}"
@@ -280,7 +284,7 @@ def _facts(study: Study) -> list[str]:
         lines.append(f"training on the host in {dtype}")
     if commit := manifest.get("git_sha"):
         changed = " with uncommitted changes" if manifest.get("git_dirty") else ""
-        lines.append(f"code: commit {commit}{changed}")
+        lines.append(f"code: commit {str(commit)[:SHORT]}{changed}")
     return lines
 
 

@@ -69,7 +69,7 @@ def to_html_page(report: ReportData, figures: Path) -> str:
     # "<" in data could end the script element, whatever stands around it.
     plans = json.dumps(inspection(report.runs), allow_nan=False).replace("<", "\\u003c")
     round_columns = [column.title for column in columns_of(report.runs)]
-    round_columns.insert(LANE, "in time")
+    round_columns.insert(LANE, "In time")
     return template.render(
         report=report,
         about=data,

@@ -28,43 +28,43 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("device_id", "device"),
-    Column("outcome", "outcome", is_text=True),
-    Column("profile", "profile", is_text=True),
-    Column("link", "link", is_text=True),
-    Column("download_s", "download (s)"),
-    Column("train_s", "training (s)"),
-    Column("upload_s", "upload (s)"),
-    Column("waiting_s", "wait (s)"),
-    Column("offline_s", "offline (s)"),
-    Column("staleness", "staleness"),
-    Column("num_shrinks", "shrunk"),
-    Column("depth", "depth"),
-    Column("num_terms_trained", "terms trained"),
-    Column("mean_weight_bits", "weight bits"),
-    Column("num_quantized_blocks", "packed blocks"),
-    Column("mean_upload_bits", "upload bits"),
-    Column("peak_memory_bytes", "peak (MB)", 1e6),
-    Column("memory_budget_bytes", "budget (MB)", 1e6),
-    Column("download_bytes", "down (MB)", 1e6),
-    Column("upload_bytes", "up (MB)", 1e6),
-    Column("battery_share", "battery (%)", 0.01),
-    Column("train_loss", "training loss"),
+    Column("device_id", "Device"),
+    Column("outcome", "Outcome", is_text=True),
+    Column("profile", "Profile", is_text=True),
+    Column("link", "Link", is_text=True),
+    Column("download_s", "Download (s)"),
+    Column("train_s", "Training (s)"),
+    Column("upload_s", "Upload (s)"),
+    Column("waiting_s", "Wait (s)"),
+    Column("offline_s", "Offline (s)"),
+    Column("staleness", "Staleness"),
+    Column("num_shrinks", "Shrunk"),
+    Column("depth", "Depth"),
+    Column("num_terms_trained", "Terms trained"),
+    Column("mean_weight_bits", "Weight bits"),
+    Column("num_quantized_blocks", "Packed blocks"),
+    Column("mean_upload_bits", "Upload bits"),
+    Column("peak_memory_bytes", "Peak (MB)", 1e6),
+    Column("memory_budget_bytes", "Budget (MB)", 1e6),
+    Column("download_bytes", "Down (MB)", 1e6),
+    Column("upload_bytes", "Up (MB)", 1e6),
+    Column("battery_share", "Battery (%)", 0.01),
+    Column("train_loss", "Training loss"),
 )
 LANE = 2  # the place before which the page draws what the device did when
-TIMES = (Column("opened_s", "opened (s)"), Column("duration_s", "lasted (s)"))
+TIMES = (Column("opened_s", "Opened (s)"), Column("duration_s", "Lasted (s)"))
 ROUND_COLUMNS = (
-    Column("loss", "loss"),
-    Column("num_aggregated", "aggregated"),
-    Column("num_oom", "out of memory"),
-    Column("num_late", "late"),
-    Column("num_offline", "offline"),
-    Column("num_crashed", "crashed"),
-    Column("num_lost", "lost on the link"),
-    Column("num_rejected", "rejected"),
-    Column("num_shrunk", "shrunk"),
-    Column("num_sat_out", "sat out"),
-    Column("waiting_s", "mean wait (s)"),
+    Column("loss", "Loss"),
+    Column("num_aggregated", "Aggregated"),
+    Column("num_oom", "Out of memory"),
+    Column("num_late", "Late"),
+    Column("num_offline", "Offline"),
+    Column("num_crashed", "Crashed"),
+    Column("num_lost", "Lost on the link"),
+    Column("num_rejected", "Rejected"),
+    Column("num_shrunk", "Shrunk"),
+    Column("num_sat_out", "Sat out"),
+    Column("waiting_s", "Mean wait (s)"),
 )
 PHASES = (("download", "download_s"), ("train", "train_s"), ("upload", "upload_s"))
 
@@ -118,7 +118,7 @@ def _plan(row: Json, columns: Sequence[Column]) -> Json:
 def _rounds(run: Run) -> Iterator[Json]:
     """Return for each round the numbers that stand above its plans."""
     unit = scale_of(run.metric).unit(run.rounds[run.metric.name])
-    judged = Column(run.metric.name, units.title(run.metric.phrase, unit), unit.size)
+    judged = Column(run.metric.name, units.title(run.metric.title, unit), unit.size)
     columns = [column for column in (*TIMES, judged, *ROUND_COLUMNS) if column.name in run.rounds]
     for row in run.rounds.to_dict("records"):
         yield {column.title: _number(row[column.name], column.size) for column in columns}

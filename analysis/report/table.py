@@ -21,7 +21,7 @@ from analysis.units import BYTES, JOULES, NO_NUMBER, SECONDS, Unit, title
 NOT_REACHED = "not reached"
 TIME_TO_TARGET = next(metric for metric in METRICS if metric.column == "time_to_target_s")
 LEVEL = 0.05
-"""Of the tests that mark a best value, after Holm's correction."""
+"""The significance level of the tests that mark a best value, after Holm's correction."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def note(study: Study) -> str:
     if most < MIN_SEEDS:
         return f"{number} seeds a variant, the value of each; no value is marked; {words}"
     return (
-        f"{number} seeds a variant; [95 % interval]; to the target: median, speed-up: geometric "
-        "mean, else: mean; marked: the best of a row where it is told apart from every other "
-        f"(paired t test, Holm, {100 * LEVEL:.0f} %); {words}"
+        f"{number} seeds a variant; [95 % interval], none where all seeds have one value; to the "
+        "target: median, speed-up: geometric mean, else: mean; marked: the best of a row where it "
+        f"is told apart from every other (paired t test, Holm, {100 * LEVEL:.0f} %); {words}"
     )
 
 
@@ -161,10 +161,7 @@ def cell_text(metric: Metric, estimate: Estimate, unit: Unit) -> str:
 
 
 def _known(estimate: Estimate, num_runs: int) -> str:
-    """Return of how many runs a number is, where others do not have it; empty of all or none.
-
-    Of fewer than three there is no interval either.
-    """
+    """Return how many runs have a number, in brackets; empty where all or none of them have it."""
     return f" ({estimate.num_known} of {num_runs})" if 0 < estimate.num_known < num_runs else ""
 
 
@@ -177,6 +174,7 @@ def _is_shown(study: Study, metric: Metric) -> bool:
 
 
 def _words(study: Study) -> dict[str, str]:
+    """Return what stands in the titles of rows in place of their names in braces."""
     value, budget, metric = study.target.value, study.budget, study.metric
     target = "" if value is None else value_in_words(metric, value)
     is_named = metric.unit != "share"

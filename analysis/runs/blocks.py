@@ -47,8 +47,8 @@ def blocks_of(runs: RunSet) -> dict[Block, RunSet]:
     frame = runs.runs
     numbers = pd.Series(_numbers(frame), index=frame.index)
     parts = [frame[numbers == number] for number in dict.fromkeys(numbers)]
-    headings = _headings(parts)
-    if len(parts) == 1 or headings is None:
+    headings = _headings(parts) if parts[1:] else None
+    if headings is None:
         return {ALONE: runs}
     blocks: dict[Block, RunSet] = {}
     for part, heading in zip(parts, headings, strict=True):

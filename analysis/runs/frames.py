@@ -82,11 +82,9 @@ class RunSet:
             return list(self.runs[name])
         configs = self._configs()
         if not any(name in config for config in configs):
-            names = [*self.runs.columns, *self.settings().columns]
-            raise RunError(
-                f"runs are chosen by {', '.join(map(str, names))}, got {name}"
-                f"{did_you_mean(name, names)}"
-            )
+            names = [*map(str, self.runs.columns), *map(str, self.settings().columns)]
+            near = did_you_mean(name, names) or f"; there are {', '.join(names)}"
+            raise RunError(f"runs must be chosen by a column or a setting, got {name}{near}")
         return [config.get(name) for config in configs]
 
     def _each(self, have: Sequence[list[bool]]) -> Iterable[tuple[bool, ...]]:
@@ -157,7 +155,7 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
         seen[key] = path
         rows.append(row)
     if not rows:
-        raise RunError("at least one run must have ended; " + "; ".join(left_out or ["got none"]))
+        raise RunError("\n".join(["at least one run must have ended; got none", *left_out]))
     in_order = sorted(rows, key=_order)
     return RunSet(with_variants(pd.DataFrame(in_order).drop(columns="order")), tuple(left_out))
 
@@ -183,7 +181,7 @@ def load_variants(runs: RunSet) -> tuple[list[Run], list[str]]:
         except RunError as error:
             damaged.append(str(error))
     if not loaded:
-        raise RunError("at least one run must be readable; " + "; ".join(damaged))
+        raise RunError("\n".join(["at least one run must be readable; got none", *damaged]))
     return loaded, damaged
 
 
@@ -244,11 +242,20 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def in_words(settings: Mapping[str, Any]) -> list[str]:
-    """Return words like ``rank=8``: the last part of each key, or all where two end alike."""
+    """Return words like ``rank=8``: the last part of each key, or all where two end alike.
+
+    A list of numbers or texts is its entries, as in ``memory_share=0.01,0.02``.
+    """
     short = {key: key.rpartition(".")[2] for key in settings}
     ends = list(short.values())
     return [
-        f"{short[key] if ends.count(short[key]) == 1 else key}={value}"
+        f"{short[key] if ends.count(short[key]) == 1 else key}={_value_in_words(value)}"
         for key, value in settings.items()
         if value is not None
     ]
+
+
+def _value_in_words(value: object) -> str:
+    if isinstance(value, list) and value and not any(isinstance(v, list | dict) for v in value):
+        return ",".join(map(str, value))
+    return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,14 @@ from analysis.runs.files import (
     title_of,
 )
 from devices.tasks.task import Metric
+from simulator.log.manifest import TABLES
 from traces.text import parse_json
 
 MAX_LINE = 1_000_000
 """Characters of a line of the event log; a longer one is cut, and so no event."""
+
+RUN_FOLDER = re.compile(r"-[0-9a-f]{8}-s\d+\Z")
+"""What the name of every run's folder ends with."""
 
 EVENT_KEYS: dict[str, Any] = {
     "at_s": (int, float),
@@ -90,13 +95,14 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         if (path / "manifest.json").is_file() or (path / "config.yaml").is_file():
             found.append(path)
             continue
-        names = ("manifest.json", "config.yaml")  # either is enough: what lacks is said later
-        below = sorted({file.parent for name in names for file in path.glob(f"*/{name}")})
+        names = ("manifest.json", *TABLES)  # each is enough: what lacks is said later
+        below = {file.parent for name in names for file in path.glob(f"*/{name}")}
+        below |= {one for one in path.iterdir() if RUN_FOLDER.search(one.name) and one.is_dir()}
         if not below:
             raise RunError(
                 f"{path} is not a run folder and holds none: no manifest.json in it or one below"
             )
-        found.extend(below)
+        found.extend(sorted(below))
     return list({path.resolve(): path for path in found}.values())
 
 

@@ -20,7 +20,7 @@ from traces.importers import FORMATS, Availability, Format, Imported, Recording,
 from traces.importers.own import from_table
 from traces.importers.result import DeviceTable
 from traces.signals import BATTERY_LEVEL, FREE_MEMORY, LATENCY, SPEED
-from traces.text import MAX_BYTES, Row, Table, excerpt, read_table
+from traces.text import MAX_BYTES, Row, Table, did_you_mean, excerpt, read_table
 
 STEP_COLUMNS = tuple(one.column for one in (LATENCY, SPEED, FREE_MEMORY, BATTERY_LEVEL))
 NUM_DRAWN = 4
@@ -205,6 +205,6 @@ def _files(name: str) -> list[Path]:
     if not files:
         raise ValueError(
             f"a trace must be a CSV or TOML file, a folder of them, or one of "
-            f"{', '.join(catalog.pools())}, got {name!r}"
+            f"{', '.join(catalog.pools())}, got {name!r}{did_you_mean(name, catalog.pools())}"
         )
     return files

@@ -13,8 +13,9 @@ import yaml
 
 from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.flops import backward_flops, forward_flops
-from devices.training.data import draw_batches, tokenize
+from devices.training.batches import draw_batches
 from devices.training.export import save_peft
+from devices.training.tokens import tokenize
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import (
     Evaluation,

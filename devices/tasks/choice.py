@@ -25,8 +25,8 @@ class Choice(LearnsTokens):
     """A choice learns the right answer to a prompt, and takes the likeliest of those on offer.
 
     It is trained as a language model on the tokens of the right answer, the prompt masked out of
-    the loss. Of each test example the answer is taken whose tokens have the largest sum of
-    log-probabilities after the prompt, its end among them. A prompt that is too long beside its
+    the loss. For a test example it takes the answer whose tokens, the end included, have the
+    largest sum of log-probabilities after the prompt. A prompt that is too long beside its
     answer is cut at its beginning. Loss is the mean over the tokens of right answers, in nats.
     """
 
@@ -36,11 +36,11 @@ class Choice(LearnsTokens):
     metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, LOSS)
 
     data: TextDataset
-    offered: Mapping[Split, Sequence[tuple[str, ...]]]  # of each example
-    right: Mapping[Split, IntArray]  # (n,): which of those offered
+    offered: Mapping[Split, Sequence[tuple[str, ...]]]  # the choices of each example
+    right: Mapping[Split, IntArray]  # (n,): the place of the right one among them
     template: str = "{prompt}\n"
     label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
-    scored: tuple[Split, ...] = ("test",)  # of whose examples the wrong answers are encoded too
+    scored: tuple[Split, ...] = ("test",)  # the splits whose wrong answers are encoded too
 
     @classmethod
     def of(cls, data: TextDataset) -> Choice:

@@ -10,7 +10,7 @@ import torch
 
 from devices.tasks.task import Task
 from devices.training.adapters import load_adapter
-from devices.training.data import TokenizedTexts
+from devices.training.batches import TokenizedTexts
 from devices.training.predictor import ModelPredictor
 from devices.vocabulary.plan import Adapter, TermGrid
 from devices.vocabulary.trainer import ChunkScore

@@ -14,8 +14,9 @@ from torch.nn import functional
 from transformers import GenerationConfig
 
 from devices.tasks.task import IGNORED, Batch
-from devices.training.data import ModelTokenizer, TokenizedTexts
+from devices.training.batches import TokenizedTexts
 from devices.training.model import AdaptedModel
+from devices.training.tokens import ModelTokenizer
 from traces.arrays import IntArray
 
 

@@ -14,9 +14,9 @@ from devices.models.spec import ModelSpec
 from devices.tasks.task import Batch
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import load_adapter
-from devices.training.data import FIRST_WORD_ID
 from devices.training.host import Host, choose_host
 from devices.training.model import load_model
+from devices.training.tokens import FIRST_WORD_ID
 from devices.vocabulary.plan import TrainingPlan
 
 LEARNING_RATE = 1e-6  # so small that training on random texts goes on for ever

@@ -17,15 +17,14 @@ from devices.models.spec import ModelSpec
 from devices.tasks.task import Batch, Encoded, Task, groups_or_none_at_all, num_predicted
 from devices.training.activations import RoundingNoise, packed_activations
 from devices.training.adapters import LoadedAdapter, load_adapter
-from devices.training.config import TrainingConfig
-from devices.training.data import (
-    ModelTokenizer,
+from devices.training.batches import (
     TokenizedTexts,
     draw_batches,
     in_common_order,
     length_sorted_chunks,
     stratified_subset,
 )
+from devices.training.config import TrainingConfig
 from devices.training.evaluation import score_chunk
 from devices.training.files import said_in_words
 from devices.training.host import choose_host, keep_freed_memory, make_reproducible
@@ -36,6 +35,7 @@ from devices.training.predictor import ModelPredictor
 from devices.training.prefixes import KeptPrefixes
 from devices.training.salience import block_fisher, block_salience
 from devices.training.stacked import LoadedStack, load_stack
+from devices.training.tokens import ModelTokenizer
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.stacks import stacks_of
 from devices.vocabulary.trainer import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from types import NoneType
 from typing import Any
@@ -33,6 +34,12 @@ NO_NUMBER = {
 }
 """pydantic's names for the errors that a value is no number of the kind that a key takes."""
 
+MORE = {
+    "training": ", or keys and values such as learning_rate",
+    "profile": ", the name of a profile or a TOML file (figures of your own stand at device)",
+}
+"""What else a message says of a key whose value is of another type."""
+
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 """pydantic's names for the error that a key is none."""
 
@@ -47,6 +54,9 @@ def problem_line(error: Any, model: type[RunConfig]) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         kinds = [kind for hint in hints for arm in members(hint) for kind in kinds_of(arm)]
         own = " or path/to/your.py:Class" if name == "strategy" else ""
+        if given in kinds:
+            example = f"{{ kind: {given} }}"
+            return f"{name} must hold keys and values, as in {example}, got {shown(given)}"
         wrong = kind_in(given)
         near = did_you_mean(wrong, kinds) if isinstance(wrong, str) else ""
         return f"{name}.kind must be one of {', '.join(kinds)}{own}, got {shown(wrong)}{near}"
@@ -73,8 +83,10 @@ def problem_line(error: Any, model: type[RunConfig]) -> str:
     if kind == "tuple_type":
         return f"{name} must be a list, got {shown(given)}"
     rule = error["msg"].removeprefix("Input should ").removeprefix("String should ")
-    more = ", or keys and values such as learning_rate" if name == "training" else ""
-    return f"{name} must {rule}{more}, got {shown(given)}"
+    rule = rule.replace("a valid string", "a text")
+    known = re.findall(r"'([^']*)'", rule) if kind == "literal_error" else []
+    near = did_you_mean(given, known)
+    return f"{name} must {rule}{MORE.get(name.rpartition('.')[2], '')}, got {shown(given)}{near}"
 
 
 def keys_of(error: Any, model: type[RunConfig]) -> Keys:
@@ -96,9 +108,9 @@ def _unknown_key(place: Sequence[str | int], model: type[RunConfig]) -> str:
     sections = [arm for hint in hints for arm in members(hint) if is_section(arm)]
     valid = list(dict.fromkeys(name for section in sections for name in names_of(section)))
     valid += ["strategies"] if not where else ["title", RATE] if where == ["strategy"] else []
-    near = did_you_mean(place[-1], valid)
     inside = shown_keys(where) or "a config"
-    return f"{shown_keys([*where, place[-1]])} is no key; {inside} has {', '.join(valid)}{near}"
+    near = did_you_mean(place[-1], valid) or f"; {inside} has {', '.join(valid)}"
+    return f"{shown_keys([*where, place[-1]])} is no key{near}"
 
 
 def altered(given: Any, read: Any, where: Sequence[str] = ()) -> Iterator[str]:

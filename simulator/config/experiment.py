@@ -170,11 +170,14 @@ def _read(path: Path) -> dict[str, Any]:
             [f"an experiment must be a YAML file, got none{near}"], str(path)
         ) from None
     except OSError as error:
-        raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from None
+        problem = f"an experiment must be a YAML file, which cannot be read: {error.strerror}"
+        raise ConfigError([problem], str(path)) from None
     except ValueError as error:
         raise ConfigError([str(error)], str(path)) from None
     if not isinstance(raw, dict):
-        raise ConfigError(["must hold a mapping of keys to values"], str(path))
+        given = {str: "a text", list: "a list", type(None): "nothing"}.get(type(raw), "one value")
+        problem = f"an experiment must hold keys and values, such as name: my-paper, got {given}"
+        raise ConfigError([problem], str(path))
     return raw
 
 

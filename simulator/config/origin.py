@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,8 @@ from simulator.config.plain_yaml import Place, key_places
 from traces.text import listed
 
 _KEY = re.compile(r"[A-Za-z0-9._-]+")
+
+_SECONDS = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?(?= s\b)")
 
 MAX_SHOWN = 100
 """Characters of an override that a message quotes."""
@@ -75,11 +77,11 @@ Placed = tuple[str | Origin, str]
 def told(found: Iterable[Placed]) -> list[str]:
     """Return a line for each problem, with the origin or the option that it is of behind it.
 
-    What is wrong for one reason stands once: with all keys that an override reached, and with all
-    values that a grid gives them.
+    What is wrong for one reason stands once: with all keys that an override reached, with all
+    values that a grid gives them, and with the range of the seconds that it has at several seeds.
     """
     lines: dict[Any, list[_Overridden]] = {}
-    for where, problem in found:
+    for where, problem in _with_ranges(found):
         override = where.override_of(problem) if isinstance(where, Origin) else None
         if not isinstance(where, Origin):
             lines[f"{problem} ({where})"] = []
@@ -89,6 +91,20 @@ def told(found: Iterable[Placed]) -> list[str]:
             one = _Overridden.of(where, problem, override)
             lines.setdefault((where.file, one.name, one.rule), []).append(one)
     return [line for key, ones in lines.items() for line in (_joined(ones) or [key])]
+
+
+def _with_ranges(found: Iterable[Placed]) -> Iterator[Placed]:
+    """Yield the problems; those that differ in their seconds alone have the range of these."""
+    alike: dict[tuple[object, ...], list[Placed]] = {}
+    for where, problem in found:
+        file = where.file if isinstance(where, Origin) else where
+        alike.setdefault((file, *_SECONDS.split(problem)), []).append((where, problem))
+    for (_, *words), same in alike.items():
+        each = zip(*(_SECONDS.findall(problem) for _, problem in same), strict=True)
+        ranges = (dict.fromkeys((min(s, key=float), max(s, key=float))) for s in each)
+        texts = [*map(" to ".join, ranges), ""]
+        text = "".join(f"{word}{seconds}" for word, seconds in zip(words, texts, strict=True))
+        yield from ((where, text) for where, _ in same)
 
 
 class _Overridden(NamedTuple):
@@ -124,6 +140,7 @@ def _joined(ones: Sequence[_Overridden]) -> list[str]:
     for named, wrongs in by_keys.items():
         given = listed(list(dict.fromkeys(given for _, given in wrongs)))
         override = f"{ones[0].name}={','.join(dict.fromkeys(value for value, _ in wrongs))}"
-        problem = f"{listed(named)}{ones[0].rule}{', got ' * bool(given)}{given}"
+        rule = ones[0].rule.replace(" is no key", " are no keys", 1) if named[1:] else ones[0].rule
+        problem = f"{listed(named)}{rule}{', got ' * bool(given)}{given}"
         lines.append(f"{problem} ({ones[0].file} with {override:.{MAX_SHOWN}})")
     return lines

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from simulator.config.keys import RATE, flatten
-from simulator.config.own_strategy import SCALE
+from simulator.config.keys import RATE, flatten, kinds_of, locate, members
+from simulator.config.own_strategy import SCALE, names_file
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import shown, shown_keys
 from simulator.config.schema import RunConfig
@@ -93,13 +93,21 @@ def _switch_problems(
         if name.startswith(f"{section}.") and name not in assigned and name != place
     ]
     left = [name for name in left if name.partition(".")[0] not in shared]
-    if not left or kind in (None, value):
+    if not left or kind in (None, value) or not _is_kind(section, value):
         return []
     return [
         f"an override must not leave options of another kind behind: {section} is of kind "
         f"{shown(kind)} and has {', '.join(left)}, got {place}={value}; give the "
         f"section as a whole, as in {section}='{{kind: {value}}}'"
     ]
+
+
+def _is_kind(section: str, value: Any) -> bool:
+    """Tell whether a section may be of this kind; one that is none is an error of its own."""
+    keys = ["strategy"] if section.startswith("strategies.") else section.split(".")
+    kinds = [kind for hint in locate(RunConfig, keys)[1] for arm in members(hint)
+             for kind in kinds_of(arm)]  # fmt: skip
+    return not kinds or value in kinds or names_file(value)
 
 
 def _default_kind(section: str) -> Any:

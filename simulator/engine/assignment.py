@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from devices.cost.model import Cost
 from devices.fleet.fleet import Device
 from devices.vocabulary.plan import Broadcast, Timing, TrainingPlan
 from simulator.engine.seeds import stream_seed
-from simulator.log.records import ClientRecord
+from simulator.log.records import Ended
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Assignment:
     """An assignment holds what the server remembers of a dispatched plan until the plan ends."""
 
@@ -20,16 +19,16 @@ class Assignment:
     broadcast: Broadcast
     device: Device
     cost: Cost
-    record: ClientRecord
+    record: Ended
     run_seed: int
     num_draws: int  # how often devices had been asked when this plan was made
 
-    @cached_property
+    @property
     def training_seed(self) -> int:
         """Return the seed that the device draws its batches from."""
         return stream_seed(self.run_seed, "training", self.num_draws, self.plan.device_id)
 
-    @cached_property
+    @property
     def wire_seed(self) -> int:
         """Return the seed of the random rounding in the encoded update."""
         return stream_seed(self.run_seed, "wire", self.num_draws, self.plan.device_id)

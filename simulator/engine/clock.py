@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ from simpy.events import EventPriority
 from devices.vocabulary.plan import DeviceId
 from simulator.config.problems import UserError
 from simulator.engine.faults import Faults
-from simulator.log.records import ClientRecord, Outcome, RoundRecord
+from simulator.log.records import Ended, Outcome, RoundProgress
 
 Steps = Generator[simpy.Event, Any, None]
 MAX_FAILED = 100
@@ -45,6 +45,37 @@ def at_this_instant(
     event._ok, event._value = True, None
     event.callbacks.append(act)
     env.schedule(event, priority)
+
+
+class Mailbox:
+    """A mailbox keeps what is put in until its one reader takes it, in order."""
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self._env, self._kept = env, deque[Any]()
+        self._bell: simpy.Event | None = None  # the reader waits for it
+
+    def put(self, item: Any) -> None:
+        """Put something in, and wake up the reader if it waits."""
+        self._kept.append(item)
+        self._ring()
+
+    def bell(self) -> simpy.Event:
+        """Return an event that happens once there is something to take.
+
+        Only the last one that was asked for ever happens.
+        """
+        bell = self._bell = self._env.event()
+        self._ring()
+        return bell
+
+    def take(self) -> Any:
+        """Take out what was put in first."""
+        return self._kept.popleft()
+
+    def _ring(self) -> None:
+        if self._bell is not None and self._kept:
+            self._bell.succeed()
+            self._bell = None
 
 
 def sleep_until(env: simpy.Environment, at_s: float) -> Steps:
@@ -85,7 +116,7 @@ class VoidRounds:
 
     _num = 0
 
-    def closed(self, record: RoundRecord) -> None:
+    def closed(self, record: RoundProgress) -> None:
         """Count a round that has closed. Raises StalledError where too many had no plan."""
         is_void = not record.num_planned and record.closed_s == record.opened_s
         self._num = self._num + 1 if is_void else 0
@@ -98,7 +129,7 @@ class VoidRounds:
             )
 
 
-def check_progress(round_number: int, ended: Sequence[ClientRecord], *, num_devices: int) -> None:
+def check_progress(round_number: int, ended: Sequence[Ended], *, num_devices: int) -> None:
     """Raise StalledError where so many plans failed that the round would never close."""
     if len(ended) <= MAX_FAILED * num_devices:
         return

@@ -6,20 +6,20 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import simpy
 
 from devices.fleet.profile import Activity
 from simulator.engine.assignment import Assignment
-from simulator.engine.clock import Steps, sleep_until
+from simulator.engine.clock import Mailbox, Steps, sleep_until
 from simulator.engine.conditions import Conditions
 from simulator.engine.faults import Cut
 from simulator.engine.network import Direction, Flow, Network, Segment, Unshared
 from simulator.engine.presence import Condition, Presence
 from simulator.engine.rules import Rules, WhenOffline
-from simulator.log.protocol import RunLog
-from simulator.log.records import NO_DETAILS, Event, Outcome
+from simulator.log.deferred import DeferredLog
+from simulator.log.records import NO_DETAILS, ClientRecord, Event, Outcome
 from traces.arrays import BoolArray
 from traces.bandwidth import BandwidthTrace
 from traces.steps import StepTrace
@@ -36,7 +36,7 @@ class DeviceContext:
     """The context of the devices of a run is what all of them share."""
 
     env: simpy.Environment
-    log: RunLog
+    log: DeferredLog
     presence: Presence
     world: Conditions
     rules: Rules
@@ -61,13 +61,14 @@ class _WorkLostError(Exception):
         self.outcome = outcome
 
 
-def run_client(context: DeviceContext, work: Assignment, inbox: simpy.Store) -> Steps:
+def run_client(context: DeviceContext, work: Assignment, inbox: Mailbox) -> Steps:
     """Carry out one plan on its device, and report to the server how it ended.
 
     An interrupt means that the server has stopped waiting: the phase under way is cut, and counted
     up to that instant.
     """
-    client, record = _Client(context, work), work.record
+    client = _Client(context, work)
+    record = client.record
     try:
         yield from client.live()
         record.outcome = "aggregated"
@@ -93,7 +94,7 @@ class _Client:
 
     def __init__(self, context: DeviceContext, work: Assignment) -> None:
         self.context, self.work = context, work
-        self.env, self.record = context.env, work.record
+        self.env, self.record = context.env, cast(ClientRecord, work.record)
         self.delivered_bytes = 0
         faults, device_id = context.world.faults, work.device.device_id
         links = (faults.link_losses(device_id), faults.server)

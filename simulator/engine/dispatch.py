@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from simulator.engine.participation import Participation
 from simulator.engine.seeds import NumberedStreams, stream
 from simulator.engine.server_view import MAX_REMEMBERED, ServerView
 from simulator.log.checked import InvariantError
-from simulator.log.records import ClientRecord, plan_fields
+from simulator.log.records import ClientRecord, PlanRow, plan_fields
 from traces.arrays import IntArray
 
 
@@ -88,19 +88,20 @@ class Dispatcher:
         profile = self._view.profile(device_id)
         if profile is not device.profile:  # another power mode
             device = replace(device, profile=profile)
-        return Assignment(
-            plan=plan,
-            broadcast=fed.strategy.broadcast(state, plan),
-            device=device,
-            cost=cost,
-            record=ClientRecord.open(
-                device,
-                num_examples=self._view.num_examples(device_id),
-                planned=self._plan_fields(plan, cost),
-                dispatched=now,
-            ),
-            run_seed=fed.seed,
-            num_draws=self._count,
+        round_number, now_s = now
+        num_examples = self._view.num_examples(device_id)
+        row = PlanRow(plan, cost, profile, round_number, device_id, now_s, num_examples)
+        broadcast = fed.strategy.broadcast(state, plan)
+        return Assignment(plan, broadcast, device, cost, row, fed.seed, self._count)
+
+    def record(self, work: Assignment) -> ClientRecord:
+        """Return the record of a plan that something may cut, to be filled in as it runs."""
+        row = work.record
+        return ClientRecord.open(
+            work.device,
+            num_examples=row.num_examples,
+            planned=self._plan_fields(work.plan, work.cost),
+            dispatched=(row.round, row.started_s),
         )
 
     def _plan_fields(self, plan: TrainingPlan, cost: Cost) -> Mapping[str, Any]:
@@ -120,7 +121,8 @@ class Dispatcher:
     ) -> Assignment | None:
         """Return an assignment that fits into ``free_bytes`` of memory; None if there is none."""
         fed, device_id = self._fed, work.plan.device_id
-        rng = stream(fed.seed, "shrink", self._count, device_id, work.record.num_shrinks)
+        record = cast(ClientRecord, work.record)
+        rng = stream(fed.seed, "shrink", self._count, device_id, record.num_shrinks)
         view = self._view.with_free_memory(device_id, free_bytes)
         try:
             plans = fed.strategy.plan(state, view, (device_id,), rng)
@@ -129,7 +131,7 @@ class Dispatcher:
         for plan in plans:
             cost = self._view.cost(plan)
             if cost.memory.total <= free_bytes:
-                work.record.replan(plan, cost)
+                record.replan(plan, cost)
                 return replace(
                     work, plan=plan, cost=cost, broadcast=fed.strategy.broadcast(state, plan)
                 )
@@ -141,7 +143,8 @@ def _checked_cohort(
 ) -> tuple[DeviceId, ...]:
     """Return the picks in rising order. Raises InvariantError where they are no cohort."""
     cohort = tuple(sorted(map(int, picked)))
-    asked = np.array(cohort, dtype=np.int64)
+    # Numpy takes a single number in a fraction of the time that it takes an array of one.
+    asked = cohort[0] if len(cohort) == 1 else np.array(cohort, dtype=np.int64)
     is_idle = (idle.take(idle.searchsorted(asked), mode="clip") == asked).all()
     if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle:
         raise InvariantError(

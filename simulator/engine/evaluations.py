@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 
 from devices.tasks.task import Metric
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import Evaluation
 from simulator.engine.federation import Federation
-from simulator.log.deferred import DeferredLog
-from simulator.log.records import Event, RoundRecord
+from simulator.log.cohort_timeline import CohortTimeline
+from simulator.log.deferred import DeferredLog, RoundEnd
+from simulator.log.records import Ended, Event, RoundProgress
 
 NOT_EVALUATED = Evaluation({})
 
@@ -23,20 +24,20 @@ class Evaluations:
         self._fed, self._log = federation, log
         self._under_way: Future[Evaluation] | None = None  # of the round that has not closed
         self.last = NOT_EVALUATED  # that is known
-        self.unknown = self.metrics_of(NOT_EVALUATED)
+        self._unknown = self.metrics_of(NOT_EVALUATED)
 
     def begin(self, adapter: Adapter, at_s: float, round_number: int) -> None:
         """Begin to evaluate the model that a round ends with."""
 
-        def note(found: Evaluation) -> None:
+        def note(found: Evaluation) -> Event:
             self.last = found
             first = self._fed.world.metrics[0].name
             known = {metric.name: value for metric, value in self.metrics_of(found).items()}
             # The rest of them stand in the record of the round.
             details = {name: known[name] for name in known if name in (first, "loss")}
-            self._log.log.event(Event(at_s, "evaluated", round_number, None, details))
+            return Event(at_s, "evaluated", round_number, None, details)
 
-        self._log.flush()  # one at a time, so that the log is never far behind
+        self._log.settle()  # one at a time, so that the log is never far behind
         self._under_way = self._fed.begin(self._fed.trainer.evaluate, adapter)
         self._log.once(self._under_way, note)
         if self._fed.rules.stop.target is not None:
@@ -59,14 +60,16 @@ class Evaluations:
         target = self._fed.rules.stop.target
         return target is not None and self._fed.world.metrics[0].reaches(self.last_score, target)
 
-    def close(self, record: RoundRecord) -> None:
-        """Log the round, with its evaluation once that is known."""
+    def close(
+        self,
+        progress: RoundProgress,
+        ended: Sequence[Ended],
+        timeline: CohortTimeline | None,
+    ) -> None:
+        """Log the end of a round, with its evaluation once that is known."""
+        evaluation, self._under_way = self._under_way, None
 
-        def log(found: Evaluation) -> None:
-            self._log.log.round(replace(record, metrics=self.metrics_of(found)))
+        def metrics() -> Mapping[Metric, float]:
+            return self.metrics_of(evaluation.result()) if evaluation else self._unknown
 
-        if self._under_way:
-            self._log.once(self._under_way, log)
-        else:
-            self._log.round(record)
-        self._under_way = None
+        self._log.close(RoundEnd(progress, ended, timeline, metrics))

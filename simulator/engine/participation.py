@@ -14,7 +14,7 @@ from algorithms.selection import Roster
 from algorithms.strategy import FleetView
 from devices.fleet.fleet import Fleet
 from devices.vocabulary.plan import ClientUpdate, DeviceId
-from simulator.log.records import ClientRecord
+from simulator.log.records import Ended
 from traces.arrays import FloatArray, IntArray
 
 MOST = sys.float_info.max
@@ -74,7 +74,7 @@ class Participation:
         self._times_picked[rows] += 1
         self._last_round[rows] = round_number
 
-    def ended(self, record: ClientRecord) -> None:
+    def ended(self, record: Ended) -> None:
         """Note the seconds that a device took for its update, or those until it was cut."""
         row = record.device_id
         taken_s = record.finished_s - record.started_s

@@ -7,13 +7,13 @@ and record, with one timeout for each phase and no process.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from simulator.engine.assignment import Assignment
 from simulator.engine.clock import at_this_instant
 from simulator.engine.device import DeviceContext, end_plan
 from simulator.engine.network import shown_s
-from simulator.log.records import Event
+from simulator.log.records import Event, PlanRow
 from traces.steps import StepTrace
 
 
@@ -65,7 +65,7 @@ class PlanTimeline:
         self, context: DeviceContext, work: Assignment, stages: Sequence[_Stage], inbox: Any
     ) -> None:
         self._context, self._work, self._inbox = context, work, inbox
-        self._env, self._record = context.env, work.record
+        self._env, self._record = context.env, cast(PlanRow, work.record)
         self._rest = list(reversed(stages))
         self._stage, self._since_s = stages[0], 0.0
         self.is_alive = True

@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import simpy
@@ -16,6 +16,7 @@ from devices.vocabulary.plan import ClientUpdate, DeviceId
 from simulator.engine.aggregation import collect, merge
 from simulator.engine.assignment import Assignment
 from simulator.engine.clock import (
+    Mailbox,
     VoidRounds,
     check_arrival,
     check_progress,
@@ -33,11 +34,11 @@ from simulator.engine.presence import Presence
 from simulator.engine.seeds import stream
 from simulator.engine.timelines import Timelines
 from simulator.log.checked import CheckedLog
-from simulator.log.cohort_records import log_ended, updates_of
+from simulator.log.cohort_records import updates_of
 from simulator.log.cohort_timeline import CohortTimeline
 from simulator.log.deferred import DeferredLog
-from simulator.log.protocol import RunLog, Tee
-from simulator.log.records import ClientRecord, Event, RoundProgress, RoundRecord
+from simulator.log.protocol import Log, Tee
+from simulator.log.records import Ended, Event, RoundProgress
 from traces.arrays import BoolArray, IntArray
 
 
@@ -65,11 +66,11 @@ class Server:
             None  # of this round's plans that nothing interrupts
         )
         self._num_ahead = self._num_ahead_arrived = 0  # of its plans: at work, and arrived
-        self._inbox = simpy.Store(env)
+        self._inbox = Mailbox(env)
         self._in_flight: dict[DeviceId, simpy.Process | PlanTimeline] = {}
         self._has_no_plan = np.ones(len(world.fleet), dtype=np.bool_)  # by the plans in flight
         self._arrived: list[Assignment] = []
-        self._ended: list[ClientRecord] = []  # of this round, whatever the outcome
+        self._ended: list[Ended] = []  # of this round, whatever the outcome
         self._resting: dict[DeviceId, Assignment] = {}  # ended; waits for the round to close
         self._round, self._opened_s = 0, 0.0
         self._num_cohort = self._num_planned = 0
@@ -91,7 +92,7 @@ class Server:
     def serve(self) -> Generator[simpy.Event, Any, None]:
         """Run rounds until the stop condition holds; round 0 is the initial model."""
         self._evaluate()
-        self.evaluations.close(self._round_record())
+        self._log_round(self._round_end())
         self._round = 1
         while not self._is_over:
             yield from self._wait_for_devices()
@@ -131,7 +132,7 @@ class Server:
         is_idle: BoolArray = self._presence.present(self._env.now) & self._has_no_plan
         if self._sat_out:
             is_idle[list(self._sat_out)] = False
-        return np.flatnonzero(is_idle)
+        return is_idle.nonzero()[0]
 
     def _next_arrival_s(self) -> float:
         return self._presence.next_arrival_s(self._env.now, but=self._sat_out)
@@ -211,6 +212,7 @@ class Server:
         """Let a device begin with its plan at this instant, once the server waits."""
         stages = stages_of(self._devices, work)
         if stages is None:
+            work.record = self._dispatcher.record(work)
             return self._env.process(run_client(self._devices, work, self._inbox))
         timeline = PlanTimeline(self._devices, work, stages, self._inbox)
         timeline.begin()
@@ -229,16 +231,14 @@ class Server:
 
     def _wait(self) -> Generator[simpy.Event, Any, None]:
         """Wait for a report, the deadline, or a device to come while a slot is free."""
-        arrival = self._inbox.get()
+        arrival = self._inbox.bell()
         alarm_s = self._opened_s + self._fed.pacing.deadline_s
         if self._slots() > 0:
             alarm_s = min(alarm_s, self._next_arrival_s())
         left_s = max(alarm_s - self._env.now, 0.0)
         yield arrival if math.isinf(left_s) else arrival | self._env.timeout(left_s)
         if arrival.triggered:
-            self._receive(cast(Assignment | CohortTimeline, arrival.value))
-        else:
-            arrival.cancel()  # else the stale request swallows the next arrival
+            self._receive(self._inbox.take())
         yield from self._wait_for_server()
 
     def _receive(self, work: Assignment | CohortTimeline) -> None:
@@ -284,10 +284,10 @@ class Server:
         self._is_over = self._is_last_round() or self.evaluations.has_reached_target
         if self._is_over:
             yield from self._cut_rest()
-        self.evaluations.close(record := self._round_record())
-        self._void_rounds.closed(record)
+        self._log_round(progress := self._round_end())
+        self._void_rounds.closed(progress)
         self._round += 1
-        self._arrived, self._ended, self._timeline, self._sat_out = [], [], None, set()
+        self._arrived, self._sat_out = [], set()
         self._num_cohort = self._num_planned = self._num_ahead_arrived = 0
 
     def _updates(self) -> list[ClientUpdate]:
@@ -313,7 +313,8 @@ class Server:
             if process.is_alive:  # else it reported at this very instant, and is in time
                 process.interrupt("late")
         while self._in_flight:
-            self._receive((yield self._inbox.get()))
+            yield self._inbox.bell()
+            self._receive(self._inbox.take())
 
     def _cut_rest(self) -> Generator[simpy.Event, Any, None]:
         """Cut all plans that are still under way as the run ends; none of them is merged."""
@@ -335,17 +336,19 @@ class Server:
         if self._round % self._fed.rules.evaluate_every == 0 or self._is_last_round():
             self.evaluations.begin(self.state.adapter, self._env.now, self._round)
 
-    def _round_record(self) -> RoundRecord:
-        """Return the record of the round, with its metrics still NaN."""
+    def _round_end(self) -> RoundProgress:
+        """Let the devices rest that have ended, and return what is known of the round."""
         for device_id in sorted(self._resting):
             self._end_rest(device_id)
-        ended = log_ended(self._log, self._ended, self._timeline, now_s=self._env.now)
         counted = self._opened_s, self._env.now, self._num_cohort, self._num_planned
-        progress = RoundProgress(self._round, self.state.version, *counted)
-        return RoundRecord.of(ended, metrics=self.evaluations.unknown, progress=progress)
+        return RoundProgress(self._round, self.state.version, *counted)
+
+    def _log_round(self, progress: RoundProgress) -> None:
+        self.evaluations.close(progress, self._ended, self._timeline)
+        self._ended, self._timeline = [], None
 
 
-def simulate(federation: Federation, *logs: RunLog) -> Server:
+def simulate(federation: Federation, *logs: Log) -> Server:
     """Run one federation to its end, and return the server as it stands then.
 
     ``logs`` are told of all that happens, as ``RunLog`` describes. Raises StalledError where it
@@ -353,7 +356,8 @@ def simulate(federation: Federation, *logs: RunLog) -> Server:
     """
     env = simpy.Environment()
     checked = CheckedLog()
-    with DeferredLog(Tee((*logs, checked))) as deferred:
+    fleet, gathers = federation.world.fleet, federation.is_timing_only
+    with DeferredLog(Tee((*logs, checked)), fleet, gathers=gathers) as deferred:
         server = Server(env, federation, deferred)
         env.process(note_faults(env, federation.world.faults, server.note))
         # Until the server is done, not to exhaustion: a stale deadline must not move the clock.

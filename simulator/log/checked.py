@@ -10,29 +10,33 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from devices.vocabulary.plan import Adapter, DeviceId
+from simulator.log.block import Block
 from simulator.log.cohort_timeline import CohortEvents, CohortTimeline
-from simulator.log.records import (
-    NUM_UNMERGED,
-    ClientRecord,
-    ClientTable,
-    Columns,
-    Event,
-    Outcome,
-    RoundRecord,
-)
+from simulator.log.records import NUM_UNMERGED, ClientRecord, ClientTable, Columns, Event
+from traces.arrays import BoolArray, FloatArray, IntArray
 
 TOLERANCE = 1e-9
 """Relative tolerance: seconds are sums of a few dozen doubles, each rounded to 1e-16."""
 
 COMES_AND_GOES = ("joined", "left")
 """Events of a device that need no plan."""
+CUT_SHORT = "an update that arrived must be merged or refused until the run ends"
 TRAINED = ("training_started", "upload_started")
 """Phases that a plan reaches only where its memory sufficed."""
+REPORTED = ("aggregated", "rejected")
+"""Outcomes of a plan whose update arrived."""
+PHASES_S = ("download_s", "train_s", "upload_s", "offline_s")
+ENERGIES = ("energy_compute_j", "energy_radio_j", "energy_idle_j")
+_CHECKED = (
+    *PHASES_S, *ENERGIES, "device_id", "started_s", "finished_s", "waiting_s", "outcome", "flops",
+    "staleness", "download_bytes", "upload_bytes", "lost_bytes", "peak_memory_bytes",
+    "free_memory_bytes",
+)  # fmt: skip
 
 
 class InvariantError(Exception):
@@ -50,6 +54,15 @@ class _Work:
     is_received: bool = False
 
 
+class _Closed(NamedTuple):
+    """What is kept of the last round that has closed."""
+
+    round: int
+    version: int
+    opened_s: float
+    closed_s: float
+
+
 class CheckedLog:
     """A checked log checks what it is told, and stands last among the logs of a run.
 
@@ -60,11 +73,10 @@ class CheckedLog:
         self._last = Event(0.0, "start", 0)
         self._asked: set[DeviceId] = set()  # of the last cohorts: has not begun, nor sat out
         self._works: dict[DeviceId, deque[_Work]] = {}  # without a record yet, in order
-        self._free_s: dict[DeviceId, float] = {}  # end of the device's last plan
-        self._merged: list[DeviceId] = []  # this round, by the event
-        self._recorded: list[tuple[DeviceId, Outcome]] = []  # this round
-        self._timeline: CohortTimeline | None = None  # without its records yet
-        self._closed: RoundRecord | None = None
+        self._free_s: FloatArray = np.zeros(0)  # end of each device's last plan
+        self._merged: dict[int, list[DeviceId]] = {}  # by the events of rounds that go on
+        self._timelines: dict[int, CohortTimeline] = {}  # by round: without their records yet
+        self._closed: _Closed | None = None
         self._num_planned = self._num_begun = 0
         self._is_cut = False  # an update that arrived was not merged: only at the end of a run
 
@@ -74,12 +86,12 @@ class CheckedLog:
             self._broken(f"the clock must not go back, got {event.at_s!r} s", event)
         self._last = event
         if event.name == "aggregated":
-            self._merged += event.details["devices"]
+            self._merged.setdefault(event.round, []).extend(event.details["devices"])
         elif event.device is not None and event.name not in COMES_AND_GOES:
             self._of_device(event, event.device)
         elif "cohort" in event.details:
             if self._is_cut:
-                self._broken("an update that arrived must be merged or refused until the run ends")
+                self._broken(CUT_SHORT)
             self._asked.update(event.details["cohort"])
 
     def _of_device(self, event: Event, device_id: DeviceId) -> None:
@@ -114,33 +126,22 @@ class CheckedLog:
         elif name == "shrunk":
             work.phase = name
 
-    def client(self, record: ClientRecord) -> None:
-        """Check the record of a plan that has ended."""
-        works = self._works.get(record.device_id)
-        if not works:
-            self._broken("a plan must begin before it ends, and end once", record)
-        work = works.popleft()
-        self._check_times(record, work)
-        if work.phase in TRAINED and record.peak_memory_bytes > record.free_memory_bytes + 1:
-            self._broken(  # the free bytes are rounded down
-                f"memory in use must be at most what is free, {record.free_memory_bytes} bytes, "
-                f"got {record.peak_memory_bytes}",
-                record,
-            )
-        self._check_bytes(record, work)
-        if not (record.flops >= 0 and 0 <= record.energy_j < math.inf):
-            self._broken("FLOPs and joules must be at least 0 and finite", record)
-        if record.outcome in ("aggregated", "rejected"):
-            self._check_reported(record, work)
-        elif work.is_received:
-            self._is_cut = True
-        self._recorded.append((record.device_id, record.outcome))
+    def block(self, block: Block) -> None:
+        """Check the events of rounds, then their plans, then that each round counts its own."""
+        for piece in block.pieces:
+            if isinstance(piece, Event):
+                self.event(piece)
+            else:
+                self._cohort(piece)
+        self._clients(block)
+        self._rounds(block)
 
-    def cohort(self, events: CohortEvents) -> None:
+    def _cohort(self, events: CohortEvents) -> None:
         """Check the events of a round whose plans were worked out ahead, a plan a device."""
         timeline = events.timeline
         devices = set(timeline.devices.tolist())
-        if self._timeline or len(devices) != len(timeline.devices) or not devices <= self._asked:
+        is_second = timeline.round in self._timelines or len(devices) != len(timeline.devices)
+        if is_second or not devices <= self._asked:
             self._broken("a device must begin once for each time that it was asked")
         phases_s = (timeline.download_s, timeline.train_s, timeline.upload_s)
         if not all(bool((phase_s[~timeline.is_late] > 0).all()) for phase_s in phases_s):
@@ -158,23 +159,62 @@ class CheckedLog:
             self.event(event)
         if timeline.last_s > self._last.at_s:
             self._last = Event(timeline.last_s, "update_received", timeline.round)
-        self._timeline = timeline
+        self._timelines[timeline.round] = timeline
 
-    def client_table(self, table: ClientTable) -> None:
-        """Check the records of a round: each device of its timeline once, and its phases.
+    def _clients(self, block: Block) -> None:
+        """Check the records of plans, those of a timeline each device once."""
+        columns, begin = block.clients.columns, 0
+        is_ahead = np.zeros(len(block.clients), dtype=np.bool_)
+        for number, (_, end) in zip(block.rounds.columns["round"], block.ends, strict=True):
+            if timeline := self._timelines.pop(int(number), None):
+                devices = columns["device_id"][begin:end]
+                is_ahead[begin:end] = np.isin(devices, timeline.devices)
+                if sorted(devices[is_ahead[begin:end]].tolist()) != timeline.devices.tolist():
+                    self._broken("a plan must begin before it ends, and end once")
+            begin = end
+        if is_ahead.any():
+            self._check_table({name: values[is_ahead] for name, values in columns.items()})
+        cut = self._one_by_one(block.clients, np.flatnonzero(~is_ahead))
+        if len(cut) and len(block.ends) > 1 and cut[0] < block.ends[-2][1]:
+            self._broken(CUT_SHORT, block.clients.record(int(cut[0])))
+        self._is_cut |= len(cut) > 0
+        for row in np.flatnonzero(~self._are_free(columns))[:1].tolist():
+            record = block.clients.record(row)
+            self._broken("a device must end one plan before it begins the next", record)
 
-        The other records are checked one by one.
+    def _are_free(self, columns: Columns) -> BoolArray:
+        """Return (n,): whether each device has ended one plan before it began the next."""
+        order = np.argsort(columns["device_id"], kind="stable")
+        devices, ends_s = columns["device_id"][order], columns["finished_s"][order]
+        num_missing = devices.max(initial=-1) + 1 - len(self._free_s)
+        if num_missing > 0:
+            self._free_s = np.concatenate([self._free_s, np.zeros(num_missing)])
+        is_first = np.diff(devices, prepend=-1) != 0
+        free_s = np.concatenate([[0.0], ends_s])[:-1]
+        free_s[is_first] = self._free_s[devices[is_first]]
+        self._free_s[devices] = ends_s  # of several, the last one stays
+        found = np.empty(len(order), dtype=np.bool_)
+        found[order] = columns["started_s"][order] >= free_s
+        return found
+
+    def _one_by_one(self, table: ClientTable, rows: IntArray) -> IntArray:
+        """Check the records of plans whose events were told, each against these.
+
+        Return the rows whose update arrived and was neither merged nor refused.
         """
-        timeline, columns = self._timeline, table.columns
-        if timeline is None:
-            self._broken("a plan must begin before it ends, and end once")
-        is_ahead = np.isin(columns["device_id"], timeline.devices)
-        if sorted(columns["device_id"][is_ahead].tolist()) != timeline.devices.tolist():
-            self._broken("a plan must begin before it ends, and end once")
-        for row in np.flatnonzero(~is_ahead).tolist():
-            self.client(table.record(row))
-        self._check_table({name: values[is_ahead] for name, values in columns.items()})
-        self._timeline = None
+        works = []
+        for k, device_id in enumerate(table.columns["device_id"][rows].tolist()):
+            begun = self._works.get(device_id)
+            if not begun:
+                record = table.record(int(rows[k]))
+                self._broken("a plan must begin before it ends, and end once", record)
+            works.append(begun.popleft())
+        columns = {name: table.columns[name][rows] for name in _CHECKED}
+        for k in np.flatnonzero(~self._are_true(columns, works)).tolist():
+            self._check_record(table.record(int(rows[k])), works[k])
+        is_merged = np.isin(columns["outcome"], REPORTED)
+        is_received = np.array([work.is_received for work in works], dtype=np.bool_)
+        return rows[is_received & ~is_merged]
 
     def _check_table(self, columns: Columns) -> None:
         ends_s = sum(columns[name] for name in ("started_s", "download_s", "train_s", "upload_s"))
@@ -191,9 +231,44 @@ class CheckedLog:
             self._broken("training must take time and operations")
         if (columns["lost_bytes"] < 0).any() or columns["lost_bytes"][is_merged].any():
             self._broken("bytes sent must be bytes received and lost")
-        devices = columns["device_id"].tolist()
-        self._free_s.update(zip(devices, columns["finished_s"].tolist(), strict=True))
-        self._recorded += zip(devices, columns["outcome"].tolist(), strict=True)
+
+    def _are_true(self, columns: Columns, works: Sequence[_Work]) -> BoolArray:
+        """Return (n,): which records pass all checks, as ``_check_record`` makes them."""
+        started_s, finished_s = columns["started_s"], columns["finished_s"]
+        phases_s = [columns[name] for name in PHASES_S]
+        lasted_s = started_s + (((phases_s[0] + phases_s[1]) + phases_s[2]) + phases_s[3])
+        sent = columns["download_bytes"] + columns["upload_bytes"] - columns["lost_bytes"]
+        energy_j = sum(columns[name] for name in ENERGIES)
+        have_trained = np.array([work.phase in TRAINED for work in works], dtype=np.bool_)
+        are_received = np.array([work.is_received for work in works], dtype=np.bool_)
+        does_fit = columns["peak_memory_bytes"] <= columns["free_memory_bytes"] + 1
+        is_whole = are_received & (columns["train_s"] > 0) & (columns["flops"] > 0)
+        is_whole &= columns["staleness"] >= 0
+        found: BoolArray = (
+            (np.minimum.reduce([*phases_s, columns["waiting_s"]]) >= 0)
+            & (np.abs(lasted_s - finished_s) <= TOLERANCE * np.maximum(finished_s, 1.0))
+            & (started_s == np.array([work.started_s for work in works], dtype=np.float64))
+            & (sent == np.array([work.delivered_bytes for work in works], dtype=np.int64))
+            & (does_fit | ~have_trained)
+            & (columns["flops"] >= 0) & (energy_j >= 0) & (energy_j < math.inf)
+            & (is_whole | ~np.isin(columns["outcome"], REPORTED))
+        )  # fmt: skip
+        return found
+
+    def _check_record(self, record: ClientRecord, work: _Work) -> None:
+        """Raise InvariantError with the rule that a record breaks."""
+        self._check_times(record, work)
+        if work.phase in TRAINED and record.peak_memory_bytes > record.free_memory_bytes + 1:
+            self._broken(  # the free bytes are rounded down
+                f"memory in use must be at most what is free, {record.free_memory_bytes} bytes, "
+                f"got {record.peak_memory_bytes}",
+                record,
+            )
+        self._check_bytes(record, work)
+        if not (record.flops >= 0 and 0 <= record.energy_j < math.inf):
+            self._broken("FLOPs and joules must be at least 0 and finite", record)
+        if record.outcome in REPORTED:
+            self._check_reported(record, work)
 
     def _check_times(self, record: ClientRecord, work: _Work) -> None:
         phases_s = (record.download_s, record.train_s, record.upload_s, record.offline_s)
@@ -208,9 +283,6 @@ class CheckedLog:
             )
         if record.started_s != work.started_s:
             self._broken(f"the record must start with its work, at {work.started_s!r} s", record)
-        if record.started_s < self._free_s.get(record.device_id, 0.0):
-            self._broken("a device must end one plan before it begins the next", record)
-        self._free_s[record.device_id] = record.finished_s
 
     def _check_bytes(self, record: ClientRecord, work: _Work) -> None:
         sent = record.download_bytes + record.upload_bytes
@@ -229,31 +301,36 @@ class CheckedLog:
         if record.staleness < 0:
             self._broken(f"staleness must be at least 0, got {record.staleness}", record)
 
-    def round(self, record: RoundRecord) -> None:
-        """Check the record of a round that has closed; its plans came before it."""
-        before, ended = self._closed, self._recorded
-        merged = [device_id for device_id, outcome in ended if outcome == "aggregated"]
-        if sorted(merged) != sorted(self._merged):
-            self._broken(
-                f"each update must be merged once: merged {sorted(self._merged)}, recorded "
-                f"{sorted(merged)} in round {record.round}"
-            )
-        num_unmerged = sum(getattr(record, name) for name in NUM_UNMERGED)
-        if record.num_aggregated + num_unmerged != len(ended):
-            self._broken(f"round {record.round} must count one outcome a plan, of {len(ended)}")
-        if before and not (
-            before.closed_s <= record.opened_s <= record.closed_s  # it may wait for a device
-            and record.round == before.round + 1
-            and record.version - before.version in (0, 1)
-        ):
-            self._broken(f"round {record.round} must follow on round {before.round}")
-        self._num_planned += record.num_planned
-        self._closed, self._merged, self._recorded = record, [], []
+    def _rounds(self, block: Block) -> None:
+        """Check the records of rounds that have closed, whose plans have been checked."""
+        columns, outcomes, begin = block.rounds.columns, block.clients.columns["outcome"], 0
+        devices, is_merged = block.clients.columns["device_id"], outcomes == "aggregated"
+        num_ended = columns["num_aggregated"] + sum(columns[name] for name in NUM_UNMERGED)
+        rounds = map(_Closed, *(columns[name].tolist() for name in _Closed._fields))
+        for here, number, (_, end) in zip(rounds, num_ended.tolist(), block.ends, strict=True):
+            before, self._closed = self._closed, here
+            if before and not (
+                before.closed_s <= here.opened_s <= here.closed_s  # it may wait for a device
+                and here.round == before.round + 1
+                and here.version - before.version in (0, 1)
+            ):
+                self._broken(f"round {here.round} must follow on round {before.round}")
+            recorded = devices[begin:end][is_merged[begin:end]].tolist()
+            merged = self._merged.pop(here.round, [])
+            if merged != recorded and sorted(merged) != sorted(recorded):
+                self._broken(
+                    f"each update must be merged once: merged {sorted(merged)}, recorded "
+                    f"{sorted(recorded)} in round {here.round}"
+                )
+            if number != end - begin:
+                self._broken(f"round {here.round} must count one outcome a plan, of {end - begin}")
+            begin = end
+        self._num_planned += int(columns["num_planned"].sum())
 
     def finish(self) -> None:
         """Check that the run has left nothing open."""
         left = sorted(device_id for device_id, works in self._works.items() if works)
-        if left or self._timeline or self._asked or self._num_begun != self._num_planned:
+        if left or self._timelines or self._asked or self._num_begun != self._num_planned:
             self._broken(
                 f"every plan must have an outcome: {self._num_planned} planned, {self._num_begun} "
                 f"begun, never begun on {sorted(self._asked)[:10]}, never ended on {left[:10]}"

@@ -1,50 +1,108 @@
-"""Makes the records of a round, those of a cohort's timeline column by column."""
+"""Makes the table of the plans that ended, column by column."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from devices.cost.energy import round_energy
+from devices.cost.model import Cost
+from devices.fleet.fleet import Fleet
+from devices.fleet.profile import DeviceProfile
 from devices.vocabulary.plan import Broadcast, ClientUpdate, Timing, TrainingPlan
 from simulator.log.cohort_timeline import CohortTimeline
-from simulator.log.protocol import RunLog, log_clients
-from simulator.log.records import ClientRecord, ClientTable, plan_fields
-from traces.arrays import groups_of
+from simulator.log.records import ClientRecord, ClientTable, Ended, PlanRow, plan_fields
+from traces.arrays import IntArray, groups_of
 
+T = TypeVar("T")
 Column = npt.NDArray[Any]  # of numbers, or of names as objects
 
 
-def log_ended(
-    log: RunLog, ended: Sequence[ClientRecord], timeline: CohortTimeline | None, *, now_s: float
-) -> ClientTable:
-    """Write down the plans of a round that closes, and return all of them in order of their ends.
-
-    ``ended`` are the plans that were simulated one by one, in that order.
-    """
-    if timeline is None:
-        for record in ended:
-            log.client(record)
-        return ClientTable.of(ended)
-    table = client_table(timeline, now_s)
-    if ended:
-        table = _in_order(table, ClientTable.of(ended))
-    log_clients(log, table)
-    return table
+ROW_FIELDS = [f.name for f in fields(PlanRow) if f.name not in ("plan", "cost", "profile")]
+_KINDS: dict[str, type] = {"float": np.float64, "int": np.int64, "DeviceId": np.int64}
+ROW_KINDS = [_KINDS.get(str(f.type), object) for f in fields(PlanRow) if f.name in ROW_FIELDS]
 
 
-def _in_order(one: ClientTable, other: ClientTable) -> ClientTable:
+def table_of(fleet: Fleet, ended: Sequence[Ended]) -> ClientTable:
+    """Return the table of plans that ended one by one, in their order."""
+    rows = [row for row in ended if isinstance(row, PlanRow)]
+    if not rows:
+        return ClientTable.of(cast(Sequence[ClientRecord], ended))
+    table = _table_of_rows(fleet, rows)
+    if len(rows) == len(ended):
+        return table
+    others = ClientTable.of([one for one in ended if isinstance(one, ClientRecord)])
+    is_row = np.array([isinstance(one, PlanRow) for one in ended])
+    order = np.empty(len(ended), dtype=np.int64)
+    order[np.concatenate([np.flatnonzero(is_row), np.flatnonzero(~is_row)])] = np.arange(len(ended))
+    return concatenated([table, others]).rows(order)
+
+
+def concatenated(tables: Sequence[ClientTable]) -> ClientTable:
+    """Return the rows of several tables, one table after the other."""
+    if len(tables) == 1:
+        return tables[0]
+    names = tables[0].columns
+    return ClientTable({name: np.concatenate([t.columns[name] for t in tables]) for name in names})
+
+
+def in_order_of_ends(one: ClientTable, other: ClientTable) -> ClientTable:
     """Merge two tables in order of the plans' ends: those who are late last, by device."""
-    both = {name: np.concatenate([one.columns[name], other.columns[name]]) for name in one.columns}
-    is_late = both["outcome"] == "late"
-    by_device = np.where(is_late, both["device_id"], 0)
-    order = np.lexsort((by_device, both["finished_s"], is_late))
-    return ClientTable({name: values[order] for name, values in both.items()})
+    both = concatenated([one, other])
+    is_late = both.columns["outcome"] == "late"
+    by_device = np.where(is_late, both.columns["device_id"], 0)
+    return both.rows(np.lexsort((by_device, both.columns["finished_s"], is_late)))
+
+
+def _table_of_rows(fleet: Fleet, rows: Sequence[PlanRow]) -> ClientTable:
+    values = zip(*map(attrgetter(*ROW_FIELDS), rows), strict=True)
+    columns: dict[str, Any] = {
+        name: np.array(column, kind)
+        for name, kind, column in zip(ROW_FIELDS, ROW_KINDS, values, strict=True)
+    }
+    profiles, profile_of = _distinct([row.profile for row in rows])
+    costs, work = _distinct([row.cost for row in rows])
+    planned = {id(row.cost): row.plan for row in rows}
+    works = [(planned[id(cost)], cost) for cost in costs]
+    return _whole(fleet, columns, works=(works, work), profiles=(profiles, profile_of))
+
+
+def _distinct(values: Sequence[T]) -> tuple[list[T], IntArray]:
+    """Return the different objects among n values, and (n,) the place of each among them."""
+    found = {id(value): value for value in values}
+    place = {key: k for k, key in enumerate(found)}
+    return list(found.values()), np.array([place[id(value)] for value in values], dtype=np.int64)
+
+
+def _whole(
+    fleet: Fleet,
+    columns: dict[str, Any],
+    *,
+    works: tuple[Sequence[tuple[TrainingPlan, Cost]], IntArray],
+    profiles: tuple[Sequence[DeviceProfile], IntArray],
+) -> ClientTable:
+    """Return a table with all that follows from the device, the plan and the seconds of each row.
+
+    ``works`` and ``profiles`` come with (n,) the place of each row's among them.
+    """
+    devices, (kinds, profile_of), (distinct, work) = columns["device_id"], profiles, works
+    planned = [plan_fields(plan, cost) for plan, cost in distinct]
+    columns |= {name: _column([one[name] for one in planned])[work] for name in planned[0]}
+    columns |= {
+        "profile": _column([profile.name for profile in kinds])[profile_of],
+        "link": _column([link.name for link in fleet.link.pool])[fleet.link.index[devices]],
+        "memory_budget_bytes": fleet.memory_budget_bytes[devices],
+    }
+    columns |= _energies(profiles, columns)
+    defaults = {f.name: f.default for f in fields(ClientRecord)}
+    given = {name: columns.get(name, default) for name, default in defaults.items()}
+    return ClientTable({name: _filled(values, len(devices)) for name, values in given.items()})
 
 
 def client_table(timeline: CohortTimeline, closed_s: float) -> ClientTable:
@@ -52,20 +110,15 @@ def client_table(timeline: CohortTimeline, closed_s: float) -> ClientTable:
     fleet, is_late = timeline.fleet, timeline.is_late
     order = np.concatenate([timeline.arrivals, timeline.late_rows])
     devices, work = timeline.devices[order], timeline.work_index[order]
-    rows = [plan_fields(plan, cost) for plan, cost in timeline.works]
-    columns: dict[str, Any] = {name: _column([row[name] for row in rows])[work] for name in rows[0]}
     done = {name: values[order] for name, values in amounts_done(timeline).items()}
     delivered = np.where(
         timeline.trained_from_s <= timeline.cut_s, _of_works(timeline, "download_bytes"), 0
     )[order] + np.where(is_late[order], 0, _of_works(timeline, "upload_bytes")[order])
     has_trained = (timeline.trained_from_s <= timeline.cut_s)[order]
-    columns |= done | {
+    columns: dict[str, Any] = done | {
         "round": timeline.round,
         "device_id": devices,
-        "profile": _column([p.name for p in fleet.profiles])[fleet.profile_index[devices]],
-        "link": _column([link.name for link in fleet.link.pool])[fleet.link.index[devices]],
         "started_s": float(timeline.started_s),
-        "memory_budget_bytes": fleet.memory_budget_bytes[devices],
         "num_examples": fleet.num_examples[devices],
         "outcome": np.where(is_late[order], "late", "aggregated").astype(object),
         "download_s": timeline.download_s[order],
@@ -76,10 +129,8 @@ def client_table(timeline: CohortTimeline, closed_s: float) -> ClientTable:
         "lost_bytes": done["download_bytes"] + done["upload_bytes"] - delivered,
         "free_memory_bytes": np.where(has_trained, timeline.free_memory_bytes[order], 0),
     }
-    columns |= _energies(timeline, columns)
-    defaults = {f.name: f.default for f in fields(ClientRecord)}
-    given = {name: columns.get(name, default) for name, default in defaults.items()}
-    return ClientTable({name: _filled(values, len(devices)) for name, values in given.items()})
+    profiles = fleet.profiles, fleet.profile_index[devices]
+    return _whole(fleet, columns, works=(timeline.works, work), profiles=profiles)
 
 
 def amounts_done(timeline: CohortTimeline) -> dict[str, Column]:
@@ -117,13 +168,15 @@ def _of_works(timeline: CohortTimeline, name: str) -> Column:
     return _column([getattr(cost, name) for _, cost in timeline.works])[timeline.work_index]
 
 
-def _energies(timeline: CohortTimeline, columns: Mapping[str, Any]) -> dict[str, Column]:
+def _energies(
+    profiles: tuple[Sequence[DeviceProfile], IntArray], columns: Mapping[str, Any]
+) -> dict[str, Column]:
     """(n,) each: joules by what the device was doing, each at the watts of its profile."""
-    found = {name: np.empty(len(timeline.devices)) for name in ("compute", "radio", "idle")}
-    profile_of = timeline.fleet.profile_index[columns["device_id"]]
+    kinds, profile_of = profiles
+    found = {name: np.empty(len(profile_of)) for name in ("compute", "radio", "idle")}
     for rows, k in groups_of(profile_of):
         energy = round_energy(
-            timeline.fleet.profiles[k],
+            kinds[k],
             compute_s=columns["train_s"][rows],
             radio_s=columns["download_s"][rows] + columns["upload_s"][rows],
             idle_s=columns["waiting_s"][rows] + 0.0,

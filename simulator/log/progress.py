@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -20,16 +21,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from simulator.log.cohort_timeline import CohortEvents
+from simulator.log.block import Block, Piece
 from simulator.log.progress_state import LOSSES, ProgressState, duration, score_in_words
-from simulator.log.protocol import RunLog
-from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
+from simulator.log.protocol import BlockLog
+from simulator.log.records import Event, RoundRecord
 
 NUM_TIMED = 3
 """Rounds after which the time that a run takes can be told from their pace."""
 
 
-class Reporter(RunLog, Protocol):
+class Reporter(BlockLog, Protocol):
     """A reporter shows a run to the user: what a log is told, and the steps around the run."""
 
     def start(self, label: str, rounds: int) -> None: ...
@@ -59,13 +60,17 @@ class _Following:
 
     def event(self, event: Event) -> None: ...
 
-    def client(self, record: ClientRecord) -> None:
-        self._state.client(record)
+    def block(self, block: Block) -> None:
+        for one in block.each_round():
+            self._follow(one.pieces)
+            self._state.client_table(one.clients)
+            if one.round:
+                self.round(one.round)
 
-    def cohort(self, events: CohortEvents) -> None: ...
+    def _follow(self, pieces: Sequence[Piece]) -> None: ...
 
-    def client_table(self, table: ClientTable) -> None:
-        self._state.client_table(table)
+    def round(self, record: RoundRecord) -> None:
+        self._state.round(record)
 
 
 class PlainReporter(_Following):
@@ -74,11 +79,13 @@ class PlainReporter(_Following):
     def finish(self, message: str) -> None:
         self.step(message)
 
+    def block(self, block: Block) -> None:
+        if not self._console.quiet:
+            super().block(block)
+
     def round(self, record: RoundRecord) -> None:
+        super().round(record)
         state = self._state
-        state.round(record)
-        if self._console.quiet:
-            return
         parts = [
             f"{self._label}: round {record.round}/{self._rounds}",
             f"simulated {duration(record.closed_s)}",
@@ -106,7 +113,7 @@ class LineReporter(_Following):
         self._width = 0
 
     def round(self, record: RoundRecord) -> None:
-        self._state.round(record)
+        super().round(record)
         parts = [
             f"{self._label}: round {record.round}/{self._rounds}",
             f"simulated {duration(record.closed_s)}",
@@ -145,8 +152,12 @@ class BarReporter(_Following):
     def event(self, event: Event) -> None:
         self._state.event(event)
 
-    def cohort(self, events: CohortEvents) -> None:
-        self._state.cohort(events)
+    def _follow(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            if isinstance(piece, Event):
+                self._state.event(piece)
+            else:
+                self._state.cohort(piece)
 
     def finish(self, message: str) -> None:
         self._live.stop()
@@ -155,7 +166,7 @@ class BarReporter(_Following):
             self.step(f"  lost: {self._state.lost}")
 
     def round(self, record: RoundRecord) -> None:
-        self._state.round(record)
+        super().round(record)
         self._bar.update(self._task, completed=record.round)
 
     def _view(self) -> RenderableType:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from simulator.log.cohort_timeline import CohortEvents
-from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
+from simulator.log.block import Block
+from simulator.log.records import ClientRecord, Event, RoundRecord
 
 
 class RunLog(Protocol):
@@ -15,7 +15,8 @@ class RunLog(Protocol):
     **Order.** For each round, from round 0, which is the initial model: first its events, then one
     record for each plan that ended in it, then the record of the round. Events come in order of
     simulated time, and so do rounds. The calls may come later than the engine gets there, since
-    what follows an evaluation waits until its numbers are known; their order stays the same.
+    what follows an evaluation waits until its numbers are known, and rounds of a run that trains
+    nothing are told several at a time; their order stays the same.
 
     **Guarantees.** A plan that begins has one ``download_started`` event, or one more each time
     that it is made smaller, and one client record, whatever its outcome. Rounds are numbered
@@ -46,61 +47,49 @@ class RunLog(Protocol):
 
 
 @runtime_checkable
-class CohortLog(RunLog, Protocol):
-    """A log that takes the events or the records of many plans in one call, held in arrays.
+class BlockLog(Protocol):
+    """A log that takes what rounds leave in one call, where a ``RunLog`` takes it one by one.
 
-    A log without these methods is told the same, one event and one record after the other.
+    Order, guarantees, units and errors are those of a ``RunLog``.
     """
 
-    def cohort(self, events: CohortEvents) -> None:
-        """Take the events of many plans and those between them, instead of a call for each."""
+    def event(self, event: Event) -> None:
+        """Take an event that is known before its round has closed."""
         ...
 
-    def client_table(self, table: ClientTable) -> None:
-        """Take the records of all plans of a round, instead of a call of ``client`` for each."""
+    def block(self, block: Block) -> None:
+        """Take the events, plans and records of rounds that follow on what was told before."""
         ...
 
 
-def log_cohort(log: RunLog, events: CohortEvents) -> None:
-    """Tell a log of the events of a round whose plans were worked out ahead."""
-    if isinstance(log, CohortLog):
-        log.cohort(events)
-        return
-    for event in events:
-        log.event(event)
+Log = RunLog | BlockLog
+"""Whoever is told of a run."""
 
 
-def log_clients(log: RunLog, table: ClientTable) -> None:
-    """Tell a log of all the records of a table."""
-    if isinstance(log, CohortLog):
-        log.client_table(table)
+def log_block(log: Log, block: Block) -> None:
+    """Tell a log of all that a block holds."""
+    if isinstance(log, BlockLog):
+        log.block(block)
         return
-    for record in table.records():
-        log.client(record)
+    for one in block.each_round():
+        for event in one.events:
+            log.event(event)
+        for record in one.clients.records():
+            log.client(record)
+        if one.round:
+            log.round(one.round)
 
 
 class Tee:
     """A tee passes each call to several logs, in their order."""
 
-    def __init__(self, logs: Sequence[RunLog]) -> None:
+    def __init__(self, logs: Sequence[Log]) -> None:
         self._logs = logs
 
     def event(self, event: Event) -> None:
         for log in self._logs:
             log.event(event)
 
-    def client(self, record: ClientRecord) -> None:
+    def block(self, block: Block) -> None:
         for log in self._logs:
-            log.client(record)
-
-    def cohort(self, events: CohortEvents) -> None:
-        for log in self._logs:
-            log_cohort(log, events)
-
-    def client_table(self, table: ClientTable) -> None:
-        for log in self._logs:
-            log_clients(log, table)
-
-    def round(self, record: RoundRecord) -> None:
-        for log in self._logs:
-            log.round(record)
+            log_block(log, block)

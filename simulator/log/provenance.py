@@ -8,7 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ def provenance() -> dict[str, Any]:
             "system": platform.system(),
             "cores": os.cpu_count(),
         },
-        "command": shlex.join(map(without_folders, sys.argv)),
+        "command": shlex.join(map(argument_without_folders, sys.argv)),
         **_git_state(),
     }
 
 
-def without_folders(argument: str) -> str:
+def argument_without_folders(argument: str) -> str:
     """Return an argument of a command with the last part alone of each path in it.
 
     A manifest is handed on: where somebody keeps their files, and so their name, is not part of it.
@@ -54,7 +55,8 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def _git_state() -> dict[str, Any]:
+@cache  # of the code that this process has loaded: a later commit is not what ran
+def _git_state() -> Mapping[str, Any]:
     """Return the commit of the code that ran; None for each key where it is no checkout."""
     here = Path(__file__)
     try:

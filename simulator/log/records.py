@@ -18,8 +18,8 @@ from devices.cost.model import Cost, MemoryBreakdown
 from devices.fleet.fleet import Device, Fleet
 from devices.fleet.profile import DeviceProfile
 from devices.tasks.task import Metric
-from devices.vocabulary.plan import TrainingPlan
-from traces.arrays import FloatArray
+from devices.vocabulary.plan import DeviceId, TrainingPlan
+from traces.arrays import IntArray
 
 Outcome = Literal["aggregated", "oom", "late", "offline", "crashed", "lost", "rejected"]
 """How a plan ended: merged; without the memory for it; too late; on a device that went away, or
@@ -173,6 +173,43 @@ class ClientRecord:
         return self.energy_compute_j + self.energy_radio_j + self.energy_idle_j
 
 
+@dataclass(eq=False, slots=True)
+class PlanRow:
+    """A plan row is what a plan leaves that nothing cuts short on its device.
+
+    Its fields are those of a client record that the plan and its device do not decide. Many rows
+    are written together, as columns.
+    """
+
+    plan: TrainingPlan
+    cost: Cost
+    profile: DeviceProfile
+    round: int
+    device_id: DeviceId
+    started_s: float
+    num_examples: int
+    outcome: Outcome = "late"
+    download_s: float = 0.0
+    train_s: float = 0.0
+    upload_s: float = 0.0
+    finished_s: float = 0.0
+    waiting_s: float = 0.0
+    staleness: int = 0
+    download_bytes: int = 0
+    upload_bytes: int = 0
+    lost_bytes: int = 0
+    free_memory_bytes: int = 0
+    flops: float = 0.0
+    train_loss: float = math.nan
+
+    def close(self, profile: DeviceProfile, now_s: float) -> None:
+        """Fill in the waiting time, which ends now."""
+        self.waiting_s = now_s - self.finished_s
+
+
+Ended = ClientRecord | PlanRow
+"""What a plan has left when it has ended."""
+
 _MEMORY_PARTS = [(f"memory_{one.name}_bytes", one.name) for one in fields(MemoryBreakdown)]
 
 
@@ -199,30 +236,10 @@ def plan_fields(plan: TrainingPlan, cost: Cost) -> dict[str, Any]:
     }
 
 
-_CLIENT_TYPES = {f.name: _TYPES.get(str(f.type), object) for f in fields(ClientRecord)}
-
-
-class _ColumnsOf(Mapping[str, npt.NDArray[Any]]):
-    """The columns of client records, each made when it is asked for.
-
-    A round asks for a fourth of them, and may consist of a single plan.
-    """
-
-    def __init__(self, records: Sequence[ClientRecord]) -> None:
-        self._records = records
-
-    def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        return np.array(self.values_of(name), _CLIENT_TYPES[name])
-
-    def values_of(self, name: str) -> list[Any]:
-        """Return a column as a list of Python's own values."""
-        return list(map(attrgetter(name), self._records))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_CLIENT_TYPES)
-
-    def __len__(self) -> int:
-        return len(_CLIENT_TYPES)
+def item(values: npt.NDArray[Any], row: int) -> Any:
+    """Return a value of a column as Python's own; one that is not known is always the same NaN."""
+    value = values.item(row)
+    return value if value == value else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,22 +251,18 @@ class ClientTable:
     @classmethod
     def of(cls, records: Sequence[ClientRecord]) -> ClientTable:
         """Return the table of these records."""
-        return cls(_ColumnsOf(records))
+        return cls(columns_of(ClientRecord, records))
 
     def __len__(self) -> int:
         return len(self.columns["device_id"])
 
-    def values(self, name: str) -> list[Any]:
-        """Return one of the columns as a list of Python's own values."""
-        columns = self.columns
-        if isinstance(columns, _ColumnsOf):
-            return columns.values_of(name)
-        found: list[Any] = columns[name].tolist()
-        return found
+    def rows(self, chosen: slice | IntArray) -> ClientTable:
+        """Return the table of some of the rows."""
+        return ClientTable({name: values[chosen] for name, values in self.columns.items()})
 
     def record(self, row: int) -> ClientRecord:
         """Return one of the records."""
-        return ClientRecord(**{name: values.item(row) for name, values in self.columns.items()})
+        return ClientRecord(**{name: item(values, row) for name, values in self.columns.items()})
 
     def records(self) -> Iterator[ClientRecord]:
         """Return one record after the other."""
@@ -289,45 +302,8 @@ class RoundRecord:
         """The task's first metric; NaN where the model was not evaluated."""
         return next(iter(self.metrics.values()), math.nan)
 
-    @classmethod
-    def of(
-        cls, ended: ClientTable, *, metrics: Mapping[Metric, float], progress: RoundProgress
-    ) -> RoundRecord:
-        """Return the record of a round from the sums and means over the plans that ended in it."""
-        outcomes = ended.values("outcome")
-        merged = [row for row, outcome in enumerate(outcomes) if outcome == "aggregated"]
 
-        def of_merged(name: str) -> FloatArray:
-            values = ended.values(name)
-            return np.array([values[row] for row in merged], dtype=np.float64)
-
-        # In the order of the records, which numpy's own sum does not keep.
-        def total(name: str) -> Any:
-            return sum(ended.values(name))
-
-        examples, losses = of_merged("num_examples"), of_merged("train_loss")
-        energies = (ended.values(f"energy_{name}_j") for name in ("compute", "radio", "idle"))
-        return cls(
-            **vars(progress),
-            duration_s=progress.closed_s - progress.opened_s,
-            metrics=metrics,
-            train_loss=float(losses @ examples / examples.sum()) if merged else math.nan,
-            num_sat_out=progress.num_cohort - progress.num_planned,
-            num_aggregated=len(merged),
-            **{name: outcomes.count(outcome) for name, outcome in NUM_UNMERGED.items()},
-            num_shrunk=sum(shrinks > 0 for shrinks in ended.values("num_shrinks")),
-            waiting_s=float(of_merged("waiting_s").sum() / len(merged)) if merged else 0.0,
-            download_bytes=total("download_bytes"),
-            upload_bytes=total("upload_bytes"),
-            flops=total("flops"),
-            energy_j=sum(
-                compute + radio + idle for compute, radio, idle in zip(*energies, strict=True)
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class RoundProgress:
+class RoundProgress(NamedTuple):
     """The progress of a round is what the server knows beside the plans that ended in it."""
 
     round: int

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from simulator.config.plain_yaml import dump_yaml
-from simulator.log.cohort_timeline import CohortEvents
+from simulator.log.block import Block
+from simulator.log.cohort_records import concatenated
 from simulator.log.disk import flush_to_disk, replace_table, write_atomically
 from simulator.log.manifest import (
     FORMAT,
@@ -36,9 +37,9 @@ from simulator.log.records import (
     DeviceRecord,
     Event,
     RoundRecord,
-    columns_of,
 )
-from simulator.log.tables import TableFile, cohort_lines, column, event_line, write_columns
+from simulator.log.round_table import RoundTable
+from simulator.log.tables import TableFile, block_lines, column, event_line, write_columns
 
 CHECKPOINT = "checkpoint"
 ROWS_AT_ONCE = 50_000
@@ -55,8 +56,8 @@ class RunFolder:
         """
         self.path = path
         self._manifest = dict(manifest)
-        self._rounds: list[RoundRecord] = []
-        self._clients: list[ClientRecord] = []  # not yet in the file
+        self._rounds: list[RoundTable] = []
+        self._clients: list[ClientTable] = []  # not yet in the file
         check_same_config(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -92,30 +93,20 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def cohort(self, events: CohortEvents) -> None:
+    def block(self, block: Block) -> None:
         with self.writing():
-            self._events.writelines(cohort_lines(events))
-
-    def client(self, record: ClientRecord) -> None:
-        self._clients.append(record)
-        if len(self._clients) == ROWS_AT_ONCE:
+            self._events.writelines(block_lines(block.pieces))
+            self._events.flush()
+        self._rounds.append(block.rounds)
+        self._clients.append(block.clients)
+        if sum(map(len, self._clients)) >= ROWS_AT_ONCE:
             self._flush_clients()
-
-    def client_table(self, table: ClientTable) -> None:
-        self._flush_clients()
-        with self.writing():
-            self._client_rows.write(table.columns)
 
     def _flush_clients(self) -> None:
         if self._clients:
             with self.writing():
-                self._client_rows.write(columns_of(ClientRecord, self._clients))
+                self._client_rows.write(concatenated(self._clients).columns)
         self._clients = []
-
-    def round(self, record: RoundRecord) -> None:
-        self._rounds.append(record)
-        with self.writing():
-            self._events.flush()
 
     def fleet(self, columns: Columns) -> None:
         """Write the table of the devices, given as the columns of their records."""
@@ -146,6 +137,7 @@ class RunFolder:
             with self.writing():
                 self._finish(status, outcome)
         except RunFolderError:
+            self._client_rows.abandon()
             _clean_up(self.path)
             raise
         finally:
@@ -153,9 +145,10 @@ class RunFolder:
 
     def _finish(self, status: Status, outcome: Mapping[str, Any]) -> None:
         self._events.close()
-        metrics = list(self._rounds[0].metrics) if self._rounds else []
-        rounds = columns_of(RoundRecord, self._rounds)
-        write_columns(self.path / "rounds.parquet", RoundRecord, rounds, metrics)
+        rounds = RoundTable.joined(self._rounds)
+        metrics = list(rounds.metrics)
+        columns = {**rounds.columns, **{one.name: rounds.metrics[one] for one in metrics}}
+        write_columns(self.path / "rounds.parquet", RoundRecord, columns, metrics)
         self._flush_clients()
         self._client_rows.close()
         self._manifest.update(outcome)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from devices.tasks.task import Metric
+from simulator.log.block import Piece
 from simulator.log.cohort_timeline import PHASES, CohortEvents, CohortTimeline
 from simulator.log.records import Columns, Event
 
@@ -55,6 +57,11 @@ class TableFile:
         """Give the file its name."""
         self._writer.close()
         os.replace(self._partial, self._path)
+
+    def abandon(self) -> None:
+        """End without a whole file; a full disk may not even let it be closed."""
+        with suppress(OSError):
+            self._writer.close()
 
 
 def write_columns(path: Path, kind: type, columns: Columns, metrics: Sequence[Metric] = ()) -> None:
@@ -104,7 +111,16 @@ def _json(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
-def cohort_lines(events: CohortEvents) -> Iterator[str]:
+def block_lines(pieces: Iterable[Piece]) -> Iterator[str]:
+    """Return the lines of a log of events."""
+    for piece in pieces:
+        if isinstance(piece, Event):
+            yield event_line(piece)
+        else:
+            yield from _cohort_lines(piece)
+
+
+def _cohort_lines(events: CohortEvents) -> Iterator[str]:
     """Return the lines that ``event_line`` would give one by one."""
     own, passed = _timeline_lines(events.timeline), 0
     for place, event in events.others:

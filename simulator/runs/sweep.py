@@ -18,7 +18,8 @@ from simulator.config.schema import RunConfig
 from simulator.log.manifest import read_manifest
 from simulator.log.progress import Reporter
 from simulator.log.writers import find_writers
-from simulator.runs.run import Prepared, load_runs, prepare, run, savings_in_words
+from simulator.runs.preparation import Prepared, load_runs, prepare
+from simulator.runs.run import run, savings_in_words
 from simulator.workers.trainers import Trainers
 
 T = TypeVar("T")

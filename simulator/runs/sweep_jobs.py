@@ -15,8 +15,9 @@ from devices.vocabulary.trainer import TrainingError
 from simulator.config.experiment import ConfigError
 from simulator.config.origin import Placed
 from simulator.config.problems import UserError
+from simulator.log.block import Block
 from simulator.log.manifest import BusyFolderError
-from simulator.log.records import ClientRecord, Event, RoundRecord
+from simulator.log.records import Event
 from simulator.runs.sweep import SweepRun, carry_out, check
 from simulator.workers.pool import RUNS, Backend, Notify, Pool, available_cores
 from simulator.workers.processes import TRAINING_TEMPLATE, LocalProcesses
@@ -164,8 +165,7 @@ class _RoundReporter:
     def event(self, event: Event) -> None:
         """Say nothing: events are for the log file."""
 
-    def client(self, record: ClientRecord) -> None:
-        """Say nothing: client records are for the tables."""
-
-    def round(self, record: RoundRecord) -> None:
-        self._notify(record.round)
+    def block(self, block: Block) -> None:
+        """Tell the number of the last round."""
+        if len(block.rounds):
+            self._notify(int(block.rounds.columns["round"][-1]))

@@ -21,8 +21,9 @@ from simulator.engine.faults import no_faults
 from simulator.engine.federation import Federation
 from simulator.engine.modes import NO_MODES
 from simulator.engine.network import NOTHING_SHARED
-from simulator.log.protocol import RunLog
-from simulator.log.records import ClientRecord, Event, RoundRecord
+from simulator.log.block import Block, Piece
+from simulator.log.protocol import Log, log_block
+from simulator.log.records import Event
 from traces.arrays import IntArray
 from traces.bandwidth import BandwidthTrace, Link
 
@@ -30,6 +31,8 @@ NO_LIMIT_BYTES = 2**62
 """The memory of the one place: a reference is not held up by it."""
 NO_LINK = Link("none", *2 * (BandwidthTrace.constant(1.0),))
 """Stands where a device has its link; nothing is ever sent."""
+OF_TIME = ("opened_s", "closed_s", "duration_s", "energy_j")
+"""Columns of rounds that are 0 where no time is charged."""
 MAX_STEPS = 1_000_000
 """Most steps of a round, as of a device's (``local.steps``)."""
 
@@ -106,22 +109,33 @@ class OfOnePlace:
     Where no device's time is charged all happens at instant 0, and no energy is spent.
     """
 
-    def __init__(self, log: RunLog, *, is_timed: bool) -> None:
+    def __init__(self, log: Log, *, is_timed: bool) -> None:
         self._log, self._is_timed = log, is_timed
 
     def event(self, event: Event) -> None:
         if event.device is None:
-            details = {k: v for k, v in event.details.items() if k not in ("cohort", "devices")}
-            at_s = event.at_s if self._is_timed else 0.0
-            self._log.event(event._replace(at_s=at_s, details=details))
+            self._log.event(self._shown(event))
 
-    def client(self, record: ClientRecord) -> None:
-        """Take no note of the plan."""
-
-    def round(self, record: RoundRecord) -> None:
+    def block(self, block: Block) -> None:
+        pieces: list[Piece] = []
+        ends = []
+        for one in block.each_round():
+            pieces += [self._shown(event) for event in one.events if event.device is None]
+            if one.round:
+                ends.append((len(pieces), 0))
+        rounds = block.rounds
         if not self._is_timed:
-            record = replace(record, opened_s=0.0, closed_s=0.0, duration_s=0.0, energy_j=0.0)
-        self._log.round(record)
+            columns = {
+                name: np.zeros_like(values) if name in OF_TIME else values
+                for name, values in rounds.columns.items()
+            }
+            rounds = replace(rounds, columns=columns)
+        log_block(self._log, Block(pieces, block.clients.rows(slice(0, 0)), rounds, ends))
+
+    def _shown(self, event: Event) -> Event:
+        """Return the event without the device that stands for the place."""
+        details = {k: v for k, v in event.details.items() if k not in ("cohort", "devices")}
+        return event._replace(at_s=event.at_s if self._is_timed else 0.0, details=details)
 
 
 def _with_fleet(world: Conditions, fleet: Fleet) -> Conditions:

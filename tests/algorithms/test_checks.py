@@ -30,7 +30,7 @@ from tests.command_line import fedclock
 from tests.torture import some
 
 
-@pytest.mark.parametrize("kind", some(STRATEGIES, 2))
+@pytest.mark.parametrize("kind", some(STRATEGIES, 4))
 def test_every_scheduler_keeps_the_contract(kind: str) -> None:
     check_strategy(STRATEGIES[kind](rank=4))  # type: ignore[call-arg]
 
@@ -259,6 +259,9 @@ def test_the_command_checks_a_file_s_class_and_one_of_ours(tmp_path: Path) -> No
     assert "Traceback" not in said
     code, said = check("nobody")
     assert (code, "nobody" in said) == (2, True)
+    code, said = check("mine.py")
+    assert "got mine.py; name the class too, as in mine.py:MyStrategy" in said
+    assert "got fedqaud; did you mean fedquad?" in check("fedqaud")[1]
     code, said = check("fedquad", "--option", "rank=0")
     assert (code, "rank" in said) == (2, True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import os
 import subprocess
@@ -94,6 +95,16 @@ def test_fedavg_of_flower_is_the_mean_of_fedlora_to_the_rounding_of_fp32(depth: 
         flat(merged.adapter), flat(mean.adapter), rtol=0, atol=6 * ULP * largest
     )
     assert merged.version == 1
+
+
+def test_a_strategy_without_a_function_of_metrics_is_not_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    strategy = under(lambda initial: FedAvg())
+    state = start(strategy)
+    strategy.aggregate(state, updates_of(strategy, state))
+    assert "fit_metrics" not in caplog.text
 
 
 def test_fedadam_of_flower_steps_as_our_server_optimizer_but_for_its_start_and_its_rate() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,7 @@ from analysis.report.table import side_by_side
 from analysis.runs.blocks import ALONE, blocks_of
 from analysis.runs.files import RunError
 from analysis.runs.frames import open_runs
-from tests.torture import long
+from tests.torture import long, some
 
 WriteRun = Callable[..., Path]
 OTHER = {"name": "chitchat", "sha256": "99cc", "num_train": 900, "num_test": 100}
@@ -53,6 +54,7 @@ def root(write_run: WriteRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@cache
 def studies(root: Path, baseline: str | None = None, target: float | None = None) -> Studies:
     return studies_of(
         blocks_of(open_runs([root])),
@@ -82,6 +84,20 @@ def test_runs_that_no_setting_tells_apart_are_refused_as_ever(
         write_run(tmp_path, strategy, conditions_hash=conditions)
     with pytest.raises(RunError, match="differ in the conditions of seed 0"):
         studies(tmp_path)
+
+
+def test_a_heading_and_its_folder_have_the_entries_of_a_list(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    for number, share in enumerate(([0.02], [0.0125, 0.0225])):
+        met = {"conditions_hash": f"c{number}", "config_hash": f"h{number}"}
+        run = write_run(tmp_path / str(number), "fedlora", **met)
+        set_key(run, "fleet", "memory_share", share)
+        run.rename(tmp_path / f"{run.name}-{number}")
+    names = ["memory_share=0.02", "memory_share=0.0125,0.0225"]
+    blocks = list(blocks_of(open_runs([tmp_path])))
+    assert [block.heading for block in blocks] == names
+    assert [block.folder for block in blocks] == names
 
 
 def test_each_block_has_a_baseline_and_numbers_of_its_own(root: Path) -> None:
@@ -164,7 +180,7 @@ def test_the_summary_prints_every_block(root: Path, tmp_path: Path) -> None:
     assert done.output.index("data=wordnet-16") < done.output.index("data=chitchat")
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", some([60, 80, 120], 3))
 def test_nothing_of_a_table_is_cut_at_any_width_of_a_terminal(root: Path, width: int) -> None:
     table = side_by_side(studies(root))
     many = type(table)(

@@ -61,8 +61,10 @@ def test_an_entry_that_is_none_is_refused(root: Path, entry: str) -> None:
 def test_a_name_or_value_that_no_run_has_is_refused_with_those_there_are(root: Path) -> None:
     with pytest.raises(RunError, match=r"fedlora, fedquad, haflq$"):
         chosen(open_runs([root]), ["label=fedqaud"])
-    with pytest.raises(RunError, match=r"did you mean label"):
+    with pytest.raises(RunError, match=r"or a setting, got lable; did you mean label\?$"):
         chosen(open_runs([root]), ["lable=fedquad"])
+    with pytest.raises(RunError, match=r"got zzz; there are path, experiment, label, .*strategy\."):
+        chosen(open_runs([root]), ["zzz=1"])
 
 
 @long

@@ -7,12 +7,13 @@ from dataclasses import replace
 from io import StringIO
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from _pytest.mark.structures import ParameterSet
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -107,15 +108,22 @@ def seeds(runs: list[Run]) -> Study:
     return study_of([*runs, *map(second_seed, runs)])
 
 
-IN_SHORT = ("accuracy", "waiting", "gantt", "rates", "choices")
-"""Lines, bars, spans, logarithmic axes and several axes: what ``make test`` draws."""
-EVERY = [
-    pytest.param(spec, id=spec.name, marks=() if spec.name in IN_SHORT else LONG)
-    for spec in FIGURES
-]
+def cases(*in_short: str) -> list[ParameterSet]:
+    """Every figure, of which ``make test`` draws those that are named."""
+    return [
+        pytest.param(spec, id=spec.name, marks=() if spec.name in in_short else LONG)
+        for spec in FIGURES
+    ]
 
 
-@pytest.fixture(scope="module", params=EVERY)
+QUICK = cases("accuracy", "waiting", "rates")
+"""Lines, bars, several axes and logarithmic ones."""
+EVERY_KIND = cases("accuracy", "waiting", "rates", "gantt", "choices")
+"""Spans and heat maps too, which take ten times as long to draw."""
+each_drawn = pytest.mark.parametrize("drawn", QUICK, indirect=True)
+
+
+@pytest.fixture(scope="module")
 def drawn(request: pytest.FixtureRequest, comparison: Study) -> Drawn:
     frame = request.param.frame(comparison)
     with style.context():
@@ -129,7 +137,7 @@ def picture(spec: FigureSpec, frame: pd.DataFrame) -> bytes:
         return style.render(spec.draw(frame, style.IEEE), "svg")
 
 
-@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("spec", QUICK)
 def test_a_figure_is_written_in_every_format_and_twice_alike(
     spec: FigureSpec, comparison: Study, tmp_path: Path
 ) -> None:
@@ -141,6 +149,7 @@ def test_a_figure_is_written_in_every_format_and_twice_alike(
         assert path.read_bytes() == (tmp_path / "first" / path.name).read_bytes()
 
 
+@pytest.mark.parametrize("drawn", EVERY_KIND, indirect=True)
 def test_drawing_the_csv_gives_the_figure(drawn: Drawn) -> None:
     csv = StringIO(drawn.frame.to_csv(index=False))
     read = pd.read_csv(csv, engine="python")  # which reads floats exactly
@@ -148,6 +157,7 @@ def test_drawing_the_csv_gives_the_figure(drawn: Drawn) -> None:
     assert picture(drawn.spec, read) == drawn.svg
 
 
+@each_drawn
 def test_a_number_in_the_csv_moves_the_figure(drawn: Drawn) -> None:
     plotted = {
         "accuracy": "accuracy",
@@ -180,6 +190,7 @@ def test_a_number_in_the_csv_moves_the_figure(drawn: Drawn) -> None:
     assert picture(drawn.spec, moved) != drawn.svg
 
 
+@each_drawn
 def test_fonts_are_embedded_and_no_file_carries_a_date(drawn: Drawn) -> None:
     with style.context():
         content = style.render(drawn.figure, "pdf")
@@ -189,6 +200,7 @@ def test_fonts_are_embedded_and_no_file_carries_a_date(drawn: Drawn) -> None:
     assert b"<dc:date>" not in drawn.svg
 
 
+@each_drawn
 def test_a_figure_fits_its_place_and_can_be_read_in_print(drawn: Drawn) -> None:
     neurips = style.PAPERS["neurips"]
     with style.context():
@@ -213,6 +225,7 @@ def wide(comparison: Study) -> Study:
     return study_of(runs)
 
 
+@each_drawn
 def test_a_legend_covers_no_data_and_is_not_cut(drawn: Drawn, wide: Study) -> None:
     with style.context():
         figure = drawn.spec.draw(drawn.spec.frame(wide), style.IEEE)
@@ -348,6 +361,56 @@ def test_memory_shows_devices_that_got_no_plan_as_such(comparison: Study) -> Non
     unplanned = frame[(frame["label"] == "fedquad") & (frame["num_plans"] == 0)]
     assert set(unplanned["device_id"]) == {0, 5}
     assert unplanned["peak_memory_bytes"].isna().all()
+
+
+def named(figure: Figure) -> list[str]:
+    """What the legend of a figure names."""
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("module", [memory, choices])
+def test_a_legend_names_what_is_there_alone(comparison: Study, module: Any) -> None:
+    frame = module.frame(comparison)
+    calm = frame[frame["label"] == "haflq"]
+    calm = calm[calm["num_oom"] == 0] if "num_oom" in calm else calm[calm["outcome"] != "oom"]
+    with style.context():
+        both = [named(module.draw(one, style.IEEE)) for one in (frame, calm)]
+    assert [sum("OOM" in name for name in names) for names in both] == [1, 0]
+    if module is choices:
+        full = calm[(calm["position"] == calm["position"].iloc[0])].assign(position=0)
+        full = full.assign(num_rounds=len(full), round=range(1, 1 + len(full)))
+        with style.context():
+            assert ["no plan" in names for names in both] == [True, True]
+            assert named(choices.draw(full, style.IEEE)) == []
+
+
+def test_names_of_devices_lie_where_they_fit_their_bars(comparison: Study) -> None:
+    frame = memory.frame(comparison)
+    with style.context():
+        few, many = (
+            memory.draw(one, style.IEEE).axes[-1].get_xticklabels()[0].get_rotation()
+            for one in (frame[frame["device_id"] < 3], pd.concat([frame] * 3))
+        )
+    assert (few, many) == (0, 90)
+
+
+@pytest.mark.parametrize(
+    ("names", "num_rows"),
+    [
+        (["compute", "radio", "idle while waiting"], 1),  # one column wider than a third
+        (["compute", "radio", "idle while waiting", "download and upload"], 2),
+        (["a scheduler with a name of some length"] * 3, 3),
+    ],
+)
+def test_a_legend_has_the_fewest_rows_that_fit(names: list[str], num_rows: int) -> None:
+    with style.context():
+        figure = style.figure(style.IEEE.column_in, 1.0)
+        figure.subplots()
+        style.legend_above(figure, [style.legend_line("black", name) for name in names])
+        laid_out(figure)
+        box = figure.legends[0].get_window_extent()
+    assert round((figure.get_figheight() - 1.0) / style.LINE_IN) == num_rows
+    assert box.width <= figure.bbox.width
 
 
 def test_a_budget_far_above_every_bar_is_marked_at_the_edge(comparison: Study) -> None:

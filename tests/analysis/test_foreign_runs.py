@@ -27,7 +27,7 @@ from simulator.config.problems import UserError
 from simulator.config.schema import MAX_ROUNDS
 from simulator.log.manifest import RunFolderError, check_same_config, read_manifest
 from simulator.log.run_folder import RunFolder
-from simulator.runs.run import prepare
+from simulator.runs.preparation import prepare
 from simulator.world.record import record
 from tests.simulator.fuzzing import seal
 from tests.simulator.test_bad_input import simulate

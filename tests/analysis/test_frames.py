@@ -136,7 +136,7 @@ def test_a_run_that_stands_twice_is_taken_once_and_named(
 
 def test_no_finished_run_says_why_each_is_not(write_run: WriteRun, tmp_path: Path) -> None:
     write_run(tmp_path, "haflq", num_rounds=1, status="running")
-    with pytest.raises(RunError, match=r"at least one run must have ended; .*haflq.*'running'"):
+    with pytest.raises(RunError, match=r"must have ended; got none\n.*haflq.*'running'"):
         open_runs([tmp_path])
 
 

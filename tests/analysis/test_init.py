@@ -23,7 +23,7 @@ def written(purpose: str, cwd: Path) -> str:
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_the_config_of_each_purpose_is_valid_and_runs(purpose: str, tmp_path: Path) -> None:
     written(purpose, tmp_path)
-    if purpose == "own-data":
+    if purpose == "own-data":  # as the line before the command says
         write_data(tmp_path / "my-data")
     small = ("--set", "task.model=tiny")
     checked = fedclock("validate", f"{purpose}.yaml", *small, cwd=tmp_path)
@@ -68,3 +68,10 @@ def test_a_purpose_that_is_none_is_refused_with_those_there_are(tmp_path: Path) 
     assert done.returncode == 2
     assert "compare" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_next_step_is_one_that_can_be_taken(tmp_path: Path) -> None:
+    said = fedclock("init", "own-data", cwd=tmp_path).stdout
+    assert "Next: put train.csv and test.csv (text, label) into my-data, then fedclock" in said
+    said = fedclock("init", "compare", cwd=tmp_path).stdout
+    assert "Next: fedclock validate compare.yaml" in said

@@ -197,6 +197,15 @@ def test_runs_without_evaluations_are_reported_without_accuracy(
     assert "figures/accuracy" not in text
 
 
+def test_hashes_are_short_where_a_person_reads_them(runs: list[Run]) -> None:
+    long = {"conditions_hash": "0123456789abcdef" * 4, "git_sha": "fedcba9876543210" * 2}
+    facts = ReportData(
+        study_of([replace(r, manifest={**r.manifest, **long}) for r in runs]), []
+    ).facts
+    assert any(fact.endswith("failures): 01234567") for fact in facts)
+    assert "code: commit fedcba98" in facts
+
+
 def test_table_and_page_tell_the_epsilon_of_a_private_run(runs: list[Run]) -> None:
     first, *others = runs
     private = replace(first, manifest={**first.manifest, "epsilon": 3.21456, "delta": 1e-5})

@@ -132,7 +132,7 @@ def test_a_click_sorts_a_table_up_and_a_second_one_down(browser: Page, file: Pat
     for wanted in (expected, expected[::-1]):
         place = click_head(browser, "comparison", "Plans that met OOM")
         assert [int(cell) for cell in column(browser, "comparison", place)] == wanted
-    click_head(browser, "comparison", "variant")
+    click_head(browser, "comparison", "Variant")
     assert column(browser, "comparison", 0)[1:] == ["FedLoRA", "FedQuad"]
     assert browser.value("document.querySelectorAll('#comparison [aria-sort]').length") == 1
 
@@ -149,7 +149,7 @@ def test_a_chosen_round_shows_its_plans(browser: Page, file: Path) -> None:
         browser.until(f"document.querySelectorAll('#devices tbody tr').length === {len(plans)}")
         browser.until(f"inspected.runs[{labels.index('FedQuad')}].rows !== undefined")
         assert column(browser, "devices", 0) == wanted
-        place = click_head(browser, "devices", "depth")
+        place = click_head(browser, "devices", "Depth")
         assert [int(d) for d in column(browser, "devices", place)] == sorted(plans["depth"])
         lanes = browser.value("document.querySelectorAll('#devices .lane i.download').length")
         assert lanes == (plans["download_s"] > 0).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,8 +148,28 @@ def test_unfinished_runs_are_left_out_by_name(write_run: WriteRun, tmp_path: Pat
 
 def test_no_finished_run_at_all_is_an_error(write_run: WriteRun, tmp_path: Path) -> None:
     write_run(tmp_path, "haflq", num_rounds=1, status="running")
-    with pytest.raises(RunError, match=r"at least one run must have ended; .*haflq.*'running'"):
+    write_run(tmp_path, "fedquad", num_rounds=1)
+    (next(tmp_path.glob("fedquad*")) / "rounds.parquet").unlink()
+    with pytest.raises(RunError) as error:
         open_runs([tmp_path])
+    first, quad, haflq = str(error.value).splitlines()  # a line for each
+    assert first == "at least one run must have ended; got none"
+    assert "rounds.parquet" in quad
+    assert re.search(r"haflq.*'running'", haflq)
+
+
+@pytest.mark.parametrize("left", ["", "events.jsonl"])
+def test_a_folder_that_a_run_was_in_is_left_out_by_name(
+    write_run: WriteRun, tmp_path: Path, left: str
+) -> None:
+    write_run(tmp_path, "fedlora", num_rounds=1)
+    gone = write_run(tmp_path, "haflq", num_rounds=1)
+    for file in gone.iterdir():
+        if file.name != left:
+            file.unlink()
+    (tmp_path / "summary").mkdir()
+    (line,) = open_runs([tmp_path]).left_out
+    assert line == f"{gone} is not a run folder: it holds no manifest.json"
 
 
 def test_no_paths_are_no_runs() -> None:

@@ -85,6 +85,22 @@ def test_variants_of_which_the_same_is_to_be_said_share_a_sentence() -> None:
     ]
 
 
+def test_seeds_that_a_variant_lacks_are_named() -> None:
+    seeds = {"a": range(5), "b": [0, 1, 2, 3], "c": [1], "d": [0, 1, 2, 3]}
+    runs = pd.DataFrame(
+        [
+            {"variant": name, "seed": seed, "lost_turn_share": 0.0}
+            for name, own in seeds.items()
+            for seed in own
+        ]
+    )
+    assert warnings_of(runs, None, 1, ACCURACY)[1:] == [
+        "b and d have no finished run at seed 4, which other variants have.",
+        "c has no finished run at seeds 0, 2, 3 and 4, which other variants have.",
+    ]
+    assert len(warnings_of(runs[runs["variant"] == "c"], None, 1, ACCURACY)) == 1
+
+
 def test_one_or_two_runs_have_a_value_and_no_interval() -> None:
     for values in ([3.0], [3.0, 3.0]):
         for one in (mean(values), median(values, values), ratio(values, values)):

@@ -148,7 +148,7 @@ def test_markdown_says_what_was_left_out(study: Study) -> None:
     text = table_files({ALONE: study})["table.md"]
     assert r" **3.33 \[3.00, ∞\]** |" in text
     assert "Left out: runs/x is damaged: cut" in text
-    assert r"3 seeds a variant; \[95 % interval\]" in text
+    assert r"3 seeds a variant; \[95 % interval\], none where all seeds have one value; " in text
 
 
 def test_csv_holds_the_raw_numbers(study: Study) -> None:

@@ -21,7 +21,8 @@ from devices.tasks.classification import ACCURACY
 from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 
 Json = dict[str, Any]

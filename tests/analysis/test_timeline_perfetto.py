@@ -23,7 +23,8 @@ from analysis.report.timeline import trace
 from analysis.runs.load import Run, load_run
 from simulator.config.experiment import load_experiment
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from tests.analysis.test_timeline import CONFIG, WORLDS
 

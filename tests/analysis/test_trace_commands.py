@@ -252,6 +252,7 @@ def test_show_refuses_what_is_no_trace(home: Path) -> None:
     assert message.startswith(
         "a trace must be a CSV or TOML file, a folder of them, or one of 3g, 5g"
     )
+    assert message.endswith("got 'lte-drivin'; did you mean lte-driving?")
     write(home, "raw.log", FILES["ghent"])
     assert "a file of another format must be imported first" in refused("show", "raw.log")
     write(home, "cut.csv", "time_s,downlink_mbps,uplink_mbps\n0,1,1\n1,1")

@@ -32,6 +32,7 @@ from simulator.log.records import (
     RoundRecord,
     plan_fields,
 )
+from simulator.log.round_table import RoundTable
 from tests.simulator.small import make_device, tiny_model
 
 RATES = StepRates(2e9, 3e9, 1e9, 5e8, 4e8, 0.002)
@@ -105,7 +106,7 @@ def test_a_slowed_machine_takes_as_many_times_as_long_for_any_plan() -> None:
 
 def round_of(duration_s: float) -> RoundRecord:
     progress = RoundProgress(1, 1, 0.0, duration_s, 2, 2)
-    return RoundRecord.of(ClientTable.of([]), metrics={}, progress=progress)
+    return RoundTable.of([progress], ClientTable.of([]), np.zeros(1, np.int64), {}).record(0)
 
 
 def two_sides() -> tuple[Emulation, Simulation]:

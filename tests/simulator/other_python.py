@@ -14,7 +14,8 @@ from algorithms.registry import STRATEGIES
 from simulator.config.experiment import load_experiment
 from simulator.engine.server import simulate
 from simulator.log.progress import reporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 

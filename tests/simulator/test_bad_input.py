@@ -23,7 +23,8 @@ from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
 from simulator.config.schema import RunConfig
 from simulator.log.progress import reporter
-from simulator.runs.run import prepare_all, run
+from simulator.runs.preparation import prepare_all
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from simulator.world.record import record
 from tests.simulator.fuzzing import Broke, Guided, broken_bytes, broken_tree, time_limit

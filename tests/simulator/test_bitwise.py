@@ -27,7 +27,8 @@ from simulator.config.problems import Problems
 from simulator.config.schema import RunConfig, read_section
 from simulator.engine.faults import draw_faults
 from simulator.log.progress import reporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
 from tests.simulator.other_python import agreed

@@ -21,7 +21,7 @@ from devices.vocabulary.plan import Factors
 from devices.vocabulary.trainer import TrainingError, TrainingJob, TrainingResult
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.engine.server import simulate
-from simulator.runs.run import notes, prepare
+from simulator.runs.preparation import notes, prepare
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
 from simulator.world.build import build_world
 from tests.simulator.small import (

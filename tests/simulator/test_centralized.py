@@ -35,7 +35,7 @@ from devices.vocabulary.trainer import TrainingJob, TrainingResult
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.schema import LocalWork
 from simulator.engine.server import simulate
-from simulator.runs.run import prepare
+from simulator.runs.preparation import prepare
 from simulator.world.build import build_world
 from simulator.world.one_place import in_one_place
 from tests.command_line import fedclock

@@ -24,8 +24,8 @@ import yaml
 from devices.datasets.fetched import FETCHED_DATA
 from devices.models.fetched import FETCHED
 from simulator.config.experiment import load_experiment
-from simulator.log.provenance import without_folders
-from simulator.runs.run import prepare_all
+from simulator.log.provenance import argument_without_folders
+from simulator.runs.preparation import prepare_all
 from tests import command_line
 from tests.devices.training.tiny_task import save_model
 from tests.simulator.interrupts import heed_interrupts
@@ -623,7 +623,7 @@ def test_every_bundled_experiment_is_valid(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_command_is_kept_without_the_folders_that_it_names(argument: str, kept: str) -> None:
-    assert without_folders(argument) == kept
+    assert argument_without_folders(argument) == kept
 
 
 def test_a_manifest_says_nothing_of_where_it_was_made(tmp_path: Path) -> None:

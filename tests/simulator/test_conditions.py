@@ -152,7 +152,9 @@ def test_buffered_pacing_asks_a_device_as_it_comes() -> None:
 def test_run_says_why_it_cannot_go_on() -> None:
     gone = AvailabilityTrace.of([(0.0, 0.01)], math.inf)
     with pytest.raises(
-        StalledError, match=r"round 2: no device is present at 0.01 s, and none will"
+        StalledError,
+        match=r"^round 2: no device is present at 0.01 s, and none will come any more; let traces "
+        r"loop, run fewer rounds, or lose fewer devices$",
     ):
         run([make_device(0, availability=gone)], rounds=5)
 
@@ -230,7 +232,11 @@ def test_where_all_sit_out_until_the_deadline_the_round_closes_then() -> None:
 def test_run_in_which_everybody_sits_out_for_ever_says_so_at_once() -> None:
     away = AvailabilityTrace.of([(0.0, 0.1)], 0.2)  # comings and goings change nothing
     fleet = [make_device(k, budget_bytes=1000, availability=away) for k in range(2)]
-    says = r"at most 20 rounds in a row may close at one instant without a plan, got 21 at 0 s"
+    says = (
+        r"at most 20 rounds in a row may close at one instant without a plan, got 21 at 0 s: every "
+        r"device that is there sits out, and no other will come; leave devices more memory, or "
+        r"keep those there that can hold a plan of this strategy$"
+    )
     with pytest.raises(StalledError, match=says):
         run(fleet, strategy=FedQuad(rank=2), rounds=10**6)
 

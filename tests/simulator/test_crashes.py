@@ -25,7 +25,8 @@ from rich.console import Console
 
 from simulator.config.experiment import load_experiment
 from simulator.log.progress import reporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from tests.simulator.own_data import write_data
 from tests.torture import long, scaled

@@ -9,7 +9,7 @@ import pytest
 
 from simulator.config.experiment import ConfigError, read_experiment
 from simulator.config.schema import RunConfig
-from simulator.runs.run import notes
+from simulator.runs.preparation import notes
 from simulator.world.build import build_world
 from simulator.world.deadline import shortest_s
 from simulator.world.rehearsal import rehearse

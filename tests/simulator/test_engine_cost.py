@@ -22,13 +22,13 @@ from traces.availability import AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
 from traces.steps import StepTrace
 
-AHEAD_CALLS, TIMELINE_CALLS, PROCESS_CALLS = 38, 515, 620
+AHEAD_CALLS, TIMELINE_CALLS, PROCESS_CALLS = 36, 470, 525
 """Calls for each plan beyond those of a round, worked out ahead for a cohort, for one plan, and by
-a process: a quarter above the 30.5, 410 and 495 that were counted."""
-FEDQUAD_CALLS, HAFLQ_CALLS, FLOW_CALLS = 106, 340, 665
+a process: a quarter above the 28.5, 375 and 418 that were counted."""
+FEDQUAD_CALLS, HAFLQ_CALLS, FLOW_CALLS = 104, 328, 557
 """Likewise for a plan of the device's own by FedQuad and by HAFLQ, and for one whose transfers
-share a link: a quarter above 84.5, 272.5 and 531."""
-FEDBUFF_CALLS, FEDASYNC_CALLS = 690, 1090
+share a link: a quarter above 82.5, 261.5 and 445.5."""
+FEDBUFF_CALLS, FEDASYNC_CALLS = 612, 894
 """Likewise for a plan that FedBuff asks for alone, and for one that FedAsync merges alone."""
 
 
@@ -41,9 +41,7 @@ class Nowhere:
 
     def round(self, record: Any) -> None: ...
 
-    def cohort(self, events: Any) -> None: ...
-
-    def client_table(self, table: Any) -> None: ...
+    def block(self, block: Any) -> None: ...
 
 
 def fleet_of(count: int, **met: Any) -> Fleet:

@@ -9,9 +9,10 @@ import pytest
 
 from simulator.config.experiment import ConfigError, load_experiment, read_experiment
 from simulator.config.origin import Origin
+from simulator.config.origin import told as in_lines
 from simulator.config.plain_yaml import Place, key_places
 from simulator.config.readable import STAND_INS
-from simulator.runs.run import load_runs, prepare, prepare_all
+from simulator.runs.preparation import load_runs, prepare, prepare_all
 from simulator.runs.sweep import expand
 
 FILE = """\
@@ -103,6 +104,36 @@ def test_what_is_wrong_with_every_value_of_a_grid_is_said_once_with_the_values(
         "strategies.a.b.rank and strategies.c.rank must be at least 1, got 0 and -1 "
         f"({file} with strategy.rank=0,-1)",
     ]
+
+
+def test_a_key_that_is_none_is_one_short_line_for_all_strategies_and_values(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path, FILE)
+    with pytest.raises(ConfigError) as error:
+        expand(file, [], grid=["strategy.rnk=2,4"], seeds="3", output=tmp_path)
+    assert str(error.value) == (
+        "strategies.a.b.rnk and strategies.c.rnk are no keys; did you mean rank? "
+        f"({file} with strategy.rnk=2,4)"
+    )
+
+
+def test_problems_that_differ_in_their_seconds_alone_are_one_with_the_range(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path, FILE)
+    problem = "pacing.deadline_s must leave 2 devices {} s or more on each, got 0.001"
+    found = [
+        (Origin(file, (*overrides, f"seed={seed}")), problem.format(seconds))
+        for overrides in ((), ("pacing.deadline_s=0.001",))
+        for seed, seconds in enumerate(("0.09", "1e-02", "10", "0.5"))
+    ]
+    said = problem.format("1e-02 to 10")
+    assert in_lines(found) == [
+        f"{said} ({file}, line 13, column 1)",
+        f"{said} ({file} with pacing.deadline_s=0.001)",
+    ]
+    assert in_lines([found[0], (found[1][0], found[1][1].replace("2", "3"))])[1:] != []
 
 
 def test_a_check_of_the_section_points_at_the_key_that_it_names(tmp_path: Path) -> None:

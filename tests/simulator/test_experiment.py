@@ -99,11 +99,10 @@ def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
     found = problems(tmp_path, config)
     assert len(found) == 6
     text = "\n".join(found)
-    assert "nmae is no key; a config has name" in text
-    assert "did you mean name?" in text
+    assert "nmae is no key; did you mean name?" in text
     assert "seed must be in [0, 9223372036854775808), got -1" in text
     assert "strategy.rank must be at least 1, got 0" in text
-    assert "pacing.dedline_s is no key; pacing has kind, cohort, deadline_s" in text
+    assert "pacing.dedline_s is no key; did you mean deadline_s?" in text
     assert "fleet.memory_share.0 must be in (0, 1], got 2.0" in text
     assert "fleet.devices must have at least 1 entry, got []" in text
 
@@ -115,13 +114,18 @@ def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
         ({"strategy": {"kind": "fedqaud"}}, "got 'fedqaud'; did you mean fedquad?"),
         ({"pacing": {"kind": "synchronus"}}, "did you mean synchronous?"),
         ({"strategy": {}}, "strategy.kind must be one of"),
-        ({"strategy": "fedlora"}, "strategy.kind must be one of"),
+        (
+            {"strategy": "fedlora"},
+            "strategy must hold keys and values, as in { kind: fedlora },",
+        ),
+        ({"strategy": "fedavg"}, "strategy.kind must be one of"),
         ({"stop": {}}, "stop.rounds must be given"),
         ({"stop": {"rounds": "many"}}, "stop.rounds must be a whole number in [1, 1000000], got"),
         ({"stop": {"rounds": 2.5}}, "stop.rounds must be a whole number in [1, 1000000], got 2.5"),
         ({"training": {"max_loss": "x"}}, "training.max_loss must be a number"),
         ({"local": {"batch_size": 4}}, "local: give steps or epochs, exactly one of the two"),
         ({"local": {"steps": 4, "epochs": 1}}, "local: give steps or epochs"),
+        ({"task": {"model": "tiny", "kind": "causal_lm"}}, "'causal_lm'; did you mean causal-lm?"),
         ({"training": "nono"}, "training must be 'none', or keys and values such as learning_rate"),
         ({"task": {"model": "tiny", "targets": "query"}}, "task.targets must be a list, got"),
         ({"training": {"dtype": "fp8"}}, "training.dtype must be 'auto', 'bf16' or 'fp32'"),
@@ -129,7 +133,7 @@ def test_all_errors_of_a_config_come_together(tmp_path: Path) -> None:
         ({"name": "../up"}, "name must be 1 to 64 letters, digits"),
         (
             {"strategy": {"kind": "fedlora", "rnak": 4}},
-            "strategy.rnak is no key; strategy has kind",
+            "strategy.rnak is no key; did you mean rank?",
         ),
         ({"strategies": {"a": {"kind": "fedlora"}}}, "give strategy or strategies, exactly one"),
     ],
@@ -164,8 +168,8 @@ def test_a_strategy_of_several_is_named_by_its_label(tmp_path: Path) -> None:
     [
         ("a: [", "must be valid YAML"),
         ("name: a\nname: b", "the key 'name' stands twice"),
-        ("- 1", "must hold a mapping"),
-        ("", "must hold a mapping"),
+        ("- 1", "must hold keys and values, such as name: my-paper, got a list"),
+        ("", "must hold keys and values, such as name: my-paper, got nothing"),
         ("a: !!python/object/apply:os.system [ls]", "must be valid YAML"),
         ("a: " + "[" * 5000, "must be valid YAML"),
         ("name: {{ name }}", "must be valid YAML"),
@@ -195,8 +199,15 @@ def test_merged_keys_do_not_count_as_standing_twice(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be a YAML file, got none; `fedclock init compare`"):
         load_experiment(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="must be a YAML file, which cannot be read: Is a dir"):
         load_experiment(tmp_path)
+    (tmp_path / "paper.yaml").write_text("name: paper\n", "utf-8")
+    for name, near in (("papr.yaml", "; did you mean paper.yaml?"), ("z", "; `fedclock init comp")):
+        with pytest.raises(ConfigError) as error:
+            load_experiment(tmp_path / name)
+        said = str(error.value)
+        assert said.startswith(f"an experiment must be a YAML file, got none{near}")
+        assert said.endswith(f"({tmp_path / name})")
 
 
 @pytest.mark.parametrize(

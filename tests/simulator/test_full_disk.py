@@ -18,7 +18,8 @@ from simulator.config.experiment import load_experiment
 from simulator.log.manifest import RunFolderError, read_manifest
 from simulator.log.progress import PlainReporter
 from simulator.log.run_folder import RunFolder
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from tests.simulator.test_command import SMALL, fedclock, write
 from tests.torture import long, some
@@ -51,7 +52,7 @@ def limited(size_bytes: int, *arguments: str | Path, cwd: Path) -> subprocess.Co
             (12, 17_500, "events.jsonl"),
             (2, 10_000, "clients.parquet"),
         ],
-        3,
+        4,
     ),
 )
 def test_a_run_that_cannot_write_says_so_and_goes_on_later(

@@ -16,7 +16,8 @@ from rich.console import Console
 from algorithms.registry import STRATEGIES
 from simulator.config.experiment import load_experiment
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.pool import available_cores
 from simulator.workers.trainers import Trainers
 

@@ -24,6 +24,7 @@ from simulator.engine.plan_timeline import PlanTimeline
 from simulator.engine.server import Server, simulate
 from simulator.log.checked import InvariantError
 from simulator.log.records import ClientRecord, Event
+from simulator.log.round_table import RoundTable
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 from tests.simulator.test_command import SMALL, fedclock, write
 from traces.steps import StepTrace
@@ -132,12 +133,13 @@ def without_last(original: Any, self: Server) -> Any:
 
 
 def skip_round(original: Any, self: Server) -> Any:
-    record = original(self)
-    return replace(record, round=record.round + (record.round == 2))
+    progress = original(self)
+    return progress._replace(round=progress.round + (progress.round == 2))
 
 
-def miscounted(original: Any, self: Server) -> Any:
-    return replace(original(self), num_aggregated=1)
+def miscounted(original: Any, *given: Any) -> Any:
+    table = original(*given)
+    return replace(table, columns={**table.columns, "num_aggregated": np.ones(len(table))})
 
 
 MUTATIONS = {
@@ -195,7 +197,7 @@ MUTATIONS = {
         "an update that arrived must be merged or refused",
     ),
     "a plan has no outcome": (
-        instead(Server, "_round_record", without_last),
+        instead(Server, "_round_end", without_last),
         "every plan must have an outcome",
     ),
     "training takes no operations": (
@@ -218,11 +220,11 @@ MUTATIONS = {
         r"weights of an average must .* got sums from 2 to 2; aggregation at .* in round 1",
     ),
     "a round is skipped": (
-        instead(Server, "_round_record", skip_round),
+        instead(Server, "_round_end", skip_round),
         "round 3 must follow on round 1",
     ),
     "an outcome is not counted": (
-        instead(Server, "_round_record", miscounted),
+        instead(RoundTable, "of", miscounted),
         "must count one outcome a plan",
     ),
 }
@@ -250,6 +252,22 @@ TIMELINE_MUTATIONS = {
         "bytes sent must be bytes received and lost",
     ),
 }
+
+
+def test_an_update_that_is_thrown_away_is_found_among_rounds_written_together(
+    monkeypatch: Patch,
+) -> None:
+    thrown = []
+
+    def throw_away_one(self: Any, work: Any) -> None:
+        if self._arrived and not thrown:
+            thrown.append(self._arrived.pop())
+            thrown[0].record.outcome = "late"
+
+    after(Server, "_receive", throw_away_one)(monkeypatch)
+    fleet = [make_device(0), make_device(1, rate_bytes_per_s=5e4)]
+    with pytest.raises(InvariantError, match="an update that arrived must be merged or refused"):
+        simulate(make_federation(fleet, pacing=FedBuff(2, 2), rounds=4), Memory())
 
 
 @pytest.mark.parametrize("name", TIMELINE_MUTATIONS)

@@ -23,7 +23,8 @@ from analysis.runs.load import load_run
 from devices.tasks.token_losses import MAX_PERPLEXITY
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import prepare_all, run
+from simulator.runs.preparation import prepare_all
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from tests.devices.training.tiny_task import make_dataset, save_model
 from tests.simulator.test_golden import CONFIG
@@ -127,7 +128,7 @@ def test_a_perplexity_beyond_all_bounds_is_a_number_that_tables_can_hold(
     save_file(weights, broken / "model" / "model.safetensors", metadata={"format": "pt"})
     training = {"learning_rate": 1.0e-2, "dtype": "fp32", "when_diverged": "drop"}
     some = {label: STRATEGIES[label] for label in ("fedlora", "fedquad")}
-    file = experiment(broken, "beyond", training=training, strategies=some, stop={"rounds": 3})
+    file = experiment(broken, "beyond", training=training, strategies=some, stop={"rounds": 1})
     study = study_of([load_run(path) for path in run_all(file, tmp_path / "runs")])
     assert (study.per_run["final_perplexity"] == MAX_PERPLEXITY).all()
     change = study.differences.set_index("metric").loc["final_perplexity"]

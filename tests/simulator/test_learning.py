@@ -84,7 +84,7 @@ def times_trained(trainer: DriftTrainer, version: int, by: str) -> BoolArray:
     return always
 
 
-@pytest.mark.parametrize("kind", some((k for k in FEDERATED if k not in PRODUCTS), 3))
+@pytest.mark.parametrize("kind", some((k for k in FEDERATED if k not in PRODUCTS), 5))
 def test_what_is_trained_reaches_its_goal(kind: str) -> None:
     """Noise of 0.01 an update, of which each round forgets half, has a standard deviation of
     0.0115 at most in the end: 0.1 is more than 8 of them."""
@@ -227,7 +227,7 @@ def test_ffa_lora_comes_as_near_to_a_product_as_its_fixed_a_allows() -> None:
     assert trainer.distances(adapter) == pytest.approx(trainer.out_of_reach(adapter), rel=0.02)
 
 
-@pytest.mark.parametrize("kind", some(WITH_GLOBAL, 4))
+@pytest.mark.parametrize("kind", some(WITH_GLOBAL, 6))
 def test_every_scheduler_solves_a_quadratic(kind: str) -> None:
     """Exact gradients of the sum over layers of ||scale B A + merged - W||^2 / 2, which no device
     trains all of. Every device's terms can hold W, of rank 2, but for FFA-LoRA's fixed A. Of what

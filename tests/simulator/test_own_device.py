@@ -69,6 +69,15 @@ def test_what_is_wrong_with_a_device_is_said_at_its_key(
     assert words in refused(tmp_path, devices(own))
 
 
+def test_figures_in_place_of_a_profile_are_told_their_key(tmp_path: Path) -> None:
+    (group,) = devices(FIGURES)["devices"]
+    group["profile"] = group.pop("device")
+    assert (
+        "fleet.devices.0.profile must be a text, the name of a profile or a TOML file (figures of "
+        "your own stand at device), got {"
+    ) in refused(tmp_path, {"devices": [group]})
+
+
 def test_devices_of_one_name_have_the_same_figures(tmp_path: Path) -> None:
     twice = [*devices(FIGURES)["devices"], *devices({**FIGURES, "watts": 6})["devices"]]
     said = refused(tmp_path, {"devices": twice})

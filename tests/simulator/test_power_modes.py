@@ -16,7 +16,8 @@ from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.problems import UserError
 from simulator.engine.modes import ModeGroup, PowerModes
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
 from simulator.world.record import record

@@ -22,7 +22,8 @@ from devices.vocabulary.plan import Adapter, ClientUpdate
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.schema import RunConfig
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import random_adapter, trained_update

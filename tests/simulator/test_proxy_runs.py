@@ -19,7 +19,8 @@ from devices.cost.proxy import ProxyCost
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.schema import RunConfig
 from simulator.log.progress import reporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.config.problems import UserError
 from simulator.log.progress import PlainReporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from simulator.world.record import record
 from simulator.world.recorded import read_conditions

@@ -23,7 +23,8 @@ from devices.vocabulary.trainer import Evaluation, SalienceMetric, TrainingJob, 
 from simulator.config.experiment import ConfigError, load_experiment
 from simulator.engine.server import Server, simulate
 from simulator.log.progress import reporter
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.kept_results import SUFFIX, Checkpoint, CheckpointedTrainer
 from simulator.workers.pool import Pool
 from simulator.workers.processes import LocalProcesses

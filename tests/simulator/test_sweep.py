@@ -224,6 +224,14 @@ def test_what_only_a_check_of_the_world_can_find_is_said_before_any_run(tmp_path
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_deadline_that_nobody_can_meet_is_said_once_for_all_seeds(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    done = fedclock("sweep", file, "--seeds", "3", "--set", "pacing.deadline_s=1e-4", cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"which takes [\d.e-]+ to [\d.e-]+ s or more on every one, got 0.0001 ", line)
+
+
 def runs_of(tmp_path: Path, seeds: str, *grid: str) -> list[SweepRun]:
     file = write(tmp_path, SMALL)
     return expand(file, ["strategy.rank=3"], grid=grid, seeds=seeds, output=tmp_path / "runs")

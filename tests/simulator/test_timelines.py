@@ -21,6 +21,7 @@ from simulator.engine.assignment import Assignment
 from simulator.engine.device import DeviceContext
 from simulator.engine.plan_timeline import stages_of
 from simulator.engine.server import simulate
+from simulator.log.block import Block
 from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.records import ClientTable, DeviceRecord
 from simulator.log.run_folder import RunFolder
@@ -49,12 +50,11 @@ class Counted(Memory):
 
     num_ahead = 0
 
-    def cohort(self, events: CohortEvents) -> None:
-        self.num_ahead += len(events.timeline.devices)
-        self.events += events
-
-    def client_table(self, table: ClientTable) -> None:
-        assert len(table)
+    def block(self, block: Block) -> None:
+        cohorts = [piece for piece in block.pieces if isinstance(piece, CohortEvents)]
+        self.num_ahead += sum(len(events.timeline.devices) for events in cohorts)
+        for one in block.each_round():
+            self.events += one.events
 
 
 def config_with(tmp_path: Path, changed: Mapping[str, Any]) -> Any:
@@ -231,6 +231,15 @@ def test_a_plan_that_nothing_cuts_leaves_what_its_process_leaves(
     paced = {"kind": pacing} | PACINGS[pacing]
     config = config_with(tmp_path, {**MET[met], "pacing": paced, "stop": {"rounds": 5}})
     assert assert_equal_to_processes(config, tmp_path, monkeypatch) > 0
+
+
+@pytest.mark.parametrize(("met", "pacing"), some(product(MET, PACINGS), 4))
+def test_rounds_that_are_written_in_blocks_are_those_that_are_written_one_by_one(
+    tmp_path: Path, pacing: str, met: str
+) -> None:
+    paced, every = {"kind": pacing} | PACINGS[pacing], {"every": 3}
+    changed = {**MET[met], "pacing": paced, "stop": {"rounds": 20}, "evaluation": every}
+    assert_equal_routes(config_with(tmp_path, changed), tmp_path)
 
 
 def test_other_pacings_and_shared_links_work_nothing_out_ahead(tmp_path: Path) -> None:

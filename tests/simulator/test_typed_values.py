@@ -139,6 +139,11 @@ def test_an_override_does_not_hand_the_options_of_one_kind_to_another(
         override(text, **{section: value})
 
 
+def test_an_override_by_a_kind_that_is_none_is_told_the_kinds_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.kind must be one of fedlora, .*got 'fedavg'"):
+        override("strategy.kind=fedavg", strategy={"kind": "fedquad", "rank": 2, "choose": "depth"})
+
+
 def test_a_kind_is_switched_where_nothing_is_left_behind() -> None:
     given = {"kind": "fedlora", "rank": 2}
     assert override("strategy.kind=fedquad", strategy=given).strategy.kind == "fedquad"

@@ -18,7 +18,8 @@ from simulator.engine.server import simulate
 from simulator.log.progress import PlainReporter
 from simulator.log.records import Event
 from simulator.log.writers import WRITERS, RunFacts, WriterSpec, find_writers, open_writers, scalars
-from simulator.runs.run import prepare, run
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
 from simulator.workers.trainers import Trainers
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation
 

@@ -122,7 +122,7 @@ trees = st.recursive(
 def test_plain_pickle_of_any_shape_gives_an_import_or_an_error_that_names_the_file(
     tmp_path: Path, name: str
 ) -> None:
-    @settings(one_folder, max_examples=scaled(100, 900))
+    @settings(one_folder, max_examples=scaled(40, 900, least=100))
     @given(st.dictionaries(st.integers() | st.text(max_size=3), trees, max_size=3) | trees)
     def broken(value: object) -> None:
         check(tmp_path, name, pickle.dumps(value))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from devices.training.data import draw_batches
+from devices.training.batches import draw_batches
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import TrainingJob

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from devices.datasets.dataset import load_dataset
 from devices.tasks.classification import Classification
+from devices.tasks.task import Batch
 from devices.training.activations import (
     PackedActivation,
     RoundingNoise,
@@ -16,7 +17,6 @@ from devices.training.activations import (
     packed_activations,
 )
 from devices.training.adapters import load_adapter
-from devices.training.data import Batch
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import TermGrid, WeightFormat
 from tests.beginning import beginning
@@ -52,11 +52,11 @@ def test_a_tensor_comes_back_within_a_step_of_its_group(
     seed: int, bits: int, elements: int, spread: float
 ) -> None:
     tensor = torch.randn(elements, generator=torch.Generator().manual_seed(seed)) * spread
-    result = packed(tensor, bits)
-    assert result.unpack().shape == tensor.shape
+    unpacked = packed(tensor, bits).unpack()
+    assert unpacked.shape == tensor.shape
     for first in range(0, elements, 64):
         group = tensor[first : first + 64].float()
-        error = (result.unpack()[first : first + 64].float() - group).abs().max()
+        error = (unpacked[first : first + 64].float() - group).abs().max()
         extent = group.max() - group.min()
         # A step; besides, fp16 rounds the zero and up to 2^bits - 1 steps by 2^-11 of them, or by
         # 2^-25 each where they are subnormal.

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 from devices.models.catalog import resolve
 from devices.options import BatchKind
-from devices.training.data import (
-    TEXTS_AT_ONCE,
+from devices.training.batches import (
     TokenizedTexts,
     draw_batches,
     in_common_order,
     length_sorted_chunks,
     stratified_subset,
-    tokenize,
 )
+from devices.training.tokens import TEXTS_AT_ONCE, tokenize
 from tests.devices.training.tiny_task import needs_minilm
 
 KINDS: tuple[BatchKind, ...] = get_args(BatchKind)

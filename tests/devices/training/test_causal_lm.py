@@ -18,7 +18,7 @@ from devices.datasets.dataset import Examples
 from devices.tasks.causal_lm import CausalLM
 from devices.tasks.task import IGNORED
 from devices.tasks.token_losses import token_losses
-from devices.training.data import cut_rows
+from devices.training.batches import cut_rows
 from devices.training.export import save_peft
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter

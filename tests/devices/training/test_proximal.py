@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from devices.training.adapters import load_adapter
-from devices.training.data import draw_batches
+from devices.training.batches import draw_batches
 from devices.training.penalties import proximal_term
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter, TermGrid

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from devices.tasks.causal_lm import CausalLM
 from devices.tasks.registry import smoothed
 from devices.tasks.task import IGNORED, Task
-from devices.training.data import draw_batches, in_common_order
+from devices.training.batches import draw_batches, in_common_order
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter, TermGrid
 from devices.vocabulary.trainer import TrainingJob

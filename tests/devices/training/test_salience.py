@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 
 from devices.tasks.classification import Classification
 from devices.training.adapters import load_adapter
-from devices.training.data import stratified_subset
+from devices.training.batches import stratified_subset
 from devices.training.model import ADAPTER, layer_path
 from devices.training.trainer import CALIBRATION_EXAMPLES, SUBSET_SEED, TorchTrainer
 from devices.vocabulary.plan import Factors, TermGrid
@@ -91,15 +91,21 @@ def test_fisher_information_is_the_mean_of_squared_gradients_text_by_text(
     grid = TermGrid.top_blocks(trainer.spec.grid_shape(2), 2)
     load_adapter(trainer._model, adapter, grid)
     trainer._model.weights.use_fp32()
-    for key, layer in trainer._model.lora_layers.items():
-        for factor in (layer.lora_A[ADAPTER].trained, layer.lora_B[ADAPTER].trained):
-            total = torch.zeros_like(factor)
-            for one in chosen[:, None]:
-                text = texts.batch(one, torch.device("cpu"))
-                logits = trainer._model.network(**text.inputs).logits
-                loss = torch.nn.functional.cross_entropy(logits, text.targets)
-                total += torch.autograd.grad(loss, factor)[0].square()
-            expected[key.block] += (total / len(chosen)).norm().item()
+    factors_of = [
+        (key.block, factor)
+        for key, layer in trainer._model.lora_layers.items()
+        for factor in (layer.lora_A[ADAPTER].trained, layer.lora_B[ADAPTER].trained)
+    ]
+    totals = [torch.zeros_like(factor) for _, factor in factors_of]
+    for one in chosen[:, None]:
+        text = texts.batch(one, torch.device("cpu"))
+        logits = trainer._model.network(**text.inputs).logits
+        loss = torch.nn.functional.cross_entropy(logits, text.targets)
+        gradients = torch.autograd.grad(loss, [factor for _, factor in factors_of])
+        for total, gradient in zip(totals, gradients, strict=True):
+            total += gradient.square()
+    for (block, _), total in zip(factors_of, totals, strict=True):
+        expected[block] += (total / len(chosen)).norm().item()
     assert found == pytest.approx(expected, rel=1e-4)
 
 

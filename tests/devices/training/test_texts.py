@@ -17,8 +17,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from devices.datasets.dataset import Examples, TextDataset
 from devices.tasks.classification import Classification, macro_f1, matthews
 from devices.tasks.regression import Regression, correlation
-from devices.training.data import tokenize_pairs
 from devices.training.export import save_peft
+from devices.training.tokens import tokenize_pairs
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter
 from devices.vocabulary.trainer import ChunkScore

@@ -10,7 +10,7 @@ import torch
 
 from devices.datasets.dataset import load_dataset
 from devices.tasks.classification import Classification
-from devices.training.data import draw_batches
+from devices.training.batches import draw_batches
 from devices.training.evaluation import score_chunk
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import TermGrid
