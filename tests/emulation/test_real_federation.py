@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,9 @@ def test_real_clients_end_with_the_simulated_adapter_bit_for_bit(
 
 @pytest.mark.parametrize("kind", ["fedsa-lora", "local-only", "centralized"])
 def test_what_stays_on_a_device_is_refused_in_words(data: Path, kind: str) -> None:
-    section = {"kind": kind, "rank": 4}
     share = {"every": 1000, "examples": 8, "own_share": 0.2}
-    config = config_of(data, "fedlora", strategy=section, evaluation=share)
+    config = config_of(data, "fedlora", evaluation=share)
+    config = replace(config, strategy=STRATEGY_KINDS[kind](rank=4))
     world = build_world(config, "test")
     federation = federation_of(config, world, NullTrainer(world.model.num_blocks))
     with pytest.raises(ValueError, match=f"devices send all that they train, got {kind}"):
