@@ -55,6 +55,11 @@ class Pacing(Options, Protocol):
         """True where devices that are still at work when a round closes are told to stop."""
         return False
 
+    @property
+    def updates_a_round(self) -> int:
+        """The number of updates that a round merges where nothing is lost or late."""
+        return self.slots(in_flight=0, buffered=0)
+
     def slots(self, in_flight: int, buffered: int) -> int:
         """Return the number of further devices to hand plans to now; at most 0 for none."""
         ...
@@ -125,6 +130,10 @@ class OverSelection(Pacing):
     def drops_late(self) -> bool:
         return True
 
+    @property
+    def updates_a_round(self) -> int:
+        return self.cohort
+
     def slots(self, in_flight: int, buffered: int) -> int:
         return 0 if in_flight or buffered else math.ceil(self.factor * self.cohort)
 
@@ -191,6 +200,10 @@ class FedBuff(Pacing):
     staleness_exponent: Exponent = 0.5
     """The exponent by which an update weighs less for each aggregation that it missed."""
 
+    @property
+    def updates_a_round(self) -> int:
+        return self.size
+
     def slots(self, in_flight: int, buffered: int) -> int:
         return self.concurrency - in_flight
 
@@ -230,6 +243,10 @@ class FedAsync(Pacing):
     """The slope of the hinge decay."""
     hinge_after: Annotated[int, Ge(0)] = 4
     """The staleness up to which the hinge decay does not begin."""
+
+    @property
+    def updates_a_round(self) -> int:
+        return 1
 
     def slots(self, in_flight: int, buffered: int) -> int:
         return self.concurrency - in_flight

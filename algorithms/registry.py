@@ -22,6 +22,7 @@ from algorithms.selections.fair import Fair
 from algorithms.selections.fedcs import FedCS
 from algorithms.selections.oort import Oort
 from algorithms.selections.power_of_choice import PowerOfChoice
+from algorithms.strategies.centralized import Centralized
 from algorithms.strategies.fah_qlora import FAHQLoRA
 from algorithms.strategies.fed_hello import FedHeLLo
 from algorithms.strategies.fedex_lora import FedExLoRA
@@ -65,6 +66,7 @@ STRATEGIES: dict[str, type[Strategy[Any]]] = {
     "fed-hello": FedHeLLo,
     "scaffold": SCAFFOLD,
     "local-only": LocalOnly,
+    "centralized": Centralized,
 }
 PACINGS: dict[str, type[Pacing]] = {
     "synchronous": Synchronous,
@@ -73,6 +75,8 @@ PACINGS: dict[str, type[Pacing]] = {
     "fedbuff": FedBuff,
     "fedasync": FedAsync,
 }
+REFERENCES = tuple(kind for kind, strategy in STRATEGIES.items() if strategy.is_reference)
+"""The kinds that stand beside the schedulers of a table, and are none of them."""
 SELECTIONS: dict[str, type[Selection]] = {
     "uniform": Uniform,
     "oort": Oort,

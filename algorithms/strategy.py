@@ -284,6 +284,12 @@ class Strategy(Options, Protocol[M]):
     has_global_model: ClassVar[bool] = True
     """Whether ``ServerState.adapter`` is a model that somebody uses. Where it is not, it stays what
     it was, nothing is tested between rounds or exported, and only own models count."""
+    is_centralized: ClassVar[bool] = False
+    """Whether it is no federation: the engine gives it one place that holds all data, has no link
+    and no limit of memory, and makes the steps of a whole round."""
+    is_reference: ClassVar[bool] = False
+    """Whether it stands beside the schedulers of a table and is none of them: it chooses no target
+    or equal spending, is never marked as the best, and is the baseline only where it is named."""
     needs_plain_sgd: ClassVar[bool] = False
     """Whether it takes what a device has moved by, over the rate, for the sum of its gradients,
     which holds for SGD without momentum and clipping. A config with another recipe is refused."""

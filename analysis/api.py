@@ -183,13 +183,13 @@ class Result:
     def frame(self, name: str, *, target: float | None = None) -> pd.DataFrame:
         """Return the frame that the figure of this name plots. Raises RunError for no such name."""
         study = self.compare(target=target)
-        return _spec(name, study).frame(study)
+        return _spec(name, study).of(study)
 
     def draw(self, name: str, *, paper: style.Paper | str = style.IEEE) -> Figure:
         """Return the figure of this name. Raises RunError if there is none, or nothing to show."""
         study = self.compare()
         spec = _spec(name, study)
-        return draw(with_names(spec.frame(study), study.names), spec.draw, paper=paper)
+        return draw(with_names(spec.of(study), study.names), spec.draw, paper=paper)
 
     def sensitivity(self, key: str, *, target: float | None = None) -> pd.DataFrame:
         """Return one row a run: its results, beside the value that a key of its config has."""

@@ -72,7 +72,7 @@ def decomposition(frame: pd.DataFrame, paper: style.Paper) -> Figure:
                     f"{100 * row['target']:.0f} %",
                     (row["round_s_ratio"], row["rounds_ratio"]),
                     textcoords="offset points",
-                    xytext=(-4 if k % 2 else 4, 0),
+                    xytext=(-7 if k % 2 else 7, 0),
                     ha="right" if k % 2 else "left",
                     va="center",
                     fontsize=7,
@@ -110,6 +110,29 @@ def menu(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
     note = f"Depth 1 to {frame['depth'].max()}; shaded: the budgets of such boards"
     return style.one_panel(paper, plot, note)
+
+
+def bound(frame: pd.DataFrame, paper: style.Paper) -> Figure:
+    """Return the curve of what depth costs a step, with a mark where each variant lies on it."""
+
+    def plot(axes: Axes) -> None:
+        curve = frame.drop_duplicates("depth")
+        axes.plot(curve["depth"], curve["over_depth_1"], color=style.GREY, linewidth=0.7)
+        marked = frame.drop_duplicates("label").set_index("label")
+        for label, look in style.looks(frame).items():
+            axes.plot(
+                marked["mean_depth"][label],
+                marked["mean_over_depth_1"][label],
+                color=look.color,
+                marker=look.marker,
+                linestyle="none",
+                label=escape.figure(label),
+            )
+        axes.set(xlabel="Depth d: tunable blocks from the output", ylabel="T(d) / T(1)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid()
+
+    return style.one_panel(paper, plot)
 
 
 def devices(frame: pd.DataFrame, paper: style.Paper) -> Figure:

@@ -3,13 +3,15 @@
     python -m studies.run studies/plan.yaml --minutes 30
 
 A plan is a list of what to run, what decides most first: an experiment with some of its strategies
-at some seeds, ``set`` as the command line has it. Runs that are kept are not run again, on whatever
-machine they were; one that the time cut short goes on from its run folder.
+at some seeds, ``set`` as the command line has it; with ``rates`` once for each learning rate, in an
+experiment whose name says it. Runs that are kept are not run again, on whatever machine they were;
+one that the time cut short goes on from its run folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 import time
@@ -28,7 +30,7 @@ from simulator.runs.sweep import SweepRun, carry_out, expand
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 
-KEYS = {"experiment", "strategies", "seeds", "set"}
+KEYS = {"experiment", "strategies", "seeds", "set", "rates"}
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,38 @@ def steps_of(plan: Path, results: Path, runs: Path) -> list[Step]:
         file = plan.parent / entry["experiment"]
         seeds = ",".join(map(str, entry["seeds"])) + ","
         found = expand(file, entry.get("set", ()), grid=(), seeds=seeds, output=runs)
-        by_name = {(one.label, one.seed): one for one in found}
         labels = entry.get("strategies") or list(dict.fromkeys(one.label for one in found))
-        for seed in entry["seeds"]:
-            for label in labels:
-                if (label, seed) not in by_name:
-                    raise UserError(f"{plan}: {file} has no strategy {label!r}")
-                run = by_name[label, seed]
-                name = f"{label}-s{seed}.json"
-                steps.append(Step(run, results / run.folder.parent.name / name))
+        for rate in entry.get("rates", ()):
+            name = f"{found[0].folder.parent.name}-rate-{_short(rate)}"
+            rates = [f"strategies.{label}.learning_rate={rate}" for label in labels]
+            own = [*entry.get("set", ()), *rates, f"name={name}"]
+            found_at = expand(file, own, grid=(), seeds=seeds, output=runs)
+            steps += _chosen(found_at, labels, entry["seeds"], results, plan)
+        if "rates" not in entry:
+            steps += _chosen(found, labels, entry["seeds"], results, plan)
     return steps
+
+
+def _chosen(
+    found: Sequence[SweepRun],
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    results: Path,
+    plan: Path,
+) -> Iterator[Step]:
+    """Yield the steps of these strategies, seed by seed. Raises UserError for one there is not."""
+    by_name = {(one.label, one.seed): one for one in found}
+    for seed in seeds:
+        for label in labels:
+            if (label, seed) not in by_name:
+                raise UserError(f"{plan}: {found[0].file} has no strategy {label!r}")
+            run = by_name[label, seed]
+            yield Step(run, results / run.folder.parent.name / f"{label}-s{seed}.json")
+
+
+def _short(rate: float) -> str:
+    """Return a rate as the name of an experiment has it: ``1.6e-2``."""
+    return re.sub(r"(\.0)?e([+-])0", r"e\2", f"{rate:.1e}")
 
 
 def carry_on(steps: Sequence[Step], minutes: float) -> int:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from algorithms.registry import REFERENCES, STRATEGIES
+
+FEDERATED = tuple(kind for kind in STRATEGIES if kind not in REFERENCES)
+"""Those whose devices send something that a global model is made of."""
+
 WHOLE = (
     "fedlora",
     "ffa-lora",
@@ -11,5 +16,6 @@ WHOLE = (
     "fedsa-lora",
     "scaffold",
     "local-only",
+    "centralized",
 )
 """Those that take no heed of a device's memory: unless told to, they train the same on all."""

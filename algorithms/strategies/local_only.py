@@ -45,6 +45,7 @@ class LocalOnly(Strategy[OwnModels]):
     kind: ClassVar[str] = "local-only"
     title: ClassVar[str] = "Local only: every device by itself, nothing is sent"
     has_global_model: ClassVar[bool] = False
+    is_reference: ClassVar[bool] = True
 
     rank: Count = 8
     alpha: Positive = 16.0

@@ -7,6 +7,7 @@ add one, write a module with a frame and a drawing, and name them here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,9 @@ from analysis.figures import (
     traffic,
     waiting,
 )
+from analysis.metrics.run_metrics import is_timed
 from analysis.metrics.study import Study
+from analysis.runs.load import Run
 from analysis.runs.names import with_names
 from devices.tasks.registry import UNNAMED_METRIC
 from devices.tasks.task import Metric
@@ -39,17 +42,42 @@ from devices.tasks.task import Metric
 Draw = Callable[[pd.DataFrame, style.Paper], Figure]
 
 
+def has_plans(run: Run) -> bool:
+    """Return True for a run in which devices did something, which those of one place is not."""
+    return len(run.clients) > 0
+
+
+def has_time(run: Run) -> bool:
+    """Return True for a run that was charged time."""
+    return is_timed(run.rounds)
+
+
 class FigureSpec(NamedTuple):
-    """A figure has a file name, a caption, a frame of numbers and a drawing of the frame."""
+    """A figure has a file name, a caption, a frame of numbers and a drawing of the frame.
+
+    It shows the runs that ``shows`` is true of.
+    """
 
     name: str
     caption: str
     frame: Callable[[Study], pd.DataFrame]
     draw: Draw
+    shows: Callable[[Run], bool] = has_plans
+
+    def of(self, study: Study) -> pd.DataFrame:
+        """Return the frame of the runs that are shown; empty where there are none."""
+        shown = tuple(filter(self.shows, study.runs))
+        return self.frame(replace(study, runs=shown)) if shown else pd.DataFrame()
 
 
 def _curve(name: str, caption: str, x: curves.Quantity, y: curves.Quantity) -> FigureSpec:
-    return FigureSpec(name, caption, curves.frame, partial(curves.draw, x=x, y=y))
+    by_x = {curves.TIME: has_time, curves.ENERGY: has_time, curves.TRAFFIC: has_plans}
+    draw = partial(curves.draw, x=x, y=y)
+    return FigureSpec(name, caption, curves.frame, draw, by_x.get(x, _any))
+
+
+def _any(run: Run) -> bool:
+    return True
 
 
 def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
@@ -187,6 +215,7 @@ def figures_of(metric: Metric) -> tuple[FigureSpec, ...]:
             " for itself, worst at the left; all seeds together.",
             partial(own_tests.frame, metric=metric),
             partial(own_tests.draw, metric=metric),
+            _any,
         ),
         FigureSpec(
             "rates",
@@ -244,7 +273,7 @@ def write(
 
     Nothing is written, and nothing returned, where the runs hold nothing to plot.
     """
-    frame = with_names(spec.frame(study), study.names)
+    frame = with_names(spec.of(study), study.names)
     if frame.empty:
         return []
     paths = []

@@ -42,7 +42,7 @@ BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, BLACK, WINE, OLIVE = "#56B4E9", "#E69F00", "#000000", "#882255", "#999933"
 SIENNA, VIOLET, FOREST = "#5C3310", "#5A3FC0", "#117733"
 PLUM, LAVENDER, LIME, ELECTRIC = "#3C0059", "#8D79F2", "#A8D890", "#9000F0"
-ROSE, INDIGO, PINE = "#D8C0C0", "#330088", "#113322"
+ROSE, INDIGO, PINE, MOSS = "#D8C0C0", "#330088", "#113322", "#78A860"
 GREY, PALE, LIGHT_GREY, DARK_GREY = "#8A8A8A", "#CBCBCB", "#E4E4E4", "#555555"
 SLATE, RED = "#4C6A92", "#D3001B"  # of no strategy: for parts, phases and OOM
 COLORS = {
@@ -66,6 +66,7 @@ COLORS = {
     "fed-hello": ROSE,
     "scaffold": INDIGO,
     "local-only": PINE,
+    "centralized": MOSS,
 }
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE, BLACK, GREY)
 """Colours of what is no strategy: links, files and tables, in the order that they are named."""

@@ -35,6 +35,11 @@ TO_TARGET = {
     "spent_energy_j": "energy_to_target_j",
 }
 """What was spent by the last evaluation, and the same to the target."""
+OF_TIME = (
+    "time_to_target_s", "time_to_stay_s", "spent_s", "energy_to_target_j", "spent_energy_j",
+    "simulated_s", "waiting_s", "energy_j",
+)  # fmt: skip
+"""Columns that are not known of a run that was charged no time."""
 SPENT = ("round", "closed_s", "download_bytes", "upload_bytes", "energy_j")
 
 
@@ -53,6 +58,18 @@ class Spent(NamedTuple):
     at_s: float
     transfer_bytes: int
     energy_j: float
+
+
+def is_timed(rounds: pd.DataFrame) -> bool:
+    """Return False for a run that was charged no time, whose rounds all closed at instant 0."""
+    closed_s = rounds["closed_s"].to_numpy()
+    return len(closed_s) < 2 or float(closed_s.max()) > 0
+
+
+def of_time(metric: Metric) -> tuple[str, ...]:
+    """Return the columns of what a run came to that need a clock, and so are NaN without one."""
+    at_equal = (f"{metric.name}_{what}" for what in ("at_time", "at_energy", "area"))
+    return (*OF_TIME, *at_equal)
 
 
 def evaluated(rounds: pd.DataFrame, metric: Metric) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from algorithms.registry import REFERENCES
 from analysis.metrics import run_metrics as metrics
 from analysis.metrics.caveats import warnings_of
 from analysis.metrics.definitions import BESIDE, JUDGES, SMOOTHING, wrong_target
@@ -28,6 +29,7 @@ from devices.datasets.own import portable_name
 from devices.tasks.task import Metric
 from traces.text import did_you_mean
 
+NAN = math.nan
 ROUND_COLUMNS = (
     "round", "closed_s", "download_bytes", "upload_bytes", "energy_j", "waiting_s",
     "num_aggregated", "num_sat_out", "num_oom", "num_late", "num_offline", "num_crashed",
@@ -235,7 +237,7 @@ def _study(
     """Return the study of what was read, and of each further target of the configs."""
     if smoothing < 1:
         raise RunError(f"the smoothing must be over at least 1 evaluation, got {smoothing}")
-    rounds = [one.rounds for one in played.values()]
+    rounds = _judging(played)
     metric = _metric(played)
     fixed = _fixed_targets(played) if target is None else []
     chosen = (
@@ -282,8 +284,8 @@ def _at_target(
     """Return the study of what was read, at one target."""
     metric = _metric(played)
     smooth = {n: metrics.smoothed(one.rounds, metric, smoothing) for n, one in played.items()}
-    horizon_s = _horizon_s([one.rounds for one in played.values()], metric)
-    budget = _shared_budget([one.rounds for one in played.values()], metric)
+    horizon_s = _horizon_s(_judging(played), metric)
+    budget = _shared_budget(_judging(played), metric)
     found = {name: metrics.of_rounds(one.rounds, metric) for name, one in played.items()}
     rows = {
         name: {
@@ -297,6 +299,7 @@ def _at_target(
             f"{metric.name}_error": _standard_error(one, found[name][f"final_{metric.name}"]),
             "smoothed_best": metric.best(smooth[name][metric.name]),
             **one.work,
+            **({} if metrics.is_timed(one.rounds) else dict.fromkeys(metrics.of_time(metric), NAN)),
         }
         for name, one in played.items()
     }
@@ -335,6 +338,15 @@ def _metric(played: Mapping[str, _Played]) -> Metric:
     return next(iter(played.values())).metric
 
 
+def _judging(played: Mapping[str, _Played]) -> list[pd.DataFrame]:
+    """Return the rounds of the runs that choose a target and what is compared at equal spending.
+
+    They are those of no reference, unless there is nothing else.
+    """
+    own = [one.rounds for one in played.values() if one.strategy not in REFERENCES]
+    return own or [one.rounds for one in played.values()]
+
+
 def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
@@ -355,12 +367,15 @@ def choose_baseline(
 ) -> str:
     """Return the variant of this name; without one, the first of FedLoRA, else the first of all.
 
+    References (``Strategy.is_reference``) are taken only where there is nothing else.
+
     Variants in ``own`` go before others: they stand at the config's own values, where others are
     points of a grid. Raises RunError where no variant has the name.
     """
     variants = list(dict.fromkeys(per_run["variant"]))
     if given is None:
-        plain = list(per_run.loc[per_run["strategy"] == "fedlora", "variant"]) or variants
+        rest = list(per_run.loc[~per_run["strategy"].isin(REFERENCES), "variant"]) or variants
+        plain = list(per_run.loc[per_run["strategy"] == "fedlora", "variant"]) or rest
         return str(next((variant for variant in plain if variant in own), plain[0]))
     if given not in variants:
         names = ", ".join(variants)

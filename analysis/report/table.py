@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from algorithms.registry import REFERENCES
 from analysis.metrics.definitions import GROUP_OF, METRICS, Metric, value_in_words
 from analysis.metrics.paired import MIN_SEEDS, beats, holm
 from analysis.metrics.seeds import Estimate
@@ -243,7 +244,8 @@ def _best(
 ) -> tuple[bool, ...]:
     """Return which cells are the best and told apart from all others on the same seeds.
 
-    Cells that read like the best stand with it; none is marked where all that have a number read
+    References are left out (``Strategy.is_reference``): they are there to be held against. Cells
+    that read like the best stand with it; none is marked where all that have a number read
     alike.
     """
     nothing = (False,) * len(texts)
@@ -251,15 +253,17 @@ def _best(
     if not metric.better or tested.column not in study.per_run or len(set(texts)) == 1:
         return nothing
     sign = 1.0 if metric.better == "lower" else -1.0
-    known = [k for k, one in enumerate(own) if math.isfinite(one.value) and one.value == one.upper]
+    strategies = study.per_run.groupby("variant", sort=False, observed=True)["strategy"].first()
+    judged = [k for k, name in enumerate(study.variants) if strategies[name] not in REFERENCES]
+    known = [k for k in judged if math.isfinite(own[k].value) and own[k].value == own[k].upper]
     if not known:
         return nothing
     best = texts[min(known, key=lambda k: sign * own[k].value)]
-    alike = [k for k, text in enumerate(texts) if text == best]
+    alike = [k for k in judged if texts[k] == best]
     rest = [
         k
-        for k, text in enumerate(texts)
-        if text != best and (metric.estimate == "ratio" or not math.isnan(own[k].value))
+        for k in judged
+        if texts[k] != best and (metric.estimate == "ratio" or not math.isnan(own[k].value))
     ]
     if not rest:  # one alone has the number
         return nothing

@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.emulation.messages import Enrolment, Report, Task, receive_message
 from benchmarks.emulation.shaping import Bucket, Spent, WallClock, send
+from devices.vocabulary.controls import Controls, elementwise, zeros_like
 from devices.vocabulary.plan import WEIGHT_FORMATS, Broadcast, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import Trainer, TrainingJob, TrainingResult
 from devices.wire import wire
@@ -64,6 +65,9 @@ class _Client:
         rank, alpha = config.strategy.rank, config.strategy.alpha
         rng = stream(config.seed, "adapter")
         self._drawn = self._world.model.initial_adapter(rank, alpha, rng)
+        self._own_control = zeros_like(self._drawn)
+        assert config.training != "none", "what is emulated is trained"
+        self._rate = config.training.learning_rate  # by a constant schedule
         with shared.processor:
             _warm_up(self._trainer, self._world, Broadcast(0, self._drawn))
 
@@ -94,11 +98,21 @@ class _Client:
             received = wire.decode_broadcast(
                 message, self._world.model, plan=task.plan, drawn=self._drawn
             )
-            start = Broadcast(task.version, received.adapter)
+            controls = received.control and Controls(received.control, self._own_control)
+            start = Broadcast(task.version, received.adapter, controls=controls)
             job = TrainingJob(task.plan, start, self._device.examples, task.training_seed)
             result = self._trainer.train([job])[0]
             rng = np.random.default_rng(task.wire_seed)
-            update = wire.encode_update(result.adapter, start.adapter, plan=task.plan, rng=rng)
+            change = None
+            if controls:
+                moved = task.plan.local_steps * self._rate
+                change = controls.change(start.adapter, result.adapter, moved)
+            update = wire.encode_update(
+                result.adapter, start.adapter, plan=task.plan, rng=rng, control_change=change
+            )
+            if controls:  # it keeps what it had and what it sent
+                told = wire.decode_control_change(update, start.adapter, plan=task.plan)
+                self._own_control = elementwise(np.add, controls.own, told)
             return _Worked(update, result, time.process_time() - began_s, waited_s)
 
     def _train_s(self, plan: TrainingPlan, compute_s: float) -> float:

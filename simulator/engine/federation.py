@@ -46,6 +46,11 @@ class Federation:
         return getattr(self.strategy, "has_global_model", True)
 
     @property
+    def is_centralized(self) -> bool:
+        """Return True where one place holds all data, and no device takes part."""
+        return getattr(self.strategy, "is_centralized", False)
+
+    @property
     def is_timing_only(self) -> bool:
         """Return True where nothing is trained, so that a device sends back what it was sent."""
         return isinstance(self.trainer, NullTrainer)

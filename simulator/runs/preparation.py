@@ -142,6 +142,8 @@ def notes(config: RunConfig, world: World, where: str | Origin) -> list[str]:
     Raises ConfigError where nothing can be planned, or nobody can ever be in time.
     """
     asked, plans = rehearse(config, world, where)
+    if getattr(config.strategy, "is_centralized", False):
+        return []  # no device of the fleet does anything
     planned = {plan.device_id for plan in plans}
     idle = [device for device in asked if device not in planned]
     found = []

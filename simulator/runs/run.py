@@ -46,6 +46,7 @@ from simulator.workers.trainers import (
     remembering,
 )
 from simulator.world.build import World
+from simulator.world.one_place import OfOnePlace, charged_profile, in_one_place
 from simulator.world.private import spent_privacy
 from simulator.world.recorded import fault_schedules
 from traces.text import without_folders
@@ -134,6 +135,9 @@ def _simulated(
     config, world = prepared.config, prepared.world
     began = time.perf_counter()
     federation = federation_of(config, world, remembered.trainer)
+    is_timed = not federation.is_centralized or charged_profile(federation.strategy) is not None
+    if federation.is_centralized:
+        logs = [OfOnePlace(log, is_timed=is_timed) for log in logs]
     server = simulate(replace(federation, begin=remembered.begin), *logs)
     wall_s = time.perf_counter() - began
     if config.training != "none" and federation.has_global_model:
@@ -145,6 +149,8 @@ def _simulated(
     if of_devices := _expected(server, world) | own:
         store.of_devices(of_devices)
     outcome = _outcome(server, world.task.metrics, wall_s) | remembered.savings
+    if not is_timed:
+        outcome["simulated_s"] = 0.0
     if not federation.has_global_model:
         outcome["adapter_sha256"] = None
     return outcome | spent_privacy(config, world, rounds=server.state.version)
@@ -249,7 +255,7 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         cohort = config.pacing.slots(in_flight=0, buffered=0)
         noise_seed = int(stream(config.seed, "privacy").integers(2**63))
         strategy = WithPrivacy(strategy, config.privacy, cohort, noise_seed)
-    return Federation(
+    federation = Federation(
         world=world,
         rules=rules,
         strategy=WithServerOptimizer(strategy, optimizer) if optimizer else strategy,
@@ -258,6 +264,7 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
         trainer=trainer,
         seed=config.seed,
     )
+    return in_one_place(federation) if federation.is_centralized else federation
 
 
 def _manifest(

@@ -44,6 +44,7 @@ from simulator.world.fleet import draw_fleet
 from simulator.world.groups import open_groups
 from simulator.world.modes import draw_modes
 from simulator.world.network import open_network
+from simulator.world.one_place import steps_problem
 from simulator.world.recorded import read_conditions
 from simulator.world.shards import draw_shards, split_own_tests
 from simulator.world.smallest_plans import check_budgets
@@ -115,6 +116,8 @@ def build_world(config: RunConfig, where: str | Origin) -> World:
         "cost.table", partial(with_measured_times, config, priced)
     )
     _check_rates(config, fleet, problems)
+    if getattr(config.strategy, "is_centralized", False) and (why := steps_problem(config, fleet)):
+        problems.add(why)
     if not problems.found and priced:
         check_budgets(config, fleet, model=model, cost_model=priced, problems=problems)
     if problems.found or cost_model is None:

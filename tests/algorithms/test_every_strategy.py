@@ -24,13 +24,11 @@ from devices.vocabulary.plan import (
 )
 from tests.algorithms.haflq_fleets import device, fleet_of
 from tests.algorithms.static_fleet import StaticFleet, random_adapter, spoil, trained_update
-from tests.kinds import WHOLE
+from tests.kinds import FEDERATED, WHOLE
 from traces.arrays import FloatArray
 
 PADDING = ("zeropad", "hetlora", "fah-qlora")
 """Those that count a term as zero where a device does not hold it, as their papers say."""
-
-WITH_GLOBAL = [kind for kind, strategy in STRATEGIES.items() if strategy.has_global_model]
 
 SENDS_ALL = ("fedlora", "fedex-lora", "lora-fair", "scaffold")
 
@@ -79,7 +77,7 @@ def test_every_plan_fits_its_device_in_every_round(kind: str, mixed: StaticFleet
         assert len({plan.device_id for plan in plans}) == len(plans) > 0
         for plan in plans:
             assert fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(plan.device_id)
-            assert plan.terms.uploaded.any() == (kind in WITH_GLOBAL)
+            assert plan.terms.uploaded.any() == (kind in FEDERATED)
             assert plan.local_steps == fleet.local_steps(plan.device_id)
         state = strategy.aggregate(state, updates)
 
@@ -128,7 +126,7 @@ def test_what_stands_in_an_update_for_terms_not_sent_reaches_nothing(
     assert clean.adapter.digest == dirty.adapter.digest
 
 
-@pytest.mark.parametrize("kind", WITH_GLOBAL)
+@pytest.mark.parametrize("kind", FEDERATED)
 def test_devices_start_from_the_global_model_which_every_update_has_moved(
     kind: str, mixed: StaticFleet
 ) -> None:
@@ -167,7 +165,7 @@ def weight_change(adapter: Adapter, key: ModuleKey) -> FloatArray:
     return change
 
 
-@pytest.mark.parametrize("kind", [k for k in WITH_GLOBAL if k not in PRODUCTS])
+@pytest.mark.parametrize("kind", [k for k in FEDERATED if k not in PRODUCTS])
 def test_terms_on_which_all_their_senders_agree_come_out_as_sent(
     kind: str, mixed: StaticFleet
 ) -> None:

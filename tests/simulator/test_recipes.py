@@ -141,8 +141,16 @@ def test_a_wrong_rate_of_a_strategy_is_told_by_its_own_key(tmp_path: Path) -> No
     strategies = {"a": {"kind": "fedlora", "learning_rate": 0}, "b": {"kind": "fedlora"}}
     with pytest.raises(ConfigError, match=r"strategies\.a\.learning_rate must be above 0"):
         loaded(tmp_path, strategies=strategies)
-    with pytest.raises(ConfigError, match=r"strategies\.a\.learning_rate must be left out"):
+    with pytest.raises(ConfigError, match=r"strategies\.a\.learning_rate must be above 0"):
         loaded(tmp_path, strategies=strategies, training="none")
+
+
+def test_a_run_that_trains_nothing_leaves_the_rate_of_a_strategy_aside(tmp_path: Path) -> None:
+    """So that ``--set training=none`` shows the clock of any experiment."""
+    strategies = {"a": {"kind": "fedlora", "learning_rate": 0.5}, "b": {"kind": "fedlora"}}
+    first, second = loaded(tmp_path, strategies=strategies, training="none")
+    assert first.training == second.training == "none"
+    assert first.hash == second.hash
 
 
 def test_editors_know_the_rate_of_a_strategy() -> None:
