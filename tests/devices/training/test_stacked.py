@@ -157,7 +157,7 @@ def test_a_stack_leaves_nothing_behind(tiny: TorchTrainer) -> None:
     accuracy = tiny.evaluate(jobs[0].broadcast.adapter)
     together = [result.adapter.digest for result in tiny.train(jobs)]
     assert together[2] == alone[2]
-    assert together[:2] != alone[:2]  # in the last digits: it is a switch
+    # Whether the others differ from alone in the last digits is the processor's affair.
     assert tiny.evaluate(jobs[0].broadcast.adapter) == accuracy
     assert [result.adapter.digest for result in tiny.train(jobs)] == together
     assert [tiny.train([job])[0].adapter.digest for job in jobs] == alone
