@@ -11,7 +11,6 @@ one that the time cut short goes on from its run folder.
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from analysis.metrics.kept import keep
@@ -88,8 +88,8 @@ def _chosen(
 
 
 def _short(rate: float) -> str:
-    """Return a rate as the name of an experiment has it: ``1.6e-2``."""
-    return re.sub(r"(\.0)?e([+-])0", r"e\2", f"{rate:.1e}")
+    """Return a rate as the name of an experiment has it, in every digit: ``1.6e-2``."""
+    return np.format_float_scientific(rate, trim="-", exp_digits=1)
 
 
 def carry_on(steps: Sequence[Step], minutes: float) -> int:
@@ -126,12 +126,16 @@ def _entries(plan: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{plan} must be a list of what to run")
     for entry in entries:
         is_entry = isinstance(entry, dict) and {"experiment", "seeds"} <= set(entry) <= KEYS
-        if not is_entry or not all(type(seed) is int for seed in entry["seeds"]):
+        if not is_entry or not _are(int, entry["seeds"]) or not _are(float, entry.get("rates", [])):
             raise UserError(
-                f"{plan}: an entry must name an experiment and seeds, and may name strategies and "
-                f"set, got {entry!r:.200}"
+                f"{plan}: an entry must name an experiment and seeds, and may name strategies, set "
+                f"and rates such as [1.0e-3, 2.0e-3], got {entry!r:.200}"
             )
         yield entry
+
+
+def _are(kind: type, values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

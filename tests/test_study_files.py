@@ -103,6 +103,7 @@ def test_a_damaged_file_is_named(done: Path, tmp_path: Path) -> None:
         ("- { experiment: quick.yaml }", "must name an experiment and seeds"),
         ("- { experiment: quick.yaml, seeds: [0], strategies: [none] }", "no strategy 'none'"),
         ("experiment: quick.yaml", "must be a list"),
+        ("- { experiment: quick.yaml, seeds: [0], rates: 1.0e-3 }", "rates such as [1.0e-3,"),
     ],
 )
 def test_a_plan_that_says_too_little_is_refused(
@@ -112,6 +113,19 @@ def test_a_plan_that_says_too_little_is_refused(
     (tmp_path / "plan.yaml").write_text(entry)
     assert runner.main([str(tmp_path / "plan.yaml"), "--results", str(tmp_path / "results")]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_each_rate_of_a_plan_is_an_experiment_whose_name_says_it(tmp_path: Path) -> None:
+    shutil.copy(STUDIES / "quick.yaml", tmp_path)
+    entry = (
+        "{ experiment: quick.yaml, seeds: [99], strategies: [fedquad], rates: [1.0e-3, 1.04e-3] }"
+    )
+    (tmp_path / "plan.yaml").write_text(f"- {entry}")
+    steps = runner.steps_of(tmp_path / "plan.yaml", tmp_path, tmp_path)
+    assert [step.experiment for step in steps] == ["quick-rate-1e-3", "quick-rate-1.04e-3"]
+    configs = load_experiment(tmp_path / "quick.yaml", steps[1].run.overrides)
+    (own,) = (config for config in configs if config.label == "fedquad")
+    assert own.training.learning_rate == 1.04e-3
 
 
 def test_every_experiment_of_the_studies_is_valid() -> None:

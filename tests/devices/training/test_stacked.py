@@ -151,13 +151,26 @@ def test_one_that_diverges_harms_no_other_of_its_stack(tiny: TorchTrainer) -> No
         assert results[k].adapter.digest == healthy[k].adapter.digest
 
 
-def test_a_stack_leaves_nothing_behind(tiny: TorchTrainer) -> None:
+def test_a_stack_leaves_nothing_behind(tiny: TorchTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+
+    def counted(jobs: list[TrainingJob]) -> list[TrainingResult]:
+        passes.append(len(jobs))
+        return in_one_pass(jobs)
+
+    in_one_pass = tiny._train_stack
+    monkeypatch.setattr(tiny, "_train_stack", counted)
     jobs = jobs_of(tiny, as_it_is)
     alone = [tiny.train([job])[0].adapter.digest for job in jobs]
     accuracy = tiny.evaluate(jobs[0].broadcast.adapter)
-    together = [result.adapter.digest for result in tiny.train(jobs)]
+    passes.clear()
+    results = tiny.train(jobs)
+    together = [result.adapter.digest for result in results]
+    # The first two share a pass. Some processors round such products as those of one alone.
+    assert max(passes) == 2
+    for job, result in zip(jobs, results, strict=True):
+        check_equal(job, result, tiny.train([job])[0])
     assert together[2] == alone[2]
-    # Whether the others differ from alone in the last digits is the processor's affair.
     assert tiny.evaluate(jobs[0].broadcast.adapter) == accuracy
     assert [result.adapter.digest for result in tiny.train(jobs)] == together
     assert [tiny.train([job])[0].adapter.digest for job in jobs] == alone
