@@ -39,7 +39,7 @@ from simulator.log.cohort_timeline import CohortTimeline
 from simulator.log.deferred import DeferredLog
 from simulator.log.protocol import Log, Tee
 from simulator.log.records import Ended, Event, RoundProgress
-from traces.arrays import BoolArray, IntArray
+from traces.arrays import BoolArray
 
 
 class Server:
@@ -116,7 +116,7 @@ class Server:
     def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
         """Wait until the server is up, and a device is present or at work."""
         yield from self._wait_for_server()
-        while not (self._num_at_work or len(self._idle())):
+        while not (self._num_at_work or self._is_idle().any()):
             arrival_s = self._presence.next_arrival_s(self._env.now)
             check_arrival(self._round, self._env.now, arrival_s)
             yield from sleep_until(self._env, arrival_s)
@@ -127,12 +127,12 @@ class Server:
         if not is_up:
             yield from sleep_until(self._env, until_s)
 
-    def _idle(self) -> IntArray:
-        """Return the devices that are present and have nothing to do, in rising order."""
+    def _is_idle(self) -> BoolArray:
+        """Return (N,) which devices are present and have nothing to do."""
         is_idle: BoolArray = self._presence.present(self._env.now) & self._has_no_plan
         if self._sat_out:
             is_idle[list(self._sat_out)] = False
-        return is_idle.nonzero()[0]
+        return is_idle
 
     def _next_arrival_s(self) -> float:
         return self._presence.next_arrival_s(self._env.now, but=self._sat_out)
@@ -172,9 +172,9 @@ class Server:
 
     def _fill(self, event: str) -> None:
         """Dispatch plans while the pacing has slots; where a whole cohort sits out, ask others."""
-        while (slots := self._slots()) > 0 and len(idle := self._idle()):
+        while (slots := self._slots()) > 0 and (is_idle := self._is_idle()).any():
             passed_over = self._sat_out
-            self._dispatch(idle, slots, event)
+            self._dispatch(is_idle, slots, event)
             if self._sat_out <= passed_over:  # somebody has begun, or nobody was asked
                 return
             event = "refilled"
@@ -182,9 +182,10 @@ class Server:
     def _slots(self) -> int:
         return self._fed.pacing.slots(self._num_at_work, self._num_arrived)
 
-    def _dispatch(self, idle: IntArray, slots: int, event: str) -> None:
+    def _dispatch(self, is_idle: BoolArray, slots: int, event: str) -> None:
         counts = {"slots": slots, "num_passed_over": len(self._sat_out)}
-        cohort, plans = self._dispatcher.ask(self.state, idle, round_number=self._round, **counts)
+        asked = self._dispatcher.ask(self.state, is_idle, round_number=self._round, **counts)
+        cohort, plans = asked
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
