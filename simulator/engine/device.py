@@ -18,6 +18,7 @@ from simulator.engine.faults import Cut
 from simulator.engine.network import Direction, Flow, Network, Segment, Unshared
 from simulator.engine.presence import Condition, Presence
 from simulator.engine.rules import Rules, WhenOffline
+from simulator.engine.tracks import Tracks
 from simulator.log.deferred import DeferredLog
 from simulator.log.records import NO_DETAILS, ClientRecord, Event, Outcome
 from traces.arrays import BoolArray
@@ -42,6 +43,11 @@ class DeviceContext:
     rules: Rules
     network: Network
     smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
+
+    @cached_property
+    def tracks(self) -> Tracks:
+        """The traces of all devices, as timelines of plans look them up."""
+        return Tracks(self.world.fleet)
 
     @cached_property
     def may_be_cut(self) -> BoolArray:

@@ -89,15 +89,13 @@ class Dispatcher:
     ) -> Assignment:
         """Return the assignment that a plan makes, dispatched at ``now``: (round, instant in s)."""
         fed, device_id = self._fed, plan.device_id
-        device, cost = fed.world.fleet[device_id], self._view.cost(plan)
-        profile = self._view.profile(device_id)
-        if profile is not device.profile:  # another power mode
-            device = replace(device, profile=profile)
+        cost, profile = self._view.cost(plan), self._view.profile(device_id)
         round_number, now_s = now
         num_examples = self._view.num_examples(device_id)
         row = PlanRow(plan, cost, profile, round_number, device_id, now_s, num_examples)
         broadcast = fed.strategy.broadcast(state, plan)
-        return Assignment(plan, broadcast, device, cost, row, fed.seed, self._count)
+        fleet = fed.world.fleet
+        return Assignment(plan, broadcast, fleet, profile, cost, row, fed.seed, self._count)
 
     def record(self, work: Assignment) -> ClientRecord:
         """Return the record of a plan that something may cut, to be filled in as it runs."""

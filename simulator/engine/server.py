@@ -334,7 +334,7 @@ class Server:
         """End the wait of a device that is asked again, or whose round closes."""
         if device_id in self._resting:
             work = self._resting.pop(device_id)
-            work.record.close(work.device.profile, self._env.now)
+            work.record.close(work.profile, self._env.now)
 
     def _evaluate(self) -> None:
         if not self._fed.has_global_model:
