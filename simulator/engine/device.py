@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, cast
+from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple, cast
 
 import simpy
 
@@ -45,6 +45,11 @@ class DeviceContext:
     smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
 
     @cached_property
+    def told(self) -> Callable[[int, float, int], Told]:
+        """Return the details of the events of a plan, by its cost; equal ones are kept once."""
+        return lru_cache(maxsize=256, typed=True)(Told.of)
+
+    @cached_property
     def tracks(self) -> Tracks:
         """The traces of all devices, as timelines of plans look them up."""
         return Tracks(self.world.fleet)
@@ -58,6 +63,19 @@ class DeviceContext:
         world = self.world
         found: BoolArray = world.faults.may_lose_links | ~world.fleet.on_mains
         return found | world.shared_links.are_shared_by(len(found))
+
+
+class Told(NamedTuple):
+    """Told is what the events that begin a phase of a plan say of it."""
+
+    download: Mapping[str, Any]
+    training: Mapping[str, Any]
+    upload: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, download_bytes: int, flops: float, upload_bytes: int) -> Told:
+        """Return what is told of a plan of this cost."""
+        return cls({"bytes": download_bytes}, {"flops": flops}, {"bytes": upload_bytes})
 
 
 class _WorkLostError(Exception):

@@ -146,14 +146,15 @@ def _checked_cohort(
 ) -> tuple[DeviceId, ...]:
     """Return the picks in rising order. Raises InvariantError where they are no cohort."""
     cohort = tuple(sorted(map(int, picked)))
-    are_of_fleet = not cohort or 0 <= cohort[0] <= cohort[-1] < len(is_idle)
     # Numpy takes a single number in a fraction of the time that it takes an array of one.
-    asked = cohort[0] if len(cohort) == 1 else list(cohort)
-    if (
-        len(set(cohort)) != len(cohort)
-        or len(cohort) > slots
-        or not (are_of_fleet and is_idle[asked].all())
-    ):
+    are_idle = bool(
+        not cohort
+        or (
+            (0 <= cohort[0] <= cohort[-1] < len(is_idle))
+            and (is_idle.item(cohort[0]) if len(cohort) == 1 else is_idle[list(cohort)].all())
+        )
+    )
+    if len(set(cohort)) != len(cohort) or len(cohort) > slots or not are_idle:
         raise InvariantError(
             f"a selection must pick at most {slots} of the {np.count_nonzero(is_idle)} idle "
             f"devices, each once, got {list(picked)}; in round {round_number}"

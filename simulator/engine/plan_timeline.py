@@ -61,8 +61,8 @@ class PlanTimeline:
     """A timeline takes its plan from stage to stage until it ends or the server cuts it."""
 
     __slots__ = (
-        "_amount", "_context", "_env", "_inbox", "_phase", "_record", "_rest", "_since_s", "_work",
-        "is_alive",
+        "_amount", "_context", "_env", "_inbox", "_phase", "_record", "_rest", "_since_s", "_told",
+        "_work", "is_alive",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +70,8 @@ class PlanTimeline:
     ) -> None:
         self._context, self._work, self._inbox = context, work, inbox
         self._env, self._record = context.env, cast(PlanRow, work.record)
+        cost = work.cost
+        self._told = context.told(cost.download_bytes, cost.flops, cost.upload_bytes)
         self._rest = list(reversed(stages))
         self._phase: Phase = "download"  # of the stage under way, with what that does
         self._amount = self._since_s = 0.0
@@ -85,7 +87,7 @@ class PlanTimeline:
 
     def _begin(self, _: Any) -> None:
         now_s = self._env.now
-        self._event("download_started", {"bytes": self._work.cost.download_bytes})
+        self._event("download_started", self._told.download)
         self._wait(now_s)
 
     def _wait(self, now_s: float) -> None:
@@ -113,10 +115,10 @@ class PlanTimeline:
             record.download_bytes = cost.download_bytes
             free = tracks.free_memory.at(device_id, now_s)
             record.free_memory_bytes = int(free * tracks.memory_budget_bytes.item(device_id))
-            self._event("training_started", {"flops": cost.flops})
+            self._event("training_started", self._told.training)
         elif phase == "train":
             record.flops = float(cost.flops)
-            self._event("upload_started", {"bytes": cost.upload_bytes})
+            self._event("upload_started", self._told.upload)
         else:
             record.upload_bytes = cost.upload_bytes
 

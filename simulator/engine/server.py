@@ -52,7 +52,7 @@ class Server:
 
     def __init__(self, env: simpy.Environment, federation: Federation, log: DeferredLog) -> None:
         self._env, self._log = env, log
-        self._fed = federation
+        self._fed, self._deadline_s = federation, federation.pacing.deadline_s
         world, rules = federation.world, federation.rules
         self._presence = Presence(world.fleet, world.faults)
         self._view = federation.new_view()
@@ -121,14 +121,16 @@ class Server:
     def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
         """Wait until the server is up, and a device is present or at work."""
         yield from self._wait_for_server()
-        while not (self._num_at_work or self._is_idle().any()):
+        while not (self._num_at_work or np.count_nonzero(self._is_idle())):
             arrival_s = self._presence.next_arrival_s(self._env.now)
             check_arrival(self._round, self._env.now, arrival_s)
             yield from sleep_until(self._env, arrival_s)
             yield from self._wait_for_server()
 
     def _wait_for_server(self) -> Generator[simpy.Event, Any, None]:
-        is_up, until_s = self._fed.world.faults.server.span(self._env.now)
+        if (server := self._fed.world.faults.server).is_none:
+            return
+        is_up, until_s = server.span(self._env.now)
         if not is_up:
             yield from sleep_until(self._env, until_s)
 
@@ -151,7 +153,7 @@ class Server:
     def _is_due(self) -> bool:
         # The alarm rings at opened + deadline. The difference of that and opened may fall short of
         # the deadline by rounding, and then the alarm would ring for ever.
-        return float(self._env.now) >= self._opened_s + self._fed.pacing.deadline_s
+        return float(self._env.now) >= self._opened_s + self._deadline_s
 
     def _is_void(self) -> bool:
         """Return True where no plan has begun in this round, and there is time left for one."""
@@ -162,12 +164,12 @@ class Server:
         pacing = self._fed.pacing
         if self._is_void() and math.isfinite(self._next_arrival_s()):
             return False  # everybody here sits out, and another will come
-        waited_s = pacing.deadline_s if self._is_due() else self._env.now - self._opened_s
+        waited_s = self._deadline_s if self._is_due() else self._env.now - self._opened_s
         return pacing.ready(self._num_at_work, self._num_arrived, waited_s)
 
     def _can_change(self) -> bool:
         """Return True where a device, an arrival or the deadline can still change the round."""
-        if self._num_at_work or math.isfinite(self._fed.pacing.deadline_s):
+        if self._num_at_work or math.isfinite(self._deadline_s):
             return True
         return self._slots() > 0 and math.isfinite(self._next_arrival_s())
 
@@ -177,7 +179,7 @@ class Server:
 
     def _fill(self, event: str) -> None:
         """Dispatch plans while the pacing has slots; where a whole cohort sits out, ask others."""
-        while (slots := self._slots()) > 0 and (is_idle := self._is_idle()).any():
+        while (slots := self._slots()) > 0 and np.count_nonzero(is_idle := self._is_idle()):
             passed_over = self._sat_out
             self._dispatch(is_idle, slots, event)
             if self._sat_out <= passed_over:  # somebody has begun, or nobody was asked
@@ -194,7 +196,7 @@ class Server:
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
-        due_s = self._opened_s + self._fed.pacing.deadline_s
+        due_s = self._opened_s + self._deadline_s
         now = self._round, self._env.now
         timeline = self._timelines.timeline(list(plans.values()), now, due_s)
         ahead = set(timeline.devices.tolist()) if timeline else set()
@@ -238,7 +240,7 @@ class Server:
     def _wait(self) -> Generator[simpy.Event, Any, None]:
         """Wait for a report, the deadline, or a device to come while a slot is free."""
         arrival = self._inbox.bell()
-        alarm_s = self._opened_s + self._fed.pacing.deadline_s
+        alarm_s = self._opened_s + self._deadline_s
         if self._slots() > 0:
             alarm_s = min(alarm_s, self._next_arrival_s())
         left_s = max(alarm_s - self._env.now, 0.0)
