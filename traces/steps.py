@@ -135,9 +135,10 @@ class StepTrace:
             return amount / self._values[0]
         # Counted from the start of the loop in which it begins, so that precision does not fade
         # as the clock grows.
-        within_s = self._within(place_s)[1]
+        is_endless = self.period_s == math.inf
+        within_s = max(place_s, 0.0) if is_endless else place_s % self.period_s
         target = self._amount_within(within_s) + amount
-        if math.isinf(self.period_s):
+        if is_endless:
             if target > per_loop:
                 return math.inf
             return self._not_instant(self._reached_s(target) - within_s, amount)

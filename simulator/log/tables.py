@@ -99,10 +99,9 @@ def event_line(event: Event, known: dict[int, str] | None = None) -> str:
         at_s = float(at_s)  # numpy's own writes its type
     told = known.get(id(details)) if known is not None else None
     if told is None:
-        told = "".join(
-            f', "{key}": {value if type(value) is int else _json(value)}'
-            for key, value in details.items()
-        )
+        told = ""
+        for key, value in details.items():
+            told += f', "{key}": {value if type(value) is int else _json(value)}'
         if known is not None:
             known[id(details)] = told
     shown = "null" if device is None else device
