@@ -34,6 +34,7 @@ def holder_weights(updates: Sequence[ClientUpdate]) -> FloatArray:
     """Return (K, L, M, R): an update's share of a term's examples, among updates that sent it.
 
     Sums to one over K for a term that somebody sent, and to zero for one that nobody did.
+    Those of one update alone may be read-only, since many share them.
     """
     if len(updates) == 1 and updates[0].num_examples > 0:
         terms = updates[0].plan.terms
