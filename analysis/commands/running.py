@@ -80,7 +80,7 @@ def validate(
     files: Annotated[list[Path], typer.Argument(help="experiment YAML files")],
     overrides: Overrides = None,
 ) -> None:
-    """Check experiments: keys, names, budgets, models of one's own. Nothing is written."""
+    """Check experiments: keys, names, budgets, models of one's own, prompts. Nothing is written."""
     failed = False
     for file in files:
         try:

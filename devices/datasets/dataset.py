@@ -43,6 +43,10 @@ class Examples:
     def __getitem__(self, column: str) -> tuple[str, ...]:
         return self.columns[column]
 
+    def read_as(self, columns: Mapping[str, str]) -> Examples:
+        """Return the columns of these names, by what each is used as."""
+        return replace(self, columns={used: self.columns[name] for used, name in columns.items()})
+
     def at(self, indices: IntArray) -> Examples:
         """Return the examples at these places, in this order."""
         places = indices.tolist()
@@ -160,10 +164,15 @@ def load_dataset(
         packed = resources.files("devices.datasets").joinpath(f"{name}.tsv.xz").read_bytes()
         data = unpack(DATASETS[name], packed)
         have = tuple(data.train.columns)
-        _check_own_names(name, have, columns, named)
-        return replace(data, unused=tuple(each for each in have if each not in columns))
+        _check_has(name, have, wanted)
+        return replace(
+            data,
+            train=data.train.read_as(wanted),
+            test=data.test.read_as(wanted),
+            unused=tuple(each for each in have if each not in wanted.values()),
+        )
     if name in FETCHED_DATA:
-        return _fetched(name, FETCHED_DATA[name], columns, named)
+        return _fetched(name, FETCHED_DATA[name], wanted)
     if is_directory:
         return _read_directory(Path(name), wanted, edition.splits, others=bool(named))
     if _HUB_NAME.fullmatch(name):
@@ -220,32 +229,23 @@ def _from_hub(
     )
 
 
-def _check_own_names(
-    name: str, have: Sequence[str], columns: Sequence[str], named: Mapping[str, str] | None
-) -> None:
-    """Raise ValueError where data with a name of its own lacks a column, or is to rename one."""
-    lacking = [column for column in columns if column not in have]
+def _check_has(name: str, have: Sequence[str], columns: Mapping[str, str]) -> None:
+    """Raise ValueError where data with a name of its own lacks a column that is to be read."""
+    lacking = [column for column in columns.values() if column not in have]
     if lacking:
         raise ValueError(
             f"the data must have the columns that the task reads, {', '.join(columns)}: {name} "
-            f"lacks {', '.join(lacking)}, it has {', '.join(have)}; choose another kind or data"
-        )
-    if named:
-        raise ValueError(
-            f"the columns of {name} must be read by its own names, {', '.join(have)}, got "
-            f"{', '.join(named)}"
+            f"lacks {', '.join(lacking)}, it has {', '.join(have)}; choose another kind or data, "
+            "or say in task.columns which of them is read as what"
         )
 
 
-def _fetched(
-    name: str, data: FetchedDataset, columns: Sequence[str], named: Mapping[str, str] | None
-) -> TextDataset:
-    _check_own_names(name, data.columns, columns, named)
+def _fetched(name: str, data: FetchedDataset, columns: Mapping[str, str]) -> TextDataset:
+    _check_has(name, data.columns, columns)
     folder = cache_folder(name, data.sha256)
     if not os.path.isdir(folder):
         raise ValueError(f"{name} must be fetched first: fedclock fetch {name}")
-    wanted = {column: column for column in columns}
-    found = _read_directory(folder, wanted, WHOLE.splits, others=True)
+    found = _read_directory(folder, columns, WHOLE.splits, others=True)
     if found.sha256 != data.sha256:
         raise ValueError(
             f"the examples of {name} must have sha256 {data.sha256}, got {found.sha256}; remove "

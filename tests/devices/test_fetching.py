@@ -156,6 +156,10 @@ def test_messages_become_examples_of_their_senders_and_others_test_them(
     assert len(set(data.test["client"])) == 2
     assert (data.sha256, data.licence) == (entry.sha256, "MIT")
     assert data.source == "chitchat-dataset==1.0"
+    named = {"prompt": "text", "answer": "client", "client": "client"}
+    asked = load_dataset("chitchat", tuple(named), named)
+    assert (asked.train["prompt"], asked.sha256) == (data.train["text"], data.sha256)
+    assert asked.test["answer"] == asked.test["client"] == data.test["client"]
     monkeypatch.setenv("PIP_FIND_LINKS", "")  # nothing is downloaded again
     assert fetch_data("chitchat", entry, SAY.append) == folder
     (folder / "test.jsonl").write_text('{"text": "other", "client": "x"}\n', "utf-8")

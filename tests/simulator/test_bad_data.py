@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from analysis.commands.main import app
+from simulator.workers import trainers
 from tests.devices.training.tiny_task import save_model
 
 TEXTS = [{"text": f"word{k % 7} word{k % 5}", "client": f"c{k % 4}"} for k in range(48)]
@@ -62,6 +63,15 @@ def test_a_prompt_that_leaves_no_token_of_its_answer_is_named_by_its_line(
     output = said(tmp_path, model, rows, task={"kind": "instructions"})
     assert "a prompt must leave room for its answer in the 16 tokens of task.max_length" in output
     assert "train.jsonl, line 49" in output
+
+
+def test_prompts_are_tried_with_a_model_of_known_files_too(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "MODELS", {str(model): "a model that was fetched"})
+    output = said(tmp_path, model, [*PROMPTS, {"prompt": LONG, "answer": "word2"}], task={
+        "kind": "instructions"})  # fmt: skip
+    assert "a prompt must leave room for its answer" in output
 
 
 def test_an_answer_that_fills_the_context_is_named_by_its_line(tmp_path: Path, model: Path) -> None:
