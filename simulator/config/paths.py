@@ -54,17 +54,19 @@ def paths_start(file: Path) -> Path:
 def seen_from(config: Any, run_folder: Path) -> dict[str, str]:
     """Return what a run's manifest says of where the paths of its config start.
 
-    It is relative, so that it holds where the tree is moved, and says nothing where the config
-    names no file, since the names of folders may tell who somebody is.
+    It is relative, so that it holds where the tree is moved. It says nothing where the config names
+    no file, and where the two share no folder but the root: a whole path may tell who somebody is.
     """
     start = next((folder_of(named) for named in path_texts(config) if file_at(named)), None)
     if start is None:
         return {}
     real, folder = os.path.realpath(start), os.path.realpath(run_folder)
     try:
-        return {STARTS_AT: Path(os.path.relpath(real, folder)).as_posix()}
+        shared = Path(os.path.commonpath([real, folder]))
     except ValueError:  # two drives of Windows
-        return {STARTS_AT: real}
+        return {}
+    is_apart = shared == Path(shared.anchor)
+    return {} if is_apart else {STARTS_AT: Path(os.path.relpath(real, folder)).as_posix()}
 
 
 def is_outside(named: str, run_folder: Path) -> bool:
