@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
@@ -51,21 +52,22 @@ def not_there(named: str | Path, names: Iterable[str] = ()) -> str:
             ": a relative path starts at the folder of the YAML, also in --set, not at the "
             f"working directory, where {named} is"
         )
-    return said + did_you_mean(named, [*names, *_near(named)])
+    return said + (_near(named) or did_you_mean(named, names))
 
 
-def _near(named: str | Path) -> Iterator[str]:
-    """Yield what may be named in place of a path: the entries of the folder where it gets lost."""
+def _near(named: str | Path) -> str:
+    """Return words for the entry that is nearest to the part where a path gets lost, if any is."""
     head, rest = Path(named), list[str]()
     while head.name and not os.path.isdir(folder_of(named) / head.parent):
         rest.insert(0, head.name)
         head = head.parent
-    folder = folder_of(named) / head.parent
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(folder_of(named) / head.parent) as entries:
             found = sorted(entry.name for entry in islice(entries, MAX_LISTED))
     except OSError:
-        return
-    for name in found:
+        return ""
+    for name in get_close_matches(head.name, found, n=1):
         whole = head.parent.joinpath(name, *rest)
-        yield str(whole if os.path.exists(folder_of(named) / whole) else head.parent / name)
+        is_there = os.path.exists(folder_of(named) / whole)
+        return f"; did you mean {(whole if is_there else head.parent / name).as_posix()}?"
+    return ""

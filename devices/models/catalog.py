@@ -216,11 +216,12 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
             raise HubError("nothing, since a name there reads name or owner/name")
         files = from_hub(name, revision)
     except HubError as error:
-        at = f" at revision {revision}" if revision else ""
+        # What has a revision can only be on the hub.
+        at = f" at revision {revision}" if revision else not_there(name, MODELS)
         raise ValueError(
             f"model must be one of {', '.join(MODELS)}, a local directory with config.json and "
             f".safetensors, or a name on the Hugging Face hub, got {name!r}{at}"
-            f"{not_there(name, MODELS)}; the hub said: {error}"
+            f"; the hub said: {error}"
         ) from None
     commit = files.directory.name
     return _source(
