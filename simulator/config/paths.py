@@ -54,10 +54,11 @@ def paths_start(file: Path) -> Path:
 def seen_from(config: Any, run_folder: Path) -> dict[str, str]:
     """Return what a run's manifest says of where the paths of its config start.
 
-    It is relative, so that it holds where the tree is moved. It says nothing where the config names
-    no file, and where the two share no folder but the root: a whole path may tell who somebody is.
+    It is relative, so that it holds where the tree is moved. It says nothing where no relative
+    path leads to a file, and where the two share no folder but the root: a whole path may tell who somebody is.
     """
-    start = next((folder_of(named) for named in path_texts(config) if file_at(named)), None)
+    relative = (named for named in path_texts(config) if not os.path.isabs(named))
+    start = next((folder_of(named) for named in relative if file_at(named)), None)
     if start is None:
         return {}
     real, folder = os.path.realpath(start), os.path.realpath(run_folder)
