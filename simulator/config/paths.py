@@ -55,7 +55,8 @@ def seen_from(config: Any, run_folder: Path) -> dict[str, str]:
     """Return what a run's manifest says of where the paths of its config start.
 
     It is relative, so that it holds where the tree is moved. It says nothing where no relative
-    path leads to a file, and where the two share no folder but the root: a whole path may tell who somebody is.
+    path leads to a file, and where the two share no folder but the root: a whole path may tell who
+    somebody is.
     """
     relative = (named for named in path_texts(config) if not os.path.isabs(named))
     start = next((folder_of(named) for named in relative if file_at(named)), None)
