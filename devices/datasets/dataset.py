@@ -21,7 +21,7 @@ from devices.datasets.records import Split as Split
 from devices.fetching.folders import cache_folder
 from traces.arrays import IntArray
 from traces.canonical import canonical
-from traces.text import did_you_mean
+from traces.located import located, not_there
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 CLIENT = "client"
@@ -158,7 +158,7 @@ def load_dataset(
     wanted = {column: (named or {}).get(column, column) for column in columns}
     has_name = name in DATASETS or name in FETCHED_DATA
     # False, where Path.is_dir raises: a name too long, a folder shut.
-    is_directory = not has_name and os.path.isdir(name)
+    is_directory = not has_name and os.path.isdir(located(name))
     _check_edition(name, edition, has_name=has_name, is_directory=is_directory)
     if name in DATASETS:
         packed = resources.files("devices.datasets").joinpath(f"{name}.tsv.xz").read_bytes()
@@ -174,7 +174,8 @@ def load_dataset(
     if name in FETCHED_DATA:
         return _fetched(name, FETCHED_DATA[name], wanted)
     if is_directory:
-        return _read_directory(Path(name), wanted, edition.splits, others=bool(named))
+        found = _read_directory(located(name), wanted, edition.splits, others=bool(named))
+        return replace(found, source=portable_name(str(Path(name))))
     if _HUB_NAME.fullmatch(name):
         return _from_hub(name, wanted, edition, others=bool(named))
     raise _unknown_name(name, "")
@@ -184,7 +185,7 @@ def _unknown_name(name: str, why: str) -> ValueError:
     names = (*DATASETS, *FETCHED_DATA)
     return ValueError(
         f"data must be one of {', '.join(names)}, owner/name on the hub, or a directory with train "
-        f"and test files, got {name!r}{why or did_you_mean(name, names)}"
+        f"and test files, got {name!r}{not_there(name, names)}{why}"
     )
 
 
