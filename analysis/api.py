@@ -246,7 +246,7 @@ def run(
     config: Path | str | Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     *,
-    output: Path | str = "runs",
+    output: Path | str | None = None,
     workers: int | None = None,
     executor: str = "processes",
     cache: Path | str | None = "auto",
@@ -255,14 +255,16 @@ def run(
     """Simulate every strategy of an experiment, given as a file or as a mapping of its keys.
 
     ``overrides`` maps dotted keys to values: ``{"stop.rounds": 2}``. Finished runs below ``output``
-    are kept as they are, and training results in ``cache`` for later runs: ``auto`` is the user's
-    own folder, None keeps nothing (``Result.savings`` has what it saved). Raises ConfigError with
-    all that is wrong, before anything is written.
+    (``runs``; the run whose own config is given, where it is) are kept as they are, and training
+    results in ``cache`` for later runs: ``auto`` is the user's own folder, None keeps nothing
+    (``Result.savings`` has what it saved). A relative path starts at the folder of the file, in
+    ``overrides`` too; in a mapping, at the working directory. Raises ConfigError with all that is
+    wrong, before anything is written.
     """
     path, read = _reader(config)
     origin = Origin(path, tuple(_texts(overrides)))
     configs = load_runs(lambda: read(origin.overrides))
-    prepared = prepare_all(configs, origin, Path(output))
+    prepared = prepare_all(configs, origin, None if output is None else Path(output))
     return _run_all(prepared, workers=workers, executor=executor, cache=cache, report=report)
 
 

@@ -19,6 +19,7 @@ ROOMS = {
             "units",
             "options",
             "text",
+            "located",
             "steps",
             "bandwidth",
             "availability",

@@ -16,6 +16,7 @@ from traces.formats import read_link
 from traces.generators.diurnal import DiurnalModel
 from traces.generators.link_model import LinkModel
 from traces.generators.model_file import read_model
+from traces.located import located, not_there
 from traces.text import did_you_mean
 
 DATA = Path(__file__).parent / "data"
@@ -45,12 +46,14 @@ def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) ->
     name = str(name_or_path)
     if name in links():
         return _bundled(name)
-    path = Path(name_or_path)
+    path = located(name_or_path)
     if os.path.isfile(path):  # false, where Path.is_file raises: a name too long
         if path.suffix == ".toml":
             return drawn_links(link_model(path, uplink_scale=uplink_scale), 1)[0]
         return read_link(path, uplink_scale=uplink_scale)
-    raise ValueError(f"a link must be a CSV or TOML file, or {_none_of_ours(name, links())}")
+    raise ValueError(
+        f"a link must be a CSV or TOML file, or {_none_of_ours(name_or_path, links())}"
+    )
 
 
 @cache  # each run of a sweep asks for the same few
@@ -69,7 +72,7 @@ def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tupl
     if name in pools():
         members = [link for link in links() if _pool_of(link) == name]
         return tuple(load_link(link) for link in members)
-    path = Path(name_or_path)
+    path = located(name_or_path)
     if os.path.isdir(path):
         files = sorted(path.glob("*.csv"))
         if not files:
@@ -79,7 +82,7 @@ def pool(name_or_path: str | Path, *, uplink_scale: float | None = None) -> tupl
         return drawn_links(link_model(path, uplink_scale=uplink_scale), NUM_LINKS)
     if name in links() or os.path.isfile(path):
         return (load_link(name_or_path, uplink_scale=uplink_scale),)
-    ours = _none_of_ours(name, (*pools(), *links()))
+    ours = _none_of_ours(name_or_path, (*pools(), *links()))
     raise ValueError(
         f"links must be a CSV or TOML file, a folder of them, a bundled pool, or {ours}"
     )
@@ -90,7 +93,8 @@ def availability(path: str | Path) -> Mapping[str, AvailabilityTrace]:
 
     Raises ValueError that says what is wrong in the file.
     """
-    if Path(path).suffix == ".toml":
+    path = located(path)
+    if path.suffix == ".toml":
         return drawn_devices(availability_model(path), NUM_DEVICES)
     return read_availability(path)
 
@@ -137,11 +141,12 @@ def drawn_devices(
     }
 
 
-def _none_of_ours(name: str, known: Sequence[str]) -> str:
+def _none_of_ours(named: str | Path, known: Sequence[str]) -> str:
     """Return the end of the message for a name that is neither a file nor a bundled link."""
+    name = str(named)
     said = f"a link of a pool such as lte-1 (pools: {', '.join(pools())}), got {name!r}"
     is_path = os.sep in name or Path(name).suffix != ""
-    return f"{said}, which is not there" if is_path else said + did_you_mean(name, known)
+    return said + (not_there(named, known) if is_path else did_you_mean(name, known))
 
 
 def _pool_of(link: str) -> str:

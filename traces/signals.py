@@ -15,6 +15,7 @@ import numpy as np
 
 from traces.availability import COLUMNS, AvailabilityTrace
 from traces.catalog import availability
+from traces.located import located, not_there
 from traces.steps import StepTrace
 from traces.text import Row, read_table
 from traces.units import HOUR_S, MAX_TIME_S
@@ -54,8 +55,8 @@ def availability_pool(source: str) -> tuple[AvailabilityTrace, ...]:
     Device tables in a folder are skipped, since an import may write one beside the availability.
     Raises ValueError that names the file and what is wrong.
     """
-    files = [Path(source)] if source.endswith(".toml") else _files(source, ",".join(COLUMNS))
-    if os.path.isdir(source):
+    files = [located(source)] if source.endswith(".toml") else _files(source, ",".join(COLUMNS))
+    if os.path.isdir(located(source)):
         kept = [file for file in files if "start_s" in read_table(file).columns]
         if not kept:
             raise ValueError(
@@ -94,7 +95,7 @@ def _check_order(rows: tuple[Row, ...], times: list[float]) -> None:
 
 
 def _files(source: str, columns: str) -> list[Path]:
-    path = Path(source)
+    path = located(source)
     if os.path.isdir(path):  # false, where Path.is_dir raises: a name too long
         files = sorted(path.glob("*.csv"))
         if not files:
@@ -103,6 +104,6 @@ def _files(source: str, columns: str) -> list[Path]:
     if not os.path.isfile(path):
         raise ValueError(
             f"a trace must be a CSV file with the columns {columns}, or a folder of such files, "
-            f"got {source!r}"
+            f"got {source!r}{not_there(source)}"
         )
     return [path]

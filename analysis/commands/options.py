@@ -18,7 +18,10 @@ from simulator.workers.trainers import EXECUTORS
 
 File = Annotated[Path, typer.Argument(help="experiment YAML", show_default=False)]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the YAML")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="override a key of the YAML; its paths start there too"
+    ),
 ]
 Output = Annotated[Path, typer.Option(help="folder that run folders are made in")]
 Workers = Annotated[

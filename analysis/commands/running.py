@@ -18,7 +18,6 @@ from analysis.commands.options import (
     File,
     Log,
     NoCache,
-    Output,
     Overrides,
     Workers,
     say,
@@ -39,6 +38,14 @@ from simulator.workers.trainers import Trainers
 from simulator.world.record import record
 from traces.text import unknown
 
+OwnOutput = Annotated[
+    Path | None,
+    typer.Option(
+        help="folder that run folders are made in: runs; the run whose config FILE is stays there",
+        show_default=False,
+    ),
+]
+
 NOWHERE = Path("no-such-folder")
 """Where nothing stands that a config could collide with."""
 
@@ -53,7 +60,7 @@ def run_experiment(
     file: File,
     overrides: Overrides = None,
     only: Annotated[str | None, typer.Option(help="one strategy's label")] = None,
-    output: Output = Path("runs"),
+    output: OwnOutput = None,
     workers: Workers = None,
     executor: ExecutorOption = "processes",
     log: Log = None,
@@ -80,7 +87,7 @@ def validate(
     files: Annotated[list[Path], typer.Argument(help="experiment YAML files")],
     overrides: Overrides = None,
 ) -> None:
-    """Check experiments: keys, names, budgets, models of one's own. Nothing is written."""
+    """Check experiments: keys, names, budgets, models of one's own, prompts. Nothing is written."""
     failed = False
     for file in files:
         try:
@@ -128,7 +135,7 @@ def run_all(
     configs: Sequence[RunConfig],
     origin: Origin,
     *,
-    output: Path,
+    output: Path | None,
     trainers: Trainers,
     writers: Sequence[WriterSpec] = (),
 ) -> list[Path]:

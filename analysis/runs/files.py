@@ -19,11 +19,12 @@ from pyarrow import ArrowException
 from analysis.runs.columns import check_types, read_columns
 from devices.tasks.registry import TASKS, UNNAMED_METRIC
 from devices.tasks.task import Metric
+from simulator.config.paths import read_small
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.config.schema import READ_ALONE
 from simulator.config.types import Title
-from simulator.log.manifest import FORMAT, lost_files, read_small
+from simulator.log.manifest import FORMAT, lost_files
 from traces.options import holds, in_words
 from traces.text import parse_json
 

@@ -16,6 +16,7 @@ from devices.cost.model import Cost, StepTime
 from devices.fleet.profile import DeviceProfile
 from devices.vocabulary.plan import TrainingPlan
 from traces.arrays import FloatArray
+from traces.located import located
 from traces.text import Row, excerpt, read_table, whole_number
 
 NEAREST = 6
@@ -76,7 +77,7 @@ def read_steps(path: str | Path) -> list[MeasuredStep]:
 
     Raises ValueError that names the file, the line, what was found and what is expected.
     """
-    table = read_table(Path(path))
+    table = read_table(located(path))
     if not table.rows:
         raise ValueError(f"{path}: the table must hold at least one measured step, got none")
     table.require([column.name for column in fields(MeasuredStep)])

@@ -21,7 +21,7 @@ from devices.datasets.records import Split as Split
 from devices.fetching.folders import cache_folder
 from traces.arrays import IntArray
 from traces.canonical import canonical
-from traces.text import did_you_mean
+from traces.located import located, not_there
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 CLIENT = "client"
@@ -42,6 +42,10 @@ class Examples:
 
     def __getitem__(self, column: str) -> tuple[str, ...]:
         return self.columns[column]
+
+    def read_as(self, columns: Mapping[str, str]) -> Examples:
+        """Return the columns of these names, by what each is used as."""
+        return replace(self, columns={used: self.columns[name] for used, name in columns.items()})
 
     def at(self, indices: IntArray) -> Examples:
         """Return the examples at these places, in this order."""
@@ -154,18 +158,24 @@ def load_dataset(
     wanted = {column: (named or {}).get(column, column) for column in columns}
     has_name = name in DATASETS or name in FETCHED_DATA
     # False, where Path.is_dir raises: a name too long, a folder shut.
-    is_directory = not has_name and os.path.isdir(name)
+    is_directory = not has_name and os.path.isdir(located(name))
     _check_edition(name, edition, has_name=has_name, is_directory=is_directory)
     if name in DATASETS:
         packed = resources.files("devices.datasets").joinpath(f"{name}.tsv.xz").read_bytes()
         data = unpack(DATASETS[name], packed)
         have = tuple(data.train.columns)
-        _check_own_names(name, have, columns, named)
-        return replace(data, unused=tuple(each for each in have if each not in columns))
+        _check_has(name, have, wanted)
+        return replace(
+            data,
+            train=data.train.read_as(wanted),
+            test=data.test.read_as(wanted),
+            unused=tuple(each for each in have if each not in wanted.values()),
+        )
     if name in FETCHED_DATA:
-        return _fetched(name, FETCHED_DATA[name], columns, named)
+        return _fetched(name, FETCHED_DATA[name], wanted)
     if is_directory:
-        return _read_directory(Path(name), wanted, edition.splits, others=bool(named))
+        found = _read_directory(located(name), wanted, edition.splits, others=bool(named))
+        return replace(found, source=portable_name(str(Path(name))))
     if _HUB_NAME.fullmatch(name):
         return _from_hub(name, wanted, edition, others=bool(named))
     raise _unknown_name(name, "")
@@ -175,7 +185,7 @@ def _unknown_name(name: str, why: str) -> ValueError:
     names = (*DATASETS, *FETCHED_DATA)
     return ValueError(
         f"data must be one of {', '.join(names)}, owner/name on the hub, or a directory with train "
-        f"and test files, got {name!r}{why or did_you_mean(name, names)}"
+        f"and test files, got {name!r}{not_there(name, names)}{why}"
     )
 
 
@@ -220,32 +230,23 @@ def _from_hub(
     )
 
 
-def _check_own_names(
-    name: str, have: Sequence[str], columns: Sequence[str], named: Mapping[str, str] | None
-) -> None:
-    """Raise ValueError where data with a name of its own lacks a column, or is to rename one."""
-    lacking = [column for column in columns if column not in have]
+def _check_has(name: str, have: Sequence[str], columns: Mapping[str, str]) -> None:
+    """Raise ValueError where data with a name of its own lacks a column that is to be read."""
+    lacking = [column for column in columns.values() if column not in have]
     if lacking:
         raise ValueError(
             f"the data must have the columns that the task reads, {', '.join(columns)}: {name} "
-            f"lacks {', '.join(lacking)}, it has {', '.join(have)}; choose another kind or data"
-        )
-    if named:
-        raise ValueError(
-            f"the columns of {name} must be read by its own names, {', '.join(have)}, got "
-            f"{', '.join(named)}"
+            f"lacks {', '.join(lacking)}, it has {', '.join(have)}; choose another kind or data, "
+            "or say in task.columns which of them is read as what"
         )
 
 
-def _fetched(
-    name: str, data: FetchedDataset, columns: Sequence[str], named: Mapping[str, str] | None
-) -> TextDataset:
-    _check_own_names(name, data.columns, columns, named)
+def _fetched(name: str, data: FetchedDataset, columns: Mapping[str, str]) -> TextDataset:
+    _check_has(name, data.columns, columns)
     folder = cache_folder(name, data.sha256)
     if not os.path.isdir(folder):
         raise ValueError(f"{name} must be fetched first: fedclock fetch {name}")
-    wanted = {column: column for column in columns}
-    found = _read_directory(folder, wanted, WHOLE.splits, others=True)
+    found = _read_directory(folder, columns, WHOLE.splits, others=True)
     if found.sha256 != data.sha256:
         raise ValueError(
             f"the examples of {name} must have sha256 {data.sha256}, got {found.sha256}; remove "

@@ -56,6 +56,10 @@ class Gathering:
     def __init__(self, path: Path, columns: Mapping[str, str], *, others: bool) -> None:
         self._path, self._columns, self._others = path, columns, others
         self._kept: list[list[str]] = [[] for _ in columns]
+        self._ways = [
+            (used_as, name, kept, used_as in TEXTS)
+            for (used_as, name), kept in zip(columns.items(), self._kept, strict=True)
+        ]
         self._numbers = array("q")
         self._size = 0
         self._unused: dict[str, None] = {}
@@ -108,9 +112,8 @@ class Gathering:
 
     def add(self, number: int, values: Iterable[object]) -> None:
         """Keep one record: its values in the order of the columns, ``MISSING`` for none."""
-        for (used_as, name), kept, value in zip(
-            self._columns.items(), self._kept, values, strict=True
-        ):
+        size = self._size
+        for (used_as, name, kept, is_text), value in zip(self._ways, values, strict=True):
             text = value if isinstance(value, str) else self._as_text(number, used_as, name, value)
             plain = text.strip()
             if not plain:
@@ -119,11 +122,13 @@ class Gathering:
                 raise error_at(
                     self._path, number, f"{name} must be valid Unicode, got half of a character"
                 )
-            self._size += len(plain)
-            kept.append(plain if used_as in TEXTS else self._seen.setdefault(plain, plain))
+            size += len(plain)
+            kept.append(plain if is_text else self._seen.setdefault(plain, plain))
+        self._size = size
         self._numbers.append(number)
-        self.check_size(self._size)
-        self.check_rows(len(self._numbers))
+        if size > MAX_BYTES or len(self._numbers) > MAX_ROWS:
+            self.check_size(size)
+            self.check_rows(len(self._numbers))
 
     def check_size(self, size: int) -> None:
         """Raise ValueError for more bytes or characters than memory would hold."""

@@ -13,6 +13,7 @@ from devices.fleet.calibrated import WIDTHS, power_w, read_calibrated
 from devices.fleet.profile import CONFIDENCES, Confidence, DeviceProfile
 from devices.fleet.toml_table import OPTIONAL, TomlTable
 from devices.vocabulary.plan import WEIGHT_FORMATS
+from traces.located import PathText, folder_of
 from traces.text import read_text, unknown
 from traces.units import BYTES_PER_GIB
 
@@ -83,7 +84,7 @@ def profile(name: str) -> DeviceProfile:
     """
     path, is_file, chosen = name.partition(".toml")
     if is_file:
-        profiles = load_profiles(Path(path + is_file))
+        profiles = load_profiles(folder_of(name) / (path + is_file))
         if not chosen and len(profiles) == 1:
             return next(iter(profiles.values()))
         name = chosen.removeprefix(":")
@@ -106,12 +107,13 @@ def modes_of(name: str) -> tuple[str, ...]:
     Raises ValueError where the profile is of a device without power modes.
     """
     path, is_file, chosen = name.partition(".toml")
-    file = Path(path + is_file) if is_file else CATALOG
+    file = folder_of(name) / (path + is_file) if is_file else CATALOG
     own = chosen.removeprefix(":") if is_file else name
     for device in tomllib.loads(read_text(file)).get("device", ()):
         modes = [f"{device['name']}-{mode['name']}" for mode in device.get("mode", ())]
         if own in modes:
-            return tuple(f"{path}{is_file}:{mode}" if is_file else mode for mode in modes)
+            names = (f"{path}{is_file}:{mode}" if is_file else mode for mode in modes)
+            return tuple(PathText(one, folder_of(name)) for one in names)
     raise ValueError(f"the profile must be a power mode of a board, as jetson-tx2-maxn, got {name}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from traces.arrays import FloatArray
 from traces.availability import device_id
+from traces.located import located
 from traces.text import Row, excerpt, read_table
 from traces.units import BYTES_PER_S_PER_MBPS, MAX_MBPS
 
@@ -58,7 +59,7 @@ def read_device_columns(path: str | Path) -> DeviceColumns:
 
     Raises ValueError that names the file, the line, what was found and what is expected.
     """
-    table = read_table(Path(path))
+    table = read_table(located(path))
     table.require(["device_id"])
     if not table.rows:
         raise ValueError(f"{table.header_where}: expected at least one device below, found none")

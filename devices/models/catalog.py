@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from devices.models.fetched import FETCHED, FetchedModel
 from devices.models.hub import HubError, from_hub, sizes_from_hub
 from devices.models.sized import SIZED, SizedModel
 from traces.canonical import canonical
-from traces.text import did_you_mean
+from traces.located import located, not_there
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ MODELS: Mapping[str, PackagedModel | DrawnModel | FetchedModel | SizedModel] = M
 )
 
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+"""A repository of the hub; anything else can only be a path."""
+
+
 def resolve(name: str, revision: str | None = None, *, sizes_only: bool = False) -> ModelSource:
     """Find a model: a bundled alias, else a local directory, else the hub.
 
@@ -111,7 +116,9 @@ def resolve(name: str, revision: str | None = None, *, sizes_only: bool = False)
     revision.
     """
     bundled = MODELS.get(name)
-    is_directory = os.path.isdir(name)  # Path.is_dir raises for a name too long, a folder shut
+    is_directory = os.path.isdir(
+        located(name)
+    )  # Path.is_dir raises for a name too long, a folder shut
     if revision is not None and (bundled or is_directory):
         raise ValueError(
             "revision must be left out, except for a model on the hub, got "
@@ -141,12 +148,14 @@ def resolve(name: str, revision: str | None = None, *, sizes_only: bool = False)
 
 def _sizes(name: str, revision: str | None) -> ModelSource | None:
     """Return a model by its config.json alone; None for a directory that has its weights too."""
-    path = Path(name)
-    if os.path.isdir(name):
-        if any(file.endswith(".safetensors") for file in os.listdir(name)):
+    path = located(name)
+    if os.path.isdir(path):
+        if any(file.endswith(".safetensors") for file in os.listdir(path)):
             return None
         path = path / "config.json"
-    elif not (name.endswith(".json") and os.path.isfile(name)):
+    elif not (name.endswith(".json") and os.path.isfile(path)):
+        if not _HUB_NAME.fullmatch(name):
+            return None
         try:
             config, commit = sizes_from_hub(name, revision)
         except HubError:
@@ -195,7 +204,7 @@ def _check_weights(name: str, files: ModelFiles, sha256: str, *, remedy: str) ->
 
 
 def _directory(path: str) -> ModelSource:
-    files = read_directory(Path(path))
+    files = read_directory(located(path))
     check_inside(files)
     name = portable_name(path)
     return _source(name, files, licence="the user's own", pinned=f"the directory {name}")
@@ -203,13 +212,16 @@ def _directory(path: str) -> ModelSource:
 
 def _from_hub(name: str, revision: str | None) -> ModelSource:
     try:
+        if not _HUB_NAME.fullmatch(name):
+            raise HubError("nothing, since a name there reads name or owner/name")
         files = from_hub(name, revision)
     except HubError as error:
-        at = f" at revision {revision}" if revision else ""
+        # What has a revision can only be on the hub.
+        at = f" at revision {revision}" if revision else not_there(name, MODELS)
         raise ValueError(
             f"model must be one of {', '.join(MODELS)}, a local directory with config.json and "
             f".safetensors, or a name on the Hugging Face hub, got {name!r}{at}"
-            f"{did_you_mean(name, MODELS)}; the hub said: {error}"
+            f"; the hub said: {error}"
         ) from None
     commit = files.directory.name
     return _source(

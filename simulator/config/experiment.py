@@ -16,7 +16,7 @@ from simulator.config.keys import RATE, kind_in
 from simulator.config.origin import Origin, told
 from simulator.config.overrides import override_all
 from simulator.config.own_strategy import StrategyFileError, load_strategy, names_file
-from simulator.config.paths import checked_path
+from simulator.config.paths import checked_path, paths_start
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError, shown
 from simulator.config.readable import Readable, readable_part
@@ -62,9 +62,9 @@ def load_experiment(
 ) -> list[RunConfig]:
     """Return the runs of an experiment file, one for each strategy, after the overrides.
 
-    An override reads ``key.key=value``. A strategy ``file.py:Class`` is the user's own and its file
-    is run; a relative path starts at the folder of the experiment file, in an override too. The
-    file is not run where the experiment is the config of a run folder, unless ``code`` says
+    An override reads ``key.key=value``. A relative path starts at the folder of the experiment
+    file, in an override too. A strategy ``file.py:Class`` is the user's own and its file is run,
+    unless the experiment is the config of a run folder and ``code`` does not say
     ``of_run_folders``. Raises ConfigError with every problem of the file.
     """
     return read_experiment(_read(path), overrides, path, code=code)
@@ -256,10 +256,15 @@ def _validated(
     """Return the config that the plain data says. Raises ConfigError, ``problems`` among it."""
     readable = None
     try:
-        config = read_section(model, raw)
+        start = paths_start(origin.file)
+    except (OSError, ValueError) as error:
+        place = origin.file.parent / "manifest.json"
+        raise ConfigError([f"{place} cannot be read or is damaged: {error}"], origin) from None
+    try:
+        config = read_section(model, raw, folder=start)
         problems = [*problems, *altered(raw, as_plain(config, whole=True))]
     except ValidationError as error:
-        readable = readable_part(raw, [keys_of(one, model) for one in error.errors()])
+        readable = readable_part(raw, [keys_of(one, model) for one in error.errors()], start)
         details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]
         # A list all of whose entries are wrong counts as empty.
         details = [d for d in details if d["type"] != "too_short" or not d["input"]]

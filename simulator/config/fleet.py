@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 
 from devices.fleet.battery import BatteryOptions, FloorShare
 from devices.fleet.speed import SPEEDS, SpeedDistribution
-from simulator.config.paths import profile_inside, stay_inside
+from simulator.config.paths import path_or_name, profile_name
 from simulator.config.types import (
     MAX_DEVICES,
     Count,
@@ -29,7 +29,7 @@ from traces.options import NotNegative, PartialShare, Positive
 class Replay(Section):
     """A replay is a trace, or a pool of them from which the seed draws one for each device."""
 
-    source: Annotated[str | NotNegative | None, AfterValidator(stay_inside)] = None
+    source: Annotated[str | NotNegative | None, AfterValidator(path_or_name)] = None
     """A number (nothing changes), a file, a folder of files or a bundled name."""
     sample: Literal["with_replacement", "without_replacement"] = "with_replacement"
     """Whether several devices may draw the same trace of a pool."""
@@ -171,7 +171,7 @@ class OwnDevice(Section):
 
     name: Name
     """The device's name in tables and figures, unlike any of the catalog."""
-    base: Annotated[str, AfterValidator(profile_inside)] | None = None
+    base: Annotated[str, AfterValidator(profile_name)] | None = None
     """The profile that the other figures are taken from, by name or ``file.toml``."""
     gflops: Annotated[float, Gt(0), Le(1e9)] | None = None
     """What training sustains at 32 bits in GFLOP/s; 16 bits keep the base's ratio, else 1."""
@@ -214,7 +214,7 @@ class DeviceGroup(Section):
     ``count`` of them are drawn; what it leaves open the other keys say.
     """
 
-    profile: Annotated[str, AfterValidator(profile_inside)] | None = None
+    profile: Annotated[str, AfterValidator(profile_name)] | None = None
     """The kind of the devices: a name of the catalog, or ``file.toml`` or ``file.toml:name``."""
     device: OwnDevice | None = None
     """The kind of the devices, in figures of one's own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,10 +36,11 @@ class Readable:
     """The keys that had to be left out."""
 
 
-def readable_part(raw: Mapping[str, Any], wrong: Sequence[Keys]) -> Readable | None:
+def readable_part(raw: Mapping[str, Any], wrong: Sequence[Keys], folder: Path) -> Readable | None:
     """Return what can be read of a config some keys of which are wrong; None where nothing can.
 
-    A wrong key stands at its default or, where it must be given, its section at a stand-in.
+    Its relative paths start at ``folder``. A wrong key stands at its default or, where it must be
+    given, its section at a stand-in.
     """
     rest = {**copy.deepcopy(dict(raw)), "strategy": STAND_INS["strategy"]}
     left_out = [*map(shown_keys, wrong), "strategy"]
@@ -46,7 +48,8 @@ def readable_part(raw: Mapping[str, Any], wrong: Sequence[Keys]) -> Readable | N
         _leave_out(rest, keys)
     for _ in range(3):  # then without groups of devices and sections that lack what must be given
         try:
-            return Readable(read_section(RunConfig, {**STAND_INS, **rest}), tuple(left_out))
+            config = read_section(RunConfig, {**STAND_INS, **rest}, folder=folder)
+            return Readable(config, tuple(left_out))
         except ValidationError as error:
             for first, *inner in (keys_of(one, RunConfig) for one in error.errors()):
                 if first == "fleet" and inner[:1] == ["devices"] and inner[1:] and "fleet" in rest:

@@ -44,7 +44,8 @@ JSON schema by which editors complete and check a config. [conditions.md](condit
 of devices and faults, [algorithms.md](algorithms.md) of strategies, pacings and selections.
 
 A heading names the keys at which a section may stand: `*` is an entry of a list or a name, and a
-word in parentheses is the `kind` that chooses the section.
+word in parentheses is the `kind` that chooses the section. A relative path starts at the folder
+of the YAML that names it, in `--set` too.
 
 """
 

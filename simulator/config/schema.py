@@ -363,9 +363,12 @@ def config_for(own: type[Strategy[Any]]) -> type[RunConfig]:
     return own_config
 
 
-def read_section(section: type[T], content: Any) -> T:
-    """Return a section of a config from plain data. Raises pydantic's ValidationError."""
-    read: T = adapter(section).validate_python(content)
+def read_section(section: type[T], content: Any, *, folder: Path = Path()) -> T:
+    """Return a section of a config from plain data, whose relative paths start at ``folder``.
+
+    Raises pydantic's ValidationError.
+    """
+    read: T = adapter(section).validate_python(content, context=folder)
     return read
 
 

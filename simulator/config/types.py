@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 from pydantic_core.core_schema import plain_serializer_function_ser_schema
 
 from simulator.config.own_strategy import source_of
-from simulator.config.paths import stay_inside
+from simulator.config.paths import path_or_name
 from traces.options import LEFT_OUT, Options, PartialShare, Rule, option_hints
 
 Name = Annotated[
@@ -38,7 +38,7 @@ Title = Annotated[
     ),
 ]
 Count = Annotated[int, Ge(1), Le(1_000_000_000)]
-PathOrName = Annotated[str, AfterValidator(stay_inside)]
+PathOrName = Annotated[str, AfterValidator(path_or_name)]
 Revision = Annotated[
     str,
     Rule(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from simulator.config.paths import read_small
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.config.schema import READ_ALONE
@@ -18,8 +19,6 @@ from traces.text import parse_json
 FORMAT = 1
 TABLES = ("config.yaml", "events.jsonl", "devices.parquet", "rounds.parquet", "clients.parquet")
 """The files that every finished run holds beside its manifest."""
-MAX_BYTES = 20_000_000
-"""Size of the largest manifest or config of a run that is read."""
 Status = Literal["running", "done", "interrupted", "failed"]
 
 
@@ -102,20 +101,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise RunFolderError(f"{file} is damaged: it must hold an object")
     return manifest
-
-
-def read_small(file: Path) -> str:
-    """Return the text of a run's manifest or config, which may come from somebody else.
-
-    Raises OSError or ValueError where it is no regular file of the folder itself (a pipe would
-    never end), or larger than any that a run writes.
-    """
-    found = os.lstat(file)
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it must be a regular file, not a link, a folder or a pipe")
-    if found.st_size > MAX_BYTES:
-        raise ValueError(f"it must be at most {MAX_BYTES} bytes, got {found.st_size}")
-    return file.read_text("utf-8")
 
 
 def check_same_config(path: Path, config: Mapping[str, Any]) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simulator.config.paths import read_small
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import PARTIAL
-from simulator.log.manifest import TABLES, RunFolderError, read_manifest, read_small
+from simulator.log.manifest import TABLES, RunFolderError, read_manifest
 from simulator.log.run_folder import CHECKPOINT, lock_folder, refuse_links
 
 FOLDERS = {

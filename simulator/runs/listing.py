@@ -34,6 +34,9 @@ TOPICS = (
     "mixes",
 )
 
+HASH_DIGITS = 8
+"""Digits of a SHA-256 that a table has room for; all of them stand in every manifest."""
+
 
 def show(console: Console, topic: str | None) -> None:
     """Print the table of one topic, or of all; raises UserError where there is no such topic."""
@@ -97,16 +100,18 @@ def _devices() -> Iterator[tuple[str, ...]]:
 
 def _models() -> Iterator[tuple[str, ...]]:
     for name, model in MODELS.items():
-        yield name, model.title, model.licence
-    yield "a directory or hub name", "loaded by transformers from safetensors", ""
+        yield name, model.title, model.licence, getattr(model, "sha256", "")[:HASH_DIGITS]
+    yield "a directory or hub name", "loaded by transformers from safetensors", "", ""
 
 
 def _data() -> Iterator[tuple[str, ...]]:
     for name, data in DATASETS.items():
-        yield name, data.title, data.licence
+        yield name, data.title, data.licence, data.sha256[:HASH_DIGITS]
     for name, fetched in FETCHED_DATA.items():
-        yield name, f"{fetched.title}; by fedclock fetch", fetched.licence
-    yield "a directory", "train and test as .csv, .tsv or .jsonl with the task's columns", ""
+        title = f"{fetched.title}; by fedclock fetch"
+        yield name, title, fetched.licence, fetched.sha256[:HASH_DIGITS]
+    files = "train and test as .csv, .tsv, .jsonl or .parquet with the task's columns"
+    yield "a directory or hub name", files, "", ""
 
 
 def _traces() -> Iterator[tuple[str, ...]]:
@@ -147,8 +152,8 @@ _ROWS: dict[str, tuple[tuple[str, ...], Callable[[], Iterator[tuple[str, ...]]]]
         ),
         _devices,
     ),
-    "models": (("model", "what it is", "licence"), _models),
-    "data": (("data", "what it is", "licence"), _data),
+    "models": (("model", "what it is", "licence", "sha256"), _models),
+    "data": (("data", "what it is", "licence", "sha256"), _data),
     "traces": (("link", "traces\nnumber", "mean down\nMbit/s", "mean up\nMbit/s"), _traces),
     "generators": (("generator", "of", "what it is"), _generators),
     "speeds": (("speed_spread", "what it is"), partial(_kinds, SPEEDS)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from devices.models.catalog import ModelSource
 from devices.vocabulary.plan import DeviceId
 from simulator.config.experiment import ConfigError, name_strategies
 from simulator.config.origin import Origin
+from simulator.config.paths import is_outside, path_texts
 from simulator.config.schema import RunConfig
 from simulator.log.manifest import (
     check_same_config,
@@ -21,6 +22,7 @@ from simulator.log.manifest import (
 from simulator.world.build import World, build_world, wrong_names
 from simulator.world.deadline import late_devices, least_deadline_s
 from simulator.world.rehearsal import rehearse
+from traces.located import located
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +36,19 @@ class Prepared:
     is_finished: bool
 
 
-def prepare_all(configs: Sequence[RunConfig], origin: Origin, output: Path) -> list[Prepared]:
+def prepare_all(
+    configs: Sequence[RunConfig], origin: Origin, output: Path | None
+) -> list[Prepared]:
     """Check all runs before the first begins; a note on several of them is the first one's.
 
-    Raises ConfigError with what is wrong in any.
+    Without an ``output`` they are below ``runs``, and the run whose own config is read is where it
+    is. Raises ConfigError with what is wrong in any.
     """
     prepared: list[Prepared] = []
     problems: list[str] = []
     for config in configs:
         try:
-            one = prepare(config, output / config.folder, origin)
+            one = prepare(config, _folder(config, origin, output), origin)
             said = {note for earlier in prepared for note in earlier.notes}
             notes = tuple(note for note in one.notes if note not in said)
             prepared.append(_with_texts_of(prepared, replace(one, notes=notes)))
@@ -54,6 +59,16 @@ def prepare_all(configs: Sequence[RunConfig], origin: Origin, output: Path) -> l
     return prepared
 
 
+def _folder(config: RunConfig, origin: Origin, output: Path | None) -> Path:
+    """Return the folder of a run; a moved or copied one goes on where it is."""
+    if output is not None:
+        return output / config.folder
+    home = origin.file.parent
+    there = map(read_manifest(home).get, ("experiment", "label", "config_hash", "seed"))
+    is_own = tuple(there) == (config.name, config.label, config.hash, config.seed)
+    return home if is_own else Path("runs") / config.folder
+
+
 def prepare(config: RunConfig, folder: Path, where: str | Origin) -> Prepared:
     """Check everything about a run that can be checked; nothing is written.
 
@@ -62,6 +77,8 @@ def prepare(config: RunConfig, folder: Path, where: str | Origin) -> Prepared:
     """
     check_same_config(folder, config.resolved())
     world = build_world(config, where)
+    if isinstance(where, Origin):
+        _check_files_of_run(config, world, where)
     said = [*data_notes(world), *notes(config, world, where)]
     finished = is_finished(folder, inputs_of(world))
     there = read_manifest(folder)
@@ -69,6 +86,47 @@ def prepare(config: RunConfig, folder: Path, where: str | Origin) -> Prepared:
         lost = ", ".join(lost_files(folder, there))
         said.append(f"{config.label}: the finished run in {folder} lost {lost}; it is run again")
     return Prepared(config, folder, world, tuple(said), finished)
+
+
+def _check_files_of_run(config: RunConfig, world: World, origin: Origin) -> None:
+    """Check what the config of a run folder takes from outside of it against the run's manifest.
+
+    So a run folder that somebody hands over names no file of this machine by a relative path but
+    one that whoever made it had too. What ``--set`` names is the user's own. Raises ConfigError.
+    """
+    home = origin.file.parent
+    outside = [text for text in path_texts(config) if is_outside(text, home)]
+    if not outside:
+        return
+    named = {
+        "data": ("task.data", config.task.data),
+        "model": ("task.model", config.task.model),
+        "cost_model": ("cost.model", config.cost.model),
+    }
+    recorded, inputs = read_manifest(home), inputs_of(world)
+    wrong = [
+        f"{key} must be the files that the run of this folder had, but those at {located(text)} "
+        "have another SHA-256"
+        for entry, (key, text) in named.items()
+        if text in outside
+        and origin.override_of(f"{key} ") is None
+        and _sha256s(recorded, entry) != _sha256s(inputs, entry)
+    ]
+    rest = set(outside) - {text for _, text in named.values()}
+    if rest and not origin.overrides and recorded.get("conditions_hash") != world.conditions_hash:
+        wrong.append(
+            "fleet must meet the traces and devices that the run of this folder met, but what "
+            f"{', '.join(sorted(rest))[:200]} holds has changed"
+        )
+    if wrong:
+        remedy = "; to run on them as they are, copy config.yaml into the folder of the experiment"
+        raise ConfigError([f"{problem}{remedy}" for problem in wrong], origin)
+
+
+def _sha256s(manifest: Mapping[str, Any], entry: str) -> tuple[Any, Any]:
+    """Return the hashes that a manifest has of a model or data set."""
+    found = manifest.get(entry)
+    return (found.get("sha256"), found.get("files_sha256")) if isinstance(found, dict) else ("", "")
 
 
 def _with_texts_of(earlier: Sequence[Prepared], one: Prepared) -> Prepared:

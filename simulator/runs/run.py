@@ -16,10 +16,11 @@ from algorithms.merging.server_optimizers import WithServerOptimizer
 from algorithms.strategy import ServerState, Strategy
 from devices.datasets.partition import expected_scores
 from devices.options import TrainingOptions
-from devices.tasks.task import Metric, Task
+from devices.tasks.task import Metric
 from devices.vocabulary.trainer import HostNames, OwnTest, Trainer
 from simulator.config.faults import FaultsConfig
 from simulator.config.own_strategy import source_of
+from simulator.config.paths import seen_from
 from simulator.config.schema import RunConfig
 from simulator.engine.federation import Federation
 from simulator.engine.rules import Rules
@@ -76,7 +77,7 @@ def run(
         "%s: writes to %s, conditions %.8s", config.label, folder, prepared.world.conditions_hash
     )
     trainer = trainers.get(config, prepared.world)
-    manifest = _manifest(config, prepared.world.task, inputs, trainers.host_names)
+    manifest = _manifest(prepared, inputs, trainers.host_names)
     try:
         store = _open_folder(prepared, manifest)
     except FinishedMeanwhileError as finished:
@@ -268,8 +269,9 @@ def federation_of(config: RunConfig, world: World, trainer: Trainer) -> Federati
 
 
 def _manifest(
-    config: RunConfig, task: Task, inputs: Mapping[str, Any], host: HostNames | None
+    prepared: Prepared, inputs: Mapping[str, Any], host: HostNames | None
 ) -> dict[str, Any]:
+    config, task = prepared.config, prepared.world.task
     own = source_of(config.strategy)
     return {
         "experiment": config.name,
@@ -279,6 +281,7 @@ def _manifest(
         "seed": config.seed,
         "config_hash": config.hash,
         "read_alone": config.read_alone,
+        **seen_from(config, prepared.folder),
         **inputs,
         "columns_not_used": list(task.data.unused),
         "task": {"kind": task.kind, "metrics": [asdict(metric) for metric in task.metrics]},

@@ -103,11 +103,13 @@ class Trainers:
         return self.cache.complaints() if self.cache else []
 
     def try_model(self, config: RunConfig, world: World) -> None:
-        """Load a model of the user's own and turn all texts into its tokens, as a run would.
+        """Load the model and turn all texts into its tokens, as a run would.
 
-        Nothing is done for a model whose files are known by their hash. Raises TrainingError.
+        Nothing is done where nothing can be wrong: a model whose files are known by their hash, and
+        texts that are cut where they are too long, as prompts are not. Raises TrainingError.
         """
-        if config.training != "none" and config.task.model not in MODELS:
+        may_fail = config.task.model not in MODELS or "prompt" in world.task.columns
+        if config.training != "none" and may_fail:
             self.get(config, world)
 
     @property

@@ -120,6 +120,10 @@ def _source(replay: Replay) -> str | float:
     return replay.source
 
 
+def _path(replay: Replay) -> str:
+    return source if isinstance(source := _source(replay), str) else str(source)
+
+
 def _load_links(draw: Draw, k: int, replay: Replay) -> Sequence[Link]:
     assert isinstance(replay, LinkReplay)
     group = draw.groups[k]
@@ -132,7 +136,7 @@ def _load_links(draw: Draw, k: int, replay: Replay) -> Sequence[Link]:
             for n in range(replay.variants)
         )
         return [Link(f"{k.name}-{n}", k.downlink, k.uplink) for n, k in enumerate(drawn, start=1)]
-    return trace_catalog.pool(str(replay.source), uplink_scale=group.config.uplink_scale)
+    return trace_catalog.pool(_path(replay), uplink_scale=group.config.uplink_scale)
 
 
 def _load_availability(draw: Draw, k: int, replay: Replay) -> Sequence[AvailabilityTrace]:
@@ -142,7 +146,7 @@ def _load_availability(draw: Draw, k: int, replay: Replay) -> Sequence[Availabil
             replay.generator.availability(stream(draw.seed, draw.groups[k].where, "online", n))
             for n in range(replay.variants)
         ]
-    return availability_pool(str(replay.source))
+    return availability_pool(_path(replay))
 
 
 def _speed_factors(draw: Draw, groups: Sequence[DeviceGroup]) -> FloatArray:

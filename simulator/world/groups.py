@@ -17,6 +17,7 @@ from simulator.config.fleet import Calendar, DeviceGroup, FleetConfig, LinkRepla
 from simulator.config.paths import profile_inside, stay_inside
 from simulator.config.problems import Problems
 from simulator.engine.seeds import stream
+from traces.located import folder_of
 from traces.units import BYTES_PER_S_PER_MBPS
 
 
@@ -62,7 +63,8 @@ def _of_mix(group: Group, seed: int) -> Iterator[Group]:
 
 def _of_table(group: Group, seed: int) -> Iterator[Group]:
     """Return a group for each row."""
-    path = str(group.config.table)
+    path = group.config.table
+    assert path is not None  # of a table
     table = read_device_columns(path)
     rows: Sequence[int] = range(len(table))
     if group.count:
@@ -107,10 +109,13 @@ def _of_row(config: DeviceGroup, table: DeviceColumns, row: int) -> DeviceGroup:
     return replace(config, **said)
 
 
-def _inside(config: DeviceGroup, named: str, check: Callable[[str], object] = stay_inside) -> str:
-    """Return a name or path of a table's row. Raises ValueError where it breaks the path rules."""
+def _inside(config: DeviceGroup, named: str, check: Callable[..., str] = stay_inside) -> str:
+    """Return a name or path of a table's row, which starts where that of the table does.
+
+    Raises ValueError where it breaks the path rules.
+    """
     try:
-        return str(check(named))
+        return check(named, folder=folder_of(config.table or ""))
     except ValueError as error:
         raise ValueError(f"{config.table}: {error}") from None
 

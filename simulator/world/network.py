@@ -47,7 +47,8 @@ def _open(name: str, capacity: Capacity) -> Link:
     if capacity.mbps:
         down, up = (BandwidthTrace.constant(mbps * BYTES_PER_S_PER_MBPS) for mbps in capacity.mbps)
         return Link(name, down, up)
-    found = catalog.pool(str(capacity.source), uplink_scale=capacity.uplink_scale)
+    assert capacity.source is not None  # the config sees to it
+    found = catalog.pool(capacity.source, uplink_scale=capacity.uplink_scale)
     if len(found) > 1:
         raise ValueError(
             f"source must be one trace, got {len(found)} in {capacity.source}: "

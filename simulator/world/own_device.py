@@ -17,7 +17,8 @@ OVERHEAD_S = 0.02
 def profile_of(group: DeviceGroup) -> DeviceProfile:
     """Return the profile of a group of one kind. Raises ValueError where there is none."""
     if group.device is None:
-        return catalog.profile(str(group.profile))
+        assert group.profile is not None  # the config sees to it
+        return catalog.profile(group.profile)
     own = group.device
     if own.name in catalog.load_profiles():
         raise ValueError(f"device.name must be none of the catalog's, got {own.name}")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from devices.datasets.dataset import DATASETS
+from devices.datasets.fetched import FETCHED_DATA
+from devices.models.catalog import MODELS
 from simulator.config.experiment import load_recorded
 from simulator.config.own_strategy import MAX_BYTES, names_file
-from simulator.config.paths import checked_path
+from simulator.config.paths import checked_path, file_at
 from simulator.config.plain_yaml import dump_yaml
 from simulator.config.problems import UserError
 from simulator.log.disk import write_atomically, writing_into
@@ -15,12 +18,16 @@ from simulator.log.manifest import RunFolderError, lost_files, read_manifest
 from simulator.world.build import build_world
 from simulator.world.recorded import fault_schedules, write_conditions
 
+WITH_A_NAME = (*MODELS, *DATASETS, *FETCHED_DATA)
+"""Models and data sets that a config names, whatever folder is called so too."""
+
 
 def record(run_folder: Path, output: Path) -> Path:
     """Write ``conditions.json`` and ``experiment.yaml`` into ``output``; return the latter.
 
-    Run from the same place, the experiment has the events of the run, byte for byte. With another
-    strategy in it, that scheduler meets the same conditions. A strategy of the user's is copied
+    The experiment has the events of the run, byte for byte. With another strategy in it, that
+    scheduler meets the same conditions. A model or data set of the user's is named by its absolute
+    path. A strategy of the user's is copied
     beside it as text; none of it is run. Faults are written as far as the run lasted. Raises
     UserError where the run is not finished, or its inputs have changed.
     """
@@ -53,12 +60,14 @@ def record(run_folder: Path, output: Path) -> Path:
         )
     plain = config.resolved()
     plain["name"] = f"{config.name}-replayed"[:64]
-    if ".." in output.parts:  # a config names what lies outside by an absolute path
-        output = output.resolve()
     keep = ("when_offline", "when_out_of_memory")
     fleet = {key: plain["fleet"][key] for key in keep}
-    plain["fleet"] = fleet | {"recorded": str(output / "conditions.json")}
+    plain["fleet"] = fleet | {"recorded": "conditions.json"}
     plain.pop("network", None)  # the conditions hold it
+    for section, key in (("task", "model"), ("task", "data"), ("cost", "model"), ("cost", "table")):
+        named = getattr(getattr(config, section), key)
+        if named and named not in WITH_A_NAME and (path := file_at(named)):
+            plain[section][key] = str(path.resolve())
     plain["faults"] = fault_schedules(world.faults, until_s)
     try:
         with writing_into(output) as folder:

@@ -24,6 +24,7 @@ from simulator.engine.faults import Faults
 from simulator.engine.network import NOTHING_SHARED, SharedLinks
 from traces.availability import ALWAYS, AvailabilityTrace
 from traces.bandwidth import BandwidthTrace, Link
+from traces.located import located
 from traces.steps import StepTrace
 from traces.text import parse_json
 
@@ -71,7 +72,7 @@ def read_conditions(path: str | Path) -> tuple[Fleet, SharedLinks]:
 
     Raises ValueError that names the file and what is wrong in it.
     """
-    path = Path(path)
+    path = located(path)
     try:
         if path.exists() and not path.is_file():
             raise ValueError("must be a regular file")

@@ -71,7 +71,11 @@ def zip_in_parts(registry: Path, weights: bytes) -> FetchedModel:
     return FetchedModel("a model", "none", packages, fetched._joined_zip, sha256)
 
 
-def test_a_package_is_downloaded_and_checked(registry: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("without_cache", ["0", "1"])
+def test_a_package_is_downloaded_and_checked(
+    registry: Path, tmp_path: Path, without_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", without_cache)
     package = make_wheel(registry, "some-model", {"weights": b"1234"})
     file = download(package, tmp_path)
     assert zipfile.ZipFile(file).read("some_model/weights") == b"1234"
@@ -156,6 +160,10 @@ def test_messages_become_examples_of_their_senders_and_others_test_them(
     assert len(set(data.test["client"])) == 2
     assert (data.sha256, data.licence) == (entry.sha256, "MIT")
     assert data.source == "chitchat-dataset==1.0"
+    named = {"prompt": "text", "answer": "client", "client": "client"}
+    asked = load_dataset("chitchat", tuple(named), named)
+    assert (asked.train["prompt"], asked.sha256) == (data.train["text"], data.sha256)
+    assert asked.test["answer"] == asked.test["client"] == data.test["client"]
     monkeypatch.setenv("PIP_FIND_LINKS", "")  # nothing is downloaded again
     assert fetch_data("chitchat", entry, SAY.append) == folder
     (folder / "test.jsonl").write_text('{"text": "other", "client": "x"}\n', "utf-8")

@@ -123,7 +123,8 @@ def test_a_model_or_revision_that_the_hub_has_not_is_said(tmp_path: Path) -> Non
     with serving(hub) as address:
         online = {"HF_ENDPOINT": address}
         said = resolved(tmp_path, online, "someone/else")["error"]
-        assert "'someone/else'; the hub said: " in said
+        place = Path("someone", "else").absolute()
+        assert f"'someone/else'; nothing is at {place}; the hub said: " in said
         said = resolved(tmp_path, online, revision="v9")["error"]
         assert f"{NAME!r} at revision v9; the hub said: " in said
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices.datasets import records
-from devices.datasets.dataset import Edition, load_dataset
+from devices.datasets.dataset import SPLITS, Edition, load_dataset
 from devices.tasks.classification import Classification
 from devices.tasks.registry import load_task
 from devices.tasks.regression import Regression
@@ -301,6 +301,20 @@ def test_columns_that_nothing_reads_are_named_in_their_order(tmp_path: Path) -> 
     )
     assert load_dataset("wordnet-16", ("text",)).unused == ("label",)
     assert load_dataset("wordnet-16", Classification.columns).unused == ()
+
+
+def test_bundled_data_is_read_under_other_names_too() -> None:
+    """The topic of a definition is an answer to a prompt, where the config says so."""
+    plain = load_dataset("wordnet-16", Classification.columns)
+    named = {"prompt": "text", "answer": "label"}
+    data = load_dataset("wordnet-16", ("prompt", "answer"), named)
+    assert (data.unused, data.sha256) == ((), plain.sha256)
+    for split in SPLITS:
+        assert data[split]["prompt"] == plain[split]["text"]
+        assert data[split]["answer"] == plain[split]["label"]
+    assert load_dataset("wordnet-16", ("text",), {"text": "label"}).unused == ("text",)
+    with pytest.raises(ValueError, match=r"lacks topic, it has text, label; .* task\.columns"):
+        load_dataset("wordnet-16", ("prompt", "answer"), {"prompt": "text", "answer": "topic"})
 
 
 def test_splits_of_other_names_are_read_and_never_one_as_both(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from analysis.commands.main import app
+from simulator.workers import trainers
 from tests.devices.training.tiny_task import save_model
+from tests.torture import long
 
 TEXTS = [{"text": f"word{k % 7} word{k % 5}", "client": f"c{k % 4}"} for k in range(48)]
 PROMPTS = [{"prompt": f"word{k % 7}", "answer": f"word{k % 5}"} for k in range(48)]
@@ -62,6 +64,15 @@ def test_a_prompt_that_leaves_no_token_of_its_answer_is_named_by_its_line(
     output = said(tmp_path, model, rows, task={"kind": "instructions"})
     assert "a prompt must leave room for its answer in the 16 tokens of task.max_length" in output
     assert "train.jsonl, line 49" in output
+
+
+def test_prompts_are_tried_with_a_model_of_known_files_too(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "MODELS", {str(model): "a model that was fetched"})
+    output = said(tmp_path, model, [*PROMPTS, {"prompt": LONG, "answer": "word2"}], task={
+        "kind": "instructions"})  # fmt: skip
+    assert "a prompt must leave room for its answer" in output
 
 
 def test_an_answer_that_fills_the_context_is_named_by_its_line(tmp_path: Path, model: Path) -> None:
@@ -118,3 +129,33 @@ def test_a_model_whose_parts_do_not_fit_is_said_in_words(
 def test_packing_is_for_plain_texts_alone(tmp_path: Path, model: Path) -> None:
     output = said(tmp_path, model, PROMPTS, task={"kind": "instructions", "packing": "packed"})
     assert "packing must be left out for instructions, got 'packed'" in output
+
+
+def with_blocks(folder: Path, count: int) -> str:
+    """The sizes of a model with this many blocks, in a file of their own."""
+    sizes = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4}
+    more = {"num_hidden_layers": count, "intermediate_size": 64, "max_position_embeddings": 64}
+    (folder / "large.json").write_text(json.dumps(sizes | more | {"pad_token_id": 0}), "utf-8")
+    return str(folder / "large.json")
+
+
+def test_a_proxy_whose_blocks_do_not_divide_is_said_in_words(tmp_path: Path, model: Path) -> None:
+    rows = [{"text": row["text"]} for row in TEXTS]
+    cost = {"model": with_blocks(tmp_path, 3)}
+    output = said(tmp_path, model, rows, task={"kind": "causal-lm"}, cost=cost)
+    assert "the blocks of large.json must be a multiple of the 2 of" in output
+
+
+def test_a_schedule_past_the_last_round_is_said_in_words(tmp_path: Path, model: Path) -> None:
+    rows = [{"text": row["text"]} for row in TEXTS]
+    training = {"dtype": "fp32", "schedule": {"kind": "cosine", "rounds": 2}}
+    output = said(tmp_path, model, rows, task={"kind": "causal-lm"}, training=training)
+    assert "training.schedule: rounds must be at most the 1 of the run, got 2" in output
+
+
+@long
+def test_a_million_clients_of_one_text_each_are_too_small(tmp_path: Path, model: Path) -> None:
+    rows = [{"text": "word1", "client": k} for k in range(1_000_000)]
+    shards = {"kind": "natural", "min_examples": 2}
+    output = said(tmp_path, model, rows, task={"kind": "causal-lm"}, shards=shards)
+    assert "got 0 of 1000000 clients" in output

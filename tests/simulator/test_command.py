@@ -583,7 +583,11 @@ def test_list_shows_what_a_config_may_name(tmp_path: Path) -> None:
     shown = fedclock("list", cwd=tmp_path).stdout
     for name in ("fedquad", "synchronous", "jetson-tx2-maxq", "minilm-l6", "wordnet-16", "wifi"):
         assert name in shown
-    assert max(map(len, fedclock("list", "devices", cwd=tmp_path).stdout.splitlines())) <= 80
+    for topic in ("devices", "models", "data"):
+        assert max(map(len, fedclock("list", topic, cwd=tmp_path).stdout.splitlines())) <= 80
+    for topic, pinned in (("models", FETCHED), ("data", FETCHED_DATA)):
+        listed = fedclock("list", topic, cwd=tmp_path).stdout
+        assert all(one.sha256[:8] in listed for one in pinned.values())
     assert "fedclock traces fetch" in fedclock("list", "links", cwd=tmp_path).stdout
     (message,) = mistaken(tmp_path, "list", "nonsense")
     assert "must be one of strategies, pacing" in message

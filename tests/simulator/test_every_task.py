@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from rich.console import Console
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -18,11 +21,17 @@ from analysis.commands.main import app
 from devices.tasks.registry import TASKS
 from devices.vocabulary.trainer import TrainingError
 from simulator.config.experiment import ConfigError, load_experiment
+from simulator.log.progress import PlainReporter
+from simulator.log.records import RoundRecord
+from simulator.runs.preparation import prepare
+from simulator.runs.run import run
+from simulator.workers.result_cache import ResultCache, open_cache
+from simulator.workers.trainers import Trainers
 from simulator.world.build import build_world
 from tests.devices.training.tiny_task import make_dataset, save_model
 from tests.simulator.test_golden import CONFIG
 from tests.simulator.test_language_model import run_all
-from tests.torture import LONG, SHARE
+from tests.torture import LONG, SHARE, some
 
 LANGUAGE = ("causal-lm", "instructions", "choice")
 """The tasks that keep the output layer of a language model."""
@@ -137,6 +146,68 @@ def test_devices_train_the_task_by_themselves_too(home: Path, tmp_path: Path, ki
     devices = pd.read_parquet(folder / "devices.parquet")
     assert devices["own_loss"].map(math.isfinite).all()
     assert not (folder / "adapter").exists()
+
+
+PACINGS: list[dict[str, Any]] = [
+    {"kind": "synchronous", "cohort": 3},
+    {"kind": "over_selection", "cohort": 2, "factor": 1.5},
+    {"kind": "semi_synchronous", "cohort": 3, "period_s": 0.5},
+    {"kind": "fedbuff", "concurrency": 3, "size": 2},
+    {"kind": "fedasync", "concurrency": 3},
+]
+
+
+class Breaks(PlainReporter):
+    """Ends the run as its second round closes, as whatever ends a process would."""
+
+    def round(self, record: RoundRecord) -> None:
+        if record.round == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("kind", "pacing"), some(itertools.product(TASKS, PACINGS), 8))
+def test_the_task_is_packed_cut_off_and_found_again_under_every_pacing(
+    home: Path, tmp_path: Path, kind: str, pacing: dict[str, Any]
+) -> None:
+    """Weights, activations, uploads and head are packed; a run that broke off ends as the whole."""
+    file = experiment(
+        home,
+        kind,
+        pacing=pacing,
+        local={"batch_size": 4, "steps": 2, "weight_format": "int8", "upload_bits": 8,
+               "head_bits": 8},
+        strategies={"packed": {"kind": "fedlora", "rank": 4, "activation_bits": 8}},
+        stop={"rounds": 3},
+        evaluation={"every": 1, "examples": 4},
+    )  # fmt: skip
+    (config,) = load_experiment(file)
+    cache = open_cache(tmp_path / "cache", 1.0)
+    plain, breaks = (cls(Console(file=io.StringIO())) for cls in (PlainReporter, Breaks))
+
+    def done(name: str, cache: ResultCache | None, report: PlainReporter = plain) -> Path:
+        with Trainers(1, cache) as trainers:
+            return run(
+                prepare(config, tmp_path / name, str(file)), trainers=trainers, report=report
+            )
+
+    whole, found = done("whole", cache), done("found", cache)
+    with pytest.raises(KeyboardInterrupt):
+        done("cut", None, breaks)
+    resumed = done("cut", None)
+    manifests = [
+        json.loads((folder / "manifest.json").read_text("utf-8"))
+        for folder in (whole, found, resumed)
+    ]
+    asked = manifests[0]["num_trainings"]
+    reused = [manifest["num_trainings_reused"] for manifest in manifests]
+    assert reused[0] < reused[1] == asked
+    assert 0 < reused[2] < asked
+    assert len({manifest["adapter_sha256"] for manifest in manifests}) == 1
+    for name in ("events.jsonl", "rounds.parquet", "clients.parquet"):
+        assert len({(folder / name).read_bytes() for folder in (whole, found, resumed)}) == 1
+    losses = pd.read_parquet(whole / "rounds.parquet")["loss"]
+    assert losses.map(math.isfinite).all()
+    assert losses.nunique() == len(losses)  # each round changed the model
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_replayed_conditions_give_the_same_events_byte_for_byte(met: Path, tmp_p
 def test_replay_is_independent_of_the_seed(met: Path, tmp_path: Path) -> None:
     file = record(met, tmp_path / "replay")
     raw = yaml.safe_load(file.read_text("utf-8"))
-    fleet, _ = read_conditions(raw["fleet"]["recorded"])
+    fleet, _ = read_conditions(file.parent / raw["fleet"]["recorded"])
     (config,) = load_experiment(file, ["seed=5"])
     world = prepare(config, tmp_path / "other", str(file)).world
     assert world.fleet.conditions_hash() == fleet.conditions_hash()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from transformers import AutoTokenizer
 
 from devices.datasets.dataset import Examples, TextDataset
 from devices.tasks.choice import Choice
+from devices.tasks.task import IGNORED
 from devices.training.trainer import TorchTrainer
+from tests.devices.training.plain_loop import assert_has_adapter, train_plainly
 from tests.devices.training.test_causal_lm import plain_model
 from tests.devices.training.tiny_task import (
     WORDS,
@@ -22,6 +25,7 @@ from tests.devices.training.tiny_task import (
     make_trainer,
     save_model,
 )
+from traces.arrays import IntArray
 
 MAX_LENGTH = 10
 
@@ -51,23 +55,57 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> TorchTrainer:
     return make_trainer(config, Choice.of(make_choices()))
 
 
+def plain_example(trainer: TorchTrainer, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """Tokens of a prompt, cut at its beginning, and of the whole answer with its end."""
+    tokenizer = AutoTokenizer.from_pretrained(str(trainer.source.directory))
+    head = tokenizer(f"{prompt}\n")["input_ids"]
+    tail = [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id]
+    return head[-(MAX_LENGTH - len(tail)) :], tail
+
+
+def plain_inputs(trainer: TorchTrainer, indices: IntArray) -> dict[str, torch.Tensor]:
+    """The right answers behind their prompts, which have no loss, as a user would pad them."""
+    task = trainer._task
+    assert isinstance(task, Choice)
+    prompts, offered, right = task.data.train["prompt"], task.offered["train"], task.right["train"]
+    rows = [plain_example(trainer, prompts[k], offered[k][right[k]]) for k in indices]
+    longest = max(len(head) + len(tail) for head, tail in rows)
+    spare = [longest - len(head) - len(tail) for head, tail in rows]
+    ids = [head + tail + [0] * left for (head, tail), left in zip(rows, spare, strict=True)]
+    mask = [[1] * (longest - left) + [0] * left for left in spare]
+    labels = [
+        [IGNORED] * len(head) + tail + [IGNORED] * left
+        for (head, tail), left in zip(rows, spare, strict=True)
+    ]
+    named = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {name: torch.tensor(values) for name, values in named.items()}
+
+
+def test_training_is_that_of_a_plain_loop_on_right_answers(trainer: TorchTrainer) -> None:
+    """The same batches, the same adapter to 1e-5 in fp32, and the same loss at every step."""
+    job = make_job(trainer, steps=6)
+    (result,) = trainer.train([job])
+    model = plain_model(trainer, job.broadcast.adapter).eval()
+    losses = train_plainly(trainer, job, model, partial(plain_inputs, trainer))
+    assert result.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert_has_adapter(model, result.adapter)
+
+
 def test_the_likeliest_answer_is_chosen_as_by_transformers_alone(trainer: TorchTrainer) -> None:
     start = trainer.spec.initial_adapter(4, 8.0, np.random.default_rng(0))
     job = replace(make_job(trainer, adapter=start, steps=60), examples=np.arange(240))
     adapter = trainer.train([job])[0].adapter
     reported = trainer.evaluate(adapter).values
     model = plain_model(trainer, adapter).eval()
-    tokenizer = AutoTokenizer.from_pretrained(str(trainer.source.directory))
     task = trainer._task
     assert isinstance(task, Choice)
     hits, losses, cut = [], [], 0
     for index in range(60):
         found = []
         for answer in task.offered["test"][index]:
-            head = tokenizer(f"{task.data.test['prompt'][index]}\n")["input_ids"]
-            tail = [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id]
-            cut += len(head) + len(tail) > MAX_LENGTH
-            head = head[-(MAX_LENGTH - len(tail)) :]
+            prompt = task.data.test["prompt"][index]
+            head, tail = plain_example(trainer, prompt, answer)
+            cut += len(head) < len(prompt.split())
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([head + tail])).logits[0]
             of_tail = logits.log_softmax(1)[len(head) - 1 : -1]

@@ -35,6 +35,7 @@ from tests.devices.training.tiny_task import (
 
 MAX_LENGTH = 16
 TASKS = {"classification": Classification, "regression": Regression}
+FAMILIES = ("bert", "roberta", "distilbert", "mpnet", "llama")
 
 
 def make_pairs() -> TextDataset:
@@ -59,7 +60,7 @@ def make_pairs() -> TextDataset:
 
 @pytest.fixture(
     scope="module",
-    params=[(kind, family) for kind in TASKS for family in ("bert", "roberta", "llama")],
+    params=[(kind, family) for kind in TASKS for family in FAMILIES],
     ids=lambda param: "-".join(param),
 )
 def trainer(
