@@ -28,7 +28,7 @@ PLANS = sorted(STUDIES.glob("*plan.yaml"), reverse=True)
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the quick study: runs/ and results/."""
+    """Return a folder with the quick study: runs/ and results/."""
     folder = tmp_path_factory.mktemp("study")
     assert runner.main(_quick(folder)) == 0
     return folder

@@ -364,7 +364,7 @@ def test_memory_shows_devices_that_got_no_plan_as_such(comparison: Study) -> Non
 
 
 def named(figure: Figure) -> list[str]:
-    """What the legend of a figure names."""
+    """Return what the legend of a figure names."""
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 

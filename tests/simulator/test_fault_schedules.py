@@ -83,7 +83,7 @@ def fault_configs(devices: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def conditions(draw: st.DrawFn) -> dict[str, Any]:
-    """What one device meets beside faults: storms of memory, contention, days, a battery."""
+    """Return what one device meets beside faults: storms of memory, contention, days, a battery."""
     met: dict[str, Any] = {}
     free = free_run()
     share = free.peak_memory_bytes / 10**9

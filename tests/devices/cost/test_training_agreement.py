@@ -172,7 +172,7 @@ def plan_without(
 
 
 def frozen_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Neither LoRA's nor the head's."""
+    """Return the parameters that are neither LoRA's nor the head's."""
     for name, parameter in network.named_parameters():
         if not any(part in name for part in ("lora_", "modules_to_save", "original_module")):
             yield name, parameter
