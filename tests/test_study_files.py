@@ -157,7 +157,7 @@ def test_the_page_follows_from_what_is_kept_alone(done: Path, tmp_path: Path) ->
 
 
 def test_a_time_on_the_page_is_that_of_the_rounds_that_are_kept(done: Path, tmp_path: Path) -> None:
-    """As a reader would: the first mean of three accuracies that reaches the target."""
+    """The time is found as a reader would: the first mean of three accuracies at the target."""
     kept = read_kept(done / "results" / "quick")
     study_ = study_of_kept(kept)
     for one in kept:

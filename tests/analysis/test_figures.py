@@ -132,7 +132,7 @@ def drawn(request: pytest.FixtureRequest, comparison: Study) -> Drawn:
 
 
 def picture(spec: FigureSpec, frame: pd.DataFrame) -> bytes:
-    """The SVG alone: it takes a third of the time of all formats."""
+    """Return the SVG alone: it takes a third of the time of all formats."""
     with style.context():
         return style.render(spec.draw(frame, style.IEEE), "svg")
 

@@ -63,7 +63,7 @@ class Arrivals:
 
 
 def after(base: Base, got: Received) -> Base:
-    """With what was merged meanwhile: factors add to the base, a matrix is all of it."""
+    """Return the base with what was merged meanwhile: factors add to it, a matrix replaces it."""
     moved = dict(base)
     for key, product in got.missed.items():
         is_all = not isinstance(product, Factors)

@@ -243,7 +243,7 @@ def test_the_head_alone_would_not_pass_for_any_scheduler() -> None:
 
 @pytest.mark.parametrize("kind", some(STRATEGIES, 4))
 def test_nothing_that_was_sent_is_dropped_without_rounds_either(kind: str) -> None:
-    """Buffered merging: stale starts, and devices that are asked again before they were merged."""
+    """Buffered merging has stale starts, and devices asked again before they were merged."""
     fleet, log = make_fleet(kind), Memory()
     arrivals = trainer().arrivals = Arrivals(trainer().spec)
     federation = make_federation(

@@ -57,7 +57,7 @@ def scheduled(devices: int, *, with_length: bool = True) -> st.SearchStrategy[An
 
 
 def outages(devices: int) -> st.SearchStrategy[Any]:
-    """Some written down; by chance up to several in a round."""
+    """Draw outages: some are scheduled, others come by chance, up to several in a round."""
     per_hour = st.sampled_from([0.0, 0.0, 3e3, 3e4])
     return st.fixed_dictionaries(
         {"per_hour": per_hour, "down_s": LENGTHS, "schedule": scheduled(devices)}

@@ -75,7 +75,7 @@ def learn(strategy: Any, trainer: Trainer, fleet: Sequence[Device] | None = None
 
 
 def times_trained(trainer: DriftTrainer, version: int, by: str) -> BoolArray:
-    """(L, M, R): terms trained by ``any`` or by ``all`` devices in each of the last rounds."""
+    """Return the terms that ``any`` or ``all`` devices trained in each last round, (L, M, R)."""
     rounds: dict[int, list[BoolArray]] = {}
     for job in trainer.jobs:
         rounds.setdefault(job.broadcast.version, []).append(job.plan.terms.uploaded)
@@ -197,7 +197,7 @@ class ProductTrainer:
 
 
 def merged_change(adapter: Adapter, key: ModuleKey) -> FloatArray:
-    """(out, in): what was added to a frozen weight."""
+    """Return what was added to a frozen weight, (out, in)."""
     product = adapter.merged.products.get(key)
     return np.zeros(()) if product is None else adapter.scale * multiplied_out(product)
 

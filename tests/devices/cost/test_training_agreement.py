@@ -295,7 +295,7 @@ def test_the_tracker_finds_what_the_profiler_of_torch_finds(family: str, bits: i
 
 
 def resident_bytes(measured: Measured) -> int:
-    """What ``measure_step`` makes before it tracks: zero gradients, and numbers to round with."""
+    """Return the bytes of zero gradients and of numbers to round with, made before tracking."""
     trained = [p for p in measured.network.parameters() if p.requires_grad]
     return sum(p.nbytes for p in trained) + 4 * 2**20
 

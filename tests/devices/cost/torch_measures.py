@@ -65,7 +65,7 @@ MINILM = Shape(num_blocks=2, hidden=384, num_heads=12, num_kv_heads=12, ffn=1536
 
 
 class LossesOnly(NamedTuple):
-    """What training keeps of a forward pass whose logits it lets go of."""
+    """This is what training keeps of a forward pass whose logits are freed."""
 
     losses: Tensor  # (1,)
     of_texts: Tensor  # (b,)
