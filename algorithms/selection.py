@@ -10,8 +10,10 @@ import numpy as np
 
 from algorithms.strategy import FleetView
 from devices.vocabulary.plan import DeviceId
-from traces.arrays import FloatArray, IntArray
+from traces.arrays import BoolArray, FloatArray, IntArray
 
+MAX_TRIES = 8
+"""Devices that are looked at one by one for an idle one, before all that are busy are left out."""
 NO_WEIGHT = 1e-300
 """Next to nothing, and yet no number overflows when it is divided by this."""
 
@@ -90,11 +92,23 @@ class Uniform:
         # million devices.
         keys = rng.random(len(roster.device_ids))
         rows = roster.rows(idle)
-        if slots == 1 and len(rows):  # the same device as below, found in one pass
-            return (int(roster.device_ids[rows[keys.take(rows).argmin()]]),)
         if 0 < slots < len(rows):
             rows = rows[np.argpartition(keys[rows], slots - 1)]
         return roster.named(rows[:slots])
+
+    def pick_one(self, is_idle: BoolArray, rng: np.random.Generator) -> DeviceId:
+        """Return the device that ``pick`` would, where one slot is free and somebody is idle.
+
+        ``is_idle`` is (N,) over a fleet whose ids are its rows.
+        """
+        keys = rng.random(len(is_idle))
+        for _ in range(MAX_TRIES):
+            first = int(keys.argmin())
+            if is_idle[first]:
+                return first
+            keys[first] = 1.0  # above all others
+        rows = is_idle.nonzero()[0]
+        return int(rows[keys[rows].argmin()])
 
 
 def draw_weighted(

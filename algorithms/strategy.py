@@ -51,7 +51,7 @@ class ServerState(Generic[M]):
 
     def advance(self, adapter: Adapter, memory: M) -> ServerState[M]:
         """Return the state of the next version, with this adapter and memory."""
-        return replace(self, version=self.version + 1, adapter=adapter, memory=memory)
+        return ServerState(self.version + 1, adapter, memory, self.num_devices)
 
     @cached_property
     def broadcast(self) -> Broadcast:

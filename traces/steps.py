@@ -100,14 +100,18 @@ class StepTrace:
 
     def at(self, at_s: float) -> float:
         """Return the value at an instant of the simulated clock."""
+        return self.at_place(at_s + self.offset_s)
+
+    def at_place(self, place_s: float) -> float:
+        """Return the value so many seconds into the trace, whatever its own offset."""
         if len(self._values) == 1:
             return self._values[0]
-        step = bisect_right(self._edges, self._within(at_s)[1]) - 1
+        step = bisect_right(self._edges, self._within(place_s)[1]) - 1
         return self._values[min(step, len(self._values) - 1)]  # divmod may round up to the period
 
     def amount(self, until_s: float) -> float:
         """Return the amount from the start of the trace's first loop to ``until_s``."""
-        loops, within_s = self._within(until_s)
+        loops, within_s = self._within(until_s + self.offset_s)
         before = loops * self._amounts[-1] if loops else 0.0
         return before + self._amount_within(within_s)
 
@@ -118,6 +122,10 @@ class StepTrace:
         above 0 takes more than 0 s, also where the clock is too large to tell its end from its
         start.
         """
+        return self.time_from(amount, start_s + self.offset_s)
+
+    def time_from(self, amount: float, place_s: float) -> float:
+        """Return ``time_to`` from so many seconds into the trace, whatever its own offset."""
         if amount <= 0:
             return 0.0
         per_loop = self._amounts[-1]
@@ -127,9 +135,10 @@ class StepTrace:
             return amount / self._values[0]
         # Counted from the start of the loop in which it begins, so that precision does not fade
         # as the clock grows.
-        within_s = self._within(start_s)[1]
+        is_endless = self.period_s == math.inf
+        within_s = max(place_s, 0.0) if is_endless else place_s % self.period_s
         target = self._amount_within(within_s) + amount
-        if math.isinf(self.period_s):
+        if is_endless:
             if target > per_loop:
                 return math.inf
             return self._not_instant(self._reached_s(target) - within_s, amount)
@@ -219,12 +228,15 @@ class StepTrace:
         """
         _ = self._edges, self._values, self._amounts  # worked out once, for all copies
         _ = self.lowest, self._highest
-        total_s = self.offset_s + offset_s
-        if math.isfinite(self.period_s):
-            total_s %= self.period_s
+        total_s = self.begun_s(offset_s)
         begun = object.__new__(StepTrace)  # what was checked before does not depend on the offset
         begun.__dict__.update(self.__dict__, offset_s=total_s)
         return begun
+
+    def begun_s(self, offset_s: float) -> float:
+        """Return where instant 0 lies in the trace for a clock that starts ``offset_s`` further."""
+        total_s = self.offset_s + offset_s
+        return total_s % self.period_s if math.isfinite(self.period_s) else total_s
 
     def scaled(self, factor: float) -> StepTrace:
         """Return the trace with ``factor`` times each value."""
@@ -237,11 +249,11 @@ class StepTrace:
         time_s = np.append(self.time_s, self.period_s)
         return replace(self, time_s=time_s, values=np.append(self.values, last), period_s=math.inf)
 
-    def _within(self, at_s: float) -> tuple[float, float]:
+    def _within(self, place_s: float) -> tuple[float, float]:
         """Return how many loops have ended, and the instant within the one that goes on."""
-        if math.isinf(self.period_s):
-            return 0.0, max(at_s + self.offset_s, 0.0)  # before its start it is as at its start
-        return divmod(at_s + self.offset_s, self.period_s)
+        if self.period_s == math.inf:
+            return 0.0, max(place_s, 0.0)  # before its start it is as at its start
+        return divmod(place_s, self.period_s)
 
     def _amount_within(self, within_s: float) -> float:
         step = bisect_right(self._edges, within_s) - 1
@@ -276,7 +288,7 @@ class StepTrace:
         """Return the next instant after ``at_s`` at which a step begins, ``inf`` if none does."""
         if len(self._values) == 1:
             return math.inf
-        within_s = self._within(at_s)[1]
+        within_s = self._within(at_s + self.offset_s)[1]
         edge = self._edges[min(bisect_right(self._edges, within_s), len(self._edges) - 1)]
         # At a large clock the difference may round to nothing, and time must go on.
         return max(at_s + (edge - within_s), math.nextafter(at_s, math.inf))

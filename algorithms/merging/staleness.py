@@ -20,11 +20,9 @@ def up_to_date(update: ClientUpdate, current: Broadcast, pacing: Pacing) -> Clie
     share = pacing.mixing(staleness)
     if staleness == 0 and share == 1.0:
         return update
-    started_from = update.broadcast.version
     if update.adapter is current.adapter and update.plan.terms.use != "fresh":
-        # Nothing was trained, so nothing is mixed.
-        return replace(update, started_from=started_from, broadcast=current)
-    update = replace(update, started_from=started_from)
+        return update.counted_for(current)  # nothing was trained, so nothing is mixed
+    update = replace(update, started_from=update.broadcast.version)
     if pacing.mixes == "model":
         return with_model_mixed(update, current, share)
     return with_change_added(update, current, share)

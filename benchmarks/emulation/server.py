@@ -158,7 +158,8 @@ class Server:
         work = Assignment(
             plan=plan,
             broadcast=fed.strategy.broadcast(self.state, plan),
-            device=device,
+            fleet=fed.world.fleet,
+            profile=device.profile,
             cost=cost,
             record=ClientRecord.open(
                 device,

@@ -168,8 +168,10 @@ class TermGrid:
     @property
     def is_read_only(self) -> bool:
         """True if the arrays are read-only, as those of ``top_blocks`` are."""
-        return not any(
-            values.flags.writeable for values in (self.held, self.trained, self.upload_bits)
+        return not (
+            self.held.flags.writeable
+            or self.trained.flags.writeable
+            or self.upload_bits.flags.writeable
         )
 
     @property
@@ -372,6 +374,13 @@ class ClientUpdate:
     started_from: int | None = None
     own: Adapter | None = None
     control: Adapter | None = None
+
+    def counted_for(self, current: Broadcast) -> ClientUpdate:
+        """Return the update as if it had started from ``current``, a later broadcast."""
+        made = object.__new__(ClientUpdate)  # dataclasses.replace takes ten times as long
+        started_from = self.broadcast.version
+        made.__dict__.update(self.__dict__, broadcast=current, started_from=started_from)
+        return made
 
     @property
     def base_version(self) -> int:

@@ -34,7 +34,8 @@ def collect(
     from an older model is brought up to date. Raises TrainingError where training diverged and the
     rules say that this ends the run.
     """
-    arrived = sorted(arrived, key=lambda work: (work.plan.device_id, work.broadcast.version))
+    if len(arrived) > 1:
+        arrived = sorted(arrived, key=lambda work: (work.plan.device_id, work.broadcast.version))
     found = Collected([], [])
     for work, result in zip(arrived, _trained(federation, arrived), strict=True):
         work.record.train_loss = result.train_loss
@@ -46,7 +47,7 @@ def collect(
         else:
             work.record.staleness = state.version - update.broadcast.version
             found.updates.append(up_to_date(update, state.broadcast, federation.pacing))
-    return found._replace(updates=federation.rules.robustness.tame(found.updates))
+    return Collected(federation.rules.robustness.tame(found.updates), found.refused)
 
 
 def _trained(federation: Federation, arrived: Sequence[Assignment]) -> list[TrainingResult]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from devices.cost.model import Cost
-from devices.fleet.fleet import Device
+from devices.fleet.fleet import Device, Fleet
+from devices.fleet.profile import DeviceProfile
 from devices.vocabulary.plan import Broadcast, Timing, TrainingPlan
 from simulator.engine.seeds import stream_seed
 from simulator.log.records import Ended
@@ -17,11 +18,18 @@ class Assignment:
 
     plan: TrainingPlan
     broadcast: Broadcast
-    device: Device
+    fleet: Fleet
+    profile: DeviceProfile  # of its device, in the power mode of the round
     cost: Cost
     record: Ended
     run_seed: int
     num_draws: int  # how often devices had been asked when this plan was made
+
+    @property
+    def device(self) -> Device:
+        """Return the device, which the fleet makes where it is first asked for."""
+        device = self.fleet[self.plan.device_id]
+        return device if device.profile is self.profile else replace(device, profile=self.profile)
 
     @property
     def training_seed(self) -> int:

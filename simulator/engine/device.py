@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, cast
+from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple, cast
 
 import simpy
 
@@ -18,6 +18,7 @@ from simulator.engine.faults import Cut
 from simulator.engine.network import Direction, Flow, Network, Segment, Unshared
 from simulator.engine.presence import Condition, Presence
 from simulator.engine.rules import Rules, WhenOffline
+from simulator.engine.tracks import Tracks
 from simulator.log.deferred import DeferredLog
 from simulator.log.records import NO_DETAILS, ClientRecord, Event, Outcome
 from traces.arrays import BoolArray
@@ -44,6 +45,16 @@ class DeviceContext:
     smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
 
     @cached_property
+    def told(self) -> Callable[[int, float, int], Told]:
+        """Return the details of the events of a plan, by its cost; equal ones are kept once."""
+        return lru_cache(maxsize=256, typed=True)(Told.of)
+
+    @cached_property
+    def tracks(self) -> Tracks:
+        """The traces of all devices, as timelines of plans look them up."""
+        return Tracks(self.world.fleet)
+
+    @cached_property
     def may_be_cut(self) -> BoolArray:
         """(n,): whose plans depend on more than calendars, memory and crashes.
 
@@ -52,6 +63,19 @@ class DeviceContext:
         world = self.world
         found: BoolArray = world.faults.may_lose_links | ~world.fleet.on_mains
         return found | world.shared_links.are_shared_by(len(found))
+
+
+class Told(NamedTuple):
+    """Told is what the events that begin a phase of a plan say of it."""
+
+    download: Mapping[str, Any]
+    training: Mapping[str, Any]
+    upload: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, download_bytes: int, flops: float, upload_bytes: int) -> Told:
+        """Return what is told of a plan of this cost."""
+        return cls({"bytes": download_bytes}, {"flops": flops}, {"bytes": upload_bytes})
 
 
 class _WorkLostError(Exception):
@@ -96,7 +120,8 @@ class _Client:
         self.context, self.work = context, work
         self.env, self.record = context.env, cast(ClientRecord, work.record)
         self.delivered_bytes = 0
-        faults, device_id = context.world.faults, work.device.device_id
+        self.device = work.device  # also where it is given a smaller plan
+        faults, device_id = context.world.faults, self.device.device_id
         links = (faults.link_losses(device_id), faults.server)
         self._links: Sequence[Condition] = [link for link in links if not link.is_none]
 
@@ -105,7 +130,7 @@ class _Client:
         self.context.log.event(Event(self.env.now, name, record.round, record.device_id, details))
 
     def live(self) -> Steps:
-        link = self.work.device.link
+        link = self.device.link
         yield from self._transfer("download", link.downlink, self.work.cost.download_bytes)
         while not (yield from self._train()):
             self._shrink()
@@ -116,7 +141,7 @@ class _Client:
         self.event(f"{direction}_started", {"bytes": size_bytes})
         if size_bytes == 0:  # nothing crosses the wire, so no link is waited for
             return
-        latency_s = self.work.device.latency.at(self.env.now)
+        latency_s = self.device.latency.at(self.env.now)
         if latency_s:
             yield from _Progress(self, f"{direction}_s", "radio").make(
                 partial(Unshared, self.env, ELAPSED), latency_s
@@ -139,7 +164,7 @@ class _Client:
 
     def _train(self) -> Generator[simpy.Event, Any, bool]:
         """Train, and return True where memory sufficed to the end."""
-        cost, device, record = self.work.cost, self.work.device, self.record
+        cost, device, record = self.work.cost, self.device, self.record
         self._note_memory()
         share = cost.memory.total / device.memory_budget_bytes
         if device.free_memory.at(self.env.now) < share:
@@ -158,7 +183,7 @@ class _Client:
         return True
 
     def _note_memory(self) -> None:
-        device, record, now_s = self.work.device, self.record, self.env.now
+        device, record, now_s = self.device, self.record, self.env.now
         record.free_memory_bytes = int(device.free_memory.at(now_s) * device.memory_budget_bytes)
         record.battery_share = self.context.presence.battery_share(record.device_id, now_s)
 
@@ -277,7 +302,7 @@ class _Progress:
         for link in self._links:
             cut_s = min(cut_s, link.span(now_s)[1])
         if self._memory_share:
-            free = client.work.device.free_memory
+            free = client.device.free_memory
             cut_s = min(cut_s, free.first_below(self._memory_share, now_s, now_s + needed_s))
         return cut_s
 
@@ -288,7 +313,7 @@ class _Progress:
         """
         client, now_s = self._client, self._client.env.now
         self.done += min(moved, self._left)
-        free_memory = client.work.device.free_memory
+        free_memory = client.device.free_memory
         if self._memory_share and free_memory.at(now_s) < self._memory_share:
             self.is_out_of_memory = True
             return
@@ -323,7 +348,7 @@ class _Progress:
         """Wait until the device is present and all its links are up."""
         client = self._client
         presence, env, device_id = client.context.presence, client.env, client.record.device_id
-        power_w = client.work.device.profile.power_w[self._activity]
+        power_w = client.device.profile.power_w[self._activity]
         while True:
             if not presence.is_there(device_id, env.now):
                 yield from client.wait_until_back(self)

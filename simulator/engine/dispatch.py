@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from algorithms.selection import Uniform
 from algorithms.strategy import ServerState
 from devices.cost.model import Cost
 from devices.vocabulary.plan import DeviceId, TrainingPlan
@@ -18,7 +19,7 @@ from simulator.engine.seeds import NumberedStreams, stream
 from simulator.engine.server_view import MAX_REMEMBERED, ServerView
 from simulator.log.checked import InvariantError
 from simulator.log.records import ClientRecord, PlanRow, plan_fields
-from traces.arrays import IntArray
+from traces.arrays import BoolArray
 
 
 class Dispatcher:
@@ -41,7 +42,7 @@ class Dispatcher:
     def ask(
         self,
         state: ServerState[Any],
-        idle: IntArray,
+        is_idle: BoolArray,
         *,
         slots: int,
         round_number: int,
@@ -49,7 +50,7 @@ class Dispatcher:
     ) -> tuple[tuple[DeviceId, ...], dict[DeviceId, TrainingPlan]]:
         """Return a cohort of at most ``slots`` idle devices, in rising order, and their plans.
 
-        ``idle`` (n,) rises. A device that sits out has no plan. Who is asked because
+        ``is_idle`` is (N,) over the fleet. A device that sits out has no plan. Who is asked because
         ``num_passed_over`` devices sat out is drawn from streams of its own, so that the next
         round's draw is the same under every strategy.
         Raises InvariantError where the selection names another device than an idle one, one twice
@@ -57,12 +58,16 @@ class Dispatcher:
         """
         fed = self._fed
         self._count += not num_passed_over
-        roster = self._participation.roster(
-            round_number, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
-        )
         rng = self._stream("selection", num_passed_over)
-        picked = fed.selection.pick(idle, slots, roster=roster, rng=rng)
-        cohort = _checked_cohort(picked, idle, slots=slots, round_number=round_number)
+        if slots == 1 and type(fed.selection) is Uniform:
+            picked: Sequence[DeviceId] = (fed.selection.pick_one(is_idle, rng),)
+        else:
+            roster = self._participation.roster(
+                round_number, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
+            )
+            idle = is_idle.nonzero()[0]
+            picked = fed.selection.pick(idle, slots, roster=roster, rng=rng)
+        cohort = _checked_cohort(picked, is_idle, slots=slots, round_number=round_number)
         self._participation.picked(cohort, round_number)
         rng = self._stream("strategy", num_passed_over)
         plans = fed.strategy.plan(state, self._view, cohort, rng)
@@ -84,15 +89,13 @@ class Dispatcher:
     ) -> Assignment:
         """Return the assignment that a plan makes, dispatched at ``now``: (round, instant in s)."""
         fed, device_id = self._fed, plan.device_id
-        device, cost = fed.world.fleet[device_id], self._view.cost(plan)
-        profile = self._view.profile(device_id)
-        if profile is not device.profile:  # another power mode
-            device = replace(device, profile=profile)
+        cost, profile = self._view.cost(plan), self._view.profile(device_id)
         round_number, now_s = now
         num_examples = self._view.num_examples(device_id)
         row = PlanRow(plan, cost, profile, round_number, device_id, now_s, num_examples)
         broadcast = fed.strategy.broadcast(state, plan)
-        return Assignment(plan, broadcast, device, cost, row, fed.seed, self._count)
+        fleet = fed.world.fleet
+        return Assignment(plan, broadcast, fleet, profile, cost, row, fed.seed, self._count)
 
     def record(self, work: Assignment) -> ClientRecord:
         """Return the record of a plan that something may cut, to be filled in as it runs."""
@@ -139,16 +142,21 @@ class Dispatcher:
 
 
 def _checked_cohort(
-    picked: Sequence[DeviceId], idle: IntArray, *, slots: int, round_number: int
+    picked: Sequence[DeviceId], is_idle: BoolArray, *, slots: int, round_number: int
 ) -> tuple[DeviceId, ...]:
     """Return the picks in rising order. Raises InvariantError where they are no cohort."""
     cohort = tuple(sorted(map(int, picked)))
     # Numpy takes a single number in a fraction of the time that it takes an array of one.
-    asked = cohort[0] if len(cohort) == 1 else np.array(cohort, dtype=np.int64)
-    is_idle = (idle.take(idle.searchsorted(asked), mode="clip") == asked).all()
-    if len(set(cohort)) != len(cohort) or len(cohort) > slots or not is_idle:
+    are_idle = bool(
+        not cohort
+        or (
+            (0 <= cohort[0] <= cohort[-1] < len(is_idle))
+            and (is_idle.item(cohort[0]) if len(cohort) == 1 else is_idle[list(cohort)].all())
+        )
+    )
+    if len(set(cohort)) != len(cohort) or len(cohort) > slots or not are_idle:
         raise InvariantError(
-            f"a selection must pick at most {slots} of the {len(idle)} idle devices, each once, "
-            f"got {list(picked)}; in round {round_number}"
+            f"a selection must pick at most {slots} of the {np.count_nonzero(is_idle)} idle "
+            f"devices, each once, got {list(picked)}; in round {round_number}"
         )
     return cohort

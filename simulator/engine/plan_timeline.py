@@ -7,52 +7,51 @@ and record, with one timeout for each phase and no process.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, cast
 
 from simulator.engine.assignment import Assignment
 from simulator.engine.clock import at_this_instant
 from simulator.engine.device import DeviceContext, end_plan
 from simulator.engine.network import shown_s
-from simulator.log.records import Event, PlanRow
-from traces.steps import StepTrace
+from simulator.log.records import NO_DETAILS, Event, PlanRow
+
+Phase = Literal["download", "train", "upload"]
+Stage = tuple[Phase, float, float]
+"""A stage of a plan is a latency, a transfer or the training: the phase that it is part of, the
+seconds that it takes, and the bytes or seconds of work that it does; -1 for a latency."""
+LATENCY = -1.0
 
 
-class _Stage(NamedTuple):
-    """A stage of a plan is a latency, a transfer or the training."""
-
-    phase: str  # "download", "train" or "upload"
-    wait_s: float
-    amount: float = 0.0  # bytes, or seconds of work at full speed; 0 for a latency
-    trace: StepTrace | None = None  # how the amount gets done
-
-
-def stages_of(context: DeviceContext, work: Assignment) -> list[_Stage] | None:
+def stages_of(context: DeviceContext, work: Assignment) -> list[Stage] | None:
     """Return the stages of a plan that begins now, or None where something may cut one of them.
 
     A plan that the server may stop waiting for has stages all the same.
     """
-    device, cost, presence = work.device, work.cost, context.presence
-    now_s, device_id = float(context.env.now), device.device_id
+    cost, presence, tracks = work.cost, context.presence, context.tracks
+    now_s, device_id = float(context.env.now), work.plan.device_id
+    share = cost.memory.total / tracks.memory_budget_bytes.item(device_id)
     if (
         context.may_be_cut[device_id]
-        or device.free_memory.lowest < cost.memory.total / device.memory_budget_bytes
+        or tracks.free_memory.lowest(device_id) < share
         or not presence.is_there(device_id, now_s)
     ):
         return None
     is_up, until_s = context.world.faults.server.span(now_s)
     until_s = min(until_s, presence.until_s(device_id, now_s)) if is_up else now_s
-    made: list[_Stage] = []
-    for phase, trace, amount in (
-        ("download", device.link.downlink.steps, cost.download_bytes),
-        ("train", device.speed, cost.train_s),
-        ("upload", device.link.uplink.steps, cost.upload_bytes),
-    ):
-        latency_s = device.latency.at(now_s) if phase != "train" and amount else 0.0
-        if latency_s:
-            made.append(_Stage(phase, shown_s(latency_s, now_s)))
-            now_s += made[-1].wait_s
-        made.append(_Stage(phase, shown_s(trace.time_to(amount, now_s), now_s), amount, trace))
-        now_s += made[-1].wait_s
+    made: list[Stage] = []
+    phases: tuple[tuple[Phase, Any, float], ...] = (
+        ("download", tracks.downlink, cost.download_bytes),
+        ("train", tracks.speed, cost.train_s),
+        ("upload", tracks.uplink, cost.upload_bytes),
+    )
+    for phase, track, amount in phases:
+        if phase != "train" and amount and (latency_s := tracks.latency.at(device_id, now_s)):
+            wait_s = shown_s(latency_s, now_s)
+            made.append((phase, wait_s, LATENCY))
+            now_s += wait_s
+        wait_s = shown_s(track.time_to(device_id, amount, now_s), now_s)
+        made.append((phase, wait_s, amount))
+        now_s += wait_s
         if not now_s < until_s:
             return None
     return made
@@ -61,13 +60,21 @@ def stages_of(context: DeviceContext, work: Assignment) -> list[_Stage] | None:
 class PlanTimeline:
     """A timeline takes its plan from stage to stage until it ends or the server cuts it."""
 
+    __slots__ = (
+        "_amount", "_context", "_env", "_inbox", "_phase", "_record", "_rest", "_since_s", "_told",
+        "_work", "is_alive",
+    )  # fmt: skip
+
     def __init__(
-        self, context: DeviceContext, work: Assignment, stages: Sequence[_Stage], inbox: Any
+        self, context: DeviceContext, work: Assignment, stages: Sequence[Stage], inbox: Any
     ) -> None:
         self._context, self._work, self._inbox = context, work, inbox
         self._env, self._record = context.env, cast(PlanRow, work.record)
+        cost = work.cost
+        self._told = context.told(cost.download_bytes, cost.flops, cost.upload_bytes)
         self._rest = list(reversed(stages))
-        self._stage, self._since_s = stages[0], 0.0
+        self._phase: Phase = "download"  # of the stage under way, with what that does
+        self._amount = self._since_s = 0.0
         self.is_alive = True
 
     def begin(self) -> None:
@@ -79,51 +86,61 @@ class PlanTimeline:
         at_this_instant(self._env, self._cut)
 
     def _begin(self, _: Any) -> None:
-        self._event("download_started", {"bytes": self._work.cost.download_bytes})
-        self._wait()
+        now_s = self._env.now
+        self._event("download_started", self._told.download)
+        self._wait(now_s)
 
-    def _wait(self) -> None:
-        self._stage, self._since_s = self._rest.pop(), self._env.now
-        self._env.timeout(self._stage.wait_s).callbacks.append(self._ended)
+    def _wait(self, now_s: float) -> None:
+        self._phase, wait_s, self._amount = self._rest.pop()
+        self._since_s = now_s
+        self._env.timeout(wait_s).callbacks.append(self._ended)
 
     def _ended(self, _: Any) -> None:
         if not self.is_alive:
             return
-        self._spend()
-        if self._stage.trace is not None:
-            self._complete(self._stage.phase)
+        now_s = self._env.now
+        self._spend(now_s)
+        if self._amount != LATENCY:
+            self._complete(now_s)
         if self._rest:
-            self._wait()
+            self._wait(now_s)
         else:
             self._end("aggregated")
 
-    def _complete(self, phase: str) -> None:
+    def _complete(self, now_s: float) -> None:
         """Note that a phase has done all that it had to, and what begins after it."""
-        record, cost, device = self._record, self._work.cost, self._work.device
-        match phase:
-            case "download":
-                record.download_bytes = cost.download_bytes
-                free = device.free_memory.at(self._env.now)
-                record.free_memory_bytes = int(free * device.memory_budget_bytes)
-                self._event("training_started", {"flops": cost.flops})
-            case "train":
-                record.flops = float(cost.flops)
-                self._event("upload_started", {"bytes": cost.upload_bytes})
-            case _:
-                record.upload_bytes = cost.upload_bytes
+        record, cost, phase = self._record, self._work.cost, self._phase
+        if phase == "download":
+            tracks, device_id = self._context.tracks, record.device_id
+            record.download_bytes = cost.download_bytes
+            free = tracks.free_memory.at(device_id, now_s)
+            record.free_memory_bytes = int(free * tracks.memory_budget_bytes.item(device_id))
+            self._event("training_started", self._told.training)
+        elif phase == "train":
+            record.flops = float(cost.flops)
+            self._event("upload_started", self._told.upload)
+        else:
+            record.upload_bytes = cost.upload_bytes
 
     def _cut(self, _: Any) -> None:
         """Count what the stage under way has done so far, and end the plan as late."""
         if self.is_alive:
-            self._spend()
-            self._count_part()
+            now_s = self._env.now
+            self._spend(now_s)
+            self._count_part(now_s)
+            self._event("late", NO_DETAILS)
             self._end("late")
 
-    def _count_part(self) -> None:
-        phase, _, amount, trace = self._stage
-        if trace is None:
+    def _count_part(self, now_s: float) -> None:
+        amount, phase, device = self._amount, self._phase, self._work.device
+        if amount == LATENCY:
             return
-        moved = min(trace.amount(self._env.now) - trace.amount(self._since_s), amount)
+        trace = {
+            "download": device.link.downlink.steps,
+            "train": device.speed,
+            "upload": device.link.uplink.steps,
+        }[phase]
+        moved = min(trace.amount(now_s) - trace.amount(self._since_s), amount)
         record, cost = self._record, self._work.cost
         match phase:
             case "download":
@@ -133,30 +150,23 @@ class PlanTimeline:
             case _:
                 record.upload_bytes = round(moved)
 
-    def _spend(self) -> None:
-        elapsed_s, record = self._env.now - self._since_s, self._record
-        match self._stage.phase:
-            case "download":
-                record.download_s += elapsed_s
-            case "train":
-                record.train_s += elapsed_s
-            case _:
-                record.upload_s += elapsed_s
+    def _spend(self, now_s: float) -> None:
+        elapsed_s, record, phase = now_s - self._since_s, self._record, self._phase
+        if phase == "download":
+            record.download_s += elapsed_s
+        elif phase == "train":
+            record.train_s += elapsed_s
+        else:
+            record.upload_s += elapsed_s
 
-    def _end(self, outcome: Any) -> None:
+    def _end(self, outcome: Literal["aggregated", "late"]) -> None:
         self.is_alive = False
-        if outcome == "late":
-            self._event("late", {})
-        cost, record = self._work.cost, self._record
-        delivered_bytes = cost.download_bytes if self._has_downloaded else 0
+        cost = self._work.cost
+        delivered_bytes = cost.download_bytes if self._phase != "download" else 0
         delivered_bytes += cost.upload_bytes if outcome == "aggregated" else 0
-        record.outcome = outcome
+        self._record.outcome = outcome
         end_plan(self._context, self._work, delivered_bytes)
         self._inbox.put(self._work)
-
-    @property
-    def _has_downloaded(self) -> bool:
-        return self._stage.phase != "download"
 
     def _event(self, name: str, details: Mapping[str, Any]) -> None:
         record = self._record

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,7 +41,10 @@ from simulator.log.cohort_timeline import CohortTimeline
 from simulator.log.deferred import DeferredLog
 from simulator.log.protocol import Log, Tee
 from simulator.log.records import Ended, Event, RoundProgress
-from traces.arrays import BoolArray, IntArray
+from traces.arrays import BoolArray
+
+SELDOM = 50_000
+"""New objects after which Python looks for unused circles of them, in a run that trains nothing."""
 
 
 class Server:
@@ -47,7 +52,7 @@ class Server:
 
     def __init__(self, env: simpy.Environment, federation: Federation, log: DeferredLog) -> None:
         self._env, self._log = env, log
-        self._fed = federation
+        self._fed, self._deadline_s = federation, federation.pacing.deadline_s
         world, rules = federation.world, federation.rules
         self._presence = Presence(world.fleet, world.faults)
         self._view = federation.new_view()
@@ -116,23 +121,25 @@ class Server:
     def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
         """Wait until the server is up, and a device is present or at work."""
         yield from self._wait_for_server()
-        while not (self._num_at_work or len(self._idle())):
+        while not (self._num_at_work or np.count_nonzero(self._is_idle())):
             arrival_s = self._presence.next_arrival_s(self._env.now)
             check_arrival(self._round, self._env.now, arrival_s)
             yield from sleep_until(self._env, arrival_s)
             yield from self._wait_for_server()
 
     def _wait_for_server(self) -> Generator[simpy.Event, Any, None]:
-        is_up, until_s = self._fed.world.faults.server.span(self._env.now)
+        if (server := self._fed.world.faults.server).is_none:
+            return
+        is_up, until_s = server.span(self._env.now)
         if not is_up:
             yield from sleep_until(self._env, until_s)
 
-    def _idle(self) -> IntArray:
-        """Return the devices that are present and have nothing to do, in rising order."""
+    def _is_idle(self) -> BoolArray:
+        """Return (N,) which devices are present and have nothing to do."""
         is_idle: BoolArray = self._presence.present(self._env.now) & self._has_no_plan
         if self._sat_out:
             is_idle[list(self._sat_out)] = False
-        return is_idle.nonzero()[0]
+        return is_idle
 
     def _next_arrival_s(self) -> float:
         return self._presence.next_arrival_s(self._env.now, but=self._sat_out)
@@ -146,7 +153,7 @@ class Server:
     def _is_due(self) -> bool:
         # The alarm rings at opened + deadline. The difference of that and opened may fall short of
         # the deadline by rounding, and then the alarm would ring for ever.
-        return float(self._env.now) >= self._opened_s + self._fed.pacing.deadline_s
+        return float(self._env.now) >= self._opened_s + self._deadline_s
 
     def _is_void(self) -> bool:
         """Return True where no plan has begun in this round, and there is time left for one."""
@@ -157,12 +164,12 @@ class Server:
         pacing = self._fed.pacing
         if self._is_void() and math.isfinite(self._next_arrival_s()):
             return False  # everybody here sits out, and another will come
-        waited_s = pacing.deadline_s if self._is_due() else self._env.now - self._opened_s
+        waited_s = self._deadline_s if self._is_due() else self._env.now - self._opened_s
         return pacing.ready(self._num_at_work, self._num_arrived, waited_s)
 
     def _can_change(self) -> bool:
         """Return True where a device, an arrival or the deadline can still change the round."""
-        if self._num_at_work or math.isfinite(self._fed.pacing.deadline_s):
+        if self._num_at_work or math.isfinite(self._deadline_s):
             return True
         return self._slots() > 0 and math.isfinite(self._next_arrival_s())
 
@@ -172,9 +179,9 @@ class Server:
 
     def _fill(self, event: str) -> None:
         """Dispatch plans while the pacing has slots; where a whole cohort sits out, ask others."""
-        while (slots := self._slots()) > 0 and len(idle := self._idle()):
+        while (slots := self._slots()) > 0 and np.count_nonzero(is_idle := self._is_idle()):
             passed_over = self._sat_out
-            self._dispatch(idle, slots, event)
+            self._dispatch(is_idle, slots, event)
             if self._sat_out <= passed_over:  # somebody has begun, or nobody was asked
                 return
             event = "refilled"
@@ -182,13 +189,14 @@ class Server:
     def _slots(self) -> int:
         return self._fed.pacing.slots(self._num_at_work, self._num_arrived)
 
-    def _dispatch(self, idle: IntArray, slots: int, event: str) -> None:
+    def _dispatch(self, is_idle: BoolArray, slots: int, event: str) -> None:
         counts = {"slots": slots, "num_passed_over": len(self._sat_out)}
-        cohort, plans = self._dispatcher.ask(self.state, idle, round_number=self._round, **counts)
+        asked = self._dispatcher.ask(self.state, is_idle, round_number=self._round, **counts)
+        cohort, plans = asked
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
-        due_s = self._opened_s + self._fed.pacing.deadline_s
+        due_s = self._opened_s + self._deadline_s
         now = self._round, self._env.now
         timeline = self._timelines.timeline(list(plans.values()), now, due_s)
         ahead = set(timeline.devices.tolist()) if timeline else set()
@@ -232,7 +240,7 @@ class Server:
     def _wait(self) -> Generator[simpy.Event, Any, None]:
         """Wait for a report, the deadline, or a device to come while a slot is free."""
         arrival = self._inbox.bell()
-        alarm_s = self._opened_s + self._fed.pacing.deadline_s
+        alarm_s = self._opened_s + self._deadline_s
         if self._slots() > 0:
             alarm_s = min(alarm_s, self._next_arrival_s())
         left_s = max(alarm_s - self._env.now, 0.0)
@@ -328,7 +336,7 @@ class Server:
         """End the wait of a device that is asked again, or whose round closes."""
         if device_id in self._resting:
             work = self._resting.pop(device_id)
-            work.record.close(work.device.profile, self._env.now)
+            work.record.close(work.profile, self._env.now)
 
     def _evaluate(self) -> None:
         if not self._fed.has_global_model:
@@ -357,10 +365,26 @@ def simulate(federation: Federation, *logs: Log) -> Server:
     env = simpy.Environment()
     checked = CheckedLog()
     fleet, gathers = federation.world.fleet, federation.is_timing_only
-    with DeferredLog(Tee((*logs, checked)), fleet, gathers=gathers) as deferred:
+    seldom = _collecting_seldom() if gathers else nullcontext()
+    with seldom, DeferredLog(Tee((*logs, checked)), fleet, gathers=gathers) as deferred:
         server = Server(env, federation, deferred)
         env.process(note_faults(env, federation.world.faults, server.note))
         # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
         env.run(until=env.process(server.serve()))
     checked.finish()
     return server
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Let Python look for objects that refer to one another in circles only now and then.
+
+    A run that trains nothing keeps thousands of events and plans, and makes no such circles. By
+    default, one look after 700 new objects, a sixth of the run's time goes into them.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(SELDOM, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

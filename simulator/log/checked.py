@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -82,42 +82,47 @@ class CheckedLog:
 
     def event(self, event: Event) -> None:
         """Check an event of the engine."""
-        if not self._last.at_s <= event.at_s < math.inf:
-            self._broken(f"the clock must not go back, got {event.at_s!r} s", event)
+        at_s, name, number, device_id, details = event
+        if not self._last.at_s <= at_s < math.inf:
+            self._broken(f"the clock must not go back, got {at_s!r} s", event)
         self._last = event
-        if event.name == "aggregated":
-            self._merged.setdefault(event.round, []).extend(event.details["devices"])
-        elif event.device is not None and event.name not in COMES_AND_GOES:
-            self._of_device(event, event.device)
-        elif "cohort" in event.details:
+        if device_id is not None:
+            if name not in COMES_AND_GOES:
+                self._follow(self._work(event, device_id), name, details)
+        elif name == "aggregated":
+            self._merged.setdefault(number, []).extend(details["devices"])
+        elif "cohort" in details:
             if self._is_cut:
                 self._broken(CUT_SHORT)
-            self._asked.update(event.details["cohort"])
+            self._asked.update(details["cohort"])
 
-    def _of_device(self, event: Event, device_id: DeviceId) -> None:
-        name = event.name
-        if name == "sat_out":
-            self._asked.discard(device_id)
-            return
-        works = self._works.setdefault(device_id, deque())
+    def _work(self, event: Event, device_id: DeviceId) -> _Work | None:
+        """Return the work that an event is part of, which it may begin; None if it sits out."""
+        name, works = event.name, self._works.get(device_id)
         if name == "download_started" and not (works and works[-1].phase == "shrunk"):
             if device_id not in self._asked:
                 self._broken("a device must begin once for each time that it was asked")
             self._asked.remove(device_id)
             self._num_begun += 1
+            if works is None:
+                works = self._works[device_id] = deque()
             works.append(_Work(event.at_s))
+        elif name == "sat_out":
+            self._asked.discard(device_id)
+            return None
         elif not works:
             self._broken("a device without a plan must do nothing")
-        self._follow(works[-1], event)
+        return works[-1]
 
-    def _follow(self, work: _Work, event: Event) -> None:
+    def _follow(self, work: _Work | None, name: str, details: Mapping[str, Any]) -> None:
         """Count the bytes delivered: a transfer has ended well where the next phase begins."""
-        name = event.name
+        if work is None:
+            return
         if name in ("training_started", "oom"):
             work.delivered_bytes += work.carried_bytes
             work.carried_bytes, work.phase = 0, name
         elif name in ("download_started", "upload_started"):
-            work.carried_bytes, work.phase = event.details["bytes"], name
+            work.carried_bytes, work.phase = details["bytes"], name
         elif name == "update_received":
             if work.is_received or work.phase != "upload_started":
                 self._broken("an update must be sent once and arrive once")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from itertools import islice
@@ -83,8 +83,10 @@ def column(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Ar
     return pa.Array.from_buffers(kind, len(safe), [None, pa.py_buffer(safe)])
 
 
-def event_line(event: Event) -> str:
+def event_line(event: Event, known: dict[int, str] | None = None) -> str:
     """Return the line of events.jsonl for one event.
+
+    ``known`` keeps what was written of details, by their identity: many events share theirs.
 
     What JSON calls a number is written here, because a call of ``json.dumps`` for each event would
     take longer than the simulation; the text is the same. Raises ValueError for an instant that is
@@ -95,9 +97,13 @@ def event_line(event: Event) -> str:
         raise ValueError(f"an event must happen at a finite instant, got {at_s!r} s")
     if isinstance(at_s, float):
         at_s = float(at_s)  # numpy's own writes its type
-    told = ""
-    for key, value in details.items():
-        told += f', "{key}": {value if type(value) is int else _json(value)}'
+    told = known.get(id(details)) if known is not None else None
+    if told is None:
+        told = ""
+        for key, value in details.items():
+            told += f', "{key}": {value if type(value) is int else _json(value)}'
+        if known is not None:
+            known[id(details)] = told
     shown = "null" if device is None else device
     return f'{{"at_s": {at_s!r}, "event": "{name}", "round": {number}, "device": {shown}{told}}}\n'
 
@@ -111,11 +117,12 @@ def _json(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
-def block_lines(pieces: Iterable[Piece]) -> Iterator[str]:
+def block_lines(pieces: Sequence[Piece]) -> Iterator[str]:
     """Return the lines of a log of events."""
+    known: dict[int, str] = {}  # the pieces keep all details alive
     for piece in pieces:
         if isinstance(piece, Event):
-            yield event_line(piece)
+            yield event_line(piece, known)
         else:
             yield from _cohort_lines(piece)
 

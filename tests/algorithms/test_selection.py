@@ -99,6 +99,17 @@ def test_cohort_is_a_sorted_subset_of_the_idle_and_at_most_as_large_as_the_slots
     assert selection.pick(idle, slots, roster=known, rng=RNG(seed)) == cohort
 
 
+@given(count=st.integers(1, 60), idle_share=st.floats(0.01, 1), seed=st.integers(0, 2**32 - 1))
+def test_one_slot_goes_to_the_device_that_a_uniform_cohort_of_one_would_have(
+    count: int, idle_share: float, seed: int
+) -> None:
+    is_idle = RNG(seed + 1).random(count) < idle_share
+    is_idle[seed % count] = True
+    known = random_roster(range(count), seed)
+    cohort = Uniform().pick(is_idle.nonzero()[0], 1, roster=known, rng=RNG(seed))
+    assert (Uniform().pick_one(is_idle, RNG(seed)),) == cohort
+
+
 @given(
     ids=st.lists(st.integers(0, 500), unique=True, min_size=2, max_size=40),
     slots=st.integers(1, 40),
