@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and hooks that all tests share are defined here."""
 
 from collections.abc import Iterator
 

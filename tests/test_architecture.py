@@ -1,4 +1,4 @@
-"""The house: which package, and which room of it, may import what."""
+"""These tests hold which package, and which room of it, may import what."""
 
 import ast
 import re

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def noting_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a participant says when its first batch was made."""
+    """Discard the note by which a participant says when its first batch was made."""
     monkeypatch.setenv("BENCH_BEGUN", os.devnull)
 
 

@@ -28,7 +28,7 @@ PLANS = sorted(STUDIES.glob("*plan.yaml"), reverse=True)
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the quick study: runs/ and results/."""
+    """Return a folder with the quick study: runs/ and results/."""
     folder = tmp_path_factory.mktemp("study")
     assert runner.main(_quick(folder)) == 0
     return folder
@@ -157,7 +157,7 @@ def test_the_page_follows_from_what_is_kept_alone(done: Path, tmp_path: Path) ->
 
 
 def test_a_time_on_the_page_is_that_of_the_rounds_that_are_kept(done: Path, tmp_path: Path) -> None:
-    """As a reader would: the first mean of three accuracies that reaches the target."""
+    """The time is found as a reader would: the first mean of three accuracies at the target."""
     kept = read_kept(done / "results" / "quick")
     study_ = study_of_kept(kept)
     for one in kept:

@@ -35,7 +35,7 @@ ROOMY = 10**9
 
 
 def costs_of(num_blocks: int, hidden: int = 8) -> ClosedFormCost:
-    """Of a BERT whose adapted modules have terms of 2 and of 5 times ``hidden`` parameters."""
+    """Return the costs of a BERT whose terms have 2 or 5 times ``hidden`` parameters, by module."""
     config = {
         "model_type": "bert",
         "num_hidden_layers": num_blocks,

@@ -92,7 +92,7 @@ class ClosedFormCost:
 
 
 def bert(num_blocks: int, hidden: int, *, num_classes: int = 3) -> ModelSpec:
-    """A BERT with LoRA on query and value."""
+    """Return the spec of a BERT with LoRA on query and value."""
     config = {
         "model_type": "bert",
         "num_hidden_layers": num_blocks,

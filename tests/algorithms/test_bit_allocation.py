@@ -49,7 +49,7 @@ def worth(bits: Sequence[int], score: np.ndarray) -> float:
 
 
 def best_worth(score: np.ndarray, sizes: Sequence[int], budget: int, scale_bits: int) -> float:
-    """By trying everything."""
+    """Return the best worth, found by trying everything."""
     ladder = np.array([0, *LEVELS])
     choices = ladder[np.indices((len(ladder),) * len(score)).reshape(len(score), -1)]  # (n, 5^n)
     costs = np.array(sizes) @ choices + scale_bits * (choices > 0).sum(axis=0)

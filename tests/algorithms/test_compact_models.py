@@ -1,4 +1,4 @@
-"""How many blocks a device trains where the others may be absent from it."""
+"""Tests how many blocks a device trains where the others may be absent from it."""
 
 from __future__ import annotations
 

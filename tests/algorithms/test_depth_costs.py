@@ -87,7 +87,7 @@ LLAMA = ModelSpec.from_config(
 @pytest.mark.parametrize("model", [bert(5, 64), replace(bert(5, 64), attention="sdpa"), LLAMA])
 @pytest.mark.parametrize("end", ["output", "input"])
 def test_menu_is_minimal_under_the_costs_of_the_simulator(model: ModelSpec, end: End) -> None:
-    """At every budget that is the peak of some configuration."""
+    """This holds at every budget that is the peak of some configuration."""
     costs = closed_form.ClosedFormCost(model, sequence_length=64)
     works = [Work(depth, quantized) for depth in range(1, 6) for quantized in range(depth + 1)]
     probe = fleet_of(0, costs=costs)

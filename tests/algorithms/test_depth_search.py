@@ -82,7 +82,10 @@ def test_sweep_takes_the_smaller_time_of_two_equal_scores() -> None:
 
 
 def test_score_weighs_gain_against_round_and_waiting_time() -> None:
-    """Worked by hand: gains 0.25 * 1 + 0.75 * 3, round 6 s, mean waiting (6 - 2 + 0) / 2 s."""
+    """The score is worked out by hand.
+
+    Gains are 0.25 * 1 + 0.75 * 3, the round is 6 s, mean waiting (6 - 2 + 0) / 2 s.
+    """
     problem = DepthProblem(
         np.array([[2.0, INF], [4.0, 6.0]]), np.array([1.0, 3.0]), np.array([0.25, 0.75]), 0.5
     )

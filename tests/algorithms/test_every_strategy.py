@@ -130,7 +130,7 @@ def test_what_stands_in_an_update_for_terms_not_sent_reaches_nothing(
 def test_devices_start_from_the_global_model_which_every_update_has_moved(
     kind: str, mixed: StaticFleet
 ) -> None:
-    """No silent training alone: what any device sends is in what all are sent next."""
+    """What any device sends is in what all are sent next, so none trains by itself unnoticed."""
     strategy, state, updates = a_round(kind, mixed)
     after = strategy.aggregate(state, updates)
     fleet = fleet_for(kind, mixed)

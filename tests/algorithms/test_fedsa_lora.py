@@ -34,7 +34,7 @@ def update_of(state: ServerState[OwnParts], device_id: int, seed: int) -> Client
 
 
 def own_bytes(adapter: Adapter) -> list[bytes]:
-    """B of every layer, and the head."""
+    """Return the bytes of B of every layer, and of the head."""
     parts = [factors.b for factors in adapter.factors.values()]
     return [values.tobytes() for values in (*parts, *adapter.head.values())]
 
@@ -74,7 +74,7 @@ def test_what_one_device_keeps_reaches_no_other() -> None:
 
 
 def test_the_evaluated_model_has_the_mean_of_what_all_devices_keep() -> None:
-    """Also of those that took part in earlier rounds alone."""
+    """The mean is also of devices that took part in earlier rounds alone."""
     state = STRATEGY.init(INITIAL)
     state = STRATEGY.aggregate(state, [update_of(state, 0, 0)])
     state = STRATEGY.aggregate(state, [update_of(state, 1, 1), update_of(state, 2, 1)])

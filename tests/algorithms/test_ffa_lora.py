@@ -64,7 +64,7 @@ def test_b_is_the_weighted_mean_and_a_is_not_touched_by_a_bit() -> None:
 
 @given(st.tuples(*[st.integers(1, 1000)] * 3), st.integers(0, 2**32 - 1))
 def test_the_merged_update_is_the_weighted_sum_of_b_a(examples: tuple[int, ...], seed: int) -> None:
-    """Which FedLoRA's mean of both factors is not."""
+    """FedLoRA's mean of both factors is no such sum."""
     strategy = FFALoRA()
     state, updates = a_round(strategy, examples, seed)
     merged = strategy.aggregate(state, updates).adapter

@@ -101,7 +101,7 @@ def test_the_one_scale_of_server_and_devices_falls_out() -> None:
 
 
 def test_equal_updates_average_to_themselves() -> None:
-    """As products: the factors are other ones."""
+    """Their products are equal; the factors are other ones."""
     strategy = FlexLoRA()
     state, updates = a_round(strategy, speeds=(1e9, 1e9, 1e9))
     equal = [replace(u, adapter=updates[0].adapter) for u in updates]

@@ -105,7 +105,7 @@ def test_the_base_moves_by_the_weighted_sum_of_b_a_in_every_round(
 
 
 def test_the_worked_example() -> None:
-    """n = 1 and 3, b a = 2 * 4 and 1 * 8 everywhere: 1/4 * 8 + 3/4 * 8 = 8."""
+    """With n = 1 and 3, and b a = 2 * 4 and 1 * 8, the mean is 1/4 * 8 + 3/4 * 8 = 8."""
     state = start()
     updates = updates_of(state, [2, 3])
     for k, (update, examples) in enumerate(zip(updates, (1, 3), strict=True)):

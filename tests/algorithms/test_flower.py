@@ -41,7 +41,7 @@ ULP = 2.0**-23
 
 
 def under(make: Callable[[Any], Flower], **options: Any) -> FlowerStrategy:
-    """A strategy of Flower under FedClock."""
+    """Return a strategy of Flower under FedClock."""
 
     @dataclass(frozen=True)
     class Mine(FlowerStrategy):

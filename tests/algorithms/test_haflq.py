@@ -125,7 +125,10 @@ def test_every_plan_fits_its_memory_and_its_upload(
 
 
 def by_hand(aggregation: Any) -> Factors:
-    """n = (1, 3); device 1 sends terms 0 and 1, device 2 term 1; term 2 is sent by nobody."""
+    """Return the mean for n = (1, 3).
+
+    Device 1 sends terms 0 and 1, device 2 term 1; term 2 is sent by nobody.
+    """
     key = ModuleKey(0, "query")
     old = Factors(np.full((3, 2), 9, np.float32), np.full((1, 3), 9, np.float32))
     start = Adapter({key: old}, {"bias": np.array([0.0], np.float32)}, scale=1.0)

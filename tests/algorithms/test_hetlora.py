@@ -157,7 +157,7 @@ def with_tail(update: ClientUpdate, factor: float) -> ClientUpdate:
 def after_tails(
     strategy: HetLoRA, fleet: StaticFleet, factors: list[float]
 ) -> tuple[ServerState[PrunedRanks], ServerState[PrunedRanks]]:
-    """Before and after a round in which the tail of each device's rank shrank or grew."""
+    """Return the states before and after a round that shrank or grew the tail of each rank."""
     state = start(strategy, fleet)
     rng = np.random.default_rng(1)
     updates = [

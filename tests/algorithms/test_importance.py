@@ -25,7 +25,7 @@ KEY = ModuleKey(0, "query")
 
 
 def one_module(a: npt.ArrayLike, b: npt.ArrayLike) -> Adapter:
-    """An adapter of one block and one module."""
+    """Return an adapter of one block and one module."""
     factors = Factors(np.array(a, np.float32), np.array(b, np.float32))
     return Adapter({KEY: factors}, {}, scale=1.0)
 

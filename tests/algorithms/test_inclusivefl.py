@@ -22,7 +22,7 @@ FLEET = fleet_of([device()] * 3)
 
 
 def start_state(strategy: InclusiveFL) -> ServerState[Momentum]:
-    """Every factor and the head at 1."""
+    """Return a state with every factor and the head at 1."""
     adapter = random_adapter(FLEET.model, RANK, np.random.default_rng(0))
     return strategy.init(shifted(adapter, None))
 
@@ -43,7 +43,7 @@ def shifted(adapter: Adapter, steps: Sequence[float] | None) -> Adapter:
 def update_of(
     state: ServerState[Momentum], device_id: int, steps: Sequence[float], num_examples: int = 1
 ) -> ClientUpdate:
-    """From a device with as many blocks as there are steps."""
+    """Return the update of a device with as many blocks as there are steps."""
     size = len(steps)
     plan = compact_plan(FLEET, device_id, np.arange(4) < size, rank=RANK)
     broadcast = InclusiveFL(rank=RANK).broadcast(state, plan)

@@ -15,7 +15,7 @@ from traces.arrays import BoolArray, IntArray
 
 
 def feasible(budgets: IntArray) -> Iterator[BoolArray]:
-    """Every choice of one device: at least one block, as many as its lowest one allows."""
+    """Yield every choice of one device: at least one block, as many as its lowest one allows."""
     for bits in product([False, True], repeat=len(budgets)):
         chosen = np.array(bits)
         if chosen.any() and chosen.sum() <= budgets[chosen.argmax()]:

@@ -379,7 +379,7 @@ class TestOort:
         assert abs(counts[0] - share * draws) < 5 * np.sqrt(draws * share * (1 - share))
 
     def test_a_slow_device_loses_against_its_equals(self) -> None:
-        """Where nothing is trained too: the round trips alone decide."""
+        """The round trips alone decide, also where nothing is trained."""
         known = roster(
             20,
             times_picked=[1] * 20,

@@ -45,7 +45,7 @@ def update(
 
 
 def merged(pacing: Pacing, x: float, version: int, updates: list[ClientUpdate]) -> float:
-    """The value of every number after one aggregation of FedLoRA."""
+    """Return the value that every number has after one aggregation of FedLoRA."""
     strategy = FedLoRA(rank=2)
     state = replace(strategy.init(adapter(x)), version=version)
     current = Broadcast(version, adapter(x))
@@ -67,8 +67,11 @@ def test_a_round_ends_with_the_mean_by_examples(pacing: Pacing) -> None:
 
 
 def test_a_buffer_adds_the_mean_of_its_faded_changes() -> None:
-    """x = 10 at version 4. Device 0 (10 examples) went from 1 to 3, staleness 3: half of 2. Device
-    1 (30 examples) went from 10 to 14, fresh: 4. The step is 0.7 (1/4 x 1 + 3/4 x 4) = 2.275."""
+    """The model has x = 10 at version 4.
+
+    Device 0 (10 examples) went from 1 to 3, staleness 3: half of 2. Device 1 (30 examples) went
+    from 10 to 14, fresh: 4. The step is 0.7 (1/4 x 1 + 3/4 x 4) = 2.275.
+    """
     pacing = FedBuff(2, 2, server_rate=0.7, staleness_exponent=0.5)
     buffer = [
         update(1.0, 3.0, version=1),
@@ -98,7 +101,7 @@ def test_fedasync_mixes_the_model_of_a_stale_device_in_and_not_its_change() -> N
 
 
 def test_fedasync_mixes_a_fresh_update_by_its_rate() -> None:
-    """0.1 x 1 + 0.9 x 3."""
+    """The merged value is 0.1 x 1 + 0.9 x 3."""
     assert merged(FedAsync(1, 0.9), 1.0, 0, [update(1.0, 3.0)]) == pytest.approx(2.8)
 
 

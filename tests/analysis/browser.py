@@ -20,7 +20,7 @@ START_S = 60.0  # for a browser on a busy machine
 
 
 class Page:
-    """One tab. Keeps what it was told of requests, console messages and exceptions."""
+    """A page is one tab of the browser; it keeps requests, console messages and exceptions."""
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
@@ -30,7 +30,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a command."""
+        """Return the result of a command."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -65,11 +65,11 @@ class Page:
             time.sleep(0.02)
 
     def named(self, method: str) -> list[dict[str, Any]]:
-        """What the page told by this name."""
+        """Return what the page told by this name."""
         return [message["params"] for message in self.told if message.get("method") == method]
 
     def screenshot(self) -> bytes:
-        """The whole page as PNG."""
+        """Return the whole page as PNG."""
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         return base64.b64decode(shot["data"])
 
@@ -97,7 +97,7 @@ def page(profile: Path) -> Iterator[Page]:
 
 
 def _address(profile: Path, process: subprocess.Popen[bytes]) -> str:
-    """Where the first tab listens."""
+    """Return the address at which the first tab listens."""
     from urllib.request import urlopen
 
     end, file = time.monotonic() + START_S, profile / "DevToolsActivePort"

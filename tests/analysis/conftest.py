@@ -117,7 +117,7 @@ def decide(strategy: str, budget: float, up: float) -> dict[str, Any] | None:
 
 
 def held(depth: int, quantized: int, bits: float) -> float:
-    """Bytes at the peak of a step."""
+    """Return the bytes at the peak of a step."""
     row = plan_row(depth, quantized, bits)
     return float(row["peak_memory_bytes"])
 

@@ -1,4 +1,4 @@
-"""Calibration: a grid, a fit that finds what is there, and a refusal where nothing can be found."""
+"""Calibration has a grid, a fit that finds what is there, and a refusal where nothing is found."""
 
 from collections import Counter
 from dataclasses import replace

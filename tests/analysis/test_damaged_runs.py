@@ -55,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damage(rng: np.random.Generator, file: Path) -> None:
-    """Break one file: as bytes, or as what its text or its columns say."""
+    """Damage one file, in its bytes or in what its text or its columns say."""
     content, kind = file.read_bytes(), file.suffix
     if rng.random() < 0.05:
         file.unlink()

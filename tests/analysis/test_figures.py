@@ -132,7 +132,7 @@ def drawn(request: pytest.FixtureRequest, comparison: Study) -> Drawn:
 
 
 def picture(spec: FigureSpec, frame: pd.DataFrame) -> bytes:
-    """The SVG alone: it takes a third of the time of all formats."""
+    """Return the SVG alone: it takes a third of the time of all formats."""
     with style.context():
         return style.render(spec.draw(frame, style.IEEE), "svg")
 
@@ -364,7 +364,7 @@ def test_memory_shows_devices_that_got_no_plan_as_such(comparison: Study) -> Non
 
 
 def named(figure: Figure) -> list[str]:
-    """What the legend of a figure names."""
+    """Return what the legend of a figure names."""
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 

@@ -149,7 +149,7 @@ IN_LATEX = {  # what LaTeX prints of each command and ligature that stands for a
 
 
 def printed(latex: str) -> str:
-    """What a page holds after LaTeX has read it."""
+    """Return what a page holds after LaTeX has read it."""
     pattern = "|".join(re.escape(command) for command in IN_LATEX)
     return re.sub(pattern, lambda found: IN_LATEX[found[0]], latex)
 

@@ -160,9 +160,12 @@ def test_the_inverse_of_a_speed_up_is_the_speed_up_of_the_inverse(ratios: list[f
 
 
 def test_the_bootstrap_interval_covers_the_median_as_often_as_its_order_statistics() -> None:
-    """n = 11. The middle of a resample is at most X_(k) with P(Binomial(11, k/11) >= 6), so the
-    interval ends at the order statistics a and b where that passes 2.5 and 97.5 %; it covers the
-    true median where a to b - 1 of the values lie below it: a Binomial(11, 1/2)."""
+    """There are n = 11 values.
+
+    The middle of a resample is at most X_(k) with P(Binomial(11, k/11) >= 6), so the interval
+    ends at the order statistics a and b where that passes 2.5 and 97.5 %; it covers the true
+    median where a to b - 1 of the values lie below it: a Binomial(11, 1/2).
+    """
     n, trials = 11, 300
     below = stats.binom(n, np.arange(n + 1) / n).sf(n // 2)
     a, b = np.searchsorted(below, 0.025), np.searchsorted(below, 0.975)

@@ -94,7 +94,7 @@ def check(text: str) -> list[Json]:
 
 
 def check_event(event: Json) -> None:
-    """What the Trace Event Format asks of each kind of event."""
+    """Check what the Trace Event Format asks of each kind of event."""
     keys = {
         "X": {"ph", "pid", "tid", "ts", "dur", "name", "cat", "args"},
         "i": {"ph", "pid", "tid", "ts", "s", "name", "cat", "args"},

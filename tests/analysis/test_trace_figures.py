@@ -23,7 +23,7 @@ DAY_S = 86400.0
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of one's own to work in."""
+    """Give the test a working folder of its own."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -65,7 +65,7 @@ def refusal(catalog: dict[str, Any]) -> str:
 
 
 def owner(path: Keys) -> Any:
-    """How an error names the table that holds a path: by the name of its device or class."""
+    """Return how an error names the table of a path: by the name of its device or class."""
     if path[0] == "device":
         return PARSED["device"][path[1]]["name"]
     return path[1]

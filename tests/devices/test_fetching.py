@@ -130,7 +130,7 @@ def test_a_conversion_of_another_hash_leaves_nothing(registry: Path) -> None:
 
 
 def chats(num_senders: int) -> bytes:
-    """As the package of the real data set has them: chats of turns of messages."""
+    """Return chats of turns of messages, as the package of the real data set has them."""
     messages = [
         {"text": f" hello  {k}\n", "sender": f"sender{k % num_senders}", "timestamp": "2018"}
         for k in range(3 * num_senders)

@@ -33,7 +33,7 @@ def test_a_sum_is_that_of_the_dense_products_and_kept_in_the_fewest_numbers(
 
 
 def test_a_sum_stays_factors_until_they_are_as_large_as_the_matrix() -> None:
-    """Layers of 8 x 4: a term has 12 numbers, the matrix 32."""
+    """In layers of 8 x 4 a term has 12 numbers, and the matrix has 32."""
     rng = np.random.default_rng(0)
     two = summed([random_factors(1, rng, 8, 4)] * 2)
     three = summed([two, random_factors(1, rng, 8, 4)])

@@ -24,7 +24,7 @@ def resolved(
     *,
     sizes_only: bool = False,
 ) -> dict[str, str]:
-    """What a process of its own finds: the source's facts or the error, and its heavy imports."""
+    """Return what a new process finds: the source's facts or the error, and its heavy imports."""
     code = (
         "import json, sys; from devices.models.catalog import resolve\n"
         f"try:\n s = resolve({name!r}, {revision!r}, sizes_only={sizes_only})\n"

@@ -32,7 +32,7 @@ def folder_of(folder: Path, train: bytes, test: dict[str, Any] | None = None) ->
 
 
 def refusal(directory: str) -> str | None:
-    """What loading says where it refuses the data; it may raise nothing else."""
+    """Return what loading says where it refuses the data; it may raise nothing else."""
     try:
         load_dataset(directory, Classification.columns)
     except ValueError as error:

@@ -68,7 +68,7 @@ def random_bits(seed: int) -> BitsArray:
 
 
 def trained(seed: int, size: float = 0.1) -> Adapter:
-    """The broadcast after some training of every term."""
+    """Return the broadcast after some training of every term."""
     rng = np.random.default_rng(seed)
     factors = {
         key: Factors(
@@ -82,7 +82,7 @@ def trained(seed: int, size: float = 0.1) -> Adapter:
 
 
 def sent(adapter: Adapter, terms: TermGrid, seed: int = 0) -> Adapter:
-    """Through the wire and out again."""
+    """Return what comes out at the other end of the wire."""
     rng = np.random.default_rng(seed)
     message = encode_update(adapter, BROADCAST, plan=plan_of(terms), rng=rng)
     return decode_update(message, BROADCAST, plan=plan_of(terms))

@@ -63,7 +63,7 @@ class Arrivals:
 
 
 def after(base: Base, got: Received) -> Base:
-    """With what was merged meanwhile: factors add to the base, a matrix is all of it."""
+    """Return the base with what was merged meanwhile: factors add to it, a matrix replaces it."""
     moved = dict(base)
     for key, product in got.missed.items():
         is_all = not isinstance(product, Factors)
@@ -81,13 +81,13 @@ def is_close(base: Base, wanted: Base) -> bool:
 
 
 def held_terms(plan: TrainingPlan, key: ModuleKey, adapter: Adapter) -> BoolArray:
-    """(R,): terms of a layer that the device holds."""
+    """Return the terms of a layer that the device holds, (R,)."""
     held: BoolArray = plan.terms.held[key.block, adapter.modules.index(key.module)]
     return held
 
 
 def without_downloaded(adapter: Adapter, plan: TrainingPlan) -> Adapter:
-    """What a device has before the message comes: what it draws or has kept, and zeros."""
+    """Return what a device has before the message comes: what it draws or has kept, and zeros."""
 
     def left(name: str, values: Float32Array) -> Float32Array:
         return np.zeros_like(values) if name in plan.terms.downloaded_factors else values

@@ -80,7 +80,7 @@ def broken_tree(rng: np.random.Generator, tree: Any, donors: Sequence[Any]) -> A
 
 
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (container, key) below."""
+    """Return every (container, key) below."""
     keys = list(tree) if isinstance(tree, dict) else range(len(tree))
     for key in keys:
         yield tree, key
@@ -193,7 +193,7 @@ class Guided:
 
 
 class Broke:
-    """What came of inputs that should not have: one of each kind, and a copy of its input."""
+    """This collects what inputs wrongly led to: one of each kind, and a copy of its input."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

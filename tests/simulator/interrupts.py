@@ -6,6 +6,8 @@ import signal
 
 
 def heed_interrupts() -> None:
-    """Before a child's program: what a shell runs in its background ignores Ctrl-C, and so would
-    all that the tests begin from there."""
+    """Let Ctrl-C end this process.
+
+    What a shell runs in its background ignores it, and so would all that tests begin there.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)

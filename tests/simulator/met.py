@@ -36,7 +36,7 @@ def faults(num_devices: int, seed: int = 0, **config: Any) -> Faults:
 
 
 def free_run() -> ClientRecord:
-    """One device, one round, nothing in the way: what the others are measured against."""
+    """Return the record of one undisturbed device in one round, to measure others against."""
     (record,) = run([make_device(0)], rounds=1).clients
     assert record.download_s > 0.01
     assert record.train_s > 0.001

@@ -38,7 +38,7 @@ def learned(kind: str) -> str:
 
 
 def agreed(file: Path, output: Path) -> dict[str, str]:
-    """The hash of a timing-only log, and of the adapter of every strategy."""
+    """Return the hash of a timing-only log, and of the adapter of every strategy."""
     return {"log": timing_only(file, output), **{kind: learned(kind) for kind in STRATEGIES}}
 
 

@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(folder: Path, model: Path, rows: list[dict[str, Any]], **changed: Any) -> str:
-    """What `fedclock validate` prints of an experiment on these examples; it must end with 2."""
+    """Return what `fedclock validate` prints of these examples; it must end with 2."""
     (folder / "data").mkdir()
     for split in ("train", "test"):
         lines = "\n".join(map(json.dumps, rows))

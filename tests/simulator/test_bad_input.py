@@ -134,7 +134,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def is_small(config: RunConfig) -> bool:
-    """Whether the run of a valid config is worth its time here."""
+    """Return whether the run of a valid config is worth its time here."""
     groups = config.fleet.devices
     variants = [getattr(group.link, "variants", 1) for group in groups]
     variants += [group.availability.variants for group in groups if group.availability]
@@ -142,7 +142,7 @@ def is_small(config: RunConfig) -> bool:
 
 
 def simulate(file: Path, output: Path) -> list[Path]:
-    """As ``fedclock run`` does. Returns no folders where the runs would take too long."""
+    """Run a file as ``fedclock run`` does; return no folders where that would take too long."""
     configs = load_experiment(file)
     if not all(is_small(config) for config in configs):
         return []
@@ -161,7 +161,7 @@ def simulate(file: Path, output: Path) -> list[Path]:
 
 
 def answer(file: Path, output: Path) -> str:
-    """What is said of a config: nothing where it ran. Raises where anything else came of it."""
+    """Return what is said of a config: nothing where it ran. Raises where it ended otherwise."""
     status = "failed"
     try:
         with time_limit(LIMIT_S):

@@ -93,7 +93,7 @@ def write(folder: Path, config: dict[str, Any]) -> Path:
 def outcome(
     file: Path, output: Path, workers: int, executor: str = "processes"
 ) -> tuple[bytes, str]:
-    """The event log and the hash of the final adapter."""
+    """Return the event log and the hash of the final adapter."""
     (config,) = load_experiment(file)
     with Trainers(workers, executor=executor) as trainers:
         prepared = prepare(config, output, str(file))

@@ -189,7 +189,7 @@ def cells(table: StudyTable, title: str) -> list[str]:
 
 
 def test_it_stands_in_the_table_of_the_federated_ones(home: Path) -> None:
-    """Under the same conditions; what needs a clock is empty unless a device is charged."""
+    """It meets the same conditions; what needs a clock is empty unless a device is charged."""
     runs = runs_in(home)
     study = study_of([runs[label] for label in STRATEGIES])
     assert len({run.manifest["conditions_hash"] for run in runs.values()}) == 1

@@ -38,7 +38,7 @@ def ups(share_up: float) -> st.SearchStrategy[list[bool]]:
 
 @dataclass
 class Met:
-    """What one device meets in each cell of time; what is not once is met again and again."""
+    """This holds what one device meets in each cell of time; what is not once repeats."""
 
     rate: list  # bytes/s over RATE
     speed: list

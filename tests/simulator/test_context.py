@@ -1,4 +1,4 @@
-"""What does not reach a result is no part of the key that it is kept under."""
+"""Nothing is part of the key of a kept result but what reaches that result."""
 
 from __future__ import annotations
 

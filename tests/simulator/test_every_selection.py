@@ -71,7 +71,7 @@ class Spy:
 
 
 class LossTrainer(DriftTrainer):
-    """Losses that name the device and the version: 10 device + version, squared 100 more."""
+    """This trainer's losses are 10 device + version, and 100 more for the squared ones."""
 
     def _result(self, job: TrainingJob) -> TrainingResult:
         loss = 10.0 * job.plan.device_id + job.broadcast.version

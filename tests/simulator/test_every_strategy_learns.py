@@ -126,7 +126,7 @@ class CheckedTrainer(TorchTrainer):
 
 
 def downloaded_bytes(plan: TrainingPlan) -> int:
-    """What the clock charges."""
+    """Return the bytes that the clock charges."""
     return costs(trainer().spec).demand(plan).download_bytes
 
 
@@ -220,7 +220,7 @@ def whole_run(kind: str, seed: int, recipe: Recipe = "adamw") -> Memory:
 
 
 def share(kind: str, seeds: Sequence[int] = SEEDS) -> float:
-    """Of what FedLoRA learns where everybody can train everything; the mean over seeds."""
+    """Return the mean share of what FedLoRA learns where everybody can train everything."""
     given: dict[str, Any] = {"of": "own" if kind in PERSONAL else "global"}
     if kind in STRATEGIES and STRATEGIES[kind].needs_plain_sgd:
         given["recipe"] = "sgd"
@@ -237,13 +237,13 @@ def test_no_scheduler_loses_more_than_its_idea_costs(kind: str) -> None:
 
 @long
 def test_the_head_alone_would_not_pass_for_any_scheduler() -> None:
-    """So one whose terms do not reach the global model fails above."""
+    """A scheduler whose terms do not reach the global model therefore fails above."""
     assert share("head-alone") <= HEAD_ALONE + HEAD_MARGIN < min(MEASURED.values()) - MARGIN
 
 
 @pytest.mark.parametrize("kind", some(STRATEGIES, 4))
 def test_nothing_that_was_sent_is_dropped_without_rounds_either(kind: str) -> None:
-    """Buffered merging: stale starts, and devices that are asked again before they were merged."""
+    """Buffered merging has stale starts, and devices asked again before they were merged."""
     fleet, log = make_fleet(kind), Memory()
     arrivals = trainer().arrivals = Arrivals(trainer().spec)
     federation = make_federation(

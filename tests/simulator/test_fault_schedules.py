@@ -57,7 +57,7 @@ def scheduled(devices: int, *, with_length: bool = True) -> st.SearchStrategy[An
 
 
 def outages(devices: int) -> st.SearchStrategy[Any]:
-    """Some written down; by chance up to several in a round."""
+    """Draw outages: some are scheduled, others come by chance, up to several in a round."""
     per_hour = st.sampled_from([0.0, 0.0, 3e3, 3e4])
     return st.fixed_dictionaries(
         {"per_hour": per_hour, "down_s": LENGTHS, "schedule": scheduled(devices)}
@@ -83,7 +83,7 @@ def fault_configs(devices: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def conditions(draw: st.DrawFn) -> dict[str, Any]:
-    """What one device meets beside faults: storms of memory, contention, days, a battery."""
+    """Return what one device meets beside faults: storms of memory, contention, days, a battery."""
     met: dict[str, Any] = {}
     free = free_run()
     share = free.peak_memory_bytes / 10**9

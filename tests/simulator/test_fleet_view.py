@@ -1,4 +1,4 @@
-"""What the server's view of the fleet remembers."""
+"""Tests what the server's view of the fleet remembers."""
 
 from __future__ import annotations
 

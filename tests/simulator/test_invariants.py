@@ -40,7 +40,7 @@ def run(**given: Any) -> Memory:
 
 
 def after(owner: Any, name: str, change: Callable[..., None]) -> Callable[[Patch], None]:
-    """A mutation: ``change`` is called with what the method was given, once it has ended."""
+    """Return a mutation that calls ``change`` with a method's arguments once it has ended."""
     original = getattr(owner, name)
 
     def mutate(patch: Patch) -> None:
@@ -55,7 +55,7 @@ def after(owner: Any, name: str, change: Callable[..., None]) -> Callable[[Patch
 
 
 def instead(owner: Any, name: str, changed: Callable[..., Any]) -> Callable[[Patch], None]:
-    """A mutation: the method is another, which is given the original first."""
+    """Return a mutation that replaces a method by another, which is given the original first."""
     original = getattr(owner, name)
     return lambda patch: patch.setattr(owner, name, lambda *a, **k: changed(original, *a, **k))
 

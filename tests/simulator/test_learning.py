@@ -75,7 +75,7 @@ def learn(strategy: Any, trainer: Trainer, fleet: Sequence[Device] | None = None
 
 
 def times_trained(trainer: DriftTrainer, version: int, by: str) -> BoolArray:
-    """(L, M, R): terms trained by ``any`` or by ``all`` devices in each of the last rounds."""
+    """Return the terms that ``any`` or ``all`` devices trained in each last round, (L, M, R)."""
     rounds: dict[int, list[BoolArray]] = {}
     for job in trainer.jobs:
         rounds.setdefault(job.broadcast.version, []).append(job.plan.terms.uploaded)
@@ -130,7 +130,7 @@ class ProductTrainer:
 
     @cached_property
     def goals(self) -> dict[ModuleKey, FloatArray]:
-        """W of norm 1 for each layer."""
+        """Return a goal W of norm 1 for each layer."""
         rng = np.random.default_rng(7)
         goals = {}
         for block in range(self.model.num_blocks):
@@ -163,7 +163,7 @@ class ProductTrainer:
         return TrainingResult(replace(old, factors=factors), self.distance(old))
 
     def distances(self, adapter: Adapter) -> FloatArray:
-        """Of each layer to its goal; 1 before the first round."""
+        """Return the distance of each layer to its goal; it is 1 before the first round."""
         return np.array(
             [
                 np.linalg.norm(
@@ -174,7 +174,7 @@ class ProductTrainer:
         )
 
     def distance(self, adapter: Adapter) -> float:
-        """The largest of them."""
+        """Return the largest distance of a layer."""
         return float(self.distances(adapter).max())
 
     def out_of_reach(self, adapter: Adapter) -> FloatArray:
@@ -197,7 +197,7 @@ class ProductTrainer:
 
 
 def merged_change(adapter: Adapter, key: ModuleKey) -> FloatArray:
-    """(out, in): what was added to a frozen weight."""
+    """Return what was added to a frozen weight, (out, in)."""
     product = adapter.merged.products.get(key)
     return np.zeros(()) if product is None else adapter.scale * multiplied_out(product)
 

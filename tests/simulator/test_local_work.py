@@ -1,4 +1,4 @@
-"""What a config's ``local`` section and a plan's absent blocks come to in a run."""
+"""Tests the effect in a run of a config's ``local`` section and of a plan's absent blocks."""
 
 from __future__ import annotations
 

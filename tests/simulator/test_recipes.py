@@ -104,7 +104,7 @@ def test_a_recipe_that_cannot_be_is_refused(
 def test_a_config_at_the_defaults_is_written_and_hashed_as_without_these_keys(
     tmp_path: Path,
 ) -> None:
-    """So finished runs of before are still found by the same config."""
+    """Finished runs of before are therefore still found by the same config."""
     (plain,) = loaded(tmp_path)
     explicit = {"optimizer": "adamw", "schedule": {"kind": "constant"}, "rslora": False}
     (same,) = loaded(tmp_path, training={**TRAINING, **explicit})
@@ -146,7 +146,7 @@ def test_a_wrong_rate_of_a_strategy_is_told_by_its_own_key(tmp_path: Path) -> No
 
 
 def test_a_run_that_trains_nothing_leaves_the_rate_of_a_strategy_aside(tmp_path: Path) -> None:
-    """So that ``--set training=none`` shows the clock of any experiment."""
+    """This lets ``--set training=none`` show the clock of any experiment."""
     strategies = {"a": {"kind": "fedlora", "learning_rate": 0.5}, "b": {"kind": "fedlora"}}
     first, second = loaded(tmp_path, strategies=strategies, training="none")
     assert first.training == second.training == "none"

@@ -47,7 +47,7 @@ SLOW, FAST = 1e4, 1e6  # bytes/s
 
 
 def trained(folder: Path, rate_bytes_per_s: float, context: str = "") -> tuple[int, Memory]:
-    """How many jobs a run has had to train."""
+    """Return how many jobs a run has had to train."""
     trainer, log = DriftTrainer(), Memory()
     fleet = [make_device(k, rate_bytes_per_s=rate_bytes_per_s * (k + 1)) for k in range(3)]
     plain = make_federation(fleet, trainer=trainer, rounds=4)

@@ -46,7 +46,7 @@ assert FAULTY != HALF
 
 
 def faulty(tmp_path: Path, rounds: int = 2, **faults: str) -> Path:
-    """An experiment of FedLoRA and one strategy a fault, all of the user's own file."""
+    """Return an experiment of FedLoRA and one strategy a fault, all of the user's own file."""
     (tmp_path / "half.py").write_text(FAULTY, "utf-8")
     own = {
         label: {"kind": "half.py:HalfDepth", "rank": 2, "fault": fault}

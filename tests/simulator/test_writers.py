@@ -176,7 +176,7 @@ BRITTLE = WriterSpec("brittle", "json", __name__)
 
 
 def open_writer(facts: RunFacts) -> Brittle:
-    """What the engine calls where this module is a writer's."""
+    """The engine calls this where a writer names this module."""
     if facts.folder.name == "closed":
         raise ConnectionError("no such server")
     return Brittle()

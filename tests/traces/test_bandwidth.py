@@ -17,7 +17,7 @@ def trace(steps: list[tuple[float, float]]) -> BandwidthTrace:
 
 
 def walked_s(steps: list[tuple[float, float]], size_bytes: float, start_s: float) -> Fraction:
-    """Transfer time in exact arithmetic, one step of the trace after the other."""
+    """Return the transfer time (s) in exact arithmetic, one step of the trace after the other."""
     period = sum(Fraction(duration) for duration, _ in steps)
     now = Fraction(start_s) % period
     left, spent, edge = Fraction(size_bytes), Fraction(0), Fraction(0)

@@ -18,7 +18,7 @@ one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., Link]:
-    """Reads a text as a link file."""
+    """Read a text as a link file."""
 
     def _read(text: str | bytes, **options: float) -> Link:
         path = tmp_path / "mine.csv"

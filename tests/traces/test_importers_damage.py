@@ -55,7 +55,7 @@ def overwrite(path: Path, content: bytes) -> Path:
 
 
 def check(folder: Path, name: str, content: bytes) -> None:
-    """Import it: what comes out is whole and reads back, or the error names the file."""
+    """Import the file: what comes out is whole and reads back, or the error names the file."""
     path = overwrite(folder / NAMES.get(name, "mine.dat"), content)
     try:
         imported = import_files(name, [path])

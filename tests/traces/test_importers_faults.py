@@ -105,7 +105,7 @@ CASES = [
 
 
 def broken(name: str, num_rows: int, at: int, column: int, fault: Any) -> str:
-    """The file with the fault in row ``at``."""
+    """Return the file with the fault in row ``at``."""
     header, row = ROWS[name]
     separator, _ = FAULTS[name]
     rows = [row(k) for k in range(num_rows)]

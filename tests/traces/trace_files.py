@@ -88,12 +88,12 @@ def write(folder: Path, name: str, content: bytes | str) -> Path:
 
 
 def sample(folder: Path, format_name: str) -> Path:
-    """The hand-made file of a format."""
+    """Return the hand-made file of a format."""
     return write(folder, NAMES.get(format_name, "sample.dat"), FILES[format_name])
 
 
 def load(folder: Path, format_name: str, content: bytes | str) -> Sequence[Imported]:
-    """What a file with this content gives."""
+    """Return what a file with this content gives."""
     return import_files(format_name, [write(folder, NAMES.get(format_name, "mine.dat"), content)])
 
 

@@ -61,14 +61,14 @@ TRACED_LINEARS = {
 
 
 def attentions(family: str) -> tuple[Attention, ...]:
-    """That transformers has for it."""
+    """Return the attentions that transformers has for it."""
     return ("eager",) if family == "mpnet" else ("eager", "sdpa")
 
 
 def minilm(
     targets: Sequence[str] = ("query", "value"), attention: Attention = "eager"
 ) -> ModelSpec:
-    """all-MiniLM-L6-v2 with 16 classes."""
+    """Return the spec of all-MiniLM-L6-v2 with 16 classes."""
     return replace(
         ModelSpec.from_config("minilm-l6", MINILM_CONFIG, targets, text_head(16)),
         attention=attention,

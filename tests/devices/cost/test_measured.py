@@ -25,7 +25,7 @@ PROFILE = replace(make_device(0).profile, measured={32: RATES, 16: RATES})
 
 
 def table(effort: Any = QUICK) -> list[MeasuredStep]:
-    """As if the steps had been timed on a machine that has exactly these rates."""
+    """Return a table as if the steps had been timed on a machine that has exactly these rates."""
     rows = []
     for one in grid(MODEL, effort):
         costs = ClosedFormCost(MODEL, one.length)

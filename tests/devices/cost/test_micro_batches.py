@@ -24,7 +24,7 @@ def in_parts(plan: TrainingPlan, batch_size: int, micro_batch: int | None) -> Tr
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_flops_and_the_peak_are_those_of_a_loop_that_accumulates(family: str) -> None:
-    """FLOPs to the unit, the peak within 5 %."""
+    """FLOPs agree to the unit, the peak within 5 %."""
     targets = ("query", "value") if family == "bert" else ("q_proj", "v_proj")
     measured = load(family, SHAPE, targets, attention="eager")
     measured.train_top(2)

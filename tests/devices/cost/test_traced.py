@@ -64,7 +64,7 @@ def random_plans(
 
 
 def exact_parts(demand: Demand) -> dict[str, int]:
-    """What must agree to the byte and to the FLOP."""
+    """Return what must agree to the byte and to the FLOP."""
     memory, traffic = demand.memory, demand.traffic
     return {
         "forward": demand.forward_flops,
@@ -91,7 +91,7 @@ def peak(memory: MemoryBreakdown) -> int:
 def test_a_trace_costs_what_the_closed_forms_say(
     family: str, attention: Attention, bits: int
 ) -> None:
-    """Of random plans to the byte and FLOP; the form of a peak lists its likely worst instants."""
+    """Random plans agree to the byte and FLOP; a peak's form lists its likely worst instants."""
     measured = load(family, SHAPE, LINEARS[family], attention=attention)
     rng = np.random.default_rng([bits, len(attention)])
     demand_of = traced(measured.spec)

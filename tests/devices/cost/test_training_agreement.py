@@ -172,7 +172,7 @@ def plan_without(
 
 
 def frozen_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Neither LoRA's nor the head's."""
+    """Return the parameters that are neither LoRA's nor the head's."""
     for name, parameter in network.named_parameters():
         if not any(part in name for part in ("lora_", "modules_to_save", "original_module")):
             yield name, parameter
@@ -295,7 +295,7 @@ def test_the_tracker_finds_what_the_profiler_of_torch_finds(family: str, bits: i
 
 
 def resident_bytes(measured: Measured) -> int:
-    """What ``measure_step`` makes before it tracks: zero gradients, and numbers to round with."""
+    """Return the bytes of zero gradients and of numbers to round with, made before tracking."""
     trained = [p for p in measured.network.parameters() if p.requires_grad]
     return sum(p.nbytes for p in trained) + 4 * 2**20
 

@@ -51,7 +51,7 @@ Where = int | str
 
 
 class Shape(NamedTuple):
-    """Sizes of a small model."""
+    """A shape holds the sizes of a small model."""
 
     num_blocks: int
     hidden: int
@@ -65,7 +65,7 @@ MINILM = Shape(num_blocks=2, hidden=384, num_heads=12, num_kv_heads=12, ffn=1536
 
 
 class LossesOnly(NamedTuple):
-    """What training keeps of a forward pass whose logits it lets go of."""
+    """This is what training keeps of a forward pass whose logits are freed."""
 
     losses: Tensor  # (1,)
     of_texts: Tensor  # (b,)
@@ -85,13 +85,13 @@ class Measured:
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """From the embedding up."""
+        """Return the blocks from the embedding up."""
         outline = self.spec.outline
         path = outline.blocks if outline else BLOCKS[self.spec.family]
         return list(self.network.base_model.model.get_submodule(path))
 
     def train_top(self, depth: int) -> None:
-        """Every term of the top ``depth`` blocks, and the head."""
+        """Let every term of the top ``depth`` blocks train, and the head."""
         lowest = len(self.blocks) - depth
         for index, block in enumerate(self.blocks):
             for name, parameter in block.named_parameters():
@@ -157,7 +157,7 @@ def load(
 
 
 def config_of(family: str, shape: Shape) -> dict[str, Any]:
-    """A config.json, without dropout."""
+    """Return the content of a config.json, without dropout."""
     return {
         "model_type": family,
         "vocab_size": VOCABULARY,
@@ -171,12 +171,12 @@ def config_of(family: str, shape: Shape) -> dict[str, Any]:
 
 
 def source_of(config: dict[str, Any]) -> ModelSource:
-    """A model of nothing but sizes."""
+    """Return a source that knows a model's sizes alone."""
     return ModelSource(config["model_type"], None, config, "", "", "none", "nowhere")
 
 
 def _sizes(family: str, shape: Shape) -> dict[str, Any]:
-    """As the family's own config names them; without dropout."""
+    """Return the sizes as the family's own config names them; without dropout."""
     if family == "distilbert":
         return {
             "dim": shape.hidden,
@@ -250,14 +250,14 @@ def saved_bytes(measured: Measured, batch: BatchShape) -> dict[Where, int]:
 
 
 class StepFlops(NamedTuple):
-    """As torch counts them."""
+    """This holds the FLOPs of a step, forward and backward, as torch counts them."""
 
     forward: int
     backward: int
 
 
 def step_flops(measured: Measured, batch: BatchShape) -> StepFlops:
-    """By FlopCounterMode, taught the flash attention of CPUs, which it does not know."""
+    """Count by FlopCounterMode, taught the flash attention of CPUs, which it does not know."""
     aten = torch.ops.aten
     flash: dict[Any, Callable[..., int]] = {
         aten._scaled_dot_product_flash_attention_for_cpu: (

@@ -47,7 +47,7 @@ class BlockBytes(NamedTuple):
 
 
 def top_block_traffic(measured: Measured, batch: BatchShape, *, depth: int) -> BlockBytes:
-    """Of the last block, alone: its input needs a gradient where ``depth`` is above 1."""
+    """Return the last block's traffic; its input needs a gradient where ``depth`` is above 1."""
     block, called = measured.blocks[-1], {}
     measured.train_top(depth)
     handle = block.register_forward_pre_hook(

@@ -28,6 +28,6 @@ def family_trainer(
     tmp_path_factory: pytest.TempPathFactory,
     dataset: Classification,
 ) -> TorchTrainer:
-    """A trainer on a local directory, one for each family."""
+    """Return a trainer on a local directory, one for each family."""
     directory = save_model(tmp_path_factory.mktemp(request.param), request.param)
     return make_trainer(make_config(str(directory), targets=TARGETS[request.param]), dataset)

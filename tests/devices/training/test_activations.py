@@ -130,7 +130,7 @@ def gradient(trainer: TorchTrainer, bits: int, batch: Batch) -> torch.Tensor:
 
 
 def full_batch(trainer: TorchTrainer, size: int, length: int) -> Batch:
-    """Texts without padding."""
+    """Return a batch of texts without padding."""
     rng = np.random.default_rng(0)
     vocabulary = trainer.source.config["vocab_size"]
     ids = torch.tensor(rng.integers(5, vocabulary, size=(size, length)))

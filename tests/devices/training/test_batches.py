@@ -143,7 +143,7 @@ def test_a_text_is_read_alike_wherever_it_stands_among_many() -> None:
 
 @given(st.integers(1, 120), st.integers(0, 100))
 def test_a_subset_keeps_the_shares_of_the_classes(count: int, seed: int) -> None:
-    """So an answer that is always the same scores as on the whole."""
+    """An answer that is always the same therefore scores as on the whole."""
     sizes = np.array([60, 30, 10])
     chosen = stratified_subset(np.repeat([0, 1, 2], sizes), count, seed)
     assert len(set(chosen.tolist())) == len(chosen) == min(count, 100)

@@ -41,7 +41,7 @@ MAX_LENGTH = 12
 def trainer(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> TorchTrainer:
-    """On a random decoder of two blocks: one whose costs have closed forms, and one without."""
+    """Return a trainer on a random decoder of two blocks, with closed forms of its costs or not."""
     family = request.param
     directory = save_model(tmp_path_factory.mktemp(family), family, language=True)
     targets = TARGETS[family]

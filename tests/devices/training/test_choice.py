@@ -31,7 +31,7 @@ MAX_LENGTH = 10
 
 
 def make_choices() -> TextDataset:
-    """Which class is a text of? The prompts are often too long; the answers, of unequal length."""
+    """Return questions for a text's class: prompts often too long, answers of unequal length."""
     words = make_dataset().data
     names = [" ".join(WORDS[12 * k : 12 * k + 1 + k % 2]) for k in range(4)]
     offered = f'["{names[0]}", "{names[1]}", "{names[2]}", "{names[3]}"]'

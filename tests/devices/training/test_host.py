@@ -1,4 +1,4 @@
-"""What training settles about the process that it runs in."""
+"""Tests what training sets in the process that it runs in."""
 
 from __future__ import annotations
 

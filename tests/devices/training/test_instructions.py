@@ -62,7 +62,7 @@ def make_instructions() -> TextDataset:
 def trainer(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> TorchTrainer:
-    """On a random decoder, with a template of a text and with the tokenizer's own."""
+    """Return a trainer on a random decoder, with a template of ours or the tokenizer's own."""
     family, _, template = request.param.partition("-")
     directory = save_model(tmp_path_factory.mktemp(family), family, language=True)
     (directory / "chat_template.jinja").write_text(CHAT, "utf-8")

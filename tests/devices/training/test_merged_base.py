@@ -26,7 +26,7 @@ from tests.devices.training.tiny_task import make_job, random_adapter
 
 
 def with_merged(adapter: Adapter, seed: int = 5) -> Adapter:
-    """Factors of rank 2 in the lower block, a matrix in the upper one."""
+    """Return the adapter with products merged into its base: factors below, a matrix above."""
     rng, products = np.random.default_rng(seed), {}
     for key, (a, b) in adapter.factors.items():
         factors = Factors(

@@ -100,7 +100,7 @@ def with_small_tail(adapter: Adapter) -> Adapter:
 
 
 def num_pruned(tiny: TorchTrainer, strategy: HetLoRA) -> int:
-    """Of eight devices after one round from the same start."""
+    """Return how many of eight devices pruned after one round from the same start."""
     start = with_small_tail(random_adapter(tiny))
     state = strategy.init(start)
     first = strategy._kept(4)

@@ -266,7 +266,7 @@ def test_jobs_of_two_rates_are_not_stacked(bert: str) -> None:
 def test_micro_batches_train_as_whole_batches_in_a_plain_loop(
     task: str, micro_batch: int, bert: str, llama: str
 ) -> None:
-    """Also where texts have unequal numbers of tokens to predict; alone and stacked."""
+    """This holds also where texts have unequal numbers of tokens to predict; alone and stacked."""
     recipe = RECIPES["clipped"]
     if task == "classification":
         trainer = trainer_of(bert, "bert", make_dataset(), recipe)

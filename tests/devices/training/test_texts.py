@@ -66,7 +66,7 @@ def make_pairs() -> TextDataset:
 def trainer(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> TorchTrainer:
-    """On pairs: a BERT tells the texts of a pair apart by types, the others do not."""
+    """Return a trainer on pairs, whose texts a BERT tells apart by types, the others not."""
     kind, family = request.param
     directory = save_model(tmp_path_factory.mktemp(family), family)
     config = make_config(

@@ -78,7 +78,7 @@ def make_trainer(config: TrainingConfig, task: Task) -> TorchTrainer:
 
 
 def random_adapter(trainer: TorchTrainer, rank: int = 4, seed: int = 0) -> Adapter:
-    """An adapter as after some training: no factor is zero."""
+    """Return an adapter as after some training: no factor is zero."""
     rng = np.random.default_rng(seed)
     adapter = trainer.spec.initial_adapter(rank, 2.0 * rank, rng)
     factors = {
