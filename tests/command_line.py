@@ -15,7 +15,7 @@ from analysis.commands.main import main
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command left behind, beside its files."""
+    """This holds what a command left behind, beside its files."""
 
     returncode: int
     stdout: str

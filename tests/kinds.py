@@ -1,4 +1,4 @@
-"""What several tests know of the schedulers, by their kinds."""
+"""This module holds what several tests know of the schedulers, by their kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark against other frameworks, in its smallest form: FedClock and the loop by hand."""
+"""The benchmark against other frameworks runs in its smallest form: FedClock and the plain loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HERE = Path(sys.executable)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The job as files."""
+    """Write the job as files."""
     folder: Path = tmp_path_factory.mktemp("bench") / "job"
     export(folder, SIZE, FP32)
     return folder

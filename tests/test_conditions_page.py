@@ -1,4 +1,4 @@
-"""docs/conditions.md tells of every key that a config may say of devices and faults, no other."""
+"""The page docs/conditions.md names every key of devices and faults in a config, and no other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECTIONS: tuple[type[Section], ...] = (
 
 
 def told() -> set[str]:
-    """Every word in backticks, and of the examples."""
+    """Return every word in backticks or in an example."""
     examples = re.findall(r"^```.*?^```", PAGE, flags=re.MULTILINE | re.DOTALL)
     rest = re.sub(r"^```.*?^```", "", PAGE, flags=re.MULTILINE | re.DOTALL)
     spans = [*examples, *re.findall(r"`([^`]+)`", rest)]

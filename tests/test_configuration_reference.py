@@ -1,4 +1,4 @@
-"""docs/configuration-reference.md and the editors' schema say of each key what the config holds."""
+"""The configuration reference and the editors' schema say of each key what the config holds."""
 
 from __future__ import annotations
 

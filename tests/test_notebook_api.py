@@ -1,4 +1,4 @@
-"""FedClock from Python: runs as frames, plots on any Axes, mistakes as exceptions, a notebook."""
+"""From Python, runs are frames, plots go on any Axes, mistakes are exceptions; a notebook works."""
 
 from __future__ import annotations
 

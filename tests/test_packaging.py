@@ -28,7 +28,7 @@ def test_each_package_is_this_project_s_own(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of the project, installed in a folder of its own."""
+    """Install a wheel of the project in a folder of its own."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a copy: a build leaves its folders behind
     for name in PACKAGES:

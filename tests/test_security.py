@@ -242,6 +242,6 @@ def test_no_dependency_may_be_of_a_version_with_a_hole_that_is_known_to_matter()
 
 
 def numbers(version: str) -> tuple[int, int]:
-    """The first two numbers of a version: 6 is 6.0."""
+    """Return the first two numbers of a version, where 6 is 6.0."""
     major, minor = (version + ".0").split(".")[:2]
     return int(major), int(minor)

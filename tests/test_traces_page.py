@@ -33,7 +33,8 @@ def block(language: str) -> str:
 
 
 def ghent_log(start_ms: int) -> str:
-    """Five minutes on foot: epoch, time, place, bytes and milliseconds of each second."""
+    """Return five minutes on foot, with epoch, time, place, bytes and milliseconds of each
+    second."""
     rows = []
     for second in range(300):
         at_ms = start_ms + 1000 * second

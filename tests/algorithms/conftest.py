@@ -17,7 +17,8 @@ from tests.algorithms.static_fleet import (
 
 @pytest.fixture(scope="session")
 def costs() -> ClosedFormCost:
-    """Four blocks of width 8: one second forward each at 1 GFLOP/s, 100 kB saved by each."""
+    """Return the costs of four blocks of width 8, each 1 s forward at 1 GFLOP/s with 100 kB
+    saved."""
     return ClosedFormCost(bert(4, 8), block_flops=1e9, activation_bytes=100_000)
 
 

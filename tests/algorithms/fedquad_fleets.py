@@ -1,4 +1,4 @@
-"""Fleets, states and rounds that FedQuad's tests share."""
+"""This module makes the fleets, states and rounds that FedQuad's tests share."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +46,7 @@ def depths_of(plans: Sequence[TrainingPlan]) -> dict[DeviceId, tuple[int, int]]:
 def updates_of(
     strategy: FedQuad, fleet: StaticFleet, state: State, plans: Sequence[TrainingPlan]
 ) -> list[ClientUpdate]:
-    """Every plan carried out just as predicted."""
+    """Return the updates of plans that were each carried out just as predicted."""
     rng = np.random.default_rng(state.version)
     updates = []
     for plan in plans:
@@ -82,7 +82,7 @@ def one_device(memory_budget_bytes: int) -> StaticFleet:
 
 @st.composite
 def fleets(draw: st.DrawFn) -> StaticFleet:
-    """One to six devices of three speeds, some of them too small for any plan."""
+    """Draw one to six devices of three speeds, some of them too small for any plan."""
     profiles = [device_profile(name, speed) for name, speed in (("a", 1e9), ("b", 4e9), ("c", 9e9))]
     device = st.builds(
         StaticDevice,

@@ -1,4 +1,4 @@
-"""Fleets, states and sizes that HAFLQ's tests share."""
+"""This module makes the fleets, states and sizes that HAFLQ's tests share."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def state_of(strategy: HAFLQ, fleet: FleetView, seed: int = 0) -> ServerState[Se
 
 
 def plans_of(strategy: HAFLQ, fleet: FleetView, seed: int = 0) -> dict[int, TrainingPlan]:
-    """First-round plans of the whole fleet."""
+    """Return the first-round plans of the whole fleet by device id."""
     state = state_of(strategy, fleet)
     plans = strategy.plan(state, fleet, fleet.device_ids, np.random.default_rng(seed))
     return {plan.device_id: plan for plan in plans}
 
 
 def peak_bytes(fleet: FleetView, formats: Sequence[Any], num_terms: int) -> int:
-    """Memory of a plan with as many terms trained in every module, all of them held."""
+    """Return the peak of a plan that trains ``num_terms`` terms in every module and holds all."""
     shape = fleet.model.grid_shape(RANK)
     trained = np.broadcast_to(np.arange(RANK) < num_terms, shape)
     terms = TermGrid(np.ones(shape, bool), trained, np.zeros(shape, np.uint8))
@@ -94,13 +94,14 @@ def peak_bytes(fleet: FleetView, formats: Sequence[Any], num_terms: int) -> int:
 
 
 def upload_bits(fleet: FleetView, bits: int) -> int:
-    """On the wire, of the head and every term at as many bits."""
+    """Return the bits on the wire of the head and every term, with each term at ``bits`` bits."""
     terms = TermGrid.top_blocks(fleet.model.grid_shape(RANK), fleet.model.num_blocks, bits)
     return 8 * fleet.cost(make_plan(fleet, fleet.device_ids[0], terms)).upload_bytes
 
 
 def after_one_round(fleet: FleetView, strength: np.ndarray) -> ServerState[Sensitivity]:
-    """One device trained everything, from ones: term k moved by ``strength[k]`` (R,)."""
+    """Return the state after one device trained all from ones, moving term k by ``strength[k]``
+    (R,)."""
     strategy = HAFLQ(term_budgets=(RANK,), upload_s=1e9)
     state = state_of(strategy, fleet)
     start = with_terms(state.adapter, np.ones(RANK))
@@ -111,7 +112,7 @@ def after_one_round(fleet: FleetView, strength: np.ndarray) -> ServerState[Sensi
 
 
 def with_terms(adapter: Adapter, values: np.ndarray) -> Adapter:
-    """Every element of term k set to ``values[k]`` (R,)."""
+    """Return the adapter with every element of term k set to ``values[k]`` (R,)."""
     factors = {
         key: Factors(
             np.full_like(a, values[:, None], dtype=np.float32),

@@ -37,7 +37,7 @@ def test_every_scheduler_keeps_the_contract(kind: str) -> None:
 
 @dataclass(frozen=True)
 class Plain(Strategy[None]):
-    """All terms of all blocks, merged by examples: the least that a strategy is."""
+    """This smallest strategy trains all terms of all blocks and merges them by examples."""
 
     rank: int = 4
     alpha: float = 8.0

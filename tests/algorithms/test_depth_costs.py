@@ -134,7 +134,8 @@ def rounds(costs: DepthCosts, works: list[Work], *, slower: float, rate: LinkRat
 
 @pytest.mark.parametrize("works", [[Work(2, 0)] * 4, [Work(1, 0), Work(5, 3), Work(2, 1)]])
 def test_estimates_approach_what_is_measured_by_a_fifth_a_round(works: list[Work]) -> None:
-    """mu <- 0.8 mu + 0.2 x with a steady x gives x + 0.8^n (mu_0 - x), whatever was trained."""
+    """The rule mu <- 0.8 mu + 0.2 x with a steady x gives x + 0.8^n (mu_0 - x), whatever was
+    trained."""
     costs = as_needed(fleet_of(2_000_000))
     seen = rounds(costs, works, slower=3.0, rate=LinkRate(4e5, 3e5))
     pace = estimated_pace(costs, 0, Pace(1.0, LINK), seen)

@@ -158,7 +158,7 @@ def test_devices_start_from_the_global_model_which_every_update_has_moved(
 
 
 def weight_change(adapter: Adapter, key: ModuleKey) -> FloatArray:
-    """(out, in): of one layer since it was pretrained, without the scale."""
+    """Return the change (out, in) of one layer since it was pretrained, without the scale."""
     change = multiplied_out(adapter.factors[key])
     if key in adapter.merged.products:
         change += multiplied_out(adapter.merged.products[key])

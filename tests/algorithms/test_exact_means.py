@@ -36,7 +36,7 @@ def start(strategy: Any) -> Any:
 
 
 def weight_of(adapter: Adapter, key: ModuleKey) -> FloatArray:
-    """What factors and base add to the pretrained weight, without the scale."""
+    """Return what factors and base add to the pretrained weight, without the scale."""
     own = multiplied_out(adapter.factors[key])
     return own + (multiplied_out(adapter.merged.products[key]) if adapter.merged.products else 0.0)
 

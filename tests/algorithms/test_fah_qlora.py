@@ -1,4 +1,4 @@
-"""FAH-QLoRA: the search for the mean rank, the shortest round for it, and packed base weights."""
+"""FAH-QLoRA searches for the mean rank, takes the shortest round for it and packs base weights."""
 
 from __future__ import annotations
 

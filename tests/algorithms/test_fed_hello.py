@@ -1,4 +1,4 @@
-"""Fed-HeLLo: blocks drawn by Fisher information, kept until it is measured again."""
+"""Fed-HeLLo draws blocks by Fisher information, which it keeps until it is measured again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FedQuad's plans: depth and quantized blocks of each device."""
+"""FedQuad plans the depth and the quantized blocks of each device."""
 
 from typing import Any, get_args
 
@@ -95,7 +95,7 @@ def test_worked_choice(wait_weight: float) -> None:
 
 
 def peak_bytes(fleet: StaticFleet, depth: int, quantized: int, bits: int = 8) -> int:
-    """Peak of the first device, ``quantized`` of the ``depth`` trained blocks packed."""
+    """Return the first device's peak with ``quantized`` of the ``depth`` trained blocks packed."""
     terms = TermGrid.top_blocks(fleet.model.grid_shape(8), depth)
     blocks = fleet.model.num_blocks
     packing = (32,) * (blocks - quantized) + (bits,) * quantized

@@ -1,4 +1,4 @@
-"""What FedQuad learns from one round for the next, and how it merges updates."""
+"""FedQuad learns from one round for the next, and merges updates."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -49,7 +49,7 @@ def test_reference_time_is_that_of_the_slowest_device_as_it_was_measured() -> No
 
 
 def depths_where_the_top_block_gains_all(strategy: FedQuad) -> list[int]:
-    """The depths of an ample device in seven rounds."""
+    """Return the depths of an ample device in seven rounds."""
     fleet = one_device(AMPLE)
     state, depths = start(fleet, strategy), []
     for _ in range(7):

@@ -1,4 +1,4 @@
-"""FedRA: blocks at random, plain means over those who drew them."""
+"""FedRA draws blocks at random and takes plain means over the devices that drew them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FedSA-LoRA: A is averaged; B and the head stay on their device, to the bit."""
+"""FedSA-LoRA averages A; B and the head stay on their device, to the bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FFA-LoRA: B alone is trained, sent and averaged."""
+"""FFA-LoRA trains, sends and averages B alone."""
 
 from __future__ import annotations
 

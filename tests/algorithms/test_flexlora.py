@@ -1,4 +1,4 @@
-"""FlexLoRA: the exact mean of B A, and what an SVD makes of it."""
+"""FlexLoRA takes the exact mean of B A and cuts it to a rank by an SVD."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def a_round(
 
 
 def dense(adapter: Adapter, key: ModuleKey, num_terms: int | None = None) -> FloatArray:
-    """The weight update of the first terms, in float64."""
+    """Return the weight update of the first terms in float64."""
     a, b = (factor.astype(np.float64) for factor in adapter.factors[key])
     return adapter.scale * b[:, :num_terms] @ a[:num_terms]
 
@@ -62,8 +62,9 @@ def test_at_full_rank_the_merged_update_is_the_weighted_sum_of_b_a() -> None:
 
 @pytest.mark.parametrize("rank", [1, 3, 5])
 def test_below_full_rank_it_is_the_best_approximation_of_that_rank(rank: int) -> None:
-    """Eckart-Young: what is left are the singular values that were cut off. As many of the first
-    terms are the best approximation of a smaller rank, which is what a smaller device is sent."""
+    """By Eckart-Young, the error is made of the singular values that were cut off. As many of the
+    first terms are the best approximation of a smaller rank, which is what a smaller device is
+    sent."""
     strategy = FlexLoRA(rank=rank, ranks=(1, 3, 5))
     state, updates = a_round(strategy)
     merged = strategy.aggregate(state, updates).adapter

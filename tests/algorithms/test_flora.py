@@ -1,4 +1,4 @@
-"""FLoRA: an exact sum in the base, fresh adapters, and the bytes of what a device has missed."""
+"""FLoRA sums exactly into the base, begins fresh adapters and charges the bytes of missed sums."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def after_rounds(cohorts: Sequence[Sequence[int]], seed: int = 0) -> list[Server
 
 
 def base_of(state: ServerState[Fresh], key: ModuleKey) -> FloatArray:
-    """(out, in): what was merged into a layer."""
+    """Return what was merged into a layer (out, in)."""
     product = state.adapter.merged.products.get(key)
     return np.zeros(SIDES[key.module]) if product is None else multiplied_out(product)
 
@@ -168,7 +168,8 @@ def test_every_device_starts_fresh_in_every_round_with_an_a_of_its_own() -> None
 
 
 def ranks_missed(state: ServerState[Fresh], device_id: int) -> tuple[int, ...]:
-    """Of the 8 x 8 and the 32 x 8 layers, the same in all blocks."""
+    """Return the missed ranks of the 8 x 8 and the 32 x 8 layers, which are the same in all
+    blocks."""
     (plan,) = plans_of(state, [device_id])
     assert plan.missed_ranks is not None
     (ranks,) = np.unique(plan.missed_ranks, axis=0).tolist()

@@ -1,4 +1,4 @@
-"""HAFLQ: which terms are trained, what every plan keeps to, and how updates are merged."""
+"""HAFLQ chooses the terms to train, keeps every plan to its limits and merges the updates."""
 
 from __future__ import annotations
 

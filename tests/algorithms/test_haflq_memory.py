@@ -1,4 +1,4 @@
-"""Block formats and numbers of terms against memory."""
+"""HAFLQ fits block formats and numbers of terms to a device's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upload bits against bandwidth."""
+"""HAFLQ fits the bits of an upload to a device's bandwidth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HetLoRA: weights by the norm of B A, and ranks that shrink."""
+"""HetLoRA weights updates by the norm of B A and lets ranks shrink."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ RANK = 8
 
 
 def fleet_of_ranks(*speeds: float) -> StaticFleet:
-    """Adapted layers of 8 x 8 and 32 x 8: no dimension tells a factor's axes apart by itself."""
+    """Return a fleet whose adapted layers are 8 x 8 and 32 x 8, so no size tells a factor's axes
+    apart."""
     return fleet_of([device(flops_per_s=s) for s in speeds])
 
 
@@ -143,7 +144,7 @@ def test_tail_score_cuts_rows_of_a_and_columns_of_b() -> None:
 
 
 def with_tail(update: ClientUpdate, factor: float) -> ClientUpdate:
-    """The broadcast, with the last term of the device's rank multiplied by a factor in A."""
+    """Return the update that moved the broadcast by scaling A of the rank's last term alone."""
     last = rank_of(update.plan) - 1
     factors = {}
     for key, (a, b) in update.broadcast.adapter.factors.items():

@@ -1,4 +1,4 @@
-"""InclusiveFL: the first blocks by device, and momentum passed down to the last of them."""
+"""InclusiveFL gives each device the first blocks and passes momentum down to the last of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def start_state(strategy: InclusiveFL) -> ServerState[Momentum]:
 
 
 def shifted(adapter: Adapter, steps: Sequence[float] | None) -> Adapter:
-    """Each block's factors moved by its step; without steps, everything at 1."""
+    """Return the adapter with each block's factors moved by its step, or all at 1 without steps."""
 
     def moved(block: int, factor: np.ndarray) -> np.ndarray:
         return np.ones_like(factor) if steps is None else factor + np.float32(steps[block])
@@ -54,7 +54,7 @@ def update_of(
 def a_round(
     strategy: InclusiveFL, state: ServerState[Momentum], steps: Mapping[int, Sequence[float]]
 ) -> tuple[ServerState[Momentum], list[float]]:
-    """The state after it, and by how much each block moved."""
+    """Return the state after a round, and by how much each block moved."""
     after = strategy.aggregate(state, [update_of(state, d, s) for d, s in steps.items()])
     moved = [np.nan] * 4
     for key, (a, b) in after.adapter.factors.items():

@@ -1,4 +1,4 @@
-"""The choice of blocks, held against exhaustive search."""
+"""The choice of blocks is held against exhaustive search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def feasible(budgets: IntArray) -> Iterator[BoolArray]:
 
 
 def random_problem(rng: np.random.Generator, consistency: float) -> LayerProblem:
-    """Two to four devices, two to four blocks; the lowest within reach and the number vary."""
+    """Draw two to four devices and blocks, with the lowest block within reach and the number
+    varied."""
     num_devices, num_blocks = rng.integers(2, 5, size=2)
     index = np.arange(num_blocks)
     lowest = rng.integers(0, num_blocks, size=(num_devices, 1))

@@ -1,4 +1,4 @@
-"""LayerSel: norms from updates, budgets from memory, and any subset of blocks."""
+"""LayerSel takes norms from updates and budgets from memory, and trains any subset of blocks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_memory_alone_lets_a_roomy_device_train_everything() -> None:
 def test_a_block_whose_depth_does_not_fit_is_out_of_reach_however_large_its_norm(
     fleet: StaticFleet,
 ) -> None:
-    """Room for 1, 2 and 4 crossed blocks."""
+    """The devices have room for 1, 2 and 4 crossed blocks."""
     norms = {d: np.array([9.0, 1, 8, 2]) for d in (2, 5, 7)}
     assert blocks_of(LayerSel(max_blocks=1), fleet, norms) == {2: [3], 5: [2], 7: [0]}
 

@@ -25,7 +25,7 @@ KEY = ModuleKey(0, "query")
 
 
 def adapter(a: list[float], b: list[float], head: list[float]) -> Adapter:
-    """One layer of two terms, one number in and one out."""
+    """Return an adapter of one layer of two terms, with one number in and one out."""
     factors = Factors(np.array(a, np.float32)[:, None], np.array(b, np.float32)[None, :])
     return Adapter({KEY: factors}, {"bias": np.array(head, np.float32)}, 1.0)
 

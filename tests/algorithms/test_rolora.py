@@ -1,4 +1,4 @@
-"""RoLoRA: B and A are trained, sent and averaged in turns."""
+"""RoLoRA trains, sends and averages B and A in turns."""
 
 from __future__ import annotations
 

@@ -181,8 +181,8 @@ class TestPowerOfChoice:
         assert PowerOfChoice(factor=4).pick(np.arange(4), 2, roster=known, rng=RNG(0)) == (1, 3)
 
     def test_the_better_of_two_random_devices_has_two_thirds_of_the_top_loss(self) -> None:
-        """One slot, two of ten devices looked at: the device of loss rank k (0 is the largest) is
-        picked if it is among the two and none larger is: (9 - k) / 45."""
+        """With one slot and two of ten devices looked at, the device of loss rank k (0 is the
+        largest) is picked if it is among the two and none larger is: (9 - k) / 45."""
         rng, draws, known = RNG(2), 4500, roster(10, loss=list(np.arange(10.0)[::-1]))
         counts = np.zeros(10)
         for _ in range(draws):
@@ -265,7 +265,8 @@ class TestFair:
         assert Fair(1.0, 0.0).pick(np.arange(5), 2, roster=known, rng=RNG(0)) == (1, 3)
 
     def play(self, selection: Fair, rounds: int = 600) -> np.ndarray:
-        """(6,): participations of six devices, each slower than the one before, two a round."""
+        """Return the participations (6,) of six devices, each slower than the last, with two a
+        round."""
         picks, trips, rng = np.zeros(6, dtype=np.int64), np.arange(1.0, 7.0), RNG(0)
         for _ in range(rounds):
             known = roster(6, times_picked=picks, trip_s=np.where(picks > 0, trips, np.nan))
@@ -342,8 +343,8 @@ class TestOort:
     def test_new_devices_get_their_share_of_the_slots(
         self, round_number: int, share: float
     ) -> None:
-        """5 slots of 40 devices, half of them new: on average 5 times the share, which decays. Each
-        draw is one of two neighbouring numbers, with a std of 1/2 at most."""
+        """Of 5 slots, new devices get 5 times the share on average, which decays; half of 40 are
+        new. Each draw is one of two neighbouring numbers, with a std of 1/2 at most."""
         known = roster(
             40,
             times_picked=[0, 1] * 20,
@@ -359,8 +360,8 @@ class TestOort:
         assert abs(new - 5 * share * draws) < 5 * 0.5 * np.sqrt(draws)
 
     def test_devices_below_the_cut_off_are_not_drawn_and_others_by_score(self) -> None:
-        """One slot, utilities 10, 9 and 1, scaled to 1, 8/9 and 0. The cut-off is 0.7 of the best
-        score; the two above it are drawn in proportion."""
+        """The one slot is drawn by utilities 10, 9 and 1, scaled to 1, 8/9 and 0. The cut-off is
+        0.7 of the best score; the two above it are drawn in proportion."""
         known = roster(
             3,
             num_examples=[10, 9, 1],

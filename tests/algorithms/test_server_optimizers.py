@@ -1,4 +1,5 @@
-"""Server optimizers against numbers worked out by hand, and under every strategy of a mean."""
+"""Server optimizers agree with numbers worked out by hand, and run under every strategy of a
+mean."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def update(
     num_examples: int = 10,
     terms: TermGrid = TERMS,
 ) -> ClientUpdate:
-    """An update whose every number went from ``start`` to ``end``."""
+    """Return an update whose every number went from ``start`` to ``end``."""
     plan = TrainingPlan(device_id, terms, ("fp32",), (32,), 1, 1)
     broadcast = Broadcast(version, adapter(start))
     return ClientUpdate(plan, broadcast, adapter(end), num_examples, 0.0)
@@ -58,7 +58,7 @@ def merged(pacing: Pacing, x: float, version: int, updates: list[ClientUpdate]) 
 
 @pytest.mark.parametrize("pacing", [Synchronous(2, deadline_s=60.0), OverSelection(2)])
 def test_a_round_ends_with_the_mean_by_examples(pacing: Pacing) -> None:
-    """10 examples at 3 and 30 at 5: 1/4 of 3 and 3/4 of 5, whatever x was."""
+    """With 10 examples at 3 and 30 at 5, the mean is 1/4 of 3 and 3/4 of 5, whatever x was."""
     arrived = [
         update(1.0, 3.0, version=7),
         update(1.0, 5.0, version=7, device_id=1, num_examples=30),
@@ -87,7 +87,8 @@ def test_a_stale_buffer_makes_a_smaller_step() -> None:
 
 
 def test_a_period_merges_late_changes_faded_beside_fresh_ones() -> None:
-    """1/2 of a change of 4, one period late with exponent 1, and 1/2 of a fresh change of 1."""
+    """Half of a change of 4, one period late with exponent 1, is added to half of a fresh change of
+    1."""
     pacing = SemiSynchronous(2, 1.0, staleness_exponent=1.0)
     arrived = [update(0.0, 4.0, version=1), update(10.0, 11.0, version=2, device_id=1)]
     assert merged(pacing, 10.0, 2, arrived) == pytest.approx(11.5)

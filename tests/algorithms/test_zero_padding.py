@@ -1,4 +1,4 @@
-"""Zero padding: which rank a device gets, and a mean over all of them."""
+"""Zero padding gives each device a rank and takes the mean over all of them."""
 
 from typing import Any
 
@@ -71,7 +71,8 @@ def test_a_rank_above_the_adapter_s_means_the_adapter_s() -> None:
 
 
 def test_what_a_device_lacks_counts_as_zero_and_what_nobody_sent_keeps_its_value() -> None:
-    """n = (1, 3); device 1 holds terms 0 and 1, device 2 term 0 alone; nobody holds term 2."""
+    """The numbers of examples are n = (1, 3); device 1 holds terms 0 and 1, device 2 term 0 alone;
+    nobody holds term 2."""
     key = ModuleKey(0, "query")
     old = Factors(np.full((3, 2), 9, np.float32), np.full((1, 3), 9, np.float32))
     start = Adapter({key: old}, {"bias": np.array([0.0], np.float32)}, scale=1.0)

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools protocol."""
+"""This module drives a headless Chromium over its DevTools protocol."""
 
 from __future__ import annotations
 

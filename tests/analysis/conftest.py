@@ -103,7 +103,7 @@ class World:
 
 
 def decide(strategy: str, budget: float, up: float) -> dict[str, Any] | None:
-    """A strategy's plan for a device of this budget and uplink rate, as columns."""
+    """Return a strategy's plan for a device of this budget and uplink rate, as columns."""
     if strategy == "fedquad":
         fits = [(d, a) for d in range(6, 0, -1) for a in range(d + 1) if held(d, a, 32) <= budget]
         return plan_row(*fits[0]) if fits else None
@@ -220,7 +220,7 @@ def write_run_fixture() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three strategies x 6 devices x 12 rounds. Read only."""
+    """Return the folders of three runs (one a strategy) of 6 devices and 12 rounds. Read only."""
     root = tmp_path_factory.mktemp("runs")
     return [write_run(root, strategy) for strategy in ("fedlora", "fedquad", "haflq")]
 

@@ -1,4 +1,4 @@
-"""Runs of several data sets, models or fleets stand in blocks, each judged by itself."""
+"""Runs of several data sets, models or fleets stand in blocks, each compared by itself."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def set_key(run: Path, section: str, key: str, value: object) -> None:
 
 @pytest.fixture(scope="module")
 def root(write_run: WriteRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two schedulers at two seeds on one data set, and two others of three on another."""
+    """Return runs of two schedulers at two seeds on one data set, and two of three on another."""
     root = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
         for strategy in ("fedlora", "haflq"):

@@ -45,7 +45,7 @@ def as_seed(run: Run, seed: int, **columns: float) -> Run:
 
 
 def lines(*seeds: tuple[list[float], list[float]]) -> pd.DataFrame:
-    """A frame of one label with x and y of each seed."""
+    """Return a frame of one label with x and y of each seed."""
     parts = [pd.DataFrame({"seed": n, "x": x, "y": y}) for n, (x, y) in enumerate(seeds)]
     return pd.concat(parts).assign(label="a", strategy="fedquad", shade=0)
 

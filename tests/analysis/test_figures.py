@@ -279,7 +279,7 @@ XYZ = [  # of linear sRGB, each row over its white point (D65)
 
 
 def lab(color: str, seen: list[list[float]]) -> np.ndarray:
-    """CIELAB of a colour as that eye sees it."""
+    """Return the CIELAB of a colour as that eye sees it."""
     coded = np.array(to_rgb(color))
     linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
     xyz = np.array(XYZ) @ np.clip(np.array(seen) @ linear, 0, 1)

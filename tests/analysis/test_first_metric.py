@@ -1,4 +1,4 @@
-"""Runs are judged by the first metric of their task, also by one that is better when lower."""
+"""Runs are compared by the first metric of their task, also by one that is better when lower."""
 
 from __future__ import annotations
 

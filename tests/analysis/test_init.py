@@ -1,4 +1,4 @@
-"""``fedclock init``: each config is valid as it is written, says what it is for, and runs."""
+"""Each config of ``fedclock init`` is valid as it is written, says what it is for, and runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Performance profiles by hand: two targets of two seeds."""
+"""Performance profiles agree with those worked out by hand for two targets of two seeds."""
 
 from __future__ import annotations
 

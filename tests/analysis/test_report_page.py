@@ -1,4 +1,4 @@
-"""The page of a report: whole in one file, safe, and alive in a real browser."""
+"""The page of a report is whole in one file, safe, and works in a real browser."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def column(page: Page, table: str, place: int) -> list[str]:
 
 
 def click_head(page: Page, table: str, title: str) -> int:
-    """Sort a table by the column of this title; the column's place."""
+    """Sort a table by the column of this title and return the column's place."""
     heads = f"[...document.querySelectorAll('#{table} thead th')]"
     place = page.value(f"{heads}.findIndex((head) => head.textContent === '{title}')")
     assert place >= 0
@@ -145,7 +145,8 @@ def test_the_summary_has_metrics_down_and_variants_across_as_the_terminal_has(
 def test_a_summary_of_five_variants_fits_a_laptop(
     browser: Page, file: Path, tmp_path: Path
 ) -> None:
-    """The widest cells that occur: a value with its interval, and a bound beside "not reached"."""
+    """The widest cells that occur are a value with its interval and a bound beside "not
+    reached"."""
     data = ReportData(read_studies([file.parent / "runs"])[ALONE], [])
     names = tuple(f"FedQuad, depth {number} and 4 bits" for number in range(5))
     texts = ("1,043 [1,021, 1,066]", "not reached (> 1,043)")

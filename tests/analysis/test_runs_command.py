@@ -1,4 +1,4 @@
-"""``fedclock runs``: what is there, what became of it, and removal that takes nothing else."""
+"""``fedclock runs`` lists runs with what became of them, and removes nothing but what was named."""
 
 from __future__ import annotations
 

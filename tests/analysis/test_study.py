@@ -26,7 +26,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sweep(root: Path) -> Path:
-    """Three strategies of three seeds. Read only."""
+    """Write runs of three strategies at three seeds. Read only."""
     from tests.analysis.conftest import write_run
 
     for seed in range(3):

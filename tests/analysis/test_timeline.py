@@ -73,7 +73,7 @@ def events(finished: Run) -> list[Json]:
 
 
 def check(text: str) -> list[Json]:
-    """The events of a trace. Fails where the text is no trace, or a lane is no sequence."""
+    """Return the events of a trace; fail if the text is no trace or a lane is no sequence."""
     content = json.loads(text, parse_constant=pytest.fail)  # NaN is not JSON
     assert set(content) == {"otherData", "traceEvents"}
     lanes: dict[tuple[int, int], list[Json]] = defaultdict(list)

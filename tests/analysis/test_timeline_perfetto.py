@@ -1,4 +1,4 @@
-"""Perfetto accepts a trace: by its reader's own rules, its published proto, and itself where it is.
+"""Perfetto accepts a trace by its reader's rules, its published proto, and itself if installed.
 
 The reader below keeps to the strictest of what versions of Perfetto's trace processor ask of JSON:
 src/trace_processor/importers/json, json_trace_tokenizer.cc and json_trace_parser_impl.cc, of 2021

@@ -1,4 +1,4 @@
-"""``fedclock traces``: what a person types, reads and finds on the disk."""
+"""``fedclock traces`` prints and writes what its commands promise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fedclock traces plot``: figures that show their CSV and nothing else."""
+"""``fedclock traces plot`` draws figures that show their CSV and nothing else."""
 
 from __future__ import annotations
 

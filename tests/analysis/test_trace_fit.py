@@ -1,4 +1,4 @@
-"""``fedclock traces fit``: what it writes, says and refuses."""
+"""``fedclock traces fit`` writes a fitted generator, reports it, and refuses unfit input."""
 
 from __future__ import annotations
 

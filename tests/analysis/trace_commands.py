@@ -1,4 +1,4 @@
-"""The commands ``fedclock traces``, called in this process."""
+"""This module calls the commands of ``fedclock traces`` in this process."""
 
 from __future__ import annotations
 

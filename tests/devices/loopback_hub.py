@@ -1,4 +1,4 @@
-"""A small Hugging Face hub on loopback, which the real client talks to."""
+"""This module serves a small Hugging Face hub on loopback, which the real client talks to."""
 
 from __future__ import annotations
 

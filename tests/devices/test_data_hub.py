@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, by its real client: over loopback, then without it."""
+"""The hub's real client loads its data sets over loopback, then without it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ SAY: list[str] = []
 
 
 def make_wheel(folder: Path, name: str, files: dict[str, bytes]) -> Package:
-    """A wheel of these files below a package folder, in ``folder``."""
+    """Write a wheel of these files below a package folder into ``folder``."""
     module = name.replace("-", "_")
     file = folder / f"{module}-1.0-py3-none-any.whl"
     about = f"{module}-1.0.dist-info"

@@ -51,7 +51,7 @@ def test_a_matrix_as_factors_is_the_same_to_the_bit(sizes: tuple[int, int], seed
 
 
 def test_unmerging_gives_an_adapter_of_one_rank_with_the_same_weights() -> None:
-    """One layer with a matrix, one with factors, one with nothing merged."""
+    """One layer has a matrix merged, one has factors, and one has nothing."""
     rng = np.random.default_rng(3)
     keys = [ModuleKey(0, "a"), ModuleKey(0, "b"), ModuleKey(1, "a")]
     own = {key: random_factors(2, rng, 6, 5) for key in keys}

@@ -16,7 +16,7 @@ from devices.models.catalog import MODELS, DrawnModel, resolve
 
 
 def tiny_config() -> dict[str, Any]:
-    """The config.json of a BERT of two small blocks."""
+    """Return the config.json of a BERT of two small blocks."""
     tiny = MODELS["tiny"]
     assert isinstance(tiny, DrawnModel)
     return dict(tiny.config)

@@ -34,7 +34,7 @@ def write(directory: Path, **contents: str | bytes) -> str:
 
 
 def refusal(directory: str) -> Exception | None:
-    """What loading raises, if anything."""
+    """Return the error that loading raises, or None."""
     try:
         Classification.of(load_dataset(directory, Classification.columns))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Shards: a partition whatever the draw, skewed as alpha says."""
+"""Shards are a partition whatever the draw, and skewed as alpha says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LABELS = np.repeat(np.arange(NUM_CLASSES), PER_CLASS)
 
 
 def class_shares(shards: list[IntArray]) -> np.ndarray:
-    """(classes, devices): which part of a class each device holds."""
+    """Return the part of each class that each device holds (classes, devices)."""
     counts = [np.bincount(LABELS[shard], minlength=NUM_CLASSES) for shard in shards]
     return np.stack(counts, axis=1) / PER_CLASS
 

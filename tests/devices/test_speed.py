@@ -1,4 +1,4 @@
-"""Scatter of speed and mixes of profiles."""
+"""Speeds scatter as the config says, and profiles mix by their shares."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A fleet in a CSV: one row a device."""
+"""A fleet is read from a CSV with one row a device."""
 
 import pickle
 from pathlib import Path

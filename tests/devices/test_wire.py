@@ -272,7 +272,7 @@ def test_what_stays_on_its_device_is_in_neither_message(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [8, 32])
 def test_controls_come_through_behind_the_model(bits: int) -> None:
-    """The server's on the way down; the change of the device's own on the way up, rounded alike."""
+    """The server's control goes down and the change of the device's own goes up, rounded alike."""
     terms = replace(uploads(np.full(SHAPE, bits, np.uint8)), use="controlled", head_bits=bits)
     plan, control = plan_of(terms), trained(4)
     down = Broadcast(0, BROADCAST, controls=Controls(control, trained(5)))

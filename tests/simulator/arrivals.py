@@ -1,4 +1,4 @@
-"""The devices' side of the wire: what was sent arrives whole, and leads to the model it was cut
+"""On the devices' side of the wire, what was sent arrives whole, and leads to the model it was cut
 from."""
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def broken_tree(rng: np.random.Generator, tree: Any, donors: Sequence[Any]) -> Any:
-    """A copy of a tree of plain values with one to three places changed."""
+    """Return a copy of a tree of plain values with one to three places changed."""
     tree = copy.deepcopy(tree)
     for _ in range(rng.choice([1, 1, 2, 3])):
         places = list(_places(tree))
@@ -169,7 +169,7 @@ def broken_table(rng: np.random.Generator, table: pa.Table) -> pa.Table:
 
 
 def wording(message: str) -> str:
-    """A message without what differs from input to input."""
+    """Return a message without what differs from input to input."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|[-+\d.]+(e[-+]?\d+)?|got .*|/\S+", "#", message)[:300]
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C for processes that tests begin."""
+"""This module sends Ctrl-C to processes that tests begin."""
 
 from __future__ import annotations
 

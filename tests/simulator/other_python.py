@@ -21,7 +21,7 @@ from tests.simulator.small import DriftTrainer, Memory, make_device, make_federa
 
 
 def timing_only(file: Path, output: Path) -> str:
-    """The hash of the event log of a config, simulated into a folder."""
+    """Return the hash of the event log of a config, simulated into a folder."""
     (config,) = load_experiment(file)
     with Trainers(1) as trainers:
         prepared = prepare(config, output, str(file))
@@ -30,7 +30,7 @@ def timing_only(file: Path, output: Path) -> str:
 
 
 def learned(kind: str) -> str:
-    """The hash of the final adapter of a strategy whose devices learn, by arithmetic of ours."""
+    """Return the hash of the final adapter of a strategy whose devices learn by our arithmetic."""
     fleet = [make_device(k, budget_bytes=10**6 * (1 + k)) for k in range(3)]
     strategy = STRATEGIES[kind](rank=4)
     federation = make_federation(fleet, trainer=DriftTrainer(), strategy=strategy, rounds=3)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_data(folder: Path) -> Path:
-    """Sixty-four training texts and sixteen test texts of two classes."""
+    """Write sixty-four training texts and sixteen test texts of two classes."""
     folder.mkdir(parents=True)
     for split, count in (("train", 64), ("test", 16)):
         rows = [f"thing number {k},{'even' if k % 2 == 0 else 'odd'}" for k in range(count)]

@@ -165,7 +165,7 @@ def make_world(fleet: Fleet, model: ModelSpec | None = None) -> Conditions:
 
 
 def change(federation: Federation, **changed: Any) -> Federation:
-    """The federation with other values of these fields, of its own or of world or rules."""
+    """Return the federation with other values of these fields, its own or of world or rules."""
     carried: dict[str, Any] = {}
     for name in ("world", "rules"):
         carrier = getattr(federation, name)
@@ -176,8 +176,8 @@ def change(federation: Federation, **changed: Any) -> Federation:
 
 @dataclass
 class DriftTrainer:
-    """Real arithmetic without torch: every trained number moves half-way to a goal, plus noise
-    drawn from the job's seed. Keeps the jobs it was given."""
+    """This trainer moves every trained number half-way to a goal, plus noise drawn from the job's
+    seed, without torch. It keeps the jobs it was given."""
 
     num_blocks: int = 3
     goal: float = 1.0

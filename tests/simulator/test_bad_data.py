@@ -132,7 +132,7 @@ def test_packing_is_for_plain_texts_alone(tmp_path: Path, model: Path) -> None:
 
 
 def with_blocks(folder: Path, count: int) -> str:
-    """The sizes of a model with this many blocks, in a file of their own."""
+    """Write the sizes of a model with this many blocks to a file of their own."""
     sizes = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4}
     more = {"num_hidden_layers": count, "intermediate_size": 64, "max_position_embeddings": 64}
     (folder / "large.json").write_text(json.dumps(sizes | more | {"pad_token_id": 0}), "utf-8")

@@ -1,4 +1,4 @@
-"""Same config, same seed, same bytes: whatever the workers, the interpreter, or what is added."""
+"""The same config and seed give the same bytes, whatever the workers, interpreter or additions."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Recording:
 
 
 def test_one_place_learns_as_a_plain_loop_on_all_data_does(tmp_path: Path) -> None:
-    """Three rounds, the same batches of all devices' examples, the same adapter to 1e-5 in fp32."""
+    """Both take three rounds of the same batches and reach the same adapter to 1e-5 in fp32."""
     config = make_config(str(save_model(tmp_path / "bert", "bert")), max_length=MAX_LENGTH)
     trainer = Recording(make_trainer(config, Classification.of(make_pairs())))
     federation = make_federation(

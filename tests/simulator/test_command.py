@@ -135,7 +135,7 @@ def busy_cores() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real training on one process, never interrupted."""
+    """Run real training on one process, never interrupted."""
     folder = tmp_path_factory.mktemp("unbroken")
     done = fedclock("run", write(folder, REAL), "--workers", "1", cwd=folder)
     assert done.returncode == 0, done.stderr

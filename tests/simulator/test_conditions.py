@@ -242,7 +242,8 @@ def test_run_in_which_everybody_sits_out_for_ever_says_so_at_once() -> None:
 
 
 def test_device_that_is_online_only_while_its_battery_is_flat_never_comes() -> None:
-    """Looked for through 10,000 turns, each lived once: lived anew from the first, it hung."""
+    """The search walks 10,000 turns, each once; starting again from the first at each turn, it
+    hung."""
     plugged = AvailabilityTrace.of([(1.0, 2.0)], 3.0)
     battery = make_battery(0.1, charge_w=5.0, floor_share=0.1, charging=plugged)
     online = AvailabilityTrace.of([(0.5, 0.9)], 3.0)

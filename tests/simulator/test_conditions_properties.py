@@ -1,4 +1,4 @@
-"""Random conditions and faults: one client against an independent walk, and whole runs."""
+"""Under random conditions and faults, one client agrees with an independent walk, and runs end."""
 
 import math
 from collections import Counter

@@ -61,7 +61,7 @@ Doom = Callable[[Path], None]
 
 
 def live(_: Path) -> None:
-    """Nothing happens."""
+    """Let the child live."""
 
 
 def die_after(seconds: float) -> Doom:
@@ -117,7 +117,7 @@ class Harness:
     trainers: Trainers
 
     def run(self, output: Path, doom: Doom = live) -> int:
-        """The exit status of a child, negative for the signal that ended it."""
+        """Return the exit status of a child, negative for the signal that ended it."""
         child = os.fork()
         if child == 0:
             self._in_child(output, doom)

@@ -1,4 +1,4 @@
-"""Every strategy under every pacing, and what each pacing promises."""
+"""Every strategy runs under every pacing, and each pacing keeps its promises."""
 
 from __future__ import annotations
 
@@ -252,7 +252,8 @@ class ByRound(Memory):
 def test_a_device_waits_from_its_end_to_its_next_plan_or_to_the_close_of_the_round(
     pacing: Pacing,
 ) -> None:
-    """W_r of docs/metrics.md, worked out anew from when plans began and ended."""
+    """The waiting time W_r of docs/metrics.md is worked out anew from when plans began and
+    ended."""
     fleet = [make_device(k, flops_per_s=1e9 / (1 + 3 * k)) for k in range(5)]
     log = ByRound()
     simulate(make_federation(fleet, pacing=pacing, rounds=10), log)

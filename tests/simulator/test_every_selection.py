@@ -1,4 +1,4 @@
-"""Every selection under every pacing, and what the server remembers for them."""
+"""Every selection runs under every pacing, and the server remembers what they need."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_selection_runs_under_every_pacing(kind: str, pacing: Pacing, trai
 
 @dataclass
 class Spy:
-    """Uniform, and a copy of what every roster said."""
+    """This selection is uniform and keeps a copy of what every roster said."""
 
     kind: str = "spy"
     seen: list[dict[str, Any]] = field(default_factory=list)

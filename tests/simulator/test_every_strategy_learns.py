@@ -1,4 +1,4 @@
-"""Every scheduler really learns: real texts, real training, a random transformer, mixed devices."""
+"""Every scheduler learns real texts by real training of a random transformer on mixed devices."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def make_fleet(kind: str) -> list[Device]:
 
 @dataclass(frozen=True)
 class HeadAlone(FedLoRA):
-    """FedLoRA whose server drops every factor on arrival."""
+    """This is FedLoRA with a server that drops every factor on arrival."""
 
     def aggregate(
         self, state: ServerState[None], updates: Sequence[ClientUpdate]
@@ -189,7 +189,7 @@ class HeadAlone(FedLoRA):
 def learned(
     kind: str, seed: int, *, of: Literal["global", "own"] = "global", recipe: Recipe = "adamw"
 ) -> float:
-    """By how much the loss of the global model falls, or that of a device's own in training."""
+    """Return by how much the loss of the global model falls, or a device's own in training."""
     log = whole_run(kind, seed, recipe)
     if of == "global":
         return log.rounds[0].metrics[LOSS] - log.rounds[-1].metrics[LOSS]

@@ -39,7 +39,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama, and texts of eight clients, 30 of each."""
+    """Write a random Llama, and 30 texts of each of eight clients."""
     home = tmp_path_factory.mktemp("home")
     save_model(home / "model", "llama", language=True)
     data = make_dataset().data

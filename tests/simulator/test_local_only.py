@@ -126,7 +126,7 @@ def runs_in(home: Path) -> dict[str, Run]:
 
 
 def test_it_stands_in_the_table_of_the_federated_ones(home: Path) -> None:
-    """With numbers on own test data, and with no number, not a nought, for the global model."""
+    """It has numbers on own test data, and no number (rather than 0) for the global model."""
     runs = runs_in(home)
     study = study_of(list(runs.values()))
     row = study.run_row(runs["alone"])

@@ -1,4 +1,4 @@
-"""A device of one's own, from a handful of numbers in the config."""
+"""A device of one's own is made from a handful of numbers in the config."""
 
 from __future__ import annotations
 

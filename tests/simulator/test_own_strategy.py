@@ -1,4 +1,4 @@
-"""A scheduler from a user's file: held to its fields as ours are, and known by its content."""
+"""A scheduler from a user's file is held to its fields as ours are, and known by its content."""
 
 from __future__ import annotations
 

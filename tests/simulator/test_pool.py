@@ -1,4 +1,4 @@
-"""Workers, here and in Ray: who does what, and what becomes of the work of one that dies."""
+"""Workers, here and in Ray, share tasks; those of a worker that dies are run again or given up."""
 
 from __future__ import annotations
 

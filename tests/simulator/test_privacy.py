@@ -1,4 +1,5 @@
-"""Differential privacy: changes are clipped and counted alike, and noise stands on their sum."""
+"""With differential privacy, changes are clipped and counted alike, and noise is added to their
+sum."""
 
 from __future__ import annotations
 

@@ -159,7 +159,8 @@ def test_editors_know_the_rate_of_a_strategy() -> None:
 
 
 def test_rslora_divides_alpha_by_the_root_of_the_rank(tmp_path: Path) -> None:
-    """Kalajdzievski: "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA"."""
+    """The rule is Kalajdzievski's ("A Rank Stabilization Scaling Factor for Fine-Tuning with
+    LoRA")."""
     scales = {}
     for is_on in (False, True):
         (config,) = loaded(tmp_path, training={**TRAINING, "rslora": is_on})

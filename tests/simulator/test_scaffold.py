@@ -77,7 +77,8 @@ class Recording:
 
 @pytest.mark.parametrize("stack", [1, 2])
 def test_a_run_is_the_algorithm_of_the_paper_written_out(trainer: TorchTrainer, stack: int) -> None:
-    """Two of four devices a round; model, c and each c_k to 1e-6, beside transformers and peft."""
+    """With two of four devices a round, model, c and each c_k agree to 1e-6 with transformers and
+    peft."""
     recorded = Recording(trainer)
     federation = make_federation(
         [make_device(k) for k in range(NUM_DEVICES)],

@@ -1,4 +1,4 @@
-"""Named streams."""
+"""Each named stream draws its own numbers."""
 
 import numpy as np
 from hypothesis import given

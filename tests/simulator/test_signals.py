@@ -51,7 +51,8 @@ def assert_nobody_lives(group: int, within_s: float) -> None:
 
 @dataclass
 class Unbroken:
-    """A command that nothing disturbed: the folder it began with, its files, and how long."""
+    """This records a command that nothing disturbed: its first folder, its files, and how long it
+    ran."""
 
     start: Path
     command: list[str]

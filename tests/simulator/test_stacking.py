@@ -89,7 +89,7 @@ def _moved(result: TrainingResult, by: float) -> TrainingResult:
 
 
 def finish(folder: Path, trainer: StackedDrift, stack: int = 2) -> tuple[Server, Memory]:
-    """Three rounds of five devices: two stacks of two, and one alone."""
+    """Run three rounds of five devices, which are two stacks of two and one alone."""
     fleet = [make_device(k) for k in range(5)]
     plain = make_federation(fleet, trainer=trainer, rounds=3, stack=stack)
     kept = CheckpointedTrainer(trainer, Checkpoint(folder, pytest.fail), one_context())

@@ -1,4 +1,4 @@
-"""Availability: exact on and off, round the loop, and the CSV that holds it."""
+"""Availability is exact on and off, round the loop, and in the CSV that holds it."""
 
 import math
 from itertools import islice

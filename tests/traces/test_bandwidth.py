@@ -11,7 +11,7 @@ from traces.bandwidth import BandwidthTrace
 
 
 def trace(steps: list[tuple[float, float]]) -> BandwidthTrace:
-    """A trace of (duration_s, rate_bytes_per_s) steps."""
+    """Return a trace of (duration_s, rate_bytes_per_s) steps."""
     edges_s = np.concatenate([[0.0], np.cumsum([float(duration) for duration, _ in steps])])
     return BandwidthTrace(edges_s[:-1], np.array([float(r) for _, r in steps]), float(edges_s[-1]))
 

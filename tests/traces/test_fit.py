@@ -1,4 +1,4 @@
-"""Fitted generators: what they draw is like what they were fitted to."""
+"""Fitted generators draw what is like what they were fitted to."""
 
 import math
 from collections.abc import Callable
@@ -135,7 +135,7 @@ def fleet(generator: Diurnal | OnOff, num_devices: int, seed: int = 1) -> list[A
 
 
 def nights() -> list[AvailabilityTrace]:
-    """Online from 22 h (or up to 90 minutes later) for 8 hours, on 6 nights of 7."""
+    """Return devices online from 22 h (or up to 90 minutes later) for 8 hours, on 6 nights of 7."""
     return [
         AvailabilityTrace.of(
             [

@@ -138,7 +138,7 @@ valid = HEADER + "".join(f"{n},{n % 3},{n % 2}\n" for n in range(6))
 
 @st.composite
 def damaged(draw: st.DrawFn) -> str:
-    """A valid file with a few stretches cut out, replaced or repeated."""
+    """Draw a valid file with a few stretches cut out, replaced or repeated."""
     text = valid
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(text)))

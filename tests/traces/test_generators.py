@@ -32,7 +32,7 @@ def fleet(generator: Diurnal | OnOff, num_devices: int = NUM_DEVICES) -> list[Av
 
 @pytest.fixture(scope="module", params=PATTERNS)
 def phones(request: pytest.FixtureRequest) -> Phones:
-    """(pattern, 1,200 devices with it)."""
+    """Return a pattern and 1,200 devices with it."""
     return request.param, fleet(Diurnal(request.param), 1200)
 
 

@@ -36,7 +36,7 @@ PIECES = [
 
 
 def damaged(rng: np.random.Generator, content: bytes) -> bytes:
-    """A file with a few stretches cut out, replaced, repeated or moved."""
+    """Return a file with a few stretches cut out, replaced, repeated or moved."""
     for _ in range(rng.integers(1, 5)):
         start = int(rng.integers(0, len(content) + 1))
         end = min(start + int(rng.integers(0, 20)), len(content))
@@ -55,7 +55,8 @@ def overwrite(path: Path, content: bytes) -> Path:
 
 
 def check(folder: Path, name: str, content: bytes) -> None:
-    """Import the file: what comes out is whole and reads back, or the error names the file."""
+    """Import the file and check that what comes out is whole and reads back, or the error names the
+    file."""
     path = overwrite(folder / NAMES.get(name, "mine.dat"), content)
     try:
         imported = import_files(name, [path])

@@ -1,4 +1,4 @@
-"""Availability and device tables of other formats: a file of each by hand, and every trap."""
+"""Importers read a hand-made file of each availability and device format, with every trap in it."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""One fault in one row of a file of any length: the error names that row, and what is wrong."""
+"""For one fault in one row of a file of any length, the error names that row and what is wrong."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Pickles: plain data is what Python reads, and one that would do harm does none."""
+"""A pickle of plain data is read as Python reads it, and one that would do harm does none."""
 
 import pickle
 import pickletools

@@ -36,7 +36,7 @@ def pooled_mean_mbps(links: list[Link], direction: str) -> float:
 
 
 def outage_share(links: list[Link]) -> float:
-    """Share of seconds below 1 % of their recording's mean."""
+    """Return the share of seconds below 1 % of their recording's mean."""
     rates = [link.downlink.rate_bytes_per_s for link in links]
     return np.concatenate([rate < 0.01 * rate.mean() for rate in rates]).mean()
 

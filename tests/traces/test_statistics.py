@@ -23,7 +23,7 @@ DAY_S = 86400.0
 
 
 def trace(*steps: tuple[float, float]) -> BandwidthTrace:
-    """From (duration in s, rate) pairs."""
+    """Return a trace of (duration in s, rate) pairs."""
     edges = np.concatenate([[0.0], np.cumsum([duration for duration, _ in steps])])
     rates = np.array([rate for _, rate in steps], dtype=float)
     return BandwidthTrace(edges[:-1], rates, float(edges[-1]))

@@ -28,7 +28,7 @@ def mbps(trace: BandwidthTrace) -> FloatArray:
 
 
 def rates_mbps(technology: str, direction: str) -> FloatArray:
-    """(NUM_LINKS, 300): rates of independent links."""
+    """Return the rates (NUM_LINKS, 300) of independent links in Mbit/s."""
     links = [synthetic_link(technology, seed) for seed in range(NUM_LINKS)]
     return np.array([mbps(getattr(link, direction)) for link in links])
 

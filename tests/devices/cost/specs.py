@@ -78,7 +78,7 @@ def minilm(
 def smollm(
     targets: Sequence[str] = ("q_proj", "v_proj"), attention: Attention = "eager"
 ) -> ModelSpec:
-    """SmolLM2-135M with 16 classes."""
+    """Return the sizes of SmolLM2-135M with 16 classes."""
     return replace(
         ModelSpec.from_config("smollm2", LLAMA_CONFIG, targets, text_head(16)), attention=attention
     )
@@ -91,7 +91,7 @@ def make_plan(
     weight_format: WeightFormat = "fp32",
     activation_bits: int = 32,
 ) -> TrainingPlan:
-    """Ten steps of 16 texts, with every block alike."""
+    """Return a plan of ten steps of 16 texts, with every block alike."""
     blocks = model.num_blocks
     return TrainingPlan(
         device_id=0,

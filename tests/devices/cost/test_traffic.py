@@ -37,7 +37,8 @@ def traffic(spec: ModelSpec, depth: int, batch: BatchShape, bits: tuple[int, ...
 
 
 def top_block(spec: ModelSpec, depth: int, batch: BatchShape) -> BlockBytes:
-    """What the last block adds to a model of one block less, or to its own untrained self."""
+    """Return the bytes that the last block adds to a model of one block less, or by being
+    trained."""
     whole = traffic(spec, depth, batch, (32,) * spec.num_blocks)
     if depth == 1:
         return BlockBytes(whole.forward // spec.num_blocks, whole.backward)

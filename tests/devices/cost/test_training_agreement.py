@@ -200,7 +200,8 @@ CASES = [
 def test_held_bytes_are_exact_and_the_peak_is_within_5_percent(
     family: str, targets: tuple[str, ...], attention: Attention
 ) -> None:
-    """Every case at every width of its activations and two depths, one of them with wide scores."""
+    """Every case is measured at every width of its activations and two depths, one with wide
+    scores."""
     measured = load(family, SMALL, targets, attention=attention)
     spec = measured.spec
     for (depth, length), bits in product(((1, 96), (spec.num_blocks, 40)), ACTIVATION_BITS):

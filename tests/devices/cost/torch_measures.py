@@ -72,7 +72,7 @@ class LossesOnly(NamedTuple):
 
     @property
     def loss(self) -> Tensor:
-        """The mean over all predictions, a scalar."""
+        """Return the mean loss over all predictions, a scalar."""
         return self.losses[0]
 
 
@@ -137,7 +137,7 @@ def load(
     language: dict[str, Any] | None = None,
     head: Head | None = None,
 ) -> Measured:
-    """Drawn from a fixed seed, without dropout but that of adapters.
+    """Return a model drawn from a fixed seed, without dropout but that of adapters.
 
     With ``language``, which is added to its config, it is a language model; else it has ``head``,
     or that of a classification.
@@ -304,7 +304,7 @@ class StorageTracker(TorchDispatchMode):
 
 
 class StepBytes(NamedTuple):
-    """Weights, adapters, their gradients and the batch itself excluded."""
+    """The bytes of a step leave out weights, adapters, their gradients and the batch itself."""
 
     after_forward: int
     peak: int

@@ -35,7 +35,7 @@ def parts_of(measured: Measured) -> list[PackableBlock]:
 
 
 def measure_step(measured: Measured, bits: Sequence[int], batch: BatchShape) -> StepBytes:
-    """With each block's activations really packed to its bits, or computed again."""
+    """Measure a step with each block's activations really packed to its bits, or computed again."""
     noise = RoundingNoise(0, CPU.device)
     packing = packed_activations(parts_of(measured), bits, noise)
     return step_bytes(measured, batch, packing, resident=[noise._pool])

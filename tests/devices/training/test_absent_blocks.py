@@ -36,7 +36,7 @@ def whole_job(trainer: TorchTrainer, activation_bits: int = 32) -> TrainingJob:
 
 
 def without_blocks(job: TrainingJob, kept: tuple[int, ...]) -> TrainingJob:
-    """The job on the kept blocks, the others absent."""
+    """Return the job on the kept blocks, with the others absent."""
     plan = job.plan
     present = np.isin(np.arange(plan.num_blocks), kept)
     here = present[:, None, None]

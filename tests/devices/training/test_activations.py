@@ -113,7 +113,7 @@ def test_a_large_tensor_is_packed_in_parts_that_are_alike() -> None:
 
 
 def forward(trainer: TorchTrainer, bits: int, batch: Batch) -> tuple[torch.Tensor, list]:
-    """The loss, and the trained factors."""
+    """Return the loss and the trained factors."""
     blocks, shape = trainer.spec.num_blocks, trainer.spec.grid_shape(8)
     adapter = random_adapter(trainer, rank=8)
     loaded = load_adapter(trainer._model, adapter, TermGrid.top_blocks(shape, blocks))

@@ -23,7 +23,8 @@ EVERYTHING = TermGrid.top_blocks(SHAPE, 2)
 
 
 def mixed_terms() -> TermGrid:
-    """In each layer one term truncated, one frozen, two trained; all frozen in the last one."""
+    """Return terms of which each layer truncates one, freezes one and trains two; the last freezes
+    all."""
     held, trained = np.ones(SHAPE, dtype=bool), np.ones(SHAPE, dtype=bool)
     held[..., 1] = trained[..., 1] = trained[..., 3] = False
     trained[1, 1] = False
@@ -150,7 +151,7 @@ def test_a_frozen_term_has_no_gradient_and_no_optimizer_state(tiny: TorchTrainer
 def grid_of(
     blocks: list[int], use: FactorUse = "both", *, terms: tuple[int, ...] = (0, 1, 2, 3)
 ) -> TermGrid:
-    """These terms of these blocks held and trained, and no other."""
+    """Return a grid that holds and trains these terms of these blocks, and no other."""
     trained = np.zeros(SHAPE, dtype=bool)
     trained[np.ix_(blocks, range(SHAPE[1]), terms)] = True
     return TermGrid(trained, trained, np.where(trained, 32, 0).astype(np.uint8), use)
@@ -181,8 +182,8 @@ def test_what_a_plan_does_not_train_has_no_gradient(
     formats: tuple[BlockFormat, ...],
     activation_bits: tuple[int, ...],
 ) -> None:
-    """After a backward pass: none on any frozen weight of the model, nor on any factor outside the
-    plan, and one on all that the plan trains."""
+    """After a backward pass, no frozen weight and no factor outside the plan has a gradient, and
+    everything that the plan trains has one."""
     model = tiny._model
     loaded = load_adapter(model, random_adapter(tiny), grid)
     model.weights.use(formats)

@@ -50,7 +50,7 @@ def trainer(
 
 
 def plain_model(trainer: TorchTrainer, adapter: Adapter) -> Any:
-    """The same adapter in a model of transformers and peft alone."""
+    """Return a model of transformers and peft alone with the same adapter."""
     base = AutoModelForCausalLM.from_pretrained(str(trainer.source.directory), dtype=torch.float32)
     targets = [layer.name for layer in trainer.spec.targets]
     rank = adapter.rank
@@ -81,7 +81,8 @@ def plain_inputs(trainer: TorchTrainer, texts: list[str]) -> dict[str, torch.Ten
 
 
 def test_training_is_that_of_a_plain_loop(trainer: TorchTrainer) -> None:
-    """The same batches, the same adapter to 1e-5 in fp32, and the same loss at every step."""
+    """Both take the same batches and reach the same adapter to 1e-5 in fp32, with every loss the
+    same."""
     job = make_job(trainer, steps=6)
     (result,) = trainer.train([job])
     model = plain_model(trainer, job.broadcast.adapter).eval()  # without GPT-2's dropout
@@ -138,7 +139,7 @@ def packing(tmp_path_factory: pytest.TempPathFactory) -> TorchTrainer:
 
 
 def test_packed_texts_are_trained_as_by_a_plain_loop(packing: TorchTrainer) -> None:
-    """The rows of the device's own texts, every one full: no token is charged and not learned."""
+    """Every row of the device's own texts is full, so no token is charged and not learned."""
     job = make_job(packing, steps=6)
     (result,) = packing.train([job])
     model = plain_model(packing, job.broadcast.adapter).eval()

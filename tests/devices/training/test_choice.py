@@ -82,7 +82,8 @@ def plain_inputs(trainer: TorchTrainer, indices: IntArray) -> dict[str, torch.Te
 
 
 def test_training_is_that_of_a_plain_loop_on_right_answers(trainer: TorchTrainer) -> None:
-    """The same batches, the same adapter to 1e-5 in fp32, and the same loss at every step."""
+    """Both take the same batches and reach the same adapter to 1e-5 in fp32, with every loss the
+    same."""
     job = make_job(trainer, steps=6)
     (result,) = trainer.train([job])
     model = plain_model(trainer, job.broadcast.adapter).eval()

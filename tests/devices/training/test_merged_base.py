@@ -40,7 +40,7 @@ def with_merged(adapter: Adapter, seed: int = 5) -> Adapter:
 
 @contextmanager
 def changed_base(trainer: TorchTrainer, adapter: Adapter) -> Iterator[None]:
-    """The pretrained weights overwritten by hand with W + scale * B A."""
+    """Overwrite the pretrained weights by hand with W + scale * B A."""
     store, kept = trainer._model.weights, {}
     store.use_fp32()
     for key, product in adapter.merged.products.items():

@@ -49,7 +49,7 @@ HOSTILE: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
-    """The files of one sound model of each kind."""
+    """Return the files of one sound model of each kind."""
     found = {}
     for kind in FAMILIES:
         folder = tmp_path_factory.mktemp(kind)
@@ -75,7 +75,7 @@ def _in_parts(folder: Path) -> None:
 
 
 def damaged(rng: np.random.Generator, files: Files) -> Files:
-    """The files with one or two of them broken: in a value, or in their bytes."""
+    """Return the files with one or two of them broken, in a value or in their bytes."""
     files = dict(files)
     for name in rng.choice(sorted(set(files) - {"evil.py"}), size=rng.choice([1, 1, 2])):
         if name.endswith(".safetensors"):
@@ -111,7 +111,7 @@ def _plain(tree: Any) -> Any:
 
 
 def _broken_weights(rng: np.random.Generator, content: bytes) -> bytes:
-    """A safetensors file with another header, of the right or a wrong length, or cut."""
+    """Return a safetensors file with another header, of the right or a wrong length, or cut."""
     if len(content) < 8 or rng.random() < 0.1:
         return broken_bytes(rng, content)
     (length,) = struct.unpack("<Q", content[:8])

@@ -30,7 +30,7 @@ HELD = np.array([0, 3, 4, 11, 30, 31, 32, 57])
 
 
 def with_test_set(data: TextDataset, examples: list[int]) -> TextDataset:
-    """The data set with these of its training examples as its test set."""
+    """Return the data set with these of its training examples as its test set."""
     columns = {name: tuple(data.train[name][k] for k in examples) for name in data.train.columns}
     return replace(data, test=Examples(columns))
 

@@ -1,4 +1,4 @@
-"""HetLoRA's regulariser: a gradient that is right, and that shrinks the tail."""
+"""HetLoRA's regulariser has the right gradient, and shrinks the tail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def first_terms(num_terms: int) -> TermGrid:
 
 
 def penalty_of(a: FloatArray, b: FloatArray, penalty: TailPenalty, stop: int) -> float:
-    """In float64, by its definition."""
+    """Return the penalty in float64 by its definition."""
     tail = slice(penalty.first_term, stop)
     norms = np.sqrt((b[:, tail] ** 2).sum()) * np.sqrt((a[tail] ** 2).sum())
     return float(penalty.weight * norms)

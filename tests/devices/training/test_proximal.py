@@ -1,4 +1,4 @@
-"""FedProx: the local loss holds what is trained near the broadcast."""
+"""The local loss of FedProx holds what is trained near the broadcast."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def with_mu(job: TrainingJob, mu: float) -> TrainingJob:
 
 
 def distance(one: Adapter, other: Adapter) -> float:
-    """||w - w'|| over factors and head."""
+    """Return ||w - w'|| over factors and head."""
     squares = [
         np.square(a.astype(np.float64) - b).sum()
         for key, factors in one.factors.items()
@@ -55,7 +55,7 @@ def test_the_term_is_half_mu_times_the_squared_distance_and_its_gradient_mu_time
 
 
 def by_hand(trainer: TorchTrainer, job: TrainingJob, mu: float) -> Adapter:
-    """The job with mu (w - w_0) added to the gradient of the loss on the texts."""
+    """Train the job with mu (w - w_0) added to the gradient of the loss on the texts."""
     loaded = load_adapter(trainer._model, job.broadcast.adapter, job.plan.terms)
     trainer._model.weights.use_fp32()
     parameters = loaded.parameters()

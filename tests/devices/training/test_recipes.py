@@ -98,7 +98,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def plain_classifier(trainer: TorchTrainer, adapter: Adapter) -> Any:
-    """The same adapter and head in a model of transformers and peft alone."""
+    """Return a model of transformers and peft alone with the same adapter and head."""
     base = AutoModelForSequenceClassification.from_pretrained(
         str(trainer.source.directory), num_labels=4
     )
@@ -180,7 +180,7 @@ def plain_loop(
 
 
 def pairs_of(model: Any, adapter: Adapter) -> Iterator[tuple[Any, Any]]:
-    """Each trained tensor of ours with that of the plain model."""
+    """Yield each trained tensor of ours with that of the plain model."""
     for layer, factors in zip(lora_layers(model), adapter.factors.values(), strict=True):
         yield factors.a, layer.lora_A["default"].weight.detach().numpy()
         yield factors.b, layer.lora_B["default"].weight.detach().numpy()
@@ -191,7 +191,7 @@ def pairs_of(model: Any, adapter: Adapter) -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("name", some(RECIPES, 2))
 def test_a_classifier_is_trained_as_by_a_plain_loop_alone_and_stacked(name: str, bert: str) -> None:
-    """The same batches and the same adapter and head to 1e-5 in fp32."""
+    """All take the same batches and reach the same adapter and head to 1e-5 in fp32."""
     recipe = RECIPES[name]
     trainer = trainer_of(bert, "bert", make_dataset(), recipe)
     job = replace(make_job(trainer, steps=5), rate_share=recipe.rate_share)

@@ -74,7 +74,7 @@ def test_taylor_is_the_gradient_that_torch_gives(family_trainer: TorchTrainer) -
 def test_fisher_information_is_the_mean_of_squared_gradients_text_by_text(
     family_trainer: TorchTrainer,
 ) -> None:
-    """By a plain loop over the texts, with a job of another adapter in between."""
+    """A plain loop over the texts gives the same, with a job of another adapter in between."""
     trainer = family_trainer
     rng = np.random.default_rng(1)
     drawn = trainer.spec.initial_adapter(2, 2.0, rng)

@@ -35,12 +35,12 @@ def jobs_of(trainer: TorchTrainer, change: Change, count: int = 3) -> list[Train
 
 
 def stacked(trainer: TorchTrainer, jobs: list[TrainingJob]) -> list[TrainingResult]:
-    """All jobs in one pass of ``trainer``'s model."""
+    """Train all jobs in one pass of ``trainer``'s model."""
     return trainer._train_stack(jobs)
 
 
 def differences(one: Adapter, other: Adapter) -> FloatArray:
-    """All numbers of one adapter less those of another."""
+    """Return all numbers of one adapter less those of another."""
     pairs = [(one.head[name], other.head[name]) for name in one.head]
     for key, factors in one.factors.items():
         pairs += zip(factors, other.factors[key], strict=True)
@@ -48,7 +48,7 @@ def differences(one: Adapter, other: Adapter) -> FloatArray:
 
 
 def check_equal(job: TrainingJob, one: TrainingResult, other: TrainingResult) -> None:
-    """Two ways of training a job came to the same, and not to nothing."""
+    """Check that two ways of training a job changed the adapter, and alike."""
     trained = differences(one.adapter, job.broadcast.adapter)
     apart = np.abs(differences(one.adapter, other.adapter))
     assert np.abs(trained).max() > 1e-2

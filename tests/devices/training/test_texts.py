@@ -84,7 +84,7 @@ def base_model(trainer: TorchTrainer) -> Any:
 
 
 def plain_model(trainer: TorchTrainer, adapter: Adapter, directory: Path) -> Any:
-    """The same adapter in a model of transformers and peft alone, by our own export."""
+    """Return a model of transformers and peft alone with the same adapter, by our own export."""
     save_peft(adapter, directory, source=trainer.source, spec=trainer.spec)
     return PeftModel.from_pretrained(base_model(trainer), str(directory), is_trainable=True).eval()
 
@@ -103,7 +103,8 @@ def plain_inputs(trainer: TorchTrainer, indices: Any, split: str = "train") -> d
 
 
 def test_training_on_pairs_is_that_of_a_plain_loop(trainer: TorchTrainer, tmp_path: Path) -> None:
-    """The same batches, the same adapter and head to 1e-5 in fp32, the same loss at every step."""
+    """Both take the same batches and reach the same adapter and head to 1e-5 in fp32, with every
+    loss the same."""
     job = make_job(trainer, steps=6)
     (result,) = trainer.train([job])
     model = plain_model(trainer, job.broadcast.adapter, tmp_path)

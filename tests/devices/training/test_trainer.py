@@ -80,7 +80,8 @@ def test_another_process_gets_the_same_bytes() -> None:
 
 
 def test_losses_are_those_of_the_examples_that_were_trained_on(tiny: TorchTrainer) -> None:
-    """Mean and mean square over all, found again by testing each example alone before the step."""
+    """Mean and mean square over all are found again by testing each example alone before the
+    step."""
     job = make_job(tiny, steps=1)
     drawn_seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
     (batch,) = draw_batches(

@@ -120,7 +120,7 @@ def test_a_packed_layer_saves_nothing_for_its_backward_pass(weight_format: Weigh
 
 
 def lora_gradient(model: AdaptedModel, trainer: TorchTrainer) -> torch.Tensor:
-    """Of all factors, on the first eight training texts."""
+    """Return the gradient of all factors on the first eight training texts."""
     shape = trainer.spec.grid_shape(4)
     loaded = load_adapter(model, random_adapter(trainer), TermGrid.top_blocks(shape, shape[0]))
     batch = trainer._train_texts.batch(np.arange(8), model.host.device)
