@@ -336,8 +336,8 @@ def test_a_grid_over_the_conditions_is_told_apart_by_them(tmp_path: Path) -> Non
         two: Checked("bbbbbbbbbb", False, ()),
     }
     assert same_conditions(checked) == [
-        "seed 0: conditions aaaaaaaa for 1 runs of fedlora",
-        "seed 0: conditions bbbbbbbb for 1 runs of fedlora",
+        "seed 0: conditions aaaaaaaa for 1 run of fedlora",
+        "seed 0: conditions bbbbbbbb for 1 run of fedlora",
     ]
 
 
