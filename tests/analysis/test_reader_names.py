@@ -14,7 +14,7 @@ from tests.analysis.test_run_metrics import make_run
 
 
 def untitled(*pairs: tuple[str, str]) -> dict[str, str]:
-    """The names for readers of variants whose config gives no title."""
+    """Return the names for readers of variants whose config gives no title."""
     return reader_names((variant, kind, None) for variant, kind in pairs)
 
 

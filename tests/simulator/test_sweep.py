@@ -1,4 +1,5 @@
-"""Sweeps as a person meets them: all at once, kept, resumed, and no run stops another."""
+"""These tests run sweeps as a person meets them: all at once, kept, resumed, and no run stops
+another."""
 
 from __future__ import annotations
 
