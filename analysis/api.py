@@ -41,7 +41,7 @@ from simulator.runs.run import run as run_one
 from simulator.runs.sweep import LoadConfigs, sweep_configs
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
-from traces.text import unknown
+from traces.text import counted, unknown
 
 Runs: TypeAlias = "Path | str | Result"
 """A folder of runs, or runs that were read before."""
@@ -166,7 +166,7 @@ class Result:
         """Name the runs in a line."""
         seeds = self.found.runs["seed"].nunique()
         variants = ", ".join(self.found.variants)
-        return f"<{len(self.runs)} runs at {seeds} seed{'s' * (seeds != 1)}: {variants}>"
+        return f"<{counted(len(self.runs), 'run')} at {counted(seeds, 'seed')}: {variants}>"
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook; of runs that cannot be compared, what they are."""

@@ -1,4 +1,5 @@
-"""The command ``fedclock``, run in this process: its exit code and what it prints."""
+"""This module runs the command ``fedclock`` in this process and returns its exit code and what it
+prints."""
 
 from __future__ import annotations
 

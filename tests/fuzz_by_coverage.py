@@ -1,4 +1,4 @@
-"""Fuzzes guided by coverage, for as long as asked; not part of the tests.
+"""This script fuzzes guided by coverage, for as long as asked; it is not part of the tests.
 
     pip install atheris
     python tests/fuzz_by_coverage.py traces CORPUS_FOLDER -max_total_time=600 -max_len=600
@@ -44,7 +44,8 @@ Check = Callable[[bytes], None]
 
 
 def of_traces(folder: Path) -> tuple[Check, Mapping[str, bytes]]:
-    """Files of every importer and our own: the first byte says of which. And one of each."""
+    """Return the check of a trace file, whose first byte says which format it has, and one file of
+    each format: of every importer and our own."""
     names = [*FILES, *OWN]
 
     def one(content: bytes) -> None:

@@ -117,7 +117,7 @@ def imported(path: Path) -> frozenset[str]:
 
 
 def room_of(parts: tuple[str, ...]) -> tuple[int, int]:
-    """The place of a module in the order of all rooms; a package itself stands first."""
+    """Return the place of a module in the order of all rooms; a package itself stands first."""
     package = PACKAGES.index(parts[0])
     if len(parts) == 1 or parts[1] == "__init__":
         return package, -1

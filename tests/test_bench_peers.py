@@ -117,7 +117,8 @@ def test_a_framework_that_cannot_be_installed_says_why(tmp_path: Path) -> None:
 
 
 def found() -> Findings:
-    """FedClock takes 2 s a round and then 3, pfl 6 and then 12, and Flower broke."""
+    """Return findings in which FedClock takes 2 s a round and then 3, pfl 6 and then 12, and Flower
+    broke."""
     findings = Findings(
         {"processor": "p", "cores": 2, "versions": {"torch": "2"}},
         {"clients": 2, "cohort": 2, "steps": 1, "batch_size": 4},

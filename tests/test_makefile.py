@@ -24,7 +24,7 @@ VARIABLES = sorted(
 
 
 class ParsedError(Exception):
-    """The script's own parser took the arguments."""
+    """This error says that the script's own parser took the arguments."""
 
 
 def commands(target: str, *variables: str) -> list[list[str]]:

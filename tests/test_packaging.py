@@ -1,4 +1,4 @@
-"""What a user gets who installs the project rather than cloning it."""
+"""These tests check what a user gets who installs the project rather than cloning it."""
 
 from __future__ import annotations
 

@@ -46,6 +46,11 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words: ``1 run``, ``2 runs``."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 class TextLine(NamedTuple):
     """A line of a text file, without its line end."""
 

@@ -10,7 +10,7 @@ import typer
 from analysis.commands.options import Folders, Target, Where, place_beside, say
 from analysis.commands.voice import results
 from simulator.config.experiment import ConfigError
-from traces.text import unknown
+from traces.text import counted, unknown
 
 
 def figures(
@@ -59,7 +59,7 @@ def figures(
         say(console, f"left out: {line}")
     if empty := [name for name in only or () if not any(p.stem == name for p in written)]:
         say(console, f"nothing to show in these runs: {', '.join(empty)}")
-    say(console, f"{len(written)} files in {place}")
+    say(console, f"{counted(len(written), 'file')} in {place}")
 
 
 def _numbers(text: str) -> list[int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from analysis.commands import runs, traces
 from analysis.commands.calibrate import calibrate
@@ -33,8 +34,34 @@ from devices.vocabulary.trainer import TrainingError
 from simulator.config.problems import UserError
 from simulator.log.checked import InvariantError
 
+
+class Commands(TyperGroup):
+    """The commands, which say of an option of theirs that stands before them where it belongs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what stands before the command; an option of the command's own ends in a message."""
+        given = list(args)
+        try:
+            return list(super().parse_args(ctx, args))
+        except typer.BadParameter:
+            raise
+        except Exception as error:
+            option = getattr(error, "option_name", None)
+            name = next((word for word in given if word in self.commands), None)
+            if option is None or name is None:
+                raise
+            params = self.commands[name].params
+            if not any(option in one.opts for one in params):
+                raise
+            raise UserError(
+                f"{option} must follow the command, got it before {name}; "
+                f"write: fedclock {name} {option}"
+            ) from None
+
+
 app = typer.Typer(
     name="fedclock",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

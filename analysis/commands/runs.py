@@ -23,6 +23,7 @@ from simulator.config.problems import UserError
 from simulator.log.manifest import RunFolderError, lost_files, read_manifest
 from simulator.log.removal import check_removable, remove_runs
 from simulator.log.run_folder import is_being_written
+from traces.text import counted
 
 app = typer.Typer(no_args_is_help=True, help="Run folders: list, show and remove them.")
 
@@ -117,9 +118,9 @@ def remove(
     if not yes:
         if not sys.stdin.isatty():
             raise UserError("removing must be confirmed: nobody is there to ask, so give --yes")
-        typer.confirm(f"Remove {len(found)} runs?", abort=True)
+        typer.confirm(f"Remove {counted(len(found), 'run')}?", abort=True)
     remove_runs(found)
-    say(console, f"{len(found)} runs removed")
+    say(console, f"{counted(len(found), 'run')} removed")
 
 
 def _found(folders: Sequence[Path]) -> Iterator[Path]:

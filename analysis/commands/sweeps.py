@@ -42,6 +42,7 @@ from simulator.runs.sweep import Checked, SweepRun, expand, part_of, same_condit
 from simulator.runs.sweep_jobs import Failure, Resources, outcomes
 from simulator.workers.pool import Pool
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
+from traces.text import counted
 
 BUSY_S = 2.0
 """The seconds after which a run is tried again that another process is at work on."""
@@ -151,7 +152,7 @@ def _check(
 ) -> list[SweepRun]:
     """Return the runs that are missing. Raises UserError with all that is wrong."""
     found = outcomes(runs, "check", pool=pool, advanced=lambda *_: None, complain=complain)
-    with console.status(f"check {len(runs)} runs"), closing(found):
+    with console.status(f"check {counted(len(runs), 'run')}"), closing(found):
         results = dict(found)
     failed = [results[one] for one in runs if isinstance(results[one], Failure)]
     if failed:
@@ -191,12 +192,16 @@ def _carry_out(
         rounds[one] = number
         left = time_left(rounds, time.monotonic() - began_s)
         progress.update(
-            bar, completed=sum(rounds.values()), description=f"{ended}/{len(runs)} runs{left}"
+            bar,
+            completed=sum(rounds.values()),
+            description=f"{ended}/{counted(len(runs), 'run')}{left}",
         )
 
     with progress:
         bar = progress.add_task(
-            f"0/{len(runs)} runs", total=sum(one.num_rounds for one in runs), start=bool(runs)
+            f"0/{counted(len(runs), 'run')}",
+            total=sum(one.num_rounds for one in runs),
+            start=bool(runs),
         )
         waiting = list(runs)
         while waiting:

@@ -93,12 +93,13 @@ class ReportData:
 
     @property
     def title(self) -> str:
-        """The heading, the experiment's title, or the variants, the first few by name."""
+        """The heading, the experiment's title, its name, or the first few variants by name."""
         if self.heading:
             return self.heading
-        titles = {run.config.get("title") for run in self.study.runs}
-        if len(titles) == 1 and None not in titles:
-            return str(*titles)
+        for key in ("title", "name"):
+            given = {run.config.get(key) for run in self.study.runs}
+            if len(given) == 1 and None not in given:
+                return str(*given)
         names = [self.study.name(variant) for variant in self.study.variants]
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         return ", ".join(names[:MAX_NAMED]) + more

@@ -21,6 +21,7 @@ from simulator.log.writers import find_writers
 from simulator.runs.preparation import Prepared, load_runs, prepare
 from simulator.runs.run import run, savings_in_words
 from simulator.workers.trainers import Trainers
+from traces.text import counted
 
 T = TypeVar("T")
 
@@ -277,7 +278,9 @@ def same_conditions(checked: Mapping[SweepRun, Checked]) -> list[str]:
     lines = []
     for (seed, conditions), runs in meeting.items():
         labels = ", ".join(dict.fromkeys(one.label for one in runs))
-        lines.append(f"seed {seed}: conditions {conditions[:8]} for {len(runs)} runs of {labels}")
+        lines.append(
+            f"seed {seed}: conditions {conditions[:8]} for {counted(len(runs), 'run')} of {labels}"
+        )
     return lines
 
 

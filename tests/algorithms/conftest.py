@@ -46,8 +46,8 @@ def fleet(costs: ClosedFormCost) -> StaticFleet:
 
 @pytest.fixture(scope="module")
 def mixed() -> StaticFleet:
-    """From one that holds everything unpacked to one that holds it at 4 bits only; layers of
-    8 x 8 and 32 x 8, so at rank 8 no dimension tells a factor's axes apart."""
+    """The fleet ranges from a device that holds everything unpacked to one that holds it at 4 bits
+    only. Layers are 8 x 8 and 32 x 8, so at rank 8 no dimension tells a factor's axes apart."""
     roomy = fleet_of([device()])
     budgets = (ROOMY, ROOMY, *(peak_bytes(roomy, (f,) * 4, 8) for f in ("fp32", "int8", "int4")))
     speeds = (4e9, 1e9, 1e9, 5e8, 1e8)

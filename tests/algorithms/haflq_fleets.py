@@ -67,7 +67,7 @@ def fleet_of(
     hidden: int = 8,
     proximal_mu: float = 0.0,
 ) -> StaticFleet:
-    """Devices under the cost model that experiments use."""
+    """Return a fleet of these devices under the cost model that experiments use."""
     costs = costs_of(len(salience), hidden)
     return StaticFleet(
         devices, costs, batch_size=1, proximal_mu=proximal_mu, salience=np.array(salience)

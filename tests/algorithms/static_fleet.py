@@ -1,4 +1,5 @@
-"""A cost model that fits on a page, and the static fleet that tests use with it."""
+"""This module holds a cost model that fits on a page, and the static fleet that tests use with
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Bits in memory and on the wire, against cases worked by hand, literal rules, and every choice."""
+"""Bits in memory and on the wire are compared with cases worked by hand, literal rules, and every
+choice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What holds of every scheduler in the registry, on one fleet of very different devices."""
+"""These tests check what holds of every scheduler in the registry, on one fleet of very different
+devices."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ PRODUCTS = ("flexlora", "flora", "lora-fair")
 
 
 def fleet_for(kind: str, mixed: StaticFleet) -> StaticFleet:
-    """Those that train all blocks need roomy devices."""
+    """Return the mixed fleet, or five roomy devices for a strategy that trains all blocks."""
     return fleet_of([device()] * 5) if kind in WHOLE else mixed
 
 
@@ -169,7 +170,7 @@ def weight_change(adapter: Adapter, key: ModuleKey) -> FloatArray:
 def test_terms_on_which_all_their_senders_agree_come_out_as_sent(
     kind: str, mixed: StaticFleet
 ) -> None:
-    """Where missing terms count as zero, of the terms that all devices sent."""
+    """Where missing terms count as zero, this holds of the terms that all devices sent."""
     strategy, state, updates = a_round(kind, mixed)
     goal = random_adapter(mixed.model, 8, np.random.default_rng(9))
     sent_factors = updates[0].plan.terms.uploaded_factors

@@ -21,7 +21,7 @@ FLEET = fleet_of([device()] * 4)
 
 
 def a_round(strategy: Any, state: Any, cohort: range, seed: int) -> tuple[Any, list[ClientUpdate]]:
-    """Plans and updates of some devices, with unequal numbers of examples."""
+    """Return plans and updates of some devices, with unequal numbers of examples."""
     rng = np.random.default_rng(seed)
     plans = strategy.plan(state, FLEET, cohort, rng)
     updates = [

@@ -82,7 +82,8 @@ def test_faster_devices_get_higher_ranks_and_the_mean_is_as_wanted() -> None:
 
 @pytest.mark.parametrize("rate", [1e5, 1e15])
 def test_no_other_ranks_of_that_sum_would_end_the_round_earlier(rate: float) -> None:
-    """Links decide, and then processors, in which the devices stand the other way round."""
+    """First the links decide, and then the processors, by which the devices rank in reverse
+    order."""
     speeds = ((1.0, 1.1e8), (2.0, 1.05e8), (4.0, 1e8))
     fleet = fleet_of(
         [device(link=LinkRate(1e15, k * rate), flops_per_s=speed) for k, speed in speeds]
@@ -102,7 +103,7 @@ def test_no_other_ranks_of_that_sum_would_end_the_round_earlier(rate: float) -> 
 
 
 def fleet_of_one(fleet: StaticFleet, device_id: int) -> StaticFleet:
-    """The same device alone, so that it gets the mean rank."""
+    """Return a fleet of the same device alone, so that it gets the mean rank."""
     profile, link = fleet.profile(device_id), fleet.link(device_id)
     return fleet_of([replace(device(link=link), profile=profile)])
 

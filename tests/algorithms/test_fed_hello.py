@@ -34,7 +34,7 @@ GROUPS = [0, 0, 1, 1, 1, 2, 0, 1, 2, 0, 0, 2]
 
 
 def fleet(budgets: Sequence[int] = (10**9,) * 4) -> StaticFleet:
-    """Devices of a model of twelve blocks."""
+    """Return a fleet with a device for each memory budget and a model of twelve blocks."""
     devices = [
         StaticDevice(device_profile("any"), budget, LinkRate(1e6, 1e6), num_examples=k + 1)
         for k, budget in enumerate(budgets)
@@ -91,7 +91,7 @@ def spread(scores: FloatArray, labels: FloatArray) -> float:
 
 
 def test_the_highest_group_weighs_three_times_the_lowest() -> None:
-    """1/27, 2/27 and 1/9, normalised; equal scores weigh alike."""
+    """The weights are 1/27, 2/27 and 1/9, normalised; equal scores weigh alike."""
     weights = draw_weights(SCORES)
     raw = np.array([1 / 27, 2 / 27, 1 / 9])[GROUPS]
     np.testing.assert_allclose(weights, raw / raw.sum(), rtol=1e-12)

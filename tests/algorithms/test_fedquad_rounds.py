@@ -34,7 +34,8 @@ from tests.algorithms.static_fleet import (
 
 
 def test_reference_time_is_that_of_the_slowest_device_as_it_was_measured() -> None:
-    """Twins train a block each, until one proves half as fast: then the other goes deeper."""
+    """Two equal devices train a block each, until one proves half as fast: then the other goes
+    deeper."""
     device = StaticDevice(device_profile("twin"), AMPLE, LinkRate(1e9, 1e9), 10)
     fleet = StaticFleet([device, device], COSTS)
     strategy = FedQuad(choose="ref_time", estimate_smoothing=1.0, coverage_share=0.0)
@@ -77,7 +78,7 @@ def test_depths_change_by_no_more_than_the_bound_from_one_update_to_the_next() -
 
 
 def share_reaching(fleet: StaticFleet, depths: dict[DeviceId, int], depth: int) -> float:
-    """Share of the examples whose devices train at least ``depth`` blocks."""
+    """Return the share of the examples whose devices train at least ``depth`` blocks."""
     examples = {device_id: fleet.num_examples(device_id) for device_id in depths}
     return sum(examples[d] for d in depths if depths[d] >= depth) / sum(examples.values())
 
@@ -159,7 +160,7 @@ def mixed_round(fleet: StaticFleet) -> tuple[FedQuad, State, list[ClientUpdate]]
 
 
 def test_each_block_is_averaged_over_the_devices_that_trained_it(fleet: StaticFleet) -> None:
-    """Depths 1, 2 and 4 on 30, 50 and 20 examples."""
+    """Devices of 30, 50 and 20 examples train 1, 2 and 4 blocks."""
     strategy, state, updates = mixed_round(fleet)
     after = strategy.aggregate(state, updates)
     assert after.version == state.version + 1

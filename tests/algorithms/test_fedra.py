@@ -28,7 +28,7 @@ def drawn(plan: TrainingPlan) -> tuple[int, ...]:
 
 
 def test_every_set_of_blocks_is_as_likely_as_another() -> None:
-    """1,800 draws of 2 of 4 blocks: each of the 6 sets comes 300 times, with a standard deviation
+    """In 1,800 draws of 2 of 4 blocks each of the 6 sets comes 300 times, with a standard deviation
     of sqrt(1800 * 1/6 * 5/6) = 15.8. 80 is 5 of them; one of 6 beyond has odds of 1 in 290,000."""
     sets = Counter(
         drawn(plan)

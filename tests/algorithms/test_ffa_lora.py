@@ -84,7 +84,7 @@ def test_equal_updates_average_to_themselves() -> None:
 
 
 def test_it_costs_half_the_bytes_of_the_terms_each_way_and_less_memory() -> None:
-    """Layers of 8 x 8, adapted in query and value: A and B are alike in size."""
+    """Layers are 8 x 8, adapted in query and value: A and B are alike in size."""
     model = bert(4, 8)
     profile, costs = device_profile("any"), ClosedFormCost(model, 16)
     plain = costs.cost(plans_of(FedLoRA())[0], profile)

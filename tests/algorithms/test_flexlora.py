@@ -24,7 +24,8 @@ from traces.arrays import FloatArray
 def a_round(
     strategy: FlexLoRA, seed: int = 0, speeds: Sequence[float] = (1e9, 1e9, 1e9 / 2.1)
 ) -> tuple[ServerState[None], list[ClientUpdate]]:
-    """Ranks 8, 8 and 2 on layers of 8 x 8 and 32 x 8."""
+    """Return the state and the updates of a round with ranks 8, 8 and 2 on layers of 8 x 8 and 32 x
+    8."""
     fleet = fleet_of([device(flops_per_s=s) for s in speeds])
     rng = np.random.default_rng(seed)
     state = strategy.init(random_adapter(fleet.model, strategy.rank, rng))

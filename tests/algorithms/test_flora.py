@@ -90,7 +90,7 @@ def weighted_sum(updates: Sequence[ClientUpdate], key: ModuleKey) -> FloatArray:
 def test_the_base_moves_by_the_weighted_sum_of_b_a_in_every_round(
     cohorts: list[set[int]], seed: int
 ) -> None:
-    """Ranks 4 and 1 side by side, stacked at first and a matrix in the end."""
+    """Ranks 4 and 1 are stacked side by side at first, and become a matrix in the end."""
     states = [start(seed)]
     wanted = {key: np.zeros(SIDES[key.module]) for key in states[0].adapter.factors}
     for k, cohort in enumerate(cohorts):

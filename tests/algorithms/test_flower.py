@@ -1,4 +1,5 @@
-"""Strategies of Flower itself under our contract: what they merge is what their functions merge."""
+"""Strategies of Flower itself run under our contract: what they merge is what their functions
+merge."""
 
 from __future__ import annotations
 
@@ -159,7 +160,7 @@ def test_fedprox_s_term_reaches_the_devices_and_other_instructions_are_refused()
 
 
 class Choosy(FedAvg):
-    """Trains the first two clients alone, and merges what it remembered of them."""
+    """This strategy trains the first two clients alone, and merges what it remembered of them."""
 
     def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
         self.chosen = list(client_manager.all().values())[:2]

@@ -1,4 +1,4 @@
-"""LEGEND gives rising ranks, and the depth that a round's time allows."""
+"""LEGEND gives rising ranks and the depth that a round's time allows."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def merged(start: Adapter, updates: list[ClientUpdate]) -> Adapter:
 
 
 def test_terms_are_averaged_over_their_senders_only() -> None:
-    """Two devices with 1 and 3 examples; both send term 1, the first alone sends term 0."""
+    """Two devices have 1 and 3 examples; both send term 1, and the first alone sends term 0."""
     key = ModuleKey(0, "query")
     old = Factors(np.full((3, 2), 9, np.float32), np.full((1, 3), 9, np.float32))
     start = Adapter({key: old}, {"bias": np.array([0.0], np.float32)}, scale=1.0)

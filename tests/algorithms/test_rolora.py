@@ -86,7 +86,7 @@ def test_a_late_update_moves_the_factor_that_it_trained() -> None:
 
 
 def test_a_server_optimizer_leaves_the_factor_alone_whose_turn_it_is_not() -> None:
-    """Its momentum of B moves no B in the round of A."""
+    """The optimizer's momentum of B moves no B in the round of A."""
     strategy = WithServerOptimizer(RoLoRA(rank=3), FedAvgM(momentum=0.9))
     state = strategy.init(start(RoLoRA(rank=3)).adapter)
     for number in range(3):

@@ -308,7 +308,7 @@ class TestOort:
         np.testing.assert_allclose(scores, wanted)
 
     def test_a_utility_above_the_clip_counts_as_the_clip(self) -> None:
-        """Utilities 20, 20, 10 and 4000: half of them lie below the third, 20."""
+        """The utilities are 20, 20, 10 and 4000: half of them lie below the third, 20."""
         loud = replace(self.known, squared_loss=np.array([4.0, 1.0, 1.0, 1e4, np.nan]))
         selection = Oort(clip=0.5, penalty=0.0)
         np.testing.assert_allclose(

@@ -39,7 +39,7 @@ def steps(optimizer: ServerOptimizer, changes: Sequence[float]) -> list[float]:
 
 
 def test_every_optimizer_steps_as_worked_out_by_hand() -> None:
-    """Changes of 1, then of -2; the second moments stand in the roots."""
+    """The changes are 1, then -2; the second moments are written in the roots."""
     changes = (1.0, -2.0)
     assert steps(FedAvgM(), changes) == pytest.approx([1.0, 0.9 - 2.0])
     assert steps(FedAvgM(learning_rate=0.5, momentum=0.0), changes) == pytest.approx([0.5, -1.0])

@@ -1,4 +1,5 @@
-"""What an aggregation makes of updates, by the equation of each pacing, in numbers by hand."""
+"""An aggregation makes of updates what the equation of each pacing says, in numbers worked by
+hand."""
 
 from __future__ import annotations
 

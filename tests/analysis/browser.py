@@ -50,7 +50,7 @@ class Page:
         self.until("document.readyState === 'complete' && !!document.querySelector('#facts div')")
 
     def value(self, script: str) -> Any:
-        """What an expression comes to in the page, promises awaited."""
+        """Return the value of an expression in the page; promises are awaited."""
         found = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )

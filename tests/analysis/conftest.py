@@ -31,7 +31,7 @@ LINKS = (("lte-walk", 0.9e6, 0.30e6), ("wifi-far", 2.5e6, 1.2e6), ("5g-car", 6e6
 
 @dataclass
 class World:
-    """Writes one strategy's run round by round."""
+    """A world writes one strategy's run round by round."""
 
     strategy: str
     num_devices: int
@@ -68,7 +68,7 @@ class World:
         self.rounds.append(round_row(number, opened_s, self.now_s, rows, sat_out))
 
     def work(self, number: int, device: int) -> dict[str, Any] | None:
-        """One plan from hand-out to its end; None: no plan fits the device."""
+        """Simulate one plan from dispatch to its end; return None where no plan fits the device."""
         profile, rate, _, watt = PROFILES[device % len(PROFILES)]
         budget = budget_bytes(device)
         link, down, up = LINKS[device % len(LINKS)]
@@ -181,7 +181,8 @@ def round_row(
 def write_run(
     root: Path, strategy: str, *, num_devices: int = 6, num_rounds: int = 12, **manifest: Any
 ) -> Path:
-    """A finished run folder below ``root``; ``manifest`` overrides entries of its manifest."""
+    """Write a finished run folder below ``root``; ``manifest`` overrides entries of its
+    manifest."""
     world = World(strategy, num_devices, np.random.default_rng(len(strategy)))
     world.run(num_rounds)
     label = manifest.get("label", strategy)

@@ -175,7 +175,7 @@ def test_stopwatch_times_a_step_of_every_kind() -> None:
 
 
 class Loaded:
-    """The clock of a machine on which other programs come and go."""
+    """This clock measures steps as on a machine on which other programs come and go."""
 
     def __init__(self, sigma: float) -> None:
         self._rng, self._sigma = np.random.default_rng(0), sigma

@@ -1,4 +1,4 @@
-"""Damaged run folders, by the hundred: a table, or an error that names the file; never a crash."""
+"""Hundreds of damaged run folders give a table, or an error that names the file; never a crash."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.torture import SEED, long, scaled
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished runs, timing only."""
+    """Return a folder with two finished runs that are timing only."""
     folder = tmp_path_factory.mktemp("sound")
     task = {**BASE["task"], "data": str(write_data(folder / "data"))}
     fleet = {**BASE["fleet"], "devices": BASE["fleet"]["devices"][:1]}

@@ -39,7 +39,7 @@ def comparison(runs: list[Run]) -> Study:
 
 
 def as_seed(run: Run, seed: int, **columns: float) -> Run:
-    """The run under another seed, these columns of its rounds multiplied."""
+    """Return the run under another seed, with these columns of its rounds multiplied."""
     rounds = run.rounds.assign(**{name: k * run.rounds[name] for name, k in columns.items()})
     return replace(run, manifest={**run.manifest, "seed": seed}, rounds=rounds)
 

@@ -80,7 +80,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """The conditions of a fleet that comes and goes."""
+    """Return the conditions of a fleet that comes and goes."""
     return build_world(read_section(RunConfig, CONFIG), "test")
 
 
@@ -216,7 +216,7 @@ def test_a_figure_fits_its_place_and_can_be_read_in_print(drawn: Drawn) -> None:
 
 @pytest.fixture(scope="module")
 def wide(comparison: Study) -> Study:
-    """A study of three times as many variants, with long names."""
+    """Return a study of three times as many variants, with long names."""
     runs = [
         replace(run, label=f"{run.label}-{'variant' * (n > 0)}{n}")
         for n in range(3)
@@ -288,7 +288,7 @@ def lab(color: str, seen: list[list[float]]) -> np.ndarray:
 
 
 def pairs(*names: str) -> pd.DataFrame:
-    """A frame of runs named label:strategy."""
+    """Return a frame of runs named label:strategy."""
     frame = pd.DataFrame([name.split(":") for name in names], columns=["label", "strategy"])
     numbers = style.shades(zip(frame["label"], frame["strategy"], strict=True))
     return frame.assign(shade=frame["label"].map(numbers))

@@ -1,4 +1,4 @@
-"""Many runs as frames: what is asked for is read, and what cannot be is named."""
+"""Many runs are read as frames: what is asked for is read, and what cannot be is named."""
 
 from __future__ import annotations
 

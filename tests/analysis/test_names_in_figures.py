@@ -54,7 +54,8 @@ def drawn_texts(draw: Callable[[], Figure]) -> set[str]:
 
 
 def renamed(run: Run, label: str) -> Run:
-    """The run under this label, on links and devices of hostile names, some updates stale."""
+    """Return the run under this label, with hostile names of links and devices, and some updates
+    stale."""
     names = dict(enumerate(NAMES))
     clients = run.clients.assign(
         link=run.clients["device_id"].map(names),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from algorithms.registry import STRATEGIES
 from analysis.figures import FIGURES
 from analysis.metrics.study import study_of
+from analysis.report.data import ReportData
 from analysis.report.table import study_table
 from analysis.runs.names import reader_names, with_names
 from tests.analysis.test_run_metrics import make_run
 
 
 def untitled(*pairs: tuple[str, str]) -> dict[str, str]:
-    """The names for readers of variants whose config gives no title."""
+    """Return the names for readers of variants whose config gives no title."""
     return reader_names((variant, kind, None) for variant, kind in pairs)
 
 
@@ -57,3 +60,11 @@ def test_table_and_figure_agree_on_the_name() -> None:
 def test_the_baseline_may_be_given_by_label_or_by_name() -> None:
     runs = [make_run("fedlora", [0.1, 0.5, 0.7]), make_run("haflq", [0.1, 0.6, 0.7])]
     assert {study_of(runs, baseline=name).baseline for name in ("haflq", "HAFLQ")} == {"haflq"}
+
+
+def test_a_report_without_a_title_is_headed_by_the_name_of_the_experiment() -> None:
+    runs = [make_run(label, [0.1, 0.5, 0.7]) for label in ("fedlora", "haflq")]
+    named = [replace(run, config={**run.config, "name": "my-paper"}) for run in runs]
+    assert ReportData(study_of(named), []).title == "my-paper"
+    other = [named[0], replace(named[1], config={**named[1].config, "name": "another"})]
+    assert ReportData(study_of(other), []).title == "FedLoRA, HAFLQ"

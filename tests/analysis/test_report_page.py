@@ -34,7 +34,8 @@ OUTSIDE = re.compile(r"(?:src|href)=[\"'](?!data:|#)|@import|url\(|https?://(?!w
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
-    """Three finished runs, one with a label that attacks, and one that never ended."""
+    """Write the report of three finished runs, one of whose labels attacks the page, and of one
+    that never ended."""
     root = tmp_path_factory.mktemp("page")
     for strategy in ("fedlora", "fedquad"):
         write_run(root / "runs", strategy, num_rounds=6)

@@ -1,4 +1,4 @@
-"""Every metric on a run small enough to be worked by hand."""
+"""Every metric is checked on a run small enough to be worked by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ NAN = math.nan
 
 
 def make_run(label: str, accuracy: list[float], seconds_per_round: float = 10.0) -> Run:
-    """Rounds of equal length; each moves 100 bytes down and 10 up and draws 4 J.
+    """Return a run with rounds of equal length, each of which moves 100 bytes down and 10 up and
+    draws 4 J.
 
     Clients: round 1 aggregates two devices that wait 2 and 4 s, round 2 one that waits 1 s, and
     loses 3 s to an OOM and 5 s to a late device.

@@ -87,6 +87,7 @@ def test_removal_takes_the_runs_that_are_named_and_no_other(root: Path) -> None:
     kept = files(one(root, "haflq"))
     done = fedclock("runs", "remove", one(root, "fedlora"), "--yes", cwd=root.parent)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "1 run removed"
     assert [path.name[:5] for path in (root / "demo").iterdir()] == ["haflq"]
     assert files(one(root, "haflq")) == kept
 

@@ -63,7 +63,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of so many devices that its conditions fill some pages."""
+    """Return a finished run of so many devices that its conditions fill some pages."""
     folder = tmp_path_factory.mktemp("sound")
     fleet = {"devices": [{**VALID["fleet"]["devices"][0], "count": 50}]}
     (folder / "x.yaml").write_text(yaml.safe_dump({**VALID, "fleet": fleet}), "utf-8")

@@ -1,4 +1,4 @@
-"""Variants side by side over seeds: paired, comparable, and whole where a run is not."""
+"""Variants stand side by side over seeds: paired, comparable, and whole where a run is not."""
 
 from __future__ import annotations
 

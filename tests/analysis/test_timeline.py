@@ -207,7 +207,7 @@ def test_a_run_of_an_older_format_has_training_uncut(finished: Run) -> None:
 
 
 def written(folder: Path, log: list[Json], plan: Json) -> Run:
-    """A run of one device, by hand."""
+    """Return a run of one device, written by hand."""
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     device = {"device_id": 0, "profile": "phone", "link": "lte"}
     rounds = {"round": [0, 1], "opened_s": [0.0, 0.0], "closed_s": [0.0, 9.0], "accuracy": math.nan}

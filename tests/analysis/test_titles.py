@@ -32,7 +32,7 @@ TITLED: dict[str, Any] = {
 
 @pytest.fixture
 def folder(folders: list[Path], tmp_path: Path) -> Path:
-    """The folder of a finished run, to be changed."""
+    """Return a copy of a finished run's folder, which a test may change."""
     return shutil.copytree(folders[0], tmp_path / folders[0].name)
 
 

@@ -24,7 +24,7 @@ DAY_S = 86400.0
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of one's own to work in, 120 columns wide."""
+    """Enter an empty folder, with a terminal of 120 columns."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     return tmp_path

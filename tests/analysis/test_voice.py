@@ -11,6 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from analysis.commands.main import app
+from tests.command_line import fedclock
 from tests.simulator.test_experiment import VALID, write
 from tests.torture import long
 
@@ -55,3 +56,25 @@ def test_quiet_keeps_errors() -> None:
 def test_quiet_and_verbose_exclude_each_other(command: list[str]) -> None:
     assert CliRunner().invoke(app, command).exit_code == 0
     assert CliRunner().invoke(app, [*command, "-q", "-v"]).exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("given", "option", "command"),
+    [
+        (["-q", "run", "x.yaml"], "-q", "run"),
+        (["--seeds", "1,2", "sweep", "x.yaml"], "--seeds", "sweep"),
+    ],
+)
+def test_an_option_before_its_command_is_told_where_it_belongs(
+    given: list[str], option: str, command: str
+) -> None:
+    done = fedclock(*given, cwd=Path())
+    assert done.returncode == 2
+    assert f"{option} must follow the command, got it before {command}" in done.stderr
+    assert f"write: fedclock {command} {option}" in done.stderr
+
+
+def test_an_option_that_no_command_has_is_refused_as_before() -> None:
+    done = fedclock("--nonsense", "run", "x.yaml", cwd=Path())
+    assert done.returncode == 2
+    assert "No such option: --nonsense" in done.stderr

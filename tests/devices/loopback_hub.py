@@ -18,7 +18,7 @@ NAME = "someone/small"
 
 
 class Hub:
-    """One repository with its commits; ``branches`` say which commit a name means.
+    """A hub serves one repository with its commits; ``branches`` say which commit a name means.
 
     A model and a data set have the same files, by the paths of either.
     """

@@ -31,7 +31,7 @@ def leaves(tree: dict[str, Any] | list[Any], path: Keys = ()) -> Iterator[Keys]:
 
 
 def changed(path: Keys, value: Any) -> dict[str, Any]:
-    """The catalog with another value at a path; ``...`` takes the key away."""
+    """Return the catalog with another value at a path; ``...`` takes the key away."""
     catalog = copy.deepcopy(PARSED)
     table = catalog
     for key in path[:-1]:

@@ -57,7 +57,7 @@ def files_of(word: str = "a") -> dict[str, bytes]:
 def found(
     home: Path, environment: Mapping[str, str], *editions: Mapping[str, str], **given: Any
 ) -> list[dict[str, Any]]:
-    """What a process of its own reads of each edition, or the error."""
+    """Return what a process of its own reads of each edition, or the error."""
     code = (
         "import json, sys; from devices.datasets.dataset import Edition, load_dataset\n"
         f"given = {{'name': {NAME!r}, 'columns': {Classification.columns!r}, **{given!r}}}\n"

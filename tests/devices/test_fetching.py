@@ -1,4 +1,4 @@
-"""Packages really downloaded by pip, from a folder of wheels that a test makes."""
+"""Pip really downloads packages, from a folder of wheels that a test makes."""
 
 import hashlib
 import io
@@ -42,7 +42,7 @@ def make_wheel(folder: Path, name: str, files: dict[str, bytes]) -> Package:
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands in for PyPI."""
+    """Return a folder that stands in for PyPI."""
     folder = tmp_path / "registry"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")

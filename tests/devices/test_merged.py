@@ -1,4 +1,4 @@
-"""Sums of products: as factors while they are small, exact in either form."""
+"""Sums of products stay factors while they are small, and are exact in either form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, by its real client: over a loopback server, then without it."""
+"""The hub's real client loads models of Hugging Face: over a loopback server, then without it."""
 
 from __future__ import annotations
 

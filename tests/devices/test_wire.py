@@ -255,7 +255,8 @@ def test_where_b_alone_trains_its_update_is_all_that_goes_up(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 8, 32])
 def test_what_stays_on_its_device_is_in_neither_message(bits: int) -> None:
-    """A alone crosses, without the head; the device goes on from the rest as it stands there."""
+    """Only A crosses the wire, without the head; the device goes on from its own copy of the
+    rest."""
     terms = replace(uploads(np.full(SHAPE, bits, dtype=np.uint8)), use="own_b", head_bits=8)
     plan, kept = plan_of(terms), trained(1)
     message = encode_broadcast(Broadcast(0, BROADCAST), plan=plan)
@@ -272,7 +273,8 @@ def test_what_stays_on_its_device_is_in_neither_message(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [8, 32])
 def test_controls_come_through_behind_the_model(bits: int) -> None:
-    """The server's control goes down and the change of the device's own goes up, rounded alike."""
+    """The server's control goes down and the change of the device's own control goes up; both are
+    rounded alike."""
     terms = replace(uploads(np.full(SHAPE, bits, np.uint8)), use="controlled", head_bits=bits)
     plan, control = plan_of(terms), trained(4)
     down = Broadcast(0, BROADCAST, controls=Controls(control, trained(5)))

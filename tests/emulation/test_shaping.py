@@ -1,4 +1,4 @@
-"""Token buckets on a clock that stands still but for their own sleeping."""
+"""Token buckets are tested on a clock that moves only when they sleep."""
 
 import socket
 import threading

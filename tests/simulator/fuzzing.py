@@ -119,7 +119,8 @@ def _change(rng: np.random.Generator, parent: Any, key: Any, donors: Sequence[An
 
 
 def broken_bytes(rng: np.random.Generator, content: bytes) -> bytes:
-    """A file with a few stretches cut out, replaced or repeated, or its end cut off."""
+    """Return a file's content with a few stretches cut out, replaced or repeated, or its end cut
+    off."""
     for _ in range(rng.integers(1, 4)):
         start = int(rng.integers(0, len(content) + 1))
         end = min(start + int(rng.integers(0, 20)), len(content))

@@ -1,4 +1,4 @@
-"""What devices meet, in the words of the tests of it."""
+"""This module describes what devices meet, in the words of the tests of it."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def run(fleet: Sequence[Device], **given: Any) -> Memory:
 
 
 def steps(*pairs: tuple[float, float]) -> StepTrace:
-    """A step trace of (length_s, value) that holds its last value."""
+    """Return a step trace of (length_s, value) that holds its last value."""
     edges_s = np.concatenate([[0.0], np.cumsum([float(length) for length, _ in pairs])])
     return StepTrace(edges_s[:-1], np.array([float(v) for _, v in pairs]), math.inf)
 

@@ -1,4 +1,4 @@
-"""A data set small enough to be read anew for each of thousands of runs."""
+"""This module writes a data set small enough to be read anew for each of thousands of runs."""
 
 from __future__ import annotations
 

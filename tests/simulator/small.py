@@ -53,7 +53,7 @@ BERT = {
 
 @dataclass
 class Memory:
-    """A log that keeps everything in lists."""
+    """This log keeps everything in lists."""
 
     events: list[Event] = field(default_factory=list)
     clients: list[ClientRecord] = field(default_factory=list)
@@ -134,7 +134,8 @@ def make_federation(
     seed: int = 0,
     **changed: Any,
 ) -> Federation:
-    """Everybody takes part in every round, and trains three steps of four examples.
+    """Return a federation in which every device takes part in every round and trains three steps of
+    four examples.
 
     ``changed`` names fields of the conditions, of the rules or of the federation itself.
     """
@@ -152,7 +153,7 @@ def make_federation(
 
 
 def make_world(fleet: Fleet, model: ModelSpec | None = None) -> Conditions:
-    """Nothing goes wrong, and nobody shares a link."""
+    """Return conditions in which nothing goes wrong and no devices share a link."""
     model = model or tiny_model()
     return Conditions(
         model=model,

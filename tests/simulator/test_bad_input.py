@@ -1,4 +1,4 @@
-"""Thousands of broken configs and files: a clear error or a run, never anything else."""
+"""Thousands of broken configs and files give a clear error or a run, never anything else."""
 
 from __future__ import annotations
 

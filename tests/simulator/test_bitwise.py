@@ -104,7 +104,8 @@ def outcome(
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[bytes, str]]:
-    """A run with faults and asynchronous rounds, trained on one process: its config and outcome."""
+    """Return the config and the outcome of a run with faults and asynchronous rounds, trained on
+    one process."""
     folder = tmp_path_factory.mktemp("alone")
     file = write(folder, REAL)
     return file, outcome(file, folder / "one", 1)
@@ -177,7 +178,7 @@ def world_of(config: dict[str, Any], folder: Path) -> tuple[RunConfig, Fleet]:
 
 
 def drawn(fleet: Fleet, device: int) -> dict[str, Any]:
-    """All that the seed gave one device."""
+    """Return all that the seed gave one device."""
     found: dict[str, Any] = {
         "budget": int(fleet.memory_budget_bytes[device]),
         "speed_factor": float(fleet.speed_factor[device]),

@@ -154,7 +154,7 @@ def test_a_buffer_goes_on_without_what_was_refused() -> None:
 
 
 class Diverging(DriftTrainer):
-    """Device 2 goes to infinity."""
+    """This trainer lets the loss of device 2 go to infinity."""
 
     def _result(self, job: TrainingJob) -> TrainingResult:
         result = super()._result(job)

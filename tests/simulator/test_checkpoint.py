@@ -30,11 +30,11 @@ from tests.torture import scaled
 
 
 class BrokenError(Exception):
-    """Stands for whatever ends a process."""
+    """This error stands for whatever ends a process."""
 
 
 class BreakingLog(Memory):
-    """Fails as round ``at`` closes."""
+    """This log fails as round ``at`` closes."""
 
     at: int = 2
 
@@ -79,7 +79,8 @@ def test_a_broken_run_resumes_to_the_same_log_and_trains_only_the_rest(tmp_path:
 
 @st.composite
 def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
-    """Bits flipped, an end cut off or grown, or a stretch of zeros as a lost disk block leaves."""
+    """Draw a damage: bits flipped, an end cut off or grown, or a stretch of zeros as a lost disk
+    block leaves."""
     kind = draw(st.sampled_from(["flip", "cut", "grow", "zero", "replace"]))
     at, some = draw(st.floats(0, 1, exclude_max=True)), draw(st.binary(min_size=1, max_size=40))
 

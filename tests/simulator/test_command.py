@@ -1,4 +1,4 @@
-"""The command line as a person meets it."""
+"""These tests use the command line as a person meets it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def write(folder: Path, config: Any, name: str = "x.yaml") -> Path:
 
 
 def logs(folder: Path) -> dict[str, bytes]:
-    """The event logs below a folder, by run."""
+    """Return the event logs below a folder, by run."""
     found = {path.parent.name: path.read_bytes() for path in folder.rglob("events.jsonl")}
     assert found
     return found
@@ -299,7 +299,8 @@ def test_a_worker_that_is_killed_is_replaced_and_no_byte_changes(
 
 
 def children(pid: int) -> list[int]:
-    """Training processes of a run: copies of the one that it began for that."""
+    """Return the training processes of a run, which are copies of the one that it began for
+    that."""
     parents, templates = {}, []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -67,7 +67,7 @@ def step_trace(values: list[float]) -> StepTrace:
 
 
 def spans(up: list[bool], value: bool) -> list[tuple[float, float]]:
-    """``(start, length)`` of the runs of this value."""
+    """Return ``(start, length)`` of each stretch of cells with this value."""
     edges = [k for k in range(NUM_CELLS + 1) if k in (0, NUM_CELLS) or up[k] != up[k - 1]]
     pairs = pairwise(edges)
     return [(CELL_S * a, CELL_S * (b - a)) for a, b in pairs if up[a] == value]
@@ -83,7 +83,8 @@ def online(up: list[bool]) -> AvailabilityTrace:
 
 
 def simulated(met: Met, share: float) -> ClientRecord:
-    """The engine's record of one device in this world; ``share`` of its memory the plan needs."""
+    """Return the engine's record of one device in this world, whose plan needs ``share`` of its
+    memory."""
     rate = step_trace([RATE * one for one in met.rate])
     trace = BandwidthTrace(rate.time_s, rate.values, rate.period_s)
     device = make_device(
@@ -103,7 +104,7 @@ def simulated(met: Met, share: float) -> ClientRecord:
 
 
 class EndError(Exception):
-    """The work ends: when, and how."""
+    """This error ends the work and says when and how."""
 
 
 class Walk:

@@ -1,4 +1,5 @@
-"""Conditions that change at one instant, or on a device that waits: none is missed or doubled."""
+"""Conditions that change at one instant, or on a device that waits, are neither missed nor
+doubled."""
 
 import math
 from typing import Any
@@ -261,7 +262,8 @@ def test_each_outage_under_way_applies_its_own_policy(
     lost: tuple[int, int],
     ends_s: float,
 ) -> None:
-    """As docs/conditions.md says, also where one outage begins within the other."""
+    """The policies apply as docs/conditions.md says, also where one outage begins within the
+    other."""
     availability = AvailabilityTrace.of([(0.0, away[0]), (away[1], 100.0)], 100.0)
     down_bytes = run([make_device(0)], rounds=1).clients[0].download_bytes
     device = make_device(0, rate_bytes_per_s=down_bytes / 4, availability=availability)

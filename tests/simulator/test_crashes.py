@@ -111,7 +111,7 @@ def count_file_operations(report: Path) -> Doom:
 
 @dataclass
 class Harness:
-    """Runs the experiment in children; ``trainers`` holds the model that they inherit."""
+    """A harness runs the experiment in children; ``trainers`` holds the model that they inherit."""
 
     file: Path
     trainers: Trainers

@@ -35,7 +35,7 @@ quarter above 459.7 and 652.8."""
 
 
 class Nowhere:
-    """Takes in everything, and looks at nothing."""
+    """This log accepts everything and keeps nothing."""
 
     def event(self, event: Any) -> None: ...
 

@@ -52,7 +52,7 @@ def late(asked: int) -> BeginEvaluation:
 
 @dataclass
 class Spoilt:
-    """Trains and evaluates, but for what goes wrong in some round."""
+    """This trainer trains and evaluates, but for what goes wrong in some round."""
 
     train_error: BaseException | None = None
     evaluate_error: Exception | None = None

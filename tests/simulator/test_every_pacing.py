@@ -56,7 +56,7 @@ def run(federation: Federation) -> Memory:
 
 
 class CheckedTrainer(DriftTrainer):
-    """Trains, and checks each plan, and what came down for it, on the way."""
+    """This trainer checks each plan, and what its device received for it, as it trains."""
 
     def __init__(self, federation: list[Federation]) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class CheckedTrainer(DriftTrainer):
 
 @dataclass(frozen=True)
 class Watched:
-    """A strategy, and a check of all that it merges."""
+    """This strategy checks all that the strategy inside it merges."""
 
     inner: Any
 
@@ -136,7 +136,8 @@ def test_every_strategy_runs_under_every_pacing(kind: str, name: str) -> None:
 
 
 def test_buffered_throughput_is_concurrency_by_round_trip() -> None:
-    """Four equal devices always at work, merged two at a time: a merge every half round trip."""
+    """Four equal devices are always at work and are merged two at a time: a merge every half round
+    trip."""
     federation = make_federation(
         [make_device(k) for k in range(4)], pacing=FedBuff(concurrency=4, size=2), rounds=9
     )
@@ -238,7 +239,7 @@ def test_shares_fade_with_staleness_and_never_from_call_to_call(
 
 @dataclass
 class ByRound(Memory):
-    """Keeps which plans ended in each round as well."""
+    """This log also keeps which plans ended in each round."""
 
     ended: list[list[ClientRecord]] = field(default_factory=list)
 

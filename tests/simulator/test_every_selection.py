@@ -139,7 +139,8 @@ def test_fedcs_leaves_out_who_would_miss_the_deadline_of_the_pacing() -> None:
 
 
 def test_power_of_choice_spends_its_rounds_where_the_loss_is_large() -> None:
-    """Losses grow with the device's number: once all are known the largest two take every round."""
+    """Losses grow with the device's number: once all are known, the largest two take every
+    round."""
     log = Memory()
     fleet = [make_device(k) for k in range(5)]
     federation = make_federation(
@@ -172,8 +173,8 @@ def test_a_device_that_comes_twice_into_one_buffer_counts_with_its_last_losses()
 
 
 def test_cohorts_are_those_of_the_round_among_who_is_there_however_long_rounds_take() -> None:
-    """Eight devices that come and go, each on a calendar of its own, under rounds of two lengths:
-    every cohort is the first three of the round's order that are there and free as it opens."""
+    """Eight devices come and go, each on a calendar of its own, under rounds of two lengths: every
+    cohort is the first three of the round's order that are there and free as it opens."""
     calendars = [AvailabilityTrace.of([(0.0, 3.0 + k), (5.0 + k, 20.0)], 20.0) for k in range(8)]
     opened = []
     for flops_per_s in (1e9, 1e7):

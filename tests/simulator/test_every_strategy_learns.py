@@ -87,7 +87,7 @@ PERSONAL = ("fedsa-lora", "local-only")
 
 
 class CheckedTrainer(TorchTrainer):
-    """Trains, and checks what each device starts from."""
+    """This trainer checks what each device starts from, as it trains."""
 
     def __init__(self, config: TrainingConfig, dataset: Classification) -> None:
         source = resolve(config.model)
@@ -103,7 +103,7 @@ class CheckedTrainer(TorchTrainer):
         return super().train(jobs)
 
     def _check_model(self, job: TrainingJob) -> None:
-        """What arrived stands in the model, number by number."""
+        """Assert that the model holds what arrived, number by number."""
         adapter, plan, store = job.broadcast.adapter, job.plan, self._model.weights
         load_adapter(self._model, adapter, plan.terms)
         store.use(plan.weight_formats, adapter.merged, adapter.scale)
@@ -132,7 +132,8 @@ def downloaded_bytes(plan: TrainingPlan) -> int:
 
 @cache
 def trainer(recipe: Recipe = "adamw") -> CheckedTrainer:
-    """Tested on what it trains on: what is learned is what federated training minimizes."""
+    """Return a trainer that is tested on what it trains on: what is learned is what federated
+    training minimizes."""
     data = beginning(
         Classification.of(load_dataset("wordnet-16", Classification.columns)),
         num_train=4 * EXAMPLES,
@@ -200,7 +201,7 @@ def learned(
 
 @cache
 def whole_run(kind: str, seed: int, recipe: Recipe = "adamw") -> Memory:
-    """The log of a run in which nobody runs out of memory."""
+    """Return the log of a run in which no device runs out of memory."""
     fleet, log = make_fleet(kind), Memory()
     strategies: dict[str, Any] = {**STRATEGIES, "head-alone": HeadAlone}
     trainer(recipe).arrivals = Arrivals(trainer().spec)

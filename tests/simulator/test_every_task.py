@@ -1,4 +1,5 @@
-"""Every strategy trains every task: one round, from the config to the adapter that is exported."""
+"""Every strategy trains every task for one round, from the config to the adapter that is
+exported."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ PLAIN_SGD = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.1}
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT, a random Llama, and examples that hold what every task reads."""
+    """Write a random BERT, a random Llama, and examples that hold what every task reads."""
     home = tmp_path_factory.mktemp("home")
     save_model(home / "bert", "bert")
     save_model(home / "llama", "llama", language=True)

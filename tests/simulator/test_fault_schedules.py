@@ -38,7 +38,7 @@ LENGTHS = st.floats(1e-3, 3 * ROUND_S)
 
 
 class LimitedClock(simpy.Environment):
-    """An event queue that notices when it goes on for ever."""
+    """This event queue fails when it goes on for ever."""
 
     num_steps = 0
 

@@ -1,4 +1,4 @@
-"""Tests what the server's view of the fleet remembers."""
+"""These tests check what the server's view of the fleet remembers."""
 
 from __future__ import annotations
 

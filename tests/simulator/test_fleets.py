@@ -1,4 +1,4 @@
-"""Fleets from a config: by counts, shares, mixes, tables, generators, and at any size."""
+"""A config builds fleets by counts, shares, mixes, tables and generators, and at any size."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The event log of one small run a strategy, byte for byte.
+"""The event log of one small run of each strategy stays the same, byte for byte.
 
 The runs are timing only, so that they are the same on every processor. A change that is meant to
 move them says so: ``pytest tests/simulator/test_golden.py --update-golden``, with the reason in the

@@ -229,9 +229,9 @@ def test_ffa_lora_comes_as_near_to_a_product_as_its_fixed_a_allows() -> None:
 
 @pytest.mark.parametrize("kind", some(WITH_GLOBAL, 6))
 def test_every_scheduler_solves_a_quadratic(kind: str) -> None:
-    """Exact gradients of the sum over layers of ||scale B A + merged - W||^2 / 2, which no device
-    trains all of. Every device's terms can hold W, of rank 2, but for FFA-LoRA's fixed A. Of what
-    can be had, 40 rounds of 20 steps leave less than a thousandth."""
+    """Gradients are exact for the sum over layers of ||scale B A + merged - W||^2 / 2, which no
+    device trains all of. Every device's terms can hold W, of rank 2, but for FFA-LoRA's fixed A. Of
+    what can be had, 40 rounds of 20 steps leave less than a thousandth."""
     trainer = ProductTrainer(tiny_model())
     fleet = mixed_fleet()[: 3 if kind in WHOLE else 4]
     make: Any = STRATEGIES[kind]

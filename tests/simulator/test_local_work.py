@@ -1,4 +1,5 @@
-"""Tests the effect in a run of a config's ``local`` section and of a plan's absent blocks."""
+"""These tests check the effect in a run of a config's ``local`` section and of a plan's absent
+blocks."""
 
 from __future__ import annotations
 

@@ -22,13 +22,14 @@ FAST = StepTrace.constant(1e9)
 
 
 def steps(*pairs: tuple[float, float]) -> StepTrace:
-    """A step trace of (length_s, value) that holds its last value."""
+    """Return a step trace of (length_s, value) that holds its last value."""
     edges_s = np.concatenate([[0.0], np.cumsum([float(length) for length, _ in pairs])])
     return StepTrace(edges_s[:-1], np.array([float(v) for _, v in pairs]), math.inf)
 
 
 def play(flows: list[tuple[Any, ...]]) -> list[tuple[float, float]]:
-    """(start_s, bytes, own, shared[, cut_s]) -> for each its end and the bytes that it carried."""
+    """Run flows of (start_s, bytes, own, shared[, cut_s]); return for each its end and the bytes
+    that it carried."""
     env = simpy.Environment()
     network, ended = Network(env), {}
 

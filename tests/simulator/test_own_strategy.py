@@ -59,7 +59,7 @@ HALF = (
 
 
 def config_of(tmp_path: Path, text: str = HALF, **keys: Any) -> dict[str, Any]:
-    """A config that names the class HalfDepth of a file that lies beside it."""
+    """Return a config that names the class HalfDepth of a file that lies beside it."""
     (tmp_path / "half.py").write_text(text, "utf-8")
     return {**VALID, "strategy": {"kind": "half.py:HalfDepth", **keys}}
 

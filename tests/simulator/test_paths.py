@@ -81,7 +81,7 @@ SIZES = {
 
 
 def tree(folder: Path, config: dict[str, Any] = EVERY, *, latency_s: float = 0.25) -> Path:
-    """An experiment with all that it names beside it."""
+    """Write an experiment with all that it names beside it."""
     (folder / "links").mkdir(parents=True)
     (folder / "signals").mkdir()
     (folder / "models" / "mine").mkdir(parents=True)
@@ -122,7 +122,7 @@ def world_of(file: Path, *overrides: str) -> tuple[RunConfig, World]:
 
 
 def check_values(world: World) -> None:
-    """Hold a world to what stands in the files of ``tree``."""
+    """Assert that a world holds what the files of ``tree`` say."""
     assert world.source.name == "models/mine"
     assert world.model.num_blocks == 3
     assert (world.task.data.name, world.task.data.source) == ("mine", "data/mine")
@@ -272,7 +272,7 @@ def test_a_recorded_run_replays_from_anywhere(tmp_path: Path, elsewhere: Path) -
 
 
 def foreign(tmp_path: Path, **manifest: Any) -> Path:
-    """A run folder of somebody else's, whose config names data outside of it."""
+    """Write a run folder of somebody else's, whose config names data outside of it."""
     write_data(tmp_path / "home" / "private")
     folder = tmp_path / "home" / "downloads" / "run"
     folder.mkdir(parents=True)

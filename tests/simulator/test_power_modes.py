@@ -39,7 +39,7 @@ def config(modes: dict[str, int] | None, **group: Any) -> dict[str, Any]:
 
 
 def clients(tmp_path: Path, kind: str) -> tuple[Path, pd.DataFrame]:
-    """The plans of a run, by device and round."""
+    """Run one strategy; return its folder and its plans by device and round."""
     file = tmp_path / f"{kind}.yaml"
     file.write_text(yaml.safe_dump({**config({"redraw_every": 2}), "strategy": {"kind": kind}}))
     (one,) = load_experiment(file)

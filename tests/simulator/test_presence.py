@@ -19,7 +19,7 @@ PLUGGED = AvailabilityTrace.of([(20.0, 40.0)], 60.0)
 
 
 def fleet(count: int) -> Fleet:
-    """Devices with a day of their own and a battery that lasts for 20 to 120 s of idling."""
+    """Return devices with a day of their own and a battery that lasts for 20 to 120 s of idling."""
     rng = np.random.default_rng(0)
     battery = BatterySpec(
         capacity_j=100.0,

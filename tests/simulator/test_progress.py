@@ -1,4 +1,4 @@
-"""What a person sees of a run: who is awaited, what is lost, where the clock stands."""
+"""A person sees of a run who is awaited, what is lost and where the clock stands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABEL = "a [red]label[/red]"
 
 
 def federation() -> Federation:
-    """One fast device, one slow one, and one whose memory holds no plan of FedLoRA's."""
+    """Return one fast device, one slow one, and one whose memory holds no plan of FedLoRA's."""
     fleet = [
         make_device(0),
         make_device(1, flops_per_s=1e7),

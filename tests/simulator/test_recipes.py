@@ -1,4 +1,5 @@
-"""What a config's training recipe comes to in a run: rates by round and strategy, scale, hashes."""
+"""A config's training recipe decides a run's rates by round and strategy, its scale and its
+hashes."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def simulated(file: Path, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def met(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that met conditions of every kind."""
+    """Return a finished run that met conditions of every kind."""
     folder = tmp_path_factory.mktemp("met")
     file = folder / "x.yaml"
     file.write_text(yaml.safe_dump(CONFIG), "utf-8")

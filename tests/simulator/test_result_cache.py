@@ -90,7 +90,7 @@ def test_who_is_late_offline_or_crashed_costs_no_gradient() -> None:
 
 
 def result_name(number: int) -> str:
-    """A name as the cache gives them."""
+    """Return a name as the cache gives them."""
     return f"{number:040x}{SUFFIX}"
 
 
@@ -241,7 +241,8 @@ def test_a_full_disk_leaves_the_cache_out(tmp_path: Path) -> None:
 
 
 def test_a_sound_file_that_holds_another_result_is_trained_again(tmp_path: Path) -> None:
-    """Its checksum fits, since whoever wrote it knew how: its arrays are of another shape."""
+    """The file's checksum fits, since whoever wrote it knew how, but its arrays are of another
+    shape."""
     _, log = trained_through(ResultCache(tmp_path, 10**9))
     for file in tmp_path.iterdir():
         write_result(file, {"losses": np.zeros((2, 2)), "evaluation": np.zeros(1)})
@@ -356,7 +357,8 @@ def on(link: str) -> list[dict[str, Any]]:
 
 
 def hashes(folder: Path) -> list[str]:
-    """Of the adapters that the runs in the folder came to, in order of their folders."""
+    """Return the hashes of the adapters that the runs in the folder ended in, in order of their
+    folders."""
     return [read_manifest(path.parent)["adapter_sha256"] for path in sorted(folder.rglob("manif*"))]
 
 

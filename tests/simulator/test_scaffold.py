@@ -213,7 +213,7 @@ def assert_c_is_the_mean(state: ServerState[Any], num_devices: int) -> None:
 def test_c_is_the_mean_of_all_own_variates_at_any_precision(
     pacing: Pacing, upload_bits: int
 ) -> None:
-    """Over all devices of the fleet, those that never took part counting as zero."""
+    """The mean is over all devices of the fleet; those that never took part count as zero."""
     federation = federation_of(pacing)
     local = replace(federation.rules.local, upload_bits=upload_bits)
     server = simulate(change(federation, local=local))

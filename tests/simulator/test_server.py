@@ -1,4 +1,4 @@
-"""The event engine against closed forms, and what it writes down."""
+"""The event engine agrees with closed forms, and these tests check what it writes down."""
 
 from __future__ import annotations
 

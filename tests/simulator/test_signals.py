@@ -62,7 +62,7 @@ class Unbroken:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with experiments, and the finished runs of one."""
+    """Return a folder with experiments, and the finished runs of one."""
     folder = tmp_path_factory.mktemp("finished")
     write(folder, FEW, "few.yaml")
     write(folder, SMALL)

@@ -1,4 +1,5 @@
-"""Devices trained in one pass: a result depends on its stack, and yet on nothing but the config."""
+"""When devices train in one pass, a result depends on its stack, and yet on nothing but the
+config."""
 
 from __future__ import annotations
 
@@ -142,7 +143,7 @@ def test_workers_share_out_whole_stacks(tmp_path: Path) -> None:
 
 
 def finished(folder: Path, **training: object) -> dict[str, Any]:
-    """The manifest of a real run."""
+    """Return the manifest of a real run."""
     if not (folder / "data").exists():
         write_data(folder / "data")
     changed = {

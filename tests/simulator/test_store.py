@@ -1,4 +1,4 @@
-"""The run folder on disk."""
+"""These tests check the run folder on disk."""
 
 from __future__ import annotations
 

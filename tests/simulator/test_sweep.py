@@ -1,4 +1,5 @@
-"""Sweeps as a person meets them: all at once, kept, resumed, and no run stops another."""
+"""These tests run sweeps as a person meets them: all at once, kept, resumed, and no run stops
+another."""
 
 from __future__ import annotations
 
@@ -336,8 +337,8 @@ def test_a_grid_over_the_conditions_is_told_apart_by_them(tmp_path: Path) -> Non
         two: Checked("bbbbbbbbbb", False, ()),
     }
     assert same_conditions(checked) == [
-        "seed 0: conditions aaaaaaaa for 1 runs of fedlora",
-        "seed 0: conditions bbbbbbbb for 1 runs of fedlora",
+        "seed 0: conditions aaaaaaaa for 1 run of fedlora",
+        "seed 0: conditions bbbbbbbb for 1 run of fedlora",
     ]
 
 

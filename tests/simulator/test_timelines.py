@@ -76,7 +76,7 @@ def config_with(tmp_path: Path, changed: Mapping[str, Any]) -> Any:
 
 
 def written(config: Any, trainer: Any, folder: Path) -> tuple[str, list[Any]]:
-    """The event log and the tables of a run."""
+    """Return the event log and the tables of a run."""
     world = build_world(config, "x.yaml")
     store = RunFolder(folder, config.resolved(), {})
     store.fleet(DeviceRecord.columns(world.fleet))

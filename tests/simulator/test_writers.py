@@ -1,4 +1,4 @@
-"""Writers beside the run folder: they say what it says, and change nothing."""
+"""Writers beside the run folder say what it says, and change nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
 
 
 def written(folder: Path, writers: list[WriterSpec]) -> Path:
-    """A run with these writers; its folder."""
+    """Run an experiment with these writers; return its folder."""
     folder.mkdir()
     (folder / "x.yaml").write_text(yaml.safe_dump(CONFIG), "utf-8")
     (config,) = load_experiment(folder / "x.yaml")

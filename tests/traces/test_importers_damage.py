@@ -1,4 +1,5 @@
-"""Thousands of broken files for each importer: a result, or an error that says what and where."""
+"""Thousands of broken files for each importer give a result, or an error that says what and
+where."""
 
 import pickle
 import re

@@ -1,4 +1,5 @@
-"""Links of other formats: a file of each by hand, through our CSV and back, and every trap."""
+"""Links of other formats are read from a file of each made by hand, through our CSV and back, with
+every trap."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ CASES = Path(__file__).parents[3] / "shared/cases"
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[[str, str | bytes], Link]:
-    """Imports a text as the one recording in it, and reads the CSV of that."""
+    """Return a function that imports a text as the one recording in it, and reads the CSV of
+    that."""
 
     def _read(format_name: str, content: str | bytes) -> Link:
         (recording,) = load(tmp_path, format_name, content)
@@ -38,7 +40,7 @@ def mbps(trace: BandwidthTrace) -> Any:
 
 
 def at(trace: BandwidthTrace, *instants_s: float) -> Any:
-    """Rates in Mbit/s at these instants."""
+    """Return the rates in Mbit/s at these instants."""
     return pytest.approx([trace.rate_at(at_s) / MBPS for at_s in instants_s])
 
 
@@ -139,7 +141,8 @@ def test_ghent_rate_is_bytes_over_its_own_milliseconds_zeros_and_all(
 
 
 def link_tail() -> float:
-    """The last step differs from the one before it, so our file holds it in two halves."""
+    """Return the last step, which differs from the one before it, so our file holds it in two
+    halves."""
     return 2728896 * 8 / 999e3
 
 

@@ -13,7 +13,7 @@ from traces.importers.plain_pickle import loads
 
 
 class Harm:
-    """Unpickled by Python, it makes a file."""
+    """This object makes a file when Python unpickles it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def manifest() -> list[dict[str, str]]:
-    """Rows of the manifest that name a time series."""
+    """Return the rows of the manifest that name a time series."""
     path = TRACES / "bandwidth/manifest.csv"
     if not path.is_file():
         return []

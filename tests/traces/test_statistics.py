@@ -1,4 +1,4 @@
-"""Statistics of traces against closed forms and against plain arithmetic on small steps."""
+"""Statistics of traces agree with closed forms and with plain arithmetic on small steps."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A small file of each format, made by hand, and how tests read it."""
+"""This module holds a small file of each format, made by hand, and how tests read it."""
 
 from __future__ import annotations
 

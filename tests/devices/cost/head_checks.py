@@ -19,7 +19,8 @@ DTYPES: dict[int, torch.dtype] = {32: torch.float32, 16: torch.bfloat16}
 
 
 def plan_of(spec: ModelSpec, depth: int, bits: int, batch: BatchShape) -> TrainingPlan:
-    """The plan that trains the top blocks on such a batch, its activations at these bits."""
+    """Return the plan that trains the top blocks on such a batch, with its activations at these
+    bits."""
     terms = TermGrid.top_blocks(spec.grid_shape(RANK), depth)
     plan = make_plan(spec, terms, activation_bits=bits)
     return TrainingPlan(**{**vars(plan), "batch_size": batch.size})

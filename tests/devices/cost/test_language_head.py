@@ -1,4 +1,5 @@
-"""What a language model's own head costs, against what torch saves, computes, holds and moves."""
+"""The cost of a language model's own head agrees with what torch saves, computes, holds and
+moves."""
 
 from __future__ import annotations
 

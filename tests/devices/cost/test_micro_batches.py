@@ -1,4 +1,5 @@
-"""Costs of training a batch in parts, against torch and against steps on as many small batches."""
+"""The cost of training a batch in parts agrees with torch and with steps on as many small
+batches."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def in_parts(plan: TrainingPlan, batch_size: int, micro_batch: int | None) -> Tr
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_flops_and_the_peak_are_those_of_a_loop_that_accumulates(family: str) -> None:
-    """FLOPs agree to the unit, the peak within 5 %."""
+    """FLOPs agree to the unit, and the peak agrees within 5 %."""
     targets = ("query", "value") if family == "bert" else ("q_proj", "v_proj")
     measured = load(family, SHAPE, targets, attention="eager")
     measured.train_top(2)

@@ -1,4 +1,4 @@
-"""State and traffic of optimizers, against what torch's own hold, read and write."""
+"""State and traffic of optimizers agree with what torch's own hold, read and write."""
 
 from __future__ import annotations
 

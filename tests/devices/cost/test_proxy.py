@@ -1,4 +1,4 @@
-"""Costs of a large model for the plans of a small one."""
+"""A large model's costs are charged for the plans of a small one."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ FAMILIES = ("bert", "llama")
 
 
 def closed_form(spec: ModelSpec, depth: int, batch: BatchShape) -> dict[Where, int]:
-    """Bytes saved by place, as ``saved_bytes`` measures them."""
+    """Return the bytes saved by place, as ``saved_bytes`` measures them."""
     blocks = block_terms(spec, TermGrid.top_blocks(spec.grid_shape(RANK), depth))
     found: dict[Where, int] = {
         index: block_bytes(spec, block, batch) for index, block in enumerate(blocks)
@@ -50,7 +50,8 @@ def rotates(block: BlockTerms) -> bool:
 
 
 def target_sets(family: str) -> list[tuple[str, ...]]:
-    """The usual ones, and each layer alone, which shows whatever that layer saves of its own."""
+    """Return the usual sets, and each layer alone, which shows whatever that layer saves of its
+    own."""
     names = LINEARS[family]
     return [names, (names[0], names[2]), names[:4], *[(name,) for name in names]]
 
@@ -112,7 +113,8 @@ def test_saved_bytes_equal_what_torch_saves_in_16_bits(family: str, attention: A
 
 
 class TestSums:
-    """The sums of docs/costs.md, for a block with every layer adapted and one trained below it."""
+    """These tests check the sums of docs/costs.md, for a block with every layer adapted and one
+    trained below it."""
 
     size, length, rank = 8, 64, 8
     tokens = size * length

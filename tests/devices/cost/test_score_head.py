@@ -1,4 +1,5 @@
-"""What a head for scores and its squared error cost, against what torch saves, computes, holds."""
+"""The cost of a head for scores and its squared error agrees with what torch saves, computes and
+holds."""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def top_plan(spec: ModelSpec, depth: int, bits: int, batch: BatchShape) -> Train
 def random_plans(
     spec: ModelSpec, batch: BatchShape, rng: np.random.Generator
 ) -> Iterator[TrainingPlan]:
-    """Terms held and trained at random, and every block in formats of its own."""
+    """Yield plans whose terms are held and trained at random, with every block in formats of its
+    own."""
     for _ in range(4):
         held = rng.random(spec.grid_shape(5)) < rng.choice([0.3, 0.8, 1.0])
         held &= rng.random((1, held.shape[1], 1)) < 0.8

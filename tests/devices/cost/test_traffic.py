@@ -1,4 +1,4 @@
-"""Bytes that the operators of a block move, against what torch's dispatcher sees."""
+"""The bytes that the operators of a block move agree with what torch's dispatcher sees."""
 
 from __future__ import annotations
 

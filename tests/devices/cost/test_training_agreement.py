@@ -1,4 +1,4 @@
-"""What the cost model charges, against what this project's own training holds and computes."""
+"""What the cost model charges agrees with what this project's own training holds and computes."""
 
 from __future__ import annotations
 

@@ -212,7 +212,8 @@ def _sizes(family: str, shape: Shape) -> dict[str, Any]:
 
 
 def saved_bytes(measured: Measured, batch: BatchShape) -> dict[Where, int]:
-    """Bytes of distinct storages kept for the backward pass, parameters and buffers excluded.
+    """Count the bytes of distinct storages kept for the backward pass, parameters and buffers
+    excluded.
 
     By the block that first saved them. Storages are kept alive while counting, so that no address
     is given away twice.

@@ -1,4 +1,4 @@
-"""The bytes that operators read and write, as torch's dispatcher sees them."""
+"""This module counts the bytes that operators read and write, as torch's dispatcher sees them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.devices.cost.torch_measures import Measured
 
 @dataclass(eq=False)
 class TrafficCounter(TorchDispatchMode):
-    """Bytes of all tensors that operators read and write; a view moves nothing."""
+    """This mode counts the bytes of all tensors that operators read and write; a view moves
+    nothing."""
 
     total_bytes: int = 0
 

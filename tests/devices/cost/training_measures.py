@@ -1,4 +1,5 @@
-"""What this project's own training holds, its activations packed or computed again as planned."""
+"""This module measures what this project's own training holds, with its activations packed or
+computed again as planned."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ CPU = Host(torch.device("cpu"), torch.float32)
 
 
 def parts_of(measured: Measured) -> list[PackableBlock]:
-    """The blocks of the model, as training takes them."""
+    """Return the blocks of the model, as training takes them."""
     spec = measured.spec
     top = block_path(spec, 0)
     ends = spec.outline.attention if spec.outline else (2, 3)

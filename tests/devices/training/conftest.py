@@ -18,7 +18,7 @@ def dataset() -> Classification:
 
 @pytest.fixture(scope="session")
 def tiny(dataset: Classification) -> TorchTrainer:
-    """A trainer in fp32 on the model that needs no file."""
+    """Return a trainer in fp32 on the model that needs no file."""
     return make_trainer(make_config(), dataset)
 
 

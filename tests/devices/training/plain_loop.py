@@ -53,7 +53,8 @@ def train_plainly(
 
 
 def assert_has_adapter(model: torch.nn.Module, adapter: Adapter) -> None:
-    """Hold the LoRA factors of a PEFT model to those of an adapter, each number within 1e-5."""
+    """Assert that the LoRA factors of a PEFT model are those of an adapter, each number within
+    1e-5."""
     layers = [module for module in model.modules() if hasattr(module, "lora_A")]
     for layer, factors in zip(layers, adapter.factors.values(), strict=True):
         parts: Any = (layer.lora_A, layer.lora_B)

@@ -115,7 +115,7 @@ def test_training_without_blocks_is_training_the_model_that_never_had_them(
 
 
 def run_order(trainer: TorchTrainer, present: BoolArray) -> list[int]:
-    """The blocks that a forward pass without the others goes through."""
+    """Return the blocks that a forward pass without the absent ones goes through, in order."""
     order: list[int] = []
     handles = [
         parts.block.register_forward_hook(lambda *_, block=block: order.append(block))

@@ -66,12 +66,12 @@ def plain_model(trainer: TorchTrainer, adapter: Adapter) -> Any:
 
 
 def lora_layers(model: Any) -> Iterator[Any]:
-    """From the first block up, as an adapter names them."""
+    """Yield the adapted layers from the first block up, as an adapter names them."""
     return (module for module in model.modules() if hasattr(module, "lora_A"))
 
 
 def plain_inputs(trainer: TorchTrainer, texts: list[str]) -> dict[str, torch.Tensor]:
-    """Tokens, mask and labels as a user of transformers makes them."""
+    """Return tokens, mask and labels as a user of transformers makes them."""
     tokenizer = AutoTokenizer.from_pretrained(str(trainer.source.directory))
     rows = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id][:MAX_LENGTH] for text in texts]
     padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
@@ -119,7 +119,8 @@ def test_plain_peft_gets_the_perplexity_that_we_report(
 
 
 def packed_rows(trainer: TorchTrainer, texts: list[str]) -> list[list[int]]:
-    """The rows of these texts as a plain loop makes them: joined, each with its end, and cut."""
+    """Return the rows of these texts as a plain loop makes them: joined, each with its end, and
+    cut."""
     tokenizer = AutoTokenizer.from_pretrained(str(trainer.source.directory))
     rows: list[list[int]] = [[]]
     for text in texts:

@@ -56,7 +56,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> TorchTrainer:
 
 
 def plain_example(trainer: TorchTrainer, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """Tokens of a prompt, cut at its beginning, and of the whole answer with its end."""
+    """Return the tokens of a prompt, cut at its beginning, and of the whole answer with its end."""
     tokenizer = AutoTokenizer.from_pretrained(str(trainer.source.directory))
     head = tokenizer(f"{prompt}\n")["input_ids"]
     tail = [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id]

@@ -1,4 +1,4 @@
-"""Tests what training sets in the process that it runs in."""
+"""These tests check what training sets in the process that it runs in."""
 
 from __future__ import annotations
 

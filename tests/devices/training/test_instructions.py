@@ -75,7 +75,7 @@ def trainer(
 
 
 def plain_example(trainer: TorchTrainer, index: int, split: str = "train") -> tuple[Any, Any]:
-    """Tokens of prompt and answer as a user of transformers makes them."""
+    """Return the tokens of prompt and answer as a user of transformers makes them."""
     tokenizer = AutoTokenizer.from_pretrained(str(trainer.source.directory))
     examples = trainer._task.data[split]  # type: ignore[index]
     prompt, answer = examples["prompt"][index], examples["answer"][index]

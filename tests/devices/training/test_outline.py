@@ -1,4 +1,5 @@
-"""Families without closed forms: what is read off their code, and what is refused."""
+"""For families without closed forms, these tests check what is read off their code and what is
+refused."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ def by_hand(trainer: TorchTrainer, job: TrainingJob, mu: float) -> Adapter:
 
 
 def test_training_follows_the_gradient_of_the_proximal_loss(tiny: TorchTrainer) -> None:
-    """To fp32 rounding, which AdamW's division amplifies; plain training ends 1 away."""
+    """The two agree to fp32 rounding, which AdamW's division amplifies; plain training ends 1
+    away."""
     job = with_mu(make_job(tiny, steps=6), 5.0)
     end = tiny.train([job])[0].adapter
     assert distance(end, by_hand(tiny, job, 5.0)) < 1e-3

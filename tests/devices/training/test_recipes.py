@@ -41,7 +41,7 @@ MakeOptimizer = Callable[[Sequence[nn.Parameter]], Optimizer]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options of a recipe, and what a plain loop makes of them."""
+    """A recipe holds its options, and what a plain loop makes of them."""
 
     options: Mapping[str, Any]
     make: MakeOptimizer

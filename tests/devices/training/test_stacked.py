@@ -22,7 +22,7 @@ Change = Callable[[TrainingJob, int], TrainingJob]
 
 
 def jobs_of(trainer: TorchTrainer, change: Change, count: int = 3) -> list[TrainingJob]:
-    """Jobs of one shape that differ in start, texts and seed."""
+    """Return jobs of one shape that differ in start, texts and seed."""
     jobs = []
     for k in range(count):
         # One start in forty has more unsettled numbers than the share above; these have not.
@@ -63,7 +63,8 @@ def as_it_is(job: TrainingJob, _: int) -> TrainingJob:
 
 
 def own_terms(job: TrainingJob, k: int, use: str = "both") -> TrainingJob:
-    """Terms truncated, frozen and trained at random, other ones in each job."""
+    """Return the job with terms truncated, frozen and trained at random, which differ from job to
+    job."""
     rng = np.random.default_rng(k)
     held = rng.random(job.plan.terms.held.shape) < 0.8
     trained = held & (rng.random(held.shape) < 0.6)

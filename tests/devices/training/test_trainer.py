@@ -32,7 +32,7 @@ DTYPES = ("fp32", "bf16")
 
 
 def varied_jobs(trainer: TorchTrainer) -> list[TrainingJob]:
-    """Jobs that differ in everything a plan decides."""
+    """Return jobs that differ in everything a plan decides."""
     top = TermGrid.top_blocks((2, 2, 4), 1)
     return [
         make_job(trainer),
@@ -43,7 +43,7 @@ def varied_jobs(trainer: TorchTrainer) -> list[TrainingJob]:
 
 
 def digests(trainer: TorchTrainer, *, backwards: bool) -> list[str]:
-    """Of the adapters that the varied jobs end in, in the order of the jobs."""
+    """Return the digests of the adapters that the varied jobs end in, in the order of the jobs."""
     order = slice(None, None, -1 if backwards else 1)
     results = trainer.train(varied_jobs(trainer)[order])
     return [result.adapter.digest for result in results][order]

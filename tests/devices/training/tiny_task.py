@@ -120,7 +120,7 @@ def save_model(
     *,
     language: bool = False,
 ) -> Path:
-    """A random model of a few blocks and a word tokenizer, as transformers saves them.
+    """Save a random model of a few blocks and a word tokenizer, as transformers saves them.
 
     With ``language`` it is a language model, whose texts end with a token of their own.
     """
