@@ -100,7 +100,8 @@ class Change:
         """The p value in words, and whether the number is told apart: yes, no or unknown."""
         if math.isnan(self.p):
             return NO_NUMBER, "unknown"
-        return f"{self.p:.3f}", "yes" if self.p < LEVEL else "no"
+        p = "< 0.001" if self.p < 0.001 else f"{self.p:.3f}"
+        return p, "yes" if self.p < LEVEL else "no"
 
 
 def _changes(source: Source) -> list[Change]:

@@ -19,6 +19,7 @@ from simulator.config.problems import UserError
 from simulator.world.build import build_world
 from studies import page as page_maker
 from studies import run as runner
+from studies.tables import Change
 from tests.torture import long, some
 
 STUDIES = Path(runner.__file__).parent
@@ -196,6 +197,14 @@ def test_the_page_says_that_two_seeds_tell_nothing_apart(done: Path, tmp_path: P
     table, _ = page_maker.page_of("{{ told-apart quick }}", _plan(tmp_path), results, Path())
     assert "| FedQuad | Final accuracy |" in table
     assert "| – | – | unknown | 2 |" in table
+
+
+@pytest.mark.parametrize(
+    ("p", "says"),
+    [(0.0004, ("< 0.001", "yes")), (0.0014, ("0.001", "yes")), (0.317, ("0.317", "no"))],
+)
+def test_no_p_value_reads_as_nothing(p: float, says: tuple[str, str]) -> None:
+    assert Change(("FedQuad", "Final accuracy"), "", "", p, "5").verdict == says
 
 
 def test_the_page_says_which_runs_of_the_plan_are_missing(done: Path, tmp_path: Path) -> None:
