@@ -63,7 +63,7 @@ class Origin:
 
     @cached_property
     def _places(self) -> Mapping[str, Place]:
-        """The place of each key; none where the file is a pipe, or cannot be read once more."""
+        """Return the place of each key; none where the file is a pipe, or cannot be read once more."""
         try:
             return key_places(self.file.read_text("utf-8")) if self.file.is_file() else {}
         except (OSError, ValueError):

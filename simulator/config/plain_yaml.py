@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
     @property
     def in_words(self) -> str:
-        """The place as it stands behind a message or a file's name."""
+        """Return the place as it stands behind a message or a file's name."""
         return f", line {self.line}, column {self.column}"
 
 

@@ -148,7 +148,7 @@ class Trainers:
 
     @property
     def _has_processes(self) -> bool:
-        """True if processes of this machine train, and not this one."""
+        """Return True if processes of this machine train, and not this one."""
         return self._executor == "processes" and (self._workers or available_cores()) > 1
 
     def _tokens(self, config: RunConfig, world: World) -> KeptTokens:
