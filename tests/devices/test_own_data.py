@@ -188,7 +188,7 @@ def test_the_hash_follows_the_content(tmp_path: Path) -> None:
         ),
         (
             {"train_csv": TRAIN, "test_jsonl": "[" * 100_000},
-            r"every line must be JSON, got: values must be nested less deeply \(.*test.jsonl, line 1\)",
+            r"every line must be JSON, got: values must be nested less deeply \(.*jsonl, line 1\)",
         ),
         ({"train_csv": TRAIN, "test_jsonl": "3"}, "every line must be an object, got int"),
         (
