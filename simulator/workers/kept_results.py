@@ -91,9 +91,8 @@ class Checkpoint:
 
     def write(self, key: str, tensors: Tensors) -> None:
         try:
-            if (
-                self._folder.is_symlink()
-            ):  # a run folder from elsewhere may have links that lead out
+            # A run folder from elsewhere may have links that lead out of it.
+            if self._folder.is_symlink():
                 raise OSError("it must be a folder of its own, not a link")
             self._folder.mkdir(parents=True, exist_ok=True)
             write_result(self._folder / f"{key}{SUFFIX}", tensors)
