@@ -49,7 +49,7 @@ class Source:
 
     @cached_property
     def kept(self) -> list[KeptRun]:
-        """Return the kept runs, under the titles of today. Raises UserError where there are none."""
+        """Return the kept runs, under today's titles. Raises UserError where there are none."""
         if not self.has_runs:
             raise UserError(f"no run of {self.name} is kept in {self.results}: make study")
         kept = read_kept(self.results / self.name)
