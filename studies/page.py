@@ -3,9 +3,10 @@
     python -m studies.page studies/page.md docs/study.md
 
 The template is Markdown with lines such as ``{{ table jetson80 }}``, each of which stands for what
-``PARTS`` or ``FIGURES`` make of one experiment of the plan. What stands between
-``{{ where jetson80 }}`` and ``{{ end }}`` is on the page once a run of that experiment is kept. A
-figure lies beside the page, with the CSV that it is drawn from.
+``PARTS`` or ``FIGURES`` make of one experiment of the plan. A figure may name the variants that it
+shows: ``{{ accuracy jetson80: fedquad, haflq }}``. What stands between ``{{ where jetson80 }}`` and
+``{{ end }}`` is on the page once a run of that experiment is kept. A figure lies beside the page,
+with the CSV that it is drawn from.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from studies.frames import (
 from studies.run import Step, steps_of
 from studies.source import Source
 from studies.tables import PARTS, headline
+from traces.text import listed
 
 HERE = Path(__file__).parent
-PLACE = re.compile(r"^\{\{ *([\w-]+) +([\w-]+) *\}\}$", re.MULTILINE)
+PLACE = re.compile(r"^\{\{ *([\w-]+) +([\w-]+)(?:: *([\w, -]+?))? *\}\}$", re.MULTILINE)
 WHERE = re.compile(
     r"^\{\{ *where +([\w-]+) *\}\}\n(.*?)^\{\{ *end *\}\}\n", re.MULTILINE | re.DOTALL
 )
@@ -118,13 +120,15 @@ def page_of(
         return text if source_of(name).has_runs else ""
 
     def part(found: re.Match[str]) -> str:
-        kind, name = found.groups()
+        kind, name, chosen = found.groups()
         source = source_of(name)
-        if kind in PARTS:
+        if kind in PARTS and not chosen:
             return PARTS[kind](source).rstrip("\n")
         if kind in FIGURES:
             caption, frame_of, draw = FIGURES[kind]
             frame = frame_of(source)
+            if chosen:
+                frame = _of_variants(frame, re.split(r", *", chosen))
             if frame.empty:
                 return f"({caption} Nothing is known of it yet.)"
             shown = render(with_names(frame, source.study.names), draw, style.IEEE)
@@ -132,10 +136,19 @@ def page_of(
             files.update({f"{stem}.{suffix}": shown[suffix] for suffix in ("png", "csv")})
             place = f"{folder.name}/{stem}"
             return f"![{caption}]({place}.png)\n\n{caption} [The numbers]({place}.csv)."
-        known = ", ".join([*PARTS, *FIGURES])
-        raise UserError(f"a part of the page must be one of {known}, got {kind!r}")
+        known = ", ".join(FIGURES if chosen else [*PARTS, *FIGURES])
+        which = "that shows chosen variants " if chosen else ""
+        raise UserError(f"a part of the page {which}must be one of {known}, got {kind!r}")
 
     return PLACE.sub(part, WHERE.sub(block, template)), files
+
+
+def _of_variants(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of these variants. Raises UserError for a variant that has none."""
+    if unknown := [label for label in labels if label not in set(frame["label"])]:
+        known = ", ".join(frame["label"].unique())
+        raise UserError(f"a variant of this figure must be one of {known}, got {listed(unknown)}")
+    return frame[frame["label"].isin(labels)]
 
 
 def with_headline(readme: str, plan: Mapping[str, Sequence[Step]], results: Path) -> str:

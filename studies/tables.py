@@ -45,11 +45,12 @@ def table(source: Source) -> str:
 
 
 def headline(source: Source) -> str:
-    """Return the few rows of the table that the README shows, with its note and warnings."""
+    """Return the few numbers that the README shows, a row a variant, with note and warnings."""
     whole = study_table(source.study)
     # There is a row for each target, of which the first, the hardest, is shown.
     rows = [next((row for row in whole.rows if row.title.startswith(one)), None) for one in SHORT]
-    return to_markdown(replace(whole, rows=tuple(row for row in rows if row)))
+    chosen = replace(whole, rows=tuple(row for row in rows if row))
+    return to_markdown(chosen, is_variant_a_row=True)
 
 
 def told_apart(source: Source) -> str:

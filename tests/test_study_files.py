@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -172,6 +173,20 @@ def test_a_time_on_the_page_is_that_of_the_rounds_that_are_kept(done: Path, tmp_
 def test_a_part_that_no_page_has_is_refused(done: Path) -> None:
     with pytest.raises(UserError, match="a part of the page must be one of table"):
         page_maker.page_of("{{ tabel quick }}", _plan(done), done / "results", Path("images"))
+
+
+def test_a_figure_shows_the_variants_that_its_line_names(done: Path) -> None:
+    def shown(line: str) -> set[str]:
+        files = page_maker.page_of(line, _plan(done), done / "results", Path("images"))[1]
+        return set(pd.read_csv(io.BytesIO(files["study-quick-accuracy.csv"]))["label"])
+
+    assert len(shown("{{ accuracy quick }}")) == 2
+    assert shown("{{ accuracy quick: fedquad }}") == {"FedQuad"}
+    assert len(shown("{{ accuracy quick: fedquad, fedlora-common }}")) == 2
+    with pytest.raises(UserError, match="a variant of this figure must be one of .*got fedquat"):
+        shown("{{ accuracy quick: fedquat }}")
+    with pytest.raises(UserError, match="that shows chosen variants must be one of accuracy"):
+        shown("{{ table quick: fedquad }}")
 
 
 def test_a_block_is_on_the_page_once_a_run_of_its_experiment_is_kept(

@@ -96,18 +96,23 @@ def for_terminal(table: StudyTable) -> TerminalTable:
     return TerminalTable(table)
 
 
-def to_markdown(table: StudyTable) -> str:
-    """Return the table in Markdown with the note and the warnings below it."""
+def to_markdown(table: StudyTable, *, is_variant_a_row: bool = False) -> str:
+    """Return the table in Markdown with the note and the warnings below it.
+
+    Metrics are down and variants across, or the other way round with ``is_variant_a_row``.
+    """
     rows = [
         _escaped(row, escape.markdown, "**{}**")
         if row.cells
         else [f"**{escape.markdown(row.title)}**", *[""] * len(table.variants)]
         for row in table.rows
     ]
-    names = ["", *map(escape.markdown, table.variants)]
+    lines = [["", *map(escape.markdown, table.variants)], *rows]
+    if is_variant_a_row:
+        lines = [list(line) for line in zip(*lines, strict=True)]
     warnings = "".join(f"\n* {escape.markdown(line)}" for line in table.warnings)
     below = f"{escape.markdown(sentence(table.note))}\n" + (warnings and f"{warnings}\n")
-    return f"{markdown_grid(names, rows)}\n\n{below}"
+    return f"{markdown_grid(lines[0], lines[1:])}\n\n{below}"
 
 
 def markdown_grid(
