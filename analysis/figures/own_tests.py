@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, lines, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.definitions import scale_of
 from analysis.metrics.study import Study
@@ -43,7 +43,7 @@ def plot(frame: pd.DataFrame, axes: Axes, *, metric: Metric) -> None:
     unit = scale_of(metric).units[0]
     column = f"own_{metric.name}"
     is_higher = metric.better == "higher"
-    for label, look in style.looks(frame).items():
+    for label, look in colors.looks(frame).items():
         values = np.sort(frame.loc[frame["label"] == label, column].to_numpy(float)) / unit.size
         values = values if is_higher else values[::-1]
         shares = 100 * np.arange(len(values) + 1) / len(values)
@@ -62,7 +62,7 @@ def plot(frame: pd.DataFrame, axes: Axes, *, metric: Metric) -> None:
     if not is_higher:
         axes.invert_xaxis()  # the worst at the left, as where higher is better
     axes.set_ylim(0, 102)
-    style.tell_apart(axes)
+    lines.tell_apart(axes)
     axes.grid()
 
 
