@@ -35,9 +35,9 @@ def figures(
     """Draw finished runs, over all their seeds, as PDF, PNG and SVG with the CSV behind each."""
     from dataclasses import replace
 
-    from analysis import api  # pandas and matplotlib take a second
-    from analysis.figures.bands import BANDS
+    from analysis.figures.bands import BANDS  # pandas and matplotlib take a second
     from analysis.figures.style import PAPERS
+    from analysis.results import result_of, write_figures, write_sensitivity
     from analysis.runs.choose import chosen
     from analysis.runs.frames import open_runs
 
@@ -45,15 +45,15 @@ def figures(
         if given not in choices:
             raise ConfigError([unknown(option.removeprefix("--"), given, choices)], option)
     numbers = _numbers(devices or "")
-    result = api.result_of(chosen(open_runs(folders), where or ()))
+    result = result_of(chosen(open_runs(folders), where or ()))
     place = place_beside(folders, "figures", output, where or ())
     style = replace(PAPERS[paper], band=band)
     if over is None:
-        written = api.write_figures(
+        written = write_figures(
             result, place, names=only or (), paper=style, target=target, devices=numbers
         )
     else:
-        written = api.write_sensitivity(result, place, over, paper=style, target=target)
+        written = write_sensitivity(result, place, over, paper=style, target=target)
     console = results()
     for line in result.found.left_out:
         say(console, f"left out: {line}")
