@@ -21,9 +21,9 @@ from analysis import figures
 from analysis.figures import sensitivity, style
 from analysis.figures.rows import SHADE, of_runs
 from analysis.metrics.side_by_side import Studies, studies_of
-from analysis.metrics.study import Study, require_comparable, study_of
+from analysis.metrics.study import Study, study_of
 from analysis.report.table import side_by_side, study_table
-from analysis.runs.blocks import blocks_of
+from analysis.runs.blocks import blocks_of, require_comparable
 from analysis.runs.files import Json, RunError
 from analysis.runs.frames import RunSet, load_variants, open_runs
 from analysis.runs.load import Run

@@ -19,8 +19,7 @@ from analysis.metrics.definitions import BESIDE, JUDGES, SMOOTHING, wrong_target
 from analysis.metrics.paired import SeedRuns, by_variant, differences
 from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
-from analysis.runs.blocks import SAME_TASK
-from analysis.runs.differences import settings_that_differ
+from analysis.runs.blocks import require_comparable
 from analysis.runs.files import RunError, place_of, read_config, read_table, title_of
 from analysis.runs.frames import RunSet
 from analysis.runs.load import Run
@@ -382,32 +381,6 @@ def choose_baseline(
         meant = did_you_mean(given, variants)
         raise RunError(f"the baseline must be one of the variants ({names}), got {given!r}{meant}")
     return given
-
-
-def require_comparable(runs: RunSet) -> None:
-    """Raise RunError unless all runs share model, data, training and metric, and seeds conditions.
-
-    Runs share training where all trained or all only told the time.
-    """
-    for column, rows in [
-        *((name, runs.runs) for name in SAME_TASK),
-        *(("conditions_hash", same) for _, same in runs.runs.groupby("seed", sort=False)),
-    ]:
-        different = rows.drop_duplicates(column)
-        if len(different) > 1:
-            one, other = different.iloc[0], different.iloc[1]
-            raise RunError(
-                "variants that are compared must share model, data, training and metric, and for"
-                f" each seed the fleet, its traces and shards; {one['path']} and {other['path']}"
-                " differ in " + _difference(column, one, other)
-            )
-
-
-def _difference(column: str, one: pd.Series[Any], other: pd.Series[Any]) -> str:
-    if column != "conditions_hash":
-        return f"{column.replace('_', ' ')} ({one[column]} / {other[column]})"
-    configs = (read_config(Path(str(row["path"]))) for row in (one, other))
-    return f"the conditions of seed {one['seed']}" + settings_that_differ(*configs)
 
 
 def _shared_budget(rounds: Sequence[pd.DataFrame], metric: Metric) -> Spent | None:

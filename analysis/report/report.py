@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis import figures
 from analysis.metrics.side_by_side import Studies, studies_of
-from analysis.metrics.study import Study, require_comparable, study_of
+from analysis.metrics.study import Study, study_of
 from analysis.report.data import ReportData
 from analysis.report.formats import table_files
 from analysis.report.pages import (
@@ -19,7 +19,7 @@ from analysis.report.pages import (
     to_markdown_index,
     to_markdown_page,
 )
-from analysis.runs.blocks import ALONE, blocks_of
+from analysis.runs.blocks import ALONE, blocks_of, require_comparable
 from analysis.runs.choose import chosen
 from analysis.runs.files import RunError
 from analysis.runs.frames import RunSet, load_variants, open_runs
