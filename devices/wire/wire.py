@@ -43,7 +43,6 @@ from devices.vocabulary.controls import zeros_like
 from devices.vocabulary.merged import is_dense, num_numbers, summed
 from devices.vocabulary.number_formats import FP32_BYTES
 from devices.vocabulary.plan import (
-    UPLOAD_BITS,
     Adapter,
     Broadcast,
     FactorName,
@@ -52,6 +51,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
+from devices.vocabulary.terms import UPLOAD_BITS
 from devices.wire.messages import HEADER, SCALE_BYTES, Reader, fp32, framed, quantized, unframed
 from traces.arrays import BitsArray, BoolArray, Float32Array
 
