@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.figures.colors import DARK_GREY, GREY
+from analysis.figures.colors import DARK_GREY, GREY, Look
 
 MAX_MARKS = 12
 NUM_SAMPLES = 200  # places at which lines are held against each other and against words
@@ -20,6 +20,13 @@ COVERED_SHARE = 0.004  # of an axis: two lines this near to each other look like
 def mark_every(num_points: int) -> int:
     """Return how many points lie from mark to mark: a short line has all of them marked."""
     return max(1, -(-num_points // MAX_MARKS))
+
+
+def staircase(
+    axes: Axes, at: npt.ArrayLike, heights: npt.ArrayLike, look: Look, *, label: str
+) -> None:
+    """Draw a line that keeps each height until the next place."""
+    axes.step(at, heights, where="post", color=look.color, linestyle=look.dash, label=label)
 
 
 def tell_apart(axes: Axes) -> None:

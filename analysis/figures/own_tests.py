@@ -47,14 +47,7 @@ def plot(frame: pd.DataFrame, axes: Axes, *, metric: Metric) -> None:
         values = np.sort(frame.loc[frame["label"] == label, column].to_numpy(float)) / unit.size
         values = values if is_higher else values[::-1]
         shares = 100 * np.arange(len(values) + 1) / len(values)
-        axes.step(
-            [values[0], *values],
-            shares,
-            where="post",
-            color=look.color,
-            linestyle=look.dash,
-            label=escape.figure(label),
-        )
+        lines.staircase(axes, [values[0], *values], shares, look, label=escape.figure(label))
     axes.set(
         xlabel=title(f"{metric.title} on own test data", unit),
         ylabel="Devices that do no better (%)",

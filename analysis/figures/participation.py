@@ -74,14 +74,8 @@ def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
     for label, look in colors.looks(frame).items():
         merged = np.sort(frame.loc[frame["label"] == label, "num_aggregated"].to_numpy())
         share = np.searchsorted(merged, counts, side="right") / len(merged)
-        axes.step(
-            [-1, *counts, most + 1],
-            100 * np.array([0.0, *share, 1.0]),
-            where="post",
-            color=look.color,
-            linestyle=look.dash,
-            label=escape.figure(label),
-        )
+        at, heights = [-1, *counts, most + 1], 100 * np.array([0.0, *share, 1.0])
+        lines.staircase(axes, at, heights, look, label=escape.figure(label))
     axes.set(xlabel="Updates merged of a device, k", ylabel="Devices merged at most\nk times (%)")
     axes.set_xlim(-0.5, most + 0.5)
     axes.set_ylim(0, 102)

@@ -68,14 +68,7 @@ def plot(frame: pd.DataFrame, axes: Axes) -> None:
         within = own[own <= MOST]
         at = [1.0, *within, MOST]
         share = 100 * np.array([0, *range(1, len(within) + 1), len(within)]) / len(own)
-        axes.plot(
-            at,
-            share,
-            drawstyle="steps-post",
-            color=look.color,
-            linestyle=look.dash,
-            label=f"{escape.figure(label)} ({score(own):.2f})",
-        )
+        lines.staircase(axes, at, share, look, label=f"{escape.figure(label)} ({score(own):.2f})")
     axes.set(xlabel="Times as long as the fastest (τ)", ylabel="Targets reached within τ (%)")
     axes.set_xlim(1, MOST)
     axes.set_ylim(0, 103)

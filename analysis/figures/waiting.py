@@ -74,14 +74,9 @@ def plot_cdf(frame: pd.DataFrame, axes: Axes) -> None:
     for label, look in colors.looks(frame).items():
         waits = np.sort(frame.loc[frame["label"] == label, "waiting_s"].to_numpy(float)) / unit.size
         share = np.arange(1, len(waits) + 1) / len(waits)
-        axes.step(
-            np.concatenate([[0.0], waits, [longest]]),
-            100 * np.concatenate([[0.0], share, [1.0]]),
-            where="post",
-            color=look.color,
-            linestyle=look.dash,
-            label=escape.figure(label),
-        )
+        heights = 100 * np.array([0.0, *share, 1.0])
+        at = [0.0, *waits, longest]
+        lines.staircase(axes, at, heights, look, label=escape.figure(label))
     axes.set(xlabel=f"Waiting time ({unit.name})", ylabel="Share of waits up to it (%)")
     axes.set_xlim(0, longest or 1.0)
     axes.set_ylim(0, 102)
