@@ -45,7 +45,7 @@ from algorithms.planning.term_budgets import (
     budgets_by_group,
     budgets_by_speed,
 )
-from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, fits, make_plan
 from devices.models.spec import ModelSpec
 from devices.vocabulary.plan import (
     Adapter,
@@ -171,7 +171,7 @@ class HAFLQ(Strategy[Sensitivity]):
         for device_id, terms in zip(able, TermGrid.many(held, chosen, bits), strict=True):
             index = workloads[device_id].formats_index
             plan = make_plan(fleet, device_id, terms, formats[index], activation_bits)
-            if fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(device_id):
+            if fits(fleet, plan):
                 plans.append(plan)
         return plans
 
