@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from analysis.metrics.definitions import METRICS, value_in_words
+from analysis.metrics.definitions import value_in_words
 from analysis.metrics.study import Study
-from analysis.report.table import cell_text, unit_of
+from analysis.report.table import TIME_TO_TARGET, cell_text, unit_of
 
 
 def findings(study: Study) -> list[str]:
@@ -54,10 +54,10 @@ def _finding(study: Study, variant: str) -> str:
 
 
 def _time_to_target(study: Study, variant: str) -> str:
-    metric = next(one for one in METRICS if one.column == "time_to_target_s")
-    estimates = study.estimates(metric.column)
-    unit = unit_of(metric, estimates.values())
-    value, bracket, interval = cell_text(metric, estimates[variant], unit).partition(" [")
+    estimates = study.estimates(TIME_TO_TARGET.column)
+    unit = unit_of(TIME_TO_TARGET, estimates.values())
+    text = cell_text(TIME_TO_TARGET, estimates[variant], unit)
+    value, bracket, interval = text.partition(" [")
     return f"{value} {unit.name}{bracket}{interval}"
 
 

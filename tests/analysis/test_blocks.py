@@ -17,7 +17,7 @@ from analysis import results
 from analysis.commands.main import app
 from analysis.metrics.side_by_side import Studies, studies_of
 from analysis.metrics.study import study
-from analysis.report.formats import for_terminal, table_files
+from analysis.report.formats import TerminalTable, table_files
 from analysis.report.report import write_report
 from analysis.report.table import side_by_side
 from analysis.runs.blocks import ALONE, blocks_of
@@ -189,7 +189,7 @@ def test_nothing_of_a_table_is_cut_at_any_width_of_a_terminal(root: Path, width:
         table.note,
     )
     screen = io.StringIO()
-    Console(file=screen, width=width).print(for_terminal(many))
+    Console(file=screen, width=width).print(TerminalTable(many))
     lines = screen.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert "…" not in screen.getvalue()
