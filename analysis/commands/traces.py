@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -72,7 +72,8 @@ def _import(
         if uplink_scale is not None:
             imported = trace_files.with_uplinks(imported, uplink_scale)
         texts = {f"{one.name}.csv": one.text.encode() for one in imported}
-        own = [path for path in files if path.resolve() in _resolved(texts, output)]
+        written = {(output / name).resolve() for name in texts}
+        own = [path for path in files if path.resolve() in written]
         if own:
             raise ValueError(
                 f"an import must not overwrite what it reads, got {own[0]}; "
@@ -193,10 +194,6 @@ def publish(files: Mapping[str, bytes], folder: Path, *, force: bool) -> None:
                 (staged / name).write_bytes(content)
     except OSError as error:
         raise ValueError(f"the files cannot be written to {folder}: {error}") from None
-
-
-def _resolved(names: Iterable[str], folder: Path) -> set[Path]:
-    return {(folder / name).resolve() for name in names}
 
 
 @contextmanager
