@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -49,18 +49,6 @@ def import_command(
     FORMAT: mahimahi, pensieve, lumos5g, puffer, rates, ghent, hsdpa, ucc, csv, parquet (links);
     fedscale-behave, flash, stunner (availability); fedscale-capacity, ai-benchmark (devices).
     """
-    _import(format_name, files, output, uplink_scale, force=force)
-
-
-def _import(
-    format_name: str,
-    files: Sequence[Path],
-    output: Path,
-    uplink_scale: float | None,
-    *,
-    force: bool,
-) -> None:
-    """Import files of a format into a folder, all or none, and say what was written."""
     from analysis.traces import files as trace_files
     from analysis.traces import tables as trace_tables
     from traces.importers import import_files
@@ -111,7 +99,7 @@ def fetch_command(
     with chatter().status(name) as status:
         files = public_traces.fetch_public(name, public, sha256, status.update)
     say(console, f"{public.title} ({public.licence}): {public.address}")
-    _import(public.format, files, output, uplink_scale, force=force)
+    import_command(public.format, files, output, uplink_scale, force)
 
 
 @app.command("fit")

@@ -42,7 +42,9 @@ def _profile(device: TomlTable) -> DeviceProfile:
         )
     tables = {int(k): by_width.table(k, (*RATES, "overhead_s")) for k in by_width.values}
     measured = {
-        width: StepRates(*(rates.number(key) * 1e9 for key in RATES), rates.number("overhead_s"))
+        width: StepRates._make(
+            [*(rates.number(key) * 1e9 for key in RATES), rates.number("overhead_s")]
+        )
         for width, rates in tables.items()
     }
     first = measured[max(measured)]

@@ -47,8 +47,8 @@ def read(path: Path) -> list[Availability | DeviceTable]:
         events = [_event(path, name, line) for line in _messages(where, entry["messages"])]
         if not events:
             raise ValueError(f"{where}: expected at least one message, found none")
-        words = {word for _, word in events} - {*SETS, *IGNORED}
-        unknown |= {word for word in words if not word.endswith("%")}
+        met = {word for _, word in events} - {*SETS, *IGNORED}
+        unknown |= {word for word in met if not word.endswith("%")}
         trace = _trace(events)
         if trace.period_s > MAX_TIME_S:
             raise ValueError(
