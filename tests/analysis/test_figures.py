@@ -292,7 +292,7 @@ def lab(color: str, seen: list[list[float]]) -> np.ndarray:
 def pairs(*names: str) -> pd.DataFrame:
     """Return a frame of runs named label:strategy."""
     frame = pd.DataFrame([name.split(":") for name in names], columns=["label", "strategy"])
-    numbers = style.shades(zip(frame["label"], frame["strategy"], strict=True))
+    numbers = colors.shades(zip(frame["label"], frame["strategy"], strict=True))
     return frame.assign(shade=frame["label"].map(numbers))
 
 
@@ -310,7 +310,7 @@ def test_a_strategy_keeps_its_look_whatever_stands_beside_it(strategy: str) -> N
 
 def test_a_variant_before_it_does_not_take_the_look_of_the_strategy() -> None:
     looks = colors.looks(pairs("async-fedquad:fedquad", "fedquad:fedquad"))
-    assert looks["fedquad"].color == style.BLUE.lower()
+    assert looks["fedquad"].color == colors.BLUE.lower()
     assert looks["async-fedquad"] != looks["fedquad"]
 
 
