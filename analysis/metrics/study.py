@@ -26,7 +26,7 @@ from analysis.runs.load import Run
 from analysis.runs.names import reader_names
 from devices.datasets.own import portable_name
 from devices.tasks.task import Metric
-from traces.text import did_you_mean
+from traces.text import did_you_mean, finite_or_nan, is_number
 
 NAN = math.nan
 ROUND_COLUMNS = (
@@ -162,7 +162,7 @@ def study(
             rounds,
             work_of(clients, devices, metric),
             config,
-            _number(row["num_test"]),
+            finite_or_nan(row["num_test"]),
         )
     if not played:
         raise RunError("\n".join(["at least one run must be readable; got none", *damaged]))
@@ -199,7 +199,7 @@ def study_of(
             run.rounds,
             work,
             run.config,
-            _number(run.manifest.get("data", {}).get("num_test")),
+            finite_or_nan(run.manifest.get("data", {}).get("num_test")),
         )
         for run, work in zip(runs, works, strict=True)
     }
@@ -210,10 +210,6 @@ def study_of(
 
 def _run_name(run: Run) -> str:
     return f"{run.label} s{run.manifest['seed']}"
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def work_of(clients: pd.DataFrame, devices: pd.DataFrame, metric: Metric) -> dict[str, float]:
@@ -272,7 +268,7 @@ def _fixed_targets(played: Mapping[str, _Played]) -> list[float]:
         float(target)
         for one in played.values()
         for target in _listed(one.config.get("targets"))
-        if isinstance(target, int | float) and not wrong_target(one.metric, target)
+        if is_number(target) and not wrong_target(one.metric, target)
     }
     return sorted(named, reverse=_metric(played).better == "higher")
 
@@ -357,7 +353,7 @@ def _standard_error(one: _Played, final: float) -> float:
     """
     evaluation = one.config.get("evaluation")
     asked = evaluation.get("examples") if isinstance(evaluation, dict) else None
-    counts = [n for n in (_number(asked), one.num_test) if n > 0]
+    counts = [n for n in (finite_or_nan(asked), one.num_test) if n > 0]
     return one.metric.standard_error(final, min(counts)) if counts else math.nan
 
 

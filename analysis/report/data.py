@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +23,7 @@ from analysis.runs.load import Run
 from analysis.units import BYTES, NO_NUMBER, SECONDS, Scale, Unit, significant
 from simulator.config.keys import flatten
 from simulator.config.schema import NOT_SIMULATED
+from traces.text import is_number
 
 MAX_NAMED = 6  # variants in the title
 RECONSTRUCTION = (
@@ -217,7 +217,7 @@ def _facts(study: Study) -> list[str]:
     charged = f", a proxy at the costs of {', '.join(study.charged)}" if study.charged else ""
     data = manifest["data"]
     share = data.get("majority_share")
-    majority = f"{100 * share:.3g} %" if isinstance(share, int | float) else "unknown"
+    majority = f"{100 * share:.3g} %" if is_number(share) else "unknown"
     classes = ""
     if "num_classes" in data:
         classes = f", {data['num_classes']} classes, majority class {majority}"
@@ -254,9 +254,7 @@ def _strategy_settings(run: Run) -> str:
 def _wall_time(run: Run) -> str:
     """Return how long the host took; a dash where the manifest does not say."""
     wall_s = run.manifest.get("wall_s")
-    if isinstance(wall_s, int | float) and math.isfinite(wall_s):
-        return SECONDS.text(float(wall_s))
-    return NO_NUMBER
+    return SECONDS.text(float(wall_s)) if is_number(wall_s) else NO_NUMBER
 
 
 def _span(scale: Scale, values: pd.Series[float]) -> str:
