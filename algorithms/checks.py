@@ -18,27 +18,14 @@ from typing import Any
 import numpy as np
 
 from algorithms.quadratic import change_of, distance, known_solution, trained_on
-from algorithms.static_fleet import (
-    StaticDevice,
-    StaticFleet,
-    lasting,
-    spoil,
-    trained_update,
-)
+from algorithms.static_fleet import StaticDevice, StaticFleet, lasting, spoil, trained_update
 from algorithms.strategy import LinkRate, ServerState, Strategy
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.memory import FORMAT_BITS
 from devices.fleet.catalog import load_profiles
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import (
-    Adapter,
-    Broadcast,
-    ClientUpdate,
-    DeviceId,
-    Timing,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, DeviceId, Timing, TrainingPlan
 
 PROFILES = ("jetson-agx-orin-maxn", "phone-snapdragon-8-gen-2", "raspberry-pi-4-2gb")
 """The profiles of the devices, in turns; their speeds differ widely."""

@@ -47,13 +47,7 @@ from algorithms.planning.term_budgets import (
 )
 from algorithms.strategy import FleetView, ServerState, Strategy, fits, make_plan
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import BitsArray, BoolArray, FloatArray
 from traces.options import RISING, Count, Positive, RisingCounts, Share

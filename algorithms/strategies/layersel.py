@@ -30,12 +30,7 @@ import numpy as np
 from algorithms.merging.lora import holder_weights, mean_adapter, squared_change
 from algorithms.planning.layer_choice import LayerProblem, choose_layers, plan_of_blocks
 from algorithms.strategy import FleetView, ServerState, Strategy, fits
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TrainingPlan
 from traces.arrays import BoolArray, FloatArray, IntArray
 from traces.options import Count, NotNegative, Positive
 

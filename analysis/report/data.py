@@ -13,11 +13,7 @@ import yaml
 
 from analysis.figures import FigureSpec
 from analysis.metrics.study import Study
-from analysis.report.table import (
-    StudyTable,
-    privacy_in_words,
-    study_table,
-)
+from analysis.report.table import StudyTable, privacy_in_words, study_table
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
 from analysis.units import BYTES, NO_NUMBER, SECONDS, Scale, Unit, significant
