@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from algorithms.contract import wrong_broadcast, wrong_plans, wrong_state
 from algorithms.quadratic import change_of, distance, known_solution, trained_on
 from algorithms.static_fleet import StaticDevice, StaticFleet, lasting, spoil, trained_update
 from algorithms.strategy import LinkRate, ServerState, Strategy
@@ -25,7 +26,7 @@ from devices.cost.memory import FORMAT_BITS
 from devices.fleet.catalog import load_profiles
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import Adapter, Broadcast, ClientUpdate, DeviceId, Timing, TrainingPlan
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, Timing, TrainingPlan
 
 PROFILES = ("jetson-agx-orin-maxn", "phone-snapdragon-8-gen-2", "raspberry-pi-4-2gb")
 """The profiles of the devices, in turns; their speeds differ widely."""
@@ -129,11 +130,13 @@ def _check_value(strategy: Any) -> Iterator[str]:
             yield f"it needs the method {name}; inherit from algorithms.strategy.Strategy"
 
 
+def _initial(strategy: Any, fleet: StaticFleet) -> Adapter:
+    rng = np.random.default_rng(0)
+    return fleet.model.initial_adapter(strategy.rank, float(strategy.alpha), rng)
+
+
 def _start(strategy: Any, fleet: StaticFleet) -> ServerState[Any]:
-    adapter = fleet.model.initial_adapter(
-        strategy.rank, float(strategy.alpha), np.random.default_rng(0)
-    )
-    state: ServerState[Any] = strategy.init(adapter)
+    state: ServerState[Any] = strategy.init(_initial(strategy, fleet))
     return replace(state, num_devices=len(fleet.device_ids))
 
 
@@ -171,15 +174,8 @@ def _round(
 
 def _check_init(strategy: Any) -> Iterator[str]:
     """The method init returns a ServerState of version 0 with the adapter that it was given."""
-    fleet = check_fleet()
-    adapter = fleet.model.initial_adapter(
-        strategy.rank, float(strategy.alpha), np.random.default_rng(0)
-    )
-    state = strategy.init(adapter)
-    if not isinstance(state, ServerState) or state.version != 0:
-        yield f"return ServerState(0, adapter, memory), got {state!r:.80}"
-    elif _shapes(state.adapter) != _shapes(adapter):
-        yield "keep the names and shapes of the adapter's factors"
+    adapter = _initial(strategy, check_fleet())
+    yield from _said(wrong_state(strategy.init(adapter), adapter, 0))
 
 
 def _check_plans(strategy: Any) -> Iterator[str]:
@@ -187,17 +183,14 @@ def _check_plans(strategy: Any) -> Iterator[str]:
     for fleet in _fleets():
         state = _start(strategy, fleet)
         for cohort in (fleet.device_ids, fleet.device_ids[1:3], fleet.device_ids[:1]):
-            plans = _plans(strategy, state, fleet, cohort)
-            if not all(isinstance(plan, TrainingPlan) for plan in plans):
-                yield f"return TrainingPlans, got {plans!r:.80}"
-                return
-            devices = [plan.device_id for plan in plans]
-            if len(set(devices)) < len(devices) or not set(devices) <= set(cohort):
-                yield f"for the cohort {list(cohort)} it returned plans for {devices}"
-            shape = fleet.model.grid_shape(strategy.rank)
-            for plan in plans:
-                if plan.terms.held.shape != shape:
-                    yield f"terms must be (L, M, R) = {shape}, got {plan.terms.held.shape}"
+            plans = strategy.plan(state, fleet, cohort, np.random.default_rng(1))
+            yield from _said(wrong_plans(plans, state.adapter, cohort))
+
+
+def _said(wrong: str | None) -> Iterator[str]:
+    """Yield what a method must return, where ``contract.py`` says that it did not."""
+    if wrong:
+        yield f"it must return {wrong}"
 
 
 def _check_room(strategy: Any) -> Iterator[str]:
@@ -249,11 +242,7 @@ def _check_broadcast(strategy: Any) -> Iterator[str]:
     state, plans, updates = _round(strategy, fleet)
     for now in (state, strategy.aggregate(state, updates)):
         for plan in plans:
-            sent = strategy.broadcast(now, plan)
-            if not isinstance(sent, Broadcast) or sent.version != now.version:
-                yield f"return Broadcast(state.version, state.adapter), got {sent!r:.80}"
-            elif _shapes(sent.adapter) != _shapes(now.adapter):
-                yield "keep the names and shapes of the adapter's factors and head"
+            yield from _said(wrong_broadcast(strategy.broadcast(now, plan), now))
 
 
 def _check_aggregate(strategy: Any) -> Iterator[str]:
@@ -262,16 +251,11 @@ def _check_aggregate(strategy: Any) -> Iterator[str]:
         state, _, updates = _round(strategy, fleet)
         for given in (updates, updates[:1], updates[-1:], updates[::2]):
             after = strategy.aggregate(state, given)
-            if not isinstance(after, ServerState) or after.version != state.version + 1:
-                yield f"return state.advance(adapter, memory), got {after!r:.80}"
-                return
-            if _shapes(after.adapter) != _shapes(state.adapter):
-                yield "keep the names, shapes and scale of the adapter's factors and head"
+            if wrong := wrong_state(after, state.adapter, state.version + 1):
+                yield from _said(wrong)
                 return
             arrays = [*after.adapter.head.values()]
             arrays += [values for pair in after.adapter.factors.values() for values in pair]
-            if any(values.dtype != np.float32 for values in arrays):
-                yield "every array must be float32"
             if not all(np.isfinite(values).all() for values in arrays):
                 yield "every number must be finite"
 
@@ -400,11 +384,6 @@ def _fleets() -> tuple[StaticFleet, StaticFleet]:
 
 def _workloads(plans: Sequence[TrainingPlan]) -> list[tuple[DeviceId, bytes]]:
     return [(plan.device_id, plan.workload) for plan in plans]
-
-
-def _shapes(adapter: Adapter) -> tuple[Any, ...]:
-    factors = {key: (a.shape, b.shape) for key, (a, b) in adapter.factors.items()}
-    return factors, {name: values.shape for name, values in adapter.head.items()}, adapter.scale
 
 
 def _model(strategy: Any, state: ServerState[Any], device_id: DeviceId) -> Adapter:
