@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.contract import wrong_broadcast, wrong_plans, wrong_state
+from algorithms.contract import wrong_broadcast, wrong_plans, wrong_scale, wrong_state
 from algorithms.quadratic import change_of, distance, known_solution, trained_on
 from algorithms.static_fleet import StaticDevice, StaticFleet, lasting, spoil, trained_update
 from algorithms.strategy import LinkRate, ServerState, Strategy
@@ -121,10 +121,7 @@ def _check_value(strategy: Any) -> Iterator[str]:
     if isinstance(strategy, type) or parameters is None or not parameters.frozen:
         yield f"make it a value of a class under @dataclass(frozen=True), got {strategy!r:.80}"
         return
-    if not isinstance(strategy.rank, int) or strategy.rank < 1:
-        yield f"rank must be a whole number of at least 1, got {strategy.rank!r}"
-    if not isinstance(strategy.alpha, int | float) or not 0 < strategy.alpha < float("inf"):
-        yield f"alpha must be a finite number above 0, got {strategy.alpha!r}"
+    yield from wrong_scale(strategy)
     for name in ("init", "plan", "broadcast", "aggregate"):
         if not callable(getattr(strategy, name, None)):
             yield f"it needs the method {name}; inherit from algorithms.strategy.Strategy"
