@@ -1,5 +1,4 @@
-"""HAFLQ trains important rank-1 terms; memory decides the bits of blocks, bandwidth those of
-uploads.
+"""HAFLQ trains important rank-1 terms; memory decides block bits, and bandwidth upload bits.
 
 Su, Yan, Deng, Dohler, Schober: HAFLQ, arXiv 2411.06581v2 (2025). Its first version, by Su, Yan and
 Deng: "Federated LLMs Fine-tuned with Adaptive Importance-Aware LoRA" (HAFL), ICC 2025,
