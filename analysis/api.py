@@ -1,7 +1,7 @@
-"""Runs experiments from scripts and notebooks; what they came to is a ``Result``.
+"""Runs experiments from scripts and notebooks, and returns each as a ``Result``.
 
 Mistakes are exceptions (``UserError``) with the messages of the command line. Nothing is printed
-unless a reporter is given, but for a line of progress in a notebook.
+unless a reporter is given; a notebook shows one line of progress.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
 
 IN_MEMORY = Path("<config>")
-"""The name in messages of a config that is no file; paths of own schedulers start beside it."""
+"""The path that stands for a config that is no file, in messages and for own schedulers."""
 
 
 def run(
@@ -43,11 +43,11 @@ def run(
     """Simulate every strategy of an experiment, given as a file or as a mapping of its keys.
 
     ``overrides`` maps dotted keys to values: ``{"stop.rounds": 2}``. Finished runs below ``output``
-    (``runs``; the run whose own config is given, where it is) are kept as they are, and training
-    results in ``cache`` for later runs: ``auto`` is the user's own folder, None keeps nothing
-    (``Result.savings`` has what it saved). A relative path starts at the folder of the file, in
-    ``overrides`` too; in a mapping, at the working directory. Raises ConfigError with all that is
-    wrong, before anything is written.
+    are kept as they are. Without an ``output``, runs are below ``runs``, and a run folder's own
+    config is run in that folder. Training results are kept for later runs in ``cache``: ``auto`` is
+    the user's own folder, and None keeps nothing; ``Result.savings`` counts those that were used
+    again. A relative path starts at the folder of the file, in ``overrides`` too; in a mapping, at
+    the working directory. Raises ConfigError with all that is wrong, before anything is written.
     """
     path, read = _reader(config)
     origin = Origin(path, tuple(_texts(overrides)))
@@ -70,9 +70,9 @@ def sweep(
 ) -> Result:
     """Simulate every strategy of an experiment at several seeds and grid points, one by one.
 
-    ``seeds`` is how many, counted from the config's own, or which; ``grid`` maps dotted keys to
-    their values: ``{"strategy.rank": [4, 8]}``. The rest is as for ``run``; ``fedclock sweep`` has
-    several runs at once.
+    ``seeds`` is a number of seeds, counted from the config's own, or a list of them. ``grid`` maps
+    dotted keys to their values: ``{"strategy.rank": [4, 8]}``. The rest is as for ``run``.
+    ``fedclock sweep`` can do several runs at once.
     """
     path, read = _reader(config)
     origin = Origin(path, tuple(_texts(overrides)))
@@ -83,7 +83,7 @@ def sweep(
 
 
 def _texts(overrides: Mapping[str, Any] | None) -> list[str]:
-    """Return overrides as the command line has them. Raises ConfigError on what is no mapping."""
+    """Return overrides as the command line has them. Raises ConfigError if they are no mapping."""
     if not isinstance(overrides, Mapping | None):
         example = '{"stop.rounds": 2}'
         problem = f"overrides must map keys to values, as in {example}, got {shown(overrides)}"
@@ -107,7 +107,7 @@ def _is_list(value: object) -> bool:
 
 
 def _seeds_text(seeds: int | Sequence[int]) -> str:
-    """Return seeds as the command line has them. Raises ConfigError on what are none."""
+    """Return seeds as the command line has them. Raises ConfigError if they are no seeds."""
     if isinstance(seeds, int):
         return str(seeds)
     if not _is_list(seeds) or not list(seeds):
@@ -117,7 +117,7 @@ def _seeds_text(seeds: int | Sequence[int]) -> str:
 
 
 def _reader(config: Path | str | Mapping[str, Any]) -> tuple[Path, LoadConfigs]:
-    """Return what messages call a config, and what reads its runs after overrides."""
+    """Return a config's name in messages, and a function that reads its runs with overrides."""
     if isinstance(config, Mapping):
         content = config
         return IN_MEMORY, lambda texts: read_experiment(content, texts, IN_MEMORY)

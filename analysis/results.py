@@ -40,7 +40,7 @@ LISTED = {
     "num_rounds": "Rounds",
     "simulated_s": "Simulated time (s)",
 }
-"""What a notebook shows of runs that cannot be compared, with its titles."""
+"""The columns, with their titles, that a notebook shows of runs that cannot be compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,32 +48,32 @@ class Result:
     """A result is a number of finished runs; its frames begin with label, strategy and seed."""
 
     runs: tuple[Run, ...]
-    found: RunSet  # the same runs, as the metrics over seeds take them
+    found: RunSet  # the same runs as a table, by which they are chosen
 
     @property
     def rounds(self) -> pd.DataFrame:
-        """One row a round of every run; round 0 is the initial model."""
+        """Return one row for each round of each run; round 0 is the initial model."""
         return self._rows(lambda run: run.rounds)
 
     @property
     def clients(self) -> pd.DataFrame:
-        """One row for each plan that any run dispatched."""
+        """Return one row for each plan that any run dispatched."""
         return self._rows(lambda run: run.clients)
 
     @property
     def devices(self) -> pd.DataFrame:
-        """One row a device of every run's fleet."""
+        """Return one row for each device of each run's fleet."""
         return self._rows(lambda run: run.devices)
 
     @property
     def savings(self) -> pd.DataFrame:
-        """One row a run: how many trainings it asked for, and how many were reused."""
+        """Return for each run how many trainings it asked for, and how many were reused."""
         keys = ("num_trainings", "num_trainings_reused")
         return self._rows(lambda run: pd.DataFrame([{k: run.manifest.get(k, 0) for k in keys}]))
 
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
-        """The tables of all runs by name: rounds, clients, devices and savings."""
+        """Return the tables of all runs by name: rounds, clients, devices and savings."""
         return {name: getattr(self, name) for name in ("rounds", "clients", "devices", "savings")}
 
     def _rows(self, rows: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
@@ -81,17 +81,17 @@ class Result:
 
     @property
     def blocks(self) -> dict[str, Result]:
-        """The runs in the blocks that can be compared, by heading; "" where there is one alone."""
+        """Return the runs of each block that can be compared; the heading of a single one is ""."""
         return {block.heading: self._chosen(runs) for block, runs in blocks_of(self.found).items()}
 
     @property
     def manifest(self) -> Json:
-        """The manifest of the only run. Raises RunError where there are several."""
+        """Return the manifest of the only run. Raises RunError where there are several."""
         return self._only().manifest
 
     @property
     def adapter(self) -> Path | None:
-        """The folder of the only run's adapter, in PEFT's format.
+        """Return the folder of the only run's adapter, in PEFT's format.
 
         None where nothing was trained, or the strategy has no global model. Raises RunError where
         there are several runs.
@@ -116,7 +116,7 @@ class Result:
         return self._chosen(self.found.without(**unwanted))
 
     def _chosen(self, found: RunSet) -> Result:
-        """Return the runs of a part of ``found``, by the names of variants that it has there."""
+        """Return the runs of a part of ``found``, labelled by the names of its variants."""
         variants = dict(zip(found.runs["path"], found.runs["variant"], strict=True))
         runs = [
             replace(run, label=variants[str(run.path)])
@@ -128,7 +128,8 @@ class Result:
     def compare(self, *, target: float | None = None, baseline: str | None = None) -> Study:
         """Return the study of these runs, which every figure takes.
 
-        Raises RunError where they met unlike conditions, or on a target or baseline that cannot be.
+        Raises RunError if they met unlike conditions, the target is out of range, or the baseline
+        is no variant.
         """
         require_comparable(self.found)
         return study_of(self.runs, target=target, baseline=baseline)
@@ -136,8 +137,8 @@ class Result:
     def table(self, *, target: float | None = None, baseline: str | None = None) -> pd.DataFrame:
         """Return the table of ``fedclock summary``: metrics down, variants across, as texts.
 
-        The rows of several blocks have the block before the metric. Raises RunError on a target or
-        baseline that cannot be.
+        The rows of several blocks have the block before the metric. Raises RunError if the target
+        is out of range or the baseline is no variant.
         """
         return _as_frame(self._studies(target=target, baseline=baseline))
 
@@ -154,7 +155,7 @@ class Result:
         return f"<{counted(len(self.runs), 'run')} at {counted(seeds, 'seed')}: {variants}>"
 
     def _repr_html_(self) -> str:
-        """Return the table for a notebook; of runs that cannot be compared, what they are."""
+        """Return the table for a notebook, or a list of the runs if they cannot be compared."""
         try:
             studies = self._studies()
         except RunError:
@@ -177,7 +178,7 @@ class Result:
         return draw(with_names(spec.of(study), study.names), spec.draw, paper=paper)
 
     def sensitivity(self, key: str, *, target: float | None = None) -> pd.DataFrame:
-        """Return one row a run: its results, beside the value that a key of its config has."""
+        """Return the results of each run in a row, beside the value of a key in its config."""
         return sensitivity.frame(self.runs, key, target=target)
 
     def _only(self) -> Run:
@@ -289,10 +290,10 @@ def write_figures(
 ) -> list[Path]:
     """Write the named figures, or all that have something to show, in every format with CSV.
 
-    The runs are a result, or what ``load`` finds. Those of several blocks have figures each, in a
-    folder of its own. ``devices`` are those that figures of single devices show (gantt, memory,
-    choices); all, where none is named. Raises RunError on a name that is none, or without any of
-    the devices.
+    The runs are a result, or what ``load`` finds. If they are of several blocks, each block has
+    figures in a folder of its own. ``devices`` are those that figures of single devices show
+    (gantt, memory, choices); all, if none is named. Raises RunError if there is no figure of a
+    name, or none of the devices took part.
     """
     result = runs if isinstance(runs, Result) else load(runs)
     asked, kind = [names] if isinstance(names, str) else names, _paper(paper)
@@ -316,7 +317,10 @@ def write_sensitivity(
     paper: style.Paper = style.IEEE,
     target: float | None = None,
 ) -> list[Path]:
-    """Write what the runs came to against the values of a key, or ("fleet") the fleet's size."""
+    """Write figures of the runs' results over the values of a key, or over the fleet's size.
+
+    The key ``fleet`` stands for the size.
+    """
     names = reader_names(
         (str(run.manifest["label"]), run.strategy, run.strategy_title) for run in result.runs
     )

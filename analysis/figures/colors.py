@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.colors import to_hex, to_rgb
 
 Dash = tuple[float, tuple[float, ...]]
-"""Offset, then points drawn and left out in turn, as matplotlib takes it."""
+"""A dash pattern of matplotlib: an offset, then lengths drawn and left out in turn, in points."""
 
 # Okabe and Ito's palette without its yellow, which is faint on white, three of Tol's muted set and
 # two more. To any colour-blind eye two of them are well apart in CIELAB, or their strategies have
@@ -21,7 +21,7 @@ SIENNA, VIOLET, FOREST = "#5C3310", "#5A3FC0", "#117733"
 PLUM, LAVENDER, LIME, ELECTRIC = "#3C0059", "#8D79F2", "#A8D890", "#9000F0"
 ROSE, INDIGO, PINE, MOSS = "#D8C0C0", "#330088", "#113322", "#78A860"
 GREY, PALE, LIGHT_GREY, DARK_GREY = "#8A8A8A", "#CBCBCB", "#E4E4E4", "#555555"
-SLATE, RED = "#4C6A92", "#D3001B"  # of no strategy: for parts, phases and OOM
+SLATE, RED = "#4C6A92", "#D3001B"  # no strategy has these: they mark parts, phases and OOM
 COLORS = {
     "fedlora": BLACK,
     "fedquad": BLUE,
@@ -56,7 +56,7 @@ DASHES: tuple[Dash, ...] = (
     (0, (9, 2)),
     (0, (4, 1.2, 1.2, 1.2, 1.2, 1.2)),
 )
-NUM_LOOKS = 12  # of one colour: after so many, marker and dashes come round together
+NUM_LOOKS = 12  # looks of one colour; then the same pairs of marker and dashes come again
 TINTS = (0.0, 0.45, 0.7)  # how much white the first, second and third run of a strategy gets
 
 
@@ -92,12 +92,12 @@ def looks(frame: pd.DataFrame) -> Mapping[str, Look]:
     if "shade" not in rows:
         numbers = shades(zip(rows["label"], rows["strategy"], strict=True))
         rows = rows.assign(shade=rows["label"].map(numbers))
-    # Strategies of the project first: no name that is not may take the look of one of them.
+    # Strategies of the project come first, so that no other takes the look of one of them.
     first = rows.sort_values("strategy", key=lambda kinds: ~kinds.isin(list(COLORS)), kind="stable")
     for label, strategy, shade in first.itertuples(index=False):
         color, place = _of_strategy(strategy)
         tint = _tinted(color, TINTS[shade % len(TINTS)])
-        # Schedulers of the user's own may fall on one look, so the next that is free counts.
+        # The hashes of the user's own schedulers may give one look, so the next free one is taken.
         places = range(place + shade, place + shade + NUM_LOOKS)
         look = next((one for at in places if (one := _look(tint, at)) not in chosen.values()), None)
         chosen[label] = look or _look(tint, place + shade)
@@ -111,8 +111,8 @@ def _look(color: str, place: int) -> Look:
 def _of_strategy(kind: str) -> tuple[str, int]:
     """Return the colour of a strategy, and where its marker and dashes stand in their lists.
 
-    One that is not of this project has those that its name's hash falls on, but never the look of a
-    strategy of the project: nothing that stands beside it may move it.
+    A strategy that is not of this project has those that the hash of its name gives, but never the
+    look of one of the project, so its look does not depend on what else a figure shows.
     """
     names = list(COLORS)
     if kind in COLORS:

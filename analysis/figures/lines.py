@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from analysis.figures.colors import DARK_GREY, GREY, Look
 
 MAX_MARKS = 12
-NUM_SAMPLES = 200  # places at which lines are held against each other and against words
-COVERED_SHARE = 0.004  # of an axis: two lines this near to each other look like one
+NUM_SAMPLES = 200  # places at which lines are compared with each other and with words
+COVERED_SHARE = 0.004  # two lines look like one within this share of the height of their axes
 
 
 def mark_every(num_points: int) -> int:
@@ -44,7 +44,7 @@ def tell_apart(axes: Axes) -> None:
 
 
 def _sampled(axes: Axes, line: Line2D) -> npt.NDArray[np.float64]:
-    """Return the heights of a line at places of its axes, NaN where it is not."""
+    """Return (NUM_SAMPLES,): a line's heights at places along its axes, NaN outside the line."""
     x, y = (np.asarray(part, dtype=float) for part in line.get_data(orig=False))
     if len(x) == 0:
         return np.full(NUM_SAMPLES, math.nan)
@@ -62,12 +62,12 @@ def name_level(axes: Axes, level: float, words: str) -> None:
     named = axes.get_legend_handles_labels()[1]
     axes.axhline(level, color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
     width_in = axes.get_position().width * float(axes.figure.bbox.width) / axes.figure.dpi
-    span = 0.047 * len(words) / width_in  # of the axes: 7 pt letters
+    span = 0.047 * len(words) / width_in  # share of the axes' width, in letters of 7 pt
     bottom, top = axes.get_ylim()
     if level > top:  # a target far above all curves: its name would lie outside the panel
         top = bottom + 1.15 * (level - bottom)
         axes.set_ylim(bottom, top)
-    high = 0.13 / 1.5 * (top - bottom)  # a line of text in a panel
+    high = 0.13 / 1.5 * (top - bottom)  # the height of a line of text, in units of the axis
     curves = [_sampled(axes, line) for line in axes.get_lines() if line.get_label() in named]
     at = np.linspace(0.0, 1.0, NUM_SAMPLES)
 

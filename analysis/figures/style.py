@@ -18,10 +18,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine, LayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
 
-TEX_POINTS = 72.27  # to an inch; TeX's point is not the 1/72 inch of PDF
+TEX_POINTS = 72.27  # TeX's points in an inch; a point of PDF is 1/72 inch
 PNG_DPI = 300
-MAX_HEIGHT_IN = 9.0  # of a page
-LINE_IN = 0.155  # of a legend, in letters of 7.5 pt
+MAX_HEIGHT_IN = 9.0  # the height of a figure that fills a page
+LINE_IN = 0.155  # the height of a legend's line, in letters of 7.5 pt
 FORMATS = ("pdf", "png", "svg")
 
 RC: Any = {  # matplotlib types the keys as literals or as strings, by its version
@@ -86,7 +86,7 @@ def context() -> Iterator[None]:
 
 
 class _PlainTicks(ScalarFormatter):
-    """Tick labels as plain text: as formulas they would take a third of the time of a figure.
+    """Plain ticks have labels of plain text, since formulas take a third of a figure's time.
 
     A power of ten beside the axis, where there is one, stays a formula.
     """
@@ -96,7 +96,7 @@ class _PlainTicks(ScalarFormatter):
 
 
 class _Layout(ConstrainedLayoutEngine):
-    """The layout of a figure, before which its linear axes get tick labels of plain text."""
+    """This layout engine first gives linear axes tick labels of plain text."""
 
     def execute(self, fig: Figure) -> None:
         for axis in (axis for axes in fig.axes for axis in (axes.xaxis, axes.yaxis)):
@@ -163,7 +163,7 @@ def plain_log_axis(axis: Axis) -> None:
 
 
 def labelled(axes: Axes) -> list[Artist]:
-    """Return what was plotted there under a name."""
+    """Return what was plotted in these axes with a label."""
     return list(axes.get_legend_handles_labels()[0])
 
 
@@ -184,7 +184,7 @@ def _settle(figure: Figure, layout: LayoutEngine) -> None:
     """Make the layout once, and keep it.
 
     Its solver goes by the order in which objects lie in memory, so the last bits differ from build
-    to build, and with them the names that SVG gives to clips: places are rounded.
+    to build, and with them the names that SVG gives to clips. Hence places are rounded.
     """
     layout.execute(figure)
     figure.set_layout_engine(None)  # "none" would have each format drawn twice

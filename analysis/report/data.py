@@ -21,7 +21,7 @@ from simulator.config.keys import flatten
 from simulator.config.schema import NOT_SIMULATED
 from traces.text import is_number
 
-MAX_NAMED = 6  # variants in the title
+MAX_NAMED = 6  # the most variants that a title names
 RECONSTRUCTION = (
     "FedQuad- and HAFLQ-style methods here are re-implemented from the published abstracts;"
     " internals not specified there are our own reconstruction. The figures their authors give are"
@@ -60,7 +60,7 @@ class DeviceLine(NamedTuple):
 
     profile: str
     numbers: str
-    memory: str  # of their budgets, with the unit
+    memory: str  # the smallest and largest of their memory budgets, with the unit
     links: str
 
 
@@ -72,7 +72,7 @@ class ConfigLine(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """True where the runs do not share the value."""
+        """Return True if the runs do not share the value."""
         return len(set(self.values)) > 1
 
 
@@ -86,7 +86,7 @@ class ReportData:
 
     @property
     def title(self) -> str:
-        """The heading, the experiment's title, its name, or the first few variants by name."""
+        """Return the heading, else the experiment's title or name, else the first variants."""
         if self.heading:
             return self.heading
         for key in ("title", "name"):
@@ -104,7 +104,7 @@ class ReportData:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The runs by their names for readers: with the seed where there are several."""
+        """Return the runs by their names for readers, with the seed if there are several seeds."""
         if self.study.per_run["seed"].nunique() == 1:
             return [replace(run, label=self.study.name(run.label)) for run in self.study.runs]
         return [
@@ -114,7 +114,7 @@ class ReportData:
 
     @property
     def run_lines(self) -> list[RunLine]:
-        """Every run with its length, its strategy's settings and its folder."""
+        """Return for each run its length, its strategy's settings and its folder."""
         return [
             RunLine(
                 run.label,
@@ -130,7 +130,7 @@ class ReportData:
 
     @property
     def device_lines(self) -> list[DeviceLine]:
-        """The devices that took part in the first seed, a line a profile, by rising budget."""
+        """Return a line for each profile of devices that took part in the first seed, by budget."""
         seed = min(run.manifest["seed"] for run in self.runs)
         fleet = devices([run for run in self.runs if run.manifest["seed"] == seed]).reset_index()
         return [
@@ -156,25 +156,25 @@ class ReportData:
 
     @property
     def shared_settings(self) -> str:
-        """The settings that all runs share, as YAML."""
+        """Return the settings that all runs share, as YAML."""
         shared = _shared_settings(self.study.runs)
         return yaml.safe_dump(shared, sort_keys=True, allow_unicode=True).rstrip()
 
     @property
     def differing(self) -> list[str]:
-        """The settings beside the strategy's, the label and the seed that the runs do not share."""
+        """Return the settings that the runs do not share, but for strategy, label and seed."""
         return differing_settings(self.study.runs)
 
     @property
     def facts(self) -> list[str]:
-        """The facts that all runs share: model, data, seeds, versions, code."""
+        """Return the facts that all runs share: model, data, seeds, versions, code."""
         return _facts(self.study)
 
 
 def differing_settings(runs: Sequence[Run]) -> list[str]:
     """Return the settings that the runs do not share, those of the strategy left out.
 
-    So are seeds and names, which are expected to differ too.
+    Seeds and names are left out too, since they are expected to differ.
     """
     shared = _shared_settings(runs)
     differing = {key for run in runs for key in flatten(run.config)} - set(shared)
@@ -205,7 +205,7 @@ def _shown(value: Any) -> str:
 
 
 SHORT = 8
-"""Digits of a hash where a person reads it; the provenance has all."""
+"""The digits of a hash that a report shows among its facts; the provenance has all."""
 
 
 def _facts(study: Study) -> list[str]:

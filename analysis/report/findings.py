@@ -77,7 +77,7 @@ def _gain(study: Study, variant: str) -> str:
 
 
 def _changes(study: Study, variant: str) -> str:
-    """Return memory, bytes and the first metric over the baseline's, of the means over seeds."""
+    """Return how means of memory, bytes and the first metric differ from the baseline's."""
 
     def means(*columns: str) -> tuple[float, float]:
         estimates = [study.estimates(column) for column in columns]

@@ -86,7 +86,10 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         blocks = self.terms.held.shape[0]
         if not len(self.weight_formats) == len(self.activation_bits) == blocks:
-            raise ValueError(f"weight_formats and activation_bits must name all {blocks} blocks")
+            raise ValueError(
+                f"weight_formats and activation_bits must name all {blocks} blocks, got "
+                f"{len(self.weight_formats)} and {len(self.activation_bits)}"
+            )
         if set(self.weight_formats) - set(BLOCK_FORMATS):
             raise ValueError(
                 f"weight formats must be among {BLOCK_FORMATS}, got {self.weight_formats}"
@@ -100,7 +103,10 @@ class TrainingPlan:
                 f"activation bits must be among {ACTIVATION_BITS}, got {self.activation_bits}"
             )
         if self.local_steps < 1 or self.batch_size < 1:
-            raise ValueError("local_steps and batch_size must be at least 1")
+            raise ValueError(
+                f"local_steps and batch_size must be at least 1, got {self.local_steps} and "
+                f"{self.batch_size}"
+            )
         if self.micro_batch is not None and (
             self.micro_batch < 1 or self.batch_size % self.micro_batch
         ):
@@ -113,28 +119,28 @@ class TrainingPlan:
 
     @property
     def num_blocks(self) -> int:
-        """L, the number of blocks of the model."""
+        """Return L, the number of blocks of the model."""
         return len(self.weight_formats)
 
     @property
     def num_micro_batches(self) -> int:
-        """The number of parts that a batch is trained in."""
+        """Return the number of parts that a batch is trained in."""
         return self.batch_size // (self.micro_batch or self.batch_size)
 
     @cached_property
     def present(self) -> BoolArray:
-        """(L,): which blocks are on the device."""
+        """Return (L,): which blocks are on the device."""
         return np.array([name != "absent" for name in self.weight_formats])
 
     @cached_property
     def depth(self) -> int:
-        """The number of blocks that the backward pass crosses, counted from the output."""
+        """Return the number of blocks that the backward pass crosses, counted from the output."""
         touched = np.flatnonzero(self.terms.trained.any(axis=(1, 2)))
         return int(self.present[touched[0] :].sum()) if len(touched) else 0
 
     @cached_property
     def num_quantized_blocks(self) -> int:
-        """The number of crossed blocks whose saved activations are packed or computed again."""
+        """Return how many crossed blocks have saved activations packed or computed again."""
         compact = self.compact()
         crossed = compact.activation_bits[compact.num_blocks - self.depth :]
         return sum(bits < 32 for bits in crossed)
@@ -159,7 +165,7 @@ class TrainingPlan:
 
     @cached_property
     def workload(self) -> bytes:
-        """Bytes that are equal for two plans if and only if they ask for the same work."""
+        """Return bytes that are equal for two plans if and only if they ask for the same work."""
         grid = self.terms
         rest = (self.weight_formats, self.activation_bits, self.local_steps, self.batch_size)
         objective = (self.tail_penalty, self.proximal_mu)
@@ -168,7 +174,8 @@ class TrainingPlan:
             parts = (*parts, f"head at {grid.head_bits} bits")
         return b"|".join(
             [
-                # Kept results bear the hash of these bytes, so a plan without parts names none.
+                # Kept results are found by the hash of these bytes, which must therefore not change
+                # for plans that have no such parts.
                 repr((grid.held.shape, grid.use, rest, objective, *parts)).encode(),
                 np.packbits(grid.held).tobytes(),
                 np.packbits(grid.trained).tobytes(),
@@ -179,8 +186,8 @@ class TrainingPlan:
 
     def on(self, device_id: DeviceId) -> TrainingPlan:
         """Return the plan of the same work on another device."""
-        _ = self.workload, self.depth, self.num_quantized_blocks  # worked out once, for all copies
-        # What was checked and computed before does not depend on the device.
+        _ = self.workload, self.depth, self.num_quantized_blocks  # computed once for all copies
+        # Checks and computed values do not depend on the device, so the copy takes them over.
         plan = object.__new__(TrainingPlan)
         plan.__dict__.update(self.__dict__, device_id=device_id)
         return plan
@@ -204,7 +211,7 @@ class Broadcast:
 
 
 class Timing(NamedTuple):
-    """Seconds of one device's round as the server measures them."""
+    """The timing of a device's round is the seconds of each phase, as the server measures them."""
 
     download_s: float
     train_s: float
@@ -246,5 +253,5 @@ class ClientUpdate:
 
     @property
     def base_version(self) -> int:
-        """The version of the frozen weights that the device has since it trained."""
+        """Return the version of the frozen weights that the device has since it trained."""
         return self.broadcast.version if self.started_from is None else self.started_from

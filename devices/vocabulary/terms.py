@@ -24,7 +24,8 @@ FactorUse = Literal[
 """Which factors of a term are sent and trained.
 
 * ``both``: A and B are downloaded, trained and uploaded.
-* ``b_only``: B alone is. A is drawn from a seed that all devices hold, and never changes.
+* ``b_only``: B alone is downloaded, trained and uploaded. A is drawn from a seed that all devices
+  hold, and never changes.
 * ``fresh``: nothing is downloaded, since A is drawn from a seed that comes with the plan and B is
   zero. Both are trained and uploaded.
 * ``a_in_turn``, ``b_in_turn``: both are downloaded, and the one that is named is trained and
@@ -38,7 +39,7 @@ FactorUse = Literal[
 
 
 class FactorWays(NamedTuple):
-    """The factors of a term that are downloaded, trained and uploaded."""
+    """Factor ways say which factors of a term are downloaded, trained and uploaded."""
 
     downloaded: tuple[FactorName, ...]
     trained: tuple[FactorName, ...]
@@ -104,7 +105,7 @@ class TermGrid:
     @classmethod
     def many(cls, held: BoolArray, trained: BoolArray, upload_bits: BitsArray) -> list[TermGrid]:
         """Return the grids of n devices, given as arrays (n, L, M, R). Raises as for one."""
-        cls(held, trained, upload_bits)  # what must hold for one holds for all of them at once
+        cls(held, trained, upload_bits)  # checks all grids at once, since rules are by element
         grids = []
         for parts in zip(held, trained, upload_bits, strict=True):
             grid = object.__new__(cls)
@@ -114,32 +115,32 @@ class TermGrid:
 
     @property
     def downloaded_factors(self) -> tuple[FactorName, ...]:
-        """The factors of a held term that are downloaded."""
+        """Return the factors of a held term that are downloaded."""
         return FACTOR_WAYS[self.use].downloaded
 
     @property
     def trained_factors(self) -> tuple[FactorName, ...]:
-        """The factors of a trained term that are trained."""
+        """Return the factors of a trained term that are trained."""
         return FACTOR_WAYS[self.use].trained
 
     @property
     def uploaded_factors(self) -> tuple[FactorName, ...]:
-        """The factors of an uploaded term that are uploaded."""
+        """Return the factors of an uploaded term that are uploaded."""
         return FACTOR_WAYS[self.use].uploaded
 
     @property
     def sends_head(self) -> bool:
-        """True if the head is downloaded and uploaded; else it stays on the device."""
+        """Return True if the head is downloaded and uploaded; else it stays on the device."""
         return self.use not in ("own_b", "local")
 
     @property
     def crosses_wire(self) -> bool:
-        """Whether there are messages at all."""
+        """Return True if there are messages at all."""
         return self.use != "local"
 
     @property
     def is_read_only(self) -> bool:
-        """True if the arrays are read-only, as those of ``top_blocks`` are."""
+        """Return True if the arrays are read-only, as those of ``top_blocks`` are."""
         return not (
             self.held.flags.writeable
             or self.trained.flags.writeable
@@ -148,10 +149,10 @@ class TermGrid:
 
     @property
     def has_controls(self) -> bool:
-        """True if the device corrects its gradients by control variates, which are sent too."""
+        """Return True if the device corrects its gradients by control variates, which are sent."""
         return self.use == "controlled"
 
     @property
     def uploaded(self) -> BoolArray:
-        """(L, M, R): the terms that the server gets back."""
+        """Return (L, M, R): the terms that the server gets back."""
         return self.upload_bits > 0

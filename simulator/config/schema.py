@@ -51,7 +51,7 @@ from traces.options import LEFT_OUT, Positive
 T = TypeVar("T")
 
 adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-"""Returns what reads and writes a section, made once for each."""
+"""Returns the adapter that reads and writes a type of section; each is made once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class LocalWork(Section):
         """Return the training steps of a device with this many examples; at least one."""
         if self.steps is not None:
             return self.steps
-        assert self.epochs is not None  # exactly one of the two is given
+        assert self.epochs is not None  # ``__post_init__`` requires steps or epochs
         return max(1, -(-int(self.epochs * num_examples) // self.batch_size))
 
 
@@ -229,18 +229,21 @@ class RunConfig(Section):
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits that change with any key that decides a result, but the seed."""
+        """Return eight hexadecimal digits that change with each key that decides a result.
+
+        Only the seed is left out, although results follow from it.
+        """
         plain = {k: v for k, v in self.resolved().items() if k not in NOT_SIMULATED}
         return hashlib.sha256(canonical(plain).encode()).hexdigest()[:8]
 
     @property
     def read_alone(self) -> dict[str, Any]:
-        """Return the keys that only readers use, as plain data; one that stands at None is out."""
+        """Return the keys that only readers use, as plain data, without those that are None."""
         return {key: value for key, value in self.resolved().items() if key in READ_ALONE}
 
     @property
     def folder(self) -> Path:
-        """The folder of the run, below the output folder."""
+        """Return the folder of the run, below the output folder."""
         return Path(self.name) / f"{self.label}-{self.hash}-s{self.seed}"
 
 

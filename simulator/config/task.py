@@ -47,18 +47,18 @@ class TaskConfig(Section):
     template: Annotated[str, Template, LEFT_OUT] = "{prompt}\n"
     """How a prompt stands before its answer: a text with ``{prompt}``, or ``chat``."""
     packing: Annotated[Literal["by-document", "packed"], LEFT_OUT] = "by-document"
-    """Whether each text of a causal-lm is learned alone, or a device's are joined and cut."""
+    """Whether each text of a causal-lm is learned alone, or a device's texts are joined and cut."""
     answer_tokens: Annotated[int, Ge(0), Le(512), LEFT_OUT] = 32
     """The most tokens of an answer that the model gives in an evaluation; 0 asks for none."""
 
     @property
     def edition(self) -> Edition:
-        """Which part of the data is read, and at which revision."""
+        """Return which part of the data is read, and at which revision."""
         return Edition(self.data_config, self.data_revision, self.train_split, self.test_split)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that some tasks have and others lack, where they are not at their default."""
+        """Return the keys that not all tasks have, where they are not at their default."""
         keys = ("template", "packing", "answer_tokens")
         defaults = {f.name: f.default for f in fields(self) if f.name in keys}
         return {k: getattr(self, k) for k in keys if getattr(self, k) != defaults[k]}
@@ -71,7 +71,7 @@ class ShardsConfig(Section):
     kind: Literal["dirichlet", "iid", "drawn", "natural", "few-groups", "log-normal", "sizes"] = (
         "dirichlet"
     )
-    """Skewed groups, even parts, own draws, one client each, few groups each, or skewed sizes."""
+    """Skewed groups, even parts, draws, a client each, few groups each, skewed or given sizes."""
     group_by: Annotated[str, MinLen(1), MaxLen(64)] | None = None
     """The column whose values are the groups that shards are skewed by, not the task's own."""
     per_device: Annotated[int, Ge(1), Le(1_000_000), LEFT_OUT] = 2
