@@ -23,7 +23,7 @@ from tests.torture import long, some
 
 STUDIES = Path(runner.__file__).parent
 PLANS = sorted(STUDIES.glob("*plan.yaml"), reverse=True)
-"""The quick one first."""
+"""The plans of the studies, the quick one first."""
 
 
 @pytest.fixture(scope="module")

@@ -119,9 +119,9 @@ def cases(*in_short: str) -> list[ParameterSet]:
 
 
 QUICK = cases("accuracy", "waiting", "rates")
-"""Lines, bars, several axes and logarithmic ones."""
+"""The figures that are quick to draw: lines, bars, several axes and logarithmic ones."""
 EVERY_KIND = cases("accuracy", "waiting", "rates", "gantt", "choices")
-"""Spans and heat maps too, which take ten times as long to draw."""
+"""These figures have spans and heat maps too, which take ten times as long to draw."""
 each_drawn = pytest.mark.parametrize("drawn", QUICK, indirect=True)
 
 

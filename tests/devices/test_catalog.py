@@ -53,7 +53,7 @@ def at(path: Keys) -> Any:
 OPTIONAL = ("plain", "format_time", *WEIGHT_FORMATS)
 """Keys that a table may leave out."""
 STEP = 1 if SHARE else 7
-"""Of the catalog's values every so many is changed, since it is read anew for each."""
+"""One in this many of the catalog's values is changed, since the catalog is read anew for each."""
 NUMBERS = [path for path in leaves(PARSED) if not isinstance(at(path), str)][::STEP]
 TEXTS = [path for path in leaves(PARSED) if isinstance(at(path), str)][::STEP]
 

@@ -53,7 +53,7 @@ PACINGS: dict[str, tuple[Pacing, int]] = {
     "fedbuff": (FedBuff(concurrency=4, size=2), 2),
     "fedasync": (FedAsync(concurrency=3), 1),
 }
-"""Each with the updates that a round of it merges."""
+"""Pacings, each with the number of updates that one of its rounds merges."""
 
 
 class Recording:

@@ -46,9 +46,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fah-qlora": {"min_rank": 2},
 }
 PADDING = ("zeropad", "hetlora", "fah-qlora")
-"""Those in which a term settles short of its goal where a device lacks it."""
+"""The strategies in which a term settles short of its goal where a device lacks it."""
 PRODUCTS = ("flexlora", "flora", "lora-fair")
-"""Those whose terms are others in each round: what has to arrive is the product."""
+"""The strategies whose terms are others in each round: what has to arrive is the product."""
 SETTLED = 14
 """Rounds after which a term that goes half-way to its goal each time is within 1e-4 of it."""
 

@@ -172,7 +172,7 @@ PLANS: dict[str, tuple[TermGrid, tuple[BlockFormat, ...], tuple[int, ...]]] = {
     "upper block absent": (grid_of([0]), ("fp32", "absent"), (32, 32)),
     "lower block absent": (grid_of([1]), ("absent", "fp32"), (32, 32)),
 }
-"""What the plans of all schedulers are made of."""
+"""Plans with the grids, formats and bits that the plans of all schedulers are made of."""
 
 
 @pytest.mark.parametrize(("grid", "formats", "activation_bits"), PLANS.values(), ids=PLANS)

@@ -28,8 +28,8 @@ from tests.torture import SEED, scaled, some
 
 SECONDS_EACH = 20.0
 FAMILIES = ("bert", "gpt2", "llama", "parts")
-"""What is damaged: a family with closed forms and two tokens of a kind, one without, one decoder,
-and a model whose weights are in two files behind an index."""
+"""The models that are damaged: a family with closed forms and two tokens of a kind, one without,
+one decoder, and a model whose weights are in two files behind an index."""
 Files = dict[str, bytes]
 
 EVIL = b"import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass X: pass\n"
