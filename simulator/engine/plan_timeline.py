@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
+import simpy
+from simpy.events import URGENT
+
 from simulator.engine.assignment import Assignment
-from simulator.engine.clock import at_this_instant
+from simulator.engine.clock import Mailbox, at_this_instant
 from simulator.engine.device import DeviceContext, end_plan
 from simulator.engine.network import shown_s
+from simulator.engine.tracks import Track
 from simulator.log.records import NO_DETAILS, Event, PlanRow
 
 Phase = Literal["download", "train", "upload"]
@@ -27,19 +31,15 @@ def stages_of(context: DeviceContext, work: Assignment) -> list[Stage] | None:
 
     A plan that the server may stop waiting for has stages all the same.
     """
-    cost, presence, tracks = work.cost, context.presence, context.tracks
+    cost, tracks = work.cost, context.tracks
     now_s, device_id = float(context.env.now), work.plan.device_id
     share = cost.memory.total / tracks.memory_budget_bytes.item(device_id)
-    if (
-        context.may_be_cut[device_id]
-        or tracks.free_memory.lowest(device_id) < share
-        or not presence.is_there(device_id, now_s)
-    ):
+    if context.may_be_cut.item(device_id) or tracks.free_memory.lowest(device_id) < share:
         return None
     is_up, until_s = context.world.faults.server.span(now_s)
-    until_s = min(until_s, presence.until_s(device_id, now_s)) if is_up else now_s
+    until_s = min(until_s, context.presence.stays_until_s(device_id, now_s)) if is_up else now_s
     made: list[Stage] = []
-    phases: tuple[tuple[Phase, Any, float], ...] = (
+    phases: tuple[tuple[Phase, Track, float], ...] = (
         ("download", tracks.downlink, cost.download_bytes),
         ("train", tracks.speed, cost.train_s),
         ("upload", tracks.uplink, cost.upload_bytes),
@@ -57,77 +57,72 @@ def stages_of(context: DeviceContext, work: Assignment) -> list[Stage] | None:
     return made
 
 
-class PlanTimeline:
-    """A timeline takes its plan from stage to stage until it ends or the server cuts it."""
+class PlanTimeline(simpy.Event):
+    """A timeline takes its plan from stage to stage until it ends or the server cuts it.
 
-    __slots__ = (
-        "_amount", "_context", "_env", "_inbox", "_phase", "_record", "_rest", "_since_s", "_told",
-        "_work", "is_alive",
-    )  # fmt: skip
+    It is its own event, which happens at the end of each stage.
+    """
 
     def __init__(
-        self, context: DeviceContext, work: Assignment, stages: Sequence[Stage], inbox: Any
+        self, context: DeviceContext, work: Assignment, stages: Sequence[Stage], inbox: Mailbox
     ) -> None:
+        super().__init__(context.env)
+        self._ok, self._value = True, None
         self._context, self._work, self._inbox = context, work, inbox
-        self._env, self._record = context.env, cast(PlanRow, work.record)
+        self._record = cast(PlanRow, work.record)
         cost = work.cost
         self._told = context.told(cost.download_bytes, cost.flops, cost.upload_bytes)
-        self._rest = list(reversed(stages))
+        self._rest = iter(stages)
         self._phase: Phase = "download"  # of the stage under way, with what that does
         self._amount = self._since_s = 0.0
         self.is_alive = True
 
     def begin(self) -> None:
         """Begin with the first stage at this instant, once the server waits."""
-        at_this_instant(self._env, self._begin)
+        self.callbacks.append(self._begin)
+        self.env.schedule(self, URGENT)
 
     def interrupt(self, cause: str) -> None:
         """Cut the plan at this instant, after what is already about to happen at it."""
-        at_this_instant(self._env, self._cut)
+        at_this_instant(self.env, self._cut)
 
     def _begin(self, _: Any) -> None:
-        now_s = self._env.now
         self._event("download_started", self._told.download)
-        self._wait(now_s)
+        self._wait(next(self._rest))
 
-    def _wait(self, now_s: float) -> None:
-        self._phase, wait_s, self._amount = self._rest.pop()
-        self._since_s = now_s
-        self._env.timeout(wait_s).callbacks.append(self._ended)
+    def _wait(self, stage: Stage) -> None:
+        self._phase, wait_s, self._amount = stage
+        self._since_s = self.env.now
+        self.callbacks = [self._ended]
+        self.env.schedule(self, delay=wait_s)
 
     def _ended(self, _: Any) -> None:
         if not self.is_alive:
             return
-        now_s = self._env.now
-        self._spend(now_s)
-        if self._amount != LATENCY:
-            self._complete(now_s)
-        if self._rest:
-            self._wait(now_s)
-        else:
-            self._end("aggregated")
-
-    def _complete(self, now_s: float) -> None:
-        """Note that a phase has done all that it had to, and what begins after it."""
-        record, cost, phase = self._record, self._work.cost, self._phase
-        if phase == "download":
+        self._spend()
+        record, cost = self._record, self._work.cost
+        if self._amount == LATENCY:
+            pass
+        elif self._phase == "download":
             tracks, device_id = self._context.tracks, record.device_id
             record.download_bytes = cost.download_bytes
-            free = tracks.free_memory.at(device_id, now_s)
+            free = tracks.free_memory.at(device_id, self.env.now)
             record.free_memory_bytes = int(free * tracks.memory_budget_bytes.item(device_id))
             self._event("training_started", self._told.training)
-        elif phase == "train":
+        elif self._phase == "train":
             record.flops = float(cost.flops)
             self._event("upload_started", self._told.upload)
         else:
             record.upload_bytes = cost.upload_bytes
+            self._end("aggregated")
+            return
+        self._wait(next(self._rest))
 
     def _cut(self, _: Any) -> None:
         """Count what the stage under way has done so far, and end the plan as late."""
         if self.is_alive:
-            now_s = self._env.now
-            self._spend(now_s)
-            self._count_part(now_s)
+            self._spend()
+            self._count_part(self.env.now)
             self._event("late", NO_DETAILS)
             self._end("late")
 
@@ -150,8 +145,8 @@ class PlanTimeline:
             case _:
                 record.upload_bytes = round(moved)
 
-    def _spend(self, now_s: float) -> None:
-        elapsed_s, record, phase = now_s - self._since_s, self._record, self._phase
+    def _spend(self) -> None:
+        elapsed_s, record, phase = self.env.now - self._since_s, self._record, self._phase
         if phase == "download":
             record.download_s += elapsed_s
         elif phase == "train":
@@ -170,4 +165,4 @@ class PlanTimeline:
 
     def _event(self, name: str, details: Mapping[str, Any]) -> None:
         record = self._record
-        self._context.log.event(Event(self._env.now, name, record.round, record.device_id, details))
+        self._context.log.event(Event(self.env.now, name, record.round, record.device_id, details))
