@@ -72,9 +72,7 @@ class PlanTimeline(simpy.Event):
         self._record = cast(PlanRow, work.record)
         cost = work.cost
         self._told = context.told(cost.download_bytes, cost.flops, cost.upload_bytes)
-        self._rest = iter(stages)
-        self._phase: Phase = "download"  # of the stage under way, with what that does
-        self._amount = self._since_s = 0.0
+        self._stages, self._num_ended = stages, 0
         self.is_alive = True
 
     def begin(self) -> None:
@@ -88,46 +86,70 @@ class PlanTimeline(simpy.Event):
 
     def _begin(self, _: Any) -> None:
         self._event("download_started", self._told.download)
-        self._wait(next(self._rest))
+        self._wait()
 
-    def _wait(self, stage: Stage) -> None:
-        self._phase, wait_s, self._amount = stage
-        self._since_s = self.env.now
+    def _wait(self) -> None:
         self.callbacks = [self._ended]
-        self.env.schedule(self, delay=wait_s)
+        self.env.schedule(self, delay=self._stages[self._num_ended][1])
 
     def _ended(self, _: Any) -> None:
         if not self.is_alive:
             return
-        self._spend()
-        record, cost = self._record, self._work.cost
-        if self._amount == LATENCY:
-            pass
-        elif self._phase == "download":
-            tracks, device_id = self._context.tracks, record.device_id
-            record.download_bytes = cost.download_bytes
-            free = tracks.free_memory.at(device_id, self.env.now)
-            record.free_memory_bytes = int(free * tracks.memory_budget_bytes.item(device_id))
-            self._event("training_started", self._told.training)
-        elif self._phase == "train":
-            record.flops = float(cost.flops)
+        phase, _, amount = self._stages[self._num_ended]
+        self._num_ended += 1
+        if phase == "train":
             self._event("upload_started", self._told.upload)
-        else:
-            record.upload_bytes = cost.upload_bytes
-            self._end("aggregated")
-            return
-        self._wait(next(self._rest))
+        elif amount != LATENCY:
+            if phase == "upload":
+                self._spend()
+                self._end("aggregated", self._record.download_bytes + self._record.upload_bytes)
+                return
+            self._event("training_started", self._told.training)
+        self._wait()
 
     def _cut(self, _: Any) -> None:
         """Count what the stage under way has done so far, and end the plan as late."""
         if self.is_alive:
-            self._spend()
-            self._count_part(self.env.now)
+            since_s, delivered_bytes = self._spend(), self._record.download_bytes
+            self._count_part(since_s)
             self._event("late", NO_DETAILS)
-            self._end("late")
+            self._end("late", delivered_bytes)
 
-    def _count_part(self, now_s: float) -> None:
-        amount, phase, device = self._amount, self._phase, self._work.device
+    def _spend(self) -> float:
+        """Record the stages that have ended, and return the instant at which the last one did."""
+        record, cost, tracks = self._record, self._work.cost, self._context.tracks
+        since_s = record.started_s
+        for phase, wait_s, amount in self._stages[: self._num_ended]:
+            now_s = since_s + wait_s
+            self._add(phase, now_s - since_s)
+            since_s = now_s
+            if amount == LATENCY:
+                continue
+            if phase == "download":
+                record.download_bytes = cost.download_bytes
+                free = tracks.free_memory.at(record.device_id, now_s)
+                budget_bytes = tracks.memory_budget_bytes.item(record.device_id)
+                record.free_memory_bytes = int(free * budget_bytes)
+            elif phase == "train":
+                record.flops = float(cost.flops)
+            else:
+                record.upload_bytes = cost.upload_bytes
+        return since_s
+
+    def _add(self, phase: Phase, elapsed_s: float) -> None:
+        record = self._record
+        if phase == "download":
+            record.download_s += elapsed_s
+        elif phase == "train":
+            record.train_s += elapsed_s
+        else:
+            record.upload_s += elapsed_s
+
+    def _count_part(self, since_s: float) -> None:
+        """Record what the stage under way has done since it began."""
+        record, cost, device = self._record, self._work.cost, self._work.device
+        now_s, (phase, _, amount) = self.env.now, self._stages[self._num_ended]
+        self._add(phase, now_s - since_s)
         if amount == LATENCY:
             return
         trace = {
@@ -135,8 +157,7 @@ class PlanTimeline(simpy.Event):
             "train": device.speed,
             "upload": device.link.uplink.steps,
         }[phase]
-        moved = min(trace.amount(now_s) - trace.amount(self._since_s), amount)
-        record, cost = self._record, self._work.cost
+        moved = min(trace.amount(now_s) - trace.amount(since_s), amount)
         match phase:
             case "download":
                 record.download_bytes = round(moved)
@@ -145,20 +166,8 @@ class PlanTimeline(simpy.Event):
             case _:
                 record.upload_bytes = round(moved)
 
-    def _spend(self) -> None:
-        elapsed_s, record, phase = self.env.now - self._since_s, self._record, self._phase
-        if phase == "download":
-            record.download_s += elapsed_s
-        elif phase == "train":
-            record.train_s += elapsed_s
-        else:
-            record.upload_s += elapsed_s
-
-    def _end(self, outcome: Literal["aggregated", "late"]) -> None:
+    def _end(self, outcome: Literal["aggregated", "late"], delivered_bytes: int) -> None:
         self.is_alive = False
-        cost = self._work.cost
-        delivered_bytes = cost.download_bytes if self._phase != "download" else 0
-        delivered_bytes += cost.upload_bytes if outcome == "aggregated" else 0
         self._record.outcome = outcome
         end_plan(self._context, self._work, delivered_bytes)
         self._inbox.put(self._work)

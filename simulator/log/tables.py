@@ -83,48 +83,48 @@ def column(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Ar
     return pa.Array.from_buffers(kind, len(safe), [None, pa.py_buffer(safe)])
 
 
-def event_line(event: Event, known: dict[int, str] | None = None) -> str:
+def event_line(event: Event) -> str:
     """Return the line of events.jsonl for one event.
 
-    ``known`` keeps what was written of details, by their identity: many events share theirs.
+    Raises ValueError for an instant that is not finite.
+    """
+    return next(block_lines((event,)))
+
+
+def block_lines(pieces: Sequence[Piece]) -> Iterator[str]:
+    """Return the lines of a log of events. Raises ValueError for an instant that is not finite.
 
     What JSON calls a number is written here, because a call of ``json.dumps`` for each event would
-    take longer than the simulation; the text is the same. Raises ValueError for an instant that is
-    not finite.
+    take longer than the simulation; the text is the same.
     """
-    at_s, name, number, device, details = event
-    if not math.isfinite(at_s):
-        raise ValueError(f"an event must happen at a finite instant, got {at_s!r} s")
-    if isinstance(at_s, float):
-        at_s = float(at_s)  # numpy's own writes its type
-    told = known.get(id(details)) if known is not None else None
-    if told is None:
-        told = ""
-        for key, value in details.items():
-            told += f', "{key}": {value if type(value) is int else _json(value)}'
-        if known is not None:
-            known[id(details)] = told
-    shown = "null" if device is None else device
-    return f'{{"at_s": {at_s!r}, "event": "{name}", "round": {number}, "device": {shown}{told}}}\n'
+    known: dict[int, str] = {}  # of details, many of which are shared; the pieces keep them alive
+    for piece in pieces:
+        if not isinstance(piece, Event):
+            yield from _cohort_lines(piece)
+            continue
+        at_s, name, number, device, details = piece
+        if not math.isfinite(at_s):
+            raise ValueError(f"an event must happen at a finite instant, got {at_s!r} s")
+        if type(at_s) is not float and isinstance(at_s, float):
+            at_s = float(at_s)  # numpy's own writes its type
+        told = known.get(id(details))
+        if told is None:
+            told = known[id(details)] = "".join(
+                [f', "{key}": {_json(value)}' for key, value in details.items()]
+            )
+        shown = "null" if device is None else device
+        yield (
+            f'{{"at_s": {at_s!r}, "event": "{name}", "round": {number}, "device": {shown}{told}}}\n'
+        )
 
 
 def _json(value: Any) -> str:
     """Return a detail of an event as JSON, where a number that was not measured is null."""
-    if isinstance(value, float):
-        return repr(float(value)) if math.isfinite(value) else "null"
     if type(value) is int or (type(value) is list and set(map(type, value)) <= {int}):
         return repr(value)
+    if isinstance(value, float):
+        return repr(float(value)) if math.isfinite(value) else "null"
     return _ENCODER.encode(value)
-
-
-def block_lines(pieces: Sequence[Piece]) -> Iterator[str]:
-    """Return the lines of a log of events."""
-    known: dict[int, str] = {}  # the pieces keep all details alive
-    for piece in pieces:
-        if isinstance(piece, Event):
-            yield event_line(piece, known)
-        else:
-            yield from _cohort_lines(piece)
 
 
 def _cohort_lines(events: CohortEvents) -> Iterator[str]:
