@@ -25,7 +25,7 @@ from algorithms.static_fleet import (
     spoil,
     trained_update,
 )
-from algorithms.strategy import LinkRate, ServerState, Strategy
+from algorithms.strategy import NO_STREAM, LinkRate, ServerState, Strategy
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.memory import FORMAT_BITS
 from devices.fleet.catalog import load_profiles
@@ -157,7 +157,8 @@ def _plans(
     seed: int = 1,
 ) -> list[TrainingPlan]:
     devices = tuple(fleet.device_ids) if cohort is None else tuple(cohort)
-    return list(strategy.plan(state, fleet, devices, np.random.default_rng(seed)))
+    rng = np.random.default_rng(seed) if getattr(strategy, "draws", True) else NO_STREAM
+    return list(strategy.plan(state, fleet, devices, rng))
 
 
 def _update(

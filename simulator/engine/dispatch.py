@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from algorithms.selection import Uniform
-from algorithms.strategy import ServerState
+from algorithms.strategy import NO_STREAM, ServerState
 from devices.cost.model import Cost
 from devices.vocabulary.plan import DeviceId, TrainingPlan
 from simulator.engine.assignment import Assignment
@@ -69,7 +69,10 @@ class Dispatcher:
             picked = fed.selection.pick(idle, slots, roster=roster, rng=rng)
             cohort = _checked_cohort(picked, is_idle, slots=slots, round_number=round_number)
         self._participation.picked(cohort, round_number)
-        rng = self._stream("strategy", num_passed_over)
+        if getattr(fed.strategy, "draws", True):
+            rng = self._stream("strategy", num_passed_over)
+        else:
+            rng = NO_STREAM
         plans = fed.strategy.plan(state, self._view, cohort, rng)
         by_device = {plan.device_id: plan for plan in plans}
         if len(by_device) != len(plans) or not by_device.keys() <= set(cohort):
