@@ -121,49 +121,41 @@ class PlanTimeline(simpy.Event):
         since_s = record.started_s
         for phase, wait_s, amount in self._stages[: self._num_ended]:
             now_s = since_s + wait_s
-            self._add(phase, now_s - since_s)
-            since_s = now_s
-            if amount == LATENCY:
-                continue
-            if phase == "download":
-                record.download_bytes = cost.download_bytes
-                free = tracks.free_memory.at(record.device_id, now_s)
-                budget_bytes = tracks.memory_budget_bytes.item(record.device_id)
-                record.free_memory_bytes = int(free * budget_bytes)
-            elif phase == "train":
-                record.flops = float(cost.flops)
+            if phase == "train":
+                record.train_s, record.flops = now_s - since_s, float(cost.flops)
+            elif phase == "upload":
+                record.upload_s += now_s - since_s
+                record.upload_bytes = 0 if amount == LATENCY else cost.upload_bytes
             else:
-                record.upload_bytes = cost.upload_bytes
+                record.download_s += now_s - since_s
+                if amount != LATENCY:
+                    record.download_bytes = cost.download_bytes
+                    free = tracks.free_memory.at(record.device_id, now_s)
+                    budget_bytes = tracks.memory_budget_bytes.item(record.device_id)
+                    record.free_memory_bytes = int(free * budget_bytes)
+            since_s = now_s
         return since_s
-
-    def _add(self, phase: Phase, elapsed_s: float) -> None:
-        record = self._record
-        if phase == "download":
-            record.download_s += elapsed_s
-        elif phase == "train":
-            record.train_s += elapsed_s
-        else:
-            record.upload_s += elapsed_s
 
     def _count_part(self, since_s: float) -> None:
         """Record what the stage under way has done since it began."""
         record, cost, device = self._record, self._work.cost, self._work.device
         now_s, (phase, _, amount) = self.env.now, self._stages[self._num_ended]
-        self._add(phase, now_s - since_s)
-        if amount == LATENCY:
-            return
         trace = {
             "download": device.link.downlink.steps,
             "train": device.speed,
             "upload": device.link.uplink.steps,
         }[phase]
-        moved = min(trace.amount(now_s) - trace.amount(since_s), amount)
+        is_latency = amount == LATENCY
+        moved = 0 if is_latency else min(trace.amount(now_s) - trace.amount(since_s), amount)
         match phase:
             case "download":
+                record.download_s += now_s - since_s
                 record.download_bytes = round(moved)
             case "train":
+                record.train_s = now_s - since_s
                 record.flops = cost.flops * (moved / amount) if amount else float(cost.flops)
             case _:
+                record.upload_s += now_s - since_s
                 record.upload_bytes = round(moved)
 
     def _end(self, outcome: Literal["aggregated", "late"], delivered_bytes: int) -> None:

@@ -158,7 +158,7 @@ class Presence:
         return supply.share
 
     def _supply(self, device_id: DeviceId) -> PowerSupply | None:
-        if self._fleet.on_mains[device_id]:
+        if self._fleet.on_mains.item(device_id):
             return None
         self._of(device_id)
         return self._supplies.get(device_id)

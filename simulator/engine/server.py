@@ -25,7 +25,7 @@ from simulator.engine.clock import (
     note_faults,
     sleep_until,
 )
-from simulator.engine.device import DeviceContext, run_client
+from simulator.engine.device import DeviceContext, run_client, told_bytes
 from simulator.engine.dispatch import Dispatcher
 from simulator.engine.evaluations import Evaluations
 from simulator.engine.federation import Federation
@@ -261,7 +261,7 @@ class Server:
         if record.outcome != "aggregated":
             check_progress(self._round, self._ended, num_devices=len(self._fed.world.fleet))
             return
-        self.note("update_received", {"bytes": record.upload_bytes}, record.device_id)
+        self.note("update_received", told_bytes(record.upload_bytes), record.device_id)
         self._arrived.append(work)
         down, up = record.download_bytes, record.upload_bytes
         if down and up:

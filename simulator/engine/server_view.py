@@ -55,6 +55,8 @@ class ServerView:
 
     def open_round(self, number: int) -> None:
         """Take note of the power modes that devices are in from this round on."""
+        if self._modes.are_none:
+            return
         draws = self._modes.draws(number)
         if draws != self._mode_draws:
             self._mode_draws, self._in_mode = draws, self._modes.in_round(number)
@@ -65,7 +67,7 @@ class ServerView:
         return int(self._fleet.memory_budget_bytes[device_id])
 
     def num_examples(self, device_id: DeviceId) -> int:
-        return int(self._fleet.num_examples[device_id])
+        return self._fleet.num_examples.item(device_id)
 
     def local_steps(self, device_id: DeviceId) -> int:
         return self._work.steps_for(self.num_examples(device_id))
