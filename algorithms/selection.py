@@ -14,11 +14,11 @@ from devices.vocabulary.plan import DeviceId
 from traces.arrays import BoolArray, FloatArray, IntArray
 
 MAX_TRIES = 8
-"""Devices that are looked at one by one for an idle one, before all that are busy are left out."""
+"""The number of devices that are tried one by one before the busy ones are filtered out at once."""
 LAST = np.uint64(2**64 - 1)
-"""The key of a device that is out of the question."""
+"""The highest key, which a busy device gets so that it is not found again."""
 NO_WEIGHT = 1e-300
-"""Next to nothing, and yet no number overflows when it is divided by this."""
+"""The weight of a device without weight: above 0, and no weight overflows when divided by it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Roster:
     device_ids: IntArray  # rising
     num_examples: IntArray
     times_picked: IntArray
-    last_round: FloatArray  # in which it was last picked
+    last_round: FloatArray  # the round in which it was last picked
     loss: FloatArray  # mean over the examples of its last training
     squared_loss: FloatArray  # mean of their squared losses
     trip_s: FloatArray  # last round trip; where that was cut short, at least as long as it lasted
@@ -44,8 +44,8 @@ class Roster:
 
     def rows(self, device_ids: IntArray) -> IntArray:
         """Return the rows of these devices, which must rise; the rows rise too."""
-        # The devices of most fleets are numbered without gaps, and then an id is a row: a search
-        # takes 0.1 s for a million.
+        # Most fleets are numbered without gaps, so that an id is a row. This saves the search,
+        # which takes 0.1 s for a million devices.
         if len(device_ids) == 0 or self.device_ids[-1] == len(self.device_ids) - 1:
             return device_ids
         return np.searchsorted(self.device_ids, device_ids)
@@ -113,10 +113,10 @@ class Uniform:
 
 
 def _keys(count: int, rng: np.random.Generator) -> npt.NDArray[np.uint64]:
-    """Return (count,) random keys, one for each device of a fleet, whoever is idle.
+    """Return (count,) random keys, one for each device of a fleet, idle or not.
 
-    They rank devices as ``rng.random(count)`` does, whose numbers are the first 53 bits of these,
-    and take four fifths of its time: 2 ms for a million devices.
+    So no key depends on who is idle. They rank devices as ``rng.random(count)`` does, whose numbers
+    are the first 53 bits of these, in four fifths of its time: 2 ms for a million devices.
     """
     return rng.bit_generator.random_raw(count)
 

@@ -57,7 +57,7 @@ class Centralized(Strategy[None]):
         check_options(self)
         if self.profile is None:
             return
-        if ".toml" in self.profile:  # what is in a file is no part of the config's hash
+        if ".toml" in self.profile:  # the hash of a config does not cover the content of a file
             raise ValueError(f"profile must be a device of our catalog, got {self.profile!r}")
         try:
             profile(self.profile)

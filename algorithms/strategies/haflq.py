@@ -277,7 +277,7 @@ class HAFLQ(Strategy[Sensitivity]):
                 ],
                 dtype=np.uint8,
             ).reshape(sent.shape)
-        # To discard is to adapt with a single level.
+        # The policy ``discard`` is the adaptive one with a single level.
         levels = levels if self.upload_policy == "adaptive" else levels[-1:]
         steps = UploadSteps.by_worth(score, num_parameters, levels=levels)
         return lambda sent, budgets: adaptive_bits(steps, sent, budget_bits=budgets)

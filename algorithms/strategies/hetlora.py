@@ -43,7 +43,7 @@ from traces.options import Count, NotNegative, Positive, RisingCounts
 
 SelfPruning = Literal["none", "server"]
 PrunedRanks = Mapping[DeviceId, int]
-"""The ranks of devices that have been pruned."""
+"""The rank of each device that has been pruned."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ from devices.vocabulary.plan import (
 from traces.options import Count, Positive, Share
 
 Change = Mapping[ModuleKey, Factors]
-"""By how much each factor moved."""
+"""The change of each factor in training."""
 Momentum = Mapping[int, Change]
 """By number of blocks: the mean update of the devices of that size, the last time any took part."""
 

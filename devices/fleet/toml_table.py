@@ -20,7 +20,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("idle_w", "compute_w", "radio_w"), (1e-6, 1e6)),
     **dict.fromkeys(("gpu_mhz", "gpu_units", "memory_mhz", "cpu_mhz"), (1e-3, 1e6)),
     **dict.fromkeys(("training_efficiency", "sustained_memory"), (1e-6, 1.0)),
-    **dict.fromkeys(WEIGHT_FORMATS, (0.01, 100.0)),  # factors on the time of a block
+    **dict.fromkeys(WEIGHT_FORMATS, (0.01, 100.0)),  # factors on the time of a block's passes
 }
 """The range of each number in a catalog.
 

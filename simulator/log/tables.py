@@ -83,48 +83,48 @@ def column(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Ar
     return pa.Array.from_buffers(kind, len(safe), [None, pa.py_buffer(safe)])
 
 
-def event_line(event: Event) -> str:
+def event_line(event: Event, known: dict[int, str] | None = None) -> str:
     """Return the line of events.jsonl for one event.
 
-    Raises ValueError for an instant that is not finite.
-    """
-    return next(block_lines((event,)))
-
-
-def block_lines(pieces: Sequence[Piece]) -> Iterator[str]:
-    """Return the lines of a log of events. Raises ValueError for an instant that is not finite.
+    ``known`` keeps what was written of details, by their identity: many events share theirs.
 
     What JSON calls a number is written here, because a call of ``json.dumps`` for each event would
-    take longer than the simulation; the text is the same.
+    take longer than the simulation; the text is the same. Raises ValueError for an instant that is
+    not finite.
     """
-    known: dict[int, str] = {}  # of details, many of which are shared; the pieces keep them alive
-    for piece in pieces:
-        if not isinstance(piece, Event):
-            yield from _cohort_lines(piece)
-            continue
-        at_s, name, number, device, details = piece
-        if not math.isfinite(at_s):
-            raise ValueError(f"an event must happen at a finite instant, got {at_s!r} s")
-        if type(at_s) is not float and isinstance(at_s, float):
-            at_s = float(at_s)  # numpy's own writes its type
-        told = known.get(id(details))
-        if told is None:
-            told = known[id(details)] = "".join(
-                [f', "{key}": {_json(value)}' for key, value in details.items()]
-            )
-        shown = "null" if device is None else device
-        yield (
-            f'{{"at_s": {at_s!r}, "event": "{name}", "round": {number}, "device": {shown}{told}}}\n'
-        )
+    at_s, name, number, device, details = event
+    if not math.isfinite(at_s):
+        raise ValueError(f"an event must happen at a finite instant, got {at_s!r} s")
+    if isinstance(at_s, float):
+        at_s = float(at_s)  # the repr of a NumPy float names its type
+    told = known.get(id(details)) if known is not None else None
+    if told is None:
+        told = ""
+        for key, value in details.items():
+            told += f', "{key}": {value if type(value) is int else _json(value)}'
+        if known is not None:
+            known[id(details)] = told
+    shown = "null" if device is None else device
+    return f'{{"at_s": {at_s!r}, "event": "{name}", "round": {number}, "device": {shown}{told}}}\n'
 
 
 def _json(value: Any) -> str:
     """Return a detail of an event as JSON, where a number that was not measured is null."""
-    if type(value) is int or (type(value) is list and set(map(type, value)) <= {int}):
-        return repr(value)
     if isinstance(value, float):
         return repr(float(value)) if math.isfinite(value) else "null"
+    if type(value) is int or (type(value) is list and set(map(type, value)) <= {int}):
+        return repr(value)
     return _ENCODER.encode(value)
+
+
+def block_lines(pieces: Sequence[Piece]) -> Iterator[str]:
+    """Return the lines of a log of events."""
+    known: dict[int, str] = {}  # the ids stay valid, since the pieces keep all details alive
+    for piece in pieces:
+        if isinstance(piece, Event):
+            yield event_line(piece, known)
+        else:
+            yield from _cohort_lines(piece)
 
 
 def _cohort_lines(events: CohortEvents) -> Iterator[str]:
@@ -145,7 +145,7 @@ def _timeline_lines(timeline: CohortTimeline) -> Iterator[str]:
     ]
     devices, works = timeline.devices.tolist(), timeline.work_index.tolist()
     columns = (column.tolist() for column in timeline.happenings)
-    started_s = timeline.started_s  # SimPy's clock begins with the integer 0, written as such
+    started_s = timeline.started_s  # SimPy's clock begins with the integer 0, which is written "0"
     for at_s, phase, row in zip(*columns, strict=True):
         shown = at_s if phase else started_s
         yield f'{{"at_s": {shown!r}{middles[phase]}{devices[row]}{ends[phase][works[row]]}'

@@ -53,7 +53,7 @@ from traces.arrays import IntArray
 SIZE_OF_GROUP = re.compile(
     r"fleet\.devices\.\d+\.(count|memory_share|memory_bytes|runtime_bytes)(\.\d+)?"
 )
-"""Keys of a group on which nothing that it names depends."""
+"""Pattern of the keys of a group that do not affect the files and names in it."""
 
 READ_BY: Mapping[str, Collection[str]] = {
     "task.data": (
@@ -63,7 +63,7 @@ READ_BY: Mapping[str, Collection[str]] = {
     "task.model": ("task.revision",),
     "cost.model": ("cost.revision",),
 }
-"""The keys that say how what another key names is read."""
+"""For each key that names a source, the keys that say how the source is read."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
