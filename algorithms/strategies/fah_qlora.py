@@ -1,4 +1,4 @@
-"""FAH-QLoRA: packed base weights, and ranks that a latency model sets in each round.
+"""FAH-QLoRA packs base weights, and sets ranks by a latency model in each round.
 
 FAH-QLoRA, IEEE INFOCOM 2025, doi 10.1109/INFOCOM55648.2025.11044641.
 

@@ -1,4 +1,4 @@
-"""FedLoRA: plain federated LoRA, the reference that every other strategy is held against.
+"""FedLoRA is plain federated LoRA, the reference for every other strategy.
 
 Zhang et al.: "Towards Building the Federated GPT: Federated Instruction Tuning" (FedIT),
 arXiv 2305.05644, ICASSP 2024.

@@ -1,4 +1,4 @@
-"""InclusiveFL: shallow models for small devices, which take in the momentum of deeper ones.
+"""InclusiveFL gives small devices shallow models, which take in the momentum of deeper ones.
 
 Liu, Wu, Wu, Wang, Lyu, Chen, Xie: "No One Left Behind: Inclusive Federated Learning over
 Heterogeneous Devices", KDD 2022, arXiv 2202.08036, doi 10.1145/3534678.3539086.
