@@ -1,4 +1,4 @@
-"""FAH-QLoRA: packed base weights, and ranks that a latency model sets in each round.
+"""FAH-QLoRA packs base weights, and sets ranks by a latency model in each round.
 
 FAH-QLoRA, IEEE INFOCOM 2025, doi 10.1109/INFOCOM55648.2025.11044641.
 
@@ -69,6 +69,7 @@ class FAHQLoRA(Strategy[RankSearch]):
 
     kind: ClassVar[str] = "fah-qlora"
     title: ClassVar[str] = "FAH-QLoRA: ranks for the shortest round, base bits by memory"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -101,7 +101,7 @@ def write_definitions(archive: Path, folder: Path) -> None:
 
 
 def write_pairs(archive: Path, folder: Path) -> None:
-    """Write pairs of definitions: does the second define a broader noun, and how alike are they?
+    """Write pairs of definitions, with their similarity and whether the second noun is broader.
 
     Of two nouns of a topic in turn, one stands beside its own hypernym (``broader``), the other
     beside the hypernym of the noun after it (``other``), unless that is broader too. ``score`` is 5
