@@ -20,7 +20,7 @@ import numpy as np
 from algorithms.contract import wrong_broadcast, wrong_plans, wrong_scale, wrong_state
 from algorithms.quadratic import change_of, distance, known_solution, trained_on
 from algorithms.static_fleet import StaticDevice, StaticFleet, lasting, spoil, trained_update
-from algorithms.strategy import LinkRate, ServerState, Strategy
+from algorithms.strategy import NO_STREAM, LinkRate, ServerState, Strategy
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.memory import FORMAT_BITS
 from devices.fleet.catalog import load_profiles
@@ -143,9 +143,11 @@ def _plans(
     fleet: StaticFleet,
     cohort: Sequence[DeviceId] | None = None,
     seed: int = 1,
-) -> list[TrainingPlan]:
+) -> Sequence[TrainingPlan]:
     devices = tuple(fleet.device_ids) if cohort is None else tuple(cohort)
-    return list(strategy.plan(state, fleet, devices, np.random.default_rng(seed)))
+    rng = np.random.default_rng(seed) if getattr(strategy, "draws", True) else NO_STREAM
+    plans: Sequence[TrainingPlan] = strategy.plan(state, fleet, devices, rng)
+    return plans
 
 
 def _update(
@@ -163,7 +165,7 @@ def _update(
 
 def _round(
     strategy: Any, fleet: StaticFleet
-) -> tuple[ServerState[Any], list[TrainingPlan], list[ClientUpdate]]:
+) -> tuple[ServerState[Any], Sequence[TrainingPlan], list[ClientUpdate]]:
     state = _start(strategy, fleet)
     plans = _plans(strategy, state, fleet)
     return state, plans, [_update(strategy, state, plan, fleet) for plan in plans]
@@ -180,7 +182,7 @@ def _check_plans(strategy: Any) -> Iterator[str]:
     for fleet in _fleets():
         state = _start(strategy, fleet)
         for cohort in (fleet.device_ids, fleet.device_ids[1:3], fleet.device_ids[:1]):
-            plans = strategy.plan(state, fleet, cohort, np.random.default_rng(1))
+            plans = _plans(strategy, state, fleet, cohort)
             yield from _said(wrong_plans(plans, state.adapter, cohort))
 
 

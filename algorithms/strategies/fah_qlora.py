@@ -69,6 +69,7 @@ class FAHQLoRA(Strategy[RankSearch]):
 
     kind: ClassVar[str] = "fah-qlora"
     title: ClassVar[str] = "FAH-QLoRA: ranks for the shortest round, base bits by memory"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

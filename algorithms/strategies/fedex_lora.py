@@ -48,6 +48,7 @@ class FedExLoRA(Strategy[Bases]):
 
     kind: ClassVar[str] = "fedex-lora"
     title: ClassVar[str] = "FedEx-LoRA: means of A and B, their residual added to the base"
+    draws: ClassVar[bool] = False
 
     rank: Count = 8
     alpha: Positive = 16.0

@@ -37,6 +37,7 @@ class FedLoRA(Strategy[None]):
 
     kind: ClassVar[str] = "fedlora"
     title: ClassVar[str] = "FedLoRA (FedIT): one depth for all, mean of A and of B"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -33,6 +33,7 @@ class FFALoRA(Strategy[None]):
 
     kind: ClassVar[str] = "ffa-lora"
     title: ClassVar[str] = "FFA-LoRA: A frozen as drawn, B alone trained and sent, exact mean"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -33,6 +33,7 @@ class FlexLoRA(Strategy[None]):
 
     kind: ClassVar[str] = "flexlora"
     title: ClassVar[str] = "FlexLoRA: ranks by device, exact mean of B A, SVD for the next round"
+    draws: ClassVar[bool] = False
 
     rank: Count = 8
     alpha: Positive = 16.0

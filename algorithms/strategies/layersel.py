@@ -44,6 +44,7 @@ class LayerSel(Strategy[LayerNorms]):
 
     kind: ClassVar[str] = "layersel"
     title: ClassVar[str] = "LayerSel: the blocks with the largest update norms, by device"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -45,6 +45,7 @@ class LEGEND(Strategy[None]):
 
     kind: ClassVar[str] = "legend"
     title: ClassVar[str] = "LEGEND: depth by device, ranks that rise toward the output"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -44,6 +44,7 @@ class LocalOnly(Strategy[OwnModels]):
 
     kind: ClassVar[str] = "local-only"
     title: ClassVar[str] = "Local only: every device by itself, nothing is sent"
+    draws: ClassVar[bool] = False
     has_global_model: ClassVar[bool] = False
     is_reference: ClassVar[bool] = True
 
