@@ -1,4 +1,4 @@
-"""Loads a scheduler from a file of the user's: ``strategy: {kind: path/to/mine.py:MyStrategy}``.
+"""Loads a scheduler from the user's file, named as in ``strategy: {kind: path/to/mine.py:Mine}``.
 
 Such a file is the only code that a config can bring with it. What runs is the very text whose hash
 the run is known by: no byte code is read or written, and no search path changes.

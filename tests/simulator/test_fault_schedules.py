@@ -150,7 +150,7 @@ def federations(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def run(fleet: list[Device], given: dict[str, Any]) -> tuple[Memory, str]:
-    """The log, and why the run could not go on; nothing where it came to its end."""
+    """Return the log, and why the run could not go on, or nothing where it came to its end."""
     log = Memory()
     try:
         with pytest.MonkeyPatch.context() as patch:

@@ -33,7 +33,7 @@ def own_bytes(adapter: Adapter) -> bytes:
 
 @dataclass
 class Keeping(DriftTrainer):
-    """Remembers what each device has had, and checks that it goes on from one of these."""
+    """This trainer remembers what each device has had, and checks that it goes on from it."""
 
     had: dict[DeviceId, list[bytes]] = field(default_factory=lambda: defaultdict(list))
 

@@ -33,7 +33,7 @@ SHAPE = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
 
 
 def traced(spec: ModelSpec, lora_dropout: float = 0.0) -> DemandOf:
-    """Of a small model, whether or not there are closed forms for it."""
+    """Return the traced costs of a small model, whether or not it has closed forms."""
     from devices.cost.traced import TracedDemand
     from devices.tracing.block_tracer import BlockTracer
 

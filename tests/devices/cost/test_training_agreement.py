@@ -152,7 +152,7 @@ def test_a_plan_with_absent_blocks_costs_what_training_without_them_holds_saves_
 def plan_without(
     spec: ModelSpec, present: BoolArray, *, share_trained: float, rng: np.random.Generator
 ) -> TrainingPlan:
-    """Terms held and trained at random in the blocks that are present, one at least."""
+    """Return a plan that holds and trains random terms in the blocks that are present."""
     held = np.broadcast_to(present[:, None, None], spec.grid_shape(RANK)).copy()
     trained = held & (rng.random(held.shape) < share_trained)
     trained[np.flatnonzero(present)[-1], 0, 0] = True

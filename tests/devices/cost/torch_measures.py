@@ -74,7 +74,7 @@ class LossesOnly(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A model to run, and the sizes that its costs are to follow from."""
+    """A measured model is one to run, and the sizes that its costs are to follow from."""
 
     spec: ModelSpec
     network: Any  # Any, since peft's model gets its attributes at run time
@@ -273,7 +273,7 @@ def step_flops(measured: Measured, batch: BatchShape) -> StepFlops:
 
 @dataclass(eq=False)
 class StorageTracker(TorchDispatchMode):
-    """Bytes of all storages that operators made and that are still alive."""
+    """This mode counts the bytes of all storages that operators made and that are alive."""
 
     resident: Iterable[Tensor]
     live_bytes: int = 0
@@ -314,7 +314,7 @@ def step_bytes(
     *,
     resident: Sequence[Tensor],
 ) -> StepBytes:
-    """Bytes held between the two passes of a step, and at its peak; ``resident`` do not count."""
+    """Return the bytes held between a step's passes, and at its peak, without ``resident``."""
     parameters = list(measured.network.parameters())
     for parameter in parameters:  # gradients exist before the step, as after an earlier one
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None

@@ -32,7 +32,7 @@ def mixed_terms() -> TermGrid:
 
 
 def with_terms(adapter: Adapter, keep: np.ndarray) -> Adapter:
-    """The adapter with zeros for the terms that are not kept, as (L, M, R)."""
+    """Return the adapter with zeros for the terms that are not kept, as (L, M, R)."""
     modules = adapter.modules
     factors = {
         key: Factors(a, b * keep[key.block, modules.index(key.module)])
