@@ -323,12 +323,12 @@ class Strategy(Options, Protocol[M]):
 
     @property
     def rank(self) -> int:
-        """Return R, the number of rank-1 terms of each module of the global adapter, at least 1."""
+        """The number R of rank-1 terms of every module of the global adapter, at least 1."""
         ...
 
     @property
     def alpha(self) -> float:
-        """Return the LoRA scale times R, a finite number above 0."""
+        """The LoRA scale times R, a finite number above 0."""
         ...
 
     def init(self, adapter: Adapter) -> ServerState[M]:
