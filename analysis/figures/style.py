@@ -82,7 +82,8 @@ DASHES: tuple[Dash, ...] = (
 NUM_LOOKS = 12  # of one colour: after so many, marker and dashes come round together
 TINTS = (0.0, 0.45, 0.7)  # how much white the first, second and third run of a strategy gets
 RC: Any = {  # matplotlib types the keys as literals or as strings, by its version
-    "font.family": "STIXGeneral",  # ships with matplotlib, so every machine draws the same
+    # They ship with matplotlib: every machine draws the same. What the first lacks the second has.
+    "font.family": ["STIXGeneral", "DejaVu Sans"],
     "mathtext.fontset": "stix",
     "font.size": 8,
     "axes.titlesize": 8,
