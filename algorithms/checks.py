@@ -41,16 +41,17 @@ from devices.vocabulary.plan import (
 )
 
 PROFILES = ("jetson-agx-orin-maxn", "phone-snapdragon-8-gen-2", "raspberry-pi-4-2gb")
-"""Devices of very different speed, in turns."""
+"""The profiles of the devices, in turns; their speeds differ widely."""
 NUM_DEVICES = 5
 NUM_ROUNDS = 40
 LEFT_SHARE = 0.95
-"""What 40 rounds may leave of the distance to a known solution. A strategy that does not learn
-leaves all of it; FFA-LoRA, whose A stays as it was drawn, can reach no nearer than 0.92."""
+"""The largest share of the distance to a known solution that may remain after ``NUM_ROUNDS``. A
+strategy that does not learn leaves all of it. FFA-LoRA, whose A is not trained, cannot get below
+0.92."""
 
 
 class ContractError(AssertionError):
-    """A strategy breaks the contract; ``problems`` has a line for each clause that fails."""
+    """This error says that a strategy breaks its contract; ``problems`` has each failed clause."""
 
     def __init__(self, name: str, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -182,7 +183,7 @@ def _round(
 
 
 def _check_init(strategy: Any) -> Iterator[str]:
-    """init returns a ServerState of version 0 with the adapter that it was given."""
+    """The method init returns a ServerState of version 0 with the adapter that it was given."""
     fleet = check_fleet()
     adapter = fleet.model.initial_adapter(
         strategy.rank, float(strategy.alpha), np.random.default_rng(0)
@@ -195,7 +196,7 @@ def _check_init(strategy: Any) -> Iterator[str]:
 
 
 def _check_plans(strategy: Any) -> Iterator[str]:
-    """plan returns at most one TrainingPlan for each device of the cohort, and none for others."""
+    """The method plan returns at most one TrainingPlan for each device, of the cohort alone."""
     for fleet in _fleets():
         state = _start(strategy, fleet)
         for cohort in (fleet.device_ids, fleet.device_ids[1:3], fleet.device_ids[:1]):
@@ -213,7 +214,7 @@ def _check_plans(strategy: Any) -> Iterator[str]:
 
 
 def _check_room(strategy: Any) -> Iterator[str]:
-    """a device with room for everything gets a plan that fits it and uploads something."""
+    """A device with room for everything gets a plan that fits it and uploads something."""
     fleet = check_fleet()
     plans = _plans(strategy, _start(strategy, fleet), fleet)
     if not plans:
@@ -227,7 +228,7 @@ def _check_room(strategy: Any) -> Iterator[str]:
 
 
 def _check_same_inputs(strategy: Any) -> Iterator[str]:
-    """equal inputs get equal plans and equal aggregates, also from a copy of the strategy."""
+    """Equal inputs get equal plans and equal aggregates, also from a copy of the strategy."""
     fleet = check_fleet()
     state, plans, updates = _round(strategy, fleet)
     after = strategy.aggregate(state, updates)
@@ -239,7 +240,7 @@ def _check_same_inputs(strategy: Any) -> Iterator[str]:
 
 
 def _check_purity(strategy: Any) -> Iterator[str]:
-    """no method changes its arguments, the strategy or the global random generators."""
+    """No method changes its arguments, the strategy or the global random generators."""
     fleet = check_fleet()
     before_value = repr(strategy)
     global_draws = _global_draws()
@@ -256,7 +257,7 @@ def _check_purity(strategy: Any) -> Iterator[str]:
 
 
 def _check_broadcast(strategy: Any) -> Iterator[str]:
-    """broadcast returns a Broadcast of the state's version with the shapes of its adapter."""
+    """The method broadcast returns a Broadcast of the state's version and adapter shapes."""
     fleet = check_fleet()
     state, plans, updates = _round(strategy, fleet)
     for now in (state, strategy.aggregate(state, updates)):
@@ -269,7 +270,7 @@ def _check_broadcast(strategy: Any) -> Iterator[str]:
 
 
 def _check_aggregate(strategy: Any) -> Iterator[str]:
-    """aggregate returns the next version with the same names, shapes, float32 and finite."""
+    """The method aggregate returns the next version, with equal names and shapes, in float32."""
     for fleet in _fleets():
         state, _, updates = _round(strategy, fleet)
         for given in (updates, updates[:1], updates[-1:], updates[::2]):
@@ -289,7 +290,7 @@ def _check_aggregate(strategy: Any) -> Iterator[str]:
 
 
 def _check_unsent(strategy: Any) -> Iterator[str]:
-    """what stands in an update for terms that were not sent reaches nothing."""
+    """Values of an update in terms that were not sent have no effect on the result."""
     fleet = check_fleet()
     state, _, updates = _round(strategy, fleet)
     spoiled = [replace(update, adapter=spoil(update.adapter, update.plan)) for update in updates]
@@ -299,7 +300,7 @@ def _check_unsent(strategy: Any) -> Iterator[str]:
 
 
 def _check_counts(strategy: Any) -> Iterator[str]:
-    """every update that is merged moves the global model, or its device's own without one."""
+    """Every update that is merged moves the global model, or its device's own without one."""
     fleet = check_fleet()
     state, _, updates = _round(strategy, fleet)
     after = strategy.aggregate(state, updates)
@@ -313,10 +314,10 @@ def _check_counts(strategy: Any) -> Iterator[str]:
 
 
 def _check_smallest(strategy: Any) -> Iterator[str]:
-    """a model of one block, and an adapter of rank 1, are no special case."""
+    """A model of one block, and an adapter of rank 1, are no special case."""
     try:
         smallest = replace(strategy, rank=1)
-    except ValueError:  # its own range of ranks begins higher
+    except ValueError:  # the strategy does not allow rank 1
         smallest = strategy
     fleet = check_fleet(num_blocks=1, num_devices=2)
     state, _, updates = _round(smallest, fleet)
@@ -329,7 +330,7 @@ def _check_smallest(strategy: Any) -> Iterator[str]:
 
 
 def _check_local_work(strategy: Any) -> Iterator[str]:
-    """every plan has the local steps and the form of training that the fleet asks for."""
+    """Every plan has the local steps and the form of training that the fleet asks for."""
     fleet = check_fleet(
         proximal_mu=0.3, micro_batch=2, weight_format="int8", upload_bits=8, head_bits=16
     )
@@ -353,7 +354,7 @@ def _check_local_work(strategy: Any) -> Iterator[str]:
 
 
 def _check_learning(strategy: Any) -> Iterator[str]:
-    """forty rounds of exact gradients on a quadratic bring the model nearer to its solution."""
+    """Forty rounds of exact gradients on a quadratic bring the model nearer to its solution."""
     fleet = check_fleet(num_blocks=2, num_devices=3)
     goals = known_solution(fleet.model)
     state = _start(strategy, fleet)

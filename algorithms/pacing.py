@@ -47,17 +47,17 @@ class Pacing(Options, Protocol):
 
     @property
     def deadline_s(self) -> float:
-        """The seconds after a round opened at which ``ready`` is asked again; ``inf`` if never."""
+        """Return the seconds after a round opened at which ``ready`` is asked again, or inf."""
         return math.inf
 
     @property
     def drops_late(self) -> bool:
-        """True where devices that are still at work when a round closes are told to stop."""
+        """Return True if devices that are still at work when a round closes are told to stop."""
         return False
 
     @property
     def updates_a_round(self) -> int:
-        """The number of updates that a round merges where nothing is lost or late."""
+        """Return the number of updates that a round merges if nothing is lost or late."""
         return self.slots(in_flight=0, buffered=0)
 
     def slots(self, in_flight: int, buffered: int) -> int:

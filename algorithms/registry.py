@@ -76,7 +76,7 @@ PACINGS: dict[str, type[Pacing]] = {
     "fedasync": FedAsync,
 }
 REFERENCES = tuple(kind for kind, strategy in STRATEGIES.items() if strategy.is_reference)
-"""The kinds that stand beside the schedulers of a table, and are none of them."""
+"""The kinds that a table lists for reference, beside the schedulers that it compares."""
 SELECTIONS: dict[str, type[Selection]] = {
     "uniform": Uniform,
     "oort": Oort,

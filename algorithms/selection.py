@@ -13,9 +13,9 @@ from devices.vocabulary.plan import DeviceId
 from traces.arrays import BoolArray, FloatArray, IntArray
 
 MAX_TRIES = 8
-"""Devices that are looked at one by one for an idle one, before all that are busy are left out."""
+"""The number of devices that are tried one by one before the busy ones are filtered out at once."""
 NO_WEIGHT = 1e-300
-"""Next to nothing, and yet no number overflows when it is divided by this."""
+"""The weight of a device without weight: above 0, and no weight overflows when divided by it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Roster:
     device_ids: IntArray  # rising
     num_examples: IntArray
     times_picked: IntArray
-    last_round: FloatArray  # in which it was last picked
+    last_round: FloatArray  # the round in which it was last picked
     loss: FloatArray  # mean over the examples of its last training
     squared_loss: FloatArray  # mean of their squared losses
     trip_s: FloatArray  # last round trip; where that was cut short, at least as long as it lasted
@@ -41,8 +41,8 @@ class Roster:
 
     def rows(self, device_ids: IntArray) -> IntArray:
         """Return the rows of these devices, which must rise; the rows rise too."""
-        # The devices of most fleets are numbered without gaps, and then an id is a row: a search
-        # takes 0.1 s for a million.
+        # Most fleets are numbered without gaps, so that an id is a row. This saves the search,
+        # which takes 0.1 s for a million devices.
         if len(device_ids) == 0 or self.device_ids[-1] == len(self.device_ids) - 1:
             return device_ids
         return np.searchsorted(self.device_ids, device_ids)
@@ -88,8 +88,8 @@ class Uniform:
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
         """Return ``slots`` devices, or all of them where there are fewer."""
-        # A key for every device, idle or not, so that no key depends on who is idle: 10 ms for a
-        # million devices.
+        # Every device draws a key, idle or not, so that no key depends on who is idle. That takes
+        # 10 ms for a million devices.
         keys = rng.random(len(roster.device_ids))
         rows = roster.rows(idle)
         if 0 < slots < len(rows):
@@ -106,7 +106,7 @@ class Uniform:
             first = int(keys.argmin())
             if is_idle[first]:
                 return first
-            keys[first] = 1.0  # above all others
+            keys[first] = 1.0  # keys lie in [0, 1), so this one is not found again
         rows = is_idle.nonzero()[0]
         return int(rows[keys[rows].argmin()])
 

@@ -150,9 +150,10 @@ def update_with(
 ) -> ClientUpdate:
     """Return the update of a device whose adapter, after its training, is ``trained``."""
     if plan.terms.sends_head:
-        control = trained if plan.terms.has_controls else None  # any numbers of its form
+        # The checks need a control variate of the right shapes, whatever its values.
+        control = trained if plan.terms.has_controls else None
         return ClientUpdate(plan, broadcast, trained, num_examples, 1.0, timing, control=control)
-    # What stays on the device is in the update as it was broadcast.
+    # A factor that is not sent stands in the update as it was broadcast.
     start = broadcast.adapter
     factors = {key: Factors(a, start.factors[key].b) for key, (a, _) in trained.factors.items()}
     sent = replace(start, factors=factors) if plan.terms.crosses_wire else start

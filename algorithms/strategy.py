@@ -32,7 +32,7 @@ M = TypeVar("M")
 
 
 class StrategyError(ValueError):
-    """A strategy of the user's is made in a way that cannot work; the message is for its author."""
+    """This error says that a user's strategy cannot work; the message is for its author."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class ServerState(Generic[M]):
 
     @cached_property
     def broadcast(self) -> Broadcast:
-        """The global adapter as it is sent to every device."""
+        """Return the global adapter as it is sent to every device."""
         return Broadcast(self.version, self.adapter)
 
 
@@ -75,42 +75,45 @@ class FleetView(Protocol):
 
     @property
     def model(self) -> ModelSpec:
-        """The sizes of the model: ``num_blocks`` (L), ``targets`` (M), ``grid_shape(rank)``."""
+        """Return the model's sizes: ``num_blocks`` (L), ``targets`` (M), ``grid_shape(rank)``."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """The number of examples in a batch of the local training."""
+        """Return the number of examples in a batch of the local training."""
         ...
 
     @property
     def proximal_mu(self) -> float:
-        """The weight of FedProx's term, which ``make_plan`` gives every plan; 0 is none."""
+        """Return the weight of FedProx's term, which ``make_plan`` gives every plan; 0 is none."""
         ...
 
     @property
     def micro_batch(self) -> int | None:
-        """The examples of a part of a batch, which ``make_plan`` gives every plan; None: whole."""
+        """Return the examples of a micro-batch, which ``make_plan`` gives every plan.
+
+        None means that a batch is not divided.
+        """
         ...
 
     @property
     def weight_format(self) -> WeightFormat:
-        """The widest format of a block's frozen weights; ``make_plan`` narrows wider ones to it."""
+        """Return the widest format of frozen weights, to which ``make_plan`` narrows wider ones."""
         ...
 
     @property
     def upload_bits(self) -> int:
-        """The most bits of an uploaded number of a term; ``make_plan`` holds every plan to it."""
+        """Return the most bits of an uploaded number of a term, to which ``make_plan`` keeps."""
         ...
 
     @property
     def head_bits(self) -> int:
-        """The bits of an uploaded number of the head, which ``make_plan`` gives every plan."""
+        """Return the bits of an uploaded number of the head, the same in every plan."""
         ...
 
     @property
     def device_ids(self) -> Sequence[DeviceId]:
-        """Every device of the fleet, in rising order."""
+        """Return every device of the fleet, in rising order."""
         ...
 
     def profile(self, device_id: DeviceId) -> DeviceProfile:
@@ -231,10 +234,10 @@ def _plan(
 def _shared_plan(
     terms: TermGrid, activation_bits: tuple[int, ...] | None, work: _LocalWork
 ) -> TrainingPlan:
-    """Return the plan of this work on device 0.
+    """Return the plan of this work for device 0, from a cache.
 
-    An asynchronous pacing asks for one device at a time, and a strategy may answer with the same
-    grid each time. What its plan is checked for and costs is then worked out once.
+    An asynchronous pacing asks for one device at a time, and a strategy often answers with the same
+    grid. So the checks and the costs of its plan are computed once.
     """
     return _plan(0, terms, None, activation_bits, work)
 
@@ -247,7 +250,7 @@ def make_plans(
     activation_bits: tuple[int, ...] | None = None,
 ) -> list[TrainingPlan]:
     """Return ``make_plan`` of each device; devices with equal local steps share one plan's work."""
-    # What can be written to may be another grid the next time.
+    # A grid that can be written to may have other content at the next call, so it is not cached.
     make = _shared_plan if terms.is_read_only else _shared_plan.__wrapped__
     made: dict[int, TrainingPlan] = {}
     plans = []
@@ -296,12 +299,12 @@ class Strategy(Options, Protocol[M]):
 
     @property
     def rank(self) -> int:
-        """R, the number of rank-1 terms of every module of the global adapter; at least 1."""
+        """The number R of rank-1 terms of every module of the global adapter, at least 1."""
         ...
 
     @property
     def alpha(self) -> float:
-        """The LoRA scale times R; above 0 and finite."""
+        """The LoRA scale times R, a finite number above 0."""
         ...
 
     def init(self, adapter: Adapter) -> ServerState[M]:

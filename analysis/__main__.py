@@ -1,4 +1,4 @@
-"""``python -m analysis`` is the command ``fedclock``."""
+"""Runs the command ``fedclock`` as ``python -m analysis``."""
 
 from analysis.commands.entry import main
 

@@ -87,7 +87,7 @@ def _longest_run_of_backticks(text: str) -> int:
 def latex(text: str) -> str:
     """Return the text for a cell or comment in LaTeX."""
     literal = visible(text).translate(LATEX_CHARACTERS)
-    return re.sub("-(?=-)", "-{}", literal)  # two hyphens would become a dash
+    return re.sub("-(?=-)", "-{}", literal)  # LaTeX would turn two hyphens into a dash
 
 
 @cache

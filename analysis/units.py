@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 NO_NUMBER = "–"
-"""What stands in a table in place of a number that there is not."""
+"""The text in a table where there is no number."""
 
 
 class Unit(NamedTuple):
@@ -69,7 +69,7 @@ def significant(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     short = f"{value:.2e}"
-    exponent = int(short.partition("e")[2])  # after rounding: 0.9996 is 1.00
+    exponent = int(short.partition("e")[2])  # taken after rounding, so that 0.9996 counts as 1.00
     if not -6 <= exponent < 12:
         return short
     decimals = max(0, 2 - exponent)

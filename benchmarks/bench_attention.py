@@ -38,7 +38,7 @@ def main(model: str = "minilm-l6", runs: str = "5") -> None:
 
 
 class _Work:
-    """A trainer that computes in one way, and texts that it cuts to one length."""
+    """This work is a trainer that computes in one way, with texts that it cuts to one length."""
 
     def __init__(self, model: str, length: int, dtype: Any, attention: Any) -> None:
         data = Classification.of(load_dataset("wordnet-16", Classification.columns))
@@ -58,7 +58,7 @@ class _Work:
         self._job = full_depth_job(
             self._trainer.spec, np.arange(len(long)), steps=STEPS, batch_size=BATCH
         )
-        self._trainer.train([self._job])  # warms up
+        self._trainer.train([self._job])  # a first training, which is not timed
 
     def step_ms(self) -> float:
         began_s = time.process_time()

@@ -1,4 +1,4 @@
-"""CPU seconds that a server takes to decide what a large fleet does: whole calls of ``plan``.
+"""Measures the CPU seconds that a server takes to plan for a large fleet: whole calls of ``plan``.
 
 python benchmarks/bench_decisions.py [devices] [blocks] [runs]
 
@@ -47,7 +47,7 @@ FEW = 10
 
 
 def random_fleet(model: ModelSpec, num_devices: int, *, least_bytes: float) -> ServerView:
-    """Devices of all catalog profiles, each with a memory budget, shard and link of its own."""
+    """Return a fleet of all catalog profiles, whose devices differ in memory, shard and link."""
     rng = np.random.default_rng(0)
     profiles = list(load_profiles().values())
     fleet = []
@@ -80,7 +80,7 @@ def after_a_round(
     fleet: ServerView,
     plans: Sequence[TrainingPlan],
 ) -> ServerState[Any]:
-    """The state once devices have sent the same adapter, each in a time of its own."""
+    """Return the state after devices have sent the same adapter, each in a time of its own."""
     rng = np.random.default_rng(1)
     moved = Adapter(
         {
@@ -110,7 +110,7 @@ def after_a_round(
 def decisions_s(
     strategy: Strategy[Any], model: ModelSpec, fleet: ServerView
 ) -> tuple[float, float, int]:
-    """CPU seconds of the first decision and of one after a round, and the number of plans."""
+    """Return the CPU seconds of a first plan and of one after a round, and the number of plans."""
     rng = np.random.default_rng(0)
     state = strategy.init(model.initial_adapter(strategy.rank, strategy.alpha, rng))
     seconds: list[float] = []
@@ -124,12 +124,12 @@ def decisions_s(
 
 
 def main(num_devices: int = 1000, num_blocks: int = 24, num_runs: int = 7) -> None:
-    """Median and range of several runs."""
+    """Print the median and range of several runs."""
     config = {**ROBERTA, "num_hidden_layers": num_blocks}
     model = ModelSpec.from_config("roberta-large", config, ["query", "value"], 4)
     for strategy, least_bytes in (
-        (FedQuad(), 1.5e9),  # some hold no block, and most have to pack activations
-        (HAFLQ(rank=64, term_budgets=(16, 32, 64)), 4e9),  # nearly all hold some terms
+        (FedQuad(), 1.5e9),  # some devices hold no block, and most must pack activations
+        (HAFLQ(rank=64, term_budgets=(16, 32, 64)), 4e9),  # nearly all devices hold some terms
     ):
         runs = []
         for _ in range(num_runs):

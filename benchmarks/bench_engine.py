@@ -41,7 +41,7 @@ Config = dict[str, Any]
 
 
 def config(devices: int, cohort: int) -> Config:
-    """A fleet on real links, of which a cohort is asked in every round."""
+    """Return the config of a fleet on real links, of which a cohort is asked in every round."""
     return {
         "name": "bench",
         "task": {"model": "tiny", "max_length": 16},
@@ -62,19 +62,19 @@ def config(devices: int, cohort: int) -> Config:
 
 
 def plain(devices: int) -> Config:
-    """Every device in every round, and nothing can interrupt it."""
+    """Return the config of a run that asks every device in every round, and interrupts none."""
     return config(devices, devices)
 
 
 def met(made: Config, **conditions: Any) -> Config:
-    """The same config, whose devices meet more."""
+    """Return the same config with these conditions for its devices."""
     for group in made["fleet"]["devices"]:
         group.update(conditions)
     return made
 
 
 def realistic(devices: int) -> Config:
-    """Half the fleet in every round, with latency, a deadline, availability and contention."""
+    """Return the config of half a fleet a round, with latency, deadline, absence and contention."""
     speeds = Path(tempfile.mkdtemp()) / "speed.csv"
     rows = [f"{0.7 * k:.1f},{(1.0, 0.6, 0.9, 0.3, 0.8)[k % 5]}" for k in range(200)]
     speeds.write_text("\n".join(["time_s,speed_share", *rows]) + "\n", "utf-8")
@@ -85,12 +85,12 @@ def realistic(devices: int) -> Config:
 
 
 def available(devices: int) -> Config:
-    """Half the fleet in every round, where devices come and go."""
+    """Return the config of half a fleet a round, whose devices come and go."""
     return met(config(devices, devices // 2), availability=DAY)
 
 
 def fedbuff(devices: int) -> Config:
-    """A quarter of the fleet always at work, where devices come and go."""
+    """Return the config of FedBuff with a quarter of a fleet at work, whose devices come and go."""
     made = available(devices)
     made["pacing"] = {"kind": "fedbuff", "concurrency": devices // 4, "size": devices // 10}
     made["stop"]["rounds"] = made["evaluation"]["every"] = 10 * ROUNDS
@@ -98,7 +98,7 @@ def fedbuff(devices: int) -> Config:
 
 
 def fedasync(devices: int) -> Config:
-    """A quarter of the fleet always at work; each update is merged by itself."""
+    """Return the config of FedAsync with a quarter of a fleet at work."""
     made = available(devices)
     made["pacing"] = {"kind": "fedasync", "concurrency": devices // 4}
     made["stop"]["rounds"] = made["evaluation"]["every"] = devices * ROUNDS
@@ -106,14 +106,14 @@ def fedasync(devices: int) -> Config:
 
 
 def shared(flows: int) -> Config:
-    """All devices in every round, behind one link of the server."""
+    """Return the config of a run whose devices share the server's link."""
     made = plain(flows)
     made["network"] = {"server": {"mbps": [100.0, 100.0]}}
     return made
 
 
 def planned_by(kind: str) -> Callable[[int], Config]:
-    """Make the config of a strategy that plans for each device, without events."""
+    """Return the config of a strategy that plans for each device, in a run without events."""
 
     def made(devices: int) -> Config:
         return plain(devices) | {"strategy": {"kind": kind, "rank": 4}}
@@ -122,7 +122,7 @@ def planned_by(kind: str) -> Callable[[int], Config]:
 
 
 def million(devices: int) -> Config:
-    """A fleet with calendars and batteries of which a thousand devices are asked once."""
+    """Return the config of a fleet with calendars and batteries, of which 1,000 are asked once."""
     battery = {"capacity_j": 40_000.0, "charging": DAY}
     made = met(config(devices, 1_000), availability=DAY, battery=battery)
     made["stop"]["rounds"] = 1
@@ -143,7 +143,7 @@ WORLDS: dict[str, Callable[[int], Config]] = {
 
 
 def fedclock(world: str, devices: int) -> int:
-    """Do a run from its YAML to its folder; return how many plans it had."""
+    """Carry out a run from its YAML to its folder, and return its number of plans."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.yaml"
         file.write_text(yaml.safe_dump(WORLDS[world](devices)), "utf-8")
@@ -155,7 +155,7 @@ def fedclock(world: str, devices: int) -> int:
 
 
 def bare(cohort: int) -> int:
-    """Play the plans of ten rounds in SimPy alone, with durations drawn beforehand."""
+    """Simulate the plans of ten rounds in SimPy alone, with durations drawn beforehand."""
     rng = np.random.default_rng(0)
     env = simpy.Environment()
 
@@ -177,15 +177,16 @@ def bare(cohort: int) -> int:
 
 
 def one(world: str, devices: int) -> None:
-    """Run, and print what ``measured`` reads."""
-    began_s = time.process_time() if world == "bare" else 0.0  # imports count against us only
+    """Carry out a run, and print what ``measured`` reads."""
+    # FedClock's imports count as its time; those of the bare simulation do not.
+    began_s = time.process_time() if world == "bare" else 0.0
     plans = bare(devices) if world == "bare" else fedclock(world, devices)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(json.dumps([time.process_time() - began_s, peak_gb, plans]))
 
 
 def measured(world: str, devices: int) -> tuple[float, float, int]:
-    """CPU seconds, peak memory in GB and plans of a process of its own."""
+    """Return the CPU seconds, peak memory in GB and plans of a run in a process of its own."""
     command = [sys.executable, __file__, "one", world, str(devices)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     cpu_s, peak_gb, plans = json.loads(ended.stdout.splitlines()[-1])
@@ -193,13 +194,13 @@ def measured(world: str, devices: int) -> tuple[float, float, int]:
 
 
 def told(values: list[float], digits: int = 2) -> str:
-    """Median and range."""
+    """Return the median and range of values as text."""
     middle, low, high = statistics.median(values), min(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def main(num_runs: int = 5, largest: int = 100_000) -> None:
-    """Print every measurement with median and range."""
+    """Print the median and range of every measurement."""
     tenth = largest // 10
     rows = {
         ("bare", tenth): "",

@@ -42,7 +42,7 @@ RUN: dict[str, Any] = {
 
 
 class Gauge:
-    """Seconds and peak memory of what runs on one kind of device."""
+    """A gauge measures the seconds and peak memory of work on one kind of device."""
 
     def __init__(self, compute: str) -> None:
         import torch
@@ -51,7 +51,7 @@ class Gauge:
         self._cuda = torch.cuda
 
     def wait(self) -> None:
-        """Return when the device has done what it was given."""
+        """Return when the device has finished its work."""
         if self.is_gpu:
             self._cuda.synchronize()
 

@@ -1,4 +1,4 @@
-"""Wall seconds and memory to load and summarise many run folders.
+"""Measures the wall seconds and memory to load and summarise many run folders.
 
 python benchmarks/bench_load.py [runs] [rounds] [devices a round]
 
@@ -31,7 +31,7 @@ OUTCOMES = ("aggregated",) * 8 + ("late", "oom")
 
 
 def drawn(kind: type, rng: np.random.Generator, **given: Any) -> Any:
-    """A record of this kind: numbers drawn but for those given."""
+    """Return a record of this kind, whose numbers are drawn unless they are given."""
     values: dict[str, Any] = {}
     for field in fields(kind):
         low_high = {"int": lambda: int(rng.integers(1, 10**6)), "float": rng.random}
@@ -40,7 +40,7 @@ def drawn(kind: type, rng: np.random.Generator, **given: Any) -> Any:
 
 
 def write_run(path: Path, strategy: str, seed: int, *, rounds: int, cohort: int) -> None:
-    """A finished run whose rows look like any."""
+    """Write a finished run with random rows of a plausible form."""
     rng = np.random.default_rng((seed, len(strategy)))
     manifest = {
         "experiment": "bench", "label": strategy, "strategy": strategy, "seed": seed,
@@ -67,7 +67,7 @@ def write_run(path: Path, strategy: str, seed: int, *, rounds: int, cohort: int)
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held."""
+    """Return the most memory that this process has held, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -82,7 +82,7 @@ def timed(what: str, action: Callable[[], Any]) -> Any:
 
 
 def main() -> None:
-    """Write, time, remove."""
+    """Write runs, time how they are read, and remove them."""
     given = [int(argument) for argument in sys.argv[1:]]
     num_runs, rounds, cohort = [*given, *(1000, 100, 10)[len(given) :]]
     with tempfile.TemporaryDirectory() as folder:

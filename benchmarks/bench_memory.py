@@ -1,4 +1,4 @@
-"""Memory of the host that trains a large model, beside a plain loop of transformers and peft.
+"""Measures the host's memory while it trains a large model, beside a plain loop.
 
 python benchmarks/bench_memory.py [--model 386m|1.1b] [--format fp32|fp16|int8|int4|nf4]
     [--dtype auto|bf16|fp32] [--steps 2] [--workers 2] [--loop] [--folder DIR]
@@ -46,7 +46,7 @@ def alone(directory: Path, given: argparse.Namespace) -> int:
 
 
 def shared(directory: Path, given: argparse.Namespace) -> None:
-    """Train a round in workers, a job each."""
+    """Train a round in workers, one job in each."""
     from simulator.workers.pool import Pool
     from simulator.workers.processes import LocalProcesses
     from simulator.workers.shared_trainer import SharedTrainer
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> None:
     if given.one:
         one(given)
         return
-    measured("write", arguments)  # in a process of its own, since it holds the model too
+    measured("write", arguments)  # in a separate process, since writing holds the model in memory
     size = sum(file.stat().st_size for file in (given.folder / given.model).glob("*.safetensors"))
     print(f"{given.model}: {size / 1e9:.2f} GB of weights, {given.steps} steps, {given.format}")
     ways = [*(["loop"] if given.loop else []), "shared" if given.workers else "alone"]

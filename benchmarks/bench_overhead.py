@@ -58,7 +58,7 @@ class Stopwatch:
 
 
 class Awaited(Future[Evaluation]):
-    """An evaluation under way, with a watch on whoever waits for it."""
+    """This is an evaluation under way, with a stopwatch on the time spent waiting for it."""
 
     def __init__(self, evaluation: Future[Evaluation], watch: Stopwatch) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Awaited(Future[Evaluation]):
 
 
 class Timed:
-    """A trainer with watches on what the server waits for."""
+    """This trainer has stopwatches on what the server waits for."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -105,7 +105,7 @@ class Timed:
 
 
 class TimedTrainers(Trainers):
-    """Trainers with watches, which also note when the first was ready."""
+    """These trainers have stopwatches, and note when the first of them was ready."""
 
     def get(self, config: RunConfig, world: World) -> Trainer:
         self.timed = Timed(super().get(config, world))

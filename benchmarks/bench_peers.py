@@ -1,4 +1,4 @@
-"""Real training beside a loop by hand, pfl, Flower and FLGo: the same job, in turns, in one run.
+"""Compares real training with a loop by hand, pfl, Flower and FLGo on the same job, in turns.
 
 python benchmarks/bench_peers.py [--quick] [--accuracy] [--repeats 3] [--only NAME] ...
 
@@ -100,7 +100,7 @@ class Bench:
         self._count = 0
 
     def repeat(self, seed: int, who: dict[str, list[Participant]]) -> None:
-        """Have everyone train in turns, on the job of this seed."""
+        """Have all participants train in turns, on the job of this seed."""
         rounds_needed = max(*self._plan.rounds, self._plan.turns)
         size = replace(self._plan.size, rounds=rounds_needed, seed=seed)
         jobs = {name: self._folder / f"{name} {seed}" for name in WAYS}
@@ -122,7 +122,7 @@ class Bench:
             self._same_steps(jobs["same steps"], who["same steps"])
 
     def _same_steps(self, job: Path, who: Sequence[Participant]) -> None:
-        """Measure start and memory of each alone, and then both in turns."""
+        """Measure start and memory of each participant alone, and then time both in turns."""
         for member in who:
             self._one(member, "same steps", job, 1)
         pairs = json.loads(_module("in_turns", [str(job), str(self._plan.turns)]))
@@ -187,7 +187,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write unless in haste."""
+    """Measure and print everything, and write it into the documentation unless in haste."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--accuracy", action="store_true")

@@ -48,7 +48,8 @@ def main(model: str = "tiny", dtype: Any = "auto", compute: Any = "auto", runs: 
     jobs = _jobs(trainer)
     with FlopCounterMode(display=False) as counter:
         alone = _train(trainer, jobs, 1)
-    apart = {size: _apart(alone, _train(trainer, jobs, size)) for size in SIZES}  # warms up too
+    # These trainings also warm up the caches for the timed ones.
+    apart = {size: _apart(alone, _train(trainer, jobs, size)) for size in SIZES}
     seconds: dict[int, list[float]] = {size: [] for size in SIZES}
     shares: dict[int, list[float]] = {size: [] for size in SIZES}
     for _ in range(int(runs)):
@@ -72,7 +73,7 @@ def _told(numbers: list[float]) -> str:
 
 
 def _train(trainer: TorchTrainer, jobs: list[TrainingJob], size: int) -> list[TrainingResult]:
-    """All jobs with the same batches, ``size`` in a pass."""
+    """Train all jobs with the same batches, ``size`` of them in a pass, and return the results."""
     passes = [jobs[first : first + size] for first in range(0, len(jobs), size)]
     return [result for some in passes for result in trainer.train(some)]
 
@@ -91,7 +92,7 @@ def _seconds(trainer: TorchTrainer, work: Callable[[], Any]) -> float:
 
 
 def _jobs(trainer: TorchTrainer) -> list[TrainingJob]:
-    """Each client on a shard of its own, from one broadcast."""
+    """Return a job for each client, on a shard of its own and from one broadcast."""
     shards = np.arange(NUM_CLIENTS * 640).reshape(NUM_CLIENTS, 640)
     job = full_depth_job(trainer.spec, shards[0], steps=STEPS, batch_size=BATCH)
     return [
@@ -108,7 +109,7 @@ def _now_s(trainer: TorchTrainer) -> float:
 
 
 def _apart(ones: list[TrainingResult], others: list[TrainingResult]) -> float:
-    """The largest difference of any number of a factor."""
+    """Return the largest difference between any two numbers of factors in the same place."""
     pairs = [
         pair
         for one, other in zip(ones, others, strict=True)

@@ -1,4 +1,4 @@
-"""Transfer queries a CPU second, and what it takes to set up a fleet of a million devices.
+"""Measures transfer queries per CPU second, and the time to set up a fleet of a million devices.
 
 python benchmarks/bench_traces.py [devices]
 
@@ -41,7 +41,7 @@ def queries(after_hours: int) -> None:
     trace = BandwidthTrace(np.arange(float(HOUR_S)), rates, float(HOUR_S))
     starts_s = (HOUR_S * (after_hours + rng.random(NUM_QUERIES))).tolist()
     size_bytes = 60 * trace.mean_bytes_per_s
-    trace.transfer_s(size_bytes, 0.0)  # sums the trace up, once
+    trace.transfer_s(size_bytes, 0.0)  # computes the cached sums of the trace
     began = time.process_time()
     for start_s in starts_s:
         trace.transfer_s(size_bytes, start_s)
@@ -71,7 +71,7 @@ def _peak_mb() -> float:
 
 
 def main(num_devices: int = 1_000_000) -> None:
-    """Queries, then fleets."""
+    """Time queries, then fleets."""
     for after_hours in (0, 1_000, 1_000_000):
         queries(after_hours)
     fleet(num_devices, "always there")

@@ -15,7 +15,7 @@ def put(found: str, mark: str, page: Path = COSTS) -> None:
 
 
 def found_in(mark: str, page: Path = COSTS) -> str:
-    """Return what stands between the marks of a page."""
+    """Return the text between the marks of a page."""
     return _parts(mark, page)[1].strip()
 
 

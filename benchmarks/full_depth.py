@@ -1,4 +1,4 @@
-"""The job that benchmarks of a single step train: LoRA r=8 in every block, unpacked."""
+"""Makes the job that benchmarks of a single step train: LoRA r=8 in every block, unpacked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANK = 8
 
 
 def make_trainer(config: TrainingConfig, dataset: Classification) -> TorchTrainer:
-    """A trainer on the model that ``config`` names, as a run makes it."""
+    """Return a trainer on the model that ``config`` names, as a run makes it."""
     source = resolve(config.model)
     spec = model_spec(
         source, config.targets, head=text_head(dataset.num_classes), attention=config.attention

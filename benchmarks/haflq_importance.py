@@ -58,7 +58,7 @@ LOOKS = ((style.BLACK, "o"), (style.BLUE, "s"), (style.ORANGE, "D"), (style.GREE
 
 @dataclass(frozen=True)
 class Watched(HAFLQ):
-    """HAFLQ whose scores are kept, (L, M, R) after each aggregation."""
+    """This HAFLQ keeps its scores, (L, M, R), after each aggregation."""
 
     scores: list[FloatArray] = field(default_factory=list)
 

@@ -60,14 +60,14 @@ class Measurement:
     source: str
     note: str = ""
     why: str = ""
-    sets: bool = False  # the share of its class follows from it and its like
+    sets: bool = False  # True if the share of its class was fitted to it
     profile: str = ""
-    peak_gflops: float | None = None  # in place of those of the profile
+    peak_gflops: float | None = None  # in place of that of the profile
     peak_gb_per_s: float | None = None
     power: Activity | None = None
     model: str = ""
     trains: Literal["lora", "full", "nothing"] = "lora"
-    targets: tuple[str, ...] = ()  # of LoRA; all linear layers where there are none
+    targets: tuple[str, ...] = ()  # layers with LoRA; all linear layers if empty
     rank: int = 1
     batch: int = 1
     micro_batch: int | None = None
@@ -77,7 +77,7 @@ class Measurement:
 
     @property
     def is_compared(self) -> bool:
-        """True where something of the catalog stands for what was measured."""
+        """Return True if something of the catalog stands for what was measured."""
         return not self.why
 
 
@@ -87,17 +87,17 @@ class Judgement(NamedTuple):
     measurement: Measurement
     simulated: Sequence[float]
     factors: Sequence[float]  # simulated over measured time, bytes or watts
-    by: str  # whose share of the peak
+    by: str  # in words, what the measurement is judged by
 
     @property
     def off_by(self) -> float:
-        """The largest factor, up or down, between simulated and measured numbers."""
+        """Return the largest factor, up or down, between simulated and measured numbers."""
         return max(max(factor, 1 / factor) for factor in self.factors)
 
 
 @cache
 def parsed(path: Path) -> Mapping[str, Any]:
-    """Return a TOML file."""
+    """Return the content of a TOML file."""
     return tomllib.loads(path.read_text("utf-8"))
 
 

@@ -51,7 +51,8 @@ SHORT = {"bert": LINEARS["bert"], "llama": LINEARS["llama"], "gpt2": TRACED_LINE
 FIGURE = ROOT / "docs" / "images" / "costs-validation.png"
 
 TINY = Shape(num_blocks=3, hidden=32, num_heads=4, num_kv_heads=2, ffn=64)
-# Feed-forward parts of four, two and under two times the width; the last is as wide as MiniLM.
+# The feed-forward parts are four, two and less than two times the width. The last shape is as wide
+# as MiniLM.
 SHAPES = (
     (Shape(3, 64, 4, 2, 256), 4, 40),
     (Shape(3, 128, 4, 2, 256), 4, 128),
@@ -63,7 +64,7 @@ NAMES = {32: "as computed", 8: "8 bits", 4: "4 bits", 0: "computed again"}
 
 
 class Case(NamedTuple):
-    """One number of the closed forms beside the one that was measured."""
+    """A case is one number of the closed forms beside the one that was measured."""
 
     quantity: str
     charged: int
@@ -72,32 +73,32 @@ class Case(NamedTuple):
 
     @property
     def deviation(self) -> float:
-        """Share by which the closed form is too high."""
+        """Return the closed form over the measured number, less 1."""
         return self.charged / self.measured - 1 if self.measured else float(self.charged != 0)
 
 
 def target_sets(family: str) -> list[tuple[str, ...]]:
-    """All layers, the first and third, the attention's four, and each layer alone."""
+    """Return sets of adapted layers: all, the first and third, attention's four, and each alone."""
     names = LINEARS[family]
     return [names, (names[0], names[2]), names[:4], *[(name,) for name in names]]
 
 
 def kinds() -> Iterator[tuple[str, Attention]]:
-    """Every family with every attention that it has."""
+    """Yield every family with every attention that it has."""
     for family in LINEARS:
         for attention in attentions(family):
             yield family, attention
 
 
 def models(shape: Shape, dtype: torch.dtype = torch.float32) -> Iterator[Measured]:
-    """Every family, attention and set of adapted layers."""
+    """Yield every family, attention and set of adapted layers."""
     for family, attention in kinds():
         for targets in target_sets(family):
             yield load(family, shape, targets, attention=attention, dtype=dtype)
 
 
 def saved_cases(dtype: torch.dtype) -> Iterator[Case]:
-    """Each block, at each depth, padded and not."""
+    """Yield the saved bytes of each block, at each depth, padded and not."""
     bits = 16 if dtype == torch.bfloat16 else 32
     for measured in models(TINY, dtype):
         for depth, is_padded in itertools.product(range(1, 4), (False, True)):
@@ -110,7 +111,7 @@ def saved_cases(dtype: torch.dtype) -> Iterator[Case]:
 
 
 def flop_cases() -> Iterator[Case]:
-    """Forward and backward, at each depth, as computed and computed again."""
+    """Yield the FLOPs forward and backward at each depth, with and without recomputation."""
     batch = BatchShape(2, 12, is_padded=False, bits=32)
     for measured in models(TINY):
         spec = measured.spec
@@ -166,7 +167,7 @@ def traced_cases() -> Iterator[Case]:
 
 
 def dropout_cases() -> Iterator[Case]:
-    """The same of one family of each kind, with dropout in its adapters."""
+    """Yield the same cases for one family of each kind, with dropout in its adapters."""
     for family, names in SHORT.items():
         for attention in attentions(family):
             for targets in (names, names[-1:]):
@@ -177,7 +178,7 @@ def dropout_cases() -> Iterator[Case]:
 def _traced_steps(
     family: str, attention: Attention, targets: tuple[str, ...], lora_dropout: float = 0.0
 ) -> Iterator[Case]:
-    """Both ends of depth and every number of bits."""
+    """Yield steps at both ends of depth and with every number of bits."""
     shape, size, length = SHAPES[0]
     measured = load(family, shape, targets, attention=attention, lora_dropout=lora_dropout)
     spec, batch = measured.spec, BatchShape(size, length, is_padded=True, bits=32)
@@ -185,7 +186,7 @@ def _traced_steps(
     costs = plan_costs(source, spec, length, lora_dropout=lora_dropout)
     for depth, bits in itertools.product((1, shape.num_blocks), ACTIVATION_BITS):
         if bits == 0 and lora_dropout:
-            continue  # training computes again without dropout's own draws
+            continue  # training recomputes blocks without replaying the draws of dropout
         measured.train_top(depth)
         plan = plan_of(spec, depth, (bits,) * shape.num_blocks)
         demand = costs.demand(replace(plan, batch_size=size))
@@ -200,7 +201,7 @@ def _traced_steps(
 
 
 def table(cases: list[Case]) -> str:
-    """One row a quantity."""
+    """Return a table with a row for each quantity."""
     rows = ["| quantity | cases | equal | lowest | median | highest |", "|---|---|---|---|---|---|"]
     for quantity in dict.fromkeys(case.quantity for case in cases):
         deviations = np.array([case.deviation for case in cases if case.quantity == quantity])
@@ -214,7 +215,7 @@ def table(cases: list[Case]) -> str:
 
 
 def draw(cases: list[Case]) -> Figure:
-    """Left: peaks, charged against measured. Right: by how much each is off."""
+    """Draw charged against measured peaks on the left, and all deviations on the right."""
     figure = style.figure(style.IEEE.page_in, 2.6)
     left, right = figure.subplots(1, 2)
     peaks = [case for case in cases if case.quantity == "peak of a step"]

@@ -37,7 +37,7 @@ IMAGES = ROOT / "docs" / "images"
 
 
 def chosen_of(names: list[str]) -> list[Trial]:
-    """The validation fleets of these names; all, where none is given. Raises ValueError."""
+    """Return the validation fleets of these names, or all without names. Raises ValueError."""
     known = {trial.name: trial for trial in VALIDATION}
     if wrong := [name for name in names if name not in known]:
         raise ValueError(f"a fleet must be one of {'; '.join(known)}, got {wrong[0]!r}")
@@ -100,7 +100,7 @@ def main(names: list[str]) -> None:
     began_s, load = time.monotonic(), os.getloadavg()[0]
     try:
         found, comparisons = run_all(chosen_of(names))
-    except ValueError as error:  # a name that is none, or a machine too noisy to calibrate
+    except ValueError as error:  # an unknown name, or a machine too noisy to calibrate
         print(f"error: {error}; what was found before stays", file=sys.stderr)
         sys.exit(2)
     text = written(found, comparisons, load)

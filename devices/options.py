@@ -111,7 +111,7 @@ class TrainingOptions:
 
     @property
     def sgd_momentum(self) -> float:
-        """The momentum of SGD; 0 under another optimizer."""
+        """Return the momentum of SGD; 0 under another optimizer."""
         if self.optimizer != "sgd":
             return 0.0
         return SGD_MOMENTUM if self.momentum is None else self.momentum

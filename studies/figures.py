@@ -66,7 +66,8 @@ def decomposition(frame: pd.DataFrame, paper: style.Paper) -> Figure:
                 marker=look.marker,
                 label=escape.figure(label),
             )
-            # On both sides in turn: marks that lie above each other keep their words apart.
+            # Words stand on either side in turn, so that those of marks above each other do not
+            # overlap.
             for k, row in enumerate(own.to_dict("records")):
                 axes.annotate(
                     f"{100 * row['target']:.0f} %",

@@ -1,4 +1,4 @@
-"""The numbers behind the tables and figures of a study's page, one frame each."""
+"""Makes the numbers behind the tables and figures of a study's page, one frame each."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ FIGURES: Mapping[str, tuple[str, Callable[[Source], pd.DataFrame], drawn.Draw]] 
         drawn.devices,
     ),
 }
-"""What a line of the template may ask for as a figure."""
+"""The figures that a line of the template may ask for."""
 
 
 def plan_of(file: Path, results: Path) -> dict[str, list[Step]]:

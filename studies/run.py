@@ -42,12 +42,12 @@ class Step:
 
     @property
     def experiment(self) -> str:
-        """The name of the experiment, as the plan varies it."""
+        """Return the name of the experiment, as the plan varies it."""
         return self.kept.parent.name
 
     @property
     def is_kept(self) -> bool:
-        """True once the run's results are in the repository."""
+        """Return True once the run's results are in the repository."""
         return self.kept.is_file()
 
 
@@ -97,13 +97,12 @@ def carry_on(steps: Sequence[Step], minutes: float) -> int:
     trainers = Trainers(1, open_cache(None, DEFAULT_GB))
     missing = [step for step in steps if not step.is_kept]
     ends_s = time.monotonic() + 60 * minutes
-    before = signal.signal(
-        signal.SIGALRM, signal.default_int_handler
-    )  # as Ctrl-C keeps what is done
+    # The alarm interrupts a run as Ctrl-C does, which keeps what is done.
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
         for step in list(missing):
-            # Python loses an alarm that comes while it clears an object away.
+            # Python loses an exception of the alarm that is raised while it deletes an object.
             if time.monotonic() >= ends_s:
                 raise KeyboardInterrupt
             print(step.run.name, flush=True)

@@ -1,4 +1,4 @@
-"""An experiment of a study: what its plan asks for, and what is kept of it."""
+"""Describes an experiment of a study: what its plan asks for, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Source:
 
     @property
     def steps(self) -> Sequence[Step]:
-        """The steps of the experiment. Raises UserError where the plan does not name it."""
+        """Return the steps of the experiment. Raises UserError where the plan does not name it."""
         if self.name not in self.plan:
             raise UserError(f"the plan has no {self.name!r}, but " + ", ".join(self.plan))
         return self.plan[self.name]
 
     @property
     def has_runs(self) -> bool:
-        """True once a run of the experiment is kept."""
+        """Return True once a run of the experiment is kept."""
         return any(step.is_kept for step in self.steps)
 
     def beside(self, prefix: str) -> list[Source]:
@@ -43,13 +43,13 @@ class Source:
 
     @cached_property
     def configs(self) -> list[RunConfig]:
-        """The configs of the experiment's strategies, as the plan has them."""
+        """Return the configs of the experiment's strategies, as the plan has them."""
         run = self.steps[0].run
         return load_experiment(run.file, run.overrides)
 
     @cached_property
     def kept(self) -> list[KeptRun]:
-        """The runs that are kept, by the titles of today. Raises UserError where there are none."""
+        """Return the kept runs, under today's titles. Raises UserError where there are none."""
         if not self.has_runs:
             raise UserError(f"no run of {self.name} is kept in {self.results}: make study")
         kept = read_kept(self.results / self.name)
@@ -58,17 +58,17 @@ class Source:
 
     @cached_property
     def study(self) -> Study:
-        """The study of the kept runs."""
+        """Return the study of the kept runs."""
         return study_of_kept(self.kept)
 
     @cached_property
     def config(self) -> RunConfig:
-        """The config of the experiment's first strategy."""
+        """Return the config of the experiment's first strategy."""
         return self.configs[0]
 
     @cached_property
     def world(self) -> World:
-        """The devices and costs of the experiment at the first seed of the plan."""
+        """Return the devices and costs of the experiment at the first seed of the plan."""
         return build_world(self.config, str(self.steps[0].run.file))
 
     def of_variant(self, variant: str) -> list[KeptRun]:

@@ -1,4 +1,4 @@
-"""The tables and sentences that the page of a study may ask for, in Markdown."""
+"""Makes the tables and sentences that the page of a study may ask for, in Markdown."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHORT = (
     "Time to", "Speed-up", "Final accuracy", "Standard error", "Mean wait", "Mean memory", "Upload",
     "Energy (", "Turns of devices",
 )  # fmt: skip
-"""How the titles of the README's rows begin."""
+"""The beginnings of the titles of the rows that the README shows."""
 
 
 def table(source: Source) -> str:
@@ -47,7 +47,7 @@ def table(source: Source) -> str:
 def headline(source: Source) -> str:
     """Return the few rows of the table that the README shows, with its note and warnings."""
     whole = study_table(source.study)
-    # Of a target that each variant has a row of its own: the first is the hardest of the config.
+    # There is a row for each target, of which the first, the hardest, is shown.
     rows = [next((row for row in whole.rows if row.title.startswith(one)), None) for one in SHORT]
     return to_markdown(replace(whole, rows=tuple(row for row in rows if row)))
 
@@ -89,15 +89,15 @@ def findings(source: Source) -> str:
 class Change:
     """A change is one number of a variant against the baseline, over the seeds of both."""
 
-    named: tuple[str, str]  # the variant and the number, for a reader
+    named: tuple[str, str]  # the names of the variant and of the number
     change: str
     interval: str
-    p: float  # after Holm's correction; NaN where nothing is known
+    p: float  # after Holm's correction; NaN if it is not known
     pairs: str
 
     @property
     def verdict(self) -> tuple[str, str]:
-        """The p value in words, and whether the number is told apart: yes, no or unknown."""
+        """Return the p value in words, and whether the number is told apart: yes, no or unknown."""
         if math.isnan(self.p):
             return NO_NUMBER, "unknown"
         return f"{self.p:.3f}", "yes" if self.p < LEVEL else "no"
@@ -363,4 +363,4 @@ PARTS: Mapping[str, Callable[[Source], str]] = {
     "kept": kept_runs,
     "planned": planned,
 }
-"""What a line of the template may ask for as a table."""
+"""The tables that a line of the template may ask for."""

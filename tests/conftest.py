@@ -7,7 +7,7 @@ from hypothesis import settings
 
 from tests.torture import SHARE
 
-# Shared machines stall: how long an example takes says nothing. The same examples on every run.
+# There is no deadline, since shared machines stall. Derandomized, every run has the same examples.
 settings.register_profile(
     "fedclock", deadline=None, derandomize=True, max_examples=100 if SHARE else 30
 )

@@ -73,7 +73,7 @@ ONLY_IN = {
     "simpy": ("simulator/engine", "simulator/log/checked.py"),
     "ray": ("simulator/workers/ray_actors.py",),
     "flwr": ("algorithms/flower",),
-    # Of some systems alone: docs/platforms.md.
+    # These exist on some systems only; see docs/platforms.md.
     "fcntl": ("simulator/log", "simulator/workers/kept_tokens.py"),
     "resource": ("analysis/commands/entry.py",),
     "ctypes": (

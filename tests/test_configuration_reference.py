@@ -58,7 +58,7 @@ def test_explain_tells_range_default_and_unit() -> None:
 @pytest.mark.parametrize(
     ("key", "advice"),
     [
-        ("zzz", "; at its top stand name, "),  # nothing is near
+        ("zzz", "; at its top stand name, "),  # no key has a similar name
         ("training.lerning_rate", "; did you mean learning_rate"),
         ("fleet.memory_shar", "; did you mean memory_share"),
     ],

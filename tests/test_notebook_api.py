@@ -55,7 +55,7 @@ def test_a_result_holds_the_rows_of_its_runs_with_label_strategy_and_seed(
     assert len(result.runs) == 8
     for frame, rows in ((result.rounds, 8 * 4), (result.devices, 8 * 3), (result.clients, 8 * 6)):
         assert list(frame.columns[:3]) == ["label", "strategy", "seed"]
-        assert "shade" not in frame  # which figures alone need
+        assert "shade" not in frame  # only figures need this column
         assert len(frame) == rows
     chosen = result["quad rank=8"]
     assert set(chosen.rounds["label"]) == {"quad rank=8"}
@@ -74,7 +74,7 @@ def test_a_run_from_a_mapping_is_the_run_of_the_same_file(folder: Path, tmp_path
     assert events[0] == events[1]
     assert runs[0].manifest["config_hash"] == runs[1].manifest["config_hash"]
     assert runs[0].adapter is None  # nothing was trained
-    assert one["stop"] == {"rounds": 3}  # an override changes nothing of the caller's
+    assert one["stop"] == {"rounds": 3}  # an override must not change the caller's mapping
 
 
 def test_nothing_is_printed_unless_asked_for(

@@ -30,7 +30,7 @@ def test_each_package_is_this_project_s_own(name: str) -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install a wheel of the project in a folder of its own."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a copy: a build leaves its folders behind
+    source = folder / "source"  # a copy, since a build leaves folders behind
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "fedclock.py", "README.md", "LICENSE", "NOTICE"):

@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("traces", "devices", "algorithms", "simulator", "analysis")
 FORBIDDEN_IMPORTS = ("pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 ALLOWED = {
-    ("simulator/config/own_strategy.py", "exec"),  # the strategy file that the user names
-    ("simulator/config/plain_yaml.py", "yaml.load"),  # with a loader of plain data
+    ("simulator/config/own_strategy.py", "exec"),  # runs the strategy file that the user names
+    ("simulator/config/plain_yaml.py", "yaml.load"),  # uses a loader of plain data
 }
-"""The only places, and why each may."""
+"""The only places that may use these functions, each with the reason."""
 
 
 def sources() -> list[Path]:

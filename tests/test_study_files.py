@@ -60,7 +60,7 @@ def test_a_kept_run_is_small_and_says_where_it_comes_from(done: Path) -> None:
     facts = json.loads((done / "results" / "quick" / "fedquad-s0.json").read_text())
     assert facts["conditions_hash"]
     assert {"torch", "python", "fedclock"} <= set(facts["versions"])
-    assert len(facts["blocks"]) == 2  # of the drawn model
+    assert len(facts["blocks"]) == 2  # the drawn model has two blocks
 
 
 def test_what_is_kept_is_not_run_again_on_a_machine_without_the_run_folders(

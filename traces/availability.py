@@ -52,10 +52,13 @@ class AvailabilityTrace:
         if not self.period_s > 0:
             raise ValueError(f"the period must be a number above 0, got {self.period_s:g}")
         edges = self._edges_s
-        # The last end may be the period, and so infinite: online for ever.
+        # The last end may be infinite: a device that is online for ever.
         known = not np.isnan(edges).any() and np.isfinite(edges[:-1]).all()
         if not (known and (edges >= 0).all() and (edges <= self.period_s).all()):
-            raise ValueError(f"intervals must lie in [0, {self.period_s:g}] s")
+            raise ValueError(
+                f"intervals must lie in [0, {self.period_s:g}] s, "
+                f"got edges from {edges.min():.12g} to {edges.max():.12g}"
+            )
         if (np.diff(edges) <= 0).any():
             at = int(np.argmax(np.diff(edges) <= 0))
             raise ValueError(
@@ -77,24 +80,27 @@ class AvailabilityTrace:
 
     @cached_property
     def _edges_s(self) -> FloatArray:
-        """(2 n,): the start and end of each interval in turn."""
+        """Return (2 n,): the start and end of each of the n intervals in turn, in seconds."""
         return np.stack([self.start_s, self.end_s], axis=1).ravel()
 
     @cached_property
     def _online_s(self) -> FloatArray:
-        """(2 n,): seconds online from 0 to each edge."""
+        """Return (2 n,): the seconds online from 0 to each edge of ``_edges_s``."""
         spans = np.stack([np.zeros_like(self.start_s), self.end_s - self.start_s], axis=1)
         return np.cumsum(spans.ravel())
 
     @cached_property
     def _changes_s(self) -> FloatArray:
-        """(k,): instants in [0, period) at which the state changes, the repetition included."""
+        """Return (k,): the instants in [0, period) at which the state changes, in seconds.
+
+        A loop that ends in one state and begins in the other changes at 0.
+        """
         edges = self._edges_s
         if math.isinf(self.period_s):
             return edges[np.isfinite(edges)]
         if len(edges) == 0 or edges[-1] < self.period_s:
             return edges
-        if edges[0] == 0:  # online through the end of the loop
+        if edges[0] == 0:  # the device stays online from one loop to the next
             return edges[1:-1]
         return np.concatenate([[0.0], edges[:-1]])
 
@@ -105,14 +111,14 @@ class AvailabilityTrace:
 
     @cached_property
     def _is_online_first(self) -> bool:
-        """True if the device is online before the first change of a loop."""
+        """Return True if the device is online before the first change of a loop."""
         if math.isinf(self.period_s):  # no loop came before, so the first change goes online
             return False
         return len(self.end_s) > 0 and bool(self.end_s[-1] == self.period_s)
 
     @property
     def fraction_online(self) -> float:
-        """Share of the time that the device is online, for a trace that repeats."""
+        """Return the share of time that the device is online, for a trace that repeats."""
         return self.online_s(self.period_s) / self.period_s
 
     def online_s(self, until_s: float) -> float:
@@ -202,11 +208,13 @@ class AvailabilityTrace:
 
         The arrays are shared with this trace, and so stay as they are; ``shifted`` rewrites them.
         """
-        _ = self._change_list_s, self._is_online_first  # worked out once, for all copies
+        # These are cached before the copy, so that all copies share one computation.
+        _ = self._change_list_s, self._is_online_first
         total_s = self.offset_s + offset_s
         if math.isfinite(self.period_s):
             total_s %= self.period_s
-        begun = object.__new__(AvailabilityTrace)  # what was checked does not depend on the offset
+        # The checks of the constructor do not depend on the offset, so they are not repeated.
+        begun = object.__new__(AvailabilityTrace)
         begun.__dict__.update(self.__dict__, offset_s=total_s)
         return begun
 
@@ -318,7 +326,7 @@ ALWAYS = AvailabilityTrace.of([(0.0, math.inf)], math.inf)
 
 
 class _Interval(NamedTuple):
-    """One row of an availability file."""
+    """An interval is one row of an availability file: a state from one instant to another."""
 
     start_s: float
     end_s: float

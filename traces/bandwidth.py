@@ -29,7 +29,7 @@ class BandwidthTrace:
 
     @cached_property
     def steps(self) -> StepTrace:
-        """The trace as a step trace, which does the arithmetic."""
+        """Return the rates as a step trace, which does the arithmetic."""
         return StepTrace(self.time_s, self.rate_bytes_per_s, self.period_s, self.offset_s)
 
     @classmethod
@@ -39,7 +39,7 @@ class BandwidthTrace:
 
     @property
     def mean_bytes_per_s(self) -> float:
-        """Average rate over one period, in bytes per second."""
+        """Return the mean rate over one period, in bytes per second."""
         return self.steps.mean
 
     def rate_at(self, at_s: float) -> float:

@@ -47,7 +47,7 @@ def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) ->
     if name in links():
         return _bundled(name)
     path = located(name_or_path)
-    if os.path.isfile(path):  # false, where Path.is_file raises: a name too long
+    if os.path.isfile(path):  # Path.is_file would raise for a name that is too long
         if path.suffix == ".toml":
             return drawn_links(link_model(path, uplink_scale=uplink_scale), 1)[0]
         return read_link(path, uplink_scale=uplink_scale)
@@ -56,7 +56,7 @@ def load_link(name_or_path: str | Path, *, uplink_scale: float | None = None) ->
     )
 
 
-@cache  # each run of a sweep asks for the same few
+@cache  # the runs of a sweep ask for the same few links
 def _bundled(name: str) -> Link:
     return read_link(DATA / f"{name}.csv")
 

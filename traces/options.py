@@ -165,7 +165,7 @@ def _follows(rule: object, given: Any) -> bool:
             return len(given) <= rule.max_length
         case Predicate():
             return bool(rule.func(given))
-    return True  # what it says is for others to read
+    return True  # other annotations do not limit the value
 
 
 def _all_hold(hints: tuple[Any, ...], given: Sequence[object]) -> bool:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class PublicSet:
-    """One file of the web that holds traces of one format, alone or in an archive.
+    """A public set is one file of the web that holds traces of one format, perhaps in an archive.
 
     ``pattern`` says which files of an archive are traces, by the end of their path. ``stated`` says
     who states the hash, or why there is none.

@@ -24,8 +24,8 @@ from traces.units import HOUR_S, MAX_TIME_S
 class Signal(NamedTuple):
     """A signal is a quantity that a run can replay from a file."""
 
-    column: str  # that holds it
-    largest: float  # value that makes sense
+    column: str  # the column of the file that holds the quantity
+    largest: float  # the largest value that makes sense
 
 
 LATENCY = Signal("latency_s", HOUR_S)
@@ -96,7 +96,7 @@ def _check_order(rows: tuple[Row, ...], times: list[float]) -> None:
 
 def _files(source: str, columns: str) -> list[Path]:
     path = located(source)
-    if os.path.isdir(path):  # false, where Path.is_dir raises: a name too long
+    if os.path.isdir(path):  # Path.is_dir would raise for a name that is too long
         files = sorted(path.glob("*.csv"))
         if not files:
             raise ValueError(f"a folder of traces must hold CSV files, got none in {path}")

@@ -18,14 +18,17 @@ OUTAGE_SHARE_OF_MEAN = 0.01
 
 
 class RateDistribution(NamedTuple):
-    """Rates of a link in rising order (k,), and the share of time at or below each (k,)."""
+    """A rate distribution holds rising rates (k,), and the share of time at or below each (k,)."""
 
     rate_bytes_per_s: FloatArray
-    share: FloatArray  # ends at 1
+    share: FloatArray  # rises to 1
 
 
 class Spans(NamedTuple):
-    """Lengths in seconds of a device's online and offline spans, joined across the loop's end."""
+    """Spans holds the lengths in seconds of a device's online and of its offline spans.
+
+    A span that goes on across the end of the loop counts as one.
+    """
 
     online_s: FloatArray
     offline_s: FloatArray
@@ -105,7 +108,7 @@ def spans(device: AvailabilityTrace) -> Spans:
 def _covariance(trace: BandwidthTrace, lag_s: float) -> float:
     """Return the mean over a loop of (rate(t) - mean) (rate(t + lag) - mean)."""
     lag_s %= trace.period_s
-    # The product changes where the rate does, or where it will a lag later.
+    # The product changes where the rate at t changes, or the rate at t + lag.
     edges_s = np.union1d(trace.time_s, (trace.time_s - lag_s) % trace.period_s)
     edges_s = np.append(edges_s[edges_s < trace.period_s], trace.period_s)
     middles_s = (edges_s[:-1] + edges_s[1:]) / 2

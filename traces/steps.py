@@ -70,7 +70,7 @@ class StepTrace:
 
     @cached_property
     def lowest(self) -> float:
-        """The least value that the trace ever has."""
+        """Return the least value that the trace ever has."""
         return float(self.values.min())
 
     @cached_property
@@ -79,8 +79,11 @@ class StepTrace:
 
     @cached_property
     def _amounts(self) -> list[float]:
-        """(n + 1,): the amount from 0 to each edge, ``inf`` at the end of an endless trace."""
-        held = self.values > 0  # what is 0 adds nothing, however long
+        """Return (n + 1,): the integral of the value from 0 to each edge.
+
+        The last is ``inf`` where the trace ends with a value above 0 and never repeats.
+        """
+        held = self.values > 0  # avoids 0 * inf, which is not a number
         steps = np.zeros(len(held))
         steps[held] = self.values[held] * self.lengths_s[held]
         found: list[float] = np.concatenate([[0.0], np.cumsum(steps)]).tolist()
@@ -88,12 +91,12 @@ class StepTrace:
 
     @property
     def lengths_s(self) -> FloatArray:
-        """(n,): the seconds that each value holds; the last is inf if the trace never repeats."""
+        """Return (n,): the seconds that each value holds, the last inf in an endless trace."""
         return np.diff(np.append(self.time_s, self.period_s))
 
     @property
     def mean(self) -> float:
-        """Average value over one period, or the last value of a trace that does not repeat."""
+        """Return the mean value over one period, or the last value if the trace never repeats."""
         if math.isinf(self.period_s):
             return self._values[-1]
         return self._amounts[-1] / self.period_s
@@ -131,10 +134,10 @@ class StepTrace:
         per_loop = self._amounts[-1]
         if per_loop == 0:
             return math.inf
-        if len(self._values) == 1:  # no edge in the way: nothing to round at
+        if len(self._values) == 1:  # without edges the quotient is the exact time
             return amount / self._values[0]
-        # Counted from the start of the loop in which it begins, so that precision does not fade
-        # as the clock grows.
+        # Amounts are counted from the start of the current loop, so that rounding errors do not
+        # grow with the clock.
         is_endless = self.period_s == math.inf
         within_s = max(place_s, 0.0) if is_endless else place_s % self.period_s
         target = self._amount_within(within_s) + amount
@@ -143,11 +146,13 @@ class StepTrace:
                 return math.inf
             return self._not_instant(self._reached_s(target) - within_s, amount)
         filled = target / per_loop
-        if math.isinf(filled):  # so slow that no float holds the time
+        if math.isinf(filled):  # the time is longer than a float can hold
             return math.inf
         loops = math.floor(filled)
         rest = target - loops * per_loop
-        if rest <= 0:  # what ends on a loop's edge ends with the loop before, ahead of any outage
+        # An amount that is complete at the end of a loop is complete then, even if the next loop
+        # begins with an outage.
+        if rest <= 0:
             loops, rest = loops - 1, per_loop
         end_s = self._reached_s(min(rest, per_loop))
         return self._not_instant(loops * self.period_s + end_s - within_s, amount)
@@ -193,7 +198,8 @@ class StepTrace:
         loops_for_ever = math.isfinite(self.period_s)
         within_s = self._all_within_s(starts_s, offsets_s)
         step = np.searchsorted(edges, within_s, side="right") - 1
-        with np.errstate(invalid="ignore", over="ignore"):  # in what ``where`` leaves out
+        # The branch that ``where`` does not take may compute inf - inf or overflow.
+        with np.errstate(invalid="ignore", over="ignore"):
             into = np.where(step == len(self._values), 0.0, values[step] * (within_s - edges[step]))
             targets = held[step] + into + amounts
             if not loops_for_ever:
@@ -226,10 +232,12 @@ class StepTrace:
 
         The arrays are shared with this trace, not copied.
         """
-        _ = self._edges, self._values, self._amounts  # worked out once, for all copies
+        # These are cached before the copy, so that all copies share one computation.
+        _ = self._edges, self._values, self._amounts
         _ = self.lowest, self._highest
         total_s = self.begun_s(offset_s)
-        begun = object.__new__(StepTrace)  # what was checked before does not depend on the offset
+        # The checks of the constructor do not depend on the offset, so they are not repeated.
+        begun = object.__new__(StepTrace)
         begun.__dict__.update(self.__dict__, offset_s=total_s)
         return begun
 
@@ -252,7 +260,7 @@ class StepTrace:
     def _within(self, place_s: float) -> tuple[float, float]:
         """Return how many loops have ended, and the instant within the one that goes on."""
         if self.period_s == math.inf:
-            return 0.0, max(place_s, 0.0)  # before its start it is as at its start
+            return 0.0, max(place_s, 0.0)  # the first value holds before the start too
         return divmod(place_s, self.period_s)
 
     def _amount_within(self, within_s: float) -> float:
@@ -277,7 +285,8 @@ class StepTrace:
         edges, held = np.array(self._edges), np.array(self._amounts)
         edge = np.clip(np.searchsorted(held, targets, side="left"), 1, len(self._values))
         before, rate = edge - 1, self.values[edge - 1]
-        with np.errstate(invalid="ignore", divide="ignore"):  # in what ``where`` leaves out
+        # The branch that ``where`` does not take may divide by 0.
+        with np.errstate(invalid="ignore", divide="ignore"):
             from_start_s = edges[before] + (targets - held[before]) / rate
             missing = held[edge] - targets
             to_end_s = edges[edge] - np.where(missing > 0, missing / rate, 0.0)
@@ -290,5 +299,5 @@ class StepTrace:
             return math.inf
         within_s = self._within(at_s + self.offset_s)[1]
         edge = self._edges[min(bisect_right(self._edges, within_s), len(self._edges) - 1)]
-        # At a large clock the difference may round to nothing, and time must go on.
+        # At a large clock the difference may round to 0; the result must still be later.
         return max(at_s + (edge - within_s), math.nextafter(at_s, math.inf))

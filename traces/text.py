@@ -52,7 +52,7 @@ def counted(number: int, thing: str) -> str:
 
 
 class TextLine(NamedTuple):
-    """A line of a text file, without its line end."""
+    """A text line is one line of a text file, without its line end."""
 
     path: Path
     number: int  # from 1
@@ -60,12 +60,12 @@ class TextLine(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The file and line, as an error message begins."""
+        """Return the file and line with which an error message begins."""
         return f"{self.path}, line {self.number}"
 
 
 class Row(NamedTuple):
-    """A row of a table: where it stands, and its fields by the name of their column."""
+    """A row of a table has the place where it stands, and its fields by the name of the column."""
 
     where: str
     fields: Mapping[str, str]
@@ -80,7 +80,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns; ``header_where`` says where the names stand."""
+    """A table has rows under named columns; ``header_where`` says where the names stand."""
 
     header_where: str
     columns: tuple[str, ...]
@@ -227,12 +227,12 @@ def parse_json(text: str | bytes) -> Any:
     """Return what a JSON text holds, whose numbers are finite.
 
     Python's own reader takes ``NaN`` and ``Infinity``, which are no JSON, and reads 1e999 as
-    infinite. Raises ValueError that says what is wrong, also for a text that nests too deep.
+    infinite. Raises ValueError that says what is wrong, also for a text that is nested too deeply.
     """
     try:
         return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
-        raise ValueError("values must not nest so deep") from None
+        raise ValueError("values must be nested less deeply") from None
 
 
 def _finite(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Sizes of units, and the largest values that a file may hold before its unit must be another."""
+"""Gives the sizes of units, and the largest plausible values of a file in each unit."""
 
 from __future__ import annotations
 

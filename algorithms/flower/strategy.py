@@ -95,7 +95,7 @@ def no_metrics(_: Sequence[tuple[int, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FlowerStrategy(Strategy[Any]):
-    """A strategy of Flower under FedClock's clock; subclasses say which."""
+    """This strategy runs one of Flower under FedClock's clock; subclasses say which."""
 
     unread: ClassVar[tuple[str, ...]] = ("server_round", "current_round")
     """Keys of ``configure_fit``'s instructions that a device may leave unread. Others are refused:
@@ -121,7 +121,7 @@ class FlowerStrategy(Strategy[Any]):
         initial = ndarrays_to_parameters(list(_arrays(adapter)))
         flower = self.flower(initial)
         if getattr(flower, "fit_metrics_aggregation_fn", no_metrics) is None:
-            flower.fit_metrics_aggregation_fn = no_metrics  # Flower warns where there is none
+            flower.fit_metrics_aggregation_fn = no_metrics  # Flower would warn without a function
         given = self._asked("initialize_parameters", flower, Clients([]))
         if given is not None:
             adapter = self._adapter(adapter, given, "initialize_parameters")
@@ -144,11 +144,11 @@ class FlowerStrategy(Strategy[Any]):
         self, state: ServerState[Any], updates: Sequence[ClientUpdate]
     ) -> ServerState[Any]:
         flower = copy.deepcopy(state.memory)
-        # Some strategies remember in configure_fit what they need in aggregate_fit.
+        # Some strategies store in configure_fit what they need in aggregate_fit.
         self._instructions(flower, state, [update.plan.device_id for update in updates])
         results = [_result(state.adapter, update) for update in updates]
         merged, _ = self._asked("aggregate_fit", flower, state.version + 1, results, [])
-        if merged is None:  # as where Flower's own server keeps its parameters
+        if merged is None:  # Flower's server keeps its parameters in this case too
             return state.advance(state.adapter, flower)
         after = self._adapter(state.adapter, merged, "aggregate_fit")
         sent: BoolArray = np.any([update.plan.terms.uploaded for update in updates], axis=0)

@@ -21,15 +21,15 @@ from traces.arrays import IntArray
 Stack = Mapping[ModuleKey, Factors]
 """What one round added to the base; a layer to which nothing was added is absent."""
 Missed = Mapping[ModuleKey, tuple[Product, ...]]
-"""What turns the base that a device has into that of now, layer by layer."""
+"""The products by layer that turn a device's base into the current one when they are added."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bases:
-    """The bases are the versions that devices hold, and the stacks that lead between them."""
+    """Bases record which version of the base each device holds, and the stacks that came since."""
 
-    stacks: tuple[Stack, ...] = ()  # of the last rounds, the latest at the end
-    held: Mapping[DeviceId, int] = field(default_factory=dict)  # absent: version 0, as pretrained
+    stacks: tuple[Stack, ...] = ()  # one for each of the last rounds, the latest last
+    held: Mapping[DeviceId, int] = field(default_factory=dict)  # absent: 0, the pretrained base
 
     def after(self, stack: Stack, updates: Sequence[ClientUpdate]) -> Bases:
         """Return the bases once a round has added a stack, by these updates."""

@@ -11,11 +11,11 @@ import numpy as np
 from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, TermGrid
 from traces.arrays import BoolArray, Float32Array, FloatArray
 
-WEIGHT_TOLERANCE = 1e-9  # sums of a cohort of doubles
+WEIGHT_TOLERANCE = 1e-9  # far above the rounding error in a sum of a cohort's float64 weights
 
 
 class WeightsError(ArithmeticError):
-    """The weights of a mean do not sum to one."""
+    """This error says that the weights of a mean do not sum to one."""
 
 
 def example_counts(updates: Sequence[ClientUpdate]) -> FloatArray:
@@ -113,9 +113,10 @@ def mean_adapter(
     Updates are taken in order of device, so arrival order cannot reach the sum.
     Raises WeightsError where weights are negative, or more than one in sum.
     """
-    is_unchanged = all(update.adapter is current for update in updates)  # as in timing only
+    # A run in timing only trains nothing and returns the adapter that was sent.
+    is_unchanged = all(update.adapter is current for update in updates)
     if is_unchanged and len(updates) == 1 and term_weights is holder_weights(updates):
-        return current  # its weights are ones and zeros
+        return current  # every weight is 0 or 1
     sums = _checked_sums(term_weights, least=0.0)
     if is_unchanged and _is_whole(sums):
         return current

@@ -64,7 +64,8 @@ class Privacy(Options):
 
         if not rounds:
             return 0.0
-        # The noise over the most that replacing one device's data moves the sum, 2 clip_norm.
+        # The multiplier is relative to the sensitivity: replacing one device's data can move the
+        # sum by 2 clip_norm.
         noise = dp_event.GaussianDpEvent(self.noise_multiplier / 2)
         drawn = noise
         if cohort < num_devices:

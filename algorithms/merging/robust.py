@@ -88,9 +88,9 @@ def _winsorize(
     """Return (K, ...): one matrix of K updates winsorized; ``sent`` is broadcast to its shape."""
     sent = np.broadcast_to(sent, ends.shape)
     steps = ends - starts
-    ranked = np.sort(np.where(sent, steps, np.inf), axis=0)  # what nobody sent comes last
+    ranked = np.sort(np.where(sent, steps, np.inf), axis=0)  # values that were not sent sort last
     num_sent = sent.sum(axis=0)
-    # Shares are decimal: 0.29 * 100 must count as 29.
+    # 0.29 * 100 is slightly below 29 in binary and must count as 29.
     cut = np.minimum((share * num_sent + 1e-9).astype(np.int64), (num_sent - 1) // 2).clip(min=0)
     low = np.take_along_axis(ranked, cut[None], axis=0)
     high = np.take_along_axis(ranked, (num_sent - 1 - cut).clip(min=0)[None], axis=0)

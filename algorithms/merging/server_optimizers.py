@@ -47,7 +47,7 @@ Decay = Annotated[float, Ge(0), Lt(1)]
 
 
 class Moments(NamedTuple):
-    """The moments of some numbers of the model, in arrays of their shape."""
+    """Moments are running means of an array's changes and of their squares, in its shape."""
 
     first: FloatArray
     second: FloatArray
@@ -156,7 +156,7 @@ class FedAdam(_Adaptive):
 
 @dataclass(frozen=True, eq=False)
 class Optimized:
-    """The memory of the strategy within, and the moments of each array of the model by name."""
+    """This memory holds that of the inner strategy, and the moments of each array by its name."""
 
     inner: Any
     moments: Mapping[str, Moments] = field(default_factory=dict)

@@ -19,9 +19,9 @@ FourBit = Literal["int4", "nf4"]
 Formats = tuple[WeightFormat, ...]
 
 MAX_STEPS_AT_ONCE = 1 << 20
-"""The most steps of all devices together that bits are shared out over in one pass."""
+"""The largest number of steps, over all devices, that one pass allocates bits for."""
 SCALE_BITS = 2 * 8 * SCALE_BYTES
-"""What a quantized term carries besides its parameters: one scale for each of its factors."""
+"""The bits that a quantized term adds to its parameters: one scale for each of its factors."""
 
 _ERROR = {"fp16": 2.0**-32, "int8": 2.0**-16, "int4": 2.0**-8, "nf4": 2.0**-8}
 """Relative error of a weight in this format, 2^(-2 bits): our reconstruction."""
@@ -56,12 +56,12 @@ def threshold_formats(salience: FloatArray, share: float, *, four_bit: FourBit) 
 
 @dataclass(frozen=True, eq=False)
 class UploadSteps:
-    """These are all steps up in precision of all terms, the most worth per bit first."""
+    """Upload steps are all S steps up in precision of all terms, the most worth per bit first."""
 
     term: IntArray  # (S,): flat index of the term
     bits: IntArray  # (S,): bits per parameter after the step
     cost_bits: IntArray  # (S,): bits on the wire that the step adds
-    shape: tuple[int, ...]  # of the grid of terms
+    shape: tuple[int, ...]  # the shape of the grid of terms, (L, M, R)
 
     @classmethod
     def by_worth(
@@ -82,8 +82,8 @@ class UploadSteps:
         cost = np.diff(reached)[:, None] * num_parameters.ravel()  # (levels, terms)
         cost[0] += scale_bits
         worth = score.ravel() * gain[:, None] / cost
-        # Stable, and lower levels first: at equal worth every term gets its first bits before any
-        # gets more.
+        # The sort is stable and lower levels come first, so at equal worth every term gets its
+        # first bits before any term gets more.
         order = np.argsort(-worth.ravel(), kind="stable")
         level, term = np.divmod(order, score.size)
         return cls(term, reached[1:][level], cost.ravel()[order], score.shape)
@@ -109,7 +109,8 @@ def adaptive_bits(
 def _adaptive_bits(steps: UploadSteps, sent: BoolArray, left: IntArray) -> BitsArray:
     num_devices, num_steps = len(sent), len(steps.term)
     flat = sent.reshape(num_devices, -1)
-    # (terms, levels): where the steps of each term stand; and what stands beyond all steps.
+    # places (terms, levels) are the indices of each term's steps. bits_at gets one more entry, for
+    # the index num_steps, which says below that no step is too dear.
     places = np.argsort(steps.term, kind="stable").reshape(flat.shape[1], -1)
     bits_at = np.append(steps.bits, np.iinfo(np.int64).max)
     bits = np.zeros(flat.shape, dtype=np.uint8)
@@ -117,10 +118,11 @@ def _adaptive_bits(steps: UploadSteps, sent: BoolArray, left: IntArray) -> BitsA
     while is_open.any():
         costs = np.where(is_open, steps.cost_bits, 0)
         taken = is_open & (costs.cumsum(axis=1) <= left[:, None])
-        last = np.where(taken[:, places], places, -1).max(axis=2)  # a term's last step stays
+        last = np.where(taken[:, places], places, -1).max(axis=2)  # a term's highest step counts
         bits = np.where(last >= 0, bits_at[last], bits).astype(np.uint8)
         left = left - np.where(taken, costs, 0).sum(axis=1)
-        # What does not fit now never will, and neither will what builds upon it.
+        # A step that does not fit now never will, since budgets only shrink; nor will higher steps
+        # of the same term.
         is_open &= ~taken
         too_dear = is_open & (steps.cost_bits > left[:, None])
         first = np.where(too_dear[:, places], places, num_steps).min(axis=2)

@@ -26,7 +26,7 @@ def block_counts(
 ) -> dict[DeviceId, int]:
     """Return the blocks that each device holds and trains; one that holds none is absent."""
     num_blocks = fleet.model.num_blocks
-    peaks: dict[str, list[int]] = {}  # by profile: bytes that 1, 2, .. L blocks take
+    peaks: dict[str, list[int]] = {}  # profile name -> peak bytes of 1, 2, .. L blocks
     counts = {}
     for device_id in cohort:
         profile = fleet.profile(device_id).name

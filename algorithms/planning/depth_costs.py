@@ -23,7 +23,7 @@ class Work(NamedTuple):
 
 
 class WorkCost(NamedTuple):
-    """The cost of a configuration is that on one device profile."""
+    """A work cost holds the memory, seconds and bytes of one configuration on one profile."""
 
     peak_bytes: int
     step_s: float
@@ -34,8 +34,8 @@ class WorkCost(NamedTuple):
 class DepthMenu(NamedTuple):
     """A menu holds (L,) costs: depth d at index d - 1, with the least quantization that fits."""
 
-    quantized: IntArray  # -1 where a depth does not fit at all
-    step_s: FloatArray  # inf there
+    quantized: IntArray  # packed blocks, -1 where a depth does not fit at all
+    step_s: FloatArray  # seconds of one step, inf where the depth does not fit
     download_bytes: FloatArray
     upload_bytes: FloatArray
 
@@ -56,7 +56,7 @@ class DepthCosts:
         """Take a builder of one-step plans and the limit of quantized blocks of each depth."""
         self._fleet, self._plan_of, self._most_quantized = fleet, plan_of, most_quantized
         self._plans: dict[Work, TrainingPlan] = {}
-        self._costs: dict[str, dict[Work, WorkCost]] = {}  # by profile
+        self._costs: dict[str, dict[Work, WorkCost]] = {}  # by the name of the profile
         self._menus: dict[tuple[str, int], DepthMenu] = {}
 
     def plan(self, work: Work) -> TrainingPlan:
@@ -110,7 +110,8 @@ class Measured:
     configurations they were spent on. Predicting the same mix later makes the two comparable.
     """
 
-    mix: Mapping[Work, float]  # weight of each configuration; in sum 1 - (1 - smoothing)^rounds
+    # The weights of the configurations, which sum to 1 - (1 - smoothing)^rounds.
+    mix: Mapping[Work, float]
     step_s: float
     download_s: float
     upload_s: float
@@ -136,9 +137,9 @@ class Measured:
 
 
 class Pace(NamedTuple):
-    """A pace is how a device is believed to run now."""
+    """A pace is the estimate of how fast a device trains and transfers now."""
 
-    train_ratio: float  # its training seconds for each second that the cost model predicts
+    train_ratio: float  # training seconds for each second that the cost model predicts
     link: LinkRate
 
 
@@ -177,7 +178,8 @@ def round_times(
     These are at the devices' registered speed and last measured rates, corrected by what was
     ``measured``, and inf where a depth does not fit.
     """
-    menus: dict[int, tuple[int, DepthMenu]] = {}  # by identity, with their place; few are distinct
+    # id of a menu -> its index and the menu; few of a cohort's menus are distinct objects.
+    menus: dict[int, tuple[int, DepthMenu]] = {}
     able, index, paces = [], [], []
     for device_id in cohort:
         menu = costs.menu(device_id)

@@ -14,7 +14,7 @@ import numpy as np
 from traces.arrays import FloatArray, IntArray
 
 SLACK = 1e-9
-"""Shares of examples that differ by less than this are equal: they are sums of rounded numbers."""
+"""Shares of examples that differ by less than this count as equal, since sums are rounded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def sweep(problem: DepthProblem) -> IntArray:
     round_s = problem.round_s
     order = np.argsort(round_s, axis=1, kind="stable")
     at_s = np.take_along_axis(round_s, order, axis=1)  # (N, L): tau at which a depth opens
-    deepest = np.maximum.accumulate(order, axis=1)  # (N, L): depth - 1 picked from then on
+    deepest = np.maximum.accumulate(order, axis=1)  # (N, L): depth - 1 that is chosen from that tau
     is_open = np.isfinite(at_s)
     taken_s = np.where(is_open, np.take_along_axis(round_s, deepest, axis=1), 0.0)
     gained = problem.weights[:, None] * problem.depth_gains[deepest]
@@ -79,7 +79,8 @@ def sweep(problem: DepthProblem) -> IntArray:
     slowest_s = np.maximum.accumulate(taken_s.ravel()[events])
     score = gain / problem.price_s(slowest_s, total_s / len(round_s))
 
-    is_last = np.append(tau_s[1:] > tau_s[:-1], True)  # only then are all in that open at this tau
+    # Of equal tau the last event counts: only then are all depths included that open at this tau.
+    is_last = np.append(tau_s[1:] > tau_s[:-1], True)
     score[~is_last | (tau_s < pace_of_slowest(round_s))] = -math.inf
     return deepest_within(round_s, float(tau_s[score.argmax()]))
 

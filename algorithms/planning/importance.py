@@ -41,7 +41,7 @@ class Sensitivity:
         """
         return _term_grid(
             {
-                # In float64: a product of two such squares may underflow float32.
+                # The product is taken in float64, since it may underflow in float32.
                 key: _term_means(
                     np.multiply(i.a, self.spread[key].a, dtype=np.float64),
                     np.multiply(i.b, self.spread[key].b, dtype=np.float64),
@@ -87,7 +87,7 @@ def _mean_sensitivity(
     total_a, total_b = map(np.zeros_like, updates[0].broadcast.adapter.factors[key])
     for update, share in zip(updates, weights.astype(np.float32), strict=True):
         if update.adapter is update.broadcast.adapter:
-            continue  # nothing was trained, so nothing has changed
+            continue  # a run in timing only trains nothing, so this update has no change
         start, end = update.broadcast.adapter.factors[key], update.adapter.factors[key]
         total_a = total_a + share[:, None] * np.abs(start.a * (start.a - end.a))
         total_b = total_b + share * np.abs(start.b * (start.b - end.b))

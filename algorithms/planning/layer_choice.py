@@ -19,7 +19,7 @@ class LayerProblem:
     """
 
     norms: FloatArray  # (N, L)
-    budgets: IntArray  # (N, L): blocks that fit if l is the lowest of them; 0: l is out of reach
+    budgets: IntArray  # (N, L): blocks that fit if l is the lowest of them; 0 if none do
     consistency: float  # lambda
 
     def score(self, chosen: BoolArray) -> float:
@@ -84,7 +84,7 @@ def _climb(problem: LayerProblem, start: BoolArray) -> BoolArray:
         for device in range(len(chosen)):
             gains = problem.own_gains(chosen, device)
             better = best_blocks(gains, problem.budgets[device])
-            # More than rounding, or two equal choices would alternate for ever.
+            # The gain must exceed rounding errors, or two equal choices would alternate for ever.
             slack = 1e-9 * float(np.abs(gains).sum())
             if gains[better].sum() > gains[chosen[device]].sum() + slack:
                 chosen[device], settled = better, 0

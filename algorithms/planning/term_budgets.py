@@ -21,9 +21,9 @@ the fleet is cut into equal groups (``groups``). ``memory`` grants everybody the
 
 
 class Workload(NamedTuple):
-    """A workload is the terms that a device can train, and the formats of its blocks then."""
+    """A workload is how many terms a device can train, and which formats its blocks then have."""
 
-    num_terms: int  # in each module
+    num_terms: int  # terms in each module
     formats_index: int
 
     @property
@@ -56,7 +56,7 @@ class TypicalCosts:
 
     def step_s(self, work: Workload) -> dict[DeviceId, float]:
         """Return, for each device of the fleet, the seconds of one step of a workload."""
-        known: dict[str, float] = {}  # by profile
+        known: dict[str, float] = {}  # profile name -> seconds of a step
         found = {}
         for device_id in self._fleet.device_ids:
             profile = self._fleet.profile(device_id).name

@@ -1,4 +1,4 @@
-"""Centralized: all data in one place, one model trained on it, and no federation at all.
+"""Centralized trains one model on all data in one place, without any federation.
 
 The reference above which a federation rarely comes, as McMahan et al. have it ("Communication-
 Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, arXiv 1602.05629) and
@@ -56,7 +56,7 @@ class Centralized(Strategy[None]):
         check_options(self)
         if self.profile is None:
             return
-        if ".toml" in self.profile:  # what is in a file is no part of the config's hash
+        if ".toml" in self.profile:  # the hash of a config does not cover the content of a file
             raise ValueError(f"profile must be a device of our catalog, got {self.profile!r}")
         try:
             profile(self.profile)

@@ -1,4 +1,4 @@
-"""FAH-QLoRA: packed base weights, and ranks that a latency model sets in each round.
+"""FAH-QLoRA packs base weights, and sets ranks by a latency model in each round.
 
 FAH-QLoRA, IEEE INFOCOM 2025, doi 10.1109/INFOCOM55648.2025.11044641.
 
@@ -52,11 +52,11 @@ Aggregation = Literal["zero_padding", "rank_one"]
 
 @dataclass(frozen=True)
 class RankSearch:
-    """The state of the search for the best mean rank: the rank and the last rounds."""
+    """A rank search holds the current mean rank, and what the last round tells of its slope."""
 
     mean_rank: int
-    step: int  # the last move
-    loss: float  # of the last round; NaN before the first, and without training
+    step: int  # the last change of the mean rank, 1 or -1
+    loss: float  # training loss of the last round; NaN before the first and without training
     rate: float  # loss decrease per second in the last round; NaN while unknown
 
     def observe(self, loss: float, round_s: float, *, lowest: int, highest: int) -> RankSearch:
@@ -101,7 +101,7 @@ class FAHQLoRA(Strategy[RankSearch]):
             )
 
     def init(self, adapter: Adapter) -> ServerState[RankSearch]:
-        # Down first: the slope is taken between a rank and one less.
+        # The first step goes down: the slope is taken between a rank and the next lower one.
         return ServerState(
             0, adapter, RankSearch(min(self.mean_rank, self.rank), -1, math.nan, math.nan)
         )

@@ -155,7 +155,7 @@ def three_groups(scores: FloatArray) -> FloatArray:
     groups are intervals, of which there are not many.
     """
     values, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    # Scores of a large model differ by orders of magnitude, and those of a small one are tiny.
+    # Scores are scaled by the largest, since those of a small model may be too tiny to square.
     shares = values / (np.abs(values).max() or 1.0)
     num_cuts = min(NUM_GROUPS, len(values)) - 1
 

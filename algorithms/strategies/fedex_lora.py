@@ -87,7 +87,8 @@ class FedExLoRA(Strategy[Bases]):
             updates = [replace(update, num_examples=1) for update in updates]
         weights = holder_weights(updates)
         mean = mean_adapter(state.adapter, updates, weights)
-        stack = residuals(mean, updates, weights[..., 0])  # a layer's terms are sent together
+        # All terms of a layer are sent together, so the first one's weights stand for all.
+        stack = residuals(mean, updates, weights[..., 0])
         adapter = replace(mean, merged=merged_with(state.adapter.merged, stack))
         return state.advance(adapter, state.memory.after(stack, updates))
 

@@ -1,4 +1,4 @@
-"""FedLoRA: plain federated LoRA, the reference that every other strategy is held against.
+"""FedLoRA is plain federated LoRA, the reference for every other strategy.
 
 Zhang et al.: "Towards Building the Federated GPT: Federated Instruction Tuning" (FedIT),
 arXiv 2305.05644, ICASSP 2024.
@@ -100,7 +100,7 @@ def common_depth(
     Raises ValueError where some device cannot train one.
     """
     shape = fleet.model.grid_shape(rank)
-    smallest: dict[str, DeviceId] = {}  # of each profile, the device with the least memory
+    smallest: dict[str, DeviceId] = {}  # profile name -> its device with the least memory
     for device_id in sorted(fleet.device_ids, key=fleet.memory_budget_bytes):
         smallest.setdefault(fleet.profile(device_id).name, device_id)
     bits = (activation_bits,) * fleet.model.num_blocks

@@ -63,12 +63,12 @@ QuantOrder = Literal["output_first", "input_first"]
 
 @dataclass(frozen=True, eq=False)
 class FedQuadMemory:
-    """FedQuad remembers this of the model's blocks and of its devices."""
+    """FedQuad's memory holds the gains of blocks, and the times and depths of devices."""
 
     block_gains: FloatArray  # (L,): moving mean of squared update norms; NaN: never updated
     rounds_uncovered: IntArray  # (L,): rounds since enough devices trained the block
     measured: Mapping[DeviceId, Measured]
-    depths: Mapping[DeviceId, int] = field(default_factory=dict)  # of each device's last update
+    depths: Mapping[DeviceId, int] = field(default_factory=dict)  # depth of the last update
 
 
 @dataclass(frozen=True)

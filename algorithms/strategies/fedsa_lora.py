@@ -63,7 +63,7 @@ class OwnPart:
 
 @dataclass(frozen=True, eq=False)
 class OwnParts:
-    """The own parts of the devices that have taken part, and that of a device that has not."""
+    """Own parts hold what each device has kept; one that has not taken part has ``initial``."""
 
     initial: OwnPart
     kept: Mapping[DeviceId, OwnPart] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class FedSALoRA(Strategy[OwnParts]):
 
     def own_model(self, state: ServerState[OwnParts], device_id: DeviceId) -> Adapter:
         parts = state.memory
-        if not parts.kept:  # the global model is still made of the initial part
+        if not parts.kept:  # before the first update, the global model has the initial part
             return state.adapter
         return parts.kept.get(device_id, parts.initial).with_a_of(state.adapter)
 
@@ -112,7 +112,7 @@ class FedSALoRA(Strategy[OwnParts]):
         mean = mean_adapter(state.adapter, updates, holder_weights(updates))
         kept = dict(state.memory.kept)
         for update in updates:
-            # In timing only a device has what it was sent, and nothing of its own.
+            # In timing only nothing is trained, and a device returns the adapter that it was sent.
             if update.own is not None and update.own is not update.broadcast.adapter:
                 kept[update.plan.device_id] = OwnPart.of(update.own, update.num_examples)
         if kept:

@@ -66,7 +66,8 @@ class FlexLoRA(Strategy[None]):
         for key, old in current.factors.items():
             sent = [u.plan.terms.uploaded[key.block, modules.index(key.module)] for u in updates]
             new = [u.adapter.factors[key] for u in updates]
-            # A truncated term stands in the update as it was broadcast; the device never had it.
+            # Terms beyond a device's rank are dropped: it does not have them, and the update holds
+            # them as they were broadcast.
             parts = [Factors(f.a[s], f.b[:, s]) for f, s in zip(new, sent, strict=True)]
             factors[key] = leading_factors(parts, shares, old)
         adapter = Adapter(factors, mean_head(current, updates), current.scale)

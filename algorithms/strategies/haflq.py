@@ -1,4 +1,4 @@
-"""HAFLQ: important rank-1 terms by device, bits by salience in memory and by bandwidth on the wire.
+"""HAFLQ trains important rank-1 terms; memory decides block bits, and bandwidth upload bits.
 
 Su, Yan, Deng, Dohler, Schober: HAFLQ, arXiv 2411.06581v2 (2025). Its first version, by Su, Yan and
 Deng: "Federated LLMs Fine-tuned with Adaptive Importance-Aware LoRA" (HAFL), ICC 2025,
@@ -277,7 +277,7 @@ class HAFLQ(Strategy[Sensitivity]):
                 ],
                 dtype=np.uint8,
             ).reshape(sent.shape)
-        # To discard is to adapt with a single level.
+        # The policy ``discard`` is the adaptive one with a single level.
         levels = levels if self.upload_policy == "adaptive" else levels[-1:]
         steps = UploadSteps.by_worth(score, num_parameters, levels=levels)
         return lambda sent, budgets: adaptive_bits(steps, sent, budget_bits=budgets)

@@ -1,4 +1,4 @@
-"""HetLoRA: a rank for each device, and a mean weighted by the norm of the updates.
+"""HetLoRA has a rank for each device, and a mean weighted by the norm of the updates.
 
 Cho, Liu, Xu, Fahrezi, Joshi: "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation
 Models", EMNLP 2024, arXiv 2401.06432.
@@ -43,7 +43,7 @@ from traces.options import Count, NotNegative, Positive, RisingCounts
 
 SelfPruning = Literal["none", "server"]
 PrunedRanks = Mapping[DeviceId, int]
-"""The ranks of devices that have been pruned."""
+"""The rank of each device that has been pruned."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""InclusiveFL: shallow models for small devices, which take in the momentum of deeper ones.
+"""InclusiveFL gives small devices shallow models, which take in the momentum of deeper ones.
 
 Liu, Wu, Wu, Wang, Lyu, Chen, Xie: "No One Left Behind: Inclusive Federated Learning over
 Heterogeneous Devices", KDD 2022, arXiv 2202.08036, doi 10.1145/3534678.3539086.
@@ -53,7 +53,7 @@ from devices.vocabulary.plan import (
 from traces.options import Count, Positive, Share
 
 Change = Mapping[ModuleKey, Factors]
-"""By how much each factor moved."""
+"""The change of each factor in training."""
 Momentum = Mapping[int, Change]
 """By number of blocks: the mean update of the devices of that size, the last time any took part."""
 

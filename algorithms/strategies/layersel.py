@@ -74,7 +74,7 @@ class LayerSel(Strategy[LayerNorms]):
         if not able:
             return []
         norms = optimistic(state.memory, able, num_blocks=fleet.model.num_blocks)
-        mean = norms.mean() or 1.0  # nobody in this cohort moved anything
+        mean = norms.mean() or 1.0  # 0 if no update of this cohort changed anything
         problem = LayerProblem(norms / mean, np.stack([budgets[d] for d in able]), self.consistency)
         return [
             self._fitting_plan(fleet, device_id, chosen)

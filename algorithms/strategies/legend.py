@@ -102,5 +102,5 @@ class LEGEND(Strategy[None]):
 def rising_ranks(first: int, last: int, *, num_blocks: int) -> IntArray:
     """Return (L,): an arithmetic sequence from the lowest block to the top, rounded half up."""
     ranks: IntArray = np.floor(np.linspace(first, last, num_blocks) + 0.5).astype(np.int64)
-    ranks[-1] = last  # a single block is the one at the output
+    ranks[-1] = last  # linspace would give a model of a single block the first rank
     return ranks

@@ -83,7 +83,7 @@ class LocalOnly(Strategy[OwnModels]):
         made = {
             update.plan.device_id: update.own
             for update in updates
-            # In timing only a device has what it had, and nothing of its own.
+            # In timing only nothing is trained, and a device returns the adapter that it had.
             if update.own is not None and update.own is not update.broadcast.adapter
         }
         return state.advance(state.adapter, {**state.memory, **made})

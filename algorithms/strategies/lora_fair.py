@@ -71,7 +71,7 @@ class LoRAFAIR(Strategy[None]):
         mean = mean_adapter(state.adapter, updates, weights)
         factors = dict(mean.factors)
         for key, (a, b) in mean.factors.items():
-            # A layer's terms are sent together.
+            # All terms of a layer are sent together, so the first one's weights stand for all.
             shares = weights[:, key.block, mean.modules.index(key.module), 0]
             if shares.any():
                 ends = [update.adapter.factors[key] for update in updates]

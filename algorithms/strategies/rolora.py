@@ -40,7 +40,7 @@ from devices.vocabulary.plan import (
 from traces.options import Count, Positive
 
 TURNS: tuple[FactorUse, FactorUse] = ("b_in_turn", "a_in_turn")
-"""What is trained in rounds of even and of odd version."""
+"""The factors that are trained when the version is even and when it is odd."""
 
 
 @dataclass(frozen=True)

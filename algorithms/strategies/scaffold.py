@@ -59,7 +59,7 @@ class Variates:
         """Return the variates with those that devices have after their updates."""
         everybody, own = self.everybody, dict(self.own)
         for update in updates:
-            if update.control is None:  # in timing only nothing is learned
+            if update.control is None:  # a run in timing only trains nothing
                 continue
             device_id = update.plan.device_id
             before = own.get(device_id, self.zero)

@@ -48,7 +48,7 @@ class Bench(NamedTuple):
     source: ModelSource
     model: ModelSpec
     effort: Effort
-    compute: str  # auto, cpu or cuda
+    compute: str  # "auto", "cpu" or "cuda"
     threads: int
 
 
@@ -143,7 +143,7 @@ def measure(
             for repeat in range(1, bench.effort.num_repeats + 1):
                 said = f"{bits} bits, pass {repeat} of {bench.effort.num_repeats}"
                 progress.update(task, description=said)
-                if not progress.console.is_terminal:  # where the bar shows at its end alone
+                if not progress.console.is_terminal:  # a bar without a terminal shows only its end
                     progress.console.print(said)
                 for k in rng.permutation(len(configurations)).tolist():
                     one = configurations[k]

@@ -18,26 +18,26 @@ from traces.arrays import FloatArray
 
 RANK = 8
 SEED = 0
-"""The grid is drawn from this seed: every machine is measured on the same configurations."""
+"""The seed of the grid, so that every machine is measured on the same configurations."""
 BATCH_SIZES, LENGTHS = (4, 8, 16, 32), (16, 32, 64, 128)
-QUANTIZED_SHARES = (0.0, 0.0, 0.5, 1.0)  # of the crossed blocks
+QUANTIZED_SHARES = (0.0, 0.0, 0.5, 1.0)  # shares of the blocks that the backward pass crosses
 MAX_SPREAD = 0.15
 """The largest spread of the repeats of a typical configuration. A median of five is then off by
 some 6 %, which leaves room under the 10 % that a fit should reach."""
 MEDIAN_TARGET, TAIL_TARGET = 0.10, 0.20
 PART_NAMES = ("arithmetic", "memory", "casts", "unpacking", "packing")
-"""The parts of a step that go at a rate, in the order of ``StepRates``."""
-TINY_SHARE = 1e-9  # what the solver may leave of nothing
+"""The parts of a step whose time follows from a rate, in the order of ``StepRates``."""
+TINY_SHARE = 1e-9  # smaller shares are rounding errors of the solver and count as 0
 RESOLUTION = 0.01
-"""The smallest share of a step that is taken to be seen, however little its repeats differ."""
+"""The smallest share of a step that counts as measurable, however little its repeats differ."""
 
 
 class NoisyMachineError(ValueError):
-    """Repeats of one step differ too much to fit anything to."""
+    """This error says that the repeats of one step differ too much for a fit."""
 
 
 class UnmeasuredError(ValueError):
-    """The arithmetic of a step took no time that could be told from the rest of the step."""
+    """This error says that the time of a step's arithmetic could not be told from the rest."""
 
 
 class Effort(NamedTuple):
@@ -46,7 +46,7 @@ class Effort(NamedTuple):
     num_fitted: int
     num_held_out: int
     num_repeats: int
-    max_tokens: int  # of a batch
+    max_tokens: int  # the most tokens of a batch
 
 
 FULL, QUICK = Effort(40, 16, 5, 512), Effort(18, 8, 3, 256)
@@ -151,14 +151,14 @@ class Fit(NamedTuple):
     compute_bits: ComputeBits
     rates: StepRates
     median_error: float
-    tail_error: float  # 90th percentile
-    spread: float  # of the repeats of a typical configuration
+    tail_error: float  # 90th percentile of the errors
+    spread: float  # spread of the repeats of a typical configuration
     num_held_out: int
     bounded: tuple[str, ...]  # parts of a step whose rate is at least the one given
 
     @property
     def is_good(self) -> bool:
-        """True where the errors on steps that were held out are within the targets."""
+        """Return True if the errors on steps that were held out are within the targets."""
         return self.median_error <= MEDIAN_TARGET and self.tail_error <= TAIL_TARGET
 
 
@@ -183,11 +183,13 @@ def fit_rates(steps: Sequence[MeasuredStep], compute_bits: ComputeBits) -> Fit:
     fitted = [step for step in mine if not step.is_held_out]
     parts = np.array([_parts(step) for step in fitted])
     relative = parts / np.array([[step.step_s] for step in fitted])
-    scale = np.maximum(relative.max(axis=0), np.finfo(float).tiny)  # of a unit, at its weightiest
+    # Each part is scaled so that its largest entry is 1. What is fitted is then the part's share of
+    # the step in which it weighs most.
+    scale = np.maximum(relative.max(axis=0), np.finfo(float).tiny)
     floor = np.full(len(scale), max(spread, RESOLUTION))
-    floor[-1] = 0.0  # a step may well have no overhead
+    floor[-1] = 0.0  # the overhead may be 0
     above, _ = nnls(relative / scale, 1 - (relative / scale) @ floor)
-    shares = floor + above  # of the step in which the part weighs most
+    shares = floor + above
     _require_measured(parts, above, compute_bits)
     rates = StepRates._make([*(scale[:-1] / shares[:-1]).tolist(), float(shares[-1] / scale[-1])])
     bounded = [

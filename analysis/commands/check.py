@@ -1,4 +1,4 @@
-"""The command ``fedclock check``: holds a scheduler to the contract of all schedulers."""
+"""Defines the command ``fedclock check``, which holds a scheduler to its contract."""
 
 from __future__ import annotations
 

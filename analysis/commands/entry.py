@@ -1,4 +1,4 @@
-"""The command ``fedclock`` begins here, before anything else of ours is imported.
+"""Starts the command ``fedclock``, before anything else of ours is imported.
 
 What the surroundings of a command can do to it at any instant is answered here: Ctrl-C, an output
 that cannot be written, too few file handles, another project's packages before ours. Each ends the
@@ -23,17 +23,17 @@ INTERRUPTED, ENDED, MISTAKEN = 130, 143, 2
 INTERRUPTED_WORDS = "interrupted: the same command goes on from here"
 
 MIN_FILE_HANDLES = 64
-"""The libraries that every command imports open some tens of files at once."""
+"""The files that a process must be able to open: the libraries of a command open some tens."""
 
 ASK_AGAIN_S = 0.02
 
 SAME_INTERRUPT_S = 1.0
-"""Within this time a second signal is the first one: ``timeout`` sends it twice."""
+"""The seconds within which a second signal counts as the first: ``timeout`` sends it twice."""
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    if sys.platform == "win32":  # which lacks the signals, timers and locks used from here on
+    if sys.platform == "win32":  # Windows lacks signals, timers and locks that are used below
         sys.exit(_refused("FedClock needs Linux or macOS, or WSL 2 on Windows"))
     interrupts = _Interrupts()
     interrupts.install()
@@ -54,24 +54,24 @@ def main() -> None:
         if not interrupts.came:
             raise
         code = interrupts.code
-    interrupts.ignore()  # what is left to do takes no time
-    if interrupts.came and code:  # also where a library has made an error of its own of it
+    interrupts.ignore()  # the rest is done in no time
+    if interrupts.came and code:  # a library may have turned the interrupt into its own error
         _say(INTERRUPTED_WORDS)
         code = interrupts.code
     sys.exit(_written(code))
 
 
 class _Interrupts:
-    """Interrupts are answered here: Ctrl-C (SIGINT), from the command's first line to its last.
+    """Interrupts handles Ctrl-C (SIGINT) and SIGTERM from the command's first line to its last.
 
-    So is SIGTERM, by which ``timeout``, a batch system or a shutdown ends a command: what it has
-    half written goes either way.
+    ``timeout``, a batch system or a shutdown ends a command by SIGTERM. Either signal lets the
+    command remove what it has written by half.
 
     Until the command runs there is nothing to clean up, and the process ends at once. From then on
     KeyboardInterrupt is raised, but not in the middle of an import: extension modules turn it into
     errors of their own there, and libraries catch those and go on. The same holds where Python
     cannot pass an exception on, as in a destructor. There the signal comes again a little later.
-    Who cannot wait until the command has cleaned up sends a second one, which ends it at once.
+    A second signal ends the command at once, without waiting for it to clean up.
     """
 
     def __init__(self) -> None:
@@ -182,7 +182,8 @@ def _written(code: str | int | None) -> str | int | None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        # Python writes what is still buffered at exit, which must not fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:
             return code or 1
         return code or _refused(f"the output must be written, but: {_reason(error)}")
@@ -201,5 +202,5 @@ def _refused(message: str) -> int:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # nobody is left to read it
+    with suppress(OSError):  # standard error may be closed
         print(line, file=sys.stderr, flush=True)

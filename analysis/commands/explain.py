@@ -1,4 +1,4 @@
-"""The command ``fedclock explain``: what a key of a config means."""
+"""Defines the command ``fedclock explain``, which says what a key of a config means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simulator.config.reference import as_page, explained, reference
 from traces.text import did_you_mean
 
 OF_A_RUN = ("label", "strategy_title", "place")
-"""Keys that a run folder's config has, and nobody writes."""
+"""Keys of the config in a run folder that FedClock adds and nobody writes."""
 
 
 def explain(
@@ -26,7 +26,8 @@ def explain(
         bool, typer.Option("--schema", help="the JSON schema of a config, for editors")
     ] = False,
     page: Annotated[
-        bool, typer.Option("--page", help="every key, as docs/configuration-reference.md has them")
+        bool,
+        typer.Option("--page", help="all keys, in the form of docs/configuration-reference.md"),
     ] = False,
 ) -> None:
     """Say what may stand at a key, its default and unit, and what it does."""

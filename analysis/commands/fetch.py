@@ -1,4 +1,4 @@
-"""The command ``fedclock fetch``: models and data that lie in packages, made ready once."""
+"""Defines the command ``fedclock fetch``, which downloads and converts models and data."""
 
 from __future__ import annotations
 

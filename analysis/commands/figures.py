@@ -1,4 +1,4 @@
-"""The command ``fedclock figures``: a paper's figures from run folders."""
+"""Defines the command ``fedclock figures``, which draws a paper's figures from run folders."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ def figures(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="folder for the figures")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="a figure's name; all if absent")] = None,
-    paper: Annotated[str, typer.Option(help="ieee | acm | neurips: how wide figures are")] = "ieee",
+    only: Annotated[
+        list[str] | None, typer.Option(help="name of a figure; all figures if absent")
+    ] = None,
+    paper: Annotated[str, typer.Option(help="ieee | acm | neurips: the width of figures")] = "ieee",
     band: Annotated[
         str, typer.Option(help="range | ci95 | quartiles: what a band over seeds shows")
     ] = "range",
     over: Annotated[
-        str | None, typer.Option(help="a swept key, or fleet: results against its values instead")
+        str | None, typer.Option(help="a swept key, or fleet: draw results against its values")
     ] = None,
     target: Target = None,
     where: Where = None,
@@ -35,7 +37,8 @@ def figures(
     """Draw finished runs, over all their seeds, as PDF, PNG and SVG with the CSV behind each."""
     from dataclasses import replace
 
-    from analysis import api  # pandas and matplotlib take a second
+    # Imported here, since importing pandas and matplotlib takes a second.
+    from analysis import api
     from analysis.figures.bands import BANDS
     from analysis.figures.style import PAPERS
     from analysis.runs.choose import chosen

@@ -1,4 +1,4 @@
-"""The command ``fedclock init``: a commented config to begin with."""
+"""Defines the command ``fedclock init``, which writes a commented config to begin with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PURPOSES = {
     "trace-replay": ("replay links that you measured", ("my-link.csv",)),
     "own-data": ("fine-tune on your own texts, on a device of your own", ()),
 }
-"""What each config is for, and the files that it needs beside it."""
+"""The purpose of each config in words, and the files that it needs beside it."""
 FIRST = {"own-data": "put train.csv and test.csv (text, label) into my-data, then "}
 """What is to be done before the config can be read."""
 

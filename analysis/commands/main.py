@@ -1,4 +1,4 @@
-"""The command ``fedclock``: every command in the order in which its help shows them."""
+"""Defines ``fedclock`` with all of its commands, in the order in which its help lists them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from simulator.log.checked import InvariantError
 
 
 class Commands(TyperGroup):
-    """The commands, which say of an option of theirs that stands before them where it belongs."""
+    """This group of commands says where an option belongs that was given before its command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read what stands before the command; an option of the command's own ends in a message."""

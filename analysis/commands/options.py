@@ -20,14 +20,16 @@ File = Annotated[Path, typer.Argument(help="experiment YAML", show_default=False
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="override a key of the YAML; its paths start there too"
+        "--set",
+        metavar="KEY=VALUE",
+        help="override a key of the YAML; paths are relative to the YAML's folder",
     ),
 ]
 Output = Annotated[Path, typer.Option(help="folder that run folders are made in")]
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, help="training processes, one a core unless given; no result depends on it"
+        min=1, help="number of training processes, one a core unless given; results do not change"
     ),
 ]
 ExecutorOption = Annotated[
@@ -35,25 +37,30 @@ ExecutorOption = Annotated[
     typer.Option(
         "--executor",
         metavar="|".join(EXECUTORS),
-        help="where they run: on this machine, or in a Ray cluster",
+        help="where training processes run: on this machine, or in a Ray cluster",
     ),
 ]
 
 Cache = Annotated[
     Path | None,
-    typer.Option(help="folder that keeps training results for later runs; your own, if absent"),
+    typer.Option(help="folder that keeps training results; your user cache folder if absent"),
 ]
 CacheSize = Annotated[
-    float, typer.Option("--cache-gb", help="the least recently used go beyond this many GB")
+    float,
+    typer.Option(
+        "--cache-gb", help="GB of results that are kept; the least recently used are removed"
+    ),
 ]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="train all, and keep nothing for later")]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="train everything anew, and keep no results")
+]
 
 Log = Annotated[
     list[str] | None,
     typer.Option(
         "--log",
         metavar="|".join(WRITERS),
-        help="write each round there too; may be given several times",
+        help="log each round to this service too; may be given several times",
     ),
 ]
 
@@ -61,11 +68,11 @@ Folders = Annotated[list[Path], typer.Argument(help="run folders, or folders tha
 Target = Annotated[
     float | None,
     typer.Option(
-        help="value of the first metric to time runs to, as 0.55; the best that all reach if absent"
+        help="target value of the first metric, e.g. 0.55; the best that all runs reach if absent"
     ),
 ]
 Baseline = Annotated[
-    str | None, typer.Option(help="variant that speed-ups are over; fedlora unless given")
+    str | None, typer.Option(help="variant that others are compared with; fedlora unless given")
 ]
 
 Where = Annotated[

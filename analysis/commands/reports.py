@@ -1,4 +1,4 @@
-"""The commands ``fedclock compare``, ``report`` and ``timeline``."""
+"""Defines the commands ``fedclock compare``, ``report`` and ``timeline``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def compare(
     writers = find_writers(log or ())
     origin = Origin(file, tuple(overrides or ()))
     configs = load_runs(partial(load_experiment, file, origin.overrides))
-    # Before hours of training, not after.
+    # A wrong name is reported before hours of training, not after.
     if baseline is not None:
         select(configs, baseline, option="--baseline")
     metric = TASKS[configs[0].task.kind].metrics[0]
@@ -94,7 +94,7 @@ def timeline(
 ) -> None:
     """Write a finished run as a Chrome trace, a lane per device: open it at ui.perfetto.dev."""
     from analysis.report.timeline import trace
-    from analysis.runs.load import load_run  # pandas takes a second
+    from analysis.runs.load import load_run
 
     where = output or folder / "trace.json"
     text = trace(load_run(folder))
@@ -113,7 +113,7 @@ def _report(
     baseline: str | None,
     where: Sequence[str] = (),
 ) -> None:
-    # pandas and matplotlib take a second
+    # Imported here, since importing pandas and matplotlib takes a second.
     from analysis.report.data import differing_settings
     from analysis.report.formats import for_terminal
     from analysis.report.report import PAGE, write_report

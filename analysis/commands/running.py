@@ -1,4 +1,4 @@
-"""The commands ``fedclock run``, ``validate``, ``record`` and ``list``."""
+"""Defines the commands ``fedclock run``, ``validate``, ``record`` and ``list``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OwnOutput = Annotated[
 ]
 
 NOWHERE = Path("no-such-folder")
-"""Where nothing stands that a config could collide with."""
+"""A folder that does not exist, so that no run there can collide with a config."""
 
 
 def complain(error: Exception) -> None:
@@ -59,7 +59,7 @@ def complain(error: Exception) -> None:
 def run_experiment(
     file: File,
     overrides: Overrides = None,
-    only: Annotated[str | None, typer.Option(help="one strategy's label")] = None,
+    only: Annotated[str | None, typer.Option(help="label of the only strategy to run")] = None,
     output: OwnOutput = None,
     workers: Workers = None,
     executor: ExecutorOption = "processes",
@@ -78,7 +78,7 @@ def run_experiment(
     kept = None if no_cache else open_cache(cache, cache_gb)
     trainers = Trainers(workers, kept, executor=executor)
     folders = run_all(configs, origin, output=output, trainers=trainers, writers=writers)
-    if chatter().quiet:  # else each run has said where it is
+    if chatter().quiet:  # otherwise each run has printed its folder
         for folder in folders:
             print(folder)
 

@@ -1,4 +1,4 @@
-"""The commands ``fedclock runs``: list, show and remove run folders."""
+"""Defines the commands ``fedclock runs``, which list, show and remove run folders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLUMNS = ("run", "status", "rounds", "simulated", "result", "size")
 LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
 VERSIONS = ("fedclock", "python", "torch", "transformers", "peft")
 SCALES = {metric.column: metric.scale for metric in METRICS}
-"""The unit of each number of a manifest."""
+"""The scale of each number of a manifest, which holds its units."""
 
 
 @app.command("list")
@@ -196,7 +196,7 @@ def _number(value: Any) -> float:
     """Return the number of a manifest; not a number where there is none that a double holds."""
     try:
         return float(value) if isinstance(value, int | float) else math.nan
-    except OverflowError:  # JSON has whole numbers of any length
+    except OverflowError:  # a whole number in JSON may be too large for a float
         return math.nan
 
 

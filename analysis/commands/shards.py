@@ -1,4 +1,4 @@
-"""The command ``fedclock shards``: how the training examples are divided among the devices."""
+"""Defines ``fedclock shards``, which shows how training examples are divided among devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from traces.arrays import IntArray
 def shards(
     file: File,
     overrides: Overrides = None,
-    each: Annotated[bool, typer.Option("--each", help="a line for each device too")] = False,
+    each: Annotated[bool, typer.Option("--each", help="also print a line for each device")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="folder for the figure and its CSV")
     ] = None,

@@ -1,4 +1,4 @@
-"""The commands ``fedclock sweep`` and ``fedclock summary``: runs of many seeds, and their table."""
+"""Defines ``fedclock sweep`` and ``fedclock summary``: runs of many seeds, and their table."""
 
 from __future__ import annotations
 
@@ -45,29 +45,30 @@ from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from traces.text import counted
 
 BUSY_S = 2.0
-"""The seconds after which a run is tried again that another process is at work on."""
+"""The seconds after which a run that another process works on is tried again."""
 
 Smooth = Annotated[
-    int, typer.Option(min=1, help="evaluations whose mean must reach the target; 1: each alone")
+    int, typer.Option(min=1, help="number of evaluations whose mean must reach the target")
 ]
 
 
 def sweep(
     file: File,
     grid: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE,VALUE", help="a key at several values")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,VALUE", help="key to vary, with its values"),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="how many, or a list: 0,3,7")] = "5",
+    seeds: Annotated[str, typer.Option(help="number of seeds, or a list such as 0,3,7")] = "5",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="runs at once, one a core unless given")
+        int | None, typer.Option(min=1, help="number of runs at once; one a core unless given")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="training processes of each run")
+        int | None, typer.Option(min=1, help="number of training processes of each run")
     ] = None,
     executor: ExecutorOption = "processes",
     part: Annotated[
         str | None,
-        typer.Option(metavar="K/N", help="only this share of the runs, for a batch system"),
+        typer.Option(metavar="K/N", help="do only part K of N equal parts, for a batch system"),
     ] = None,
     overrides: Overrides = None,
     output: Output = Path("runs"),
@@ -77,7 +78,7 @@ def sweep(
     no_cache: NoCache = False,
 ) -> None:
     """Run an experiment at several seeds and grid points: what is missing, several at once."""
-    find_writers(log or ())  # all mistakes first
+    find_writers(log or ())  # raises for an unknown name before any run starts
     runs = expand(file, overrides or (), grid=grid or (), seeds=seeds, output=output)
     runs = part_of(runs, part) if part else runs
     runs = [replace(one, log=tuple(log or ())) for one in runs]
@@ -86,7 +87,7 @@ def sweep(
     said: set[str] = set()
 
     def complain(complaint: str) -> None:
-        if complaint not in said:  # by another job
+        if complaint not in said:  # several jobs may have the same complaint
             say(console, complaint)
         said.add(complaint)
 
@@ -113,7 +114,7 @@ def summary(
     where: Where = None,
 ) -> None:
     """Compare variants over seeds: a table for the eyes, and as Markdown, LaTeX and CSV."""
-    # pandas takes a second
+    # Imported here, since importing pandas takes a second.
     from analysis.metrics.side_by_side import studies_of
     from analysis.metrics.study import study
     from analysis.report.formats import for_terminal, table_files

@@ -1,4 +1,4 @@
-"""The commands ``fedclock traces``: import, fetch, fit, show and plot."""
+"""Defines the commands ``fedclock traces``: import, fetch, fit, show and plot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Names = Annotated[
         metavar="FILE|NAME...", help="CSV and TOML files, folders of CSV, bundled names"
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="what a generator in a TOML file draws with")]
+Seed = Annotated[int, typer.Option(min=0, help="seed of what a generator in a TOML file draws")]
 Force = Annotated[bool, typer.Option("--force", help="overwrite files that are there")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="folder for the CSV files")]
 UplinkScale = Annotated[
@@ -87,10 +87,10 @@ def _import(
 @app.command("fetch")
 def fetch_command(
     name: Annotated[
-        str | None, typer.Argument(help="a public set; the table of all without a name")
+        str | None, typer.Argument(help="name of a public set; without one, all sets are listed")
     ] = None,
     sha256: Annotated[
-        str | None, typer.Option(help="that of the file, for a set whose hash is not known")
+        str | None, typer.Option(help="SHA-256 of the file, for a set whose hash is not known")
     ] = None,
     output: Output = Path("imported"),
     uplink_scale: UplinkScale = None,
@@ -116,7 +116,7 @@ def fetch_command(
 @app.command("fit")
 def fit_command(
     names: Names,
-    output: Annotated[Path, typer.Option("--output", "-o", help="the TOML file")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="TOML file to write")] = Path(
         "fitted.toml"
     ),
     force: Force = False,
@@ -201,7 +201,7 @@ def _resolved(names: Iterable[str], folder: Path) -> set[Path]:
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """Turn a ValueError about a trace or an option into a UserError."""
+    """Turn any ValueError that is raised in this context into a UserError with its message."""
     try:
         yield
     except ValueError as error:

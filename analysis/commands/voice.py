@@ -1,4 +1,4 @@
-"""Prints what a command says beside its results: less with ``-q``, and with ``-v`` what it does.
+"""Prints what a command says beside its results: less with ``-q``, more with ``-v``.
 
 Results and errors are always printed. Commands take both options in one place,
 ``with_voice``; what packages tell of their work goes to the logger ``fedclock``, which a command
@@ -87,7 +87,7 @@ def _shown() -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """A handler that prints each record as a line as it stands."""
+    """This log handler prints each record as one line on standard error, without wrapping it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         console = Console(stderr=True)

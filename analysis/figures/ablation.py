@@ -43,11 +43,11 @@ def _of_metric(metric: Metric) -> Change:
 
 
 CHANGES = (*map(_of_metric, JUDGES), *SPENT)
-"""A frame has one metric's change, and all of what was spent."""
+"""Every change that a frame may have: that of its metric, and those of all that was spent."""
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """One row a run that has a baseline of its seed: its changes against it.
+    """Return one row for each run that has a baseline of its seed: its changes against it.
 
     The time is NaN where one of the two missed the target. Empty where there is nothing beside the
     baseline.
@@ -85,7 +85,7 @@ def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range"
     bars.whiskers(axes, spread, ONE)
     ends = spread.fillna(0.0).to_numpy(float)
     left, right = min(0.0, float(ends.min())), max(0.0, float(ends.max()))
-    room = 0.62 * (right - left) or 1.0  # for the numbers with their unit
+    room = 0.62 * (right - left) or 1.0  # leaves space for the numbers with their unit
     axes.set_xlim(left - room * bool((spread["middle"] < 0).any()), right + room)
     for row, (low, middle, high) in enumerate(spread.to_numpy(float)):
         text = "missed by a seed" if math.isnan(middle) else f"{_signed(middle)} {change.unit}"
@@ -109,7 +109,7 @@ def _spread(frame: pd.DataFrame, change: Change, *, band: str) -> pd.DataFrame:
     everything = (-math.inf, math.inf)
     if change not in SPENT:
         return bands.of_labels(frame, change.column, band=band, possible=everything)
-    # Where nothing was spent, -100 %, the logarithm is that of the least ratio that can be told.
+    # A change of -100 % (nothing was spent) has no logarithm, so the least ratio above 0 stands in.
     least = -1 + np.finfo(float).epsneg
     logs = frame.assign(log=np.log1p(np.maximum(frame[change.column] / 100, least)))
     spread = bands.of_labels(logs, "log", band=band, possible=everything)
@@ -126,7 +126,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a wide figure: a panel for each change; those that no run has are left out."""
     present = [change for change in CHANGES if change.column in frame]
     columns = [change.column for change in present]
-    known = frame[columns].notna().groupby(frame["label"]).all()  # in every seed of a label
+    known = frame[columns].notna().groupby(frame["label"]).all()  # True if all seeds have a number
     shown = [change for change in present if known[change.column].any()]
     figure = style.figure(paper.page_in, 0.6 + bars.ROW_IN * frame["label"].nunique())
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]

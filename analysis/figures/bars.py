@@ -83,7 +83,7 @@ def whiskers(axes: Axes, spread: pd.DataFrame, unit: Unit) -> None:
     for row, (low, high) in enumerate(ends):
         if high > low:
             end = min(high, reach)
-            # White below black, to be seen on a black bar too.
+            # A white line lies below the black one, so that it can be seen on a black bar too.
             axes.plot([low, end], [row, row], color="white", linewidth=2.2)
             axes.plot([low, end], [row, row], "-", **look)
             axes.plot([low], [row], "|", **look)

@@ -18,8 +18,8 @@ from analysis.figures.rows import of_first_seed, of_runs
 from analysis.metrics.study import Study
 from analysis.runs.fleet import devices
 
-NAME_IN = 0.11  # the height of a device number that can be read
-CHOICES = {  # column: title
+NAME_IN = 0.11  # the height of a row in inches at which a device number can be read
+CHOICES = {  # column -> title
     "depth": "Depth (blocks)",
     "num_absent_blocks": "Blocks not on\nthe device",
     "num_quantized_blocks": "Blocks with\npacked activations",
@@ -143,5 +143,6 @@ def _color_bar(axes: Axes, image: AxesImage, title: str) -> None:
         linespacing=0.9,
     )
     bar.outline.set_visible(False)
-    for artist in bar.ax.get_children():  # a bar clips by a path, to which SVG gives ids of chance
+    # A colour bar clips by a path, which has a random id in SVG and would change the file's bytes.
+    for artist in bar.ax.get_children():
         artist.set_clip_on(False)

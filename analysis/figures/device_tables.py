@@ -60,7 +60,7 @@ def draw(rows: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
             axes.step(values, 100 * shares, where="post", color=colors[str(name)])
         axes.set(xscale="log", xlim=(low, high), ylim=(0, 102), xlabel=PANELS[column][0])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        # A range of less than a decade has no label but those of the minor ticks.
+        # A range of less than a decade may have no major tick, so minor ones are labelled too.
         axes.xaxis.set_minor_formatter(
             FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
             if high / low < 100

@@ -26,7 +26,7 @@ from traces.bandwidth import BandwidthTrace
 from traces.units import BYTES_PER_S_PER_MBPS
 
 NUM_STEPS = 240
-MAX_DEVICES = 200  # of a larger fleet: so many, evenly spread
+MAX_DEVICES = 200  # of a larger fleet this many devices are drawn, evenly spread
 
 WAYS = {"download": style.BLUE, "upload": style.VERMILLION}
 QUARTILES = (0.25, 0.5, 0.75)
@@ -63,11 +63,12 @@ def frame(study: Study) -> pd.DataFrame:
 
 
 def _world(run: Run) -> World | None:
-    """Return what the run met; None where that is not to be had any more."""
+    """Return the world of the run, built anew; None where it cannot be built any more."""
     try:
         config = read_recorded(run.config, run.path / "config.yaml")
         world = build_world(config, str(run.path))
-    except UserError:  # a trace, data set or model that is gone, or a config of another version
+    # A trace, data set or model may be gone, or the config may be of another version.
+    except UserError:
         return None
     return world if world.conditions_hash == run.manifest["conditions_hash"] else None
 

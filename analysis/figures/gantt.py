@@ -21,9 +21,9 @@ from analysis.runs.fleet import devices, offline_pauses, sat_out
 from analysis.runs.load import Run
 from analysis.units import SECONDS, Unit
 
-NUM_ROUNDS = 3  # of the run whose rounds take longest
-MAX_ROWS = 62  # of all panels together: what fits a page
-PHASES: dict[str, dict[str, Any]] = {  # how a bar is filled, as matplotlib takes it
+NUM_ROUNDS = 3  # rounds of the slowest run; the others are drawn over the same time
+MAX_ROWS = 62  # rows of all panels together that fit on a page
+PHASES: dict[str, dict[str, Any]] = {  # matplotlib's options for the fill of each phase's bar
     "download": {"facecolor": style.SKY},
     "compute": {"facecolor": style.SLATE},
     "upload": {"facecolor": style.ORANGE},
@@ -31,7 +31,7 @@ PHASES: dict[str, dict[str, Any]] = {  # how a bar is filled, as matplotlib take
     "wait": {"facecolor": style.PALE},
     "sat out": {"facecolor": "white", "edgecolor": "#BDBDBD", "hatch": "//////"},
 }
-MARKS = {  # outcome: marker, colour and name in the legend
+MARKS = {  # outcome -> marker, colour and name in the legend
     "oom": ("x", style.RED, "OOM"),
     "late": ("v", style.PURPLE, "dropped as late"),
     "offline": ("s", style.OLIVE, "went offline"),
@@ -131,7 +131,7 @@ def _spans(run: Run) -> pd.DataFrame:
 
 
 def _interrupted(working: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """Return the phases of all plans, cut and put off while their devices were offline."""
+    """Return the phases of all plans, interrupted and delayed while their devices were offline."""
     pauses = offline_pauses(run)
     if not pauses:
         return working
@@ -140,7 +140,7 @@ def _interrupted(working: pd.DataFrame, run: Run) -> pd.DataFrame:
         device, number = (int(str(part)) for part in key)
         away = iter(pauses.get((device, number), ()))
         pause = next(away, None)
-        late_s = 0.0  # how much later than without pauses
+        late_s = 0.0  # the delay by the pauses so far
         for phase, start_s, length_s in phases[["phase", "start_s", "length_s"]].values:
             at_s, left_s = start_s + late_s, length_s
             while pause and pause[0] < at_s + left_s:
@@ -150,7 +150,7 @@ def _interrupted(working: pd.DataFrame, run: Run) -> pd.DataFrame:
                 at_s, left_s, late_s = pause[1], left_s - done_s, late_s + gone_s
                 pause = next(away, None)
             rows.append((device, number, phase, at_s, left_s))
-        if pause:  # it never came back to work
+        if pause:  # the device did not come back before its plan ended
             rows.append((device, number, "offline", pause[0], pause[1] - pause[0]))
     return pd.DataFrame(rows, columns=["device_id", "round", "phase", "start_s", "length_s"])
 

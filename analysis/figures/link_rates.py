@@ -56,7 +56,7 @@ def draw_rate(frame: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_ylabel("Mbit/s")
-        if unit != below:  # else the panel below says it
+        if unit != below:  # panels with the same unit share the label of the lowest one
             axes.set_xlabel(f"Time ({unit.name})", labelpad=1)
         axes.grid(axis="y")
     shown = [one for one in DIRECTIONS if (frame["direction"] == one).any()]

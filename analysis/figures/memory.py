@@ -20,7 +20,7 @@ from analysis.runs.load import Run
 from analysis.units import BYTES, Unit
 
 MAX_NAMES = 40
-PARTS = {  # name in the legend: what of the cost model it adds up, and its colour
+PARTS = {  # name in the legend -> the parts of the cost model that it sums, and its colour
     "frozen weights": (("weights",), style.SLATE),
     "adapters, gradients, optimizer": (("adapters", "gradients", "optimizer"), style.PURPLE),
     "saved activations": (("activations",), style.ORANGE),
@@ -129,7 +129,7 @@ def _name_devices(axes: Axes, rows: pd.DataFrame) -> None:
         for profile, device in zip(named["profile"], named["device_id"], strict=True)
     ]
     bar_in = 0.9 * float(axes.figure.bbox.width) / axes.figure.dpi / len(rows)
-    is_upright = 0.047 * max(map(len, texts)) > bar_in * step  # 7 pt letters
+    is_upright = 0.047 * max(map(len, texts)) > bar_in * step  # a 7 pt letter is 0.047 in wide
     axes.set_xticks(named.index, texts, rotation=90 if is_upright else 0, fontsize=7)
 
 

@@ -60,7 +60,7 @@ def plot(frame: pd.DataFrame, axes: Axes, *, metric: Metric) -> None:
         ylabel="Devices that do no better (%)",
     )
     if not is_higher:
-        axes.invert_xaxis()  # the worst at the left, as where higher is better
+        axes.invert_xaxis()  # so that the worst values lie at the left for every metric
     axes.set_ylim(0, 102)
     style.tell_apart(axes)
     axes.grid()

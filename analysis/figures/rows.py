@@ -28,7 +28,8 @@ def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.Data
         )
         for run in runs
     ]
-    filled = [part for part in parts if len(part)] or parts  # a frame without rows has columns too
+    # If no run has rows, the empty frames are joined, since they have the columns.
+    filled = [part for part in parts if len(part)] or parts
     if not filled:
         return pd.DataFrame()
     frame = pd.concat(filled, ignore_index=True)

@@ -180,7 +180,7 @@ def draw_scale(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a wide figure: simulated time, bytes and host time of a round against devices."""
     shown = (ROUND_TIME, BYTES_PER_ROUND, WALL_TIME)
     figure = _panels(frame, paper, shown, x=NUM_DEVICES, name="Devices")
-    for axes in figure.axes:  # what grows with the fleet is a straight line
+    for axes in figure.axes:  # on these scales a cost proportional to the fleet is a straight line
         axes.set(xscale="log", yscale="log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -198,7 +198,7 @@ def _panels(
     for axes, quantity in zip(panels, shown, strict=True):
         plot(frame, axes, quantity, x=x, band=paper.band)
         axes.set_xlabel(name)
-    # A label may have no number in one panel and one in another.
+    # A label may have numbers in some panels only, so the legend collects those of all panels.
     handles = {str(one.get_label()): one for axes in panels for one in style.labelled(axes)}
     note = bands.note(frame, paper.band)
     if note and TIME_TO_TARGET in shown:

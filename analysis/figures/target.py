@@ -65,7 +65,7 @@ def medians(frame: pd.DataFrame, *, band: str, by: str = "label") -> pd.DataFram
         lower = own["at_s"].to_numpy(float)
         upper = np.where(own["is_reached"], lower, math.inf)
         found = median(lower.tolist(), upper.tolist())
-        # Between a number and infinity lies nothing.
+        # There is no value between a number and infinity to interpolate, so the higher one counts.
         rule: Literal["linear", "higher"] = "linear" if np.isfinite(upper).all() else "higher"
         low, high = {
             "range": (lower.min(), upper.max()),

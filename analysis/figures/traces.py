@@ -15,7 +15,7 @@ from traces.importers import Recording
 from traces.importers.result import DeviceTable
 
 MAX_LINKS = 8
-"""Links that a figure may hold."""
+"""The most links that one figure may hold."""
 
 
 def render_all(
@@ -43,6 +43,6 @@ def render_all(
     return {
         f"{name}.{suffix}": content
         for name, frame, draw in drawn
-        if not frame.empty  # devices that never change have no spans, others no numbers
+        if not frame.empty  # for example devices that never go offline, which have no spans
         for suffix, content in render(frame, draw, style.IEEE).items()
     }

@@ -11,9 +11,9 @@ from analysis.metrics.definitions import value_in_words
 from devices.tasks.task import Metric
 from traces.text import listed
 
-MIN_SEEDS = 5  # of a comparison; a headline asks for ten
+MIN_SEEDS = 5  # fewer seeds than this in a comparison get a warning
 MAX_LOST_SHARE = 0.1
-NOISE_ERRORS = 2.0  # a target that is nearer to a run's best than so many errors may be luck
+NOISE_ERRORS = 2.0  # a target nearer than this many standard errors to a best gets a warning
 
 
 def warnings_of(
@@ -61,7 +61,10 @@ def _of_losses(per_run: pd.DataFrame) -> Iterator[str]:
 def _of_noise(
     per_run: pd.DataFrame, target: float, smoothing: int, metric: Metric
 ) -> Iterator[str]:
-    """Warn where the target lies within the noise of what a variant reached at best."""
+    """Yield a warning for variants whose best values lie within their noise of the target.
+
+    The noise is ``NOISE_ERRORS`` standard errors of the mean of ``smoothing`` evaluations.
+    """
     column = f"{metric.name}_error"
     if not {"smoothed_best", column} <= set(per_run):
         return
@@ -82,9 +85,9 @@ def _of_noise(
 
 
 def _of_censored(per_run: pd.DataFrame, target: float, metric: Metric) -> Iterator[str]:
-    """Warn of the runs that missed the target; variants that missed it alike share a sentence.
+    """Yield a warning for each number of runs that missed the target, with the variants it is of.
 
-    A run whose strategy has no global model had none to be timed.
+    A run whose strategy has no global model cannot miss it, and is left out.
     """
     alike: dict[tuple[int, int], list[str]] = {}
     for variant, own in per_run.groupby("variant", sort=False):

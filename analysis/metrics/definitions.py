@@ -16,7 +16,7 @@ from devices.tasks import task as tasks
 from devices.tasks.registry import TASKS
 
 SMOOTHING = 3
-"""Evaluations whose mean must reach a target: one alone may do so by noise."""
+"""The number of evaluations whose mean must reach a target, since one may do so by noise."""
 
 Rule = Literal["always", "where it occurs", "never"]
 
@@ -43,12 +43,12 @@ class Metric:
 
     @property
     def possible(self) -> tuple[float, float]:
-        """The least and the most that the number can be: ``between``, else as its scale says."""
+        """Return the least and the most that the number can be, by ``between`` or by scale."""
         return self.between or (0.0, 1.0 if self.scale is PERCENT else math.inf)
 
     @property
     def is_to_target(self) -> bool:
-        """True for what is spent until the target is reached, and for ratios of it."""
+        """Return True for what is spent until the target is reached, and for ratios of it."""
         return self.estimate != "mean"
 
 
@@ -203,6 +203,6 @@ GROUPS: Mapping[str, tuple[Metric, ...]] = {
         *(row for metric in JUDGES for row in _rows_of_devices(metric)),
     ),
 }
-"""In the order of the rows of a table, under the headings that a page gives them."""
+"""The metrics in the order of a table's rows, by the headings under which a page lists them."""
 METRICS = tuple(metric for group in GROUPS.values() for metric in group)
 GROUP_OF = {metric.column: name for name, group in GROUPS.items() for metric in group}

@@ -33,8 +33,8 @@ FACTS = (
 class KeptRun:
     """A kept run has its rounds, and sums over its plans in place of the plans themselves."""
 
-    run: Run  # its devices and clients are empty
-    work: Mapping[str, float]  # what its plans and devices came to, as tables show it
+    run: Run  # with empty tables of devices and clients
+    work: Mapping[str, float]  # the metrics of its plans and devices, as tables show them
     blocks: Sequence[float]  # share of the merged examples that trained each block, from the input
     menu: pd.DataFrame  # one row for each depth and number of packed blocks: num_plans
     profiles: pd.DataFrame  # one row for each kind of device: num_plans, num_merged, means
@@ -54,7 +54,7 @@ def keep(folder: Path, where: Path) -> Path:
     facts = {name: run.manifest.get(name) for name in FACTS}
     content = facts | {
         "metric": run.metric.name,
-        # What the fleet is stands in the experiment's file and in the hash of the conditions.
+        # The fleet is left out: it stands in the experiment's file and in the conditions' hash.
         "config": {key: value for key, value in run.config.items() if key != "fleet"},
         "work": {
             name: None if math.isnan(value) else value

@@ -19,7 +19,7 @@ from analysis.metrics.definitions import METRICS, Metric
 from traces.arrays import BoolArray, FloatArray, IntArray
 
 CONFIDENCE = 0.95
-MIN_SEEDS = 3  # of fewer the values are printed, and no interval
+MIN_SEEDS = 3  # for fewer seeds, values are printed without an interval
 NUM_RESAMPLES = 10_000
 _COLUMNS = tuple(
     dict.fromkeys(name for one in METRICS for name in (one.column, one.at_least) if name)
@@ -86,10 +86,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class SeedRuns(NamedTuple):
-    """A variant's runs, one a seed and by rising seed, with the number of each for every metric."""
+    """Seed runs hold the metrics of a variant's runs, one run for each seed, by rising seed."""
 
     seeds: IntArray  # (runs,)
-    columns: Mapping[str, FloatArray]  # (runs,) each, NaN where a run does not have the number
+    columns: Mapping[str, FloatArray]  # (runs,) for each metric; NaN where a run lacks the number
 
     def values(self, column: str) -> FloatArray:
         """Return the column, NaN for every run where there is none."""
@@ -112,7 +112,7 @@ def by_variant(per_run: pd.DataFrame) -> dict[str, SeedRuns]:
 
 
 class Pairs(NamedTuple):
-    """Pairs of runs of the same seed, with one metric of both.
+    """Pairs are runs of the same seed of two variants, with one metric of both.
 
     A run that did not reach the target counts with what it had spent, and is marked as a bound.
     """

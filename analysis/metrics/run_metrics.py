@@ -18,8 +18,8 @@ from devices.tasks.task import Metric
 from simulator.log.records import NUM_UNMERGED
 from traces.arrays import FloatArray
 
-STEPS_PER_UNIT = 20  # a default target is a multiple of 5 points
-STRAGGLER_FACTOR = 1.5  # of the median time of a round's plans
+STEPS_PER_UNIT = 20  # default targets are multiples of 1 / 20, or 5 points
+STRAGGLER_FACTOR = 1.5  # a straggler takes this multiple of the median time of a round's plans
 QUANTILES = {"min": 0.0, "q10": 0.1, "q25": 0.25, "median": 0.5, "max": 1.0}  # over devices
 TOLERANCE = 1e-6  # a value stored as float32 still reaches the target it equals
 
@@ -48,11 +48,11 @@ class Target:
     """A target is the value of the first metric that runs are timed to; None: there is none."""
 
     value: float | None
-    rule: str  # how it was chosen, for the reader of the table
+    rule: str  # in words, how it was chosen
 
 
 class Spent(NamedTuple):
-    """The amounts that a run has spent up to and including one of its rounds."""
+    """Spent holds the amounts that a run has spent up to and including one of its rounds."""
 
     round: int
     at_s: float
@@ -245,7 +245,7 @@ def mean_over_time(rounds: pd.DataFrame, until_s: float, metric: Metric) -> floa
     inside = time_s < until_s
     at_s = np.append(time_s[inside], until_s)
     ends = np.append(values[inside], np.interp(until_s, time_s, values))
-    return float((np.diff(at_s) * (ends[1:] + ends[:-1]) / 2).sum() / until_s)  # by trapezoids
+    return float((np.diff(at_s) * (ends[1:] + ends[:-1]) / 2).sum() / until_s)  # trapezoidal rule
 
 
 def mean_waiting_s(rounds: pd.DataFrame) -> float:
@@ -289,7 +289,7 @@ def _lost_turn_share(rounds: pd.DataFrame) -> float:
 
 def of_clients(clients: pd.DataFrame) -> dict[str, float]:
     """Return what one run came to, by its dispatched plans."""
-    # In arrays: of a thousand runs, frames within frames would take most of the time.
+    # NumPy arrays are used, since pandas frames would take most of the time for a thousand runs.
     of = {str(name): column.to_numpy() for name, column in clients.items()}
     merged, ran = of["outcome"] == "aggregated", of["outcome"] != "oom"
     took_s = of["finished_s"] - of["started_s"]

@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
     upper: float
     low: float
     high: float
-    num_known: int  # runs that have the number, or bound it
+    num_known: int  # the number of runs that have the number or a bound on it
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan, 0)
@@ -76,7 +76,7 @@ def _median(lower: FloatArray, upper: FloatArray) -> Estimate:
     if len(lower) < MIN_SEEDS:
         return Estimate(*center, math.nan, math.nan, len(lower))
     drawn = resamples(len(lower))
-    # Quantiles that are resamples themselves: between a number and infinity lies nothing.
+    # The quantiles are taken without interpolation, since some resamples may be infinite.
     tail = (1 - CONFIDENCE) / 2
     lowest = np.median(lower[drawn], axis=1)
     highest = lowest if np.array_equal(lower, upper) else np.median(upper[drawn], axis=1)

@@ -13,7 +13,7 @@ Studies = Mapping[Block, Study]
 """The study of each block, in order."""
 
 MakeStudy = Callable[[RunSet, str | None], Study]
-"""Makes the study of runs against a baseline, or against the one that is chosen."""
+"""A function that makes the study of runs, against the named baseline or one that it chooses."""
 
 
 def studies_of(

@@ -17,8 +17,8 @@ from analysis.metrics.study import Study
 from analysis.report.table import StudyTable, TableRow, side_by_side
 
 MIN_TITLE, MAX_NAME, FRAME = 24, 20, 3
-"""Characters: what a row's title has at least, what of a variant's name stands on one line at most,
-and what the frame takes of each column."""
+"""Numbers of characters: the least width of a row's title, the greatest of a variant's name on one
+line, and that of the frame around each column."""
 
 
 @dataclass(frozen=True)

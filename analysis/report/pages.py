@@ -29,8 +29,8 @@ from analysis.report.report_plans import LANE, columns_of, inspection
 from analysis.report.table import side_by_side
 from analysis.runs.blocks import Block
 
-MAX_SVG_BYTES = 400_000  # a larger drawing goes in as pixels
-WIDE_IN = 5.0  # a figure of more inches spans the page
+MAX_SVG_BYTES = 400_000  # a larger drawing is embedded as PNG
+WIDE_IN = 5.0  # a wider figure takes the whole width of the page
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline';"
@@ -43,7 +43,7 @@ class EmbeddedFigure(NamedTuple):
 
     name: str
     caption: str
-    source: str  # a data: address
+    source: str  # the image as a data URL
     is_wide: bool
 
 
@@ -65,7 +65,7 @@ def to_markdown_page(report: ReportData) -> str:
 def to_html_page(report: ReportData, figures: Path) -> str:
     """Return the page in HTML. ``figures`` is the folder with the files of the drawn figures."""
     template = _environment(escape.visible, autoescape=True).get_template("report.html.jinja")
-    # "<" in data could end the script element, whatever stands around it.
+    # A "<" in the data could end the script element, even inside a JSON string.
     plans = json.dumps(inspection(report.runs), allow_nan=False).replace("<", "\\u003c")
     round_columns = [column.title for column in columns_of(report.runs)]
     round_columns.insert(LANE, "In time")

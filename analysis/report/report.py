@@ -27,7 +27,7 @@ from simulator.log.disk import staging, writing_into
 
 PAGE = ".html"
 Progress = Callable[[int, int, str], None]
-"""Told before each step: steps done, steps in all, what comes next."""
+"""A function called before each step with the steps done, their number, and the next one's name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Report:
     """A report is the studies that it is about, one a block, with the files that were written."""
 
     studies: Studies
-    out: Path  # the folder, or the page
+    out: Path  # the folder of the report, or the file of the page
     files: tuple[Path, ...]
 
 
@@ -173,4 +173,4 @@ def _page_alone(out: Path) -> Iterator[Path]:
 
 
 def _silent(done: int, total: int, what: str) -> None:
-    """Report no progress."""
+    """Do nothing: this is the progress report of a caller who wants none."""

@@ -15,15 +15,15 @@ from analysis.metrics.definitions import scale_of
 from analysis.runs.files import Json
 from analysis.runs.load import Run
 
-MAX_PLANS = 50_000  # of a run that a page carries: some 2 MB of it
+MAX_PLANS = 50_000  # plans of one run in a page, which take some 2 MB of it
 
 
 class Column(NamedTuple):
-    """A column of the table that shows a round's plans."""
+    """A column is one of the table that shows a round's plans."""
 
-    name: str  # in clients.parquet
+    name: str  # the column's name in clients.parquet
     title: str
-    size: float = 1.0  # of the unit in the title
+    size: float = 1.0  # the size of the unit in the title
     is_text: bool = False
 
 
@@ -51,7 +51,7 @@ COLUMNS = (
     Column("battery_share", "Battery (%)", 0.01),
     Column("train_loss", "Training loss"),
 )
-LANE = 2  # the place before which the page draws what the device did when
+LANE = 2  # the index of the column before which the page draws the phases of a plan
 TIMES = (Column("opened_s", "Opened (s)"), Column("duration_s", "Lasted (s)"))
 ROUND_COLUMNS = (
     Column("loss", "Loss"),
@@ -95,14 +95,14 @@ def _packed(run: Run, columns: Sequence[Column]) -> Json:
     num_shown = int(clients["round"].iloc[MAX_PLANS]) if is_cut else len(rounds)
     plans = [by_round[number] for number in range(num_shown)]
     text = json.dumps({"rounds": rounds, "plans": plans}, allow_nan=False, separators=(",", ":"))
-    # Without the time of day: the same page for the same runs.
+    # mtime=0 leaves out the time of day, so that the same runs give the same page.
     packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
     note = f"The page carries the plans of rounds before {num_shown}; the run folder has all."
     return {"packed": packed, "num_shown": num_shown, "note": note if is_cut else ""}
 
 
 def _plan(row: Json, columns: Sequence[Column]) -> Json:
-    """Return one plan: its cells, and when it was at what."""
+    """Return one plan: its cells, its start, and its phases with their lengths."""
     parts = [[kind, _number(row[name])] for kind, name in PHASES]
     waited = [["wait", _number(row["waiting_s"])]]
     return {
@@ -110,7 +110,7 @@ def _plan(row: Json, columns: Sequence[Column]) -> Json:
             str(row[column.name]) if column.is_text else _number(row[column.name], column.size)
             for column in columns
         ],
-        "start": round(row["started_s"], 6),  # late in a run six digits are too few for a bar
+        "start": round(row["started_s"], 6),  # six significant digits are too few late in a run
         "parts": [part for part in parts + waited if part[1]],
     }
 

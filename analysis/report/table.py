@@ -265,7 +265,7 @@ def _best(
         for k in judged
         if texts[k] != best and (metric.estimate == "ratio" or not math.isnan(own[k].value))
     ]
-    if not rest:  # one alone has the number
+    if not rest:  # no other variant has a number to compare with
         return nothing
     runs = [study.by_variant[name] for name in study.variants]
     for place in alike:

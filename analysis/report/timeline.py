@@ -24,15 +24,17 @@ from analysis.escape import visible
 from analysis.runs.files import Json
 from analysis.runs.load import Run
 
-SERVER, DEVICES = 1, 2  # process ids: groups of lanes
+SERVER, DEVICES = 1, 2  # process ids, by which the format groups lanes
 SERVER_LANE = 1
-FIRST_DEVICE_LANE = 1000  # Perfetto keeps thread 0 for idle, and calls a process's namesake "main"
+# Thread ids of devices begin here: Perfetto reserves 0, and shows a thread whose id is that of its
+# process as "main".
+FIRST_DEVICE_LANE = 1000
 STARTED = "_started"
 ENDS = ("update_received", "oom", "late", "crashed", "lost", "rejected")
-PASSES = ("forward", "backward", "quantize")  # parts of training that a record has a share of
+PASSES = ("forward", "backward", "quantize")  # the parts of training whose seconds a plan records
 SHOWN = ("outcome", "depth", "mean_weight_bits", "mean_upload_bits", "peak_memory_bytes",
          "memory_budget_bytes", "staleness")  # fmt: skip
-COLORS = {  # names that the format reserves, so one activity looks alike in every lane
+COLORS = {  # activity -> colour name of the format
     "download": "rail_response",
     "training": "thread_state_running",
     "upload": "rail_animation",
@@ -48,7 +50,8 @@ def trace(run: Run) -> str:
     """
     events = list(run.events())
     lanes = [*_server_lane(run, events), *_counters(run), *_device_lanes(run, events)]
-    # In a lane an outer slice stands before the one within it, and an instant after both.
+    # Events that begin together are sorted as viewers need them: the longest slice first, instants
+    # last.
     lanes.sort(key=lambda e: (e["pid"], e.get("tid", 0), e["ts"], -e.get("dur", -1)))
     lines = (_json(event) for event in [*_names(run), *lanes])
     about = {

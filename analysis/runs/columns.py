@@ -27,9 +27,9 @@ RECORDS: Mapping[str, type] = {
 METRIC = "metric"
 """The kind of a column that a task adds: any number, or NaN where nothing was measured."""
 OF_DEVICES = ("expected_", "own_")
-"""How the names of columns of devices begin that hold a metric."""
+"""The prefixes of the columns of devices that hold a metric."""
 UNKNOWN = ("train_loss", "battery_share")
-"""Other columns that are NaN where there is nothing to say."""
+"""Other columns that are NaN where a number is not known."""
 
 MAX_CELLS = 500_000_000
 """Most rows times columns that are read of a table; as numbers they take 4 GB."""
@@ -41,7 +41,7 @@ OUTCOMES = get_args(Outcome)
 LARGEST, LARGEST_S = 1e30, 1e12
 """Largest number of a column, and largest instant or length of time (30,000 years)."""
 ROUNDING = 1e-6
-"""How far a metric may lie outside what it can be, as a correlation of 1 does by its rounding."""
+"""The rounding error by which a metric may exceed its range, such as a correlation of 1."""
 ROUNDS = ("round", "staleness")
 """Columns that count rounds, of which one may be open when a run ends."""
 ABOVE_ZERO = ("memory_budget_bytes",)
@@ -56,7 +56,7 @@ def read_columns(file: Path, table: str, names: list[str]) -> pa.Table:
     schema = pq.read_schema(file)
     check_types(table, schema)
     texts = [name for name in names if _is_text(schema.field(name).type)]
-    # One thread: a run's tables are small, and starting more takes longer than reading.
+    # A run's tables are small: starting more threads would take longer than reading in one.
     with pq.ParquetFile(file, pre_buffer=False, read_dictionary=texts) as parquet:
         num_rows = parquet.metadata.num_rows
         if num_rows * max(len(names), 1) > MAX_CELLS:
@@ -68,7 +68,7 @@ def read_columns(file: Path, table: str, names: list[str]) -> pa.Table:
     for place, name in enumerate(stored.column_names):
         if name in texts:
             stored = stored.set_column(place, name, _short_texts(name, stored.column(name)))
-    stored.validate(full=True)  # a text may hold bytes that are none
+    stored.validate(full=True)  # a text may hold bytes that are no UTF-8
     for name, kind in _kinds(table, stored.column_names).items():
         _check_values(name, kind, stored.column(name))
     if table in KEYS:
@@ -112,7 +112,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _short_texts(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the texts one by one; in the file they may stand once, and be counted off."""
+    """Return a dictionary-encoded column as plain texts. Raises ValueError for too long ones."""
     for chunk in column.chunks:
         longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
         if longest > MAX_TEXT:
@@ -123,7 +123,7 @@ def _short_texts(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _check_values(name: str, kind: str, column: pa.ChunkedArray) -> None:
     """Raise ValueError where a value is missing, or is none that a run can have written."""
     is_number = kind in ("int", "float", METRIC)
-    missing = column.null_count  # to pandas, an empty cell among numbers is a NaN
+    missing = column.null_count  # counted here, since pandas would turn an empty cell into NaN
     if is_number:
         values = column.to_numpy()
         numbers = values[~np.isnan(values)]

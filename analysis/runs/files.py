@@ -42,7 +42,7 @@ MANIFEST_KEYS = {
 }  # fmt: skip
 NAMES = ("experiment", "label", "conditions_hash", "config_hash")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a name of the manifest may be; a writer holds it to the same rule."""
+"""The pattern of a name in a manifest, to which the writer of a manifest keeps too."""
 
 DEVICE_COLUMNS = ("device_id", "profile", "link", "memory_budget_bytes")
 ROUND_COLUMNS = (
@@ -68,17 +68,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "rounds": dict.fromkeys(("num_offline", "num_crashed", "num_lost", "num_rejected"), 0),
     "clients": {"offline_s": 0.0, "battery_share": math.nan},
 }
-"""Columns that older runs or other tasks lack, and what stands for them then."""
+"""Columns that older runs or other tasks lack, with the values that are filled in for them."""
 
-Json = dict[str, Any]  # what json and yaml return: any tree of plain values
+Json = dict[str, Any]  # an object of JSON or YAML, with values of any kind
 
 
 class RunError(UserError):
-    """A run folder cannot be read, or runs cannot be compared; the message says which and why."""
+    """This error says which run folder cannot be read or which runs cannot be compared, and why."""
 
 
 class UnfinishedRunError(RunError):
-    """The folder is a run, but not one that has ended."""
+    """This error says that a folder is a run that has not ended."""
 
 
 def read_manifest(path: Path) -> Json:
@@ -105,7 +105,7 @@ def read_manifest(path: Path) -> Json:
     if missing := [key for key in MANIFEST_KEYS if key not in manifest]:
         raise RunError(f"{path / 'manifest.json'} lacks {', '.join(missing)}")
     for key, kind in MANIFEST_KEYS.items():
-        if type(manifest[key]) is not kind:  # a truth value is an int to isinstance
+        if type(manifest[key]) is not kind:  # isinstance would accept True as an int
             raise RunError(
                 f"{path / 'manifest.json'} is damaged: {key} must be a {kind.__name__}, got "
                 f"{manifest[key]!r:.60}"
@@ -183,7 +183,7 @@ def read_config(path: Path) -> Json:
     """
     config = _mapping(path / "config.yaml")
     alone = _mapping(path / "manifest.json").get("read_alone")
-    if alone is None:  # of an earlier version
+    if alone is None:  # the run was written by an earlier version
         return config
     if not isinstance(alone, dict):
         raise RunError(f"{path / 'manifest.json'} is damaged: read_alone must be a mapping")
@@ -270,7 +270,7 @@ def _mapping(path: Path) -> Json:
     parse = parse_json if path.suffix == ".json" else parse_yaml
     try:
         content = parse(read_small(path))
-        json.dumps(content, ensure_ascii=False).encode()  # fails on half of a surrogate pair
+        json.dumps(content, ensure_ascii=False).encode()  # raises for a lone surrogate
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):

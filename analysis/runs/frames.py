@@ -29,7 +29,7 @@ from simulator.config.schema import NOT_SIMULATED
 from traces.text import did_you_mean
 
 MAX_AXES = 64
-"""Most axes of a grid, by which runs are put in order."""
+"""The most axes of a grid by which runs are sorted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +44,11 @@ class RunSet:
     """
 
     runs: pd.DataFrame
-    left_out: tuple[str, ...] = ()  # what could not be read, and why
+    left_out: tuple[str, ...] = ()  # the runs that could not be read, each with the reason
 
     @property
     def variants(self) -> list[str]:
-        """The names of the variants, in order of their first run."""
+        """Return the names of the variants, in order of their first run."""
         return list(dict.fromkeys(self.runs["variant"]))
 
     def where(self, **wanted: object) -> RunSet:
@@ -120,7 +120,7 @@ class RunSet:
         frame: pd.DataFrame = pd.concat(frames, ignore_index=True)
         for place, key in enumerate(("run", "variant")):
             names = pd.Series(self.runs.index if key == "run" else self.runs[key])
-            codes, there = pd.factorize(names)  # in order of first appearance, as variants is
+            codes, there = pd.factorize(names)  # keeps the order of first appearance
             column = pd.Categorical.from_codes(np.repeat(codes, lengths), there)
             frame.insert(place, key, pd.Series(column))
         frame.insert(2, "seed", np.repeat(self.runs["seed"].to_numpy(), lengths))
@@ -164,7 +164,7 @@ def with_variants(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the table of runs with the variant of each, indexed by the name of the run."""
     variants = _variants(runs)
     names = pd.Series([f"{v} s{s}" for v, s in zip(variants, runs["seed"], strict=True)])
-    if not names.is_unique:  # one label and hash in experiments of two names
+    if not names.is_unique:  # two experiments may share a label and a hash
         names = runs["experiment"] + " " + names
     return runs.assign(variant=variants, run=names).set_index("run")
 

@@ -26,10 +26,10 @@ from simulator.log.manifest import TABLES
 from traces.text import parse_json
 
 MAX_LINE = 1_000_000
-"""Characters of a line of the event log; a longer one is cut, and so no event."""
+"""The most characters of a line of the event log; a longer one is reported as damaged."""
 
 RUN_FOLDER = re.compile(r"-[0-9a-f]{8}-s\d+\Z")
-"""What the name of every run's folder ends with."""
+"""The pattern with which the name of every run folder ends."""
 
 EVENT_KEYS: dict[str, Any] = {
     "at_s": (int, float),
@@ -47,26 +47,26 @@ class Run:
     label: str
     manifest: Json
     config: Json
-    devices: pd.DataFrame  # one row a device of the fleet
-    rounds: pd.DataFrame  # one row a round; round 0 is the initial model
+    devices: pd.DataFrame  # one row for each device of the fleet
+    rounds: pd.DataFrame  # one row for each round; round 0 is the initial model
     clients: pd.DataFrame  # one row for each dispatched plan
-    metric: Metric  # the first of its task, by which it is judged
+    metric: Metric  # the first metric of its task, by which it is judged
 
     @property
     def strategy(self) -> str:
-        """The kind of the run's scheduler, e.g. ``"fedquad"``."""
+        """Return the kind of the run's scheduler, e.g. ``"fedquad"``."""
         return str(self.manifest["strategy"])
 
     @property
     def strategy_title(self) -> str | None:
-        """The name for readers that the config gives its strategy; None where it gives none."""
+        """Return the strategy's name for readers from the config; None where it gives none."""
         return self.config.get("strategy_title")
 
     def events(self) -> Iterator[Json]:
         """Yield the events of the log in order of time. Raises RunError on a damaged line."""
         file = self.path / "events.jsonl"
         known = {None, *self.devices["device_id"].tolist()}
-        # A byte that is no UTF-8 makes its line no event, rather than the reading fail.
+        # Invalid UTF-8 is replaced, so that a damaged line is found by its number below.
         with file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(iter(partial(lines.readline, MAX_LINE), ""), start=1):
                 try:
@@ -95,7 +95,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         if (path / "manifest.json").is_file() or (path / "config.yaml").is_file():
             found.append(path)
             continue
-        names = ("manifest.json", *TABLES)  # each is enough: what lacks is said later
+        names = ("manifest.json", *TABLES)  # any of these makes a run; missing ones are named later
         below = {file.parent for name in names for file in path.glob(f"*/{name}")}
         below |= {one for one in path.iterdir() if RUN_FOLDER.search(one.name) and one.is_dir()}
         if not below:

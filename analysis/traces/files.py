@@ -44,7 +44,7 @@ class Loaded:
 
     @property
     def labels(self) -> set[str]:
-        """Every label that is taken."""
+        """Return every label that is taken."""
         return {*self.links, *self.availability, *self.tables}
 
 
@@ -136,7 +136,7 @@ IMPORTS: Mapping[str, Format] = MappingProxyType(
 
 
 class _RefusedError(Exception):
-    """A Parquet file is whole but must not be read; the message says why."""
+    """This error says why a Parquet file that is not damaged must not be read."""
 
 
 def _parquet_columns(path: Path) -> Mapping[str, Sequence[object]]:

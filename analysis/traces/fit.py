@@ -52,7 +52,8 @@ def fit(loaded: Loaded, name: str) -> LinkModel | DiurnalModel:
         return fit_availability(_devices(loaded))
     downlinks = [link.downlink for link in loaded.links.values()]
     uplinks = [link.uplink for link in loaded.links.values() if link.uplink is not None]
-    # An uplink that only some links measured is that of other places than the downlink's.
+    # If only some links have an uplink, it is left out: it was measured in other places than the
+    # downlinks, and does not belong to them.
     return fit_link(name, downlinks, uplinks if len(uplinks) == len(downlinks) else [])
 
 

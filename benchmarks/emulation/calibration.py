@@ -35,19 +35,19 @@ GUESSED = DeviceProfile(
     measured={32: StepRates(1e11, 1e10, 1e10, 1e10, 1e10, 0.01)},
 )
 HELD_OUT = 4
-"""One distinct plan of so many is not fitted to, and says how good the fit is."""
+"""One of this many distinct plans is held out of the fit, to test it."""
 
 
 class Calibration(NamedTuple):
-    """The free parameters."""
+    """A calibration holds the fitted parameters of this machine."""
 
-    fit: Fit  # of this machine, not slowed down
-    message_s: float  # that a message takes beside its link
+    fit: Fit  # rates of this machine when it is not slowed down
+    message_s: float  # seconds that a message takes beside those of its link
     num_served: int
 
     @property
     def host(self) -> DeviceProfile:
-        """This machine as a profile."""
+        """Return this machine as a profile."""
         return replace(GUESSED, measured={32: self.fit.rates}, source="fitted to an emulation")
 
 
@@ -66,7 +66,7 @@ def calibrate(bench: Workbench, files: Files, trials: Sequence[Trial]) -> Calibr
 
 
 def fitted(served: Iterable[Served], model: ModelSpec) -> Fit:
-    """Rates of this machine, from what the processor spent on each plan, by step.
+    """Return rates of this machine, fitted to the processor time of each plan, and their errors.
 
     Plans that ask for the same training count as repeats of one. Raises NoisyMachineError where
     those differ too much.
@@ -94,14 +94,14 @@ def _configuration(plan: TrainingPlan, number: int) -> Configuration:
 
 
 class Transfer(NamedTuple):
-    """The seconds that a transfer took, and its link from when it really began."""
+    """A transfer has the seconds that it took, and those that its link needs from its start."""
 
     measured_s: float
-    link_s: float  # latency, and the integral of the link's rate
+    link_s: float  # by the latency and the integral of the link's rate
 
 
 def transfers(config: RunConfig, served: Iterable[Served]) -> Iterator[Transfer]:
-    """Down and up, of each plan. What is shared with others counts for nothing."""
+    """Yield the download and upload of each plan, without those that share a link."""
     fleet = build_world(config, config.label).fleet
     for record in (one.record for one in served):
         device = fleet[record.device_id]

@@ -1,4 +1,4 @@
-"""A device as a process of its own: receives a broadcast, trains, uploads over its own link."""
+"""Runs a device as a process that receives a broadcast, trains, and uploads over its own link."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from simulator.world.build import World, build_world
 
 @dataclass(frozen=True, eq=False)
 class ClientContext:
-    """The processor and the links that all clients share."""
+    """The client context holds the processor and the links that all clients share."""
 
-    processor: AbstractContextManager[object]  # whoever holds it computes
-    uplink: Spent  # of the server's link, where it is shared
+    processor: AbstractContextManager[object]  # the lock that a client holds while it computes
+    uplink: Spent  # the spent tokens of the server's uplink, where it is shared
 
 
 def client_main(address: tuple[str, int], control: Connection, shared: ClientContext) -> None:
-    """Serve until told ``None``."""
+    """Serve tasks until told ``None``."""
     connection = socket.create_connection(address)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     control.send(connection.getsockname())
@@ -67,7 +67,7 @@ class _Client:
         self._drawn = self._world.model.initial_adapter(rank, alpha, rng)
         self._own_control = zeros_like(self._drawn)
         assert config.training != "none", "what is emulated is trained"
-        self._rate = config.training.learning_rate  # by a constant schedule
+        self._rate = config.training.learning_rate  # the schedule is constant
         with shared.processor:
             _warm_up(self._trainer, self._world, Broadcast(0, self._drawn))
 
@@ -88,7 +88,7 @@ class _Client:
         self._upload(worked.message, connection, clock)
 
     def _work(self, task: Task, message: bytes) -> _Worked:
-        """Decode, train and encode, alone on the processor.
+        """Decode, train and encode, while no other client uses the processor.
 
         The seconds are those that the processor gave this process, without those of other programs.
         """
@@ -110,7 +110,7 @@ class _Client:
             update = wire.encode_update(
                 result.adapter, start.adapter, plan=task.plan, rng=rng, control_change=change
             )
-            if controls:  # it keeps what it had and what it sent
+            if controls:  # the own variate changes by what the server decodes
                 told = wire.decode_control_change(update, start.adapter, plan=task.plan)
                 self._own_control = elementwise(np.add, controls.own, told)
             return _Worked(update, result, time.process_time() - began_s, waited_s)
@@ -136,7 +136,7 @@ class _Client:
 
 
 def _warm_up(trainer: Trainer, world: World, start: Broadcast) -> None:
-    """One step with the weights in each format: a device has them packed in its storage."""
+    """Take one step with the weights in each format, as a device has them packed in its storage."""
     model = world.model
     for weight_format in WEIGHT_FORMATS:
         plan = TrainingPlan(

@@ -1,4 +1,4 @@
-"""Measured beside simulated seconds: cases, tables, CSV and figure."""
+"""Compares measured with simulated seconds: cases, tables, CSV and figure."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ PLANNED = (
     "depth", "num_quantized_blocks", "weight_formats", "num_terms_held", "num_terms_trained",
     "mean_upload_bits",
 )  # fmt: skip
-"""What of a record tells one plan from another."""
+"""The fields of a record by which plans are compared."""
 
 
 class Case(NamedTuple):
-    """One span of time, measured and simulated."""
+    """A case is one span of time, measured and simulated."""
 
     fleet: str
     quantity: Quantity
-    device: int  # -1: the server
-    number: int  # of the device's plans, or of rounds, from 1
+    device: int  # -1 for the server
+    number: int  # number of the device's plan, or of the round, from 1
     measured_s: float
     simulated_s: float
-    is_by_profile: bool  # training that lasts as long as a profile says
+    is_by_profile: bool  # True for training whose length is set by a profile
 
     @property
     def deviation(self) -> float:
-        """Share by which the simulation is too slow."""
+        """Return the simulated over the measured seconds, less 1."""
         return self.simulated_s / self.measured_s - 1
 
 
 class Comparison(NamedTuple):
-    """All that is said of one trial."""
+    """A comparison holds all that is said of one trial."""
 
     trial: Trial
     cases: tuple[Case, ...]
     num_same_plans: int
     num_plans: int
     is_same_adapter: bool
-    num_overrun: int  # trainings that ended later than they should, for want of the processor
-    alone: tuple[Transfer, ...]  # of fleets where nothing is shared
+    num_overrun: int  # trainings that ended too late, since the processor was busy
+    alone: tuple[Transfer, ...]  # transfers of fleets whose links are not shared
 
 
 def compared(
     trial: Trial, real: Emulation, simulated: Simulation, alone: Iterable[Transfer]
 ) -> Comparison:
-    """The n-th plan of a device beside its n-th, and so with rounds."""
+    """Return a comparison of the n-th plan of each device on both sides, and of the n-th round."""
     pairs = list(_pairs([one.record for one in real.served], simulated.clients))
     cases = [case for pair in pairs for case in _cases_of(trial, *pair)]
     spans = zip(real.rounds, simulated.rounds[1:], strict=True)
@@ -90,7 +90,7 @@ def compared(
 def _pairs(
     real: Sequence[ClientRecord], simulated: Sequence[ClientRecord]
 ) -> Iterator[tuple[int, ClientRecord, ClientRecord]]:
-    """Plans whose update was received on both sides, with their number on the device."""
+    """Yield the plans whose update was received on both sides, with their number on the device."""
     for device in sorted({record.device_id for record in real}):
         mine, theirs = (
             sorted(
@@ -120,7 +120,7 @@ def _planned(record: ClientRecord) -> tuple[object, ...]:
 
 
 def cases_text(comparisons: Sequence[Comparison]) -> str:
-    """Every case as CSV."""
+    """Return every case as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*Case._fields[:4], "measured_s", "simulated_s"])
@@ -135,7 +135,7 @@ def _all(comparisons: Sequence[Comparison]) -> list[Case]:
 
 
 def quantity_table(comparisons: Sequence[Comparison]) -> str:
-    """One row a quantity: how far off the simulation is."""
+    """Return a table with a row for each quantity: how far off the simulation is."""
     cases = _all(comparisons)
     trained = [case for case in cases if case.quantity == "train"]
     rows = {
@@ -164,7 +164,7 @@ def _row(name: str, deviations: Sequence[float]) -> str:
 
 
 def fleet_table(comparisons: Sequence[Comparison]) -> str:
-    """One row a fleet: median and largest deviation of each quantity."""
+    """Return a table with a row for each fleet: median and largest deviation of each quantity."""
     lines = [
         "| fleet | strategy | devices | download | train | upload | round | same plans | adapter |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -188,13 +188,13 @@ def fleet_table(comparisons: Sequence[Comparison]) -> str:
 
 
 def verdict(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Median and 90th percentile over all cases that do not follow by construction."""
+    """Return the median and 90th percentile over all cases that do not follow by construction."""
     off = [abs(case.deviation) for case in _all(comparisons) if not case.is_by_profile]
     return dict(zip(TARGETS, np.quantile(off, [0.5, 0.9]).tolist(), strict=True))
 
 
 def draw(comparisons: Sequence[Comparison]) -> Figure:
-    """Left: seconds, simulated against measured. Right: by how much each is off."""
+    """Draw simulated against measured seconds on the left, and their deviations on the right."""
     figure = style.figure(style.IEEE.page_in, 2.6)
     left, right = figure.subplots(1, 2)
     cases = [case for case in _all(comparisons) if not case.is_by_profile]

@@ -1,4 +1,4 @@
-"""The federations that are run: some to calibrate on, others to hold the simulation against.
+"""Lists the federations that are run: some to calibrate on, others to validate the simulation.
 
 All fine-tune MiniLM on texts of the bundled data set. Slowdowns are such that all devices of a
 fleet, one after the other on one processor, are done before the quickest of them should be.
@@ -33,12 +33,12 @@ TO_4_BITS = {**FEDQUAD, "activation_bits": 4}
 def _three(
     factors: Sequence[float], memory_mb: Sequence[float] = (200.0,) * 3
 ) -> tuple[Device, ...]:
-    """Devices on links that never change."""
+    """Return three devices on links that never change."""
     links = (_mbps(6, 5), _mbps(12, 8), _mbps(9, 4))
     return tuple(map(Device, factors, links, memory_mb))
 
 
-# Of plans as unlike as may be; batch size and steps are the last two.
+# The plans of these trials differ as much as possible; batch size and steps are the last fields.
 CALIBRATION = tuple(
     replace(Trial(*trial), rounds=2)
     for trial in (

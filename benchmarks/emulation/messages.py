@@ -19,7 +19,7 @@ from simulator.config.schema import RunConfig
 
 @dataclass(frozen=True, eq=False)
 class Enrolment:
-    """Which device of which federation a client is from now on.
+    """An enrolment says which device of which federation a client is from now on.
 
     Training takes ``slowdown`` times the seconds that the processor works on it; where that is None
     it takes what the cost model says, whatever the processor needed.
@@ -32,28 +32,28 @@ class Enrolment:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A plan, as it is dispatched; the broadcast comes over TCP."""
+    """A task is a plan as it is dispatched; the broadcast comes over TCP."""
 
     plan: TrainingPlan
     training_seed: int
     wire_seed: int
     version: int
-    origin_s: float  # of the federation's clock, on the machine's
+    origin_s: float  # instant 0 of the federation on the machine's clock
 
 
 class Report(NamedTuple):
     """The report of a client on a task that it has trained."""
 
-    downloaded_s: float  # instants of the federation's clock
-    trained_s: float
-    compute_s: float  # seconds that the processor gave to the task
-    waited_s: float  # for the processor
-    overran_s: float  # beyond what training should have taken
+    downloaded_s: float  # instant of the federation's clock
+    trained_s: float  # instant of the federation's clock
+    compute_s: float  # processor time of the task
+    waited_s: float  # wait for the processor
+    overran_s: float  # time beyond what training should have taken
     train_loss: float
     squared_loss: float
 
 
 def receive_message(connection: socket.socket) -> bytes:
-    """The next message of the wire: its header says how long it is."""
+    """Return the next message of the wire, whose header says how long it is."""
     header = receive(connection, HEADER.size)
     return header + receive(connection, HEADER.unpack(header)[2])

@@ -32,21 +32,21 @@ from simulator.log.records import ClientRecord, plan_fields
 
 
 class Peer(NamedTuple):
-    """The server's ends of what leads to a client."""
+    """A peer holds the server's ends of the connections to a client."""
 
     connection: socket.socket
     control: Connection
 
 
 class Span(NamedTuple):
-    """A round, from before it is planned to after it is merged."""
+    """A span is the time of a round, from before it is planned to after it is merged."""
 
     opened_s: float
     closed_s: float
 
 
 class Served(NamedTuple):
-    """A plan that came back."""
+    """A served plan is one whose update came back."""
 
     plan: TrainingPlan
     record: ClientRecord
@@ -55,7 +55,7 @@ class Served(NamedTuple):
 
 @dataclass
 class Emulation:
-    """The measurements that a real federation has made of itself."""
+    """An emulation holds the measurements that a real federation has made of itself."""
 
     served: list[Served] = field(default_factory=list)
     rounds: list[Span] = field(default_factory=list)
@@ -70,9 +70,7 @@ class _Reply(NamedTuple):
 
 
 class Server:
-    """Rounds of a federation whose devices are the peers. Whoever is idle can be asked, nobody
-    fails, and no pacing with a deadline is known here. ``uplink`` is what the clients share where
-    the server's link is shared."""
+    """A server runs the rounds of a federation whose devices are the peers."""
 
     def __init__(self, federation: Federation, peers: Sequence[Peer], uplink: Spent) -> None:
         self._fed, self._peers, self._uplink = federation, peers, uplink
@@ -89,7 +87,7 @@ class Server:
         self._arrived: list[_Reply] = []
         self._num_draws = 0
         self.found = Emulation()
-        # What a strategy measures of the model, it has measured before the clock starts.
+        # A strategy measures the model, if it does so, in this rehearsal before the clock starts.
         plans = strategy.plan(
             self.state, self._view, self._view.device_ids, stream(federation.seed, "rehearsal")
         )
@@ -123,7 +121,7 @@ class Server:
 
     def _set_clock(self, now_s: float) -> None:
         self._clock = WallClock(time.monotonic() - now_s)
-        self._downlink.value = self._uplink.value = -math.inf  # idle
+        self._downlink.value = self._uplink.value = -math.inf  # the links are idle
 
     @property
     def _round(self) -> int:
@@ -185,7 +183,7 @@ class Server:
             message = receive_message(peer.connection)
             received_s = self._clock.now_s()
             self._inbox.put(_Reply(work, message, received_s, peer.control.recv()))
-        except Exception as error:  # raised again by whoever waits for the reply
+        except Exception as error:  # raised again where the reply is awaited
             self._inbox.put(error)
 
     def _download(self, work: Assignment, connection: socket.socket) -> None:

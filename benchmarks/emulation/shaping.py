@@ -1,4 +1,4 @@
-"""Links of real sockets: a sender waits, packet by packet, for the tokens of a token bucket."""
+"""Shapes the links of real sockets: a sender waits for the tokens of a token bucket."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from traces.steps import StepTrace
 
 PACKET_BYTES = 2_048
 PAUSE_S = 0.05
-"""How long a sender may keep a bucket waiting, since it slept too long or stands before another
-bucket, and yet lose no tokens. Beyond it the link was idle, and an idle link saves nothing up."""
+"""The pause after which a bucket counts as idle and saves up no more tokens. A shorter one may come
+from a sleep that took too long, or from a wait for another bucket."""
 
 
 class Clock(Protocol):
-    """Seconds since a federation began."""
+    """A clock tells the seconds since a federation began."""
 
     def now_s(self) -> float: ...
 
@@ -27,7 +27,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True)
 class WallClock:
-    """The machine's monotonic clock, which all processes share; 0 at ``origin_s`` of it."""
+    """This is the machine's monotonic clock, which all processes share; it is 0 at ``origin_s``."""
 
     origin_s: float
 
@@ -40,8 +40,10 @@ class WallClock:
 
 
 class Spent(Protocol):
-    """The instant up to which a bucket's tokens are spent, a ``multiprocessing.Value`` of kind d:
-    processes that share a link share it."""
+    """This is the instant up to which a bucket's tokens are spent.
+
+    It is a ``multiprocessing.Value`` of kind d, which processes share that share a link.
+    """
 
     value: float
 
@@ -49,13 +51,13 @@ class Spent(Protocol):
 
 
 class Bucket:
-    """Tokens for bytes, which come at the rate of a trace."""
+    """A bucket holds tokens for bytes, which come at the rate of a trace."""
 
     def __init__(self, trace: StepTrace, spent: Spent) -> None:
         self._trace, self._spent = trace, spent
 
     def take(self, size_bytes: int, now_s: float) -> float:
-        """The instant at which tokens for so many bytes have come, beside all taken before."""
+        """Take tokens for so many bytes, and return the instant at which they have come."""
         with self._spent.get_lock():
             spent_s = self._spent.value
             start_s = spent_s if now_s - spent_s <= PAUSE_S else now_s
@@ -66,7 +68,7 @@ class Bucket:
 def send(
     connection: socket.socket, message: bytes, ways: Sequence[Bucket], *, clock: Clock
 ) -> None:
-    """Send no packet before every bucket on its way has let it pass.
+    """Send data packet by packet, each once every bucket on its way has tokens for it.
 
     Whoever shares a bucket has one packet in its queue at a time, so that those who wait for it
     get equal shares, and those whose own link is slower keep what that gives: max-min fairness.
@@ -80,7 +82,7 @@ def send(
 
 
 def receive(connection: socket.socket, size_bytes: int) -> bytes:
-    """The next so many bytes. Raises ConnectionError where the other side ends before."""
+    """Return the next so many bytes. Raises ConnectionError where the other side ends before."""
     parts: list[bytes] = []
     while size_bytes:
         part = connection.recv(min(size_bytes, 1 << 16))

@@ -19,13 +19,13 @@ Section = Mapping[str, Any]
 MAX_LENGTH = 32
 NUM_TRAIN, NUM_TEST = 480, 16
 TEXTS_A_TEXT = 8
-"""Glosses put end to end: every text fills a batch to its full length, as on a simulated device."""
+"""The glosses that are joined to one text, so that every text fills a batch to its full length."""
 PROFILES, OUTAGES, BUSY = "profiles.toml", "outages.csv", "busy.csv"
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device: this machine slowed down, or one of the catalog, by its name."""
+    """A device is this machine slowed down, or one of the catalog, by its name."""
 
     kind: float | str
     link: Any
@@ -35,13 +35,13 @@ class Device:
 
     @property
     def slowdown(self) -> float | None:
-        """The factor by which this machine is slowed down; None for a device of the catalog."""
+        """Return the factor by which this machine is slowed down; None for a catalog device."""
         return None if isinstance(self.kind, str) else self.kind
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A federation, and what it is meant to show."""
+    """A trial is a federation, with what it is meant to show."""
 
     name: str
     strategy: Section
@@ -50,7 +50,7 @@ class Trial:
     batch_size: int = 5
     steps: int = 3
     rounds: int = 3
-    pacing: Section | None = None  # synchronous, all devices, unless given
+    pacing: Section | None = None  # if None, synchronous with all devices
     network: Section | None = None
 
     @property
@@ -60,24 +60,24 @@ class Trial:
 
 @dataclass(frozen=True)
 class Files:
-    """The files that the configs name, in one folder."""
+    """These are the files that the configs name, in one folder."""
 
     folder: Path
 
     def write(self) -> None:
-        """Texts and traces."""
+        """Write the texts and traces."""
         _write_texts(self.folder)
         _write_steps(self.folder / OUTAGES, "downlink_mbps,uplink_mbps", _OUTAGES)
         _write_steps(self.folder / BUSY, "speed_share", _BUSY)
 
     def write_profiles(self, host: DeviceProfile, trials: Sequence[Trial]) -> None:
-        """This machine at every slowdown that a trial asks for."""
+        """Write the profile of this machine at every slowdown that a trial asks for."""
         factors = {d.kind for trial in trials for d in trial.devices if not isinstance(d.kind, str)}
         text = "\n".join(calibrated_text(slowed(host, factor)) for factor in sorted(factors))
         (self.folder / PROFILES).write_text(text, "utf-8")
 
     def config(self, trial: Trial, message_s: float = 0.0) -> RunConfig:
-        """The trial's config, with so much more latency than the trial says."""
+        """Return the trial's config, with this latency added to that of the trial."""
         pacing = {"kind": "synchronous", "cohort": len(trial.devices)}
         content = {
             "name": "emulation",
@@ -117,7 +117,7 @@ def name_of(factor: float) -> str:
 
 
 def slowed(host: DeviceProfile, factor: float) -> DeviceProfile:
-    """The same machine, every part of a step ``factor`` times as long."""
+    """Return the profile of the same machine with every part of a step ``factor`` times as long."""
     assert host.measured
     rates = {bits: _slowed(found, factor) for bits, found in host.measured.items()}
     return replace(host, name=name_of(factor), measured=rates)
@@ -151,10 +151,10 @@ def _write_steps(path: Path, columns: str, rows: Sequence[tuple[float, ...]]) ->
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-# Down for 0.7 s of every 2.5, and for 1.2 s of every 7.5.
+# The link is down for 0.7 s of every 2.5 s, and for 1.2 s of every 7.5 s.
 _OUTAGES = (
     (0.0, 6.0, 4.0), (1.8, 0.0, 0.0), (2.5, 4.0, 2.5), (4.3, 0.0, 0.0), (5.0, 8.0, 5.0),
     (6.3, 0.0, 0.0), (7.5, 6.0, 4.0), (9.3, 0.0, 0.0), (10.0, 5.0, 3.0),
 )  # fmt: skip
-# What other apps leave of the processor.
+# The share of the processor that other apps leave, from each instant on.
 _BUSY = ((0.0, 1.0), (1.1, 0.45), (1.9, 0.7), (3.2, 0.3), (4.0, 0.9), (5.5, 0.6), (6.1, 1.0))

@@ -1,4 +1,4 @@
-"""Client processes on this machine, and the federations that are run with them."""
+"""Keeps client processes on this machine, and runs federations with them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from simulator.world.build import build_world
 
 HOST = "127.0.0.1"
 START_S = 300.0
-"""After which a client that has not connected is taken for dead."""
+"""The seconds after which a client that has not connected counts as dead."""
 
 
 @dataclass
 class Simulation:
-    """A log of a simulated run that keeps what a real one measures too."""
+    """This log of a simulated run keeps what a real run measures too."""
 
     clients: list[ClientRecord] = field(default_factory=list)
-    rounds: list[RoundRecord] = field(default_factory=list)  # the first is the initial model
+    rounds: list[RoundRecord] = field(default_factory=list)  # the first is of the initial model
     adapter_sha256: str = ""
 
     @property
@@ -49,7 +49,7 @@ class Simulation:
 
 
 class Workbench:
-    """So many client processes, each connected by TCP, and kept from one federation to the next.
+    """A workbench keeps client processes, connected by TCP, from one federation to the next.
 
     Use as a context manager: it ends them.
     """
@@ -93,7 +93,7 @@ class Workbench:
         slowdowns: Sequence[float | None],
         openings_s: Sequence[float] = (),
     ) -> Emulation:
-        """The federation of a config, for real; ``slowdowns`` as in an ``Enrolment``."""
+        """Run the federation of a config in real time; ``slowdowns`` are as in an ``Enrolment``."""
         peers = self._peers[: len(slowdowns)]
         for device_id, (peer, slowdown) in enumerate(zip(peers, slowdowns, strict=True)):
             peer.control.send(Enrolment(config, device_id, slowdown))
@@ -105,7 +105,7 @@ class Workbench:
         return Server(federation, peers, self._uplink).run(openings_s)
 
     def simulate(self, config: RunConfig) -> Simulation:
-        """The same federation, simulated."""
+        """Simulate the same federation."""
         world, log = build_world(config, "an emulation"), Simulation()
         federation = federation_of(config, world, self._trainers.get(config, world))
         log.adapter_sha256 = simulate(federation, log).state.adapter.digest

@@ -22,7 +22,7 @@ from peers.job import save  # noqa: E402  # not before: it takes torch, which no
 
 out, started_s = Path(result_folder), float(os.environ["BENCH_STARTED_S"])
 save(adapter, out / "adapter.safetensors")
-begun = out / "begun"  # of Job.begin, in whatever process came first
+begun = out / "begun"  # written by Job.begin in the first process that calls it
 times = {
     "imports_s": imported_s - started_s,
     "first_batch_s": float(begun.read_text()) - started_s if begun.exists() else None,

@@ -34,28 +34,28 @@ from traces.arrays import FloatArray
 
 @dataclass(frozen=True)
 class Size:
-    """The size of the job: how much is trained, and of what."""
+    """A size says how much is trained, and of what."""
 
     clients: int = 20
     cohort: int = 20
     steps: int = 10
     batch_size: int = 16
-    rounds: int = 10  # batches are exported for
+    rounds: int = 10  # rounds for which batches are exported
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Way:
-    """The way in which FedClock and the others compute; ``attention`` is that of the others."""
+    """A way says how FedClock and the others compute; ``attention`` is that of the others."""
 
-    training: dict[str, Any] = field(default_factory=dict)  # as shipped
-    attention: str = "sdpa"  # what transformers takes by itself
+    training: dict[str, Any] = field(default_factory=dict)  # by default FedClock's own defaults
+    attention: str = "sdpa"  # the default of transformers
     threads: int = 1
     workers: int = 1
 
 
 class Recorder:
-    """Trains nothing and keeps the jobs."""
+    """This trainer trains nothing and keeps the jobs."""
 
     def __init__(self, num_blocks: int) -> None:
         self._null = NullTrainer(num_blocks)
@@ -79,7 +79,7 @@ class Recorder:
 
 
 def experiment(size: Size, training: dict[str, Any] | str) -> dict[str, Any]:
-    """The job as FedClock's config: every device of the fleet holds every plan."""
+    """Return the job as FedClock's config: every device of the fleet holds every plan."""
     divided = size.clients == size.cohort
     return {
         "name": "bench",
@@ -99,7 +99,7 @@ def experiment(size: Size, training: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def export(folder: Path, size: Size, way: Way) -> None:
-    """Write the job for everyone into a new folder."""
+    """Write the job for all participants into a new folder."""
     folder.mkdir()
     file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(experiment(size, "none")), "utf-8")
@@ -140,7 +140,7 @@ def export(folder: Path, size: Size, way: Way) -> None:
 
 
 def arrays_of(world: World, recorder: Recorder, lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """Labels, shards one after the other with their ends, and the batches."""
+    """Return the labels, the shards joined with the end of each, and the batches."""
     jobs = recorder.rounds[0]
     return {
         "labels": world.task.groups("train"),
@@ -166,7 +166,7 @@ def batches_of(job: TrainingJob, lengths: np.ndarray) -> list[np.ndarray]:
 
 
 def flops_of(world: World, recorder: Recorder, lengths: np.ndarray) -> float:
-    """FLOPs that a round needs, the mean of all. (rounds, clients, steps): tokens of each text."""
+    """Return the FLOPs of a mean round, by the tokens of each text (rounds, clients, steps)."""
     model, plan = world.model, recorder.rounds[0][0].plan
     blocks = block_terms(model, plan.terms)
     values, counts = np.unique(lengths, return_counts=True)

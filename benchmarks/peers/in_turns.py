@@ -1,4 +1,4 @@
-"""python -m peers.in_turns JOB ROUNDS: FedClock and the loop by hand, client by client in turns.
+"""Trains FedClock and the loop by hand in turns, client by client: ``peers.in_turns JOB ROUNDS``.
 
 Both in one process, on the same batches, so that what else the machine does falls on both alike.
 Prints seconds of a client and round for each round but the last: all of FedClock's run, from
@@ -32,15 +32,15 @@ from simulator.world.build import World
 from traces.arrays import FloatArray
 
 TOLERANCE = 1e-4
-"""How far their adapters may be apart at the end: rounding, through Adam."""
+"""The largest difference between the adapters at the end, which comes of rounding through Adam."""
 
 
 class InTurns:
-    """A trainer that lets the loop train the same client after each of its own."""
+    """This trainer lets the loop train the same client after each of its own."""
 
     def __init__(self, inner: Trainer, job: Job) -> None:
         self._inner, self._job, self.loop = inner, job, Loop(job)
-        self.began_s: list[float] = []  # each round
+        self.began_s: list[float] = []  # the start of each round
         self.loop_s: list[float] = []
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
@@ -69,7 +69,7 @@ class InTurns:
         return self._inner.block_fisher(adapter)
 
     def pairs(self) -> list[tuple[float, float]]:
-        """Seconds of a client, FedClock's and the loop's, in each round that another follows."""
+        """Return a client's seconds by FedClock and by the loop, for each round but the last."""
         num_clients = len(self._job.shards)
         return [
             ((ends_s - began_s - loop_s) / num_clients, loop_s / num_clients)
@@ -80,7 +80,7 @@ class InTurns:
 
 
 class InTurnsTrainers(Trainers):
-    """Trainers that take turns with the loop, in this process."""
+    """These trainers take turns with the loop, in this process."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(workers=1)
@@ -92,7 +92,7 @@ class InTurnsTrainers(Trainers):
 
 
 def take_turns(folder: Path, rounds: int) -> list[tuple[float, float]]:
-    """See InTurns.pairs. Raises ValueError where the two did not take the same steps."""
+    """Return ``InTurns.pairs``. Raises ValueError where the two did not take the same steps."""
     with InTurnsTrainers(folder) as trainers:
         arrays = run_here(folder, rounds, trainers)
         ours = {name: torch.from_numpy(array) for name, array in arrays.items()}

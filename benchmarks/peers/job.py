@@ -1,4 +1,4 @@
-"""The job that everyone is given, as files; needs numpy, torch, transformers and peft alone."""
+"""Loads the job of all participants; needs numpy, torch, transformers and peft alone."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from transformers.utils import logging
 from peers.settings import Settings, begin, read_settings
 
 State = dict[str, torch.Tensor]
-"""What trains, named as in the files that peft writes."""
+"""The trained tensors, named as in the files that peft writes."""
 
 
 class Batch(NamedTuple):
-    """Texts padded to the longest of them."""
+    """A batch holds texts padded to the longest of them."""
 
     ids: torch.Tensor  # (B, T)
     mask: torch.Tensor  # (B, T)
@@ -34,14 +34,14 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """Texts as tokens, shards, the adapter to start from, and FedClock's own batches."""
+    """A job holds tokenized texts, shards, the initial adapter, and FedClock's own batches."""
 
     settings: Settings
     ids: list[np.ndarray]
     labels: np.ndarray
     shards: list[np.ndarray]
     initial: State
-    batches: np.ndarray  # (rounds, clients, steps, batch size), those that FedClock draws
+    batches: np.ndarray  # (rounds, clients, steps, batch size): the batches that FedClock draws
 
     @classmethod
     def load(cls, folder: Path) -> Job:
@@ -60,13 +60,13 @@ class Job:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(n,): tokens of each text."""
+        """Return (n,): the number of tokens of each text."""
         return np.array([len(row) for row in self.ids])
 
     def network(self) -> Any:
-        """The model with peft's layers and the initial adapter; only what trains has gradients."""
+        """Return the model with peft's layers and the initial adapter, which alone is trained."""
         own = self.settings
-        logging.set_verbosity_error()  # the head is untrained on purpose
+        logging.set_verbosity_error()  # no warning that the head is untrained, which is intended
         logging.disable_progress_bar()
         config = AutoConfig.from_pretrained(
             own.model,
@@ -90,12 +90,12 @@ class Job:
         return network
 
     def draw(self, client: int, rng: np.random.Generator) -> np.ndarray:
-        """(steps, batch size): a client's examples for one round, without replacement."""
+        """Return (steps, batch size): a client's examples for one round, without replacement."""
         shape = (self.settings.steps, self.settings.batch_size)
         return rng.choice(self.shards[client], np.prod(shape), replace=False).reshape(shape)
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """These texts."""
+        """Return these texts as a batch."""
         begin()
         lengths = self.lengths[indices]
         ids = np.zeros((len(indices), lengths.max()), dtype=np.int64)
@@ -106,7 +106,7 @@ class Job:
         return Batch(*(torch.from_numpy(array) for array in arrays))
 
     def optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Everyone's."""
+        """Return the optimizer that all participants use."""
         own = self.settings
         return torch.optim.AdamW(
             [parameter for parameter in parameters if parameter.requires_grad],
@@ -116,7 +116,7 @@ class Job:
         )
 
     def train_client(self, network: Any, batches: Iterable[np.ndarray]) -> None:
-        """Steps on these batches, with an optimizer of their own."""
+        """Take steps on these batches, with an optimizer of their own."""
         optimizer = self.optimizer(network.parameters())
         for indices in batches:
             loss_of(network, self.batch(indices)).backward()
@@ -125,20 +125,20 @@ class Job:
 
 
 def tokens(settings: Settings, texts: list[str]) -> list[np.ndarray]:
-    """Each text as the model reads it."""
+    """Return the token ids of each text."""
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     ids = tokenizer(texts, truncation=True, max_length=settings.max_length)["input_ids"]
     return [np.array(row) for row in ids]
 
 
 def loss_of(network: Any, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy."""
+    """Return the mean cross-entropy of a batch."""
     logits = network(input_ids=batch.ids, attention_mask=batch.mask).logits
     return functional.cross_entropy(logits, batch.labels)
 
 
 def trained(network: torch.nn.Module, prefix: str = "") -> State:
-    """The parameters that train, by their names in peft's files."""
+    """Return the parameters that train, by their names in peft's files."""
     return {
         name.removeprefix(prefix).replace(".modules_to_save", "").replace(".default", ""): parameter
         for name, parameter in network.named_parameters()
@@ -148,16 +148,16 @@ def trained(network: torch.nn.Module, prefix: str = "") -> State:
 
 @torch.no_grad()
 def assign(parameters: State, values: Mapping[str, torch.Tensor]) -> None:
-    """Overwrite parameters."""
+    """Overwrite parameters with these values."""
     for name, parameter in parameters.items():
         parameter.copy_(values[name])
 
 
 def copy_of(parameters: State) -> State:
-    """Values that stay as they are."""
+    """Return a copy of the values of parameters."""
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
 def save(state: State, file: Path) -> None:
-    """A file that ``load_file`` reads."""
+    """Write tensors as a file that ``load_file`` reads."""
     save_file({name: value.detach().contiguous() for name, value in state.items()}, file)

@@ -11,7 +11,7 @@ from peers.job import Job, State, assign, copy_of, trained
 
 
 class Loop:
-    """Federated averaging, client by client."""
+    """A loop does federated averaging, client by client."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -22,14 +22,14 @@ class Loop:
         self._total = self._nothing()
 
     def client(self, client: int, batches: np.ndarray) -> None:
-        """Train one, on (steps, batch size) of examples."""
+        """Train one client on the examples (steps, batch size)."""
         assign(self._parameters, self.state)
         self._job.train_client(self._network, batches)
         for name, parameter in self._parameters.items():
             self._total[name] += self._weights[client] * parameter.detach()
 
     def end_round(self) -> None:
-        """The average of those trained is what the next ones start from."""
+        """Set the model to the average of those trained, from which the next clients start."""
         self.state, self._total = self._total, self._nothing()
 
     def _nothing(self) -> State:
@@ -37,7 +37,7 @@ class Loop:
 
 
 def train(folder: Path, rounds: int) -> State:
-    """Batches drawn at random, padded to the longest."""
+    """Train on batches drawn at random, padded to the longest text."""
     job = Job.load(folder)
     rng = np.random.default_rng(job.settings.seed)
     clients = range(len(job.shards))
@@ -45,7 +45,7 @@ def train(folder: Path, rounds: int) -> State:
 
 
 def run(job: Job, rounds: list[list[np.ndarray]]) -> State:
-    """Federated averaging over these batches of each round and client."""
+    """Do federated averaging over these batches of each round and client."""
     loop = Loop(job)
     for clients in rounds:
         for client, batches in enumerate(clients):

@@ -21,7 +21,7 @@ BENCHMARKS = Path(__file__).parents[1]
 
 
 class RunError(Exception):
-    """A participant did not end well; the message is its last line."""
+    """This error says that a participant did not end well, in its last line."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Participant:
 
 @dataclass(frozen=True)
 class Run:
-    """The measured times and memory of one process, from its start to its end."""
+    """A run holds the measured times and memory of one process, from its start to its end."""
 
     participant: str
     rounds: int
     imports_s: float
-    first_batch_s: float  # since the start, as all of these
+    first_batch_s: float  # since the start, as imports_s and trained_s are too
     trained_s: float
-    cpu_s: float  # of the process and of those it waited for
-    peak_bytes: int  # of this process alone
-    tree_peak_bytes: int  # proportional set sizes of it and all below it, sampled
+    cpu_s: float  # processor time of the process and of its children that have ended
+    peak_bytes: int  # peak of this process alone
+    tree_peak_bytes: int  # sampled peak of the proportional set sizes of it and its descendants
 
 
 def measure(participant: Participant, job: Path, rounds: int, out: Path) -> Run:
@@ -61,7 +61,8 @@ def measure(participant: Participant, job: Path, rounds: int, out: Path) -> Run:
         try:
             _, status, usage = os.wait4(process.pid, 0)
         finally:
-            with suppress(ProcessLookupError):  # whom it has left behind, or all on Ctrl-C
+            # Ends processes that the run has left behind, or all of them on Ctrl-C.
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             tree.stop()
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -95,7 +96,8 @@ def _environment(job: Path, out: Path) -> dict[str, str]:
 
 
 class _Tree:
-    """Watches the memory of a process and of all below it; ends it after ``LIMIT_S``."""
+    """This thread watches the memory of a process and of all below it, and ends it after
+    ``LIMIT_S``."""
 
     def __init__(self, pid: int) -> None:
         self.peak_bytes = 0

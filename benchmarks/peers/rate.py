@@ -1,4 +1,4 @@
-"""python -m peers.rate DTYPE PROCESSES: FLOP/s of matrix products on so many processes at once."""
+"""Measures the FLOP/s of matrix products: ``python -m peers.rate DTYPE PROCESSES``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WINDOW_S = 2.0
 
 
 def rate(dtype: str, barrier: Barrier) -> float:
-    """FLOP/s of one process and thread, while the others compute too."""
+    """Return the FLOP/s of one process with one thread, while the others compute too."""
     torch.set_num_threads(1)
     a, b = (torch.randn(SIDE, SIDE, dtype=getattr(torch, dtype)) for _ in range(2))
     for _ in range(3):

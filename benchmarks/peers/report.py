@@ -24,7 +24,7 @@ Rows = Sequence[dict[str, Any]]
 
 @dataclass
 class Findings:
-    """Everything that was found, as it goes into the file."""
+    """Findings are everything that was measured, as it goes into the file."""
 
     facts: dict[str, Any]
     size: dict[str, int]
@@ -32,23 +32,23 @@ class Findings:
     failures: dict[str, str] = field(default_factory=dict)
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     rates: list[dict[str, float]] = field(default_factory=list)
-    fleets: dict[int, int] = field(default_factory=dict)  # peak bytes by clients
+    fleets: dict[int, int] = field(default_factory=dict)  # peak bytes by number of clients
     flops_per_round: list[float] = field(default_factory=list)
     accuracy: dict[str, list[float]] = field(default_factory=dict)  # after the longer runs
-    # Of each repeat and round, FedClock's seconds of a client and the loop's, in turns.
+    # For each repeat and round, the seconds of a client by FedClock and by the loop, in turns.
     turns: list[list[tuple[float, float]]] = field(default_factory=list)
 
     def of(self, job: str, name: str) -> Rows:
-        """The runs of one participant, in order."""
+        """Return the runs of one participant, in order."""
         return [run for run in self.runs.get(job, ()) if run["participant"] == name]
 
     def names(self, job: str) -> list[str]:
-        """Who came through at both numbers of rounds, as often as anyone."""
+        """Return the participants that completed all repeats at both numbers of rounds."""
         every = dict.fromkeys(run["participant"] for run in self.runs.get(job, ()))
         return [name for name in every if name not in self.failures]
 
     def round_s(self, job: str, name: str, key: str = "trained_s") -> list[float]:
-        """Seconds a round of each repeat: the slope between its two numbers of rounds."""
+        """Return the seconds a round of each repeat: the slope between two numbers of rounds."""
         rows, apart = self.of(job, name), self.rounds[1] - self.rounds[0]
         return [
             (more[key] - less[key]) / apart
@@ -57,7 +57,7 @@ class Findings:
 
 
 def facts(cores: int) -> dict[str, Any]:
-    """Versions and machine."""
+    """Return the versions and the machine as text."""
     known = provenance()
     return {
         "processor": _processor(),
@@ -79,19 +79,19 @@ def _processor() -> str:
 
 
 def told(values: Sequence[float], form: Callable[[float], str]) -> str:
-    """Median, and the range where there are several."""
+    """Return the median as text, and the range where there are several values."""
     if len(values) < 2:
         return form(median(values))
     return f"{form(median(values))} ({form(min(values))} to {form(max(values))})"
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Repeat by repeat."""
+    """Return the ratio of two series, repeat by repeat."""
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def table(findings: Findings) -> str:
-    """All of it in Markdown."""
+    """Return all findings in Markdown."""
     own = findings.size
     head = (
         f"{findings.facts['processor']}, {findings.facts['cores']} cores; "

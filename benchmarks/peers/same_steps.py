@@ -1,4 +1,4 @@
-"""The loop by hand on the very batches that FedClock draws."""
+"""Trains as the loop by hand does, on the very batches that FedClock draws."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from peers.loop import run
 
 
 def train(folder: Path, rounds: int) -> State:
-    """The first rounds of those that were exported."""
+    """Train on the exported batches of the first rounds."""
     job = Job.load(folder)
     return run(job, list(job.batches[:rounds]))

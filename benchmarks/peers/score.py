@@ -1,4 +1,4 @@
-"""python -m peers.score JOB ADAPTER...: accuracy of each adapter on all test texts, by one code."""
+"""Tests each adapter on all test texts: ``python -m peers.score JOB ADAPTER...``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = 50
 
 @torch.no_grad()
 def accuracies(folder: Path, adapters: list[Path]) -> list[float]:
-    """Shares of the test texts that each adapter classifies rightly, in fp32."""
+    """Return the share of the test texts that each adapter classifies rightly, in fp32."""
     job, labels = Job.load(folder), np.load(folder / "arrays.npz")["test_labels"]
     ids = tokens(job.settings, json.loads((folder / "test.json").read_text()))
     tested = Job(job.settings, ids, labels, [], {}, job.batches)

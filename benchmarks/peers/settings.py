@@ -1,4 +1,4 @@
-"""Numbers of the job, and its beginning: all of it that takes no torch."""
+"""Reads the settings of the job, without torch."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import NamedTuple
 
 
 class Settings(NamedTuple):
-    """Numbers of the job."""
+    """Settings are the numbers of the job."""
 
-    model: str  # a directory
-    max_length: int  # tokens
-    attention: str  # "sdpa" is what transformers takes by itself
+    model: str  # the model's directory
+    max_length: int  # in tokens
+    attention: str  # "sdpa" is the default of transformers
     targets: list[str]
     rank: int
     alpha: float
     num_classes: int
     learning_rate: float
     weight_decay: float
-    steps: int  # of each client in each round
+    steps: int  # steps of each client in each round
     batch_size: int
     seed: int
-    threads: int  # of each process that trains; FedClock's own choice is one
-    workers: int  # processes of FedClock
+    threads: int  # threads of each process that trains; FedClock's own choice is one
+    workers: int  # number of FedClock's training processes
 
 
 def read_settings(folder: Path) -> Settings:

@@ -1,4 +1,4 @@
-"""A virtual environment for each framework, which torch, transformers and peft shine through into.
+"""Makes a virtual environment for each framework, which can import torch, transformers and peft.
 
 Their requirements contradict ours and one another, so each has its own, below .bench/, and torch
 is never installed in it: FedClock's own packages come after the framework's on its path.
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2] / ".bench"
 
 @dataclass(frozen=True)
 class Framework:
-    """The packages that pip is asked for; ``alone`` installs ``needs`` in place of its own list."""
+    """A framework has packages for pip; ``alone`` installs ``needs`` in place of its own list."""
 
     package: str
     alone: bool = False
@@ -30,7 +30,7 @@ class Framework:
 FRAMEWORKS = {
     "pfl": Framework("pfl==0.6.0"),
     "Flower": Framework("flwr[simulation]==1.41.0"),
-    # It asks for torchvision, which a run does not import.
+    # FLGo's own requirements include torchvision, which a run does not import.
     "FLGo": Framework(
         "flgo==0.4.4",
         alone=True,
@@ -41,11 +41,11 @@ FRAMEWORKS = {
 
 
 class InstallError(Exception):
-    """The framework cannot be had; the message says why."""
+    """This error says why a framework cannot be installed."""
 
 
 def python_of(name: str, framework: Framework, root: Path = ROOT) -> Path:
-    """The interpreter of this framework's environment, made where it is not there yet.
+    """Return the interpreter of a framework's environment, which is made if it is not there yet.
 
     Raises InstallError with pip's last line.
     """
@@ -58,7 +58,9 @@ def python_of(name: str, framework: Framework, root: Path = ROOT) -> Path:
     print(f"installing {framework.package} into {folder}", file=sys.stderr)
     _call([sys.executable, "-m", "venv", "--clear", str(folder)])
     install = [str(python), "-m", "pip", "install", "--quiet"]
-    numpy = f"numpy=={importlib.metadata.version('numpy')}"  # torch's neighbour, as it is here
+    numpy = (
+        f"numpy=={importlib.metadata.version('numpy')}"  # the version that torch here is used with
+    )
     _call([*install, framework.package, *(["--no-deps"] if framework.alone else [numpy])])
     if framework.needs:
         _call([*install, numpy, *framework.needs])
@@ -72,7 +74,7 @@ def _share(python: Path) -> None:
     ours = sysconfig.get_path("purelib")
     ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
     theirs = Path(_call([str(python), "-c", ask]).strip())
-    line = f"import site; site.addsitedir({ours!r})\n"  # reads the .pth files there, too
+    line = f"import site; site.addsitedir({ours!r})\n"  # addsitedir reads the .pth files there too
     (theirs / "zz_shared.pth").write_text(line)
 
 

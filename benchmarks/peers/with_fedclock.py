@@ -1,4 +1,4 @@
-"""FedClock, from its YAML to its run folder, without its cache of results.
+"""Trains by FedClock, from its YAML to its run folder, without its cache of results.
 
 The process that is measured imports what it needs itself: no torch, where it has workers.
 """
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Noting:
-    """A trainer that notes when it is first asked."""
+    """This trainer notes when it is first asked."""
 
     def __init__(self, inner: Trainer) -> None:
         self._inner = inner
@@ -69,14 +69,14 @@ class Noting:
 
 
 class NotingTrainers(Trainers):
-    """Trainers that note when the first is first asked."""
+    """These trainers note when the first of them is first asked."""
 
     def get(self, config: RunConfig, world: World) -> Trainer:
         return Noting(super().get(config, world))
 
 
 def train(folder: Path, rounds: int, *overrides: str) -> State:
-    """A run in a folder of its own, as the settings have it."""
+    """Carry out a run in a folder of its own, by the settings."""
     with NotingTrainers(read_settings(folder).workers) as trainers:
         arrays = run_here(folder, rounds, trainers, *overrides)
     import torch

@@ -1,4 +1,4 @@
-"""FedClock in one process, which imports torch, transformers and peft as the loop does."""
+"""Trains by FedClock in one process, with torch, transformers and peft imported as in the loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FLGo: gen_task with a benchmark of our own, init with FedAvg, run."""
+"""Trains by FLGo: gen_task with a benchmark of our own, init with FedAvg, run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peers.job import State, copy_of, trained
 
 
 def train(folder: Path, rounds: int) -> State:
-    """Every client in every round, without its evaluations."""
+    """Train every client in every round, without FLGo's evaluations."""
     job = the_job()
     own = job.settings
     with tempfile.TemporaryDirectory() as scratch:
@@ -33,7 +33,7 @@ def train(folder: Path, rounds: int) -> State:
             "no_log_console": True,
             "no_tqdm": True,
         }
-        model = flgo.convert_model(lambda: job.network(), "adapted")  # a function, no method
+        model = flgo.convert_model(lambda: job.network(), "adapted")  # FLGo takes no bound method
         runner = flgo.init(task, fedavg, option, model)
         runner.run()
     return copy_of(trained(runner.model, "model."))

@@ -1,4 +1,4 @@
-"""Flower: a ServerApp with FedAvg and a ClientApp on Ray, as many workers as cores.
+"""Trains by Flower: a ServerApp with FedAvg and a ClientApp on Ray, as many workers as cores.
 
 Kinder than its examples, which load the model again in every call: a worker keeps it.
 """
@@ -25,7 +25,7 @@ client_app = ClientApp()
 
 @cache
 def of_this_worker(folder: str) -> tuple[Job, Any]:
-    """The job and the model, once a process; workers share the cores out among them."""
+    """Return the job and the model, made once in each process; workers share the cores."""
     job = Job.load(Path(folder))
     torch.set_num_threads(1)
     return job, job.network()
@@ -33,7 +33,7 @@ def of_this_worker(folder: str) -> tuple[Job, Any]:
 
 @client_app.train()
 def fit(message: Message, context: Context) -> Message:
-    """One client's steps."""
+    """Take the steps of one client."""
     job, network = of_this_worker(os.environ["BENCH_JOB"])
     parameters = trained(network)
     assign(parameters, message.content["arrays"].to_torch_state_dict())
@@ -49,7 +49,7 @@ def fit(message: Message, context: Context) -> Message:
 
 
 def train(folder: Path, rounds: int) -> State:
-    """Every client in every round."""
+    """Train every client in every round."""
     job = Job.load(folder)
     server_app, found, clients = ServerApp(), {}, len(job.shards)
 

@@ -1,4 +1,4 @@
-"""pfl: FederatedAveraging with a PyTorchModel on a SimulatedBackend."""
+"""Trains by pfl: FederatedAveraging with a PyTorchModel on a SimulatedBackend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peers.job import Job, State, copy_of, loss_of, trained
 
 
 class Network(torch.nn.Module):
-    """The model as pfl wants it: a loss and metrics of a user's data, here indices of texts."""
+    """This network is the model as pfl wants it: a loss and metrics of a user's data."""
 
     def __init__(self, job: Job) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Network(torch.nn.Module):
 
 
 def train(folder: Path, rounds: int) -> State:
-    """Every user in every central iteration."""
+    """Train every user in every central iteration."""
     job = Job.load(folder)
     own = job.settings
     rng = np.random.default_rng(own.seed)

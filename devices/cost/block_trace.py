@@ -20,15 +20,15 @@ TensorKind = Literal[
     "plain",  # as computed, not saved
     "planned",  # saved at the bits of the plan
     "attention",  # saved at the bits of the plan, but at least 8
-    "packing",  # needed while a saved tensor is packed
-    "unpacking",  # needed while one is unpacked
+    "packing",  # scratch memory while a saved tensor is packed
+    "unpacking",  # scratch memory while a saved tensor is unpacked
     "weight",  # a frozen weight converted to the operand width
-    "unpacking weight",  # needed while a frozen weight is unpacked
+    "unpacking weight",  # scratch memory while a frozen weight is unpacked
 ]
 
 
 class LayerState(NamedTuple):
-    """The state of one layer's terms that a trace depends on; their number is not part of it."""
+    """A layer state says what a trace depends on of a layer's terms, but not their number."""
 
     holds: bool
     trains: bool
@@ -46,28 +46,28 @@ class BlockPattern(NamedTuple):
 class TracedTensor(NamedTuple):
     """A traced tensor is one storage that lived while the block ran."""
 
-    elements: int  # in total, or for each term of ``layer``
-    bits: int  # of an element as computed
+    elements: int  # number in total, or for each term of ``layer``
+    bits: int  # bits of an element as computed
     layer: int | None  # the layer with whose held terms the size grows; None for a fixed size
     kind: TensorKind = "plain"
 
 
 @dataclass(frozen=True, eq=False)
 class PassTrace:
-    """The trace of one pass through a block.
+    """A pass trace records one pass through a block, forward or backward.
 
-    Amounts are (1 + layers,): a fixed amount, and that for each held term of each layer.
+    Amounts are (1 + layers,): a fixed amount, then the amount for each held term of each layer.
     """
 
     flops: IntArray
-    moved_bytes: IntArray  # read and written by operators
+    moved_bytes: IntArray  # bytes that operators read and write
     conversions: IntArray  # (layers,): how often each layer's weight is converted
     live: BoolArray  # (instants, tensors): which tensors live at the instants that may be a peak
 
 
 @dataclass(frozen=True, eq=False)
 class BlockTrace:
-    """The trace of one block of a pattern, run forward and backward."""
+    """A block trace records one block of a pattern, run forward and backward."""
 
     tensors: tuple[TracedTensor, ...]
     forward: PassTrace
@@ -77,15 +77,15 @@ class BlockTrace:
 
 
 class FrameTrace(NamedTuple):
-    """The trace of a model without its blocks."""
+    """A frame trace records the run of a model without its blocks."""
 
     forward_flops: int
     backward_flops: int
-    argument_bytes: tuple[int, ...]  # of each argument of a block besides the hidden states
-    first_bytes: int  # what lives while the first block runs, without its input
-    later_bytes: int  # what lives while any other block runs, without its input
-    head_bytes: int  # what lives after the forward pass
-    head_peak_bytes: int  # at the most from the last block's output to the gradient of it
+    argument_bytes: tuple[int, ...]  # size of each argument of a block besides the hidden states
+    first_bytes: int  # held while the first block runs, without its input
+    later_bytes: int  # held while any other block runs, without its input
+    head_bytes: int  # held after the forward pass
+    head_peak_bytes: int  # the most held from the last block's output to its gradient
 
 
 class Tracer(Protocol):

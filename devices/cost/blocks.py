@@ -20,7 +20,7 @@ gradient.
 
 
 class BatchShape(NamedTuple):
-    """The shape of one batch as a simulated device computes it."""
+    """A batch shape describes one batch as a simulated device computes it."""
 
     size: int  # b
     length: int  # s, tokens of each sequence after padding
@@ -29,7 +29,7 @@ class BatchShape(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """T = b s, the tokens of the batch with padding."""
+        """Return T = b s, the tokens of the batch with padding."""
         return self.size * self.length
 
     def num_bytes(self, elements: int) -> int:
@@ -38,7 +38,7 @@ class BatchShape(NamedTuple):
 
 
 class BlockTerms(NamedTuple):
-    """The numbers of LoRA terms in one block, by linear layer as in ``ModelSpec.linears``."""
+    """Block terms count one block's LoRA terms by layer, in the order of ``ModelSpec.linears``."""
 
     held: tuple[int, ...]
     trained: tuple[int, ...]
@@ -47,17 +47,17 @@ class BlockTerms(NamedTuple):
 
     @property
     def trains_a(self) -> tuple[bool, ...]:
-        """Which layers have a trained A, whose gradient needs their input."""
+        """Return which layers have a trained A, whose gradient needs their input."""
         return tuple(count > 0 and "a" in self.trained_factors for count in self.trained)
 
     @property
     def trains_b(self) -> tuple[bool, ...]:
-        """Which layers have a trained B, whose gradient needs A x."""
+        """Return which layers have a trained B, whose gradient needs A x."""
         return tuple(count > 0 and "b" in self.trained_factors for count in self.trained)
 
 
 class GradientFlow(NamedTuple):
-    """Which inputs and outputs need a gradient, by linear layer as in ``ModelSpec.linears``."""
+    """A gradient flow says which inputs and outputs of each linear layer need a gradient."""
 
     inputs: tuple[bool, ...]
     outputs: tuple[bool, ...]
@@ -79,7 +79,7 @@ def block_terms(model: ModelSpec, terms: TermGrid) -> tuple[BlockTerms, ...]:
 def _counts(grid: BoolArray, columns: Sequence[int | None]) -> list[tuple[int, ...]]:
     """Return the terms by block and linear layer; a layer without a column has no LoRA."""
     rows = list(map(tuple, grid.sum(axis=2).tolist()))
-    counts = {  # worked out once for equal rows, of which there are many
+    counts = {  # many rows are equal, so each distinct one is counted once
         row: tuple([0 if column is None else row[column] for column in columns])
         for row in set(rows)
     }

@@ -28,7 +28,7 @@ class Demand(NamedTuple):
     """
 
     forward_flops: int
-    backward_flops: int  # including the blocks that are computed again
+    backward_flops: int  # with the recomputation of blocks
     traffic: Traffic
     memory: MemoryBreakdown
     download_bytes: int
@@ -37,7 +37,7 @@ class Demand(NamedTuple):
 
 
 class DemandOf(Protocol):
-    """A function that returns the demand of a plan without absent blocks."""
+    """A demand function returns the demand of a plan without absent blocks."""
 
     def __call__(
         self,
@@ -92,7 +92,8 @@ class ClosedFormCost:
 
         Raises ValueError where the profile has no rate for ``compute_bits``.
         """
-        plan = plan.compact()  # costs depend on how many blocks are absent, not on which
+        # Costs depend on how many blocks are absent, not on which, so such plans share one demand.
+        plan = plan.compact()
         demand = self._demands.get(plan.workload)
         if demand is None:
             if len(self._demands) >= MAX_REMEMBERED:

@@ -8,7 +8,7 @@ from devices.fleet.profile import DeviceProfile
 
 
 class RoundEnergy(NamedTuple):
-    """The joules that a device drew in one round, by what it was doing."""
+    """A round energy holds the joules that a device drew in one round, by what it was doing."""
 
     compute_j: float
     radio_j: float

@@ -84,7 +84,7 @@ def _attention_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape) 
     query, key, value = gradient_flow(block).outputs[:3]
     products = query + key + value + (query or key)
     if products and model.attention == "sdpa":
-        products = 5  # flash attention computes the scores again
+        products = 5  # one more than the four, since flash attention computes the scores again
     return products * _attention_product(model, batch)
 
 

@@ -26,23 +26,23 @@ MAX_AMOUNT = 1e30
 
 
 class OutsideMeasuredError(ValueError):
-    """A plan is outside the range of the measured steps, or its device was not measured."""
+    """This error says that a plan lies outside the measured steps, or its device has none."""
 
 
 @dataclass(frozen=True)
 class MeasuredStep:
     """A measured step is one configuration, its closed-form demand and the seconds it took."""
 
-    device: str  # name of the profile that the table is of
+    device: str  # name of the profile
     model: str
     compute_bits: int
     depth: int
     quantized_blocks: int
-    activation_bits: int  # of the quantized blocks
+    activation_bits: int  # bits of saved activations in the quantized blocks
     weight_format: str
     batch_size: int
     sequence_length: int
-    is_held_out: bool  # whether the fit of the profile left it out
+    is_held_out: bool  # True if the profile was fitted without this step
     forward_flops: float
     backward_flops: float
     forward_bytes: float
@@ -57,7 +57,7 @@ class MeasuredStep:
 
     @property
     def work(self) -> FloatArray:
-        """(5,): the FLOPs, the bytes moved, and the bytes cast, unpacked and packed."""
+        """Return (5,): the FLOPs, the bytes moved, and the bytes cast, unpacked and packed."""
         flops = self.forward_flops + self.backward_flops
         moved = self.forward_bytes + self.backward_bytes + self.optimizer_bytes
         return np.array([flops, moved, self.cast_bytes, self.unpacked_bytes, self.packed_bytes])
@@ -158,7 +158,7 @@ class MeasuredCost:
 
 @dataclass(frozen=True)
 class _Table:
-    """The measured steps of one device."""
+    """A table holds the measured steps of one device and interpolates between them."""
 
     device: str
     steps: tuple[MeasuredStep, ...]
@@ -173,7 +173,7 @@ class _Table:
         distance = np.linalg.norm(_place(self._works) - _place(work[None]), axis=1)
         nearest = np.argsort(distance, kind="stable")[:NEAREST]
         per_flop = np.array([self.steps[k].step_s / self._works[k, 0] for k in nearest])
-        if distance[nearest[0]] < 1e-12:  # it was measured itself
+        if distance[nearest[0]] < 1e-12:  # a step with this work was measured
             return float(per_flop[0] * work[0])
         weight = distance[nearest] ** -2.0
         return float(np.exp((weight * np.log(per_flop)).sum() / weight.sum()) * work[0])

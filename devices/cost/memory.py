@@ -47,7 +47,7 @@ GROUP_BYTES: dict[BlockFormat, int] = {
 
 
 class BlockWork(NamedTuple):
-    """The properties of one block that its memory depends on."""
+    """Block work holds the properties of one block that its memory depends on."""
 
     terms: BlockTerms
     activation_bits: int
@@ -55,25 +55,25 @@ class BlockWork(NamedTuple):
 
     @property
     def is_recomputed(self) -> bool:
-        """True if the block saves its input only and is computed again in the backward pass."""
+        """Return True if the block saves its input only, and is computed again going backward."""
         return self.activation_bits == 0 and self.terms.position != "below"
 
 
 class BlockMemory(NamedTuple):
-    """The bytes that one block holds between its passes, and needs besides while it computes."""
+    """Block memory holds the bytes of one block between its passes, and its peak in each pass."""
 
     held: int
     peaks: Peaks
 
 
 class BesideBlocks(NamedTuple):
-    """The bytes held beside the blocks, whatever a block does."""
+    """This record holds the bytes that live beside those of the blocks, by when they live."""
 
-    shared: int  # held by all blocks together between the passes
+    shared: int  # saved once for all blocks, between the passes
     first: int  # while the first block runs forward, besides its input
-    later: int  # while any other does
-    head: int  # held from the head's forward pass to its backward pass
-    head_peak: int  # at the most while the head and the loss run, in either pass
+    later: int  # while any other block runs forward, besides its input
+    head: int  # from the head's forward pass to its backward pass
+    head_peak: int  # the most while the head and the loss run, in either pass
 
 
 def step_memory(
@@ -125,7 +125,7 @@ def whole_memory(
     activations = beside.shared + below[-1]
     trained = model.trained_parameters(plan.terms)
     held_numbers = model.head_parameters + model.term_parameters(plan.terms.held)
-    # A proximal loss and a control variate's change are worked out from where training started.
+    # A proximal loss and a change of a control variate need a copy of the initial parameters.
     controlled = plan.terms.has_controls
     beside_trained = trained * ((plan.proximal_mu > 0 or controlled) + 2 * controlled)
     return MemoryBreakdown(
@@ -134,7 +134,8 @@ def whole_memory(
         gradients=FP32_BYTES * trained,
         optimizer=optimizer.state_bytes(model, plan.terms),
         activations=activations,
-        # What the head saves comes after the forward passes, and is gone before the backward ones.
+        # The head's tensors are made after the blocks' forward passes and freed before their
+        # backward passes, so the two peaks never add up.
         transient=max(peak - activations, beside.head_peak, beside.head) - beside.head,
         head=beside.head,
     )
@@ -238,7 +239,7 @@ def _head_transient(model: ModelSpec, blocks: Sequence[BlockTerms], batch: Batch
     """
     numbers = batch.tokens * model.hidden
     crosses = any(block.position != "below" for block in blocks)
-    num_tensors = 3 + (batch.bits < 32)  # the last is its input, where that is converted
+    num_tensors = 3 + (batch.bits < 32)  # a fourth is the fp32 copy of a narrower input
     norm = (num_tensors * FP32_BYTES * numbers + batch.num_bytes(numbers)) * (
         crosses and model.form == "llama"
     )

@@ -12,24 +12,24 @@ from devices.vocabulary.plan import TrainingPlan
 
 @dataclass(frozen=True)
 class MemoryBreakdown:
-    """The bytes held at the peak of a training step, by part."""
+    """A memory breakdown holds the bytes at the peak of a training step, by part."""
 
-    weights: int  # frozen base weights at their formats, embedding and pooler included
-    adapters: int  # held terms and head; the start of a proximal loss; control variates
-    gradients: int  # of trained terms and head
-    optimizer: int  # its state, such as AdamW's two fp32 moments
+    weights: int  # frozen base weights in their formats, with embedding and pooler
+    adapters: int  # held terms and head; initial parameters of a proximal loss; control variates
+    gradients: int  # gradients of trained terms and head
+    optimizer: int  # state of the optimizer, such as AdamW's two fp32 moments
     activations: int  # saved for the backward pass, packed where planned
-    transient: int  # of one block while its forward or backward pass runs
+    transient: int  # temporary tensors of one block while its forward or backward pass runs
     head: int  # logits, loss and what the head saves
 
     @cached_property
     def total(self) -> int:
-        """The bytes of all parts, which is the peak."""
+        """Return the bytes of all parts, which is the peak."""
         return sum(getattr(self, part.name) for part in fields(self))
 
 
 class StepTime(NamedTuple):
-    """The seconds of one training step, by phase."""
+    """A step time holds the seconds of one training step, by phase."""
 
     forward_s: float
     backward_s: float
@@ -40,14 +40,14 @@ class StepTime(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one plan on one device, without the time of its transfers."""
+    """A cost is that of one plan on one device, without the time of its transfers."""
 
     download_bytes: int
     upload_bytes: int
-    flops: float  # of all local steps
+    flops: float  # total of all local steps
     memory: MemoryBreakdown
     step: StepTime
-    train_s: float  # of all local steps
+    train_s: float  # total of all local steps
     compute_j: float  # energy drawn while training
 
 

@@ -30,7 +30,7 @@ class OptimizerCost:
     """The cost of an optimizer follows from its name and those options that add to its work."""
 
     name: OptimizerName = "adamw"
-    has_momentum: bool = False  # of SGD
+    has_momentum: bool = False  # True for SGD with momentum
     has_decay: bool = True
     clips: bool = False
 
@@ -62,7 +62,7 @@ class OptimizerCost:
 
     @property
     def accesses(self) -> int:
-        """Reads and writes of fp32 values for each trained parameter in one step.
+        """Return the reads and writes of fp32 values for each trained parameter in one step.
 
         AdamW and SGD run in one kernel: they read the parameter, its gradient and its state, and
         write the parameter and its state. Clipping reads the gradient for its norm, and reads and

@@ -46,7 +46,7 @@ class ProxyCost:
 
     @property
     def blocks_each(self) -> int:
-        """The number of blocks of the large model that one block of the proxy stands for."""
+        """Return the number of blocks of the large model that one block of the proxy stands for."""
         return self.large.model.num_blocks // self.proxy.num_blocks
 
     def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:

@@ -23,13 +23,13 @@ class SavedTensor(NamedTuple):
     """A saved tensor is kept from the forward to the backward pass."""
 
     elements: int
-    bits: int  # of one element as computed
+    bits: int  # bits of one element as computed
     precision: Literal["planned", "attention", "exact"] = "planned"
-    name: str = ""  # what it holds; equal names in a block are one tensor's parts
+    name: str = ""  # the content; tensors of one name in a block are parts of one tensor
 
     @property
     def raw_bytes(self) -> int:
-        """The bytes of the tensor as computed."""
+        """Return the bytes of the tensor as computed."""
         return self.elements * self.bits // 8
 
     def held_bytes(self, activation_bits: int) -> int:
@@ -51,7 +51,7 @@ def raw_bytes(tensors: Iterable[SavedTensor]) -> int:
 
 
 class SavedHalves(NamedTuple):
-    """The tensors that one block saves before and after the output of its attention."""
+    """Saved halves are the tensors that a block saves before and after its attention's output."""
 
     attention: list[SavedTensor]
     feed_forward: list[SavedTensor]
@@ -79,7 +79,7 @@ def _adapter_halves(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> S
     with the same input share it. Frozen weights and frozen terms need no input.
     """
     trains_a, trains_b = block.trains_a, block.trains_b
-    # Flash attention saves its own output, which the layer after it reads.
+    # Flash attention saves its output, which is also the input of the next layer.
     is_shared = model.attention == "sdpa" and gradient_flow(block).inputs[3]
     readers = [
         any(trains_a[:3]),
@@ -254,6 +254,6 @@ def head_tensors(
         scored = SavedTensor(batch.tokens * model.hidden, batch.bits)
         return [*norm, scored, *[SavedTensor(batch.size, INDEX_BITS)] * 2, *loss]
     pooled = [SavedTensor(batch.size * model.hidden, batch.bits)]
-    if model.family != "bert":  # the view of the first token keeps all tokens alive
+    if model.family != "bert":  # the saved view of the first token keeps all tokens in memory
         pooled.append(SavedTensor(batch.tokens * model.hidden, batch.bits))
     return [*pooled, *loss]

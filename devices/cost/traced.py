@@ -45,7 +45,7 @@ from traces.arrays import IntArray
 
 
 class _BlockDemand(NamedTuple):
-    """The demand of one block of a plan on any device."""
+    """A block demand is what one block of a plan asks of any device in one training step."""
 
     forward_flops: int
     backward_flops: int

@@ -27,7 +27,7 @@ RMS_NORM_BACKWARD = 19
 
 
 class Traffic(NamedTuple):
-    """The bytes read and written in one training step, by phase."""
+    """Traffic is the bytes read and written in one training step, by phase."""
 
     forward: int
     backward: int
@@ -38,7 +38,7 @@ class Traffic(NamedTuple):
 
     @property
     def quantize(self) -> int:
-        """The bytes of all conversions."""
+        """Return the bytes of all conversions."""
         return self.cast + self.unpacked + self.packed
 
 
@@ -65,7 +65,7 @@ def step_traffic(
 
 
 class HeadTraffic(NamedTuple):
-    """The bytes that the head and the loss move in each pass."""
+    """Head traffic is the bytes that the head and the loss move in each pass."""
 
     forward: int
     backward: int
@@ -141,7 +141,7 @@ def _pointwise_forward(model: ModelSpec, batch: BatchShape) -> int:
     if model.form != "llama":
         return batch.tokens * ((6 + 4) * model.hidden + 2 * model.ffn)
     rotated = sum(layer.out_features for layer in model.linears[:2])
-    by_head = 10 + 7 * (model.family == "qwen3")  # its queries and keys have norms of their own
+    by_head = 10 + 7 * (model.family == "qwen3")  # Qwen3 has norms on queries and keys
     return batch.tokens * ((6 + 14) * model.hidden + 5 * model.ffn + by_head * rotated)
 
 
@@ -158,7 +158,7 @@ def _attention_forward(model: ModelSpec, batch: BatchShape) -> int:
         read = 2 * queries + 2 * (queries if batch.is_padded else keys)
         return read + (repeats * is_llama + 2 * mask) * batch.is_padded
     masked = (2 * scores + mask) * (batch.is_padded or is_llama)
-    masked += 3 * scores * (model.family == "mpnet")  # its bias is added in place
+    masked += 3 * scores * (model.family == "mpnet")  # MPNet adds a bias in place
     return 8 * queries + (repeats if is_llama else 4 * queries) + 6 * scores + masked
 
 
@@ -200,7 +200,8 @@ def _layer_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape, inde
 def _pointwise_backward(model: ModelSpec, block: BlockTerms, batch: BatchShape) -> int:
     flow, hidden = gradient_flow(block), model.hidden
     middle, first = flow.inputs[4], flow.inputs[0]
-    # Sums: of query, key and value at the block's input, and of each half with its residual.
+    # Gradients are summed for query, key and value at the block's input (two sums), and for each
+    # half of the block with its residual.
     num_sums = 2 * first + middle + first
     if model.form != "llama":
         widths = 3 * (middle + flow.outputs[5] + num_sums) * hidden

@@ -36,31 +36,31 @@ WIDE = ("wide", "gate", "silu", "up", "last", "last norm")
 
 
 class Instant(NamedTuple):
-    """The tensors that live at one instant besides the saved ones."""
+    """An instant lists the tensors of a block that live at one time besides the saved ones."""
 
-    computed: dict[str, int]  # bytes by name; a saved tensor has its own name
-    absent: frozenset[str] = frozenset()  # saved tensors not yet or no longer there
+    computed: dict[str, int]  # bytes by name; a tensor that is saved too has the saved one's name
+    absent: frozenset[str] = frozenset()  # saved tensors that are not yet made or already freed
 
 
 class Peaks(NamedTuple):
-    """The most bytes of one block in each pass, with the tensors that it saves."""
+    """Peaks are the most bytes of one block in each pass, with the tensors that it saves."""
 
     forward: int
     backward: int  # 0 if no backward pass reaches the block
 
 
 class _Sizes(NamedTuple):
-    """The bytes of the tensors that a block computes with."""
+    """Sizes holds the bytes of each kind of tensor that a block computes with."""
 
-    narrow: int  # T h
+    narrow: int  # a tensor of T h elements
     queries: int  # T n times the width of a head
     keys: int  # T n_kv times the width of a head
-    wide: int  # T f
-    scores: int  # b n s^2; 0 with flash attention
-    softmax: int  # scores in fp32, in which a Llama's softmax computes; 0 if they are so already
+    wide: int  # a tensor of T f elements
+    scores: int  # b n s^2 elements; 0 with flash attention
+    softmax: int  # the fp32 copy of the scores in a Llama's softmax; 0 if they are fp32 already
     weight: int  # the largest matrix, converted for a product; 0 if it needs no conversion
     unpacking_weight: int
-    packing: int  # beside a wide tensor that is being packed
+    packing: int  # scratch memory while a wide tensor is packed
     packing_narrow: int
     packing_scores: int
     packing_softmax: int
@@ -85,13 +85,15 @@ def block_peaks(
     saved = [*halves.attention, *halves.feed_forward]
     if bits:
         return Peaks(_peak(saved, forward, bits), _peak(saved, backward, bits))
-    # The first forward pass saves its input only. The second runs while the gradient lives.
+    # The first forward pass saves the block's input only. The second one runs while the gradient of
+    # the block's output is in memory.
     saved = _with_input(saved, size)
-    # The second pass stops at the last tensor to be saved. Unless B is trained in a Llama's last
-    # layer, whose gradient needs A x, that is its converted weight, beside the input of the layer.
+    # The second pass stops after the last tensor that is saved. If B of a Llama's last layer is
+    # trained, that tensor is A x. Otherwise it is the layer's converted weight, while the input of
+    # the layer is still in memory.
     is_passed = is_llama and size.weight > 0 and not block.trains_b[-1]
-    # The gradient has passed the scale of the last layer's terms by then, and is kept for the rest,
-    # if it goes further than that layer.
+    # By then the gradient has been multiplied by the scale of the last layer's terms. The original
+    # is kept too, if the gradient goes on below that layer.
     is_scaled = is_llama and block.held[-1] > 0 and gradient_flow(block).inputs[-1]
     again = _peak(saved, forward, 32) + size.narrow * (1 + is_scaled) + size.wide * is_passed
     return Peaks(_peak([], forward, 32), max(again, _peak(saved, backward, 32)))
@@ -181,7 +183,7 @@ def _bert_forward(model: ModelSpec, block: BlockTerms, size: _Sizes) -> Iterator
     if block.trains_a[5]:
         beside = {"output": size.narrow, "scratch": size.packing}
         yield Instant({**here, "last": size.wide, **beside}, frozenset(("last norm",)))
-    # DistilBERT's code releases the wide tensor here.
+    # DistilBERT's code frees the wide tensor here.
     summed = {"last": size.wide * (model.family != "distilbert"), "output": size.narrow}
     beside = {"last norm": size.narrow, "normed": max(size.narrow, size.packing_narrow)}
     yield Instant({**here, **summed, **beside})

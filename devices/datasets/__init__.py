@@ -1,1 +1,1 @@
-"""Bundled data sets, the scripts that made them, and the reader of a user's own files."""
+"""Holds the bundled data sets, the scripts that made them, and readers of a user's own files."""

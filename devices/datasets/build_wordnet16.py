@@ -47,7 +47,7 @@ def definitions_by_class(source: str) -> dict[str, list[str]]:
     classes_of: dict[str, set[str]] = defaultdict(set)
     text_of: dict[str, str] = {}
     for line in source.splitlines():
-        if line.startswith("  "):  # the licence
+        if line.startswith("  "):  # a line of the licence
             continue
         synset, gloss = line.split(" | ", maxsplit=1)
         text = definition(gloss)

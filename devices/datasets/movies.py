@@ -28,7 +28,7 @@ def write_movies(package: Path, folder: Path) -> None:
         (inner,) = unpack(package, Path(scratch), "hutto_ICWSM_2014.tar.gz")
         (file,) = unpack(inner, Path(scratch), "movieReviewSnippets_GroundTruth.txt")
         lines = file.read_text("latin-1").splitlines()
-    rated: dict[str, float] = {}  # a snippet that stands twice counts once
+    rated: dict[str, float] = {}  # a snippet that occurs twice counts once
     for line in lines:
         _, rating, text = line.split("\t")
         rated.setdefault(" ".join(text.split()), float(rating))

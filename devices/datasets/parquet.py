@@ -28,7 +28,7 @@ def read_parquet(content: bytes, gathering: Gathering) -> None:
     wanted = list(gathering.names)
     try:
         schema = pq.read_schema(pa.BufferReader(content))
-        # Texts stay as places in a list of different ones, however often each is repeated.
+        # Texts are read as indices into a dictionary, so that repeated ones are stored once.
         texts = [each.name for each in schema if each.name in wanted and _is_text(each.type)]
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
         size = _unpacked_bytes(file.metadata, wanted)
@@ -91,7 +91,7 @@ def _unpacked_bytes(metadata: Any, names: Sequence[str]) -> int:
 def _values(column: Any) -> list[object]:
     """Return the values of a column, those that are null as ``MISSING``; equal texts are one."""
     if hasattr(column, "dictionary"):
-        # The dictionary is that of a whole file, of which these rows may use little.
+        # The dictionary covers the whole file, and these rows may use a small part of it.
         used = column.indices.unique()
         texts = column.dictionary.take(used).to_pylist()
         known = dict(zip(used.to_pylist(), texts, strict=True))

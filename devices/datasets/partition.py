@@ -241,7 +241,7 @@ def _repaired(
 
 @dataclass(frozen=True, eq=False)
 class DividedShards:
-    """The shards of a training set that was divided among all devices at once."""
+    """Divided shards are those of a training set that was divided among all devices at once."""
 
     shards: Sequence[IntArray]
 
@@ -263,7 +263,7 @@ DRAWN_TOGETHER = 256
 
 @dataclass(frozen=True, eq=False)
 class DrawnShards:
-    """Shards for more devices than there are examples, each drawn when it is asked for.
+    """Drawn shards serve more devices than there are examples; each is drawn when asked for.
 
     A device draws with replacement, and two devices may hold the same example.
 
@@ -271,9 +271,9 @@ class DrawnShards:
     ``rngs`` gives the streams of several devices, in their order.
     """
 
-    groups: IntArray  # (n,): of the training set
+    groups: IntArray  # (n,): the group of each training example
     num_devices: int
-    num_examples: int  # of each device
+    num_examples: int  # the number of examples of each device
     alpha: float
     rngs: Callable[[Sequence[int]], Iterable[np.random.Generator]]
 
@@ -291,7 +291,7 @@ class DrawnShards:
         order, starts, counts = self._by_group
         alphas, size = np.full(len(counts), self.alpha), (2, self.num_examples)
         draws = [(rng.dirichlet(alphas), rng.random(size)) for rng in self.rngs(device_ids)]
-        # As ``rng.choice(len(counts), size, p=shares)``, without its checks of the shares.
+        # This draws as ``rng.choice(len(counts), size, p=shares)`` does, without its checks.
         reached = np.cumsum([shares for shares, _ in draws], axis=1)
         reached /= reached[:, -1:]
         drawn, places = np.stack([places for _, places in draws], axis=1)  # (k, num_examples) each
@@ -303,7 +303,7 @@ class DrawnShards:
 
     @cached_property
     def _by_group(self) -> tuple[IntArray, IntArray, IntArray]:
-        """The examples in order of their group, where each group begins there, and its size."""
+        """Return the examples sorted by group (n,), and the start and size of each group (G,)."""
         _, inverse, counts = np.unique(self.groups, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
         return order, np.cumsum(counts) - counts, counts

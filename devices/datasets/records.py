@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 
 Split = Literal["train", "test"]
 MAX_BYTES = 1_000_000_000
-"""Largest file of examples, and most characters in one: as Python texts it takes more memory."""
+"""The largest size of a file of examples in bytes, and in characters once it is unpacked."""
 MAX_ROWS = 10_000_000
-"""Most lines or rows of one, each of which becomes an example, tokens and a label."""
+"""The largest number of lines or rows in a file of examples."""
 
 TEXTS = ("text", "pair", "prompt")
 """The columns that are learned from as texts: a number there is a mistake."""
@@ -27,7 +27,7 @@ BY_LINE = (".csv", ".tsv", ".jsonl")
 """Endings of the files in which an example is found by its line."""
 
 _HALF = re.compile("[\ud800-\udfff]")
-"""Half of a character, which JSON can spell and UTF-8 cannot."""
+"""A surrogate: one half of a character, which JSON can hold and UTF-8 cannot."""
 
 
 def error_at(path: Path, number: int, message: str) -> ValueError:
@@ -37,10 +37,10 @@ def error_at(path: Path, number: int, message: str) -> ValueError:
 
 
 class Records(NamedTuple):
-    """The examples of one file or split."""
+    """Records are the examples of one file or split, column by column."""
 
-    columns: Mapping[str, tuple[str, ...]]  # by what they are used as, all of one length
-    numbers: array[int]  # of each example, the line or row where it begins, counted from 1
+    columns: Mapping[str, tuple[str, ...]]  # by the task's own names, all of one length
+    numbers: array[int]  # the line or row where each example begins, counted from 1
     unused: tuple[str, ...]  # the file's other columns, in their order
 
 
@@ -63,21 +63,21 @@ class Gathering:
         self._numbers = array("q")
         self._size = 0
         self._unused: dict[str, None] = {}
-        self._seen: dict[str, str] = {}  # labels and names, of each of which one text is kept
+        self._seen: dict[str, str] = {}  # one text object for all equal labels and names
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The file's names of what is read."""
+        """Return the file's names of what is read."""
         return tuple(self._columns.values())
 
     @property
     def num_records(self) -> int:
-        """The number of records that were added."""
+        """Return the number of records that were added."""
         return len(self._numbers)
 
     @property
     def listed(self) -> str:
-        """The names as they stand in a sentence."""
+        """Return the names as they stand in a sentence."""
         *most, last = self.names
         return f"{', '.join(most)} and {last}" if most else last
 

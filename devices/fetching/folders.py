@@ -18,7 +18,7 @@ class Part(Protocol):
 
     @property
     def pinned(self) -> str:
-        """The name with its version, or the address."""
+        """Return the name with its version, or the address."""
         ...
 
     def download(self, folder: Path) -> Path:

@@ -18,16 +18,16 @@ from typing import Literal
 from traces.file_hash import sha256_of
 
 MAX_WAIT_S = 1800.0
-"""A client that has not come to an end by then hangs."""
+"""The seconds after which a client that has not ended counts as hung."""
 
 
 class FetchError(ValueError):
-    """A package or one of its files cannot be had, or is not what it must be."""
+    """This error says that a package or file cannot be had, or is not what it must be."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """One file of a registry: a wheel or source archive of PyPI, or a tarball of npm."""
+    """A package is one file of a registry: a wheel or source archive of PyPI, or an npm tarball."""
 
     registry: Literal["pypi", "npm"]
     name: str
@@ -36,7 +36,7 @@ class Package:
 
     @property
     def pinned(self) -> str:
-        """The package as its own client names it."""
+        """Return the package as its own client names it."""
         return (
             f"{self.name}@{self.version}"
             if self.registry == "npm"

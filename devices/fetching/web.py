@@ -24,13 +24,13 @@ from devices.fetching.packages import MAX_WAIT_S, FetchError
 from traces.file_hash import sha256_of
 
 SILENCE_S = 60.0
-"""A server that sends nothing for so long is given up."""
+"""The seconds without data after which a download is given up."""
 CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class WebFile:
-    """One file of the web: its address over http or https, its SHA-256, and the most it may be."""
+    """A web file has an address over http or https, a SHA-256, and a largest size in bytes."""
 
     address: str
     sha256: str
@@ -38,7 +38,7 @@ class WebFile:
 
     @property
     def pinned(self) -> str:
-        """The address of the file."""
+        """Return the address of the file."""
         return self.address
 
     def download(self, folder: Path) -> Path:
@@ -62,7 +62,7 @@ class WebFile:
         return file
 
     def _copy(self, response: http.client.HTTPResponse, file: Path) -> None:
-        announced = response.length  # None where the server does not say
+        announced = response.length  # None if the server does not state the length
         if announced is not None and announced > self.max_bytes:
             raise self._too_large(f"{announced:,}")
         ends_s, size = time.monotonic() + MAX_WAIT_S, 0
@@ -89,11 +89,11 @@ class WebFile:
 
 
 _UNREACHABLE = (OSError, http.client.HTTPException, ValueError)
-"""What urllib raises where a file cannot be had; its own URLError is an OSError."""
+"""The errors that urllib raises where a file cannot be had; its own URLError is an OSError."""
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows a redirect to http or https, and from https to https alone."""
+    """This handler follows redirects to http or https, but none from https to http."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str

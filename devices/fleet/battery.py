@@ -56,7 +56,7 @@ class BatterySpec(BatteryOptions):
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """All fields but the charging trace."""
+        """Return all fields but the charging trace."""
         return (
             self.capacity_j,
             self.initial_share,
@@ -93,11 +93,12 @@ class DrainedBattery:
         self._power_w = idle_w
         self._idle_w = idle_w
         self._is_on = True
-        self._next_switch_s: float | None = None  # as long as neither power nor state changes
+        # The cached instant of the next switch, which holds until the power or the state changes.
+        self._next_switch_s: float | None = None
 
     @property
     def share(self) -> float:
-        """The level over the capacity at the last instant asked for."""
+        """Return the level over the capacity at the last instant asked for."""
         return self._level_j / self._spec.capacity_j
 
     def draw(self, power_w: float, at_s: float) -> None:
@@ -121,7 +122,7 @@ class DrainedBattery:
                 return self._is_on, switch_s
             self._forward(switch_s)
             self._is_on, self._next_switch_s = not self._is_on, None
-            # The level is set to the mark, so that roundings on the way do not add up.
+            # The level is set to the exact threshold, so that rounding errors do not add up.
             share = self._spec.resume_share if self._is_on else self._spec.floor_share
             self._level_j = share * self._spec.capacity_j
 
@@ -140,7 +141,7 @@ class DrainedBattery:
         while True:
             net_w = self._net_w(is_plugged)
             change_s = min(until_s, loop_s)
-            if net_w < 0 if self._is_on else net_w > 0:  # towards the mark
+            if net_w < 0 if self._is_on else net_w > 0:  # the level moves toward the mark
                 crossing_s = at_s + (mark - level) / net_w
                 if crossing_s <= change_s:
                     return max(crossing_s, math.nextafter(self._at_s, math.inf))
@@ -154,8 +155,9 @@ class DrainedBattery:
             if at_s == loop_s:
                 nearer = abs(begun - mark) - abs(level - mark)
                 if nearer <= 1e-12 * spec.capacity_j:
-                    return math.inf  # each loop begins no nearer to the mark than that before
-                # Each loop moves the level equally far, so loops before the crossing are skipped.
+                    return math.inf  # no loop begins nearer to the mark than the one before
+                # Each loop changes the level by the same amount, so that all loops before the one
+                # in which it crosses the mark can be skipped.
                 skipped = 0 if is_full else max(math.floor(nearest / nearer) - 1, 0)
                 level += math.copysign(skipped * nearer, mark - level)
                 at_s += skipped * spec.charging.period_s
@@ -234,7 +236,7 @@ class ReplayedBattery:
 
     @property
     def share(self) -> float:
-        """The recorded level at the last instant asked for."""
+        """Return the recorded level at the last instant asked for."""
         return self._level.at(self._at_s)
 
     def draw(self, power_w: float, at_s: float) -> None:
@@ -256,7 +258,7 @@ class PowerSupply(Protocol):
 
     @property
     def share(self) -> float:
-        """The level over the capacity at the last instant asked for, in [0, 1]."""
+        """Return the level over the capacity at the last instant asked for, in [0, 1]."""
         ...
 
     def draw(self, power_w: float, at_s: float) -> None:

@@ -32,7 +32,7 @@ _MAY = (*OPTIONAL, "plain")
 
 @dataclass(frozen=True)
 class _Mode:
-    """A power mode of a device, whose clocks are shares of the full ones."""
+    """A power mode of a device has clocks that are shares of the full ones."""
 
     name: str
     title: str

@@ -22,28 +22,28 @@ NO_LATENCY = StepTrace.constant(0.0)
 FULL_SPEED = StepTrace.constant(1.0)
 ALL_FREE = StepTrace.constant(1.0)
 ROUNDING = 1e-9
-"""Relative: more than what the sums of a battery's level may round off."""
+"""A bound on the relative rounding error of a battery's level."""
 T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Device:
-    """A device of the fleet, with all that it will meet. A server sees less (see FleetView)."""
+    """A device of the fleet has a profile and its traces. A server sees less (see FleetView)."""
 
     device_id: DeviceId
     profile: DeviceProfile
-    memory_budget_bytes: int  # memory for training, as the server is told
+    memory_budget_bytes: int  # memory for training that the device reports to the server
     link: Link
     shard: Callable[[], IntArray]  # draws or looks up ``examples``, which only training needs
     latency: StepTrace = NO_LATENCY  # seconds from the request of a transfer to its first byte
     speed: StepTrace = FULL_SPEED  # share of the profile's rates available to training
-    free_memory: StepTrace = ALL_FREE  # share of the budget that is really free
+    free_memory: StepTrace = ALL_FREE  # share of the budget that is free at the time
     availability: AvailabilityTrace = ALWAYS
     battery: Battery = MAINS
 
     @cached_property
     def examples(self) -> IntArray:
-        """(n,): the device's shard, as indices into the training set."""
+        """Return (n,): the device's shard, as indices into the training set."""
         return self.shard()
 
 
@@ -90,7 +90,7 @@ class Fleet(Sequence[Device]):
     free_memory: Assigned[StepTrace]
     availability: Assigned[AvailabilityTrace]
     battery: Assigned[Battery]
-    battery_share: FloatArray  # of its capacity, at instant 0
+    battery_share: FloatArray  # level over capacity at instant 0
     _made: dict[int, Device] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -118,7 +118,7 @@ class Fleet(Sequence[Device]):
             availability=Assigned([device.availability for device in devices], each, zeros),
             battery=Assigned([device.battery for device in devices], each, zeros),
             battery_share=np.array([_initial_share(device.battery) for device in devices]),
-            _made=dict(enumerate(devices)),  # as they are: a battery keeps its initial share
+            _made=dict(enumerate(devices)),  # the given objects, whose batteries keep their level
         )
 
     def __len__(self) -> int:
@@ -165,16 +165,16 @@ class Fleet(Sequence[Device]):
 
     @cached_property
     def on_mains(self) -> BoolArray:
-        """(n,): which devices have no battery."""
+        """Return (n,): which devices have no battery."""
         found: BoolArray = np.array([isinstance(one, Mains) for one in self.battery.pool])
         return found[self.battery.index]
 
     @cached_property
     def charged_until_s(self) -> FloatArray:
-        """(n,): until when each battery lasts at least, if its device idles from instant 0 on.
+        """Return (n,): the instant until which each battery lasts if its device idles, in seconds.
 
-        It would last so long without ever being charged. Infinite on mains; 0 for a battery whose
-        level is recorded.
+        This is a lower bound, which assumes that the battery is never charged. It is infinite on
+        mains, and 0 for a battery whose level is recorded.
         """
         idle_w = np.array([profile.power_w["idle"] for profile in self.profiles])
         found = np.where(self.on_mains, np.inf, 0.0)
@@ -189,7 +189,7 @@ class Fleet(Sequence[Device]):
 
     @cached_property
     def num_examples(self) -> IntArray:
-        """(n,): the number of examples of each device."""
+        """Return (n,): the number of examples of each device."""
         return self.shards.sizes()
 
     def _make(self, device_id: DeviceId) -> Device:
@@ -234,7 +234,7 @@ class Fleet(Sequence[Device]):
 
 
 class _ListedShards(list[IntArray]):
-    """Shards that are known one by one."""
+    """Listed shards hold the examples of each device in a list."""
 
     def each(self, device_ids: Sequence[int]) -> Iterator[IntArray]:
         return map(self.__getitem__, device_ids)
@@ -244,7 +244,7 @@ class _ListedShards(list[IntArray]):
 
 
 class _Trace(Protocol):
-    """A trace of any kind, which a device begins at an offset."""
+    """A trace is one of any kind that can begin at an offset."""
 
     def begun_at(self: TraceT, offset_s: float) -> TraceT:
         """Return the trace for a clock that starts ``offset_s`` further into it."""

@@ -1,4 +1,4 @@
-"""Mixes of device profiles, with the shares of each from published figures."""
+"""Defines mixes of device profiles, whose shares are from published figures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from traces.text import unknown
 class Mix:
     """A mix gives the share of each profile in a fleet, and the source of the shares."""
 
-    shares: Mapping[str, float]  # by name of a profile; only ratios matter
+    shares: Mapping[str, float]  # by the name of the profile; only ratios matter
     source: str
 
     @property
     def profiles(self) -> tuple[str, ...]:
-        """Names of the profiles, in the order that ``draw`` counts them in."""
+        """Return the names of the profiles, in the order that ``draw`` counts them in."""
         return tuple(self.shares)
 
     def draw(self, rng: np.random.Generator, size: int) -> IntArray:

@@ -14,7 +14,7 @@ CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
 
 
 class StepRates(NamedTuple):
-    """Rates of the parts of a training step, fitted to steps that were timed.
+    """Step rates are those of the parts of a training step, fitted to steps that were timed.
 
     The seconds of a step are the sum of each part over its rate, plus the overhead. The sustained
     rates of a profile are another model, in which arithmetic and memory traffic overlap, and so
@@ -33,20 +33,20 @@ class StepRates(NamedTuple):
 class DeviceProfile:
     """A device profile holds the figures of one kind of device in one power mode."""
 
-    name: str  # "jetson-tx2-maxq"
-    title: str  # "NVIDIA Jetson TX2 8 GB, Max-Q"
-    tier: str  # "jetson", "raspberry-pi", "phone-high", ...
+    name: str  # such as "jetson-tx2-maxq"
+    title: str  # such as "NVIDIA Jetson TX2 8 GB, Max-Q"
+    tier: str  # such as "jetson", "raspberry-pi" or "phone-high"
     flops_per_s: Mapping[int, float]  # sustained in training, by operand width in bits (32, 16)
     memory_bytes: int  # of the whole device; the fleet says which share of it training may use
-    memory_bytes_per_s: float  # sustained
+    memory_bytes_per_s: float  # sustained in training
     overhead_s: float  # fixed cost of one training step: kernel launches, data loading
     power_w: Mapping[Activity, float]  # of the whole device
     confidence: Confidence
-    source: str  # of each figure
+    source: str  # the sources of all figures
     measured: Mapping[int, StepRates] | None = None  # by operand width, of a calibrated device
-    # What the framework takes before a model is loaded. Not in the text of a profile, which the
-    # hash of the conditions is made of: the memory budgets are in it.
+    # The memory that the framework takes before a model is loaded. It is left out of the text of a
+    # profile, from which the hash of the conditions is made, since that hash has the budgets.
     runtime_bytes: int = field(default=0, repr=False)
-    # By format of the frozen weights: how many times as long the passes of a block take as in a
-    # format that is not named. In the hash of the conditions beside the text, where there is any.
+    # By format of the frozen weights: the factor on the time of a block's passes, 1 for a format
+    # that is not named. The hash of the conditions includes it where it names any.
     format_time: Mapping[str, float] = field(default_factory=dict, repr=False)

@@ -34,7 +34,7 @@ LARGEST = {
 
 @dataclass(frozen=True, eq=False)
 class DeviceColumns:
-    """The devices of a table as columns of N entries each.
+    """Device columns hold the devices of a table in columns of N entries each.
 
     A text that is not known is empty, and a number that is not known is NaN.
     """

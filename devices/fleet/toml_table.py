@@ -20,7 +20,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("idle_w", "compute_w", "radio_w"), (1e-6, 1e6)),
     **dict.fromkeys(("gpu_mhz", "gpu_units", "memory_mhz", "cpu_mhz"), (1e-3, 1e6)),
     **dict.fromkeys(("training_efficiency", "sustained_memory"), (1e-6, 1.0)),
-    **dict.fromkeys(WEIGHT_FORMATS, (0.01, 100.0)),  # factors on the time of a block
+    **dict.fromkeys(WEIGHT_FORMATS, (0.01, 100.0)),  # factors on the time of a block's passes
 }
 """The range of each number in a catalog.
 
@@ -34,7 +34,7 @@ OPTIONAL = ("runtime_mib",)
 
 @dataclass(frozen=True)
 class TomlTable:
-    """A table of a TOML file that knows where it stands.
+    """This is a table of a TOML file that knows where it stands.
 
     ``where`` begins every error message. ``values`` are unchecked until one of the methods returns
     them. All methods raise ValueError that says what must hold and what was found.

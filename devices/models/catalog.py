@@ -24,20 +24,20 @@ from traces.located import located, not_there
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model whose files come in a Python package."""
+    """A packaged model is one whose files come in a Python package."""
 
     title: str
     licence: str
     package: str
     version: str
     folder: str  # import name of the package, and the folder inside it
-    sha256: str  # of model.safetensors
-    hub_name: str  # where the hub has the same weights
+    sha256: str  # SHA-256 of model.safetensors
+    hub_name: str  # the hub's name of the same weights
 
 
 @dataclass(frozen=True)
 class DrawnModel:
-    """A model so small that its weights and its tokenizer follow from ``config``, without files."""
+    """A drawn model is so small that its weights and tokenizer follow from ``config`` alone."""
 
     title: str
     licence: str
@@ -46,25 +46,25 @@ class DrawnModel:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """The origin of one model: what it is called, where its files lie and what they hash to.
+    """A model source says what a model is called, where its files lie and what they hash to.
 
     Nothing in ``name``, ``pinned`` and ``hub_name`` tells where on this machine a file lies: these
     may be written down.
     """
 
     name: str  # an alias, a name on the hub, a relative path, or the last part of an absolute one
-    files: ModelFiles | None  # None: drawn from ``config``, or known by its sizes alone
-    config: Mapping[str, Any]  # its config.json
-    sha256: str  # of its weights; of its config where they are drawn
-    files_sha256: str  # of all that a result depends on: config, tokenizer and weights
+    files: ModelFiles | None  # None if it is drawn from ``config`` or known by its sizes alone
+    config: Mapping[str, Any]  # the content of its config.json
+    sha256: str  # SHA-256 of its weights, or of its config if they are drawn
+    files_sha256: str  # SHA-256 of all that a result depends on: config, tokenizer and weights
     licence: str
     pinned: str  # package==version, hub name@revision, or that it is a directory
-    hub_name: str | None = None  # where anybody can get the same weights
+    hub_name: str | None = None  # the hub's name of the same weights
     hub_revision: str | None = None
 
     @property
     def directory(self) -> Path | None:
-        """The folder of its files; None for a model that is drawn."""
+        """Return the folder of its files; None for a model that is drawn."""
         return self.files.directory if self.files else None
 
 
@@ -116,9 +116,8 @@ def resolve(name: str, revision: str | None = None, *, sizes_only: bool = False)
     revision.
     """
     bundled = MODELS.get(name)
-    is_directory = os.path.isdir(
-        located(name)
-    )  # Path.is_dir raises for a name too long, a folder shut
+    # Path.is_dir would raise for a name that is too long, or a folder that cannot be entered.
+    is_directory = os.path.isdir(located(name))
     if revision is not None and (bundled or is_directory):
         raise ValueError(
             "revision must be left out, except for a model on the hub, got "
@@ -133,7 +132,7 @@ def resolve(name: str, revision: str | None = None, *, sizes_only: bool = False)
         pinned = f"the sizes of {bundled.hub_name}"
         return _sized(name, bundled.config, licence=bundled.licence, pinned=pinned)
     if isinstance(bundled, DrawnModel):
-        config = dict(bundled.config)  # plain, since it is sent to workers
+        config = dict(bundled.config)  # a plain dict, since it is pickled for workers
         drawn = hashlib.sha256(canonical(config).encode()).hexdigest()
         pinned = "drawn from a seed"
         return ModelSource(name, None, config, drawn, drawn, bundled.licence, pinned)
@@ -159,7 +158,7 @@ def _sizes(name: str, revision: str | None) -> ModelSource | None:
         try:
             config, commit = sizes_from_hub(name, revision)
         except HubError:
-            return None  # asked again for the whole model, which says what is wrong
+            return None  # the caller asks for the whole model next, whose error says what is wrong
         pinned = f"config.json of {name}@{commit}"
         return _sized(name, config, licence="see the hub", pinned=pinned)
     shown = portable_name(name)
@@ -173,7 +172,7 @@ def _sized(name: str, config: Mapping[str, Any], *, licence: str, pinned: str) -
 
 def _packaged(name: str, model: PackagedModel) -> ModelSource:
     import_name, *inside = model.folder.split("/")
-    package = find_spec(import_name)  # finds it without importing it
+    package = find_spec(import_name)  # locates the package without importing it
     if package is None or not package.submodule_search_locations:
         raise ValueError(
             f"the model {name} must be installed first: "
@@ -216,7 +215,7 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
             raise HubError("nothing, since a name there reads name or owner/name")
         files = from_hub(name, revision)
     except HubError as error:
-        # What has a revision can only be on the hub.
+        # Only a model on the hub has a revision, so nearby local names are not suggested then.
         at = f" at revision {revision}" if revision else not_there(name, MODELS)
         raise ValueError(
             f"model must be one of {', '.join(MODELS)}, a local directory with config.json and "

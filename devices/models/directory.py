@@ -29,8 +29,8 @@ MAX_CONFIG_BYTES = 1_000_000
 MAX_INDEX_BYTES = 100_000_000
 
 _NOT_SIZES = (
-    *("auto_map", "attn_implementation", "experts_implementation"),  # code of others
-    *("num_labels", "id2label", "label2id"),  # the head follows from the data
+    *("auto_map", "attn_implementation", "experts_implementation"),  # these name code to run
+    *("num_labels", "id2label", "label2id"),  # the data decides the head
 )
 """Keys of a config.json that are left out, beside those that begin with an underscore."""
 
@@ -44,26 +44,26 @@ _DEPTHS = (
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model directory that are read, and what its config.json says."""
+    """Model files are the files of a model directory that are read, with the config's content."""
 
     directory: Path
-    config: Mapping[str, Any]  # without what names code, other files or a head
+    config: Mapping[str, Any]  # without the keys that name code, other files or a head
     weights: tuple[Path, ...]
     others: tuple[Path, ...]  # config.json and the tokenizer's files, by name
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Every file that is read."""
+        """Return every file that is read."""
         return self.weights + self.others
 
     @cached_property
     def weights_sha256(self) -> str:
-        """The SHA-256 of the bytes of all weight files, in order of their names."""
+        """Return the SHA-256 of the bytes of all weight files, in order of their names."""
         return sha256_of(*self.weights)
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the hashes of the weights and of all other files that are read."""
+        """Return the SHA-256 of the hashes of the weights and of all other files that are read."""
         both = self.weights_sha256 + sha256_of(*self.others)
         return hashlib.sha256(both.encode()).hexdigest()
 
@@ -149,7 +149,7 @@ class StoredTensor(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    dtype: str  # by safetensors' own name, as "BF16"
+    dtype: str  # safetensors' own name of the type, such as "BF16"
 
 
 def stored_tensors(weights: Sequence[Path]) -> Iterator[StoredTensor]:

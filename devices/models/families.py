@@ -13,7 +13,7 @@ MAX_SIZE = 2**31 - 1
 
 
 class Sizes:
-    """The numbers of a config.json, each checked when it is read.
+    """Sizes are the numbers of a config.json, each checked when it is read.
 
     ``sizes["key"]`` is a whole number from 1 to 2^31 - 1; anything else raises ValueError.
     """
@@ -46,20 +46,20 @@ class Sizes:
 
 @dataclass(frozen=True)
 class LinearSpec:
-    """One linear layer of a block: its name, and its width on both sides."""
+    """A linear spec describes one linear layer of a block: its name and its two widths."""
 
-    name: str  # as in the model's own code: "query"
+    name: str  # the name in the model's own code, such as "query"
     in_features: int
     out_features: int
     bias: bool
 
     @property
     def num_weights(self) -> int:
-        """The number of elements of its weight matrix, which is the part that can be packed."""
+        """Return the number of elements of its weight matrix, the only part that can be packed."""
         return self.in_features * self.out_features
 
     def factor_width(self, factor: FactorName) -> int:
-        """The length of one term's row of A (inputs), or of its column of B (outputs)."""
+        """Return the length of one term's row of A (inputs), or of its column of B (outputs)."""
         return self.in_features if factor == "a" else self.out_features
 
 

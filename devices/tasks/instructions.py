@@ -38,7 +38,7 @@ class Instructions(LearnsTokens):
     data: TextDataset
     template: str = "{prompt}\n"
     answer_tokens: int = 32
-    label_smoothing: float = 0.0  # the share of each target that is spread over all tokens
+    label_smoothing: float = 0.0  # share of each target that is spread evenly over all tokens
 
     @classmethod
     def of(cls, data: TextDataset) -> Instructions:
@@ -129,7 +129,8 @@ def rouge_l(answer: str, reference: str) -> float:
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
     """Return the length of the longest common subsequence."""
-    best = [0] * (len(other) + 1)  # with the words of ``one`` so far and each prefix of ``other``
+    # best[j] is the length for the words of ``one`` so far and the first j words of ``other``.
+    best = [0] * (len(other) + 1)
     for word in one:
         diagonal = 0
         for place, against in enumerate(other, start=1):

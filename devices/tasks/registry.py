@@ -17,7 +17,7 @@ from devices.tasks.task import Metric, Task
 
 
 class TaskKind(NamedTuple):
-    """A kind of task: what it reads of each example, how it is made of them, and its metrics."""
+    """A task kind says what a task reads of each example, how it is made, and its metrics."""
 
     columns: tuple[str, ...]
     optional: tuple[str, ...]
@@ -36,7 +36,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 )
 """Every metric of a task, by its column in rounds.parquet; what differs by task is its unit."""
 UNNAMED_METRIC = Classification.metrics[0]
-"""What judges a run whose task is not named, as none was by the first versions."""
+"""The metric that judges a run whose log names no task, as logs of the first versions."""
 COLUMNS = tuple(
     dict.fromkeys(name for task in TASKS.values() for name in (*task.columns, *task.optional))
 )
@@ -94,6 +94,6 @@ def with_options(task: Task, options: Mapping[str, Any]) -> Task:
     for name, value in options.items():
         if not hasattr(task, name):
             raise ValueError(f"{name} must be left out for {task.kind}, got {value!r:.60}")
-    with_fields: Any = task  # a dataclass
+    with_fields: Any = task  # every task is a dataclass, which its protocol cannot say
     changed: Task = replace(with_fields, **options)
     return changed

@@ -38,7 +38,7 @@ class Regression:
     metrics: ClassVar[tuple[Metric, ...]] = (PEARSON, SPEARMAN, SQUARED_ERROR)
 
     data: TextDataset
-    scores: Mapping[Split, Float32Array]  # (n,) of each split
+    scores: Mapping[Split, Float32Array]  # (n,): the score of each example, by split
 
     @classmethod
     def of(cls, data: TextDataset) -> Regression:
@@ -83,7 +83,7 @@ class Regression:
 
     def facts(self) -> dict[str, Any]:
         tested = self.scores["test"].astype(np.float64)
-        return {"constant_loss": float(tested.var())}  # of the best constant answer
+        return {"constant_loss": float(tested.var())}  # the loss of the best constant answer
 
 
 def squared_errors(logits: Tensor, targets: Tensor, *, num_jobs: int = 1) -> tuple[Tensor, Tensor]:

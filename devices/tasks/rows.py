@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Rows(Sequence[IntArray]):
-    """Rows of whole numbers; row k is ``values[offsets[k]:offsets[k + 1]]``."""
+    """Rows hold whole numbers in two arrays; row k is ``values[offsets[k]:offsets[k + 1]]``."""
 
     def __init__(self, values: IntArray, offsets: IntArray) -> None:
         self.values, self.offsets = values, offsets
@@ -42,7 +42,7 @@ class Rows(Sequence[IntArray]):
 
     @property
     def lengths(self) -> IntArray:
-        """The length of each row, (n,)."""
+        """Return the length of each row, (n,)."""
         return np.diff(self.offsets)
 
 

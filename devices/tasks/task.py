@@ -39,25 +39,25 @@ OF_EXAMPLES = frozenset({"accuracy", "exact_match"})
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that models are judged by, and which way it improves."""
+    """A metric is a number that models are judged by, and says which way it improves."""
 
-    name: str  # a column of rounds.parquet, as "accuracy"
-    unit: Literal["share", "nats", ""]  # a share lies in [0, 1]; "" has no unit
+    name: str  # a column of rounds.parquet, such as "accuracy"
+    unit: Literal["share", "nats", ""]  # a share lies in [0, 1]; "" means no unit
     better: Literal["higher", "lower"]
 
     @property
     def phrase(self) -> str:
-        """The name within a sentence, as "token accuracy"."""
+        """Return the name within a sentence, as "token accuracy"."""
         return PHRASES.get(self.name, self.name.replace("_", " "))
 
     @property
     def title(self) -> str:
-        """The name as a title has it, as "Token accuracy"."""
+        """Return the name as a title has it, as "Token accuracy"."""
         return self.phrase[:1].upper() + self.phrase[1:]
 
     @property
     def possible(self) -> tuple[float, float]:
-        """The least and the most that the number can be."""
+        """Return the least and the most that the number can be."""
         if self.name in CORRELATIONS:
             return -1.0, 1.0
         return 0.0, 1.0 if self.unit == "share" else math.inf
@@ -83,24 +83,24 @@ class Metric:
 
 
 class Offer(NamedTuple):
-    """The answers that an example offers, one of which is right."""
+    """An offer holds the answers to choose from in one example, one of which is right."""
 
-    answers: tuple[tuple[IntArray, IntArray], ...]  # token ids and targets behind the prompt
+    answers: tuple[tuple[IntArray, IntArray], ...]  # token ids and targets after the prompt
     right: int
 
 
 class Batch(NamedTuple):
-    """A batch of examples as tensors, padded to the longest of them."""
+    """A batch holds examples as tensors, padded to the longest of them."""
 
     input_ids: Tensor  # (B, T) token ids
     attention_mask: Tensor  # (B, T), 1 for a token of the text, 0 for padding
     targets: Tensor  # (B,) one for each text, or (B, T) one for each token, IGNORED where none is
-    token_types: Tensor | None = None  # (B, T), 1 in the second text of a pair, where models ask
-    offers: tuple[Offer, ...] = ()  # of each example, where the task has any
+    token_types: Tensor | None = None  # (B, T), 1 in the second text of a pair; None if not used
+    offers: tuple[Offer, ...] = ()  # one for each example, if the task has offers
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """The arguments that a model of transformers is called with, by its own names."""
+        """Return the arguments that a model of transformers is called with, by its own names."""
         given = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return given if self.token_types is None else given | {"token_type_ids": self.token_types}
 
@@ -115,7 +115,7 @@ def num_predicted(batch: Batch) -> Tensor:
 
 
 class Tokenize(Protocol):
-    """The tokenizer of the model, which cuts texts to the longest that the experiment allows."""
+    """This is the model's tokenizer, which cuts texts to the longest that the experiment allows."""
 
     def __call__(
         self, texts: Sequence[str], *, ends: bool = False, cut: bool = True
@@ -131,7 +131,7 @@ class Tokenize(Protocol):
 
     @property
     def max_length(self) -> int:
-        """The most tokens of an example."""
+        """Return the most tokens of an example."""
         ...
 
     def pairs(
@@ -156,7 +156,7 @@ class Tokenize(Protocol):
 
 
 class Predictor(Protocol):
-    """A model with an adapter in place, which a task asks for what it is scored by."""
+    """A predictor is a model with an adapter in place, which a task asks for its predictions."""
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of a batch, (B, C) or (B, T, V), in fp32."""
@@ -183,13 +183,13 @@ Targets = IntArray | Float32Array | Sequence[IntArray]
 
 
 class Encoded(NamedTuple):
-    """The examples of one split as the model takes them."""
+    """Encoded examples are those of one split as the model takes them, in tokens and targets."""
 
     ids: Sequence[IntArray]  # the tokens of each example
     targets: Targets
-    token_types: Sequence[IntArray] | None = None  # of each token, where the model asks for them
-    offers: Sequence[Offer] = ()  # of each example, where the task has any
-    row_length: int = 0  # tokens to which a device's examples are joined and cut; 0: they are not
+    token_types: Sequence[IntArray] | None = None  # type of each token; None if not used
+    offers: Sequence[Offer] = ()  # one for each example, if the task has offers
+    row_length: int = 0  # tokens of the rows into which examples are packed; 0 if they are not
 
 
 class Task(Protocol):
@@ -211,7 +211,7 @@ class Task(Protocol):
 
     @property
     def data(self) -> TextDataset:
-        """The data set that it was made from."""
+        """Return the data set that it was made from."""
         ...
 
     def head(self, config: Mapping[str, Any]) -> Head:

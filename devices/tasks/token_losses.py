@@ -29,12 +29,12 @@ MAX_PERPLEXITY = 1e100
 
 
 class LearnsTokens:
-    """A task that predicts tokens has a language model's own head, and the mean loss of tokens.
+    """This base of tasks that predict tokens has a language model's head and the loss of tokens.
 
     Its examples stand in no groups.
     """
 
-    label_smoothing: float  # the share of each target that is spread over all tokens
+    label_smoothing: float  # share of each target that is spread evenly over all tokens
 
     def head(self, config: Mapping[str, Any]) -> Head:
         return token_head(config)
@@ -97,6 +97,6 @@ def token_values(sums: Sequence[float]) -> dict[str, float]:
     """Return the metrics of predicted tokens, from the sums of ``score_tokens`` over all chunks."""
     num_tokens, num_right, loss_sum = sums[:3]
     loss = loss_sum / num_tokens
-    is_large = loss > math.log(MAX_PERPLEXITY)  # never so where it is no number
+    is_large = loss > math.log(MAX_PERPLEXITY)  # False for NaN, which exp then keeps
     perplexity = MAX_PERPLEXITY if is_large else math.exp(loss)
     return {"perplexity": perplexity, "loss": loss, "token_accuracy": num_right / num_tokens}

@@ -90,7 +90,7 @@ def _uncollected() -> Iterator[None]:
 
 
 class _Source(torch.autograd.Function):
-    """Makes the hidden states that enter a block, and drops their gradient."""
+    """This function makes the hidden states that enter a block, and drops their gradient."""
 
     @staticmethod
     def forward(ctx: Any, leaf: Tensor, trace: OperatorTrace, shape: Sequence[int]) -> Tensor:
@@ -102,7 +102,7 @@ class _Source(torch.autograd.Function):
 
 
 class _Sink(torch.autograd.Function):
-    """Takes the hidden states that leave a block, and makes their gradient in the backward pass."""
+    """This function ends a block's forward pass, and makes the gradient of its output."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, trace: OperatorTrace) -> Tensor:
@@ -115,7 +115,7 @@ class _Sink(torch.autograd.Function):
 
 
 class _Arguments:
-    """The arguments of a block besides the hidden states, in storages of their own."""
+    """Arguments hold copies of a block's arguments besides the hidden states, to be traced."""
 
     def __init__(self, call: BlockCall) -> None:
         self._storages: dict[int, Tensor] = {}
@@ -134,7 +134,7 @@ class _Arguments:
 
     @property
     def storages(self) -> list[Tensor]:
-        """The storages of the arguments, each once."""
+        """Return the storages of the arguments, each once."""
         return list(self._storages.values())
 
     def given_to(self, block: nn.Module, hidden: Tensor) -> Tensor:

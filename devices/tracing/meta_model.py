@@ -41,18 +41,18 @@ No other size of a block is a multiple of them, so a size that is grows with tha
 class BlockCall(NamedTuple):
     """A block call holds how a model calls its blocks, without the hidden states."""
 
-    leaves: tuple[Any, ...]  # of the remaining arguments, tensors among others
-    structure: Any  # of the arguments, as torch's pytree holds it
+    leaves: tuple[Any, ...]  # the flattened arguments, which include tensors
+    structure: Any  # the nesting of the arguments, as torch's pytree describes it
     returns_tuple: bool
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The tensors among the arguments."""
+        """Return the tensors among the arguments."""
         return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
 
 class _ShadowLinear(nn.Linear):
-    """A stand-in for a frozen layer that converts its weight for each product."""
+    """A shadow linear stands in for a frozen layer that converts its weight for each product."""
 
     trace: OperatorTrace | None = None
     place = 0
@@ -70,7 +70,7 @@ class _ShadowLinear(nn.Linear):
 
 
 class _ShadowProduct(torch.autograd.Function):
-    """The product with a packed weight, which saves nothing for the backward pass."""
+    """This product with a packed weight saves nothing for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: _ShadowLinear) -> Tensor:
@@ -100,7 +100,7 @@ class MetaModel:
         self.network.eval().requires_grad_(False)
         for name, module in self.network.named_modules():
             if name.endswith("lora_dropout"):
-                module.train()  # the only dropout that training has
+                module.train()  # only the adapters have dropout
         for name in head_names(spec):
             network.get_submodule(name).modules_to_save[ADAPTER].requires_grad_(True)
         self.base = network

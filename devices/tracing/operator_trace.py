@@ -45,7 +45,7 @@ class TracePart(NamedTuple):
 
     @property
     def fixed_flops(self) -> int:
-        """The FLOPs that do not depend on the number of terms."""
+        """Return the FLOPs that do not depend on the number of terms."""
         return int(self.flops[0])
 
 
@@ -63,7 +63,7 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._ranks = ranks
         self._known: dict[int, int | None] = {_place(tensor): None for tensor in resident}
-        self.arguments = set(range(len(arguments)))  # those that still live
+        self.arguments = set(range(len(arguments)))  # indices of the arguments that still live
         for index, argument in enumerate(arguments):
             storage = argument.untyped_storage()
             self._known[storage._cdata] = None
@@ -86,7 +86,7 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def live_bytes(self) -> int:
-        """The bytes of all recorded tensors that still live."""
+        """Return the bytes of all recorded tensors that still live."""
         return self.bytes_of(self.live)
 
     def bytes_of(self, tensors: Iterable[int]) -> int:
@@ -168,7 +168,7 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live.discard(index)
 
     def _forget_argument(self, place: int, index: int) -> None:
-        del self._known[place]  # since the address may be used again
+        del self._known[place]  # another storage may get this address
         self.arguments.discard(index)
 
     def _by_rank(self, amount: int) -> tuple[int, int | None]:
@@ -186,9 +186,9 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func.is_view or packet in _FREE:
             return
         if packet is _ATEN.add_ and self._known.get(_place(args[0]), 0) is None:
-            return  # a sum into a resident gradient, which in training replaces a missing one
+            return  # gradients exist here before; in training a first one is stored, not added
         for leaf in tree_leaves((args, kwargs, result)):
-            if isinstance(leaf, Tensor):  # an expanded tensor is read once
+            if isinstance(leaf, Tensor):  # of an expanded tensor, the storage is read once
                 self._add(self._moved, min(leaf.nbytes, leaf.untyped_storage().nbytes()))
 
     def _add(self, total: IntArray, amount: int) -> None:
@@ -225,14 +225,14 @@ def _worst(instants: Sequence[frozenset[int]], num_tensors: int) -> BoolArray:
 
 @dataclass(frozen=True, eq=False)
 class ShadowActivation:
-    """A stand-in for a saved tensor that was packed."""
+    """A shadow activation stands in for a saved tensor that was packed."""
 
     trace: OperatorTrace
     packed: Tensor
     dtype: torch.dtype
     shape: torch.Size
     stride: tuple[int, ...]
-    extent: int = field(default=0)  # elements
+    extent: int = field(default=0)  # number of elements
 
     def unpack(self) -> Tensor:
         """Return the unpacked tensor; what unpacking it needs lives for a moment."""

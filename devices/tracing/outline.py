@@ -48,7 +48,7 @@ def outlined_spec(
         ) from None
     except ValueError:
         raise
-    except Exception as error:  # of any family's own code, at sizes that it cannot have
+    except Exception as error:  # a family's own code may raise anything for impossible sizes
         said = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"config.json of {source.name} must describe a transformer, got: {said:.300}"
@@ -56,7 +56,7 @@ def outlined_spec(
 
 
 class UnsupportedError(Exception):
-    """A model is not supported; the message ends a sentence that names the model."""
+    """This error says why a model is not supported, as the end of a sentence that names it."""
 
 
 def _outlined(
@@ -134,7 +134,7 @@ def built(
             read.layer_types = [read.layer_types[0]] * num_blocks
         network = auto_class(head).from_config(configure(read, head=head, attention=attention))
         return network.eval()
-    except Exception as error:  # whatever a family's own code raises at sizes it cannot have
+    except Exception as error:  # a family's own code may raise anything for impossible sizes
         said = (str(error).splitlines() or [type(error).__name__])[0]
         if attention != "eager" and "does not support an attention implementation" in said:
             said = "no flash attention: cost.attention and training.attention must be eager"
@@ -144,7 +144,7 @@ def built(
 def _max_length(network: Any) -> int:
     """Return how many tokens the model has positions for, without bound if it has no table."""
     positions = getattr(network.config, "max_position_embeddings", None) or sys.maxsize
-    shifts = [  # RoBERTa and its like count positions from the one after their padding
+    shifts = [  # models such as RoBERTa number positions from padding_idx + 1
         module.padding_idx + 1
         for path, module in network.named_modules()
         if path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
@@ -227,7 +227,7 @@ def _head_shapes(network: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 @dataclass(eq=False)
 class _AttentionWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators of attention that have run."""
+    """This mode counts the operators of attention that have run."""
 
     count: int = 0
 
@@ -241,7 +241,7 @@ class _AttentionWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(eq=False)
 class _Calls:
-    """Notes the linear layers of one block in the order in which they run."""
+    """Calls record the linear layers of one block that run before and after attention's scores."""
 
     watch: _AttentionWatch
     before: list[int] = field(default_factory=list)
@@ -268,7 +268,7 @@ def _attention_ends(network: Any, layers: Mapping[str, Any]) -> tuple[int, int]:
     with calls.noted(layers):
         try:
             network(input_ids=ids, attention_mask=torch.ones_like(ids))
-        except Exception as error:  # of any family's own code
+        except Exception as error:  # a family's own code may raise anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UnsupportedError(f"it cannot be run without numbers: {reason:.200}") from error
     if not (calls.before and calls.after):

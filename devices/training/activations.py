@@ -25,18 +25,18 @@ from devices.vocabulary.number_formats import GROUP, SMALLEST_PACKED
 
 @dataclass(frozen=True, eq=False)
 class PackedActivation:
-    """One saved tensor: codes, and an fp16 scale and zero for every 64 of its elements."""
+    """A packed activation is one saved tensor: codes, and fp16 scale and zero of each group."""
 
     codes: Tensor  # (groups, 64) bytes, or (groups, 32) of two codes each
     scale: Tensor  # (groups, 1)
     zero: Tensor  # (groups, 1)
     dtype: torch.dtype
     shape: torch.Size
-    stride: tuple[int, ...]  # a group is 64 neighbours in memory, whatever the view
+    stride: tuple[int, ...]  # groups are 64 neighbours in memory, not along an axis of the view
 
     @property
     def stored_bytes(self) -> int:
-        """The number of bytes that are held until the backward pass."""
+        """Return the number of bytes that are held until the backward pass."""
         return self.codes.nbytes + self.scale.nbytes + self.zero.nbytes
 
     def unpack(self) -> Tensor:
@@ -46,7 +46,7 @@ class PackedActivation:
 
 
 class RoundingNoise:
-    """Uniform numbers that decide whether a code is rounded up.
+    """Rounding noise gives uniform numbers that decide whether a code is rounded up.
 
     They are drawn once a job, if it packs anything, and each tensor reads them from a place of its
     own: drawing them anew would take longer than all the rest of packing.
@@ -81,7 +81,7 @@ def pack_activation(tensor: Tensor, bits: int, noise: RoundingNoise) -> PackedAc
     codes = tensor.new_empty(num_groups, GROUP * bits // 8, dtype=torch.uint8)
     scale, zero = (tensor.new_empty(num_groups, 1, dtype=torch.float16) for _ in range(2))
     parts = [(part, groups[part]) for part in slices(len(groups))]
-    if len(tail):  # a last group is filled up
+    if len(tail):  # the last group is padded with its last element
         last = torch.cat([tail, tail[-1:].expand(GROUP - len(tail))])
         parts.append((slice(num_groups - 1, num_groups), last[None]))
     for part, some in parts:
@@ -102,23 +102,23 @@ def _pack_groups(
     top = 2**bits - 1
     low = groups.amin(1, keepdim=True)
     scale, zero = (groups.amax(1, keepdim=True) - low).div_(top).half(), low.half()
-    # Codes are taken with the rounded scale and zero, since those are what comes back.
+    # Codes are computed with the rounded scale and zero, which unpacking uses too.
     step, origin = scale.float(), zero.float()
     if not math.isfinite((step.sum() + origin.sum()).item()):
         return None
     per_step = step.clamp_min_(SMALLEST_STEP).reciprocal_()
     steps = (groups - origin).mul_(per_step).add_(noise.like(groups)).clamp_(0, top)
-    codes = steps.to(torch.int32).to(torch.uint8)  # in two casts: one is slower
+    codes = steps.to(torch.int32).to(torch.uint8)  # two casts are faster than one
     return (join_nibbles(codes) if bits == 4 else codes), scale, zero
 
 
 @dataclass(frozen=True, eq=False)
 class PackableBlock:
-    """One block, and the layers that its attention lies between."""
+    """A packable block is a block with the layers before and after its attention."""
 
     block: nn.Module
-    value: nn.Module  # the last of the three projections
-    output: nn.Module  # takes what attention gives
+    value: nn.Module  # the last of the three projections before attention
+    output: nn.Module  # the projection of attention's result
     num_heads: int
     num_kv_heads: int
     head_size: int
@@ -158,7 +158,7 @@ def recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
         yield
     finally:
         for block in blocks:
-            del block.forward  # the class's own comes to light again
+            del block.forward  # removes the instance's attribute, so that the class's method holds
 
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -172,10 +172,10 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 class _Packed(NamedTuple):
-    """A packed tensor, and the identity by which a second save of the same tensor is recognised.
+    """A packed tensor comes with an identity by which a second save of the same one is recognised.
 
-    The original is not held: whatever saves it a second time holds it until then, and a storage
-    that is gone is nobody's any more, even if its address is given away again.
+    The storage is referenced weakly: an operator that saves the tensor again keeps it alive until
+    then, and a dead reference tells another storage at the same address apart.
     """
 
     storage: weakref.ref[torch.UntypedStorage]
@@ -184,7 +184,7 @@ class _Packed(NamedTuple):
 
 
 class BlockPacker:
-    """The hooks that pack what one block saves, and their state during its forward pass.
+    """A block packer has the hooks that pack what one block saves, and their state.
 
     ``pack`` makes a PackedActivation, or what stands for one, of a tensor and a number of bits; or
     None where the tensor must stay as it is.
@@ -260,9 +260,10 @@ class BlockPacker:
         return self._attention_bits(tensor.shape) if self._is_attending else self._bits
 
     def _attention_bits(self, shape: torch.Size) -> int:
-        """Choose the bits of a tensor that attention saves by its shape.
+        """Return the bits at which to save a tensor of attention, told by its shape.
 
-        It is a projection, a score or the result; anything else stays exact, at 32 bits.
+        The shape says whether it is a projection, the scores or the result. Any other tensor stays
+        as it is, at 32 bits.
         """
         elements = shape.numel()
         parts, head_elements = self._parts, self._tokens * self._parts.head_size
@@ -274,7 +275,7 @@ class BlockPacker:
         if elements not in (head_elements * parts.num_heads, head_elements * parts.num_kv_heads):
             return 32
         self._num_projections += 1
-        is_result = self._num_projections > 3  # flash attention saves it after q, k, v
+        is_result = self._num_projections > 3  # flash attention saves its result after q, k and v
         return self._bits if is_result else max(self._bits, 8)
 
 

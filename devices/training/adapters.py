@@ -17,7 +17,7 @@ from traces.arrays import BoolArray, Float32Array
 
 
 class Terms(nn.Module):
-    """One factor of the terms that a job holds in one layer, in place of peft's Linear.
+    """Terms are one factor of the terms that a job holds in one layer, in place of peft's Linear.
 
     Rows of A (``axis`` 0) or columns of B (``axis`` 1), trained ones first: the sum over terms has
     no order. Only trained ones are parameters, so that no gradient, no optimizer state and no
@@ -34,7 +34,7 @@ class Terms(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The whole factor: (r, in) for A, (out, r) for B."""
+        """Return the whole factor: (r, in) for A, (out, r) for B."""
         if self.trained is None:
             return self.frozen
         if self.frozen.shape[self._axis] == 0:
@@ -52,7 +52,7 @@ class Terms(nn.Module):
 
 
 class _TermProduct(torch.autograd.Function):
-    """The product x @ W.T, which saves x alone: W is no activation, and is never packed as one."""
+    """This product x @ W.T saves x alone, so that W is not packed as if it were an activation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class _TermProduct(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class LoadedAdapter:
-    """One job's adapter inside the model, until the next one is loaded."""
+    """A loaded adapter is one job's adapter inside the model, until the next one is loaded."""
 
     model: AdaptedModel
     start: Adapter
@@ -118,7 +118,7 @@ def load_adapter(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> Loade
         held, trained = (mask[place_of(model, key)] for mask in (grid.held, grid.trained))
         chosen = [_indices(mask, model.host.device) for mask in (trained, held & ~trained)]
         a, b = (torch.tensor(factor, device=model.host.device) for factor in adapter.factors[key])
-        # A frozen factor has its terms in the order of the trained one.
+        # If only one factor is trained, the other is frozen as a whole, in the same order of terms.
         frozen = [chosen[0][:0], torch.cat(chosen)]
         of_a, of_b = (chosen if name in grid.trained_factors else frozen for name in ("a", "b"))
         layer.lora_A[ADAPTER] = Terms(a, *of_a, axis=0)
@@ -127,7 +127,7 @@ def load_adapter(model: AdaptedModel, adapter: Adapter, grid: TermGrid) -> Loade
     for name, parameter in model.head.items():
         parameter.requires_grad_(False).copy_(torch.tensor(adapter.head[name]))
         parameter.requires_grad_(True)
-        parameter.grad = None  # a job that broke off may have left one
+        parameter.grad = None  # an interrupted job may have left a gradient
     return LoadedAdapter(model, adapter, grid)
 
 

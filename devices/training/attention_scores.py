@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class ScoreWatch(TorchFunctionMode):
-    """Follows which operator saves tensors, and so which of them are scores.
+    """A score watch follows which operator saves tensors, and so which of them are scores.
 
     Softmax saves scores. The product after it saves the values, for the gradient of the scores, and
     then the scores once more.

@@ -22,7 +22,7 @@ NUM_BUCKETS = 4
 
 @dataclass(frozen=True, eq=False)
 class TokenizedTexts:
-    """Examples as token ids, with their targets."""
+    """Tokenized texts are examples as token ids, with their targets."""
 
     ids: Sequence[IntArray]
     targets: Targets
@@ -53,7 +53,7 @@ class TokenizedTexts:
 
     @cached_property
     def lengths(self) -> IntArray:
-        """The number of tokens of each text, (n,)."""
+        """Return the number of tokens of each text, (n,)."""
         if isinstance(self.ids, Rows):
             return self.ids.lengths
         return np.array([len(row) for row in self.ids], dtype=np.int64)

@@ -26,7 +26,7 @@ def join_nibbles(codes: Tensor) -> Tensor:
 def read_nibbles(stored: Tensor, levels: tuple[float, ...]) -> Tensor:
     """Look up the levels that joined codes stand for: (groups, 64), in fp32."""
     table = _pair_table(levels, stored.device)
-    # One look-up gives both values of a byte: a pair of fp32 travels as one fp64.
+    # One look-up gives both values of a byte: the table holds pairs of fp32, viewed as one fp64.
     pairs = table.index_select(0, stored.view(-1).int())
     return pairs.view(torch.float32).view(-1, GROUP)
 

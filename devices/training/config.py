@@ -9,11 +9,11 @@ from devices.options import TrainingOptions
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(TrainingOptions):
-    """The settings by which every job of a run is trained and the global model is tested."""
+    """A training config holds the settings by which a run's jobs are trained and tested."""
 
     model: str
     targets: tuple[str, ...]  # names of the adapted layers of a block
-    max_length: int = 32  # tokens; longer texts are cut
+    max_length: int = 32  # in tokens; longer texts are cut
     eval_examples: int = 400
-    eval_batch_size: int = 50  # larger ones fall out of the cache
-    revision: str | None = None  # of a model on the hub
+    eval_batch_size: int = 50  # larger batches do not fit into the processor's cache
+    revision: str | None = None  # commit, branch or tag of a model on the hub

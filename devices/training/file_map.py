@@ -45,7 +45,7 @@ def give_back(weight: Tensor) -> None:
     first = -(-weight.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (weight.data_ptr() + weight.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if end > first:
-        # A system that refuses leaves the pages where they are, which does no harm.
+        # If the call fails, the pages stay in memory, which is harmless.
         ctypes.CDLL(None).madvise(
             ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED
         )

@@ -22,9 +22,9 @@ from devices.models.directory import ModelFiles
 _CODE_OR_PLACES = ("auto_map", "chat_template")
 """Keys of a tokenizer_config.json that are left out, beside those that name a file."""
 STANDARD_ERROR = 2
-"""Its file descriptor."""
+"""The file descriptor of standard error."""
 MAX_SAID = 300
-"""Characters of a library's own message that ours quote."""
+"""The number of characters of a library's message that our messages quote."""
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def checked_folder(files: ModelFiles) -> Iterator[Path]:
     written without what names code or files, and the rest are links to the files that were hashed.
     """
     with TemporaryDirectory(prefix="fedclock-") as outer:
-        folder = Path(outer, "model")  # some tokenizers follow from the folder's name
+        folder = Path(outer, "model")  # transformers chooses some tokenizers by the folder's name
         folder.mkdir()
         for file in files.all:
             if file.name not in ("config.json", "tokenizer_config.json"):
@@ -103,7 +103,7 @@ def _without_panics() -> Iterator[None]:
             folder = stack.enter_context(TemporaryDirectory(prefix="fedclock-"))
             said = stack.enter_context(Path(folder, "said").open("w+b"))
             terminal = os.dup(STANDARD_ERROR)
-        except OSError:  # no room for it, or no standard error
+        except OSError:  # the disk is full, or there is no standard error
             yield
             return
         stack.callback(os.close, terminal)
@@ -124,7 +124,7 @@ def _without_panics() -> Iterator[None]:
 
 
 class UnusableModelError(ValueError):
-    """A model that cannot be used; the message says why."""
+    """This error says why a model cannot be used."""
 
 
 @contextmanager

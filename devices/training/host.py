@@ -11,20 +11,20 @@ import torch
 from devices.options import HostCompute, HostDtype
 from devices.vocabulary.trainer import HostNames
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of malloc.h
 KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Host:
-    """The device that the host trains on, and the dtype of its matrix products."""
+    """A host is the device that the machine trains on, and the dtype of its matrix products."""
 
     device: torch.device
     dtype: torch.dtype
 
     @property
     def names(self) -> HostNames:
-        """The names of device and dtype, for code that does not import torch."""
+        """Return the names of device and dtype, for code that does not import torch."""
         return HostNames(
             "cuda" if self.device.type == "cuda" else "cpu",
             "bf16" if self.dtype == torch.bfloat16 else "fp32",
@@ -58,7 +58,7 @@ def make_reproducible(host: Host) -> None:
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=host.device.type == "cuda")
-    # What comes with that, filling all new memory, would cost time and change nothing.
+    # Deterministic mode also fills all new memory, which costs time and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -71,8 +71,8 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    # Older ones take no threshold above 32 MiB; one of the two must hold, since any setting ends
-    # glibc's own adjustment of both.
+    # Older versions of glibc take no threshold above 32 MiB. A lower one is set there, since any
+    # setting ends glibc's own adjustment of both thresholds.
     if not mallopt(M_MMAP_THRESHOLD, KEPT_BYTES):
         mallopt(M_MMAP_THRESHOLD, 2**25)
     mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
@@ -82,7 +82,7 @@ def _has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     checks = (
-        getattr(torch.cpu, name, None)  # not in every torch
+        getattr(torch.cpu, name, None)  # missing in some versions of torch
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
     return any(check() for check in checks if check is not None)

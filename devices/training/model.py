@@ -114,19 +114,19 @@ def lora_config(spec: ModelSpec, *, rank: int, alpha: float, dropout: float = 0.
 
 @dataclass(frozen=True, eq=False)
 class AdaptedModel:
-    """A frozen base model that all jobs share, and the places where a job puts its own tensors."""
+    """An adapted model is a frozen base that jobs share, with places for a job's own tensors."""
 
     spec: ModelSpec
     network: nn.Module
     weights: WeightStore
     lora_layers: Mapping[ModuleKey, Any]  # peft's LoRA layers, in order of blocks and targets
     head: Mapping[str, nn.Parameter]  # named as in ModelSpec.head_shapes
-    head_layers: Mapping[str, nn.Linear]  # the layers of these tensors, without ".weight"
+    head_layers: Mapping[str, nn.Linear]  # the layers of these tensors, named without ".weight"
     blocks: tuple[PackableBlock, ...]
     host: Host
     pad_id: int
-    vocabulary_size: int  # token ids are below it
-    max_length: int  # the longest text, in tokens, that it has positions for
+    vocabulary_size: int  # all token ids are below it
+    max_length: int  # the most tokens of a text that it has positions for
 
     def logits(self, batch: Batch) -> Tensor:
         """Compute the logits of a batch in fp32, whatever the matrix products ran in.
@@ -167,8 +167,8 @@ def load_model(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel
 
 
 def _load(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel:
-    # Whatever transformers and peft draw here, an adapter replaces; the caller's draws stay as
-    # they would have been.
+    # transformers and peft draw weights here that an adapter replaces. They draw from a copy of the
+    # generator, so that the caller's later draws do not change.
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base = _load_base(source, spec).to(host.device)
@@ -209,8 +209,9 @@ def _load_base(source: ModelSource, spec: ModelSpec) -> Any:
     model, loading = _pretrained(config, spec.head, source.files, dtype)
     if has_narrow_buffers(model):
         model, loading = _pretrained(config, spec.head, source.files, torch.float32)
-    # transformers draws what a file lacks. A head is ours to train, and a frozen pooler may be any
-    # projection, but blocks at random would learn nothing, and nobody would know why.
+    # transformers draws weights that the files lack. That is right for a head, which is trained,
+    # and for a frozen pooler, which may be any projection. A model with random blocks would learn
+    # nothing, so it is refused.
     odd = {str(key) for key in loading["missing_keys"]}
     odd = {key for key in odd if "pooler" not in key}
     odd |= {str(key if isinstance(key, str) else key[0]) for key in loading["mismatched_keys"]}
@@ -236,7 +237,7 @@ def _pretrained(config: Any, head: Head, files: ModelFiles, dtype: torch.dtype) 
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # of a head; others are refused later
+            ignore_mismatched_sizes=True,  # for the head; other mismatches are refused later
             output_loading_info=True,
         )
 
@@ -289,12 +290,13 @@ def configure(config: Any, *, head: Head, attention: Attention) -> Any:
     """
     if head.per == "text":
         config.num_labels = head.num_outputs
-    config.use_cache = False  # of keys and values, for generating text
+    config.use_cache = False  # the cache of keys and values serves text generation only
     config._attn_implementation = attention
     for name, value in list(vars(config).items()):
         if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
-    if config.pad_token_id is None:  # decoders often have none, and find the last token by it
+    # Many decoders have no padding token, but transformers needs one to find the last token.
+    if config.pad_token_id is None:
         ends = config.eos_token_id
         config.pad_token_id = ends[0] if isinstance(ends, list) and ends else ends
     if not isinstance(config.pad_token_id, int):
@@ -307,7 +309,7 @@ def configure(config: Any, *, head: Head, attention: Attention) -> Any:
 
 def _max_length(config: Any) -> int:
     positions: int = config.max_position_embeddings
-    # RoBERTa and MPNet count positions from the one after their padding.
+    # RoBERTa and MPNet number positions from pad_token_id + 1.
     is_shifted = config.model_type in ("roberta", "mpnet")
     return positions - config.pad_token_id - 1 if is_shifted else positions
 

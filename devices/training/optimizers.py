@@ -17,8 +17,8 @@ CLIP_EPSILON = 1e-6
 class OwnPart(NamedTuple):
     """An own part is one job's share of a tensor that several jobs train in one pass."""
 
-    whole: nn.Parameter  # (jobs, ...)
-    place: tuple[int | slice, ...]  # of the job's numbers in it
+    whole: nn.Parameter  # (jobs, ...): the tensor of all jobs
+    place: tuple[int | slice, ...]  # the index of the job's part in it
 
 
 class Updater:
@@ -40,7 +40,8 @@ class Updater:
     ) -> None:
         self._parameters, self._num_jobs = parameters, num_jobs
         self._clip_norm = config.clip_norm
-        # Adafactor takes means over a whole matrix; the others treat each number by itself.
+        # Adafactor takes means over each job's matrix. The other optimizers work element by
+        # element, and so can step all jobs at once.
         self._parts = parts if config.optimizer == "adafactor" else ()
         self._views = [nn.Parameter(part.whole.data[part.place]) for part in self._parts]
         chosen = self._views or parameters

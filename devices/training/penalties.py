@@ -71,7 +71,7 @@ def _tails(loaded: LoadedAdapter, first_term: int) -> Iterator[tuple[Tensor, Ten
         held, trained = (
             mask[loaded.place(key)] for mask in (loaded.grid.held, loaded.grid.trained)
         )
-        # Loaded terms lie with the trained ones first.
+        # The loaded factors hold the trained terms first, then the frozen ones.
         order = np.concatenate([np.flatnonzero(trained), np.flatnonzero(held & ~trained)])
         tail = torch.tensor(np.flatnonzero(order >= first_term), device=loaded.model.host.device)
         a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight

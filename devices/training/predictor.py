@@ -22,12 +22,12 @@ from traces.arrays import IntArray
 
 @dataclass(frozen=True)
 class ModelPredictor:
-    """A loaded model with its tokenizer, as tasks score it; see ``devices/tasks/task.py``."""
+    """A model predictor lets tasks score a loaded model; see ``devices/tasks/task.py``."""
 
     model: AdaptedModel
     tokenizer: ModelTokenizer
-    at_once: int  # rows of tokens
-    chunk: Batch | None = None  # a batch whose passes ``begin`` opens
+    at_once: int  # the most rows of tokens in one pass
+    chunk: Batch | None = None  # the batch for which passes run inside ``begin``
     begin: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def logits(self, batch: Batch) -> Tensor:
@@ -50,7 +50,7 @@ class ModelPredictor:
         given = [torch.from_numpy(each).to(self.model.host.device) for each in (ids, mask)]
         base: Any = self.model.network.get_base_model()  # type: ignore[operator]
         greedy: Any = GenerationConfig
-        base.generation_config = greedy()  # not what its files say, such as sampling
+        base.generation_config = greedy()  # the model's own files may ask for sampling
         with self.model.host.autocast():
             made = base.generate(
                 input_ids=given[0],

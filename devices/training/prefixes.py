@@ -28,16 +28,16 @@ BlockDigests = tuple[str, ...]
 
 
 class _Kept(NamedTuple):
-    """The input of a block for one chunk of examples, and the blocks below for which it holds."""
+    """A kept prefix is the output of the blocks ``below``, for one chunk of examples."""
 
     hidden: Tensor  # (B, T, h)
     below: BlockDigests
-    is_tuple: bool  # a block returns its hidden states in a tuple
+    is_tuple: bool  # True if a block returns its hidden states in a tuple
 
 
 @dataclass(eq=False)
 class KeptPrefixes:
-    """The prefixes of a model's test examples that were kept, by the number of their chunk."""
+    """Kept prefixes are the outputs of frozen blocks on test examples, by number of the chunk."""
 
     model: AdaptedModel
     max_bytes: int = MAX_KEPT_BYTES
@@ -88,7 +88,7 @@ class KeptPrefixes:
             handle.remove()
 
     def _of_blocks(self, adapter: Adapter) -> BlockDigests:
-        if self._digests[0] != adapter.digest:  # many chunks are scored by one adapter
+        if self._digests[0] != adapter.digest:  # one adapter scores many chunks in a row
             self._digests = adapter.digest, block_digests(adapter, len(self.model.blocks))
         return self._digests[1]
 
@@ -114,7 +114,7 @@ def _skipping(blocks: list[nn.Module], kept: _Kept) -> Iterator[None]:
         for block in skipped:
             given = kept.hidden if block is skipped[-1] else None
             block.forward = partial(_passed_by, given, kept.is_tuple)
-            undo.callback(delattr, block, "forward")  # the class's own comes to light again
+            undo.callback(delattr, block, "forward")  # so that the class's method holds again
         yield
 
 

@@ -32,7 +32,7 @@ def block_salience(
 ) -> FloatArray:
     """Return the salience of each block, (L,): larger matters more."""
     spec = model.spec
-    # Its B is zero, so the base model stays what it is; only taylor looks at the head.
+    # This adapter's B is zero, so it does not change the base model. Only taylor uses the head.
     neutral = spec.initial_adapter(rank=1, alpha=1.0, rng=np.random.default_rng(0))
     load_adapter(model, neutral, TermGrid.top_blocks(spec.grid_shape(1), depth=0))
     model.weights.use_fp32()
@@ -113,7 +113,7 @@ def _taylor(model: AdaptedModel, task: Task, batch: Batch) -> FloatArray:
         return see
 
     def begin(_block: nn.Module, args: tuple[Any, ...]) -> None:
-        args[0].requires_grad_()  # nothing below is trained, so the graph begins here
+        args[0].requires_grad_()  # no parameter below is trained, so the graph begins here
 
     layers = {
         layer: observe(block)
@@ -154,7 +154,7 @@ def _outerr(model: AdaptedModel, batch: Batch) -> FloatArray:
     def observe(block: int) -> Observer:
         def see(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             with _in_format(model.weights.blocks[block]):
-                coarse = _hidden(module.forward(*args, **kwargs))  # forward: hooks stay out
+                coarse = _hidden(module.forward(*args, **kwargs))  # forward runs without hooks
             exact = _hidden(output)[is_text]
             error = (exact - coarse[is_text]).square().sum() / exact.square().sum()
             errors[block] = error.item()
@@ -190,7 +190,7 @@ def _observed(observers: Mapping[Any, Observer]) -> Iterator[None]:
 
 
 def _forward(model: AdaptedModel, batch: Batch) -> Tensor:
-    """Compute the logits in fp32 throughout, whatever the host trains in."""
+    """Compute the logits of a batch with all products in fp32, whatever the host trains in."""
     logits: Tensor = model.network(**batch.inputs).logits
     return logits
 

@@ -25,7 +25,7 @@ from traces.arrays import Float32Array, IntArray
 
 
 class StackedFactor(nn.Module):
-    """One factor of the terms that each of n jobs holds in one layer, to multiply from the right.
+    """A stacked factor is one factor of n jobs' terms in one layer, to multiply from the right.
 
     (n, in, r) of A or (n, r, out) of B, trained terms first along ``axis``. Where another job has
     more terms, zeros stand in both factors, and stay: the gradient of either is a multiple of the
@@ -40,7 +40,7 @@ class StackedFactor(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The factors of all jobs: (n, in, r) for A, (n, r, out) for B."""
+        """Return the factors of all jobs: (n, in, r) for A, (n, r, out) for B."""
         if self.trained is None:
             return self.frozen
         return torch.cat([self.trained, self.frozen], dim=self._axis)
@@ -51,7 +51,7 @@ class StackedFactor(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LoadedStack:
-    """The adapters of several jobs inside the model, until the next one is loaded."""
+    """A loaded stack is the adapters of several jobs inside the model, until the next is loaded."""
 
     model: AdaptedModel
     jobs: Sequence[TrainingJob]
@@ -93,7 +93,7 @@ class LoadedStack:
             for name, linear in self.model.head_layers.items():
                 weight, bias = self.head[f"{name}.weight"], self.head.get(f"{name}.bias")
                 linear.__dict__["forward"] = partial(_linear, weight=weight, bias=bias)
-                undo.callback(delattr, linear, "forward")  # the class's own comes to light again
+                undo.callback(delattr, linear, "forward")  # so that the class's method holds again
             yield
 
     def read(self) -> list[Adapter]:
@@ -146,7 +146,7 @@ def _load_layer(
     adapters = [job.broadcast.adapter.factors[key] for job in jobs]
     a = [_side_by_side([f.a for f in adapters], chosen).mT for chosen in (trained, frozen)]
     b = [_side_by_side([f.b.T for f in adapters], chosen) for chosen in (trained, frozen)]
-    # A frozen factor has its terms in the order of the trained one.
+    # If only one factor is trained, the other is frozen as a whole, in the same order of terms.
     if "a" not in grids[0].trained_factors:
         a = [a[0][:, :, :0], torch.cat(a, dim=2)]
     if "b" not in grids[0].trained_factors:
@@ -157,7 +157,7 @@ def _load_layer(
 
 
 def _side_by_side(factors: Sequence[Float32Array], chosen: Sequence[IntArray]) -> Tensor:
-    """Stack the chosen rows of each job's factor, zeros below them: (n, r, width)."""
+    """Return (n, r, width): the chosen rows of each of n jobs' factors, padded with zeros to r."""
     rows = np.zeros((len(factors), max(map(len, chosen)), factors[0].shape[1]), dtype=np.float32)
     for row, factor, indices in zip(rows, factors, chosen, strict=True):
         row[: len(indices)] = factor[indices]
@@ -172,7 +172,10 @@ def _linear(x: Tensor, *, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply each job's rows, (nB, ..., in), by its own matrix of (n, in, out)."""
+    """Return (n B, ..., out): the B rows of each job in ``x`` (n B, ..., in) times its own matrix.
+
+    ``weight`` is (n, in, out).
+    """
     rows = x.reshape(len(weight), -1, x.shape[-1])
     return torch.bmm(rows, weight).view(*x.shape[:-1], weight.shape[-1])
 

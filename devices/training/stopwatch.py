@@ -19,11 +19,11 @@ from devices.training.model import load_model
 from devices.training.tokens import FIRST_WORD_ID
 from devices.vocabulary.plan import TrainingPlan
 
-LEARNING_RATE = 1e-6  # so small that training on random texts goes on for ever
+LEARNING_RATE = 1e-6  # so small that training on random texts never diverges
 
 
 class Stopwatch:
-    """Takes single training steps of plans and times them.
+    """A stopwatch takes single training steps of plans and times them.
 
     On one thread of a CPU it reads the time that the processor gave, which other programs' share is
     no part of; otherwise the time on the wall.

@@ -44,7 +44,7 @@ def keep_as_stored(model: nn.Module, trained: Sequence[str]) -> None:
         is_plain = type(module) in (*_PRODUCTS, nn.Embedding) and path.split(".")[0] not in trained
         for name, parameter in module.named_parameters(recurse=False):
             (kept if is_plain and name == "weight" else wide).add(parameter)
-    for parameter in wide:  # a matrix that another kind of module shares among them
+    for parameter in wide:  # these include matrices that another kind of module shares
         parameter.data = parameter.data.float()
     for path, module in list(model.named_modules()):
         if getattr(module, "weight", None) not in kept or module.weight.dtype == torch.float32:

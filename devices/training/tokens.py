@@ -28,17 +28,17 @@ START_ID, END_ID, FIRST_WORD_ID = 1, 2, 3
 MANY = 2**31
 """More tokens than any text has."""
 CHAT = "chat"
-"""The template that stands for the tokenizer's own."""
+"""The value of ``template`` that selects the tokenizer's own chat template."""
 TEXTS_AT_ONCE = 512
 """Texts that a tokenizer is given in one call: each takes kilobytes on the way."""
 
 
 @dataclass(frozen=True)
 class ModelTokenizer:
-    """The tokenizer of a model as tasks use it, which checks what it returns."""
+    """A model tokenizer is a model's own tokenizer as tasks use it; it checks every result."""
 
     source: ModelSource
-    max_length: int  # tokens; longer texts are cut
+    max_length: int  # in tokens; longer texts are cut
     vocabulary_size: int
 
     def __call__(
@@ -65,7 +65,7 @@ class ModelTokenizer:
 
     @cached_property
     def end(self) -> int | None:
-        """The token for the end of a text, if the tokenizer has one."""
+        """Return the token for the end of a text, if the tokenizer has one."""
         end: int | None = self._tokenizer.eos_token_id if self.source.files else END_ID
         return end
 
@@ -157,7 +157,7 @@ def tokenize_answered(
             texts = list(zip(filled, answers, strict=True))
         heads = _ids(tokenizer, [head for head, _ in texts], special=template != CHAT)
         tails = _ids(tokenizer, [tail for _, tail in texts], special=False)
-    # Some tokenizers end every text, but a prompt goes on.
+    # Some tokenizers add an end to every text, but a prompt is followed by its answer.
     heads = [head[:-1] if len(head) > 1 and head[-1] == end else head for head in heads]
     return [(head, _until_end(tail, end)) for head, tail in zip(heads, tails, strict=True)]
 
@@ -257,7 +257,7 @@ def _hashed_pair(
     """Return the tokens of a pair, an end after each text, and of each token its text, 0 or 1."""
     start, *one = _hashed(first, vocabulary_size)
     _, *other = _hashed(second, vocabulary_size)
-    room = max_length - 3  # beside the start and two ends
+    room = max_length - 3  # without the start and the two ends
     one = one[: max(room - room // 2, room - len(other))]
     other = other[: room - len(one)]
     ids = [start, *one, END_ID, *other, END_ID]

@@ -59,16 +59,16 @@ MAX_SHOWN = 20
 """Outputs of a model that a message shows."""
 
 GetTokens = Callable[[Split, Callable[[], Encoded]], Encoded]
-"""Gives the tokens of a split, which it may have made by its second argument."""
+"""A function that returns the tokens of a split, and may call its second argument to make them."""
 
 
 def make_tokens(_: Split, make: Callable[[], Encoded]) -> Encoded:
-    """Make the tokens of a split, as where nobody keeps them."""
+    """Return the tokens of a split by making them, without a cache."""
     return make()
 
 
 class TorchTrainer:
-    """A Trainer that trains jobs in turn on one frozen base model.
+    """This trainer trains jobs in turn on one frozen base model.
 
     ``source`` holds the model's files and ``spec`` its sizes, with the attention of ``config`` and
     the head of ``task``. ``get_tokens`` may know the tokens of a split without making them. Raises
@@ -127,7 +127,7 @@ class TorchTrainer:
 
     @property
     def num_chunks(self) -> int:
-        """The number of chunks that an evaluation can be shared out in."""
+        """Return the number of chunks that an evaluation can be shared out in."""
         return len(self._test_chunks)
 
     def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:
@@ -239,7 +239,10 @@ class TorchTrainer:
     def _steps(
         self, jobs: Sequence[TrainingJob], updater: Updater, penalties: Sequence[Penalty]
     ) -> FloatArray:
-        """Train, and return the mean and mean squared loss before each step, (steps, 2, jobs)."""
+        """Train the jobs, and return (steps, 2, jobs): the losses before each step.
+
+        They are the mean over the examples of a batch, and the mean of their squares.
+        """
         plan, start, model = jobs[0].plan, jobs[0].broadcast.adapter, self._model
         model.weights.use(plan.weight_formats, start.merged, start.scale)
         micro_batch = plan.micro_batch or plan.batch_size
@@ -256,7 +259,8 @@ class TorchTrainer:
                 self._step(updater, texts, np.stack(batches), penalties, micro_batch=micro_batch)
                 for batches in zip(*drawn, strict=True)
             ]
-        # Taken from the device at the end: waiting for each step's would leave a GPU idle.
+        # The losses are copied to the host at the end, since a copy after each step would make a
+        # GPU wait.
         losses: FloatArray = torch.stack(steps).cpu().double().numpy()
         return losses
 
@@ -296,13 +300,14 @@ class TorchTrainer:
         shares = _shares(parts, num_jobs) if len(parts) > 1 else [None]
         means, squares = [], []
         for batch, share in zip(parts, shares, strict=True):
-            # No name for the logits: those of tokens are large, and are let go of before the
-            # backward pass.
+            # The logits are not bound to a name, so that their memory is freed before the backward
+            # pass: those of tokens are large.
             mean, each = self._task.losses(self._model.logits(batch), batch, num_jobs=num_jobs)
             if share is not None:
                 mean = mean * share
             added = penalties if batch is parts[0] else ()
-            # A job's texts reach nothing of another's, so that the gradient of the sum is its own.
+            # A job's loss depends on its own parameters alone, so the gradient of the sum over jobs
+            # is each job's own gradient.
             objective = sum((penalty() for penalty in added), start=mean.sum())
             objective.backward()  # type: ignore[no-untyped-call]
             means.append(mean.detach())

@@ -29,7 +29,7 @@ NF4_LEVELS = (
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """One weight matrix as it lies in memory.
+    """A packed weight is one weight matrix as it lies in memory.
 
     ``codes`` is (out, in) for fp32 and fp16, (groups, 64) bytes for int8, and (groups, 32) bytes of
     two codes each for int4 and nf4. A group is 64 neighbours in memory. In place of fp32 the host
@@ -39,26 +39,26 @@ class PackedWeight:
     format: WeightFormat
     shape: torch.Size
     codes: Tensor
-    scale: Tensor | None = None  # (groups, 1) fp16; of nf4 the largest magnitude
+    scale: Tensor | None = None  # (groups, 1) fp16; for nf4 the largest magnitude in the group
     zero: Tensor | None = None  # (groups, 1) fp16
-    is_map: bool = False  # ``codes`` lie in memory as a map of their file
+    is_map: bool = False  # True if ``codes`` are a memory map of the model's file
     _casts: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def stored_bytes(self) -> int:
-        """The number of bytes: elements * bits / 8, and for each group 4 bytes (nf4: 2)."""
+        """Return the number of bytes: elements * bits / 8, and for each group 4 bytes (nf4: 2)."""
         if not self.is_quantized:
             return self.shape.numel() * (4 if self.format == "fp32" else 2)
         return sum(part.nbytes for part in (self.codes, self.scale, self.zero) if part is not None)
 
     @property
     def casts(self) -> list[Tensor]:
-        """The copies that ``cast`` has kept."""
+        """Return the copies that ``cast`` has kept."""
         return list(self._casts.values())
 
     @property
     def is_quantized(self) -> bool:
-        """True if codes stand in for the weights."""
+        """Return True if codes stand in for the weights."""
         return self.scale is not None
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
@@ -116,7 +116,7 @@ def pack(weight: Tensor, weight_format: WeightFormat) -> PackedWeight:
     top = 255 if weight_format == "int8" else 15
     low = groups.amin(1, keepdim=True)
     scale, zero = ((groups.amax(1, keepdim=True) - low) / top).half(), low.half()
-    # Codes are taken with the rounded scale and zero, since those are what multiplies them again.
+    # Codes are computed with the rounded scale and zero, which dequantizing uses too.
     steps = (groups - zero.float()) / scale.float().clamp_min(SMALLEST_STEP)
     codes = steps.round_().clamp_(0, top).to(torch.uint8)
     codes = codes if weight_format == "int8" else join_nibbles(codes)
@@ -132,7 +132,7 @@ def _pack_nf4(groups: Tensor, shape: torch.Size) -> PackedWeight:
 
 
 class QuantizedLinear(nn.Linear):
-    """A frozen linear layer that multiplies by whatever packed weight it is given.
+    """A quantized linear layer is frozen, and multiplies by the packed weight that it is given.
 
     A subclass of nn.Linear, so that peft wraps it in its plain LoRA layer. ``weight`` stays the
     original in the type that it was loaded in, from which every format is packed. ``is_map`` says
@@ -180,7 +180,7 @@ class QuantizedLinear(nn.Linear):
 
 
 class _PackedProduct(torch.autograd.Function):
-    """The product x @ W.T + bias without keeping W, which is dequantized again going backward."""
+    """This product x @ W.T + bias does not save W, which is dequantized again going backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: PackedWeight, bias: Tensor | None) -> Tensor:
@@ -193,7 +193,7 @@ class _PackedProduct(torch.autograd.Function):
 
 
 class WeightStore:
-    """Every block's linear layers in every format that was asked for, each packed once."""
+    """A weight store holds every block's layers in each format that was asked for, packed once."""
 
     def __init__(
         self, blocks: Sequence[Mapping[str, QuantizedLinear]], compute_dtype: torch.dtype
@@ -260,5 +260,5 @@ class WeightStore:
 
     @property
     def stored_bytes(self) -> int:
-        """The bytes of the weights in use; biases and norms are not among them."""
+        """Return the bytes of the weights in use; biases and norms are not among them."""
         return sum(layer.packed.stored_bytes for layers in self.blocks for layer in layers.values())

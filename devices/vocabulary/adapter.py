@@ -21,7 +21,7 @@ class ModuleKey(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """The LoRA factors A and B of one layer, whose weight they update by ``scale * b @ a``.
+    """Factors are A and B of LoRA for one layer, whose weight they change by ``scale * b @ a``.
 
     Row k of ``a`` and column k of ``b`` are the rank-1 term k.
     """
@@ -42,7 +42,7 @@ class Merged:
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of every number and name in the merge."""
+        """Return the SHA-256 of every number and name in the merge."""
         sha = hashlib.sha256()
         for key, product in sorted(self.products.items(), key=lambda item: item[0]):
             for part in product if isinstance(product, Factors) else (product,):
@@ -72,17 +72,17 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """R, the number of rank-1 terms in each layer."""
+        """Return R, the number of rank-1 terms in each layer."""
         return int(next(iter(self.factors.values())).a.shape[0])
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The adapted modules of a block, in the order of the second axis of a ``TermGrid``."""
+        """Return the adapted modules of a block, in the order of a ``TermGrid``'s second axis."""
         return tuple(key.module for key in self.factors if key.block == 0)
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of every number and name in the adapter."""
+        """Return the SHA-256 of every number and name in the adapter."""
         sha = hashlib.sha256(repr(self.scale).encode())
         for key, factors in sorted(self.factors.items()):
             sha.update(f"{key.block}.{key.module}{factors.a.shape}{factors.b.shape}".encode())

@@ -27,7 +27,7 @@ class Controls:
 
     @cached_property
     def correction(self) -> Adapter:
-        """The term that is added to the gradient of every step: c - c_k."""
+        """Return the term that is added to the gradient of every step: c - c_k."""
         return elementwise(lambda c, own: c - own, self.everybody, self.own)
 
     def change(self, start: Adapter, end: Adapter, moved: float) -> Adapter:

@@ -1,4 +1,4 @@
-"""Sizes of the number formats that frozen weights, saved activations and messages are kept in."""
+"""Gives the sizes of number formats of frozen weights, saved activations and messages."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ SalienceMetric = Literal["wanda", "taylor", "influence", "outerr"]
 
 
 class TrainingError(Exception):
-    """Training cannot go on; the message tells the user why and what to do."""
+    """This error ends training; the message tells the user why, and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class TrainingJob:
     broadcast: Broadcast
     examples: IntArray  # (n,): the device's shard, as indices into the training set
     seed: int
-    stack: int = 1  # most jobs that may be trained in one pass
-    rate_share: float = 1.0  # of the configured learning rate, by the schedule
+    stack: int = 1  # the most jobs that may be trained in one pass
+    rate_share: float = 1.0  # share of the configured learning rate, from the schedule
 
 
 class TrainingResult(NamedTuple):
@@ -43,15 +43,15 @@ class TrainingResult(NamedTuple):
 
     adapter: Adapter
     train_loss: float  # mean over the steps
-    squared_loss: float = math.nan  # mean of the squared losses of the examples; NaN: not measured
+    squared_loss: float = math.nan  # mean of the examples' squared losses; NaN if not measured
     diverged: str = ""  # how a loss or weight became infinite; empty if none did
 
 
 class Evaluation(NamedTuple):
     """An evaluation says how well the global model does on the held-out examples."""
 
-    values: Mapping[str, float]  # by each metric of the task, in their order
-    by_group: tuple[float, ...] = ()  # the first metric on each group; NaN where none is held out
+    values: Mapping[str, float]  # one for each metric of the task, in their order
+    by_group: tuple[float, ...] = ()  # the first metric on each group; NaN without test examples
 
 
 class ChunkScore(NamedTuple):
@@ -62,7 +62,7 @@ class ChunkScore(NamedTuple):
 
     sums: tuple[float, ...] = ()
     by_group: tuple[tuple[int, ...], ...] = ()  # counts of each group
-    rows: tuple[tuple[float, ...], ...] = ()  # of each example, for metrics that no sum gives
+    rows: tuple[tuple[float, ...], ...] = ()  # numbers of each example, for metrics without sums
 
 
 class OwnTest(NamedTuple):
@@ -73,10 +73,10 @@ class OwnTest(NamedTuple):
 
 
 class HostNames(NamedTuple):
-    """The hardware and number format that a trainer computes with; its results depend on both."""
+    """Host names say which hardware and number format a trainer computes with."""
 
     compute: Literal["cpu", "cuda"]
-    dtype: Literal["bf16", "fp32"]  # of matrix products
+    dtype: Literal["bf16", "fp32"]  # the type of matrix products
 
 
 class Trainer(Protocol):
@@ -133,12 +133,12 @@ class ChunkedTrainer(Trainer, Protocol):
 
     @property
     def host_names(self) -> HostNames:
-        """The hardware and number format that it computes with."""
+        """Return the hardware and number format that it computes with."""
         ...
 
     @property
     def num_chunks(self) -> int:
-        """The number of chunks that the held-out examples are divided into."""
+        """Return the number of chunks that the held-out examples are divided into."""
         ...
 
     def score(self, adapter: Adapter, chunks: Iterable[int]) -> list[ChunkScore]:

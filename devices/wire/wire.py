@@ -63,7 +63,7 @@ G = TypeVar("G", bound=np.generic)
 
 
 class ModuleTerms(NamedTuple):
-    """The terms of one module in all blocks; each term is a row of ``a`` and a row of ``b``."""
+    """Module terms are those of one module in all blocks, each a row of ``a`` and one of ``b``."""
 
     a: Float32Array  # (L, R, in)
     b: Float32Array  # (L, R, out)
@@ -301,7 +301,7 @@ def decode_control_change(message: bytes, broadcast: Adapter, *, plan: TrainingP
     The plan must have controls. Raises as ``decode_update`` does.
     """
     reader = _update_reader(message, broadcast, plan)
-    _read_uploaded(reader, broadcast, plan)  # comes first
+    _read_uploaded(reader, broadcast, plan)  # skips the adapter, which precedes the change
     return _read_uploaded(reader, zeros_like(broadcast), plan)
 
 

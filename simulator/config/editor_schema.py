@@ -111,7 +111,7 @@ def _reference(
     name: str, section: type, sections: dict[str, Schema], kind: str | None = None
 ) -> Schema:
     if name not in sections:
-        sections[name] = {}  # a section that holds itself would not end
+        sections[name] = {}  # ends the recursion of a section that contains itself
         sections[name] = _section(section, sections, kind)
     return {"$ref": f"#/$defs/{name}"}
 

@@ -26,22 +26,22 @@ OUT_OF_RANGE = (
     *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
     *("finite_number", "predicate_failed"),
 )
-"""pydantic's names for the errors that are told by the range in the annotation."""
+"""pydantic's names for errors whose message is made from the range in the annotation."""
 
 NO_NUMBER = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
 }
-"""pydantic's names for the errors that a value is no number of the kind that a key takes."""
+"""pydantic's names for errors that a value is not a number of the right kind."""
 
 MORE = {
     "training": ", or keys and values such as learning_rate",
     "profile": ", the name of a profile or a TOML file (figures of your own stand at device)",
 }
-"""What else a message says of a key whose value is of another type."""
+"""The words that a message adds for some keys whose value is of another type."""
 
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-"""pydantic's names for the error that a key is none."""
+"""pydantic's names for the error that a key is unknown."""
 
 
 def problem_line(error: Any, model: type[RunConfig]) -> str:
@@ -67,7 +67,8 @@ def problem_line(error: Any, model: type[RunConfig]) -> str:
         arms = [arm for hint in hints for arm in members(hint)]
         sections = [one for arm in arms for one in kinds_of(arm).values() or [arm]]
         keys = {key for one in sections if is_section(one) for key in names_of(one)}
-        is_of_key = text.split(" ", 1)[0] in keys  # of a section's own check: the key has a line
+        # A section's own check may begin with the key that is wrong; the key is then named in full.
+        is_of_key = text.split(" ", 1)[0] in keys
         return f"{name}.{text}" if is_of_key else f"{name}: {text}"
     if kind in ("model_type", "dataclass_type"):
         return f"{name} must hold keys and values, got {shown(given)}"
@@ -125,7 +126,7 @@ def altered(given: Any, read: Any, where: Sequence[str] = ()) -> Iterator[str]:
     elif isinstance(read, list) and isinstance(given, list | tuple):
         for place, pair in enumerate(zip(given, read, strict=False)):
             yield from altered(*pair, [*where, str(place)])
-    elif isinstance(read, dict | list):  # a value that is short for a section or a list
+    elif isinstance(read, dict | list):  # the short form of a section or list was given
         inner = read.get("source") if isinstance(read, dict) else read[0] if read else None
         if inner is not None and not isinstance(inner, dict | list):
             yield from altered(given, inner, where)

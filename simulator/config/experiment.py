@@ -26,10 +26,10 @@ from traces.options import option_hints
 from traces.text import did_you_mean
 
 MAX_BYTES = 1_000_000
-"""A config is written by hand; a larger file is a mistake, or meant to do harm."""
+"""The largest size of a config, which is written by hand: a larger file must be a mistake."""
 
 Code = Literal["of_experiments", "of_run_folders"]
-"""Whose own strategies may be run: those of experiments, or those of run folders too."""
+"""Which users' strategies may be run: those of experiments, or those of run folders too."""
 
 
 class ConfigError(UserError):
@@ -86,13 +86,14 @@ def read_experiment(
     if ("strategy" in raw) == ("strategies" in raw):
         raise ConfigError(["give strategy or strategies, exactly one of the two"], origin)
     if "strategy" in raw:
-        name = str(kind_in(raw["strategy"]) or "run").rpartition(":")[2]  # mine.py:Name -> Name
+        # The kind of a strategy in a file, mine.py:Name, gives the label Name.
+        name = str(kind_in(raw["strategy"]) or "run").rpartition(":")[2]
         return [_parse({"label": name, **_with_title(raw)}, origin)]
     strategies = raw.pop("strategies")
     if not isinstance(strategies, dict) or not strategies:
         raise ConfigError(["strategies must map at least one label to a strategy"], origin)
     runs, problems = [], []
-    readable = None  # of one strategy: but for its own section all say the same
+    readable = None  # the first strategy's, since all strategies share the other sections
     for number, (label, strategy) in enumerate(strategies.items()):
         place = {"place": [number]} if number else {}
         one = {**raw, **place, "label": label, "strategy": strategy}
@@ -158,7 +159,7 @@ def name_strategies(problems: Sequence[str], label: str | None) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)  # of a device or a pipe, nobody knows the size
+            content = file.read(MAX_BYTES + 1)  # a limit, since a pipe does not tell its size
         if len(content) > MAX_BYTES:
             raise ValueError(f"a config must be at most {MAX_BYTES} bytes, got more")
         raw = parse_yaml(content.decode())
@@ -211,7 +212,7 @@ def _parse(raw: Mapping[str, Any], origin: Origin) -> RunConfig:
             model = _own_config(own)
             given = {k: v for k, v in raw["strategy"].items() if k != "source_sha256"}
             raw = {**raw, "strategy": {**given, "kind": own.kind}}
-            if RATE in option_hints(own):  # the class says what it means by it
+            if RATE in option_hints(own):  # the class has an option of this name itself
                 return _validated(model, raw, origin, problems=problems)
         except StrategyFileError as error:
             problems = error.problems
@@ -266,7 +267,7 @@ def _validated(
     except ValidationError as error:
         readable = readable_part(raw, [keys_of(one, model) for one in error.errors()], start)
         details = [d for d in error.errors() if not (problems and d["loc"][0] == "strategy")]
-        # A list all of whose entries are wrong counts as empty.
+        # pydantic also calls a list too short if all of its entries are wrong, which is no news.
         details = [d for d in details if d["type"] != "too_short" or not d["input"]]
         problems = [*problems, *(problem_line(detail, model) for detail in details)]
     except UserError:
@@ -274,7 +275,8 @@ def _validated(
     except Exception as error:
         if model is RunConfig:
             raise
-        problems = [*problems, _not_plain(raw["strategy"]["kind"], error)]  # a class of the user's
+        # A class of the user's has hints that pydantic cannot handle.
+        problems = [*problems, _not_plain(raw["strategy"]["kind"], error)]
     if problems:
         raise ConfigError(problems, origin, readable)
     return config
@@ -283,7 +285,7 @@ def _validated(
 def _own_config(own: type[Strategy[Any]]) -> type[RunConfig]:
     try:
         return config_for(own)
-    except Exception as error:  # whatever pydantic meets in the hints of a class that is not ours
+    except Exception as error:  # a user's class may have type hints that pydantic cannot handle
         raise StrategyFileError([_not_plain(own.kind, error)]) from None
 
 

@@ -301,7 +301,7 @@ class FleetConfig(Section):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """The number of devices of each group; shares are of what is not counted.
+        """Return the number of devices of each group; shares are of what is not counted.
 
         Shares are rounded by largest remainder. A table that stands for all its rows counts 0 here:
         only its file knows.

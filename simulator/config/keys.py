@@ -14,7 +14,7 @@ from traces.options import is_union, option_hints
 Keys = list[str | int]
 
 RATE = "learning_rate"
-"""A key of every strategy that stands for ``training.learning_rate`` in its own runs."""
+"""A key that every strategy may have, in place of ``training.learning_rate`` for its runs."""
 
 
 def locate(root: type, place: Sequence[str | int]) -> tuple[Keys, list[Any]]:

@@ -18,7 +18,7 @@ _KEY = re.compile(r"[A-Za-z0-9._-]+")
 _SECONDS = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?(?= s\b)")
 
 MAX_SHOWN = 100
-"""Characters of an override that a message quotes."""
+"""The number of characters of an override that a message quotes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Origin:
         for override in reversed(self.overrides):
             first, *rest = override.partition("=")[0].strip().split(".")
             keys = [re.escape(first), *map(re.escape, rest)]
-            if first == "strategy" and rest:  # which reaches every one of several
+            if first == "strategy" and rest:  # such an override applies to every strategy
                 keys[0] = r"(strategy|strategies\.[A-Za-z0-9._-]+)"
             if re.match(r"\.".join(keys) + r"[ .:]", problem):
                 return override
@@ -63,7 +63,7 @@ class Origin:
 
     @cached_property
     def _places(self) -> Mapping[str, Place]:
-        """The place of each key; none where the file is a pipe, or cannot be read once more."""
+        """Return the place of each key; none for a pipe or a file that cannot be read again."""
         try:
             return key_places(self.file.read_text("utf-8")) if self.file.is_file() else {}
         except (OSError, ValueError):
@@ -71,7 +71,7 @@ class Origin:
 
 
 Placed = tuple[str | Origin, str]
-"""A problem behind the origin, or the name of the option, that it is of."""
+"""A problem after its origin, or after the name of the option that it is about."""
 
 
 def told(found: Iterable[Placed]) -> list[str]:
@@ -108,21 +108,25 @@ def _with_ranges(found: Iterable[Placed]) -> Iterator[Placed]:
 
 
 class _Overridden(NamedTuple):
-    """A problem that an override made: ``strategies.a.rank must be at least 1, got 0``."""
+    """This is a problem that an override caused, divided into its parts.
+
+    The examples below are of ``strategies.a.rank must be at least 1, got 0``, which the override
+    ``strategy.rank=0`` causes.
+    """
 
     file: Path
-    name: str  # strategy.rank, of the override strategy.rank=0
-    value: str  # 0
-    key: str  # strategies.a.rank
-    rule: str  # " must be at least 1"
-    given: str  # ", got 0"; empty where the problem does not end so
+    name: str  # the key of the override: strategy.rank
+    value: str  # its value: 0
+    key: str  # the key of the problem: strategies.a.rank
+    rule: str  # what must hold: " must be at least 1"
+    given: str  # what was given: "0"; empty where the problem does not end so
 
     @classmethod
     def of(cls, origin: Origin, problem: str, override: str) -> _Overridden:
         name, _, value = override.partition("=")
         key = _KEY.match(problem)[0]  # type: ignore[index]  # since the override is of the key
         rule, got, given = problem.removeprefix(key).rpartition(", got ")
-        is_plain = got and ";" not in given  # else advice on this value follows
+        is_plain = got and ";" not in given  # after a semicolon comes advice for this value
         ends = (rule, given) if is_plain else (problem.removeprefix(key), "")
         return cls(origin.file, name.strip(), value.strip(), key, *ends)
 

@@ -20,7 +20,7 @@ OF_EVERY_KIND: Mapping[str, Sequence[str]] = {
     "server_optimizer": ("learning_rate",),
     "strategy": (*SCALE, RATE),
 }
-"""The sections that are of one of several kinds, and their options that mean the same in each."""
+"""Sections with several kinds, and those of their options that mean the same in every kind."""
 
 
 def override_all(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:

@@ -28,23 +28,23 @@ METHODS: dict[str, list[str]] = {
     for name, member in vars(Strategy).items()
     if inspect.isfunction(member) and not name.startswith("_")
 }
-"""What the engine calls, with the arguments it gives, by position."""
+"""The methods that the engine calls, each with its arguments in order."""
 
 OPTIONAL = ("own_model",)
-"""Methods that a class which does not inherit from ``Strategy`` may lack, and then gets."""
+"""Methods that a class may leave out if it does not inherit from ``Strategy``."""
 
 SCALE = ("rank", "alpha")
 """Fields that every strategy has."""
 
 MAX_BYTES = 1_000_000
-"""A strategy is written by hand; a larger file is a mistake."""
+"""The largest size of a strategy's file, which is written by hand."""
 
 RESERVED = ("kind", "title", "source_sha256")
-"""No fields: in a config these keys mean something else."""
+"""Names that no field may have, since these keys of a config mean something else."""
 
 
 class StrategyFileError(UserError):
-    """A user's scheduler is wrong; the error has a line for each problem."""
+    """This error says what is wrong with a user's scheduler, in a line for each problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -66,7 +66,7 @@ class Source:
         """Return an error in one line: where in the file, and its own message."""
         said = str(error)
         if isinstance(error, SyntaxError) and error.filename == str(self.path):
-            said = error.msg  # str() would say file and line once more
+            said = error.msg  # str() would repeat file and line
         text = " ".join(said.split())
         return f"{self.path}, line {line}: {type(error).__name__}{': ' * bool(text)}{text}"
 
@@ -147,9 +147,9 @@ def _guarded(method: Any, source: Source, passes: type[Exception] = UserError) -
             if line is None and isinstance(error, StrategyError):
                 raise StrategyFileError([f"{source.path}: {error}"]) from error
             if line is None:
-                raise  # out of a method that it inherits
+                raise  # the error is from an inherited method, not from the user's file
             raise StrategyFileError([source.told(error, line)]) from error
-        # The engine names no argument; a call that does is between the user's own methods.
+        # The engine passes arguments by position. A call by name is between the user's methods.
         wrong = None if named else wrong_result(method.__name__, arguments, result)
         if wrong:
             raise StrategyFileError([f"{source.path}: {method.__qualname__} must return {wrong}"])
@@ -163,7 +163,7 @@ def _read(folder: Path, file: str) -> Source:
     try:
         checked_path(file, folder, max_bytes=MAX_BYTES)
         return Source(path.absolute(), path.read_bytes())
-    except (OSError, ValueError) as error:  # ValueError: no path at all
+    except (OSError, ValueError) as error:  # a text that cannot be a path raises ValueError
         reason = getattr(error, "strerror", None) or error
         raise StrategyFileError(
             [
@@ -180,12 +180,12 @@ def _run(source: Source) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, source.path)
-    assert spec is not None  # since the name ends in .py
+    assert spec is not None  # the file's name ends in .py, so Python can load it
     module = importlib.util.module_from_spec(spec)
     vars(module)["__source__"] = source
-    sys.modules[name] = module  # where dataclasses and pydantic look annotations up
+    sys.modules[name] = module  # dataclasses and pydantic look up annotations there
     try:
-        # Not by the loader: it might find the byte code of an earlier text.
+        # The loader is not used, since it might run cached byte code of an earlier version.
         exec(compile(source.text, source.path, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]

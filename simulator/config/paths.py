@@ -15,12 +15,12 @@ from traces.located import PathText, folder_of, located
 from traces.text import parse_json
 
 MAX_BYTES = 4_000_000_000
-"""No file that a config names is larger; each reader may ask for less."""
+"""The largest size of a file that a config names; a reader may set a lower limit."""
 
 MAX_PROFILE_BYTES = 10_000_000
 
 MAX_MANIFEST_BYTES = 20_000_000
-"""Size of the largest manifest or config of a run that is read."""
+"""The largest size of a run's manifest or config that is read."""
 
 MAX_SHOWN = 100
 
@@ -28,7 +28,7 @@ STARTS_AT = "paths_start"
 """The key of a run's manifest that says where the relative paths of its config start."""
 
 NOT_ON_A_DISK = (("dev",), ("proc",))
-"""Where a shell hands a config over that is in no folder of anybody's, as in ``<(command)``."""
+"""The folders in which a shell passes on a config as in ``<(command)``, which has no folder."""
 
 
 def paths_start(file: Path) -> Path:
@@ -65,7 +65,7 @@ def seen_from(config: Any, run_folder: Path) -> dict[str, str]:
     real, folder = os.path.realpath(start), os.path.realpath(run_folder)
     try:
         shared = Path(os.path.commonpath([real, folder]))
-    except ValueError:  # two drives of Windows
+    except ValueError:  # the paths are on two drives of Windows
         return {}
     is_apart = shared == Path(shared.anchor)
     return {} if is_apart else {STARTS_AT: Path(os.path.relpath(real, folder)).as_posix()}
@@ -162,7 +162,7 @@ def checked_path(named: str, folder: Path = Path(), *, max_bytes: int = MAX_BYTE
     path = folder / named
     try:
         there = os.lstat(path)
-    except (OSError, ValueError):  # it is a name, or not there: whoever opens it says so
+    except (OSError, ValueError):  # a name, or a missing file, which is reported on opening
         return named
     if is_relative:
         inside = [path, *_links_in(path)] if stat.S_ISDIR(there.st_mode) else [path]

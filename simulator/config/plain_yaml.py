@@ -18,7 +18,7 @@ import yaml
 
 MAX_DEPTH = 50
 MAX_VALUES = 1_000_000
-"""Counted as if each alias were written out: nine lines of aliases of aliases make a billion."""
+"""The most values with each alias written out: nine lines of nested aliases make a billion."""
 
 SAME_IN_ALL = {
     "int": re.compile(r"[-+]?(0|[1-9]\d*)", re.ASCII),
@@ -30,7 +30,7 @@ SAME_IN_ALL = {
     "null": re.compile(r"null|Null|NULL|~|"),
     "merge": re.compile(r"<<"),
 }
-"""The scalars without quotes that are no text, by the tag that YAML gives them."""
+"""Patterns of unquoted scalars that mean the same in YAML 1.1 and 1.2, by YAML's tag."""
 
 LOOKS_LIKE_A_NUMBER = re.compile(r"[-+]?(0[oxbOXB])?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9_]+)?")
 FLOAT = "tag:yaml.org,2002:float"
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
     @property
     def in_words(self) -> str:
-        """The place as it stands behind a message or a file's name."""
+        """Return the place as it stands behind a message or a file's name."""
         return f", line {self.line}, column {self.column}"
 
 
@@ -113,7 +113,7 @@ class _Dumper(_SameInAll, yaml.SafeDumper):
 
 
 class _Limited(_SameInAll, yaml.SafeLoader):
-    """This loader reads plain YAML in which no key stands twice: the second would win."""
+    """This loader reads plain YAML, and refuses tags, deep nesting and keys that occur twice."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -177,7 +177,7 @@ def _is_held(text: str) -> bool:
     """Return whether a double holds this number in every digit that was typed."""
     try:
         return text[-1].isalpha() or Decimal(text) == Decimal(repr(float(text)))
-    except InvalidOperation:  # an exponent that not even a decimal number takes
+    except InvalidOperation:  # the exponent is too large even for Decimal
         return False
 
 
@@ -191,7 +191,7 @@ def _not_held(node: yaml.ScalarNode) -> str:
 
 def _places(loader: _Limited, node: yaml.Node, prefix: str) -> Iterator[tuple[str, Place]]:
     if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)  # merged keys come first, so that a key's own place wins
+        loader.flatten_mapping(node)  # puts merged keys first, so that a key's own place counts
         inner: list[tuple[object, yaml.Node, yaml.Node]]
         inner = [(key.value, key, value) for key, value in node.value]
     elif isinstance(node, yaml.SequenceNode):
@@ -211,7 +211,7 @@ def _place(mark: yaml.Mark) -> str:
 def _num_values(node: yaml.Node | None, known: dict[int, float]) -> float:
     """Return the number of values in a tree, as a float, since it may be astronomical."""
     if id(node) not in known:
-        known[id(node)] = float("inf")  # for the node that holds itself
+        known[id(node)] = float("inf")  # the result for a node that contains itself
         children = node.value if isinstance(node, yaml.CollectionNode) else ()
         pairs = isinstance(node, yaml.MappingNode)
         parts = [part for pair in children for part in pair] if pairs else children

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 MAX_SHOWN = 200
-"""Characters of a wrong value that a message quotes."""
+"""The number of characters of a wrong value that a message quotes."""
 
 
 class UserError(ValueError):
-    """The user made a mistake and can mend it; the message is all that they need to see."""
+    """This error is a mistake that the user can mend; its message is all that they need to see."""
 
 
 class Problems:
@@ -38,7 +38,7 @@ def shown(given: Any) -> str:
     """Return what was given as a message quotes it, cut to a few words."""
     try:
         text = repr(given)
-    except ValueError:  # Python prints no number of thousands of digits
+    except ValueError:  # Python refuses to print numbers of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 

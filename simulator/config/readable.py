@@ -24,12 +24,12 @@ STAND_INS: Mapping[str, Any] = {
     "name": "unnamed",
     "label": "unnamed",
 }
-"""What must be given, for a config that is wrong there, while what else it names is checked."""
+"""Stand-ins for required sections that are wrong, so that the rest of a config can be checked."""
 
 
 @dataclass(frozen=True)
 class Readable:
-    """The readable part of a wrong config: the rest of it, with stand-ins where keys are wrong."""
+    """This is the readable part of a wrong config, with stand-ins for its wrong keys."""
 
     config: RunConfig
     wrong: tuple[str, ...] = ()
@@ -46,7 +46,8 @@ def readable_part(raw: Mapping[str, Any], wrong: Sequence[Keys], folder: Path) -
     left_out = [*map(shown_keys, wrong), "strategy"]
     for keys in wrong:
         _leave_out(rest, keys)
-    for _ in range(3):  # then without groups of devices and sections that lack what must be given
+    # If the rest is still wrong, groups of devices and sections that lack a key are left out too.
+    for _ in range(3):
         try:
             config = read_section(RunConfig, {**STAND_INS, **rest}, folder=folder)
             return Readable(config, tuple(left_out))
@@ -66,7 +67,7 @@ def _leave_out(tree: Any, keys: Keys) -> None:
     for key in keys[:-1]:
         try:
             tree = tree[key]
-        except (KeyError, IndexError, TypeError):  # a value that is short for a section or a list
+        except (KeyError, IndexError, TypeError):  # the short form of a section or list was given
             return
     if isinstance(tree, dict) and keys:
         tree.pop(keys[-1], None)

@@ -259,7 +259,7 @@ def _properties(base: type) -> Iterator[tuple[str, str]]:
 def _source(base: Any) -> ast.ClassDef | None:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-    except (OSError, TypeError):  # made by a program
+    except (OSError, TypeError):  # the class was made by a program and has no source
         return None
     return tree.body[0] if isinstance(tree.body[0], ast.ClassDef) else None
 

@@ -86,7 +86,7 @@ class Section(Options):
 
 
 class OneOf:
-    """A field annotated by this is of the class that ``kind`` names; other keys are fields."""
+    """This annotation of a field says that ``kind`` names its class; other keys are its fields."""
 
     def __init__(self, kinds: Mapping[str, Any]) -> None:
         self.kinds = kinds
@@ -145,7 +145,7 @@ def _to_mapping(value: Any) -> dict[str, Any]:
 
 
 MAX_DEVICES = 10_000_000
-MAX_S = 1e9  # about 32 years
+MAX_S = 1e9  # the latest instant of a config, about 32 years
 
 Instant = Annotated[float, Ge(0), Le(MAX_S)]
 Length = Annotated[float, Gt(0), Le(MAX_S)]

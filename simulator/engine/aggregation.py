@@ -1,4 +1,4 @@
-"""Aggregation trains what arrived, decodes it, and lets the strategy merge it."""
+"""Trains what arrived, decodes it, and lets the strategy merge it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Collected(NamedTuple):
     """Collected updates are those that arrived, divided into those to merge and those refused."""
 
     updates: list[ClientUpdate]
-    refused: list[tuple[DeviceId, str]]  # with the reason
+    refused: list[tuple[DeviceId, str]]  # each device whose update was refused, with the reason
 
 
 def collect(
@@ -51,7 +51,7 @@ def collect(
 
 
 def _trained(federation: Federation, arrived: Sequence[Assignment]) -> list[TrainingResult]:
-    if federation.is_timing_only:  # no examples are looked up, nor seeds drawn
+    if federation.is_timing_only:  # the broadcast is returned, without drawing examples or seeds
         return [TrainingResult(work.broadcast.adapter, math.nan) for work in arrived]
     jobs = [
         TrainingJob(
@@ -75,7 +75,7 @@ def _delivered(federation: Federation, work: Assignment, result: TrainingResult)
         raise RefusedUpdateError(result.diverged)
     config = federation.world.faults.attack(work.plan.device_id, work.record.started_s)
     if config is None and result.adapter is work.broadcast.adapter:
-        # Nothing was trained: at any precision no change arrives as none.
+        # Nothing was trained. A change of zero is exact at any precision, so no message is made.
         return update_of(work, result.adapter, result)
     num_bytes = upload_bytes(federation.world.model, work.plan.terms)
     attack = attack_of(config, work) if config else None

@@ -19,11 +19,11 @@ class Assignment:
     plan: TrainingPlan
     broadcast: Broadcast
     fleet: Fleet
-    profile: DeviceProfile  # of its device, in the power mode of the round
+    profile: DeviceProfile  # the profile of its device in the power mode of the round
     cost: Cost
     record: Ended
     run_seed: int
-    num_draws: int  # how often devices had been asked when this plan was made
+    num_draws: int  # the number of times that devices had been asked when this plan was made
 
     @property
     def device(self) -> Device:

@@ -18,9 +18,9 @@ from simulator.log.records import Ended, Outcome, RoundProgress
 
 Steps = Generator[simpy.Event, Any, None]
 MAX_FAILED = 100
-"""How often a device may fail in one round, on average over the fleet."""
+"""The most failures of a device in one round, on average over the fleet."""
 MAX_VOID = 20
-"""Rounds in a row that may close without a plan: a strategy that draws may plan the next time."""
+"""The most rounds in a row without a plan: a strategy that draws may plan the next time."""
 ADVICE: Mapping[Outcome, str] = {
     "offline": "keep devices there for longer, or set fleet.when_offline to resume",
     "crashed": "let devices crash less often",
@@ -28,11 +28,11 @@ ADVICE: Mapping[Outcome, str] = {
     "lost": "keep devices and their links there for as long as a phase of a plan takes, or set "
     "fleet.when_offline and faults.cut_transfers to resume",
 }
-"""What to do about a round that would never close, by the commonest way in which plans fail."""
+"""Advice on a round that would never close, by the most frequent outcome of its plans."""
 
 
 class StalledError(UserError):
-    """The run cannot go on: no device will come, or plans fail again and again."""
+    """This error says that a run cannot go on: no device will come, or plans fail repeatedly."""
 
 
 def at_this_instant(
@@ -40,7 +40,7 @@ def at_this_instant(
     act: Callable[[simpy.Event], None],
     priority: EventPriority = simpy.events.URGENT,
 ) -> None:
-    """Have something done at this instant: by default as soon as whoever is at it waits again."""
+    """Call something at this instant, by default once the process that is running waits again."""
     event = simpy.Event(env)
     event._ok, event._value = True, None
     event.callbacks.append(act)
@@ -52,24 +52,24 @@ class Mailbox:
 
     def __init__(self, env: simpy.Environment) -> None:
         self._env, self._kept = env, deque[Any]()
-        self._bell: simpy.Event | None = None  # the reader waits for it
+        self._bell: simpy.Event | None = None  # the event that the reader waits for
 
     def put(self, item: Any) -> None:
-        """Put something in, and wake up the reader if it waits."""
+        """Put an item in, and wake up the reader if it waits."""
         self._kept.append(item)
         self._ring()
 
     def bell(self) -> simpy.Event:
-        """Return an event that happens once there is something to take.
+        """Return an event that happens once there is an item to take.
 
-        Only the last one that was asked for ever happens.
+        A later call replaces the event, and the earlier one then never happens.
         """
         bell = self._bell = self._env.event()
         self._ring()
         return bell
 
     def take(self) -> Any:
-        """Take out what was put in first."""
+        """Remove the first item and return it."""
         return self._kept.popleft()
 
     def _ring(self) -> None:
@@ -112,7 +112,7 @@ def check_arrival(round_number: int, now_s: float, arrival_s: float) -> None:
 
 
 class VoidRounds:
-    """Counts rounds in a row that closed at one instant without any plan."""
+    """This counter counts rounds in a row that closed at one instant without any plan."""
 
     _num = 0
 

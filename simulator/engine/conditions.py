@@ -20,7 +20,7 @@ class Conditions:
     model: ModelSpec
     """The sizes of the model that is fine-tuned."""
     metrics: tuple[Metric, ...]
-    """What a model is judged by. The first metric is the one that a target is a value of."""
+    """The metrics that a model is judged by. A target is a value of the first one."""
     fleet: Fleet
     """The devices, with their links, calendars, batteries and memory."""
     faults: Faults

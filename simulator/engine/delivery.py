@@ -22,7 +22,7 @@ from traces.arrays import Float32Array
 
 
 class RefusedUpdateError(Exception):
-    """The server does not merge an update; the message is the reason."""
+    """This error says why the server does not merge an update."""
 
 
 class Attack(NamedTuple):

@@ -27,9 +27,9 @@ from traces.steps import StepTrace
 
 ELAPSED = StepTrace.constant(1.0)
 MAX_SHRINKS = 3
-"""How often a device may ask for a smaller plan before it gives the round up."""
+"""The most times that a device asks for a smaller plan before it gives up the round."""
 MAX_CUTS = 1_000
-"""How often a phase may be cut; one that begins anew each time might never end."""
+"""The most cuts of a phase, since one that begins anew after each might never end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,21 +42,21 @@ class DeviceContext:
     world: Conditions
     rules: Rules
     network: Network
-    smaller: Callable[[Assignment, int], Assignment | None]  # a plan for so many free bytes
+    smaller: Callable[[Assignment, int], Assignment | None]  # makes a plan for so many free bytes
 
     @cached_property
     def told(self) -> Callable[[int, float, int], Told]:
-        """Return the details of the events of a plan, by its cost; equal ones are kept once."""
+        """Return a function from a plan's cost to the details of its events, with a cache."""
         return lru_cache(maxsize=256, typed=True)(Told.of)
 
     @cached_property
     def tracks(self) -> Tracks:
-        """The traces of all devices, as timelines of plans look them up."""
+        """Return the traces of all devices, as timelines of plans look them up."""
         return Tracks(self.world.fleet)
 
     @cached_property
     def may_be_cut(self) -> BoolArray:
-        """(n,): whose plans depend on more than calendars, memory and crashes.
+        """Return (n,): whose plans depend on more than calendars, memory and crashes.
 
         These devices have a battery, may lose their link, or share it.
         """
@@ -66,7 +66,7 @@ class DeviceContext:
 
 
 class Told(NamedTuple):
-    """Told is what the events that begin a phase of a plan say of it."""
+    """Told holds the details of the events that begin the phases of a plan."""
 
     download: Mapping[str, Any]
     training: Mapping[str, Any]
@@ -74,12 +74,12 @@ class Told(NamedTuple):
 
     @classmethod
     def of(cls, download_bytes: int, flops: float, upload_bytes: int) -> Told:
-        """Return what is told of a plan of this cost."""
+        """Return the details for a plan of this cost."""
         return cls({"bytes": download_bytes}, {"flops": flops}, {"bytes": upload_bytes})
 
 
 class _WorkLostError(Exception):
-    """The plan of this device ends here without an update."""
+    """This error ends the plan of a device without an update, with the given outcome."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -120,7 +120,7 @@ class _Client:
         self.context, self.work = context, work
         self.env, self.record = context.env, cast(ClientRecord, work.record)
         self.delivered_bytes = 0
-        self.device = work.device  # also where it is given a smaller plan
+        self.device = work.device  # stays the same when a smaller plan replaces the work
         faults, device_id = context.world.faults, self.device.device_id
         links = (faults.link_losses(device_id), faults.server)
         self._links: Sequence[Condition] = [link for link in links if not link.is_none]
@@ -139,7 +139,7 @@ class _Client:
 
     def _transfer(self, direction: Direction, trace: BandwidthTrace, size_bytes: int) -> Steps:
         self.event(f"{direction}_started", {"bytes": size_bytes})
-        if size_bytes == 0:  # nothing crosses the wire, so no link is waited for
+        if size_bytes == 0:  # without a message there is no latency, and no link is needed
             return
         latency_s = self.device.latency.at(self.env.now)
         if latency_s:
@@ -152,7 +152,7 @@ class _Client:
             yield from progress.make(self._way(direction, trace.steps), size_bytes)
             self.delivered_bytes += size_bytes
         finally:
-            # Rounded, since the parts of a transfer that was cut may miss its size by an ulp.
+            # The parts of a transfer that was cut may miss its size by an ulp, hence the rounding.
             setattr(self.record, field, before + round(progress.done))
 
     def _way(self, direction: Direction, own: StepTrace) -> Callable[[float], Segment]:
@@ -163,7 +163,7 @@ class _Client:
         return partial(Flow, self.context.network, own, [way.steps for way in ways])
 
     def _train(self) -> Generator[simpy.Event, Any, bool]:
-        """Train, and return True where memory sufficed to the end."""
+        """Wait while the device trains, and return True if its memory sufficed to the end."""
         cost, device, record = self.work.cost, self.device, self.record
         self._note_memory()
         share = cost.memory.total / device.memory_budget_bytes
@@ -193,7 +193,7 @@ class _Client:
         return False
 
     def _shrink(self) -> None:
-        """Continue with a smaller plan, or end the plan as out of memory."""
+        """Replace the plan by a smaller one. Raises _WorkLostError where there is none."""
         context, record = self.context, self.record
         when = context.rules.when_out_of_memory
         if when == "drop":
@@ -237,14 +237,14 @@ class _Client:
         self.event("came_back")
 
     def _end_if_lost(self) -> None:
-        """Work does not outlive a crash, a flat battery or the device's leaving for good."""
+        """Raise _WorkLostError if the device has crashed, run out of power or left for good."""
         cause = self.context.presence.cause(self.record.device_id, self.env.now)
         if cause not in (None, "offline"):
             raise _WorkLostError("crashed" if cause == "crashed" else "offline")
 
 
 class _Progress:
-    """The progress of one phase: an amount of bytes or work that is done in uncut segments."""
+    """A progress is that of one phase, whose amount of bytes or work is done in uncut segments."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class _Progress:
     ) -> None:
         self._client, self._field, self._activity = client, field, activity
         self._links, self._memory_share = links, memory_share
-        self.done = 0.0  # of the amount, counting what was done in vain
+        self.done = 0.0  # the amount done, including what was lost and done again
         self._amount = self._left = 0.0
         self._has_begun = False
         self.is_out_of_memory = False
@@ -275,7 +275,7 @@ class _Progress:
             try:
                 if math.isinf(segment.needed_s) and math.isinf(cut_s):
                     client.event("lost")
-                    raise _WorkLostError("lost")  # nothing would ever change
+                    raise _WorkLostError("lost")  # the phase would never end, nor be cut
                 if (yield from segment.until(cut_s)):
                     self.done += self._left
                     return

@@ -22,8 +22,8 @@ class Evaluations:
 
     def __init__(self, federation: Federation, log: DeferredLog) -> None:
         self._fed, self._log = federation, log
-        self._under_way: Future[Evaluation] | None = None  # of the round that has not closed
-        self.last = NOT_EVALUATED  # that is known
+        self._under_way: Future[Evaluation] | None = None  # that of the round that is open
+        self.last = NOT_EVALUATED  # the last evaluation whose result is known
         self._unknown = self.metrics_of(NOT_EVALUATED)
 
     def begin(self, adapter: Adapter, at_s: float, round_number: int) -> None:
@@ -33,11 +33,11 @@ class Evaluations:
             self.last = found
             first = self._fed.world.metrics[0].name
             known = {metric.name: value for metric, value in self.metrics_of(found).items()}
-            # The rest of them stand in the record of the round.
+            # The record of the round has the other metrics too.
             details = {name: known[name] for name in known if name in (first, "loss")}
             return Event(at_s, "evaluated", round_number, None, details)
 
-        self._log.settle()  # one at a time, so that the log is never far behind
+        self._log.settle()  # evaluations are awaited one at a time, so that the log keeps up
         self._under_way = self._fed.begin(self._fed.trainer.evaluate, adapter)
         self._log.once(self._under_way, note)
         if self._fed.rules.stop.target is not None:
@@ -56,7 +56,7 @@ class Evaluations:
 
     @property
     def has_reached_target(self) -> bool:
-        """True once the last model evaluated is as good as ``stop`` asks for."""
+        """Return True once the last model evaluated is as good as ``stop`` asks for."""
         target = self._fed.rules.stop.target
         return target is not None and self._fed.world.metrics[0].reaches(self.last_score, target)
 

@@ -20,7 +20,7 @@ from traces.units import HOUR_S
 Cut = Literal["resume", "restart", "drop"]
 
 MAX_OUTAGES = 1_000_000
-"""Outages by chance that one device may have in a run."""
+"""The most outages by chance of one device in a run."""
 
 
 class Outages:
@@ -107,31 +107,31 @@ class Faults:
 
     config: FaultsConfig
     seed: int
-    join_s: FloatArray  # (n,); 0: there from the beginning
-    leave_s: FloatArray  # (n,); inf: never
-    byzantine_s: FloatArray  # (n,); from when on its updates are an attack; inf: never
+    join_s: FloatArray  # (n,): 0 for devices that are there from the beginning
+    leave_s: FloatArray  # (n,): inf for devices that never leave
+    byzantine_s: FloatArray  # (n,): the instant from which updates are attacks; inf if never
     server: Outages
     _crashes: dict[DeviceId, Outages] = field(default_factory=dict)
     _link_losses: dict[DeviceId, Outages] = field(default_factory=dict)
 
     @property
     def cut_transfers(self) -> Cut:
-        """The policy for a transfer whose link is lost: to go on later, begin again, or give up."""
+        """Return the policy for a transfer whose link is lost: resume, restart or drop."""
         return self.config.cut_transfers
 
     @property
     def may_lose_links(self) -> BoolArray:
-        """The devices that ever lose their link, (n,)."""
+        """Return the devices that ever lose their link, (n,)."""
         return self._hit_by(self.config.link_loss)
 
     @property
     def is_honest(self) -> bool:
-        """True where every device sends what it has trained."""
+        """Return True if every device sends what it has trained."""
         return bool(np.isinf(self.byzantine_s).all())
 
     @property
     def may_crash(self) -> BoolArray:
-        """The devices that ever crash, (n,)."""
+        """Return the devices that ever crash, (n,)."""
         return self._hit_by(self.config.crash)
 
     def _hit_by(self, failures: Failures) -> BoolArray:

@@ -17,7 +17,7 @@ from simulator.engine.rules import Rules
 from simulator.engine.server_view import ServerView
 
 BeginEvaluation = Callable[[Callable[[Adapter], Evaluation], Adapter], Future[Evaluation]]
-"""Begins the evaluation of an adapter, which may be done at once or while the run goes on."""
+"""A function that begins the evaluation of an adapter, at once or while the run goes on."""
 
 
 def at_once(evaluate: Callable[[Adapter], Evaluation], adapter: Adapter) -> Future[Evaluation]:

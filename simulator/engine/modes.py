@@ -47,7 +47,7 @@ class PowerModes:
 
     @property
     def are_none(self) -> bool:
-        """True where every device keeps its profile."""
+        """Return True if every device keeps its profile."""
         return not self.groups
 
     def draws(self, round_number: int) -> tuple[int, ...]:

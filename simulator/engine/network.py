@@ -35,7 +35,8 @@ class SharedLinks:
 
     server: Link | None = None
     cells: tuple[Link, ...] = ()
-    cell_index: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # -1: none
+    # (n,): the cell of each device, or -1 for none.
+    cell_index: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def is_nothing(self) -> bool:
@@ -129,13 +130,13 @@ class Flow:
     ) -> None:
         self._network, self._amount = network, amount
         self.own, self.way = own, tuple(shared)
-        self.left = float(amount)  # as of when the flow joined or ended
+        self.left = float(amount)  # the amount left when the flow joined or ended
         self.whole = network.env.event()
         now_s = network.env.now
         needed_s = max(trace.time_to(amount, now_s) for trace in (self.own, *self.way))
         self.needed_s = shown_s(needed_s, now_s)
         self.earliest_s = math.nextafter(now_s, math.inf) if amount > 0 else now_s
-        self.number = -1  # by the order in which flows were let in; -1 while none is
+        self.number = -1  # counts flows as they enter the table; -1 while this one is not in it
         network.join(self)
 
     def until(self, cut_s: float) -> Steps:
@@ -144,7 +145,7 @@ class Flow:
             yield self.whole
         while not self.whole.triggered and env.now < cut_s:
             yield self.whole | env.timeout(cut_s - env.now)
-            self._network.settle()  # it may end at the instant of the cut
+            self._network.settle()  # the flow may end at the instant of the cut
         return bool(self.whole.triggered)
 
     def moved(self) -> float:
@@ -177,9 +178,9 @@ class Network:
         self._joining: dict[Flow, None] = {}
         self._num_joined = 0
         self._ways: dict[tuple[StepTrace, ...], int] = {}
-        self._shared_edge_s = math.inf  # when a shared capacity may change
+        self._shared_edge_s = math.inf  # the next instant at which a shared capacity may change
         self._settled_s = 0.0
-        self._is_due = False  # rates are shared out at the end of this instant
+        self._is_due = False  # True if rates are to be computed at the end of this instant
         self._alarm_s = math.inf  # the latest alarm; those set before it are stale
 
     def join(self, flow: Flow) -> None:
@@ -225,13 +226,13 @@ class Network:
         return gone
 
     def _change(self) -> None:
-        """Have the rates shared out once all has happened that happens at this instant."""
+        """Compute the rates anew after all other events of this instant."""
         if not self._is_due:
             self._is_due = True
             at_this_instant(self.env, self._share_out, LAST)
 
     def _let_in(self) -> None:
-        """Give those who have joined at this instant their columns of the table."""
+        """Add a column to the table for each flow that has joined at this instant."""
         flows, self._joining = list(self._joining), {}
         columns = np.zeros((WAY + 1, len(flows)))
         columns[NUMBER] = np.arange(self._num_joined, self._num_joined + len(flows))
@@ -259,12 +260,12 @@ class Network:
         self._set_alarm()
 
     def _follow_caps(self) -> bool:
-        """Take note of own links that have changed; return whether that changes a rate."""
+        """Update the caps of own links that have changed; return whether that changes a rate."""
         now_s, table, matters = self.env.now, self._table, False
         for place in np.flatnonzero(table[EDGE_S] <= now_s).tolist():
             own = self._flows[place].own
             cap, rate = own.at(now_s), table[RATE, place]
-            # A flow that another capacity holds below its cap goes on as it did.
+            # A flow that another capacity keeps below its cap does not change its rate.
             matters |= not (rate < table[CAP, place] and rate < cap)
             table[CAP, place], table[EDGE_S, place] = cap, own.next_change_s(now_s)
         return matters
@@ -280,7 +281,8 @@ class Network:
         together = np.zeros(len(rates), dtype=np.bool_)
         for way in present:
             mine = table[WAY] == self._ways[way]
-            if len(way) == 1 and users[way[0]] == 1:  # it shares with its equals alone
+            # If a capacity is used by the flows of one way alone, their rates are independent.
+            if len(way) == 1 and users[way[0]] == 1:
                 rates[mine] = rates_of_one(table[CAP, mine], way[0].at(now_s))
             else:
                 together |= mine
@@ -291,7 +293,7 @@ class Network:
         return rates
 
     def _set_alarm(self) -> None:
-        """Have the network look again at the next instant at which something may change."""
+        """Set an alarm for the next instant at which a rate may change or a flow may end."""
         first_s = (
             self._table[FINISH_S].min(initial=math.inf),
             self._table[EDGE_S].min(initial=math.inf),
@@ -304,7 +306,7 @@ class Network:
     def _ring(self, at_s: float) -> None:
         if at_s != self._alarm_s or self._is_due:
             return
-        # The clock may stand a rounding short of it.
+        # By rounding, the clock may be slightly before the instant of the alarm.
         finish_s = self._table[FINISH_S]
         finish_s[finish_s <= at_s] = self.env.now
         if (finish_s <= self.env.now).any() or self._shared_edge_s <= at_s or self._follow_caps():

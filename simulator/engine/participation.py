@@ -18,7 +18,7 @@ from simulator.log.records import Ended
 from traces.arrays import FloatArray, IntArray
 
 MOST = sys.float_info.max
-"""A squared loss that is infinite counts as this much."""
+"""The value that an infinite squared loss counts as."""
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
@@ -31,13 +31,13 @@ class Participation:
     def __init__(self, fleet: Fleet, view: FleetView) -> None:
         self._view = view
         self._device_ids = np.array(view.device_ids, dtype=np.int64)
-        self._num_examples = fleet.num_examples  # which makes no device of a large fleet
+        self._num_examples = fleet.num_examples  # does not make the devices of a large fleet
         count = len(self._device_ids)
         self._times_picked = np.zeros(count, dtype=np.int64)
         self._last_round, self._loss, self._squared_loss, self._trip_s = np.full((4, count), np.nan)
-        self._utility = np.empty(64)  # of the closed rounds, with room for more behind them
+        self._utility = np.empty(64)  # utilities of the closed rounds, with room for more
         self._num_closed = 0
-        self._roster: Roster | None = None  # the last one, where it is still true
+        self._roster: Roster | None = None  # the last roster, if it is still valid
         self._known: dict[str, npt.NDArray[Any]] = {
             "device_ids": _read_only(self._device_ids),
             "num_examples": _read_only(self._num_examples),
@@ -69,7 +69,7 @@ class Participation:
 
     def picked(self, cohort: Sequence[DeviceId], round_number: int) -> None:
         """Count a cohort as picked, including devices that sit out: they have had their turn."""
-        # Numpy takes a single number in a fraction of the time that it takes an array of one.
+        # NumPy indexes by a single number much faster than by an array of one.
         rows = cohort[0] if len(cohort) == 1 else np.array(cohort, dtype=np.int64)
         self._times_picked[rows] += 1
         self._last_round[rows] = round_number

@@ -73,7 +73,8 @@ class PlanTimeline:
         cost = work.cost
         self._told = context.told(cost.download_bytes, cost.flops, cost.upload_bytes)
         self._rest = list(reversed(stages))
-        self._phase: Phase = "download"  # of the stage under way, with what that does
+        # The phase, the amount and the start of the stage that is under way.
+        self._phase: Phase = "download"
         self._amount = self._since_s = 0.0
         self.is_alive = True
 

@@ -20,9 +20,9 @@ from traces.arrays import BoolArray, FloatArray, IntArray, groups_of
 from traces.availability import ALWAYS, AvailabilityTrace
 
 MAX_LOOKS = 10_000
-"""Changes looked ahead for an instant at which all conditions hold; beyond, there is none."""
+"""The most changes that are searched for an instant at which all conditions hold."""
 FEW = 8
-"""Below so many devices of one calendar it is faster to look each up by itself."""
+"""Below this many devices of one calendar it is faster to look each up by itself."""
 Cause = Literal["crashed", "flat", "left", "offline"]
 
 
@@ -49,11 +49,12 @@ class Presence:
         self._supplies: dict[DeviceId, PowerSupply] = {}
         changing = ~_is_steady(fleet) | (faults.join_s > 0) | np.isfinite(faults.leave_s)
         changing |= faults.may_crash
-        self._until_s[changing] = -np.inf  # not asked for yet
-        self._unchanged_until_s = -math.inf  # no entry of ``_until_s`` is earlier
+        self._until_s[changing] = -np.inf  # not computed yet
+        self._unchanged_until_s = -math.inf  # a lower bound on all entries of ``_until_s``
         is_member = (faults.join_s == 0) & np.isinf(faults.leave_s)
         self._is_steadfast: BoolArray = is_member & ~faults.may_crash
-        self._lasts_until_s = fleet.charged_until_s.copy()  # -inf once it is a condition
+        # The instant until which a battery surely lasts; -inf once the battery is a condition.
+        self._lasts_until_s = fleet.charged_until_s.copy()
 
     def present(self, at_s: float) -> BoolArray:
         """Return (n,) which devices are present at ``at_s``, not before the last instant asked."""
@@ -68,7 +69,7 @@ class Presence:
         return self._is_there
 
     def _update_calendars(self, device_ids: IntArray, at_s: float) -> None:
-        """Update many devices that come and go by their calendar alone."""
+        """Update devices whose presence depends on their calendar alone, many at once."""
         calendars = self._fleet.availability
         for rows, k in groups_of(calendars.index[device_ids]):
             mine = device_ids[rows]
@@ -81,7 +82,8 @@ class Presence:
             lasts_s = self._lasts_until_s[mine]
             self._is_there[mine] = is_there
             self._until_s[mine] = np.minimum(until_s, lasts_s)
-            # Whether a device comes when its battery may be flat, only the battery can tell.
+            # A battery may be flat when the calendar lets its device come, so these are updated
+            # with all of their conditions.
             for device_id in mine[~is_there & (until_s > lasts_s)].tolist():
                 self._update(device_id, at_s)
 
@@ -169,7 +171,7 @@ class Presence:
         return self._conditions[device_id]
 
     def _make(self, device_id: DeviceId) -> dict[Cause, Condition]:
-        # Never the device itself: a large fleet draws the examples of one where it is made.
+        # The device itself is not made here, since a large fleet draws its examples then.
         fleet, faults = self._fleet, self._faults
         conditions: dict[Cause, Condition] = {}
         if (crashes := faults.crashes(device_id)) is not NO_OUTAGES:
@@ -204,8 +206,8 @@ def _span(conditions: Sequence[Condition], at_s: float) -> tuple[bool, float]:
     if all(holds for holds, _ in spans):
         return True, min((until_s for _, until_s in spans), default=math.inf)
     now_s = at_s
-    # Copies: a battery that is asked for an instant has lived up to it. The same ones for all
-    # looks: if each lived from here on, the work would grow with the square of their number.
+    # Asking a battery about a later instant advances it, so copies are asked. The same copies serve
+    # all steps, since new ones would start from here again and make the work quadratic.
     ahead = [copy.copy(condition) for condition in conditions]
     for _ in range(MAX_LOOKS):
         looks = [condition.span(now_s) for condition in ahead]

@@ -31,7 +31,7 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 
 
 class NumberedStreams:
-    """The streams of one name by number: ``streams[n]`` is ``stream(seed, name, n)``.
+    """Numbered streams have one name: ``streams[n]`` is ``stream(seed, name, n)``.
 
     Whoever asks for one stream after the other gets it in a tenth of the time, since the states of
     the next ones are worked out together.
@@ -44,7 +44,8 @@ class NumberedStreams:
     def __getitem__(self, number: int) -> np.random.Generator:
         row = number - self._first
         if not 0 <= row < len(self._states):
-            ahead = min(max(NUM_AHEAD, number // 4), MOST_AHEAD)  # few of them in vain
+            # The number grows with the streams in use, so that few states are computed in vain.
+            ahead = min(max(NUM_AHEAD, number // 4), MOST_AHEAD)
             self._states = self._states_of(range(number, number + ahead))
             self._first, row = number, 0
         return _begun_from(self._states[row])
@@ -63,7 +64,7 @@ def _begun_from(words: npt.NDArray[np.uint64]) -> np.random.Generator:
 
 
 class _Words(ISeedSequence):
-    """The words that a bit generator is to start from."""
+    """This seed sequence gives a bit generator the words that it starts from."""
 
     def __init__(self, words: npt.NDArray[np.uint64]) -> None:
         self._words = words

@@ -23,14 +23,14 @@ PROBE_AT_S = -600.0
 """A device measures its link with a megabyte each way when it registers, ten minutes before time 0.
 The trace repeats, so it has a past. On a link that takes longer the probe is cut at time 0."""
 MAX_REMEMBERED = 1 << 16
-"""Costs of plans that are kept: some schedulers ask for others in every round of a long run."""
+"""The most costs of plans that are kept, since some schedulers ask for new ones in every round."""
 
 
 class ServerView:
     """The server's view is the FleetView that strategies get; only measured links change it."""
 
     def __init__(self, world: Conditions, work: LocalWork, trainer: Trainer) -> None:
-        # Never a device of it: a large fleet makes devices only where they are asked for.
+        # No device of the fleet is made here, since a large fleet makes devices only on demand.
         self._fleet = world.fleet
         self._model = world.model
         self._work = work
@@ -43,7 +43,8 @@ class ServerView:
         self._free_bytes: dict[DeviceId, int] = {}
         self._costs: dict[tuple[bytes, str], Cost] = {}
         self._salience: dict[SalienceMetric, FloatArray] = {}
-        self._fisher: tuple[Adapter | None, FloatArray] = (None, np.zeros(0))  # of the last asked
+        # The Fisher information of the adapter that was asked about last.
+        self._fisher: tuple[Adapter | None, FloatArray] = (None, np.zeros(0))
 
     @property
     def model(self) -> ModelSpec:
@@ -145,4 +146,4 @@ def _probe(trace: BandwidthTrace) -> float:
     if needed_s <= -PROBE_AT_S:
         return PROBE_BYTES / needed_s
     carried = trace.carried_bytes(0.0) - trace.carried_bytes(PROBE_AT_S)
-    return max(carried / -PROBE_AT_S, 1.0)  # in outage all the while: the slowest there is
+    return max(carried / -PROBE_AT_S, 1.0)  # at least 1 byte/s, for a link in outage all the time

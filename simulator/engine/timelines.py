@@ -27,13 +27,13 @@ from traces.arrays import BoolArray, FloatArray, IntArray, groups_of
 from traces.steps import StepTrace
 
 TIE = 1e-9
-"""Relative to the clock: what happens so near to the deadline is left to SimPy to put in order."""
+"""Relative to the clock: SimPy orders events that are as near to the deadline as this."""
 Workloads = tuple[Sequence[tuple[TrainingPlan, Cost]], IntArray]
 """Distinct workloads as (plan, cost), and (n,) the index of each plan among them."""
 
 
 class Timelines:
-    """Works out the timelines of a federation's cohorts ahead of the clock.
+    """Timelines works out the plans of a federation's cohorts ahead of the clock.
 
     It does so only in a run that trains nothing and paces its rounds synchronously, where no device
     shares a link or sends an attack; elsewhere every plan is simulated one by one.
@@ -72,7 +72,8 @@ class Timelines:
         share = needed_bytes / self._fleet.memory_budget_bytes[devices]
         is_sent = np.array([cost.download_bytes * cost.upload_bytes > 0 for _, cost in works[0]])
         fits = self._is_on_mains[devices] & (self._lowest_free[devices] >= share)
-        fits &= is_sent[works[1]]  # a phase that takes no time has no place in the order of arrays
+        # A phase that takes no time would change the order of events at one instant.
+        fits &= is_sent[works[1]]
         if not fits.any():
             return None
         times = _PlanTimes(self._fleet, devices, works, float(at[1]))
@@ -84,7 +85,7 @@ class Timelines:
         return times.timeline(rows, plans, at, due_s)
 
     def _works(self, plans: Sequence[TrainingPlan]) -> Workloads:
-        found: dict[int, int] = {}  # by the cost, which the view makes once for each work
+        found: dict[int, int] = {}  # id of a cost, which is one object for equal works -> its index
         works: list[tuple[TrainingPlan, Cost]] = []
         index = []
         for plan in plans:
@@ -121,7 +122,7 @@ class Timelines:
 
 
 class _PlanTimes:
-    """The (n,) instants of each phase of plans that start together, as if nothing cut them."""
+    """Plan times are the (n,) instants of each phase of plans that start together, without cuts."""
 
     def __init__(self, fleet: Fleet, devices: IntArray, works: Workloads, now_s: float) -> None:
         self._fleet, self._devices, self._works = fleet, devices, works
@@ -133,7 +134,8 @@ class _PlanTimes:
         downlink = _Pace.of(fleet.link, [link.downlink.steps for link in fleet.link.pool])
         uplink = _Pace.of(fleet.link, [link.uplink.steps for link in fleet.link.pool])
         speed = _Pace.of(fleet.speed, fleet.speed.pool, fleet.speed_factor)
-        self.has_lasted = np.ones(len(devices), dtype=np.bool_)  # as far as the clock can show
+        # False for plans with a phase that never ends, or is too short to move the clock.
+        self.has_lasted = np.ones(len(devices), dtype=np.bool_)
         self.now_s = np.full(len(devices), now_s)
         self.waits_s: list[FloatArray] = []
         latency_s = self._latency_s()
@@ -197,12 +199,12 @@ class _PlanTimes:
 
 @dataclass(frozen=True, eq=False)
 class _Pace:
-    """The pace at which each device of a fleet gets bytes or work done."""
+    """A pace is the rate at which each device of a fleet moves bytes or does work, over time."""
 
     traces: Sequence[StepTrace]
-    index: IntArray  # of each device's trace
+    index: IntArray  # (n,): the index of each device's trace
     offset_s: FloatArray
-    factor: FloatArray | None  # of its values; None where all are 1
+    factor: FloatArray | None  # (n,): factors on the values of traces; None where all are 1
 
     @classmethod
     def of(

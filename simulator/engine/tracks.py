@@ -47,7 +47,7 @@ class Track:
 
 
 class _Speed(Track):
-    """A track of speeds, where some devices are faster or slower than their profile."""
+    """This track is one of speeds, where some devices are faster or slower than their profile."""
 
     def __init__(self, fleet: Fleet) -> None:
         super().__init__(fleet.speed, fleet.speed.pool)

@@ -16,7 +16,7 @@ Piece = Event | CohortEvents
 
 
 class OneRound(NamedTuple):
-    """What one round leaves; the last of a block may not have closed yet."""
+    """One round is what a round leaves; the last one of a block may not have closed yet."""
 
     pieces: Sequence[Piece]
     clients: ClientTable
@@ -24,7 +24,7 @@ class OneRound(NamedTuple):
 
     @property
     def events(self) -> Iterator[Event]:
-        """The events one after the other."""
+        """Return an iterator over the events in order."""
         return chain.from_iterable([one] if isinstance(one, Event) else one for one in self.pieces)
 
 

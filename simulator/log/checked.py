@@ -40,22 +40,22 @@ _CHECKED = (
 
 
 class InvariantError(Exception):
-    """The simulator contradicts itself; the message names the event that broke the rule."""
+    """This error says that the simulator contradicts itself, and names the event that does."""
 
 
 @dataclass(slots=True)
 class _Work:
-    """The work on one plan, as far as the events of its device tell."""
+    """A work is the state of one plan, as far as the events of its device tell."""
 
     started_s: float
     phase: str = "dispatched"
-    carried_bytes: int = 0  # of the transfer under way
+    carried_bytes: int = 0  # bytes of the transfer that is under way
     delivered_bytes: int = 0
     is_received: bool = False
 
 
 class _Closed(NamedTuple):
-    """What is kept of the last round that has closed."""
+    """This record holds what later checks need of the last round that has closed."""
 
     round: int
     version: int
@@ -71,14 +71,15 @@ class CheckedLog:
 
     def __init__(self) -> None:
         self._last = Event(0.0, "start", 0)
-        self._asked: set[DeviceId] = set()  # of the last cohorts: has not begun, nor sat out
-        self._works: dict[DeviceId, deque[_Work]] = {}  # without a record yet, in order
-        self._free_s: FloatArray = np.zeros(0)  # end of each device's last plan
-        self._merged: dict[int, list[DeviceId]] = {}  # by the events of rounds that go on
-        self._timelines: dict[int, CohortTimeline] = {}  # by round: without their records yet
+        self._asked: set[DeviceId] = set()  # devices of cohorts that have not begun nor sat out
+        self._works: dict[DeviceId, deque[_Work]] = {}  # works without a record yet, in order
+        self._free_s: FloatArray = np.zeros(0)  # (N,): the end of each device's last plan
+        self._merged: dict[int, list[DeviceId]] = {}  # round -> devices of its aggregation events
+        self._timelines: dict[int, CohortTimeline] = {}  # round -> timeline without records yet
         self._closed: _Closed | None = None
         self._num_planned = self._num_begun = 0
-        self._is_cut = False  # an update that arrived was not merged: only at the end of a run
+        # True once an update that arrived was not merged, which may happen only as a run ends.
+        self._is_cut = False
 
     def event(self, event: Event) -> None:
         """Check an event of the engine."""
@@ -115,7 +116,7 @@ class CheckedLog:
         return works[-1]
 
     def _follow(self, work: _Work | None, name: str, details: Mapping[str, Any]) -> None:
-        """Count the bytes delivered: a transfer has ended well where the next phase begins."""
+        """Follow the phases of a plan, and count bytes as delivered when the next phase begins."""
         if work is None:
             return
         if name in ("training_started", "oom"):
@@ -197,7 +198,7 @@ class CheckedLog:
         is_first = np.diff(devices, prepend=-1) != 0
         free_s = np.concatenate([[0.0], ends_s])[:-1]
         free_s[is_first] = self._free_s[devices[is_first]]
-        self._free_s[devices] = ends_s  # of several, the last one stays
+        self._free_s[devices] = ends_s  # of several plans of a device, the last one counts
         found = np.empty(len(order), dtype=np.bool_)
         found[order] = columns["started_s"][order] >= free_s
         return found
@@ -264,7 +265,7 @@ class CheckedLog:
         """Raise InvariantError with the rule that a record breaks."""
         self._check_times(record, work)
         if work.phase in TRAINED and record.peak_memory_bytes > record.free_memory_bytes + 1:
-            self._broken(  # the free bytes are rounded down
+            self._broken(  # the comparison allows 1 byte, since free bytes are rounded down
                 f"memory in use must be at most what is free, {record.free_memory_bytes} bytes, "
                 f"got {record.peak_memory_bytes}",
                 record,
@@ -315,7 +316,7 @@ class CheckedLog:
         for here, number, (_, end) in zip(rounds, num_ended.tolist(), block.ends, strict=True):
             before, self._closed = self._closed, here
             if before and not (
-                before.closed_s <= here.opened_s <= here.closed_s  # it may wait for a device
+                before.closed_s <= here.opened_s <= here.closed_s  # a round may wait for a device
                 and here.round == before.round + 1
                 and here.version - before.version in (0, 1)
             ):

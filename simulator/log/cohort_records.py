@@ -21,7 +21,7 @@ from simulator.log.records import ClientRecord, ClientTable, Ended, PlanRow, pla
 from traces.arrays import IntArray, groups_of
 
 T = TypeVar("T")
-Column = npt.NDArray[Any]  # of numbers, or of names as objects
+Column = npt.NDArray[Any]  # numbers, or names as objects
 
 
 ROW_FIELDS = [f.name for f in fields(PlanRow) if f.name not in ("plan", "cost", "profile")]
@@ -134,7 +134,10 @@ def client_table(timeline: CohortTimeline, closed_s: float) -> ClientTable:
 
 
 def amounts_done(timeline: CohortTimeline) -> dict[str, Column]:
-    """(n,) each: bytes and FLOPs up to the end of each plan, of a phase that was cut a part."""
+    """Return the bytes and FLOPs of each plan up to its end, (n,) each.
+
+    Of a phase that was cut, the part that was done counts.
+    """
     down, up = _of_works(timeline, "download_bytes"), _of_works(timeline, "upload_bytes")
     flops = _of_works(timeline, "flops").astype(np.float64)
     cut_s = timeline.cut_s
@@ -156,7 +159,7 @@ def amounts_done(timeline: CohortTimeline) -> dict[str, Column]:
                 device.link.uplink.steps, cost.upload_bytes, timeline.upload_from_s[row]
             )  # fmt: skip
             done = up_done
-        if cut_s < from_s:  # still waiting for the first byte
+        if cut_s < from_s:  # the cut came before the first byte
             continue
         moved = min(trace.amount(cut_s) - trace.amount(float(from_s)), amount)
         done[row] = cost.flops * (moved / amount) if done is flops_done else round(moved)
@@ -164,14 +167,17 @@ def amounts_done(timeline: CohortTimeline) -> dict[str, Column]:
 
 
 def _of_works(timeline: CohortTimeline, name: str) -> Column:
-    """(n,): a number of each plan's cost."""
+    """Return (n,): for each plan, the field ``name`` of its cost."""
     return _column([getattr(cost, name) for _, cost in timeline.works])[timeline.work_index]
 
 
 def _energies(
     profiles: tuple[Sequence[DeviceProfile], IntArray], columns: Mapping[str, Any]
 ) -> dict[str, Column]:
-    """(n,) each: joules by what the device was doing, each at the watts of its profile."""
+    """Return the joules of each plan for computing, radio and idling, (n,) each.
+
+    ``profiles`` are the distinct profiles, and the index (n,) of each plan's among them.
+    """
     kinds, profile_of = profiles
     found = {name: np.empty(len(profile_of)) for name in ("compute", "radio", "idle")}
     for rows, k in groups_of(profile_of):

@@ -26,7 +26,7 @@ PHASES = ("download_started", "training_started", "upload_started", "update_rece
 
 @dataclass(frozen=True, eq=False)
 class CohortTimeline:
-    """The instants of n plans, one a device; arrays are (n,), in rising order of device.
+    """A cohort timeline has the instants of n plans, one a device, in arrays (n,) by device.
 
     Every plan is one of ``works`` but for its device: a plan, and what it costs on one profile.
     Instants are those of a plan that is not cut. At ``cut_s`` the server stops waiting, and a plan
@@ -40,61 +40,61 @@ class CohortTimeline:
     devices: IntArray
     works: Sequence[tuple[TrainingPlan, Cost]]
     work_index: IntArray
-    download_from_s: FloatArray  # the latency is over
+    download_from_s: FloatArray  # the latency of the download has passed
     trained_from_s: FloatArray
-    upload_asked_s: FloatArray  # training is over
-    upload_from_s: FloatArray  # the latency is over
+    upload_asked_s: FloatArray  # training has ended
+    upload_from_s: FloatArray  # the latency of the upload has passed
     finished_s: FloatArray
-    free_memory_bytes: IntArray  # as training begins
+    free_memory_bytes: IntArray  # when training begins
     cut_s: float
-    last_waits_s: tuple[float, ...]  # of the last plan that is not late: what its clock adds up
+    last_waits_s: tuple[float, ...]  # the lengths of the phases of the last plan that is not late
 
     @cached_property
     def is_late(self) -> BoolArray:
-        """(n,): whether the server no longer waits when the plan would finish."""
+        """Return (n,): whether the server no longer waits when the plan would finish."""
         return self.finished_s > self.cut_s
 
     @property
     def num_late(self) -> int:
-        """The number of plans that are late."""
+        """Return the number of plans that are late."""
         return int(self.is_late.sum())
 
     @cached_property
     def ended_s(self) -> FloatArray:
-        """(n,): the instant at which each plan ends, finished or cut."""
+        """Return (n,): the instant at which each plan ends, finished or cut."""
         return np.minimum(self.finished_s, self.cut_s)
 
     @property
     def last_s(self) -> float:
-        """The instant at which the last plan ends."""
+        """Return the instant at which the last plan ends."""
         return float(self.ended_s.max())
 
     @cached_property
     def download_s(self) -> FloatArray:
-        """(n,): seconds of each download, latency included."""
+        """Return (n,): seconds of each download, latency included."""
         return self._spent_s(np.full(len(self.devices), self.started_s), self.download_from_s) + (
             self._spent_s(self.download_from_s, self.trained_from_s)
         )
 
     @cached_property
     def train_s(self) -> FloatArray:
-        """(n,): seconds of each training."""
+        """Return (n,): seconds of each training."""
         return self._spent_s(self.trained_from_s, self.upload_asked_s)
 
     @cached_property
     def upload_s(self) -> FloatArray:
-        """(n,): seconds of each upload, latency included."""
+        """Return (n,): seconds of each upload, latency included."""
         return self._spent_s(self.upload_asked_s, self.upload_from_s) + (
             self._spent_s(self.upload_from_s, self.finished_s)
         )
 
     def _spent_s(self, from_s: FloatArray, until_s: FloatArray) -> FloatArray:
-        """(n,): seconds between two instants, as far as they lie before the cut."""
+        """Return (n,): the seconds between two instants that lie before the cut."""
         return np.minimum(until_s, self.cut_s) - np.minimum(from_s, self.cut_s)
 
     @cached_property
     def arrivals(self) -> IntArray:
-        """Rows of the plans that are not late, in order of arrival.
+        """Return the rows of the plans that are not late, in order of arrival.
 
         At one instant SimPy resolves ties by who began to wait first, and so by the order in which
         the phases before ended; at last, by device.
@@ -104,7 +104,10 @@ class CohortTimeline:
 
     @cached_property
     def _orders(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Rows by the end of the download, of the training and of the upload."""
+        """Return the rows (n,) in order of the end of download, of training and of upload.
+
+        Plans that end at one instant are in order of the phases before, and last of device.
+        """
         order: IntArray = np.arange(len(self.devices))
         orders = []
         for instants in (self.download_from_s, self.trained_from_s, self.upload_asked_s,
@@ -115,7 +118,7 @@ class CohortTimeline:
 
     @cached_property
     def happenings(self) -> tuple[FloatArray, IntArray, IntArray]:
-        """Instant, phase and row of all events before the cut, in order.
+        """Return the instant, phase and row of all events before the cut, in order.
 
         At one instant the server receives last, since it wakes up after the devices have.
         """
@@ -131,11 +134,11 @@ class CohortTimeline:
 
     @cached_property
     def late_rows(self) -> IntArray:
-        """Rows of the plans that are late, in order of device."""
+        """Return the rows of the plans that are late, in order of device."""
         return np.flatnonzero(self.is_late)
 
     def told(self, phase: int) -> list[tuple[str, float]]:
-        """Return for each work, what the event of a phase tells: bytes, or FLOPs."""
+        """Return for each work the name and value in the event of a phase: bytes or FLOPs."""
         match PHASES[phase]:
             case "download_started":
                 return [("bytes", cost.download_bytes) for _, cost in self.works]
@@ -149,7 +152,7 @@ class CohortTimeline:
         devices, works = self.devices.tolist(), self.work_index.tolist()
         for at_s, phase, row in zip(*(column.tolist() for column in self.happenings), strict=True):
             told = details[phase][works[row]]
-            # SimPy's clock begins with the integer 0, which is written as such.
+            # SimPy's clock begins with the integer 0, which is logged as "0" and not "0.0".
             yield Event(
                 at_s if phase else self.started_s, PHASES[phase], self.round, devices[row], told
             )
@@ -163,7 +166,7 @@ class CohortTimeline:
         return [*before[::-1], self.started_s] if phase else []
 
     def link_rates(self) -> dict[DeviceId, LinkRate]:
-        """The rates that the server has measured of each link that brought an update."""
+        """Return the rates that the server has measured of each link that brought an update."""
         rows = self.arrivals
         work = self.work_index[rows]
         down = np.array([cost.download_bytes for _, cost in self.works])[work]
@@ -214,7 +217,8 @@ def in_order(
         return is_server, timeline.waits_of(phase, row), int(timeline.devices[row])
 
     placed: list[tuple[int, Event]] = []
-    waits: dict[DeviceId | None, list[float]] = {}  # since when a device has waited
+    # The instants of each device's events so far, at which its next wait began.
+    waits: dict[DeviceId | None, list[float]] = {}
     place = 0
     for event in others[:num_before_cut]:
         since = waits.setdefault(event.device, [])

@@ -25,7 +25,7 @@ from simulator.log.records import ClientTable, Ended, Event, RoundProgress
 from simulator.log.round_table import RoundTable
 
 GATHERED = 4_096
-"""The events that are gathered where nobody waits for them, before they are written together."""
+"""The number of events after which a log that gathers writes them."""
 Metrics = Mapping[Metric, float]
 
 
@@ -34,17 +34,17 @@ class RoundEnd(NamedTuple):
 
     progress: RoundProgress
     ended: Sequence[Ended]  # plans that were simulated one by one, in order of their ends
-    timeline: CohortTimeline | None  # of those that were worked out together
+    timeline: CohortTimeline | None  # plans that were worked out together
     metrics: Callable[[], Metrics]  # called once the evaluation of the round is known
 
 
 class _Awaited(NamedTuple):
-    """An evaluation that is under way, and makes an event at a place among the pieces."""
+    """An awaited evaluation is under way, and will give an event at a place among the pieces."""
 
     evaluation: Future[Evaluation]
     note: Callable[[Evaluation], Event]
     place: int
-    num_rounds: int  # that have closed before it
+    num_rounds: int  # the number of rounds that closed before it
 
 
 class DeferredLog:
@@ -58,10 +58,10 @@ class DeferredLog:
     def __init__(self, log: Tee, fleet: Fleet, *, gathers: bool) -> None:
         self._log, self._fleet, self._gathers = log, fleet, gathers
         self._pieces: list[Piece] = []
-        self._rounds: list[tuple[int, RoundEnd]] = []  # with the number of pieces before each end
-        self._num_events = 0  # of cohorts among the pieces
+        self._rounds: list[tuple[int, RoundEnd]] = []  # number of pieces before each end, the end
+        self._num_events = 0  # number of events of cohorts among the pieces
         self._awaited: _Awaited | None = None
-        self._held_from: int | None = None  # while a cohort's timeline is under way
+        self._held_from: int | None = None  # the first held piece, while a timeline is under way
         self._num_before_cut: int | None = None
 
     def __enter__(self) -> DeferredLog:
@@ -70,8 +70,8 @@ class DeferredLog:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.flush()
-        elif issubclass(kind, Exception):  # who interrupts a run does not want to wait
-            with suppress(Exception):  # the first is what is to be said
+        elif issubclass(kind, Exception):  # after an interrupt the evaluation is not waited for
+            with suppress(Exception):  # the first error is the one to report
                 self.flush()
 
     def event(self, event: Event) -> None:
@@ -169,7 +169,7 @@ def _block(fleet: Fleet, pieces: Sequence[Piece], rounds: Sequence[tuple[int, Ro
 def _tables(fleet: Fleet, ends: Sequence[RoundEnd]) -> tuple[list[ClientTable], list[int]]:
     """Return the plans that ended in tables, at least one, and their number in each round."""
     tables: list[ClientTable] = []
-    one_by_one: list[Ended] = []  # of rounds without a timeline
+    one_by_one: list[Ended] = []  # plans of rounds without a timeline
     counts = []
     for end in ends:
         if end.timeline is None:

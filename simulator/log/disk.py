@@ -58,7 +58,7 @@ def staging(place: Path, name: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if descriptor is not None:  # else interrupted as it was made
+        if descriptor is not None:  # None if the folder's creation was interrupted
             os.close(descriptor)
 
 
@@ -83,7 +83,7 @@ def writing_into(folder: Path, *inner: str) -> Iterator[Path]:
                 _make_inside(folder, target.parent)
                 _move(file, target)
     except BaseException:
-        with suppress(OSError):  # what holds something stays
+        with suppress(OSError):  # a folder that is not empty stays
             for place in made:
                 place.rmdir()
         raise
@@ -108,7 +108,7 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
 
     Only of the file or folder ``name``, where it is given. What another process is writing stays.
     """
-    with suppress(OSError):  # no such folder, or one that cannot be read: nothing to clear
+    with suppress(OSError):  # a folder that is missing or unreadable needs no clearing
         for path in list(folder.iterdir()):
             found = _LEFTOVER.fullmatch(path.name)
             if found and name in (None, found["name"]):
@@ -148,12 +148,12 @@ def _create(path: Path, make: Callable[[Path], int]) -> int:
     """Make a file or folder and lock it; return its descriptor, which holds the lock."""
     while True:
         descriptor = make(path)
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # some file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
                 return descriptor
-        os.close(descriptor)  # removed as a leftover before it was locked
+        os.close(descriptor)  # another process removed the file before it was locked
 
 
 def _remove_unlocked(path: Path) -> None:
@@ -177,4 +177,4 @@ def _move(file: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        write_atomically(target, file.read_bytes())  # the target's folder is a mount point
+        write_atomically(target, file.read_bytes())  # the target is on another file system

@@ -23,15 +23,15 @@ Status = Literal["running", "done", "interrupted", "failed"]
 
 
 class RunFolderError(UserError):
-    """The folder cannot take this run."""
+    """This error says why a folder cannot take a run."""
 
 
 class BusyFolderError(RunFolderError):
-    """Another process is at work in the folder."""
+    """This error says that another process is at work in the folder."""
 
 
 class FinishedMeanwhileError(RunFolderError):
-    """Another process has finished the run of this folder."""
+    """This error says that another process has finished the run of this folder."""
 
 
 def is_finished(path: Path, inputs: Mapping[str, Any]) -> bool:
@@ -112,7 +112,7 @@ def check_same_config(path: Path, config: Mapping[str, Any]) -> None:
         if place.exists() and not place.is_dir():
             raise RunFolderError(f"a run folder must be a directory, got the file {place}")
     if not os.path.lexists(path / "config.yaml"):
-        # A partial file is what a kill leaves of the first one.
+        # A process that is killed while it writes the first file leaves a partial one.
         if path.exists() and any(file.suffix != PARTIAL for file in path.iterdir()):
             raise RunFolderError(f"a run folder must be empty or hold a run, got {path}")
         return

@@ -27,7 +27,7 @@ from simulator.log.protocol import BlockLog
 from simulator.log.records import Event, RoundRecord
 
 NUM_TIMED = 3
-"""Rounds after which the time that a run takes can be told from their pace."""
+"""The number of rounds after which the remaining time is estimated from their pace."""
 
 
 class Reporter(BlockLog, Protocol):
@@ -41,9 +41,9 @@ class Reporter(BlockLog, Protocol):
 
 
 class _Following:
-    """Reporters follow the run in a progress state, and print lines on a console.
+    """This base of reporters follows the run in a progress state, and prints to a console.
 
-    A line tells of a round. Only the live view tells of what devices do within one.
+    A line is printed for each round. Only the live view shows what devices do within one.
     """
 
     def __init__(self, console: Console) -> None:
@@ -55,7 +55,7 @@ class _Following:
         self._label, self._rounds, self._state = label, rounds, ProgressState()
 
     def step(self, message: str) -> None:
-        if not self._console.quiet:  # which would make up the line all the same
+        if not self._console.quiet:  # a quiet console would format the line all the same
             self._console.print(message, highlight=False, soft_wrap=True, markup=False)
 
     def event(self, event: Event) -> None: ...
@@ -189,7 +189,7 @@ class BarReporter(_Following):
 
 
 class TimeLeft(ProgressColumn):
-    """The column of the time that is left, at the pace of the rounds after the first.
+    """This column shows the time that is left, at the pace of the rounds after the first.
 
     The first round also loads the model and warms up, so by its pace a run would seem to take many
     times as long. Nothing is said before the third has ended.

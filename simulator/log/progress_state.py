@@ -12,7 +12,7 @@ from devices.tasks.task import Metric
 from simulator.log.cohort_timeline import CohortEvents
 from simulator.log.records import ClientRecord, ClientTable, Event, RoundRecord
 
-LOSSES = {  # counts of a round record: work that was not merged, in the order shown
+LOSSES = {  # counts of a round's plans that were not merged -> words, in the order shown
     "num_oom": "out of memory",
     "num_late": "late",
     "num_offline": "offline",
@@ -53,15 +53,15 @@ class ProgressState:
 
     def __init__(self) -> None:
         self.at_s = 0.0
-        self._score: tuple[Metric, float] | None = None  # of the last model evaluated
+        self._score: tuple[Metric, float] | None = None  # that of the last evaluated model
         self._best = math.nan
         self.losses: Counter[str] = Counter()
-        self._spent_s = self._lost_s = 0.0  # device time
+        self._spent_s = self._lost_s = 0.0  # seconds of devices in total, and those lost
         self._doing: dict[int, str] = {}
         self._away: set[int] = set()
         self._num_arrived = 0  # updates that no aggregation has merged yet
-        self._awaited: ClientRecord | None = None  # who ended last in this round
-        self.straggler = ""  # of the last round, as in "device 8 (phone), mostly uploading"
+        self._awaited: ClientRecord | None = None  # the plan that ended last in this round
+        self.straggler = ""  # that of the last round, such as "device 8 (phone), mostly uploading"
 
     def event(self, event: Event) -> None:
         """Follow what each device does."""

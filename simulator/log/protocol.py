@@ -48,7 +48,7 @@ class RunLog(Protocol):
 
 @runtime_checkable
 class BlockLog(Protocol):
-    """A log that takes what rounds leave in one call, where a ``RunLog`` takes it one by one.
+    """A block log takes what rounds leave in one call; a ``RunLog`` takes it item by item.
 
     Order, guarantees, units and errors are those of a ``RunLog``.
     """
@@ -63,7 +63,7 @@ class BlockLog(Protocol):
 
 
 Log = RunLog | BlockLog
-"""Whoever is told of a run."""
+"""A log of either kind."""
 
 
 def log_block(log: Log, block: Block) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _FOLDERS = re.compile(r"""[^,{}\[\]'"=:]*/""")
-"""Matches all but the last part of a path, also within a value of YAML."""
+"""A pattern that matches all but the last part of a path, also within a value of YAML."""
 
 PACKAGES = ("fedclock", "numpy", "simpy", "torch", "transformers", "peft")
 
@@ -55,12 +55,13 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-@cache  # of the code that this process has loaded: a later commit is not what ran
+@cache  # a commit that is made later is not the code that this process has loaded
 def _git_state() -> Mapping[str, Any]:
     """Return the commit of the code that ran; None for each key where it is no checkout."""
     here = Path(__file__)
     try:
-        _git(here.parent, "ls-files", "--error-unmatch", here.name)  # else some other project's
+        # This fails if the repository around this file is that of another project.
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
         sha = _git(here.parent, "rev-parse", "HEAD")
         return {"git_sha": sha, "git_dirty": bool(_git(here.parent, "status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):

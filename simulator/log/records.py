@@ -95,11 +95,11 @@ class ClientRecord:
     num_quantized_blocks: int
     num_absent_blocks: int
     weight_formats: str
-    mean_weight_bits: float  # over the blocks that are on the device
+    mean_weight_bits: float  # mean over the blocks that are on the device
     num_terms_held: int
     num_terms_trained: int
     num_terms_uploaded: int
-    mean_upload_bits: float  # over the uploaded terms
+    mean_upload_bits: float  # mean over the uploaded terms
     num_examples: int
     forward_share: float  # of the training time, as planned; the rest is optimizer and overhead
     backward_share: float
@@ -109,15 +109,15 @@ class ClientRecord:
     train_s: float = 0.0
     upload_s: float = 0.0
     finished_s: float = 0.0
-    offline_s: float = 0.0  # away with work in hand, that it went on with
+    offline_s: float = 0.0  # time offline during the plan, after which the device went on
     waiting_s: float = 0.0  # from its end to the device's next plan, or to the round's close
-    staleness: int = 0  # aggregations between its broadcast and its own
+    staleness: int = 0  # number of aggregations between its broadcast and its own merge
     download_bytes: int = 0
     upload_bytes: int = 0
-    lost_bytes: int = 0  # of both: carried in vain, on a transfer that was cut
-    free_memory_bytes: int = 0  # as training began, or failed to
-    num_shrinks: int = 0  # plans given up for smaller ones
-    battery_share: float = float("nan")  # as training began; NaN on mains
+    lost_bytes: int = 0  # those of both that were transferred in vain, since a transfer was cut
+    free_memory_bytes: int = 0  # when training began, or could not begin
+    num_shrinks: int = 0  # number of plans that were replaced by smaller ones
+    battery_share: float = float("nan")  # when training began; NaN on mains
     flops: float = 0.0
     energy_compute_j: float = 0.0
     energy_radio_j: float = 0.0
@@ -169,7 +169,7 @@ class ClientRecord:
 
     @property
     def energy_j(self) -> float:
-        """The joules that the device spent from the dispatch to the end of its wait."""
+        """Return the joules that the device spent from the dispatch to the end of its wait."""
         return self.energy_compute_j + self.energy_radio_j + self.energy_idle_j
 
 
@@ -208,7 +208,7 @@ class PlanRow:
 
 
 Ended = ClientRecord | PlanRow
-"""What a plan has left when it has ended."""
+"""The record of a plan that has ended, in either form."""
 
 _MEMORY_PARTS = [(f"memory_{one.name}_bytes", one.name) for one in fields(MemoryBreakdown)]
 
@@ -278,8 +278,8 @@ class RoundRecord:
     opened_s: float
     closed_s: float
     duration_s: float
-    metrics: Mapping[Metric, float]  # of the task; NaN where the model was not evaluated
-    train_loss: float  # mean over the aggregated updates, by examples
+    metrics: Mapping[Metric, float]  # the task's metrics; NaN where the model was not evaluated
+    train_loss: float  # mean over the aggregated updates, weighted by examples
     num_cohort: int
     num_planned: int
     num_sat_out: int
@@ -299,7 +299,7 @@ class RoundRecord:
 
     @property
     def score(self) -> float:
-        """The task's first metric; NaN where the model was not evaluated."""
+        """Return the task's first metric; NaN where the model was not evaluated."""
         return next(iter(self.metrics.values()), math.nan)
 
 

@@ -53,7 +53,7 @@ class RoundTable:
             return np.bincount(of_round[chosen], minlength=len(ends))
 
         def total(values: FloatArray) -> FloatArray:
-            # In the order of the records, which numpy's own sum does not keep.
+            # bincount adds in the order of the records, which numpy's sum does not keep.
             found: FloatArray = np.bincount(of_round, values, len(ends)).astype(np.float64)
             return found
 
@@ -110,7 +110,7 @@ def _means(ended: Columns, is_merged: BoolArray, counts: IntArray) -> tuple[Floa
     examples = ended["num_examples"][is_merged].astype(np.float64)
     ends = np.cumsum(counts)
     train_loss, waiting_s = np.full(len(counts), math.nan), np.zeros(len(counts))
-    one = counts == 1  # as most rounds of an asynchronous run
+    one = counts == 1  # most rounds of an asynchronous run merge one update
     rows = ends[one] - 1
     train_loss[one] = losses[rows] * examples[rows] / examples[rows]
     waiting_s[one] = waits_s[rows]

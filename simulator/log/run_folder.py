@@ -57,7 +57,7 @@ class RunFolder:
         self.path = path
         self._manifest = dict(manifest)
         self._rounds: list[RoundTable] = []
-        self._clients: list[ClientTable] = []  # not yet in the file
+        self._clients: list[ClientTable] = []  # rows that are not yet in the file
         check_same_config(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class RunFolder:
             there = read_manifest(path)
             if there.get("status") == "done" and not lost_files(path, there):
                 raise FinishedMeanwhileError(f"the run in {path} was finished by another process")
-            _clean_up(path)  # of a process that was killed
+            _clean_up(path)  # removes what a process that was killed has left
             write_atomically(path / "config.yaml", dump_yaml(dict(config)))
             self._write_manifest("running")
             self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")
@@ -84,7 +84,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The folder that keeps training results until the run is done."""
+        """Return the folder that keeps training results until the run is done."""
         return self.path / CHECKPOINT
 
     def event(self, event: Event) -> None:
@@ -122,7 +122,7 @@ class RunFolder:
         """Add to each device what the end of the run tells of it, as in ``expected_accuracy``."""
         file = self.path / "devices.parquet"
         with self.writing():
-            with pq.ParquetFile(file) as written:  # read_table would import pandas
+            with pq.ParquetFile(file) as written:  # pq.read_table would import pandas
                 table = written.read()
             for name, values in columns.items():
                 table = table.append_column(name, column(values, pa.float64()))
@@ -152,12 +152,12 @@ class RunFolder:
         self._flush_clients()
         self._client_rows.close()
         self._manifest.update(outcome)
-        if status == "done":  # so say only what a power cut could not undo
+        if status == "done":  # the status must be written only after the files are on the disk
             for file in filter(Path.is_file, self.path.rglob("*")):
                 flush_to_disk(file)
             self._manifest["files"] = file_hashes(self.path)
         self._write_manifest(status)
-        flush_to_disk(self.path)  # the names, before the checkpoint goes
+        flush_to_disk(self.path)  # the folder's entries, before the checkpoint is removed
         if status == "done":
             remove_checkpoint(self.path)
 
@@ -238,7 +238,7 @@ def refresh(path: Path, read_alone: Mapping[str, Any]) -> None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """A finished run needs none, and a kill may have left some of it."""
+    """Remove the checkpoint of a finished run, which a killed process may have left."""
     shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
 
 

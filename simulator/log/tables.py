@@ -96,7 +96,7 @@ def event_line(event: Event, known: dict[int, str] | None = None) -> str:
     if not math.isfinite(at_s):
         raise ValueError(f"an event must happen at a finite instant, got {at_s!r} s")
     if isinstance(at_s, float):
-        at_s = float(at_s)  # numpy's own writes its type
+        at_s = float(at_s)  # the repr of a NumPy float names its type
     told = known.get(id(details)) if known is not None else None
     if told is None:
         told = ""
@@ -119,7 +119,7 @@ def _json(value: Any) -> str:
 
 def block_lines(pieces: Sequence[Piece]) -> Iterator[str]:
     """Return the lines of a log of events."""
-    known: dict[int, str] = {}  # the pieces keep all details alive
+    known: dict[int, str] = {}  # the ids stay valid, since the pieces keep all details alive
     for piece in pieces:
         if isinstance(piece, Event):
             yield event_line(piece, known)
@@ -145,7 +145,7 @@ def _timeline_lines(timeline: CohortTimeline) -> Iterator[str]:
     ]
     devices, works = timeline.devices.tolist(), timeline.work_index.tolist()
     columns = (column.tolist() for column in timeline.happenings)
-    started_s = timeline.started_s  # SimPy's clock begins with the integer 0, written as such
+    started_s = timeline.started_s  # SimPy's clock begins with the integer 0, which is written "0"
     for at_s, phase, row in zip(*columns, strict=True):
         shown = at_s if phase else started_s
         yield f'{{"at_s": {shown!r}{middles[phase]}{devices[row]}{ends[phase][works[row]]}'

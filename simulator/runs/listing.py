@@ -35,7 +35,7 @@ TOPICS = (
 )
 
 HASH_DIGITS = 8
-"""Digits of a SHA-256 that a table has room for; all of them stand in every manifest."""
+"""The number of digits of a SHA-256 in a table; a manifest has all of them."""
 
 
 def show(console: Console, topic: str | None) -> None:
@@ -48,7 +48,7 @@ def show(console: Console, topic: str | None) -> None:
 
 
 ALSO = {"links": "traces", "profiles": "devices", "pacings": "pacing", "selections": "selection"}
-"""Other names of topics: by the config's own keys, and in the plural."""
+"""Other names of topics: the config's own keys, and other forms of the word."""
 
 
 def _table(topic: str) -> Table:
@@ -59,11 +59,11 @@ def _table(topic: str) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        show_edge=False,  # so that the widest fits 80 columns
+        show_edge=False,  # so that the widest table fits 80 columns
     )
     for column in columns:
-        is_number = "\n" in column  # its unit stands below it
-        is_name = column == columns[0]  # to be copied, so it stays in one piece
+        is_number = "\n" in column  # titles of numbers have the unit on a second line
+        is_name = column == columns[0]  # names are copied by users, so they are not wrapped
         table.add_column(column, justify="right" if is_number else "left", no_wrap=is_name)
     for row in rows():
         table.add_row(*row)

@@ -27,12 +27,12 @@ from traces.located import located
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A run that has been checked, and can begin."""
+    """A prepared run has been checked and can begin."""
 
     config: RunConfig
     folder: Path
     world: World
-    notes: tuple[str, ...]  # what a person should know beforehand
+    notes: tuple[str, ...]  # notes for the user on what the run will do
     is_finished: bool
 
 
@@ -201,7 +201,7 @@ def notes(config: RunConfig, world: World, where: str | Origin) -> list[str]:
     """
     asked, plans = rehearse(config, world, where)
     if getattr(config.strategy, "is_centralized", False):
-        return []  # no device of the fleet does anything
+        return []  # a centralized run uses no device of the fleet
     planned = {plan.device_id for plan in plans}
     idle = [device for device in asked if device not in planned]
     found = []

@@ -81,7 +81,7 @@ def run(
     try:
         store = _open_folder(prepared, manifest)
     except FinishedMeanwhileError as finished:
-        is_finished(folder, inputs)  # of these inputs, or raises
+        is_finished(folder, inputs)  # raises if that run was made from other inputs
         report.step(f"{config.label}: {finished}, kept")
         return folder
     logs: list[RunFolder | RunWriter] = [store]
@@ -103,7 +103,7 @@ def _open_folder(prepared: Prepared, manifest: Mapping[str, Any]) -> RunFolder:
     config, folder = prepared.config, prepared.folder
     store = RunFolder(folder, config.resolved(), manifest)
     store.fleet(DeviceRecord.columns(prepared.world.fleet))
-    if source := source_of(config.strategy):  # config.yaml names it by its place beside it
+    if source := source_of(config.strategy):  # config.yaml names this copy beside it
         with store.writing():
             (folder / source.path.name).write_bytes(source.text)
     return store
@@ -194,7 +194,7 @@ def own_scores(
 
 def _close_broken(logs: Sequence[RunFolder | RunWriter], error: BaseException) -> None:
     status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    with suppress(RunFolderError):  # a full disk is what stopped it, and has been said
+    with suppress(RunFolderError):  # closing may fail for the same reason, such as a full disk
         _close(logs, status, {"error": without_folders(repr(error))})
 
 

@@ -26,27 +26,27 @@ from traces.text import counted
 T = TypeVar("T")
 
 LoadConfigs = Callable[[Sequence[str]], list[RunConfig]]
-"""Loads an experiment after overrides."""
+"""A function that loads an experiment after it has applied these overrides."""
 RESERVED = ("name", "label", "seed")
-"""Keys that tell runs apart: a grid over them would name the same run twice."""
+"""Keys that a grid must not vary, since they tell the runs of a sweep apart."""
 MAX_RUNS = 100_000
-"""Seeds times grid points; each is checked before the first begins."""
+"""The most runs of a sweep: seeds times grid points, all of which are checked beforehand."""
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A run of a sweep as any process can load it: classes of a config may not be sent."""
+    """A sweep run holds what any process needs to load the run, since configs cannot be sent."""
 
     file: Path
-    overrides: tuple[str, ...]  # of the command, the grid point and the seed
+    overrides: tuple[str, ...]  # those of the command, then of the grid point and the seed
     label: str
-    point: str  # the grid values, for a reader: "strategy.rank=4"; empty without a grid
+    point: str  # the grid values in words, such as "strategy.rank=4"; empty without a grid
     seed: int
     folder: Path
     num_rounds: int
-    place: tuple[int, ...] = ()  # among the runs of its experiment, as in its config
-    is_training: bool = False  # or timing only
-    log: tuple[str, ...] = ()  # names of the writers that are told of each round
+    place: tuple[int, ...] = ()  # its place among the runs of the experiment, as in its config
+    is_training: bool = False  # False for a run in timing only
+    log: tuple[str, ...] = ()  # names of the writers that log each round
 
     @property
     def name(self) -> str:
@@ -67,12 +67,13 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Checked:
-    """The findings of a check about a run that can begin."""
+    """A checked run can begin; this holds what the check found."""
 
     conditions_hash: str
     is_finished: bool
     notes: tuple[str, ...]
-    read_alone: Mapping[str, Any] = field(default_factory=dict)  # what only readers of it use
+    # The keys of the config that only readers of the run use.
+    read_alone: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check(sweep_run: SweepRun) -> Checked:
@@ -107,7 +108,7 @@ def expand(
     load, origin = partial(load_experiment, file), Origin(file, tuple(overrides))
     runs: dict[Path, SweepRun] = {}
     for chosen, point, config in _configs(load, origin, grid=grid, seeds=seeds):
-        # Strategies that a grid value does not reach have one run for all points.
+        # A strategy whose config is the same at several grid points has one run for all of them.
         runs.setdefault(
             output / config.folder,
             SweepRun(

@@ -1,4 +1,4 @@
-"""Runs of a sweep on a pool of workers: one that fails or dies takes no other with it."""
+"""Carries out the runs of a sweep on a pool of workers; one that fails stops no other."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Job = Literal["check", "run"]
 
 
 class Failure(NamedTuple):
-    """Says why a run is not done."""
+    """A failure says why a run is not done."""
 
     message: str
-    is_busy: bool = False  # another process is at work on it
-    found: tuple[Placed, ...] = ()  # the problems of a config that the message tells
+    is_busy: bool = False  # True if another process works on the run
+    found: tuple[Placed, ...] = ()  # the config's problems that the message lists
 
 
 class Ended(NamedTuple):
-    """The outcome of a job, and all complaints about the cache up to then: they stop nothing."""
+    """An ended job has an outcome, and all complaints about the cache up to then."""
 
     result: Any
     complaints: tuple[str, ...]
@@ -45,10 +45,10 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class Resources:
-    """Says what the runs of a sweep are carried out with; no result depends on it."""
+    """Resources are those that a sweep's runs are carried out with; no result depends on them."""
 
-    jobs: int | None  # runs at once; as many as there is room for if None
-    workers: int | None  # training processes of each
+    jobs: int | None  # runs at once; None means as many as there is room for
+    workers: int | None  # training processes of each run
     cache: ResultCache | None = None
     executor: str = "processes"
 
@@ -61,7 +61,7 @@ class Resources:
         is_training = any(run.is_training for run in runs)
         backend: Backend
         if self.executor == "ray":
-            from simulator.workers.ray_actors import RayCluster  # an extra
+            from simulator.workers.ray_actors import RayCluster  # Ray is an optional dependency
 
             workers = self.workers or 1
             make = partial(_make_trainers, workers, self.cache, Path.cwd())
@@ -119,7 +119,7 @@ def outcomes(
             for complaint in ended.complaints:
                 complain(complaint)
             yield futures[future], ended.result
-        except TrainingError as error:  # its process has died
+        except TrainingError as error:  # the worker's process has died
             yield futures[future], Failure(str(error))
 
 
@@ -142,30 +142,30 @@ def _result(trainers: Trainers, notify: Notify, job: Job, sweep_run: SweepRun) -
     except (UserError, TrainingError) as error:
         return Failure(str(error))
     except ConnectionError:
-        raise  # the parent is gone
+        raise  # the parent process has ended, so nobody waits for the result
     except Exception:
         return Failure(traceback.format_exc())
 
 
 class _RoundReporter:
-    """A Reporter that tells the sweep of each round, which says the rest itself."""
+    """This reporter tells the sweep the number of each round; the sweep prints the rest."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
 
     def start(self, label: str, rounds: int) -> None:
-        """Say nothing: the sweep knows."""
+        """Do nothing, since the sweep knows when a run starts."""
 
     def finish(self, message: str) -> None:
-        """Say nothing: the sweep says so itself."""
+        """Do nothing, since the sweep prints this itself."""
 
     def step(self, message: str) -> None:
-        """Say nothing: steps of several runs at once would only mix."""
+        """Do nothing, since the steps of several runs at once would mix."""
 
     def event(self, event: Event) -> None:
-        """Say nothing: events are for the log file."""
+        """Do nothing, since only rounds are reported."""
 
     def block(self, block: Block) -> None:
-        """Tell the number of the last round."""
+        """Tell the sweep the number of the last round."""
         if len(block.rounds):
             self._notify(int(block.rounds.columns["round"][-1]))

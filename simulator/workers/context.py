@@ -20,12 +20,12 @@ from traces.canonical import canonical
 PACKAGES = ("fedclock", "numpy", "torch", "transformers", "tokenizers", "peft")
 """The libraries whose version can move the digits of a result."""
 TOKENIZERS = ("transformers", "tokenizers")
-"""Those whose version can change tokens."""
+"""The libraries whose version can change tokens."""
 ELSEWHERE = (
-    *("schedule", "rslora", "stack"),  # reach a job as its rate share, adapter and stack
-    "when_diverged",  # what the server does with a result
-    *("dtype", "compute"),  # reach it as the names of the host
-    "momentum",  # as it applies to the optimizer
+    *("schedule", "rslora", "stack"),  # part of each job as its rate share, adapter and stack
+    "when_diverged",  # decides only what the server does with a result
+    *("dtype", "compute"),  # part of the context as the names of the host
+    "momentum",  # part of the context as the optimizer's momentum
 )
 """Options of training that are left out of its context."""
 
@@ -79,11 +79,11 @@ def _texts(config: RunConfig, world: World) -> dict[str, Any]:
     return {
         "model": world.source.files_sha256,
         "task": task.kind,
-        # The classes of test examples are numbered by it too.
+        # The training set also decides the numbers of the classes of test examples.
         "train": _sha256(task.data.train, _columns(task)),
         "max_length": config.task.max_length,
         "template": config.task.template,
-        # Results that were kept before texts could be packed name nothing of it.
+        # The default is left out, so that results from before this option are still found.
         **({"packing": config.task.packing} if config.task.packing != "by-document" else {}),
     }
 

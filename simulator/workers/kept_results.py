@@ -46,17 +46,17 @@ Array = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Tensors = Mapping[str, Array]
 SUFFIX = ".result"
 VALUE = "value/"
-"""What stands before the name of a metric in a kept evaluation."""
+"""The prefix of a metric's name in a kept evaluation."""
 CHECKSUM_BYTES = 32
 MAX_BYTES = 4 * 2**30
 
 
 class DamagedResultError(ValueError):
-    """A file that does not hold the result that its name promises."""
+    """This error says that a file does not hold the result that its name stands for."""
 
 
 class KeptResults(Protocol):
-    """A place where results are kept by their keys."""
+    """Kept results are a place that stores results by their keys."""
 
     def read(self, key: str, decode: Callable[[Tensors], T]) -> T | None:
         """Return the decoded result, or None where there is none that can be used.
@@ -71,7 +71,7 @@ class KeptResults(Protocol):
 
 
 class Checkpoint:
-    """Keeps the results of an unfinished run in its folder; ``warn`` is told of each damaged one.
+    """A checkpoint keeps the results of an unfinished run; ``warn`` is told of damaged ones.
 
     Raises RunFolderError where a result cannot be written: an interrupted run would lose it.
     """
@@ -91,7 +91,8 @@ class Checkpoint:
 
     def write(self, key: str, tensors: Tensors) -> None:
         try:
-            if self._folder.is_symlink():  # a run folder may come from somebody else
+            # A run folder from elsewhere may have links that lead out of it.
+            if self._folder.is_symlink():
                 raise OSError("it must be a folder of its own, not a link")
             self._folder.mkdir(parents=True, exist_ok=True)
             write_result(self._folder / f"{key}{SUFFIX}", tensors)
@@ -140,7 +141,7 @@ def regular_file(file: Path) -> Iterator[BinaryIO]:
             raise DamagedResultError(
                 f"{file} must hold at most {MAX_BYTES} bytes, got {status.st_size}"
             )
-        with suppress(OSError):  # a cache lets go of what was used the longest ago
+        with suppress(OSError):  # sets the time by which a cache removes the least recently used
             os.utime(descriptor)
         yield opened
 
@@ -153,7 +154,7 @@ def checksum(key: str, packed: bytes | memoryview) -> bytes:
 
 
 class CheckpointedTrainer:
-    """A Trainer that asks another one only for what is not kept in ``results``.
+    """This trainer asks another one only for results that are not kept in ``results``.
 
     ``context`` names everything beside a call's arguments that its result depends on.
     """
@@ -168,7 +169,7 @@ class CheckpointedTrainer:
             self._results.read(key, partial(_to_result, start=job.broadcast.adapter))
             for key, job in zip(keys, jobs, strict=True)
         ]
-        # A stack is trained again as a whole: without the others a job comes to other digits.
+        # A stack is trained again as a whole, since the digits of a job depend on the whole stack.
         broken = [stack for stack in stacks if any(found[k] is None for k in stack)]
         wanted = sorted(k for stack in broken for k in stack)
         trained = self._trainer.train([jobs[k] for k in wanted])
@@ -177,7 +178,7 @@ class CheckpointedTrainer:
                 start = jobs[k].broadcast.adapter
                 tensors = _to_tensors(result, start)
                 self._results.write(keys[k], tensors)
-                found[k] = _to_result(tensors, start)  # as it will be read, to the bit
+                found[k] = _to_result(tensors, start)  # the same bits as when it is read later
         return [result for result in found if result is not None]
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
@@ -247,7 +248,7 @@ def _job_parts(job: TrainingJob) -> tuple[str | bytes, ...]:
         job.broadcast.adapter.digest,
         examples,
         str(job.seed),
-        # Where jobs may be stacked, the version says in what order the batches come.
+        # For jobs that may be stacked, the order of the batches depends on the version.
         "" if job.stack == 1 else f"in the order of version {job.broadcast.version}",
         *([] if job.rate_share == 1.0 else [f"rate share {job.rate_share!r}"]),
         *([] if controls is None else [f"corrected by {controls.correction.digest}"]),
@@ -270,9 +271,9 @@ def _to_tensors(result: TrainingResult, start: Adapter) -> Tensors:
     changed = {
         name: values
         for name, values in _arrays(result.adapter).items()
-        if values.tobytes() != before[name].tobytes()  # bits: -0.0 and 0.0 are equal
+        if values.tobytes() != before[name].tobytes()  # compares bits, since -0.0 == 0.0
     }
-    if result.diverged:  # as characters, since a file of tensors holds nothing else
+    if result.diverged:  # stored as character codes, since the file holds only tensors
         changed["diverged"] = np.array([ord(letter) for letter in result.diverged], np.float32)
     return {**changed, "losses": np.array([result.train_loss, result.squared_loss])}
 

@@ -1,4 +1,4 @@
-"""Texts become tokens once, and every process that trains on them maps the same file.
+"""Keeps the tokens of texts in a file, which every process that trains on them maps.
 
 The file lies behind a checksum over its name and content, as kept results do, so whatever else
 stands in its place is never used, and made again.
@@ -37,7 +37,7 @@ _DTYPES = {"I64": np.int64, "I32": np.int32, "I8": np.int8, "F32": np.float32}
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """Keeps the tokens of examples in files of a folder, or nowhere if that is None.
+    """Kept tokens are those of examples, in files of a folder, or nowhere if that is None.
 
     ``key`` names everything that they follow from: texts, tokenizer, task and length.
     """
@@ -60,7 +60,7 @@ class KeptTokens:
                 return found
             made = make()
             write_result(file, to_arrays(made))
-            made = _read(file) or made  # not in the memory of this process alone
+            made = _read(file) or made  # the file is mapped, so that processes share the memory
         return made or make()
 
 
@@ -70,7 +70,7 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # some file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -88,13 +88,17 @@ def _read(file: Path) -> Encoded | None:
 
 
 def _arrays(file: Path) -> dict[str, Array]:
-    """Map the arrays of a file. Raises DamagedResultError where its checksum differs."""
+    """Return the arrays of a file by name, mapped into memory.
+
+    Raises DamagedResultError where the checksum differs.
+    """
     with regular_file(file) as opened:
         content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     with memoryview(content) as view:
         if view[:CHECKSUM_BYTES] != checksum(file.stem, view[CHECKSUM_BYTES:]):
             raise DamagedResultError(f"{file} is damaged (its checksum differs)")
-    # Eight bytes of its length, a header that names types, shapes and places, and the arrays.
+    # In the safetensors format, the file has the length of a header in eight bytes, the header with
+    # types, shapes and offsets, and the arrays.
     begin = CHECKSUM_BYTES + 8
     begin += (length := int.from_bytes(content[CHECKSUM_BYTES:begin], "little"))
     header: dict[str, Any] = json.loads(content[begin - length : begin])

@@ -24,22 +24,22 @@ from devices.vocabulary.trainer import TrainingError
 
 T = TypeVar("T")
 Task = Callable[..., T]
-"""What a worker calls with its state, and with a function to notify with where notes are asked for.
-It travels to the worker, so it is a partial of a function of a module."""
+"""A function that a worker calls with its state and, where notes are asked for, with a function to
+send them. It is pickled for the worker, so it must be a module's function or a partial of one."""
 Notify = Callable[[int], None]
 
 URGENT, BACKGROUND = 0, 1
-"""Priorities: somebody waits for the task, or goes on meanwhile."""
+"""Priorities of tasks: the caller waits for the result, or goes on meanwhile."""
 CLOSED = "the pool is closed"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Says what a pool's tasks are to the user, and how often one is tried."""
+    """A workload says what a pool's tasks are to the user, and how often one is tried."""
 
     process: str
-    option: str  # of the command, which says how many workers there are
-    max_deaths: int  # of workers at one task, before it is given up
+    option: str  # the command's option for the number of workers
+    max_deaths: int  # after this many workers have died at one task, it is given up
 
 
 TRAININGS = Workload("a training process", "--workers", max_deaths=3)
@@ -52,7 +52,7 @@ def available_cores() -> int:
 
 
 class WorkerDiedError(Exception):
-    """A worker ended before its task did; the exit code is given where it is known."""
+    """This error says that a worker ended before its task did, with its exit code where known."""
 
     def __init__(self, exit_code: int | None = None) -> None:
         super().__init__(exit_code)
@@ -60,7 +60,7 @@ class WorkerDiedError(Exception):
 
 
 class Worker(Protocol):
-    """A process that does one task after the other."""
+    """A worker is a process that does one task after the other."""
 
     def run(self, task: Task[T], notify: Notify | None = None) -> T:
         """Return or raise what the task does; ``notify`` is told what the task says meanwhile.
@@ -80,7 +80,7 @@ class Worker(Protocol):
 
 
 class Backend(Protocol):
-    """Starts workers in one place: this machine, or a cluster."""
+    """A backend starts workers in one place: this machine, or a cluster."""
 
     @property
     def num_free(self) -> int:
@@ -97,7 +97,7 @@ class Backend(Protocol):
 
 
 class TaskRunner:
-    """Makes a worker's state once and calls each task with it."""
+    """A task runner makes a worker's state once and calls each task with it."""
 
     def __init__(self, make_state: Callable[[], Any]) -> None:
         self._stack = ExitStack()
@@ -122,7 +122,7 @@ class TaskRunner:
 
 
 class _Slot:
-    """Holds one worker, and after it dies another."""
+    """A slot holds one worker of a pool, and starts another when that one dies."""
 
     def __init__(self, backend: Backend, workload: Workload) -> None:
         self._backend, self._workload, self._worker = backend, workload, backend.start()
@@ -140,7 +140,7 @@ class _Slot:
                     self._is_ready = True
                     return
             raise _too_many_deaths(self._workload, TRAININGS.max_deaths, "before they could begin")
-        except BaseException as error:  # whoever waits for its tasks is told
+        except BaseException as error:  # every task of this slot will raise it
             self._why_not = error
 
     def run(self, task: Task[T], notify: Notify | None) -> T:
@@ -183,7 +183,7 @@ def _too_many_deaths(
 
 @dataclass(order=True)
 class _QueuedTask:
-    """A task that waits for a free worker; without a task it tells a thread to end."""
+    """A queued task waits for a free worker; one with ``task`` None tells a thread to end."""
 
     priority: int
     turn: int
@@ -194,7 +194,7 @@ class _QueuedTask:
 
 
 class Pool:
-    """Does tasks on workers, the urgent ones first, and replaces a worker that dies.
+    """A pool does tasks on workers, the urgent ones first, and replaces a worker that dies.
 
     It begins with the first worker that is ready: others may have to wait until there is room for
     them, and so may the successor of one whose machine is gone. A task whose worker dies goes to
@@ -236,7 +236,7 @@ class Pool:
         """End the workers at once, whatever they do; tasks that are not done are cancelled."""
         with self._lock:
             self._is_closed = True
-            with suppress(Empty):  # the workers may be quicker
+            with suppress(Empty):  # ends the loop; workers take tasks at the same time
                 while True:
                     _cancel(self._queue.get_nowait().future)
         for slot in self._slots:
@@ -260,7 +260,7 @@ class Pool:
             queued.future.set_result(slot.run(task, queued.notify))
         except WorkerDiedError as error:
             self._retry(queued, error.exit_code)
-        except BaseException as error:  # whoever waits for it is told
+        except BaseException as error:  # raised where the caller waits for the result
             queued.future.set_exception(error)
 
     def _retry(self, queued: _QueuedTask, exit_code: int | None) -> None:
@@ -277,10 +277,10 @@ class Pool:
 
 
 def _cancel(future: Future[Any]) -> None:
-    """Cancel a task that waits, or that a worker began and died of."""
+    """Cancel a task, whether it still waits or has begun on a worker that died."""
     if not future.cancel():
         future.set_exception(CancelledError(CLOSED))
 
 
 def _do_nothing(_: object) -> None:
-    """Find out whether a worker is ready."""
+    """Do nothing: a worker that carries out this task is ready."""

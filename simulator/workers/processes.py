@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine.
+"""Starts workers that are processes of this machine.
 
 None of them outlives the process that started it, however that ends: each watches a pipe whose
 other end the starter holds. On Linux they are copies of one process, the template, and the system
@@ -42,23 +42,23 @@ TRAINING_TEMPLATE = "simulator.workers.training_template"
 """The module that a template imports for workers that train."""
 
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""Asks Linux for pages of 2 MB: to find where small ones lie takes a tenth of a step. The allocator
-reads it when a process starts."""
+"""The variable that asks for memory pages of 2 MB, since looking up small ones takes a tenth of a
+step. The allocator reads it when a process starts."""
 
 STOP_S = 30.0
-"""How long a worker may take to end; a run that is told to stop writes its tables."""
+"""The seconds that a worker may take to end, since a run that is stopped writes its tables."""
 
 _CONTEXT: ForkServerContext | SpawnContext = (
     multiprocessing.get_context("forkserver") if CAN_COPY else multiprocessing.get_context("spawn")
 )
 _LOCK = threading.Lock()
-"""Starting a process and asking how one ended touch the same tables of multiprocessing."""
+"""A lock around starting and joining processes, which share tables of multiprocessing."""
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 class LocalProcesses:
-    """Starts as many processes as are asked for, each with a state of its own.
+    """Local processes are workers of this machine, each with a state of its own.
 
     With ``interrupts``, KeyboardInterrupt is raised in a task that is stopped, so that it can write
     what it has; otherwise its process ends at once.
@@ -83,7 +83,7 @@ class LocalProcesses:
         return _Process(self._make_state, self._interrupts)
 
     def close(self) -> None:
-        """Nothing is left when the workers have ended."""
+        """Do nothing, since nothing is left when the workers have ended."""
 
 
 def _start_template(modules: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ def _start_template(modules: Sequence[str]) -> None:
     with _no_interrupts(), _environment(HUGE_PAGES):
         forkserver.ensure_running()
     with _copying():
-        _CONTEXT.Process(target=int).start()  # this is what waits: the first copy can be made
+        _CONTEXT.Process(target=int).start()  # returns once the template can be copied
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def _no_interrupts() -> Iterator[None]:
     They inherit the mask, whichever thread starts them, and no signal to the parent is lost:
     one that comes meanwhile is answered at the end.
     """
-    resource_tracker.ensure_running()  # it would unblock the signal in the middle
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -135,20 +135,21 @@ def _no_interrupts() -> Iterator[None]:
 
 
 class _Process:
-    """A worker as its parent sees it: takes a task, sends notes, and then what came of it."""
+    """A process is a worker as its parent sees it: tasks go in, notes and results come out."""
 
     def __init__(self, make_state: Callable[[], Any], interrupts: bool) -> None:
         self._connection, theirs = multiprocessing.Pipe()
         arguments = (theirs, make_state, interrupts)
         for _ in range(50):
-            with suppress(EOFError, ConnectionError):  # the template died: soon there is another
+            # If the template has died, another is started soon.
+            with suppress(EOFError, ConnectionError):
                 self._process = _started(arguments)
                 break
             time.sleep(0.1)
         else:
             with _copying():
                 self._process = _started(arguments)
-        theirs.close()  # so that the end of the process is the end of the connection
+        theirs.close()  # so that the connection ends when the process ends
 
     def run(self, task: Task[T], notify: Notify | None = None) -> T:
         try:
@@ -171,7 +172,7 @@ class _Process:
             return code
 
     def stop(self) -> None:
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process may have ended already
             self._process.terminate()
 
     def close(self) -> None:
@@ -182,7 +183,7 @@ class _Process:
         self._connection.close()
 
 
-def _started(arguments: tuple[Any, ...]) -> Any:  # Any: a Process of either context
+def _started(arguments: tuple[Any, ...]) -> Any:  # Any, since Process depends on the context
     process = _CONTEXT.Process(target=_serve, args=arguments)
     with _LOCK, _no_interrupts():
         process.start()
@@ -212,9 +213,9 @@ def _outcome(
     try:
         return "done", runner.run(task, notify) if is_notifying else runner.run(task)
     except ConnectionError:
-        raise  # the parent is gone
+        raise  # the parent process has ended, so nobody waits for the result
     except Exception as error:
-        if not isinstance(error, TrainingError):  # whose message is all that a user needs
+        if not isinstance(error, TrainingError):  # a TrainingError needs no traceback
             error.add_note(f"in a worker:\n{traceback.format_exc()}")
         return "error", error
 
@@ -225,7 +226,7 @@ def _interrupt(*_: object) -> None:
 
 def _end_with_parent() -> None:
     """Have this process end when the one that it works for does, however that ends."""
-    if CAN_COPY:  # nobody works for a template that has died
+    if CAN_COPY:  # Linux kills this process when the template that it is copied from dies
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
     threading.Thread(target=_watch_parent, daemon=True).start()
 

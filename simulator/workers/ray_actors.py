@@ -1,4 +1,4 @@
-"""Workers that are actors of a Ray cluster, or of a Ray that is started here for them."""
+"""Starts workers that are actors of a Ray cluster, or of a Ray that is started here."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from simulator.workers.pool import (
 )
 
 ANSWER_WITHIN_S = 10.0
-"""How long a cluster may take to answer, and to have room for a first worker."""
+"""The seconds that a cluster may take to answer, and to have room for a first worker."""
 _DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError)
 
 
 class RayCluster:
-    """Starts actors in the cluster that RAY_ADDRESS names, else in one on this machine.
+    """A Ray cluster starts actors where RAY_ADDRESS says, else on this machine.
 
     ``num_workers`` is how many will be asked for, where that is known, and ``option`` where the
     user says so. A worker takes ``cpus_each`` cores and ``gpus_each`` GPUs; None: one, where the
@@ -66,7 +66,7 @@ class RayCluster:
                 gpus_each = int(ray.cluster_resources().get("GPU", 0) >= 1)
             self._gpus_each = gpus_each
             self._check_room(num_workers or 1)
-            self._make_state = ray.put(make_state)  # with the texts, once to each machine
+            self._make_state = ray.put(make_state)  # its data is sent once to each machine
         except BaseException:
             self.close()
             raise
@@ -77,7 +77,8 @@ class RayCluster:
         if room < num_workers:
             rule = f"it must be at most {room}, the room in the Ray cluster, got {num_workers}"
             raise ConfigError([rule], self._option)
-        until_s = time.monotonic() + ANSWER_WITHIN_S  # who has just ended may still be counted
+        # Actors that have just ended may still be counted, so their room is waited for.
+        until_s = time.monotonic() + ANSWER_WITHIN_S
         while not self._room(ray.available_resources()):
             if time.monotonic() > until_s:
                 raise TrainingError(
@@ -105,7 +106,8 @@ class RayCluster:
 
 def _connect(num_cpus: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    address = os.environ.get("RAY_ADDRESS")  # Ray would also join whatever runs on this machine
+    # Without an address, Ray would join any cluster that runs on this machine.
+    address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
             _check_answers(address)
@@ -120,12 +122,12 @@ def _connect(num_cpus: int) -> None:
 def _check_answers(address: str) -> None:
     """Raise OSError at once where nobody answers: Ray itself would try for minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
-    if place.hostname and place.port:  # else it is a word such as auto
+    if place.hostname and place.port:  # the address may also be a word such as "auto"
         socket.create_connection((place.hostname, place.port), ANSWER_WITHIN_S).close()
 
 
 class _RayWorker:
-    def __init__(self, actor: Any) -> None:  # Ray's handles have no types
+    def __init__(self, actor: Any) -> None:  # Any, since Ray's handles have no types
         self._actor = actor
 
     def run(self, task: Task[T], notify: Notify | None = None) -> T:
@@ -135,7 +137,7 @@ class _RayWorker:
             result: T = ray.get(self._actor.run.remote(task, *silent))
         except RayTaskError as error:
             raise error.cause from None
-        except _DEATHS as error:  # of the worker, or of its machine with what it had done
+        except _DEATHS as error:  # the worker or its machine has died
             if getattr(error, "actor_init_failed", False):
                 raise _cannot_begin(error) from None
             raise WorkerDiedError from None
@@ -152,7 +154,7 @@ class _RayWorker:
 
 
 def _say_nothing(_: int) -> None:
-    """Take a note that nobody reads."""
+    """Do nothing with a note."""
 
 
 def _cannot_begin(error: RayError) -> TrainingError:

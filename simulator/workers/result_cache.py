@@ -46,12 +46,12 @@ T = TypeVar("T")
 GB = 10**9
 DEFAULT_GB = 4.0
 OWN_FOLDER = "fedclock-results"
-"""The folder inside the one that a user names: nothing outside it is read, counted or deleted."""
+"""The cache's folder inside the one that a user names; no file outside it is read or deleted."""
 _OWN_NAME = re.compile(rf"[0-9a-f]{{40}}({re.escape(SUFFIX)}|{re.escape(TOKENS_SUFFIX)})")
 
 
 class ResultCache:
-    """A folder that may hold ``max_bytes`` of results between runs; processes may share it.
+    """A result cache is a folder of at most ``max_bytes`` of results, which processes may share.
 
     Nothing in it can stop or spoil a run. Where the folder fails, it is left out from then on, and
     a result in it that is damaged is trained again; ``complaints`` says so, each once. Files that
@@ -64,7 +64,7 @@ class ResultCache:
             raise UserError(f"--cache-gb must be above 0, got {max_bytes / GB:g}")
         self.folder, self.max_bytes = folder, max_bytes
         self._is_left_out = self._has_damage = False
-        self.said: list[str] = []  # everything that went wrong, in words
+        self.said: list[str] = []  # all complaints so far
         self._num_told = 0
         self._attempt(self._open)
 
@@ -125,7 +125,7 @@ class ResultCache:
         """Yield last use, size and name of each result; links and folders are none."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # another process was quicker
+                with suppress(FileNotFoundError):  # another process may have removed the file
                     if _OWN_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                         status = entry.stat(follow_symlinks=False)
                         yield status.st_mtime, status.st_size, entry.name
@@ -155,7 +155,7 @@ def code_sha256() -> str:
 
 
 class CountedTrainer:
-    """A Trainer that passes everything on and counts the jobs, and those trained in one pass."""
+    """This trainer passes every call on, and counts the jobs and those trained in one pass."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer

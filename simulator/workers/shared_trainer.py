@@ -23,7 +23,7 @@ from traces.arrays import FloatArray
 
 
 class SharedTrainer:
-    """A Trainer that spreads its jobs, and the chunks of its evaluations, over a pool.
+    """This trainer spreads its jobs, and the chunks of its evaluations, over a pool.
 
     The state of the pool's workers is a ChunkedTrainer each. ``combine`` makes an evaluation of the
     scores of all chunks.
@@ -43,7 +43,7 @@ class SharedTrainer:
         return self._pool.submit(task).result()
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-        # The longest first, so that no worker starts a long pass when the others are done.
+        # The longest passes are submitted first, so that none begins when the others are done.
         stacks = sorted(stacks_of(jobs), key=lambda k: -len(k) * jobs[k[0]].plan.depth)
         tasks = [partial(_train, jobs=[jobs[k] for k in members]) for members in stacks]
         futures = [self._pool.submit(task) for task in tasks]

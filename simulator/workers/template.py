@@ -18,9 +18,9 @@ def preparing() -> Iterator[None]:
     is_ready = threading.Event()
     watch = threading.Thread(target=_end_with_parent, args=(os.getppid(), is_ready))
     watch.start()
-    gc.disable()  # a sixth of the time, and what is imported stays
+    gc.disable()  # saves a sixth of the time of imports, which leave little garbage
     yield
-    gc.freeze()  # the collector writes to each object it visits, and workers share these
+    gc.freeze()  # the collector writes to objects that it visits, which would end their sharing
     gc.enable()
     is_ready.set()
     watch.join()  # a process with one thread can be copied safely

@@ -1,4 +1,4 @@
-"""Trainers of runs: in this process or several, asked only for what was not trained before."""
+"""Makes the trainers of runs, in this process or several; no result is trained twice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _OwnTrainer: TypeAlias = NullTrainer | ChunkedTrainer | SharedTrainer
 
 @runtime_checkable
 class TrainsMeanwhile(Trainer, Protocol):
-    """A trainer that can train while it evaluates."""
+    """A trainer of this kind can train while it evaluates."""
 
     def begin(
         self, evaluate: Callable[[Adapter], Evaluation], adapter: Adapter
@@ -60,7 +60,7 @@ class TrainsMeanwhile(Trainer, Protocol):
 
 
 class Trainers:
-    """Keeps the trainer of the last run, because the next one often needs the same.
+    """Trainers keeps the trainer of the last run, since the next one often needs the same.
 
     ``workers`` train at once, as many as there is room for if None; one of ``processes`` is this
     process itself. Use as a context manager: it ends them. ``cache`` is where results are kept from
@@ -127,7 +127,7 @@ class Trainers:
             spec=world.model,
         )
         if isinstance(self._trainer, SharedTrainer) and self._executor == "processes":
-            self._trainer.have_done(save)  # to import peft here would take seconds
+            self._trainer.have_done(save)  # a worker has imported peft, which takes seconds
         else:
             save(self._trainer)
 
@@ -135,9 +135,9 @@ class Trainers:
         if config.training == "none":
             return NullTrainer(world.model.num_blocks)
         if self._executor == "ray":
-            from simulator.workers.ray_actors import RayCluster  # an extra
+            from simulator.workers.ray_actors import RayCluster  # Ray is an optional dependency
 
-            host = _host_here(config)  # what auto comes to: a worker may be on another machine
+            host = _host_here(config)  # resolves "auto" here, since workers may differ
             make = _torch_trainer(config, world, self._tokens(config, world), host)
             cluster = RayCluster(make, self._workers, gpus_each=int(host.compute == "cuda"))
             return self._shared(cluster, world.task)
@@ -148,7 +148,7 @@ class Trainers:
 
     @property
     def _has_processes(self) -> bool:
-        """True if processes of this machine train, and not this one."""
+        """Return True if other processes of this machine train, rather than this process."""
         return self._executor == "processes" and (self._workers or available_cores()) > 1
 
     def _tokens(self, config: RunConfig, world: World) -> KeptTokens:
@@ -230,7 +230,7 @@ def _loaded(
 ) -> ChunkedTrainer:
     from devices.training.trainer import TorchTrainer
 
-    _host_names(training.compute, training.dtype)  # before it seems to be the model's fault
+    _host_names(training.compute, training.dtype)  # a missing GPU is reported before the model
     source = resolve(training.model, training.revision)
     head = task.head(source.config)
     spec = model_spec(source, training.targets, head=head, attention=training.attention)
@@ -272,7 +272,10 @@ def _settings(config: RunConfig, world: World) -> str:
 def _save(
     _: object, *, adapter: Adapter, folder: Path, source: ModelSource, spec: ModelSpec
 ) -> None:
-    """Save an adapter for peft: a task that any worker can do, since it has imported torch."""
+    """Write an adapter into a folder in PEFT's format.
+
+    This is a task for a worker, whose state it does not need.
+    """
     from devices.training.export import save_peft
 
     save_peft(adapter, folder, source=source, spec=spec)
@@ -280,11 +283,11 @@ def _save(
 
 @dataclass(frozen=True, eq=False)
 class Remembering:
-    """A trainer that is asked only for what neither earlier runs nor this one have trained."""
+    """This record holds a trainer that trains nothing twice, and the counters of its jobs."""
 
     trainer: Trainer
     asked: CountedTrainer | None = None
-    trained: CountedTrainer | None = None  # what of it was new
+    trained: CountedTrainer | None = None  # counts the jobs that were not kept and so trained
     begin: BeginEvaluation = at_once
 
     @property

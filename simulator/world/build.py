@@ -53,7 +53,7 @@ from traces.arrays import IntArray
 SIZE_OF_GROUP = re.compile(
     r"fleet\.devices\.\d+\.(count|memory_share|memory_bytes|runtime_bytes)(\.\d+)?"
 )
-"""Keys of a group on which nothing that it names depends."""
+"""Pattern of the keys of a group that do not affect the files and names in it."""
 
 READ_BY: Mapping[str, Collection[str]] = {
     "task.data": (
@@ -63,7 +63,7 @@ READ_BY: Mapping[str, Collection[str]] = {
     "task.model": ("task.revision",),
     "cost.model": ("cost.revision",),
 }
-"""The keys that say how what another key names is read."""
+"""For each key that names a source, the keys that say how the source is read."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,7 +81,7 @@ class World(Conditions):
 
     @cached_property
     def conditions_hash(self) -> str:
-        """SHA-256 of all that every scheduler must meet alike: devices, traces, shards, faults."""
+        """Return the SHA-256 of what all schedulers meet: devices, traces, shards, faults."""
         faults = section_json(self.faults.config) + str(self.faults.seed)
         sha = hashlib.sha256((self.fleet.conditions_hash() + faults).encode())
         if isinstance(self.cost_model, MeasuredCost):

@@ -25,7 +25,7 @@ def model_of(config: RunConfig, source: ModelSource, task: Task | None) -> Model
     ``task`` is None where its data cannot be read.
     """
     named = config.task
-    # Where the data cannot be read, what else is wrong is said too, at a head of any size.
+    # Without data the size of the head is unknown. Any will do to find the other problems.
     head = task.head(source.config) if task else text_head(2)
     sized = partial(model_spec, source, named.targets, head=head)
     try:
@@ -79,7 +79,7 @@ def proxy_cost(
 ) -> ProxyCost:
     """Return the costs of the larger model for plans of the one that is trained, ``proxy``."""
     named = config.task
-    head = task.head(source.config) if task else text_head(2)  # as that of the proxy
+    head = task.head(source.config) if task else text_head(2)  # the same as for the proxy
     targets = config.cost.targets or same_roles(named.targets, source.config)
     large = model_spec(source, targets, head=head, attention=config.cost.attention)
     _check_length(named.max_length, source, large)

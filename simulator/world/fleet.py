@@ -116,7 +116,7 @@ def _steps(name: str, quantity: Signal) -> Replayed[StepTrace]:
 
 
 def _source(replay: Replay) -> str | float:
-    assert replay.source is not None  # the config sees to it
+    assert replay.source is not None  # the config's checks make sure of it
     return replay.source
 
 
@@ -152,7 +152,7 @@ def _load_availability(draw: Draw, k: int, replay: Replay) -> Sequence[Availabil
 def _speed_factors(draw: Draw, groups: Sequence[DeviceGroup]) -> FloatArray:
     """Return (n,): how much faster each device is than its profile."""
     factors = np.ones(len(draw.members))
-    rngs: dict[tuple[str, str], np.random.Generator] = {}  # the rows of a table share theirs
+    rngs: dict[tuple[str, str], np.random.Generator] = {}  # all rows of a table share one
     for k, group in enumerate(groups):
         if group.speed_spread is not None:
             mine = draw.devices(k)

@@ -25,7 +25,7 @@ from traces.units import BYTES_PER_S_PER_MBPS
 class Group:
     """A group is ``count`` devices of one profile; what else differs the seed draws for each."""
 
-    where: str  # the key, for errors
+    where: str  # the group's key in the config, for error messages
     config: DeviceGroup
     count: int
 
@@ -64,7 +64,7 @@ def _of_mix(group: Group, seed: int) -> Iterator[Group]:
 def _of_table(group: Group, seed: int) -> Iterator[Group]:
     """Return a group for each row."""
     path = group.config.table
-    assert path is not None  # of a table
+    assert path is not None  # this function is called for groups with a table
     table = read_device_columns(path)
     rows: Sequence[int] = range(len(table))
     if group.count:

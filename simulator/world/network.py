@@ -47,7 +47,7 @@ def _open(name: str, capacity: Capacity) -> Link:
     if capacity.mbps:
         down, up = (BandwidthTrace.constant(mbps * BYTES_PER_S_PER_MBPS) for mbps in capacity.mbps)
         return Link(name, down, up)
-    assert capacity.source is not None  # the config sees to it
+    assert capacity.source is not None  # the config's checks make sure of it
     found = catalog.pool(capacity.source, uplink_scale=capacity.uplink_scale)
     if len(found) > 1:
         raise ValueError(

@@ -28,13 +28,13 @@ from traces.arrays import IntArray
 from traces.bandwidth import BandwidthTrace, Link
 
 NO_LIMIT_BYTES = 2**62
-"""The memory of the one place: a reference is not held up by it."""
+"""The memory of the one place, so large that it limits nothing."""
 NO_LINK = Link("none", *2 * (BandwidthTrace.constant(1.0),))
-"""Stands where a device has its link; nothing is ever sent."""
+"""The link of the one place, over which nothing is sent."""
 OF_TIME = ("opened_s", "closed_s", "duration_s", "energy_j")
 """Columns of rounds that are 0 where no time is charged."""
 MAX_STEPS = 1_000_000
-"""Most steps of a round, as of a device's (``local.steps``)."""
+"""The most steps of a round, as of a device in ``local.steps``."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def steps_problem(config: RunConfig, fleet: Fleet) -> str:
 
 
 class OfOnePlace:
-    """A log of one place is told of its rounds, and of no device: the fleet's did nothing.
+    """This log is told of rounds, and of no device, since the devices of the fleet did nothing.
 
     Where no device's time is charged all happens at instant 0, and no energy is spent.
     """

@@ -17,7 +17,7 @@ OVERHEAD_S = 0.02
 def profile_of(group: DeviceGroup) -> DeviceProfile:
     """Return the profile of a group of one kind. Raises ValueError where there is none."""
     if group.device is None:
-        assert group.profile is not None  # the config sees to it
+        assert group.profile is not None  # the config's checks make sure of it
         return catalog.profile(group.profile)
     own = group.device
     if own.name in catalog.load_profiles():
@@ -46,7 +46,7 @@ def _figure(given: float | None, unit: float, base: float | None) -> float:
     """Return a figure in SI units: as given, or else that of the base."""
     if given is not None:
         return given * unit
-    assert base is not None  # without a base, the figure must be given
+    assert base is not None  # the config's checks ask for the figure if there is no base
     return base
 
 

@@ -16,7 +16,7 @@ from simulator.engine.presence import are_always_there
 
 
 class Rehearsed(NamedTuple):
-    """The rehearsal of a strategy: its first state, its plans, and the devices that got none."""
+    """A rehearsal of a strategy has its first state, its plans, and the devices without a plan."""
 
     state: ServerState[Any]
     plans: Sequence[TrainingPlan]

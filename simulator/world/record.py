@@ -19,7 +19,7 @@ from simulator.world.build import build_world
 from simulator.world.recorded import fault_schedules, write_conditions
 
 WITH_A_NAME = (*MODELS, *DATASETS, *FETCHED_DATA)
-"""Models and data sets that a config names, whatever folder is called so too."""
+"""Models and data sets with a name of their own, which no folder of that name replaces."""
 
 
 def record(run_folder: Path, output: Path) -> Path:
@@ -63,7 +63,7 @@ def record(run_folder: Path, output: Path) -> Path:
     keep = ("when_offline", "when_out_of_memory")
     fleet = {key: plain["fleet"][key] for key in keep}
     plain["fleet"] = fleet | {"recorded": "conditions.json"}
-    plain.pop("network", None)  # the conditions hold it
+    plain.pop("network", None)  # the recorded conditions contain it
     for section, key in (("task", "model"), ("task", "data"), ("cost", "model"), ("cost", "table")):
         named = getattr(getattr(config, section), key)
         if named and named not in WITH_A_NAME and (path := file_at(named)):

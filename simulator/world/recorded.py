@@ -148,7 +148,7 @@ def _assigned(assigned: Assigned[T], encode: Callable[[T], Any]) -> Encoded:
 
 
 def _period(period_s: float) -> float | None:
-    return period_s if math.isfinite(period_s) else None  # JSON has no infinity
+    return period_s if math.isfinite(period_s) else None  # JSON cannot hold infinity
 
 
 def _steps(trace: StepTrace) -> Encoded:

@@ -15,7 +15,7 @@ from simulator.world.build import World
 from simulator.world.private import Rehearsed, check_private
 
 MAX_REHEARSED = 1_000
-"""Devices that are planned for, at least; of a larger fleet they are evenly spread."""
+"""The most devices that are planned for; in a larger fleet they are evenly spread."""
 
 
 def rehearse(

@@ -46,7 +46,7 @@ def check_budgets(
     problems: Problems,
 ) -> None:
     """Check that every device can hold the smallest plan; else it could never take part."""
-    profile = fleet[0].profile  # peak memory is the same on all
+    profile = fleet[0].profile  # peak memory does not depend on the profile
     floor = min(cost_model.cost(p, profile).memory.total for p in smallest_plans(config, model))
     short = np.flatnonzero(fleet.memory_budget_bytes < floor)
     if not len(short):

@@ -29,9 +29,9 @@ class Replayed(Generic[T]):
     """A replayed quantity is one that devices replay traces of, such as a link or a battery."""
 
     name: str
-    load: Callable[[int, Replay], Sequence[T]]  # the pool of a group
+    load: Callable[[int, Replay], Sequence[T]]  # returns the pool of a group
     period_s: Callable[[T], float]
-    missing: T | None = None  # where a group replays nothing
+    missing: T | None = None  # the value for groups that replay nothing
 
 
 class Draw:
@@ -116,7 +116,11 @@ class Draw:
 
 @dataclass
 class _Pool(Generic[T]):
-    """A pool holds the traces that groups of one key draw from, from ``start`` on among all."""
+    """A pool holds the traces that groups of one key draw from.
+
+    They stand at ``start`` and after it in the list of all pools' traces. ``played`` are the traces
+    as devices meet them, which end instead of repeating if a group asks for that.
+    """
 
     key: str
     start: int
@@ -133,7 +137,7 @@ class _Pool(Generic[T]):
         return np.array([period_s(trace) for trace in self.loaded])
 
     def end(self) -> None:
-        """Have the traces end instead of repeating."""
+        """Change the traces so that they end instead of repeating."""
         self.played = [cast(Any, trace).ended() for trace in self.loaded]
 
 

@@ -43,7 +43,7 @@ class ClosedFormCost:
     packed_share: Mapping[int, float] = field(
         default_factory=lambda: {32: 1.0, 8: 0.27, 4: 0.155, 0: 0.08}
     )
-    transient_blocks: int = 1  # blocks held as computed while packed ones are at work
+    transient_blocks: int = 1  # blocks whose tensors are held unpacked during their passes
 
     def cost(self, plan: TrainingPlan, profile: DeviceProfile) -> Cost:
         plan = plan.compact()

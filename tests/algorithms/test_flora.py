@@ -194,7 +194,7 @@ def test_a_device_downloads_the_stacks_of_the_rounds_that_it_missed() -> None:
 def test_a_device_that_never_reported_is_charged_for_all_of_it_again() -> None:
     states = after_rounds([[2], [3], [3]])
     assert ranks_missed(states[3], 0) == ranks_missed(states[3], 1) == (3, 3)
-    plans_of(states[3], [0])  # asked, and never heard of again
+    plans_of(states[3], [0])  # device 0 gets a plan and never sends an update
     after = STRATEGY.aggregate(states[3], updates_of(states[3], [3]))
     assert ranks_missed(after, 0) == (8, 4)
 

@@ -96,7 +96,8 @@ def test_momentum_is_the_mean_of_what_devices_of_a_size_sent_before_any_distilla
     strategy = InclusiveFL(distillation=0.5)
     first = {0: (4,), 1: (0, 6), 2: (0, 2)}
     state, _ = a_round(strategy, start_state(strategy), first)
-    for _ in range(2):  # the same again: nothing that was passed down comes round
+    # A second round gives the same result, so what was passed down does not count as momentum.
+    for _ in range(2):
         state, moved = a_round(strategy, state, {0: (4,), 1: (0, 6), 2: (0, 2)})
         assert moved == pytest.approx([(0.5 * 4 + 0.5 * 4) / 3, 4, 0, 0], abs=1e-5)
 

@@ -148,11 +148,10 @@ def test_a_block_is_averaged_over_the_devices_that_trained_it() -> None:
     norms = {0: np.array([9.0, 1, 8, 2]), 1: np.array([1.0, 2, 7, 9])}
     state = state_with(strategy, fleet, norms)
     rng = np.random.default_rng(1)
+    # Device 0 trains the blocks 0 and 2, device 1 the blocks 2 and 3.
     first, second = (
         trained_update(plan, strategy.broadcast(state, plan), rng, num_examples=n)
-        for plan, n in zip(
-            strategy.plan(state, fleet, [0, 1], rng), (1, 3), strict=True
-        )  # blocks 0 and 2; 2 and 3
+        for plan, n in zip(strategy.plan(state, fleet, [0, 1], rng), (1, 3), strict=True)
     )
     merged = strategy.aggregate(state, [first, second]).adapter.factors
     old = state.adapter.factors

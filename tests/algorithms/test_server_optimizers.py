@@ -91,7 +91,7 @@ def test_terms_that_nobody_sent_stay_and_what_stands_in_them_reaches_nothing(
     strategy, state, updates = a_round(kind, mixed)
     wrapped: Any = WithServerOptimizer(strategy, SERVER_OPTIMIZERS[name]())
     first = wrapped.aggregate(wrapped.init(state.adapter), updates)
-    some = updates[:1]  # the moments of the first round move nothing of what others sent
+    some = updates[:1]  # terms that nobody sends now are not moved by moments of the first round
     spoiled = [replace(u, adapter=spoil(u.adapter, u.plan)) for u in some]
     second, dirty = wrapped.aggregate(first, some), wrapped.aggregate(first, spoiled)
     assert second.adapter.digest == dirty.adapter.digest

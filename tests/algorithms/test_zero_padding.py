@@ -57,10 +57,10 @@ def test_memory_alone_gives_slow_devices_the_largest_rank_too() -> None:
 def test_the_rank_falls_to_the_largest_that_fits_and_then_the_device_sits_out(rule: Any) -> None:
     probe = fleet_of([device()])
     budgets = [memory_of(probe, n) - short for n in (8, 4, 2) for short in (0, 1)]
-    # As fast as each other, so that speed alone would give all of them the largest rank ...
+    # All devices are equally fast, so speed alone would give each the largest rank.
     fleet = fleet_of([device(budget) for budget in budgets])
     expected = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2}
-    if rule == "groups":  # ... but groups are cut by number where speeds are equal
+    if rule == "groups":  # devices of equal speed are divided into groups by their numbers
         expected |= {2: 4, 3: 2, 4: 2}
     assert ranks_of(ZeroPadding(rank_rule=rule), fleet) == expected
 

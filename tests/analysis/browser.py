@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 BINARIES = ("chromium", "chromium-browser", "google-chrome")
-START_S = 60.0  # for a browser on a busy machine
+START_S = 60.0  # the seconds that a browser may take to start on a busy machine
 
 
 class Page:

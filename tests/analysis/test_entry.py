@@ -53,7 +53,8 @@ def test_ctrl_c_in_the_first_seconds_is_one_sentence(
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     num_tries = scaled(3, 60)
-    for delay_s in (3.0 * (k / num_tries) ** 2 for k in range(num_tries)):  # close at first
+    # The square makes short delays the most frequent.
+    for delay_s in (3.0 * (k / num_tries) ** 2 for k in range(num_tries)):
         folder = finished
         if name != "report":
             folder = tmp_path / f"{delay_s:.2f}"
@@ -74,7 +75,7 @@ def test_ctrl_c_in_the_first_seconds_is_one_sentence(
         time.sleep(delay_s)
         os.killpg(process.pid, signal.SIGINT)  # to all processes, as a terminal does
         _, errors = process.communicate(timeout=60)
-        if process.returncode == 0:  # it was done before
+        if process.returncode == 0:  # the command ended before the signal came
             assert errors == ""
             continue
         assert (process.returncode, errors) == (

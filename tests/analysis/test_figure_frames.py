@@ -144,7 +144,7 @@ def test_a_bar_to_the_target_is_the_median_of_the_table_whatever_the_band(runs: 
             assert axes.patches[0].get_width() == pytest.approx(known.value / unit.size)
         assert found["high"] >= found["middle"]
     mean_s = target.frame(study_of([quad, as_seed(quad, 1), late], target=0.55))["at_s"].mean()
-    assert known.value < mean_s  # by which the bar was longer than what the table says
+    assert known.value < mean_s  # a bar of the mean would be longer than the median in the table
 
 
 def test_a_time_to_target_over_a_key_is_the_median_where_it_is_known(runs: list[Run]) -> None:
@@ -162,7 +162,7 @@ def test_a_time_to_target_over_a_key_is_the_median_where_it_is_known(runs: list[
     x, y = axes.get_lines()[0].get_data()
     study = study_of([replace(run, config={}) for run in arrived], target=0.55)
     (known,) = study.estimates("time_to_target_s").values()
-    assert list(x) == [4.0]  # of the others the median is not known
+    assert list(x) == [4.0]  # the medians at the other values are not known
     unit = SECONDS.unit(frame["time_to_target_s"])
     assert list(y) == pytest.approx([known.value / unit.size])
 
@@ -321,7 +321,7 @@ def test_a_variant_looks_alike_in_a_figure_that_leaves_its_sibling_out(runs: lis
 
 
 def test_a_number_that_not_all_seeds_have_says_of_how_many_it_is(runs: list[Run]) -> None:
-    late = as_seed(runs[1], 2, closed_s=50.0)  # no three evaluations within the equal time
+    late = as_seed(runs[1], 2, closed_s=50.0)  # has fewer than three evaluations in the equal time
     study = study_of([runs[1], as_seed(runs[1], 1, accuracy=0.9), late])
     rows = {row.title: row.cells[0].text for row in study_table(study).rows}
     at_time = next(text for title, text in rows.items() if title.startswith("Accuracy after"))

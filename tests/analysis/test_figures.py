@@ -152,7 +152,7 @@ def test_a_figure_is_written_in_every_format_and_twice_alike(
 @pytest.mark.parametrize("drawn", EVERY_KIND, indirect=True)
 def test_drawing_the_csv_gives_the_figure(drawn: Drawn) -> None:
     csv = StringIO(drawn.frame.to_csv(index=False))
-    read = pd.read_csv(csv, engine="python")  # which reads floats exactly
+    read = pd.read_csv(csv, engine="python")  # this engine reads floats exactly
     assert len(read) > 0
     assert picture(drawn.spec, read) == drawn.svg
 
@@ -252,7 +252,8 @@ def test_a_users_own_style_changes_nothing(comparison: Study) -> None:
         assert mpl.rcParams["font.size"] == 20
 
 
-# What each kind of colour-blind eye sees of linear RGB (Machado, Oliveira, Fernandes 2009).
+# Matrices from linear RGB to what each kind of colour-blind eye sees (Machado, Oliveira, Fernandes
+# 2009).
 CONE_LOSS = {
     "none": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
     "protanopia": [
@@ -271,7 +272,7 @@ CONE_LOSS = {
         [0.004733, 0.691367, 0.303900],
     ],
 }
-XYZ = [  # of linear sRGB, each row over its white point (D65)
+XYZ = [  # matrix from linear sRGB to XYZ, each row divided by the white point D65
     [0.4339499, 0.3762098, 0.1898403],
     [0.2126729, 0.7151522, 0.0721750],
     [0.0177566, 0.1094680, 0.8727754],
@@ -300,10 +301,8 @@ def test_a_strategy_keeps_its_look_whatever_stands_beside_it(strategy: str) -> N
     beside = [f"{kind}:{kind}" for kind in (*style.COLORS, "another") if kind != strategy]
     together = style.looks(pairs(*beside, f"q:{strategy}"))
     assert together["q"] == alone
-    assert list(together) == [
-        *(name.split(":")[0] for name in beside),
-        "q",
-    ]  # as the frame has them
+    in_order = [*(name.split(":")[0] for name in beside), "q"]
+    assert list(together) == in_order  # the order of the frame
 
 
 def test_a_variant_before_it_does_not_take_the_look_of_the_strategy() -> None:
@@ -513,7 +512,7 @@ def test_the_fleet_is_drawn_as_the_run_met_it(comparison: Study, world: World) -
     frame = fleet_conditions.frame(comparison)
     for row in frame.iloc[::40].itertuples():
         there = [device.availability.is_online(row.at_s) for device in world.fleet]
-        there[5] = row.at_s < 30.0  # it left for good
+        there[5] = row.at_s < 30.0  # device 5 leaves for good then
         assert row.online_share == np.mean(there)
     step_s = frame["at_s"].iloc[1]
     traces = [device.link.downlink for device in world.fleet]
@@ -539,7 +538,7 @@ def test_choices_hold_one_row_a_plan(comparison: Study) -> None:
 
 def test_absent_blocks_are_a_choice_only_where_some_plan_has_any(runs: list[Run]) -> None:
     frame = choices.frame(study_of(runs))
-    assert "num_absent_blocks" not in frame  # nor in the runs, as older ones have no such column
+    assert "num_absent_blocks" not in frame  # these runs have no such column, as older runs do not
     absent = np.arange(len(runs[0].clients)) % 3
     some = replace(runs[0], clients=runs[0].clients.assign(num_absent_blocks=absent))
     mixed = choices.frame(study_of([some, *runs[1:]]))

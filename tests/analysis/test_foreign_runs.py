@@ -85,7 +85,7 @@ def test_a_manifest_that_is_a_pipe_or_without_end_is_never_read(run: Path) -> No
         read_manifest(run)
     (run / "manifest.json").unlink()
     (run / "manifest.json").write_text(whole, "utf-8")
-    os.truncate(run / "manifest.json", 10**12)  # sparse
+    os.truncate(run / "manifest.json", 10**12)  # a sparse file takes no room on the disk
     for read in (read_manifest, load_run):
         with pytest.raises(UserError, match="must be at most 20000000 bytes"):
             read(run)

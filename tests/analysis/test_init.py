@@ -23,7 +23,7 @@ def written(purpose: str, cwd: Path) -> str:
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_the_config_of_each_purpose_is_valid_and_runs(purpose: str, tmp_path: Path) -> None:
     written(purpose, tmp_path)
-    if purpose == "own-data":  # as the line before the command says
+    if purpose == "own-data":  # the config's first lines ask for this folder
         write_data(tmp_path / "my-data")
     small = ("--set", "task.model=tiny")
     checked = fedclock("validate", f"{purpose}.yaml", *small, cwd=tmp_path)

@@ -47,7 +47,7 @@ PLACES_OF_LABELS = {spec.name for spec in FIGURES} - {"rates", "fleet"}
 def drawn_texts(draw: Callable[[], Figure]) -> set[str]:
     """Every text of a figure, as a reader of its SVG finds it; spaces of no width are left out."""
     with style.context():
-        mpl.rcParams["svg.fonttype"] = "none"  # texts as texts and not as curves
+        mpl.rcParams["svg.fonttype"] = "none"  # keeps texts as texts, instead of curves
         tree = ET.fromstring(style.render(draw(), "svg"))
     found = tree.iter("{http://www.w3.org/2000/svg}text")
     return {"".join(text.itertext()).replace("\u200b", "") for text in found}
@@ -79,11 +79,11 @@ def hostile(runs: list[Run]) -> Study:
 def test_every_figure_shows_the_labels_as_they_stand(hostile: Study, spec: FigureSpec) -> None:
     frame = spec.frame(hostile)
     if frame.empty:
-        assert spec.name == "fleet"  # it names no run, and needs a config that can be built
+        assert spec.name == "fleet"  # this figure names no run, and needs a config of a world
         return
     texts = drawn_texts(lambda: spec.draw(frame, style.IEEE))
     shown = set(frame["label"]) if spec.name in PLACES_OF_LABELS else set()
-    starts = {text.partition(" (")[0] for text in texts}  # a score may stand behind the name
+    starts = {text.partition(" (")[0] for text in texts}  # a score in brackets may follow the name
     assert {name for name in shown if name not in starts} == set()
     if spec.name == "ablation":
         assert any(BY_STRATEGY[0] in text for text in texts)  # the baseline
@@ -136,7 +136,7 @@ def test_traces_and_tables_of_devices_are_drawn_by_their_names() -> None:
     assert {f"{name} (2 devices)" for name in NAMES} <= drawn
 
 
-IN_LATEX = {  # what LaTeX prints of each command and ligature that stands for a character
+IN_LATEX = {  # command or ligature -> the character that LaTeX prints for it
     r"\textbackslash{}": "\\",
     r"\textendash{}": "–",
     r"\textbar{}": "|",

@@ -22,7 +22,7 @@ def test_one_line_is_written_over(tmp_path: Path) -> None:
     assert "\rfedlora: round 3/3, simulated" in shown
     lines = shown.rstrip("\n").split("\r")
     last = ""
-    for line in lines:  # each covers all of the one before
+    for line in lines:  # each line must cover the whole line before it
         assert len(line) >= len(last.rstrip())
         last = line
     assert list(result.frames) == ["rounds", "clients", "devices", "savings"]

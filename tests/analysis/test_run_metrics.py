@@ -105,14 +105,14 @@ def test_a_target_that_the_initial_model_meets_costs_nothing() -> None:
 
 
 def test_speed_up_is_the_ratio_of_times_to_target() -> None:
-    # 0.5: after 20 s here, after 5 rounds of 40 s there
+    # 0.5 is reached after 20 s by one run, and after 5 rounds of 40 s by the other.
     assert speed_up(LEARNS, SLOW, 0.5) == (10.0, 10.0)
     assert speed_up(SLOW, LEARNS, 0.5) == (0.1, 0.1)
     assert speed_up(SLOW, SLOW, 0.5) == (1.0, 1.0)
 
 
 def test_a_baseline_that_never_arrives_bounds_the_speed_up_from_below() -> None:
-    # its last evaluation is at 200 s, ours reached 0.6 at 40 s
+    # The baseline's last evaluation is at 200 s; the other run reached 0.6 at 40 s.
     assert speed_up(LEARNS, SLOW, 0.6) == (5.0, math.inf)
 
 
@@ -138,18 +138,14 @@ def test_waiting_is_the_mean_over_rounds_with_an_aggregation() -> None:
 
 
 def test_peak_memory_counts_only_the_plans_that_ran() -> None:
-    assert (
-        metrics.of_clients(LEARNS.clients)["peak_memory_bytes"] == 60.0
-    )  # not the 90 of the plan that met OOM
-    assert metrics.of_clients(LEARNS.clients)["peak_memory_share"] == pytest.approx(
-        0.8
-    )  # 40 / 50, above 60 / 80
+    found = metrics.of_clients(LEARNS.clients)
+    assert found["peak_memory_bytes"] == 60.0  # not the 90 of the plan that met OOM
+    assert found["peak_memory_share"] == pytest.approx(0.8)  # 40 / 50, above 60 / 80
 
 
 def test_planned_memory_counts_plans_that_met_oom_too() -> None:
-    assert (
-        metrics.of_clients(LEARNS.clients)["planned_memory_bytes"] == 60.0
-    )  # (50 + 60 + 60 + 90 + 40) / 5
+    # (50 + 60 + 60 + 90 + 40) / 5
+    assert metrics.of_clients(LEARNS.clients)["planned_memory_bytes"] == 60.0
 
 
 def test_lost_work_is_the_share_of_device_seconds_not_aggregated() -> None:
@@ -231,9 +227,8 @@ def test_smoothing_asks_that_the_last_evaluations_together_are_at_the_target() -
     # means of two evaluations: 0.3 at round 2, 0.56 at round 4, 0.61 at round 5
     smooth = metrics.smoothed(LEARNS.rounds, ACCURACY, 2)
     assert metrics.reached(smooth, 0.6, metric=ACCURACY) == Spent(5, 50.0, 550, 20.0)
-    assert metrics.reached(smooth, 0.1, metric=ACCURACY) == Spent(
-        2, 20.0, 220, 8.0
-    )  # none before the second
+    # The first mean of two evaluations is at round 2.
+    assert metrics.reached(smooth, 0.1, metric=ACCURACY) == Spent(2, 20.0, 220, 8.0)
     pd.testing.assert_frame_equal(metrics.smoothed(LEARNS.rounds, ACCURACY, 1), LEARNS.rounds)
 
 
@@ -251,9 +246,8 @@ def test_the_area_is_the_mean_accuracy_over_time_on_straight_lines() -> None:
         (6.0 + 5.3) / 30
     )
     assert metrics.mean_over_time(LEARNS.rounds, 20.0, metric=ACCURACY) == pytest.approx(0.3)
-    assert math.isnan(
-        metrics.mean_over_time(LEARNS.rounds, 51.0, metric=ACCURACY)
-    )  # not known so far
+    # The last evaluation is at 50 s, so the mean up to 51 s is not known.
+    assert math.isnan(metrics.mean_over_time(LEARNS.rounds, 51.0, metric=ACCURACY))
     assert math.isnan(metrics.mean_over_time(BLIND.rounds, 10.0, metric=ACCURACY))
 
 
@@ -303,7 +297,7 @@ def test_device_accuracies_are_told_by_their_quantiles() -> None:
 
 
 def test_own_tests_are_told_by_their_mean_and_from_the_worst_to_the_best() -> None:
-    values = [NAN, 3.0, 1.0, 2.0, 5.0, 4.0]  # a device kept no example
+    values = [NAN, 3.0, 1.0, 2.0, 5.0, 4.0]  # the first device kept no examples
     fleet = pd.DataFrame({"device_id": range(6), "own_accuracy": values, "own_perplexity": values})
     names = ("mean", "min", "q10", "q25", "median", "max")
     row = metrics.of_devices(fleet, LEARNS.clients, metric=ACCURACY)

@@ -27,7 +27,7 @@ def test_the_mean_has_students_interval() -> None:
     assert (one.value, one.num_known) == (4.0, 3)
     assert one.high - 4.0 == pytest.approx(4.302653 * 2 / math.sqrt(3), rel=1e-6)
     low, high = stats.t.interval(0.95, 2, loc=4.0, scale=stats.sem(values[:3]))
-    assert low < 0  # what is counted or measured is not
+    assert low < 0  # no count or measured amount can be negative, so the interval is cut at 0
     assert (one.low, one.high) == pytest.approx((0.0, high))
     shares = mean([0.9, 0.95, 0.99], most=1.0)
     assert shares.high == 1.0
@@ -121,11 +121,11 @@ def test_without_censoring_the_median_is_the_ordinary_one(times: list[float]) ->
 
 
 def test_a_run_that_never_arrived_bounds_the_median() -> None:
-    # known to need more than 50: beside 100 and 150 the middle one is 100 or 150
+    # The third run needs more than 50, so the median is between 100 and 150.
     assert median([100, 150, 50], [100, 150, INF])[:2] == (100, 150)
-    # last evaluated after both others arrived: the middle one is known
+    # The third run was last evaluated after both others arrived, so the median is known.
     assert median([100, 150, 400], [100, 150, INF])[:2] == (150, 150)
-    # most never arrive
+    # Two of three never arrive, so the median is bounded below only.
     assert median([100, 300, 400], [100, INF, INF])[:2] == (300, INF)
 
 
@@ -171,7 +171,8 @@ def test_the_bootstrap_interval_covers_the_median_as_often_as_its_order_statisti
     a, b = np.searchsorted(below, 0.025), np.searchsorted(below, 0.975)
     cover = stats.binom(n, 0.5).cdf(b - 1) - stats.binom(n, 0.5).cdf(a - 1)
     margin = np.abs(below[1:-1] - 0.975).min()
-    assert margin > 4 * math.sqrt(0.975 * 0.025 / NUM_RESAMPLES)  # no draw can move a or b
+    # The margin is so wide that the random draw of the resamples does not change a or b.
+    assert margin > 4 * math.sqrt(0.975 * 0.025 / NUM_RESAMPLES)
     rng = np.random.default_rng(1)
     hits = 0
     for sample in rng.lognormal(0.0, 1.0, (trials, n)):

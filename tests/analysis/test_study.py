@@ -52,7 +52,7 @@ def test_every_run_has_a_row_of_the_numbers_that_a_comparison_of_its_seed_gives(
     assert list(alone.columns) == list(found.per_run.columns)
     for name, row in alone.iterrows():
         own = found.per_run.loc[name]
-        # what is up to the earliest end of all runs, which are not the same runs, may differ
+        # These metrics are taken up to the earliest end of all runs, which differs between studies.
         of_all = ("accuracy_area", "accuracy_at_time", "accuracy_at_bytes", "accuracy_at_energy")
         shared = [column for column in alone.columns if column not in of_all]
         pd.testing.assert_series_equal(own[shared], row[shared], check_names=False)

@@ -41,7 +41,7 @@ CONFIG = {
     },
     "stop": {"rounds": 6},
 }
-SYNCHRONOUS = {"kind": "synchronous", "cohort": 5, "deadline_s": 1.0}  # drops the late
+SYNCHRONOUS = {"kind": "synchronous", "cohort": 5, "deadline_s": 1.0}  # drops late updates
 WORLDS: dict[str, Json] = {
     "deadline": {"pacing": SYNCHRONOUS},
     "buffered": {"pacing": {"kind": "fedbuff", "concurrency": 4, "size": 2}},
@@ -58,7 +58,8 @@ WORLDS: dict[str, Json] = {
 @pytest.fixture(scope="module", params=WORLDS)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp(request.param)
-    strategy = {"kind": "fedlora", "rank": 4, "depth": "all"}  # too big for one of the devices
+    # This plan does not fit into the memory of one of the devices.
+    strategy = {"kind": "fedlora", "rank": 4, "depth": "all"}
     text = yaml.safe_dump(CONFIG | WORLDS[request.param] | {"strategy": strategy})
     (folder / "x.yaml").write_text(text, "utf-8")
     (config,) = load_experiment(folder / "x.yaml")

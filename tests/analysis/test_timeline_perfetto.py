@@ -179,7 +179,7 @@ def _ends_with_its_own(written: Any, proto: Any) -> bool:
         event = packet.track_event
         if event.type == kind.TYPE_SLICE_BEGIN:
             end = written.packet[number + 1].timestamp
-            # Of slices that begin at once the longest is the outer one, and ends stand first.
+            # Of slices that begin together the longest is the outer one. Ends come before begins.
             events[event.track_uuid].append((packet.timestamp, 1, -end, event.name))
             events[event.track_uuid].append((end, 0, -packet.timestamp, event.name))
     for track in events.values():

@@ -203,7 +203,7 @@ def test_damaged_parquet_is_refused_or_read_and_never_more(home: Path) -> None:
             damaged = bytearray(content)
             for at in rng.integers(0, len(content), rng.integers(1, 4)):
                 damaged[at] = rng.integers(256)
-        with path.open("r+b") as file:  # not emptied first: that would cost a flush each time
+        with path.open("r+b") as file:  # emptying the file first would flush it to disk each time
             file.write(damaged)
             file.truncate()
         try:

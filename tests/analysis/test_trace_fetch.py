@@ -36,7 +36,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
-        self.announced: dict[str, int | None] = {}  # another length than that of the file, or none
+        # By path: the length that is announced in place of the file's, or None to announce none.
+        self.announced: dict[str, int | None] = {}
         self.asked: list[str] = []
 
     @property
@@ -229,7 +230,7 @@ def ghent(server: Server, monkeypatch: pytest.MonkeyPatch) -> PublicSet:
 def test_a_public_set_is_fetched_once_and_imported(server: Server, ghent: PublicSet) -> None:
     output = fetch("ghent-4g")
     assert ghent.address in output
-    assert "none stated" in output  # its licence
+    assert "none stated" in output  # the set states no licence
     link = read_link("imported/report_foot_1.csv", uplink_scale=1)
     assert link.downlink.period_s == pytest.approx(2.999)
     assert sorted(path.name for path in Path("imported").iterdir()) == [

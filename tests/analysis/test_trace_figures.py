@@ -107,7 +107,7 @@ def test_frames_hold_the_traces(phones: Path) -> None:
     devices = loaded.availability["phones"].values()
     assert day["share_online"].tolist() == online_share_by_hour(devices).tolist()
     share = np.mean([device.fraction_online for device in devices])
-    assert day["share_online"].mean() == pytest.approx(share)  # every hour as long as the next
+    assert day["share_online"].mean() == pytest.approx(share)  # all hours weigh the same
     found = availability.span_frame(loaded.availability)
     assert set(found.groupby("state")["share_of_spans"].max()) == {1.0}
 
@@ -143,7 +143,8 @@ def test_devices_of_a_table_are_drawn_by_speed_memory_and_rate(tmp_path: Path) -
     memory = frame[frame["column"] == "memory_bytes"]
     assert memory["value"].tolist() == [4, 8]
     assert memory["share_of_devices"].tolist() == [0.5, 1]
-    rate = frame[frame["column"] == "downlink_mbps"]  # what is not known or 0 has no place on it
+    # Values that are unknown or 0 have no place on a logarithmic axis.
+    rate = frame[frame["column"] == "downlink_mbps"]
     assert rate["value"].tolist() == [5, 10]
     assert rate["num_devices"].tolist() == [2, 2]
     figure = device_tables.draw(frame)

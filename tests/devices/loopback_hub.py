@@ -41,7 +41,7 @@ class Hub:
         plain, mark, file = path.partition("?")[0].strip("/").partition("/resolve/")
         revision, _, inside = file.partition("/")
         parts = [*plain.split("/"), *(("resolve", revision, inside) if mark else ())]
-        if parts[0] == "datasets":  # an API's path begins otherwise
+        if parts[0] == "datasets":  # the path of a file; paths of the API begin with "api"
             parts = parts[1:]
         match parts:
             case ["api", "models" | "datasets", *name] if "/".join(name[:2]) == NAME:

@@ -151,7 +151,8 @@ def test_number_that_is_none_or_not_above_0_is_refused_by_device_and_key() -> No
     wrong = (0, -1, math.nan, math.inf, "8", True, [8])
     tried: set[str] = set()
     for number, path in enumerate(NUMBERS):
-        # Each in the first place of its key, one elsewhere: the catalog is read anew for each.
+        # Every wrong value is tried at the first place of a key, and one at each other place, since
+        # the catalog is read anew for each.
         here = wrong if path[-1] not in tried else wrong[number % len(wrong) :][:1]
         tried.add(str(path[-1]))
         for value in here:
@@ -235,7 +236,7 @@ def test_a_device_may_say_what_its_framework_takes_of_the_memory() -> None:
     assert "runtime_mib must be a number of at least 0" in refusal(
         changed(("device", 1, "runtime_mib"), -1)
     )
-    # A hash of conditions is made of this text, and of the budgets that the runtime comes off.
+    # The hash of conditions is made of this text and of the budgets, which allow for the runtime.
     assert "runtime" not in repr(found[tx2[0]])
 
 

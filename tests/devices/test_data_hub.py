@@ -154,7 +154,7 @@ def test_a_download_that_broke_off_is_completed_and_never_read_as_the_whole(tmp_
     part.unlink()
     assert "error" in found(tmp_path, OFFLINE, {"config": "first"})[0]
     assert online(hub, tmp_path, {"config": "first"}) == [whole]
-    for listing in tmp_path.rglob("trees"):  # clients of earlier versions keep none
+    for listing in tmp_path.rglob("trees"):  # earlier versions of the client keep no such listing
         shutil.rmtree(listing)
     part.unlink()
     assert "error" in found(tmp_path, OFFLINE, {"config": "first"})[0]

@@ -110,7 +110,7 @@ def test_data_that_memory_would_not_hold_is_refused_before_it_is_read(
     monkeypatch.setattr(records, "MAX_ROWS", 2)
     with pytest.raises(ValueError, match=r"at most 2 lines, got 3 .*train\.csv"):
         load_dataset(str(tmp_path), Classification.columns)
-    os.truncate(tmp_path / "train.csv", records.MAX_BYTES + 1)  # sparse
+    os.truncate(tmp_path / "train.csv", records.MAX_BYTES + 1)  # a sparse file takes no room
     with pytest.raises(ValueError, match=r"at most 1,000,000,000 bytes, got 1,000,000,001"):
         load_dataset(str(tmp_path), Classification.columns)
 
@@ -188,7 +188,7 @@ def test_the_hash_follows_the_content(tmp_path: Path) -> None:
         ),
         (
             {"train_csv": TRAIN, "test_jsonl": "[" * 100_000},
-            r"every line must be JSON, got: values must not nest so deep \(.*test.jsonl, line 1\)",
+            r"every line must be JSON, got: values must be nested less deeply \(.*jsonl, line 1\)",
         ),
         ({"train_csv": TRAIN, "test_jsonl": "3"}, "every line must be an object, got int"),
         (

@@ -164,7 +164,8 @@ def test_expected_accuracy_is_that_of_the_classes_weighted_by_the_shard() -> Non
     labels = np.array([0, 0, 1, 1, 2])
     shards = [np.array(examples, dtype=int) for examples in ([0, 1, 2], [2, 3], [3, 4], [4], [])]
     found = expected_scores(shards, labels, [0.25, 1.0, np.nan])
-    # two of class 0 and one of class 1; class 1; class 1 and one unknown; unknown; nothing
+    # The shards hold: two of class 0 and one of class 1; class 1; class 1 and an unknown class; an
+    # unknown class; nothing.
     assert found == pytest.approx([0.5, 1.0, 1.0, np.nan, np.nan], nan_ok=True)
 
 
@@ -209,7 +210,7 @@ def test_each_device_holds_so_many_classes_and_no_example_is_held_twice(
     holders = [sum(label in LABELS[shard] for shard in shards) for label in range(NUM_CLASSES)]
     assert max(holders) - min(holders) <= 1
     of_each = [np.bincount(LABELS[shard], minlength=NUM_CLASSES) for shard in shards]
-    for label, count in enumerate(holders):  # all of a class, in equal parts
+    for label, count in enumerate(holders):  # the holders of a class have all of it, in equal parts
         parts = [int(each[label]) for each in of_each if each[label]]
         assert sum(parts) == (PER_CLASS if count else 0)
         assert max(parts, default=0) - min(parts, default=0) <= 1

@@ -81,7 +81,7 @@ def test_pairs_are_of_a_noun_and_something_broader_or_of_another(
         assert (noun.broader == pair.key) == (row["label"] == "broader")
         own, other = (depth.get(each.key, 3 if each.broader == "00000002" else 4)
                       for each in (noun, pair))  # fmt: skip
-        if row["label"] == "broader":  # the lowest that both are a kind of is the pair itself
+        if row["label"] == "broader":  # the lowest common ancestor is the second noun itself
             assert row["score"] == f"{5 * 2 * other / (own + other):.2f}"
         assert 0 <= float(row["score"]) <= 5
 

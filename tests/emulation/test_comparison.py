@@ -142,7 +142,7 @@ def test_each_span_stands_beside_the_one_of_the_same_plan() -> None:
 def test_what_follows_by_construction_is_left_out_of_the_verdict() -> None:
     found = compared(TRIAL, *two_sides(), [Transfer(2.0, 2.1)])
     reached = verdict([found])
-    # Without the 25 % of the device that takes what the catalog says.
+    # The verdict leaves out the 25 % of the device whose time is the catalog's.
     assert reached["median"] == 0.0
     assert reached["90th percentile"] == pytest.approx(np.quantile([0, 0, 0, 0, 0.1, 0.25], 0.9))
 

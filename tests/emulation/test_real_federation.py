@@ -23,7 +23,7 @@ from simulator.world.build import build_world
 from tests.devices.training.tiny_task import make_dataset
 from tests.torture import long
 
-# Options with which no plan depends on measured seconds: those of a real federation are its own.
+# With these options no plan depends on measured seconds, which a real federation has of its own.
 STRATEGIES = {
     "fedlora": {"kind": "fedlora", "rank": 2},
     "fedquad": {"kind": "fedquad", "rank": 2, "choose": "common_depth"},
@@ -121,7 +121,7 @@ def test_no_device_is_done_before_its_link_and_its_profile_let_it(
         due_s = cost.train_s if plan.device_id == 1 else 6.0 * report.compute_s
         assert record.train_s >= due_s
         assert report.compute_s > 0
-    # A packet is sent no sooner than its tokens have come, but for rounding.
+    # A packet is sent once its tokens have come, and no sooner but for rounding.
     assert all(one.measured_s > one.link_s - 1e-6 for one in transfers(config, found))
 
 

@@ -82,7 +82,7 @@ def test_an_idle_link_saves_nothing_up() -> None:
 def test_the_slower_of_two_buckets_on_the_way_sets_the_pace() -> None:
     own, shared = (Bucket(StepTrace.constant(rate), Spent()) for rate in (3e5, 1e5))
     size_bytes = 50 * PACKET_BYTES
-    # The first packet waits for one after the other.
+    # The first packet waits for one bucket and then for the other.
     taken_s = size_bytes / 1e5 + PACKET_BYTES / 3e5
     assert sent_s(size_bytes, [own, shared], FakeClock()) == pytest.approx(
         taken_s, abs=PACKET_BYTES / 1e5
@@ -94,7 +94,7 @@ def test_senders_that_share_a_bucket_get_max_min_shares() -> None:
     shared = Bucket(StepTrace.constant(6e5), Spent())
     rates = (1e5, 1e6, 1e6)
     own = [Bucket(StepTrace.constant(rate), Spent()) for rate in rates]
-    # Each sender's next packet and when it may ask for the bucket that all share.
+    # The instant at which each sender's next packet may ask for the shared bucket.
     asks_s = [bucket.take(PACKET_BYTES, 0.0) for bucket in own]
     num_sent = [0, 0, 0]
     while (at_s := min(asks_s)) < 10.0:

@@ -105,7 +105,7 @@ def _change(rng: np.random.Generator, parent: Any, key: Any, donors: Sequence[An
                 parent[key] = copy.deepcopy(other[at])
         case 5:
             parent[key] = [value, copy.deepcopy(value)] if rng.random() < 0.5 else {"kind": value}
-        case 6:  # the value of a like key, from anywhere
+        case 6:  # the value of a key of the same name in any donor
             found = [o[k] for d in donors for o, k in _places(d) if k == key]
             if found:
                 parent[key] = copy.deepcopy(found[rng.integers(len(found))])

@@ -31,10 +31,10 @@ from tests.simulator.fuzzing import Broke, Guided, broken_bytes, broken_tree, ti
 from tests.simulator.own_data import write_data
 from tests.torture import SEED, scaled
 
-LIMIT_S = 20.0  # a hundred times what an input takes
+LIMIT_S = 20.0  # a hundred times the usual time of an input
 LONGEST_MESSAGE = 20_000
 MEMORY_BYTES = 6_000_000_000
-ROUNDS, DEVICES, VARIANTS = 3, 500, 300  # larger ones are valid, and too long to be tried
+ROUNDS, DEVICES, VARIANTS = 3, 500, 300  # larger numbers are valid, and take too long to try
 
 BASE: dict[str, Any] = {
     "name": "fuzzed",
@@ -226,7 +226,7 @@ BROKE: list[tuple[dict[str, Any], str]] = [
     ({"fleet": {"devices": [{"mix": "../x", "count": 3, "link": "wifi"}]}}, "mix: a relative path"),
     ({"strategy": {"kind": "/dev/zero.py:X"}}, "cannot be read"),
 ]  # fmt: skip
-"""What once was a traceback, a hang or a process that ate all memory."""
+"""Inputs that once caused a traceback, a hang or a process that took all memory."""
 
 
 @pytest.mark.parametrize(("change", "says"), BROKE)

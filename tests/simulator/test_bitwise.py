@@ -233,7 +233,7 @@ def test_the_faults_of_a_device_are_its_own(seed: int, count: int, more: int) ->
     config = read_section(FaultsConfig, {**CONFIG["faults"], "leave": {"per_hour": 1.0}})
     few = draw_faults(config, count, seed=seed, problems=Problems())
     many = draw_faults(config, count + more, seed=seed, problems=Problems())
-    many.crashes(count).span(1e5)  # who is asked first, and how far, moves nothing
+    many.crashes(count).span(1e5)  # the order and range of queries must not change any draw
     for device in range(count):
         assert many.crashes(device).given_within(3e4) == few.crashes(device).given_within(3e4)
         assert many.link_losses(device).span(1e4) == few.link_losses(device).span(1e4)

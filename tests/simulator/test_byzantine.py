@@ -61,7 +61,7 @@ def test_what_is_no_update_is_refused(kind: str, reason: str, strategy: Any) -> 
     assert all(re.match(reason, event.details["reason"]) for event in rejected)
     assert [record.num_rejected for record in log.rounds] == [0, 2, 2]
     assert [event.details["devices"] for event in log.named("aggregated")] == [[0, 2]] * 2
-    assert log.rounds[-1].score > log.rounds[0].score  # the honest go on learning
+    assert log.rounds[-1].score > log.rounds[0].score  # the honest devices' updates still count
 
 
 def test_norms_above_the_bound_are_refused_with_both_numbers() -> None:

@@ -203,7 +203,7 @@ def test_it_stands_in_the_table_of_the_federated_ones(home: Path) -> None:
     assert central["upload_bytes"] == central["download_bytes"] == charged["upload_bytes"] == 0
     assert study.baseline == "fedlora"
     assert study.budget is not None
-    assert study.budget.transfer_bytes > 0  # it is that of the schedulers
+    assert study.budget.transfer_bytes > 0  # the budget is that of the schedulers alone
     table = study_table(study)
     assert cells(table, "Simulated time")[0] == "–"
     assert cells(table, "Fairness of participation")[:2] == ["–", "–"]
@@ -228,7 +228,7 @@ def test_a_reference_chooses_no_target_and_is_never_the_best(home: Path) -> None
     assert study.target.value == pytest.approx(0.3)
     (final,) = (row for row in study_table(study).rows if row.title.startswith("Final accuracy"))
     assert [cell.is_best for cell in final.cells] == [False, True, False, False]
-    assert study_of(played, baseline="central").baseline == "central"  # where it is named
+    assert study_of(played, baseline="central").baseline == "central"  # if named explicitly
 
 
 @long

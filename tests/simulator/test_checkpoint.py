@@ -74,7 +74,7 @@ def test_a_broken_run_resumes_to_the_same_log_and_trains_only_the_rest(tmp_path:
     resumed, again = finish(tmp_path / "cut", rest)
     assert again.events == log.events
     assert resumed.state.adapter.digest == whole.state.adapter.digest
-    assert len(rest.jobs) == 3 * 2  # rounds 1 and 2 had trained
+    assert len(rest.jobs) == 3 * 2  # the trainings of rounds 1 and 2 were kept
 
 
 @st.composite

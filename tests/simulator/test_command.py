@@ -95,7 +95,7 @@ def test_run_writes_a_folder_a_strategy_and_keeps_it(tmp_path: Path) -> None:
             "clients.parquet",
         }
         assert json.loads((folder / "manifest.json").read_text("utf-8"))["status"] == "done"
-    assert "fedquad: round 3/3, simulated" in first.stdout  # plain lines where nobody watches
+    assert "fedquad: round 3/3, simulated" in first.stdout  # plain lines without a terminal
     before = logs(tmp_path)
     second = fedclock("run", file, cwd=tmp_path)
     assert second.stdout.count("finished before, kept") == 3
@@ -176,7 +176,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     assert process.stdout is not None
     for line in process.stdout:
         if "fedlora: round 1/3" in line:
-            os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
+            os.killpg(process.pid, signal.SIGINT)  # reaches the workers too, as Ctrl-C does
             break
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
@@ -552,7 +552,7 @@ def test_a_hub_name_without_a_network_fails_at_once_and_names_the_bundled(tmp_pa
     (message, *_) = mistaken(tmp_path, "run", file, "--set", "task.model=nobody/no-such-model")
     assert "minilm-l6" in message
     assert "directory" in message
-    assert time.monotonic() - began < 60  # no retries that look like a hang
+    assert time.monotonic() - began < 60  # the client must not retry for minutes
 
 
 def test_targets_may_change_and_a_finished_run_is_kept(tmp_path: Path) -> None:
@@ -606,7 +606,7 @@ def test_every_bundled_experiment_is_valid(tmp_path: Path) -> None:
     assert bundled
     done = fedclock("validate", *bundled, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for file in fetched:  # what it names is not here until somebody fetches it
+    for file in fetched:  # these name models or data that must be fetched first
         assert all(load_experiment(file))
     for file in files:
         first, second, *_ = file.read_text("utf-8").splitlines()

@@ -34,7 +34,8 @@ def test_latency_is_added_to_each_transfer() -> None:
 
 def test_contention_slows_training_by_the_integral_of_its_share() -> None:
     free = free_run()
-    half_way_s = free.download_s + free.train_s  # half of the work at half the speed, then a fifth
+    # Half of the work is done at half the speed, the other half at a fifth.
+    half_way_s = free.download_s + free.train_s
     speed = steps((half_way_s, 0.5), (1.0, 0.2))
     (slow,) = run([make_device(0, speed=speed)], rounds=1).clients
     assert slow.train_s == pytest.approx(free.train_s * (1 + 0.5 / 0.2))
@@ -77,12 +78,13 @@ def test_strategy_is_asked_for_a_smaller_plan_where_memory_runs_out() -> None:
     assert record.num_shrinks == 1
     assert record.depth < full.depth
     assert record.peak_memory_bytes <= record.free_memory_bytes
-    assert record.download_bytes == 2 * full.download_bytes  # the broadcast of the smaller plan too
+    # The broadcast of the smaller plan is downloaded too.
+    assert record.download_bytes == 2 * full.download_bytes
     assert log.rounds[-1].num_shrunk == 1
     assert len(log.named("shrunk")) == 1
 
 
-@pytest.mark.parametrize("depth", ["all", "common"])  # the latter cannot plan for so little at all
+@pytest.mark.parametrize("depth", ["all", "common"])  # "common" cannot plan for so little memory
 def test_strategy_without_a_smaller_plan_gives_the_round_up(depth: str) -> None:
     fleet = [make_device(0, free_memory=StepTrace.constant(1e-6))]
     strategy = FedLoRA(rank=2, depth=depth)
@@ -104,7 +106,7 @@ def test_work_on_a_device_that_goes_offline_is_lost() -> None:
     first, second = log.clients
     assert (first.outcome, first.finished_s) == ("offline", gone_s)
     assert first.download_bytes == first.lost_bytes == pytest.approx(free.download_bytes / 2, abs=1)
-    assert second.started_s == 5.0  # nobody was there in between
+    assert second.started_s == 5.0  # no device was present before
     assert second.outcome == "aggregated"
     assert log.rounds[1].num_offline == 1
 
@@ -193,7 +195,8 @@ def test_where_a_whole_cohort_sits_out_others_are_asked_in_the_same_round() -> N
     assert [(r.round, r.device_id) for r in log.clients] == [(k, 2) for k in range(1, 10)]
     assert {e.device for e in log.named("sat_out")} == {0, 1}
     asked = [e.details["cohort"] for e in [*log.named("round_opened"), *log.named("refilled")]]
-    assert sum(map(len, asked)) == len(log.named("sat_out")) + 9  # each at most once a round
+    # Nine plans began, and each device is asked at most once a round.
+    assert sum(map(len, asked)) == len(log.named("sat_out")) + 9
 
 
 def test_asking_others_moves_no_later_cohort() -> None:
@@ -214,7 +217,7 @@ def test_where_all_that_are_there_sit_out_the_round_waits_for_one_who_can(
     log = run(fleet_of_one_able(availability=late), strategy=FedQuad(rank=2), pacing=pacing)
     assert [r.device_id for r in log.clients] == [2, 2]
     assert log.clients[0].started_s == 0.5
-    assert len(log.named("sat_out")) == 4  # once a round
+    assert len(log.named("sat_out")) == 4  # each of two devices once in each of two rounds
 
 
 def test_where_all_sit_out_until_the_deadline_the_round_closes_then() -> None:
@@ -230,7 +233,7 @@ def test_where_all_sit_out_until_the_deadline_the_round_closes_then() -> None:
 
 
 def test_run_in_which_everybody_sits_out_for_ever_says_so_at_once() -> None:
-    away = AvailabilityTrace.of([(0.0, 0.1)], 0.2)  # comings and goings change nothing
+    away = AvailabilityTrace.of([(0.0, 0.1)], 0.2)  # that devices come and go must not matter
     fleet = [make_device(k, budget_bytes=1000, availability=away) for k in range(2)]
     says = (
         r"at most 20 rounds in a row may close at one instant without a plan, got 21 at 0 s: every "

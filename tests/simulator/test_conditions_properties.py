@@ -25,7 +25,7 @@ from traces.steps import StepTrace
 CELL_S = 1 / 16
 """Everything in these worlds changes at multiples of this, which floats hold exactly."""
 NUM_CELLS = 16
-FLOPS_PER_S, RATE = 4e6, 1.1e4  # each phase takes some cells
+FLOPS_PER_S, RATE = 4e6, 1.1e4  # so slow that each phase takes some cells
 
 
 def cells(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
@@ -40,14 +40,14 @@ def ups(share_up: float) -> st.SearchStrategy[list[bool]]:
 class Met:
     """This holds what one device meets in each cell of time; what is not once repeats."""
 
-    rate: list  # bytes/s over RATE
+    rate: list  # in multiples of RATE
     speed: list
     latency: list
     online: list
-    free: list  # whether memory suffices
-    crash: list  # once
-    link: list  # once
-    server: list  # once
+    free: list  # True where memory suffices
+    crash: list  # does not repeat
+    link: list  # does not repeat
+    server: list  # does not repeat
     when_offline: str
     cut_transfers: str
     deadline_s: float
@@ -173,7 +173,8 @@ class Walk:
                 return
             left -= possible
             self.at_s, moving = end_s, True
-            if self.at_s > self.met.deadline_s + 10:  # a server that is down is late by less
+            # An outage of the server delays its deadline by less than this.
+            if self.at_s > self.met.deadline_s + 10:
                 raise EndError(self.at_s, "late")
 
 
@@ -201,7 +202,7 @@ def test_client_ends_when_and_how_a_walk_through_its_world_says(met: Met) -> Non
     assume(met.online[0] and met.crash[0] and met.server[0] and met.link[0])
     assume(any(rate and up for rate, up in zip(met.rate, met.online, strict=True)))
     assume(any(pace and up for pace, up in zip(met.speed, met.online, strict=True)))
-    # A phase that has to fit between two absences may never: then the deadline ends it.
+    # A phase that restarts after each absence may never end, so it needs a deadline.
     assume(met.when_offline != "restart" or math.isfinite(met.deadline_s))
     record = simulated(met, SHARE)
     at_s, outcome, walk = walked(met, record, PLAN.train_s)
@@ -266,7 +267,7 @@ def test_every_plan_ends_once_and_what_was_delivered_is_merged(data: st.DataObje
             when_out_of_memory=data.draw(st.sampled_from(["skip", "shrink", "drop"])),
         )  # fmt: skip
     except StalledError:
-        return  # nobody is left, and it says so
+        return  # no device is left, which the error says
     dispatched = Counter(
         (e.at_s, device)
         for e in log.events
@@ -288,9 +289,8 @@ def test_every_plan_ends_once_and_what_was_delivered_is_merged(data: st.DataObje
     by_device = Counter(r.device_id for r in log.clients if r.outcome == "aggregated")
     assert records["aggregated"] == sum(merged.values())
     last = log.rounds[-1].round
-    over = Counter(
-        r.device_id for r in log.clients if r.outcome == "late" and r.round <= last
-    )  # delivered as the run ended, which no round could merge any more
+    # These were delivered as the run ended, when no round could merge them any more.
+    over = Counter(r.device_id for r in log.clients if r.outcome == "late" and r.round <= last)
     assert not by_device - received
     assert not received - by_device - over
     for number in range(1, last + 1):

@@ -83,7 +83,7 @@ def test_link_lost_as_the_device_goes_offline_meets_both_policies(
 
 def test_phase_that_ends_as_the_device_goes_is_complete() -> None:
     free = free_run()
-    gone_s = free.download_s  # to the last bit
+    gone_s = free.download_s  # exactly the end of the download
     log = run(
         [make_device(0, availability=away(gone_s, gone_s + 3.0))], rounds=1, when_offline="restart"
     )
@@ -98,7 +98,7 @@ def test_phase_that_ends_as_the_device_goes_is_complete() -> None:
 @pytest.mark.parametrize("start_s", [0.0, 1e3, 1e6, 1e9])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.7])
 def test_going_offline_is_never_taken_for_a_lost_link(start_s: float, share: float) -> None:
-    # With sums that round: a clock that falls an ulp short of the cut still finds the device there.
+    # These sums are rounded: a clock that is an ulp short of the cut still finds the device online.
     free = free_run()
     gone_s = start_s + 0.1 + share * free.download_s
     period_s = 1e10
@@ -167,9 +167,8 @@ def test_battery_drains_at_the_radio_while_a_transfer_waits_for_its_link() -> No
 
 def test_idle_device_drains_its_battery_whether_or_not_it_is_asked() -> None:
     never = AvailabilityTrace.of([], math.inf)
-    battery = make_battery(
-        5.0, charge_w=0.0, floor_share=0.0, charging=never
-    )  # five seconds at 1 W
+    # The battery lasts five seconds at 1 W.
+    battery = make_battery(5.0, charge_w=0.0, floor_share=0.0, charging=never)
     late = AvailabilityTrace.of([(4.0, 1e6)], 1e6)
     (first,) = run([make_device(0, battery=battery, availability=late)], rounds=1).clients
     assert first.battery_share < 0.2
@@ -200,7 +199,7 @@ def test_plan_that_is_shrunk_under_async_pacing_starts_from_the_newest_model() -
     (shrunk,) = log.named("shrunk")[:1]
     record = next(r for r in log.clients if r.device_id == 0 and r.outcome == "aggregated")
     newer = [e for e in log.named("aggregated") if shrunk.at_s < e.at_s <= record.finished_s]
-    # The last of them is its own.
+    # The last of these aggregations merged the record itself.
     assert record.staleness == len(newer) - 1
 
 

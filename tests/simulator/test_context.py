@@ -37,7 +37,7 @@ REACHES: list[tuple[str, Any, set[str]]] = [
     ("training.learning_rate", 1e-4, TRAINING),
     ("training.weight_decay", 0.1, TRAINING),
     ("training.optimizer", "adafactor", TRAINING),
-    ("training.momentum", 0.9, NOTHING),  # as SGD has it anyway
+    ("training.momentum", 0.9, NOTHING),  # the default of SGD
     ("training.momentum", 0.5, TRAINING),
     ("training.clip_norm", 1.0, TRAINING),
     ("training.schedule", {"kind": "linear"}, NOTHING),
@@ -218,7 +218,7 @@ def grid(**changes: Any) -> TermGrid:
         (lambda: job(grid(head_bits=8)), True),
         (lambda: job(grid(use="fresh")), True),
         (lambda: job(grid(), missed_ranks=np.ones((3, 2), dtype=np.int64)), True),
-        (lambda: job(grid(), micro_batch=4), True),  # the whole batch
+        (lambda: job(grid(), micro_batch=4), True),  # as large as the whole batch
         (lambda: replace(job(grid()), broadcast=Broadcast(7, job(grid()).broadcast.adapter)), True),
         (lambda: job(grid(use="b_only")), False),
         (lambda: job(grid(), micro_batch=2), False),

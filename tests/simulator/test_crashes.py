@@ -78,7 +78,7 @@ def watch_files(output: Path, seen: Callable[[], None]) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir") and arguments:
             first = arguments[0]
-            # rmtree names files by their folder's descriptor.
+            # rmtree names files relative to their folder's descriptor, without the path.
             if isinstance(first, str | os.PathLike) and (
                 str(first).startswith(str(output)) or event in ("os.remove", "os.rmdir")
             ):
@@ -181,9 +181,9 @@ def snapshot(output: Path) -> dict[str, bytes]:
         if file.name == "manifest.json":
             manifest = json.loads(content)
             assert manifest.pop("wall_s") > 0
-            for count in ("num_trainings", "num_trainings_reused"):  # of the last attempt
+            for count in ("num_trainings", "num_trainings_reused"):  # these are of the last attempt
                 manifest.pop(count, None)
-            del manifest["git_sha"], manifest["git_dirty"]  # of the code, which may move meanwhile
+            del manifest["git_sha"], manifest["git_dirty"]  # the code may be edited meanwhile
             content = json.dumps(manifest).encode()
         found[str(file.relative_to(output))] = content
     return found
@@ -202,9 +202,9 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(
     rng, num_killed, num_runs = np.random.default_rng(1), 0, 0
     while num_killed < scaled(2, 100, least=4):
         output = tmp_path / str(num_runs)
-        for _ in range(rng.integers(1, 4)):  # and killed again while it resumes
+        for _ in range(rng.integers(1, 4)):  # kills the run again while it resumes
             status = harness.run(output, die_after(rng.random() * unbroken.seconds))
-            assert status in (KILLED, 0)  # what had less to do may have been done in time
+            assert status in (KILLED, 0)  # a resumed run may end before it is killed
             num_killed += status == KILLED
         assert_resumes(harness, unbroken, output)
         num_runs += 1

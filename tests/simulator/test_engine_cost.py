@@ -100,7 +100,7 @@ def calls_each(trainer: Any, **changed: Any) -> list[float]:
         given = {name: made(count) for name, made in changed.items()}
         return num_calls(fleet_of(count, **met), trainer, **given)
 
-    calls_of(10)  # what is imported or worked out only once
+    calls_of(10)  # imports and caches are not counted below
     calls = [calls_of(count) for count in (100, 200, 400)]
     return [(calls[1] - calls[0]) / 200, (calls[2] - calls[1]) / 400]  # two rounds
 

@@ -63,14 +63,15 @@ def test_a_key_stands_where_it_is_written_also_when_merged_aliased_or_in_a_list(
     ("old", "mistaken", "key", "place"),
     [
         ("rounds: 3", "rounds: 0", "stop.rounds", "line 15, column 3"),
-        ("  rounds: 3\n", "  {}\n", "stop.rounds", "line 14, column 1"),  # its section lacks it
+        ("  rounds: 3\n", "  {}\n", "stop.rounds", "line 14, column 1"),  # the place of the section
         ("cohort: 2", "cohorts: 2", "pacing.cohorts", "line 13, column 30"),
         ("count: 4", "count: 0", "fleet.devices.0.count", "line 10, column 7"),
         ("link: wifi", "link: wify", "fleet.devices.1.link", "line 11, column 7"),  # merged
         ("count: 1", "count: 0", "fleet.devices.1.count", "line 12, column 21"),
         ("0.5", "[0.5, 3.0]", "fleet.memory_share.1", "line 6, column 23"),
         ("rank: 4", "rank: 0", "strategies.a.b.rank", "line 17, column 25"),
-        ("rank: 4", "rank: 5000", "strategies.a.b.rank", "line 17, column 25"),  # in a world
+        # This error is found only when the world is built.
+        ("rank: 4", "rank: 5000", "strategies.a.b.rank", "line 17, column 25"),
         ("model: tiny", "model: tinny", "task.model", "line 2, column 9"),
         ("name: small", "name: small\nseed: 08", "must be valid YAML", "line 2, column 7"),
         ("  c: {", "  c: [{", "must be valid YAML", "line 19, column 1"),

@@ -56,7 +56,7 @@ class Spoilt:
 
     train_error: BaseException | None = None
     evaluate_error: Exception | None = None
-    at: int = 2  # which of them
+    at: int = 2  # the number of the training or evaluation that fails
     trainer: DriftTrainer = field(default_factory=DriftTrainer)
     num_trained: int = 0
     num_evaluated: int = -1  # the initial model is the 0th
@@ -165,5 +165,5 @@ def test_who_interrupts_a_run_does_not_wait_for_an_evaluation() -> None:
     trainer, log = Spoilt(train_error=KeyboardInterrupt()), Memory()
     with pytest.raises(KeyboardInterrupt):
         played(late(NEVER), log, trainer=trainer)
-    assert trainer.num_evaluated == 0  # that of the first round was under way
+    assert trainer.num_evaluated == 0  # the first round's evaluation had not ended
     assert [record.round for record in log.rounds] == [0]

@@ -143,7 +143,8 @@ def test_buffered_throughput_is_concurrency_by_round_trip() -> None:
     )
     log = run(federation)
     round_trip_s = log.clients[0].finished_s
-    assert log.rounds[-1].closed_s == pytest.approx(5 * round_trip_s)  # 9 merges of 2, 4 a trip
+    # 9 merges take 18 updates, of which 4 come in each round trip.
+    assert log.rounds[-1].closed_s == pytest.approx(5 * round_trip_s)
     assert {record.staleness for record in log.clients} <= {0, 1, 2}
 
 
@@ -164,7 +165,7 @@ def test_a_semi_synchronous_server_merges_on_the_beat_and_the_slow_work_on() -> 
     assert slow
     for record in slow:
         assert record.outcome == "aggregated"
-        closed_in = math.ceil(record.finished_s)  # the round that merged it
+        closed_in = math.ceil(record.finished_s)  # the number of the round that merged it
         assert record.staleness == closed_in - record.round > 0
 
 
@@ -233,7 +234,7 @@ def test_a_buffer_waits_for_a_device_that_comes_back_and_not_for_one_that_never_
 def test_shares_fade_with_staleness_and_never_from_call_to_call(
     pacing: Pacing, shares: list[float]
 ) -> None:
-    for _ in range(2):  # some public code multiplies its rate down for good
+    for _ in range(2):  # a share must not depend on earlier calls, as in some published code
         assert [pacing.mixing(staleness) for staleness in range(3)] == pytest.approx(shares)
 
 
@@ -305,7 +306,8 @@ def test_a_device_asked_again_before_the_round_ends_has_stopped_waiting() -> Non
     log = run(federation)
     by_device: dict[int, float] = {0: 0.0, 1: 0.0}
     for record in sorted(log.clients, key=lambda record: record.started_s):
-        assert record.started_s >= by_device[record.device_id] - 1e-9  # never in two places
+        # A device works on one plan at a time.
+        assert record.started_s >= by_device[record.device_id] - 1e-9
         by_device[record.device_id] = record.finished_s + record.waiting_s
 
 

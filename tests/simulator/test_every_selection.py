@@ -46,7 +46,7 @@ def test_every_selection_runs_under_every_pacing(kind: str, pacing: Pacing, trai
         cohort = event.details["cohort"]
         assert 0 < len(cohort) <= most
         assert cohort == sorted(set(cohort))
-    # No two plans of a device overlap in time: only the idle are picked.
+    # No two plans of a device overlap in time, since only idle devices are picked.
     for device in fleet:
         own = [r for r in log.clients if r.device_id == device.device_id]
         own.sort(key=lambda r: r.started_s)

@@ -74,7 +74,7 @@ of 0.084 from seed to seed, pooled over the twelve (0.036 for HAFLQ, 0.146 for F
 difference of such means one of 0.084 (1/2 + 1/8)^0.5: this is four of these."""
 HEAD_MARGIN = 0.06
 """The same for the head alone, whose standard deviation is 0.019."""
-EXAMPLES = 32  # of each of four devices
+EXAMPLES = 32  # examples of each of four devices
 
 Recipe = Literal["adamw", "sgd"]
 RECIPES: dict[Recipe, dict[str, Any]] = {
@@ -93,7 +93,7 @@ class CheckedTrainer(TorchTrainer):
         source = resolve(config.model)
         spec = model_spec(source, config.targets, head=text_head(dataset.num_classes))
         super().__init__(config, dataset, source=source, spec=spec)
-        self.arrivals = Arrivals(self.spec)  # of one run
+        self.arrivals = Arrivals(self.spec)  # the messages of one run
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         for job in jobs:

@@ -87,7 +87,7 @@ def conditions(draw: st.DrawFn) -> dict[str, Any]:
     met: dict[str, Any] = {}
     free = free_run()
     share = free.peak_memory_bytes / 10**9
-    if draw(st.booleans()):  # memory that comes and goes around what the plan needs
+    if draw(st.booleans()):  # free memory varies around what the plan needs
         levels = st.sampled_from([0.3 * share, 0.9 * share, 1.1 * share, 1.0])
         pairs = draw(st.lists(st.tuples(LENGTHS, levels), min_size=1, max_size=5))
         met["free_memory"] = steps(*pairs)
@@ -182,7 +182,7 @@ def test_no_schedule_of_faults_hangs_a_run_or_loses_or_doubles_an_update(
             stalled,
         )
         return
-    # Counted anew from the log, not by the checks that the run has itself.
+    # These are counted from the log, independently of the run's own checks.
     arrived = Counter(e.device for e in log.named("update_received"))
     merged = Counter(d for e in log.named("aggregated") for d in e.details["devices"])
     refused = Counter(e.device for e in log.named("rejected"))

@@ -230,7 +230,7 @@ def test_generated_links_and_availability_are_pools_of_the_seed(tmp_path: Path) 
     assert len(first.link.pool) == 3
     assert first.conditions_hash() == again.conditions_hash() != other.conditions_hash()
     assert first[0].availability is not ALWAYS
-    assert set(first.availability.offset_s.tolist()) == {0.0}  # one clock for all
+    assert set(first.availability.offset_s.tolist()) == {0.0}  # all devices share one clock
 
 
 TABLE = """device_id,profile,link,speed,memory_bytes,downlink_mbps,uplink_mbps
@@ -309,7 +309,7 @@ def test_a_million_devices_are_arrays_until_one_is_asked_for(tmp_path: Path) -> 
     fleet = {"memory_share": [0.1, 0.5], "devices": [{**PI, "count": 1_000_000}]}
     found = world(tmp_path, fleet, shards={"kind": "drawn", "examples": 20}).fleet
     assert len(found) == 1_000_000
-    assert len(found._made) <= 1  # the device whose profile the smallest plan was costed on
+    assert len(found._made) <= 1  # the one whose profile the smallest plan was priced for
     device = found[987_654]
     assert len(device.examples) == 20
     assert device.memory_budget_bytes == found.memory_budget_bytes[987_654]

@@ -111,7 +111,8 @@ def said_to_nobody(act: Callable[[], object], errors: Path) -> str:
 
 def test_a_read_only_folder_is_refused_before_anything_is_simulated(tmp_path: Path) -> None:
     report = PlainReporter(Console(quiet=True))
-    with TemporaryDirectory() as made, Trainers(1) as trainers:  # pytest's are its user's alone
+    # pytest's own folders are closed to other users, and this test acts as another user.
+    with TemporaryDirectory() as made, Trainers(1) as trainers:
         folder = Path(made)
         folder.chmod(0o755)
         file = write(folder, {**ONE, "training": "none"})
@@ -121,7 +122,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_simulated(tmp_path: Pa
             prepared = prepare(config, folder / output / "small", str(file))
             return run(prepared, trainers=trainers, report=report)
 
-        simulate("whole")  # which loads what is loaded late
+        simulate("whole")  # imports modules that are loaded late
         (folder / "runs").mkdir(mode=0o555)
         said = said_to_nobody(lambda: simulate("runs"), tmp_path / "said.txt")
         assert said.startswith(f"RunFolderError: a run folder must be writable, got {folder}/runs")

@@ -28,7 +28,7 @@ CONFIG = {
     "training": "none",
     "local": {"batch_size": 8, "epochs": 0.02},
     "fleet": {
-        # From a device that holds one trained block to one that holds everything.
+        # Devices range from one that holds one trained block to one that holds everything.
         "memory_share": [6.6e-4, 9.6e-4],
         "devices": [
             {"profile": "raspberry-pi-3b-plus", "count": 4, "link": "3g"},

@@ -282,8 +282,9 @@ def test_a_rule_that_a_timeline_breaks_stops_the_run(name: str, monkeypatch: Pat
 def test_a_rule_that_is_broken_stops_the_run_and_names_where(name: str, monkeypatch: Patch) -> None:
     mutate, message = MUTATIONS[name]
     pacing = FedBuff(concurrency=2, size=1) if name == "a plan has no outcome" else None
-    run(pacing=pacing)  # unbroken without the mutation
-    monkeypatch.setattr(simulator.engine.server, "stages_of", lambda *_: None)  # all by processes
+    run(pacing=pacing)  # passes the checks without the mutation
+    # Every plan is simulated as a process, which the mutations change.
+    monkeypatch.setattr(simulator.engine.server, "stages_of", lambda *_: None)
     run(pacing=pacing)
     mutate(monkeypatch)
     with pytest.raises(InvariantError, match=message):
@@ -303,7 +304,7 @@ def test_a_plan_that_outgrows_what_is_free_is_found_in_its_record(monkeypatch: P
     log = Memory()
     simulate(make_federation(fleet, trainer=DriftTrainer()), log)
     assert {record.outcome for record in log.clients} == {"oom"}
-    monkeypatch.setattr(_Client, "_out_of_memory", lambda self: True)  # and goes on
+    monkeypatch.setattr(_Client, "_out_of_memory", lambda self: True)  # the plan goes on regardless
     with pytest.raises(InvariantError, match="memory in use must be at most what is free"):
         simulate(make_federation(fleet, trainer=DriftTrainer()), Memory())
 
@@ -317,7 +318,7 @@ def test_weights_of_no_average_are_refused(monkeypatch: Patch) -> None:
     )
     run(rounds=1)
     current, updates, weights = given[0]
-    mean_adapter(current, updates, weights / 2)  # what nobody sent counts as zero
+    mean_adapter(current, updates, weights / 2)  # a sum below 1 counts missing terms as zero
     for wrong in (2 * weights, -weights, weights * np.nan):
         with pytest.raises(WeightsError, match="at least 0 and sum to 1"):
             mean_adapter(current, updates, wrong)

@@ -124,7 +124,7 @@ def test_a_perplexity_beyond_all_bounds_is_a_number_that_tables_can_hold(
 ) -> None:
     broken = shutil.copytree(home, tmp_path / "home")
     weights = load_file(broken / "model" / "model.safetensors")
-    weights["lm_head.weight"] *= 20_000  # the loss is tens of thousands of nats: exp overflows
+    weights["lm_head.weight"] *= 20_000  # a loss of tens of thousands of nats, whose exp overflows
     save_file(weights, broken / "model" / "model.safetensors", metadata={"format": "pt"})
     training = {"learning_rate": 1.0e-2, "dtype": "fp32", "when_diverged": "drop"}
     some = {label: STRATEGIES[label] for label in ("fedlora", "fedquad")}
@@ -159,7 +159,7 @@ def test_tables_judge_language_models_by_perplexity(home: Path, tmp_path: Path) 
     better = {metric.column: metric.better for metric in METRICS}
     assert better["perplexity_area"] == better["perplexity_at_time"] == "lower"
     assert better["final_token_accuracy"] == "higher"
-    again = study_of(runs, target=min(best.values()))  # which the best run alone reached
+    again = study_of(runs, target=min(best.values()))  # only the best run reached this
     assert again.per_run["is_reached"].sum() == 1
 
 

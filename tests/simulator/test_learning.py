@@ -96,11 +96,11 @@ def test_what_is_trained_reaches_its_goal(kind: str) -> None:
     by = "all" if kind in PADDING else "any"
     settled = times_trained(trainer, version, by)
     if kind == "haflq":
-        settled = np.ones_like(settled)  # over 40 rounds at random, none is left out
+        settled = np.ones_like(settled)  # over 40 random rounds every term is trained
     assert settled.mean() >= 0.3
     for key, (a, b) in adapter.factors.items():
         terms = settled[key.block, adapter.modules.index(key.module)]
-        if kind != "ffa-lora":  # whose A stays as it was drawn
+        if kind != "ffa-lora":  # FFA-LoRA does not train A
             np.testing.assert_allclose(a[terms], trainer.goal, atol=0.1)
         np.testing.assert_allclose(b[:, terms], trainer.goal, atol=0.1)
 
@@ -216,7 +216,7 @@ def test_flora_learns_a_product_whatever_its_rank_round_by_round(goal_rank: int,
     trainer = ProductTrainer(tiny_model(), goal_rank=goal_rank)
     server = learn(FLoRA(rank=rank, alpha=4.0 * rank, ranks=(rank,)), trainer, mixed_fleet()[:3])
     assert trainer.distance(server.state.adapter) < (1 - rank / 32) ** (ROUNDS / 2)
-    if goal_rank > rank:  # what no single adapter of that rank could do
+    if goal_rank > rank:  # no single adapter of that rank could come as near
         tails = [np.linalg.svd(w, compute_uv=False)[rank:] for w in trainer.goals.values()]
         assert trainer.distance(server.state.adapter) < max(map(np.linalg.norm, tails))
 

@@ -61,7 +61,7 @@ def test_each_device_keeps_what_it_has_made_under_every_pacing(pacing: Pacing) -
         made = [trainer._result(job).adapter.digest for job in jobs]
         had = {server.state.adapter.digest}
         for job, end in zip(jobs, made, strict=True):
-            assert job.broadcast.adapter.digest in had  # the initial model or one of its own
+            assert job.broadcast.adapter.digest in had  # the initial model or an own earlier one
             had.add(end)
         assert model.digest == made[-1]
         numbers.append(len(jobs))

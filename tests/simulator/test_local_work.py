@@ -75,7 +75,7 @@ def test_every_strategy_runs_with_a_proximal_term_and_charges_for_it(kind: str) 
         simulate(proximal(federation, mu), log)
         assert {job.plan.proximal_mu for job in trainer.jobs} == {mu}
         peaks.append([record.peak_memory_bytes for record in log.clients[:3]])
-    holds_start = kind == "scaffold"  # where training started is held there in any case
+    holds_start = kind == "scaffold"  # SCAFFOLD holds the initial parameters in any case
     assert all(
         (held == plain) if holds_start else (held > plain)
         for plain, held in zip(*peaks, strict=True)

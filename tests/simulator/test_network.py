@@ -66,16 +66,16 @@ def test_n_equal_flows_on_one_capacity_end_together_after_n_times_one(count: int
 
 
 def test_a_flow_that_arrives_later_halves_the_rate_from_then_on() -> None:
-    # 100 B/s. A, 300 B from 0: alone for 1 s (100), then 50 B/s. B, 100 B from 1: 50 B/s, ends at
-    # 3 s. A has 100 left, alone again: 4 s.
+    # The capacity is 100 B/s. A moves 300 B from 0 s: 100 B alone in 1 s, then 50 B/s. B moves its
+    # 100 B from 1 s on at 50 B/s and ends at 3 s. A has 100 B left, is alone, and ends at 4 s.
     capacity = StepTrace.constant(100.0)
     flows = [(0, 300.0, FAST, [capacity]), (1, 100.0, FAST, [capacity])]
     assert ends_s(flows) == pytest.approx([4.0, 3.0])
 
 
 def test_what_a_slow_link_leaves_is_the_others() -> None:
-    # A takes 10 of 100 B/s, B and C share 90: 45 each, 90 B in 2 s. D then has ... nothing to do
-    # with them: it shares nothing.
+    # A takes 10 of 100 B/s. B and C share 90, so each moves its 90 B at 45 B/s in 2 s. D shares no
+    # capacity with them.
     capacity = StepTrace.constant(100.0)
     slow = StepTrace.constant(10.0)
     flows = [
@@ -88,7 +88,7 @@ def test_what_a_slow_link_leaves_is_the_others() -> None:
 
 
 def test_a_full_cell_leaves_its_share_of_the_server_to_others() -> None:
-    # Server 100 B/s; two flows in a cell of 20 get 10 each, the third gets 80 (max-min).
+    # The server has 100 B/s. Two flows in a cell of 20 B/s get 10 each, so the third gets 80.
     server, cell = StepTrace.constant(100.0), StepTrace.constant(20.0)
     flows = [
         (0, 100.0, FAST, [cell, server]),
@@ -99,15 +99,15 @@ def test_a_full_cell_leaves_its_share_of_the_server_to_others() -> None:
 
 
 def test_capacity_that_changes_is_shared_as_it_is_at_each_instant() -> None:
-    # 100 B/s for 1 s, none for 2 s, then 50: two flows of 100 B have 50 each at 1 s, and need
-    # 50 B at 25 B/s: 2 s after 3.
+    # The capacity is 100 B/s for 1 s, 0 for 2 s, then 50 B/s. Two flows of 100 B have moved 50 B
+    # each at 1 s, and need 2 s at 25 B/s for the rest, from 3 s on.
     capacity = steps((1, 100.0), (2, 0.0), (1, 50.0))
     assert ends_s([(0, 100.0, FAST, [capacity])] * 2) == pytest.approx([5.0, 5.0])
 
 
 def test_own_links_that_change_hand_their_part_on_and_back() -> None:
-    # 100 B/s. A's own link is down from 1 to 2 s. B: 50 B in the 1st second, 100 in the 2nd; ends
-    # its 150 B at 2 s. A: 50 B, nothing, then 100 B/s for its other 50.
+    # The capacity is 100 B/s, and A's own link is down from 1 to 2 s. B moves 50 B in the first
+    # second and 100 B in the second, and ends at 2 s. A moves 50 B, nothing, then 50 B at 100 B/s.
     capacity = StepTrace.constant(100.0)
     own = steps((1, 1e9), (1, 0.0), (1, 1e9))
     flows = [(0, 100.0, own, [capacity]), (0, 150.0, FAST, [capacity])]
@@ -115,7 +115,7 @@ def test_own_links_that_change_hand_their_part_on_and_back() -> None:
 
 
 def test_a_flow_that_is_cut_frees_its_share() -> None:
-    # Both have 50 B/s until A is cut at 1 s with 50 B; B has 50 of 150 then, and 100 B/s.
+    # Both have 50 B/s until A is cut at 1 s with 50 B. B then has 50 of its 150 B, and 100 B/s.
     capacity = StepTrace.constant(100.0)
     flows = [(0, 500.0, FAST, [capacity], 1.0), (0, 150.0, FAST, [capacity])]
     assert play(flows) == [pytest.approx((1.0, 50.0)), pytest.approx((2.0, 150.0))]
@@ -221,7 +221,7 @@ def test_equal_devices_behind_one_server_link_each_take_as_long_as_all_together(
 def test_a_shared_link_that_nothing_fills_changes_no_event() -> None:
     fleet = [make_device(k, rate_bytes_per_s=1e5 * (k + 1)) for k in range(3)]
     free, wide = run(fleet), run(fleet, shared_links=shared(1e12))
-    for device_id in range(3):  # events of two devices may change places within a rounding
+    for device_id in range(3):  # rounding may swap events of two devices
         (alone, beside) = (
             [event for event in log.events if event.device == device_id] for log in (free, wide)
         )
@@ -236,7 +236,8 @@ def test_a_device_that_goes_offline_leaves_its_share_to_the_other() -> None:
     fleet = [make_device(0, availability=leaves), make_device(1)]
     log = run(fleet, rounds=1, shared_links=shared(1e5))
     lost, kept = sorted(log.clients, key=lambda record: record.device_id)
-    # Half each until the first leaves; then the other has half of its bytes left, at full rate.
+    # Each has half the rate until the first leaves; then the other moves its second half at full
+    # rate.
     assert lost.outcome == "offline"
     assert lost.download_bytes == pytest.approx(alone.download_bytes / 2, abs=1)
     assert kept.download_s == pytest.approx(1.5 * alone.download_s)
@@ -253,7 +254,7 @@ def test_a_cell_is_shared_by_its_own_devices_alone() -> None:
 def test_the_same_run_twice_has_the_same_events() -> None:
     fleet = [make_device(k, rate_bytes_per_s=1e5 * (k + 1)) for k in range(5)]
     first, second = (run(fleet, shared_links=shared(1.5e5)).events for _ in range(2))
-    assert repr(first) == repr(second)  # there are NaN in it
+    assert repr(first) == repr(second)  # compared as text, since NaN is not equal to itself
 
 
 def test_a_server_link_that_is_down_for_ever_loses_transfers_instead_of_hanging() -> None:

@@ -302,7 +302,7 @@ def test_an_exception_in_the_middle_of_a_run_is_said_with_its_line(tmp_path: Pat
     manifest = read_manifest(tmp_path / "run") or {}
     assert manifest["status"] == "failed"
     assert "half.py, line 42" in manifest["error"]
-    assert str(tmp_path) not in manifest["error"]  # where somebody works is not handed on
+    assert str(tmp_path) not in manifest["error"]  # a manifest must not tell the user's folders
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def forged(tmp_path: Path) -> Path:
     config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     config["strategy"].pop("source_sha256")
     (folder / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
-    seal(folder)  # as whoever forges a folder would
+    seal(folder)  # updates the file hashes, as a forger would
     return folder
 
 

@@ -224,7 +224,7 @@ def test_a_run_folder_runs_where_it_is(tmp_path: Path, elsewhere: Path) -> None:
     folder = run_there(Path("x.yaml"), file.parent)
     assert read_manifest(folder)["paths_start"] == "../../.."
     events = (folder / "events.jsonl").read_bytes()
-    # Moved with the experiment, from another working directory, as finished and as interrupted.
+    # The run folder is moved with its experiment, and run from another working directory.
     shutil.move(file.parent, tmp_path / "moved")
     moved = tmp_path / "moved" / folder.relative_to(file.parent)
     assert run_there(moved / "config.yaml", elsewhere) == moved
@@ -246,7 +246,7 @@ def test_a_run_folder_without_its_experiment_reports_and_says_what_is_missing(
     folder = run_there(Path("x.yaml"), file.parent)
     alone = Path(shutil.copytree(folder, tmp_path / "alone" / "one"))
     assert len(api.load(alone).runs) == 1
-    (alone / "clients.parquet").unlink()  # so that it would have to run
+    (alone / "clients.parquet").unlink()  # so that the run is not complete and must be simulated
     done = fedclock("run", alone / "config.yaml", cwd=elsewhere)
     assert done.returncode == 2
     for named in ("models/mine", "data/mine", "links/slow.csv", "devices.toml", "online.csv"):
@@ -290,7 +290,7 @@ def test_a_run_folder_of_somebody_else_takes_no_file_that_they_did_not_have(
     home = tmp_path / "home"
     start = str(home) if start == "absolute" else start
     file = foreign(tmp_path, **data, **({"paths_start": start} if start else {}))
-    monkeypatch.chdir(home)  # where a manifest that says nothing has its paths start
+    monkeypatch.chdir(home)  # paths start here if the manifest does not say where
     said = fedclock("run", file, cwd=home)
     assert said.returncode == 2
     assert "task.data must be the files that the run of this folder had" in said.stderr

@@ -150,7 +150,7 @@ def has_imported(_: Any, module: str) -> bool:
 @long
 @pytest.mark.skipif(not CAN_COPY, reason="each worker imports for itself here")
 def test_a_worker_has_imported_what_it_needs_before_it_needs_it() -> None:
-    code = (  # in a process of its own: the first pool of a process decides what workers import
+    code = (  # in a new process, whose first pool decides what workers import
         "from functools import partial; from simulator.workers.pool import Pool; "
         "from simulator.workers.processes import LocalProcesses; "
         "from tests.simulator.test_pool import MAKE, has_imported; "
@@ -330,7 +330,7 @@ def test_work_begins_with_the_first_worker_and_another_joins_when_there_is_room(
         pool = Pool(RayCluster(MAKE, 2, gpus_each=0), 2)
         assert pool.submit(partial(square, number=3)).result(60) == 9
     first, second = tmp_path / "first", tmp_path / "second"
-    pair = [(first, second), (second, first)]  # neither ends unless both are under way
+    pair = [(first, second), (second, first)]  # each task waits until the other has begun
     futures = [pool.submit(partial(meet, mine=mine, other=other)) for mine, other in pair]
     for future in futures:
         future.result(60)
@@ -340,7 +340,7 @@ def test_work_begins_with_the_first_worker_and_another_joins_when_there_is_room(
 def test_who_waits_for_room_is_not_waited_for_at_the_end(ray: Any) -> None:
     from simulator.workers.ray_actors import RayCluster
 
-    pool = Pool(RayCluster(MAKE, 2, gpus_each=0), 3)  # one more than there is room for
+    pool = Pool(RayCluster(MAKE, 2, gpus_each=0), 3)  # one worker more than there is room for
     assert pool.submit(partial(square, number=3)).result(60) == 9
     pool.close()
 

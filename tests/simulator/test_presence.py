@@ -53,7 +53,7 @@ def test_batteries_that_nobody_has_looked_at_leave_the_presence_that_each_one_ha
         assert there.tolist() == [alone.is_there(k, at_s) for k in range(40)]
         away = [alone.until_s(k, at_s) for k in np.flatnonzero(~there).tolist()]
         assert together.next_arrival_s(at_s) == pytest.approx(min(away, default=np.inf), abs=1e-6)
-        # No device goes before the instant that was given for it.
+        # No device leaves before the instant that gone_s gives for it.
         for k in np.flatnonzero(there).tolist():
             assert together.gone_s(np.array([k]))[0] <= alone.until_s(k, at_s) + 1e-6
 

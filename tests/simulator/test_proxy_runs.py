@@ -133,5 +133,5 @@ def test_gradients_are_the_proxys_and_bytes_and_seconds_the_large_models(tmp_pat
     plain, charged = (pq.read_table(f / "clients.parquet").to_pylist() for f in folders.values())
     for small, large in zip(plain, charged, strict=True):
         assert large["upload_bytes"] > 10 * small["upload_bytes"]
-        assert large["train_s"] > 5 * small["train_s"]  # the rest of a step is its overhead
+        assert large["train_s"] > 5 * small["train_s"]  # the fixed overhead limits this ratio
         assert large["peak_memory_bytes"] > 100 * small["peak_memory_bytes"]

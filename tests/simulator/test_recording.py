@@ -83,7 +83,7 @@ def met(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text(yaml.safe_dump(CONFIG), "utf-8")
     log = simulated(file, folder / "run")
     found = {json.loads(line)["event"] for line in log.splitlines()}
-    # Else the replay would prove little.
+    # Without these events the replay would test little.
     assert {"went_offline", "came_back", "crashed", "link_lost", "server_restarted"} <= found
     return folder / "run"
 
@@ -140,6 +140,6 @@ def test_every_fault_of_a_run_is_written_down_whether_or_not_it_met_work(met: Pa
     crashed = [event for event in events if event["event"] == "crashed"]
     assert len(faults["crash"]["schedule"]) >= len(crashed) > 0
     starts = {(one["device"], one["at_s"]) for one in faults["crash"]["schedule"]}
-    for event in crashed:  # at its start, or as the device came to its work during the outage
+    for event in crashed:  # logged at its start, or when the device's work began during it
         ends = [(at, at + 1) for device, at in starts if device == event["device"]]
         assert any(start <= event["at_s"] <= end for start, end in ends)

@@ -271,8 +271,8 @@ def mutate(file: Path, rng: np.random.Generator) -> None:
         case 3:
             file.write_bytes(content[:at] + bytes(len(content) - at))
         case 4:
-            # Two finite losses alone are a whole result, of training that changed no array: who
-            # forges that together with its checksum cannot be told from us.
+            # Two finite losses alone are a valid result of a training that changed no array. A
+            # forged one with a right checksum cannot be detected, so this draws other numbers.
             write_result(file, {"losses": rng.normal(size=rng.choice([0, 1, 3]))})
         case 5:
             write_result(file, {"evaluation": rng.normal(size=(1, 2)), "head/b": np.zeros(3)})

@@ -109,7 +109,7 @@ def test_the_deadline_cuts_late_devices_and_counts_what_they_moved() -> None:
     assert late.outcome == "late"
     assert late.download_bytes == int(1000.0 * deadline_s)
     assert late.upload_bytes == 0
-    assert [job.plan.device_id for job in trainer.jobs] == [0]  # a cut device costs no gradient
+    assert [job.plan.device_id for job in trainer.jobs] == [0]  # a cut device is not trained
 
 
 def test_an_update_at_the_very_deadline_is_in_time() -> None:

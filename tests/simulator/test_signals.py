@@ -83,11 +83,11 @@ def unbroken(
     run = str(sorted((finished / "runs" / "small").iterdir())[0].relative_to(finished))
     command = [run if part == "RUN" else part for part in COMMANDS[request.param]]
     start = finished
-    if request.param in ("compare", "sweep"):  # of runs that are not there yet
+    if request.param in ("compare", "sweep"):  # these commands simulate the runs
         start = tmp_path_factory.mktemp("empty")
         shutil.copy(finished / "few.yaml", start)
     found = []
-    # What runs are made anew differs in the seconds it took, which two unbroken ones tell.
+    # New runs differ in the seconds that they took. Two unbroken ones show which files differ.
     for name in ("one", "two") if start != finished else ("one",):
         folder = tmp_path_factory.mktemp(request.param) / name
         shutil.copytree(start, folder)

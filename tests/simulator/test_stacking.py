@@ -58,10 +58,10 @@ CONFIG: dict[str, Any] = {
 
 @dataclass
 class StackedDrift:
-    """A trainer without torch whose results feel who is beside them, and where."""
+    """This trainer without torch gives results that depend on the other jobs of a stack."""
 
     drift: DriftTrainer = field(default_factory=DriftTrainer)
-    num_chunks: int = 1  # as the trainer of a worker has them
+    num_chunks: int = 1  # part of the interface of a worker's trainer
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         results = self.drift.train(jobs)

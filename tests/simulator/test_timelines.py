@@ -34,7 +34,8 @@ from traces.steps import StepTrace
 FLEET = [
     {"profile": "jetson-nano-5w", "count": 7, "link": "lte-driving"},
     {"profile": "jetson-tx2-maxn", "count": 5, "link": "5g"},
-    {"profile": "jetson-tx2-maxn", "count": 6, "link": {"mbps": [10.0, 5.0]}},  # in lockstep
+    # These devices are all alike, so their events fall on the same instants.
+    {"profile": "jetson-tx2-maxn", "count": 6, "link": {"mbps": [10.0, 5.0]}},
     {"profile": "raspberry-pi-5-8gb", "count": 2, "link": "wifi", "speed": 0.7},
     {
         "profile": "raspberry-pi-5-8gb",

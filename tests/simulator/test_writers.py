@@ -77,7 +77,7 @@ def test_tensorboard_reads_every_number_of_every_round_at_its_simulated_time(
 
     facts = RunFacts(tmp_path / "small" / "one", CONFIG, {"experiment": "small"})
     log = evaluated_rounds()
-    for _ in range(2):  # the second time begins anew
+    for _ in range(2):  # the second writer replaces what the first wrote
         (writer,) = open_writers(find_writers(["tensorboard"]), facts, tell_nobody)
         for record in log.rounds:
             writer.round(record)
@@ -97,7 +97,7 @@ def test_tensorboard_reads_every_number_of_every_round_at_its_simulated_time(
     }
     assert found == expected
     assert (2, "model/accuracy") in found
-    assert (0, "model/train_loss") not in found  # nobody has trained: NaN
+    assert (0, "model/train_loss") not in found  # NaN before any training
 
 
 def test_mlflow_reads_the_rounds_the_config_and_how_the_run_ended(tmp_path: Path) -> None:

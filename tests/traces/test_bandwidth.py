@@ -33,8 +33,8 @@ def walked_s(steps: list[tuple[float, float]], size_bytes: float, start_s: float
     raise AssertionError
 
 
-# Eighths of a second and whole bytes: every sum in the code under test is then exact in binary,
-# so that even a transfer that ends where an outage begins must agree with exact arithmetic.
+# With eighths of a second and whole bytes, every sum in the code under test is exact in binary, so
+# that even a transfer that ends where an outage begins must agree with exact arithmetic.
 eighths = st.integers(1, 64).map(lambda n: n / 8)
 exact_steps = st.lists(
     st.tuples(eighths, st.sampled_from([0, 0, 1, 3, 8, 1000])), min_size=1, max_size=6
@@ -74,9 +74,9 @@ def test_one_transfer_takes_as_long_as_its_two_parts(
     link = trace(steps)
     first_s = link.transfer_s(first, start_s)
     end_s = start_s + first_s
-    # A first part that ends in the middle of a step ends at a rounded instant, and the second
-    # part may then end a hair before or behind an outage: both parts must end on eighths, or
-    # the whole must not end at the edge of one.
+    # A first part that ends inside a step ends at a rounded instant, so that the second part may
+    # end just before or after an outage. So the first part must end on an eighth, or there must be
+    # no outage.
     assume((end_s * 8).is_integer() or all(rate for _, rate in steps))
     parts_s = first_s + link.transfer_s(second, end_s)
     assert link.transfer_s(first + second, start_s) == pytest.approx(parts_s, rel=1e-9)
@@ -98,7 +98,7 @@ def test_outage_delays_transfer_by_its_length(
     link, cut = trace(steps), trace([*steps[:at], (outage_s, 0), *steps[at:]])
     before_s = float(sum(duration for duration, _ in steps[:at]))
     transfer_s = link.transfer_s(size_bytes, 0.0)
-    # It stands in the way once a loop, where the transfer is not yet over.
+    # The outage delays the transfer once in each loop that the transfer reaches.
     num_outages = max(0, math.ceil((transfer_s - before_s) / link.period_s))
     assert cut.transfer_s(size_bytes, 0.0) == pytest.approx(transfer_s + num_outages * outage_s)
 
@@ -130,7 +130,7 @@ def test_rounding_at_the_edge_of_a_loop_costs_no_outage() -> None:
 
 
 def test_rounding_leaves_no_more_than_a_loop_to_the_last_one() -> None:
-    # 13 loops less an ulp: what 12 loops leave is more than a loop by rounding.
+    # The size is 13 loops less an ulp. By rounding, 12 loops leave more than one loop.
     rate, size_bytes = 175.97976477304877, 2287.736942049634
     assert size_bytes - 12 * rate > rate
     assert trace([(0.5, rate), (0.5, rate)]).transfer_s(size_bytes, 0.0) == 13.0
@@ -149,7 +149,7 @@ def test_start_far_out_changes_nothing(
 def test_clock_of_a_billion_seconds_keeps_transfers_to_its_own_precision() -> None:
     link = trace([(0.3, 1e6), (0.7, 5e5)])
     start_s = 1e9 + 0.1
-    # The instant itself is rounded to 1.2e-7 s, and no transfer can be known any better.
+    # The instant itself is rounded to 1.2e-7 s, which limits the accuracy of any transfer.
     assert link.transfer_s(1e5, start_s) == pytest.approx(0.1, abs=np.spacing(start_s))
 
 
@@ -174,7 +174,7 @@ def test_link_too_slow_for_a_float_never_ends_a_transfer() -> None:
 @given(st.floats(1, 1e9), st.floats(1, 1e12), st.floats(0, 1e6))
 def test_constant_link_takes_size_over_rate(rate: float, size_bytes: float, start_s: float) -> None:
     link = BandwidthTrace.constant(rate)
-    # Within a loop of 1 s the code works with bytes since its start, known to their own rounding.
+    # The code counts bytes from the start of a loop of 1 s, so their rounding limits the accuracy.
     slack_s = 4 * np.spacing(rate + size_bytes) / rate + np.spacing(size_bytes / rate)
     assert link.transfer_s(size_bytes, start_s) == pytest.approx(size_bytes / rate, abs=slack_s)
 
@@ -194,7 +194,7 @@ def test_carried_bytes_are_the_sum_of_rate_times_time(
     steps: list[tuple[float, float]], at_s: float
 ) -> None:
     link = trace(steps)
-    instants_s = np.arange(0, at_s, 1 / 8)  # no step changes inside an eighth
+    instants_s = np.arange(0, at_s, 1 / 8)  # rates change only at multiples of an eighth
     assert link.carried_bytes(at_s) == sum(link.rate_at(t) / 8 for t in instants_s.tolist())
 
 

@@ -85,10 +85,10 @@ def test_fitted_link_draws_mean_quantiles_outages_and_autocorrelation_of_its_sou
         assert abs(values.mean() - statistic(source)) < 5 * error + slack
 
     near(lambda trace: trace.mean_bytes_per_s, 1e-9 * source.mean_bytes_per_s)
-    # A drawn link's own mean moves the limit of its outages a little.
+    # The limit of an outage follows the mean of each drawn link, which varies a little.
     near(outage_share, 0.01)
     pooled = np.concatenate([trace.rate_bytes_per_s for trace in drawn])
-    # Shares of time of one drawn link scatter; so does the share at or below a rate of all.
+    # The shares of time of one drawn link vary by chance, and so does their mean over all links.
     for share in (0.05, 0.25, 0.5, 0.75, 0.95):
         rate = rate_quantiles(source, [share])[0]
         below = np.array([(t.rate_bytes_per_s <= rate * 1.02).mean() for t in drawn])
@@ -99,7 +99,7 @@ def test_fitted_link_draws_mean_quantiles_outages_and_autocorrelation_of_its_sou
     assert len(pooled) == NUM_LINKS * len(drawn[0].rate_bytes_per_s)
     if len(source.rate_bytes_per_s) > 200:
         step_s = float(np.median(np.diff(source.time_s)))
-        # 7 ways to tell conditions apart and 20 memories match 9 lags only so well.
+        # The fit chooses among 7 windows and 20 memories, which cannot match all 9 lags exactly.
         for lag in (1, 5):
             near(lambda trace, lag=lag: autocorrelation(trace, lag * step_s), 0.12)
 
@@ -165,7 +165,7 @@ def test_fitted_devices_have_the_share_the_day_and_the_spans_of_their_source(nam
         return np.array([online_share_by_hour([device]) for device in devices])
 
     own, new = by_hour(source), by_hour(drawn)
-    # Both are samples; beyond that, starts are spread over their hour and 20 lengths are all.
+    # Both are samples. Besides, the model spreads starts over the hour, and has only 20 lengths.
     errors = [part.std(axis=0, ddof=1) ** 2 / len(part) for part in (own, new)]
     slack = 4 * np.sqrt(sum(errors)) + 0.03
     assert (np.abs(own.mean(axis=0) - new.mean(axis=0)) < slack).all()
@@ -176,7 +176,7 @@ def test_fitted_devices_have_the_share_the_day_and_the_spans_of_their_source(nam
             for devices in (source, drawn)
         ]
         for share in (0.25, 0.5, 0.75, 0.95):
-            # Spans cut by the end of a drawn week are joined to what its begin left.
+            # A span that the end of a drawn week cuts is joined to the one at its beginning.
             assert np.quantile(lengths[1], share - 0.05) <= np.quantile(lengths[0], share) * 1.01
             assert np.quantile(lengths[0], share) * 0.99 <= np.quantile(
                 lengths[1], min(share + 0.05, 1)
@@ -184,8 +184,8 @@ def test_fitted_devices_have_the_share_the_day_and_the_spans_of_their_source(nam
 
 
 def test_spread_between_devices_is_found_again() -> None:
-    # The log-odds of 300 devices have a standard error of 4 % of their deviation; a week of heavy
-    # spans adds chance of its own, which the fit takes off as far as it can tell.
+    # The spread of the log-odds of 300 devices has a standard error of 4 % of itself. A week of
+    # uneven spans adds noise, which the fit subtracts as far as it can estimate it.
     for spread in (0.0, 0.8):
         model = fit_availability(fleet(Diurnal("charging"), 300))
         even = type(model)(
@@ -328,13 +328,13 @@ def test_toml_of_the_other_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_chain_by_hand_has_its_covariance() -> None:
-    # Two conditions of one rate each, left half of the time: rates 0 and 2 alternate at random, so
-    # nothing is remembered; with a stay of 0.75 the covariance halves with each step.
+    # There are two conditions with the rates 0 and 2. A chain that stays in one with probability
+    # 0.75 has a covariance that halves with each step.
     rates = np.array([[0.0], [2.0]])
     chain = RateChain(1.0, np.array([[0.75, 0.25], [0.25, 0.75]]), rates, 0.0)
     assert chain.shares == pytest.approx([0.5, 0.5])
     assert chain.covariance([0, 1, 2]) == pytest.approx([1, 0.5, 0.25])
-    # One condition with rates 0 and 2, kept with probability 0.5: the same covariance.
+    # One condition with the rates 0 and 2, each kept with probability 0.5, has the same covariance.
     one = RateChain(1.0, np.ones((1, 1)), np.array([[0.0, 2.0]]), 0.5)
     assert one.covariance([0, 1, 2]) == pytest.approx([1, 0.5, 0.25])
 
@@ -347,7 +347,7 @@ def test_markov_link_of_a_config_is_a_source_too() -> None:
 
 
 def test_span_that_ends_just_before_midnight_begins_one_of_the_last_part() -> None:
-    # -1e-12 % 86400 is 86400.0 in floats: past the last row of the table.
+    # -1e-12 % 86400 is 86400.0 in floats, which is past the last row of the table.
     rows = np.full((24, 1), DAY_S / 2)
     model = type(fit_availability(nights()))(rows - 1e-12, rows, np.eye(24)[0], num_days=2)
     for seed in range(50):

@@ -128,7 +128,7 @@ def test_long_line_is_not_repeated_in_full(read: Callable[..., Link]) -> None:
     assert len(str(error.value)) < 500
 
 
-# Pieces that files of other programs and of tired people are made of.
+# Pieces of text that other programs or careless editing may leave in a file.
 pieces = st.sampled_from(
     ["0", "1", "2", "-1", "1e3", "1e-320", "nan", "inf", "", ",", ",", ";", "\t", " ", "\n", "\n",
      "\r\n", "\r", '"', ".", "0x1", "1_0", "\x00", "\x85", "\u0663", "#", HEADER, "0,1,1\n"]
@@ -170,7 +170,7 @@ def test_any_bytes_give_a_link_or_an_error_with_file_and_line(
     read: Callable[..., Link], content: bytes
 ) -> None:
     with pytest.raises(ValueError, match=r"mine\.csv, lines? \d+"):
-        read(content)  # no 200 random bytes hold the header
+        read(content)  # 200 random bytes do not contain the header
     with pytest.raises(ValueError, match=r"mine\.csv, lines? \d+"):
         read(HEADER.encode() + b"0,1,1\n1," + content + b"\n,")
 
@@ -198,7 +198,7 @@ def test_written_link_reads_back_with_the_same_rates_at_the_same_times(
     for wrote, got in ((link.downlink, back.downlink), (link.uplink, back.uplink)):
         if len(got.time_s) > 1:
             assert got.period_s == pytest.approx(period_s, rel=1e-11)
-        middles_s = (np.arange(1000) + 0.5) * (period_s / 1000)  # rates change at thousandths only
+        middles_s = (np.arange(1000) + 0.5) * (period_s / 1000)  # rates change only at thousandths
         for at_s in middles_s[:: data.draw(st.integers(20, 60))].tolist():
             assert got.rate_at(at_s) == pytest.approx(wrote.rate_at(at_s), rel=1e-11)
 

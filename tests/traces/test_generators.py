@@ -84,7 +84,7 @@ def test_markov_links_spread_around_the_mean_of_the_technology() -> None:
     means = np.array([link.downlink.mean_bytes_per_s * 8 / 1e6 for link in links])
     # Five standard errors of a mean of 400.
     assert abs(means.mean() - model.down_mbps) < 5 * means.std(ddof=1) / 20
-    # The chance within a link adds little: a state lasts 30 of 300 s and differs by a factor 2.3.
+    # Randomness within a link adds little: a state lasts 30 of 300 s and differs by a factor 2.3.
     assert np.log(means).std(ddof=1) == pytest.approx(model.link_sigma, rel=0.25)
 
 
@@ -155,8 +155,8 @@ def test_daily_profile_of_phones_is_the_published_one(phones: Phones) -> None:
 
 
 def test_spans_of_phones_have_the_published_quantiles(phones: Phones) -> None:
-    # The pace of the hours bends each length by up to 2.4, and more of one hour than of another:
-    # a factor of 1.8 on a distribution whose quartiles differ by 50 and 200.
+    # The pace of the hours changes each length by a factor of up to 2.4, which differs from hour to
+    # hour. That allows for 1.8 on a distribution whose quartiles differ by factors of 50 and 200.
     pattern, devices = phones
     found = [spans(device) for device in devices]
     for state in ("online_s", "offline_s"):

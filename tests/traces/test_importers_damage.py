@@ -21,10 +21,10 @@ from traces.generators.link_model import LinkModel
 from traces.generators.model_file import read_model
 from traces.importers import FORMATS, Availability, Recording, import_files
 
-# Where in the file; a value that is broken as a whole has no line.
+# The place in the file that an error must name; a value that is broken as a whole has no line.
 PLACE = re.compile(r", (lines? \d|device |client |byte \d|row \d|\d+ rows)|: expected ")
 one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-# What files of other programs, of tired people and of ill will are made of.
+# Pieces of text that other programs, careless editing or an attacker may leave in a file.
 PIECES = [
     b"", b"0", b"1", b"-1", b"9" * 25, b"1e3", b"1e-320", b"1e308", b"nan", b"inf", b",", b";",
     b"\t", b" ", b"\n", b"\n\n", b"\r", b'"', b"'", b".", b"-", b"_", b"0x1", b"1_0", b"\x00",
@@ -132,7 +132,7 @@ def test_plain_pickle_of_any_shape_gives_an_import_or_an_error_that_names_the_fi
     broken()
 
 
-# Files of ours that a config names: link, availability, devices, generators.
+# Files in our own formats that a config may name: links, availability, devices, generators.
 OWN = {
     "link.csv": (read_link, b"time_s,downlink_mbps,uplink_mbps\n0,8,1\n1.5,16,0\n3,0,2\n"),
     "phones.csv": (

@@ -20,7 +20,7 @@ def stamp(k: int) -> str:
     return (EPOCH + timedelta(seconds=k)).strftime("%Y.%m.%d_%H.%M.%S")
 
 
-# Format -> (header, row k). Each row is right, and so are any number of them.
+# Format -> (header, row k). Every row is valid, and so is a file of any number of them.
 ROWS = {
     "mahimahi": ("", lambda k: f"{1000 + 10 * k}\n"),
     "pensieve": ("", lambda k: f"{k}.5\t1.25\n"),
@@ -79,7 +79,7 @@ FAULTS = {
         ",",
         {
             0: (EMPTY,),
-            1: (WORD, EMPTY, NAN, INF, HUGE, NEGATIVE, LESS),  # LESS: intervals overlap
+            1: (WORD, EMPTY, NAN, INF, HUGE, NEGATIVE, LESS),  # LESS makes intervals overlap
             2: (WORD, EMPTY, NAN, INF, HUGE, NEGATIVE, CUT),
             3: (WORD, EMPTY, CUT),
         },
@@ -93,7 +93,7 @@ FAULTS = {
             5: (WORD, NAN, INF, HUGE, NEGATIVE, CUT),
         },
     ),
-    # A score that is empty is not known.
+    # An empty score is valid and means that it is not known.
     "ai-benchmark": (",", {0: (EMPTY,), 1: (WORD, NAN, INF, HUGE, NEGATIVE, CUT)}),
 }
 CASES = [
@@ -164,7 +164,7 @@ def test_fault_in_a_pickle_is_refused_with_its_client(
         "fedscale-capacity": {"computation": 100.0, "communication": 8000.0},
         "fedscale-behave": {"active": [0, 40], "inactive": [20, 90], "finish_time": 86400},
     }[name]
-    if key == "active" and value == [0, 5]:  # overlaps: the second begins ahead of the first's end
+    if key == "active" and value == [0, 5]:  # overlapping: the second begins before the first ends
         value = [0, 15]
     elif key == "active" and value == [0, 10]:
         value = [25, 40]  # begins after it ends

@@ -21,7 +21,7 @@ def test_what_looks_like_nothing_known_has_no_format(tmp_path: Path, content: by
     assert sniff(tmp_path) is None
 
 
-ALIKE = {"pensieve", "lumos5g", "puffer"}  # of one look: nothing but the name tells them apart
+ALIKE = {"pensieve", "lumos5g", "puffer"}  # files of these formats look the same
 MISTAKEN = [
     (named, actual)
     for named in FORMATS

@@ -52,7 +52,7 @@ def test_mahimahi_counts_packets_of_1500_bytes_in_each_second(
     assert link.downlink.period_s == pytest.approx(2.5)
     assert link.downlink.rate_at(0.5) == 4 * 1500
     assert link.downlink.rate_at(1.5) == 2 * 1500
-    assert link.downlink.rate_at(2.25) == pytest.approx(1 * 1500 / 0.5)  # half a second is left
+    assert link.downlink.rate_at(2.25) == pytest.approx(1 * 1500 / 0.5)  # the last step is 0.5 s
 
 
 def test_mahimahi_packet_at_the_end_of_the_period_is_counted_in_it(

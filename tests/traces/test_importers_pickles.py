@@ -32,7 +32,7 @@ def test_pickle_that_would_make_a_file_is_refused_and_makes_none(
     with pytest.raises(ValueError, match=r"mine\.dat, byte \d+: .*which can run code"):
         load(tmp_path, name, content)
     assert not target.exists()
-    # The payload is a live one: Python's own machine does run it.
+    # The payload works: Python's own unpickler runs it.
     pickle.loads(content)[1]["x"].close()
     assert target.exists()
 

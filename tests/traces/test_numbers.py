@@ -89,7 +89,7 @@ def test_a_file_or_table_that_is_too_large_is_refused_before_it_is_read(
 ) -> None:
     path = tmp_path / "large.csv"
     with path.open("wb") as file:
-        file.truncate(text_module.MAX_BYTES + 1)  # a hole takes no room on the disk
+        file.truncate(text_module.MAX_BYTES + 1)  # a sparse file takes no room on the disk
     with pytest.raises(ValueError, match=r"large\.csv: expected at most 1,000,000,000 bytes, fou"):
         read_table(path)
     monkeypatch.setattr(text_module, "MAX_ROWS", 3)

@@ -60,7 +60,7 @@ def test_what_no_other_unit_explains_is_left_in_peace(
     mbps: float, step_s: float, num_steps: int
 ) -> None:
     trace = steady(mbps, step_s, num_steps=max(num_steps, 2))
-    if num_steps == 1:  # a rate that never changes, however long its file
+    if num_steps == 1:  # a constant rate, whatever the length of the recording
         trace = BandwidthTrace(np.zeros(1), np.array([mbps * BYTES_PER_S_PER_MBPS]), step_s)
     assert unlikely_units(Recording("x", trace)) == ()
 

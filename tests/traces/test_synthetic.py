@@ -103,7 +103,7 @@ def test_same_seed_gives_the_same_link_and_another_gives_another(technology: str
 
 def test_technologies_do_not_share_their_luck() -> None:
     levels = [mbps(synthetic_link(name, 3).downlink) for name in ("lte", "lte-driving")]
-    # 300 pairs: an unrelated pair correlates above 0.5 only where both dwell long in few states.
+    # Two unrelated series of 300 rates correlate above 0.5 only if both stay long in few states.
     assert abs(np.corrcoef(levels)[0, 1]) < 0.5
 
 

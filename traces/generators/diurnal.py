@@ -21,10 +21,10 @@ from traces.options import check_options
 from traces.units import DAY_S
 
 WARM_UP_DAYS = 4
-"""Days drawn before instant 0, so that the first span of all devices leaves no trace in them."""
+"""Days drawn before instant 0, so that the state in which a draw begins no longer matters then."""
 MIN_SPAN_S = 1e-3
 MAX_SPANS = 1_000_000
-"""Most spans of one state that a device may be expected to have in a trace."""
+"""The largest expected number of online spans of a device in a trace."""
 
 NumDays = Annotated[int, Ge(1), Le(3660)]
 """The length of a drawn trace in days."""
@@ -59,7 +59,9 @@ class DiurnalModel:
                     f"{name} must be rows of lengths for parts of the day, got {lengths_s.shape}"
                 )
             if not (np.isfinite(lengths_s).all() and (lengths_s >= MIN_SPAN_S).all()):
-                raise ValueError(f"{name} must be numbers of at least {MIN_SPAN_S:g} s")
+                raise ValueError(
+                    f"{name} must be numbers of at least {MIN_SPAN_S:g} s, got {lengths_s.min():g}"
+                )
         if self.begins.shape != self.online_s.shape[:1] or not (
             np.isfinite(self.begins).all() and (self.begins >= 0).all() and self.begins.any()
         ):
@@ -72,7 +74,8 @@ class DiurnalModel:
                 f"never and always must be shares of devices that sum to at most 1, "
                 f"got {self.never:g} and {self.always:g}"
             )
-        # However a device's factor divides them, on + off is at least 2 sqrt(on off).
+        # A device's factor divides one mean and multiplies the other, so their sum is at least
+        # 2 sqrt(online offline) for every device.
         means_s = self.online_s.mean(axis=1).min(), self.offline_s.mean(axis=1).min()
         if self.num_days * DAY_S > MAX_SPANS * 2 * math.sqrt(means_s[0] * means_s[1]):
             raise ValueError(

@@ -78,8 +78,8 @@ def fit_chain(traces: Sequence[BandwidthTrace], step_s: float) -> RateChain:
             if error < least:
                 best, least = candidate, error
             if chain.rates.shape[1] == 1:
-                break  # nothing to remember
-    assert best is not None  # a window of one step always fits
+                break  # with one rate for each condition, memory changes nothing
+    assert best is not None  # the smallest window is one step, which fits every trace
     return best
 
 
@@ -96,7 +96,7 @@ def _chain(grids: Sequence[FloatArray], window: int, mean_bytes_per_s: float) ->
     used, labels = np.unique(labels, return_inverse=True)
     moves = np.zeros((len(used), len(used)))
     begin = 0
-    for grid in grids:  # each grid loops, so that every condition is left again
+    for grid in grids:  # each grid counts as a loop, so that every condition has a successor
         own = labels[begin : begin + len(grid)]
         np.add.at(moves, (own, np.roll(own, -1)), 1.0)
         begin += len(grid)

@@ -51,7 +51,7 @@ class RateChain:
 
     @property
     def shares(self) -> FloatArray:
-        """The share of the time in each condition in the long run, (S,)."""
+        """Return (S,): the share of time in each condition in the long run."""
         size = len(self.transition)
         equations = np.vstack([self.transition.T - np.eye(size), np.ones(size)])
         shares: FloatArray = np.linalg.lstsq(equations, np.append(np.zeros(size), 1.0), rcond=None)[

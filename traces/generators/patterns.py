@@ -43,7 +43,7 @@ class DailyPattern:
     offline_s: tuple[float, ...]
     longest_offline_s: float
     pace: tuple[float, ...]
-    spread: float  # as in DiurnalModel; fits the quartiles of devices' shares to the published
+    spread: float  # as in DiurnalModel; chosen to match the published quartiles of online shares
     source: str
 
     def model(self, num_days: int) -> DiurnalModel:
@@ -97,7 +97,8 @@ def pattern_model(name: str, num_days: int) -> DiurnalModel:
 def _lengths_s(quantiles_s: tuple[float, ...], longest_s: float) -> FloatArray:
     """Return (K,) equally likely lengths, between the quantiles on a logarithmic scale."""
     levels = [0.0, *LEVELS, 1.0]
-    # Below the first percent nothing is published, and nothing depends on it.
+    # Nothing is published below the first quantile. A third of it serves as the shortest length,
+    # which no result depends on.
     logs = np.log([quantiles_s[0] / 3, *quantiles_s, longest_s])
     share = (np.arange(1000 * NUM_LENGTHS) + 0.5) / (1000 * NUM_LENGTHS)
     return equally_likely(np.exp(np.interp(share, levels, logs)), NUM_LENGTHS)

@@ -21,7 +21,7 @@ BASE_STATION_DBM = 46.0
 class Channel:
     """A channel is one direction of a radio link in a 3GPP macro cell, with thermal noise."""
 
-    power_dbm: float = 23.0  # transmit power; a handset may send this much
+    power_dbm: float = 23.0  # the transmit power that a handset may use
     bandwidth_hz: float = 900e3
     noise_dbm_per_hz: float = -174.0
 

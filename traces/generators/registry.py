@@ -24,7 +24,7 @@ from traces.generators.synthetic import MarkovLink
 from traces.options import FINITE, check_options
 
 Span = Annotated[float, Ge(1), FINITE]
-"""A length in seconds, far above the time in which anything happens."""
+"""A length in seconds, of at least 1 s."""
 
 
 class LinkGenerator(Protocol):
@@ -100,7 +100,7 @@ class OnOff:
         while edges_s[-1] < self.period_s:
             lengths_s = np.maximum(rng.exponential(turns_s), MIN_SPAN_S)
             edges_s = np.append(edges_s, np.cumsum(np.append(edges_s[-1], lengths_s))[1:])
-        first = 1 - is_online  # edges that begin an online span are every second from here
+        first = 1 - is_online  # from here on, every second edge begins an online span
         start_s, end_s = edges_s[first:-1:2], np.minimum(edges_s[first + 1 :: 2], self.period_s)
         is_within = start_s < self.period_s
         found = zip(start_s[is_within].tolist(), end_s[is_within].tolist(), strict=True)

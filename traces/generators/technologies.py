@@ -1,4 +1,4 @@
-"""Parameters of access technologies as Markov-modulated links, with the source of each figure."""
+"""Lists the parameters of access technologies as Markov-modulated links, each with its source."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from types import MappingProxyType
 class State:
     """A state is one condition of a link; one with ``level`` 0 is an outage."""
 
-    share: float  # of the time in this state, in the long run
+    share: float  # share of time in this state in the long run
     dwell_s: float  # mean time until the next state is drawn; a state may follow itself
-    level: float  # its rate relative to the other states'; only ratios matter
+    level: float  # rate relative to that of the other states; only ratios matter
 
 
 @dataclass(frozen=True)
 class Technology:
     """A technology is a Markov-modulated link: states, and log-normal scatter within each."""
 
-    down_mbps: float  # mean over time, and over the links of a pool
+    down_mbps: float  # mean over time and over the links of a pool
     up_mbps: float
     link_sigma: float  # log-normal spread of that mean between the links of a pool
     scatter: float  # log-normal spread of the rate from step to step within a state
@@ -29,7 +29,7 @@ class Technology:
 
     @property
     def outage_share(self) -> float:
-        """Share of the time in which the link is down."""
+        """Return the share of time in which the link is down."""
         return sum(state.share for state in self.states if state.level == 0)
 
 

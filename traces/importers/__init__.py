@@ -55,7 +55,7 @@ class Format(NamedTuple):
     title: str
     gives: Literal["link", "availability", "devices", "link or availability"]
     read: Read
-    looks: str = ""  # the name that ``sniff`` gives its files, where that is another
+    looks: str = ""  # the name that ``sniff`` gives these files, if it is not the format's own
 
 
 def each(read_one: Callable[[Path], Imported | Sequence[Imported]]) -> Read:

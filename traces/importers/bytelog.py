@@ -17,7 +17,7 @@ from traces.text import TextLine, excerpt, number, read_lines
 COLUMNS = ("epoch", "uptime_ms", "latitude", "longitude", "bytes", "interval_ms")
 EPOCH_2001_S = 978e6
 EPOCH_2100_S = 4.1e9
-"""Bounds of an epoch; no log is older, and so they tell seconds from milliseconds."""
+"""The bounds of an epoch. No log is older than the first, which tells milliseconds from seconds."""
 
 
 def read_ghent(path: Path) -> Recording:
@@ -34,7 +34,7 @@ def read_hsdpa(path: Path) -> Recording:
 
 
 class _LogRow(NamedTuple):
-    """The numbers of one row of a log that the rate depends on."""
+    """A log row holds the numbers of one line from which the rate follows."""
 
     uptime_ms: float
     received_bytes: float

@@ -115,7 +115,7 @@ def _ranking(where: str, entry: Mapping[str, Any]) -> Fields:
             fields[ours] = _scaled(where, theirs, text.strip().removesuffix("GB"), BYTES_PER_GB)
         elif ours in TEXTS:
             fields[ours] = text.strip()
-        else:  # "76206 1,6": the score, then marks that say how it came about
+        else:  # such as "76206 1,6": the score, then notes on how it was measured
             fields[ours] = _scaled(where, theirs, (text.split() or [""])[0], 1.0)
     return fields
 

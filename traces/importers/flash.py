@@ -85,7 +85,8 @@ def read_json(path: Path) -> Any:
         raise ValueError(
             f"{path}, line {error.lineno}: expected JSON, found {found} ({error.msg})"
         ) from None
-    except (RecursionError, ValueError) as error:  # nested too deep; a number of too many digits
+    # JSON that is nested too deeply raises RecursionError, a number of too many digits ValueError.
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{path}: expected JSON that can be read, found {error}") from None
 
 
@@ -118,7 +119,8 @@ def _is_known(word: str) -> bool:
 
 def _trace(events: list[Event]) -> AvailabilityTrace:
     """Return the trace of one device from its events, in any order and perhaps repeated."""
-    events = sorted(events, key=lambda event: event[0])  # keeps the order within a second
+    # The sort is stable, so events of one second keep their order.
+    events = sorted(events, key=lambda event: event[0])
     midnight = datetime.combine(events[0][0].date(), datetime.min.time())
     num_days = (events[-1][0] - midnight) // timedelta(days=1) + 1
     state = dict.fromkeys(CONDITIONS, False)

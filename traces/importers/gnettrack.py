@@ -29,7 +29,7 @@ _EPOCH = datetime(1970, 1, 1)
 
 
 class _Second(NamedTuple):
-    """The rate of one second, which ends at ``at_s`` (from 1970)."""
+    """A second of a log has one rate, and ends ``at_s`` seconds after the start of 1970."""
 
     at_s: int
     mbps: float

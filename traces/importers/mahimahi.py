@@ -19,7 +19,7 @@ from traces.text import read_lines, whole_number
 
 PACKET_BITS = 1500 * 8
 WINDOW_MS = 1000
-"""Milliseconds over which packets are counted to a rate."""
+"""Milliseconds over which packets are counted to give one rate."""
 
 
 def read(paths: Sequence[Path]) -> list[Recording]:

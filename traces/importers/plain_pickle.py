@@ -46,7 +46,7 @@ class _Machine:
     def pop_to_mark(self) -> list[Any]:
         """Take the last mark and the values above it from the stack, and return the values."""
         at = len(self.stack) - 1
-        while self.stack[at] is not _MARK:  # IndexError below the bottom
+        while self.stack[at] is not _MARK:  # an empty stack raises IndexError
             at -= 1
             if at < 0:
                 raise ValueError("no mark on the stack")
@@ -65,13 +65,13 @@ class _Machine:
     def fill_list(self, values: list[Any]) -> None:
         """Append values to the list on top of the stack."""
         if not isinstance(self.stack[-1], list):
-            raise ValueError("items for what is no list")
+            raise ValueError("items for a value that is no list")
         self.stack[-1].extend(values)
 
     def fill_dict(self, values: list[Any]) -> None:
         """Add keys and values, in turn, to the dict on top of the stack."""
         if not isinstance(self.stack[-1], dict) or len(values) % 2:
-            raise ValueError("pairs for what is no dict")
+            raise ValueError("keys and values for a value that is no dict")
         # Hashing a tuple that is nested deep enough would end the process.
         if not all(isinstance(key, int | float | str | None) for key in values[::2]):
             raise ValueError("a key that is neither text nor number")
@@ -140,7 +140,7 @@ def loads(path: Path, content: bytes) -> Any:
 
 
 class _RefusedError(ValueError):
-    """An instruction was found that builds something other than plain data."""
+    """This error says that a pickle holds an instruction that builds more than plain data."""
 
 
 def _check_notation(digits: bytes) -> None:
@@ -150,7 +150,7 @@ def _check_notation(digits: bytes) -> None:
 
 
 def _step(machine: _Machine, name: str, value: Any) -> None:
-    """Carry out one instruction, which carries ``value``: an int, float, str or None."""
+    """Carry out the instruction ``name`` with its argument: an int, float, str or None."""
     if name in _VALUES:
         machine.stack.append(value)
     elif name in _CONSTANTS:

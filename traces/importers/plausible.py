@@ -19,7 +19,7 @@ from traces.units import BYTES_PER_S_PER_MBPS, DAY_S, HOUR_S
 
 
 class Plausible(NamedTuple):
-    """The range in which recordings of links have a quantity, and what the range is taken from."""
+    """A plausible range holds the values that recordings have; ``source`` says who states it."""
 
     least: float
     most: float
@@ -51,7 +51,7 @@ PLAUSIBLE: Mapping[str, Plausible] = MappingProxyType(
 """Ranges of the median rate, the median step and the whole length of a link."""
 
 TYPICAL_MBPS = 10.0
-"""Of several units that explain a rate, the likely one brings it nearest to this."""
+"""Where several units would explain a rate, the one that brings it nearest to this is named."""
 
 _WORDS: Mapping[str, str] = {
     "ms": "milliseconds",
@@ -89,7 +89,7 @@ def _doubts(traces: Mapping[str, BandwidthTrace | None]) -> Iterator[str]:
 def _time_unit(step_s: float, length_s: float) -> str:
     """Return the unit in which a step and a length would be plausible: s, unless another is."""
     step, length = PLAUSIBLE["step_s"], PLAUSIBLE["length_s"]
-    if math.isnan(step_s):  # a rate that never changes has no times to go by
+    if math.isnan(step_s):  # a constant rate says nothing of the unit of time
         return "s"
     fitting = [
         unit

@@ -17,7 +17,7 @@ SPEED_OF: dict[str, Callable[[FloatArray], FloatArray]] = {
     "nn_fp32_score": lambda points: points / np.median(points),
     "ai_score": lambda points: points / np.median(points),
 }
-"""Speeds from each column that they can follow from, best first.
+"""Functions from a column to the speeds that follow from it, the best column first.
 
 Of a phone's scores, that of its processor's floating point is nearest to training there; the scores
 of accelerators for inference are further from it.

@@ -40,7 +40,7 @@ class Recording:
 
     @property
     def text(self) -> str:
-        """The CSV of the link."""
+        """Return the CSV of the link."""
         return link_text(self.downlink, self.uplink)
 
     def with_uplink(self, scale: float) -> Recording:
@@ -60,7 +60,7 @@ class Availability:
 
     @property
     def text(self) -> str:
-        """The CSV of the availability."""
+        """Return the CSV of the availability."""
         return availability_text(self.devices)
 
 
@@ -78,7 +78,7 @@ class DeviceTable:
 
     @property
     def text(self) -> str:
-        """The CSV of the table."""
+        """Return the CSV of the table."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(self.columns)

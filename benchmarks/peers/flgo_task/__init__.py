@@ -1,1 +1,1 @@
-"""A benchmark as FLGo wants one: a package with ``core``."""
+"""Makes this package a benchmark as FLGo wants one, with a module ``core``."""

@@ -1,4 +1,4 @@
-"""The job as FLGo's generator, pipe and calculator."""
+"""Defines the job as FLGo's generator, pipe and calculator."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from peers.job import Job, loss_of
 
 @cache
 def job() -> Job:
-    """The one of this process."""
+    """Return the job of this process."""
     return Job.load(Path(os.environ["BENCH_JOB"]))
 
 
 class TaskGenerator(BasicTaskGenerator):
-    """Shards as they are in the job."""
+    """This generator gives the shards of the job."""
 
     def __init__(self, rawdata_path: str = "") -> None:
         super().__init__("peers.flgo_task", rawdata_path)
@@ -34,7 +34,7 @@ class TaskGenerator(BasicTaskGenerator):
 
 
 class TaskPipe(BasicTaskPipe):
-    """Data sets of indices, which batches turn into texts."""
+    """This pipe makes data sets of indices, which batches turn into texts."""
 
     def save_task(self, generator: TaskGenerator) -> None:
         names = self.gen_client_names(generator.num_clients)
@@ -50,7 +50,7 @@ class TaskPipe(BasicTaskPipe):
 
 
 class TaskCalculator(BasicTaskCalculator):
-    """Loss, optimizer and batches as everyone has them."""
+    """This calculator has the loss, optimizer and batches of all participants."""
 
     def compute_loss(self, model: Any, data: Any) -> dict[str, torch.Tensor]:
         return {"loss": loss_of(model, data)}

@@ -37,9 +37,9 @@ class RunWriter(RunLog, Protocol):
 
 
 class WriterSpec(NamedTuple):
-    """A writer that ``--log`` can name; its module has ``open_writer(facts) -> RunWriter``."""
+    """A writer spec names a writer and a module with ``open_writer(facts) -> RunWriter``."""
 
-    name: str  # of the extra that installs its library, too
+    name: str  # the name for ``--log``, and of the extra that installs the library
     library: str
     module: str
 
@@ -83,7 +83,7 @@ def open_writers(
     for spec in specs:
         try:
             writer = cast(RunWriter, import_module(spec.module).open_writer(facts))
-        except Exception as error:  # whatever a foreign library raises
+        except Exception as error:  # the writer's library may raise anything
             raise UserError(f"the writer {spec.name} cannot be opened: {error}") from error
         opened.append(_Guarded(spec.name, writer, tell))
     return opened
@@ -105,7 +105,7 @@ def _group(name: str) -> str:
 
 
 class _Guarded:
-    """A guarded writer lets the run go on where the writer fails: the run folder counts."""
+    """A guarded writer says once that its writer has failed, and lets the run go on."""
 
     def __init__(self, name: str, writer: RunWriter, tell: Callable[[str], None]) -> None:
         self._name, self._writer, self._tell = name, writer, tell
@@ -128,6 +128,6 @@ class _Guarded:
             return
         try:
             act()
-        except Exception as error:  # whatever a foreign library raises
+        except Exception as error:  # the writer's library may raise anything
             self._has_failed = True
             self._tell(f"{self._name}: no more is written ({error!r}); the run goes on without it")

@@ -24,8 +24,8 @@ STATUS = {
     "running": "RUNNING",
 }
 TAGS = ("strategy", "seed", "config_hash", "conditions_hash", "git_sha")
-MAX_PARAMETERS = 100  # that MLflow takes at once
-MAX_LENGTH = 6000  # characters of a parameter
+MAX_PARAMETERS = 100  # the most parameters that MLflow takes in one call
+MAX_LENGTH = 6000  # the most characters of a parameter
 
 
 def open_writer(facts: RunFacts) -> RunWriter:
@@ -34,12 +34,12 @@ def open_writer(facts: RunFacts) -> RunWriter:
     It goes to where MLflow has been told to write (``MLFLOW_TRACKING_URI``), else to ``mlflow.db``
     beside the run folders.
     """
-    for name in ("mlflow", "alembic"):  # they would write over the progress bar
+    for name in ("mlflow", "alembic"):  # their messages would write over the progress bar
         logging.getLogger(name).setLevel(logging.WARNING)
     place = facts.folder.parent.resolve()
     place.mkdir(parents=True, exist_ok=True)
     with (place / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # runs of a sweep would make one database at once
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several runs of a sweep may create the database
         return _begin(facts, place)
 
 
@@ -67,13 +67,13 @@ class _MlflowWriter:
         self._client, self._run_id, self._began_ms = client, run_id, began_ms
 
     def event(self, event: Event) -> None:
-        """MLflow shows curves over rounds."""
+        """Do nothing, since only rounds are logged."""
 
     def client(self, record: ClientRecord) -> None:
-        """MLflow shows curves over rounds."""
+        """Do nothing, since only rounds are logged."""
 
     def round(self, record: RoundRecord) -> None:
-        # So that the axis of time relative to the run's start is the simulated clock.
+        # With these timestamps, MLflow's axis of relative time shows the simulated clock.
         at_ms = self._began_ms + round(1e3 * record.closed_s)
         values = scalars(record).items()
         metrics = [Metric(name, value, at_ms, record.round) for name, value in values]

@@ -31,10 +31,10 @@ class _TensorBoardWriter:
         self._writer = writer
 
     def event(self, event: Event) -> None:
-        """TensorBoard shows curves over rounds."""
+        """Do nothing, since only rounds are logged."""
 
     def client(self, record: ClientRecord) -> None:
-        """TensorBoard shows curves over rounds."""
+        """Do nothing, since only rounds are logged."""
 
     def round(self, record: RoundRecord) -> None:
         values = [

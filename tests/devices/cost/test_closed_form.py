@@ -83,7 +83,7 @@ def test_controls_hold_and_read_where_training_started_and_both_variates() -> No
     for way in ("download_bytes", "upload_bytes"):
         assert getattr(found, way) - HEADER.size == 2 * (getattr(plain, way) - HEADER.size)
     both = COSTS.demand(replace(controlled, proximal_mu=0.1))
-    assert both.memory.total == found.memory.total  # one start serves both
+    assert both.memory.total == found.memory.total  # one copy of the initial parameters serves both
 
 
 def test_nothing_is_converted_where_everything_lies_as_it_is_computed() -> None:

@@ -104,7 +104,8 @@ def test_a_layer_is_found_by_its_role_in_another_family() -> None:
     llama = SIZED["llama-3-8b"].config
     assert same_roles(("query", "value"), llama) == ("q_proj", "v_proj")
     assert same_roles(("q_lin", "k_lin"), SIZED["bert-large"].config) == ("query", "key")
-    assert same_roles(("output.dense",), llama) == ("output.dense",)  # refused as no layer of it
+    # A layer without a counterpart keeps its name, which is refused later.
+    assert same_roles(("output.dense",), llama) == ("output.dense",)
     assert same_roles(("query",), {"model_type": "gpt2"}) == ("query",)
 
 
@@ -128,5 +129,5 @@ def test_listed_sizes_give_the_parameters_that_the_model_is_known_for(
     block = sum(layer.num_weights + layer.bias * layer.out_features for layer in spec.linears)
     base = spec.num_blocks * (block + spec.norm_parameters)
     base += spec.embedding_parameters + spec.frozen_head_parameters
-    output = config["vocab_size"] * config["hidden_size"] if is_llama else 0  # a matrix of its own
+    output = config["vocab_size"] * config["hidden_size"] if is_llama else 0  # untied output matrix
     assert base + output == pytest.approx(parameters, rel=0.001)

@@ -33,7 +33,7 @@ def closed_form(spec: ModelSpec, depth: int, batch: BatchShape) -> dict[Where, i
         index: block_bytes(spec, block, batch) for index, block in enumerate(blocks)
     }
     rotary = raw_bytes(rotary_tensors(spec, blocks, batch))
-    if rotary:  # torch saves it in the first block that rotates something with a gradient
+    if rotary:  # the first block that rotates something with a gradient saves these for all
         found[next(index for index, block in enumerate(blocks) if rotates(block))] += rotary
     found["after"] = raw_bytes(head_tensors(spec, blocks, batch))
     return {place: num_bytes for place, num_bytes in found.items() if num_bytes}

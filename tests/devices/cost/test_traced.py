@@ -119,9 +119,7 @@ def check_against_torch(measured: Measured, demand_of: DemandOf, bits: int) -> N
         if bits == 32:
             flops = step_flops(measured, batch)
             assert (demand.forward_flops, demand.backward_flops) == flops
-            results = 4 * (
-                batch.size * spec.head.num_outputs + 1
-            )  # logits and loss, which live too
+            results = 4 * (batch.size * spec.head.num_outputs + 1)  # logits and loss are held too
             saved = sum(saved_bytes(measured, batch).values())
             assert memory.activations + memory.head == saved + results
 

@@ -285,13 +285,13 @@ def test_the_tracker_finds_what_the_profiler_of_torch_finds(family: str, bits: i
     measured.train_top(2)
     tracked = measure_step(measured, (bits,) * 3, batch)
     measured.network.zero_grad(set_to_none=True)
-    gc.collect()  # what other tests left must not be let go of meanwhile
+    gc.collect()  # garbage of other tests must not be freed during the measurement
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         measure_step(measured, (bits,) * 3, batch)
     events = profiled.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     live = np.cumsum([num_bytes for _, num_bytes in changes])
-    # Before the step itself, measuring draws noise and makes gradients: those are resident.
+    # measure_step draws noise and makes gradients before the step; these tensors are resident.
     assert live.max() - resident_bytes(measured) == pytest.approx(tracked.peak, rel=1e-3)
 
 

@@ -81,7 +81,7 @@ class Measured:
     """A model to run, and the sizes that its costs are to follow from."""
 
     spec: ModelSpec
-    network: Any  # peft's model, whose attributes are found at run time
+    network: Any  # Any, since peft's model gets its attributes at run time
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -328,7 +328,7 @@ def step_bytes(
 ) -> StepBytes:
     """Bytes held between the two passes of a step, and at its peak; ``resident`` do not count."""
     parameters = list(measured.network.parameters())
-    for parameter in parameters:  # gradients as the step before left them
+    for parameter in parameters:  # gradients exist before the step, as after an earlier one
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     tracker = StorageTracker([*parameters, *measured.network.buffers(), *gradients, *resident])

@@ -148,7 +148,7 @@ def test_held_bytes_are_those_of_the_closed_form(
     gc.collect()
     loss, _ = forward(trainer, bits, full_batch(trainer, b, s))
     alive = [thing for thing in gc.get_objects() if type(thing) is PackedActivation]
-    held = {id(thing.codes): thing.stored_bytes for thing in alive}  # shared ones count once
+    held = {id(thing.codes): thing.stored_bytes for thing in alive}  # shared codes count once
     t = b * s
     # All in blocks of 64: layer inputs, two norms, attention's output; GELU and its output; A's
     # outputs; the scores, which flash does not keep. The norms' means are below 1,024 elements.
@@ -183,7 +183,7 @@ def test_gradients_of_a_padded_batch_keep_their_direction(attention: str) -> Non
     config = make_config("minilm-l6", attention=attention, max_length=64)
     trainer = make_trainer(config, beginning(data, num_train=160, num_test=16))
     batch = trainer._train_texts.batch(np.arange(0, 160, 20), CPU)
-    assert 0.2 < 1 - batch.attention_mask.float().mean() < 0.8  # padding there is
+    assert 0.2 < 1 - batch.attention_mask.float().mean() < 0.8  # the batch has padding
     exact = gradient(trainer, 32, batch)
     for bits, least in ((8, 0.999), (4, 0.9)):
         quantized = gradient(trainer, bits, batch)

@@ -94,7 +94,7 @@ def test_a_layer_may_hold_no_term_at_all(tiny: TorchTrainer) -> None:
 
 def test_frozen_and_truncated_terms_are_bit_identical_after_training(tiny: TorchTrainer) -> None:
     adapter, grid = random_adapter(tiny), mixed_terms()
-    assert tiny._config.weight_decay > 0  # it moves whatever it reaches
+    assert tiny._config.weight_decay > 0  # it would move a frozen term that the optimizer has
     after = tiny.train([make_job(tiny, adapter=adapter, terms=grid)])[0].adapter
     for key, (a, b) in adapter.factors.items():
         trained = grid.trained[key.block, adapter.modules.index(key.module)]

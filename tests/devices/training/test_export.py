@@ -81,7 +81,7 @@ def test_plain_peft_gets_the_accuracy_that_we_report(tmp_path: Path) -> None:
     assert done.stdout.split() == [str(round(reported.values["accuracy"] * 128)), "False"]
 
 
-@pytest.mark.filterwarnings("error:fan_in_fan_out")  # peft corrects what a config says wrongly
+@pytest.mark.filterwarnings("error:fan_in_fan_out")  # peft's warning on a wrong config
 def test_every_family_loads_in_plain_peft(family_trainer: TorchTrainer, tmp_path: Path) -> None:
     trainer, adapter = family_trainer, random_adapter(family_trainer)
     directory = str(trainer.source.directory)

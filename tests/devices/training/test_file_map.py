@@ -27,8 +27,8 @@ def resident_bytes(file: Path) -> int:
     lines = Path("/proc/self/maps").read_text("utf-8").splitlines()
     ours = [line.split("-") for line in lines if line.endswith(str(file.resolve()))]
     spans = [(int(first, 16), int(rest.split()[0], 16)) for first, rest, *_ in ours]
-    # Eight bytes for each page, of which the highest bit says whether it is there: smaps would say
-    # as much, after a walk through all memory of the process.
+    # This file has eight bytes for each page, whose highest bit is set if the page is in memory.
+    # smaps has the same information, but walks through all memory of the process.
     with open("/proc/self/pagemap", "rb") as pages:
         count = 0
         for begin, end in spans:

@@ -35,8 +35,8 @@ def test_what_tensors_free_is_taken_again_without_a_page_fault() -> None:
     faults = {}
     for way in ("kept", "given back"):
         command = [sys.executable, "-c", FREE_AND_TAKE_AGAIN, way]
-        # Whatever is set of glibc's own settings would speak for itself.
+        # Settings of the user's for glibc would change the counts.
         plain = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
         ended = subprocess.run(command, capture_output=True, text=True, check=True, env=plain)
         faults[way] = int(ended.stdout)
-    assert 10 * faults["kept"] < faults["given back"]  # a page may be of 4 kB or of 2 MB
+    assert 10 * faults["kept"] < faults["given back"]  # holds for pages of 4 kB and of 2 MB

@@ -45,7 +45,7 @@ def test_a_head_and_a_pooler_may_be_lacking(directory: Path, dataset: Classifica
     save_file(body, directory / "model.safetensors", {"format": "pt"})
     one, other = (make_trainer(make_config(str(directory)), dataset) for _ in range(2))
     start = one.spec.initial_adapter(4, 8.0, np.random.default_rng(0))
-    assert one.evaluate(start) == other.evaluate(start)  # what is drawn is drawn alike
+    assert one.evaluate(start) == other.evaluate(start)  # weights that are drawn are the same
 
 
 def test_a_directory_without_a_tokenizer_is_refused(

@@ -56,7 +56,7 @@ def test_gpt2_has_its_own_sizes() -> None:
     assert spec.outline
     assert (spec.outline.attention, spec.outline.max_length) == ((0, 1), 512)
     assert spec.norm_parameters == 4 * 64
-    assert spec.embedding_parameters == (50 + 512) * 64 + 2 * 64  # and the last norm
+    assert spec.embedding_parameters == (50 + 512) * 64 + 2 * 64  # tokens, positions, the last norm
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -67,7 +67,7 @@ def test_evaluations_are_those_of_a_trainer_that_keeps_nothing(
             [(now - then) // num_chunks for now, then in zip(counts, before, strict=True)]
         )
     whole, top, upper = [1, 1, 1], [0, 0, 1], [0, 1, 1]
-    # The second finds what has changed, and keeps what lies below for those after it.
+    # The second pass finds which blocks have changed, and keeps the output of those below.
     assert passes[:4] == [whole, whole, top, top]
     assert passes[4:] == [whole, upper]
 

@@ -33,7 +33,7 @@ def half_empty(dataset: Classification) -> TorchTrainer:
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_block_of_zeros_does_not_matter(half_empty: TorchTrainer, metric: SalienceMetric) -> None:
     lower, upper = half_empty.block_salience(metric)
-    # Two layer norms of what is normed already change it by their epsilon at most.
+    # A layer norm of a normalised input changes it by no more than its epsilon.
     assert upper == pytest.approx(0.0, abs=1e-6)
     assert lower > 1e-6
     if metric == "wanda":  # relative to the mean of the two blocks
@@ -119,4 +119,5 @@ def test_salience_depends_on_no_job_before(
     trained = fresh.train([job])[0].adapter.digest
     assert np.array_equal(fresh.block_salience(metric), first)
     assert fresh.train([job])[0].adapter.digest == trained
-    assert np.array_equal(tiny.block_salience(metric), first)  # in fp32 whatever the host trains in
+    # Salience is computed in fp32, whatever the host trains in.
+    assert np.array_equal(tiny.block_salience(metric), first)

@@ -13,10 +13,12 @@ from tests.devices.training.tiny_task import make_job, random_adapter
 from traces.arrays import FloatArray
 
 TOLERANCE = 5e-6
-"""Of numbers up to about 1 after five steps: other rows beside them round products otherwise."""
+"""The tolerance of numbers up to about 1 after five steps, since a stack rounds products
+differently."""
 UNSETTLED = 0.002
-"""Share of numbers that may be further apart, and how far all are, of what was trained: where a
-gradient is so near zero that rounding decides it, AdamW steps as far as anywhere."""
+"""The share of trained numbers that may differ more, and the distance of all over the distance
+trained: where rounding decides the sign of a tiny gradient, AdamW takes a full step all the same.
+"""
 
 Change = Callable[[TrainingJob, int], TrainingJob]
 
@@ -25,7 +27,7 @@ def jobs_of(trainer: TorchTrainer, change: Change, count: int = 3) -> list[Train
     """Return jobs of one shape that differ in start, texts and seed."""
     jobs = []
     for k in range(count):
-        # One start in forty has more unsettled numbers than the share above; these have not.
+        # One seed in forty has more numbers that rounding decides than UNSETTLED; these do not.
         start = random_adapter(trainer, seed=50 + k)
         job = make_job(trainer, adapter=start, steps=5, seed=20 + k)
         examples = np.arange(60 * k, 60 * k + 60, dtype=np.int64)
@@ -68,7 +70,7 @@ def own_terms(job: TrainingJob, k: int, use: str = "both") -> TrainingJob:
     rng = np.random.default_rng(k)
     held = rng.random(job.plan.terms.held.shape) < 0.8
     trained = held & (rng.random(held.shape) < 0.6)
-    trained[0, 0, k] = held[0, 0, k] = True  # all go as deep
+    trained[0, 0, k] = held[0, 0, k] = True  # gives all plans the same depth
     grid = TermGrid(held, trained, np.where(trained, 32, 0).astype(np.uint8), use)  # type: ignore[arg-type]
     return replace(job, plan=replace(job.plan, terms=grid))
 
@@ -167,7 +169,7 @@ def test_a_stack_leaves_nothing_behind(tiny: TorchTrainer, monkeypatch: pytest.M
     passes.clear()
     results = tiny.train(jobs)
     together = [result.adapter.digest for result in results]
-    # The first two share a pass. Some processors round such products as those of one alone.
+    # The first two jobs share a pass. Only some processors round its products as for one job.
     assert max(passes) == 2
     for job, result in zip(jobs, results, strict=True):
         check_equal(job, result, tiny.train([job])[0])

@@ -198,7 +198,7 @@ def test_classes_that_are_nowhere_do_not_count_and_constants_do_not_correlate() 
 def test_correlations_do_not_depend_on_how_chunks_come() -> None:
     rng = np.random.default_rng(0)
     task = Regression.of(make_pairs())
-    rows = [tuple(row) for row in rng.normal(size=(40, 2)).round(1).tolist()]  # with equal values
+    rows = [tuple(row) for row in rng.normal(size=(40, 2)).round(1).tolist()]  # some are equal
     whole = task.evaluation([ChunkScore(rows=tuple(rows))])
     split = [ChunkScore(rows=tuple(rows[25:])), ChunkScore(rows=tuple(rows[:25]))]
     assert task.evaluation(split) == whole

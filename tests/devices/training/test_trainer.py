@@ -162,7 +162,7 @@ def test_a_job_after_a_failed_one_is_not_affected(dataset: Classification) -> No
     job = make_job(trainer)
     expected = trainer.train([job])[0].adapter.digest
     batch = trainer._train_texts.batch(np.arange(4), trainer.host.device)
-    trainer._model.logits(batch).sum().backward()  # a job that broke off leaves gradients behind
+    trainer._model.logits(batch).sum().backward()  # leaves gradients, as an interrupted job would
     assert trainer.train([job])[0].adapter.digest == expected
 
 

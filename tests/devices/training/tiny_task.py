@@ -136,7 +136,7 @@ def save_model(
     if family in ("llama", "qwen2", "qwen3"):
         sizes["num_key_value_heads"] = 2
     if family == "qwen3":
-        sizes["head_dim"] = 16  # wider than 32 / 4
+        sizes["head_dim"] = 16  # wider than hidden size / heads, 32 / 4
     if family == "roberta":
         sizes |= {"bos_token_id": 1, "eos_token_id": 2}
     config = AutoConfig.for_model(family, **sizes)
