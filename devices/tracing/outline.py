@@ -119,8 +119,8 @@ def built(
 ) -> Any:
     """Return the model that a config.json describes, perhaps with another number of blocks.
 
-    Its weights are fake, meta or real, as the caller's context makes them. It is set to evaluate,
-    as it is in training too: what a model draws at random else has no numbers here.
+    Its weights are fake, meta or real, as the caller's context makes them. It is in evaluation
+    mode, as in training here: in training mode some models draw numbers, which fake tensors lack.
 
     Code that comes with a model is never run. Raises ValueError where transformers has no such
     model, or not with this attention.
