@@ -41,6 +41,7 @@ class Centralized(Strategy[None]):
 
     kind: ClassVar[str] = "centralized"
     title: ClassVar[str] = "Centralized: all data in one place, no federation"
+    draws: ClassVar[bool] = False
     is_centralized: ClassVar[bool] = True
     is_reference: ClassVar[bool] = True
 

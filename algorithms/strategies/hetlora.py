@@ -52,6 +52,7 @@ class HetLoRA(Strategy[PrunedRanks]):
 
     kind: ClassVar[str] = "hetlora"
     title: ClassVar[str] = "HetLoRA: ranks by device, padded mean weighted by ||B A||"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -64,6 +64,7 @@ class InclusiveFL(Strategy[Momentum]):
 
     kind: ClassVar[str] = "inclusivefl"
     title: ClassVar[str] = "InclusiveFL: the first blocks by device, momentum passed down"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

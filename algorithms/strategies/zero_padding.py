@@ -32,6 +32,7 @@ class ZeroPadding(Strategy[None]):
 
     kind: ClassVar[str] = "zeropad"
     title: ClassVar[str] = "Zero padding: ranks by device, mean over all, missing terms count as 0"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

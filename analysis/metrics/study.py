@@ -19,15 +19,14 @@ from analysis.metrics.definitions import BESIDE, JUDGES, SMOOTHING, wrong_target
 from analysis.metrics.paired import SeedRuns, by_variant, differences
 from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
-from analysis.runs.blocks import SAME_TASK
-from analysis.runs.differences import settings_that_differ
+from analysis.runs.blocks import require_comparable
 from analysis.runs.files import RunError, place_of, read_config, read_table, title_of
 from analysis.runs.frames import RunSet
 from analysis.runs.load import Run
 from analysis.runs.names import reader_names
 from devices.datasets.own import portable_name
 from devices.tasks.task import Metric
-from traces.text import did_you_mean
+from traces.text import did_you_mean, finite_or_nan, is_number
 
 NAN = math.nan
 ROUND_COLUMNS = (
@@ -163,7 +162,7 @@ def study(
             rounds,
             work_of(clients, devices, metric),
             config,
-            _number(row["num_test"]),
+            finite_or_nan(row["num_test"]),
         )
     if not played:
         raise RunError("\n".join(["at least one run must be readable; got none", *damaged]))
@@ -200,7 +199,7 @@ def study_of(
             run.rounds,
             work,
             run.config,
-            _number(run.manifest.get("data", {}).get("num_test")),
+            finite_or_nan(run.manifest.get("data", {}).get("num_test")),
         )
         for run, work in zip(runs, works, strict=True)
     }
@@ -211,10 +210,6 @@ def study_of(
 
 def _run_name(run: Run) -> str:
     return f"{run.label} s{run.manifest['seed']}"
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def work_of(clients: pd.DataFrame, devices: pd.DataFrame, metric: Metric) -> dict[str, float]:
@@ -273,7 +268,7 @@ def _fixed_targets(played: Mapping[str, _Played]) -> list[float]:
         float(target)
         for one in played.values()
         for target in _listed(one.config.get("targets"))
-        if isinstance(target, int | float) and not wrong_target(one.metric, target)
+        if is_number(target) and not wrong_target(one.metric, target)
     }
     return sorted(named, reverse=_metric(played).better == "higher")
 
@@ -358,7 +353,7 @@ def _standard_error(one: _Played, final: float) -> float:
     """
     evaluation = one.config.get("evaluation")
     asked = evaluation.get("examples") if isinstance(evaluation, dict) else None
-    counts = [n for n in (_number(asked), one.num_test) if n > 0]
+    counts = [n for n in (finite_or_nan(asked), one.num_test) if n > 0]
     return one.metric.standard_error(final, min(counts)) if counts else math.nan
 
 
@@ -382,32 +377,6 @@ def choose_baseline(
         meant = did_you_mean(given, variants)
         raise RunError(f"the baseline must be one of the variants ({names}), got {given!r}{meant}")
     return given
-
-
-def require_comparable(runs: RunSet) -> None:
-    """Raise RunError unless all runs share model, data, training and metric, and seeds conditions.
-
-    Runs share training where all trained or all only told the time.
-    """
-    for column, rows in [
-        *((name, runs.runs) for name in SAME_TASK),
-        *(("conditions_hash", same) for _, same in runs.runs.groupby("seed", sort=False)),
-    ]:
-        different = rows.drop_duplicates(column)
-        if len(different) > 1:
-            one, other = different.iloc[0], different.iloc[1]
-            raise RunError(
-                "variants that are compared must share model, data, training and metric, and for"
-                f" each seed the fleet, its traces and shards; {one['path']} and {other['path']}"
-                " differ in " + _difference(column, one, other)
-            )
-
-
-def _difference(column: str, one: pd.Series[Any], other: pd.Series[Any]) -> str:
-    if column != "conditions_hash":
-        return f"{column.replace('_', ' ')} ({one[column]} / {other[column]})"
-    configs = (read_config(Path(str(row["path"]))) for row in (one, other))
-    return f"the conditions of seed {one['seed']}" + settings_that_differ(*configs)
 
 
 def _shared_budget(rounds: Sequence[pd.DataFrame], metric: Metric) -> Spent | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,20 +12,14 @@ import pandas as pd
 import yaml
 
 from analysis.figures import FigureSpec
-from analysis.metrics.definitions import METRICS, value_in_words
 from analysis.metrics.study import Study
-from analysis.report.table import (
-    StudyTable,
-    cell_text,
-    privacy_in_words,
-    study_table,
-    unit_of,
-)
+from analysis.report.table import StudyTable, privacy_in_words, study_table
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
 from analysis.units import BYTES, NO_NUMBER, SECONDS, Scale, Unit, significant
 from simulator.config.keys import flatten
 from simulator.config.schema import NOT_SIMULATED
+from traces.text import is_number
 
 MAX_NAMED = 6  # variants in the title
 RECONSTRUCTION = (
@@ -104,25 +97,10 @@ class ReportData:
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         return ", ".join(names[:MAX_NAMED]) + more
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The warnings that a reader needs before the numbers are taken for evidence."""
-        return self.study.warnings
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Runs that could not be read, and why."""
-        return self.study.left_out
-
     @cached_property
     def table(self) -> StudyTable:
         """Return the numbers of every variant."""
         return study_table(self.study)
-
-    @property
-    def strategies(self) -> Mapping[str, str]:
-        """The kind of strategy of each variant."""
-        return dict(self.study.per_run.groupby("variant", sort=False)["strategy"].first())
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -192,35 +170,6 @@ class ReportData:
         """The facts that all runs share: model, data, seeds, versions, code."""
         return _facts(self.study)
 
-    @property
-    def findings(self) -> list[str]:
-        """One sentence a variant on the target."""
-        target = self.study.target
-        if target.value is None:
-            return [f"No target {self.study.metric.phrase}: {target.rule}."]
-        return [_finding(self.study, variant) for variant in self.study.variants]
-
-    @property
-    def claims(self) -> list[str]:
-        """The authors' claims for the strategies present, each beside what was measured here."""
-        study, lines = self.study, []
-        for variant, strategy in self.strategies.items():
-            if variant == study.baseline:
-                continue
-            if strategy == "fedquad":
-                lines.append(
-                    "FedQuad's authors claim 1.4-5.3x faster convergence to a target accuracy than"
-                    f" their baselines. Measured here, {study.name(variant)}:"
-                    f" {_gain(study, variant)}."
-                )
-            if strategy == "haflq":
-                lines.append(
-                    "HAFLQ's authors claim 31 % less memory, 49 % less communication and 50 % more"
-                    f" accuracy than their baseline. Measured here, {study.name(variant)} against"
-                    f" {study.name(study.baseline)}: {_changes(study, variant)}."
-                )
-        return lines
-
 
 def differing_settings(runs: Sequence[Run]) -> list[str]:
     """Return the settings that the runs do not share, those of the strategy left out.
@@ -264,7 +213,7 @@ def _facts(study: Study) -> list[str]:
     charged = f", a proxy at the costs of {', '.join(study.charged)}" if study.charged else ""
     data = manifest["data"]
     share = data.get("majority_share")
-    majority = f"{100 * share:.3g} %" if isinstance(share, int | float) else "unknown"
+    majority = f"{100 * share:.3g} %" if is_number(share) else "unknown"
     classes = ""
     if "num_classes" in data:
         classes = f", {data['num_classes']} classes, majority class {majority}"
@@ -289,67 +238,6 @@ def _facts(study: Study) -> list[str]:
     return lines
 
 
-def _finding(study: Study, variant: str) -> str:
-    """Return what one variant took to the target, in a sentence."""
-    name, target = study.name(variant), value_in_words(study.metric, study.target.value or 0.0)
-    hits = study.per_run.loc[study.per_run["variant"] == variant, "is_reached"]
-    gain = "" if variant == study.baseline else f"; {_gain(study, variant)}"
-    if len(hits) == 1:
-        if not hits.iloc[0]:
-            return f"{name} did not reach {target}."
-        return f"{name} reached {target} after {_time_to_target(study, variant)}{gain}."
-    reached = f"{name} reached {target} in {int(hits.sum())} of {len(hits)} runs"
-    if not hits.any():
-        return f"{reached}."
-    return f"{reached}, median time {_time_to_target(study, variant)}{gain}."
-
-
-def _time_to_target(study: Study, variant: str) -> str:
-    metric = next(one for one in METRICS if one.column == "time_to_target_s")
-    estimates = study.estimates(metric.column)
-    unit = unit_of(metric, estimates.values())
-    value, bracket, interval = cell_text(metric, estimates[variant], unit).partition(" [")
-    return f"{value} {unit.name}{bracket}{interval}"
-
-
-def _gain(study: Study, variant: str) -> str:
-    """Return the speed-up over the baseline in words."""
-    base = study.name(study.baseline)
-    lower, upper, *_ = study.estimates("speed_up")[variant]
-    if math.isnan(lower) or (lower == 0 and math.isinf(upper)):
-        return "no speed-up, since neither it nor the baseline reached a target in training"
-    if lower == 0:
-        return f"less than {upper:.2f} times as fast as {base} (not reached)"
-    if math.isinf(upper):
-        return f"more than {lower:.2f} times as fast as {base} ({base} never reached it)"
-    if lower < upper:
-        return f"{lower:.2f} to {upper:.2f} times as fast as {base}"
-    return f"{lower:.2f} times as fast as {base}"
-
-
-def _changes(study: Study, variant: str) -> str:
-    """Return memory, bytes and the first metric over the baseline's, of the means over seeds."""
-
-    def means(*columns: str) -> tuple[float, float]:
-        estimates = [study.estimates(column) for column in columns]
-        own, base = (sum(e[name].value for e in estimates) for name in (variant, study.baseline))
-        return own, base
-
-    words, metric = [], study.metric
-    final = f"final_{metric.name}"
-    for name, columns in {
-        "mean memory that a plan needs": ("planned_memory_bytes",),
-        "bytes both ways": ("download_bytes", "upload_bytes"),
-        f"final {metric.phrase}": (final,),
-    }.items():
-        own, base = means(*columns)
-        known = base > 0 and not math.isnan(own)
-        words.append(f"{name} {100 * (own / base - 1):+.0f} %" if known else f"{name} no number")
-    own, base = means(final)
-    points = 100 * (own - base) if metric.unit == "share" else math.nan
-    return ", ".join(words) + ("" if math.isnan(points) else f" ({points:+.1f} points)")
-
-
 def _strategy_settings(run: Run) -> str:
     """Return the strategy's own settings on one line."""
     strategy = run.config.get("strategy")
@@ -362,9 +250,7 @@ def _strategy_settings(run: Run) -> str:
 def _wall_time(run: Run) -> str:
     """Return how long the host took; a dash where the manifest does not say."""
     wall_s = run.manifest.get("wall_s")
-    if isinstance(wall_s, int | float) and math.isfinite(wall_s):
-        return SECONDS.text(float(wall_s))
-    return NO_NUMBER
+    return SECONDS.text(float(wall_s)) if is_number(wall_s) else NO_NUMBER
 
 
 def _span(scale: Scale, values: pd.Series[float]) -> str:

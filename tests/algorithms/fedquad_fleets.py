@@ -6,10 +6,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from algorithms.strategies.fedquad import (
-    FedQuad,
-    FedQuadMemory,
-)
+from algorithms.strategies.fedquad import FedQuad, FedQuadMemory
 from algorithms.strategy import LinkRate, ServerState
 from devices.vocabulary.plan import ClientUpdate, DeviceId, Timing, TrainingPlan
 from tests.algorithms.static_fleet import (

@@ -22,12 +22,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from tests.algorithms.static_fleet import (
-    StaticDevice,
-    StaticFleet,
-    device_profile,
-    random_adapter,
-)
+from tests.algorithms.static_fleet import StaticDevice, StaticFleet, device_profile, random_adapter
 
 RANK = 8
 FAST = LinkRate(1e6, 1e6)

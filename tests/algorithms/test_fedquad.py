@@ -7,13 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.strategies.fedquad import (
-    Candidates,
-    Choice,
-    FedQuad,
-    PackedBits,
-    QuantOrder,
-)
+from algorithms.strategies.fedquad import Candidates, Choice, FedQuad, PackedBits, QuantOrder
 from algorithms.strategy import LinkRate, make_plan, round_trip_s
 from devices.vocabulary.plan import DeviceId, TermGrid
 from tests.algorithms.fedquad_fleets import (

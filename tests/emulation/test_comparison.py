@@ -25,13 +25,7 @@ from devices.cost.closed_form import ClosedFormCost, serial_time
 from devices.fleet.catalog import load_profiles
 from devices.fleet.profile import StepRates
 from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
-from simulator.log.records import (
-    ClientRecord,
-    ClientTable,
-    RoundProgress,
-    RoundRecord,
-    plan_fields,
-)
+from simulator.log.records import ClientRecord, ClientTable, RoundProgress, RoundRecord, plan_fields
 from simulator.log.round_table import RoundTable
 from tests.simulator.small import make_device, tiny_model
 

@@ -14,14 +14,7 @@ import pytest
 import yaml
 
 from algorithms.checks import check_strategy
-from algorithms.pacing import (
-    FedAsync,
-    FedBuff,
-    OverSelection,
-    Pacing,
-    SemiSynchronous,
-    Synchronous,
-)
+from algorithms.pacing import FedAsync, FedBuff, OverSelection, Pacing, SemiSynchronous, Synchronous
 from algorithms.strategies.centralized import Centralized
 from algorithms.strategies.fedlora import FedLoRA
 from analysis.metrics.study import Study, study_of

@@ -26,13 +26,7 @@ from simulator.log.records import ClientRecord, RoundRecord
 from tests.algorithms.static_fleet import spoil
 from tests.kinds import WHOLE
 from tests.simulator.arrivals import Arrivals
-from tests.simulator.small import (
-    DriftTrainer,
-    Memory,
-    make_device,
-    make_federation,
-    tiny_model,
-)
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
 from tests.torture import some
 from traces.availability import AvailabilityTrace
 

@@ -67,7 +67,7 @@ def early(original: Any, client: _Client, name: str, *details: Any) -> None:
 
 
 def early_on_a_timeline(original: Any, timeline: Any, name: str, details: Any) -> None:
-    record, now_s = timeline._record, timeline._env.now
+    record, now_s = timeline._record, timeline.env.now
     timeline._context.log.event(Event(now_s - 1, name, record.round, record.device_id, details))
 
 

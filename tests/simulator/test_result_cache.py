@@ -33,13 +33,7 @@ from simulator.log.disk import PARTIAL, staging
 from simulator.log.manifest import read_manifest
 from simulator.workers.kept_results import SUFFIX, Checkpoint, CheckpointedTrainer, write_result
 from simulator.workers.result_cache import ResultCache, open_cache
-from tests.simulator.small import (
-    DriftTrainer,
-    Memory,
-    make_device,
-    make_federation,
-    one_context,
-)
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, one_context
 from tests.simulator.test_command import fedclock
 from tests.torture import long, scaled
 

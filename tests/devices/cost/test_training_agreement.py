@@ -19,22 +19,12 @@ from devices.cost.closed_form import ClosedFormCost
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import matrix_bytes, step_memory
 from devices.cost.model import MemoryBreakdown
-from devices.cost.saved import (
-    SavedTensor,
-    block_tensors,
-    head_tensors,
-    raw_bytes,
-    rotary_tensors,
-)
+from devices.cost.saved import SavedTensor, block_tensors, head_tensors, raw_bytes, rotary_tensors
 from devices.models.catalog import resolve
 from devices.models.families import LinearSpec
 from devices.models.heads import text_head
 from devices.models.spec import Attention, ModelSpec
-from devices.training.activations import (
-    RoundingNoise,
-    pack_activation,
-    packed_activations,
-)
+from devices.training.activations import RoundingNoise, pack_activation, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.model import load_model
 from devices.training.weights import pack

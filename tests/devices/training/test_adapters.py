@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from devices.training.activations import RoundingNoise, packed_activations
-from devices.training.adapters import load_adapter
+from devices.training.adapters import load_adapter, place_of
 from devices.training.model import ADAPTER, layer_path
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter, BlockFormat, Factors, FactorUse, ModuleKey, TermGrid
@@ -204,7 +204,7 @@ def test_what_a_plan_does_not_train_has_no_gradient(
         else:
             assert parameter.grad is None
     for key, layer in model.lora_layers.items():
-        is_trained = grid.trained[loaded.place(key)].any()
+        is_trained = grid.trained[place_of(model, key)].any()
         for name, terms in (("a", layer.lora_A[ADAPTER]), ("b", layer.lora_B[ADAPTER])):
             assert (terms.trained is not None) == (is_trained and name in grid.trained_factors)
             assert terms.frozen.grad is None
