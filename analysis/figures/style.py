@@ -25,7 +25,8 @@ LINE_IN = 0.155  # the height of a legend's line, in letters of 7.5 pt
 FORMATS = ("pdf", "png", "svg")
 
 RC: Any = {  # matplotlib types the keys as literals or as strings, by its version
-    "font.family": "STIXGeneral",  # ships with matplotlib, so every machine draws the same
+    # They ship with matplotlib: every machine draws the same. What the first lacks the second has.
+    "font.family": ["STIXGeneral", "DejaVu Sans"],
     "mathtext.fontset": "stix",
     "font.size": 8,
     "axes.titlesize": 8,
