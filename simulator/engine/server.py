@@ -79,10 +79,10 @@ class Server:
         self._has_no_plan = np.ones(len(world.fleet), dtype=np.bool_)  # (N,): not in ``_in_flight``
         self._arrived: list[Assignment] = []
         self._ended: list[Ended] = []  # the plans that ended in this round, whatever the outcome
-        self._resting: dict[DeviceId, Assignment] = {}  # ended; waits for the round to close
+        self._resting: dict[DeviceId, Assignment] = {}  # ended plans of devices that wait for work
         self._round, self._opened_s, self._due_s = 0, 0.0, math.inf
         self._num_cohort = self._num_planned = 0
-        self._sat_out: set[DeviceId] = set()  # and are passed over until somebody is at work
+        self._sat_out: set[DeviceId] = set()  # those passed over until somebody is at work
         self._void_rounds = VoidRounds()
         self.evaluations = Evaluations(federation, log)
         self._is_over = False
