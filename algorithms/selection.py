@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from algorithms.strategy import FleetView
 from devices.vocabulary.plan import DeviceId
@@ -14,6 +15,8 @@ from traces.arrays import BoolArray, FloatArray, IntArray
 
 MAX_TRIES = 8
 """The number of devices that are tried one by one before the busy ones are filtered out at once."""
+LAST = np.uint64(2**64 - 1)
+"""The highest key, which a busy device gets so that it is not found again."""
 NO_WEIGHT = 1e-300
 """The weight of a device without weight: above 0, and no weight overflows when divided by it."""
 
@@ -88,9 +91,7 @@ class Uniform:
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
         """Return ``slots`` devices, or all of them where there are fewer."""
-        # Every device draws a key, idle or not, so that no key depends on who is idle. That takes
-        # 10 ms for a million devices.
-        keys = rng.random(len(roster.device_ids))
+        keys = _keys(len(roster.device_ids), rng)
         rows = roster.rows(idle)
         if 0 < slots < len(rows):
             rows = rows[np.argpartition(keys[rows], slots - 1)]
@@ -101,14 +102,23 @@ class Uniform:
 
         ``is_idle`` is (N,) over a fleet whose ids are its rows.
         """
-        keys = rng.random(len(is_idle))
+        keys = _keys(len(is_idle), rng)
         for _ in range(MAX_TRIES):
             first = int(keys.argmin())
             if is_idle[first]:
                 return first
-            keys[first] = 1.0  # keys lie in [0, 1), so this one is not found again
+            keys[first] = LAST
         rows = is_idle.nonzero()[0]
         return int(rows[keys[rows].argmin()])
+
+
+def _keys(count: int, rng: np.random.Generator) -> npt.NDArray[np.uint64]:
+    """Return (count,) random keys, one for each device of a fleet, idle or not.
+
+    So no key depends on who is idle. They rank devices as ``rng.random(count)`` does, whose numbers
+    are the first 53 bits of these, in four fifths of its time: 2 ms for a million devices.
+    """
+    return rng.bit_generator.random_raw(count)
 
 
 def draw_weighted(

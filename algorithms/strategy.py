@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -33,6 +33,16 @@ M = TypeVar("M")
 
 class StrategyError(ValueError):
     """This error says that a user's strategy cannot work; the message is for its author."""
+
+
+class _NoStream:
+    """This stands for the random stream of a strategy that says that it draws nothing."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise StrategyError(f"a strategy whose draws is False must draw nothing, got rng.{name}")
+
+
+NO_STREAM = cast(np.random.Generator, _NoStream())
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +167,11 @@ def round_trip_s(fleet: FleetView, plan: TrainingPlan) -> float:
         + cost.train_s
         + cost.upload_bytes / link.up_bytes_per_s
     )
+
+
+def fits(fleet: FleetView, plan: TrainingPlan) -> bool:
+    """Return whether training by the plan takes no more memory than its device has for it."""
+    return fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(plan.device_id)
 
 
 def make_plan(
@@ -293,9 +308,18 @@ class Strategy(Options, Protocol[M]):
     is_reference: ClassVar[bool] = False
     """Whether it stands beside the schedulers of a table and is none of them: it chooses no target
     or equal spending, is never marked as the best, and is the baseline only where it is named."""
+    draws: ClassVar[bool] = True
+    """Whether ``plan`` draws random numbers. One that says that it does not is given ``NO_STREAM``,
+    which refuses to draw, and spares the engine a stream for each time that it asks. A class that
+    has a ``plan`` of its own says so for itself."""
     needs_plain_sgd: ClassVar[bool] = False
     """Whether it takes what a device has moved by, over the rate, for the sum of its gradients,
     which holds for SGD without momentum and clipping. A config with another recipe is refused."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "plan" in vars(cls):
+            cls.draws = vars(cls).get("draws", True)
 
     @property
     def rank(self) -> int:

@@ -24,7 +24,7 @@ COLUMNS = ("time_s", "downlink_mbps", "uplink_mbps")
 
 
 class _LinkRow(NamedTuple):
-    """One row of a link file; an uplink of None was not measured."""
+    """A link row is one row of a link file; an uplink of None was not measured."""
 
     time_s: float
     downlink_mbps: float

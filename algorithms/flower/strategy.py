@@ -26,13 +26,7 @@ import numpy as np
 
 from algorithms.strategies.fedlora import Depth, FedLoRA
 from algorithms.strategy import FleetView, ServerState, Strategy, StrategyError
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    Factors,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, Factors, TrainingPlan
 from traces.arrays import BoolArray, Float32Array
 from traces.options import Count, Positive
 
@@ -95,7 +89,7 @@ def no_metrics(_: Sequence[tuple[int, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FlowerStrategy(Strategy[Any]):
-    """A strategy of Flower under FedClock's clock; subclasses say which."""
+    """This strategy runs one of Flower under FedClock's clock; subclasses say which."""
 
     unread: ClassVar[tuple[str, ...]] = ("server_round", "current_round")
     """Keys of ``configure_fit``'s instructions that a device may leave unread. Others are refused:

@@ -1,4 +1,4 @@
-"""Fair: short rounds, as long as every device gets its share of them.
+"""Fair keeps rounds short, as long as every device gets its share of them.
 
 After Huang, Lin, Wu, He, Li, Zomaya: "An Efficiency-Boosting Client Selection Scheme for Federated
 Learning With Fairness Guarantee" (RBCS-F), IEEE Trans. Parallel and Distributed Systems, 2021,

@@ -1,4 +1,4 @@
-"""FedCS: as many devices as are expected back by the deadline.
+"""FedCS picks as many devices as are expected back by the deadline.
 
 Nishio, Yonetani: "Client Selection for Federated Learning with Heterogeneous Resources in Mobile
 Edge", ICC 2019, arXiv 1804.08333.

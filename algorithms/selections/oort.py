@@ -1,4 +1,4 @@
-"""Oort: devices from which much can be learned, unless they are too slow for it.
+"""Oort picks devices from which much can be learned, unless they are too slow for it.
 
 Lai, Zhu, Madhyastha, Chowdhury: "Oort: Efficient Federated Learning via Guided Participant
 Selection", OSDI 2021, arXiv 2010.06081.

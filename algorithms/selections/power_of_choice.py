@@ -1,4 +1,4 @@
-"""Power-of-choice: of several random devices, those on which the model does worst.
+"""Power-of-choice picks, of several random devices, those on which the model does worst.
 
 Cho, Wang, Joshi: "Client Selection in Federated Learning: Convergence Analysis and Power-of-Choice
 Selection Strategies", arXiv 2010.01243 (2020).

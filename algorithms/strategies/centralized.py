@@ -1,4 +1,4 @@
-"""Centralized: all data in one place, one model trained on it, and no federation at all.
+"""Centralized trains one model on all data in one place, without any federation.
 
 The reference above which a federation rarely comes, as McMahan et al. have it ("Communication-
 Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, arXiv 1602.05629) and
@@ -41,6 +41,7 @@ class Centralized(Strategy[None]):
 
     kind: ClassVar[str] = "centralized"
     title: ClassVar[str] = "Centralized: all data in one place, no federation"
+    draws: ClassVar[bool] = False
     is_centralized: ClassVar[bool] = True
     is_reference: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""FAH-QLoRA: packed base weights, and ranks that a latency model sets in each round.
+"""FAH-QLoRA packs base weights, and sets ranks by a latency model in each round.
 
 FAH-QLoRA, IEEE INFOCOM 2025, doi 10.1109/INFOCOM55648.2025.11044641.
 
@@ -27,23 +27,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from algorithms.merging.lora import (
-    example_weights,
-    holder_weights,
-    mean_adapter,
-    padded_weights,
-)
+from algorithms.merging.lora import example_weights, holder_weights, mean_adapter, padded_weights
 from algorithms.planning.bit_allocation import Formats, FourBit
 from algorithms.planning.depth_search import deepest_within
 from algorithms.planning.term_budgets import TypicalCosts, Workload, first_terms, truncated
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    TrainingPlan,
-    WeightFormat,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TrainingPlan, WeightFormat
 from traces.arrays import FloatArray, IntArray
 from traces.options import Count, Positive, check_options
 
@@ -80,6 +69,7 @@ class FAHQLoRA(Strategy[RankSearch]):
 
     kind: ClassVar[str] = "fah-qlora"
     title: ClassVar[str] = "FAH-QLoRA: ranks for the shortest round, base bits by memory"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -1,4 +1,4 @@
-"""FedLoRA: plain federated LoRA, the reference that every other strategy is held against.
+"""FedLoRA is plain federated LoRA, the reference for every other strategy.
 
 Zhang et al.: "Towards Building the Federated GPT: Federated Instruction Tuning" (FedIT),
 arXiv 2305.05644, ICASSP 2024.
@@ -23,13 +23,7 @@ import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan, make_plans
-from devices.vocabulary.plan import (
-    ClientUpdate,
-    DeviceId,
-    FactorUse,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import ClientUpdate, DeviceId, FactorUse, TermGrid, TrainingPlan
 from traces.options import Count, Positive
 
 Depth = Literal["all", "common"] | Count
@@ -43,6 +37,7 @@ class FedLoRA(Strategy[None]):
 
     kind: ClassVar[str] = "fedlora"
     title: ClassVar[str] = "FedLoRA (FedIT): one depth for all, mean of A and of B"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

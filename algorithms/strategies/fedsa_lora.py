@@ -75,6 +75,7 @@ class FedSALoRA(Strategy[OwnParts]):
 
     kind: ClassVar[str] = "fedsa-lora"
     title: ClassVar[str] = "FedSA-LoRA: A shared, B and the head stay on the device"
+    draws: ClassVar[bool] = False
 
     rank: Count = 8
     alpha: Positive = 16.0

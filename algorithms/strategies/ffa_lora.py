@@ -23,13 +23,7 @@ import numpy as np
 from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.strategies.fedlora import Depth, depth_on
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
-from devices.vocabulary.plan import (
-    ClientUpdate,
-    DeviceId,
-    Factors,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import ClientUpdate, DeviceId, Factors, TermGrid, TrainingPlan
 from traces.options import Count, Positive
 
 
@@ -39,6 +33,7 @@ class FFALoRA(Strategy[None]):
 
     kind: ClassVar[str] = "ffa-lora"
     title: ClassVar[str] = "FFA-LoRA: A frozen as drawn, B alone trained and sent, exact mean"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -56,6 +56,7 @@ class FLoRA(Strategy[Fresh]):
 
     kind: ClassVar[str] = "flora"
     title: ClassVar[str] = "FLoRA: ranks by device, stacked and merged into the base each round"
+    draws: ClassVar[bool] = False
 
     rank: Count = 8
     alpha: Positive = 16.0

@@ -1,4 +1,4 @@
-"""HetLoRA: a rank for each device, and a mean weighted by the norm of the updates.
+"""HetLoRA has a rank for each device, and a mean weighted by the norm of the updates.
 
 Cho, Liu, Xu, Fahrezi, Joshi: "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation
 Models", EMNLP 2024, arXiv 2401.06432.
@@ -52,6 +52,7 @@ class HetLoRA(Strategy[PrunedRanks]):
 
     kind: ClassVar[str] = "hetlora"
     title: ClassVar[str] = "HetLoRA: ranks by device, padded mean weighted by ||B A||"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -1,4 +1,4 @@
-"""InclusiveFL: shallow models for small devices, which take in the momentum of deeper ones.
+"""InclusiveFL gives small devices shallow models, which take in the momentum of deeper ones.
 
 Liu, Wu, Wu, Wang, Lyu, Chen, Xie: "No One Left Behind: Inclusive Federated Learning over
 Heterogeneous Devices", KDD 2022, arXiv 2202.08036, doi 10.1145/3534678.3539086.
@@ -64,6 +64,7 @@ class InclusiveFL(Strategy[Momentum]):
 
     kind: ClassVar[str] = "inclusivefl"
     title: ClassVar[str] = "InclusiveFL: the first blocks by device, momentum passed down"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

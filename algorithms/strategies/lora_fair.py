@@ -39,6 +39,7 @@ class LoRAFAIR(Strategy[None]):
 
     kind: ClassVar[str] = "lora-fair"
     title: ClassVar[str] = "LoRA-FAIR: mean of A, B corrected toward the mean of B A"
+    draws: ClassVar[bool] = False
 
     rank: Count = 8
     alpha: Positive = 16.0

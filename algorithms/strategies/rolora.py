@@ -49,6 +49,7 @@ class RoLoRA(Strategy[None]):
 
     kind: ClassVar[str] = "rolora"
     title: ClassVar[str] = "RoLoRA: B and A trained in turns, exact mean of each"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -80,6 +80,7 @@ class SCAFFOLD(Strategy[Variates]):
 
     kind: ClassVar[str] = "scaffold"
     title: ClassVar[str] = "SCAFFOLD: control variates against drift, mean of A and of B"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
     needs_plain_sgd: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""Zero padding: devices of different ranks, and a mean that counts what they lack as zero.
+"""Zero padding has devices of different ranks, and a mean that counts missing terms as zero.
 
 The control of Wang et al.: "FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous
 Low-Rank Adaptations", NeurIPS 2024, arXiv 2409.05976 (``--zero_padding`` in its code): the mean of
@@ -32,6 +32,7 @@ class ZeroPadding(Strategy[None]):
 
     kind: ClassVar[str] = "zeropad"
     title: ClassVar[str] = "Zero padding: ranks by device, mean over all, missing terms count as 0"
+    draws: ClassVar[bool] = False
     is_mean: ClassVar[bool] = True
 
     rank: Count = 8

@@ -55,7 +55,7 @@ class Served(NamedTuple):
 
 @dataclass
 class Emulation:
-    """The measurements that a real federation has made of itself."""
+    """An emulation holds the measurements that a real federation has made of itself."""
 
     served: list[Served] = field(default_factory=list)
     rounds: list[Span] = field(default_factory=list)

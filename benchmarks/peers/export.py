@@ -166,7 +166,7 @@ def batches_of(job: TrainingJob, lengths: np.ndarray) -> list[np.ndarray]:
 
 
 def flops_of(world: World, recorder: Recorder, lengths: np.ndarray) -> float:
-    """FLOPs that a round needs, the mean of all. (rounds, clients, steps): tokens of each text."""
+    """Return the FLOPs of a mean round, by the tokens of each text (rounds, clients, steps)."""
     model, plan = world.model, recorder.rounds[0][0].plan
     blocks = block_terms(model, plan.terms)
     values, counts = np.unique(lengths, return_counts=True)

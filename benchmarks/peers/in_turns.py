@@ -1,4 +1,4 @@
-"""python -m peers.in_turns JOB ROUNDS: FedClock and the loop by hand, client by client in turns.
+"""Trains FedClock and the loop by hand in turns, client by client: ``peers.in_turns JOB ROUNDS``.
 
 Both in one process, on the same batches, so that what else the machine does falls on both alike.
 Prints seconds of a client and round for each round but the last: all of FedClock's run, from

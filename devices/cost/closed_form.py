@@ -37,7 +37,7 @@ class Demand(NamedTuple):
 
 
 class DemandOf(Protocol):
-    """A function that returns the demand of a plan without absent blocks."""
+    """A demand function returns the demand of a plan without absent blocks."""
 
     def __call__(
         self,

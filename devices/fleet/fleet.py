@@ -143,7 +143,7 @@ class Fleet(Sequence[Device]):
 
     def profile_of(self, device_id: DeviceId) -> DeviceProfile:
         """Return the profile of a device."""
-        return self.profiles[int(self.profile_index[device_id])]
+        return self.profiles[self.profile_index.item(device_id)]
 
     def link_of(self, device_id: DeviceId) -> Link:
         """Return the link of a device."""

@@ -34,7 +34,7 @@ OPTIONAL = ("runtime_mib",)
 
 @dataclass(frozen=True)
 class TomlTable:
-    """A table of a TOML file that knows where it stands.
+    """This is a table of a TOML file that knows where it stands.
 
     ``where`` begins every error message. ``values`` are unchecked until one of the methods returns
     them. All methods raise ValueError that says what must hold and what was found.

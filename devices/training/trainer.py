@@ -68,7 +68,7 @@ def make_tokens(_: Split, make: Callable[[], Encoded]) -> Encoded:
 
 
 class TorchTrainer:
-    """A Trainer that trains jobs in turn on one frozen base model.
+    """This trainer trains jobs in turn on one frozen base model.
 
     ``source`` holds the model's files and ``spec`` its sizes, with the attention of ``config`` and
     the head of ``task``. ``get_tokens`` may know the tokens of a split without making them. Raises

@@ -75,7 +75,13 @@ class Told(NamedTuple):
     @classmethod
     def of(cls, download_bytes: int, flops: float, upload_bytes: int) -> Told:
         """Return the details for a plan of this cost."""
-        return cls({"bytes": download_bytes}, {"flops": flops}, {"bytes": upload_bytes})
+        return cls(told_bytes(download_bytes), {"flops": flops}, told_bytes(upload_bytes))
+
+
+@lru_cache(maxsize=256, typed=True)
+def told_bytes(number: int) -> Mapping[str, Any]:
+    """Return the details of an event that is about so many bytes; equal ones are kept once."""
+    return {"bytes": number}
 
 
 class _WorkLostError(Exception):

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from algorithms.selection import Uniform
-from algorithms.strategy import ServerState
+from algorithms.strategy import NO_STREAM, ServerState
 from devices.cost.model import Cost
 from devices.vocabulary.plan import DeviceId, TrainingPlan
 from simulator.engine.assignment import Assignment
@@ -25,7 +25,7 @@ from traces.arrays import BoolArray
 class Dispatcher:
     """A dispatcher asks selection and strategy, and turns their plans into assignments.
 
-    Each time that it asks, selection and strategy draw from streams of that time.
+    Each ask has random streams of its own, one for the selection and one for the strategy.
     """
 
     def __init__(
@@ -37,7 +37,8 @@ class Dispatcher:
         self._streams = {
             name: NumberedStreams(federation.seed, name) for name in ("selection", "strategy")
         }
-        self._known_fields: dict[int, tuple[Cost, Mapping[str, Any]]] = {}  # holds its costs alive
+        # By the id of a cost, which is kept beside the fields so that no other gets the same id.
+        self._known_fields: dict[int, tuple[Cost, Mapping[str, Any]]] = {}
 
     def ask(
         self,
@@ -60,19 +61,22 @@ class Dispatcher:
         self._count += not num_passed_over
         rng = self._stream("selection", num_passed_over)
         if slots == 1 and type(fed.selection) is Uniform:
-            picked: Sequence[DeviceId] = (fed.selection.pick_one(is_idle, rng),)
+            cohort: tuple[DeviceId, ...] = (fed.selection.pick_one(is_idle, rng),)
         else:
             roster = self._participation.roster(
                 round_number, deadline_s=fed.pacing.deadline_s, rank=fed.strategy.rank
             )
             idle = is_idle.nonzero()[0]
             picked = fed.selection.pick(idle, slots, roster=roster, rng=rng)
-        cohort = _checked_cohort(picked, is_idle, slots=slots, round_number=round_number)
+            cohort = _checked_cohort(picked, is_idle, slots=slots, round_number=round_number)
         self._participation.picked(cohort, round_number)
-        rng = self._stream("strategy", num_passed_over)
+        if getattr(fed.strategy, "draws", True):
+            rng = self._stream("strategy", num_passed_over)
+        else:
+            rng = NO_STREAM
         plans = fed.strategy.plan(state, self._view, cohort, rng)
         by_device = {plan.device_id: plan for plan in plans}
-        if len(by_device) != len(plans) or not set(by_device) <= set(cohort):
+        if len(by_device) != len(plans) or not by_device.keys() <= set(cohort):
             raise InvariantError(
                 f"a strategy must make at most one plan for each device of the cohort "
                 f"{list(cohort)}, got {[plan.device_id for plan in plans]}; in round {round_number}"
@@ -89,7 +93,8 @@ class Dispatcher:
     ) -> Assignment:
         """Return the assignment that a plan makes, dispatched at ``now``: (round, instant in s)."""
         fed, device_id = self._fed, plan.device_id
-        cost, profile = self._view.cost(plan), self._view.profile(device_id)
+        profile = self._view.profile(device_id)
+        cost = self._view.cost_on(profile, plan)
         round_number, now_s = now
         num_examples = self._view.num_examples(device_id)
         row = PlanRow(plan, cost, profile, round_number, device_id, now_s, num_examples)
@@ -129,7 +134,7 @@ class Dispatcher:
         view = self._view.with_free_memory(device_id, free_bytes)
         try:
             plans = fed.strategy.plan(state, view, (device_id,), rng)
-        except ValueError:  # it cannot plan at all for so little memory
+        except ValueError:  # the strategy makes no plan for so little memory
             return None
         for plan in plans:
             cost = self._view.cost(plan)
@@ -146,13 +151,8 @@ def _checked_cohort(
 ) -> tuple[DeviceId, ...]:
     """Return the picks in rising order. Raises InvariantError where they are no cohort."""
     cohort = tuple(sorted(map(int, picked)))
-    # Numpy takes a single number in a fraction of the time that it takes an array of one.
-    are_idle = bool(
-        not cohort
-        or (
-            (0 <= cohort[0] <= cohort[-1] < len(is_idle))
-            and (is_idle.item(cohort[0]) if len(cohort) == 1 else is_idle[list(cohort)].all())
-        )
+    are_idle = not cohort or bool(
+        0 <= cohort[0] <= cohort[-1] < len(is_idle) and is_idle[list(cohort)].all()
     )
     if len(set(cohort)) != len(cohort) or len(cohort) > slots or not are_idle:
         raise InvariantError(

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
+import simpy
+from simpy.events import URGENT
+
 from simulator.engine.assignment import Assignment
-from simulator.engine.clock import at_this_instant
+from simulator.engine.clock import Mailbox, at_this_instant
 from simulator.engine.device import DeviceContext, end_plan
 from simulator.engine.network import shown_s
+from simulator.engine.tracks import Track
 from simulator.log.records import NO_DETAILS, Event, PlanRow
 
 Phase = Literal["download", "train", "upload"]
@@ -27,19 +31,15 @@ def stages_of(context: DeviceContext, work: Assignment) -> list[Stage] | None:
 
     A plan that the server may stop waiting for has stages all the same.
     """
-    cost, presence, tracks = work.cost, context.presence, context.tracks
+    cost, tracks = work.cost, context.tracks
     now_s, device_id = float(context.env.now), work.plan.device_id
     share = cost.memory.total / tracks.memory_budget_bytes.item(device_id)
-    if (
-        context.may_be_cut[device_id]
-        or tracks.free_memory.lowest(device_id) < share
-        or not presence.is_there(device_id, now_s)
-    ):
+    if context.may_be_cut.item(device_id) or tracks.free_memory.lowest(device_id) < share:
         return None
     is_up, until_s = context.world.faults.server.span(now_s)
-    until_s = min(until_s, presence.until_s(device_id, now_s)) if is_up else now_s
+    until_s = min(until_s, context.presence.stays_until_s(device_id, now_s)) if is_up else now_s
     made: list[Stage] = []
-    phases: tuple[tuple[Phase, Any, float], ...] = (
+    phases: tuple[tuple[Phase, Track, float], ...] = (
         ("download", tracks.downlink, cost.download_bytes),
         ("train", tracks.speed, cost.train_s),
         ("upload", tracks.uplink, cost.upload_bytes),
@@ -57,118 +57,113 @@ def stages_of(context: DeviceContext, work: Assignment) -> list[Stage] | None:
     return made
 
 
-class PlanTimeline:
-    """A timeline takes its plan from stage to stage until it ends or the server cuts it."""
+class PlanTimeline(simpy.Event):
+    """A timeline takes its plan from stage to stage until it ends or the server cuts it.
 
-    __slots__ = (
-        "_amount", "_context", "_env", "_inbox", "_phase", "_record", "_rest", "_since_s", "_told",
-        "_work", "is_alive",
-    )  # fmt: skip
+    It is its own event, which happens at the end of each stage.
+    """
 
     def __init__(
-        self, context: DeviceContext, work: Assignment, stages: Sequence[Stage], inbox: Any
+        self, context: DeviceContext, work: Assignment, stages: Sequence[Stage], inbox: Mailbox
     ) -> None:
+        super().__init__(context.env)
+        self._ok, self._value = True, None
         self._context, self._work, self._inbox = context, work, inbox
-        self._env, self._record = context.env, cast(PlanRow, work.record)
+        self._record = cast(PlanRow, work.record)
         cost = work.cost
         self._told = context.told(cost.download_bytes, cost.flops, cost.upload_bytes)
-        self._rest = list(reversed(stages))
-        # The phase, the amount and the start of the stage that is under way.
-        self._phase: Phase = "download"
-        self._amount = self._since_s = 0.0
+        self._stages, self._num_ended = stages, 0
         self.is_alive = True
 
     def begin(self) -> None:
         """Begin with the first stage at this instant, once the server waits."""
-        at_this_instant(self._env, self._begin)
+        self.callbacks.append(self._begin)
+        self.env.schedule(self, URGENT)
 
     def interrupt(self, cause: str) -> None:
         """Cut the plan at this instant, after what is already about to happen at it."""
-        at_this_instant(self._env, self._cut)
+        at_this_instant(self.env, self._cut)
 
     def _begin(self, _: Any) -> None:
-        now_s = self._env.now
         self._event("download_started", self._told.download)
-        self._wait(now_s)
+        self._wait()
 
-    def _wait(self, now_s: float) -> None:
-        self._phase, wait_s, self._amount = self._rest.pop()
-        self._since_s = now_s
-        self._env.timeout(wait_s).callbacks.append(self._ended)
+    def _wait(self) -> None:
+        self.callbacks = [self._ended]
+        self.env.schedule(self, delay=self._stages[self._num_ended][1])
 
     def _ended(self, _: Any) -> None:
         if not self.is_alive:
             return
-        now_s = self._env.now
-        self._spend(now_s)
-        if self._amount != LATENCY:
-            self._complete(now_s)
-        if self._rest:
-            self._wait(now_s)
-        else:
-            self._end("aggregated")
-
-    def _complete(self, now_s: float) -> None:
-        """Note that a phase has done all that it had to, and what begins after it."""
-        record, cost, phase = self._record, self._work.cost, self._phase
-        if phase == "download":
-            tracks, device_id = self._context.tracks, record.device_id
-            record.download_bytes = cost.download_bytes
-            free = tracks.free_memory.at(device_id, now_s)
-            record.free_memory_bytes = int(free * tracks.memory_budget_bytes.item(device_id))
-            self._event("training_started", self._told.training)
-        elif phase == "train":
-            record.flops = float(cost.flops)
+        phase, _, amount = self._stages[self._num_ended]
+        self._num_ended += 1
+        if phase == "train":
             self._event("upload_started", self._told.upload)
-        else:
-            record.upload_bytes = cost.upload_bytes
+        elif amount != LATENCY:
+            if phase == "upload":
+                self._spend()
+                self._end("aggregated", self._record.download_bytes + self._record.upload_bytes)
+                return
+            self._event("training_started", self._told.training)
+        self._wait()
 
     def _cut(self, _: Any) -> None:
         """Count what the stage under way has done so far, and end the plan as late."""
         if self.is_alive:
-            now_s = self._env.now
-            self._spend(now_s)
-            self._count_part(now_s)
+            since_s, delivered_bytes = self._spend(), self._record.download_bytes
+            self._count_part(since_s)
             self._event("late", NO_DETAILS)
-            self._end("late")
+            self._end("late", delivered_bytes)
 
-    def _count_part(self, now_s: float) -> None:
-        amount, phase, device = self._amount, self._phase, self._work.device
-        if amount == LATENCY:
-            return
+    def _spend(self) -> float:
+        """Record the stages that have ended, and return the instant at which the last one did."""
+        record, cost, tracks = self._record, self._work.cost, self._context.tracks
+        since_s = record.started_s
+        for phase, wait_s, amount in self._stages[: self._num_ended]:
+            now_s = since_s + wait_s
+            if phase == "train":
+                record.train_s, record.flops = now_s - since_s, float(cost.flops)
+            elif phase == "upload":
+                record.upload_s += now_s - since_s
+                record.upload_bytes = 0 if amount == LATENCY else cost.upload_bytes
+            else:
+                record.download_s += now_s - since_s
+                if amount != LATENCY:
+                    record.download_bytes = cost.download_bytes
+                    free = tracks.free_memory.at(record.device_id, now_s)
+                    budget_bytes = tracks.memory_budget_bytes.item(record.device_id)
+                    record.free_memory_bytes = int(free * budget_bytes)
+            since_s = now_s
+        return since_s
+
+    def _count_part(self, since_s: float) -> None:
+        """Record what the stage under way has done since it began."""
+        record, cost, device = self._record, self._work.cost, self._work.device
+        now_s, (phase, _, amount) = self.env.now, self._stages[self._num_ended]
         trace = {
             "download": device.link.downlink.steps,
             "train": device.speed,
             "upload": device.link.uplink.steps,
         }[phase]
-        moved = min(trace.amount(now_s) - trace.amount(self._since_s), amount)
-        record, cost = self._record, self._work.cost
+        is_latency = amount == LATENCY
+        moved = 0 if is_latency else min(trace.amount(now_s) - trace.amount(since_s), amount)
         match phase:
             case "download":
+                record.download_s += now_s - since_s
                 record.download_bytes = round(moved)
             case "train":
+                record.train_s = now_s - since_s
                 record.flops = cost.flops * (moved / amount) if amount else float(cost.flops)
             case _:
+                record.upload_s += now_s - since_s
                 record.upload_bytes = round(moved)
 
-    def _spend(self, now_s: float) -> None:
-        elapsed_s, record, phase = now_s - self._since_s, self._record, self._phase
-        if phase == "download":
-            record.download_s += elapsed_s
-        elif phase == "train":
-            record.train_s += elapsed_s
-        else:
-            record.upload_s += elapsed_s
-
-    def _end(self, outcome: Literal["aggregated", "late"]) -> None:
+    def _end(self, outcome: Literal["aggregated", "late"], delivered_bytes: int) -> None:
         self.is_alive = False
-        cost = self._work.cost
-        delivered_bytes = cost.download_bytes if self._phase != "download" else 0
-        delivered_bytes += cost.upload_bytes if outcome == "aggregated" else 0
         self._record.outcome = outcome
         end_plan(self._context, self._work, delivered_bytes)
         self._inbox.put(self._work)
 
     def _event(self, name: str, details: Mapping[str, Any]) -> None:
         record = self._record
-        self._context.log.event(Event(self._env.now, name, record.round, record.device_id, details))
+        self._context.log.event(Event(self.env.now, name, record.round, record.device_id, details))

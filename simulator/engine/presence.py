@@ -104,6 +104,13 @@ class Presence:
             self._update(device_id, at_s)
         return bool(self._is_there[device_id])
 
+    def stays_until_s(self, device_id: DeviceId, at_s: float) -> float:
+        """Return until when a device that is present at ``at_s`` stays; ``at_s`` if it is away."""
+        until_s = self._until_s.item(device_id)
+        if until_s <= at_s:
+            until_s = self.until_s(device_id, at_s)
+        return until_s if self._is_there.item(device_id) else at_s
+
     def next_arrival_s(self, at_s: float, but: Collection[DeviceId] = ()) -> float:
         """Return the first instant after ``at_s`` at which a device comes, ``inf`` if none will.
 
@@ -153,7 +160,7 @@ class Presence:
         return supply.share
 
     def _supply(self, device_id: DeviceId) -> PowerSupply | None:
-        if self._fleet.on_mains[device_id]:
+        if self._fleet.on_mains.item(device_id):
             return None
         self._of(device_id)
         return self._supplies.get(device_id)

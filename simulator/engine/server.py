@@ -25,7 +25,7 @@ from simulator.engine.clock import (
     note_faults,
     sleep_until,
 )
-from simulator.engine.device import DeviceContext, run_client
+from simulator.engine.device import DeviceContext, run_client, told_bytes
 from simulator.engine.dispatch import Dispatcher
 from simulator.engine.evaluations import Evaluations
 from simulator.engine.federation import Federation
@@ -44,15 +44,18 @@ from simulator.log.records import Ended, Event, RoundProgress
 from traces.arrays import BoolArray
 
 SELDOM = 50_000
-"""New objects after which Python looks for unused circles of them, in a run that trains nothing."""
+"""The number of new objects after which Python looks for unused circles of them.
+
+It holds for a run that trains nothing.
+"""
 
 
 class Server:
-    """The server owns all that changes in a run: its state, who is in flight, and what arrived."""
+    """The server owns all that changes in a run: its state, plans in flight, and what arrived."""
 
     def __init__(self, env: simpy.Environment, federation: Federation, log: DeferredLog) -> None:
         self._env, self._log = env, log
-        self._fed, self._deadline_s = federation, federation.pacing.deadline_s
+        self._fed, self._pacing = federation, federation.pacing
         world, rules = federation.world, federation.rules
         self._presence = Presence(world.fleet, world.faults)
         self._view = federation.new_view()
@@ -67,31 +70,31 @@ class Server:
         )
         self.state: ServerState[Any] = replace(strategy.init(adapter), num_devices=len(world.fleet))
         self._timelines = Timelines(federation, self._view, self._presence)
-        self._timeline: CohortTimeline | None = (
-            None  # of this round's plans that nothing interrupts
-        )
-        self._num_ahead = self._num_ahead_arrived = 0  # of its plans: at work, and arrived
+        # The timeline has those plans of this round that nothing interrupts. The counts are of its
+        # plans that are under way, and of those that have arrived.
+        self._timeline: CohortTimeline | None = None
+        self._num_ahead = self._num_ahead_arrived = 0
         self._inbox = Mailbox(env)
         self._in_flight: dict[DeviceId, simpy.Process | PlanTimeline] = {}
-        self._has_no_plan = np.ones(len(world.fleet), dtype=np.bool_)  # by the plans in flight
+        self._has_no_plan = np.ones(len(world.fleet), dtype=np.bool_)  # (N,): not in ``_in_flight``
         self._arrived: list[Assignment] = []
-        self._ended: list[Ended] = []  # of this round, whatever the outcome
-        self._resting: dict[DeviceId, Assignment] = {}  # ended; waits for the round to close
-        self._round, self._opened_s = 0, 0.0
+        self._ended: list[Ended] = []  # the plans that ended in this round, whatever the outcome
+        self._resting: dict[DeviceId, Assignment] = {}  # ended plans of devices that wait for work
+        self._round, self._opened_s, self._due_s = 0, 0.0, math.inf
         self._num_cohort = self._num_planned = 0
-        self._sat_out: set[DeviceId] = set()  # and are passed over until somebody is at work
+        self._sat_out: set[DeviceId] = set()  # those passed over until somebody is at work
         self._void_rounds = VoidRounds()
         self.evaluations = Evaluations(federation, log)
         self._is_over = False
 
     @property
     def num_rounds(self) -> int:
-        """The number of rounds that have closed."""
+        """Return the number of rounds that have closed."""
         return self._round - 1
 
     @property
     def now_s(self) -> float:
-        """The instant that the simulated clock shows."""
+        """Return the instant that the simulated clock shows."""
         return float(self._env.now)
 
     def serve(self) -> Generator[simpy.Event, Any, None]:
@@ -103,6 +106,7 @@ class Server:
             yield from self._wait_for_devices()
             self._view.open_round(self._round)
             self._opened_s = self._env.now  # a deadline counts from when somebody can be asked
+            self._due_s = self._opened_s + self._pacing.deadline_s
             self._fill("round_opened")
             while self._can_change() and not self._is_ready():
                 yield from self._wait()
@@ -121,7 +125,7 @@ class Server:
     def _wait_for_devices(self) -> Generator[simpy.Event, Any, None]:
         """Wait until the server is up, and a device is present or at work."""
         yield from self._wait_for_server()
-        while not (self._num_at_work or np.count_nonzero(self._is_idle())):
+        while not (self._num_at_work or _is_any(self._is_idle())):
             arrival_s = self._presence.next_arrival_s(self._env.now)
             check_arrival(self._round, self._env.now, arrival_s)
             yield from sleep_until(self._env, arrival_s)
@@ -150,26 +154,23 @@ class Server:
         is_late = stop.simulated_s is not None and self._env.now >= stop.simulated_s
         return self._round >= stop.rounds or is_late
 
-    def _is_due(self) -> bool:
-        # The alarm rings at opened + deadline. The difference of that and opened may fall short of
-        # the deadline by rounding, and then the alarm would ring for ever.
-        return float(self._env.now) >= self._opened_s + self._deadline_s
-
     def _is_void(self) -> bool:
         """Return True where no plan has begun in this round, and there is time left for one."""
         is_begun = self._num_planned or self._num_at_work or self._num_arrived
-        return not (is_begun or self._is_due())
+        return not is_begun and self._env.now < self._due_s
 
     def _is_ready(self) -> bool:
-        pacing = self._fed.pacing
         if self._is_void() and math.isfinite(self._next_arrival_s()):
             return False  # everybody here sits out, and another will come
-        waited_s = self._deadline_s if self._is_due() else self._env.now - self._opened_s
+        # The alarm rings at opened + deadline. The difference of that and opened may fall short of
+        # the deadline by rounding, and then the alarm would ring for ever.
+        now_s, pacing = self._env.now, self._pacing
+        waited_s = now_s - self._opened_s if now_s < self._due_s else pacing.deadline_s
         return pacing.ready(self._num_at_work, self._num_arrived, waited_s)
 
     def _can_change(self) -> bool:
         """Return True where a device, an arrival or the deadline can still change the round."""
-        if self._num_at_work or math.isfinite(self._deadline_s):
+        if self._num_at_work or math.isfinite(self._due_s):
             return True
         return self._slots() > 0 and math.isfinite(self._next_arrival_s())
 
@@ -179,7 +180,7 @@ class Server:
 
     def _fill(self, event: str) -> None:
         """Dispatch plans while the pacing has slots; where a whole cohort sits out, ask others."""
-        while (slots := self._slots()) > 0 and np.count_nonzero(is_idle := self._is_idle()):
+        while (slots := self._slots()) > 0 and _is_any(is_idle := self._is_idle()):
             passed_over = self._sat_out
             self._dispatch(is_idle, slots, event)
             if self._sat_out <= passed_over:  # somebody has begun, or nobody was asked
@@ -187,7 +188,7 @@ class Server:
             event = "refilled"
 
     def _slots(self) -> int:
-        return self._fed.pacing.slots(self._num_at_work, self._num_arrived)
+        return self._pacing.slots(self._num_at_work, self._num_arrived)
 
     def _dispatch(self, is_idle: BoolArray, slots: int, event: str) -> None:
         counts = {"slots": slots, "num_passed_over": len(self._sat_out)}
@@ -196,11 +197,10 @@ class Server:
         self._num_cohort += len(cohort)
         self._num_planned += len(plans)
         self.note(event, {"cohort": list(cohort), "version": self.state.version})
-        due_s = self._opened_s + self._deadline_s
         now = self._round, self._env.now
-        timeline = self._timelines.timeline(list(plans.values()), now, due_s)
+        timeline = self._timelines.timeline(list(plans.values()), now, self._due_s)
         ahead = set(timeline.devices.tolist()) if timeline else set()
-        # In order of device: at one instant SimPy resolves ties by creation.
+        # In order of device, since events of one instant happen in the order they were made in.
         for device_id in cohort:
             if device_id not in plans:
                 self.note("sat_out", {}, device_id)
@@ -231,7 +231,7 @@ class Server:
 
     def _report(self, timeline: CohortTimeline) -> Generator[simpy.Event, Any, None]:
         """Tell the server once all plans of a timeline that are not late have arrived."""
-        # Phase by phase, so that the clock rounds as it does for a device by itself.
+        # The clock goes on phase by phase, so that it rounds as it does for a single device.
         for wait_s in timeline.last_waits_s:
             yield self._env.timeout(wait_s)
         if timeline.last_waits_s:
@@ -240,11 +240,13 @@ class Server:
     def _wait(self) -> Generator[simpy.Event, Any, None]:
         """Wait for a report, the deadline, or a device to come while a slot is free."""
         arrival = self._inbox.bell()
-        alarm_s = self._opened_s + self._deadline_s
+        alarm_s = self._due_s
         if self._slots() > 0:
             alarm_s = min(alarm_s, self._next_arrival_s())
-        left_s = max(alarm_s - self._env.now, 0.0)
-        yield arrival if math.isinf(left_s) else arrival | self._env.timeout(left_s)
+        if math.isinf(alarm_s):
+            yield arrival
+        else:
+            yield arrival | self._env.timeout(max(alarm_s - self._env.now, 0.0))
         if arrival.triggered:
             self._receive(self._inbox.take())
         yield from self._wait_for_server()
@@ -262,7 +264,7 @@ class Server:
         if record.outcome != "aggregated":
             check_progress(self._round, self._ended, num_devices=len(self._fed.world.fleet))
             return
-        self.note("update_received", {"bytes": record.upload_bytes}, record.device_id)
+        self.note("update_received", told_bytes(record.upload_bytes), record.device_id)
         self._arrived.append(work)
         down, up = record.download_bytes, record.upload_bytes
         if down and up:
@@ -278,7 +280,7 @@ class Server:
         self._num_ahead, self._num_ahead_arrived = timeline.num_late, len(rows)
 
     def _close_round(self) -> Generator[simpy.Event, Any, None]:
-        if self._fed.pacing.drops_late:
+        if self._pacing.drops_late:
             yield from self._cut_late()
         if self._timeline:
             self._log.release(self._timeline)
@@ -318,7 +320,7 @@ class Server:
             self._participation.all_late(timeline.devices[rows], taken_s)
             self._num_ahead = 0
         for _, process in sorted(self._in_flight.items()):
-            if process.is_alive:  # else it reported at this very instant, and is in time
+            if process.is_alive:  # one that has ended reported at this very instant, so in time
                 process.interrupt("late")
         while self._in_flight:
             yield self._inbox.bell()
@@ -356,6 +358,11 @@ class Server:
         self._ended, self._timeline = [], None
 
 
+def _is_any(chosen: BoolArray) -> bool:
+    """Return whether any is True: it stops at the first, in a quarter of the time of ``any()``."""
+    return chosen.item(chosen.argmax())
+
+
 def simulate(federation: Federation, *logs: Log) -> Server:
     """Run one federation to its end, and return the server as it stands then.
 
@@ -369,7 +376,8 @@ def simulate(federation: Federation, *logs: Log) -> Server:
     with seldom, DeferredLog(Tee((*logs, checked)), fleet, gathers=gathers) as deferred:
         server = Server(env, federation, deferred)
         env.process(note_faults(env, federation.world.faults, server.note))
-        # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
+        # The run ends with the server, not with the last event: a deadline that no longer counts
+        # must not move the clock.
         env.run(until=env.process(server.serve()))
     checked.finish()
     return server
@@ -380,7 +388,7 @@ def _collecting_seldom() -> Iterator[None]:
     """Let Python look for objects that refer to one another in circles only now and then.
 
     A run that trains nothing keeps thousands of events and plans, and makes no such circles. By
-    default, one look after 700 new objects, a sixth of the run's time goes into them.
+    default Python looks after every 700 new objects, which takes a sixth of the run's time.
     """
     before = gc.get_threshold()
     gc.set_threshold(SELDOM, *before[1:])

@@ -10,8 +10,7 @@ import numpy as np
 from algorithms.strategy import LinkRate
 from devices.cost.model import Cost
 from devices.fleet.profile import DeviceProfile
-from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import Adapter, DeviceId, TrainingPlan, WeightFormat
+from devices.vocabulary.plan import Adapter, DeviceId, TrainingPlan
 from devices.vocabulary.trainer import SalienceMetric, Trainer
 from simulator.config.schema import LocalWork
 from simulator.engine.conditions import Conditions
@@ -32,8 +31,10 @@ class ServerView:
     def __init__(self, world: Conditions, work: LocalWork, trainer: Trainer) -> None:
         # No device of the fleet is made here, since a large fleet makes devices only on demand.
         self._fleet = world.fleet
-        self._model = world.model
-        self._work = work
+        self.model, self._work = world.model, work
+        self.batch_size, self.micro_batch = work.batch_size, work.micro_batch
+        self.proximal_mu, self.weight_format = work.proximal_mu, work.weight_format
+        self.upload_bits, self.head_bits = work.upload_bits, work.head_bits
         self._cost_model = world.cost_model
         self._modes = world.modes
         self._mode_draws: tuple[int, ...] = ()
@@ -47,34 +48,6 @@ class ServerView:
         self._fisher: tuple[Adapter | None, FloatArray] = (None, np.zeros(0))
 
     @property
-    def model(self) -> ModelSpec:
-        return self._model
-
-    @property
-    def batch_size(self) -> int:
-        return self._work.batch_size
-
-    @property
-    def proximal_mu(self) -> float:
-        return self._work.proximal_mu
-
-    @property
-    def micro_batch(self) -> int | None:
-        return self._work.micro_batch
-
-    @property
-    def weight_format(self) -> WeightFormat:
-        return self._work.weight_format
-
-    @property
-    def upload_bits(self) -> int:
-        return self._work.upload_bits
-
-    @property
-    def head_bits(self) -> int:
-        return self._work.head_bits
-
-    @property
     def device_ids(self) -> Sequence[DeviceId]:
         return range(len(self._fleet))
 
@@ -83,6 +56,8 @@ class ServerView:
 
     def open_round(self, number: int) -> None:
         """Take note of the power modes that devices are in from this round on."""
+        if self._modes.are_none:
+            return
         draws = self._modes.draws(number)
         if draws != self._mode_draws:
             self._mode_draws, self._in_mode = draws, self._modes.in_round(number)
@@ -93,7 +68,7 @@ class ServerView:
         return int(self._fleet.memory_budget_bytes[device_id])
 
     def num_examples(self, device_id: DeviceId) -> int:
-        return int(self._fleet.num_examples[device_id])
+        return self._fleet.num_examples.item(device_id)
 
     def local_steps(self, device_id: DeviceId) -> int:
         return self._work.steps_for(self.num_examples(device_id))
@@ -105,7 +80,10 @@ class ServerView:
         return self._links[device_id]
 
     def cost(self, plan: TrainingPlan) -> Cost:
-        profile = self.profile(plan.device_id)
+        return self.cost_on(self.profile(plan.device_id), plan)
+
+    def cost_on(self, profile: DeviceProfile, plan: TrainingPlan) -> Cost:
+        """Return the cost of a plan on a device of this profile; one for all of equal work."""
         key = (plan.workload, profile.name)
         cost = self._costs.get(key)
         if cost is None:

@@ -22,7 +22,8 @@ class Track:
 
     def __init__(self, assigned: Assigned[object], pool: Sequence[StepTrace]) -> None:
         self._pool, self._index = pool, assigned.index
-        self._is_steady = len(pool) == 1 and len(pool[0].values) == 1
+        is_steady = len(pool) == 1 and len(pool[0].values) == 1
+        self._steady: float | None = float(pool[0].values[0]) if is_steady else None
         begun_s: FloatArray = np.array([trace.offset_s for trace in pool])[assigned.index]
         for device_id in np.flatnonzero(assigned.offset_s).tolist():
             trace = pool[assigned.index.item(device_id)]
@@ -31,23 +32,27 @@ class Track:
 
     def at(self, device_id: DeviceId, at_s: float) -> float:
         """Return the value of a device's trace at an instant."""
-        if self._is_steady:
-            return self._pool[0].at(at_s)
+        if self._steady is not None:
+            return self._steady
         trace = self._pool[self._index.item(device_id)]
         return trace.at_place(at_s + self._begun_s.item(device_id))
 
     def time_to(self, device_id: DeviceId, amount: float, start_s: float) -> float:
         """Return the seconds from an instant until a device has got an amount done."""
+        if self._steady:
+            return amount / self._steady
         trace = self._pool[self._index.item(device_id)]
         return trace.time_from(amount, start_s + self._begun_s.item(device_id))
 
     def lowest(self, device_id: DeviceId) -> float:
         """Return the least value that a device's trace ever has."""
+        if self._steady is not None:
+            return self._steady
         return self._pool[self._index.item(device_id)].lowest
 
 
 class _Speed(Track):
-    """A track of speeds, where some devices are faster or slower than their profile."""
+    """This track is one of speeds, where some devices are faster or slower than their profile."""
 
     def __init__(self, fleet: Fleet) -> None:
         super().__init__(fleet.speed, fleet.speed.pool)

@@ -189,7 +189,7 @@ class BarReporter(_Following):
 
 
 class TimeLeft(ProgressColumn):
-    """The column of the time that is left, at the pace of the rounds after the first.
+    """This column shows the time that is left, at the pace of the rounds after the first.
 
     The first round also loads the model and warms up, so by its pace a run would seem to take many
     times as long. Nothing is said before the third has ended.

@@ -67,7 +67,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Checked:
-    """The findings of a check about a run that can begin."""
+    """A checked run can begin; this holds what the check found."""
 
     conditions_hash: str
     is_finished: bool

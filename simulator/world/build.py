@@ -15,9 +15,7 @@ from algorithms.registry import STRATEGIES
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost
 from devices.cost.proxy import ProxyCost
-from devices.datasets.partition import (
-    DividedShards,
-)
+from devices.datasets.partition import DividedShards
 from devices.fleet.fleet import Fleet
 from devices.models.catalog import ModelSource, resolve
 from devices.models.spec import ModelSpec
@@ -81,7 +79,7 @@ class World(Conditions):
 
     @cached_property
     def conditions_hash(self) -> str:
-        """SHA-256 of all that every scheduler must meet alike: devices, traces, shards, faults."""
+        """Return the SHA-256 of what all schedulers meet: devices, traces, shards, faults."""
         faults = section_json(self.faults.config) + str(self.faults.seed)
         sha = hashlib.sha256((self.fleet.conditions_hash() + faults).encode())
         if isinstance(self.cost_model, MeasuredCost):

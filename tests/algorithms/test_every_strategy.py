@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from algorithms.registry import STRATEGIES
-from algorithms.strategy import ServerState
+from algorithms.strategies.fedlora import FedLoRA
+from algorithms.strategy import NO_STREAM, ServerState, StrategyError
 from devices.vocabulary.merged import multiplied_out
 from devices.vocabulary.plan import (
     Adapter,
@@ -29,12 +30,12 @@ from tests.kinds import FEDERATED, WHOLE
 from traces.arrays import FloatArray
 
 PADDING = ("zeropad", "hetlora", "fah-qlora")
-"""Those that count a term as zero where a device does not hold it, as their papers say."""
+"""The strategies that count a term as zero where a device does not hold it, as their papers say."""
 
 SENDS_ALL = ("fedlora", "fedex-lora", "lora-fair", "scaffold")
 
 PRODUCTS = ("flexlora", "flora", "lora-fair")
-"""Those that merge B A, and whose terms are others in each round: their own tests have the sum."""
+"""The strategies that merge B A, whose terms change in each round: their own tests check sums."""
 
 
 def fleet_for(kind: str, mixed: StaticFleet) -> StaticFleet:
@@ -81,6 +82,32 @@ def test_every_plan_fits_its_device_in_every_round(kind: str, mixed: StaticFleet
             assert plan.terms.uploaded.any() == (kind in FEDERATED)
             assert plan.local_steps == fleet.local_steps(plan.device_id)
         state = strategy.aggregate(state, updates)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FEDERATED if not STRATEGIES[kind].draws])
+def test_a_strategy_that_says_so_plans_without_random_numbers(
+    kind: str, mixed: StaticFleet
+) -> None:
+    strategy, state, updates = a_round(kind, mixed)
+    fleet = fleet_for(kind, mixed)
+    for now in (state, strategy.aggregate(state, updates)):
+        drawn = strategy.plan(now, fleet, fleet.device_ids, NO_STREAM)
+        plans = plans_of(strategy, now, fleet)
+        assert [plan.workload for plan in drawn] == [plan.workload for plan in plans]
+
+
+def test_a_plan_of_ones_own_draws_unless_it_says_otherwise(mixed: StaticFleet) -> None:
+    class Own(FedLoRA):
+        def plan(self, state: Any, fleet: Any, cohort: Any, rng: np.random.Generator) -> Any:
+            return super().plan(state, fleet, [d for d in cohort if rng.random() < 0.5], rng)
+
+    class Silent(Own):
+        draws = False
+
+    assert (FedLoRA.draws, Own.draws, Silent.draws) == (False, True, False)
+    state = Own().init(random_adapter(mixed.model, 8, np.random.default_rng(5)))
+    with pytest.raises(StrategyError, match=r"draws is False must draw nothing, got rng\.rand"):
+        Silent().plan(state, mixed, mixed.device_ids, NO_STREAM)
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)

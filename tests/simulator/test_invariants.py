@@ -61,13 +61,13 @@ def instead(owner: Any, name: str, changed: Callable[..., Any]) -> Callable[[Pat
 
 
 def early(original: Any, client: _Client, name: str, *details: Any) -> None:
-    """An event is dated back before the one before it."""
+    """Date an event back before the one before it."""
     record, now_s = client.record, client.env.now
     client.context.log.event(Event(now_s - 1, name, record.round, record.device_id, *details))
 
 
 def early_on_a_timeline(original: Any, timeline: Any, name: str, details: Any) -> None:
-    record, now_s = timeline._record, timeline._env.now
+    record, now_s = timeline._record, timeline.env.now
     timeline._context.log.event(Event(now_s - 1, name, record.round, record.device_id, details))
 
 
