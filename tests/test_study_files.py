@@ -183,7 +183,7 @@ def test_a_figure_shows_the_variants_that_its_line_names(done: Path) -> None:
     assert len(shown("{{ accuracy quick }}")) == 2
     assert shown("{{ accuracy quick: fedquad }}") == {"FedQuad"}
     assert len(shown("{{ accuracy quick: fedquad, fedlora-common }}")) == 2
-    with pytest.raises(UserError, match="a variant of this figure must be one of .*got fedquat"):
+    with pytest.raises(UserError, match=r"a variant of this figure must be one of .*got fedquat"):
         shown("{{ accuracy quick: fedquat }}")
     with pytest.raises(UserError, match="that shows chosen variants must be one of accuracy"):
         shown("{{ table quick: fedquad }}")
