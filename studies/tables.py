@@ -70,20 +70,21 @@ def told_apart(source: Source) -> str:
 
 
 def findings(source: Source) -> str:
-    """Return in a sentence which of the compared numbers are told apart from the baseline's."""
+    """Return which of the compared numbers are told apart from the baseline's, by variant."""
     study, changes = source.study, _changes(source)
     num_seeds = int(study.num_seeds.min())
     if num_seeds < MIN_SEEDS:
         seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
         return f"With {seeds} nothing can be told apart: the changes below are values alone."
-    apart = [
-        f"{one.named[0]}'s {one.named[1][:1].lower()}{one.named[1][1:]} ({one.change})"
-        for one in changes
-        if one.p < LEVEL
-    ]
-    count = f"{len(apart)} of {len(changes)} compared numbers can be told apart from"
-    which = f": {listed(apart)}" if apart else ""
-    return markdown(f"With {num_seeds} seeds {count} {study.name(study.baseline)}'s{which}.")
+    apart: dict[str, list[str]] = {}
+    for one in changes:
+        if one.p < LEVEL:
+            variant, number = one.named
+            apart.setdefault(variant, []).append(f"{number[:1].lower()}{number[1:]} ({one.change})")
+    count = f"{sum(map(len, apart.values()))} of {len(changes)} compared numbers"
+    said = f"With {num_seeds} seeds {count} can be told apart from {study.name(study.baseline)}'s"
+    lines = [f"* {markdown(f'{variant}: {listed(numbers)}')}" for variant, numbers in apart.items()]
+    return "\n".join([markdown(said) + (":\n" if lines else "."), *lines])
 
 
 @dataclass(frozen=True)

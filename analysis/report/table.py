@@ -121,8 +121,9 @@ def note(study: Study) -> str:
         return f"{number} seeds a variant, the value of each; no value is marked; {words}"
     return (
         f"{number} seeds a variant; [95 % interval], none where all seeds have one value; to the "
-        "target: median, speed-up: geometric mean, else: mean; marked: the best of a row where it "
-        f"is told apart from every other (paired t test, Holm, {100 * LEVEL:.0f} %); {words}"
+        "target: median, speed-up: geometric mean, else: mean; marked: the best of a row, with "
+        "those that read alike, where it is told apart from every other (paired t test, Holm, "
+        f"{100 * LEVEL:.0f} %); {words}"
     )
 
 
