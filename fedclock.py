@@ -18,8 +18,7 @@ if sys.platform == "win32":
     )
 
 if TYPE_CHECKING:
-    from analysis.api import Result, compare, draw, load, run, summary, sweep, write_figures
-    from analysis.api import write_figures as figures
+    from analysis.api import run, sweep
     from analysis.figures import FIGURES
     from analysis.figures.ablation import plot as plot_change
     from analysis.figures.choices import plot as plot_choices
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
     from analysis.figures.waiting import plot_cdf as plot_waiting_cdf
     from analysis.figures.waiting import plot_mean as plot_waiting
     from analysis.figures.waiting import plot_rounds as plot_waiting_rounds
+    from analysis.results import Result, compare, draw, load, summary, write_figures
+    from analysis.results import write_figures as figures
     from analysis.runs.files import RunError
     from simulator.config.experiment import ConfigError
     from simulator.config.problems import UserError
@@ -85,13 +86,13 @@ _PLACES = {
     "ConfigError": "simulator.config.experiment:ConfigError",
     "LineReporter": "simulator.log.progress:LineReporter",
     "Paper": "analysis.figures.style:Paper",
-    "Result": "analysis.api:Result",
+    "Result": "analysis.results:Result",
     "RunError": "analysis.runs.files:RunError",
     "UserError": "simulator.config.problems:UserError",
-    "compare": "analysis.api:compare",
-    "draw": "analysis.api:draw",
-    "figures": "analysis.api:write_figures",
-    "load": "analysis.api:load",
+    "compare": "analysis.results:compare",
+    "draw": "analysis.results:draw",
+    "figures": "analysis.results:write_figures",
+    "load": "analysis.results:load",
     "plot_change": "analysis.figures.ablation:plot",
     "plot_choices": "analysis.figures.choices:plot",
     "plot_curve": "analysis.figures.curves:plot",
@@ -110,9 +111,9 @@ _PLACES = {
     "plot_waiting_rounds": "analysis.figures.waiting:plot_rounds",
     "run": "analysis.api:run",
     "style": "analysis.figures.style:context",
-    "summary": "analysis.api:summary",
+    "summary": "analysis.results:summary",
     "sweep": "analysis.api:sweep",
-    "write_figures": "analysis.api:write_figures",
+    "write_figures": "analysis.results:write_figures",
 }
 """Name -> the module that it stands in, and its name there."""
 

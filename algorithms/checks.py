@@ -17,28 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from algorithms.contract import wrong_broadcast, wrong_plans, wrong_scale, wrong_state
 from algorithms.quadratic import change_of, distance, known_solution, trained_on
-from algorithms.static_fleet import (
-    StaticDevice,
-    StaticFleet,
-    lasting,
-    spoil,
-    trained_update,
-)
+from algorithms.static_fleet import StaticDevice, StaticFleet, lasting, spoil, trained_update
 from algorithms.strategy import NO_STREAM, LinkRate, ServerState, Strategy
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.memory import FORMAT_BITS
 from devices.fleet.catalog import load_profiles
 from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import (
-    Adapter,
-    Broadcast,
-    ClientUpdate,
-    DeviceId,
-    Timing,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, Timing, TrainingPlan
 
 PROFILES = ("jetson-agx-orin-maxn", "phone-snapdragon-8-gen-2", "raspberry-pi-4-2gb")
 """The profiles of the devices, in turns; their speeds differ widely."""
@@ -133,20 +121,19 @@ def _check_value(strategy: Any) -> Iterator[str]:
     if isinstance(strategy, type) or parameters is None or not parameters.frozen:
         yield f"make it a value of a class under @dataclass(frozen=True), got {strategy!r:.80}"
         return
-    if not isinstance(strategy.rank, int) or strategy.rank < 1:
-        yield f"rank must be a whole number of at least 1, got {strategy.rank!r}"
-    if not isinstance(strategy.alpha, int | float) or not 0 < strategy.alpha < float("inf"):
-        yield f"alpha must be a finite number above 0, got {strategy.alpha!r}"
+    yield from wrong_scale(strategy)
     for name in ("init", "plan", "broadcast", "aggregate"):
         if not callable(getattr(strategy, name, None)):
             yield f"it needs the method {name}; inherit from algorithms.strategy.Strategy"
 
 
+def _initial(strategy: Any, fleet: StaticFleet) -> Adapter:
+    rng = np.random.default_rng(0)
+    return fleet.model.initial_adapter(strategy.rank, float(strategy.alpha), rng)
+
+
 def _start(strategy: Any, fleet: StaticFleet) -> ServerState[Any]:
-    adapter = fleet.model.initial_adapter(
-        strategy.rank, float(strategy.alpha), np.random.default_rng(0)
-    )
-    state: ServerState[Any] = strategy.init(adapter)
+    state: ServerState[Any] = strategy.init(_initial(strategy, fleet))
     return replace(state, num_devices=len(fleet.device_ids))
 
 
@@ -156,10 +143,11 @@ def _plans(
     fleet: StaticFleet,
     cohort: Sequence[DeviceId] | None = None,
     seed: int = 1,
-) -> list[TrainingPlan]:
+) -> Sequence[TrainingPlan]:
     devices = tuple(fleet.device_ids) if cohort is None else tuple(cohort)
     rng = np.random.default_rng(seed) if getattr(strategy, "draws", True) else NO_STREAM
-    return list(strategy.plan(state, fleet, devices, rng))
+    plans: Sequence[TrainingPlan] = strategy.plan(state, fleet, devices, rng)
+    return plans
 
 
 def _update(
@@ -177,7 +165,7 @@ def _update(
 
 def _round(
     strategy: Any, fleet: StaticFleet
-) -> tuple[ServerState[Any], list[TrainingPlan], list[ClientUpdate]]:
+) -> tuple[ServerState[Any], Sequence[TrainingPlan], list[ClientUpdate]]:
     state = _start(strategy, fleet)
     plans = _plans(strategy, state, fleet)
     return state, plans, [_update(strategy, state, plan, fleet) for plan in plans]
@@ -185,15 +173,8 @@ def _round(
 
 def _check_init(strategy: Any) -> Iterator[str]:
     """The method init returns a ServerState of version 0 with the adapter that it was given."""
-    fleet = check_fleet()
-    adapter = fleet.model.initial_adapter(
-        strategy.rank, float(strategy.alpha), np.random.default_rng(0)
-    )
-    state = strategy.init(adapter)
-    if not isinstance(state, ServerState) or state.version != 0:
-        yield f"return ServerState(0, adapter, memory), got {state!r:.80}"
-    elif _shapes(state.adapter) != _shapes(adapter):
-        yield "keep the names and shapes of the adapter's factors"
+    adapter = _initial(strategy, check_fleet())
+    yield from _said(wrong_state(strategy.init(adapter), adapter, 0))
 
 
 def _check_plans(strategy: Any) -> Iterator[str]:
@@ -202,16 +183,13 @@ def _check_plans(strategy: Any) -> Iterator[str]:
         state = _start(strategy, fleet)
         for cohort in (fleet.device_ids, fleet.device_ids[1:3], fleet.device_ids[:1]):
             plans = _plans(strategy, state, fleet, cohort)
-            if not all(isinstance(plan, TrainingPlan) for plan in plans):
-                yield f"return TrainingPlans, got {plans!r:.80}"
-                return
-            devices = [plan.device_id for plan in plans]
-            if len(set(devices)) < len(devices) or not set(devices) <= set(cohort):
-                yield f"for the cohort {list(cohort)} it returned plans for {devices}"
-            shape = fleet.model.grid_shape(strategy.rank)
-            for plan in plans:
-                if plan.terms.held.shape != shape:
-                    yield f"terms must be (L, M, R) = {shape}, got {plan.terms.held.shape}"
+            yield from _said(wrong_plans(plans, state.adapter, cohort))
+
+
+def _said(wrong: str | None) -> Iterator[str]:
+    """Yield what a method must return, where ``contract.py`` says that it did not."""
+    if wrong:
+        yield f"it must return {wrong}"
 
 
 def _check_room(strategy: Any) -> Iterator[str]:
@@ -263,11 +241,7 @@ def _check_broadcast(strategy: Any) -> Iterator[str]:
     state, plans, updates = _round(strategy, fleet)
     for now in (state, strategy.aggregate(state, updates)):
         for plan in plans:
-            sent = strategy.broadcast(now, plan)
-            if not isinstance(sent, Broadcast) or sent.version != now.version:
-                yield f"return Broadcast(state.version, state.adapter), got {sent!r:.80}"
-            elif _shapes(sent.adapter) != _shapes(now.adapter):
-                yield "keep the names and shapes of the adapter's factors and head"
+            yield from _said(wrong_broadcast(strategy.broadcast(now, plan), now))
 
 
 def _check_aggregate(strategy: Any) -> Iterator[str]:
@@ -276,16 +250,11 @@ def _check_aggregate(strategy: Any) -> Iterator[str]:
         state, _, updates = _round(strategy, fleet)
         for given in (updates, updates[:1], updates[-1:], updates[::2]):
             after = strategy.aggregate(state, given)
-            if not isinstance(after, ServerState) or after.version != state.version + 1:
-                yield f"return state.advance(adapter, memory), got {after!r:.80}"
-                return
-            if _shapes(after.adapter) != _shapes(state.adapter):
-                yield "keep the names, shapes and scale of the adapter's factors and head"
+            if wrong := wrong_state(after, state.adapter, state.version + 1):
+                yield from _said(wrong)
                 return
             arrays = [*after.adapter.head.values()]
             arrays += [values for pair in after.adapter.factors.values() for values in pair]
-            if any(values.dtype != np.float32 for values in arrays):
-                yield "every array must be float32"
             if not all(np.isfinite(values).all() for values in arrays):
                 yield "every number must be finite"
 
@@ -414,11 +383,6 @@ def _fleets() -> tuple[StaticFleet, StaticFleet]:
 
 def _workloads(plans: Sequence[TrainingPlan]) -> list[tuple[DeviceId, bytes]]:
     return [(plan.device_id, plan.workload) for plan in plans]
-
-
-def _shapes(adapter: Adapter) -> tuple[Any, ...]:
-    factors = {key: (a.shape, b.shape) for key, (a, b) in adapter.factors.items()}
-    return factors, {name: values.shape for name, values in adapter.head.items()}, adapter.scale
 
 
 def _model(strategy: Any, state: ServerState[Any], device_id: DeviceId) -> Adapter:

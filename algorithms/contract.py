@@ -5,7 +5,8 @@ A strategy from a file is asked this at every call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -36,6 +37,14 @@ def wrong_result(method: str, arguments: Sequence[Any], result: object) -> str |
         case "aggregate":
             return wrong_state(result, arguments[0].adapter, arguments[0].version + 1)
     return None
+
+
+def wrong_scale(strategy: Any) -> Iterator[str]:
+    """Say what keeps a strategy's rank and alpha from making an adapter."""
+    if not isinstance(strategy.rank, int) or strategy.rank < 1:
+        yield f"rank must be a whole number of at least 1, got {strategy.rank!r}"
+    if not isinstance(strategy.alpha, int | float) or not 0 < strategy.alpha < math.inf:
+        yield f"alpha must be a finite number above 0, got {strategy.alpha!r}"
 
 
 def wrong_state(given: object, adapter: Adapter, version: int) -> str | None:

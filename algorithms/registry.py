@@ -9,14 +9,7 @@ from algorithms.merging.server_optimizers import (
     FedYogi,
     ServerOptimizer,
 )
-from algorithms.pacing import (
-    FedAsync,
-    FedBuff,
-    OverSelection,
-    Pacing,
-    SemiSynchronous,
-    Synchronous,
-)
+from algorithms.pacing import FedAsync, FedBuff, OverSelection, Pacing, SemiSynchronous, Synchronous
 from algorithms.selection import Selection, Uniform
 from algorithms.selections.fair import Fair
 from algorithms.selections.fedcs import FedCS

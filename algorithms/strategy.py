@@ -169,6 +169,11 @@ def round_trip_s(fleet: FleetView, plan: TrainingPlan) -> float:
     )
 
 
+def fits(fleet: FleetView, plan: TrainingPlan) -> bool:
+    """Return whether training by the plan takes no more memory than its device has for it."""
+    return fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(plan.device_id)
+
+
 def make_plan(
     fleet: FleetView,
     device_id: DeviceId,

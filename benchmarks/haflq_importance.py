@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from algorithms.planning.importance import Sensitivity
 from algorithms.strategies.haflq import HAFLQ
 from algorithms.strategy import ServerState
-from analysis.figures import style
+from analysis.figures import colors, style
 from benchmarks.documentation import ROOT
 from devices.vocabulary.plan import ClientUpdate
 from devices.vocabulary.trainer import SalienceMetric, Trainer
@@ -52,7 +52,7 @@ EXPERIMENT: dict[str, Any] = {
     "strategy": {"kind": "haflq"},
 }
 METRICS: tuple[SalienceMetric, ...] = get_args(SalienceMetric)
-LOOKS = ((style.BLACK, "o"), (style.BLUE, "s"), (style.ORANGE, "D"), (style.GREEN, "^"))
+LOOKS = ((colors.BLACK, "o"), (colors.BLUE, "s"), (colors.ORANGE, "D"), (colors.GREEN, "^"))
 """The colour and mark of each metric."""
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from analysis.figures import style
+from analysis.figures import colors, style
 from benchmarks.documentation import ROOT, put
 from devices.architectures import plan_costs
 from devices.cost.blocks import BatchShape, block_terms
@@ -59,7 +59,7 @@ SHAPES = (
     (Shape(2, 96, 6, 3, 160), 3, 80),
     (Shape(2, 384, 12, 4, 1536), 8, 64),
 )
-COLORS = {32: style.BLACK, 8: style.BLUE, 4: style.ORANGE, 0: style.GREEN}
+COLORS = {32: colors.BLACK, 8: colors.BLUE, 4: colors.ORANGE, 0: colors.GREEN}
 NAMES = {32: "as computed", 8: "8 bits", 4: "4 bits", 0: "computed again"}
 
 
@@ -226,10 +226,10 @@ def draw(cases: list[Case]) -> Figure:
         shares = sorted(100 * case.deviation for case in own)
         right.plot(shares, np.linspace(0, 1, len(shares)), color=color, label=NAMES[bits])
     ends = [min(case.measured for case in peaks) / 1e6, max(case.measured for case in peaks) / 1e6]
-    left.plot(ends, ends, color=style.GREY, linewidth=0.6, zorder=0)
+    left.plot(ends, ends, color=colors.GREY, linewidth=0.6, zorder=0)
     left.set(xscale="log", yscale="log", xlabel="Measured peak (MB)", ylabel="Closed form (MB)")
     for bound in (-5, 5):
-        right.axvline(bound, color=style.RED, linewidth=0.6, linestyle=":")
+        right.axvline(bound, color=colors.RED, linewidth=0.6, linestyle=":")
     right.set(xlabel="Closed form too high by (%)", ylabel="Share of configurations")
     right.legend(title="Activations are saved")
     return figure

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis import escape
-from analysis.figures import bands, curves, style
+from analysis.figures import bands, colors, curves, style
 from analysis.metrics.definitions import JUDGES
 
 Draw = Callable[[pd.DataFrame, style.Paper], Figure]
@@ -27,7 +27,7 @@ def speed_ups(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a line for each variant: its speed-up at each target, with its interval."""
 
     def plot(axes: Axes) -> None:
-        for label, look in style.looks(frame).items():
+        for label, look in colors.looks(frame).items():
             own = frame[frame["label"] == label]
             axes.plot(
                 100 * own["target"],
@@ -40,7 +40,7 @@ def speed_ups(frame: pd.DataFrame, paper: style.Paper) -> Figure:
             axes.fill_between(
                 100 * own["target"], own["low"], own["high"], color=look.color, alpha=0.16, lw=0
             )
-        axes.axhline(1.0, color=style.GREY, linewidth=0.7)
+        axes.axhline(1.0, color=colors.GREY, linewidth=0.7)
         axes.set(xlabel="Target accuracy (%)", ylabel="Speed-up (×)", yscale="log")
         _plain_ratios(axes, "y")
         axes.grid()
@@ -56,7 +56,7 @@ def decomposition(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """
 
     def plot(axes: Axes) -> None:
-        for label, look in style.looks(frame).items():
+        for label, look in colors.looks(frame).items():
             own = frame[frame["label"] == label].sort_values("rounds_ratio")
             axes.plot(
                 own["round_s_ratio"],
@@ -82,7 +82,7 @@ def decomposition(frame: pd.DataFrame, paper: style.Paper) -> Figure:
         ends = np.array([*frame["round_s_ratio"], *frame["rounds_ratio"]])
         low, high = 0.9 * min(ends.min(), 1), 1.12 * max(ends.max(), 1)
         across = np.linspace(low, high, 50)
-        axes.plot(across, 1 / across, color=style.GREY, linewidth=0.7)
+        axes.plot(across, 1 / across, color=colors.GREY, linewidth=0.7)
         axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
         axes.set(xlabel="Seconds a round (× the baseline's)", ylabel="Rounds (×)")
         _plain_ratios(axes, "x")
@@ -97,9 +97,9 @@ def menu(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
     def plot(axes: Axes) -> None:
         low, high = frame["budget_low_bytes"].iloc[0], frame["budget_high_bytes"].iloc[0]
-        axes.axvspan(low / 1e9, high / 1e9, color=style.LIGHT_GREY, lw=0)
-        kinds = style.palette(frame["activations"])
-        for (kind, color), marker in zip(kinds.items(), style.MARKERS, strict=False):
+        axes.axvspan(low / 1e9, high / 1e9, color=colors.LIGHT_GREY, lw=0)
+        kinds = colors.palette(frame["activations"])
+        for (kind, color), marker in zip(kinds.items(), colors.MARKERS, strict=False):
             own = frame[frame["activations"] == kind]
             axes.plot(
                 own["memory_bytes"] / 1e9, own["step_s"], color=color, marker=marker, label=kind
@@ -118,9 +118,9 @@ def bound(frame: pd.DataFrame, paper: style.Paper) -> Figure:
 
     def plot(axes: Axes) -> None:
         curve = frame.drop_duplicates("depth")
-        axes.plot(curve["depth"], curve["over_depth_1"], color=style.GREY, linewidth=0.7)
+        axes.plot(curve["depth"], curve["over_depth_1"], color=colors.GREY, linewidth=0.7)
         marked = frame.drop_duplicates("label").set_index("label")
-        for label, look in style.looks(frame).items():
+        for label, look in colors.looks(frame).items():
             axes.plot(
                 marked["mean_depth"][label],
                 marked["mean_over_depth_1"][label],
@@ -142,7 +142,7 @@ def devices(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     The mark stands where the work ends, the thin line where the wait does.
     """
     kinds = list(dict.fromkeys(frame["profile"]))
-    looks = style.looks(frame)
+    looks = colors.looks(frame)
     drawn = style.figure(paper.column_in, 0.45 + 0.23 * len(kinds))
     axes = drawn.subplots()
     for k, (label, look) in enumerate(looks.items()):
@@ -181,7 +181,7 @@ def coverage(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """Return a line for each variant: the share of examples that trained each block."""
 
     def plot(axes: Axes) -> None:
-        for label, look in style.looks(frame).items():
+        for label, look in colors.looks(frame).items():
             own = frame[frame["label"] == label].assign(share=lambda rows: 100 * rows["share"])
             curve = bands.curve(own, x="block", y="share", band=paper.band)
             bands.plot(axes, curve, look, label=label, size=(1.0, 1.0))

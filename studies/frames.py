@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.figures import curves, style
+from analysis.figures import colors, curves
 from analysis.figures.rows import of_runs
 from analysis.metrics import run_metrics
 from analysis.metrics.paired import students
@@ -227,7 +227,7 @@ def plan_of_depth(source: Source, depth: int, packed: int, bits: int = 8) -> Tra
 def _looked(source: Source, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
     """Return rows as a frame for a figure: with strategy and shade of each label."""
     strategies = {run.label: run.strategy for run in source.study.runs}
-    shades = style.shades(strategies.items())
+    shades = colors.shades(strategies.items())
     frame = pd.DataFrame(rows)
     labels = frame["label"]
     return frame.assign(strategy=labels.map(strategies), shade=labels.map(shades))

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from analysis.metrics.kept import keep
 from simulator.config.plain_yaml import parse_yaml
 from simulator.config.problems import UserError
 from simulator.log.progress import PlainReporter
 from simulator.runs.sweep import SweepRun, carry_out, expand
 from simulator.workers.result_cache import DEFAULT_GB, open_cache
 from simulator.workers.trainers import Trainers
+from studies.kept import keep
 
 KEYS = {"experiment", "strategies", "seeds", "set", "rates"}
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from analysis.metrics.kept import KeptRun, read_kept, study_of_kept
 from analysis.metrics.study import Study
 from simulator.config.experiment import load_experiment
 from simulator.config.problems import UserError
 from simulator.config.schema import RunConfig
 from simulator.world.build import World, build_world
+from studies.kept import KeptRun, read_kept, study_of_kept
 from studies.run import Step
 
 

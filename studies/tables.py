@@ -12,7 +12,6 @@ import pandas as pd
 from analysis.escape import markdown
 from analysis.metrics import run_metrics
 from analysis.metrics.definitions import METRICS, value_in_words
-from analysis.metrics.kept import KeptRun
 from analysis.metrics.paired import MIN_SEEDS
 from analysis.report.formats import markdown_grid, to_markdown
 from analysis.report.table import LEVEL, study_table
@@ -26,6 +25,7 @@ from studies.frames import (
     mean_ratio,
     menu_frame,
 )
+from studies.kept import KeptRun
 from studies.source import Source
 from traces.text import listed
 

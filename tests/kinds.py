@@ -5,7 +5,7 @@ from __future__ import annotations
 from algorithms.registry import REFERENCES, STRATEGIES
 
 FEDERATED = tuple(kind for kind in STRATEGIES if kind not in REFERENCES)
-"""Those whose devices send something that a global model is made of."""
+"""The strategies whose devices send something that a global model is made of."""
 
 WHOLE = (
     "fedlora",
@@ -18,4 +18,4 @@ WHOLE = (
     "local-only",
     "centralized",
 )
-"""Those that take no heed of a device's memory: unless told to, they train the same on all."""
+"""The strategies that take no heed of a device's memory: unless told to, all train alike."""

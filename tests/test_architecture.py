@@ -61,7 +61,7 @@ ROOMS = {
     "simulator": ("config", "log", "engine", "world", "workers", "runs"),
     "analysis": (
         *("units", "escape", "runs", "metrics", "figures", "report", "traces", "calibration"),
-        *("api", "commands", "__main__"),
+        *("results", "api", "commands", "__main__"),
     ),
 }
 """Rooms and single files in order: each imports only itself and what stands before it."""

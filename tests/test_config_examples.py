@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {
 
 
 def pieces(page: Path) -> list[Mapping[str, Any]]:
-    """Every indented block of a page that is a mapping of a config's own keys."""
+    """Return every indented block of a page that is a mapping of a config's own keys."""
     found = []
     for block in re.findall(r"(?:^ {4}.*\n)+", page.read_text("utf-8"), flags=re.MULTILINE):
         try:

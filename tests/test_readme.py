@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """The commands that are run here; those that set up stand in the Makefile as well."""
+    """Return the commands that are run here; those that set up stand in the Makefile as well."""
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     return [line for line in lines if not line.startswith(SET_UP)]
 

@@ -32,7 +32,7 @@ def sources() -> list[Path]:
 
 
 def forbidden(tree: ast.AST) -> Iterator[str]:
-    """What in a source could run code that came as data, or load weights that are programs."""
+    """Yield what in a source could run code that came as data, or load unsafe weights."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[0] in FORBIDDEN_IMPORTS)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.metrics.kept import keep, read_kept, study_of_kept
 from analysis.metrics.study import study
 from analysis.runs.files import RunError
 from analysis.runs.frames import open_runs
@@ -19,11 +18,12 @@ from simulator.config.problems import UserError
 from simulator.world.build import build_world
 from studies import page as page_maker
 from studies import run as runner
+from studies.kept import keep, read_kept, study_of_kept
 from tests.torture import long, some
 
 STUDIES = Path(runner.__file__).parent
 PLANS = sorted(STUDIES.glob("*plan.yaml"), reverse=True)
-"""The quick one first."""
+"""The plans of the studies, the quick one first."""
 
 
 @pytest.fixture(scope="module")

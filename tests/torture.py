@@ -14,9 +14,9 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 
 SHARE = float(os.environ.get("FEDCLOCK_TORTURE", "0"))
-"""Of the full number of tries: 0 is the short slice, 1 is all of them."""
+"""The share of the full number of tries: 0 is the short slice, 1 is all of them."""
 SEED = int(os.environ.get("FEDCLOCK_SEED", "0"))
-"""Of what is drawn at random: another one tries other inputs."""
+"""The seed of what is drawn at random: another one tries other inputs."""
 
 
 def scaled(short: int, full: int, *, least: int = 0) -> int:

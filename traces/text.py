@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 MAX_BYTES = 1_000_000_000
 """Largest file that is read: as Python objects a text takes many times its size in memory."""
@@ -215,12 +215,17 @@ def whole_number(where: str, name: str, text: str, largest: float) -> int:
     return int(text)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Return whether a value of JSON, TOML or a pickle is a finite number, and not a truth value.
 
     A whole number too large for a float is not.
     """
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
+
+
+def finite_or_nan(value: object) -> float:
+    """Return the value where it is a finite number, as ``is_number`` tells; NaN for another."""
+    return float(value) if is_number(value) else math.nan
 
 
 def parse_json(text: str | bytes) -> Any:

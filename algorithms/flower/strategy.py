@@ -26,13 +26,7 @@ import numpy as np
 
 from algorithms.strategies.fedlora import Depth, FedLoRA
 from algorithms.strategy import FleetView, ServerState, Strategy, StrategyError
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    Factors,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, Factors, TrainingPlan
 from traces.arrays import BoolArray, Float32Array
 from traces.options import Count, Positive
 

@@ -29,13 +29,7 @@ from annotated_types import Gt, Lt
 from algorithms.merging.robust import clipped
 from algorithms.merging.wrapped import Wrapped
 from algorithms.strategy import ServerState
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    Factors,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, TermGrid, TrainingPlan
 from traces.arrays import Float32Array
 from traces.options import Options, Positive
 

@@ -34,12 +34,7 @@ from annotated_types import Ge, Lt
 
 from algorithms.merging.wrapped import Wrapped
 from algorithms.strategy import ServerState
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    Factors,
-    TermGrid,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, Factors, TermGrid
 from traces.arrays import BoolArray, Float32Array, FloatArray
 from traces.options import Options, Positive
 

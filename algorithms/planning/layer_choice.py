@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from algorithms.strategy import FleetView, make_plan
+from devices.vocabulary.plan import DeviceId, TermGrid, TrainingPlan
 from traces.arrays import BoolArray, FloatArray, IntArray
 
 
@@ -34,6 +36,16 @@ class LayerProblem:
         alike = chosen.sum(axis=0) - chosen[device]
         gains: FloatArray = self.norms[device] - self.consistency * (num_others - 2 * alike)
         return gains
+
+
+def plan_of_blocks(
+    fleet: FleetView, device_id: DeviceId, chosen: BoolArray, *, rank: int
+) -> TrainingPlan:
+    """Return the plan that holds all terms, and trains and uploads those of the chosen (L,)."""
+    shape = fleet.model.grid_shape(rank)
+    trained = np.broadcast_to(chosen[:, None, None], shape)
+    bits = np.where(trained, 32, 0).astype(np.uint8)
+    return make_plan(fleet, device_id, TermGrid(np.ones(shape, dtype=bool), trained, bits))
 
 
 def choose_layers(problem: LayerProblem) -> BoolArray:

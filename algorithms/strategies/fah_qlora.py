@@ -27,23 +27,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from algorithms.merging.lora import (
-    example_weights,
-    holder_weights,
-    mean_adapter,
-    padded_weights,
-)
+from algorithms.merging.lora import example_weights, holder_weights, mean_adapter, padded_weights
 from algorithms.planning.bit_allocation import Formats, FourBit
 from algorithms.planning.depth_search import deepest_within
 from algorithms.planning.term_budgets import TypicalCosts, Workload, first_terms, truncated
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    TrainingPlan,
-    WeightFormat,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TrainingPlan, WeightFormat
 from traces.arrays import FloatArray, IntArray
 from traces.options import Count, Positive, check_options
 

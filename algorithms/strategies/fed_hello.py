@@ -34,8 +34,9 @@ import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.planning.compact_models import BlockCounts
-from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
-from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TermGrid, TrainingPlan
+from algorithms.planning.layer_choice import plan_of_blocks
+from algorithms.strategy import FleetView, ServerState, Strategy, fits
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TrainingPlan
 from traces.arrays import BoolArray, FloatArray
 from traces.options import Count, Positive
 
@@ -116,15 +117,9 @@ class FedHeLLo(Strategy[Allocation]):
 
         def is_too_much(number: int) -> bool:
             top = np.arange(num_blocks) >= num_blocks - number
-            return not _fits(fleet, self._plan(fleet, device_id, top))
+            return not fits(fleet, plan_of_blocks(fleet, device_id, top, rank=self.rank))
 
         return bisect_left(range(1, min(limit, num_blocks) + 1), True, key=is_too_much)
-
-    def _plan(self, fleet: FleetView, device_id: DeviceId, chosen: BoolArray) -> TrainingPlan:
-        shape = fleet.model.grid_shape(self.rank)
-        trained = np.broadcast_to(chosen[:, None, None], shape)
-        bits = np.where(trained, 32, 0).astype(np.uint8)
-        return make_plan(fleet, device_id, TermGrid(np.ones(shape, dtype=bool), trained, bits))
 
     def _fitting_plan(
         self, fleet: FleetView, device_id: DeviceId, chosen: BoolArray
@@ -135,10 +130,10 @@ class FedHeLLo(Strategy[Allocation]):
         """
         index = np.arange(len(chosen))
         for lowest in np.flatnonzero(chosen).tolist():
-            plan = self._plan(fleet, device_id, chosen & (index >= lowest))
-            if _fits(fleet, plan):
+            plan = plan_of_blocks(fleet, device_id, chosen & (index >= lowest), rank=self.rank)
+            if fits(fleet, plan):
                 return plan
-        return self._plan(fleet, device_id, index == len(chosen) - 1)
+        return plan_of_blocks(fleet, device_id, index == len(chosen) - 1, rank=self.rank)
 
 
 def draw_weights(scores: FloatArray) -> FloatArray:
@@ -170,7 +165,3 @@ def three_groups(scores: FloatArray) -> FloatArray:
     group = np.searchsorted(cuts, np.arange(len(values)), side="right")
     groups: FloatArray = group[place].astype(np.float64)
     return groups
-
-
-def _fits(fleet: FleetView, plan: TrainingPlan) -> bool:
-    return fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(plan.device_id)

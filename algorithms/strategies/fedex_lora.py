@@ -38,7 +38,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from traces.arrays import Float32Array, FloatArray
+from traces.arrays import FloatArray
 from traces.options import Count, Positive
 
 
@@ -104,18 +104,13 @@ def residuals(mean: Adapter, updates: Sequence[ClientUpdate], shares: FloatArray
     for key, (a, b) in mean.factors.items():
         of_layer = shares[:, key.block, mean.modules.index(key.module)]  # (K,)
         parts = [
-            Factors(update.adapter.factors[key].a, _times(share, update.adapter.factors[key].b))
-            for update, share in zip(updates, of_layer, strict=True)
+            Factors(own.a, (share * own.b).astype(np.float32))
+            for own, share in zip((u.adapter.factors[key] for u in updates), of_layer, strict=True)
             if share
         ]
         if parts:
             stack[key] = side_by_side([*parts, Factors(a, -b)])
     return stack
-
-
-def _times(share: float, values: Float32Array) -> Float32Array:
-    scaled: Float32Array = (share * values).astype(np.float32)
-    return scaled
 
 
 def _missed(state: ServerState[Bases], device_id: DeviceId) -> Missed:

@@ -23,13 +23,7 @@ import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan, make_plans
-from devices.vocabulary.plan import (
-    ClientUpdate,
-    DeviceId,
-    FactorUse,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import ClientUpdate, DeviceId, FactorUse, TermGrid, TrainingPlan
 from traces.options import Count, Positive
 
 Depth = Literal["all", "common"] | Count

@@ -44,13 +44,7 @@ from algorithms.planning.depth_search import (
     undominated,
 )
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TermGrid, TrainingPlan
 from traces.arrays import FloatArray, IntArray
 from traces.options import Count, NotNegative, PartialShare, Positive, Share
 

@@ -23,13 +23,7 @@ import numpy as np
 from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.strategies.fedlora import Depth, depth_on
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
-from devices.vocabulary.plan import (
-    ClientUpdate,
-    DeviceId,
-    Factors,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import ClientUpdate, DeviceId, Factors, TermGrid, TrainingPlan
 from traces.options import Count, Positive
 
 

@@ -22,13 +22,7 @@ import numpy as np
 from algorithms.merging.lora import example_weights, mean_head
 from algorithms.planning.term_budgets import RankRule, fitting_ranks, plans_by_rank
 from algorithms.strategy import FleetView, ServerState, Strategy
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    Factors,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, Factors, TrainingPlan
 from traces.arrays import FloatArray
 from traces.options import Count, Positive, RisingCounts
 

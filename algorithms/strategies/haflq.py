@@ -45,15 +45,9 @@ from algorithms.planning.term_budgets import (
     budgets_by_group,
     budgets_by_speed,
 )
-from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
+from algorithms.strategy import FleetView, ServerState, Strategy, fits, make_plan
 from devices.models.spec import ModelSpec
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import SalienceMetric
 from traces.arrays import BitsArray, BoolArray, FloatArray
 from traces.options import RISING, Count, Positive, RisingCounts, Share
@@ -166,12 +160,12 @@ class HAFLQ(Strategy[Sensitivity]):
         nums_terms = [workloads[device_id].num_terms for device_id in able]
         chosen = choose_terms(score, nums_terms, explore_share=self.explore_share, rng=rng)
         bits = upload_bits(chosen, [budget_bits[device_id] for device_id in able])
-        held = np.ones_like(chosen) if self.mode == "freezing" else chosen
         plans = []
-        for device_id, terms in zip(able, TermGrid.many(held, chosen, bits), strict=True):
+        grids = TermGrid.many(self._held(chosen), chosen, bits)
+        for device_id, terms in zip(able, grids, strict=True):
             index = workloads[device_id].formats_index
             plan = make_plan(fleet, device_id, terms, formats[index], activation_bits)
-            if fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(device_id):
+            if fits(fleet, plan):
                 plans.append(plan)
         return plans
 
@@ -191,13 +185,13 @@ class HAFLQ(Strategy[Sensitivity]):
             return greedy_formats(salience, self.four_bit)
         return [threshold_formats(salience, self.threshold_share, four_bit=self.four_bit)]
 
-    def _grid(self, trained: BoolArray, upload_bits: BitsArray) -> TermGrid:
-        held = np.ones_like(trained) if self.mode == "freezing" else trained
-        return TermGrid(held, trained, upload_bits)
-
     def _full_grid(self, trained: BoolArray) -> TermGrid:
         """Return a grid in which everything trained is uploaded at the highest level."""
-        return self._grid(trained, (trained * self.upload_levels[-1]).astype(np.uint8))
+        bits = (trained * self.upload_levels[-1]).astype(np.uint8)
+        return TermGrid(self._held(trained), trained, bits)
+
+    def _held(self, trained: BoolArray) -> BoolArray:
+        return np.ones_like(trained) if self.mode == "freezing" else trained
 
     def _workloads(self, fleet: FleetView, costs: TypicalCosts) -> dict[DeviceId, Workload]:
         """Return what each device of the fleet can hold and train; one that cannot is absent.

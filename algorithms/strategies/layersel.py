@@ -28,15 +28,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from algorithms.merging.lora import holder_weights, mean_adapter, squared_change
-from algorithms.planning.layer_choice import LayerProblem, choose_layers
-from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
-from devices.vocabulary.plan import (
-    Adapter,
-    ClientUpdate,
-    DeviceId,
-    TermGrid,
-    TrainingPlan,
-)
+from algorithms.planning.layer_choice import LayerProblem, choose_layers, plan_of_blocks
+from algorithms.strategy import FleetView, ServerState, Strategy, fits
+from devices.vocabulary.plan import Adapter, ClientUpdate, DeviceId, TrainingPlan
 from traces.arrays import BoolArray, FloatArray, IntArray
 from traces.options import Count, NotNegative, Positive
 
@@ -114,29 +108,22 @@ class LayerSel(Strategy[LayerNorms]):
         def most_from(lowest: int) -> int:
             def is_too_much(number: int) -> bool:
                 chosen = (index >= lowest) & (index < lowest + number)
-                return not _fits(fleet, self._plan(fleet, device_id, chosen))
+                return not fits(fleet, plan_of_blocks(fleet, device_id, chosen, rank=self.rank))
 
             numbers = range(1, min(limit, num_blocks - lowest) + 1)
             return bisect_left(numbers, True, key=is_too_much)
 
         return np.array([most_from(lowest) for lowest in range(num_blocks)])
 
-    def _plan(self, fleet: FleetView, device_id: DeviceId, chosen: BoolArray) -> TrainingPlan:
-        shape = fleet.model.grid_shape(self.rank)
-        trained = np.broadcast_to(chosen[:, None, None], shape)
-        bits = np.where(trained, 32, 0).astype(np.uint8)
-        terms = TermGrid(np.ones(shape, dtype=bool), trained, bits)
-        return make_plan(fleet, device_id, terms)
-
     def _fitting_plan(
         self, fleet: FleetView, device_id: DeviceId, chosen: BoolArray
     ) -> TrainingPlan:
         """Return the plan of these blocks, without the lowest ones where they do not all fit."""
-        plan = self._plan(fleet, device_id, chosen)
-        while not _fits(fleet, plan) and chosen.sum() > 1:
+        plan = plan_of_blocks(fleet, device_id, chosen, rank=self.rank)
+        while not fits(fleet, plan) and chosen.sum() > 1:
             chosen = chosen.copy()
             chosen[chosen.argmax()] = False
-            plan = self._plan(fleet, device_id, chosen)
+            plan = plan_of_blocks(fleet, device_id, chosen, rank=self.rank)
         return plan
 
 
@@ -153,7 +140,3 @@ def optimistic(known: LayerNorms, devices: Sequence[DeviceId], *, num_blocks: in
         return np.ones((len(devices), num_blocks))
     own = np.stack([known.get(device_id, unseen) for device_id in devices])
     return np.where(np.isnan(own), np.where(most < 0, top, most), own)
-
-
-def _fits(fleet: FleetView, plan: TrainingPlan) -> bool:
-    return fleet.cost(plan).memory.total <= fleet.memory_budget_bytes(plan.device_id)

@@ -28,12 +28,7 @@ from algorithms.merging.lora import holder_weights, mean_adapter
 from algorithms.planning.depth_costs import DepthCosts, Work, round_times
 from algorithms.planning.depth_search import deepest_within
 from algorithms.strategy import FleetView, ServerState, Strategy, make_plan
-from devices.vocabulary.plan import (
-    ClientUpdate,
-    DeviceId,
-    TermGrid,
-    TrainingPlan,
-)
+from devices.vocabulary.plan import ClientUpdate, DeviceId, TermGrid, TrainingPlan
 from traces.arrays import IntArray
 from traces.options import Count, Positive
 

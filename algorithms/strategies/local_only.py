@@ -32,7 +32,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from traces.options import Count, Positive, check_options
+from traces.options import Count, Positive
 
 OwnModels = Mapping[DeviceId, Adapter]
 """The model of each device that has trained; the others have the initial one."""
@@ -52,9 +52,6 @@ class LocalOnly(Strategy[OwnModels]):
     alpha: Positive = 16.0
     depth: Depth = "all"
     """Trained blocks from the output: all, the most that every device can hold, or a number."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def init(self, adapter: Adapter) -> ServerState[OwnModels]:
         """Return a state in which every device has the initial model."""

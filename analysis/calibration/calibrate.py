@@ -84,7 +84,8 @@ def save(output: Path, steps: Sequence[MeasuredStep], template: DeviceProfile) -
     """
     fits, left_out = [], []
     kept = f"; {output} is kept as it was" if output.exists() else ""
-    for bits in (bits for bits in WIDTHS if _has(steps, bits)):
+    timed = {step.compute_bits for step in steps}
+    for bits in (width for width in WIDTHS if width in timed):
         try:
             fits.append(fit_rates(steps, bits))
         except UnmeasuredError as error:
@@ -209,7 +210,3 @@ def _said(fit: Fit) -> list[str]:
         f"  held out ({fit.num_held_out}): median error {fit.median_error:.1%}, 90th percentile "
         f"{fit.tail_error:.1%}; repeats differ by {fit.spread:.1%}{'' if fit.is_good else bad}",
     ]
-
-
-def _has(steps: Sequence[MeasuredStep], bits: ComputeBits) -> bool:
-    return any(step.compute_bits == bits for step in steps)

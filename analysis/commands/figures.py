@@ -38,9 +38,9 @@ def figures(
     from dataclasses import replace
 
     # Imported here, since importing pandas and matplotlib takes a second.
-    from analysis import api
     from analysis.figures.bands import BANDS
     from analysis.figures.style import PAPERS
+    from analysis.results import result_of, write_figures, write_sensitivity
     from analysis.runs.choose import chosen
     from analysis.runs.frames import open_runs
 
@@ -48,15 +48,15 @@ def figures(
         if given not in choices:
             raise ConfigError([unknown(option.removeprefix("--"), given, choices)], option)
     numbers = _numbers(devices or "")
-    result = api.result_of(chosen(open_runs(folders), where or ()))
+    result = result_of(chosen(open_runs(folders), where or ()))
     place = place_beside(folders, "figures", output, where or ())
     style = replace(PAPERS[paper], band=band)
     if over is None:
-        written = api.write_figures(
+        written = write_figures(
             result, place, names=only or (), paper=style, target=target, devices=numbers
         )
     else:
-        written = api.write_sensitivity(result, place, over, paper=style, target=target)
+        written = write_sensitivity(result, place, over, paper=style, target=target)
     console = results()
     for line in result.found.left_out:
         say(console, f"left out: {line}")

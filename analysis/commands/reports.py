@@ -115,7 +115,7 @@ def _report(
 ) -> None:
     # Imported here, since importing pandas and matplotlib takes a second.
     from analysis.report.data import differing_settings
-    from analysis.report.formats import for_terminal
+    from analysis.report.formats import TerminalTable
     from analysis.report.report import PAGE, write_report
     from analysis.report.table import side_by_side
 
@@ -129,7 +129,7 @@ def _report(
             baseline=baseline,
             progress=lambda done, total, what: status.update(f"report: {what} ({done}/{total})"),
         ).studies
-    console.print(for_terminal(side_by_side(studies)))
+    console.print(TerminalTable(side_by_side(studies)))
     for block, study in studies.items():
         if differing := differing_settings(study.runs):
             of_block = f" of {block.heading}" if block.heading else ""

@@ -23,7 +23,7 @@ from simulator.config.problems import UserError
 from simulator.log.manifest import RunFolderError, lost_files, read_manifest
 from simulator.log.removal import check_removable, remove_runs
 from simulator.log.run_folder import is_being_written
-from traces.text import counted
+from traces.text import counted, finite_or_nan
 
 app = typer.Typer(no_args_is_help=True, help="Run folders: list, show and remove them.")
 
@@ -167,7 +167,7 @@ def _scores(manifest: Mapping[str, Any]) -> list[str]:
     return [
         f"{key.removeprefix('final_').replace('_', ' ')} {_words(key, given)}"
         for key, given in manifest.items()
-        if key.startswith("final_") and not math.isnan(_number(given))
+        if key.startswith("final_") and not math.isnan(finite_or_nan(given))
     ]
 
 
@@ -188,21 +188,13 @@ def _inner(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _seconds(value: Any) -> str:
-    number = _number(value)
+    number = finite_or_nan(value)
     return "" if math.isnan(number) else SECONDS.text(number)
-
-
-def _number(value: Any) -> float:
-    """Return the number of a manifest; not a number where there is none that a double holds."""
-    try:
-        return float(value) if isinstance(value, int | float) else math.nan
-    except OverflowError:  # a whole number in JSON may be too large for a float
-        return math.nan
 
 
 def _words(key: str, value: Any) -> str:
     """Return a number of a manifest as tables write it, in its unit."""
-    return SCALES.get(key, PLAIN).text(_number(value))
+    return SCALES.get(key, PLAIN).text(finite_or_nan(value))
 
 
 def _size_bytes(folder: Path) -> float:

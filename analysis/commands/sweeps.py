@@ -117,7 +117,7 @@ def summary(
     # Imported here, since importing pandas takes a second.
     from analysis.metrics.side_by_side import studies_of
     from analysis.metrics.study import study
-    from analysis.report.formats import for_terminal, table_files
+    from analysis.report.formats import TerminalTable, table_files
     from analysis.report.table import side_by_side
     from analysis.runs.blocks import blocks_of
     from analysis.runs.choose import chosen
@@ -131,7 +131,7 @@ def summary(
             lambda runs, base: study(runs, target=target, baseline=base, smoothing=smooth),
             baseline,
         )
-    console.print(for_terminal(side_by_side(found)))
+    console.print(TerminalTable(side_by_side(found)))
     place = place_beside(folders, "summary", output, where or ())
     _write(table_files(found), place)
     for line in (line for one in found.values() for line in one.left_out):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -49,18 +49,6 @@ def import_command(
     FORMAT: mahimahi, pensieve, lumos5g, puffer, rates, ghent, hsdpa, ucc, csv, parquet (links);
     fedscale-behave, flash, stunner (availability); fedscale-capacity, ai-benchmark (devices).
     """
-    _import(format_name, files, output, uplink_scale, force=force)
-
-
-def _import(
-    format_name: str,
-    files: Sequence[Path],
-    output: Path,
-    uplink_scale: float | None,
-    *,
-    force: bool,
-) -> None:
-    """Import files of a format into a folder, all or none, and say what was written."""
     from analysis.traces import files as trace_files
     from analysis.traces import tables as trace_tables
     from traces.importers import import_files
@@ -72,7 +60,8 @@ def _import(
         if uplink_scale is not None:
             imported = trace_files.with_uplinks(imported, uplink_scale)
         texts = {f"{one.name}.csv": one.text.encode() for one in imported}
-        own = [path for path in files if path.resolve() in _resolved(texts, output)]
+        written = {(output / name).resolve() for name in texts}
+        own = [path for path in files if path.resolve() in written]
         if own:
             raise ValueError(
                 f"an import must not overwrite what it reads, got {own[0]}; "
@@ -110,7 +99,7 @@ def fetch_command(
     with chatter().status(name) as status:
         files = public_traces.fetch_public(name, public, sha256, status.update)
     say(console, f"{public.title} ({public.licence}): {public.address}")
-    _import(public.format, files, output, uplink_scale, force=force)
+    import_command(public.format, files, output, uplink_scale, force)
 
 
 @app.command("fit")
@@ -193,10 +182,6 @@ def publish(files: Mapping[str, bytes], folder: Path, *, force: bool) -> None:
                 (staged / name).write_bytes(content)
     except OSError as error:
         raise ValueError(f"the files cannot be written to {folder}: {error}") from None
-
-
-def _resolved(names: Iterable[str], folder: Path) -> set[Path]:
-    return {(folder / name).resolve() for name in names}
 
 
 @contextmanager

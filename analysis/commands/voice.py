@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from typing import Annotated, Any
@@ -48,7 +48,7 @@ def with_voice(command: Callable[..., None]) -> Callable[..., None]:
             raise ConfigError(["give --quiet or --verbose, at most one of the two"], "-q -v")
         token = _is_quiet.set(quiet)
         try:
-            with _shown() if verbose else _nothing():
+            with _shown() if verbose else nullcontext():
                 command(*given, **named)
         finally:
             _is_quiet.reset(token)
@@ -65,11 +65,6 @@ def with_voice(command: Callable[..., None]) -> Callable[..., None]:
         one.name: one.annotation for one in signature.parameters.values()
     }
     return called
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager

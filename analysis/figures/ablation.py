@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import escape
-from analysis.figures import bands, bars, style
+from analysis.figures import bands, bars, colors, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.definitions import JUDGES
 from analysis.metrics.study import Study
@@ -80,8 +80,8 @@ def _spent(numbers: pd.Series[Any]) -> tuple[float, float, float]:
 def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range") -> None:
     """Draw a bar for each label, to the right of the baseline's line where there is more of it."""
     spread = _spread(frame, change, band=band)
-    colors = [look.color for look in style.looks(frame).values()]
-    axes.barh(range(len(spread)), spread["middle"], bars.HEIGHT, color=colors, linewidth=0)
+    shades = [look.color for look in colors.looks(frame).values()]
+    axes.barh(range(len(spread)), spread["middle"], bars.HEIGHT, color=shades, linewidth=0)
     bars.whiskers(axes, spread, ONE)
     ends = spread.fillna(0.0).to_numpy(float)
     left, right = min(0.0, float(ends.min())), max(0.0, float(ends.max()))
@@ -96,7 +96,7 @@ def plot(frame: pd.DataFrame, axes: Axes, change: Change, *, band: str = "range"
             (2.5 if is_right else -2.5, 0), textcoords="offset points", fontsize=7,
             va="center", ha="left" if is_right else "right",
         )  # fmt: skip
-    axes.axvline(0, color=style.BLACK, linewidth=0.8)
+    axes.axvline(0, color=colors.BLACK, linewidth=0.8)
     axes.set_xlabel(change.title)
     bars.name_rows(axes, [str(label) for label in spread.index])
 

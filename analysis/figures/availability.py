@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, lines, style
 from traces.availability import AvailabilityTrace
 from traces.statistics import online_share_by_hour, spans
 
@@ -37,9 +37,9 @@ def draw_day(frame: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
     figure = style.figure(paper.column_in, 1.9)
     axes = figure.subplots()
     handles = []
-    colors = style.palette(frame["source"])
+    color_of = colors.palette(frame["source"])
     for name, rows in frame.groupby("source", sort=False):
-        color = colors[str(name)]
+        color = color_of[str(name)]
         share = 100 * rows["share_online"].to_numpy()
         axes.stairs(share, np.arange(25), color=color, linewidth=1.2, baseline=None)
         number = int(rows["num_devices"].iloc[0])
@@ -78,10 +78,10 @@ def span_frame(files: Mapping[str, Mapping[str, AvailabilityTrace]]) -> pd.DataF
 
 def draw_spans(frame: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
     """Draw the distribution of the lengths of spans: a line for online, dashed for offline."""
-    colors = style.palette(frame["source"])
+    color_of = colors.palette(frame["source"])
     figure = style.figure(paper.column_in, 1.9)
     axes = figure.subplots()
-    for name, color in colors.items():
+    for name, color in color_of.items():
         for state, dashes in (("online", "-"), ("offline", (0, (4, 2)))):
             own = frame[(frame["source"] == name) & (frame["state"] == state)]
             axes.step(
@@ -98,8 +98,8 @@ def draw_spans(frame: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
     axes.minorticks_off()
     axes.set_xlim(frame["length_s"].min() / 1.3, 1.3 * frame["length_s"].max())
     axes.grid()
-    style.tell_apart(axes)
-    handles = [style.legend_line(color, escape.figure(name)) for name, color in colors.items()]
-    dashed = Line2D([], [], color=style.GREY, linestyle=(0, (4, 2)), label="offline")
-    style.legend_above(figure, [*handles, style.legend_line(style.GREY, "online"), dashed])
+    lines.tell_apart(axes)
+    handles = [style.legend_line(color, escape.figure(name)) for name, color in color_of.items()]
+    dashed = Line2D([], [], color=colors.GREY, linestyle=(0, (4, 2)), label="offline")
+    style.legend_above(figure, [*handles, style.legend_line(colors.GREY, "online"), dashed])
     return figure

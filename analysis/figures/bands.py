@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from scipy.special import stdtrit
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, lines
 from analysis.metrics.paired import CONFIDENCE
 from traces.arrays import FloatArray
 
@@ -100,18 +100,18 @@ def curve(
     not jump with the seeds that are left.
     """
     seeds = [own[own[y].notna()].sort_values(x) for _, own in rows.groupby("seed")]
-    lines = [(own[x].to_numpy(float), own[y].to_numpy(float)) for own in seeds if len(own)]
-    if not lines:
+    curves = [(own[x].to_numpy(float), own[y].to_numpy(float)) for own in seeds if len(own)]
+    if not curves:
         return Curve(*(np.empty(0) for _ in range(4)))
-    start = max(at[0] for at, _ in lines)
-    points = np.unique(np.concatenate([at for at, _ in lines]))
+    start = max(at[0] for at, _ in curves)
+    points = np.unique(np.concatenate([at for at, _ in curves]))
     points = points[points >= start]
-    values = np.stack([np.interp(points, at, values) for at, values in lines])
+    values = np.stack([np.interp(points, at, values) for at, values in curves])
     return Curve(points, *summary(values, band, possible))
 
 
 def plot(
-    axes: Axes, curve: Curve, look: style.Look, *, label: str, size: tuple[float, float]
+    axes: Axes, curve: Curve, look: colors.Look, *, label: str, size: tuple[float, float]
 ) -> None:
     """Draw the curve and its band; ``size`` is of the units of x and y."""
     x, (low, middle, high) = curve.x / size[0], (part / size[1] for part in curve[1:])
@@ -121,7 +121,7 @@ def plot(
         color=look.color,
         marker=look.marker,
         linestyle=look.dash,
-        markevery=style.mark_every(len(x)),
+        markevery=lines.mark_every(len(x)),
         label=escape.figure(label),
     )
     if (high > low).any():

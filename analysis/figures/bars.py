@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis import escape
-from analysis.figures import bands, style
+from analysis.figures import bands, colors, style
 from analysis.units import Scale, Unit, significant
 
 ROW_IN = 0.21
@@ -77,7 +77,7 @@ def whiskers(axes: Axes, spread: pd.DataFrame, unit: Unit) -> None:
 
     One that nothing bounds from above ends in an arrow, at the largest number of the frame.
     """
-    look: dict[str, Any] = {"color": style.BLACK, "linewidth": 0.9, "markersize": 4.5}
+    look: dict[str, Any] = {"color": colors.BLACK, "linewidth": 0.9, "markersize": 4.5}
     ends = spread[["low", "high"]].to_numpy(float) / unit.size
     reach = finite_end(spread) / unit.size
     for row, (low, high) in enumerate(ends):

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, style
 from analysis.figures.rows import of_first_seed, of_runs
 from analysis.metrics.study import Study
 from analysis.runs.fleet import devices
@@ -92,10 +92,10 @@ def _marks(frame: pd.DataFrame, *, num_rows: int) -> list[Artist]:
     planned = frame.drop_duplicates(["label", "position", "round"])
     marks: list[Artist] = []
     if len(planned) < num_cells:
-        marks.append(Patch(color=style.LIGHT_GREY, label="no plan"))
+        marks.append(Patch(color=colors.LIGHT_GREY, label="no plan"))
     if (frame["outcome"] == "oom").any():
         marks.append(
-            Line2D([], [], color=style.RED, marker="o", linestyle="", label="the plan met OOM")
+            Line2D([], [], color=colors.RED, marker="o", linestyle="", label="the plan met OOM")
         )
     return marks
 
@@ -105,7 +105,7 @@ def plot(rows: pd.DataFrame, axes: Axes, choice: str, *, scale: Normalize) -> Ax
     num_rounds, top = int(rows["num_rounds"].max()), int(rows["position"].max())
     cells = rows.pivot_table(index="position", columns="round", values=choice)
     cells = cells.reindex(index=range(top + 1), columns=range(1, num_rounds + 1))
-    axes.set_facecolor(style.LIGHT_GREY)
+    axes.set_facecolor(colors.LIGHT_GREY)
     image = axes.imshow(
         cells.to_numpy(),
         cmap="viridis",
@@ -117,7 +117,7 @@ def plot(rows: pd.DataFrame, axes: Axes, choice: str, *, scale: Normalize) -> Ax
     )
     oom, dot = rows[rows["outcome"] == "oom"], min(2.8, 45 / num_rounds)
     axes.plot(
-        oom["round"], oom["position"], "o", color=style.RED, markersize=dot, markeredgewidth=0
+        oom["round"], oom["position"], "o", color=colors.RED, markersize=dot, markeredgewidth=0
     )
     return image
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import escape
-from analysis.figures import bars, style
+from analysis.figures import bars, colors, lines, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
@@ -19,8 +19,8 @@ BITS_PER_MBIT = 1e6
 DIRECTIONS = ("download", "upload")
 MAX_POOLS = 8
 OFFLINE: bars.Parts = {
-    "share_paused": ("paused", style.SKY),
-    "share_lost": ("lost", style.VERMILLION),
+    "share_paused": ("paused", colors.SKY),
+    "share_lost": ("lost", colors.VERMILLION),
 }
 
 
@@ -71,8 +71,8 @@ def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
             [rates[0], *rates, 10 * frame["rate_mbps"].max()],
             [0.0, *share, 100.0],
             where="post",
-            color=list(style.COLORS.values())[place % len(style.COLORS)],
-            linestyle=style.DASHES[place % len(style.DASHES)],
+            color=list(colors.COLORS.values())[place % len(colors.COLORS)],
+            linestyle=colors.DASHES[place % len(colors.DASHES)],
             label=escape.figure(pool),
         )
     low, high = frame["rate_mbps"].min(), frame["rate_mbps"].max()
@@ -80,7 +80,7 @@ def plot_rates(frame: pd.DataFrame, axes: Axes) -> None:
     style.plain_log_axis(axes.xaxis)
     axes.set_ylabel("Share of transfers up to it (%)")
     axes.grid()
-    style.tell_apart(axes)
+    lines.tell_apart(axes)
 
 
 def plot_offline(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import units
-from analysis.figures import bands, style
+from analysis.figures import bands, colors, lines, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.definitions import scale_of
 from analysis.metrics.study import Study
@@ -91,14 +91,14 @@ def plot(
 ) -> None:
     """Draw a line for each label with its band over seeds, and marks at evaluations."""
     across, up = x.unit(frame), y.unit(frame)
-    for label, look in style.looks(frame).items():
+    for label, look in colors.looks(frame).items():
         rows = frame[frame["label"] == label]
         curve = bands.curve(rows, x=x.column, y=y.column, band=band, possible=y.possible)
         bands.plot(axes, curve, look, label=label, size=(across.size, up.size))
     axes.set(xlabel=x.title(across), ylabel=y.title(up))
     axes.set_xlim(left=0)
     axes.grid()
-    style.tell_apart(axes)
+    lines.tell_apart(axes)
 
 
 def plot_levels(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
@@ -106,7 +106,7 @@ def plot_levels(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
     for column, words in (("target", "target"), ("majority_share", "majority class")):
         level = pd.to_numeric(frame[column]).max() / unit.size
         if not pd.isna(level):
-            style.name_level(axes, level, f"{words} {level:.3g} {unit.name}".rstrip())
+            lines.name_level(axes, level, f"{words} {level:.3g} {unit.name}".rstrip())
 
 
 def draw(frame: pd.DataFrame, paper: style.Paper, *, x: Quantity, y: Quantity) -> Figure:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, lines, style
 from traces.importers.result import DeviceTable
 
 PANELS = {
@@ -47,9 +47,9 @@ def frame(tables: Mapping[str, DeviceTable]) -> pd.DataFrame:
 def draw(rows: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
     """Draw a panel for each column that some table has, with a line for each table."""
     shown = [column for column in PANELS if (rows["column"] == column).any()]
-    colors = style.palette(rows["table"])
+    color_of = colors.palette(rows["table"])
     width_in = paper.page_in if len(shown) > 1 else paper.column_in
-    figure = style.figure(width_in, 2.2 + 0.06 * len(colors))
+    figure = style.figure(width_in, 2.2 + 0.06 * len(color_of))
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axes, column in zip(panels, shown, strict=True):
         here = rows[rows["column"] == column]
@@ -57,7 +57,7 @@ def draw(rows: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
         for name, own in here.groupby("table", sort=False):
             values = np.concatenate([[low], own["value"], [high]])
             shares = np.concatenate([[0.0], own["share_of_devices"], [1.0]])
-            axes.step(values, 100 * shares, where="post", color=colors[str(name)])
+            axes.step(values, 100 * shares, where="post", color=color_of[str(name)])
         axes.set(xscale="log", xlim=(low, high), ylim=(0, 102), xlabel=PANELS[column][0])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         # A range of less than a decade may have no major tick, so minor ones are labelled too.
@@ -67,12 +67,13 @@ def draw(rows: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
             else FuncFormatter(lambda *_: "")
         )
         axes.grid()
-        style.tell_apart(axes)
+        lines.tell_apart(axes)
     panels[0].set_ylabel("Devices at or below (%)")
     counts = rows.groupby("table", sort=False)["num_devices"].max().to_dict()
     labels = {
         name: f"{escape.figure(name)} ({counts[name]:,} device{'s' * (counts[name] != 1)})"
-        for name in colors
+        for name in color_of
     }
-    style.legend_above(figure, [style.legend_line(colors[name], labels[name]) for name in colors])
+    handles = [style.legend_line(color, labels[name]) for name, color in color_of.items()]
+    style.legend_above(figure, handles)
     return figure

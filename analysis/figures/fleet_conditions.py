@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import style
+from analysis.figures import colors, style
 from analysis.figures.rows import of_first_seed
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
@@ -28,7 +28,7 @@ from traces.units import BYTES_PER_S_PER_MBPS
 NUM_STEPS = 240
 MAX_DEVICES = 200  # of a larger fleet this many devices are drawn, evenly spread
 
-WAYS = {"download": style.BLUE, "upload": style.VERMILLION}
+WAYS = {"download": colors.BLUE, "upload": colors.VERMILLION}
 QUARTILES = (0.25, 0.5, 0.75)
 
 
@@ -98,7 +98,7 @@ def _mean_mbps(trace: BandwidthTrace, edges_s: FloatArray) -> FloatArray:
 def plot_online(frame: pd.DataFrame, axes: Axes, unit: Unit) -> None:
     """Draw a staircase: the share of the devices that are present."""
     at = frame["at_s"] / unit.size
-    axes.step(at, 100 * frame["online_share"], where="post", color=style.BLACK)
+    axes.step(at, 100 * frame["online_share"], where="post", color=colors.BLACK)
     axes.set(ylabel="Devices present (%)", ylim=(0, 103))
     axes.grid()
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, style
 from analysis.figures.rows import of_first_seed, of_runs
 from analysis.metrics.study import Study
 from analysis.runs.fleet import devices, offline_pauses, sat_out
@@ -24,20 +24,20 @@ from analysis.units import SECONDS, Unit
 NUM_ROUNDS = 3  # rounds of the slowest run; the others are drawn over the same time
 MAX_ROWS = 62  # rows of all panels together that fit on a page
 PHASES: dict[str, dict[str, Any]] = {  # matplotlib's options for the fill of each phase's bar
-    "download": {"facecolor": style.SKY},
-    "compute": {"facecolor": style.SLATE},
-    "upload": {"facecolor": style.ORANGE},
-    "offline": {"facecolor": "white", "edgecolor": style.OLIVE, "hatch": "......"},
-    "wait": {"facecolor": style.PALE},
+    "download": {"facecolor": colors.SKY},
+    "compute": {"facecolor": colors.SLATE},
+    "upload": {"facecolor": colors.ORANGE},
+    "offline": {"facecolor": "white", "edgecolor": colors.OLIVE, "hatch": "......"},
+    "wait": {"facecolor": colors.PALE},
     "sat out": {"facecolor": "white", "edgecolor": "#BDBDBD", "hatch": "//////"},
 }
 MARKS = {  # outcome -> marker, colour and name in the legend
-    "oom": ("x", style.RED, "OOM"),
-    "late": ("v", style.PURPLE, "dropped as late"),
-    "offline": ("s", style.OLIVE, "went offline"),
-    "crashed": ("P", style.WINE, "crashed"),
-    "lost": ("D", style.GREY, "upload lost"),
-    "rejected": ("X", style.VERMILLION, "rejected"),
+    "oom": ("x", colors.RED, "OOM"),
+    "late": ("v", colors.PURPLE, "dropped as late"),
+    "offline": ("s", colors.OLIVE, "went offline"),
+    "crashed": ("P", colors.WINE, "crashed"),
+    "lost": ("D", colors.GREY, "upload lost"),
+    "rejected": ("X", colors.VERMILLION, "rejected"),
 }
 AGGREGATION = "aggregation"
 
@@ -178,9 +178,9 @@ def plot(spans: pd.DataFrame, axes: Axes, unit: Unit) -> None:
             markeredgewidth=1.2,
         )  # fmt: skip
     for at_s in spans.loc[spans["phase"] == AGGREGATION, "start_s"] / size:
-        axes.axvline(at_s, color=style.BLACK, linewidth=0.8)
+        axes.axvline(at_s, color=colors.BLACK, linewidth=0.8)
         axes.plot(
-            at_s, 1.0, "v", color=style.BLACK, markersize=3.5, clip_on=False,
+            at_s, 1.0, "v", color=colors.BLACK, markersize=3.5, clip_on=False,
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     axes.tick_params(axis="y", length=0, labelsize=7)
@@ -196,6 +196,6 @@ def _handles(seen: set[str]) -> list[Artist]:
         *bars,
         *(
             Line2D([], [], color=color, marker=marker, linestyle="", label=words)
-            for marker, color, words in (*marks, ("v", style.BLACK, AGGREGATION))
+            for marker, color, words in (*marks, ("v", colors.BLACK, AGGREGATION))
         ),
     ]

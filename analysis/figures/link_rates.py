@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, lines, style
 from analysis.units import SECONDS
 from traces.bandwidth import BandwidthTrace
 from traces.importers import Recording
 from traces.statistics import rate_distribution
 from traces.units import BYTES_PER_S_PER_MBPS
 
-DIRECTIONS = {"down": style.BLUE, "up": style.VERMILLION}
+DIRECTIONS = {"down": colors.BLUE, "up": colors.VERMILLION}
 
 
 def rate_frame(links: Mapping[str, Recording]) -> pd.DataFrame:
@@ -85,7 +85,7 @@ def distribution_frame(links: Mapping[str, Recording]) -> pd.DataFrame:
 def draw_distribution(frame: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
     """Return a panel for each direction; what lies left of its edge is time close to an outage."""
     shown = [one for one in DIRECTIONS if (frame["direction"] == one).any()]
-    colors = style.palette(frame["link"])
+    color_of = colors.palette(frame["link"])
     width_in = paper.page_in if len(shown) > 1 else paper.column_in
     figure = style.figure(width_in, 1.95)
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
@@ -96,15 +96,15 @@ def draw_distribution(frame: pd.DataFrame, paper: style.Paper = style.IEEE) -> F
         for name, own in rows.groupby("link", sort=False):
             rates = np.append(np.maximum(own["rate_mbps"], low / 10), 2 * high)
             share = np.append(own["share_of_time"], 1.0)
-            axes.step(rates, 100 * share, where="post", color=colors[str(name)])
+            axes.step(rates, 100 * share, where="post", color=color_of[str(name)])
         axes.set(xscale="log", xlim=(low / 1.15, 1.15 * high), ylim=(0, 102))
         style.plain_log_axis(axes.xaxis)
         axes.set_xlabel(f"{direction.capitalize()}link rate (Mbit/s)")
         axes.grid()
-        style.tell_apart(axes)
+        lines.tell_apart(axes)
     panels[0].set_ylabel("Share of time at or below (%)")
     style.legend_above(
-        figure, [style.legend_line(color, escape.figure(name)) for name, color in colors.items()]
+        figure, [style.legend_line(color, escape.figure(name)) for name, color in color_of.items()]
     )
     return figure
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, style
 from analysis.figures.rows import of_first_seed, of_runs
 from analysis.metrics.study import Study
 from analysis.runs.fleet import devices
@@ -21,11 +21,11 @@ from analysis.units import BYTES, Unit
 
 MAX_NAMES = 40
 PARTS = {  # name in the legend -> the parts of the cost model that it sums, and its colour
-    "frozen weights": (("weights",), style.SLATE),
-    "adapters, gradients, optimizer": (("adapters", "gradients", "optimizer"), style.PURPLE),
-    "saved activations": (("activations",), style.ORANGE),
-    "working block": (("transient",), style.SKY),
-    "head, loss": (("head",), style.GREEN),
+    "frozen weights": (("weights",), colors.SLATE),
+    "adapters, gradients, optimizer": (("adapters", "gradients", "optimizer"), colors.PURPLE),
+    "saved activations": (("activations",), colors.ORANGE),
+    "working block": (("transient",), colors.SKY),
+    "head, loss": (("head",), colors.GREEN),
 }
 
 
@@ -89,21 +89,21 @@ def plot(rows: pd.DataFrame, axes: Axes, unit: Unit, *, top_bytes: float) -> Non
         axes.bar(rows.index, height, 0.72, bottom=floor, color=color, linewidth=0)
         floor = floor + height
     budget = rows["memory_budget_bytes"] / size
-    axes.hlines(budget, rows.index - 0.46, rows.index + 0.46, color=style.BLACK, linewidth=1.4)
+    axes.hlines(budget, rows.index - 0.46, rows.index + 0.46, color=colors.BLACK, linewidth=1.4)
     oom = rows[rows["num_oom"] > 0]
     axes.plot(
-        oom.index, oom["peak_memory_bytes"] / size * 1.07, "x", color=style.RED,
+        oom.index, oom["peak_memory_bytes"] / size * 1.07, "x", color=colors.RED,
         markersize=4.5, markeredgewidth=1.4,
     )  # fmt: skip
     unplanned = rows.index[rows["num_plans"] == 0] if len(rows) <= MAX_NAMES else ()
     for position in unplanned:
         axes.annotate(
             "no plan", (float(position), 0), (0, 2), textcoords="offset points", rotation=90,
-            ha="center", va="bottom", fontsize=7, color=style.DARK_GREY,
+            ha="center", va="bottom", fontsize=7, color=colors.DARK_GREY,
         )  # fmt: skip
     above = budget[rows["memory_budget_bytes"] > top_bytes]
     axes.plot(
-        above.index, [0.96] * len(above), "^", color=style.BLACK, markersize=3.5,
+        above.index, [0.96] * len(above), "^", color=colors.BLACK, markersize=3.5,
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
     axes.set_xlim(-0.6, len(rows) - 0.4)
@@ -135,12 +135,12 @@ def _name_devices(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _handles(frame: pd.DataFrame) -> list[Artist]:
     """Return what the legend names: the budget, and of the rest what some device has."""
-    cross: dict[str, Any] = {"color": style.RED, "marker": "x", "markeredgewidth": 1.4}
-    arrow: dict[str, Any] = {"color": style.BLACK, "marker": "^"}
+    cross: dict[str, Any] = {"color": colors.RED, "marker": "x", "markeredgewidth": 1.4}
+    arrow: dict[str, Any] = {"color": colors.BLACK, "marker": "^"}
     is_above = (frame["memory_budget_bytes"] > _top_bytes(frame)).any()
     parts = {name: color for name, (_, color) in PARTS.items() if frame[name].any()}
     handles: list[Artist] = [Patch(color=color, label=name) for name, color in parts.items()]
-    handles += [Line2D([], [], color=style.BLACK, linewidth=1.4, label="budget")]
+    handles += [Line2D([], [], color=colors.BLACK, linewidth=1.4, label="budget")]
     for is_there, name, look, size in (
         (frame["num_oom"].any(), "a plan met OOM", cross, 4.5),
         (is_above, "budget above the axis", arrow, 3.5),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, lines, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.definitions import scale_of
 from analysis.metrics.study import Study
@@ -43,18 +43,11 @@ def plot(frame: pd.DataFrame, axes: Axes, *, metric: Metric) -> None:
     unit = scale_of(metric).units[0]
     column = f"own_{metric.name}"
     is_higher = metric.better == "higher"
-    for label, look in style.looks(frame).items():
+    for label, look in colors.looks(frame).items():
         values = np.sort(frame.loc[frame["label"] == label, column].to_numpy(float)) / unit.size
         values = values if is_higher else values[::-1]
         shares = 100 * np.arange(len(values) + 1) / len(values)
-        axes.step(
-            [values[0], *values],
-            shares,
-            where="post",
-            color=look.color,
-            linestyle=look.dash,
-            label=escape.figure(label),
-        )
+        lines.staircase(axes, [values[0], *values], shares, look, label=escape.figure(label))
     axes.set(
         xlabel=title(f"{metric.title} on own test data", unit),
         ylabel="Devices that do no better (%)",
@@ -62,7 +55,7 @@ def plot(frame: pd.DataFrame, axes: Axes, *, metric: Metric) -> None:
     if not is_higher:
         axes.invert_xaxis()  # so that the worst values lie at the left for every metric
     axes.set_ylim(0, 102)
-    style.tell_apart(axes)
+    lines.tell_apart(axes)
     axes.grid()
 
 

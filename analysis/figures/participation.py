@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import escape
-from analysis.figures import bands, style
+from analysis.figures import bands, colors, lines, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
@@ -71,28 +71,22 @@ def plot_devices(frame: pd.DataFrame, axes: Axes) -> None:
     """
     most = int(frame["num_aggregated"].max())
     counts = np.arange(most + 1)
-    for label, look in style.looks(frame).items():
+    for label, look in colors.looks(frame).items():
         merged = np.sort(frame.loc[frame["label"] == label, "num_aggregated"].to_numpy())
         share = np.searchsorted(merged, counts, side="right") / len(merged)
-        axes.step(
-            [-1, *counts, most + 1],
-            100 * np.array([0.0, *share, 1.0]),
-            where="post",
-            color=look.color,
-            linestyle=look.dash,
-            label=escape.figure(label),
-        )
+        at, heights = [-1, *counts, most + 1], 100 * np.array([0.0, *share, 1.0])
+        lines.staircase(axes, at, heights, look, label=escape.figure(label))
     axes.set(xlabel="Updates merged of a device, k", ylabel="Devices merged at most\nk times (%)")
     axes.set_xlim(-0.5, most + 0.5)
     axes.set_ylim(0, 102)
-    style.tell_apart(axes)
+    lines.tell_apart(axes)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid()
 
 
 def plot_staleness(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """Draw a line for each label: the share of merged updates of each staleness."""
-    for label, look in style.looks(frame).items():
+    for label, look in colors.looks(frame).items():
         rows = frame[frame["label"] == label].assign(percent=lambda rows: 100 * rows["share"])
         curve = bands.curve(rows, x="staleness", y="percent", band=band, possible=(0.0, 100.0))
         bands.plot(axes, curve, look, label=label, size=(1.0, 1.0))

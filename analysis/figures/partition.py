@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import style
+from analysis.figures import colors, style
 from devices.datasets.partition import group_distances
 from traces.arrays import IntArray
 
@@ -44,7 +44,7 @@ def draw(rows: pd.DataFrame, paper: style.Paper = style.IEEE) -> Figure:
     for axes, column in zip(panels, shown, strict=True):
         values = np.sort(rows[column].dropna().to_numpy(dtype=np.float64))
         shares = 100 * np.arange(len(values) + 1) / max(1, len(values))
-        (color,) = style.palette([column]).values()
+        (color,) = colors.palette([column]).values()
         axes.step([*values[:1], *values], shares, where="post", color=color)
         if column == "distance":
             axes.set_xlim(0, 1)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import escape
-from analysis.figures import style
+from analysis.figures import colors, lines, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
@@ -63,23 +63,16 @@ def score(own: pd.Series[float]) -> float:
 def plot(frame: pd.DataFrame, axes: Axes) -> None:
     """Draw a staircase for each label, with its score in the legend."""
     every = frame.assign(factor=factors(frame))
-    for label, look in style.looks(frame).items():
+    for label, look in colors.looks(frame).items():
         own = every.loc[every["label"] == label, "factor"].sort_values()
         within = own[own <= MOST]
         at = [1.0, *within, MOST]
         share = 100 * np.array([0, *range(1, len(within) + 1), len(within)]) / len(own)
-        axes.plot(
-            at,
-            share,
-            drawstyle="steps-post",
-            color=look.color,
-            linestyle=look.dash,
-            label=f"{escape.figure(label)} ({score(own):.2f})",
-        )
+        lines.staircase(axes, at, share, look, label=f"{escape.figure(label)} ({score(own):.2f})")
     axes.set(xlabel="Times as long as the fastest (τ)", ylabel="Targets reached within τ (%)")
     axes.set_xlim(1, MOST)
     axes.set_ylim(0, 103)
-    style.tell_apart(axes)
+    lines.tell_apart(axes)
     axes.grid()
 
 

@@ -6,24 +6,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import bars, style
+from analysis.figures import bars, colors, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.study import Study
 from analysis.runs.load import Run
 from analysis.units import JOULES, SECONDS
 
 PHASES: bars.Parts = {
-    "download_s": ("download", style.SKY),
-    "train_s": ("compute", style.SLATE),
-    "upload_s": ("upload", style.ORANGE),
-    "offline_s": ("offline", style.OLIVE),
-    "waiting_s": ("wait", style.PALE),
-    "lost_s": ("lost work", style.RED),
+    "download_s": ("download", colors.SKY),
+    "train_s": ("compute", colors.SLATE),
+    "upload_s": ("upload", colors.ORANGE),
+    "offline_s": ("offline", colors.OLIVE),
+    "waiting_s": ("wait", colors.PALE),
+    "lost_s": ("lost work", colors.RED),
 }
 ENERGY: bars.Parts = {
-    "energy_compute_j": ("compute", style.SLATE),
-    "energy_radio_j": ("radio", style.ORANGE),
-    "energy_idle_j": ("idle while waiting", style.PALE),
+    "energy_compute_j": ("compute", colors.SLATE),
+    "energy_radio_j": ("radio", colors.ORANGE),
+    "energy_idle_j": ("idle while waiting", colors.PALE),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from analysis.figures import style
+from analysis.figures import colors
 from analysis.runs.load import Run
 
 SHADE = "shade"
@@ -18,7 +18,7 @@ def of_runs(runs: Sequence[Run], rows: Callable[[Run], pd.DataFrame]) -> pd.Data
 
     Give all runs, for the shade to be alike in every figure.
     """
-    numbers = style.shades((run.label, run.strategy) for run in runs)
+    numbers = colors.shades((run.label, run.strategy) for run in runs)
     parts = [
         rows(run).assign(
             label=run.label,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import escape
-from analysis.figures import bands, style, target
+from analysis.figures import bands, colors, lines, style, target
 from analysis.figures.curves import Quantity
 from analysis.figures.rows import of_runs
 from analysis.metrics import run_metrics as metrics
@@ -125,7 +125,7 @@ def plot(
     values = sorted(frame[x].unique(), key=lambda v: (isinstance(v, str), v))
     is_number = pd.api.types.is_numeric_dtype(frame[x])
     place = {value: float(value) if is_number else float(i) for i, value in enumerate(values)}
-    for label, look in style.looks(frame).items():
+    for label, look in colors.looks(frame).items():
         rows = frame[frame["label"] == label].assign(at=lambda rows: rows[x].map(place))
         if rows[y.column].isna().all():
             continue
@@ -172,7 +172,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     figure = _panels(frame, paper, shown, x="value", name=escape.figure(str(frame["key"].iloc[0])))
     for axes in figure.axes:
         axes.set_ylim(bottom=0)
-        style.tell_apart(axes)
+        lines.tell_apart(axes)
     return figure
 
 
@@ -186,7 +186,7 @@ def draw_scale(frame: pd.DataFrame, paper: style.Paper) -> Figure:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         _mark_values(axes, sorted(frame[NUM_DEVICES].unique()))
-        style.tell_apart(axes)
+        lines.tell_apart(axes)
     return figure
 
 

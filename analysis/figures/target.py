@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from analysis.figures import bands, bars, style
+from analysis.figures import bands, bars, colors, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.definitions import value_in_words
 from analysis.metrics.run_metrics import evaluated
@@ -86,7 +86,7 @@ def plot(
     spread = medians(frame, band=band)
     unit = SECONDS.unit(frame["at_s"])
     hits = frame.groupby("label", sort=False)["is_reached"].agg(["sum", "size"])
-    looks, texts = style.looks(frame), []
+    looks, texts = colors.looks(frame), []
     for row, label in enumerate(map(str, spread.index)):
         middle, upper = spread[["middle", "upper"]].iloc[row] / unit.size
         fill: dict[str, Any] = {"facecolor": looks[label].color, "linewidth": 0}
@@ -113,7 +113,7 @@ def draw(frame: pd.DataFrame, paper: style.Paper, *, metric: Metric) -> Figure:
     spread = medians(frame, band=paper.band)
     handles: list[Artist] = []
     if (spread["upper"] > spread["middle"]).any():
-        bound = Patch(facecolor="white", edgecolor=style.GREY, hatch="//////")
+        bound = Patch(facecolor="white", edgecolor=colors.GREY, hatch="//////")
         bound.set_label("at least: reached by so many runs alone")
         handles.append(bound)
     style.legend_above(figure, handles, bands.of_seeds(frame, WORDS[paper.band]))

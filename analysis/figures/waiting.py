@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import escape
-from analysis.figures import bands, bars, style
+from analysis.figures import bands, bars, colors, lines, style
 from analysis.figures.rows import of_runs
 from analysis.metrics.run_metrics import mean_waiting_s
 from analysis.metrics.study import Study
@@ -47,15 +47,15 @@ def plot_mean(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """Draw a bar for each label: the mean wait per round, over seeds."""
     spread = bands.of_labels(frame, "waiting_s", band=band)
     unit = SECONDS.unit(spread["high"])
-    colors = [look.color for look in style.looks(frame).values()]
-    bars.plain(axes, spread, colors, unit)
+    shades = [look.color for look in colors.looks(frame).values()]
+    bars.plain(axes, spread, shades, unit)
     axes.set_xlabel(f"Mean waiting time per round ({unit.name})")
 
 
 def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None:
     """Draw a line for each label over its rounds, with its band over seeds."""
     unit = SECONDS.unit(frame["waiting_s"])
-    for label, look in style.looks(frame).items():
+    for label, look in colors.looks(frame).items():
         rows = frame[frame["label"] == label]
         curve = bands.curve(rows, x="round", y="waiting_s", band=band)
         bands.plot(axes, curve, look, label=label, size=(1.0, unit.size))
@@ -64,28 +64,23 @@ def plot_rounds(frame: pd.DataFrame, axes: Axes, *, band: str = "range") -> None
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylim(bottom=0)
     axes.grid()
-    style.tell_apart(axes)
+    lines.tell_apart(axes)
 
 
 def plot_cdf(frame: pd.DataFrame, axes: Axes) -> None:
     """Draw a staircase for each label: the share of waits at most as long, all seeds together."""
     unit = SECONDS.unit(frame["waiting_s"])
     longest = float(frame["waiting_s"].max()) / unit.size
-    for label, look in style.looks(frame).items():
+    for label, look in colors.looks(frame).items():
         waits = np.sort(frame.loc[frame["label"] == label, "waiting_s"].to_numpy(float)) / unit.size
         share = np.arange(1, len(waits) + 1) / len(waits)
-        axes.step(
-            np.concatenate([[0.0], waits, [longest]]),
-            100 * np.concatenate([[0.0], share, [1.0]]),
-            where="post",
-            color=look.color,
-            linestyle=look.dash,
-            label=escape.figure(label),
-        )
+        heights = 100 * np.array([0.0, *share, 1.0])
+        at = [0.0, *waits, longest]
+        lines.staircase(axes, at, heights, look, label=escape.figure(label))
     axes.set(xlabel=f"Waiting time ({unit.name})", ylabel="Share of waits up to it (%)")
     axes.set_xlim(0, longest or 1.0)
     axes.set_ylim(0, 102)
-    style.tell_apart(axes)
+    lines.tell_apart(axes)
     axes.grid()
 
 

@@ -19,15 +19,14 @@ from analysis.metrics.definitions import BESIDE, JUDGES, SMOOTHING, wrong_target
 from analysis.metrics.paired import SeedRuns, by_variant, differences
 from analysis.metrics.run_metrics import Spent, Target
 from analysis.metrics.seeds import NOTHING, Estimate, over_seeds, speed_ups
-from analysis.runs.blocks import SAME_TASK
-from analysis.runs.differences import settings_that_differ
+from analysis.runs.blocks import require_comparable
 from analysis.runs.files import RunError, place_of, read_config, read_table, title_of
 from analysis.runs.frames import RunSet
 from analysis.runs.load import Run
 from analysis.runs.names import reader_names
 from devices.datasets.own import portable_name
 from devices.tasks.task import Metric
-from traces.text import did_you_mean
+from traces.text import did_you_mean, finite_or_nan, is_number
 
 NAN = math.nan
 ROUND_COLUMNS = (
@@ -54,33 +53,33 @@ class Study:
     """
 
     target: Target
-    baseline: str  # a variant
+    baseline: str  # the variant that others are compared with
     per_run: pd.DataFrame
     summary: pd.DataFrame
     metric: Metric  # the first of the task, by which every run is judged
     names: Mapping[str, str] = field(default_factory=dict)
-    runs: tuple[Run, ...] = ()  # whole, labelled by variant; empty where tables alone are wanted
+    runs: tuple[Run, ...] = ()  # with all their tables; empty if only the study's are wanted
     left_out: tuple[str, ...] = ()  # runs that could not be read, and why
-    budget: Spent | None = None  # what every run spent: the metric is compared within it
+    budget: Spent | None = None  # what every run has spent; the metric is compared within it
     others: tuple[Study, ...] = ()
-    smoothing: int = SMOOTHING  # evaluations whose mean must reach the target
-    devices: tuple[int, ...] = ()  # what figures of single devices show; all, where none is named
+    smoothing: int = SMOOTHING  # the number of evaluations whose mean must reach the target
+    devices: tuple[int, ...] = ()  # those that figures of single devices show; all if empty
     charged: tuple[str, ...] = ()  # larger models whose costs runs are charged, by name
     warnings: tuple[str, ...] = ()  # what to know before the numbers are taken for evidence
 
     @property
     def variants(self) -> list[str]:
-        """The names of the variants, in order of their first run."""
+        """Return the names of the variants, in order of their first run."""
         return list(dict.fromkeys(self.per_run["variant"]))
 
     @property
     def num_seeds(self) -> pd.Series[int]:
-        """The number of seeds of each variant."""
+        """Return the number of seeds of each variant."""
         return self.per_run.groupby("variant", sort=False, observed=True)["seed"].nunique()
 
     @property
     def differences(self) -> pd.DataFrame:
-        """One row a variant and metric: its change against the baseline, paired by seed."""
+        """Return the change of each variant and metric against the baseline, paired by seed."""
         return differences(self.per_run, self.baseline)
 
     def run_row(self, run: Run) -> pd.Series[Any]:
@@ -98,26 +97,26 @@ class Study:
 
     @cached_property
     def by_variant(self) -> dict[str, SeedRuns]:
-        """The runs of each variant, by seed."""
+        """Return the runs of each variant, by seed."""
         return by_variant(self.per_run)
 
     @cached_property
     def _estimates(self) -> dict[tuple[str, str], Estimate]:
-        """The estimates of ``summary``, by variant and metric."""
+        """Return the estimates of ``summary``, by variant and metric."""
         names = zip(self.summary["variant"].astype(str), self.summary["metric"], strict=True)
         rows = self.summary[list(Estimate._fields)].itertuples(index=False)
         return dict(zip(names, map(Estimate._make, rows), strict=True))
 
 
 class _Played(NamedTuple):
-    """The part of a study that one run contributes."""
+    """A played run is the part of one run that a study is made of."""
 
     variant: str
     strategy: str
     seed: int
     metric: Metric
     rounds: pd.DataFrame
-    work: Mapping[str, float]  # what its plans and its devices came to
+    work: Mapping[str, float]  # the metrics of its plans and devices, by name
     config: Mapping[str, Any]
     num_test: float  # examples that are held out; NaN where the manifest does not say
 
@@ -132,8 +131,8 @@ def study(
     """Return the study of these runs, of which only the columns that count are read.
 
     One run's plans are in memory at a time. A run whose tables turn out damaged is left out and
-    named. Raises RunError where the runs met unlike conditions, none can be read, or on a target,
-    baseline or smoothing that cannot be.
+    named. Raises RunError if the runs met unlike conditions, none can be read, the target or the
+    smoothing is out of range, or the baseline is no variant.
     """
     if runs.runs.empty:
         raise RunError("at least one run must be left to compare; none is as asked for")
@@ -163,7 +162,7 @@ def study(
             rounds,
             work_of(clients, devices, metric),
             config,
-            _number(row["num_test"]),
+            finite_or_nan(row["num_test"]),
         )
     if not played:
         raise RunError("\n".join(["at least one run must be readable; got none", *damaged]))
@@ -184,8 +183,8 @@ def study_of(
 
     The study holds the runs, as figures need them. ``works`` has for each run what ``work_of``
     returns, where the runs do not hold their plans. That they met the same conditions is for the
-    caller to check (``require_comparable``). Raises RunError on a target or baseline that cannot
-    be, and without any run.
+    caller to check (``require_comparable``). Raises RunError without any run, and if the target is
+    out of range or the baseline is no variant.
     """
     if not runs:
         raise RunError("a comparison needs at least one finished run, got none")
@@ -200,7 +199,7 @@ def study_of(
             run.rounds,
             work,
             run.config,
-            _number(run.manifest.get("data", {}).get("num_test")),
+            finite_or_nan(run.manifest.get("data", {}).get("num_test")),
         )
         for run, work in zip(runs, works, strict=True)
     }
@@ -213,12 +212,8 @@ def _run_name(run: Run) -> str:
     return f"{run.label} s{run.manifest['seed']}"
 
 
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
 def work_of(clients: pd.DataFrame, devices: pd.DataFrame, metric: Metric) -> dict[str, float]:
-    """Return what the plans of one run and the devices of its fleet came to.
+    """Return the metrics of one run's plans, and of the devices of its fleet, by name.
 
     ``metric`` is the one that the run is judged by.
     """
@@ -273,7 +268,7 @@ def _fixed_targets(played: Mapping[str, _Played]) -> list[float]:
         float(target)
         for one in played.values()
         for target in _listed(one.config.get("targets"))
-        if isinstance(target, int | float) and not wrong_target(one.metric, target)
+        if is_number(target) and not wrong_target(one.metric, target)
     }
     return sorted(named, reverse=_metric(played).better == "higher")
 
@@ -339,9 +334,9 @@ def _metric(played: Mapping[str, _Played]) -> Metric:
 
 
 def _judging(played: Mapping[str, _Played]) -> list[pd.DataFrame]:
-    """Return the rounds of the runs that choose a target and what is compared at equal spending.
+    """Return the rounds of the runs that set the target and the spending to compare metrics at.
 
-    They are those of no reference, unless there is nothing else.
+    Runs of references are left out, unless there is nothing else.
     """
     own = [one.rounds for one in played.values() if one.strategy not in REFERENCES]
     return own or [one.rounds for one in played.values()]
@@ -354,11 +349,11 @@ def _listed(value: object) -> list[object]:
 def _standard_error(one: _Played, final: float) -> float:
     """Return the standard error of a run's final value, by the examples that it was measured on.
 
-    Not a number for a metric that is no share of examples.
+    It is NaN for a metric that is no share of examples.
     """
     evaluation = one.config.get("evaluation")
     asked = evaluation.get("examples") if isinstance(evaluation, dict) else None
-    counts = [n for n in (_number(asked), one.num_test) if n > 0]
+    counts = [n for n in (finite_or_nan(asked), one.num_test) if n > 0]
     return one.metric.standard_error(final, min(counts)) if counts else math.nan
 
 
@@ -367,10 +362,9 @@ def choose_baseline(
 ) -> str:
     """Return the variant of this name; without one, the first of FedLoRA, else the first of all.
 
-    References (``Strategy.is_reference``) are taken only where there is nothing else.
-
-    Variants in ``own`` go before others: they stand at the config's own values, where others are
-    points of a grid. Raises RunError where no variant has the name.
+    References (``Strategy.is_reference``) are taken only if there is nothing else. Variants in
+    ``own`` go before others: they have the config's own values, and the others are points of a
+    grid. Raises RunError where no variant has the name.
     """
     variants = list(dict.fromkeys(per_run["variant"]))
     if given is None:
@@ -384,39 +378,13 @@ def choose_baseline(
     return given
 
 
-def require_comparable(runs: RunSet) -> None:
-    """Raise RunError unless all runs share model, data, training and metric, and seeds conditions.
-
-    Runs share training where all trained or all only told the time.
-    """
-    for column, rows in [
-        *((name, runs.runs) for name in SAME_TASK),
-        *(("conditions_hash", same) for _, same in runs.runs.groupby("seed", sort=False)),
-    ]:
-        different = rows.drop_duplicates(column)
-        if len(different) > 1:
-            one, other = different.iloc[0], different.iloc[1]
-            raise RunError(
-                "variants that are compared must share model, data, training and metric, and for"
-                f" each seed the fleet, its traces and shards; {one['path']} and {other['path']}"
-                " differ in " + _difference(column, one, other)
-            )
-
-
-def _difference(column: str, one: pd.Series[Any], other: pd.Series[Any]) -> str:
-    if column != "conditions_hash":
-        return f"{column.replace('_', ' ')} ({one[column]} / {other[column]})"
-    configs = (read_config(Path(str(row["path"]))) for row in (one, other))
-    return f"the conditions of seed {one['seed']}" + settings_that_differ(*configs)
-
-
 def _shared_budget(rounds: Sequence[pd.DataFrame], metric: Metric) -> Spent | None:
-    """Return the least that any run that learns had spent at its last evaluation, of each kind."""
+    """Return, for each kind of spending, the least that a run had spent at its last evaluation."""
     ends = [end for one in rounds if (end := metrics.last_evaluation(one, metric)).at_s > 0]
     return Spent(*(min(part) for part in zip(*ends, strict=True))) if ends else None
 
 
 def _horizon_s(rounds: Sequence[pd.DataFrame], metric: Metric) -> float:
-    """Return the earliest of the last evaluations: up to there every run that learns is known."""
+    """Return the instant in s up to which every run that learns was evaluated."""
     ends = [metrics.evaluated(one, metric)["closed_s"].max() for one in rounds]
     return float(min((end for end in ends if end > 0), default=math.nan))

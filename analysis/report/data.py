@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,22 +12,16 @@ import pandas as pd
 import yaml
 
 from analysis.figures import FigureSpec
-from analysis.metrics.definitions import METRICS, value_in_words
 from analysis.metrics.study import Study
-from analysis.report.table import (
-    StudyTable,
-    cell_text,
-    privacy_in_words,
-    study_table,
-    unit_of,
-)
+from analysis.report.table import StudyTable, privacy_in_words, study_table
 from analysis.runs.fleet import devices
 from analysis.runs.load import Run
 from analysis.units import BYTES, NO_NUMBER, SECONDS, Scale, Unit, significant
 from simulator.config.keys import flatten
 from simulator.config.schema import NOT_SIMULATED
+from traces.text import is_number
 
-MAX_NAMED = 6  # variants in the title
+MAX_NAMED = 6  # the most variants that a title names
 RECONSTRUCTION = (
     "FedQuad- and HAFLQ-style methods here are re-implemented from the published abstracts;"
     " internals not specified there are our own reconstruction. The figures their authors give are"
@@ -67,7 +60,7 @@ class DeviceLine(NamedTuple):
 
     profile: str
     numbers: str
-    memory: str  # of their budgets, with the unit
+    memory: str  # the smallest and largest of their memory budgets, with the unit
     links: str
 
 
@@ -79,7 +72,7 @@ class ConfigLine(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """True where the runs do not share the value."""
+        """Return True if the runs do not share the value."""
         return len(set(self.values)) > 1
 
 
@@ -93,7 +86,7 @@ class ReportData:
 
     @property
     def title(self) -> str:
-        """The heading, the experiment's title, its name, or the first few variants by name."""
+        """Return the heading, else the experiment's title or name, else the first variants."""
         if self.heading:
             return self.heading
         for key in ("title", "name"):
@@ -104,29 +97,14 @@ class ReportData:
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         return ", ".join(names[:MAX_NAMED]) + more
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The warnings that a reader needs before the numbers are taken for evidence."""
-        return self.study.warnings
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Runs that could not be read, and why."""
-        return self.study.left_out
-
     @cached_property
     def table(self) -> StudyTable:
         """Return the numbers of every variant."""
         return study_table(self.study)
 
-    @property
-    def strategies(self) -> Mapping[str, str]:
-        """The kind of strategy of each variant."""
-        return dict(self.study.per_run.groupby("variant", sort=False)["strategy"].first())
-
     @cached_property
     def runs(self) -> list[Run]:
-        """The runs by their names for readers: with the seed where there are several."""
+        """Return the runs by their names for readers, with the seed if there are several seeds."""
         if self.study.per_run["seed"].nunique() == 1:
             return [replace(run, label=self.study.name(run.label)) for run in self.study.runs]
         return [
@@ -136,7 +114,7 @@ class ReportData:
 
     @property
     def run_lines(self) -> list[RunLine]:
-        """Every run with its length, its strategy's settings and its folder."""
+        """Return for each run its length, its strategy's settings and its folder."""
         return [
             RunLine(
                 run.label,
@@ -152,7 +130,7 @@ class ReportData:
 
     @property
     def device_lines(self) -> list[DeviceLine]:
-        """The devices that took part in the first seed, a line a profile, by rising budget."""
+        """Return a line for each profile of devices that took part in the first seed, by budget."""
         seed = min(run.manifest["seed"] for run in self.runs)
         fleet = devices([run for run in self.runs if run.manifest["seed"] == seed]).reset_index()
         return [
@@ -178,54 +156,25 @@ class ReportData:
 
     @property
     def shared_settings(self) -> str:
-        """The settings that all runs share, as YAML."""
+        """Return the settings that all runs share, as YAML."""
         shared = _shared_settings(self.study.runs)
         return yaml.safe_dump(shared, sort_keys=True, allow_unicode=True).rstrip()
 
     @property
     def differing(self) -> list[str]:
-        """The settings beside the strategy's, the label and the seed that the runs do not share."""
+        """Return the settings that the runs do not share, but for strategy, label and seed."""
         return differing_settings(self.study.runs)
 
     @property
     def facts(self) -> list[str]:
-        """The facts that all runs share: model, data, seeds, versions, code."""
+        """Return the facts that all runs share: model, data, seeds, versions, code."""
         return _facts(self.study)
-
-    @property
-    def findings(self) -> list[str]:
-        """One sentence a variant on the target."""
-        target = self.study.target
-        if target.value is None:
-            return [f"No target {self.study.metric.phrase}: {target.rule}."]
-        return [_finding(self.study, variant) for variant in self.study.variants]
-
-    @property
-    def claims(self) -> list[str]:
-        """The authors' claims for the strategies present, each beside what was measured here."""
-        study, lines = self.study, []
-        for variant, strategy in self.strategies.items():
-            if variant == study.baseline:
-                continue
-            if strategy == "fedquad":
-                lines.append(
-                    "FedQuad's authors claim 1.4-5.3x faster convergence to a target accuracy than"
-                    f" their baselines. Measured here, {study.name(variant)}:"
-                    f" {_gain(study, variant)}."
-                )
-            if strategy == "haflq":
-                lines.append(
-                    "HAFLQ's authors claim 31 % less memory, 49 % less communication and 50 % more"
-                    f" accuracy than their baseline. Measured here, {study.name(variant)} against"
-                    f" {study.name(study.baseline)}: {_changes(study, variant)}."
-                )
-        return lines
 
 
 def differing_settings(runs: Sequence[Run]) -> list[str]:
     """Return the settings that the runs do not share, those of the strategy left out.
 
-    So are seeds and names, which are expected to differ too.
+    Seeds and names are left out too, since they are expected to differ.
     """
     shared = _shared_settings(runs)
     differing = {key for run in runs for key in flatten(run.config)} - set(shared)
@@ -256,7 +205,7 @@ def _shown(value: Any) -> str:
 
 
 SHORT = 8
-"""Digits of a hash where a person reads it; the provenance has all."""
+"""The digits of a hash that a report shows among its facts; the provenance has all."""
 
 
 def _facts(study: Study) -> list[str]:
@@ -264,7 +213,7 @@ def _facts(study: Study) -> list[str]:
     charged = f", a proxy at the costs of {', '.join(study.charged)}" if study.charged else ""
     data = manifest["data"]
     share = data.get("majority_share")
-    majority = f"{100 * share:.3g} %" if isinstance(share, int | float) else "unknown"
+    majority = f"{100 * share:.3g} %" if is_number(share) else "unknown"
     classes = ""
     if "num_classes" in data:
         classes = f", {data['num_classes']} classes, majority class {majority}"
@@ -289,67 +238,6 @@ def _facts(study: Study) -> list[str]:
     return lines
 
 
-def _finding(study: Study, variant: str) -> str:
-    """Return what one variant took to the target, in a sentence."""
-    name, target = study.name(variant), value_in_words(study.metric, study.target.value or 0.0)
-    hits = study.per_run.loc[study.per_run["variant"] == variant, "is_reached"]
-    gain = "" if variant == study.baseline else f"; {_gain(study, variant)}"
-    if len(hits) == 1:
-        if not hits.iloc[0]:
-            return f"{name} did not reach {target}."
-        return f"{name} reached {target} after {_time_to_target(study, variant)}{gain}."
-    reached = f"{name} reached {target} in {int(hits.sum())} of {len(hits)} runs"
-    if not hits.any():
-        return f"{reached}."
-    return f"{reached}, median time {_time_to_target(study, variant)}{gain}."
-
-
-def _time_to_target(study: Study, variant: str) -> str:
-    metric = next(one for one in METRICS if one.column == "time_to_target_s")
-    estimates = study.estimates(metric.column)
-    unit = unit_of(metric, estimates.values())
-    value, bracket, interval = cell_text(metric, estimates[variant], unit).partition(" [")
-    return f"{value} {unit.name}{bracket}{interval}"
-
-
-def _gain(study: Study, variant: str) -> str:
-    """Return the speed-up over the baseline in words."""
-    base = study.name(study.baseline)
-    lower, upper, *_ = study.estimates("speed_up")[variant]
-    if math.isnan(lower) or (lower == 0 and math.isinf(upper)):
-        return "no speed-up, since neither it nor the baseline reached a target in training"
-    if lower == 0:
-        return f"less than {upper:.2f} times as fast as {base} (not reached)"
-    if math.isinf(upper):
-        return f"more than {lower:.2f} times as fast as {base} ({base} never reached it)"
-    if lower < upper:
-        return f"{lower:.2f} to {upper:.2f} times as fast as {base}"
-    return f"{lower:.2f} times as fast as {base}"
-
-
-def _changes(study: Study, variant: str) -> str:
-    """Return memory, bytes and the first metric over the baseline's, of the means over seeds."""
-
-    def means(*columns: str) -> tuple[float, float]:
-        estimates = [study.estimates(column) for column in columns]
-        own, base = (sum(e[name].value for e in estimates) for name in (variant, study.baseline))
-        return own, base
-
-    words, metric = [], study.metric
-    final = f"final_{metric.name}"
-    for name, columns in {
-        "mean memory that a plan needs": ("planned_memory_bytes",),
-        "bytes both ways": ("download_bytes", "upload_bytes"),
-        f"final {metric.phrase}": (final,),
-    }.items():
-        own, base = means(*columns)
-        known = base > 0 and not math.isnan(own)
-        words.append(f"{name} {100 * (own / base - 1):+.0f} %" if known else f"{name} no number")
-    own, base = means(final)
-    points = 100 * (own - base) if metric.unit == "share" else math.nan
-    return ", ".join(words) + ("" if math.isnan(points) else f" ({points:+.1f} points)")
-
-
 def _strategy_settings(run: Run) -> str:
     """Return the strategy's own settings on one line."""
     strategy = run.config.get("strategy")
@@ -362,9 +250,7 @@ def _strategy_settings(run: Run) -> str:
 def _wall_time(run: Run) -> str:
     """Return how long the host took; a dash where the manifest does not say."""
     wall_s = run.manifest.get("wall_s")
-    if isinstance(wall_s, int | float) and math.isfinite(wall_s):
-        return SECONDS.text(float(wall_s))
-    return NO_NUMBER
+    return SECONDS.text(float(wall_s)) if is_number(wall_s) else NO_NUMBER
 
 
 def _span(scale: Scale, values: pd.Series[float]) -> str:

@@ -91,11 +91,6 @@ def _part(table: StudyTable, columns: Sequence[int], titles_wide: int) -> Table:
     return shown
 
 
-def for_terminal(table: StudyTable) -> TerminalTable:
-    """Return the table for a rich console."""
-    return TerminalTable(table)
-
-
 def to_markdown(table: StudyTable) -> str:
     """Return the table in Markdown with the note and the warnings below it."""
     rows = [

@@ -24,6 +24,7 @@ from analysis.figures import FigureSpec, style
 from analysis.metrics.side_by_side import Studies
 from analysis.report import data
 from analysis.report.data import ReportData
+from analysis.report.findings import claims, findings
 from analysis.report.formats import markdown_grid, sentence, to_markdown
 from analysis.report.report_plans import LANE, columns_of, inspection
 from analysis.report.table import side_by_side
@@ -53,6 +54,8 @@ def to_markdown_page(report: ReportData) -> str:
     return template.render(
         report=report,
         about=data,
+        findings=findings(report.study),
+        claims=claims(report.study),
         table=Markup(to_markdown(report.table).rstrip()),
         grid=_grid,
         run_rows=[
@@ -72,6 +75,8 @@ def to_html_page(report: ReportData, figures: Path) -> str:
     return template.render(
         report=report,
         about=data,
+        findings=findings(report.study),
+        claims=claims(report.study),
         note=sentence(report.table.note),
         figures=[_embedded(spec, figures) for spec in report.drawn],
         policy=Markup(POLICY),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis import figures
 from analysis.metrics.side_by_side import Studies, studies_of
-from analysis.metrics.study import Study, require_comparable, study_of
+from analysis.metrics.study import Study, study_of
 from analysis.report.data import ReportData
 from analysis.report.formats import table_files
 from analysis.report.pages import (
@@ -19,7 +19,7 @@ from analysis.report.pages import (
     to_markdown_index,
     to_markdown_page,
 )
-from analysis.runs.blocks import ALONE, blocks_of
+from analysis.runs.blocks import ALONE, blocks_of, require_comparable
 from analysis.runs.choose import chosen
 from analysis.runs.files import RunError
 from analysis.runs.frames import RunSet, load_variants, open_runs
@@ -46,7 +46,7 @@ def write_report(
     target: float | None = None,
     baseline: str | None = None,
     where: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Report:
     """Compare the finished runs in (or directly below) these folders, and write it to ``out``.
 
@@ -62,17 +62,16 @@ def write_report(
         raise RunError(f"the report must be written to a folder, got {out}, which is a file")
     if is_page and out.is_dir():
         raise RunError(f"the page must be written to a file, got {out}, which is a folder")
-    tell = progress or _silent
-    tell(0, len(figures.FIGURES) + 2, "read runs")
+    progress(0, len(figures.FIGURES) + 2, "read runs")
     studies = read_studies(run_paths, where=where, target=target, baseline=baseline)
     try:
         with _page_alone(out) if is_page else writing_into(out, "figures") as folder:
-            _write(folder, studies, out, tell=tell)
+            _write(folder, studies, out, tell=progress)
             names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     except OSError as error:
         raise RunError(f"the report cannot be written to {out}: {error}") from error
     total = len(studies) * len(figures.FIGURES) + 2
-    tell(total, total, "done")
+    progress(total, total, "done")
     pages = tuple(path.with_name(name) for path, name in ((out, n) for n in _pages(studies, out)))
     return Report(studies, out, pages if is_page else tuple(out / name for name in names))
 
@@ -170,7 +169,3 @@ def _page_alone(out: Path) -> Iterator[Path]:
         for page in sorted(folder.glob(f"*/report{PAGE}")):
             page.replace(out.with_name(f"{out.stem}-{page.parent.name}{PAGE}"))
         (folder / f"report{PAGE}").replace(out)
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    """Do nothing: this is the progress report of a caller who wants none."""

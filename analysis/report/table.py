@@ -17,6 +17,7 @@ from analysis.metrics.seeds import Estimate
 from analysis.metrics.side_by_side import Studies
 from analysis.metrics.study import Study
 from analysis.units import BYTES, JOULES, NO_NUMBER, SECONDS, Unit, title
+from traces.text import is_number
 
 NOT_REACHED = "not reached"
 TIME_TO_TARGET = next(metric for metric in METRICS if metric.column == "time_to_target_s")
@@ -130,7 +131,7 @@ def privacy_in_words(study: Study) -> str:
     told: dict[str, None] = {}
     for run in study.runs:
         epsilon, delta = run.manifest.get("epsilon"), run.manifest.get("delta")
-        if isinstance(epsilon, int | float) and isinstance(delta, int | float):
+        if is_number(epsilon) and is_number(delta):
             name = study.name(run.label)
             told[f"{name} has epsilon {epsilon:.4g} at delta {delta:.2g}"] = None
     return f"differential privacy of devices: {', '.join(told)}" if told else ""

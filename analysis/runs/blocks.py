@@ -1,4 +1,4 @@
-"""Divides runs into blocks: those of one block met the same conditions and can be compared."""
+"""Says which runs can be compared, and divides others into blocks of such runs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from analysis.runs.files import read_config
+from analysis.runs.differences import settings_that_differ
+from analysis.runs.files import RunError, read_config
 from analysis.runs.frames import RunSet, differing, in_words, with_variants
 from simulator.config.keys import flatten
 
@@ -59,6 +61,32 @@ def blocks_of(runs: RunSet) -> dict[Block, RunSet]:
         own = with_variants(part.reset_index(drop=True))
         blocks[Block(heading, folder)] = RunSet(own, left_out)
     return blocks
+
+
+def require_comparable(runs: RunSet) -> None:
+    """Raise RunError unless all runs share model, data, training and metric, and seeds conditions.
+
+    Runs share training where all trained or all only told the time.
+    """
+    for column, rows in [
+        *((name, runs.runs) for name in SAME_TASK),
+        *(("conditions_hash", same) for _, same in runs.runs.groupby("seed", sort=False)),
+    ]:
+        different = rows.drop_duplicates(column)
+        if len(different) > 1:
+            one, other = different.iloc[0], different.iloc[1]
+            raise RunError(
+                "variants that are compared must share model, data, training and metric, and for"
+                f" each seed the fleet, its traces and shards; {one['path']} and {other['path']}"
+                " differ in " + _difference(column, one, other)
+            )
+
+
+def _difference(column: str, one: pd.Series[Any], other: pd.Series[Any]) -> str:
+    if column != "conditions_hash":
+        return f"{column.replace('_', ' ')} ({one[column]} / {other[column]})"
+    configs = (read_config(Path(str(row["path"]))) for row in (one, other))
+    return f"the conditions of seed {one['seed']}" + settings_that_differ(*configs)
 
 
 def _numbers(frame: pd.DataFrame) -> list[int]:

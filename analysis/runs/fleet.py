@@ -20,18 +20,15 @@ def devices(runs: Sequence[Run], only: Sequence[int] = ()) -> pd.DataFrame:
     drawn = {int(device) for run in runs for device in run.clients["device_id"]}
     drawn |= {device for run in runs for device, _ in sat_out(run)}
     if only and not drawn & set(only):
+        those = f"{min(drawn)} to {max(drawn)}" if drawn else "none did"
         raise RunError(
-            f"the devices must be some of those that took part ({_span(sorted(drawn))}), "
+            f"the devices must be some of those that took part ({those}), "
             f"got {', '.join(map(str, only))}"
         )
     shown = sorted(drawn & set(only) if only else drawn)
     fleet = runs[0].devices.set_index("device_id").loc[shown]
     columns = ["profile", "link", "memory_budget_bytes"]
     return fleet[columns].sort_values("memory_budget_bytes", kind="stable")
-
-
-def _span(numbers: Sequence[int]) -> str:
-    return f"{numbers[0]} to {numbers[-1]}" if numbers else "none did"
 
 
 def sat_out(run: Run) -> list[tuple[int, int]]:

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from traces import catalog, formats
 from traces.availability import AvailabilityTrace, availability_of
-from traces.bandwidth import Link
 from traces.generators.link_model import LinkModel
 from traces.generators.model_file import read_model
 from traces.importers import FORMATS, Availability, Format, Imported, Recording, each
@@ -57,7 +56,8 @@ def load(names: Sequence[str], *, seed: int = 0) -> Loaded:
     found = Loaded({}, {}, {})
     for name in names:
         if name in catalog.pools() or name in catalog.links():
-            found.links.update({link.name: _recording(link) for link in catalog.pool(name)})
+            for link in catalog.pool(name):
+                found.links[link.name] = Recording(link.name, link.downlink, link.uplink)
             continue
         for path in _files(name):
             label = path.stem if path.stem not in found.labels else str(path)
@@ -174,10 +174,6 @@ def _parquet_columns(path: Path) -> Mapping[str, Sequence[object]]:
 
 def _text(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def _recording(link: Link) -> Recording:
-    return Recording(link.name, link.downlink, link.uplink)
 
 
 def _link(path: Path) -> Recording:

@@ -20,13 +20,7 @@ from traces.importers import Availability, Imported, Recording
 from traces.importers.device_tables import TEXTS
 from traces.importers.plausible import unlikely_units
 from traces.importers.result import DeviceTable
-from traces.statistics import (
-    autocorrelation,
-    outage_share,
-    rate_quantiles,
-    spans,
-    variation,
-)
+from traces.statistics import autocorrelation, outage_share, rate_quantiles, spans, variation
 from traces.text import plain_number
 from traces.units import BYTES_PER_S_PER_MBPS
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.figures import style
+from analysis.figures import colors, style
 from benchmarks.emulation.calibration import Transfer
 from benchmarks.emulation.server import Emulation
 from benchmarks.emulation.trials import Trial
@@ -20,10 +20,10 @@ from simulator.log.records import ClientRecord
 Quantity = Literal["download", "train", "upload", "round"]
 QUANTITIES: tuple[Quantity, ...] = ("download", "train", "upload", "round")
 COLORS = {
-    "download": style.BLUE,
-    "train": style.ORANGE,
-    "upload": style.GREEN,
-    "round": style.BLACK,
+    "download": colors.BLUE,
+    "train": colors.ORANGE,
+    "upload": colors.GREEN,
+    "round": colors.BLACK,
 }
 TARGETS = {"median": 0.05, "90th percentile": 0.10}
 PLANNED = (
@@ -205,10 +205,10 @@ def draw(comparisons: Sequence[Comparison]) -> Figure:
         off = sorted(100 * abs(case.deviation) for case in own)
         right.plot(off, np.linspace(0, 1, len(off)), color=color, label=quantity)
     ends = [min(case.measured_s for case in cases), max(case.measured_s for case in cases)]
-    left.plot(ends, ends, color=style.GREY, linewidth=0.6, zorder=0)
+    left.plot(ends, ends, color=colors.GREY, linewidth=0.6, zorder=0)
     left.set(xscale="log", yscale="log", xlabel="Measured (s)", ylabel="Simulated (s)")
     targets = [100 * target for target in TARGETS.values()]
-    right.plot(targets, (0.5, 0.9), "x", color=style.RED, label="target: above")
+    right.plot(targets, (0.5, 0.9), "x", color=colors.RED, label="target: above")
     right.set(xlabel="Simulation off by (%)", ylabel="Share of cases", xscale="symlog")
     right.set_xlim(left=0)
     right.legend()

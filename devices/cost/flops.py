@@ -1,7 +1,8 @@
 """Counts the FLOPs of one training step in closed form, two for each multiply-add.
 
 T = b s tokens, h hidden width, r held terms, L blocks. Only matrix products count, as in torch's
-own FlopCounterMode, against which these forms are tested.
+own FlopCounterMode, against which these forms are tested. The tables of rotary positions do not,
+which transformers before 5.20 computes by a product.
 """
 
 from __future__ import annotations

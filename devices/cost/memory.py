@@ -92,10 +92,9 @@ def step_memory(
     blocks = block_terms(model, plan.terms)
     works = list(map(BlockWork, blocks, plan.activation_bits, plan.weight_formats))
     memory = {work: _block_memory(model, work, batch) for work in set(works)}
-    entry, embedded = (
-        _entry_bytes(model, works, batch),
-        batch.num_bytes(batch.tokens * model.hidden),
-    )
+    # The model's own code keeps the mask through all forward passes, unless blocks are recomputed.
+    entry = 0 if any(work.is_recomputed for work in works) else _mask_bytes(model, batch)
+    embedded = batch.num_bytes(batch.tokens * model.hidden)
     head = _head_bytes(model, blocks, batch)
     beside = BesideBlocks(
         shared=_shared_bytes(model, works, batch),
@@ -210,11 +209,6 @@ def _mask_bytes(model: ModelSpec, batch: BatchShape) -> int:
     if model.attention == "eager":
         return batch.num_bytes(elements + biases)
     return elements * batch.is_padded
-
-
-def _entry_bytes(model: ModelSpec, works: Sequence[BlockWork], batch: BatchShape) -> int:
-    """Return the bytes that the model's own code keeps through all forward passes."""
-    return _mask_bytes(model, batch) if not any(w.is_recomputed for w in works) else 0
 
 
 def _head_bytes(model: ModelSpec, blocks: Sequence[BlockTerms], batch: BatchShape) -> int:

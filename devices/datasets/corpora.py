@@ -106,10 +106,15 @@ def _write(rows: Sequence[Mapping[str, str]], folder: Path) -> None:
     tested = set(by_hash[: len(by_hash) // 10])
     if not tested:
         raise FetchError(f"the corpus must have at least 10 clients, found {len(clients)}")
-    for file in FILES:
+    write_splits(folder, rows, [row["client"] in tested for row in rows])
+
+
+def write_splits(folder: Path, rows: Sequence[Mapping[str, str]], tested: Sequence[bool]) -> None:
+    """Write the training examples, and those that are ``tested``, as JSON lines."""
+    for file, split in zip(FILES, (False, True), strict=True):
         lines = [
             json.dumps(row, ensure_ascii=False)
-            for row in rows
-            if (row["client"] in tested) == (file == "test.jsonl")
+            for row, is_tested in zip(rows, tested, strict=True)
+            if is_tested == split
         ]
         (folder / file).write_text("\n".join(lines) + "\n", "utf-8")

@@ -7,10 +7,10 @@ Those whose mean rating is within half a point of neutral are left out.
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from pathlib import Path
 
+from devices.datasets.corpora import write_splits
 from devices.fetching.archives import unpack
 
 NUM_TESTED = 2_000
@@ -35,13 +35,8 @@ def write_movies(package: Path, folder: Path) -> None:
     kept = [text for text, rating in rated.items() if abs(rating) > NEUTRAL]
     by_hash = sorted(kept, key=lambda text: hashlib.sha256(text.encode()).digest())
     tested = set(by_hash[:NUM_TESTED])
-    for name in ("train.jsonl", "test.jsonl"):
-        examples = [
-            json.dumps(_example(text, rated[text]), ensure_ascii=False)
-            for text in kept
-            if (text in tested) == (name == "test.jsonl")
-        ]
-        (folder / name).write_text("\n".join(examples) + "\n", "utf-8")
+    examples = [_example(text, rated[text]) for text in kept]
+    write_splits(folder, examples, [text in tested for text in kept])
 
 
 def _example(text: str, rating: float) -> dict[str, str]:

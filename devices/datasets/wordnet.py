@@ -8,7 +8,6 @@ testing, and what is kept, is what has the lowest SHA-256, so that no random num
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from devices.datasets.build_wordnet16 import (
     definition,
     text_key,
 )
+from devices.datasets.corpora import write_splits
 
 MEMBER = "package/dict/data.noun"
 PER_TOPIC = 440
@@ -154,10 +154,4 @@ def _similarity(one: Noun, other: Noun, nouns: Mapping[str, Noun]) -> float:
 def _write(folder: Path, rows: Sequence[Mapping[str, str]], nouns: Sequence[Noun]) -> None:
     """Write both splits; every eleventh noun is tested, as the last bytes of its rank say."""
     tested = [int.from_bytes(noun.rank[-8:], "big") % TEST_SHARE == 0 for noun in nouns]
-    for file, split in (("train.jsonl", False), ("test.jsonl", True)):
-        lines = [
-            json.dumps(row, ensure_ascii=False)
-            for row, is_tested in zip(rows, tested, strict=True)
-            if is_tested == split
-        ]
-        (folder / file).write_text("\n".join(lines) + "\n", "utf-8")
+    write_splits(folder, rows, tested)

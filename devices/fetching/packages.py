@@ -37,49 +37,42 @@ class Package:
     @property
     def pinned(self) -> str:
         """Return the package as its own client names it."""
-        return (
-            f"{self.name}@{self.version}"
-            if self.registry == "npm"
-            else (f"{self.name}=={self.version}")
-        )
+        at = "@" if self.registry == "npm" else "=="
+        return f"{self.name}{at}{self.version}"
 
     def download(self, folder: Path) -> Path:
-        """Return the package's file, which ``download`` has put into ``folder``."""
-        return download(self, folder)
+        """Download the package's file into ``folder`` and return its path.
 
-
-def download(package: Package, folder: Path) -> Path:
-    """Download the package's file into ``folder`` and return its path.
-
-    Nothing of the package is installed or run: of PyPI it must be a wheel, or a source archive
-    whose hash is checked before pip looks into it. Raises FetchError where the client is missing,
-    cannot reach its registry, or hands over a file of another SHA-256.
-    """
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = _command(package, Path(scratch))
-        try:
-            done = subprocess.run(
-                command, cwd=scratch, capture_output=True, text=True, timeout=MAX_WAIT_S
-            )
-        except subprocess.TimeoutExpired:
-            raise FetchError(
-                f"{package.pinned} must be downloaded within {MAX_WAIT_S:.0f} s, and was not"
-            ) from None
-        found = [path for path in Path(scratch).iterdir() if path.suffix in (".whl", ".gz", ".tgz")]
-        if done.returncode or len(found) != 1:
-            raise FetchError(
-                f"{package.pinned} must come from {package.registry}, but its client said: "
-                f"{_last_line(done.stderr) or _last_line(done.stdout) or 'nothing'}"
-            )
-        (file,) = found
-        given = sha256_of(file)
-        if given != package.sha256:
-            raise FetchError(
-                f"the file of {package.pinned} must have sha256 {package.sha256}, got {given}"
-            )
-        where = folder / file.name
-        shutil.move(file, where)
-    return where
+        Nothing of the package is installed or run: of PyPI it must be a wheel, or a source archive
+        whose hash is checked before pip looks into it. Raises FetchError where the client is
+        missing, cannot reach its registry, or hands over a file of another SHA-256.
+        """
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            command = _command(self, Path(scratch))
+            try:
+                done = subprocess.run(
+                    command, cwd=scratch, capture_output=True, text=True, timeout=MAX_WAIT_S
+                )
+            except subprocess.TimeoutExpired:
+                raise FetchError(
+                    f"{self.pinned} must be downloaded within {MAX_WAIT_S:.0f} s, and was not"
+                ) from None
+            endings = (".whl", ".gz", ".tgz")
+            found = [path for path in Path(scratch).iterdir() if path.suffix in endings]
+            if done.returncode or len(found) != 1:
+                raise FetchError(
+                    f"{self.pinned} must come from {self.registry}, but its client said: "
+                    f"{_last_line(done.stderr) or _last_line(done.stdout) or 'nothing'}"
+                )
+            (file,) = found
+            given = sha256_of(file)
+            if given != self.sha256:
+                raise FetchError(
+                    f"the file of {self.pinned} must have sha256 {self.sha256}, got {given}"
+                )
+            where = folder / file.name
+            shutil.move(file, where)
+        return where
 
 
 def _command(package: Package, folder: Path) -> list[str]:

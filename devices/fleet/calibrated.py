@@ -42,13 +42,8 @@ def _profile(device: TomlTable) -> DeviceProfile:
         )
     tables = {int(k): by_width.table(k, (*RATES, "overhead_s")) for k in by_width.values}
     measured = {
-        width: StepRates(
-            flops_per_s=rates.number("gflops") * 1e9,
-            memory_bytes_per_s=rates.number("memory_gb_per_s") * 1e9,
-            cast_bytes_per_s=rates.number("cast_gb_per_s") * 1e9,
-            unpack_bytes_per_s=rates.number("unpack_gb_per_s") * 1e9,
-            pack_bytes_per_s=rates.number("pack_gb_per_s") * 1e9,
-            overhead_s=rates.number("overhead_s"),
+        width: StepRates._make(
+            [*(rates.number(key) * 1e9 for key in RATES), rates.number("overhead_s")]
         )
         for width, rates in tables.items()
     }

@@ -209,7 +209,9 @@ def _frame_trace(
         passed = _Source.apply(leaf, trace, shape)  # type: ignore[no-untyped-call]
         return (passed, *[None] * 2) if call.returns_tuple else passed
 
-    with trace, _forwards(model.blocks, passing):
+    # Rotary tables, a product before transformers 5.20 and none from then on, are not counted.
+    uncounted = trace.without_work_of(model.rotary_tables)
+    with trace, uncounted, _forwards(model.blocks, passing):
         losses = _losses(model, given, trace, batch)
         head_bytes, after_blocks = trace.live_bytes, trace.cut()
         if losses[0].requires_grad:

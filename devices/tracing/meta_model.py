@@ -97,7 +97,10 @@ class MetaModel:
             self.shadows = [_shadow(network, spec, place) for place in range(len(spec.linears))]
             adapters = lora_config(spec, rank=1, alpha=1.0, dropout=lora_dropout)
             self.network: Any = get_peft_model(network, adapters)
-        self.network.train().requires_grad_(False)  # only the adapters have dropout
+        self.network.eval().requires_grad_(False)
+        for name, module in self.network.named_modules():
+            if name.endswith("lora_dropout"):
+                module.train()  # only the adapters have dropout
         for name in head_names(spec):
             network.get_submodule(name).modules_to_save[ADAPTER].requires_grad_(True)
         self.base = network
@@ -140,6 +143,11 @@ class MetaModel:
                 adapted.lora_A[ADAPTER] = self._terms(a, axis=0, trains=trains_a)
                 adapted.lora_B[ADAPTER] = self._terms(b, axis=1, trains=trains_b)
         self.parts = packable(self.base, self.spec, 0)
+
+    @property
+    def rotary_tables(self) -> list[nn.Module]:
+        """The modules that compute the tables of rotary positions."""
+        return [module for module in self.network.modules() if "Rotary" in type(module).__name__]
 
     @contextmanager
     def traced(self, trace: OperatorTrace) -> Iterator[None]:

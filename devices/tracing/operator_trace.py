@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -121,6 +121,25 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return an empty tensor that counts as of this kind, and not as an operator's work."""
         with self._as(kind):
             return torch.empty(shape, dtype=dtype)
+
+    @contextmanager
+    def without_work_of(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """Count the operators of these modules as no work for a while."""
+
+        def note(is_noting: bool) -> Callable[..., None]:
+            return lambda *_: setattr(self, "_is_noting", is_noting)
+
+        handles = [
+            handle
+            for module in modules
+            for handle in (
+                module.register_forward_pre_hook(note(False)),
+                module.register_forward_hook(note(True)),
+            )
+        ]
+        yield
+        for handle in handles:
+            handle.remove()
 
     @contextmanager
     def _as(self, kind: TensorKind) -> Iterator[None]:

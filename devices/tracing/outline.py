@@ -119,7 +119,8 @@ def built(
 ) -> Any:
     """Return the model that a config.json describes, perhaps with another number of blocks.
 
-    Its weights are fake, meta or real, as the caller's context makes them.
+    Its weights are fake, meta or real, as the caller's context makes them. It is in evaluation
+    mode, as in training here: in training mode some models draw numbers, which fake tensors lack.
 
     Code that comes with a model is never run. Raises ValueError where transformers has no such
     model, or not with this attention.
@@ -131,7 +132,8 @@ def built(
             read.num_hidden_layers = num_blocks
         if num_blocks and getattr(read, "layer_types", None):
             read.layer_types = [read.layer_types[0]] * num_blocks
-        return auto_class(head).from_config(configure(read, head=head, attention=attention))
+        network = auto_class(head).from_config(configure(read, head=head, attention=attention))
+        return network.eval()
     except Exception as error:  # a family's own code may raise anything for impossible sizes
         said = (str(error).splitlines() or [type(error).__name__])[0]
         if attention != "eager" and "does not support an attention implementation" in said:

@@ -80,31 +80,21 @@ class LoadedAdapter:
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all that trains: the trained terms, and the head."""
-        factors = [
-            terms.trained
-            for layer in self.model.lora_layers.values()
-            for terms in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
-            if terms.trained is not None
-        ]
-        return [*factors, *self.model.head.values()]
-
-    def place(self, key: ModuleKey) -> tuple[int, int]:
-        """Return the place (block, module) of a layer's terms in the grid."""
-        return place_of(self.model, key)
+        return [*trained_terms(self.model), *self.model.head.values()]
 
     def read(self) -> Adapter:
         """Return the adapter as it is now; frozen and truncated terms are as they were loaded."""
         factors = {}
         for key, layer in self.model.lora_layers.items():
-            trained = self.grid.trained[self.place(key)]
+            trained = self.grid.trained[place_of(self.model, key)]
             a, b = (factor.copy() for factor in self.start.factors[key])
             if trained.any():
                 if "a" in self.grid.trained_factors:
-                    a[trained] = _numbers(layer.lora_A[ADAPTER].trained)
+                    a[trained] = numbers_of(layer.lora_A[ADAPTER].trained)
                 if "b" in self.grid.trained_factors:
-                    b[:, trained] = _numbers(layer.lora_B[ADAPTER].trained)
+                    b[:, trained] = numbers_of(layer.lora_B[ADAPTER].trained)
             factors[key] = Factors(a, b)
-        head = {name: _numbers(values) for name, values in self.model.head.items()}
+        head = {name: numbers_of(values) for name, values in self.model.head.items()}
         return replace(self.start, factors=factors, head=head)
 
 
@@ -166,6 +156,17 @@ def _indices(mask: BoolArray, device: torch.device) -> Tensor:
     return torch.tensor(np.flatnonzero(mask), device=device)
 
 
-def _numbers(tensor: Tensor) -> Float32Array:
+def trained_terms(model: AdaptedModel) -> list[nn.Parameter]:
+    """Return the trained terms of the adapter that is loaded, layer by layer."""
+    return [
+        factor.trained
+        for layer in model.lora_layers.values()
+        for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
+        if factor.trained is not None
+    ]
+
+
+def numbers_of(tensor: Tensor) -> Float32Array:
+    """Return a copy of a tensor's numbers."""
     values: Float32Array = tensor.detach().cpu().numpy().copy()
     return values

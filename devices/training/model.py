@@ -201,7 +201,7 @@ def _load(source: ModelSource, spec: ModelSpec, host: Host) -> AdaptedModel:
 
 
 def _load_base(source: ModelSource, spec: ModelSpec) -> Any:
-    config = _configured(read_config(source), spec)
+    config = configure(read_config(source), head=spec.head, attention=spec.attention)
     if source.files is None:
         return _drawn(config, spec.head)
     _check_sizes(config, spec.head, source.files)
@@ -215,7 +215,7 @@ def _load_base(source: ModelSource, spec: ModelSpec) -> Any:
     odd = {str(key) for key in loading["missing_keys"]}
     odd = {key for key in odd if "pooler" not in key}
     odd |= {str(key if isinstance(key, str) else key[0]) for key in loading["mismatched_keys"]}
-    if lacking := sorted(key for key in odd if not _is_of_head(key, spec)):
+    if lacking := sorted(key for key in odd if key.split(".")[0] not in head_names(spec)):
         raise UnusableModelError(
             f"the weights of {source.name} must be those that its config.json describes, got none "
             f"of its shape for {', '.join(lacking[:3])} ({source.directory})"
@@ -240,10 +240,6 @@ def _pretrained(config: Any, head: Head, files: ModelFiles, dtype: torch.dtype) 
             ignore_mismatched_sizes=True,  # for the head; other mismatches are refused later
             output_loading_info=True,
         )
-
-
-def _is_of_head(key: str, spec: ModelSpec) -> bool:
-    return key.split(".")[0] in head_names(spec)
 
 
 def auto_class(head: Head) -> Any:
@@ -276,10 +272,6 @@ def _drawn(config: Any, head: Head) -> Any:
         if parameter.dim() == 2:
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
     return model
-
-
-def _configured(config: Any, spec: ModelSpec) -> Any:
-    return configure(config, head=spec.head, attention=spec.attention)
 
 
 def configure(config: Any, *, head: Head, attention: Attention) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from devices.training.adapters import LoadedAdapter
+from devices.training.adapters import LoadedAdapter, place_of
 from devices.training.model import ADAPTER
 from devices.vocabulary.plan import TailPenalty, TrainingPlan
 
@@ -69,7 +69,7 @@ def _tails(loaded: LoadedAdapter, first_term: int) -> Iterator[tuple[Tensor, Ten
     """Give the tail of each layer: its terms' rows of A, (r, in), and columns of B, (out, r)."""
     for key, layer in loaded.model.lora_layers.items():
         held, trained = (
-            mask[loaded.place(key)] for mask in (loaded.grid.held, loaded.grid.trained)
+            mask[place_of(loaded.model, key)] for mask in (loaded.grid.held, loaded.grid.trained)
         )
         # The loaded factors hold the trained terms first, then the frozen ones.
         order = np.concatenate([np.flatnonzero(trained), np.flatnonzero(held & ~trained)])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from devices.training.adapters import check_fits, place_of
+from devices.training.adapters import check_fits, numbers_of, place_of, trained_terms
 from devices.training.model import ADAPTER, AdaptedModel
 from devices.training.optimizers import OwnPart
 from devices.training.penalties import Penalty, proximal_term
@@ -59,13 +59,7 @@ class LoadedStack:
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all that trains, terms and heads; the first axis of each counts the jobs."""
-        factors = [
-            factor.trained
-            for layer in self.model.lora_layers.values()
-            for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
-            if factor.trained is not None
-        ]
-        return [*factors, *self.head.values()]
+        return [*trained_terms(self.model), *self.head.values()]
 
     def own_parts(self) -> list[OwnPart]:
         """Return what each job trains of each tensor, without the zeros below its own terms."""
@@ -108,11 +102,11 @@ class LoadedStack:
             a, b = (factor.copy() for factor in start.factors[key])
             if len(trained):
                 if "a" in grid.trained_factors:
-                    a[trained] = _numbers(layer.lora_A[ADAPTER].trained[k, :, : len(trained)]).T
+                    a[trained] = numbers_of(layer.lora_A[ADAPTER].trained[k, :, : len(trained)]).T
                 if "b" in grid.trained_factors:
-                    b[:, trained] = _numbers(layer.lora_B[ADAPTER].trained[k, : len(trained)]).T
+                    b[:, trained] = numbers_of(layer.lora_B[ADAPTER].trained[k, : len(trained)]).T
             factors[key] = Factors(a, b)
-        head = {name: _numbers(values[k]) for name, values in self.head.items()}
+        head = {name: numbers_of(values[k]) for name, values in self.head.items()}
         return replace(start, factors=factors, head=head)
 
 
@@ -178,8 +172,3 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     """
     rows = x.reshape(len(weight), -1, x.shape[-1])
     return torch.bmm(rows, weight).view(*x.shape[:-1], weight.shape[-1])
-
-
-def _numbers(tensor: Tensor) -> Float32Array:
-    values: Float32Array = tensor.detach().cpu().numpy().copy()
-    return values

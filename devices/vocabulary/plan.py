@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -20,7 +20,10 @@ from devices.vocabulary.adapter import Factors as Factors
 from devices.vocabulary.adapter import ModuleKey as ModuleKey
 from devices.vocabulary.adapter import Product
 from devices.vocabulary.controls import Controls as Controls
-from traces.arrays import BitsArray, BoolArray, IntArray
+from devices.vocabulary.terms import FactorName as FactorName
+from devices.vocabulary.terms import FactorUse as FactorUse
+from devices.vocabulary.terms import TermGrid as TermGrid
+from traces.arrays import BoolArray, IntArray
 
 DeviceId = int
 
@@ -42,147 +45,6 @@ With 32 they stay as computed, and with 8 or 4 they are packed; with 2 a model d
 0 the block saves its input only and is computed again in the backward pass (gradient
 checkpointing).
 """
-UPLOAD_BITS = (0, 2, 4, 8, 16, 32)
-"""Bits per parameter of an uploaded term: 0 is not uploaded, 32 is sent without quantization."""
-
-FactorName = Literal["a", "b"]
-FactorUse = Literal[
-    "both", "b_only", "fresh", "a_in_turn", "b_in_turn", "own_b", "controlled", "local"
-]
-"""Which factors of a term are sent and trained.
-
-* ``both``: A and B are downloaded, trained and uploaded.
-* ``b_only``: B alone is. A is drawn from a seed that all devices hold, and never changes.
-* ``fresh``: nothing is downloaded, since A is drawn from a seed that comes with the plan and B is
-  zero. Both are trained and uploaded.
-* ``a_in_turn``, ``b_in_turn``: both are downloaded, and the one that is named is trained and
-  uploaded.
-* ``own_b``: both are trained, and A alone is downloaded and uploaded. B and the head stay on the
-  device, and cross no wire.
-* ``controlled``: both are downloaded, trained and uploaded, and each message has as many numbers
-  again: the server's control variate on the way down, the change of the device's own on the way up.
-* ``local``: both are trained, and neither they nor the head cross any wire: there is no message.
-"""
-
-
-class FactorWays(NamedTuple):
-    """The factors of a term that are downloaded, trained and uploaded."""
-
-    downloaded: tuple[FactorName, ...]
-    trained: tuple[FactorName, ...]
-    uploaded: tuple[FactorName, ...]
-
-
-FACTOR_WAYS: dict[FactorUse, FactorWays] = {
-    "both": FactorWays(("a", "b"), ("a", "b"), ("a", "b")),
-    "b_only": FactorWays(("b",), ("b",), ("b",)),
-    "fresh": FactorWays((), ("a", "b"), ("a", "b")),
-    "a_in_turn": FactorWays(("a", "b"), ("a",), ("a",)),
-    "b_in_turn": FactorWays(("a", "b"), ("b",), ("b",)),
-    "own_b": FactorWays(("a",), ("a", "b"), ("a",)),
-    "controlled": FactorWays(("a", "b"), ("a", "b"), ("a", "b")),
-    "local": FactorWays((), ("a", "b"), ()),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class TermGrid:
-    """A term grid says what happens to each rank-1 term on one device, in arrays (L, M, R).
-
-    Modules are in the order of ``ModelSpec.targets``. Term indices are the server's and are never
-    renumbered. A term that is not ``held`` is truncated: it is not downloaded and no part of the
-    forward pass. A term that is held and not ``trained`` is frozen. ``upload_bits`` are among
-    ``UPLOAD_BITS``, and 0 wherever a term is not trained. ``use`` holds for all terms. The head
-    is always trained, and uploaded at ``head_bits`` where it is sent. Raises ValueError where the
-    arrays contradict each other.
-    """
-
-    held: BoolArray
-    trained: BoolArray
-    upload_bits: BitsArray
-    use: FactorUse = "both"
-    head_bits: int = 32
-
-    def __post_init__(self) -> None:
-        if not self.held.shape == self.trained.shape == self.upload_bits.shape:
-            raise ValueError("held, trained and upload_bits must have one shape (L, M, R)")
-        if (self.trained & ~self.held).any():
-            raise ValueError("a term must be held to be trained")
-        if ((self.upload_bits > 0) & ~self.trained).any():
-            raise ValueError("a term must be trained to be uploaded")
-        if unknown := set(np.unique(self.upload_bits).tolist()) - set(UPLOAD_BITS):
-            raise ValueError(f"upload bits must be among {UPLOAD_BITS}, got {min(unknown)}")
-        if self.head_bits not in UPLOAD_BITS[1:]:
-            raise ValueError(f"head_bits must be among {UPLOAD_BITS[1:]}, got {self.head_bits}")
-
-    @staticmethod
-    @lru_cache(maxsize=256)
-    def top_blocks(shape: tuple[int, int, int], depth: int, upload_bits: int = 32) -> TermGrid:
-        """Return the grid that holds all terms, and trains and uploads those of the top blocks.
-
-        Equal arguments get the same grid, whose arrays are read-only.
-        """
-        held, trained = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
-        trained[shape[0] - depth :] = True
-        bits = np.where(trained, upload_bits, 0).astype(np.uint8)
-        for values in (held, trained, bits):
-            values.flags.writeable = False
-        return TermGrid(held, trained, bits)
-
-    @classmethod
-    def many(cls, held: BoolArray, trained: BoolArray, upload_bits: BitsArray) -> list[TermGrid]:
-        """Return the grids of n devices, given as arrays (n, L, M, R). Raises as for one."""
-        cls(held, trained, upload_bits)  # what must hold for one holds for all of them at once
-        grids = []
-        for parts in zip(held, trained, upload_bits, strict=True):
-            grid = object.__new__(cls)
-            grid.__dict__.update(zip(("held", "trained", "upload_bits"), parts, strict=True))
-            grids.append(grid)
-        return grids
-
-    @property
-    def downloaded_factors(self) -> tuple[FactorName, ...]:
-        """The factors of a held term that are downloaded."""
-        return FACTOR_WAYS[self.use].downloaded
-
-    @property
-    def trained_factors(self) -> tuple[FactorName, ...]:
-        """The factors of a trained term that are trained."""
-        return FACTOR_WAYS[self.use].trained
-
-    @property
-    def uploaded_factors(self) -> tuple[FactorName, ...]:
-        """The factors of an uploaded term that are uploaded."""
-        return FACTOR_WAYS[self.use].uploaded
-
-    @property
-    def sends_head(self) -> bool:
-        """True if the head is downloaded and uploaded; else it stays on the device."""
-        return self.use not in ("own_b", "local")
-
-    @property
-    def crosses_wire(self) -> bool:
-        """Whether there are messages at all."""
-        return self.use != "local"
-
-    @property
-    def is_read_only(self) -> bool:
-        """True if the arrays are read-only, as those of ``top_blocks`` are."""
-        return not (
-            self.held.flags.writeable
-            or self.trained.flags.writeable
-            or self.upload_bits.flags.writeable
-        )
-
-    @property
-    def has_controls(self) -> bool:
-        """True if the device corrects its gradients by control variates, which are sent too."""
-        return self.use == "controlled"
-
-    @property
-    def uploaded(self) -> BoolArray:
-        """(L, M, R): the terms that the server gets back."""
-        return self.upload_bits > 0
 
 
 class TailPenalty(NamedTuple):
@@ -224,7 +86,10 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         blocks = self.terms.held.shape[0]
         if not len(self.weight_formats) == len(self.activation_bits) == blocks:
-            raise ValueError(f"weight_formats and activation_bits must name all {blocks} blocks")
+            raise ValueError(
+                f"weight_formats and activation_bits must name all {blocks} blocks, got "
+                f"{len(self.weight_formats)} and {len(self.activation_bits)}"
+            )
         if set(self.weight_formats) - set(BLOCK_FORMATS):
             raise ValueError(
                 f"weight formats must be among {BLOCK_FORMATS}, got {self.weight_formats}"
@@ -238,7 +103,10 @@ class TrainingPlan:
                 f"activation bits must be among {ACTIVATION_BITS}, got {self.activation_bits}"
             )
         if self.local_steps < 1 or self.batch_size < 1:
-            raise ValueError("local_steps and batch_size must be at least 1")
+            raise ValueError(
+                f"local_steps and batch_size must be at least 1, got {self.local_steps} and "
+                f"{self.batch_size}"
+            )
         if self.micro_batch is not None and (
             self.micro_batch < 1 or self.batch_size % self.micro_batch
         ):
@@ -251,28 +119,28 @@ class TrainingPlan:
 
     @property
     def num_blocks(self) -> int:
-        """L, the number of blocks of the model."""
+        """Return L, the number of blocks of the model."""
         return len(self.weight_formats)
 
     @property
     def num_micro_batches(self) -> int:
-        """The number of parts that a batch is trained in."""
+        """Return the number of parts that a batch is trained in."""
         return self.batch_size // (self.micro_batch or self.batch_size)
 
     @cached_property
     def present(self) -> BoolArray:
-        """(L,): which blocks are on the device."""
+        """Return (L,): which blocks are on the device."""
         return np.array([name != "absent" for name in self.weight_formats])
 
     @cached_property
     def depth(self) -> int:
-        """The number of blocks that the backward pass crosses, counted from the output."""
+        """Return the number of blocks that the backward pass crosses, counted from the output."""
         touched = np.flatnonzero(self.terms.trained.any(axis=(1, 2)))
         return int(self.present[touched[0] :].sum()) if len(touched) else 0
 
     @cached_property
     def num_quantized_blocks(self) -> int:
-        """The number of crossed blocks whose saved activations are packed or computed again."""
+        """Return how many crossed blocks have saved activations packed or computed again."""
         compact = self.compact()
         crossed = compact.activation_bits[compact.num_blocks - self.depth :]
         return sum(bits < 32 for bits in crossed)
@@ -297,7 +165,7 @@ class TrainingPlan:
 
     @cached_property
     def workload(self) -> bytes:
-        """Bytes that are equal for two plans if and only if they ask for the same work."""
+        """Return bytes that are equal for two plans if and only if they ask for the same work."""
         grid = self.terms
         rest = (self.weight_formats, self.activation_bits, self.local_steps, self.batch_size)
         objective = (self.tail_penalty, self.proximal_mu)
@@ -306,7 +174,8 @@ class TrainingPlan:
             parts = (*parts, f"head at {grid.head_bits} bits")
         return b"|".join(
             [
-                # Kept results bear the hash of these bytes, so a plan without parts names none.
+                # Kept results are found by the hash of these bytes, which must therefore not change
+                # for plans that have no such parts.
                 repr((grid.held.shape, grid.use, rest, objective, *parts)).encode(),
                 np.packbits(grid.held).tobytes(),
                 np.packbits(grid.trained).tobytes(),
@@ -317,8 +186,8 @@ class TrainingPlan:
 
     def on(self, device_id: DeviceId) -> TrainingPlan:
         """Return the plan of the same work on another device."""
-        _ = self.workload, self.depth, self.num_quantized_blocks  # worked out once, for all copies
-        # What was checked and computed before does not depend on the device.
+        _ = self.workload, self.depth, self.num_quantized_blocks  # computed once for all copies
+        # Checks and computed values do not depend on the device, so the copy takes them over.
         plan = object.__new__(TrainingPlan)
         plan.__dict__.update(self.__dict__, device_id=device_id)
         return plan
@@ -342,7 +211,7 @@ class Broadcast:
 
 
 class Timing(NamedTuple):
-    """Seconds of one device's round as the server measures them."""
+    """The timing of a device's round is the seconds of each phase, as the server measures them."""
 
     download_s: float
     train_s: float
@@ -384,5 +253,5 @@ class ClientUpdate:
 
     @property
     def base_version(self) -> int:
-        """The version of the frozen weights that the device has since it trained."""
+        """Return the version of the frozen weights that the device has since it trained."""
         return self.broadcast.version if self.started_from is None else self.started_from

@@ -43,7 +43,6 @@ from devices.vocabulary.controls import zeros_like
 from devices.vocabulary.merged import is_dense, num_numbers, summed
 from devices.vocabulary.number_formats import FP32_BYTES
 from devices.vocabulary.plan import (
-    UPLOAD_BITS,
     Adapter,
     Broadcast,
     FactorName,
@@ -52,6 +51,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
+from devices.vocabulary.terms import UPLOAD_BITS
 from devices.wire.messages import HEADER, SCALE_BYTES, Reader, fp32, framed, quantized, unframed
 from traces.arrays import BitsArray, BoolArray, Float32Array
 
@@ -153,7 +153,9 @@ def encode_broadcast(broadcast: Broadcast, *, plan: TrainingPlan) -> bytes:
         parts += _held_parts(control, plan.terms)
     for key in adapter.factors:
         if products := broadcast.missed.get(key):
-            parts += _encode_product(summed(products))
+            product = summed(products)
+            arrays = product if isinstance(product, Factors) else (product,)
+            parts += map(fp32, arrays)
     return framed("broadcast", parts)
 
 
@@ -164,10 +166,6 @@ def _held_parts(adapter: Adapter, terms: TermGrid) -> list[bytes]:
         stack = _module_terms(adapter, module)
         parts += [fp32(stack.of(name)[held]) for name in terms.downloaded_factors]
     return [*parts, _encode_head(adapter.head)] if terms.sends_head else parts
-
-
-def _encode_product(product: Product) -> list[bytes]:
-    return [fp32(part) for part in (product if isinstance(product, Factors) else (product,))]
 
 
 class Received(NamedTuple):

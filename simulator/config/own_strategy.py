@@ -1,4 +1,4 @@
-"""Loads a scheduler from a file of the user's: ``strategy: {kind: path/to/mine.py:MyStrategy}``.
+"""Loads a scheduler from the user's file, named as in ``strategy: {kind: path/to/mine.py:Mine}``.
 
 Such a file is the only code that a config can bring with it. What runs is the very text whose hash
 the run is known by: no byte code is read or written, and no search path changes.
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from algorithms.contract import wrong_result
+from algorithms.contract import wrong_result, wrong_scale
 from algorithms.strategy import Strategy, StrategyError
 from simulator.config.paths import checked_path
 from simulator.config.problems import UserError
@@ -108,10 +108,8 @@ def source_of(strategy: object) -> Source | None:
 
 def check_scale(strategy: Strategy[Any]) -> Strategy[Any]:
     """Return the strategy. Raises ValueError where its rank and alpha make no adapter."""
-    if not isinstance(strategy.rank, int) or strategy.rank < 1:
-        raise ValueError(f"rank must be a whole number of at least 1, got {strategy.rank!r}")
-    if not isinstance(strategy.alpha, int | float) or not 0 < strategy.alpha < float("inf"):
-        raise ValueError(f"alpha must be a finite number above 0, got {strategy.alpha!r}")
+    for wrong in wrong_scale(strategy):
+        raise ValueError(wrong)
     return strategy
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,16 +27,15 @@ from algorithms.pacing import Pacing
 from algorithms.registry import PACINGS, SELECTIONS, SERVER_OPTIMIZERS, STRATEGIES
 from algorithms.selection import Selection, Uniform
 from algorithms.strategy import Strategy
-from devices.datasets.dataset import CLIENT, Edition
 from devices.models.spec import Attention
 from devices.options import TrainingOptions
 from devices.vocabulary.plan import WeightFormat
 from simulator.config.faults import FaultsConfig
 from simulator.config.fleet import FleetConfig, NetworkConfig, without_empty_devices
 from simulator.config.own_strategy import check_scale
+from simulator.config.task import ShardsConfig, TaskConfig
 from simulator.config.types import (
     Count,
-    DataPart,
     Length,
     Name,
     OneOf,
@@ -47,91 +46,12 @@ from simulator.config.types import (
     as_plain,
 )
 from traces.canonical import canonical
-from traces.options import LEFT_OUT, Positive, Rule
+from traces.options import LEFT_OUT, Positive
 
 T = TypeVar("T")
 
 adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-"""Returns what reads and writes a section, made once for each."""
-
-
-TaskName = Literal["classification", "regression", "causal-lm", "instructions", "choice"]
-Template = Rule(
-    lambda text: text == "chat" or (text.count("{prompt}") == 1 and len(text) <= 2000),
-    "chat, or a text of at most 2000 characters with {prompt} in it once",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskConfig(Section):
-    """The task says what is fine-tuned on what, and to do what."""
-
-    kind: TaskName = "classification"
-    """What the model learns: a label or score of texts, the tokens that follow, or an answer."""
-    model: PathOrName = "minilm-l6"
-    """The name of a model, a repository of the hub, or a model directory."""
-    revision: Revision | None = None
-    """The commit, branch or tag of a model on the hub."""
-    targets: Annotated[tuple[str, ...], MinLen(1)] = ("query", "value")
-    """The layers of a block that are adapted."""
-    data: PathOrName = "wordnet-16"
-    """The name of a data set, a folder, or ``owner/name`` on the hub."""
-    data_config: DataPart | None = None
-    """The configuration of a data set on the hub; its default one if left out."""
-    data_revision: Revision | None = None
-    """The commit, branch or tag of a data set on the hub."""
-    train_split: Annotated[DataPart, LEFT_OUT] = "train"
-    """What a folder or a data set on the hub calls the examples to train on."""
-    test_split: Annotated[DataPart, LEFT_OUT] = "test"
-    """What a folder or a data set on the hub calls the examples to test on."""
-    columns: Annotated[dict[str, str], MaxLen(16)] = field(default_factory=dict)
-    """The data's own names of columns, as in ``{text: body}``."""
-    max_length: Annotated[int, Ge(4), Le(512)] = 32
-    """The tokens to which a device pads every example; longer texts are cut."""
-    template: Annotated[str, Template, LEFT_OUT] = "{prompt}\n"
-    """How a prompt stands before its answer: a text with ``{prompt}``, or ``chat``."""
-    packing: Annotated[Literal["by-document", "packed"], LEFT_OUT] = "by-document"
-    """Whether each text of a causal-lm is learned alone, or a device's are joined and cut."""
-    answer_tokens: Annotated[int, Ge(0), Le(512), LEFT_OUT] = 32
-    """The most tokens of an answer that the model gives in an evaluation; 0 asks for none."""
-
-    @property
-    def edition(self) -> Edition:
-        """Which part of the data is read, and at which revision."""
-        return Edition(self.data_config, self.data_revision, self.train_split, self.test_split)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys that some tasks have and others lack, where they are not at their default."""
-        keys = ("template", "packing", "answer_tokens")
-        defaults = {f.name: f.default for f in fields(self) if f.name in keys}
-        return {k: getattr(self, k) for k in keys if getattr(self, k) != defaults[k]}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardsConfig(Section):
-    """Shards are how the training set is divided among the devices."""
-
-    kind: Literal["dirichlet", "iid", "drawn", "natural", "few-groups", "log-normal", "sizes"] = (
-        "dirichlet"
-    )
-    """Skewed groups, even parts, own draws, one client each, few groups each, or skewed sizes."""
-    group_by: Annotated[str, MinLen(1), MaxLen(64)] | None = None
-    """The column whose values are the groups that shards are skewed by, not the task's own."""
-    per_device: Annotated[int, Ge(1), Le(1_000_000), LEFT_OUT] = 2
-    """The groups of each device, where it has few."""
-    sigma: Annotated[float, Ge(0), Le(10), LEFT_OUT] = 1.0
-    """The standard deviation of the logarithm of a device's share, where sizes are log-normal."""
-    sizes: Annotated[tuple[Count, ...], MaxLen(1_000_000), LEFT_OUT] = ()
-    """The number of examples of each device, where sizes are given."""
-    column: Annotated[str, MinLen(1), MaxLen(64)] = CLIENT
-    """The column that names the client of a text, where shards are natural."""
-    alpha: Positive = 0.5
-    """The parameter of the Dirichlet distribution over groups; a small one is more skewed."""
-    min_examples: Count = 16
-    """The least examples of a device."""
-    examples: Annotated[int, Ge(1), Le(1_000_000)] = 64
-    """The examples that each device draws, with replacement, where they are drawn."""
+"""Returns the adapter that reads and writes a type of section; each is made once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +89,7 @@ class LocalWork(Section):
         """Return the training steps of a device with this many examples; at least one."""
         if self.steps is not None:
             return self.steps
-        assert self.epochs is not None  # exactly one of the two is given
+        assert self.epochs is not None  # ``__post_init__`` requires steps or epochs
         return max(1, -(-int(self.epochs * num_examples) // self.batch_size))
 
 
@@ -309,18 +229,21 @@ class RunConfig(Section):
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits that change with any key that decides a result, but the seed."""
+        """Return eight hexadecimal digits that change with each key that decides a result.
+
+        Only the seed is left out, although results follow from it.
+        """
         plain = {k: v for k, v in self.resolved().items() if k not in NOT_SIMULATED}
         return hashlib.sha256(canonical(plain).encode()).hexdigest()[:8]
 
     @property
     def read_alone(self) -> dict[str, Any]:
-        """Return the keys that only readers use, as plain data; one that stands at None is out."""
+        """Return the keys that only readers use, as plain data, without those that are None."""
         return {key: value for key, value in self.resolved().items() if key in READ_ALONE}
 
     @property
     def folder(self) -> Path:
-        """The folder of the run, below the output folder."""
+        """Return the folder of the run, below the output folder."""
         return Path(self.name) / f"{self.label}-{self.hash}-s{self.seed}"
 
 

@@ -25,7 +25,7 @@ from traces.arrays import BoolArray
 class Dispatcher:
     """A dispatcher asks selection and strategy, and turns their plans into assignments.
 
-    Each time that it asks, selection and strategy draw from streams of that time.
+    Each ask has random streams of its own, one for the selection and one for the strategy.
     """
 
     def __init__(
@@ -37,7 +37,8 @@ class Dispatcher:
         self._streams = {
             name: NumberedStreams(federation.seed, name) for name in ("selection", "strategy")
         }
-        self._known_fields: dict[int, tuple[Cost, Mapping[str, Any]]] = {}  # holds its costs alive
+        # By the id of a cost, which is kept beside the fields so that no other gets the same id.
+        self._known_fields: dict[int, tuple[Cost, Mapping[str, Any]]] = {}
 
     def ask(
         self,
@@ -133,7 +134,7 @@ class Dispatcher:
         view = self._view.with_free_memory(device_id, free_bytes)
         try:
             plans = fed.strategy.plan(state, view, (device_id,), rng)
-        except ValueError:  # it cannot plan at all for so little memory
+        except ValueError:  # the strategy makes no plan for so little memory
             return None
         for plan in plans:
             cost = self._view.cost(plan)

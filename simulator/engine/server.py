@@ -44,11 +44,14 @@ from simulator.log.records import Ended, Event, RoundProgress
 from traces.arrays import BoolArray
 
 SELDOM = 50_000
-"""New objects after which Python looks for unused circles of them, in a run that trains nothing."""
+"""The number of new objects after which Python looks for unused circles of them.
+
+It holds for a run that trains nothing.
+"""
 
 
 class Server:
-    """The server owns all that changes in a run: its state, who is in flight, and what arrived."""
+    """The server owns all that changes in a run: its state, plans in flight, and what arrived."""
 
     def __init__(self, env: simpy.Environment, federation: Federation, log: DeferredLog) -> None:
         self._env, self._log = env, log
@@ -67,31 +70,31 @@ class Server:
         )
         self.state: ServerState[Any] = replace(strategy.init(adapter), num_devices=len(world.fleet))
         self._timelines = Timelines(federation, self._view, self._presence)
-        self._timeline: CohortTimeline | None = (
-            None  # of this round's plans that nothing interrupts
-        )
-        self._num_ahead = self._num_ahead_arrived = 0  # of its plans: at work, and arrived
+        # The timeline has those plans of this round that nothing interrupts. The counts are of its
+        # plans that are under way, and of those that have arrived.
+        self._timeline: CohortTimeline | None = None
+        self._num_ahead = self._num_ahead_arrived = 0
         self._inbox = Mailbox(env)
         self._in_flight: dict[DeviceId, simpy.Process | PlanTimeline] = {}
-        self._has_no_plan = np.ones(len(world.fleet), dtype=np.bool_)  # by the plans in flight
+        self._has_no_plan = np.ones(len(world.fleet), dtype=np.bool_)  # (N,): not in ``_in_flight``
         self._arrived: list[Assignment] = []
-        self._ended: list[Ended] = []  # of this round, whatever the outcome
-        self._resting: dict[DeviceId, Assignment] = {}  # ended; waits for the round to close
+        self._ended: list[Ended] = []  # the plans that ended in this round, whatever the outcome
+        self._resting: dict[DeviceId, Assignment] = {}  # ended plans of devices that wait for work
         self._round, self._opened_s, self._due_s = 0, 0.0, math.inf
         self._num_cohort = self._num_planned = 0
-        self._sat_out: set[DeviceId] = set()  # and are passed over until somebody is at work
+        self._sat_out: set[DeviceId] = set()  # those passed over until somebody is at work
         self._void_rounds = VoidRounds()
         self.evaluations = Evaluations(federation, log)
         self._is_over = False
 
     @property
     def num_rounds(self) -> int:
-        """The number of rounds that have closed."""
+        """Return the number of rounds that have closed."""
         return self._round - 1
 
     @property
     def now_s(self) -> float:
-        """The instant that the simulated clock shows."""
+        """Return the instant that the simulated clock shows."""
         return float(self._env.now)
 
     def serve(self) -> Generator[simpy.Event, Any, None]:
@@ -197,7 +200,7 @@ class Server:
         now = self._round, self._env.now
         timeline = self._timelines.timeline(list(plans.values()), now, self._due_s)
         ahead = set(timeline.devices.tolist()) if timeline else set()
-        # In order of device: at one instant SimPy resolves ties by creation.
+        # In order of device, since events of one instant happen in the order they were made in.
         for device_id in cohort:
             if device_id not in plans:
                 self.note("sat_out", {}, device_id)
@@ -228,7 +231,7 @@ class Server:
 
     def _report(self, timeline: CohortTimeline) -> Generator[simpy.Event, Any, None]:
         """Tell the server once all plans of a timeline that are not late have arrived."""
-        # Phase by phase, so that the clock rounds as it does for a device by itself.
+        # The clock goes on phase by phase, so that it rounds as it does for a single device.
         for wait_s in timeline.last_waits_s:
             yield self._env.timeout(wait_s)
         if timeline.last_waits_s:
@@ -317,7 +320,7 @@ class Server:
             self._participation.all_late(timeline.devices[rows], taken_s)
             self._num_ahead = 0
         for _, process in sorted(self._in_flight.items()):
-            if process.is_alive:  # else it reported at this very instant, and is in time
+            if process.is_alive:  # one that has ended reported at this very instant, so in time
                 process.interrupt("late")
         while self._in_flight:
             yield self._inbox.bell()
@@ -373,7 +376,8 @@ def simulate(federation: Federation, *logs: Log) -> Server:
     with seldom, DeferredLog(Tee((*logs, checked)), fleet, gathers=gathers) as deferred:
         server = Server(env, federation, deferred)
         env.process(note_faults(env, federation.world.faults, server.note))
-        # Until the server is done, not to exhaustion: a stale deadline must not move the clock.
+        # The run ends with the server, not with the last event: a deadline that no longer counts
+        # must not move the clock.
         env.run(until=env.process(server.serve()))
     checked.finish()
     return server
@@ -384,7 +388,7 @@ def _collecting_seldom() -> Iterator[None]:
     """Let Python look for objects that refer to one another in circles only now and then.
 
     A run that trains nothing keeps thousands of events and plans, and makes no such circles. By
-    default, one look after 700 new objects, a sixth of the run's time goes into them.
+    default Python looks after every 700 new objects, which takes a sixth of the run's time.
     """
     before = gc.get_threshold()
     gc.set_threshold(SELDOM, *before[1:])

@@ -13,12 +13,7 @@ from devices.fleet.fleet import Fleet
 from devices.tasks.task import Metric
 from devices.vocabulary.trainer import Evaluation
 from simulator.log.block import Block, Piece
-from simulator.log.cohort_records import (
-    client_table,
-    concatenated,
-    in_order_of_ends,
-    table_of,
-)
+from simulator.log.cohort_records import client_table, concatenated, in_order_of_ends, table_of
 from simulator.log.cohort_timeline import CohortTimeline, in_order
 from simulator.log.protocol import Tee
 from simulator.log.records import ClientTable, Ended, Event, RoundProgress

@@ -13,12 +13,7 @@ from simulator.config.experiment import ConfigError, name_strategies
 from simulator.config.origin import Origin
 from simulator.config.paths import is_outside, path_texts
 from simulator.config.schema import RunConfig
-from simulator.log.manifest import (
-    check_same_config,
-    is_finished,
-    lost_files,
-    read_manifest,
-)
+from simulator.log.manifest import check_same_config, is_finished, lost_files, read_manifest
 from simulator.world.build import World, build_world, wrong_names
 from simulator.world.deadline import late_devices, least_deadline_s
 from simulator.world.rehearsal import rehearse

@@ -26,12 +26,7 @@ from simulator.engine.federation import Federation
 from simulator.engine.rules import Rules
 from simulator.engine.seeds import stream
 from simulator.engine.server import Server, simulate
-from simulator.log.manifest import (
-    FinishedMeanwhileError,
-    RunFolderError,
-    Status,
-    is_finished,
-)
+from simulator.log.manifest import FinishedMeanwhileError, RunFolderError, Status, is_finished
 from simulator.log.progress import Reporter
 from simulator.log.progress_state import duration
 from simulator.log.protocol import Log
@@ -41,11 +36,7 @@ from simulator.log.run_folder import RunFolder, refresh, remove_checkpoint
 from simulator.log.writers import RunFacts, RunWriter, WriterSpec, open_writers
 from simulator.runs.preparation import Prepared, inputs_of
 from simulator.workers.context import context_of
-from simulator.workers.trainers import (
-    Remembering,
-    Trainers,
-    remembering,
-)
+from simulator.workers.trainers import Remembering, Trainers, remembering
 from simulator.world.build import World
 from simulator.world.one_place import OfOnePlace, charged_profile, in_one_place
 from simulator.world.private import spent_privacy

@@ -156,14 +156,19 @@ def checksum(key: str, packed: bytes | memoryview) -> bytes:
 class CheckpointedTrainer:
     """This trainer asks another one only for results that are not kept in ``results``.
 
-    ``context`` names everything beside a call's arguments that its result depends on.
+    ``context`` names everything beside a call's arguments that its result depends on. Counted are
+    the jobs that were asked for, those among them that are trained in one pass with others, and
+    those that the other trainer was asked for.
     """
 
     def __init__(self, trainer: Trainer, results: KeptResults, context: Context) -> None:
         self._trainer, self._results, self._context = trainer, results, context
+        self.num_asked = self.num_stacked = self.num_passed_on = 0
 
     def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
         stacks = stacks_of(jobs)
+        self.num_asked += len(jobs)
+        self.num_stacked += sum(len(stack) for stack in stacks if len(stack) > 1)
         keys = self._job_keys(jobs, stacks)
         found = [
             self._results.read(key, partial(_to_result, start=job.broadcast.adapter))
@@ -172,6 +177,7 @@ class CheckpointedTrainer:
         # A stack is trained again as a whole, since the digits of a job depend on the whole stack.
         broken = [stack for stack in stacks if any(found[k] is None for k in stack)]
         wanted = sorted(k for stack in broken for k in stack)
+        self.num_passed_on += len(wanted)
         trained = self._trainer.train([jobs[k] for k in wanted])
         for k, result in zip(wanted, trained, strict=True):
             if found[k] is None:

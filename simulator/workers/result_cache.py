@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -20,16 +20,6 @@ from typing import TypeVar
 import platformdirs
 
 import devices
-from devices.vocabulary.plan import Adapter
-from devices.vocabulary.stacks import stacks_of
-from devices.vocabulary.trainer import (
-    Evaluation,
-    OwnTest,
-    SalienceMetric,
-    Trainer,
-    TrainingJob,
-    TrainingResult,
-)
 from simulator.config.problems import UserError
 from simulator.log.disk import clear_leftovers
 from simulator.workers.kept_results import (
@@ -40,7 +30,6 @@ from simulator.workers.kept_results import (
     write_result,
 )
 from simulator.workers.kept_tokens import SUFFIX as TOKENS_SUFFIX
-from traces.arrays import FloatArray
 
 T = TypeVar("T")
 GB = 10**9
@@ -152,28 +141,3 @@ def code_sha256() -> str:
     for file in sorted(root.rglob("*.py")):
         sha.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
     return sha.hexdigest()
-
-
-class CountedTrainer:
-    """This trainer passes every call on, and counts the jobs and those trained in one pass."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self.num_jobs = self.num_stacked = 0
-
-    def train(self, jobs: Sequence[TrainingJob]) -> list[TrainingResult]:
-        self.num_jobs += len(jobs)
-        self.num_stacked += sum(len(stack) for stack in stacks_of(jobs) if len(stack) > 1)
-        return self._trainer.train(jobs)
-
-    def evaluate(self, adapter: Adapter) -> Evaluation:
-        return self._trainer.evaluate(adapter)
-
-    def evaluate_own(self, tests: Sequence[OwnTest]) -> list[Evaluation]:
-        return self._trainer.evaluate_own(tests)
-
-    def block_salience(self, metric: SalienceMetric) -> FloatArray:
-        return self._trainer.block_salience(metric)
-
-    def block_fisher(self, adapter: Adapter) -> FloatArray:
-        return self._trainer.block_fisher(adapter)

@@ -40,7 +40,7 @@ from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
 from simulator.workers.kept_tokens import KeptTokens
 from simulator.workers.pool import Backend, Pool, available_cores
 from simulator.workers.processes import LocalProcesses
-from simulator.workers.result_cache import CountedTrainer, ResultCache, code_sha256
+from simulator.workers.result_cache import ResultCache, code_sha256
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.world.build import World
 from traces.canonical import canonical
@@ -203,18 +203,6 @@ def _software() -> dict[str, str]:
     return {"FedClock": code_sha256(), **versions()}
 
 
-def _make_here(
-    training: TrainingConfig, task: Task, tokens: KeptTokens, expected: Mapping[str, str]
-) -> ChunkedTrainer:
-    """Make a trainer where it is to train.
-
-    Raises TrainingError where the model cannot be loaded, there is no such GPU, or this process
-    would train something else than the one that asks.
-    """
-    with loading():
-        return _loaded(training, task, tokens, expected)
-
-
 @contextmanager
 def loading() -> Iterator[None]:
     """Raise TrainingError, in words, where a model cannot be loaded in this block."""
@@ -225,9 +213,15 @@ def loading() -> Iterator[None]:
         raise TrainingError(f"the model cannot be loaded: {first_line}") from None
 
 
-def _loaded(
+@loading()
+def _make_here(
     training: TrainingConfig, task: Task, tokens: KeptTokens, expected: Mapping[str, str]
 ) -> ChunkedTrainer:
+    """Make a trainer where it is to train.
+
+    Raises TrainingError where the model cannot be loaded, there is no such GPU, or this process
+    would train something else than the one that asks.
+    """
     from devices.training.trainer import TorchTrainer
 
     _host_names(training.compute, training.dtype)  # a missing GPU is reported before the model
@@ -286,19 +280,18 @@ class Remembering:
     """This record holds a trainer that trains nothing twice, and the counters of its jobs."""
 
     trainer: Trainer
-    asked: CountedTrainer | None = None
-    trained: CountedTrainer | None = None  # counts the jobs that were not kept and so trained
+    asked: CheckpointedTrainer | None = None
+    asking: CheckpointedTrainer | None = None  # passes on the jobs that were not kept
     begin: BeginEvaluation = at_once
 
     @property
     def savings(self) -> dict[str, int]:
         """Return how many trainings were asked for, how many of them reused, how many stacked."""
-        if self.asked is None or self.trained is None:
+        if self.asked is None or self.asking is None:
             return {}
-        num_asked, num_trained = self.asked.num_jobs, self.trained.num_jobs
         return {
-            "num_trainings": num_asked,
-            "num_trainings_reused": num_asked - num_trained,
+            "num_trainings": self.asked.num_asked,
+            "num_trainings_reused": self.asked.num_asked - self.asking.num_passed_on,
             "num_trainings_stacked": self.asked.num_stacked,
         }
 
@@ -312,10 +305,7 @@ def remembering(
     warn: Callable[[str], None],
 ) -> Remembering:
     """Return the trainer so that it is asked only for what no ``checkpoint`` or ``cache`` holds."""
-    trained = CountedTrainer(trainer)
-    kept: Trainer = trained
-    if cache:
-        kept = CheckpointedTrainer(kept, cache, context.with_text(code_sha256()))
-    asked = CountedTrainer(CheckpointedTrainer(kept, Checkpoint(checkpoint, warn), context))
+    cached = cache and CheckpointedTrainer(trainer, cache, context.with_text(code_sha256()))
+    asked = CheckpointedTrainer(cached or trainer, Checkpoint(checkpoint, warn), context)
     begin = trainer.begin if isinstance(trainer, TrainsMeanwhile) else at_once
-    return Remembering(asked, asked, trained, begin)
+    return Remembering(asked, asked, cached or asked, begin)

@@ -15,9 +15,7 @@ from algorithms.registry import STRATEGIES
 from devices.cost.closed_form import ClosedFormCost
 from devices.cost.measured import MeasuredCost
 from devices.cost.proxy import ProxyCost
-from devices.datasets.partition import (
-    DividedShards,
-)
+from devices.datasets.partition import DividedShards
 from devices.fleet.fleet import Fleet
 from devices.models.catalog import ModelSource, resolve
 from devices.models.spec import ModelSpec

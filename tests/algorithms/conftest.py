@@ -24,7 +24,7 @@ def costs() -> ClosedFormCost:
 
 @pytest.fixture(scope="session")
 def fleet(costs: ClosedFormCost) -> StaticFleet:
-    """Three devices, slow to fast; beyond the weights they have room for 1, 2 and 4 blocks."""
+    """Return three devices, slow to fast, with room for 1, 2 and 4 blocks beyond the weights."""
     weights = 4 * sum(layer.num_weights for layer in costs.model.linears) * costs.model.num_blocks
     adapters = 100_000  # every held and trained term of rank 8 or less, and the head
     devices = {

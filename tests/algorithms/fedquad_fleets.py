@@ -6,10 +6,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from algorithms.strategies.fedquad import (
-    FedQuad,
-    FedQuadMemory,
-)
+from algorithms.strategies.fedquad import FedQuad, FedQuadMemory
 from algorithms.strategy import LinkRate, ServerState
 from devices.vocabulary.plan import ClientUpdate, DeviceId, Timing, TrainingPlan
 from tests.algorithms.static_fleet import (
@@ -69,7 +66,7 @@ def updates_of(
 
 
 def with_gains(state: State, gains: Sequence[float]) -> State:
-    """``gains`` are counted from the output."""
+    """Return the state with these gains, counted from the output."""
     memory = replace(state.memory, block_gains=np.array(gains[::-1], dtype=np.float64))
     return replace(state, memory=memory)
 

@@ -22,12 +22,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
-from tests.algorithms.static_fleet import (
-    StaticDevice,
-    StaticFleet,
-    device_profile,
-    random_adapter,
-)
+from tests.algorithms.static_fleet import StaticDevice, StaticFleet, device_profile, random_adapter
 
 RANK = 8
 FAST = LinkRate(1e6, 1e6)
@@ -53,7 +48,7 @@ def costs_of(num_blocks: int, hidden: int = 8) -> ClosedFormCost:
 def device(
     memory_bytes: int = ROOMY, link: LinkRate = FAST, flops_per_s: float = 1e9
 ) -> StaticDevice:
-    """A device whose time is arithmetic alone."""
+    """Return a device whose time is arithmetic alone."""
     # A profile for each speed: costs are known by the profile's name.
     profile = device_profile(f"device-{flops_per_s:g}", flops_per_s)
     profile = replace(profile, memory_bytes_per_s=1e18)

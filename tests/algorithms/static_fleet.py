@@ -26,7 +26,7 @@ FORMAT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0625, "int4": 0.5625, "nf4":
 
 @dataclass(frozen=True)
 class ClosedFormCost:
-    """Costs of a plan, linear in everything that a plan can change.
+    """These costs of a plan are linear in everything that a plan can change.
 
     Peak: frozen weights at their formats + 4 bytes a held parameter + 12 a trained one (gradient
     and AdamW's moments) + what crossed blocks save + one block as computed.

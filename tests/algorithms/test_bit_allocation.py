@@ -35,7 +35,7 @@ def allocate(
     scale_bits: int,
     levels: Sequence[int] = LEVELS,
 ) -> list[int]:
-    """Bits of terms that are all sent."""
+    """Return the bits of terms that are all sent."""
     steps = UploadSteps.by_worth(score, np.array(sizes), levels=levels, scale_bits=scale_bits)
     bits = adaptive_bits(steps, np.ones((1, len(score)), dtype=bool), budget_bits=[budget])
     return [int(q) for q in bits[0]]
@@ -60,7 +60,7 @@ def best_worth(score: np.ndarray, sizes: Sequence[int], budget: int, scale_bits:
 def literal_greedy(
     score: np.ndarray, sizes: Sequence[int], budget: int, scale_bits: int
 ) -> tuple[list[int], float]:
-    """The rule as it is written, and the worth of the first step passed over (0: none was)."""
+    """Apply the rule as written; return also the worth of the first step passed over, or 0."""
     ladder = (0, *LEVELS)
     at, left, passed = [0] * len(score), budget, None
     while True:

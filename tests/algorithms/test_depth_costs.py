@@ -119,7 +119,7 @@ def test_devices_of_one_profile_and_budget_are_costed_once() -> None:
 
 
 def rounds(costs: DepthCosts, works: list[Work], *, slower: float, rate: LinkRate) -> Measured:
-    """What a server measures of a device that is ``slower`` than predicted, on a steady link."""
+    """Return what a server measures of a device ``slower`` than predicted, on a steady link."""
     seen = Measured.nothing()
     for work in works:
         cost = costs.cost(0, work)

@@ -29,7 +29,7 @@ POSITIVE = st.floats(0.01, 10.0)
 
 @st.composite
 def problems(draw: st.DrawFn, *, rising: bool) -> DepthProblem:
-    """Up to 4 devices and 4 depths, some of them out of reach; depth 1 never is."""
+    """Draw up to 4 devices and 4 depths, some of them out of reach; depth 1 never is."""
     devices, blocks = draw(st.integers(1, 4)), draw(st.integers(1, 4))
 
     def table(cells: st.SearchStrategy[float]) -> FloatArray:

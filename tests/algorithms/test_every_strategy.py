@@ -30,12 +30,12 @@ from tests.kinds import FEDERATED, WHOLE
 from traces.arrays import FloatArray
 
 PADDING = ("zeropad", "hetlora", "fah-qlora")
-"""Those that count a term as zero where a device does not hold it, as their papers say."""
+"""The strategies that count a term as zero where a device does not hold it, as their papers say."""
 
 SENDS_ALL = ("fedlora", "fedex-lora", "lora-fair", "scaffold")
 
 PRODUCTS = ("flexlora", "flora", "lora-fair")
-"""Those that merge B A, and whose terms are others in each round: their own tests have the sum."""
+"""The strategies that merge B A, whose terms change in each round: their own tests check sums."""
 
 
 def fleet_for(kind: str, mixed: StaticFleet) -> StaticFleet:

@@ -37,7 +37,7 @@ def rank_of(plan: TrainingPlan) -> int:
 
 @st.composite
 def instances(draw: st.DrawFn) -> tuple[FloatArray, int, int]:
-    """Up to 4 devices x 5 ranks; times that rise, with ties; some ranks do not fit."""
+    """Draw up to 4 devices x 5 ranks; times rise, with ties, and some ranks do not fit."""
     num_devices, most_rank = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     rows = []
     for _ in range(num_devices):

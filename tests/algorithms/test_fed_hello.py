@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algorithms.planning.layer_choice import plan_of_blocks
 from algorithms.strategies.fed_hello import Allocation, FedHeLLo, draw_weights, three_groups
 from algorithms.strategy import LinkRate, ServerState
 from devices.cost.closed_form import ClosedFormCost
@@ -165,7 +166,7 @@ def test_blocks_are_merged_by_the_examples_of_those_who_trained_them() -> None:
 def test_a_draw_loses_its_lowest_blocks_where_memory_does_not_hold_them() -> None:
     strategy = FedHeLLo(rank=2)
     roomy = fleet()
-    top = [strategy._plan(roomy, 0, np.arange(12) >= 12 - n) for n in range(1, 13)]
+    top = [plan_of_blocks(roomy, 0, np.arange(12) >= 12 - n, rank=2) for n in range(1, 13)]
     peaks = [roomy.cost(plan).memory.total for plan in top]
     tight = fleet([peaks[3], peaks[0], peaks[0] - 1, peaks[11]])
     for seed in range(20):

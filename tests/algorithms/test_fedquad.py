@@ -7,13 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.strategies.fedquad import (
-    Candidates,
-    Choice,
-    FedQuad,
-    PackedBits,
-    QuantOrder,
-)
+from algorithms.strategies.fedquad import Candidates, Choice, FedQuad, PackedBits, QuantOrder
 from algorithms.strategy import LinkRate, make_plan, round_trip_s
 from devices.vocabulary.plan import DeviceId, TermGrid
 from tests.algorithms.fedquad_fleets import (
@@ -46,7 +40,7 @@ WORKED_GAINS = (1, 0.8, 0.65, 0.52, 0.42, 0.34, 0.27, 0.22, 0.18, 0.14, 0.11, 0.
 
 
 def worked_fleet() -> StaticFleet:
-    """RoBERTa-base's sizes without a head; weights and frozen adapters are 354 MiB."""
+    """Return a fleet of RoBERTa-base's sizes without a head; weights and adapters are 354 MiB."""
     model = bert(12, 768, num_classes=0)
     blocks = 12 * 4 * sum(layer.num_weights for layer in model.linears)
     adapters = 12 * 4 * 8 * sum(t.in_features + t.out_features for t in model.targets)

@@ -8,10 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from algorithms.strategies.fedquad import (
-    Choice,
-    FedQuad,
-)
+from algorithms.strategies.fedquad import Choice, FedQuad
 from algorithms.strategy import LinkRate
 from devices.vocabulary.plan import ClientUpdate, DeviceId, ModuleKey
 from tests.algorithms.fedquad_fleets import (
@@ -26,11 +23,7 @@ from tests.algorithms.fedquad_fleets import (
     updates_of,
     with_gains,
 )
-from tests.algorithms.static_fleet import (
-    StaticDevice,
-    StaticFleet,
-    device_profile,
-)
+from tests.algorithms.static_fleet import StaticDevice, StaticFleet, device_profile
 
 
 def test_reference_time_is_that_of_the_slowest_device_as_it_was_measured() -> None:

@@ -73,7 +73,7 @@ def base_of(state: ServerState[Fresh], key: ModuleKey) -> FloatArray:
 
 
 def weighted_sum(updates: Sequence[ClientUpdate], key: ModuleKey) -> FloatArray:
-    """In float64, of the terms that were sent."""
+    """Return the weighted sum, in float64, of the terms that were sent."""
     total = np.zeros(SIDES[key.module])
     for update in updates:
         a, b = (factor.astype(np.float64) for factor in update.adapter.factors[key])

@@ -192,7 +192,7 @@ def test_strategies_of_flower_keep_the_contract(name: str) -> None:
 
 
 class Wrong(FedAvg):
-    """Merges into whatever it was told to, in place of parameters."""
+    """This strategy merges into whatever it was told to, in place of parameters."""
 
     def __init__(self, result: Callable[[], Any]) -> None:
         super().__init__()

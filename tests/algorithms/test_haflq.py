@@ -30,10 +30,7 @@ from tests.algorithms.haflq_fleets import (
     state_of,
     upload_bits,
 )
-from tests.algorithms.static_fleet import (
-    random_adapter,
-    trained_update,
-)
+from tests.algorithms.static_fleet import random_adapter, trained_update
 
 
 def test_freezing_holds_all_terms_and_trains_the_budget() -> None:

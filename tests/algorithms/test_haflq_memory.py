@@ -104,7 +104,7 @@ def test_threshold_packs_the_same_share_whatever_the_memory() -> None:
 
 
 class MetricFleet(StaticFleet):
-    """Block 0 is the least salient by Taylor, block 3 by any other metric."""
+    """In this fleet block 0 is the least salient by Taylor, block 3 by any other metric."""
 
     def block_salience(self, metric: SalienceMetric) -> FloatArray:
         return np.array([1.0, 2.0, 2.0, 3.0] if metric == "taylor" else [3.0, 2.0, 2.0, 1.0])
@@ -120,7 +120,7 @@ def test_blocks_lose_bits_by_the_metric_that_was_asked_for(metric: Any, block: i
 
 @dataclass(frozen=True)
 class UnevenCost:
-    """The last term of each module takes a megabyte more than the others when it is trained."""
+    """By this cost the last term of each module takes a megabyte more than others to train."""
 
     model: ModelSpec
 

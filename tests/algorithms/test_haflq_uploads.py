@@ -7,10 +7,7 @@ import pytest
 
 from algorithms.strategies.haflq import HAFLQ
 from algorithms.strategy import LinkRate, make_plan, round_trip_s
-from devices.vocabulary.plan import (
-    Broadcast,
-    TermGrid,
-)
+from devices.vocabulary.plan import Broadcast, TermGrid
 from tests.algorithms.haflq_fleets import (
     RANK,
     after_one_round,
@@ -20,9 +17,7 @@ from tests.algorithms.haflq_fleets import (
     state_of,
     upload_bits,
 )
-from tests.algorithms.static_fleet import (
-    trained_update,
-)
+from tests.algorithms.static_fleet import trained_update
 
 
 def test_all_terms_go_at_16_bits_where_bandwidth_allows() -> None:

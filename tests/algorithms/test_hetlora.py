@@ -78,7 +78,7 @@ def test_product_norm_never_forms_the_product() -> None:
 def scaled_updates(
     fleet: StaticFleet, norms: list[float], examples: list[int]
 ) -> tuple[ServerState[PrunedRanks], list[ClientUpdate]]:
-    """Updates of the same direction, whose B A have these norms."""
+    """Return updates of the same direction, whose B A have these norms."""
     strategy = HetLoRA()
     state = start(strategy, fleet)
     updates = []

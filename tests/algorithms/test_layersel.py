@@ -124,7 +124,7 @@ def test_a_device_without_room_for_one_block_sits_out() -> None:
 
 @dataclass(frozen=True)
 class UnevenCost:
-    """Training the lowest and the top block together takes a megabyte more than any others."""
+    """By this cost the lowest and the top block together take a megabyte more than any others."""
 
     model: ModelSpec
 

@@ -67,7 +67,7 @@ def test_equal_devices_train_one_block_since_none_may_take_longer_than_the_quick
 
 
 def without_transfers(*speeds: float) -> StaticFleet:
-    """Devices on links so fast that a round is training alone."""
+    """Return devices on links so fast that a round is training alone."""
     return fleet_of([device(link=LinkRate(1e15, 1e15), flops_per_s=s) for s in speeds])
 
 

@@ -34,7 +34,7 @@ COSTS = ClosedFormCost(bert(2, 8), block_flops=1e9, activation_bytes=1000)
 
 
 def roster(count: int = 10, ids: Sequence[int] | None = None, **known: Any) -> Roster:
-    """Devices of which nothing is known yet but what is given; each twice as slow as the next."""
+    """Return a roster that knows only what is given; each device is twice as slow as the next."""
     ids = range(count) if ids is None else sorted(ids)
     devices = {
         d: StaticDevice(device_profile("any", 1e9), 10**9, LinkRate(1e5 * 2**k, 1e5 * 2**k), 20)
@@ -58,7 +58,7 @@ def roster(count: int = 10, ids: Sequence[int] | None = None, **known: Any) -> R
 
 
 def random_roster(ids: Sequence[int], seed: int) -> Roster:
-    """Some devices were picked before, and of some of those losses and round trips are known."""
+    """Return a roster of which some devices were picked before, some with loss and round trip."""
     rng = RNG(seed)
     picked = rng.integers(0, 4, len(ids))
     seen = (picked > 0) & (rng.random(len(ids)) < 0.7)

@@ -76,7 +76,7 @@ class Page:
 
 @contextmanager
 def page(profile: Path) -> Iterator[Page]:
-    """A tab of a fresh browser, or a skip where there is none."""
+    """Yield a tab of a fresh browser, or skip the test where there is none."""
     client = pytest.importorskip("websockets.sync.client", reason="needs websockets")
     binary = next(filter(None, map(shutil.which, BINARIES)), None)
     if binary is None:

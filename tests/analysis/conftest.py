@@ -123,7 +123,7 @@ def held(depth: int, quantized: int, bits: float) -> float:
 
 
 def budget_bytes(device: int) -> float:
-    """Each further device of a profile has a little less, down to the fourth."""
+    """Return a memory budget; each further device of a profile has a little less, to the fourth."""
     return PROFILES[device % len(PROFILES)][2] * (1 - 0.06 * (device // len(PROFILES) % 3))
 
 

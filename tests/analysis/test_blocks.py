@@ -13,11 +13,11 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from analysis import api
+from analysis import results
 from analysis.commands.main import app
 from analysis.metrics.side_by_side import Studies, studies_of
 from analysis.metrics.study import study
-from analysis.report.formats import for_terminal, table_files
+from analysis.report.formats import TerminalTable, table_files
 from analysis.report.report import write_report
 from analysis.report.table import side_by_side
 from analysis.runs.blocks import ALONE, blocks_of
@@ -162,14 +162,14 @@ def test_a_page_alone_has_the_pages_of_its_blocks_beside_it(root: Path, tmp_path
 
 
 def test_python_has_the_blocks_one_by_one_and_in_one_table(root: Path, tmp_path: Path) -> None:
-    result = api.load(root)
+    result = results.load(root)
     table = result.table()
     assert list(dict.fromkeys(table.index.get_level_values(0))) == list(result.blocks)
     for heading, block in result.blocks.items():
         own = block.table()
         pd.testing.assert_frame_equal(table.loc[heading][own.columns], own, check_names=False)
     assert "data=chitchat" in result._repr_html_()
-    written = api.write_figures(result, tmp_path, names=["waiting"])
+    written = results.write_figures(result, tmp_path, names=["waiting"])
     assert {path.parent.name for path in written} == {"data=chitchat", "data=wordnet-16"}
     assert all(path.exists() for path in written)
 
@@ -189,7 +189,7 @@ def test_nothing_of_a_table_is_cut_at_any_width_of_a_terminal(root: Path, width:
         table.note,
     )
     screen = io.StringIO()
-    Console(file=screen, width=width).print(for_terminal(many))
+    Console(file=screen, width=width).print(TerminalTable(many))
     lines = screen.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert "…" not in screen.getvalue()

@@ -27,14 +27,7 @@ from analysis.runs.frames import open_runs
 from analysis.runs.load import load_run
 from simulator.config.problems import UserError
 from simulator.config.schema import MAX_ROUNDS
-from tests.simulator.fuzzing import (
-    Broke,
-    broken_bytes,
-    broken_table,
-    broken_tree,
-    seal,
-    time_limit,
-)
+from tests.simulator.fuzzing import Broke, broken_bytes, broken_table, broken_tree, seal, time_limit
 from tests.simulator.own_data import write_data
 from tests.simulator.test_bad_input import BASE, simulate
 from tests.torture import SEED, long, scaled

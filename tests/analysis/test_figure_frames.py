@@ -15,6 +15,7 @@ from analysis.figures import (
     FigureSpec,
     ablation,
     bands,
+    colors,
     conditions,
     curves,
     participation,
@@ -317,7 +318,7 @@ def test_a_variant_looks_alike_in_a_figure_that_leaves_its_sibling_out(runs: lis
     comparison = study_of([runs[0], variant, plain])
     alone = participation.staleness_frame(comparison)
     assert set(alone["label"]) == {"async"}
-    assert style.looks(alone)["async"] == style.looks(curves.frame(comparison))["async"]
+    assert colors.looks(alone)["async"] == colors.looks(curves.frame(comparison))["async"]
 
 
 def test_a_number_that_not_all_seeds_have_says_of_how_many_it_is(runs: list[Run]) -> None:

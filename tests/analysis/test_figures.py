@@ -23,6 +23,7 @@ from analysis.figures import (
     FIGURES,
     FigureSpec,
     choices,
+    colors,
     curves,
     fleet_conditions,
     gantt,
@@ -31,6 +32,7 @@ from analysis.figures import (
     waiting,
     write,
 )
+from analysis.figures.lines import name_level, tell_apart
 from analysis.metrics.study import Study, study_of
 from analysis.runs.files import RunError
 from analysis.runs.fleet import devices
@@ -42,7 +44,7 @@ from tests.torture import LONG
 
 
 class Drawn(NamedTuple):
-    """A figure, its frame, and its bytes as SVG, which shows what the other formats do."""
+    """A drawn figure has its frame, and its bytes as SVG, which shows what other formats do."""
 
     spec: FigureSpec
     frame: pd.DataFrame
@@ -54,7 +56,7 @@ BY_NAME = {spec.name: spec for spec in FIGURES}
 
 
 def second_seed(run: Run) -> Run:
-    """The run as another seed might have gone: half as fast again, a little better."""
+    """Return the run as another seed might have gone: half as fast again, a little better."""
     rounds = run.rounds.assign(
         opened_s=1.5 * run.rounds["opened_s"],
         closed_s=1.5 * run.rounds["closed_s"],
@@ -85,13 +87,13 @@ def world() -> World:
 
 
 def in_world(run: Run, world: World) -> Run:
-    """The run, as if it had met this world."""
+    """Return the run as if it had met this world."""
     met = {**run.manifest, "conditions_hash": world.conditions_hash}
     return replace(run, config=CONFIG, manifest=met)
 
 
 def eventful(run: Run) -> Run:
-    """The run with what only some pacings and fleets have: stale updates, offline devices."""
+    """Return the run with what only some have: stale updates, offline devices."""
     clients = run.clients.assign(
         staleness=np.arange(len(run.clients)) % 3, offline_s=0.2 * (run.clients["round"] % 2)
     )
@@ -109,7 +111,7 @@ def seeds(runs: list[Run]) -> Study:
 
 
 def cases(*in_short: str) -> list[ParameterSet]:
-    """Every figure, of which ``make test`` draws those that are named."""
+    """Return every figure, of which ``make test`` draws those that are named."""
     return [
         pytest.param(spec, id=spec.name, marks=() if spec.name in in_short else LONG)
         for spec in FIGURES
@@ -117,9 +119,9 @@ def cases(*in_short: str) -> list[ParameterSet]:
 
 
 QUICK = cases("accuracy", "waiting", "rates")
-"""Lines, bars, several axes and logarithmic ones."""
+"""The figures that are quick to draw: lines, bars, several axes and logarithmic ones."""
 EVERY_KIND = cases("accuracy", "waiting", "rates", "gantt", "choices")
-"""Spans and heat maps too, which take ten times as long to draw."""
+"""These figures have spans and heat maps too, which take ten times as long to draw."""
 each_drawn = pytest.mark.parametrize("drawn", QUICK, indirect=True)
 
 
@@ -291,40 +293,40 @@ def lab(color: str, seen: list[list[float]]) -> np.ndarray:
 def pairs(*names: str) -> pd.DataFrame:
     """Return a frame of runs named label:strategy."""
     frame = pd.DataFrame([name.split(":") for name in names], columns=["label", "strategy"])
-    numbers = style.shades(zip(frame["label"], frame["strategy"], strict=True))
+    numbers = colors.shades(zip(frame["label"], frame["strategy"], strict=True))
     return frame.assign(shade=frame["label"].map(numbers))
 
 
-@pytest.mark.parametrize("strategy", [*style.COLORS, "mine", "MyStrategy"])
+@pytest.mark.parametrize("strategy", [*colors.COLORS, "mine", "MyStrategy"])
 def test_a_strategy_keeps_its_look_whatever_stands_beside_it(strategy: str) -> None:
-    alone = style.looks(pairs(f"q:{strategy}"))["q"]
-    beside = [f"{kind}:{kind}" for kind in (*style.COLORS, "another") if kind != strategy]
-    together = style.looks(pairs(*beside, f"q:{strategy}"))
+    alone = colors.looks(pairs(f"q:{strategy}"))["q"]
+    beside = [f"{kind}:{kind}" for kind in (*colors.COLORS, "another") if kind != strategy]
+    together = colors.looks(pairs(*beside, f"q:{strategy}"))
     assert together["q"] == alone
     in_order = [*(name.split(":")[0] for name in beside), "q"]
     assert list(together) == in_order  # the order of the frame
 
 
 def test_a_variant_before_it_does_not_take_the_look_of_the_strategy() -> None:
-    looks = style.looks(pairs("async-fedquad:fedquad", "fedquad:fedquad"))
-    assert looks["fedquad"].color == style.BLUE.lower()
+    looks = colors.looks(pairs("async-fedquad:fedquad", "fedquad:fedquad"))
+    assert looks["fedquad"].color == colors.BLUE.lower()
     assert looks["async-fedquad"] != looks["fedquad"]
 
 
 def test_every_run_of_a_comparison_looks_unlike_the_others() -> None:
-    kinds = [f"{kind}{n}:{kind}" for kind in (*style.COLORS, "new", "newer") for n in range(3)]
-    looks = style.looks(pairs(*kinds))
+    kinds = [f"{kind}{n}:{kind}" for kind in (*colors.COLORS, "new", "newer") for n in range(3)]
+    looks = colors.looks(pairs(*kinds))
     assert len(set(looks.values())) == len(looks) == len(kinds)
 
 
 def test_every_strategy_of_the_project_has_a_look_of_its_own() -> None:
-    assert set(style.COLORS) == set(STRATEGIES)
+    assert set(colors.COLORS) == set(STRATEGIES)
 
 
 @pytest.mark.parametrize("seen", CONE_LOSS.values(), ids=CONE_LOSS)
 def test_strategies_differ_in_colour_for_colour_blind_readers(seen: list[list[float]]) -> None:
     """2.3 in CIELAB is what an eye can just tell apart."""
-    looks = style.looks(pairs(*(f"{kind}:{kind}" for kind in style.COLORS))).values()
+    looks = colors.looks(pairs(*(f"{kind}:{kind}" for kind in colors.COLORS))).values()
     for one, two in combinations(looks, 2):
         apart = np.linalg.norm(lab(one.color, seen) - lab(two.color, seen))
         is_other_line = one.marker != two.marker and one.dash != two.dash
@@ -571,7 +573,7 @@ def test_lines_that_cover_each_other_are_told_apart_by_their_widths() -> None:
     axes.plot([0, 1, 2], [0, 1, 2], label="first")
     axes.plot([0, 2], [2, 0], label="other")
     axes.plot([0, 2], [0, 2], label="last")
-    style.tell_apart(axes)
+    tell_apart(axes)
     first, other, last = (line.get_linewidth() for line in axes.get_lines())
     assert first > other == last
 
@@ -584,7 +586,7 @@ def test_the_name_of_a_level_stands_where_no_line_passes(heights: list[float], s
     axes = style.figure(3.5, 1.95).subplots()
     axes.plot([0, 4, 6, 10], heights, label="run")
     axes.set(xlim=(0, 10), ylim=(0, 1))
-    style.name_level(axes, 0.5, "target 50 %")
+    name_level(axes, 0.5, "target 50 %")
     (text,) = axes.texts
     assert text.get_horizontalalignment() == side
 

@@ -111,6 +111,23 @@ def test_a_link_deeper_in_a_run_folder_is_not_written_through(
     assert not list((tmp_path / "outside").iterdir())
 
 
+def test_a_whole_number_too_large_for_a_float_is_as_if_it_were_not_said(
+    run: Path, tmp_path: Path
+) -> None:
+    file, large = run / "manifest.json", 10**400
+    manifest = json.loads(file.read_text("utf-8"))
+    manifest |= {"wall_s": large, "epsilon": large, "delta": large}
+    manifest["data"] |= {"num_test": large, "majority_share": large}
+    manifest["read_alone"]["targets"] = [large]
+    file.write_text(json.dumps(manifest), "utf-8")
+    for command in ("report", "summary"):
+        result = CliRunner().invoke(app, [command, str(run), "--output", str(tmp_path / command)])
+        assert result.exit_code == 0, result.exception
+    text = (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert "majority class unknown" in text
+    assert "differential privacy" not in text
+
+
 def test_a_report_folder_that_leads_elsewhere_is_not_written_to(run: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -198,7 +215,7 @@ def test_no_file_outside_counts_as_one_of_the_run(run: Path, tmp_path: Path, nam
 
 
 def column(values: Any, how: str) -> Any:
-    """A column of a run's table in which one value, or all of them, are no run's."""
+    """Draw a column of a run's table in which one value, or all of them, are no run's."""
     match how:
         case "negative":
             return [-1.0, *values[1:]]

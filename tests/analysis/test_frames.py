@@ -77,7 +77,7 @@ def test_a_column_that_newer_runs_have_is_read(runs: RunSet) -> None:
     file = Path(runs.runs["path"].iloc[0]) / "rounds.parquet"
     pd.read_parquet(file).assign(num_crashed=[0, 0, 2, 1]).to_parquet(file)
     frame = runs.rounds(["num_crashed"])
-    assert frame.groupby("run")["num_crashed"].sum().tolist() == [3, 0, 0, 0]
+    assert frame.groupby("run", observed=True)["num_crashed"].sum().tolist() == [3, 0, 0, 0]
 
 
 def test_one_label_of_several_configs_is_told_apart_by_what_differs(

@@ -45,7 +45,7 @@ PLACES_OF_LABELS = {spec.name for spec in FIGURES} - {"rates", "fleet"}
 
 
 def drawn_texts(draw: Callable[[], Figure]) -> set[str]:
-    """Every text of a figure, as a reader of its SVG finds it; spaces of no width are left out."""
+    """Return every text of a figure as a reader of its SVG finds it, without zero-width spaces."""
     with style.context():
         mpl.rcParams["svg.fonttype"] = "none"  # keeps texts as texts, instead of curves
         tree = ET.fromstring(style.render(draw(), "svg"))

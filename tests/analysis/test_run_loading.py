@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -225,5 +226,6 @@ def test_targets_that_are_no_list_are_none(folder: Path) -> None:
 
 
 def test_a_run_without_a_plan_has_no_choices_to_draw(folder: Path) -> None:
-    pd.read_parquet(folder / "clients.parquet").iloc[:0].to_parquet(folder / "clients.parquet")
+    file = folder / "clients.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
     assert choices.frame(study_of([load_run(folder)])).empty

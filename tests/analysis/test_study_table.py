@@ -20,7 +20,7 @@ from analysis.commands.sweeps import summary
 from analysis.metrics.definitions import METRICS
 from analysis.metrics.run_metrics import Target
 from analysis.metrics.study import Study
-from analysis.report.formats import for_terminal, table_files
+from analysis.report.formats import TerminalTable, table_files
 from analysis.report.table import StudyTable, TableRow, study_table
 from analysis.runs.blocks import ALONE
 from analysis.units import BYTES, COUNT, RATIO, SECONDS, Scale, significant
@@ -265,7 +265,7 @@ def test_two_seeds_stand_as_their_values(study: Study) -> None:
 
 def test_the_terminal_table_stars_the_best_so_that_it_shows_without_colour(study: Study) -> None:
     screen = io.StringIO()
-    Console(file=screen, width=130).print(for_terminal(study_table(study)))
+    Console(file=screen, width=130).print(TerminalTable(study_table(study)))
     printed = " ".join(screen.getvalue().split())
     assert "│ 3.33 [3.00, ∞] * │ not reached (> 15.0) │" in printed
     assert "target 55 %: as asked for, by the mean of 3 evaluations; baseline fedlora" in printed
@@ -303,7 +303,7 @@ def test_a_label_of_any_characters_is_printed_and_never_obeyed() -> None:
     table = study_table(study)
     evil = StudyTable((EVIL, *table.variants[1:]), table.rows, f"baseline {EVIL}")
     screen = io.StringIO()
-    Console(file=screen, width=200, force_terminal=True, no_color=True).print(for_terminal(evil))
+    Console(file=screen, width=200, force_terminal=True, no_color=True).print(TerminalTable(evil))
     printed = re.sub(r"\x1b\[[\d;]*m", "", screen.getvalue())
     assert "\x1b" not in printed
     assert r"\x1b[2J|[bold]a$b$_c&" in printed

@@ -121,7 +121,7 @@ def check_event(event: Json) -> None:
 
 
 def check_nesting(slices: list[Json]) -> None:
-    """Each slice begins after the one before it ended, or lies within it."""
+    """Check that each slice begins after the one before it ended, or lies within it."""
     open_until: list[int] = []
     for event in slices:
         while open_until and open_until[-1] <= event["ts"]:

@@ -34,7 +34,7 @@ LINK = 'zürich-Σ\x1b-\u202e"quoted"\\'
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The trace of a run with faults, whose link has a name of every kind of character."""
+    """Return the trace of a run with faults, whose link has a name of every kind of character."""
     folder = tmp_path_factory.mktemp("perfetto")
     config = {**CONFIG, **WORLDS["faulty"], "strategy": {"kind": "fedlora", "rank": 4}}
     (folder / "x.yaml").write_text(yaml.safe_dump(config), "utf-8")
@@ -80,7 +80,7 @@ def read_value(text: str, at: int) -> int:
 
 
 def keys_of(event: str) -> list[str]:
-    """The keys of an event in their order, read as Perfetto does."""
+    """Return the keys of an event in their order, read as Perfetto does."""
     at, keys = 1, []
     while event[at] != "}":
         if event[at] in ", ":

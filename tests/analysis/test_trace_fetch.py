@@ -30,7 +30,7 @@ LOG = FILES["ghent"]
 
 
 class Server(ThreadingHTTPServer):
-    """A server of some files; ``asked`` are the paths that it was asked for."""
+    """This server has some files; ``asked`` are the paths that it was asked for."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -214,7 +214,7 @@ def fetch(*arguments: str) -> str:
 
 @pytest.fixture
 def ghent(server: Server, monkeypatch: pytest.MonkeyPatch) -> PublicSet:
-    """A public set of two logs in an archive, which the server has."""
+    """Return a public set of two logs in an archive, which the server has."""
     content = zipped({"logs/report_foot_1.log": LOG, "logs/report_bus_1.log": LOG, "x.txt": b"x"})
     server.files["/logs_all.zip"] = content
     one = replace(

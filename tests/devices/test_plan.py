@@ -54,7 +54,7 @@ def test_only_crossed_blocks_count_as_quantized() -> None:
 
 
 def without(*absent: int, depth: int = 4, activation_bits: int = 32) -> TrainingPlan:
-    """All terms of the top ``depth`` blocks, but for the blocks that are absent."""
+    """Return a plan of all terms of the top ``depth`` blocks, but for those that are absent."""
     top = TermGrid.top_blocks(SHAPE, depth)
     held, trained, bits_sent = top.held.copy(), top.trained.copy(), top.upload_bits.copy()
     for block in absent:

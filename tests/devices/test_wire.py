@@ -12,7 +12,6 @@ from devices.models.heads import text_head
 from devices.models.spec import ModelSpec
 from devices.vocabulary.controls import Controls
 from devices.vocabulary.plan import (
-    UPLOAD_BITS,
     Adapter,
     Broadcast,
     Factors,
@@ -21,6 +20,7 @@ from devices.vocabulary.plan import (
     TermGrid,
     TrainingPlan,
 )
+from devices.vocabulary.terms import UPLOAD_BITS
 from devices.wire.messages import HEADER
 from devices.wire.wire import (
     decode_broadcast,

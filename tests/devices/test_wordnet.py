@@ -18,7 +18,7 @@ ANIMAL = "00000002 05 n 02 animal 0 beast 1 001 @ 00000001 n 0000 | a living thi
 
 
 def dog(number: int, broader: str = "00000002") -> str:
-    """A noun of two words and two pointers, the second of which is what it is a kind of."""
+    """Return a noun of two words and two pointers, the second of which is its kind."""
     return (
         f"{number:08d} 05 n 02 sheep_dog{number} 0 dog 0 002 ~ 00000009 n 0000 @ {broader} n 0000 "
         f'| a dog number {number} that guards sheep; "the dog barked"  \n'
@@ -27,7 +27,7 @@ def dog(number: int, broader: str = "00000002") -> str:
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Forty dogs, half of which are a kind of animal, the other half of the first dog."""
+    """Make an archive of forty dogs: half are a kind of animal, half of the first dog."""
     monkeypatch.setattr(wordnet, "PER_TOPIC", 40)
     dogs = [dog(k, "00000002" if k % 2 else "00000101") for k in range(101, 141)]
     shared = [f"0000090{k} 05 n 01 twin 0 000 | what two nouns share here  \n" for k in (1, 2)]

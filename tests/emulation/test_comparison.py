@@ -25,13 +25,7 @@ from devices.cost.closed_form import ClosedFormCost, serial_time
 from devices.fleet.catalog import load_profiles
 from devices.fleet.profile import StepRates
 from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
-from simulator.log.records import (
-    ClientRecord,
-    ClientTable,
-    RoundProgress,
-    RoundRecord,
-    plan_fields,
-)
+from simulator.log.records import ClientRecord, ClientTable, RoundProgress, RoundRecord, plan_fields
 from simulator.log.round_table import RoundTable
 from tests.simulator.small import make_device, tiny_model
 
@@ -110,7 +104,7 @@ def round_of(duration_s: float) -> RoundRecord:
 
 
 def two_sides() -> tuple[Emulation, Simulation]:
-    """The simulation is 10 % slow in training on device 0, and does another plan on device 1."""
+    """Return a simulation 10 % slow in training on device 0, with another plan on device 1."""
     real = Emulation(
         [served(plan_of(0), 0.5), served(plan_of(1), 0.5, overran_s=0.1)], [Span(0.0, 8.0)], "a"
     )

@@ -25,7 +25,7 @@ class Spent:
 
 @dataclass
 class FakeClock:
-    """Every sleep ends ``late_s`` after it should."""
+    """On this clock every sleep ends ``late_s`` after it should."""
 
     at_s: float = 0.0
     late_s: float = 0.0
@@ -39,7 +39,7 @@ class FakeClock:
 
 
 def sent_s(size_bytes: int, buckets: list[Bucket], clock: FakeClock) -> float:
-    """When the last packet of a message has left."""
+    """Return when the last packet of a message has left."""
     ours, theirs = socket.socketpair()
     message = bytes(range(256)) * (size_bytes // 256 + 1)
     arrived: list[bytes] = []

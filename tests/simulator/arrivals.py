@@ -22,14 +22,14 @@ Base = Mapping[ModuleKey, FloatArray]
 
 @dataclass
 class Arrivals:
-    """Takes each job's broadcast off the wire, as its device would."""
+    """Arrivals take each job's broadcast off the wire, as its device would."""
 
     model: ModelSpec
     downloaded_bytes: list[int] = field(default_factory=list)
     bases: dict[DeviceId, list[Base]] = field(default_factory=lambda: defaultdict(lambda: [{}]))
 
     def check(self, job: TrainingJob) -> None:
-        """Fails where a number that was sent is not there, or leads to another model."""
+        """Fail where a number that was sent is not there, or leads to another model."""
         sent, plan = job.broadcast, job.plan
         message = encode_broadcast(sent, plan=plan)
         drawn = without_downloaded(sent.adapter, plan)
@@ -52,7 +52,7 @@ class Arrivals:
         self._check_base(job, got)
 
     def _check_base(self, job: TrainingJob, got: Received) -> None:
-        """From one of the bases that the device has had, the broadcast leads to that of now."""
+        """Check that a base that the device has had, and the broadcast, lead to that of now."""
         wanted = {
             key: multiplied_out(product)
             for key, product in job.broadcast.adapter.merged.products.items()
@@ -73,7 +73,7 @@ def after(base: Base, got: Received) -> Base:
 
 
 def is_close(base: Base, wanted: Base) -> bool:
-    """Up to the rounding of a sum that is kept in float32."""
+    """Return whether two are equal up to the rounding of a sum that is kept in float32."""
     return base.keys() == wanted.keys() and all(
         np.abs(base[key] - wanted[key]).max() <= 1e-5 * max(1e-3, np.abs(wanted[key]).max())
         for key in wanted

@@ -175,7 +175,7 @@ def wording(message: str) -> str:
 
 
 class Guided:
-    """Seeds, and the inputs that were answered in new words."""
+    """A guided search keeps its seeds, and the inputs that were answered in new words."""
 
     def __init__(self, seeds: Sequence[Any], *, most: int = 500) -> None:
         self._seeds, self._learned, self._most = list(seeds), list(seeds), most

@@ -22,7 +22,7 @@ from simulator.workers.ray_actors import RayCluster
 
 
 def where(_: Any, folder: Path) -> str:
-    """The machine, once it may be told."""
+    """Return the machine, once it may be told."""
     machine = str(ray.get_runtime_context().get_node_id())
     with (folder / "log").open("a") as log:
         log.write(f"{machine}\n")
@@ -38,7 +38,7 @@ def two_tasks(
     *,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> list[str]:
-    """Where two tasks were done that had begun, both at once, before ``meanwhile``."""
+    """Return where two tasks were done that had begun, both at once, before ``meanwhile``."""
     folder.mkdir()
     (folder / "log").touch()
     futures = [pool.submit(partial(where, folder=folder)) for _ in range(2)]

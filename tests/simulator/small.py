@@ -219,7 +219,7 @@ class DriftTrainer:
 
 
 class OneByOne:
-    """Timing only as well, and yet not the trainer that the closed form is for."""
+    """This trainer is timing only as well, and yet not the one that the closed form is for."""
 
     def __init__(self, num_blocks: int) -> None:
         self._trainer = NullTrainer(num_blocks)

@@ -96,7 +96,7 @@ SELECTIONS = ("oort", "power_of_choice", "fair", "fedcs")
 
 
 def seeds() -> list[dict[str, Any]]:
-    """Configs that between them use every part there is."""
+    """Return configs that between them use every part there is."""
     found = [BASE]
     found += [{**BASE, "fleet": fleet, "faults": FAULTS} for fleet in FLEETS]
     found += [{**BASE, "pacing": pacing} for pacing in PACINGS]

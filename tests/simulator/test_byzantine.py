@@ -24,13 +24,7 @@ from simulator.engine.server import simulate
 from simulator.runs.preparation import notes, prepare
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
 from simulator.world.build import build_world
-from tests.simulator.small import (
-    DriftTrainer,
-    Memory,
-    make_device,
-    make_federation,
-    one_context,
-)
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, one_context
 from tests.simulator.test_command import REAL, fedclock, write
 from tests.simulator.test_conditions import faults
 

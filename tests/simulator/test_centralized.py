@@ -14,14 +14,7 @@ import pytest
 import yaml
 
 from algorithms.checks import check_strategy
-from algorithms.pacing import (
-    FedAsync,
-    FedBuff,
-    OverSelection,
-    Pacing,
-    SemiSynchronous,
-    Synchronous,
-)
+from algorithms.pacing import FedAsync, FedBuff, OverSelection, Pacing, SemiSynchronous, Synchronous
 from algorithms.strategies.centralized import Centralized
 from algorithms.strategies.fedlora import FedLoRA
 from analysis.metrics.study import Study, study_of
@@ -60,7 +53,7 @@ PACINGS: dict[str, tuple[Pacing, int]] = {
     "fedbuff": (FedBuff(concurrency=4, size=2), 2),
     "fedasync": (FedAsync(concurrency=3), 1),
 }
-"""Each with the updates that a round of it merges."""
+"""Pacings, each with the number of updates that one of its rounds merges."""
 
 
 class Recording:

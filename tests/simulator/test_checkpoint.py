@@ -19,13 +19,7 @@ from devices.vocabulary.trainer import Evaluation, OwnTest
 from simulator.engine.federation import Federation
 from simulator.engine.server import Server, simulate
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
-from tests.simulator.small import (
-    DriftTrainer,
-    Memory,
-    make_device,
-    make_federation,
-    one_context,
-)
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, one_context
 from tests.torture import scaled
 
 
@@ -102,7 +96,7 @@ def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, Memory, dict[str, bytes]]:
-    """A run that was never broken, and the files it kept."""
+    """Return a run that was never broken, and the files it kept."""
     folder = tmp_path_factory.mktemp("whole")
     server, log = finish(folder, DriftTrainer())
     files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}

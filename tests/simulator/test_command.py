@@ -124,7 +124,7 @@ def test_conditions_are_the_same_for_every_strategy_and_differ_by_seed(tmp_path:
 
 @pytest.fixture
 def busy_cores() -> Iterator[None]:
-    """Every core has something else to do."""
+    """Give every core something else to do."""
     spin = [sys.executable, "-c", "while True: pass"]
     load = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
     yield

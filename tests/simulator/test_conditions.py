@@ -185,7 +185,7 @@ def test_run_whose_devices_fail_for_ever_says_how_they_did(
 
 
 def fleet_of_one_able(**met: Any) -> list[Device]:
-    """Two devices too small for any plan of FedQuad, and one that is not."""
+    """Return two devices too small for any plan of FedQuad, and one that is not."""
     return [make_device(k, budget_bytes=1000) for k in range(2)] + [make_device(2, **met)]
 
 

@@ -108,7 +108,7 @@ class EndError(Exception):
 
 
 class Walk:
-    """The same device, cell by cell, with nothing but the rules as they are written down."""
+    """A walk takes the device cell by cell, by nothing but the rules as they are written."""
 
     def __init__(self, met: Met) -> None:
         self.met, self.at_s, self.carried = met, 0.0, {"download": 0.0, "upload": 0.0}

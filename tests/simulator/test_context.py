@@ -19,7 +19,8 @@ from devices.vocabulary.controls import Controls, zeros_like
 from devices.vocabulary.plan import Broadcast, TermGrid, TrainingPlan
 from devices.vocabulary.trainer import HostNames, TrainingJob
 from simulator.config.experiment import read_experiment
-from simulator.config.schema import EvaluationConfig, TaskConfig
+from simulator.config.schema import EvaluationConfig
+from simulator.config.task import TaskConfig
 from simulator.workers.context import Context, context_of
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
 from simulator.world.build import build_world

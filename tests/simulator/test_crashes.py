@@ -174,7 +174,7 @@ def unbroken(harness: Harness) -> Unbroken:
 
 
 def snapshot(output: Path) -> dict[str, bytes]:
-    """Every file below, by its path; of a manifest, what does not speak of the host."""
+    """Return every file below, by its path; of a manifest, what does not speak of the host."""
     found = {}
     for file in sorted(path for path in output.rglob("*") if path.is_file()):
         content = file.read_bytes()

@@ -32,7 +32,7 @@ PACINGS = [Synchronous(3), FedBuff(3, 2), FedAsync(3), SemiSynchronous(3, 0.05)]
 
 
 class Late(Future[Evaluation]):
-    """Is found not to be done so many times, and then is; done at once for whoever waits."""
+    """This result is found not to be done so many times, and is done at once when waited for."""
 
     def __init__(self, make: Callable[[], Evaluation], asked: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def played(begin: BeginEvaluation, log: Memory | None = None, **changed: Any) ->
 
 
 def text(log: Memory) -> str:
-    """All that a log holds; NaN is like NaN."""
+    """Return all that a log holds as text, in which NaN is like NaN."""
     return repr([*log.events, *map(astuple, (*log.clients, *log.rounds))])
 
 

@@ -26,13 +26,7 @@ from simulator.log.records import ClientRecord, RoundRecord
 from tests.algorithms.static_fleet import spoil
 from tests.kinds import WHOLE
 from tests.simulator.arrivals import Arrivals
-from tests.simulator.small import (
-    DriftTrainer,
-    Memory,
-    make_device,
-    make_federation,
-    tiny_model,
-)
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, tiny_model
 from tests.torture import some
 from traces.availability import AvailabilityTrace
 
@@ -93,7 +87,7 @@ class Watched:
     def aggregate(
         self, state: ServerState[Any], updates: Sequence[ClientUpdate]
     ) -> ServerState[Any]:
-        """Fails where a number that a device did not send reaches the result."""
+        """Fail where a number that a device did not send reaches the result."""
         after: ServerState[Any] = self.inner.aggregate(state, updates)
         spoiled = [replace(u, adapter=spoil(u.adapter, u.plan)) for u in updates]
         assert self.inner.aggregate(state, spoiled).adapter.digest == after.adapter.digest
@@ -170,7 +164,7 @@ def test_a_semi_synchronous_server_merges_on_the_beat_and_the_slow_work_on() -> 
 
 
 class GoesToItsNumber(DriftTrainer):
-    """Every trained number of device k becomes k + 1, wherever it started from."""
+    """By this trainer every trained number of device k becomes k + 1, wherever it began."""
 
     def _result(self, job: TrainingJob) -> TrainingResult:
         old, goal = job.broadcast.adapter, np.float32(job.plan.device_id + 1)

@@ -69,9 +69,9 @@ SGD on both sides where a strategy needs that."""
 HEAD_ALONE = 0.14
 """The same with every factor dropped on arrival; 0.11 to 0.17."""
 MARGIN = 0.27
-"""Of the mean of two new seeds below that of eight. One strategy's share has a standard deviation
-of 0.084 from seed to seed, pooled over the twelve (0.036 for HAFLQ, 0.146 for FLoRA), and a
-difference of such means one of 0.084 (1/2 + 1/8)^0.5: this is four of these."""
+"""How far the mean of two new seeds may lie below that of eight. One strategy's share has a
+standard deviation of 0.084 from seed to seed, pooled over the twelve (0.036 for HAFLQ, 0.146 for
+FLoRA), and a difference of such means one of 0.084 (1/2 + 1/8)^0.5: this is four of these."""
 HEAD_MARGIN = 0.06
 """The same for the head alone, whose standard deviation is 0.019."""
 EXAMPLES = 32  # examples of each of four devices
@@ -83,7 +83,7 @@ RECIPES: dict[Recipe, dict[str, Any]] = {
 }
 
 PERSONAL = ("fedsa-lora", "local-only")
-"""Those whose devices have a model of their own, by whose loss in training they are judged."""
+"""The strategies whose devices have a model of their own, whose training loss judges them."""
 
 
 class CheckedTrainer(TorchTrainer):
@@ -160,13 +160,13 @@ def make_view(fleet: Sequence[Device], steps: int = 10) -> ServerView:
 
 
 def settings(steps: int = 10) -> dict[str, Any]:
-    """The model that is trained, its costs, and what a device does with it."""
+    """Return the model that is trained, its costs, and what a device does with it."""
     model, work = trainer().spec, LocalWork(batch_size=16, steps=steps)
     return {"model": model, "cost_model": costs(model), "local": work}
 
 
 def make_fleet(kind: str) -> list[Device]:
-    """Each half as fast as the one before; the last has room for one trained block."""
+    """Return devices, each half as fast as the one before; the last has room for one block."""
     fleet = [make_device(k, flops_per_s=4e9 / 2**k, num_examples=EXAMPLES) for k in range(4)]
     if kind in (*WHOLE, "head-alone"):
         return fleet

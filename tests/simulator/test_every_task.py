@@ -159,7 +159,7 @@ PACINGS: list[dict[str, Any]] = [
 
 
 class Breaks(PlainReporter):
-    """Ends the run as its second round closes, as whatever ends a process would."""
+    """This reporter ends the run as its second round closes, as whatever ends a process would."""
 
     def round(self, record: RoundRecord) -> None:
         if record.round == 2:

@@ -29,8 +29,9 @@ from tests.torture import long, scaled
 from traces.availability import AvailabilityTrace
 
 MAX_STEPS = 1_000_000
-"""Of the event queue. A hang takes them all; a run ends before: a plan is cut at most a thousand
-times, and a round fails with a hundred lost plans for each of the few devices here."""
+"""The most steps of the event queue in a run. A hang takes them all; a run ends before: a plan is
+cut at most a thousand times, and a round fails with a hundred lost plans for each of the few
+devices here."""
 
 ROUND_S = 0.4  # about what a round of these devices takes
 INSTANTS = st.floats(0.0, 6 * ROUND_S)
@@ -149,7 +150,7 @@ def federations(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def run(fleet: list[Device], given: dict[str, Any]) -> tuple[Memory, str]:
-    """The log, and why the run could not go on; nothing where it came to its end."""
+    """Return the log, and why the run could not go on, or nothing where it came to its end."""
     log = Memory()
     try:
         with pytest.MonkeyPatch.context() as patch:

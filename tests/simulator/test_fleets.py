@@ -143,7 +143,7 @@ def test_a_shared_network_is_a_condition_of_the_run(tmp_path: Path) -> None:
 
 @pytest.fixture
 def calibrated(tmp_path: Path) -> Path:
-    """A profile of one's own, and beside it the steps that it was fitted to."""
+    """Return a profile of one's own, and beside it the steps that it was fitted to."""
     file = tmp_path / "mine.toml"
     save(file, table(), PROFILE)
     return file

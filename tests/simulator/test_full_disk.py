@@ -31,7 +31,7 @@ CONFIG = {"seed": 0}
 
 
 def limited(size_bytes: int, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command line, where no file may grow beyond a size: what a full disk does, EFBIG."""
+    """Run the command line where no file may grow beyond a size, as on a full disk (EFBIG)."""
     command = [sys.executable, "-m", "analysis", *map(str, arguments), "--no-cache"]
     return subprocess.run(
         command,
@@ -88,7 +88,7 @@ NOBODY = 65534
 
 
 def said_to_nobody(act: Callable[[], object], errors: Path) -> str:
-    """The error that an act ends in, in a fork of this process that may not write everywhere.
+    """Return the error that an act ends in, in a fork that may not write everywhere.
 
     A fork, since it has all modules loaded: root may have the interpreter where nobody else reads.
     """

@@ -61,7 +61,7 @@ def instead(owner: Any, name: str, changed: Callable[..., Any]) -> Callable[[Pat
 
 
 def early(original: Any, client: _Client, name: str, *details: Any) -> None:
-    """An event is dated back before the one before it."""
+    """Date an event back before the one before it."""
     record, now_s = client.record, client.env.now
     client.context.log.event(Event(now_s - 1, name, record.round, record.device_id, *details))
 

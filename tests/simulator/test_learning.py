@@ -46,9 +46,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fah-qlora": {"min_rank": 2},
 }
 PADDING = ("zeropad", "hetlora", "fah-qlora")
-"""Those in which a term settles short of its goal where a device lacks it."""
+"""The strategies in which a term settles short of its goal where a device lacks it."""
 PRODUCTS = ("flexlora", "flora", "lora-fair")
-"""Those whose terms are others in each round: what has to arrive is the product."""
+"""The strategies whose terms are others in each round: what has to arrive is the product."""
 SETTLED = 14
 """Rounds after which a term that goes half-way to its goal each time is within 1e-4 of it."""
 
@@ -122,7 +122,7 @@ def test_zero_padding_holds_terms_back_that_some_devices_lack() -> None:
 
 @dataclass(frozen=True)
 class ProductTrainer:
-    """Gradient descent on || scale B A - W ||^2 / 2 of every layer, over the terms it is given."""
+    """This trainer does gradient descent on || scale B A - W ||^2 / 2 over its terms."""
 
     model: ModelSpec
     goal_rank: int = 2
@@ -178,7 +178,7 @@ class ProductTrainer:
         return float(self.distances(adapter).max())
 
     def out_of_reach(self, adapter: Adapter) -> FloatArray:
-        """The least distances of any B with A as it is: what of W lies outside the rows of A."""
+        """Return the least distance of any B with this A: what of W lies outside A's rows."""
         return np.array(
             [
                 np.linalg.norm(goal - goal @ np.linalg.pinv(a.astype(np.float64)) @ a)

@@ -17,13 +17,7 @@ from devices.vocabulary.trainer import TrainingJob, TrainingResult
 from simulator.engine.federation import Federation
 from simulator.engine.server import Server, simulate
 from simulator.workers.kept_results import Checkpoint, CheckpointedTrainer
-from tests.simulator.small import (
-    DriftTrainer,
-    Memory,
-    make_device,
-    make_federation,
-    one_context,
-)
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, one_context
 
 PACINGS: dict[str, Pacing] = {
     "synchronous": Synchronous(cohort=3),
@@ -39,7 +33,7 @@ def own_bytes(adapter: Adapter) -> bytes:
 
 @dataclass
 class Keeping(DriftTrainer):
-    """Remembers what each device has had, and checks that it goes on from one of these."""
+    """This trainer remembers what each device has had, and checks that it goes on from it."""
 
     had: dict[DeviceId, list[bytes]] = field(default_factory=lambda: defaultdict(list))
 

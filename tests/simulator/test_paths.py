@@ -109,7 +109,7 @@ def tree(folder: Path, config: dict[str, Any] = EVERY, *, latency_s: float = 0.2
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory that has nothing to do with any experiment."""
+    """Return a working directory that has nothing to do with any experiment."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -75,7 +75,7 @@ def square(_: Any, number: int) -> int:
 
 
 def die_once(_: Any, marker: Path) -> int:
-    """Kills its worker, unless another has died of it before."""
+    """Kill the worker, unless another has died of it before."""
     if not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -233,7 +233,7 @@ def shares(scores: Iterable[ChunkScore]) -> Evaluation:
 
 
 class Counting:
-    """Tells of each job how many were trained with it, and of each chunk which it was."""
+    """This trainer tells of each job how many were trained with it, and each chunk's number."""
 
     num_chunks = 3
 
@@ -303,7 +303,7 @@ def test_a_cluster_without_room_is_refused_at_once(ray: Any) -> None:
 
 @contextmanager
 def held(ray: Any, num_cpus: int) -> Iterator[None]:
-    """Another run has so many cores of the cluster."""
+    """Take so many cores of the cluster, as another run does."""
     holder = ray.remote(num_cpus=num_cpus)(Counting).remote()
     ray.get(holder.evaluate.remote(None))
     yield

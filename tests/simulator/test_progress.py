@@ -31,7 +31,7 @@ def federation() -> Federation:
 
 
 def shown(console: Console, report: Reporter) -> str:
-    """All that was written while a run went on."""
+    """Return all that was written while a run went on."""
     report.start(LABEL, 2)
     simulate(federation(), report)
     report.finish("done")

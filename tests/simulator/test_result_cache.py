@@ -33,13 +33,7 @@ from simulator.log.disk import PARTIAL, staging
 from simulator.log.manifest import read_manifest
 from simulator.workers.kept_results import SUFFIX, Checkpoint, CheckpointedTrainer, write_result
 from simulator.workers.result_cache import ResultCache, open_cache
-from tests.simulator.small import (
-    DriftTrainer,
-    Memory,
-    make_device,
-    make_federation,
-    one_context,
-)
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, one_context
 from tests.simulator.test_command import fedclock
 from tests.torture import long, scaled
 
@@ -195,7 +189,7 @@ SPOILS = [
 
 
 def trained_through(cache: ResultCache) -> tuple[int, Memory]:
-    """How many jobs a run behind the cache had to train, and its log."""
+    """Return how many jobs a run behind the cache had to train, and its log."""
     trainer, log = DriftTrainer(), Memory()
     plain = make_federation([make_device(k) for k in range(3)], trainer=trainer, rounds=2)
     simulate(replace(plain, trainer=CheckpointedTrainer(trainer, cache, one_context())), log)
@@ -295,7 +289,7 @@ def mutate(file: Path, rng: np.random.Generator) -> None:
 
 
 def foreign(folder: Path) -> dict[str, bytes]:
-    """What lies in a folder and is no result of the cache, by name; of files, their bytes."""
+    """Return by name what lies in a folder and is no result of the cache; of files, the bytes."""
     return {
         entry.name: b"" if entry.is_symlink() or not entry.is_file() else Path(entry).read_bytes()
         for entry in os.scandir(folder)

@@ -62,7 +62,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> TorchTrainer:
 
 
 class Recording:
-    """A trainer that keeps the jobs of each call, which are those of one round."""
+    """This trainer keeps the jobs of each call, which are those of one round."""
 
     def __init__(self, trainer: TorchTrainer) -> None:
         self._trainer, self.rounds = trainer, list[list[TrainingJob]]()
@@ -142,7 +142,7 @@ def put(parameters: list[Any], values: list[torch.Tensor]) -> None:
 
 
 class Quadratic(DriftTrainer):
-    """Device k has the loss h_k/2 (w - g_k)^2 of every number w, and takes plain gradient steps."""
+    """By this trainer device k has the loss h_k/2 (w - g_k)^2 of every number w."""
 
     def _result(self, job: TrainingJob) -> TrainingResult:
         (curvature, goal), controls = LOSSES[job.plan.device_id], job.broadcast.controls

@@ -253,7 +253,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
 
 @dataclass(frozen=True)
 class Listening(FedLoRA):
-    """Plain FedLoRA that notes in which order it is given cohorts and updates."""
+    """This FedLoRA notes in which order it is given cohorts and updates."""
 
     cohorts: list[list[int]] = field(default_factory=list)
     merged: list[list[tuple[int, int]]] = field(default_factory=list)

@@ -32,13 +32,7 @@ from simulator.workers.processes import LocalProcesses
 from simulator.workers.shared_trainer import SharedTrainer
 from simulator.workers.trainers import Trainers
 from tests.simulator.own_data import write_data
-from tests.simulator.small import (
-    DriftTrainer,
-    Memory,
-    make_device,
-    make_federation,
-    one_context,
-)
+from tests.simulator.small import DriftTrainer, Memory, make_device, make_federation, one_context
 from tests.torture import long
 from traces.arrays import FloatArray
 

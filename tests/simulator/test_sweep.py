@@ -67,7 +67,7 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def alive(group: int) -> list[int]:
-    """The processes of a group that have not ended, reaped or not."""
+    """Return the processes of a group that have not ended, reaped or not."""
     listed = subprocess.run(
         ["ps", "-e", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=True
     )

@@ -95,7 +95,7 @@ def num_ahead(config: Any) -> int:
 
 
 def assert_equal_routes(config: Any, folder: Path) -> None:
-    """The event log and both tables are the same to the bit, worked out ahead and one by one."""
+    """Assert that events and tables are equal to the bit, worked out ahead or one by one."""
     events, tables = written(config, NullTrainer, folder / "ahead")
     other_events, other_tables = written(config, OneByOne, folder / "one_by_one")
     pairs = zip_longest(events.splitlines(), other_events.splitlines())
@@ -149,7 +149,7 @@ COMES_AND_GOES = {
 
 
 def steps_file(folder: Path, name: str, values: list[float]) -> str:
-    """A file of steps of 0.11 s that is replayed again and again."""
+    """Return a file of steps of 0.11 s that is replayed again and again."""
     file = folder / f"{name}.csv"
     rows = [f"{0.11 * k:.2f},{value}" for k, value in enumerate(values)]
     file.write_text("\n".join([f"time_s,{name}", *rows]) + "\n", "utf-8")

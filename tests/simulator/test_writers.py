@@ -159,7 +159,7 @@ def test_unknown_and_missing_writers_are_all_named_before_anything_runs(
 
 
 class Brittle:
-    """A writer whose disk is full after the first event."""
+    """The disk of this writer is full after the first event."""
 
     def __init__(self) -> None:
         self.num_events = 0
@@ -176,7 +176,7 @@ BRITTLE = WriterSpec("brittle", "json", __name__)
 
 
 def open_writer(facts: RunFacts) -> Brittle:
-    """The engine calls this where a writer names this module."""
+    """Return a writer; the engine calls this where a config's writers name this module."""
     if facts.folder.name == "closed":
         raise ConnectionError("no such server")
     return Brittle()

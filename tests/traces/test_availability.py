@@ -21,7 +21,7 @@ def trace(*intervals: tuple[float, float], period_s: float = 10.0) -> Availabili
 
 @st.composite
 def traces(draw: st.DrawFn) -> AvailabilityTrace:
-    """Edges on eighths of a second, so that sums and shifts are exact in binary."""
+    """Draw traces with edges on eighths of a second, so that binary sums and shifts are exact."""
     period = draw(st.integers(1, 400))
     edges = sorted(draw(st.sets(st.integers(0, period), max_size=12)))
     edges = edges[: len(edges) // 2 * 2]

@@ -35,7 +35,7 @@ HOUR_S, DAY_S = 3600.0, 86400.0
 
 
 def hand_made() -> BandwidthTrace:
-    """A link that is down 10 s of 100, slow for 30 and fast for 60; one step of a second each."""
+    """Return a link that is down 10 s of 100, slow for 30 and fast for 60, a step a second."""
     mbit = np.tile(np.repeat([0.0, 2.0, 3.0, 20.0, 24.0], [10, 20, 10, 30, 30]), 20)
     return BandwidthTrace(np.arange(2000.0), mbit * 125_000, 2000.0)
 

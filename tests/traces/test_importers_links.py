@@ -7,15 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.traces.trace_files import (
-    FILES,
-    UCC_HEADER,
-    back,
-    load,
-    sample,
-    ucc_row,
-    write,
-)
+from tests.traces.trace_files import FILES, UCC_HEADER, back, load, sample, ucc_row, write
 from traces.bandwidth import BandwidthTrace, Link
 from traces.importers import FORMATS, import_files
 

@@ -18,7 +18,7 @@ TRACES = Path(__file__).parents[3] / "shared/traces/bandwidth"
 
 
 def steady(mbps: float, step_s: float, *, num_steps: int = 100) -> BandwidthTrace:
-    """A link whose rate is 0 in every third step and else near ``mbps``."""
+    """Return a link whose rate is 0 in every third step and else near ``mbps``."""
     at_s = np.arange(num_steps) * step_s
     rates = mbps * np.where(np.arange(num_steps) % 3, 1.0, 0.0)
     return BandwidthTrace(at_s, rates * BYTES_PER_S_PER_MBPS, num_steps * step_s)

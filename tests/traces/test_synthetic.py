@@ -34,7 +34,7 @@ def rates_mbps(technology: str, direction: str) -> FloatArray:
 
 
 def assert_near(values: FloatArray, expected: float) -> None:
-    """The mean of independent values with this expectation is within 5 standard errors of it.
+    """Assert that a mean of independent values is within 5 standard errors of its expectation.
 
     By the central limit theorem that fails by chance once in two million; seeds are fixed.
     """

@@ -19,7 +19,7 @@ UCC_HEADER = (
 
 
 def ucc_row(stamp: str, down_kbps: object, state: str = "D") -> str:
-    """A row of a 5G log; the rest of its 26 columns is what a phone at rest shows."""
+    """Return a row of a 5G log; the rest of its 26 columns is what a phone at rest shows."""
     return (
         f"{stamp},-8.5,51.9,0,B,1,5G,-89,-12,1.0,10,-89,{down_kbps},77,{state},"
         "-,-,-,-,-,1,53B22,9CBA,87761409,-89.0,-13.0\n"
@@ -98,7 +98,7 @@ def load(folder: Path, format_name: str, content: bytes | str) -> Sequence[Impor
 
 
 def back(folder: Path, recording: Imported) -> Link:
-    """A recording through the file that it is written to."""
+    """Return a recording read back from the file that it is written to."""
     assert isinstance(recording, Recording)
     path = write(folder, f"{recording.name}.csv", recording.text)
     return read_link(path, uplink_scale=1.0)

@@ -62,7 +62,7 @@ class MarkovLink:
         whole kbit/s, so that a file holds them exactly.
         """
         model = _technology(self.technology)
-        sigma = self._spread(model)
+        sigma = model.link_sigma if self.spread is None else self.spread
         scale = self.scale * (float(_log_normal(rng, sigma, 1)[0]) if sigma else 1.0)
         num_steps = round(self.duration_s / self.step_s)
         level = scale * _levels(model)[_chain(rng, model.states, self.step_s, num_steps)]
@@ -71,9 +71,6 @@ class MarkovLink:
             mbps = np.round(mean_mbps * level * _log_normal(rng, model.scatter, num_steps), 3)
             traces.append(stepped(mbps * BYTES_PER_S_PER_MBPS, self.step_s))
         return Link(self.technology, *traces)
-
-    def _spread(self, model: Technology) -> float:
-        return model.link_sigma if self.spread is None else self.spread
 
 
 def synthetic_link(

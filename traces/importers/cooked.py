@@ -8,13 +8,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from traces.importers.result import (
-    MAX_INSTANT_S,
-    MIN_STEP_S,
-    Recording,
-    name_of,
-    steps,
-)
+from traces.importers.result import MAX_INSTANT_S, MIN_STEP_S, Recording, name_of, steps
 from traces.text import TextLine, excerpt, number, read_lines
 from traces.units import MAX_MBPS
 

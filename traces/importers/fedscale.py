@@ -109,12 +109,12 @@ def _number(
     where: str, key: str, value: object, largest: float, *, smallest: float = math.ulp(0.0)
 ) -> float:
     """Return a number in [smallest, largest], or above 0 where no smallest is given."""
-    if not (is_number(value) and smallest <= value <= largest):  # type: ignore[operator]
+    if not (is_number(value) and smallest <= value <= largest):
         low = "[0" if smallest == 0 else "(0"
         raise ValueError(
             f"{where}: {key} must be a number in {low}, {largest:g}], found {_kind(value)}"
         )
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def _model(where: str, value: object) -> str:

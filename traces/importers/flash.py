@@ -47,7 +47,8 @@ def read(path: Path) -> list[Availability | DeviceTable]:
         events = [_event(path, name, line) for line in _messages(where, entry["messages"])]
         if not events:
             raise ValueError(f"{where}: expected at least one message, found none")
-        unknown |= {word for _, word in events if not _is_known(word)}
+        met = {word for _, word in events} - {*SETS, *IGNORED}
+        unknown |= {word for word in met if not word.endswith("%")}
         trace = _trace(events)
         if trace.period_s > MAX_TIME_S:
             raise ValueError(
@@ -111,10 +112,6 @@ def _event(path: Path, name: str, line: tuple[int, str]) -> Event:
             f"{where}: expected 'YYYY-MM-DD hh:mm:ss', a tab and an event, found {excerpt(text)}"
         )
     return at, word.strip().lower()
-
-
-def _is_known(word: str) -> bool:
-    return word in SETS or word in IGNORED or word.endswith("%")
 
 
 def _trace(events: list[Event]) -> AvailabilityTrace:

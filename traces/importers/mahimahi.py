@@ -93,9 +93,5 @@ def _trace(path: Path, stamps: IntArray, period_ms: int) -> BandwidthTrace:
     duration_s: FloatArray = np.diff(np.append(starts, period_ms)) / 1000
     bits = np.zeros(len(starts))
     bits[np.searchsorted(starts, windows * WINDOW_MS)] = packets * PACKET_BITS
-    return steps(f"{path}, lines 1 to {len(stamps)}", duration_s.tolist(), _mbps(bits, duration_s))
-
-
-def _mbps(bits: FloatArray, duration_s: FloatArray) -> list[float]:
-    rates: list[float] = (bits / duration_s / 1e6).tolist()
-    return rates
+    mbps: FloatArray = bits / duration_s / 1e6
+    return steps(f"{path}, lines 1 to {len(stamps)}", duration_s.tolist(), mbps.tolist())

@@ -27,7 +27,7 @@ def plan_of(spec: ModelSpec, depth: int, bits: int, batch: BatchShape) -> Traini
 
 
 def check_saved_and_counted(measured: Measured, depth: int, batch: BatchShape) -> None:
-    """The closed forms have the bytes that torch saves, in blocks and head, and its FLOPs."""
+    """Check that the closed forms have the bytes that torch saves, and its FLOPs."""
     spec = measured.spec
     blocks = block_terms(spec, TermGrid.top_blocks(spec.grid_shape(RANK), depth))
     found = saved_bytes(measured, batch)
@@ -40,7 +40,7 @@ def check_saved_and_counted(measured: Measured, depth: int, batch: BatchShape) -
 
 
 def check_held_and_peak(measured: Measured, depth: int, bits: int, batch: BatchShape) -> None:
-    """The closed forms have the bytes held between the passes, and the peak within 5 percent."""
+    """Check the bytes held between the passes exactly, and the peak within 5 percent."""
     measured.train_top(depth)
     plan = plan_of(measured.spec, depth, bits, batch)
     memory = closed_form_demand(measured.spec, plan, batch).memory

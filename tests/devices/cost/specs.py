@@ -49,7 +49,7 @@ LINEARS = {
     "mpnet": ("q", "k", "v", "o", "intermediate.dense", "output.dense"),
     **dict.fromkeys(("llama", "qwen2", "qwen3"), LLAMA_LINEARS),
 }
-"""Of a block, by family with closed forms."""
+"""The linear layers of a block, by family with closed forms."""
 TRACED_LINEARS = {
     "gpt2": ("c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"),
     "opt": ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2"),
@@ -57,7 +57,7 @@ TRACED_LINEARS = {
     "electra": BERT_LINEARS,
     **dict.fromkeys(("mistral", "gemma"), LLAMA_LINEARS),
 }
-"""Of a block, by family that is traced."""
+"""The linear layers of a block, by family that is traced."""
 
 
 def attentions(family: str) -> tuple[Attention, ...]:

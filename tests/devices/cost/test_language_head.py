@@ -25,11 +25,7 @@ from tests.devices.cost.head_checks import (
     plan_of,
 )
 from tests.devices.cost.specs import LINEARS, TRACED_LINEARS
-from tests.devices.cost.torch_measures import (
-    config_of,
-    load,
-    step_flops,
-)
+from tests.devices.cost.torch_measures import config_of, load, step_flops
 from tests.devices.cost.traffic_measures import TrafficCounter
 from tests.devices.cost.training_measures import measure_step
 from tests.torture import some

@@ -19,12 +19,7 @@ from tests.devices.cost.head_checks import (
     plan_of,
 )
 from tests.devices.cost.specs import LINEARS, TRACED_LINEARS, attentions
-from tests.devices.cost.torch_measures import (
-    Measured,
-    config_of,
-    load,
-    step_flops,
-)
+from tests.devices.cost.torch_measures import Measured, config_of, load, step_flops
 from tests.devices.cost.training_measures import measure_step
 from tests.torture import some
 

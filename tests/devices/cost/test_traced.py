@@ -33,7 +33,7 @@ SHAPE = Shape(num_blocks=3, hidden=64, num_heads=4, num_kv_heads=2, ffn=256)
 
 
 def traced(spec: ModelSpec, lora_dropout: float = 0.0) -> DemandOf:
-    """Of a small model, whether or not there are closed forms for it."""
+    """Return the traced costs of a small model, whether or not it has closed forms."""
     from devices.cost.traced import TracedDemand
     from devices.tracing.block_tracer import BlockTracer
 
@@ -194,3 +194,20 @@ def test_a_plan_without_some_blocks_costs_that_of_a_smaller_model() -> None:
     less = costs.demand(replace(plan, terms=terms, weight_formats=("absent", "fp32", "fp32")))
     assert 0 < less.forward_flops < costs.demand(plan).forward_flops
     assert less.backward_flops == costs.demand(plan).backward_flops
+
+
+def test_the_product_that_makes_a_table_of_positions_is_no_work() -> None:
+    """As rotary tables are made by transformers before 5.20."""
+    import torch
+    from torch import nn
+
+    from devices.tracing.operator_trace import OperatorTrace
+
+    table, layer = nn.Linear(1, 8, bias=False), nn.Linear(8, 4, bias=False)
+    trace = OperatorTrace((), [], ())
+    with trace, trace.without_work_of([table]):
+        layer(table(torch.ones(6, 1)))
+    assert trace.cut().fixed_flops == 2 * 6 * 8 * 4
+    with trace:
+        table(torch.ones(6, 1))
+    assert trace.cut().fixed_flops == 2 * 6 * 1 * 8

@@ -19,22 +19,12 @@ from devices.cost.closed_form import ClosedFormCost
 from devices.cost.flops import backward_flops, forward_flops, recomputed_flops
 from devices.cost.memory import matrix_bytes, step_memory
 from devices.cost.model import MemoryBreakdown
-from devices.cost.saved import (
-    SavedTensor,
-    block_tensors,
-    head_tensors,
-    raw_bytes,
-    rotary_tensors,
-)
+from devices.cost.saved import SavedTensor, block_tensors, head_tensors, raw_bytes, rotary_tensors
 from devices.models.catalog import resolve
 from devices.models.families import LinearSpec
 from devices.models.heads import text_head
 from devices.models.spec import Attention, ModelSpec
-from devices.training.activations import (
-    RoundingNoise,
-    pack_activation,
-    packed_activations,
-)
+from devices.training.activations import RoundingNoise, pack_activation, packed_activations
 from devices.training.adapters import load_adapter
 from devices.training.model import load_model
 from devices.training.weights import pack
@@ -162,7 +152,7 @@ def test_a_plan_with_absent_blocks_costs_what_training_without_them_holds_saves_
 def plan_without(
     spec: ModelSpec, present: BoolArray, *, share_trained: float, rng: np.random.Generator
 ) -> TrainingPlan:
-    """Terms held and trained at random in the blocks that are present, one at least."""
+    """Return a plan that holds and trains random terms in the blocks that are present."""
     held = np.broadcast_to(present[:, None, None], spec.grid_shape(RANK)).copy()
     trained = held & (rng.random(held.shape) < share_trained)
     trained[np.flatnonzero(present)[-1], 0, 0] = True

@@ -54,7 +54,7 @@ def without_blocks(job: TrainingJob, kept: tuple[int, ...]) -> TrainingJob:
 
 
 def keep_blocks(directory: Path, kept: tuple[int, ...], to: Path) -> Path:
-    """A copy of a saved model that never had the other blocks."""
+    """Save a copy of a model that never had the other blocks."""
     to.mkdir()
     for file in directory.iterdir():
         (to / file.name).write_bytes(file.read_bytes())

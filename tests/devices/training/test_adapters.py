@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from devices.training.activations import RoundingNoise, packed_activations
-from devices.training.adapters import load_adapter
+from devices.training.adapters import load_adapter, place_of
 from devices.training.model import ADAPTER, layer_path
 from devices.training.trainer import TorchTrainer
 from devices.vocabulary.plan import Adapter, BlockFormat, Factors, FactorUse, ModuleKey, TermGrid
@@ -32,7 +32,7 @@ def mixed_terms() -> TermGrid:
 
 
 def with_terms(adapter: Adapter, keep: np.ndarray) -> Adapter:
-    """The adapter with zeros for the terms that are not kept, as (L, M, R)."""
+    """Return the adapter with zeros for the terms that are not kept, as (L, M, R)."""
     modules = adapter.modules
     factors = {
         key: Factors(a, b * keep[key.block, modules.index(key.module)])
@@ -172,7 +172,7 @@ PLANS: dict[str, tuple[TermGrid, tuple[BlockFormat, ...], tuple[int, ...]]] = {
     "upper block absent": (grid_of([0]), ("fp32", "absent"), (32, 32)),
     "lower block absent": (grid_of([1]), ("absent", "fp32"), (32, 32)),
 }
-"""What the plans of all schedulers are made of."""
+"""Plans with the grids, formats and bits that the plans of all schedulers are made of."""
 
 
 @pytest.mark.parametrize(("grid", "formats", "activation_bits"), PLANS.values(), ids=PLANS)
@@ -204,7 +204,7 @@ def test_what_a_plan_does_not_train_has_no_gradient(
         else:
             assert parameter.grad is None
     for key, layer in model.lora_layers.items():
-        is_trained = grid.trained[loaded.place(key)].any()
+        is_trained = grid.trained[place_of(model, key)].any()
         for name, terms in (("a", layer.lora_A[ADAPTER]), ("b", layer.lora_B[ADAPTER])):
             assert (terms.trained is not None) == (is_trained and name in grid.trained_factors)
             assert terms.frozen.grad is None

@@ -64,7 +64,7 @@ def plain_example(trainer: TorchTrainer, prompt: str, answer: str) -> tuple[list
 
 
 def plain_inputs(trainer: TorchTrainer, indices: IntArray) -> dict[str, torch.Tensor]:
-    """The right answers behind their prompts, which have no loss, as a user would pad them."""
+    """Return the right answers behind their prompts, which have no loss, padded by hand."""
     task = trainer._task
     assert isinstance(task, Choice)
     prompts, offered, right = task.data.train["prompt"], task.offered["train"], task.right["train"]

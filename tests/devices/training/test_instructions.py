@@ -39,7 +39,7 @@ CHAT = (
 
 
 def make_instructions() -> TextDataset:
-    """A prompt is two words of a class, the answer the class's own three words and another."""
+    """Return prompts of two words of a class; an answer is its three words and another."""
     words = make_dataset().data
 
     def asked(split: Examples) -> Examples:

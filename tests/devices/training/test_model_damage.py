@@ -28,8 +28,8 @@ from tests.torture import SEED, scaled, some
 
 SECONDS_EACH = 20.0
 FAMILIES = ("bert", "gpt2", "llama", "parts")
-"""What is damaged: a family with closed forms and two tokens of a kind, one without, one decoder,
-and a model whose weights are in two files behind an index."""
+"""The models that are damaged: a family with closed forms and two tokens of a kind, one without,
+one decoder, and a model whose weights are in two files behind an index."""
 Files = dict[str, bytes]
 
 EVIL = b"import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass X: pass\n"
@@ -102,7 +102,7 @@ def _broken_json(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def _plain(tree: Any) -> Any:
-    """The tree as JSON can hold it."""
+    """Return the tree as JSON can hold it."""
     if isinstance(tree, dict):
         return {str(key): _plain(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple | set):
@@ -122,7 +122,7 @@ def _broken_weights(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 class Watch:
-    """Notes what Python opens for writing, makes or removes outside of where it may."""
+    """This watch notes what Python opens to write, makes or removes where it may not."""
 
     def __init__(self) -> None:
         self.allowed: tuple[str, ...] | None = None
@@ -158,7 +158,7 @@ WATCH = Watch()
 
 
 class NoPrompt(io.StringIO):
-    """Standard input that nobody may read: a prompt would wait for an answer."""
+    """Nobody may read this standard input: a prompt would wait for an answer."""
 
     def readline(self, *_: object) -> str:
         raise AssertionError("a model directory asked for an answer")
@@ -167,7 +167,7 @@ class NoPrompt(io.StringIO):
 
 
 def use(directory: Path, kind: str, data: Classification) -> None:
-    """All that a run does with a model before it trains. Raises ValueError alone."""
+    """Do all that a run does with a model before it trains. Raises ValueError alone."""
     targets = TARGETS["bert" if kind == "parts" else kind]
     config = make_config(str(directory), targets=targets, max_length=16, eval_examples=8)
     source = resolve(config.model)
@@ -177,7 +177,7 @@ def use(directory: Path, kind: str, data: Classification) -> None:
 
 
 def check(home: Path, kind: str, files: Mapping[str, bytes], data: Classification) -> str:
-    """Use a directory of these files; the words it is refused with, or none."""
+    """Use a directory of these files; return the words of its refusal, or none."""
     directory = home / "model"
     directory.mkdir(exist_ok=True)
     for path in directory.iterdir():
@@ -198,7 +198,7 @@ def check(home: Path, kind: str, files: Mapping[str, bytes], data: Classificatio
 
 
 def fuzz(home: Path, sound: Mapping[str, Files], *, seed: int, count: int) -> tuple[Broke, int]:
-    """Try ``count`` directories; what broke a promise, and how many were used as they are."""
+    """Try ``count`` directories; return what broke a promise, and how many were used."""
     (home / "in").mkdir()
     (home / "in" / "outside.safetensors").write_bytes(sound["bert"]["model.safetensors"])
     (home / "in" / "outside.json").write_bytes(sound["bert"]["tokenizer.json"])

@@ -91,7 +91,7 @@ def test_a_penalty_of_no_weight_changes_no_bit(tiny: TorchTrainer) -> None:
 
 
 def with_small_tail(adapter: Adapter) -> Adapter:
-    """The last term adds next to nothing, but is there."""
+    """Return the adapter with a last term that adds next to nothing, but is there."""
     factors: dict[ModuleKey, Factors] = {}
     for key, (a, b) in adapter.factors.items():
         small = np.where(np.arange(4) == 3, 0.1, 1.0).astype(np.float32)

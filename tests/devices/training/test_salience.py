@@ -21,7 +21,7 @@ METRICS = get_args(SalienceMetric)
 
 @pytest.fixture(scope="module")
 def half_empty(dataset: Classification) -> TorchTrainer:
-    """`tiny` whose upper block has zeros for weights."""
+    """Return ``tiny`` with zeros for the weights of its upper block."""
     trainer = make_trainer(make_config(), dataset)
     with torch.no_grad():
         for layer in trainer._model.weights.blocks[1].values():

@@ -39,7 +39,7 @@ FAMILIES = ("bert", "roberta", "distilbert", "mpnet", "llama")
 
 
 def make_pairs() -> TextDataset:
-    """Pairs of texts, whether both are of one class, and a score that is 3.5 where they are."""
+    """Return pairs of texts, whether both are of one class, and a score: 3.5 where they are."""
     words = make_dataset().data
 
     def paired(split: Examples) -> Examples:
@@ -90,7 +90,7 @@ def plain_model(trainer: TorchTrainer, adapter: Adapter, directory: Path) -> Any
 
 
 def plain_inputs(trainer: TorchTrainer, indices: Any, split: str = "train") -> dict[str, Any]:
-    """Tokens, mask, types where the model has two, and labels, as transformers makes them."""
+    """Return tokens, mask, types where the model has two, and labels, as transformers does."""
     tokenizer = AutoTokenizer.from_pretrained(str(trainer.source.directory))
     examples = trainer._task.data[split]  # type: ignore[index]
     texts = [[examples[column][k] for k in indices] for column in ("text", "pair")]

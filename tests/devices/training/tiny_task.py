@@ -49,7 +49,7 @@ needs_minilm = pytest.mark.skipif(
 
 
 def make_dataset(num_train: int = 240, num_test: int = 60) -> Classification:
-    """Four classes; a text is 3 to 14 words, most of them from the dozen of its class."""
+    """Return texts of four classes: 3 to 14 words each, most from the dozen of its class."""
     rng = np.random.default_rng(0)
 
     def draw(count: int) -> Examples:
