@@ -137,9 +137,11 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 module.register_forward_hook(note(True)),
             )
         ]
-        yield
-        for handle in handles:
-            handle.remove()
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @contextmanager
     def _as(self, kind: TensorKind) -> Iterator[None]:
