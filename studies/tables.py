@@ -32,6 +32,8 @@ from traces.text import listed
 NO_NUMBER = "–"
 COMPARED = ("time_to_target_s", "{}_at_time", "final_{}", "{}_area", "waiting_s")
 """The numbers in which variants are held against the baseline; {} is the first metric."""
+MOST_ACROSS = 5
+"""The most variants beside each other that a page of the documentation has room for."""
 SHORT = (
     "Time to", "Speed-up", "Final accuracy", "Standard error", "Mean wait", "Mean memory", "Upload",
     "Energy (", "Turns of devices",
@@ -41,7 +43,7 @@ SHORT = (
 
 def table(source: Source) -> str:
     """Return the table of all numbers, with its notes and warnings."""
-    return to_markdown(study_table(source.study))
+    return to_markdown(study_table(source.study), most_across=MOST_ACROSS)
 
 
 def headline(source: Source) -> str:

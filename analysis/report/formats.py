@@ -91,10 +91,13 @@ def _part(table: StudyTable, columns: Sequence[int], titles_wide: int) -> Table:
     return shown
 
 
-def to_markdown(table: StudyTable, *, is_variant_a_row: bool = False) -> str:
+def to_markdown(
+    table: StudyTable, *, is_variant_a_row: bool = False, most_across: int | None = None
+) -> str:
     """Return the table in Markdown with the note and the warnings below it.
 
-    Metrics are down and variants across, or the other way round with ``is_variant_a_row``.
+    Metrics are down and variants across, or the other way round with ``is_variant_a_row``. Columns
+    beyond ``most_across`` stand in further tables below, with the titles again.
     """
     rows = [
         _escaped(row, escape.markdown, "**{}**")
@@ -107,7 +110,14 @@ def to_markdown(table: StudyTable, *, is_variant_a_row: bool = False) -> str:
         lines = [list(line) for line in zip(*lines, strict=True)]
     warnings = "".join(f"\n* {escape.markdown(line)}" for line in table.warnings)
     below = f"{escape.markdown(sentence(table.note))}\n" + (warnings and f"{warnings}\n")
-    return f"{markdown_grid(lines[0], lines[1:])}\n\n{below}"
+    num_columns = len(lines[0]) - 1
+    step = most_across or num_columns
+    parts = (
+        [[line[0], *line[first : first + step]] for line in lines]
+        for first in range(1, num_columns + 1, step)
+    )
+    grids = [markdown_grid(header, rest) for header, *rest in parts]
+    return "\n\n".join([*grids, below])
 
 
 def markdown_grid(

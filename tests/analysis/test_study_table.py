@@ -20,7 +20,7 @@ from analysis.commands.sweeps import summary
 from analysis.metrics.definitions import METRICS
 from analysis.metrics.run_metrics import Target
 from analysis.metrics.study import Study
-from analysis.report.formats import TerminalTable, table_files
+from analysis.report.formats import TerminalTable, table_files, to_markdown
 from analysis.report.table import StudyTable, TableRow, study_table
 from analysis.runs.blocks import ALONE
 from analysis.units import BYTES, COUNT, RATIO, SECONDS, Scale, significant
@@ -149,6 +149,22 @@ def test_markdown_says_what_was_left_out(study: Study) -> None:
     assert r" **3.33 \[3.00, ∞\]** |" in text
     assert "Left out: runs/x is damaged: cut" in text
     assert r"3 seeds a variant; \[95 % interval\], none where all seeds have one value; " in text
+
+
+def test_markdown_is_cut_in_tables_of_few_variants_or_turned(study: Study) -> None:
+    def cells(text: str) -> list[list[str]]:
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        return [line[2:-2].split(" | ") for line in lines if "---" not in line]
+
+    table = study_table(study)
+    whole = cells(to_markdown(table))
+    halves = to_markdown(table, most_across=2)
+    (first, second), notes = halves.split("\n\n")[:2], halves.split("\n\n")[2:]
+    for row, left, right in zip(whole, cells(first), cells(second), strict=True):
+        assert row == [*left, *right[1:]]
+    assert notes == to_markdown(table).split("\n\n")[1:]
+    turned = cells(to_markdown(table, is_variant_a_row=True))
+    assert turned == [list(column) for column in zip(*whole, strict=True)]
 
 
 def test_csv_holds_the_raw_numbers(study: Study) -> None:
