@@ -52,9 +52,8 @@ def wrong_state(given: object, adapter: Adapter, version: int) -> str | None:
     if not isinstance(given, ServerState):
         return f"a ServerState, got {_shown(given)}"
     if given.version != version:
-        return (
-            f"a state of the next version, {version}, as state.advance() does, got {given.version}"
-        )
+        how = "state.advance(adapter, memory)" if version else "ServerState(0, adapter, memory)"
+        return f"a state of version {version}, as {how} does, got version {given.version}"
     return _prefixed("a state with an adapter", wrong_adapter(given.adapter, adapter))
 
 

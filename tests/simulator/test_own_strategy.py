@@ -340,7 +340,16 @@ def test_a_plan_that_cannot_be_used_is_said_before_the_run(
             "state.advance(",
             "aggregate must return a ServerState, got None",
         ),
-        ("return state.advance(merged, None)", "return state", "the next version, 1, .* got 0"),
+        (
+            "return state.advance(merged, None)",
+            "return state",
+            r"a state of version 1, as state\.advance\(.*\) does, got version 0",
+        ),
+        (
+            "return ServerState(0, ",
+            "return ServerState(3, ",
+            r"init must return a state of version 0, as ServerState\(0, .*\) does, got version 3",
+        ),
         (
             "return state.advance(merged, None)",
             "return state.advance([1, 2], None)",
