@@ -146,7 +146,7 @@ class MetaModel:
 
     @property
     def rotary_tables(self) -> list[nn.Module]:
-        """The modules that compute the tables of rotary positions."""
+        """Return the modules that compute the tables of rotary positions."""
         return [module for module in self.network.modules() if "Rotary" in type(module).__name__]
 
     @contextmanager
