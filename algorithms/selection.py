@@ -13,10 +13,8 @@ from algorithms.strategy import FleetView
 from devices.vocabulary.plan import DeviceId
 from traces.arrays import BoolArray, FloatArray, IntArray
 
-MAX_TRIES = 8
-"""The number of devices that are tried one by one before the busy ones are filtered out at once."""
-LAST = np.uint64(2**64 - 1)
-"""The highest key, which a busy device gets so that it is not found again."""
+MAX_TRIES = 32
+"""The number of devices that are drawn one by one before all idle ones are ranked."""
 NO_WEIGHT = 1e-300
 """The weight of a device without weight: above 0, and no weight overflows when divided by it."""
 
@@ -82,7 +80,8 @@ class Uniform:
 
     All devices of the fleet are ranked at random, and the first idle ones are picked. So a device
     that is missing changes a cohort by itself and the one that comes in its place, and the same
-    cohorts are drawn under every strategy as far as the same devices are there.
+    cohorts are drawn under every strategy as far as the same devices are there. For a single slot
+    devices are drawn one after the other until one is idle, which is the same without ranking all.
     """
 
     kind: ClassVar[str] = "uniform"
@@ -91,25 +90,29 @@ class Uniform:
         self, idle: IntArray, slots: int, *, roster: Roster, rng: np.random.Generator
     ) -> tuple[DeviceId, ...]:
         """Return ``slots`` devices, or all of them where there are fewer."""
-        keys = _keys(len(roster.device_ids), rng)
-        rows = roster.rows(idle)
+        count, rows = len(roster.device_ids), roster.rows(idle)
+        if slots == 1:
+            is_idle = np.zeros(count, dtype=np.bool_)
+            is_idle[rows] = True
+            return roster.named(np.array([self.pick_one(is_idle, rng)]))
+        keys = _keys(count, rng)
         if 0 < slots < len(rows):
             rows = rows[np.argpartition(keys[rows], slots - 1)]
         return roster.named(rows[:slots])
 
-    def pick_one(self, is_idle: BoolArray, rng: np.random.Generator) -> DeviceId:
-        """Return the device that ``pick`` would, where one slot is free and somebody is idle.
+    def pick_one(self, is_idle: BoolArray, rng: np.random.Generator) -> int:
+        """Return the row that ``pick`` would for a single slot, where at least one row is idle.
 
-        ``is_idle`` is (N,) over a fleet whose ids are its rows.
+        ``is_idle`` is (N,) over the fleet. No draw depends on who is idle, and each row is drawn
+        with a probability of 1/N, to within 2^-64.
         """
-        keys = _keys(len(is_idle), rng)
+        draw, count = rng.bit_generator.random_raw, len(is_idle)
         for _ in range(MAX_TRIES):
-            first = int(keys.argmin())
-            if is_idle[first]:
-                return first
-            keys[first] = LAST
+            row: int = draw() * count >> 64
+            if is_idle.item(row):
+                return row
         rows = is_idle.nonzero()[0]
-        return int(rows[keys[rows].argmin()])
+        return int(rows[_keys(count, rng)[rows].argmin()])
 
 
 def _keys(count: int, rng: np.random.Generator) -> npt.NDArray[np.uint64]:
