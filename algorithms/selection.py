@@ -81,7 +81,8 @@ class Uniform:
     All devices of the fleet are ranked at random, and the first idle ones are picked. So a device
     that is missing changes a cohort by itself and the one that comes in its place, and the same
     cohorts are drawn under every strategy as far as the same devices are there. For a single slot
-    devices are drawn one after the other until one is idle, which is the same without ranking all.
+    devices are drawn one after the other until one is idle, which has the same two properties and
+    takes no longer in a larger fleet.
     """
 
     kind: ClassVar[str] = "uniform"

@@ -130,8 +130,10 @@ def test_a_missing_device_changes_a_uniform_cohort_by_itself_and_its_replacement
         assert len(after - before) == (len(idle) > slots)
 
 
-@given(st.integers(1, 39), st.integers(0, 2**32 - 1))
-def test_a_larger_uniform_cohort_holds_every_smaller_one(slots: int, seed: int) -> None:
+@given(st.integers(2, 39), st.integers(0, 2**32 - 1))
+def test_a_larger_uniform_cohort_holds_every_smaller_one_of_two_or_more(
+    slots: int, seed: int
+) -> None:
     known, idle = roster(40), np.arange(40)
     smaller = Uniform().pick(idle, slots, roster=known, rng=RNG(seed))
     larger = Uniform().pick(idle, slots + 1, roster=known, rng=RNG(seed))
@@ -149,6 +151,21 @@ def test_every_device_is_as_likely_as_another_while_nothing_is_known(selection: 
     # Each device is in a cohort with probability 0.3: binomial, std sqrt(0.3 * 0.7 * draws) = 29.
     # Five of them is passed by chance less than once in 100,000 seeds for the ten devices together.
     assert np.abs(counts - 0.3 * draws).max() < 5 * np.sqrt(0.3 * 0.7 * draws)
+
+
+@pytest.mark.parametrize("num_idle", [1, 3, 300], ids=lambda n: f"{n} of 1,000 idle")
+def test_a_single_slot_goes_to_every_idle_device_as_likely(num_idle: int) -> None:
+    """Where few are idle the tries run out, and all idle devices are ranked."""
+    rng, draws, rows = RNG(0), 30 * 1000, np.arange(num_idle) * (1000 // num_idle)
+    is_idle = np.zeros(1000, dtype=np.bool_)
+    is_idle[rows] = True
+    picked = [Uniform().pick_one(is_idle, rng) for _ in range(draws)]
+    counts = np.bincount(picked, minlength=1000)
+    assert counts[rows].sum() == draws
+    # Binomial, as above; at most 300 counts, each beyond six deviations once in 10^8 times.
+    share = 1 / num_idle
+    most = 6 * np.sqrt(share * (1 - share) * draws)
+    assert np.abs(counts[rows] - share * draws).max() <= most
 
 
 def test_weighted_draws_are_successive_ones_in_proportion() -> None:
