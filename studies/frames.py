@@ -13,7 +13,9 @@ from analysis.figures.rows import of_runs
 from analysis.metrics import run_metrics
 from analysis.metrics.paired import students
 from devices.vocabulary.plan import TermGrid, TrainingPlan, WeightFormat
+from simulator.config.problems import UserError
 from studies.source import Source
+from traces.text import listed
 
 UNPACKED: WeightFormat = "fp32"
 GRID = tuple(round(0.05 * k, 2) for k in range(1, 20))
@@ -73,6 +75,17 @@ def chosen_frame(source: Source) -> pd.DataFrame:
             row = {"label": variant, "profile": str(profile), "num_plans": int(weights.sum())}
             rows.append({**row, "merged_share": merged, **means})
     return _looked(source, rows)
+
+
+def of_variants(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of these variants, or all where none is named.
+
+    Raises UserError for a variant that has no row.
+    """
+    if unknown := [label for label in labels if label not in set(frame["label"])]:
+        known = ", ".join(frame["label"].unique())
+        raise UserError(f"a variant that is shown must be one of {known}, got {listed(unknown)}")
+    return frame[frame["label"].isin(labels)] if labels else frame
 
 
 def menu_frame(source: Source) -> pd.DataFrame:

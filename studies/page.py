@@ -3,10 +3,10 @@
     python -m studies.page studies/page.md docs/study.md
 
 The template is Markdown with lines such as ``{{ table jetson80 }}``, each of which stands for what
-``PARTS`` or ``FIGURES`` make of one experiment of the plan. A figure may name the variants that it
-shows: ``{{ accuracy jetson80: fedquad, haflq }}``. What stands between ``{{ where jetson80 }}`` and
-``{{ end }}`` is on the page once a run of that experiment is kept. A figure lies beside the page,
-with the CSV that it is drawn from.
+``PARTS`` or ``FIGURES`` make of one experiment of the plan. A figure, or a table of
+``PARTS_OF_SOME``, may name the variants that it shows: ``{{ accuracy jetson80: fedquad, haflq }}``.
+What stands between ``{{ where jetson80 }}`` and ``{{ end }}`` is on the page once a run of that
+experiment is kept. A figure lies beside the page, with the CSV that it is drawn from.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from studies.frames import (
     compared_frame,
     curve_frame,
     menu_frame,
+    of_variants,
     paid_frame,
     speed_up_frame,
 )
 from studies.run import Step, steps_of
 from studies.source import Source
-from studies.tables import PARTS, headline
-from traces.text import listed
+from studies.tables import PARTS, PARTS_OF_SOME, headline
 
 HERE = Path(__file__).parent
 PLACE = re.compile(r"^\{\{ *([\w-]+) +([\w-]+)(?:: *([\w, -]+?))? *\}\}$", re.MULTILINE)
@@ -121,14 +121,14 @@ def page_of(
 
     def part(found: re.Match[str]) -> str:
         kind, name, chosen = found.groups()
-        source = source_of(name)
-        if kind in PARTS and not chosen:
+        source, labels = source_of(name), re.split(r", *", chosen) if chosen else []
+        if kind in PARTS and not labels:
             return PARTS[kind](source).rstrip("\n")
+        if kind in PARTS_OF_SOME:
+            return PARTS_OF_SOME[kind](source, labels).rstrip("\n")
         if kind in FIGURES:
             caption, frame_of, draw = FIGURES[kind]
-            frame = frame_of(source)
-            if chosen:
-                frame = _of_variants(frame, re.split(r", *", chosen))
+            frame = of_variants(frame_of(source), labels)
             if frame.empty:
                 return f"({caption} Nothing is known of it yet.)"
             shown = render(with_names(frame, source.study.names), draw, style.IEEE)
@@ -136,19 +136,13 @@ def page_of(
             files.update({f"{stem}.{suffix}": shown[suffix] for suffix in ("png", "csv")})
             place = f"{folder.name}/{stem}"
             return f"![{caption}]({place}.png)\n\n{caption} [The numbers]({place}.csv)."
-        known = ", ".join(FIGURES if chosen else [*PARTS, *FIGURES])
-        which = "that shows chosen variants " if chosen else ""
+        known = ", ".join(
+            [*PARTS_OF_SOME, *FIGURES] if labels else [*PARTS, *PARTS_OF_SOME, *FIGURES]
+        )
+        which = "that shows chosen variants " if labels else ""
         raise UserError(f"a part of the page {which}must be one of {known}, got {kind!r}")
 
     return PLACE.sub(part, WHERE.sub(block, template)), files
-
-
-def _of_variants(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of these variants. Raises UserError for a variant that has none."""
-    if unknown := [label for label in labels if label not in set(frame["label"])]:
-        known = ", ".join(frame["label"].unique())
-        raise UserError(f"a variant of this figure must be one of {known}, got {listed(unknown)}")
-    return frame[frame["label"].isin(labels)]
 
 
 def with_headline(readme: str, plan: Mapping[str, Sequence[Step]], results: Path) -> str:

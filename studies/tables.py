@@ -24,6 +24,7 @@ from studies.frames import (
     decomposition_frame,
     mean_ratio,
     menu_frame,
+    of_variants,
 )
 from studies.kept import KeptRun
 from studies.source import Source
@@ -165,8 +166,11 @@ def blocks(source: Source) -> str:
     return markdown_grid(header, rows)
 
 
-def chosen(source: Source) -> str:
-    """Return what each kind of device was given by each variant: depth, packing, time and wait."""
+def chosen(source: Source, labels: Sequence[str] = ()) -> str:
+    """Return what each kind of device was given: depth, packing, time and wait.
+
+    ``labels`` are the variants that are shown, all where none is named.
+    """
     rows = [
         [
             markdown(source.study.name(row["label"])),
@@ -175,7 +179,7 @@ def chosen(source: Source) -> str:
             f"{100 * row['merged_share']:.0f} %",
             *(_cell(row[name]) for name in ("depth", "packed", "took_s", "waiting_s")),
         ]
-        for row in chosen_frame(source).to_dict("records")
+        for row in of_variants(chosen_frame(source), labels).to_dict("records")
     ]
     header = ["variant", "device", "plans", "merged", "depth", "packed blocks", "s busy"]
     return markdown_grid([*header, "s waited"], rows)
@@ -327,21 +331,29 @@ def kept_runs(source: Source) -> str:
 
 
 def planned(source: Source) -> str:
-    """Return which seeds of each experiment and variant are kept, and which are still to be run."""
+    """Return which seeds of the plan are kept, and which are still to be run.
+
+    There is a row for those variants of an experiment that have the same seeds.
+    """
     rows = []
-    for one in source.beside(source.name):
+    for one in source.beside(""):
         names = reader_names(
             (config.label, config.strategy.kind, config.strategy_title) for config in one.configs
         )
-        for label in dict.fromkeys(step.run.label for step in one.steps):
+        labels = dict.fromkeys(step.run.label for step in one.steps)
+        alike: dict[tuple[str, ...], list[str]] = {}  # kept and missing seeds -> their variants
+        for label in labels:
             own = [step for step in one.steps if step.run.label == label]
             seeds = (
                 [str(step.run.seed) for step in own if step.is_kept is is_kept]
                 for is_kept in (True, False)
             )
-            cells = (", ".join(some) or NO_NUMBER for some in seeds)
-            rows.append([one.name, markdown(names[label]), *cells])
-    header = ["experiment", "variant", "seeds that are kept", "still to be run"]
+            cells = tuple(", ".join(some) or NO_NUMBER for some in seeds)
+            alike.setdefault(cells, []).append(names[label])
+        for cells, variants in alike.items():
+            said = f"all {len(labels)}" if len(variants) == len(labels) > 3 else listed(variants)
+            rows.append([one.name, markdown(said), *cells])
+    header = ["experiment", "variants", "seeds that are kept", "still to be run"]
     return markdown_grid(header, rows, is_numeric=False)
 
 
@@ -359,7 +371,6 @@ PARTS: Mapping[str, Callable[[Source], str]] = {
     "findings": findings,
     "decomposition": decomposition,
     "blocks": blocks,
-    "chosen": chosen,
     "bound": bound,
     "menu": menu,
     "claims": claims,
@@ -369,3 +380,5 @@ PARTS: Mapping[str, Callable[[Source], str]] = {
     "planned": planned,
 }
 """The tables that a line of the template may ask for."""
+PARTS_OF_SOME: Mapping[str, Callable[[Source, Sequence[str]], str]] = {"chosen": chosen}
+"""Those that may show chosen variants alone."""

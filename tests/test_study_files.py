@@ -183,10 +183,22 @@ def test_a_figure_shows_the_variants_that_its_line_names(done: Path) -> None:
     assert len(shown("{{ accuracy quick }}")) == 2
     assert shown("{{ accuracy quick: fedquad }}") == {"FedQuad"}
     assert len(shown("{{ accuracy quick: fedquad, fedlora-common }}")) == 2
-    with pytest.raises(UserError, match=r"a variant of this figure must be one of .*got fedquat"):
+    with pytest.raises(UserError, match=r"a variant that is shown must be one of .*got fedquat"):
         shown("{{ accuracy quick: fedquat }}")
-    with pytest.raises(UserError, match="that shows chosen variants must be one of accuracy"):
+    with pytest.raises(
+        UserError, match="that shows chosen variants must be one of chosen, accuracy"
+    ):
         shown("{{ table quick: fedquad }}")
+
+
+def test_a_table_of_devices_shows_the_variants_that_its_line_names(done: Path) -> None:
+    def shown(line: str) -> str:
+        return page_maker.page_of(line, _plan(done), done / "results", Path())[0]
+
+    whole, one = shown("{{ chosen quick }}"), shown("{{ chosen quick: fedquad }}")
+    assert "fedlora-common" in whole
+    assert "fedlora-common" not in one
+    assert whole.count("| FedQuad |") == one.count("| FedQuad |") > 0
 
 
 def test_a_block_is_on_the_page_once_a_run_of_its_experiment_is_kept(
