@@ -94,7 +94,8 @@ def findings(source: Source) -> str:
 class Change:
     """A change is one number of a variant against the baseline, over the seeds of both."""
 
-    named: tuple[str, str]  # the names of the variant and of the number
+    of: tuple[str, str]  # the variant and the column of the number
+    named: tuple[str, str]  # their names
     change: str
     interval: str
     p: float  # after Holm's correction; NaN if it is not known
@@ -127,6 +128,7 @@ def _changes(source: Source) -> list[Change]:
         title = titles[row["metric"]].format(**words, baseline="", bytes="", joules="")
         changes.append(
             Change(
+                of=(row["variant"], row["metric"]),
                 named=(study.name(row["variant"]), title),
                 change=f"{value} {'×' if by_ratio else 'points'}",
                 interval=NO_NUMBER if math.isnan(ends[1]) else f"[{low}, {high}]",
@@ -135,6 +137,36 @@ def _changes(source: Source) -> list[Change]:
             )
         )
     return changes
+
+
+def overview(source: Source, labels: Sequence[str]) -> str:
+    """Return what these variants came to in each setting of the plan, against its baseline.
+
+    A setting is an experiment with a target and more than one seed. What is told apart is marked.
+    """
+    rows = []
+    for one in source.beside(""):
+        if not one.has_runs or one.study.target.value is None or one.study.num_seeds.min() < 2:
+            continue
+        study, found = one.study, {change.of: change for change in _changes(one)}
+        target = value_in_words(study.metric, study.target.value or math.nan)
+        reached = study.per_run.groupby("variant")["is_reached"].agg(["sum", "count"])
+        for label in (label for label in labels if label in study.variants):
+            columns = ("time_to_target_s", f"final_{study.metric.name}", "waiting_s")
+            cells = [_marked(found.get((label, column))) for column in columns]
+            times = ["{} of {}".format(*reached.loc[k]) for k in (label, study.baseline)]
+            rows.append([one.name, target, markdown(study.name(label)), *times, *cells])
+    header = ["setting", "target", "variant", "reached by", "by the baseline", "time to the target"]
+    return markdown_grid([*header, "final value", "wait a round"], rows, is_numeric=False)
+
+
+def _marked(change: Change | None) -> str:
+    """Return a change with its interval, marked where it is told apart; a dash without one."""
+    if change is None:
+        return NO_NUMBER
+    known = change.interval != NO_NUMBER
+    text = f"{change.change} {change.interval}" if known else change.change
+    return f"**{text}**" if change.p < LEVEL else text
 
 
 def decomposition(source: Source) -> str:
@@ -380,5 +412,8 @@ PARTS: Mapping[str, Callable[[Source], str]] = {
     "planned": planned,
 }
 """The tables that a line of the template may ask for."""
-PARTS_OF_SOME: Mapping[str, Callable[[Source, Sequence[str]], str]] = {"chosen": chosen}
-"""Those that may show chosen variants alone."""
+PARTS_OF_SOME: Mapping[str, Callable[[Source, Sequence[str]], str]] = {
+    "chosen": chosen,
+    "overview": overview,
+}
+"""Those that may show chosen variants alone, or must."""

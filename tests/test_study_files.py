@@ -186,7 +186,7 @@ def test_a_figure_shows_the_variants_that_its_line_names(done: Path) -> None:
     with pytest.raises(UserError, match=r"a variant that is shown must be one of .*got fedquat"):
         shown("{{ accuracy quick: fedquat }}")
     with pytest.raises(
-        UserError, match="that shows chosen variants must be one of chosen, accuracy"
+        UserError, match="that shows chosen variants must be one of chosen, overview, accuracy"
     ):
         shown("{{ table quick: fedquad }}")
 
@@ -199,6 +199,20 @@ def test_a_table_of_devices_shows_the_variants_that_its_line_names(done: Path) -
     assert "fedlora-common" in whole
     assert "fedlora-common" not in one
     assert whole.count("| FedQuad |") == one.count("| FedQuad |") > 0
+
+
+def test_the_overview_has_what_a_variant_comes_to_against_the_baseline(done: Path) -> None:
+    page, _ = page_maker.page_of(
+        "{{ overview quick: fedquad }}\n{{ told-apart quick }}\n",
+        _plan(done), done / "results", Path(),
+    )  # fmt: skip
+    overview, _, told_apart = page.partition("| variant | number |")
+    (row,) = [line for line in overview.splitlines() if line.startswith("| quick |")]
+    assert "| 90 % | FedQuad | 0 of 3 | 0 of 3 | – |" in row
+    for number in ("Final accuracy", "Mean wait per round"):
+        (line,) = [one for one in told_apart.splitlines() if f"| FedQuad | {number} |" in one]
+        change, interval = line.split(" | ")[2:4]
+        assert f"{change} {interval}" in row
 
 
 def test_a_block_is_on_the_page_once_a_run_of_its_experiment_is_kept(
@@ -231,7 +245,8 @@ def test_the_page_says_that_two_seeds_tell_nothing_apart(done: Path, tmp_path: P
     [(0.0004, ("< 0.001", "yes")), (0.0014, ("0.001", "yes")), (0.317, ("0.317", "no"))],
 )
 def test_no_p_value_reads_as_nothing(p: float, says: tuple[str, str]) -> None:
-    assert Change(("FedQuad", "Final accuracy"), "", "", p, "5").verdict == says
+    named = ("FedQuad", "Final accuracy")
+    assert Change(("fedquad", "final_accuracy"), named, "", "", p, "5").verdict == says
 
 
 def test_the_page_says_which_runs_of_the_plan_are_missing(done: Path, tmp_path: Path) -> None:
