@@ -143,12 +143,14 @@ def devices(frame: pd.DataFrame, paper: style.Paper) -> Figure:
     """
     kinds = list(dict.fromkeys(frame["profile"]))
     looks = colors.looks(frame)
-    drawn = style.figure(paper.column_in, 0.45 + 0.23 * len(kinds))
+    # The lines of one kind of device must not reach those of the next.
+    step, kind_in = min(0.24, 0.85 / len(looks)), max(0.23, 0.04 + 0.075 * len(looks))
+    drawn = style.figure(paper.column_in, 0.45 + kind_in * len(kinds))
     axes = drawn.subplots()
     for k, (label, look) in enumerate(looks.items()):
         own = frame[frame["label"] == label]
         at = np.array([kinds.index(kind) for kind in own["profile"]])
-        at = at + 0.24 * (k - (len(looks) - 1) / 2)
+        at = at + step * (k - (len(looks) - 1) / 2)
         done = own["took_s"] + own["waiting_s"]
         axes.hlines(at, 0, own["took_s"], color=look.color, linewidth=1.6)
         axes.hlines(at, own["took_s"], done, color=look.color, linewidth=0.5)
