@@ -84,7 +84,8 @@ def findings(source: Source) -> str:
         if one.p < LEVEL:
             variant, number = one.named
             apart.setdefault(variant, []).append(f"{number[:1].lower()}{number[1:]} ({one.change})")
-    count = f"{sum(map(len, apart.values()))} of {len(changes)} compared numbers"
+    num_known = sum(not math.isnan(one.p) for one in changes)
+    count = f"{sum(map(len, apart.values()))} of {num_known} compared numbers"
     said = f"With {num_seeds} seeds {count} can be told apart from {study.name(study.baseline)}'s"
     lines = [f"* {markdown(f'{variant}: {listed(numbers)}')}" for variant, numbers in apart.items()]
     return "\n".join([markdown(said) + (":\n" if lines else "."), *lines])
