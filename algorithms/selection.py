@@ -92,7 +92,7 @@ class Uniform:
     ) -> tuple[DeviceId, ...]:
         """Return ``slots`` devices, or all of them where there are fewer."""
         count, rows = len(roster.device_ids), roster.rows(idle)
-        if slots == 1:
+        if slots == 1 and len(rows):
             is_idle = np.zeros(count, dtype=np.bool_)
             is_idle[rows] = True
             return roster.named(np.array([self.pick_one(is_idle, rng)]))

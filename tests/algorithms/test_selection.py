@@ -99,6 +99,12 @@ def test_cohort_is_a_sorted_subset_of_the_idle_and_at_most_as_large_as_the_slots
     assert selection.pick(idle, slots, roster=known, rng=RNG(seed)) == cohort
 
 
+@pytest.mark.parametrize("slots", [0, 1, 2])
+def test_nobody_is_picked_where_nobody_is_idle(slots: int) -> None:
+    nobody = np.zeros(0, dtype=np.int64)
+    assert Uniform().pick(nobody, slots, roster=roster(5), rng=RNG(0)) == ()
+
+
 @given(count=st.integers(1, 60), idle_share=st.floats(0.01, 1), seed=st.integers(0, 2**32 - 1))
 def test_one_slot_goes_to_the_device_that_a_uniform_cohort_of_one_would_have(
     count: int, idle_share: float, seed: int
