@@ -82,10 +82,15 @@ def of_variants(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 
     Raises UserError for a variant that has no row.
     """
-    if unknown := [label for label in labels if label not in set(frame["label"])]:
-        known = ", ".join(frame["label"].unique())
-        raise UserError(f"a variant that is shown must be one of {known}, got {listed(unknown)}")
+    check_shown(labels, frame["label"].unique().tolist())
     return frame[frame["label"].isin(labels)] if labels else frame
+
+
+def check_shown(labels: Sequence[str], known: Sequence[str]) -> None:
+    """Raise UserError where a line of the page names a variant that is not known."""
+    if unknown := [label for label in labels if label not in known]:
+        which = ", ".join(known)
+        raise UserError(f"a variant that is shown must be one of {which}, got {listed(unknown)}")
 
 
 def menu_frame(source: Source) -> pd.DataFrame:

@@ -19,8 +19,8 @@ from simulator.config.problems import UserError
 from simulator.world.build import build_world
 from studies import page as page_maker
 from studies import run as runner
+from studies.comparisons import Change
 from studies.kept import keep, read_kept, study_of_kept
-from studies.tables import Change
 from tests.torture import long, some
 
 STUDIES = Path(runner.__file__).parent
@@ -206,6 +206,8 @@ def test_the_overview_has_what_a_variant_comes_to_against_the_baseline(done: Pat
         "{{ overview quick: fedquad }}\n{{ told-apart quick }}\n",
         _plan(done), done / "results", Path(),
     )  # fmt: skip
+    with pytest.raises(UserError, match=r"a variant that is shown must be one of .*got fedquat"):
+        page_maker.page_of("{{ overview quick: fedquat }}", _plan(done), done / "results", Path())
     overview, _, told_apart = page.partition("| variant | number |")
     (row,) = [line for line in overview.splitlines() if line.startswith("| quick |")]
     assert "| 90 % | FedQuad | 0 of 3 | 0 of 3 | – |" in row
