@@ -80,16 +80,18 @@ def chosen_frame(source: Source) -> pd.DataFrame:
 def of_variants(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     """Return the rows of these variants, or all where none is named.
 
-    Raises UserError for a variant that has no row.
+    Raises UserError for a variant that has no row, and so for each where rows have no variant.
     """
-    check_shown(labels, frame["label"].unique().tolist())
-    return frame[frame["label"].isin(labels)] if labels else frame
+    if not labels:
+        return frame
+    check_shown(labels, frame["label"].unique().tolist() if "label" in frame else ())
+    return frame[frame["label"].isin(labels)]
 
 
 def check_shown(labels: Sequence[str], known: Sequence[str]) -> None:
     """Raise UserError where a line of the page names a variant that is not known."""
     if unknown := [label for label in labels if label not in known]:
-        which = ", ".join(known)
+        which = ", ".join(known) or "none"
         raise UserError(f"a variant that is shown must be one of {which}, got {listed(unknown)}")
 
 

@@ -145,12 +145,15 @@ def test_a_run_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         keep(tmp_path, tmp_path)
 
 
-@long
 def test_the_page_follows_from_what_is_kept_alone(done: Path, tmp_path: Path) -> None:
+    """Every part of a page and every figure is made, of a template that has them all."""
     pages = [_page(done, tmp_path / name) for name in ("one", "other")]
     assert pages[0] == pages[1]
     page = pages[0]["study.md"].decode()
     assert "{{" not in page
+    template = (STUDIES / "quick.md").read_text("utf-8")
+    parts = (page_maker.PARTS, page_maker.PARTS_OF_SOME, page_maker.FIGURES)
+    assert {kind for part in parts for kind in part} <= set(re.findall(r"\{\{ ([\w-]+)", template))
     for title in ("Time to 5 %", "T(2) / T(1)", "authors' claim"):
         assert title in page
     shown = set(re.findall(r"\]\((images/[\w.-]+)\)", page))
@@ -185,6 +188,8 @@ def test_a_figure_shows_the_variants_that_its_line_names(done: Path) -> None:
     assert len(shown("{{ accuracy quick: fedquad, fedlora-common }}")) == 2
     with pytest.raises(UserError, match=r"a variant that is shown must be one of .*got fedquat"):
         shown("{{ accuracy quick: fedquat }}")
+    with pytest.raises(UserError, match=r"a variant that is shown must be one of none, got fedq"):
+        shown("{{ menu-drawn quick: fedquad }}")
     with pytest.raises(
         UserError, match="that shows chosen variants must be one of chosen, overview, accuracy"
     ):
