@@ -147,6 +147,8 @@ def rates(source: Source) -> str:
             score = scored.iloc[-source.study.smoothing :].mean()
             rate = float(kept.run.config["training"]["learning_rate"])
             scores.setdefault(kept.run.label, {})[rate] = float(score)
+    if not scores:
+        return "(No other learning rates are known.)"
     tried = sorted({rate for own in scores.values() for rate in own})
     header = ["variant", *(f"rate {rate:g}" for rate in tried)]
     rows = [
@@ -212,6 +214,8 @@ def pacing(source: Source) -> str:
             own = found.of_variant(variant)
             kind = found.name.rpartition("pacing-")[2]
             rows.append([kind, source.study.name(variant), *_flow(own)])
+    if not rows:
+        return "(No other pacings are known.)"
     header = ["pacing", "scheduler", "merged an hour", "s waited", "busy", "lost work", "staleness"]
     return markdown_grid([*header, "MJ an hour"], rows)
 

@@ -154,7 +154,7 @@ def test_the_page_follows_from_what_is_kept_alone(done: Path, tmp_path: Path) ->
     template = (STUDIES / "quick.md").read_text("utf-8")
     parts = (page_maker.PARTS, page_maker.PARTS_OF_SOME, page_maker.FIGURES)
     assert {kind for part in parts for kind in part} <= set(re.findall(r"\{\{ ([\w-]+)", template))
-    for title in ("Time to 5 %", "T(2) / T(1)", "authors' claim"):
+    for title in ("Time to 5 %", "T(2) / T(1)", "authors' claim", "(No other pacings are known.)"):
         assert title in page
     shown = set(re.findall(r"\]\((images/[\w.-]+)\)", page))
     assert {name for name in shown if name.endswith(".png")} <= set(pages[0])
